@@ -1,0 +1,52 @@
+# Everything a newcomer needs: `make quickstart` and `make test`. `make help` lists the rest.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := $(shell find core-rs/src core-rs/Cargo.toml Cargo.toml pyproject.toml -type f 2>/dev/null)
+
+.PHONY: help quickstart test test-slow lint format wheel clean setup
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+setup: $(VENV)/.installed ## create .venv with the Rust extension and all dependencies
+
+quickstart: $(VENV)/.installed ## raise a tiny herd end to end on this machine's own text
+	$(BIN)/llama3 run quickstart
+
+test: $(VENV)/.installed-test ## all tests, Rust and Python
+	cargo test --locked --release -q
+	$(BIN)/python -m pytest
+
+test-slow: $(VENV)/.installed-test ## the tests that take over a minute
+	$(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/.installed-test ## ruff, mypy, rustfmt, clippy
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/mypy
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+	cargo clippy --locked --features python -- -D warnings
+
+format: $(VENV)/.installed-test ## rewrite Python and Rust in the project's format
+	$(BIN)/ruff check --fix-only . && $(BIN)/ruff format . && cargo fmt
+
+wheel: $(VENV)/.installed-test ## build the abi3 wheel into dist/
+	$(BIN)/maturin build --release --locked --out dist
+
+clean: ## remove what was built (runs/ stays)
+	rm -rf $(VENV) target dist llama3/_core*.so
+
+$(VENV)/bin/python:
+	@command -v cargo >/dev/null || { echo "Rust is missing (1.85 or newer is needed to build llama3._core). Get it: https://rustup.rs, then run make again."; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; set PYTHON=python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: $(SOURCES) | $(VENV)/bin/python
+	$(BIN)/python -m pip install -q -e .
+	@touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	$(BIN)/python -m pip install -q -e '.[test,lint]' 'maturin>=1.9.4,<2'
+	$(BIN)/python -m pip install -q --no-deps 'llama-models==0.3.0'
+	@touch $@

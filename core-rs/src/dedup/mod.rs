@@ -1,0 +1,1 @@
+//! Exact, near-duplicate (MinHash) and line deduplication.

@@ -1,0 +1,12 @@
+//! The performance core of llama3. Algorithms here know nothing of Python;
+//! the thin binding lives in `python` and is compiled only for the wheel.
+
+pub mod dedup;
+pub mod hashing;
+pub mod loader;
+pub mod paging;
+pub mod text;
+pub mod tokenizer;
+
+#[cfg(feature = "python")]
+mod python;

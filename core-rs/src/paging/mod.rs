@@ -1,0 +1,1 @@
+//! Paged KV cache accounting: block pool, block tables, prefix cache, forks.

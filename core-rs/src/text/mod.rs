@@ -1,0 +1,1 @@
+//! One analysis pass per document: words, lines, character classes, repetition statistics.

@@ -1,0 +1,1 @@
+//! Byte-level BPE with Llama 3's split rule: training, encoding, decoding, streaming, file formats.

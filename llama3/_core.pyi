@@ -1,0 +1,17 @@
+"""Types of the Rust core. Arrays are NumPy and, where said, views of memory that Rust owns."""
+
+__version__: str
+debug_build: bool
+
+# -- hashing (core-rs/src/python/hashing.rs) ---------------------------------------------------
+
+def blake3_file(path: str) -> str: ...
+def blake3_bytes(data: bytes) -> str: ...
+
+# -- tokenizer (core-rs/src/python/tokenizer.rs) -----------------------------------------------
+
+# -- dedup and text analysis (core-rs/src/python/dedup.rs) -------------------------------------
+
+# -- loader (core-rs/src/python/loader.rs) -----------------------------------------------------
+
+# -- paging (core-rs/src/python/paging.rs) -----------------------------------------------------

@@ -1,0 +1,246 @@
+"""The core schema of a run: what each key means, its type and its default. Torch-free.
+
+Slots (`Slot`) name a plugin and carry its options beside the name; they stay open here and are validated by the
+plugin's own options model in a second pass (llama3.config.load).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+
+class Section(BaseModel):
+    """A closed section: unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Slot(BaseModel):
+    """A plugin chosen by name; its options stand beside `name`. `dpo` is short for `{name: dpo}`."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    name: str = Field(description="name of the plugin within its family")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The plugin's options, as written (validated in the second pass)."""
+        return dict(self.model_extra or {})
+
+
+def _slot(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+PluginSlot = Annotated[Slot, BeforeValidator(_slot)]
+
+
+class RunSection(Section):
+    """The run as a whole."""
+
+    name: str = Field("run", description="name of the run; its directory is <dir>/<name>")
+    dir: str = Field("runs", description="directory that holds runs")
+    seed: int = Field(1, ge=0, description="seed of everything random")
+    threads: int | None = Field(None, ge=1, description="CPU threads (default: all cores)")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the model computes")
+
+
+class MinHashSection(Section):
+    """Near-duplicate documents (MinHash over word n-grams, banding, verification)."""
+
+    enabled: bool = True
+    ngram: int = Field(5, ge=1, description="words per shingle")
+    bands: int = Field(14, ge=1)
+    rows: int = Field(8, ge=1)
+    threshold: float = Field(0.8, gt=0, le=1, description="verified Jaccard similarity above which a document goes")
+
+
+class LineDedupSection(Section):
+    """Lines that occur too often (paper 3.1.1)."""
+
+    enabled: bool = True
+    max_count: int = Field(6, ge=1, description="a line that occurs more often than this in a bucket is removed")
+    bucket_documents: int = Field(30_000_000, ge=1, description="documents per bucket")
+
+
+class DataSection(Section):
+    """What text is read, how it is cleaned and in which proportions it is trained on."""
+
+    sources: list[PluginSlot] = Field(default_factory=lambda: [Slot(name="stdlib")], min_length=1)
+    filters: list[PluginSlot] = Field(default_factory=lambda: [Slot(name="gopher")])
+    exact: bool = Field(True, description="drop exact duplicates")
+    minhash: MinHashSection = MinHashSection()
+    lines: LineDedupSection = LineDedupSection()
+    mix: dict[str, float] = Field(default_factory=dict, description="weight of each source; default: by size")
+    held_out: float = Field(0.01, gt=0, lt=0.5, description="share of documents kept for evaluation")
+
+
+class TokenizerSection(Section):
+    """Train a tokenizer on the corpus, or load one."""
+
+    path: str | None = Field(None, description="a tiktoken .model or a tokenizer.json; default: train one")
+    vocab_size: int = Field(4096, ge=300, description="size when trained, special tokens included")
+    num_special: int = Field(16, ge=12, le=256, description="special tokens when trained (Llama 3 has 256)")
+    sample_bytes: int = Field(8_000_000, ge=1000, description="text the training sees")
+
+
+class RopeScalingSection(Section):
+    """Llama 3.1's RoPE scaling."""
+
+    factor: float = 8.0
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_max_position: int = 8192
+
+
+class ModelSection(Section):
+    """Architecture: a preset, each value of which can be replaced."""
+
+    preset: str = Field("tiny", description="see llama3.model.config.PRESETS")
+    dim: int | None = Field(None, ge=8)
+    n_layers: int | None = Field(None, ge=1)
+    n_heads: int | None = Field(None, ge=1)
+    n_kv_heads: int | None = Field(None, ge=1)
+    ffn_dim: int | None = Field(None, ge=8)
+    rope_theta: float | None = Field(None, gt=0)
+    rope_scaling: RopeScalingSection | None = None
+    norm_eps: float | None = Field(None, gt=0)
+    tied: bool | None = None
+    max_seq_len: int | None = Field(None, ge=8)
+
+
+class ParallelismSection(Section):
+    """The device mesh, inner to outer [tp, cp, pp, dp]; an axis of size over 1 is supplied by the named plugin."""
+
+    tp: int = Field(1, ge=1)
+    cp: int = Field(1, ge=1)
+    pp: int = Field(1, ge=1)
+    dp: PluginSlot = Field(
+        default_factory=lambda: Slot(name="single"), description="{name: fsdp, size: 2}; size defaults to the world"
+    )
+
+
+class OptimizerSection(Section):
+    """AdamW, its schedule and the size of a step."""
+
+    lr: float = Field(3e-4, gt=0, description="peak learning rate")
+    final_lr: float = Field(0.01, ge=0, le=1, description="cosine floor as a share of the peak")
+    warmup: int = Field(20, ge=0, description="steps of linear warm-up")
+    beta1: float = Field(0.9, ge=0, lt=1)
+    beta2: float = Field(0.95, ge=0, lt=1)
+    eps: float = Field(1e-8, gt=0)
+    weight_decay: float = Field(0.1, ge=0)
+    clip: float = Field(1.0, gt=0, description="gradient norm above which gradients are scaled down")
+    microbatch_tokens: int = Field(8192, ge=1, description="tokens of one forward and backward")
+    precision: Literal["fp32", "bf16"] = Field("bf16", description="autocast precision of the forward")
+    checkpoint_every: int = Field(100, ge=1, description="steps between checkpoints")
+    log_every: int = Field(10, ge=1, description="steps between logged metrics")
+
+
+class AnnealSection(Section):
+    """The last steps: learning rate to exactly 0, checkpoints averaged (paper 3.4.3)."""
+
+    steps: int = Field(0, ge=0)
+    average_last: int = Field(4, ge=1, description="checkpoints of the anneal that are averaged")
+    mix: dict[str, float] = Field(default_factory=dict, description="weights of sources during the anneal")
+
+
+class PretrainSection(OptimizerSection):
+    """Next-token prediction over the token shards. One step reads `batch` rows of `seq_len` tokens."""
+
+    steps: int = Field(1000, ge=1, description="steps before the anneal")
+    batch: int = Field(16, ge=1, description="rows per step over all ranks")
+    seq_len: int = Field(512, ge=8, description="tokens per row")
+    anneal: AnnealSection = AnnealSection()
+
+
+class RejectSection(Section):
+    """Rejection sampling: K answers per prompt, the best verified one becomes training data (paper 4.2.2)."""
+
+    prompts: int = Field(512, ge=1)
+    samples: int = Field(10, ge=1, le=64, description="K")
+    temperature: float = Field(1.0, gt=0)
+    top_p: float = Field(1.0, gt=0, le=1)
+    max_tokens: int = Field(64, ge=1)
+    demonstrations: int = Field(0, ge=0, description="worked examples of the reward's own that are mixed in")
+
+
+class SFTSection(OptimizerSection):
+    """Supervised finetuning: loss on the target tokens only (paper 4.1.3)."""
+
+    algorithm: PluginSlot = Slot(name="sft")
+    epochs: int = Field(2, ge=1)
+    batch: int = Field(64, ge=1, description="examples per step over all ranks")
+
+
+class PreferSection(OptimizerSection):
+    """Preference stage: pairs (or prompts) made with the current model, then the chosen algorithm."""
+
+    prompts: int = Field(512, ge=1)
+    samples: int = Field(8, ge=2, le=64, description="answers per prompt from which pairs are made")
+    temperature: float = Field(1.0, gt=0)
+    top_p: float = Field(1.0, gt=0, le=1)
+    max_tokens: int = Field(64, ge=1)
+    epochs: int = Field(1, ge=1)
+    batch: int = Field(32, ge=1, description="pairs per step over all ranks")
+
+
+class PostTrainingSection(Section):
+    """Rounds of reject -> sft -> prefer -> average (paper 4)."""
+
+    rounds: int = Field(1, ge=0)
+    algorithm: PluginSlot = Field(default_factory=lambda: Slot(name="dpo"), description="of the preference stage")
+    rewards: list[PluginSlot] = Field(default_factory=lambda: [Slot(name="verifiable")], min_length=1)
+    reject: RejectSection = RejectSection()
+    sft: SFTSection = SFTSection()
+    prefer: PreferSection = PreferSection()
+    average: list[float] = Field(
+        default_factory=lambda: [0.5, 0.5], description="weights of the sft and the preference checkpoint"
+    )
+
+
+class SafetySection(Section):
+    """The guard policy: a tree of guards per stage (see llama3.safety.policy)."""
+
+    policy: dict[str, Any] = Field(
+        default_factory=lambda: {"input": {"guard": "prompt_injection"}},
+        description="stage -> leaf {guard: NAME, ...} or node {any|all: [...]} or {k_of: {k: 2, of: [...]}}",
+    )
+
+
+class EvaluationSection(Section):
+    """What is measured, on held-out data."""
+
+    tasks: list[PluginSlot] = Field(
+        default_factory=lambda: [Slot(name="bits_per_byte"), Slot(name="pass_rate"), Slot(name="contamination")]
+    )
+    limit: int = Field(400, ge=1, description="held-out tasks per evaluation")
+    max_tokens: int = Field(64, ge=1)
+
+
+class ReleaseSection(Section):
+    """The release directory."""
+
+    exports: list[PluginSlot] = Field(default_factory=lambda: [Slot(name="hf")], min_length=1)
+    name: str = Field("Llama-3-tiny", description="name on the model card")
+    license: str = Field("apache-2.0", description="licence of the released weights")
+
+
+class Config(Section):
+    """A whole run."""
+
+    extends: str | None = Field(None, description="preset this file builds on (one level)")
+    run: RunSection = RunSection()
+    data: DataSection = DataSection()
+    tokenizer: TokenizerSection = TokenizerSection()
+    model: ModelSection = ModelSection()
+    parallelism: ParallelismSection = ParallelismSection()
+    pretrain: PretrainSection = PretrainSection()
+    post_training: PostTrainingSection = PostTrainingSection()
+    safety: SafetySection = SafetySection()
+    quantization: list[PluginSlot] = Field(default_factory=lambda: [Slot(name="int8")])
+    evaluation: EvaluationSection = EvaluationSection()
+    release: ReleaseSection = ReleaseSection()
+    logging: list[PluginSlot] = Field(default_factory=lambda: [Slot(name="jsonl"), Slot(name="console")])

@@ -1,0 +1,122 @@
+"""Every hook a plugin may implement. Implement any of them in a module and point the entry-point group
+`llama3.plugins` at it.
+
+Registration hooks are called once after discovery and return a list of specs (return, do not yield; no default
+values in the signature). Observer hooks are told what happens and return nothing; an observer that raises is
+named, switched off, and the run goes on.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pluggy
+
+from llama3.plugins import specs
+
+PROJECT = "llama3"
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+@hookspec
+def llama3_sources() -> list[specs.SourceSpec]:
+    """Readers of raw documents, chosen under `data.sources`. On failure: the shard is quarantined and named."""
+    raise AssertionError("specification only")
+
+
+@hookspec
+def llama3_filters() -> list[specs.FilterSpec]:
+    """Document filters, chosen under `data.filters`. On failure: the shard stops, the reason is kept."""
+    raise AssertionError("specification only")
+
+
+@hookspec
+def llama3_parallel_strategies() -> list[specs.ParallelSpec]:
+    """Parallelism strategies, chosen under `parallelism`. On failure: before weights load."""
+    raise AssertionError("specification only")
+
+
+@hookspec
+def llama3_algorithms() -> list[specs.AlgorithmSpec]:
+    """Training algorithms, chosen under `post_training.algorithm`. On failure: before weights load."""
+    raise AssertionError("specification only")
+
+
+@hookspec
+def llama3_rewards() -> list[specs.RewardSpec]:
+    """Rewards, chosen under `post_training.rewards`. On failure: hard."""
+    raise AssertionError("specification only")
+
+
+@hookspec
+def llama3_quantization_schemes() -> list[specs.QuantizationSpec]:
+    """Quantization schemes, chosen under `quantization`. On failure: before weights load."""
+    raise AssertionError("specification only")
+
+
+@hookspec
+def llama3_guards() -> list[specs.GuardSpec]:
+    """Safety guards, chosen in `safety.policy`. On failure: closed (the text is blocked)."""
+    raise AssertionError("specification only")
+
+
+@hookspec
+def llama3_evaluators() -> list[specs.EvaluatorSpec]:
+    """Evaluators, chosen under `evaluation.tasks`. On failure: that task only."""
+    raise AssertionError("specification only")
+
+
+@hookspec
+def llama3_exporters() -> list[specs.ExporterSpec]:
+    """Exporters, chosen under `release.exports`. On failure: nothing appears."""
+    raise AssertionError("specification only")
+
+
+@hookspec
+def llama3_loggers() -> list[specs.LoggerSpec]:
+    """Metric loggers, chosen under `logging`. On failure: open (warned once, switched off)."""
+    raise AssertionError("specification only")
+
+
+@hookspec
+def llama3_commands() -> list[specs.CommandSpec]:
+    """Commands of the `llama3` program. On failure: that command only."""
+    raise AssertionError("specification only")
+
+
+@hookspec
+def llama3_presets() -> list[specs.PresetSpec]:
+    """Packages of config presets. On failure: that preset only."""
+    raise AssertionError("specification only")
+
+
+@hookspec
+def llama3_run_start(run_dir: Path, config: dict[str, Any]) -> None:
+    """Observer: a run begins, after its config was validated."""
+
+
+@hookspec
+def llama3_step_end(stage: str, step: int, metrics: dict[str, float]) -> None:
+    """Observer: an optimizer step ended and its metrics were logged."""
+
+
+@hookspec
+def llama3_checkpoint_saved(stage: str, step: int, path: Path) -> None:
+    """Observer: a checkpoint was committed."""
+
+
+@hookspec
+def llama3_eval_done(task: str, result: dict[str, Any]) -> None:
+    """Observer: an evaluator finished."""
+
+
+@hookspec
+def llama3_request_end(request_id: str, outcome: str, timings: dict[str, float]) -> None:
+    """Observer: a generation request ended."""
+
+
+@hookspec
+def llama3_run_end(run_dir: Path, status: str, error: str | None) -> None:
+    """Observer: the run ended; `status` is "ok", "failed" or "interrupted"."""

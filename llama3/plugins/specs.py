@@ -1,0 +1,135 @@
+"""The frozen specs that plugins register: names and string targets, so that listing needs no import of torch.
+
+`PluginSpec` is common to all families; each family adds what the core must know before it imports the
+plugin's implementation (what data an algorithm eats, at which stages a guard stands).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+Stability = Literal["stable", "experimental"]
+Need = Literal["rollouts", "reward", "reference", "value", "score_head", "teacher"]
+GuardStage = Literal["input", "tool_result", "output", "tool_call", "code", "stream"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PluginSpec:
+    """What every plugin says of itself.
+
+    `name` is unique within its family; `factory` and `options` are "package.module:Class" targets, imported only
+    when a config uses the plugin. `options` is a pydantic model (torch-free, `extra="forbid"`); the factory is
+    called as `factory(options)`, or `factory()` where the spec names no options.
+    """
+
+    family: ClassVar[str] = ""
+
+    name: str
+    factory: str
+    options: str | None = None
+    summary: str = ""
+    api_version: int = 1
+    requires: tuple[str, ...] = ()
+    """Importable modules that the plugin needs beyond its own package; a missing one is reported as `needs X`."""
+    stability: Stability = "stable"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceSpec(PluginSpec):
+    """Reads raw documents: builds a `llama3.data.documents.Source`."""
+
+    family: ClassVar[str] = "sources"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FilterSpec(PluginSpec):
+    """Scores documents and says which to keep: builds a `llama3.data.documents.Filter`."""
+
+    family: ClassVar[str] = "filters"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParallelSpec(PluginSpec):
+    """One axis of the device mesh: builds a `llama3.training.parallel.ParallelStrategy`."""
+
+    family: ClassVar[str] = "parallelism"
+
+    axis: Literal["tp", "cp", "pp", "dp"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AlgorithmSpec(PluginSpec):
+    """A training algorithm: builds a `llama3.training.algorithm.Algorithm`."""
+
+    family: ClassVar[str] = "algorithms"
+
+    data: Literal["tokens", "dialogs", "pairs", "prompts", "labels"]
+    needs: frozenset[Need] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RewardSpec(PluginSpec):
+    """Scores answers: builds a `llama3.posttraining.rewards.Reward`."""
+
+    family: ClassVar[str] = "rewards"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuantizationSpec(PluginSpec):
+    """Turns weights into fewer bits: builds a `llama3.model.quantized.QuantizationScheme`."""
+
+    family: ClassVar[str] = "quantization"
+
+    bits: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuardSpec(PluginSpec):
+    """Judges text at the stages it declares: builds a `llama3.safety.guard.Guard`."""
+
+    family: ClassVar[str] = "guards"
+
+    stages: frozenset[GuardStage]
+    taxonomy: str = "mlc-s14"
+    needs_trace: bool = False
+    window_tokens: int | None = None
+    deterministic: bool = True
+    cost: Literal["cpu", "model"] = "cpu"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluatorSpec(PluginSpec):
+    """Measures a model: builds a `llama3.evaluation.evaluator.Evaluator`."""
+
+    family: ClassVar[str] = "evaluators"
+
+    needs: frozenset[Literal["logps", "generate"]] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExporterSpec(PluginSpec):
+    """Writes a checkpoint in another layout: builds a `llama3.release.exporter.Exporter`."""
+
+    family: ClassVar[str] = "exporters"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoggerSpec(PluginSpec):
+    """Receives metrics: builds a `llama3.training.metrics.Logger`."""
+
+    family: ClassVar[str] = "loggers"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandSpec(PluginSpec):
+    """A command of `llama3`: the factory target is a `typer.Typer`, imported when the command is used."""
+
+    family: ClassVar[str] = "commands"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PresetSpec(PluginSpec):
+    """Config presets: the factory target is a package whose `*.yaml` files are the presets."""
+
+    family: ClassVar[str] = "presets"
