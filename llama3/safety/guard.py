@@ -1,0 +1,76 @@
+"""What a guard sees, what it answers, and the protocol it implements."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from llama3.plugins.specs import GuardStage
+
+Action = Literal["allow", "flag", "redact", "review", "block"]
+Status = Literal["ok", "error", "timeout", "skipped"]
+Trust = Literal["user", "third_party", "model"]
+
+ACTIONS: tuple[Action, ...] = ("allow", "flag", "redact", "review", "block")
+"""All actions, from the mildest to the most severe: a total order."""
+
+
+def severity(action: Action) -> int:
+    """The rank of an action in `ACTIONS`."""
+    return ACTIONS.index(action)
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One earlier message of the conversation."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Span:
+    """Characters `start` to `end` of the checked text, as the user wrote it."""
+
+    start: int
+    end: int
+    category: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuardInput:
+    """One text at one stage. `deadline` is in seconds of the monotonic clock."""
+
+    stage: GuardStage
+    text: str
+    trust: Trust = "user"
+    trace: tuple[Turn, ...] = ()
+    language: str | None = None
+    deadline: float | None = None
+    request_id: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """A guard's answer. `p` and the values of `categories` are probabilities of a violation."""
+
+    action: Action
+    status: Status = "ok"
+    p: float | None = None
+    categories: Mapping[str, float] = field(default_factory=dict)
+    spans: tuple[Span, ...] = ()
+    reason: str = ""
+    guard: str = ""
+    version: str = ""
+    ms: float = 0.0
+
+
+class Guard(Protocol):
+    """Built by `factory(options)`. `open` loads once; a failure there refuses to start."""
+
+    async def open(self) -> None: ...
+
+    async def check(self, x: GuardInput) -> Verdict: ...
+
+    async def close(self) -> None: ...

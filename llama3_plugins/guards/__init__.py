@@ -1,0 +1,1 @@
+"""Guards: plugins that judge text (family `guards`)."""
