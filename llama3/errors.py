@@ -6,6 +6,7 @@ them, so that a user sees all mistakes of a file at once. The class of the excep
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
@@ -26,6 +27,12 @@ class Problem:
         text = f"{self.where}: {text}" if self.where else text
         text = f"{text}. Fix: {self.fix}" if self.fix else text
         return f"{text} [{self.code}]"
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """ "did you mean 'a' or 'b'?" with at most three near names, or an empty string."""
+    near = difflib.get_close_matches(word, list(known), n=3, cutoff=0.6)
+    return f"did you mean {' or '.join(map(repr, near))}?" if near else ""
 
 
 class LlamaError(Exception):

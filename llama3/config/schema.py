@@ -118,7 +118,8 @@ class ParallelismSection(Section):
     cp: int = Field(1, ge=1)
     pp: int = Field(1, ge=1)
     dp: PluginSlot = Field(
-        default_factory=lambda: Slot(name="single"), description="{name: fsdp, size: 2}; size defaults to the world"
+        default_factory=lambda: Slot(name="single"),
+        description="{name: fsdp, size: 2}; size defaults to the world",
     )
 
 
@@ -214,7 +215,11 @@ class EvaluationSection(Section):
     """What is measured, on held-out data."""
 
     tasks: list[PluginSlot] = Field(
-        default_factory=lambda: [Slot(name="bits_per_byte"), Slot(name="pass_rate"), Slot(name="contamination")]
+        default_factory=lambda: [
+            Slot(name="bits_per_byte"),
+            Slot(name="pass_rate"),
+            Slot(name="contamination"),
+        ]
     )
     limit: int = Field(400, ge=1, description="held-out tasks per evaluation")
     max_tokens: int = Field(64, ge=1)

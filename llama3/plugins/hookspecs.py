@@ -120,3 +120,30 @@ def llama3_request_end(request_id: str, outcome: str, timings: dict[str, float])
 @hookspec
 def llama3_run_end(run_dir: Path, status: str, error: str | None) -> None:
     """Observer: the run ended; `status` is "ok", "failed" or "interrupted"."""
+
+
+REGISTRATION: dict[str, type[specs.PluginSpec]] = {
+    "llama3_sources": specs.SourceSpec,
+    "llama3_filters": specs.FilterSpec,
+    "llama3_parallel_strategies": specs.ParallelSpec,
+    "llama3_algorithms": specs.AlgorithmSpec,
+    "llama3_rewards": specs.RewardSpec,
+    "llama3_quantization_schemes": specs.QuantizationSpec,
+    "llama3_guards": specs.GuardSpec,
+    "llama3_evaluators": specs.EvaluatorSpec,
+    "llama3_exporters": specs.ExporterSpec,
+    "llama3_loggers": specs.LoggerSpec,
+    "llama3_commands": specs.CommandSpec,
+    "llama3_presets": specs.PresetSpec,
+}
+"""Registration hook -> the spec it returns a list of."""
+
+OBSERVERS = (
+    "llama3_run_start",
+    "llama3_step_end",
+    "llama3_checkpoint_saved",
+    "llama3_eval_done",
+    "llama3_request_end",
+    "llama3_run_end",
+)
+"""Hooks that are told what happens and return nothing."""

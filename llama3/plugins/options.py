@@ -1,0 +1,66 @@
+"""Options of a plugin: checked by the plugin's own pydantic model, with mistakes turned into `Problem`s."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from llama3.errors import Problem, did_you_mean
+
+Loc = tuple[str | int, ...]
+
+
+def dotted(loc: Sequence[str | int]) -> str:
+    """("data", "filters", 0, "name") -> "data.filters.0.name"."""
+    return ".".join(map(str, loc))
+
+
+def problems_of(
+    error: ValidationError, model: type[BaseModel], code: str, where: Callable[[Loc], str], prefix: Loc = ()
+) -> list[Problem]:
+    """One `Problem` per mistake that pydantic found, unknown keys with the near names.
+
+    `where` gives the place (such as "run.yaml:5:3") of a path; `prefix` is the path of `model` itself.
+    """
+    problems = []
+    for item in error.errors(include_url=False, include_context=False):
+        loc: Loc = (*prefix, *item["loc"])
+        place = ": ".join(part for part in (where(loc), dotted(loc)) if part)
+        if item["type"] == "extra_forbidden":
+            known = keys_at(model, item["loc"][:-1])
+            why = did_you_mean(str(item["loc"][-1]), known) or f"known here: {', '.join(sorted(known))}"
+            problems.append(Problem(code, place, "unknown key", why))
+        else:
+            got = "" if isinstance(item["input"], dict | list) else f"got {item['input']!r}"
+            problems.append(Problem(code, place, _sentence(item["msg"]), got))
+    return problems
+
+
+def _sentence(message: str) -> str:
+    message = message.removeprefix("Value error, ")
+    return message[:1].lower() + message[1:]
+
+
+def keys_at(model: type[BaseModel], loc: Sequence[str | int]) -> set[str]:
+    """Names of the fields of the model that stands at `loc` inside `model`; empty where there is none."""
+    here: Any = model
+    for part in loc:
+        if isinstance(part, int):
+            continue
+        fields = getattr(here, "model_fields", {})
+        if part not in fields:
+            return set()
+        here = inner_model(fields[part].annotation)
+    return set(getattr(here, "model_fields", {}))
+
+
+def inner_model(annotation: Any) -> type[BaseModel] | None:
+    """The pydantic model inside an annotation such as `list[Model] | None`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for part in get_args(annotation):
+        if (found := inner_model(part)) is not None:
+            return found
+    return None

@@ -1,0 +1,223 @@
+"""The registry: plugins by family and name. Config picks by name; the order of hooks never matters."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.util
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from llama3.errors import ConfigError, LlamaError, PluginError, Problem, did_you_mean
+from llama3.plugins.hookspecs import REGISTRATION
+from llama3.plugins.loader import BUILT_IN, Broken, Discovery, Offer, load_plugins
+from llama3.plugins.observers import Observers
+from llama3.plugins.options import Loc, problems_of
+from llama3.plugins.specs import PluginSpec
+from llama3.plugins.targets import describe, fix_for, resolve
+
+API_VERSION = 1
+FAMILIES = tuple(kind.family for kind in REGISTRATION.values())
+
+
+@functools.cache
+def discover() -> Registry:
+    """The registry of this installation, made once per process (`discover.cache_clear()` looks again).
+
+    Raises PluginError for any broken plugin when `LLAMA3_PLUGINS_STRICT=1`.
+    """
+    strict = os.environ.get("LLAMA3_PLUGINS_STRICT", "") not in ("", "0")
+    return Registry(load_plugins(environ=os.environ), strict=strict)
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A row of `llama3 plugins list`."""
+
+    family: str
+    name: str
+    summary: str
+    dist: str
+    version: str
+    stability: str
+    status: str
+    """"ok", "clash" (use `qualified`), "needs MODULE" or "needs api N"."""
+    qualified: str
+
+
+class Registry:
+    """Every plugin that was found. Listing and validating import no implementation."""
+
+    def __init__(self, found: Discovery, *, strict: bool = False) -> None:
+        self.offers = found.offers
+        self.broken: Sequence[Broken] = tuple(found.broken)
+        self.observers = Observers(found.manager, strict=strict)
+        if strict and found.broken:
+            raise PluginError(broken_problem(broken) for broken in found.broken)
+
+    @property
+    def families(self) -> tuple[str, ...]:
+        """Names of all families, whether or not a plugin is there."""
+        return FAMILIES
+
+    def names(self, family: str) -> Sequence[str]:
+        """Names that can be written in a config: qualified where two plugins clash."""
+        return sorted(row.qualified if row.status == "clash" else row.name for row in self.list(family))
+
+    def list(self, family: str | None = None) -> Sequence[Listed]:
+        """All plugins, or those of one family, sorted by family, name and distribution."""
+        rows = [
+            Listed(
+                family=offer.spec.family,
+                name=offer.spec.name,
+                summary=offer.spec.summary,
+                dist=offer.dist,
+                version=offer.version,
+                stability=offer.spec.stability,
+                status=self._status(offer),
+                qualified=offer.qualified,
+            )
+            for offer in self.offers
+            if family in (None, offer.spec.family)
+        ]
+        return sorted(rows, key=lambda row: (FAMILIES.index(row.family), row.name, row.dist))
+
+    def offer(self, family: str, name: str, *, where: str = "") -> Offer:
+        """The plugin called `name` (or `dist:name`), with the distribution it came from.
+
+        Raises PluginError where it is unknown, ambiguous, made for another api version, or lacks a module.
+        `where` is put in front of the problem (a place in a config file).
+        """
+        where = where or f"{family} {name!r}"
+        if family not in FAMILIES:
+            raise PluginError(Problem("L3-PLG-010", where, "no such family", did_you_mean(family, FAMILIES)))
+        key = "qualified" if ":" in name else "name"
+        of_family = [offer for offer in self.offers if offer.spec.family == family]
+        matches = [o for o in of_family if name == (o.qualified if key == "qualified" else o.spec.name)]
+        if not matches:
+            raise PluginError(self._unknown(family, name, where))
+        if len(matches) > 1:
+            choices = sorted({offer.qualified for offer in matches})
+            fix = f"write {' or '.join(choices)}" if len(choices) > 1 else "rename one of them"
+            raise PluginError(Problem("L3-PLG-012", where, f"{len(matches)} plugins are called {name!r}", fix=fix))
+        (offer,) = matches
+        status = self._status(offer, alone=True)
+        if status != "ok":
+            fix = (
+                f"pip install -U {offer.dist} {BUILT_IN}"
+                if status.startswith("needs api")
+                else f"pip install {status.removeprefix('needs ').replace('_', '-')}"
+            )
+            what = f"{offer.qualified} {offer.version} {status}"
+            raise PluginError(Problem("L3-PLG-013", where, what, fix=fix))
+        return offer
+
+    def spec(self, family: str, name: str, *, where: str = "") -> PluginSpec:
+        """The spec of the plugin called `name`; raises as `offer` does."""
+        return self.offer(family, name, where=where).spec
+
+    def identity(self, family: str, name: str) -> dict[str, str]:
+        """What a manifest records of a plugin: family, name, distribution and version."""
+        offer = self.offer(family, name)
+        return {"family": family, "name": offer.spec.name, "dist": offer.dist, "version": offer.version}
+
+    def options_model(self, family: str, name: str) -> type[BaseModel] | None:
+        """The pydantic model of the plugin's options, or None where it takes none."""
+        offer = self.offer(family, name)
+        if offer.spec.options is None:
+            return None
+        model = resolve(offer.spec.options, owner=f"{offer.qualified} {offer.version}")
+        if not (isinstance(model, type) and issubclass(model, BaseModel)):
+            what = f"{offer.spec.options} is no pydantic model"
+            raise PluginError(Problem("L3-PLG-014", f"{offer.qualified} {offer.version}", what))
+        return model
+
+    def options(
+        self,
+        family: str,
+        name: str,
+        options: Mapping[str, Any] | BaseModel | None = None,
+        *,
+        where: Callable[[Loc], str] = lambda loc: "",
+        prefix: Loc = (),
+    ) -> BaseModel | None:
+        """Options checked by the plugin's model; ConfigError lists every mistake with near names."""
+        model = self.options_model(family, name)
+        if isinstance(options, BaseModel) and model is not None and isinstance(options, model):
+            return options
+        values = options.model_dump() if isinstance(options, BaseModel) else dict(options or {})
+        prefix = prefix or (family, name)
+        if model is None:
+            if values:
+                place = ": ".join(part for part in (where(prefix), ".".join(map(str, prefix))) if part)
+                what = f"{name!r} takes no options, got {', '.join(sorted(map(str, values)))}"
+                raise ConfigError(Problem("L3-PLG-015", place, what))
+            return None
+        try:
+            return model.model_validate(values)
+        except ValidationError as error:
+            raise ConfigError(problems_of(error, model, "L3-PLG-016", where, prefix)) from error
+
+    def build(self, family: str, name: str, options: Mapping[str, Any] | BaseModel | None = None) -> Any:
+        """The object that the plugin's factory makes of its checked options.
+
+        Raises ConfigError for bad options and PluginError where the factory cannot be imported or raises.
+        """
+        offer = self.offer(family, name)
+        checked = self.options(family, name, options)
+        owner = f"{offer.qualified} {offer.version}"
+        factory = resolve(offer.spec.factory, owner=owner)
+        try:
+            return factory() if checked is None else factory(checked)
+        except LlamaError:
+            raise
+        except Exception as error:
+            fix = fix_for(error, offer.dist if offer.dist != BUILT_IN else "")
+            problem = Problem("L3-PLG-017", owner, f"{offer.spec.factory} failed", describe(error), fix)
+            raise PluginError(problem) from error
+
+    def fingerprint(self) -> str:
+        """Hash of (family, name, dist, version) of all plugins: equal on every rank, kept with a run."""
+        rows = [(row.family, row.name, row.dist, row.version) for row in self.list()]
+        return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+    def _status(self, offer: Offer, *, alone: bool = False) -> str:
+        spec = offer.spec
+        if spec.api_version != API_VERSION:
+            return f"needs api {spec.api_version}"
+        for module in spec.requires:
+            if not _importable(module):
+                return f"needs {module}"
+        same = [o for o in self.offers if (o.spec.family, o.spec.name) == (spec.family, spec.name)]
+        return "clash" if len(same) > 1 and not alone else "ok"
+
+    def _unknown(self, family: str, name: str, where: str) -> Problem:
+        known = self.names(family)
+        why = did_you_mean(name, known) or f"known: {', '.join(known) or 'none'}"
+        fix = f"llama3 plugins list --family {family}"
+        if not any(offer.dist == BUILT_IN for offer in self.offers):
+            why += "; the built-in plugins are missing"
+            fix = "install the package (pip install -e .), then see: llama3 doctor"
+        if self.broken:
+            why += f"; plugins that failed to load: {'; '.join(map(str, self.broken))}"
+            fix = "llama3 plugins list --broken"
+        return Problem("L3-PLG-011", where, f"no plugin {name!r} in {family}", why, fix)
+
+
+def broken_problem(broken: Broken) -> Problem:
+    """The report of a broken plugin as a problem."""
+    where = f"{broken.dist} {broken.version} ({broken.entry})"
+    return Problem("L3-PLG-018", where, f"{broken.phase} failed", broken.error, broken.fix)
+
+
+def _importable(module: str) -> bool:
+    """Whether the top-level package is installed (asking for more would import it)."""
+    try:
+        return importlib.util.find_spec(module.partition(".")[0]) is not None
+    except (ImportError, ValueError):
+        return False

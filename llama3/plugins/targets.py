@@ -1,0 +1,56 @@
+"""Targets: "package.module:Name" strings, imported only when somebody needs the thing behind them."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from typing import Any
+
+from llama3.errors import PluginError, Problem
+
+TARGET = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*(:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*)?")
+"""A module, or a module and an attribute of it."""
+
+
+def resolve(target: str, *, owner: str = "") -> Any:
+    """The object that `target` names: an attribute ("pkg.mod:Class") or a module ("pkg.mod").
+
+    Raises PluginError, which names the target, `owner` (the plugin that gave it) and what went wrong; the original
+    exception stays chained. Nothing that an import can raise gets past, `SystemExit` included.
+    """
+    module_name, _, attribute = target.partition(":")
+    where = f"{owner} ({target})" if owner else target
+    if not TARGET.fullmatch(target):
+        problem = Problem("L3-PLG-001", where, "not a target", 'expected the form "package.module:Class"')
+        raise PluginError(problem)
+    try:
+        found: Any = importlib.import_module(module_name)
+    except (Exception, SystemExit) as error:
+        problem = Problem("L3-PLG-002", where, "import failed", describe(error), fix_for(error))
+        raise PluginError(problem) from error
+    for part in attribute.split(".") if attribute else ():
+        try:
+            found = getattr(found, part)
+        except AttributeError as error:
+            problem = Problem("L3-PLG-003", where, "no such name in the module", str(error))
+            raise PluginError(problem) from error
+    return found
+
+
+def describe(error: BaseException) -> str:
+    """`ValueError: what it said`, in one line."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def fix_for(error: BaseException, distribution: str = "") -> str:
+    """What a user can do about a plugin that cannot be imported."""
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        missing = error.name.partition(".")[0]
+        if missing.replace("_", "-") != distribution:
+            return f"pip install {missing.replace('_', '-')}" + _or_uninstall(distribution, " (or ", ")")
+    return _or_uninstall(distribution, "upgrade it, or ", "")
+
+
+def _or_uninstall(distribution: str, before: str, after: str) -> str:
+    return f"{before}pip uninstall {distribution}{after}" if distribution else ""
