@@ -1,0 +1,50 @@
+"""What an evaluator is: it measures one model on held-out data and returns figures and the samples behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from llama3.data.corpus import Corpus
+    from llama3.inference.llama import Llama
+    from llama3.posttraining.rewards import Reward
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """The model under test and the data that it may be measured on."""
+
+    model: Llama
+    corpus: Corpus
+    rewards: Sequence[Reward]
+    max_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """`metrics` are JSON values by name; `samples` are JSON rows that show how they came about."""
+
+    metrics: dict[str, Any]
+    samples: list[dict[str, Any]] = field(default_factory=list)
+
+
+class Evaluator(Protocol):
+    """Built by `factory(options)`. An exception fails this evaluator's task only."""
+
+    def run(self, subject: Subject, limit: int, seed: int) -> Result:
+        """Measure `subject` on at most `limit` held-out items chosen by `seed`."""
+        ...
+
+
+def texts(corpus: Corpus, split: str, max_bytes: int | None = None) -> Iterator[bytes]:
+    """The documents of a split as UTF-8, in corpus order, up to about `max_bytes`."""
+    total = 0
+    for batch in corpus.documents(split=split):
+        for text in batch.texts():
+            if max_bytes is not None and total >= max_bytes:
+                return
+            data = text.encode()
+            total += len(data)
+            yield data

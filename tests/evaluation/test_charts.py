@@ -1,0 +1,44 @@
+"""Charts are well-formed, escape what they show, and survive odd input."""
+
+import math
+import xml.etree.ElementTree as ET
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llama3.evaluation.charts import funnel_chart, line_chart, rate_chart, ticks
+from llama3.evaluation.intervals import wilson
+
+finite = st.floats(-1e9, 1e9)
+
+
+@given(st.lists(st.tuples(finite, finite), min_size=1, max_size=20))
+def test_lines_stay_inside_the_picture(points):
+    svg = ET.fromstring(line_chart({"a<b>": points}, "step", "loss"))
+    (line,) = svg.findall("polyline")
+    for pair in line.attrib["points"].split():
+        x, y = map(float, pair.split(","))
+        assert 0 <= x <= 640
+        assert 0 <= y <= 260
+    assert "a<b>" in [element.text for element in svg.iter("text")]
+
+
+def test_no_finite_point_is_said_so():
+    assert "No points" in line_chart({"a": [(1, math.nan)]}, "x", "y")
+    assert "No steps" in funnel_chart([])
+
+
+def test_bars_and_funnels_parse():
+    ET.fromstring(rate_chart({"base": wilson(0, 10), "final": wilson(9, 10)}))
+    ET.fromstring(funnel_chart([("read", 0), ("kept & clean", 0)]))
+
+
+@given(finite, finite)
+def test_ticks_cover_the_range_in_order(a, b):
+    low, high = min(a, b), max(a, b)
+    values = ticks(low, high)
+    span = max(high - low, 1e-12)
+    assert values == sorted(values)
+    assert values[0] <= low + 1e-6 * max(span, abs(low))
+    assert values[-1] >= high - 1e-6 * max(span, abs(high))
+    assert 2 <= len(values) <= 13
