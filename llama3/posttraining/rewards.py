@@ -1,0 +1,89 @@
+"""What a reward plugin is, and how several are combined. Torch-free.
+
+A reward scores answers in text. `None` (or NaN) means "not scorable": such an answer is never treated as a zero; it is
+left out and counted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from llama3.errors import DataError, PluginError, Problem
+from llama3.posttraining.tasks import Split, Task
+
+Example = Mapping[str, Any]
+"""What is known about a prompt beside its text: a JSON row, such as `Task.to_json()`."""
+
+
+class Reward(Protocol):
+    """Built by the plugins of the family `rewards`."""
+
+    def score(self, prompts: Sequence[str], answers: Sequence[str], examples: Sequence[Example]) -> list[float | None]:
+        """One score per answer, higher is better, 1.0 meaning "fully right" where that exists; None: not scorable.
+
+        `prompts[i]`, `answers[i]` and `examples[i]` belong together; answers are decoded text without control tokens.
+        """
+
+
+@runtime_checkable
+class TaskReward(Reward, Protocol):
+    """A reward that also has prompts of its own, with worked answers, in disjoint splits."""
+
+    def tasks(self, split: Split, count: int, seed: int) -> list[Task]:
+        """`count` distinct tasks; the same arguments give the same tasks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """Scores of many answers: the total (NaN = not scorable) and what each reward said (NaN likewise)."""
+
+    total: list[float]
+    parts: dict[str, list[float]]
+
+    @property
+    def not_scorable(self) -> int:
+        """How many answers no reward could score."""
+        return sum(map(math.isnan, self.total))
+
+
+class CombinedReward:
+    """The mean of the rewards that could score an answer."""
+
+    def __init__(self, rewards: Mapping[str, Reward]) -> None:
+        if not rewards:
+            raise DataError(
+                Problem("L3-RWD-001", "rewards", "there is no reward", fix="name one under post_training.rewards")
+            )
+        self.rewards = dict(rewards)
+
+    def score(self, prompts: Sequence[str], answers: Sequence[str], examples: Sequence[Example]) -> Scores:
+        """Ask every reward. Raises PluginError when one answers with the wrong number of scores."""
+        parts: dict[str, list[float]] = {}
+        for name, reward in self.rewards.items():
+            scores = reward.score(prompts, answers, examples)
+            if len(scores) != len(answers):
+                raise PluginError(
+                    Problem(
+                        "L3-RWD-002", f"rewards.{name}", f"returned {len(scores)} scores for {len(answers)} answers"
+                    )
+                )
+            parts[name] = [math.nan if score is None else float(score) for score in scores]
+        return Scores([_mean_of_known(column) for column in zip(*parts.values(), strict=True)], parts)
+
+    def tasks(self, split: Split, count: int, seed: int) -> list[Task]:
+        """Tasks of the first reward that has some. Raises DataError when none has."""
+        for reward in self.rewards.values():
+            if isinstance(reward, TaskReward):
+                return reward.tasks(split, count, seed)
+        raise DataError(
+            Problem("L3-RWD-003", "rewards", f"none of {sorted(self.rewards)} has prompts of its own",
+                    fix="add the reward `verifiable`")
+        )  # fmt: skip
+
+
+def _mean_of_known(scores: Sequence[float]) -> float:
+    known = [score for score in scores if not math.isnan(score)]
+    return sum(known) / len(known) if known else math.nan

@@ -1,0 +1,25 @@
+"""Verifiable tasks: questions whose answers a program can check, generated from seeds with a held-out split.
+
+Four groups of families (arithmetic, strings, lists, Python functions), small enough for a model of a few million
+parameters and open-ended enough that held-out instances were never seen. `tasks("train", 100, seed=1)` draws from all.
+"""
+
+from __future__ import annotations
+
+from llama3.posttraining.tasks import arithmetic, functions, lists, strings
+from llama3.posttraining.tasks.task import Check, Exact, Family, Split, Task, UnitTests, generate, split_of
+
+FAMILIES: tuple[Family, ...] = (
+    *arithmetic.FAMILIES,
+    *strings.FAMILIES,
+    *lists.FAMILIES,
+    *functions.FAMILIES,
+)
+
+
+def tasks(split: Split, count: int, seed: int) -> list[Task]:
+    """`count` distinct tasks of `split` from all families in turn; the same arguments give the same tasks."""
+    return generate(FAMILIES, split, count, seed)
+
+
+__all__ = ["FAMILIES", "Check", "Exact", "Family", "Split", "Task", "UnitTests", "generate", "split_of", "tasks"]

@@ -1,0 +1,97 @@
+"""The verifiable reward's extraction rules, and how rewards are combined."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from llama3.errors import DataError, PluginError
+from llama3.posttraining.rewards import CombinedReward
+from llama3.posttraining.tasks import Exact, Task, UnitTests
+from llama3_plugins.rewards.verifiable import Verifiable, VerifiableOptions
+
+VERIFIABLE = Verifiable(VerifiableOptions(cpu_seconds=0.3))
+
+
+def score(check, answer: str) -> float | None:
+    return VERIFIABLE.score(["?"], [answer], [Task("id", "family", "?", "-", check).to_json()])[0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected", "answer", "passes"),
+    [
+        ("text", "red blue", " red blue\nand more", True),
+        ("text", "red blue", "red blue.", True),
+        ("text", "red blue", "Red blue", False),
+        ("text", "red", "", False),
+        ("text", "red", "the answer is red", False),
+        ("integer", "7", "7.", True),
+        ("integer", "7", "+7", True),
+        ("integer", "7", "07", True),
+        ("integer", "7", "7.0", False),
+        ("integer", "7", "It is 7", False),
+        ("integer", "7", "7" * 5000, False),
+        ("integers", "[1, 2]", "[1,2]", True),
+        ("integers", "[1, 2]", "[2, 1]", False),
+        ("integers", "[1, 2]", "1, 2", False),
+        ("integers", "[1, 2]", "[1, 2", False),
+        ("integers", "[1, 2]", "[]", False),
+    ],
+)
+def test_exact_match_after_extraction(kind, expected, answer, passes):
+    assert score(Exact(kind, expected), answer) == float(passes)
+
+
+@pytest.mark.parametrize(
+    ("answer", "passes"),
+    [
+        ("def f(x):\n    return x > 1", True),
+        ("Sure:\n```python\ndef f(x):\n    return x > 1\n```\nDone.", True),
+        ("```\nf = lambda x: x > 1", True),
+        ("def f(x):\n    return int(x > 1)", False),
+        ("def f(x):\n    return float(x > 1)", False),
+        ("def g(x):\n    return x > 1", False),
+        ("I would compare x with 1.", False),
+    ],
+)
+def test_unit_tests_compare_value_and_type(answer, passes):
+    assert score(UnitTests("f", ((1,), (2,)), (False, True)), answer) == float(passes)
+
+
+def test_an_example_without_a_check_cannot_be_scored():
+    assert VERIFIABLE.score(["?"], ["7"], [{"id": "free text"}]) == [None]
+
+
+class Fixed:
+    """A reward that says what it was told to say."""
+
+    def __init__(self, scores):
+        self.scores = scores
+
+    def score(self, prompts, answers, examples):
+        return self.scores
+
+
+def test_rewards_are_averaged_over_those_that_could_score():
+    combined = CombinedReward({"a": Fixed([1.0, None, None, 0.0]), "b": Fixed([0.0, 0.5, math.nan, None])})
+    scores = combined.score([""] * 4, [""] * 4, [{}] * 4)
+    assert scores.total[:2] == [0.5, 0.5]
+    assert math.isnan(scores.total[2])
+    assert scores.total[3] == 0.0
+    assert scores.not_scorable == 1
+    assert math.isnan(scores.parts["a"][1])
+
+
+def test_a_reward_with_the_wrong_number_of_scores_is_named():
+    with pytest.raises(PluginError, match=r"rewards\.short.*1 scores for 2 answers"):
+        CombinedReward({"short": Fixed([1.0])}).score(["", ""], ["", ""], [{}, {}])
+
+
+def test_prompts_come_from_the_first_reward_that_has_some():
+    combined = CombinedReward({"a": Fixed([]), "verifiable": VERIFIABLE})
+    assert combined.tasks("train", 3, seed=1) == VERIFIABLE.tasks("train", 3, seed=1)
+    with pytest.raises(DataError, match="none of"):
+        CombinedReward({"a": Fixed([])}).tasks("train", 3, seed=1)
+    with pytest.raises(DataError, match="no reward"):
+        CombinedReward({})
