@@ -1,0 +1,325 @@
+"""Artifacts: a directory of payload files and a `manifest.json` that says what they are and where they
+come from.
+
+The identity of an artifact is the blake3 of its canonical manifest without `created`; the manifest holds
+the hash of every file and the identity of every parent, so one hash stands for the bytes and their whole
+history. Sizes are checked whenever an artifact is opened, hashes when its payload is first used (`path`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from llama3 import _core
+from llama3.artifacts.files import canonical_json, write_json_atomic
+from llama3.errors import ArtifactError, Problem
+
+MANIFEST = "manifest.json"
+TYPES = frozenset(
+    {
+        "checkpoint",
+        "corpus",
+        "dialogs",
+        "forecast",
+        "policy",
+        "preferences",
+        "release",
+        "report",
+        "shards",
+        "tokenizer",
+    }
+)
+Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+def _type(name: str) -> str:
+    if name not in TYPES:
+        raise ValueError(f"unknown artifact type {name!r}; known: {', '.join(sorted(TYPES))}")
+    return name
+
+
+def _inside(path: str) -> str:
+    """A payload path: relative, normal, within the artifact."""
+    pure = PurePosixPath(path)
+    if not path or pure.is_absolute() or ".." in pure.parts or str(pure) != path or "\0" in path:
+        raise ValueError(f"{path!r} does not stay inside the artifact")
+    return path
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class FileEntry(_Part):
+    """One payload file."""
+
+    path: Annotated[str, AfterValidator(_inside)]
+    bytes: int = Field(ge=0)
+    blake3: Hash
+
+
+class Parent(_Part):
+    """An input of the stage: the role it played and the identity of the artifact."""
+
+    role: str
+    hash: Hash
+
+
+class PluginUse(_Part):
+    """A plugin that took part, and the distribution it came from."""
+
+    family: str
+    name: str
+    dist: str
+    version: str
+
+
+class Code(_Part):
+    """The code that made an artifact: package version, hash of the Rust extension, git commit of a
+    checkout.
+    """
+
+    version: str
+    core_build: str
+    git: str | None = None
+
+
+class Request(_Part):
+    """Everything that decides a stage's output but the code. Equal requests may share one artifact."""
+
+    stage: str
+    type: Annotated[str, AfterValidator(_type)]
+    parents: list[Parent]
+    config_hash: Hash
+    plugins: list[PluginUse]
+
+    @property
+    def hash(self) -> str:
+        """blake3 of the request in canonical order, lower-case hex."""
+        asked = self.model_dump(mode="json")
+        for name in ("parents", "plugins"):
+            asked[name].sort(key=canonical_json)
+        return _core.blake3_bytes(canonical_json(asked))
+
+
+class Manifest(_Part):
+    """Contents of `manifest.json` (schema 1). Everything but `created` follows from inputs, options and
+    code.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    type: Annotated[str, AfterValidator(_type)]
+    schema_: Literal[1] = Field(alias="schema")
+    stage: str
+    files: list[FileEntry]
+    parents: list[Parent]
+    config_hash: Hash
+    code: Code
+    plugins: list[PluginUse]
+    created: str
+    metrics: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """The manifest as plain JSON values."""
+        return self.model_dump(mode="json", by_alias=True)
+
+    @property
+    def hash(self) -> str:
+        """Identity: blake3 of the canonical manifest without `created`, lower-case hex."""
+        content = self.to_json()
+        del content["created"]
+        return _core.blake3_bytes(canonical_json(content))
+
+    @property
+    def request(self) -> Request:
+        """What was asked for."""
+        return Request(
+            stage=self.stage,
+            type=self.type,
+            parents=self.parents,
+            config_hash=self.config_hash,
+            plugins=self.plugins,
+        )
+
+
+class Artifact:
+    """A finished artifact on disk. Opening it reads the manifest and checks that every file has its size.
+
+    Raises ArtifactError (L3-ART-001 to 004) when the directory, its manifest or a file is not what it
+    should be.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.location = Path(path).resolve()
+        """The directory, unverified: for messages and listings. Read payload through `path`."""
+        self.manifest = _read_manifest(self.location)
+        problems = [problem for entry in self.manifest.files for problem in self._size_problem(entry)]
+        if problems:
+            raise ArtifactError(problems)
+        self._verified = False
+
+    @property
+    def type(self) -> str:
+        """One of `TYPES`."""
+        return self.manifest.type
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """The deterministic measurements that the stage recorded."""
+        return self.manifest.metrics
+
+    @cached_property
+    def hash(self) -> str:
+        """Identity, 64 lower-case hex digits."""
+        return self.manifest.hash
+
+    @property
+    def path(self) -> Path:
+        """The directory, its payload verified on first use. Raises ArtifactError (L3-ART-005) on damage."""
+        if not self._verified:
+            self.verify()
+        return self.location
+
+    def file(self, name: str) -> Path:
+        """A payload file that the manifest vouches for. Raises ArtifactError (L3-ART-006) for any other."""
+        if all(entry.path != name for entry in self.manifest.files):
+            listed = ", ".join(entry.path for entry in self.manifest.files[:8])
+            raise ArtifactError(
+                Problem(
+                    "L3-ART-006",
+                    str(self.location),
+                    f"the {self.type} has no file {name!r}",
+                    f"it has: {listed}",
+                )
+            )
+        return self.path / name
+
+    def verify(self) -> None:
+        """Hash every file against the manifest, now. Raises ArtifactError (L3-ART-005) naming each damaged
+        file.
+        """
+        problems = [problem for entry in self.manifest.files for problem in self._hash_problem(entry)]
+        if problems:
+            raise ArtifactError(problems)
+        self._verified = True
+
+    def expect(self, kind: str) -> Artifact:
+        """Itself, if it is of type `kind`. Raises ArtifactError (L3-ART-007)."""
+        if self.type == kind:
+            return self
+        raise ArtifactError(
+            Problem(
+                "L3-ART-007",
+                str(self.location),
+                f"this is a {self.type}, not a {kind}",
+                fix=f"give the directory of a {kind}",
+            )
+        )
+
+    def _size_problem(self, entry: FileEntry) -> list[Problem]:
+        path = self.location / entry.path
+        fix = "restore the file, or remove the artifact and run the same command again: it is rebuilt"
+        if path.is_symlink() or not path.is_file():
+            return [Problem("L3-ART-003", str(path), "the file is missing", "the manifest lists it", fix)]
+        size = path.stat().st_size
+        if size != entry.bytes:
+            why = f"the manifest says {entry.bytes}"
+            return [Problem("L3-ART-004", str(path), f"the file has {size} bytes", why, fix)]
+        return []
+
+    def _hash_problem(self, entry: FileEntry) -> list[Problem]:
+        changed = self._size_problem(entry)
+        if changed:
+            return changed
+        path = self.location / entry.path
+        if _core.blake3_file(str(path)) == entry.blake3:
+            return []
+        fix = "restore the file, or remove the artifact and run the same command again: it is rebuilt"
+        return [
+            Problem(
+                "L3-ART-005", str(path), "the file's content changed", "its blake3 is not the manifest's", fix
+            )
+        ]
+
+    def __repr__(self) -> str:
+        return f"<{self.type} {self.hash[:12]} at {self.location}>"
+
+
+def _read_manifest(location: Path) -> Manifest:
+    path = location / MANIFEST
+    if not location.is_dir():
+        why = "there is a file of that name" if location.exists() else "there is no such directory"
+        raise ArtifactError(
+            Problem("L3-ART-001", str(location), "not an artifact", why, "give an artifact's directory")
+        )
+    try:
+        return Manifest.model_validate(json.loads(path.read_bytes()), strict=True)
+    except FileNotFoundError:
+        fix = "give an artifact's directory, or a run directory's artifacts/<stage>"
+        raise ArtifactError(
+            Problem("L3-ART-001", str(location), f"not an artifact: no {MANIFEST}", fix=fix)
+        ) from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        why = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, or nested without end
+        why = str(error)
+    fix = "restore the manifest, or remove the artifact and run the same command again: it is rebuilt"
+    raise ArtifactError(Problem("L3-ART-002", str(path), "the manifest is damaged", why, fix))
+
+
+def write_manifest(folder: Path, request: Request, code: Code, metrics: dict[str, Any]) -> Manifest:
+    """Hash the payload in `folder` and write its manifest beside it.
+
+    Raises ArtifactError: L3-ART-008 when the payload is empty or holds anything but plain files and
+    directories, L3-ART-011 when a metric is not a JSON value.
+    """
+    try:
+        # Through JSON, so that what is hashed now is what a reader will parse (tuples become lists).
+        metrics = json.loads(canonical_json(metrics))
+    except (TypeError, ValueError) as error:
+        what = "a metric is not a finite number, text, list or dict"
+        raise ArtifactError(Problem("L3-ART-011", f"stage {request.stage}", what, str(error))) from error
+    content = {
+        "type": request.type,
+        "schema": 1,
+        "stage": request.stage,
+        "files": [_entry(folder, name).model_dump() for name in _payload(folder)],
+        "parents": sorted((parent.model_dump() for parent in request.parents), key=canonical_json),
+        "config_hash": request.config_hash,
+        "code": code.model_dump(),
+        "plugins": sorted((use.model_dump() for use in request.plugins), key=canonical_json),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "metrics": metrics,
+    }
+    write_json_atomic(folder / MANIFEST, content)
+    return Manifest.model_validate(content, strict=True)
+
+
+def _entry(folder: Path, name: str) -> FileEntry:
+    path = folder / name
+    return FileEntry(path=name, bytes=path.stat().st_size, blake3=_core.blake3_file(str(path)))
+
+
+def _payload(folder: Path) -> list[str]:
+    """Relative POSIX paths of the payload files, sorted."""
+    names = []
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_symlink() or not (path.is_file() or path.is_dir()) or name == MANIFEST:
+            raise ArtifactError(
+                Problem("L3-ART-008", str(path), "an artifact holds plain files and directories only")
+            )
+        if path.is_file():
+            names.append(name)
+    if not names:
+        raise ArtifactError(Problem("L3-ART-008", str(folder), "the stage wrote no file"))
+    return sorted(names)

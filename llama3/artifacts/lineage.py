@@ -1,0 +1,181 @@
+"""Where an artifact comes from: the tree of its parents, found by hash, up to the corpus and its sources.
+
+A manifest names its parents by identity only, so artifacts may be moved together; parents are looked for
+beside the artifact and in the given places.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.markup import escape
+from rich.tree import Tree
+
+from llama3.artifacts.artifact import MANIFEST, Artifact, Manifest
+from llama3.errors import ArtifactError, Problem
+
+State = Literal["ok", "damaged", "missing"]
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One artifact in the tree. `role` is the part it played for the node below; None for the artifact
+    asked about.
+    """
+
+    role: str | None
+    hash: str
+    state: State
+    path: Path | None = None
+    manifest: Manifest | None = None
+    parents: tuple[Node, ...] = ()
+    problem: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """The tree as JSON values; `parents` nest."""
+        made = self.manifest
+        return {
+            "role": self.role,
+            "hash": self.hash,
+            "state": self.state,
+            "path": None if self.path is None else str(self.path),
+            "type": made and made.type,
+            "stage": made and made.stage,
+            "created": made and made.created,
+            "config_hash": made and made.config_hash,
+            "code": made and made.code.model_dump(),
+            "plugins": made and [use.model_dump() for use in made.plugins],
+            "metrics": made and made.metrics,
+            "problem": self.problem or None,
+            "parents": [parent.to_json() for parent in self.parents],
+        }
+
+    def walk(self) -> Iterator[Node]:
+        """This node and all above it, depth first."""
+        yield self
+        for parent in self.parents:
+            yield from parent.walk()
+
+
+def trace(path: str | Path, *, search: Iterable[str | Path] = (), verify: bool = False) -> list[Node]:
+    """The lineage of what lies at `path`: an artifact, a file inside one, or a run directory.
+
+    For a run directory there is one tree per current artifact that no other current one was made from (as
+    a rule the release). Parents are looked for beside each artifact and in the `search` directories.
+    `verify` hashes every payload on the way; otherwise sizes are checked. Raises ArtifactError
+    (L3-ART-001, -010) when there is nothing to trace.
+    """
+    starts = _starts(Path(path).resolve())
+    folders = {start.parent for start in starts} | {Path(place).resolve() for place in search}
+    known = _index(folders)
+    nodes = [_node(None, Artifact(start).hash, known, verify, frozenset()) for start in starts]
+    used = {parent.hash for node in nodes for parent in node.walk() if parent is not node}
+    return [node for node in nodes if node.hash not in used]
+
+
+def _starts(path: Path) -> list[Path]:
+    """The artifact directories that `path` means."""
+    folder = path / "artifacts"
+    if folder.is_dir():
+        links = sorted(link for link in folder.iterdir() if link.is_symlink() and link.is_dir())
+        if not links:
+            why = "no stage has finished yet"
+            raise ArtifactError(
+                Problem("L3-ART-010", str(path), "this run has no artifacts", why, "run it first")
+            )
+        return [link.resolve() for link in links]
+    inside = next((parent for parent in (path, *path.parents) if (parent / MANIFEST).is_file()), path)
+    return [Artifact(inside).location]
+
+
+def _index(folders: Iterable[Path]) -> dict[str, Path]:
+    """Artifacts lying directly in `folders`, by identity. What is no artifact, or damaged beyond reading,
+    is skipped.
+    """
+    found: dict[str, Path] = {}
+    for folder in sorted(folders):
+        for manifest in sorted(folder.glob(f"*/{MANIFEST}")):
+            if manifest.parent.is_symlink():
+                continue
+            try:
+                content = Manifest.model_validate_json(manifest.read_bytes())
+            except (ValueError, OSError):
+                continue
+            found.setdefault(content.hash, manifest.parent)
+    return found
+
+
+def _node(
+    role: str | None, identity: str, known: dict[str, Path], verify: bool, below: frozenset[str]
+) -> Node:
+    path = known.get(identity)
+    if path is None:
+        return Node(role, identity, "missing", problem="not found beside the artifacts made from it")
+    manifest = Manifest.model_validate_json((path / MANIFEST).read_bytes())
+    # A manifest cannot name itself as an ancestor without breaking blake3; the guard is against endless
+    # loops anyway.
+    parents = tuple(
+        _node(parent.role, parent.hash, known, verify, below | {identity})
+        for parent in manifest.parents
+        if parent.hash not in below
+    )
+    try:
+        artifact = Artifact(path)
+        if verify:
+            artifact.verify()
+    except ArtifactError as error:
+        return Node(role, identity, "damaged", path, manifest, parents, str(error))
+    return Node(role, identity, "ok", path, manifest, parents)
+
+
+def render(node: Node) -> Tree:
+    """The lineage as a Rich tree: the artifact at the root, what it was made from below it."""
+    shown: set[str] = set()
+    tree = Tree(_label(node))
+    _grow(tree, node, shown)
+    return tree
+
+
+def _grow(tree: Tree, node: Node, shown: set[str]) -> None:
+    if node.hash in shown:
+        if node.parents:
+            tree.add("[dim](see above)[/]")
+        return
+    shown.add(node.hash)
+    for parent in node.parents:
+        _grow(tree.add(_label(parent)), parent, shown)
+    for name, size in _sources(node):
+        tree.add(f"[dim]source[/] {escape(name)}  [dim]{escape(size)}[/]")
+
+
+def _label(node: Node) -> str:
+    role = f"[dim]{escape(node.role)}:[/] " if node.role else ""
+    if node.manifest is None:
+        return f"{role}[red]missing[/] {node.hash[:12]}"
+    made = node.manifest
+    mark = "" if node.state == "ok" else f"  [red]{node.state}[/]"
+    plugins = "".join(f"  {use.family}/{use.name} ({use.dist} {use.version})" for use in made.plugins)
+    place = node.path.name if node.path else ""
+    facts = f"[dim]{node.hash[:12]}  {escape(place)}  {made.created}{escape(plugins)}[/]"
+    return f"{role}[bold]{made.type}[/] by {escape(made.stage)}  {facts}{mark}"
+
+
+def _sources(node: Node) -> list[tuple[str, str]]:
+    """The text sources that a corpus says it was made from (`metrics["sources"]`: name -> count or
+    counts).
+    """
+    sources = (
+        node.manifest.metrics.get("sources") if node.manifest and node.manifest.type == "corpus" else None
+    )
+    if not isinstance(sources, dict):
+        return []
+    return [(name, _counts(value)) for name, value in sorted(sources.items())]
+
+
+def _counts(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {count}" for name, count in sorted(value.items()))
+    return str(value)

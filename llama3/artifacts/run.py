@@ -1,0 +1,282 @@
+"""The run directory: executes stages, keeps what they made, skips what is already there.
+
+    runs/<name>/
+      config.yaml origin.json plugins.json env.json    what was asked, and with what
+      events.jsonl metrics.jsonl samples.jsonl         append-only, readable mid-run
+      artifacts/<key>-<request>/                       finished artifacts; artifacts/<key> links to the
+      current one scratch/<key>-<request>/                         of unfinished stages, kept for the next try
+      damaged/                                         artifacts that failed verification, moved aside
+      report.html report.json
+
+`<request>` is the hash of (stage, inputs, options, plugins). So a changed config makes a new artifact
+beside the old one, changing it back finds the old one again, and nothing finished is ever overwritten or
+removed.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from pydantic import BaseModel
+
+from llama3 import _core
+from llama3.artifacts import environment
+from llama3.artifacts.artifact import Artifact, Parent, PluginUse, Request, write_manifest
+from llama3.artifacts.files import (
+    append_json_line,
+    canonical_json,
+    fsync_dir,
+    fsync_tree,
+    is_disk_full,
+    link_atomic,
+    publish,
+    read_json_lines,
+    sweep,
+    temporary_beside,
+    write_bytes_atomic,
+    write_json_atomic,
+)
+from llama3.artifacts.lock import RunLock
+from llama3.artifacts.progress import Display
+from llama3.artifacts.stage import Stage, StageOutput
+from llama3.errors import ArtifactError, Interrupted, Problem
+
+LOGS = ("events", "metrics", "samples")
+
+
+class RunDir:
+    """One run on disk. Reading needs nothing; the first `execute` (or `with`) takes the lock and sweeps
+    leftovers.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], display: Display | None = None) -> None:
+        self.path = Path(path).absolute()
+        self.artifacts = self.path / "artifacts"
+        self.scratch = self.path / "scratch"
+        self.damaged = self.path / "damaged"
+        self.display = display or Display()
+        self._lock: RunLock | None = None
+
+    # -- opening and closing ---------------------------------------------------------------------------
+
+    def open(self) -> RunDir:
+        """Take the lock, make the layout, remove what a killed process left. Raises ArtifactError
+        (L3-RUN-001, -002).
+        """
+        if self._lock is not None:
+            return self
+        try:
+            for folder in (self.artifacts, self.scratch, self.damaged):
+                folder.mkdir(parents=True, exist_ok=True)
+            self._lock = RunLock(self.path)
+        except OSError as error:
+            why = error.strerror or str(error)
+            fix = "choose another run.dir, or make this one writable"
+            raise ArtifactError(
+                Problem("L3-RUN-002", str(self.path), "cannot work in this run directory", why, fix)
+            ) from error
+        swept = [name for folder in (self.path, self.artifacts, self.scratch) for name in sweep(folder)]
+        if swept:
+            self.event("swept", names=swept)
+        write_json_atomic(self.path / "env.json", environment.describe())
+        return self
+
+    def close(self) -> None:
+        """Give the lock back."""
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def __enter__(self) -> RunDir:
+        return self.open()
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # -- records ---------------------------------------------------------------------------------------
+
+    def describe(self, config_yaml: str, origins: Mapping[str, Any], plugins: Sequence[PluginUse]) -> None:
+        """Write down what was asked: config.yaml (effective), origin.json, plugins.json."""
+        self.open()
+        write_bytes_atomic(self.path / "config.yaml", config_yaml.encode())
+        write_json_atomic(self.path / "origin.json", dict(origins))
+        write_json_atomic(self.path / "plugins.json", [use.model_dump() for use in plugins])
+        self.event("config", blake3=_core.blake3_bytes(config_yaml.encode()))
+
+    def event(self, kind: str, **fields: Any) -> None:
+        """Append a line to events.jsonl. Never fails a run: a full disk costs the line, not the work."""
+        row = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "kind": kind, **fields}
+        with suppress(OSError):
+            append_json_line(self.path / "events.jsonl", row)
+
+    def log(self, name: str, row: Mapping[str, Any]) -> None:
+        """Append a row to `<name>.jsonl`, `name` one of `LOGS`. Raises ValueError, OSError."""
+        append_json_line(self._log_path(name), dict(row))
+
+    def rows(self, name: str) -> Iterator[dict[str, Any]]:
+        """The rows of `<name>.jsonl`; lines that a crash cut short are left out."""
+        return read_json_lines(self._log_path(name))
+
+    def _log_path(self, name: str) -> Path:
+        if name not in LOGS:
+            raise ValueError(f"no log {name!r}; there are {', '.join(LOGS)}")
+        return self.path / f"{name}.jsonl"
+
+    # -- artifacts -------------------------------------------------------------------------------------
+
+    def current(self) -> dict[str, Artifact]:
+        """The artifacts of the last execution by key. Damaged ones are left out. Needs no lock."""
+        found = {}
+        for link in sorted(self.artifacts.glob("*")):
+            if link.is_symlink() and link.is_dir():
+                with suppress(ArtifactError):
+                    found[link.name] = Artifact(link)
+        return found
+
+    def execute(
+        self,
+        stage: Stage,
+        inputs: Mapping[str, Artifact],
+        options: BaseModel,
+        key: str | None = None,
+        plugins: Sequence[PluginUse] = (),
+    ) -> Artifact:
+        """The stage's artifact: an existing one whose request is equal and whose bytes verify, or a new one.
+
+        `key` names it within the run (default: the stage's name; a round gives its number). A damaged
+        artifact is moved to damaged/ and made again. Raises what the stage raises; ArtifactError
+        (L3-RUN-003) when the disk is full; Interrupted (L3-RUN-004) on Ctrl-C or SIGTERM. In all cases
+        nothing unfinished becomes visible, finished artifacts and the stage's scratch stay, and the same
+        call goes on from there.
+        """
+        self.open()
+        stage.check(inputs)
+        request = Request(
+            stage=stage.name,
+            type=stage.output,
+            parents=[Parent(role=role, hash=artifact.hash) for role, artifact in inputs.items()],
+            config_hash=_core.blake3_bytes(canonical_json(options.model_dump(mode="json"))),
+            plugins=list(plugins),
+        )
+        key = key or stage.name
+        target = self.artifacts / f"{key}-{request.hash[:12]}"
+        made = self._reuse(target, request)
+        if made is None:
+
+            def run(out: StageOutput) -> None:
+                stage.run(inputs, options, out)
+                write_manifest(out.path, request, environment.code(), out.metrics)
+
+            self._make(key, target, run)
+            made = Artifact(target)
+        else:
+            self.event("stage_skipped", stage=stage.name, key=key, hash=made.hash)
+            self.display.note(f"[green]✓[/] {key}  [dim]nothing to do ({made.hash[:12]})[/]")
+        link_atomic(self.artifacts / key, target.name)
+        self._forget_scratch(key)
+        return made
+
+    def _reuse(self, target: Path, request: Request) -> Artifact | None:
+        """The artifact at `target` if it answers `request` and every byte verifies; a damaged one goes
+        aside.
+        """
+        if not os.path.lexists(target):
+            return None
+        try:
+            artifact = Artifact(target)
+            artifact.verify()
+            if artifact.manifest.request.hash == request.hash:
+                return artifact
+            what = f"{target}: the manifest answers another request"
+        except ArtifactError as error:
+            what = str(error)
+        aside = next(
+            path for n in range(1, 1_000_000) if not (path := self.damaged / f"{target.name}-{n}").exists()
+        )
+        publish(target, aside)
+        fsync_dir(self.artifacts)
+        self.event("artifact_damaged", path=str(target), moved_to=str(aside), what=what)
+        self.display.note(f"[yellow]![/] {target.name} is damaged; kept as {aside}, made again")
+        return None
+
+    def _make(self, key: str, target: Path, run: Callable[[StageOutput], None]) -> None:
+        """Run a stage into a temporary directory and publish it as `target`."""
+        temporary = temporary_beside(target)
+        scratch = self.scratch / target.name
+        scratch.mkdir(exist_ok=True)
+        started = time.monotonic()
+        self.event("stage_start", key=key)
+        self.display.note(f"[cyan]▸[/] {key}")
+        try:
+            with _terminable():
+                temporary.mkdir()
+                run(self._output(key, temporary, scratch))
+                fsync_tree(temporary)
+                publish(temporary, target)
+        except BaseException as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            self._fail(key, error)
+            raise
+        seconds = round(time.monotonic() - started, 3)
+        self.event("stage_done", key=key, seconds=seconds)
+        self.display.note(f"[green]✓[/] {key}  [dim]{seconds:.1f} s[/]")
+
+    def _forget_scratch(self, key: str) -> None:
+        """Remove the stage's in-stage checkpoints, also those of a process killed right after it
+        published.
+        """
+        for leftover in self.scratch.glob(f"{key}-*"):
+            if leftover.name.rpartition("-")[0] == key:
+                shutil.rmtree(leftover, ignore_errors=True)
+
+    def _output(self, key: str, temporary: Path, scratch: Path) -> StageOutput:
+        def record(kind: str, **fields: Any) -> None:
+            self.event(kind, key=key, **fields)
+
+        return StageOutput(temporary, scratch, record=record, append=self.log, display=self.display)
+
+    def _fail(self, key: str, error: BaseException) -> None:
+        """Record a stage's failure; turn a full disk and an interrupt into errors that say what to do."""
+        self.event("stage_failed", key=key, error=type(error).__name__, what=str(error))
+        if isinstance(error, KeyboardInterrupt):
+            why = "finished stages and checkpoints are kept"
+            fix = "give the same command to go on"
+            raise Interrupted(
+                Problem("L3-RUN-004", str(self.path), f"stopped during {key}", why, fix)
+            ) from error
+        if is_disk_full(error):
+            free = shutil.disk_usage(self.path).free // 2**20
+            why = f"no space left on the device ({free} MiB free); the unfinished output was removed"
+            fix = "free some space and give the same command again; finished stages are kept"
+            raise ArtifactError(
+                Problem("L3-RUN-003", str(self.path), f"{key} could not be written", why, fix)
+            ) from error
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM end a stage as Ctrl-C does. Only the main thread can set handlers; elsewhere nothing
+    changes.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

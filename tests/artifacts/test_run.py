@@ -1,0 +1,221 @@
+"""The run directory: skip, rebuild, damage, logs, lineage."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+from rich.console import Console
+
+from llama3.artifacts import Artifact, PluginUse, Stage
+from llama3.artifacts.files import append_json_line, atomic_directory, read_json_lines, sweep
+from llama3.artifacts.lineage import render, trace
+from llama3.artifacts.progress import Display
+from llama3.artifacts.run import RunDir
+from llama3.errors import ArtifactError
+
+
+class Options(BaseModel):
+    text: str = "one two three"
+
+
+def write_corpus(inputs, options, out):
+    (out.path / "text.txt").write_text(options.text)
+    out.metrics["sources"] = {"notes": {"documents": 1}}
+    calls.append("curate")
+
+
+def count_words(inputs, options, out):
+    words = inputs["corpus"].file("text.txt").read_text().split()
+    (out.path / "words.json").write_text(json.dumps(words))
+    out.metrics["words"] = len(words)
+    calls.append("tokenizer")
+
+
+calls: list[str] = []
+CURATE = Stage("curate", write_corpus, {}, "corpus")
+TOKENIZER = Stage("tokenizer", count_words, {"corpus": "corpus"}, "tokenizer")
+
+
+@pytest.fixture
+def run_dir(tmp_path):
+    calls.clear()
+    with RunDir(tmp_path / "run", Display.silent()) as run:
+        yield run
+
+
+def both(run: RunDir, options: Options | None = None) -> Artifact:
+    options = options or Options()
+    corpus = run.execute(CURATE, {}, options)
+    return run.execute(TOKENIZER, {"corpus": corpus}, options)
+
+
+def kinds(run: RunDir) -> list[str]:
+    return [row["kind"] for row in run.rows("events")]
+
+
+def test_equal_requests_are_skipped_and_changed_ones_made_beside(run_dir):
+    first = both(run_dir)
+    assert both(run_dir).hash == first.hash
+    assert calls == ["curate", "tokenizer"]
+    other = both(run_dir, Options(text="four"))
+    assert calls == ["curate", "tokenizer"] * 2
+    assert other.metrics == {"words": 1}
+    assert run_dir.current()["tokenizer"].hash == other.hash
+    assert both(run_dir).hash == first.hash, "the first is still there"
+    assert run_dir.current()["tokenizer"].hash == first.hash
+    assert calls == ["curate", "tokenizer"] * 2
+
+
+def test_a_plugin_of_another_version_makes_a_new_artifact(run_dir):
+    use = PluginUse(family="filters", name="gopher", dist="llama3", version="1")
+    first = run_dir.execute(CURATE, {}, Options(), plugins=[use])
+    second = run_dir.execute(CURATE, {}, Options(), plugins=[use.model_copy(update={"version": "2"})])
+    assert first.hash != second.hash
+    assert second.manifest.plugins[0].version == "2"
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "remove", "manifest", "no manifest"])
+def test_a_damaged_artifact_is_kept_aside_and_made_again(run_dir, damage):
+    good = both(run_dir)
+    corpus = run_dir.current()["curate"].location
+    payload, manifest = corpus / "text.txt", corpus / "manifest.json"
+    if damage == "flip":
+        payload.write_text("one two threE")
+    elif damage == "truncate":
+        payload.write_text("one")
+    elif damage == "remove":
+        payload.unlink()
+    elif damage == "manifest":
+        manifest.write_text(manifest.read_text()[:-20])
+    else:
+        manifest.unlink()
+    damaged = {path.name: path.read_bytes() for path in corpus.iterdir()}
+    assert both(run_dir).hash == good.hash, "rebuilt to the same identity, so the stage after it is skipped"
+    assert calls == ["curate", "tokenizer", "curate"]
+    (aside,) = run_dir.damaged.iterdir()
+    assert {path.name: path.read_bytes() for path in aside.iterdir()} == damaged
+    assert "artifact_damaged" in kinds(run_dir)
+
+
+def test_a_failing_stage_leaves_nothing_visible_but_its_scratch(run_dir):
+    fails = [True]
+
+    def fragile(inputs, options, out):
+        progress = out.scratch / "progress"
+        if fails.pop() if fails else False:
+            progress.write_text("half")
+            (out.path / "half").write_text("half")
+            raise ZeroDivisionError("a bug in the stage")
+        (out.path / "whole").write_text(progress.read_text() + " and half")
+
+    stage = Stage("fragile", fragile, {}, "report")
+    with pytest.raises(ZeroDivisionError):
+        run_dir.execute(stage, {}, Options())
+    assert [path.name for path in run_dir.artifacts.iterdir()] == []
+    assert kinds(run_dir)[-1] == "stage_failed"
+    made = run_dir.execute(stage, {}, Options())
+    assert made.file("whole").read_text() == "half and half"
+    assert list(run_dir.scratch.iterdir()) == []
+
+
+def test_inputs_are_checked_before_work_starts(run_dir):
+    corpus = run_dir.execute(CURATE, {}, Options())
+    with pytest.raises(ArtifactError, match="L3-ART-009"):
+        run_dir.execute(TOKENIZER, {}, Options())
+    wrong = Stage("other", count_words, {"corpus": "tokenizer"}, "tokenizer")
+    with pytest.raises(ArtifactError, match="this is a corpus, not a tokenizer"):
+        run_dir.execute(wrong, {"corpus": corpus}, Options())
+    with pytest.raises(ValueError, match="unknown artifact types"):
+        Stage("typo", count_words, {"corpus": "corpsu"}, "tokenizer")
+    assert calls == ["curate"]
+
+
+def test_one_writer_per_run_directory(run_dir):
+    with pytest.raises(ArtifactError, match="L3-RUN-001"):
+        RunDir(run_dir.path).open()
+    run_dir.close()
+    with RunDir(run_dir.path, Display.silent()) as again:
+        both(again)
+
+
+def test_an_unusable_run_directory_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ArtifactError, match="L3-RUN-002"):
+        RunDir(tmp_path / "file").open()
+
+
+def test_logs_survive_torn_lines(run_dir):
+    run_dir.log("metrics", {"step": 1, "loss": 2.5})
+    path = run_dir.path / "metrics.jsonl"
+    with open(path, "ab") as file:
+        file.write(b'{"step": 2, "lo')
+    append_json_line(path, {"step": 3})
+    assert [row["step"] for row in run_dir.rows("metrics")] == [1, 3]
+    with pytest.raises(ValueError, match="no log"):
+        run_dir.log("secrets", {})
+    assert list(read_json_lines(Path("does not exist"))) == []
+
+
+def test_what_was_asked_is_written_down(run_dir):
+    use = PluginUse(family="filters", name="gopher", dist="llama3", version="1")
+    run_dir.describe("run:\n  name: x\n", {"run.name": "file"}, [use])
+    assert (run_dir.path / "config.yaml").read_text() == "run:\n  name: x\n"
+    assert json.loads((run_dir.path / "plugins.json").read_text())[0]["name"] == "gopher"
+    assert "python" in json.loads((run_dir.path / "env.json").read_text())
+
+
+def test_atomic_directory_appears_whole_or_not_at_all(tmp_path):
+    target = tmp_path / "out"
+
+    def fail() -> None:
+        with atomic_directory(target) as folder:
+            (folder / "half").write_text("x")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert list(tmp_path.iterdir()) == []
+    with atomic_directory(target) as folder:
+        (folder / "whole").write_text("x")
+    with pytest.raises(FileExistsError), atomic_directory(target):
+        pass
+    assert (target / "whole").read_text() == "x"
+    (tmp_path / "out.tmp-0badf00d").mkdir()
+    (tmp_path / "file.tmp-1").write_text("")
+    assert sweep(tmp_path) == ["file.tmp-1", "out.tmp-0badf00d"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_lineage_leads_back_to_the_sources(run_dir):
+    made = both(run_dir)
+    for start in (run_dir.path, made.location, made.location / "words.json", run_dir.artifacts / "tokenizer"):
+        (node,) = trace(start, verify=True)
+        assert node.hash == made.hash
+        (corpus,) = node.parents
+        assert (corpus.role, corpus.state, corpus.manifest.type) == ("corpus", "ok", "corpus")
+    console = Console(file=io.StringIO(), width=200)
+    console.print(render(node))
+    text = console.file.getvalue()
+    assert "tokenizer by tokenizer" in text
+    assert "source notes" in text
+    tree = json.loads(json.dumps(node.to_json()))
+    assert tree["parents"][0]["hash"] == run_dir.current()["curate"].hash
+
+
+def test_lineage_tells_of_damaged_and_missing_parents(run_dir, tmp_path):
+    made = both(run_dir)
+    corpus = run_dir.current()["curate"]
+    corpus.path.joinpath("text.txt").write_text("one two threE")
+    (node,) = trace(made.location, verify=True)
+    assert node.parents[0].state == "damaged"
+    corpus.location.rename(tmp_path / "moved")
+    (node,) = trace(made.location)
+    assert node.parents[0].state == "missing"
+    (node,) = trace(made.location, search=[tmp_path])
+    assert node.parents[0].state == "ok", "found by hash where it was moved to"
+    with pytest.raises(ArtifactError, match="L3-ART-001"):
+        trace(tmp_path / "nowhere")
