@@ -1,11 +1,12 @@
 """The core schema of a run: what each key means, its type and its default. Torch-free.
 
 Slots (`Slot`) name a plugin and carry its options beside the name; they stay open here and are validated by the
-plugin's own options model in a second pass (llama3.config.load).
+plugin's own options model in a second pass (llama3.config.loading).
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -34,7 +35,33 @@ def _slot(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value
 
 
-PluginSlot = Annotated[Slot, BeforeValidator(_slot)]
+class AxisSlot(Slot):
+    """A parallelism strategy and the number of ranks along its axis."""
+
+    size: int | None = Field(None, ge=1, description="ranks along this axis (default: what is left of the world)")
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """Marks a slot with the plugin family it chooses from."""
+
+    name: str
+
+    def __get_pydantic_json_schema__(self, core_schema: Any, handler: Any) -> dict[str, Any]:
+        """Leave a mark that `config schema` replaces by the options of the plugins installed here."""
+        return {**handler(core_schema), "x-llama3-family": self.name}
+
+
+_SHORT = BeforeValidator(_slot)
+SourceSlot = Annotated[Slot, _SHORT, Family("sources")]
+FilterSlot = Annotated[Slot, _SHORT, Family("filters")]
+ParallelSlot = Annotated[AxisSlot, _SHORT, Family("parallelism")]
+AlgorithmSlot = Annotated[Slot, _SHORT, Family("algorithms")]
+RewardSlot = Annotated[Slot, _SHORT, Family("rewards")]
+QuantizationSlot = Annotated[Slot, _SHORT, Family("quantization")]
+EvaluatorSlot = Annotated[Slot, _SHORT, Family("evaluators")]
+ExporterSlot = Annotated[Slot, _SHORT, Family("exporters")]
+LoggerSlot = Annotated[Slot, _SHORT, Family("loggers")]
 
 
 class RunSection(Section):
@@ -50,17 +77,17 @@ class RunSection(Section):
 class MinHashSection(Section):
     """Near-duplicate documents (MinHash over word n-grams, banding, verification)."""
 
-    enabled: bool = True
+    enabled: bool = Field(True, description="look for near-duplicates")
     ngram: int = Field(5, ge=1, description="words per shingle")
-    bands: int = Field(14, ge=1)
-    rows: int = Field(8, ge=1)
+    bands: int = Field(14, ge=1, description="bands of the signature; one equal band makes a candidate pair")
+    rows: int = Field(8, ge=1, description="hashes per band")
     threshold: float = Field(0.8, gt=0, le=1, description="verified Jaccard similarity above which a document goes")
 
 
 class LineDedupSection(Section):
     """Lines that occur too often (paper 3.1.1)."""
 
-    enabled: bool = True
+    enabled: bool = Field(True, description="remove lines that occur too often")
     max_count: int = Field(6, ge=1, description="a line that occurs more often than this in a bucket is removed")
     bucket_documents: int = Field(30_000_000, ge=1, description="documents per bucket")
 
@@ -68,8 +95,12 @@ class LineDedupSection(Section):
 class DataSection(Section):
     """What text is read, how it is cleaned and in which proportions it is trained on."""
 
-    sources: list[PluginSlot] = Field(default_factory=lambda: [Slot(name="stdlib")], min_length=1)
-    filters: list[PluginSlot] = Field(default_factory=lambda: [Slot(name="gopher")])
+    sources: list[SourceSlot] = Field(
+        default_factory=lambda: [Slot(name="stdlib")], min_length=1, description="where documents come from"
+    )
+    filters: list[FilterSlot] = Field(
+        default_factory=lambda: [Slot(name="gopher")], description="which documents are kept; applied in this order"
+    )
     exact: bool = Field(True, description="drop exact duplicates")
     minhash: MinHashSection = MinHashSection()
     lines: LineDedupSection = LineDedupSection()
@@ -89,36 +120,38 @@ class TokenizerSection(Section):
 class RopeScalingSection(Section):
     """Llama 3.1's RoPE scaling."""
 
-    factor: float = 8.0
-    low_freq_factor: float = 1.0
-    high_freq_factor: float = 4.0
-    original_max_position: int = 8192
+    factor: float = Field(8.0, description="how many times longer the context becomes")
+    low_freq_factor: float = Field(
+        1.0, description="wavelengths above original_max_position / this are scaled by the full factor"
+    )
+    high_freq_factor: float = Field(4.0, description="wavelengths below original_max_position / this stay as they are")
+    original_max_position: int = Field(8192, description="context length before scaling")
 
 
 class ModelSection(Section):
     """Architecture: a preset, each value of which can be replaced."""
 
     preset: str = Field("tiny", description="see llama3.model.config.PRESETS")
-    dim: int | None = Field(None, ge=8)
-    n_layers: int | None = Field(None, ge=1)
-    n_heads: int | None = Field(None, ge=1)
-    n_kv_heads: int | None = Field(None, ge=1)
-    ffn_dim: int | None = Field(None, ge=8)
-    rope_theta: float | None = Field(None, gt=0)
+    dim: int | None = Field(None, ge=8, description="width of the residual stream")
+    n_layers: int | None = Field(None, ge=1, description="transformer blocks")
+    n_heads: int | None = Field(None, ge=1, description="query heads")
+    n_kv_heads: int | None = Field(None, ge=1, description="key and value heads, shared by groups of query heads")
+    ffn_dim: int | None = Field(None, ge=8, description="width of the SwiGLU hidden layer")
+    rope_theta: float | None = Field(None, gt=0, description="base of the rotary frequencies")
     rope_scaling: RopeScalingSection | None = None
-    norm_eps: float | None = Field(None, gt=0)
-    tied: bool | None = None
-    max_seq_len: int | None = Field(None, ge=8)
+    norm_eps: float | None = Field(None, gt=0, description="epsilon of RMSNorm")
+    tied: bool | None = Field(None, description="input and output embedding are one matrix")
+    max_seq_len: int | None = Field(None, ge=8, description="longest sequence the model is made for")
 
 
 class ParallelismSection(Section):
     """The device mesh, inner to outer [tp, cp, pp, dp]; an axis of size over 1 is supplied by the named plugin."""
 
-    tp: int = Field(1, ge=1)
-    cp: int = Field(1, ge=1)
-    pp: int = Field(1, ge=1)
-    dp: PluginSlot = Field(
-        default_factory=lambda: Slot(name="single"),
+    tp: int = Field(1, ge=1, description="ranks that share each matrix")
+    cp: int = Field(1, ge=1, description="ranks that share each sequence")
+    pp: int = Field(1, ge=1, description="ranks that share the layers")
+    dp: ParallelSlot = Field(
+        default_factory=lambda: AxisSlot(name="single"),
         description="{name: fsdp, size: 2}; size defaults to the world",
     )
 
@@ -129,10 +162,10 @@ class OptimizerSection(Section):
     lr: float = Field(3e-4, gt=0, description="peak learning rate")
     final_lr: float = Field(0.01, ge=0, le=1, description="cosine floor as a share of the peak")
     warmup: int = Field(20, ge=0, description="steps of linear warm-up")
-    beta1: float = Field(0.9, ge=0, lt=1)
-    beta2: float = Field(0.95, ge=0, lt=1)
-    eps: float = Field(1e-8, gt=0)
-    weight_decay: float = Field(0.1, ge=0)
+    beta1: float = Field(0.9, ge=0, lt=1, description="decay of the mean of gradients")
+    beta2: float = Field(0.95, ge=0, lt=1, description="decay of the mean of squared gradients")
+    eps: float = Field(1e-8, gt=0, description="added to the denominator of the update")
+    weight_decay: float = Field(0.1, ge=0, description="decoupled decay of matrices; norms and biases have none")
     clip: float = Field(1.0, gt=0, description="gradient norm above which gradients are scaled down")
     microbatch_tokens: int = Field(8192, ge=1, description="tokens of one forward and backward")
     precision: Literal["fp32", "bf16"] = Field("bf16", description="autocast precision of the forward")
@@ -143,7 +176,7 @@ class OptimizerSection(Section):
 class AnnealSection(Section):
     """The last steps: learning rate to exactly 0, checkpoints averaged (paper 3.4.3)."""
 
-    steps: int = Field(0, ge=0)
+    steps: int = Field(0, ge=0, description="steps of the anneal; 0 leaves it out")
     average_last: int = Field(4, ge=1, description="checkpoints of the anneal that are averaged")
     mix: dict[str, float] = Field(default_factory=dict, description="weights of sources during the anneal")
 
@@ -160,40 +193,42 @@ class PretrainSection(OptimizerSection):
 class RejectSection(Section):
     """Rejection sampling: K answers per prompt, the best verified one becomes training data (paper 4.2.2)."""
 
-    prompts: int = Field(512, ge=1)
+    prompts: int = Field(512, ge=1, description="prompts asked per round")
     samples: int = Field(10, ge=1, le=64, description="K")
-    temperature: float = Field(1.0, gt=0)
-    top_p: float = Field(1.0, gt=0, le=1)
-    max_tokens: int = Field(64, ge=1)
+    temperature: float = Field(1.0, gt=0, description="of sampling")
+    top_p: float = Field(1.0, gt=0, le=1, description="smallest set of tokens with this probability is sampled from")
+    max_tokens: int = Field(64, ge=1, description="longest answer")
     demonstrations: int = Field(0, ge=0, description="worked examples of the reward's own that are mixed in")
 
 
 class SFTSection(OptimizerSection):
     """Supervised finetuning: loss on the target tokens only (paper 4.1.3)."""
 
-    algorithm: PluginSlot = Slot(name="sft")
-    epochs: int = Field(2, ge=1)
+    algorithm: AlgorithmSlot = Slot(name="sft")
+    epochs: int = Field(2, ge=1, description="passes over the examples")
     batch: int = Field(64, ge=1, description="examples per step over all ranks")
 
 
 class PreferSection(OptimizerSection):
     """Preference stage: pairs (or prompts) made with the current model, then the chosen algorithm."""
 
-    prompts: int = Field(512, ge=1)
+    prompts: int = Field(512, ge=1, description="prompts asked per round")
     samples: int = Field(8, ge=2, le=64, description="answers per prompt from which pairs are made")
-    temperature: float = Field(1.0, gt=0)
-    top_p: float = Field(1.0, gt=0, le=1)
-    max_tokens: int = Field(64, ge=1)
-    epochs: int = Field(1, ge=1)
+    temperature: float = Field(1.0, gt=0, description="of sampling")
+    top_p: float = Field(1.0, gt=0, le=1, description="smallest set of tokens with this probability is sampled from")
+    max_tokens: int = Field(64, ge=1, description="longest answer")
+    epochs: int = Field(1, ge=1, description="passes over the pairs")
     batch: int = Field(32, ge=1, description="pairs per step over all ranks")
 
 
 class PostTrainingSection(Section):
     """Rounds of reject -> sft -> prefer -> average (paper 4)."""
 
-    rounds: int = Field(1, ge=0)
-    algorithm: PluginSlot = Field(default_factory=lambda: Slot(name="dpo"), description="of the preference stage")
-    rewards: list[PluginSlot] = Field(default_factory=lambda: [Slot(name="verifiable")], min_length=1)
+    rounds: int = Field(1, ge=0, description="rounds of post-training; 0 leaves it out")
+    algorithm: AlgorithmSlot = Field(default_factory=lambda: Slot(name="dpo"), description="of the preference stage")
+    rewards: list[RewardSlot] = Field(
+        default_factory=lambda: [Slot(name="verifiable")], description="what scores answers"
+    )
     reject: RejectSection = RejectSection()
     sft: SFTSection = SFTSection()
     prefer: PreferSection = PreferSection()
@@ -214,21 +249,24 @@ class SafetySection(Section):
 class EvaluationSection(Section):
     """What is measured, on held-out data."""
 
-    tasks: list[PluginSlot] = Field(
+    tasks: list[EvaluatorSlot] = Field(
+        description="what is measured",
         default_factory=lambda: [
             Slot(name="bits_per_byte"),
             Slot(name="pass_rate"),
             Slot(name="contamination"),
-        ]
+        ],
     )
     limit: int = Field(400, ge=1, description="held-out tasks per evaluation")
-    max_tokens: int = Field(64, ge=1)
+    max_tokens: int = Field(64, ge=1, description="longest answer")
 
 
 class ReleaseSection(Section):
     """The release directory."""
 
-    exports: list[PluginSlot] = Field(default_factory=lambda: [Slot(name="hf")], min_length=1)
+    exports: list[ExporterSlot] = Field(
+        default_factory=lambda: [Slot(name="hf")], min_length=1, description="layouts of the release"
+    )
     name: str = Field("Llama-3-tiny", description="name on the model card")
     license: str = Field("apache-2.0", description="licence of the released weights")
 
@@ -245,7 +283,11 @@ class Config(Section):
     pretrain: PretrainSection = PretrainSection()
     post_training: PostTrainingSection = PostTrainingSection()
     safety: SafetySection = SafetySection()
-    quantization: list[PluginSlot] = Field(default_factory=lambda: [Slot(name="int8")])
+    quantization: list[QuantizationSlot] = Field(
+        default_factory=lambda: [Slot(name="int8")], description="schemes the final model is quantized with"
+    )
     evaluation: EvaluationSection = EvaluationSection()
     release: ReleaseSection = ReleaseSection()
-    logging: list[PluginSlot] = Field(default_factory=lambda: [Slot(name="jsonl"), Slot(name="console")])
+    logging: list[LoggerSlot] = Field(
+        default_factory=lambda: [Slot(name="jsonl"), Slot(name="console")], description="where metrics go"
+    )

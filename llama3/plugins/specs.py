@@ -82,6 +82,7 @@ class QuantizationSpec(PluginSpec):
     family: ClassVar[str] = "quantization"
 
     bits: float
+    devices: frozenset[Literal["cpu", "cuda"]] = frozenset({"cpu", "cuda"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

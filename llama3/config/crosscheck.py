@@ -1,0 +1,181 @@
+"""Pass 3: what no single key can know. Every check returns problems with the lines that would mend the config."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from llama3.config.schema import Config
+from llama3.config.yaml import Path
+from llama3.errors import LlamaError, Problem
+from llama3.plugins.options import Loc
+from llama3.plugins.registry import Registry
+from llama3.plugins.specs import AlgorithmSpec, GuardSpec, ParallelSpec, PluginSpec, QuantizationSpec
+
+Place = Callable[[Path], str]
+
+
+def cross_check(config: Config, registry: Registry, place: Place, environ: Mapping[str, str]) -> list[Problem]:
+    """All problems between sections; `place` gives "file:line:col: dotted.path" of a path."""
+    return [
+        *_algorithms(config, registry, place),
+        *_mesh(config, registry, place, environ),
+        *_guards(config, registry, place),
+        *_quantization(config, registry, place),
+        *_mix(config, place),
+        *_numbers(config, place),
+    ]
+
+
+def _spec(registry: Registry, family: str, name: str) -> PluginSpec | None:
+    """The spec, or None where pass 2 has reported it already."""
+    try:
+        return registry.spec(family, name)
+    except LlamaError:
+        return None
+
+
+def _algorithms(config: Config, registry: Registry, place: Place) -> Iterator[Problem]:
+    post = config.post_training
+    slots = [
+        (("post_training", "algorithm"), post.algorithm.name, {"pairs", "prompts"}),
+        (("post_training", "sft", "algorithm"), post.sft.algorithm.name, {"dialogs"}),
+    ]
+    for path, name, supplied in slots:
+        spec = _spec(registry, "algorithms", name)
+        if not isinstance(spec, AlgorithmSpec):
+            continue
+        if spec.data not in supplied:
+            what = f"{name!r} learns from {spec.data}, this stage makes {' or '.join(sorted(supplied))}"
+            fix = f"choose one of {', '.join(_algorithms_for(registry, supplied)) or 'none installed'}"
+            yield Problem("L3-CFG-020", place(path), what, fix=fix)
+        for need in sorted(spec.needs):
+            yield from _need(config, place(path), name, need)
+
+
+def _algorithms_for(registry: Registry, data: set[str]) -> list[str]:
+    specs = [(name, _spec(registry, "algorithms", name)) for name in registry.names("algorithms")]
+    return [name for name, spec in specs if isinstance(spec, AlgorithmSpec) and spec.data in data]
+
+
+def _need(config: Config, where: str, name: str, need: str) -> Iterator[Problem]:
+    if need in ("rollouts", "reference"):
+        return  # the current model samples, a frozen copy of it is the reference
+    if need == "reward":
+        if not config.post_training.rewards:
+            what = f"{name!r} needs a reward and post_training.rewards is empty"
+            yield Problem("L3-CFG-021", where, what, fix="add `post_training: {rewards: [verifiable]}`")
+        return
+    yield Problem("L3-CFG-022", where, f"{name!r} needs a {need.replace('_', ' ')}", "this version supplies none")
+
+
+def _mesh(config: Config, registry: Registry, place: Place, environ: Mapping[str, str]) -> Iterator[Problem]:
+    mesh = config.parallelism
+    for axis in ("tp", "cp", "pp"):
+        if getattr(mesh, axis) > 1:
+            names = [name for name in registry.names("parallelism") if _axis(registry, name) == axis]
+            why = f"strategies for it: {', '.join(names) or 'none installed'}"
+            yield Problem("L3-CFG-023", place(("parallelism", axis)), f"no strategy supplies the {axis} axis", why)
+    axis = _axis(registry, mesh.dp.name)
+    if axis not in ("", "dp"):
+        yield Problem("L3-CFG-024", place(("parallelism", "dp")), f"{mesh.dp.name!r} is a strategy for {axis}, not dp")
+    world = environ.get("WORLD_SIZE", "")
+    if not world.isdecimal():
+        return  # not under a launcher: `world_problems` asks again when the run starts
+    yield from world_problems(config, int(world), place)
+
+
+def world_problems(config: Config, world: int, place: Place) -> Iterator[Problem]:
+    """The mesh must use exactly the processes that were started."""
+    mesh = config.parallelism
+    model_ranks = mesh.tp * mesh.cp * mesh.pp
+    wanted = model_ranks * (mesh.dp.size or max(1, world // model_ranks))
+    if wanted != world:
+        sizes = f"tp {mesh.tp} x cp {mesh.cp} x pp {mesh.pp} x dp {mesh.dp.size or 'auto'}"
+        what = f"the mesh ({sizes}) needs {wanted} processes, there are {world}"
+        fix = f"torchrun --nproc-per-node {wanted} -m llama3 run ..., or change `size`"
+        yield Problem("L3-CFG-025", place(("parallelism", "dp")), what, fix=fix)
+
+
+def _axis(registry: Registry, name: str) -> str:
+    spec = _spec(registry, "parallelism", name)
+    return spec.axis if isinstance(spec, ParallelSpec) else ""
+
+
+def _guards(config: Config, registry: Registry, place: Place) -> Iterator[Problem]:
+    for stage, tree in config.safety.policy.items():
+        for path, name, options in guard_leaves(tree, ("safety", "policy", stage)):
+            try:
+                spec = registry.spec("guards", name, where=place(path))
+                registry.options("guards", name, options, where=_origin(place), prefix=(*path, "options"))
+            except LlamaError as error:
+                yield from error.problems
+                continue
+            if isinstance(spec, GuardSpec) and stage not in spec.stages:
+                what = f"guard {name!r} does not stand at {stage!r}"
+                fix = f"move it to {' or '.join(sorted(spec.stages))}"
+                yield Problem("L3-CFG-026", place(path), what, fix=fix)
+
+
+def guard_leaves(tree: Any, path: Path) -> Iterator[tuple[Path, str, dict[str, Any]]]:
+    """(path, guard, options) of each leaf of a stage's tree; what is malformed is left to the policy's own reader."""
+    if isinstance(tree, str):
+        yield path, tree, {}
+    elif isinstance(tree, list):
+        for index, child in enumerate(tree):
+            yield from guard_leaves(child, (*path, index))
+    elif isinstance(tree, dict) and isinstance(tree.get("guard"), str):
+        options = tree.get("options")
+        yield path, tree["guard"], options if isinstance(options, dict) else {}
+    elif isinstance(tree, dict):
+        for kind in ("any", "all", "first", "k_of", "of"):
+            if isinstance(tree.get(kind), dict | list):
+                yield from guard_leaves(tree[kind], (*path, kind))
+
+
+def _origin(place: Place) -> Callable[[Loc], str]:
+    return lambda loc: place(loc).partition(": ")[0]
+
+
+def _quantization(config: Config, registry: Registry, place: Place) -> Iterator[Problem]:
+    device = config.run.device
+    for index, slot in enumerate(config.quantization):
+        spec = _spec(registry, "quantization", slot.name)
+        if isinstance(spec, QuantizationSpec) and device != "auto" and device not in spec.devices:
+            fix = f"set run.device to {' or '.join(sorted(spec.devices))}, or choose another scheme"
+            what = f"{slot.name!r} does not run on {device}"
+            yield Problem("L3-CFG-027", place(("quantization", index)), what, fix=fix)
+
+
+def _mix(config: Config, place: Place) -> Iterator[Problem]:
+    known = {source_label(slot.name, slot.options) for slot in config.data.sources}
+    mixes = [(("data", "mix"), config.data.mix), (("pretrain", "anneal", "mix"), config.pretrain.anneal.mix)]
+    for path, mix in mixes:
+        for name, weight in mix.items():
+            if name not in known:
+                what = f"no source is called {name!r}"
+                yield Problem("L3-CFG-028", place((*path, name)), what, f"sources: {', '.join(sorted(known))}")
+            if not weight >= 0:
+                yield Problem("L3-CFG-029", place((*path, name)), f"a weight cannot be {weight}", fix="give 0 or more")
+        if mix and not sum(mix.values()) > 0:
+            yield Problem("L3-CFG-029", place(path), "all weights are 0", fix="give one source a weight above 0")
+
+
+def source_label(name: str, options: Mapping[str, Any]) -> str:
+    """The name under which a source's documents are mixed: its `label` option, else the plugin's name."""
+    label = options.get("label")
+    return label if isinstance(label, str) and label else name
+
+
+def _numbers(config: Config, place: Place) -> Iterator[Problem]:
+    tokenizer, model, pretrain = config.tokenizer, config.model, config.pretrain
+    if tokenizer.path is None and tokenizer.vocab_size < 256 + tokenizer.num_special:
+        fix = f"at least {256 + tokenizer.num_special}: 256 bytes and num_special"
+        yield Problem("L3-CFG-030", place(("tokenizer", "vocab_size")), f"{tokenizer.vocab_size} is too small", fix=fix)
+    if model.max_seq_len is not None and pretrain.seq_len > model.max_seq_len:
+        what = f"rows of {pretrain.seq_len} tokens are longer than model.max_seq_len = {model.max_seq_len}"
+        yield Problem("L3-CFG-031", place(("pretrain", "seq_len")), what, fix="lower one or raise the other")
+    average = config.post_training.average
+    if len(average) != 2 or min(average) < 0 or not sum(average) > 0:
+        what = f"{average} are no weights of the sft and the preference checkpoint"
+        yield Problem("L3-CFG-032", place(("post_training", "average")), what, fix="two numbers, such as [0.5, 0.5]")

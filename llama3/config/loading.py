@@ -1,0 +1,244 @@
+"""Loads a config: layers, then the passes. All mistakes of a pass are reported at once, each at its place.
+
+Pass 1 checks the core schema with open slots; pass 2 each chosen plugin's options against the plugin's own model;
+pass 3 what no single key can know (llama3.config.crosscheck). Nothing here imports a plugin's implementation.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path as FilePath
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from llama3.config.crosscheck import cross_check
+from llama3.config.merge import Kind, Layers, Origin, apply_overrides, environment_overrides, nearest, set_overrides
+from llama3.config.presets import preset
+from llama3.config.schema import Config, Family, Slot
+from llama3.config.yaml import Parsed, Path, dump, parse
+from llama3.errors import ConfigError, LlamaError, PluginError, Problem
+from llama3.plugins.options import dotted, problems_of
+from llama3.plugins.registry import Registry, discover
+
+MAX_BYTES = 1_000_000
+"""A larger file is not a config."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A plugin that the config chose: where, from which family, and with which checked options."""
+
+    path: Path
+    family: str
+    slot: Slot
+    options: BaseModel | None = None
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A checked config and where every value of it came from."""
+
+    config: Config
+    source: str
+    origins: Mapping[Path, Origin]
+    notes: Sequence[str] = ()
+    choices: Sequence[Choice] = ()
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """The effective config as plain data, defaults included, `extends` resolved."""
+        return self.config.model_dump(exclude={"extends"})
+
+    def origin(self, path: Path | str) -> Origin:
+        """Where the value at a path ("pretrain.steps", "safety.policy.input.any[0]") came from."""
+        return self.origins.get(_path(path), Origin("default"))
+
+    def place(self, path: Path | str) -> str:
+        """`where` for a Problem: the origin and the dotted path."""
+        return _place(self.origins, _path(path))
+
+    def to_yaml(self) -> str:
+        """The effective config; loading it gives an equal one."""
+        return dump(self.values)
+
+    def origins_json(self) -> dict[str, dict[str, str]]:
+        """Dotted path -> kind and place of every value that is not a default."""
+        return {
+            dotted(path): {"kind": origin.kind, "where": origin.where}
+            for path, origin in sorted(self.origins.items(), key=lambda item: tuple(map(str, item[0])))
+        }
+
+    def plugins(self) -> list[dict[str, str]]:
+        """Identity of every chosen plugin, as manifests record it."""
+        rows = [discover().identity(choice.family, choice.slot.name) for choice in self.choices]
+        return sorted({tuple(row.items()): row for row in rows}.values(), key=lambda row: tuple(row.values()))
+
+
+Check = Callable[[Loaded], Iterable[Problem]]
+
+
+def load(
+    source: str | os.PathLike[str] | Mapping[str, Any],
+    overrides: Sequence[str] = (),
+    *,
+    environ: Mapping[str, str] | None = None,
+    checks: Iterable[Check] = (),
+) -> Loaded:
+    """Load and check a preset (by name), a file, a run directory or a plain mapping.
+
+    Args:
+        overrides: `section.key=value` each, the value in YAML; they win over everything else.
+        environ: where `LLAMA3__SECTION__KEY` and `WORLD_SIZE` are looked up (default: the process's environment).
+        checks: further cross-checks, reported together with the last pass.
+
+    Raises:
+        ConfigError: with every mistake that could be found; PluginError where only plugins are at fault.
+    """
+    environ = os.environ if environ is None else environ
+    layers = Layers()
+    label = _add_source(layers, source)
+    rows = [*environment_overrides(environ), *set_overrides(tuple(overrides))]
+    problems = apply_overrides(layers, rows)
+    config = _core_pass(layers, problems)
+    registry = discover()
+    choices, problems = _plugin_pass(config, layers, registry)
+    loaded = Loaded(config, label, dict(layers.origins), tuple(layers.notes), tuple(choices))
+    problems += cross_check(config, registry, loaded.place, environ)
+    for check in checks:
+        problems += check(loaded)
+    _raise_if_any(problems)
+    return loaded
+
+
+def chosen_slots(config: BaseModel, path: Path = ()) -> Iterator[Choice]:
+    """Every slot of a config with its family, in the order of the schema."""
+    for name, info in type(config).model_fields.items():
+        value = getattr(config, name)
+        family = _family(info.metadata)
+        if isinstance(value, Slot) and family:
+            yield Choice((*path, name), family, value)
+        elif isinstance(value, list) and (item := _family(getattr(_item(info.annotation), "__metadata__", ()))):
+            yield from (Choice((*path, name, index), item, slot) for index, slot in enumerate(value))
+        elif isinstance(value, BaseModel):
+            yield from chosen_slots(value, (*path, name))
+
+
+def _add_source(layers: Layers, source: str | os.PathLike[str] | Mapping[str, Any]) -> str:
+    """Lay the preset that the source extends, then the source; returns the source's label."""
+    if isinstance(source, Mapping):
+        parsed, kind, label = Parsed(dict(source)), "python", "config"
+    else:
+        parsed, kind, label = _read(os.fspath(source))
+    data = _mapping(parsed, label)
+    base = data.get("extends")
+    if base is not None:
+        where = _mark(label, parsed, ("extends",))
+        found = preset(str(base), where=where)
+        file = f"{found.name}.yaml"
+        below = parse(found.text, file)
+        if "extends" in _mapping(below, file):
+            what = f"preset {base!r} extends another one"
+            raise ConfigError(Problem("L3-CFG-007", where, what, "one level is allowed", "copy what you need from it"))
+        layers.add(below.data, "preset", file, below.marks)
+    layers.add(data, kind, label, parsed.marks)  # type: ignore[arg-type]
+    return label
+
+
+def _read(source: str) -> tuple[Parsed, Kind, str]:
+    path = FilePath(source)
+    if path.is_dir() and (path / "config.yaml").is_file():
+        path = path / "config.yaml"
+    if not path.exists() and not path.suffix and path.name == source:
+        found = preset(source)
+        return parse(found.text, f"{found.name}.yaml"), "preset", f"{found.name}.yaml"
+    return parse(_text(path), str(path)), "file", str(path)
+
+
+def _text(path: FilePath) -> str:
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise ConfigError(Problem("L3-CFG-008", str(path), "cannot read the config", why)) from error
+    if len(raw) > MAX_BYTES:
+        raise ConfigError(Problem("L3-CFG-008", str(path), "cannot read the config", "larger than 1 MB"))
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw[: error.start].count(b"\n") + 1
+        raise ConfigError(Problem("L3-CFG-008", f"{path}:{line}", "cannot read the config", "not UTF-8")) from error
+
+
+def _mapping(parsed: Parsed, label: str) -> dict[str, Any]:
+    if not isinstance(parsed.data, dict):
+        what = f"expected sections, got {type(parsed.data).__name__}"
+        raise ConfigError(Problem("L3-CFG-009", _mark(label, parsed, ()), what, fix="llama3 config init > my.yaml"))
+    return parsed.data
+
+
+def _mark(label: str, parsed: Parsed, path: Path) -> str:
+    return f"{label}:{parsed.marks[path]}" if path in parsed.marks else label
+
+
+def _core_pass(layers: Layers, problems: list[Problem]) -> Config:
+    def where(path: Path) -> str:
+        return str(nearest(layers.origins, path))
+
+    try:
+        config = Config.model_validate(layers.values)
+    except ValidationError as error:
+        problems = [*problems, *problems_of(error, Config, "L3-CFG-010", where)]
+    if problems:
+        raise ConfigError(problems)
+    return config
+
+
+def _plugin_pass(config: Config, layers: Layers, registry: Registry) -> tuple[list[Choice], list[Problem]]:
+    choices, problems = [], []
+    for choice in chosen_slots(config):
+        try:
+            registry.offer(choice.family, choice.slot.name, where=_place(layers.origins, choice.path))
+            options = registry.options(
+                choice.family,
+                choice.slot.name,
+                choice.slot.options,
+                where=lambda loc: str(nearest(layers.origins, loc)),
+                prefix=choice.path,
+            )
+            choices.append(Choice(choice.path, choice.family, choice.slot, options))
+        except LlamaError as error:
+            problems.extend(error.problems)
+    return choices, problems
+
+
+def _raise_if_any(problems: list[Problem]) -> None:
+    """Exit code 4 where only plugins are at fault, else 2."""
+    plugin_faults = {"L3-PLG-002", "L3-PLG-003", "L3-PLG-011", "L3-PLG-012", "L3-PLG-013", "L3-PLG-014"}
+    if problems and all(problem.code in plugin_faults for problem in problems):
+        raise PluginError(problems)
+    if problems:
+        raise ConfigError(problems)
+
+
+def _family(metadata: Iterable[Any]) -> str:
+    return next((mark.name for mark in metadata if isinstance(mark, Family)), "")
+
+
+def _item(annotation: Any) -> Any:
+    return next(iter(get_args(annotation)), None)
+
+
+def _path(path: Path | str) -> Path:
+    if not isinstance(path, str):
+        return path
+    parts = re.findall(r"[^.\[\]]+", path)
+    return tuple(int(part) if part.isdecimal() else part for part in parts)
+
+
+def _place(origins: Mapping[Path, Origin], path: Path) -> str:
+    return f"{nearest(origins, path)}: {dotted(path)}"

@@ -1,0 +1,146 @@
+"""Reads YAML as people mean it, and remembers where each value stands.
+
+PyYAML follows YAML 1.1: `5e-7` is text there, `no` is False, `12:30` is 750, and the second of two equal keys wins.
+This reader resolves plain scalars as YAML 1.2 does, and refuses duplicate keys, empty values, anchors and tags.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from llama3.errors import ConfigError, Problem
+
+Path = tuple[str | int, ...]
+
+_INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
+_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+_SPECIAL = {
+    **dict.fromkeys(("~", "null", "Null", "NULL"), None),
+    **dict.fromkeys(("true", "True", "TRUE"), True),
+    **dict.fromkeys(("false", "False", "FALSE"), False),
+    **{sign + text: float(sign + "inf") for sign in ("", "+", "-") for text in (".inf", ".Inf", ".INF")},
+    **dict.fromkeys((".nan", ".NaN", ".NAN"), float("nan")),
+}
+
+
+@dataclass
+class Parsed:
+    """Plain data and, for each path in it, "line:col" (1-based) of its key or list item."""
+
+    data: Any
+    marks: dict[Path, str] = field(default_factory=dict)
+
+
+class _Loader(yaml.SafeLoader):
+    """Every plain scalar stays text here; `_scalar` gives it its type."""
+
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - the name and type are PyYAML's
+
+
+def parse(text: str, source: str = "<text>") -> Parsed:
+    """Parse one YAML document. Raises ConfigError with all problems, each at `source:line:col`."""
+    try:
+        node = yaml.compose(text, Loader=_Loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f"{source}:{_position(mark)}" if mark else source
+        raise ConfigError(Problem("L3-CFG-001", where, "not valid YAML", error.problem or str(error))) from error
+    except yaml.YAMLError as error:
+        raise ConfigError(Problem("L3-CFG-001", source, "not valid YAML", " ".join(str(error).split()))) from error
+    if node is None:
+        raise ConfigError(Problem("L3-CFG-002", source, "nothing in it", fix="llama3 config init > my.yaml"))
+    reader = _Reader(source)
+    parsed = Parsed(reader.value(node, ()), reader.marks)
+    if reader.problems:
+        raise ConfigError(reader.problems)
+    return parsed
+
+
+def parse_value(text: str, source: str) -> Any:
+    """The value of an override: YAML in one line; nothing at all is the empty string."""
+    return parse(text, source).data if text.strip() else ""
+
+
+class _Reader:
+    """Turns nodes into plain data and collects marks and problems on the way."""
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        self.marks: dict[Path, str] = {}
+        self.problems: list[Problem] = []
+        self._seen: set[int] = set()
+
+    def value(self, node: yaml.Node, path: Path) -> Any:
+        if id(node) in self._seen:
+            return self._refuse(node, path, "anchors and aliases are not supported", "write the value again")
+        self._seen.add(id(node))
+        self.marks.setdefault(path, _position(node.start_mark))
+        if isinstance(node, yaml.MappingNode) and node.tag == "tag:yaml.org,2002:map":
+            return self._mapping(node, path)
+        if isinstance(node, yaml.SequenceNode) and node.tag == "tag:yaml.org,2002:seq":
+            return [self.value(child, (*path, index)) for index, child in enumerate(node.value)]
+        if isinstance(node, yaml.ScalarNode) and node.tag == "tag:yaml.org,2002:str":
+            return self._scalar(node, path)
+        return self._refuse(node, path, f"tag {node.tag!r} is not supported", "write plain YAML")
+
+    def _mapping(self, node: yaml.MappingNode, path: Path) -> dict[str, Any]:
+        result: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                self._refuse(key_node, path, "a key must be text")
+                continue
+            key = str(key_node.value)
+            if key in result:
+                first = self.marks[(*path, key)]
+                self._refuse(key_node, (*path, key), f"duplicate key; first at line {first.split(':')[0]}")
+                continue
+            self.marks[(*path, key)] = _position(key_node.start_mark)
+            result[key] = self.value(value_node, (*path, key))
+        return result
+
+    def _scalar(self, node: yaml.ScalarNode, path: Path) -> Any:
+        text = node.value
+        if node.style is not None:
+            return text
+        if text == "":
+            return self._refuse(node, path, "nothing after the colon", "write a value, {} or null, or delete the key")
+        if text in _SPECIAL:
+            return _SPECIAL[text]
+        if _INT.fullmatch(text):
+            return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
+        return float(text) if _FLOAT.fullmatch(text) else text
+
+    def _refuse(self, node: yaml.Node, path: Path, what: str, fix: str = "") -> None:
+        where = f"{self.source}:{self.marks.get(path) or _position(node.start_mark)}"
+        if what.startswith("duplicate"):
+            where = f"{self.source}:{_position(node.start_mark)}"
+        dotted = ".".join(map(str, path))
+        self.problems.append(Problem("L3-CFG-003", f"{where}: {dotted}" if dotted else where, what, fix=fix))
+
+
+def _position(mark: Any) -> str:
+    return f"{mark.line + 1}:{mark.column + 1}"
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes the texts that `parse` would take for another type."""
+
+
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    other_type = text in _SPECIAL or text == "" or _INT.fullmatch(text) or _FLOAT.fullmatch(text)
+    # PyYAML writes these line ends as they are, and reads them back as spaces; only this style escapes them.
+    style = '"' if other_type or any(end in text for end in "\x85\u2028\u2029") else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _represent_text)
+_Dumper.ignore_aliases = lambda self, data: True  # type: ignore[method-assign]
+
+
+def dump(data: Any) -> str:
+    """YAML that `parse` reads back to equal data."""
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)

@@ -1,0 +1,84 @@
+"""`config explain` and `config schema`."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from llama3.config import load
+from llama3.config.explain import all_keys, explain
+from llama3.config.json_schema import json_schema
+from llama3.errors import ConfigError
+
+pytestmark = pytest.mark.usefixtures("built_ins")
+
+
+def test_every_key_of_the_schema_is_described():
+    keys = list(all_keys())
+    assert len(keys) > 80
+    assert [key.key for key in keys if not key.doc] == []
+
+
+def test_a_value_with_its_origin(write):
+    loaded = load(write("pretrain:\n  lr: 5e-4\n"), environ={})
+    found = explain("pretrain.lr", loaded)
+    assert (found.type, found.default, found.value, found.origin) == ("number", 3e-4, 5e-4, "run.yaml:2:3")
+    assert "learning rate" in found.doc
+    assert explain("run.device").type == "one of auto, cpu, cuda"
+    assert explain("data.mix").type == "mapping of text to number"
+
+
+def test_a_slot_lists_its_plugins_and_the_options_of_the_chosen_one(write):
+    found = explain("post_training.algorithm")
+    assert sorted(found.plugins) == ["dpo", "grpo", "ppo", "sft"]
+    (beta,) = found.children
+    assert (beta.key, beta.default, beta.doc) == (
+        "post_training.algorithm.beta",
+        0.1,
+        "strength of the pull to the reference",
+    )
+    loaded = load(write("post_training: {algorithm: {name: dpo, beta: 0.4}}\n"), environ={})
+    below = explain("post_training.algorithm.beta", loaded)
+    assert (below.value, below.origin) == (0.4, "run.yaml:1:40")
+    assert explain("data.sources.0.path").type == "text"
+
+
+def test_a_section_lists_its_keys_and_nothing_lists_the_sections():
+    assert "steps" in [child.key.split(".")[-1] for child in explain("pretrain").children]
+    assert [child.key for child in explain("").children][:2] == ["extends", "run"]
+
+
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [
+        ("pretrian", "did you mean 'pretrain'?"),
+        ("pretrain.stepz", "did you mean 'steps'"),
+        ("pretrain.steps.x", "is a value"),
+        ("post_training.algorithm.bta", "did you mean 'beta'?"),
+        ("post_training.sft.algorithm.x", "has no options"),
+    ],
+)
+def test_no_such_key(key, text):
+    with pytest.raises(ConfigError) as caught:
+        explain(key)
+    assert text in str(caught.value)
+
+
+def test_the_schema_knows_the_installed_plugins(site, built_ins):
+    jsonschema = pytest.importorskip("jsonschema")
+    schema = json_schema()
+    assert "x-llama3-family" not in json.dumps(schema)
+    validator = jsonschema.Draft202012Validator(schema)
+    validator.check_schema(schema)
+
+    def errors(config):
+        return [error.json_path for error in validator.iter_errors(config)]
+
+    assert errors({"post_training": {"algorithm": "dpo"}, "data": {"sources": ["stdlib", {"name": "files"}]}}) == []
+    assert errors({"post_training": {"algorithm": {"name": "dpo", "beta": 0.2}}}) == []
+    assert errors({"parallelism": {"dp": {"name": "single", "size": 2}}}) == []
+    assert errors({"post_training": {"algorithm": {"name": "dpo", "clip_ratio": 0.2}}}) != []
+    assert errors({"post_training": {"algorithm": {"name": "ppo", "clip_ratio": 0.2}}}) == []
+    assert errors({"data": {"sources": ["dpo"]}}) != []
+    assert errors({"pretrain": {"stepz": 1}}) != []

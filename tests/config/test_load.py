@@ -1,0 +1,235 @@
+"""Layers, origins, and the three passes."""
+
+from __future__ import annotations
+
+import pytest
+
+from llama3.config import load
+from llama3.errors import ConfigError, PluginError
+
+pytestmark = pytest.mark.usefixtures("built_ins")
+
+
+def refused(source, *overrides, **options):
+    options.setdefault("environ", {})
+    with pytest.raises((ConfigError, PluginError)) as caught:
+        load(source, overrides, **options)
+    return caught.value
+
+
+def test_precedence_and_origins(write):
+    file = write("extends: quickstart\npretrain: {steps: 7, batch: 3, seq_len: 32}\nmodel:\n  dim: 64\n")
+    environ = {"LLAMA3__PRETRAIN__BATCH": "5", "LLAMA3__PRETRAIN__SEQ_LEN": "64"}
+    loaded = load(file, ["pretrain.seq_len=128"], environ=environ)
+    assert (loaded.config.pretrain.steps, loaded.config.pretrain.batch, loaded.config.pretrain.seq_len) == (7, 5, 128)
+    assert loaded.config.run.name == "quickstart"
+    assert str(loaded.origin("pretrain.steps")) == "run.yaml:2:12"
+    assert str(loaded.origin("model.dim")) == "run.yaml:4:3"
+    assert str(loaded.origin("pretrain.batch")) == "LLAMA3__PRETRAIN__BATCH"
+    assert str(loaded.origin("pretrain.seq_len")) == "--set pretrain.seq_len=128"
+    assert loaded.origin("run.name").kind == "preset"
+    assert loaded.origin("run.name").where.startswith("quickstart.yaml:")
+    assert loaded.origin("run.threads").kind == "default"
+    assert loaded.origins_json()["pretrain.batch"] == {"kind": "env", "where": "LLAMA3__PRETRAIN__BATCH"}
+
+
+def test_every_mistake_of_the_schema_at_once_with_place_and_near_names(write):
+    file = write("pretrain:\n  stepz: 3\n  lr: fast\nmodle: {dim: 8}\nrun: {seed: -1}\n")
+    text = str(refused(file, "pretrain.batch=0", "data.sauces=1"))
+    assert "run.yaml:2:3: pretrain.stepz: unknown key. did you mean 'steps'?" in text
+    assert "run.yaml:3:3: pretrain.lr: input should be a valid number" in text
+    assert "run.yaml:4:1: modle: unknown key. did you mean 'model'" in text
+    assert "run.yaml:5:7: run.seed: input should be greater than or equal to 0. got -1" in text
+    assert "--set pretrain.batch=0: pretrain.batch: input should be greater" in text
+    assert "--set data.sauces=1: data.sauces: unknown key. did you mean 'sources'?" in text
+    assert len(text.splitlines()) == 6
+
+
+def test_plugins_and_cross_checks_are_reported_together(write):
+    file = write(
+        "data:\n  sources:\n    - {name: files, pth: x}\n  mix: {bokos: 1}\n"
+        "post_training:\n  algorithm: {name: dpo, bta: 0.2}\n"
+        "quantization: [int9]\n"
+    )
+    error = refused(file)
+    text = str(error)
+    assert isinstance(error, ConfigError)
+    assert "run.yaml:3:21: data.sources.0.pth: unknown key. did you mean 'path'?" in text
+    assert "run.yaml:6:26: post_training.algorithm.bta: unknown key. did you mean 'beta'?" in text
+    assert "run.yaml:7:16: quantization.0: no plugin 'int9' in quantization. did you mean 'int8'?" in text
+    assert "run.yaml:4:9: data.mix.bokos: no source is called 'bokos'. sources: files" in text
+
+
+def test_an_unknown_plugin_alone_is_a_plugin_problem(write):
+    error = refused(write("post_training: {algorithm: simpo}\n"))
+    assert isinstance(error, PluginError)
+    assert error.exit_code == 4
+    assert "known: dpo, grpo, ppo, sft" in str(error)
+
+
+def test_options_of_the_plugin_before_are_dropped_with_a_note(write):
+    file = write("post_training:\n  algorithm: {name: dpo, beta: 0.3}\n")
+    assert load(file, environ={}).config.post_training.algorithm.options == {"beta": 0.3}
+    loaded = load(file, ["post_training.algorithm=grpo"], environ={})
+    assert loaded.config.post_training.algorithm.options == {}
+    (note,) = loaded.notes
+    assert "post_training.algorithm is now 'grpo'; dropped beta, which belonged to 'dpo'" in note
+    by_name = load(file, ["post_training.algorithm.name=grpo"], environ={})
+    assert by_name.config.post_training.algorithm.options == {}
+    assert len(by_name.notes) == 1
+
+
+def test_options_merge_into_the_default_plugin_and_survive_the_same_name(write):
+    loaded = load(write("post_training: {algorithm: {beta: 0.3}}\n"), environ={})
+    assert loaded.config.post_training.algorithm.name == "dpo"
+    again = load("run.yaml", ["post_training.algorithm=dpo"], environ={})
+    assert again.config.post_training.algorithm.options == {"beta": 0.3}
+    assert again.notes == ()
+
+
+def test_the_size_of_an_axis_is_no_option_of_the_strategy(write):
+    loaded = load(write("parallelism: {dp: {name: single, size: 2}}\n"), environ={})
+    assert loaded.config.parallelism.dp.size == 2
+    assert loaded.config.parallelism.dp.options == {}
+
+
+def test_set_reaches_into_lists_and_free_mappings(write):
+    file = write("data: {sources: [{name: files, path: a}, stdlib], mix: {files: 1}}\n")
+    loaded = load(file, ["data.sources.0.path=b", "data.mix.stdlib=2", "data.sources.1.path=c"], environ={})
+    assert [slot.options for slot in loaded.config.data.sources] == [{"path": "b"}, {"path": "c"}]
+    assert loaded.config.data.mix == {"files": 1, "stdlib": 2}
+    assert str(loaded.origin("data.sources[0].path")) == "--set data.sources.0.path=b"
+    assert "has no item 7" in str(refused(file, "data.sources.7.path=b"))
+
+
+@pytest.mark.parametrize(
+    ("override", "text"),
+    [
+        ("steps", "not an override"),
+        ("=3", "not an override"),
+        ("a..b=3", "not an override"),
+        ("run.seed.deep=3", "run.seed is a value, not a section"),
+        ("run.seed=[1", "not valid YAML"),
+        ("run.seed=1: 2", "run.seed"),
+    ],
+)
+def test_bad_overrides(override, text):
+    error = refused("quickstart", override)
+    assert text in str(error)
+    assert f"--set {override}" in str(error)
+
+
+def test_lists_and_free_mappings_are_replaced_sections_merge(write):
+    file = write("data: {sources: [files], mix: {files: 1}}\nevaluation: {tasks: [pass_rate]}\n")
+    loaded = load(file, ["data.mix={}"], environ={})
+    assert loaded.config.data.mix == {}
+    assert [slot.name for slot in loaded.config.evaluation.tasks] == ["pass_rate"]
+    assert loaded.config.evaluation.limit == 400
+
+
+def test_the_effective_config_loads_back_equal(write):
+    loaded = load("quickstart", ["pretrain.lr=5e-7", "run.name='5e-7'", "post_training.algorithm=grpo"], environ={})
+    again = load(write(loaded.to_yaml()), environ={})
+    assert again.values == loaded.values
+    assert again.config.run.name == "5e-7"
+
+
+def test_run_directories_and_mappings_load_too(tmp_path):
+    (tmp_path / "config.yaml").write_text("pretrain: {steps: 3}\n")
+    assert load(tmp_path, environ={}).config.pretrain.steps == 3
+    loaded = load({"pretrain": {"steps": 4}}, environ={})
+    assert loaded.config.pretrain.steps == 4
+    assert loaded.origin("pretrain.steps").kind == "python"
+    assert "config: pretrain.stepz" in str(refused({"pretrain": {"stepz": 4}}))
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (b"run: \xff\n", "run.yaml:1: cannot read the config. not UTF-8"),
+        (b"- 1\n", "run.yaml:1:1: expected sections, got list"),
+        (b"hello\n", "run.yaml:1:1: expected sections, got str"),
+        (b"#" * 1_000_001, "larger than 1 MB"),
+        (b"", "nothing in it"),
+    ],
+)
+def test_files_that_are_no_configs(write, tmp_path, content, text):
+    write("")
+    (tmp_path / "run.yaml").write_bytes(content)
+    assert text in str(refused("run.yaml"))
+
+
+def test_missing_files_and_presets(write):
+    assert "no preset 'quikstart'. did you mean 'quickstart'?" in str(refused("quikstart"))
+    assert "nowhere.yaml: cannot read the config. No such file" in str(refused("nowhere.yaml"))
+    assert "run.yaml:1:1: no preset 'quikstart'" in str(refused(write("extends: quikstart\n")))
+
+
+def test_extends_goes_one_level(write, site, built_ins):
+    package = site.path / "acme_presets"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "small.yaml").write_text("# A smaller one.\nextends: quickstart\n")
+    (package / "flat.yaml").write_text("pretrain: {steps: 9}\n")
+    site.add(
+        "acme",
+        "from llama3.plugins import PresetSpec, hookimpl\n@hookimpl\n"
+        "def llama3_presets(): return [PresetSpec(name='acme', factory='acme_presets')]\n",
+    )
+    built_ins()
+    assert load("acme:small", environ={}).config.run.name == "quickstart"
+    assert load(write("extends: acme:flat\n"), environ={}).config.pretrain.steps == 9
+    assert "one level is allowed" in str(refused(write("extends: acme:small\n")))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("post_training: {algorithm: ppo}", "'ppo' needs a value. this version supplies none"),
+        ("post_training: {algorithm: grpo, rewards: []}", "add `post_training: {rewards: [verifiable]}`"),
+        ("post_training: {algorithm: sft}", "'sft' learns from dialogs, this stage makes pairs or prompts"),
+        ("post_training: {sft: {algorithm: dpo}}", "'dpo' learns from pairs, this stage makes dialogs"),
+        ("post_training: {average: [0, 0]}", "no weights of the sft and the preference checkpoint"),
+        ("parallelism: {tp: 2}", "no strategy supplies the tp axis. strategies for it: megatron"),
+        ("parallelism: {dp: megatron}", "'megatron' is a strategy for tp, not dp"),
+        ("safety: {policy: {output: prompt_injection}}", "does not stand at 'output'"),
+        ("safety: {policy: {input: {any: [no_guard]}}}", "safety.policy.input.any.0: no plugin 'no_guard'"),
+        (
+            "safety: {policy: {input: {guard: prompt_injection, options: {treshold: 1}}}}",
+            "safety.policy.input.options.treshold: unknown key. did you mean 'threshold'?",
+        ),
+        ("run: {device: cpu}\nquantization: [fp8]", "'fp8' does not run on cpu"),
+        ("data: {sources: [files], mix: {files: -1}}", "a weight cannot be -1"),
+        ("data: {sources: [files], mix: {files: 0}}", "all weights are 0"),
+        ("pretrain: {anneal: {mix: {nope: 1}}}", "no source is called 'nope'"),
+        ("tokenizer: {vocab_size: 300, num_special: 100}", "300 is too small"),
+        ("model: {max_seq_len: 16}", "rows of 512 tokens are longer than model.max_seq_len = 16"),
+    ],
+)
+def test_cross_checks(write, text, expected):
+    error = refused(write(text))
+    assert expected in str(error)
+    assert "run.yaml:" in str(error) or "default" in str(error)
+
+
+def test_a_source_is_mixed_under_its_label(write):
+    loaded = load(write("data: {sources: [{name: files, label: books}], mix: {books: 1}}\n"), environ={})
+    assert loaded.config.data.mix == {"books": 1}
+
+
+@pytest.mark.parametrize(("size", "world", "fits"), [(2, 2, True), (2, 4, False), ("null", 4, True), (1, 2, False)])
+def test_the_mesh_uses_exactly_the_processes_that_were_started(write, size, world, fits):
+    file = write(f"parallelism: {{dp: {{name: single, size: {size}}}}}\n")
+    environ = {"WORLD_SIZE": str(world)}
+    if fits:
+        assert load(file, environ=environ)
+    else:
+        assert f"there are {world}" in str(refused(file, environ=environ))
+
+
+def test_further_checks_are_reported_with_the_last_pass(write):
+    from llama3.errors import Problem
+
+    file = write("data: {sources: [files], mix: {nope: 1}}\n")
+    error = refused(file, checks=[lambda loaded: [Problem("L3-CFG-099", loaded.place("run.seed"), "extra")]])
+    assert [problem.code for problem in error.problems] == ["L3-CFG-028", "L3-CFG-099"]

@@ -1,0 +1,55 @@
+"""Fixtures for every area: fake distributions with plugins in a temporary folder on sys.path."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import sys
+import textwrap
+
+import pytest
+
+from llama3.plugins.loader import GROUP, load_plugins
+from llama3.plugins.registry import Registry
+
+
+class Site:
+    """A folder of fake distributions."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def add(self, dist, source=None, *, version="1.0", entry="main", module=None, metadata=True):
+        """Write a distribution with one plugin module; `source=None` points the entry at a missing module."""
+        module = module or dist.replace("-", "_")
+        if source is not None:
+            (self.path / f"{module}.py").write_text(textwrap.dedent(source))
+        info = self.path / f"{dist.replace('-', '_')}-{version}.dist-info"
+        info.mkdir(exist_ok=True)
+        if metadata:
+            (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {dist}\nVersion: {version}\n")
+        entries = info / "entry_points.txt"
+        old = entries.read_text() if entries.exists() else f"[{GROUP}]\n"
+        entries.write_text(f"{old}{entry} = {module}\n")
+
+    def entries(self):
+        found = []
+        for dist in importlib.metadata.distributions(path=[str(self.path)]):
+            found.extend(entry for entry in dist.entry_points if entry.group == GROUP)
+        return found
+
+    def load(self, environ=None):
+        return load_plugins(self.entries(), environ)
+
+    def registry(self, environ=None, **options):
+        return Registry(self.load(environ), **options)
+
+
+@pytest.fixture
+def site(tmp_path_factory, monkeypatch):
+    folder = tmp_path_factory.mktemp("site")
+    before = set(sys.modules)
+    monkeypatch.syspath_prepend(str(folder))
+    yield Site(folder)
+    for name in set(sys.modules) - before:
+        if (getattr(sys.modules[name], "__file__", None) or "").startswith(str(folder)):
+            del sys.modules[name]
