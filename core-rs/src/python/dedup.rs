@@ -1,5 +1,245 @@
-use pyo3::prelude::*;
+//! Python names: `text_ids`, `text_statistics`, `TEXT_STATISTICS`, `minhash_signatures`, `minhash_keys`,
+//! `shared_keys`, `near_duplicates`, `line_keys`, `frequent_keys`, `drop_lines`.
+//!
+//! Documents come in as one UTF-8 buffer and int64 offsets and are never copied; arrays go out.
 
-pub fn register(_module: &Bound<'_, PyModule>) -> PyResult<()> {
+use crate::dedup::banding::Buckets;
+use crate::dedup::minhash::MinHash;
+use crate::dedup::{cluster, identity, lines};
+use crate::pool;
+use crate::text::{TextBatch, statistics};
+use numpy::ndarray::Array2;
+use numpy::{IntoPyArray, PyArray1, PyArray2, PyReadonlyArray1, PyReadonlyArray2};
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::PyTuple;
+
+type Bytes<'py> = PyReadonlyArray1<'py, u8>;
+type Offsets<'py> = PyReadonlyArray1<'py, i64>;
+type Keys<'py> = PyReadonlyArray2<'py, u64>;
+
+fn refused(reason: impl ToString) -> PyErr {
+    PyValueError::new_err(reason.to_string())
+}
+
+/// Checks the batch and runs `work` on it in the pool, without the GIL.
+fn with_batch<R: Send>(
+    py: Python<'_>,
+    data: &Bytes<'_>,
+    offsets: &Offsets<'_>,
+    work: impl Fn(TextBatch<'_>) -> R + Send + Sync,
+) -> PyResult<R> {
+    let (data, offsets) = (data.as_slice()?, offsets.as_slice()?);
+    py.detach(|| pool::install(|| TextBatch::new(data, offsets).map(&work)))
+        .map_err(refused)
+}
+
+fn table<'py, T: numpy::Element>(
+    py: Python<'py>,
+    values: Vec<T>,
+    columns: usize,
+) -> PyResult<Bound<'py, PyArray2<T>>> {
+    let rows = values.len().checked_div(columns).unwrap_or(0);
+    Ok(Array2::from_shape_vec((rows, columns), values)
+        .map_err(refused)?
+        .into_pyarray(py))
+}
+
+fn check_shape(ngram: usize, bands: usize, rows: usize) -> PyResult<()> {
+    const MOST_HASHES: usize = 1 << 16;
+    if ngram == 0 || bands == 0 || rows == 0 {
+        return Err(refused("ngram, bands and rows must be at least 1"));
+    }
+    match bands.checked_mul(rows) {
+        Some(hashes) if hashes <= MOST_HASHES => Ok(()),
+        _ => Err(refused(format!(
+            "bands * rows must be at most {MOST_HASHES}"
+        ))),
+    }
+}
+
+/// Row-major keys and their number of bands.
+fn key_table<'a>(keys: &'a Keys<'_>) -> PyResult<(&'a [u64], usize)> {
+    let shape = keys.as_array().dim();
+    if shape.1 == 0 || shape.0 > u32::MAX as usize {
+        return Err(refused(format!(
+            "keys of shape {shape:?}: at least one band and at most 2^32 - 1 documents"
+        )));
+    }
+    Ok((keys.as_slice()?, shape.1))
+}
+
+#[pyfunction]
+fn text_ids<'py>(
+    py: Python<'py>,
+    data: Bytes<'py>,
+    offsets: Offsets<'py>,
+) -> PyResult<Bound<'py, PyArray2<u8>>> {
+    let ids = with_batch(py, &data, &offsets, identity::ids)?;
+    table(py, ids.into_flattened(), identity::ID_BYTES)
+}
+
+#[pyfunction]
+fn text_statistics<'py>(
+    py: Python<'py>,
+    data: Bytes<'py>,
+    offsets: Offsets<'py>,
+) -> PyResult<Bound<'py, PyArray2<f64>>> {
+    let rows = with_batch(py, &data, &offsets, statistics::analyse)?;
+    table(py, rows.into_flattened(), statistics::NAMES.len())
+}
+
+#[pyfunction]
+#[pyo3(signature = (data, offsets, *, ngram, hashes))]
+fn minhash_signatures<'py>(
+    py: Python<'py>,
+    data: Bytes<'py>,
+    offsets: Offsets<'py>,
+    ngram: usize,
+    hashes: usize,
+) -> PyResult<Bound<'py, PyArray2<u32>>> {
+    check_shape(ngram, 1, hashes)?;
+    let family = MinHash::new(ngram, hashes);
+    table(
+        py,
+        with_batch(py, &data, &offsets, |batch| family.signatures(batch))?,
+        hashes,
+    )
+}
+
+#[pyfunction]
+#[pyo3(signature = (data, offsets, *, ngram, bands, rows))]
+fn minhash_keys<'py>(
+    py: Python<'py>,
+    data: Bytes<'py>,
+    offsets: Offsets<'py>,
+    ngram: usize,
+    bands: usize,
+    rows: usize,
+) -> PyResult<Bound<'py, PyArray2<u64>>> {
+    check_shape(ngram, bands, rows)?;
+    let family = MinHash::new(ngram, bands * rows);
+    table(
+        py,
+        with_batch(py, &data, &offsets, |batch| family.band_keys(batch, bands))?,
+        bands,
+    )
+}
+
+#[pyfunction]
+fn shared_keys<'py>(py: Python<'py>, keys: Keys<'py>) -> PyResult<Bound<'py, PyArray1<bool>>> {
+    let (table, bands) = key_table(&keys)?;
+    let shared =
+        py.detach(|| pool::install(|| Buckets::of(table, bands).candidates(table.len() / bands)));
+    Ok(shared.into_pyarray(py))
+}
+
+type Verdict<'py> = (
+    Bound<'py, PyArray1<i64>>,
+    Bound<'py, PyArray1<f64>>,
+    u64,
+    u64,
+);
+
+#[pyfunction]
+#[pyo3(signature = (data, offsets, keys, *, ngram, threshold))]
+fn near_duplicates<'py>(
+    py: Python<'py>,
+    data: Bytes<'py>,
+    offsets: Offsets<'py>,
+    keys: Keys<'py>,
+    ngram: usize,
+    threshold: f64,
+) -> PyResult<Verdict<'py>> {
+    let (table, bands) = key_table(&keys)?;
+    check_shape(ngram, bands, 1)?;
+    if !(threshold > 0.0 && threshold <= 1.0) {
+        return Err(refused(format!(
+            "threshold {threshold} is not above 0 and at most 1"
+        )));
+    }
+    let documents = offsets.as_slice()?.len().saturating_sub(1);
+    if documents != table.len() / bands {
+        return Err(refused(format!(
+            "{documents} documents but {} rows of keys",
+            table.len() / bands
+        )));
+    }
+    let settle = |batch: TextBatch<'_>| cluster::settle(batch, table, bands, ngram, threshold);
+    let verdict = with_batch(py, &data, &offsets, settle)?;
+    let (duplicate_of, similarity) = (
+        verdict.duplicate_of.into_pyarray(py),
+        verdict.similarity.into_pyarray(py),
+    );
+    Ok((
+        duplicate_of,
+        similarity,
+        verdict.comparisons,
+        verdict.full_buckets,
+    ))
+}
+
+#[pyfunction]
+fn line_keys<'py>(
+    py: Python<'py>,
+    data: Bytes<'py>,
+    offsets: Offsets<'py>,
+) -> PyResult<Bound<'py, PyArray1<u64>>> {
+    Ok(with_batch(py, &data, &offsets, lines::line_keys)?.into_pyarray(py))
+}
+
+#[pyfunction]
+fn frequent_keys<'py>(
+    py: Python<'py>,
+    keys: PyReadonlyArray1<'py, u64>,
+    max_count: usize,
+) -> PyResult<Bound<'py, PyArray1<u64>>> {
+    let mut keys = keys.as_slice()?.to_vec();
+    Ok(py
+        .detach(|| pool::install(|| lines::frequent(&mut keys, max_count)))
+        .into_pyarray(py))
+}
+
+type Thinned<'py> = (
+    Bound<'py, PyArray1<u8>>,
+    Bound<'py, PyArray1<i64>>,
+    Bound<'py, PyArray1<i64>>,
+);
+
+#[pyfunction]
+fn drop_lines<'py>(
+    py: Python<'py>,
+    data: Bytes<'py>,
+    offsets: Offsets<'py>,
+    frequent: PyReadonlyArray1<'py, u64>,
+) -> PyResult<Thinned<'py>> {
+    let frequent = frequent.as_slice()?;
+    if !frequent.is_sorted() {
+        return Err(refused("frequent keys must be ascending"));
+    }
+    let thinned = with_batch(py, &data, &offsets, |batch| {
+        lines::drop_lines(batch, frequent)
+    })?;
+    Ok((
+        thinned.data.into_pyarray(py),
+        thinned.offsets.into_pyarray(py),
+        thinned.dropped.into_pyarray(py),
+    ))
+}
+
+pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add(
+        "TEXT_STATISTICS",
+        PyTuple::new(module.py(), statistics::NAMES)?,
+    )?;
+    module.add_function(wrap_pyfunction!(text_ids, module)?)?;
+    module.add_function(wrap_pyfunction!(text_statistics, module)?)?;
+    module.add_function(wrap_pyfunction!(minhash_signatures, module)?)?;
+    module.add_function(wrap_pyfunction!(minhash_keys, module)?)?;
+    module.add_function(wrap_pyfunction!(shared_keys, module)?)?;
+    module.add_function(wrap_pyfunction!(near_duplicates, module)?)?;
+    module.add_function(wrap_pyfunction!(line_keys, module)?)?;
+    module.add_function(wrap_pyfunction!(frequent_keys, module)?)?;
+    module.add_function(wrap_pyfunction!(drop_lines, module)?)?;
     Ok(())
 }

@@ -1,0 +1,177 @@
+//! Line deduplication after ccNet (Wenzek et al. 2020) as used by Llama 3 (paper 3.1.1): lines are compared in a
+//! normal form, and every line that occurs too often in a bucket of documents is dropped, all its occurrences.
+
+use crate::text::TextBatch;
+use crate::text::hash::Hash64;
+use rayon::prelude::*;
+use unicode_normalization::UnicodeNormalization;
+use unicode_properties::{GeneralCategory, GeneralCategoryGroup, UnicodeGeneralCategory};
+
+/// The key of a line: lower case, digits as 0, without punctuation, accents and control characters, runs of
+/// whitespace as one space. `None` for lines of which nothing is left (blank, or a rule of dashes).
+#[must_use]
+pub fn line_key(line: &str) -> Option<u64> {
+    let mut hash = Hash64::default();
+    let mut gap = false;
+    let mut push = |c: char| {
+        if c.is_whitespace() {
+            gap = true;
+        } else if let Some(c) = normal_form(c) {
+            if std::mem::take(&mut gap) && !hash.is_empty() {
+                hash.push(b' ');
+            }
+            hash.push_char(c);
+        }
+    };
+    if line.is_ascii() {
+        line.bytes()
+            .for_each(|byte| push(char::from(byte.to_ascii_lowercase())));
+    } else {
+        line.chars()
+            .flat_map(char::to_lowercase)
+            .nfd()
+            .for_each(push);
+    }
+    (!hash.is_empty()).then(|| hash.finish())
+}
+
+fn normal_form(c: char) -> Option<char> {
+    if c.is_ascii() {
+        return match c {
+            '0'..='9' => Some('0'),
+            _ if c.is_ascii_control() || is_ascii_punctuation(c) => None,
+            _ => Some(c),
+        };
+    }
+    match c.general_category() {
+        GeneralCategory::DecimalNumber => Some('0'),
+        GeneralCategory::NonspacingMark => None,
+        _ => {
+            use GeneralCategoryGroup::{Other, Punctuation};
+            (!matches!(c.general_category_group(), Punctuation | Other)).then_some(c)
+        }
+    }
+}
+
+/// Unicode's punctuation within ASCII, which counts `$+<=>^`|~` as symbols.
+fn is_ascii_punctuation(c: char) -> bool {
+    c.is_ascii_punctuation() && !matches!(c, '$' | '+' | '<' | '=' | '>' | '^' | '`' | '|' | '~')
+}
+
+/// The keys of all lines that have one, document after document.
+#[must_use]
+pub fn line_keys(batch: TextBatch<'_>) -> Vec<u64> {
+    (0..batch.len())
+        .into_par_iter()
+        .flat_map_iter(|i| batch.get(i).lines().filter_map(line_key))
+        .collect()
+}
+
+/// The keys that occur more than `max_count` times, ascending. Sorts `keys` in place.
+#[must_use]
+pub fn frequent(keys: &mut [u64], max_count: usize) -> Vec<u64> {
+    keys.par_sort_unstable();
+    keys.chunk_by(|a, b| a == b)
+        .filter(|run| run.len() > max_count)
+        .map(|run| run[0])
+        .collect()
+}
+
+/// Documents without the lines whose key is in `frequent` (ascending).
+pub struct Thinned {
+    pub data: Vec<u8>,
+    pub offsets: Vec<i64>,
+    /// Lines dropped from each document.
+    pub dropped: Vec<i64>,
+}
+
+#[must_use]
+pub fn drop_lines(batch: TextBatch<'_>, frequent: &[u64]) -> Thinned {
+    let thin = |text: &str| {
+        let is_dropped =
+            |line: &str| line_key(line).is_some_and(|key| frequent.binary_search(&key).is_ok());
+        let mut kept = String::with_capacity(text.len());
+        let mut dropped = 0;
+        for line in text.split_inclusive('\n') {
+            if is_dropped(line) {
+                dropped += 1
+            } else {
+                kept.push_str(line)
+            }
+        }
+        (kept, dropped)
+    };
+    let texts: Vec<(String, i64)> = (0..batch.len())
+        .into_par_iter()
+        .map(|i| thin(batch.get(i)))
+        .collect();
+    let mut out = Thinned {
+        data: vec![],
+        offsets: vec![0],
+        dropped: vec![],
+    };
+    for (text, dropped) in texts {
+        out.data.extend_from_slice(text.as_bytes());
+        out.offsets.push(out.data.len() as i64);
+        out.dropped.push(dropped);
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::text::hash::hash_bytes;
+    use proptest::prelude::*;
+
+    #[test]
+    fn normal_forms() {
+        for (line, form) in [
+            ("  Hello,  World! ", "hello world"),
+            ("Page 12 of 345", "page 00 of 000"),
+            ("Élan « naïf »", "elan naif"),
+            ("a + b\u{200b}\t-c\r\n", "a + b c"),
+            ("٣ x", "0 x"),
+        ] {
+            assert_eq!(
+                line_key(line),
+                Some(hash_bytes(form.as_bytes())),
+                "{line:?}"
+            );
+        }
+        for blank in ["", " \t\r\n", "-----", "«…»"] {
+            assert_eq!(line_key(blank), None);
+        }
+    }
+
+    #[test]
+    fn exactly_the_lines_above_the_limit_go() {
+        let texts = ["Menu!\none\nsix\nmenu 7\n\n", "MENU\nsix\ntwo\nmenu 3"];
+        let data = texts.concat();
+        let batch_offsets = [0, texts[0].len() as i64, data.len() as i64];
+        let batch = TextBatch::new(data.as_bytes(), &batch_offsets).unwrap();
+        let mut keys = line_keys(batch);
+        let often = frequent(&mut keys, 1);
+        let thinned = drop_lines(batch, &often);
+        assert_eq!(thinned.dropped, [3, 3]);
+        assert_eq!(thinned.offsets, [0, 5, 9]);
+        assert_eq!(thinned.data, b"one\n\ntwo\n");
+    }
+
+    proptest! {
+        #[test]
+        fn frequent_equals_counting(keys in prop::collection::vec(0u64..12, 0..80), max in 1usize..8) {
+            let mut counts = std::collections::BTreeMap::new();
+            keys.iter().for_each(|key| *counts.entry(*key).or_insert(0usize) += 1);
+            let expected: Vec<u64> = counts.into_iter().filter(|&(_, n)| n > max).map(|(key, _)| key).collect();
+            prop_assert_eq!(frequent(&mut keys.clone(), max), expected);
+        }
+
+        #[test]
+        fn dropping_nothing_changes_nothing(text in "\\PC*[\\n\\r ]*\\PC*") {
+            let offsets = [0, text.len() as i64];
+            let batch = TextBatch::new(text.as_bytes(), &offsets).unwrap();
+            prop_assert_eq!(drop_lines(batch, &[]).data, text.as_bytes());
+        }
+    }
+}

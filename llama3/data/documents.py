@@ -1,0 +1,187 @@
+"""Documents in columns, and the protocols of what reads them (`Source`) and judges them (`Filter`).
+
+Letters: D documents of a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal, Protocol, runtime_checkable
+
+import numpy as np
+import pyarrow as pa
+
+from llama3 import _core
+
+Kind = Literal["prose", "code"]
+
+FEATURES: tuple[str, ...] = _core.TEXT_STATISTICS
+"""What the analysis pass knows of every document; a filter declares the ones that it reads."""
+
+SCHEMA = pa.schema(
+    [
+        ("text", pa.large_string()),
+        ("id", pa.string()),  # hex of 128 bits of blake3 of the normalised text
+        ("source", pa.string()),  # label that the mix weights
+        ("url", pa.string()),  # where the document was found: URL, path, or path:line
+        ("language", pa.string()),  # language tag, or the programming language; "und" where unknown
+        ("date", pa.string()),  # as the source tells it; "" where unknown
+        ("kind", pa.string()),  # "prose" or "code": rules made for one do not fit the other
+        ("origin", pa.string()),  # documents cut from one origin fall on one side of the held-out split
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """A record that never became a document, or a document that was taken out, and why."""
+
+    where: str
+    reason: str
+    detail: str = ""
+    source: str = ""
+    id: str = ""
+    score: float = float("nan")
+
+
+@dataclass(frozen=True)
+class DocumentBatch:
+    """D documents as Arrow columns (at least those of SCHEMA), and what the analysis pass found in them."""
+
+    records: pa.RecordBatch
+    rejects: tuple[Reject, ...] = ()
+    """Records that the source could not read, met on the way to these documents."""
+    features: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """Name (of FEATURES) to float64 [D]."""
+
+    @classmethod
+    def of(
+        cls,
+        texts: Sequence[str] | pa.Array,
+        *,
+        source: str,
+        urls: Sequence[str],
+        language: str | Sequence[str] = "und",
+        dates: Sequence[str] | None = None,
+        kind: Kind | Sequence[Kind] = "prose",
+        origins: Sequence[str] | None = None,
+        rejects: Sequence[Reject] = (),
+    ) -> DocumentBatch:
+        """A batch with ids. `texts` must be valid UTF-8; without `origins` each document is its own."""
+        text = texts.cast(pa.large_string()) if isinstance(texts, pa.Array) else pa.array(texts, pa.large_string())
+        count = len(text)
+
+        def spread(value: str | Sequence[str]) -> Sequence[str]:
+            return [value] * count if isinstance(value, str) else value
+
+        ids = hex_ids(_core.text_ids(*text_buffers(text)))
+        columns = [text, ids, spread(source), urls, spread(language), spread(dates or ""), spread(kind), origins or ids]
+        arrays = [pa.array(column, type=field.type) for column, field in zip(columns, SCHEMA, strict=True)]
+        return cls(pa.RecordBatch.from_arrays(arrays, schema=SCHEMA), tuple(rejects))
+
+    def __len__(self) -> int:
+        return self.records.num_rows
+
+    @property
+    def buffers(self) -> tuple[np.ndarray, np.ndarray]:
+        """The text as uint8 bytes and int64 [D+1] offsets: views, nothing is copied."""
+        return text_buffers(self.records.column("text"))
+
+    @property
+    def texts(self) -> list[str]:
+        return self.column("text")
+
+    @property
+    def bytes_D(self) -> np.ndarray:
+        """Bytes of each document, int64 [D]."""
+        return np.diff(self.buffers[1])
+
+    def column(self, name: str) -> list[str]:
+        """A column as Python values."""
+        return self.records.column(name).to_pylist()
+
+    def take(self, keep_D: np.ndarray) -> DocumentBatch:
+        """The documents where the mask is true, features with them."""
+        features = {name: values[keep_D] for name, values in self.features.items()}
+        return replace(self, records=self.records.filter(pa.array(keep_D)), features=features)
+
+    def with_text(self, data: np.ndarray, offsets: np.ndarray) -> DocumentBatch:
+        """The same documents with other text (uint8 bytes, int64 offsets); ids stay those of the original."""
+        buffers = [None, pa.py_buffer(offsets), pa.py_buffer(data)]
+        text = pa.Array.from_buffers(pa.large_string(), len(offsets) - 1, buffers)
+        place = self.records.schema.get_field_index("text")
+        return replace(self, records=self.records.set_column(place, "text", text), features={})
+
+    def with_column(self, name: str, values: pa.Array) -> DocumentBatch:
+        return replace(self, records=self.records.append_column(name, values))
+
+    def with_features(self) -> DocumentBatch:
+        """The same documents with all FEATURES, from one pass over the text."""
+        table = _core.text_statistics(*self.buffers)
+        return replace(self, features=dict(zip(FEATURES, table.T, strict=True)))
+
+
+def text_buffers(text: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """A large_string array as (uint8 bytes, int64 offsets), both views of Arrow's memory."""
+    _, offsets, data = text.buffers()
+    if offsets is None or offsets.size == 0:
+        return np.empty(0, np.uint8), np.zeros(1, np.int64)
+    offsets_D1 = np.frombuffer(offsets, np.int64)[text.offset : text.offset + len(text) + 1]
+    return np.frombuffer(data, np.uint8) if data is not None else np.empty(0, np.uint8), offsets_D1
+
+
+def hex_ids(ids: np.ndarray) -> list[str]:
+    """uint8 [D, 16] as D strings of 32 hex digits."""
+    digits = np.ascontiguousarray(ids).tobytes().hex()
+    return [digits[at : at + 32] for at in range(0, len(digits), 32)]
+
+
+@dataclass(frozen=True, slots=True)
+class ShardRef:
+    """A piece of a source that is read, or fails, as a whole."""
+
+    source: str
+    """Label of its documents."""
+    location: str
+    """The file or folder it lies in; shown when the shard fails."""
+    part: int = 0
+    """Which piece, where one location gives several."""
+    bytes: int = 0
+    """Size for the progress bar."""
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Reads raw documents. The same shards, in the same order, give the same documents every time."""
+
+    def shards(self) -> list[ShardRef]:
+        """All pieces, in order. Raises ConfigError, naming the path, where there is nothing to read."""
+        ...
+
+    def read(self, shard: ShardRef) -> Iterator[DocumentBatch]:
+        """The documents of a shard. A record that cannot be read becomes a Reject of its batch; DataError where
+        the shard as a whole cannot (it is then quarantined: named, and none of it used)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a filter thinks of D documents. Scores are kept, so that thresholds can be changed without a scan."""
+
+    score_D: np.ndarray
+    """float64 [D]."""
+    keep_D: np.ndarray
+    """bool [D]."""
+    reason_D: Sequence[str]
+    """Why not, for documents that are not kept; "" for the others."""
+
+
+@runtime_checkable
+class Filter(Protocol):
+    """Scores documents and says which to keep."""
+
+    features: frozenset[str]
+    """The FEATURES it reads: they are recorded beside its score."""
+
+    def judge(self, batch: DocumentBatch) -> Judgement: ...
