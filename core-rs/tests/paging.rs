@@ -268,11 +268,10 @@ impl Harness {
     fn extend(&mut self, pick: usize, drafts: usize, mut accepted: Vec<u32>) {
         let Some(row) = self.pick(pick) else { return };
         let len = self.running[&(row as usize)].tokens.len();
-        let mut slots = vec![-1; drafts];
-        match self.pool.extend(row, &mut slots) {
+        match self.pool.extend(row, drafts) {
             Err(error) => assert!(matches!(error, Error::RowFull { .. })),
-            Ok(false) => {}
-            Ok(true) => {
+            Ok(None) => {}
+            Ok(Some(slots)) => {
                 accepted.truncate(drafts);
                 if drafts > 0 {
                     assert_eq!(

@@ -13,6 +13,7 @@ mod audit;
 mod blocks;
 mod keys;
 mod pool;
+mod rows;
 mod slab;
 
 pub use keys::{Chain, Keys};

@@ -1,0 +1,33 @@
+"""Generation: the KV pool, the paged cache, continuous batching, sampling, and `Llama`, what `llama3.load` returns.
+
+`KvPool` (kv_pool.py) keeps account of the cache's blocks in Rust; `PagedCache` (paged_cache.py) owns the keys and
+values and is the model's attention while it generates; `Engine` (engine.py) admits requests, forks them and steps all
+of them together; sampling.py draws tokens; `Llama` (llama.py) speaks text. Importing this package does not import
+torch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from llama3.inference.engine import Completion, Engine, Sampling
+    from llama3.inference.kv_pool import KvPool
+    from llama3.inference.llama import Llama
+
+_HOME = {
+    "KvPool": "kv_pool",
+    "Engine": "engine",
+    "Sampling": "engine",
+    "Completion": "engine",
+    "Llama": "llama",
+}
+__all__ = ["Completion", "Engine", "KvPool", "Llama", "Sampling"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
