@@ -1,0 +1,322 @@
+"""The architecture of a Llama 3 model, its presets and what follows from them: parameters and FLOPs.
+Torch-free.
+
+Source: "The Llama 3 Herd of Models", table 3 and section 3.2; the RoPE scaling of 3.1 and the tied shapes of
+3.2 are those of the released checkpoints.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from llama3.config.schema import ModelSection
+from llama3.errors import ConfigError, Problem
+
+
+@dataclass(frozen=True, slots=True)
+class RopeScaling:
+    """Llama 3.1's stretching of the low rotary frequencies; see
+    `llama3.model.transformer.rope_frequencies`."""
+
+    factor: float = 8.0
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_max_position: int = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """A Llama 3 architecture. Raises `ConfigError` with every problem at once if the values do not fit
+    together.
+
+    head_dim: channels per attention head; 0 means dim / n_heads
+    tied: the output matrix is the embedding matrix (Llama 3.2)
+    max_seq_len: the longest context the model was made for; recorded, not a limit of the code
+    """
+
+    dim: int
+    n_layers: int
+    n_heads: int
+    n_kv_heads: int
+    ffn_dim: int
+    vocab_size: int
+    rope_theta: float = 500_000.0
+    rope_scaling: RopeScaling | None = None
+    norm_eps: float = 1e-5
+    tied: bool = False
+    max_seq_len: int = 8192
+    head_dim: int = 0
+
+    def __post_init__(self) -> None:
+        if self.head_dim == 0:
+            object.__setattr__(self, "head_dim", self.dim // max(self.n_heads, 1))
+        if problems := _problems(self):
+            raise ConfigError(problems)
+
+    @classmethod
+    def from_section(cls, section: ModelSection, vocab_size: int) -> ModelConfig:
+        """The preset named in `section` with the values that `section` replaces, for a tokenizer of
+        `vocab_size`."""
+        if section.preset not in PRESETS:
+            raise ConfigError(_unknown_preset(section.preset))
+        changes = section.model_dump(exclude_none=True, exclude={"preset"})
+        if "rope_scaling" in changes:
+            changes["rope_scaling"] = RopeScaling(**changes["rope_scaling"])
+        if {"dim", "n_heads"} & changes.keys():
+            changes["head_dim"] = 0
+        return dataclasses.replace(PRESETS[section.preset], vocab_size=vocab_size, **changes)
+
+    @classmethod
+    def from_hf(cls, raw: Mapping[str, Any], where: str = "config.json") -> ModelConfig:
+        """From the contents of a Hugging Face `config.json` of a `LlamaForCausalLM`; refuses what it cannot
+        honour."""
+        if problems := _hf_problems(raw, where):
+            raise ConfigError(problems)
+        rope = dict(raw.get("rope_parameters") or raw.get("rope_scaling") or {})
+        scaling = None
+        if rope.get("rope_type", rope.get("type", "default")) == "llama3":
+            scaling = RopeScaling(
+                factor=float(rope["factor"]),
+                low_freq_factor=float(rope["low_freq_factor"]),
+                high_freq_factor=float(rope["high_freq_factor"]),
+                original_max_position=int(rope["original_max_position_embeddings"]),
+            )
+        return cls(
+            dim=raw["hidden_size"],
+            n_layers=raw["num_hidden_layers"],
+            n_heads=raw["num_attention_heads"],
+            n_kv_heads=raw.get("num_key_value_heads") or raw["num_attention_heads"],
+            ffn_dim=raw["intermediate_size"],
+            vocab_size=raw["vocab_size"],
+            rope_theta=float(raw.get("rope_theta") or rope.get("rope_theta") or 10_000.0),
+            rope_scaling=scaling,
+            norm_eps=float(raw.get("rms_norm_eps", 1e-6)),
+            tied=bool(raw.get("tie_word_embeddings", False)),
+            max_seq_len=raw.get("max_position_embeddings", 2048),
+            head_dim=raw.get("head_dim") or 0,
+        )
+
+    def to_hf(self) -> dict[str, Any]:
+        """The `config.json` that `transformers` loads as `LlamaForCausalLM`."""
+        raw: dict[str, Any] = {
+            "architectures": ["LlamaForCausalLM"],
+            "model_type": "llama",
+            "hidden_size": self.dim,
+            "num_hidden_layers": self.n_layers,
+            "num_attention_heads": self.n_heads,
+            "num_key_value_heads": self.n_kv_heads,
+            "head_dim": self.head_dim,
+            "intermediate_size": self.ffn_dim,
+            "vocab_size": self.vocab_size,
+            "rope_theta": self.rope_theta,
+            "rms_norm_eps": self.norm_eps,
+            "tie_word_embeddings": self.tied,
+            "max_position_embeddings": self.max_seq_len,
+            "hidden_act": "silu",
+            "attention_bias": False,
+            "mlp_bias": False,
+            "attention_dropout": 0.0,
+        }
+        if self.rope_scaling is not None:
+            raw["rope_scaling"] = {
+                "rope_type": "llama3",
+                "factor": self.rope_scaling.factor,
+                "low_freq_factor": self.rope_scaling.low_freq_factor,
+                "high_freq_factor": self.rope_scaling.high_freq_factor,
+                "original_max_position_embeddings": self.rope_scaling.original_max_position,
+            }
+        return raw
+
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Every parameter's name in Hugging Face's layout and its shape, in checkpoint order."""
+        dim, ffn = self.dim, self.ffn_dim
+        q_rows, kv_rows = self.n_heads * self.head_dim, self.n_kv_heads * self.head_dim
+        layer = {
+            "input_layernorm.weight": (dim,),
+            "self_attn.q_proj.weight": (q_rows, dim),
+            "self_attn.k_proj.weight": (kv_rows, dim),
+            "self_attn.v_proj.weight": (kv_rows, dim),
+            "self_attn.o_proj.weight": (dim, q_rows),
+            "post_attention_layernorm.weight": (dim,),
+            "mlp.gate_proj.weight": (ffn, dim),
+            "mlp.up_proj.weight": (ffn, dim),
+            "mlp.down_proj.weight": (dim, ffn),
+        }
+        shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (self.vocab_size, dim)}
+        for index in range(self.n_layers):
+            shapes |= {f"model.layers.{index}.{name}": shape for name, shape in layer.items()}
+        shapes["model.norm.weight"] = (dim,)
+        if not self.tied:
+            shapes["lm_head.weight"] = (self.vocab_size, dim)
+        return shapes
+
+    def num_params(self) -> int:
+        """Parameters; a tied output matrix counts once."""
+        per_layer = self._layer_matmul_params() + 2 * self.dim
+        embeddings = self.vocab_size * self.dim * (1 if self.tied else 2)
+        return embeddings + self.n_layers * per_layer + self.dim
+
+    def flops_per_token(self, seq_len: int) -> int:
+        """Training FLOPs of one token (forward and backward) in the usual convention (PaLM, torchtitan):
+        6 per weight of every matrix product, the output matrix included and the embedding lookup not, plus
+        12 * layers * attention width * seq_len for attention over the full square. A forward alone is a
+        third.
+        """
+        matmul = self.n_layers * self._layer_matmul_params() + self.vocab_size * self.dim
+        return 6 * matmul + 12 * self.n_layers * self.n_heads * self.head_dim * seq_len
+
+    def _layer_matmul_params(self) -> int:
+        attention = 2 * self.dim * self.head_dim * (self.n_heads + self.n_kv_heads)
+        return attention + 3 * self.dim * self.ffn_dim
+
+
+def _problems(config: ModelConfig) -> list[Problem]:
+    """Everything that keeps these values from being a model."""
+    sizes = ("dim", "n_layers", "n_heads", "n_kv_heads", "ffn_dim", "vocab_size", "max_seq_len", "head_dim")
+    problems = [
+        Problem(
+            "L3-MDL-001",
+            f"model.{name}",
+            f"{value!r} is not a positive whole number",
+            fix=f"set a {name} of 1 or more",
+        )
+        for name in sizes
+        if not isinstance(value := getattr(config, name), int) or value < 1
+    ]
+    if problems:
+        return problems
+    if config.n_heads % config.n_kv_heads:
+        problems.append(
+            Problem(
+                "L3-MDL-002",
+                "model.n_kv_heads",
+                f"{config.n_heads} attention heads cannot share {config.n_kv_heads} key-value heads",
+                "grouped-query attention gives each key-value head the same number of query heads",
+                f"choose n_kv_heads among {_divisors(config.n_heads)}",
+            )
+        )
+    if config.dim % config.n_heads and config.head_dim == config.dim // config.n_heads:
+        problems.append(
+            Problem(
+                "L3-MDL-003",
+                "model.n_heads",
+                f"dim {config.dim} does not divide into {config.n_heads} heads",
+                fix=f"choose a dim that is a multiple of {2 * config.n_heads}",
+            )
+        )
+    if config.head_dim % 2:
+        problems.append(
+            Problem(
+                "L3-MDL-004",
+                "model.dim",
+                f"the head size {config.head_dim} is odd",
+                "rotary embeddings turn pairs of channels",
+                "choose dim and n_heads so that dim / n_heads is even",
+            )
+        )
+    if config.rope_theta <= 1 or config.norm_eps <= 0:
+        problems.append(
+            Problem(
+                "L3-MDL-005",
+                "model",
+                "rope_theta must be above 1 and norm_eps above 0",
+                fix="use 500000 and 1e-5",
+            )
+        )
+    scaling = config.rope_scaling
+    if scaling and not (scaling.factor >= 1 and 0 < scaling.low_freq_factor < scaling.high_freq_factor):
+        problems.append(
+            Problem(
+                "L3-MDL-006",
+                "model.rope_scaling",
+                f"{scaling} does not describe a stretch",
+                "the factor must be 1 or more and low_freq_factor below high_freq_factor",
+                "use factor 8, low_freq_factor 1, high_freq_factor 4",
+            )
+        )
+    return problems
+
+
+def _hf_problems(raw: Mapping[str, Any], where: str) -> list[Problem]:
+    required = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size")
+    problems = [
+        Problem(
+            "L3-MDL-010",
+            where,
+            f"key {key!r} is missing",
+            fix="use the config.json of a Llama-family checkpoint",
+        )
+        for key in required
+        if key not in raw
+    ]
+    if raw.get("model_type", "llama") != "llama":
+        problems.append(
+            Problem(
+                "L3-MDL-011",
+                where,
+                f"model_type is {raw['model_type']!r}, not 'llama'",
+                fix="use a Llama-family checkpoint",
+            )
+        )
+    rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    unsupported = {
+        "hidden_act": raw.get("hidden_act", "silu") != "silu",
+        "attention_bias": raw.get("attention_bias", False),
+        "mlp_bias": raw.get("mlp_bias", False),
+        "rope_scaling.rope_type": kind not in ("default", "llama3"),
+    }
+    problems += [
+        Problem(
+            "L3-MDL-012",
+            where,
+            f"{key} has a value that Llama 3 does not use",
+            fix="use a Llama 3.x checkpoint",
+        )
+        for key, bad in unsupported.items()
+        if bad
+    ]
+    return problems
+
+
+def _unknown_preset(name: str) -> Problem:
+    return Problem(
+        "L3-MDL-007", "model.preset", f"there is no preset {name!r}", fix=f"choose among {', '.join(PRESETS)}"
+    )
+
+
+def _divisors(number: int) -> list[int]:
+    return [candidate for candidate in range(1, number + 1) if number % candidate == 0]
+
+
+_VOCAB = 128_256
+_SCALED_8 = RopeScaling()
+_SCALED_32 = RopeScaling(factor=32.0)
+
+_8B = ModelConfig(4096, 32, 32, 8, 14_336, _VOCAB)
+_70B = ModelConfig(8192, 80, 64, 8, 28_672, _VOCAB)
+_405B = ModelConfig(16_384, 126, 128, 8, 53_248, _VOCAB)
+_1B = ModelConfig(2048, 16, 32, 8, 8192, _VOCAB, tied=True)
+_3B = ModelConfig(3072, 28, 24, 8, 8192, _VOCAB, tied=True)
+
+
+def _long(config: ModelConfig, scaling: RopeScaling) -> ModelConfig:
+    return dataclasses.replace(config, rope_scaling=scaling, max_seq_len=131_072)
+
+
+PRESETS: dict[str, ModelConfig] = {
+    "tiny": ModelConfig(256, 6, 4, 2, 704, 4096, rope_theta=10_000.0, tied=True, max_seq_len=1024),
+    "llama-3-8b": _8B,
+    "llama-3-70b": _70B,
+    "llama-3.1-8b": _long(_8B, _SCALED_8),
+    "llama-3.1-70b": _long(_70B, _SCALED_8),
+    "llama-3.1-405b": _long(_405B, _SCALED_8),
+    "llama-3.2-1b": _long(_1B, _SCALED_32),
+    "llama-3.2-3b": _long(_3B, _SCALED_32),
+    "llama-3.3-70b": _long(_70B, _SCALED_8),
+}
+"""The herd's shapes, and `tiny` for a laptop CPU. Released checkpoints pad nothing: 128,256 tokens
+everywhere."""

@@ -1,0 +1,171 @@
+"""`score`: the one log-prob engine. Algorithms, references, rewards and evaluation all read a model through
+it.
+
+Only target rows meet the output matrix, in chunks, so that the scores over the vocabulary of a whole batch
+never exist in float32 at once. Log-probabilities and entropies are computed in float32 whatever the precision
+of the products.
+
+Legend: T tokens, M targets, S segments, D model dim, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Set
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from llama3.errors import ConfigError, Problem
+from llama3.model.batch import Batch
+from llama3.model.transformer import Transformer, compute_dtype
+
+Want = Literal["logps", "entropy", "values", "score"]
+
+CHUNK_LOGITS = 1 << 21
+"""Logits computed at once on the CPU (512 rows of 4,096 tokens): their float32 copies stay in the cache."""
+CHUNK_LOGITS_CUDA = 1 << 28
+KEPT_LOGITS = 1 << 26
+"""Logits of one batch that are kept for the backward pass; beyond this they are computed again, so that a
+vocabulary of 128,256 costs one more product instead of its size in memory."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What was asked of the model; the rest is None. Everything float32, gradients flow through all of it."""
+
+    logps_M: Tensor | None = None
+    entropy_M: Tensor | None = None
+    values_M: Tensor | None = None
+    score_S: Tensor | None = None
+
+
+def score(
+    model: torch.nn.Module, batch: Batch, want: Set[Want] = frozenset({"logps"}), temperature: float = 1.0
+) -> Scored:
+    """Run `model` (a `Transformer`, or a wrapper that forwards to one) over the forest.
+
+    logps_M: log-probability of each target at `temperature`, in nats
+    entropy_M: entropy of the distribution each target was drawn from, in nats
+    values_M: value head at the token before each target; score_S: score head at each segment's last token
+    """
+    if problems := _problems(want, temperature):
+        raise ConfigError(problems)
+    return Scored(**model(batch, partial(_heads, batch=batch, want=want, temperature=temperature)))
+
+
+def _problems(want: Set[str], temperature: float) -> list[Problem]:
+    unknown = set(want) - {"logps", "entropy", "values", "score"}
+    problems = [
+        Problem(
+            "L3-MDL-020", "score", f"cannot compute {name!r}", fix="ask for logps, entropy, values or score"
+        )
+        for name in sorted(unknown)
+    ]
+    if not temperature > 0:
+        problems.append(
+            Problem("L3-MDL-021", "score", f"temperature {temperature} is not above 0", fix="use 1.0")
+        )
+    return problems
+
+
+def _heads(
+    model: Transformer, h_TD: Tensor, *, batch: Batch, want: Set[Want], temperature: float
+) -> dict[str, Tensor]:
+    """The wanted outputs; a dict of tensors, because wrappers look for tensors in what `forward` returns."""
+    out: dict[str, Tensor] = {}
+    h_MD = h_TD[batch.source_M]
+    if {"logps", "entropy"} & set(want):
+        logps_M, entropy_M = log_probs(
+            h_MD, model.lm_head.weight, batch.target_ids_M, temperature, "entropy" in want
+        )
+        out["logps_M"] = logps_M
+        if "entropy" in want:
+            out["entropy_M"] = entropy_M
+    if "values" in want:
+        out["values_M"] = _scalar(model.value_head, "value_head", h_MD)
+    if "score" in want:
+        out["score_S"] = _scalar(model.score_head, "score_head", h_TD[batch.starts_S1[1:].long() - 1])
+    return out
+
+
+def _scalar(head: torch.nn.Linear | None, name: str, h: Tensor) -> Tensor:
+    if head is None:
+        raise ConfigError(
+            Problem(
+                "L3-MDL-022",
+                "score",
+                f"the model has no {name}",
+                fix=f"build it with Transformer(config, {name}=True)",
+            )
+        )
+    return F.linear(h.float(), head.weight.float()).squeeze(-1)
+
+
+def log_probs(
+    h_MD: Tensor, weight_VD: Tensor, ids_M: Tensor, temperature: float = 1.0, with_entropy: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of `ids_M` under softmax(h W' / temperature), and the entropies (zeros unless asked
+    for)."""
+    dtype = compute_dtype(h_MD)
+    return _LogProbs.apply(h_MD.to(dtype), weight_VD.to(dtype), ids_M, temperature, with_entropy)
+
+
+class _LogProbs(torch.autograd.Function):
+    """Output matrix, log-softmax and gather in chunks of rows."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, h_MD: Tensor, weight_VD: Tensor, ids_M: Tensor, temperature: float, with_entropy: bool
+    ) -> tuple[Tensor, Tensor]:
+        needs_backward = any(ctx.needs_input_grad)
+        keep = needs_backward and len(h_MD) * len(weight_VD) <= KEPT_LOGITS
+        logps_M, normalizer_M, entropy_M = (h_MD.new_zeros(len(h_MD), dtype=torch.float32) for _ in range(3))
+        kept: list[Tensor] = []
+        for rows in _chunks(h_MD, weight_VD):
+            logits = torch.mm(h_MD[rows], weight_VD.t())
+            if keep:
+                kept.append(logits)
+            scaled = logits.float().div_(temperature) if temperature != 1.0 else logits.float()
+            normalizer = torch.logsumexp(scaled, dim=-1)
+            normalizer_M[rows] = normalizer
+            logps_M[rows] = scaled.gather(1, ids_M[rows, None]).squeeze(1) - normalizer
+            if with_entropy:
+                # H = log Z - E[z]
+                probabilities = (scaled - normalizer[:, None]).exp_()
+                entropy_M[rows] = normalizer - torch.linalg.vecdot(probabilities, scaled)
+        if needs_backward:
+            ctx.save_for_backward(h_MD, weight_VD, ids_M, normalizer_M, entropy_M, *kept)
+            ctx.temperature, ctx.with_entropy = temperature, with_entropy
+        return logps_M, entropy_M
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+        h_MD, weight_VD, ids_M, normalizer_M, entropy_M, *kept = ctx.saved_tensors
+        grad_logps_M, grad_entropy_M = grads
+        grad_h_MD = torch.empty_like(h_MD)
+        grad_weight_VD = torch.zeros_like(weight_VD, dtype=torch.float32)
+        for index, rows in enumerate(_chunks(h_MD, weight_VD)):
+            logits = kept[index] if kept else torch.mm(h_MD[rows], weight_VD.t())
+            log_p = logits.float().div_(ctx.temperature).sub_(normalizer_M[rows, None])
+            p = log_p.exp()
+            slope = grad_logps_M[rows, None].neg()
+            if ctx.with_entropy:
+                # dH/dz = -p (log p + H)
+                slope = slope - grad_entropy_M[rows, None] * log_p.add_(entropy_M[rows, None])
+            grad_logits = p.mul_(slope)
+            grad_logits.scatter_add_(1, ids_M[rows, None], grad_logps_M[rows, None])
+            grad_logits = grad_logits.div_(ctx.temperature).to(h_MD.dtype)
+            grad_h_MD[rows] = torch.mm(grad_logits, weight_VD)
+            # Sums over chunks in float32: a bfloat16 sum would lose small contributions.
+            grad_weight_VD += torch.mm(grad_logits.t(), h_MD[rows])
+        return grad_h_MD, grad_weight_VD.to(weight_VD.dtype), None, None, None
+
+
+def _chunks(h_MD: Tensor, weight_VD: Tensor) -> list[slice]:
+    budget = CHUNK_LOGITS_CUDA if h_MD.is_cuda else CHUNK_LOGITS
+    rows = max(64, budget // len(weight_VD))
+    return [slice(first, first + rows) for first in range(0, len(h_MD), rows)]

@@ -1,0 +1,181 @@
+"""The Llama 3 transformer ("The Llama 3 Herd of Models", section 3.2): RMSNorm before each sublayer, rotary
+positions, grouped-query attention, SwiGLU, no biases.
+
+One model for training, scoring and serving. `hidden` reads a whole packed forest; `step` reads new tokens
+whose past is in a cache. Both run the same layers; only the `Attention` object differs.
+
+Query, key and value matrices are one parameter, as are gate and up: one product instead of three or two
+(measured on
+CPU: a tenth of a training step). Rows of the former are grouped by key-value head, [G queries, key, value]
+each, so that a row shard is a set of whole heads. Rotary pairs are channels (i, i + C/2), Hugging Face's
+layout; Meta's own files pair (2i, 2i + 1), which is the same model with the rows of the query and key
+matrices permuted.
+
+Legend: T tokens, D model dim, K key-value heads, G query heads per key-value head, C channels per head, F FFN
+dim, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from llama3.model.attention import Attention, KVCache, forest_attention
+from llama3.model.batch import Batch
+from llama3.model.config import ModelConfig
+from llama3.model.ops import rms_norm, rotate
+
+T = TypeVar("T")
+KVSink = Callable[[int, Tensor, Tensor], None]
+"""Receives (layer, k_TKC, v_TKC) of a forward pass, keys already rotated."""
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * weight, over the last axis."""
+
+    def __init__(self, dim: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.eps = eps
+
+    def forward(self, x_TD: Tensor) -> Tensor:
+        return rms_norm(x_TD, self.weight, self.eps)
+
+
+class SelfAttention(nn.Module):
+    """Grouped-query attention with rotary positions."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.kv_heads, self.group = config.n_kv_heads, config.n_heads // config.n_kv_heads
+        self.head_dim = config.head_dim
+        self.qkv = nn.Linear(config.dim, self.kv_heads * (self.group + 2) * self.head_dim, bias=False)
+        self.out = nn.Linear(config.n_heads * config.head_dim, config.dim, bias=False)
+
+    def forward(self, x_TD: Tensor, rope: tuple[Tensor, Tensor], layer: int, attention: Attention) -> Tensor:
+        qkv = self.qkv(x_TD).view(-1, self.kv_heads, self.group + 2, self.head_dim)
+        qk, v_TKC = rotate(qkv[:, :, :-1], *rope), qkv[:, :, -1]
+        o_TKGC = attention.attend(layer, qk[:, :, :-1], qk[:, :, -1], v_TKC)
+        return self.out(o_TKGC.flatten(1))
+
+
+class FeedForward(nn.Module):
+    """SwiGLU: down(silu(gate(x)) * up(x))."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.gate_up = nn.Linear(config.dim, 2 * config.ffn_dim, bias=False)
+        self.down = nn.Linear(config.ffn_dim, config.dim, bias=False)
+
+    def forward(self, x_TD: Tensor) -> Tensor:
+        gate_TF, up_TF = self.gate_up(x_TD).chunk(2, dim=-1)
+        return self.down(F.silu(gate_TF) * up_TF)
+
+
+class Block(nn.Module):
+    """One layer: attention and feed-forward, each around a residual connection."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.attention_norm = RMSNorm(config.dim, config.norm_eps)
+        self.attention = SelfAttention(config)
+        self.ffn_norm = RMSNorm(config.dim, config.norm_eps)
+        self.ffn = FeedForward(config)
+
+    def forward(self, x_TD: Tensor, rope: tuple[Tensor, Tensor], layer: int, attention: Attention) -> Tensor:
+        x_TD = x_TD + self.attention(self.attention_norm(x_TD), rope, layer, attention)
+        return x_TD + self.ffn(self.ffn_norm(x_TD))
+
+
+class Transformer(nn.Module):
+    """A Llama 3 model.
+
+    value_head: one number per token (PPO's baseline); score_head: one number per segment (a reward model)
+    """
+
+    def __init__(self, config: ModelConfig, *, value_head: bool = False, score_head: bool = False) -> None:
+        super().__init__()
+        self.config = config
+        self.embed = nn.Embedding(config.vocab_size, config.dim)
+        self.layers = nn.ModuleList(Block(config) for _ in range(config.n_layers))
+        self.norm = RMSNorm(config.dim, config.norm_eps)
+        self.lm_head = nn.Linear(config.dim, config.vocab_size, bias=False)
+        if config.tied:
+            self.lm_head.weight = self.embed.weight
+        self.value_head = nn.Linear(config.dim, 1, bias=False) if value_head else None
+        self.score_head = nn.Linear(config.dim, 1, bias=False) if score_head else None
+
+    def forward(self, batch: Batch, head: Callable[[Transformer, Tensor], T]) -> T:
+        """`head(self, hidden(batch))`: everything that touches parameters happens inside one call of the
+        module, so that wrappers which gather parameters around `forward` (FSDP) see it."""
+        return head(self, self.hidden(batch))
+
+    def hidden(self, batch: Batch, kv_sink: KVSink | None = None) -> Tensor:
+        """Final normalised hidden states h_TD of every token of a forest; `kv_sink` is shown each layer's
+        keys and values (the engine's prefill stores them)."""
+        attention = forest_attention(batch)
+        if kv_sink is not None:
+            attention = _Recorded(attention, kv_sink)
+        return self._run(batch.tokens_T, batch.positions_T, attention)
+
+    def step(self, tokens_T: Tensor, positions_T: Tensor, cache: KVCache) -> Tensor:
+        """Final normalised hidden states of new tokens whose past is in `cache`: one token of each running
+        sequence (decoding), or a chunk of a prompt. The cache knows which token belongs to which sequence."""
+        return self._run(tokens_T, positions_T, cache)
+
+    def logits(self, h_TD: Tensor) -> Tensor:
+        """Scores over the vocabulary, in the dtype of the computation."""
+        return self.lm_head(h_TD)
+
+    def _run(self, tokens_T: Tensor, positions_T: Tensor, attention: Attention) -> Tensor:
+        x_TD = self.embed(tokens_T)
+        rope = rope_table(self.config, positions_T, compute_dtype(x_TD))
+        for index, layer in enumerate(self.layers):
+            x_TD = layer(x_TD, rope, index, attention)
+        return self.norm(x_TD)
+
+
+class _Recorded:
+    """An attention whose keys and values are also shown to a sink."""
+
+    def __init__(self, attention: Attention, sink: KVSink) -> None:
+        self.attention, self.sink = attention, sink
+
+    def attend(self, layer: int, q_TKGC: Tensor, k_TKC: Tensor, v_TKC: Tensor) -> Tensor:
+        self.sink(layer, k_TKC, v_TKC)
+        return self.attention.attend(layer, q_TKGC, k_TKC, v_TKC)
+
+
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """The dtype in which matrix products of `x` run here: autocast's where it is on, else x's own."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+
+
+def rope_frequencies(config: ModelConfig) -> Tensor:
+    """Radians per position of each rotary pair, float32[C/2].
+
+    Llama 3.1 stretches the slow ones: wavelengths above original_max_position / low_freq_factor are divided
+    by `factor`, those below original_max_position / high_freq_factor are kept, those between are blended.
+    """
+    pair = torch.arange(0, config.head_dim, 2, dtype=torch.float32)
+    frequency = 1.0 / config.rope_theta ** (pair / config.head_dim)
+    scaling = config.rope_scaling
+    if scaling is None:
+        return frequency
+    turns = scaling.original_max_position * frequency / (2 * math.pi)
+    keep = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
+    keep = keep.clamp(0, 1)
+    return keep * frequency + (1 - keep) * frequency / scaling.factor
+
+
+def rope_table(config: ModelConfig, positions_T: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """cos and sin of each token's rotary angles, [T, 1, 1, C/2] in `dtype`; the angles are computed in
+    float32."""
+    angles = positions_T.float()[:, None] * rope_frequencies(config).to(positions_T.device)
+    return angles.cos().to(dtype)[:, None, None], angles.sin().to(dtype)[:, None, None]
