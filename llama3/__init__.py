@@ -1,3 +1,46 @@
-"""The open pipeline behind Llama 3: raw text in, a herd of aligned, guarded, quantized models out."""
+"""The open pipeline behind Llama 3: raw text in, a herd of aligned, guarded, quantized models out.
+
+    import llama3
+
+    run = llama3.run("quickstart")          # a preset's name, a file, a mapping, or a loaded config
+    model = llama3.load(run.path)           # .tokenizer, .generate(prompts), .chat(messages), .logprobs(texts)
+
+Importing this package imports nothing heavy; `run` and `load` import torch when they are called.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from llama3.config import Loaded
+    from llama3.inference.llama import Llama
+    from llama3.recipe import Run
 
 __version__ = "0.1.0"
+__all__ = ["__version__", "load", "run"]
+
+
+def run(config: str | os.PathLike[str] | Mapping[str, Any] | Loaded, overrides: Sequence[str] = ()) -> Run:
+    """Raise the herd that a config describes; what is already made and unchanged is skipped.
+
+    Args:
+        config: name of a preset, path of a file, plain mapping, or what `llama3.config.load` returned.
+        overrides: `section.key=value` each, as `--set` on the command line.
+
+    Raises:
+        llama3.errors.LlamaError: ConfigError or PluginError before any work starts; what was finished stays.
+    """
+    from llama3 import recipe
+    from llama3.preflight import load_config, ready
+
+    return recipe.run(ready(load_config(config, overrides)))
+
+
+def load(path: str | os.PathLike[str]) -> Llama:
+    """A model with its tokenizer, ready to generate: a checkpoint, a release, or a run (its final model)."""
+    from llama3.inference.llama import Llama
+
+    return Llama.load(path)

@@ -49,7 +49,6 @@ def drop_lines(
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Data and offsets without the frequent lines, and how many each document lost."""
 
-
 # -- loader (core-rs/src/python/loader.rs) -----------------------------------------------------
 
 # -- paging (core-rs/src/python/paging.rs) -----------------------------------------------------
@@ -83,4 +82,3 @@ class KvPool:
     def reset(self) -> None: ...
     def check(self) -> list[str]: ...
     def stats(self) -> dict[str, int]: ...
-

@@ -243,11 +243,7 @@ class Artifact:
         if _core.blake3_file(str(path)) == entry.blake3:
             return []
         fix = "restore the file, or remove the artifact and run the same command again: it is rebuilt"
-        return [
-            Problem(
-                "L3-ART-005", str(path), "the file's content changed", "its blake3 is not the manifest's", fix
-            )
-        ]
+        return [Problem("L3-ART-005", str(path), "the file's content changed", "its blake3 is not the manifest's", fix)]
 
     def __repr__(self) -> str:
         return f"<{self.type} {self.hash[:12]} at {self.location}>"
@@ -264,9 +260,7 @@ def _read_manifest(location: Path) -> Manifest:
         return Manifest.model_validate(json.loads(path.read_bytes()), strict=True)
     except FileNotFoundError:
         fix = "give an artifact's directory, or a run directory's artifacts/<stage>"
-        raise ArtifactError(
-            Problem("L3-ART-001", str(location), f"not an artifact: no {MANIFEST}", fix=fix)
-        ) from None
+        raise ArtifactError(Problem("L3-ART-001", str(location), f"not an artifact: no {MANIFEST}", fix=fix)) from None
     except ValidationError as error:
         first = error.errors()[0]
         why = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
@@ -315,9 +309,7 @@ def _payload(folder: Path) -> list[str]:
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if path.is_symlink() or not (path.is_file() or path.is_dir()) or name == MANIFEST:
-            raise ArtifactError(
-                Problem("L3-ART-008", str(path), "an artifact holds plain files and directories only")
-            )
+            raise ArtifactError(Problem("L3-ART-008", str(path), "an artifact holds plain files and directories only"))
         if path.is_file():
             names.append(name)
     if not names:

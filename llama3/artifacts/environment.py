@@ -22,9 +22,7 @@ def code() -> Code:
     """The running code: version, hash of the Rust extension, commit (with `-dirty`) when run from a
     checkout.
     """
-    return Code(
-        version=llama3.__version__, core_build=_core.blake3_file(str(_core.__file__))[:16], git=_git()
-    )
+    return Code(version=llama3.__version__, core_build=_core.blake3_file(str(_core.__file__))[:16], git=_git())
 
 
 def _git() -> str | None:

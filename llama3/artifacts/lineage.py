@@ -83,9 +83,7 @@ def _starts(path: Path) -> list[Path]:
         links = sorted(link for link in folder.iterdir() if link.is_symlink() and link.is_dir())
         if not links:
             why = "no stage has finished yet"
-            raise ArtifactError(
-                Problem("L3-ART-010", str(path), "this run has no artifacts", why, "run it first")
-            )
+            raise ArtifactError(Problem("L3-ART-010", str(path), "this run has no artifacts", why, "run it first"))
         return [link.resolve() for link in links]
     inside = next((parent for parent in (path, *path.parents) if (parent / MANIFEST).is_file()), path)
     return [Artifact(inside).location]
@@ -108,9 +106,7 @@ def _index(folders: Iterable[Path]) -> dict[str, Path]:
     return found
 
 
-def _node(
-    role: str | None, identity: str, known: dict[str, Path], verify: bool, below: frozenset[str]
-) -> Node:
+def _node(role: str | None, identity: str, known: dict[str, Path], verify: bool, below: frozenset[str]) -> Node:
     path = known.get(identity)
     if path is None:
         return Node(role, identity, "missing", problem="not found beside the artifacts made from it")
@@ -167,9 +163,7 @@ def _sources(node: Node) -> list[tuple[str, str]]:
     """The text sources that a corpus says it was made from (`metrics["sources"]`: name -> count or
     counts).
     """
-    sources = (
-        node.manifest.metrics.get("sources") if node.manifest and node.manifest.type == "corpus" else None
-    )
+    sources = node.manifest.metrics.get("sources") if node.manifest and node.manifest.type == "corpus" else None
     if not isinstance(sources, dict):
         return []
     return [(name, _counts(value)) for name, value in sorted(sources.items())]

@@ -200,9 +200,7 @@ class RunDir:
             what = f"{target}: the manifest answers another request"
         except ArtifactError as error:
             what = str(error)
-        aside = next(
-            path for n in range(1, 1_000_000) if not (path := self.damaged / f"{target.name}-{n}").exists()
-        )
+        aside = next(path for n in range(1, 1_000_000) if not (path := self.damaged / f"{target.name}-{n}").exists())
         publish(target, aside)
         fsync_dir(self.artifacts)
         self.event("artifact_damaged", path=str(target), moved_to=str(aside), what=what)
@@ -251,9 +249,7 @@ class RunDir:
         if isinstance(error, KeyboardInterrupt):
             why = "finished stages and checkpoints are kept"
             fix = "give the same command to go on"
-            raise Interrupted(
-                Problem("L3-RUN-004", str(self.path), f"stopped during {key}", why, fix)
-            ) from error
+            raise Interrupted(Problem("L3-RUN-004", str(self.path), f"stopped during {key}", why, fix)) from error
         if is_disk_full(error):
             free = shutil.disk_usage(self.path).free // 2**20
             why = f"no space left on the device ({free} MiB free); the unfinished output was removed"

@@ -20,7 +20,7 @@ def json_schema() -> dict[str, Any]:
     _link(schema)
     definitions.pop("Slot", None)
     definitions.pop("AxisSlot", None)
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "llama3 config", **schema}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "llama3 config"}
 
 
 def _plugins(registry: Registry, family: str, definitions: dict[str, Any]) -> dict[str, Any]:

@@ -95,9 +95,7 @@ def _plan(batch: Batch) -> list[_Bucket]:
     own_lengths, ancestor_lengths = batch.lengths_S.tolist(), batch.offsets_S.tolist()
     for segment, (own, ancestors) in enumerate(zip(own_lengths, ancestor_lengths, strict=True)):
         members[_padded(ancestors), _padded(own)].append(segment)
-    return [
-        _bucket(batch, torch.tensor(segments, device=batch.tokens_T.device)) for segments in members.values()
-    ]
+    return [_bucket(batch, torch.tensor(segments, device=batch.tokens_T.device)) for segments in members.values()]
 
 
 def _padded(length: int) -> int:
@@ -140,12 +138,8 @@ def _ancestor_tokens(batch: Batch, segments: Tensor, ancestors: int) -> tuple[Te
     above_B = batch.parents_S[segments].long()
     while bool((has_B := above_B >= 0).any()):
         offset_B, start_B = batch.offsets_S[above_B], batch.starts_S1[above_B].long()
-        inside_BP = (position_P >= offset_B[:, None]) & (
-            position_P < (offset_B + batch.lengths_S[above_B])[:, None]
-        )
-        token_BP = torch.where(
-            inside_BP & has_B[:, None], start_B[:, None] + position_P - offset_B[:, None], token_BP
-        )
+        inside_BP = (position_P >= offset_B[:, None]) & (position_P < (offset_B + batch.lengths_S[above_B])[:, None])
+        token_BP = torch.where(inside_BP & has_B[:, None], start_B[:, None] + position_P - offset_B[:, None], token_BP)
         above_B = torch.where(has_B, batch.parents_S.long()[above_B], above_B)
     return token_BP, position_P < 0
 
@@ -201,9 +195,7 @@ class _ForestAttend(torch.autograd.Function):
                 p = next(probabilities) if kept else _probabilities(bucket, q, k, rows, columns)
                 grad_o_rows = _fold(grad_o, rows)
                 grad_v[:, :columns] += torch.bmm(p.transpose(1, 2), grad_o_rows)
-                grad_s = (
-                    torch.bmm(grad_o_rows, v[:, :columns].transpose(1, 2)).sub_(_fold(delta, rows)).mul_(p)
-                )
+                grad_s = torch.bmm(grad_o_rows, v[:, :columns].transpose(1, 2)).sub_(_fold(delta, rows)).mul_(p)
                 grad_q[:, :, rows] = _unfold(torch.bmm(grad_s, k[:, :columns]), q)
                 grad_k[:, :columns] += torch.bmm(grad_s.transpose(1, 2), _fold(q, rows))
             _scatter_own(bucket, grad_q.mul_(_scale(q)), grad_q_TKGC)
@@ -350,9 +342,7 @@ class FlexForestAttention:
         from torch.nn.attention.flex_attention import create_block_mask
 
         tokens = batch.num_tokens
-        self.block_mask = create_block_mask(
-            forest_mask(batch), None, None, tokens, tokens, batch.tokens_T.device
-        )
+        self.block_mask = create_block_mask(forest_mask(batch), None, None, tokens, tokens, batch.tokens_T.device)
 
     def attend(self, layer: int, q_TKGC: Tensor, k_TKC: Tensor, v_TKC: Tensor) -> Tensor:
         q_1HTC = q_TKGC.flatten(1, 2).transpose(0, 1)[None]

@@ -182,9 +182,7 @@ class Batch:
         tokens_R = torch.zeros(self.num_trees, dtype=torch.int64, device=self.tokens_T.device)
         tokens_R.index_add_(0, self.tree_S, self.lengths_S)
         parts = _cut(tokens_R.tolist(), n)
-        return [
-            self.select(torch.tensor(part, dtype=torch.int64, device=self.tokens_T.device)) for part in parts
-        ]
+        return [self.select(torch.tensor(part, dtype=torch.int64, device=self.tokens_T.device)) for part in parts]
 
     def with_(
         self,
@@ -259,9 +257,7 @@ class Batch:
         is_target = [_target_mask(segment) for segment in segments]
         starts = np.cumsum([0] + [len(segment.tokens) for segment in segments], dtype=np.int32)
         return cls(
-            tokens_T=torch.from_numpy(
-                _joined([np.asarray(s.tokens, dtype=np.int64) for s in segments], np.int64)
-            ),
+            tokens_T=torch.from_numpy(_joined([np.asarray(s.tokens, dtype=np.int64) for s in segments], np.int64)),
             starts_S1=torch.from_numpy(starts),
             parents_S=torch.tensor(parents, dtype=torch.int32),
             targets_M=torch.from_numpy(_joined(is_target, np.bool_)).nonzero().squeeze(-1),
@@ -282,8 +278,7 @@ class Batch:
         segment_base = np.cumsum([0] + [batch.num_segments for batch in batches]).tolist()
         starts = [b.starts_S1[:-1] + base for b, base in zip(batches, token_base, strict=False)]
         parents = [
-            torch.where(b.parents_S < 0, -1, b.parents_S + base)
-            for b, base in zip(batches, segment_base, strict=False)
+            torch.where(b.parents_S < 0, -1, b.parents_S + base) for b, base in zip(batches, segment_base, strict=False)
         ]
         return cls(
             tokens_T=torch.cat([batch.tokens_T for batch in batches]),
@@ -336,17 +331,13 @@ class Batch:
 
     def _take(self, segments: Tensor, trees: Tensor) -> Batch:
         """The given segments in the given order, closed under ancestors and parents first."""
-        new_S = torch.full(
-            (self.num_segments + 1,), -1, device=segments.device
-        )  # the last cell serves parent -1
+        new_S = torch.full((self.num_segments + 1,), -1, device=segments.device)  # the last cell serves parent -1
         new_S[segments] = torch.arange(len(segments), device=segments.device)
         lengths = self.lengths_S[segments]
         starts = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
         # Where each token of the new batch stands in the old one.
         shift = self.starts_S1[:-1][segments] - starts[:-1]
-        old_T = torch.arange(int(starts[-1]), device=segments.device) + torch.repeat_interleave(
-            shift, lengths
-        )
+        old_T = torch.arange(int(starts[-1]), device=segments.device) + torch.repeat_interleave(shift, lengths)
         target_number_T = torch.full((self.num_tokens,), -1, device=segments.device)
         target_number_T[self.targets_M] = torch.arange(self.num_targets, device=segments.device)
         number_T = target_number_T[old_T]
@@ -458,11 +449,7 @@ def _problems(batch: Batch) -> list[Problem]:
             )
         ]
     if len(targets_M):
-        if (
-            int(targets_M[0]) < 0
-            or int(targets_M[-1]) >= len(tokens_T)
-            or bool((targets_M.diff() <= 0).any())
-        ):
+        if int(targets_M[0]) < 0 or int(targets_M[-1]) >= len(tokens_T) or bool((targets_M.diff() <= 0).any()):
             return [
                 Problem(
                     "L3-BAT-005",
@@ -519,8 +506,7 @@ def _target_mask(segment: Segment) -> np.ndarray:
     mask = np.asarray(segment.is_target, dtype=np.bool_)
     mask = np.full(len(segment.tokens), bool(mask)) if mask.ndim == 0 else mask
     lengths = {"is_target": len(mask)} | {
-        name: len(values) + len(segment.tokens) - int(mask.sum())
-        for name, values in segment.per_target.items()
+        name: len(values) + len(segment.tokens) - int(mask.sum()) for name, values in segment.per_target.items()
     }
     wrong = [name for name, length in lengths.items() if length != len(segment.tokens)]
     if wrong:
@@ -559,9 +545,7 @@ def _tensor(values: np.ndarray) -> Tensor:
     """bool stays bool, whole numbers become int64, the rest float32."""
     if values.dtype == np.bool_:
         return torch.from_numpy(values)
-    return torch.from_numpy(
-        values.astype(np.int64 if np.issubdtype(values.dtype, np.integer) else np.float32)
-    )
+    return torch.from_numpy(values.astype(np.int64 if np.issubdtype(values.dtype, np.integer) else np.float32))
 
 
 def _concat_columns(parts: list[tuple[Columns, int]], kind: str) -> dict[str, Tensor]:
@@ -574,6 +558,4 @@ def _concat_columns(parts: list[tuple[Columns, int]], kind: str) -> dict[str, Te
 def _same_names(names: list[set[str]], kind: str) -> None:
     if odd := set[str]().union(*names) - (names[0].intersection(*names) if names else set()):
         fix = "give every part the same columns"
-        raise DataError(
-            Problem("L3-BAT-015", kind, f"column {sorted(odd)[0]!r} is missing in some parts", fix=fix)
-        )
+        raise DataError(Problem("L3-BAT-015", kind, f"column {sorted(odd)[0]!r} is missing in some parts", fix=fix))

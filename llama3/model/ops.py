@@ -28,11 +28,7 @@ class _RMSNorm(torch.autograd.Function):
     def forward(ctx: Any, x_TD: Tensor, weight_D: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
         x32_TD = x_TD.float()
         inverse_T1 = (
-            torch.linalg.vector_norm(x32_TD, dim=-1, keepdim=True)
-            .square_()
-            .div_(x_TD.shape[-1])
-            .add_(eps)
-            .rsqrt_()
+            torch.linalg.vector_norm(x32_TD, dim=-1, keepdim=True).square_().div_(x_TD.shape[-1]).add_(eps).rsqrt_()
         )
         ctx.save_for_backward(x_TD, weight_D, inverse_T1)
         return (x32_TD * inverse_T1).mul_(weight_D).to(dtype)

@@ -60,28 +60,20 @@ def score(
 def _problems(want: Set[str], temperature: float) -> list[Problem]:
     unknown = set(want) - {"logps", "entropy", "values", "score"}
     problems = [
-        Problem(
-            "L3-MDL-020", "score", f"cannot compute {name!r}", fix="ask for logps, entropy, values or score"
-        )
+        Problem("L3-MDL-020", "score", f"cannot compute {name!r}", fix="ask for logps, entropy, values or score")
         for name in sorted(unknown)
     ]
     if not temperature > 0:
-        problems.append(
-            Problem("L3-MDL-021", "score", f"temperature {temperature} is not above 0", fix="use 1.0")
-        )
+        problems.append(Problem("L3-MDL-021", "score", f"temperature {temperature} is not above 0", fix="use 1.0"))
     return problems
 
 
-def _heads(
-    model: Transformer, h_TD: Tensor, *, batch: Batch, want: Set[Want], temperature: float
-) -> dict[str, Tensor]:
+def _heads(model: Transformer, h_TD: Tensor, *, batch: Batch, want: Set[Want], temperature: float) -> dict[str, Tensor]:
     """The wanted outputs; a dict of tensors, because wrappers look for tensors in what `forward` returns."""
     out: dict[str, Tensor] = {}
     h_MD = h_TD[batch.source_M]
     if {"logps", "entropy"} & set(want):
-        logps_M, entropy_M = log_probs(
-            h_MD, model.lm_head.weight, batch.target_ids_M, temperature, "entropy" in want
-        )
+        logps_M, entropy_M = log_probs(h_MD, model.lm_head.weight, batch.target_ids_M, temperature, "entropy" in want)
         out["logps_M"] = logps_M
         if "entropy" in want:
             out["entropy_M"] = entropy_M

@@ -48,13 +48,8 @@ def to_hf(config: ModelConfig, state: Mapping[str, Tensor]) -> dict[str, Tensor]
     for index in range(config.n_layers):
         ours, theirs = f"layers.{index}.", f"model.layers.{index}."
         out |= {theirs + hf: state[ours + name] for name, hf in _PLAIN.items()}
-        out |= {
-            theirs + hf: part
-            for hf, part in zip(_HF_QKV, _split_qkv(config, state[ours + _QKV]), strict=True)
-        }
-        out |= {
-            theirs + hf: part for hf, part in zip(_HF_GATE_UP, state[ours + _GATE_UP].chunk(2), strict=True)
-        }
+        out |= {theirs + hf: part for hf, part in zip(_HF_QKV, _split_qkv(config, state[ours + _QKV]), strict=True)}
+        out |= {theirs + hf: part for hf, part in zip(_HF_GATE_UP, state[ours + _GATE_UP].chunk(2), strict=True)}
     if not config.tied:
         out["lm_head.weight"] = state["lm_head.weight"]
     out |= {name: state[name] for name in _HEADS if name in state}
@@ -230,9 +225,7 @@ class Tensors:
         if not index.exists():
             pickled = any(folder.glob("*.bin")) or any(folder.glob("*.pth"))
             why = (
-                "pickled weights can run code and are never read"
-                if pickled
-                else f"the folder holds {_listing(folder)}"
+                "pickled weights can run code and are never read" if pickled else f"the folder holds {_listing(folder)}"
             )
             raise CheckpointError(
                 Problem(
@@ -252,9 +245,7 @@ class Tensors:
             ) from error
         for path in sorted(set(files.values())):
             present = set(self._open(path).keys())
-            if missing := sorted(
-                name for name, file in files.items() if file == path and name not in present
-            ):
+            if missing := sorted(name for name, file in files.items() if file == path and name not in present):
                 raise CheckpointError(
                     Problem(
                         "L3-CKP-006",
@@ -287,14 +278,10 @@ def _check_shapes(found: Mapping[str, tuple[int, ...]], config: ModelConfig, fol
         if name in found and found[name] != shape
     ]
     problems += [
-        Problem("L3-CKP-008", f"{folder}: {name}", "is missing", fix=fix)
-        for name in expected
-        if name not in found
+        Problem("L3-CKP-008", f"{folder}: {name}", "is missing", fix=fix) for name in expected if name not in found
     ]
     extra = sorted(found.keys() - expected.keys() - ignored)
-    problems += [
-        Problem("L3-CKP-009", f"{folder}: {name}", "is not a tensor of this model", fix=fix) for name in extra
-    ]
+    problems += [Problem("L3-CKP-009", f"{folder}: {name}", "is not a tensor of this model", fix=fix) for name in extra]
     if problems:
         raise CheckpointError(problems)
 
@@ -315,9 +302,7 @@ def _refuse_non_finite(tensors: Mapping[str, Tensor], where: str) -> None:
         raise CheckpointError(problems)
 
 
-def write_tensors(
-    tensors: Mapping[str, Tensor], folder: str | Path, *, max_shard_bytes: int = MAX_SHARD_BYTES
-) -> None:
+def write_tensors(tensors: Mapping[str, Tensor], folder: str | Path, *, max_shard_bytes: int = MAX_SHARD_BYTES) -> None:
     """Write tensors as `model.safetensors`, or as shards and an index above `max_shard_bytes`; never half."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

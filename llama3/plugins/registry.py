@@ -26,12 +26,14 @@ FAMILIES = tuple(kind.family for kind in REGISTRATION.values())
 
 
 @functools.cache
-def discover() -> Registry:
+def discover(*, strict: bool | None = None) -> Registry:
     """The registry of this installation, made once per process (`discover.cache_clear()` looks again).
 
-    Raises PluginError for any broken plugin when `LLAMA3_PLUGINS_STRICT=1`.
+    Raises PluginError for any broken plugin when `LLAMA3_PLUGINS_STRICT=1`; `strict=False` never does, for commands
+    that must work while a plugin is broken.
     """
-    strict = os.environ.get("LLAMA3_PLUGINS_STRICT", "") not in ("", "0")
+    if strict is None:
+        strict = os.environ.get("LLAMA3_PLUGINS_STRICT", "") not in ("", "0")
     return Registry(load_plugins(environ=os.environ), strict=strict)
 
 

@@ -1,0 +1,62 @@
+"""`llama3 generate`: answers to prompts, one line of JSON or plain text each."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from llama3.cli.output import JsonOption, note
+
+MaxTokensOption = Annotated[int, typer.Option("--max-tokens", min=1, help="Longest answer, in tokens.")]
+TemperatureOption = Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token each time.")]
+SeedOption = Annotated[int, typer.Option(min=0, help="The same seed gives the same answers.")]
+ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="A run, a release, or a checkpoint.")]
+
+
+def generate(
+    model: ModelArgument,
+    prompts: Annotated[list[str] | None, typer.Argument(metavar="[PROMPT]...", help="Default: lines of stdin.")] = None,
+    n: Annotated[int, typer.Option("--n", min=1, help="Answers per prompt.")] = 1,
+    max_tokens: MaxTokensOption = 64,
+    temperature: TemperatureOption = 1.0,
+    seed: SeedOption = 0,
+    json: JsonOption = False,
+) -> None:
+    """Continue prompts. The guards of the run see every prompt and answer; exit code 5 where one refused."""
+    import json as jsonlib
+
+    import llama3
+    from llama3.cli.guarding import open_policy
+    from llama3.errors import ConfigError, GuardBlocked, Problem
+
+    texts = list(prompts) if prompts else [line.rstrip("\n") for line in sys.stdin if line.strip()]
+    if not texts:
+        raise ConfigError(Problem("L3-CLI-020", "stdin", "no prompts", fix="give them as arguments or one per line"))
+    refused: list[Problem] = []
+    with open_policy(model) as guards:
+        allowed = []
+        for text in texts:
+            decision = guards.decide("input", text)
+            try:
+                decision.raise_if_blocked()
+                allowed.append(text)
+            except GuardBlocked as error:
+                refused.extend(error.problems)
+        loaded = llama3.load(model)
+        answers = loaded.generate(allowed, max_tokens=max_tokens, temperature=temperature, seed=seed, n=n)
+        for prompt, group in zip(allowed, answers, strict=True):
+            for answer in group:
+                decision = guards.decide("output", answer)
+                if decision.blocked:
+                    refused.append(Problem("L3-CLI-021", "output guard", "an answer was refused"))
+                    answer = ""
+                if json:
+                    row = {"prompt": prompt, "answer": answer, "action": decision.action}
+                    typer.echo(jsonlib.dumps(row, ensure_ascii=False))
+                else:
+                    typer.echo(answer)
+    if refused:
+        note(f"{len(refused)} refused")
+        raise GuardBlocked(refused)

@@ -1,0 +1,147 @@
+"""`llama3 plugins`: list, show and check. Works while a plugin is broken."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from llama3.cli.output import JsonOption, note, print_json, print_table
+
+if TYPE_CHECKING:
+    from llama3.plugins.loader import Broken, Offer
+    from llama3.plugins.registry import Registry
+
+app = typer.Typer(no_args_is_help=True, help="See and check plugins.")
+NameArgument = Annotated[str, typer.Argument(help="NAME, FAMILY/NAME, or DIST:NAME where two plugins share a name.")]
+
+
+@app.command("list")
+def list_(
+    family: Annotated[str | None, typer.Option(help="Only this family.")] = None,
+    broken: Annotated[bool, typer.Option("--broken", help="Only what failed to load.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """All plugins: family, name, where from, status. Broken ones with the reason and the fix."""
+    from dataclasses import asdict
+
+    from llama3.plugins.registry import discover
+
+    registry = discover(strict=False)
+    if family is not None:
+        _check_family(registry, family)
+    rows = [] if broken else registry.list(family)
+    if json:
+        failed = [asdict(item) for item in registry.broken]
+        print_json({"plugins": [asdict(row) for row in rows], "broken": failed})
+        return
+    if rows:
+        cells = [(row.family, row.name, f"{row.dist} {row.version}", row.status, row.summary) for row in rows]
+        print_table(cells, ("FAMILY", "NAME", "FROM", "STATUS", "SUMMARY"))
+    for item in registry.broken:
+        typer.echo(f"broken: {item}\n  fix: {item.fix}")
+    if broken and not registry.broken:
+        note("no plugin is broken")
+
+
+@app.command()
+def show(name: NameArgument, json: JsonOption = False) -> None:
+    """Everything about one plugin: options with type, default and meaning, and how to write it in a config."""
+    from dataclasses import asdict
+
+    from llama3.plugins.registry import discover
+
+    registry = discover(strict=False)
+    for offer in _find(registry, name):
+        options = _options(registry, offer)
+        if json:
+            print_json({"plugin": asdict(offer.spec), "dist": offer.dist, "version": offer.version, "options": options})
+            continue
+        spec = offer.spec
+        typer.echo(f"{spec.family}/{spec.name}: {spec.summary}")
+        facts = {key: value for key, value in asdict(spec).items() if key not in ("name", "summary", "options")}
+        facts = {"from": f"{offer.dist} {offer.version} ({offer.entry})", **facts}
+        for key, value in facts.items():
+            text = ", ".join(sorted(map(str, value))) if isinstance(value, frozenset | tuple) else str(value)
+            typer.echo(f"  {key + ':':13} {text or '-'}")
+        if options:
+            typer.echo("options:")
+            print_table([(f"  {row['name']}", row["type"], str(row["default"]), row["doc"]) for row in options])
+        inside = "".join(f", {row['name']}: {row['default']}" for row in options[:2])
+        typer.echo(f"in a config: {{name: {spec.name}{inside}}}")
+
+
+@app.command()
+def check(
+    name: Annotated[str | None, typer.Argument(help="One plugin; without it, all are checked.")] = None,
+    json: JsonOption = False,
+) -> None:
+    """Import a plugin's factory and options, and run the conformance tests of its family. Exit code 4 on failure."""
+    from llama3.plugins.registry import discover
+    from llama3.testing.check import check_offer
+
+    registry = discover(strict=False)
+    offers = registry.offers if name is None else _find(registry, name)
+    results = {f"{o.spec.family}/{o.qualified}": check_offer(registry, o) for o in offers}
+    broken: list[Broken] = [] if name is not None else list(registry.broken)
+    failed = bool(broken) or any(row.status == "failed" for rows in results.values() for row in rows)
+    if json:
+        print_json(
+            {
+                "ok": not failed,
+                "plugins": {key: [row.to_json() for row in rows] for key, rows in results.items()},
+                "broken": list(map(str, broken)),
+            }
+        )
+    else:
+        for key, rows in results.items():
+            for row in rows:
+                typer.echo(f"{row.status:8} {key}: {row.check}" + (f": {row.detail}" if row.detail else ""))
+        for item in broken:
+            typer.echo(f"broken   {item}\n  fix: {item.fix}")
+    if failed:
+        raise typer.Exit(4)
+
+
+def _find(registry: Registry, name: str) -> list[Offer]:
+    """Offers called `name`, in one family or in all. Raises PluginError with near names."""
+    from llama3.errors import PluginError, Problem, did_you_mean
+    from llama3.plugins.registry import broken_problem
+
+    family, slash, rest = name.rpartition("/")
+    if slash:
+        _check_family(registry, family)
+    of_family = [offer for offer in registry.offers if family in ("", offer.spec.family)]
+    found = [offer for offer in of_family if rest in (offer.spec.name, offer.qualified)]
+    if not found:
+        broken = [item for item in registry.broken if rest in (item.dist, item.entry)]
+        if broken:
+            raise PluginError(map(broken_problem, broken))
+        why = did_you_mean(rest, {offer.spec.name for offer in of_family})
+        raise PluginError(Problem("L3-CLI-010", "", f"no plugin {name!r}", why, "llama3 plugins list"))
+    return found
+
+
+def _check_family(registry: Registry, family: str) -> None:
+    from llama3.errors import ConfigError, Problem, did_you_mean
+
+    if family not in registry.families:
+        why = did_you_mean(family, registry.families) or f"families: {', '.join(registry.families)}"
+        raise ConfigError(Problem("L3-CLI-011", "--family", f"no such family {family!r}", why))
+
+
+def _options(registry: Registry, offer: Offer) -> list[dict[str, Any]]:
+    from llama3.config.explain import type_name
+    from llama3.errors import PluginError
+
+    try:
+        model = registry.options_model(offer.spec.family, offer.qualified)
+    except PluginError as error:
+        note(f"note: {error}")
+        return []
+    rows = []
+    for name, info in (model.model_fields if model else {}).items():
+        default = "(required)" if info.is_required() else info.get_default(call_default_factory=True)
+        doc = info.description or ""
+        rows.append({"name": name, "type": type_name(info.annotation), "default": default, "doc": doc})
+    return rows

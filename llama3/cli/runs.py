@@ -1,0 +1,76 @@
+"""`llama3 runs`: what has been run."""
+
+from __future__ import annotations
+
+import json as jsonlib
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from llama3.cli.output import JsonOption, note, print_json, print_table
+
+app = typer.Typer(no_args_is_help=True, help="See what has been run.")
+
+
+@app.command("list")
+def list_(
+    folder: Annotated[str, typer.Option("--dir", help="Directory that holds runs.")] = "runs",
+    json: JsonOption = False,
+) -> None:
+    """All runs of a directory with their state and, where there is one, the report's figures."""
+    paths = sorted(path.parent for path in Path(folder).glob("*/config.yaml"))
+    rows = [_row(path) for path in paths]
+    if json:
+        print_json({"runs": rows})
+    elif rows:
+        cells = [
+            tuple(str(row[key]) for key in ("name", "status", "last", "bits_per_byte", "pass_rate")) for row in rows
+        ]
+        print_table(cells, ("RUN", "STATUS", "LAST EVENT", "BITS/BYTE", "PASS RATE"))
+    else:
+        note(f"no runs in {folder}; start one: llama3 run quickstart")
+
+
+def _row(path: Path) -> dict[str, Any]:
+    """What a run's own files say of it; a file that is missing or half written leaves a dash."""
+    last = _last_event(path / "events.jsonl")
+    report = _json(path / "report.json")
+    bits = _at(report, "bits_per_byte", "model")
+    rate = _at(report, "pass_rate", "final", "rate")
+    return {
+        "name": path.name,
+        "path": str(path),
+        "status": "finished" if report else "unfinished",
+        "last": f"{last.get('time', '-')} {last.get('kind', '')}".strip(),
+        "bits_per_byte": f"{bits:.3f}" if isinstance(bits, float) else "-",
+        "pass_rate": f"{rate:.1%}" if isinstance(rate, float) else "-",
+    }
+
+
+def _last_event(path: Path) -> dict[str, Any]:
+    try:
+        lines = path.read_text("utf-8", "replace").splitlines()
+    except OSError:
+        return {}
+    for line in reversed(lines):
+        try:
+            event = jsonlib.loads(line)
+        except ValueError:
+            continue
+        if isinstance(event, dict):
+            return event
+    return {}
+
+
+def _json(path: Path) -> Any:
+    try:
+        return jsonlib.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _at(value: Any, *keys: str) -> Any:
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value

@@ -1,0 +1,65 @@
+"""Everything that can be known to be wrong before a run starts, found without importing torch.
+
+`llama3.config` knows the schema and the plugins. What its sections mean to the stages (a policy's grammar, a model's
+shape, files that must exist) is asked here of the stages' own torch-free readers.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from llama3.config import Loaded, load
+from llama3.config.crosscheck import world_problems
+from llama3.errors import ConfigError, LlamaError, Problem
+
+
+def load_config(source: str | os.PathLike[str] | Mapping[str, Any] | Loaded, overrides: Sequence[str] = ()) -> Loaded:
+    """Load a config and check it with everything that needs no run. Raises ConfigError with every mistake."""
+    if isinstance(source, Loaded):
+        if overrides:
+            what = "a loaded config takes no overrides"
+            raise ConfigError(Problem("L3-CFG-050", source.source, what, fix="give them to llama3.config.load"))
+        return source
+    return load(source, overrides, checks=(policy_problems, model_problems, tokenizer_problems))
+
+
+def ready(loaded: Loaded) -> Loaded:
+    """The last look before work starts: the mesh must match the processes that are running now."""
+    world = os.environ.get("WORLD_SIZE", "1")
+    problems = list(world_problems(loaded.config, int(world) if world.isdecimal() else 1, loaded.place))
+    if problems:
+        raise ConfigError(problems)
+    return loaded
+
+
+def policy_problems(loaded: Loaded) -> Iterator[Problem]:
+    """What the policy's own reader refuses."""
+    from llama3.safety.policy import parse_policy
+
+    try:
+        parse_policy(loaded.config.safety.policy)
+    except LlamaError as error:
+        for problem in error.problems:
+            yield replace(problem, where=loaded.place(problem.where))
+
+
+def model_problems(loaded: Loaded) -> Iterator[Problem]:
+    """An unknown preset, or a shape that cannot be built."""
+    from llama3.model.config import ModelConfig
+
+    try:
+        ModelConfig.from_section(loaded.config.model, loaded.config.tokenizer.vocab_size)
+    except LlamaError as error:
+        for problem in error.problems:
+            yield replace(problem, where=loaded.place(problem.where or "model"))
+
+
+def tokenizer_problems(loaded: Loaded) -> Iterator[Problem]:
+    """A tokenizer to load must be there."""
+    path = loaded.config.tokenizer.path
+    if path is not None and not Path(path).exists():
+        yield Problem("L3-CFG-051", loaded.place("tokenizer.path"), f"{path} does not exist")

@@ -1,0 +1,247 @@
+"""The program: exit codes, one problem per line, JSON on stdout, commands of plugins."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from llama3.cli import app as cli
+from llama3.errors import ConfigError, DoesNotFit, GateFailed, LlamaError, PluginError, Problem
+from llama3.plugins.registry import discover
+
+
+@pytest.fixture
+def llama3(capsys, monkeypatch):
+    """Run the program in this process: (exit code, stdout, stderr)."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def call(*args):
+        discover.cache_clear()
+        with pytest.raises(SystemExit) as caught:
+            cli.main(list(args))
+        captured = capsys.readouterr()
+        return caught.value.code, captured.out, captured.err
+
+    yield call
+    discover.cache_clear()
+
+
+def fake(monkeypatch, error):
+    def fail(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr("llama3.artifacts.lineage.trace", fail)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "text"),
+    [
+        (
+            LlamaError([Problem("L3-X-1", "a", "b"), Problem("L3-X-2", "c", "d")]),
+            1,
+            "error: a: b [L3-X-1]\nerror: c: d",
+        ),
+        (ConfigError(Problem("L3-X-1", "a", "b", fix="c")), 2, "error: a: b. Fix: c [L3-X-1]\n"),
+        (DoesNotFit(Problem("L3-X-1", "a", "b")), 3, "[L3-X-1]"),
+        (PluginError(Problem("L3-X-1", "a", "b")), 4, "[L3-X-1]"),
+        (GateFailed(Problem("L3-X-1", "a", "b")), 5, "[L3-X-1]"),
+        (OSError(28, "No space left on device", "/data/x"), 1, "error: /data/x: No space left on device [L3-CLI-002]"),
+        (ModuleNotFoundError("No module named 'torch'", name="torch"), 1, "pip install torch"),
+        (ValueError("odd\nthing"), 1, "error: unexpected ValueError. odd thing. Fix: see where with --debug"),
+        (KeyboardInterrupt(), 130, ""),
+    ],
+)
+def test_exit_codes_and_messages(llama3, monkeypatch, error, code, text):
+    fake(monkeypatch, error)
+    got, out, err = llama3("lineage", "x")
+    assert got == code
+    assert out == ""
+    assert text in err
+    assert "Traceback" not in err
+
+
+def test_debug_shows_the_traceback_wherever_it_stands(llama3, monkeypatch):
+    fake(monkeypatch, ConfigError(Problem("L3-X-1", "a", "b")))
+    for args in (["--debug", "lineage", "x"], ["lineage", "x", "--debug"]):
+        code, _, err = llama3(*args)
+        assert code == 2
+        assert "Traceback" in err
+        assert "error: a: b [L3-X-1]" in err
+
+
+def test_usage_errors(llama3):
+    code, _, err = llama3("lineag")
+    assert code == 2
+    assert "did you mean 'lineage'" in err
+    assert llama3("lineage")[0] == 2
+    assert llama3("plugins", "list", "--famly", "x")[0] == 2
+
+
+def test_version(llama3):
+    assert llama3("--version") == (0, "llama3 0.1.0\n", "")
+
+
+def test_config_commands(llama3, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = llama3("config", "list", "--json")
+    assert code == 0
+    assert "quickstart" in [preset["name"] for preset in json.loads(out)["presets"]]
+    code, out, _ = llama3("config", "init")
+    assert code == 0
+    (tmp_path / "my.yaml").write_text(out + "pretrain_: {steps: 5}\n")
+    code, out, _ = llama3("config", "validate", "my.yaml", "--json")
+    assert code == 2
+    assert "did you mean 'pretrain'" in json.loads(out)["problems"][0]["why"]
+    code, _, err = llama3("config", "validate", "my.yaml", "--set", "run.sed=1")
+    assert code == 2
+    assert len(err.splitlines()) == 2
+    code, out, _ = llama3("config", "explain", "pretrain.steps", "--json")
+    assert json.loads(out)["default"] == 1000
+    assert llama3("config", "explain", "pretrian")[0] == 2
+    code, out, _ = llama3("config", "schema")
+    assert json.loads(out)["title"] == "llama3 config"
+
+
+def test_show_gives_origins(llama3, tmp_path, monkeypatch, site):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LLAMA3__PRETRAIN__BATCH", "3")
+    code, out, err = llama3("config", "show", "quickstart", "--set", "pretrain.steps=5", "--origin")
+    assert code == 0, err
+    lines = {line.split()[0]: line.split(maxsplit=2)[1:] for line in out.splitlines()}
+    assert lines["pretrain.steps"] == ["5", "--set pretrain.steps=5"]
+    assert lines["pretrain.batch"] == ["3", "LLAMA3__PRETRAIN__BATCH"]
+    assert lines["run.name"][0] == "quickstart"
+    assert lines["run.name"][1].startswith("quickstart.yaml:")
+
+
+COMMAND = """
+from llama3.plugins import CommandSpec, hookimpl
+
+@hookimpl
+def llama3_commands():
+    return [CommandSpec(name="greet", factory="greeting:app", summary="say hello")]
+"""
+GREETING = """
+import typer
+app = typer.Typer()
+
+@app.command()
+def greet(name: str, loud: bool = False):
+    print(f"hello {name}" + "!" * loud)
+"""
+
+
+def test_a_command_of_a_plugin_is_listed_without_import_and_runs(llama3, site):
+    site.add("acme", COMMAND)
+    (site.path / "greeting.py").write_text(GREETING)
+    code, out, _ = llama3("--help")
+    assert code == 0
+    assert "say hello (acme)" in out
+    assert "greeting" not in sys.modules
+    assert llama3("greet", "you", "--loud") == (0, "hello you!\n", "")
+    code, _, err = llama3("gret")
+    assert "did you mean 'greet'" in err
+
+
+def test_a_command_that_cannot_be_imported_breaks_only_itself(llama3, site):
+    site.add("acme", COMMAND)
+    code, _, err = llama3("greet", "you")
+    assert code == 4
+    assert "acme:greet 1.0 (greeting:app): import failed. ModuleNotFoundError" in err
+    assert llama3("--help")[0] == 0
+
+
+def test_recovery_commands_work_while_a_plugin_is_broken(llama3, site, monkeypatch):
+    site.add("bad", "import nowhere_pkg", version="0.2")
+    monkeypatch.setenv("LLAMA3_PLUGINS_STRICT", "1")
+    code, out, _ = llama3("plugins", "list", "--broken")
+    assert code == 0
+    assert "broken: bad 0.2 (main): import failed: ModuleNotFoundError: No module named 'nowhere_pkg'" in out
+    assert "fix: pip install nowhere-pkg" in out
+    code, out, _ = llama3("doctor")
+    assert code == 1
+    assert "pip install nowhere-pkg" in out
+    assert llama3("--help")[0] == 0
+    code, _, err = llama3("plugins", "show", "bad")
+    assert code == 4
+    assert "nowhere_pkg" in err
+    code, _, err = llama3("config", "validate", "quickstart")  # strict: nothing starts
+    assert code == 4
+    assert "L3-PLG-018" in err
+
+
+def test_plugins_list_and_show(llama3):
+    code, out, _ = llama3("plugins", "list", "--json")
+    rows = json.loads(out)["plugins"]
+    assert code == 0
+    assert {"family": "guards", "name": "prompt_injection", "status": "ok"}.items() <= next(
+        row for row in rows if row["name"] == "prompt_injection"
+    ).items()
+    code, out, _ = llama3("plugins", "show", "guards/prompt_injection")
+    assert code == 0
+    assert "in a config: {name: prompt_injection" in out
+    assert "did you mean 'prompt_injection'" in llama3("plugins", "show", "prompt_injektion")[2]
+    assert llama3("plugins", "list", "--family", "guard")[0] == 2
+
+
+def test_runs_list_reads_what_is_there(llama3, tmp_path):
+    assert "no runs" in llama3("runs", "list", "--dir", str(tmp_path))[2]
+    for name, report in (
+        ("done", '{"bits_per_byte": {"model": 1.5}, "pass_rate": {"final": {"rate": 0.5}}}'),
+        ("cut", ""),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.yaml").write_text("")
+        (tmp_path / name / "events.jsonl").write_text('{"time": "t", "kind": "started"}\n{"time": "t2", "ki')
+        if report:
+            (tmp_path / name / "report.json").write_text(report)
+    code, out, _ = llama3("runs", "list", "--dir", str(tmp_path), "--json")
+    assert code == 0
+    cut, done = json.loads(out)["runs"]
+    assert (cut["status"], cut["last"]) == ("unfinished", "t started")
+    assert (done["status"], done["bits_per_byte"], done["pass_rate"]) == ("finished", "1.500", "50.0%")
+
+
+HEAVY = ("torch", "transformers", "numpy", "pyarrow", "safetensors")
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["--help"],
+        ["plugins", "list"],
+        ["plugins", "show", "prompt_injection"],
+        ["config", "list"],
+        ["config", "init"],
+        ["config", "validate", "quickstart"],
+        ["config", "show", "quickstart"],
+        ["config", "schema"],
+        ["config", "explain", "post_training.algorithm"],
+        ["doctor"],
+    ],
+    ids=" ".join,
+)
+def test_light_commands_import_nothing_heavy(args):
+    program = (
+        "import sys\nfrom llama3.cli import main\n"
+        f"try: main({args!r})\n"
+        f"finally: print('HEAVY', [name for name in {HEAVY} if name in sys.modules], file=sys.stderr)\n"
+    )
+    environ = {**os.environ, "LLAMA3_PLUGINS": ""}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environ, timeout=60)
+    assert "HEAVY []" in done.stderr, done.stderr
+    assert done.returncode == 0, done.stderr
+
+
+def test_import_of_the_package_is_light():
+    program = f"import sys, llama3; sys.exit(bool([n for n in {('pydantic', *HEAVY)} if n in sys.modules]))"
+    assert subprocess.run([sys.executable, "-c", program], timeout=60).returncode == 0
+
+
+def test_python_m_llama3_is_the_program():
+    done = subprocess.run([sys.executable, "-m", "llama3", "--version"], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "llama3 0.1.0\n"
