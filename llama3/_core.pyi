@@ -45,9 +45,12 @@ def near_duplicates(
 def line_keys(data: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]: ...
 def frequent_keys(keys: npt.NDArray[np.uint64], max_count: int) -> npt.NDArray[np.uint64]: ...
 def drop_lines(
-    data: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64], frequent: npt.NDArray[np.uint64]
+    data: npt.NDArray[np.uint8],
+    offsets: npt.NDArray[np.int64],
+    thin: npt.NDArray[np.bool_],
+    frequent: npt.NDArray[np.uint64],
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Data and offsets without the frequent lines, and how many each document lost."""
+    """Data and offsets without the frequent lines of the documents where `thin` is true, and how many each document lost."""
 
 # -- loader (core-rs/src/python/loader.rs) -----------------------------------------------------
 

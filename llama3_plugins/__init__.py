@@ -1,6 +1,18 @@
 """The built-in plugins, registered through the same entry-point group as anybody's. Torch-free: names and targets only."""
 
-from llama3.plugins import GuardSpec, RewardSpec, hookimpl
+from llama3.plugins import FilterSpec, GuardSpec, RewardSpec, SourceSpec, hookimpl
+
+
+@hookimpl
+def llama3_filters() -> list[FilterSpec]:
+    return [
+        FilterSpec(
+            name="gopher",
+            factory="llama3_plugins.filters.gopher:Gopher",
+            options="llama3_plugins.filters.gopher:GopherOptions",
+            summary="quality and repetition rules of Gopher for prose, line shapes for code",
+        )
+    ]
 
 
 @hookimpl
@@ -25,4 +37,40 @@ def llama3_rewards() -> list[RewardSpec]:
             options="llama3_plugins.rewards.verifiable:VerifiableOptions",
             summary="1 for a verified answer (exact match, or unit tests in a sandbox); has tasks of its own",
         )
+    ]
+
+
+@hookimpl
+def llama3_sources() -> list[SourceSpec]:
+    return [
+        SourceSpec(
+            name="files",
+            factory="llama3_plugins.sources.files:FilesSource",
+            options="llama3_plugins.sources.files:FilesOptions",
+            summary="text files: a file, a folder or a pattern",
+        ),
+        SourceSpec(
+            name="html",
+            factory="llama3_plugins.sources.html:HtmlSource",
+            options="llama3_plugins.sources.html:HtmlOptions",
+            summary="HTML pages: main text with code, formulas and alternative texts kept",
+        ),
+        SourceSpec(
+            name="jsonl",
+            factory="llama3_plugins.sources.jsonl:JsonlSource",
+            options="llama3_plugins.sources.jsonl:JsonlOptions",
+            summary="JSON lines, plain or compressed (.gz, .zst)",
+        ),
+        SourceSpec(
+            name="parquet",
+            factory="llama3_plugins.sources.parquet:ParquetSource",
+            options="llama3_plugins.sources.parquet:ParquetOptions",
+            summary="Parquet files with a column of text",
+        ),
+        SourceSpec(
+            name="stdlib",
+            factory="llama3_plugins.sources.stdlib:StdlibSource",
+            options="llama3_plugins.sources.stdlib:StdlibOptions",
+            summary="the standard library of the running Python: code and English",
+        ),
     ]

@@ -4,6 +4,7 @@
 use crate::text::TextBatch;
 use crate::text::hash::Hash64;
 use rayon::prelude::*;
+use std::borrow::Cow;
 use unicode_normalization::UnicodeNormalization;
 use unicode_properties::{GeneralCategory, GeneralCategoryGroup, UnicodeGeneralCategory};
 
@@ -85,9 +86,10 @@ pub struct Thinned {
     pub dropped: Vec<i64>,
 }
 
+/// Drops the frequent lines of the documents where `thin` is true; the others stay as they are.
 #[must_use]
-pub fn drop_lines(batch: TextBatch<'_>, frequent: &[u64]) -> Thinned {
-    let thin = |text: &str| {
+pub fn drop_lines(batch: TextBatch<'_>, thin: &[bool], frequent: &[u64]) -> Thinned {
+    let thinned = |text: &str| {
         let is_dropped =
             |line: &str| line_key(line).is_some_and(|key| frequent.binary_search(&key).is_ok());
         let mut kept = String::with_capacity(text.len());
@@ -99,11 +101,14 @@ pub fn drop_lines(batch: TextBatch<'_>, frequent: &[u64]) -> Thinned {
                 kept.push_str(line)
             }
         }
-        (kept, dropped)
+        (Cow::Owned(kept), dropped)
     };
-    let texts: Vec<(String, i64)> = (0..batch.len())
+    let texts: Vec<(Cow<'_, str>, i64)> = (0..batch.len())
         .into_par_iter()
-        .map(|i| thin(batch.get(i)))
+        .map(|i| match batch.get(i) {
+            text if thin[i] => thinned(text),
+            text => (Cow::Borrowed(text), 0),
+        })
         .collect();
     let mut out = Thinned {
         data: vec![],
@@ -152,10 +157,11 @@ mod tests {
         let batch = TextBatch::new(data.as_bytes(), &batch_offsets).unwrap();
         let mut keys = line_keys(batch);
         let often = frequent(&mut keys, 1);
-        let thinned = drop_lines(batch, &often);
+        let thinned = drop_lines(batch, &[true, true], &often);
         assert_eq!(thinned.dropped, [3, 3]);
         assert_eq!(thinned.offsets, [0, 5, 9]);
         assert_eq!(thinned.data, b"one\n\ntwo\n");
+        assert_eq!(drop_lines(batch, &[false, false], &often).data, data.as_bytes());
     }
 
     proptest! {
@@ -171,7 +177,7 @@ mod tests {
         fn dropping_nothing_changes_nothing(text in "\\PC*[\\n\\r ]*\\PC*") {
             let offsets = [0, text.len() as i64];
             let batch = TextBatch::new(text.as_bytes(), &offsets).unwrap();
-            prop_assert_eq!(drop_lines(batch, &[]).data, text.as_bytes());
+            prop_assert_eq!(drop_lines(batch, &[true], &[]).data, text.as_bytes());
         }
     }
 }

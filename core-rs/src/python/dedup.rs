@@ -211,20 +211,19 @@ fn drop_lines<'py>(
     py: Python<'py>,
     data: Bytes<'py>,
     offsets: Offsets<'py>,
+    thin: PyReadonlyArray1<'py, bool>,
     frequent: PyReadonlyArray1<'py, u64>,
 ) -> PyResult<Thinned<'py>> {
-    let frequent = frequent.as_slice()?;
+    let (thin, frequent) = (thin.as_slice()?, frequent.as_slice()?);
+    let documents = offsets.as_slice()?.len().saturating_sub(1);
+    if thin.len() != documents {
+        return Err(refused(format!("{documents} documents but {} values of thin", thin.len())));
+    }
     if !frequent.is_sorted() {
         return Err(refused("frequent keys must be ascending"));
     }
-    let thinned = with_batch(py, &data, &offsets, |batch| {
-        lines::drop_lines(batch, frequent)
-    })?;
-    Ok((
-        thinned.data.into_pyarray(py),
-        thinned.offsets.into_pyarray(py),
-        thinned.dropped.into_pyarray(py),
-    ))
+    let thinned = with_batch(py, &data, &offsets, |batch| lines::drop_lines(batch, thin, frequent))?;
+    Ok((thinned.data.into_pyarray(py), thinned.offsets.into_pyarray(py), thinned.dropped.into_pyarray(py)))
 }
 
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {

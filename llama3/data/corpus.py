@@ -1,0 +1,93 @@
+"""Reading the `corpus` artifact.
+
+documents.parquet   the documents that stayed: SCHEMA, shard, position, lines_dropped, split
+scores.parquet      id, source, kept, and for every judged document the scores and statistics of the filters
+rejects.parquet     id, source, stage, reason, score, where, detail of everything that was taken out
+funnel.json         documents and bytes after every stage, by source
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from llama3.data.documents import DocumentBatch
+from llama3.errors import DataError, Problem
+
+Split = Literal["train", "held_out"]
+SPLITS: tuple[Split, ...] = ("train", "held_out")
+
+DOCUMENTS, SCORES, REJECTS, FUNNEL = "documents.parquet", "scores.parquet", "rejects.parquet", "funnel.json"
+
+
+class Corpus:
+    """A curated corpus on disk. Opening reads no text."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self._documents = open_parquet(self.path / DOCUMENTS)
+
+    def __len__(self) -> int:
+        return self._documents.metadata.num_rows
+
+    def documents(
+        self, split: Split | None = "train", source: str | None = None, batch_size: int = 1024
+    ) -> Iterator[DocumentBatch]:
+        """Documents of a split (None: all) and a source (None: all), in the corpus' order."""
+        for records in self._documents.iter_batches(batch_size):
+            keep = pa.array([True] * records.num_rows)
+            if split is not None:
+                keep = pc.equal(records.column("split"), split)
+            if source is not None:
+                keep = pc.and_(keep, pc.equal(records.column("source"), source))
+            chosen = records.filter(keep)
+            if chosen.num_rows:
+                yield DocumentBatch(chosen)
+
+    @cached_property
+    def counts(self) -> dict[str, dict[str, dict[str, int]]]:
+        """Split, then source, to {"documents", "bytes"}."""
+        counts: dict[str, dict[str, dict[str, int]]] = {}
+        for records in self._documents.iter_batches(columns=["source", "split", "text"]):
+            sizes = pc.binary_length(records.column("text")).to_pylist()
+            rows = zip(records.column("split").to_pylist(), records.column("source").to_pylist(), sizes, strict=True)
+            for split, source, size in rows:
+                cell = counts.setdefault(split, {}).setdefault(source, {"documents": 0, "bytes": 0})
+                cell["documents"] += 1
+                cell["bytes"] += size
+        return counts
+
+    @property
+    def sources(self) -> list[str]:
+        """Labels of all sources that have documents, sorted."""
+        return sorted({source for by_source in self.counts.values() for source in by_source})
+
+    @cached_property
+    def funnel(self) -> dict[str, Any]:
+        """Stage, then source, to {"documents", "bytes"}: what was left after each stage."""
+        return json.loads((self.path / FUNNEL).read_text(encoding="utf-8"))
+
+    def rejects(self) -> pa.Table:
+        """The reject log."""
+        return open_parquet(self.path / REJECTS).read()
+
+    def scores(self) -> pa.Table:
+        """Scores and statistics of every document that reached the filters."""
+        return open_parquet(self.path / SCORES).read()
+
+
+def open_parquet(path: Path) -> pq.ParquetFile:
+    """A Parquet file; DataError where it is missing or damaged."""
+    try:
+        return pq.ParquetFile(path)
+    except (OSError, pa.ArrowException) as error:
+        what = "is missing" if isinstance(error, FileNotFoundError) else "cannot be read as Parquet"
+        raise DataError(Problem("L3-DAT-110", str(path), what, str(error).splitlines()[0])) from error

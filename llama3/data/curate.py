@@ -1,0 +1,219 @@
+"""The `curate` stage: sources in, one corpus of unique, filtered documents out (paper 3.1.1).
+
+    read -> exact duplicates -> near duplicates -> frequent lines -> filters -> held-out split
+
+Documents are staged on disk shard by shard; only ids, band keys and sizes stay in memory. Everything that is
+taken out is logged with its stage, reason and score. Letters: N documents read, B bands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from llama3 import _core
+from llama3.data.corpus import DOCUMENTS, FUNNEL, REJECTS, SCORES, SPLITS, Split
+from llama3.data.dedup import Deduplicator, Duplicates
+from llama3.data.documents import FEATURES, DocumentBatch, Filter, Judgement, Reject, ShardRef, Source
+from llama3.data.ledger import Funnel, RejectLog
+from llama3.data.staging import STAGED, Staged
+from llama3.data.thinning import Thinning
+from llama3.errors import ConfigError, DataError, Problem
+from llama3.plugins.registry import discover
+
+if TYPE_CHECKING:
+    from llama3.artifacts import Artifact, StageOutput
+    from llama3.config.schema import DataSection, MinHashSection
+
+WRITTEN = pa.schema([*STAGED, ("lines_dropped", pa.int64()), ("split", pa.string())])
+
+
+def curate(inputs: Mapping[str, Artifact], options: DataSection, out: StageOutput) -> None:
+    """Reads `options.sources`, writes the corpus (layout: llama3.data.corpus). Has no input artifacts.
+
+    Raises ConfigError, before any work, naming every source that is missing or empty, and DataError where nothing
+    could be read or nothing is left for training.
+    """
+    registry = discover()
+    sources: list[Source] = [registry.build("sources", slot.name, slot.options) for slot in options.sources]
+    filters: dict[str, Filter] = {
+        slot.name: registry.build("filters", slot.name, slot.options) for slot in options.filters
+    }
+    shards = _all_shards(sources)
+    funnel = Funnel()
+    with RejectLog(out.path / REJECTS) as rejects:
+        staged = _read(shards, Staged(out.scratch / "read", _near(options.minhash)), funnel, rejects, out)
+        kept_N = np.ones(len(staged), bool)
+        if options.exact:
+            kept_N = _drop_exact(staged, funnel, rejects)
+        if options.minhash.enabled:
+            kept_N = _drop_near(staged, kept_N, funnel, rejects, out)
+        thinning = Thinning(staged, kept_N, options.lines)
+        _judge_and_write(thinning, filters, options.held_out, funnel, rejects, out)
+        out.metrics["rejects"] = rejects.counts
+    out.metrics["lines"] = {"frequent": thinning.frequent, "dropped": thinning.dropped}
+    out.metrics["funnel"] = funnel.stages
+    funnel.write(out.path / FUNNEL)
+    if not funnel.documents("train"):
+        lost = ", ".join(f"{reason} {count}" for reason, count in rejects.counts.items())
+        fix = "read more text, or loosen the filters"
+        raise DataError(Problem("L3-DAT-102", "curate", "no document is left for training", f"taken out: {lost}", fix))
+
+
+# -- reading ---------------------------------------------------------------------------------------
+
+
+def _all_shards(sources: list[Source]) -> list[tuple[Source, ShardRef]]:
+    """Every shard of every source; the problems of all sources at once."""
+    shards: list[tuple[Source, ShardRef]] = []
+    problems: list[Problem] = []
+    for source in sources:
+        try:
+            shards.extend((source, shard) for shard in source.shards())
+        except ConfigError as error:
+            problems.extend(error.problems)
+    if problems:
+        raise ConfigError(problems)
+    return shards
+
+
+def _near(options: MinHashSection) -> Deduplicator | None:
+    if not options.enabled:
+        return None
+    return Deduplicator(threshold=options.threshold, ngram=options.ngram, bands=options.bands, rows=options.rows)
+
+
+def _read(
+    shards: list[tuple[Source, ShardRef]], staged: Staged, funnel: Funnel, rejects: RejectLog, out: StageOutput
+) -> Staged:
+    quarantined = 0
+    with out.progress("read", sum(shard.bytes for _, shard in shards)) as task:
+        for source, shard in shards:
+            try:
+                found = staged.add(source.read(shard), shard)
+            except DataError as error:
+                quarantined += 1
+                where = f"{shard.location}#{shard.part}"
+                out.event("shard_quarantined", source=shard.source, shard=where, error=str(error))
+                found = [Reject(where, "shard_quarantined", str(error), shard.source)]
+            rejects.add("read", found)
+            task.advance(shard.bytes, documents=len(staged))
+    out.metrics["quarantined_shards"] = quarantined
+    if not len(staged):
+        what = f"none of {len(shards)} shards gave a document"
+        why = "; ".join(f"{reason}: {count}" for reason, count in rejects.counts.items())
+        raise DataError(Problem("L3-DAT-101", "curate", what, why, "see the shards named in events.jsonl"))
+    funnel.count("read", staged.sources, staged.bytes_N)
+    return staged
+
+
+# -- duplicates ------------------------------------------------------------------------------------
+
+
+def _drop_exact(staged: Staged, funnel: Funnel, rejects: RejectLog) -> np.ndarray:
+    """Keeps the first document of every id."""
+    first: dict[str, int] = {}
+    kept_N = np.array([first.setdefault(id, n) == n for n, id in enumerate(staged.ids)], bool)
+    removed = np.flatnonzero(~kept_N)
+    rejects.add("exact", (_duplicate(staged, int(n), "exact_duplicate", staged.ids[n], 1.0) for n in removed))
+    funnel.count("exact", staged.sources, staged.bytes_N, kept_N)
+    return kept_N
+
+
+def _drop_near(staged: Staged, kept_N: np.ndarray, funnel: Funnel, rejects: RejectLog, out: StageOutput) -> np.ndarray:
+    """Keeps the first document of every cluster of near duplicates."""
+    assert staged.near is not None
+    rows = np.flatnonzero(kept_N)
+    found: Duplicates = staged.near.settle(staged.keys_NB[rows], lambda chosen: staged.texts(rows[chosen]))
+    removed = np.flatnonzero(~found.keep_D)
+    pairs = ((int(rows[d]), int(rows[found.duplicate_of_D[d]]), float(found.similarity_D[d])) for d in removed)
+    rejects.add("near", (_duplicate(staged, n, "near_duplicate", staged.ids[kept], j) for n, kept, j in pairs))
+    kept_N = kept_N.copy()
+    kept_N[rows[removed]] = False
+    funnel.count("near", staged.sources, staged.bytes_N, kept_N)
+    out.metrics["near_duplicates"] = {
+        "candidates": found.candidates,
+        "comparisons": found.comparisons,
+        "removed": len(removed),
+        "unsupported_removals": found.unsupported_removals,
+        "largest_cluster": found.largest_cluster,
+        "full_buckets": found.full_buckets,
+    }
+    return kept_N
+
+
+def _duplicate(staged: Staged, n: int, reason: str, kept: str, similarity: float) -> Reject:
+    return Reject("", reason, f"of {kept}", staged.sources[n], staged.ids[n], similarity)
+
+
+# -- filters and the split -------------------------------------------------------------------------
+
+
+def _judge_and_write(
+    thinning: Thinning,
+    filters: Mapping[str, Filter],
+    held_out: float,
+    funnel: Funnel,
+    rejects: RejectLog,
+    out: StageOutput,
+) -> None:
+    """Every filter scores every document; then the first that says no is the reason. Writes documents and scores."""
+    features = [name for name in FEATURES if any(name in filter.features for filter in filters.values())]
+    scores_schema = _scores_schema(filters, features)
+    total = int(thinning.kept_N.sum())
+    with (
+        pq.ParquetWriter(out.path / DOCUMENTS, WRITTEN, compression="zstd") as documents,
+        pq.ParquetWriter(out.path / SCORES, scores_schema, compression="zstd") as scores,
+        out.progress("judge", total) as task,
+    ):
+        for batch in thinning.documents():
+            task.advance(len(batch))
+            funnel.count("lines", batch.column("source"), batch.bytes_D)
+            batch = _drop_emptied(batch, rejects).with_features()
+            keep_D = np.ones(len(batch), bool)
+            columns: dict[str, Any] = {name: batch.features[name] for name in features}
+            for name, filter in filters.items():
+                judged = filter.judge(batch)
+                columns[f"{name}_score"] = judged.score_D
+                rejects.add(f"filter.{name}", _unwanted(batch, keep_D & ~judged.keep_D, judged))
+                keep_D = keep_D & judged.keep_D
+                funnel.count(f"filter.{name}", batch.column("source"), batch.bytes_D, keep_D)
+            columns |= {"id": batch.column("id"), "source": batch.column("source"), "kept": keep_D}
+            scores.write_table(pa.table({name: columns[name] for name in scores_schema.names}, schema=scores_schema))
+            kept = batch.take(keep_D)
+            splits = [split_of(origin, held_out) for origin in kept.column("origin")]
+            for split in SPLITS:
+                here_D = np.array([s == split for s in splits], bool)
+                funnel.count(split, kept.column("source"), kept.bytes_D, here_D)
+            documents.write_batch(
+                kept.with_column("split", pa.array(splits, pa.string())).records.select(WRITTEN.names)
+            )
+
+
+def _scores_schema(filters: Mapping[str, Filter], features: list[str]) -> pa.Schema:
+    numbers = [(name, pa.float64()) for name in [*(f"{name}_score" for name in filters), *features]]
+    return pa.schema([("id", pa.string()), ("source", pa.string()), ("kept", pa.bool_()), *numbers])
+
+
+def _drop_emptied(batch: DocumentBatch, rejects: RejectLog) -> DocumentBatch:
+    """Leaves out documents of which line deduplication left only whitespace."""
+    empty_D = np.array([not text.strip() for text in batch.texts], bool)
+    rows = zip(batch.column("id"), batch.column("source"), empty_D, strict=True)
+    rejects.add("lines", (Reject("", "no_text_left", "", source, id) for id, source, empty in rows if empty))
+    return batch.take(~empty_D) if empty_D.any() else batch
+
+
+def _unwanted(batch: DocumentBatch, removed_D: np.ndarray, judged: Judgement) -> Iterator[Reject]:
+    ids, sources = batch.column("id"), batch.column("source")
+    for d in np.flatnonzero(removed_D):
+        yield Reject("", judged.reason_D[d], "", sources[d], ids[d], float(judged.score_D[d]))
+
+
+def split_of(origin: str, held_out: float) -> Split:
+    """The side of the split on which all documents of an origin fall: a pure function of its name."""
+    share = int(_core.blake3_bytes(origin.encode())[:16], 16) / 2**64
+    return "held_out" if share < held_out else "train"

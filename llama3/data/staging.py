@@ -1,0 +1,95 @@
+"""The documents of a curation on their way: text on disk, a file per shard; ids, sizes and band keys in memory.
+
+Letters: N documents staged, B bands, D documents of a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from llama3.data.dedup import Deduplicator
+from llama3.data.documents import SCHEMA, DocumentBatch, Reject, ShardRef
+
+ROWS = 4096
+STAGED = pa.schema([*SCHEMA, ("shard", pa.string()), ("position", pa.int64())])
+
+
+class Staged:
+    """Documents on disk, a file per shard, and what the next steps need of them in memory.
+
+    Documents are numbered in the order in which they were added; 16 bytes of id and 8 per band are kept of each.
+    """
+
+    def __init__(self, folder: Path, near: Deduplicator | None) -> None:
+        self.folder, self.near = folder, near
+        folder.mkdir(parents=True, exist_ok=True)
+        self.files: list[Path] = []
+        self._sources: list[str] = []
+        self._ids: list[str] = []
+        self._bytes: list[np.ndarray] = []
+        self._keys: list[np.ndarray] = []
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def add(self, batches: Iterator[DocumentBatch], shard: ShardRef) -> list[Reject]:
+        """Stages a whole shard and returns its rejects; where reading fails nothing of it is staged."""
+        file = self.folder / f"{len(self.files):06}.parquet"
+        facts: list[tuple[list[str], list[str], np.ndarray, np.ndarray | None]] = []
+        rejects: list[Reject] = []
+        position = 0
+        with pq.ParquetWriter(file, STAGED, compression="zstd", compression_level=1) as writer:
+            for batch in batches:
+                rejects.extend(batch.rejects)
+                place = np.arange(position, position + len(batch))
+                position += len(batch)
+                batch = batch.with_column("shard", pa.array([f"{shard.location}#{shard.part}"] * len(batch)))
+                writer.write_batch(batch.with_column("position", pa.array(place)).records.select(STAGED.names), ROWS)
+                keys = self.near.keys(*batch.buffers) if self.near else None
+                facts.append((batch.column("source"), batch.column("id"), batch.bytes_D, keys))
+        self.files.append(file)
+        for sources, ids, sizes, keys in facts:
+            self._sources.extend(sources)
+            self._ids.extend(ids)
+            self._bytes.append(sizes)
+            if keys is not None:
+                self._keys.append(keys)
+        return rejects
+
+    @property
+    def ids(self) -> list[str]:
+        return self._ids
+
+    @property
+    def sources(self) -> list[str]:
+        return self._sources
+
+    @property
+    def bytes_N(self) -> np.ndarray:
+        return np.concatenate([np.empty(0, np.int64), *self._bytes])
+
+    @property
+    def keys_NB(self) -> np.ndarray:
+        return np.concatenate(self._keys)
+
+    def documents(self, keep_N: np.ndarray) -> Iterator[tuple[np.ndarray, DocumentBatch]]:
+        """The documents where the mask is true, in order, with their numbers."""
+        at = 0
+        for file in self.files:
+            for records in pq.ParquetFile(file).iter_batches(ROWS):
+                keep_D = keep_N[at : at + records.num_rows]
+                if keep_D.any():
+                    yield at + np.flatnonzero(keep_D), DocumentBatch(records).take(keep_D)
+                at += records.num_rows
+
+    def texts(self, rows: np.ndarray) -> pa.Array:
+        """The text of the documents with these (ascending) numbers."""
+        wanted_N = np.zeros(len(self), bool)
+        wanted_N[rows] = True
+        chunks = [batch.records.column("text") for _, batch in self.documents(wanted_N)]
+        return pa.chunked_array(chunks, pa.large_string()).combine_chunks()

@@ -1,0 +1,86 @@
+"""JSON lines, plain or compressed (.gz, .zst): every line is an object that holds a document."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import zstandard
+from pydantic import Field
+
+from llama3.data.documents import DocumentBatch, ShardRef
+from llama3.data.reading import Collector, FileOptions, bounded_lines, find_files
+from llama3.errors import DataError, Problem
+
+SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".ndjson", ".json.gz", ".json.zst")
+
+
+class JsonlOptions(FileOptions):
+    """Options of the `jsonl` source."""
+
+    source: str = Field("jsonl", min_length=1, description="label of the documents, weighted by data.mix")
+    text: str = Field("text", description="key of the text")
+    url: str = Field("url", description="key of the document's address; default: file:line")
+    date: str = Field("date", description="key of the document's date")
+
+
+class JsonlSource:
+    """A shard is a file."""
+
+    def __init__(self, options: JsonlOptions) -> None:
+        self.options = options
+
+    def shards(self) -> list[ShardRef]:
+        files = find_files(self.options, SUFFIXES)
+        return [ShardRef(self.options.source, str(file), bytes=file.stat().st_size) for file in files]
+
+    def read(self, shard: ShardRef) -> Iterator[DocumentBatch]:
+        options = self.options
+        collector = Collector(options.source, options.language, options.kind)
+        try:
+            with _opened(Path(shard.location)) as file:
+                for number, line in bounded_lines(file, options.max_document_bytes):
+                    yield from self._document(line, f"{shard.location}:{number}", collector)
+        except (OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
+            problem = Problem("L3-SRC-010", shard.location, "cannot be read to its end", str(error))
+            raise DataError(problem) from error
+        yield from collector.rest()
+
+    def _document(self, line: bytes | None, where: str, collector: Collector) -> Iterator[DocumentBatch]:
+        if line is None:
+            collector.reject(where, "too_large", f"the line has more than {self.options.max_document_bytes} bytes")
+            return
+        if not line.strip():
+            return
+        try:
+            row: Any = json.loads(line)
+        except UnicodeDecodeError as error:
+            return collector.reject(where, "not_utf8", str(error))
+        except (ValueError, RecursionError) as error:
+            return collector.reject(where, "broken_json", str(error))
+        text = row.get(self.options.text) if isinstance(row, dict) else None
+        if not isinstance(text, str):
+            return collector.reject(where, "no_text", f"no string under {self.options.text!r}")
+        url, date = row.get(self.options.url), row.get(self.options.date)
+        yield from collector.add(
+            text, url if isinstance(url, str) else where, origin=where, date=date if isinstance(date, str) else ""
+        )
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    """The file, decompressed by its suffix; all frames and members of it."""
+    with path.open("rb") as raw:
+        if path.suffix == ".gz":
+            yield io.BufferedReader(gzip.GzipFile(fileobj=raw), 1 << 20)  # type: ignore[type-var]
+        elif path.suffix == ".zst":
+            decompressor = zstandard.ZstdDecompressor(max_window_size=2**31)
+            yield io.BufferedReader(decompressor.stream_reader(raw, read_across_frames=True), 1 << 20)
+        else:
+            yield raw

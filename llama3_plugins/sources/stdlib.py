@@ -1,0 +1,123 @@
+"""The Python standard library of the running interpreter: real code and English that every machine has.
+
+Source "python": the modules, without tests. Source "prose": their docstrings (a document per module) and the topics
+of the language reference that `help()` prints. A module's docstrings fall on the same side of the held-out split as
+its code.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import sysconfig
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from llama3 import _core
+from llama3.data.documents import DocumentBatch, ShardRef
+from llama3.data.reading import Collector, read_document
+from llama3.errors import ConfigError, Problem
+
+LEFT_OUT = {"test", "tests", "idle_test", "site-packages", "dist-packages", "pydoc_data", "__pycache__"}
+MODULES, TOPICS = 0, 1  # parts
+MAX_MODULE_BYTES = 16 << 20
+
+
+class StdlibOptions(BaseModel):
+    """How much of the library is read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    max_bytes: int | None = Field(
+        None, ge=1, description="bytes of modules, a sample by hash of the path (default: all)"
+    )
+
+
+class StdlibSource:
+    """Code as "python" and English as "prose"."""
+
+    def __init__(self, options: StdlibOptions) -> None:
+        self.options = options
+        self.folder = Path(sysconfig.get_paths()["stdlib"])
+
+    def shards(self) -> list[ShardRef]:
+        modules = self.modules()
+        if not modules:
+            fix = "install Python with its sources, or choose another source"
+            raise ConfigError(Problem("L3-SRC-001", f"source 'stdlib': {self.folder}", "no module is there", fix=fix))
+        size = sum(path.stat().st_size for path in modules)
+        location = str(self.folder)
+        return [ShardRef("python", location, MODULES, size), ShardRef("prose", location, TOPICS)]
+
+    def modules(self) -> list[Path]:
+        """The modules that are read, sorted by path."""
+        paths = [path for path in self.folder.rglob("*.py") if not LEFT_OUT & set(path.relative_to(self.folder).parts)]
+        if self.options.max_bytes is not None:
+            paths = self._sample(paths, self.options.max_bytes)
+        return sorted(paths)
+
+    def _sample(self, paths: list[Path], max_bytes: int) -> list[Path]:
+        """Modules in the order of their names' hashes while they fit: a fair cut through the whole library."""
+        chosen, total = [], 0
+        for path in sorted(paths, key=lambda path: _core.blake3_bytes(self._name(path).encode())):
+            size = path.stat().st_size
+            if total + size <= max_bytes:
+                chosen.append(path)
+                total += size
+        return chosen
+
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self.folder).as_posix()
+
+    def read(self, shard: ShardRef) -> Iterator[DocumentBatch]:
+        return self._read_topics() if shard.part == TOPICS else self._read_modules()
+
+    def _read_modules(self) -> Iterator[DocumentBatch]:
+        code = Collector("python", "python", "code")
+        prose = Collector("prose", "en", "prose")
+        for path in self.modules():
+            text = read_document(path, code, MAX_MODULE_BYTES)
+            if text is None:
+                continue
+            name = self._name(path)
+            yield from code.add(text, f"stdlib:{name}")
+            docstrings = docstrings_of(text)
+            if docstrings:
+                yield from prose.add(docstrings, f"stdlib:{name}#docstrings", origin=f"stdlib:{name}")
+        yield from code.rest()
+        yield from prose.rest()
+
+    def _read_topics(self) -> Iterator[DocumentBatch]:
+        prose = Collector("prose", "en", "prose")
+        topics: dict[str, str] = importlib.import_module("pydoc_data.topics").topics
+        for name, text in sorted(topics.items()):
+            yield from prose.add(text, f"pydoc:{name}")
+        yield from prose.rest()
+
+
+def docstrings_of(code: str) -> str:
+    """All docstrings of a module in their order, each under the name of what it documents; "" where there are none,
+    or where the module is not valid Python."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            tree = ast.parse(code)
+    except (SyntaxError, ValueError, RecursionError):
+        return ""
+    return "\n\n".join(_sections(tree, ""))
+
+
+def _sections(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef, name: str) -> Iterator[str]:
+    first = node.body[0] if node.body else None
+    match first:
+        case ast.Expr(value=ast.Constant(value=str(docstring))):
+            text = inspect.cleandoc(docstring).strip()
+            if text:
+                yield f"{name}\n{text}" if name else text
+    for child in node.body:
+        if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            yield from _sections(child, f"{name}.{child.name}" if name else child.name)
