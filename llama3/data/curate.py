@@ -40,9 +40,9 @@ def curate(inputs: Mapping[str, Artifact], options: DataSection, out: StageOutpu
     """
     registry = discover()
     sources: list[Source] = [registry.build("sources", slot.name, slot.options) for slot in options.sources]
-    filters: dict[str, Filter] = {
-        slot.name: registry.build("filters", slot.name, slot.options) for slot in options.filters
-    }
+    filters: dict[str, Filter] = {}
+    for slot in options.filters:
+        filters[slot.name] = registry.build("filters", slot.name, slot.options)
     shards = _all_shards(sources)
     funnel = Funnel()
     with RejectLog(out.path / REJECTS) as rejects:
@@ -172,8 +172,8 @@ def _judge_and_write(
     ):
         for batch in thinning.documents():
             task.advance(len(batch))
-            funnel.count("lines", batch.column("source"), batch.bytes_D)
             batch = _drop_emptied(batch, rejects).with_features()
+            funnel.count("lines", batch.column("source"), batch.bytes_D)
             keep_D = np.ones(len(batch), bool)
             columns: dict[str, Any] = {name: batch.features[name] for name in features}
             for name, filter in filters.items():
@@ -209,7 +209,7 @@ def _drop_emptied(batch: DocumentBatch, rejects: RejectLog) -> DocumentBatch:
 
 def _unwanted(batch: DocumentBatch, removed_D: np.ndarray, judged: Judgement) -> Iterator[Reject]:
     ids, sources = batch.column("id"), batch.column("source")
-    for d in np.flatnonzero(removed_D):
+    for d in map(int, np.flatnonzero(removed_D)):
         yield Reject("", judged.reason_D[d], "", sources[d], ids[d], float(judged.score_D[d]))
 
 

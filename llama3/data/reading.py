@@ -51,11 +51,9 @@ def find_files(options: FileOptions, suffixes: Sequence[str] = ()) -> list[Path]
         files = list(anchor.glob(str(path.relative_to(anchor)))) if any(c in str(path) for c in "*?[") else []
     files = sorted(file for file in files if file.is_file())
     if not files:
-        wanted = (
-            f"no file matches{f' ({", ".join(suffixes)})' if suffixes else ''}" if path.is_dir() else "nothing is there"
-        )
+        what = f"no file of it matches {options.glob} {' '.join(suffixes)}".rstrip() if path.is_dir() else "not found"
         fix = "check the path; relative paths start at the working directory"
-        raise ConfigError(Problem("L3-SRC-001", where, wanted, fix=fix))
+        raise ConfigError(Problem("L3-SRC-001", where, what, fix=fix))
     if not any(file.stat().st_size for file in files):
         raise ConfigError(Problem("L3-SRC-002", where, f"all {len(files)} files are empty"))
     return files
@@ -102,9 +100,8 @@ class Collector:
     def rest(self) -> Iterator[DocumentBatch]:
         """What is gathered, if anything."""
         if self._rows or self._rejects:
-            texts, urls, languages, kinds, origins, dates = (
-                map(list, zip(*self._rows, strict=True)) if self._rows else [[]] * 6
-            )
+            columns = [list(column) for column in zip(*self._rows, strict=True)] or [[]] * 6
+            texts, urls, languages, kinds, origins, dates = columns
             yield DocumentBatch.of(
                 texts,
                 source=self.source,

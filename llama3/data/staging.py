@@ -48,9 +48,11 @@ class Staged:
                 rejects.extend(batch.rejects)
                 place = np.arange(position, position + len(batch))
                 position += len(batch)
-                batch = batch.with_column("shard", pa.array([f"{shard.location}#{shard.part}"] * len(batch)))
+                batch = batch.with_column(
+                    "shard", pa.array([f"{shard.location}#{shard.part}"] * len(batch), pa.string())
+                )
                 writer.write_batch(batch.with_column("position", pa.array(place)).records.select(STAGED.names), ROWS)
-                keys = self.near.keys(*batch.buffers) if self.near else None
+                keys = self.near.keys(*batch.buffers) if self.near is not None else None
                 facts.append((batch.column("source"), batch.column("id"), batch.bytes_D, keys))
         self.files.append(file)
         for sources, ids, sizes, keys in facts:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from pydantic import Field
 
-from llama3.data.documents import DocumentBatch, ShardRef
+from llama3.data.documents import DocumentBatch, Kind, ShardRef
 from llama3.data.reading import Collector, FileOptions, find_files, read_document, total_bytes
 
 FILES_PER_SHARD = 1024
@@ -44,9 +43,7 @@ class FilesSource:
         for path in find_files(options)[start : start + FILES_PER_SHARD]:
             text = read_document(path, collector, options.max_document_bytes)
             if text is not None:
-                yield from collector.add(text, str(path), **self._code(path))
+                language = CODE.get(path.suffix.lower()) if options.detect_code else None
+                kind: Kind = "code" if language else options.kind
+                yield from collector.add(text, str(path), language=language or options.language, kind=kind)
         yield from collector.rest()
-
-    def _code(self, path: Path) -> dict[str, str]:
-        language = CODE.get(path.suffix.lower()) if self.options.detect_code else None
-        return {"language": language, "kind": "code"} if language else {}

@@ -78,7 +78,7 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
     """The file, decompressed by its suffix; all frames and members of it."""
     with path.open("rb") as raw:
         if path.suffix == ".gz":
-            yield io.BufferedReader(gzip.GzipFile(fileobj=raw), 1 << 20)  # type: ignore[type-var]
+            yield io.BufferedReader(gzip.GzipFile(fileobj=raw), 1 << 20)
         elif path.suffix == ".zst":
             decompressor = zstandard.ZstdDecompressor(max_window_size=2**31)
             yield io.BufferedReader(decompressor.stream_reader(raw, read_across_frames=True), 1 << 20)
