@@ -28,8 +28,9 @@ lint: $(VENV)/.installed-test ## ruff, mypy, rustfmt, clippy
 	cargo clippy --locked --all-targets -- -D warnings
 	cargo clippy --locked --features python -- -D warnings
 
-format: $(VENV)/.installed-test ## rewrite Python and Rust in the project's format
+format: $(VENV)/.installed-test ## rewrite Python and Rust in the project's format, and docs/errors.md
 	$(BIN)/ruff check --fix-only . && $(BIN)/ruff format . && cargo fmt
+	$(BIN)/python tests/test_errors.py
 
 wheel: $(VENV)/.installed-test ## build the abi3 wheel into dist/
 	$(BIN)/maturin build --release --locked --out dist
