@@ -50,7 +50,7 @@ def drop_lines(
     thin: npt.NDArray[np.bool_],
     frequent: npt.NDArray[np.uint64],
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Data and offsets without the frequent lines of the documents where `thin` is true, and how many each document lost."""
+    """Data and offsets without the frequent lines of the documents where `thin` is true; lines each document lost."""
 
 # -- loader (core-rs/src/python/loader.rs) -----------------------------------------------------
 

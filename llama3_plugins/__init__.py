@@ -72,5 +72,6 @@ def llama3_sources() -> list[SourceSpec]:
             factory="llama3_plugins.sources.stdlib:StdlibSource",
             options="llama3_plugins.sources.stdlib:StdlibOptions",
             summary="the standard library of the running Python: code and English",
+            labels=("python", "prose"),
         ),
     ]

@@ -7,10 +7,10 @@ from typing import Any
 
 from llama3.config.schema import Config
 from llama3.config.yaml import Path
-from llama3.errors import LlamaError, Problem
+from llama3.errors import LlamaError, Problem, did_you_mean
 from llama3.plugins.options import Loc
 from llama3.plugins.registry import Registry
-from llama3.plugins.specs import AlgorithmSpec, GuardSpec, ParallelSpec, PluginSpec, QuantizationSpec
+from llama3.plugins.specs import AlgorithmSpec, GuardSpec, ParallelSpec, PluginSpec, QuantizationSpec, SourceSpec
 
 Place = Callable[[Path], str]
 
@@ -22,7 +22,7 @@ def cross_check(config: Config, registry: Registry, place: Place, environ: Mappi
         *_mesh(config, registry, place, environ),
         *_guards(config, registry, place),
         *_quantization(config, registry, place),
-        *_mix(config, place),
+        *_mix(config, registry, place),
         *_numbers(config, place),
     ]
 
@@ -147,24 +147,36 @@ def _quantization(config: Config, registry: Registry, place: Place) -> Iterator[
             yield Problem("L3-CFG-027", place(("quantization", index)), what, fix=fix)
 
 
-def _mix(config: Config, place: Place) -> Iterator[Problem]:
-    known = {source_label(slot.name, slot.options) for slot in config.data.sources}
+def _mix(config: Config, registry: Registry, place: Place) -> Iterator[Problem]:
+    known = _labels(config, registry)
     mixes = [(("data", "mix"), config.data.mix), (("pretrain", "anneal", "mix"), config.pretrain.anneal.mix)]
     for path, mix in mixes:
         for name, weight in mix.items():
-            if name not in known:
-                what = f"no source is called {name!r}"
-                yield Problem("L3-CFG-028", place((*path, name)), what, f"sources: {', '.join(sorted(known))}")
+            if known is not None and name not in known:
+                what = f"no source has the label {name!r}"
+                why = did_you_mean(name, known) or f"labels: {', '.join(sorted(known))}"
+                yield Problem("L3-CFG-028", place((*path, name)), what, why)
             if not weight >= 0:
                 yield Problem("L3-CFG-029", place((*path, name)), f"a weight cannot be {weight}", fix="give 0 or more")
         if mix and not sum(mix.values()) > 0:
             yield Problem("L3-CFG-029", place(path), "all weights are 0", fix="give one source a weight above 0")
 
 
-def source_label(name: str, options: Mapping[str, Any]) -> str:
-    """The name under which a source's documents are mixed: its `label` option, else the plugin's name."""
-    label = options.get("label")
-    return label if isinstance(label, str) and label else name
+def _labels(config: Config, registry: Registry) -> set[str] | None:
+    """Labels of all sources, or None where a source does not tell its labels before it is read."""
+    labels: set[str] = set()
+    for slot in config.data.sources:
+        try:
+            options = registry.options("sources", slot.name, slot.options)
+            spec = registry.spec("sources", slot.name)
+        except LlamaError:
+            return None  # pass 2 has reported it
+        own = getattr(options, "source", None)
+        given = {own} if isinstance(own, str) else set(spec.labels) if isinstance(spec, SourceSpec) else set()
+        if not given:
+            return None
+        labels |= given
+    return labels
 
 
 def _numbers(config: Config, place: Place) -> Iterator[Problem]:

@@ -41,6 +41,9 @@ class SourceSpec(PluginSpec):
 
     family: ClassVar[str] = "sources"
 
+    labels: tuple[str, ...] = ()
+    """Labels (weighted by `data.mix`) of a source that has no `source` option to set its one label."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FilterSpec(PluginSpec):

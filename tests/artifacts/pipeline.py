@@ -130,9 +130,7 @@ def die_before(operation: str, nth: int) -> None:
     setattr(os, operation, counting)
 
 
-def in_child(
-    path: Path, options: Options, prepare: Callable[[], None] = lambda: None, limit: float = 60
-) -> bool:
+def in_child(path: Path, options: Options, prepare: Callable[[], None] = lambda: None, limit: float = 60) -> bool:
     """Run the pipeline in a forked child, killed after `limit` seconds. Whether it finished."""
     child = os.fork()
     if child == 0:

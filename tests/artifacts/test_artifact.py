@@ -19,11 +19,7 @@ CODE = Code(version="0.1.0", core_build="0" * 16)
 HASHES = st.text("0123456789abcdef", min_size=64, max_size=64)
 NAMES = st.text(st.characters(codec="utf-8"), max_size=20)
 JSON_VALUES = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text(max_size=9),
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=9),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=8,
 )

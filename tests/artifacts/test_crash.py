@@ -18,9 +18,7 @@ PIPELINE = str(Path(__file__).with_name("pipeline.py"))
 
 def run(*arguments: object, prefix: tuple[str, ...] = (), env: dict[str, str] | None = None):
     command = [*prefix, sys.executable, PIPELINE, *map(str, arguments)]
-    return subprocess.run(
-        command, capture_output=True, text=True, timeout=240, env={**os.environ, **(env or {})}
-    )
+    return subprocess.run(command, capture_output=True, text=True, timeout=240, env={**os.environ, **(env or {})})
 
 
 def test_random_kills_end_in_the_same_hashes(tmp_path):
@@ -44,9 +42,7 @@ def test_kills_at_system_calls_end_in_the_same_hashes(tmp_path, call, nth):
         pytest.skip("strace may not trace here")
     reference = run(tmp_path / "reference")
     inject = f"inject={call}:signal=SIGKILL:when={nth}"
-    killed = run(
-        tmp_path / "run", prefix=("strace", "-f", "-o", "/dev/null", "-e", f"trace={call}", "-e", inject)
-    )
+    killed = run(tmp_path / "run", prefix=("strace", "-f", "-o", "/dev/null", "-e", f"trace={call}", "-e", inject))
     assert killed.returncode == -signal.SIGKILL
     resumed = run(tmp_path / "run")
     assert resumed.returncode == 0, resumed.stderr

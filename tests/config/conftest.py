@@ -12,7 +12,7 @@ def at(name, options=True):
 
 @hookimpl
 def llama3_sources():
-    return [SourceSpec(**at("stdlib", "Source")), SourceSpec(**at("files", "Source"))]
+    return [SourceSpec(**at("stdlib", "Paths"), labels=("python", "prose")), SourceSpec(**at("files", "Source"))]
 
 @hookimpl
 def llama3_filters():
@@ -65,9 +65,11 @@ from pydantic import BaseModel, ConfigDict, Field
 class Options(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-class Source(Options):
+class Paths(Options):
     path: str = ""
-    label: str = ""
+
+class Source(Paths):
+    source: str = "files"
 
 class DPO(Options):
     """Direct preference optimization."""

@@ -47,7 +47,7 @@ def test_every_mistake_of_the_schema_at_once_with_place_and_near_names(write):
 
 def test_plugins_and_cross_checks_are_reported_together(write):
     file = write(
-        "data:\n  sources:\n    - {name: files, pth: x}\n  mix: {bokos: 1}\n"
+        "data:\n  sources:\n    - {name: files, pth: x}\ntokenizer: {vocab_size: 300, num_special: 100}\n"
         "post_training:\n  algorithm: {name: dpo, bta: 0.2}\n"
         "quantization: [int9]\n"
     )
@@ -57,7 +57,7 @@ def test_plugins_and_cross_checks_are_reported_together(write):
     assert "run.yaml:3:21: data.sources.0.pth: unknown key. did you mean 'path'?" in text
     assert "run.yaml:6:26: post_training.algorithm.bta: unknown key. did you mean 'beta'?" in text
     assert "run.yaml:7:16: quantization.0: no plugin 'int9' in quantization. did you mean 'int8'?" in text
-    assert "run.yaml:4:9: data.mix.bokos: no source is called 'bokos'. sources: files" in text
+    assert "run.yaml:4:13: tokenizer.vocab_size: 300 is too small" in text
 
 
 def test_an_unknown_plugin_alone_is_a_plugin_problem(write):
@@ -95,9 +95,9 @@ def test_the_size_of_an_axis_is_no_option_of_the_strategy(write):
 
 def test_set_reaches_into_lists_and_free_mappings(write):
     file = write("data: {sources: [{name: files, path: a}, stdlib], mix: {files: 1}}\n")
-    loaded = load(file, ["data.sources.0.path=b", "data.mix.stdlib=2", "data.sources.1.path=c"], environ={})
+    loaded = load(file, ["data.sources.0.path=b", "data.mix.prose=2", "data.sources.1.path=c"], environ={})
     assert [slot.options for slot in loaded.config.data.sources] == [{"path": "b"}, {"path": "c"}]
-    assert loaded.config.data.mix == {"files": 1, "stdlib": 2}
+    assert loaded.config.data.mix == {"files": 1, "prose": 2}
     assert str(loaded.origin("data.sources[0].path")) == "--set data.sources.0.path=b"
     assert "has no item 7" in str(refused(file, "data.sources.7.path=b"))
 
@@ -201,7 +201,7 @@ def test_extends_goes_one_level(write, site, built_ins):
         ("run: {device: cpu}\nquantization: [fp8]", "'fp8' does not run on cpu"),
         ("data: {sources: [files], mix: {files: -1}}", "a weight cannot be -1"),
         ("data: {sources: [files], mix: {files: 0}}", "all weights are 0"),
-        ("pretrain: {anneal: {mix: {nope: 1}}}", "no source is called 'nope'"),
+        ("pretrain: {anneal: {mix: {nope: 1}}}", "no source has the label 'nope'. labels: prose, python"),
         ("tokenizer: {vocab_size: 300, num_special: 100}", "300 is too small"),
         ("model: {max_seq_len: 16}", "rows of 512 tokens are longer than model.max_seq_len = 16"),
     ],
@@ -213,8 +213,10 @@ def test_cross_checks(write, text, expected):
 
 
 def test_a_source_is_mixed_under_its_label(write):
-    loaded = load(write("data: {sources: [{name: files, label: books}], mix: {books: 1}}\n"), environ={})
-    assert loaded.config.data.mix == {"books": 1}
+    loaded = load(
+        write("data: {sources: [{name: files, source: books}, stdlib], mix: {books: 1, prose: 2}}\n"), environ={}
+    )
+    assert loaded.config.data.mix == {"books": 1, "prose": 2}
 
 
 @pytest.mark.parametrize(("size", "world", "fits"), [(2, 2, True), (2, 4, False), ("null", 4, True), (1, 2, False)])

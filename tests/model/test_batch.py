@@ -43,8 +43,7 @@ def describe(batch: Batch) -> list:
         slot[s] = len(tree["segments"])
         span = range(starts[s], starts[s + 1])
         columns = {
-            name: [column[targets[t]].item() for t in span if t in targets]
-            for name, column in batch.per_target.items()
+            name: [column[targets[t]].item() for t in span if t in targets] for name, column in batch.per_target.items()
         }
         numbers = {name: column[s].item() for name, column in batch.per_segment.items()}
         parent_slot = -1 if parent < 0 else slot[parent]
@@ -66,9 +65,7 @@ def test_packing_keeps_every_tree(forest) -> None:
     packed = describe(Batch.of_trees(forest))
     assert len(packed) == len(forest)
     for tree, got in zip(forest, packed, strict=True):
-        for segment, (tokens, parent, mask, columns, numbers) in zip(
-            tree.segments, got["segments"], strict=True
-        ):
+        for segment, (tokens, parent, mask, columns, numbers) in zip(tree.segments, got["segments"], strict=True):
             assert tokens == list(segment.tokens)
             assert parent == segment.parent
             assert mask == list(segment.is_target)
@@ -105,9 +102,7 @@ def test_split_is_a_balanced_partition(forest, n) -> None:
 @given(st.lists(trees(max_trees=3), min_size=1, max_size=4))
 def test_concat_joins_in_order(forests) -> None:
     joined = Batch.concat([Batch.of_trees(forest) for forest in forests])
-    assert strip(describe(joined)) == strip(
-        describe(Batch.of_trees([tree for forest in forests for tree in forest]))
-    )
+    assert strip(describe(joined)) == strip(describe(Batch.of_trees([tree for forest in forests for tree in forest])))
 
 
 @given(trees(), st.data())
@@ -135,9 +130,7 @@ def test_positions_sources_and_sums_follow_the_definition(forest) -> None:
     parents, starts = batch.parents_S.tolist(), batch.starts_S1.tolist()
     positions, previous = [], []
     for s, parent in enumerate(parents):
-        base, last = (
-            (positions[starts[parent + 1] - 1] + 1, starts[parent + 1] - 1) if parent >= 0 else (0, None)
-        )
+        base, last = (positions[starts[parent + 1] - 1] + 1, starts[parent + 1] - 1) if parent >= 0 else (0, None)
         for i in range(starts[s], starts[s + 1]):
             positions.append(base + i - starts[s])
             previous.append(last)
@@ -150,9 +143,7 @@ def test_positions_sources_and_sums_follow_the_definition(forest) -> None:
         for s in range(len(parents))
     ]
     assert batch.sum_by_segment(x_M).tolist() == sums
-    counts = [
-        sum(starts[s] <= t < starts[s + 1] for t in batch.targets_M.tolist()) for s in range(len(parents))
-    ]
+    counts = [sum(starts[s] <= t < starts[s + 1] for t in batch.targets_M.tolist()) for s in range(len(parents))]
     assert batch.mean_by_segment(x_M).tolist() == pytest.approx(
         [a / max(n, 1) for a, n in zip(sums, counts, strict=True)]
     )

@@ -23,9 +23,7 @@ KINDS = {
     "3.1": dataclasses.replace(
         SMALL, rope_scaling=RopeScaling(8.0, 1.0, 4.0, 64), max_seq_len=512, rope_theta=1000.0, head_dim=16
     ),
-    "3.2": dataclasses.replace(
-        SMALL, rope_scaling=RopeScaling(32.0, 1.0, 4.0, 32), tied=True, max_seq_len=1024
-    ),
+    "3.2": dataclasses.replace(SMALL, rope_scaling=RopeScaling(32.0, 1.0, 4.0, 32), tied=True, max_seq_len=1024),
     "mha": dataclasses.replace(SMALL, n_kv_heads=6),
     "mqa": dataclasses.replace(SMALL, n_kv_heads=1),
 }
@@ -104,10 +102,7 @@ def forest(seed: int = 0) -> Batch:
         [(131, -1), (64, 0), (65, 0)],
     ]
     return Batch.of_trees(
-        [
-            Tree([Segment(rng.integers(0, 97, n), parent, parent >= 0) for n, parent in tree])
-            for tree in lengths
-        ]
+        [Tree([Segment(rng.integers(0, 97, n), parent, parent >= 0) for n, parent in tree]) for tree in lengths]
     )
 
 
@@ -240,9 +235,7 @@ def test_grouped_queries_equal_repeated_key_value_heads() -> None:
     for index in range(config.n_layers):
         name = f"layers.{index}.attention.qkv.weight"
         by_group = state[name].unflatten(0, (2, 5, 8))
-        heads = [
-            torch.stack([by_group[h // 3, h % 3], by_group[h // 3, 3], by_group[h // 3, 4]]) for h in range(6)
-        ]
+        heads = [torch.stack([by_group[h // 3, h % 3], by_group[h // 3, 3], by_group[h // 3, 4]]) for h in range(6)]
         state[name] = torch.cat(heads).flatten(0, 1)
     full.load_state_dict(state)
     batch = forest()
