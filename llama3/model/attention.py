@@ -154,45 +154,45 @@ class _ForestAttend(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q_TKGC: Tensor, k_TKC: Tensor, v_TKC: Tensor, buckets: list[_Bucket]) -> Tensor:
         needs_backward = any(ctx.needs_input_grad)
-        kept = sum(b.own_BN.numel() * b.keys_BX.shape[1] for b in buckets) * q_TKGC.shape[1] * q_TKGC.shape[2]
-        keep = needs_backward and kept <= KEPT_PROBABILITIES
+        size = sum(b.own_BN.numel() * b.keys_BX.shape[1] for b in buckets) * q_TKGC.shape[1] * q_TKGC.shape[2]
+        keep = needs_backward and size <= KEPT_PROBABILITIES
         o_TKGC = torch.empty_like(q_TKGC, memory_format=torch.contiguous_format)
-        probabilities: list[Tensor] = []
+        saved: list[Tensor] = [o_TKGC]
         for bucket in buckets:
             q, k, v = _gather(bucket, q_TKGC, k_TKC, v_TKC)
             o = torch.empty_like(q)
+            saved += [q, k, v]
             for rows, columns in _blocks(bucket):
                 p = _probabilities(bucket, q, k, rows, columns)
                 o[:, :, rows] = _unfold(torch.bmm(p, v[:, :columns]), q)
                 if keep:
-                    probabilities.append(p)
+                    saved.append(p)
             _scatter_own(bucket, o, o_TKGC)
         if needs_backward:
-            ctx.save_for_backward(q_TKGC, k_TKC, v_TKC, o_TKGC, *probabilities)
-            ctx.buckets = buckets
+            ctx.save_for_backward(*saved)
+            ctx.buckets, ctx.kept = buckets, keep
         return o_TKGC
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        q_TKGC, k_TKC, v_TKC, o_TKGC, *kept = ctx.saved_tensors
         (grad_o_TKGC,) = grads
-        probabilities = iter(kept)
-        grad_q_TKGC = torch.empty_like(q_TKGC, memory_format=torch.contiguous_format)
-        # Keys of ancestors receive from many segments: summed in fp32.
-        grad_k_TKC, grad_v_TKC = (_zeros_for_sums(x) for x in (k_TKC, v_TKC))
+        o_TKGC, *rest = ctx.saved_tensors
+        saved = iter(rest)
+        grad_q_TKGC = torch.empty_like(o_TKGC)
+        # Keys of ancestors receive from many segments: summed in float32.
+        grad_k_TKC, grad_v_TKC = (_zeros_for_sums(o_TKGC[:, :, 0]) for _ in range(2))
         for bucket in ctx.buckets:
-            q, k, v = _gather(bucket, q_TKGC, k_TKC, v_TKC)
+            q, k, v = next(saved), next(saved), next(saved)
             grad_o = _heads_first(_rows(bucket, grad_o_TKGC))
             if bucket.pad_own_BN is not None:
-                grad_o.view(len(bucket.own_BN), -1, *grad_o.shape[1:]).masked_fill_(
-                    bucket.pad_own_BN[:, None, None, :, None], 0
-                )
+                by_segment = grad_o.unflatten(0, (len(bucket.own_BN), -1))
+                by_segment.masked_fill_(bucket.pad_own_BN[:, None, None, :, None], 0)
             # sum over keys of p * dp equals o . do, row by row
             delta = (grad_o * _heads_first(_rows(bucket, o_TKGC))).sum(-1, keepdim=True)
             grad_q = torch.empty_like(q)
             grad_k, grad_v = (_zeros_for_sums(x) for x in (k, v))
             for rows, columns in _blocks(bucket):
-                p = next(probabilities) if kept else _probabilities(bucket, q, k, rows, columns)
+                p = next(saved) if ctx.kept else _probabilities(bucket, q, k, rows, columns)
                 grad_o_rows = _fold(grad_o, rows)
                 grad_v[:, :columns] += torch.bmm(p.transpose(1, 2), grad_o_rows)
                 grad_s = torch.bmm(grad_o_rows, v[:, :columns].transpose(1, 2)).sub_(_fold(delta, rows)).mul_(p)
@@ -201,7 +201,7 @@ class _ForestAttend(torch.autograd.Function):
             _scatter_own(bucket, grad_q.mul_(_scale(q)), grad_q_TKGC)
             _add_keys(bucket, grad_k, grad_k_TKC)
             _add_keys(bucket, grad_v, grad_v_TKC)
-        return grad_q_TKGC, grad_k_TKC.to(k_TKC.dtype), grad_v_TKC.to(v_TKC.dtype), None
+        return grad_q_TKGC, grad_k_TKC.to(o_TKGC.dtype), grad_v_TKC.to(o_TKGC.dtype), None
 
 
 # Inside a bucket, B * K is one axis (the batch of the matrix products) and a block of Q query rows of all G
@@ -231,7 +231,8 @@ def _heads_first(x_BNKGC: Tensor) -> Tensor:
 
 def _gather(bucket: _Bucket, q_TKGC: Tensor, k_TKC: Tensor, v_TKC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Scaled queries [B * K, G, N, C], keys and values [B * K, X, C] of a bucket."""
-    q = _heads_first(_rows(bucket, q_TKGC) * _scale(q_TKGC))
+    rows = _rows(bucket, q_TKGC).permute(0, 2, 3, 1, 4)
+    q = torch.mul(rows, _scale(q_TKGC), out=torch.empty(rows.shape, dtype=rows.dtype, device=rows.device)).flatten(0, 1)
     k, v = (_key_rows(bucket, x_TKC).transpose(1, 2).contiguous().flatten(0, 1) for x_TKC in (k_TKC, v_TKC))
     return q, k, v
 

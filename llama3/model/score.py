@@ -25,8 +25,8 @@ from llama3.model.transformer import Transformer, compute_dtype
 
 Want = Literal["logps", "entropy", "values", "score"]
 
-CHUNK_LOGITS = 1 << 21
-"""Logits computed at once on the CPU (512 rows of 4,096 tokens): their float32 copies stay in the cache."""
+CHUNK_LOGITS = 1 << 20
+"""Logits computed at once on the CPU (256 rows of 4,096 tokens): their float32 copies stay in the cache."""
 CHUNK_LOGITS_CUDA = 1 << 28
 KEPT_LOGITS = 1 << 26
 """Logits of one batch that are kept for the backward pass; beyond this they are computed again, so that a
@@ -115,46 +115,49 @@ class _LogProbs(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         needs_backward = any(ctx.needs_input_grad)
         keep = needs_backward and len(h_MD) * len(weight_VD) <= KEPT_LOGITS
-        logps_M, normalizer_M, entropy_M = (h_MD.new_zeros(len(h_MD), dtype=torch.float32) for _ in range(3))
+        logps_M, entropy_M = (h_MD.new_zeros(len(h_MD), dtype=torch.float32) for _ in range(2))
         kept: list[Tensor] = []
         for rows in _chunks(h_MD, weight_VD):
-            logits = torch.mm(h_MD[rows], weight_VD.t())
+            logits = _logits(h_MD[rows], weight_VD, temperature)
             if keep:
                 kept.append(logits)
-            scaled = logits.float().div_(temperature) if temperature != 1.0 else logits.float()
-            normalizer = torch.logsumexp(scaled, dim=-1)
-            normalizer_M[rows] = normalizer
-            logps_M[rows] = scaled.gather(1, ids_M[rows, None]).squeeze(1) - normalizer
+            log_p = torch.log_softmax(logits, dim=-1, dtype=torch.float32)
+            logps_M[rows] = log_p.gather(1, ids_M[rows, None]).squeeze(1)
             if with_entropy:
-                # H = log Z - E[z]
-                probabilities = (scaled - normalizer[:, None]).exp_()
-                entropy_M[rows] = normalizer - torch.linalg.vecdot(probabilities, scaled)
+                entropy_M[rows] = -torch.linalg.vecdot(log_p.exp(), log_p)
         if needs_backward:
-            ctx.save_for_backward(h_MD, weight_VD, ids_M, normalizer_M, entropy_M, *kept)
+            ctx.save_for_backward(h_MD, weight_VD, ids_M, entropy_M, *kept)
             ctx.temperature, ctx.with_entropy = temperature, with_entropy
         return logps_M, entropy_M
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
-        h_MD, weight_VD, ids_M, normalizer_M, entropy_M, *kept = ctx.saved_tensors
+        h_MD, weight_VD, ids_M, entropy_M, *kept = ctx.saved_tensors
         grad_logps_M, grad_entropy_M = grads
         grad_h_MD = torch.empty_like(h_MD)
         grad_weight_VD = torch.zeros_like(weight_VD, dtype=torch.float32)
         for index, rows in enumerate(_chunks(h_MD, weight_VD)):
-            logits = kept[index] if kept else torch.mm(h_MD[rows], weight_VD.t())
-            log_p = logits.float().div_(ctx.temperature).sub_(normalizer_M[rows, None])
-            p = log_p.exp()
+            logits = kept[index] if kept else _logits(h_MD[rows], weight_VD, ctx.temperature)
             slope = grad_logps_M[rows, None].neg()
+            p = torch.softmax(logits, dim=-1, dtype=torch.float32)
             if ctx.with_entropy:
                 # dH/dz = -p (log p + H)
+                log_p = torch.log_softmax(logits, dim=-1, dtype=torch.float32)
                 slope = slope - grad_entropy_M[rows, None] * log_p.add_(entropy_M[rows, None])
-            grad_logits = p.mul_(slope)
-            grad_logits.scatter_add_(1, ids_M[rows, None], grad_logps_M[rows, None])
-            grad_logits = grad_logits.div_(ctx.temperature).to(h_MD.dtype)
+            grad_logits = p.mul_(slope).scatter_add_(1, ids_M[rows, None], grad_logps_M[rows, None])
+            if ctx.temperature != 1.0:
+                grad_logits.div_(ctx.temperature)
+            grad_logits = grad_logits.to(h_MD.dtype)
             grad_h_MD[rows] = torch.mm(grad_logits, weight_VD)
             # Sums over chunks in float32: a bfloat16 sum would lose small contributions.
             grad_weight_VD += torch.mm(grad_logits.t(), h_MD[rows])
         return grad_h_MD, grad_weight_VD.to(weight_VD.dtype), None, None, None
+
+
+def _logits(h_MD: Tensor, weight_VD: Tensor, temperature: float) -> Tensor:
+    """Scores over the vocabulary: in the dtype of the product, or float32 at another temperature than 1."""
+    logits = torch.mm(h_MD, weight_VD.t())
+    return logits if temperature == 1.0 else logits.float() / temperature
 
 
 def _chunks(h_MD: Tensor, weight_VD: Tensor) -> list[slice]:
