@@ -1,6 +1,27 @@
-"""The built-in plugins, registered through the same entry-point group as anybody's. Torch-free: names and targets only."""
+"""The built-in plugins, registered through the same entry points as anybody's. Torch-free: names and targets only."""
 
-from llama3.plugins import FilterSpec, GuardSpec, RewardSpec, SourceSpec, hookimpl
+from llama3.plugins import (
+    AlgorithmSpec,
+    FilterSpec,
+    GuardSpec,
+    LoggerSpec,
+    ParallelSpec,
+    RewardSpec,
+    SourceSpec,
+    hookimpl,
+)
+
+
+@hookimpl
+def llama3_algorithms() -> list[AlgorithmSpec]:
+    return [
+        AlgorithmSpec(
+            name="next_token",
+            factory="llama3_plugins.algorithms.next_token:NextToken",
+            summary="next-token prediction over packed documents: pretraining",
+            data="tokens",
+        ),
+    ]
 
 
 @hookimpl
@@ -25,6 +46,47 @@ def llama3_guards() -> list[GuardSpec]:
             summary="prompt injection and jailbreak patterns over normalised text; no model",
             stages=frozenset({"input", "tool_result"}),
         )
+    ]
+
+
+@hookimpl
+def llama3_loggers() -> list[LoggerSpec]:
+    return [
+        LoggerSpec(
+            name="console",
+            factory="llama3_plugins.loggers.console:ConsoleLogger",
+            summary="one line per logged step on standard error",
+        ),
+        LoggerSpec(
+            name="jsonl",
+            factory="llama3_plugins.loggers.jsonl:JsonlLogger",
+            summary="metrics.jsonl and samples.jsonl in the run directory",
+        ),
+        LoggerSpec(
+            name="tensorboard",
+            factory="llama3_plugins.loggers.tensorboard:TensorBoardLogger",
+            summary="TensorBoard event files in the run directory",
+            requires=("tensorboard",),
+        ),
+    ]
+
+
+@hookimpl
+def llama3_parallel_strategies() -> list[ParallelSpec]:
+    return [
+        ParallelSpec(
+            name="fsdp",
+            factory="llama3_plugins.parallelism.fsdp:Fsdp",
+            options="llama3_plugins.parallelism.fsdp:FsdpOptions",
+            summary="fully sharded data parallelism (FSDP2) over the processes of torchrun",
+            axis="dp",
+        ),
+        ParallelSpec(
+            name="single",
+            factory="llama3_plugins.parallelism.single:Single",
+            summary="one process",
+            axis="dp",
+        ),
     ]
 
 

@@ -1,0 +1,1 @@
+"""Algorithms: plugins that say what training minimises (family `algorithms`)."""

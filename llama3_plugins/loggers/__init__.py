@@ -1,0 +1,1 @@
+"""Loggers: plugins that receive metrics and samples (family `loggers`)."""

@@ -1,0 +1,26 @@
+"""Metrics as TensorBoard event files: `tensorboard --logdir runs/<name>/tensorboard`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch.utils.tensorboard import SummaryWriter
+
+
+class TensorBoardLogger:
+    """One event directory per stage. A step that a resumed run repeats appears twice, with equal values."""
+
+    def open(self, directory: Path, stage: str) -> None:
+        self._writer = SummaryWriter(str(directory / "tensorboard" / stage))
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        for name, value in metrics.items():
+            self._writer.add_scalar(name, value, step)
+
+    def sample(self, step: int, texts: Mapping[str, str]) -> None:
+        for name, text in texts.items():
+            self._writer.add_text(name, text, step)
+
+    def close(self) -> None:
+        self._writer.close()

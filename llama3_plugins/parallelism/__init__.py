@@ -1,0 +1,1 @@
+"""Parallelism: plugins that supply one axis of the device mesh (family `parallelism`)."""

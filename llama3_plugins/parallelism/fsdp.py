@@ -1,0 +1,66 @@
+"""Fully sharded data parallelism: torch's FSDP2 over the `dp` axis (ZeRO-3).
+
+Weights, gradients and moments are cut over the ranks; a block's weights are gathered just before it computes.
+"""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+from torch import nn
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+
+from llama3.errors import Problem
+from llama3.model.config import ModelConfig
+from llama3.training.parallel import (
+    Cost,
+    Dims,
+    ParallelContext,
+    ParallelStrategy,
+    StepShape,
+    state_bytes,
+    step_activation_bytes,
+)
+
+
+class FsdpOptions(BaseModel):
+    """Options of `fsdp`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    size: int | None = Field(None, ge=1, description="ranks; default: all that were launched")
+
+
+class Fsdp(ParallelStrategy):
+    """Each block is a unit of its own; embedding, last norm and head belong to the root."""
+
+    def __init__(self, options: FsdpOptions) -> None:
+        self.options = options
+
+    def check(self, model: ModelConfig, dims: Dims) -> list[Problem]:
+        return []  # FSDP2 pads what does not divide
+
+    def estimate(self, model: ModelConfig, dims: Dims, step: StepShape) -> Cost:
+        """Every microbatch gathers the fp32 weights twice (forward, backward) and scatters the gradients once."""
+        weights = 4 * model.num_params()
+        per_pass = 3 * weights * (dims.dp - 1) // dims.dp
+        return Cost(
+            memory=state_bytes(model) // dims.dp + weights // model.n_layers + step_activation_bytes(model, step),
+            sent=per_pass * step.microbatches(dims),
+        )
+
+    def apply(self, model: nn.Module, context: ParallelContext) -> nn.Module:
+        if context.mesh is None:
+            return model
+        mesh = context.mesh["dp"]
+        for block in model.layers:
+            fully_shard(block, mesh=mesh)
+        fully_shard(model, mesh=mesh)
+        for module in model.modules():
+            if isinstance(module, FSDPModule):
+                # The loop's loss is already a share of the global sum: gradients are added, never averaged.
+                # The plain sum also keeps gloo working, which lacks the pre-multiplied one.
+                module.set_gradient_divide_factor(1.0)
+                module.set_force_sum_reduction_for_comms(True)
+        for method in ("hidden", "logits"):
+            register_fsdp_forward_method(model, method)
+        return model

@@ -1,0 +1,170 @@
+"""A checkpoint is whole or not there: damage of every kind is found, named, and an older one is used."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llama3.errors import CheckpointError
+from llama3.training import checkpoint as checkpoint_module
+from llama3.training.checkpoint import CheckpointStore, check_identity
+
+
+def tensors(step: int) -> dict[str, dict[str, torch.Tensor]]:
+    generator = torch.Generator().manual_seed(step)
+    return {
+        "model": {f"w{i}": torch.randn(5, 3, generator=generator) for i in range(3)},
+        "optimizer": {"w0/exp_avg": torch.randn(5, 3, generator=generator), "w0/step": torch.tensor(float(step))},
+        "average": {},
+    }
+
+
+@pytest.fixture
+def store(tmp_path):
+    return CheckpointStore(tmp_path / "checkpoints")
+
+
+def save(store, *steps):
+    for step in steps:
+        store.save(step, tensors(step), {"step": step})
+
+
+def assert_is(found, step):
+    assert found.step == step
+    assert found.state == {"step": step}
+    for group, expected in tensors(step).items():
+        got = found.tensors(group)
+        assert got.keys() == expected.keys()
+        assert all(torch.equal(got[name], expected[name]) for name in expected)
+
+
+def test_round_trip_and_newest_wins(store):
+    assert store.load() is None
+    save(store, 9, 10)
+    assert store.steps() == [9, 10]
+    assert_is(store.load(), 10)
+
+
+def test_shards_are_cut_by_size_and_read_back(store, monkeypatch):
+    monkeypatch.setattr(checkpoint_module, "SHARD_BYTES", 130)
+    save(store, 1)
+    assert len(list((store.directory / "step-1").glob("model-*.safetensors"))) == 2
+    assert_is(store.load(), 1)
+
+
+FILES = ["model-00000.safetensors", "optimizer-00000.safetensors", "state.json", "manifest.json", "COMMIT"]
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("damage", ["flip", "truncate", "remove", "swap"])
+def test_damage_falls_back_to_the_older_one(store, name, damage, caplog):
+    save(store, 1, 2)
+    file = store.directory / "step-2" / name
+    if damage == "flip":
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content)
+    elif damage == "truncate":
+        file.write_bytes(file.read_bytes()[:-1])
+    elif damage == "swap":
+        shutil.copy(store.directory / "step-1" / name, file)
+    else:
+        file.unlink()
+    if (name, damage) == ("COMMIT", "truncate"):
+        assert_is(store.load(), 2)  # only the newline is gone: the hash is whole
+        return
+    assert_is(store.load(), 1)
+    if not (name == "COMMIT" and damage == "remove"):  # without COMMIT it never was a checkpoint
+        assert "step-2" in caplog.text
+
+
+@settings(max_examples=30, deadline=None)
+@given(data=st.data())
+def test_every_flipped_bit_is_found(tmp_path_factory, data):
+    store = CheckpointStore(tmp_path_factory.mktemp("bits"))
+    save(store, 1)
+    file = store.directory / "step-1" / data.draw(st.sampled_from(FILES[:-1]))
+    content = bytearray(file.read_bytes())
+    content[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    file.write_bytes(content)
+    with pytest.raises(CheckpointError, match="L3-CKP-001"):
+        store.load()
+
+
+def test_all_damaged_is_an_error_that_names_each(store):
+    save(store, 1, 2)
+    for step in (1, 2):
+        (store.directory / f"step-{step}" / "state.json").unlink()
+    with pytest.raises(CheckpointError) as caught:
+        store.load()
+    assert len(caught.value.problems) == 2
+    assert all("state.json" in problem.where for problem in caught.value.problems)
+
+
+def test_uncommitted_directories_are_never_loaded_and_never_counted(store):
+    save(store, 1, 2)
+    for step in range(3, 13):  # ten saves that were killed before COMMIT
+        shutil.copytree(store.directory / "step-2", store.directory / f"step-{step}")
+        (store.directory / f"step-{step}" / "COMMIT").unlink()
+    (store.directory / "step-13.tmp-0123abcd").mkdir()
+    assert_is(store.load(), 2)
+    save(store, 13)
+    assert store.steps() == [2, 13]
+    assert sorted(path.name for path in store.directory.iterdir()) == ["step-13", "step-2"]
+
+
+def test_purge_keeps_two_that_verify(store):
+    save(store, 1, 2)
+    (store.directory / "step-2" / "state.json").write_text("{}")
+    save(store, 3)
+    assert store.steps() == [1, 2, 3]  # the damaged one does not count as the second good one
+    save(store, 4)
+    assert store.steps() == [3, 4]
+
+
+def test_saving_a_step_again_keeps_the_good_and_replaces_the_damaged(store):
+    save(store, 1)
+    before = (store.directory / "step-1" / "manifest.json").stat().st_mtime_ns
+    save(store, 1)
+    assert (store.directory / "step-1" / "manifest.json").stat().st_mtime_ns == before
+    (store.directory / "step-1" / "state.json").unlink()
+    save(store, 1)
+    assert_is(store.load(), 1)
+
+
+@pytest.mark.parametrize("failing", ["save_file", "atomic_directory", "write_bytes_atomic"])
+def test_a_failed_save_says_so_and_loses_nothing(store, monkeypatch, failing):
+    save(store, 1)
+
+    def fail(*_args, **_kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint_module, failing, fail)
+    with pytest.raises(CheckpointError, match=r"No space left.*free disk space"):
+        save(store, 2)
+    monkeypatch.undo()
+    assert_is(store.load(), 1)
+    save(store, 2)
+    assert_is(store.load(), 2)
+
+
+def test_hostile_manifest_is_refused(store):
+    save(store, 1)
+    path = store.directory / "step-1"
+    manifest = json.loads((path / "manifest.json").read_text())
+    manifest["files"].append({"name": "../../etc/passwd", "bytes": 0, "blake3": ""})
+    content = json.dumps(manifest).encode()
+    (path / "manifest.json").write_bytes(content)
+    (path / "COMMIT").write_text(checkpoint_module.blake3_bytes(content))
+    with pytest.raises(CheckpointError, match="L3-CKP-001"):
+        store.verify(1)
+
+
+def test_another_runs_checkpoint_is_refused_with_every_difference(tmp_path):
+    check_identity({"a": 1}, {"a": 1}, tmp_path)
+    with pytest.raises(CheckpointError) as caught:
+        check_identity({"a": 1, "b": 2, "c": 3}, {"a": 1, "b": 3, "d": 4}, tmp_path)
+    assert [problem.what.split(":")[1].split()[0] for problem in caught.value.problems] == ["b", "c", "d"]
