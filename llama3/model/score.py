@@ -35,12 +35,15 @@ vocabulary of 128,256 costs one more product instead of its size in memory."""
 
 @dataclass(frozen=True)
 class Scored:
-    """What was asked of the model; the rest is None. Everything float32, gradients flow through all of it."""
+    """What was asked of the model; the rest is None. Everything float32, gradients flow through all of it.
 
-    logps_M: Tensor | None = None
-    entropy_M: Tensor | None = None
-    values_M: Tensor | None = None
-    score_S: Tensor | None = None
+    The types are those that whoever asked gets, so that an algorithm need not check for None what it wants.
+    """
+
+    logps_M: Tensor = None  # type: ignore[assignment]
+    entropy_M: Tensor = None  # type: ignore[assignment]
+    values_M: Tensor = None  # type: ignore[assignment]
+    score_S: Tensor = None  # type: ignore[assignment]
 
 
 def score(

@@ -123,7 +123,7 @@ class CheckpointStore:
         if manifest["schema"] != SCHEMA:
             why = f"its schema is {manifest['schema']}, this version reads {SCHEMA}"
             raise CheckpointError(
-                Problem("L3-CKP-002", str(file), "cannot be read", why, "use the version that wrote it")
+                Problem("L3-TRN-012", str(file), "cannot be read", why, "use the version that wrote it")
             )
         names = [entry["name"] for entry in manifest["files"]]
         if "state.json" not in names or any(Path(name).name != name for name in names):
@@ -216,7 +216,7 @@ def check_identity(found: Mapping[str, Any], expected: Mapping[str, Any], where:
     if different:
         raise CheckpointError(
             Problem(
-                "L3-CKP-004",
+                "L3-TRN-014",
                 str(where),
                 f"belongs to another run: {key} was {found.get(key)!r} and is now {expected.get(key)!r}",
                 fix="continue with the old value, or remove the checkpoints to start anew",
@@ -241,7 +241,7 @@ def _shards(tensors: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
 
 def _damaged(path: Path, what: str) -> CheckpointError:
     fix = "an older checkpoint is used where there is one; else remove this directory to start anew"
-    return CheckpointError(Problem("L3-CKP-001", str(path), what, fix=fix))
+    return CheckpointError(Problem("L3-TRN-011", str(path), what, fix=fix))
 
 
 def _unwritable(path: Path, error: Exception) -> CheckpointError:
@@ -250,4 +250,4 @@ def _unwritable(path: Path, error: Exception) -> CheckpointError:
         if is_disk_full(error)
         else "check the disk and its permissions"
     )
-    return CheckpointError(Problem("L3-CKP-003", str(path), "checkpoint was not written", str(error), fix))
+    return CheckpointError(Problem("L3-TRN-013", str(path), "checkpoint was not written", str(error), fix))

@@ -36,7 +36,7 @@ def load_model_tensors(model: nn.Module, tensors: Mapping[str, Tensor], where: s
     """Fill the parameters. Raises CheckpointError naming every tensor that is missing, extra or of another shape."""
     parameters = dict(model.named_parameters())
     problems = [
-        Problem("L3-CKP-005", where, f"tensor {name!r} {what}", fix="continue with the model that was being trained")
+        Problem("L3-TRN-015", where, f"tensor {name!r} {what}", fix="continue with the model that was being trained")
         for name in sorted({*parameters, *tensors})
         if (what := _mismatch(parameters.get(name), tensors.get(name)))
     ]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
-from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from llama3.errors import Problem
 from llama3.model.config import ModelConfig
@@ -52,7 +52,7 @@ class Fsdp(ParallelStrategy):
         if context.mesh is None:
             return model
         mesh = context.mesh["dp"]
-        for block in model.layers:
+        for block in model.get_submodule("layers").children():
             fully_shard(block, mesh=mesh)
         fully_shard(model, mesh=mesh)
         for module in model.modules():
@@ -61,6 +61,4 @@ class Fsdp(ParallelStrategy):
                 # The plain sum also keeps gloo working, which lacks the pre-multiplied one.
                 module.set_gradient_divide_factor(1.0)
                 module.set_force_sum_reduction_for_comms(True)
-        for method in ("hidden", "logits"):
-            register_fsdp_forward_method(model, method)
         return model

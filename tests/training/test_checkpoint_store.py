@@ -90,7 +90,7 @@ def test_every_flipped_bit_is_found(tmp_path_factory, data):
     content = bytearray(file.read_bytes())
     content[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
     file.write_bytes(content)
-    with pytest.raises(CheckpointError, match="L3-CKP-001"):
+    with pytest.raises(CheckpointError, match="L3-TRN-011"):
         store.load()
 
 
@@ -159,7 +159,7 @@ def test_hostile_manifest_is_refused(store):
     content = json.dumps(manifest).encode()
     (path / "manifest.json").write_bytes(content)
     (path / "COMMIT").write_text(checkpoint_module.blake3_bytes(content))
-    with pytest.raises(CheckpointError, match="L3-CKP-001"):
+    with pytest.raises(CheckpointError, match="L3-TRN-011"):
         store.verify(1)
 
 

@@ -176,7 +176,7 @@ def test_another_runs_checkpoints_are_refused(tmp_path):
     store = CheckpointStore(tmp_path)
     run(toy_model(), store=store, identity={"tokenizer": "a"})
     before = store.steps()
-    with pytest.raises(CheckpointError, match=r"tokenizer was 'a' and is now 'b'.*L3-CKP-004"):
+    with pytest.raises(CheckpointError, match=r"tokenizer was 'a' and is now 'b'.*L3-TRN-014"):
         run(toy_model(), store=store, identity={"tokenizer": "b"})
     assert store.steps() == before
 
