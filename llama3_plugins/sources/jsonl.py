@@ -80,7 +80,39 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
         if path.suffix == ".gz":
             yield io.BufferedReader(gzip.GzipFile(fileobj=raw), 1 << 20)
         elif path.suffix == ".zst":
-            decompressor = zstandard.ZstdDecompressor(max_window_size=2**31)
-            yield io.BufferedReader(decompressor.stream_reader(raw, read_across_frames=True), 1 << 20)
+            yield io.BufferedReader(_Zstd(raw), 1 << 20)
         else:
             yield raw
+
+
+class _Zstd(io.RawIOBase):
+    """All frames of a zstd file. The library's own reader takes a file that ends inside a frame for complete."""
+
+    PIECE = 4096  # compressed bytes taken at a time: bounds what one piece can grow to
+
+    def __init__(self, raw: BinaryIO) -> None:
+        self._raw = raw
+        self._decompressor = zstandard.ZstdDecompressor(max_window_size=2**31)
+        self._frame: zstandard.ZstdDecompressionObj | None = None
+        self._input = b""
+        self._output = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._output:
+            self._input = self._input or self._raw.read(self.PIECE)
+            if not self._input:
+                if self._frame is not None:
+                    raise EOFError("the file ends inside a zstd frame")
+                return 0
+            self._frame = self._frame or self._decompressor.decompressobj()
+            self._output = memoryview(self._frame.decompress(self._input))
+            self._input = self._frame.unused_data
+            if self._frame.eof:
+                self._frame = None
+        size = min(len(buffer), len(self._output))
+        buffer[:size] = self._output[:size]
+        self._output = self._output[size:]
+        return size

@@ -1,0 +1,264 @@
+"""Deduplication against exact brute force, datasketch and the theory of MinHash."""
+
+from __future__ import annotations
+
+import multiprocessing
+import random
+import re
+from itertools import combinations
+
+import datasketch
+import numpy as np
+import pyarrow as pa
+import pytest
+from data_texts import prose
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llama3 import _core
+from llama3.data import Deduplicator
+from llama3.data.documents import text_buffers
+from llama3.errors import ConfigError
+
+
+def shingles(text: str, n: int = 5) -> set[tuple[str, ...]]:
+    """The definition, with strings."""
+    words = re.findall(r"[a-z0-9]+", text.lower())
+    if not words:
+        return {(text.strip(),)}
+    n = min(n, len(words))
+    return {tuple(words[i : i + n]) for i in range(len(words) - n + 1)}
+
+
+def jaccard(a: set, b: set) -> float:
+    return len(a & b) / len(a | b)
+
+
+def brute_force(texts: list[str], threshold: float) -> list[tuple[int, float]]:
+    """Every document against every kept one before it: (the kept one it duplicates or -1, similarity)."""
+    sets = [shingles(text) for text in texts]
+    verdict: list[tuple[int, float]] = []
+    for n, one in enumerate(sets):
+        edges = ((kept, jaccard(one, sets[kept])) for kept in range(n) if verdict[kept][0] < 0)
+        verdict.append(next(((kept, j) for kept, j in edges if j >= threshold), (-1, 0.0)))
+    return verdict
+
+
+def buffers(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    return text_buffers(pa.array(texts, pa.large_string()))
+
+
+def edited(rng: random.Random, words: list[str], edits: int) -> list[str]:
+    words = list(words)
+    for _ in range(edits):
+        at = rng.randrange(len(words))
+        match rng.randrange(3):
+            case 0:
+                words[at] = f"new{rng.randrange(1000)}"
+            case 1:
+                words.insert(at, f"new{rng.randrange(1000)}")
+            case _:
+                del words[at]
+    return words
+
+
+def test_equals_brute_force_over_all_pairs() -> None:
+    """Families of edited copies; no pair lies where the banding formula leaves much doubt (0.55 to 0.9)."""
+    rng = random.Random(5)
+    texts: list[str] = []
+    for family in range(40):
+        base = prose(family, 600).split()
+        copies = [edited(rng, base, rng.choice([0, 1, 2, 3, 80, 110])) for _ in range(rng.randrange(5))]
+        texts += [" ".join(words) for words in (base, *copies)]
+    rng.shuffle(texts)
+    sets = [shingles(text) for text in texts]
+    similarities = [jaccard(a, b) for a, b in combinations(sets, 2)]
+    assert not [j for j in similarities if 0.55 < j < 0.9]
+    assert sum(j >= 0.9 for j in similarities) > 50
+    found = Deduplicator().find(texts)
+    expected = brute_force(texts, 0.8)
+    assert found.duplicate_of_D.tolist() == [kept for kept, _ in expected]
+    assert found.similarity_D.tolist() == [j for _, j in expected]
+    assert found.keep_D.tolist() == [kept < 0 for kept, _ in expected]
+    assert found.unsupported_removals == 0
+
+
+def test_chains_remove_nothing_without_an_edge() -> None:
+    """a~b and b~c but not a~c: c stays, because b, its only near document, is gone."""
+    words = prose(1, 400).split()
+    a, b, c = (" ".join(words[start : start + 300]) for start in (0, 25, 50))
+    j = [jaccard(shingles(x), shingles(y)) for x, y in ((a, b), (b, c), (a, c))]
+    assert j[0] >= 0.8
+    assert j[1] >= 0.8
+    assert j[2] < 0.8
+    found = Deduplicator(bands=40, rows=3).find([a, b, c])
+    assert found.duplicate_of_D.tolist() == [-1, 0, -1]
+    assert found.cluster_D.tolist() == [0, 0, 2]
+
+
+def test_a_word_inserted_in_front_is_found() -> None:
+    """What sampling shingles by position cannot do."""
+    texts = [prose(n, 600) for n in range(100)]
+    moved = ["Inserted " + text for text in texts]
+    found = Deduplicator().find(texts + moved)
+    assert found.duplicate_of_D.tolist() == [-1] * 100 + list(range(100))
+
+
+def test_adversarial_documents() -> None:
+    base = [prose(n, 400) for n in range(8)]
+    paragraphs = [base[0][:900], base[1][:900]]
+    footer = " ".join(f"boilerplate{n}" for n in range(60))
+    japanese = "漢字仮名交じり文を二つ並べて比べます。" * 2
+    huge = " ".join(prose(n, 5000) for n in range(40))
+    texts = [
+        *("\n\n".join(order) for order in (paragraphs, paragraphs[::-1])),  # paragraphs swapped: found
+        *(base[2], base[2][: len(base[2]) // 2]),  # truncated to half: similar by 0.5, kept
+        *(base[3] + footer, base[4] + footer),  # a shared template: kept
+        *("three short words", "Three short, words!", "three other words"),  # short: compared as a whole
+        *("", " \n", "!!!", "???", "!!! "),  # no words at all: compared as text
+        *(japanese, japanese + "了"),  # shingles of characters
+        *("全く別の内容を持つ文章がここに書いてあります。", "ภาษาไทยไม่มีช่องว่างระหว่างคำในประโยค"),
+        *(huge, "front " + huge),
+    ]
+    found = Deduplicator().find(texts)
+    expected = brute_force(texts[:-6] + texts[-2:], 0.8)
+    for n, (kept, _) in enumerate(expected[:-2]):
+        assert found.duplicate_of_D[n] == kept, texts[n][:40]
+    assert found.duplicate_of_D[[1, 3, 5, 7, 8, 10, 11, 12, 13]].tolist() == [0, -1, -1, 6, -1, 9, -1, -1, 11]
+    assert found.duplicate_of_D[-6:].tolist() == [-1, 14, -1, -1, -1, 18]
+
+
+def sets_of_similarity(j: float, size: int, trials: int, seed: int) -> tuple[list[str], float]:
+    """Pairs of bags of single words with the same exact similarity (for ngram=1)."""
+    shared = round(size * 2 * j / (1 + j))
+    texts = []
+    for trial in range(trials):
+        word = (f"w{seed}x{trial}x{n}" for n in range(3 * size))
+        both = [next(word) for _ in range(shared)]
+        texts += [" ".join(both + [next(word) for _ in range(size - shared)]) for _ in range(2)]
+    return texts, shared / (2 * size - shared)
+
+
+@pytest.mark.parametrize("similarity", [0.5, 0.7, 0.8, 0.9])
+def test_signatures_estimate_without_bias(similarity: float) -> None:
+    """Against the truth, and no worse than datasketch on the same sets."""
+    trials, hashes = 1500, 128
+    texts, j = sets_of_similarity(similarity, 200, trials, 1)
+    signatures = _core.minhash_signatures(*buffers(texts), ngram=1, hashes=hashes).reshape(trials, 2, hashes)
+    estimates = (signatures[:, 0] == signatures[:, 1]).mean(1)
+    sigma = (j * (1 - j) / hashes) ** 0.5
+    assert abs(estimates.mean() - j) < max(0.002, 4 * sigma / trials**0.5)
+    assert np.sqrt(((estimates - j) ** 2).mean()) < 1.05 * sigma
+    few = 40
+    pairs = zip(texts[: 2 * few : 2], texts[1 : 2 * few : 2], strict=True)
+    theirs = np.array([_datasketch(one, hashes).jaccard(_datasketch(two, hashes)) for one, two in pairs])
+    assert abs(theirs.mean() - estimates.mean()) < 4 * sigma / few**0.5 + 4 * sigma / trials**0.5
+
+
+def _datasketch(text: str, hashes: int) -> datasketch.MinHash:
+    minhash = datasketch.MinHash(num_perm=hashes, seed=1)
+    minhash.update_batch([word.encode() for word in text.split()])
+    return minhash
+
+
+@pytest.mark.parametrize("similarity", [0.5, 0.6, 0.7, 0.8, 0.9])
+def test_candidates_appear_as_often_as_the_formula_says(similarity: float) -> None:
+    trials, bands, rows = 1500, 14, 8
+    texts, j = sets_of_similarity(similarity, 200, trials, 2)
+    keys = _core.minhash_keys(*buffers(texts), ngram=1, bands=bands, rows=rows).reshape(trials, 2, bands)
+    rate = (keys[:, 0] == keys[:, 1]).any(1).mean()
+    expected = 1 - (1 - j**rows) ** bands
+    assert abs(rate - expected) < 3.3 * (expected * (1 - expected) / trials) ** 0.5 + 1 / trials
+
+
+def test_threads_change_nothing() -> None:
+    rng = random.Random(3)
+    texts = [" ".join(edited(rng, prose(n % 30, 80).split(), rng.randrange(12))) for n in range(300)]
+    before = _core.num_threads()
+    results = []
+    try:
+        for threads in (1, 2, 7):
+            _core.set_num_threads(threads)
+            found = Deduplicator().find(texts)
+            keys = _core.line_keys(*buffers(texts))
+            results.append((found.duplicate_of_D, found.similarity_D, keys, _core.text_statistics(*buffers(texts))))
+    finally:
+        _core.set_num_threads(before)
+    for other in results[1:]:
+        for one, two in zip(results[0], other, strict=True):
+            np.testing.assert_array_equal(one, two)
+
+
+def test_added_in_parts_or_at_once() -> None:
+    texts = [prose(n % 6, 60) for n in range(12)]
+    parts = Deduplicator()
+    parts.add(texts[:5])
+    parts.add(iter(texts[5:7]))
+    parts.add(pa.array([], pa.string()))
+    parts.add(pa.array(["sliced away", *texts[7:]])[1:])
+    assert len(parts) == 12
+    assert parts.find().duplicate_of_D.tolist() == Deduplicator().find(texts).duplicate_of_D.tolist()
+    assert parts.find().keep_D.tolist() == [True] * 6 + [False] * 6
+
+
+def test_nothing_to_do() -> None:
+    found = Deduplicator().find([])
+    assert (found.keep_D.tolist(), found.candidates, found.largest_cluster) == ([], 0, 0)
+    assert Deduplicator().find().unsupported_removals == 0
+    assert Deduplicator().find(["one text alone"]).keep_D.tolist() == [True]
+
+
+words = st.lists(st.sampled_from("abcdefg"), max_size=14).map(" ".join)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(words | st.text(max_size=12), max_size=14), st.sampled_from([0.3, 0.5, 0.8, 1.0]))
+def test_invariants(texts: list[str], threshold: float) -> None:
+    found = Deduplicator(threshold=threshold, ngram=2, bands=20, rows=2).find(texts)
+    assert found.unsupported_removals == 0
+    assert (found.similarity_D[~found.keep_D] >= threshold).all()
+    assert (found.duplicate_of_D[~found.keep_D] < np.flatnonzero(~found.keep_D)).all()  # survivors come first
+    assert found.cluster_D[found.keep_D].tolist() == np.flatnonzero(found.keep_D).tolist()
+    # Equal texts never both stay, and what stays would stay again.
+    kept = [text for text, keep in zip(texts, found.keep_D, strict=True) if keep]
+    assert len(set(kept)) == len(kept)
+    assert Deduplicator(threshold=threshold, ngram=2, bands=20, rows=2).find(kept).keep_D.all()
+
+
+def test_arguments_are_checked() -> None:
+    for options in ({"threshold": 0.0}, {"threshold": 1.5}, {"ngram": 0}, {"bands": 0}, {"rows": -1}):
+        with pytest.raises(ConfigError, match="L3-DAT-100"):
+            Deduplicator(**options)
+    data, offsets = buffers(["one", "two"])
+    keys = _core.minhash_keys(data, offsets, ngram=5, bands=3, rows=2)
+    for wrong in (offsets[::-1].copy(), offsets + 5, np.empty(0, np.int64)):
+        with pytest.raises(ValueError, match="offset"):
+            _core.text_ids(data, wrong)
+    with pytest.raises(ValueError, match="document 1 is not valid UTF-8"):
+        _core.text_statistics(np.frombuffer(b"ok\xff", np.uint8), np.array([0, 2, 3]))
+    with pytest.raises(ValueError, match="2 documents but 1 rows"):
+        _core.near_duplicates(data, offsets, keys[:1], ngram=5, threshold=0.8)
+    with pytest.raises(ValueError, match="threshold"):
+        _core.near_duplicates(data, offsets, keys, ngram=5, threshold=float("nan"))
+    with pytest.raises(ValueError, match="at least 1"):
+        _core.minhash_keys(data, offsets, ngram=5, bands=0, rows=2)
+    with pytest.raises(ValueError, match="at most"):
+        _core.minhash_keys(data, offsets, ngram=5, bands=2**62, rows=8)
+    with pytest.raises(ValueError, match="ascending"):
+        _core.drop_lines(data, offsets, np.ones(2, bool), np.array([2, 1], np.uint64))
+    with pytest.raises(ValueError, match="values of thin"):
+        _core.drop_lines(data, offsets, np.ones(1, bool), np.array([], np.uint64))
+    with pytest.raises(TypeError):
+        _core.text_ids(data.astype(np.int8), offsets)
+
+
+def _keep_in_child(texts: list[str]) -> list[bool]:
+    return Deduplicator().find(texts).keep_D.tolist()
+
+
+def test_works_after_a_fork() -> None:
+    texts = [prose(n % 20, 60) for n in range(40)]
+    expected = _keep_in_child(texts)  # the pool exists in the parent
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        results = [pool.apply_async(_keep_in_child, (texts,)) for _ in range(4)]
+        assert [result.get(timeout=60) for result in results] == [expected] * 4

@@ -1,0 +1,229 @@
+"""The built-in sources: what they read, and what they do with bad input."""
+
+from __future__ import annotations
+
+import ast
+import gzip
+import json
+import sysconfig
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+from data_texts import prose
+
+from llama3.data.documents import DocumentBatch, Reject, Source
+from llama3.data.reading import bounded_lines
+from llama3.errors import ConfigError, DataError
+from llama3.plugins.registry import discover
+from llama3_plugins.sources.stdlib import docstrings_of
+
+
+def build(name: str, **options: Any) -> Source:
+    source = discover().build("sources", name, options)
+    assert isinstance(source, Source)
+    return source
+
+
+def read(source: Source) -> tuple[list[tuple[str, str]], list[Reject]]:
+    """All (url, text) and all rejects."""
+    batches: list[DocumentBatch] = [batch for shard in source.shards() for batch in source.read(shard)]
+    rows = [row for b in batches for row in zip(b.column("url"), b.texts, strict=True)]
+    return rows, [reject for b in batches for reject in b.rejects]
+
+
+# -- files -----------------------------------------------------------------------------------------
+
+
+def test_files_are_documents(tmp_path: Path) -> None:
+    (tmp_path / "b").mkdir()
+    (tmp_path / "a.txt").write_bytes("\ufeffÄ text\r\n".encode())
+    (tmp_path / "b" / "m.py").write_text("x = 1\n")
+    (tmp_path / ".hidden").write_text("no")
+    (tmp_path / "c.txt").write_bytes(b"caf\xe9")
+    (tmp_path / "d.bin").write_bytes(b"ab\0cd")
+    (tmp_path / "e.txt").write_bytes(b"x" * 5000)
+    source = build("files", path=str(tmp_path), language="en", max_document_bytes=4096)
+    rows, rejects = read(source)
+    assert rows == [(str(tmp_path / "a.txt"), "Ä text\r\n"), (str(tmp_path / "b" / "m.py"), "x = 1\n")]
+    (batch,) = source.read(source.shards()[0])
+    assert batch.column("kind") == ["prose", "code"]
+    assert batch.column("language") == ["en", "python"]
+    assert [(Path(r.where).name, r.reason) for r in rejects] == [
+        ("c.txt", "not_utf8"),
+        ("d.bin", "binary"),
+        ("e.txt", "too_large"),
+    ]
+    assert rejects[2].score == 5000
+
+
+def test_files_by_pattern_and_alone(tmp_path: Path) -> None:
+    for name in ("a.txt", "b.txt", "c.md"):
+        (tmp_path / name).write_text(name)
+    assert [text for _, text in read(build("files", path=str(tmp_path / "*.txt")))[0]] == ["a.txt", "b.txt"]
+    assert [text for _, text in read(build("files", path=str(tmp_path), glob="*.md"))[0]] == ["c.md"]
+    assert [text for _, text in read(build("files", path=str(tmp_path / "b.txt")))[0]] == ["b.txt"]
+    with pytest.raises(ConfigError, match=r"\*\.rst"):
+        build("files", path=str(tmp_path), glob="*.rst").shards()
+    with pytest.raises(ConfigError, match="pth"):
+        build("files", pth=str(tmp_path))
+
+
+def test_many_files_make_several_shards(tmp_path: Path) -> None:
+    for n in range(1030):
+        (tmp_path / f"{n:04}.txt").write_text(f"document {n}")
+    source = build("files", path=str(tmp_path))
+    assert [shard.part for shard in source.shards()] == [0, 1]
+    assert [text for _, text in read(source)[0]] == [f"document {n}" for n in range(1030)]
+
+
+# -- JSON lines ------------------------------------------------------------------------------------
+
+
+GOOD = [{"text": prose(1), "url": "https://a.example/1", "date": "2023-01-02"}, {"text": "zwei Äpfel\n"}]
+
+
+def lines_of(*rows: object) -> bytes:
+    return b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".jsonl.zst"])
+def test_jsonl_plain_and_compressed(tmp_path: Path, suffix: str) -> None:
+    """Also of several gzip members and zstd frames, as files that were put together are."""
+    compress = {"jsonl": bytes, "gz": gzip.compress, "zst": zstandard.ZstdCompressor().compress}[suffix.split(".")[-1]]
+    path = tmp_path / f"part{suffix}"
+    path.write_bytes(compress(lines_of(GOOD[0])) + compress(lines_of(GOOD[1])))
+    source = build("jsonl", path=str(tmp_path))
+    rows, rejects = read(source)
+    assert rows == [("https://a.example/1", GOOD[0]["text"]), (f"{path}:2", GOOD[1]["text"])]
+    (batch,) = source.read(source.shards()[0])
+    assert batch.column("date") == ["2023-01-02", ""]
+    assert rejects == []
+
+
+def test_bad_jsonl_records_are_named_by_line(tmp_path: Path) -> None:
+    path = tmp_path / "bad.jsonl"
+    path.write_bytes(
+        lines_of(GOOD[1])
+        + b'{"text": "cut off\n'
+        + b"\n"
+        + lines_of({"content": "x"}, ["text"], {"text": 5}, {"text": "\ud800"})
+        + b'{"text": "\xff"}\n'
+        + b'{"text": "'
+        + b"x" * 2000
+        + b'"}\n'
+        + b"[" * 900
+        + b"\n"
+        + b'{"text": "last, without an end of line"}'
+    )
+    rows, rejects = read(build("jsonl", path=str(path), max_document_bytes=1000))
+    assert [url for url, _ in rows] == [f"{path}:1", f"{path}:11"]
+    assert [(r.where.rsplit(":", 1)[1], r.reason) for r in rejects] == [
+        ("2", "broken_json"),
+        ("4", "no_text"),
+        ("5", "no_text"),
+        ("6", "no_text"),
+        ("7", "not_utf8"),
+        ("8", "not_utf8"),
+        ("9", "too_large"),
+        ("10", "broken_json"),
+    ]
+
+
+@pytest.mark.parametrize("suffix", [".jsonl.gz", ".jsonl.zst"])
+def test_a_cut_off_archive_fails_as_a_shard(tmp_path: Path, suffix: str) -> None:
+    compress = gzip.compress if suffix.endswith("gz") else zstandard.ZstdCompressor().compress
+    data = compress(lines_of(*({"text": prose(n)} for n in range(300))))
+    for name, broken in (("cut", data[: len(data) // 2]), ("noise", b"noise" * 40)):
+        path = tmp_path / f"{name}{suffix}"
+        path.write_bytes(broken)
+        source = build("jsonl", path=str(path))
+        with pytest.raises(DataError, match=f"{name}{suffix}.*L3-SRC-010"):
+            read(source)
+
+
+def test_a_long_line_is_skipped_in_pieces(tmp_path: Path) -> None:
+    path = tmp_path / "long"
+    with path.open("wb") as file:
+        file.write(b"first\n")
+        for _ in range(100):
+            file.write(b"y" * (1 << 20))
+        file.write(b"\nlast")
+    with path.open("rb") as file:
+        assert list(bounded_lines(file, 1000)) == [(1, b"first"), (2, None), (3, b"last")]
+    with path.open("rb") as file:
+        lines = list(bounded_lines(file, 128 << 20))
+    assert [len(line or b"") for _, line in lines] == [5, 100 << 20, 4]
+
+
+# -- Parquet ---------------------------------------------------------------------------------------
+
+
+def test_parquet(tmp_path: Path) -> None:
+    broken = pa.array([b"one", b"\xff\xfe", None, b"a\0b"], pa.binary())
+    pq.write_table(pa.table({"body": broken, "url": ["u0", "u1", None, "u3"]}), tmp_path / "a.parquet")
+    rows, rejects = read(build("parquet", path=str(tmp_path), text="body"))
+    assert rows == [("u0", "one")]
+    where = f"{tmp_path / 'a.parquet'}"
+    assert [(r.where, r.reason) for r in rejects] == [
+        (f"{where}:1", "not_utf8"),
+        (f"{where}:2", "no_text"),
+        (f"{where}:3", "binary"),
+    ]
+    with pytest.raises(DataError, match=r"no column 'bdy'. did you mean 'body'"):
+        read(build("parquet", path=str(tmp_path), text="bdy"))
+    pq.write_table(pa.table({"body": [1, 2]}), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match="holds int64"):
+        read(build("parquet", path=str(tmp_path), text="body"))
+    (tmp_path / "a.parquet").write_bytes(b"nonsense")
+    with pytest.raises(DataError, match=r"a\.parquet: cannot be read as Parquet"):
+        read(build("parquet", path=str(tmp_path), text="body"))
+
+
+# -- the standard library --------------------------------------------------------------------------
+
+
+def test_stdlib_is_code_and_prose() -> None:
+    source = build("stdlib", max_bytes=800_000)
+    rows, rejects = read(source)
+    assert rejects == []
+    code = {url: text for url, text in rows if url.endswith(".py")}
+    size = sum(len(text.encode()) for text in code.values())
+    assert 600_000 < size <= 800_000
+    folder = Path(sysconfig.get_paths()["stdlib"])
+    for url, text in code.items():
+        assert text == (folder / url.removeprefix("stdlib:")).read_bytes().decode().removeprefix("\ufeff")
+        assert "/test" not in url
+        assert "site-packages" not in url
+    topics = {url: text for url, text in rows if url.startswith("pydoc:")}
+    assert "anonymous functions" in topics["pydoc:lambda"]
+    assert len(topics) > 50
+    assert read(source)[0] == rows
+
+
+def test_docstrings_in_order_under_their_names() -> None:
+    code = '''
+"""Module text.
+
+    indented
+"""
+def outer(x):
+    """What outer does."""
+    def inner():
+        "Inner."
+class Thing:
+    value = 1
+    "not a docstring"
+    async def method(self):
+        r"""Method
+        text."""
+'''
+    assert docstrings_of(code) == (
+        "Module text.\n\nindented\n\nouter\nWhat outer does.\n\nouter.inner\nInner.\n\nThing.method\nMethod\ntext."
+    )
+    assert docstrings_of("x = 1") == ""
+    assert docstrings_of("print 'Python 2'") == ""
+    assert ast.get_docstring(ast.parse(code)) in docstrings_of(code)
