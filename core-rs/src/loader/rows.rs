@@ -1,0 +1,89 @@
+//! Gathers rows: copies windows out of the shards and finds where documents start inside them.
+
+use super::{Loader, LoaderError, Place, Result};
+
+/// `n` rows of `seq_len` tokens, and their cut into documents. Rows begin a segment even in mid-document.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rows {
+    /// `n x seq_len`, row-major; 64-bit because that is what index operations of array libraries take.
+    pub tokens: Vec<i64>,
+    /// Per row: 0, each document start inside the row, `seq_len`. Row `r`'s begin at `splits[r] + r`.
+    pub bounds: Vec<i32>,
+    /// Per segment: first 8 bytes of its document's identity. Row `r`'s are `splits[r]..splits[r + 1]`.
+    pub doc_ids: Vec<u64>,
+    /// `n + 1` offsets into `doc_ids`.
+    pub splits: Vec<i64>,
+    /// Per row: index of its source in the plan.
+    pub source_ids: Vec<i32>,
+}
+
+impl Loader {
+    /// The rows `start`, `start + stride`, ..., `count` of them.
+    ///
+    /// # Errors
+    /// `Invalid` when the request does not fit into memory or 64 bits; `Damaged` naming shard and offset.
+    pub fn rows(&self, start: u64, count: usize, stride: u64) -> Result<Rows> {
+        let too_many = || {
+            LoaderError::Invalid(format!(
+                "{count} rows from {start} by {stride} are too many"
+            ))
+        };
+        let seq_len = usize::try_from(self.seq_len()).map_err(|_| too_many())?;
+        let total = count.checked_mul(seq_len).ok_or_else(too_many)?;
+        let span = stride.checked_mul(count as u64).ok_or_else(too_many)?;
+        start.checked_add(span).ok_or_else(too_many)?;
+        let mut rows = Rows::default();
+        rows.tokens
+            .try_reserve_exact(total)
+            .map_err(|_| too_many())?;
+        rows.tokens.resize(total, 0);
+        rows.splits.push(0);
+        for (r, out) in rows.tokens.chunks_exact_mut(seq_len).enumerate() {
+            let place = self.place(start + stride * r as u64);
+            self.gather(place, out, &mut rows.bounds, &mut rows.doc_ids)?;
+            rows.source_ids.push(place.source as i32); // at most 4096 sources
+            rows.splits.push(rows.doc_ids.len() as i64);
+        }
+        Ok(rows)
+    }
+
+    /// Copies one window and appends its bounds and document ids.
+    fn gather(
+        &self,
+        place: Place,
+        out: &mut [i64],
+        bounds: &mut Vec<i32>,
+        doc_ids: &mut Vec<u64>,
+    ) -> Result<()> {
+        let source = &self.sources()[place.source];
+        let (mut index, mut from) = source.shard_at(place.window * self.seq_len());
+        let mut filled = 0usize;
+        while filled < out.len() {
+            // A window lies inside the source, so there is a next shard as long as it is not full.
+            let shard = &source.shards()[index];
+            let take = (shard.header().tokens - from).min((out.len() - filled) as u64);
+            let to = from + take;
+            shard.read(from..to, &mut out[filled..filled + take as usize])?;
+            let mut document = shard.document_at(from)?;
+            let mut at = from;
+            while at < to {
+                bounds.push((filled as u64 + at - from) as i32); // below seq_len, a u32 checked to fit
+                doc_ids.push(shard.doc_id(document)?);
+                let end = shard.doc_end(document)?;
+                if end <= at {
+                    return Err(LoaderError::damaged(
+                        shard.path(),
+                        0,
+                        "document ends do not rise",
+                    ));
+                }
+                at = end;
+                document += 1;
+            }
+            filled += take as usize;
+            (index, from) = (index + 1, 0);
+        }
+        bounds.push(out.len() as i32);
+        Ok(())
+    }
+}

@@ -1,0 +1,404 @@
+//! The loader against brute force: every row, every epoch, every damaged byte.
+
+use super::*;
+use proptest::prelude::*;
+use std::collections::HashSet;
+use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+static FOLDERS: AtomicU64 = AtomicU64::new(0);
+
+/// A directory that goes when the test does.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> Self {
+        let n = FOLDERS.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("llama3-loader-{}-{n}", std::process::id()));
+        fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Documents of one shard: (identity, tokens).
+type Documents = Vec<(u64, Vec<u32>)>;
+
+fn write(path: &Path, vocab_size: u32, documents: &Documents, block_bytes: u64) -> Header {
+    let mut writer =
+        ShardWriter::with_block_bytes(path, vocab_size, [7; 32], (None, None), block_bytes)
+            .unwrap();
+    for (id, tokens) in documents {
+        writer
+            .append(tokens, &[0, tokens.len() as u64], &[*id])
+            .unwrap();
+    }
+    writer.finish().unwrap()
+}
+
+fn documents(vocab_size: u32) -> impl Strategy<Value = Documents> {
+    let tokens = prop::collection::vec(0..vocab_size, 1..40);
+    prop::collection::vec((any::<u64>(), tokens), 1..12)
+}
+
+/// What row-making must equal, written as plainly as possible.
+fn brute_row(
+    loader: &Loader,
+    shards: &[Vec<Documents>],
+    seq_len: usize,
+    row: u64,
+) -> (Vec<i64>, Vec<i32>, Vec<u64>) {
+    let place = loader.place(row);
+    let mut stream = Vec::new(); // (token, document identity, whether it starts a document)
+    for shard in &shards[place.source] {
+        for (id, tokens) in shard {
+            stream.extend(
+                tokens
+                    .iter()
+                    .enumerate()
+                    .map(|(i, &token)| (i64::from(token), *id, i == 0)),
+            );
+        }
+    }
+    let window = &stream[place.window as usize * seq_len..][..seq_len];
+    let starts: Vec<usize> = (0..seq_len).filter(|&i| i == 0 || window[i].2).collect();
+    let mut bounds: Vec<i32> = starts.iter().map(|&start| start as i32).collect();
+    bounds.push(seq_len as i32);
+    let ids = starts.iter().map(|&start| window[start].1).collect();
+    (window.iter().map(|token| token.0).collect(), bounds, ids)
+}
+
+fn build(
+    folder: &Folder,
+    shards: &[Vec<Documents>],
+    vocab_size: u32,
+    seq_len: u32,
+    seed: u64,
+) -> Option<Loader> {
+    let sources = shards.iter().enumerate().map(|(s, shards)| {
+        let open = |(n, documents): (usize, &Documents)| {
+            let path = folder.0.join(format!("{s}-{n}.tok"));
+            write(&path, vocab_size, documents, 128);
+            Shard::open(&path).unwrap()
+        };
+        Source::new(
+            &format!("source {s}"),
+            shards.iter().enumerate().map(open).collect(),
+        )
+        .unwrap()
+    });
+    let weights = (1..=shards.len()).map(|weight| weight as f64).collect();
+    Loader::new(
+        sources.collect(),
+        &[Weights {
+            from_row: 0,
+            weights,
+        }],
+        seq_len,
+        seed,
+    )
+    .ok()
+}
+
+fn plans() -> impl Strategy<Value = (u32, Vec<Vec<Documents>>)> {
+    prop_oneof![Just(300u32), Just(128_256)].prop_flat_map(|vocab_size| {
+        let shards = prop::collection::vec(documents(vocab_size), 1..3);
+        (Just(vocab_size), prop::collection::vec(shards, 1..4))
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn rows_equal_brute_force((vocab_size, shards) in plans(), seq_len in 1u32..30, seed: u64) {
+        let folder = Folder::new();
+        let Some(loader) = build(&folder, &shards, vocab_size, seq_len, seed) else {
+            return Ok(()); // a source shorter than a row
+        };
+        let rows = loader.rows(3, 40, 2).unwrap();
+        for r in 0..40 {
+            let (tokens, bounds, ids) = brute_row(&loader, &shards, seq_len as usize, 3 + 2 * r as u64);
+            let (from, to) = (rows.splits[r] as usize, rows.splits[r + 1] as usize);
+            let seq_len = seq_len as usize;
+            prop_assert_eq!(&rows.tokens[r * seq_len..(r + 1) * seq_len], &tokens[..]);
+            prop_assert_eq!(&rows.bounds[from + r..to + r + 1], &bounds[..]);
+            prop_assert_eq!(&rows.doc_ids[from..to], &ids[..]);
+        }
+    }
+
+    #[test]
+    fn each_window_comes_exactly_once_per_epoch((vocab_size, shards) in plans(), seq_len in 1u32..12, seed: u64) {
+        let folder = Folder::new();
+        let Some(loader) = build(&folder, &shards, vocab_size, seq_len, seed) else { return Ok(()) };
+        let mut epochs: Vec<Vec<HashSet<u64>>> = vec![Vec::new(); shards.len()];
+        for row in 0..2000 {
+            let place = loader.place(row);
+            let epochs = &mut epochs[place.source];
+            if epochs.len() as u64 == place.epoch {
+                epochs.push(HashSet::new());
+            }
+            prop_assert_eq!(epochs.len() as u64, place.epoch + 1, "an epoch starts when the one before is whole");
+            prop_assert!(place.window < loader.windows(place.source));
+            prop_assert!(epochs[place.epoch as usize].insert(place.window), "twice in an epoch");
+        }
+        for (source, epochs) in epochs.iter().enumerate() {
+            for whole in &epochs[..epochs.len().saturating_sub(1)] {
+                prop_assert_eq!(whole.len() as u64, loader.windows(source));
+            }
+        }
+    }
+
+    #[test]
+    fn every_world_size_and_thread_count_reads_the_same(
+        (vocab_size, shards) in plans(), batch in 4u64..9, start in 0u64..50, threads in 1usize..4,
+    ) {
+        let folder = Folder::new();
+        let Some(loader) = build(&folder, &shards, vocab_size, 4, 11) else { return Ok(()) };
+        let loader = Arc::new(loader);
+        let whole = loader.rows(start, 3 * batch as usize, 1).unwrap();
+        for world in 1..=4u64 {
+            for rank in 0..world {
+                let batches = Batches { start, batch, rank, world };
+                let stream = Prefetcher::new(Arc::clone(&loader), batches, 2, threads).unwrap();
+                for step in 0..3u64 {
+                    let rows = stream.next_batch().unwrap();
+                    let mine: Vec<u64> = (rank..batch).step_by(world as usize).map(|r| step * batch + r).collect();
+                    let expected: Vec<i64> =
+                        mine.iter().flat_map(|&r| whole.tokens[4 * r as usize..][..4].to_vec()).collect();
+                    prop_assert_eq!(rows.tokens, expected);
+                    prop_assert_eq!(rows.source_ids.len(), mine.len());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn any_flipped_bit_is_found_and_placed(documents in documents(300), at: prop::sample::Index, bit in 0u8..8) {
+        let folder = Folder::new();
+        let path = folder.0.join("a.tok");
+        write(&path, 300, &documents, 64);
+        let mut bytes = fs::read(&path).unwrap();
+        let at = at.index(bytes.len());
+        bytes[at] ^= 1 << bit;
+        fs::write(&path, &bytes).unwrap();
+        let found = Shard::open(&path).and_then(|shard| shard.verify());
+        let Err(LoaderError::Damaged { path: named, offset, .. }) = found else {
+            panic!("byte {at} of {}: {found:?}", bytes.len());
+        };
+        prop_assert_eq!(named, path);
+        prop_assert!(offset <= at as u64);
+    }
+
+    #[test]
+    fn truncation_and_growth_are_found(documents in documents(300), cut: prop::sample::Index, grown: bool) {
+        let folder = Folder::new();
+        let path = folder.0.join("a.tok");
+        write(&path, 300, &documents, 64);
+        let mut bytes = fs::read(&path).unwrap();
+        bytes.resize(if grown { bytes.len() + 1 + cut.index(100) } else { cut.index(bytes.len()) }, 0);
+        fs::write(&path, &bytes).unwrap();
+        prop_assert!(Shard::open(&path).is_err());
+    }
+
+    #[test]
+    fn bytes_that_are_no_shard_are_refused(mut bytes in prop::collection::vec(any::<u8>(), 0..5000), magic: bool) {
+        let folder = Folder::new();
+        let path = folder.0.join("a.tok");
+        if magic && bytes.len() > 8 {
+            bytes[..8].copy_from_slice(b"L3TOKENS");
+        }
+        fs::write(&path, &bytes).unwrap();
+        prop_assert!(Shard::open(&path).is_err());
+    }
+}
+
+#[test]
+fn a_shard_with_valid_hashes_but_foreign_ids_is_refused() {
+    let folder = Folder::new();
+    let path = folder.0.join("a.tok");
+    write(&path, 300, &vec![(1, vec![299, 5])], 64);
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[4096..4098].copy_from_slice(&300u16.to_le_bytes());
+    // Forge: new block hash, root, header hash, footer.
+    let (mut header, layout) = Header::decode(&fs::read(&path).unwrap(), &path).unwrap();
+    let hashes = layout.hashes as usize;
+    let block = blake3::hash(&bytes[4096..4160]);
+    bytes[hashes..hashes + 32].copy_from_slice(block.as_bytes());
+    let blocks = (hashes - 4096).div_ceil(64);
+    header.root = *blake3::hash(&bytes[hashes..hashes + 32 * blocks]).as_bytes();
+    let page = header.encode(&layout);
+    let footer = Header::footer(&page, &layout);
+    bytes[..4096].copy_from_slice(&page);
+    bytes[layout.footer as usize..].copy_from_slice(&footer);
+    fs::write(&path, &bytes).unwrap();
+    let error = Shard::open(&path)
+        .unwrap()
+        .verify()
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("token 300 is outside the vocabulary of 300"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_header_that_contradicts_itself_is_refused() {
+    let folder = Folder::new();
+    let path = folder.0.join("a.tok");
+    let good = write(&path, 300, &vec![(1, vec![1, 2, 3])], 64);
+    let bytes = fs::read(&path).unwrap();
+    let hostile = [
+        Header {
+            tokens: u64::MAX,
+            ..good.clone()
+        },
+        Header {
+            documents: u64::MAX / 4,
+            ..good.clone()
+        },
+        Header {
+            documents: 0,
+            ..good.clone()
+        },
+        Header {
+            block_bytes: 0,
+            ..good.clone()
+        },
+        Header {
+            block_bytes: 1,
+            ..good.clone()
+        },
+        Header {
+            width: 3,
+            ..good.clone()
+        },
+    ];
+    let layout = good.layout().unwrap();
+    for header in hostile {
+        let mut bytes = bytes.clone();
+        bytes[..4096].copy_from_slice(&header.encode(&layout));
+        fs::write(&path, &bytes).unwrap();
+        assert!(Shard::open(&path).is_err(), "{header:?}");
+    }
+}
+
+#[test]
+fn the_writer_refuses_and_leaves_nothing() {
+    let folder = Folder::new();
+    let path = folder.0.join("a.tok");
+    assert!(ShardWriter::create(&path, 10, [0; 32], (Some(10), None)).is_err());
+    let mut writer = ShardWriter::create(&path, 10, [0; 32], (None, None)).unwrap();
+    for (ids, starts, doc_ids) in [
+        (vec![1, 10], vec![0, 2], vec![1]),   // outside the vocabulary
+        (vec![1, 2], vec![0, 1], vec![1]),    // does not span
+        (vec![1, 2], vec![0, 2], vec![1, 2]), // identities do not fit
+        (vec![1, 2], vec![0, 2, 1, 2], vec![1; 3]), // falling
+        (vec![1, 2], vec![0, 0, 2], vec![1; 2]), // an empty document
+    ] {
+        assert!(
+            writer.append(&ids, &starts, &doc_ids).is_err(),
+            "{starts:?}"
+        );
+    }
+    assert_eq!((writer.tokens(), writer.documents()), (0, 0));
+    assert!(writer.finish().is_err());
+    assert_eq!(fs::read_dir(&folder.0).unwrap().count(), 0);
+}
+
+#[test]
+fn documents_are_wrapped_and_found_again() {
+    let folder = Folder::new();
+    let path = folder.0.join("a.tok");
+    let mut writer = ShardWriter::create(&path, 128_256, [0; 32], (Some(100), Some(101))).unwrap();
+    writer
+        .append(&[1, 2, 3], &[0, 1, 1, 3], &[7, 8, 9])
+        .unwrap();
+    writer.finish().unwrap();
+    let shard = Shard::open(&path).unwrap();
+    let mut tokens = vec![0; 9];
+    shard.read(0..9, &mut tokens).unwrap();
+    assert_eq!(tokens, [100, 1, 101, 100, 101, 100, 2, 3, 101]);
+    let found: Vec<u64> = (0..9).map(|at| shard.document_at(at).unwrap()).collect();
+    assert_eq!(found, [0, 0, 0, 1, 1, 2, 2, 2, 2]);
+    assert_eq!(
+        (shard.doc_id(2).unwrap(), shard.doc_end(1).unwrap()),
+        (9, 5)
+    );
+    assert!(shard.document_at(9).is_err());
+    assert!(shard.doc_id(3).is_err());
+    assert!(shard.read(8..10, &mut [0, 0]).is_err());
+}
+
+#[test]
+fn a_plan_that_cannot_be_read_is_refused() {
+    let folder = Folder::new();
+    let path = folder.0.join("a.tok");
+    write(&path, 300, &vec![(1, vec![1, 2, 3])], 64);
+    let source = || Source::new("a", vec![Shard::open(&path).unwrap()]).unwrap();
+    let weights = [Weights {
+        from_row: 0,
+        weights: vec![1.0],
+    }];
+    assert!(Loader::new(vec![source()], &weights, 0, 1).is_err());
+    assert!(Loader::new(vec![source()], &weights, 4, 1).is_err());
+    assert!(Loader::new(vec![], &weights, 1, 1).is_err());
+    assert!(Source::new("none", vec![]).is_err());
+    let other = folder.0.join("b.tok");
+    write(&other, 299, &vec![(1, vec![1, 2, 3])], 64);
+    let mixed = vec![Shard::open(&path).unwrap(), Shard::open(&other).unwrap()];
+    assert!(Source::new("mixed", mixed).is_err());
+    let loader = Arc::new(Loader::new(vec![source()], &weights, 3, 1).unwrap());
+    assert!(loader.rows(u64::MAX, 2, 1).is_err());
+    assert!(loader.rows(0, usize::MAX, 1).is_err());
+    assert!(loader.rows(0, 2, u64::MAX).is_err());
+    let bad = Batches {
+        start: 0,
+        batch: 2,
+        rank: 0,
+        world: 3,
+    };
+    assert!(Prefetcher::new(loader, bad, 1, 1).is_err());
+}
+
+#[test]
+fn damage_met_while_streaming_is_an_error_of_that_batch() {
+    let folder = Folder::new();
+    let path = folder.0.join("a.tok");
+    write(&path, 300, &vec![(1, vec![1; 64])], 64);
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[4096 + 64] ^= 1; // second block: tokens 32..64
+    fs::write(&path, &bytes).unwrap();
+    let source = Source::new("a", vec![Shard::open(&path).unwrap()]).unwrap();
+    let weights = [Weights {
+        from_row: 0,
+        weights: vec![1.0],
+    }];
+    let loader = Arc::new(Loader::new(vec![source], &weights, 32, 1).unwrap());
+    let batches = Batches {
+        start: 0,
+        batch: 1,
+        rank: 0,
+        world: 1,
+    };
+    let stream = Prefetcher::new(loader, batches, 2, 2).unwrap();
+    // Two windows, one of them bad, two epochs: the good one still comes.
+    let results: Vec<_> = (0..4).map(|_| stream.next_batch()).collect();
+    let errors: Vec<String> = results
+        .iter()
+        .filter_map(|rows| rows.as_ref().err().map(ToString::to_string))
+        .collect();
+    assert_eq!(errors.len(), 2);
+    assert!(
+        errors[0].contains("a.tok") && errors[0].contains("byte 4160"),
+        "{}",
+        errors[0]
+    );
+}
