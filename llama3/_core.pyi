@@ -54,6 +54,70 @@ def drop_lines(
 
 # -- loader (core-rs/src/python/loader.rs) -----------------------------------------------------
 
+class ShardError(ValueError):
+    """A token shard is damaged: the message names the file, the place and what is wrong."""
+
+class ShardWriter:
+    """Writes one `.tok` shard; it appears at `path` when `finish` returns. Dropped before, it leaves nothing."""
+
+    def __init__(
+        self, path: str, *, vocab_size: int, tokenizer_hash: str, bos: int | None = None, eos: int | None = None
+    ) -> None: ...
+    def append(
+        self, ids: npt.NDArray[np.uint32], row_starts: npt.NDArray[np.uint64], doc_ids: npt.NDArray[np.uint64]
+    ) -> None: ...
+    @property
+    def tokens(self) -> int: ...
+    @property
+    def documents(self) -> int: ...
+    def finish(self) -> tuple[int, int, str]:
+        """(tokens, documents, root): the counts and the hash that stands for the content."""
+
+class Shard:
+    """One open `.tok` shard; its header, hash table and footer are checked, its blocks when they are read."""
+
+    def __init__(self, path: str) -> None: ...
+    @property
+    def tokens(self) -> int: ...
+    @property
+    def documents(self) -> int: ...
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def tokenizer_hash(self) -> str: ...
+    @property
+    def root(self) -> str: ...
+    def verify(self) -> None: ...
+    def document(self, index: int) -> tuple[int, npt.NDArray[np.int64]]:
+        """(identity, tokens)."""
+
+_Rows = tuple[
+    npt.NDArray[np.int64], npt.NDArray[np.int32], npt.NDArray[np.uint64], npt.NDArray[np.int64], npt.NDArray[np.int32]
+]
+
+class TokenLoader:
+    """The rows of a plan, by index. Rows come as (tokens [n, seq_len], bounds, doc_ids, splits, source_ids)."""
+
+    def __init__(
+        self,
+        sources: list[tuple[str, list[str]]],
+        schedule: list[tuple[int, list[float]]],
+        seq_len: int,
+        seed: int,
+    ) -> None: ...
+    def rows(self, start: int, count: int, stride: int) -> _Rows: ...
+    def stream(self, start: int, batch: int, rank: int, world: int, depth: int, threads: int) -> TokenStream: ...
+    def place(self, row: int) -> tuple[int, int, int]:
+        """(source, epoch, window)."""
+    def windows(self) -> list[int]: ...
+    def roots(self) -> list[list[str]]: ...
+
+class TokenStream:
+    """Endless batches in order, made ahead by threads."""
+
+    def __iter__(self) -> TokenStream: ...
+    def __next__(self) -> _Rows: ...
+
 # -- paging (core-rs/src/python/paging.rs) -----------------------------------------------------
 
 class KvPool:

@@ -278,7 +278,7 @@ def write_manifest(folder: Path, request: Request, code: Code, metrics: dict[str
     """
     try:
         # Through JSON, so that what is hashed now is what a reader will parse (tuples become lists).
-        metrics = json.loads(canonical_json(metrics))
+        metrics = json.loads(json.dumps(metrics, allow_nan=False))
     except (TypeError, ValueError) as error:
         what = "a metric is not a finite number, text, list or dict"
         raise ArtifactError(Problem("L3-ART-011", f"stage {request.stage}", what, str(error))) from error

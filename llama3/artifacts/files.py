@@ -85,8 +85,8 @@ def write_bytes_atomic(path: Path, data: bytes) -> None:
 
 
 def write_json_atomic(path: Path, value: Any) -> None:
-    """Write a value as indented JSON with sorted keys, atomically. Raises ValueError, TypeError, OSError."""
-    text = json.dumps(value, sort_keys=True, indent=2, allow_nan=False, ensure_ascii=False)
+    """Write a value as indented JSON, keys in the given order, atomically. Raises ValueError, TypeError, OSError."""
+    text = json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False)
     write_bytes_atomic(path, f"{text}\n".encode())
 
 

@@ -160,13 +160,14 @@ def _label(node: Node) -> str:
 
 
 def _sources(node: Node) -> list[tuple[str, str]]:
-    """The text sources that a corpus says it was made from (`metrics["sources"]`: name -> count or
-    counts).
-    """
-    sources = node.manifest.metrics.get("sources") if node.manifest and node.manifest.type == "corpus" else None
-    if not isinstance(sources, dict):
+    """What a corpus kept of each source: the last stage of its funnel (stage -> source -> counts)."""
+    if node.manifest is None or node.manifest.type != "corpus":
         return []
-    return [(name, _counts(value)) for name, value in sorted(sources.items())]
+    funnel = node.manifest.metrics.get("funnel")
+    if not isinstance(funnel, dict) or not funnel:
+        return []
+    last = list(funnel.values())[-1]
+    return [(name, _counts(counts)) for name, counts in sorted(last.items())]
 
 
 def _counts(value: Any) -> str:

@@ -24,7 +24,7 @@ class Options(BaseModel):
 
 def write_corpus(inputs, options, out):
     (out.path / "text.txt").write_text(options.text)
-    out.metrics["sources"] = {"notes": {"documents": 1}}
+    out.metrics["funnel"] = {"read": {"notes": {"documents": 9}}, "kept": {"notes": {"documents": 1}}}
     calls.append("curate")
 
 
@@ -201,7 +201,7 @@ def test_lineage_leads_back_to_the_sources(run_dir):
     console.print(render(node))
     text = console.file.getvalue()
     assert "tokenizer by tokenizer" in text
-    assert "source notes" in text
+    assert "source notes  documents 1" in text
     tree = json.loads(json.dumps(node.to_json()))
     assert tree["parents"][0]["hash"] == run_dir.current()["curate"].hash
 

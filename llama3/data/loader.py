@@ -1,0 +1,206 @@
+"""Rows of tokens for training, as a pure function of (plan, seed, row).
+
+Letters: N rows, T tokens per row, D document segments of all N rows.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from llama3 import _core
+from llama3.data.plan import Plan
+from llama3.errors import DataError, Problem
+
+STATE_VERSION = 1
+
+
+class Place(NamedTuple):
+    """Where a row comes from: its source, how often that was read whole before, which of its windows."""
+
+    source: str
+    epoch: int
+    window: int
+
+
+@dataclass(frozen=True)
+class TokenRows:
+    """N rows of T tokens and their cut into documents. All arrays own their memory; nothing was copied.
+
+    `torch.from_numpy(rows.tokens)` shares it. A row's first segment may begin in mid-document: it is a
+    segment all the same, for nothing before it can be attended to.
+    """
+
+    tokens: np.ndarray
+    """int64 [N, T]."""
+    source_ids: np.ndarray
+    """int32 [N]: index of each row's source in the plan."""
+    doc_ids: np.ndarray
+    """uint64 [D]: first 8 bytes of the identity of each segment's document, row after row."""
+    splits: np.ndarray
+    """int64 [N + 1]: row r has the segments `splits[r]:splits[r + 1]`."""
+    bounds: np.ndarray
+    """int32 [D + N]: per row 0, the document starts inside it, T."""
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @cached_property
+    def cu_seqlens(self) -> list[np.ndarray]:
+        """Per row, int32: 0, each document start inside the row, T."""
+        return [
+            self.bounds[start + r : end + r + 1]
+            for r, (start, end) in enumerate(zip(self.splits[:-1], self.splits[1:], strict=True))
+        ]
+
+    @cached_property
+    def starts_D(self) -> np.ndarray:
+        """int32 [D]: where each segment starts in the rows laid end to end, as `Batch.of_documents` takes
+        it.
+        """
+        row_D = np.repeat(np.arange(len(self)), np.diff(self.splits))
+        is_start = np.ones(len(self.bounds), bool)
+        is_start[self.splits[1:] + np.arange(len(self))] = False  # each row's last bound is its length
+        return (self.bounds[is_start] + row_D * self.tokens.shape[1]).astype(np.int32)
+
+    @cached_property
+    def positions(self) -> np.ndarray:
+        """int32 [N, T]: place of each token in its segment."""
+        flat = np.arange(self.tokens.size, dtype=np.int32)
+        lengths_D = np.diff(np.append(self.starts_D, self.tokens.size))
+        return (flat - np.repeat(self.starts_D, lengths_D)).astype(np.int32).reshape(self.tokens.shape)
+
+
+class TokenLoader:
+    """Reads the token shards of a plan.
+
+    Row i does not depend on who asks, how often, or what was read before: a mixture decides the source
+    (its share kept within one row at every point), a keyed permutation the window of its tokens (each
+    exactly once per epoch). So a run resumes at any row, on any number of ranks, from a state of one number.
+    """
+
+    def __init__(self, plan: Plan | str | os.PathLike[str], *, seq_len: int, seed: int = 0) -> None:
+        """Open the shards of `plan` (a Plan, or the directory of a `shards` artifact).
+
+        Raises DataError: L3-DAT-201 for a plan that cannot be read, L3-DAT-203 for a missing or damaged
+        shard, L3-DAT-204 for rows or a mix that the shards cannot fill, L3-DAT-205 for a shard that is not
+        the plan's.
+        """
+        self.plan = plan if isinstance(plan, Plan) else Plan.load(plan)
+        self.seq_len, self.seed = seq_len, seed
+        self.next_row = 0
+        """The first row that `batches` has not handed out."""
+        sources = [(source.name, self.plan.paths(source)) for source in self.plan.sources]
+        schedule = self.plan.schedule(seq_len) if seq_len > 0 else []
+        with _explained():
+            self._core = _core.TokenLoader(sources, schedule, seq_len, seed)
+        self._check_shards()
+
+    def _check_shards(self) -> None:
+        found = [root for roots in self._core.roots() for root in roots]
+        wanted = [
+            (shard.root, path)
+            for s in self.plan.sources
+            for shard, path in zip(s.shards, self.plan.paths(s), strict=True)
+        ]
+        problems = [
+            Problem("L3-DAT-205", path, "the shard is sound but not the one of this plan", fix="restore the plan's own")
+            for root, (expected, path) in zip(found, wanted, strict=True)
+            if root != expected
+        ]
+        if problems:
+            raise DataError(problems)
+
+    @property
+    def sources(self) -> list[str]:
+        """Names of the sources; `TokenRows.source_ids` index this."""
+        return [source.name for source in self.plan.sources]
+
+    @property
+    def epoch_rows(self) -> dict[str, int]:
+        """Rows of one epoch of each source: whole windows of `seq_len` tokens."""
+        return dict(zip(self.sources, self._core.windows(), strict=True))
+
+    def place(self, row: int) -> Place:
+        """Where row `row` comes from."""
+        source, epoch, window = self._core.place(row)
+        return Place(self.sources[source], epoch, window)
+
+    def rows(self, start: int, count: int, stride: int = 1) -> TokenRows:
+        """Rows start, start + stride, ..., `count` of them. Does not move `next_row`.
+
+        Rank r of a world of w takes `rows(step * batch + r, batch // w, w)`. Raises DataError (L3-DAT-203)
+        naming the shard and the place in it when its content is damaged.
+        """
+        with _explained():
+            return _rows(self._core.rows(start, count, stride))
+
+    def batches(
+        self, batch: int, *, rank: int = 0, world: int = 1, prefetch: int = 4, threads: int = 1
+    ) -> Iterator[TokenRows]:
+        """Endless batches of this rank's share of `batch` rows, from `next_row` on, made ahead by threads.
+
+        `next_row` counts whole batches as they are handed out, never those that are only prefetched.
+        """
+        with _explained():
+            stream = self._core.stream(self.next_row, batch, rank, world, prefetch, threads)
+        while True:
+            with _explained():
+                rows = _rows(next(stream))
+            self.next_row += batch
+            yield rows
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to go on: under 1 KB of JSON values, whatever was read."""
+        return {
+            "version": STATE_VERSION,
+            "plan_hash": self.plan.hash,
+            "seed": self.seed,
+            "seq_len": self.seq_len,
+            "next_row": self.next_row,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state` was taken, on any world size. Raises DataError (L3-DAT-206) if the stream is
+        another.
+
+        Iterators that `batches` returned before go on from where they were.
+        """
+        mine = self.state_dict()
+        differences = [
+            f"{name} is {mine[name]!r} here, {state.get(name)!r} in the state"
+            for name in ("version", "plan_hash", "seed", "seq_len")
+            if state.get(name) != mine[name]
+        ]
+        row = state.get("next_row")
+        if differences or not isinstance(row, int) or isinstance(row, bool) or row < 0:
+            what = "the state belongs to another token stream" if differences else f"next_row is {row!r}"
+            fix = "resume with the shards, mix, seed and seq_len it was saved with, or start anew"
+            raise DataError(Problem("L3-DAT-206", "loader state", what, "; ".join(differences), fix))
+        self.next_row = row
+
+
+def _rows(arrays: tuple[np.ndarray, ...]) -> TokenRows:
+    tokens, bounds, doc_ids, splits, source_ids = arrays
+    return TokenRows(tokens, source_ids, doc_ids, splits, bounds)
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Turn what the Rust core says into this project's errors."""
+    remake = "restore the file, or remove the shards artifact and run the same command again: it is rebuilt"
+    try:
+        yield
+    except _core.ShardError as error:
+        raise DataError(Problem("L3-DAT-203", "token shard", str(error), fix=remake)) from error
+    except OSError as error:
+        what = f"cannot be read: {error.strerror or error}"
+        raise DataError(Problem("L3-DAT-203", str(error.filename or "token shard"), what, fix=remake)) from error
+    except (ValueError, OverflowError) as error:
+        raise DataError(Problem("L3-DAT-204", "token stream", str(error))) from error

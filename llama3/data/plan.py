@@ -1,0 +1,123 @@
+"""The plan of a token stream: which shards make up each source, and in which proportions sources are read.
+
+A plan is the `plan.json` of a `shards` artifact. Its hash pins the content of every shard, so that a
+loader's state can name the exact stream it belongs to.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
+
+from llama3 import _core
+from llama3.artifacts.files import canonical_json, write_json_atomic
+from llama3.errors import ConfigError, DataError, Problem
+
+PLAN = "plan.json"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ShardEntry(_Part):
+    """One `.tok` file beside the plan. `root` is the hash that stands for its content."""
+
+    path: str
+    tokens: int = Field(ge=1)
+    documents: int = Field(ge=1)
+    root: str
+
+
+class SourceEntry(_Part):
+    """The shards of one source, in order."""
+
+    name: str
+    shards: list[ShardEntry] = Field(min_length=1)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all shards."""
+        return sum(shard.tokens for shard in self.shards)
+
+
+class Mix(_Part):
+    """Weights of the sources from a row on. A source that is not named is not read."""
+
+    from_row: int = Field(ge=0)
+    weights: dict[str, float]
+
+
+class Plan(_Part):
+    """Sources and their mix. Without a `mix`, each source is read in proportion to its size."""
+
+    version: Literal[1] = 1
+    tokenizer: str
+    vocab_size: int = Field(ge=1)
+    sources: list[SourceEntry] = Field(min_length=1)
+    mix: list[Mix] = []
+    _folder: Path = PrivateAttr(default=Path())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Plan:
+        """The plan of a `shards` directory, or of a plan file. Raises DataError (L3-DAT-201)."""
+        file = Path(path)
+        file = file / PLAN if file.is_dir() else file
+        try:
+            plan = cls.model_validate(json.loads(file.read_bytes()))
+        except OSError as error:
+            why = error.strerror or str(error)
+        except ValidationError as error:
+            first = error.errors()[0]
+            why = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        except (ValueError, RecursionError) as error:
+            why = str(error)
+        else:
+            plan._folder = file.parent
+            return plan
+        fix = "give the directory of a shards artifact, as the stage `shard` makes it"
+        raise DataError(Problem("L3-DAT-201", str(file), "cannot read the plan of token shards", why, fix))
+
+    def save(self, folder: Path) -> None:
+        """Write plan.json into `folder`."""
+        write_json_atomic(folder / PLAN, self.model_dump(mode="json"))
+
+    @property
+    def hash(self) -> str:
+        """blake3 of the plan: contents of all shards, mix and tokenizer."""
+        return _core.blake3_bytes(canonical_json(self.model_dump(mode="json")))
+
+    def with_mix(self, weights: Mapping[str, float], from_row: int = 0) -> Plan:
+        """The same plan with other weights from row `from_row` on (the anneal). Raises ConfigError
+        (L3-DAT-202).
+
+        Weights set earlier for that row or later ones are replaced. Rows before stay as they are.
+        """
+        known = [source.name for source in self.sources]
+        unknown = sorted(set(weights) - set(known))
+        if unknown or not any(weight > 0 for weight in weights.values()):
+            what = f"no source is called {unknown[0]!r}" if unknown else "no source has a weight above 0"
+            fix = f"the sources are {', '.join(known)}"
+            raise ConfigError(Problem("L3-DAT-202", "mix", what, fix=fix))
+        earlier = [mix for mix in self.mix if mix.from_row < from_row]
+        changed = self.model_copy(update={"mix": [*earlier, Mix(from_row=from_row, weights=dict(weights))]})
+        changed._folder = self._folder
+        return changed
+
+    def schedule(self, seq_len: int) -> list[tuple[int, list[float]]]:
+        """(from_row, weight of every source) as the loader takes it. The first entry holds from row 0.
+
+        By size means by whole rows, so that a source shorter than one row is not read.
+        """
+        by_size = [float(source.tokens // seq_len) for source in self.sources]
+        entries = [(mix.from_row, [mix.weights.get(source.name, 0.0) for source in self.sources]) for mix in self.mix]
+        return entries if entries and entries[0][0] == 0 else [(0, by_size), *entries]
+
+    def paths(self, source: SourceEntry) -> list[str]:
+        """Where the shards of a source lie."""
+        return [str(self._folder / shard.path) for shard in source.shards]

@@ -1,0 +1,301 @@
+"""Rows against a plain oracle; order, mixture, resume, world sizes, damage."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+from collections import Counter
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from token_plans import make_plan, oracle_row
+
+from llama3.data import TokenLoader
+from llama3.data.plan import Plan
+from llama3.errors import ConfigError, DataError
+from llama3.model.batch import Batch
+
+
+@pytest.fixture(scope="module")
+def plan_and_content(tmp_path_factory):
+    return make_plan(tmp_path_factory.mktemp("plan"))
+
+
+@pytest.fixture
+def plan(plan_and_content) -> Plan:
+    return plan_and_content[0]
+
+
+@pytest.mark.parametrize("vocab_size", [300, 128_256])
+@pytest.mark.parametrize("seq_len", [1, 7, 64])
+def test_rows_equal_the_oracle(tmp_path, vocab_size, seq_len):
+    plan, content = make_plan(tmp_path, vocab_size=vocab_size, seed=seq_len)
+    loader = TokenLoader(plan, seq_len=seq_len, seed=3)
+    rows = loader.rows(5, 40, stride=3)
+    assert rows.tokens.shape == (40, seq_len)
+    for r in range(40):
+        place = loader.place(5 + 3 * r)
+        expected = oracle_row(content[place.source], place.window, seq_len)
+        assert rows.tokens[r].tolist() == expected["tokens"]
+        assert rows.cu_seqlens[r].tolist() == expected["cu_seqlens"]
+        assert rows.doc_ids[rows.splits[r] : rows.splits[r + 1]].tolist() == expected["doc_ids"]
+        assert rows.positions[r].tolist() == expected["positions"]
+        assert loader.sources[rows.source_ids[r]] == place.source
+
+
+def test_rows_become_a_batch_of_documents(plan):
+    rows = TokenLoader(plan, seq_len=32).rows(0, 6)
+    batch = Batch.of_documents(rows.tokens.reshape(-1), rows.starts_D)
+    assert batch.positions_T.tolist() == rows.positions.reshape(-1).tolist()
+    targets = (rows.positions.reshape(-1) > 0).nonzero()[0]
+    assert batch.targets_M.tolist() == targets.tolist(), "every token but the first of each segment"
+
+
+def test_torch_shares_the_memory(plan):
+    rows = TokenLoader(plan, seq_len=32).rows(0, 4)
+    tokens = torch.from_numpy(rows.tokens)
+    assert tokens.data_ptr() == rows.tokens.ctypes.data
+    assert tokens.dtype == torch.int64
+    assert rows.tokens.flags.c_contiguous
+    assert rows.tokens.flags.writeable
+    embedded = torch.nn.Embedding(300, 4)(tokens)
+    assert embedded.shape == (4, 32, 4)
+
+
+def test_each_window_comes_once_per_epoch_in_another_order(plan):
+    loader = TokenLoader(plan, seq_len=16, seed=1)
+    epochs: dict[tuple[str, int], list[int]] = {}
+    for row in range(1000):
+        place = loader.place(row)
+        epochs.setdefault((place.source, place.epoch), []).append(place.window)
+    whole = [(key, windows) for key, windows in epochs.items() if (key[0], key[1] + 1) in epochs]
+    assert len(whole) >= 6
+    for (source, _), windows in whole:
+        assert sorted(windows) == list(range(loader.epoch_rows[source]))
+    assert len({tuple(windows) for _, windows in whole}) == len(whole), "no two epochs alike"
+
+
+def test_the_default_mix_is_by_size_and_each_source_ends_its_epoch_together(plan):
+    loader = TokenLoader(plan, seq_len=16)
+    total = sum(loader.epoch_rows.values())
+    seen = Counter(loader.place(row).source for row in range(total))
+    for source, rows in loader.epoch_rows.items():
+        assert abs(seen[source] - rows) <= 1
+
+
+def test_weights_hold_at_every_row_and_change_where_the_plan_says(plan):
+    before, after = {"source-0": 0.7, "source-1": 0.3}, {"source-2": 0.9, "source-0": 0.1}
+    loader = TokenLoader(plan.with_mix(before).with_mix(after, from_row=501), seq_len=16)
+    for weights, start, stop in ((before, 0, 501), (after, 501, 2000)):
+        seen: Counter[str] = Counter()
+        for row in range(start, stop):
+            seen[loader.place(row).source] += 1
+            for source in loader.sources:
+                assert abs(seen[source] - weights.get(source, 0) * (row + 1 - start)) < 1.05
+    unchanged = TokenLoader(plan.with_mix(before), seq_len=16)
+    assert [loader.place(row) for row in range(501)] == [unchanged.place(row) for row in range(501)]
+
+
+def test_seed_and_plan_decide_the_order(plan):
+    def order(plan: Plan, seed: int) -> list[object]:
+        loader = TokenLoader(plan, seq_len=16, seed=seed)
+        return [loader.place(row) for row in range(100)]
+
+    assert order(plan, 1) == order(plan, 1)
+    assert order(plan, 1) != order(plan, 2)
+    # Leaving a source out reorders no other one.
+    fewer = plan.with_mix({"source-0": 1.0})
+    alone = [place for place in order(plan, 1) if place.source == "source-0"]
+    assert order(fewer, 1)[: len(alone)] == alone
+
+
+def stream_hash(loader: TokenLoader, batches: int, batch: int) -> str:
+    digest = hashlib.sha256()
+    for rows in islice(loader.batches(batch), batches):
+        digest.update(rows.tokens.tobytes() + rows.bounds.tobytes())
+    return digest.hexdigest()
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_killed_anywhere_and_resumed_on_any_world_size_the_stream_is_the_same(plan, data):
+    """The state goes through JSON; each life reads a while on its own number of ranks, prefetches more,
+    and dies.
+    """
+    batch, steps = data.draw(st.sampled_from([4, 5, 6])), 12
+    expected = stream_hash(TokenLoader(plan, seq_len=16, seed=9), steps, batch)
+    digest, step = hashlib.sha256(), 0
+    state = json.dumps(TokenLoader(plan, seq_len=16, seed=9).state_dict())
+    while step < steps:
+        world = data.draw(st.sampled_from([1, 2, 3, 4]))
+        life = min(steps - step, data.draw(st.integers(1, 5)))
+        ranks = [TokenLoader(plan, seq_len=16, seed=9) for _ in range(world)]
+        for loader in ranks:
+            loader.load_state_dict(json.loads(state))
+        streams = [loader.batches(batch, rank=r, world=world, threads=2) for r, loader in enumerate(ranks)]
+        for _ in range(life):
+            shares = [next(stream) for stream in streams]
+            tokens = np.empty((batch, 16), np.int64)
+            bounds: list[np.ndarray] = [np.empty(0)] * batch
+            for r, rows in enumerate(shares):
+                tokens[r::world] = rows.tokens
+                bounds[r::world] = rows.cu_seqlens
+            digest.update(tokens.tobytes() + np.concatenate(bounds).tobytes())
+            step += 1
+        states = {json.dumps(loader.state_dict()) for loader in ranks}
+        (state,) = states
+    assert digest.hexdigest() == expected
+
+
+def test_the_state_is_small_and_counts_what_was_delivered(plan):
+    loader = TokenLoader(plan, seq_len=16, seed=2**63)
+    stream = loader.batches(8, prefetch=16)
+    for _ in range(3):
+        next(stream)
+    state = loader.state_dict()
+    assert state["next_row"] == 24
+    assert len(json.dumps({**state, "next_row": 2**63})) < 1024
+
+
+def test_a_state_of_another_stream_is_refused(plan):
+    state = TokenLoader(plan, seq_len=16, seed=1).state_dict()
+    others = [
+        TokenLoader(plan, seq_len=8, seed=1),
+        TokenLoader(plan, seq_len=16, seed=2),
+        TokenLoader(plan.with_mix({"source-0": 1}), seq_len=16, seed=1),
+    ]
+    for other in others:
+        with pytest.raises(DataError, match="L3-DAT-206"):
+            other.load_state_dict(state)
+    for broken in ({}, {**state, "next_row": -1}, {**state, "next_row": None}, {**state, "version": 2}):
+        with pytest.raises(DataError, match="L3-DAT-206"):
+            TokenLoader(plan, seq_len=16, seed=1).load_state_dict(broken)
+
+
+def test_the_stream_does_not_hang_in_a_forked_child(plan):
+    loader = TokenLoader(plan, seq_len=16)
+    stream = loader.batches(4, threads=2)
+    next(stream)
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            loader.rows(0, 4)  # needs no thread: works
+            next(stream)
+        except DataError as error:
+            status = 0 if "parent process" in str(error) else 2
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    next(stream)
+
+
+# -- damage and bad requests -------------------------------------------------------------------------
+
+
+def sections(path) -> dict[str, range]:
+    """Byte ranges of a shard's regions, from its header."""
+    header = path.read_bytes()[:4096]
+    width, tokens = int.from_bytes(header[12:16], "little"), int.from_bytes(header[24:32], "little")
+    ends, ids, hashes, size = (int.from_bytes(header[at : at + 8], "little") for at in (48, 56, 64, 72))
+    return {
+        "header": range(0, 144),
+        "header padding": range(144, 4064),
+        "header hash": range(4064, 4096),
+        "tokens": range(4096, 4096 + tokens * width),
+        "document ends": range(ends, ids),
+        "document ids": range(ids, hashes),
+        "hashes": range(hashes, size - 64),
+        "footer": range(size - 64, size),
+    }
+
+
+@pytest.mark.parametrize(
+    "region",
+    ["header", "header padding", "header hash", "tokens", "document ends", "document ids", "hashes", "footer"],
+)
+def test_a_flipped_bit_anywhere_is_an_error_that_names_the_shard(tmp_path, region):
+    plan, _ = make_plan(tmp_path, sources=1)
+    path = tmp_path / "0-0.tok"
+    good = path.read_bytes()
+    draw = random.Random(region)
+    for _ in range(5):
+        at = draw.choice(sections(path)[region])
+        path.write_bytes(good[:at] + bytes([good[at] ^ 1 << draw.randrange(8)]) + good[at + 1 :])
+        with pytest.raises(DataError, match=r"L3-DAT-203") as caught:
+            TokenLoader(plan, seq_len=8).rows(0, 200)
+        assert str(path) in str(caught.value)
+        assert "byte" in str(caught.value)
+        path.write_bytes(good)
+    TokenLoader(plan, seq_len=8).rows(0, 200)
+
+
+def test_cut_missing_and_swapped_shards_are_named(tmp_path):
+    plan, _ = make_plan(tmp_path, sources=2)
+    path = tmp_path / "1-1.tok"
+    good = path.read_bytes()
+    for size in (0, 100, 4096, len(good) - 1):
+        path.write_bytes(good[:size])
+        with pytest.raises(DataError, match=r"1-1\.tok"):
+            TokenLoader(plan, seq_len=8)
+    path.write_bytes((tmp_path / "0-0.tok").read_bytes())
+    with pytest.raises(DataError, match=r"1-1\.tok.*L3-DAT-205"):
+        TokenLoader(plan, seq_len=8)
+    path.unlink()
+    with pytest.raises(DataError, match=r"1-1\.tok.*No such file.*L3-DAT-203"):
+        TokenLoader(plan, seq_len=8)
+
+
+def test_damage_met_while_streaming_stops_there(tmp_path):
+    plan, _ = make_plan(tmp_path, sources=1)
+    path = tmp_path / "0-1.tok"
+    loader = TokenLoader(plan, seq_len=8)
+    data = bytearray(path.read_bytes())
+    data[4096] ^= 1
+    path.write_bytes(data)  # same file, same length: as bit rot would
+    with pytest.raises(DataError, match=r"0-1\.tok.*byte 4096"):
+        list(islice(loader.batches(4), 100))
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff", b'{"version": 2}', b"[" * 100_000])
+def test_a_broken_plan_is_refused(tmp_path, content):
+    (tmp_path / "plan.json").write_bytes(content)
+    with pytest.raises(DataError, match="L3-DAT-201"):
+        TokenLoader(tmp_path, seq_len=8)
+    with pytest.raises(DataError, match="L3-DAT-201"):
+        TokenLoader(tmp_path / "nothing", seq_len=8)
+
+
+def test_impossible_requests_are_refused(plan):
+    with pytest.raises(ConfigError, match=r"'typo'.*L3-DAT-202"):
+        plan.with_mix({"typo": 1.0})
+    with pytest.raises(ConfigError, match="L3-DAT-202"):
+        plan.with_mix({"source-0": 0.0})
+    with pytest.raises(DataError, match=r"less than one row.*L3-DAT-204"):
+        TokenLoader(plan.with_mix({"source-0": 1.0}), seq_len=100_000)
+    for seq_len in (0, -1, 2**31, 2**40):
+        with pytest.raises(DataError, match="L3-DAT-204"):
+            TokenLoader(plan, seq_len=seq_len)
+    loader = TokenLoader(plan, seq_len=8)
+    for request in ((-1, 1, 1), (0, -1, 1), (0, 2**60, 1), (2**64 - 1, 2, 1), (0, 2, 2**63)):
+        with pytest.raises(DataError, match="L3-DAT-204"):
+            loader.rows(*request)
+    for rank, world in ((1, 1), (0, 0), (-1, 2), (0, 5)):
+        with pytest.raises(DataError, match="L3-DAT-204"):
+            next(loader.batches(4, rank=rank, world=world))
+    assert len(loader.rows(0, 0)) == 0
+
+
+def test_a_source_shorter_than_a_row_is_left_out_of_the_default_mix(tmp_path):
+    plan, _ = make_plan(tmp_path)
+    longest = max(source.tokens for source in plan.sources)
+    loader = TokenLoader(plan, seq_len=longest)
+    assert {loader.place(row).source for row in range(10)} == {
+        source.name for source in plan.sources if source.tokens == longest
+    }
