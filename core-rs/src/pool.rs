@@ -64,18 +64,34 @@ fn build(threads: usize) -> Option<ThreadPool> {
 }
 
 #[cfg(test)]
+pub mod testing {
+    use std::sync::{Mutex, PoisonError};
+
+    static SETTING: Mutex<()> = Mutex::new(());
+
+    /// Runs `work` with that many threads; tests that change the setting wait for each other.
+    pub fn with_threads<R>(threads: usize, work: impl FnOnce() -> R) -> R {
+        let _held = SETTING.lock().unwrap_or_else(PoisonError::into_inner);
+        super::set_num_threads(threads);
+        let result = work();
+        super::set_num_threads(0);
+        result
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use rayon::prelude::*;
 
     #[test]
     fn the_number_of_threads_follows_the_setting() {
-        set_num_threads(3);
-        assert_eq!(num_threads(), 3);
-        assert_eq!(install(rayon::current_num_threads), 3);
-        let squares: Vec<u64> = install(|| (0..1000u64).into_par_iter().map(|x| x * x).collect());
-        assert_eq!(squares[999], 998_001);
-        set_num_threads(0);
-        assert!(num_threads() >= 1);
+        testing::with_threads(3, || {
+            assert_eq!(num_threads(), 3);
+            assert_eq!(install(rayon::current_num_threads), 3);
+            let squares: Vec<u64> =
+                install(|| (0..1000u64).into_par_iter().map(|x| x * x).collect());
+            assert_eq!(squares[999], 998_001);
+        });
     }
 }
