@@ -161,7 +161,10 @@ mod tests {
         assert_eq!(thinned.dropped, [3, 3]);
         assert_eq!(thinned.offsets, [0, 5, 9]);
         assert_eq!(thinned.data, b"one\n\ntwo\n");
-        assert_eq!(drop_lines(batch, &[false, false], &often).data, data.as_bytes());
+        assert_eq!(
+            drop_lines(batch, &[false, false], &often).data,
+            data.as_bytes()
+        );
     }
 
     proptest! {

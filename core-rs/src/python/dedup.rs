@@ -217,13 +217,22 @@ fn drop_lines<'py>(
     let (thin, frequent) = (thin.as_slice()?, frequent.as_slice()?);
     let documents = offsets.as_slice()?.len().saturating_sub(1);
     if thin.len() != documents {
-        return Err(refused(format!("{documents} documents but {} values of thin", thin.len())));
+        return Err(refused(format!(
+            "{documents} documents but {} values of thin",
+            thin.len()
+        )));
     }
     if !frequent.is_sorted() {
         return Err(refused("frequent keys must be ascending"));
     }
-    let thinned = with_batch(py, &data, &offsets, |batch| lines::drop_lines(batch, thin, frequent))?;
-    Ok((thinned.data.into_pyarray(py), thinned.offsets.into_pyarray(py), thinned.dropped.into_pyarray(py)))
+    let thinned = with_batch(py, &data, &offsets, |batch| {
+        lines::drop_lines(batch, thin, frequent)
+    })?;
+    Ok((
+        thinned.data.into_pyarray(py),
+        thinned.offsets.into_pyarray(py),
+        thinned.dropped.into_pyarray(py),
+    ))
 }
 
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {

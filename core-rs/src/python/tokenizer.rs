@@ -13,12 +13,12 @@ pyo3::create_exception!(
     _core,
     TokenizerError,
     PyValueError,
-    "A tokenizer file, id or name is unusable. args: (code, what, fix)."
+    "A tokenizer file, id or name is unusable. args: (kind, what)."
 );
 
 impl From<Error> for PyErr {
     fn from(error: Error) -> Self {
-        TokenizerError::new_err((error.code(), error.to_string(), error.fix()))
+        TokenizerError::new_err((error.kind(), error.to_string()))
     }
 }
 

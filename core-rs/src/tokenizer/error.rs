@@ -1,4 +1,4 @@
-//! What can go wrong with a tokenizer file, an id or a name; each with a stable code and a way out.
+//! What can go wrong with a tokenizer file, an id or a name.
 
 use thiserror::Error;
 
@@ -22,31 +22,15 @@ pub enum Error {
 }
 
 impl Error {
-    /// Stable code, listed in docs/errors.md.
-    pub fn code(&self) -> &'static str {
+    /// A stable name of the kind of error; Python gives it its code and fix (llama3/tokenizer/problems.py).
+    pub fn kind(&self) -> &'static str {
         match self {
-            Self::Line { .. } | Self::Damaged(_) => "L3-TOK-001",
-            Self::Unsupported(_) => "L3-TOK-002",
-            Self::UnknownId(_) => "L3-TOK-003",
-            Self::UnknownSpecial(_) => "L3-TOK-004",
-            Self::TooFewMerges { .. } => "L3-TOK-005",
-            Self::TooLarge(_) => "L3-TOK-006",
-        }
-    }
-
-    /// What the user can do about it.
-    pub fn fix(&self) -> &'static str {
-        match self {
-            Self::Line { .. } | Self::Damaged(_) => {
-                "get the file again; it is incomplete or was changed"
-            }
-            Self::Unsupported(_) => {
-                "use a tokenizer of the Llama 3 kind: byte-level BPE with Llama 3's split rule"
-            }
-            Self::UnknownId(_) => "decode with the tokenizer that made the ids",
-            Self::UnknownSpecial(_) => "`special_tokens` lists the names that exist",
-            Self::TooFewMerges { .. } => "train on more text or ask for a smaller vocabulary",
-            Self::TooLarge(_) => "stay within the bound",
+            Self::Line { .. } | Self::Damaged(_) => "damaged",
+            Self::Unsupported(_) => "unsupported",
+            Self::UnknownId(_) => "unknown_id",
+            Self::UnknownSpecial(_) => "unknown_special",
+            Self::TooFewMerges { .. } => "too_few_merges",
+            Self::TooLarge(_) => "too_large",
         }
     }
 }

@@ -1,0 +1,10 @@
+"""Text to token ids and back: byte-level BPE with Llama 3's split rule, and the chat format on top of it.
+
+`Tokenizer` loads, trains and saves tokenizers and hands out NumPy arrays; the work is done in Rust. `chat` turns
+messages into ids in such a way that no content ever becomes a control token.
+"""
+
+from llama3.tokenizer.chat import CHAT_TEMPLATE, Message, Rendered, parse, render
+from llama3.tokenizer.tokenizer import StreamDecoder, Tokenizer
+
+__all__ = ["CHAT_TEMPLATE", "Message", "Rendered", "StreamDecoder", "Tokenizer", "parse", "render"]

@@ -1,0 +1,377 @@
+"""`Tokenizer`: the Python face of the Rust tokenizer (core-rs/src/tokenizer)."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from llama3 import _core
+from llama3.artifacts.files import write_bytes_atomic
+from llama3.tokenizer import problems, special
+from llama3.tokenizer.template import CHAT_TEMPLATE
+
+Ids = npt.NDArray[np.uint32]
+T = TypeVar("T")
+AllowedSpecial = Collection[str] | Literal["all"]
+
+_TRAIN_BATCH_CHARS = 4_000_000
+JSON_NAME = "tokenizer.json"
+MODEL_NAME = "tokenizer.model"
+CONFIG_NAME = "tokenizer_config.json"
+
+
+class Tokenizer:
+    """An immutable byte-level BPE tokenizer, safe to share between threads and to use after a fork.
+
+    Text is plain text: a special token's name in it stays text unless `allowed_special` holds the name. No
+    normalization; lone surrogates, which UTF-8 cannot express, become U+FFFD.
+    """
+
+    def __init__(self, core: _core.Bpe) -> None:
+        self._core = core
+        self.special_tokens: dict[str, int] = {name: id for id, name in core.specials}
+        """Name -> id."""
+        self.vocab_size: int = core.vocab_size
+        """Rows that an embedding table needs: one more than the highest id."""
+
+    # -- making and keeping --------------------------------------------------------------------
+
+    @classmethod
+    def load(cls, path: str | Path, *, num_special: int = special.NUM_SPECIAL) -> Tokenizer:
+        """Read a tokenizer.json, a tiktoken .model file or a directory that holds one.
+
+        A .model file has no special tokens: the first `num_special` of Llama 3's follow its last token.
+        Raises DataError (missing, damaged, or another kind of tokenizer).
+        """
+        file = _find_file(Path(path))
+        try:
+            data = file.read_bytes()
+        except OSError as error:
+            raise problems.problem("unreadable", str(file), f"cannot be read: {error.strerror}") from error
+        try:
+            if data.lstrip()[:1] == b"{":
+                return cls(_core.Bpe.from_json(data))
+            return cls(_core.Bpe.from_tiktoken(data, _special_names(num_special)))
+        except _core.TokenizerError as error:
+            raise problems.from_core(error, str(file)) from None
+
+    @classmethod
+    def train(cls, texts: Iterable[str], vocab_size: int, num_special: int = special.NUM_SPECIAL) -> Tokenizer:
+        """Learn a vocabulary of exactly `vocab_size` tokens, the `num_special` special ones included (last ids).
+
+        `texts` is read once; memory grows with its distinct words only. The result depends on the texts alone,
+        not on their order or the number of threads. Raises DataError if they yield too few merges.
+        """
+        names = _special_names(num_special)
+        trainer = _core.BpeTrainer()
+        for batch in _batches(texts):
+            _on_text(trainer.feed, batch)
+        base_size = vocab_size - num_special
+        try:
+            tokens = trainer.finish(max(base_size, 0))
+            return cls(_core.Bpe(tokens, [(base_size + offset, name) for offset, name in enumerate(names)]))
+        except _core.TokenizerError as error:
+            raise problems.from_core(error, "tokenizer training") from None
+
+    def save(self, path: str | Path) -> None:
+        """Write a .model file, a .json file, or (any other path) a directory in Hugging Face's layout.
+
+        A .model file holds the base vocabulary only. The directory gets tokenizer.json and tokenizer_config.json
+        and loads with `transformers.AutoTokenizer`; other files in it stay. Raises DataError, OSError.
+        """
+        path = Path(path)
+        if path.suffix == ".model":
+            try:
+                write_bytes_atomic(path, self._core.to_tiktoken())
+            except _core.TokenizerError as error:
+                raise problems.from_core(error, str(path)) from None
+        elif path.suffix == ".json":
+            write_bytes_atomic(path, self.to_json())
+        else:
+            path.mkdir(parents=True, exist_ok=True)
+            write_bytes_atomic(path / JSON_NAME, self.to_json())
+            config = json.dumps(self._hf_config(), indent=2, ensure_ascii=False)
+            write_bytes_atomic(path / CONFIG_NAME, f"{config}\n".encode())
+
+    def to_json(self) -> bytes:
+        """Content of a Hugging Face tokenizer.json with the same ids; it adds BOS where special tokens are added."""
+        bos = self._name_at(special.BEGIN_OF_TEXT)
+        return self._core.to_json(bos)
+
+    @functools.cached_property
+    def hash(self) -> str:
+        """blake3 (hex) over everything that decides ids: tokens, merge order, special tokens."""
+        return self._core.hash()
+
+    # -- encoding ------------------------------------------------------------------------------
+
+    def encode(
+        self,
+        text: str | bytes,
+        *,
+        bos: bool = False,
+        eos: bool = False,
+        allowed_special: AllowedSpecial = frozenset(),
+        meta_compat: bool = False,
+    ) -> Ids:
+        """Ids of one text.
+
+        Args:
+            text: a string, or bytes; bytes that are no UTF-8 are encoded without loss by tiktoken's rule.
+            bos, eos: put the control token before or after.
+            allowed_special: names that stand for control tokens where they occur in the text, or "all".
+            meta_compat: cut texts of over 400,000 characters, or with runs of over 25,000 blank or visible
+                characters, as Meta's reference code does before it tokenizes.
+        """
+        if isinstance(text, bytes):
+            return self._encode_bytes(text, bos, eos, allowed_special, meta_compat)
+        first = self.bos_id if bos else None
+        last = self.eos_id if eos else None
+        allowed = _allowed(allowed_special)
+        try:
+            return self._core.encode(text, allowed, meta_compat, first, last)
+        except _core.TokenizerError as error:
+            raise problems.from_core(error, "text") from None
+        except UnicodeEncodeError:
+            return self._core.encode(_without_surrogates(text), allowed, meta_compat, first, last)
+
+    def encode_batch(
+        self,
+        texts: Sequence[str],
+        *,
+        bos: bool = False,
+        eos: bool = False,
+        allowed_special: AllowedSpecial = frozenset(),
+        meta_compat: bool = False,
+    ) -> tuple[Ids, npt.NDArray[np.uint64]]:
+        """Ids of many texts back to back, on all threads; see `encode`.
+
+        Returns:
+            (ids, row_starts): text i is `ids[row_starts[i]:row_starts[i + 1]]`.
+        """
+        if isinstance(texts, str):
+            raise TypeError("encode_batch takes a sequence of strings, not one string; use encode")
+        first = self.bos_id if bos else None
+        last = self.eos_id if eos else None
+        allowed = _allowed(allowed_special)
+        try:
+            return _on_text(lambda rows: self._core.encode_batch(rows, allowed, meta_compat, first, last), list(texts))
+        except _core.TokenizerError as error:
+            raise problems.from_core(error, "texts") from None
+
+    def count(self, text: str, *, allowed_special: AllowedSpecial = frozenset(), meta_compat: bool = False) -> int:
+        """Number of ids of one text, without making them."""
+        allowed = _allowed(allowed_special)
+        try:
+            return self._core.count(text, allowed, meta_compat)
+        except _core.TokenizerError as error:
+            raise problems.from_core(error, "text") from None
+        except UnicodeEncodeError:
+            return self._core.count(_without_surrogates(text), allowed, meta_compat)
+
+    def _encode_bytes(
+        self, data: bytes, bos: bool, eos: bool, allowed_special: AllowedSpecial, meta_compat: bool
+    ) -> Ids:
+        try:
+            text = data.decode("utf-8")
+        except UnicodeDecodeError:
+            first = [self.bos_id] if bos else []
+            last = [self.eos_id] if eos else []
+            return np.concatenate([first, self._core.encode_bytes(data), last]).astype(np.uint32)
+        return self.encode(text, bos=bos, eos=eos, allowed_special=allowed_special, meta_compat=meta_compat)
+
+    # -- decoding ------------------------------------------------------------------------------
+
+    def decode(self, ids: npt.ArrayLike, *, skip_special: bool = False) -> str:
+        """Text of the ids (array or sequence). Bytes that are no UTF-8 become U+FFFD. Raises DataError."""
+        array = self._as_ids(ids, skip_special)
+        try:
+            return self._core.decode(array)
+        except _core.TokenizerError as error:
+            raise problems.from_core(error, "ids") from None
+
+    def decode_bytes(self, ids: npt.ArrayLike, *, skip_special: bool = False) -> bytes:
+        """Exact bytes of the ids (array or sequence). Raises DataError."""
+        array = self._as_ids(ids, skip_special)
+        try:
+            return self._core.decode_bytes(array)
+        except _core.TokenizerError as error:
+            raise problems.from_core(error, "ids") from None
+
+    def stream(self) -> StreamDecoder:
+        """A decoder for ids that arrive one by one."""
+        return StreamDecoder(self._core.stream())
+
+    def _as_ids(self, ids: npt.ArrayLike, skip_special: bool) -> Ids:
+        array = np.asarray(ids).reshape(-1)
+        if array.size == 0:
+            return np.empty(0, np.uint32)
+        if array.dtype.kind not in "iu":
+            raise TypeError(f"ids must be integers, not {array.dtype}")
+        low, high = int(array.min()), int(array.max())
+        if low < 0 or high >= self.vocab_size:
+            wrong = low if low < 0 else high
+            raise problems.problem("unknown_id", "ids", f"no token has the id {wrong}")
+        if skip_special:
+            array = array[~np.isin(array, list(self.special_tokens.values()))]
+        return np.ascontiguousarray(array, dtype=np.uint32)
+
+    # -- control tokens ------------------------------------------------------------------------
+
+    @functools.cached_property
+    def bos_id(self) -> int:
+        """Begins every sequence."""
+        return self._control(special.BEGIN_OF_TEXT)
+
+    @functools.cached_property
+    def eos_id(self) -> int:
+        """Ends a document of a base model."""
+        return self._control(special.END_OF_TEXT)
+
+    @functools.cached_property
+    def pad_id(self) -> int:
+        """Fills up rows; never predicted."""
+        return self._control(special.PAD)
+
+    @functools.cached_property
+    def eom_id(self) -> int:
+        """Ends a message after which the turn goes on (a tool's answer is expected)."""
+        return self._control(special.END_OF_MESSAGE)
+
+    @functools.cached_property
+    def eot_id(self) -> int:
+        """Ends a turn."""
+        return self._control(special.END_OF_TURN)
+
+    @functools.cached_property
+    def start_header_id(self) -> int:
+        """Opens the header that names a message's role."""
+        return self._control(special.START_HEADER)
+
+    @functools.cached_property
+    def end_header_id(self) -> int:
+        """Closes the header."""
+        return self._control(special.END_HEADER)
+
+    @functools.cached_property
+    def stop_ids(self) -> frozenset[int]:
+        """Ids at which generation ends."""
+        return frozenset({self.eos_id, self.eom_id, self.eot_id})
+
+    def _control(self, name: str) -> int:
+        known = self._name_at(name)
+        if known is None:
+            raise problems.problem("unknown_special", "tokenizer", f"there is no special token for {name}")
+        return self.special_tokens[known]
+
+    def _name_at(self, name: str) -> str | None:
+        """The name under which this tokenizer has the special token: the same, or another at the same offset."""
+        if name in self.special_tokens:
+            return name
+        wanted = self._core.base_size + special.OFFSETS[name]
+        return next((known for known, id in self.special_tokens.items() if id == wanted), None)
+
+    # -- the rest ------------------------------------------------------------------------------
+
+    def _hf_config(self) -> dict[str, object]:
+        tokens = {"bos_token": special.BEGIN_OF_TEXT, "eos_token": special.END_OF_TEXT, "pad_token": special.PAD}
+        names = {role: self._name_at(name) for role, name in tokens.items()}
+        return {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            **{role: name for role, name in names.items() if name is not None},
+            "model_input_names": ["input_ids", "attention_mask"],
+            "model_max_length": 131_072,
+            "clean_up_tokenization_spaces": False,
+            "chat_template": CHAT_TEMPLATE,
+        }
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _from_json, (self._core.to_json(None),)
+
+    def __len__(self) -> int:
+        return self.vocab_size
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Tokenizer) and self.hash == other.hash
+
+    def __hash__(self) -> int:
+        return hash(self.hash)
+
+    def __repr__(self) -> str:
+        return f"Tokenizer(vocab_size={self.vocab_size}, special={len(self.special_tokens)}, hash={self.hash[:12]})"
+
+
+class StreamDecoder:
+    """Text of ids that arrive one by one. All that `push` and `flush` return, put together, is `decode` of all ids."""
+
+    def __init__(self, core: _core.BpeStream) -> None:
+        self._core = core
+
+    def push(self, id: int) -> str:
+        """The text that has become certain with this id; a character split over tokens comes out once, whole.
+
+        Raises DataError for an unknown id; the stream goes on as if it had not come.
+        """
+        try:
+            return self._core.push(id)
+        except (_core.TokenizerError, OverflowError):
+            raise problems.problem("unknown_id", "ids", f"no token has the id {id}") from None
+
+    def flush(self) -> str:
+        """What is held back (an unfinished character becomes U+FFFD); the stream begins anew."""
+        return self._core.flush()
+
+
+def _from_json(data: bytes) -> Tokenizer:
+    return Tokenizer(_core.Bpe.from_json(data))
+
+
+def _find_file(path: Path) -> Path:
+    if not path.is_dir():
+        return path
+    for name in (JSON_NAME, MODEL_NAME):
+        if (path / name).is_file():
+            return path / name
+    raise problems.problem("unreadable", str(path), f"holds neither {JSON_NAME} nor {MODEL_NAME}")
+
+
+def _special_names(count: int) -> list[str]:
+    if not special.MIN_SPECIAL <= count <= special.NUM_SPECIAL:
+        what = f"{count} special tokens; {special.MIN_SPECIAL} to {special.NUM_SPECIAL} are possible"
+        raise problems.problem("too_large", "num_special", what)
+    return list(special.SPECIAL_TOKENS[:count])
+
+
+def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
+    batch: list[str] = []
+    size = 0
+    for text in texts:
+        batch.append(text)
+        size += len(text)
+        if size >= _TRAIN_BATCH_CHARS:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _on_text(call: Callable[[list[str]], T], texts: list[str]) -> T:
+    """`call(texts)`, once more with lone surrogates replaced if there were any."""
+    try:
+        return call(texts)
+    except UnicodeEncodeError:
+        return call([_without_surrogates(text) for text in texts])
+
+
+def _without_surrogates(text: str) -> str:
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _allowed(names: AllowedSpecial) -> list[str] | str:
+    return names if isinstance(names, str) else list(names)
