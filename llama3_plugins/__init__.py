@@ -77,7 +77,6 @@ def llama3_parallel_strategies() -> list[ParallelSpec]:
         ParallelSpec(
             name="fsdp",
             factory="llama3_plugins.parallelism.fsdp:Fsdp",
-            options="llama3_plugins.parallelism.fsdp:FsdpOptions",
             summary="fully sharded data parallelism (FSDP2) over the processes of torchrun",
             axis="dp",
         ),

@@ -241,7 +241,7 @@ class RunDir:
         def record(kind: str, **fields: Any) -> None:
             self.event(kind, key=key, **fields)
 
-        return StageOutput(temporary, scratch, record=record, append=self.log, display=self.display)
+        return StageOutput(temporary, scratch, self.path, record=record, append=self.log, display=self.display)
 
     def _fail(self, key: str, error: BaseException) -> None:
         """Record a stage's failure; turn a full disk and an interrupt into errors that say what to do."""

@@ -70,6 +70,8 @@ class StageOutput:
     """Survives kills of this very request (same inputs, options, plugins): for checkpoints inside the
     stage.
     """
+    logs: Path | None = None
+    """The run directory, where loggers put their files; None where a stage runs outside a run."""
     metrics: dict[str, Any] = field(default_factory=dict)
     record: Callable[..., None] = lambda kind, **fields: None
     append: Callable[[str, dict[str, Any]], None] = lambda name, row: None

@@ -260,14 +260,15 @@ class Trainer:
         progress = self.progress
         done = [update for update in updates if update]
         names = done[0] if done else ()
-        progress.metrics = {name: sum(update[name] for update in done) / len(done) for name in names} | {
+        metrics = {name: sum(update[name] for update in done) / len(done) for name in names} | {
             "lr": self.schedule.lr(progress.step - 1),
             "tokens": progress.tokens,
             "skipped": progress.skipped,
             "dropped": progress.dropped,
         }
+        progress.metrics = {name: value for name, value in metrics.items() if math.isfinite(value)}
         if self.context.is_main:
-            metrics = {**progress.metrics, "tokens_per_second": self.throughput.read()}
+            metrics["tokens_per_second"] = self.throughput.read()
             self.reporter.logged(progress.step, metrics)
             self.reporter.advanced(1, metrics)
 

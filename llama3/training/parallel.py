@@ -193,7 +193,7 @@ def start(section: ParallelismSection, model: ModelConfig, device: torch.device,
     world = int(os.environ.get("WORLD_SIZE", "1"))
     strategy: ParallelStrategy = registry.build("parallelism", section.dp.name, section.dp.options)
     inner = section.tp * section.cp * section.pp
-    dims = Dims(section.tp, section.cp, section.pp, section.dp.options.get("size") or max(1, world // inner))
+    dims = Dims(section.tp, section.cp, section.pp, section.dp.size or max(1, world // inner))
     problems = [
         Problem("L3-PAR-001", f"parallelism.{axis}", f"no plugin supplies {axis}", fix=f"set {axis}: 1")
         for axis in ("tp", "cp", "pp")

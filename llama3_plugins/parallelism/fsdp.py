@@ -5,7 +5,6 @@ Weights, gradients and moments are cut over the ranks; a block's weights are gat
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
@@ -22,19 +21,8 @@ from llama3.training.parallel import (
 )
 
 
-class FsdpOptions(BaseModel):
-    """Options of `fsdp`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    size: int | None = Field(None, ge=1, description="ranks; default: all that were launched")
-
-
 class Fsdp(ParallelStrategy):
     """Each block is a unit of its own; embedding, last norm and head belong to the root."""
-
-    def __init__(self, options: FsdpOptions) -> None:
-        self.options = options
 
     def check(self, model: ModelConfig, dims: Dims) -> list[Problem]:
         return []  # FSDP2 pads what does not divide

@@ -1,0 +1,145 @@
+"""The stage `pretrain`: next-token prediction over token shards, annealed and averaged (paper 3.4)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Self, overload
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from llama3.artifacts import Artifact, StageOutput
+from llama3.config.schema import Config, ModelSection, ParallelismSection, PretrainSection, Slot
+from llama3.data.loader import TokenLoader
+from llama3.data.plan import Plan
+from llama3.errors import ConfigError, DataError, Problem
+from llama3.model.batch import Batch
+from llama3.model.config import ModelConfig
+from llama3.model.transformer import Transformer
+from llama3.model.weights import init_weights
+from llama3.plugins.registry import discover
+from llama3.tokenizer import Tokenizer
+from llama3.training import parallel
+from llama3.training.checkpoint import CheckpointStore
+from llama3.training.loop import train
+from llama3.training.schedule import Schedule
+from llama3.training.stage import device_of, reporting, save_checkpoint, whole_model
+
+
+class PretrainOptions(BaseModel):
+    """What the stage needs of the config. Where and how it is logged does not change what it makes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: ModelSection
+    pretrain: PretrainSection
+    parallelism: ParallelismSection
+    seed: int
+    device: str = "cpu"
+    logging: tuple[Slot, ...] = Field(default=(), exclude=True)
+
+    @classmethod
+    def of(cls, config: Config) -> Self:
+        """From the whole config."""
+        return cls(
+            model=config.model,
+            pretrain=config.pretrain,
+            parallelism=config.parallelism,
+            seed=config.run.seed,
+            device=str(device_of(config.run.device)),
+            logging=tuple(config.logging),
+        )
+
+
+def pretrain(inputs: Mapping[str, Artifact], options: PretrainOptions, out: StageOutput) -> None:
+    """Train a new model on `shards` and write it with the `tokenizer` as a checkpoint.
+
+    Raises DataError (L3-TRN-020) where the shards were made with another tokenizer, ConfigError (L3-TRN-021) for
+    rows longer than the model's context, and what `llama3.training.loop.train` raises.
+    """
+    section = options.pretrain
+    tokenizer = Tokenizer.load(inputs["tokenizer"].path)
+    plan = anneal_plan(Plan.load(inputs["shards"].path), section)
+    config = ModelConfig.from_section(options.model, tokenizer.vocab_size)
+    check(plan, tokenizer, config, section)
+    registry = discover()
+    strategies = parallel.start(options.parallelism, config, device_of(options.device), registry)
+    context = strategies.context
+
+    model = Transformer(config)
+    init_weights(model, options.seed)
+    strategies.apply(model.to(context.device))
+    schedule = Schedule(section.lr, section.final_lr, section.warmup, section.steps, section.anneal.steps)
+    with reporting("pretrain", options.logging, out, schedule.total, context) as reporter:
+        progress = train(
+            model,
+            registry.build("algorithms", "next_token"),
+            TokenDataset(TokenLoader(plan, seq_len=section.seq_len, seed=options.seed), section.batch),
+            options=section,
+            schedule=schedule,
+            seed=options.seed,
+            parallel=strategies,
+            store=CheckpointStore(out.scratch / "checkpoints"),
+            identity={"plan": plan.hash, "tokenizer": tokenizer.hash, "options": options.model_dump(mode="json")},
+            average_last=section.anneal.average_last,
+            reporter=reporter,
+        )
+    whole = whole_model(model, config, context)
+    if whole is not None:
+        facts = {"stage": "pretrain", "steps": progress.step, "tokens": progress.tokens, "plan": plan.hash}
+        save_checkpoint(out.path, whole, tokenizer, facts)
+    out.metrics |= {"parameters": config.num_params(), "steps": progress.step, **progress.metrics}
+
+
+def anneal_plan(plan: Plan, section: PretrainSection) -> Plan:
+    """The plan with the anneal's mix from its first row on (paper 3.4.3: upsample sources of high quality)."""
+    if not section.anneal.mix:
+        return plan
+    return plan.with_mix(section.anneal.mix, from_row=section.steps * section.batch)
+
+
+def check(plan: Plan, tokenizer: Tokenizer, config: ModelConfig, section: PretrainSection) -> None:
+    """Refuse shards of another tokenizer and rows that the model is not made for."""
+    if plan.tokenizer != tokenizer.hash:
+        what = f"the shards were made with the tokenizer {plan.tokenizer[:12]}, not with {tokenizer.hash[:12]}"
+        raise DataError(Problem("L3-TRN-020", "shards", what, fix="make the shards anew with this tokenizer"))
+    if section.seq_len > config.max_seq_len:
+        what = f"rows of {section.seq_len} tokens for a model made for {config.max_seq_len}"
+        fix = f"set pretrain.seq_len to {config.max_seq_len} or less, or raise model.max_seq_len"
+        raise ConfigError(Problem("L3-TRN-021", "pretrain.seq_len", what, fix=fix))
+
+
+class TokenDataset:
+    """The rows of every step, read when a rank has taken its share."""
+
+    def __init__(self, loader: TokenLoader, batch: int) -> None:
+        self._loader, self._batch = loader, batch
+
+    def examples(self, step: int) -> Rows:
+        first = step * self._batch
+        return Rows(self._loader, range(first, first + self._batch))
+
+
+class Rows(Sequence[Batch]):
+    """Rows of a loader, each a packed batch whose documents are roots. Slices are lazy: a rank reads only its own."""
+
+    def __init__(self, loader: TokenLoader, rows: range) -> None:
+        self._loader, self._rows = loader, rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, index: int) -> Batch: ...
+    @overload
+    def __getitem__(self, index: slice) -> Rows: ...
+    def __getitem__(self, index: int | slice) -> Batch | Rows:
+        if isinstance(index, slice):
+            return Rows(self._loader, self._rows[index])
+        row = self._rows[index]
+        return next(iter(Rows(self._loader, range(row, row + 1))))
+
+    def __iter__(self) -> Iterator[Batch]:
+        """All rows in one read."""
+        read = self._loader.rows(self._rows.start, len(self._rows), self._rows.step)
+        for tokens_T, bounds in zip(read.tokens, read.cu_seqlens, strict=True):
+            yield Batch.of_documents(tokens_T, bounds[:-1])
