@@ -16,10 +16,24 @@ from llama3.plugins import (
 def llama3_algorithms() -> list[AlgorithmSpec]:
     return [
         AlgorithmSpec(
+            name="dpo",
+            factory="llama3_plugins.algorithms.dpo:DPO",
+            options="llama3_plugins.algorithms.dpo:DPOOptions",
+            summary="direct preference optimization with format mask and NLL term",
+            data="pairs",
+            needs=frozenset({"reference"}),
+        ),
+        AlgorithmSpec(
             name="next_token",
             factory="llama3_plugins.algorithms.next_token:NextToken",
             summary="next-token prediction over packed documents: pretraining",
             data="tokens",
+        ),
+        AlgorithmSpec(
+            name="sft",
+            factory="llama3_plugins.algorithms.sft:SFT",
+            summary="supervised finetuning: loss on the answers only",
+            data="dialogs",
         ),
     ]
 

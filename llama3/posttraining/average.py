@@ -1,0 +1,73 @@
+"""The stage `average`: the weighted mean of two checkpoints (paper 4.1.5). Accumulated in fp32, cast once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+from llama3.artifacts import Artifact, StageOutput
+from llama3.config.schema import Config
+from llama3.errors import CheckpointError, ConfigError, Problem
+from llama3.model.transformer import Transformer
+from llama3.model.weights import load_model
+from llama3.posttraining.checkpoints import save_checkpoint
+from llama3.tokenizer import Tokenizer
+
+
+class AverageOptions(BaseModel):
+    """Weights of `a` and `b`; they are divided by their sum."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    weights: tuple[float, ...] = (0.5, 0.5)
+
+    @classmethod
+    def of(cls, config: Config) -> AverageOptions:
+        """From the whole config: the weights of the sft and of the preference checkpoint."""
+        return cls(weights=tuple(config.post_training.average))
+
+
+def average(inputs: Mapping[str, Artifact], options: AverageOptions, out: StageOutput) -> None:
+    """Write the mean of the checkpoints `a` and `b`. Raises CheckpointError when they do not fit together."""
+    folders = [inputs[role].path for role in ("a", "b")]
+    tokenizers = [Tokenizer.load(folder) for folder in folders]
+    if tokenizers[0].hash != tokenizers[1].hash:
+        raise CheckpointError(Problem("L3-AVG-002", str(folders[1]), f"its tokenizer is not that of {folders[0]}"))
+    models = [load_model(folder) for folder in folders]
+    mean = average_models(models, options.weights)
+    save_checkpoint(out.path, mean, tokenizers[0], {"stage": "average", "weights": list(options.weights)})
+    out.metrics["distance"] = round(_distance(*models), 6)
+
+
+def average_models(models: Sequence[Transformer], weights: Sequence[float]) -> Transformer:
+    """The first model with its weights replaced by the weighted mean of all."""
+    if len(weights) != len(models) or min(weights) < 0 or sum(weights) <= 0:
+        raise ConfigError(
+            Problem("L3-AVG-003", "post_training.average", f"{list(weights)} are no weights for {len(models)} models",
+                    fix="give one number of at least 0 per model, not all 0")
+        )  # fmt: skip
+    if any(model.config != models[0].config for model in models):
+        raise CheckpointError(Problem("L3-AVG-001", "average", "the checkpoints differ in their architecture"))
+    states = [model.state_dict() for model in models]
+    mean = {name: weighted_mean([state[name] for state in states], weights) for name in states[0]}
+    result = Transformer(models[0].config)
+    result.load_state_dict(mean)
+    return result
+
+
+def weighted_mean(tensors: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    """sum(w x) / sum(w), accumulated in fp32 and cast to the first tensor's type once."""
+    total = torch.zeros_like(tensors[0], dtype=torch.float32)
+    for tensor, weight in zip(tensors, weights, strict=True):
+        total.add_(tensor.float(), alpha=weight / sum(weights))
+    return total.to(tensors[0].dtype)
+
+
+@torch.no_grad()
+def _distance(a: Transformer, b: Transformer) -> float:
+    """Root mean square difference of the two models' weights."""
+    squares = [((x - y) ** 2).sum() for x, y in zip(a.parameters(), b.parameters(), strict=True)]
+    return float((torch.stack(squares).sum() / sum(x.numel() for x in a.parameters())).sqrt())

@@ -1,0 +1,191 @@
+"""Dialogs and preference pairs as training examples, and examples as packed trees.
+
+    dialog:  [prompt] <- [answer]                 the answer's tokens are targets, nothing else
+    pair:    [prompt] <- [chosen], [rejected]     the prompt is computed once; child(0) is chosen, child(1) rejected
+
+A prompt is everything up to and including the header of the assistant's final message; an answer is that message's
+content and its end token. `is_format` marks control tokens among the targets (paper 4.1.4).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import numpy as np
+
+from llama3.errors import DataError, Problem
+from llama3.model.batch import Batch, Segment, Tree
+from llama3.tokenizer.chat import Message, render
+
+if TYPE_CHECKING:
+    from llama3.tokenizer import Tokenizer
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Tokens of an answer with one format flag each."""
+
+    ids: np.ndarray
+    is_format: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class DialogExample:
+    """A prompt and the answer to learn."""
+
+    prompt: np.ndarray
+    answer: Span
+
+    @property
+    def num_tokens(self) -> int:
+        """Of the longest path."""
+        return len(self.prompt) + len(self.answer.ids)
+
+
+@dataclass(frozen=True, slots=True)
+class PairExample:
+    """A prompt with a better and a worse answer."""
+
+    prompt: np.ndarray
+    chosen: Span
+    rejected: Span
+
+    @property
+    def num_tokens(self) -> int:
+        """Of the longest path."""
+        return len(self.prompt) + max(len(self.chosen.ids), len(self.rejected.ids))
+
+
+@dataclass(frozen=True, slots=True)
+class PromptExample:
+    """A prompt to be answered; `index` is its row in the rewarder's table of examples."""
+
+    prompt: np.ndarray
+    index: int
+
+    @property
+    def num_tokens(self) -> int:
+        """Of the prompt alone."""
+        return len(self.prompt)
+
+
+def dialog_example(tokenizer: Tokenizer, messages: Sequence[Mapping[str, str]], where: str = "dialog") -> DialogExample:
+    """Tokenize a dialog whose last message is the assistant's. Raises DataError when there is nothing to learn."""
+    rendered = render(tokenizer, _messages(messages, where))
+    targets = np.flatnonzero(rendered.is_target)
+    if len(targets) == 0:
+        raise DataError(
+            Problem(
+                "L3-DLG-001",
+                where,
+                "nothing in this dialog is a target",
+                "targets are the assistant's final message",
+                "end the dialog with an assistant message",
+            )
+        )
+    start = int(targets[0])
+    if not rendered.is_target[start:].all():
+        raise DataError(Problem("L3-DLG-002", where, "the targets are not the end of the dialog"))
+    return DialogExample(rendered.ids[:start], Span(rendered.ids[start:], rendered.is_format[start:]))
+
+
+def pair_example(
+    tokenizer: Tokenizer, messages: Sequence[Mapping[str, str]], chosen: str, rejected: str, where: str = "pair"
+) -> PairExample:
+    """Tokenize a preference pair: `messages` are the prompt, the answers are the assistant's next message."""
+    if chosen == rejected:
+        raise DataError(Problem("L3-DLG-003", where, "both answers are the same", fix="drop the pair"))
+    better, worse = (
+        dialog_example(tokenizer, [*messages, {"role": "assistant", "content": answer}], where)
+        for answer in (chosen, rejected)
+    )
+    return PairExample(better.prompt, better.answer, worse.answer)
+
+
+def prompt_ids(tokenizer: Tokenizer, messages: Sequence[Mapping[str, str]]) -> np.ndarray:
+    """Token ids of a prompt, ending in the header of the assistant's message."""
+    return render(tokenizer, _messages(messages, "prompt"), generation_prompt=True).ids
+
+
+def collate_dialogs(examples: Sequence[DialogExample]) -> Batch:
+    """One tree per dialog. Column: per_target["is_format"]."""
+    return Batch.of_trees([Tree([Segment(example.prompt), _answer(example.answer)]) for example in examples])
+
+
+def collate_pairs(examples: Sequence[PairExample]) -> Batch:
+    """One tree per pair, chosen before rejected. Column: per_target["is_format"]."""
+    return Batch.of_trees(
+        [Tree([Segment(pair.prompt), _answer(pair.chosen), _answer(pair.rejected)]) for pair in examples]
+    )
+
+
+def collate_prompts(examples: Sequence[PromptExample]) -> Batch:
+    """One root per prompt, without targets. Column: per_tree["example"]."""
+    return Batch.of_trees([Tree([Segment(example.prompt)], {"example": example.index}) for example in examples])
+
+
+class Epochs(Generic[T]):
+    """Examples for the loop: each epoch is a permutation by (seed, epoch); a step reads the next `batch` of the stream.
+
+    `examples(step)` is a pure function of the step. The last step may be smaller: each example is used `epochs` times.
+    """
+
+    def __init__(self, examples: Sequence[T], *, batch: int, epochs: int, seed: int) -> None:
+        if not examples:
+            raise DataError(
+                Problem(
+                    "L3-DLG-004",
+                    "dataset",
+                    "there are no examples to train on",
+                    fix="raise the number of prompts, samples or demonstrations",
+                )
+            )
+        self._examples, self._batch, self._epochs, self._seed = examples, batch, epochs, seed
+        self.steps = -(-len(examples) * epochs // batch)
+
+    def examples(self, step: int) -> list[T]:
+        """The examples of one step."""
+        count = len(self._examples)
+        stream = range(step * self._batch, min((step + 1) * self._batch, count * self._epochs))
+        orders = {epoch: self._order(epoch) for epoch in {position // count for position in stream}}
+        return [self._examples[orders[position // count][position % count]] for position in stream]
+
+    def _order(self, epoch: int) -> np.ndarray:
+        return np.random.default_rng([self._seed, epoch]).permutation(len(self._examples))
+
+
+def read_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a JSONL file. Raises DataError with the line's number for anything that is not an object."""
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise DataError(Problem("L3-DLG-005", f"{path.name}:{number}", "not JSON", str(error))) from None
+            if not isinstance(row, dict):
+                raise DataError(Problem("L3-DLG-005", f"{path.name}:{number}", "not a JSON object"))
+            yield row
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write a JSONL file; equal rows give equal bytes."""
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+
+def _answer(span: Span) -> Segment:
+    return Segment(span.ids, parent=0, is_target=True, per_target={"is_format": span.is_format})
+
+
+def _messages(messages: Sequence[Mapping[str, str]], where: str) -> list[Message]:
+    try:
+        return [Message(message["role"], message["content"]) for message in messages]
+    except (KeyError, TypeError) as error:
+        raise DataError(
+            Problem("L3-DLG-006", where, "messages must be objects with role and content", repr(error))
+        ) from None

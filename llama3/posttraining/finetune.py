@@ -1,0 +1,275 @@
+"""The stages `sft` and `prefer`: train a checkpoint with the algorithm that the config names.
+
+    sft:     base checkpoint + dialogs      -> checkpoint     (paper 4.1.3)
+    prefer:  sft checkpoint + preferences   -> checkpoint     (paper 4.1.4)
+
+The algorithm's spec says what data it eats and which services it needs; both are looked up here in tables, so that
+another algorithm is a change of config.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict
+
+from llama3.artifacts import Artifact, StageOutput
+from llama3.config.schema import Config, OptimizerSection, PreferSection, SFTSection, Slot
+from llama3.errors import ConfigError, DataError, Problem
+from llama3.model.transformer import Transformer
+from llama3.model.weights import load_model
+from llama3.plugins.registry import discover
+from llama3.plugins.specs import AlgorithmSpec, Need
+from llama3.posttraining.checkpoints import save_checkpoint
+from llama3.posttraining.datasets import (
+    Epochs,
+    PairExample,
+    PromptExample,
+    dialog_example,
+    pair_example,
+    prompt_ids,
+    read_rows,
+)
+from llama3.posttraining.reference import CachedReference
+from llama3.posttraining.sampling import build_reward, task_messages
+from llama3.posttraining.services import (
+    ModelScorer,
+    OpenGenerate,
+    RolloutSampler,
+    TextRewarder,
+    build_services,
+    chunks,
+)
+from llama3.posttraining.tasks import Task
+from llama3.tokenizer import Tokenizer
+from llama3.training.algorithm import Algorithm, Scorer
+from llama3.training.checkpoint import CheckpointStore
+from llama3.training.loop import train
+from llama3.training.metrics import Reporter
+from llama3.training.parallel import GlobalStats, Parallel, ParallelContext
+from llama3.training.schedule import Schedule
+
+
+class SFTOptions(BaseModel):
+    """The section and the seed of the order of examples."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    sft: SFTSection
+    seed: int
+    device: str = "cpu"
+
+    @classmethod
+    def of(cls, config: Config) -> SFTOptions:
+        """From the whole config."""
+        return cls(sft=config.post_training.sft, seed=config.run.seed, device=device_of(config))
+
+
+class PreferOptions(BaseModel):
+    """The section, the algorithm, and the rewards (for algorithms that sample)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    prefer: PreferSection
+    algorithm: Slot
+    rewards: tuple[Slot, ...]
+    seed: int
+    device: str = "cpu"
+
+    @classmethod
+    def of(cls, config: Config) -> PreferOptions:
+        """From the whole config."""
+        post = config.post_training
+        return cls(
+            prefer=post.prefer,
+            algorithm=post.algorithm,
+            rewards=tuple(post.rewards),
+            seed=config.run.seed,
+            device=device_of(config),
+        )
+
+
+def device_of(config: Config) -> str:
+    """The device that `run.device` means on this machine."""
+    if config.run.device != "auto":
+        return config.run.device
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def sft(inputs: Mapping[str, Artifact], options: SFTOptions, out: StageOutput) -> None:
+    """Finetune `checkpoint` (the base model) on `dialogs`. Raises DataError for bad or missing dialogs, all at once."""
+    job = Finetuning("sft", inputs, options.sft.algorithm, options.sft, options.seed, options.device, out)
+    job.require("dialogs")
+    rows = list(read_rows(inputs["dialogs"].file("dialogs.jsonl")))
+    examples = _each(rows, lambda row, where: dialog_example(job.tokenizer, row["messages"], where))
+    job.run(examples, {}, epochs=options.sft.epochs, batch=options.sft.batch)
+
+
+def prefer(
+    inputs: Mapping[str, Artifact], options: PreferOptions, out: StageOutput, *, open_generate: OpenGenerate
+) -> None:
+    """Train `checkpoint` (the sft model, also the reference) on the pairs or the prompts of `preferences`."""
+    section = options.prefer
+    job = Finetuning("prefer", inputs, options.algorithm, section, options.seed, options.device, out)
+    data = job.require("pairs", "prompts")
+    source = inputs["preferences"]
+    makers: dict[Need, Callable[[], Any]] = {"reference": job.frozen}
+    examples: Sequence[Any]
+    if data == "pairs":
+        rows = list(read_rows(source.file("preferences.jsonl")))
+        examples = _each(rows, lambda row, where: _pair(job.tokenizer, row, where))
+        makers["reference"] = lambda: job.cached_reference(examples)
+    else:
+        tasks = [Task.from_json(row) for row in read_rows(source.file("prompts.jsonl"))]
+        examples = [PromptExample(prompt_ids(job.tokenizer, task_messages(t)), i) for i, t in enumerate(tasks)]
+        reward = build_reward(options.rewards)
+        makers["rollouts"] = lambda: RolloutSampler(
+            open_generate(job.model),
+            job.tokenizer.stop_ids,
+            max_tokens=section.max_tokens,
+            temperature=section.temperature,
+            top_p=section.top_p,
+        )
+        makers["reward"] = lambda: TextRewarder(reward, job.tokenizer, [task.to_json() for task in tasks])
+    job.run(examples, makers, epochs=section.epochs, batch=section.batch)
+
+
+@dataclass
+class Finetuning:
+    """One training stage: what it starts from, and how it runs and saves."""
+
+    stage: str
+    inputs: Mapping[str, Artifact]
+    slot: Slot
+    section: OptimizerSection
+    seed: int
+    device: str
+    out: StageOutput
+
+    @cached_property
+    def spec(self) -> AlgorithmSpec:
+        spec = discover().spec("algorithms", self.slot.name)
+        assert isinstance(spec, AlgorithmSpec)
+        return spec
+
+    @cached_property
+    def algorithm(self) -> Algorithm:
+        algorithm: Algorithm = discover().build("algorithms", self.slot.name, self.slot.options)
+        return algorithm
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        return Tokenizer.load(self.inputs["checkpoint"].path)
+
+    @cached_property
+    def model(self) -> Transformer:
+        return load_model(self.inputs["checkpoint"].path, device=self.device)
+
+    def require(self, *kinds: str) -> str:
+        """The kind of data that the algorithm eats. Raises ConfigError when this stage has no such data."""
+        if self.spec.data not in kinds:
+            raise ConfigError(
+                Problem(
+                    "L3-FIN-001",
+                    f"stage {self.stage}",
+                    f"the algorithm {self.slot.name!r} trains on {self.spec.data}",
+                    f"this stage has {' or '.join(kinds)}",
+                    "choose another algorithm",
+                )
+            )
+        return self.spec.data
+
+    def run(
+        self, examples: Sequence[Any], makers: Mapping[Need, Callable[[], Any]], *, epochs: int, batch: int
+    ) -> None:
+        """Train and write the checkpoint."""
+        self._refuse_long(examples)
+        dataset = Epochs(examples, batch=batch, epochs=epochs, seed=self.seed)
+        parallel = Parallel(ParallelContext(torch.device(self.device)))
+        services = build_services(
+            self.slot.name,
+            self.spec.needs,
+            makers,
+            policy=self.scorer(self.model),
+            stats=GlobalStats(parallel.context),
+            tokenizer=self.tokenizer,
+        )
+        section = self.section
+        with self.out.progress(self.stage, dataset.steps) as task:
+            progress = train(
+                self.model,
+                self.algorithm,
+                dataset,
+                options=section,
+                schedule=Schedule(section.lr, section.final_lr, section.warmup, dataset.steps),
+                seed=self.seed,
+                parallel=parallel,
+                needs=self.spec.needs,
+                services=services,
+                store=CheckpointStore(self.out.scratch / "checkpoints"),
+                identity={"stage": self.stage, **{role: artifact.hash for role, artifact in self.inputs.items()}},
+                reporter=Reporter(self.stage, progress=lambda steps, shown: task.advance(steps, **shown)),
+            )
+        facts = {"stage": self.stage, "algorithm": self.slot.model_dump(), "examples": len(examples)}
+        save_checkpoint(self.out.path, self.model, self.tokenizer, facts)
+        self.out.metrics |= {"examples": len(examples), "steps": progress.step, "tokens": progress.tokens}
+        self.out.metrics |= {name: round(value, 6) for name, value in progress.metrics.items()}
+
+    def scorer(self, model: Transformer) -> Scorer:
+        """Log-probs as the loop computes them: same precision, same microbatches."""
+        section = self.section
+        return ModelScorer(model, microbatch_tokens=section.microbatch_tokens, precision=section.precision)
+
+    def frozen(self) -> Scorer:
+        """The checkpoint that training starts from, as it stays."""
+        folder = self.inputs["checkpoint"].path
+        return self.scorer(load_model(folder, device=self.device).requires_grad_(False))
+
+    def cached_reference(self, examples: Sequence[PairExample]) -> Scorer:
+        """Reference log-probs of all pairs, computed before training and kept across kills."""
+        identity = f"{self.inputs['checkpoint'].hash}/{self.section.precision}/{self.device}"
+        reference = CachedReference(self.out.scratch / "reference.safetensors", identity, self.frozen)
+        with self.out.progress("reference log-probs", len(examples)) as task:
+            for chunk in chunks(examples, 64):
+                reference.logps(self.algorithm.collate(chunk).to(self.device))
+                task.advance(len(chunk))
+        reference.save()
+        return reference
+
+    def _refuse_long(self, examples: Sequence[Any]) -> None:
+        limit = self.model.config.max_seq_len
+        long = [index for index, example in enumerate(examples) if example.num_tokens > limit]
+        if long:
+            raise DataError(
+                Problem(
+                    "L3-FIN-002",
+                    f"example {long[0]}",
+                    f"{len(long)} of {len(examples)} examples have over {limit} tokens",
+                    "the model was not made for longer contexts",
+                    "shorten them or raise model.max_seq_len",
+                )
+            )
+
+
+def _pair(tokenizer: Tokenizer, row: Mapping[str, Any], where: str) -> PairExample:
+    return pair_example(tokenizer, row["messages"], row["chosen"], row["rejected"], where)
+
+
+def _each(rows: Sequence[Mapping[str, Any]], make: Callable[[Mapping[str, Any], str], Any]) -> list[Any]:
+    """Make an example of every row. Raises DataError with the problems of all bad rows."""
+    examples, problems = [], []
+    for number, row in enumerate(rows, 1):
+        where = f"row {number} ({row.get('id', 'no id')})"
+        try:
+            examples.append(make(row, where))
+        except DataError as error:
+            problems += error.problems
+        except KeyError as error:
+            problems.append(Problem("L3-DLG-007", where, f"the field {error} is missing"))
+    if problems:
+        raise DataError(problems)
+    return examples

@@ -1,0 +1,88 @@
+"""The stage `preferences`: pairs of a passing and a failing answer of the current model to the same prompt.
+
+Pairs are close to the policy because the policy wrote both sides (paper 4.1.4). A prompt whose answers all pass, or
+all fail, teaches no preference: it is skipped and counted.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from llama3.artifacts import Artifact, StageOutput
+from llama3.config.schema import Config
+from llama3.errors import DataError, Problem
+from llama3.model.weights import load_model
+from llama3.posttraining.datasets import write_rows
+from llama3.posttraining.sampling import (
+    Sampled,
+    SamplingOptions,
+    build_reward,
+    sample_tasks,
+    sampling_metrics,
+    task_messages,
+)
+from llama3.posttraining.services import OpenGenerate
+from llama3.tokenizer import Tokenizer
+
+
+class PreferencesOptions(SamplingOptions):
+    """Sampling; the pairs follow from it."""
+
+    @classmethod
+    def of(cls, config: Config, round_: int = 1) -> PreferencesOptions:
+        """From the whole config; each round draws other tasks, and other ones than `reject`."""
+        return cls(
+            **cls.fields_of(config.post_training.prefer),
+            rewards=tuple(config.post_training.rewards),
+            seed=config.run.seed * 1000 + 2 * round_ + 1,
+        )
+
+
+def preferences(
+    inputs: Mapping[str, Artifact], options: PreferencesOptions, out: StageOutput, *, open_generate: OpenGenerate
+) -> None:
+    """Write preferences.jsonl, prompts.jsonl (the tasks, for algorithms that sample themselves) and samples.jsonl.
+
+    Raises DataError (L3-PRF-001) when no prompt has both a passing and a failing answer.
+    """
+    folder = inputs["checkpoint"].path
+    tokenizer, reward = Tokenizer.load(folder), build_reward(options.rewards)
+    tasks = reward.tasks("train", options.prompts, options.seed)
+    sampled = sample_tasks(open_generate(load_model(folder)), tokenizer, reward, tasks, options, out)
+    pairs = [pair for row in sampled if (pair := make_pair(row)) is not None]
+    if not pairs:
+        raise DataError(
+            Problem("L3-PRF-001", "preferences", f"none of {len(sampled)} prompts has a passing and a failing answer",
+                    "pairs need both", "raise post_training.prefer.samples or prompts, or the temperature")
+        )  # fmt: skip
+    write_rows(out.path / "preferences.jsonl", pairs)
+    write_rows(out.path / "prompts.jsonl", [task.to_json() for task in tasks])
+    write_rows(out.path / "samples.jsonl", [line for row in sampled for line in row.rows()])
+    skipped = Counter(_skipped(row) for row in sampled if make_pair(row) is None)
+    out.metrics |= sampling_metrics(sampled) | {"pairs": len(pairs), "skipped": dict(sorted(skipped.items()))}
+
+
+def make_pair(row: Sampled) -> dict[str, Any] | None:
+    """The best passing answer against the most likely failing one, the mistake the model most needs to unlearn."""
+    ranked = row.ranked()
+    passing = [sample for sample in ranked if sample.passed]
+    failing = [sample for sample in ranked if not sample.passed]
+    if not passing or not failing:
+        return None
+    rejected = max(failing, key=lambda sample: sample.mean_logp)
+    return {
+        "id": row.task.id,
+        "messages": task_messages(row.task),
+        "chosen": passing[0].text,
+        "rejected": rejected.text,
+        "rewards": [passing[0].reward, rejected.reward],
+    }
+
+
+def _skipped(row: Sampled) -> str:
+    ranked = row.ranked()
+    if not ranked:
+        return "not_scorable"
+    return "all_passed" if ranked[-1].passed else "all_failed"

@@ -1,0 +1,80 @@
+"""The stage `reject`: rejection sampling (paper 4.2.2). The best verified of K answers becomes training data.
+
+A base model passes almost nothing, so the rewards' own worked examples are mixed in: the part that human-written and
+synthetic dialogs play in the paper's mix. Prompts and demonstrations are distinct tasks of the training split.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from llama3.artifacts import Artifact, StageOutput
+from llama3.config.schema import Config
+from llama3.errors import DataError, Problem
+from llama3.model.weights import load_model
+from llama3.posttraining.datasets import write_rows
+from llama3.posttraining.sampling import (
+    Sampled,
+    SamplingOptions,
+    build_reward,
+    sample_tasks,
+    sampling_metrics,
+    task_messages,
+)
+from llama3.posttraining.services import OpenGenerate
+from llama3.posttraining.tasks import Task
+from llama3.tokenizer import Tokenizer
+
+
+class RejectOptions(SamplingOptions):
+    """Sampling, and how many worked examples are mixed in."""
+
+    demonstrations: int
+
+    @classmethod
+    def of(cls, config: Config, round_: int = 1) -> RejectOptions:
+        """From the whole config; each round draws other tasks."""
+        section = config.post_training.reject
+        return cls(
+            **cls.fields_of(section),
+            demonstrations=section.demonstrations,
+            rewards=tuple(config.post_training.rewards),
+            seed=config.run.seed * 1000 + 2 * round_,
+        )
+
+
+def reject(
+    inputs: Mapping[str, Artifact], options: RejectOptions, out: StageOutput, *, open_generate: OpenGenerate
+) -> None:
+    """Write dialogs.jsonl (what to learn) and samples.jsonl (every answer, the rejected ones too).
+
+    Raises DataError (L3-REJ-001) when nothing passed and there are no demonstrations.
+    """
+    folder = inputs["checkpoint"].path
+    tokenizer, reward = Tokenizer.load(folder), build_reward(options.rewards)
+    tasks = reward.tasks("train", options.demonstrations + options.prompts, options.seed)
+    demonstrations, asked = tasks[: options.demonstrations], tasks[options.demonstrations :]
+    sampled = sample_tasks(open_generate(load_model(folder)), tokenizer, reward, asked, options, out)
+    dialogs = [_dialog(task, task.reference, "demonstration") for task in demonstrations]
+    dialogs += [_dialog(row.task, row.ranked()[0].text, "rejection_sampling") for row in sampled if _accepted(row)]
+    if not dialogs:
+        raise DataError(
+            Problem("L3-REJ-001", "reject", f"none of {len(sampled) * options.samples} answers passed",
+                    "there is nothing to learn from", "set post_training.reject.demonstrations above 0")
+        )  # fmt: skip
+    write_rows(out.path / "dialogs.jsonl", dialogs)
+    write_rows(out.path / "samples.jsonl", [line for row in sampled for line in row.rows()])
+    sources = Counter(dialog["source"] for dialog in dialogs)
+    out.metrics |= sampling_metrics(sampled) | {"dialogs": dict(sorted(sources.items()))}
+
+
+def _accepted(row: Sampled) -> bool:
+    ranked = row.ranked()
+    return bool(ranked) and ranked[0].passed
+
+
+def _dialog(task: Task, answer: str, source: str) -> dict[str, Any]:
+    messages = [*task_messages(task), {"role": "assistant", "content": answer}]
+    return {"id": task.id, "source": source, "messages": messages}

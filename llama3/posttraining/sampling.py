@@ -1,0 +1,168 @@
+"""Samples of a checkpoint: K answers to each task, scored. What `reject` and `preferences` both start from."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from llama3.artifacts import StageOutput
+from llama3.config.schema import PreferSection, RejectSection, Slot
+from llama3.plugins.registry import discover
+from llama3.posttraining.datasets import prompt_ids
+from llama3.posttraining.rewards import CombinedReward
+from llama3.posttraining.services import Generate, answer_text, chunks
+from llama3.posttraining.tasks import Task
+from llama3.tokenizer import Tokenizer
+
+PASS = 1.0
+"""The reward from which an answer counts as verified (llama3.posttraining.rewards: "fully right")."""
+_CHUNK = 64
+"""Prompts sampled between two updates of the progress bar."""
+
+
+class SamplingOptions(BaseModel):
+    """How prompts are answered. `seed` draws the prompts and the answers."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    prompts: int
+    samples: int
+    temperature: float
+    top_p: float
+    max_tokens: int
+    rewards: tuple[Slot, ...]
+    seed: int
+
+    @staticmethod
+    def fields_of(section: RejectSection | PreferSection) -> dict[str, Any]:
+        """The fields that a config section shares with these options."""
+        names = ("prompts", "samples", "temperature", "top_p", "max_tokens")
+        return {name: getattr(section, name) for name in names}
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One answer. `reward` is NaN when it cannot be scored; `mean_logp` is per token, in nats."""
+
+    text: str
+    reward: float
+    mean_logp: float
+    finish_reason: str
+
+    @property
+    def passed(self) -> bool:
+        return self.reward >= PASS
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """A task and its K answers, in the order in which they were drawn."""
+
+    task: Task
+    samples: tuple[Sample, ...]
+
+    def ranked(self) -> list[Sample]:
+        """Scorable answers, best first: by reward, then by mean log-prob, then as drawn."""
+        known = [sample for sample in self.samples if not math.isnan(sample.reward)]
+        return sorted(known, key=lambda sample: (-sample.reward, -sample.mean_logp))
+
+    def rows(self) -> list[dict[str, Any]]:
+        """JSON rows for samples.jsonl; a reward that is not known is null."""
+        return [
+            {
+                "id": self.task.id,
+                "family": self.task.family,
+                "prompt": self.task.prompt,
+                "answer": sample.text,
+                "reward": None if math.isnan(sample.reward) else sample.reward,
+                "mean_logp": round(sample.mean_logp, 6),
+                "finish_reason": sample.finish_reason,
+            }
+            for sample in self.samples
+        ]
+
+
+def build_reward(slots: Sequence[Slot]) -> CombinedReward:
+    """The rewards named in the config, by their plugins."""
+    registry = discover()
+    return CombinedReward({slot.name: registry.build("rewards", slot.name, slot.options) for slot in slots})
+
+
+def sample_tasks(
+    generate: Generate,
+    tokenizer: Tokenizer,
+    reward: CombinedReward,
+    tasks: Sequence[Task],
+    options: SamplingOptions,
+    out: StageOutput,
+) -> list[Sampled]:
+    """`options.samples` scored answers to every task, in order."""
+    sampled: list[Sampled] = []
+    with out.progress("sample", len(tasks)) as progress:
+        for chunk in chunks(tasks, _CHUNK):
+            prompts = [prompt_ids(tokenizer, task_messages(task)).tolist() for task in chunk]
+            completions = generate(
+                prompts,
+                n=options.samples,
+                max_tokens=options.max_tokens,
+                temperature=options.temperature,
+                top_p=options.top_p,
+                seed=options.seed,
+                stop_ids=tokenizer.stop_ids,
+            )
+            texts = [[answer_text(tokenizer, answer.ids) for answer in answers] for answers in completions]
+            scores = iter(_scores(reward, chunk, texts))
+            sampled += [
+                Sampled(
+                    task,
+                    tuple(
+                        Sample(text, next(scores), _mean(answer.logps), answer.finish_reason)
+                        for text, answer in zip(row, answers, strict=True)
+                    ),
+                )
+                for task, row, answers in zip(chunk, texts, completions, strict=True)
+            ]
+            progress.advance(len(chunk), **_shown(sampled))
+    return sampled
+
+
+def task_messages(task: Task) -> list[dict[str, str]]:
+    """The dialog that asks a task."""
+    return [{"role": "user", "content": task.prompt}]
+
+
+def sampling_metrics(sampled: Sequence[Sampled]) -> dict[str, Any]:
+    """Counts and pass rates, per family too. Deterministic: fit for a manifest."""
+    samples = [sample for row in sampled for sample in row.samples]
+    by_family: defaultdict[str, list[bool]] = defaultdict(list)
+    for row in sampled:
+        by_family[row.task.family] += [sample.passed for sample in row.samples]
+    return {
+        "prompts": len(sampled),
+        "samples": len(samples),
+        "passed": sum(sample.passed for sample in samples),
+        "not_scorable": sum(math.isnan(sample.reward) for sample in samples),
+        "finish_reasons": dict(sorted(Counter(sample.finish_reason for sample in samples).items())),
+        "prompts_passed": sum(any(sample.passed for sample in row.samples) for row in sampled),
+        "pass_rate": {family: round(_mean(passes), 4) for family, passes in sorted(by_family.items())},
+    }
+
+
+def _scores(reward: CombinedReward, tasks: Sequence[Task], texts: Sequence[Sequence[str]]) -> list[float]:
+    flat = [(task, text) for task, row in zip(tasks, texts, strict=True) for text in row]
+    rows = {task.id: task.to_json() for task in tasks}
+    prompts, examples = [task.prompt for task, _ in flat], [rows[task.id] for task, _ in flat]
+    return reward.score(prompts, [text for _, text in flat], examples).total
+
+
+def _shown(sampled: Sequence[Sampled]) -> Mapping[str, float]:
+    return {"passed": round(_mean([sample.passed for row in sampled for sample in row.samples]), 3)}
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else 0.0

@@ -1,0 +1,219 @@
+"""What the core gives an algorithm in `prepare`: log-probs of policy and reference, rollouts, rewards, statistics.
+
+`build_services` makes only what the algorithm's spec names under `needs`; asking for anything else is an error that
+says so.
+
+Shape suffixes: T tokens, M targets, S segments, R trees (llama3.model.batch).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from llama3.errors import PluginError, Problem
+from llama3.model.batch import Batch, Segment, Tree
+from llama3.model.score import score
+from llama3.plugins.specs import Need
+from llama3.posttraining.rewards import CombinedReward, Example
+from llama3.training.algorithm import Rewarder, Sampler, Scorer, Stats, ValueModel
+from llama3.training.microbatch import cut
+
+if TYPE_CHECKING:
+    from llama3.tokenizer import Tokenizer
+
+T = TypeVar("T")
+
+
+class Completion(Protocol):
+    """One sampled answer: token ids (the stop token included, when there was one) with their log-probs."""
+
+    @property
+    def ids(self) -> Sequence[int]: ...
+
+    @property
+    def logps(self) -> Sequence[float]: ...
+
+    @property
+    def finish_reason(self) -> str: ...
+
+
+class Generate(Protocol):
+    """Samples from a model; the inference engine implements it. `n` answers per prompt, which share its cache pages."""
+
+    def __call__(
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        n: int,
+        max_tokens: int,
+        temperature: float,
+        top_p: float,
+        seed: int,
+        stop_ids: frozenset[int],
+    ) -> Sequence[Sequence[Completion]]: ...
+
+
+OpenGenerate = Callable[[nn.Module], Generate]
+"""Makes a sampler that reads the module's weights at every call, so that it follows training."""
+
+
+class ModelScorer:
+    """Log-probs by a model as it stands, in microbatches, without gradient."""
+
+    def __init__(
+        self, model: nn.Module, *, microbatch_tokens: int = 8192, precision: Literal["fp32", "bf16"] = "fp32"
+    ) -> None:
+        self.model, self.microbatch_tokens, self.precision = model, microbatch_tokens, precision
+
+    @torch.no_grad()
+    def logps(self, batch: Batch) -> Tensor:
+        """Log-probs (M,) of the targets, fp32."""
+        logps_M = torch.empty(batch.num_targets, device=batch.tokens_T.device)
+        rows_M = torch.arange(batch.num_targets, device=batch.tokens_T.device)
+        for part in cut(batch.with_(per_target={"row": rows_M}), self.microbatch_tokens):
+            with torch.autocast(batch.tokens_T.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+                scored = score(self.model, part, {"logps"})
+            logps_M[part.per_target["row"]] = scored.logps_M
+        return logps_M
+
+
+class RolloutSampler:
+    """Answers of the current policy as trees (the `Sampler` of llama3.training.algorithm)."""
+
+    def __init__(
+        self, generate: Generate, stop_ids: frozenset[int], *, max_tokens: int, temperature: float, top_p: float = 1.0
+    ) -> None:
+        self._generate = generate
+        self._settings: dict[str, Any] = {
+            "max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "stop_ids": stop_ids,
+        }  # fmt: skip
+
+    def rollouts(self, prompts: Batch, samples: int) -> Batch:
+        """[prompt] <- [answer 1] ... [answer n] for each root of `prompts`; per_tree columns are kept.
+
+        The seed comes from torch's generator, which the loop seeds by step: a resumed run samples the same.
+        """
+        ids_R = [segment.tolist() for segment in _segments(prompts)]
+        seed = int(torch.randint(2**62, ()))
+        completions = self._generate(ids_R, n=samples, seed=seed, **self._settings)
+        trees = [
+            Tree([Segment(ids), *map(_answer_segment, answers)])
+            for ids, answers in zip(ids_R, completions, strict=True)
+        ]
+        batch = Batch.of_trees(trees).to(prompts.tokens_T.device)
+        return batch.with_(per_tree=prompts.per_tree)
+
+
+class TextRewarder:
+    """Scores a batch's answers as text (the `Rewarder` of llama3.training.algorithm).
+
+    `examples` is the table that per_tree["example"] points into.
+    """
+
+    def __init__(self, reward: CombinedReward, tokenizer: Tokenizer, examples: Sequence[Example]) -> None:
+        self._reward, self._tokenizer, self._examples = reward, tokenizer, examples
+
+    def score(self, batch: Batch) -> Batch:
+        """Add per_segment["reward"] and ["reward/<name>"]: NaN for prompts and for what cannot be scored."""
+        answers = batch.segment_M.unique().tolist()
+        segments = _segments(batch)
+        texts = [answer_text(self._tokenizer, segments[segment].tolist()) for segment in answers]
+        numbers = batch.per_tree["example"][batch.tree_S].tolist()
+        examples = [self._examples[numbers[segment]] for segment in answers]
+        scores = self._reward.score([str(example.get("prompt", "")) for example in examples], texts, examples)
+        columns = {"reward": scores.total} | {f"reward/{name}": part for name, part in scores.parts.items()}
+        return batch.with_(per_segment={name: self._column(batch, answers, x) for name, x in columns.items()})
+
+    def _column(self, batch: Batch, segments: Sequence[int], values: Sequence[float]) -> Tensor:
+        column_S = torch.full((batch.num_segments,), float("nan"), device=batch.tokens_T.device)
+        column_S[list(segments)] = torch.tensor(values, device=batch.tokens_T.device)
+        return column_S
+
+
+def answer_text(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
+    """The text of an answer, without the stop token it may end with."""
+    return tokenizer.decode(np.asarray(ids[:-1] if ids and ids[-1] in tokenizer.stop_ids else ids, dtype=np.uint32))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunServices:
+    """The services of one training stage (`Services`); those not built raise PluginError when asked for."""
+
+    policy: Scorer
+    stats: Stats
+    tokenizer: Tokenizer
+    built: Mapping[Need, Any]
+
+    @property
+    def sampler(self) -> Sampler:
+        return self._get("rollouts")
+
+    @property
+    def reward(self) -> Rewarder:
+        return self._get("reward")
+
+    @property
+    def reference(self) -> Scorer:
+        return self._get("reference")
+
+    @property
+    def value(self) -> ValueModel:
+        return self._get("value")
+
+    @property
+    def teacher(self) -> Scorer:
+        return self._get("teacher")
+
+    def _get(self, need: Need) -> Any:
+        if need not in self.built:
+            raise PluginError(
+                Problem("L3-SVC-001", "algorithm", f"it asks for a service that its spec does not name: {need!r}",
+                        fix=f'add "{need}" to `needs` of its AlgorithmSpec')
+            )  # fmt: skip
+        return self.built[need]
+
+
+def build_services(
+    algorithm: str,
+    needs: frozenset[Need],
+    makers: Mapping[Need, Callable[[], Any]],
+    *,
+    policy: Scorer,
+    stats: Stats,
+    tokenizer: Tokenizer,
+) -> RunServices:
+    """Call the maker of every need. Raises PluginError, before any work, for a need that has no maker."""
+    if missing := sorted(needs - set(makers)):
+        raise PluginError(
+            Problem("L3-SVC-002", f"algorithm {algorithm}", f"this stage cannot supply {', '.join(missing)}",
+                    f"it has {', '.join(sorted(makers)) or 'no services'}", "choose another algorithm")
+        )  # fmt: skip
+    return RunServices(
+        policy=policy, stats=stats, tokenizer=tokenizer, built={need: makers[need]() for need in sorted(needs)}
+    )
+
+
+def _segments(batch: Batch) -> Sequence[Tensor]:
+    """The token ids of each segment."""
+    return batch.tokens_T.split(batch.lengths_S.tolist())
+
+
+def _answer_segment(answer: Completion) -> Segment:
+    return Segment(
+        answer.ids,
+        parent=0,
+        is_target=True,
+        per_target={"sample_logps": answer.logps},
+        per_segment={"finish_reason": int(answer.finish_reason == "length")},
+    )
+
+
+def chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """Consecutive pieces of at most `size` items."""
+    return (items[start : start + size] for start in range(0, len(items), size))
