@@ -11,14 +11,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from llama3.inference.engine import Completion, Engine, Sampling
+    from llama3.inference.engine import Completion, Engine
     from llama3.inference.kv_pool import KvPool
     from llama3.inference.llama import Llama
+    from llama3.inference.sampling import Sampling
 
 _HOME = {
     "KvPool": "kv_pool",
     "Engine": "engine",
-    "Sampling": "engine",
+    "Sampling": "sampling",
     "Completion": "engine",
     "Llama": "llama",
 }

@@ -1,0 +1,186 @@
+"""`PagedCache`: the keys and values of running sequences in blocks, and the attention that reads them.
+
+The transformer calls `attend` (the `KVCache` protocol of llama3.model.attention): new keys and values are written to
+the slots that the pool gave out, then each sequence's blocks are gathered through its line of the block table and
+attended to. Plain torch, any device; the query group of GQA is folded into the query length, so that keys and values
+are never repeated.
+
+Legend: T new tokens of all sequences; of a group of sequences that are attended together: B sequences, N new tokens
+each (padded), X keys each (whole blocks), P blocks each; K key-value heads, G query heads per key-value head,
+C channels per head.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from llama3.inference.kv_pool import KvPool
+from llama3.model.config import ModelConfig
+
+Ints = npt.NDArray[np.int64]
+
+KEYS_TOGETHER = 255
+"""Sequences up to this length are padded to each other; longer ones only up to the next power of two."""
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Where a group's queries stand among the T new tokens.
+
+    queries: index in T of the B * N queries; padding repeats a sequence's last token
+    real: which of them are no padding; targets: the index in T of those
+    """
+
+    queries: Tensor
+    real: Tensor
+    targets: Tensor
+
+
+@dataclass(frozen=True)
+class _Group:
+    """B sequences attended together, padded to N new tokens and P blocks; `size` is (B, N).
+
+    blocks: the blocks of each sequence, B * P of them
+    sees_B1QX: which keys each query sees; Q = G * N
+    places: None if the queries are all T tokens in order, one of each sequence
+    """
+
+    size: tuple[int, int]
+    blocks: Tensor
+    sees_B1QX: Tensor
+    places: _Places | None
+
+
+class PagedCache:
+    """Keys and values of all blocks of a pool, [2, layers, blocks, block_size, K, C], and the plan of the next forward.
+
+    `plan` says which tokens of which rows come next; every layer's `attend` then follows it.
+    """
+
+    def __init__(self, config: ModelConfig, pool: KvPool, *, dtype: torch.dtype, device: torch.device) -> None:
+        self.pool = pool
+        self.group = config.n_heads // config.n_kv_heads
+        shape = (2, config.n_layers, pool.num_blocks, pool.block_size, config.n_kv_heads, config.head_dim)
+        self.kv = _zeros(shape, dtype, device)
+        self._groups: list[_Group] = []
+        self._slots_T = torch.empty(0, dtype=torch.int64)
+
+    @staticmethod
+    def block_bytes(config: ModelConfig, block_size: int, dtype: torch.dtype) -> int:
+        """Bytes of one block over all layers."""
+        return 2 * config.n_layers * block_size * config.n_kv_heads * config.head_dim * dtype.itemsize
+
+    def plan(self, rows: Ints, starts: Ints, ends: Ints) -> Tensor:
+        """The next forward computes the tokens `starts[i]` to `ends[i]` (exclusive) of row `rows[i]`, back to back;
+        those before are in the cache. Copies the blocks that forks have to own first. Returns the positions, int64[T].
+        """
+        self._copy_blocks()
+        positions_T = _ranges(starts, ends)
+        row_T = np.repeat(rows, ends - starts)
+        size = self.pool.block_size
+        slots_T = self.pool.block_table[row_T, positions_T // size].astype(np.int64) * size + positions_T % size
+        self._slots_T = self._tensor(slots_T)
+        self._groups = self._plan_groups(rows, ends, ends - starts)
+        return self._tensor(positions_T)
+
+    def attend(self, layer: int, q_TKGC: Tensor, k_TKC: Tensor, v_TKC: Tensor) -> Tensor:
+        """Stores the new keys and values, then attends each new token to its sequence up to itself."""
+        keys, values = self.kv[0, layer], self.kv[1, layer]
+        keys.flatten(0, 1).index_copy_(0, self._slots_T, k_TKC.to(keys.dtype))
+        values.flatten(0, 1).index_copy_(0, self._slots_T, v_TKC.to(values.dtype))
+        q_TKGC = q_TKGC.to(keys.dtype)
+        o_TKGC = torch.empty_like(q_TKGC, memory_format=torch.contiguous_format)
+        for group in self._groups:
+            if group.places is None:
+                return _attend(group, q_TKGC, keys, values)
+            o = _attend(group, q_TKGC.index_select(0, group.places.queries), keys, values)
+            o_TKGC.index_copy_(0, group.places.targets, o.index_select(0, group.places.real))
+        return o_TKGC
+
+    def wipe(self) -> None:
+        """Zero all keys and values: what a failed forward left behind may not be a number."""
+        self.kv.zero_()
+
+    def _plan_groups(self, rows: Ints, lens: Ints, new: Ints) -> list[_Group]:
+        """Sequences of about equal numbers of new tokens and of keys are padded to the longest and
+        attended together."""
+        first = np.cumsum(new) - new
+        members: dict[tuple[int, int], list[int]] = defaultdict(list)
+        for index, (count, length) in enumerate(zip(new.tolist(), lens.tolist(), strict=True)):
+            members[_padded(count), max(KEYS_TOGETHER, length - 1).bit_length()].append(index)
+        if len(members) == 1 and (new == 1).all():
+            return [self._group(rows, lens, new, None)]
+        return [self._group(rows[chosen], lens[chosen], new[chosen], first[chosen]) for chosen in members.values()]
+
+    def _group(self, rows: Ints, lens: Ints, new: Ints, first_B: Ints | None) -> _Group:
+        """`first_B`: index in T of each sequence's first query, or None as in `_Group.places`."""
+        blocks = -(-int(lens.max()) // self.pool.block_size)
+        # 0, the null block, pads the shorter rows.
+        blocks_BP = self.pool.block_table[rows, :blocks]
+        within_N = np.arange(new.max())
+        query_BN = np.minimum(within_N, new[:, None] - 1)
+        position_BN = (lens - new)[:, None] + query_BN
+        sees_BNX = np.arange(blocks * self.pool.block_size) <= position_BN[:, :, None]
+        places = None
+        if first_B is not None:
+            queries = (first_B[:, None] + query_BN).reshape(-1)
+            real = np.flatnonzero(within_N < new[:, None])
+            places = _Places(self._tensor(queries), self._tensor(real), self._tensor(queries[real]))
+        return _Group(
+            size=(len(rows), len(within_N)),
+            blocks=self._tensor(blocks_BP.reshape(-1)),
+            sees_B1QX=self._tensor(np.tile(sees_BNX, (1, self.group, 1))[:, None]),
+            places=places,
+        )
+
+    def _copy_blocks(self) -> None:
+        pairs = self.pool.take_copies()
+        if len(pairs):
+            source, target = self._tensor(pairs.astype(np.int64)).unbind(1)
+            # Indexing reads all sources before any target is written.
+            self.kv[:, :, target] = self.kv[:, :, source]
+
+    def _tensor(self, array: npt.NDArray[np.generic]) -> Tensor:
+        return torch.from_numpy(array).to(self.kv.device)
+
+
+def _attend(group: _Group, q_FKGC: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """F = B * N queries over their sequences' blocks -> o_FKGC."""
+    queries, key_heads, group_size, channels = q_FKGC.shape
+    size = (*group.size, key_heads, group_size, channels)
+    q_BKQC = q_FKGC.view(size).permute(0, 2, 3, 1, 4).flatten(2, 3)
+    # index_select copies whole blocks, several times faster than indexing.
+    k_BKXC, v_BKXC = (
+        x.index_select(0, group.blocks).view(size[0], -1, key_heads, channels).transpose(1, 2) for x in (keys, values)
+    )
+    o_BKQC = F.scaled_dot_product_attention(q_BKQC, k_BKXC, v_BKXC, attn_mask=group.sees_B1QX)
+    o_BNKGC = o_BKQC.unflatten(2, (group_size, size[1])).permute(0, 3, 1, 2, 4)
+    return o_BNKGC.reshape(queries, key_heads, group_size, channels)
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Zeros, because a weight of 0 on a value that is not a number would still spoil a sum. On the CPU they are
+    memory that the system supplies when it is first written, so a large cache costs nothing before it is used."""
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    return torch.from_numpy(np.zeros(math.prod(shape) * dtype.itemsize, np.uint8)).view(dtype).view(shape)
+
+
+def _padded(length: int) -> int:
+    """1, or rounded up by a third at most, so that few groups serve many lengths."""
+    step = 8 if length <= 32 else 1 << ((length - 1).bit_length() - 2)
+    return 1 if length == 1 else -(-length // step) * step
+
+
+def _ranges(starts: Ints, ends: Ints) -> Ints:
+    """start, start + 1, ... end - 1 of each pair, back to back."""
+    counts = ends - starts
+    return np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts - starts, counts)

@@ -1,0 +1,149 @@
+"""How the next token is drawn: temperature, top-k, top-p, and one random number per token that depends on nothing else.
+
+The random number of a token is a hash of (seed, prompt, number of the fork, index of the token). So an answer does not
+depend on which other requests run beside it, and the same seed gives the same answer.
+
+Legend: B sequences, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from llama3 import _core
+from llama3.errors import ConfigError, LlamaError, Problem
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How answers are drawn.
+
+    max_tokens: longest answer, its stop token included
+    temperature: 0 takes the likeliest token each time (the first of equals)
+    top_p: keep the likeliest tokens that together reach this probability; 1: all
+    top_k: keep this many of the likeliest tokens (and those equal to the last); 0: all
+    n: answers per prompt; answer i is the same whatever n is
+    stop_ids: an answer ends with the first of these it draws
+    """
+
+    max_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    n: int = 1
+    seed: int = 0
+    stop_ids: frozenset[int] = frozenset()
+
+    def __post_init__(self) -> None:
+        rules = [
+            (self.max_tokens >= 1, "max_tokens", "at least 1"),
+            (0 <= self.temperature < float("inf"), "temperature", "0 or more"),
+            (0 < self.top_p <= 1, "top_p", "above 0 and at most 1"),
+            (self.top_k >= 0, "top_k", "0 or more"),
+            (self.n >= 1, "n", "at least 1"),
+            (0 <= self.seed < 2**64, "seed", "from 0 to 2^64 - 1"),
+        ]
+        problems = [
+            Problem("L3-GEN-001", name, f"is {getattr(self, name)}", f"it must be {rule}", "change it")
+            for holds, name, rule in rules
+            if not holds
+        ]
+        if problems:
+            raise ConfigError(problems)
+
+
+@dataclass(frozen=True)
+class Draws:
+    """What B sequences sample with, one value each."""
+
+    temperature_B: npt.NDArray[np.float32]
+    top_p_B: npt.NDArray[np.float32]
+    top_k_B: npt.NDArray[np.int64]
+    uniform_B: npt.NDArray[np.float64]
+
+    @classmethod
+    def of(cls, samplings: list[Sampling], uniform_B: npt.NDArray[np.float64]) -> Draws:
+        return cls(
+            np.array([s.temperature for s in samplings], np.float32),
+            np.array([s.top_p for s in samplings], np.float32),
+            np.array([s.top_k for s in samplings], np.int64),
+            uniform_B,
+        )
+
+
+def draw(logits_BV: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+    """The next token of each sequence, int64[B], and its log-probability, float32[B].
+
+    The log-probability is the model's own: at temperature 1, before top-k and top-p. It equals what
+    `llama3.model.score.score` computes for the same token, so it serves as old log-probs; a policy that is scored at
+    another temperature takes them from `score`.
+    Raises LlamaError if a score is not a finite number.
+    """
+    logits_BV = logits_BV.float()
+    normalizer_B = logits_BV.logsumexp(-1)
+    if not bool(normalizer_B.isfinite().all()):
+        what = "the model's scores are not finite numbers"
+        raise LlamaError(Problem("L3-GEN-002", "generation", what, fix="use another checkpoint"))
+    ids_B = logits_BV.argmax(-1)
+    if draws.temperature_B.any():
+        device = logits_BV.device
+        temperature_B = torch.from_numpy(draws.temperature_B).to(device)
+        # Greedy rows take part with temperature 1 and are put back below.
+        scaled_BV = logits_BV / torch.where(temperature_B > 0, temperature_B, 1)[:, None]
+        scaled_BV = keep_likeliest(scaled_BV, draws.top_k_B, draws.top_p_B)
+        sampled_B = _inverse_cdf(scaled_BV, torch.from_numpy(draws.uniform_B).to(device))
+        ids_B = torch.where(temperature_B > 0, sampled_B, ids_B)
+    logps_B = logits_BV.gather(1, ids_B[:, None]).squeeze(1) - normalizer_B
+    return ids_B, logps_B
+
+
+def keep_likeliest(logits_BV: Tensor, top_k_B: npt.NDArray[np.int64], top_p_B: npt.NDArray[np.float32]) -> Tensor:
+    """The scores with -inf for tokens outside the top k, then outside the top p of what is left."""
+    if top_k_B.any():
+        wanted = np.where(top_k_B > 0, np.minimum(top_k_B, logits_BV.shape[1]), logits_BV.shape[1])
+        limited = top_k_B > 0
+        largest = logits_BV.topk(int(wanted[limited].max()), dim=-1).values
+        last = torch.from_numpy(np.where(limited, wanted, 1) - 1).to(logits_BV.device)
+        cut_B1 = largest.gather(1, last[:, None])
+        outside = (logits_BV < cut_B1) & torch.from_numpy(limited).to(logits_BV.device)[:, None]
+        logits_BV = logits_BV.masked_fill(outside, float("-inf"))
+    if (top_p_B < 1).any():
+        p_BV, order_BV = logits_BV.softmax(-1).sort(dim=-1, descending=True, stable=True)
+        # A token stays while those before it have not reached the share; so the likeliest always stays.
+        before_BV = p_BV.cumsum(-1) - p_BV
+        share_B1 = torch.from_numpy(top_p_B).to(logits_BV.device)[:, None]
+        drop_BV = (before_BV >= share_B1) & (share_B1 < 1)
+        outside = torch.empty_like(drop_BV).scatter_(1, order_BV, drop_BV)
+        logits_BV = logits_BV.masked_fill(outside, float("-inf"))
+    return logits_BV
+
+
+def _inverse_cdf(logits_BV: Tensor, uniform_B: Tensor) -> Tensor:
+    """The first token at which the cumulative probability exceeds the random number."""
+    # float64: over 128,256 tokens the rounding errors of float32 sums add up.
+    cdf_BV = (logits_BV - logits_BV.amax(-1, keepdim=True)).exp_().cumsum(-1, dtype=torch.float64)
+    total_B = cdf_BV[:, -1]
+    below_B = torch.minimum(uniform_B * total_B, torch.nextafter(total_B, torch.zeros_like(total_B)))
+    return torch.searchsorted(cdf_BV, below_B[:, None], right=True).squeeze(1)
+
+
+def stream_seed(seed: int, prompt: npt.NDArray[np.uint32], fork: int) -> int:
+    """64 random-looking bits that belong to one answer."""
+    digest = _core.blake3_bytes(seed.to_bytes(8, "little") + fork.to_bytes(8, "little") + prompt.tobytes())
+    return int(digest[:16], 16)
+
+
+def uniforms(seeds_B: npt.NDArray[np.uint64], indices_B: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """Random numbers in [0, 1), each a function of an answer's seed and the token's index (SplitMix64: Steele, Lea and
+    Flood, "Fast splittable pseudorandom number generators", 2014)."""
+    with np.errstate(over="ignore"):
+        x = seeds_B + (indices_B.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        x ^= x >> np.uint64(31)
+    return (x >> np.uint64(11)).astype(np.float64) * 2.0**-53

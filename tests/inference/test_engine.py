@@ -1,0 +1,314 @@
+"""The engine against generation without a cache, `score` and transformers; and what it leaves behind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llama3.errors import ConfigError, DoesNotFit, LlamaError
+from llama3.inference import Engine, Sampling
+from llama3.inference import engine as engine_module
+from llama3.model.batch import Batch, Segment, Tree
+from llama3.model.config import ModelConfig, RopeScaling
+from llama3.model.score import score
+from llama3.model.transformer import Transformer
+from llama3.model.weights import init_weights, save_model
+
+VOCAB = 61
+CONFIGS = {
+    "grouped": ModelConfig(32, 2, 4, 2, 64, VOCAB, max_seq_len=128),
+    "scaled-rope": ModelConfig(
+        24, 3, 3, 1, 40, VOCAB, rope_scaling=RopeScaling(8.0, 1.0, 4.0, 32), tied=True, max_seq_len=128
+    ),
+    "multi-head": ModelConfig(16, 1, 2, 2, 32, VOCAB, max_seq_len=128),
+}
+GREEDY = Sampling(12, temperature=0)
+
+
+def make_model(name: str = "grouped", seed: int = 0) -> Transformer:
+    model = init_weights(Transformer(CONFIGS[name]), seed)
+    with torch.no_grad():
+        for parameter in model.parameters():  # larger weights, for scores that differ clearly
+            parameter.mul_(2.5)
+    return model
+
+
+@pytest.fixture(scope="module")
+def model() -> Transformer:
+    return make_model()
+
+
+def random_prompts(count: int, longest: int, seed: int = 0) -> list[list[int]]:
+    random = np.random.default_rng(seed)
+    return [random.integers(0, VOCAB, random.integers(1, longest + 1)).tolist() for _ in range(count)]
+
+
+def dense(model: Transformer, prompt: list[int], tokens: int) -> list[int]:
+    """Greedy generation that computes the whole sequence for every token."""
+    ids = list(prompt)
+    with torch.no_grad():
+        for _ in range(tokens):
+            ids.append(int(model.logits(model.hidden(Batch.of_documents(ids))[-1]).argmax()))
+    return ids[len(prompt) :]
+
+
+def assert_clean(engine: Engine) -> None:
+    stats = engine.pool.stats()
+    assert engine.pool.check() == []
+    assert (stats["free"], stats["rows"], stats["promised"]) == (stats["blocks"], 0, 0)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize(("num_blocks", "block_size", "max_batch"), [(None, 16, 64), (14, 4, 3), (60, 1, 4)])
+def test_greedy_answers_equal_generation_without_a_cache(
+    name: str, num_blocks: int | None, block_size: int, max_batch: int
+) -> None:
+    model = make_model(name)
+    engine = Engine(model, num_blocks=num_blocks, block_size=block_size, max_batch=max_batch)
+    prompts = random_prompts(9, 40)
+    answers = engine.generate(prompts, GREEDY)
+    assert [answer.ids for (answer,) in answers] == [dense(model, prompt, 12) for prompt in prompts]
+    assert_clean(engine)
+
+
+def test_greedy_answers_equal_those_of_transformers(model: Transformer, tmp_path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    save_model(model, tmp_path)
+    peer = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    prompts = random_prompts(5, 20, seed=3)
+    answers = Engine(model).generate(prompts, GREEDY)
+    for prompt, (answer,) in zip(prompts, answers, strict=True):
+        ids = peer.generate(
+            torch.tensor([prompt]),
+            attention_mask=torch.ones(1, len(prompt)),
+            max_new_tokens=12,
+            do_sample=False,
+            eos_token_id=None,
+            pad_token_id=0,
+        )
+        assert ids[0, len(prompt) :].tolist() == answer.ids
+
+
+def test_a_cached_prompt_gives_the_same_answer() -> None:
+    model = make_model().double()  # so that the order of sums does not show
+    engine = Engine(model, block_size=4)
+    shared = random_prompts(1, 1)[0] * 30
+    prompts = [shared + tail for tail in random_prompts(6, 9, seed=1)]
+    cold = [Engine(model, block_size=4).generate([prompt], GREEDY)[0][0] for prompt in prompts]
+    together = engine.generate(prompts, GREEDY)
+    again = engine.generate(prompts, GREEDY)
+    for miss, (first,), (second,) in zip(cold, together, again, strict=True):
+        assert miss.ids == first.ids == second.ids
+        np.testing.assert_allclose(miss.logps, first.logps, atol=2e-6, rtol=1e-6)
+        np.testing.assert_allclose(miss.logps, second.logps, atol=2e-6, rtol=1e-6)
+    stats = engine.pool.stats()
+    assert stats["hit_tokens"] >= 5 * 28 + sum((len(prompt) - 1) // 4 * 4 for prompt in prompts)
+    assert_clean(engine)
+
+
+def test_forks_share_the_prompt_which_is_computed_once(model: Transformer) -> None:
+    computed = []
+    handle = model.embed.register_forward_hook(lambda _module, inputs, _output: computed.append(len(inputs[0])))
+    engine = Engine(model)
+    prompt = random_prompts(1, 40, seed=5)[0] * 2
+    (answers,) = engine.generate([prompt], Sampling(8, n=20, seed=1))
+    handle.remove()
+    assert computed == [len(prompt), *[20] * 7]
+    assert engine.pool.stats()["copies"] == (19 if len(prompt) % 16 else 0)
+    assert len({tuple(answer.ids) for answer in answers}) > 10, "forks draw their own tokens"
+    assert_clean(engine)
+
+
+@pytest.mark.parametrize("sampling", [Sampling(10, n=3, seed=7), Sampling(10, temperature=0.7, top_p=0.9, top_k=20)])
+def test_an_answer_depends_on_its_prompt_and_seed_only(model: Transformer, sampling: Sampling) -> None:
+    prompts = random_prompts(12, 30, seed=2)
+    answers = Engine(model).generate(prompts, sampling)
+    reversed_answers = Engine(model, max_batch=5, block_size=4).generate(prompts[::-1], sampling)
+    alone = [Engine(model).generate([prompt], sampling)[0] for prompt in prompts]
+    ids = [[answer.ids for answer in group] for group in answers]
+    assert ids == [[answer.ids for answer in group] for group in reversed_answers[::-1]]
+    assert ids == [[answer.ids for answer in group] for group in alone]
+    other = Engine(model).generate(prompts, Sampling(10, n=3, seed=8))
+    assert ids != [[answer.ids for answer in group] for group in other]
+
+
+def test_more_answers_do_not_change_the_first_ones(model: Transformer) -> None:
+    prompts = random_prompts(3, 20)
+    few = Engine(model).generate(prompts, Sampling(6, n=2))
+    many = Engine(model, max_batch=4).generate(prompts, Sampling(6, n=11))
+    assert [[a.ids for a in group] for group in few] == [[a.ids for a in group[:2]] for group in many]
+
+
+@pytest.mark.parametrize("sampling", [Sampling(9, n=4), Sampling(9, n=2, temperature=0.6, top_p=0.8), GREEDY])
+def test_log_probs_are_those_of_score(sampling: Sampling) -> None:
+    model = make_model().double()
+    prompts = random_prompts(5, 25, seed=4)
+    groups = Engine(model).generate(prompts, sampling)
+    trees = [
+        Tree([Segment(prompt), *[Segment(answer.ids, parent=0, is_target=True) for answer in group]])
+        for prompt, group in zip(prompts, groups, strict=True)
+    ]
+    with torch.no_grad():
+        expected = score(model, Batch.of_trees(trees)).logps_M
+    found = torch.tensor([logp for group in groups for answer in group for logp in answer.logps])
+    torch.testing.assert_close(found, expected.float(), atol=2e-6, rtol=1e-6)
+
+
+def test_an_answer_ends_with_the_first_stop_token(model: Transformer) -> None:
+    prompts = random_prompts(20, 10)
+    whole = Engine(model).generate(prompts, Sampling(30, seed=3))
+    stops = frozenset({3, 5, 40})
+    engine = Engine(model, max_batch=6)
+    cut = engine.generate(prompts, Sampling(30, seed=3, stop_ids=stops))
+    for (full,), (answer,) in zip(whole, cut, strict=True):
+        end = next((at for at, token in enumerate(full.ids) if token in stops), None)
+        assert answer.ids == full.ids[: None if end is None else end + 1]
+        assert len(answer.logps) == len(answer.ids)
+        assert answer.finish_reason == ("length" if end is None else "stop")
+    assert len({answer.finish_reason for (answer,) in cut}) == 2
+    assert_clean(engine)
+
+
+def test_a_long_prompt_is_computed_in_pieces(model: Transformer, monkeypatch) -> None:
+    prompts = [*random_prompts(4, 100, seed=6), *random_prompts(4, 5, seed=7)]
+    expected = [dense(model, prompt, 12) for prompt in prompts]
+    monkeypatch.setattr(engine_module, "PREFILL_TOKENS", 7)
+    engine = Engine(model, block_size=4)
+    for _ in range(2):
+        assert [answer.ids for (answer,) in engine.generate(prompts, GREEDY)] == expected
+
+
+@settings(max_examples=15, deadline=None)
+@given(data=st.data())
+def test_any_load_finishes_and_leaks_nothing(model: Transformer, data: st.DataObject) -> None:
+    blocks, size = data.draw(st.integers(12, 40)), data.draw(st.integers(1, 5))
+    engine = Engine(model, num_blocks=blocks, block_size=size, max_batch=data.draw(st.integers(1, 6)))
+    limit = engine.pool.max_tokens
+    sizes = data.draw(st.lists(st.tuples(st.integers(1, limit - 1), st.integers(1, 6), st.integers(1, 5)), max_size=6))
+    requests = [
+        engine.submit([token % VOCAB for token in range(length)], Sampling(min(room, limit - length), n=n))
+        for length, room, n in sizes
+    ]
+    cancelled = data.draw(st.integers(-1, len(requests) - 1))
+    steps = 0
+    while any(not request.done for request in requests):
+        engine.step()
+        assert engine.pool.check() == []
+        if steps == 2 and cancelled >= 0:
+            engine.cancel(requests.pop(cancelled))
+        steps += 1
+    assert_clean(engine)
+
+
+def test_what_cannot_fit_is_refused_at_once_and_all_of_it_reported(model: Transformer) -> None:
+    engine = Engine(model, num_blocks=6, block_size=4)
+    with pytest.raises(DoesNotFit) as error:
+        engine.generate([[1], [1] * 15, [1, 2], [1] * 16], Sampling(6))
+    assert [problem.where for problem in error.value.problems] == ["prompt 1", "prompt 3"]
+    assert engine.step() == []
+    with pytest.raises(ConfigError) as wrong:
+        engine.generate([[], [VOCAB], [-1], [1]], Sampling(1))
+    assert [problem.code for problem in wrong.value.problems] == ["L3-GEN-003", "L3-GEN-004", "L3-GEN-004"]
+    with pytest.raises(DoesNotFit):
+        Engine(model).submit([1] * 120, Sampling(20))
+    assert_clean(engine)
+
+
+class Failing(Transformer):
+    """Fails, or computes nonsense, in one step."""
+
+    error: BaseException | None = None
+    spoil = False
+    countdown = 0
+
+    def step(self, tokens_T, positions_T, cache):  # type: ignore[no-untyped-def]
+        self.countdown -= 1
+        if self.countdown == 0:
+            if self.error is not None:
+                super().step(tokens_T[:1], positions_T[:1], _FirstLayerOnly(cache, self.error))
+            return super().step(tokens_T, positions_T, cache) * float("nan")
+        return super().step(tokens_T, positions_T, cache)
+
+
+class _FirstLayerOnly:
+    def __init__(self, cache, error: BaseException) -> None:  # type: ignore[no-untyped-def]
+        self.cache, self.error = cache, error
+
+    def attend(self, layer, q_TKGC, k_TKC, v_TKC):  # type: ignore[no-untyped-def]
+        self.cache.kv[:, layer] = float("nan")
+        raise self.error
+
+
+@pytest.mark.parametrize("countdown", [1, 2, 5])
+@pytest.mark.parametrize("error", [RuntimeError("out of memory"), KeyboardInterrupt(), None])
+def test_a_failure_in_the_model_loses_no_block_and_spoils_nothing(error: BaseException | None, countdown: int) -> None:
+    model = Failing(CONFIGS["grouped"])
+    model.load_state_dict(make_model().state_dict())
+    engine = Engine(model, num_blocks=40, block_size=4, max_batch=3)
+    prompts = random_prompts(7, 15)
+    expected = [dense(model, prompt, 12) for prompt in prompts]
+    model.error, model.countdown = error, countdown
+    with pytest.raises(LlamaError if error is None else type(error)):
+        engine.generate(prompts, GREEDY)
+    assert_clean(engine)
+    assert [answer.ids for (answer,) in engine.generate(prompts, GREEDY)] == expected
+
+
+def test_a_stream_gives_the_tokens_of_generate_and_can_be_left(model: Transformer) -> None:
+    engine = Engine(model)
+    sampling = Sampling(15, seed=2)
+    (answer,) = engine.generate([[1, 2, 3]], sampling)[0]
+    assert list(engine.stream([1, 2, 3], sampling)) == answer.ids
+    stream: Iterator[int] = engine.stream([1, 2, 3], sampling)
+    assert [next(stream), next(stream)] == answer.ids[:2]
+    assert engine.pool.stats()["rows"] == 1
+    stream.close()
+    assert_clean(engine)
+
+
+def test_requests_join_a_running_batch(model: Transformer) -> None:
+    engine = Engine(model)
+    first = engine.submit([1, 2, 3], GREEDY)
+    for _ in range(4):
+        engine.step()
+    second = engine.submit([4, 5], Sampling(3, temperature=0))
+    dropped = engine.submit([6, 7], GREEDY)
+    done = engine.step()
+    engine.cancel(dropped)
+    while not (first.done and second.done):
+        done += engine.step()
+    assert done == [second, first]
+    assert [first.completions[0].ids, second.completions[0].ids] == [
+        dense(model, [1, 2, 3], 12),
+        dense(model, [4, 5], 3),
+    ]
+    assert_clean(engine)
+
+
+def test_cached_prompts_are_forgotten_when_the_weights_change() -> None:
+    model = make_model()
+    engine = Engine(model, block_size=4)
+    prompts = random_prompts(3, 20, seed=9)
+    engine.generate(prompts, GREEDY)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    score(model, Batch.of_documents(prompts[0] * 2)).logps_M.sum().backward()
+    optimizer.step()
+    answers = engine.generate(prompts, GREEDY)
+    assert [answer.ids for (answer,) in answers] == [dense(model, prompt, 12) for prompt in prompts]
+    model.load_state_dict(make_model(seed=1).state_dict())
+    answers = engine.generate(prompts, GREEDY)
+    assert [answer.ids for (answer,) in answers] == [dense(model, prompt, 12) for prompt in prompts]
+
+
+def test_a_model_in_bfloat16_generates() -> None:
+    model = make_model().bfloat16()
+    engine = Engine(model)
+    (answers,) = engine.generate([[1, 2, 3]], Sampling(5, n=3))
+    assert engine.cache.kv.dtype == torch.bfloat16
+    assert [len(answer.ids) for answer in answers] == [5, 5, 5]
