@@ -195,7 +195,7 @@ def find_model(path: Path) -> Path:
             "L3-GEN-007",
             str(path),
             "no model is here",
-            "a model directory holds config.json, model.safetensors and tokenizer.json; a run that has finished holds one",
+            "a model directory holds config.json, weights and a tokenizer; a finished run holds one",
             "give the path of a checkpoint, a release or a finished run",
         )
     )

@@ -1,0 +1,156 @@
+"""`Llama`: text in, text out, with the tokenizer, the guard policy and the files on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from llama3.errors import ArtifactError, DoesNotFit, GuardBlocked
+from llama3.inference import Llama, Sampling
+from llama3.inference.llama import find_model, load
+from llama3.model.batch import Batch
+from llama3.model.config import ModelConfig
+from llama3.model.score import score
+from llama3.model.transformer import Transformer
+from llama3.model.weights import init_weights, save_model
+from llama3.safety.engine import PolicyEngine
+from llama3.safety.guard import GuardInput, Verdict
+from llama3.tokenizer import Message, Tokenizer, render
+
+TEXTS = [f"The number {i} has {len(str(i))} digits, naïve ünïcode: ✓ {'ab' * (i % 7)}.\n" for i in range(400)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    tokenizer = Tokenizer.train(TEXTS, 400, num_special=16)
+    tokenizer.save(folder)
+    config = ModelConfig(32, 2, 4, 2, 64, tokenizer.vocab_size, max_seq_len=192)
+    save_model(init_weights(Transformer(config), 3), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def llama(folder: Path) -> Llama:
+    return load(folder)
+
+
+def test_generate_continues_text(llama: Llama) -> None:
+    prompts = ["The number", "", "naïve ✓"]
+    answers = llama.generate(prompts, max_tokens=9, seed=4)
+    groups = llama.generate(prompts, max_tokens=9, seed=4, n=3)
+    assert answers == [group[0] for group in groups]
+    assert all(len(set(group)) > 1 for group in groups)
+    ids = [llama.tokenizer.encode(prompt, bos=True) for prompt in prompts]
+    completions = llama.engine.generate(ids, Sampling(9, 0.6, 0.9, seed=4, stop_ids=llama.tokenizer.stop_ids))
+    stops = llama.tokenizer.stop_ids
+    expected = [llama.tokenizer.decode([i for i in completion.ids if i not in stops]) for (completion,) in completions]
+    assert answers == expected
+    assert llama.generate([], max_tokens=3) == []
+
+
+def test_one_string_is_not_taken_for_many_prompts(llama: Llama) -> None:
+    with pytest.raises(TypeError, match="sequence of prompts"):
+        llama.generate("The number")
+    with pytest.raises(TypeError, match="sequence of texts"):
+        llama.logprobs("The number")
+
+
+def test_chat_speaks_the_protocol_and_streams_the_same_text(llama: Llama) -> None:
+    messages = [Message("system", "Be brief."), Message("user", "Hello <|eot_id|>")]
+    answer = llama.chat(messages, max_tokens=20, seed=1)
+    assert answer.role == "assistant"
+    assert "".join(llama.stream(messages, max_tokens=20, seed=1)) == answer.content
+    prompt = render(llama.tokenizer, messages, generation_prompt=True).ids
+    sampling = Sampling(20, 0.6, 0.9, seed=1, stop_ids=llama.tokenizer.stop_ids)
+    ids = llama.engine.generate([prompt], sampling)[0][0].ids
+    assert answer.content == llama.tokenizer.decode([i for i in ids if i not in llama.tokenizer.stop_ids])
+    following = llama.chat([*messages, answer, Message("user", "And?")], max_tokens=5)
+    assert following.role == "assistant"
+
+
+def test_the_context_bounds_a_conversation(llama: Llama) -> None:
+    llama.chat([Message("user", "a b " * 10)])
+    with pytest.raises(DoesNotFit, match="L3-GEN-006"):
+        llama.chat([Message("user", "a b " * 200)])
+
+
+def test_a_stopped_stream_frees_its_blocks(llama: Llama) -> None:
+    stream: Iterator[str] = llama.stream([Message("user", "Hello")], temperature=1.0)
+    next(stream)
+    assert llama.engine.pool.stats()["rows"] == 1
+    stream.close()
+    assert llama.engine.pool.stats()["rows"] == 0
+
+
+def test_logprobs_are_those_of_score_whatever_the_grouping(llama: Llama, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [*TEXTS[:5], "", "✓"]
+    expected = []
+    for text in texts:
+        ids = llama.tokenizer.encode(text, bos=True)
+        with torch.no_grad():
+            logps = score(llama.transformer, Batch.of_documents(ids)).logps_M.numpy() if len(ids) > 1 else np.zeros(0)
+        expected.append(logps)
+    for limit in (8192, 40):
+        monkeypatch.setattr("llama3.inference.llama.SCORE_TOKENS", limit)
+        for found, wanted in zip(llama.logprobs(texts), expected, strict=True):
+            np.testing.assert_allclose(found, wanted, atol=1e-5)
+            assert found.dtype == np.float32
+    assert llama.logprobs([]) == []
+
+
+class NoSecrets:
+    """A guard that blocks a word."""
+
+    word = "secret"
+
+    async def open(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+    async def check(self, x: GuardInput) -> Verdict:
+        blocked = self.word in x.text
+        return Verdict(action="block" if blocked else "allow", reason="it is told" if blocked else "")
+
+
+def guarded(llama: Llama, stage: str, word: str) -> Llama:
+    class Guard(NoSecrets):
+        pass
+
+    Guard.word = word
+    policy = PolicyEngine({stage: {"guard": "no_secrets"}}, lambda name, options: Guard())
+    return Llama(llama.transformer, llama.tokenizer, guard=policy)
+
+
+def test_the_guard_refuses_prompts(llama: Llama) -> None:
+    model = guarded(llama, "input", "secret")
+    user = Message("user", "the secret")
+    with pytest.raises(GuardBlocked):
+        model.generate(["fine", "a secret"], max_tokens=3)
+    with pytest.raises(GuardBlocked):
+        model.stream([user])
+    assert model.chat([user, Message("assistant", "No."), Message("user", "fine")], max_tokens=3).role == "assistant"
+    assert len(model.generate(["fine"], max_tokens=3)) == 1
+
+
+def test_the_guard_refuses_answers_and_tool_results(llama: Llama) -> None:
+    user = Message("user", "Hello")
+    said = llama.chat([user], max_tokens=30).content
+    model = guarded(llama, "output", said[-5:])
+    with pytest.raises(GuardBlocked):
+        model.chat([user], max_tokens=30)
+    text = llama.generate(["The"], max_tokens=30)[0]
+    with pytest.raises(GuardBlocked):
+        guarded(llama, "output", text[-5:]).generate(["The"], max_tokens=30)
+    with pytest.raises(GuardBlocked):
+        guarded(llama, "tool_result", "secret").chat([user, Message("ipython", "secret")], max_tokens=3)
+
+
+def test_load_finds_the_model_of_a_checkpoint_and_says_where_there_is_none(folder: Path, tmp_path: Path) -> None:
+    assert find_model(folder) == folder
+    with pytest.raises(ArtifactError, match="no model is here"):
+        load(tmp_path)
