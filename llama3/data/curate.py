@@ -14,22 +14,35 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import Field
 
 from llama3 import _core
+from llama3.config.schema import DataSection, MinHashSection
 from llama3.data.corpus import DOCUMENTS, FUNNEL, REJECTS, SCORES, SPLITS, Split
 from llama3.data.dedup import Deduplicator, Duplicates
-from llama3.data.documents import FEATURES, DocumentBatch, Filter, Judgement, Reject, ShardRef, Source
+from llama3.data.documents import FEATURES, SCHEMA, DocumentBatch, Filter, Judgement, Reject, ShardRef, Source
 from llama3.data.ledger import Funnel, RejectLog
 from llama3.data.staging import STAGED, Staged
 from llama3.data.thinning import Thinning
-from llama3.errors import ConfigError, DataError, Problem
+from llama3.errors import ConfigError, DataError, LlamaError, PluginError, Problem
 from llama3.plugins.registry import discover
 
 if TYPE_CHECKING:
     from llama3.artifacts import Artifact, StageOutput
-    from llama3.config.schema import DataSection, MinHashSection
 
 WRITTEN = pa.schema([*STAGED, ("lines_dropped", pa.int64()), ("split", pa.string())])
+
+
+class CurateOptions(DataSection):
+    """The options of the stage together with what they point at, so that changed files make a new corpus."""
+
+    found: str = Field("", description="hash of the names, sizes and times of change of everything that is read")
+
+
+def stamped(options: DataSection) -> CurateOptions:
+    """`options` with the state of their sources. Reads no text; raises ConfigError as `curate` does."""
+    shards = [repr(shard) for _, shard in _all_shards(_sources(options))]
+    return CurateOptions(**dict(options), found=_core.blake3_bytes("\n".join(shards).encode()))
 
 
 def curate(inputs: Mapping[str, Artifact], options: DataSection, out: StageOutput) -> None:
@@ -38,12 +51,8 @@ def curate(inputs: Mapping[str, Artifact], options: DataSection, out: StageOutpu
     Raises ConfigError, before any work, naming every source that is missing or empty, and DataError where nothing
     could be read or nothing is left for training.
     """
-    registry = discover()
-    sources: list[Source] = [registry.build("sources", slot.name, slot.options) for slot in options.sources]
-    filters: dict[str, Filter] = {}
-    for slot in options.filters:
-        filters[slot.name] = registry.build("filters", slot.name, slot.options)
-    shards = _all_shards(sources)
+    filters = _filters(options)
+    shards = _all_shards(_sources(options))
     funnel = Funnel()
     with RejectLog(out.path / REJECTS) as rejects:
         staged = _read(shards, Staged(out.scratch / "read", _near(options.minhash)), funnel, rejects, out)
@@ -65,6 +74,10 @@ def curate(inputs: Mapping[str, Artifact], options: DataSection, out: StageOutpu
 
 
 # -- reading ---------------------------------------------------------------------------------------
+
+
+def _sources(options: DataSection) -> list[Source]:
+    return [discover().build("sources", slot.name, slot.options) for slot in options.sources]
 
 
 def _all_shards(sources: list[Source]) -> list[tuple[Source, ShardRef]]:
@@ -94,7 +107,7 @@ def _read(
     with out.progress("read", sum(shard.bytes for _, shard in shards)) as task:
         for source, shard in shards:
             try:
-                found = staged.add(source.read(shard), shard)
+                found = staged.add(_guarded(source, shard), shard)
             except DataError as error:
                 quarantined += 1
                 where = f"{shard.location}#{shard.part}"
@@ -109,6 +122,22 @@ def _read(
         raise DataError(Problem("L3-DAT-101", "curate", what, why, "see the shards named in events.jsonl"))
     funnel.count("read", staged.sources, staged.bytes_N)
     return staged
+
+
+def _guarded(source: Source, shard: ShardRef) -> Iterator[DocumentBatch]:
+    """The shard's batches; whatever goes wrong inside the source becomes a DataError of this shard."""
+    try:
+        for batch in source.read(shard):
+            missing = sorted(set(SCHEMA.names) - set(batch.records.schema.names))
+            if missing:
+                what = f"{type(source).__name__} gave documents without {', '.join(missing)}"
+                raise DataError(Problem("L3-DAT-103", shard.location, what, fix="make batches with DocumentBatch.of"))
+            yield batch
+    except LlamaError:
+        raise
+    except Exception as error:
+        what = f"{type(source).__name__} failed: {type(error).__name__}"
+        raise DataError(Problem("L3-DAT-104", shard.location, what, str(error))) from error
 
 
 # -- duplicates ------------------------------------------------------------------------------------
@@ -153,6 +182,30 @@ def _duplicate(staged: Staged, n: int, reason: str, kept: str, similarity: float
 # -- filters and the split -------------------------------------------------------------------------
 
 
+def _filters(options: DataSection) -> dict[str, Filter]:
+    filters: dict[str, Filter] = {}
+    for slot in options.filters:
+        if slot.name in filters:
+            fix = "write its limits into one entry"
+            raise ConfigError(Problem("L3-DAT-105", "data.filters", f"filter {slot.name!r} is listed twice", fix=fix))
+        filters[slot.name] = discover().build("filters", slot.name, slot.options)
+    return filters
+
+
+def _judge(name: str, filter: Filter, batch: DocumentBatch) -> Judgement:
+    """The filter's judgement; a filter that fails stops the stage, because what it would let through is unknown."""
+    try:
+        judged = filter.judge(batch)
+        sizes = {len(judged.score_D), len(judged.keep_D), len(judged.reason_D)}
+    except Exception as error:
+        what = f"{type(filter).__name__} failed: {type(error).__name__}"
+        raise PluginError(Problem("L3-DAT-106", f"filter {name!r}", what, str(error))) from error
+    if sizes != {len(batch)}:
+        what = f"{type(filter).__name__} judged {sorted(sizes)} of {len(batch)} documents"
+        raise PluginError(Problem("L3-DAT-107", f"filter {name!r}", what))
+    return judged
+
+
 def _judge_and_write(
     thinning: Thinning,
     filters: Mapping[str, Filter],
@@ -177,7 +230,7 @@ def _judge_and_write(
             keep_D = np.ones(len(batch), bool)
             columns: dict[str, Any] = {name: batch.features[name] for name in features}
             for name, filter in filters.items():
-                judged = filter.judge(batch)
+                judged = _judge(name, filter, batch)
                 columns[f"{name}_score"] = judged.score_D
                 rejects.add(f"filter.{name}", _unwanted(batch, keep_D & ~judged.keep_D, judged))
                 keep_D = keep_D & judged.keep_D

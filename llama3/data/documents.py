@@ -149,6 +149,8 @@ class ShardRef:
     """Which piece, where one location gives several."""
     bytes: int = 0
     """Size for the progress bar."""
+    stamp: str = ""
+    """Changes when what lies there changes (llama3.data.reading.shard_of makes it for files)."""
 
 
 @runtime_checkable

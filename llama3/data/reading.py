@@ -7,14 +7,15 @@ order mark is dropped); a NUL byte means binary; what is larger than the limit i
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from llama3.data.documents import DocumentBatch, Kind, Reject
+from llama3 import _core
+from llama3.data.documents import DocumentBatch, Kind, Reject, ShardRef
 from llama3.errors import ConfigError, Problem
 
 BATCH_BYTES = 8 << 20
@@ -121,17 +122,22 @@ class Collector:
 
 
 def read_document(path: Path, collector: Collector, max_bytes: int) -> str | None:
-    """The text of a file, or None after its rejection was logged."""
+    """The text of a UTF-8 file, or None after its rejection was logged."""
+    data = read_bytes(path, collector, max_bytes)
+    return None if data is None else decode(data, str(path), collector)
+
+
+def read_bytes(path: Path, collector: Collector, max_bytes: int) -> bytes | None:
+    """The content of a file, or None after its rejection was logged."""
     try:
         size = path.stat().st_size
         if size > max_bytes:
             collector.reject(str(path), "too_large", f"{size} bytes; the limit is {max_bytes}", size)
             return None
-        data = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         collector.reject(str(path), "unreadable", os.strerror(error.errno) if error.errno else str(error))
         return None
-    return decode(data, str(path), collector)
 
 
 def decode(data: bytes, where: str, collector: Collector, encoding: str = "utf-8") -> str | None:
@@ -160,5 +166,7 @@ def bounded_lines(file: BinaryIO, max_bytes: int) -> Iterator[tuple[int, bytes |
         yield number, None
 
 
-def total_bytes(files: Iterable[Path]) -> int:
-    return sum(file.stat().st_size for file in files)
+def shard_of(source: str, location: str, files: Sequence[Path], part: int = 0) -> ShardRef:
+    """The shard that `files` make up, with their size and a stamp of their names, sizes and times of change."""
+    facts = [(str(file), stat.st_size, stat.st_mtime_ns) for file in files for stat in [file.stat()]]
+    return ShardRef(source, location, part, sum(size for _, size, _ in facts), _core.blake3_bytes(repr(facts).encode()))

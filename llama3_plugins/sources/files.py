@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pydantic import Field
 
 from llama3.data.documents import DocumentBatch, Kind, ShardRef
-from llama3.data.reading import Collector, FileOptions, find_files, read_document, total_bytes
+from llama3.data.reading import Collector, FileOptions, find_files, read_document, shard_of
 
 FILES_PER_SHARD = 1024
 CODE = {
@@ -34,7 +34,7 @@ class FilesSource:
     def shards(self) -> list[ShardRef]:
         files = find_files(self.options)
         parts = [files[at : at + FILES_PER_SHARD] for at in range(0, len(files), FILES_PER_SHARD)]
-        return [ShardRef(self.options.source, self.options.path, n, total_bytes(part)) for n, part in enumerate(parts)]
+        return [shard_of(self.options.source, self.options.path, part, n) for n, part in enumerate(parts)]
 
     def read(self, shard: ShardRef) -> Iterator[DocumentBatch]:
         options = self.options

@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import Field
 
 from llama3.data.documents import DocumentBatch, ShardRef
-from llama3.data.reading import Collector, FileOptions, decode, find_files, total_bytes
+from llama3.data.reading import Collector, FileOptions, decode, find_files, read_bytes, shard_of
 from llama3_plugins.sources.html_text import main_text
 
 FILES_PER_SHARD = 256
@@ -35,7 +35,7 @@ class HtmlSource:
     def shards(self) -> list[ShardRef]:
         files = self._files()
         parts = [files[at : at + FILES_PER_SHARD] for at in range(0, len(files), FILES_PER_SHARD)]
-        return [ShardRef(self.options.source, self.options.path, n, total_bytes(part)) for n, part in enumerate(parts)]
+        return [shard_of(self.options.source, self.options.path, part, n) for n, part in enumerate(parts)]
 
     def read(self, shard: ShardRef) -> Iterator[DocumentBatch]:
         options = self.options
@@ -55,11 +55,9 @@ class HtmlSource:
 
 def read_page(path: Path, collector: Collector, max_bytes: int) -> str | None:
     """The markup of a page in its declared encoding (UTF-8 where it declares none), or None after a rejection."""
-    size = path.stat().st_size
-    if size > max_bytes:
-        collector.reject(str(path), "too_large", f"{size} bytes; the limit is {max_bytes}", size)
+    data = read_bytes(path, collector, max_bytes)
+    if data is None:
         return None
-    data = path.read_bytes()
     declared = CHARSET.search(data[:4096])
     encoding = declared.group(1).decode("ascii") if declared else "utf-8"
     return decode(data, str(path), collector, encoding)

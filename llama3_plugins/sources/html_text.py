@@ -6,6 +6,7 @@ navigation and blocks that are nearly all links are left out; with a `<main>` or
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 
@@ -122,6 +123,11 @@ TIGHT = frozenset({"li", "tr", "dt", "dd"})
 """Blocks that follow each other without an empty line."""
 
 
+def is_block(tag: str) -> bool:
+    """Whether the element begins a block of its own."""
+    return tag not in INLINE and tag not in CELLS
+
+
 def _collapse(text: str) -> str:
     """Whitespace as a browser shows it: runs are one space, lines broken by <br> stay."""
     lines = (" ".join(line.split()) for line in text.split(BREAK))
@@ -137,12 +143,15 @@ class _Parser(HTMLParser):
         super().__init__(convert_charrefs=True)
         self.blocks: list[Block] = []
         self.block = Block()
-        self.stack: list[str] = []
+        self.stack: list[str] = []  # open elements, outermost first
+        self.block_stack: list[str] = [""]  # those of them that are blocks
+        self.open: Counter[str] = Counter()  # how many of each, so that no event walks the stack
         self.skipping = 0  # open elements that hide their text
         self.links = 0
         self.mains = 0
         self.tex_script: str | None = None  # "" inline, "display"
         self.math: list[MathNode] = []  # open MathML elements, outermost first
+        self.math_open: Counter[str] = Counter()
         self.last_formula = ""
 
     # -- blocks ------------------------------------------------------------------------------------
@@ -150,14 +159,11 @@ class _Parser(HTMLParser):
     def end_block(self) -> None:
         if self.block.parts:
             self.blocks.append(self.block)
-        self.block = Block(self._block_tag(), self.mains > 0)
-
-    def _block_tag(self) -> str:
-        return next((tag for tag in reversed(self.stack) if tag not in INLINE and tag not in CELLS), "")
+        self.block = Block(self.block_stack[-1], self.mains > 0)
 
     def _write(self, text: str) -> None:
         if not self.block.parts:
-            self.block.tag, self.block.in_main = self._block_tag(), self.mains > 0
+            self.block.tag, self.block.in_main = self.block_stack[-1], self.mains > 0
         if self.links:
             self.block.link_chars += len("".join(text.split()))
         self.block.parts.append(text)
@@ -183,12 +189,13 @@ class _Parser(HTMLParser):
             self._void(tag, given)
             return
         self.stack.append(tag)
-        if tag in SKIPPED:
-            self.skipping += 1
-        if tag not in INLINE and tag not in CELLS:
+        self.open[tag] += 1
+        self.skipping += tag in SKIPPED
+        if is_block(tag):
+            self.block_stack.append(tag)
             self.end_block()
         elif tag in CELLS and self.block.parts:
-            self._write("\t" if "pre" in self.stack else " ")
+            self._write("\t" if self.open["pre"] else " ")
         self.links += tag == "a"
         if tag in MAIN:
             self.mains += 1
@@ -203,7 +210,7 @@ class _Parser(HTMLParser):
         if self.skipping:
             return
         if tag == "br":
-            self._write("\n" if "pre" in self.stack else BREAK)
+            self._write("\n" if self.open["pre"] else BREAK)
         elif tag == "hr":
             self.end_block()
         elif tag == "img":
@@ -219,23 +226,20 @@ class _Parser(HTMLParser):
         if tag == "script" and self.tex_script is not None:
             self.tex_script = None
             return
-        if tag not in self.stack:
+        if not self.open[tag]:
             return
-        while self.stack:
-            self._close(open_tag := self.stack[-1])
-            self.stack.pop()
-            if open_tag == tag:
-                break
-        if tag not in INLINE and tag not in CELLS:
-            self.end_block()
+        closed = ""
+        while closed != tag:
+            closed = self.stack.pop()
+            self._close(closed)
 
     def _close(self, tag: str) -> None:
+        self.open[tag] -= 1
         self.skipping -= tag in SKIPPED
         self.links -= tag == "a"
-        if tag in MAIN:
-            self.end_block()
-            self.mains -= 1
-        elif tag not in INLINE and tag not in CELLS and self.block.parts:
+        if is_block(tag):
+            self.block_stack.pop()
+            self.mains -= tag in MAIN
             self.end_block()
 
     def handle_data(self, data: str) -> None:
@@ -245,7 +249,7 @@ class _Parser(HTMLParser):
             self._formula(data, self.tex_script == "display")
         elif not self.skipping and (data.strip() or self.block.parts):
             self._write(data.replace(BREAK, ""))
-        elif not self.skipping and "pre" in self.stack:
+        elif not self.skipping and self.open["pre"]:
             self._write(data)
 
     # -- formulas ----------------------------------------------------------------------------------
@@ -255,16 +259,15 @@ class _Parser(HTMLParser):
         if self.math:
             self.math[-1].children.append(node)
         self.math.append(node)
+        self.math_open[tag] += 1
 
     def _close_math(self, tag: str) -> None:
-        if tag not in {node.tag for node in self.math}:
+        if not self.math_open[tag]:
             return
-        while self.math:
+        node = self.math.pop()
+        self.math_open[node.tag] -= 1
+        while node.tag != tag:
             node = self.math.pop()
-            if node.tag == tag:
-                break
+            self.math_open[node.tag] -= 1
         if not self.math and tag == "math" and not self.skipping:
             self._formula(latex_of(node), node.given.get("display") == "block")
-
-
-__all__ = ["main_text"]

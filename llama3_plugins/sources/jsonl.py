@@ -15,7 +15,7 @@ import zstandard
 from pydantic import Field
 
 from llama3.data.documents import DocumentBatch, ShardRef
-from llama3.data.reading import Collector, FileOptions, bounded_lines, find_files
+from llama3.data.reading import Collector, FileOptions, bounded_lines, find_files, shard_of
 from llama3.errors import DataError, Problem
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".ndjson", ".json.gz", ".json.zst")
@@ -38,7 +38,7 @@ class JsonlSource:
 
     def shards(self) -> list[ShardRef]:
         files = find_files(self.options, SUFFIXES)
-        return [ShardRef(self.options.source, str(file), bytes=file.stat().st_size) for file in files]
+        return [shard_of(self.options.source, str(file), [file]) for file in files]
 
     def read(self, shard: ShardRef) -> Iterator[DocumentBatch]:
         options = self.options

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from llama3.data.corpus import open_parquet
 from llama3.data.documents import DocumentBatch, ShardRef
-from llama3.data.reading import Collector, FileOptions, decode, find_files
+from llama3.data.reading import Collector, FileOptions, decode, find_files, shard_of
 from llama3.errors import DataError, Problem, did_you_mean
 
 ROWS = 1024
@@ -34,7 +34,7 @@ class ParquetSource:
 
     def shards(self) -> list[ShardRef]:
         files = find_files(self.options, (".parquet",))
-        return [ShardRef(self.options.source, str(file), bytes=file.stat().st_size) for file in files]
+        return [shard_of(self.options.source, str(file), [file]) for file in files]
 
     def read(self, shard: ShardRef) -> Iterator[DocumentBatch]:
         options = self.options
@@ -52,7 +52,7 @@ class ParquetSource:
                 yield from self._documents(records, shard.location, row, collector)
                 row += records.num_rows
         except (OSError, pa.ArrowException) as error:
-            raise DataError(Problem("L3-SRC-010", shard.location, "cannot be read to its end", str(error))) from error
+            raise DataError(Problem("L3-SRC-012", shard.location, "cannot be read to its end", str(error))) from error
         yield from collector.rest()
 
     def _documents(

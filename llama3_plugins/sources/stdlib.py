@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import sys
 import sysconfig
 import warnings
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from llama3 import _core
 from llama3.data.documents import DocumentBatch, ShardRef
-from llama3.data.reading import Collector, read_document
+from llama3.data.reading import Collector, read_document, shard_of
 from llama3.errors import ConfigError, Problem
 
 LEFT_OUT = {"test", "tests", "idle_test", "site-packages", "dist-packages", "pydoc_data", "__pycache__"}
@@ -48,10 +49,9 @@ class StdlibSource:
         modules = self.modules()
         if not modules:
             fix = "install Python with its sources, or choose another source"
-            raise ConfigError(Problem("L3-SRC-001", f"source 'stdlib': {self.folder}", "no module is there", fix=fix))
-        size = sum(path.stat().st_size for path in modules)
+            raise ConfigError(Problem("L3-SRC-003", f"source 'stdlib': {self.folder}", "no module is there", fix=fix))
         location = str(self.folder)
-        return [ShardRef("python", location, MODULES, size), ShardRef("prose", location, TOPICS)]
+        return [shard_of("python", location, modules, MODULES), ShardRef("prose", location, TOPICS, stamp=sys.version)]
 
     def modules(self) -> list[Path]:
         """The modules that are read, sorted by path."""

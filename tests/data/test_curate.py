@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 from data_texts import prose
 
-from llama3.data.curate import split_of
-from llama3.errors import ConfigError, DataError
+from llama3.config.schema import DataSection
+from llama3.data.curate import curate, split_of, stamped
+from llama3.data.documents import DocumentBatch, Judgement, ShardRef
+from llama3.errors import ConfigError, DataError, PluginError
+from llama3.plugins.registry import discover
 
 
 def write(folder: Path, **files: str | bytes) -> Path:
@@ -182,9 +185,6 @@ def test_two_runs_are_equal_to_the_byte(curated: Callable, stdlib_section: dict[
 
 
 def test_missing_and_empty_sources_are_named_together_before_work(tmp_path: Path, new_output: Callable) -> None:
-    from llama3.config.schema import DataSection
-    from llama3.data.curate import curate
-
     write(tmp_path / "empty", a="", b="")
     sources = [
         {"name": "files", "path": str(tmp_path / "nowhere")},
@@ -237,3 +237,69 @@ def test_minhash_and_exact_can_be_switched_off(tmp_path: Path, curated: Callable
     corpus, _ = curated(**section, minhash={"enabled": False})
     assert texts_of(corpus, None) == [base, "New " + base]
     assert np.all(np.array(corpus.scores().column("kept")))
+
+
+class Broken:
+    """A source or filter of a third party that does not keep its contract."""
+
+    features = frozenset({"words"})
+
+    def __init__(self, fault: str) -> None:
+        self.fault = fault
+
+    def shards(self) -> list[ShardRef]:
+        return [ShardRef("theirs", "somewhere")]
+
+    def read(self, shard: ShardRef) -> Iterator[DocumentBatch]:
+        good = DocumentBatch.of([prose(1)], source="theirs", urls=["u"])
+        yield good
+        if self.fault == "raises":
+            raise KeyError("oops")
+        yield DocumentBatch(good.records.drop_columns(["kind"]))
+
+    def judge(self, batch: DocumentBatch) -> Judgement:
+        if self.fault == "raises":
+            raise ZeroDivisionError("oops")
+        return Judgement(np.zeros(1), np.ones(1, bool), [""])
+
+
+@pytest.mark.parametrize(("fault", "said"), [("raises", "Broken failed: KeyError"), ("columns", "without kind")])
+def test_a_source_that_fails_costs_its_shard(
+    tmp_path: Path, curated: Callable, monkeypatch: pytest.MonkeyPatch, fault: str, said: str
+) -> None:
+    folder = write(tmp_path / "in", a=prose(7))
+    good = discover().build("sources", "files", {"path": str(folder)})
+    built = {"files": good, "theirs": Broken(fault)}
+    monkeypatch.setattr("llama3.data.curate._sources", lambda options: [built[slot.name] for slot in options.sources])
+    corpus, out = curated(sources=["theirs", "files"])
+    assert texts_of(corpus) == [prose(7)]
+    assert out.metrics["quarantined_shards"] == 1
+    assert said in corpus.rejects().to_pylist()[0]["detail"]
+
+
+@pytest.mark.parametrize(("fault", "said"), [("raises", "Broken failed: ZeroDivisionError"), ("size", "judged")])
+def test_a_filter_that_fails_stops_the_stage(
+    tmp_path: Path, curated: Callable, monkeypatch: pytest.MonkeyPatch, fault: str, said: str
+) -> None:
+    monkeypatch.setattr("llama3.data.curate._filters", lambda options: {"theirs": Broken(fault)})
+    folder = write(tmp_path / "in", a=prose(1), b=prose(2))
+    with pytest.raises(PluginError, match=said):
+        curated(sources=[{"name": "files", "path": str(folder)}])
+
+
+def test_a_filter_listed_twice_is_refused(tmp_path: Path, curated: Callable) -> None:
+    folder = write(tmp_path / "in", a=prose(1))
+    with pytest.raises(ConfigError, match="listed twice"):
+        curated(sources=[{"name": "files", "path": str(folder)}], filters=["gopher", "gopher"])
+
+
+def test_changed_files_change_the_request(tmp_path: Path) -> None:
+    folder = write(tmp_path / "in", a=prose(1), b=prose(2))
+    section = DataSection.model_validate({"sources": [{"name": "files", "path": str(folder)}]})
+    before = stamped(section)
+    assert stamped(section) == before
+    assert before.sources == section.sources
+    (folder / "b.txt").write_text(prose(3))
+    assert stamped(section).found != before.found
+    with pytest.raises(ConfigError, match="L3-SRC-001"):
+        stamped(DataSection.model_validate({"sources": [{"name": "files", "path": str(tmp_path / "no")}]}))

@@ -112,6 +112,8 @@ def test_never_fails_on_malformed_markup(page: str) -> None:
 def test_deep_nesting_and_long_pages_are_linear() -> None:
     assert main_text("<div>" * 20_000 + "deep" + "</div>" * 20_000) == "deep"
     assert len(main_text("<p>word</p>" * 50_000)) == 50_000 * 6 - 2
+    assert main_text("<b>" * 30_000 + "</i>" * 30_000 + "text" + "<p>x</p>" * 30_000).startswith("text\n\nx")
+    assert main_text("<math>" + "<mi>" * 5000 + "</mn>" * 30_000 + "</math>t") == "t"
     assert main_text("<math>" + "<mrow>" * 5000 + "<mi>x</mi>" + "</mrow>" * 5000 + "</math>t") == "t"
 
 
