@@ -46,7 +46,8 @@ def generate(
                 refused.extend(error.problems)
         loaded = llama3.load(model)
         answers = loaded.generate(allowed, max_tokens=max_tokens, temperature=temperature, seed=seed, n=n)
-        for prompt, group in zip(allowed, answers, strict=True):
+        groups = answers if n > 1 else [[answer] for answer in answers]
+        for prompt, group in zip(allowed, groups, strict=True):
             for answer in group:
                 decision = guards.decide("output", answer)
                 if decision.blocked:
