@@ -1,0 +1,186 @@
+"""The stage `pretrain` on real artifacts: a trained tokenizer, its token shards, a run directory."""
+
+import json
+import os
+import signal
+
+import numpy as np
+import pytest
+import torch
+from pydantic import BaseModel
+
+from llama3 import _core
+from llama3.artifacts import Stage
+from llama3.artifacts.run import RunDir
+from llama3.config.schema import Config
+from llama3.data.loader import TokenLoader
+from llama3.data.plan import Plan, ShardEntry, SourceEntry
+from llama3.errors import ConfigError, DataError, DoesNotFit, Interrupted
+from llama3.model.batch import Batch
+from llama3.model.score import score
+from llama3.model.weights import load_model
+from llama3.tokenizer import Tokenizer
+from llama3.training import pretrain as pretrain_module
+from llama3.training.pretrain import PretrainOptions, TokenDataset, anneal_plan, pretrain
+
+SENTENCES = {
+    "prose": [f"the {a} cat sat on the {b} mat and slept" for a in ("old", "red", "big") for b in ("wet", "new")] * 8,
+    "code": [f"def f{i}(x):\n    return x + {i}\n" for i in range(10)] * 4,
+}
+
+
+class Nothing(BaseModel):
+    pass
+
+
+def make_tokenizer(inputs, options, out):
+    Tokenizer.train([text for texts in SENTENCES.values() for text in texts], 300, num_special=16).save(out.path)
+
+
+def make_shards(inputs, options, out):
+    tokenizer = Tokenizer.load(inputs["tokenizer"].path)
+    sources = []
+    for name, texts in SENTENCES.items():
+        path = out.path / f"{name}.tok"
+        special = {"bos": tokenizer.bos_id, "eos": tokenizer.eos_id}
+        writer = _core.ShardWriter(str(path), vocab_size=tokenizer.vocab_size, tokenizer_hash=tokenizer.hash, **special)
+        ids, starts_D1 = tokenizer.encode_batch(texts)
+        writer.append(ids, starts_D1, np.arange(len(texts), dtype=np.uint64))
+        tokens, documents, root = writer.finish()
+        entry = ShardEntry(path=path.name, tokens=tokens, documents=documents, root=root)
+        sources.append(SourceEntry(name=name, shards=[entry]))
+    Plan(tokenizer=tokenizer.hash, vocab_size=tokenizer.vocab_size, sources=sources).save(out.path)
+
+
+TOKENIZER = Stage("tokenizer", make_tokenizer, {}, "tokenizer")
+SHARDS = Stage("shard", make_shards, {"tokenizer": "tokenizer"}, "shards")
+PRETRAIN = Stage("pretrain", pretrain, {"shards": "shards", "tokenizer": "tokenizer"}, "checkpoint")
+
+
+def config(**pretrain_section):
+    section = {
+        "steps": 12,
+        "batch": 4,
+        "seq_len": 64,
+        "lr": 1e-2,
+        "warmup": 2,
+        "log_every": 4,
+        "checkpoint_every": 5,
+        "anneal": {"steps": 4, "average_last": 2, "mix": {"prose": 1.0}},
+    }
+    return Config.model_validate(
+        {
+            "run": {"device": "cpu"},
+            "model": {"preset": "tiny", "dim": 32, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "ffn_dim": 64},
+            "pretrain": section | pretrain_section,
+            "logging": ["jsonl", "tensorboard"],
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    run = RunDir(tmp_path_factory.mktemp("inputs"))
+    tokenizer = run.execute(TOKENIZER, {}, Nothing())
+    return {"tokenizer": tokenizer, "shards": run.execute(SHARDS, {"tokenizer": tokenizer}, Nothing())}
+
+
+@pytest.fixture(scope="module")
+def made(inputs, tmp_path_factory):
+    """The run and its checkpoint, made without interruption."""
+    run = RunDir(tmp_path_factory.mktemp("run"))
+    return run, run.execute(PRETRAIN, inputs, PretrainOptions.of(config()))
+
+
+def test_it_makes_a_checkpoint_that_has_learnt_the_text(made, inputs):
+    _, artifact = made
+    model, tokenizer = load_model(artifact.path), Tokenizer.load(artifact.path)
+    assert tokenizer.hash == Tokenizer.load(inputs["tokenizer"].path).hash
+    ids = tokenizer.encode(SENTENCES["prose"][0], bos=True, eos=True)
+    with torch.no_grad():
+        loss = -score(model, Batch.of_documents(ids)).logps_M.mean().item()
+    assert loss < 0.6 * np.log(tokenizer.vocab_size)
+    facts = json.loads((artifact.path / "llama3.json").read_text())
+    assert (facts["stage"], facts["steps"], facts["tokens"]) == ("pretrain", 16, 16 * 4 * 64)
+    assert artifact.manifest.metrics["parameters"] == sum(p.numel() for p in model.parameters())
+    assert "tokens_per_second" not in artifact.manifest.metrics
+
+
+def test_loggers_write_into_the_run_directory(made):
+    run, _ = made
+    rows = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
+    assert [(row["stage"], row["step"]) for row in rows] == [("pretrain", step) for step in (4, 8, 12, 16)]
+    assert rows[-1]["loss"] < rows[0]["loss"]
+    assert rows[-1]["lr"] == 0.0
+    assert rows[-1]["tokens_per_second"] > 0
+    assert list((run.path / "tensorboard" / "pretrain").glob("events.out.*"))
+
+
+def test_interrupted_and_resumed_it_makes_the_same_artifact(made, inputs, tmp_path, monkeypatch):
+    def examples(self, step):
+        if step == 13:
+            os.kill(os.getpid(), signal.SIGINT)
+        return read(self, step)
+
+    read = TokenDataset.examples
+    monkeypatch.setattr(TokenDataset, "examples", examples)
+    run = RunDir(tmp_path)
+    with pytest.raises(Interrupted, match="stopped after step 14 of 16"):
+        run.execute(PRETRAIN, inputs, PretrainOptions.of(config()))
+    monkeypatch.undo()
+    resumed = run.execute(PRETRAIN, inputs, PretrainOptions.of(config()))
+    assert resumed.hash == made[1].hash
+
+
+def test_how_it_is_logged_does_not_change_what_it_is(made, inputs):
+    run, artifact = made
+    quiet = config().model_copy(update={"logging": []})
+    assert run.execute(PRETRAIN, inputs, PretrainOptions.of(quiet)).hash == artifact.hash
+    assert len((run.path / "metrics.jsonl").read_text().splitlines()) == 4  # nothing was done again
+
+
+def test_the_anneal_reads_its_own_mix(inputs):
+    section = config().pretrain
+    plan = anneal_plan(Plan.load(inputs["shards"].path), section)
+    loader = TokenLoader(plan, seq_len=section.seq_len, seed=1)
+    border = section.steps * section.batch
+    sources = [loader.place(row).source for row in range(border + 16)]
+    assert set(sources[:border]) == {"prose", "code"}
+    assert set(sources[border:]) == {"prose"}
+
+
+def test_ranks_share_the_rows_of_a_step(inputs):
+    loader = TokenLoader(inputs["shards"].path, seq_len=64, seed=1)
+    rows = TokenDataset(loader, 4).examples(3)
+    shares = [list(rows[rank::2]) for rank in range(2)]
+    whole = list(rows)
+    assert [torch.equal(rows[i].tokens_T, whole[i].tokens_T) for i in range(4)] == [True] * 4
+    for rank, share in enumerate(shares):
+        assert [batch.tokens_T.tolist() for batch in share] == [whole[i].tokens_T.tolist() for i in (rank, rank + 2)]
+        assert all(batch.num_targets == batch.num_tokens - batch.num_segments for batch in share)
+    assert len(rows[:1]) == 1
+    with pytest.raises(IndexError):
+        rows[4]
+
+
+def test_shards_of_another_tokenizer_are_refused(inputs, tmp_path):
+    def other(inputs, options, out):
+        Tokenizer.train(["quite another text, with other words in it altogether"], 290, num_special=16).save(out.path)
+
+    run = RunDir(tmp_path)
+    tokenizer = run.execute(Stage("tokenizer", other, {}, "tokenizer"), {}, Nothing())
+    with pytest.raises(DataError, match="L3-TRN-020"):
+        run.execute(PRETRAIN, {**inputs, "tokenizer": tokenizer}, PretrainOptions.of(config()))
+
+
+def test_rows_beyond_the_context_are_refused(inputs, tmp_path):
+    with pytest.raises(ConfigError, match=r"rows of 2048 tokens for a model made for 1024.*L3-TRN-021"):
+        RunDir(tmp_path).execute(PRETRAIN, inputs, PretrainOptions.of(config(seq_len=2048)))
+
+
+def test_a_world_of_another_size_is_refused(inputs, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    two = Config.model_validate(config().model_dump() | {"parallelism": {"dp": {"name": "fsdp", "size": 2}}})
+    with pytest.raises(DoesNotFit, match=r"needs 2 processes, this run has 3.*L3-PAR-002"):
+        RunDir(tmp_path).execute(PRETRAIN, inputs, PretrainOptions.of(two))
+    assert pretrain_module.parallel.dist.is_initialized() is False
