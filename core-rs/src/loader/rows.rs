@@ -36,39 +36,31 @@ impl Loader {
         rows.tokens
             .try_reserve_exact(total)
             .map_err(|_| too_many())?;
-        rows.tokens.resize(total, 0);
         rows.splits.push(0);
-        for (r, out) in rows.tokens.chunks_exact_mut(seq_len).enumerate() {
-            let place = self.place(start + stride * r as u64);
-            self.gather(place, out, &mut rows.bounds, &mut rows.doc_ids)?;
+        for r in 0..count as u64 {
+            let place = self.place(start + stride * r);
+            self.gather(place, &mut rows)?;
             rows.source_ids.push(place.source as i32); // at most 4096 sources
             rows.splits.push(rows.doc_ids.len() as i64);
         }
         Ok(rows)
     }
 
-    /// Copies one window and appends its bounds and document ids.
-    fn gather(
-        &self,
-        place: Place,
-        out: &mut [i64],
-        bounds: &mut Vec<i32>,
-        doc_ids: &mut Vec<u64>,
-    ) -> Result<()> {
+    /// Appends one window, its bounds and document ids.
+    fn gather(&self, place: Place, rows: &mut Rows) -> Result<()> {
         let source = &self.sources()[place.source];
         let (mut index, mut from) = source.shard_at(place.window * self.seq_len());
-        let mut filled = 0usize;
-        while filled < out.len() {
+        let mut filled = 0;
+        while filled < self.seq_len() {
             // A window lies inside the source, so there is a next shard as long as it is not full.
             let shard = &source.shards()[index];
-            let take = (shard.header().tokens - from).min((out.len() - filled) as u64);
-            let to = from + take;
-            shard.read(from..to, &mut out[filled..filled + take as usize])?;
+            let to = shard.header().tokens.min(from + self.seq_len() - filled);
+            shard.read(from..to, &mut rows.tokens)?;
             let mut document = shard.document_at(from)?;
             let mut at = from;
             while at < to {
-                bounds.push((filled as u64 + at - from) as i32); // below seq_len, a u32 checked to fit
-                doc_ids.push(shard.doc_id(document)?);
+                rows.bounds.push((filled + at - from) as i32); // below seq_len, which fits
+                rows.doc_ids.push(shard.doc_id(document)?);
                 let end = shard.doc_end(document)?;
                 if end <= at {
                     return Err(LoaderError::damaged(
@@ -80,10 +72,10 @@ impl Loader {
                 at = end;
                 document += 1;
             }
-            filled += take as usize;
+            filled += to - from;
             (index, from) = (index + 1, 0);
         }
-        bounds.push(out.len() as i32);
+        rows.bounds.push(self.seq_len() as i32);
         Ok(())
     }
 }

@@ -75,13 +75,12 @@ impl Shard {
         (0..self.verified.len()).try_for_each(|block| self.verify_block(block))
     }
 
-    /// Copies the tokens `range` into `out`, which has as many places.
+    /// Appends the tokens `range` to `out`.
     ///
     /// # Errors
     /// `Invalid` when the range lies outside the shard; `Damaged`.
-    pub fn read(&self, range: Range<u64>, out: &mut [i64]) -> Result<()> {
-        let inside = range.start <= range.end && range.end <= self.header.tokens;
-        if !inside || range.end - range.start != out.len() as u64 {
+    pub fn read(&self, range: Range<u64>, out: &mut Vec<i64>) -> Result<()> {
+        if range.start > range.end || range.end > self.header.tokens {
             let (path, tokens) = (self.path.display(), self.header.tokens);
             return Err(LoaderError::Invalid(format!(
                 "{path}: no tokens {range:?} among {tokens}"
@@ -91,9 +90,9 @@ impl Shard {
         let bytes =
             self.bytes(HEADER_BYTES + range.start * width..HEADER_BYTES + range.end * width)?;
         if width == 2 {
-            widen(out, words(bytes).map(u16::from_le_bytes));
+            out.extend(words(bytes).map(|word| i64::from(u16::from_le_bytes(word))));
         } else {
-            widen(out, words(bytes).map(u32::from_le_bytes));
+            out.extend(words(bytes).map(|word| i64::from(u32::from_le_bytes(word))));
         }
         Ok(())
     }
@@ -213,10 +212,4 @@ fn words<const N: usize>(bytes: &[u8]) -> impl Iterator<Item = [u8; N]> + '_ {
         word.copy_from_slice(chunk);
         word
     })
-}
-
-fn widen<T: Into<i64>>(out: &mut [i64], tokens: impl Iterator<Item = T>) {
-    for (to, from) in out.iter_mut().zip(tokens) {
-        *to = from.into();
-    }
 }

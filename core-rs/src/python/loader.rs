@@ -191,7 +191,7 @@ impl PyShard {
         } else {
             self.inner.doc_end(index - 1)?
         };
-        let mut tokens = vec![0; end.saturating_sub(start).min(self.header().tokens) as usize];
+        let mut tokens = Vec::new();
         py.detach(|| self.inner.read(start..end, &mut tokens))?;
         Ok((self.inner.doc_id(index)?, tokens.into_pyarray(py)))
     }
