@@ -105,9 +105,7 @@ class ShardError(ValueError):
 class ShardWriter:
     """Writes one `.tok` shard; it appears at `path` when `finish` returns. Dropped before, it leaves nothing."""
 
-    def __init__(
-        self, path: str, *, vocab_size: int, tokenizer_hash: str, bos: int | None = None, eos: int | None = None
-    ) -> None: ...
+    def __init__(self, path: str, *, vocab_size: int, tokenizer_hash: str) -> None: ...
     def append(
         self, ids: npt.NDArray[np.uint32], row_starts: npt.NDArray[np.uint64], doc_ids: npt.NDArray[np.uint64]
     ) -> None: ...

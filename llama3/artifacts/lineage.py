@@ -160,14 +160,12 @@ def _label(node: Node) -> str:
 
 
 def _sources(node: Node) -> list[tuple[str, str]]:
-    """What a corpus kept of each source: the last stage of its funnel (stage -> source -> counts)."""
+    """What a corpus trains on, by source (the stage "train" of its funnel: stage -> source -> counts)."""
     if node.manifest is None or node.manifest.type != "corpus":
         return []
     funnel = node.manifest.metrics.get("funnel")
-    if not isinstance(funnel, dict) or not funnel:
-        return []
-    last = list(funnel.values())[-1]
-    return [(name, _counts(counts)) for name, counts in sorted(last.items())]
+    train = funnel.get("train") if isinstance(funnel, dict) else None
+    return [(name, _counts(counts)) for name, counts in sorted(train.items())] if isinstance(train, dict) else []
 
 
 def _counts(value: Any) -> str:

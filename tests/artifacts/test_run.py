@@ -24,7 +24,7 @@ class Options(BaseModel):
 
 def write_corpus(inputs, options, out):
     (out.path / "text.txt").write_text(options.text)
-    out.metrics["funnel"] = {"read": {"notes": {"documents": 9}}, "kept": {"notes": {"documents": 1}}}
+    out.metrics["funnel"] = {"read": {"notes": {"documents": 9}}, "train": {"notes": {"documents": 1}}}
     calls.append("curate")
 
 

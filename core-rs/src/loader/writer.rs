@@ -16,7 +16,6 @@ pub struct ShardWriter {
     temporary: PathBuf,
     file: BufWriter<File>,
     header: Header,
-    around: (Option<u32>, Option<u32>),
     doc_ends: Vec<u64>,
     doc_ids: Vec<u64>,
     blocks: BlockHasher,
@@ -55,35 +54,20 @@ impl BlockHasher {
 }
 
 impl ShardWriter {
-    /// Starts a shard at `path`. `around` = tokens put before and after each document (BOS, EOS).
+    /// Starts a shard at `path`.
     ///
     /// # Errors
-    /// `Invalid` when `around` is outside the vocabulary; `Io`.
-    pub fn create(
-        path: &Path,
-        vocab_size: u32,
-        tokenizer: [u8; 32],
-        around: (Option<u32>, Option<u32>),
-    ) -> Result<Self> {
-        Self::with_block_bytes(path, vocab_size, tokenizer, around, BLOCK_BYTES)
+    /// `Io`.
+    pub fn create(path: &Path, vocab_size: u32, tokenizer: [u8; 32]) -> Result<Self> {
+        Self::with_block_bytes(path, vocab_size, tokenizer, BLOCK_BYTES)
     }
 
     pub(crate) fn with_block_bytes(
         path: &Path,
         vocab_size: u32,
         tokenizer: [u8; 32],
-        around: (Option<u32>, Option<u32>),
         block_bytes: u64,
     ) -> Result<Self> {
-        if let Some(id) = [around.0, around.1]
-            .into_iter()
-            .flatten()
-            .find(|&id| id >= vocab_size)
-        {
-            return Err(LoaderError::Invalid(format!(
-                "token {id} is outside the vocabulary of {vocab_size}"
-            )));
-        }
         let mut name = path.file_name().map_or_else(OsString::new, OsString::from);
         name.push(format!(
             ".tmp-{}-{}",
@@ -111,7 +95,6 @@ impl ShardWriter {
             temporary,
             file,
             header,
-            around,
             doc_ends: Vec::new(),
             doc_ids: Vec::new(),
             blocks: BlockHasher {
@@ -126,7 +109,7 @@ impl ShardWriter {
         Ok(writer)
     }
 
-    /// Tokens written so far, those around documents included.
+    /// Tokens written so far.
     pub fn tokens(&self) -> u64 {
         self.header.tokens
     }
@@ -147,16 +130,14 @@ impl ShardWriter {
         for (bounds, &id) in starts.windows(2).zip(doc_ids) {
             let document = &ids[bounds[0] as usize..bounds[1] as usize]; // checked above
             bytes.clear();
-            let tokens = self
-                .around
-                .0
-                .iter()
-                .chain(document)
-                .chain(self.around.1.iter());
             if self.header.width == 2 {
-                bytes.extend(tokens.flat_map(|&token| (token as u16).to_le_bytes()));
+                bytes.extend(
+                    document
+                        .iter()
+                        .flat_map(|&token| (token as u16).to_le_bytes()),
+                );
             } else {
-                bytes.extend(tokens.flat_map(|token| token.to_le_bytes()));
+                bytes.extend(document.iter().flat_map(|token| token.to_le_bytes()));
             }
             self.put(&bytes)?;
             self.header.tokens += bytes.len() as u64 / u64::from(self.header.width);
@@ -188,12 +169,11 @@ impl ShardWriter {
                 self.header.vocab_size
             ));
         }
-        let bare = self.around == (None, None);
         for (d, bounds) in starts.windows(2).enumerate() {
             if bounds[0] > bounds[1] {
                 return invalid(format!("document {d} starts after its end"));
             }
-            if bare && bounds[0] == bounds[1] {
+            if bounds[0] == bounds[1] {
                 return invalid(format!("document {d} has no token"));
             }
         }

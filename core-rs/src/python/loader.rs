@@ -81,16 +81,9 @@ impl PyShardWriter {
 #[pymethods]
 impl PyShardWriter {
     #[new]
-    #[pyo3(signature = (path, *, vocab_size, tokenizer_hash, bos=None, eos=None))]
-    fn new(
-        path: PathBuf,
-        vocab_size: u32,
-        tokenizer_hash: &str,
-        bos: Option<u32>,
-        eos: Option<u32>,
-    ) -> PyResult<Self> {
-        let writer =
-            ShardWriter::create(&path, vocab_size, hash_bytes(tokenizer_hash)?, (bos, eos))?;
+    #[pyo3(signature = (path, *, vocab_size, tokenizer_hash))]
+    fn new(path: PathBuf, vocab_size: u32, tokenizer_hash: &str) -> PyResult<Self> {
+        let writer = ShardWriter::create(&path, vocab_size, hash_bytes(tokenizer_hash)?)?;
         Ok(Self {
             inner: Some(writer),
         })

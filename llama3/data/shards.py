@@ -1,0 +1,140 @@
+"""The stage `shard`: a corpus in tokens, as `.tok` shards per source and the plan to read them by.
+
+Every document of the train split becomes BOS, its tokens, EOS. Finished shards wait in scratch until all are
+there, so that a killed run does not tokenise them again.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from llama3 import _core
+from llama3.artifacts import Artifact, StageOutput
+from llama3.config.schema import DataSection
+from llama3.data.corpus import Corpus
+from llama3.data.documents import DocumentBatch
+from llama3.data.plan import Plan, ShardEntry, SourceEntry
+from llama3.errors import DataError, Problem
+from llama3.tokenizer import Tokenizer
+
+SHARD_TOKENS = 1 << 27
+"""A shard is closed after the batch of documents that brings it here."""
+
+
+def shard(inputs: Mapping[str, Artifact], options: DataSection, out: StageOutput) -> None:
+    """Tokenise `inputs["corpus"]` with `inputs["tokenizer"]`; write shards and plan.json.
+
+    Raises DataError (L3-DAT-207) when the train split is empty, ConfigError (L3-DAT-202) when
+    `options.mix` names a source that the corpus lacks.
+    """
+    corpus = Corpus(inputs["corpus"].path)
+    tokenizer = Tokenizer.load(inputs["tokenizer"].path)
+    train = corpus.counts.get("train", {})
+    if not train:
+        raise DataError(Problem("L3-DAT-207", str(corpus.path), "the corpus has no document to train on"))
+    writers = {name: SourceWriter(name, number, tokenizer, out.scratch) for number, name in enumerate(sorted(train))}
+    with out.progress("tokenise", sum(counts["documents"] for counts in train.values())) as task:
+        for batch in corpus.documents("train"):
+            for name, documents in _by_source(batch):
+                writers[name].write(documents)
+            task.advance(len(batch))
+    sources = [writer.close() for writer in writers.values()]
+    for source in sources:
+        for entry in source.shards:
+            os.rename(out.scratch / entry.path, out.path / entry.path)
+    plan = Plan(tokenizer=tokenizer.hash, vocab_size=tokenizer.vocab_size, sources=sources)
+    plan = plan.with_mix(options.mix) if options.mix else plan
+    plan.save(out.path)
+    _measure(plan, train, out)
+
+
+def _by_source(batch: DocumentBatch) -> list[tuple[str, DocumentBatch]]:
+    """The documents of each source, in order of first appearance."""
+    names_D = np.array(batch.column("source"))
+    return [(name, batch.take(names_D == name)) for name in dict.fromkeys(names_D.tolist())]
+
+
+class SourceWriter:
+    """Writes one source's shards into `folder`, going on after those that a killed run finished there."""
+
+    def __init__(self, name: str, number: int, tokenizer: Tokenizer, folder: Path) -> None:
+        self.name, self._tokenizer, self._folder = name, tokenizer, folder
+        self._stem = f"{number:04d}-{re.sub(r'[^A-Za-z0-9_-]+', '_', name)[:40]}"
+        self._entries: list[ShardEntry] = []
+        self._writer: _core.ShardWriter | None = None
+        while (finished := self._finished()) is not None:
+            self._entries.append(finished)
+        self._skip = sum(entry.documents for entry in self._entries)
+
+    def _next_name(self) -> str:
+        return f"{self._stem}-{len(self._entries):05d}.tok"
+
+    def _finished(self) -> ShardEntry | None:
+        """The next shard, if a killed run left it whole."""
+        path = self._folder / self._next_name()
+        if not path.exists():
+            return None
+        try:
+            found = _core.Shard(str(path))
+            found.verify()
+        except ValueError:
+            return None  # damaged: it is written again
+        return ShardEntry(path=path.name, tokens=found.tokens, documents=found.documents, root=found.root)
+
+    def write(self, batch: DocumentBatch) -> None:
+        """Append documents. Shards end at batch borders, so a resumed run cuts them where the first one
+        would have.
+        """
+        if self._skip:
+            done = min(self._skip, len(batch))
+            self._skip -= done
+            batch = batch.take(np.arange(len(batch)) >= done)
+            if not len(batch):
+                return
+        tokenizer = self._tokenizer
+        if self._writer is None:
+            self._writer = _core.ShardWriter(
+                str(self._folder / self._next_name()),
+                vocab_size=tokenizer.vocab_size,
+                tokenizer_hash=tokenizer.hash,
+            )
+        ids, starts_D1 = tokenizer.encode_batch(batch.texts, bos=True, eos=True)
+        doc_ids_D = np.array([int(identity[:16], 16) for identity in batch.column("id")], np.uint64)
+        self._writer.append(ids, starts_D1, doc_ids_D)
+        if self._writer.tokens >= SHARD_TOKENS:
+            self._finish()
+
+    def _finish(self) -> None:
+        if self._writer is None:
+            return
+        name = self._next_name()
+        tokens, documents, root = self._writer.finish()
+        self._entries.append(ShardEntry(path=name, tokens=tokens, documents=documents, root=root))
+        self._writer = None
+
+    def close(self) -> SourceEntry:
+        """Finish the last shard; what the source consists of."""
+        self._finish()
+        return SourceEntry(name=self.name, shards=self._entries)
+
+
+def _measure(plan: Plan, train: Mapping[str, Mapping[str, int]], out: StageOutput) -> None:
+    """Tokens per source (BOS and EOS counted) and bytes of text per text token (not counted)."""
+    sources = {
+        source.name: {
+            "documents": train[source.name]["documents"],
+            "bytes": train[source.name]["bytes"],
+            "tokens": source.tokens,
+        }
+        for source in plan.sources
+    }
+    text_tokens = sum(counts["tokens"] - 2 * counts["documents"] for counts in sources.values())
+    out.metrics["sources"] = sources
+    out.metrics["tokens"] = sum(counts["tokens"] for counts in sources.values())
+    out.metrics["bytes_per_token"] = sum(counts["bytes"] for counts in sources.values()) / max(text_tokens, 1)
+    out.metrics["plan_hash"] = plan.hash
