@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find core-rs/src core-rs/Cargo.toml Cargo.toml pyproject.toml -type f 2>/dev/null)
 
-.PHONY: help quickstart test test-slow lint format bench-dedup wheel clean setup
+.PHONY: help quickstart test test-slow lint format bench-dedup bench-loader wheel clean setup
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -34,6 +34,9 @@ format: $(VENV)/.installed-test ## rewrite Python and Rust in the project's form
 
 bench-dedup: $(VENV)/.installed-test ## deduplication beside datasketch (and rensa, if installed)
 	$(BIN)/python benchmarks/dedup.py
+
+bench-loader: $(VENV)/.installed-test ## token loading beside a NumPy memmap and torch's DataLoader
+	$(BIN)/python benchmarks/loader.py
 
 wheel: $(VENV)/.installed-test ## build the abi3 wheel into dist/
 	$(BIN)/maturin build --release --locked --out dist
