@@ -13,8 +13,8 @@ from llama3.config.schema import Config
 from llama3.errors import CheckpointError, ConfigError, Problem
 from llama3.model.transformer import Transformer
 from llama3.model.weights import load_model
-from llama3.posttraining.checkpoints import save_checkpoint
 from llama3.tokenizer import Tokenizer
+from llama3.training.stage import save_checkpoint
 
 
 class AverageOptions(BaseModel):

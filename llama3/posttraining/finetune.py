@@ -12,19 +12,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
-import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from llama3.artifacts import Artifact, StageOutput
-from llama3.config.schema import Config, OptimizerSection, PreferSection, SFTSection, Slot
+from llama3.config.schema import Config, ParallelismSection, PreferSection, SFTSection, Slot
 from llama3.errors import ConfigError, DataError, Problem
+from llama3.model.config import ModelConfig
 from llama3.model.transformer import Transformer
-from llama3.model.weights import load_model
+from llama3.model.weights import load_model, read_config
 from llama3.plugins.registry import discover
 from llama3.plugins.specs import AlgorithmSpec, Need
-from llama3.posttraining.checkpoints import save_checkpoint
 from llama3.posttraining.datasets import (
     Epochs,
     PairExample,
@@ -49,64 +48,64 @@ from llama3.tokenizer import Tokenizer
 from llama3.training.algorithm import Algorithm, Scorer
 from llama3.training.checkpoint import CheckpointStore
 from llama3.training.loop import train
-from llama3.training.metrics import Reporter
-from llama3.training.parallel import GlobalStats, Parallel, ParallelContext
+from llama3.training.parallel import GlobalStats, Parallel, start
 from llama3.training.schedule import Schedule
+from llama3.training.stage import device_of, reporting, save_checkpoint, whole_model
 
 
-class SFTOptions(BaseModel):
-    """The section and the seed of the order of examples."""
+class TrainingOptions(BaseModel):
+    """What both stages need of the config. Where and how it is logged does not change what they make."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    sft: SFTSection
+    parallelism: ParallelismSection = ParallelismSection()
     seed: int
     device: str = "cpu"
+    logging: tuple[Slot, ...] = Field(default=(), exclude=True)
+
+    @staticmethod
+    def common(config: Config) -> dict[str, Any]:
+        """The fields of this class, from the whole config."""
+        return {
+            "parallelism": config.parallelism,
+            "seed": config.run.seed,
+            "device": str(device_of(config.run.device)),
+            "logging": tuple(config.logging),
+        }
+
+
+class SFTOptions(TrainingOptions):
+    """Options of `sft`; the algorithm stands in the section."""
+
+    sft: SFTSection
 
     @classmethod
-    def of(cls, config: Config) -> SFTOptions:
+    def of(cls, config: Config) -> Self:
         """From the whole config."""
-        return cls(sft=config.post_training.sft, seed=config.run.seed, device=device_of(config))
+        return cls(sft=config.post_training.sft, **cls.common(config))
 
 
-class PreferOptions(BaseModel):
-    """The section, the algorithm, and the rewards (for algorithms that sample)."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class PreferOptions(TrainingOptions):
+    """Options of `prefer`; the rewards are for algorithms that sample."""
 
     prefer: PreferSection
     algorithm: Slot
     rewards: tuple[Slot, ...]
-    seed: int
-    device: str = "cpu"
 
     @classmethod
-    def of(cls, config: Config) -> PreferOptions:
+    def of(cls, config: Config) -> Self:
         """From the whole config."""
         post = config.post_training
-        return cls(
-            prefer=post.prefer,
-            algorithm=post.algorithm,
-            rewards=tuple(post.rewards),
-            seed=config.run.seed,
-            device=device_of(config),
-        )
-
-
-def device_of(config: Config) -> str:
-    """The device that `run.device` means on this machine."""
-    if config.run.device != "auto":
-        return config.run.device
-    return "cuda" if torch.cuda.is_available() else "cpu"
+        return cls(prefer=post.prefer, algorithm=post.algorithm, rewards=tuple(post.rewards), **cls.common(config))
 
 
 def sft(inputs: Mapping[str, Artifact], options: SFTOptions, out: StageOutput) -> None:
     """Finetune `checkpoint` (the base model) on `dialogs`. Raises DataError for bad or missing dialogs, all at once."""
-    job = Finetuning("sft", inputs, options.sft.algorithm, options.sft, options.seed, options.device, out)
+    job = Finetuning("sft", inputs, options.sft.algorithm, options.sft, options, out)
     job.require("dialogs")
     rows = list(read_rows(inputs["dialogs"].file("dialogs.jsonl")))
     examples = _each(rows, lambda row, where: dialog_example(job.tokenizer, row["messages"], where))
-    job.run(examples, {}, epochs=options.sft.epochs, batch=options.sft.batch)
+    job.run(examples, {})
 
 
 def prefer(
@@ -114,7 +113,7 @@ def prefer(
 ) -> None:
     """Train `checkpoint` (the sft model, also the reference) on the pairs or the prompts of `preferences`."""
     section = options.prefer
-    job = Finetuning("prefer", inputs, options.algorithm, section, options.seed, options.device, out)
+    job = Finetuning("prefer", inputs, options.algorithm, section, options, out)
     data = job.require("pairs", "prompts")
     source = inputs["preferences"]
     makers: dict[Need, Callable[[], Any]] = {"reference": job.frozen}
@@ -135,7 +134,7 @@ def prefer(
             top_p=section.top_p,
         )
         makers["reward"] = lambda: TextRewarder(reward, job.tokenizer, [task.to_json() for task in tasks])
-    job.run(examples, makers, epochs=section.epochs, batch=section.batch)
+    job.run(examples, makers)
 
 
 @dataclass
@@ -145,9 +144,8 @@ class Finetuning:
     stage: str
     inputs: Mapping[str, Artifact]
     slot: Slot
-    section: OptimizerSection
-    seed: int
-    device: str
+    section: SFTSection | PreferSection
+    options: TrainingOptions
     out: StageOutput
 
     @cached_property
@@ -167,7 +165,17 @@ class Finetuning:
 
     @cached_property
     def model(self) -> Transformer:
-        return load_model(self.inputs["checkpoint"].path, device=self.device)
+        model = load_model(self.inputs["checkpoint"].path, device=self.parallel.context.device)
+        self.parallel.apply(model)
+        return model
+
+    @cached_property
+    def config(self) -> ModelConfig:
+        return read_config(self.inputs["checkpoint"].path)
+
+    @cached_property
+    def parallel(self) -> Parallel:
+        return start(self.options.parallelism, self.config, device_of(self.options.device), discover())
 
     def require(self, *kinds: str) -> str:
         """The kind of data that the algorithm eats. Raises ConfigError when this stage has no such data."""
@@ -183,41 +191,39 @@ class Finetuning:
             )
         return self.spec.data
 
-    def run(
-        self, examples: Sequence[Any], makers: Mapping[Need, Callable[[], Any]], *, epochs: int, batch: int
-    ) -> None:
+    def run(self, examples: Sequence[Any], makers: Mapping[Need, Callable[[], Any]]) -> None:
         """Train and write the checkpoint."""
         self._refuse_long(examples)
-        dataset = Epochs(examples, batch=batch, epochs=epochs, seed=self.seed)
-        parallel = Parallel(ParallelContext(torch.device(self.device)))
+        section, seed, context = self.section, self.options.seed, self.parallel.context
+        dataset = Epochs(examples, batch=section.batch, epochs=section.epochs, seed=seed)
         services = build_services(
             self.slot.name,
             self.spec.needs,
             makers,
             policy=self.scorer(self.model),
-            stats=GlobalStats(parallel.context),
+            stats=GlobalStats(context),
             tokenizer=self.tokenizer,
         )
-        section = self.section
-        with self.out.progress(self.stage, dataset.steps) as task:
+        with reporting(self.stage, self.options.logging, self.out, dataset.steps, context) as reporter:
             progress = train(
                 self.model,
                 self.algorithm,
                 dataset,
                 options=section,
                 schedule=Schedule(section.lr, section.final_lr, section.warmup, dataset.steps),
-                seed=self.seed,
-                parallel=parallel,
+                seed=seed,
+                parallel=self.parallel,
                 needs=self.spec.needs,
                 services=services,
                 store=CheckpointStore(self.out.scratch / "checkpoints"),
                 identity={"stage": self.stage, **{role: artifact.hash for role, artifact in self.inputs.items()}},
-                reporter=Reporter(self.stage, progress=lambda steps, shown: task.advance(steps, **shown)),
+                reporter=reporter,
             )
-        facts = {"stage": self.stage, "algorithm": self.slot.model_dump(), "examples": len(examples)}
-        save_checkpoint(self.out.path, self.model, self.tokenizer, facts)
-        self.out.metrics |= {"examples": len(examples), "steps": progress.step, "tokens": progress.tokens}
-        self.out.metrics |= {name: round(value, 6) for name, value in progress.metrics.items()}
+        whole = whole_model(self.model, self.config, context)
+        if whole is not None:
+            facts = {"stage": self.stage, "algorithm": self.slot.model_dump(), "examples": len(examples)}
+            save_checkpoint(self.out.path, whole, self.tokenizer, facts)
+        self.out.metrics |= {"examples": len(examples), "steps": progress.step, **progress.metrics}
 
     def scorer(self, model: Transformer) -> Scorer:
         """Log-probs as the loop computes them: same precision, same microbatches."""
@@ -227,21 +233,23 @@ class Finetuning:
     def frozen(self) -> Scorer:
         """The checkpoint that training starts from, as it stays."""
         folder = self.inputs["checkpoint"].path
-        return self.scorer(load_model(folder, device=self.device).requires_grad_(False))
+        return self.scorer(load_model(folder, device=self.parallel.context.device).requires_grad_(False))
 
     def cached_reference(self, examples: Sequence[PairExample]) -> Scorer:
         """Reference log-probs of all pairs, computed before training and kept across kills."""
-        identity = f"{self.inputs['checkpoint'].hash}/{self.section.precision}/{self.device}"
+        context = self.parallel.context
+        identity = f"{self.inputs['checkpoint'].hash}/{self.section.precision}/{context.device.type}"
         reference = CachedReference(self.out.scratch / "reference.safetensors", identity, self.frozen)
         with self.out.progress("reference log-probs", len(examples)) as task:
             for chunk in chunks(examples, 64):
-                reference.logps(self.algorithm.collate(chunk).to(self.device))
+                reference.logps(self.algorithm.collate(chunk).to(context.device))
                 task.advance(len(chunk))
-        reference.save()
+        if context.is_main:
+            reference.save()
         return reference
 
     def _refuse_long(self, examples: Sequence[Any]) -> None:
-        limit = self.model.config.max_seq_len
+        limit = self.config.max_seq_len
         long = [index for index, example in enumerate(examples) if example.num_tokens > limit]
         if long:
             raise DataError(

@@ -1,0 +1,268 @@
+"""The stages of a round on a tiny model: what they write, what they refuse, and that the model gets better."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from tiny import open_generate, put, put_checkpoint, tiny_model
+
+from llama3.config.schema import Config, PreferSection, RejectSection, SFTSection, Slot
+from llama3.errors import CheckpointError, ConfigError, DataError
+from llama3.model.weights import load_model
+from llama3.plugins import AlgorithmSpec
+from llama3.plugins.registry import Registry
+from llama3.posttraining.average import AverageOptions, average_models, weighted_mean
+from llama3.posttraining.datasets import collate_prompts, read_rows, write_rows
+from llama3.posttraining.finetune import PreferOptions, SFTOptions
+from llama3.posttraining.preferences import PreferencesOptions, make_pair
+from llama3.posttraining.reject import RejectOptions
+from llama3.posttraining.rounds import stages
+from llama3.posttraining.sampling import Sample, Sampled
+from llama3.posttraining.tasks import generate, tasks
+from llama3.posttraining.tasks.arithmetic import FAMILIES as ARITHMETIC
+from llama3.posttraining.tasks.lists import FAMILIES as LISTS
+from llama3.training.algorithm import Algorithm, Plan, Term
+from llama3_plugins.algorithms.sft import SFT
+
+STAGES = stages(open_generate)
+REWARDS = (Slot(name="verifiable"),)
+FAST = {"precision": "fp32", "warmup": 2, "log_every": 1000, "checkpoint_every": 10}
+EASY = [f for f in (*ARITHMETIC, *LISTS) if f.name in ("arithmetic.parity", "list.length")]
+
+
+@pytest.fixture(autouse=True)
+def easy_tasks(monkeypatch):
+    """Two families that a tiny model learns in seconds."""
+    monkeypatch.setattr("llama3.posttraining.tasks.FAMILIES", tuple(EASY))
+
+
+def sampling(**changes):
+    return {
+        "prompts": 16,
+        "samples": 4,
+        "temperature": 1.0,
+        "top_p": 1.0,
+        "max_tokens": 6,
+        "rewards": REWARDS,
+        "seed": 1,
+    } | changes
+
+
+def sft_options(**changes) -> SFTOptions:
+    return SFTOptions(
+        sft=SFTSection(**({"lr": 5e-3, "epochs": 4, "batch": 32, "weight_decay": 0.0} | FAST | changes)), seed=1
+    )
+
+
+def rows(artifact, name):
+    return list(read_rows(artifact.file(name)))
+
+
+def test_a_whole_round_raises_the_pass_rate(run, tokenizer):
+    base = put_checkpoint(run, tiny_model(tokenizer), tokenizer)
+    dialogs = run.execute(STAGES.reject, {"checkpoint": base}, RejectOptions(**sampling(), demonstrations=400))
+    tuned = run.execute(STAGES.sft, {"checkpoint": base, "dialogs": dialogs}, sft_options())
+    pairs = run.execute(STAGES.preferences, {"checkpoint": tuned}, PreferencesOptions(**sampling(prompts=48)))
+    prefer = PreferOptions(
+        prefer=PreferSection(lr=1e-4, batch=8, **FAST), algorithm=Slot(name="dpo"), rewards=REWARDS, seed=1
+    )
+    preferred = run.execute(STAGES.prefer, {"checkpoint": tuned, "preferences": pairs}, prefer)
+    final = run.execute(STAGES.average, {"a": tuned, "b": preferred}, AverageOptions())
+
+    rate = lambda metrics: metrics["passed"] / metrics["samples"]
+    assert rate(dialogs.metrics) < 0.05
+    assert rate(pairs.metrics) > 0.3
+    counts = pairs.metrics
+    assert counts["pairs"] + sum(counts["skipped"].values()) == counts["prompts"]
+    assert dialogs.metrics["dialogs"]["demonstration"] == 400
+    assert len(rows(dialogs, "samples.jsonl")) == 16 * 4
+    assert preferred.metrics["steps"] == -(-counts["pairs"] // 8)
+    mean = average_models([load_model(tuned.path), load_model(preferred.path)], [0.5, 0.5])
+    for ours, theirs in zip(load_model(final.path).parameters(), mean.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    assert final.metrics["distance"] > 0
+    assert json.loads((final.path / "llama3.json").read_text())["stage"] == "average"
+
+
+def test_equal_requests_give_equal_artifacts(run, tokenizer, tmp_path):
+    """Sampling, choosing and training are functions of their inputs and options."""
+    from llama3.artifacts.run import RunDir
+
+    options = RejectOptions(**sampling(prompts=6, samples=2), demonstrations=40)
+    hashes = []
+    for name in ("one", "two"):
+        with RunDir(tmp_path / name) as folder:
+            base = put_checkpoint(folder, tiny_model(tokenizer), tokenizer)
+            dialogs = folder.execute(STAGES.reject, {"checkpoint": base}, options)
+            tuned = folder.execute(STAGES.sft, {"checkpoint": base, "dialogs": dialogs}, sft_options(epochs=1))
+            hashes.append((dialogs.hash, tuned.hash))
+    assert hashes[0] == hashes[1]
+
+
+def test_a_killed_stage_goes_on_from_its_checkpoint(run, tokenizer, monkeypatch):
+    base = put_checkpoint(run, tiny_model(tokenizer), tokenizer)
+    dialogs = run.execute(STAGES.reject, {"checkpoint": base}, RejectOptions(**sampling(prompts=2), demonstrations=100))
+    inputs = {"checkpoint": base, "dialogs": dialogs}
+    whole = run.execute(STAGES.sft, inputs, sft_options(batch=16, epochs=4), key="whole")
+    calls = []
+    loss = SFT.loss
+
+    def dies(self, scored, batch):
+        calls.append(1)
+        if len(calls) == 15:
+            raise RuntimeError("killed")
+        return loss(self, scored, batch)
+
+    monkeypatch.setattr(SFT, "loss", dies)
+    resumed_key = "resumed"
+    with pytest.raises(RuntimeError, match="killed"):
+        run.execute(STAGES.sft, inputs, sft_options(batch=16, epochs=4), key=resumed_key)
+    resumed = run.execute(STAGES.sft, inputs, sft_options(batch=16, epochs=4), key=resumed_key)
+    assert resumed.hash == whole.hash
+    assert len(calls) == 15 + (25 - 10), "steps 1 to 10 were in the checkpoint"
+
+
+class Reinforce(Algorithm):
+    """A policy gradient on rollouts, whose baseline is the mean of each prompt's answers."""
+
+    plan = Plan(samples=4)
+
+    def collate(self, examples):
+        return collate_prompts(examples)
+
+    def prepare(self, batch, services):
+        return services.reward.score(services.sampler.rollouts(batch, self.plan.samples))
+
+    def loss(self, scored, batch):
+        reward_S = batch.per_segment["reward"].nan_to_num()
+        answers_R = torch.bincount(batch.tree_S, minlength=batch.num_trees) - 1
+        mean_R = torch.zeros(batch.num_trees).index_add(0, batch.tree_S, reward_S) / answers_R
+        advantage_S = reward_S - mean_R[batch.tree_S]
+        return {"policy": Term(-(batch.sum_by_segment(scored.logps_M) * advantage_S).sum(), per="segment")}
+
+
+def test_an_algorithm_that_samples_trains_in_the_same_stage(run, tokenizer, monkeypatch):
+    """What makes `algorithm: dpo` -> a sampling algorithm a change of config."""
+    spec = AlgorithmSpec(
+        name="reinforce", factory="-", data="prompts", needs=frozenset({"rollouts", "reward"}), summary="test"
+    )
+    build = Registry.build
+
+    def build_or_reinforce(self, family, name, options=None):
+        return Reinforce() if name == "reinforce" else build(self, family, name, options)
+
+    monkeypatch.setattr(Registry, "spec", lambda self, family, name: spec)
+    monkeypatch.setattr(Registry, "build", build_or_reinforce)
+    base = put_checkpoint(run, tiny_model(tokenizer), tokenizer)
+    prompts = [task.to_json() for task in tasks("train", 12, seed=1)]
+    source = put(run, "preferences", "prompts", lambda folder: write_rows(folder / "prompts.jsonl", prompts))
+    options = PreferOptions(
+        prefer=PreferSection(lr=1e-3, batch=4, max_tokens=6, **FAST),
+        algorithm=Slot(name="reinforce"),
+        rewards=REWARDS,
+        seed=1,
+    )
+    trained = run.execute(STAGES.prefer, {"checkpoint": base, "preferences": source}, options)
+    assert trained.metrics["steps"] == 3
+    assert trained.metrics["dropped"] == 0
+
+
+def test_without_passes_and_demonstrations_there_is_nothing_to_learn(run, tokenizer):
+    base = put_checkpoint(run, tiny_model(tokenizer), tokenizer)
+    with pytest.raises(DataError, match="none of 8 answers passed"):
+        run.execute(
+            STAGES.reject, {"checkpoint": base}, RejectOptions(**sampling(prompts=4, samples=2), demonstrations=0)
+        )
+    with pytest.raises(DataError, match="none of 4 prompts has a passing and a failing answer"):
+        run.execute(STAGES.preferences, {"checkpoint": base}, PreferencesOptions(**sampling(prompts=4, samples=2)))
+
+
+def test_bad_dialogs_are_refused_all_at_once(run, tokenizer):
+    base = put_checkpoint(run, tiny_model(tokenizer), tokenizer)
+    good = {"id": "a", "messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]}
+    bad = [good, {"id": "b"}, {"id": "c", "messages": good["messages"][:1]}]
+    cases = {"bad": (bad, r"row 2 \(b\).*(\n|.)*row 3 \(c\)"), "empty": ([], "no examples")}
+    for key, (content, what) in cases.items():
+        dialogs = put(
+            run, "dialogs", key, lambda folder, content=content: write_rows(folder / "dialogs.jsonl", content)
+        )
+        with pytest.raises(DataError, match=what):
+            run.execute(STAGES.sft, {"checkpoint": base, "dialogs": dialogs}, sft_options())
+
+
+def test_too_long_dialogs_are_refused(run, tokenizer):
+    base = put_checkpoint(run, tiny_model(tokenizer), tokenizer)
+    row = {"id": "a", "messages": [{"role": "user", "content": "7 " * 300}, {"role": "assistant", "content": "ho"}]}
+    dialogs = put(run, "dialogs", "long", lambda folder: write_rows(folder / "dialogs.jsonl", [row]))
+    with pytest.raises(DataError, match="over 256 tokens"):
+        run.execute(STAGES.sft, {"checkpoint": base, "dialogs": dialogs}, sft_options())
+
+
+def test_an_algorithm_for_other_data_is_refused(run, tokenizer):
+    base = put_checkpoint(run, tiny_model(tokenizer), tokenizer)
+    dialogs = put(run, "dialogs", "d", lambda folder: write_rows(folder / "dialogs.jsonl", []))
+    with pytest.raises(ConfigError, match="'dpo' trains on pairs"):
+        run.execute(STAGES.sft, {"checkpoint": base, "dialogs": dialogs}, sft_options(algorithm=Slot(name="dpo")))
+
+
+# -- choices --------------------------------------------------------------------------------------------
+
+
+def sampled(*answers: tuple[str, float, float]) -> Sampled:
+    return Sampled(tasks("train", 1, seed=0)[0], tuple(Sample(*answer, "stop") for answer in answers))
+
+
+NAN = float("nan")
+
+
+def test_the_best_answer_is_by_reward_then_log_prob_then_order():
+    row = sampled(("a", 0, -0.1), ("b", 1, -0.9), ("c", 1, -0.5), ("d", 1, -0.5), ("e", NAN, 0.0))
+    assert [sample.text for sample in row.ranked()] == ["c", "d", "b", "a"]
+
+
+def test_pairs_need_a_passing_and_a_failing_answer():
+    pair = make_pair(sampled(("a", 0, -2.0), ("b", 1, -0.9), ("c", 0, -0.5), ("e", NAN, 0.0)))
+    assert (pair["chosen"], pair["rejected"]) == ("b", "c")
+    for answers in ([("a", 1, -1.0), ("b", 1, -2.0)], [("a", 0, -1.0), ("e", NAN, 0.0)], [("e", NAN, 0.0)]):
+        assert make_pair(sampled(*answers)) is None
+
+
+def test_options_follow_the_config_and_rounds_draw_other_tasks():
+    config = Config()
+    first, second = RejectOptions.of(config, 1), RejectOptions.of(config, 2)
+    assert first.prompts == config.post_training.reject.prompts
+    assert (
+        len({first.seed, second.seed, PreferencesOptions.of(config, 1).seed, PreferencesOptions.of(config, 2).seed})
+        == 4
+    )
+    assert isinstance(first, RejectOptions)
+    assert RejectOptions.model_validate_json(first.model_dump_json()) == first
+    assert RejectSection().samples == first.samples
+
+
+# -- averaging ------------------------------------------------------------------------------------------
+
+
+def test_averages_accumulate_in_fp32_and_cast_once():
+    a = torch.full((4,), 1.0, dtype=torch.bfloat16)
+    b = torch.full((4,), 1.0078125, dtype=torch.bfloat16)
+    many = [a] * 3 + [b] * 5
+    expected = (3 * a.float() + 5 * b.float()) / 8
+    assert torch.equal(weighted_mean(many, [1.0] * 8), expected.bfloat16())
+    assert torch.allclose(weighted_mean([a.float(), b.float()], [3.0, 1.0]), (3 * a.float() + b.float()) / 4)
+
+
+def test_models_that_do_not_fit_are_not_averaged(tokenizer):
+    a, b = tiny_model(tokenizer), tiny_model(tokenizer, dim=32)
+    with pytest.raises(CheckpointError, match="architecture"):
+        average_models([a, b], [1, 1])
+    for weights in ([1.0], [0.0, 0.0], [2.0, -1.0]):
+        with pytest.raises(ConfigError, match="are no weights"):
+            average_models([a, a], weights)
+
+
+def test_easy_families_are_what_the_round_trains_on():
+    assert {task.family for task in tasks("train", 10, seed=1)} == {family.name for family in EASY}
+    assert generate(EASY, "held_out", 4, seed=1)
