@@ -6,6 +6,7 @@ from llama3.plugins import (
     GuardSpec,
     LoggerSpec,
     ParallelSpec,
+    QuantizationSpec,
     RewardSpec,
     SourceSpec,
     hookimpl,
@@ -100,6 +101,16 @@ def llama3_parallel_strategies() -> list[ParallelSpec]:
             summary="one process",
             axis="dp",
         ),
+=======
+def llama3_quantization_schemes() -> list[QuantizationSpec]:
+    return [
+        QuantizationSpec(
+            name="int8",
+            factory="llama3_plugins.quantization.int8:Int8",
+            summary="weight-only, symmetric, one scale per output row",
+            bits=8,
+        )
+>>>>>>> 1f47ea8 (Add quantized models and the int8 scheme)
     ]
 
 

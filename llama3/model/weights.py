@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping, Set
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,10 +19,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from llama3.artifacts.files import fsync_file, publish, temporary_beside, write_json_atomic
 from llama3.errors import CheckpointError, ConfigError, Problem
 from llama3.model.config import ModelConfig
 from llama3.model.transformer import Transformer
 
+CONFIG_FILE = "config.json"
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = SINGLE_FILE + ".index.json"
 MAX_SHARD_BYTES = 5_000_000_000
@@ -39,7 +39,7 @@ _PLAIN = {
 _QKV, _GATE_UP = "attention.qkv.weight", "ffn.gate_up.weight"
 _HF_QKV = tuple(f"self_attn.{x}_proj.weight" for x in "qkv")
 _HF_GATE_UP = ("mlp.gate_proj.weight", "mlp.up_proj.weight")
-_HEADS = ("value_head.weight", "score_head.weight")
+HEADS = ("value_head.weight", "score_head.weight")
 
 
 def to_hf(config: ModelConfig, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -52,7 +52,7 @@ def to_hf(config: ModelConfig, state: Mapping[str, Tensor]) -> dict[str, Tensor]
         out |= {theirs + hf: part for hf, part in zip(_HF_GATE_UP, state[ours + _GATE_UP].chunk(2), strict=True)}
     if not config.tied:
         out["lm_head.weight"] = state["lm_head.weight"]
-    out |= {name: state[name] for name in _HEADS if name in state}
+    out |= {name: state[name] for name in HEADS if name in state}
     return {name: tensor.contiguous() for name, tensor in out.items()}
 
 
@@ -86,50 +86,60 @@ def save_model(
     *,
     dtype: torch.dtype | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
+    extra: Mapping[str, Any] | None = None,
 ) -> None:
     """Write `config.json` and the weights into `folder` in a layout that `transformers` loads.
 
     Every file is written beside its place, synced and renamed; an older checkpoint in the folder is whole
     until then.
-    dtype: cast the weights (default: as they are)
+    dtype: cast the weights (default: as they are); extra: further keys of config.json (token ids)
     """
-    tensors = {
-        name: tensor.detach().to("cpu", dtype or tensor.dtype)
-        for name, tensor in to_hf(model.config, model.state_dict()).items()
-    }
-    _refuse_non_finite(tensors, "the model")
+    state = model.state_dict()
+    tensors = {name: x.detach().to("cpu", dtype or x.dtype) for name, x in to_hf(model.config, state).items()}
+    refuse_non_finite(tensors, "the model")
     write_tensors(tensors, folder, max_shard_bytes=max_shard_bytes)
-    stored = next(iter(tensors.values())).dtype
-    config = {
-        **model.config.to_hf(),
-        "dtype": str(stored).removeprefix("torch."),
-        "torch_dtype": str(stored).removeprefix("torch."),
-    }
-    write_json(Path(folder) / "config.json", config)
+    stored = str(next(iter(tensors.values())).dtype).removeprefix("torch.")
+    write_json_atomic(Path(folder) / CONFIG_FILE, {**model.config.to_hf(), "dtype": stored, **(extra or {})})
 
 
 def load_model(
     folder: str | Path, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
 ) -> Transformer:
-    """Read a Llama-family checkpoint directory. Raises `CheckpointError` naming every missing, extra,
-    misshapen or non-finite tensor; value and score heads are built where the checkpoint has them."""
+    """Read a Llama-family checkpoint directory, or a quantized one of ours.
+
+    Raises `CheckpointError` naming every missing, extra, misshapen or non-finite tensor. Value and score
+    heads are built where the checkpoint has them. `dtype` is that of the parameters; quantized ones keep
+    theirs.
+    """
     folder = Path(folder)
-    config = read_config(folder)
+    raw = read_raw_config(folder)
+    if "quantization" in raw:
+        from llama3.model.quantized import load_quantized  # it builds on this module
+
+        return load_quantized(folder, raw, dtype=dtype, device=device)
+    config = parse_config(raw, folder)
     with Tensors(folder) as tensors:
         _check_shapes(tensors.shapes, config, folder)
-        heads = {name.removesuffix(".weight"): name in tensors.shapes for name in _HEADS}
-        with torch.device("meta"):
-            model = Transformer(config, **heads)
         state = dict(from_hf(config, tensors.get))
-        state |= {name: tensors.get(name) for name in _HEADS if name in tensors.shapes}
-    _refuse_non_finite(state, str(folder))
-    state = {name: tensor.to(device, dtype) for name, tensor in state.items()}
-    if config.tied:
-        state["lm_head.weight"] = state["embed.weight"]
-    model.load_state_dict(state, assign=True)
-    if config.tied:
-        model.lm_head.weight = model.embed.weight
+        state |= {name: tensors.get(name) for name in HEADS if name in tensors.shapes}
+    refuse_non_finite(state, str(folder))
+    model = empty_model(config, state)
+    assign(model, {name: tensor.to(device, dtype) for name, tensor in state.items()})
     return model.requires_grad_(True)
+
+
+def empty_model(config: ModelConfig, names: Container[str]) -> Transformer:
+    """A model without storage, with the heads that `names` holds parameters of."""
+    with torch.device("meta"):
+        return Transformer(config, **{name.removesuffix(".weight"): name in names for name in HEADS})
+
+
+def assign(model: Transformer, state: dict[str, Tensor]) -> None:
+    """Give an empty model its tensors; a tied output matrix shares the embedding's."""
+    tied = {"lm_head.weight": state["embed.weight"]} if model.config.tied else {}
+    model.load_state_dict({**state, **tied}, assign=True)
+    if model.config.tied:
+        model.lm_head.weight = model.embed.weight
 
 
 def init_weights(model: Transformer, seed: int) -> Transformer:
@@ -158,27 +168,32 @@ def _generator(seed: int, name: str) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
 
 
-def read_config(folder: Path) -> ModelConfig:
-    """The architecture in `folder/config.json`."""
-    path = folder / "config.json"
+def read_config(folder: str | Path) -> ModelConfig:
+    """The architecture that `folder/config.json` describes. Raises `CheckpointError`."""
+    return parse_config(read_raw_config(Path(folder)), Path(folder))
+
+
+def read_raw_config(folder: Path) -> dict[str, Any]:
+    """The contents of `folder/config.json`."""
+    path = folder / CONFIG_FILE
     try:
         raw = json.loads(path.read_bytes())
-        return ModelConfig.from_hf(raw, str(path))
     except OSError as error:
         why = f"the folder holds {_listing(folder)}" if folder.is_dir() else "there is no such folder"
-        raise CheckpointError(
-            Problem(
-                "L3-CKP-001",
-                str(path),
-                f"cannot be read ({error.strerror})",
-                why,
-                "give the folder of a checkpoint",
-            )
-        ) from error
+        what = f"cannot be read ({error.strerror})"
+        raise CheckpointError(Problem("L3-CKP-001", str(path), what, why, "give the folder of a checkpoint")) from error
     except ValueError as error:
-        raise CheckpointError(
-            Problem("L3-CKP-002", str(path), f"is not JSON ({error})", fix="fetch the checkpoint again")
-        ) from error
+        what = f"is not JSON ({error})"
+        raise CheckpointError(Problem("L3-CKP-002", str(path), what, fix="fetch the checkpoint again")) from error
+    if not isinstance(raw, dict):
+        raise CheckpointError(Problem("L3-CKP-002", str(path), "is not an object", fix="fetch the checkpoint again"))
+    return raw
+
+
+def parse_config(raw: Mapping[str, Any], folder: Path) -> ModelConfig:
+    """The architecture in the contents of a config.json."""
+    try:
+        return ModelConfig.from_hf(raw, str(folder / CONFIG_FILE))
     except ConfigError as error:
         raise CheckpointError(error.problems) from error
 
@@ -259,34 +274,35 @@ class Tensors:
 
 
 def _check_shapes(found: Mapping[str, tuple[int, ...]], config: ModelConfig, folder: Path) -> None:
-    expected = config.parameter_shapes()
+    heads = {name: (1, config.dim) for name in HEADS if name in found}
+    expected = config.parameter_shapes() | heads
     # Old converters also stored what is computed; a tied output matrix may be stored twice.
-    ignored = {name for name in found if name.endswith("rotary_emb.inv_freq")} | (
-        {"lm_head.weight"} if config.tied else set()
-    )
-    heads = {name: (1, config.dim) for name in _HEADS if name in found}
-    expected |= heads
+    tied = {"lm_head.weight"} if config.tied else set()
+    ignored = {name for name in found if name.endswith("rotary_emb.inv_freq")} | tied
+    refuse_odd_names(expected.keys(), found.keys() - ignored, folder)
     fix = "use the config.json that belongs to these weights"
     problems = [
-        Problem(
-            "L3-CKP-007",
-            f"{folder}: {name}",
-            f"has shape {found[name]} where the config says {shape}",
-            fix=fix,
-        )
+        Problem("L3-CKP-007", f"{folder}: {name}", f"has shape {found[name]} where the config says {shape}", fix=fix)
         for name, shape in expected.items()
-        if name in found and found[name] != shape
+        if found[name] != shape
     ]
-    problems += [
-        Problem("L3-CKP-008", f"{folder}: {name}", "is missing", fix=fix) for name in expected if name not in found
-    ]
-    extra = sorted(found.keys() - expected.keys() - ignored)
-    problems += [Problem("L3-CKP-009", f"{folder}: {name}", "is not a tensor of this model", fix=fix) for name in extra]
     if problems:
         raise CheckpointError(problems)
 
 
-def _refuse_non_finite(tensors: Mapping[str, Tensor], where: str) -> None:
+def refuse_odd_names(expected: Set[str], found: Set[str], where: Path) -> None:
+    """Raise `CheckpointError` that names every tensor too few and too many."""
+    fix = "use the config.json that belongs to these weights"
+    problems = [Problem("L3-CKP-008", f"{where}: {name}", "is missing", fix=fix) for name in sorted(expected - found)]
+    problems += [
+        Problem("L3-CKP-009", f"{where}: {name}", "is not a tensor of this model", fix=fix)
+        for name in sorted(found - expected)
+    ]
+    if problems:
+        raise CheckpointError(problems)
+
+
+def refuse_non_finite(tensors: Mapping[str, Tensor], where: str) -> None:
     problems = [
         Problem(
             "L3-CKP-010",
@@ -317,7 +333,7 @@ def write_tensors(tensors: Mapping[str, Tensor], folder: str | Path, *, max_shar
     if len(shards) > 1:
         weight_map = {tensor: name for name, shard in zip(names, shards, strict=True) for tensor in shard}
         size = sum(tensor.nbytes for tensor in tensors.values())
-        write_json(folder / INDEX_FILE, {"metadata": {"total_size": size}, "weight_map": weight_map})
+        write_json_atomic(folder / INDEX_FILE, {"metadata": {"total_size": size}, "weight_map": weight_map})
         (folder / SINGLE_FILE).unlink(missing_ok=True)
 
 
@@ -337,20 +353,16 @@ def _shards(tensors: Mapping[str, Tensor], limit: int) -> list[dict[str, Tensor]
     return shards
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON beside its place, sync, rename."""
-    _replace(path, lambda temporary: temporary.write_text(json.dumps(value, indent=2) + "\n"))
-
-
 def _replace(path: Path, write: Callable[[Path], Any]) -> None:
-    temporary = path.with_name(f".{path.name}.tmp-{uuid.uuid4().hex[:8]}")
+    """Write a file beside its place, sync it, and give it its name."""
+    temporary = temporary_beside(path)
     try:
         write(temporary)
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
+        fsync_file(temporary)
+        publish(temporary, path)
+    except BaseException:
         temporary.unlink(missing_ok=True)
+        raise
 
 
 def _listing(folder: Path) -> str:
