@@ -101,7 +101,10 @@ def llama3_parallel_strategies() -> list[ParallelSpec]:
             summary="one process",
             axis="dp",
         ),
-=======
+    ]
+
+
+@hookimpl
 def llama3_quantization_schemes() -> list[QuantizationSpec]:
     return [
         QuantizationSpec(
@@ -110,7 +113,6 @@ def llama3_quantization_schemes() -> list[QuantizationSpec]:
             summary="weight-only, symmetric, one scale per output row",
             bits=8,
         )
->>>>>>> 1f47ea8 (Add quantized models and the int8 scheme)
     ]
 
 
