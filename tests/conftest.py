@@ -1,12 +1,17 @@
-"""Fixtures for every area: fake distributions with plugins in a temporary folder on sys.path."""
+"""Fixtures for every area: fake distributions on a temporary sys.path, and the wheel in clean environments."""
 
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
+import os
+import shutil
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
+from installing import ROOT, Env, run
 
 from llama3.plugins.loader import GROUP, load_plugins
 from llama3.plugins.registry import Registry
@@ -53,3 +58,25 @@ def site(tmp_path_factory, monkeypatch):
     for name in set(sys.modules) - before:
         if (getattr(sys.modules[name], "__file__", None) or "").startswith(str(folder)):
             del sys.modules[name]
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory):
+    """The wheel under test: `LLAMA3_WHEEL`, or one built here with whatever cargo has built already."""
+    if given := os.environ.get("LLAMA3_WHEEL"):
+        return Path(given).resolve()
+    if shutil.which("cargo") is None or importlib.util.find_spec("maturin") is None:
+        pytest.skip("building the wheel needs cargo and maturin")
+    out = tmp_path_factory.mktemp("wheel")
+    run([sys.executable, "-m", "maturin", "build", "--release", "--locked", "--out", out], cwd=ROOT)
+    (built,) = out.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="session")
+def installed(wheel, tmp_path_factory):
+    """A clean environment with the wheel, on the running Python, with torch within reach."""
+    env = Env(tmp_path_factory.mktemp("installed") / "env")
+    env.install("--no-deps", "--no-index", wheel)
+    env.borrow_packages()
+    return env
