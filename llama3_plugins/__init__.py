@@ -19,7 +19,7 @@ def llama3_algorithms() -> list[AlgorithmSpec]:
         AlgorithmSpec(
             name="dpo",
             factory="llama3_plugins.algorithms.dpo:DPO",
-            options="llama3_plugins.algorithms.dpo:DPOOptions",
+            options="llama3_plugins.algorithms.options:DPOOptions",
             summary="direct preference optimization with format mask and NLL term",
             data="pairs",
             needs=frozenset({"reference"}),

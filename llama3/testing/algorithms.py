@@ -144,7 +144,7 @@ class AlgorithmConformance(Conformance):
         """
         algorithm, model = self.build(), toy_model()
         with torch.no_grad():
-            batch = algorithm.prepare(algorithm.collate(self.examples()), ToyServices(toy_model(seed=1)))  # type: ignore[arg-type]
+            batch = algorithm.prepare(algorithm.collate(self.examples()), ToyServices(toy_model(seed=1)))
         kept, _ = drop_unscorable(batch)
         assert kept.num_targets, "nothing to learn in the prepared batch"
         return algorithm, model, kept
@@ -165,14 +165,15 @@ class AlgorithmConformance(Conformance):
     ) -> None:
         names = [name for name, _ in model.named_parameters()]
         first, second = (self._gradients(algorithm, model, parts) for parts in (one, other))
-        torch.testing.assert_close(dict(zip(names, first)), dict(zip(names, second)), rtol=1e-4, atol=1e-6)
+        named = [dict(zip(names, gradients, strict=True)) for gradients in (first, second)]
+        torch.testing.assert_close(*named, rtol=1e-4, atol=1e-6)
 
     def _gradients(self, algorithm: Algorithm, model: Transformer, parts: list[Batch]) -> list[Tensor]:
         counts = [sum(column) for column in zip(*map(count_units, parts), strict=True)]
         model.zero_grad()
         for part in parts:
             scored = score(model, part, self._want(), algorithm.plan.temperature)
-            self._total(algorithm, scored, part, counts).backward()  # type: ignore[no-untyped-call]
+            self._total(algorithm, scored, part, counts).backward()
         return [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in model.parameters()]
 
     def _train(
@@ -191,7 +192,7 @@ class AlgorithmConformance(Conformance):
                 schedule=Schedule(peak=options.lr, final=1.0, warmup=0, steps=total or stop),
                 seed=0,
                 needs=self._spec().needs,
-                services=ToyServices(model),  # type: ignore[arg-type]
+                services=ToyServices(model),
                 store=CheckpointStore(store) if store else None,
             )
 

@@ -3,31 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from llama3.model.batch import Batch
 from llama3.model.score import Scored
 from llama3.posttraining.datasets import PairExample, collate_pairs
 from llama3.training.algorithm import Algorithm, Services, Term
-
-
-class DPOOptions(BaseModel):
-    """The paper's values are the defaults."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    beta: float = Field(0.1, gt=0, description="strength of the pull towards the reference")
-    nll_weight: float = Field(0.2, ge=0, description="weight of the chosen answer's negative log-likelihood")
-    nll_reduction: Literal["sequence_mean", "token_mean"] = Field(
-        "sequence_mean",
-        description="mean over answers of their means (Pang et al. 2024), or over all their tokens (TRL)",
-    )
-    mask_format: bool = Field(True, description="leave header and end tokens out of the preference term")
+from llama3_plugins.algorithms.options import DPOOptions
 
 
 class DPO(Algorithm):

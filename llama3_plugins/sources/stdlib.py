@@ -8,6 +8,7 @@ its code.
 from __future__ import annotations
 
 import ast
+import hashlib
 import importlib
 import inspect
 import sys
@@ -18,7 +19,6 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from llama3 import _core
 from llama3.data.documents import DocumentBatch, ShardRef
 from llama3.data.reading import Collector, read_document, shard_of
 from llama3.errors import ConfigError, Problem
@@ -63,7 +63,7 @@ class StdlibSource:
     def _sample(self, paths: list[Path], max_bytes: int) -> list[Path]:
         """Modules in the order of their names' hashes while they fit: a fair cut through the whole library."""
         chosen, total = [], 0
-        for path in sorted(paths, key=lambda path: _core.blake3_bytes(self._name(path).encode())):
+        for path in sorted(paths, key=lambda path: hashlib.blake2b(self._name(path).encode()).digest()):
             size = path.stat().st_size
             if total + size <= max_bytes:
                 chosen.append(path)
