@@ -167,9 +167,9 @@ class Trainer:
         logged = (step + 1) % self.options.log_every == 0 or step + 1 == self.schedule.total
         batch, live = self.load(step)
         updates = [
-            self.update(minibatch, live, logged)
+            self.update(minibatch, live and filled, logged)
             for epoch in range(plan.epochs)
-            for minibatch in self.minibatches(batch, epoch)
+            for minibatch, filled in self.minibatches(batch, epoch)
         ]
         self.progress.step += 1
         if self.progress.step in self.snapshots:
@@ -196,13 +196,15 @@ class Trainer:
         live = len(share) > 0 and kept.num_trees > 0
         return (kept if kept.num_trees else batch), live
 
-    def minibatches(self, batch: Batch, epoch: int) -> Sequence[Batch]:
-        """The updates of one pass: all trees, in an order drawn anew for every pass when there are several."""
+    def minibatches(self, batch: Batch, epoch: int) -> list[tuple[Batch, bool]]:
+        """The updates of one pass: all trees, in an order drawn anew for every pass when there are several. Where
+        there are fewer trees than updates, some borrow the batch without counting (False)."""
         count = self.algorithm.plan.minibatches
         if count == 1:
-            return [batch]
+            return [(batch, True)]
         rng = np.random.default_rng((self.seed, self.progress.step, epoch, self.context.dp_rank))
-        return batch.select(torch.from_numpy(rng.permutation(batch.num_trees))).split(count)
+        parts = batch.select(torch.from_numpy(rng.permutation(batch.num_trees))).split(count)
+        return [(part, True) if part.num_trees else (batch, False) for part in parts]
 
     # -- one update ------------------------------------------------------------------------------
 

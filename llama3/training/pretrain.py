@@ -26,13 +26,17 @@ from llama3.training.stage import device_of, reporting, save_checkpoint, whole_m
 
 
 class PretrainOptions(BaseModel):
-    """What the stage needs of the config. Where and how it is logged does not change what it makes."""
+    """What the stage needs of the config.
+
+    How many processes share the work and where it is logged change nothing of what is made (but rounding), so they
+    are left out of its identity: a run may go on with another number of processes.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     model: ModelSection
     pretrain: PretrainSection
-    parallelism: ParallelismSection
+    parallelism: ParallelismSection = Field(ParallelismSection(), exclude=True)
     seed: int
     device: str = "cpu"
     logging: tuple[Slot, ...] = Field(default=(), exclude=True)

@@ -327,6 +327,14 @@ def test_epochs_and_minibatches_visit_every_tree_once_per_epoch():
     assert sorted(seen[0] + seen[1]) == sorted(seen[2] + seen[3]) == list(range(6))
 
 
+def test_fewer_trees_than_minibatches_leaves_updates_out():
+    class Passes(Rewarded):
+        plan = Plan(minibatches=3)
+
+    progress, _ = run(toy_model(), Answers([[1.0], [1.0]]), steps=1, algorithm=Passes())
+    assert progress.skipped == 1
+
+
 # -- the rest ------------------------------------------------------------------------------------
 
 
