@@ -54,11 +54,12 @@ from llama3.training.stage import device_of, reporting, save_checkpoint, whole_m
 
 
 class TrainingOptions(BaseModel):
-    """What both stages need of the config. Where and how it is logged does not change what they make."""
+    """What both stages need of the config. How many processes share the work and where it is logged do not change
+    what they make (but rounding)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    parallelism: ParallelismSection = ParallelismSection()
+    parallelism: ParallelismSection = Field(ParallelismSection(), exclude=True)
     seed: int
     device: str = "cpu"
     logging: tuple[Slot, ...] = Field(default=(), exclude=True)

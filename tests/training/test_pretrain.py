@@ -132,9 +132,9 @@ def test_interrupted_and_resumed_it_makes_the_same_artifact(made, inputs, tmp_pa
     assert resumed.hash == made[1].hash
 
 
-def test_how_it_is_logged_does_not_change_what_it_is(made, inputs):
+def test_how_it_is_logged_and_shared_does_not_change_what_it_is(made, inputs):
     run, artifact = made
-    quiet = config().model_copy(update={"logging": []})
+    quiet = Config.model_validate(config().model_dump() | {"logging": [], "parallelism": {"dp": {"name": "single"}}})
     assert run.execute(PRETRAIN, inputs, PretrainOptions.of(quiet)).hash == artifact.hash
     assert len((run.path / "metrics.jsonl").read_text().splitlines()) == 4  # nothing was done again
 
