@@ -1,6 +1,7 @@
 """A checkpoint is whole or not there: damage of every kind is found, named, and an older one is used."""
 
 import json
+import os
 import shutil
 
 import pytest
@@ -168,3 +169,45 @@ def test_another_runs_checkpoint_is_refused_with_every_difference(tmp_path):
     with pytest.raises(CheckpointError) as caught:
         check_identity({"a": 1, "b": 2, "c": 3}, {"a": 1, "b": 3, "d": 4}, tmp_path)
     assert [problem.what.split(":")[1].split()[0] for problem in caught.value.problems] == ["b", "c", "d"]
+
+
+SYSCALLS = ["fsync", "rename", "mkdir", "unlink", "rmdir"]
+
+
+def killed_at(call: int, save_in_child) -> bool:
+    """Run a save in a forked process that dies just before its `call`-th operation that changes the disk.
+
+    Returns whether the save had so many.
+    """
+    child = os.fork()
+    if child == 0:
+        remaining = [call]
+        for name in SYSCALLS:
+            real = getattr(os, name)
+
+            def counted(*args, real=real, **kwargs):
+                remaining[0] -= 1
+                if remaining[0] == 0:
+                    os._exit(9)
+                return real(*args, **kwargs)
+
+            setattr(os, name, counted)
+        save_in_child()
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+
+
+def test_killed_at_any_moment_of_a_save_a_good_checkpoint_is_there(tmp_path):
+    for call in range(1, 200):
+        store = CheckpointStore(tmp_path / str(call))
+        save(store, 1, 2)
+        killed = killed_at(call, lambda store=store: save(store, 3))
+        found = store.load()
+        assert_is(found, found.step)
+        assert found.step in ((2, 3) if killed else (3,))
+        assert len([step for step in store.steps() if step != 3]) >= 1
+        save(store, 3, 4)  # goes on as if nothing had been
+        assert store.steps() == [3, 4]
+        if not killed:
+            break
+    assert call > 12  # fsyncs of six files and two directories, two renames, the purge

@@ -134,7 +134,7 @@ def test_interrupted_and_resumed_it_makes_the_same_artifact(made, inputs, tmp_pa
 
 def test_how_it_is_logged_and_shared_does_not_change_what_it_is(made, inputs):
     run, artifact = made
-    quiet = Config.model_validate(config().model_dump() | {"logging": [], "parallelism": {"dp": {"name": "single"}}})
+    quiet = Config.model_validate(config().model_dump() | {"logging": [], "parallelism": {"dp": "fsdp"}})
     assert run.execute(PRETRAIN, inputs, PretrainOptions.of(quiet)).hash == artifact.hash
     assert len((run.path / "metrics.jsonl").read_text().splitlines()) == 4  # nothing was done again
 
