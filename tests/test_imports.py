@@ -30,6 +30,7 @@ ORDER = [
     "release",
     "testing",
     "preflight",
+    "execution",
     "recipe",
     "cli",
 ]
@@ -65,7 +66,7 @@ def test_imports_point_downwards(path):
     if relative.parts[0] == "llama3_plugins":
         private = [name for name in names if name.startswith("llama3.") and any(p[0] == "_" for p in name.split("."))]
         assert private == [], "plugins use the public API only"
-        assert [name for name in names if part(name) in ("cli", "recipe")] == []
+        assert [name for name in names if part(name) in ("cli", "execution", "recipe")] == []
         return
     assert [name for name in names if name.split(".")[0] == "llama3_plugins"] == []
     if relative.parts[1] in ("__init__.py", "__main__.py"):

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from llama3.cli.output import JsonOption, note
+from llama3.cli.output import JsonOption
 
 MaxTokensOption = Annotated[int, typer.Option("--max-tokens", min=1, help="Longest answer, in tokens.")]
 TemperatureOption = Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token each time.")]
@@ -20,7 +20,7 @@ def generate(
     prompts: Annotated[list[str] | None, typer.Argument(metavar="[PROMPT]...", help="Default: lines of stdin.")] = None,
     n: Annotated[int, typer.Option("--n", min=1, help="Answers per prompt.")] = 1,
     max_tokens: MaxTokensOption = 64,
-    temperature: TemperatureOption = 1.0,
+    temperature: TemperatureOption = 0.6,
     seed: SeedOption = 0,
     json: JsonOption = False,
 ) -> None:
@@ -38,26 +38,21 @@ def generate(
     with open_policy(model) as guards:
         allowed = []
         for text in texts:
-            decision = guards.decide("input", text)
             try:
-                decision.raise_if_blocked()
+                guards.decide("input", text).raise_if_blocked()
                 allowed.append(text)
             except GuardBlocked as error:
                 refused.extend(error.problems)
-        loaded = llama3.load(model)
-        answers = loaded.generate(allowed, max_tokens=max_tokens, temperature=temperature, seed=seed, n=n)
-        groups = answers if n > 1 else [[answer] for answer in answers]
-        for prompt, group in zip(allowed, groups, strict=True):
-            for answer in group:
-                decision = guards.decide("output", answer)
-                if decision.blocked:
-                    refused.append(Problem("L3-CLI-021", "output guard", "an answer was refused"))
-                    answer = ""
-                if json:
-                    row = {"prompt": prompt, "answer": answer, "action": decision.action}
-                    typer.echo(jsonlib.dumps(row, ensure_ascii=False))
+        llama = llama3.load(model)
+        answers = llama.generate(allowed, max_tokens=max_tokens, temperature=temperature, seed=seed, n=n)
+        for prompt, group in zip(allowed, answers, strict=True):
+            for answer in [group] if n == 1 else group:
+                try:
+                    guards.decide("output", answer).raise_if_blocked()
+                except GuardBlocked as error:
+                    refused.extend(error.problems)
                 else:
-                    typer.echo(answer)
+                    row = {"prompt": prompt, "answer": answer}
+                    typer.echo(jsonlib.dumps(row, ensure_ascii=False) if json else answer)
     if refused:
-        note(f"{len(refused)} refused")
         raise GuardBlocked(refused)
