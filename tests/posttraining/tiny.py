@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from llama3.inference.engine import Engine
-from llama3.inference.sampling import Sampling
 from pydantic import BaseModel
 
 from llama3.artifacts import Artifact, Stage
 from llama3.artifacts.run import RunDir
+from llama3.inference.engine import Engine
+from llama3.inference.sampling import Sampling
 from llama3.model.config import ModelConfig
 from llama3.model.transformer import Transformer
 from llama3.model.weights import init_weights
