@@ -2,6 +2,7 @@
 
 from llama3.plugins import (
     AlgorithmSpec,
+    ExporterSpec,
     FilterSpec,
     GuardSpec,
     LoggerSpec,
@@ -36,6 +37,18 @@ def llama3_algorithms() -> list[AlgorithmSpec]:
             summary="supervised finetuning: loss on the answers only",
             data="dialogs",
         ),
+    ]
+
+
+@hookimpl
+def llama3_exporters() -> list[ExporterSpec]:
+    return [
+        ExporterSpec(
+            name="hf",
+            factory="llama3_plugins.exporters.hf:HfExporter",
+            options="llama3_plugins.exporters.hf:HfOptions",
+            summary="Hugging Face's layout: transformers loads it unmodified",
+        )
     ]
 
 

@@ -1,0 +1,209 @@
+"""The model card: README.md of a release, written from facts alone (manifests, config, policy). Markdown for people,
+with the YAML head that model hubs read.
+
+Nothing on the card is a promise that was not measured: what is unknown is left out, and the limits say what a model
+of this size and training cannot do.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llama3.model.config import ModelConfig
+
+DIGITS = 4
+
+
+@dataclass(frozen=True)
+class Card:
+    """The facts. `lineage` has the checkpoint first, then everything it was made from."""
+
+    name: str
+    license: str
+    model: ModelConfig
+    exports: Sequence[Mapping[str, Any]]
+    policy: Mapping[str, Any]
+    lineage: Sequence[Mapping[str, Any]]
+    reports: Mapping[str, Mapping[str, Any]]
+    checkpoints: Mapping[str, Mapping[str, Any]]
+
+
+def model_card(card: Card) -> str:
+    """The whole card."""
+    sections = (
+        _front_matter(card),
+        [f"# {_cell(card.name)}", "", _summary(card)],
+        _section("Use", _use(card)),
+        _section("Architecture", _architecture(card.model)),
+        _section("Training data", _of_types(card, "corpus", "tokenizer", "shards")),
+        _section("Training", _of_types(card, "checkpoint", "dialogs", "preferences")),
+        _section("Evaluation", _evaluation(card)),
+        _section("Quantization", _quantization(card)),
+        _section("Safety", _safety(card)),
+        _section("Limits", _limits(card)),
+        _section("Lineage", _lineage(card)),
+    )
+    return "\n".join(line for section in sections for line in section).rstrip() + "\n"
+
+
+def _front_matter(card: Card) -> list[str]:
+    # JSON strings are YAML strings, whatever the name holds.
+    return [
+        "---",
+        f"license: {json.dumps(card.license)}",
+        "library_name: transformers",
+        "pipeline_tag: text-generation",
+        "tags:",
+        "- llama",
+        "- llama-3",
+        f"model_name: {json.dumps(card.name)}",
+        "---",
+    ]
+
+
+def _summary(card: Card) -> str:
+    millions = card.model.num_params() / 1e6
+    size = f"{millions / 1e3:.2f} billion" if millions >= 1e3 else f"{millions:.2f} million"
+    return f"A Llama 3 transformer with {size} parameters, raised from raw text with the `llama3` pipeline."
+
+
+def _use(card: Card) -> Iterator[str]:
+    yield "```python"
+    yield "from transformers import AutoModelForCausalLM, AutoTokenizer"
+    yield ""
+    yield 'tokenizer = AutoTokenizer.from_pretrained(".")'
+    yield 'model = AutoModelForCausalLM.from_pretrained(".")'
+    yield 'messages = [{"role": "user", "content": "Hello"}]'
+    yield "inputs = tokenizer.apply_chat_template("
+    yield '    messages, add_generation_prompt=True, return_tensors="pt", return_dict=True'
+    yield ")"
+    yield "print(tokenizer.decode(model.generate(**inputs, max_new_tokens=64)[0]))"
+    yield "```"
+    yield ""
+    yield "With the guards of `policy.json` in front: `llama3 chat .`"
+    for export in card.exports:
+        yield ""
+        yield (
+            f"`{export['name']}`: {export['dtype']} weights. {export['verified']} log-probabilities "
+            f"(`probe.safetensors`) were computed again from the written files; the largest difference is "
+            f"{_number(export['difference'])} nats. Rounding the weights to {export['dtype']} had moved them by "
+            f"{_number(export['rounding'])} at most."
+        )
+
+
+def _architecture(model: ModelConfig) -> Iterator[str]:
+    scaling = f", scaled by {model.rope_scaling.factor:g}" if model.rope_scaling else ""
+    yield from _table(
+        ("", ""),
+        [
+            ("parameters", f"{model.num_params():,}"),
+            ("layers", model.n_layers),
+            ("model dim", model.dim),
+            ("FFN dim", model.ffn_dim),
+            ("attention heads / key-value heads", f"{model.n_heads} / {model.n_kv_heads}"),
+            ("vocabulary", f"{model.vocab_size:,}"),
+            ("context", f"{model.max_seq_len:,} tokens"),
+            ("RoPE base", f"{model.rope_theta:g}{scaling}"),
+            ("output matrix", "the embedding" if model.tied else "its own"),
+        ],
+    )
+
+
+def _of_types(card: Card, *types: str) -> Iterator[str]:
+    """What the manifests of some types of artifacts say, oldest first."""
+    for row in reversed(card.lineage):
+        if row.get("type") in types:
+            yield f"**{row['stage']}** (`{row['hash'][:12]}`)"
+            yield ""
+            yield from _table(("", ""), _flat(row["metrics"]))
+            yield ""
+
+
+def _evaluation(card: Card) -> Iterator[str]:
+    for role, metrics in card.reports.items():
+        yield f"**{role}**"
+        yield ""
+        yield from _table(("", ""), _flat(metrics))
+        yield ""
+
+
+def _quantization(card: Card) -> Iterator[str]:
+    for role, metrics in card.checkpoints.items():
+        yield f"**`{role}/`** (load it with `llama3`)"
+        yield ""
+        yield from _table(("", ""), _flat(metrics))
+        yield ""
+
+
+def _safety(card: Card) -> Iterator[str]:
+    if not card.policy:
+        yield "No guard is configured. Put one in front of the model before others use it."
+        return
+    yield "The policy that was configured for this model (`policy.json`); a guard that fails blocks:"
+    yield ""
+    yield from _table(("stage", "guards"), [(stage, f"`{json.dumps(tree)}`") for stage, tree in card.policy.items()])
+    yield ""
+    yield "The weights alone refuse nothing: the guards are programs beside them."
+
+
+def _limits(card: Card) -> Iterator[str]:
+    yield "- It knows its training text and nothing after it; what it states may be false."
+    yield "- It was evaluated on the tasks above only. Other languages, domains and uses are untested."
+    yield "- It was not trained to refuse harmful requests. Use it behind the policy, and test it for your own use."
+    if card.model.num_params() < 100_000_000:
+        yield "- At this size it demonstrates a method. It is no assistant to rely on."
+
+
+def _lineage(card: Card) -> Iterator[str]:
+    yield "`lineage.json` has the details; `llama3 lineage` checks them against the run."
+    yield ""
+    rows = []
+    for row in card.lineage:
+        plugins = ", ".join(f"{use['family']}/{use['name']} {use['version']}" for use in row.get("plugins", []))
+        parents = ", ".join(f"{parent['role']} `{parent['hash'][:12]}`" for parent in row["parents"])
+        rows.append((row.get("stage", "missing"), f"`{row['hash'][:12]}`", parents or "-", plugins or "-"))
+    yield from _table(("stage", "artifact", "made from", "plugins"), rows)
+
+
+def _section(title: str, lines: Iterable[str]) -> list[str]:
+    """A headed section; none where there is nothing to say."""
+    body = list(lines)
+    return ["", f"## {title}", "", *body] if body else []
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[str]:
+    rows = list(rows)
+    if not rows:
+        return
+    yield "| " + " | ".join(head) + " |"
+    yield "|" + "---|" * len(head)
+    for row in rows:
+        yield "| " + " | ".join(_cell(value) for value in row) + " |"
+
+
+def _cell(value: Any) -> str:
+    text = _number(value) if isinstance(value, float) else str(value)
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def _number(value: float) -> str:
+    return f"{value:.{DIGITS}g}"
+
+
+def _flat(metrics: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested metrics as rows (`a.b`, value); an interval becomes one row."""
+    for name, value in metrics.items():
+        if isinstance(value, Mapping) and {"rate", "low", "high", "n"} <= value.keys():
+            yield (
+                f"{prefix}{name}",
+                f"{value['rate']:.1%} ({value['low']:.1%} to {value['high']:.1%}, n = {value['n']})",
+            )
+        elif isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        elif isinstance(value, list):
+            yield f"{prefix}{name}", ", ".join(_cell(item) for item in value)
+        else:
+            yield f"{prefix}{name}", value

@@ -1,0 +1,138 @@
+"""The stage `release`: one directory with everything that a user of the model needs, and the proof of where it is from.
+
+config.json model.safetensors tokenizer.json ...   the first export (as a rule Hugging Face's layout)
+README.md            the model card, written from manifests
+policy.json          the guard policy that belongs in front of the model
+lineage.json         every artifact behind the weights, up to the corpus and its sources
+probe.safetensors    log-probabilities to check any implementation against
+<role>/              further checkpoints (quantized ones), whole
+<export>/            further exports
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from llama3.artifacts import Artifact, StageOutput
+from llama3.artifacts.artifact import MANIFEST
+from llama3.artifacts.files import write_bytes_atomic, write_json_atomic
+from llama3.artifacts.lineage import Node, trace
+from llama3.config.schema import Config, Slot
+from llama3.errors import ConfigError, GateFailed, Problem
+from llama3.model.weights import read_config
+from llama3.plugins.registry import discover
+from llama3.release.card import Card, model_card
+
+
+class ReleaseOptions(BaseModel):
+    """Options of the stage."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    license: str
+    exports: list[Slot]
+    policy: dict[str, Any]
+
+    @classmethod
+    def of(cls, config: Config) -> ReleaseOptions:
+        """From the whole config."""
+        section = config.release
+        return cls(name=section.name, license=section.license, exports=section.exports, policy=config.safety.policy)
+
+
+def release(inputs: Mapping[str, Artifact], options: ReleaseOptions, out: StageOutput) -> None:
+    """Put `inputs["checkpoint"]` and what is known of it into a release directory.
+
+    Every other checkpoint among the inputs goes whole into a folder named after its role; every report's metrics go
+    onto the card under its role. Raises GateFailed when an export does not compute what the checkpoint computes.
+    """
+    checkpoint = inputs["checkpoint"].path
+    exported = [_export(slot, checkpoint, _place(out.path, index, slot)) for index, slot in enumerate(options.exports)]
+    others = {role: artifact for role, artifact in inputs.items() if role != "checkpoint"}
+    checkpoints = {role: artifact for role, artifact in others.items() if artifact.type == "checkpoint"}
+    for role, artifact in checkpoints.items():
+        _copy(artifact.path, out.path / role)
+    lineage = _lineage(inputs["checkpoint"])
+    card = Card(
+        name=options.name,
+        license=options.license,
+        model=read_config(checkpoint),
+        exports=exported,
+        policy=options.policy,
+        lineage=lineage,
+        reports={role: artifact.metrics for role, artifact in others.items() if artifact.type == "report"},
+        checkpoints={role: artifact.metrics for role, artifact in checkpoints.items()},
+    )
+    write_json_atomic(out.path / "policy.json", options.policy)
+    write_json_atomic(out.path / "lineage.json", lineage)
+    write_bytes_atomic(out.path / "README.md", model_card(card).encode())
+    out.metrics |= {"name": options.name, "exports": exported, "checkpoints": sorted(checkpoints)}
+
+
+def _place(folder: Path, index: int, slot: Slot) -> Path:
+    """The first export is the release itself, further ones lie in folders of their name."""
+    place = folder if index == 0 else folder / slot.name
+    if index and place.exists():
+        fix = "name each export once under release.exports"
+        raise ConfigError(Problem("L3-REL-003", "release.exports", f"{slot.name!r} is there twice", fix=fix))
+    place.mkdir(parents=True, exist_ok=True)
+    return place
+
+
+def _export(slot: Slot, checkpoint: Path, folder: Path) -> dict[str, Any]:
+    """Export, read back, compare; the facts of both."""
+    exporter = discover().build("exporters", slot.name, slot.options)
+    made = exporter.export(checkpoint, folder)
+    report = exporter.verify(folder)
+    if not report.passed:
+        what = f"{slot.name}: reading back changes log-probabilities by {report.difference:.3g} nats"
+        why = f"at most {report.tolerance:g} is allowed"
+        raise GateFailed(Problem("L3-REL-004", str(folder), what, why, "report this with the model's config.json"))
+    return {
+        "name": slot.name,
+        "layout": made.layout,
+        "dtype": made.dtype,
+        "parameters": made.parameters,
+        "rounding": made.rounding,
+        "verified": report.log_probs,
+        "difference": report.difference,
+    }
+
+
+def _copy(source: Path, target: Path) -> None:
+    """An artifact's payload without its manifest: in the release it is a plain folder."""
+    if target.exists():
+        fix = "give the input another role"
+        raise ConfigError(Problem("L3-REL-005", target.name, "the release has such a folder already", fix=fix))
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns(MANIFEST))
+
+
+def _lineage(checkpoint: Artifact) -> list[dict[str, Any]]:
+    """Everything behind a checkpoint, each artifact once, without what differs between equal runs (paths, times)."""
+    rows: dict[str, dict[str, Any]] = {}
+    for root in trace(checkpoint.location):
+        for node in root.walk():
+            rows.setdefault(node.hash, _row(node))
+    return list(rows.values())
+
+
+def _row(node: Node) -> dict[str, Any]:
+    made = node.manifest
+    if made is None:
+        return {"hash": node.hash, "missing": True, "parents": []}
+    return {
+        "hash": node.hash,
+        "type": made.type,
+        "stage": made.stage,
+        "config_hash": made.config_hash,
+        "code": made.code.model_dump(),
+        "plugins": [use.model_dump() for use in made.plugins],
+        "metrics": made.metrics,
+        "parents": [parent.model_dump() for parent in made.parents],
+    }

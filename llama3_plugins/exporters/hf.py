@@ -1,0 +1,82 @@
+"""`hf`: Hugging Face's layout. `transformers` loads it with `trust_remote_code` off; so do servers that read it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from llama3.errors import CheckpointError, Problem
+from llama3.release.exporter import ExportManifest, VerifyReport
+
+
+class HfOptions(BaseModel):
+    """Options of the exporter."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    dtype: Literal["bfloat16", "float16", "float32"] = Field("bfloat16", description="of the stored weights")
+    max_shard_bytes: int = Field(5_000_000_000, ge=1, description="larger checkpoints are split into several files")
+    temperature: float = Field(0.6, gt=0, description="default of generation_config.json")
+    top_p: float = Field(0.9, gt=0, le=1, description="default of generation_config.json")
+
+
+TOLERANCE = 1e-3
+"""Nats. The probe was computed in float32 from weights rounded to the stored dtype: what is left is the order of
+summation on another machine."""
+
+
+class HfExporter:
+    """The exporter (`llama3.release.exporter.Exporter`)."""
+
+    def __init__(self, options: HfOptions) -> None:
+        self.options = options
+
+    def export(self, checkpoint: Path, folder: Path) -> ExportManifest:
+        """Weights, config.json, generation_config.json, tokenizer files with the chat template, and the probe."""
+        import torch
+
+        from llama3.artifacts.files import write_json_atomic
+        from llama3.model.weights import load_model, read_raw_config, save_model
+        from llama3.release.probe import compare, make_probe, write_probe
+        from llama3.tokenizer import Tokenizer
+
+        if "quantization" in read_raw_config(checkpoint):
+            what = "a quantized checkpoint has no Hugging Face layout"
+            raise CheckpointError(
+                Problem("L3-EXP-001", str(checkpoint), what, fix="export the checkpoint it was made of")
+            )
+        tokenizer, model = Tokenizer.load(checkpoint), load_model(checkpoint)
+        if tokenizer.vocab_size > model.config.vocab_size:
+            what = f"the tokenizer has {tokenizer.vocab_size} tokens, the model only {model.config.vocab_size}"
+            raise CheckpointError(Problem("L3-EXP-002", str(checkpoint), what, fix="use the model's own tokenizer"))
+        exact = make_probe(model)
+        dtype: torch.dtype = getattr(torch, self.options.dtype)
+        for parameter in model.parameters():
+            parameter.data = parameter.data.to(dtype).float()
+        rounding = compare(model, exact)
+        ids = {
+            "bos_token_id": tokenizer.bos_id,
+            "eos_token_id": sorted(tokenizer.stop_ids),
+            "pad_token_id": tokenizer.pad_id,
+        }
+        save_model(model, folder, dtype=dtype, max_shard_bytes=self.options.max_shard_bytes, extra=ids)
+        sampling = {"do_sample": True, "temperature": self.options.temperature, "top_p": self.options.top_p}
+        write_json_atomic(folder / "generation_config.json", {**ids, **sampling})
+        tokenizer.save(folder)
+        write_probe(folder, make_probe(model))
+        return ExportManifest(
+            layout="hf",
+            dtype=self.options.dtype,
+            parameters=model.config.num_params(),
+            files=tuple(sorted(path.name for path in folder.iterdir())),
+            rounding=rounding,
+        )
+
+    def verify(self, folder: Path) -> VerifyReport:
+        """Load the written weights and compare them with the probe."""
+        from llama3.model.weights import load_model
+        from llama3.release.probe import check_probe
+
+        return check_probe(folder, load_model(folder), TOLERANCE)

@@ -1,0 +1,219 @@
+"""quantize, export and release on a real little run: transformers loads the result, facts reach the card."""
+
+import json
+
+import pytest
+import torch
+import yaml
+from pydantic import BaseModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from llama3.artifacts import Artifact, Stage
+from llama3.artifacts.run import RunDir
+from llama3.config.schema import Config, Slot
+from llama3.errors import CheckpointError, ConfigError, GateFailed, PluginError
+from llama3.model.batch import Batch
+from llama3.model.config import ModelConfig
+from llama3.model.transformer import Transformer
+from llama3.model.weights import init_weights, load_model, save_model
+from llama3.plugins.registry import discover
+from llama3.release.exporter import VerifyReport
+from llama3.release.quantize import QuantizeOptions, quantize
+from llama3.release.release import ReleaseOptions, release
+from llama3.tokenizer import Message, Tokenizer, render
+
+TEXTS = [f"line {n}: the quick brown fox jumps over the lazy dog; 'tis {n * n} times" for n in range(200)]
+QUANTIZE = Stage("quantize", quantize, {"checkpoint": "checkpoint"}, "checkpoint")
+
+
+class NoOptions(BaseModel):
+    pass
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return Tokenizer.train(TEXTS, 400, num_special=16)
+
+
+def corpus(inputs, options, out) -> None:
+    (out.path / "documents.txt").write_text("\n".join(TEXTS))
+    out.metrics["sources"] = {"stdlib": {"documents": len(TEXTS)}}
+
+
+def report(inputs, options, out) -> None:
+    (out.path / "results.json").write_text("{}")
+    out.metrics["pass_rate"] = {"rate": 0.25, "low": 0.2, "high": 0.31, "n": 400}
+
+
+@pytest.fixture(scope="module")
+def run(tokenizer, tmp_path_factory):
+    def pretrain(inputs, options, out) -> None:
+        model = init_weights(Transformer(ModelConfig(32, 2, 4, 2, 48, tokenizer.vocab_size, tied=True)), 0)
+        save_model(model, out.path)
+        tokenizer.save(out.path)
+        (out.path / "llama3.json").write_text("{}")
+        out.metrics["steps"] = 7
+
+    with RunDir(tmp_path_factory.mktemp("runs") / "one") as directory:
+        text = directory.execute(Stage("curate", corpus, {}, "corpus"), {}, NoOptions())
+        base = directory.execute(
+            Stage("pretrain", pretrain, {"corpus": "corpus"}, "checkpoint"), {"corpus": text}, NoOptions()
+        )
+        scores = directory.execute(
+            Stage("evaluate", report, {"checkpoint": "checkpoint"}, "report"), {"checkpoint": base}, NoOptions()
+        )
+        options = QuantizeOptions.of(Config(), Slot(name="int8"))
+        int8 = directory.execute(QUANTIZE, {"checkpoint": base}, options, key="int8")
+        yield directory, {"checkpoint": base, "evaluation": scores, "int8": int8}
+
+
+def make(run, **changes) -> Artifact:
+    directory, inputs = run
+    options = ReleaseOptions.of(Config()).model_copy(update=changes)
+    stage = Stage("release", release, {role: artifact.type for role, artifact in inputs.items()}, "release")
+    return directory.execute(stage, inputs, options)
+
+
+@pytest.fixture(scope="module")
+def released(run) -> Artifact:
+    return make(run)
+
+
+def test_transformers_loads_the_release_unmodified(run, released, tokenizer) -> None:
+    theirs = AutoModelForCausalLM.from_pretrained(released.path, trust_remote_code=False, dtype=torch.float32).eval()
+    their_tokenizer = AutoTokenizer.from_pretrained(released.path, trust_remote_code=False)
+    messages = [{"role": "user", "content": "the quick brown fox"}]
+    ids = their_tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"]
+    assert ids == render(tokenizer, [Message("user", "the quick brown fox")], generation_prompt=True).ids.tolist()
+    ours = load_model(released.path)
+    with torch.no_grad():
+        expected = theirs(torch.tensor([ids])).logits[0]
+        got = ours.logits(ours.hidden(Batch.of_documents(ids)))
+    torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
+    assert theirs.generation_config.eos_token_id == sorted(tokenizer.stop_ids)
+    assert theirs.config.bos_token_id == tokenizer.bos_id
+    # bfloat16 on disk: rounded once from the checkpoint's weights, not more.
+    exact = load_model(run[1]["checkpoint"].path).state_dict()
+    for name, value in ours.state_dict().items():
+        assert torch.equal(value, exact[name].bfloat16().float()), name
+
+
+def test_the_release_holds_what_belongs_to_it(released, tokenizer) -> None:
+    assert json.loads(released.file("policy.json").read_text()) == Config().safety.policy
+    lineage = json.loads(released.file("lineage.json").read_text())
+    assert [row["stage"] for row in lineage] == ["pretrain", "curate"]
+    assert lineage[0]["parents"][0]["hash"] == lineage[1]["hash"]
+    assert "created" not in released.file("lineage.json").read_text()
+    assert Tokenizer.load(released.path).hash == tokenizer.hash
+    assert load_model(released.path / "int8").config.dim == 32
+    assert Tokenizer.load(released.path / "int8").hash == tokenizer.hash
+
+
+def test_the_card_states_facts(released) -> None:
+    card = released.file("README.md").read_text()
+    head = yaml.safe_load(card.split("---")[1])
+    assert head["license"] == "apache-2.0"
+    assert head["library_name"] == "transformers"
+    parameters = load_model(released.path).config.num_params()
+    for fact in (
+        f"{parameters:,}",
+        "25.0% (20.0% to 31.0%, n = 400)",
+        "| sources.stdlib.documents | 200 |",
+        "| steps | 7 |",
+        "prompt_injection",
+        "max_relative_error",
+        "1024 log-probabilities",
+    ):
+        assert fact in card, fact
+
+
+def test_the_card_survives_hostile_names(run) -> None:
+    card = make(run, name='a "b"\n---\nlicense: mit | c').file("README.md").read_text()
+    assert yaml.safe_load(card.split("\n---\n")[0].removeprefix("---\n"))["license"] == "apache-2.0"
+
+
+def test_equal_runs_release_equal_bytes(run, released, tmp_path) -> None:
+    from llama3.artifacts import StageOutput
+
+    _, inputs = run
+    out = StageOutput(tmp_path / "again", tmp_path / "scratch")
+    out.path.mkdir()
+    release(inputs, ReleaseOptions.of(Config()), out)
+    again = {path.relative_to(out.path).as_posix() for path in out.path.rglob("*") if path.is_file()}
+    assert again == {entry.path for entry in released.manifest.files}
+    for name in again:
+        assert (out.path / name).read_bytes() == released.file(name).read_bytes(), name
+
+
+def test_quantization_reports_every_matrix(run) -> None:
+    _, inputs = run
+    facts = json.loads(inputs["int8"].file("quantization.json").read_text())
+    assert len(facts["tensors"]) == facts["matrices"] == 8
+    assert inputs["int8"].metrics["max_relative_error"] == max(row["relative"] for row in facts["tensors"])
+    assert json.loads(inputs["int8"].file("llama3.json").read_text())["scheme"] == "int8"
+    assert facts["bytes"] < 0.7 * facts["bytes_bf16"]
+
+
+def test_a_quantized_checkpoint_is_neither_quantized_again_nor_exported(run) -> None:
+    directory, inputs = run
+    with pytest.raises(CheckpointError, match="L3-REL-002"):
+        directory.execute(
+            QUANTIZE, {"checkpoint": inputs["int8"]}, QuantizeOptions(scheme=Slot(name="int8")), key="twice"
+        )
+    with pytest.raises(CheckpointError, match="L3-EXP-001"):
+        directory.execute(
+            Stage("release", release, {"checkpoint": "checkpoint"}, "release"),
+            {"checkpoint": inputs["int8"]},
+            ReleaseOptions.of(Config()),
+            key="wrong",
+        )
+    assert not (directory.artifacts / "wrong").exists()
+
+
+def test_an_unsupported_device_is_refused_before_weights_load(run, monkeypatch) -> None:
+    from llama3.errors import Problem
+    from llama3_plugins.quantization.int8 import Int8
+
+    monkeypatch.setattr(Int8, "supports", lambda self, device: [Problem("L3-QNT-009", device, "cannot run here")])
+    monkeypatch.setattr("llama3.release.quantize.load_model", lambda *_: pytest.fail("weights were read"))
+    directory, inputs = run
+    with pytest.raises(PluginError, match="cannot run here"):
+        directory.execute(
+            QUANTIZE, {"checkpoint": inputs["checkpoint"]}, QuantizeOptions(scheme=Slot(name="int8"), device="cuda")
+        )
+
+
+def test_an_export_that_changes_the_model_is_not_released(run, monkeypatch) -> None:
+    from llama3_plugins.exporters.hf import HfExporter
+
+    monkeypatch.setattr(HfExporter, "verify", lambda self, folder: VerifyReport(0.5, 1e-3, 10))
+    with pytest.raises(GateFailed, match="L3-REL-004"):
+        make(run, name="broken")
+
+
+def test_a_damaged_export_fails_its_probe(released, tmp_path) -> None:
+    exporter = discover().build("exporters", "hf")
+    exporter.export(released.path, tmp_path)
+    assert exporter.verify(tmp_path).passed
+    model = load_model(tmp_path)
+    model.layers[0].ffn.down.weight.data *= 1.5
+    save_model(model, tmp_path)
+    assert not exporter.verify(tmp_path).passed
+    (tmp_path / "probe.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="L3-REL-001"):
+        exporter.verify(tmp_path)
+
+
+def test_a_foreign_tokenizer_is_refused(released, tmp_path) -> None:
+    exporter = discover().build("exporters", "hf")
+    small = init_weights(Transformer(ModelConfig(32, 1, 4, 2, 48, 300)), 0)
+    save_model(small, tmp_path / "small")
+    Tokenizer.load(released.path).save(tmp_path / "small")
+    (tmp_path / "out").mkdir()
+    with pytest.raises(CheckpointError, match="L3-EXP-002"):
+        exporter.export(tmp_path / "small", tmp_path / "out")
+
+
+def test_two_exports_of_one_name_are_refused(run) -> None:
+    with pytest.raises(ConfigError, match="L3-REL-003"):
+        make(run, exports=[Slot(name="hf"), Slot(name="hf"), Slot(name="hf")])
