@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -19,6 +18,7 @@ from llama3.data.plan import Plan
 from llama3.errors import DataError, Problem
 
 STATE_VERSION = 1
+CORE_ERRORS = (ValueError, OverflowError, OSError)
 
 
 class Place(NamedTuple):
@@ -98,8 +98,10 @@ class TokenLoader:
         """The first row that `batches` has not handed out."""
         sources = [(source.name, self.plan.paths(source)) for source in self.plan.sources]
         schedule = self.plan.schedule(seq_len) if seq_len > 0 else []
-        with _explained():
+        try:
             self._core = _core.TokenLoader(sources, schedule, seq_len, seed)
+        except CORE_ERRORS as error:
+            raise _explained(error) from error
         self._check_shards()
 
     def _check_shards(self) -> None:
@@ -138,8 +140,10 @@ class TokenLoader:
         Rank r of a world of w takes `rows(step * batch + r, batch // w, w)`. Raises DataError (L3-DAT-203)
         naming the shard and the place in it when its content is damaged.
         """
-        with _explained():
+        try:
             return _rows(self._core.rows(start, count, stride))
+        except CORE_ERRORS as error:
+            raise _explained(error) from error
 
     def batches(
         self, batch: int, *, rank: int = 0, world: int = 1, prefetch: int = 4, threads: int = 1
@@ -148,11 +152,15 @@ class TokenLoader:
 
         `next_row` counts whole batches as they are handed out, never those that are only prefetched.
         """
-        with _explained():
+        try:
             stream = self._core.stream(self.next_row, batch, rank, world, prefetch, threads)
+        except CORE_ERRORS as error:
+            raise _explained(error) from error
         while True:
-            with _explained():
+            try:
                 rows = _rows(next(stream))
+            except CORE_ERRORS as error:
+                raise _explained(error) from error
             self.next_row += batch
             yield rows
 
@@ -191,16 +199,12 @@ def _rows(arrays: tuple[np.ndarray, ...]) -> TokenRows:
     return TokenRows(tokens, source_ids, doc_ids, splits, bounds)
 
 
-@contextmanager
-def _explained() -> Iterator[None]:
-    """Turn what the Rust core says into this project's errors."""
+def _explained(error: Exception) -> DataError:
+    """What the Rust core says, as this project's error."""
     remake = "restore the file, or remove the shards artifact and run the same command again: it is rebuilt"
-    try:
-        yield
-    except _core.ShardError as error:
-        raise DataError(Problem("L3-DAT-203", "token shard", str(error), fix=remake)) from error
-    except OSError as error:
+    if isinstance(error, _core.ShardError):
+        return DataError(Problem("L3-DAT-203", "token shard", str(error), fix=remake))
+    if isinstance(error, OSError):
         what = f"cannot be read: {error.strerror or error}"
-        raise DataError(Problem("L3-DAT-203", str(error.filename or "token shard"), what, fix=remake)) from error
-    except (ValueError, OverflowError) as error:
-        raise DataError(Problem("L3-DAT-204", "token stream", str(error))) from error
+        return DataError(Problem("L3-DAT-203", str(error.filename or "token shard"), what, fix=remake))
+    return DataError(Problem("L3-DAT-204", "token stream", str(error)))

@@ -37,7 +37,7 @@ pub struct Header {
     pub vocab_size: u32,
     pub tokens: u64,
     pub documents: u64,
-    /// Size of a hashed block; a multiple of 64.
+    /// Size of a hashed block; a power of two, at least 64.
     pub block_bytes: u64,
     /// blake3 of the tokenizer that made the tokens.
     pub tokenizer: [u8; 32],
@@ -149,7 +149,7 @@ impl Header {
             && header.documents >= 1
             && header.documents <= header.tokens
             && header.block_bytes >= 64
-            && header.block_bytes % 64 == 0;
+            && header.block_bytes.is_power_of_two();
         let layout = if sane { header.layout() } else { None };
         let layout = layout.ok_or_else(|| damaged("the header contradicts itself"))?;
         let stored = Layout {

@@ -271,7 +271,7 @@ fn a_header_that_contradicts_itself_is_refused() {
             ..good.clone()
         },
         Header {
-            block_bytes: 1,
+            block_bytes: 96,
             ..good.clone()
         },
         Header {
