@@ -51,8 +51,6 @@ from llama3.artifacts.progress import Display
 from llama3.artifacts.stage import Stage, StageOutput
 from llama3.errors import ArtifactError, Interrupted, Problem
 
-LOGS = ("events", "metrics", "samples")
-
 
 class RunDir:
     """One run on disk. Reading needs nothing; the first `execute` (or `with`) takes the lock and sweeps
@@ -119,18 +117,9 @@ class RunDir:
         with suppress(OSError):
             append_json_line(self.path / "events.jsonl", row)
 
-    def log(self, name: str, row: Mapping[str, Any]) -> None:
-        """Append a row to `<name>.jsonl`, `name` one of `LOGS`. Raises ValueError, OSError."""
-        append_json_line(self._log_path(name), dict(row))
-
     def rows(self, name: str) -> Iterator[dict[str, Any]]:
-        """The rows of `<name>.jsonl`; lines that a crash cut short are left out."""
-        return read_json_lines(self._log_path(name))
-
-    def _log_path(self, name: str) -> Path:
-        if name not in LOGS:
-            raise ValueError(f"no log {name!r}; there are {', '.join(LOGS)}")
-        return self.path / f"{name}.jsonl"
+        """The rows of `<name>.jsonl`, such as "metrics"; lines that a crash cut short are left out."""
+        return read_json_lines(self.path / f"{name}.jsonl")
 
     # -- artifacts -------------------------------------------------------------------------------------
 
@@ -241,11 +230,13 @@ class RunDir:
         def record(kind: str, **fields: Any) -> None:
             self.event(kind, key=key, **fields)
 
-        return StageOutput(temporary, scratch, self.path, record=record, append=self.log, display=self.display)
+        return StageOutput(temporary, scratch, self.path, record=record, display=self.display)
 
     def _fail(self, key: str, error: BaseException) -> None:
         """Record a stage's failure; turn a full disk and an interrupt into errors that say what to do."""
-        self.event("stage_failed", key=key, error=type(error).__name__, what=str(error))
+        stopped = isinstance(error, (KeyboardInterrupt, Interrupted))
+        kind = "stage_interrupted" if stopped else "stage_failed"
+        self.event(kind, key=key, error=type(error).__name__, what=str(error))
         if isinstance(error, KeyboardInterrupt):
             why = "finished stages and checkpoints are kept"
             fix = "give the same command to go on"

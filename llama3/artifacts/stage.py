@@ -61,7 +61,7 @@ class StageOutput:
     """What a stage writes to (`out`).
 
     `metrics` enters the manifest and thus the artifact's identity: deterministic values only. Timings and
-    anything else that differs between two equal runs belongs into `event` or `log`.
+    anything else that differs between two equal runs belongs into `event` or a file in `logs`.
     """
 
     path: Path
@@ -74,16 +74,11 @@ class StageOutput:
     """The run directory, where loggers put their files; None where a stage runs outside a run."""
     metrics: dict[str, Any] = field(default_factory=dict)
     record: Callable[..., None] = lambda kind, **fields: None
-    append: Callable[[str, dict[str, Any]], None] = lambda name, row: None
     display: Display = field(default_factory=Display.silent)
 
     def event(self, kind: str, **fields: Any) -> None:
         """Write one line to the run's events.jsonl."""
         self.record(kind, **fields)
-
-    def log(self, name: str, row: dict[str, Any]) -> None:
-        """Append a row to the run's `<name>.jsonl` ("metrics" or "samples")."""
-        self.append(name, row)
 
     def progress(self, description: str, total: int | None = None) -> AbstractContextManager[Task]:
         """Show how far a loop is: `with out.progress("tokenise", n) as task: task.advance(1, loss=2.3)`."""

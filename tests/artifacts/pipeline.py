@@ -76,7 +76,6 @@ def train(inputs: Mapping[str, Artifact], options: Options, out: StageOutput) ->
             }
             if state["step"] % 2 == 0:
                 write_json_atomic(saved, state)
-            out.log("metrics", {"step": step, "weight": state["weight"]})
             task.advance(1, weight=state["weight"])
             time.sleep(PAUSE)
     (out.path / "weights.json").write_text(json.dumps(state))

@@ -63,6 +63,7 @@ def test_an_interrupt_keeps_what_is_finished_and_says_how_to_go_on(tmp_path, num
     _, stderr = process.communicate(timeout=60)
     assert "L3-RUN-004" in stderr
     assert "give the same command" in stderr
+    assert '"stage_interrupted"' in events.read_text()
     assert not list((tmp_path / "run" / "artifacts").glob("*.tmp-*"))
     assert (tmp_path / "run" / "artifacts" / "curate" / "manifest.json").exists()
     assert json.loads(run(tmp_path / "run").stdout) == json.loads(run(tmp_path / "reference").stdout)
