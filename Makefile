@@ -15,7 +15,7 @@ quickstart: $(VENV)/.installed ## raise a tiny herd end to end on this machine's
 	$(BIN)/llama3 run quickstart
 
 test: $(VENV)/.installed-test ## all tests, Rust and Python
-	cargo test --locked --release -q
+	cargo test --locked --profile checked -q
 	$(BIN)/python -m pytest
 
 test-slow: $(VENV)/.installed-test ## the tests that take over a minute
@@ -44,12 +44,18 @@ wheel: $(VENV)/.installed-test ## build the abi3 wheel into dist/
 clean: ## remove what was built (runs/ stays)
 	rm -rf $(VENV) target dist llama3/_core*.so
 
+# Said before anything is downloaded or built.
+define NEED_TOOLS
+@command -v cargo >/dev/null || { echo "Rust is missing (1.85 or newer builds llama3._core). Get it from https://rustup.rs, then run make again."; exit 1; }
+@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed, with its venv module. Say which: make PYTHON=python3.11"; exit 1; }
+endef
+
 $(VENV)/bin/python:
-	@command -v cargo >/dev/null || { echo "Rust is missing (1.85 or newer is needed to build llama3._core). Get it: https://rustup.rs, then run make again."; exit 1; }
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; set PYTHON=python3.11"; exit 1; }
+	$(NEED_TOOLS)
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: $(SOURCES) | $(VENV)/bin/python
+	$(NEED_TOOLS)
 	$(BIN)/python -m pip install -q -e .
 	@touch $@
 
