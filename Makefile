@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find core-rs/src core-rs/Cargo.toml Cargo.toml pyproject.toml -type f 2>/dev/null)
 
-.PHONY: help quickstart test test-slow lint format bench-dedup bench-loader wheel clean setup
+.PHONY: help quickstart test test-slow lint format bench-dedup bench-loader bench-tokenizer wheel clean setup
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -31,6 +31,9 @@ lint: $(VENV)/.installed-test ## ruff, mypy, rustfmt, clippy
 format: $(VENV)/.installed-test ## rewrite Python and Rust in the project's format, and docs/errors.md
 	$(BIN)/ruff check --fix-only . && $(BIN)/ruff format . && cargo fmt
 	$(BIN)/python tests/test_errors.py
+
+bench-tokenizer: $(VENV)/.installed-test ## the tokenizer beside tiktoken and Hugging Face tokenizers
+	$(BIN)/python benchmarks/tokenizer.py
 
 bench-dedup: $(VENV)/.installed-test ## deduplication beside datasketch (and rensa, if installed)
 	$(BIN)/python benchmarks/dedup.py

@@ -114,3 +114,15 @@ def test_transformers_knows_the_roles_of_special_tokens(tokenizer, in_transforme
     assert in_transformers("hello")["input_ids"] == tokenizer.encode("hello", bos=True).tolist()
     assert in_transformers.decode(tokenizer.encode(" hi , you 're ")) == " hi , you 're "
     assert len(in_transformers) == tokenizer.vocab_size
+
+
+def test_beside_a_models_config_and_back_from_transformers(tokenizer, tmp_path):
+    """As in a checkpoint, where AutoTokenizer sees `model_type: llama`; what transformers saves loads here."""
+    transformers = pytest.importorskip("transformers")
+    tokenizer.save(tmp_path / "ours")
+    (tmp_path / "ours" / "config.json").write_text('{"model_type": "llama", "architectures": ["LlamaForCausalLM"]}')
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "ours", trust_remote_code=False)
+    text = "you're  12345 \n x 中"
+    assert theirs(text)["input_ids"] == tokenizer.encode(text, bos=True).tolist()
+    theirs.save_pretrained(tmp_path / "theirs")
+    assert Tokenizer.load(tmp_path / "theirs") == tokenizer

@@ -293,10 +293,15 @@ impl Memo {
         if line[0] != key as u64 || line[1] != (key >> 64) as u64 || line[2] as u32 != tag {
             return false;
         }
-        let packed = line[2..]
-            .iter()
-            .flat_map(|&word| [word as u32, (word >> 32) as u32]);
-        out.extend(packed.skip(1).take_while(|&id| id != NONE));
+        out.push((line[2] >> 32) as u32);
+        for &word in &line[3..] {
+            for id in [word as u32, (word >> 32) as u32] {
+                if id == NONE {
+                    return true;
+                }
+                out.push(id);
+            }
+        }
         true
     }
 
