@@ -200,23 +200,21 @@ class Engine:
         return requests
 
     def _check(self, prompts: list[npt.NDArray[np.int64]], sampling: Sampling) -> None:
-        vocab_size = self.model.config.vocab_size
-        wrong, large = [], []
-        for index, ids in enumerate(prompts):
-            where = f"prompt {index}"
-            if len(ids) == 0:
-                wrong.append(Problem("L3-GEN-003", where, "has no tokens", fix="start with the begin-of-text token"))
-            elif ids.min() < 0 or ids.max() >= vocab_size:
-                what = f"has tokens outside the model's vocabulary of {vocab_size}"
-                wrong.append(Problem("L3-GEN-004", where, what, fix="encode it with this model's tokenizer"))
-            elif len(ids) + sampling.max_tokens > self.pool.max_tokens:
-                what = f"{len(ids)} tokens and an answer of up to {sampling.max_tokens} do not fit"
-                why = f"the cache holds at most {self.pool.max_tokens} tokens of one sequence"
-                large.append(Problem("L3-GEN-005", where, what, why, "shorten the prompt or lower max_tokens"))
-        if wrong:
-            raise ConfigError(wrong)
-        if large:
-            raise DoesNotFit(large)
+        _check_tokens(prompts, self.model.config.vocab_size)
+        limit = self.pool.max_tokens
+        problems = [
+            Problem(
+                "L3-GEN-005",
+                f"prompt {index}",
+                f"{len(ids)} tokens and an answer of up to {sampling.max_tokens} do not fit",
+                f"the cache holds at most {limit} tokens of one sequence",
+                "shorten the prompt or lower max_tokens",
+            )
+            for index, ids in enumerate(prompts)
+            if len(ids) + sampling.max_tokens > limit
+        ]
+        if problems:
+            raise DoesNotFit(problems)
 
     def _admit(self) -> list[_Prefill]:
         """Give rows to as many waiting answers as fit."""
@@ -313,6 +311,20 @@ class Engine:
         """Changes whenever a tensor of the model is changed in place or replaced."""
         tensors = chain(self.model.parameters(), self.model.buffers())
         return [(tensor.data_ptr(), tensor._version) for tensor in tensors if not tensor.is_inference()]
+
+
+def _check_tokens(prompts: list[npt.NDArray[np.int64]], vocab_size: int) -> None:
+    problems = []
+    for index, ids in enumerate(prompts):
+        if ids.ndim != 1 or len(ids) == 0:
+            fix = "give the ids of a begin-of-text token and the text"
+            problems.append(Problem("L3-GEN-003", f"prompt {index}", "has no tokens", fix=fix))
+        elif ids.min() < 0 or ids.max() >= vocab_size:
+            what = f"has tokens outside the model's vocabulary of {vocab_size}"
+            fix = "encode it with this model's tokenizer"
+            problems.append(Problem("L3-GEN-004", f"prompt {index}", what, fix=fix))
+    if problems:
+        raise ConfigError(problems)
 
 
 class Generate:
