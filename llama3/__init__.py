@@ -14,13 +14,15 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from llama3 import errors
+
 if TYPE_CHECKING:
     from llama3.config import Loaded
     from llama3.inference.llama import Llama
     from llama3.recipe import Run
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "load", "run"]
+__all__ = ["__version__", "errors", "load", "run"]
 
 
 def run(config: str | os.PathLike[str] | Mapping[str, Any] | Loaded, overrides: Sequence[str] = ()) -> Run:
@@ -33,10 +35,13 @@ def run(config: str | os.PathLike[str] | Mapping[str, Any] | Loaded, overrides: 
     Raises:
         llama3.errors.LlamaError: ConfigError or PluginError before any work starts; what was finished stays.
     """
-    from llama3 import recipe
     from llama3.preflight import load_config, ready
 
-    return recipe.run(ready(load_config(config, overrides)))
+    loaded = ready(load_config(config, overrides))
+
+    from llama3 import recipe  # after the checks: this imports torch
+
+    return recipe.run(loaded)
 
 
 def load(path: str | os.PathLike[str]) -> Llama:

@@ -107,6 +107,6 @@ def test_it_passes_the_author_kit(env):
     assert len(rows) > 10
     assert {row["status"] for row in rows} == {"ok"}
     env.llama3("plugins", "check", "words")
-    failed = env.llama3("plugins", "check", check=False)
+    failed = env.llama3("plugins", "check", "llama3-broken", check=False)
     assert failed.returncode == 4
-    assert "llama3-broken" in failed.stdout
+    assert "pip install llama3-nowhere" in failed.stderr

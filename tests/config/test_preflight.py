@@ -1,0 +1,70 @@
+"""What is refused before a run starts."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from llama3.errors import ConfigError
+from llama3.preflight import load_config, ready
+
+pytestmark = pytest.mark.usefixtures("built_ins")
+
+
+@pytest.fixture(autouse=True)
+def _one_process(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("model: {preset: tinny}", "run.yaml:1:9: model.preset: "),
+        ("model: {preset: tiny, n_heads: 3, n_kv_heads: 2}", "cannot share 2 key-value heads"),
+        ("tokenizer: {path: nowhere.model}", "run.yaml:1:13: tokenizer.path: nowhere.model does not exist"),
+        ("safety: {policy: {entry: prompt_injection}}", "run.yaml:1:19: safety.policy.entry: unknown stage 'entry'"),
+        ("safety: {policy: {input: {}}}", "run.yaml:1:19: safety.policy.input: the stage has no guard"),
+        (
+            "safety: {policy: {input: {any: [{guard: prompt_injection, on_error: allow}]}}}",
+            "safety.policy.input.any.0: on_error: allow makes the guard fail open",
+        ),
+    ],
+)
+def test_stages_refuse_through_their_own_readers(write, text, expected):
+    with pytest.raises(ConfigError) as caught:
+        load_config(write(text))
+    assert expected in str(caught.value)
+
+
+def test_a_mesh_without_its_processes_is_refused_when_a_run_starts_not_before(write, monkeypatch):
+    file = write("parallelism: {dp: {name: single, size: 2}}")
+    loaded = load_config(file)
+    with pytest.raises(ConfigError, match="torchrun --nproc-per-node 2"):
+        ready(loaded)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert ready(loaded) is loaded
+
+
+def test_a_loaded_config_passes_through_and_takes_no_overrides(write):
+    loaded = load_config(write("pretrain: {steps: 3}"))
+    assert load_config(loaded) is loaded
+    with pytest.raises(ConfigError, match="takes no overrides"):
+        load_config(loaded, ["pretrain.steps=4"])
+
+
+def test_run_refuses_a_bad_config_before_it_imports_torch(tmp_path):
+    program = (
+        "import sys, llama3\n"
+        "try: llama3.run({'pretrain': {'stepz': 1}})\n"
+        "except llama3.errors.ConfigError as error: print(error)\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, env=dict(os.environ), timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert "did you mean 'steps'?" in done.stdout
+    assert list(tmp_path.iterdir()) == []
