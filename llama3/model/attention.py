@@ -2,15 +2,14 @@
 
 One protocol, `Attention`, is all that the transformer knows. Three things implement it:
 
-- `ForestAttention` (any device, the CPU's fast path): segments of about equal size are attended together in a
-  few batched matrix products over exactly their own and their ancestors' keys; there is no T x T mask. The
-  plan of the batch is made once and shared by all layers.
+- `ForestAttention` (any device, the CPU's fast path): segments of about equal size are attended together in a few
+  batched matrix products over exactly their own and their ancestors' keys; there is no T x T mask. The plan of the
+  batch is made once and shared by all layers.
 - `FlexForestAttention` (CUDA): one FlexAttention call with a block mask made from the same forest.
-- the engine's paged cache, whose `attend` writes the new keys and values into its pages and reads the old
-  ones.
+- the engine's paged cache, whose `attend` writes the new keys and values into its pages and reads the old ones.
 
-Legend: T tokens, K key-value heads, G query heads per key-value head (the group of GQA), C channels per head;
-within a plan: B segments attended together, P ancestor tokens, N own tokens, Q query rows of one block.
+Legend: T tokens, K key-value heads, G query heads per key-value head (the group of GQA), C channels per head; within
+a plan: B segments attended together, P ancestor tokens, N own tokens, Q query rows of one block.
 """
 
 from __future__ import annotations
@@ -27,13 +26,13 @@ from torch import Tensor
 from llama3.model.batch import Batch
 
 QUERY_BLOCK = 64
-"""Query rows that are attended at once: small enough for scores to stay in the CPU's cache and for little to
-be computed above the diagonal, large enough for efficient matrix products (measured: 64 and 128 are equal,
-256 is 1.5 times slower)."""
+"""Query rows that are attended at once: small enough for scores to stay in the CPU's cache and for little to be
+computed above the diagonal, large enough for efficient matrix products (measured: 64 and 128 are equal, 256 is 1.5
+times slower)."""
 
 KEPT_PROBABILITIES = 1 << 26
-"""Probabilities of one attention call that are kept for the backward pass; beyond this they are computed
-again, so that long contexts cost memory linear in their length."""
+"""Probabilities of one attention call that are kept for the backward pass; beyond this they are computed again, so that
+long contexts cost memory linear in their length."""
 
 
 class Attention(Protocol):
@@ -60,8 +59,7 @@ def forest_attention(batch: Batch) -> Attention:
 class _Bucket:
     """B segments attended together: padded to N own tokens (at the end) and P ancestor tokens (at the front).
 
-    own_BN, keys_BX: token of each query row and of each key column, X = P + N; padding repeats a token of the
-    segment
+    own_BN, keys_BX: token of each query row and of each key column, X = P + N; padding repeats a token of the segment
     pad_own_BN, pad_ancestors_BP: where padding stands, or None where there is none
     span: (first, last + 1) if the segments lie back to back in the batch with no padding and no ancestors
     """
@@ -99,8 +97,7 @@ def _plan(batch: Batch) -> list[_Bucket]:
 
 
 def _padded(length: int) -> int:
-    """Round up by a quarter at most, so that few buckets serve many lengths: 0, 8, 16, 24, 32, 48, 64, 96,
-    128, 192..."""
+    """Round up by half at most, so that few buckets serve many lengths: 0, 8, 16, 24, 32, 48, 64, 96, 128, 192, ..."""
     step = 8 if length <= 32 else 1 << ((length - 1).bit_length() - 2)
     return -(-length // step) * step
 
@@ -130,8 +127,7 @@ def _bucket(batch: Batch, segments: Tensor) -> _Bucket:
 
 
 def _ancestor_tokens(batch: Batch, segments: Tensor, ancestors: int) -> tuple[Tensor, Tensor]:
-    """The tokens of each segment's ancestors, right-aligned in P columns, and where the padding before them
-    stands."""
+    """The tokens of each segment's ancestors, right-aligned in P columns, and where the padding before them stands."""
     device = batch.tokens_T.device
     position_P = torch.arange(ancestors, device=device) - ancestors + batch.offsets_S[segments][:, None]
     token_BP = batch.starts_S1[segments].long()[:, None].expand(-1, ancestors).clone()
@@ -336,8 +332,8 @@ def forest_mask(batch: Batch) -> Any:
 
 
 class FlexForestAttention:
-    """The same attention as one compiled FlexAttention kernel (CUDA). Its mask is tested on the CPU against
-    the dense one; the kernel itself needs a GPU."""
+    """The same attention as one compiled FlexAttention kernel (CUDA). Its mask is tested on the CPU against the dense
+    one; the kernel itself needs a GPU."""
 
     def __init__(self, batch: Batch) -> None:
         from torch.nn.attention.flex_attention import create_block_mask

@@ -1,7 +1,7 @@
 """`Batch`: a packed forest of segments, everything that the model sees in training, scoring and serving.
 
-One flat row of tokens is cut into segments. A segment has at most one parent, an earlier segment; it attends
-causally to itself and fully to its ancestors, and its positions go on where its parent ends:
+One flat row of tokens is cut into segments. A segment has at most one parent, an earlier segment; it attends causally
+to itself and fully to its ancestors, and its positions go on where its parent ends:
 
     documents            [doc][doc][doc]              all roots: the document mask of the paper (section 3.2)
     preference pair      [prompt] <- [chosen]         one tree: the prompt is computed once
@@ -30,8 +30,7 @@ Columns = Mapping[str, Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """A packed forest. Built on the CPU, where it is checked; methods return new batches and never change
-    one.
+    """A packed forest. Built on the CPU, where it is checked; methods return new batches and never change one.
 
     tokens_T: int64 token ids, all segments back to back
     starts_S1: int32, S+1 offsets into T; no segment is empty
@@ -112,8 +111,7 @@ class Batch:
 
     @cached_property
     def source_M(self) -> Tensor:
-        """The token whose hidden state predicts each target: the one before it, or the last of the parent
-        segment."""
+        """The token whose hidden state predicts each target: the one before it, or the last of the parent segment."""
         first_M = self.targets_M == self.starts_S1[self.segment_M]
         parent_end_M = self.starts_S1[self.parents_S[self.segment_M].long() + 1].long() - 1
         return torch.where(first_M, parent_end_M, self.targets_M - 1)
@@ -165,8 +163,8 @@ class Batch:
         return self._take(segments, chosen)
 
     def keep(self, segments: Tensor | Sequence[int]) -> Batch:
-        """The given segments (indices, or a mask of length S) with all their ancestors; a tree of which
-        nothing is kept goes."""
+        """The given segments (indices, or a mask of length S) with all their ancestors; a tree of which nothing is kept
+        goes."""
         keep_S = torch.zeros(self.num_segments, dtype=torch.bool, device=self.tokens_T.device)
         keep_S[self._indices(segments, self.num_segments, "segments")] = True
         parents_S, reached = self.parents_S.long(), keep_S.clone()
@@ -177,8 +175,8 @@ class Batch:
         return self._take(keep_S.nonzero().squeeze(-1), keep_S[self.roots_R].nonzero().squeeze(-1))
 
     def split(self, n: int) -> list[Batch]:
-        """n batches of consecutive trees with about equal tokens, never cut through a tree. With at least n
-        trees none is empty; with fewer the last ones are."""
+        """n batches of consecutive trees with about equal tokens, never cut through a tree. With at least n trees none
+        is empty; with fewer the last ones are."""
         tokens_R = torch.zeros(self.num_trees, dtype=torch.int64, device=self.tokens_T.device)
         tokens_R.index_add_(0, self.tree_S, self.lengths_S)
         parts = _cut(tokens_R.tolist(), n)
@@ -270,8 +268,7 @@ class Batch:
 
     @classmethod
     def concat(cls, batches: Sequence[Batch]) -> Batch:
-        """One batch of all trees, in order. All batches that have targets, segments or trees need the same
-        columns."""
+        """One batch of all trees, in order. All batches that have targets, segments or trees need the same columns."""
         if not batches:
             return cls.of_trees([])
         token_base = np.cumsum([0] + [batch.num_tokens for batch in batches]).tolist()
@@ -372,8 +369,7 @@ class Segment:
 
 @dataclass(frozen=True, eq=False)
 class Tree:
-    """A root segment and its descendants, parents before children; `per_tree` columns have one number
-    each."""
+    """A root segment and its descendants, parents before children; `per_tree` columns have one number each."""
 
     segments: Sequence[Segment]
     per_tree: Mapping[str, float | int | bool] = field(default_factory=dict)
@@ -482,8 +478,7 @@ def _problems(batch: Batch) -> list[Problem]:
 
 
 def _cut(sizes: list[int], n: int) -> list[list[int]]:
-    """Consecutive runs of 0..len(sizes) with about equal sums: item i goes where the middle of its tokens
-    falls."""
+    """Consecutive runs of 0..len(sizes) with about equal sums: item i goes where the middle of its tokens falls."""
     if n < 1:
         raise DataError(
             Problem("L3-BAT-013", "split", f"a batch cannot be split into {n} parts", fix="ask for 1 or more")

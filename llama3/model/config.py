@@ -1,8 +1,7 @@
-"""The architecture of a Llama 3 model, its presets and what follows from them: parameters and FLOPs.
-Torch-free.
+"""The architecture of a Llama 3 model, its presets and what follows from them: parameters and FLOPs. Torch-free.
 
-Source: "The Llama 3 Herd of Models", table 3 and section 3.2; the RoPE scaling of 3.1 and the tied shapes of
-3.2 are those of the released checkpoints.
+Source: "The Llama 3 Herd of Models", table 3 and section 3.2; the RoPE scaling of 3.1 and the tied shapes of 3.2 are
+those of the released checkpoints.
 """
 
 from __future__ import annotations
@@ -18,8 +17,7 @@ from llama3.errors import ConfigError, Problem
 
 @dataclass(frozen=True, slots=True)
 class RopeScaling:
-    """Llama 3.1's stretching of the low rotary frequencies; see
-    `llama3.model.transformer.rope_frequencies`."""
+    """Llama 3.1's stretching of the low rotary frequencies; see `llama3.model.transformer.rope_frequencies`."""
 
     factor: float = 8.0
     low_freq_factor: float = 1.0
@@ -29,8 +27,7 @@ class RopeScaling:
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """A Llama 3 architecture. Raises `ConfigError` with every problem at once if the values do not fit
-    together.
+    """A Llama 3 architecture. Raises `ConfigError` with every problem at once if the values do not fit together.
 
     head_dim: channels per attention head; 0 means dim / n_heads
     tied: the output matrix is the embedding matrix (Llama 3.2)
@@ -58,8 +55,7 @@ class ModelConfig:
 
     @classmethod
     def from_section(cls, section: ModelSection, vocab_size: int) -> ModelConfig:
-        """The preset named in `section` with the values that `section` replaces, for a tokenizer of
-        `vocab_size`."""
+        """The preset named in `section` with the values that `section` replaces, for a tokenizer of `vocab_size`."""
         if section.preset not in PRESETS:
             raise ConfigError(_unknown_preset(section.preset))
         changes = section.model_dump(exclude_none=True, exclude={"preset"})
@@ -71,8 +67,7 @@ class ModelConfig:
 
     @classmethod
     def from_hf(cls, raw: Mapping[str, Any], where: str = "config.json") -> ModelConfig:
-        """From the contents of a Hugging Face `config.json` of a `LlamaForCausalLM`; refuses what it cannot
-        honour."""
+        """From the contents of a Hugging Face `config.json` of a `LlamaForCausalLM`; refuses what it cannot honour."""
         if problems := _hf_problems(raw, where):
             raise ConfigError(problems)
         rope = dict(raw.get("rope_parameters") or raw.get("rope_scaling") or {})
@@ -160,10 +155,9 @@ class ModelConfig:
         return embeddings + self.n_layers * per_layer + self.dim
 
     def flops_per_token(self, seq_len: int) -> int:
-        """Training FLOPs of one token (forward and backward) in the usual convention (PaLM, torchtitan):
-        6 per weight of every matrix product, the output matrix included and the embedding lookup not, plus
-        12 * layers * attention width * seq_len for attention over the full square. A forward alone is a
-        third.
+        """Training FLOPs of one token (forward and backward) in the usual convention (PaLM, torchtitan): 6 per weight
+        of every matrix product, the output matrix included and the embedding lookup not, plus 12 * layers * attention
+        width * seq_len for attention over the full square. A forward alone is a third.
         """
         matmul = self.n_layers * self._layer_matmul_params() + self.vocab_size * self.dim
         return 6 * matmul + 12 * self.n_layers * self.n_heads * self.head_dim * seq_len
@@ -318,5 +312,4 @@ PRESETS: dict[str, ModelConfig] = {
     "llama-3.2-3b": _long(_3B, _SCALED_32),
     "llama-3.3-70b": _long(_70B, _SCALED_8),
 }
-"""The herd's shapes, and `tiny` for a laptop CPU. Released checkpoints pad nothing: 128,256 tokens
-everywhere."""
+"""The herd's shapes, and `tiny` for a laptop CPU. Released checkpoints pad nothing: 128,256 tokens everywhere."""

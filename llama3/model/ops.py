@@ -1,7 +1,7 @@
 """Elementwise operations of the transformer with their backward passes written out.
 
-On the CPU eager autograd runs these as a dozen passes over memory each; written out they are a few. The
-formulas are tested against plain torch operations and their autograd.
+On the CPU eager autograd runs these as a dozen passes over memory each; written out they are a few. The formulas are
+tested against plain torch operations and their autograd.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from torch import Tensor
 
 
 def rms_norm(x_TD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
-    """x / sqrt(mean(x^2) + eps) * weight over the last axis, computed in float32 and returned in x's dtype,
-    or in autocast's dtype where it is on (the next operation is a matrix product)."""
+    """x / sqrt(mean(x^2) + eps) * weight over the last axis, computed in float32 and returned in x's dtype, or in
+    autocast's dtype where it is on (the next operation is a matrix product)."""
     device = x_TD.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x_TD.dtype
     if device != "cpu":
@@ -46,8 +46,7 @@ class _RMSNorm(torch.autograd.Function):
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn the channel pairs (i, i + C/2) of x [..., C] by the angles whose cos and sin [..., C/2] are
-    given."""
+    """Turn the channel pairs (i, i + C/2) of x [..., C] by the angles whose cos and sin [..., C/2] are given."""
     return _Rotate.apply(x, cos, sin)
 
 

@@ -1,10 +1,10 @@
-"""Quantized models: the protocol of a scheme, and what is common to all schemes: replacing a model's
-matrices, measuring the error, and keeping the result as safetensors.
+"""Quantized models: the protocol of a scheme, and what is common to all schemes: replacing a model's matrices,
+measuring the error, and keeping the result as safetensors.
 
-A quantized checkpoint is a directory like any other, but its tensors carry this project's own names, its
-matrices are stored in the scheme's parts (`layers.0.ffn.down.codes`, ...), and `config.json` names the scheme
-under `quantization`. Its `model_type` is not "llama", so that a program that does not know the scheme refuses
-the directory instead of filling the gaps with random weights.
+A quantized checkpoint is a directory like any other, but its tensors carry this project's own names, its matrices are
+stored in the scheme's parts (`layers.0.ffn.down.codes`, ...), and `config.json` names the scheme under
+`quantization`. Its `model_type` is not "llama", so that a program that does not know the scheme refuses the directory
+instead of filling the gaps with random weights.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ class QuantizationScheme(Protocol):
         ...
 
     def quantize(self, weights: Mapping[str, Tensor], calibration: Mapping[str, Tensor] | None) -> dict[str, Parts]:
-        """Each target's weight [rows, columns] in float32 -> its parts. `calibration` holds sample inputs
-        [tokens, columns] of each target where the caller has some."""
+        """Each target's weight [rows, columns] in float32 -> its parts. `calibration` holds sample inputs [tokens,
+        columns] of each target where the caller has some."""
         ...
 
     def make_linear(self, parts: Parts) -> nn.Module:
@@ -115,8 +115,7 @@ def save_quantized(
     *,
     rest: torch.dtype = torch.bfloat16,
 ) -> None:
-    """Write a quantized model. `name` is the scheme's plugin name; `rest` the dtype of what is not
-    quantized."""
+    """Write a quantized model. `name` is the scheme's plugin name; `rest` the dtype of what is not quantized."""
     parts = {f"{target}." for target in scheme.targets(model.config)}
     tensors = {
         key: value.detach().cpu() if any(key.startswith(part) for part in parts) else value.detach().to("cpu", rest)
@@ -135,8 +134,7 @@ def load_quantized(
 ) -> Transformer:
     """Read what `save_quantized` wrote. The scheme is found by name among the installed plugins.
 
-    Raises CheckpointError for damage, PluginError where the scheme is not installed or cannot run on the
-    device.
+    Raises CheckpointError for damage, PluginError where the scheme is not installed or cannot run on the device.
     """
     config = parse_config({**raw, "model_type": "llama"}, folder)
     name, scheme = _scheme(raw, folder)

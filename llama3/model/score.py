@@ -1,9 +1,8 @@
-"""`score`: the one log-prob engine. Algorithms, references, rewards and evaluation all read a model through
-it.
+"""`score`: the one log-prob engine. Algorithms, references, rewards and evaluation all read a model through it.
 
-Only target rows meet the output matrix, in chunks, so that the scores over the vocabulary of a whole batch
-never exist in float32 at once. Log-probabilities and entropies are computed in float32 whatever the precision
-of the products.
+Only target rows meet the output matrix, in chunks, so that the scores over the vocabulary of a whole batch never
+exist in float32 at once. Log-probabilities and entropies are computed in float32 whatever the precision of the
+products.
 
 Legend: T tokens, M targets, S segments, D model dim, V vocabulary.
 """
@@ -29,8 +28,8 @@ CHUNK_LOGITS = 1 << 20
 """Logits computed at once on the CPU (256 rows of 4,096 tokens): their float32 copies stay in the cache."""
 CHUNK_LOGITS_CUDA = 1 << 28
 KEPT_LOGITS = 1 << 26
-"""Logits of one batch that are kept for the backward pass; beyond this they are computed again, so that a
-vocabulary of 128,256 costs one more product instead of its size in memory."""
+"""Logits of one batch that are kept for the backward pass; beyond this they are computed again, so that a vocabulary of
+128,256 costs one more product instead of its size in memory."""
 
 
 @dataclass(frozen=True)
@@ -103,8 +102,7 @@ def _scalar(head: torch.nn.Linear | None, name: str, h: Tensor) -> Tensor:
 def log_probs(
     h_MD: Tensor, weight_VD: Tensor, ids_M: Tensor, temperature: float = 1.0, with_entropy: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Log-probabilities of `ids_M` under softmax(h W' / temperature), and the entropies (zeros unless asked
-    for)."""
+    """Log-probabilities of `ids_M` under softmax(h W' / temperature), and the entropies (zeros unless asked for)."""
     dtype = compute_dtype(h_MD)
     return _LogProbs.apply(h_MD.to(dtype), weight_VD.to(dtype), ids_M, temperature, with_entropy)
 

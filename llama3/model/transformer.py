@@ -1,24 +1,23 @@
-"""The Llama 3 transformer ("The Llama 3 Herd of Models", section 3.2): RMSNorm before each sublayer, rotary
-positions, grouped-query attention, SwiGLU, no biases.
+"""The Llama 3 transformer ("The Llama 3 Herd of Models", section 3.2): RMSNorm before each sublayer, rotary positions,
+grouped-query attention, SwiGLU, no biases.
 
-One model for training, scoring and serving. `hidden` reads a whole packed forest; `step` reads new tokens
-whose past is in a cache. Both run the same layers; only the `Attention` object differs.
+One model for training, scoring and serving. `hidden` reads a whole packed forest; `step` reads new tokens whose past
+is in a cache. Both run the same layers; only the `Attention` object differs.
 
-Query, key and value matrices are one parameter, as are gate and up: one product instead of three or two
-(measured on
-CPU: a tenth of a training step). Rows of the former are grouped by key-value head, [G queries, key, value]
-each, so that a row shard is a set of whole heads. Rotary pairs are channels (i, i + C/2), Hugging Face's
-layout; Meta's own files pair (2i, 2i + 1), which is the same model with the rows of the query and key
-matrices permuted.
+Query, key and value matrices are one parameter, as are gate and up: one product instead of three or two (measured on
+CPU: a tenth of a training step). Rows of the former are grouped by key-value head, [G queries, key, value] each, so
+that a row shard is a set of whole heads. Rotary pairs are channels (i, i + C/2), Hugging Face's layout; Meta's own
+files pair (2i, 2i + 1), which is the same model with the rows of the query and key matrices permuted.
 
-Legend: T tokens, D model dim, K key-value heads, G query heads per key-value head, C channels per head, F FFN
-dim, V vocabulary.
+Legend: T tokens, D model dim, K key-value heads, G query heads per key-value head, C channels per head, F FFN dim, V
+vocabulary.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
 from typing import TypeVar
 
 import torch
@@ -111,21 +110,21 @@ class Transformer(nn.Module):
         self.score_head = nn.Linear(config.dim, 1, bias=False) if score_head else None
 
     def forward(self, batch: Batch, head: Callable[[Transformer, Tensor], T]) -> T:
-        """`head(self, hidden(batch))`: everything that touches parameters happens inside one call of the
-        module, so that wrappers which gather parameters around `forward` (FSDP) see it."""
+        """`head(self, hidden(batch))`: everything that touches parameters happens inside one call of the module, so
+        that wrappers which gather parameters around `forward` (FSDP) see it."""
         return head(self, self.hidden(batch))
 
     def hidden(self, batch: Batch, kv_sink: KVSink | None = None) -> Tensor:
-        """Final normalised hidden states h_TD of every token of a forest; `kv_sink` is shown each layer's
-        keys and values (the engine's prefill stores them)."""
+        """Final normalised hidden states h_TD of every token of a forest; `kv_sink` is shown each layer's keys and
+        values (the engine's prefill stores them)."""
         attention = forest_attention(batch)
         if kv_sink is not None:
             attention = _Recorded(attention, kv_sink)
         return self._run(batch.tokens_T, batch.positions_T, attention)
 
     def step(self, tokens_T: Tensor, positions_T: Tensor, cache: KVCache) -> Tensor:
-        """Final normalised hidden states of new tokens whose past is in `cache`: one token of each running
-        sequence (decoding), or a chunk of a prompt. The cache knows which token belongs to which sequence."""
+        """Final normalised hidden states of new tokens whose past is in `cache`: one token of each running sequence
+        (decoding), or a chunk of a prompt. The cache knows which token belongs to which sequence."""
         return self._run(tokens_T, positions_T, cache)
 
     def logits(self, h_TD: Tensor) -> Tensor:
@@ -157,11 +156,12 @@ def compute_dtype(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
 
+@lru_cache(maxsize=16)
 def rope_frequencies(config: ModelConfig) -> Tensor:
     """Radians per position of each rotary pair, float32[C/2].
 
-    Llama 3.1 stretches the slow ones: wavelengths above original_max_position / low_freq_factor are divided
-    by `factor`, those below original_max_position / high_freq_factor are kept, those between are blended.
+    Llama 3.1 stretches the slow ones: wavelengths above original_max_position / low_freq_factor are divided by
+    `factor`, those below original_max_position / high_freq_factor are kept, those between are blended.
     """
     pair = torch.arange(0, config.head_dim, 2, dtype=torch.float32)
     frequency = 1.0 / config.rope_theta ** (pair / config.head_dim)
@@ -175,7 +175,6 @@ def rope_frequencies(config: ModelConfig) -> Tensor:
 
 
 def rope_table(config: ModelConfig, positions_T: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """cos and sin of each token's rotary angles, [T, 1, 1, C/2] in `dtype`; the angles are computed in
-    float32."""
+    """cos and sin of each token's rotary angles, [T, 1, 1, C/2] in `dtype`; the angles are computed in float32."""
     angles = positions_T.float()[:, None] * rope_frequencies(config).to(positions_T.device)
     return angles.cos().to(dtype)[:, None, None], angles.sin().to(dtype)[:, None, None]

@@ -1,8 +1,7 @@
-"""Weights in and out, in Hugging Face's layout: `config.json` and safetensors, whole or sharded.
-Initialisation.
+"""Weights in and out, in Hugging Face's layout: `config.json` and safetensors, whole or sharded. Initialisation.
 
-The model keeps query, key and value, and gate and up, as one matrix each (see transformer.py); `to_hf` and
-`from_hf` take them apart and put them together. No pickle is ever read.
+The model keeps query, key and value, and gate and up, as one matrix each (see transformer.py); `to_hf` and `from_hf`
+take them apart and put them together. No pickle is ever read.
 """
 
 from __future__ import annotations
@@ -90,8 +89,7 @@ def save_model(
 ) -> None:
     """Write `config.json` and the weights into `folder` in a layout that `transformers` loads.
 
-    Every file is written beside its place, synced and renamed; an older checkpoint in the folder is whole
-    until then.
+    Every file is written beside its place, synced and renamed; an older checkpoint in the folder is whole until then.
     dtype: cast the weights (default: as they are); extra: further keys of config.json (token ids)
     """
     state = model.state_dict()
@@ -107,9 +105,8 @@ def load_model(
 ) -> Transformer:
     """Read a Llama-family checkpoint directory, or a quantized one of ours.
 
-    Raises `CheckpointError` naming every missing, extra, misshapen or non-finite tensor. Value and score
-    heads are built where the checkpoint has them. `dtype` is that of the parameters; quantized ones keep
-    theirs.
+    Raises `CheckpointError` naming every missing, extra, misshapen or non-finite tensor. Value and score heads are
+    built where the checkpoint has them. `dtype` is that of the parameters; quantized ones keep theirs.
     """
     folder = Path(folder)
     raw = read_raw_config(folder)
@@ -143,12 +140,10 @@ def assign(model: Transformer, state: dict[str, Tensor]) -> None:
 
 
 def init_weights(model: Transformer, seed: int) -> Transformer:
-    """Draw all parameters anew: each depends on (seed, its name) only, not on the order or number of the
-    others.
+    """Draw all parameters anew: each depends on (seed, its name) only, not on the order or number of the others.
 
-    Matrices are normal with standard deviation dim ** -0.5 of their input, those that write into the residual
-    stream divided by sqrt(2 * layers); embeddings use dim ** -0.5, so that a tied output matrix starts near
-    uniform.
+    Matrices are normal with standard deviation dim ** -0.5 of their input, those that write into the residual stream
+    divided by sqrt(2 * layers); embeddings use dim ** -0.5, so that a tied output matrix starts near uniform.
     """
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -199,8 +194,7 @@ def parse_config(raw: Mapping[str, Any], folder: Path) -> ModelConfig:
 
 
 class Tensors:
-    """The tensors of a checkpoint directory, from one file or from the shards that its index names. Context
-    manager."""
+    """The tensors of a checkpoint directory, from one file or from the shards that its index names. Context manager."""
 
     def __init__(self, folder: Path) -> None:
         self._files: dict[Path, Any] = {}

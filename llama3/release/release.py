@@ -1,11 +1,9 @@
 """The stage `release`: one directory with everything that a user of the model needs, and the proof of where it is from.
 
-config.json model.safetensors tokenizer.json ...   the first export (as a rule Hugging Face's layout)
-README.md            the model card, written from manifests
-policy.json          the guard policy that belongs in front of the model
-lineage.json         every artifact behind the weights, up to the corpus and its sources
-probe.safetensors    log-probabilities to check any implementation against
-<role>/              further checkpoints (quantized ones), whole
+config.json model.safetensors tokenizer.json ...   the first export (as a rule Hugging Face's layout) README.md
+the model card, written from manifests policy.json          the guard policy that belongs in front of the model
+lineage.json         every artifact behind the weights, up to the corpus and its sources probe.safetensors
+log-probabilities to check any implementation against <role>/              further checkpoints (quantized ones), whole
 <export>/            further exports
 """
 

@@ -2,8 +2,8 @@
 
     codes = round(W / scale),  scale = max |row| / 127
 
-A quarter of float32's memory at an error of about half a percent. Embedding, output matrix and norms stay as
-they are (the tied output matrix is the embedding).
+A quarter of float32's memory at an error of about half a percent. Embedding, output matrix and norms stay as they are
+(the tied output matrix is the embedding).
 """
 
 from __future__ import annotations
@@ -21,13 +21,12 @@ from llama3.model.quantized import Parts
 
 MATRICES = ("attention.qkv", "attention.out", "ffn.gate_up", "ffn.down")
 PACKED_ROWS = 16
-"""Up to this many bfloat16 rows torch's int8 kernel beats unpacking the matrix (measured, 8192 x 2048: 1 ms
-against 20 ms at one row, 9 against 24 at 16); in float32 it never does."""
+"""Up to this many bfloat16 rows torch's int8 kernel beats unpacking the matrix (measured, 8192 x 2048: 1 ms against 20
+ms at one row, 9 against 24 at 16); in float32 it never does."""
 
 
 class Int8:
-    """The scheme (`llama3.model.quantized.QuantizationScheme`). It has no options and needs no
-    calibration."""
+    """The scheme (`llama3.model.quantized.QuantizationScheme`). It has no options and needs no calibration."""
 
     def supports(self, device: str) -> Sequence[Problem]:
         return ()
@@ -57,8 +56,7 @@ def quantize_rows(weight: Tensor) -> Parts:
 
 
 class Int8Linear(nn.Module):
-    """x W' with W in int8. The scale is applied to the product, so that the matrix product sees whole
-    numbers."""
+    """x W' with W in int8. The scale is applied to the product, so that the matrix product sees whole numbers."""
 
     codes: Tensor
     scale: Tensor

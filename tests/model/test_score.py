@@ -84,6 +84,13 @@ def test_no_targets_give_empty_log_probs() -> None:
     assert score(init_weights(Transformer(CONFIG), 0), batch).logps_M.shape == (0,)
 
 
+def test_an_empty_batch_has_zero_gradients() -> None:
+    # A rank that was dealt no tree still takes part in the step.
+    model = init_weights(Transformer(CONFIG), 0)
+    score(model, forest().keep([])).logps_M.sum().backward()
+    assert all(p.grad is not None and not p.grad.any() for p in model.parameters())
+
+
 def test_wrong_requests_are_refused() -> None:
     model = Transformer(CONFIG)
     with pytest.raises(ConfigError, match="L3-MDL-020"):

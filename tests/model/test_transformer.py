@@ -1,5 +1,4 @@
-"""The transformer against transformers' LlamaForCausalLM, the dense attention oracle, and its own
-invariances."""
+"""The transformer against transformers' LlamaForCausalLM, the dense attention oracle, and its own invariances."""
 
 import dataclasses
 
@@ -64,8 +63,7 @@ def test_logits_equal_transformers_both_ways(kind: str, tmp_path) -> None:
 
 
 def dense_attention(batch: Batch):
-    """The oracle: T x T mask built token by token from the definition, plain softmax, autograd's own
-    backward."""
+    """The oracle: T x T mask built token by token from the definition, plain softmax, autograd's own backward."""
     parents, segment_T, starts = batch.parents_S.tolist(), batch.segment_T.tolist(), batch.starts_S1.tolist()
     sees = torch.zeros(batch.num_tokens, batch.num_tokens, dtype=torch.bool)
     for i, segment in enumerate(segment_T):
@@ -89,8 +87,7 @@ def dense_attention(batch: Batch):
 
 
 def forest(seed: int = 0) -> Batch:
-    """Trees of many shapes: lone documents, answers of equal and unequal lengths, a path three deep, long
-    ones."""
+    """Trees of many shapes: lone documents, answers of equal and unequal lengths, a path three deep, long ones."""
     rng = np.random.default_rng(seed)
     lengths = [
         [(70, -1)],
