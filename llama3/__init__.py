@@ -48,4 +48,4 @@ def load(path: str | os.PathLike[str]) -> Llama:
     """A model with its tokenizer, ready to generate: a checkpoint, a release, or a run (its final model)."""
     from llama3.inference.llama import Llama
 
-    return Llama.load(path)
+    return Llama.load(os.fspath(path))

@@ -2,6 +2,7 @@
 
 from llama3.plugins import (
     AlgorithmSpec,
+    EvaluatorSpec,
     ExporterSpec,
     FilterSpec,
     GuardSpec,
@@ -36,6 +37,26 @@ def llama3_algorithms() -> list[AlgorithmSpec]:
             factory="llama3_plugins.algorithms.sft:SFT",
             summary="supervised finetuning: loss on the answers only",
             data="dialogs",
+        ),
+    ]
+
+
+@hookimpl
+def llama3_evaluators() -> list[EvaluatorSpec]:
+    return [
+        EvaluatorSpec(
+            name="bits_per_byte",
+            factory="llama3_plugins.evaluators.bits_per_byte:BitsPerByte",
+            options="llama3_plugins.evaluators.bits_per_byte:BitsPerByteOptions",
+            summary="loss on the held-out documents, whatever the tokenizer",
+            needs=frozenset({"logps"}),
+        ),
+        EvaluatorSpec(
+            name="pass_rate",
+            factory="llama3_plugins.evaluators.pass_rate:PassRate",
+            options="llama3_plugins.evaluators.pass_rate:PassRateOptions",
+            summary="share of held-out tasks solved, with a 95 % interval",
+            needs=frozenset({"generate"}),
         ),
     ]
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llama3.cli.output import ConfigArgument, SetOption, note
+from llama3.cli.output import ConfigArgument, JsonOption, SetOption, note, print_json, print_table
+
+if TYPE_CHECKING:
+    from llama3.recipe import Run
 
 
 def run(
     config: ConfigArgument,
     overrides: SetOption = None,
     name: Annotated[str | None, typer.Option(help="Name of the run; its directory is runs/NAME.")] = None,
+    json: JsonOption = False,
 ) -> None:
     """Raise a herd: from raw text to an aligned, guarded, quantized release. Resumes what was interrupted."""
     from llama3.preflight import load_config, ready
@@ -24,4 +28,23 @@ def run(
 
     from llama3 import recipe  # after the checks: this imports torch
 
-    recipe.run(loaded)
+    finished = recipe.run(loaded)
+    if json:
+        print_json(dict(finished.report))
+    else:
+        show(finished)
+
+
+def show(run: Run) -> None:
+    """The figures that matter, and where everything is."""
+    from llama3.evaluation.intervals import Rate
+
+    report = run.report
+    rows = [(f"bits per byte, {name}", f"{value:.3f}") for name, value in report["bits_per_byte"].items()]
+    rows += [(f"pass rate, {name}", str(Rate(**rate))) for name, rate in report["pass_rate"].items()]
+    rows += [
+        ("report", str(run.path / "report.html")),
+        ("release", str(run.path / "artifacts" / "release")),
+        ("chat", f"llama3 chat {run.path}"),
+    ]
+    print_table(rows)

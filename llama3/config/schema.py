@@ -254,7 +254,6 @@ class EvaluationSection(Section):
         default_factory=lambda: [
             Slot(name="bits_per_byte"),
             Slot(name="pass_rate"),
-            Slot(name="contamination"),
         ],
     )
     limit: int = Field(400, ge=1, description="held-out tasks per evaluation")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from llama3.data.corpus import Corpus
+    from llama3.data.corpus import Corpus, Split
     from llama3.inference.llama import Llama
     from llama3.posttraining.rewards import Reward
 
@@ -18,7 +18,7 @@ class Subject:
 
     model: Llama
     corpus: Corpus
-    rewards: Sequence[Reward]
+    rewards: Mapping[str, Reward]
     max_tokens: int
 
 
@@ -38,11 +38,11 @@ class Evaluator(Protocol):
         ...
 
 
-def texts(corpus: Corpus, split: str, max_bytes: int | None = None) -> Iterator[bytes]:
+def texts(corpus: Corpus, split: Split, max_bytes: int | None = None) -> Iterator[bytes]:
     """The documents of a split as UTF-8, in corpus order, up to about `max_bytes`."""
     total = 0
     for batch in corpus.documents(split=split):
-        for text in batch.texts():
+        for text in batch.texts:
             if max_bytes is not None and total >= max_bytes:
                 return
             data = text.encode()

@@ -5,18 +5,98 @@ The page is one file without scripts or outside resources; its plots are inline 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
 import jinja2
 
+from llama3.artifacts import Artifact
 from llama3.evaluation.charts import funnel_chart, line_chart, rate_chart
 from llama3.evaluation.intervals import Rate
 
 SCHEMA = 1
 MOST_POINTS = 300
 """Points kept of each curve."""
+
+
+EXAMPLES_PER_FAMILY = 1
+"""Held-out tasks of each family whose answers are shown."""
+
+
+def build_report(
+    run: str,
+    *,
+    corpus: Artifact,
+    evaluations: Mapping[str, Artifact],
+    baselines: Artifact,
+    contamination: Artifact,
+    quantized: Mapping[str, Artifact],
+    metrics: Iterable[Mapping[str, Any]],
+    model: Mapping[str, Any],
+    policy: Mapping[str, Any],
+    artifacts: Mapping[str, Artifact],
+) -> dict[str, Any]:
+    """The content of `report.json`. `evaluations` are by model (base, sft, final, int8), base first; `metrics` are
+    the rows of `metrics.jsonl`."""
+    results = {name: artifact.metrics for name, artifact in evaluations.items()}
+    passed = {
+        name: result["pass_rate"] for name, result in results.items() if "pass_rate" in result.get("pass_rate", {})
+    }
+    language = {name: result.get("bits_per_byte", {}).get("bits_per_byte") for name, result in results.items()}
+    return {
+        "schema": SCHEMA,
+        "run": run,
+        "model": dict(model),
+        "bits_per_byte": {
+            "model": next(iter(language.values())),
+            "gzip": baselines.metrics["gzip"],
+            "order3": baselines.metrics["order3"],
+        },
+        "bits_per_byte_by_model": language,
+        "pass_rate": {name: result["pass_rate"] for name, result in passed.items()},
+        "pass_rate_by_family": _by_family(passed),
+        "evaluations": results,
+        "contamination": contamination.metrics,
+        "examples": _examples(evaluations),
+        "funnel": _funnel(corpus.metrics["funnel"]),
+        "loss": curves(list(metrics), "loss"),
+        "quantization": {name: artifact.metrics for name, artifact in quantized.items()},
+        "safety": {"policy": policy},
+        "artifacts": {name: artifact.hash for name, artifact in artifacts.items()},
+    }
+
+
+def _by_family(passed: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    families = sorted({family for result in passed.values() for family in result["by_family"]})
+    return {
+        family: {name: result["by_family"][family] for name, result in passed.items() if family in result["by_family"]}
+        for family in families
+    }
+
+
+def _funnel(stages: Mapping[str, Mapping[str, Mapping[str, int]]]) -> list[tuple[str, int]]:
+    return [(stage, sum(cell["documents"] for cell in by_source.values())) for stage, by_source in stages.items()]
+
+
+def _examples(evaluations: Mapping[str, Artifact]) -> list[dict[str, Any]]:
+    """The first tasks of each family with what every model answered."""
+    shown: dict[str, dict[str, Any]] = {}
+    for name, artifact in evaluations.items():
+        with artifact.file("samples.jsonl").open(encoding="utf-8") as file:
+            for row in map(json.loads, file):
+                if row["task"] != "pass_rate":
+                    continue
+                example = shown.setdefault(row["id"], {"family": row["family"], "prompt": row["prompt"], "answers": {}})
+                example["answers"][name] = row["answer"]
+    taken: dict[str, int] = {}
+    chosen = []
+    for example in shown.values():
+        taken[example["family"]] = taken.get(example["family"], 0) + 1
+        if taken[example["family"]] <= EXAMPLES_PER_FAMILY:
+            chosen.append(example)
+    return sorted(chosen, key=lambda example: example["family"])
 
 
 def thin(points: Sequence[tuple[float, float]], most: int = MOST_POINTS) -> list[tuple[float, float]]:

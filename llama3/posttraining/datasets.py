@@ -184,7 +184,7 @@ def _answer(span: Span) -> Segment:
 
 def _messages(messages: Sequence[Mapping[str, str]], where: str) -> list[Message]:
     try:
-        return [Message(message["role"], message["content"]) for message in messages]
+        return [Message(message["role"], message["content"]) for message in messages]  # type: ignore[arg-type]
     except (KeyError, TypeError) as error:
         raise DataError(
             Problem("L3-DLG-006", where, "messages must be objects with role and content", repr(error))

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from llama3.errors import PluginError, Problem
 from llama3.model.batch import Batch, Segment, Tree
 from llama3.model.score import score
+from llama3.model.transformer import Transformer
 from llama3.plugins.specs import Need
 from llama3.posttraining.rewards import CombinedReward, Example
 from llama3.training.algorithm import Rewarder, Sampler, Scorer, Stats, ValueModel
@@ -59,7 +60,7 @@ class Generate(Protocol):
     ) -> Sequence[Sequence[Completion]]: ...
 
 
-OpenGenerate = Callable[[nn.Module], Generate]
+OpenGenerate = Callable[[Transformer], Generate]
 """Makes a sampler that reads the module's weights at every call, so that it follows training."""
 
 

@@ -1,0 +1,55 @@
+"""The stage `tokenizer`: train a byte-level BPE vocabulary on a sample of the corpus, or take an existing file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from llama3 import _core
+from llama3.artifacts import Artifact, StageOutput
+from llama3.config.schema import Config, TokenizerSection
+from llama3.data.corpus import Corpus
+from llama3.errors import ConfigError, Problem
+from llama3.tokenizer import Tokenizer
+
+
+class TokenizerOptions(BaseModel):
+    """The section `tokenizer`, and the hash of the file it names, so that another content is another request."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    section: TokenizerSection
+    file_blake3: str | None = None
+
+    @classmethod
+    def of(cls, config: Config) -> TokenizerOptions:
+        """From the whole config. Raises ConfigError when `tokenizer.path` is no file."""
+        path = config.tokenizer.path
+        if path is None:
+            return cls(section=config.tokenizer)
+        if not Path(path).is_file():
+            fix = "give a tiktoken .model or a tokenizer.json, or leave the key out to train one"
+            raise ConfigError(Problem("L3-TOK-040", "tokenizer.path", f"{path} is not a file", fix=fix))
+        return cls(section=config.tokenizer, file_blake3=_core.blake3_file(path))
+
+
+def tokenizer(inputs: Mapping[str, Artifact], options: TokenizerOptions, out: StageOutput) -> None:
+    """Write the tokenizer in the Hugging Face layout; metrics: its size and hash."""
+    section = options.section
+    if section.path is None:
+        sample = _sample(Corpus(inputs["corpus"].path), section.sample_bytes)
+        made = Tokenizer.train(sample, section.vocab_size, num_special=section.num_special)
+    else:
+        made = Tokenizer.load(section.path)
+    made.save(out.path)
+    out.metrics.update(vocab_size=made.vocab_size, tokenizer_hash=made.hash)
+
+
+def _sample(corpus: Corpus, most: int) -> Iterator[str]:
+    """Every k-th training document, evenly over all sources, about `most` bytes in all."""
+    total = sum(len(text.encode()) for batch in corpus.documents("train") for text in batch.texts)
+    every = max(1, -(-total // most))
+    texts = (text for batch in corpus.documents("train") for text in batch.texts)
+    return (text for index, text in enumerate(texts) if index % every == 0)

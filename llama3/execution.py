@@ -1,0 +1,109 @@
+"""Executing a recipe: the run directory, the observers, the plugins that each stage uses, and the ranks of `torchrun`.
+
+The recipe says what is made from what; everything about *how* it is executed is here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from pydantic import BaseModel
+
+from llama3.artifacts import Artifact, PluginUse, Stage
+from llama3.artifacts.files import write_bytes_atomic, write_json_atomic
+from llama3.artifacts.run import RunDir
+from llama3.config import Loaded
+from llama3.errors import Interrupted
+from llama3.evaluation.report import render_html
+from llama3.plugins.registry import discover
+from llama3.training.ranks import Ranks
+
+USES: Mapping[str, tuple[str, ...]] = {
+    "curate": ("data.",),
+    "pretrain": ("parallelism.",),
+    "reject": ("post_training.rewards",),
+    "sft": ("post_training.sft.",),
+    "preferences": ("post_training.rewards",),
+    "prefer": ("post_training.algorithm", "post_training.rewards"),
+    "quantize": ("quantization",),
+    "evaluate": ("evaluation.", "post_training.rewards"),
+    "contamination": ("post_training.rewards",),
+    "release": ("release.", "safety."),
+}
+"""Where in the config the plugins of a stage are chosen: another version of one of them is another request."""
+
+
+class Executor:
+    """Executes the stages of one run; a context manager, called with a stage and its inputs.
+
+    Under `torchrun` every process has one: rank 0 executes, the others follow it (llama3.training.ranks).
+    """
+
+    def __init__(self, loaded: Loaded) -> None:
+        self.config = loaded.config
+        self.run = RunDir(Path(self.config.run.dir) / self.config.run.name)
+        self.made: dict[str, Artifact] = {}
+        self._loaded = loaded
+        self._ranks = Ranks()
+        self._observers = discover().observers
+
+    def __enter__(self) -> Executor:
+        torch.set_num_threads(self.config.run.threads or os.cpu_count() or 1)
+        if self._ranks.leads:
+            self.run.open()
+            plugins = [PluginUse(**row) for row in self._loaded.plugins()]
+            self.run.describe(self._loaded.to_yaml(), self._loaded.origins_json(), plugins)
+            config = self.config.model_dump(mode="json")
+            self._observers.notify("llama3_run_start", run_dir=self.run.path, config=config)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self._ranks.leads:
+            return
+        stopped = isinstance(error, Interrupted | KeyboardInterrupt)
+        status = "ok" if error is None else "interrupted" if stopped else "failed"
+        why = None if error is None else str(error)
+        self._observers.notify("llama3_run_end", run_dir=self.run.path, status=status, error=why)
+        self.run.close()
+
+    def __call__(
+        self, stage: Stage, key: str | None = None, options: BaseModel | None = None, /, **inputs: Artifact
+    ) -> Artifact:
+        """The artifact of a stage, made now or found.
+
+        Args:
+            key: names the artifact within the run (default: the stage's name).
+            options: default: what the stage takes of the config.
+            inputs: artifacts by role.
+        """
+        key = key or stage.name
+        if options is None:
+            assert stage.options_of is not None, f"stage {stage.name} needs options"
+            options = stage.options_of(self.config)
+        self.made[key] = self._execute(stage, key, options, inputs)
+        return self.made[key]
+
+    def publish(self, report: Mapping[str, Any]) -> None:
+        """Write `report.json` and `report.html` into the run directory."""
+        if self._ranks.leads:
+            write_json_atomic(self.run.path / "report.json", dict(report))
+            write_bytes_atomic(self.run.path / "report.html", render_html(report).encode())
+
+    def _execute(self, stage: Stage, key: str, options: BaseModel, inputs: Mapping[str, Artifact]) -> Artifact:
+        if not self._ranks.leads:
+            return self._ranks.follow(stage, inputs, options, joins=hasattr(options, "parallelism"))
+        plugins = self._plugins(stage.name)
+        return self._ranks.lead(stage, lambda told: self.run.execute(told, inputs, options, key, plugins))
+
+    def _plugins(self, stage: str) -> list[PluginUse]:
+        prefixes = USES.get(stage, ())
+        chosen = [c for c in self._loaded.choices if ".".join(map(str, c.path)).startswith(prefixes or "\0")]
+        rows = {(c.family, c.slot.name): discover().identity(c.family, c.slot.name) for c in chosen}
+        return [PluginUse(**row) for _, row in sorted(rows.items())]

@@ -1,0 +1,85 @@
+"""A recipe under `torchrun`: rank 0 executes, writes and shows; the others follow, and join the stages that train.
+
+Every process walks the same recipe. For each stage rank 0 tells the others whether there is work ("run"), and in the
+end where the artifact lies ("done") or that it failed ("stop"). Messages are JSON in a broadcast tensor: no pickle.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+import torch.distributed as dist
+from pydantic import BaseModel
+
+from llama3.artifacts import Artifact, Stage, StageOutput
+from llama3.errors import Interrupted, Problem
+
+PATIENCE = timedelta(days=30)
+"""How long a rank waits for the others: a stage that one rank runs alone may take long."""
+
+
+class Ranks:
+    """The processes of a run; a single one is rank 0 of 1."""
+
+    def __init__(self) -> None:
+        self.world = int(os.environ.get("WORLD_SIZE", "1"))
+        self.rank = int(os.environ.get("RANK", "0"))
+        if self.world > 1 and not dist.is_initialized():
+            dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process executes stages."""
+        return self.rank == 0
+
+    def lead(self, stage: Stage, execute: Callable[[Stage], Artifact]) -> Artifact:
+        """Rank 0: `execute` the stage, telling the others what happens."""
+
+        def run(inputs: Mapping[str, Artifact], options: BaseModel, out: StageOutput) -> None:
+            self._send("run", out.scratch)
+            stage.run(inputs, options, out)
+
+        try:
+            artifact = execute(replace(stage, run=run))
+        except BaseException:
+            self._send("stop", Path())
+            raise
+        self._send("done", artifact.location)
+        return artifact
+
+    def follow(self, stage: Stage, inputs: Mapping[str, Artifact], options: BaseModel, *, joins: bool) -> Artifact:
+        """Another rank: take part in the stage if it `joins`, and open what rank 0 made.
+
+        Raises Interrupted when rank 0 stopped.
+        """
+        while True:
+            what, where = self._receive()
+            if what == "done":
+                return Artifact(where)
+            if what == "stop":
+                raise Interrupted(Problem("L3-RUN-010", f"rank {self.rank}", f"rank 0 stopped during {stage.name}"))
+            if joins:
+                with TemporaryDirectory() as unused:
+                    stage.run(inputs, options, StageOutput(Path(unused), Path(where)))
+
+    def _send(self, what: str, where: Path) -> None:
+        if self.world == 1:
+            return
+        message = torch.frombuffer(bytearray(json.dumps([what, str(where)]).encode()), dtype=torch.uint8)
+        dist.broadcast(torch.tensor([len(message)]), src=0)
+        dist.broadcast(message, src=0)
+
+    def _receive(self) -> tuple[str, str]:
+        size = torch.zeros(1, dtype=torch.int64)
+        dist.broadcast(size, src=0)
+        message = torch.empty(int(size), dtype=torch.uint8)
+        dist.broadcast(message, src=0)
+        what, where = json.loads(bytes(message.numpy()))
+        return what, where

@@ -1,0 +1,1 @@
+"""Evaluators: plugins that measure a model on held-out data (family `evaluators`)."""

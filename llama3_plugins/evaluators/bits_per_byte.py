@@ -1,0 +1,67 @@
+"""Bits per byte of the held-out documents: the loss of a language model, whatever its tokenizer.
+
+A document is scored in windows of the model's context that overlap by half, so that every byte but those of the
+first window is predicted from at least half a context. Bits are summed over all tokens of the documents (the end
+of a document is not text and is not scored) and divided by their UTF-8 bytes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+
+from llama3.evaluation.evaluator import Result, Subject, texts
+from llama3.inference.llama import Llama
+from llama3.model.batch import Batch, Segment, Tree
+from llama3.model.score import score
+
+BATCH_TOKENS = 8192
+"""Tokens scored at once."""
+
+
+class BitsPerByteOptions(BaseModel):
+    """Options of the evaluator."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    max_bytes: int = Field(200_000, ge=1, description="held-out text that is scored")
+
+
+class BitsPerByte:
+    """Result: `bits_per_byte`, and the `bytes` and `tokens` it was measured on."""
+
+    def __init__(self, options: BitsPerByteOptions) -> None:
+        self.options = options
+
+    def run(self, subject: Subject, limit: int, seed: int) -> Result:
+        documents = [data.decode() for data in texts(subject.corpus, "held_out", self.options.max_bytes)]
+        tokenizer = subject.model.tokenizer
+        context = subject.model.config.max_seq_len
+        pieces = [piece for text in documents for piece in windows(tokenizer.encode(text, bos=True), context)]
+        nats = math.fsum(_nats(subject.model, pieces))
+        size = sum(len(text.encode()) for text in documents)
+        tokens = sum(int(targets.sum()) for _, targets in pieces)
+        return Result({"bits_per_byte": nats / math.log(2) / size, "bytes": size, "tokens": tokens})
+
+
+def windows(ids: np.ndarray, context: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Cut the tokens of a document into (tokens, is_target) windows that score each token but the first once."""
+    step = max(1, context // 2)
+    found = [(ids[:context], np.arange(min(len(ids), context)) > 0)]
+    for start in range(step, max(0, len(ids) - context) + step, step) if len(ids) > context else ():
+        piece = ids[start : start + context]
+        found.append((piece, np.arange(len(piece)) >= context - step))
+    return [(piece, is_target) for piece, is_target in found if is_target.any()]
+
+
+def _nats(model: Llama, pieces: list[tuple[np.ndarray, np.ndarray]]) -> Iterator[float]:
+    """Negative log-likelihood of the targets, batch by batch."""
+    trees = [Tree([Segment(tokens, is_target=is_target)]) for tokens, is_target in pieces]
+    whole = Batch.of_trees(trees)
+    with torch.no_grad():
+        for part in whole.split(-(-whole.num_tokens // BATCH_TOKENS)):
+            yield -float(score(model.transformer, part, {"logps"}).logps_M.double().sum())
