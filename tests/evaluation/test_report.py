@@ -23,7 +23,7 @@ REPORT = {
     },
     "funnel": [["read", 100], ["kept", 80]],
     "loss": {"pretrain": [[1, 8.0], [2, 7.0]]},
-    "quantization": {"int8": {"bytes": 5_000_000, "relative_error": 0.005}},
+    "quantization": {"int8": {"bytes": 5_000_000, "bytes_bf16": 9_000_000, "mean_relative_error": 0.005}},
     "safety": {"policy": {"input": {"guard": "prompt_injection"}}},
     "artifacts": {"corpus": "cd" * 32},
 }
