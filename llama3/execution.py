@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from pydantic import BaseModel
 
+from llama3 import _core
 from llama3.artifacts import Artifact, PluginUse, Stage
 from llama3.artifacts.files import write_bytes_atomic, write_json_atomic
 from llama3.artifacts.run import RunDir
@@ -53,7 +54,9 @@ class Executor:
         self._observers = discover().observers
 
     def __enter__(self) -> Executor:
-        torch.set_num_threads(self.config.run.threads or os.cpu_count() or 1)
+        threads = self.config.run.threads or os.cpu_count() or 1
+        torch.set_num_threads(threads)
+        _core.set_num_threads(threads)
         if self._ranks.leads:
             self.run.open()
             plugins = [PluginUse(**row) for row in self._loaded.plugins()]
