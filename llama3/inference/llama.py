@@ -61,8 +61,11 @@ class Llama:
 
     @classmethod
     def load(cls, path: str | Path, *, guard: Guard | None = None) -> Llama:
-        """From a checkpoint or a release (a directory with config.json, weights and tokenizer), or from a run directory
-        (its release). Raises ArtifactError if it is neither, CheckpointError or DataError if it is damaged."""
+        """From a checkpoint or a release (a directory with config.json, weights and tokenizer; quantized ones too), or
+        from a run directory (see `find_model`).
+
+        Raises ArtifactError if there is no model, CheckpointError or DataError if it is damaged.
+        """
         folder = find_model(Path(path))
         return cls(load_model(folder), Tokenizer.load(folder), guard=guard)
 
@@ -184,18 +187,13 @@ def load(path: str | Path) -> Llama:
 
 
 def find_model(path: Path) -> Path:
-    """The model directory that `path` means: itself, or the final model of a run."""
-    if (path / "config.json").is_file():
-        return path
-    for name in ("release", "final"):
-        if (path / "artifacts" / name / "config.json").is_file():
-            return path / "artifacts" / name
-    raise ArtifactError(
-        Problem(
-            "L3-GEN-007",
-            str(path),
-            "no model is here",
-            "a model directory holds config.json, weights and a tokenizer; a finished run holds one",
-            "give the path of a checkpoint, a release or a finished run",
-        )
-    )
+    """The model directory that `path` means: itself, or a run's release, or what its last finished round made."""
+    rounds = sorted((path / "artifacts").glob("average-*"), key=lambda folder: (len(folder.name), folder.name))
+    candidates = [path, path / "artifacts" / "release", *(folder for folder in rounds[::-1] if folder.is_symlink())]
+    for folder in candidates:
+        if (folder / "config.json").is_file():
+            return folder
+    what = "no model is here"
+    why = "a model directory holds config.json, weights and a tokenizer; a run has one when its first round is over"
+    fix = "give the path of a checkpoint, a release or a run"
+    raise ArtifactError(Problem("L3-GEN-007", str(path), what, why, fix))

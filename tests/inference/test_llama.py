@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,9 +15,11 @@ from llama3.inference import Llama, Sampling
 from llama3.inference.llama import find_model, load
 from llama3.model.batch import Batch
 from llama3.model.config import ModelConfig
+from llama3.model.quantized import quantize_model, save_quantized
 from llama3.model.score import score
 from llama3.model.transformer import Transformer
 from llama3.model.weights import init_weights, save_model
+from llama3.plugins.registry import discover
 from llama3.safety.engine import PolicyEngine
 from llama3.safety.guard import GuardInput, Verdict
 from llama3.tokenizer import Message, Tokenizer, render
@@ -150,7 +153,28 @@ def test_the_guard_refuses_answers_and_tool_results(llama: Llama) -> None:
         guarded(llama, "tool_result", "secret").chat([user, Message("ipython", "secret")], max_tokens=3)
 
 
-def test_load_finds_the_model_of_a_checkpoint_and_says_where_there_is_none(folder: Path, tmp_path: Path) -> None:
+def test_a_quantized_checkpoint_loads_and_answers(llama: Llama, tmp_path: Path) -> None:
+    scheme = discover().build("quantization", "int8", {})
+    model = copy.deepcopy(llama.transformer)
+    quantize_model(model, scheme)
+    save_quantized(model, tmp_path, "int8", scheme)
+    llama.tokenizer.save(tmp_path)
+    loaded = load(tmp_path)
+    assert len(loaded.generate(TEXTS[:3], max_tokens=5)) == 3
+    (found,), (exact,) = loaded.logprobs(TEXTS[:1]), llama.logprobs(TEXTS[:1])
+    np.testing.assert_allclose(found, exact, atol=0.3)
+    assert not np.allclose(found, exact, atol=1e-6)
+
+
+def test_load_takes_a_run_and_says_where_there_is_no_model(folder: Path, tmp_path: Path) -> None:
     assert find_model(folder) == folder
     with pytest.raises(ArtifactError, match="no model is here"):
         load(tmp_path)
+    artifacts = tmp_path / "artifacts"
+    artifacts.mkdir()
+    for name in ("average-2", "average-10"):
+        (artifacts / name).symlink_to(folder)
+    assert find_model(tmp_path) == artifacts / "average-10"
+    (artifacts / "release").symlink_to(folder)
+    assert find_model(tmp_path) == artifacts / "release"
+    assert load(tmp_path).config.max_seq_len == 192
