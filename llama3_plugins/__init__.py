@@ -47,14 +47,13 @@ def llama3_evaluators() -> list[EvaluatorSpec]:
         EvaluatorSpec(
             name="bits_per_byte",
             factory="llama3_plugins.evaluators.bits_per_byte:BitsPerByte",
-            options="llama3_plugins.evaluators.bits_per_byte:BitsPerByteOptions",
+            options="llama3_plugins.evaluators.options:BitsPerByteOptions",
             summary="loss on the held-out documents, whatever the tokenizer",
             needs=frozenset({"logps"}),
         ),
         EvaluatorSpec(
             name="pass_rate",
             factory="llama3_plugins.evaluators.pass_rate:PassRate",
-            options="llama3_plugins.evaluators.pass_rate:PassRateOptions",
             summary="share of held-out tasks solved, with a 95 % interval",
             needs=frozenset({"generate"}),
         ),

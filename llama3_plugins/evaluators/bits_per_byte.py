@@ -12,23 +12,15 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 
 from llama3.evaluation.evaluator import Result, Subject, texts
 from llama3.inference.llama import Llama
 from llama3.model.batch import Batch, Segment, Tree
 from llama3.model.score import score
+from llama3_plugins.evaluators.options import BitsPerByteOptions
 
 BATCH_TOKENS = 8192
 """Tokens scored at once."""
-
-
-class BitsPerByteOptions(BaseModel):
-    """Options of the evaluator."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    max_bytes: int = Field(200_000, ge=1, description="held-out text that is scored")
 
 
 class BitsPerByte:

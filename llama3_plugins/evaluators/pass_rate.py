@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
-
 from llama3.evaluation.evaluator import Result, Subject
 from llama3.evaluation.intervals import Rate, wilson
 from llama3.inference.sampling import Sampling
@@ -15,17 +13,11 @@ PASSED = 1.0
 """The score of a fully right answer."""
 
 
-class PassRateOptions(BaseModel):
-    """The evaluator has no options of its own; tasks come from `post_training.rewards`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
 class PassRate:
-    """Result: `pass_rate` over all tasks and `by_family`, each {rate, low, high, n}; one sample per task."""
+    """Result: `pass_rate` over all tasks and `by_family`, each {rate, low, high, n}; one sample per task.
 
-    def __init__(self, options: PassRateOptions) -> None:
-        del options
+    There are no options: the tasks come from `post_training.rewards`.
+    """
 
     def run(self, subject: Subject, limit: int, seed: int) -> Result:
         reward = CombinedReward(subject.rewards)

@@ -93,7 +93,7 @@ progress = train(
 assert progress.step == 3 and progress.skipped == 0 and not before.equal(model.lm_head.weight)
 with PolicyEngine({"output": "words"}, lambda name, options: discover().build("guards", name, options)) as guards:
     assert guards.decide("output", "my PASSWORD is").blocked and not guards.decide("output", "hello").blocked
-print("trained", progress.metrics["preference"])
+print("trained", progress.metrics)
 """
 
 
