@@ -13,13 +13,13 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 import numpy as np
 
 from llama3.errors import DataError, Problem
 from llama3.model.batch import Batch, Segment, Tree
-from llama3.tokenizer.chat import Message, render
+from llama3.tokenizer.chat import Message, Role, render
 
 if TYPE_CHECKING:
     from llama3.tokenizer import Tokenizer
@@ -184,7 +184,7 @@ def _answer(span: Span) -> Segment:
 
 def _messages(messages: Sequence[Mapping[str, str]], where: str) -> list[Message]:
     try:
-        return [Message(message["role"], message["content"]) for message in messages]  # type: ignore[arg-type]
+        return [Message(cast(Role, message["role"]), message["content"]) for message in messages]
     except (KeyError, TypeError) as error:
         raise DataError(
             Problem("L3-DLG-006", where, "messages must be objects with role and content", repr(error))

@@ -68,6 +68,7 @@ def test_prompts_are_roots_without_targets(tokenizer):
         ([], "."),
         ([{"role": "user"}], "role and content"),
         (["hello"], "role and content"),
+        ([{"role": "teacher", "content": "hi"}], "'teacher' does not exist"),
     ],
 )
 def test_dialogs_without_an_answer_are_refused(tokenizer, messages, what):

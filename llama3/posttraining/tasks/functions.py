@@ -9,7 +9,7 @@ from typing import Any
 from llama3.posttraining.tasks.task import Args, Family, UnitTests
 from llama3.posttraining.tasks.words import WORDS
 
-NAMES = tuple(f"{verb}_{noun}" for verb in ("get", "make", "do") for noun in WORDS[:20]) + tuple("fgh")
+NAMES = ("f", "g", "h", "run", "call", "check", "make", "find")
 
 OPERATORS = {"plus": "+", "minus": "-", "times": "*"}
 COMPARISONS = {"greater than": ">", "less than": "<", "equal to": "=="}
@@ -28,7 +28,7 @@ METHODS = {
     "reversed": "[::-1]",
 }
 
-INTEGERS = ((0,), (1,), (-4,), (7,), (25,), (100,))
+INTEGERS = (*((n,) for n in range(11)), (-4,), (100,))
 PAIRS = ((0, 0), (1, 2), (5, -3), (-7, 4), (10, 10), (3, 50))
 LISTS = (([3],), ([1, 2],), ([5, -2, 9],), ([4, 4, 0, 8],), ([-1, -6, -3],))
 STRINGS = (("abc",), ("Big Tree",), ("  left",), ("Word ",), ("x",))
@@ -69,7 +69,7 @@ FAMILIES = (
             "Write a Python function named {0} that returns its argument {1} {2}.",
             "Define a function {0} in Python that gives its argument {1} {2}.",
         ),
-        lambda rng: (rng.choice(list(OPERATORS)), rng.randrange(2, 50)),
+        lambda rng: (rng.choice(list(OPERATORS)), rng.randrange(2, 10)),
         "x",
         lambda word, n: f"x {OPERATORS[word]} {n}",
         INTEGERS,
@@ -80,7 +80,7 @@ FAMILIES = (
             "Write a Python function named {0} that returns its first argument {1} its second, plus {2}.",
             "Define a function {0} in Python that gives its first argument {1} its second, plus {2}.",
         ),
-        lambda rng: (rng.choice(list(OPERATORS)), rng.randrange(2, 50)),
+        lambda rng: (rng.choice(list(OPERATORS)), rng.randrange(2, 10)),
         "a, b",
         lambda word, n: f"a {OPERATORS[word]} b + {n}",
         PAIRS,
@@ -91,10 +91,10 @@ FAMILIES = (
             "Write a Python function named {0} that tells if its argument is {1} {2}.",
             "Define a function {0} in Python that tests if its argument is {1} {2}.",
         ),
-        lambda rng: (rng.choice(list(COMPARISONS)), rng.randrange(2, 50)),
+        lambda rng: (rng.choice(list(COMPARISONS)), rng.randrange(2, 10)),
         "x",
         lambda word, n: f"x {COMPARISONS[word]} {n}",
-        (*INTEGERS, (10,), (30,)),
+        INTEGERS,
     ),
     _family(
         "python.reduce",
@@ -102,7 +102,7 @@ FAMILIES = (
             "Write a Python function named {0} that returns {1} of a list plus {2}.",
             "Define a function {0} in Python that gives {1} of a list plus {2}.",
         ),
-        lambda rng: (rng.choice(list(REDUCTIONS)), rng.randrange(2, 50)),
+        lambda rng: (rng.choice(list(REDUCTIONS)), rng.randrange(2, 10)),
         "items",
         lambda what, n: f"{REDUCTIONS[what]} + {n}",
         LISTS,
