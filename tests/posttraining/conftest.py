@@ -15,7 +15,7 @@ from llama3.tokenizer import Tokenizer
 def tokenizer() -> Tokenizer:
     """Trained on the tasks themselves, so that their words are few tokens."""
     texts = [f"{task.prompt}\n{task.reference}" for task in tasks("train", 2000, seed=0)]
-    return Tokenizer.train(texts, vocab_size=1024, num_special=16)
+    return Tokenizer.train(texts, vocab_size=512, num_special=16)
 
 
 @pytest.fixture

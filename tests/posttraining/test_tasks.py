@@ -34,14 +34,14 @@ def test_the_split_depends_on_the_instance_and_not_on_its_wording(seed, family):
     same = [family.task(args, template) for template in family.templates]
     assert len({task.id for task in same}) == 1
     for split in ("train", "held_out"):
-        drawn = {task.id for task in generate([family], split, 20, seed)}
+        drawn = {task.id for task in generate([family], split, 16, seed)}
         assert split == split_of(family.name, args) or same[0].id not in drawn
 
 
 def test_every_family_has_enough_instances_for_both_splits():
     for family in FAMILIES:
-        assert len(generate([family], "train", 60, seed=0)) == 60, family.name
-        assert len(generate([family], "held_out", 17, seed=0)) == 17, family.name
+        assert len(generate([family], "train", 50, seed=0)) == 50, family.name
+        assert len(generate([family], "held_out", 16, seed=0)) == 16, family.name
 
 
 def test_families_take_turns():

@@ -23,7 +23,7 @@ FAMILIES = (
         "string.repeat",
         "text",
         ("Repeat the word {0} {1} times.", "Say {0} {1} times.", "Write the word {0} {1} times."),
-        lambda rng: (rng.choice(WORDS), rng.randrange(2, 6)),
+        lambda rng: (rng.choice(WORDS), rng.randrange(2, 8)),
         lambda word, n: " ".join([word] * n),
     ),
     exact(
