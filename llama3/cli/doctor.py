@@ -86,7 +86,11 @@ def _core() -> Iterator[Finding]:
         fix = "pip install a wheel, or in a checkout: pip install -e . (needs Rust, https://rustup.rs)"
         yield Finding("core", "problem", f"the Rust core does not load: {error}", fix)
         return
-    if core.debug_build:
+    built = Path(str(core.__file__))
+    sources = (built.parents[1] / "core-rs" / "src").rglob("*.rs")  # there only in a checkout
+    if any(source.stat().st_mtime > built.stat().st_mtime for source in sources):
+        yield Finding("core", "problem", f"{core.__version__} is older than its Rust sources", "pip install -e .")
+    elif core.debug_build:
         yield Finding("core", "problem", f"{core.__version__}, debug build: slow", "pip install -e .")
     else:
         yield Finding("core", "ok", f"{core.__version__}, release build ({core.__file__})")

@@ -174,6 +174,22 @@ def test_recovery_commands_work_while_a_plugin_is_broken(llama3, site, monkeypat
     assert "L3-PLG-018" in err
 
 
+def test_doctor_names_a_core_that_is_older_than_its_sources(llama3, tmp_path, monkeypatch):
+    from llama3 import _core
+
+    built, source = tmp_path / "llama3" / "_core.so", tmp_path / "core-rs" / "src" / "lib.rs"
+    for path, time in ((source, 1000), (built, 2000)):
+        path.parent.mkdir(parents=True)
+        path.touch()
+        os.utime(path, (time, time))
+    monkeypatch.setattr(_core, "__file__", str(built))
+    assert "release build" in llama3("doctor")[1]
+    os.utime(source, (3000, 3000))
+    code, out, _ = llama3("doctor")
+    assert code == 1
+    assert "older than its Rust sources" in out
+
+
 def test_plugins_list_and_show(llama3):
     code, out, _ = llama3("plugins", "list", "--json")
     rows = json.loads(out)["plugins"]
@@ -237,7 +253,7 @@ def test_light_commands_import_nothing_heavy(args, absent):
     environ = {**os.environ, "LLAMA3_PLUGINS": ""}
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environ, timeout=60)
     assert "HEAVY []" in done.stderr, done.stderr
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0 or args == ["doctor"], done.stderr  # the doctor may have found something
 
 
 def test_import_of_the_package_is_light():
