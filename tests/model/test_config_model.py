@@ -55,9 +55,9 @@ def test_scaled_rope_keeps_blends_and_divides() -> None:
 
 
 def test_sections_replace_values_of_a_preset() -> None:
-    section = ModelSection(preset="tiny", dim=128, n_layers=3, rope_scaling=RopeScalingSection(factor=4.0))
+    section = ModelSection(preset="tiny", dim=192, n_layers=3, rope_scaling=RopeScalingSection(factor=4.0))
     config = ModelConfig.from_section(section, vocab_size=777)
-    assert (config.dim, config.n_layers, config.head_dim, config.vocab_size) == (128, 3, 32, 777)
+    assert (config.dim, config.n_layers, config.head_dim, config.vocab_size) == (192, 3, 96, 777)
     assert config.rope_scaling == RopeScaling(factor=4.0)
     assert ModelConfig.from_section(ModelSection(preset="llama-3.1-8b"), 128_256) == PRESETS["llama-3.1-8b"]
 
