@@ -1,0 +1,246 @@
+"""The whole road on a few kilobytes: what it makes, that it resumes, and that nothing finished is ever lost."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+import llama3
+from llama3.errors import ArtifactError, ConfigError
+
+STAGES = [
+    "curate", "tokenizer", "shard", "pretrain", "reject-1", "sft-1", "preferences-1", "prefer-1", "average-1", "int8",
+    "evaluate-base", "evaluate-sft", "evaluate-final", "evaluate-int8", "baselines", "contamination", "release",
+]  # fmt: skip
+
+
+def write_text(folder: Path, documents: int = 60) -> None:
+    """Python-like files from a seed: enough distinct text to train a 400-token vocabulary on."""
+    rng = random.Random(0)
+    words = "alpha beta gamma delta count value index total first last read write open close item list".split()
+    folder.mkdir(exist_ok=True)
+    for number in range(documents):
+        lines = [
+            f"def {rng.choice(words)}_{rng.choice(words)}({rng.choice(words)}):\n"
+            f"    {rng.choice(words)} = {rng.choice(words)} + {rng.randrange(100)}\n    return {rng.choice(words)}\n"
+            for _ in range(12)
+        ]
+        (folder / f"m{number}.py").write_text("\n".join(lines))
+
+
+def write_config(folder: Path, **changes) -> Path:
+    """A config that walks the whole road in seconds."""
+    train = {"microbatch_tokens": 2048, "precision": "fp32", "warmup": 1, "checkpoint_every": 2, "log_every": 1}
+    config = {
+        "run": {"name": "small", "dir": str(folder / "runs"), "threads": 1},
+        "data": {"sources": [{"name": "files", "path": str(folder / "text")}], "filters": [], "held_out": 0.1},
+        "tokenizer": {"vocab_size": 400, "num_special": 16},
+        "model": {"preset": "tiny", "dim": 32, "n_layers": 2, "n_heads": 2, "n_kv_heads": 1, "ffn_dim": 64,
+                  "max_seq_len": 256},
+        "pretrain": {"steps": 6, "batch": 2, "seq_len": 64, "anneal": {"steps": 2, "average_last": 2}, **train},
+        "post_training": {
+            "reject": {"prompts": 4, "samples": 2, "demonstrations": 24, "max_tokens": 8},
+            "sft": {"epochs": 1, "batch": 8, **train},
+            "prefer": {"prompts": 4, "samples": 2, "max_tokens": 8, "batch": 2, **train},
+        },
+        "evaluation": {"limit": 8, "max_tokens": 8},
+        "release": {"name": "small"},
+        "logging": ["jsonl"],
+    }  # fmt: skip
+    for key, value in changes.items():
+        section, name = key.split("__")
+        config[section][name] = value
+    path = folder / "small.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+def hashes(run: Path) -> dict[str, str]:
+    """Identity of every artifact of a run, by key."""
+    from llama3.artifacts.run import RunDir
+
+    return {key: artifact.hash for key, artifact in RunDir(run).current().items()}
+
+
+def start(config: Path, *arguments: str) -> subprocess.Popen:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "llama3", "run", str(config), *arguments]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished run: its folder and what `llama3.run` returned."""
+    folder = tmp_path_factory.mktemp("road")
+    write_text(folder / "text")
+    return folder, llama3.run(write_config(folder))
+
+
+def test_every_stage_leaves_its_artifact(finished):
+    _, run = finished
+    assert sorted(run.artifacts) == sorted(STAGES)
+    assert hashes(run.path) == {key: artifact.hash for key, artifact in run.artifacts.items()}
+
+
+def test_the_report_has_the_promised_figures(finished):
+    _, run = finished
+    report = json.loads((run.path / "report.json").read_text())
+    assert report["bits_per_byte"].keys() == {"model", "gzip", "order3"}
+    assert all(0 < value < 9 for value in report["bits_per_byte"].values())
+    assert list(report["pass_rate"]) == ["base", "sft", "final", "int8"]
+    for rate in report["pass_rate"].values():
+        assert rate.keys() == {"rate", "low", "high", "n"}
+        assert 0 <= rate["low"] <= rate["rate"] <= rate["high"] <= 1
+        assert rate["n"] == 8
+    assert {"pretrain", "sft", "prefer"} >= report["loss"].keys() >= {"pretrain", "sft"}
+    page = (run.path / "report.html").read_text()
+    assert page.count("<svg") >= 4
+    assert "<script" not in page
+
+
+def test_a_second_run_has_nothing_to_do(finished):
+    folder, run = finished
+    before = hashes(run.path)
+    again = llama3.run(folder / "small.yaml")
+    assert hashes(run.path) == before
+    assert again.report["pass_rate"] == dict(run.report)["pass_rate"]
+    events = [json.loads(line) for line in (run.path / "events.jsonl").read_text().splitlines()]
+    last = len(events) - 1 - [event["kind"] for event in events][::-1].index("config")
+    assert [event["kind"] for event in events[last + 1 :]] == ["stage_skipped"] * len(STAGES)
+
+
+def test_a_changed_option_remakes_what_depends_on_it(finished):
+    folder, run = finished
+    before = hashes(run.path)
+    llama3.run(folder / "small.yaml", ["post_training.algorithm.beta=0.2"])
+    after = hashes(run.path)
+    llama3.run(folder / "small.yaml")
+    changed = {key for key in before if before[key] != after[key]}
+    assert {"curate", "pretrain", "sft-1", "preferences-1", "evaluate-base", "evaluate-sft"}.isdisjoint(changed)
+    assert {"prefer-1", "average-1", "int8", "release"} <= changed
+    assert hashes(run.path) == before
+
+
+def test_the_release_loads_everywhere(finished):
+    transformers = pytest.importorskip("transformers")
+    _, run = finished
+    folder = run.artifacts["release"].path
+    model = llama3.load(run.path)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False).eval()
+    tokens = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    messages = [{"role": "user", "content": "What is 1 plus 1?"}]
+    prompt = tokens.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    wrote = theirs.generate(**prompt, max_new_tokens=8, do_sample=False)[0, prompt["input_ids"].shape[1] :]
+    from llama3.tokenizer.chat import Message
+
+    ours = model.chat([Message("user", "What is 1 plus 1?")], max_tokens=8, temperature=0.0)
+    assert ours.content == tokens.decode(wrote, skip_special_tokens=True)
+    for name in ("README.md", "policy.json", "lineage.json", "int8"):
+        assert (folder / name).exists()
+
+
+def test_lineage_leads_to_the_corpus(finished):
+    from llama3.artifacts.lineage import trace
+
+    _, run = finished
+    nodes = [node for root in trace(run.path) for node in root.walk()]
+    assert all(node.state == "ok" for node in nodes)
+    assert {"corpus", "tokenizer", "shards", "checkpoint", "dialogs", "preferences"} <= {
+        node.manifest.type for node in nodes if node.manifest
+    }
+
+
+def test_killed_at_random_moments_it_ends_with_the_same_hashes(finished, tmp_path):
+    folder, run = finished
+    config = write_config(tmp_path, data__sources=[{"name": "files", "path": str(folder / "text")}])
+    rng = random.Random(7)
+    kills = 0
+    for _ in range(4):
+        process = start(config)
+        time.sleep(rng.uniform(3, 12))
+        if process.poll() is not None:
+            break
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        kills += 1
+    process = start(config)
+    _, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, errors
+    assert kills > 0
+    assert hashes(tmp_path / "runs" / "small") == hashes(run.path)
+
+
+def test_ctrl_c_keeps_what_is_finished(finished, tmp_path):
+    folder, _ = finished
+    config = write_config(tmp_path, data__sources=[{"name": "files", "path": str(folder / "text")}], pretrain__steps=100000)
+    process = start(config)
+    deadline = time.monotonic() + 120
+    metrics = tmp_path / "runs" / "small" / "metrics.jsonl"
+    while not metrics.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, errors
+    assert "run the same command again" in errors
+    assert {"curate", "tokenizer", "shard"} <= hashes(tmp_path / "runs" / "small").keys()
+
+
+def test_two_runs_in_one_directory_are_refused(finished):
+    from llama3.artifacts.run import RunDir
+
+    folder, run = finished
+    with RunDir(run.path), pytest.raises(ArtifactError, match="L3-RUN-001"):
+        llama3.run(folder / "small.yaml")
+
+
+def test_a_damaged_artifact_is_set_aside_and_made_again(finished):
+    folder, run = finished
+    before = hashes(run.path)
+    weights = run.artifacts["average-1"].location / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    llama3.run(folder / "small.yaml")
+    assert hashes(run.path) == before
+    assert any((run.path / "damaged").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"data__sources": [{"name": "files", "path": "/no/such/folder"}]}, "L3-SRC-001"),
+        ({"data__sources": [{"name": "fils", "path": "x"}]}, "L3-PLG-011"),
+        ({"tokenizer__path": "/no/such/tokenizer.json"}, "tokenizer"),
+        ({"model__dim": 33}, "model"),
+        ({"pretrain__seq_len": 4096}, "seq_len"),
+    ],
+)
+def test_bad_input_is_refused_before_work(finished, tmp_path, change, code):
+    folder, _ = finished
+    config = write_config(tmp_path, **({"data__sources": [{"name": "files", "path": str(folder / "text")}]} | change))
+    process = start(config)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode in (2, 4), errors
+    assert code in errors
+    assert "Traceback" not in errors
+
+
+def test_without_post_training_the_base_model_is_released(finished, tmp_path):
+    folder, _ = finished
+    config = write_config(tmp_path, data__sources=[{"name": "files", "path": str(folder / "text")}])
+    run = llama3.run(config, ["post_training.rounds=0", "quantization=[]"])
+    assert run.report["pass_rate"]["base"] == run.report["pass_rate"]["final"]
+    assert "reject-1" not in run.artifacts
+
+
+def test_an_empty_source_is_a_config_error(tmp_path):
+    (tmp_path / "text").mkdir()
+    with pytest.raises(ConfigError):
+        llama3.run(write_config(tmp_path))
