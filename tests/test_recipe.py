@@ -14,6 +14,7 @@ import yaml
 
 import llama3
 from llama3.errors import ArtifactError, ConfigError
+from llama3.plugins.registry import discover
 
 STAGES = [
     "curate", "tokenizer", "shard", "pretrain", "reject-1", "sft-1", "preferences-1", "prefer-1", "average-1", "int8",
@@ -35,6 +36,32 @@ def write_text(folder: Path, documents: int = 60) -> None:
         (folder / f"m{number}.py").write_text("\n".join(lines))
 
 
+COIN = """
+from llama3.plugins import RewardSpec, hookimpl
+from llama3_plugins.rewards.verifiable import Verifiable
+
+
+@hookimpl
+def llama3_rewards():
+    return [RewardSpec(name="coin", factory="coin:Coin", options="llama3_plugins.rewards.verifiable:VerifiableOptions")]
+
+
+class Coin(Verifiable):
+    def score(self, prompts, answers, examples):
+        return [float(len(answer) % 2) for answer in answers]
+"""
+
+
+def install_coin(folder: Path) -> Path:
+    """A third party's reward that an untrained model meets about half of the time, found by its entry point."""
+    (folder / "coin.py").write_text(COIN)
+    info = folder / "coin-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: coin\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[llama3.plugins]\ncoin = coin\n")
+    return folder
+
+
 def write_config(folder: Path, **changes) -> Path:
     """A config that walks the whole road in seconds."""
     train = {"microbatch_tokens": 2048, "precision": "fp32", "warmup": 1, "checkpoint_every": 2, "log_every": 1}
@@ -46,6 +73,7 @@ def write_config(folder: Path, **changes) -> Path:
                   "max_seq_len": 256},
         "pretrain": {"steps": 6, "batch": 2, "seq_len": 64, "anneal": {"steps": 2, "average_last": 2}, **train},
         "post_training": {
+            "rewards": ["coin"],
             "reject": {"prompts": 4, "samples": 2, "demonstrations": 24, "max_tokens": 8},
             "sft": {"epochs": 1, "batch": 8, **train},
             "prefer": {"prompts": 4, "samples": 2, "max_tokens": 8, "batch": 2, **train},
@@ -70,9 +98,21 @@ def hashes(run: Path) -> dict[str, str]:
 
 
 def start(config: Path, *arguments: str) -> subprocess.Popen:
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    path = os.pathsep.join(part for part in sys.path if part)
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
     command = [sys.executable, "-m", "llama3", "run", str(config), *arguments]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def coin(tmp_path_factory):
+    """The coin reward, installed while these tests run."""
+    folder = install_coin(tmp_path_factory.mktemp("site"))
+    sys.path.insert(0, str(folder))
+    discover.cache_clear()
+    yield
+    sys.path.remove(str(folder))
+    discover.cache_clear()
 
 
 @pytest.fixture(scope="module")
