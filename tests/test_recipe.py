@@ -25,24 +25,7 @@ STAGES = [
 def write_text(folder: Path, documents: int = 60) -> None:
     """Python-like files from a seed: enough distinct text to train a 400-token vocabulary on."""
     rng = random.Random(0)
-    words = [
-        "alpha",
-        "beta",
-        "gamma",
-        "delta",
-        "count",
-        "value",
-        "index",
-        "total",
-        "first",
-        "last",
-        "read",
-        "write",
-        "open",
-        "close",
-        "item",
-        "list",
-    ]
+    words = ["alpha", "beta", "gamma", "count", "value", "index", "total", "first", "last", "read", "write", "item"]
     folder.mkdir(exist_ok=True)
     for number in range(documents):
         lines = [
