@@ -42,9 +42,8 @@ def make_shards(inputs, options, out):
     sources = []
     for name, texts in SENTENCES.items():
         path = out.path / f"{name}.tok"
-        special = {"bos": tokenizer.bos_id, "eos": tokenizer.eos_id}
-        writer = _core.ShardWriter(str(path), vocab_size=tokenizer.vocab_size, tokenizer_hash=tokenizer.hash, **special)
-        ids, starts_D1 = tokenizer.encode_batch(texts)
+        writer = _core.ShardWriter(str(path), vocab_size=tokenizer.vocab_size, tokenizer_hash=tokenizer.hash)
+        ids, starts_D1 = tokenizer.encode_batch(texts, bos=True, eos=True)
         writer.append(ids, starts_D1, np.arange(len(texts), dtype=np.uint64))
         tokens, documents, root = writer.finish()
         entry = ShardEntry(path=path.name, tokens=tokens, documents=documents, root=root)
