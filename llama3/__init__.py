@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from llama3.inference.llama import Llama
     from llama3.recipe import Run
 
-# OpenMP threads that spin while they wait are up to a half faster on an idle machine and several times slower on a
-# busy one (docs/performance.md). OpenMP reads this when torch is first imported; what the user set stays.
+# OpenMP threads that spin while they wait are a quarter faster on an idle machine and half as fast, or far worse, on a
+# busy one (docs/performance.md). OpenMP reads this when torch is first imported; what the user has set stays.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 __version__ = "0.1.0"
