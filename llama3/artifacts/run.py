@@ -202,10 +202,11 @@ class RunDir:
         scratch = self.scratch / target.name
         scratch.mkdir(exist_ok=True)
         started = time.monotonic()
-        self.event("stage_start", key=key)
-        self.display.note(f"[cyan]▸[/] {key}")
         try:
+            # The handler stands before the stage is announced: whoever reads of its start may stop it.
             with _terminable():
+                self.event("stage_start", key=key)
+                self.display.note(f"[cyan]▸[/] {key}")
                 temporary.mkdir()
                 run(self._output(key, temporary, scratch))
                 fsync_tree(temporary)
