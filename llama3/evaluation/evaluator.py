@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from llama3.inference.llama import Llama
     from llama3.posttraining.rewards import Reward
 
+HELD_OUT_BYTES = 200_000
+"""Held-out text on which models and baselines are compared."""
+
 
 @dataclass(frozen=True, slots=True)
 class Subject:

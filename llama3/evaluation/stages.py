@@ -14,12 +14,9 @@ from llama3.data.corpus import Corpus
 from llama3.errors import LlamaError
 from llama3.evaluation.baselines import ORDER, ByteModel, gzip_bits_per_byte
 from llama3.evaluation.contamination import NgramIndex, contaminated_share
-from llama3.evaluation.evaluator import Subject, texts
+from llama3.evaluation.evaluator import HELD_OUT_BYTES, Subject, texts
 from llama3.plugins.registry import discover
 from llama3.posttraining.rewards import CombinedReward, Reward
-
-HELD_OUT_BYTES = 200_000
-"""Held-out text on which the baselines are measured; the same as `bits_per_byte` scores by default."""
 
 
 class EvaluateOptions(BaseModel):
