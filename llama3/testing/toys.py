@@ -99,6 +99,9 @@ class ToyStats:
     def moments(self, x_N: Tensor) -> tuple[Tensor, Tensor]:
         return x_N.mean(), x_N.std()
 
+    def gather(self, x_N: Tensor) -> tuple[Tensor, slice]:
+        return x_N, slice(0, len(x_N))
+
 
 class ToyValues:
     """The policy's own value head."""

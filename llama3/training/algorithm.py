@@ -132,6 +132,10 @@ class Stats(Protocol):
         """Mean and unbiased standard deviation over all ranks; N may differ from rank to rank."""
         ...
 
+    def gather(self, x_N: Tensor) -> tuple[Tensor, slice]:
+        """The values of all ranks back to back, and where this rank's own stand; N may differ from rank to rank."""
+        ...
+
 
 class Services(Protocol):
     """What `Algorithm.prepare` may ask for. Which of them exist follows from the algorithm's `needs`."""

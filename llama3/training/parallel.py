@@ -256,3 +256,13 @@ class GlobalStats:
         mean = total / count
         squares = self.sum(((x_N - mean) ** 2).sum())
         return mean.float(), (squares / (count - 1).clamp(min=1)).sqrt().float()
+
+    def gather(self, x_N: Tensor) -> tuple[Tensor, slice]:
+        rank = self._context.dp_rank
+        lengths = x_N.new_zeros(self._context.dims.dp, dtype=torch.int64)
+        lengths[rank] = len(x_N)
+        ends = self.sum(lengths).cumsum(0).tolist()
+        mine = slice(ends[rank] - len(x_N), ends[rank])
+        everyone = x_N.new_zeros(ends[-1])
+        everyone[mine] = x_N
+        return self.sum(everyone), mine

@@ -2,20 +2,74 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+LossName = Literal[
+    "sigmoid", "robust", "hinge", "ipo", "sigmoid_norm", "exo_pair", "nca_pair", "bco_pair", "sppo_hard", "aot",
+    "aot_unpaired", "apo_zero", "apo_down", "discopop", "simpo",
+]  # fmt: skip
+"""The preference losses; llama3_plugins.algorithms.preference_losses has their equations."""
+BATCH_WIDE: frozenset[LossName] = frozenset({"aot", "aot_unpaired"})
+"""Losses that compare each pair with others of its step."""
+_SMOOTHED: frozenset[LossName] = BATCH_WIDE | {"robust", "exo_pair"}
+_DIVERGING: frozenset[LossName] = frozenset(
+    {"sigmoid", "robust", "hinge", "ipo", "sigmoid_norm", "exo_pair", "discopop"}
+)
 
 
-class DPOOptions(BaseModel):
-    """The paper's values are the defaults."""
+def _sigmoid() -> dict[LossName, float]:
+    return {"sigmoid": 1.0}
+
+
+class PreferenceOptions(BaseModel):
+    """Of the algorithms that learn from a better and a worse answer. The paper's values are the defaults."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    loss: dict[LossName, float] = Field(
+        default_factory=_sigmoid,
+        description=f"one of {', '.join(get_args(LossName))}; or several: a list, or names with weights",
+        min_length=1,
+    )
     beta: float = Field(0.1, gt=0, description="strength of the pull towards the reference")
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=0.5, description="share of pairs whose label is wrong (robust, exo_pair, aot, aot_unpaired)"
+    )
+    gamma: float = Field(0.5, ge=0, description="margin by which the chosen answer must win (simpo)")
+    f_divergence: Literal["reverse_kl", "forward_kl", "js_divergence"] = Field(
+        "reverse_kl", description="divergence that binds the policy to the reference (losses of the margin z)"
+    )
+    ld_alpha: float | None = Field(
+        None, ge=0, le=1, description="weight of the tokens beyond the shorter answer's length (LD-DPO); none: 1"
+    )
     nll_weight: float = Field(0.2, ge=0, description="weight of the chosen answer's negative log-likelihood")
     nll_reduction: Literal["sequence_mean", "token_mean"] = Field(
         "sequence_mean",
         description="mean over answers of their means (Pang et al. 2024), or over all their tokens (TRL)",
     )
-    mask_format: bool = Field(True, description="leave header and end tokens out of the preference term")
+    mask_format: bool = Field(True, description="leave header and end tokens out of the preference losses")
+
+    @field_validator("loss", mode="before")
+    @classmethod
+    def _with_weights(cls, loss: Any) -> Any:
+        """A name or a list of names stands for weights of 1."""
+        names = [loss] if isinstance(loss, str) else loss
+        return dict.fromkeys(names, 1.0) if isinstance(names, list | tuple) else names
+
+    @model_validator(mode="after")
+    def _no_option_without_effect(self) -> Self:
+        if "exo_pair" in self.loss and self.label_smoothing == 0:
+            raise ValueError("exo_pair needs label_smoothing above 0: it takes its logarithm (0.1 is usual)")
+        if self.label_smoothing > 0 and _SMOOTHED.isdisjoint(self.loss):
+            raise ValueError(f"label_smoothing has no effect on {', '.join(self.loss)}: add robust, or leave it out")
+        if self.f_divergence != "reverse_kl" and _DIVERGING.isdisjoint(self.loss):
+            raise ValueError(f"f_divergence has no effect on {', '.join(self.loss)}: leave it out")
+        if not all(weight > 0 for weight in self.loss.values()):
+            raise ValueError("weights of losses are above 0: leave out what should not count")
+        return self
+
+
+class DPOOptions(PreferenceOptions):
+    """Pairs are given; the defaults are the paper's (4.1.4)."""

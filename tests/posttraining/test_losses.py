@@ -6,14 +6,13 @@ Legend: M targets, S segments, R trees.
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from trl_oracle import padded, prepared, total, trl_trainer
 
 from llama3.model.batch import Batch
 from llama3.model.config import ModelConfig
@@ -22,131 +21,18 @@ from llama3.model.transformer import Transformer
 from llama3.model.weights import init_weights, save_model
 from llama3.posttraining.datasets import DialogExample, PairExample, Span
 from llama3.posttraining.services import ModelScorer
-from llama3.training.microbatch import UNITS, count_units
-from llama3_plugins.algorithms.dpo import DPO, DPOOptions
+from llama3.training.microbatch import count_units
+from llama3_plugins.algorithms.dpo import DPO
+from llama3_plugins.algorithms.options import DPOOptions
 from llama3_plugins.algorithms.sft import SFT
-
-# Log-probs of the answers' tokens, and sums of the reference's (post-training notes; beta 0.1).
-CHOSEN = ([-0.5, -1.0, -0.25], [-2.0, -0.5], [-1.5])
-REJECTED = ([-1.0, -1.5], [-0.75, -2.0, -0.5], [-0.25, -0.5, -3.0])
-REF_CHOSEN, REF_REJECTED = (-2.0, -2.25, -1.0), (-2.0, -3.5, -4.0)
 
 CONFIG = ModelConfig(
     dim=32, n_layers=2, n_heads=4, n_kv_heads=2, ffn_dim=64, vocab_size=97, max_seq_len=128, rope_theta=10000.0
 )
 
 
-class OneRank:
-    """Statistics of a single process."""
-
-    def sum(self, x):
-        return x
-
-
-def span(*logps: float) -> Span:
-    return Span(np.arange(1, 1 + len(logps)), np.zeros(len(logps), dtype=bool))
-
-
-def golden_pairs() -> list[PairExample]:
-    return [PairExample(np.array([7]), span(*c), span(*r)) for c, r in zip(CHOSEN, REJECTED, strict=True)]
-
-
-def golden_logps(batch: Batch) -> torch.Tensor:
-    """The vectors in packed order: chosen and rejected of each pair in turn."""
-    logps_M = torch.tensor([x for c, r in zip(CHOSEN, REJECTED, strict=True) for x in (*c, *r)])
-    assert len(logps_M) == batch.num_targets
-    return logps_M.requires_grad_()
-
-
-def golden_reference(batch: Batch) -> torch.Tensor:
-    """The reference's sums, all on each answer's first token."""
-    ref_M = torch.zeros(batch.num_targets)
-    sums = [x for pair in zip(REF_CHOSEN, REF_REJECTED, strict=True) for x in pair]
-    first_M = torch.cat([torch.tensor([True]), batch.segment_M[1:] != batch.segment_M[:-1]])
-    ref_M[first_M] = torch.tensor(sums)
-    return ref_M
-
-
-def prepared(algorithm, examples, reference) -> Batch:
-    services = SimpleNamespace(reference=SimpleNamespace(logps=reference), stats=OneRank())
-    return algorithm.prepare(algorithm.collate(examples), services)
-
-
-def total(terms, counts) -> torch.Tensor:
-    """The loop's loss: every sum over the count of its unit."""
-    return sum(term.weight * term.sum / counts[UNITS.index(term.per)] for term in terms.values())
-
-
 def loss_of(algorithm, model, batch: Batch) -> torch.Tensor:
     return total(algorithm.loss(score(model, batch, {"logps"}), batch), count_units(batch))
-
-
-def trl_trainer(model, **changes) -> SimpleNamespace:
-    """What `DPOTrainer._compute_loss` reads of its trainer."""
-    same = lambda x: x
-    settings = {
-        "ref_model": None, "precompute_ref_logps": False, "beta": 0.1, "label_smoothing": 0.0, "ld_alpha": None,
-        "f_divergence_type": "reverse_kl", "use_weighting": False, "aux_loss_enabled": False, "_tp_size": 1,
-        "_total_train_tokens": 0, "_metrics": {"train": defaultdict(list), "eval": defaultdict(list)},
-        "accelerator": SimpleNamespace(device="cpu", gather_for_metrics=same, gather=same),
-        "args": SimpleNamespace(gradient_checkpointing=False, gradient_checkpointing_kwargs=None),
-    }  # fmt: skip
-    return SimpleNamespace(model=model, **(settings | changes))
-
-
-def trl_loss(loss_types, weights, chosen=CHOSEN, rejected=REJECTED) -> tuple[float, list[torch.Tensor], dict]:
-    """TRL's own function, unbound, on given log-probs: loss, their gradients, metrics."""
-    from trl import DPOTrainer
-    from trl.trainer.utils import FusedCausalLMOutput
-
-    rows = [*chosen, *rejected]
-    width = max(map(len, rows))
-    logps = torch.tensor([[*row, *[0.0] * (width - len(row))] for row in rows], requires_grad=True)
-    mask = torch.tensor([[0, *[1] * len(row), *[0] * (width - len(row))] for row in rows])
-    zeros = torch.zeros_like(logps).detach()
-    outputs = FusedCausalLMOutput(
-        log_probs=logps, entropy=zeros, log_sum_sq_probs=zeros, mean_logits=zeros, is_top1=zeros.bool()
-    )
-    trainer = trl_trainer(
-        SimpleNamespace(training=True), loss_types=loss_types, loss_weights=weights, precompute_ref_logps=True
-    )
-    inputs = {
-        "input_ids": mask, "attention_mask": torch.ones_like(mask), "completion_mask": mask,
-        "ref_chosen_logps": torch.tensor(REF_CHOSEN), "ref_rejected_logps": torch.tensor(REF_REJECTED),
-    }  # fmt: skip
-    loss = DPOTrainer._compute_loss(trainer, lambda **_: outputs, inputs, return_outputs=False)
-    loss.backward()
-    grads = [logps.grad[i, : len(row)] for i, row in enumerate(rows)]
-    return loss.item(), grads, {k: v[-1] for k, v in trainer._metrics["train"].items()}
-
-
-@pytest.mark.parametrize(
-    ("nll_weight", "loss_types", "weights", "golden"),
-    [(0.0, ["sigmoid"], [1.0], 0.702053), (0.2, ["sigmoid", "sft"], [1.0, 0.2], 0.893720)],
-)
-def test_dpo_equals_trl_in_value_gradient_and_metrics(nll_weight, loss_types, weights, golden):
-    dpo = DPO(DPOOptions(nll_weight=nll_weight, nll_reduction="token_mean", mask_format=False))
-    batch = prepared(dpo, golden_pairs(), golden_reference)
-    logps_M = golden_logps(batch)
-    scored = Scored(logps_M=logps_M)
-    loss = total(dpo.loss(scored, batch), count_units(batch))
-    loss.backward()
-    expected, grads, metrics = trl_loss(loss_types, weights)
-    assert loss.item() == pytest.approx(expected, abs=1e-6)
-    assert loss.item() == pytest.approx(golden, abs=1e-6)
-    ours = logps_M.grad.split(batch.targets_per_segment_S[batch.targets_per_segment_S > 0].tolist())
-    order = [grads[k] for pair in range(3) for k in (pair, pair + 3)]
-    torch.testing.assert_close(torch.cat(ours), torch.cat(order), atol=1e-6, rtol=0)
-    for name, value in dpo.metrics(Scored(logps_M=logps_M.detach()), batch).items():
-        assert value.item() == pytest.approx(metrics[name], abs=1e-5), name
-
-
-def test_the_nll_term_is_a_mean_over_answers_by_default():
-    dpo = DPO(DPOOptions(nll_weight=1.0, mask_format=False))
-    batch = prepared(dpo, golden_pairs(), golden_reference)
-    terms = dpo.loss(Scored(logps_M=golden_logps(batch)), batch)
-    assert terms["nll"].sum.item() / 3 == pytest.approx(1.111111, abs=1e-6)
-    assert terms["preference"].sum.item() / 3 == pytest.approx(0.702053, abs=1e-6)
 
 
 # -- with a model ---------------------------------------------------------------------------------------
@@ -186,22 +72,6 @@ def hf_model(model: Transformer, folder):
 
     save_model(model, folder)
     return LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
-
-
-def padded(rows: list[tuple[np.ndarray, Span]]) -> dict[str, torch.Tensor]:
-    """Right-padded ids, attention mask, completion mask and labels, as TRL's collators make them."""
-    width = max(len(prompt) + len(answer.ids) for prompt, answer in rows)
-    out = {
-        name: torch.zeros(len(rows), width, dtype=torch.long)
-        for name in ("input_ids", "attention_mask", "completion_mask")
-    }
-    for i, (prompt, answer) in enumerate(rows):
-        ids = np.concatenate([prompt, answer.ids])
-        out["input_ids"][i, : len(ids)] = torch.from_numpy(ids)
-        out["attention_mask"][i, : len(ids)] = 1
-        out["completion_mask"][i, len(prompt) : len(ids)] = 1
-    out["labels"] = out["input_ids"].masked_fill(out["completion_mask"] == 0, -100)
-    return out
 
 
 def test_sft_equals_transformers_and_trl(model, tmp_path):
@@ -249,7 +119,7 @@ def test_format_tokens_get_exactly_no_gradient_from_the_preference_term(model, r
     batch = prepared(dpo, random_pairs(4), ModelScorer(reference).logps)
     logps_M = ModelScorer(model).logps(batch).requires_grad_()
     terms = dpo.loss(Scored(logps_M=logps_M), batch)
-    (grad_M,) = torch.autograd.grad(terms["preference"].sum, logps_M, retain_graph=True)
+    (grad_M,) = torch.autograd.grad(terms["sigmoid"].sum, logps_M, retain_graph=True)
     is_format_M = batch.per_target["is_format"]
     assert is_format_M.sum() == batch.num_trees * 2
     assert (grad_M[is_format_M] == 0).all()

@@ -61,6 +61,7 @@ def test_two_processes_train_as_one(alone, pair):
     assert len(two["loss"]) == 8
     numbers = [0, 1, 2, 10, 11, 12, 13]
     assert two["moments"] == pytest.approx([np.mean(numbers), np.std(numbers, ddof=1)])
+    assert two["gathered"] == numbers
     assert json.loads((folder / "result-1.json").read_text())["loss"] == []  # only rank 0 logs
 
 

@@ -47,13 +47,17 @@ def main(folder: Path, steps: int, strategy: str = "single") -> None:
         reporter=Reporter("toy", Loggers([("recorder", recorder)])),
     )
     rank = parallel.context.rank
-    moments = GlobalStats(parallel.context).moments(torch.arange(3.0 + rank) + 10 * rank)
+    stats, mine_N = GlobalStats(parallel.context), torch.arange(3.0 + rank) + 10 * rank
+    moments = stats.moments(mine_N)
+    everyone, mine = stats.gather(mine_N)
+    assert torch.equal(everyone[mine], mine_N)
     tensors = model_tensors(model)
     result = {
         "tokens": progress.tokens,
         "loss": recorder.column("loss"),
         "grad_norm": recorder.column("grad_norm"),
         "moments": [float(x) for x in moments],
+        "gathered": everyone.tolist(),
         "weights": {name: tensor.double().flatten().tolist() for name, tensor in tensors.items()},
     }
     partial = folder / f"result-{rank}.tmp"
