@@ -64,7 +64,7 @@ def render(tokenizer: Tokenizer, messages: Sequence[Message], *, generation_prom
         generation_prompt: end with the header of an assistant's message, for a model to go on from.
     """
     contents, starts = tokenizer.encode_batch([_without_leading_blank_lines(message.content) for message in messages])
-    parts: list[tuple[npt.ArrayLike, bool]] = [([tokenizer.bos_id], True)]
+    parts: list[tuple[npt.ArrayLike, bool]] = [(np.array([tokenizer.bos_id], np.uint32), True)]
     message_starts = []
     length = 1
     for number, message in enumerate(messages):

@@ -39,3 +39,9 @@ SPECIAL_TOKENS: tuple[str, ...] = _NAMED + tuple(
 OFFSETS: dict[str, int] = {name: offset for offset, name in enumerate(SPECIAL_TOKENS)}
 MIN_SPECIAL = len(_NAMED)
 """With fewer special tokens the chat format cannot be written."""
+
+CHAT_TOKENS = (BEGIN_OF_TEXT, START_HEADER, END_HEADER, END_OF_TURN)
+"""Tokens that are Llama 3's by their names; all of its tokenizers have them."""
+
+ROLES = {"bos": BEGIN_OF_TEXT, "eos": END_OF_TEXT, "pad": PAD}
+"""Role of a control token -> its name in Llama 3's tokenizers."""

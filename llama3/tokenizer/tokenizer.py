@@ -14,16 +14,18 @@ import numpy.typing as npt
 from llama3 import _core
 from llama3.artifacts.files import write_bytes_atomic
 from llama3.tokenizer import problems, special
+from llama3.tokenizer.controls import CONFIG_NAME, TEMPLATE_NAME, Controls, read_controls
 from llama3.tokenizer.template import CHAT_TEMPLATE
 
 Ids = npt.NDArray[np.uint32]
 T = TypeVar("T")
 AllowedSpecial = Collection[str] | Literal["all"]
+Role = Literal["bos", "eos", "pad"]
 
 _TRAIN_BATCH_CHARS = 4_000_000
 JSON_NAME = "tokenizer.json"
 MODEL_NAME = "tokenizer.model"
-CONFIG_NAME = "tokenizer_config.json"
+_LLAMA3_MAX_LENGTH = 131_072
 
 
 class Tokenizer:
@@ -33,12 +35,14 @@ class Tokenizer:
     normalization; lone surrogates, which UTF-8 cannot express, become U+FFFD.
     """
 
-    def __init__(self, core: _core.Bpe) -> None:
+    def __init__(self, core: _core.Bpe, controls: Controls = Controls(), where: str = "tokenizer") -> None:  # noqa: B008
         self._core = core
+        self._controls = controls
         self.special_tokens: dict[str, int] = {name: id for id, name in core.specials}
         """Name -> id."""
         self.vocab_size: int = core.vocab_size
         """Rows that an embedding table needs: one more than the highest id."""
+        self._check_controls(where)
 
     # -- making and keeping --------------------------------------------------------------------
 
@@ -46,18 +50,20 @@ class Tokenizer:
     def load(cls, path: str | Path, *, num_special: int = special.NUM_SPECIAL) -> Tokenizer:
         """Read a tokenizer.json, a tiktoken .model file or a directory that holds one.
 
-        A .model file has no special tokens: the first `num_special` of Llama 3's follow its last token.
-        Raises DataError (missing, damaged, or another kind of tokenizer).
+        Of a directory, tokenizer_config.json, special_tokens_map.json, chat_template.jinja and the ends of
+        generation_config.json are read as well. A .model file has no special tokens: the first `num_special` of
+        Llama 3's follow its last token. Raises DataError (missing, damaged, or another kind of tokenizer).
         """
         file = _find_file(Path(path))
+        controls = read_controls(Path(path)) if Path(path).is_dir() else Controls()
         try:
             data = file.read_bytes()
         except OSError as error:
             raise problems.problem("unreadable", str(file), f"cannot be read: {error.strerror}") from error
         try:
             if data.lstrip()[:1] == b"{":
-                return cls(_core.Bpe.from_json(data))
-            return cls(_core.Bpe.from_tiktoken(data, _special_names(num_special)))
+                return cls(_core.Bpe.from_json(data), controls, str(file.parent))
+            return cls(_core.Bpe.from_tiktoken(data, _special_names(num_special)), controls, str(file.parent))
         except _core.TokenizerError as error:
             raise problems.from_core(error, str(file)) from None
 
@@ -98,16 +104,25 @@ class Tokenizer:
             write_bytes_atomic(path / JSON_NAME, self.to_json())
             config = json.dumps(self._hf_config(), indent=2, ensure_ascii=False)
             write_bytes_atomic(path / CONFIG_NAME, f"{config}\n".encode())
+            if (path / TEMPLATE_NAME).is_file():  # it would go before the template of the config
+                write_bytes_atomic(path / TEMPLATE_NAME, (self.chat_template or "").encode())
 
     def to_json(self) -> bytes:
-        """Content of a Hugging Face tokenizer.json with the same ids; it adds BOS where special tokens are added."""
-        bos = self._name_at(special.BEGIN_OF_TEXT)
-        return self._core.to_json(bos)
+        """Content of a Hugging Face tokenizer.json with the same ids; it adds BOS (where this tokenizer does) with
+        special tokens.
+        """
+        return self._core.to_json(self._name_of("bos") if self.add_bos else None)
 
     @functools.cached_property
     def hash(self) -> str:
-        """blake3 (hex) over everything that decides ids: tokens, merge order, special tokens."""
-        return self._core.hash()
+        """blake3 (hex) over everything that decides ids: tokens, merge order, split rule, special tokens, and BOS and
+        EOS where they are not Llama 3's.
+        """
+        core = self._core.hash()
+        named = (self.add_bos, self._name_of("bos"), self._name_of("eos"))
+        if self.is_llama3_chat or named == (False, None, None):
+            return core
+        return _core.blake3_bytes(json.dumps([core, *named]).encode())
 
     # -- encoding ------------------------------------------------------------------------------
 
@@ -124,14 +139,15 @@ class Tokenizer:
 
         Args:
             text: a string, or bytes; bytes that are no UTF-8 are encoded without loss by tiktoken's rule.
-            bos, eos: put the control token before or after.
+            bos: put BOS first, where this family of tokenizers does (`add_bos`).
+            eos: put EOS last.
             allowed_special: names that stand for control tokens where they occur in the text, or "all".
             meta_compat: cut texts of over 400,000 characters, or with runs of over 25,000 blank or visible
                 characters, as Meta's reference code does before it tokenizes.
         """
         if isinstance(text, bytes):
             return self._encode_bytes(text, bos, eos, allowed_special, meta_compat)
-        first = self.bos_id if bos else None
+        first = self.bos_id if bos and self.add_bos else None
         last = self.eos_id if eos else None
         allowed = _allowed(allowed_special)
         try:
@@ -157,7 +173,7 @@ class Tokenizer:
         """
         if isinstance(texts, str):
             raise TypeError("encode_batch takes a sequence of strings, not one string; use encode")
-        first = self.bos_id if bos else None
+        first = self.bos_id if bos and self.add_bos else None
         last = self.eos_id if eos else None
         allowed = _allowed(allowed_special)
         try:
@@ -181,7 +197,7 @@ class Tokenizer:
         try:
             text = data.decode("utf-8")
         except UnicodeDecodeError:
-            first = [self.bos_id] if bos else []
+            first = [self.bos_id] if bos and self.add_bos else []
             last = [self.eos_id] if eos else []
             return np.concatenate([first, self._core.encode_bytes(data), last]).astype(np.uint32)
         return self.encode(text, bos=bos, eos=eos, allowed_special=allowed_special, meta_compat=meta_compat)
@@ -225,33 +241,46 @@ class Tokenizer:
     # -- control tokens ------------------------------------------------------------------------
 
     @functools.cached_property
-    def bos_id(self) -> int:
-        """Begins every sequence."""
-        return self._control(special.BEGIN_OF_TEXT)
+    def is_llama3_chat(self) -> bool:
+        """Whether the control tokens of Llama 3's own chat format are there, by name."""
+        return all(name in self.special_tokens for name in special.CHAT_TOKENS)
+
+    @functools.cached_property
+    def bos_id(self) -> int | None:
+        """Begins a text, where `add_bos`. None: there is no such token."""
+        return self._id_of("bos")
+
+    @functools.cached_property
+    def add_bos(self) -> bool:
+        """Whether texts of this family of models begin with BOS, as the template in its tokenizer.json says."""
+        return self.is_llama3_chat or (self.bos_id is not None and self.bos_id == self._core.first_id)
 
     @functools.cached_property
     def eos_id(self) -> int:
-        """Ends a document of a base model."""
-        return self._control(special.END_OF_TEXT)
+        """Ends a document of a base model, or a turn where the files say so. Raises DataError: none is named."""
+        id = self._id_of("eos")
+        if id is None:
+            raise problems.problem("unknown_special", "tokenizer", "there is no token that ends a text (eos_token)")
+        return id
 
     @functools.cached_property
-    def pad_id(self) -> int:
-        """Fills up rows; never predicted."""
-        return self._control(special.PAD)
+    def pad_id(self) -> int | None:
+        """Fills up rows; never predicted. None: there is no such token."""
+        return self._id_of("pad")
 
     @functools.cached_property
     def eom_id(self) -> int:
-        """Ends a message after which the turn goes on (a tool's answer is expected)."""
+        """Ends a message of Llama 3 after which the turn goes on (a tool's answer is expected)."""
         return self._control(special.END_OF_MESSAGE)
 
     @functools.cached_property
     def eot_id(self) -> int:
-        """Ends a turn."""
+        """Ends a turn of Llama 3."""
         return self._control(special.END_OF_TURN)
 
     @functools.cached_property
     def start_header_id(self) -> int:
-        """Opens the header that names a message's role."""
+        """Opens the header that names a message's role in Llama 3's format."""
         return self._control(special.START_HEADER)
 
     @functools.cached_property
@@ -261,8 +290,16 @@ class Tokenizer:
 
     @functools.cached_property
     def stop_ids(self) -> frozenset[int]:
-        """Ids at which generation ends."""
-        return frozenset({self.eos_id, self.eom_id, self.eot_id})
+        """Ids at which generation ends: EOS, Llama 3's ends of messages and turns, those of generation_config.json."""
+        names = (self._name_of("eos"), self._name_at(special.END_OF_MESSAGE), self._name_at(special.END_OF_TURN))
+        return frozenset({self.special_tokens[name] for name in names if name} | set(self._controls.stop_ids))
+
+    @functools.cached_property
+    def chat_template(self) -> str | None:
+        """The Jinja template that turns messages into text. Llama 3's tokenizers have the one that says what
+        `llama3.tokenizer.render` does; the others that of their files, if any.
+        """
+        return CHAT_TEMPLATE if self.is_llama3_chat else self._controls.chat_template
 
     def _control(self, name: str) -> int:
         known = self._name_at(name)
@@ -271,28 +308,56 @@ class Tokenizer:
         return self.special_tokens[known]
 
     def _name_at(self, name: str) -> str | None:
-        """The name under which this tokenizer has the special token: the same, or another at the same offset."""
-        if name in self.special_tokens:
-            return name
+        """The name under which this tokenizer has one of Llama 3's special tokens: the same, or, in Llama 3's own
+        tokenizers, another at the same offset.
+        """
+        if name in self.special_tokens or not self.is_llama3_chat:
+            return name if name in self.special_tokens else None
         wanted = self._core.base_size + special.OFFSETS[name]
         return next((known for known, id in self.special_tokens.items() if id == wanted), None)
+
+    def _name_of(self, role: Role) -> str | None:
+        """The token that has a role: Llama 3's own by name, else what the files say."""
+        stated: str | None = getattr(self._controls, role)
+        return self._name_at(special.ROLES[role]) or (stated if stated in self.special_tokens else None)
+
+    def _id_of(self, role: Role) -> int | None:
+        name = self._name_of(role)
+        return None if name is None else self.special_tokens[name]
+
+    def _check_controls(self, where: str) -> None:
+        """Raises DataError where the files name a BOS, EOS or end of generation that the vocabulary does not have."""
+        stated = self._controls
+        absent = [name for name in (stated.bos, stated.eos) if name and name not in self.special_tokens]
+        if absent:
+            what = f"names the control token {absent[0]!r}, which is no special token of this vocabulary"
+            raise problems.problem("damaged", where, what)
+        if any(not 0 <= id < self.vocab_size for id in stated.stop_ids):
+            what = f"generation ends at the ids {list(stated.stop_ids)}; the vocabulary has {self.vocab_size}"
+            raise problems.problem("damaged", where, what)
 
     # -- the rest ------------------------------------------------------------------------------
 
     def _hf_config(self) -> dict[str, object]:
-        tokens = {"bos_token": special.BEGIN_OF_TEXT, "eos_token": special.END_OF_TEXT, "pad_token": special.PAD}
-        names = {role: self._name_at(name) for role, name in tokens.items()}
+        stated = self._controls
+        roles: tuple[Role, ...] = ("bos", "eos", "pad")
+        names = {f"{role}_token": self._name_of(role) for role in roles}
+        optional = {
+            "chat_template": self.chat_template,
+            "stop_ids": list(stated.stop_ids) or None,
+            "unk_token": stated.unk if stated.unk in self.special_tokens else None,
+            "model_max_length": _LLAMA3_MAX_LENGTH if self.is_llama3_chat else stated.max_length,
+        }
         return {
             "tokenizer_class": "PreTrainedTokenizerFast",
             **{role: name for role, name in names.items() if name is not None},
             "model_input_names": ["input_ids", "attention_mask"],
-            "model_max_length": 131_072,
             "clean_up_tokenization_spaces": False,
-            "chat_template": CHAT_TEMPLATE,
+            **{key: value for key, value in optional.items() if value is not None},
         }
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _from_json, (self._core.to_json(None),)
+        return _from_json, (self.to_json(), self._controls)
 
     def __len__(self) -> int:
         return self.vocab_size
@@ -328,8 +393,8 @@ class StreamDecoder:
         return self._core.flush()
 
 
-def _from_json(data: bytes) -> Tokenizer:
-    return Tokenizer(_core.Bpe.from_json(data))
+def _from_json(data: bytes, controls: Controls) -> Tokenizer:
+    return Tokenizer(_core.Bpe.from_json(data), controls)
 
 
 def _find_file(path: Path) -> Path:

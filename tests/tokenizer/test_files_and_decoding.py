@@ -191,8 +191,13 @@ def test_other_names_at_the_same_offsets_are_understood(small, tmp_path):
     assert (tokenizer.pad_id, tokenizer.eom_id) == (small.pad_id, small.eom_id)
     content["added_tokens"] = []
     file.write_text(json.dumps(content))
-    with pytest.raises(DataError, match="begin_of_text"):
-        _ = Tokenizer.load(file).bos_id
+    bare = Tokenizer.load(file)
+    assert (bare.bos_id, bare.add_bos, bare.pad_id, bare.stop_ids) == (None, False, None, frozenset())
+    assert not bare.is_llama3_chat
+    with pytest.raises(DataError, match="start_header"):
+        _ = bare.start_header_id
+    with pytest.raises(DataError, match="eos_token"):
+        bare.encode("x", eos=True)
 
 
 # -- arguments -----------------------------------------------------------------------------------

@@ -221,6 +221,12 @@ impl Bpe {
         self.inner.vocab().len()
     }
 
+    /// Special token that the tokenizer's file puts before every text.
+    #[getter]
+    fn first_id(&self) -> Option<u32> {
+        self.inner.first()
+    }
+
     /// (id, name), lowest id first.
     #[getter]
     fn specials(&self) -> Vec<(u32, String)> {

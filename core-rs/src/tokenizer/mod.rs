@@ -28,6 +28,8 @@ pub struct Tokenizer {
     vocab: Vocab,
     merges: Merges,
     specials: Specials,
+    /// Control token that the tokenizer's file puts before every text.
+    first: Option<u32>,
     /// Tells this tokenizer's entries from others' in per-thread memory.
     tag: u32,
 }
@@ -59,8 +61,19 @@ impl Tokenizer {
             vocab,
             merges,
             specials,
+            first: None,
             tag: NEXT_TAG.fetch_add(1, Ordering::Relaxed),
         })
+    }
+
+    /// The same tokenizer, whose file puts this token before every text.
+    pub fn beginning_with(self, first: Option<u32>) -> Self {
+        Self { first, ..self }
+    }
+
+    /// Control token that the tokenizer's file puts before every text.
+    pub fn first(&self) -> Option<u32> {
+        self.first
     }
 
     pub fn vocab(&self) -> &Vocab {

@@ -40,19 +40,22 @@ pub fn parse(data: &[u8]) -> Result<Tokenizer, Error> {
             .copied()
             .ok_or_else(|| Error::Damaged(format!("a merge names {text:?}, which is no token")))
     };
+    let first = first_of_template(&file.post_processor);
     let mut merges = Vec::new();
     for merge in file.model.merges.unwrap_or_default() {
         let (left, right) = merge.parts()?;
         merges.push((id_of(left)?, id_of(right)?));
     }
-    Tokenizer::with_merges(
+    let first = first.and_then(|name| specials.get(name.as_str()).copied());
+    let tokenizer = Tokenizer::with_merges(
         &tokens,
         merges,
         added
             .into_iter()
             .map(|token| (token.id, token.content))
             .collect(),
-    )
+    )?;
+    Ok(tokenizer.beginning_with(first))
 }
 
 /// The file's bytes. Loads in `tokenizers` and `transformers`; there too, BOS comes with special tokens only.
@@ -106,6 +109,8 @@ struct File {
     normalizer: Value,
     #[serde(default)]
     pre_tokenizer: Value,
+    #[serde(default)]
+    post_processor: Value,
     #[serde(default)]
     decoder: Value,
     model: Model,
@@ -219,6 +224,21 @@ fn name(component: &Value) -> String {
     component["type"]
         .as_str()
         .map_or_else(|| component.to_string(), str::to_string)
+}
+
+/// Name of the special token that a post-processor puts before a text, if it does.
+fn first_of_template(post_processor: &Value) -> Option<String> {
+    match post_processor["type"].as_str()? {
+        "TemplateProcessing" => {
+            let name = post_processor["single"][0]["SpecialToken"]["id"].as_str()?;
+            Some(name.to_string())
+        }
+        "Sequence" => post_processor["processors"]
+            .as_array()?
+            .iter()
+            .find_map(first_of_template),
+        _ => None,
+    }
 }
 
 fn check_pipeline(file: &File) -> Result<(), Error> {
