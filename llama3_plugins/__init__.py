@@ -33,6 +33,14 @@ def llama3_algorithms() -> list[AlgorithmSpec]:
             data="tokens",
         ),
         AlgorithmSpec(
+            name="reward_model",
+            factory="llama3_plugins.algorithms.reward_model:RewardModel",
+            options="llama3_plugins.algorithms.options:RewardModelOptions",
+            summary="scores of answers from preferences: Bradley-Terry over rankings",
+            data="pairs",
+            needs=frozenset({"score_head"}),
+        ),
+        AlgorithmSpec(
             name="sft",
             factory="llama3_plugins.algorithms.sft:SFT",
             summary="supervised finetuning: loss on the answers only",

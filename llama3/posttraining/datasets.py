@@ -2,6 +2,7 @@
 
     dialog:  [prompt] <- [answer]                 the answer's tokens are targets, nothing else
     pair:    [prompt] <- [chosen], [rejected]     the prompt is computed once; child(0) is chosen, child(1) rejected
+    ranking: [prompt] <- [best] ... [worst]       only the last token of each answer is a target
 
 A prompt is everything up to and including the header of the assistant's final message; an answer is that message's
 content and its end token. `is_format` marks control tokens among the targets (paper 4.1.4).
@@ -50,16 +51,23 @@ class DialogExample:
 
 @dataclass(frozen=True, slots=True)
 class PairExample:
-    """A prompt with a better and a worse answer."""
+    """A prompt with a better and a worse answer, and perhaps an edited one above both (paper 4.2.1).
+    Preference losses compare the first two; a reward model learns the whole ranking."""
 
     prompt: np.ndarray
     chosen: Span
     rejected: Span
+    edited: Span | None = None
+
+    @property
+    def ranking(self) -> tuple[Span, ...]:
+        """The answers, best first."""
+        return (*([self.edited] if self.edited is not None else []), self.chosen, self.rejected)
 
     @property
     def num_tokens(self) -> int:
         """Of the longest path."""
-        return len(self.prompt) + max(len(self.chosen.ids), len(self.rejected.ids))
+        return len(self.prompt) + max(len(answer.ids) for answer in self.ranking)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,16 +104,22 @@ def dialog_example(tokenizer: Tokenizer, messages: Sequence[Mapping[str, str]], 
 
 
 def pair_example(
-    tokenizer: Tokenizer, messages: Sequence[Mapping[str, str]], chosen: str, rejected: str, where: str = "pair"
+    tokenizer: Tokenizer,
+    messages: Sequence[Mapping[str, str]],
+    chosen: str,
+    rejected: str,
+    where: str = "pair",
+    *,
+    edited: str | None = None,
 ) -> PairExample:
     """Tokenize a preference pair: `messages` are the prompt, the answers are the assistant's next message."""
-    if chosen == rejected:
-        raise DataError(Problem("L3-DLG-003", where, "both answers are the same", fix="drop the pair"))
-    better, worse = (
-        dialog_example(tokenizer, [*messages, {"role": "assistant", "content": answer}], where)
-        for answer in (chosen, rejected)
+    answers = [chosen, rejected, *([] if edited is None else [edited])]
+    if len(set(answers)) < len(answers):
+        raise DataError(Problem("L3-DLG-003", where, "two answers are the same", fix="drop the pair, or the edit"))
+    better, worse, *best = (
+        dialog_example(tokenizer, [*messages, {"role": "assistant", "content": answer}], where) for answer in answers
     )
-    return PairExample(better.prompt, better.answer, worse.answer)
+    return PairExample(better.prompt, better.answer, worse.answer, best[0].answer if best else None)
 
 
 def prompt_ids(tokenizer: Tokenizer, messages: Sequence[Mapping[str, str]]) -> np.ndarray:
@@ -122,6 +136,17 @@ def collate_pairs(examples: Sequence[PairExample]) -> Batch:
     """One tree per pair, chosen before rejected. Column: per_target["is_format"]."""
     return Batch.of_trees(
         [Tree([Segment(pair.prompt), _answer(pair.chosen), _answer(pair.rejected)]) for pair in examples]
+    )
+
+
+def collate_rankings(examples: Sequence[PairExample]) -> Batch:
+    """One tree per prompt with all its answers, best first. Only the last token of an answer is a target: where a score
+    head reads the answer, and all that the output matrix need see. Column: per_segment["place"] (0 is best)."""
+    return Batch.of_trees(
+        [
+            Tree([Segment(pair.prompt), *(_ranked(place, answer) for place, answer in enumerate(pair.ranking))])
+            for pair in examples
+        ]
     )
 
 
@@ -180,6 +205,11 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def _answer(span: Span) -> Segment:
     return Segment(span.ids, parent=0, is_target=True, per_target={"is_format": span.is_format})
+
+
+def _ranked(place: int, span: Span) -> Segment:
+    is_last = np.arange(len(span.ids)) == len(span.ids) - 1
+    return Segment(span.ids, parent=0, is_target=is_last, per_segment={"place": place})
 
 
 def _messages(messages: Sequence[Mapping[str, str]], where: str) -> list[Message]:

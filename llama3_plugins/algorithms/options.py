@@ -73,3 +73,12 @@ class PreferenceOptions(BaseModel):
 
 class DPOOptions(PreferenceOptions):
     """Pairs are given; the defaults are the paper's (4.1.4)."""
+
+
+class RewardModelOptions(BaseModel):
+    """The paper's loss (4.1.2): without a margin."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    margin: float = Field(0.0, ge=0, description="by which the better answer's score must lie above the worse one's")
+    centering: float = Field(0.0, ge=0, description="weight of the squared sum of both scores; 0.01 is usual")

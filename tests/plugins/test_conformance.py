@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import pytest
 import torch
 
@@ -21,6 +23,17 @@ class TestSFT(AlgorithmConformance):
 
 class TestDPO(AlgorithmConformance):
     plugin = "dpo"
+
+
+class TestDPOAcrossPairs(AlgorithmConformance):
+    """Losses that compare pairs with others of the step must not see how the step is cut."""
+
+    plugin = "dpo"
+    options: ClassVar = {"loss": ["aot", "aot_unpaired"], "ld_alpha": 0.5}
+
+
+class TestRewardModel(AlgorithmConformance):
+    plugin = "reward_model"
 
 
 class TestPromptInjection(GuardConformance):

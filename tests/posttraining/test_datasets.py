@@ -77,7 +77,7 @@ def test_dialogs_without_an_answer_are_refused(tokenizer, messages, what):
 
 
 def test_a_pair_of_equal_answers_is_refused(tokenizer):
-    with pytest.raises(DataError, match="both answers are the same"):
+    with pytest.raises(DataError, match="two answers are the same"):
         pair_example(tokenizer, ASK, "2", "2")
 
 

@@ -1,0 +1,68 @@
+"""A reward model: the score of a better answer lies above that of a worse one (paper 4.1.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from llama3.model.batch import Batch
+from llama3.model.score import Scored
+from llama3.posttraining.datasets import PairExample, collate_rankings
+from llama3.training.algorithm import Algorithm, Term
+from llama3_plugins.algorithms.options import RewardModelOptions
+
+
+class RewardModel(Algorithm):
+    """Bradley-Terry over every pair of a ranking (Ouyang et al. 2022, equation 1). Needs a score head.
+
+        mean over (better, worse) of  -log sigmoid(s(better) - s(worse) - margin) + centering * (s(better) + s(worse))^2
+
+    The score s is read at an answer's end token. A ranking edited > chosen > rejected gives three pairs, averaged per
+    prompt, so that a prompt with more answers does not weigh more. As in the paper there is no margin by default, and
+    all answers of a prompt stand in one row; they do not see each other, so their order does not matter. `centering`
+    (Eisenstein et al. 2023) keeps scores around 0, which a preference alone leaves open.
+
+    Legend: S segments, P pairs of answers to one prompt.
+    """
+
+    def __init__(self, options: RewardModelOptions) -> None:
+        self.options = options
+
+    def collate(self, examples: Sequence[PairExample]) -> Batch:
+        return collate_rankings(examples)
+
+    def loss(self, scored: Scored, batch: Batch) -> dict[str, Term]:
+        better, worse = _pairs(batch)
+        share_P = 1.0 / torch.bincount(batch.tree_S[better], minlength=batch.num_trees)[batch.tree_S[better]]
+        better_P, worse_P = scored.score_S[better], scored.score_S[worse]
+        preference = -F.logsigmoid(better_P - worse_P - self.options.margin)
+        terms = {"preference": Term((share_P * preference).sum(), per="tree")}
+        if self.options.centering:
+            centre = (share_P * (better_P + worse_P) ** 2).sum()
+            terms["centering"] = Term(centre, per="tree", weight=self.options.centering)
+        return terms
+
+    def metrics(self, scored: Scored, batch: Batch) -> dict[str, Tensor]:
+        """TRL's names; a tie counts as wrong."""
+        better, worse = _pairs(batch)
+        margin_P = scored.score_S[better] - scored.score_S[worse]
+        answers = scored.score_S[batch.parents_S >= 0]
+        return {
+            "accuracy": (margin_P > 0).float().mean(),
+            "margin": margin_P.mean(),
+            "min_reward": answers.min(),
+            "mean_reward": answers.mean(),
+            "max_reward": answers.max(),
+        }
+
+
+def _pairs(batch: Batch) -> tuple[Tensor, Tensor]:
+    """The segments (better, worse) of every pair of answers to one prompt."""
+    place_S = batch.per_segment["place"]
+    answers = (batch.parents_S >= 0).nonzero().squeeze(-1)
+    place, tree = place_S[answers], batch.tree_S[answers]
+    better, worse = ((tree[:, None] == tree) & (place[:, None] < place)).nonzero(as_tuple=True)
+    return answers[better], answers[worse]
