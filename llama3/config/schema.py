@@ -201,10 +201,27 @@ class RejectSection(Section):
     demonstrations: int = Field(0, ge=0, description="worked examples of the reward's own that are mixed in")
 
 
+class LoRASection(Section):
+    """Low-rank adapters: the weights stay frozen and serve as the reference (Hu et al. 2021)."""
+
+    rank: int = Field(16, ge=1, description="rank of the update of each matrix")
+    alpha: float = Field(32.0, gt=0, description="the update is scaled by alpha / rank")
+    rslora: bool = Field(False, description="scale by alpha / sqrt(rank) instead")
+    targets: tuple[str, ...] = Field(
+        ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+        min_length=1,
+        description="the projections that are adapted, by their Hugging Face names",
+    )
+
+
+_LORA = Field(None, description="train adapters instead of all weights: {rank: 16}")
+
+
 class SFTSection(OptimizerSection):
     """Supervised finetuning: loss on the target tokens only (paper 4.1.3)."""
 
     algorithm: AlgorithmSlot = Slot(name="sft")
+    lora: LoRASection | None = _LORA
     epochs: int = Field(2, ge=1, description="passes over the examples")
     batch: int = Field(64, ge=1, description="examples per step over all ranks")
 
@@ -212,6 +229,7 @@ class SFTSection(OptimizerSection):
 class PreferSection(OptimizerSection):
     """Preference stage: pairs (or prompts) made with the current model, then the chosen algorithm."""
 
+    lora: LoRASection | None = _LORA
     prompts: int = Field(512, ge=1, description="prompts asked per round")
     samples: int = Field(8, ge=2, le=64, description="answers per prompt from which pairs are made")
     temperature: float = Field(1.0, gt=0, description="of sampling")

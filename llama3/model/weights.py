@@ -153,12 +153,13 @@ def init_weights(model: Transformer, seed: int) -> Transformer:
             deviation = parameter.shape[-1] ** -0.5
             if name.endswith(("attention.out.weight", "ffn.down.weight")):
                 deviation /= (2 * model.config.n_layers) ** 0.5
-            drawn = torch.empty(parameter.shape).normal_(0.0, deviation, generator=_generator(seed, name))
+            drawn = torch.empty(parameter.shape).normal_(0.0, deviation, generator=generator(seed, name))
             parameter.copy_(drawn)
     return model
 
 
-def _generator(seed: int, name: str) -> torch.Generator:
+def generator(seed: int, name: str) -> torch.Generator:
+    """Draws a parameter: a function of the seed and its name only."""
     digest = hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
 

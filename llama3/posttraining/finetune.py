@@ -19,7 +19,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from llama3.artifacts import Artifact, StageOutput
 from llama3.config.schema import Config, ParallelismSection, PreferSection, SFTSection, Slot
 from llama3.errors import ConfigError, DataError, Problem
+from llama3.model.adapter import ADAPTER, base_hash, save_adapter
 from llama3.model.config import ModelConfig
+from llama3.model.lora import add_lora, merge
 from llama3.model.transformer import Transformer
 from llama3.model.weights import load_model, read_config
 from llama3.plugins.registry import discover
@@ -36,6 +38,7 @@ from llama3.posttraining.datasets import (
 from llama3.posttraining.reference import CachedReference
 from llama3.posttraining.sampling import build_reward, task_messages
 from llama3.posttraining.services import (
+    BaseScorer,
     ModelScorer,
     OpenGenerate,
     RolloutSampler,
@@ -167,6 +170,8 @@ class Finetuning:
     @cached_property
     def model(self) -> Transformer:
         model = load_model(self.inputs["checkpoint"].path, device=self.parallel.context.device)
+        if self.section.lora is not None:
+            add_lora(model, self.section.lora, self.options.seed)
         self.parallel.apply(model)
         return model
 
@@ -220,11 +225,23 @@ class Finetuning:
                 identity={"stage": self.stage, **{role: artifact.hash for role, artifact in self.inputs.items()}},
                 reporter=reporter,
             )
-        whole = whole_model(self.model, self.config, context)
+        whole = whole_model(self.model, self.config, context, section.lora)
         if whole is not None:
             facts = {"stage": self.stage, "algorithm": self.slot.model_dump(), "examples": len(examples)}
+            self._save_adapter(whole)
             save_checkpoint(self.out.path, whole, self.tokenizer, facts)
         self.out.metrics |= {"examples": len(examples), "steps": progress.step, **progress.metrics}
+
+    def _save_adapter(self, model: Transformer) -> None:
+        """Keep the adapters beside the checkpoint, and merge them: every checkpoint is a whole model."""
+        if self.section.lora is None:
+            return
+        save_adapter(model, self.section.lora, self.out.path / ADAPTER, base_hash(model))
+        errors = merge(model)
+        self.out.metrics["lora"] = {
+            "max_abs_error": max(error.max_abs for error in errors),
+            "change": sum(error.change for error in errors) / len(errors),
+        }
 
     def scorer(self, model: Transformer) -> Scorer:
         """Log-probs as the loop computes them: same precision, same microbatches."""
@@ -232,7 +249,9 @@ class Finetuning:
         return ModelScorer(model, microbatch_tokens=section.microbatch_tokens, precision=section.precision)
 
     def frozen(self) -> Scorer:
-        """The checkpoint that training starts from, as it stays."""
+        """The checkpoint that training starts from, as it stays: with adapters it is the policy without them."""
+        if self.section.lora is not None:
+            return BaseScorer(self.scorer(self.model), self.model)
         folder = self.inputs["checkpoint"].path
         return self.scorer(load_model(folder, device=self.parallel.context.device).requires_grad_(False))
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from llama3.errors import PluginError, Problem
 from llama3.model.batch import Batch, Segment, Tree
+from llama3.model.lora import without_adapters
 from llama3.model.score import score
 from llama3.model.transformer import Transformer
 from llama3.plugins.specs import Need
@@ -82,6 +83,18 @@ class ModelScorer:
                 scored = score(self.model, part, {"logps"})
             logps_M[part.per_target["row"]] = scored.logps_M
         return logps_M
+
+
+class BaseScorer:
+    """Log-probs by the base of a model with adapters: the reference needs no second copy of the weights."""
+
+    def __init__(self, scorer: Scorer, model: nn.Module) -> None:
+        self._scorer, self._model = scorer, model
+
+    def logps(self, batch: Batch) -> Tensor:
+        """Log-probs (M,) of the targets, fp32."""
+        with without_adapters(self._model):
+            return self._scorer.logps(batch)
 
 
 class RolloutSampler:

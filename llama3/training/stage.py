@@ -12,16 +12,17 @@ from torch.distributed.tensor import DTensor
 
 from llama3.artifacts import StageOutput
 from llama3.artifacts.files import write_json_atomic
-from llama3.config.schema import Slot
+from llama3.config.schema import LoRASection, Slot
 from llama3.errors import DoesNotFit, Problem
 from llama3.model.config import ModelConfig
+from llama3.model.lora import add_lora
 from llama3.model.transformer import Transformer
 from llama3.model.weights import save_model
 from llama3.plugins.registry import discover
 from llama3.tokenizer import Tokenizer
 from llama3.training.metrics import Loggers, Reporter
 from llama3.training.parallel import ParallelContext
-from llama3.training.state import load_model_tensors, model_tensors
+from llama3.training.state import whole
 
 
 def device_of(name: str) -> torch.device:
@@ -66,14 +67,21 @@ def save_checkpoint(folder: Path, model: Transformer, tokenizer: Tokenizer, fact
     write_json_atomic(folder / "llama3.json", dict(facts))
 
 
-def whole_model(model: Transformer, config: ModelConfig, context: ParallelContext) -> Transformer | None:
-    """The model as one process would hold it, on rank 0; None on the others. Every rank must call it."""
+def whole_model(
+    model: Transformer, config: ModelConfig, context: ParallelContext, lora: LoRASection | None = None
+) -> Transformer | None:
+    """The model as one process would hold it, on rank 0; None on the others. Every rank must call it.
+
+    lora: the options of the adapters that stand in the model
+    """
     if not any(isinstance(parameter, DTensor) for parameter in model.parameters()):
         return model if context.is_main else None
-    tensors = model_tensors(model, keep=context.is_main)
+    tensors = whole({name: parameter.data for name, parameter in model.named_parameters()}, keep=context.is_main)
     if not context.is_main:
         return None
     heads = {name: getattr(model, name) is not None for name in ("value_head", "score_head")}
     gathered = Transformer(config, **heads)
-    load_model_tensors(gathered, tensors, "gathered weights")
+    if lora is not None:
+        add_lora(gathered, lora, seed=0)
+    gathered.load_state_dict(tensors, strict=not config.tied)
     return gathered

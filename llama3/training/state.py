@@ -14,9 +14,14 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from llama3.errors import CheckpointError, Problem
 
 
+def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that training changes, by name: all but those that an adapter has frozen."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
 def model_tensors(model: nn.Module, *, keep: bool = True) -> dict[str, Tensor]:
-    """Parameters by name, whole, on the CPU."""
-    return whole({name: parameter.data for name, parameter in model.named_parameters()}, keep=keep)
+    """Trainable parameters by name, whole, on the CPU. Frozen ones come from the base model again."""
+    return whole({name: parameter.data for name, parameter in trainable(model).items()}, keep=keep)
 
 
 def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer, *, keep: bool = True) -> dict[str, Tensor]:
@@ -33,8 +38,9 @@ def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer, *, kee
 
 @torch.no_grad()
 def load_model_tensors(model: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
-    """Fill the parameters. Raises CheckpointError naming every tensor that is missing, extra or of another shape."""
-    parameters = dict(model.named_parameters())
+    """Fill the trainable parameters. Raises CheckpointError naming every tensor that is missing, extra or of another
+    shape."""
+    parameters = trainable(model)
     problems = [
         Problem("L3-TRN-015", where, f"tensor {name!r} {what}", fix="continue with the model that was being trained")
         for name in sorted({*parameters, *tensors})

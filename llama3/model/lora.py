@@ -1,0 +1,192 @@
+"""Low-rank adapters: y = x W' + (alpha / r) (x A') B' with W frozen (Hu et al. 2021).
+
+Adapters are kept per Hugging Face projection (`q_proj`, ..., `down_proj`), so that files are those of `peft`, although
+the model computes query, key and value, and gate and up, as one matrix each. A is drawn, B starts at 0: a new adapter
+changes nothing.
+
+Legend: T tokens, I inputs, O outputs, R rank.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from llama3.config.schema import LoRASection
+from llama3.errors import ConfigError, Problem
+from llama3.model.config import ModelConfig
+from llama3.model.transformer import Transformer
+from llama3.model.weights import generator
+
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+_HF_NAMES = {
+    "attention.qkv": ("self_attn", ("q_proj", "k_proj", "v_proj")),
+    "attention.out": ("self_attn", ("o_proj",)),
+    "ffn.gate_up": ("mlp", ("gate_proj", "up_proj")),
+    "ffn.down": ("mlp", ("down_proj",)),
+}
+"""Our matrices: where Hugging Face keeps their projections."""
+
+
+class LoRALinear(nn.Module):
+    """A frozen linear layer and the adapters of its projections. `enabled=False` is the layer without them."""
+
+    rows_O: Tensor
+
+    def __init__(self, base: nn.Linear, rows: Mapping[str, Tensor], rank: int, scale: float) -> None:
+        """rows: of each adapted projection, the rows of `base.weight` that are its own, in its order."""
+        super().__init__()
+        self.base = base.requires_grad_(False)
+        self.scale, self.enabled = scale, True
+        weight, inputs = base.weight, base.weight.shape[1]
+        make = lambda *shape: nn.Parameter(weight.new_zeros(shape))
+        # Pairs, because a ParameterDict sorts a mapping and the rows below must stand in the same order.
+        self.lora_A = nn.ParameterDict([(name, make(rank, inputs)) for name in rows])
+        self.lora_B = nn.ParameterDict([(name, make(len(own), rank)) for name, own in rows.items()])
+        self.register_buffer("rows_O", torch.cat(list(rows.values())).to(weight.device), persistent=False)
+
+    def forward(self, x_TI: Tensor) -> Tensor:
+        y_TO = self.base(x_TI)
+        if not self.enabled:
+            return y_TO
+        low_TR = F.linear(x_TI, torch.cat(list(self.lora_A.values())))
+        return y_TO + F.linear(low_TR, self._b().to(low_TR.dtype)) * self.scale
+
+    @property
+    def weight(self) -> Tensor:
+        """The matrix that this layer computes with [O, I]: the base's plus the adapters'."""
+        return self.base.weight + self.delta() if self.enabled else self.base.weight
+
+    def delta(self) -> Tensor:
+        """What the adapters add to the matrix [O, I]."""
+        return self._b() @ torch.cat(list(self.lora_A.values())) * self.scale
+
+    def _b(self) -> Tensor:
+        """All B as one matrix over the stacked A: each projection reads its own ranks and writes its own rows."""
+        b = torch.block_diag(*self.lora_B.values())
+        return b.new_zeros(self.base.weight.shape[0], b.shape[1]).index_copy(0, self.rows_O, b)
+
+
+def add_lora(model: Transformer, section: LoRASection, seed: int) -> Transformer:
+    """Freeze `model` and give it new adapters, in place. A is drawn by (seed, name): kaiming uniform with a = sqrt(5),
+    as `peft` does. Heads (value, score) stay trainable: they are new. Raises ConfigError for an unknown projection."""
+    _refuse_unknown(section)
+    model.requires_grad_(False)
+    for head in (model.value_head, model.score_head):
+        if head is not None:
+            head.requires_grad_(True)
+    scale = section.alpha / (math.sqrt(section.rank) if section.rslora else section.rank)
+    for layer in range(model.config.n_layers):
+        for ours, rows in _rows(model.config).items():
+            chosen = {name: own for name, own in rows.items() if name in section.targets}
+            if not chosen:
+                continue
+            target = f"layers.{layer}.{ours}"
+            adapted = LoRALinear(cast(nn.Linear, model.get_submodule(target)), chosen, section.rank, scale)
+            for name, a_RI in adapted.lora_A.items():
+                _draw(a_RI, generator(seed, f"{target}.{name}"))
+            model.set_submodule(target, adapted)
+    return model
+
+
+@torch.no_grad()
+def _draw(a_RI: Tensor, source: torch.Generator) -> None:
+    bound = 1 / math.sqrt(a_RI.shape[1])
+    a_RI.copy_(torch.empty(a_RI.shape, device="cpu").uniform_(-bound, bound, generator=source))
+
+
+def adapters(model: nn.Module) -> dict[str, LoRALinear]:
+    """The adapted layers by the name of the layer they stand for; empty for a plain model."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, LoRALinear)}
+
+
+@contextmanager
+def without_adapters(model: nn.Module) -> Iterator[None]:
+    """The base model, for as long as the block lasts: what a policy's adapter was trained from."""
+    layers = adapters(model).values()
+    for layer in layers:
+        layer.enabled = False
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.enabled = True
+
+
+@dataclass(frozen=True, slots=True)
+class MergeError:
+    """How far a merged matrix is from base + adapters, which were added in float64."""
+
+    name: str
+    max_abs: float
+    """Largest rounding error of an element."""
+    change: float
+    """Frobenius norm of what the adapter changed over that of the base."""
+
+
+@torch.no_grad()
+def merge(model: Transformer) -> list[MergeError]:
+    """Add the adapters into the weights and take them away, in place; the model is plain again."""
+    errors = []
+    for name, layer in adapters(model).items():
+        weight, delta = layer.base.weight, layer.delta()
+        exact = weight.double() + delta.double()
+        change = float(delta.norm() / weight.norm().clamp(min=1e-30))
+        weight.copy_(exact)
+        errors.append(MergeError(name, float((weight.double() - exact).abs().max()), change))
+        model.set_submodule(name, layer.base)
+    model.requires_grad_(True)
+    return errors
+
+
+def adapter_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """The adapters by the names that `peft` gives them."""
+    found: dict[str, Tensor] = {}
+    for name, layer in adapters(model).items():
+        for part, prefix in peft_prefixes(name):
+            if part in layer.lora_A:
+                found[f"{prefix}.lora_A.weight"] = layer.lora_A[part].detach()
+                found[f"{prefix}.lora_B.weight"] = layer.lora_B[part].detach()
+    return found
+
+
+def peft_prefixes(target: str) -> list[tuple[str, str]]:
+    """(projection, name in peft) of the projections in our layer `layers.N.attention.qkv`."""
+    _, layer, ours = target.split(".", 2)
+    block, parts = _HF_NAMES[ours]
+    return [(part, f"base_model.model.model.layers.{layer}.{block}.{part}") for part in parts]
+
+
+def _rows(config: ModelConfig) -> dict[str, dict[str, Tensor]]:
+    """Of each of our matrices, the rows of every projection (see `llama3.model.weights`: queries of a group stand
+    before its key and its value)."""
+    group = config.n_heads // config.n_kv_heads
+    qkv = torch.arange(config.n_kv_heads * (group + 2) * config.head_dim)
+    by_head = qkv.view(config.n_kv_heads, group + 2, config.head_dim)
+    gate, up = torch.arange(2 * config.ffn_dim).chunk(2)
+    return {
+        "attention.qkv": {
+            "q_proj": by_head[:, :-2].flatten(),
+            "k_proj": by_head[:, -2].flatten(),
+            "v_proj": by_head[:, -1].flatten(),
+        },
+        "attention.out": {"o_proj": torch.arange(config.dim)},
+        "ffn.gate_up": {"gate_proj": gate, "up_proj": up},
+        "ffn.down": {"down_proj": torch.arange(config.dim)},
+    }
+
+
+def _refuse_unknown(section: LoRASection) -> None:
+    problems = [
+        Problem("L3-LRA-001", "lora.targets", f"there is no projection {name!r}", fix=f"choose of {PROJECTIONS}")
+        for name in sorted(set(section.targets) - set(PROJECTIONS))
+    ]
+    if problems:
+        raise ConfigError(problems)
