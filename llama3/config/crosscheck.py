@@ -23,6 +23,7 @@ def cross_check(config: Config, registry: Registry, place: Place, environ: Mappi
         *_guards(config, registry, place),
         *_quantization(config, registry, place),
         *_mix(config, registry, place),
+        *_suites(config, place),
         *_numbers(config, place),
     ]
 
@@ -177,6 +178,23 @@ def _labels(config: Config, registry: Registry) -> set[str] | None:
             return None
         labels |= given
     return labels
+
+
+def _suites(config: Config, place: Place) -> Iterator[Problem]:
+    """Results are known by their suite's name, so it must be unique; the audit names suites that exist."""
+    known: set[str] = set()
+    for index, slot in enumerate(config.evaluation.tasks):
+        if slot.label in known:
+            where = place(("evaluation", "tasks", index))
+            fix = f"give each its own name: {{name: {slot.name}, suite: ...}}"
+            yield Problem("L3-CFG-060", where, f"the suite {slot.label!r} is there twice", fix=fix)
+        known.add(slot.label)
+    named: list[tuple[Path, str]] = [(("audit", "margins", name), name) for name in config.audit.margins]
+    named += [(("audit", "must_improve", i), name) for i, name in enumerate(config.audit.must_improve)]
+    for path, name in named:
+        if name not in known:
+            why = did_you_mean(name, known) or f"suites of evaluation.tasks: {', '.join(sorted(known))}"
+            yield Problem("L3-CFG-061", place(path), f"no suite {name!r} is evaluated", why)
 
 
 def _numbers(config: Config, place: Place) -> Iterator[Problem]:

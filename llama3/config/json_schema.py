@@ -20,6 +20,7 @@ def json_schema() -> dict[str, Any]:
     _link(schema)
     definitions.pop("Slot", None)
     definitions.pop("AxisSlot", None)
+    definitions.pop("SuiteSlot", None)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "llama3 config"}
 
 
@@ -31,6 +32,8 @@ def _plugins(registry: Registry, family: str, definitions: dict[str, Any]) -> di
         properties: dict[str, Any] = {"name": {"const": name}}
         if family == "parallelism":
             properties["size"] = {"type": ["integer", "null"], "minimum": 1}
+        if family == "evaluators":
+            properties["suite"] = {"type": ["string", "null"], "minLength": 1}
         summary = ""
         try:
             summary = registry.spec(family, name).summary

@@ -41,6 +41,17 @@ class AxisSlot(Slot):
     size: int | None = Field(None, ge=1, description="ranks along this axis (default: what is left of the world)")
 
 
+class SuiteSlot(Slot):
+    """An evaluator and the name under which its result stands."""
+
+    suite: str | None = Field(None, min_length=1, description="name of the result (default: the evaluator's)")
+
+    @property
+    def label(self) -> str:
+        """The name of the result: unique within a config."""
+        return self.suite or self.name
+
+
 @dataclass(frozen=True, slots=True)
 class Family:
     """Marks a slot with the plugin family it chooses from."""
@@ -59,7 +70,7 @@ ParallelSlot = Annotated[AxisSlot, _SHORT, Family("parallelism")]
 AlgorithmSlot = Annotated[Slot, _SHORT, Family("algorithms")]
 RewardSlot = Annotated[Slot, _SHORT, Family("rewards")]
 QuantizationSlot = Annotated[Slot, _SHORT, Family("quantization")]
-EvaluatorSlot = Annotated[Slot, _SHORT, Family("evaluators")]
+EvaluatorSlot = Annotated[SuiteSlot, _SHORT, Family("evaluators")]
 ExporterSlot = Annotated[Slot, _SHORT, Family("exporters")]
 LoggerSlot = Annotated[Slot, _SHORT, Family("loggers")]
 
@@ -270,12 +281,27 @@ class EvaluationSection(Section):
     tasks: list[EvaluatorSlot] = Field(
         description="what is measured",
         default_factory=lambda: [
-            Slot(name="bits_per_byte"),
-            Slot(name="pass_rate"),
+            SuiteSlot(name="bits_per_byte"),
+            SuiteSlot(name="pass_rate"),
         ],
     )
     limit: int = Field(400, ge=1, description="held-out tasks per evaluation")
     max_tokens: int = Field(64, ge=1, description="longest answer")
+
+
+Margin = Annotated[float, Field(gt=0, lt=1)]
+
+
+class AuditSection(Section):
+    """How much worse than the model it was made from a released model may be, on each suite of `evaluation.tasks`.
+
+    A suite passes when the lower end of the 95 % interval of its paired change is above minus its margin.
+    """
+
+    margin: Margin = Field(0.1, description="for rates: the largest loss that passes, 0.1 is ten points")
+    relative_margin: Margin = Field(0.05, description="for costs such as bits per byte: the largest rise, 0.05 is 5 %")
+    margins: dict[str, Margin] = Field(default_factory=dict, description="by suite, in place of the two above")
+    must_improve: list[str] = Field(default_factory=list, description="suites that must be better, interval above 0")
 
 
 class ReleaseSection(Section):
@@ -304,6 +330,7 @@ class Config(Section):
         default_factory=lambda: [Slot(name="int8")], description="schemes the final model is quantized with"
     )
     evaluation: EvaluationSection = EvaluationSection()
+    audit: AuditSection = AuditSection()
     release: ReleaseSection = ReleaseSection()
     logging: list[LoggerSlot] = Field(
         default_factory=lambda: [Slot(name="jsonl"), Slot(name="console")], description="where metrics go"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
     from llama3.data.corpus import Corpus, Split
@@ -25,12 +25,22 @@ class Subject:
     max_tokens: int
 
 
+Better = Literal["higher", "lower"]
+"""Which scores are better. "higher": shares of success, compared by their difference; "lower": costs, relatively."""
+
+
 @dataclass(frozen=True, slots=True)
 class Result:
-    """`metrics` are JSON values by name; `samples` are JSON rows that show how they came about."""
+    """`metrics` are JSON values by name; `samples` are JSON rows, one per item, that show how they came about.
+
+    An audit compares two models item by item (llama3.evaluation.audit). It needs of every row `id` (the same item has
+    the same id for every model) and `score` (a number); a row's `weight` (default 1) is the item's size. The suite's
+    figure is sum(score) / sum(weight): a share of successes, or bits over bytes.
+    """
 
     metrics: dict[str, Any]
     samples: list[dict[str, Any]] = field(default_factory=list)
+    better: Better = "higher"
 
 
 class Evaluator(Protocol):

@@ -41,10 +41,12 @@ def build_report(
     """The content of `report.json`. `evaluations` are by model (base, sft, final, int8), base first; `metrics` are
     the rows of `metrics.jsonl`."""
     results = {name: artifact.metrics for name, artifact in evaluations.items()}
-    passed = {
-        name: result["pass_rate"] for name, result in results.items() if "pass_rate" in result.get("pass_rate", {})
+    tasks = {name: _first_with("pass_rate", result) for name, result in results.items()}
+    passed = {name: results[name][suite] for name, suite in tasks.items() if suite}
+    language = {
+        name: result.get(_first_with("bits_per_byte", result), {}).get("bits_per_byte")
+        for name, result in results.items()
     }
-    language = {name: result.get("bits_per_byte", {}).get("bits_per_byte") for name, result in results.items()}
     return {
         "schema": SCHEMA,
         "run": run,
@@ -59,13 +61,18 @@ def build_report(
         "pass_rate_by_family": _by_family(passed),
         "evaluations": results,
         "contamination": contamination.metrics,
-        "examples": _examples(evaluations),
+        "examples": _examples(evaluations, tasks),
         "funnel": _funnel(corpus.metrics["funnel"]),
         "loss": curves(list(metrics), "loss"),
         "quantization": {name: artifact.metrics for name, artifact in quantized.items()},
         "safety": {"policy": policy},
         "artifacts": {name: artifact.hash for name, artifact in artifacts.items()},
     }
+
+
+def _first_with(metric: str, results: Mapping[str, Mapping[str, Any]]) -> str:
+    """The first suite that measured `metric`, or ""."""
+    return next((suite for suite, result in results.items() if metric in result), "")
 
 
 def _by_family(passed: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -80,13 +87,13 @@ def _funnel(stages: Mapping[str, Mapping[str, Mapping[str, int]]]) -> list[tuple
     return [(stage, sum(cell["documents"] for cell in by_source.values())) for stage, by_source in stages.items()]
 
 
-def _examples(evaluations: Mapping[str, Artifact]) -> list[dict[str, Any]]:
-    """The first tasks of each family with what every model answered."""
+def _examples(evaluations: Mapping[str, Artifact], suites: Mapping[str, str]) -> list[dict[str, Any]]:
+    """The first tasks of each family with what every model answered; `suites` says which suite has them."""
     shown: dict[str, dict[str, Any]] = {}
     for name, artifact in evaluations.items():
         with artifact.file("samples.jsonl").open(encoding="utf-8") as file:
             for row in map(json.loads, file):
-                if row["task"] != "pass_rate":
+                if row["suite"] != suites[name]:
                     continue
                 example = shown.setdefault(row["id"], {"family": row["family"], "prompt": row["prompt"], "answers": {}})
                 example["answers"][name] = row["answer"]

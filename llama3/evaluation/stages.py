@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
 
 from llama3.artifacts import Artifact, StageOutput
-from llama3.config.schema import Config, Slot
+from llama3.config.schema import Config, Slot, SuiteSlot
 from llama3.data.corpus import Corpus
-from llama3.errors import LlamaError
 from llama3.evaluation.baselines import ORDER, ByteModel, gzip_bits_per_byte
 from llama3.evaluation.contamination import NgramIndex, contaminated_share
 from llama3.evaluation.evaluator import HELD_OUT_BYTES, Subject, texts
 from llama3.plugins.registry import discover
 from llama3.posttraining.rewards import CombinedReward, Reward
+
+if TYPE_CHECKING:
+    from llama3.inference.llama import Llama
+
+RESULTS, SAMPLES, CONDITIONS = "results.json", "samples.jsonl", "conditions.json"
+"""Files of an evaluation: figures by suite, one row per suite and item, and what it was measured with."""
 
 
 class EvaluateOptions(BaseModel):
@@ -24,7 +29,7 @@ class EvaluateOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    tasks: list[Slot]
+    tasks: list[SuiteSlot]
     rewards: list[Slot]
     limit: int
     max_tokens: int
@@ -42,34 +47,47 @@ class EvaluateOptions(BaseModel):
         )
 
 
-def evaluate(inputs: Mapping[str, Artifact], options: EvaluateOptions, out: StageOutput) -> None:
-    """Run every evaluator on one checkpoint: `results.json` by task and `samples.jsonl`.
+_MEASURED = frozenset(EvaluateOptions.model_fields)
 
-    An evaluator that fails spoils its own task only: its result is {"error": ...}.
-    """
+
+def evaluate(inputs: Mapping[str, Artifact], options: EvaluateOptions, out: StageOutput) -> None:
+    """Run every evaluator on one checkpoint (see `measure`)."""
     from llama3.inference.llama import load
 
+    measure(load(inputs["checkpoint"].path), inputs["corpus"], options, out)
+
+
+def measure(model: Llama, corpus: Artifact, options: EvaluateOptions, out: StageOutput) -> None:
+    """Run every evaluator on a model: results by suite, samples by item, and the conditions that make two comparable.
+
+    An evaluator that fails, or that measures something which is no finite number, spoils its own suite only: its
+    result is {"error": ...}.
+    """
     registry = discover()
     subject = Subject(
-        model=load(inputs["checkpoint"].path),
-        corpus=Corpus(inputs["corpus"].path),
+        model=model,
+        corpus=Corpus(corpus.path),
         rewards=build_rewards(options.rewards),
         max_tokens=options.max_tokens,
     )
     results: dict[str, Any] = {}
-    with (out.path / "samples.jsonl").open("w", encoding="utf-8") as samples:
+    with (out.path / SAMPLES).open("w", encoding="utf-8") as samples:
         for slot in options.tasks:
             evaluator = registry.build("evaluators", slot.name, slot.options)
             try:
                 result = evaluator.run(subject, options.limit, options.seed)
-            except (LlamaError, RuntimeError, ValueError) as error:
-                results[slot.name] = {"error": f"{type(error).__name__}: {error}"}
-                out.event("evaluator_failed", task=slot.name, error=str(error))
+                lines = [json.dumps({"suite": slot.label, **row}, allow_nan=False) for row in result.samples]
+                metrics = json.loads(json.dumps({**result.metrics, "better": result.better}, allow_nan=False))
+            except Exception as error:  # of anybody's plugin
+                results[slot.label] = {"error": f"{type(error).__name__}: {error}"}
+                out.event("evaluator_failed", suite=slot.label, error=str(error))
                 continue
-            results[slot.name] = result.metrics
-            samples.writelines(json.dumps({"task": slot.name, **row}) + "\n" for row in result.samples)
-            registry.observers.notify("llama3_eval_done", task=slot.name, result=result.metrics)
-    (out.path / "results.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
+            results[slot.label] = metrics
+            samples.writelines(f"{line}\n" for line in lines)
+            registry.observers.notify("llama3_eval_done", task=slot.label, result=metrics)
+    (out.path / RESULTS).write_text(json.dumps(results, indent=1), encoding="utf-8")
+    asked = {name: value for name, value in options.model_dump(mode="json").items() if name in _MEASURED}
+    (out.path / CONDITIONS).write_text(json.dumps({"corpus": corpus.hash, **asked}, indent=1), encoding="utf-8")
     out.metrics.update(results)
 
 

@@ -7,6 +7,7 @@ of a document is not text and is not scored) and divided by their UTF-8 bytes.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterator
 
@@ -24,20 +25,26 @@ BATCH_TOKENS = 8192
 
 
 class BitsPerByte:
-    """Result: `bits_per_byte`, and the `bytes` and `tokens` it was measured on."""
+    """Result: `bits_per_byte`, and the `bytes` and `tokens` it was measured on; one sample per document, whose score
+    is its bits and whose weight is its bytes."""
 
     def __init__(self, options: BitsPerByteOptions) -> None:
         self.options = options
 
     def run(self, subject: Subject, limit: int, seed: int) -> Result:
-        documents = [data.decode() for data in texts(subject.corpus, "held_out", self.options.max_bytes)]
-        tokenizer = subject.model.tokenizer
-        context = subject.model.config.max_seq_len
-        pieces = [piece for text in documents for piece in windows(tokenizer.encode(text, bos=True), context)]
-        nats = math.fsum(_nats(subject.model, pieces))
-        size = sum(len(text.encode()) for text in documents)
-        tokens = sum(int(targets.sum()) for _, targets in pieces)
-        return Result({"bits_per_byte": nats / math.log(2) / size, "bytes": size, "tokens": tokens})
+        documents = list(texts(subject.corpus, "held_out", self.options.max_bytes))
+        tokenizer, context = subject.model.tokenizer, subject.model.config.max_seq_len
+        pieces = [windows(tokenizer.encode(data.decode(), bos=True), context) for data in documents]
+        nats = iter(_nats(subject.model, [piece for of_document in pieces for piece in of_document]))
+        bits = [math.fsum(next(nats) for _ in of_document) / math.log(2) for of_document in pieces]
+        sizes = [len(data) for data in documents]
+        tokens = sum(int(targets.sum()) for of_document in pieces for _, targets in of_document)
+        samples = [
+            {"id": hashlib.sha256(data).hexdigest()[:16], "score": score, "weight": size}
+            for data, score, size in zip(documents, bits, sizes, strict=True)
+        ]
+        metrics = {"bits_per_byte": math.fsum(bits) / sum(sizes), "bytes": sum(sizes), "tokens": tokens}
+        return Result(metrics, samples, better="lower")
 
 
 def windows(ids: np.ndarray, context: int) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -51,9 +58,9 @@ def windows(ids: np.ndarray, context: int) -> list[tuple[np.ndarray, np.ndarray]
 
 
 def _nats(model: Llama, pieces: list[tuple[np.ndarray, np.ndarray]]) -> Iterator[float]:
-    """Negative log-likelihood of the targets, batch by batch."""
-    trees = [Tree([Segment(tokens, is_target=is_target)]) for tokens, is_target in pieces]
-    whole = Batch.of_trees(trees)
+    """Negative log-likelihood of each piece's targets."""
+    whole = Batch.of_trees([Tree([Segment(tokens, is_target=is_target)]) for tokens, is_target in pieces])
     with torch.no_grad():
         for part in whole.split(-(-whole.num_tokens // BATCH_TOKENS)):
-            yield -float(score(model.transformer, part, {"logps"}).logps_M.double().sum())
+            logps_M = score(model.transformer, part, {"logps"}).logps_M.double()
+            yield from (-part.sum_by_segment(logps_M)).tolist()

@@ -203,6 +203,9 @@ def test_extends_goes_one_level(write, site, built_ins):
         ("data: {sources: [files], mix: {files: 0}}", "all weights are 0"),
         ("pretrain: {anneal: {mix: {nope: 1}}}", "no source has the label 'nope'. labels: prose, python"),
         ("tokenizer: {vocab_size: 300, num_special: 100}", "300 is too small"),
+        ("evaluation: {tasks: [pass_rate, pass_rate]}", "the suite 'pass_rate' is there twice"),
+        ("audit: {margins: {pas_rate: 0.1}}", "no suite 'pas_rate' is evaluated. did you mean 'pass_rate'?"),
+        ("audit: {must_improve: [nothing]}", "suites of evaluation.tasks: bits_per_byte, pass_rate"),
         ("model: {max_seq_len: 16}", "rows of 512 tokens are longer than model.max_seq_len = 16"),
     ],
 )
@@ -210,6 +213,15 @@ def test_cross_checks(write, text, expected):
     error = refused(write(text))
     assert expected in str(error)
     assert "run.yaml:" in str(error) or "default" in str(error)
+
+
+def test_one_evaluator_stands_twice_under_two_names(write):
+    text = "evaluation: {tasks: [pass_rate, {name: pass_rate, suite: others}]}\naudit: {must_improve: [others]}\n"
+    tasks = load(write(text), environ={}).config.evaluation.tasks
+    assert [(slot.name, slot.label, slot.options) for slot in tasks] == [
+        ("pass_rate", "pass_rate", {}),
+        ("pass_rate", "others", {}),
+    ]
 
 
 def test_a_source_is_mixed_under_its_label(write):

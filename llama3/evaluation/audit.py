@@ -1,0 +1,299 @@
+"""The audit: has a model lost anything against the one it was made from? Stage `audit`, from two evaluations.
+
+Each suite is compared item by item (the same tasks, prompts or documents before and after). It passes when the lower
+end of the 95 % bootstrap interval of its paired change lies above minus its margin: non-inferiority, so a suite that
+is too small to tell fails. A release needs every suite to pass, which keeps the error rate of the whole at that of
+one suite (an intersection-union test, Berger 1982).
+
+It fails closed. A suite that is missing, that raised, that measured other items, too few of them or no finite
+numbers has failed, and says why. Legend: N items.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from llama3.artifacts import Artifact, Stage, StageOutput
+from llama3.artifacts.files import write_json_atomic
+from llama3.config.schema import Config
+from llama3.errors import GateFailed, Problem
+from llama3.evaluation.intervals import Rate, bootstrap, enough_trials, ratio
+from llama3.evaluation.stages import CONDITIONS, RESULTS, SAMPLES
+
+ENOUGH_DOCUMENTS = 10
+"""The fewest items of a cost: below, a bootstrap over them says little."""
+EXAMPLES = 2
+"""Items shown of each suite among those that got worse, and among those that got better."""
+
+
+class AuditOptions(BaseModel):
+    """Options of the stage."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    suites: list[str]
+    margin: float
+    relative_margin: float
+    margins: dict[str, float]
+    must_improve: list[str]
+    seed: int
+
+    @classmethod
+    def of(cls, config: Config) -> AuditOptions:
+        """From the whole config."""
+        return cls(
+            suites=[slot.label for slot in config.evaluation.tasks],
+            **config.audit.model_dump(),
+            seed=config.run.seed,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Suite:
+    """One suite of one model: its rows by item, or the error that stopped it."""
+
+    better: str
+    rows: Mapping[str, Mapping[str, Any]]
+    error: str = ""
+
+    def column(self, name: str, default: Any = math.nan) -> np.ndarray:
+        """A number of every row, float64[N]; NaN where it is none."""
+        values = [row.get(name, default) for row in self.rows.values()]
+        return np.array([v if isinstance(v, int | float) else math.nan for v in values], np.float64)
+
+
+class _Incomparable(Exception):  # noqa: N818
+    """A suite that cannot be compared."""
+
+
+def audit(inputs: Mapping[str, Artifact], options: AuditOptions, out: StageOutput) -> None:
+    """Compare the evaluations `inputs["before"]` and `inputs["after"]`: `audit.json`, and its figures as metrics.
+
+    {passed, faults: [why nothing can be compared], models: {before, after}, suites: {NAME: {better, before: {rate, low,
+    high, n}, after, paired_low, paired_high, margin, passed, why}}}; a figure that is not known is null. The paired
+    change is positive where the model got better: in points for rates, as a share for costs.
+    """
+    before, after = inputs["before"], inputs["after"]
+    faults = list(_different_conditions(before, after))
+    suites: dict[str, dict[str, Any]] = {}
+    examples: dict[str, list[dict[str, Any]]] = {}
+    if not faults:
+        was, now = read_suites(before), read_suites(after)
+        for name in dict.fromkeys([*options.suites, *was, *now]):
+            suites[name] = compare(name, was.get(name), now.get(name), options)
+            examples[name] = changed(was[name], now[name]) if suites[name]["after"] else []
+        if not suites:
+            faults.append("no suite was evaluated")
+    figures = {
+        "passed": not faults and all(row["passed"] for row in suites.values()),
+        "faults": faults,
+        "models": {"before": _model(before), "after": _model(after)},
+        "suites": suites,
+    }
+    write_json_atomic(out.path / "audit.json", {**figures, "examples": examples})
+    out.metrics.update(figures)
+
+
+AUDIT = Stage("audit", audit, {"before": "report", "after": "report"}, "report", AuditOptions.of)
+
+
+def require_passed(found: Artifact, model: Artifact | None = None) -> None:
+    """The gate: nothing happens for a passed audit (of `model`, where given). Raises GateFailed naming each failure."""
+    figures = found.metrics
+    where = str(found.location)
+    if found.manifest.stage != AUDIT.name:
+        what = f"an audit is needed, this was made by the stage {found.manifest.stage!r}"
+        raise GateFailed(Problem("L3-AUD-001", where, what))
+    if model is not None and figures["models"]["after"] != model.hash:
+        what = f"the audit is of the model {str(figures['models']['after'])[:12]}, not of {model.hash[:12]}"
+        raise GateFailed(Problem("L3-AUD-002", where, what, fix="evaluate and audit the model that is released"))
+    problems = [Problem("L3-AUD-003", where, "the audit compared nothing", why) for why in figures["faults"]]
+    fix = "train less or on more varied data, or widen audit.margins if the loss is acceptable"
+    problems += [
+        Problem("L3-AUD-004", f"suite {name}", "the audit failed", row["why"], fix)
+        for name, row in figures["suites"].items()
+        if row["passed"] is not True
+    ]
+    if not problems and figures["passed"] is not True:
+        problems = [Problem("L3-AUD-003", where, "the audit compared nothing")]
+    if problems:
+        raise GateFailed(problems)
+
+
+def read_suites(evaluation: Artifact) -> dict[str, Suite]:
+    """The suites of an evaluation by name. Two rows of one item are a fault of their suite."""
+    results = json.loads(evaluation.file(RESULTS).read_text(encoding="utf-8"))
+    rows: dict[str, dict[str, Mapping[str, Any]]] = {name: {} for name in results}
+    twice: dict[str, str] = {}
+    with evaluation.file(SAMPLES).open(encoding="utf-8") as file:
+        for row in map(json.loads, file):
+            of_suite, item = rows.setdefault(row["suite"], {}), str(row.get("id"))
+            if item in of_suite:
+                twice[row["suite"]] = f"the item {item!r} is there twice"
+            of_suite[item] = row
+    return {
+        name: Suite(
+            better=results.get(name, {}).get("better", ""),
+            rows=of_suite,
+            error=results.get(name, {}).get("error", "") or twice.get(name, ""),
+        )
+        for name, of_suite in rows.items()
+    }
+
+
+def compare(name: str, before: Suite | None, after: Suite | None, options: AuditOptions) -> dict[str, Any]:
+    """The figures and the verdict of one suite, as `audit` writes them."""
+    cost = "lower" in (getattr(before, "better", ""), getattr(after, "better", ""))
+    margin = options.margins.get(name, options.relative_margin if cost else options.margin)
+    row: dict[str, Any] = {
+        "better": "lower" if cost else "higher",
+        "before": None,
+        "after": None,
+        "paired_low": None,
+        "paired_high": None,
+        "margin": margin,
+        "passed": False,
+        "why": "",
+    }
+    try:
+        old, new, weight_N = _paired(before, after)
+        rates = ratio(old, weight_N, options.seed), ratio(new, weight_N, options.seed)
+        low, high = _change(old, new, weight_N, cost, options.seed)
+        row.update(zip(("before", "after"), (rate.to_json() for rate in rates), strict=True))
+        row.update(paired_low=low, paired_high=high)
+        row["why"] = _objection(len(old), cost, margin, low, high, name in options.must_improve)
+    except _Incomparable as error:
+        row["why"] = str(error)
+    row["passed"] = not row["why"]
+    return row
+
+
+def _paired(before: Suite | None, after: Suite | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Scores before and after and the weights of the same items, [N] each. Raises _Incomparable."""
+    if before is None or after is None:
+        raise _Incomparable(f"it was not evaluated {'before' if before is None else 'after'}")
+    for when, suite in (("before", before), ("after", after)):
+        if suite.error:
+            raise _Incomparable(f"its evaluation {when} failed: {suite.error}")
+        if not suite.rows:
+            raise _Incomparable(f"its evaluation {when} has no items")
+    if before.better != after.better or before.better not in ("higher", "lower"):
+        raise _Incomparable(f"better is {before.better or 'unknown'!r} before and {after.better or 'unknown'!r} after")
+    if before.rows.keys() != after.rows.keys():
+        gone, come = before.rows.keys() - after.rows.keys(), after.rows.keys() - before.rows.keys()
+        raise _Incomparable(f"the items differ: {len(gone)} only before, {len(come)} only after")
+    after = Suite(after.better, {item: after.rows[item] for item in before.rows})
+    weight_N = before.column("weight", 1)
+    asked = [row.get("prompt") == after.rows[item].get("prompt") for item, row in before.rows.items()]
+    if not all(asked) or not np.array_equal(weight_N, after.column("weight", 1)):
+        raise _Incomparable("the items differ: the same id has another prompt or size")
+    old, new = before.column("score"), after.column("score")
+    numbers = {"scores before": old, "scores after": new, "weights": np.where(weight_N > 0, weight_N, np.nan)}
+    for what, values_N in numbers.items():
+        if broken := int(np.sum(~np.isfinite(values_N))):
+            raise _Incomparable(f"{broken} of the {what} are no finite numbers")
+    return old, new, weight_N
+
+
+def _change(old: np.ndarray, new: np.ndarray, weight_N: np.ndarray, cost: bool, seed: int) -> tuple[float, float]:
+    """95 % interval of the paired change, positive where the model got better."""
+    columns_N3 = np.stack([old, new, weight_N], 1)
+
+    def points(sums_B3: np.ndarray) -> np.ndarray:
+        return (sums_B3[:, 1] - sums_B3[:, 0]) / sums_B3[:, 2]
+
+    def share(sums_B3: np.ndarray) -> np.ndarray:
+        return (sums_B3[:, 0] - sums_B3[:, 1]) / sums_B3[:, 0]
+
+    with np.errstate(divide="ignore", invalid="ignore"):
+        low, high = bootstrap(columns_N3, share if cost else points, seed)
+    if not math.isfinite(low) or not math.isfinite(high):
+        raise _Incomparable("the change is no finite number")
+    return low, high
+
+
+def _objection(n: int, cost: bool, margin: float, low: float, high: float, must_improve: bool) -> str:
+    """Why the suite fails, or nothing."""
+    needed = ENOUGH_DOCUMENTS if cost else enough_trials(margin)
+    if n < needed:
+        return f"{n} items cannot exclude a loss of {margin:.1%}: at least {needed} are needed"
+    interval = f"95 % interval of the change [{low:+.1%}, {high:+.1%}]"
+    if not low >= -margin:
+        return f"a loss of more than the margin of {margin:.1%} is not excluded: {interval}"
+    if must_improve and not low > 0:
+        return f"it must improve, which was not shown: {interval}"
+    return ""
+
+
+def changed(before: Suite, after: Suite, count: int = EXAMPLES) -> list[dict[str, Any]]:
+    """Items with an answer that changed most for the worse and for the better; one that did not, where none did."""
+    sign = -1 if before.better == "lower" else 1
+    moves = [
+        (sign * (after.rows[item]["score"] - row["score"]), item)
+        for item, row in before.rows.items()
+        if "answer" in row
+    ]
+    moves.sort(key=lambda move: move[0])
+    worse, better = [item for move, item in moves if move < 0], [item for move, item in moves if move > 0]
+    shown = [*worse[:count], *better[::-1][:count]] or [item for _, item in moves[:1]]
+    return [
+        {
+            "id": item,
+            "prompt": before.rows[item].get("prompt", ""),
+            "before": {key: before.rows[item].get(key) for key in ("answer", "score")},
+            "after": {key: after.rows[item].get(key) for key in ("answer", "score")},
+        }
+        for item in shown
+    ]
+
+
+def _different_conditions(before: Artifact, after: Artifact) -> Iterator[str]:
+    """What was not the same in the two evaluations, so that their difference says nothing of the models."""
+    for when, artifact in (("before", before), ("after", after)):
+        if artifact.manifest.stage != "evaluate":
+            yield f"{when} is no evaluation but was made by the stage {artifact.manifest.stage!r}"
+            return
+    asked, asks = (json.loads(a.file(CONDITIONS).read_text(encoding="utf-8")) for a in (before, after))
+    different = sorted(key for key in asked.keys() | asks.keys() if asked.get(key) != asks.get(key))
+    if before.manifest.plugins != after.manifest.plugins:
+        different.append("plugins")
+    if different:
+        yield f"the two evaluations were made with different {', '.join(different)}"
+
+
+def _model(evaluation: Artifact) -> str | None:
+    """Identity of the checkpoint that was evaluated; None for a model outside a run."""
+    return next((parent.hash for parent in evaluation.manifest.parents if parent.role == "checkpoint"), None)
+
+
+def table(figures: Mapping[str, Any]) -> list[tuple[str, str, str, str, str, str]]:
+    """The rows of an audit for people: suite, before, after, change, margin, verdict."""
+    return [
+        (
+            name,
+            _shown(row["before"], row["better"]),
+            _shown(row["after"], row["better"]),
+            "-" if row["paired_low"] is None else f"[{row['paired_low']:+.1%}, {row['paired_high']:+.1%}]",
+            f"{-row['margin']:.1%}",
+            "passed" if row["passed"] is True else f"FAILED: {row['why']}",
+        )
+        for name, row in figures["suites"].items()
+    ]
+
+
+TABLE_HEAD = ("suite", "before", "after", "change", "margin", "verdict")
+
+
+def _shown(rate: Mapping[str, Any] | None, better: str) -> str:
+    if rate is None:
+        return "-"
+    if better == "lower":
+        return f"{rate['rate']:.3f} [{rate['low']:.3f}, {rate['high']:.3f}] (n = {rate['n']})"
+    return str(Rate(**rate))

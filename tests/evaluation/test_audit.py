@@ -1,0 +1,218 @@
+"""The audit: what it lets pass, and that it fails closed on everything else."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+
+import pytest
+from pydantic import BaseModel
+
+from llama3.artifacts import PluginUse, Stage
+from llama3.artifacts.run import RunDir
+from llama3.errors import GateFailed
+from llama3.evaluation.audit import AUDIT, AuditOptions, require_passed, table
+
+
+class Content(BaseModel):
+    """What an evaluation made by hand holds."""
+
+    text: str
+
+
+def options(suites=("tasks", "text"), **changes):
+    base = {"margin": 0.1, "relative_margin": 0.05, "margins": {}, "must_improve": [], "seed": 1}
+    return AuditOptions(suites=list(suites), **{**base, **changes})
+
+
+def tasks(count=200, right=0.5, seed=0, start=0):
+    rng = random.Random(seed)
+    return [
+        {"id": f"t{i}", "prompt": f"p{i}", "answer": "a", "score": float(rng.random() < right)}
+        for i in range(start, start + count)
+    ]
+
+
+def text(count=20, bits=2.0):
+    return [{"id": f"d{i}", "score": bits * (1000 + 10 * i), "weight": 1000 + 10 * i} for i in range(count)]
+
+
+@pytest.fixture
+def run(tmp_path):
+    with RunDir(tmp_path / "run") as run:
+        yield run
+
+
+@pytest.fixture
+def evaluation(run):
+    """Makes an evaluation by hand: suites by name, each a list of rows, or an error."""
+
+    def make(key, suites, better=("text",), conditions=None, stage="evaluate", plugins=()):
+        def write(inputs, opts, out):
+            results = {
+                name: {"error": rows} if isinstance(rows, str) else {"better": "lower" if name in better else "higher"}
+                for name, rows in suites.items()
+            }
+            lines = [
+                json.dumps({"suite": name, **row})
+                for name, rows in suites.items()
+                if not isinstance(rows, str)
+                for row in rows
+            ]
+            (out.path / "results.json").write_text(json.dumps(results))
+            (out.path / "samples.jsonl").write_text("".join(f"{line}\n" for line in lines))
+            (out.path / "conditions.json").write_text(json.dumps(conditions or {"corpus": "c"}))
+
+        return run.execute(
+            Stage(stage, write, {}, "report"), {}, Content(text=json.dumps(suites)), key=key, plugins=plugins
+        )
+
+    return make
+
+
+@pytest.fixture
+def audited(run, evaluation):
+    """The audit of two sets of suites."""
+
+    def make(before, after, **changes):
+        inputs = {"before": evaluation("before", before), "after": evaluation("after", after)}
+        return run.execute(AUDIT, inputs, options(**changes))
+
+    return make
+
+
+def failure(artifact, suite):
+    row = artifact.metrics["suites"][suite]
+    assert row["passed"] is False
+    assert artifact.metrics["passed"] is False
+    with pytest.raises(GateFailed) as caught:
+        require_passed(artifact)
+    assert any(suite in str(problem) and row["why"] in str(problem) for problem in caught.value.problems)
+    assert caught.value.exit_code == 5
+    return row["why"]
+
+
+def test_a_model_against_itself_passes(audited):
+    made = audited({"tasks": tasks(), "text": text()}, {"tasks": tasks(), "text": text()})
+    assert made.metrics["passed"] is True
+    require_passed(made)
+    row = made.metrics["suites"]["tasks"]
+    assert (row["paired_low"], row["paired_high"]) == (0, 0)
+    assert row["before"] == row["after"]
+    assert row["before"].keys() == {"rate", "low", "high", "n"}
+    assert made.metrics["suites"]["text"]["before"]["rate"] == pytest.approx(2.0)
+
+
+def test_gains_pass_and_can_be_demanded(audited):
+    before, after = {"tasks": tasks(right=0.3), "text": text()}, {"tasks": tasks(right=0.7), "text": text()}
+    made = audited(before, after, must_improve=["tasks"])
+    assert made.metrics["passed"] is True
+    assert made.metrics["suites"]["tasks"]["paired_low"] > 0
+    assert "must improve" in failure(audited(before, before, must_improve=["tasks"]), "tasks")
+
+
+def test_a_loss_fails(audited):
+    made = audited({"tasks": tasks(right=0.8), "text": text()}, {"tasks": tasks(right=0.3), "text": text()})
+    assert "not excluded" in failure(made, "tasks")
+    assert made.metrics["suites"]["text"]["passed"] is True
+
+
+def test_text_may_cost_a_little_more_and_no_more(audited):
+    before = {"tasks": tasks(), "text": text(bits=2.0)}
+    assert audited(before, {**before, "text": text(bits=2.08)}).metrics["passed"] is True
+    made = audited(before, {**before, "text": text(bits=2.2)})
+    assert made.metrics["suites"]["text"]["paired_low"] == pytest.approx(-0.1)
+    failure(made, "text")
+
+
+def test_a_margin_of_its_own(audited):
+    before = {"tasks": tasks(), "text": text(bits=2.0)}
+    assert audited(before, {**before, "text": text(bits=2.2)}, margins={"text": 0.2}).metrics["passed"] is True
+
+
+GOOD = {"tasks": tasks(), "text": text()}
+
+
+@pytest.mark.parametrize(
+    ("change", "suite", "why"),
+    [
+        ({"tasks": None}, "tasks", "not evaluated"),
+        ({"tasks": "RuntimeError: boom"}, "tasks", "RuntimeError: boom"),
+        ({"tasks": []}, "tasks", "no items"),
+        ({"tasks": tasks(start=1)}, "tasks", "1 only before, 1 only after"),
+        ({"tasks": [{**row, "prompt": "another"} for row in tasks()]}, "tasks", "another prompt"),
+        ({"text": [{**row, "weight": 1} for row in text()]}, "text", "another prompt or size"),
+        ({"tasks": [{**tasks()[0], "score": math.nan}, *tasks()[1:]]}, "tasks", "1 of the scores"),
+        ({"tasks": [{**tasks()[0], "score": None}, *tasks()[1:]]}, "tasks", "1 of the scores"),
+        ({"tasks": [*tasks(), tasks()[0]]}, "tasks", "twice"),
+        ({"extra": tasks()}, "extra", "not evaluated"),
+    ],
+)
+@pytest.mark.parametrize("side", ["before", "after"])
+def test_it_fails_closed(audited, change, suite, why, side):
+    bad = {name: rows for name, rows in {**GOOD, **change}.items() if rows is not None}
+    made = audited(bad, GOOD) if side == "before" else audited(GOOD, bad)
+    found = failure(made, suite)
+    assert why in found
+    assert [name for name, row in made.metrics["suites"].items() if not row["passed"]] == [suite]
+
+
+@pytest.mark.parametrize(("suite", "rows"), [("tasks", tasks(35)), ("text", text(9))])
+def test_too_few_items_prove_nothing(audited, suite, rows):
+    suites = {**GOOD, suite: rows}
+    assert "at least" in failure(audited(suites, suites), suite)
+
+
+def test_an_interval_that_is_too_wide_fails(audited):
+    # As many items gained as lost: no loss on average, but 40 items cannot tell.
+    before = [{**row, "score": float(i % 2)} for i, row in enumerate(tasks(40))]
+    after = [{**row, "score": 1 - row["score"]} for row in before]
+    assert "not excluded" in failure(audited({**GOOD, "tasks": before}, {**GOOD, "tasks": after}), "tasks")
+
+
+def test_a_cost_of_nothing_has_no_relative_change(audited):
+    suites = {**GOOD, "text": [{**row, "score": 0} for row in text()]}
+    assert "finite" in failure(audited(suites, suites), "text")
+
+
+def test_nothing_evaluated_is_no_pass(audited):
+    made = audited({}, {}, suites=())
+    assert made.metrics["passed"] is False
+    with pytest.raises(GateFailed, match="no suite"):
+        require_passed(made)
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"conditions": {"corpus": "another"}}, "different corpus"),
+        ({"plugins": [PluginUse(family="evaluators", name="x", dist="d", version="2")]}, "different plugins"),
+        ({"stage": "baselines"}, "no evaluation"),
+    ],
+)
+def test_evaluations_under_other_conditions_are_not_compared(run, evaluation, changes, why):
+    inputs = {"before": evaluation("before", GOOD), "after": evaluation("after", GOOD, **changes)}
+    made = run.execute(AUDIT, inputs, options())
+    assert made.metrics["passed"] is False
+    with pytest.raises(GateFailed, match=why):
+        require_passed(made)
+
+
+def test_the_gate_wants_an_audit_of_this_model(run, evaluation, audited):
+    with pytest.raises(GateFailed, match="an audit is needed"):
+        require_passed(evaluation("before", GOOD))
+    made = audited(GOOD, GOOD)
+    with pytest.raises(GateFailed, match="not of"):
+        require_passed(made, evaluation("model", {}, stage="sft"))
+
+
+def test_the_table_and_the_examples(audited):
+    before, after = {**GOOD, "tasks": tasks(right=0.9)}, {**GOOD, "tasks": tasks(right=0.2, seed=1)}
+    made = audited(before, after)
+    rows = {row[0]: row for row in table(made.metrics)}
+    assert rows["tasks"][-1].startswith("FAILED")
+    assert rows["text"][1:3] == ("2.000 [2.000, 2.000] (n = 20)",) * 2
+    examples = json.loads(made.file("audit.json").read_text())["examples"]
+    assert [e["after"]["score"] - e["before"]["score"] for e in examples["tasks"]] == [-1, -1, 1, 1]
+    assert examples["text"] == []

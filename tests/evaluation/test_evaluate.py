@@ -1,0 +1,98 @@
+"""The stage `evaluate` on a random model: suites by name, items with scores, and evaluators that fail."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+
+import pytest
+import torch
+
+import llama3
+from llama3.artifacts import Stage
+from llama3.artifacts.run import RunDir
+from llama3.config.schema import Slot, SuiteSlot
+from llama3.data.corpus import Corpus
+from llama3.evaluation.evaluator import Result, texts
+from llama3.evaluation.stages import EvaluateOptions, measure
+from llama3.plugins.registry import Registry
+
+
+@pytest.fixture(scope="module")
+def model(random_model):
+    return llama3.load(random_model(0))
+
+
+@pytest.fixture
+def evaluated(corpus, model, tmp_path):
+    """An evaluation of a model with the given suites: (results, rows)."""
+
+    def make(*tasks, subject=model):
+        slots = [SuiteSlot(**({"name": task} if isinstance(task, str) else task)) for task in tasks]
+        options = EvaluateOptions(tasks=slots, rewards=[Slot(name="verifiable")], limit=6, max_tokens=4, seed=1)
+
+        def run_stage(inputs, options, out):
+            measure(subject, inputs["corpus"], options, out)
+
+        with RunDir(tmp_path / "run") as run:
+            made = run.execute(
+                Stage("evaluate", run_stage, {"corpus": "corpus"}, "report"), {"corpus": corpus}, options
+            )
+        return made.metrics, [json.loads(line) for line in made.file("samples.jsonl").open()]
+
+    return make
+
+
+def test_every_document_has_its_own_bits(evaluated, model, corpus):
+    results, rows = evaluated("bits_per_byte")
+    documents = list(texts(Corpus(corpus.path), "held_out"))
+    assert len(documents) > 10
+    alone = [-float(logps.sum()) / math.log(2) for logps in model.logprobs([data.decode() for data in documents])]
+    assert [row["score"] for row in rows] == pytest.approx(alone, rel=1e-5)
+    assert [row["weight"] for row in rows] == [len(data) for data in documents]
+    assert [row["id"] for row in rows] == [hashlib.sha256(data).hexdigest()[:16] for data in documents]
+    figures = results["bits_per_byte"]
+    assert figures["bits_per_byte"] == pytest.approx(sum(alone) / sum(map(len, documents)))
+    assert figures["better"] == "lower"
+
+
+def test_a_suite_stands_under_its_label(evaluated):
+    results, rows = evaluated("pass_rate", {"name": "pass_rate", "suite": "others"})
+    assert list(results) == ["pass_rate", "others"]
+    assert results["pass_rate"] == results["others"]
+    assert [row["suite"] for row in rows] == ["pass_rate"] * 6 + ["others"] * 6
+    assert {row["score"] for row in rows} <= {0.0, 1.0}
+
+
+class Broken:
+    """Evaluators that go wrong."""
+
+    def __init__(self, how):
+        self.how = how
+
+    def run(self, subject, limit, seed):
+        if self.how == "raises":
+            raise KeyError("nothing here")
+        return Result({"figure": 1.0}, [{"id": "a", "score": math.nan}])
+
+
+@pytest.mark.parametrize(("how", "error"), [("raises", "KeyError"), ("nan", "ValueError")])
+def test_an_evaluator_that_fails_spoils_its_own_suite(evaluated, monkeypatch, how, error):
+    build = Registry.build
+
+    def patched(self, family, name, options=None, **more):
+        return Broken(how) if options == {"max_bytes": 1} else build(self, family, name, options, **more)
+
+    monkeypatch.setattr(Registry, "build", patched)
+    results, rows = evaluated({"name": "bits_per_byte", "suite": "broken", "max_bytes": 1}, "pass_rate")
+    assert results["broken"]["error"].startswith(error)
+    assert {row["suite"] for row in rows} == {"pass_rate"}
+
+
+def test_a_model_of_nan_measures_nothing(evaluated, random_model):
+    broken = llama3.load(random_model(1))
+    with torch.no_grad():
+        broken.transformer.embed.weight.fill_(math.nan)
+    results, _ = evaluated("bits_per_byte", subject=broken)
+    assert "error" in results["bits_per_byte"]
