@@ -161,11 +161,18 @@ def llama3_quantization_schemes() -> list[QuantizationSpec]:
 def llama3_rewards() -> list[RewardSpec]:
     return [
         RewardSpec(
+            name="reasoning_gym",
+            factory="llama3_plugins.rewards.reasoning_gym:ReasoningGym",
+            options="llama3_plugins.rewards.reasoning_gym:ReasoningGymOptions",
+            summary="tasks of the package reasoning-gym, scored by its own scorers",
+            requires=("reasoning_gym",),
+        ),
+        RewardSpec(
             name="verifiable",
             factory="llama3_plugins.rewards.verifiable:Verifiable",
             options="llama3_plugins.rewards.verifiable:VerifiableOptions",
             summary="1 for a verified answer (exact match, or unit tests in a sandbox); has tasks of its own",
-        )
+        ),
     ]
 
 

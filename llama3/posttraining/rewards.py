@@ -6,13 +6,14 @@ left out and counted.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from llama3.errors import DataError, PluginError, Problem
-from llama3.posttraining.tasks import Split, Task
+from llama3.posttraining.tasks import NotEnoughTasks, Split, Task
 
 Example = Mapping[str, Any]
 """What is known about a prompt beside its text: a JSON row, such as `Task.to_json()`."""
@@ -30,10 +31,13 @@ class Reward(Protocol):
 
 @runtime_checkable
 class TaskReward(Reward, Protocol):
-    """A reward that also has prompts of its own, with worked answers, in disjoint splits."""
+    """A reward that also has prompts of its own, with worked answers, in disjoint splits.
+
+    It scores its own tasks only, and answers None to others: a config may name several.
+    """
 
     def tasks(self, split: Split, count: int, seed: int) -> list[Task]:
-        """`count` distinct tasks; the same arguments give the same tasks."""
+        """`count` distinct tasks; the same arguments give the same tasks. Raises NotEnoughTasks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +64,7 @@ class CombinedReward:
         self.rewards = dict(rewards)
 
     def score(self, prompts: Sequence[str], answers: Sequence[str], examples: Sequence[Example]) -> Scores:
-        """Ask every reward. Raises PluginError when one answers with the wrong number of scores."""
+        """Ask every reward. Raises PluginError when one answers with the wrong number of scores or an infinite one."""
         parts: dict[str, list[float]] = {}
         for name, reward in self.rewards.items():
             scores = reward.score(prompts, answers, examples)
@@ -70,18 +74,42 @@ class CombinedReward:
                         "L3-RWD-002", f"rewards.{name}", f"returned {len(scores)} scores for {len(answers)} answers"
                     )
                 )
-            parts[name] = [math.nan if score is None else float(score) for score in scores]
+            parts[name] = [_checked(name, score) for score in scores]
         return Scores([_mean_of_known(column) for column in zip(*parts.values(), strict=True)], parts)
 
     def tasks(self, split: Split, count: int, seed: int) -> list[Task]:
-        """Tasks of the first reward that has some. Raises DataError when none has."""
-        for reward in self.rewards.values():
-            if isinstance(reward, TaskReward):
-                return reward.tasks(split, count, seed)
-        raise DataError(
-            Problem("L3-RWD-003", "rewards", f"none of {sorted(self.rewards)} has prompts of its own",
-                    fix="add the reward `verifiable`")
-        )  # fmt: skip
+        """`count` tasks of all rewards that have some, in turn; one that runs out leaves its turns to the others.
+
+        Raises DataError when no reward has tasks, and NotEnoughTasks when all have run out.
+        """
+        sources = [reward for reward in self.rewards.values() if isinstance(reward, TaskReward)]
+        if not sources:
+            raise DataError(
+                Problem("L3-RWD-003", "rewards", f"none of {sorted(self.rewards)} has prompts of its own",
+                        fix="add the reward `verifiable`")
+            )  # fmt: skip
+        rows = [_at_most(source, split, count, seed) for source in sources]
+        turns = (task for turn in itertools.zip_longest(*rows) for task in turn if task is not None)
+        tasks = list(itertools.islice(turns, count))
+        if len(tasks) < count:
+            raise NotEnoughTasks("rewards", split, len(tasks), count)
+        return tasks
+
+
+def _checked(name: str, score: float | None) -> float:
+    """A finite score, or NaN for None. Raises PluginError for an infinite one: no mean survives it."""
+    value = math.nan if score is None else float(score)
+    if math.isinf(value):
+        raise PluginError(Problem("L3-RWD-004", f"rewards.{name}", f"returned the score {value}"))
+    return value
+
+
+def _at_most(source: TaskReward, split: Split, count: int, seed: int) -> list[Task]:
+    """`count` tasks, or all there are."""
+    try:
+        return source.tasks(split, count, seed)
+    except NotEnoughTasks as error:
+        return source.tasks(split, error.available, seed) if error.available else []
 
 
 def _mean_of_known(scores: Sequence[float]) -> float:

@@ -133,7 +133,7 @@ def sample_tasks(
 
 def task_messages(task: Task) -> list[dict[str, str]]:
     """The dialog that asks a task."""
-    return [{"role": "user", "content": task.prompt}]
+    return task.messages
 
 
 def sampling_metrics(sampled: Sequence[Sampled]) -> dict[str, Any]:

@@ -47,7 +47,7 @@ class Verifiable:
         return tasks.tasks(split, count, seed)
 
     def score(self, prompts: Sequence[str], answers: Sequence[str], examples: Sequence[Example]) -> list[float | None]:
-        """1.0 or 0.0 per answer; None where the example carries no check."""
+        """1.0 or 0.0 per answer; None where the example carries no check, or another reward's."""
         scores: list[float | None] = [None] * len(answers)
         tested: dict[int, UnitTests] = {}
         for i, example in enumerate(examples):
@@ -56,7 +56,7 @@ class Verifiable:
             check = Task.from_json(example).check
             if isinstance(check, Exact):
                 scores[i] = float(extract(check.kind, answers[i]) == extract(check.kind, check.expected))
-            else:
+            elif isinstance(check, UnitTests):
                 tested[i] = check
         programs = [Program(extract_code(answers[i]), check.entry, check.calls) for i, check in tested.items()]
         outcomes = run_programs(programs, self.limits)

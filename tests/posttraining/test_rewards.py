@@ -88,7 +88,7 @@ def test_a_reward_with_the_wrong_number_of_scores_is_named():
         CombinedReward({"short": Fixed([1.0])}).score(["", ""], ["", ""], [{}, {}])
 
 
-def test_prompts_come_from_the_first_reward_that_has_some():
+def test_prompts_come_from_the_rewards_that_have_some():
     combined = CombinedReward({"a": Fixed([]), "verifiable": VERIFIABLE})
     assert combined.tasks("train", 3, seed=1) == VERIFIABLE.tasks("train", 3, seed=1)
     with pytest.raises(DataError, match="none of"):

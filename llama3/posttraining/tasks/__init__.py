@@ -7,7 +7,20 @@ parameters and open-ended enough that held-out instances were never seen. `tasks
 from __future__ import annotations
 
 from llama3.posttraining.tasks import arithmetic, functions, lists, strings
-from llama3.posttraining.tasks.task import Check, Exact, Family, Split, Task, UnitTests, generate, split_of
+from llama3.posttraining.tasks.task import (
+    Check,
+    Custom,
+    Exact,
+    Family,
+    NotEnoughTasks,
+    Split,
+    Task,
+    UnitTests,
+    generate,
+    prompt_digest,
+    split_of,
+    split_of_prompt,
+)
 
 FAMILIES: tuple[Family, ...] = (
     *arithmetic.FAMILIES,
@@ -22,4 +35,19 @@ def tasks(split: Split, count: int, seed: int) -> list[Task]:
     return generate(FAMILIES, split, count, seed)
 
 
-__all__ = ["FAMILIES", "Check", "Exact", "Family", "Split", "Task", "UnitTests", "generate", "split_of", "tasks"]
+__all__ = [
+    "FAMILIES",
+    "Check",
+    "Custom",
+    "Exact",
+    "Family",
+    "NotEnoughTasks",
+    "Split",
+    "Task",
+    "UnitTests",
+    "generate",
+    "prompt_digest",
+    "split_of",
+    "split_of_prompt",
+    "tasks",
+]

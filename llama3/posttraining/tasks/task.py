@@ -41,18 +41,35 @@ class UnitTests:
     expected: tuple[Any, ...]
 
 
-Check = Exact | UnitTests
+@dataclass(frozen=True, slots=True)
+class Custom:
+    """Only the reward plugin called `reward` can verify the answer; `data` (JSON values) is what it needs for that."""
+
+    reward: str
+    data: Mapping[str, Any]
+
+
+Check = Exact | UnitTests | Custom
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One question with a worked answer and the means to verify any other answer."""
+    """One question with a worked answer and the means to verify any other answer.
+
+    `context` are the messages before the question (a system prompt, earlier turns), as role and content.
+    """
 
     id: str
     family: str
     prompt: str
     reference: str
     check: Check
+    context: tuple[Mapping[str, str], ...] = ()
+
+    @property
+    def messages(self) -> list[dict[str, str]]:
+        """The dialog that asks the task."""
+        return [*map(dict, self.context), {"role": "user", "content": self.prompt}]
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-able row; `from_json` is its inverse."""
@@ -64,7 +81,8 @@ class Task:
         try:
             check = dict(row["check"])
             build = _CHECKS[check.pop("type")]
-            return cls(row["id"], row["family"], row["prompt"], row["reference"], build(**check))
+            texts = (row["id"], row["family"], row["prompt"], row["reference"])
+            return cls(*texts, build(**check), tuple(row.get("context", ())))
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(
                 Problem("L3-TSK-001", str(row.get("id", "task")), "this row is not a verifiable task", repr(error))
@@ -75,7 +93,7 @@ def _unit_tests(entry: str, calls: Sequence[Sequence[Any]], expected: Sequence[A
     return UnitTests(entry, tuple(map(tuple, calls)), tuple(expected))
 
 
-_CHECKS: dict[str, Callable[..., Check]] = {"Exact": Exact, "UnitTests": _unit_tests}
+_CHECKS: dict[str, Callable[..., Check]] = {"Exact": Exact, "UnitTests": _unit_tests, "Custom": Custom}
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,10 +131,31 @@ def split_of(family: str, args: Args) -> Split:
     return "held_out" if int(_digest(family, args), 16) % HELD_OUT_ONE_IN == 0 else "train"
 
 
+def split_of_prompt(prompt: str, one_in: int = HELD_OUT_ONE_IN) -> Split:
+    """Which side a question without arguments is on: by its text, whatever its case and spacing."""
+    return "held_out" if int(prompt_digest(prompt), 16) % one_in == 0 else "train"
+
+
+def prompt_digest(prompt: str) -> str:
+    """32 hex digits that name a question, whatever its case and spacing."""
+    return _digest("prompt", (" ".join(prompt.casefold().split()),))
+
+
+class NotEnoughTasks(DataError):  # noqa: N818 - the name says what is wrong
+    """Fewer distinct tasks exist than were asked for: `available`."""
+
+    def __init__(self, where: str, split: Split, available: int, asked: int) -> None:
+        self.available = available
+        super().__init__(
+            Problem("L3-TSK-002", where, f"only {available} distinct {split} tasks exist, {asked} were asked for",
+                    fix="ask for fewer tasks or add families")
+        )  # fmt: skip
+
+
 def generate(families: Sequence[Family], split: Split, count: int, seed: int) -> list[Task]:
     """`count` distinct tasks of `split`, the families taking turns; the same arguments give the same tasks.
 
-    Families with few instances drop out of the turns when they are used up. Raises DataError when all are.
+    Families with few instances drop out of the turns when they are used up. Raises NotEnoughTasks when all are.
     """
     rng = random.Random(f"{split}/{seed}")
     seen: set[str] = set()
@@ -124,14 +163,7 @@ def generate(families: Sequence[Family], split: Split, count: int, seed: int) ->
     active = list(families)
     while len(tasks) < count:
         if not active:
-            raise DataError(
-                Problem(
-                    "L3-TSK-002",
-                    "tasks",
-                    f"only {len(tasks)} distinct {split} tasks exist, {count} were asked for",
-                    fix="ask for fewer tasks or add families",
-                )
-            )
+            raise NotEnoughTasks("tasks", split, len(tasks), count)
         for family in list(active)[: count - len(tasks)]:
             task = _new_task(family, split, seen, rng)
             if task is None:
