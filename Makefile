@@ -74,4 +74,5 @@ $(VENV)/.installed: $(SOURCES) | $(VENV)/bin/python
 $(VENV)/.installed-test: $(VENV)/.installed
 	$(BIN)/python -m pip install -q -e '.[test,lint]' 'maturin>=1.9.4,<2'
 	$(BIN)/python -m pip install -q --no-deps 'llama-models==0.3.0'
+	$(BIN)/python -m pip install -q --no-deps --upgrade --target $(VENV)/oracles/trl-1.12.0 'trl==1.12.0'
 	@touch $@

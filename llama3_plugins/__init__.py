@@ -27,10 +27,26 @@ def llama3_algorithms() -> list[AlgorithmSpec]:
             needs=frozenset({"reference"}),
         ),
         AlgorithmSpec(
+            name="grpo",
+            factory="llama3_plugins.algorithms.grpo:GRPO",
+            options="llama3_plugins.algorithms.options:GRPOOptions",
+            summary="group relative policy optimization: answers compared with each other",
+            data="prompts",
+            needs=frozenset({"rollouts", "reward", "reference"}),
+        ),
+        AlgorithmSpec(
             name="next_token",
             factory="llama3_plugins.algorithms.next_token:NextToken",
             summary="next-token prediction over packed documents: pretraining",
             data="tokens",
+        ),
+        AlgorithmSpec(
+            name="ppo",
+            factory="llama3_plugins.algorithms.ppo:PPO",
+            options="llama3_plugins.algorithms.options:PPOOptions",
+            summary="proximal policy optimization with a value head and a KL penalty",
+            data="prompts",
+            needs=frozenset({"rollouts", "reward", "reference", "value"}),
         ),
         AlgorithmSpec(
             name="reward_model",

@@ -6,6 +6,7 @@ import io
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any, Protocol
 
 from rich.console import Console
@@ -96,18 +97,20 @@ class _Bar:
 
 class _Lines:
     """For logs: a line when `LINE_EVERY_SECONDS` have passed since the last, and one at the end of a long
-    task.
+    task. The time left is measured from the first advance on, which may tell of work done before (a resumed run).
     """
 
     def __init__(self, display: Display, description: str, total: int | None) -> None:
         self._display, self._description, self._total = display, description, total
         self._done, self._shown = 0, ""
         self._last = time.monotonic()
+        self._first: tuple[int, float] | None = None
         self._printed = False
 
     def advance(self, n: int = 1, **shown: Any) -> None:
         self._done += n
         self._shown = _text(shown) if shown else self._shown
+        self._first = self._first or (self._done, time.monotonic())
         if time.monotonic() - self._last >= LINE_EVERY_SECONDS:
             self._print()
 
@@ -115,8 +118,17 @@ class _Lines:
         if self._printed:
             self._print()
 
+    def _left(self) -> str:
+        """`0:01:20 left`, by the mean pace so far; nothing where it is not known."""
+        done, since = self._first or (self._done, 0.0)
+        if self._total is None or self._done == done or self._done >= self._total:
+            return ""
+        pace = (time.monotonic() - since) / (self._done - done)
+        return f"{timedelta(seconds=round(pace * (self._total - self._done)))} left"
+
     def _print(self) -> None:
         of = "" if self._total is None else f"/{self._total}"
-        self._display.note(f"  {self._description} {self._done}{of}  {self._shown}".rstrip())
+        parts = [f"  {self._description} {self._done}{of}", self._left(), self._shown]
+        self._display.note("  ".join(part for part in parts if part))
         self._last = time.monotonic()
         self._printed = True

@@ -12,9 +12,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, Literal, Self
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field
+from torch import nn
 
 from llama3.artifacts import Artifact, StageOutput
 from llama3.config.schema import Config, ParallelismSection, PreferSection, SFTSection, Slot
@@ -39,12 +41,14 @@ from llama3.posttraining.reference import CachedReference
 from llama3.posttraining.sampling import build_reward, task_messages
 from llama3.posttraining.services import (
     BaseScorer,
+    LazyScorer,
     ModelScorer,
     OpenGenerate,
     RolloutSampler,
     TextRewarder,
     build_services,
     chunks,
+    draw_seed,
 )
 from llama3.posttraining.tasks import Task
 from llama3.tokenizer import Tokenizer
@@ -52,6 +56,7 @@ from llama3.training.algorithm import Algorithm, Scorer
 from llama3.training.checkpoint import CheckpointStore
 from llama3.training.loop import train
 from llama3.training.parallel import GlobalStats, Parallel, start
+from llama3.training.rollouts import RolloutWatch
 from llama3.training.schedule import Schedule
 from llama3.training.stage import device_of, reporting, save_checkpoint, whole_model
 
@@ -120,7 +125,10 @@ def prefer(
     job = Finetuning("prefer", inputs, options.algorithm, section, options, out)
     data = job.require("pairs", "prompts")
     source = inputs["preferences"]
-    makers: dict[Need, Callable[[], Any]] = {"reference": job.frozen}
+    makers: dict[Need, Callable[[], Any]] = {
+        "reference": lambda: LazyScorer(job.frozen),
+        "value": lambda: job.scorer(job.model),
+    }
     examples: Sequence[Any]
     if data == "pairs":
         rows = list(read_rows(source.file("preferences.jsonl")))
@@ -136,8 +144,10 @@ def prefer(
             max_tokens=section.max_tokens,
             temperature=section.temperature,
             top_p=section.top_p,
+            draw_seed=job.draw_seed,
         )
-        makers["reward"] = lambda: TextRewarder(reward, job.tokenizer, [task.to_json() for task in tasks])
+        table = [task.to_json() for task in tasks]
+        makers["reward"] = lambda: TextRewarder(reward, job.tokenizer, table, job.watch)
     job.run(examples, makers)
 
 
@@ -172,8 +182,24 @@ class Finetuning:
         model = load_model(self.inputs["checkpoint"].path, device=self.parallel.context.device)
         if self.section.lora is not None:
             add_lora(model, self.section.lora, self.options.seed)
+        if "value" in self.spec.needs:
+            add_head(model, "value_head")
         self.parallel.apply(model)
         return model
+
+    @cached_property
+    def watch(self) -> RolloutWatch:
+        return RolloutWatch()
+
+    @property
+    def sampling_temperature(self) -> float:
+        """At which answers are drawn, in a stage that draws some."""
+        return self.section.temperature if isinstance(self.section, PreferSection) else 1.0
+
+    def draw_seed(self) -> int:
+        """The first rank's, so that an answer does not depend on which rank it is drawn on."""
+        context, seed = self.parallel.context, draw_seed()
+        return int(context.reduce([seed if context.is_main else 0], "sum")[0])
 
     @cached_property
     def config(self) -> ModelConfig:
@@ -223,10 +249,13 @@ class Finetuning:
                 services=services,
                 store=CheckpointStore(self.out.scratch / "checkpoints"),
                 identity={"stage": self.stage, **{role: artifact.hash for role, artifact in self.inputs.items()}},
+                sampling_temperature=self.sampling_temperature,
+                watch=self.watch,
                 reporter=reporter,
             )
         whole = whole_model(self.model, self.config, context, section.lora)
         if whole is not None:
+            whole.value_head = None  # it belongs to the training: what others load is the policy
             facts = {"stage": self.stage, "algorithm": self.slot.model_dump(), "examples": len(examples)}
             self._save_adapter(whole)
             save_checkpoint(self.out.path, whole, self.tokenizer, facts)
@@ -243,10 +272,15 @@ class Finetuning:
             "change": sum(error.change for error in errors) / len(errors),
         }
 
-    def scorer(self, model: Transformer) -> Scorer:
-        """Log-probs as the loop computes them: same precision, same microbatches."""
+    def scorer(self, model: Transformer) -> ModelScorer:
+        """Log-probs and values as the loop computes them: same precision, temperature and microbatches."""
         section = self.section
-        return ModelScorer(model, microbatch_tokens=section.microbatch_tokens, precision=section.precision)
+        return ModelScorer(
+            model,
+            microbatch_tokens=section.microbatch_tokens,
+            precision=section.precision,
+            temperature=self.algorithm.plan.scored_at(self.sampling_temperature),
+        )
 
     def frozen(self) -> Scorer:
         """The checkpoint that training starts from, as it stays: with adapters it is the policy without them."""
@@ -258,7 +292,8 @@ class Finetuning:
     def cached_reference(self, examples: Sequence[PairExample]) -> Scorer:
         """Reference log-probs of all pairs, computed before training and kept across kills."""
         context = self.parallel.context
-        identity = f"{self.inputs['checkpoint'].hash}/{self.section.precision}/{context.device.type}"
+        temperature = self.algorithm.plan.scored_at(self.sampling_temperature)
+        identity = f"{self.inputs['checkpoint'].hash}/{self.section.precision}/{temperature}/{context.device.type}"
         reference = CachedReference(self.out.scratch / "reference.safetensors", identity, self.frozen)
         with self.out.progress("reference log-probs", len(examples)) as task:
             for chunk in chunks(examples, 64):
@@ -281,6 +316,15 @@ class Finetuning:
                     "shorten them or raise model.max_seq_len",
                 )
             )
+
+
+def add_head(model: Transformer, name: Literal["value_head", "score_head"]) -> None:
+    """Give the model a scalar head that it lacks. It starts at zero: what it says is 0 until it has learnt."""
+    if getattr(model, name) is None:
+        weight = torch.zeros(1, model.config.dim, device=model.embed.weight.device, dtype=model.embed.weight.dtype)
+        head = nn.Linear(model.config.dim, 1, bias=False, device="meta")
+        head.weight = nn.Parameter(weight)
+        setattr(model, name, head)
 
 
 def _pair(tokenizer: Tokenizer, row: Mapping[str, Any], where: str) -> PairExample:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 import numpy as np
@@ -25,6 +26,7 @@ from llama3.plugins.specs import Need
 from llama3.posttraining.rewards import CombinedReward, Example
 from llama3.training.algorithm import Rewarder, Sampler, Scorer, Stats, ValueModel
 from llama3.training.microbatch import cut
+from llama3.training.rollouts import RolloutWatch
 
 if TYPE_CHECKING:
     from llama3.tokenizer import Tokenizer
@@ -66,23 +68,55 @@ OpenGenerate = Callable[[Transformer], Generate]
 
 
 class ModelScorer:
-    """Log-probs by a model as it stands, in microbatches, without gradient."""
+    """Log-probs and values by a model as it stands, in microbatches, without gradient: `Scorer` and `ValueModel`."""
 
     def __init__(
-        self, model: nn.Module, *, microbatch_tokens: int = 8192, precision: Literal["fp32", "bf16"] = "fp32"
+        self,
+        model: nn.Module,
+        *,
+        microbatch_tokens: int = 8192,
+        precision: Literal["fp32", "bf16"] = "fp32",
+        temperature: float = 1.0,
     ) -> None:
-        self.model, self.microbatch_tokens, self.precision = model, microbatch_tokens, precision
+        self.model, self.microbatch_tokens = model, microbatch_tokens
+        self.precision, self.temperature = precision, temperature
+
+    def logps(self, batch: Batch) -> Tensor:
+        """Log-probs (M,) of the targets at `temperature`, fp32."""
+        return self._read(batch, "logps")
+
+    def values(self, batch: Batch) -> Tensor:
+        """The value head (M,) at the token before each target, fp32."""
+        return self._read(batch, "values")
 
     @torch.no_grad()
-    def logps(self, batch: Batch) -> Tensor:
-        """Log-probs (M,) of the targets, fp32."""
-        logps_M = torch.empty(batch.num_targets, device=batch.tokens_T.device)
+    def _read(self, batch: Batch, want: Literal["logps", "values"]) -> Tensor:
+        found_M = torch.empty(batch.num_targets, device=batch.tokens_T.device)
         rows_M = torch.arange(batch.num_targets, device=batch.tokens_T.device)
         for part in cut(batch.with_(per_target={"row": rows_M}), self.microbatch_tokens):
             with torch.autocast(batch.tokens_T.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-                scored = score(self.model, part, {"logps"})
-            logps_M[part.per_target["row"]] = scored.logps_M
-        return logps_M
+                scored = score(self.model, part, {want}, self.temperature)
+            found_M[part.per_target["row"]] = scored.logps_M if want == "logps" else scored.values_M
+        return found_M
+
+
+class LazyScorer:
+    """A scorer that is made when it is first asked, because an algorithm may never ask (GRPO without a KL term)."""
+
+    def __init__(self, make: Callable[[], Scorer]) -> None:
+        self._make = make
+
+    @cached_property
+    def _scorer(self) -> Scorer:
+        return self._make()
+
+    def logps(self, batch: Batch) -> Tensor:
+        return self._scorer.logps(batch)
+
+
+def draw_seed() -> int:
+    """A seed from torch's generator, which the loop seeds by step: a resumed run samples the same."""
+    return int(torch.randint(2**53, ()))
 
 
 class BaseScorer:
@@ -101,9 +135,17 @@ class RolloutSampler:
     """Answers of the current policy as trees (the `Sampler` of llama3.training.algorithm)."""
 
     def __init__(
-        self, generate: Generate, stop_ids: frozenset[int], *, max_tokens: int, temperature: float, top_p: float = 1.0
+        self,
+        generate: Generate,
+        stop_ids: frozenset[int],
+        *,
+        max_tokens: int,
+        temperature: float,
+        top_p: float = 1.0,
+        draw_seed: Callable[[], int] = draw_seed,
     ) -> None:
-        self._generate = generate
+        self._generate, self._draw_seed = generate, draw_seed
+        self.max_tokens = max_tokens
         self._settings: dict[str, Any] = {
             "max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "stop_ids": stop_ids,
         }  # fmt: skip
@@ -111,11 +153,10 @@ class RolloutSampler:
     def rollouts(self, prompts: Batch, samples: int) -> Batch:
         """[prompt] <- [answer 1] ... [answer n] for each root of `prompts`; per_tree columns are kept.
 
-        The seed comes from torch's generator, which the loop seeds by step: a resumed run samples the same.
+        All prompts are sampled in one call.
         """
         ids_R = [segment.tolist() for segment in _segments(prompts)]
-        seed = int(torch.randint(2**62, ()))
-        completions = self._generate(ids_R, n=samples, seed=seed, **self._settings)
+        completions = self._generate(ids_R, n=samples, seed=self._draw_seed(), **self._settings)
         trees = [
             Tree([Segment(ids), *map(_answer_segment, answers)])
             for ids, answers in zip(ids_R, completions, strict=True)
@@ -127,11 +168,18 @@ class RolloutSampler:
 class TextRewarder:
     """Scores a batch's answers as text (the `Rewarder` of llama3.training.algorithm).
 
-    `examples` is the table that per_tree["example"] points into.
+    `examples` is the table that per_tree["example"] points into; `watch` is shown every batch with its rewards.
     """
 
-    def __init__(self, reward: CombinedReward, tokenizer: Tokenizer, examples: Sequence[Example]) -> None:
+    def __init__(
+        self,
+        reward: CombinedReward,
+        tokenizer: Tokenizer,
+        examples: Sequence[Example],
+        watch: RolloutWatch | None = None,
+    ) -> None:
         self._reward, self._tokenizer, self._examples = reward, tokenizer, examples
+        self._watch = watch or RolloutWatch()
 
     def score(self, batch: Batch) -> Batch:
         """Add per_segment["reward"] and ["reward/<name>"]: NaN for prompts and for what cannot be scored."""
@@ -140,9 +188,12 @@ class TextRewarder:
         texts = [answer_text(self._tokenizer, segments[segment].tolist()) for segment in answers]
         numbers = batch.per_tree["example"][batch.tree_S].tolist()
         examples = [self._examples[numbers[segment]] for segment in answers]
-        scores = self._reward.score([str(example.get("prompt", "")) for example in examples], texts, examples)
+        prompts = [str(example.get("prompt", "")) for example in examples]
+        scores = self._reward.score(prompts, texts, examples)
         columns = {"reward": scores.total} | {f"reward/{name}": part for name, part in scores.parts.items()}
-        return batch.with_(per_segment={name: self._column(batch, answers, x) for name, x in columns.items()})
+        scored = batch.with_(per_segment={name: self._column(batch, answers, x) for name, x in columns.items()})
+        self._watch.seen(scored, list(zip(prompts, texts, strict=True)))
+        return scored
 
     def _column(self, batch: Batch, segments: Sequence[int], values: Sequence[float]) -> Tensor:
         column_S = torch.full((batch.num_segments,), float("nan"), device=batch.tokens_T.device)

@@ -18,7 +18,7 @@ from llama3.model.score import Scored, score
 from llama3.model.transformer import Transformer
 from llama3.plugins.specs import AlgorithmSpec
 from llama3.testing.conformance import Conformance
-from llama3.testing.toys import ToyData, ToyServices, toy_examples, toy_model
+from llama3.testing.toys import ToyData, ToyServices, expected_toy_reward, toy_examples, toy_model
 from llama3.training.algorithm import Algorithm
 from llama3.training.checkpoint import CheckpointStore
 from llama3.training.loop import train, wants
@@ -108,14 +108,22 @@ class AlgorithmConformance(Conformance):
             assert torch.as_tensor(value).numel() == 1, f"{name} is no scalar"
 
     def test_loss_falls_on_a_toy_task(self) -> None:
+        """Where answers are sampled, every step has a loss of its own: there the policy's expected reward must rise."""
         algorithm, model, batch = self._prepared()
-        with torch.no_grad():
-            before = float(self._total(algorithm, score(model, batch, self._want()), batch))
+        rollouts = "rollouts" in self._spec().needs
+
+        @torch.no_grad()
+        def measure() -> float:
+            if rollouts:
+                return -expected_toy_reward(model, batch)
+            return float(self._total(algorithm, score(model, batch, self._want()), batch))
+
+        before = measure()
         self._train(model, algorithm, self.steps)
-        with torch.no_grad():
-            after = float(self._total(algorithm, score(model, batch, self._want()), batch))
+        after = measure()
         assert math.isfinite(after)
-        assert after < before, f"the loss went from {before:.4f} to {after:.4f} in {self.steps} steps"
+        what = "minus the expected reward" if rollouts else "the loss"
+        assert after < before, f"{what} went from {before:.4f} to {after:.4f} in {self.steps} steps"
 
     def test_a_resumed_run_equals_an_uninterrupted_one(self) -> None:
         whole = toy_model()
@@ -152,7 +160,7 @@ class AlgorithmConformance(Conformance):
     def _scored(self) -> tuple[Algorithm, Batch, Scored]:
         algorithm, model, batch = self._prepared()
         with torch.no_grad():
-            return algorithm, batch, score(model, batch, self._want(), algorithm.plan.temperature)
+            return algorithm, batch, score(model, batch, self._want(), algorithm.plan.scored_at(1.0))
 
     def _total(self, algorithm: Algorithm, scored: Scored, batch: Batch, counts: list[int] | None = None) -> Tensor:
         """The loss of a whole update: each term over the number of its units, as the loop does."""
@@ -172,7 +180,7 @@ class AlgorithmConformance(Conformance):
         counts = [sum(column) for column in zip(*map(count_units, parts), strict=True)]
         model.zero_grad()
         for part in parts:
-            scored = score(model, part, self._want(), algorithm.plan.temperature)
+            scored = score(model, part, self._want(), algorithm.plan.scored_at(1.0))
             self._total(algorithm, scored, part, counts).backward()
         return [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in model.parameters()]
 

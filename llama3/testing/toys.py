@@ -15,7 +15,7 @@ from llama3.model.config import ModelConfig
 from llama3.model.score import score
 from llama3.model.transformer import Transformer
 from llama3.model.weights import init_weights
-from llama3.posttraining.datasets import DialogExample, PairExample, Span
+from llama3.posttraining.datasets import DialogExample, PairExample, PromptExample, Span
 
 VOCAB = 48
 CONFIG = ModelConfig(dim=16, n_layers=2, n_heads=2, n_kv_heads=1, ffn_dim=32, vocab_size=VOCAB, max_seq_len=64)
@@ -33,7 +33,7 @@ def toy_examples(data: str, count: int = 8, seed: int = 0) -> list[Any]:
         "tokens": lambda: Batch.of_documents(_tokens(rng, 12), (0, int(rng.integers(3, 9)))),
         "dialogs": lambda: DialogExample(_tokens(rng), _answer(rng)),
         "pairs": lambda: PairExample(_tokens(rng), _answer(rng), _answer(rng)),
-        "prompts": lambda: Batch.of_trees([Tree([Segment(_tokens(rng))])]),
+        "prompts": lambda: PromptExample(_tokens(rng), 0),
     }
     return [makers[data]() for _ in range(count)]
 
@@ -64,6 +64,8 @@ class ToyScorer:
 class ToySampler:
     """Draws random answers and scores them with the policy: off by a lot, but exactly what it says it is."""
 
+    max_tokens = 8
+
     def __init__(self, policy: ToyScorer) -> None:
         self.policy = policy
 
@@ -88,6 +90,12 @@ class ToyRewarder:
         reward_S = batch.mean_by_segment(even_M)
         answers_S = batch.parents_S >= 0
         return batch.with_(per_segment={"reward": torch.where(answers_S, reward_S, torch.nan)})
+
+
+def expected_toy_reward(model: Transformer, batch: Batch) -> float:
+    """What `ToyRewarder` would give on average for the next token at each target: the mass on even tokens."""
+    logits_MV = model(batch, lambda inner, h_TD: inner.logits(h_TD[batch.source_M]))
+    return float(logits_MV.softmax(-1)[:, ::2].sum(-1).mean())
 
 
 class ToyStats:

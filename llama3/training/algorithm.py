@@ -49,8 +49,12 @@ class Plan:
     """Passes over the batch of one step."""
     minibatches: int = 1
     """Optimizer updates per pass."""
-    temperature: float = 1.0
-    """At which the policy is scored: the sampler's, so that log-probs are those of the samples."""
+    temperature: float | None = 1.0
+    """At which models are scored. None: the sampler's, so that log-probs are those of the samples (on-policy)."""
+
+    def scored_at(self, sampling: float) -> float:
+        """The temperature of scoring where answers are sampled at `sampling`."""
+        return sampling if self.temperature is None else self.temperature
 
 
 class Algorithm(Protocol):
@@ -96,6 +100,11 @@ class Scorer(Protocol):
 
 class Sampler(Protocol):
     """Draws answers from the current policy."""
+
+    @property
+    def max_tokens(self) -> int:
+        """Length at which an answer is cut off."""
+        ...
 
     def rollouts(self, prompts: Batch, samples: int) -> Batch:
         """Each tree's prompt with `samples` answers as its children; every answer token is a target.

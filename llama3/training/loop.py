@@ -40,6 +40,7 @@ from llama3.training.metrics import Reporter, Throughput
 from llama3.training.microbatch import UNITS, count_units, cut, drop_unscorable
 from llama3.training.optimizer import build_optimizer, clip_gradients, set_lr
 from llama3.training.parallel import Microbatch, Parallel, ParallelContext
+from llama3.training.rollouts import RolloutWatch
 from llama3.training.schedule import Schedule
 from llama3.training.state import (
     load_model_tensors,
@@ -86,6 +87,8 @@ def train(
     store: CheckpointStore | None = None,
     identity: Mapping[str, Any] | None = None,
     average_last: int = 0,
+    sampling_temperature: float = 1.0,
+    watch: RolloutWatch | None = None,
     reporter: Reporter | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Progress:
@@ -93,6 +96,7 @@ def train(
 
     With a `store` it resumes from the newest checkpoint that verifies and refuses one whose `identity` differs.
     `average_last` > 0: in the end the weights are the mean of that many snapshots of the anneal.
+    `sampling_temperature`: at which the services' sampler draws; `watch` is shown what it drew.
 
     Raises Interrupted after saving on Ctrl-C or SIGTERM, LlamaError (L3-TRN-002) when gradients stay non-finite,
     CheckpointError where checkpoints are damaged, of another run, or cannot be written.
@@ -110,6 +114,8 @@ def train(
         store=store,
         identity=identity or {},
         average_last=average_last,
+        temperature=algorithm.plan.scored_at(sampling_temperature),
+        watch=watch or RolloutWatch(),
         reporter=reporter or Reporter("train"),
         throughput=Throughput(clock),
     )
@@ -132,6 +138,8 @@ class Trainer:
     store: CheckpointStore | None
     identity: Mapping[str, Any]
     average_last: int
+    temperature: float
+    watch: RolloutWatch
     reporter: Reporter
     throughput: Throughput
 
@@ -175,7 +183,7 @@ class Trainer:
         if self.progress.step in self.snapshots:
             self.average.add(self.model)
         if logged:
-            self.report(updates)
+            self.report(updates, live)
         elif self.context.is_main:
             self.reporter.advanced(1, {})
 
@@ -235,7 +243,7 @@ class Trainer:
         batch = self.parallel.shard_batch(microbatch.batch)
         autocast = torch.autocast(batch.tokens_T.device.type, torch.bfloat16, enabled=self.options.precision == "bf16")
         with autocast:
-            scored = score(self.model, batch, self.want, self.algorithm.plan.temperature)
+            scored = score(self.model, batch, self.want, self.temperature)
         terms = self.algorithm.loss(scored, batch)
         shares = {
             name: term.sum * (term.weight / max(counts[UNITS.index(term.per)], 1.0) * microbatch.live)
@@ -257,21 +265,26 @@ class Trainer:
 
     # -- reporting and checkpoints ---------------------------------------------------------------
 
-    def report(self, updates: Sequence[Mapping[str, float]]) -> None:
-        """Metrics of a logged step: means over its updates, and the loop's own numbers."""
+    def report(self, updates: Sequence[Mapping[str, float]], live: bool) -> None:
+        """Metrics of a logged step: means over its updates, figures of its rollouts, and the loop's own numbers."""
         progress = self.progress
         done = [update for update in updates if update]
         names = done[0] if done else ()
-        metrics = {name: sum(update[name] for update in done) / len(done) for name in names} | {
-            "lr": self.schedule.lr(progress.step - 1),
-            "tokens": progress.tokens,
-            "skipped": progress.skipped,
-            "dropped": progress.dropped,
-        }
+        means = {name: sum(update[name] for update in done) / len(done) for name in names}
+        metrics = (
+            means
+            | self.watch.metrics(self.context, live)
+            | {
+                "lr": self.schedule.lr(progress.step - 1),
+                "tokens": progress.tokens,
+                "skipped": progress.skipped,
+                "dropped": progress.dropped,
+            }
+        )
         progress.metrics = {name: value for name, value in metrics.items() if math.isfinite(value)}
         if self.context.is_main:
             metrics["tokens_per_second"] = self.throughput.read()
-            self.reporter.logged(progress.step, metrics)
+            self.reporter.logged(progress.step, metrics, self.watch.samples())
             self.reporter.advanced(1, metrics)
 
     def save_if_due(self, stopping: bool) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from llama3.plugins.observers import Observers
 
 log = logging.getLogger(__name__)
+
+
+Sample = Mapping[str, str | float | None]
+"""Named texts and numbers."""
 
 
 class Logger(Protocol):
@@ -25,8 +29,8 @@ class Logger(Protocol):
         """Metrics of a finished step (1-based). After a resume, steps since the checkpoint come again."""
         ...
 
-    def sample(self, step: int, texts: Mapping[str, str]) -> None:
-        """Named texts worth reading: a generation, a prompt with its answers."""
+    def sample(self, step: int, sample: Sample) -> None:
+        """One thing worth reading, as named texts and numbers: a prompt, its answer, the reward."""
         ...
 
     def close(self) -> None:
@@ -46,8 +50,8 @@ class Loggers:
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         self._each("log", step, metrics)
 
-    def sample(self, step: int, texts: Mapping[str, str]) -> None:
-        self._each("sample", step, texts)
+    def sample(self, step: int, sample: Sample) -> None:
+        self._each("sample", step, sample)
 
     def close(self) -> None:
         self._each("close")
@@ -82,8 +86,11 @@ class Reporter:
         if self._progress is not None:
             self._progress(steps, metrics)
 
-    def logged(self, step: int, metrics: Mapping[str, float]) -> None:
+    def logged(self, step: int, metrics: Mapping[str, float], samples: Sequence[Sample] = ()) -> None:
+        """The metrics of a step, and samples of what was generated in it."""
         self._loggers.log(step, metrics)
+        for sample in samples:
+            self._loggers.sample(step, sample)
         if self._observers is not None:
             self._observers.notify("llama3_step_end", stage=self.stage, step=step, metrics=dict(metrics))
 

@@ -24,6 +24,9 @@ from llama3.training.metrics import Loggers, Reporter
 from llama3.training.parallel import ParallelContext
 from llama3.training.state import whole
 
+SHOWN = {"loss": "loss", "reward": "reward", "objective/kl": "kl", "kl": "kl", "tokens_per_second": "tokens/s"}
+"""Metrics shown beside the progress bar, and how they are called there."""
+
 
 def device_of(name: str) -> torch.device:
     """The device that `run.device` means on this machine. Raises DoesNotFit where there is no such device."""
@@ -52,7 +55,7 @@ def reporting(
     with out.progress(stage, steps) as task:
 
         def advance(done: int, metrics: Mapping[str, float]) -> None:
-            task.advance(done, **{name: metrics[name] for name in ("loss", "tokens_per_second") if name in metrics})
+            task.advance(done, **{label: metrics[name] for name, label in SHOWN.items() if name in metrics})
 
         try:
             yield Reporter(stage, loggers, registry.observers, advance)

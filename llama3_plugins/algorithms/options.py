@@ -82,3 +82,47 @@ class RewardModelOptions(BaseModel):
 
     margin: float = Field(0.0, ge=0, description="by which the better answer's score must lie above the worse one's")
     centering: float = Field(0.0, ge=0, description="weight of the squared sum of both scores; 0.01 is usual")
+
+
+class PPOOptions(BaseModel):
+    """TRL's values are the defaults."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    samples: int = Field(4, ge=1, le=64, description="answers drawn per prompt and step")
+    epochs: int = Field(4, ge=1, description="passes over the answers of a step")
+    minibatches: int = Field(1, ge=1, description="optimizer updates per pass")
+    clip: float = Field(0.2, gt=0, description="how far a token's probability ratio may leave 1")
+    clip_value: float = Field(0.2, gt=0, description="how far a value may leave what it was when the answer was drawn")
+    vf_coef: float = Field(0.1, ge=0, description="weight of the value loss")
+    gamma: float = Field(1.0, gt=0, le=1, description="discount per token")
+    lam: float = Field(0.95, ge=0, le=1, description="lambda of generalised advantage estimation")
+    kl_coef: float = Field(0.05, ge=0, description="weight of the KL to the reference in the reward")
+    kl_estimator: Literal["k1", "k3"] = Field("k1", description="k1: log ratio; k3: never negative")
+    kl_target: float | None = Field(None, gt=0, description="adapt kl_coef towards this KL per answer, in nats")
+    kl_horizon: int = Field(10_000, ge=1, description="answers over which kl_coef adapts")
+    whiten_rewards: bool = Field(False, description="scale the rewards of a step to unit variance")
+    missing_eos_penalty: float = Field(0.0, ge=0, description="taken from the reward of an answer that does not end")
+
+
+Reduction = Literal["grpo", "bnpo", "dapo", "dr_grpo"]
+
+
+class GRPOOptions(BaseModel):
+    """TRL's values are the defaults."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    samples: int = Field(8, ge=2, le=64, description="answers drawn per prompt and step: the group")
+    epochs: int = Field(1, ge=1, description="passes over the answers of a step")
+    minibatches: int = Field(1, ge=1, description="optimizer updates per pass")
+    clip_low: float = Field(0.2, gt=0, le=1, description="how far a ratio may fall below 1")
+    clip_high: float = Field(0.2, gt=0, description="how far a ratio may rise above 1")
+    beta: float = Field(0.0, ge=0, description="weight of the KL to the reference; 0 needs no reference")
+    scale_rewards: Literal["group", "batch", "none"] = Field("group", description="whose std divides the advantages")
+    reduction: Reduction = Field(
+        "dapo",
+        description="grpo: mean of answers' means; dapo, bnpo: mean over tokens of the step, of the update; "
+        "dr_grpo: sum over tokens by max_tokens",
+    )
+    importance: Literal["token", "sequence"] = Field("token", description="one ratio per token, or per answer (GSPO)")

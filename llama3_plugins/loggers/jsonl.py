@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from llama3.artifacts.files import append_json_line
+from llama3.training.metrics import Sample
 
 
 class JsonlLogger:
@@ -20,8 +21,8 @@ class JsonlLogger:
         finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
         append_json_line(self._directory / "metrics.jsonl", {"stage": self._stage, "step": step, **finite})
 
-    def sample(self, step: int, texts: Mapping[str, str]) -> None:
-        append_json_line(self._directory / "samples.jsonl", {"stage": self._stage, "step": step, **texts})
+    def sample(self, step: int, sample: Sample) -> None:
+        append_json_line(self._directory / "samples.jsonl", {"stage": self._stage, "step": step, **sample})
 
     def close(self) -> None:
         """Every line is on its own: nothing is held open."""

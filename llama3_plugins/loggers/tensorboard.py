@@ -7,6 +7,8 @@ from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
 
+from llama3.training.metrics import Sample
+
 
 class TensorBoardLogger:
     """One event directory per stage. A step that a resumed run repeats appears twice, with equal values."""
@@ -18,9 +20,8 @@ class TensorBoardLogger:
         for name, value in metrics.items():
             self._writer.add_scalar(name, value, step)
 
-    def sample(self, step: int, texts: Mapping[str, str]) -> None:
-        for name, text in texts.items():
-            self._writer.add_text(name, text, step)
+    def sample(self, step: int, sample: Sample) -> None:
+        self._writer.add_text("sample", "\n\n".join(f"**{name}** {value}" for name, value in sample.items()), step)
 
     def close(self) -> None:
         self._writer.close()

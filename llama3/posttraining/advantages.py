@@ -1,0 +1,76 @@
+"""What algorithms that learn from sampled answers share: KL estimates, advantages, whitening.
+
+Legend: M targets (answer tokens), S segments, N answers, R trees (prompts), L longest answer.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from llama3.model.batch import Batch
+from llama3.training.algorithm import Stats
+
+
+def kl_estimate(logps_M: Tensor, ref_logps_M: Tensor, estimator: Literal["k1", "k3"]) -> Tensor:
+    """KL(policy || reference) from samples of the policy, per token (http://joschu.net/blog/kl-approx.html).
+
+    k1 is unbiased and may be negative; k3 is unbiased, never negative and has less variance.
+    """
+    logratio_M = ref_logps_M - logps_M
+    return -logratio_M if estimator == "k1" else logratio_M.exp() - 1 - logratio_M
+
+
+def whiten(x_M: Tensor, known_M: Tensor, stats: Stats, *, shift_mean: bool = True) -> Tensor:
+    """x with unit variance and, with `shift_mean`, mean 0 over the known tokens of the whole step, all ranks."""
+    mean, std = stats.moments(x_M[known_M])
+    white_M = (x_M - mean) * torch.rsqrt(std**2 + 1e-8)
+    return white_M if shift_mean else white_M + mean
+
+
+def last_M(batch: Batch) -> Tensor:
+    """1 at the last target of each segment, else 0."""
+    last = torch.ones(batch.num_targets, device=batch.tokens_T.device)
+    last[:-1] = (batch.segment_M[1:] != batch.segment_M[:-1]).float()
+    return last
+
+
+def gae(rewards_M: Tensor, values_M: Tensor, batch: Batch, gamma: float, lam: float) -> Tensor:
+    """Generalised advantage estimates (Schulman et al. 2015, arXiv 1506.02438): each answer is an episode that ends
+    with its last token."""
+    going_on_M = 1 - last_M(batch)
+    delta_M = rewards_M + gamma * values_M.roll(-1) * going_on_M - values_M
+    _, row_M, lengths_N = torch.unique_consecutive(batch.segment_M, return_inverse=True, return_counts=True)
+    column_M = torch.arange(len(row_M), device=row_M.device) - (lengths_N.cumsum(0) - lengths_N)[row_M]
+    sums_NL = delta_M.new_zeros(len(lengths_N), int(lengths_N.max()))
+    sums_NL[row_M, column_M] = delta_M
+    for t in range(sums_NL.shape[1] - 2, -1, -1):
+        sums_NL[:, t] += gamma * lam * sums_NL[:, t + 1]
+    return sums_NL[row_M, column_M]
+
+
+def group_advantages(reward_S: Tensor, batch: Batch, scale: Literal["group", "batch", "none"], stats: Stats) -> Tensor:
+    """(reward - mean of the prompt's rewards) / (std + 1e-4) of each segment; 0 where no reward is known.
+
+    The unbiased std is that of the prompt's rewards, of all rewards of the step, or left out. A prompt whose answers
+    all have one reward has advantages of exactly 0.
+    """
+    known = (~reward_S.isnan()).nonzero().squeeze(-1)
+    # Sums of float64, so that the mean of equal rewards is that reward.
+    reward_N, tree_N = reward_S[known].double(), batch.tree_S[known]
+    count_R = torch.bincount(tree_N, minlength=batch.num_trees)
+
+    def total_R(x_N: Tensor) -> Tensor:
+        return x_N.new_zeros(batch.num_trees).index_add(0, tree_N, x_N)
+
+    advantage_N = reward_N - (total_R(reward_N) / count_R)[tree_N]
+    if scale == "group":
+        std_R = (total_R(advantage_N**2) / (count_R - 1).clamp(min=1)).sqrt()
+        advantage_N = advantage_N / (std_R[tree_N] + 1e-4)
+    elif scale == "batch":
+        advantage_N = advantage_N / (stats.moments(reward_N)[1] + 1e-4)
+    advantage_S = torch.zeros_like(reward_S)
+    advantage_S[known] = advantage_N.float()
+    return advantage_S

@@ -1,0 +1,143 @@
+"""GRPO: equal to TRL in advantages, losses, gradients and metrics."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import textwrap
+from collections import defaultdict
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from llama3.model.batch import Batch, Segment, Tree
+from llama3.model.score import Scored
+from llama3.posttraining.advantages import group_advantages
+from llama3.testing.toys import ToyStats
+from llama3.training.microbatch import UNITS, count_units
+from llama3_plugins.algorithms.grpo import GRPO
+from llama3_plugins.algorithms.options import GRPOOptions
+
+LENGTHS = ((3, 5, 1), (4, 2, 6))
+REWARDS = ((1.0, 0.0, 0.25), (0.5, 2.0, -1.0))
+MAX_TOKENS = 6
+
+
+def batch_of(lengths=LENGTHS) -> Batch:
+    answer = lambda length: Segment(np.arange(1, 1 + length), 0, True, per_segment={"finish_reason": 0})
+    return Batch.of_trees([Tree([Segment(np.array([7, 8])), *map(answer, row)]) for row in lengths])
+
+
+def rewards_of(batch: Batch, rewards=REWARDS) -> torch.Tensor:
+    reward_S = torch.full((batch.num_segments,), torch.nan)
+    reward_S[batch.segment_M.unique()] = torch.tensor(rewards).flatten()
+    return reward_S
+
+
+def random_rows(seed: int) -> dict[str, torch.Tensor]:
+    """Log-probs (answers x MAX_TOKENS) under old policy, new policy and reference, far enough apart to be clipped."""
+    rng = np.random.default_rng(seed)
+    old = -rng.exponential(1.0, (6, MAX_TOKENS))
+    rows = {"old": old, "new": old + rng.normal(0, 0.3, old.shape), "ref": old + rng.normal(0, 0.4, old.shape)}
+    return {name: torch.tensor(values, dtype=torch.float32) for name, values in rows.items()}
+
+
+def mask_of(lengths=LENGTHS) -> torch.Tensor:
+    return (torch.arange(MAX_TOKENS) < torch.tensor(lengths).flatten()[:, None]).long()
+
+
+def trl_loss(rows, advantages, options: GRPOOptions, with_old: bool):
+    """TRL's own `_compute_loss`, unbound, on given log-probs: loss, gradient, metrics."""
+    from trl import GRPOTrainer
+
+    new = rows["new"].clone().requires_grad_()
+    mask = mask_of()
+    same = lambda x, **_: x
+    trainer = SimpleNamespace(
+        _get_per_token_logps_and_entropies=lambda *_, **__: (new, torch.zeros_like(new).detach(), None),
+        aux_loss_enabled=False, top_entropy_quantile=1.0, off_policy_mask_threshold=None, use_vllm=False,
+        importance_sampling_level=options.importance, beta=options.beta, loss_type=options.reduction,
+        epsilon_low=options.clip_low, epsilon_high=options.clip_high, max_completion_length=MAX_TOKENS,
+        current_gradient_accumulation_steps=1, _entropy_bonus_enabled=False,
+        args=SimpleNamespace(use_bias_correction_kl=False, delta=None, steps_per_generation=1),
+        accelerator=SimpleNamespace(num_processes=1, gather=same, reduce=same),
+        model=SimpleNamespace(training=True), _metrics={"train": defaultdict(list)},
+    )  # fmt: skip
+    inputs = {
+        "prompt_ids": mask[:, :2], "prompt_mask": mask[:, :2], "completion_ids": mask, "completion_mask": mask,
+        "advantages": advantages, "ref_per_token_logps": rows["ref"], "num_items_in_batch": mask.sum(),
+    }  # fmt: skip
+    if with_old:
+        inputs["old_per_token_logps"] = rows["old"]
+    loss = GRPOTrainer._compute_loss(trainer, None, inputs)
+    loss.backward()
+    return loss.item(), new.grad[mask.bool()], {name: values[-1] for name, values in trainer._metrics["train"].items()}
+
+
+def trl_advantages(rewards: torch.Tensor, scale: str) -> torch.Tensor:
+    """The statements of TRL's `_generate_and_score_completions` that turn rewards into advantages."""
+    import trl.trainer.grpo_trainer as module
+
+    source = inspect.getsource(module.GRPOTrainer._generate_and_score_completions)
+    names = ("unscorable_mask", "multi_objective_aggregation")
+    body = ast.parse(textwrap.dedent(source)).body[0].body
+    chosen = [node for node in body if any(name in ast.unparse(node)[:60] for name in names)]
+    mine = SimpleNamespace(
+        multi_objective_aggregation="sum_then_normalize", reward_weights=torch.ones(1), scale_rewards=scale
+    )
+    scope = {
+        **vars(module), "self": mine, "device": "cpu", "num_generations": rewards.shape[1],
+        "rewards_per_func": rewards.reshape(-1, 1),
+    }  # fmt: skip
+    exec(compile(ast.Module(chosen, []), "<trl>", "exec"), scope)
+    return scope["advantages"].nan_to_num(0.0)
+
+
+@pytest.mark.parametrize("scale", ["group", "batch", "none"])
+@pytest.mark.parametrize("rewards", [REWARDS, ((1.0, float("nan"), 0.0), (0.1, 0.1, 0.1))], ids=["known", "nan, equal"])
+def test_advantages_equal_trl(scale, rewards):
+    batch = batch_of()
+    ours_S = group_advantages(rewards_of(batch, rewards), batch, scale, ToyStats())
+    expected = trl_advantages(torch.tensor(rewards), scale)
+    torch.testing.assert_close(ours_S[batch.segment_M.unique()], expected, atol=1e-5, rtol=0)
+    if rewards != REWARDS:
+        assert (ours_S[batch.tree_S == 1] == 0).all(), "equal rewards teach exactly nothing"
+
+
+CHANGES = [
+    *({"reduction": reduction, "minibatches": 2} for reduction in ("grpo", "bnpo", "dapo", "dr_grpo")),
+    {"importance": "sequence", "minibatches": 2},
+    {"beta": 0.04, "reduction": "grpo", "minibatches": 2},
+    {"clip_low": 0.1, "clip_high": 0.3, "epochs": 2},
+    {"reduction": "grpo"},
+]
+
+
+@pytest.mark.parametrize("changes", CHANGES, ids=str)
+def test_losses_equal_trl(changes):
+    options, rows, batch = GRPOOptions(**changes), random_rows(0), batch_of()
+    grpo, mask = GRPO(options), mask_of().bool()
+    services = SimpleNamespace(
+        sampler=SimpleNamespace(rollouts=lambda prompts, samples: batch, max_tokens=MAX_TOKENS),
+        reward=SimpleNamespace(score=lambda b: b.with_(per_segment={"reward": rewards_of(b)})),
+        policy=SimpleNamespace(logps=lambda b: rows["old"][mask]),
+        reference=SimpleNamespace(logps=lambda b: rows["ref"][mask]),
+        stats=ToyStats(),
+    )
+    prepared = grpo.prepare(batch, services)
+    logps_M = rows["new"][mask].requires_grad_()
+    scored = Scored(logps_M=logps_M, entropy_M=torch.zeros(len(logps_M)))
+    counts = count_units(prepared)
+    loss = sum(t.sum * t.weight / counts[UNITS.index(t.per)] for t in grpo.loss(scored, prepared).values())
+    loss.backward()
+    with_old = options.epochs * options.minibatches > 1
+    advantages = trl_advantages(torch.tensor(REWARDS), "group")
+    expected, grad, metrics = trl_loss(rows, advantages, options, with_old)
+    assert loss.item() == pytest.approx(expected, abs=1e-5)
+    torch.testing.assert_close(logps_M.grad, grad, atol=1e-5, rtol=0)
+    if options.importance == "token":  # TRL counts clipped answers, not tokens, where a ratio is an answer's
+        for name, value in grpo.metrics(scored, prepared).items():
+            assert value.item() == pytest.approx(metrics[name], abs=1e-6), name
+        assert not with_old or 0 < metrics["clip_ratio/region_mean"] < 1
