@@ -20,6 +20,7 @@ from torch import Tensor
 
 from llama3.errors import ConfigError, Problem
 from llama3.model.batch import Batch
+from llama3.model.share import share
 from llama3.model.transformer import Transformer, compute_dtype
 
 Want = Literal["logps", "entropy", "values", "score"]
@@ -56,7 +57,10 @@ def score(
     """
     if problems := _problems(want, temperature):
         raise ConfigError(problems)
-    return Scored(**model(batch, partial(_heads, batch=batch, want=want, temperature=temperature)))
+    ends_S = batch.starts_S1[1:].long() - 1 if "score" in want else batch.source_M[:0]
+    forest, read_N = share(batch, torch.cat([batch.source_M, ends_S]))
+    heads = partial(_heads, batch=batch, read_N=read_N, want=want, temperature=temperature)
+    return Scored(**model(forest, heads))
 
 
 def _problems(want: Set[str], temperature: float) -> list[Problem]:
@@ -70,10 +74,15 @@ def _problems(want: Set[str], temperature: float) -> list[Problem]:
     return problems
 
 
-def _heads(model: Transformer, h_TD: Tensor, *, batch: Batch, want: Set[Want], temperature: float) -> dict[str, Tensor]:
-    """The wanted outputs; a dict of tensors, because wrappers look for tensors in what `forward` returns."""
+def _heads(
+    model: Transformer, h_TD: Tensor, *, batch: Batch, read_N: Tensor, want: Set[Want], temperature: float
+) -> dict[str, Tensor]:
+    """The wanted outputs; a dict of tensors, because wrappers look for tensors in what `forward` returns.
+
+    read_N: where in h_TD the hidden states of the targets' sources stand, then those of the segments' ends
+    """
     out: dict[str, Tensor] = {}
-    h_MD = h_TD[batch.source_M]
+    h_MD = h_TD[read_N[: batch.num_targets]]
     if {"logps", "entropy"} & set(want):
         logps_M, entropy_M = log_probs(h_MD, model.lm_head.weight, batch.target_ids_M, temperature, "entropy" in want)
         out["logps_M"] = logps_M
@@ -82,7 +91,7 @@ def _heads(model: Transformer, h_TD: Tensor, *, batch: Batch, want: Set[Want], t
     if "values" in want:
         out["values_M"] = _scalar(model.value_head, "value_head", h_MD)
     if "score" in want:
-        out["score_S"] = _scalar(model.score_head, "score_head", h_TD[batch.starts_S1[1:].long() - 1])
+        out["score_S"] = _scalar(model.score_head, "score_head", h_TD[read_N[batch.num_targets :]])
     return out
 
 
