@@ -78,6 +78,7 @@ def llama3_evaluators() -> list[EvaluatorSpec]:
         EvaluatorSpec(
             name="pass_rate",
             factory="llama3_plugins.evaluators.pass_rate:PassRate",
+            options="llama3_plugins.evaluators.options:PassRateOptions",
             summary="share of held-out tasks solved, with a 95 % interval",
             needs=frozenset({"generate"}),
         ),

@@ -15,7 +15,7 @@ from llama3.evaluation.baselines import ORDER, ByteModel, gzip_bits_per_byte
 from llama3.evaluation.contamination import NgramIndex, contaminated_share
 from llama3.evaluation.evaluator import HELD_OUT_BYTES, Subject, texts
 from llama3.plugins.registry import discover
-from llama3.posttraining.rewards import CombinedReward, Reward
+from llama3.posttraining.rewards import CombinedReward, build_rewards
 
 if TYPE_CHECKING:
     from llama3.inference.llama import Llama
@@ -125,8 +125,3 @@ def contamination(inputs: Mapping[str, Artifact], options: EvaluateOptions, out:
 def _contents(dialogs: Artifact) -> set[str]:
     with dialogs.file("dialogs.jsonl").open(encoding="utf-8") as file:
         return {message["content"] for line in file for message in json.loads(line)["messages"]}
-
-
-def build_rewards(slots: list[Slot]) -> dict[str, Reward]:
-    """The reward plugins of a config, by name."""
-    return {slot.name: discover().build("rewards", slot.name, slot.options) for slot in slots}

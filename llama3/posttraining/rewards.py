@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+from llama3.config.schema import Slot
 from llama3.errors import DataError, PluginError, Problem
+from llama3.plugins.registry import discover
 from llama3.posttraining.tasks import NotEnoughTasks, Split, Task
 
 Example = Mapping[str, Any]
@@ -51,6 +54,17 @@ class Scores:
     def not_scorable(self) -> int:
         """How many answers no reward could score."""
         return sum(map(math.isnan, self.total))
+
+
+def build_rewards(slots: Sequence[Slot]) -> dict[str, Reward]:
+    """The rewards named in a config, by name; the second `jsonl_tasks` is called `jsonl_tasks-2`."""
+    rewards: dict[str, Reward] = {}
+    count: Counter[str] = Counter()
+    for slot in slots:
+        count[slot.name] += 1
+        name = slot.name if count[slot.name] == 1 else f"{slot.name}-{count[slot.name]}"
+        rewards[name] = discover().build("rewards", slot.name, slot.options)
+    return rewards
 
 
 class CombinedReward:

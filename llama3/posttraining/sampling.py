@@ -12,9 +12,8 @@ from pydantic import BaseModel, ConfigDict
 
 from llama3.artifacts import StageOutput
 from llama3.config.schema import PreferSection, RejectSection, Slot
-from llama3.plugins.registry import discover
 from llama3.posttraining.datasets import prompt_ids
-from llama3.posttraining.rewards import CombinedReward
+from llama3.posttraining.rewards import CombinedReward, build_rewards
 from llama3.posttraining.services import Generate, answer_text, chunks
 from llama3.posttraining.tasks import Task
 from llama3.tokenizer import Tokenizer
@@ -89,8 +88,7 @@ class Sampled:
 
 def build_reward(slots: Sequence[Slot]) -> CombinedReward:
     """The rewards named in the config, by their plugins."""
-    registry = discover()
-    return CombinedReward({slot.name: registry.build("rewards", slot.name, slot.options) for slot in slots})
+    return CombinedReward(build_rewards(slots))
 
 
 def sample_tasks(

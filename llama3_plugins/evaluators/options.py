@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from llama3.config.schema import RewardSlot, Slot
+from llama3.errors import LlamaError
 from llama3.evaluation.evaluator import HELD_OUT_BYTES
+from llama3.plugins.registry import discover
 
 
 class BitsPerByteOptions(BaseModel):
@@ -13,3 +16,26 @@ class BitsPerByteOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     max_bytes: int = Field(HELD_OUT_BYTES, ge=1, description="held-out text that is scored")
+
+
+class PassRateOptions(BaseModel):
+    """Which tasks are asked. Several suites may ask others: `{name: pass_rate, suite: code, rewards: [...]}`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    rewards: list[RewardSlot] | None = Field(
+        None, min_length=1, description="whose held-out tasks are asked and scored (default: post_training.rewards)"
+    )
+    limit: int | None = Field(None, ge=1, description="tasks (default: evaluation.limit)")
+    max_tokens: int | None = Field(None, ge=1, description="longest answer (default: evaluation.max_tokens)")
+
+    @field_validator("rewards")
+    @classmethod
+    def _usable(cls, rewards: list[Slot] | None) -> list[Slot] | None:
+        """Rewards that exist, with options that they take."""
+        for slot in rewards or []:
+            try:
+                discover().options("rewards", slot.name, slot.options)
+            except LlamaError as error:
+                raise ValueError(str(error)) from None
+        return rewards

@@ -2,28 +2,41 @@
 
 from __future__ import annotations
 
-from llama3.evaluation.answers import answers
+import math
+
+from llama3.errors import DataError, Problem
+from llama3.evaluation.answers import replies
 from llama3.evaluation.evaluator import Result, Subject
 from llama3.evaluation.intervals import Rate, wilson
-from llama3.posttraining.rewards import CombinedReward
+from llama3.posttraining.rewards import CombinedReward, build_rewards
+from llama3_plugins.evaluators.options import PassRateOptions
 
 PASSED = 1.0
 """The score of a fully right answer."""
 
 
 class PassRate:
-    """Result: `pass_rate` over all tasks and `by_family`, each {rate, low, high, n}; one sample per task, of score
-    1 (right) or 0.
+    """Result: `pass_rate` over all tasks and `by_family`, each {rate, low, high, n}; `mean_reward`; `not_scorable`.
 
-    There are no options: the tasks come from `post_training.rewards`.
+    One sample per task: `score` is 1 (right) or 0, `reward` what the rewards said. An answer that cannot be scored is
+    not right.
     """
 
+    def __init__(self, options: PassRateOptions) -> None:
+        self.options = options
+        self.rewards = None if options.rewards is None else build_rewards(options.rewards)
+
     def run(self, subject: Subject, limit: int, seed: int) -> Result:
-        reward = CombinedReward(subject.rewards)
-        tasks = reward.tasks("held_out", limit, seed)
-        prompts = [task.prompt for task in tasks]
-        texts = answers(subject, prompts)
-        scores = reward.score(prompts, texts, [task.to_json() for task in tasks]).total
+        reward = CombinedReward(subject.rewards if self.rewards is None else self.rewards)
+        tasks = reward.tasks("held_out", self.options.limit or limit, seed)
+        texts = replies(subject, [task.messages for task in tasks], self.options.max_tokens)
+        scores = reward.score([task.prompt for task in tasks], texts, [task.to_json() for task in tasks]).total
+        known = [score for score in scores if not math.isnan(score)]
+        if not known:
+            raise DataError(
+                Problem("L3-EVL-020", "pass_rate", f"none of {len(scores)} answers can be scored",
+                        "the rewards that have tasks must score them", "llama3 plugins check")
+            )  # fmt: skip
         passed = [score >= PASSED for score in scores]
         families = sorted({task.family for task in tasks})
         by_family = {
@@ -31,12 +44,15 @@ class PassRate:
             for family in families
         }
         samples = [
-            {"id": task.id, "family": task.family, "prompt": task.prompt, "answer": text, "score": float(ok)}
-            for task, text, ok in zip(tasks, texts, passed, strict=True)
-        ]
+            {"id": task.id, "family": task.family, "prompt": task.prompt, "answer": text, "reference": task.reference,
+             "score": float(ok), "reward": None if math.isnan(score) else score}
+            for task, text, ok, score in zip(tasks, texts, passed, scores, strict=True)
+        ]  # fmt: skip
         metrics = {
             "pass_rate": _rate(passed).to_json(),
             "by_family": {family: rate.to_json() for family, rate in by_family.items()},
+            "mean_reward": math.fsum(known) / len(known),
+            "not_scorable": len(scores) - len(known),
         }
         return Result(metrics, samples)
 

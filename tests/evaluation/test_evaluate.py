@@ -12,8 +12,10 @@ import torch
 import llama3
 from llama3.artifacts import Stage
 from llama3.artifacts.run import RunDir
+from llama3.config import load as load_config
 from llama3.config.schema import Slot, SuiteSlot
 from llama3.data.corpus import Corpus
+from llama3.errors import ConfigError
 from llama3.evaluation.evaluator import Result, texts
 from llama3.evaluation.stages import EvaluateOptions, measure
 from llama3.plugins.registry import Registry
@@ -63,6 +65,31 @@ def test_a_suite_stands_under_its_label(evaluated):
     assert results["pass_rate"] == results["others"]
     assert [row["suite"] for row in rows] == ["pass_rate"] * 6 + ["others"] * 6
     assert {row["score"] for row in rows} <= {0.0, 1.0}
+
+
+def test_a_pass_rate_may_ask_tasks_of_its_own(evaluated):
+    pytest.importorskip("reasoning_gym")
+    rewards = [{"name": "reasoning_gym", "families": ["gcd", "chain_sum"]}]
+    results, rows = evaluated("pass_rate", {"name": "pass_rate", "suite": "gym", "rewards": rewards, "limit": 4})
+    assert results["gym"]["by_family"].keys() == {"reasoning_gym.gcd", "reasoning_gym.chain_sum"}
+    assert results["gym"]["pass_rate"]["n"] == 4
+    assert results["gym"]["not_scorable"] == 0
+    items = [row for row in rows if row["suite"] == "gym"]
+    assert len({row["id"] for row in items}) == 4
+    assert all(row["prompt"] and row["reference"] and row["reward"] is not None for row in items)
+
+
+@pytest.mark.parametrize(
+    ("rewards", "message"),
+    [
+        ([{"name": "verifyable"}], "did you mean 'verifiable'"),
+        ([{"name": "verifiable", "cpu_secs": 1}], "cpu_seconds"),
+        ([], "at least 1"),
+    ],
+)
+def test_rewards_of_a_suite_are_checked_with_the_config(rewards, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config({"evaluation": {"tasks": [{"name": "pass_rate", "rewards": rewards}]}})
 
 
 class Broken:

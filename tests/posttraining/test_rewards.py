@@ -6,9 +6,10 @@ import math
 
 import pytest
 
+from llama3.config.schema import Slot
 from llama3.errors import DataError, PluginError
-from llama3.posttraining.rewards import CombinedReward
-from llama3.posttraining.tasks import Exact, Task, UnitTests
+from llama3.posttraining.rewards import CombinedReward, build_rewards
+from llama3.posttraining.tasks import Custom, Exact, NotEnoughTasks, Task, UnitTests
 from llama3_plugins.rewards.verifiable import Verifiable, VerifiableOptions
 
 VERIFIABLE = Verifiable(VerifiableOptions(cpu_seconds=0.3))
@@ -86,6 +87,37 @@ def test_rewards_are_averaged_over_those_that_could_score():
 def test_a_reward_with_the_wrong_number_of_scores_is_named():
     with pytest.raises(PluginError, match=r"rewards\.short.*1 scores for 2 answers"):
         CombinedReward({"short": Fixed([1.0])}).score(["", ""], ["", ""], [{}, {}])
+
+
+def test_an_infinite_score_is_named():
+    with pytest.raises(PluginError, match=r"rewards\.wild.*inf"):
+        CombinedReward({"wild": Fixed([math.inf])}).score([""], [""], [{}])
+
+
+class Few(Fixed):
+    """A reward with a few tasks."""
+
+    def __init__(self, name, available):
+        super().__init__([])
+        self.name, self.available = name, available
+
+    def tasks(self, split, count, seed):
+        if count > self.available:
+            raise NotEnoughTasks(self.name, split, self.available, count)
+        return [
+            Task(f"{self.name}{i}", self.name, f"{self.name}{i}?", "-", Custom(self.name, {})) for i in range(count)
+        ]
+
+
+def test_rewards_take_turns_and_leave_them_when_they_run_out():
+    combined = CombinedReward({"a": Few("a", 9), "fixed": Fixed([]), "b": Few("b", 2), "none": Few("none", 0)})
+    assert [task.id for task in combined.tasks("train", 7, seed=1)] == ["a0", "b0", "a1", "b1", "a2", "a3", "a4"]
+    with pytest.raises(NotEnoughTasks, match="only 11 distinct train tasks exist, 12"):
+        combined.tasks("train", 12, seed=1)
+
+
+def test_two_rewards_of_one_name_are_both_built():
+    assert list(build_rewards([Slot(name="verifiable")] * 2)) == ["verifiable", "verifiable-2"]
 
 
 def test_prompts_come_from_the_rewards_that_have_some():
