@@ -20,17 +20,10 @@ from torch import Tensor, nn
 from llama3.artifacts.files import write_json_atomic
 from llama3.errors import CheckpointError, PluginError, Problem
 from llama3.model.config import ModelConfig
+from llama3.model.hf import Tensors, parse_config
+from llama3.model.layouts import CONFIG_FILE
 from llama3.model.transformer import Transformer
-from llama3.model.weights import (
-    CONFIG_FILE,
-    Tensors,
-    assign,
-    empty_model,
-    parse_config,
-    refuse_non_finite,
-    refuse_odd_names,
-    write_tensors,
-)
+from llama3.model.weights import assign, empty_model, refuse_non_finite, refuse_odd_names, write_tensors
 from llama3.plugins.registry import discover
 
 MODEL_TYPE = "llama3-quantized"
@@ -140,8 +133,8 @@ def load_quantized(
     name, scheme = _scheme(raw, folder)
     if problems := scheme.supports(torch.device(device).type):
         raise PluginError(problems)
-    with Tensors(folder) as tensors:
-        state = {key: tensors.get(key) for key in tensors.shapes}
+    tensors = Tensors(folder)
+    state = {key: tensors.get(key) for key in tensors.shapes}
     refuse_non_finite(state, str(folder))
     model = empty_model(config, state)
     targets = scheme.targets(config)

@@ -1,32 +1,32 @@
-"""Weights in and out, in Hugging Face's layout: `config.json` and safetensors, whole or sharded. Initialisation.
+"""Weights in and out: loading any layout into our transformer, saving in Hugging Face's. Initialisation.
 
-The model keeps query, key and value, and gate and up, as one matrix each (see transformer.py); `to_hf` and `from_hf`
-take them apart and put them together. No pickle is ever read.
+The model keeps query, key and value, and gate and up, as one matrix each (see transformer.py); `hf_views` says where
+in them each tensor of a checkpoint lies. No pickle is ever executed.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Container, Iterator, Mapping, Set
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from llama3.artifacts.files import fsync_file, publish, temporary_beside, write_json_atomic
-from llama3.errors import CheckpointError, ConfigError, Problem
+from llama3.errors import CheckpointError, Problem
 from llama3.model.config import ModelConfig
+from llama3.model.hf import INDEX_FILE, SINGLE_FILE, read_raw_config
+from llama3.model.layouts import CONFIG_FILE, layout_of
+from llama3.model.source import WeightSource, open_weights
 from llama3.model.transformer import Transformer
 
-CONFIG_FILE = "config.json"
-SINGLE_FILE = "model.safetensors"
-INDEX_FILE = SINGLE_FILE + ".index.json"
 MAX_SHARD_BYTES = 5_000_000_000
+HEADS = ("value_head.weight", "score_head.weight")
 
 _PLAIN = {
     "attention_norm.weight": "input_layernorm.weight",
@@ -35,48 +35,35 @@ _PLAIN = {
     "ffn.down.weight": "mlp.down_proj.weight",
 }
 """Parameters of a layer that are the same in both layouts, by their names in ours and theirs."""
-_QKV, _GATE_UP = "attention.qkv.weight", "ffn.gate_up.weight"
-_HF_QKV = tuple(f"self_attn.{x}_proj.weight" for x in "qkv")
-_HF_GATE_UP = ("mlp.gate_proj.weight", "mlp.up_proj.weight")
-HEADS = ("value_head.weight", "score_head.weight")
+
+
+def hf_views(config: ModelConfig, state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """(Hugging Face's name, the view of our state dict that holds it) of every tensor, in checkpoint order.
+
+    A view has the elements of its tensor in order, but not always its shape: rows of queries, keys and values are
+    grouped by key-value head. A tied output matrix is left out, extra heads keep their names.
+    """
+    yield "model.embed_tokens.weight", state["embed.weight"]
+    for index in range(config.n_layers):
+        ours, theirs = f"layers.{index}.", f"model.layers.{index}."
+        yield from ((theirs + hf, state[ours + name]) for name, hf in _PLAIN.items())
+        qkv = state[ours + "attention.qkv.weight"].unflatten(0, (config.n_kv_heads, -1, config.head_dim))
+        yield theirs + "self_attn.q_proj.weight", qkv[:, :-2]
+        yield theirs + "self_attn.k_proj.weight", qkv[:, -2]
+        yield theirs + "self_attn.v_proj.weight", qkv[:, -1]
+        gate, up = state[ours + "ffn.gate_up.weight"].chunk(2)
+        yield theirs + "mlp.gate_proj.weight", gate
+        yield theirs + "mlp.up_proj.weight", up
+    yield "model.norm.weight", state["norm.weight"]
+    if not config.tied:
+        yield "lm_head.weight", state["lm_head.weight"]
+    yield from ((name, state[name]) for name in HEADS if name in state)
 
 
 def to_hf(config: ModelConfig, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Our state dict as Hugging Face's; a tied output matrix is left out, extra heads keep their names."""
-    out = {"model.embed_tokens.weight": state["embed.weight"], "model.norm.weight": state["norm.weight"]}
-    for index in range(config.n_layers):
-        ours, theirs = f"layers.{index}.", f"model.layers.{index}."
-        out |= {theirs + hf: state[ours + name] for name, hf in _PLAIN.items()}
-        out |= {theirs + hf: part for hf, part in zip(_HF_QKV, _split_qkv(config, state[ours + _QKV]), strict=True)}
-        out |= {theirs + hf: part for hf, part in zip(_HF_GATE_UP, state[ours + _GATE_UP].chunk(2), strict=True)}
-    if not config.tied:
-        out["lm_head.weight"] = state["lm_head.weight"]
-    out |= {name: state[name] for name in HEADS if name in state}
-    return {name: tensor.contiguous() for name, tensor in out.items()}
-
-
-def from_hf(config: ModelConfig, get: Callable[[str], Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """(name, tensor) of our state dict from Hugging Face's, one at a time; `get` reads one of theirs."""
-    yield "embed.weight", get("model.embed_tokens.weight")
-    for index in range(config.n_layers):
-        ours, theirs = f"layers.{index}.", f"model.layers.{index}."
-        for name, hf in _PLAIN.items():
-            yield ours + name, get(theirs + hf)
-        yield ours + _QKV, _join_qkv(config, *(get(theirs + hf) for hf in _HF_QKV))
-        yield ours + _GATE_UP, torch.cat([get(theirs + hf) for hf in _HF_GATE_UP])
-    yield "norm.weight", get("model.norm.weight")
-    if not config.tied:
-        yield "lm_head.weight", get("lm_head.weight")
-
-
-def _split_qkv(config: ModelConfig, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    grouped = qkv.unflatten(0, (config.n_kv_heads, -1, config.head_dim))
-    return grouped[:, :-2].flatten(0, 2), grouped[:, -2].flatten(0, 1), grouped[:, -1].flatten(0, 1)
-
-
-def _join_qkv(config: ModelConfig, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    parts = [x.unflatten(0, (config.n_kv_heads, -1, config.head_dim)) for x in (q, k, v)]
-    return torch.cat(parts, dim=1).flatten(0, 2)
+    shapes = config.parameter_shapes()
+    return {name: view.reshape(shapes.get(name, view.shape)) for name, view in hf_views(config, state)}
 
 
 def save_model(
@@ -101,34 +88,53 @@ def save_model(
 
 
 def load_model(
-    folder: str | Path, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    path: str | Path, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
 ) -> Transformer:
-    """Read a Llama-family checkpoint directory, or a quantized one of ours.
+    """Read a Llama-family model: a Hugging Face directory (a quantized one of ours too), Meta's, or a GGUF file.
 
-    Raises `CheckpointError` naming every missing, extra, misshapen or non-finite tensor. Value and score heads are
-    built where the checkpoint has them. `dtype` is that of the parameters; quantized ones keep theirs.
+    Memory holds the model in `dtype` and one tensor of the file at a time. Value and score heads are built where the
+    checkpoint has them. Parameters get `dtype`; quantized ones of our own schemes keep theirs.
+
+    Raises `CheckpointError` naming every missing, extra, misshapen or non-finite tensor.
     """
-    folder = Path(folder)
-    raw = read_raw_config(folder)
-    if "quantization" in raw:
+    path = Path(path)
+    if layout_of(path) == "hf" and "quantization" in (raw := read_raw_config(path)):
         from llama3.model.quantized import load_quantized  # it builds on this module
 
-        return load_quantized(folder, raw, dtype=dtype, device=device)
-    config = parse_config(raw, folder)
-    with Tensors(folder) as tensors:
-        _check_shapes(tensors.shapes, config, folder)
-        state = dict(from_hf(config, tensors.get))
-        state |= {name: tensors.get(name) for name in HEADS if name in tensors.shapes}
-    refuse_non_finite(state, str(folder))
-    model = empty_model(config, state)
-    assign(model, {name: tensor.to(device, dtype) for name, tensor in state.items()})
+        return load_quantized(path, raw, dtype=dtype, device=device)
+    source = open_weights(path)
+    check_shapes(source)
+    model = empty_model(source.config, source.shapes)
+    state = {
+        name: torch.empty(parameter.shape, dtype=dtype, device=device)
+        for name, parameter in model.named_parameters()  # a tied output matrix is named once
+    }
+    problems: list[Problem] = []
+    for name, view in hf_views(source.config, state):
+        view.copy_(source.get(name).view(view.shape))
+        problems += non_finite(view, f"{path}: {name}")
+    if problems:
+        raise CheckpointError(problems)
+    assign(model, state)
     return model.requires_grad_(True)
 
 
 def empty_model(config: ModelConfig, names: Container[str]) -> Transformer:
     """A model without storage, with the heads that `names` holds parameters of."""
-    with torch.device("meta"):
+    with torch.device("meta"), _Undrawn():
         return Transformer(config, **{name.removesuffix(".weight"): name in names for name in HEADS})
+
+
+class _Undrawn(TorchFunctionMode):
+    """Leaves new parameters as they are. Drawing them on the meta device would import torch's compiler: seconds."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", "") == "torch.nn.init" and isinstance(kwargs.get("tensor"), Tensor):
+            return kwargs["tensor"]
+        return func(*args, **kwargs)
 
 
 def assign(model: Transformer, state: dict[str, Tensor]) -> None:
@@ -164,120 +170,25 @@ def generator(seed: int, name: str) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
 
 
-def read_config(folder: str | Path) -> ModelConfig:
-    """The architecture that `folder/config.json` describes. Raises `CheckpointError`."""
-    return parse_config(read_raw_config(Path(folder)), Path(folder))
+def read_config(path: str | Path) -> ModelConfig:
+    """The architecture of the model at `path`, of any layout. Raises `CheckpointError`."""
+    return open_weights(path).config
 
 
-def read_raw_config(folder: Path) -> dict[str, Any]:
-    """The contents of `folder/config.json`."""
-    path = folder / CONFIG_FILE
-    try:
-        raw = json.loads(path.read_bytes())
-    except OSError as error:
-        why = f"the folder holds {_listing(folder)}" if folder.is_dir() else "there is no such folder"
-        what = f"cannot be read ({error.strerror})"
-        raise CheckpointError(Problem("L3-CKP-001", str(path), what, why, "give the folder of a checkpoint")) from error
-    except ValueError as error:
-        what = f"is not JSON ({error})"
-        raise CheckpointError(Problem("L3-CKP-002", str(path), what, fix="fetch the checkpoint again")) from error
-    if not isinstance(raw, dict):
-        raise CheckpointError(Problem("L3-CKP-002", str(path), "is not an object", fix="fetch the checkpoint again"))
-    return raw
-
-
-def parse_config(raw: Mapping[str, Any], folder: Path) -> ModelConfig:
-    """The architecture in the contents of a config.json."""
-    try:
-        return ModelConfig.from_hf(raw, str(folder / CONFIG_FILE))
-    except ConfigError as error:
-        raise CheckpointError(error.problems) from error
-
-
-class Tensors:
-    """The tensors of a checkpoint directory, from one file or from the shards that its index names. Context manager."""
-
-    def __init__(self, folder: Path) -> None:
-        self._files: dict[Path, Any] = {}
-        self._file_of = self._index(folder)
-        self.shapes: dict[str, tuple[int, ...]] = {}
-        for name, path in self._file_of.items():
-            self.shapes[name] = tuple(self._open(path).get_slice(name).get_shape())
-
-    def __enter__(self) -> Tensors:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._files.clear()
-
-    def get(self, name: str) -> Tensor:
-        return self._open(self._file_of[name]).get_tensor(name)
-
-    def _open(self, path: Path) -> Any:
-        if path not in self._files:
-            try:
-                self._files[path] = safe_open(path, framework="pt")
-            except (SafetensorError, OSError) as error:
-                raise CheckpointError(
-                    Problem(
-                        "L3-CKP-003",
-                        str(path),
-                        f"is not a whole safetensors file ({error})",
-                        fix="fetch or write the checkpoint again",
-                    )
-                ) from error
-        return self._files[path]
-
-    def _index(self, folder: Path) -> dict[str, Path]:
-        if (single := folder / SINGLE_FILE).exists():
-            return dict.fromkeys(self._open(single).keys(), single)
-        index = folder / INDEX_FILE
-        if not index.exists():
-            pickled = any(folder.glob("*.bin")) or any(folder.glob("*.pth"))
-            why = (
-                "pickled weights can run code and are never read" if pickled else f"the folder holds {_listing(folder)}"
-            )
-            raise CheckpointError(
-                Problem(
-                    "L3-CKP-004",
-                    str(folder),
-                    f"has no {SINGLE_FILE} and no {INDEX_FILE}",
-                    why,
-                    "use a safetensors checkpoint",
-                )
-            )
-        try:
-            weight_map = json.loads(index.read_bytes())["weight_map"]
-            files = {name: folder / Path(file).name for name, file in weight_map.items()}
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise CheckpointError(
-                Problem("L3-CKP-005", str(index), f"is not a weight index ({error!r})", fix="fetch it again")
-            ) from error
-        for path in sorted(set(files.values())):
-            present = set(self._open(path).keys())
-            if missing := sorted(name for name, file in files.items() if file == path and name not in present):
-                raise CheckpointError(
-                    Problem(
-                        "L3-CKP-006",
-                        str(path),
-                        f"lacks {missing[0]} and {len(missing) - 1} more",
-                        "the index names it",
-                        "fetch it again",
-                    )
-                )
-        return files
-
-
-def _check_shapes(found: Mapping[str, tuple[int, ...]], config: ModelConfig, folder: Path) -> None:
+def check_shapes(source: WeightSource) -> None:
+    """Raise `CheckpointError` naming every tensor that the architecture has not, lacks, or has in another shape."""
+    config, found = source.config, source.shapes
     heads = {name: (1, config.dim) for name in HEADS if name in found}
     expected = config.parameter_shapes() | heads
     # Old converters also stored what is computed; a tied output matrix may be stored twice.
     tied = {"lm_head.weight"} if config.tied else set()
     ignored = {name for name in found if name.endswith("rotary_emb.inv_freq")} | tied
-    refuse_odd_names(expected.keys(), found.keys() - ignored, folder)
+    refuse_odd_names(expected.keys(), found.keys() - ignored, source.path)
     fix = "use the config.json that belongs to these weights"
     problems = [
-        Problem("L3-CKP-007", f"{folder}: {name}", f"has shape {found[name]} where the config says {shape}", fix=fix)
+        Problem(
+            "L3-CKP-007", f"{source.path}: {name}", f"has shape {found[name]} where the config says {shape}", fix=fix
+        )
         for name, shape in expected.items()
         if found[name] != shape
     ]
@@ -298,37 +209,45 @@ def refuse_odd_names(expected: Set[str], found: Set[str], where: Path) -> None:
 
 
 def refuse_non_finite(tensors: Mapping[str, Tensor], where: str) -> None:
-    problems = [
-        Problem(
-            "L3-CKP-010",
-            f"{where}: {name}",
-            "holds NaN or infinity",
-            "the run that wrote it diverged or the file is damaged",
-            "go back to an earlier checkpoint",
-        )
-        for name, tensor in tensors.items()
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all())
-    ]
-    if problems:
+    """Raise `CheckpointError` that names every tensor with NaN or infinity in it."""
+    if problems := [problem for name, x in tensors.items() for problem in non_finite(x, f"{where}: {name}")]:
         raise CheckpointError(problems)
+
+
+def non_finite(tensor: Tensor, where: str) -> list[Problem]:
+    """The problem of a tensor that holds NaN or infinity. Copies nothing."""
+    if not tensor.is_floating_point() or not tensor.numel():
+        return []
+    low, high = torch.aminmax(tensor)
+    if bool(torch.isfinite(low) & torch.isfinite(high)):
+        return []
+    why = "the run that wrote it diverged or the file is damaged"
+    if tensor.dtype == torch.float16:
+        why += ", or its values are too large for float16"
+    return [Problem("L3-CKP-010", where, "holds NaN or infinity", why, "go back to an earlier checkpoint")]
 
 
 def write_tensors(tensors: Mapping[str, Tensor], folder: str | Path, *, max_shard_bytes: int = MAX_SHARD_BYTES) -> None:
     """Write tensors as `model.safetensors`, or as shards and an index above `max_shard_bytes`; never half."""
-    folder = Path(folder)
+    sizes = {name: tensor.nbytes for name, tensor in tensors.items()}
+    write_shards(sizes, tensors.__getitem__, Path(folder), max_shard_bytes)
+
+
+def write_shards(sizes: Mapping[str, int], get: Callable[[str], Tensor], folder: Path, max_shard_bytes: int) -> None:
+    """As `write_tensors`, but of tensors that `get` makes when their shard's turn has come. `sizes`: in bytes."""
     folder.mkdir(parents=True, exist_ok=True)
-    shards = _shards(tensors, max_shard_bytes)
-    names = (
+    shards = _shards(sizes, max_shard_bytes)
+    files = (
         [SINGLE_FILE]
         if len(shards) == 1
         else [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
     )
-    for name, shard in zip(names, shards, strict=True):
-        _replace(folder / name, partial(_save_tensors, shard))
+    for file, names in zip(files, shards, strict=True):
+        _replace(folder / file, partial(_save_tensors, {name: get(name) for name in names}))
     if len(shards) > 1:
-        weight_map = {tensor: name for name, shard in zip(names, shards, strict=True) for tensor in shard}
-        size = sum(tensor.nbytes for tensor in tensors.values())
-        write_json_atomic(folder / INDEX_FILE, {"metadata": {"total_size": size}, "weight_map": weight_map})
+        weight_map = {name: file for file, names in zip(files, shards, strict=True) for name in names}
+        metadata = {"total_size": sum(sizes.values())}
+        write_json_atomic(folder / INDEX_FILE, {"metadata": metadata, "weight_map": weight_map})
         (folder / SINGLE_FILE).unlink(missing_ok=True)
 
 
@@ -336,15 +255,15 @@ def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
     save_file(tensors, path, metadata={"format": "pt"})
 
 
-def _shards(tensors: Mapping[str, Tensor], limit: int) -> list[dict[str, Tensor]]:
-    shards: list[dict[str, Tensor]] = [{}]
-    size = 0
-    for name, tensor in tensors.items():
-        if shards[-1] and size + tensor.nbytes > limit:
-            shards.append({})
-            size = 0
-        shards[-1][name] = tensor
-        size += tensor.nbytes
+def _shards(sizes: Mapping[str, int], limit: int) -> list[list[str]]:
+    shards: list[list[str]] = [[]]
+    total = 0
+    for name, size in sizes.items():
+        if shards[-1] and total + size > limit:
+            shards.append([])
+            total = 0
+        shards[-1].append(name)
+        total += size
     return shards
 
 
@@ -358,8 +277,3 @@ def _replace(path: Path, write: Callable[[Path], Any]) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-
-
-def _listing(folder: Path) -> str:
-    names = sorted(path.name for path in folder.iterdir())[:5] if folder.is_dir() else []
-    return ", ".join(names) or "nothing"

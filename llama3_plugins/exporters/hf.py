@@ -38,7 +38,8 @@ class HfExporter:
         import torch
 
         from llama3.artifacts.files import write_json_atomic
-        from llama3.model.weights import load_model, read_raw_config, save_model
+        from llama3.model.hf import read_raw_config
+        from llama3.model.weights import load_model, save_model
         from llama3.release.probe import compare, make_probe, write_probe
         from llama3.tokenizer import Tokenizer
 

@@ -1,0 +1,50 @@
+"""What a model lies in: a Hugging Face directory, Meta's directory, or a GGUF file. Torch-free."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from llama3.errors import CheckpointError, Problem
+
+Layout = Literal["hf", "meta", "gguf"]
+CONFIG_FILE = "config.json"
+PARAMS_FILE = "params.json"
+SAFETENSORS = "*.safetensors"
+CONSOLIDATED = "consolidated.*.pth"
+GGUF_MAGIC = b"GGUF"
+
+
+def layout_of(path: str | Path) -> Layout:
+    """The layout of the model at `path`, told by the names of its files. Raises CheckpointError (L3-CKP-001, -013)."""
+    path = Path(path)
+    if path.is_file():
+        if _starts_with(path, GGUF_MAGIC):
+            return "gguf"
+        what = "is no GGUF file"
+        fix = "give a .gguf file, or the directory that holds config.json or params.json"
+        raise CheckpointError(Problem("L3-CKP-013", str(path), what, f"it does not begin with {GGUF_MAGIC!r}", fix))
+    if (path / CONFIG_FILE).is_file() and (any(path.glob(SAFETENSORS)) or not _is_meta(path)):
+        return "hf"
+    if _is_meta(path):
+        return "meta"
+    why = f"the folder holds {listing(path)}" if path.is_dir() else "there is no such folder"
+    fix = "give the folder of a checkpoint (config.json and safetensors, or params.json and consolidated.*.pth)"
+    if inside := sorted(path.glob("*.gguf")):
+        fix = f"give the file itself: {inside[0]}"
+    raise CheckpointError(Problem("L3-CKP-001", str(path), "no model is here", why, fix))
+
+
+def listing(folder: Path) -> str:
+    """A few names of what a folder holds, for messages."""
+    names = sorted(path.name for path in folder.iterdir())[:5] if folder.is_dir() else []
+    return ", ".join(names) or "nothing"
+
+
+def _is_meta(folder: Path) -> bool:
+    return (folder / PARAMS_FILE).is_file() and any(folder.glob(CONSOLIDATED))
+
+
+def _starts_with(path: Path, magic: bytes) -> bool:
+    with open(path, "rb") as file:
+        return file.read(len(magic)) == magic
