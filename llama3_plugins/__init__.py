@@ -35,10 +35,26 @@ def llama3_algorithms() -> list[AlgorithmSpec]:
             needs=frozenset({"rollouts", "reward", "reference"}),
         ),
         AlgorithmSpec(
+            name="kto",
+            factory="llama3_plugins.algorithms.kto:KTO",
+            options="llama3_plugins.algorithms.options:KTOOptions",
+            summary="Kahneman-Tversky optimization: answers labelled good or bad, without pairs",
+            data="labels",
+            needs=frozenset({"reference"}),
+        ),
+        AlgorithmSpec(
             name="next_token",
             factory="llama3_plugins.algorithms.next_token:NextToken",
             summary="next-token prediction over packed documents: pretraining",
             data="tokens",
+        ),
+        AlgorithmSpec(
+            name="online_dpo",
+            factory="llama3_plugins.algorithms.online_dpo:OnlineDPO",
+            options="llama3_plugins.algorithms.options:OnlineDPOOptions",
+            summary="dpo on pairs of the policy's own fresh answers",
+            data="prompts",
+            needs=frozenset({"rollouts", "reward", "reference"}),
         ),
         AlgorithmSpec(
             name="ppo",
@@ -47,6 +63,14 @@ def llama3_algorithms() -> list[AlgorithmSpec]:
             summary="proximal policy optimization with a value head and a KL penalty",
             data="prompts",
             needs=frozenset({"rollouts", "reward", "reference", "value"}),
+        ),
+        AlgorithmSpec(
+            name="rejection_sampling",
+            factory="llama3_plugins.algorithms.rejection_sampling:RejectionSampling",
+            options="llama3_plugins.algorithms.options:RejectionSamplingOptions",
+            summary="finetuning on the best of K fresh answers to each prompt",
+            data="prompts",
+            needs=frozenset({"rollouts", "reward"}),
         ),
         AlgorithmSpec(
             name="reward_model",

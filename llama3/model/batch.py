@@ -174,6 +174,11 @@ class Batch:
             keep_S |= reached
         return self._take(keep_S.nonzero().squeeze(-1), keep_S[self.roots_R].nonzero().squeeze(-1))
 
+    def with_children(self, children_RK: Tensor) -> Batch:
+        """Each tree's root with the given children of it (segments), in the given order; nothing else is kept."""
+        segments_RK = torch.cat([self.roots_R[:, None], children_RK], dim=1)
+        return self._take(segments_RK.flatten(), torch.arange(self.num_trees, device=segments_RK.device))
+
     def split(self, n: int) -> list[Batch]:
         """n batches of consecutive trees with about equal tokens, never cut through a tree. With at least n trees none
         is empty; with fewer the last ones are."""

@@ -71,6 +71,20 @@ class PairExample:
 
 
 @dataclass(frozen=True, slots=True)
+class LabelExample:
+    """A prompt and one answer that is good or bad by itself."""
+
+    prompt: np.ndarray
+    answer: Span
+    desirable: bool
+
+    @property
+    def num_tokens(self) -> int:
+        """Of the longest path."""
+        return len(self.prompt) + len(self.answer.ids)
+
+
+@dataclass(frozen=True, slots=True)
 class PromptExample:
     """A prompt to be answered; `index` is its row in the rewarder's table of examples."""
 
@@ -122,6 +136,16 @@ def pair_example(
     return PairExample(better.prompt, better.answer, worse.answer, best[0].answer if best else None)
 
 
+def label_example(
+    tokenizer: Tokenizer, messages: Sequence[Mapping[str, str]], completion: str, label: Any, where: str = "label"
+) -> LabelExample:
+    """Tokenize a labelled answer: `messages` are the prompt, `completion` is the assistant's next message."""
+    if not isinstance(label, bool):
+        raise DataError(Problem("L3-DLG-008", where, f"the label is {label!r}", fix="give true or false"))
+    dialog = dialog_example(tokenizer, [*messages, {"role": "assistant", "content": completion}], where)
+    return LabelExample(dialog.prompt, dialog.answer, label)
+
+
 def prompt_ids(tokenizer: Tokenizer, messages: Sequence[Mapping[str, str]]) -> np.ndarray:
     """Token ids of a prompt, ending in the header of the assistant's message."""
     return render(tokenizer, _messages(messages, "prompt"), generation_prompt=True).ids
@@ -146,6 +170,16 @@ def collate_rankings(examples: Sequence[PairExample]) -> Batch:
         [
             Tree([Segment(pair.prompt), *(_ranked(place, answer) for place, answer in enumerate(pair.ranking))])
             for pair in examples
+        ]
+    )
+
+
+def collate_labels(examples: Sequence[LabelExample]) -> Batch:
+    """One tree per answer. Columns: per_target["is_format"], per_tree["desirable"] (0 or 1)."""
+    return Batch.of_trees(
+        [
+            Tree([Segment(label.prompt), _answer(label.answer)], {"desirable": float(label.desirable)})
+            for label in examples
         ]
     )
 

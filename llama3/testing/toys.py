@@ -15,7 +15,7 @@ from llama3.model.config import ModelConfig
 from llama3.model.score import score
 from llama3.model.transformer import Transformer
 from llama3.model.weights import init_weights
-from llama3.posttraining.datasets import DialogExample, PairExample, PromptExample, Span
+from llama3.posttraining.datasets import DialogExample, LabelExample, PairExample, PromptExample, Span
 
 VOCAB = 48
 CONFIG = ModelConfig(dim=16, n_layers=2, n_heads=2, n_kv_heads=1, ffn_dim=32, vocab_size=VOCAB, max_seq_len=64)
@@ -34,6 +34,7 @@ def toy_examples(data: str, count: int = 8, seed: int = 0) -> list[Any]:
         "dialogs": lambda: DialogExample(_tokens(rng), _answer(rng)),
         "pairs": lambda: PairExample(_tokens(rng), _answer(rng), _answer(rng)),
         "prompts": lambda: PromptExample(_tokens(rng), 0),
+        "labels": lambda: LabelExample(_tokens(rng), _answer(rng), bool(rng.integers(2))),
     }
     return [makers[data]() for _ in range(count)]
 

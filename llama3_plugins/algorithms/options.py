@@ -75,6 +75,33 @@ class DPOOptions(PreferenceOptions):
     """Pairs are given; the defaults are the paper's (4.1.4)."""
 
 
+class OnlineDPOOptions(PreferenceOptions):
+    """Pairs are made from the policy's own answers; TRL draws two."""
+
+    samples: int = Field(2, ge=2, le=64, description="answers drawn per prompt, of which the best and the worst count")
+
+
+class RejectionSamplingOptions(BaseModel):
+    """The paper draws 10 to 30 answers (4.2.2)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    samples: int = Field(10, ge=1, le=64, description="answers drawn per prompt (K)")
+    threshold: float | None = Field(
+        1.0, description="least reward of an answer that is learnt; none: the best of every prompt is"
+    )
+
+
+class KTOOptions(BaseModel):
+    """TRL's values are the defaults."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    beta: float = Field(0.1, gt=0, description="strength of the pull towards the reference")
+    desirable_weight: float = Field(1.0, gt=0, description="weight of the loss of good answers")
+    undesirable_weight: float = Field(1.0, gt=0, description="weight of the loss of bad answers")
+
+
 class RewardModelOptions(BaseModel):
     """The paper's loss (4.1.2): without a margin."""
 

@@ -12,23 +12,18 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from trl_oracle import padded, prepared, total, trl_trainer
+from trl_oracle import CONFIG, hf_model, padded, prepared, random_span, total, trl_trainer
 
 from llama3.model.batch import Batch
-from llama3.model.config import ModelConfig
 from llama3.model.score import Scored, score
 from llama3.model.transformer import Transformer
-from llama3.model.weights import init_weights, save_model
+from llama3.model.weights import init_weights
 from llama3.posttraining.datasets import DialogExample, PairExample, Span
 from llama3.posttraining.services import ModelScorer
 from llama3.training.microbatch import count_units
 from llama3_plugins.algorithms.dpo import DPO
 from llama3_plugins.algorithms.options import DPOOptions
 from llama3_plugins.algorithms.sft import SFT
-
-CONFIG = ModelConfig(
-    dim=32, n_layers=2, n_heads=4, n_kv_heads=2, ffn_dim=64, vocab_size=97, max_seq_len=128, rope_theta=10000.0
-)
 
 
 def loss_of(algorithm, model, batch: Batch) -> torch.Tensor:
@@ -52,11 +47,6 @@ def reference() -> Transformer:
     return model
 
 
-def random_span(rng, low=2, high=9) -> Span:
-    ids = rng.integers(1, CONFIG.vocab_size, rng.integers(low, high))
-    return Span(ids, np.arange(len(ids)) == len(ids) - 1)
-
-
 def random_pairs(seed: int, count: int = 5) -> list[PairExample]:
     rng = np.random.default_rng(seed)
     prompt = lambda: rng.integers(1, CONFIG.vocab_size, rng.integers(1, 12))
@@ -65,13 +55,6 @@ def random_pairs(seed: int, count: int = 5) -> list[PairExample]:
 
 def random_dialogs(seed: int, count: int = 5) -> list[DialogExample]:
     return [DialogExample(pair.prompt, pair.chosen) for pair in random_pairs(seed, count)]
-
-
-def hf_model(model: Transformer, folder):
-    from transformers import LlamaForCausalLM
-
-    save_model(model, folder)
-    return LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
 
 
 def test_sft_equals_transformers_and_trl(model, tmp_path):

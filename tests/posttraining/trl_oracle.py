@@ -9,6 +9,9 @@ import numpy as np
 import torch
 
 from llama3.model.batch import Batch
+from llama3.model.config import ModelConfig
+from llama3.model.transformer import Transformer
+from llama3.model.weights import save_model
 from llama3.posttraining.datasets import PairExample, Span
 from llama3.training.microbatch import UNITS
 
@@ -120,3 +123,20 @@ def padded(rows: list[tuple[np.ndarray, Span]]) -> dict[str, torch.Tensor]:
         out["completion_mask"][i, len(prompt) : len(ids)] = 1
     out["labels"] = out["input_ids"].masked_fill(out["completion_mask"] == 0, -100)
     return out
+
+
+CONFIG = ModelConfig(
+    dim=32, n_layers=2, n_heads=4, n_kv_heads=2, ffn_dim=64, vocab_size=97, max_seq_len=128, rope_theta=10000.0
+)
+
+
+def random_span(rng, low=2, high=9) -> Span:
+    ids = rng.integers(1, CONFIG.vocab_size, rng.integers(low, high))
+    return Span(ids, np.arange(len(ids)) == len(ids) - 1)
+
+
+def hf_model(model: Transformer, folder):
+    from transformers import LlamaForCausalLM
+
+    save_model(model, folder)
+    return LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
