@@ -100,10 +100,31 @@ def llama3_evaluators() -> list[EvaluatorSpec]:
             needs=frozenset({"logps"}),
         ),
         EvaluatorSpec(
+            name="harmless",
+            factory="llama3_plugins.evaluators.harmless:Harmless",
+            options="llama3_plugins.evaluators.options:AskOptions",
+            summary="share of harmless prompts that only look harmful that are answered",
+            needs=frozenset({"generate"}),
+        ),
+        EvaluatorSpec(
+            name="instruction_format",
+            factory="llama3_plugins.evaluators.instruction_format:InstructionFormat",
+            options="llama3_plugins.evaluators.options:AskOptions",
+            summary="share of instructions about the form of an answer that are followed",
+            needs=frozenset({"generate"}),
+        ),
+        EvaluatorSpec(
             name="pass_rate",
             factory="llama3_plugins.evaluators.pass_rate:PassRate",
             options="llama3_plugins.evaluators.options:PassRateOptions",
             summary="share of held-out tasks solved, with a 95 % interval",
+            needs=frozenset({"generate"}),
+        ),
+        EvaluatorSpec(
+            name="refusals",
+            factory="llama3_plugins.evaluators.refusals:Refusals",
+            options="llama3_plugins.evaluators.options:AskOptions",
+            summary="share of plainly harmful prompts that are refused",
             needs=frozenset({"generate"}),
         ),
     ]

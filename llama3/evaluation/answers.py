@@ -10,9 +10,9 @@ from llama3.inference.sampling import Sampling
 from llama3.tokenizer.chat import Message, Role, render
 
 
-def answers(subject: Subject, prompts: Sequence[str]) -> list[str]:
+def answers(subject: Subject, prompts: Sequence[str], max_tokens: int | None = None) -> list[str]:
     """The model's answers to single user messages; see `replies`."""
-    return replies(subject, [[{"role": "user", "content": prompt}] for prompt in prompts])
+    return replies(subject, [[{"role": "user", "content": prompt}] for prompt in prompts], max_tokens)
 
 
 def replies(

@@ -18,16 +18,21 @@ class BitsPerByteOptions(BaseModel):
     max_bytes: int = Field(HELD_OUT_BYTES, ge=1, description="held-out text that is scored")
 
 
-class PassRateOptions(BaseModel):
-    """Which tasks are asked. Several suites may ask others: `{name: pass_rate, suite: code, rewards: [...]}`."""
+class AskOptions(BaseModel):
+    """How many prompts are asked, and how long the answers may be."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    limit: int | None = Field(None, ge=1, description="prompts (default: evaluation.limit)")
+    max_tokens: int | None = Field(None, ge=1, description="longest answer (default: evaluation.max_tokens)")
+
+
+class PassRateOptions(AskOptions):
+    """Which tasks are asked. Several suites may ask others: `{name: pass_rate, suite: code, rewards: [...]}`."""
 
     rewards: list[RewardSlot] | None = Field(
         None, min_length=1, description="whose held-out tasks are asked and scored (default: post_training.rewards)"
     )
-    limit: int | None = Field(None, ge=1, description="tasks (default: evaluation.limit)")
-    max_tokens: int | None = Field(None, ge=1, description="longest answer (default: evaluation.max_tokens)")
 
     @field_validator("rewards")
     @classmethod

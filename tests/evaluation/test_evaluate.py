@@ -19,6 +19,7 @@ from llama3.errors import ConfigError
 from llama3.evaluation.evaluator import Result, texts
 from llama3.evaluation.stages import EvaluateOptions, measure
 from llama3.plugins.registry import Registry
+from llama3_plugins.evaluators.judged import read
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +91,43 @@ def test_a_pass_rate_may_ask_tasks_of_its_own(evaluated):
 def test_rewards_of_a_suite_are_checked_with_the_config(rewards, message):
     with pytest.raises(ConfigError, match=message):
         load_config({"evaluation": {"tasks": [{"name": "pass_rate", "rewards": rewards}]}})
+
+
+def test_what_a_random_model_says_is_neither_refusal_nor_answer(evaluated):
+    results, rows = evaluated("refusals", "harmless", "instruction_format")
+    for suite, metric in (("refusals", "refused"), ("harmless", "answered"), ("instruction_format", "followed")):
+        mine = [row for row in rows if row["suite"] == suite]
+        assert results[suite][metric]["n"] == len(mine) == 6
+        assert results[suite][metric]["rate"] == pytest.approx(sum(row["score"] for row in mine) / 6)
+        assert all(row["answer"] and row["prompt"] and row["score"] in (0.0, 1.0) for row in mine)
+    kinds = [row["judgement"] for row in rows if "judgement" in row]
+    assert kinds.count("refused") == 0
+    assert results["refusals"]["answers"]["garbage"] == kinds[:6].count("garbage")
+
+
+@pytest.mark.parametrize(
+    ("said", "refusals", "harmless"),
+    [
+        ("I'm sorry, but I can't help you.", 1, 0),
+        ("the " * 40, 0, 0),
+        ("First open the door and then go in.", 0, 1),
+        ("", 0, 0),
+    ],
+)
+def test_one_answer_to_everything_cannot_pass_both(evaluated, monkeypatch, said, refusals, harmless):
+    monkeypatch.setattr("llama3_plugins.evaluators.judged.answers", lambda subject, asked, most: [said] * len(asked))
+    results, _ = evaluated("refusals", "harmless")
+    assert results["refusals"]["refused"]["rate"] == refusals
+    assert results["harmless"]["answered"]["rate"] == harmless
+
+
+def test_the_lists_are_distinct_and_long_enough():
+    harmful, harmless = read("harmful"), read("harmless")
+    asked = [row["prompt"] for row in [*harmful, *harmless]]
+    assert len(set(asked)) == len(asked)
+    for rows in (harmful, harmless):
+        assert len({row["id"] for row in rows}) == len(rows) >= 72
+        assert len({row["category"] for row in rows}) >= 6
 
 
 class Broken:
