@@ -24,7 +24,7 @@ from llama3.model.config import ModelConfig
 from llama3.model.score import score
 from llama3.model.transformer import Transformer
 from llama3.model.weights import load_model
-from llama3.tokenizer.chat import Message, render
+from llama3.tokenizer.chat import Message, render, stop_ids
 from llama3.tokenizer.tokenizer import Tokenizer
 
 TEMPERATURE, TOP_P = 0.6, 0.9
@@ -98,7 +98,7 @@ class Llama:
         if self.guard is not None:
             for prompt in prompts:
                 self.guard.decide("input", prompt).raise_if_blocked()
-        sampling = Sampling(max_tokens, temperature, top_p, top_k, n, seed, self.tokenizer.stop_ids)
+        sampling = Sampling(max_tokens, temperature, top_p, top_k, n, seed, stop_ids(self.tokenizer))
         ids = [self.tokenizer.encode(prompt, bos=True) for prompt in prompts]
         answers = [[self._text(completion) for completion in group] for group in self.engine.generate(ids, sampling)]
         if self.guard is not None:
@@ -141,12 +141,15 @@ class Llama:
             why = f"the context holds {self.engine.pool.max_tokens} with the answer"
             raise DoesNotFit(Problem("L3-GEN-006", "chat", what, why, "drop its oldest messages"))
         tokens = room if max_tokens is None else min(max_tokens, room)
-        sampling = Sampling(tokens, temperature, top_p, seed=seed, stop_ids=self.tokenizer.stop_ids)
+        sampling = Sampling(tokens, temperature, top_p, seed=seed, stop_ids=stop_ids(self.tokenizer))
         pieces = self._pieces(prompt, sampling)
         return pieces if self.guard is None else self.guard.guard_stream(pieces)
 
     def logprobs(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Log-probability of each token of each text, in nats, float32[tokens], given a beginning of text before it."""
+        """Log-probability of each token of each text, in nats, float32[tokens], given a beginning of text before it.
+
+        Where the tokenizer begins no text with BOS, nothing predicts the first token: that one is left out.
+        """
         if isinstance(texts, str):
             raise TypeError("logprobs takes a sequence of texts, not one string")
         ids = [self.tokenizer.encode(text, bos=True) for text in texts]
@@ -161,12 +164,15 @@ class Llama:
 
     @torch.no_grad()
     def _score(self, documents: list[np.ndarray]) -> list[np.ndarray]:
-        lengths = [len(document) for document in documents]
-        starts = np.cumsum([0, *lengths[:-1]])
-        batch = Batch.of_documents(np.concatenate(documents), starts).to(self.transformer.embed.weight.device)
-        logps_M = score(self.transformer, batch).logps_M
-        assert logps_M is not None
-        return np.split(logps_M.cpu().numpy(), np.cumsum([length - 1 for length in lengths])[:-1])
+        predicted = [document for document in documents if len(document) > 1]
+        logps = np.empty(0, np.float32)
+        if predicted:
+            starts = np.cumsum([0, *(len(document) for document in predicted[:-1])])
+            batch = Batch.of_documents(np.concatenate(predicted), starts).to(self.transformer.embed.weight.device)
+            logps_M = score(self.transformer, batch).logps_M
+            assert logps_M is not None
+            logps = logps_M.cpu().numpy()
+        return np.split(logps, np.cumsum([max(len(document) - 1, 0) for document in documents])[:-1])
 
     def _pieces(self, prompt: np.ndarray, sampling: Sampling) -> Iterator[str]:
         decoder = self.tokenizer.stream()

@@ -1,18 +1,19 @@
 """Dialogs and preference pairs as training examples, and examples as packed trees.
 
-    dialog:  [prompt] <- [answer]                 the answer's tokens are targets, nothing else
+    dialog:  [prompt] <- [answers]                targets are what the assistant wrote, in every turn
     pair:    [prompt] <- [chosen], [rejected]     the prompt is computed once; child(0) is chosen, child(1) rejected
     ranking: [prompt] <- [best] ... [worst]       only the last token of each answer is a target
 
-A prompt is everything up to and including the header of the assistant's final message; an answer is that message's
-content and its end token. `is_format` marks control tokens among the targets (paper 4.1.4).
+A prompt is everything up to and including the header of an assistant's message, just as generation begins; an answer
+is that message's content and its end token. Where a dialog has several, the messages between them stand among the
+answers and are no targets. `is_format` marks control tokens among the targets (paper 4.1.4).
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
@@ -20,7 +21,7 @@ import numpy as np
 
 from llama3.errors import DataError, Problem
 from llama3.model.batch import Batch, Segment, Tree
-from llama3.tokenizer.chat import Message, Role, render
+from llama3.tokenizer.chat import Message, Rendered, Role, render
 
 if TYPE_CHECKING:
     from llama3.tokenizer import Tokenizer
@@ -30,15 +31,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Tokens of an answer with one format flag each."""
+    """Tokens of an answer, or of several with what stands between them, with flags per token."""
 
     ids: np.ndarray
     is_format: np.ndarray
+    is_target: np.ndarray | bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class DialogExample:
-    """A prompt and the answer to learn."""
+    """A prompt and the answer to learn; of several answers, the prompt of the first."""
 
     prompt: np.ndarray
     answer: Span
@@ -97,24 +99,39 @@ class PromptExample:
         return len(self.prompt)
 
 
-def dialog_example(tokenizer: Tokenizer, messages: Sequence[Mapping[str, str]], where: str = "dialog") -> DialogExample:
-    """Tokenize a dialog whose last message is the assistant's. Raises DataError when there is nothing to learn."""
-    rendered = render(tokenizer, _messages(messages, where))
-    targets = np.flatnonzero(rendered.is_target)
-    if len(targets) == 0:
+def messages_of(messages: Sequence[Mapping[str, str]], where: str) -> list[Message]:
+    """The messages of a row. Raises DataError for what is none."""
+    try:
+        return [Message(cast(Role, message["role"]), message["content"]) for message in messages]
+    except (KeyError, TypeError) as error:
         raise DataError(
-            Problem(
-                "L3-DLG-001",
-                where,
-                "nothing in this dialog is a target",
-                "targets are the assistant's final message",
-                "end the dialog with an assistant message",
-            )
-        )
-    start = int(targets[0])
-    if not rendered.is_target[start:].all():
-        raise DataError(Problem("L3-DLG-002", where, "the targets are not the end of the dialog"))
-    return DialogExample(rendered.ids[:start], Span(rendered.ids[start:], rendered.is_format[start:]))
+            Problem("L3-DLG-006", where, "messages must be objects with role and content", repr(error))
+        ) from None
+
+
+def dialog_example(tokenizer: Tokenizer, messages: Sequence[Mapping[str, str]], where: str = "dialog") -> DialogExample:
+    """Tokenize a dialog to learn all its answers; what follows the last is left out.
+
+    Raises DataError when there is nothing to learn, or the chat template does not take the dialog.
+    """
+    rendered = _rendered(tokenizer, messages, where)
+    targets = np.flatnonzero(rendered.is_target)
+    if rendered.is_format[targets].all():
+        what = "nothing in this dialog is a target" if len(targets) == 0 else "every answer in this dialog is empty"
+        why, fix = "targets are the contents of the assistant's messages", "let the assistant answer, or drop the dialog"
+        raise DataError(Problem("L3-DLG-001", where, what, why, fix))
+    start, end = int(targets[0]), int(targets[-1]) + 1
+    return DialogExample(rendered.ids[:start], _span(rendered, start, end))
+
+
+def answer_example(
+    tokenizer: Tokenizer, messages: Sequence[Mapping[str, str]], answer: str, where: str = "answer"
+) -> DialogExample:
+    """Tokenize a prompt and one answer to it, which alone is the target; it may be empty (but for its end token)."""
+    prompt = _rendered(tokenizer, messages, where, generation_prompt=True).ids
+    rendered = _rendered(tokenizer, [*messages, {"role": "assistant", "content": answer}], where)
+    end = int(np.flatnonzero(rendered.is_target)[-1]) + 1
+    return DialogExample(prompt, _span(rendered, len(prompt), end))
 
 
 def pair_example(
@@ -128,11 +145,10 @@ def pair_example(
 ) -> PairExample:
     """Tokenize a preference pair: `messages` are the prompt, the answers are the assistant's next message."""
     answers = [chosen, rejected, *([] if edited is None else [edited])]
-    if len(set(answers)) < len(answers):
+    examples = [answer_example(tokenizer, messages, answer, where) for answer in answers]
+    if len({example.answer.ids.tobytes() for example in examples}) < len(answers):
         raise DataError(Problem("L3-DLG-003", where, "two answers are the same", fix="drop the pair, or the edit"))
-    better, worse, *best = (
-        dialog_example(tokenizer, [*messages, {"role": "assistant", "content": answer}], where) for answer in answers
-    )
+    better, worse, *best = examples
     return PairExample(better.prompt, better.answer, worse.answer, best[0].answer if best else None)
 
 
@@ -142,13 +158,13 @@ def label_example(
     """Tokenize a labelled answer: `messages` are the prompt, `completion` is the assistant's next message."""
     if not isinstance(label, bool):
         raise DataError(Problem("L3-DLG-008", where, f"the label is {label!r}", fix="give true or false"))
-    dialog = dialog_example(tokenizer, [*messages, {"role": "assistant", "content": completion}], where)
+    dialog = answer_example(tokenizer, messages, completion, where)
     return LabelExample(dialog.prompt, dialog.answer, label)
 
 
-def prompt_ids(tokenizer: Tokenizer, messages: Sequence[Mapping[str, str]]) -> np.ndarray:
+def prompt_ids(tokenizer: Tokenizer, messages: Sequence[Mapping[str, str]], where: str = "prompt") -> np.ndarray:
     """Token ids of a prompt, ending in the header of the assistant's message."""
-    return render(tokenizer, _messages(messages, "prompt"), generation_prompt=True).ids
+    return _rendered(tokenizer, messages, where, generation_prompt=True).ids
 
 
 def collate_dialogs(examples: Sequence[DialogExample]) -> Batch:
@@ -238,7 +254,8 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _answer(span: Span) -> Segment:
-    return Segment(span.ids, parent=0, is_target=True, per_target={"is_format": span.is_format})
+    is_target = np.broadcast_to(span.is_target, len(span.ids))
+    return Segment(span.ids, parent=0, is_target=is_target, per_target={"is_format": span.is_format[is_target]})
 
 
 def _ranked(place: int, span: Span) -> Segment:
@@ -246,10 +263,16 @@ def _ranked(place: int, span: Span) -> Segment:
     return Segment(span.ids, parent=0, is_target=is_last, per_segment={"place": place})
 
 
-def _messages(messages: Sequence[Mapping[str, str]], where: str) -> list[Message]:
+def _span(rendered: Rendered, start: int, end: int) -> Span:
+    return Span(rendered.ids[start:end], rendered.is_format[start:end], rendered.is_target[start:end])
+
+
+def _rendered(
+    tokenizer: Tokenizer, messages: Sequence[Mapping[str, str]], where: str, *, generation_prompt: bool = False
+) -> Rendered:
+    """Raises DataError; its problems name the dialog too."""
     try:
-        return [Message(cast(Role, message["role"]), message["content"]) for message in messages]
-    except (KeyError, TypeError) as error:
-        raise DataError(
-            Problem("L3-DLG-006", where, "messages must be objects with role and content", repr(error))
-        ) from None
+        return render(tokenizer, messages_of(messages, where), generation_prompt=generation_prompt)
+    except DataError as error:
+        named = (p if p.where == where else replace(p, where=f"{where}, {p.where}") for p in error.problems)
+        raise DataError(named) from None

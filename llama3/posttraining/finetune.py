@@ -51,7 +51,7 @@ from llama3.posttraining.services import (
     draw_seed,
 )
 from llama3.posttraining.tasks import Task
-from llama3.tokenizer import Tokenizer
+from llama3.tokenizer import Tokenizer, stop_ids
 from llama3.training.algorithm import Algorithm, Scorer
 from llama3.training.checkpoint import CheckpointStore
 from llama3.training.loop import train
@@ -140,7 +140,7 @@ def prefer(
         reward = build_reward(options.rewards)
         makers["rollouts"] = lambda: RolloutSampler(
             open_generate(job.model),
-            job.tokenizer.stop_ids,
+            stop_ids(job.tokenizer),
             max_tokens=section.max_tokens,
             temperature=section.temperature,
             top_p=section.top_p,

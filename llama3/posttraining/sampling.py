@@ -16,7 +16,7 @@ from llama3.posttraining.datasets import prompt_ids
 from llama3.posttraining.rewards import CombinedReward, build_rewards
 from llama3.posttraining.services import Generate, answer_text, chunks
 from llama3.posttraining.tasks import Task
-from llama3.tokenizer import Tokenizer
+from llama3.tokenizer import Tokenizer, stop_ids
 
 PASS = 1.0
 """The reward from which an answer counts as verified (llama3.posttraining.rewards: "fully right")."""
@@ -111,7 +111,7 @@ def sample_tasks(
                 temperature=options.temperature,
                 top_p=options.top_p,
                 seed=options.seed,
-                stop_ids=tokenizer.stop_ids,
+                stop_ids=stop_ids(tokenizer),
             )
             texts = [[answer_text(tokenizer, answer.ids) for answer in answers] for answers in completions]
             scores = iter(_scores(reward, chunk, texts))

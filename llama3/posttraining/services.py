@@ -24,6 +24,7 @@ from llama3.model.score import score
 from llama3.model.transformer import Transformer
 from llama3.plugins.specs import Need
 from llama3.posttraining.rewards import CombinedReward, Example
+from llama3.tokenizer.chat import stop_ids
 from llama3.training.algorithm import Rewarder, Sampler, Scorer, Stats, ValueModel
 from llama3.training.microbatch import cut
 from llama3.training.rollouts import RolloutWatch
@@ -203,7 +204,8 @@ class TextRewarder:
 
 def answer_text(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
     """The text of an answer, without the stop token it may end with."""
-    return tokenizer.decode(np.asarray(ids[:-1] if ids and ids[-1] in tokenizer.stop_ids else ids, dtype=np.uint32))
+    ends = bool(ids) and ids[-1] in stop_ids(tokenizer)
+    return tokenizer.decode(np.asarray(ids[:-1] if ends else ids, dtype=np.uint32))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,8 @@
 
 A document is scored in windows of the model's context that overlap by half, so that every byte but those of the
 first window is predicted from at least half a context. Bits are summed over all tokens of the documents (the end
-of a document is not text and is not scored) and divided by their UTF-8 bytes.
+of a document is not text and is not scored) and divided by their UTF-8 bytes. Where the tokenizer begins no text
+with BOS, nothing predicts a document's first token: neither its bits nor its bytes count.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ class BitsPerByte:
         self.options = options
 
     def run(self, subject: Subject, limit: int, seed: int) -> Result:
+<<<<<<< HEAD
         documents = list(texts(subject.corpus, "held_out", self.options.max_bytes))
         tokenizer, context = subject.model.tokenizer, subject.model.config.max_seq_len
         pieces = [windows(tokenizer.encode(data.decode(), bos=True), context) for data in documents]
@@ -45,6 +47,17 @@ class BitsPerByte:
         ]
         metrics = {"bits_per_byte": math.fsum(bits) / sum(sizes), "bytes": sum(sizes), "tokens": tokens}
         return Result(metrics, samples, better="lower")
+=======
+        documents = [data.decode() for data in texts(subject.corpus, "held_out", self.options.max_bytes)]
+        tokenizer = subject.model.tokenizer
+        context = subject.model.config.max_seq_len
+        ids = [tokenizer.encode(text, bos=True) for text in documents]
+        pieces = [piece for tokens in ids for piece in windows(tokens, context)]
+        nats = math.fsum(_nats(subject.model, pieces))
+        size = sum(len(tokenizer.decode_bytes(tokens[1:])) for tokens in ids)
+        tokens = sum(int(targets.sum()) for _, targets in pieces)
+        return Result({"bits_per_byte": nats / math.log(2) / size, "bytes": size, "tokens": tokens})
+>>>>>>> aa4cea5 (Chat through a model's own template, in a sandbox, with masks that are derived and checked)
 
 
 def windows(ids: np.ndarray, context: int) -> list[tuple[np.ndarray, np.ndarray]]:

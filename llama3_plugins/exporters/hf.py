@@ -41,7 +41,7 @@ class HfExporter:
         from llama3.model.hf import read_raw_config
         from llama3.model.weights import load_model, save_model
         from llama3.release.probe import compare, make_probe, write_probe
-        from llama3.tokenizer import Tokenizer
+        from llama3.tokenizer import Tokenizer, stop_ids
 
         if "quantization" in read_raw_config(checkpoint):
             what = "a quantized checkpoint has no Hugging Face layout"
@@ -59,7 +59,7 @@ class HfExporter:
         rounding = compare(model, exact)
         ids = {
             "bos_token_id": tokenizer.bos_id,
-            "eos_token_id": sorted(tokenizer.stop_ids),
+            "eos_token_id": sorted(stop_ids(tokenizer)),
             "pad_token_id": tokenizer.pad_id,
         }
         save_model(model, folder, dtype=dtype, max_shard_bytes=self.options.max_shard_bytes, extra=ids)

@@ -1,0 +1,114 @@
+"""`llama3 tokens`: the tokens of dialogs, and which of them a model learns."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from llama3.cli.generate import ModelArgument
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from llama3.tokenizer import Message, Rendered, Tokenizer
+
+STYLES = {"target": "bold green", "format": "dim cyan", "prompt": "default"}
+LEGEND = {
+    "target": "learnt: what the assistant wrote and the token that ends it",
+    "format": "headers, ends of messages and other words of the template",
+    "prompt": "contents of the other messages, and of all in a prompt",
+}
+_BETWEEN = "|"
+
+
+def tokens(
+    model: ModelArgument,
+    data: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help='Rows of JSON with "messages" (and "chosen", for pairs).'),
+    ] = None,
+    message: Annotated[str | None, typer.Option(help="What a user says, as the prompt of an answer.")] = None,
+    limit: Annotated[int, typer.Option(min=0, help="Dialogs to show. All are counted.")] = 3,
+) -> None:
+    """Show dialogs token by token: what is learnt, what the chat template writes, what is given."""
+    from rich.console import Console
+    from rich.text import Text
+
+    from llama3.errors import ConfigError, Problem
+    from llama3.tokenizer import Message, render
+
+    if (data is None) == (message is None):
+        what = "neither --data nor --message" if data is None else "both --data and --message"
+        raise ConfigError(Problem("L3-CLI-030", "llama3 tokens", what, fix="give one of them"))
+    tokenizer = _tokenizer(Path(model))
+    console = Console(highlight=False, soft_wrap=True)
+    counts: Counter[str] = Counter()
+    without = 0
+    dialogs = [[Message("user", message)]] if message is not None else _dialogs(data)
+    for number, dialog in enumerate(dialogs, 1):
+        rendered = render(tokenizer, dialog, generation_prompt=message is not None)
+        counts.update(_kinds(rendered))
+        without += not rendered.is_target.any()
+        if number <= limit:
+            console.print(f"dialog {number}")
+            _show(console, tokenizer, rendered)
+    for kind, meaning in LEGEND.items():
+        share = counts[kind] / max(counts.total(), 1)
+        console.print(Text(f"{kind:7}{counts[kind]:10,} tokens {share:6.1%}  {meaning}", STYLES[kind]))
+    if data is not None and without:
+        console.print(f"{without} dialogs have no target: nothing is learnt from them")
+
+
+def _tokenizer(path: Path) -> Tokenizer:
+    """Of a directory or file that holds one, else of the model that a run made."""
+    from llama3.inference.llama import find_model
+    from llama3.tokenizer import Tokenizer
+
+    has_one = path.is_file() or (path / "tokenizer.json").is_file() or (path / "tokenizer.model").is_file()
+    return Tokenizer.load(path if has_one else find_model(path))
+
+
+def _dialogs(path: Path | None) -> Iterator[list[Message]]:
+    """The dialogs of a file. Raises DataError naming the row."""
+    from llama3.posttraining.datasets import messages_of, read_rows
+
+    assert path is not None
+    for number, row in enumerate(read_rows(path), 1):
+        yield messages_of(_messages(row), f"{path.name}:{number}")
+
+
+def _messages(row: Mapping[str, Any]) -> Sequence[Mapping[str, str]]:
+    """Of a dialog, or of a preference pair with the better answer."""
+    messages = row.get("messages")
+    if not isinstance(messages, list):
+        return [{}]  # refused like every message without role and content
+    return [*messages, {"role": "assistant", "content": row["chosen"]}] if "chosen" in row else messages
+
+
+def _kinds(rendered: Rendered) -> list[str]:
+    pairs = zip(rendered.is_target.tolist(), rendered.is_format.tolist(), strict=True)
+    return ["target" if target else "format" if is_format else "prompt" for target, is_format in pairs]
+
+
+def _show(console: Console, tokenizer: Tokenizer, rendered: Rendered) -> None:
+    """One line for each run of tokens of one kind; the kind is written out, so that it is seen without colours."""
+    from rich.text import Text
+
+    labelled = zip(_kinds(rendered), rendered.ids.tolist(), strict=True)
+    for kind, run in groupby(labelled, key=lambda pair: pair[0]):
+        line = Text(f"  {kind:7}", "dim")
+        for position, (_, id) in enumerate(run):
+            line.append(_BETWEEN if position else "", "dim")
+            line.append(_text(tokenizer, id), STYLES[kind])
+        console.print(line)
+
+
+def _text(tokenizer: Tokenizer, id: int) -> str:
+    r"""A token on one line: \n for a line break, \xNN for a byte of a longer character."""
+    text = tokenizer.decode_bytes([id]).decode("utf-8", "backslashreplace")
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

@@ -1,0 +1,309 @@
+"""A chat template is a program that came with a model: it runs with no way out and bounded in time and size.
+
+Jinja's immutable sandbox keeps it from Python's internals. Against templates that run away, every turn of a loop, call
+and filter costs steps (more of them for long texts and lists), what can multiply sizes is bounded before it is done,
+and so is all that is written. The helpers are those that Hugging Face's templates are written for.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
+from datetime import datetime
+from typing import Any
+
+import jinja2
+from jinja2 import nodes
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
+from jinja2.runtime import Context, Macro
+from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
+from jinja2.utils import Namespace, pass_context
+
+MAX_SOURCE = 300_000
+"""Characters of a template. The longest that models come with have 30,000."""
+MAX_STEPS = 300_000
+"""A turn of a loop, a call, a comparison: one each. A message takes some tens."""
+MAX_SIZE = 10_000_000
+"""Characters that a template writes, or that a value it handles has, with all that is in it."""
+MAX_ELEMENTS = 100_000
+"""Of a list or dict that a template handles, with all that is in it."""
+_MAX_PRODUCT = 10 * MAX_SIZE
+_MAX_BITS = 4096
+_PER_STEP = 64
+"""Characters or elements that one step handles."""
+
+_STR_METHODS = frozenset(
+    "capitalize count endswith find index isalnum isalpha isdigit islower isspace isupper join lower lstrip partition"
+    " removeprefix removesuffix replace rfind rindex rpartition rsplit rstrip split splitlines startswith strip"
+    " swapcase title upper".split()
+)
+_FILTERS = (
+    "abs capitalize count d default dictsort e escape first float indent int items join last length list lower map max"
+    " min reject rejectattr replace reverse round safe select selectattr sort string title trim unique upper"
+).split()
+_MULTIPLYING = frozenset({"indent", "join", "replace"})
+"""Filters and methods whose result can be as large as the product of what they are given."""
+
+
+class TemplateFailed(Exception):  # noqa: N818 - not an error of ours; the caller says whose message is meant
+    """What a template raised, in words."""
+
+
+@functools.lru_cache(maxsize=16)
+def compile_template(source: str) -> ChatProgram:
+    """Raises TemplateFailed for what is no template."""
+    return ChatProgram(source)
+
+
+class ChatProgram:
+    """A compiled chat template."""
+
+    def __init__(self, source: str) -> None:
+        if len(source) > MAX_SOURCE:
+            raise TemplateFailed(f"the template has {len(source)} characters; {MAX_SOURCE} are the most")
+        self.tells_time = "strftime_now" in source
+        try:
+            self._template = _ENVIRONMENT.from_string(source)
+        except Exception as error:  # whatever the compiler meets in somebody else's text
+            raise TemplateFailed(_in_words(error)) from error
+
+    def text(
+        self,
+        messages: Sequence[Mapping[str, str]],
+        *,
+        generation_prompt: bool,
+        tokens: Mapping[str, str],
+        now: datetime,
+    ) -> str:
+        """What the template writes. `tokens` are its variables `bos_token` and so on. Raises TemplateFailed."""
+        reset = _RUN.set(_Run(now))
+        variables = {"tools": None, "documents": None, "add_generation_prompt": generation_prompt, **tokens}
+        try:
+            return self._template.render(messages=[dict(message) for message in messages], **variables)
+        except Exception as error:  # a template can raise whatever Python's operators raise
+            raise TemplateFailed(_in_words(error)) from error
+        finally:
+            _RUN.reset(reset)
+
+
+class _Run:
+    """One rendering: what it may still spend, and its time."""
+
+    def __init__(self, now: datetime) -> None:
+        self.now, self.steps, self.written = now, 0, 0
+
+    def spend(self, *values: Any) -> None:
+        size = sum(map(_size, values))
+        self.steps += 1 + size // _PER_STEP
+        if self.steps > MAX_STEPS:
+            raise SecurityError(f"it takes over {MAX_STEPS} steps: it loops without end or nearly so")
+
+    def write(self, text: str) -> None:
+        self.written += len(text)
+        if self.written > MAX_SIZE:
+            raise SecurityError(f"it writes over {MAX_SIZE} characters")
+
+
+_RUN: ContextVar[_Run] = ContextVar("run")
+
+
+def _size(value: Any) -> int:
+    """Characters and elements of a value and all that is in it. Raises SecurityError where they are too many."""
+    size, elements, rest = 0, 0, [value]
+    while rest:
+        value = rest.pop()
+        if isinstance(value, str):
+            size += len(value)
+        elif isinstance(value, (list, tuple, dict, range)):
+            elements += len(value)
+            if elements <= MAX_ELEMENTS and not isinstance(value, range):
+                rest += [*value, *value.values()] if isinstance(value, dict) else value
+        elif isinstance(value, int) and value.bit_length() > _MAX_BITS:
+            raise SecurityError("it makes a number beyond bounds")
+        if size > MAX_SIZE or elements > MAX_ELEMENTS:
+            raise SecurityError(f"it makes a value of over {MAX_SIZE} characters or {MAX_ELEMENTS} elements")
+    return size + elements
+
+
+def _bounded(value: Any) -> Any:
+    _size(value)
+    return value
+
+
+def _multiply(*values: Any) -> None:
+    """Refuse an operation whose result may be as large as the largest value times the next."""
+    sizes = sorted(abs(value) if isinstance(value, int) else _size(value) for value in values)
+    if len(sizes) > 1 and sizes[-1] * sizes[-2] > _MAX_PRODUCT:
+        raise SecurityError("it multiplies the sizes of its texts beyond bounds")
+
+
+class _Environment(ImmutableSandboxedEnvironment):
+    intercepted_binops = frozenset({"+", "*", "**", "%"})
+
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        if isinstance(obj, str) and attr not in _STR_METHODS:
+            return False
+        return super().is_safe_attribute(obj, attr, value)
+
+    def wrap_str_format(self, value: Any) -> None:
+        """`str.format` is not among the methods that are let through."""
+
+    def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805, B902 - as in Jinja
+        owner = getattr(__obj, "__self__", None)
+        _RUN.get().spend(owner, *args)
+        if isinstance(owner, str) and getattr(__obj, "__name__", "") in _MULTIPLYING:
+            _multiply(owner, *args, *kwargs.values())
+        return _bounded(super().call(__context, __obj, *args, **kwargs))
+
+    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+        _RUN.get().spend(left, right)
+        if operator == "**" or (operator == "%" and isinstance(left, str)):
+            raise SecurityError(f"it uses the operator {operator!r}, which no chat template needs")
+        if operator == "*" and (_size(left) or _size(right)):
+            _multiply(left, right)
+        return _bounded(super().call_binop(context, operator, left, right))
+
+    def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
+        """Put a meter at every loop, comparison and text that is written (into macros, `set` blocks and `~` too)."""
+        tree = super()._parse(source, name, filename)
+        for loop in tree.find_all(nodes.For):
+            loop.iter = _metered(loop.iter, "metered_loop")
+        for node in tree.find_all((nodes.Output, nodes.Concat)):
+            node.nodes = [
+                child if isinstance(child, nodes.TemplateData) else _metered(child, "metered_text")
+                for child in node.nodes
+            ]
+        for comparison in tree.find_all(nodes.Compare):
+            for side in (comparison, *comparison.ops):
+                side.expr = _metered(side.expr, "metered_value")
+        return tree
+
+
+def _metered(node: nodes.Expr, name: str) -> nodes.Filter:
+    return nodes.Filter(node, name, [], [], None, None, lineno=node.lineno)
+
+
+@pass_context  # or Jinja would do it while compiling
+def _metered_loop(_: Context, values: Any) -> Iterator[Any]:
+    for value in values:
+        _RUN.get().spend()
+        yield value
+
+
+@pass_context
+def _metered_value(_: Context, value: Any) -> Any:
+    _RUN.get().spend(value)
+    return value
+
+
+@pass_context
+def _metered_text(_: Context, value: Any) -> Any:
+    _RUN.get().write(value if isinstance(value, str) else str(_bounded(value)))
+    return value
+
+
+def _paying(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """A filter or test that pays for what it is given."""
+
+    @functools.wraps(function)  # with Jinja's marks of what the filter wants to be passed
+    def paying(*args: Any, **kwargs: Any) -> Any:
+        values = [arg for arg in args if not isinstance(arg, (Context, nodes.EvalContext, jinja2.Environment))]
+        _RUN.get().spend(*values)
+        if name in _MULTIPLYING and values:
+            _multiply(*values, *kwargs.values())
+        return _bounded(function(*args, **kwargs))
+
+    return paying
+
+
+class _Generation(Extension):
+    """`{% generation %}...{% endgeneration %}` marks an assistant's words for other programs; here it changes nothing:
+    what is learnt is derived, not declared."""
+
+    tags = {"generation"}
+
+    def parse(self, parser: Parser) -> nodes.Node:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return nodes.CallBlock(self.call_method("_body"), [], [], body).set_lineno(line)
+
+    def _body(self, caller: Macro) -> str:
+        return caller()
+
+
+class _TemplateNamespace(Namespace):
+    """Without names that lead into Python's internals."""
+
+    def __init__(*args: Any, **kwargs: Any) -> None:  # so that `namespace(self=...)` works
+        self, *rest = args
+        values = dict(*rest, **kwargs)
+        for name in values:
+            _refuse_private(name)
+        Namespace.__init__(self, values)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        _refuse_private(name)
+        Namespace.__setitem__(self, name, value)
+
+
+def _refuse_private(name: object) -> None:
+    if isinstance(name, str) and name.startswith("_"):
+        raise SecurityError(f"it stores the private attribute {name!r}")
+
+
+def _raise_exception(message: object) -> None:
+    raise jinja2.TemplateError(str(message))
+
+
+def _strftime_now(form: str) -> str:
+    return _RUN.get().now.strftime(form)
+
+
+def _tojson(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """Unlike Jinja's own, without escapes for HTML."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+def _range(*bounds: int) -> range:
+    numbers = range(*bounds)
+    _RUN.get().spend(numbers)
+    return _bounded(numbers)
+
+
+def _environment() -> _Environment:
+    environment = _Environment(
+        trim_blocks=True, lstrip_blocks=True, optimized=False, extensions=[_Generation, loopcontrols]
+    )
+    known = {name: environment.filters[name] for name in _FILTERS} | {"tojson": _tojson}
+    environment.filters.clear()
+    environment.filters |= {name: _paying(name, function) for name, function in known.items()}
+    meters = {"metered_loop": _metered_loop, "metered_text": _metered_text, "metered_value": _metered_value}
+    environment.filters |= meters
+    environment.tests |= {name: _paying(name, function) for name, function in environment.tests.items()}
+    environment.globals.clear()
+    environment.globals |= {
+        "dict": lambda *args, **kwargs: dict(*args, **kwargs),
+        "namespace": _TemplateNamespace,
+        "raise_exception": _raise_exception,
+        "range": _range,
+        "strftime_now": _strftime_now,
+    }
+    return environment
+
+
+_ENVIRONMENT = _environment()
+
+
+def _in_words(error: Exception) -> str:
+    text = re.sub(r"\s+", " ", str(error)).strip()[:300]
+    return text if isinstance(error, jinja2.TemplateError) and text else f"{type(error).__name__}: {text}"

@@ -1,0 +1,297 @@
+"""Dialogs as ids by a model's own chat template.
+
+A template writes one text from many messages. What of it is whose is derived, and then checked:
+
+    layout   the template runs with a sentinel in place of each content: what stands between them is its own
+    match    it runs with the contents: the same words must stand around them, else it rewrites them
+    cuts     where the prompt for an assistant's answer ends: what follows is the assistant's to write
+    ids      only the template's own words can be control tokens; what stands between two of those, words and
+             contents, is encoded together as in the whole text, but cut where an assistant begins
+
+Words are the text that a template writes by itself. Texts are counted in UTF-8 bytes where tokens are concerned.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import accumulate
+
+import numpy as np
+import numpy.typing as npt
+
+from llama3.errors import DataError, Problem
+from llama3.tokenizer.chat_sandbox import ChatProgram, TemplateFailed, compile_template
+from llama3.tokenizer.llama3_chat import without_leading_blank_lines
+from llama3.tokenizer.messages import Message, Rendered, Role, name_of
+from llama3.tokenizer.tokenizer import Ids, Tokenizer, _without_surrogates
+
+Roles = tuple[Role, ...]
+
+_TRIMS: tuple[Callable[[str], str], ...] = (
+    lambda text: text,
+    str.strip,
+    str.lstrip,
+    str.rstrip,
+    lambda text: text.strip("\n"),
+    lambda text: text.lstrip("\n"),
+    lambda text: text.rstrip("\n"),
+    without_leading_blank_lines,
+)
+"""What templates do to a content; anything else is rewriting it."""
+_NO_TIME = datetime(2000, 1, 1)  # for templates that do not ask: their layouts are kept
+
+
+def render(tokenizer: Tokenizer, messages: Sequence[Message], generation_prompt: bool) -> Rendered:
+    """Ids of a dialog; see `llama3.tokenizer.chat.render`."""
+    return _dialect(tokenizer, tokenizer.chat_template).render(messages, generation_prompt)
+
+
+def end_id(tokenizer: Tokenizer) -> int:
+    """The control token that ends an assistant's message. Raises DataError where there is none."""
+    dialect = _dialect(tokenizer, tokenizer.chat_template)
+    layout = dialect.layout(("user", "assistant"), False, datetime.now())
+    return tokenizer.special_tokens[dialect.end_of(layout, 1).group()]
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What a template writes for a sequence of roles."""
+
+    order: tuple[int, ...]
+    """Index of the message whose content stands k-th in the text (a template may move a system message)."""
+    words: tuple[str, ...]
+    """The template's own text before each content, in the order of the text, and after the last."""
+
+    def begins_with(self, other: Layout) -> bool:
+        """Whether all that `other` writes stands at the beginning of this, word by word."""
+        *whole, last = other.words
+        number = len(whole)
+        same = self.order[:number] == other.order and self.words[:number] == tuple(whole)
+        return same and self.words[number].startswith(last)
+
+    def match(self, text: str, contents: Sequence[str], roles: Roles) -> list[str]:
+        """The contents as they stand in `text`, in its order. Raises DataError naming the first that is rewritten."""
+        if not text.startswith(self.words[0]):
+            raise _problem("L3-CHT-004", "the dialog", "the template's own words depend on what the messages say")
+        at = len(self.words[0])
+        found: list[str] = []
+        for index, after in zip(self.order, self.words[1:], strict=True):
+            last = len(found) + 1 == len(self.order)
+            for content in dict.fromkeys(trim(contents[index]) for trim in _TRIMS):
+                end = at + len(content) + len(after)
+                if text[at:end] == content + after and (not last or end == len(text)):
+                    break
+            else:
+                raise _problem("L3-CHT-004", name_of(index, roles[index]), "the template rewrites this message")
+            found.append(content)
+            at = end
+        return found
+
+
+@functools.lru_cache(maxsize=16)
+def _dialect(tokenizer: Tokenizer, template: str | None) -> Dialect:
+    """`template` is there for the cache: tokenizers are equal when they give equal ids."""
+    if template is None:
+        what = "this tokenizer has no chat template, so there is no telling how a dialog is written"
+        fix = "use a model trained for chat, or put its chat_template.jinja beside its tokenizer.json"
+        raise DataError(Problem("L3-CHT-002", "tokenizer", what, fix=fix))
+    try:
+        return Dialect(tokenizer, compile_template(template))
+    except TemplateFailed as error:
+        what, fix = "the chat template cannot be used", "correct the chat template"
+        raise DataError(Problem("L3-CHT-003", "tokenizer", what, str(error), fix)) from None
+
+
+class Dialect:
+    """A chat template with the tokenizer it was written for."""
+
+    def __init__(self, tokenizer: Tokenizer, program: ChatProgram) -> None:
+        self._tokenizer, self._program = tokenizer, program
+        names = {id: name for name, id in tokenizer.special_tokens.items()}
+        ids = {"bos_token": tokenizer.bos_id, "eos_token": tokenizer.eos_id, "pad_token": tokenizer.pad_id}
+        self._tokens = tuple((role, names[id]) for role, id in ids.items() if id is not None)
+        by_length = sorted(tokenizer.special_tokens, key=len, reverse=True)
+        self._control = re.compile("|".join(map(re.escape, by_length)) or "(?!)")
+
+    def render(self, messages: Sequence[Message], generation_prompt: bool) -> Rendered:
+        """Ids of a dialog."""
+        now = datetime.now() if self._program.tells_time else _NO_TIME
+        roles: Roles = tuple(message.role for message in messages)
+        contents = [_without_surrogates(message.content) for message in messages]
+        layout = self.layout(roles, generation_prompt, now)
+        written = layout.match(self._text(roles, contents, generation_prompt, now), contents, roles)
+        cuts = self._cuts(layout, roles, generation_prompt, now)
+        ids = self._ids(layout, written, cuts)
+        targets = [] if generation_prompt else [k for k, i in enumerate(layout.order) if roles[i] == "assistant"]
+        ends = {k: self.end_of(layout, k).end() for k in targets}
+        return self._rendered(ids, layout, written, cuts, ends)
+
+    # -- what the template writes --------------------------------------------------------------
+
+    def layout(self, roles: Roles, generation_prompt: bool, now: datetime) -> Layout:
+        """Raises DataError where the template refuses, drops, repeats or moves a message."""
+        return _layout(self, roles, generation_prompt, now if self._program.tells_time else _NO_TIME)
+
+    def _text(self, roles: Roles, contents: Sequence[str], generation_prompt: bool, now: datetime) -> str:
+        messages = [{"role": role, "content": content} for role, content in zip(roles, contents, strict=True)]
+        try:
+            return self._write(messages, generation_prompt, now)
+        except TemplateFailed as error:
+            where = self._refused(messages, generation_prompt, now, str(error))
+            fix = "leave out what the template does not allow, or correct the template"
+            raise DataError(Problem("L3-CHT-003", where, "the chat template fails", str(error), fix)) from None
+
+    def _write(self, messages: Sequence[dict[str, str]], generation_prompt: bool, now: datetime) -> str:
+        return self._program.text(messages, generation_prompt=generation_prompt, tokens=dict(self._tokens), now=now)
+
+    def _refused(
+        self, messages: Sequence[dict[str, str]], generation_prompt: bool, now: datetime, reason: str
+    ) -> str:
+        """Name of the message with which the template begins to fail for this reason."""
+        for index, message in enumerate(messages):
+            try:
+                self._write(messages[: index + 1], generation_prompt, now)
+            except TemplateFailed as error:
+                if str(error) == reason:
+                    return name_of(index, message["role"])
+        return "the dialog"
+
+    def _cuts(self, layout: Layout, roles: Roles, generation_prompt: bool, now: datetime) -> dict[int, int]:
+        """Where in the words before an assistant's content the prompt ends: place in the text -> characters.
+
+        A template may write earlier turns in another way than when they were answered (without their reasoning, say):
+        there the prompt ends where the content begins. The last turn is what is to be answered: it must not differ.
+        """
+        cuts = {}
+        for place, index in enumerate(layout.order):
+            if roles[index] != "assistant":
+                continue
+            prompt = self._prompt(roles[:index], now)
+            cuts[place] = len(layout.words[place])
+            if prompt is not None and layout.begins_with(prompt):
+                cuts[place] = len(prompt.words[-1])
+            elif index == len(roles) - 1 and not generation_prompt:
+                what = "the text up to this message is not the prompt that an answer is generated from"
+                why = "a model would learn to go on from a text that it never meets"
+                fix = "use a template whose add_generation_prompt writes what it writes before an assistant's content"
+                raise DataError(Problem("L3-CHT-006", name_of(index, roles[index]), what, why, fix))
+        return cuts
+
+    def _prompt(self, roles: Roles, now: datetime) -> Layout | None:
+        try:
+            return self.layout(roles, True, now)
+        except DataError:
+            return None
+
+    def end_of(self, layout: Layout, place: int) -> re.Match[str]:
+        """The control token that ends a content, in the words after it. Raises DataError where there is none."""
+        found = self._control.search(layout.words[place + 1])
+        if found is None:
+            what = "no control token ends this message, so a model could not learn to stop"
+            fix = "write {{ eos_token }} after the assistant's content in the template"
+            raise DataError(Problem("L3-CHT-007", name_of(layout.order[place], "assistant"), what, fix=fix))
+        return found
+
+    # -- ids -----------------------------------------------------------------------------------
+
+    def _ids(self, layout: Layout, written: Sequence[str], cuts: dict[int, int]) -> Ids:
+        runs: list[str | int] = [""]  # texts that are encoded each by itself, and ids of control tokens
+        for place, words in enumerate(layout.words):
+            cut = cuts.get(place, len(words))
+            self._add(runs, words[:cut])
+            if place in cuts:
+                runs.append("")
+                self._add(runs, words[cut:])
+            if place < len(written):
+                runs[-1] = f"{runs[-1]}{written[place]}"
+        ids, starts = self._tokenizer.encode_batch([run for run in runs if isinstance(run, str)])
+        texts = iter(np.split(ids, starts[1:-1].astype(np.int64)))
+        return np.concatenate([[run] if isinstance(run, int) else next(texts) for run in runs]).astype(np.uint32)
+
+    def _add(self, runs: list[str | int], words: str) -> None:
+        """Continue the last run with a template's words, and begin another after each control token in them."""
+        at = 0
+        for control in self._control.finditer(words):
+            runs[-1] = f"{runs[-1]}{words[at : control.start()]}"
+            runs += [self._tokenizer.special_tokens[control.group()], ""]
+            at = control.end()
+        runs[-1] = f"{runs[-1]}{words[at:]}"
+
+    def _rendered(
+        self, ids: Ids, layout: Layout, written: Sequence[str], cuts: dict[int, int], ends: dict[int, int]
+    ) -> Rendered:
+        """Say of each token whose it is, from its place among the bytes of the text."""
+        edges = _token_edges(self._tokenizer, ids)
+        sizes = [_size(text) for pair in zip(layout.words, [*written, ""], strict=True) for text in pair]
+        offsets = [0, *accumulate(sizes)]  # of the words (even) and the contents (odd)
+        is_format, is_target = np.ones(len(ids), bool), np.zeros(len(ids), bool)
+        message_starts = [0] * len(written)
+        for place, index in enumerate(layout.order):
+            words, content, after = offsets[2 * place : 2 * place + 3]
+            if content < after:
+                first, last = np.searchsorted(edges, content, "right") - 1, np.searchsorted(edges, after)
+                is_format[first:last] = False
+            if place in ends:
+                start = words + _size(layout.words[place][: cuts[place]])
+                end = after + _size(layout.words[place + 1][: ends[place]])
+                is_target[np.searchsorted(edges, start) : np.searchsorted(edges, end)] = True
+            if place > 0:
+                begin = min(self._end_of_message(layout.words[place]), cuts.get(place, len(layout.words[place])))
+                start = words + _size(layout.words[place][:begin])
+                message_starts[index] = int(np.searchsorted(edges, start))
+        return Rendered(ids, is_target, is_format, message_starts)
+
+    def _end_of_message(self, words: str) -> int:
+        """Of the words between two contents, those that belong to the first: its end token and the space after it."""
+        control = self._control.search(words)
+        if control is None:
+            return 0
+        rest = words[control.end() :]
+        return control.end() + len(rest) - len(rest.lstrip())
+
+
+@functools.lru_cache(maxsize=1024)
+def _layout(dialect: Dialect, roles: Roles, generation_prompt: bool, now: datetime) -> Layout:
+    sentinels = [f"\ue5f1{index}\ue5f2" for index in range(len(roles))]  # of a private use area
+    text = dialect._text(roles, sentinels, generation_prompt, now)
+    for index, sentinel in enumerate(sentinels):
+        if (count := text.count(sentinel)) != 1:
+            what = "the template drops this message" if count == 0 else "the template repeats this message"
+            raise _problem("L3-CHT-004", name_of(index, roles[index]), what)
+    order = sorted(range(len(roles)), key=lambda index: text.index(sentinels[index]))
+    _check_order(order, roles)
+    pieces = re.split("\ue5f1[0-9]+\ue5f2", text)
+    return Layout(tuple(order), tuple(pieces))
+
+
+def _check_order(order: Sequence[int], roles: Roles) -> None:
+    said = [index for index in order if roles[index] != "system"]
+    for index, wanted in zip(said, sorted(said), strict=True):
+        if index != wanted:
+            raise _problem("L3-CHT-005", name_of(wanted, roles[wanted]), "the template moves this message")
+
+
+def _problem(code: str, where: str, what: str) -> DataError:
+    return DataError(Problem(code, where, what, fix="use a template that writes every content once, in order and as it is"))
+
+
+def _size(text: str) -> int:
+    return len(text.encode())
+
+
+def _token_edges(tokenizer: Tokenizer, ids: Ids) -> npt.NDArray[np.int64]:
+    """Where each token begins in the text, in bytes, and where the last one ends: int64[T + 1]."""
+    known = _token_sizes(tokenizer)
+    for id in np.unique(ids[known[ids] == 0]):
+        known[id] = len(tokenizer.decode_bytes([id]))
+    return np.concatenate([[0], np.cumsum(known[ids])])
+
+
+@functools.lru_cache(maxsize=4)
+def _token_sizes(tokenizer: Tokenizer) -> npt.NDArray[np.int64]:
+    """Bytes of each token; 0: not asked for yet."""
+    return np.zeros(tokenizer.vocab_size, np.int64)

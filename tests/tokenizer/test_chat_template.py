@@ -1,0 +1,247 @@
+"""Chat through a model's own template: against transformers, and against templates that do wrong."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from llama3.errors import DataError
+from llama3.tokenizer import Message, Tokenizer, render, stop_ids
+from tests.tokenizer.chatting import CHATML, EOS, INSTRUCT, MARKED, TEMPLATES, ZEPHYR, load, save
+
+DIALOG = [
+    Message("system", "be brief"),
+    Message("user", "What is 4?"),
+    Message("assistant", "this"),
+    Message("user", "thanks"),
+    Message("assistant", "You're welcome\n  to it"),
+]
+TRL = importlib.util.find_spec("trl")
+TRL_TEMPLATES = (
+    "cohere_training gemma3_training glm4moe_training gptoss lfm2_training llama3_training llama3_1 llama3_2"
+    " phi3_training phi3_5 qwen2_5 qwen2_5_training qwen3 qwen3_training qwen3_5_think qwen3_instruct_2507_training"
+).split()
+
+words = st.text(st.characters(codec="utf-8"), max_size=20) | st.text(" \n\rab", max_size=6)
+hostile = words | st.lists(st.sampled_from(["<|im_end|>", "<|im_start|>", EOS, "[/INST]", " ", "a"])).map("".join)
+turns = st.lists(hostile, min_size=1, max_size=4)
+
+
+def dialog_of(contents: list[str]) -> list[Message]:
+    """User and assistant in turn, after a system message where that makes the last one the user's."""
+    roles = ["user", "assistant"] * len(contents)
+    return [Message(role, content) for role, content in zip(roles, contents, strict=False)]
+
+
+@pytest.fixture(scope="module")
+def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tokenizer]:
+    return {name: load(tmp_path_factory.mktemp(name), template) for name, template in TEMPLATES.items()}
+
+
+@pytest.fixture
+def using(tmp_path: Path):
+    return lambda template, **options: load(tmp_path / "made", template, **options)
+
+
+def in_transformers(folder: Path):
+    return pytest.importorskip("transformers").AutoTokenizer.from_pretrained(folder)
+
+
+def rows(dialog: list[Message]) -> list[dict[str, str]]:
+    return [{"role": message.role, "content": message.content} for message in dialog]
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+@pytest.mark.parametrize("first", [0, 1])
+def test_ids_are_those_of_transformers(tmp_path, name, first):
+    theirs = in_transformers(save(tmp_path, TEMPLATES[name]))
+    ours = Tokenizer.load(tmp_path)
+    for end in range(first + 1, len(DIALOG) + 1):
+        dialog = DIALOG[first:end]
+        prompt = dialog[-1].role != "assistant"
+        if name == "instruct" and dialog[-1].role == "system":
+            continue  # written with the question that follows
+        wanted = theirs.apply_chat_template(rows(dialog), add_generation_prompt=prompt, return_dict=False)
+        assert render(ours, dialog, generation_prompt=prompt).ids.tolist() == wanted
+
+
+@pytest.mark.parametrize("name", TRL_TEMPLATES)
+def test_templates_of_released_models(tmp_path, name):
+    """Ids as transformers', and a mask as `{% generation %}` says, but for what stands after the end token."""
+    folder = pytest.importorskip("trl").__path__[0]
+    template = (Path(folder) / "chat_templates" / f"{name}.jinja").read_text("utf-8")
+    theirs = in_transformers(save(tmp_path, template))
+    ours = Tokenizer.load(tmp_path)
+    marked = "generation %}" in template
+    found = theirs.apply_chat_template(rows(DIALOG), return_dict=True, return_assistant_tokens_mask=marked)
+    rendered = render(ours, DIALOG)
+    assert rendered.ids.tolist() == found["input_ids"]
+    if marked:
+        mask = np.array(found["assistant_masks"], bool)
+        extra = mask & ~rendered.is_target
+        assert not (rendered.is_target & ~mask).any()
+        assert ours.decode(rendered.ids[extra]).strip("\n") in ("", EOS)
+        assert theirs_ends_with_line_breaks(name) or not extra.any()
+    prompt = theirs.apply_chat_template(rows(DIALOG[:-1]), add_generation_prompt=True, return_dict=False)
+    assert render(ours, DIALOG[:-1], generation_prompt=True).ids.tolist() == prompt
+    assert prompt == found["input_ids"][: len(prompt)]
+
+
+def theirs_ends_with_line_breaks(name: str) -> bool:
+    return name not in ("cohere_training", "glm4moe_training", "llama3_training")
+
+
+@settings(deadline=None, max_examples=40)
+@given(turns)
+def test_the_mask_is_that_of_generation_blocks(marked, contents):
+    ours, theirs = marked
+    dialog = dialog_of(contents)
+    assume(not any("<|im_" in content or "s>" in content for content in contents))
+    assume(not any(content[:1].isspace() for content in contents))  # would join the line break of the header
+    found = theirs.apply_chat_template(rows(dialog), return_dict=True, return_assistant_tokens_mask=True)
+    rendered = render(ours, dialog)
+    assert rendered.ids.tolist() == found["input_ids"]
+    assert rendered.is_target.tolist() == [bool(flag) for flag in found["assistant_masks"]]
+
+
+@pytest.fixture(scope="module")
+def marked(tmp_path_factory):
+    folder = save(tmp_path_factory.mktemp("marked"), MARKED)
+    return Tokenizer.load(folder), in_transformers(folder)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.sampled_from(["chatml", "marked", "zephyr"]), turns)
+def test_contents_stay_text_and_masks_hold_exactly_them(tokenizers, name, contents):
+    tokenizer = tokenizers[name]
+    dialog = dialog_of(contents)
+    rendered = render(tokenizer, dialog)
+    control = np.isin(rendered.ids, list(tokenizer.special_tokens.values()))
+    assert not control[~rendered.is_format].any()
+    end = EOS if name == "zephyr" else "<|im_end|>"
+    assert control.sum() == text_without_contents(tokenizer, rendered).count(end) * 2
+    learnt = "".join(message.content + end for message in dialog if message.role == "assistant")
+    assert tokenizer.decode(rendered.ids[rendered.is_target]) == learnt
+    ends = [*rendered.message_starts[1:], len(rendered.ids)]
+    for message, start, stop in zip(dialog, rendered.message_starts, ends, strict=True):
+        assert tokenizer.decode(rendered.ids[start:stop]).endswith(f"{message.role}\n{message.content}{end}\n") or (
+            name == "zephyr"
+        )
+
+
+def text_without_contents(tokenizer, rendered):
+    return tokenizer.decode(rendered.ids[rendered.is_format & np.isin(rendered.ids, special(tokenizer))])
+
+
+def special(tokenizer):
+    return list(tokenizer.special_tokens.values())
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.sampled_from(sorted(TEMPLATES)), turns, hostile)
+def test_a_prompt_is_a_prefix_of_the_dialog_with_its_answer(tokenizers, name, contents, answer):
+    dialog = dialog_of(contents if len(contents) % 2 else contents[:-1] or ["x"])
+    if len(dialog) % 2 == 0:
+        dialog = dialog[:-1]
+    prompt = render(tokenizers[name], dialog, generation_prompt=True)
+    whole = render(tokenizers[name], [*dialog, Message("assistant", answer)])
+    assert np.array_equal(whole.ids[: len(prompt.ids)], prompt.ids)
+    assert whole.is_target[len(prompt.ids)]
+    assert not whole.is_target[whole.message_starts[-1] : len(prompt.ids)].any()
+    assert not prompt.is_target.any()
+
+
+def test_a_default_system_message_belongs_to_the_first_message_as_the_templates_own(using):
+    tokenizer = using(CHATML)
+    rendered = render(tokenizer, [Message("user", "hello"), Message("assistant", "this")])
+    first = rendered.ids[: rendered.message_starts[1]]
+    assert tokenizer.decode(first).startswith("<|im_start|>system\nYou are a polite machine.<|im_end|>")
+    assert tokenizer.decode(first[~rendered.is_format[: len(first)]]) == "hello"
+    assert tokenizer.decode(rendered.ids[~rendered.is_format]) == "hellothis"
+
+
+def test_what_follows_the_prompt_is_learnt_with_the_content(using):
+    """Generation begins right after `[/INST]`: the space before the answer is the model's to write."""
+    tokenizer = using(INSTRUCT)
+    dialog = [Message("system", "be brief"), Message("user", "hello"), Message("assistant", " this \n")]
+    rendered = render(tokenizer, dialog)
+    text = f"<s>[INST] be brief\n\nhello [/INST] this{EOS}"
+    assert tokenizer.decode(rendered.ids) == text
+    assert tokenizer.decode(rendered.ids[rendered.is_target]) == f" this{EOS}"
+    assert rendered.message_starts[0] == 0
+    assert rendered.message_starts[1] < rendered.message_starts[2]
+
+
+def test_stop_ids_hold_what_ends_an_answer(using):
+    tokenizer = using(CHATML)
+    assert stop_ids(tokenizer) == {tokenizer.special_tokens["<|im_end|>"], tokenizer.special_tokens[EOS]}
+
+
+def test_a_tokenizer_without_template_is_refused(using):
+    tokenizer = using(None)
+    with pytest.raises(DataError, match=r"no chat template.*chat_template\.jinja.*L3-CHT-002"):
+        render(tokenizer, DIALOG)
+    assert stop_ids(tokenizer) == {tokenizer.special_tokens[EOS]}
+
+
+LOOP = "{% for m in messages %}%s{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+TURN = "<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n"
+
+
+@pytest.mark.parametrize(
+    ("turn", "problem"),
+    [
+        ("{% if m.role != 'assistant' %}" + TURN + "{% endif %}", r"message 3 \(assistant\): the template drops"),
+        (TURN.replace("m.content", "m.content | upper"), r"message 1 \(system\): the template rewrites"),
+        (TURN.replace("m.content", "m.content.split('is')[-1]"), r"message 2 \(user\): the template rewrites"),
+        (TURN + "{{ m.content if m.role == 'user' }}", r"message 2 \(user\): the template repeats"),
+        ("{% set m = messages[messages | length - loop.index] %}" + TURN, r"message 2 \(user\): the template moves"),
+        (TURN.replace("<|im_end|>", ""), r"message 5 \(assistant\): no control token ends"),
+        (TURN.replace("{{ m.content", "{{ '<think>' if m.role == 'assistant' }}{{ m.content"), None),
+        (TURN.replace("{{ m.role }}", "{{ m.role | replace('assistant', 'bot') }}"), r"message 5 .*not the prompt"),
+        ("{{ raise_exception('no system') if m.role == 'system' }}" + TURN, r"message 1 \(system\): .*no system"),
+        ("{{ raise_exception('one answer') if loop.index0 > 3 }}" + TURN, r"message 5 \(assistant\): .*one answer"),
+        ("{{ m.name.first }}", r"message 1 \(system\): .* has no attribute"),
+        ("{{ 'That is quite short' if m.content | length < 9 }}" + TURN, "own words depend|rewrites"),
+        ("{{ m.", "dialog|tokenizer: the chat template cannot be used"),
+    ],
+)
+def test_a_template_that_does_wrong_is_refused_and_the_message_named(using, turn, problem):
+    tokenizer = using(LOOP.replace("%s", turn), names=["<|im_start|>", "<|im_end|>", "<s>", EOS])
+    if problem is None:
+        rendered = render(tokenizer, DIALOG)
+        assert tokenizer.decode(rendered.ids[rendered.is_target]).startswith("<think>this<|im_end|><think>You're")
+        return
+    with pytest.raises(DataError, match=problem):
+        render(tokenizer, DIALOG)
+
+
+def test_a_role_that_the_template_does_not_write_is_named(using):
+    with pytest.raises(DataError, match=r"message 2 \(ipython\): the template drops"):
+        render(using(ZEPHYR), [Message("user", "hello"), Message("ipython", "{}")])
+
+
+def test_earlier_turns_written_otherwise_than_when_they_were_answered_are_learnt_from_their_content(using):
+    """The last answer has an empty thought before it, earlier ones have lost theirs: the prompt ends before it."""
+    thought = "{{ '<think></think>' if loop.last and m.role == 'assistant' }}"
+    tokenizer = using(LOOP.replace("%s", TURN.replace("{{ m.content", thought + "{{ m.content")))
+    rendered = render(tokenizer, DIALOG)
+    learnt = tokenizer.decode(rendered.ids[rendered.is_target])
+    assert learnt == "this<|im_end|><think></think>You're welcome\n  to it<|im_end|>"
+
+
+def test_a_template_that_tells_the_time_is_rendered_at_one_moment(using):
+    tokenizer = using("{{ strftime_now('%Y %f') }}" + LOOP.replace("%s", TURN))
+    text = tokenizer.decode(render(tokenizer, DIALOG).ids)
+    assert text[:4].isdigit() and text[5:11].isdigit()
+
+
+def test_lone_surrogates_are_replaced_like_everywhere(using):
+    tokenizer = using(CHATML)
+    rendered = render(tokenizer, [Message("user", "a\ud800b"), Message("assistant", "\udfff")])
+    assert tokenizer.decode(rendered.ids[rendered.is_target]) == "\ufffd<|im_end|>"
