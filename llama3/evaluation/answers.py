@@ -23,7 +23,7 @@ def replies(
     tokenizer = subject.model.tokenizer
     messages = [[Message(cast(Role, row["role"]), row["content"]) for row in dialog] for dialog in dialogs]
     rendered = [render(tokenizer, dialog, generation_prompt=True).ids for dialog in messages]
-    stops = frozenset(tokenizer.stop_ids)
+    stops = stop_ids(tokenizer)
     sampling = Sampling(max_tokens=max_tokens or subject.max_tokens, temperature=0.0, stop_ids=stops)
     completions = subject.model.engine.generate(rendered, sampling)
     return [tokenizer.decode([i for i in first.ids if i not in stops]) for (first,) in completions]

@@ -118,8 +118,8 @@ def dialog_example(tokenizer: Tokenizer, messages: Sequence[Mapping[str, str]], 
     targets = np.flatnonzero(rendered.is_target)
     if rendered.is_format[targets].all():
         what = "nothing in this dialog is a target" if len(targets) == 0 else "every answer in this dialog is empty"
-        why, fix = "targets are the contents of the assistant's messages", "let the assistant answer, or drop the dialog"
-        raise DataError(Problem("L3-DLG-001", where, what, why, fix))
+        why = "targets are the contents of the assistant's messages"
+        raise DataError(Problem("L3-DLG-001", where, what, why, "let the assistant answer, or drop the dialog"))
     start, end = int(targets[0]), int(targets[-1]) + 1
     return DialogExample(rendered.ids[:start], _span(rendered, start, end))
 

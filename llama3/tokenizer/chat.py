@@ -1,8 +1,8 @@
 """From messages to ids: the one door.
 
-Llama 3's own tokenizers speak its typed protocol (`llama3_chat`); every other speaks what its chat template writes
-(`chat_template`). Either way contents are encoded with no special token allowed: whatever a content says, it never
-becomes a control token.
+A tokenizer speaks what its chat template writes (`chat_template`), or Llama 3's typed protocol (`llama3_chat`) where it
+has the control tokens for it and no other template. Either way contents are encoded with no special token allowed:
+whatever a content says, it never becomes a control token.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def render(tokenizer: Tokenizer, messages: Sequence[Message], *, generation_prom
     Raises DataError where the tokenizer has no chat template, or where its template fails, refuses a role, or drops,
     moves or rewrites a message.
     """
-    protocol = llama3_chat if tokenizer.is_llama3_chat else chat_template
+    protocol = llama3_chat if _speaks_llama3(tokenizer) else chat_template
     return protocol.render(tokenizer, messages, generation_prompt)
 
 
@@ -43,9 +43,13 @@ def stop_ids(tokenizer: Tokenizer) -> frozenset[int]:
 @functools.lru_cache(maxsize=16)
 def _stop_ids(tokenizer: Tokenizer, template: str | None) -> frozenset[int]:
     """`template` is there for the cache: tokenizers are equal when they give equal ids."""
-    if template is None or tokenizer.is_llama3_chat:
+    if template is None or _speaks_llama3(tokenizer):
         return tokenizer.stop_ids
     try:
         return tokenizer.stop_ids | {chat_template.end_id(tokenizer)}
     except DataError:  # a template with which nothing can be learnt may still serve for generating
         return tokenizer.stop_ids
+
+
+def _speaks_llama3(tokenizer: Tokenizer) -> bool:
+    return tokenizer.is_llama3_chat and tokenizer.chat_template == CHAT_TEMPLATE

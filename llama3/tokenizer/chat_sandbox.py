@@ -36,15 +36,18 @@ _MAX_BITS = 4096
 _PER_STEP = 64
 """Characters or elements that one step handles."""
 
-_STR_METHODS = frozenset(
-    "capitalize count endswith find index isalnum isalpha isdigit islower isspace isupper join lower lstrip partition"
-    " removeprefix removesuffix replace rfind rindex rpartition rsplit rstrip split splitlines startswith strip"
-    " swapcase title upper".split()
-)
+# fmt: off
+_STR_METHODS = frozenset({
+    "capitalize", "count", "endswith", "find", "index", "isalnum", "isalpha", "isdigit", "islower", "isspace",
+    "isupper", "join", "lower", "lstrip", "partition", "removeprefix", "removesuffix", "replace", "rfind", "rindex",
+    "rpartition", "rsplit", "rstrip", "split", "splitlines", "startswith", "strip", "swapcase", "title", "upper",
+})
 _FILTERS = (
-    "abs capitalize count d default dictsort e escape first float indent int items join last length list lower map max"
-    " min reject rejectattr replace reverse round safe select selectattr sort string title trim unique upper"
-).split()
+    "abs", "capitalize", "count", "d", "default", "dictsort", "e", "escape", "first", "float", "indent", "int",
+    "items", "join", "last", "length", "list", "lower", "map", "max", "min", "reject", "rejectattr", "replace",
+    "reverse", "round", "safe", "select", "selectattr", "sort", "string", "title", "trim", "unique", "upper",
+)
+# fmt: on
 _MULTIPLYING = frozenset({"indent", "join", "replace"})
 """Filters and methods whose result can be as large as the product of what they are given."""
 
@@ -152,7 +155,7 @@ class _Environment(ImmutableSandboxedEnvironment):
     def wrap_str_format(self, value: Any) -> None:
         """`str.format` is not among the methods that are let through."""
 
-    def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805, B902 - as in Jinja
+    def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805 - as in Jinja
         owner = getattr(__obj, "__self__", None)
         _RUN.get().spend(owner, *args)
         if isinstance(owner, str) and getattr(__obj, "__name__", "") in _MULTIPLYING:
@@ -172,18 +175,22 @@ class _Environment(ImmutableSandboxedEnvironment):
         tree = super()._parse(source, name, filename)
         for loop in tree.find_all(nodes.For):
             loop.iter = _metered(loop.iter, "metered_loop")
-        for node in tree.find_all((nodes.Output, nodes.Concat)):
-            node.nodes = [
-                child if isinstance(child, nodes.TemplateData) else _metered(child, "metered_text")
-                for child in node.nodes
-            ]
+        for output in tree.find_all(nodes.Output):
+            output.nodes = [_metered_output(child) for child in output.nodes]
+        for concat in tree.find_all(nodes.Concat):
+            concat.nodes = [_metered_output(child) for child in concat.nodes]
         for comparison in tree.find_all(nodes.Compare):
-            for side in (comparison, *comparison.ops):
-                side.expr = _metered(side.expr, "metered_value")
+            comparison.expr = _metered(comparison.expr, "metered_value")
+            for operand in comparison.ops:
+                operand.expr = _metered(operand.expr, "metered_value")
         return tree
 
 
-def _metered(node: nodes.Expr, name: str) -> nodes.Filter:
+def _metered_output(node: nodes.Expr) -> nodes.Expr:
+    return node if isinstance(node, nodes.TemplateData) else _metered(node, "metered_text")
+
+
+def _metered(node: nodes.Node, name: str) -> nodes.Filter:
     return nodes.Filter(node, name, [], [], None, None, lineno=node.lineno)
 
 
@@ -224,7 +231,7 @@ class _Generation(Extension):
     """`{% generation %}...{% endgeneration %}` marks an assistant's words for other programs; here it changes nothing:
     what is learnt is derived, not declared."""
 
-    tags = {"generation"}
+    tags = frozenset({"generation"})  # type: ignore[assignment]
 
     def parse(self, parser: Parser) -> nodes.Node:
         line = next(parser.stream).lineno
@@ -284,12 +291,14 @@ def _environment() -> _Environment:
     environment = _Environment(
         trim_blocks=True, lstrip_blocks=True, optimized=False, extensions=[_Generation, loopcontrols]
     )
-    known = {name: environment.filters[name] for name in _FILTERS} | {"tojson": _tojson}
+    known: dict[str, Callable[..., Any]] = {name: environment.filters[name] for name in _FILTERS}
+    known["tojson"] = _tojson
     environment.filters.clear()
     environment.filters |= {name: _paying(name, function) for name, function in known.items()}
     meters = {"metered_loop": _metered_loop, "metered_text": _metered_text, "metered_value": _metered_value}
     environment.filters |= meters
-    environment.tests |= {name: _paying(name, function) for name, function in environment.tests.items()}
+    tests: dict[str, Any] = environment.tests
+    environment.tests |= {name: _paying(name, test) for name, test in tests.items()}
     environment.globals.clear()
     environment.globals |= {
         "dict": lambda *args, **kwargs: dict(*args, **kwargs),

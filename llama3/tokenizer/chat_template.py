@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import accumulate
@@ -42,6 +43,8 @@ _TRIMS: tuple[Callable[[str], str], ...] = (
     without_leading_blank_lines,
 )
 """What templates do to a content; anything else is rewriting it."""
+_DIALOG = "the dialog"
+_FIX = "use a template that writes every content once, in order and as it is"
 _NO_TIME = datetime(2000, 1, 1)  # for templates that do not ask: their layouts are kept
 
 
@@ -76,7 +79,7 @@ class Layout:
     def match(self, text: str, contents: Sequence[str], roles: Roles) -> list[str]:
         """The contents as they stand in `text`, in its order. Raises DataError naming the first that is rewritten."""
         if not text.startswith(self.words[0]):
-            raise _problem("L3-CHT-004", "the dialog", "the template's own words depend on what the messages say")
+            raise _problem("L3-CHT-004", "the template's own words depend on what the messages say", _DIALOG)
         at = len(self.words[0])
         found: list[str] = []
         for index, after in zip(self.order, self.words[1:], strict=True):
@@ -86,7 +89,7 @@ class Layout:
                 if text[at:end] == content + after and (not last or end == len(text)):
                     break
             else:
-                raise _problem("L3-CHT-004", name_of(index, roles[index]), "the template rewrites this message")
+                raise _problem("L3-CHT-004", "the template rewrites this message", name_of(index, roles[index]))
             found.append(content)
             at = end
         return found
@@ -96,14 +99,18 @@ class Layout:
 def _dialect(tokenizer: Tokenizer, template: str | None) -> Dialect:
     """`template` is there for the cache: tokenizers are equal when they give equal ids."""
     if template is None:
-        what = "this tokenizer has no chat template, so there is no telling how a dialog is written"
-        fix = "use a model trained for chat, or put its chat_template.jinja beside its tokenizer.json"
-        raise DataError(Problem("L3-CHT-002", "tokenizer", what, fix=fix))
+        raise _no_template()
     try:
         return Dialect(tokenizer, compile_template(template))
     except TemplateFailed as error:
-        what, fix = "the chat template cannot be used", "correct the chat template"
-        raise DataError(Problem("L3-CHT-003", "tokenizer", what, str(error), fix)) from None
+        what = "the chat template cannot be used"
+        raise DataError(Problem("L3-CHT-008", "tokenizer", what, str(error), "correct the chat template")) from None
+
+
+def _no_template() -> DataError:
+    what = "this tokenizer has no chat template, so there is no telling how a dialog is written"
+    fix = "use a model trained for chat, or put its chat_template.jinja beside its tokenizer.json"
+    return DataError(Problem("L3-CHT-002", "tokenizer", what, fix=fix))
 
 
 class Dialect:
@@ -111,9 +118,7 @@ class Dialect:
 
     def __init__(self, tokenizer: Tokenizer, program: ChatProgram) -> None:
         self._tokenizer, self._program = tokenizer, program
-        names = {id: name for name, id in tokenizer.special_tokens.items()}
-        ids = {"bos_token": tokenizer.bos_id, "eos_token": tokenizer.eos_id, "pad_token": tokenizer.pad_id}
-        self._tokens = tuple((role, names[id]) for role, id in ids.items() if id is not None)
+        self._tokens = _variables(tokenizer)
         by_length = sorted(tokenizer.special_tokens, key=len, reverse=True)
         self._control = re.compile("|".join(map(re.escape, by_length)) or "(?!)")
 
@@ -146,11 +151,9 @@ class Dialect:
             raise DataError(Problem("L3-CHT-003", where, "the chat template fails", str(error), fix)) from None
 
     def _write(self, messages: Sequence[dict[str, str]], generation_prompt: bool, now: datetime) -> str:
-        return self._program.text(messages, generation_prompt=generation_prompt, tokens=dict(self._tokens), now=now)
+        return self._program.text(messages, generation_prompt=generation_prompt, tokens=self._tokens, now=now)
 
-    def _refused(
-        self, messages: Sequence[dict[str, str]], generation_prompt: bool, now: datetime, reason: str
-    ) -> str:
+    def _refused(self, messages: Sequence[dict[str, str]], generation_prompt: bool, now: datetime, reason: str) -> str:
         """Name of the message with which the template begins to fail for this reason."""
         for index, message in enumerate(messages):
             try:
@@ -158,7 +161,7 @@ class Dialect:
             except TemplateFailed as error:
                 if str(error) == reason:
                     return name_of(index, message["role"])
-        return "the dialog"
+        return _DIALOG
 
     def _cuts(self, layout: Layout, roles: Roles, generation_prompt: bool, now: datetime) -> dict[int, int]:
         """Where in the words before an assistant's content the prompt ends: place in the text -> characters.
@@ -259,9 +262,10 @@ def _layout(dialect: Dialect, roles: Roles, generation_prompt: bool, now: dateti
     sentinels = [f"\ue5f1{index}\ue5f2" for index in range(len(roles))]  # of a private use area
     text = dialect._text(roles, sentinels, generation_prompt, now)
     for index, sentinel in enumerate(sentinels):
-        if (count := text.count(sentinel)) != 1:
-            what = "the template drops this message" if count == 0 else "the template repeats this message"
-            raise _problem("L3-CHT-004", name_of(index, roles[index]), what)
+        if sentinel not in text:
+            raise _problem("L3-CHT-004", "the template drops this message", name_of(index, roles[index]))
+        if text.count(sentinel) > 1:
+            raise _problem("L3-CHT-004", "the template repeats this message", name_of(index, roles[index]))
     order = sorted(range(len(roles)), key=lambda index: text.index(sentinels[index]))
     _check_order(order, roles)
     pieces = re.split("\ue5f1[0-9]+\ue5f2", text)
@@ -272,11 +276,20 @@ def _check_order(order: Sequence[int], roles: Roles) -> None:
     said = [index for index in order if roles[index] != "system"]
     for index, wanted in zip(said, sorted(said), strict=True):
         if index != wanted:
-            raise _problem("L3-CHT-005", name_of(wanted, roles[wanted]), "the template moves this message")
+            raise _problem("L3-CHT-005", "the template moves this message", name_of(wanted, roles[wanted]))
 
 
-def _problem(code: str, where: str, what: str) -> DataError:
-    return DataError(Problem(code, where, what, fix="use a template that writes every content once, in order and as it is"))
+def _variables(tokenizer: Tokenizer) -> dict[str, str]:
+    """`bos_token` and so on, as far as the tokenizer has them."""
+    ids = {"bos_token": tokenizer.bos_id, "pad_token": tokenizer.pad_id}
+    with suppress(DataError):  # no end of a text is named
+        ids["eos_token"] = tokenizer.eos_id
+    names = {id: name for name, id in tokenizer.special_tokens.items()}
+    return {role: names[id] for role, id in ids.items() if id is not None}
+
+
+def _problem(code: str, what: str, where: str) -> DataError:
+    return DataError(Problem(code, where, what, fix=_FIX))
 
 
 def _size(text: str) -> int:

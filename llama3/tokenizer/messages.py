@@ -26,8 +26,8 @@ class Message:
             what = f"the role {self.role!r} does not exist"
             raise DataError(Problem("L3-TOK-008", "message", what, fix=f"use one of {', '.join(ROLES)}"))
         if not isinstance(self.content, str):
-            what = f"the content is of the type {type(self.content).__name__}"
-            raise DataError(Problem("L3-CHT-001", "message", what, fix="give the content as one string"))
+            is_type = f"the content is of the type {type(self.content).__name__}"
+            raise DataError(Problem("L3-CHT-001", "message", is_type, fix="give the content as one string"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -296,10 +296,10 @@ class Tokenizer:
 
     @functools.cached_property
     def chat_template(self) -> str | None:
-        """The Jinja template that turns messages into text. Llama 3's tokenizers have the one that says what
-        `llama3.tokenizer.render` does; the others that of their files, if any.
+        """The Jinja template that turns messages into text: that of the tokenizer's files, else, for Llama 3's own
+        control tokens, the one that says what Llama 3's protocol does.
         """
-        return CHAT_TEMPLATE if self.is_llama3_chat else self._controls.chat_template
+        return self._controls.chat_template or (CHAT_TEMPLATE if self.is_llama3_chat else None)
 
     def _control(self, name: str) -> int:
         known = self._name_at(name)

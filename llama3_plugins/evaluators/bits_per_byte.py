@@ -33,13 +33,13 @@ class BitsPerByte:
         self.options = options
 
     def run(self, subject: Subject, limit: int, seed: int) -> Result:
-<<<<<<< HEAD
         documents = list(texts(subject.corpus, "held_out", self.options.max_bytes))
         tokenizer, context = subject.model.tokenizer, subject.model.config.max_seq_len
-        pieces = [windows(tokenizer.encode(data.decode(), bos=True), context) for data in documents]
+        ids = [tokenizer.encode(data.decode(), bos=True) for data in documents]
+        pieces = [windows(tokens, context) for tokens in ids]
         nats = iter(_nats(subject.model, [piece for of_document in pieces for piece in of_document]))
         bits = [math.fsum(next(nats) for _ in of_document) / math.log(2) for of_document in pieces]
-        sizes = [len(data) for data in documents]
+        sizes = [len(tokenizer.decode_bytes(tokens[1:])) for tokens in ids]
         tokens = sum(int(targets.sum()) for of_document in pieces for _, targets in of_document)
         samples = [
             {"id": hashlib.sha256(data).hexdigest()[:16], "score": score, "weight": size}
@@ -47,17 +47,6 @@ class BitsPerByte:
         ]
         metrics = {"bits_per_byte": math.fsum(bits) / sum(sizes), "bytes": sum(sizes), "tokens": tokens}
         return Result(metrics, samples, better="lower")
-=======
-        documents = [data.decode() for data in texts(subject.corpus, "held_out", self.options.max_bytes)]
-        tokenizer = subject.model.tokenizer
-        context = subject.model.config.max_seq_len
-        ids = [tokenizer.encode(text, bos=True) for text in documents]
-        pieces = [piece for tokens in ids for piece in windows(tokens, context)]
-        nats = math.fsum(_nats(subject.model, pieces))
-        size = sum(len(tokenizer.decode_bytes(tokens[1:])) for tokens in ids)
-        tokens = sum(int(targets.sum()) for _, targets in pieces)
-        return Result({"bits_per_byte": nats / math.log(2) / size, "bytes": size, "tokens": tokens})
->>>>>>> aa4cea5 (Chat through a model's own template, in a sandbox, with masks that are derived and checked)
 
 
 def windows(ids: np.ndarray, context: int) -> list[tuple[np.ndarray, np.ndarray]]:

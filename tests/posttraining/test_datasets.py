@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+import chatting
 import numpy as np
 import pytest
 from hypothesis import given
@@ -13,15 +14,18 @@ from llama3.errors import DataError
 from llama3.posttraining.datasets import (
     Epochs,
     PromptExample,
+    answer_example,
     collate_dialogs,
     collate_pairs,
     collate_prompts,
     dialog_example,
+    messages_of,
     pair_example,
     prompt_ids,
     read_rows,
     write_rows,
 )
+from llama3.tokenizer import render
 
 ASK = [{"role": "user", "content": "What is 1 plus 1?"}]
 
@@ -30,13 +34,45 @@ def said(text: str) -> dict[str, str]:
     return {"role": "assistant", "content": text}
 
 
-def test_only_the_final_answer_and_its_end_token_are_targets(tokenizer):
-    dialog = [{"role": "system", "content": "Be brief."}, *ASK, said("2"), {"role": "user", "content": "And 2 plus 2?"}]
-    batch = collate_dialogs([dialog_example(tokenizer, [*dialog, said("It is 4.")])])
-    assert batch.num_trees == 1
-    assert tokenizer.decode(batch.target_ids_M[:-1].numpy().astype(np.uint32)) == "It is 4."
-    assert int(batch.target_ids_M[-1]) == tokenizer.eot_id
-    assert batch.per_target["is_format"].tolist() == [False] * (batch.num_targets - 1) + [True]
+AGAIN = {"role": "user", "content": "And 2 plus 2?"}
+
+
+def test_all_answers_and_their_end_tokens_are_targets(tokenizer):
+    dialog = [{"role": "system", "content": "Be brief."}, *ASK, said("2"), AGAIN, said("It is 4."), AGAIN]
+    batch = collate_dialogs([dialog_example(tokenizer, dialog)])
+    assert (batch.num_trees, batch.num_segments) == (1, 2)
+    learnt = batch.target_ids_M.numpy().astype(np.uint32)
+    assert tokenizer.decode(learnt) == "2<|eot_id|>It is 4.<|eot_id|>"
+    assert batch.per_target["is_format"].tolist() == (learnt == tokenizer.eot_id).tolist()
+    assert batch.tokens_T.tolist() == render(tokenizer, messages_of(dialog[:-1], "dialog")).ids.tolist()
+
+
+def test_an_answer_alone_is_the_target_after_its_prompt(tokenizer):
+    dialog = [*ASK, said("2"), AGAIN]
+    example = answer_example(tokenizer, dialog, "")
+    assert example.prompt.tolist() == prompt_ids(tokenizer, dialog).tolist()
+    assert example.answer.ids.tolist() == [tokenizer.eot_id]
+    assert np.all(example.answer.is_target)
+
+
+def test_the_template_of_a_dialog_decides_its_tokens(tmp_path):
+    other = chatting.load(tmp_path, chatting.CHATML)
+    example = dialog_example(other, [*ASK, said("2"), AGAIN, said("4")])
+    assert other.decode(example.prompt).endswith("<|im_end|>\n<|im_start|>assistant\n")
+    assert other.decode(example.answer.ids[example.answer.is_target]) == "2<|im_end|>4<|im_end|>"
+    assert other.decode(example.answer.ids).endswith("4<|im_end|>")
+    pair = pair_example(other, ASK, "2", "")
+    chosen, rejected = (answer.ids for answer in pair.ranking)
+    assert pair.prompt.tolist() == prompt_ids(other, ASK).tolist()
+    assert (other.decode(chosen), other.decode(rejected)) == ("2<|im_end|>", "<|im_end|>")
+    trimming = chatting.load(tmp_path, chatting.INSTRUCT)
+    with pytest.raises(DataError, match="L3-DLG-003"):
+        pair_example(trimming, ASK, "2", "2\n")
+
+
+def test_a_dialog_that_the_template_refuses_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"row 7, message 2 \(user\): .*take turns"):
+        dialog_example(chatting.load(tmp_path, chatting.INSTRUCT), [*ASK, *ASK, said("2")], "row 7")
 
 
 def test_a_prompt_is_what_generation_starts_from(tokenizer):
@@ -65,6 +101,7 @@ def test_prompts_are_roots_without_targets(tokenizer):
     ("messages", "what"),
     [
         (ASK, "nothing in this dialog is a target"),
+        ([*ASK, said(""), AGAIN, said("")], "every answer in this dialog is empty"),
         ([], "."),
         ([{"role": "user"}], "role and content"),
         (["hello"], "role and content"),

@@ -38,15 +38,15 @@ def test_masks_and_message_starts(tokenizer):
             f"<|start_header_id|>{message.role}<|end_header_id|>\n\n{message.content}<|eot_id|>"
         )
     target = tokenizer.decode(rendered.ids[rendered.is_target])
-    assert target == DIALOG[-1].content + "<|eot_id|>"
+    assert target == "".join(f"{message.content}<|eot_id|>" for message in DIALOG if message.role == "assistant")
     format_free = tokenizer.decode(rendered.ids[~rendered.is_format])
     assert format_free == "".join(message.content for message in DIALOG)
     assert rendered.ids.dtype == np.uint32
     assert rendered.is_target.dtype == rendered.is_format.dtype == bool
 
 
-def test_without_an_assistants_last_word_nothing_is_a_target(tokenizer):
-    assert not render(tokenizer, DIALOG[:-1]).is_target.any()
+def test_without_an_assistants_word_and_in_a_prompt_nothing_is_a_target(tokenizer):
+    assert not render(tokenizer, DIALOG[:2]).is_target.any()
     assert not render(tokenizer, DIALOG, generation_prompt=True).is_target.any()
     assert render(tokenizer, []).ids.tolist() == [tokenizer.bos_id]
 
@@ -81,6 +81,12 @@ def test_no_content_becomes_a_control_token(tokenizer, name):
 def test_an_unknown_role_is_refused():
     with pytest.raises(DataError, match="role 'tool' does not exist"):
         Message("tool", "x")
+
+
+@pytest.mark.parametrize("content", [None, 4, ["hello"], {"type": "text"}])
+def test_a_content_that_is_no_text_is_refused(content):
+    with pytest.raises(DataError, match="L3-CHT-001"):
+        Message("user", content)
 
 
 def test_ids_that_are_no_dialog_are_refused(tokenizer):

@@ -31,7 +31,10 @@ def text(source: str) -> str:
         ("{% for m in messages %}{% if loop.last %}{% break %}{% endif %}{{ loop.length }}{% endfor %}", "2"),
         ("{% for m in messages[::-1] %}{{ loop.index0 }}{{ loop.previtem is defined }}{% endfor %}", "0False1True"),
         ("{% set ns = namespace(n=1) %}{% for i in range(3) %}{% set ns.n = ns.n * 2 %}{% endfor %}{{ ns.n }}", "8"),
-        ("{% macro say(m) %}{{ m.role ~ ':' ~ m.content.split(' ')[0] }}{% endmacro %}{{ say(messages[0]) }}", "user:hello"),
+        (
+            "{% macro say(m) %}{{ m.role ~ m.content.split(' ')[0] }}{% endmacro %}{{ say(messages[0]) }}",
+            "userhello",
+        ),
         ("{{ messages | map(attribute='role') | join('+') }}", "user+assistant"),
         ("{{ messages | selectattr('role', 'equalto', 'user') | list | length }}", "1"),
         ("{{ tools is none and documents is none }}", "True"),
