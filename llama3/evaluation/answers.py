@@ -7,7 +7,7 @@ from typing import cast
 
 from llama3.evaluation.evaluator import Subject
 from llama3.inference.sampling import Sampling
-from llama3.tokenizer.chat import Message, Role, render
+from llama3.tokenizer.chat import Message, Role, render, stop_ids
 
 
 def answers(subject: Subject, prompts: Sequence[str], max_tokens: int | None = None) -> list[str]:
