@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import increment_version
 from torch.distributed.tensor import DTensor
 
 from llama3.config.schema import OptimizerSection
@@ -13,10 +15,16 @@ from llama3.config.schema import OptimizerSection
 
 def build_optimizer(model: nn.Module, options: OptimizerSection) -> torch.optim.AdamW:
     """AdamW over the parameters that require a gradient. One fused kernel per step, on CPU and CUDA."""
+
+    def mark_changed(*_: Any) -> None:
+        # The fused kernel does not count its writes, by which others see that the weights have changed (the prompt
+        # cache of an engine that samples from this model).
+        increment_version(parameters)
+
     parameters = [p for p in model.parameters() if p.requires_grad]
     matrices = [p for p in parameters if p.ndim >= 2]
     vectors = [p for p in parameters if p.ndim < 2]
-    return torch.optim.AdamW(
+    optimizer = torch.optim.AdamW(
         [
             {"params": matrices, "weight_decay": options.weight_decay},
             {"params": vectors, "weight_decay": 0.0},
@@ -26,6 +34,8 @@ def build_optimizer(model: nn.Module, options: OptimizerSection) -> torch.optim.
         eps=options.eps,
         fused=True,
     )
+    optimizer.register_step_post_hook(mark_changed)
+    return optimizer
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
