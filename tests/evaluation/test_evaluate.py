@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 
+import chatting
 import pytest
 import torch
 
@@ -18,6 +19,10 @@ from llama3.data.corpus import Corpus
 from llama3.errors import ConfigError
 from llama3.evaluation.evaluator import Result, texts
 from llama3.evaluation.stages import EvaluateOptions, measure
+from llama3.inference.llama import Llama
+from llama3.model.config import ModelConfig
+from llama3.model.transformer import Transformer
+from llama3.model.weights import init_weights
 from llama3.plugins.registry import Registry
 from llama3_plugins.evaluators.judged import read
 
@@ -58,6 +63,21 @@ def test_every_document_has_its_own_bits(evaluated, model, corpus):
     figures = results["bits_per_byte"]
     assert figures["bits_per_byte"] == pytest.approx(sum(alone) / sum(map(len, documents)))
     assert figures["better"] == "lower"
+
+
+def test_a_model_with_its_own_template_and_without_bos(evaluated, corpus, tmp_path):
+    """A document's first token counts neither bits nor bytes; tasks are asked through the template."""
+    tokenizer = chatting.load(tmp_path / "tokenizer", chatting.CHATML)
+    config = ModelConfig(dim=16, n_layers=1, n_heads=2, n_kv_heads=1, ffn_dim=32, vocab_size=len(tokenizer))
+    llama = Llama(init_weights(Transformer(config), 0), tokenizer)
+    results, rows = evaluated("bits_per_byte", "pass_rate", subject=llama)
+    documents = list(texts(Corpus(corpus.path), "held_out"))
+    bits = [-float(logps.sum()) / math.log(2) for logps in llama.logprobs([data.decode() for data in documents])]
+    firsts = [len(tokenizer.decode_bytes(tokenizer.encode(data.decode())[:1])) for data in documents]
+    of_text = [row for row in rows if row["suite"] == "bits_per_byte"]
+    assert [row["score"] for row in of_text] == pytest.approx(bits, rel=1e-5)
+    assert [row["weight"] for row in of_text] == [len(d) - first for d, first in zip(documents, firsts, strict=True)]
+    assert results["pass_rate"]["pass_rate"]["n"] == 6
 
 
 def test_a_suite_stands_under_its_label(evaluated):

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Iterator
 from pathlib import Path
 
+import chatting
 import numpy as np
 import pytest
 import torch
@@ -80,6 +81,38 @@ def test_the_context_bounds_a_conversation(llama: Llama) -> None:
     llama.chat([Message("user", "a b " * 10)])
     with pytest.raises(DoesNotFit, match="L3-GEN-006"):
         llama.chat([Message("user", "a b " * 200)])
+
+
+def test_chat_stops_where_the_models_own_template_ends_an_answer(tmp_path: Path) -> None:
+    """The end token is put where an answer without an end has drawn a control token."""
+    template = chatting.INSTRUCT.replace("eos_token", "'<|done|>'")
+    controls = ["[INST]", "[/INST]", chatting.BOS, chatting.EOS]
+    spare = [f"<|spare_{number}|>" for number in range(len(controls), 31)]
+    tokenizer = chatting.load(tmp_path / "endless", template, [*controls, *spare, "<|done|>"])
+    transformer = init_weights(Transformer(ModelConfig(32, 2, 4, 2, 64, tokenizer.vocab_size, max_seq_len=192)), 3)
+    messages = [Message("user", "hello")]
+    prompt = render(tokenizer, messages, generation_prompt=True).ids
+    drawn = list(Llama(transformer, tokenizer).engine.stream(prompt, Sampling(120, 1.0, 1.0, seed=5)))
+    spares = {tokenizer.special_tokens[name]: name for name in spare}
+    end = next(id for id in drawn if id in spares)
+    names = [*controls, *("<|done|>" if name == spares[end] else name for name in spare)]
+    llama = Llama(transformer, chatting.load(tmp_path / "ending", template, names))
+    answer = llama.chat(messages, temperature=1.0, top_p=1.0, seed=5)
+    assert answer.content == tokenizer.decode(drawn[: drawn.index(end)])
+    assert len(drawn[: drawn.index(end)]) > 0
+
+
+def test_without_bos_a_first_token_has_no_logprob(tmp_path: Path) -> None:
+    tokenizer = chatting.load(tmp_path, chatting.CHATML)
+    transformer = init_weights(Transformer(ModelConfig(32, 1, 4, 2, 64, tokenizer.vocab_size, max_seq_len=192)), 3)
+    llama = Llama(transformer, tokenizer)
+    assert not tokenizer.add_bos
+    with torch.no_grad():
+        alone = score(transformer, Batch.of_documents(tokenizer.encode("hello there"))).logps_M.numpy()
+    empty, one, many = llama.logprobs(["", "h", "hello there"])
+    assert (len(empty), len(one)) == (0, 0)
+    np.testing.assert_allclose(many, alone, atol=1e-5)
+    assert [len(found) for found in llama.logprobs(["h", ""])] == [0, 0]
 
 
 def test_a_stopped_stream_frees_its_blocks(llama: Llama) -> None:
