@@ -2,6 +2,7 @@
 
 import json
 
+import chatting
 import pytest
 import torch
 import yaml
@@ -20,7 +21,8 @@ from llama3.plugins.registry import discover
 from llama3.release.exporter import VerifyReport
 from llama3.release.quantize import QuantizeOptions, quantize
 from llama3.release.release import ReleaseOptions, release
-from llama3.tokenizer import Message, Tokenizer, render
+from llama3.tokenizer import Message, Tokenizer, render, stop_ids
+from llama3_plugins.exporters.hf import HfExporter, HfOptions
 
 TEXTS = [f"line {n}: the quick brown fox jumps over the lazy dog; 'tis {n * n} times" for n in range(200)]
 QUANTIZE = Stage("quantize", quantize, {"checkpoint": "checkpoint"}, "checkpoint")
@@ -96,6 +98,23 @@ def test_transformers_loads_the_release_unmodified(run, released, tokenizer) -> 
     exact = load_model(run[1]["checkpoint"].path).state_dict()
     for name, value in ours.state_dict().items():
         assert torch.equal(value, exact[name].bfloat16().float()), name
+
+
+def test_a_models_own_template_goes_with_it(tmp_path) -> None:
+    """And what ends an answer under it is where `transformers` stops, though no file of the model had said so."""
+    model, exported = tmp_path / "model", tmp_path / "exported"
+    tokenizer = chatting.load(model, chatting.CHATML)
+    config = ModelConfig(dim=16, n_layers=1, n_heads=2, n_kv_heads=1, ffn_dim=32, vocab_size=len(tokenizer))
+    save_model(init_weights(Transformer(config), 0), model)
+    exported.mkdir()
+    HfExporter(HfOptions()).export(model, exported)
+    theirs = AutoTokenizer.from_pretrained(exported, trust_remote_code=False)
+    ids = theirs.apply_chat_template([{"role": "user", "content": "hello"}], add_generation_prompt=True)["input_ids"]
+    assert ids == render(tokenizer, [Message("user", "hello")], generation_prompt=True).ids.tolist()
+    generation = json.loads((exported / "generation_config.json").read_text())
+    ends = {tokenizer.special_tokens["<|im_end|>"], tokenizer.eos_id}
+    assert set(generation["eos_token_id"]) == stop_ids(Tokenizer.load(exported)) == ends
+    AutoModelForCausalLM.from_pretrained(exported, trust_remote_code=False)
 
 
 def test_the_release_holds_what_belongs_to_it(released, tokenizer) -> None:
