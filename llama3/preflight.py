@@ -24,7 +24,7 @@ def load_config(source: str | os.PathLike[str] | Mapping[str, Any] | Loaded, ove
             what = "a loaded config takes no overrides"
             raise ConfigError(Problem("L3-CFG-050", source.source, what, fix="give them to llama3.config.load"))
         return source
-    return load(source, overrides, checks=(policy_problems, model_problems, tokenizer_problems))
+    return load(source, overrides, checks=(policy_problems, model_problems, tokenizer_problems, data_problems))
 
 
 def ready(loaded: Loaded) -> Loaded:
@@ -63,3 +63,10 @@ def tokenizer_problems(loaded: Loaded) -> Iterator[Problem]:
     path = loaded.config.tokenizer.path
     if path is not None and not Path(path).exists():
         yield Problem("L3-CFG-051", loaded.place("tokenizer.path"), f"{path} does not exist")
+
+
+def data_problems(loaded: Loaded) -> Iterator[Problem]:
+    """The user's own rows must be readable, and fit the algorithm that learns from them."""
+    from llama3.posttraining.user_data import own_data_problems
+
+    yield from own_data_problems(loaded.config)

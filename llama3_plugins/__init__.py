@@ -223,6 +223,12 @@ def llama3_quantization_schemes() -> list[QuantizationSpec]:
 def llama3_rewards() -> list[RewardSpec]:
     return [
         RewardSpec(
+            name="jsonl_tasks",
+            factory="llama3_plugins.rewards.jsonl_tasks:JsonlTasks",
+            options="llama3_plugins.rewards.jsonl_tasks:JsonlTasksOptions",
+            summary="tasks of your own file: prompt, answer and how answers are compared",
+        ),
+        RewardSpec(
             name="reasoning_gym",
             factory="llama3_plugins.rewards.reasoning_gym:ReasoningGym",
             options="llama3_plugins.rewards.reasoning_gym:ReasoningGymOptions",

@@ -258,6 +258,9 @@ class PostTrainingSection(Section):
     rewards: list[RewardSlot] = Field(
         default_factory=lambda: [Slot(name="verifiable")], description="what scores answers"
     )
+    data: str | None = Field(
+        None, description="your own rows, a .jsonl in TRL's column names; default: made by the model"
+    )
     reject: RejectSection = RejectSection()
     sft: SFTSection = SFTSection()
     prefer: PreferSection = PreferSection()

@@ -5,13 +5,9 @@
 **Splits.** Training and held-out tasks come from disjoint generator seeds, and the hash of the question decides on
 which side it may stand, so that no seed brings a held-out question into training.
 
-**Extraction.** The answer is what stands in the last `<answer>...</answer>`; else in the last `\\boxed{...}`; else
-after the last `Answer:`; else the whole text. Of that, a task whose reference has one line takes the last line that is
-not empty; a fence of ``` is removed where the reference has several. Outer spaces go, and so does one final full stop
-where the reference has none.
-
-**Score.** 1.0 when the extracted text equals the reference, or the family's own scorer gives full marks; else 0.0, or
-the scorer's partial credit with `partial: true`. See reasoning_gym_families.py for the families that are refused.
+**Score.** 1.0 when what llama3.posttraining.extraction takes from the answer equals the reference, or the family's own
+scorer gives full marks for it; else 0.0, or the scorer's partial credit with `partial: true`. Families whose scorers
+do more than compare are refused, see reasoning_gym_families.py.
 """
 
 from __future__ import annotations
@@ -20,7 +16,6 @@ import copy
 import functools
 import json
 import random
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -28,6 +23,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from llama3.errors import ConfigError, DataError, Problem, did_you_mean
+from llama3.posttraining.extraction import extract
 from llama3.posttraining.rewards import Example
 from llama3.posttraining.tasks import Custom, NotEnoughTasks, Split, Task, prompt_digest, split_of_prompt
 from llama3_plugins.rewards.reasoning_gym_families import COMPARED, EXACT, REFUSED
@@ -38,12 +34,6 @@ BLOCK = 32
 _SEEDS: dict[Split, tuple[int, int]] = {"train": (0, 1 << 30), "held_out": (1 << 30, 1 << 31)}
 _DRAWS = 500
 """Consecutive draws without a new question after which a family counts as exhausted."""
-_LONGEST = 10_000
-"""Characters beyond which an answer is wrong unread: a scorer never sees more."""
-
-_TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
-_LABELLED = re.compile(r"\banswer\s*(?:\*\*)?:(?:\*\*)?", re.IGNORECASE)
-_FENCE = re.compile(r"```[^\n]*\n(.*?)(?:```|\Z)", re.DOTALL)
 
 
 class FamilySlot(BaseModel):
@@ -147,8 +137,6 @@ class ReasoningGym:
             return None
         data = check["data"]
         family, reference = data["family"], example["reference"]
-        if len(answer) > _LONGEST:
-            return 0.0
         extracted = extract(answer, reference)
         if extracted == reference.strip():
             return 1.0
@@ -188,39 +176,6 @@ class ReasoningGym:
         data = {"family": family.name, "options": family.options, "seed": entry.number}
         name = f"{NAME}.{family.name}"
         return Task(f"{name}-{digest[:12]}", name, prompt, entry.reference, Custom(NAME, data))
-
-
-def extract(answer: str, reference: str) -> str:
-    """The text of `answer` that is compared with `reference`; see the top of this file."""
-    several = "\n" in reference.strip()
-    text = _marked(answer)
-    if several and (fenced := _FENCE.search(text)):
-        text = fenced.group(1)
-    elif not several:
-        text = next((line for line in reversed(text.splitlines()) if line.strip()), "")
-    text = text.strip()
-    return text if reference.rstrip().endswith(".") else text.removesuffix(".").rstrip()
-
-
-def _marked(answer: str) -> str:
-    """What the answer marks as its result, or all of it."""
-    if tagged := _TAGGED.findall(answer):
-        return str(tagged[-1])
-    if (start := answer.rfind("\\boxed{")) >= 0:
-        return _braced(answer[start + len("\\boxed{") :])
-    if labels := list(_LABELLED.finditer(answer)):
-        return answer[labels[-1].end() :]
-    return answer
-
-
-def _braced(text: str) -> str:
-    """`text` up to the brace that closes it."""
-    depth = 1
-    for i, character in enumerate(text):
-        depth += (character == "{") - (character == "}")
-        if depth == 0:
-            return text[:i]
-    return text
 
 
 def _key(options: Mapping[str, Any]) -> str:

@@ -17,9 +17,10 @@ import pytest
 from pydantic import ValidationError
 
 from llama3.errors import ConfigError, DataError
+from llama3.posttraining.extraction import extract
 from llama3.posttraining.rewards import CombinedReward
 from llama3.posttraining.tasks import NotEnoughTasks, Task
-from llama3_plugins.rewards.reasoning_gym import ReasoningGym, ReasoningGymOptions, extract
+from llama3_plugins.rewards.reasoning_gym import ReasoningGym, ReasoningGymOptions
 from llama3_plugins.rewards.reasoning_gym_families import COMPARED, EXACT, REFUSED
 from llama3_plugins.rewards.verifiable import Verifiable, VerifiableOptions
 
@@ -172,27 +173,7 @@ def test_generator_options_reach_the_generator_and_the_scorer():
     assert score(plugin, task, f"{int(task.reference)}.00", str(int(task.reference) + 1)) == [1.0, 0.0]
 
 
-# Extraction and scores ----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("answer", "reference", "extracted"),
-    [
-        ("42", "42", "42"),
-        (" 42.\n", "42", "42"),
-        ("17 + 25 is\n42\n\n", "42", "42"),
-        ("First: 7.\nThe answer: 42", "42", "42"),
-        ("**Answer:** 42.", "42", "42"),
-        ("so \\boxed{\\frac{1}{2}} it is", "1/2", "\\frac{1}{2}"),
-        ("<answer>7</answer> no, <answer> 42 </answer> I think", "42", "42"),
-        ("It ends. So.", "So.", "It ends. So."),
-        ("Here:\n```text\n1 2\n3 4\n```\nDone", "1 2\n3 4", "1 2\n3 4"),
-        ("1 2\n3 4\n", "1 2\n3 4", "1 2\n3 4"),
-        ("", "42", ""),
-    ],
-)
-def test_extraction(answer, reference, extracted):
-    assert extract(answer, reference) == extracted
+# Scores -------------------------------------------------------------------------------------------------------------
 
 
 def test_scores_are_the_packages_own():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from llama3.posttraining.tasks import arithmetic, functions, lists, strings
 from llama3.posttraining.tasks.task import (
+    FILE_HELD_OUT_ONE_IN,
     Check,
     Custom,
     Exact,
@@ -37,6 +38,7 @@ def tasks(split: Split, count: int, seed: int) -> list[Task]:
 
 __all__ = [
     "FAMILIES",
+    "FILE_HELD_OUT_ONE_IN",
     "Check",
     "Custom",
     "Exact",

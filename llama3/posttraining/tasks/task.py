@@ -20,6 +20,8 @@ Args = tuple[Any, ...]
 
 HELD_OUT_ONE_IN = 4
 """One instance in this many is held out."""
+FILE_HELD_OUT_ONE_IN = 10
+"""One prompt of a user's file in this many is held out."""
 _DRAWS = 2000
 """Consecutive draws without a new instance after which a family counts as exhausted."""
 
