@@ -48,14 +48,33 @@ def policy_problems(loaded: Loaded) -> Iterator[Problem]:
 
 
 def model_problems(loaded: Loaded) -> Iterator[Problem]:
-    """An unknown preset, or a shape that cannot be built."""
+    """An unknown preset, a shape that cannot be built, or no model where one is to be adopted."""
     from llama3.model.config import ModelConfig
 
+    section = loaded.config.model
+    if section.path is not None:
+        yield from _adopted_problems(loaded, section.path)
+        return
     try:
-        ModelConfig.from_section(loaded.config.model, loaded.config.tokenizer.vocab_size)
+        ModelConfig.from_section(section, loaded.config.tokenizer.vocab_size)
     except LlamaError as error:
         for problem in error.problems:
             yield replace(problem, where=loaded.place(problem.where or "model"))
+
+
+def _adopted_problems(loaded: Loaded, path: str) -> Iterator[Problem]:
+    """A model to adopt must be there, and its shape is its own."""
+    from llama3.model.layouts import layout_of
+
+    section = loaded.config.model
+    for name in section.model_dump(exclude_none=True, exclude={"path", "preset"}):
+        what, why = f"cannot be set beside model.path ({path})", "an adopted model has its own shape"
+        yield Problem("L3-CFG-053", loaded.place(f"model.{name}"), what, why, "remove one of the two")
+    try:
+        layout_of(path)
+    except LlamaError as error:
+        for problem in error.problems:
+            yield replace(problem, where=loaded.place("model.path"), what=f"{path}: {problem.what}")
 
 
 def tokenizer_problems(loaded: Loaded) -> Iterator[Problem]:

@@ -140,8 +140,11 @@ class RopeScalingSection(Section):
 
 
 class ModelSection(Section):
-    """Architecture: a preset, each value of which can be replaced."""
+    """A released model to start from, or a new one's architecture: a preset, each value of which can be replaced."""
 
+    path: str | None = Field(
+        None, description="a released model to start from: a Hugging Face or Meta directory, or a .gguf file"
+    )
     preset: str = Field("tiny", description="see llama3.model.config.PRESETS")
     dim: int | None = Field(None, ge=8, description="width of the residual stream")
     n_layers: int | None = Field(None, ge=1, description="transformer blocks")

@@ -58,7 +58,7 @@ class ModelConfig:
         """The preset named in `section` with the values that `section` replaces, for a tokenizer of `vocab_size`."""
         if section.preset not in PRESETS:
             raise ConfigError(_unknown_preset(section.preset))
-        changes = section.model_dump(exclude_none=True, exclude={"preset"})
+        changes = section.model_dump(exclude_none=True, exclude={"preset", "path"})
         if "rope_scaling" in changes:
             changes["rope_scaling"] = RopeScaling(**changes["rope_scaling"])
         if {"dim", "n_heads"} & changes.keys():

@@ -27,7 +27,9 @@ class HfWeights:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.config = parse_config(read_raw_config(path), path)
+        self.raw = read_raw_config(path)
+        """The contents of config.json."""
+        self.config = parse_config(self.raw, path)
 
     @cached_property
     def _tensors(self) -> Tensors:
@@ -131,8 +133,9 @@ def read_raw_config(folder: Path) -> dict[str, Any]:
 
 
 def parse_config(raw: Mapping[str, Any], folder: Path) -> ModelConfig:
-    """The architecture in the contents of a config.json."""
+    """The architecture in the contents of a config.json; a quantized model of ours has that of the one it was."""
+    named = {**raw, "model_type": "llama"} if "quantization" in raw else raw
     try:
-        return ModelConfig.from_hf(raw, str(folder / CONFIG_FILE))
+        return ModelConfig.from_hf(named, str(folder / CONFIG_FILE))
     except ConfigError as error:
         raise CheckpointError(error.problems) from error

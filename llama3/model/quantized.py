@@ -129,7 +129,7 @@ def load_quantized(
 
     Raises CheckpointError for damage, PluginError where the scheme is not installed or cannot run on the device.
     """
-    config = parse_config({**raw, "model_type": "llama"}, folder)
+    config = parse_config(raw, folder)
     name, scheme = _scheme(raw, folder)
     if problems := scheme.supports(torch.device(device).type):
         raise PluginError(problems)

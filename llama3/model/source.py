@@ -14,7 +14,9 @@ from torch import Tensor
 
 from llama3.errors import CheckpointError, Problem
 from llama3.model.config import ModelConfig
+from llama3.model.gguf_file import read_gguf
 from llama3.model.layouts import Layout, layout_of
+from llama3.tokenizer import Tokenizer
 
 
 class WeightSource(Protocol):
@@ -53,6 +55,13 @@ def open_weights(path: str | Path) -> WeightSource:
     opened: Mapping[Layout, Any] = {"hf": HfWeights, "meta": MetaWeights, "gguf": GgufWeights}
     source: WeightSource = opened[layout_of(path)](Path(path))
     return source
+
+
+def load_tokenizer(path: str | Path) -> Tokenizer:
+    """The tokenizer that belongs to the model at `path`, of any layout. Raises DataError, CheckpointError."""
+    if layout_of(path) == "gguf":
+        return Tokenizer.from_gguf(read_gguf(path).metadata, str(path))
+    return Tokenizer.load(path)
 
 
 def common_dtype(matrices: set[str]) -> torch.dtype:

@@ -24,6 +24,9 @@ def _one_process(monkeypatch):
     [
         ("model: {preset: tinny}", "run.yaml:1:9: model.preset: "),
         ("model: {preset: tiny, n_heads: 3, n_kv_heads: 2}", "cannot share 2 key-value heads"),
+        ("model: {path: nowhere}", "run.yaml:1:9: model.path: nowhere: no model is here. there is no such folder"),
+        ("model: {path: nowhere, dim: 64}", "run.yaml:1:24: model.dim: cannot be set beside model.path (nowhere)"),
+        ("model: {path: run.yaml}", "run.yaml:1:9: model.path: run.yaml: is no GGUF file"),
         ("tokenizer: {path: nowhere.model}", "run.yaml:1:13: tokenizer.path: nowhere.model does not exist"),
         ("safety: {policy: {entry: prompt_injection}}", "run.yaml:1:19: safety.policy.entry: unknown stage 'entry'"),
         ("safety: {policy: {input: {}}}", "run.yaml:1:19: safety.policy.input: the stage has no guard"),
