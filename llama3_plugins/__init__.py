@@ -236,6 +236,12 @@ def llama3_rewards() -> list[RewardSpec]:
             requires=("reasoning_gym",),
         ),
         RewardSpec(
+            name="reward_model",
+            factory="llama3_plugins.rewards.reward_model:RewardModelReward",
+            options="llama3_plugins.rewards.options:RewardModelOptions",
+            summary="the score that a trained reward model gives; ranks answers, verifies none",
+        ),
+        RewardSpec(
             name="verifiable",
             factory="llama3_plugins.rewards.verifiable:Verifiable",
             options="llama3_plugins.rewards.verifiable:VerifiableOptions",

@@ -39,9 +39,11 @@ def _spec(registry: Registry, family: str, name: str) -> PluginSpec | None:
 def _algorithms(config: Config, registry: Registry, place: Place) -> Iterator[Problem]:
     post = config.post_training
     slots = [
-        (("post_training", "algorithm"), post.algorithm.name, {"pairs", "prompts"}),
+        (("post_training", "algorithm"), post.algorithm.name, {"pairs", "labels", "prompts"}),
         (("post_training", "sft", "algorithm"), post.sft.algorithm.name, {"dialogs"}),
     ]
+    if post.reward is not None:
+        slots.append((("post_training", "reward", "algorithm"), post.reward.algorithm.name, {"pairs"}))
     for path, name, supplied in slots:
         spec = _spec(registry, "algorithms", name)
         if not isinstance(spec, AlgorithmSpec):
@@ -50,7 +52,8 @@ def _algorithms(config: Config, registry: Registry, place: Place) -> Iterator[Pr
             what = f"{name!r} learns from {spec.data}, this stage makes {' or '.join(sorted(supplied))}"
             fix = f"choose one of {', '.join(_algorithms_for(registry, supplied)) or 'none installed'}"
             yield Problem("L3-CFG-020", place(path), what, fix=fix)
-        for need in sorted(spec.needs):
+        given = {"score_head"} if path[1] == "reward" else set()
+        for need in sorted(spec.needs - given):
             yield from _need(config, place(path), name, need)
 
 

@@ -253,6 +253,15 @@ class PreferSection(OptimizerSection):
     batch: int = Field(32, ge=1, description="pairs per step over all ranks")
 
 
+class RewardSection(OptimizerSection):
+    """A reward model, learnt from the pairs or rankings of the preference data (paper 4.1.2)."""
+
+    algorithm: AlgorithmSlot = Slot(name="reward_model")
+    lora: LoRASection | None = _LORA
+    epochs: int = Field(1, ge=1, description="passes over the pairs")
+    batch: int = Field(32, ge=1, description="pairs per step over all ranks")
+
+
 class PostTrainingSection(Section):
     """Rounds of reject -> sft -> prefer -> average (paper 4)."""
 
@@ -267,6 +276,7 @@ class PostTrainingSection(Section):
     reject: RejectSection = RejectSection()
     sft: SFTSection = SFTSection()
     prefer: PreferSection = PreferSection()
+    reward: RewardSection | None = Field(None, description="train a reward model, which joins the rewards; none: don't")
     average: list[float] = Field(
         default_factory=lambda: [0.5, 0.5], description="weights of the sft and the preference checkpoint"
     )

@@ -182,12 +182,12 @@ def collate_pairs(examples: Sequence[PairExample]) -> Batch:
 def collate_rankings(examples: Sequence[PairExample]) -> Batch:
     """One tree per prompt with all its answers, best first. Only the last token of an answer is a target: where a score
     head reads the answer, and all that the output matrix need see. Column: per_segment["place"] (0 is best)."""
-    return Batch.of_trees(
-        [
-            Tree([Segment(pair.prompt), *(_ranked(place, answer) for place, answer in enumerate(pair.ranking))])
-            for pair in examples
-        ]
-    )
+    return Batch.of_trees([answers_tree(pair.prompt, pair.ranking) for pair in examples])
+
+
+def answers_tree(prompt: np.ndarray, answers: Sequence[Span]) -> Tree:
+    """A prompt and answers to be scored as a whole: as in `collate_rankings`."""
+    return Tree([Segment(prompt), *(_whole(place, answer) for place, answer in enumerate(answers))])
 
 
 def collate_labels(examples: Sequence[LabelExample]) -> Batch:
@@ -258,7 +258,7 @@ def _answer(span: Span) -> Segment:
     return Segment(span.ids, parent=0, is_target=is_target, per_target={"is_format": span.is_format[is_target]})
 
 
-def _ranked(place: int, span: Span) -> Segment:
+def _whole(place: int, span: Span) -> Segment:
     is_last = np.arange(len(span.ids)) == len(span.ids) - 1
     return Segment(span.ids, parent=0, is_target=is_last, per_segment={"place": place})
 

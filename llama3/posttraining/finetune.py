@@ -1,6 +1,7 @@
-"""The stages `sft` and `prefer`: train a checkpoint with the algorithm that the config names.
+"""The stages `sft`, `reward` and `prefer`: train a checkpoint with the algorithm that the config names.
 
     sft:     base checkpoint + dialogs      -> checkpoint     (paper 4.1.3)
+    reward:  checkpoint + preferences       -> checkpoint     (paper 4.1.2), with a score head
     prefer:  sft checkpoint + preferences   -> checkpoint     (paper 4.1.4)
 
 The algorithm's spec says what data it eats and which services it needs; both are looked up here in tables, so that
@@ -19,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
 from llama3.artifacts import Artifact, StageOutput
-from llama3.config.schema import Config, ParallelismSection, PreferSection, SFTSection, Slot
+from llama3.config.schema import Config, ParallelismSection, PreferSection, RewardSection, SFTSection, Slot
 from llama3.errors import ConfigError, DataError, Problem
 from llama3.model.adapter import ADAPTER, base_hash, save_adapter
 from llama3.model.config import ModelConfig
@@ -30,9 +31,11 @@ from llama3.plugins.registry import discover
 from llama3.plugins.specs import AlgorithmSpec, Need
 from llama3.posttraining.datasets import (
     Epochs,
+    LabelExample,
     PairExample,
     PromptExample,
     dialog_example,
+    label_example,
     pair_example,
     prompt_ids,
     read_rows,
@@ -108,6 +111,17 @@ class PreferOptions(TrainingOptions):
         return cls(prefer=post.prefer, algorithm=post.algorithm, rewards=tuple(post.rewards), **cls.common(config))
 
 
+class RewardOptions(TrainingOptions):
+    """Options of `reward`; the algorithm stands in the section."""
+
+    reward: RewardSection
+
+    @classmethod
+    def of(cls, config: Config) -> Self:
+        """From the whole config, whose `post_training.reward` is given."""
+        return cls(reward=config.post_training.reward or RewardSection(), **cls.common(config))
+
+
 def sft(inputs: Mapping[str, Artifact], options: SFTOptions, out: StageOutput) -> None:
     """Finetune `checkpoint` (the base model) on `dialogs`. Raises DataError for bad or missing dialogs, all at once."""
     job = Finetuning("sft", inputs, options.sft.algorithm, options.sft, options, out)
@@ -117,13 +131,22 @@ def sft(inputs: Mapping[str, Artifact], options: SFTOptions, out: StageOutput) -
     job.run(examples, {})
 
 
+def reward(inputs: Mapping[str, Artifact], options: RewardOptions, out: StageOutput) -> None:
+    """Train a reward model, from `checkpoint`, on the pairs or rankings of `preferences`."""
+    job = Finetuning("reward", inputs, options.reward.algorithm, options.reward, options, out)
+    job.require("pairs")
+    examples = job.pairs()
+    job.run(examples, {"reference": lambda: job.cached_reference(examples), "score_head": lambda: None})
+
+
 def prefer(
     inputs: Mapping[str, Artifact], options: PreferOptions, out: StageOutput, *, open_generate: OpenGenerate
 ) -> None:
-    """Train `checkpoint` (the sft model, also the reference) on the pairs or the prompts of `preferences`."""
+    """Train `checkpoint` (the sft model, also the reference) on the pairs, the labels or the prompts of `preferences`.
+    `reward`, where there is such an input, is a checkpoint whose score head joins the rewards."""
     section = options.prefer
     job = Finetuning("prefer", inputs, options.algorithm, section, options, out)
-    data = job.require("pairs", "prompts")
+    data = job.require("pairs", "labels", "prompts")
     source = inputs["preferences"]
     makers: dict[Need, Callable[[], Any]] = {
         "reference": lambda: LazyScorer(job.frozen),
@@ -131,13 +154,15 @@ def prefer(
     }
     examples: Sequence[Any]
     if data == "pairs":
-        rows = list(read_rows(source.file("preferences.jsonl")))
-        examples = _each(rows, lambda row, where: _pair(job.tokenizer, row, where))
+        examples = job.pairs()
         makers["reference"] = lambda: job.cached_reference(examples)
+    elif data == "labels":
+        rows = list(read_rows(source.file("labels.jsonl")))
+        examples = _each(rows, lambda row, where: _label(job.tokenizer, row, where))
     else:
         tasks = [Task.from_json(row) for row in read_rows(source.file("prompts.jsonl"))]
         examples = [PromptExample(prompt_ids(job.tokenizer, task_messages(t)), i) for i, t in enumerate(tasks)]
-        reward = build_reward(options.rewards)
+        reward = build_reward(options.rewards, inputs.get("reward"))
         makers["rollouts"] = lambda: RolloutSampler(
             open_generate(job.model),
             stop_ids(job.tokenizer),
@@ -158,7 +183,7 @@ class Finetuning:
     stage: str
     inputs: Mapping[str, Artifact]
     slot: Slot
-    section: SFTSection | PreferSection
+    section: SFTSection | PreferSection | RewardSection
     options: TrainingOptions
     out: StageOutput
 
@@ -184,6 +209,8 @@ class Finetuning:
             add_lora(model, self.section.lora, self.options.seed)
         if "value" in self.spec.needs:
             add_head(model, "value_head")
+        if "score_head" in self.spec.needs:
+            add_head(model, "score_head")
         self.parallel.apply(model)
         return model
 
@@ -222,6 +249,11 @@ class Finetuning:
                 )
             )
         return self.spec.data
+
+    def pairs(self) -> list[PairExample]:
+        """The pairs of the input `preferences`. Raises DataError with the problems of all bad rows."""
+        rows = list(read_rows(self.inputs["preferences"].file("preferences.jsonl")))
+        return _each(rows, lambda row, where: _pair(self.tokenizer, row, where))
 
     def run(self, examples: Sequence[Any], makers: Mapping[Need, Callable[[], Any]]) -> None:
         """Train and write the checkpoint."""
@@ -328,7 +360,11 @@ def add_head(model: Transformer, name: Literal["value_head", "score_head"]) -> N
 
 
 def _pair(tokenizer: Tokenizer, row: Mapping[str, Any], where: str) -> PairExample:
-    return pair_example(tokenizer, row["messages"], row["chosen"], row["rejected"], where)
+    return pair_example(tokenizer, row["messages"], row["chosen"], row["rejected"], where, edited=row.get("edited"))
+
+
+def _label(tokenizer: Tokenizer, row: Mapping[str, Any], where: str) -> LabelExample:
+    return label_example(tokenizer, row["messages"], row["completion"], row["label"], where)
 
 
 def _each(rows: Sequence[Mapping[str, Any]], make: Callable[[Mapping[str, Any], str], Any]) -> list[Any]:

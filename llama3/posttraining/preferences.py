@@ -43,12 +43,13 @@ class PreferencesOptions(SamplingOptions):
 def preferences(
     inputs: Mapping[str, Artifact], options: PreferencesOptions, out: StageOutput, *, open_generate: OpenGenerate
 ) -> None:
-    """Write preferences.jsonl, prompts.jsonl (the tasks, for algorithms that sample themselves) and samples.jsonl.
+    """Write preferences.jsonl, labels.jsonl (every answer, passed or not, for algorithms that need no pairs),
+    prompts.jsonl (the tasks, for those that sample themselves) and samples.jsonl.
 
     Raises DataError (L3-PRF-001) when no prompt has both a passing and a failing answer.
     """
     folder = inputs["checkpoint"].path
-    tokenizer, reward = Tokenizer.load(folder), build_reward(options.rewards)
+    tokenizer, reward = Tokenizer.load(folder), build_reward(options.rewards, inputs.get("reward"))
     tasks = reward.tasks("train", options.prompts, options.seed)
     sampled = sample_tasks(open_generate(load_model(folder)), tokenizer, reward, tasks, options, out)
     pairs = [pair for row in sampled if (pair := make_pair(row)) is not None]
@@ -58,6 +59,7 @@ def preferences(
                     "pairs need both", "raise post_training.prefer.samples or prompts, or the temperature")
         )  # fmt: skip
     write_rows(out.path / "preferences.jsonl", pairs)
+    write_rows(out.path / "labels.jsonl", [label for row in sampled for label in make_labels(row)])
     write_rows(out.path / "prompts.jsonl", [task.to_json() for task in tasks])
     write_rows(out.path / "samples.jsonl", [line for row in sampled for line in row.rows()])
     skipped = Counter(_skipped(row) for row in sampled if make_pair(row) is None)
@@ -79,6 +81,15 @@ def make_pair(row: Sampled) -> dict[str, Any] | None:
         "rejected": rejected.text,
         "rewards": [passing[0].reward, rejected.reward],
     }
+
+
+def make_labels(row: Sampled) -> list[dict[str, Any]]:
+    """Each scorable answer with whether it passed; equal answers count once."""
+    passed = {sample.text: sample.passed for sample in row.ranked()}
+    return [
+        {"id": row.task.id, "messages": task_messages(row.task), "completion": text, "label": label}
+        for text, label in passed.items()
+    ]
 
 
 def _skipped(row: Sampled) -> str:

@@ -53,7 +53,7 @@ def reject(
     Raises DataError (L3-REJ-001) when nothing passed and there are no demonstrations.
     """
     folder = inputs["checkpoint"].path
-    tokenizer, reward = Tokenizer.load(folder), build_reward(options.rewards)
+    tokenizer, reward = Tokenizer.load(folder), build_reward(options.rewards, inputs.get("reward"))
     tasks = reward.tasks("train", options.demonstrations + options.prompts, options.seed)
     demonstrations, asked = tasks[: options.demonstrations], tasks[options.demonstrations :]
     sampled = sample_tasks(open_generate(load_model(folder)), tokenizer, reward, asked, options, out)

@@ -18,12 +18,18 @@ from llama3.errors import DataError, PluginError, Problem
 from llama3.plugins.registry import discover
 from llama3.posttraining.tasks import NotEnoughTasks, Split, Task
 
+PASS = 1.0
+"""The score from which an answer counts as verified: "fully right"."""
 Example = Mapping[str, Any]
 """What is known about a prompt beside its text: a JSON row, such as `Task.to_json()`."""
 
 
 class Reward(Protocol):
-    """Built by the plugins of the family `rewards`."""
+    """Built by the plugins of the family `rewards`.
+
+    A class attribute `verifies = False` says that its scores rank answers but do not tell right from wrong (a reward
+    model). Where other rewards do, they alone decide what passed.
+    """
 
     def score(self, prompts: Sequence[str], answers: Sequence[str], examples: Sequence[Example]) -> list[float | None]:
         """One score per answer, higher is better, 1.0 meaning "fully right" where that exists; None: not scorable.
@@ -45,10 +51,12 @@ class TaskReward(Reward, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """Scores of many answers: the total (NaN = not scorable) and what each reward said (NaN likewise)."""
+    """Scores of many answers: the total (NaN = not scorable), what each reward said (NaN likewise), and which answers
+    passed."""
 
     total: list[float]
     parts: dict[str, list[float]]
+    passed: list[bool]
 
     @property
     def not_scorable(self) -> int:
@@ -89,7 +97,9 @@ class CombinedReward:
                     )
                 )
             parts[name] = [_checked(name, score) for score in scores]
-        return Scores([_mean_of_known(column) for column in zip(*parts.values(), strict=True)], parts)
+        verified = {name: column for name, column in parts.items() if getattr(self.rewards[name], "verifies", True)}
+        total, verdict = _means(parts), _means(verified or parts)
+        return Scores(total, parts, [mean >= PASS for mean in verdict])
 
     def tasks(self, split: Split, count: int, seed: int) -> list[Task]:
         """`count` tasks of all rewards that have some, in turn; one that runs out leaves its turns to the others.
@@ -124,6 +134,11 @@ def _at_most(source: TaskReward, split: Split, count: int, seed: int) -> list[Ta
         return source.tasks(split, count, seed)
     except NotEnoughTasks as error:
         return source.tasks(split, error.available, seed) if error.available else []
+
+
+def _means(parts: Mapping[str, Sequence[float]]) -> list[float]:
+    """Over the rewards, answer by answer."""
+    return [_mean_of_known(column) for column in zip(*parts.values(), strict=True)]
 
 
 def _mean_of_known(scores: Sequence[float]) -> float:

@@ -10,12 +10,12 @@ the paper does. What samples is given by the caller, so that these stages know n
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from llama3.artifacts import Stage
 from llama3.posttraining.average import AverageOptions, average
-from llama3.posttraining.finetune import PreferOptions, SFTOptions, prefer, sft
+from llama3.posttraining.finetune import PreferOptions, RewardOptions, SFTOptions, prefer, reward, sft
 from llama3.posttraining.preferences import PreferencesOptions, preferences
 from llama3.posttraining.reject import RejectOptions, reject
 from llama3.posttraining.services import OpenGenerate
@@ -23,11 +23,12 @@ from llama3.posttraining.services import OpenGenerate
 
 @dataclass(frozen=True)
 class Stages:
-    """The five stages; `options_of` of each takes the whole config."""
+    """The six stages; `options_of` of each takes the whole config."""
 
     reject: Stage
     sft: Stage
     preferences: Stage
+    reward: Stage
     prefer: Stage
     average: Stage
 
@@ -56,6 +57,13 @@ def stages(open_generate: OpenGenerate) -> Stages:
             output="preferences",
             options_of=PreferencesOptions.of,
         ),
+        reward=Stage(
+            "reward",
+            reward,
+            inputs={"checkpoint": "checkpoint", "preferences": "preferences"},
+            output="checkpoint",
+            options_of=RewardOptions.of,
+        ),
         prefer=Stage(
             "prefer",
             partial(prefer, open_generate=open_generate),
@@ -71,3 +79,9 @@ def stages(open_generate: OpenGenerate) -> Stages:
             options_of=AverageOptions.of,
         ),
     )
+
+
+def rewarded(stage: Stage) -> Stage:
+    """`reject`, `preferences` or `prefer` with a further input `reward`: a checkpoint with a score head, such as the
+    stage `reward` makes, that joins the rewards of the config."""
+    return replace(stage, inputs={**stage.inputs, "reward": "checkpoint"})

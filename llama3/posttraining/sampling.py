@@ -10,16 +10,14 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from llama3.artifacts import StageOutput
+from llama3.artifacts import Artifact, StageOutput
 from llama3.config.schema import PreferSection, RejectSection, Slot
 from llama3.posttraining.datasets import prompt_ids
-from llama3.posttraining.rewards import CombinedReward, build_rewards
+from llama3.posttraining.rewards import CombinedReward, Scores, build_rewards
 from llama3.posttraining.services import Generate, answer_text, chunks
 from llama3.posttraining.tasks import Task
 from llama3.tokenizer import Tokenizer, stop_ids
 
-PASS = 1.0
-"""The reward from which an answer counts as verified (llama3.posttraining.rewards: "fully right")."""
 _CHUNK = 64
 """Prompts sampled between two updates of the progress bar."""
 
@@ -46,16 +44,14 @@ class SamplingOptions(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One answer. `reward` is NaN when it cannot be scored; `mean_logp` is per token, in nats."""
+    """One answer. `reward` is NaN when it cannot be scored; `mean_logp` is per token, in nats; `passed` is the verdict
+    of the rewards that tell right from wrong (llama3.posttraining.rewards)."""
 
     text: str
     reward: float
     mean_logp: float
     finish_reason: str
-
-    @property
-    def passed(self) -> bool:
-        return self.reward >= PASS
+    passed: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +62,9 @@ class Sampled:
     samples: tuple[Sample, ...]
 
     def ranked(self) -> list[Sample]:
-        """Scorable answers, best first: by reward, then by mean log-prob, then as drawn."""
+        """Scorable answers, best first: those that passed, then by reward, by mean log-prob, as drawn."""
         known = [sample for sample in self.samples if not math.isnan(sample.reward)]
-        return sorted(known, key=lambda sample: (-sample.reward, -sample.mean_logp))
+        return sorted(known, key=lambda sample: (not sample.passed, -sample.reward, -sample.mean_logp))
 
     def rows(self) -> list[dict[str, Any]]:
         """JSON rows for samples.jsonl; a reward that is not known is null."""
@@ -86,9 +82,10 @@ class Sampled:
         ]
 
 
-def build_reward(slots: Sequence[Slot]) -> CombinedReward:
-    """The rewards named in the config, by their plugins."""
-    return CombinedReward(build_rewards(slots))
+def build_reward(slots: Sequence[Slot], trained: Artifact | None = None) -> CombinedReward:
+    """The rewards named in the config, by their plugins, and the reward model that the run has `trained`."""
+    learnt = [Slot.model_validate({"name": "reward_model", "path": str(trained.path)})] if trained is not None else []
+    return CombinedReward(build_rewards([*slots, *learnt]))
 
 
 def sample_tasks(
@@ -114,13 +111,14 @@ def sample_tasks(
                 stop_ids=stop_ids(tokenizer),
             )
             texts = [[answer_text(tokenizer, answer.ids) for answer in answers] for answers in completions]
-            scores = iter(_scores(reward, chunk, texts))
+            scores = _scores(reward, chunk, texts)
+            verdicts = iter(zip(scores.total, scores.passed, strict=True))
             sampled += [
                 Sampled(
                     task,
                     tuple(
-                        Sample(text, next(scores), _mean(answer.logps), answer.finish_reason)
-                        for text, answer in zip(row, answers, strict=True)
+                        Sample(text, total, _mean(answer.logps), answer.finish_reason, passed)
+                        for text, answer, (total, passed) in zip(row, answers, verdicts, strict=False)
                     ),
                 )
                 for task, row, answers in zip(chunk, texts, completions, strict=True)
@@ -151,11 +149,11 @@ def sampling_metrics(sampled: Sequence[Sampled]) -> dict[str, Any]:
     }
 
 
-def _scores(reward: CombinedReward, tasks: Sequence[Task], texts: Sequence[Sequence[str]]) -> list[float]:
+def _scores(reward: CombinedReward, tasks: Sequence[Task], texts: Sequence[Sequence[str]]) -> Scores:
     flat = [(task, text) for task, row in zip(tasks, texts, strict=True) for text in row]
     rows = {task.id: task.to_json() for task in tasks}
     prompts, examples = [task.prompt for task, _ in flat], [rows[task.id] for task, _ in flat]
-    return reward.score(prompts, [text for _, text in flat], examples).total
+    return reward.score(prompts, [text for _, text in flat], examples)
 
 
 def _shown(sampled: Sequence[Sampled]) -> Mapping[str, float]:

@@ -187,7 +187,7 @@ def test_extends_goes_one_level(write, site, built_ins):
     [
         ("post_training: {algorithm: ppo}", "'ppo' needs a value. this version supplies none"),
         ("post_training: {algorithm: grpo, rewards: []}", "add `post_training: {rewards: [verifiable]}`"),
-        ("post_training: {algorithm: sft}", "'sft' learns from dialogs, this stage makes pairs or prompts"),
+        ("post_training: {algorithm: sft}", "'sft' learns from dialogs, this stage makes labels or pairs or prompts"),
         ("post_training: {sft: {algorithm: dpo}}", "'dpo' learns from pairs, this stage makes dialogs"),
         ("post_training: {average: [0, 0]}", "no weights of the sft and the preference checkpoint"),
         ("parallelism: {tp: 2}", "no strategy supplies the tp axis. strategies for it: megatron"),

@@ -9,10 +9,14 @@ import pytest
 import torch
 from trl_oracle import OneRank, total
 
+from llama3.config.schema import OptimizerSection
 from llama3.model.batch import Batch, Segment, Tree
 from llama3.model.score import Scored
 from llama3.posttraining.datasets import PairExample, PromptExample, Span
+from llama3.testing.toys import ToyData, ToyServices, toy_examples, toy_model
+from llama3.training.loop import train
 from llama3.training.microbatch import count_units, drop_unscorable
+from llama3.training.schedule import Schedule
 from llama3_plugins.algorithms.choices import pick
 from llama3_plugins.algorithms.dpo import DPO
 from llama3_plugins.algorithms.online_dpo import OnlineDPO
@@ -130,3 +134,29 @@ def test_online_and_offline_share_their_loss(loss, reduction):
         for algorithm, x in ((online, batch), (dpo, offline))
     ]
     assert losses[0] == pytest.approx(losses[1], abs=1e-6)
+
+
+@pytest.mark.parametrize("reward", [0.0, NAN], ids=["equal", "not scorable"])
+@pytest.mark.parametrize("algorithm", [OnlineDPO(OnlineDPOOptions()), RejectionSampling(RejectionSamplingOptions())])
+def test_a_step_without_anything_to_learn_is_skipped_and_counted(algorithm, reward):
+    class Services(ToyServices):
+        def __init__(self, model):
+            super().__init__(model)
+            self.reward = SimpleNamespace(
+                score=lambda batch: batch.with_(per_segment={"reward": torch.full((batch.num_segments,), reward)})
+            )
+
+    model = toy_model()
+    before = [parameter.clone() for parameter in model.parameters()]
+    progress = train(
+        model,
+        algorithm,
+        ToyData(toy_examples("prompts", 4)),
+        options=OptimizerSection(precision="fp32", lr=1e-2),
+        schedule=Schedule(1e-2, 1.0, 0, 2),
+        seed=0,
+        services=Services(model),
+    )
+    assert progress.skipped == 2
+    assert progress.dropped >= 2 * 4
+    assert all(map(torch.equal, before, model.parameters()))

@@ -9,10 +9,19 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from tiny import open_generate, put, put_checkpoint, tiny_model
 from trl_oracle import span, total
 
+from llama3.config.schema import PreferSection, RewardSection, Slot
+from llama3.errors import CheckpointError
 from llama3.model.score import Scored
-from llama3.posttraining.datasets import PairExample
+from llama3.model.weights import load_model
+from llama3.posttraining.datasets import PairExample, read_rows, write_rows
+from llama3.posttraining.finetune import PreferOptions, RewardOptions
+from llama3.posttraining.reject import RejectOptions
+from llama3.posttraining.rounds import rewarded, stages
+from llama3.posttraining.sampling import build_reward, task_messages
+from llama3.posttraining.tasks import tasks
 from llama3.training.microbatch import count_units
 from llama3_plugins.algorithms.options import RewardModelOptions
 from llama3_plugins.algorithms.reward_model import RewardModel
@@ -74,3 +83,105 @@ def test_a_ranking_counts_as_one_prompt():
 def test_only_end_tokens_are_targets():
     batch = RewardModel(RewardModelOptions()).collate(examples(3, edited=3))
     assert torch.equal(batch.targets_M, batch.starts_S1[1:].long()[batch.parents_S >= 0] - 1)
+
+
+# -- the stage, and the reward that its checkpoint gives --------------------------------------------------
+
+STAGES = stages(open_generate)
+VERIFIABLE = (Slot(name="verifiable"),)
+FAST = {"precision": "fp32", "warmup": 0, "log_every": 1000}
+
+
+def preference_rows(count: int) -> list[dict]:
+    """Right answers against a fixed wrong one; every other row has an edited answer too."""
+    rows = []
+    for i, task in enumerate(tasks("train", count, seed=1)):
+        row = {"id": task.id, "messages": task_messages(task), "chosen": task.reference, "rejected": "no idea"}
+        rows.append(row | ({"edited": task.reference + "!"} if i % 2 else {}))
+    return rows
+
+
+@pytest.fixture
+def base(run, tokenizer):
+    return put_checkpoint(run, tiny_model(tokenizer), tokenizer)
+
+
+@pytest.fixture
+def source(run):
+    """Preferences of the three kinds that algorithms learn from."""
+    rows = preference_rows(24)
+
+    def write(folder) -> None:
+        write_rows(folder / "preferences.jsonl", rows)
+        write_rows(folder / "prompts.jsonl", [task.to_json() for task in tasks("train", 6, seed=1)])
+        labels = [(row, row["chosen"], True) for row in rows] + [(row, row["rejected"], False) for row in rows]
+        names = ("messages", "completion", "label")
+        write_rows(
+            folder / "labels.jsonl", [dict(zip(names, (row["messages"], *x), strict=True)) for row, *x in labels]
+        )
+
+    return put(run, "preferences", "source", write)
+
+
+def trained(run, base, source, **changes):
+    section = RewardSection(**({"lr": 3e-3, "epochs": 6, "batch": 8} | FAST | changes))
+    inputs = {"checkpoint": base, "preferences": source}
+    return run.execute(STAGES.reward, inputs, RewardOptions(reward=section, seed=1))
+
+
+def test_the_stage_makes_a_reward_model_that_later_stages_use(run, tokenizer, base, source):
+    model = trained(run, base, source)
+    assert model.metrics["accuracy"] > 0.9
+    reward = build_reward(VERIFIABLE, model)
+    assert list(reward.rewards) == ["verifiable", "reward_model"]
+    some = tasks("train", 6, seed=1)
+    ask = [task.prompt for task in some for _ in range(2)]
+    answers = [answer for task in some for answer in (task.reference, "no idea")]
+    examples = [task.to_json() for task in some for _ in range(2)]
+    scores = reward.score(ask, answers, examples)
+    logits = np.array(scores.parts["reward_model"]).reshape(-1, 2)
+    assert (logits[:, 0] > logits[:, 1]).mean() > 0.9
+    assert scores.passed == [True, False] * 6, "the verifier decides"
+    one_by_one = [build_reward((), model).score([p], [a], [{}]).total[0] for p, a in zip(ask, answers, strict=True)]
+    np.testing.assert_allclose(logits.flatten(), one_by_one, atol=1e-5)
+
+    prefer = PreferOptions(
+        prefer=PreferSection(lr=1e-4, batch=3, max_tokens=4, **FAST),
+        algorithm=Slot(name="online_dpo", samples=3),
+        rewards=VERIFIABLE,
+        seed=1,
+    )
+    inputs = {"checkpoint": base, "preferences": source, "reward": model}
+    preferred = run.execute(rewarded(STAGES.prefer), inputs, prefer)
+    assert preferred.metrics["steps"] == 2
+    assert preferred.metrics["dropped"] < 12, "answers that all fail still differ in the model's score"
+    assert load_model(preferred.path).score_head is None
+
+
+def test_a_reward_model_gates_nothing_but_ranks_what_passed(run, tokenizer, base, source):
+    model = trained(run, base, source, epochs=1)
+    options = RejectOptions(
+        prompts=4, samples=2, temperature=1.0, top_p=1.0, max_tokens=4, rewards=VERIFIABLE, seed=1, demonstrations=2
+    )
+    dialogs = run.execute(rewarded(STAGES.reject), {"checkpoint": base, "reward": model}, options)
+    rows = list(read_rows(dialogs.file("samples.jsonl")))
+    assert dialogs.metrics["passed"] == 0
+    assert len({row["reward"] for row in rows}) > 2
+
+
+def test_labels_train_with_kto_in_the_same_stage(run, base, source):
+    options = PreferOptions(
+        prefer=PreferSection(lr=1e-3, batch=16, **FAST), algorithm=Slot(name="kto"), rewards=VERIFIABLE, seed=1
+    )
+    preferred = run.execute(STAGES.prefer, {"checkpoint": base, "preferences": source}, options)
+    assert preferred.metrics["steps"] == 3
+    assert preferred.metrics["kl"] >= 0
+
+
+def test_checkpoints_without_a_score_head_and_too_long_answers(run, base, source):
+    with pytest.raises(CheckpointError, match="has no score head"):
+        build_reward((), base)
+    reward = build_reward((), trained(run, base, source, epochs=1))
+    scores = reward.score(["7"] * 2, ["7 " * 300, "7"], [{}, {}])
+    assert [np.isnan(total) for total in scores.total] == [True, False]
+    assert scores.not_scorable == 1

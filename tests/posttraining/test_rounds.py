@@ -211,7 +211,7 @@ def test_an_algorithm_for_other_data_is_refused(run, tokenizer):
 
 
 def sampled(*answers: tuple[str, float, float]) -> Sampled:
-    return Sampled(tasks("train", 1, seed=0)[0], tuple(Sample(*answer, "stop") for answer in answers))
+    return Sampled(tasks("train", 1, seed=0)[0], tuple(Sample(*answer, "stop", answer[1] >= 1) for answer in answers))
 
 
 NAN = float("nan")

@@ -1,0 +1,69 @@
+"""The score of a trained reward model: what the algorithm `reward_model` makes of preferences (paper 4.1.2).
+
+Scores are logits whose differences count: sigmoid(s(a) - s(b)) is the probability that a is preferred to b. They rank
+answers and verify none. An answer that is longer with its prompt than the model allows is not scorable.
+
+Legend: N answers, S segments.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from llama3.errors import CheckpointError, Problem
+from llama3.model.batch import Batch
+from llama3.model.score import score
+from llama3.model.weights import load_model
+from llama3.posttraining.datasets import DialogExample, answers_tree, dialog_example
+from llama3.posttraining.rewards import Example
+from llama3.tokenizer import Tokenizer
+from llama3.training.microbatch import cut
+from llama3.training.stage import device_of
+from llama3_plugins.rewards.options import RewardModelOptions
+
+
+class RewardModelReward:
+    """A `Reward` (llama3.posttraining.rewards). Raises CheckpointError where the checkpoint has no score head."""
+
+    verifies = False
+
+    def __init__(self, options: RewardModelOptions) -> None:
+        folder = Path(options.path)
+        self._batch_tokens = options.batch_tokens
+        self._tokenizer = Tokenizer.load(folder)
+        self._model = load_model(folder, device=device_of("auto")).requires_grad_(False)
+        if self._model.score_head is None:
+            fix = "train one with `post_training: {reward: {}}`"
+            raise CheckpointError(
+                Problem("L3-RWM-001", str(folder), "has no score head: it is no reward model", fix=fix)
+            )
+
+    def score(self, prompts: Sequence[str], answers: Sequence[str], examples: Sequence[Example]) -> list[float | None]:
+        """One logit per answer; None where prompt and answer are too long for the model."""
+        dialogs = [self._dialog(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
+        known = [i for i, dialog in enumerate(dialogs) if dialog.num_tokens <= self._model.config.max_seq_len]
+        scores: list[float | None] = [None] * len(dialogs)
+        if known:
+            for i, number in zip(known, self._scores([dialogs[i] for i in known]).tolist(), strict=True):
+                scores[i] = number
+        return scores
+
+    def _dialog(self, prompt: str, answer: str) -> DialogExample:
+        messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
+        return dialog_example(self._tokenizer, messages)
+
+    @torch.no_grad()
+    def _scores(self, dialogs: Sequence[DialogExample]) -> Tensor:
+        """The scores (N,), in order; the answers to one prompt that follow each other share its tokens."""
+        groups = [list(group) for _, group in itertools.groupby(dialogs, key=lambda dialog: dialog.prompt.tobytes())]
+        trees = [answers_tree(group[0].prompt, [dialog.answer for dialog in group]) for group in groups]
+        batch = Batch.of_trees(trees).to(self._model.embed.weight.device)
+        parts = [
+            score(self._model, part, {"score"}).score_S[part.parents_S >= 0] for part in cut(batch, self._batch_tokens)
+        ]
+        return torch.cat(parts).cpu()
