@@ -27,6 +27,8 @@ Want = Literal["logps", "entropy", "values", "score"]
 
 CHUNK_LOGITS = 1 << 20
 """Logits computed at once on the CPU (256 rows of 4,096 tokens): their float32 copies stay in the cache."""
+CHUNK_ROWS = 256
+"""Rows computed at once at least: fewer would read the output matrix too often."""
 CHUNK_LOGITS_CUDA = 1 << 28
 KEPT_LOGITS = 1 << 26
 """Logits of one batch that are kept for the backward pass; beyond this they are computed again, so that a vocabulary of
@@ -113,17 +115,18 @@ def log_probs(
 ) -> tuple[Tensor, Tensor]:
     """Log-probabilities of `ids_M` under softmax(h W' / temperature), and the entropies (zeros unless asked for)."""
     dtype = compute_dtype(h_MD)
-    return _LogProbs.apply(h_MD.to(dtype), weight_VD.to(dtype), ids_M, temperature, with_entropy)
+    return _LogProbs.apply(h_MD.to(dtype), weight_VD, ids_M, temperature, with_entropy)
 
 
 class _LogProbs(torch.autograd.Function):
-    """Output matrix, log-softmax and gather in chunks of rows."""
+    """Output matrix, log-softmax and gather in chunks of rows. The products run in the dtype of `h_MD`."""
 
     @staticmethod
     def forward(
         ctx: Any, h_MD: Tensor, weight_VD: Tensor, ids_M: Tensor, temperature: float, with_entropy: bool
     ) -> tuple[Tensor, Tensor]:
         needs_backward = any(ctx.needs_input_grad)
+        ctx.weight_dtype, weight_VD = weight_VD.dtype, weight_VD.to(h_MD.dtype)
         keep = needs_backward and len(h_MD) * len(weight_VD) <= KEPT_LOGITS
         logps_M, entropy_M = (h_MD.new_zeros(len(h_MD), dtype=torch.float32) for _ in range(2))
         kept: list[Tensor] = []
@@ -145,7 +148,7 @@ class _LogProbs(torch.autograd.Function):
         h_MD, weight_VD, ids_M, entropy_M, *kept = ctx.saved_tensors
         grad_logps_M, grad_entropy_M = grads
         grad_h_MD = torch.empty_like(h_MD)
-        grad_weight_VD = torch.zeros_like(weight_VD, dtype=torch.float32)
+        grad_weight_VD: Tensor | None = None
         for index, rows in enumerate(_chunks(h_MD, weight_VD)):
             logits = kept[index] if kept else _logits(h_MD[rows], weight_VD, ctx.temperature)
             slope = grad_logps_M[rows, None].neg()
@@ -160,8 +163,11 @@ class _LogProbs(torch.autograd.Function):
             grad_logits = grad_logits.to(h_MD.dtype)
             grad_h_MD[rows] = torch.mm(grad_logits, weight_VD)
             # Sums over chunks in float32: a bfloat16 sum would lose small contributions.
-            grad_weight_VD += torch.mm(grad_logits.t(), h_MD[rows])
-        return grad_h_MD, grad_weight_VD.to(weight_VD.dtype), None, None, None
+            part_VD = torch.mm(grad_logits.t(), h_MD[rows])
+            grad_weight_VD = part_VD.float() if grad_weight_VD is None else grad_weight_VD.add_(part_VD)
+        if grad_weight_VD is None:
+            grad_weight_VD = torch.zeros_like(weight_VD)
+        return grad_h_MD, grad_weight_VD.to(ctx.weight_dtype), None, None, None
 
 
 def _logits(h_MD: Tensor, weight_VD: Tensor, temperature: float) -> Tensor:
@@ -172,5 +178,5 @@ def _logits(h_MD: Tensor, weight_VD: Tensor, temperature: float) -> Tensor:
 
 def _chunks(h_MD: Tensor, weight_VD: Tensor) -> list[slice]:
     budget = CHUNK_LOGITS_CUDA if h_MD.is_cuda else CHUNK_LOGITS
-    rows = max(64, budget // len(weight_VD))
+    rows = max(CHUNK_ROWS, budget // len(weight_VD))
     return [slice(first, first + rows) for first in range(0, len(h_MD), rows)]

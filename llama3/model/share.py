@@ -15,6 +15,7 @@ Legend: T tokens, S segments, N tokens that are read.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -81,7 +82,7 @@ def _paths(batch: Batch, read_N: Tensor) -> tuple[list[Ids], Ids]:
 
 def _forest(paths: Sequence[Ids]) -> tuple[list[tuple[Ids, int]], list[Ids]]:
     """Segments (tokens, parent) that hold the ordered paths, and the place of each path's tokens in them."""
-    common = np.array([_common(a, b) for a, b in zip(paths, paths[1:], strict=False)], np.int64)
+    common = np.array([_common(a, b) for a, b in pairwise(paths)], np.int64)
     segments: list[tuple[Ids, int]] = []
     places: list[list[Ids]] = [[] for _ in paths]
     used = 0
@@ -98,7 +99,7 @@ def _forest(paths: Sequence[Ids]) -> tuple[list[tuple[Ids, int]], list[Ids]]:
             used, depth, parent = used + end - depth, end, len(segments) - 1
         if len(alike):
             cuts = [first, *(first + 1 + np.flatnonzero(alike == end)).tolist(), last]
-            groups += [(a, b, depth, parent) for a, b in zip(cuts, cuts[1:], strict=False)][::-1]
+            groups += [(a, b, depth, parent) for a, b in pairwise(cuts)][::-1]
     return segments, [np.concatenate(place) for place in places]
 
 

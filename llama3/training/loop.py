@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from llama3.config.schema import OptimizerSection
 from llama3.errors import Interrupted, LlamaError, Problem
 from llama3.model.batch import Batch
+from llama3.model.memory import keep_freed_memory
 from llama3.model.score import Want, score
 from llama3.plugins.specs import Need
 from llama3.training.algorithm import Algorithm, Dataset, Services
@@ -154,6 +155,7 @@ class Trainer:
         self.snapshots = snapshot_steps(self.schedule.steps, self.schedule.anneal, self.average_last)
 
     def run(self) -> Progress:
+        keep_freed_memory()
         self.restore()
         self.model.train()
         with StopRequest() as stop:
