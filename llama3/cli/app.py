@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from llama3 import __version__
-from llama3.cli import chat, config, doctor, generate, lineage, merge, plugins, run, runs, tokens
+from llama3.cli import chat, config, convert, doctor, generate, lineage, merge, plugins, run, runs, show, tokens
 from llama3.errors import Interrupted, LlamaError, Problem, did_you_mean
 from llama3.plugins.loader import Offer
 
@@ -75,6 +75,8 @@ app.command("generate")(generate.generate)
 app.command("lineage")(lineage.lineage)
 app.command("merge")(merge.merge)
 app.command("tokens")(tokens.tokens)
+app.command("convert")(convert.convert)
+app.command("show")(show.show)
 app.command("doctor")(doctor.doctor)
 app.add_typer(config.app, name="config")
 app.add_typer(plugins.app, name="plugins")

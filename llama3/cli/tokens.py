@@ -67,10 +67,14 @@ def tokens(
 def _tokenizer(path: Path) -> Tokenizer:
     """Of a directory or file that holds one, else of the model that a run made."""
     from llama3.inference.llama import find_model
+    from llama3.model.layouts import holds_model
+    from llama3.model.source import load_tokenizer
     from llama3.tokenizer import Tokenizer
 
-    has_one = path.is_file() or (path / "tokenizer.json").is_file() or (path / "tokenizer.model").is_file()
-    return Tokenizer.load(path if has_one else find_model(path))
+    alone = path.is_file() and not holds_model(path)
+    if alone or (path / "tokenizer.json").is_file() or (path / "tokenizer.model").is_file():
+        return Tokenizer.load(path)
+    return load_tokenizer(find_model(path))
 
 
 def _dialogs(path: Path | None) -> Iterator[list[Message]]:

@@ -21,7 +21,9 @@ from llama3.inference.engine import Completion, Engine
 from llama3.inference.sampling import Sampling
 from llama3.model.batch import Batch
 from llama3.model.config import ModelConfig
+from llama3.model.layouts import holds_model
 from llama3.model.score import score
+from llama3.model.source import load_tokenizer
 from llama3.model.transformer import Transformer
 from llama3.model.weights import load_model
 from llama3.tokenizer.chat import Message, render, stop_ids
@@ -61,13 +63,13 @@ class Llama:
 
     @classmethod
     def load(cls, path: str | Path, *, guard: Guard | None = None) -> Llama:
-        """From a checkpoint or a release (a directory with config.json, weights and tokenizer; quantized ones too), or
-        from a run directory (see `find_model`).
+        """From a checkpoint or a release (a directory with config.json, weights and tokenizer; quantized ones too),
+        Meta's directory, a .gguf file, or a run directory (see `find_model`).
 
         Raises ArtifactError if there is no model, CheckpointError or DataError if it is damaged.
         """
         folder = find_model(Path(path))
-        return cls(load_model(folder), Tokenizer.load(folder), guard=guard)
+        return cls(load_model(folder), load_tokenizer(folder), guard=guard)
 
     @property
     def config(self) -> ModelConfig:
@@ -193,13 +195,13 @@ def load(path: str | Path) -> Llama:
 
 
 def find_model(path: Path) -> Path:
-    """The model directory that `path` means: itself, or a run's release, or what its last finished round made."""
+    """The model that `path` means: itself, or a run's release, or what its last finished round made."""
     rounds = sorted((path / "artifacts").glob("average-*"), key=lambda folder: (len(folder.name), folder.name))
     candidates = [path, path / "artifacts" / "release", *(folder for folder in rounds[::-1] if folder.is_symlink())]
     for folder in candidates:
-        if (folder / "config.json").is_file():
+        if holds_model(folder):
             return folder
     what = "no model is here"
     why = "a model directory holds config.json, weights and a tokenizer; a run has one when its first round is over"
-    fix = "give the path of a checkpoint, a release or a run"
+    fix = "give the path of a checkpoint, a release, a run or a .gguf file"
     raise ArtifactError(Problem("L3-GEN-007", str(path), what, why, fix))

@@ -35,6 +35,15 @@ def layout_of(path: str | Path) -> Layout:
     raise CheckpointError(Problem("L3-CKP-001", str(path), "no model is here", why, fix))
 
 
+def holds_model(path: Path) -> bool:
+    """Whether `layout_of` knows a model at `path`."""
+    try:
+        layout_of(path)
+    except CheckpointError:
+        return False
+    return True
+
+
 def listing(folder: Path) -> str:
     """A few names of what a folder holds, for messages."""
     names = sorted(path.name for path in folder.iterdir())[:5] if folder.is_dir() else []

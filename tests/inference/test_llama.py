@@ -16,6 +16,7 @@ from llama3.inference import Llama, Sampling
 from llama3.inference.llama import find_model, load
 from llama3.model.batch import Batch
 from llama3.model.config import ModelConfig
+from llama3.model.convert import convert
 from llama3.model.quantized import quantize_model, save_quantized
 from llama3.model.score import score
 from llama3.model.transformer import Transformer
@@ -211,3 +212,10 @@ def test_load_takes_a_run_and_says_where_there_is_no_model(folder: Path, tmp_pat
     (artifacts / "release").symlink_to(folder)
     assert find_model(tmp_path) == artifacts / "release"
     assert load(tmp_path).config.max_seq_len == 192
+
+
+def test_metas_directory_answers_alike(llama: Llama, folder: Path, tmp_path: Path) -> None:
+    meta = load(convert(folder, tmp_path / "meta", "meta").folder)
+    assert meta.generate(["The number"], temperature=0, max_tokens=9) == llama.generate(
+        ["The number"], temperature=0, max_tokens=9
+    )

@@ -1,0 +1,38 @@
+"""`llama3 convert`: a model from one layout to another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from llama3.cli.output import JsonOption, note, print_json
+
+_DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
+
+
+def convert(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="A model of any layout, a release, or a run.")],
+    out: Annotated[Path, typer.Argument(help="Directory to write; it must be empty or not there.")],
+    to: Annotated[Literal["hf", "meta"], typer.Option(help="Layout of the result.")],
+    dtype: Annotated[
+        Literal["bf16", "fp16", "fp32"] | None,
+        typer.Option(help="Precision of the result. Default: the source's own; fp32 where it is quantized."),
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Write a model in Hugging Face's or Meta's layout, with its tokenizer, template and terms."""
+    import torch
+
+    from llama3.inference.llama import find_model
+    from llama3.model.convert import convert as write
+
+    made = write(find_model(source), out, to, getattr(torch, _DTYPES[dtype]) if dtype else None)
+    if json:
+        print_json({"path": made.folder, "layout": to, "dtype": made.dtype, "parameters": made.parameters,
+                    "notes": made.notes})  # fmt: skip
+        return
+    for text in made.notes:
+        note(f"note: {text}")
+    typer.echo(f"{made.folder}: {made.parameters:,} parameters in {made.dtype}, layout {to}")

@@ -1,0 +1,109 @@
+"""What a model on disk is, told from its headers: shape, precision, tokenizer, terms, and the memory it needs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from llama3.config.schema import LoRASection
+from llama3.errors import LlamaError
+from llama3.model.config import ModelConfig
+from llama3.model.gguf import GgufWeights
+from llama3.model.hf import HfWeights
+from llama3.model.layouts import CONSOLIDATED, SAFETENSORS, layout_of
+from llama3.model.licence import licence_of
+from llama3.model.source import WeightSource, load_tokenizer, open_weights
+from llama3.tokenizer import Tokenizer
+
+_FORMATS = {
+    "<|start_header_id|>": "Llama 3",
+    "<|im_start|>": "ChatML",
+    "<<SYS>>": "Llama 2",
+    "[INST]": "Mistral",
+    "<|user|>": "Zephyr",
+    "<start_of_turn>": "Gemma",
+}
+"""What only one family's templates write -> the name of its format; earlier ones are looked for first."""
+
+
+def describe(path: str | Path) -> dict[str, Any]:
+    """The facts as plain values, sizes in bytes. Reads no weights. Raises CheckpointError where no model is there.
+
+    A tokenizer that cannot be read is a fact too: its problem stands in its place.
+    """
+    path = Path(path)
+    source = open_weights(path)
+    metadata = source.file.metadata if isinstance(source, GgufWeights) else {}
+    raw = source.raw if isinstance(source, HfWeights) else {}
+    config = source.config
+    return {
+        "path": str(path),
+        "name": metadata.get("general.name") or path.resolve().name,
+        "layout": layout_of(path),
+        "architecture": {"family": "llama", **dataclasses.asdict(config)},
+        "parameters": config.num_params(),
+        "weights": {
+            "types": dict(source.types),
+            "bytes": sum(file.stat().st_size for file in _weight_files(path)),
+            "quantization": raw.get("quantization", {}).get("scheme"),
+        },
+        "tokenizer": _tokenizer(source),
+        "license": licence_of(path, metadata if isinstance(source, GgufWeights) else None),
+        "memory": memory(config),
+    }
+
+
+def memory(config: ModelConfig) -> dict[str, int]:
+    """Bytes that weights and their optimizer need; activations come on top and depend on the batch.
+
+    serve: weights in bfloat16 and the cache of one full context
+    finetune: 16 per parameter (weight, gradient and AdamW's two moments in float32)
+    lora: 4 per frozen parameter, 16 per parameter of adapters of the default rank on all projections
+    """
+    cache = 2 * 2 * config.n_layers * config.n_kv_heads * config.head_dim * config.max_seq_len
+    parameters = config.num_params()
+    return {
+        "serve": 2 * parameters + cache,
+        "finetune": 16 * parameters,
+        "lora": 4 * parameters + 16 * _adapter_params(config),
+    }
+
+
+def template_format(template: str) -> str:
+    """The name of the chat format that a Jinja template writes; "its own" where it is none of the known ones."""
+    return next((name for mark, name in _FORMATS.items() if mark in template), "its own")
+
+
+def _adapter_params(config: ModelConfig) -> int:
+    section = LoRASection()
+    shapes = config.parameter_shapes().items()
+    return sum(section.rank * sum(shape) for name, shape in shapes if name.split(".")[-2] in section.targets)
+
+
+def _tokenizer(source: WeightSource) -> dict[str, Any]:
+    try:
+        tokenizer = load_tokenizer(source.path)
+    except LlamaError as error:
+        return {"problem": "; ".join(map(str, error.problems))}
+    template = tokenizer.chat_template
+    return {
+        "kind": "byte-level BPE",
+        "vocab_size": tokenizer.vocab_size,
+        "special_tokens": len(tokenizer.special_tokens),
+        "adds_bos": tokenizer.add_bos,
+        "stops": [_name(tokenizer, stop) for stop in sorted(tokenizer.stop_ids)],
+        "template": template_format(template) if template else None,
+    }
+
+
+def _name(tokenizer: Tokenizer, id: int) -> str:
+    names: Mapping[int, str] = {id: name for name, id in tokenizer.special_tokens.items()}
+    return names.get(id, str(id))
+
+
+def _weight_files(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path]
+    return sorted(path.glob(CONSOLIDATED if layout_of(path) == "meta" else SAFETENSORS))
