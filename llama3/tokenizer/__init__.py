@@ -1,4 +1,4 @@
-"""Text to token ids and back: byte-level BPE with Llama 3's split rule, and the chat format on top of it.
+"""Text to token ids and back: byte-level BPE with the split rule of its file, and the chat format on top of it.
 
 `Tokenizer` loads, trains and saves tokenizers and hands out NumPy arrays; the work is done in Rust. `chat` turns
 messages into ids in such a way that no content ever becomes a control token.

@@ -21,7 +21,7 @@ _KINDS = {
     "unsupported": _Kind(
         "L3-TOK-002",
         "the file holds another kind of tokenizer",
-        "use one of the Llama 3 kind: byte-level BPE with Llama 3's split rule",
+        "use a model with byte-level BPE, whose pre-tokenizer ends with ByteLevel, as Llama 3's",
     ),
     "unknown_id": _Kind("L3-TOK-003", "no token has the id …", "decode with the tokenizer that made the ids"),
     "unknown_special": _Kind(

@@ -38,8 +38,10 @@ class Tokenizer:
     def __init__(self, core: _core.Bpe, controls: Controls = Controls(), where: str = "tokenizer") -> None:  # noqa: B008
         self._core = core
         self._controls = controls
-        self.special_tokens: dict[str, int] = {name: id for id, name in core.specials}
+        self.special_tokens: dict[str, int] = {name: id for id, name, special in core.added if special}
         """Name -> id."""
+        self.added_tokens: dict[str, int] = {name: id for id, name, special in core.added if not special}
+        """Words with an id of their own, found in every text before it is split: name -> id."""
         self.vocab_size: int = core.vocab_size
         """Rows that an embedding table needs: one more than the highest id."""
         self._check_controls(where)

@@ -47,20 +47,24 @@ GPT2_SPLIT = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
     [
         (["model"], WORDPIECE, "WordPiece"),
         (["model"], UNIGRAM, "Unigram"),
-        (["model", "ignore_merges"], False, "ignore_merges"),
         (["model", "byte_fallback"], True, "byte_fallback"),
-        (["model", "unk_token"], "<unk>", "unk_token"),
         (["model", "dropout"], 0.1, "dropout"),
         (["model", "end_of_word_suffix"], "</w>", "affixes"),
-        (["normalizer"], {"type": "NFC"}, "NFC"),
-        (["pre_tokenizer"], GPT2_SPLIT, "ByteLevel"),
+        (["normalizer"], {"type": "NFKC"}, "NFKC"),
+        (["normalizer"], {"type": "Sequence", "normalizers": [{"type": "NFC"}, {"type": "Lowercase"}]}, "Lowercase"),
+        (["pre_tokenizer"], {"type": "Metaspace"}, "Metaspace"),
+        (["pre_tokenizer"], {"type": "Sequence", "pretokenizers": [GPT2_SPLIT, {"type": "Punctuation"}]}, "Sequence"),
+        (["pre_tokenizer"], {"type": "Sequence", "pretokenizers": [{"type": "Whitespace"}, GPT2_SPLIT]}, "Whitespace"),
+        (["pre_tokenizer"], {"type": "Sequence", "pretokenizers": []}, "Sequence"),
         (["pre_tokenizer"], None, "pre_tokenizer"),
         (["pre_tokenizer", "pretokenizers", 0, "pattern"], {"Regex": r"\w+"}, r"\\w+"),
+        (["pre_tokenizer", "pretokenizers", 0, "pattern"], {"Regex": "(a"}, "does not compile"),
+        (["pre_tokenizer", "pretokenizers", 0, "pattern"], {}, "Split"),
         (["pre_tokenizer", "pretokenizers", 0, "behavior"], "Removed", "Removed"),
+        (["pre_tokenizer", "pretokenizers", 0, "behavior"], "MergedWithNext", "MergedWithNext"),
         (["pre_tokenizer", "pretokenizers", 1, "add_prefix_space"], True, "add_prefix_space"),
         (["decoder"], {"type": "WordPiece"}, "WordPiece"),
-        (["added_tokens", 0, "lstrip"], True, "begin_of_text"),
-        (["added_tokens", 0, "special"], False, "begin_of_text"),
+        (["added_tokens", 0, "single_word"], True, "begin_of_text"),
     ],
 )
 def test_another_kind_of_tokenizer_is_refused_by_name(small, tmp_path, path, value, name):
@@ -72,7 +76,7 @@ def test_another_kind_of_tokenizer_is_refused_by_name(small, tmp_path, path, val
     assert problem.code == "L3-TOK-002"
     assert name in problem.what
     assert problem.where == str(file)
-    assert "Llama 3" in problem.fix
+    assert "byte-level BPE" in problem.fix
 
 
 @pytest.mark.parametrize(

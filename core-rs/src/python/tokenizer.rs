@@ -54,7 +54,7 @@ impl Bpe {
                     format!("allowed_special is {word:?}; it must be \"all\" or a set of names");
                 Err(PyValueError::new_err(what))
             }
-            AllowedArgument::Names(names) => Ok(self.inner.specials().allow(&names)?),
+            AllowedArgument::Names(names) => Ok(self.inner.added().allow(&names)?),
         }
     }
 }
@@ -103,7 +103,7 @@ impl Bpe {
                 Some(name) => {
                     let id = self
                         .inner
-                        .specials()
+                        .added()
                         .id(name)
                         .ok_or_else(|| Error::UnknownSpecial(name.clone()))?;
                     Some((name.as_str(), id))
@@ -227,13 +227,12 @@ impl Bpe {
         self.inner.first()
     }
 
-    /// (id, name), lowest id first.
+    /// Added tokens: (id, name, special), lowest id first.
     #[getter]
-    fn specials(&self) -> Vec<(u32, String)> {
-        self.inner
-            .specials()
-            .iter()
-            .map(|(id, name)| (id, name.to_string()))
+    fn added(&self) -> Vec<(u32, String, bool)> {
+        let tokens = self.inner.added().iter();
+        tokens
+            .map(|token| (token.id, token.name.clone(), token.special))
             .collect()
     }
 

@@ -1,19 +1,19 @@
 //! Ids to bytes, and ids to text as they arrive: a character split over tokens comes out once, whole.
 
+use super::added::AddedTokens;
 use super::error::Error;
-use super::special::Specials;
 use super::vocab::Vocab;
 
-/// Bytes of the tokens, specials by their names.
+/// Bytes of the tokens, added ones by their names.
 pub fn decode(
     vocab: &Vocab,
-    specials: &Specials,
+    added: &AddedTokens,
     ids: &[u32],
     out: &mut Vec<u8>,
 ) -> Result<(), Error> {
     out.reserve(ids.len().saturating_mul(4));
     for &id in ids {
-        out.extend_from_slice(token_bytes(vocab, specials, id)?);
+        out.extend_from_slice(token_bytes(vocab, added, id)?);
     }
     Ok(())
 }
@@ -22,12 +22,12 @@ pub fn decode(
 #[inline]
 pub fn token_bytes<'t>(
     vocab: &'t Vocab,
-    specials: &'t Specials,
+    added: &'t AddedTokens,
     id: u32,
 ) -> Result<&'t [u8], Error> {
     vocab
         .token(id)
-        .or_else(|| specials.name(id).map(str::as_bytes))
+        .or_else(|| added.name(id).map(str::as_bytes))
         .ok_or(Error::UnknownId(id))
 }
 

@@ -1,13 +1,14 @@
 //! Text to ids: split, look the whole piece up, merge what is no token. One text or many, on one thread or all.
+//! Bytes that the vocabulary lacks are left out, as Hugging Face does.
 
+use super::added::{Allowed, Span};
 use super::error::Error;
 use super::merge::Merger;
 use super::meta;
-use super::special::{Allowed, Span};
-use super::split::{pieces, stretches};
 use super::vocab::{Key, NONE, SHORT_BYTES, hash_of, key_of};
 use super::{Tokenizer, pool};
 use rayon::prelude::*;
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::ops::Range;
 
@@ -34,10 +35,17 @@ const CHUNK_BYTES: usize = 1 << 16;
 /// Positions inside a piece are 32-bit.
 const MAX_TEXT_BYTES: usize = u32::MAX as usize - 1;
 
-/// What a batch comes down to: texts and control tokens in order, rows closed by `EndOfRow`.
+/// What a batch comes down to: texts (normalized) and single ids in order, rows closed by `EndOfRow`.
+enum Part<'t> {
+    Text(Cow<'t, str>),
+    Id(u32),
+    EndOfRow,
+}
+
+/// The same, long texts cut where no piece reaches across.
 enum Item<'t> {
     Text(&'t str),
-    Control(u32),
+    Id(u32),
     EndOfRow,
 }
 
@@ -49,18 +57,19 @@ impl Tokenizer {
         allowed: &Allowed,
         options: Options,
     ) -> Result<Rows, Error> {
-        let items = self.items(texts, allowed, options)?;
+        let parts = self.parts(texts, allowed, options)?;
+        let items = self.items(&parts);
         let chunks = chunks(&items);
         if let [_] | [] = chunks[..] {
-            return Ok(self.encode_items(&items));
+            return self.encode_items(&items);
         }
-        let parts: Vec<Rows> = pool::install(|| {
+        let rows: Result<Vec<Rows>, Error> = pool::install(|| {
             chunks
                 .into_par_iter()
                 .map(|chunk| self.encode_items(&items[chunk]))
                 .collect()
         });
-        Ok(concatenate(&parts))
+        Ok(concatenate(&rows?))
     }
 
     /// Ids of one text.
@@ -75,13 +84,14 @@ impl Tokenizer {
 
     /// Number of ids of one text, without keeping them.
     pub fn count(&self, text: &str, allowed: &Allowed, options: Options) -> Result<usize, Error> {
-        let items = self.items(&[text], allowed, options)?;
-        let length = |chunk: Range<usize>| self.encode_items(&items[chunk]).ids.len();
+        let parts = self.parts(&[text], allowed, options)?;
+        let items = self.items(&parts);
+        let length = |chunk: Range<usize>| Ok(self.encode_items(&items[chunk])?.ids.len());
         let chunks = chunks(&items);
         if let [_] | [] = chunks[..] {
-            return Ok(length(0..items.len()));
+            return length(0..items.len());
         }
-        Ok(pool::install(|| chunks.into_par_iter().map(length).sum()))
+        pool::install(|| chunks.into_par_iter().map(length).sum())
     }
 
     /// Ids of bytes that need not be UTF-8, by tiktoken's rule: the valid prefix is encoded as text; its last piece
@@ -95,11 +105,11 @@ impl Tokenizer {
         let text = String::from_utf8_lossy(&bytes[..valid]);
         let (mut ids, mut stable) = (Vec::new(), 0);
         SCRATCH.with_borrow_mut(|scratch| {
-            for piece in pieces(&text) {
+            self.rule.for_each_piece(&text, |piece| {
                 stable = ids.len();
                 self.encode_piece(text.as_bytes(), piece, scratch, &mut ids);
-            }
-        });
+            })
+        })?;
         if ids.get(stable).is_some_and(|&id| self.is_blank(id)) {
             while stable > 0 && self.is_blank(ids[stable - 1]) {
                 stable -= 1;
@@ -121,39 +131,44 @@ impl Tokenizer {
             .is_some_and(|token| token.iter().all(|byte| b" \n\t".contains(byte)))
     }
 
-    fn items<'t>(
+    fn parts<'t>(
         &self,
         texts: &[&'t str],
         allowed: &Allowed,
         options: Options,
-    ) -> Result<Vec<Item<'t>>, Error> {
-        let mut items = Vec::with_capacity(2 * texts.len());
+    ) -> Result<Vec<Part<'t>>, Error> {
+        let mut parts = Vec::with_capacity(2 * texts.len());
         for text in texts {
             check_length(text.len())?;
-            items.extend(options.bos.map(Item::Control));
+            parts.extend(options.bos.map(Part::Id));
             if options.meta_compat {
-                for part in meta::parts(text) {
-                    self.push_spans(part, allowed, &mut items);
+                for text in meta::parts(text) {
+                    parts.extend(self.added.spans(text, allowed).into_iter().map(Part::from));
                 }
             } else {
-                self.push_spans(text, allowed, &mut items);
+                parts.extend(self.added.spans(text, allowed).into_iter().map(Part::from));
             }
-            items.extend(options.eos.map(Item::Control));
-            items.push(Item::EndOfRow);
+            parts.extend(options.eos.map(Part::Id));
+            parts.push(Part::EndOfRow);
         }
-        Ok(items)
+        Ok(parts)
     }
 
-    fn push_spans<'t>(&self, text: &'t str, allowed: &Allowed, items: &mut Vec<Item<'t>>) {
-        for span in self.specials.spans(text, allowed) {
-            match span {
-                Span::Control(id) => items.push(Item::Control(id)),
-                Span::Text(text) => items.extend(stretches(text, CHUNK_BYTES).map(Item::Text)),
+    fn items<'t>(&self, parts: &'t [Part<'t>]) -> Vec<Item<'t>> {
+        let mut items = Vec::with_capacity(parts.len());
+        for part in parts {
+            match part {
+                Part::Text(text) => {
+                    items.extend(self.rule.stretches(text, CHUNK_BYTES).map(Item::Text));
+                }
+                Part::Id(id) => items.push(Item::Id(*id)),
+                Part::EndOfRow => items.push(Item::EndOfRow),
             }
         }
+        items
     }
 
-    fn encode_items(&self, items: &[Item<'_>]) -> Rows {
+    fn encode_items(&self, items: &[Item<'_>]) -> Result<Rows, Error> {
         let bytes: usize = items.iter().map(Item::bytes).sum();
         let mut rows = Rows {
             ids: Vec::with_capacity(bytes / 3 + 8),
@@ -162,21 +177,24 @@ impl Tokenizer {
         SCRATCH.with_borrow_mut(|scratch| {
             for item in items {
                 match *item {
-                    Item::Text(text) => {
-                        for piece in pieces(text) {
-                            self.encode_piece(text.as_bytes(), piece, scratch, &mut rows.ids);
-                        }
-                    }
-                    Item::Control(id) => rows.ids.push(id),
+                    Item::Text(text) => self.rule.for_each_piece(text, |piece| {
+                        self.encode_piece(text.as_bytes(), piece, scratch, &mut rows.ids);
+                    })?,
+                    Item::Id(id) => rows.ids.push(id),
                     Item::EndOfRow => rows.row_starts.push(rows.ids.len() as u64),
                 }
             }
-        });
-        rows
+            Ok(rows)
+        })
+    }
+
+    fn merge_piece(&self, piece: &[u8], scratch: &mut Scratch, out: &mut Vec<u32>) {
+        let piece = self.vocab.known_bytes(piece);
+        scratch.merger.merge(&self.vocab, &self.merges, &piece, out);
     }
 
     /// Appends the ids of `text[piece]`: the token with exactly these bytes if there is one (the Llama 3 vocabulary
-    /// has 588 that no merging reaches), else the merged piece.
+    /// has 588 that no merging reaches; other families do not show theirs), else the merged piece.
     #[inline]
     fn encode_piece(
         &self,
@@ -189,7 +207,7 @@ impl Tokenizer {
             let bytes = &text[piece];
             match self.vocab.long_id(bytes) {
                 Some(id) => out.push(id),
-                None => scratch.merger.merge(&self.vocab, &self.merges, bytes, out),
+                None => self.merge_piece(bytes, scratch, out),
             }
             return;
         }
@@ -199,10 +217,17 @@ impl Tokenizer {
             out.push(id);
         } else if !scratch.memo.recall(self.tag, key, hash, out) {
             let first = out.len();
-            scratch
-                .merger
-                .merge(&self.vocab, &self.merges, &text[piece], out);
+            self.merge_piece(&text[piece], scratch, out);
             scratch.memo.store(self.tag, key, hash, &out[first..]);
+        }
+    }
+}
+
+impl<'t> From<Span<'t>> for Part<'t> {
+    fn from(span: Span<'t>) -> Self {
+        match span {
+            Span::Text(text) => Self::Text(text),
+            Span::Added(id) => Self::Id(id),
         }
     }
 }
@@ -307,7 +332,7 @@ impl Memo {
 
     #[inline]
     fn store(&mut self, tag: u32, key: Key, hash: u64, ids: &[u32]) {
-        if ids.len() > MEMO_IDS {
+        if ids.is_empty() || ids.len() > MEMO_IDS {
             return;
         }
         if self.lines.is_empty() {

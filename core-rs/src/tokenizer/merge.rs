@@ -20,7 +20,7 @@ pub struct Merger {
 }
 
 impl Merger {
-    /// Appends the tokens of `piece` (1 byte to 4 GiB).
+    /// Appends the tokens of `piece` (up to 4 GiB of bytes that are tokens).
     #[inline]
     pub fn merge(&mut self, vocab: &Vocab, merges: &Merges, piece: &[u8], out: &mut Vec<u32>) {
         if piece.len() <= SCAN_BYTES {
@@ -33,7 +33,7 @@ impl Merger {
     /// O(n log n): a doubly linked list of tokens and a heap of (rank, position). `ranks[i]` is the rank of token i
     /// with its right neighbour; a heap entry that disagrees with it is out of date.
     fn merge_by_heap(&mut self, vocab: &Vocab, merges: &Merges, piece: &[u8], out: &mut Vec<u32>) {
-        let length = piece.len();
+        let length = piece.len(); // over SCAN_BYTES
         self.start(vocab, merges, piece);
         let mut heap = BinaryHeap::from(std::mem::take(&mut self.heap));
         while let Some(Reverse(entry)) = heap.pop() {

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 fn naive_encode(tokens: &[Vec<u8>], text: &str) -> Vec<u32> {
     let rank: HashMap<&[u8], u32> = tokens.iter().map(Vec::as_slice).zip(0..).collect();
     let mut ids = Vec::new();
-    for piece in split::pieces(text) {
+    for piece in split::llama3::pieces(text, 3) {
         let piece = &text.as_bytes()[piece];
         if let Some(&id) = rank.get(piece) {
             ids.push(id);
@@ -42,7 +42,7 @@ fn naive_train(texts: &[String], size: usize) -> Vec<Vec<u8>> {
         .collect();
     let pieces = texts
         .iter()
-        .flat_map(|text| split::pieces(text).map(|piece| &text.as_bytes()[piece]));
+        .flat_map(|text| split::llama3::pieces(text, 3).map(|piece| &text.as_bytes()[piece]));
     let mut words: Vec<Vec<u32>> = pieces
         .map(|piece| piece.iter().map(|byte| id_of[byte]).collect())
         .collect();
@@ -128,7 +128,7 @@ proptest! {
     #[test]
     fn every_trained_token_is_reached_by_merging(texts in texts()) {
         let tokens = learn_up_to(&texts, 320);
-        let vocab = Vocab::new(&tokens).unwrap();
+        let vocab = Vocab::new(&tokens, |_| false).unwrap();
         let merges = Merges::by_rank(&vocab).unwrap();
         for (id, token) in (0u32..).zip(&tokens) {
             let mut ids = Vec::new();
@@ -220,7 +220,7 @@ fn special_names_are_text_unless_allowed() {
     let encode = |allowed: &Allowed| tokenizer.encode(text, allowed, PLAIN).unwrap();
     assert!(encode(&Allowed::Nothing).iter().all(|&id| id < 256));
     assert_eq!(encode(&Allowed::All), [u32::from(b'x'), 302, 301, 300]);
-    let only = tokenizer.specials().allow(&["<|ab|>".to_string()]).unwrap();
+    let only = tokenizer.added().allow(&["<|ab|>".to_string()]).unwrap();
     assert_eq!(
         encode(&only)
             .iter()
@@ -228,7 +228,7 @@ fn special_names_are_text_unless_allowed() {
             .collect::<Vec<_>>(),
         [&301]
     );
-    assert!(tokenizer.specials().allow(&["<|no|>".to_string()]).is_err());
+    assert!(tokenizer.added().allow(&["<|no|>".to_string()]).is_err());
     assert_eq!(
         tokenizer.decode(&encode(&Allowed::All)).unwrap(),
         text.as_bytes()
@@ -237,12 +237,121 @@ fn special_names_are_text_unless_allowed() {
     assert_eq!(tokenizer.vocab_size(), 303);
 }
 
+fn with_merges(tokens: &[Vec<u8>], merges: Vec<(u32, u32)>, ignore_merges: bool) -> Tokenizer {
+    Tokenizer::build(Parts {
+        tokens: tokens.to_vec(),
+        merges: Some(merges),
+        added: vec![],
+        rule: Rule::llama3(),
+        ignore_merges,
+        nfc: false,
+        first: None,
+    })
+    .unwrap()
+}
+
+#[test]
+fn a_token_out_of_the_reach_of_merges_is_shown_only_where_merges_are_ignored() {
+    let mut tokens: Vec<Vec<u8>> = (0..=255u8).map(|byte| vec![byte]).collect();
+    let long = b"a word over fifteen bytes"
+        .map(|byte| byte.max(b'a'))
+        .to_vec();
+    tokens.extend([b"ab".to_vec(), b"abc".to_vec(), long.clone()]);
+    let merges = vec![(u32::from(b'a'), u32::from(b'b'))];
+    let texts = [
+        "abc".to_string(),
+        String::from_utf8(long).unwrap(),
+        "ab".into(),
+    ];
+    for (ignore_merges, expected) in [(true, [1, 1, 1]), (false, [2, 24, 1])] {
+        let tokenizer = with_merges(&tokens, merges.clone(), ignore_merges);
+        let lengths = texts.each_ref().map(|text| {
+            tokenizer
+                .encode(text, &Allowed::Nothing, PLAIN)
+                .unwrap()
+                .len()
+        });
+        assert_eq!(lengths, expected);
+        let again = formats::hf::parse(&formats::hf::write(&tokenizer, None).unwrap()).unwrap();
+        assert_eq!(
+            (again.hash(), again.ignore_merges()),
+            (tokenizer.hash(), ignore_merges)
+        );
+    }
+}
+
+#[test]
+fn bytes_that_the_vocabulary_lacks_are_left_out() {
+    let tokens: Vec<Vec<u8>> = (b'a'..=b'z')
+        .map(|byte| vec![byte])
+        .chain([b"ab".to_vec()])
+        .collect();
+    let tokenizer = with_merges(&tokens, vec![(0, 1)], false);
+    let encode = |text: &str| tokenizer.encode(text, &Allowed::Nothing, PLAIN).unwrap();
+    for _ in 0..2 {
+        assert_eq!(encode("ab"), [26]);
+        assert!(encode("!").is_empty());
+        assert!(encode(&"!".repeat(100)).is_empty());
+        assert_eq!(encode("b!c"), [1, 2]);
+        assert_eq!(encode(&"!a".repeat(100)), [0; 100]);
+    }
+    assert_eq!(tokenizer.encode_bytes(b"a\xFFb").unwrap(), [26]);
+}
+
+#[test]
+fn added_words_are_found_in_every_text_and_take_whitespace_along() {
+    let tokens: Vec<Vec<u8>> = (0..=255u8).map(|byte| vec![byte]).collect();
+    let word = |id, name: &str| AddedToken {
+        special: false,
+        ..AddedToken::special(id, name.into())
+    };
+    let added = vec![
+        word(256, "cat"),
+        AddedToken {
+            lstrip: true,
+            ..word(257, "<l>")
+        },
+        AddedToken {
+            rstrip: true,
+            ..AddedToken::special(258, "<r>".into())
+        },
+        AddedToken {
+            normalized: true,
+            ..word(259, "e\u{301}t")
+        },
+    ];
+    let tokenizer = Tokenizer::build(Parts {
+        tokens,
+        merges: None,
+        added,
+        rule: Rule::llama3(),
+        ignore_merges: true,
+        nfc: true,
+        first: None,
+    })
+    .unwrap();
+    let encode = |text: &str, allowed: &Allowed| tokenizer.encode(text, allowed, PLAIN).unwrap();
+    let x = u32::from(b'x');
+    assert_eq!(encode("xcatx", &Allowed::Nothing), [x, 256, x]);
+    assert_eq!(encode("x  <l>x", &Allowed::Nothing), [x, 257, x]);
+    assert_eq!(encode("x<r>  x", &Allowed::All), [x, 258, x]);
+    assert_eq!(encode("<r>  <l>", &Allowed::All), [258, 257]);
+    assert_eq!(encode("<r>", &Allowed::Nothing).len(), 3);
+    assert_eq!(encode("x\u{E9}tx", &Allowed::Nothing), [x, 259, x]);
+    assert_eq!(encode("xe\u{301}tx", &Allowed::Nothing), [x, 259, x]);
+    assert_eq!(encode("e\u{301}", &Allowed::Nothing), [0xC3, 0xA9]);
+    assert!(tokenizer.added().allow(&["cat".to_string()]).is_err());
+    let again = formats::hf::parse(&formats::hf::write(&tokenizer, None).unwrap()).unwrap();
+    assert_eq!(again.hash(), tokenizer.hash());
+    assert!(again.added().iter().eq(tokenizer.added().iter()));
+}
+
 #[test]
 fn a_listed_merge_order_is_kept_and_not_written_as_ranks() {
     let mut tokens: Vec<Vec<u8>> = (0..=255u8).map(|byte| vec![byte]).collect();
     tokens.extend([b"ab".to_vec(), b"bc".to_vec()]);
     let (a, b, c) = (u32::from(b'a'), u32::from(b'b'), u32::from(b'c'));
-    let tokenizer = Tokenizer::with_merges(&tokens, vec![(b, c), (a, b)], vec![]).unwrap();
+    let tokenizer = with_merges(&tokens, vec![(b, c), (a, b)], true);
     assert_eq!(
         tokenizer.encode("abc", &Allowed::Nothing, PLAIN).unwrap(),
         [a, 257]
@@ -250,7 +359,7 @@ fn a_listed_merge_order_is_kept_and_not_written_as_ranks() {
     assert!(formats::tiktoken::write(&tokenizer).is_err());
     let again = formats::hf::parse(&formats::hf::write(&tokenizer, None).unwrap()).unwrap();
     assert_eq!(again.hash(), tokenizer.hash());
-    let by_rank = Tokenizer::with_merges(&tokens, vec![(a, b), (b, c)], vec![]).unwrap();
+    let by_rank = with_merges(&tokens, vec![(a, b), (b, c)], true);
     assert_eq!(
         by_rank.hash(),
         Tokenizer::new(&tokens, vec![]).unwrap().hash()

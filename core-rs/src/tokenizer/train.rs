@@ -7,7 +7,7 @@
 
 use super::error::Error;
 use super::pool;
-use super::split::{pieces, stretches};
+use super::split::{Rule, llama3};
 use super::vocab::{MAX_TOKEN_BYTES, MAX_TOKENS, NONE};
 use foldhash::{HashMap, HashMapExt};
 use rayon::prelude::*;
@@ -34,9 +34,10 @@ pub struct Trainer {
 impl Trainer {
     /// Counts the pieces of these texts.
     pub fn feed(&mut self, texts: &[&str]) {
+        let rule = Rule::llama3();
         let parts: Vec<&str> = texts
             .iter()
-            .flat_map(|text| stretches(text, CHUNK_BYTES))
+            .flat_map(|text| rule.stretches(text, CHUNK_BYTES))
             .collect();
         if let [part] = parts[..] {
             merge_counts(&mut self.counts, count_pieces(&[part]));
@@ -92,7 +93,7 @@ fn group<'a, 't>(texts: &'a [&'t str]) -> Vec<&'a [&'t str]> {
 fn count_pieces<'t>(texts: &[&'t str]) -> HashMap<&'t [u8], u64> {
     let mut counts = HashMap::new();
     for text in texts {
-        for piece in pieces(text) {
+        for piece in llama3::pieces(text, llama3::DIGITS) {
             *counts.entry(&text.as_bytes()[piece]).or_insert(0) += 1;
         }
     }

@@ -4,6 +4,7 @@
 use super::error::Error;
 use foldhash::HashMap;
 use foldhash::HashMapExt;
+use std::borrow::Cow;
 
 /// Marks "no id" and "no merge".
 pub const NONE: u32 = u32::MAX;
@@ -48,19 +49,22 @@ pub fn hash_of(key: Key) -> u64 {
     (product as u64) ^ (product >> 64) as u64
 }
 
-/// Base vocabulary: ids 0..len, each a byte string; all 256 single bytes are among them.
+/// Base vocabulary: ids 0..len, each a byte string, except those that added tokens have.
 pub struct Vocab {
     bytes: Vec<u8>,
     starts: Vec<u32>,
     short: ShortTable,
     long: HashMap<Box<[u8]>, u32>,
+    /// Tokens that no whole piece stands for.
+    hidden: HashMap<Box<[u8]>, u32>,
     longest: usize,
+    /// NONE for a byte that is no token; text loses such bytes.
     byte_ids: [u32; 256],
 }
 
 impl Vocab {
-    /// Tokens in the order of their ids.
-    pub fn new(tokens: &[Vec<u8>]) -> Result<Self, Error> {
+    /// Tokens in the order of their ids. An id for which `is_added` holds may have none (an empty one).
+    pub fn new(tokens: &[Vec<u8>], is_added: impl Fn(u32) -> bool) -> Result<Self, Error> {
         if tokens.len() >= MAX_TOKENS {
             return Err(Error::TooLarge(format!(
                 "{} tokens; at most {MAX_TOKENS} are possible",
@@ -72,6 +76,10 @@ impl Vocab {
         let (mut byte_ids, mut longest) = ([NONE; 256], 0);
         for (id, token) in (0u32..).zip(tokens) {
             match token.len() {
+                0 if is_added(id) => {
+                    starts.push(bytes.len() as u32);
+                    continue;
+                }
                 0 => return Err(Error::Damaged(format!("token {id} is empty"))),
                 1 => byte_ids[usize::from(token[0])] = id,
                 length if length > MAX_TOKEN_BYTES => {
@@ -96,22 +104,52 @@ impl Vocab {
             bytes.extend_from_slice(token);
             starts.push(bytes.len() as u32); // at most MAX_TOKENS * MAX_TOKEN_BYTES = 2^31
         }
-        if let Some(byte) = byte_ids.iter().position(|&id| id == NONE) {
-            return Err(Error::Damaged(format!(
-                "no token for the single byte 0x{byte:02X}"
-            )));
-        }
         Ok(Self {
             bytes,
             starts,
             short,
             long,
+            hidden: HashMap::new(),
             longest,
             byte_ids,
         })
     }
 
-    /// Number of tokens without specials.
+    /// The first byte that is no token.
+    pub fn missing_byte(&self) -> Option<u8> {
+        (0..=255).find(|&byte| self.byte_id(byte) == NONE)
+    }
+
+    /// `bytes` without those that are no tokens.
+    pub fn known_bytes<'b>(&self, bytes: &'b [u8]) -> Cow<'b, [u8]> {
+        let is_known = |byte: &u8| self.byte_id(*byte) != NONE;
+        if bytes.iter().all(is_known) {
+            Cow::Borrowed(bytes)
+        } else {
+            Cow::Owned(bytes.iter().copied().filter(is_known).collect())
+        }
+    }
+
+    /// Whole pieces no longer stand for these tokens; `id` still finds them.
+    pub fn hide(&mut self, ids: &[u32]) {
+        if ids.is_empty() {
+            return;
+        }
+        for &id in ids {
+            let token: Box<[u8]> = self.token(id).unwrap_or_default().into();
+            self.long.remove(&token);
+            self.hidden.insert(token, id);
+        }
+        let mut short = ShortTable::with_room_for(self.len());
+        for (id, token) in (0u32..).zip(self.tokens()) {
+            if (1..=SHORT_BYTES).contains(&token.len()) && !self.hidden.contains_key(token) {
+                short.insert(key_of(token, 0, token.len()), id);
+            }
+        }
+        self.short = short;
+    }
+
+    /// Number of ids up to the highest of a base token.
     pub fn len(&self) -> usize {
         self.starts.len() - 1
     }
@@ -120,15 +158,17 @@ impl Vocab {
         self.len() == 0
     }
 
-    /// Bytes of a token.
+    /// Bytes of a base token.
     #[inline]
     pub fn token(&self, id: u32) -> Option<&[u8]> {
         let id = id as usize;
         let (&start, &end) = (self.starts.get(id)?, self.starts.get(id + 1)?);
-        self.bytes.get(start as usize..end as usize)
+        self.bytes
+            .get(start as usize..end as usize)
+            .filter(|token| !token.is_empty())
     }
 
-    /// All tokens in the order of their ids.
+    /// All tokens in the order of their ids, empty where an added token has the id.
     pub fn tokens(&self) -> impl Iterator<Item = &[u8]> {
         self.starts
             .windows(2)
@@ -142,14 +182,15 @@ impl Vocab {
 
     /// Id of the token with exactly these bytes.
     pub fn id(&self, bytes: &[u8]) -> Option<u32> {
-        match bytes.len() {
+        let shown = match bytes.len() {
             0 => None,
             1..=SHORT_BYTES => {
                 let key = key_of(bytes, 0, bytes.len());
                 self.short.get(key, hash_of(key))
             }
             _ => self.long_id(bytes),
-        }
+        };
+        shown.or_else(|| self.hidden.get(bytes).copied())
     }
 
     #[inline]
@@ -307,19 +348,23 @@ impl Merges {
 
     fn with_byte_pairs(mut self, vocab: &Vocab) -> Self {
         let id = |byte: usize| vocab.byte_id(byte as u8);
+        let rank = |left: u32, right: u32| match left.max(right) {
+            NONE => NONE,
+            _ => self.rank(left, right),
+        };
         self.byte_pairs = (0..1 << 16)
-            .map(|pair| self.rank(id(pair >> 8), id(pair & 0xFF)))
+            .map(|pair| rank(id(pair >> 8), id(pair & 0xFF)))
             .collect();
         self
     }
 
-    /// Keeps the first rank of a pair that is listed twice.
+    /// Keeps the last rank of a pair that is listed twice, as Hugging Face does.
     fn insert(&mut self, left: u32, right: u32, rank: u32) {
         let pair = pack(left, right);
         let mut slot = self.home(pair);
         while self.slots[slot] != u64::MAX {
             if self.slots[slot] >> RANK_BITS == pair {
-                return;
+                break;
             }
             slot = (slot + 1) & self.mask;
         }
@@ -391,14 +436,20 @@ mod tests {
     }
 
     #[test]
-    fn a_vocabulary_without_all_bytes_or_with_twins_is_refused() {
+    fn twins_and_empty_tokens_are_refused_and_missing_bytes_told() {
         let mut tokens: Vec<Vec<u8>> = (0..=255u8).map(|byte| vec![byte]).collect();
-        assert!(Vocab::new(&tokens[..255]).is_err());
+        let new = |tokens: &[Vec<u8>]| Vocab::new(tokens, |_| false);
+        assert_eq!(new(&tokens[..255]).unwrap().missing_byte(), Some(255));
+        assert_eq!(new(&tokens).unwrap().missing_byte(), None);
         tokens.push(b"a".to_vec());
-        assert!(Vocab::new(&tokens).is_err());
+        assert!(new(&tokens).is_err());
         tokens[256] = Vec::new();
-        assert!(Vocab::new(&tokens).is_err());
+        assert!(new(&tokens).is_err());
+        assert_eq!(
+            Vocab::new(&tokens, |id| id == 256).unwrap().token(256),
+            None
+        );
         tokens[256] = vec![b'x'; MAX_TOKEN_BYTES + 1];
-        assert!(Vocab::new(&tokens).is_err());
+        assert!(new(&tokens).is_err());
     }
 }

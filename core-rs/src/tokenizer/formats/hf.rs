@@ -1,14 +1,13 @@
-//! Hugging Face's `tokenizer.json`, for the one kind of tokenizer that this project has: byte-level BPE, whole pieces
-//! before merges, Llama 3's split rule. Anything else is refused by its name, never approximated.
+//! Hugging Face's `tokenizer.json`, for byte-level BPE. Anything else is refused by its name, never approximated.
 
-use crate::tokenizer::split::LLAMA3_PATTERN;
+use super::pipeline::{self, unsupported};
 use crate::tokenizer::train::byte_alphabet;
 use crate::tokenizer::vocab::all_splits;
-use crate::tokenizer::{Error, MergeOrder, Tokenizer};
+use crate::tokenizer::{AddedToken, Error, MergeOrder, Parts, Tokenizer};
 use serde::ser::{SerializeMap, SerializeSeq};
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Value, json};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// Reads a tokenizer.json.
 pub fn parse(data: &[u8]) -> Result<Tokenizer, Error> {
@@ -18,67 +17,57 @@ pub fn parse(data: &[u8]) -> Result<Tokenizer, Error> {
         }
         _ => Error::Damaged(format!("not JSON: {error}")),
     })?;
-    check_pipeline(&file)?;
     check_model(&file.model)?;
-    let added = file.added_tokens.unwrap_or_default();
-    if let Some(token) = added.iter().find(|token| !token.is_plain_special()) {
-        return Err(unsupported(
-            "added token",
-            &token.content,
-            "special tokens without strip, normalize or word rules",
-        ));
+    if file.decoder["type"] != "ByteLevel" {
+        let found = pipeline::name(&file.decoder);
+        return Err(unsupported("decoder", found, "ByteLevel"));
     }
-    let specials: HashMap<&str, u32> = added
+    let nfc = pipeline::parse_normalizer(&file.normalizer)?;
+    let rule = pipeline::parse_rule(&file.pre_tokenizer)?;
+    let added = file.added_tokens.unwrap_or_default();
+    if let Some(token) = added.iter().find(|token| token.single_word) {
+        let found = format!("{:?} with single_word", token.content);
+        return Err(unsupported("added token", found, "added tokens without"));
+    }
+    let vocab = file.model.vocab.unwrap_or_default();
+    let merges = file.model.merges.unwrap_or_default();
+    let ids: HashMap<&str, u32> = added
         .iter()
         .map(|token| (token.content.as_str(), token.id))
         .collect();
-    let vocab = file.model.vocab.unwrap_or_default();
-    let tokens = base_tokens(&vocab, &specials)?;
-    let id_of = |text: &str| {
-        vocab
-            .get(text)
-            .copied()
-            .ok_or_else(|| Error::Damaged(format!("a merge names {text:?}, which is no token")))
-    };
-    let first = first_of_template(&file.post_processor);
-    let mut merges = Vec::new();
-    for merge in file.model.merges.unwrap_or_default() {
-        let (left, right) = merge.parts()?;
-        merges.push((id_of(left)?, id_of(right)?));
+    let merged = added_among_merges(&merges, &ids)?;
+    let tokens = base_tokens(&vocab, |text, id| {
+        ids.get(text) == Some(&id) && !merged.contains(text)
+    })?;
+    let begins = pipeline::first_of_template(&file.post_processor);
+    let first = begins.and_then(|name| ids.get(name).copied());
+    let tokenizer = Tokenizer::build(Parts {
+        tokens,
+        merges: Some(merge_ids(&merges, &vocab)?),
+        added: added.iter().map(AddedEntry::token).collect(),
+        rule,
+        ignore_merges: file.model.ignore_merges,
+        nfc,
+        first,
+    })?;
+    check_added_ids(&added, &vocab)?;
+    if let (Some(unk), Some(byte)) = (file.model.unk_token, tokenizer.vocab().missing_byte()) {
+        let found = format!("BPE with the unk_token {unk:?} for bytes such as 0x{byte:02X}");
+        return Err(unsupported("model", found, "byte-level BPE"));
     }
-    let first = first.and_then(|name| specials.get(name.as_str()).copied());
-    let tokenizer = Tokenizer::with_merges(
-        &tokens,
-        merges,
-        added
-            .into_iter()
-            .map(|token| (token.id, token.content))
-            .collect(),
-    )?;
-    Ok(tokenizer.beginning_with(first))
+    Ok(tokenizer)
 }
 
 /// The file's bytes. Loads in `tokenizers` and `transformers`; there too, BOS comes with special tokens only.
 pub fn write(tokenizer: &Tokenizer, bos: Option<(&str, u32)>) -> Result<Vec<u8>, Error> {
-    let specials = tokenizer.specials().iter();
-    let added: Vec<AddedToken> = specials
-        .map(|(id, name)| AddedToken::special(id, name))
-        .collect();
-    let split = json!({"type": "Split", "pattern": {"Regex": LLAMA3_PATTERN}, "behavior": "Isolated", "invert": false});
-    let to_bytes = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false});
     let file = Written {
         version: "1.0",
         truncation: None,
         padding: None,
-        added_tokens: added,
-        normalizer: None,
-        pre_tokenizer: Kind {
-            r#type: "Sequence",
-            rest: Pretokenizers {
-                pretokenizers: [split, to_bytes],
-            },
-        },
-        post_processor: bos.map(|(name, id)| bos_template(name, id)),
+        added_tokens: tokenizer.added().iter().map(AddedEntry::from).collect(),
+        normalizer: pipeline::write_normalizer(tokenizer.added().nfc()),
+        pre_tokenizer: pipeline::write_rule(tokenizer.rule()),
+        post_processor: bos.map(|(name, id)| pipeline::begin_with(name, id)),
         decoder: json!({"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true}),
         model: WrittenModel {
             r#type: "BPE",
@@ -88,7 +77,7 @@ pub fn write(tokenizer: &Tokenizer, bos: Option<(&str, u32)>) -> Result<Vec<u8>,
             end_of_word_suffix: None,
             fuse_unk: false,
             byte_fallback: false,
-            ignore_merges: true,
+            ignore_merges: tokenizer.ignore_merges(),
             vocab: VocabMap { tokenizer },
             merges: MergeList { tokenizer },
         },
@@ -104,7 +93,7 @@ pub fn write(tokenizer: &Tokenizer, bos: Option<(&str, u32)>) -> Result<Vec<u8>,
 #[derive(Deserialize)]
 struct File {
     #[serde(default)]
-    added_tokens: Option<Vec<AddedToken>>,
+    added_tokens: Option<Vec<AddedEntry>>,
     #[serde(default)]
     normalizer: Value,
     #[serde(default)]
@@ -117,7 +106,7 @@ struct File {
 }
 
 #[derive(Serialize, Deserialize)]
-struct AddedToken {
+struct AddedEntry {
     id: u32,
     content: String,
     #[serde(default)]
@@ -132,22 +121,30 @@ struct AddedToken {
     special: bool,
 }
 
-impl AddedToken {
-    fn special(id: u32, name: &str) -> Self {
-        let content = name.to_string();
-        Self {
-            id,
-            content,
-            single_word: false,
-            lstrip: false,
-            rstrip: false,
-            normalized: false,
-            special: true,
+impl AddedEntry {
+    fn token(&self) -> AddedToken {
+        AddedToken {
+            id: self.id,
+            name: self.content.clone(),
+            special: self.special,
+            lstrip: self.lstrip,
+            rstrip: self.rstrip,
+            normalized: self.normalized,
         }
     }
+}
 
-    fn is_plain_special(&self) -> bool {
-        self.special && !(self.single_word || self.lstrip || self.rstrip || self.normalized)
+impl From<&AddedToken> for AddedEntry {
+    fn from(token: &AddedToken) -> Self {
+        Self {
+            id: token.id,
+            content: token.name.clone(),
+            single_word: false,
+            lstrip: token.lstrip,
+            rstrip: token.rstrip,
+            normalized: token.normalized,
+            special: token.special,
+        }
     }
 }
 
@@ -215,85 +212,15 @@ impl Merge {
     }
 }
 
-fn unsupported(what: &str, found: impl std::fmt::Display, wanted: &str) -> Error {
-    Error::Unsupported(format!("{what} is {found}; supported: {wanted}"))
-}
-
-/// The `type` of a component, or all of it where it has none.
-fn name(component: &Value) -> String {
-    component["type"]
-        .as_str()
-        .map_or_else(|| component.to_string(), str::to_string)
-}
-
-/// Name of the special token that a post-processor puts before a text, if it does.
-fn first_of_template(post_processor: &Value) -> Option<String> {
-    match post_processor["type"].as_str()? {
-        "TemplateProcessing" => {
-            let name = post_processor["single"][0]["SpecialToken"]["id"].as_str()?;
-            Some(name.to_string())
-        }
-        "Sequence" => post_processor["processors"]
-            .as_array()?
-            .iter()
-            .find_map(first_of_template),
-        _ => None,
-    }
-}
-
-fn check_pipeline(file: &File) -> Result<(), Error> {
-    if !file.normalizer.is_null() {
-        return Err(unsupported("normalizer", name(&file.normalizer), "none"));
-    }
-    if file.decoder["type"] != "ByteLevel" {
-        return Err(unsupported("decoder", name(&file.decoder), "ByteLevel"));
-    }
-    let wanted = "a Sequence of Split (Llama 3's rule) and ByteLevel";
-    let steps = match file.pre_tokenizer["pretokenizers"]
-        .as_array()
-        .map(Vec::as_slice)
-    {
-        Some([split, bytes]) if file.pre_tokenizer["type"] == "Sequence" => (split, bytes),
-        _ => {
-            return Err(unsupported(
-                "pre_tokenizer",
-                name(&file.pre_tokenizer),
-                wanted,
-            ));
-        }
-    };
-    let (split, bytes) = steps;
-    if split["type"] != "Split" || split["behavior"] != "Isolated" || split["invert"] == true {
-        return Err(unsupported("pre_tokenizer", split, wanted));
-    }
-    if split["pattern"]["Regex"] != LLAMA3_PATTERN {
-        return Err(unsupported("split rule", &split["pattern"], "Llama 3's"));
-    }
-    if bytes["type"] != "ByteLevel"
-        || bytes["add_prefix_space"] == true
-        || bytes["use_regex"] != false
-    {
-        return Err(unsupported(
-            "pre_tokenizer",
-            bytes,
-            "ByteLevel without prefix space and regex",
-        ));
-    }
-    Ok(())
-}
-
 fn check_model(model: &Model) -> Result<(), Error> {
     let kind = model.r#type.as_deref().unwrap_or("BPE");
     let empty = |text: &Option<String>| text.as_deref().unwrap_or_default().is_empty();
     if kind != "BPE" {
         return Err(unsupported("model", kind, "BPE"));
     }
-    if model.byte_fallback || model.unk_token.is_some() {
-        return Err(unsupported(
-            "model",
-            "BPE with byte_fallback or unk_token",
-            "byte-level BPE",
-        ));
+    if model.byte_fallback {
+        let found = "BPE with byte_fallback";
+        return Err(unsupported("model", found, "byte-level BPE"));
     }
     if model.dropout.is_some_and(|dropout| dropout != 0.0) {
         return Err(unsupported("model", "BPE with dropout", "BPE without"));
@@ -305,48 +232,87 @@ fn check_model(model: &Model) -> Result<(), Error> {
             "byte-level BPE",
         ));
     }
-    if !model.ignore_merges {
-        return Err(unsupported(
-            "model",
-            "BPE with ignore_merges false",
-            "ignore_merges true, as Llama 3 has it",
-        ));
-    }
     Ok(())
 }
 
-/// Base tokens in the order of their ids, which must be 0, 1, 2, ... once the specials are taken out.
+/// Added tokens that merges make or use: they are base tokens too. Control tokens must not be among them, else text
+/// could become one.
+fn added_among_merges<'t>(
+    merges: &[Merge],
+    added: &HashMap<&'t str, u32>,
+) -> Result<HashSet<&'t str>, Error> {
+    let (mut among, mut whole) = (HashSet::new(), String::new());
+    for merge in merges {
+        let (left, right) = merge.parts()?;
+        whole.clear();
+        whole.push_str(left);
+        whole.push_str(right);
+        let parts = [left, right, &whole];
+        among.extend(parts.iter().filter_map(|part| added.get_key_value(*part)));
+    }
+    Ok(among.into_iter().map(|(name, _)| *name).collect())
+}
+
+fn merge_ids(merges: &[Merge], vocab: &HashMap<String, u32>) -> Result<Vec<(u32, u32)>, Error> {
+    let id_of = |text: &str| {
+        vocab
+            .get(text)
+            .copied()
+            .ok_or_else(|| Error::Damaged(format!("a merge names {text:?}, which is no token")))
+    };
+    let pair = |merge: &Merge| {
+        let (left, right) = merge.parts()?;
+        Ok((id_of(left)?, id_of(right)?))
+    };
+    merges.iter().map(pair).collect()
+}
+
+/// Base tokens in the order of their ids, which must be 0, 1, 2, ...; empty where an added token has the id.
 fn base_tokens(
     vocab: &HashMap<String, u32>,
-    specials: &HashMap<&str, u32>,
+    is_added: impl Fn(&str, u32) -> bool,
 ) -> Result<Vec<Vec<u8>>, Error> {
     let byte_of: HashMap<char, u8> = (0..=255)
         .map(|byte| (CHAR_OF[usize::from(byte)], byte))
         .collect();
-    let base = vocab
-        .iter()
-        .filter(|&(text, id)| specials.get(text.as_str()) != Some(id));
     let mut tokens: Vec<(u32, Vec<u8>)> = Vec::with_capacity(vocab.len());
-    for (text, &id) in base {
-        let bytes: Option<Vec<u8>> = text.chars().map(|c| byte_of.get(&c).copied()).collect();
-        tokens.push((
-            id,
-            bytes.ok_or_else(|| {
-                unsupported("token", format!("{text:?}"), "byte-level characters")
-            })?,
-        ));
+    for (text, &id) in vocab {
+        let bytes: Option<Vec<u8>> = match is_added(text, id) {
+            true => Some(Vec::new()),
+            false => text.chars().map(|c| byte_of.get(&c).copied()).collect(),
+        };
+        let named = || unsupported("token", format!("{text:?}"), "byte-level characters");
+        tokens.push((id, bytes.ok_or_else(named)?));
     }
     tokens.sort_unstable();
-    match tokens
-        .iter()
-        .enumerate()
-        .find(|&(index, &(id, _))| index != id as usize)
-    {
+    // Added tokens behind the last base token are no part of the base vocabulary.
+    while tokens.last().is_some_and(|(_, token)| token.is_empty()) {
+        tokens.pop();
+    }
+    match (0u32..).zip(&tokens).find(|(index, (id, _))| index != id) {
         Some((index, _)) => Err(Error::Damaged(format!(
             "the ids have a gap or a repeat at {index}"
         ))),
         None => Ok(tokens.into_iter().map(|(_, token)| token).collect()),
     }
+}
+
+/// Added tokens must have the ids that Hugging Face gives them: the vocabulary's, else the next free ones.
+fn check_added_ids(added: &[AddedEntry], vocab: &HashMap<String, u32>) -> Result<(), Error> {
+    let mut next = vocab.len() as u32;
+    for token in added {
+        let expected = vocab.get(&token.content).copied().unwrap_or(next);
+        if !vocab.contains_key(&token.content) {
+            next += 1;
+        }
+        if token.id != expected {
+            return Err(Error::Damaged(format!(
+                "added token {:?} has the id {}, its place gives it {expected}",
+                token.content, token.id
+            )));
+        }
+    }
+    Ok(())
 }
 
 // -- writing -------------------------------------------------------------------------------------
@@ -373,48 +339,17 @@ fn to_chars(token: &[u8]) -> String {
         .collect()
 }
 
-fn bos_template(name: &str, id: u32) -> Value {
-    let (bos, first) = (
-        json!({"SpecialToken": {"id": name, "type_id": 0}}),
-        json!({"Sequence": {"id": "A", "type_id": 0}}),
-    );
-    let (bos_2, second) = (
-        json!({"SpecialToken": {"id": name, "type_id": 1}}),
-        json!({"Sequence": {"id": "B", "type_id": 1}}),
-    );
-    let template = json!({
-        "type": "TemplateProcessing",
-        "single": [bos, first],
-        "pair": [bos, first, bos_2, second],
-        "special_tokens": {name: {"id": name, "ids": [id], "tokens": [name]}},
-    });
-    let offsets = json!({"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": false, "use_regex": true});
-    json!({"type": "Sequence", "processors": [offsets, template]})
-}
-
 #[derive(Serialize)]
 struct Written<'t> {
     version: &'static str,
     truncation: Option<()>,
     padding: Option<()>,
-    added_tokens: Vec<AddedToken>,
-    normalizer: Option<()>,
-    pre_tokenizer: Kind<Pretokenizers>,
+    added_tokens: Vec<AddedEntry>,
+    normalizer: Value,
+    pre_tokenizer: Value,
     post_processor: Option<Value>,
     decoder: Value,
     model: WrittenModel<'t>,
-}
-
-#[derive(Serialize)]
-struct Kind<T> {
-    r#type: &'static str,
-    #[serde(flatten)]
-    rest: T,
-}
-
-#[derive(Serialize)]
-struct Pretokenizers {
-    pretokenizers: [Value; 2],
 }
 
 #[derive(Serialize)]
@@ -437,10 +372,24 @@ struct VocabMap<'t> {
 
 impl Serialize for VocabMap<'_> {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        let vocab = self.tokenizer.vocab();
-        let mut map = to.serialize_map(Some(vocab.len()))?;
-        for (id, token) in vocab.tokens().enumerate() {
-            map.serialize_entry(&to_chars(token), &id)?;
+        let (vocab, added) = (self.tokenizer.vocab(), self.tokenizer.added());
+        // Readers number the added tokens that are not in here from the end of the vocabulary on.
+        let apart: Vec<&AddedToken> = added
+            .iter()
+            .filter(|token| token.id as usize >= vocab.len())
+            .collect();
+        let consecutive = (vocab.len() as u32..)
+            .zip(&apart)
+            .all(|(id, token)| id == token.id);
+        let mut map = to.serialize_map(None)?;
+        for (id, token) in (0u32..).zip(vocab.tokens()) {
+            match added.name(id).filter(|_| token.is_empty()) {
+                Some(name) => map.serialize_entry(name, &id)?,
+                None => map.serialize_entry(&to_chars(token), &id)?,
+            }
+        }
+        for token in apart.iter().filter(|_| !consecutive) {
+            map.serialize_entry(&token.name, &token.id)?;
         }
         map.end()
     }
