@@ -1,16 +1,27 @@
-"""Contamination of held-out tasks: how much of each occurs in the text that was trained on (paper 5.1.4).
+"""Contamination of held-out tasks: how much of each occurs in what was trained on (paper 5.1.4).
 
-Two questions. Against the pretraining text: the share of a task's tokens that lie in an 8-gram of tokens that the
-text contains; a task at or above the threshold counts as contaminated. Against the post-training dialogs: prompts
-that occur there word for word (paper 4.2.3).
+Three questions. Against the pretraining text: the share of a task's tokens that lie in an 8-gram of tokens that the
+text contains. Against the data of post-training: prompts that occur there word for word (paper 4.2.3), which no release
+survives; and the share of a task's own 8-grams that occur there. Tasks made from templates share most of their words
+with all tasks of their family, trained on or not; so only 8-grams that stand in one held-out task tell it apart.
+
+A task whose share reaches the threshold counts as contaminated.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
+from llama3.artifacts import Artifact
+from llama3.errors import GateFailed, Problem
+
+DATA_TYPES = ("dialogs", "preferences")
+"""Artifacts that hold data of post-training."""
+DATA_FILES = ("dialogs.jsonl", "preferences.jsonl", "labels.jsonl", "prompts.jsonl")
+ANSWERS = ("completion", "chosen", "rejected", "edited")
 NGRAM = 8
 THRESHOLD = 0.8
 """Share of covered tokens from which a task counts as contaminated."""
@@ -31,12 +42,18 @@ class NgramIndex:
         wanted = _ngram_hashes(ids, self.n)
         if len(wanted) == 0 or len(self._hashes) == 0:
             return 0.0
-        at = np.minimum(np.searchsorted(self._hashes, wanted), len(self._hashes) - 1)
-        starts = np.flatnonzero(self._hashes[at] == wanted)
+        starts = np.flatnonzero(self.knows(wanted))
         covered = np.zeros(len(ids), bool)
         for offset in range(self.n):
             covered[starts + offset] = True
         return float(covered.mean())
+
+    def knows(self, hashes: np.ndarray) -> np.ndarray:
+        """Which of these n-grams the text contains."""
+        if len(self._hashes) == 0:
+            return np.zeros(len(hashes), bool)
+        at = np.minimum(np.searchsorted(self._hashes, hashes), len(self._hashes) - 1)
+        return self._hashes[at] == hashes
 
 
 def _ngram_hashes(ids: np.ndarray, n: int) -> np.ndarray:
@@ -52,13 +69,49 @@ def _ngram_hashes(ids: np.ndarray, n: int) -> np.ndarray:
 
 def contaminated_share(index: NgramIndex, tasks: Sequence[np.ndarray]) -> dict[str, float | int]:
     """The figures of one set of tasks, each given as token ids."""
-    coverage = np.array([index.coverage(ids) for ids in tasks])
+    return _figures(index, [index.coverage(ids) for ids in tasks], sum(len(ids) < index.n for ids in tasks))
+
+
+def own_share(index: NgramIndex, tasks: Sequence[np.ndarray]) -> dict[str, float | int]:
+    """The same figures over each task's own n-grams only: those that no other of the tasks has. A task without any
+    counts as too short."""
+    grams = [np.unique(_ngram_hashes(ids, index.n)) for ids in tasks]
+    hashes, counts = np.unique(np.concatenate([np.empty(0, np.uint64), *grams]), return_counts=True)
+    own = [gram[counts[np.searchsorted(hashes, gram)] == 1] for gram in grams]
+    shares = [float(index.knows(gram).mean()) if len(gram) else 0.0 for gram in own]
+    return _figures(index, shares, sum(len(gram) == 0 for gram in own))
+
+
+def _figures(index: NgramIndex, shares: Sequence[float], too_short: int) -> dict[str, float | int]:
     return {
-        "n": len(tasks),
-        "too_short": sum(len(ids) < index.n for ids in tasks),
-        "contaminated": int((coverage >= THRESHOLD).sum()),
-        "mean_coverage": float(coverage.mean()) if len(tasks) else 0.0,
-        "max_coverage": float(coverage.max()) if len(tasks) else 0.0,
+        "n": len(shares),
+        "too_short": too_short,
+        "contaminated": sum(share >= THRESHOLD for share in shares),
+        "mean_coverage": sum(shares) / len(shares) if shares else 0.0,
+        "max_coverage": max(shares, default=0.0),
         "ngram": index.n,
         "threshold": THRESHOLD,
     }
+
+
+def trained_texts(data: Artifact) -> Iterator[str]:
+    """Every message and answer of an artifact of dialogs or preferences."""
+    for name in DATA_FILES:
+        if not (data.path / name).exists():
+            continue
+        with data.file(name).open(encoding="utf-8") as file:
+            for row in map(json.loads, file):
+                yield from (message["content"] for message in (*row.get("messages", ()), *row.get("context", ())))
+                yield from (row[column] for column in ("prompt", *ANSWERS) if isinstance(row.get(column), str))
+
+
+def require_clean(found: Artifact) -> None:
+    """The gate: nothing happens where no held-out task was trained on. Raises GateFailed naming some that were."""
+    problems = [
+        Problem("L3-EVL-030", f"{role}: {leak['id']}", "this held-out task is among the training data", leak["prompt"],
+                "take it out of the data, or evaluate on other tasks")
+        for role in DATA_TYPES
+        for leak in found.metrics.get(role, {}).get("leaks", [])
+    ]  # fmt: skip
+    if problems:
+        raise GateFailed(problems)

@@ -6,22 +6,28 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from llama3.artifacts import Artifact, StageOutput
-from llama3.config.schema import Config, Slot, SuiteSlot
+from llama3.config.schema import Config, RewardSlot, Slot, SuiteSlot
 from llama3.data.corpus import Corpus
 from llama3.evaluation.baselines import ORDER, ByteModel, gzip_bits_per_byte
-from llama3.evaluation.contamination import NgramIndex, contaminated_share
+from llama3.evaluation.contamination import DATA_TYPES, NgramIndex, contaminated_share, own_share, trained_texts
 from llama3.evaluation.evaluator import HELD_OUT_BYTES, Subject, texts
 from llama3.plugins.registry import discover
 from llama3.posttraining.rewards import CombinedReward, build_rewards
+from llama3.posttraining.tasks import Task, prompt_digest
 
 if TYPE_CHECKING:
     from llama3.inference.llama import Llama
 
 RESULTS, SAMPLES, CONDITIONS = "results.json", "samples.jsonl", "conditions.json"
 """Files of an evaluation: figures by suite, one row per suite and item, and what it was measured with."""
+
+
+_REWARDS = TypeAdapter(list[RewardSlot])
+MOST_LEAKS = 10
+"""Tasks that are named among those that were trained on."""
 
 
 class EvaluateOptions(BaseModel):
@@ -105,23 +111,42 @@ def baselines(inputs: Mapping[str, Artifact], options: EvaluateOptions, out: Sta
 
 
 def contamination(inputs: Mapping[str, Artifact], options: EvaluateOptions, out: StageOutput) -> None:
-    """How much of the held-out tasks occurs in the training text (8-grams of tokens) and in the training `dialogs`
-    (where there are any)."""
+    """How much of the held-out tasks of all suites occurs in what was trained on: in the text of `corpus` (`text`), and
+    in every artifact of dialogs or preferences among the inputs (by role).
+
+    `tokenizer` is any directory that has one. Leaks are named in the metrics and refused by `require_clean`.
+    """
     from llama3.tokenizer import Tokenizer
 
     tokenizer = Tokenizer.load(inputs["tokenizer"].path)
-    tasks = CombinedReward(build_rewards(options.rewards)).tasks("held_out", options.limit, options.seed)
+    tasks = _held_out_tasks(options)
+    ids = [tokenizer.encode(task.prompt) for task in tasks]
     rows = (tokenizer.encode(data.decode()) for data in texts(Corpus(inputs["corpus"].path), "train"))
-    prompts = [task.prompt for task in tasks]
-    trained = _contents(inputs["dialogs"]) if "dialogs" in inputs else set()
-    results = {
-        "text": contaminated_share(NgramIndex(rows), [tokenizer.encode(prompt) for prompt in prompts]),
-        "dialogs": {"n": len(prompts), "contaminated": sum(prompt in trained for prompt in prompts)},
-    }
+    results: dict[str, Any] = {"text": contaminated_share(NgramIndex(rows), ids)}
+    for role, artifact in inputs.items():
+        if artifact.type in DATA_TYPES:
+            trained = list(dict.fromkeys(trained_texts(artifact)))
+            digests = set(map(prompt_digest, trained))
+            leaks = [task for task in tasks if prompt_digest(task.prompt) in digests]
+            results[role] = {
+                "n": len(tasks),
+                "contaminated": len(leaks),
+                "leaks": [{"id": task.id, "prompt": task.prompt[:200]} for task in leaks[:MOST_LEAKS]],
+                "ngrams": own_share(NgramIndex(tokenizer.encode(text) for text in trained), ids),
+            }
     (out.path / "results.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
     out.metrics.update(results)
 
 
-def _contents(dialogs: Artifact) -> set[str]:
-    with dialogs.file("dialogs.jsonl").open(encoding="utf-8") as file:
-        return {message["content"] for line in file for message in json.loads(line)["messages"]}
+def _held_out_tasks(options: EvaluateOptions) -> list[Task]:
+    """The tasks that the rewards of the config give to evaluators, and those of suites with rewards of their own."""
+    asked = [(options.rewards, options.limit)]
+    for slot in options.tasks:
+        if own := slot.options.get("rewards"):
+            asked.append((_REWARDS.validate_python(own), slot.options.get("limit") or options.limit))
+    found = {
+        task.id: task
+        for rewards, limit in asked
+        for task in CombinedReward(build_rewards(rewards)).tasks("held_out", limit, options.seed)
+    }
+    return list(found.values())

@@ -22,6 +22,7 @@ from llama3.artifacts.files import write_bytes_atomic, write_json_atomic
 from llama3.artifacts.lineage import Node, trace
 from llama3.config.schema import Config, Slot
 from llama3.errors import ConfigError, GateFailed, Problem
+from llama3.evaluation.contamination import require_clean
 from llama3.model.weights import read_config
 from llama3.plugins.registry import discover
 from llama3.release.card import Card, model_card
@@ -48,8 +49,11 @@ def release(inputs: Mapping[str, Artifact], options: ReleaseOptions, out: StageO
     """Put `inputs["checkpoint"]` and what is known of it into a release directory.
 
     Every other checkpoint among the inputs goes whole into a folder named after its role; every report's metrics go
-    onto the card under its role. Raises GateFailed when an export does not compute what the checkpoint computes.
+    onto the card under its role. Raises GateFailed when an export does not compute what the checkpoint computes, and
+    when the input `contamination` names held-out tasks that were trained on.
     """
+    if "contamination" in inputs:
+        require_clean(inputs["contamination"])
     checkpoint = inputs["checkpoint"].path
     exported = [_export(slot, checkpoint, _place(out.path, index, slot)) for index, slot in enumerate(options.exports)]
     others = {role: artifact for role, artifact in inputs.items() if role != "checkpoint"}

@@ -19,7 +19,12 @@ REPORT = {
     "examples": [{"prompt": "1 + 1?", "answers": {"base": "<script>alert(1)</script>", "final": "2"}}],
     "contamination": {
         "text": {"n": 10, "contaminated": 0, "mean_coverage": 0.01, "ngram": 8, "threshold": 0.8},
-        "dialogs": {"n": 10, "contaminated": 0},
+        "dialogs": {
+            "n": 10,
+            "contaminated": 0,
+            "leaks": [],
+            "ngrams": {"n": 10, "contaminated": 0, "mean_coverage": 0.01, "ngram": 8, "threshold": 0.8},
+        },
     },
     "funnel": [["read", 100], ["kept", 80]],
     "loss": {"pretrain": [[1, 8.0], [2, 7.0]]},
