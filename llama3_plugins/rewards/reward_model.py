@@ -45,7 +45,7 @@ class RewardModelReward:
 
     def score(self, prompts: Sequence[str], answers: Sequence[str], examples: Sequence[Example]) -> list[float | None]:
         """One logit per answer; None where prompt and answer are too long for the model."""
-        dialogs = [self._dialog(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
+        dialogs = [self._dialog(*row) for row in zip(prompts, answers, examples, strict=True)]
         known = [i for i, dialog in enumerate(dialogs) if dialog.num_tokens <= self._model.config.max_seq_len]
         scores: list[float | None] = [None] * len(dialogs)
         if known:
@@ -53,9 +53,10 @@ class RewardModelReward:
                 scores[i] = number
         return scores
 
-    def _dialog(self, prompt: str, answer: str) -> DialogExample:
-        messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
-        return dialog_example(self._tokenizer, messages)
+    def _dialog(self, prompt: str, answer: str, example: Example) -> DialogExample:
+        """The whole dialog; `context` of a task's row are the messages before the prompt."""
+        asked = [*example.get("context", ()), {"role": "user", "content": prompt}]
+        return dialog_example(self._tokenizer, [*asked, {"role": "assistant", "content": answer}])
 
     @torch.no_grad()
     def _scores(self, dialogs: Sequence[DialogExample]) -> Tensor:

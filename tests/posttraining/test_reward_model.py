@@ -185,3 +185,6 @@ def test_checkpoints_without_a_score_head_and_too_long_answers(run, base, source
     scores = reward.score(["7"] * 2, ["7 " * 300, "7"], [{}, {}])
     assert [np.isnan(total) for total in scores.total] == [True, False]
     assert scores.not_scorable == 1
+    spoken = [{}, {"context": [{"role": "system", "content": "Be brief."}]}]
+    one, other = reward.score(["7"] * 2, ["7"] * 2, spoken).total
+    assert one != other, "earlier messages are part of what is scored"
