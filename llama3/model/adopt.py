@@ -13,15 +13,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from llama3 import _core
 from llama3.artifacts import Artifact, StageOutput
-from llama3.artifacts.files import write_json_atomic
 from llama3.config.schema import Config
 from llama3.errors import ConfigError, Problem
-from llama3.model.convert import dtype_name, open_model, write_hf
-from llama3.model.gguf import GgufWeights
+from llama3.model.convert import facts_of, open_model, write_hf, write_terms
 from llama3.model.layouts import layout_of
-from llama3.model.licence import licence_of, terms_of
+from llama3.model.licence import terms_of
 
-_READ = (".safetensors", ".json", ".jinja", ".model", ".pth", ".gguf")
+_READ = (".safetensors", ".json", ".jinja", ".model", ".pth")
 _OURS = ("manifest.json",)
 
 
@@ -59,21 +57,9 @@ def adopt(inputs: Mapping[str, Artifact], options: AdoptOptions, out: StageOutpu
     Raises CheckpointError (another architecture, damage, numbers that are not finite, a tokenizer with more tokens
     than the model) and DataError (no tokenizer, or a kind that is not known).
     """
-    path = Path(options.path)
-    source, tokenizer = open_model(path)
+    source, tokenizer = open_model(options.path)
     write_hf(source, tokenizer, out.path, source.dtype)
-    for terms in terms_of(path):
-        (out.path / terms.name).write_bytes(terms.read_bytes())
-    metadata = source.file.metadata if isinstance(source, GgufWeights) else None
-    facts = {
-        "stage": "adopt",
-        "name": (metadata or {}).get("general.name") or path.resolve().name,
-        "layout": layout_of(path),
-        "types": dict(source.types),
-        "dtype": dtype_name(source.dtype),
-        "license": licence_of(path, metadata),
-        "blake3": options.blake3,
-    }
-    write_json_atomic(out.path / "llama3.json", facts)
+    facts = {"stage": "adopt", **facts_of(source), "blake3": options.blake3}
+    write_terms(source, out.path, facts)
     out.metrics |= {**facts, "parameters": source.config.num_params(), "vocab_size": source.config.vocab_size,
                     "tokenizer_hash": tokenizer.hash}  # fmt: skip

@@ -18,7 +18,7 @@ from torch import Tensor
 from llama3.artifacts.files import atomic_directory, write_json_atomic
 from llama3.errors import CheckpointError, ConfigError, Problem
 from llama3.model.hf import HfWeights
-from llama3.model.layouts import CONFIG_FILE, PARAMS_FILE
+from llama3.model.layouts import CONFIG_FILE, PARAMS_FILE, layout_of
 from llama3.model.licence import terms_of
 from llama3.model.meta import meta_name, meta_params
 from llama3.model.source import WeightSource, interleave, load_tokenizer, open_weights
@@ -62,8 +62,7 @@ def convert(
     with atomic_directory(folder.absolute()) as place:
         write = {"hf": write_hf, "meta": write_meta}[to]
         notes = write(source, tokenizer, place, dtype)
-        for terms in terms_of(source.path):
-            shutil.copyfile(terms, place / terms.name)
+        write_terms(source, place, {"stage": "convert", **facts_of(source)})
     return Converted(folder, dtype_name(dtype), source.config.num_params(), tuple(notes))
 
 
@@ -136,6 +135,24 @@ def _meta_tokenizer(tokenizer: Tokenizer, vocab_size: int, folder: Path) -> list
     tokenizer.save(folder)
     return ["the vocabulary is not one that tokenizer.model can hold: tokenizer.json is there instead, which Meta's "
             "reference code does not read"]  # fmt: skip
+
+
+def facts_of(source: WeightSource) -> dict[str, Any]:
+    """What llama3.json says of a model that came from elsewhere."""
+    return {
+        "name": source.name,
+        "layout": layout_of(source.path),
+        "types": dict(source.types),
+        "dtype": dtype_name(source.dtype),
+        "license": source.licence,
+    }
+
+
+def write_terms(source: WeightSource, folder: Path, facts: dict[str, Any]) -> None:
+    """llama3.json, and the files that state the model's terms."""
+    write_json_atomic(folder / "llama3.json", facts)
+    for terms in terms_of(source.path):
+        shutil.copyfile(terms, folder / terms.name)
 
 
 def _reader(source: WeightSource, dtype: torch.dtype) -> Callable[[str], Tensor]:

@@ -10,10 +10,8 @@ from typing import Any
 from llama3.config.schema import LoRASection
 from llama3.errors import LlamaError
 from llama3.model.config import ModelConfig
-from llama3.model.gguf import GgufWeights
 from llama3.model.hf import HfWeights
 from llama3.model.layouts import CONSOLIDATED, SAFETENSORS, layout_of
-from llama3.model.licence import licence_of
 from llama3.model.source import WeightSource, load_tokenizer, open_weights
 from llama3.tokenizer import Tokenizer
 
@@ -35,12 +33,11 @@ def describe(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     source = open_weights(path)
-    metadata = source.file.metadata if isinstance(source, GgufWeights) else {}
     raw = source.raw if isinstance(source, HfWeights) else {}
     config = source.config
     return {
         "path": str(path),
-        "name": metadata.get("general.name") or path.resolve().name,
+        "name": source.name,
         "layout": layout_of(path),
         "architecture": {"family": "llama", **dataclasses.asdict(config)},
         "parameters": config.num_params(),
@@ -50,7 +47,7 @@ def describe(path: str | Path) -> dict[str, Any]:
             "quantization": raw.get("quantization", {}).get("scheme"),
         },
         "tokenizer": _tokenizer(source),
-        "license": licence_of(path, metadata if isinstance(source, GgufWeights) else None),
+        "license": source.licence,
         "memory": memory(config),
     }
 
@@ -78,8 +75,9 @@ def template_format(template: str) -> str:
 
 def _adapter_params(config: ModelConfig) -> int:
     section = LoRASection()
-    shapes = config.parameter_shapes().items()
-    return sum(section.rank * sum(shape) for name, shape in shapes if name.split(".")[-2] in section.targets)
+    shapes = dataclasses.replace(config, n_layers=1).parameter_shapes().items()
+    layer = sum(section.rank * sum(shape) for name, shape in shapes if name.split(".")[-2] in section.targets)
+    return config.n_layers * layer
 
 
 def _tokenizer(source: WeightSource) -> dict[str, Any]:

@@ -55,6 +55,15 @@ class GgufWeights:
         self._refuse_types()
 
     @property
+    def name(self) -> str:
+        return str(self.file.metadata.get("general.name") or self.path.stem)
+
+    @property
+    def licence(self) -> str | None:
+        stated = self.file.metadata.get("general.license.name") or self.file.metadata.get("general.license")
+        return str(stated) if stated else None
+
+    @property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
         return {name: info.shape for name, info in self._infos.items()}
 
@@ -124,6 +133,16 @@ def hf_name(name: str) -> str:
 
 def read_gguf_config(file: GgufFile) -> ModelConfig:
     """The architecture that the metadata describes. Raises CheckpointError naming all that cannot be honoured."""
+    try:
+        return _config(file)
+    except ConfigError as error:
+        raise CheckpointError(error.problems) from error
+    except (TypeError, ValueError, IndexError, OverflowError) as error:
+        what = f"its metadata has values of the wrong type ({error})"
+        raise CheckpointError(Problem("L3-GGF-012", str(file.path), what, fix="fetch the file again")) from error
+
+
+def _config(file: GgufFile) -> ModelConfig:
     where, metadata = str(file.path), file.metadata
     architecture = metadata.get("general.architecture")
     if architecture != ARCHITECTURE:
@@ -136,22 +155,19 @@ def read_gguf_config(file: GgufFile) -> ModelConfig:
         raise CheckpointError(problems)
     embedding = file.tensors.get("token_embd.weight")
     value = {key.removeprefix(f"{ARCHITECTURE}."): x for key, x in metadata.items()}
-    try:
-        config = ModelConfig(
-            dim=value["embedding_length"],
-            n_layers=value["block_count"],
-            n_heads=value["attention.head_count"],
-            n_kv_heads=value.get("attention.head_count_kv", value["attention.head_count"]),
-            ffn_dim=value["feed_forward_length"],
-            vocab_size=embedding.shape[0] if embedding else value.get("vocab_size", 0),
-            rope_theta=_shortest(value.get("rope.freq_base", 10_000.0)),
-            norm_eps=_shortest(value["attention.layer_norm_rms_epsilon"]),
-            tied="output.weight" not in file.tensors,
-            max_seq_len=value.get("context_length", 2048),
-            head_dim=value.get("attention.key_length", value.get("rope.dimension_count", 0)),
-        )
-    except ConfigError as error:
-        raise CheckpointError(error.problems) from error
+    config = ModelConfig(
+        dim=value["embedding_length"],
+        n_layers=value["block_count"],
+        n_heads=value["attention.head_count"],
+        n_kv_heads=value.get("attention.head_count_kv", value["attention.head_count"]),
+        ffn_dim=value["feed_forward_length"],
+        vocab_size=embedding.shape[0] if embedding else value.get("vocab_size", 0),
+        rope_theta=_shortest(value.get("rope.freq_base", 10_000.0)),
+        norm_eps=_shortest(value["attention.layer_norm_rms_epsilon"]),
+        tied="output.weight" not in file.tensors,
+        max_seq_len=value.get("context_length", 2048),
+        head_dim=value.get("attention.key_length", value.get("rope.dimension_count", 0)),
+    )
     return _with_scaling(config, file)
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from llama3.errors import CheckpointError, ConfigError, Problem
 from llama3.model.config import ModelConfig
 from llama3.model.layouts import CONFIG_FILE, listing
+from llama3.model.licence import licence_of
 from llama3.model.source import common_dtype
 
 SINGLE_FILE = "model.safetensors"
@@ -34,6 +35,14 @@ class HfWeights:
     @cached_property
     def _tensors(self) -> Tensors:
         return Tensors(self.path)
+
+    @property
+    def name(self) -> str:
+        return self.path.resolve().name
+
+    @property
+    def licence(self) -> str | None:
+        return licence_of(self.path)
 
     @property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -13,12 +11,9 @@ TERMS = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*")
 """Files that state the terms; they go wherever the weights go."""
 
 
-def licence_of(path: Path, metadata: Mapping[str, Any] | None = None) -> str | None:
-    """The licence that a model states: in GGUF metadata, in llama3.json, in the front matter of its README.md, or as
-    the first line of its LICENSE file. None where nothing is said."""
-    if metadata is not None:
-        stated = metadata.get("general.license.name") or metadata.get("general.license")
-        return str(stated) if stated else None
+def licence_of(path: Path) -> str | None:
+    """The licence that a model's directory states: in llama3.json, in the front matter of its README.md, or as the
+    first line of its LICENSE file. None where nothing is said."""
     return _facts(path / "llama3.json") or _front_matter(path / "README.md") or _first_line(path)
 
 

@@ -21,6 +21,7 @@ from torch import Tensor
 from llama3.errors import CheckpointError, ConfigError, Problem
 from llama3.model.config import PRESETS, ModelConfig, RopeScaling
 from llama3.model.layouts import CONSOLIDATED, PARAMS_FILE
+from llama3.model.licence import licence_of
 from llama3.model.pth import Stored, read_pth
 from llama3.model.source import common_dtype, half_split, read_into, read_tensor
 
@@ -56,6 +57,14 @@ class MetaWeights:
         self._ranks = [_in_hf_names(read_pth(file)) for file in self._files]
         self._refuse_unequal()
         self.config = read_meta_config(path, self._ranks)
+
+    @property
+    def name(self) -> str:
+        return self.path.resolve().name
+
+    @property
+    def licence(self) -> str | None:
+        return licence_of(self.path)
 
     @cached_property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:

@@ -89,12 +89,12 @@ def read_pth(path: str | Path) -> dict[str, Stored]:
         made = _Reader(path, members).read(pickle)
     except (IndexError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise _damaged(path, f"its pickle is broken: {type(error).__name__}: {error}") from error
-    if not isinstance(made, dict) or not all(isinstance(value, Stored) for value in made.values()):
-        odd = next((f"{key[:80]!r}" for key, x in made.items() if not isinstance(x, Stored)), "") if made else ""
-        what = f"{odd or 'its content'} is not a tensor"
+    odd = [key for key, x in made.items() if not isinstance(x, Stored)] if isinstance(made, dict) else ["its content"]
+    if odd:
         fix = "give weights only, a dict of tensors"
-        raise CheckpointError(Problem("L3-PTH-004", str(path), what, fix=fix))
-    return made
+        raise CheckpointError(Problem("L3-PTH-004", str(path), f"{odd[0][:80]!r} is not a tensor", fix=fix))
+    tensors: dict[str, Stored] = made
+    return tensors
 
 
 def _members(path: Path, archive: zipfile.ZipFile) -> tuple[bytes, dict[str, tuple[int, int]]]:

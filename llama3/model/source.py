@@ -26,6 +26,16 @@ class WeightSource(Protocol):
     config: ModelConfig
 
     @property
+    def name(self) -> str:
+        """What the model calls itself; the name of its directory where it says nothing."""
+        ...
+
+    @property
+    def licence(self) -> str | None:
+        """Under which terms it was given out, if it says so."""
+        ...
+
+    @property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
         """Every tensor that the model has, by its Hugging Face name; one that has none keeps its own."""
         ...

@@ -178,6 +178,9 @@ def read_config(path: str | Path) -> ModelConfig:
 def check_shapes(source: WeightSource) -> None:
     """Raise `CheckpointError` naming every tensor that the architecture has not, lacks, or has in another shape."""
     config, found = source.config, source.shapes
+    if config.n_layers > len(found):  # before every tensor of them is named
+        what = f"says that there are {config.n_layers} layers, the weights have {len(found)} tensors"
+        raise CheckpointError(Problem("L3-CKP-015", str(source.path), what, fix="fetch the checkpoint again"))
     heads = {name: (1, config.dim) for name in HEADS if name in found}
     expected = config.parameter_shapes() | heads
     # Old converters also stored what is computed; a tied output matrix may be stored twice.

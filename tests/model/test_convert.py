@@ -82,7 +82,7 @@ def test_hf_keeps_what_a_release_says(hf, model, tmp_path):
 def test_there_and_back_through_metas_layout(hf, model, tokenizer, tmp_path):
     there = convert(hf, tmp_path / "meta", "meta").folder
     names = sorted(path.name for path in there.iterdir())
-    assert names == ["LICENSE", "consolidated.00.pth", "params.json", "tokenizer.model"]
+    assert names == ["LICENSE", "consolidated.00.pth", "llama3.json", "params.json", "tokenizer.model"]
     weights = torch.load(there / "consolidated.00.pth", weights_only=True)
     assert weights["layers.0.attention.wq.weight"].shape == (64, 64)
     assert torch.equal(weights["tok_embeddings.weight"], model.embed.weight)
@@ -235,12 +235,6 @@ def test_the_licence_is_found_where_it_is_stated(files, expected, tmp_path):
     for name, text in files.items():
         (tmp_path / name).write_text(text)
     assert licence_of(tmp_path) == expected
-
-
-def test_the_licence_of_a_gguf_file_is_in_its_metadata(tmp_path):
-    assert licence_of(tmp_path, {"general.license": "apache-2.0"}) == "apache-2.0"
-    assert licence_of(tmp_path, {"general.license": "other", "general.license.name": "llama3"}) == "llama3"
-    assert licence_of(tmp_path, {}) is None
 
 
 # -- memory ----------------------------------------------------------------------------------------

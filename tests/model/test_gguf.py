@@ -125,6 +125,35 @@ def test_another_architecture_is_named(model, tmp_path):
         load_model(write_gguf(tmp_path / "model.gguf", model, arch="qwen2"))
 
 
+def test_name_and_licence_are_told(model, tmp_path):
+    change = lambda w: w.add_name("Small") or w.add_license("apache-2.0")
+    source = GgufWeights(write_gguf(tmp_path / "model.gguf", model, change=change))
+    assert (source.name, source.licence) == ("Small", "apache-2.0")
+    bare = GgufWeights(write_gguf(tmp_path / "bare.gguf", model))
+    assert (bare.name, bare.licence) == ("bare", None)
+
+
+@pytest.mark.parametrize(
+    ("code", "old", "new"),
+    [
+        ("L3-CKP-015", struct.pack("<I", 2), struct.pack("<I", 1 << 31)),
+        ("L3-MDL-001", struct.pack("<I", 2), struct.pack("<I", 0)),
+    ],
+)
+def test_hostile_layer_counts_are_refused_at_once(code, old, new, path, tmp_path):
+    key = b"llama.block_count" + struct.pack("<I", 4)
+    (tmp_path / "x.gguf").write_bytes(path.read_bytes().replace(key + old, key + new))
+    with pytest.raises(CheckpointError, match=code):
+        load_model(tmp_path / "x.gguf")
+
+
+@pytest.mark.parametrize("key", ["llama.expert_count", "split.count", "llama.attention.head_count_kv"])
+def test_metadata_of_the_wrong_type_is_refused(key, model, tmp_path):
+    path = write_gguf(tmp_path / "x.gguf", model, change=lambda w: w.kv_data[0].pop(key, 0) or w.add_string(key, "x"))
+    with pytest.raises(CheckpointError):
+        load_model(path)
+
+
 def test_missing_metadata_and_tensors_are_named(model, tmp_path):
     raw = write_gguf(tmp_path / "model.gguf", model).read_bytes()
     (tmp_path / "a.gguf").write_bytes(raw.replace(b"llama.embedding_length", b"llama.embedding_lengtx"))
