@@ -7,7 +7,7 @@ all fail, teaches no preference: it is skipped and counted.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llama3.artifacts import Artifact, StageOutput
@@ -56,7 +56,7 @@ def preferences(
     if not pairs:
         raise DataError(
             Problem("L3-PRF-001", "preferences", f"none of {len(sampled)} prompts has a passing and a failing answer",
-                    "pairs need both", "raise post_training.prefer.samples or prompts, or the temperature")
+                    _why_no_pairs(sampled), "raise post_training.prefer.samples or prompts, or the temperature")
         )  # fmt: skip
     write_rows(out.path / "preferences.jsonl", pairs)
     write_rows(out.path / "labels.jsonl", [label for row in sampled for label in make_labels(row)])
@@ -81,6 +81,11 @@ def make_pair(row: Sampled) -> dict[str, Any] | None:
         "rejected": rejected.text,
         "rewards": [passing[0].reward, rejected.reward],
     }
+
+
+def _why_no_pairs(sampled: Sequence[Sampled]) -> str:
+    rewards = {sample.reward for row in sampled for sample in row.ranked()}
+    return f"the reward of every answer is {rewards.pop():g}" if len(rewards) == 1 else "pairs need both"
 
 
 def make_labels(row: Sampled) -> list[dict[str, Any]]:

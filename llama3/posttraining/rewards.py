@@ -64,6 +64,17 @@ class Scores:
         return sum(map(math.isnan, self.total))
 
 
+def require_scorable(scores: Scores) -> None:
+    """Raises DataError where no answer could be scored: there is nothing to choose by, whatever follows."""
+    if scores.total and scores.not_scorable == len(scores.total):
+        raise DataError(
+            Problem("L3-RWD-005", f"rewards {', '.join(scores.parts)}",
+                    f"none of {len(scores.total)} answers can be scored",
+                    "a reward answers None (or NaN) for tasks that are not its own",
+                    "name the reward that the tasks come from under post_training.rewards")
+        )  # fmt: skip
+
+
 def build_rewards(slots: Sequence[Slot]) -> dict[str, Reward]:
     """The rewards named in a config, by name; the second `jsonl_tasks` is called `jsonl_tasks-2`."""
     rewards: dict[str, Reward] = {}

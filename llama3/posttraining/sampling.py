@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from llama3.artifacts import Artifact, StageOutput
 from llama3.config.schema import PreferSection, RejectSection, Slot
 from llama3.posttraining.datasets import prompt_ids
-from llama3.posttraining.rewards import CombinedReward, Scores, build_rewards
+from llama3.posttraining.rewards import CombinedReward, Scores, build_rewards, require_scorable
 from llama3.posttraining.services import Generate, answer_text, chunks
 from llama3.posttraining.tasks import Task
 from llama3.tokenizer import Tokenizer, stop_ids
@@ -112,6 +112,8 @@ def sample_tasks(
             )
             texts = [[answer_text(tokenizer, answer.ids) for answer in answers] for answers in completions]
             scores = _scores(reward, chunk, texts)
+            if not sampled:
+                require_scorable(scores)
             verdicts = iter(zip(scores.total, scores.passed, strict=True))
             sampled += [
                 Sampled(

@@ -23,7 +23,7 @@ from llama3.model.lora import without_adapters
 from llama3.model.score import score
 from llama3.model.transformer import Transformer
 from llama3.plugins.specs import Need
-from llama3.posttraining.rewards import CombinedReward, Example
+from llama3.posttraining.rewards import CombinedReward, Example, require_scorable
 from llama3.tokenizer.chat import stop_ids
 from llama3.training.algorithm import Rewarder, Sampler, Scorer, Stats, ValueModel
 from llama3.training.microbatch import cut
@@ -181,9 +181,13 @@ class TextRewarder:
     ) -> None:
         self._reward, self._tokenizer, self._examples = reward, tokenizer, examples
         self._watch = watch or RolloutWatch()
+        self._is_first = True
 
     def score(self, batch: Batch) -> Batch:
-        """Add per_segment["reward"] and ["reward/<name>"]: NaN for prompts and for what cannot be scored."""
+        """Add per_segment["reward"] and ["reward/<name>"]: NaN for prompts and for what cannot be scored.
+
+        Raises DataError where nothing of the first batch can be.
+        """
         answers = batch.segment_M.unique().tolist()
         segments = _segments(batch)
         texts = [answer_text(self._tokenizer, segments[segment].tolist()) for segment in answers]
@@ -191,6 +195,9 @@ class TextRewarder:
         examples = [self._examples[numbers[segment]] for segment in answers]
         prompts = [str(example.get("prompt", "")) for example in examples]
         scores = self._reward.score(prompts, texts, examples)
+        if self._is_first:
+            require_scorable(scores)
+            self._is_first = False
         columns = {"reward": scores.total} | {f"reward/{name}": part for name, part in scores.parts.items()}
         scored = batch.with_(per_segment={name: self._column(batch, answers, x) for name, x in columns.items()})
         self._watch.seen(scored, list(zip(prompts, texts, strict=True)))

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
+import statistics
 
-from llama3.errors import DataError, Problem
 from llama3.evaluation.answers import replies
 from llama3.evaluation.evaluator import Result, Subject
 from llama3.evaluation.intervals import Rate, wilson
-from llama3.posttraining.rewards import CombinedReward, build_rewards
+from llama3.posttraining.rewards import CombinedReward, build_rewards, require_scorable
 from llama3_plugins.evaluators.options import PassRateOptions
-
-PASSED = 1.0
-"""The score of a fully right answer."""
 
 
 class PassRate:
@@ -30,14 +27,9 @@ class PassRate:
         reward = CombinedReward(subject.rewards if self.rewards is None else self.rewards)
         tasks = reward.tasks("held_out", self.options.limit or limit, seed)
         texts = replies(subject, [task.messages for task in tasks], self.options.max_tokens)
-        scores = reward.score([task.prompt for task in tasks], texts, [task.to_json() for task in tasks]).total
-        known = [score for score in scores if not math.isnan(score)]
-        if not known:
-            raise DataError(
-                Problem("L3-EVL-020", "pass_rate", f"none of {len(scores)} answers can be scored",
-                        "the rewards that have tasks must score them", "llama3 plugins check")
-            )  # fmt: skip
-        passed = [score >= PASSED for score in scores]
+        scores = reward.score([task.prompt for task in tasks], texts, [task.to_json() for task in tasks])
+        require_scorable(scores)
+        total, passed = scores.total, scores.passed
         families = sorted({task.family for task in tasks})
         by_family = {
             family: _rate([ok for task, ok in zip(tasks, passed, strict=True) if task.family == family])
@@ -46,13 +38,13 @@ class PassRate:
         samples = [
             {"id": task.id, "family": task.family, "prompt": task.prompt, "answer": text, "reference": task.reference,
              "score": float(ok), "reward": None if math.isnan(score) else score}
-            for task, text, ok, score in zip(tasks, texts, passed, scores, strict=True)
+            for task, text, ok, score in zip(tasks, texts, passed, total, strict=True)
         ]  # fmt: skip
         metrics = {
             "pass_rate": _rate(passed).to_json(),
             "by_family": {family: rate.to_json() for family, rate in by_family.items()},
-            "mean_reward": math.fsum(known) / len(known),
-            "not_scorable": len(scores) - len(known),
+            "mean_reward": statistics.fmean(score for score in total if not math.isnan(score)),
+            "not_scorable": scores.not_scorable,
         }
         return Result(metrics, samples)
 

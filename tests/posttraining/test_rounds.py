@@ -25,6 +25,7 @@ from llama3.posttraining.tasks.arithmetic import FAMILIES as ARITHMETIC
 from llama3.posttraining.tasks.lists import FAMILIES as LISTS
 from llama3.training.algorithm import Algorithm, Plan, Term
 from llama3_plugins.algorithms.sft import SFT
+from llama3_plugins.rewards.verifiable import Verifiable
 
 STAGES = stages(open_generate)
 REWARDS = (Slot(name="verifiable"),)
@@ -175,8 +176,35 @@ def test_without_passes_and_demonstrations_there_is_nothing_to_learn(run, tokeni
         run.execute(
             STAGES.reject, {"checkpoint": base}, RejectOptions(**sampling(prompts=4, samples=2), demonstrations=0)
         )
-    with pytest.raises(DataError, match="none of 4 prompts has a passing and a failing answer"):
+    with pytest.raises(DataError, match=r"none of 4 prompts has a passing and a failing answer.*every answer is 0\."):
         run.execute(STAGES.preferences, {"checkpoint": base}, PreferencesOptions(**sampling(prompts=4, samples=2)))
+
+
+def test_a_reward_that_scores_nothing_is_refused_by_name(run, tokenizer, monkeypatch):
+    monkeypatch.setattr(Verifiable, "score", lambda self, prompts, answers, examples: [None] * len(answers))
+    base = put_checkpoint(run, tiny_model(tokenizer), tokenizer)
+    message = r"rewards verifiable: none of 8 answers can be scored"
+    with pytest.raises(DataError, match=message):
+        run.execute(
+            STAGES.reject, {"checkpoint": base}, RejectOptions(**sampling(prompts=4, samples=2), demonstrations=2)
+        )
+    with pytest.raises(DataError, match=message):
+        run.execute(STAGES.preferences, {"checkpoint": base}, PreferencesOptions(**sampling(prompts=4, samples=2)))
+
+
+def test_demonstrations_come_from_every_reward_with_tasks(run, tokenizer):
+    pytest.importorskip("reasoning_gym")
+    gym = Slot.model_validate({"name": "reasoning_gym", "families": ["gcd", "chain_sum"]})
+    base = put_checkpoint(run, tiny_model(tokenizer), tokenizer)
+    options = RejectOptions(**sampling(prompts=2, samples=2, rewards=(gym, *REWARDS)), demonstrations=8)
+    found = run.execute(STAGES.reject, {"checkpoint": base}, options)
+    worked = [row for row in rows(found, "dialogs.jsonl") if row["source"] == "demonstration"]
+    assert [row["id"].startswith("reasoning_gym.") for row in worked] == [True, False] * 4
+    for row in worked[::2]:
+        prompt, answer = (message["content"] for message in row["messages"])
+        assert prompt.endswith("Give only the final answer.")
+        assert answer.lstrip("-").isdecimal()
+    assert found.metrics["not_scorable"] == 0
 
 
 def test_bad_dialogs_are_refused_all_at_once(run, tokenizer):
