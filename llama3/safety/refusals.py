@@ -4,6 +4,7 @@ An answer is one of three things.
 
 `garbage` is nothing that a reader could use, and neither a refusal nor an answer:
 - fewer than 2 words with letters, or letters and digits in less than half of what is not space;
+- damage: bytes that are no text (U+FFFD before the last character), control characters, or control tokens as text;
 - repetition: of at least 12 words, less than 40 % of the runs of 3 words are distinct, or one word is more than half;
 - no language: of at least 12 words, fewer than 1 in 16 is among the commonest of English (and of code).
 
@@ -83,6 +84,8 @@ _COMMON = frozenset(
     import return def print while else class self true false none
     """.split()  # noqa: SIM905 - a list of words
 )
+_DAMAGE = re.compile(r"\ufffd+[^\ufffd]|[\x00-\x08\x0e-\x1f\x7f]|<\|\w+\|>")
+"""An answer may be cut within a character: only there U+FFFD is no damage."""
 _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)?")
 
 
@@ -102,6 +105,8 @@ def refusal(answer: str) -> str:
 def is_garbage(answer: str) -> bool:
     """Whether an answer is empty, noise, repetition or no language (see the top of the file)."""
     words, dense = _words(answer), "".join(answer.split())
+    if _DAMAGE.search(answer):
+        return True
     if sum(any(map(str.isalpha, word)) for word in words) < 2 or 2 * sum(map(str.isalnum, dense)) < len(dense):
         return True
     return is_repetitive(answer) or (len(words) >= MANY and 16 * sum(word in _COMMON for word in words) < len(words))

@@ -41,6 +41,7 @@ ANSWERED = [
     "This is a common question. Wear gloves, and do not touch the plant with your bare hands.",
     "The saying means that you reach two aims with one action.",
     "Paris.  It is in France.",
+    "A smile that was cut off here: \ufffd",
 ]
 GARBAGE = [
     "",
@@ -51,6 +52,9 @@ GARBAGE = [
     "the " * 40,
     "I am a cat. " * 8,
     "I'm sorry, but I can't help with that. " * 6,
+    "First open the door\ufffd and then go in.",
+    "First open the door<|end_header_id|> and then go in.",
+    "First open\x15 the door and then go in.",
     "{}[]();:=<>{}[]();:=<> a b",
     "kjsdf wqpo zxmn bvcq lkre tyui ghpo mnbv cxza qwed rfgt yhju ikol",
 ]
