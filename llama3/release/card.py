@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from llama3.evaluation.audit import TABLE_HEAD, table
 from llama3.model.config import ModelConfig
 
 DIGITS = 4
@@ -28,6 +29,7 @@ class Card:
     policy: Mapping[str, Any]
     lineage: Sequence[Mapping[str, Any]]
     reports: Mapping[str, Mapping[str, Any]]
+    audit: Mapping[str, Any] | None
     checkpoints: Mapping[str, Mapping[str, Any]]
 
 
@@ -41,6 +43,7 @@ def model_card(card: Card) -> str:
         _section("Training data", _of_types(card, "corpus", "tokenizer", "shards")),
         _section("Training", _of_types(card, "checkpoint", "dialogs", "preferences")),
         _section("Evaluation", _evaluation(card)),
+        _section("Regression audit", _audit(card)),
         _section("Quantization", _quantization(card)),
         _section("Safety", _safety(card)),
         _section("Limits", _limits(card)),
@@ -128,6 +131,15 @@ def _evaluation(card: Card) -> Iterator[str]:
         yield ""
         yield from _table(("", ""), _flat(metrics))
         yield ""
+
+
+def _audit(card: Card) -> Iterator[str]:
+    if card.audit is None:
+        return
+    yield "Against the model that it was made from, item by item. A suite passes when the lower end of the 95 %"
+    yield "interval of its paired change (positive is better; relative for costs) is above minus its margin:"
+    yield ""
+    yield from _table(TABLE_HEAD, table(card.audit))
 
 
 def _quantization(card: Card) -> Iterator[str]:

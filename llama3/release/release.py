@@ -22,6 +22,7 @@ from llama3.artifacts.files import write_bytes_atomic, write_json_atomic
 from llama3.artifacts.lineage import Node, trace
 from llama3.config.schema import Config, Slot
 from llama3.errors import ConfigError, GateFailed, Problem
+from llama3.evaluation.audit import require_passed
 from llama3.evaluation.contamination import require_clean
 from llama3.model.weights import read_config
 from llama3.plugins.registry import discover
@@ -50,16 +51,20 @@ def release(inputs: Mapping[str, Artifact], options: ReleaseOptions, out: StageO
 
     Every other checkpoint among the inputs goes whole into a folder named after its role; every report's metrics go
     onto the card under its role. Raises GateFailed when an export does not compute what the checkpoint computes, and
-    when the input `contamination` names held-out tasks that were trained on.
+    when the input `contamination` names held-out tasks that were trained on, or the input `audit` is not a passed audit
+    of this checkpoint.
     """
     if "contamination" in inputs:
         require_clean(inputs["contamination"])
+    if "audit" in inputs:
+        require_passed(inputs["audit"], inputs["checkpoint"])
     checkpoint = inputs["checkpoint"].path
     exported = [_export(slot, checkpoint, _place(out.path, index, slot)) for index, slot in enumerate(options.exports)]
     others = {role: artifact for role, artifact in inputs.items() if role != "checkpoint"}
     checkpoints = {role: artifact for role, artifact in others.items() if artifact.type == "checkpoint"}
     for role, artifact in checkpoints.items():
         _copy(artifact.path, out.path / role)
+    reports = {role: artifact.metrics for role, artifact in others.items() if artifact.type == "report"}
     lineage = _lineage(inputs["checkpoint"])
     card = Card(
         name=options.name,
@@ -68,7 +73,8 @@ def release(inputs: Mapping[str, Artifact], options: ReleaseOptions, out: StageO
         exports=exported,
         policy=options.policy,
         lineage=lineage,
-        reports={role: artifact.metrics for role, artifact in others.items() if artifact.type == "report"},
+        reports={role: metrics for role, metrics in reports.items() if role != "audit"},
+        audit=reports.get("audit"),
         checkpoints={role: artifact.metrics for role, artifact in checkpoints.items()},
     )
     write_json_atomic(out.path / "policy.json", options.policy)

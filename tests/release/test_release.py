@@ -13,6 +13,7 @@ from llama3.artifacts import Artifact, Stage
 from llama3.artifacts.run import RunDir
 from llama3.config.schema import Config, Slot
 from llama3.errors import CheckpointError, ConfigError, GateFailed, PluginError
+from llama3.evaluation.audit import AUDIT, AuditOptions
 from llama3.model.batch import Batch
 from llama3.model.config import ModelConfig
 from llama3.model.transformer import Transformer
@@ -30,6 +31,10 @@ QUANTIZE = Stage("quantize", quantize, {"checkpoint": "checkpoint"}, "checkpoint
 
 class NoOptions(BaseModel):
     pass
+
+
+class Content(BaseModel):
+    text: str
 
 
 @pytest.fixture(scope="module")
@@ -144,6 +149,51 @@ def test_the_card_states_facts(released) -> None:
         "1024 log-probabilities",
     ):
         assert fact in card, fact
+
+
+def evaluated(run, checkpoint: Artifact, right: int, key: str) -> Artifact:
+    """An evaluation of `checkpoint` with `right` of 100 tasks solved."""
+
+    def write(inputs, options, out) -> None:
+        rows = [{"suite": "tasks", "id": str(i), "prompt": "p", "score": float(i < right)} for i in range(100)]
+        (out.path / "results.json").write_text(json.dumps({"tasks": {"better": "higher"}}))
+        (out.path / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        (out.path / "conditions.json").write_text("{}")
+
+    stage = Stage("evaluate", write, {"checkpoint": "checkpoint"}, "report")
+    return run.execute(stage, {"checkpoint": checkpoint}, Content(text=f"{right}"), key=key)
+
+
+def audited(run, checkpoint: Artifact, right: int) -> Artifact:
+    """An audit of `checkpoint` against one that solved half of the tasks."""
+    inputs = {
+        "before": evaluated(run, checkpoint, 50, "before"),
+        "after": evaluated(run, checkpoint, right, "after"),
+    }
+    options = AuditOptions(suites=["tasks"], margin=0.1, relative_margin=0.05, margins={}, must_improve=[], seed=1)
+    return run.execute(AUDIT, inputs, options)
+
+
+def test_a_passed_audit_is_on_the_card(run) -> None:
+    directory, inputs = run
+    card = (
+        make((directory, {**inputs, "audit": audited(directory, inputs["checkpoint"], 60)})).path / "README.md"
+    ).read_text()
+    assert "## Regression audit" in card
+    assert "| tasks | 50.0 %" in card
+    assert "passed |" in card
+    assert "**audit**" not in card
+
+
+def test_nothing_is_released_without_a_passed_audit(run) -> None:
+    directory, inputs = run
+    lost = audited(directory, inputs["checkpoint"], 20)
+    other = audited(directory, inputs["int8"], 60)
+    before = sorted(directory.artifacts.glob("release-*"))
+    for audit, what in ((lost, "L3-AUD-004"), (other, "L3-AUD-002"), (inputs["evaluation"], "L3-AUD-001")):
+        with pytest.raises(GateFailed, match=what):
+            make((directory, {**inputs, "audit": audit}))
+    assert sorted(directory.artifacts.glob("release-*")) == before
 
 
 def test_the_card_survives_hostile_names(run) -> None:
