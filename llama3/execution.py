@@ -45,9 +45,10 @@ class Executor:
     Under `torchrun` every process has one: rank 0 executes, the others follow it (llama3.training.ranks).
     """
 
-    def __init__(self, loaded: Loaded) -> None:
+    def __init__(self, loaded: Loaded, folder: Path | None = None) -> None:
+        """`folder` is the run directory (default: what the config says)."""
         self.config = loaded.config
-        self.run = RunDir(Path(self.config.run.dir) / self.config.run.name)
+        self.run = RunDir(folder or Path(self.config.run.dir) / self.config.run.name)
         self.made: dict[str, Artifact] = {}
         self._loaded = loaded
         self._ranks = Ranks()

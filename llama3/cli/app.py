@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from llama3 import __version__
-from llama3.cli import chat, config, convert, doctor, generate, lineage, merge, plugins, run, runs, show, tokens
+from llama3.cli import audit, chat, config, convert, doctor, generate, lineage, merge, plugins, run, runs, show, tokens
 from llama3.errors import Interrupted, LlamaError, Problem, did_you_mean
 from llama3.plugins.loader import Offer
 
@@ -72,6 +72,7 @@ app = typer.Typer(
 app.command("run")(run.run)
 app.command("chat")(chat.chat)
 app.command("generate")(generate.generate)
+app.command("audit")(audit.audit)
 app.command("lineage")(lineage.lineage)
 app.command("merge")(merge.merge)
 app.command("tokens")(tokens.tokens)

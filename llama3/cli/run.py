@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from llama3.cli import audit
 from llama3.cli.output import ConfigArgument, JsonOption, SetOption, note, print_json, print_table
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ def run(
     json: JsonOption = False,
 ) -> None:
     """Raise a herd: from raw text to an aligned, guarded, quantized release. Resumes what was interrupted."""
+    from llama3.errors import GateFailed
     from llama3.preflight import load_config, ready
 
     given = [*(overrides or []), *([f"run.name='{name.replace(chr(39), chr(39) * 2)}'"] if name else [])]
@@ -28,7 +31,12 @@ def run(
 
     from llama3 import recipe  # after the checks: this imports torch
 
-    finished = recipe.run(loaded)
+    try:
+        finished = recipe.run(loaded)
+    except GateFailed:
+        if not json:
+            show_audit(Path(loaded.config.run.dir) / loaded.config.run.name)
+        raise
     if json:
         print_json(dict(finished.report))
     else:
@@ -48,3 +56,14 @@ def show(run: Run) -> None:
         ("chat", f"llama3 chat {run.path}"),
     ]
     print_table(rows)
+    if report.get("audit"):
+        audit.show(report["audit"])
+
+
+def show_audit(run: Path) -> None:
+    """The audit of a run that was stopped at a gate, where there was one, and where the report is."""
+    from llama3.artifacts.run import RunDir
+
+    if found := RunDir(run).current().get("audit"):
+        audit.show(found.metrics)
+        print_table([("report", str(run / "report.html"))])

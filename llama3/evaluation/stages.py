@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from llama3.artifacts import Artifact, StageOutput
 from llama3.config.schema import Config, RewardSlot, Slot, SuiteSlot
@@ -53,6 +54,22 @@ class EvaluateOptions(BaseModel):
         )
 
 
+class EvaluatePathOptions(EvaluateOptions):
+    """Options of `evaluate_path`: a model outside a run. The same content elsewhere is the same request."""
+
+    path: str = Field(exclude=True)
+    blake3: str
+
+    @classmethod
+    def of_path(cls, config: Config, path: str) -> EvaluatePathOptions:
+        """For the model that `llama3.load(path)` loads. Raises ArtifactError where there is none."""
+        from llama3.inference.llama import find_model
+        from llama3.model.adopt import content_hash
+
+        model = find_model(Path(path))
+        return cls(**dict(EvaluateOptions.of(config)), path=str(model), blake3=content_hash(model))
+
+
 _MEASURED = frozenset(EvaluateOptions.model_fields)
 
 
@@ -61,6 +78,13 @@ def evaluate(inputs: Mapping[str, Artifact], options: EvaluateOptions, out: Stag
     from llama3.inference.llama import load
 
     measure(load(inputs["checkpoint"].path), inputs["corpus"], options, out)
+
+
+def evaluate_path(inputs: Mapping[str, Artifact], options: EvaluatePathOptions, out: StageOutput) -> None:
+    """Run every evaluator on the model at `options.path`."""
+    from llama3.inference.llama import load
+
+    measure(load(options.path), inputs["corpus"], options, out)
 
 
 def measure(model: Llama, corpus: Artifact, options: EvaluateOptions, out: StageOutput) -> None:

@@ -1,0 +1,70 @@
+"""`llama3 audit`: has a model lost anything against another?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from llama3.cli.output import JsonOption, SetOption, note, print_json, print_table
+
+if TYPE_CHECKING:
+    from llama3.artifacts import Artifact
+    from llama3.config import Loaded
+
+ModelPath = Annotated[str, typer.Argument(help="A run, a release, or a model's directory or file.")]
+
+
+def audit(
+    before: ModelPath,
+    after: ModelPath,
+    config: Annotated[str, typer.Option("--config", "-c", help="Says suites, margins and held-out text.")] = "adopt",
+    overrides: SetOption = None,
+    out: Annotated[str | None, typer.Option(help="Directory of the audit (default: audit in run.dir).")] = None,
+    json: JsonOption = False,
+) -> None:
+    """Compare two models suite by suite, item by item. Exit code 5 when AFTER may have lost more than a margin."""
+    from llama3.preflight import load_config, ready
+
+    loaded = ready(load_config(config, overrides or ()))
+    for line in loaded.notes:
+        note(f"note: {line}")
+    folder = Path(out) if out is not None else Path(loaded.config.run.dir) / "audit"
+
+    from llama3.evaluation.audit import require_passed  # after the checks: this imports torch
+
+    found = compare(loaded, before, after, folder)
+    if json:
+        print_json(found.metrics)
+    else:
+        show(found.metrics)
+        note(f"details: {found.location / 'audit.json'}")
+    require_passed(found)
+
+
+def compare(loaded: Loaded, before: str, after: str, folder: Path) -> Artifact:
+    """Evaluate both models in the run directory `folder`, where what was evaluated before is found, and audit them."""
+    from llama3.artifacts import Stage
+    from llama3.evaluation.audit import AUDIT
+    from llama3.evaluation.stages import EvaluatePathOptions, evaluate_path
+    from llama3.execution import Executor
+    from llama3.recipe import CURATE
+
+    measured = Stage("evaluate", evaluate_path, {"corpus": "corpus"}, "report")
+    options = {
+        key: EvaluatePathOptions.of_path(loaded.config, path) for key, path in (("before", before), ("after", after))
+    }
+    with Executor(loaded, folder) as make:
+        corpus = make(CURATE)
+        return make(AUDIT, **{key: make(measured, key, options[key], corpus=corpus) for key in options})
+
+
+def show(figures: dict[str, Any]) -> None:
+    """The table of an audit and its verdict."""
+    from llama3.evaluation.audit import TABLE_HEAD, table
+
+    print_table(table(figures), [head.upper() for head in TABLE_HEAD])
+    for fault in figures["faults"]:
+        typer.echo(f"audit: {fault}")
+    typer.echo(f"audit: {'passed' if figures['passed'] else 'FAILED'}")
