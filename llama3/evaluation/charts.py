@@ -51,6 +51,28 @@ def rate_chart(rates: Mapping[str, Rate]) -> str:
     return _svg(parts, "pass rates with 95 % intervals")
 
 
+def histogram_chart(edges: Sequence[float], counts: Mapping[str, Sequence[int]], x_label: str) -> str:
+    """Bars side by side: the share of each group's values in each bin. `edges` are one more than the bins."""
+    groups = {name: row for name, row in counts.items() if sum(row)}
+    if not groups:
+        return "<p>No values were recorded.</p>"
+    shares = {name: [count / sum(row) for count in row] for name, row in groups.items()}
+    at_x = _scale(edges[0], edges[-1], LEFT, WIDTH - RIGHT)
+    y_ticks = ticks(0, max(map(max, shares.values())))
+    at_y = _scale(0, y_ticks[-1], HEIGHT - BOTTOM, TOP)
+    inside = [value for value in ticks(edges[0], edges[-1]) if edges[0] <= value <= edges[-1]]
+    parts = [_axis_x(inside, at_x, x_label), _axis_y(y_ticks, at_y, "share of answers", lambda v: f"{100 * v:.0f} %")]
+    for index, (name, row) in enumerate(shares.items()):
+        colour = COLOURS[index % len(COLOURS)]
+        for left, right, share in zip(edges, edges[1:], row, strict=False):
+            width = (at_x(right) - at_x(left)) * 0.9 / len(shares)
+            x = at_x(left) + width * index
+            size = f'width="{width:.1f}" height="{at_y(0) - at_y(share):.1f}"'
+            parts.append(f'<rect x="{x:.1f}" y="{at_y(share):.1f}" {size} fill="{colour}"/>')
+        parts.append(_text(WIDTH - RIGHT - 4, TOP + 14 + 16 * index, name, anchor="end", fill=colour))
+    return _svg(parts, f"share of answers over {x_label}")
+
+
 def funnel_chart(steps: Sequence[tuple[str, float]]) -> str:
     """What is left after each step, as horizontal bars."""
     if not steps:

@@ -6,21 +6,21 @@ The page is one file without scripts or outside resources; its plots are inline 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
 import jinja2
 
 from llama3.artifacts import Artifact
-from llama3.evaluation.charts import funnel_chart, line_chart, rate_chart
+from llama3.evaluation.audit import TABLE_HEAD, table
+from llama3.evaluation.charts import funnel_chart, histogram_chart, line_chart, rate_chart
 from llama3.evaluation.intervals import Rate
+from llama3.evaluation.rewards import reward_histograms, stored_samples
 
 SCHEMA = 1
 MOST_POINTS = 300
 """Points kept of each curve."""
-
-
 EXAMPLES_PER_FAMILY = 1
 """Held-out tasks of each family whose answers are shown."""
 
@@ -37,9 +37,12 @@ def build_report(
     model: Mapping[str, Any],
     policy: Mapping[str, Any],
     artifacts: Mapping[str, Artifact],
+    samples: Iterable[Mapping[str, Any]] = (),
+    audit: Artifact | None = None,
 ) -> dict[str, Any]:
-    """The content of `report.json`. `evaluations` are by model (base, sft, final, int8), base first; `metrics` are
-    the rows of `metrics.jsonl`."""
+    """The content of `report.json`. `evaluations` are by model (base, sft, final, int8), base first; `metrics` and
+    `samples` are the rows of `metrics.jsonl` and `samples.jsonl`."""
+    rows = list(metrics)
     results = {name: artifact.metrics for name, artifact in evaluations.items()}
     tasks = {name: _first_with("pass_rate", result) for name, result in results.items()}
     passed = {name: results[name][suite] for name, suite in tasks.items() if suite}
@@ -63,7 +66,15 @@ def build_report(
         "contamination": contamination.metrics,
         "examples": _examples(evaluations, tasks),
         "funnel": _funnel(corpus.metrics["funnel"]),
-        "loss": curves(list(metrics), "loss"),
+        "loss": curves(rows, "loss"),
+        "rollouts": {
+            "reward": curves(rows, "reward"),
+            "kl": curves(rows, "objective/kl") | curves(rows, "kl"),
+            "length": curves(rows, "completions/mean_length"),
+            "histograms": reward_histograms([*stored_samples(artifacts), *samples]),
+        },
+        "audit": None if audit is None else audit.metrics,
+        "audit_examples": {} if audit is None else json.loads(audit.file("audit.json").read_text("utf-8"))["examples"],
         "quantization": {name: artifact.metrics for name, artifact in quantized.items()},
         "safety": {"policy": policy},
         "artifacts": {name: artifact.hash for name, artifact in artifacts.items()},
@@ -133,5 +144,18 @@ def render_html(report: Mapping[str, Any]) -> str:
         pass_rates=rate_chart(rates),
         funnel=funnel_chart([(name, count) for name, count in report["funnel"]]),
         losses=[(stage, line_chart({stage: points}, "step", "loss")) for stage, points in loss.items()],
+        audit=[TABLE_HEAD, *table(report["audit"])] if report["audit"] else [],
+        rollouts=list(_rollout_charts(report["rollouts"])),
         percent=lambda value: f"{100 * value:.1f} %",
     )
+
+
+def _rollout_charts(rollouts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Title and chart of everything that is known of sampled answers."""
+    labels = {"reward": "mean reward", "kl": "KL to the reference, nats", "length": "mean length, tokens"}
+    for name, label in labels.items():
+        if rollouts[name]:
+            yield label, line_chart(rollouts[name], "step", label)
+    for stage, histogram in rollouts["histograms"].items():
+        unknown = f" ({histogram['unknown']} answers without one)" if histogram["unknown"] else ""
+        yield f"rewards of {stage}{unknown}", histogram_chart(histogram["edges"], histogram["counts"], "reward")

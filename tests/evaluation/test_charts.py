@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ET
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama3.evaluation.charts import funnel_chart, line_chart, rate_chart, ticks
+from llama3.evaluation.charts import funnel_chart, histogram_chart, line_chart, rate_chart, ticks
 from llama3.evaluation.intervals import wilson
 
 finite = st.floats(-1e9, 1e9)
@@ -42,3 +42,17 @@ def test_ticks_cover_the_range_in_order(a, b):
     assert values[0] <= low + 1e-6 * max(span, abs(low))
     assert values[-1] >= high - 1e-6 * max(span, abs(high))
     assert 2 <= len(values) <= 13
+
+
+@given(st.lists(st.integers(0, 1000), min_size=1, max_size=12), st.integers(0, 5), finite, st.floats(1e-6, 1e6))
+def test_histogram_bars_are_shares_of_the_height(counts, other, low, width):
+    edges = [low + width * i for i in range(len(counts) + 1)]
+    svg = histogram_chart(edges, {"a": counts, "b": [other] * len(counts)}, "reward")
+    if not sum(counts) and not other:
+        assert "No values" in svg
+        return
+    bars = ET.fromstring(svg).findall("rect")
+    assert len(bars) == len(counts) * (bool(sum(counts)) + bool(other))
+    for bar in bars:
+        assert 0 <= float(bar.attrib["y"]) <= 260
+        assert 0 <= float(bar.attrib["height"]) <= 260

@@ -28,6 +28,49 @@ REPORT = {
     },
     "funnel": [["read", 100], ["kept", 80]],
     "loss": {"pretrain": [[1, 8.0], [2, 7.0]]},
+    "rollouts": {
+        "reward": {"prefer": [[1, 0.1], [2, 0.4]]},
+        "kl": {"prefer": [[1, 0.0], [2, 0.02]]},
+        "length": {},
+        "histograms": {"prefer": {"edges": [0.0, 0.5, 1.0], "counts": {"first half": [3, 1]}, "unknown": 2}},
+    },
+    "audit": {
+        "passed": False,
+        "faults": [],
+        "suites": {
+            "tasks": {
+                "better": "higher",
+                "before": wilson(50, 100).to_json(),
+                "after": wilson(20, 100).to_json(),
+                "paired_low": -0.4,
+                "paired_high": -0.2,
+                "margin": 0.1,
+                "passed": False,
+                "why": "a <loss>",
+            },
+            "text": {
+                "better": "lower",
+                "before": None,
+                "after": None,
+                "paired_low": None,
+                "paired_high": None,
+                "margin": 0.05,
+                "passed": False,
+                "why": "it was not evaluated",
+            },
+        },
+    },
+    "audit_examples": {
+        "tasks": [
+            {
+                "id": "a",
+                "prompt": "2 + 2?",
+                "before": {"answer": "4", "score": 1.0},
+                "after": {"answer": "<b>fish", "score": 0.0},
+            }
+        ],
+        "text": [],
+    },
     "quantization": {"int8": {"bytes": 5_000_000, "bytes_bf16": 9_000_000, "mean_relative_error": 0.005}},
     "safety": {"policy": {"input": {"guard": "prompt_injection"}}},
     "artifacts": {"corpus": "cd" * 32},
@@ -39,9 +82,21 @@ def test_the_page_is_self_contained_and_escapes_answers():
     assert "<script" not in page
     assert "&lt;script&gt;" in page
     assert not re.search(r"(?:src|href)\s*=|url\(|@import", page)
-    assert page.count("<svg") == 3
+    assert page.count("<svg") == 6
     assert "1.900" in page
     assert "60.0 %" in page
+
+
+def test_the_page_shows_the_audit_with_its_examples():
+    page = render_html(REPORT)
+    assert "Audit: FAILED" in page
+    assert "50.0 % [40.4, 59.6] (n = 100)" in page
+    assert "[-40.0%, -20.0%]" in page
+    assert "FAILED: a &lt;loss&gt;" in page
+    assert "<pre>&lt;b&gt;fish</pre>" in page
+    assert "rewards of prefer (2 answers without one)" in page
+    without = render_html({**REPORT, "audit": None, "audit_examples": {}})
+    assert "Audit" not in without
 
 
 def test_a_missing_figure_is_an_error_and_not_a_blank():
