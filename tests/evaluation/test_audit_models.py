@@ -41,8 +41,15 @@ def models(random_model, corpus, tokenizer):
     before, after = random_model(3), random_model(4)
     model = llama3.load(before).transformer
     asked = [[Message("user", row["prompt"]), Message("assistant", ANSWER)] for row in read("harmless")]
-    documents = [tokenizer.encode(text, bos=True) for batch in Corpus(corpus.path).documents() for text in batch.texts]
-    train(model, [*documents, *(render(tokenizer, messages).ids for messages in asked)], steps=120)
+    texts = [text for batch in Corpus(corpus.path).documents() for text in batch.texts]
+    train(
+        model,
+        [
+            *(tokenizer.encode(text, bos=True)[:64] for text in texts),
+            *(render(tokenizer, messages).ids for messages in asked),
+        ],
+        steps=120,
+    )
     save_model(model, before)
     rng = np.random.default_rng(0)
     nonsense = [rng.integers(0, tokenizer.vocab_size - 16, 64) for _ in range(32)]
