@@ -70,6 +70,10 @@ def _need(config: Config, where: str, name: str, need: str) -> Iterator[Problem]
             what = f"{name!r} needs a reward and post_training.rewards is empty"
             yield Problem("L3-CFG-021", where, what, fix="add `post_training: {rewards: [verifiable]}`")
         return
+    if need == "score_head":
+        why, fix = "this stage trains a policy, which has none", "train it beside: `post_training: {reward: {}}`"
+        yield Problem("L3-CFG-022", where, f"{name!r} needs a score head", why, fix)
+        return
     yield Problem("L3-CFG-022", where, f"{name!r} needs a {need.replace('_', ' ')}", "this version supplies none")
 
 

@@ -29,6 +29,7 @@ def llama3_algorithms():
         AlgorithmSpec(**at("dpo", "DPO"), data="pairs", needs=frozenset({"reference"})),
         AlgorithmSpec(**at("ppo", "PPO"), data="prompts", needs=frozenset({"rollouts", "reward", "value"})),
         AlgorithmSpec(**at("grpo", None), data="prompts", needs=frozenset({"rollouts", "reward"})),
+        AlgorithmSpec(**at("reward_model", None), data="pairs", needs=frozenset({"score_head"})),
     ]
 
 @hookimpl

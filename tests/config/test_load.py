@@ -64,7 +64,7 @@ def test_an_unknown_plugin_alone_is_a_plugin_problem(write):
     error = refused(write("post_training: {algorithm: simpo}\n"))
     assert isinstance(error, PluginError)
     assert error.exit_code == 4
-    assert "known: dpo, grpo, ppo, sft" in str(error)
+    assert "known: dpo, grpo, ppo, reward_model, sft" in str(error)
 
 
 def test_options_of_the_plugin_before_are_dropped_with_a_note(write):
@@ -186,6 +186,8 @@ def test_extends_goes_one_level(write, site, built_ins):
     ("text", "expected"),
     [
         ("post_training: {algorithm: ppo}", "'ppo' needs a value. this version supplies none"),
+        ("post_training: {algorithm: reward_model}", "train it beside: `post_training: {reward: {}}`"),
+        ("post_training: {reward: {algorithm: sft}}", "'sft' learns from dialogs, this stage makes pairs"),
         ("post_training: {algorithm: grpo, rewards: []}", "add `post_training: {rewards: [verifiable]}`"),
         ("post_training: {algorithm: sft}", "'sft' learns from dialogs, this stage makes labels or pairs or prompts"),
         ("post_training: {sft: {algorithm: dpo}}", "'dpo' learns from pairs, this stage makes dialogs"),
