@@ -72,7 +72,7 @@ ZEPHYR = """\
 TEMPLATES = {"chatml": CHATML, "marked": MARKED, "instruct": INSTRUCT, "zephyr": ZEPHYR}
 
 
-def save(folder: Path, template: str | None, names: list[str] | None = None) -> Path:
+def save(folder: Path, template: str | None, names: list[str] | None = None, normalizer: str | None = None) -> Path:
     """A directory in Hugging Face's layout whose control tokens are those that the template names, or `names`."""
     base = Tokenizer.train(TEXTS, 300, 32)
     found = names or sorted(set(re.findall(r"<\|\w+\|>|<\w+_\w+>|\[/?INST\]", template or "")) | {BOS, EOS})
@@ -80,6 +80,7 @@ def save(folder: Path, template: str | None, names: list[str] | None = None) -> 
     for number, token in enumerate(content["added_tokens"]):
         token["content"] = found[number] if number < len(found) else f"<|spare_{number}|>"
     content["post_processor"] = None
+    content["normalizer"] = {"type": normalizer} if normalizer else None
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "clean_up_tokenization_spaces": False,
@@ -93,6 +94,6 @@ def save(folder: Path, template: str | None, names: list[str] | None = None) -> 
     return folder
 
 
-def load(folder: Path, template: str | None, names: list[str] | None = None) -> Tokenizer:
+def load(folder: Path, template: str | None, names: list[str] | None = None, **options: str) -> Tokenizer:
     """Of the directory that `save` makes."""
-    return Tokenizer.load(save(folder, template, names))
+    return Tokenizer.load(save(folder, template, names, **options))

@@ -105,7 +105,7 @@ def _show(console: Console, tokenizer: Tokenizer, rendered: Rendered) -> None:
 
     labelled = zip(_kinds(rendered), rendered.ids.tolist(), strict=True)
     for kind, run in groupby(labelled, key=lambda pair: pair[0]):
-        line = Text(f"  {kind:7}", "dim")
+        line = Text().append(f"  {kind:7}", "dim")
         for position, (_, id) in enumerate(run):
             line.append(_BETWEEN if position else "", "dim")
             line.append(_text(tokenizer, id), STYLES[kind])

@@ -31,6 +31,7 @@ from llama3.tokenizer.messages import Message, Rendered, Role, name_of
 from llama3.tokenizer.tokenizer import Ids, Tokenizer, _without_surrogates
 
 Roles = tuple[Role, ...]
+Edges = npt.NDArray[np.int64]
 
 _TRIMS: tuple[Callable[[str], str], ...] = (
     lambda text: text,
@@ -130,10 +131,10 @@ class Dialect:
         layout = self.layout(roles, generation_prompt, now)
         written = layout.match(self._text(roles, contents, generation_prompt, now), contents, roles)
         cuts = self._cuts(layout, roles, generation_prompt, now)
-        ids = self._ids(layout, written, cuts)
+        ids, edges = self._ids(layout, written, cuts)
         targets = [] if generation_prompt else [k for k, i in enumerate(layout.order) if roles[i] == "assistant"]
         ends = {k: self.end_of(layout, k).end() for k in targets}
-        return self._rendered(ids, layout, written, cuts, ends)
+        return self._rendered(ids, edges, layout, written, cuts, ends)
 
     # -- what the template writes --------------------------------------------------------------
 
@@ -201,7 +202,7 @@ class Dialect:
 
     # -- ids -----------------------------------------------------------------------------------
 
-    def _ids(self, layout: Layout, written: Sequence[str], cuts: dict[int, int]) -> Ids:
+    def _ids(self, layout: Layout, written: Sequence[str], cuts: dict[int, int]) -> tuple[Ids, Edges]:
         runs: list[str | int] = [""]  # texts that are encoded each by itself, and ids of control tokens
         for place, words in enumerate(layout.words):
             cut = cuts.get(place, len(words))
@@ -211,9 +212,29 @@ class Dialect:
                 self._add(runs, words[cut:])
             if place < len(written):
                 runs[-1] = f"{runs[-1]}{written[place]}"
+        return self._encoded(runs)
+
+    def _encoded(self, runs: Sequence[str | int]) -> tuple[Ids, Edges]:
+        """Ids of the runs, and where each token begins in the text and the last one ends. Runs begin exactly where they
+        do; inside of one whose text is normalized, which changes its size, edges are in proportion."""
         ids, starts = self._tokenizer.encode_batch([run for run in runs if isinstance(run, str)])
-        texts = iter(np.split(ids, starts[1:-1].astype(np.int64)))
-        return np.concatenate([[run] if isinstance(run, int) else next(texts) for run in runs]).astype(np.uint32)
+        cuts = starts[1:-1].astype(np.int64)
+        rows = zip(np.split(ids, cuts), np.split(_token_sizes(self._tokenizer, ids), cuts), strict=True)
+        parts, edges, at = [], [np.zeros(1, np.int64)], 0
+        for run in runs:
+            if isinstance(run, int):
+                row = np.array([run], np.uint32)
+                ends = _token_sizes(self._tokenizer, row)
+                size = int(ends[0])
+            else:
+                row, sizes = next(rows)
+                ends, size = np.cumsum(sizes), _size(run)
+                if len(ends) and ends[-1] != size:
+                    ends = ends * size // ends[-1]
+            parts.append(row)
+            edges.append(at + ends)
+            at += size
+        return np.concatenate(parts), np.concatenate(edges)
 
     def _add(self, runs: list[str | int], words: str) -> None:
         """Continue the last run with a template's words, and begin another after each control token in them."""
@@ -225,10 +246,15 @@ class Dialect:
         runs[-1] = f"{runs[-1]}{words[at:]}"
 
     def _rendered(
-        self, ids: Ids, layout: Layout, written: Sequence[str], cuts: dict[int, int], ends: dict[int, int]
+        self,
+        ids: Ids,
+        edges: Edges,
+        layout: Layout,
+        written: Sequence[str],
+        cuts: dict[int, int],
+        ends: dict[int, int],
     ) -> Rendered:
         """Say of each token whose it is, from its place among the bytes of the text."""
-        edges = _token_edges(self._tokenizer, ids)
         sizes = [_size(text) for pair in zip(layout.words, [*written, ""], strict=True) for text in pair]
         offsets = [0, *accumulate(sizes)]  # of the words (even) and the contents (odd)
         is_format, is_target = np.ones(len(ids), bool), np.zeros(len(ids), bool)
@@ -296,15 +322,15 @@ def _size(text: str) -> int:
     return len(text.encode())
 
 
-def _token_edges(tokenizer: Tokenizer, ids: Ids) -> npt.NDArray[np.int64]:
-    """Where each token begins in the text, in bytes, and where the last one ends: int64[T + 1]."""
-    known = _token_sizes(tokenizer)
+def _token_sizes(tokenizer: Tokenizer, ids: Ids) -> Edges:
+    """Bytes of each token."""
+    known = _known_sizes(tokenizer)
     for id in np.unique(ids[known[ids] == 0]):
         known[id] = len(tokenizer.decode_bytes([id]))
-    return np.concatenate([[0], np.cumsum(known[ids])])
+    return known[ids]
 
 
 @functools.lru_cache(maxsize=4)
-def _token_sizes(tokenizer: Tokenizer) -> npt.NDArray[np.int64]:
-    """Bytes of each token; 0: not asked for yet."""
+def _known_sizes(tokenizer: Tokenizer) -> Edges:
+    """By id; 0: not asked for yet."""
     return np.zeros(tokenizer.vocab_size, np.int64)

@@ -235,6 +235,19 @@ def test_a_template_that_tells_the_time_is_rendered_at_one_moment(using):
     assert text[5:11].isdigit()
 
 
+def test_masks_are_exact_where_text_is_normalized(tmp_path):
+    """A normalized text has another size than the one that the template wrote."""
+    theirs = in_transformers(save(tmp_path, MARKED, normalizer="NFC"))
+    tokenizer = Tokenizer.load(tmp_path)
+    dialog = [Message("user", "caf\u0065\u0301 " * 9), Message("assistant", "re\u0301sume\u0301" * 9), *DIALOG[1:3]]
+    found = theirs.apply_chat_template(rows(dialog), return_dict=True)
+    rendered = render(tokenizer, dialog)
+    assert rendered.ids.tolist() == found["input_ids"]
+    assert tokenizer.decode(rendered.ids[rendered.is_target]) == "résumé" * 9 + "<|im_end|>this<|im_end|>"
+    starts = [tokenizer.decode(rendered.ids[start : start + 1]) for start in rendered.message_starts]
+    assert starts == ["<|im_start|>"] * 4
+
+
 def test_lone_surrogates_are_replaced_like_everywhere(using):
     tokenizer = using(CHATML)
     rendered = render(tokenizer, [Message("user", "a\ud800b"), Message("assistant", "\udfff")])
