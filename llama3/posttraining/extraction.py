@@ -32,6 +32,12 @@ def extract(answer: str, reference: str) -> str:
     return text if reference.rstrip().endswith(".") else text.removesuffix(".").rstrip()
 
 
+def extract_code(answer: str) -> str:
+    """The first fenced block of an answer that is a program, closed or not, or the answer as it is."""
+    fenced = _FENCE.search(answer)
+    return fenced.group(1) if fenced else answer
+
+
 def _marked(answer: str) -> str:
     """What the answer marks as its result, or all of it."""
     if tagged := _TAGGED.findall(answer):

@@ -26,8 +26,8 @@ from typing import Any, NoReturn
 
 # Imported before the fork: answers may use these, the child itself can open no file.
 PRELOADED = (
-    "bisect", "collections", "copy", "datetime", "decimal", "fractions", "functools", "heapq", "itertools",
-    "math", "operator", "random", "re", "statistics", "string", "textwrap", "typing",
+    "ast", "bisect", "collections", "copy", "datetime", "decimal", "fractions", "functools", "hashlib", "heapq",
+    "itertools", "math", "operator", "random", "re", "statistics", "string", "textwrap", "typing",
 )  # fmt: skip
 
 # Linux system call numbers: Kernel source, arch/x86/entry/syscalls/syscall_64.tbl and asm-generic/unistd.h.

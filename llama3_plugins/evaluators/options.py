@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from llama3.config.schema import RewardSlot, Slot
 from llama3.errors import LlamaError
@@ -44,3 +44,18 @@ class PassRateOptions(AskOptions):
             except LlamaError as error:
                 raise ValueError(str(error)) from None
         return rewards
+
+
+class PassAtKOptions(PassRateOptions):
+    """Whose tasks are asked, and how many answers are drawn to each."""
+
+    samples: int = Field(10, ge=1, le=256, description="answers to each task")
+    k: list[int] = Field([1, 10], min_length=1, description="pass@k is reported for each of these")
+    temperature: float = Field(0.8, gt=0, description="at which answers are drawn")
+
+    @model_validator(mode="after")
+    def _drawn(self) -> PassAtKOptions:
+        """Enough answers for every k."""
+        if wrong := [k for k in self.k if not 1 <= k <= self.samples]:
+            raise ValueError(f"k = {wrong[0]} needs 1 to {self.samples}, the number of samples")
+        return self

@@ -19,11 +19,11 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from llama3.posttraining import tasks
+from llama3.posttraining.extraction import extract_code
 from llama3.posttraining.rewards import Example
 from llama3.posttraining.sandbox import Limits, Program, run_programs
 from llama3.posttraining.tasks import Exact, Split, Task, UnitTests
 
-_FENCE = re.compile(r"```[^\n]*\n(.*?)(?:```|\Z)", re.DOTALL)
 _INTEGER = re.compile(r"[+-]?\d{1,40}")
 
 
@@ -77,12 +77,6 @@ def extract(kind: str, answer: str) -> Any:
         items = [item.strip() for item in text[1:-1].split(",")]
         return [int(item) for item in items] if all(map(_INTEGER.fullmatch, items)) else float("nan")
     return text or float("nan")
-
-
-def extract_code(answer: str) -> str:
-    """The first fenced block, closed or not, or the answer as it is."""
-    fenced = _FENCE.search(answer)
-    return fenced.group(1) if fenced else answer
 
 
 def _same(values: list[Any], expected: list[Any]) -> bool:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from itertools import combinations
 
 import chatting
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 import llama3
 from llama3.artifacts import Stage
@@ -25,6 +28,7 @@ from llama3.model.transformer import Transformer
 from llama3.model.weights import init_weights
 from llama3.plugins.registry import Registry
 from llama3_plugins.evaluators.judged import read
+from llama3_plugins.evaluators.pass_at_k import pass_at
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +102,25 @@ def test_a_pass_rate_may_ask_tasks_of_its_own(evaluated):
     items = [row for row in rows if row["suite"] == "gym"]
     assert len({row["id"] for row in items}) == 4
     assert all(row["prompt"] and row["reference"] and row["reward"] is not None for row in items)
+
+
+def test_pass_at_k_draws_several_answers(evaluated):
+    results, rows = evaluated({"name": "pass_at_k", "samples": 4, "k": [1, 4], "limit": 3})
+    assert (results["pass_at_k"]["tasks"], results["pass_at_k"]["samples"]) == (3, 4)
+    assert results["pass_at_k"]["pass_at_1"] == pytest.approx(sum(row["score"] for row in rows) / 3)
+    assert all(len(row["answers"]) == 4 and len(set(row["answers"])) > 1 for row in rows)
+
+
+@given(st.integers(1, 7), st.data())
+def test_pass_at_k_is_the_share_of_subsets_with_a_right_answer(n, data):
+    c, k = data.draw(st.integers(0, n)), data.draw(st.integers(1, n))
+    subsets = list(combinations(range(n), k))
+    assert pass_at(k, n, c) == pytest.approx(sum(min(subset) < c for subset in subsets) / len(subsets))
+
+
+def test_pass_at_k_needs_enough_samples():
+    with pytest.raises(ConfigError, match="k = 11 needs 1 to 10"):
+        load_config({"evaluation": {"tasks": [{"name": "pass_at_k", "k": [1, 11]}]}})
 
 
 @pytest.mark.parametrize(
