@@ -107,7 +107,8 @@ def _scalar(head: torch.nn.Linear | None, name: str, h: Tensor) -> Tensor:
                 fix=f"build it with Transformer(config, {name}=True)",
             )
         )
-    return F.linear(h.float(), head.weight.float()).squeeze(-1)
+    with torch.autocast(h.device.type, enabled=False):  # it would round both to bfloat16 again
+        return F.linear(h.float(), head.weight.float()).squeeze(-1)
 
 
 def log_probs(

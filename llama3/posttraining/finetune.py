@@ -169,7 +169,7 @@ def prefer(
             max_tokens=section.max_tokens,
             temperature=section.temperature,
             top_p=section.top_p,
-            draw_seed=job.draw_seed,
+            draw_seed=lambda: draw_seed(job.parallel.context),
         )
         table = [task.to_json() for task in tasks]
         makers["reward"] = lambda: TextRewarder(reward, job.tokenizer, table, job.watch)
@@ -222,11 +222,6 @@ class Finetuning:
     def sampling_temperature(self) -> float:
         """At which answers are drawn, in a stage that draws some."""
         return self.section.temperature if isinstance(self.section, PreferSection) else 1.0
-
-    def draw_seed(self) -> int:
-        """The first rank's, so that an answer does not depend on which rank it is drawn on."""
-        context, seed = self.parallel.context, draw_seed()
-        return int(context.reduce([seed if context.is_main else 0], "sum")[0])
 
     @cached_property
     def config(self) -> ModelConfig:

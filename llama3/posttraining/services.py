@@ -27,6 +27,7 @@ from llama3.posttraining.rewards import CombinedReward, Example, require_scorabl
 from llama3.tokenizer.chat import stop_ids
 from llama3.training.algorithm import Rewarder, Sampler, Scorer, Stats, ValueModel
 from llama3.training.microbatch import cut
+from llama3.training.parallel import Parallel, ParallelContext
 from llama3.training.rollouts import RolloutWatch
 
 if TYPE_CHECKING:
@@ -115,9 +116,11 @@ class LazyScorer:
         return self._scorer.logps(batch)
 
 
-def draw_seed() -> int:
-    """A seed from torch's generator, which the loop seeds by step: a resumed run samples the same."""
-    return int(torch.randint(2**53, ()))
+def draw_seed(context: ParallelContext | None = None) -> int:
+    """A seed from torch's generator, which the loop seeds by step: a resumed run samples the same. With a context it
+    is the first rank's, so that an answer does not depend on which rank draws it; every rank must then call it."""
+    seed = int(torch.randint(2**53, ()))
+    return seed if context is None else int(context.reduce([seed if context.is_main else 0], "sum")[0])
 
 
 class BaseScorer:
@@ -130,6 +133,18 @@ class BaseScorer:
         """Log-probs (M,) of the targets, fp32."""
         with without_adapters(self._model):
             return self._scorer.logps(batch)
+
+
+def open_gathered(open_generate: OpenGenerate, model: Transformer, parallel: Parallel) -> Generate:
+    """A sampler over a model in training whose weights may be sharded: they are whole while it samples."""
+    with parallel.gathered(model):
+        inner = open_generate(model)
+
+    def generate(prompts: Sequence[Sequence[int]], **settings: Any) -> Sequence[Sequence[Completion]]:
+        with parallel.gathered(model):
+            return inner(prompts, **settings)
+
+    return generate
 
 
 class RolloutSampler:

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import atexit
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -145,6 +146,11 @@ class ParallelStrategy(Protocol):
         """Shard or wrap the model. Parameter names stay as they are."""
         return model
 
+    def gathered(self, model: nn.Module) -> AbstractContextManager[None]:
+        """Whole weights on every rank while the block runs, for work outside of `forward`, such as sampling. Every
+        rank enters it."""
+        return nullcontext()
+
     def shard_batch(self, batch: Batch, context: ParallelContext) -> Batch:
         """This rank's part of a microbatch; the identity unless the axis cuts sequences (cp)."""
         return batch
@@ -174,6 +180,13 @@ class Parallel:
         for strategy in self._strategies:
             model = strategy.apply(model, self.context)
         return model
+
+    @contextmanager
+    def gathered(self, model: nn.Module) -> Iterator[None]:
+        with ExitStack() as stack:
+            for strategy in self._strategies:
+                stack.enter_context(strategy.gathered(model))
+            yield
 
     def shard_batch(self, batch: Batch) -> Batch:
         for strategy in self._strategies:

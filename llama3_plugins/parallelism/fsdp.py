@@ -5,8 +5,12 @@ Weights, gradients and moments are cut over the ranks; a block's weights are gat
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from torch import nn
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.autograd.graph import increment_version
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 
 from llama3.errors import Problem
 from llama3.model.config import ModelConfig
@@ -43,6 +47,7 @@ class Fsdp(ParallelStrategy):
         for block in model.get_submodule("layers").children():
             fully_shard(block, mesh=mesh)
         fully_shard(model, mesh=mesh)
+        register_fsdp_forward_method(model, "step")
         for module in model.modules():
             if isinstance(module, FSDPModule):
                 # The loop's loss is already a share of the global sum: gradients are added, never averaged.
@@ -50,3 +55,21 @@ class Fsdp(ParallelStrategy):
                 module.set_gradient_divide_factor(1.0)
                 module.set_force_sum_reduction_for_comms(True)
         return model
+
+    @contextmanager
+    def gathered(self, model: nn.Module) -> Iterator[None]:
+        units = [module for module in model.modules() if isinstance(module, FSDPModule)]
+        blocks = [unit for unit in units if unit is not model]
+        try:
+            for unit in units:
+                unit.unshard()
+            for block in blocks:  # ranks may take different numbers of steps: none may wait for another's weights
+                block.set_reshard_after_forward(False)
+            # Gathering does not count as a write, by which an engine sees that its cached prompts are stale.
+            increment_version(list(model.parameters()))
+            yield
+        finally:
+            for block in blocks:
+                block.set_reshard_after_forward(True)
+            for unit in units:
+                unit.reshard()

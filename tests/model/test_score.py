@@ -80,6 +80,15 @@ def test_gradients_reach_every_parameter() -> None:
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
 
 
+def test_everything_is_float32_under_autocast() -> None:
+    model = init_weights(Transformer(CONFIG, value_head=True, score_head=True), 0)
+    with torch.autocast("cpu", torch.bfloat16):
+        scored = score(model, forest(), {"logps", "entropy", "values", "score"})
+    assert {value.dtype for value in vars(scored).values()} == {torch.float32}
+    # The head itself is not rounded: its sums have more digits than bfloat16 holds.
+    assert not torch.equal(scored.values_M, scored.values_M.bfloat16().float())
+
+
 def test_no_targets_give_empty_log_probs() -> None:
     batch = Batch.of_trees([Tree([Segment([1, 2])])])
     assert score(init_weights(Transformer(CONFIG), 0), batch).logps_M.shape == (0,)

@@ -1,0 +1,77 @@
+"""GRPO on toy rollouts in a process of its own: `python rollout_child.py FOLDER [fsdp]`.
+
+The engine samples from the model that is being trained. Writes `FOLDER/result-<rank>.json` when it is done.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+from llama3.config.schema import OptimizerSection, ParallelismSection
+from llama3.inference.engine import open_generate
+from llama3.plugins.registry import discover
+from llama3.posttraining.services import ModelScorer, RolloutSampler, build_services, draw_seed, open_gathered
+from llama3.testing.toys import CONFIG, ToyData, ToyRewarder, toy_examples, toy_model
+from llama3.training.loop import train
+from llama3.training.parallel import GlobalStats, start
+from llama3.training.rollouts import RolloutWatch
+from llama3.training.schedule import Schedule
+from llama3.training.state import model_tensors
+
+NEEDS = frozenset({"rollouts", "reward", "reference"})
+
+
+class WatchedRewarder(ToyRewarder):
+    def __init__(self, watch: RolloutWatch) -> None:
+        self.watch = watch
+
+    def score(self, batch):
+        batch = super().score(batch)
+        self.watch.seen(batch, [("", "")] * len(batch.segment_M.unique()))
+        return batch
+
+
+def main(folder: Path, strategy: str = "single") -> None:
+    parallel = start(ParallelismSection(dp=strategy), CONFIG, torch.device("cpu"), discover())
+    context, watch, model = parallel.context, RolloutWatch(), toy_model()
+    parallel.apply(model)
+    generate = open_gathered(open_generate, model, parallel)
+    makers = {
+        "rollouts": lambda: RolloutSampler(
+            generate, frozenset({0}), max_tokens=6, temperature=1.0, draw_seed=lambda: draw_seed(context)
+        ),
+        "reward": lambda: WatchedRewarder(watch),
+        "reference": lambda: ModelScorer(toy_model(seed=1)),
+    }
+    stats = GlobalStats(context)
+    services = build_services("grpo", NEEDS, makers, policy=ModelScorer(model), stats=stats, tokenizer=None)
+    section = OptimizerSection(lr=3e-3, warmup=0, precision="fp32", microbatch_tokens=64, log_every=1)
+    progress = train(
+        model,
+        discover().build("algorithms", "grpo", {"samples": 4, "beta": 0.04, "scale_rewards": "batch"}),
+        ToyData(toy_examples("prompts", 5)),  # an odd number of prompts: the ranks have different shares
+        options=section,
+        schedule=Schedule(section.lr, 1.0, 0, 4),
+        seed=5,
+        parallel=parallel,
+        needs=NEEDS,
+        services=services,
+        watch=watch,
+    )
+    tensors = model_tensors(model)
+    result = {
+        "metrics": progress.metrics,
+        "weights": {name: tensor.double().flatten().tolist() for name, tensor in tensors.items()},
+    }
+    partial = folder / f"result-{context.rank}.tmp"
+    partial.write_text(json.dumps(result))
+    partial.rename(folder / f"result-{context.rank}.json")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), *sys.argv[2:])
+    sys.stdout.flush()
+    os._exit(0)  # gloo's threads sometimes abort a process that has already done its work
