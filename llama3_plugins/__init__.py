@@ -254,6 +254,7 @@ def llama3_rewards() -> list[RewardSpec]:
             factory="llama3_plugins.rewards.reward_model:RewardModelReward",
             options="llama3_plugins.rewards.options:RewardModelOptions",
             summary="the score that a trained reward model gives; ranks answers, verifies none",
+            has_tasks=False,
         ),
         RewardSpec(
             name="verifiable",

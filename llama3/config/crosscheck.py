@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from llama3.config.schema import Config
@@ -10,7 +11,15 @@ from llama3.config.yaml import Path
 from llama3.errors import LlamaError, Problem, did_you_mean
 from llama3.plugins.options import Loc
 from llama3.plugins.registry import Registry
-from llama3.plugins.specs import AlgorithmSpec, GuardSpec, ParallelSpec, PluginSpec, QuantizationSpec, SourceSpec
+from llama3.plugins.specs import (
+    AlgorithmSpec,
+    GuardSpec,
+    ParallelSpec,
+    PluginSpec,
+    QuantizationSpec,
+    RewardSpec,
+    SourceSpec,
+)
 
 Place = Callable[[Path], str]
 
@@ -36,45 +45,75 @@ def _spec(registry: Registry, family: str, name: str) -> PluginSpec | None:
         return None
 
 
+@dataclass(frozen=True)
+class _Learner:
+    """A place where a config names an algorithm: the data that its stage has, and the needs that it supplies."""
+
+    path: tuple[str, ...]
+    data: frozenset[str]
+    needs: frozenset[str]
+
+    def suits(self, spec: AlgorithmSpec) -> bool:
+        return spec.data in self.data and spec.needs <= self.needs
+
+    def line(self, name: str) -> str:
+        """The YAML that names an algorithm here."""
+        text = name
+        for key in reversed(self.path):
+            text = f"{{{key}: {text}}}"
+        return f"`{text[1:-1]}`"
+
+
+_LEARNERS = (
+    _Learner(
+        ("post_training", "algorithm"),
+        frozenset({"pairs", "labels", "prompts"}),
+        # The current model samples and has the value head, a frozen copy of it is the reference.
+        frozenset({"rollouts", "reward", "reference", "value"}),
+    ),
+    _Learner(("post_training", "sft", "algorithm"), frozenset({"dialogs"}), frozenset()),
+    _Learner(("post_training", "reward", "algorithm"), frozenset({"pairs"}), frozenset({"reference", "score_head"})),
+)
+
+
 def _algorithms(config: Config, registry: Registry, place: Place) -> Iterator[Problem]:
     post = config.post_training
-    slots = [
-        (("post_training", "algorithm"), post.algorithm.name, {"pairs", "labels", "prompts"}),
-        (("post_training", "sft", "algorithm"), post.sft.algorithm.name, {"dialogs"}),
-    ]
-    if post.reward is not None:
-        slots.append((("post_training", "reward", "algorithm"), post.reward.algorithm.name, {"pairs"}))
-    for path, name, supplied in slots:
-        spec = _spec(registry, "algorithms", name)
-        if not isinstance(spec, AlgorithmSpec):
-            continue
-        if spec.data not in supplied:
-            what = f"{name!r} learns from {spec.data}, this stage makes {' or '.join(sorted(supplied))}"
-            fix = f"choose one of {', '.join(_algorithms_for(registry, supplied)) or 'none installed'}"
-            yield Problem("L3-CFG-020", place(path), what, fix=fix)
-        given = {"score_head"} if path[1] == "reward" else set()
-        for need in sorted(spec.needs - given):
-            yield from _need(config, place(path), name, need)
+    names = [post.algorithm.name, post.sft.algorithm.name, post.reward.algorithm.name if post.reward else None]
+    for learner, name in zip(_LEARNERS, names, strict=True):
+        spec = _spec(registry, "algorithms", name) if name is not None else None
+        if isinstance(spec, AlgorithmSpec):
+            yield from _learner(learner, spec, registry, place(learner.path))
+            yield from _rewards(config, spec, registry, place(learner.path))
 
 
-def _algorithms_for(registry: Registry, data: set[str]) -> list[str]:
+def _learner(learner: _Learner, spec: AlgorithmSpec, registry: Registry, where: str) -> Iterator[Problem]:
+    """Whether the stage has the data and supplies the needs; where not, which stage does."""
     specs = [(name, _spec(registry, "algorithms", name)) for name in registry.names("algorithms")]
-    return [name for name, spec in specs if isinstance(spec, AlgorithmSpec) and spec.data in data]
+    fitting = [name for name, other in specs if isinstance(other, AlgorithmSpec) and learner.suits(other)]
+    fix = f"choose one of {', '.join(fitting) or 'none installed'}"
+    if home := next((other for other in _LEARNERS if other.suits(spec)), None):
+        fix = f"{fix}; {spec.name!r} belongs to {home.line(spec.name)}"
+    if spec.data not in learner.data:
+        what = f"{spec.name!r} learns from {spec.data}, this stage makes {' or '.join(sorted(learner.data))}"
+        yield Problem("L3-CFG-020", where, what, fix=fix)
+    elif lacking := sorted(need.replace("_", " ") for need in spec.needs - learner.needs):
+        what = f"{spec.name!r} needs a {' and a '.join(lacking)}, which this stage does not supply"
+        yield Problem("L3-CFG-022", where, what, fix=fix)
 
 
-def _need(config: Config, where: str, name: str, need: str) -> Iterator[Problem]:
-    if need in ("rollouts", "reference"):
-        return  # the current model samples, a frozen copy of it is the reference
-    if need == "reward":
-        if not config.post_training.rewards:
-            what = f"{name!r} needs a reward and post_training.rewards is empty"
-            yield Problem("L3-CFG-021", where, what, fix="add `post_training: {rewards: [verifiable]}`")
-        return
-    if need == "score_head":
-        why, fix = "this stage trains a policy, which has none", "train it beside: `post_training: {reward: {}}`"
-        yield Problem("L3-CFG-022", where, f"{name!r} needs a score head", why, fix)
-        return
-    yield Problem("L3-CFG-022", where, f"{name!r} needs a {need.replace('_', ' ')}", "this version supplies none")
+def _rewards(config: Config, spec: AlgorithmSpec, registry: Registry, where: str) -> Iterator[Problem]:
+    """An algorithm that samples needs something that scores, and prompts."""
+    post = config.post_training
+    if "reward" in spec.needs and not post.rewards and post.reward is None:
+        what = f"{spec.name!r} needs a reward and post_training.rewards is empty"
+        yield Problem("L3-CFG-021", where, what, fix="add `post_training: {rewards: [verifiable]}`")
+    elif spec.data == "prompts" and post.data is None:
+        specs = [_spec(registry, "rewards", slot.name) for slot in post.rewards]
+        if not any(reward is None or not isinstance(reward, RewardSpec) or reward.has_tasks for reward in specs):
+            names = ", ".join(slot.name for slot in post.rewards) or "the trained reward model"
+            what = f"{spec.name!r} needs prompts, and {names} has none of its own"
+            lines = "`post_training: {rewards: [verifiable]}` or `post_training: {data: prompts.jsonl}`"
+            yield Problem("L3-CFG-033", where, what, fix=f"add {lines}")
 
 
 def _mesh(config: Config, registry: Registry, place: Place, environ: Mapping[str, str]) -> Iterator[Problem]:

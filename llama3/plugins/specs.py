@@ -77,6 +77,9 @@ class RewardSpec(PluginSpec):
 
     family: ClassVar[str] = "rewards"
 
+    has_tasks: bool = True
+    """Whether it can ask too (`TaskReward`). Only then can a run learn without prompts from elsewhere."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuantizationSpec(PluginSpec):

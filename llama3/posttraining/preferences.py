@@ -14,6 +14,8 @@ from llama3.artifacts import Artifact, StageOutput
 from llama3.config.schema import Config
 from llama3.errors import DataError, Problem
 from llama3.model.weights import load_model
+from llama3.plugins.registry import discover
+from llama3.plugins.specs import AlgorithmSpec
 from llama3.posttraining.datasets import write_rows
 from llama3.posttraining.sampling import (
     Sampled,
@@ -28,12 +30,16 @@ from llama3.tokenizer import Tokenizer
 
 
 class PreferencesOptions(SamplingOptions):
-    """Sampling; the pairs follow from it."""
+    """Sampling; the pairs follow from it. `prompts_only`: the algorithm samples for itself."""
+
+    prompts_only: bool = False
 
     @classmethod
     def of(cls, config: Config, round_: int = 1) -> PreferencesOptions:
         """From the whole config; each round draws other tasks, and other ones than `reject`."""
+        algorithm = discover().spec("algorithms", config.post_training.algorithm.name)
         return cls(
+            prompts_only=isinstance(algorithm, AlgorithmSpec) and algorithm.data == "prompts",
             **cls.fields_of(config.post_training.prefer),
             rewards=tuple(config.post_training.rewards),
             seed=config.run.seed * 1000 + 2 * round_ + 1,
@@ -44,13 +50,18 @@ def preferences(
     inputs: Mapping[str, Artifact], options: PreferencesOptions, out: StageOutput, *, open_generate: OpenGenerate
 ) -> None:
     """Write preferences.jsonl, labels.jsonl (every answer, passed or not, for algorithms that need no pairs),
-    prompts.jsonl (the tasks, for those that sample themselves) and samples.jsonl.
+    prompts.jsonl (the tasks, for those that sample themselves) and samples.jsonl. With `prompts_only` it samples nothing
+    and writes prompts.jsonl only.
 
     Raises DataError (L3-PRF-001) when no prompt has both a passing and a failing answer.
     """
     folder = inputs["checkpoint"].path
     tokenizer, reward = Tokenizer.load(folder), build_reward(options.rewards, inputs.get("reward"))
     tasks = reward.tasks("train", options.prompts, options.seed)
+    write_rows(out.path / "prompts.jsonl", [task.to_json() for task in tasks])
+    if options.prompts_only:
+        out.metrics |= {"prompts": len(tasks)}
+        return
     sampled = sample_tasks(open_generate(load_model(folder)), tokenizer, reward, tasks, options, out)
     pairs = [pair for row in sampled if (pair := make_pair(row)) is not None]
     if not pairs:
@@ -60,7 +71,6 @@ def preferences(
         )  # fmt: skip
     write_rows(out.path / "preferences.jsonl", pairs)
     write_rows(out.path / "labels.jsonl", [label for row in sampled for label in make_labels(row)])
-    write_rows(out.path / "prompts.jsonl", [task.to_json() for task in tasks])
     write_rows(out.path / "samples.jsonl", [line for row in sampled for line in row.rows()])
     skipped = Counter(_skipped(row) for row in sampled if make_pair(row) is None)
     out.metrics |= sampling_metrics(sampled) | {"pairs": len(pairs), "skipped": dict(sorted(skipped.items()))}

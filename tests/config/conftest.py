@@ -34,7 +34,7 @@ def llama3_algorithms():
 
 @hookimpl
 def llama3_rewards():
-    return [RewardSpec(**at("verifiable", None))]
+    return [RewardSpec(**at("verifiable", None)), RewardSpec(**at("words", None), has_tasks=False)]
 
 @hookimpl
 def llama3_quantization_schemes():

@@ -185,10 +185,22 @@ def test_extends_goes_one_level(write, site, built_ins):
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("post_training: {algorithm: ppo}", "'ppo' needs a value. this version supplies none"),
-        ("post_training: {algorithm: reward_model}", "train it beside: `post_training: {reward: {}}`"),
+        (
+            "post_training: {algorithm: reward_model}",
+            "'reward_model' needs a score head, which this stage does not supply. Fix: choose one of dpo, grpo, ppo; "
+            "'reward_model' belongs to `post_training: {reward: {algorithm: reward_model}}`",
+        ),
         ("post_training: {reward: {algorithm: sft}}", "'sft' learns from dialogs, this stage makes pairs"),
         ("post_training: {algorithm: grpo, rewards: []}", "add `post_training: {rewards: [verifiable]}`"),
+        (
+            "post_training: {algorithm: ppo, rewards: [words]}",
+            "'ppo' needs prompts, and words has none of its own. Fix: add `post_training: {rewards: [verifiable]}` or "
+            "`post_training: {data: prompts.jsonl}`",
+        ),
+        (
+            "post_training: {algorithm: sft}",
+            "choose one of dpo, grpo, ppo; 'sft' belongs to `post_training: {sft: {algorithm: sft}}`",
+        ),
         ("post_training: {algorithm: sft}", "'sft' learns from dialogs, this stage makes labels or pairs or prompts"),
         ("post_training: {sft: {algorithm: dpo}}", "'dpo' learns from pairs, this stage makes dialogs"),
         ("post_training: {average: [0, 0]}", "no weights of the sft and the preference checkpoint"),

@@ -9,10 +9,11 @@ import pytest
 import torch
 from tiny import open_generate, put, put_checkpoint, tiny_model
 
-from llama3.config.schema import PreferSection, Slot
+from llama3.config.schema import Config, PreferSection, Slot
 from llama3.model.weights import load_model
 from llama3.posttraining import finetune
 from llama3.posttraining.datasets import PromptExample, collate_prompts, read_rows, write_rows
+from llama3.posttraining.preferences import PreferencesOptions
 from llama3.posttraining.rewards import CombinedReward
 from llama3.posttraining.rounds import stages
 from llama3.posttraining.services import ModelScorer, RolloutSampler, TextRewarder
@@ -48,7 +49,7 @@ class NotEmpty:
 @pytest.fixture(autouse=True)
 def toy_reward(monkeypatch):
     monkeypatch.setattr(
-        finetune, "build_reward", lambda slots: CombinedReward({"vowels": Vowels(), "not_empty": NotEmpty()})
+        finetune, "build_reward", lambda slots, trained: CombinedReward({"vowels": Vowels(), "not_empty": NotEmpty()})
     )
 
 
@@ -131,6 +132,16 @@ def test_a_killed_run_repeats_the_uninterrupted_one(run, tokenizer, name, monkey
     resumed = run.execute(STAGES.prefer, inputs, options, key="resumed")
     assert len(calls) == 6 + 2, "steps 1 to 4 of 6 were in the checkpoint"
     assert resumed.hash == whole.hash
+
+
+def test_an_algorithm_that_samples_is_given_prompts_and_no_pairs(run, tokenizer):
+    """No answer of this model passes: there are no pairs, and none are needed."""
+    options = PreferencesOptions.of(Config.model_validate({"post_training": {"algorithm": {"name": "ppo"}}}))
+    base = put_checkpoint(run, tiny_model(tokenizer), tokenizer)
+    made = run.execute(STAGES.preferences, {"checkpoint": base}, options)
+    assert [path.name for path in made.path.iterdir() if path.suffix == ".jsonl"] == ["prompts.jsonl"]
+    assert made.metrics == {"prompts": options.prompts}
+    assert len(list(read_rows(made.file("prompts.jsonl")))) == options.prompts
 
 
 @pytest.mark.parametrize("temperature", [0.7, 1.5])
