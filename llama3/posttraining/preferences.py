@@ -50,8 +50,8 @@ def preferences(
     inputs: Mapping[str, Artifact], options: PreferencesOptions, out: StageOutput, *, open_generate: OpenGenerate
 ) -> None:
     """Write preferences.jsonl, labels.jsonl (every answer, passed or not, for algorithms that need no pairs),
-    prompts.jsonl (the tasks, for those that sample themselves) and samples.jsonl. With `prompts_only` it samples nothing
-    and writes prompts.jsonl only.
+    prompts.jsonl (the tasks, for those that sample themselves) and samples.jsonl. With `prompts_only` it samples
+    nothing and writes prompts.jsonl only.
 
     Raises DataError (L3-PRF-001) when no prompt has both a passing and a failing answer.
     """
