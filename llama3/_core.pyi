@@ -21,6 +21,11 @@ def num_threads() -> int: ...
 class TokenizerError(ValueError):
     """args: (kind, what)."""
 
+LLAMA3_PATTERN: str
+"""Llama 3's split rule as a regular expression."""
+QWEN2_PATTERN: str
+"""The same with every digit alone."""
+
 class Bpe:
     def __init__(self, tokens: list[bytes], specials: list[tuple[int, str]]) -> None: ...
     @staticmethod

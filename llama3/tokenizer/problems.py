@@ -31,6 +31,11 @@ _KINDS = {
         "L3-TOK-005", "the text yields too few merges", "train on more text or ask for a smaller vocabulary"
     ),
     "too_large": _Kind("L3-TOK-006", "a size is out of bounds", "stay within the bounds that the message names"),
+    "unknown_rule": _Kind(
+        "L3-TOK-011",
+        "tokenizer.ggml.pre, the name of the split rule, is …",
+        "use the model's Hugging Face directory, whose tokenizer.json holds the rule itself",
+    ),
     "unreadable": _Kind("L3-TOK-007", "the tokenizer cannot be read", "name the tokenizer's file or its directory"),
 }
 

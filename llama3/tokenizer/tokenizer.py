@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,7 @@ from llama3 import _core
 from llama3.artifacts.files import write_bytes_atomic
 from llama3.tokenizer import problems, special
 from llama3.tokenizer.controls import CONFIG_NAME, TEMPLATE_NAME, Controls, read_controls
+from llama3.tokenizer.gguf import read_vocabulary
 from llama3.tokenizer.template import CHAT_TEMPLATE
 
 Ids = npt.NDArray[np.uint32]
@@ -68,6 +69,22 @@ class Tokenizer:
             return cls(_core.Bpe.from_tiktoken(data, _special_names(num_special)), controls, str(file.parent))
         except _core.TokenizerError as error:
             raise problems.from_core(error, str(file)) from None
+
+    @classmethod
+    def from_gguf(cls, metadata: Mapping[str, Any], where: str = "GGUF metadata") -> Tokenizer:
+        """From the metadata of a GGUF file as plain Python values: its keys that begin with `tokenizer.`.
+
+        Read are, under `tokenizer.ggml.`: model (must be "gpt2": byte-level BPE), pre (the split rule's name), tokens,
+        merges, token_type, bos_token_id, eos_token_id, eot_token_id, eom_token_id, padding_token_id, add_bos_token;
+        and tokenizer.chat_template. With the `gguf` package:
+        `{name: field.contents() for name, field in GGUFReader(path).fields.items() if name.startswith("tokenizer.")}`.
+        `where` names the file in messages. Raises DataError: damaged, or another kind of tokenizer or rule.
+        """
+        data, controls = read_vocabulary(metadata, where)
+        try:
+            return cls(_core.Bpe.from_json(data), controls, where)
+        except _core.TokenizerError as error:
+            raise problems.from_core(error, where) from None
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int, num_special: int = special.NUM_SPECIAL) -> Tokenizer:

@@ -129,7 +129,8 @@ def test_llama_3_keeps_its_own_roles(trained, tmp_path):
     assert again == trained
     assert (again.bos_id, again.eos_id, again.add_bos) == (trained.bos_id, trained.eos_id, True)
     assert again.stop_ids == trained.stop_ids
-    assert again.chat_template == CHAT_TEMPLATE
+    assert again.chat_template == "another"
+    assert trained.chat_template == CHAT_TEMPLATE
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 //! Python names: `Bpe`, `BpeTrainer`, `BpeStream`, `TokenizerError`. Text in, NumPy arrays out; the GIL is released
 //! while encoding, decoding and training.
 
+use crate::tokenizer::split::llama3;
 use crate::tokenizer::{Allowed, Error, Options, Tokenizer, Trainer, Utf8Stream, formats};
 use numpy::{IntoPyArray, PyArray1, PyReadonlyArray1};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
@@ -322,6 +323,8 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Bpe>()?;
     module.add_class::<BpeStream>()?;
     module.add_class::<BpeTrainer>()?;
+    module.add("LLAMA3_PATTERN", llama3::PATTERN)?;
+    module.add("QWEN2_PATTERN", llama3::SINGLE_DIGITS_PATTERN)?;
     module.add("TokenizerError", module.py().get_type::<TokenizerError>())?;
     Ok(())
 }
