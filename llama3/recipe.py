@@ -48,17 +48,18 @@ class Run:
 
 
 def run(loaded: Loaded) -> Run:
-    """Raise the herd of a checked config.
+    """Execute the recipe of a checked config: `adopt` where `model.path` names a model, else `raise_herd`.
 
     Raises `llama3.errors.LlamaError`; what is finished stays on disk, and the same call goes on from there.
     """
     with Executor(loaded) as make:
-        report = herd(make, loaded.config)
+        story = adopt if loaded.config.model.path else raise_herd
+        report = story(make, loaded.config)
         return Run(make.run.path, report, dict(make.made))
 
 
-def herd(make: Executor, config: Config) -> dict[str, Any]:
-    """The whole story; returns the report."""
+def raise_herd(make: Executor, config: Config) -> dict[str, Any]:
+    """A herd from raw text; returns the report."""
     # Pre-training data (paper 3.1): text in, unique and filtered documents out, then tokens.
     corpus = make(CURATE)
     vocabulary = make(TOKENIZER, corpus=corpus)
@@ -67,7 +68,64 @@ def herd(make: Executor, config: Config) -> dict[str, Any]:
     # Pre-training (3.4): next-token prediction, annealed to a learning rate of 0, checkpoints averaged.
     base = make(PRETRAIN, shards=shards, tokenizer=vocabulary)
 
-    # Post-training (4): each round samples from the best model so far and finetunes the base model anew.
+    herd = post_train(make, config, base)
+    results = measure(make, config, herd, corpus, {"corpus": corpus, "tokenizer": vocabulary})
+    yardsticks = make(BASELINES, corpus=corpus)
+    release_herd(make, herd, results)
+    return tell(make, config, herd, results, corpus=corpus, baselines=yardsticks)
+
+
+def adopt(make: Executor, config: Config) -> dict[str, Any]:
+    """A released model made better on the user's tasks, released only if an audit finds nothing lost."""
+    base = make(ADOPT)
+    corpus = make(CURATE)  # its held-out documents: text that the model must not become worse at
+
+    herd = post_train(make, config, base)
+    results = measure(make, config, herd, corpus, {"corpus": corpus, "tokenizer": base})
+    audited = make(AUDIT, before=results.evaluations["base"], after=results.evaluations["final"])
+    report = tell(make, config, herd, results, corpus=corpus, audit=audited)
+
+    # The gate: the report above says what was lost.
+    require_passed(audited, herd.final)
+    release_herd(make, herd, results, audit=audited)
+    return report
+
+
+@dataclass(frozen=True, slots=True)
+class Herd:
+    """What training made: the checkpoints by name (base, sft, final, int8 ...) and the data they learnt from."""
+
+    base: Artifact
+    sft: Artifact
+    final: Artifact
+    quantized: Mapping[str, Artifact]
+    learnt_from: Mapping[str, Artifact]
+
+    @property
+    def models(self) -> dict[str, Artifact]:
+        """All of them by name; what no stage changed stands once."""
+        found = {"base": self.base, "sft": self.sft, "final": self.final}
+        trained = {name: model for name, model in found.items() if name != "sft" or model not in (self.base, self.final)}
+        return trained | dict(self.quantized)
+
+
+def post_train(make: Executor, config: Config, base: Artifact) -> Herd:
+    """Post-training (paper 4) of a base model, and the fewer bits (6) of what it makes."""
+    teach = on_own_data if config.post_training.data else in_rounds
+    sft, final, learnt_from = teach(make, config, base)
+    quantized = {
+        slot.name: make(QUANTIZE, slot.name, QuantizeOptions.of(config, slot), checkpoint=final)
+        for slot in config.quantization
+    }
+    return Herd(base, sft, final, quantized, learnt_from)
+
+
+Taught = tuple[Artifact, Artifact, dict[str, Artifact]]
+"""The sft checkpoint, the final one, and what they learnt from."""
+
+
+def in_rounds(make: Executor, config: Config, base: Artifact) -> Taught:
+    """Each round samples from the best model so far and finetunes the base model anew."""
     sft = final = base
     learnt_from: dict[str, Artifact] = {}
     for number in range(1, config.post_training.rounds + 1):
@@ -76,37 +134,67 @@ def herd(make: Executor, config: Config) -> dict[str, Any]:
         preferences = make(ROUND.preferences, f"preferences-{number}", checkpoint=sft)
         preferred = make(ROUND.prefer, f"prefer-{number}", checkpoint=sft, preferences=preferences)
         final = make(ROUND.average, f"average-{number}", a=sft, b=preferred)
-        learnt_from = {"dialogs": dialogs}
+        learnt_from = {"dialogs": dialogs, "preferences": preferences}
+    return sft, final, learnt_from
 
-    # Inference (6): fewer bits.
-    quantized = {
-        slot.name: make(QUANTIZE, slot.name, QuantizeOptions.of(config, slot), checkpoint=final)
-        for slot in config.quantization
-    }
 
-    # Results (5): every model on held-out text and tasks, and what the figures are worth.
-    models = {"base": base, "sft": sft, "final": final, **quantized}
+def on_own_data(make: Executor, config: Config, base: Artifact) -> Taught:
+    """The user's own rows: dialogs are finetuned on, pairs, labels and prompts go to the preference stage."""
+    given = make(own_data_stage(config))
+    if given.type == "dialogs":
+        final = make(ROUND.sft, "sft", checkpoint=base, dialogs=given)
+        return final, final, {"dialogs": given}
+    final = make(ROUND.prefer, "prefer", checkpoint=base, preferences=given)
+    return base, final, {"preferences": given}
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """What was measured (paper 5): each model's evaluation by name, and how much of the tasks was trained on."""
+
+    evaluations: Mapping[str, Artifact]
+    contamination: Artifact
+
+
+def measure(
+    make: Executor, config: Config, herd: Herd, corpus: Artifact, searched: Mapping[str, Artifact]
+) -> Results:
+    """Every model on held-out text and tasks, and what the figures are worth.
+
+    searched: where held-out tasks must not stand, beside the data of post-training
+    """
     evaluations = {
-        name: make(EVALUATE, f"evaluate-{name}", checkpoint=model, corpus=corpus) for name, model in models.items()
+        name: make(EVALUATE, f"evaluate-{name}", checkpoint=model, corpus=corpus) for name, model in herd.models.items()
     }
-    yardsticks = make(BASELINES, corpus=corpus)
-    searched = {"corpus": corpus, "tokenizer": vocabulary, **learnt_from}
-    leaks = make(Stage("contamination", contamination, types(searched), "report", EvaluateOptions.of), **searched)
+    inputs = {**searched, **herd.learnt_from}
+    leaks = make(Stage("contamination", contamination, types(inputs), "report", EvaluateOptions.of), **inputs)
+    return Results(evaluations, leaks)
 
-    # Release: what to give to others, and the report of the run.
-    given = {"checkpoint": final, **quantized, "evaluation": evaluations["final"], "contamination": leaks}
-    make(Stage("release", release, types(given), "release", ReleaseOptions.of), **given)
+
+def release_herd(make: Executor, herd: Herd, results: Results, **gates: Artifact) -> Artifact:
+    """What is given to others: the weights with everything that speaks for them."""
+    given = {
+        "checkpoint": herd.final,
+        **herd.quantized,
+        "evaluation": results.evaluations["final"],
+        "contamination": results.contamination,
+        **gates,
+    }
+    return make(Stage("release", release, types(given), "release", ReleaseOptions.of), **given)
+
+
+def tell(make: Executor, config: Config, herd: Herd, results: Results, **parts: Artifact) -> dict[str, Any]:
+    """Write the report of the run; returns it."""
     report = build_report(
         config.run.name,
-        corpus=corpus,
-        evaluations=evaluations,
-        baselines=yardsticks,
-        contamination=leaks,
-        quantized=quantized,
+        evaluations=results.evaluations,
+        contamination=results.contamination,
+        quantized=herd.quantized,
         metrics=make.run.rows("metrics"),
-        model=dataclasses.asdict(read_config(base.path)) | {"parameters": base.metrics["parameters"]},
+        model=dataclasses.asdict(read_config(herd.base.path)) | {"parameters": herd.base.metrics["parameters"]},
         policy=config.safety.policy,
         artifacts=make.made,
+        **parts,
     )
     make.publish(report)
     return report
