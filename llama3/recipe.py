@@ -70,9 +70,8 @@ def raise_herd(make: Executor, config: Config) -> dict[str, Any]:
 
     herd = post_train(make, config, base)
     results = measure(make, config, herd, corpus, {"corpus": corpus, "tokenizer": vocabulary})
-    yardsticks = make(BASELINES, corpus=corpus)
     release_herd(make, herd, results)
-    return tell(make, config, herd, results, corpus=corpus, baselines=yardsticks)
+    return tell(make, config, herd, results)
 
 
 def adopt(make: Executor, config: Config) -> dict[str, Any]:
@@ -83,12 +82,12 @@ def adopt(make: Executor, config: Config) -> dict[str, Any]:
     herd = post_train(make, config, base)
     results = measure(make, config, herd, corpus, {"corpus": corpus, "tokenizer": base})
     audited = make(AUDIT, before=results.evaluations["base"], after=results.evaluations["final"])
-    report = tell(make, config, herd, results, corpus=corpus, audit=audited)
 
-    # The gate: the report above says what was lost.
+    # The gate: where it closes, the report says what was lost and there is no release.
+    tell(make, config, herd, results, audited)
     require_passed(audited, herd.final)
     release_herd(make, herd, results, audit=audited)
-    return report
+    return tell(make, config, herd, results, audited)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,10 +149,14 @@ def on_own_data(make: Executor, config: Config, base: Artifact) -> Taught:
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """What was measured (paper 5): each model's evaluation by name, and how much of the tasks was trained on."""
+    """What was measured (paper 5)."""
 
     evaluations: Mapping[str, Artifact]
+    """Of each model, by its name."""
+    corpus: Artifact
+    baselines: Artifact
     contamination: Artifact
+    """How much of the held-out tasks was trained on."""
 
 
 def measure(
@@ -168,7 +171,7 @@ def measure(
     }
     inputs = {**searched, **herd.learnt_from}
     leaks = make(Stage("contamination", contamination, types(inputs), "report", EvaluateOptions.of), **inputs)
-    return Results(evaluations, leaks)
+    return Results(evaluations, corpus, make(BASELINES, corpus=corpus), leaks)
 
 
 def release_herd(make: Executor, herd: Herd, results: Results, **gates: Artifact) -> Artifact:
@@ -183,18 +186,22 @@ def release_herd(make: Executor, herd: Herd, results: Results, **gates: Artifact
     return make(Stage("release", release, types(given), "release", ReleaseOptions.of), **given)
 
 
-def tell(make: Executor, config: Config, herd: Herd, results: Results, **parts: Artifact) -> dict[str, Any]:
+def tell(
+    make: Executor, config: Config, herd: Herd, results: Results, audit: Artifact | None = None
+) -> dict[str, Any]:
     """Write the report of the run; returns it."""
     report = build_report(
         config.run.name,
+        corpus=results.corpus,
         evaluations=results.evaluations,
+        baselines=results.baselines,
         contamination=results.contamination,
+        audit=audit,
         quantized=herd.quantized,
         metrics=make.run.rows("metrics"),
         model=dataclasses.asdict(read_config(herd.base.path)) | {"parameters": herd.base.metrics["parameters"]},
         policy=config.safety.policy,
         artifacts=make.made,
-        **parts,
     )
     make.publish(report)
     return report
