@@ -23,6 +23,7 @@ from llama3.execution import Executor
 from llama3.inference.engine import open_generate
 from llama3.model.weights import read_config
 from llama3.posttraining import rounds
+from llama3.evaluation.audit import AUDIT, require_passed
 from llama3.release.quantize import QuantizeOptions, quantize
 from llama3.release.release import ReleaseOptions, release
 from llama3.training.pretrain import PretrainOptions, pretrain
