@@ -17,13 +17,16 @@ from llama3.config import Config, Loaded
 from llama3.data.curate import curate, stamped
 from llama3.data.shards import shard
 from llama3.data.vocabulary import TokenizerOptions, tokenizer
+from llama3.evaluation.audit import AUDIT, require_passed
 from llama3.evaluation.report import build_report
 from llama3.evaluation.stages import EvaluateOptions, baselines, contamination, evaluate
 from llama3.execution import Executor
 from llama3.inference.engine import open_generate
+from llama3.model.adopt import AdoptOptions
+from llama3.model.adopt import adopt as adopt_model
 from llama3.model.weights import read_config
 from llama3.posttraining import rounds
-from llama3.evaluation.audit import AUDIT, require_passed
+from llama3.posttraining.user_data import own_data_stage
 from llama3.release.quantize import QuantizeOptions, quantize
 from llama3.release.release import ReleaseOptions, release
 from llama3.training.pretrain import PretrainOptions, pretrain
@@ -35,6 +38,7 @@ SHARD = Stage("shard", shard, {"corpus": "corpus", "tokenizer": "tokenizer"}, "s
 PRETRAIN = Stage("pretrain", pretrain, {"shards": "shards", "tokenizer": "tokenizer"}, "checkpoint", PretrainOptions.of)
 ROUND = rounds.stages(open_generate)
 QUANTIZE = Stage("quantize", quantize, {"checkpoint": "checkpoint"}, "checkpoint")
+ADOPT = Stage("adopt", adopt_model, {}, "checkpoint", AdoptOptions.of)
 EVALUATE = Stage("evaluate", evaluate, {"checkpoint": "checkpoint", "corpus": "corpus"}, "report", EvaluateOptions.of)
 BASELINES = Stage("baselines", baselines, {"corpus": "corpus"}, "report", EvaluateOptions.of)
 
@@ -104,9 +108,8 @@ class Herd:
     @property
     def models(self) -> dict[str, Artifact]:
         """All of them by name; what no stage changed stands once."""
-        found = {"base": self.base, "sft": self.sft, "final": self.final}
-        trained = {name: model for name, model in found.items() if name != "sft" or model not in (self.base, self.final)}
-        return trained | dict(self.quantized)
+        sft = {} if self.sft in (self.base, self.final) else {"sft": self.sft}
+        return {"base": self.base, **sft, "final": self.final, **self.quantized}
 
 
 def post_train(make: Executor, config: Config, base: Artifact) -> Herd:
@@ -132,7 +135,7 @@ def in_rounds(make: Executor, config: Config, base: Artifact) -> Taught:
         dialogs = make(ROUND.reject, f"reject-{number}", checkpoint=final)
         sft = make(ROUND.sft, f"sft-{number}", checkpoint=base, dialogs=dialogs)
         preferences = make(ROUND.preferences, f"preferences-{number}", checkpoint=sft)
-        preferred = make(ROUND.prefer, f"prefer-{number}", checkpoint=sft, preferences=preferences)
+        preferred = prefer(make, config, f"-{number}", checkpoint=sft, preferences=preferences)
         final = make(ROUND.average, f"average-{number}", a=sft, b=preferred)
         learnt_from = {"dialogs": dialogs, "preferences": preferences}
     return sft, final, learnt_from
@@ -144,8 +147,16 @@ def on_own_data(make: Executor, config: Config, base: Artifact) -> Taught:
     if given.type == "dialogs":
         final = make(ROUND.sft, "sft", checkpoint=base, dialogs=given)
         return final, final, {"dialogs": given}
-    final = make(ROUND.prefer, "prefer", checkpoint=base, preferences=given)
+    final = prefer(make, config, "", checkpoint=base, preferences=given)
     return base, final, {"preferences": given}
+
+
+def prefer(make: Executor, config: Config, suffix: str, **inputs: Artifact) -> Artifact:
+    """The preference stage; with `post_training.reward` a model that learns from the same pairs joins its rewards."""
+    if config.post_training.reward is None:
+        return make(ROUND.prefer, f"prefer{suffix}", **inputs)
+    reward = make(ROUND.reward, f"reward{suffix}", **inputs)
+    return make(rounds.rewarded(ROUND.prefer), f"prefer{suffix}", **inputs, reward=reward)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,9 +171,7 @@ class Results:
     """How much of the held-out tasks was trained on."""
 
 
-def measure(
-    make: Executor, config: Config, herd: Herd, corpus: Artifact, searched: Mapping[str, Artifact]
-) -> Results:
+def measure(make: Executor, config: Config, herd: Herd, corpus: Artifact, searched: Mapping[str, Artifact]) -> Results:
     """Every model on held-out text and tasks, and what the figures are worth.
 
     searched: where held-out tasks must not stand, beside the data of post-training
@@ -187,9 +196,7 @@ def release_herd(make: Executor, herd: Herd, results: Results, **gates: Artifact
     return make(Stage("release", release, types(given), "release", ReleaseOptions.of), **given)
 
 
-def tell(
-    make: Executor, config: Config, herd: Herd, results: Results, audit: Artifact | None = None
-) -> dict[str, Any]:
+def tell(make: Executor, config: Config, herd: Herd, results: Results, audit: Artifact | None = None) -> dict[str, Any]:
     """Write the report of the run; returns it."""
     report = build_report(
         config.run.name,
