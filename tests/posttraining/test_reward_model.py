@@ -188,3 +188,11 @@ def test_checkpoints_without_a_score_head_and_too_long_answers(run, base, source
     spoken = [{}, {"context": [{"role": "system", "content": "Be brief."}]}]
     one, other = reward.score(["7"] * 2, ["7"] * 2, spoken).total
     assert one != other, "earlier messages are part of what is scored"
+
+
+def test_adapters_train_a_reward_model_whose_head_is_whole(run, base, source):
+    model = trained(run, base, source, lora={"rank": 4}, epochs=3, lr=1e-2)
+    assert model.metrics["accuracy"] > 0.5
+    head = load_model(model.path).score_head
+    assert head is not None
+    assert head.weight.abs().sum() > 0
