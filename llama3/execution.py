@@ -30,6 +30,7 @@ USES: Mapping[str, tuple[str, ...]] = {
     "reject": ("post_training.rewards",),
     "sft": ("post_training.sft.",),
     "preferences": ("post_training.rewards",),
+    "reward": ("post_training.reward.",),
     "prefer": ("post_training.algorithm", "post_training.rewards"),
     "quantize": ("quantization",),
     "evaluate": ("evaluation.", "post_training.rewards"),

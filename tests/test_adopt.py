@@ -1,0 +1,162 @@
+"""A released model made better on a user's tasks: the second story of the recipe, on a model of a few kilobytes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from test_recipe import hashes, install_coin, write_text
+
+import llama3
+from llama3.cli import main
+from llama3.errors import ConfigError, GateFailed
+from llama3.model.config import ModelConfig
+from llama3.model.transformer import Transformer
+from llama3.model.weights import init_weights
+from llama3.plugins.registry import discover
+from llama3.tokenizer import Tokenizer
+from llama3.training.stage import save_checkpoint
+
+STAGES = [
+    "adopt", "curate", "reject-1", "sft-1", "preferences-1", "prefer-1", "average-1", "evaluate-base", "evaluate-sft",
+    "evaluate-final", "baselines", "contamination", "audit", "release",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def coin(tmp_path_factory):
+    """A third party's reward that an untrained model meets about half of the time."""
+    site = install_coin(tmp_path_factory.mktemp("site"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(site))
+        discover.cache_clear()
+        yield
+    discover.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    """A folder with text and a released model (Hugging Face's layout)."""
+    folder = tmp_path_factory.mktemp("adopt")
+    write_text(folder / "text")
+    texts = [path.read_text() for path in sorted((folder / "text").iterdir())]
+    tokenizer = Tokenizer.train(texts, 400, 16)
+    config = ModelConfig(dim=32, n_layers=2, n_heads=2, n_kv_heads=1, ffn_dim=64, vocab_size=400, max_seq_len=256)
+    save_checkpoint(folder / "model", init_weights(Transformer(config), 1), tokenizer, {})
+    return folder
+
+
+def write_config(home: Path, name: str, **changes) -> Path:
+    train = {"microbatch_tokens": 2048, "precision": "fp32", "warmup": 1, "checkpoint_every": 2, "log_every": 1}
+    config = {
+        "run": {"name": name, "dir": str(home / "runs"), "threads": 1},
+        "model": {"path": str(home / "model")},
+        "data": {"sources": [{"name": "files", "path": str(home / "text")}], "filters": [], "held_out": 0.3},
+        "post_training": {
+            "rewards": ["coin"],
+            "reject": {"prompts": 4, "samples": 2, "demonstrations": 24, "max_tokens": 8},
+            "sft": {"epochs": 1, "batch": 8, "lr": 1e-3, **train},
+            "prefer": {"prompts": 4, "samples": 2, "max_tokens": 8, "batch": 2, "lr": 1e-4, **train},
+            **changes.pop("post_training", {}),
+        },
+        "quantization": [],
+        "evaluation": {
+            "limit": 30,
+            "max_tokens": 4,
+            "tasks": [{"name": "pass_rate", "suite": "coins"}, {"name": "bits_per_byte", "suite": "text"}],
+        },
+        "audit": {"margin": 0.99, "relative_margin": 0.99},
+        "release": {"name": "adopted"},
+        "logging": ["jsonl"],
+        **changes,
+    }
+    path = home / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+@pytest.fixture(scope="module")
+def adopted(home):
+    return llama3.run(write_config(home, "adopted"))
+
+
+def test_every_stage_leaves_its_artifact(adopted):
+    assert sorted(adopted.artifacts) == sorted(STAGES)
+
+
+def test_the_report_tells_the_audit(adopted):
+    report = json.loads((adopted.path / "report.json").read_text())
+    assert report["audit"]["passed"] is True
+    assert report["audit"]["suites"].keys() == {"coins", "text"}
+    for suite in report["audit"]["suites"].values():
+        assert {"before", "after", "paired_low", "paired_high"} <= suite.keys()
+        assert suite["before"].keys() == suite["after"].keys() == {"rate", "low", "high", "n"}
+        assert suite["paired_low"] <= suite["paired_high"]
+    assert report["artifacts"]["release"] == adopted.artifacts["release"].hash
+
+
+def test_a_second_run_has_nothing_to_do(home, adopted):
+    before = hashes(adopted.path)
+    llama3.run(home / "adopted.yaml")
+    assert hashes(adopted.path) == before
+
+
+def test_the_release_is_the_adopted_models_kind(adopted):
+    transformers = pytest.importorskip("transformers")
+    folder = adopted.artifacts["release"].path
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
+    tokens = transformers.AutoTokenizer.from_pretrained(folder)
+    prompt = tokens.apply_chat_template(
+        [{"role": "user", "content": "How many?"}], add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
+    out = theirs.generate(**prompt, max_new_tokens=8, do_sample=False, eos_token_id=list(range(384, 400)))
+    ours = llama3.load(adopted.path)
+    message = ours.chat([llama3.tokenizer.Message("user", "How many?")], max_tokens=8, temperature=0.0)
+    answer = out[0, prompt["input_ids"].shape[1] :]
+    assert tokens.decode(answer, skip_special_tokens=True) == message.content
+
+
+def test_a_failed_audit_releases_nothing_and_exits_5(home, adopted, capsys):
+    config = write_config(home, "lossy", audit={"margin": 1e-6, "relative_margin": 0.99})
+    with pytest.raises(SystemExit) as stopped:
+        main(["run", str(config)])
+    assert stopped.value.code == GateFailed.exit_code == 5
+    assert "suite coins" in capsys.readouterr().err
+    run = home / "runs" / "lossy"
+    report = json.loads((run / "report.json").read_text())
+    assert report["audit"]["passed"] is False
+    assert report["audit"]["suites"]["text"]["passed"] is True
+    assert not (run / "artifacts" / "release").exists()
+
+
+OWN = {
+    "messages": {"messages": [{"role": "user", "content": "Say {n}"}, {"role": "assistant", "content": "yes {n}"}]},
+    "pairs": {"prompt": "Say {n}", "chosen": "yes {n}", "rejected": "no {n}"},
+}
+
+
+@pytest.mark.parametrize(("kind", "stage"), [("messages", "sft"), ("pairs", "prefer")])
+def test_own_rows_are_what_is_learnt(home, kind, stage):
+    rows = home / f"{kind}.jsonl"
+    rows.write_text("".join(json.dumps(OWN[kind]).replace("{n}", str(n)) + "\n" for n in range(24)))
+    config = write_config(home, kind)
+    run = llama3.run(config, [f"post_training.data={rows}"])
+    assert "reject-1" not in run.artifacts
+    assert {"own_data", stage, "release"} <= run.artifacts.keys()
+    assert run.artifacts[stage].metrics["examples"] > 10
+
+
+def test_an_online_algorithm_is_a_change_of_one_word(home):
+    config = write_config(home, "online")
+    run = llama3.run(config, ["post_training.algorithm=grpo"])
+    assert run.artifacts["prefer-1"].metrics["steps"] > 0
+    assert run.report["audit"]["passed"]
+
+
+def test_a_model_that_is_not_there_is_refused_before_work(home):
+    config = write_config(home, "missing")
+    with pytest.raises(ConfigError, match=r"model\.path"):
+        llama3.run(config, [f"model.path={home / 'nothing'}"])
+    assert not (home / "runs" / "missing").exists()
