@@ -93,6 +93,13 @@ def llama3_algorithms() -> list[AlgorithmSpec]:
 def llama3_evaluators() -> list[EvaluatorSpec]:
     return [
         EvaluatorSpec(
+            name="answer_bits",
+            factory="llama3_plugins.evaluators.answer_bits:AnswerBits",
+            options="llama3_plugins.evaluators.options:AnswerBitsOptions",
+            summary="loss on the held-out answers of your own file",
+            needs=frozenset({"logps"}),
+        ),
+        EvaluatorSpec(
             name="bits_per_byte",
             factory="llama3_plugins.evaluators.bits_per_byte:BitsPerByte",
             options="llama3_plugins.evaluators.options:BitsPerByteOptions",

@@ -18,6 +18,14 @@ class BitsPerByteOptions(BaseModel):
     max_bytes: int = Field(HELD_OUT_BYTES, ge=1, description="held-out text that is scored")
 
 
+class AnswerBitsOptions(BaseModel):
+    """Options of the evaluator."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: str = Field(description="a file as post_training.data takes it")
+
+
 class AskOptions(BaseModel):
     """How many prompts are asked, and how long the answers may be."""
 

@@ -8,6 +8,7 @@ import math
 from itertools import combinations
 
 import chatting
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -19,15 +20,20 @@ from llama3.artifacts.run import RunDir
 from llama3.config import load as load_config
 from llama3.config.schema import Slot, SuiteSlot
 from llama3.data.corpus import Corpus
-from llama3.errors import ConfigError
+from llama3.errors import ConfigError, DataError
 from llama3.evaluation.evaluator import Result, texts
 from llama3.evaluation.stages import EvaluateOptions, measure
 from llama3.inference.llama import Llama
+from llama3.model.batch import Batch, Segment, Tree
 from llama3.model.config import ModelConfig
+from llama3.model.score import score as scored
 from llama3.model.transformer import Transformer
 from llama3.model.weights import init_weights
 from llama3.plugins.registry import Registry
+from llama3.posttraining.datasets import dialog_example
+from llama3_plugins.evaluators.answer_bits import AnswerBits
 from llama3_plugins.evaluators.judged import read
+from llama3_plugins.evaluators.options import AnswerBitsOptions
 from llama3_plugins.evaluators.pass_at_k import pass_at
 
 
@@ -109,6 +115,33 @@ def test_pass_at_k_draws_several_answers(evaluated):
     assert (results["pass_at_k"]["tasks"], results["pass_at_k"]["samples"]) == (3, 4)
     assert results["pass_at_k"]["pass_at_1"] == pytest.approx(sum(row["score"] for row in rows) / 3)
     assert all(len(row["answers"]) == 4 and len(set(row["answers"])) > 1 for row in rows)
+
+
+def test_answer_bits_scores_held_out_answers_alone(evaluated, model, tmp_path):
+    rows = [{"prompt": f"Count {i} first", "completion": f"total {i}", "split": split}
+            for i, split in enumerate(["train", "held_out", "held_out"])]  # fmt: skip
+    path = tmp_path / "my.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    results, items = evaluated({"name": "answer_bits", "path": str(path)})
+    assert [item["answer"] for item in items] == ["total 1", "total 2"]
+    assert [item["weight"] for item in items] == [7, 7]
+    for item, row in zip(items, rows[1:], strict=True):
+        dialog = dialog_example(model.tokenizer, [{"role": "user", "content": row["prompt"]},
+                                                  {"role": "assistant", "content": row["completion"]}])  # fmt: skip
+        ids = np.concatenate([dialog.prompt, dialog.answer.ids])
+        whole = Batch.of_trees([Tree([Segment(ids, is_target=np.arange(len(ids)) > 0)])])
+        with torch.no_grad():
+            logps = scored(model.transformer, whole, {"logps"}).logps_M
+        content = logps[len(dialog.prompt) - 1 :][torch.tensor(~dialog.answer.is_format)]
+        assert item["score"] == pytest.approx(-float(content.sum()) / math.log(2), rel=1e-4)
+    assert results["answer_bits"]["bits_per_byte"] == pytest.approx(sum(item["score"] for item in items) / 14)
+
+
+def test_a_file_without_held_out_answers_is_refused(tmp_path):
+    path = tmp_path / "my.jsonl"
+    path.write_text(json.dumps({"prompt": "?", "completion": "5", "label": False, "split": "held_out"}))
+    with pytest.raises(DataError, match="no held-out row has an answer"):
+        AnswerBits(AnswerBitsOptions(path=str(path)))
 
 
 @given(st.integers(1, 7), st.data())

@@ -1,0 +1,77 @@
+"""Bits per byte of the held-out answers of your own file: does the model now say what your rows say?
+
+The file is one that `post_training.data` takes; its held-out rows are those that training leaves out. Of pairs the best
+answer counts, of labels those that are good, of prompts the column `answer`. Only the answer's own tokens are scored,
+after the prompt in the model's chat format.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+
+from llama3.errors import DataError, Problem
+from llama3.evaluation.evaluator import Result, Subject
+from llama3.inference.llama import Llama
+from llama3.model.score import score
+from llama3.posttraining.datasets import DialogExample, collate_dialogs, dialog_example
+from llama3.posttraining.services import chunks
+from llama3.posttraining.tasks import prompt_digest
+from llama3.posttraining.user_data import Line, by_split, read_lines
+from llama3_plugins.evaluators.options import AnswerBitsOptions
+
+BATCH = 16
+"""Rows scored at once."""
+
+
+class AnswerBits:
+    """Result: `bits_per_byte`, `rows` and `bytes`; one sample per row, whose score is its bits and whose weight is its
+    bytes."""
+
+    def __init__(self, options: AnswerBitsOptions) -> None:
+        path = Path(options.path)
+        lines = by_split(read_lines(path), path)["held_out"]
+        self.rows = [(line, answer) for line in lines if (answer := _answer(line)) is not None]
+        if not self.rows:
+            raise DataError(
+                Problem("L3-EVL-040", str(path), "no held-out row has an answer", "one prompt in ten is held out",
+                        'add rows, or write "split": "held_out" into some')
+            )  # fmt: skip
+
+    def run(self, subject: Subject, limit: int, seed: int) -> Result:
+        rows = self.rows[:limit]
+        examples = [
+            dialog_example(subject.model.tokenizer, [*line.row.prompt, {"role": "assistant", "content": answer}])
+            for line, answer in rows
+        ]
+        bits = [nats / math.log(2) for nats in _nats(subject.model, examples)]
+        sizes = [len(answer.encode()) for _, answer in rows]
+        samples = [
+            {"id": f"{prompt_digest(line.row.prompt_text)[:12]}-{line.number}", "answer": answer, "score": score,
+             "weight": size}
+            for (line, answer), score, size in zip(rows, bits, sizes, strict=True)
+        ]  # fmt: skip
+        metrics = {"bits_per_byte": math.fsum(bits) / sum(sizes), "rows": len(rows), "bytes": sum(sizes)}
+        return Result(metrics, samples, better="lower")
+
+
+def _answer(line: Line) -> str | None:
+    """What a good answer to the row is, if it has one."""
+    row = line.row
+    if row.kind == "prompts":
+        return None if row.columns.get("answer") is None else str(row.columns["answer"])
+    return None if row.label is False else row.answers[0]
+
+
+def _nats(model: Llama, examples: Sequence[DialogExample]) -> Iterator[float]:
+    """Negative log-likelihood of each answer, without the tokens that only end it."""
+    with torch.no_grad():
+        for part in chunks(examples, BATCH):
+            batch = collate_dialogs(part)
+            logps_M = score(model.transformer, batch, {"logps"}).logps_M.double()
+            content_M = batch.per_target["is_format"] == 0
+            prompt_and_answer = batch.sum_by_segment(torch.where(content_M, logps_M, 0.0)).reshape(-1, 2)
+            yield from (-prompt_and_answer[:, 1]).tolist()
