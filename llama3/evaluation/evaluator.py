@@ -51,13 +51,16 @@ class Evaluator(Protocol):
         ...
 
 
-def texts(corpus: Corpus, split: Split, max_bytes: int | None = None) -> Iterator[bytes]:
-    """The documents of a split as UTF-8, in corpus order, up to about `max_bytes`."""
+def texts(
+    corpus: Corpus, split: Split, max_bytes: int | None = None, document_bytes: int | None = None
+) -> Iterator[bytes]:
+    """The documents of a split as UTF-8, in corpus order, up to about `max_bytes`; of each its first characters, up to
+    `document_bytes`."""
     total = 0
     for batch in corpus.documents(split=split):
         for text in batch.texts:
             if max_bytes is not None and total >= max_bytes:
                 return
-            data = text.encode()
+            data = text.encode()[:document_bytes].decode(errors="ignore").encode()
             total += len(data)
             yield data

@@ -33,7 +33,7 @@ class BitsPerByte:
         self.options = options
 
     def run(self, subject: Subject, limit: int, seed: int) -> Result:
-        documents = list(texts(subject.corpus, "held_out", self.options.max_bytes))
+        documents = list(texts(subject.corpus, "held_out", self.options.max_bytes, self.options.document_bytes))
         tokenizer, context = subject.model.tokenizer, subject.model.config.max_seq_len
         ids = [tokenizer.encode(data.decode(), bos=True) for data in documents]
         pieces = [windows(tokens, context) for tokens in ids]

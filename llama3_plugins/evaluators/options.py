@@ -16,6 +16,9 @@ class BitsPerByteOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     max_bytes: int = Field(HELD_OUT_BYTES, ge=1, description="held-out text that is scored")
+    document_bytes: int | None = Field(
+        None, ge=4, description="the beginning of each document that is scored: more documents of the same text in all"
+    )
 
 
 class AnswerBitsOptions(BaseModel):

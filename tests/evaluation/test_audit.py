@@ -11,8 +11,10 @@ from pydantic import BaseModel
 
 from llama3.artifacts import PluginUse, Stage
 from llama3.artifacts.run import RunDir
+from llama3.cli.run import show, show_audit
 from llama3.errors import GateFailed
 from llama3.evaluation.audit import AUDIT, AuditOptions, require_passed, table
+from llama3.recipe import Run
 
 
 class Content(BaseModel):
@@ -216,3 +218,20 @@ def test_the_table_and_the_examples(audited):
     examples = json.loads(made.file("audit.json").read_text())["examples"]
     assert [e["after"]["score"] - e["before"]["score"] for e in examples["tasks"]] == [-1, -1, 1, 1]
     assert examples["text"] == []
+
+
+def test_a_run_that_stops_at_the_gate_shows_its_audit(run, audited, capsys):
+    made = audited(GOOD, {**GOOD, "tasks": tasks(right=0.1)})
+    show_audit(run.path)
+    out = capsys.readouterr().out
+    assert made.metrics["suites"]["tasks"]["why"] in out
+    assert "audit: FAILED" in out
+    assert "report.html" in out
+
+
+def test_a_finished_run_shows_its_audit(run, audited, capsys):
+    report = {"bits_per_byte": {"model": 1.5}, "pass_rate": {}, "audit": audited(GOOD, GOOD).metrics}
+    show(Run(run.path, report, {}))
+    out = capsys.readouterr().out
+    assert out.rstrip().endswith("audit: passed")
+    assert "1.500" in out

@@ -90,6 +90,15 @@ def test_a_model_with_its_own_template_and_without_bos(evaluated, corpus, tmp_pa
     assert results["pass_rate"]["pass_rate"]["n"] == 6
 
 
+def test_the_beginnings_of_documents(evaluated, corpus):
+    results, rows = evaluated({"name": "bits_per_byte", "document_bytes": 100})
+    whole = list(texts(Corpus(corpus.path), "held_out"))
+    assert [row["weight"] for row in rows] == [100] * len(whole)
+    assert results["bits_per_byte"]["bytes"] == 100 * len(whole)
+    begun = list(texts(Corpus(corpus.path), "held_out", max_bytes=250, document_bytes=100))
+    assert begun == [data[:100] for data in whole[:3]]
+
+
 def test_a_suite_stands_under_its_label(evaluated):
     results, rows = evaluated("pass_rate", {"name": "pass_rate", "suite": "others"})
     assert list(results) == ["pass_rate", "others"]
