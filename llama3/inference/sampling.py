@@ -19,6 +19,10 @@ from llama3 import _core
 from llama3.errors import ConfigError, LlamaError, Problem
 
 
+CDF_BLOCK = 256
+"""Tokens whose probabilities are summed before one of them is looked for."""
+
+
 @dataclass(frozen=True, slots=True)
 class Sampling:
     """How answers are drawn.
@@ -85,19 +89,21 @@ def draw(logits_BV: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
     Raises LlamaError if a score is not a finite number.
     """
     logits_BV = logits_BV.float()
-    normalizer_B = logits_BV.logsumexp(-1)
+    normalizer_B = _exp(logits_BV).sum(-1).log_().add_(logits_BV.amax(-1))
     if not bool(normalizer_B.isfinite().all()):
         what = "the model's scores are not finite numbers"
         raise LlamaError(Problem("L3-GEN-002", "generation", what, fix="use another checkpoint"))
-    ids_B = logits_BV.argmax(-1)
-    if draws.temperature_B.any():
-        device = logits_BV.device
-        temperature_B = torch.from_numpy(draws.temperature_B).to(device)
+    temperature_B = torch.from_numpy(draws.temperature_B).to(logits_BV.device)
+    if (draws.temperature_B == 0).all():
+        ids_B = logits_BV.argmax(-1)
+    else:
         # Greedy rows take part with temperature 1 and are put back below.
-        scaled_BV = logits_BV / torch.where(temperature_B > 0, temperature_B, 1)[:, None]
+        divisor_B = torch.where(temperature_B > 0, temperature_B, 1)
+        scaled_BV = logits_BV if bool((divisor_B == 1).all()) else logits_BV / divisor_B[:, None]
         scaled_BV = keep_likeliest(scaled_BV, draws.top_k_B, draws.top_p_B)
-        sampled_B = _inverse_cdf(scaled_BV, torch.from_numpy(draws.uniform_B).to(device))
-        ids_B = torch.where(temperature_B > 0, sampled_B, ids_B)
+        ids_B = _inverse_cdf(scaled_BV, torch.from_numpy(draws.uniform_B).to(logits_BV.device))
+        if (draws.temperature_B == 0).any():
+            ids_B = torch.where(temperature_B > 0, ids_B, logits_BV.argmax(-1))
     logps_B = logits_BV.gather(1, ids_B[:, None]).squeeze(1) - normalizer_B
     return ids_B, logps_B
 
@@ -124,12 +130,37 @@ def keep_likeliest(logits_BV: Tensor, top_k_B: npt.NDArray[np.int64], top_p_B: n
 
 
 def _inverse_cdf(logits_BV: Tensor, uniform_B: Tensor) -> Tensor:
-    """The first token at which the cumulative probability exceeds the random number."""
+    """The first token at which the cumulative probability exceeds the random number: first its block of tokens, then
+    the token in it, so that only sums over blocks run over the whole vocabulary."""
+    width = logits_BV.shape[1]
+    blocks = -(-width // CDF_BLOCK)
+    mass_BNX = _exp(logits_BV, blocks * CDF_BLOCK - width).view(len(logits_BV), blocks, CDF_BLOCK)
     # float64: over 128,256 tokens the rounding errors of float32 sums add up.
-    cdf_BV = (logits_BV - logits_BV.amax(-1, keepdim=True)).exp_().cumsum(-1, dtype=torch.float64)
-    total_B = cdf_BV[:, -1]
-    below_B = torch.minimum(uniform_B * total_B, torch.nextafter(total_B, torch.zeros_like(total_B)))
-    return torch.searchsorted(cdf_BV, below_B[:, None], right=True).squeeze(1)
+    mass_BN = mass_BNX.sum(-1).double()
+    block_B, rest_B = _locate(mass_BN, uniform_B * mass_BN.sum(-1))
+    rows_B = torch.arange(len(block_B), device=block_B.device)
+    inside_B, _ = _locate(mass_BNX[rows_B, block_B].double(), rest_B)
+    return block_B * CDF_BLOCK + inside_B
+
+
+def _locate(mass_BN: Tensor, point_B: Tensor) -> tuple[Tensor, Tensor]:
+    """On a line of pieces of the given lengths: the piece on which the point falls (the last one of any length, if it
+    falls behind the end), and how far from that piece's start."""
+    ends_BN = mass_BN.cumsum(-1)
+    total_B = ends_BN[:, -1]
+    point_B = torch.minimum(point_B, torch.nextafter(total_B, torch.zeros_like(total_B)))
+    piece_B1 = torch.searchsorted(ends_BN, point_B[:, None], right=True)
+    start_B = (ends_BN.gather(1, piece_B1) - mass_BN.gather(1, piece_B1)).squeeze(1)
+    return piece_B1.squeeze(1), point_B - start_B
+
+
+def _exp(logits_BV: Tensor, padding: int = 0) -> Tensor:
+    """exp(logits - largest logit), [B, V + padding]; the padding is 0."""
+    batch, width = logits_BV.shape
+    out = logits_BV.new_empty(batch, width + padding)
+    out[:, width:] = float("-inf")
+    torch.sub(logits_BV, logits_BV.amax(-1, keepdim=True), out=out[:, :width])
+    return out.exp_()
 
 
 def stream_seed(seed: int, prompt: npt.NDArray[np.uint32], fork: int) -> int:
