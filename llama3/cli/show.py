@@ -55,6 +55,7 @@ def _tokenizer_rows(tokenizer: dict[str, Any]) -> list[tuple[str, str]]:
     return [
         ("tokenizer", f"{tokenizer['kind']}, {tokenizer['vocab_size']:,} tokens, "
                       f"{tokenizer['special_tokens']} of them special, {bos}, ends at {', '.join(tokenizer['stops'])}"),
+        ("split rule", tokenizer["split"]),
         ("chat template", tokenizer["template"] or "none"),
     ]  # fmt: skip
 

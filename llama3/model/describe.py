@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from llama3 import _core
 from llama3.config.schema import LoRASection
 from llama3.errors import LlamaError
 from llama3.model.config import ModelConfig
@@ -24,6 +26,9 @@ _FORMATS = {
     "<start_of_turn>": "Gemma",
 }
 """What only one family's templates write -> the name of its format; earlier ones are looked for first."""
+
+_RULES = {_core.LLAMA3_PATTERN: "Llama 3's rule", _core.QWEN2_PATTERN: "Qwen 2's rule"}
+"""Regex of a split rule -> its name."""
 
 
 def describe(path: str | Path) -> dict[str, Any]:
@@ -73,6 +78,24 @@ def template_format(template: str) -> str:
     return next((name for mark, name in _FORMATS.items() if mark in template), "its own")
 
 
+def split_rule(tokenizer: Tokenizer) -> str:
+    """How a tokenizer cuts text before it merges bytes, read from the steps of its tokenizer.json."""
+    step = json.loads(tokenizer.to_json())["pre_tokenizer"]
+    steps = step["pretokenizers"] if step["type"] == "Sequence" else [step]
+    return ", then ".join(words for step in steps if (words := _step_in_words(step)))
+
+
+def _step_in_words(step: Mapping[str, Any]) -> str:
+    """A step of a pre-tokenizer; empty for one that cuts nothing."""
+    if step["type"] == "ByteLevel":
+        return "GPT-2's rule" if step.get("use_regex", True) else ""
+    if step["type"] == "Digits":
+        return "digits one by one" if step.get("individual_digits") else "runs of digits"
+    pattern = step.get("pattern", {})
+    regex = pattern.get("Regex", pattern.get("String", step["type"]))
+    return _RULES.get(regex, f"the regex {regex}")
+
+
 def _adapter_params(config: ModelConfig) -> int:
     section = LoRASection()
     shapes = dataclasses.replace(config, n_layers=1).parameter_shapes().items()
@@ -88,6 +111,7 @@ def _tokenizer(source: WeightSource) -> dict[str, Any]:
     template = tokenizer.chat_template
     return {
         "kind": "byte-level BPE",
+        "split": split_rule(tokenizer),
         "vocab_size": tokenizer.vocab_size,
         "special_tokens": len(tokenizer.special_tokens),
         "adds_bos": tokenizer.add_bos,

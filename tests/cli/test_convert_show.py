@@ -45,6 +45,7 @@ def test_show_says_what_the_model_is(llama3, model):
     assert "1 layers, width 16, 2 heads, 1 key-value heads of 8, FFN 32" in shown["architecture"]
     assert "F32 x 12" in shown["tensor types"]
     assert "byte-level BPE, 300 tokens, 16 of them special, begins texts with BOS" in shown["tokenizer"]
+    assert "Llama 3's rule" in shown["split rule"]
     assert "Llama 3" in shown["chat template"]
     assert "Apache License" in shown["licence"]
 

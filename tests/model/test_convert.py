@@ -67,6 +67,40 @@ def meta(model, tokenizer, tmp_path):
     return folder
 
 
+@pytest.fixture
+def gguf_file(tokenizer, tmp_path):
+    """Without scaled RoPE, of mixed types, with the tokenizer in the metadata."""
+    content = json.loads(tokenizer.to_json())
+    names = {**content["model"]["vocab"], **{added["content"]: added["id"] for added in content["added_tokens"]}}
+    merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in content["model"]["merges"]]
+
+    def change(writer):
+        writer.add_name("Small")
+        writer.add_license("mit")
+        writer.add_tokenizer_model("gpt2")
+        writer.add_tokenizer_pre("llama-bpe")
+        writer.add_token_list(sorted(names, key=names.__getitem__))
+        special = gguf.TokenType.CONTROL
+        kinds = {added["id"] for added in content["added_tokens"]}
+        writer.add_token_types([special if id in kinds else gguf.TokenType.NORMAL for id in range(len(names))])
+        writer.add_token_merges(merges)
+        writer.add_bos_token_id(tokenizer.bos_id)
+        writer.add_eos_token_id(tokenizer.eos_id)
+
+    q8 = gguf.GGMLQuantizationType.Q8_0
+    return write_gguf(tmp_path / "small.gguf", random_model(config_for(tokenizer)), {"ffn": q8}, change=change)
+
+
+def test_a_gguf_file_becomes_the_numbers_its_codes_stand_for(gguf_file, tokenizer, tmp_path):
+    made = convert(gguf_file, tmp_path / "hf", "hf")
+    assert made.dtype == "float32"
+    assert torch.equal(logits_of(load_model(made.folder), TOKENS), logits_of(load_model(gguf_file), TOKENS))
+    assert Tokenizer.load(made.folder).encode("the fox, 81").tolist() == tokenizer.encode("the fox, 81").tolist()
+    facts = json.loads((made.folder / "llama3.json").read_text())
+    assert (facts["name"], facts["license"], facts["types"]["Q8_0"]) == ("Small", "mit", 6)
+    assert licence_of(made.folder) == "mit"
+
+
 def test_hf_keeps_what_a_release_says(hf, model, tmp_path):
     made = convert(hf, tmp_path / "out", "hf")
     out = made.folder
@@ -170,18 +204,18 @@ def adopted(path: Path, run: Path):
         return directory.execute(ADOPT, {}, options)
 
 
-@pytest.mark.parametrize("layout", ["hf", "meta"])
+@pytest.mark.parametrize("layout", ["hf", "meta", "gguf"])
 def test_adopted_models_are_checkpoints(layout, request, model, tokenizer, tmp_path):
-    source = request.getfixturevalue(layout)
+    source = request.getfixturevalue({"gguf": "gguf_file"}.get(layout, layout))
     made = adopted(source, tmp_path / "run")
-    assert torch.equal(logits_of(load_model(made.path), TOKENS), logits_of(model, TOKENS))
+    assert torch.equal(logits_of(load_model(made.path), TOKENS), logits_of(load_model(source), TOKENS))
     assert Tokenizer.load(made.path).encode("the fox").tolist() == tokenizer.encode("the fox").tolist()
     facts = json.loads((made.path / "llama3.json").read_text())
     assert facts["layout"] == layout
-    assert facts["license"] == ("apache-2.0" if layout == "hf" else None)
+    assert facts["license"] == {"hf": "apache-2.0", "meta": None, "gguf": "mit"}[layout]
     assert facts["blake3"] == content_hash(source)
     assert made.metrics["parameters"] == model.config.num_params()
-    assert layout == "meta" or (made.path / "LICENSE").read_text() == LICENCE
+    assert layout != "hf" or (made.path / "LICENSE").read_text() == LICENCE
 
 
 def test_the_same_model_is_adopted_once_and_a_changed_one_anew(hf, tmp_path):

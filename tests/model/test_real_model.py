@@ -41,6 +41,7 @@ def test_facts_of_the_file(gguf_file):
     assert facts["weights"]["types"] == {"Q4_1": 210, "F32": 61, "Q8_0": 1}
     assert facts["license"] == "apache-2.0"
     assert facts["tokenizer"]["vocab_size"] == 49_152
+    assert facts["tokenizer"]["split"] == "digits one by one, then GPT-2's rule"
     assert facts["tokenizer"]["template"] == "ChatML"
     assert not facts["tokenizer"]["adds_bos"]
 
