@@ -207,6 +207,7 @@ def tell(make: Executor, config: Config, herd: Herd, results: Results, audit: Ar
         audit=audit,
         quantized=herd.quantized,
         metrics=make.run.rows("metrics"),
+        samples=make.run.rows("samples"),
         model=dataclasses.asdict(read_config(herd.base.path)) | {"parameters": herd.base.metrics["parameters"]},
         policy=config.safety.policy,
         artifacts=make.made,

@@ -119,6 +119,11 @@ def test_a_second_audit_evaluates_nothing_again(command, models, tmp_path):
     assert err.count("nothing to do") == 3
 
 
+def test_the_model_of_the_config_plays_no_part(command, models, config):
+    config.write_text(config.read_text() + "model: {path: /no/such/model}\n")
+    assert command(models[0], models[0])[0] == 0
+
+
 def test_no_model_there_is_said_before_work(command, models, tmp_path):
     code, _, err = command(models[0], tmp_path / "nothing")
     assert code == 1
