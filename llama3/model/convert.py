@@ -23,7 +23,7 @@ from llama3.model.licence import terms_of
 from llama3.model.meta import meta_name, meta_params
 from llama3.model.source import WeightSource, interleave, load_tokenizer, open_weights
 from llama3.model.weights import HEADS, MAX_SHARD_BYTES, check_shapes, non_finite, write_shards
-from llama3.tokenizer import Tokenizer
+from llama3.tokenizer import Tokenizer, stop_ids
 from llama3.tokenizer.special import NUM_SPECIAL
 
 GENERATION_FILE = "generation_config.json"
@@ -89,7 +89,7 @@ def write_hf(source: WeightSource, tokenizer: Tokenizer, folder: Path, dtype: to
     stated = {key: raw[key] for key in _IDS if key in raw}
     ids: dict[str, Any] = {
         "bos_token_id": tokenizer.bos_id,
-        "eos_token_id": sorted(tokenizer.stop_ids),
+        "eos_token_id": sorted(stop_ids(tokenizer)),
         "pad_token_id": tokenizer.pad_id,
         **stated,
     }

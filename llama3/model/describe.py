@@ -15,7 +15,7 @@ from llama3.model.config import ModelConfig
 from llama3.model.hf import HfWeights
 from llama3.model.layouts import CONSOLIDATED, SAFETENSORS, layout_of
 from llama3.model.source import WeightSource, load_tokenizer, open_weights
-from llama3.tokenizer import Tokenizer
+from llama3.tokenizer import Tokenizer, stop_ids
 
 _FORMATS = {
     "<|start_header_id|>": "Llama 3",
@@ -115,7 +115,7 @@ def _tokenizer(source: WeightSource) -> dict[str, Any]:
         "vocab_size": tokenizer.vocab_size,
         "special_tokens": len(tokenizer.special_tokens),
         "adds_bos": tokenizer.add_bos,
-        "stops": [_name(tokenizer, stop) for stop in sorted(tokenizer.stop_ids)],
+        "stops": [_name(tokenizer, stop) for stop in sorted(stop_ids(tokenizer))],
         "template": template_format(template) if template else None,
     }
 
