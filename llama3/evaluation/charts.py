@@ -89,7 +89,7 @@ def funnel_chart(steps: Sequence[tuple[str, float]]) -> str:
 
 def ticks(low: float, high: float, about: int = 5) -> list[float]:
     """Round values that cover [low, high]: steps of 1, 2 or 5 times a power of ten."""
-    if high <= low:
+    if high - low < 1e-300:  # equal, or so near that no step lies between
         high = low + (abs(low) or 1)
     raw = (high - low) / about
     power = 10 ** math.floor(math.log10(raw))
