@@ -113,10 +113,12 @@ def test_training_raises_the_reward_and_tells_of_it(run, tokenizer, name):
     assert not any(loading[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
 
 
-@pytest.mark.parametrize("name", SLOTS)
-def test_a_killed_run_repeats_the_uninterrupted_one(run, tokenizer, name, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "changes"), [("ppo", {}), ("grpo", {}), ("ppo", {"lora": {"rank": 2}, "precision": "bf16"})], ids=str
+)
+def test_a_killed_run_repeats_the_uninterrupted_one(run, tokenizer, name, changes, monkeypatch):
     """The value head, its moments and the KL coefficient are in the checkpoints; samples follow from the step."""
-    inputs, options = inputs_of(run, tokenizer, 24), options_of(name, epochs=2)
+    inputs, options = inputs_of(run, tokenizer, 24), options_of(name, epochs=2, **changes)
     whole = run.execute(STAGES.prefer, inputs, options, key="whole")
     prepare, calls = CLASSES[name].prepare, []
 
@@ -132,6 +134,7 @@ def test_a_killed_run_repeats_the_uninterrupted_one(run, tokenizer, name, monkey
     resumed = run.execute(STAGES.prefer, inputs, options, key="resumed")
     assert len(calls) == 6 + 2, "steps 1 to 4 of 6 were in the checkpoint"
     assert resumed.hash == whole.hash
+    assert load_model(whole.path).value_head is None
 
 
 def test_an_algorithm_that_samples_is_given_prompts_and_no_pairs(run, tokenizer):

@@ -49,6 +49,15 @@ def test_console_prints_to_standard_error(capsys, tmp_path):
     assert printed.err == "toy 120  loss 2.5  grad_norm nan  tokens 4,096\n"
 
 
+def test_console_shows_the_first_sample_of_a_step_in_short(capsys, tmp_path):
+    logger = discover().build("loggers", "console")
+    logger.open(tmp_path, "toy")
+    for step in (1, 1, 2):
+        logger.sample(step, {"answer": "a\nb" + "c" * 100, "reward": None, "length": 3})
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [f"toy {step}  answer 'a b{'c' * 54}...'  reward unknown  length 3" for step in (1, 2)]
+
+
 def test_tensorboard_files_are_read_back(tmp_path):
     reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     logger = discover().build("loggers", "tensorboard")

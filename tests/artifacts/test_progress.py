@@ -1,0 +1,39 @@
+"""Progress where nobody watches a terminal: lines with what is done, the time left and the values shown."""
+
+from __future__ import annotations
+
+import io
+import re
+
+import pytest
+from rich.console import Console
+
+from llama3.artifacts import progress
+from llama3.artifacts.progress import Display
+
+
+@pytest.fixture
+def lines(monkeypatch):
+    """Shows three steps, of which the first tells of two that an earlier process did; returns the lines."""
+    monkeypatch.setattr(progress, "LINE_EVERY_SECONDS", 0.0)
+
+    def show(total: int | None) -> list[str]:
+        out = io.StringIO()
+        with Display(Console(file=out, width=200)).task("prefer", total) as task:
+            task.advance(2)
+            task.advance(1, loss=0.5, reward=0.25)
+            task.advance(1)
+        return out.getvalue().splitlines()
+
+    return show
+
+
+def test_lines_tell_how_much_is_left_and_the_last_values(lines):
+    first, second, *rest = lines(4)
+    assert first == "  prefer 2/4"  # no pace yet: those two were not done now
+    assert re.fullmatch(r"  prefer 3/4  \d+:\d\d:\d\d left  loss 0.5  reward 0.25", second)
+    assert rest == ["  prefer 4/4  loss 0.5  reward 0.25"] * 2  # the last line is said again at the end
+
+
+def test_without_a_total_nothing_is_left(lines):
+    assert lines(None)[1] == "  prefer 3  loss 0.5  reward 0.25"
