@@ -105,7 +105,7 @@ class _Lines:
         self._done, self._shown = 0, ""
         self._last = time.monotonic()
         self._first: tuple[int, float] | None = None
-        self._printed = False
+        self._printed: int | None = None
 
     def advance(self, n: int = 1, **shown: Any) -> None:
         self._done += n
@@ -115,7 +115,7 @@ class _Lines:
             self._print()
 
     def finish(self) -> None:
-        if self._printed:
+        if self._printed not in (None, self._done):
             self._print()
 
     def _left(self) -> str:
@@ -131,4 +131,4 @@ class _Lines:
         parts = [f"  {self._description} {self._done}{of}", self._left(), self._shown]
         self._display.note("  ".join(part for part in parts if part))
         self._last = time.monotonic()
-        self._printed = True
+        self._printed = self._done

@@ -29,10 +29,10 @@ def lines(monkeypatch):
 
 
 def test_lines_tell_how_much_is_left_and_the_last_values(lines):
-    first, second, *rest = lines(4)
+    first, second, third = lines(4)  # the end says nothing that was said already
     assert first == "  prefer 2/4"  # no pace yet: those two were not done now
     assert re.fullmatch(r"  prefer 3/4  \d+:\d\d:\d\d left  loss 0.5  reward 0.25", second)
-    assert rest == ["  prefer 4/4  loss 0.5  reward 0.25"] * 2  # the last line is said again at the end
+    assert third == "  prefer 4/4  loss 0.5  reward 0.25"
 
 
 def test_without_a_total_nothing_is_left(lines):
