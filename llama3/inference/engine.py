@@ -24,6 +24,8 @@ from llama3.errors import ConfigError, DoesNotFit, Problem
 from llama3.inference.kv_pool import KvPool
 from llama3.inference.paged_cache import Ints, PagedCache
 from llama3.inference.sampling import Draws, Sampling, draw, stream_seed, uniforms
+from llama3.inference.working_copy import native_dtype, refresh, working_copy
+from llama3.model.memory import keep_freed_memory
 from llama3.model.transformer import Transformer
 
 CACHE_BYTES = 256 << 20
@@ -100,6 +102,7 @@ class Engine:
     """Generates with a model through a paged KV cache.
 
     num_blocks, block_size: the cache (default: what CACHE_BYTES holds); max_batch: answers that run at once
+    dtype: precision of computation and cache; another than the model's means a copy of its weights
 
     `generate` and `stream` are the doors for most; a server calls `submit`, `step` and `cancel`. Cached prompts are
     forgotten when the model's parameters were changed in place since the last request (as an optimizer does); after
@@ -107,14 +110,23 @@ class Engine:
     """
 
     def __init__(
-        self, model: Transformer, *, num_blocks: int | None = None, block_size: int = 16, max_batch: int = 64
+        self,
+        model: Transformer,
+        *,
+        num_blocks: int | None = None,
+        block_size: int = 16,
+        max_batch: int = 64,
+        dtype: torch.dtype | None = None,
     ) -> None:
-        weight = model.embed.weight
+        keep_freed_memory()
+        self._source = model
+        copied = dtype not in (None, model.embed.weight.dtype)
+        self.model = working_copy(model, dtype) if dtype is not None and copied else model
+        weight = self.model.embed.weight
         context = -(-model.config.max_seq_len // block_size)
         if num_blocks is None:
             affordable = CACHE_BYTES // PagedCache.block_bytes(model.config, block_size, weight.dtype)
             num_blocks = 1 + max(context, min(affordable, max_batch * context))
-        self.model = model
         self.max_batch = max_batch
         self.pool = KvPool(num_blocks, block_size, max_seqs=max_batch, max_blocks=min(context, max(1, num_blocks - 1)))
         self.cache = PagedCache(model.config, self.pool, dtype=weight.dtype, device=weight.device)
@@ -193,6 +205,8 @@ class Engine:
         arrays = [np.asarray(prompt, dtype=np.int64) for prompt in prompts]
         self._check(arrays, sampling)
         if not self._running and self._weights != (versions := self._weight_versions()):
+            if self.model is not self._source:
+                refresh(self.model, self._source)
             self.pool.reset()
             self._weights = versions
         requests = [Request(ids.astype(np.uint32), sampling, completions=[None] * sampling.n) for ids in arrays]
@@ -309,7 +323,7 @@ class Engine:
 
     def _weight_versions(self) -> list[tuple[int, int]]:
         """Changes whenever a tensor of the model is changed in place or replaced."""
-        tensors = chain(self.model.parameters(), self.model.buffers())
+        tensors = chain(self._source.parameters(), self._source.buffers())
         return [(tensor.data_ptr(), tensor._version) for tensor in tensors if not tensor.is_inference()]
 
 
@@ -349,5 +363,5 @@ class Generate:
 
 
 def open_generate(model: Transformer) -> Generate:
-    """A sampler over `model` with a batch for throughput."""
-    return Generate(Engine(model, max_batch=128))
+    """A sampler over `model` with a batch and a precision for throughput."""
+    return Generate(Engine(model, max_batch=128, dtype=native_dtype(model)))

@@ -18,7 +18,6 @@ from torch import Tensor
 from llama3 import _core
 from llama3.errors import ConfigError, LlamaError, Problem
 
-
 CDF_BLOCK = 256
 """Tokens whose probabilities are summed before one of them is looked for."""
 

@@ -10,11 +10,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llama3.config.schema import LoRASection
 from llama3.errors import ConfigError, DoesNotFit, LlamaError
-from llama3.inference import Engine, Sampling
+from llama3.inference import Completion, Engine, Sampling
 from llama3.inference import engine as engine_module
 from llama3.model.batch import Batch, Segment, Tree
 from llama3.model.config import ModelConfig, RopeScaling
+from llama3.model.lora import adapters, add_lora
 from llama3.model.score import score
 from llama3.model.transformer import Transformer
 from llama3.model.weights import init_weights, save_model
@@ -312,3 +314,36 @@ def test_a_model_in_bfloat16_generates() -> None:
     (answers,) = engine.generate([[1, 2, 3]], Sampling(5, n=3))
     assert engine.cache.kv.dtype == torch.bfloat16
     assert [len(answer.ids) for answer in answers] == [5, 5, 5]
+
+
+def test_a_copy_in_bfloat16_follows_the_model_and_its_adapters() -> None:
+    model = make_model()
+    engine = Engine(model, dtype=torch.bfloat16)
+    prompts = random_prompts(3, 20, seed=9)
+
+    def expected() -> list[list[Completion]]:
+        return Engine(make_bfloat16(model)).generate(prompts, GREEDY)
+
+    assert engine.generate(prompts, GREEDY) == expected()
+    model.load_state_dict(make_model(seed=1).state_dict())
+    assert engine.generate(prompts, GREEDY) == expected()
+
+    add_lora(model, LoRASection(rank=2), seed=0)
+    engine = Engine(model, dtype=torch.bfloat16)
+    before = engine.generate(prompts, GREEDY)
+    for layer in adapters(model).values():
+        for b in layer.lora_B.values():
+            torch.nn.init.normal_(b)
+    assert engine.generate(prompts, GREEDY) != before
+    assert engine.generate(prompts, GREEDY) == expected()
+    assert model.embed.weight.dtype == torch.float32
+
+
+def make_bfloat16(model: Transformer) -> Transformer:
+    """A plain model with the weights that `model` computes with."""
+    plain = Transformer(model.config)
+    with torch.no_grad():
+        for name, weight in plain.named_parameters():
+            layer, _, attribute = name.rpartition(".")
+            weight.copy_(getattr(model.get_submodule(layer), attribute))
+    return plain.bfloat16()

@@ -1,0 +1,45 @@
+"""A model's weights once more in another precision: what an engine computes with while the model itself is trained in
+float32. Adapters are merged into it, so that generation does not pay for them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor
+
+from llama3.model.transformer import Transformer
+from llama3.model.weights import assign, empty_model
+
+
+@torch.no_grad()
+def working_copy(model: Transformer, dtype: torch.dtype) -> Transformer:
+    """A copy (without value and score heads) to be brought up to date with `refresh` whenever the model changed."""
+    copy = empty_model(model.config, ())
+    names = copy.state_dict().keys()
+    assign(copy, {name: weight.to(dtype) for name, weight in _weights(model, names)})
+    return copy.requires_grad_(False)
+
+
+@torch.no_grad()
+def refresh(copy: Transformer, model: Transformer) -> None:
+    """Bring the copy's weights up to date."""
+    mine = copy.state_dict()
+    for name, weight in _weights(model, mine.keys()):
+        mine[name].copy_(weight)
+
+
+def _weights(model: Transformer, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
+    """Every weight as its layer computes with it; an adapted layer makes it of its parts, one at a time."""
+    for name in names:
+        layer, _, attribute = name.rpartition(".")
+        yield name, getattr(model.get_submodule(layer), attribute)
+
+
+def native_dtype(model: Transformer) -> torch.dtype:
+    """The fastest precision for generation that the model's device computes without emulation: bfloat16, or else the
+    model's own."""
+    weight = model.embed.weight
+    plain = type(weight.data) is Tensor and weight.dtype == torch.float32
+    native = weight.is_cuda or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if plain and native else weight.dtype
