@@ -196,6 +196,21 @@ def test_nothing_is_released_without_a_passed_audit(run) -> None:
     assert sorted(directory.artifacts.glob("release-*")) == before
 
 
+def test_nothing_is_released_that_learnt_held_out_tasks(run) -> None:
+    directory, inputs = run
+
+    def search(inputs, options, out):
+        leak = {"id": "arithmetic.add-0", "prompt": "What is 1 plus 2?"}
+        out.metrics |= {"text": {}, "preferences": {"n": 1, "contaminated": 1, "leaks": [leak]}}
+        (out.path / "results.json").write_text("{}")
+
+    found = directory.execute(Stage("contamination", search, {}, "report"), {}, ReleaseOptions.of(Config()))
+    with pytest.raises(
+        GateFailed, match=r"preferences: arithmetic\.add-0: this held-out task is among the training data"
+    ):
+        make((directory, {**inputs, "contamination": found}))
+
+
 def test_the_card_survives_hostile_names(run) -> None:
     card = make(run, name='a "b"\n---\nlicense: mit | c').file("README.md").read_text()
     assert yaml.safe_load(card.split("\n---\n")[0].removeprefix("---\n"))["license"] == "apache-2.0"
