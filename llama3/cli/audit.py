@@ -53,12 +53,12 @@ def compare(loaded: Loaded, before: str, after: str, folder: Path) -> Artifact:
     from llama3.recipe import CURATE
 
     measured = Stage("evaluate", evaluate_path, {"corpus": "corpus"}, "report")
-    options = {
-        key: EvaluatePathOptions.of_path(loaded.config, path) for key, path in (("before", before), ("after", after))
-    }
+    asked = [EvaluatePathOptions.of_path(loaded.config, path) for path in (before, after)]
     with Executor(loaded, folder) as make:
         corpus = make(CURATE)
-        return make(AUDIT, **{key: make(measured, key, options[key], corpus=corpus) for key in options})
+        # Known by its content: a model is evaluated once, whichever place it takes in this audit and the next.
+        old, new = (make(measured, f"evaluate-{options.blake3[:12]}", options, corpus=corpus) for options in asked)
+        return make(AUDIT, before=old, after=new)
 
 
 def show(figures: dict[str, Any]) -> None:
