@@ -14,8 +14,8 @@ from llama3.model.adapter import load_adapter
 from llama3.model.batch import Batch
 from llama3.model.lora import merge
 from llama3.model.score import score
-from llama3.model.transformer import Transformer
 from llama3.model.source import load_tokenizer
+from llama3.model.transformer import Transformer
 from llama3.model.weights import load_model
 from llama3.training.stage import save_checkpoint
 
