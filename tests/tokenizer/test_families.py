@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import sys
 import sysconfig
@@ -263,24 +264,42 @@ def test_text_cannot_become_a_control_token_by_merging(corpus, tmp_path):
     same(ours, theirs, "in the inn within")
 
 
-# -- classes of characters -----------------------------------------------------------------------
+# -- much text -----------------------------------------------------------------------------------
+
+
+def same_batch(ours, theirs, texts):
+    ids, starts = ours.encode_batch(texts)
+    for number, encoding in enumerate(theirs.encode_batch(texts, add_special_tokens=False)):
+        assert ids[int(starts[number]) : int(starts[number + 1])].tolist() == encoding.ids, texts[number][:100]
+
+
+def catalogues(length=None):
+    """Django's message catalogues: the same texts in about a hundred languages, `length` characters of each."""
+    spec = importlib.util.find_spec("django")
+    if spec is None or spec.origin is None:
+        pytest.skip("no multilingual text (package django)")
+    files = sorted(Path(spec.origin).parent.glob("conf/locale/*/LC_MESSAGES/django.po"))
+    assert len(files) > 80
+    return [path.read_text("utf-8")[:length] for path in files]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_hundred_languages(corpus, tmp_path, family):
+    same_batch(*load_both(trained(corpus, FAMILIES[family]), tmp_path), catalogues(3000))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_all_of_the_standard_library_and_the_catalogues(corpus, tmp_path, family):
+    ours, theirs = load_both(trained(corpus, FAMILIES[family]), tmp_path)
+    texts = [*stdlib(1), *catalogues()]
+    same_batch(ours, theirs, [text for text in texts if "<|" not in text])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["gpt2", "smollm", "llama3", "o200k", "deepseek"])
 def test_every_code_point_is_cut_as_there(corpus, tmp_path, family):
     ours, theirs = load_both(trained(corpus, FAMILIES[family]), tmp_path)
-    for code in range(sys.maxunicode + 1):
-        if not 0xD800 <= code < 0xE000:
-            c = chr(code)
-            same(ours, theirs, f"a{c}a1{c}1 {c} !{c}!")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("family", FAMILIES)
-def test_the_whole_standard_library(corpus, tmp_path, family):
-    ours, theirs = load_both(trained(corpus, FAMILIES[family]), tmp_path)
-    texts = [text for text in stdlib(1) if "<|" not in text]
-    ids, starts = ours.encode_batch(texts)
-    for number, encoding in enumerate(theirs.encode_batch(texts, add_special_tokens=False)):
-        assert ids[int(starts[number]) : int(starts[number + 1])].tolist() == encoding.ids
+    for first in range(0, sys.maxunicode + 1, 1 << 15):
+        scalars = [chr(code) for code in range(first, first + (1 << 15)) if not 0xD800 <= code < 0xE000]
+        same_batch(ours, theirs, [f"a{c}a1{c}1 {c} !{c}!" for c in scalars])
