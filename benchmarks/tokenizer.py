@@ -33,6 +33,8 @@ from llama3.tokenizer import Tokenizer
 
 Candidates = dict[str, Callable[[], object]]
 OURS, FRESH, TIKTOKEN, HF = "llama3", "llama3 first sight", "tiktoken", "tokenizers"
+# Words with their marks, as in DeepSeek 3's rule: no splitter is written for it.
+WORDS_AND_MARKS = r"[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+|\p{N}{1,3}| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 MESSAGE = "Could you please explain, step by step, how the 3 longest rivers of Europe were measured? I'd like sources."
 
 
@@ -150,6 +152,33 @@ def encoding(bench: Bench) -> None:
     bench.measure(f"{len(MESSAGE)}-byte messages", len(calls), "M/s", candidates)
 
 
+def other_rules(bench: Bench) -> None:
+    """The same vocabulary under the split rules of other families, the last one through the regex engine."""
+    to_bytes = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    digits = {"type": "Digits", "individual_digits": True}
+    given = {"type": "Split", "pattern": {"Regex": WORDS_AND_MARKS}, "behavior": "Isolated", "invert": False}
+    rules = {
+        "GPT-2": to_bytes,
+        "digits, then GPT-2": {"type": "Sequence", "pretokenizers": [digits, to_bytes]},
+        "a given pattern": {"type": "Sequence", "pretokenizers": [given, {**to_bytes, "use_regex": False}]},
+    }
+    content = json.loads(bench.ours.to_json())
+    content["model"]["ignore_merges"] = False
+    file = bench.folder / "other.json"
+    for name, rule in rules.items():
+        file.write_text(json.dumps({**content, "pre_tokenizer": rule}), encoding="utf-8")
+        ours, hf = Tokenizer.load(file), tokenizers.Tokenizer.from_file(str(file))
+        expected = [id for row in hf.encode_batch_fast(bench.texts, add_special_tokens=False) for id in row.ids]
+        if ours.encode_batch(bench.texts)[0].tolist() != expected:
+            raise SystemExit(f"the rule {name} gives different ids; nothing more was timed")
+        with one_thread():
+            candidates: Candidates = {
+                OURS: lambda: ours.encode_batch(bench.texts),  # noqa: B023 - called in this round
+                HF: lambda: hf.encode_batch_fast(bench.texts, add_special_tokens=False),  # noqa: B023
+            }
+            bench.measure(f"encode by {name}", bench.bytes, "MB/s", candidates)
+
+
 def decoding(bench: Bench) -> None:
     rows = [bench.ours.encode(text) for text in bench.texts]
     lists = [row.tolist() for row in rows]
@@ -217,7 +246,7 @@ def main() -> None:
         "rounds": options.rounds,
     }
     print(json.dumps({**machine(), **facts}, indent=1))
-    for part in (encoding, decoding, adversaries, training, loading):
+    for part in (encoding, other_rules, decoding, adversaries, training, loading):
         part(bench)
     print(table([{name: row[name] for name in ("what", "who", "figure", "unit", "ours is")} for row in bench.rows]))
     print(f"written: {write_results('tokenizer', {**facts, 'results': bench.rows})}")

@@ -218,7 +218,10 @@ class Tokenizer:
         except UnicodeDecodeError:
             first = [self.bos_id] if bos and self.add_bos else []
             last = [self.eos_id] if eos else []
-            return np.concatenate([first, self._core.encode_bytes(data), last]).astype(np.uint32)
+            try:
+                return np.concatenate([first, self._core.encode_bytes(data), last]).astype(np.uint32)
+            except _core.TokenizerError as error:
+                raise problems.from_core(error, "text") from None
         return self.encode(text, bos=bos, eos=eos, allowed_special=allowed_special, meta_compat=meta_compat)
 
     # -- decoding ------------------------------------------------------------------------------

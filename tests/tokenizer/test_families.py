@@ -264,6 +264,36 @@ def test_text_cannot_become_a_control_token_by_merging(corpus, tmp_path):
     same(ours, theirs, "in the inn within")
 
 
+def test_a_model_file_cannot_hold_another_rule(corpus, tmp_path):
+    content = json.loads(Tokenizer.train(["a b c ab abc abcd"], 260 + 16, 16).to_json())
+    for change in ({"pre_tokenizer": FAMILIES["gpt2"]}, {"normalizer": {"type": "NFC"}}):
+        (tmp_path / "tokenizer.json").write_text(json.dumps({**content, **change}))
+        with pytest.raises(DataError, match=r"cannot hold that.*\[L3-TOK-002\]"):
+            Tokenizer.load(tmp_path).save(tmp_path / "x.model")
+    (tmp_path / "tokenizer.json").write_text(trained(corpus, FAMILIES["llama3"], ignore_merges=True))
+    with pytest.raises(DataError, match="cannot hold that"):
+        Tokenizer.load(tmp_path).save(tmp_path / "x.model")
+    assert not (tmp_path / "x.model").exists()
+
+
+@pytest.mark.parametrize("family", ["gpt2", "smollm", "o200k", "deepseek", "bytes only"])
+@pytest.mark.parametrize("run", ["a", " ", "\n", "1", "^", "é", "中", " a", "\u0301"])
+def test_long_runs(corpus, tmp_path, family, run):
+    ours, theirs = load_both(trained(corpus, FAMILIES[family]), tmp_path)
+    for text in (run * 3000, run * 3000 + "x", "x" + run * 3000 + " "):
+        same(ours, theirs, text)
+
+
+@pytest.mark.parametrize("data", ["aaaa" * 2000, b"aaaa" * 2000 + b"\xff"])
+def test_a_pattern_that_gives_up_is_named(corpus, tmp_path, data):
+    rule = sequence(split("(a|aa)+\\1b"), to_bytes())
+    (tmp_path / "tokenizer.json").write_text(trained(corpus, FAMILIES["gpt2"]))
+    content = json.loads((tmp_path / "tokenizer.json").read_text())
+    (tmp_path / "tokenizer.json").write_text(json.dumps({**content, "pre_tokenizer": rule}))
+    with pytest.raises(DataError, match=r"gave up on a text of 8000 bytes.*\[L3-TOK-006\]"):
+        Tokenizer.load(tmp_path).encode(data)
+
+
 # -- much text -----------------------------------------------------------------------------------
 
 

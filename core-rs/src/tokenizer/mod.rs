@@ -113,6 +113,11 @@ impl Tokenizer {
         self.ignore_merges
     }
 
+    /// Whether text is split, and pieces are looked up, as Llama 3's reference does.
+    pub fn is_llama3_kind(&self) -> bool {
+        self.rule.is_llama3() && self.ignore_merges && !self.added.nfc()
+    }
+
     pub fn vocab(&self) -> &Vocab {
         &self.vocab
     }
@@ -170,7 +175,7 @@ impl Tokenizer {
                 hasher.update(b"\0flags").update(&flags.map(u8::from));
             }
         }
-        if !(self.rule.is_llama3() && self.ignore_merges && !self.added.nfc()) {
+        if !self.is_llama3_kind() {
             hasher
                 .update(b"\0rule")
                 .update(&formats::pipeline::describe(self));

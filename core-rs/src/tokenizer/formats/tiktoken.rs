@@ -46,11 +46,19 @@ fn parse_line(line: &[u8]) -> Result<(usize, Vec<u8>), String> {
     Ok((rank, token))
 }
 
-/// The file's bytes. Refused where the tokenizer merges by a list, which this format cannot say.
+/// The file's bytes. Refused for what this format cannot say: another order of merges, another split rule, gaps.
 pub fn write(tokenizer: &Tokenizer) -> Result<Vec<u8>, Error> {
     if let MergeOrder::Listed(_) = tokenizer.merges().order() {
         let what = "this tokenizer merges by a list that is not its rank order; a .model file cannot hold that";
         return Err(Error::Unsupported(what.into()));
+    }
+    if !tokenizer.is_llama3_kind() {
+        let what = "this tokenizer does not split as Llama 3's; a .model file cannot hold that";
+        return Err(Error::Unsupported(what.into()));
+    }
+    if let Some(rank) = tokenizer.vocab().tokens().position(<[u8]>::is_empty) {
+        let what = format!("the id {rank} is an added token's; a .model file cannot hold that");
+        return Err(Error::Unsupported(what));
     }
     let mut text = String::new();
     for (rank, token) in tokenizer.vocab().tokens().enumerate() {
