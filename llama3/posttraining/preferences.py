@@ -30,7 +30,8 @@ from llama3.tokenizer import Tokenizer
 
 
 class PreferencesOptions(SamplingOptions):
-    """Sampling; the pairs follow from it. `prompts_only`: the algorithm samples for itself."""
+    """Sampling; the pairs follow from it. `prompts_only`: the algorithm samples for itself, and no reward model learns
+    from pairs."""
 
     prompts_only: bool = False
 
@@ -38,8 +39,9 @@ class PreferencesOptions(SamplingOptions):
     def of(cls, config: Config, round_: int = 1) -> PreferencesOptions:
         """From the whole config; each round draws other tasks, and other ones than `reject`."""
         algorithm = discover().spec("algorithms", config.post_training.algorithm.name)
+        samples_itself = isinstance(algorithm, AlgorithmSpec) and algorithm.data == "prompts"
         return cls(
-            prompts_only=isinstance(algorithm, AlgorithmSpec) and algorithm.data == "prompts",
+            prompts_only=samples_itself and config.post_training.reward is None,
             **cls.fields_of(config.post_training.prefer),
             rewards=tuple(config.post_training.rewards),
             seed=config.run.seed * 1000 + 2 * round_ + 1,

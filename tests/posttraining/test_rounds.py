@@ -294,3 +294,9 @@ def test_models_that_do_not_fit_are_not_averaged(tokenizer):
 def test_easy_families_are_what_the_round_trains_on():
     assert {task.family for task in tasks("train", 10, seed=1)} == {family.name for family in EASY}
     assert generate(EASY, "held_out", 4, seed=1)
+
+
+@pytest.mark.parametrize(("reward", "prompts_only"), [({}, False), (None, True)])
+def test_a_reward_model_gets_pairs_even_where_the_algorithm_samples(reward, prompts_only):
+    config = Config.model_validate({"post_training": {"algorithm": "ppo", "reward": reward}})
+    assert PreferencesOptions.of(config).prompts_only is prompts_only
