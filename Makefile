@@ -37,9 +37,10 @@ lint: $(VENV)/.installed-test ## ruff, mypy, rustfmt, clippy
 	cargo clippy --locked --all-targets -- -D warnings
 	cargo clippy --locked --features python -- -D warnings
 
-format: $(VENV)/.installed-test ## rewrite Python and Rust in the project's format, and docs/errors.md
+format: $(VENV)/.installed-test ## rewrite Python and Rust in the project's format, and the generated parts of docs
 	$(BIN)/ruff check --fix-only . && $(BIN)/ruff format . && cargo fmt
 	$(BIN)/python tests/test_errors.py
+	$(BIN)/python tests/test_post_training_docs.py
 
 bench-tokenizer: $(VENV)/.installed-test ## the tokenizer beside tiktoken and Hugging Face tokenizers
 	$(BIN)/python benchmarks/tokenizer.py
