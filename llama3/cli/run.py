@@ -48,7 +48,8 @@ def show(run: Run) -> None:
     from llama3.evaluation.intervals import Rate
 
     report = run.report
-    rows = [(f"bits per byte, {name}", f"{value:.3f}") for name, value in report["bits_per_byte"].items()]
+    bits = report["bits_per_byte_by_model"] | {name: report["bits_per_byte"][name] for name in ("gzip", "order3")}
+    rows = [(f"bits per byte, {name}", f"{value:.3f}") for name, value in bits.items() if value is not None]
     rows += [(f"pass rate, {name}", str(Rate(**rate))) for name, rate in report["pass_rate"].items()]
     rows += [
         ("report", str(run.path / "report.html")),
