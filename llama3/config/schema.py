@@ -213,6 +213,10 @@ class RejectSection(Section):
     top_p: float = Field(1.0, gt=0, le=1, description="smallest set of tokens with this probability is sampled from")
     max_tokens: int = Field(64, ge=1, description="longest answer")
     demonstrations: int = Field(0, ge=0, description="worked examples of the reward's own that are mixed in")
+    rehearsal: int = Field(
+        0, ge=0, description="general prompts mixed in with the model's own answers, so that it keeps them"
+    )
+    rehearsal_tokens: int = Field(128, ge=1, description="longest answer to a general prompt; longer ones are left out")
 
 
 class LoRASection(Section):

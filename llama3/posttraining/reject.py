@@ -1,7 +1,8 @@
 """The stage `reject`: rejection sampling (paper 4.2.2). The best verified of K answers becomes training data.
 
 A base model passes almost nothing, so the rewards' own worked examples are mixed in: the part that human-written and
-synthetic dialogs play in the paper's mix. Prompts and demonstrations are distinct tasks of the training split.
+synthetic dialogs play in the paper's mix. Prompts and demonstrations are distinct tasks of the training split. General
+dialogs can be mixed in too, so that the model keeps what it could do (rehearsal.py).
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from llama3.artifacts import Artifact, StageOutput
 from llama3.config.schema import Config
 from llama3.errors import DataError, Problem
 from llama3.model.weights import load_model
-from llama3.posttraining.datasets import write_rows
+from llama3.posttraining.datasets import prompt_ids, write_rows
+from llama3.posttraining.rehearsal import rehearsals
 from llama3.posttraining.sampling import (
     Sampled,
     SamplingOptions,
@@ -23,15 +25,17 @@ from llama3.posttraining.sampling import (
     sampling_metrics,
     task_messages,
 )
-from llama3.posttraining.services import OpenGenerate
-from llama3.posttraining.tasks import Task
-from llama3.tokenizer import Tokenizer
+from llama3.posttraining.services import Generate, OpenGenerate, answer_text, chunks
+from llama3.posttraining.tasks import Task, prompt_digest
+from llama3.tokenizer import Tokenizer, stop_ids
 
 
 class RejectOptions(SamplingOptions):
-    """Sampling, and how many worked examples are mixed in."""
+    """Sampling, and how many worked examples and general dialogs are mixed in."""
 
     demonstrations: int
+    rehearsal: int = 0
+    rehearsal_tokens: int = 128
 
     @classmethod
     def of(cls, config: Config, round_: int = 1) -> RejectOptions:
@@ -40,6 +44,8 @@ class RejectOptions(SamplingOptions):
         return cls(
             **cls.fields_of(section),
             demonstrations=section.demonstrations,
+            rehearsal=section.rehearsal,
+            rehearsal_tokens=section.rehearsal_tokens,
             rewards=tuple(config.post_training.rewards),
             seed=config.run.seed * 1000 + 2 * round_,
         )
@@ -56,7 +62,8 @@ def reject(
     tokenizer, reward = Tokenizer.load(folder), build_reward(options.rewards, inputs.get("reward"))
     tasks = reward.tasks("train", options.demonstrations + options.prompts, options.seed)
     demonstrations, asked = tasks[: options.demonstrations], tasks[options.demonstrations :]
-    sampled = sample_tasks(open_generate(load_model(folder)), tokenizer, reward, asked, options, out)
+    generate = open_generate(load_model(folder))
+    sampled = sample_tasks(generate, tokenizer, reward, asked, options, out)
     dialogs = [_dialog(task, task.reference, "demonstration") for task in demonstrations]
     dialogs += [_dialog(row.task, row.ranked()[0].text, "rejection_sampling") for row in sampled if _accepted(row)]
     if not dialogs:
@@ -64,10 +71,45 @@ def reject(
             Problem("L3-REJ-001", "reject", f"none of {len(sampled) * options.samples} answers passed",
                     "there is nothing to learn from", "set post_training.reject.demonstrations above 0")
         )  # fmt: skip
+    dialogs += rehearse(generate, tokenizer, options, out)
     write_rows(out.path / "dialogs.jsonl", dialogs)
     write_rows(out.path / "samples.jsonl", [line for row in sampled for line in row.rows()])
     sources = Counter(dialog["source"] for dialog in dialogs)
     out.metrics |= sampling_metrics(sampled) | {"dialogs": dict(sorted(sources.items()))}
+
+
+def rehearse(
+    generate: Generate, tokenizer: Tokenizer, options: RejectOptions, out: StageOutput
+) -> list[dict[str, Any]]:
+    """Dialogs of `options.rehearsal` general prompts with the model's own greedy answers; those that do not end within
+    `rehearsal_tokens` are left out, because learning them would teach to break off."""
+    dialogs = []
+    ends = stop_ids(tokenizer)
+    with out.progress("rehearsal", options.rehearsal) as progress:
+        for chunk in chunks(rehearsals(options.rehearsal, options.seed), 64):
+            asked = [row for row in chunk if row.answer is None]
+            prompts = [prompt_ids(tokenizer, [{"role": "user", "content": row.prompt}]).tolist() for row in asked]
+            found = generate(
+                prompts,
+                n=1,
+                max_tokens=options.rehearsal_tokens,
+                temperature=0.0,
+                top_p=1.0,
+                seed=options.seed,
+                stop_ids=ends,
+            )
+            own = {
+                row.prompt: answer_text(tokenizer, answer.ids)
+                for row, (answer,) in zip(asked, found, strict=True)
+                if answer.finish_reason == "stop"
+            }
+            for row in chunk:
+                if answer := row.answer or own.get(row.prompt, "").strip():
+                    turns = (("user", row.prompt), ("assistant", answer))
+                    messages = [{"role": role, "content": content} for role, content in turns]
+                    dialogs.append({"id": prompt_digest(row.prompt), "source": "rehearsal", "messages": messages})
+            progress.advance(len(chunk))
+    return dialogs
 
 
 def _accepted(row: Sampled) -> bool:
