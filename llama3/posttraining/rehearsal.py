@@ -13,8 +13,9 @@ from itertools import product
 
 THINGS = (
     "a rainbow", "photosynthesis", "a volcano", "the water cycle", "gravity", "a solar eclipse", "democracy",
-    "inflation",    "a library", "an electric motor", "the moon", "a glacier", "a poem", "a computer network", "an ecosystem", "yeast",
-    "a bridge", "a compass", "recycling", "a battery", "an orchestra", "a coral reef", "the heart", "a lighthouse",
+    "inflation", "a library", "an electric motor", "the moon", "a glacier", "a poem", "a computer network",
+    "an ecosystem", "yeast", "a bridge", "a compass", "recycling", "a battery", "an orchestra", "a coral reef",
+    "the heart", "a lighthouse",
 )  # fmt: skip
 ACTIVITIES = (
     "learning a language", "cooking rice", "sleeping better", "planting tomatoes", "speaking in public", "saving money",
