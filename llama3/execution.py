@@ -21,6 +21,7 @@ from llama3.artifacts.run import RunDir
 from llama3.config import Loaded
 from llama3.errors import Interrupted
 from llama3.evaluation.report import render_html
+from llama3.model.memory import give_back_freed_memory
 from llama3.plugins.registry import discover
 from llama3.training.ranks import Ranks
 
@@ -93,6 +94,7 @@ class Executor:
             assert stage.options_of is not None, f"stage {stage.name} needs options"
             options = stage.options_of(self.config)
         self.made[key] = self._execute(stage, key, options, inputs)
+        give_back_freed_memory()
         return self.made[key]
 
     def publish(self, report: Mapping[str, Any]) -> None:

@@ -1,8 +1,9 @@
-"""How freed memory is kept for the next step."""
+"""How freed memory is kept for the next step, and given back after the last."""
 
 from __future__ import annotations
 
 import ctypes
+import gc
 import sys
 from functools import lru_cache
 
@@ -23,3 +24,10 @@ def keep_freed_memory() -> bool:
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     return bool(mallopt and mallopt(_MMAP_THRESHOLD, _KEPT) and mallopt(_TRIM_THRESHOLD, _KEPT))
+
+
+def give_back_freed_memory() -> None:
+    """Return what is kept to the system, so that one stage's peak is not added to the next one's. glibc only."""
+    gc.collect()
+    if sys.platform.startswith("linux") and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
+        trim(0)

@@ -37,7 +37,8 @@ from llama3.errors import CheckpointError, Problem
 log = logging.getLogger(__name__)
 
 SCHEMA = 1
-SHARD_BYTES = 4 << 30
+SHARD_BYTES = 256 << 20
+"""Of one file. safetensors copies what it writes: this bounds the copy, which would else be as large as the state."""
 _STEP = re.compile(r"step-(\d+)")
 
 Groups = Mapping[str, Mapping[str, Tensor]]

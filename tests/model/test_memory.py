@@ -27,3 +27,25 @@ def test_freed_memory_is_used_again() -> None:
     if not kept:
         pytest.skip("this C library has no mallopt")
     assert second < first / 10
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks glibc")
+def test_what_was_kept_is_given_back():
+    """In a process of its own: the setting lasts as long as the process."""
+    code = """
+import torch
+from llama3.model.memory import give_back_freed_memory, keep_freed_memory
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096
+
+if keep_freed_memory():
+    tensors = [torch.ones(1 << 20) for _ in range(64)]
+    fence = torch.ones(1)
+    del tensors
+    kept = resident()
+    give_back_freed_memory()
+    assert resident() < kept - (128 << 20), (kept, resident())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
