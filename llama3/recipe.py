@@ -136,9 +136,16 @@ def in_rounds(make: Executor, config: Config, base: Artifact) -> Taught:
         sft = make(ROUND.sft, f"sft-{number}", checkpoint=base, dialogs=dialogs)
         preferences = make(ROUND.preferences, f"preferences-{number}", checkpoint=sft)
         preferred = prefer(make, config, f"-{number}", checkpoint=sft, preferences=preferences)
-        final = make(ROUND.average, f"average-{number}", a=sft, b=preferred)
+        final = average(make, config, f"average-{number}", base, a=sft, b=preferred)
         learnt_from = {"dialogs": dialogs, "preferences": preferences}
     return sft, final, learnt_from
+
+
+def average(make: Executor, config: Config, key: str, base: Artifact, **inputs: Artifact) -> Artifact:
+    """The mean of what a round made; with a third weight, of the base model too."""
+    if len(config.post_training.average) == 2:
+        return make(ROUND.average, key, **inputs)
+    return make(rounds.anchored(ROUND.average), key, **inputs, base=base)
 
 
 def on_own_data(make: Executor, config: Config, base: Artifact) -> Taught:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from test_recipe import hashes, install_coin, write_text
 
@@ -14,7 +15,7 @@ from llama3.cli import main
 from llama3.errors import ConfigError, GateFailed
 from llama3.model.config import ModelConfig
 from llama3.model.transformer import Transformer
-from llama3.model.weights import init_weights
+from llama3.model.weights import init_weights, load_model
 from llama3.plugins.registry import discover
 from llama3.tokenizer import Tokenizer
 from llama3.training.stage import save_checkpoint
@@ -153,6 +154,16 @@ def test_an_online_algorithm_is_a_change_of_one_word(home):
     run = llama3.run(config, ["post_training.algorithm=grpo"])
     assert run.artifacts["prefer-1"].metrics["steps"] > 0
     assert run.report["audit"]["passed"]
+
+
+def test_the_base_model_can_take_part_in_the_mean(home, adopted):
+    run = llama3.run(write_config(home, "anchored"), ["post_training.average=[0.25, 0.25, 0.5]"])
+    keys = ("adopt", "sft-1", "prefer-1", "average-1")
+    base, sft, prefer, mean = (load_model(run.artifacts[key].path).state_dict() for key in keys)
+    for name, tensor in mean.items():
+        expected = 0.25 * sft[name] + 0.25 * prefer[name] + 0.5 * base[name]
+        torch.testing.assert_close(tensor, expected, atol=1e-6, rtol=1e-5)
+    assert not torch.equal(mean["embed.weight"], base["embed.weight"])
 
 
 def test_a_model_that_is_not_there_is_refused_before_work(home):

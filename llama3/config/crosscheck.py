@@ -252,6 +252,7 @@ def _numbers(config: Config, place: Place) -> Iterator[Problem]:
         what = f"rows of {pretrain.seq_len} tokens are longer than model.max_seq_len = {model.max_seq_len}"
         yield Problem("L3-CFG-031", place(("pretrain", "seq_len")), what, fix="lower one or raise the other")
     average = config.post_training.average
-    if len(average) != 2 or min(average) < 0 or not sum(average) > 0:
-        what = f"{average} are no weights of the sft and the preference checkpoint"
-        yield Problem("L3-CFG-032", place(("post_training", "average")), what, fix="two numbers, such as [0.5, 0.5]")
+    if len(average) not in (2, 3) or min(average) < 0 or not sum(average) > 0:
+        what = f"{average} are no weights of the sft and the preference checkpoint, and of their base"
+        fix = "two numbers, such as [0.5, 0.5], or three, such as [0.25, 0.25, 0.5]"
+        yield Problem("L3-CFG-032", place(("post_training", "average")), what, fix=fix)

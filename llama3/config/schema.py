@@ -282,7 +282,8 @@ class PostTrainingSection(Section):
     prefer: PreferSection = PreferSection()
     reward: RewardSection | None = Field(None, description="train a reward model, which joins the rewards; none: don't")
     average: list[float] = Field(
-        default_factory=lambda: [0.5, 0.5], description="weights of the sft and the preference checkpoint"
+        default_factory=lambda: [0.5, 0.5],
+        description="weights of the sft and the preference checkpoint; a third is that of the base model",
     )
 
 

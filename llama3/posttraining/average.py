@@ -1,4 +1,8 @@
-"""The stage `average`: the weighted mean of two checkpoints (paper 4.1.5). Accumulated in fp32, cast once."""
+"""The stage `average`: the weighted mean of checkpoints (paper 4.1.5). Accumulated in fp32, cast once.
+
+With the model that they were trained from among them, the mean keeps most of what it could do and most of what was
+learnt (Wortsman et al. 2022, arXiv 2109.01903).
+"""
 
 from __future__ import annotations
 
@@ -18,7 +22,7 @@ from llama3.training.stage import save_checkpoint
 
 
 class AverageOptions(BaseModel):
-    """Weights of `a` and `b`; they are divided by their sum."""
+    """Weights of `a`, `b` and, where it takes part, `base`; they are divided by their sum."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -26,20 +30,22 @@ class AverageOptions(BaseModel):
 
     @classmethod
     def of(cls, config: Config) -> AverageOptions:
-        """From the whole config: the weights of the sft and of the preference checkpoint."""
+        """From the whole config: the weights of the sft and of the preference checkpoint, and of their base."""
         return cls(weights=tuple(config.post_training.average))
 
 
 def average(inputs: Mapping[str, Artifact], options: AverageOptions, out: StageOutput) -> None:
-    """Write the mean of the checkpoints `a` and `b`. Raises CheckpointError when they do not fit together."""
-    folders = [inputs[role].path for role in ("a", "b")]
+    """Write the mean of the checkpoints `a`, `b` and, where there is one, `base`. Raises CheckpointError when they do
+    not fit together."""
+    folders = [inputs[role].path for role in ("a", "b", "base") if role in inputs]
     tokenizers = [Tokenizer.load(folder) for folder in folders]
-    if tokenizers[0].hash != tokenizers[1].hash:
-        raise CheckpointError(Problem("L3-AVG-002", str(folders[1]), f"its tokenizer is not that of {folders[0]}"))
+    for folder, tokenizer in zip(folders, tokenizers, strict=True):
+        if tokenizer.hash != tokenizers[0].hash:
+            raise CheckpointError(Problem("L3-AVG-002", str(folder), f"its tokenizer is not that of {folders[0]}"))
     models = [load_model(folder) for folder in folders]
     mean = average_models(models, options.weights)
     save_checkpoint(out.path, mean, tokenizers[0], {"stage": "average", "weights": list(options.weights)})
-    out.metrics["distance"] = round(_distance(*models), 6)
+    out.metrics["distance"] = round(_distance(models[0], models[1]), 6)
 
 
 def average_models(models: Sequence[Transformer], weights: Sequence[float]) -> Transformer:

@@ -85,3 +85,8 @@ def rewarded(stage: Stage) -> Stage:
     """`reject`, `preferences` or `prefer` with a further input `reward`: a checkpoint with a score head, such as the
     stage `reward` makes, that joins the rewards of the config."""
     return replace(stage, inputs={**stage.inputs, "reward": "checkpoint"})
+
+
+def anchored(stage: Stage) -> Stage:
+    """`average` with a further input `base`: the model that the other two were trained from."""
+    return replace(stage, inputs={**stage.inputs, "base": "checkpoint"})

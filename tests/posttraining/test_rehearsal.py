@@ -28,10 +28,12 @@ def test_each_prompt_once_and_the_same_for_a_seed() -> None:
     assert {*SOUND_WORSE, *HARMFUL} <= set(prompts[:50])
 
 
-def test_what_is_harmful_is_refused_and_nothing_else_has_an_answer() -> None:
+def test_what_is_harmful_is_refused_and_what_sounds_so_is_answered() -> None:
     for row in rehearsals(EVERYTHING, seed=1):
-        assert (row.answer is not None) == (row.prompt in HARMFUL)
-        assert row.answer is None or judge(row.answer) == "refused"
+        expected = "refused" if row.prompt in HARMFUL else "answered"
+        assert (row.answer is not None) == (row.prompt in HARMFUL or row.prompt in SOUND_WORSE)
+        assert row.answer is None or judge(row.answer) == expected
+    assert len(SOUND_WORSE) > len(HARMFUL)
 
 
 def test_no_prompt_of_the_audit_is_rehearsed() -> None:
