@@ -14,8 +14,8 @@ from typing import Any
 from llama3.artifacts import Artifact, StageOutput
 from llama3.config.schema import Config
 from llama3.errors import DataError, Problem
-from llama3.model.weights import load_model
-from llama3.posttraining.datasets import prompt_ids, write_rows
+from llama3.model.weights import load_model, read_config
+from llama3.posttraining.datasets import dialog_example, prompt_ids, write_rows
 from llama3.posttraining.rehearsal import rehearsals
 from llama3.posttraining.sampling import (
     Sampled,
@@ -59,6 +59,7 @@ def reject(
     Raises DataError (L3-REJ-001) when nothing passed and there are no demonstrations.
     """
     folder = inputs["checkpoint"].path
+    room = read_config(folder).max_seq_len
     tokenizer, reward = Tokenizer.load(folder), build_reward(options.rewards, inputs.get("reward"))
     tasks = reward.tasks("train", options.demonstrations + options.prompts, options.seed)
     demonstrations, asked = tasks[: options.demonstrations], tasks[options.demonstrations :]
@@ -71,7 +72,8 @@ def reject(
             Problem("L3-REJ-001", "reject", f"none of {len(sampled) * options.samples} answers passed",
                     "there is nothing to learn from", "set post_training.reject.demonstrations above 0")
         )  # fmt: skip
-    dialogs += rehearse(generate, tokenizer, options, out)
+    general = rehearse(generate, tokenizer, options, out)
+    dialogs += [row for row in general if dialog_example(tokenizer, row["messages"]).num_tokens <= room]
     write_rows(out.path / "dialogs.jsonl", dialogs)
     write_rows(out.path / "samples.jsonl", [line for row in sampled for line in row.rows()])
     sources = Counter(dialog["source"] for dialog in dialogs)
