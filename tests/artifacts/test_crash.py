@@ -52,7 +52,7 @@ def test_kills_at_system_calls_end_in_the_same_hashes(tmp_path, call, nth):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_keeps_what_is_finished_and_says_how_to_go_on(tmp_path, number):
     command = [sys.executable, PIPELINE, str(tmp_path / "run")]
-    env = {**os.environ, "PAUSE": "0.25"}
+    env = {**os.environ, "PAUSE": "1.5"}
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env)
     events = tmp_path / "run" / "events.jsonl"
     while process.poll() is None:
