@@ -230,8 +230,13 @@ def test_a_run_that_stops_at_the_gate_shows_its_audit(run, audited, capsys):
 
 
 def test_a_finished_run_shows_its_audit(run, audited, capsys):
-    report = {"bits_per_byte": {"model": 1.5}, "pass_rate": {}, "audit": audited(GOOD, GOOD).metrics}
+    report = {
+        "bits_per_byte": {"model": 1.5, "gzip": 1.6, "order3": 1.7},
+        "bits_per_byte_by_model": {"base": 1.5, "final": 1.4},
+        "pass_rate": {},
+        "audit": audited(GOOD, GOOD).metrics,
+    }
     show(Run(run.path, report, {}))
     out = capsys.readouterr().out
     assert out.rstrip().endswith("audit: passed")
-    assert "1.500" in out
+    assert all(figure in out for figure in ("1.500", "1.400", "1.600"))
