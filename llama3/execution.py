@@ -103,6 +103,11 @@ class Executor:
             write_json_atomic(self.run.path / "report.json", dict(report))
             write_bytes_atomic(self.run.path / "report.html", render_html(report).encode())
 
+    def withdraw(self, key: str) -> None:
+        """Let `key` no longer name what an earlier execution of this run made."""
+        if self._ranks.leads:
+            self.run.withdraw(key)
+
     def _execute(self, stage: Stage, key: str, options: BaseModel, inputs: Mapping[str, Artifact]) -> Artifact:
         if not self._ranks.leads:
             return self._ranks.follow(stage, inputs, options, joins=hasattr(options, "parallelism"))

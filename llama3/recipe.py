@@ -17,6 +17,7 @@ from llama3.config import Config, Loaded
 from llama3.data.curate import curate, stamped
 from llama3.data.shards import shard
 from llama3.data.vocabulary import TokenizerOptions, tokenizer
+from llama3.errors import GateFailed
 from llama3.evaluation.audit import AUDIT, require_passed
 from llama3.evaluation.report import build_report
 from llama3.evaluation.stages import EvaluateOptions, baselines, contamination, evaluate
@@ -88,9 +89,13 @@ def adopt(make: Executor, config: Config) -> dict[str, Any]:
     results = measure(make, config, herd, corpus, {"corpus": corpus, "tokenizer": base})
     audited = make(AUDIT, before=results.evaluations["base"], after=results.evaluations["final"])
 
-    # The gate: where it closes, the report says what was lost and there is no release.
+    # The gate: where it closes, the report says what was lost and there is no release, nor an earlier one.
     tell(make, config, herd, results, audited)
-    require_passed(audited, herd.final)
+    try:
+        require_passed(audited, herd.final)
+    except GateFailed:
+        make.withdraw("release")
+        raise
     release_herd(make, herd, results, audit=audited)
     return tell(make, config, herd, results, audited)
 

@@ -120,12 +120,14 @@ def test_the_release_is_the_adopted_models_kind(adopted):
 
 
 def test_a_failed_audit_releases_nothing_and_exits_5(home, adopted, capsys):
+    run = home / "runs" / "lossy"
+    llama3.run(write_config(home, "lossy"))
+    assert (run / "artifacts" / "release").exists()
     config = write_config(home, "lossy", audit={"margin": 1e-6, "relative_margin": 0.99})
     with pytest.raises(SystemExit) as stopped:
         main(["run", str(config)])
     assert stopped.value.code == GateFailed.exit_code == 5
     assert "suite coins" in capsys.readouterr().err
-    run = home / "runs" / "lossy"
     report = json.loads((run / "report.json").read_text())
     assert report["audit"]["passed"] is False
     assert report["audit"]["suites"]["text"]["passed"] is True

@@ -175,6 +175,14 @@ class RunDir:
         self._forget_scratch(key)
         return made
 
+    def withdraw(self, key: str) -> None:
+        """`key` is no longer what this run made; the artifact that it named stays beside."""
+        link = self.artifacts / key
+        if link.is_symlink():
+            link.unlink()
+            fsync_dir(self.artifacts)
+            self.event("withdrawn", key=key)
+
     def _reuse(self, target: Path, request: Request) -> Artifact | None:
         """The artifact at `target` if it answers `request` and every byte verifies; a damaged one goes
         aside.
