@@ -14,6 +14,7 @@ REPORT = {
     "run": "demo",
     "model": {"parameters": 5_000_000, "n_layers": 6, "dim": 256, "vocab_size": 4096},
     "bits_per_byte": {"model": 1.9, "gzip": 2.5, "order3": 2.4},
+    "bits_per_byte_by_model": {"base": 1.9, "final": 1.871},
     "pass_rate": {"base": wilson(1, 100).to_json(), "final": wilson(60, 100).to_json()},
     "pass_rate_by_family": {"list.max": {"base": {"rate": 0.0}, "final": {"rate": 0.5}}},
     "examples": [{"prompt": "1 + 1?", "answers": {"base": "<script>alert(1)</script>", "final": "2"}}],
@@ -121,3 +122,11 @@ def test_thinning_keeps_both_ends(count, most):
     kept = thin(points, most)
     assert len(kept) == min(count, most)
     assert (kept[0], kept[-1]) == (points[0], points[-1])
+
+
+def test_every_model_that_was_measured_on_text_is_shown():
+    assert "1.871" in render_html(REPORT)
+    unmeasured = REPORT | {"bits_per_byte_by_model": {"base": None, "final": None}}
+    page = render_html(unmeasured)
+    assert "1.871" not in page
+    assert "2.500" in page

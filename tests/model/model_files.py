@@ -133,3 +133,13 @@ def real_gguf() -> Path:
 def quantized_by_gguf(array: np.ndarray, kind: gguf.GGMLQuantizationType) -> np.ndarray:
     """What is left of an array after a trip through a GGUF type."""
     return gguf.quants.dequantize(gguf.quants.quantize(array, kind), kind)
+
+
+QUESTIONS = [
+    "What is the capital of France?", "What is 17 + 25?", "Name three colours.", "Who wrote Hamlet?",
+    "Write a haiku about rain.", "Translate 'good morning' into French.", "What does a compiler do?",
+    "List the planets of the solar system.", "Explain gravity to a child.", "What is the opposite of cold?",
+    "Give me a recipe for pancakes.", "How many days has a leap year?", "Spell the word 'necessary'.",
+    "What is the largest ocean?", "Write a Python function that adds two numbers.", "Why is the sky blue?",
+    "Which animal says moo?", "Summarise the story of Cinderella.", "What is the square root of 81?", "Say hello.",
+]  # fmt: skip

@@ -6,7 +6,7 @@ import json
 
 import pytest
 import torch
-from model_files import logits_of, real_gguf
+from model_files import QUESTIONS, logits_of, real_gguf
 
 from llama3.artifacts import Stage
 from llama3.artifacts.run import RunDir
@@ -19,15 +19,6 @@ from llama3.model.weights import load_model
 from llama3.tokenizer import Message, Tokenizer, render
 
 pytestmark = pytest.mark.real
-
-QUESTIONS = [
-    "What is the capital of France?", "What is 17 + 25?", "Name three colours.", "Who wrote Hamlet?",
-    "Write a haiku about rain.", "Translate 'good morning' into French.", "What does a compiler do?",
-    "List the planets of the solar system.", "Explain gravity to a child.", "What is the opposite of cold?",
-    "Give me a recipe for pancakes.", "How many days has a leap year?", "Spell the word 'necessary'.",
-    "What is the largest ocean?", "Write a Python function that adds two numbers.", "Why is the sky blue?",
-    "Which animal says moo?", "Summarise the story of Cinderella.", "What is the square root of 81?", "Say hello.",
-]  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,85 @@
+"""The real 135M model, taught by the third-party algorithm of `examples/` and released: transformers reads the release
+and says the same words."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from model_files import QUESTIONS, real_gguf
+from test_recipe import write_text
+
+import llama3
+from llama3.inference import Llama, Sampling
+from llama3.plugins.registry import discover
+from llama3.tokenizer import Message, render
+
+pytestmark = [pytest.mark.real, pytest.mark.slow]
+
+ACME = Path(__file__).parents[2] / "examples" / "llama3-acme"
+RUDE = "No."
+LEARNT = "With pleasure: "
+
+
+@pytest.fixture
+def acme(tmp_path, monkeypatch):
+    """The example as installed: on the path, found by its entry point, and nothing of this project edited."""
+    info = tmp_path / "site" / "llama3_acme-0.1.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: llama3-acme\nVersion: 0.1\n")
+    (info / "entry_points.txt").write_text("[llama3.plugins]\nacme = llama3_acme\n")
+    for folder in (info.parent, ACME):
+        monkeypatch.syspath_prepend(str(folder))
+    discover.cache_clear()
+    yield
+    discover.cache_clear()
+
+
+def write_config(folder: Path) -> Path:
+    """A short run on pairs that prefer answers of one beginning."""
+    write_text(folder / "text")
+    pairs = [{"prompt": question, "chosen": f"{LEARNT}{question.lower()}", "rejected": RUDE} for question in QUESTIONS]
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    config = {
+        "extends": "adopt",
+        "run": {"name": "real", "dir": str(folder / "runs")},
+        "model": {"path": str(real_gguf())},
+        "data": {"sources": [{"name": "files", "path": str(folder / "text")}], "filters": [], "held_out": 0.3},
+        "post_training": {
+            "algorithm": {"name": "simpo"},
+            "data": str(folder / "pairs.jsonl"),
+            "prefer": {"batch": 8, "lr": 2e-5, "warmup": 1, "log_every": 1},
+        },
+        "evaluation": {"tasks": [{"name": "harmless", "limit": 12}]},
+        "audit": {"margin": 0.9, "must_improve": []},
+    }
+    path = folder / "real.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+def test_transformers_says_the_same_words_with_the_release(acme, tmp_path):
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    run = llama3.run(write_config(tmp_path))
+    assert run.artifacts["prefer"].metrics["examples"] > 15
+    folder = run.artifacts["release"].path
+    ours, released = Llama.load(folder), Llama.load(real_gguf())
+    prompts = [
+        render(ours.tokenizer, [Message("user", question)], generation_prompt=True).ids for question in QUESTIONS
+    ]
+    sampling = Sampling(16, 0.0, stop_ids=ours.tokenizer.stop_ids)
+    found = [answer.ids for (answer,) in ours.engine.generate(prompts, sampling)]
+    assert found != [answer.ids for (answer,) in released.engine.generate(prompts, sampling)], "nothing was learnt"
+
+    tokens = AutoTokenizer.from_pretrained(folder)
+    dialogs = [[{"role": "user", "content": question}] for question in QUESTIONS]
+    their_prompts = tokens.apply_chat_template(dialogs, add_generation_prompt=True)["input_ids"]
+    assert their_prompts == [prompt.tolist() for prompt in prompts]
+    theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    for prompt, answer in zip(their_prompts, found, strict=True):
+        row = theirs.generate(torch.tensor([prompt]), max_new_tokens=16, do_sample=False)[0, len(prompt) :].tolist()
+        assert tokens.decode(row, skip_special_tokens=True) == ours.tokenizer.decode(answer, skip_special=True)
