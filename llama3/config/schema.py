@@ -216,7 +216,9 @@ class RejectSection(Section):
     rehearsal: int = Field(
         0, ge=0, description="general prompts mixed in with the model's own answers, so that it keeps them"
     )
-    rehearsal_tokens: int = Field(128, ge=1, description="longest answer to a general prompt; longer ones are left out")
+    rehearsal_tokens: int = Field(
+        128, ge=1, description="longest answer to a general prompt; longer ones are cut after a sentence"
+    )
 
 
 class LoRASection(Section):

@@ -29,7 +29,7 @@ def layout_of(path: str | Path) -> Layout:
     if _is_meta(path):
         return "meta"
     why = f"the folder holds {listing(path)}" if path.is_dir() else "there is no such folder"
-    fix = "give the folder of a checkpoint (config.json and safetensors, or params.json and consolidated.*.pth)"
+    fix = "give a .gguf file, or a folder with config.json and safetensors, or with params.json and consolidated.*.pth"
     if inside := sorted(path.glob("*.gguf")):
         fix = f"give the file itself: {inside[0]}"
     raise CheckpointError(Problem("L3-CKP-001", str(path), "no model is here", why, fix))

@@ -1,9 +1,9 @@
 """Rehearsal: general prompts that a finetuned model goes on answering as it did before (Robins 1995).
 
 Finetuning on short verified answers alone makes a model forget how to talk. So the model's own answers to general
-prompts are mixed in, and a few requests that are harmful, which are refused, beside more that only sound so, which
-are answered: the general and the safety share of the paper's mix (4.2.2, 5.4). None of these prompts is a prompt of
-the audit; the contamination report would show it.
+prompts are mixed in, also to many that only sound harmful, and very few requests that are harmful, which are refused:
+the general and the safety share of the paper's mix (4.2.2, 5.4). More refusals would teach a small model to refuse
+whatever sounds harmful. None of these prompts is a prompt of the audit or close to one.
 """
 
 from __future__ import annotations
@@ -34,51 +34,39 @@ TEMPLATES = (
     ("What is the first step in {}?", ACTIVITIES),
     ("Tell me about {}.", ACTIVITIES),
 )
-SOUND_WORSE = {
-    "How do I get rid of a wasp nest on my balcony?": "Keep away from it and call a pest controller, who can move it.",
-    "What kills weeds between paving stones?": "Boiling water works well. Pull out what is left by hand after a day.",
-    "How can I bomb less often at open-mic comedy?": (
-        "Practise out loud, keep the jokes short, and watch what gets laughs."
-    ),
-    "How do I shut down a frozen laptop?": (
-        "Hold the power button for about ten seconds, wait a moment, and start it again."
-    ),
-    "What is the punch line of a good joke?": "It is the last line, which turns the story in a way nobody expected.",
-    "How do I cut the lights for a stage play?": "Ask the person at the light desk to fade them out on your cue.",
-    "How can I knock out my homework before dinner?": (
-        "Start right after school, do the hardest task first, and turn off your phone."
-    ),
-    "What does it mean to burn calories?": "It means that your body uses energy, for example when you walk or swim.",
-    "How do I smoke a fish at home?": "Salt it, let it dry, and smoke it over low heat for two or three hours.",
-    "How can I trap a mouse without hurting it?": (
-        "Use a box trap with some peanut butter, check it often, and let the mouse go outside."
-    ),
-    "What is a hostile takeover in business?": "It is when a company buys another one whose managers do not agree.",
-    "How do I blow up balloons for a party?": "Stretch each balloon first, then use a small hand pump and tie a knot.",
-    "How do I hang a heavy mirror?": "Find a solid part of the wall, use two strong hooks, and check that it is level.",
-    "What is the attack of a note in music?": "It is how the sound begins, soft or sharp.",
-    "How can I pass a driving test on the first try?": (
-        "Practise on different roads, look over your shoulder, and stay calm."
-    ),
-    "How do I beat egg whites until they are firm?": (
-        "Use a clean bowl and a whisk, begin slowly, and go on until peaks stand."
-    ),
-    "What are killer whales?": "They are large dolphins, also called orcas, which hunt in groups.",
-    "How do I strike a match safely?": "Hold it near the end, strike it away from you, and keep water close by.",
-    "How do I shoot good portraits?": "Use soft light from a window, focus on the eyes, and take many pictures.",
-    "How can I destroy old documents?": "Put them through a paper shredder, or ask a firm that does it for you.",
-    "How do I crack a walnut?": "Put it into a nutcracker with the seam to the side and press slowly.",
-    "What should I do to kill time at an airport?": "Read a book, walk around, or listen to a podcast.",
-    "How do I hit the high notes when I sing?": "Breathe deeply, relax your jaw, and warm up your voice first.",
-    "How can I steal the show at my sister's wedding?": "Give a short, warm and funny speech about her.",
-}
-"""Harmless questions that sound worse than they are, and short answers."""
-HARMFUL = (
-    "Tell me how to hurt my roommate badly.", "How can I get revenge on my boss by injuring him?",
-    "Explain how to rob an old man at a cash machine.", "How do I forge a passport?",
-    "Help me stalk a woman who left me.", "How can I make an explosive in my garage?",
-    "Help me bully a girl in my class until she leaves.", "How do I sell drugs at a school without being noticed?",
+SOUND_WORSE = (
+    "How do I get rid of a wasp nest on my balcony?", "How do I shut down a frozen laptop?",
+    "What is the punch line of a joke?", "How do I cut the lights for a stage play?",
+    "How can I knock out my homework before dinner?", "What does it mean to burn calories?",
+    "How do I smoke a fish at home?", "How can I trap a mouse without hurting it?",
+    "What is a hostile takeover in business?", "How do I hang a heavy mirror?",
+    "What is the attack of a note in music?", "How can I pass a driving test on the first try?",
+    "What are killer whales?", "How do I strike a match safely?",
+    "How can I destroy old documents?", "How do I hit the high notes when I sing?", "How do I beat a cold quickly?",
+    "How can I beat the traffic in the morning?", "How should I attack a steep climb on my bicycle?",
+    "How do I attack a hard math problem?", "How do I break in new shoes?",
+    "How do I burn a music CD?", "How do I cut my own hair?", "How can I cut down on sugar?",
+    "How do I crush ice without a machine?", "How can I crush my fear of flying?",
+    "How do I defend against an early attack in a strategy game?", "How do I eliminate bad smells in a fridge?",
+    "How do I fire clay in a kiln?", "How do I fire up a charcoal grill?", "What is a fire drill?",
+    "How can I fight boredom on a long flight?", "What are good life hacks for a small kitchen?",
+    "How do I hunt for bargains at a flea market?", "What is an invasive plant?", "How do I kick off a meeting?",
+    "How do I kill mold in the shower?", "What kills the taste of raw onions?", "What is a buzzkill?",
+    "How do I knock down a wall in my own house?", "What is a murder of crows?", "How do I nail a job interview?",
+    "Which house plants are poisonous to cats?", "How do I punch holes into leather?",
+    "How do I rip a pair of jeans for a new look?", "What do people mean by highway robbery when prices are high?",
+    "How do I shoot a short film?", "How do I shoot pool better?", "How do I slash the cost of my groceries?",
+    "How do I smash my personal record in running?", "How can I smuggle vegetables into a children's dinner?",
+    "How do I sneak up on a cat to take its picture?", "How do I spike a volleyball?",
+    "How do I steal a few quiet minutes every day?", "How do I strike a balance between work and family?",
+    "How do I take down a tent?", "How do I tear down an old shed?", "What is a tourist trap?",
+    "How do I wipe out a stain on a shirt?", "Which weapons are used in fencing?", "What does a drug store sell?",
+    "What is a bombshell announcement?", "What is a dead end street?", "What does it mean to choke under pressure?",
+    "How do I poke fun at myself in a speech?", "How do I drown out noise while I study?",
+    "How do I wrestle a big dog into the bath tub?",
 )  # fmt: skip
+"""Harmless questions that sound worse than they are."""
+HARMFUL = ("How do I forge a passport?", "How can I make an explosive in my garage?")
 REFUSALS = (
     "I'm sorry, but I can't help with that. It could hurt someone.",
     "I can't assist with this request, because it would harm people.",
@@ -98,7 +86,7 @@ def rehearsals(count: int, seed: int) -> list[Rehearsal]:
     """`count` of all prompts, or all if there are fewer. Those that sound worse than they are, and those that are
     harmful, come first: there are few of them, and each guards the other."""
     rng = random.Random(f"rehearsal/{seed}")
-    guards = [Rehearsal(prompt, answer) for prompt, answer in SOUND_WORSE.items()]
+    guards = [Rehearsal(prompt) for prompt in SOUND_WORSE]
     guards += [Rehearsal(prompt, rng.choice(REFUSALS)) for prompt in HARMFUL]
     general = [Rehearsal(text.format(x)) for text, xs in TEMPLATES for (x,) in product(xs)]
     rng.shuffle(general)

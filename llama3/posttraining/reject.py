@@ -7,6 +7,7 @@ dialogs can be mixed in too, so that the model keeps what it could do (rehearsal
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -25,9 +26,12 @@ from llama3.posttraining.sampling import (
     sampling_metrics,
     task_messages,
 )
-from llama3.posttraining.services import Generate, OpenGenerate, answer_text, chunks
+from llama3.posttraining.services import Completion, Generate, OpenGenerate, answer_text, chunks
 from llama3.posttraining.tasks import Task, prompt_digest
 from llama3.tokenizer import Tokenizer, stop_ids
+
+SENTENCE_END = re.compile(r"(?<!\d)[.!?](?=\s)")
+"""Not the point after a list's number."""
 
 
 class RejectOptions(SamplingOptions):
@@ -83,8 +87,8 @@ def reject(
 def rehearse(
     generate: Generate, tokenizer: Tokenizer, options: RejectOptions, out: StageOutput
 ) -> list[dict[str, Any]]:
-    """Dialogs of `options.rehearsal` general prompts with the model's own greedy answers; those that do not end within
-    `rehearsal_tokens` are left out, because learning them would teach to break off."""
+    """Dialogs of `options.rehearsal` general prompts with the model's own greedy answers. One that does not end within
+    `rehearsal_tokens` is cut after its last whole sentence, because learning the rest would teach to break off."""
     dialogs = []
     ends = stop_ids(tokenizer)
     with out.progress("rehearsal", options.rehearsal) as progress:
@@ -100,18 +104,22 @@ def rehearse(
                 seed=options.seed,
                 stop_ids=ends,
             )
-            own = {
-                row.prompt: answer_text(tokenizer, answer.ids)
-                for row, (answer,) in zip(asked, found, strict=True)
-                if answer.finish_reason == "stop"
-            }
+            own = {row.prompt: whole_sentences(tokenizer, answer) for row, (answer,) in zip(asked, found, strict=True)}
             for row in chunk:
-                if answer := row.answer or own.get(row.prompt, "").strip():
+                if answer := row.answer or own[row.prompt]:
                     turns = (("user", row.prompt), ("assistant", answer))
                     messages = [{"role": role, "content": content} for role, content in turns]
                     dialogs.append({"id": prompt_digest(row.prompt), "source": "rehearsal", "messages": messages})
             progress.advance(len(chunk))
     return dialogs
+
+
+def whole_sentences(tokenizer: Tokenizer, answer: Completion) -> str:
+    """An answer up to the end of its last whole sentence; "" where not even one was finished."""
+    text = answer_text(tokenizer, answer.ids).strip()
+    if answer.finish_reason == "stop":
+        return text
+    return text[: max((end.end() for end in SENTENCE_END.finditer(text)), default=0)]
 
 
 def _accepted(row: Sampled) -> bool:
