@@ -19,6 +19,7 @@ from llama3.data.shards import shard
 from llama3.data.vocabulary import TokenizerOptions, tokenizer
 from llama3.errors import GateFailed
 from llama3.evaluation.audit import AUDIT, require_passed
+from llama3.evaluation.contamination import require_clean
 from llama3.evaluation.report import build_report
 from llama3.evaluation.stages import EvaluateOptions, baselines, contamination, evaluate
 from llama3.execution import Executor
@@ -60,7 +61,11 @@ def run(loaded: Loaded) -> Run:
     """
     with Executor(loaded) as make:
         story = adopt if loaded.config.model.path else raise_herd
-        report = story(make, loaded.config)
+        try:
+            report = story(make, loaded.config)
+        except GateFailed:
+            make.withdraw("release")  # an earlier one no longer is what this run made
+            raise
         return Run(make.run.path, report, dict(make.made))
 
 
@@ -74,8 +79,9 @@ def raise_herd(make: Executor, config: Config) -> dict[str, Any]:
     # Pre-training (3.4): next-token prediction, annealed to a learning rate of 0, checkpoints averaged.
     base = make(PRETRAIN, shards=shards, tokenizer=vocabulary)
 
-    herd = post_train(make, config, base)
-    results = measure(make, config, herd, corpus, {"corpus": corpus, "tokenizer": vocabulary})
+    searched = {"corpus": corpus, "tokenizer": vocabulary}
+    herd = post_train(make, config, base, searched)
+    results = measure(make, herd, corpus, searched)
     release_herd(make, herd, results)
     return tell(make, config, herd, results)
 
@@ -85,17 +91,14 @@ def adopt(make: Executor, config: Config) -> dict[str, Any]:
     base = make(ADOPT)
     corpus = make(CURATE)  # its held-out documents: text that the model must not become worse at
 
-    herd = post_train(make, config, base)
-    results = measure(make, config, herd, corpus, {"corpus": corpus, "tokenizer": base})
+    searched = {"corpus": corpus, "tokenizer": base}
+    herd = post_train(make, config, base, searched)
+    results = measure(make, herd, corpus, searched)
     audited = make(AUDIT, before=results.evaluations["base"], after=results.evaluations["final"])
 
-    # The gate: where it closes, the report says what was lost and there is no release, nor an earlier one.
+    # The gate: where it closes, the report says what was lost and there is no release.
     tell(make, config, herd, results, audited)
-    try:
-        require_passed(audited, herd.final)
-    except GateFailed:
-        make.withdraw("release")
-        raise
+    require_passed(audited, herd.final)
     release_herd(make, herd, results, audit=audited)
     return tell(make, config, herd, results, audited)
 
@@ -117,10 +120,14 @@ class Herd:
         return {"base": self.base, **sft, "final": self.final, **self.quantized}
 
 
-def post_train(make: Executor, config: Config, base: Artifact) -> Herd:
+Searched = Mapping[str, Artifact]
+"""Where held-out tasks must not stand, beside the data of post-training: the corpus, and the tokenizer to read it."""
+
+
+def post_train(make: Executor, config: Config, base: Artifact, searched: Searched) -> Herd:
     """Post-training (paper 4) of a base model, and the fewer bits (6) of what it makes."""
-    teach = on_own_data if config.post_training.data else in_rounds
-    sft, final, learnt_from = teach(make, config, base)
+    taught = on_own_data(make, config, base, searched) if config.post_training.data else in_rounds(make, config, base)
+    sft, final, learnt_from = taught
     quantized = {
         slot.name: make(QUANTIZE, slot.name, QuantizeOptions.of(config, slot), checkpoint=final)
         for slot in config.quantization
@@ -153,9 +160,11 @@ def average(make: Executor, config: Config, key: str, base: Artifact, **inputs: 
     return make(rounds.anchored(ROUND.average), key, **inputs, base=base)
 
 
-def on_own_data(make: Executor, config: Config, base: Artifact) -> Taught:
-    """The user's own rows: dialogs are finetuned on, pairs, labels and prompts go to the preference stage."""
+def on_own_data(make: Executor, config: Config, base: Artifact, searched: Searched) -> Taught:
+    """The user's own rows: dialogs are finetuned on, pairs, labels and prompts go to the preference stage. Rows that
+    hold a held-out task are refused before anything learns from them."""
     given = make(own_data_stage(config))
+    require_clean(find_leaks(make, {given.type: given}, searched))
     if given.type == "dialogs":
         final = make(ROUND.sft, "sft", checkpoint=base, dialogs=given)
         return final, final, {"dialogs": given}
@@ -183,17 +192,19 @@ class Results:
     """How much of the held-out tasks was trained on."""
 
 
-def measure(make: Executor, config: Config, herd: Herd, corpus: Artifact, searched: Mapping[str, Artifact]) -> Results:
-    """Every model on held-out text and tasks, and what the figures are worth.
-
-    searched: where held-out tasks must not stand, beside the data of post-training
-    """
+def measure(make: Executor, herd: Herd, corpus: Artifact, searched: Searched) -> Results:
+    """Every model on held-out text and tasks, and what the figures are worth."""
     evaluations = {
         name: make(EVALUATE, f"evaluate-{name}", checkpoint=model, corpus=corpus) for name, model in herd.models.items()
     }
-    inputs = {**searched, **herd.learnt_from}
-    leaks = make(Stage("contamination", contamination, types(inputs), "report", EvaluateOptions.of), **inputs)
+    leaks = find_leaks(make, herd.learnt_from, searched)
     return Results(evaluations, corpus, make(BASELINES, corpus=corpus), leaks)
+
+
+def find_leaks(make: Executor, learnt_from: Mapping[str, Artifact], searched: Searched) -> Artifact:
+    """The report of how much of the held-out tasks stands in the data of training."""
+    inputs = {**searched, **learnt_from}
+    return make(Stage("contamination", contamination, types(inputs), "report", EvaluateOptions.of), **inputs)
 
 
 def release_herd(make: Executor, herd: Herd, results: Results, **gates: Artifact) -> Artifact:

@@ -151,6 +151,17 @@ def test_own_rows_are_what_is_learnt(home, kind, stage):
     assert run.artifacts[stage].metrics["examples"] > 10
 
 
+def test_own_rows_with_a_held_out_task_are_refused_before_training(home, adopted):
+    samples = adopted.artifacts["evaluate-final"].file("samples.jsonl").read_text().splitlines()
+    prompts = [row["prompt"] for row in map(json.loads, samples) if row["suite"] == "coins"]
+    rows = home / "leak.jsonl"
+    rows.write_text("".join(json.dumps({"prompt": prompt, "completion": "yes"}) + "\n" for prompt in prompts))
+    with pytest.raises(GateFailed, match="L3-EVL-030"):
+        llama3.run(write_config(home, "leak"), [f"post_training.data={rows}"])
+    made = {link.name for link in (home / "runs" / "leak" / "artifacts").iterdir() if link.is_symlink()}
+    assert made == {"adopt", "curate", "own_data", "contamination"}
+
+
 def test_an_online_algorithm_is_a_change_of_one_word(home):
     config = write_config(home, "online")
     run = llama3.run(config, ["post_training.algorithm=grpo"])
