@@ -25,7 +25,6 @@ from llama3.inference.kv_pool import KvPool
 from llama3.inference.paged_cache import Ints, PagedCache
 from llama3.inference.sampling import Draws, Sampling, draw, stream_seed, uniforms
 from llama3.inference.working_copy import native_dtype, refresh, working_copy
-from llama3.model.memory import keep_freed_memory
 from llama3.model.transformer import Transformer
 
 CACHE_BYTES = 256 << 20
@@ -118,7 +117,6 @@ class Engine:
         max_batch: int = 64,
         dtype: torch.dtype | None = None,
     ) -> None:
-        keep_freed_memory()
         self._source = model
         copied = dtype not in (None, model.embed.weight.dtype)
         self.model = working_copy(model, dtype) if dtype is not None and copied else model

@@ -1,33 +1,16 @@
-"""How freed memory is kept for the next step, and given back after the last."""
+"""How freed memory goes back to the system."""
 
 from __future__ import annotations
 
 import ctypes
 import gc
 import sys
-from functools import lru_cache
-
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-"""glibc's names: M_TRIM_THRESHOLD, M_MMAP_THRESHOLD (malloc.h)."""
-_KEPT = (1 << 31) - 1
-
-
-@lru_cache(maxsize=1)
-def keep_freed_memory() -> bool:
-    """Let this process keep the memory it frees; whether that worked. Only glibc is asked.
-
-    glibc returns large tensors to the system when they are freed. Every training step then gets its gradients and
-    activations as new pages, which the system zeroes one by one: measured, an eighth of a step of a model of 135 M
-    parameters, and more on a busy machine. The peak of memory grows by about 2 percent.
-    """
-    if not sys.platform.startswith("linux"):
-        return False
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    return bool(mallopt and mallopt(_MMAP_THRESHOLD, _KEPT) and mallopt(_TRIM_THRESHOLD, _KEPT))
 
 
 def give_back_freed_memory() -> None:
-    """Return what is kept to the system, so that one stage's peak is not added to the next one's. glibc only."""
+    """Return to the system what the C library keeps of freed memory. Batches of many sizes leave gaps in it, which grow
+    from step to step, and one stage's peak would be added to the next one's. glibc only; elsewhere nothing happens.
+    """
     gc.collect()
     if sys.platform.startswith("linux") and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
         trim(0)

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from llama3.config.schema import OptimizerSection
 from llama3.errors import Interrupted, LlamaError, Problem
 from llama3.model.batch import Batch
-from llama3.model.memory import give_back_freed_memory, keep_freed_memory
+from llama3.model.memory import give_back_freed_memory
 from llama3.model.score import Want, score
 from llama3.plugins.specs import Need
 from llama3.training.algorithm import Algorithm, Dataset, Services
@@ -155,7 +155,6 @@ class Trainer:
         self.snapshots = snapshot_steps(self.schedule.steps, self.schedule.anneal, self.average_last)
 
     def run(self) -> Progress:
-        keep_freed_memory()
         self.restore()
         self.model.train()
         with StopRequest() as stop:
@@ -185,7 +184,6 @@ class Trainer:
         if self.progress.step in self.snapshots:
             self.average.add(self.model)
         if logged:
-            # Batches of many sizes leave gaps in what is kept; without this it grows from step to step.
             give_back_freed_memory()
             self.report(updates, live)
         elif self.context.is_main:
