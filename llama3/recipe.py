@@ -99,7 +99,7 @@ def adopt(make: Executor, config: Config) -> dict[str, Any]:
     # The gate: where it closes, the report says what was lost and there is no release.
     tell(make, config, herd, results, audited)
     require_passed(audited, herd.final)
-    release_herd(make, herd, results, audit=audited)
+    release_herd(make, herd, results, audit=audited, adopted=base)
     return tell(make, config, herd, results, audited)
 
 
@@ -207,14 +207,14 @@ def find_leaks(make: Executor, learnt_from: Mapping[str, Artifact], searched: Se
     return make(Stage("contamination", contamination, types(inputs), "report", EvaluateOptions.of), **inputs)
 
 
-def release_herd(make: Executor, herd: Herd, results: Results, **gates: Artifact) -> Artifact:
-    """What is given to others: the weights with everything that speaks for them."""
+def release_herd(make: Executor, herd: Herd, results: Results, **known: Artifact) -> Artifact:
+    """What is given to others: the weights with everything that is known of them."""
     given = {
         "checkpoint": herd.final,
         **herd.quantized,
         "evaluation": results.evaluations["final"],
         "contamination": results.contamination,
-        **gates,
+        **known,
     }
     return make(Stage("release", release, types(given), "release", ReleaseOptions.of), **given)
 

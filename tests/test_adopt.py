@@ -25,6 +25,8 @@ STAGES = [
     "evaluate-final", "baselines", "contamination", "audit", "release",
 ]  # fmt: skip
 
+LICENCE = "Community Licence 3"
+
 
 @pytest.fixture(scope="module", autouse=True)
 def coin(tmp_path_factory):
@@ -46,6 +48,7 @@ def home(tmp_path_factory) -> Path:
     tokenizer = Tokenizer.train(texts, 400, 16)
     config = ModelConfig(dim=32, n_layers=2, n_heads=2, n_kv_heads=1, ffn_dim=64, vocab_size=400, max_seq_len=256)
     save_checkpoint(folder / "model", init_weights(Transformer(config), 1), tokenizer, {})
+    (folder / "model" / "LICENSE").write_text(f"{LICENCE}\n\nUse it kindly.\n")
     return folder
 
 
@@ -117,6 +120,17 @@ def test_the_release_is_the_adopted_models_kind(adopted):
     message = ours.chat([llama3.tokenizer.Message("user", "How many?")], max_tokens=8, temperature=0.0)
     answer = out[0, prompt["input_ids"].shape[1] :]
     assert tokens.decode(answer, skip_special_tokens=True) == message.content
+
+
+def test_the_terms_of_the_adopted_model_go_on(home, adopted):
+    release = adopted.artifacts["release"]
+    assert release.file("LICENSE").read_text() == (home / "model" / "LICENSE").read_text()
+    card = release.file("README.md").read_text()
+    head = yaml.safe_load(card.split("---\n")[1])
+    assert (head["license"], head["license_name"]) == ("other", LICENCE)
+    assert "made from model with the `llama3` pipeline" in card
+    assert "raw text" not in card
+    assert not (release.path / "adopted").exists()
 
 
 def test_a_failed_audit_releases_nothing_and_exits_5(home, adopted, capsys):

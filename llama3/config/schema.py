@@ -334,7 +334,9 @@ class ReleaseSection(Section):
         default_factory=lambda: [Slot(name="hf")], min_length=1, description="layouts of the release"
     )
     name: str = Field("Llama-3-tiny", description="name on the model card")
-    license: str = Field("apache-2.0", description="licence of the released weights")
+    license: str | None = Field(
+        None, description="licence of the released weights; default: that of the adopted model, else apache-2.0"
+    )
 
 
 class Config(Section):

@@ -19,7 +19,7 @@ from llama3.artifacts.files import atomic_directory, write_json_atomic
 from llama3.errors import CheckpointError, ConfigError, Problem
 from llama3.model.hf import HfWeights
 from llama3.model.layouts import CONFIG_FILE, PARAMS_FILE, layout_of
-from llama3.model.licence import terms_of
+from llama3.model.licence import copy_terms
 from llama3.model.meta import meta_name, meta_params
 from llama3.model.source import WeightSource, interleave, load_tokenizer, open_weights
 from llama3.model.weights import HEADS, MAX_SHARD_BYTES, check_shapes, non_finite, write_shards
@@ -151,8 +151,7 @@ def facts_of(source: WeightSource) -> dict[str, Any]:
 def write_terms(source: WeightSource, folder: Path, facts: dict[str, Any]) -> None:
     """llama3.json, and the files that state the model's terms."""
     write_json_atomic(folder / "llama3.json", facts)
-    for terms in terms_of(source.path):
-        shutil.copyfile(terms, folder / terms.name)
+    copy_terms(source.path, folder)
 
 
 def _reader(source: WeightSource, dtype: torch.dtype) -> Callable[[str], Tensor]:

@@ -22,7 +22,7 @@ from llama3.model.transformer import rope_frequencies
 ARCHITECTURE = "llama"
 ROPE_FACTORS = "rope_freqs.weight"
 """What each rotary frequency is divided by: Llama 3.1's scaling as llama.cpp stores it."""
-CHUNK_ELEMENTS = 1 << 20
+CHUNK_ELEMENTS = 1 << 18
 """Elements that are dequantized at once: dequantization needs a multiple of their memory."""
 
 _FLOATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}

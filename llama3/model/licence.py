@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import yaml
@@ -21,6 +22,12 @@ def terms_of(path: Path) -> list[Path]:
     """The files in a model's directory that state its terms."""
     folder = path if path.is_dir() else path.parent
     return sorted(file for pattern in TERMS for file in folder.glob(pattern) if file.is_file())
+
+
+def copy_terms(source: Path, folder: Path) -> None:
+    """Put the files that state the terms of the model at `source` into `folder`."""
+    for terms in terms_of(source):
+        shutil.copyfile(terms, folder / terms.name)
 
 
 def _facts(path: Path) -> str | None:

@@ -8,6 +8,7 @@ of this size and training cannot do.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,10 +21,12 @@ DIGITS = 4
 
 @dataclass(frozen=True)
 class Card:
-    """The facts. `lineage` has the checkpoint first, then everything it was made from."""
+    """The facts. `lineage` has the checkpoint first, then everything it was made from; `made_from` is the name of the
+    released model at its beginning, where it did not begin with raw text."""
 
     name: str
     license: str
+    made_from: str | None
     model: ModelConfig
     exports: Sequence[Mapping[str, Any]]
     policy: Mapping[str, Any]
@@ -54,14 +57,18 @@ def model_card(card: Card) -> str:
 
 def _front_matter(card: Card) -> list[str]:
     # JSON strings are YAML strings, whatever the name holds.
+    known = re.fullmatch(r"[a-z0-9.-]+", card.license)
     return [
         "---",
-        f"license: {json.dumps(card.license)}",
+        *(
+            [f"license: {json.dumps(card.license)}"]
+            if known
+            else ["license: other", f"license_name: {json.dumps(card.license)}"]
+        ),
         "library_name: transformers",
         "pipeline_tag: text-generation",
         "tags:",
         "- llama",
-        "- llama-3",
         f"model_name: {json.dumps(card.name)}",
         "---",
     ]
@@ -70,7 +77,8 @@ def _front_matter(card: Card) -> list[str]:
 def _summary(card: Card) -> str:
     millions = card.model.num_params() / 1e6
     size = f"{millions / 1e3:.2f} billion" if millions >= 1e3 else f"{millions:.2f} million"
-    return f"A Llama 3 transformer with {size} parameters, raised from raw text with the `llama3` pipeline."
+    origin = "raised from raw text" if card.made_from is None else f"made from {_cell(card.made_from)}"
+    return f"A transformer of Llama 3's architecture with {size} parameters, {origin} with the `llama3` pipeline."
 
 
 def _use(card: Card) -> Iterator[str]:
@@ -158,13 +166,13 @@ def _safety(card: Card) -> Iterator[str]:
     yield ""
     yield from _table(("stage", "guards"), [(stage, f"`{json.dumps(tree)}`") for stage, tree in card.policy.items()])
     yield ""
-    yield "The weights alone refuse nothing: the guards are programs beside them."
+    yield "The weights alone promise nothing: the guards are programs beside them."
 
 
 def _limits(card: Card) -> Iterator[str]:
     yield "- It knows its training text and nothing after it; what it states may be false."
     yield "- It was evaluated on the tasks above only. Other languages, domains and uses are untested."
-    yield "- It was not trained to refuse harmful requests. Use it behind the policy, and test it for your own use."
+    yield "- Nothing makes sure that it refuses harmful requests. Use it behind the policy, and test it for your use."
     if card.model.num_params() < 100_000_000:
         yield "- At this size it demonstrates a method. It is no assistant to rely on."
 

@@ -1,9 +1,12 @@
 """The stage `release`: one directory with everything that a user of the model needs, and the proof of where it is from.
 
-config.json model.safetensors tokenizer.json ...   the first export (as a rule Hugging Face's layout) README.md
-the model card, written from manifests policy.json          the guard policy that belongs in front of the model
-lineage.json         every artifact behind the weights, up to the corpus and its sources probe.safetensors
-log-probabilities to check any implementation against <role>/              further checkpoints (quantized ones), whole
+config.json model.safetensors tokenizer.json ...   the first export (as a rule Hugging Face's layout)
+README.md            the model card, written from manifests
+LICENSE NOTICE ...   the terms of the released model that it was made from, if any
+policy.json          the guard policy that belongs in front of the model
+lineage.json         every artifact behind the weights, up to the corpus and its sources
+probe.safetensors    log-probabilities to check any implementation against
+<role>/              further checkpoints (quantized ones), whole
 <export>/            further exports
 """
 
@@ -24,9 +27,13 @@ from llama3.config.schema import Config, Slot
 from llama3.errors import ConfigError, GateFailed, Problem
 from llama3.evaluation.audit import require_passed
 from llama3.evaluation.contamination import require_clean
+from llama3.model.licence import copy_terms
 from llama3.model.weights import read_config
 from llama3.plugins.registry import discover
 from llama3.release.card import Card, model_card
+
+ADOPTED = "adopted"
+"""The role of somebody else's model."""
 
 
 class ReleaseOptions(BaseModel):
@@ -35,7 +42,7 @@ class ReleaseOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
-    license: str
+    license: str | None
     exports: list[Slot]
     policy: dict[str, Any]
 
@@ -49,8 +56,9 @@ class ReleaseOptions(BaseModel):
 def release(inputs: Mapping[str, Artifact], options: ReleaseOptions, out: StageOutput) -> None:
     """Put `inputs["checkpoint"]` and what is known of it into a release directory.
 
-    Every other checkpoint among the inputs goes whole into a folder named after its role; every report's metrics go
-    onto the card under its role. Raises GateFailed when an export does not compute what the checkpoint computes, and
+    `inputs["adopted"]` is the model of somebody else that it was made from: its terms stand in the release too. Every
+    other checkpoint among the inputs goes whole into a folder named after its role; every report's metrics go onto the
+    card under its role. Raises GateFailed when an export does not compute what the checkpoint computes, and
     when the input `contamination` names held-out tasks that were trained on, or the input `audit` is not a passed audit
     of this checkpoint.
     """
@@ -60,7 +68,10 @@ def release(inputs: Mapping[str, Artifact], options: ReleaseOptions, out: StageO
         require_passed(inputs["audit"], inputs["checkpoint"])
     checkpoint = inputs["checkpoint"].path
     exported = [_export(slot, checkpoint, _place(out.path, index, slot)) for index, slot in enumerate(options.exports)]
-    others = {role: artifact for role, artifact in inputs.items() if role != "checkpoint"}
+    adopted = inputs.get(ADOPTED)
+    if adopted is not None:
+        copy_terms(adopted.path, out.path)
+    others = {role: artifact for role, artifact in inputs.items() if role not in ("checkpoint", ADOPTED)}
     checkpoints = {role: artifact for role, artifact in others.items() if artifact.type == "checkpoint"}
     for role, artifact in checkpoints.items():
         _copy(artifact.path, out.path / role)
@@ -68,7 +79,8 @@ def release(inputs: Mapping[str, Artifact], options: ReleaseOptions, out: StageO
     lineage = _lineage(inputs["checkpoint"])
     card = Card(
         name=options.name,
-        license=options.license,
+        license=options.license or _licence(adopted),
+        made_from=None if adopted is None else adopted.metrics["name"],
         model=read_config(checkpoint),
         exports=exported,
         policy=options.policy,
@@ -81,6 +93,11 @@ def release(inputs: Mapping[str, Artifact], options: ReleaseOptions, out: StageO
     write_json_atomic(out.path / "lineage.json", lineage)
     write_bytes_atomic(out.path / "README.md", model_card(card).encode())
     out.metrics |= {"name": options.name, "exports": exported, "checkpoints": sorted(checkpoints)}
+
+
+def _licence(adopted: Artifact | None) -> str:
+    """Own weights are Apache-2.0 unless the config says otherwise; another model's terms go on."""
+    return "apache-2.0" if adopted is None else adopted.metrics["license"] or "unknown"
 
 
 def _place(folder: Path, index: int, slot: Slot) -> Path:
