@@ -90,7 +90,7 @@ def funnel_chart(steps: Sequence[tuple[str, float]]) -> str:
 def ticks(low: float, high: float, about: int = 5) -> list[float]:
     """Round values that cover [low, high]: steps of 1, 2 or 5 times a power of ten."""
     if high - low < 1e-300:  # equal, or so near that no step lies between
-        high = low + (abs(low) or 1)
+        high = low + (abs(low) if abs(low) > 1e-300 else 1)
     raw = (high - low) / about
     power = 10 ** math.floor(math.log10(raw))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw * 0.999)
