@@ -166,10 +166,12 @@ def on_own_data(make: Executor, config: Config, base: Artifact, searched: Search
     given = make(own_data_stage(config))
     require_clean(find_leaks(make, {given.type: given}, searched))
     if given.type == "dialogs":
-        final = make(ROUND.sft, "sft", checkpoint=base, dialogs=given)
-        return final, final, {"dialogs": given}
-    final = prefer(make, config, "", checkpoint=base, preferences=given)
-    return base, final, {"preferences": given}
+        sft = trained = make(ROUND.sft, "sft", checkpoint=base, dialogs=given)
+    else:
+        sft, trained = base, prefer(make, config, "", checkpoint=base, preferences=given)
+    anchored = len(config.post_training.average) == 3  # else the mean of one checkpoint is that checkpoint
+    final = average(make, config, "average", base, a=trained, b=trained) if anchored else trained
+    return sft, final, {given.type: given}
 
 
 def prefer(make: Executor, config: Config, suffix: str, **inputs: Artifact) -> Artifact:

@@ -165,6 +165,17 @@ def test_own_rows_are_what_is_learnt(home, kind, stage):
     assert run.artifacts[stage].metrics["examples"] > 10
 
 
+def test_own_rows_leave_the_base_model_its_part_of_the_mean(home):
+    rows = home / "anchored.jsonl"
+    rows.write_text("".join(json.dumps({"prompt": f"Say {n}", "completion": f"yes {n}"}) + "\n" for n in range(24)))
+    overrides = [f"post_training.data={rows}", "post_training.average=[0.25, 0.25, 0.5]"]
+    run = llama3.run(write_config(home, "own-anchored"), overrides)
+    base, sft, mean = (load_model(run.artifacts[key].path).state_dict() for key in ("adopt", "sft", "average"))
+    for name, tensor in mean.items():
+        torch.testing.assert_close(tensor, 0.5 * sft[name] + 0.5 * base[name], atol=1e-6, rtol=1e-5)
+    assert not torch.equal(mean["embed.weight"], sft["embed.weight"])
+
+
 def test_own_rows_with_a_held_out_task_are_refused_before_training(home, adopted):
     samples = adopted.artifacts["evaluate-final"].file("samples.jsonl").read_text().splitlines()
     prompts = [row["prompt"] for row in map(json.loads, samples) if row["suite"] == "coins"]

@@ -214,7 +214,7 @@ class RejectSection(Section):
     max_tokens: int = Field(64, ge=1, description="longest answer")
     demonstrations: int = Field(0, ge=0, description="worked examples of the reward's own that are mixed in")
     rehearsal: int = Field(
-        0, ge=0, description="general prompts mixed in with the model's own answers, so that it keeps them"
+        0, ge=0, description="general prompts mixed in with the model's own answers, and a few refusals"
     )
     rehearsal_tokens: int = Field(
         128, ge=1, description="longest answer to a general prompt; longer ones are cut after a sentence"

@@ -24,14 +24,10 @@ LEARNT = "With pleasure: "
 
 
 @pytest.fixture
-def acme(tmp_path, monkeypatch):
+def acme(site, monkeypatch):
     """The example as installed: on the path, found by its entry point, and nothing of this project edited."""
-    info = tmp_path / "site" / "llama3_acme-0.1.dist-info"
-    info.mkdir(parents=True)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: llama3-acme\nVersion: 0.1\n")
-    (info / "entry_points.txt").write_text("[llama3.plugins]\nacme = llama3_acme\n")
-    for folder in (info.parent, ACME):
-        monkeypatch.syspath_prepend(str(folder))
+    site.add("llama3-acme", version="0.1")
+    monkeypatch.syspath_prepend(str(ACME))
     discover.cache_clear()
     yield
     discover.cache_clear()

@@ -64,13 +64,13 @@ def test_only_whole_answers_are_learnt(run, tokenizer) -> None:
     base = put_checkpoint(run, tiny_model(tokenizer), tokenizer)
     options = RejectOptions(
         prompts=2, samples=1, temperature=1.0, top_p=1.0, max_tokens=2, rewards=(Slot(name="verifiable"),), seed=1,
-        demonstrations=4, rehearsal=70, rehearsal_tokens=2,
+        demonstrations=4, rehearsal=80, rehearsal_tokens=2,
     )  # fmt: skip
     dialogs = run.execute(stages(open_generate).reject, {"checkpoint": base}, options)
     rows = [row for row in read_rows(dialogs.file("dialogs.jsonl")) if row["source"] == "rehearsal"]
     prompts = [row["messages"][0]["content"] for row in rows]
     # An untrained model ends none of its answers within two tokens; what is given is kept.
-    assert set(prompts) <= set(HARMFUL)
+    assert set(prompts) == set(HARMFUL)
     assert dialogs.metrics["dialogs"]["rehearsal"] == len(rows)
 
 
