@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from test_recipe import hashes, install_coin, write_text
+from test_recipe import assert_transformers_answers_alike, hashes, install_coin, write_text
 
 import llama3
 from llama3.cli import main
@@ -107,19 +107,8 @@ def test_a_second_run_has_nothing_to_do(home, adopted):
     assert hashes(adopted.path) == before
 
 
-def test_the_release_is_the_adopted_models_kind(adopted):
-    transformers = pytest.importorskip("transformers")
-    folder = adopted.artifacts["release"].path
-    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
-    tokens = transformers.AutoTokenizer.from_pretrained(folder)
-    prompt = tokens.apply_chat_template(
-        [{"role": "user", "content": "How many?"}], add_generation_prompt=True, return_tensors="pt", return_dict=True
-    )
-    out = theirs.generate(**prompt, max_new_tokens=8, do_sample=False, eos_token_id=list(range(384, 400)))
-    ours = llama3.load(adopted.path)
-    message = ours.chat([llama3.tokenizer.Message("user", "How many?")], max_tokens=8, temperature=0.0)
-    answer = out[0, prompt["input_ids"].shape[1] :]
-    assert tokens.decode(answer, skip_special_tokens=True) == message.content
+def test_transformers_answers_as_the_release_does(adopted):
+    assert_transformers_answers_alike(adopted.artifacts["release"].path, "How many?")
 
 
 def test_the_terms_of_the_adopted_model_go_on(home, adopted):

@@ -60,6 +60,15 @@ def find_files(options: FileOptions, suffixes: Sequence[str] = ()) -> list[Path]
     return files
 
 
+def origin_of(options: FileOptions, file: str | Path) -> str:
+    """Name of a file that stays the same wherever the text lies: its path below the folder, or below the fixed part
+    of the pattern, that `options` name. For `Collector.add`, so that a corpus that was moved is split the same way."""
+    path = Path(options.path).expanduser()
+    if not path.is_dir():
+        path = next(folder for folder in path.parents if not any(c in str(folder) for c in "*?["))
+    return Path(file).relative_to(path).as_posix()
+
+
 def _is_visible(relative: Path) -> bool:
     return not any(part.startswith(".") for part in relative.parts)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pydantic import Field
 
 from llama3.data.documents import DocumentBatch, Kind, ShardRef
-from llama3.data.reading import Collector, FileOptions, find_files, read_document, shard_of
+from llama3.data.reading import Collector, FileOptions, find_files, origin_of, read_document, shard_of
 
 FILES_PER_SHARD = 1024
 CODE = {
@@ -45,5 +45,7 @@ class FilesSource:
             if text is not None:
                 language = CODE.get(path.suffix.lower()) if options.detect_code else None
                 kind: Kind = "code" if language else options.kind
-                yield from collector.add(text, str(path), language=language or options.language, kind=kind)
+                yield from collector.add(
+                    text, str(path), origin=origin_of(options, path), language=language or options.language, kind=kind
+                )
         yield from collector.rest()

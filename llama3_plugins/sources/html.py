@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import Field
 
 from llama3.data.documents import DocumentBatch, ShardRef
-from llama3.data.reading import Collector, FileOptions, decode, find_files, read_bytes, shard_of
+from llama3.data.reading import Collector, FileOptions, decode, find_files, origin_of, read_bytes, shard_of
 from llama3_plugins.sources.html_text import main_text
 
 FILES_PER_SHARD = 256
@@ -47,7 +47,7 @@ class HtmlSource:
                 continue
             text = main_text(page)
             if text:
-                yield from collector.add(text, str(path))
+                yield from collector.add(text, str(path), origin=origin_of(options, path))
             else:
                 collector.reject(str(path), "no_text", "the page has no main text")
         yield from collector.rest()

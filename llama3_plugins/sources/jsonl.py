@@ -15,7 +15,7 @@ import zstandard
 from pydantic import Field
 
 from llama3.data.documents import DocumentBatch, ShardRef
-from llama3.data.reading import Collector, FileOptions, bounded_lines, find_files, shard_of
+from llama3.data.reading import Collector, FileOptions, bounded_lines, find_files, origin_of, shard_of
 from llama3.errors import DataError, Problem
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".ndjson", ".json.gz", ".json.zst")
@@ -46,13 +46,16 @@ class JsonlSource:
         try:
             with _opened(Path(shard.location)) as file:
                 for number, line in bounded_lines(file, options.max_document_bytes):
-                    yield from self._document(line, f"{shard.location}:{number}", collector)
+                    yield from self._document(line, shard.location, number, collector)
         except (OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
             problem = Problem("L3-SRC-010", shard.location, "cannot be read to its end", str(error))
             raise DataError(problem) from error
         yield from collector.rest()
 
-    def _document(self, line: bytes | None, where: str, collector: Collector) -> Iterator[DocumentBatch]:
+    def _document(
+        self, line: bytes | None, location: str, number: int, collector: Collector
+    ) -> Iterator[DocumentBatch]:
+        where = f"{location}:{number}"
         if line is None:
             collector.reject(where, "too_large", f"the line has more than {self.options.max_document_bytes} bytes")
             return
@@ -69,7 +72,10 @@ class JsonlSource:
             return collector.reject(where, "no_text", f"no string under {self.options.text!r}")
         url, date = row.get(self.options.url), row.get(self.options.date)
         yield from collector.add(
-            text, url if isinstance(url, str) else where, origin=where, date=date if isinstance(date, str) else ""
+            text,
+            url if isinstance(url, str) else where,
+            origin=f"{origin_of(self.options, location)}:{number}",
+            date=date if isinstance(date, str) else "",
         )
 
 

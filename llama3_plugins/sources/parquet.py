@@ -11,7 +11,7 @@ from pydantic import Field
 
 from llama3.data.corpus import open_parquet
 from llama3.data.documents import DocumentBatch, ShardRef
-from llama3.data.reading import Collector, FileOptions, decode, find_files, shard_of
+from llama3.data.reading import Collector, FileOptions, decode, find_files, origin_of, shard_of
 from llama3.errors import DataError, Problem, did_you_mean
 
 ROWS = 1024
@@ -74,7 +74,8 @@ class ParquetSource:
                     where, "too_large", f"{len(data)} bytes; the limit is {options.max_document_bytes}", len(data)
                 )
             elif (text := decode(data, where, collector)) is not None:
-                yield from collector.add(text, urls[i] or where, origin=where, date=dates[i])
+                origin = f"{origin_of(options, location)}:{first_row + i}"
+                yield from collector.add(text, urls[i] or where, origin=origin, date=dates[i])
 
     def _strings(self, records: pa.RecordBatch, name: str) -> list[str]:
         if name not in records.schema.names:

@@ -132,7 +132,18 @@ def test_the_split_is_a_function_of_the_origin(tmp_path: Path, curated: Callable
         path.unlink()
     fewer, _ = curated(**section)
     remaining = {o for batch in fewer.documents("held_out") for o in batch.column("origin")}
-    assert remaining == {o for o in held if Path(o).exists()}
+    assert remaining == {o for o in held if (tmp_path / "in" / o).exists()}
+
+
+def test_a_corpus_that_was_moved_is_the_same_but_for_its_urls(tmp_path: Path, curated: Callable) -> None:
+    texts = {f"d{n:03}": prose(n, 60) for n in range(50)}
+    found = []
+    for folder in ("here", "there/and/back"):
+        (tmp_path / folder).mkdir(parents=True)
+        path = str(write(tmp_path / folder, **texts))
+        corpus, _ = curated(sources=[{"name": "files", "path": path}], held_out=0.3)
+        found.append([(split, texts_of(corpus, split)) for split in ("train", "held_out")])
+    assert found[0] == found[1]
 
 
 def test_near_duplicates_never_straddle_the_split(tmp_path: Path, curated: Callable) -> None:

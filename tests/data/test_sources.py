@@ -72,6 +72,36 @@ def test_files_by_pattern_and_alone(tmp_path: Path) -> None:
         build("files", pth=str(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("path", "origins"),
+    [("", ["a.txt", "b/c.txt"]), ("a.txt", ["a.txt"]), ("b/*.txt", ["c.txt"]), ("*/c.txt", ["b/c.txt"])],
+)
+def test_an_origin_is_a_name_below_what_was_given(tmp_path: Path, path: str, origins: list[str]) -> None:
+    (tmp_path / "b").mkdir()
+    (tmp_path / "a.txt").write_text("one")
+    (tmp_path / "b" / "c.txt").write_text("two")
+    source = build("files", path=str(tmp_path / path))
+    assert [
+        origin for shard in source.shards() for batch in source.read(shard) for origin in batch.column("origin")
+    ] == origins
+
+
+@pytest.mark.parametrize("name", ["jsonl", "parquet", "html"])
+def test_origins_of_other_kinds_of_file(tmp_path: Path, name: str) -> None:
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "d.jsonl").write_text('{"text": "one"}\n\n{"text": "two"}\n')
+    pq.write_table(pa.table({"text": ["one", "two"]}), tmp_path / "b" / "d.parquet")
+    (tmp_path / "b" / "d.html").write_text(f"<main><p>{prose(1, 60)}</p></main>")
+    source = build(name, path=str(tmp_path))
+    rows = {
+        "jsonl": ["b/d.jsonl:1", "b/d.jsonl:3"],
+        "parquet": ["b/d.parquet:0", "b/d.parquet:1"],
+        "html": ["b/d.html"],
+    }
+    (batch,) = source.read(source.shards()[0])
+    assert batch.column("origin") == rows[name]
+
+
 def test_many_files_make_several_shards(tmp_path: Path) -> None:
     for n in range(1030):
         (tmp_path / f"{n:04}.txt").write_text(f"document {n}")
