@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 import re
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path as FilePath
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -115,7 +116,7 @@ def load(
 
 
 def chosen_slots(config: BaseModel, path: Path = ()) -> Iterator[Choice]:
-    """Every slot of a config with its family, in the order of the schema."""
+    """Every slot of a config, or of a plugin's options, with its family, in the order of the schema."""
     for name, info in type(config).model_fields.items():
         value = getattr(config, name)
         family = _family(info.metadata)
@@ -199,8 +200,11 @@ def _core_pass(layers: Layers, problems: list[Problem]) -> Config:
 
 
 def _plugin_pass(config: Config, layers: Layers, registry: Registry) -> tuple[list[Choice], list[Problem]]:
+    """Every plugin that the config or the options of another plugin choose, with its checked options."""
     choices, problems = [], []
-    for choice in chosen_slots(config):
+    waiting = deque(chosen_slots(config))
+    while waiting:
+        choice = waiting.popleft()
         try:
             registry.offer(choice.family, choice.slot.name, where=_place(layers.origins, choice.path))
             options = registry.options(
@@ -211,6 +215,7 @@ def _plugin_pass(config: Config, layers: Layers, registry: Registry) -> tuple[li
                 prefix=choice.path,
             )
             choices.append(Choice(choice.path, choice.family, choice.slot, options))
+            waiting.extend(chosen_slots(options, choice.path) if options else ())
         except LlamaError as error:
             problems.extend(error.problems)
     return choices, problems
@@ -230,7 +235,10 @@ def _family(metadata: Iterable[Any]) -> str:
 
 
 def _item(annotation: Any) -> Any:
-    return next(iter(get_args(annotation)), None)
+    """What a list holds; `list[...] | None` too."""
+    parts = get_args(annotation)
+    lists = [part for part in parts if get_origin(part) is list]
+    return _item(lists[0]) if lists else next(iter(parts), None)
 
 
 def _path(path: Path | str) -> Path:

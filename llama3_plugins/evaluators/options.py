@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from llama3.config.schema import RewardSlot, Slot
-from llama3.errors import LlamaError
+from llama3.config.schema import RewardSlot
 from llama3.evaluation.evaluator import HELD_OUT_BYTES
-from llama3.plugins.registry import discover
 
 
 class BitsPerByteOptions(BaseModel):
@@ -44,17 +42,6 @@ class PassRateOptions(AskOptions):
     rewards: list[RewardSlot] | None = Field(
         None, min_length=1, description="whose held-out tasks are asked and scored (default: post_training.rewards)"
     )
-
-    @field_validator("rewards")
-    @classmethod
-    def _usable(cls, rewards: list[Slot] | None) -> list[Slot] | None:
-        """Rewards that exist, with options that they take."""
-        for slot in rewards or []:
-            try:
-                discover().options("rewards", slot.name, slot.options)
-            except LlamaError as error:
-                raise ValueError(str(error)) from None
-        return rewards
 
 
 class PassAtKOptions(PassRateOptions):

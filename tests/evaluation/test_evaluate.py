@@ -20,7 +20,7 @@ from llama3.artifacts.run import RunDir
 from llama3.config import load as load_config
 from llama3.config.schema import Slot, SuiteSlot
 from llama3.data.corpus import Corpus
-from llama3.errors import ConfigError, DataError
+from llama3.errors import ConfigError, DataError, PluginError
 from llama3.evaluation.evaluator import Result, texts
 from llama3.evaluation.stages import EvaluateOptions, measure
 from llama3.inference.llama import Llama
@@ -166,16 +166,25 @@ def test_pass_at_k_needs_enough_samples():
 
 
 @pytest.mark.parametrize(
-    ("rewards", "message"),
+    ("rewards", "error", "message"),
     [
-        ([{"name": "verifyable"}], "did you mean 'verifiable'"),
-        ([{"name": "verifiable", "cpu_secs": 1}], "cpu_seconds"),
-        ([], "at least 1"),
+        ([{"name": "verifyable"}], PluginError, r"tasks\.0\.rewards\.0.*did you mean 'verifiable'"),
+        ([{"name": "verifiable", "cpu_secs": 1}], ConfigError, r"tasks\.0\.rewards\.0\.cpu_secs.*cpu_seconds"),
+        ([], ConfigError, "at least 1"),
     ],
 )
-def test_rewards_of_a_suite_are_checked_with_the_config(rewards, message):
-    with pytest.raises(ConfigError, match=message):
+def test_rewards_of_a_suite_are_checked_with_the_config(rewards, error, message):
+    with pytest.raises(error, match=message):
         load_config({"evaluation": {"tasks": [{"name": "pass_rate", "rewards": rewards}]}})
+
+
+def test_rewards_of_a_suite_count_among_the_plugins_of_the_run():
+    """So that another version of one of them is another evaluation."""
+    tasks = [{"name": "pass_rate", "rewards": [{"name": "reasoning_gym", "families": ["gcd"]}]}]
+    loaded = load_config({"evaluation": {"tasks": tasks}})
+    assert ("rewards", "reasoning_gym") in {(use["family"], use["name"]) for use in loaded.plugins()}
+    (choice,) = [choice for choice in loaded.choices if choice.slot.name == "reasoning_gym"]
+    assert choice.path == ("evaluation", "tasks", 0, "rewards", 0)
 
 
 def test_what_a_random_model_says_is_neither_refusal_nor_answer(evaluated):
