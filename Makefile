@@ -25,7 +25,7 @@ adopt: $(VENV)/.installed-adopt ## make a real 135M model better on verifiable t
 
 test: $(VENV)/.installed-test ## all tests, Rust and Python
 	cargo test --locked --profile checked -q
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 test-slow: $(VENV)/.installed-test ## the tests that take over a minute
 	$(BIN)/python -m pytest -m slow

@@ -10,6 +10,10 @@ import sys
 import textwrap
 from pathlib import Path
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Before torch is imported: threads of workers that share cores wait for each other.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 from installing import ROOT, Env, run
 
