@@ -29,6 +29,7 @@ from llama3.model.adopt import adopt as adopt_model
 from llama3.model.weights import read_config
 from llama3.posttraining import rounds
 from llama3.posttraining.user_data import own_data_stage
+from llama3.release.cast import CastOptions, cast
 from llama3.release.quantize import QuantizeOptions, quantize
 from llama3.release.release import ReleaseOptions, release
 from llama3.training.pretrain import PretrainOptions, pretrain
@@ -40,6 +41,7 @@ SHARD = Stage("shard", shard, {"corpus": "corpus", "tokenizer": "tokenizer"}, "s
 PRETRAIN = Stage("pretrain", pretrain, {"shards": "shards", "tokenizer": "tokenizer"}, "checkpoint", PretrainOptions.of)
 ROUND = rounds.stages(open_generate)
 QUANTIZE = Stage("quantize", quantize, {"checkpoint": "checkpoint"}, "checkpoint")
+CAST = Stage("cast", cast, {"checkpoint": "checkpoint"}, "checkpoint", CastOptions.of)
 ADOPT = Stage("adopt", adopt_model, {}, "checkpoint", AdoptOptions.of)
 EVALUATE = Stage("evaluate", evaluate, {"checkpoint": "checkpoint", "corpus": "corpus"}, "report", EvaluateOptions.of)
 BASELINES = Stage("baselines", baselines, {"corpus": "corpus"}, "report", EvaluateOptions.of)
@@ -127,16 +129,17 @@ Searched = Mapping[str, Artifact]
 def post_train(make: Executor, config: Config, base: Artifact, searched: Searched) -> Herd:
     """Post-training (paper 4) of a base model, and the fewer bits (6) of what it makes."""
     taught = on_own_data(make, config, base, searched) if config.post_training.data else in_rounds(make, config, base)
-    sft, final, learnt_from = taught
+    sft, trained, learnt_from = taught
+    final = make(CAST, "final", checkpoint=trained)
     quantized = {
         slot.name: make(QUANTIZE, slot.name, QuantizeOptions.of(config, slot), checkpoint=final)
         for slot in config.quantization
     }
-    return Herd(base, sft, final, quantized, learnt_from)
+    return Herd(base, final if sft is trained else sft, final, quantized, learnt_from)
 
 
 Taught = tuple[Artifact, Artifact, dict[str, Artifact]]
-"""The sft checkpoint, the final one, and what they learnt from."""
+"""The sft checkpoint, the last one, and what they learnt from."""
 
 
 def in_rounds(make: Executor, config: Config, base: Artifact) -> Taught:

@@ -21,8 +21,8 @@ from llama3.tokenizer import Tokenizer
 from llama3.training.stage import save_checkpoint
 
 STAGES = [
-    "adopt", "curate", "reject-1", "sft-1", "preferences-1", "prefer-1", "average-1", "evaluate-base", "evaluate-sft",
-    "evaluate-final", "baselines", "contamination", "audit", "release",
+    "adopt", "curate", "reject-1", "sft-1", "preferences-1", "prefer-1", "average-1", "final", "evaluate-base",
+    "evaluate-sft", "evaluate-final", "baselines", "contamination", "audit", "release",
 ]  # fmt: skip
 
 LICENCE = "Community Licence 3"

@@ -8,8 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from llama3.cli.output import JsonOption, note, print_json
-
-_DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
+from llama3.config.schema import Precision
 
 
 def convert(
@@ -17,18 +16,17 @@ def convert(
     out: Annotated[Path, typer.Argument(help="Directory to write; it must be empty or not there.")],
     to: Annotated[Literal["hf", "meta"], typer.Option(help="Layout of the result.")],
     dtype: Annotated[
-        Literal["bf16", "fp16", "fp32"] | None,
+        Precision | None,
         typer.Option(help="Precision of the result. Default: the source's own; fp32 where it is quantized."),
     ] = None,
     json: JsonOption = False,
 ) -> None:
     """Write a model in Hugging Face's or Meta's layout, with its tokenizer, template and terms."""
-    import torch
-
     from llama3.inference.llama import find_model
+    from llama3.model.convert import DTYPES
     from llama3.model.convert import convert as write
 
-    made = write(find_model(source), out, to, getattr(torch, _DTYPES[dtype]) if dtype else None)
+    made = write(find_model(source), out, to, DTYPES[dtype] if dtype else None)
     if json:
         print_json({"path": made.folder, "layout": to, "dtype": made.dtype, "parameters": made.parameters,
                     "notes": made.notes})  # fmt: skip

@@ -74,6 +74,9 @@ EvaluatorSlot = Annotated[SuiteSlot, _SHORT, Family("evaluators")]
 ExporterSlot = Annotated[Slot, _SHORT, Family("exporters")]
 LoggerSlot = Annotated[Slot, _SHORT, Family("loggers")]
 
+Precision = Literal["bf16", "fp16", "fp32"]
+"""Of stored weights."""
+
 
 class RunSection(Section):
     """The run as a whole."""
@@ -334,6 +337,9 @@ class ReleaseSection(Section):
         default_factory=lambda: [Slot(name="hf")], min_length=1, description="layouts of the release"
     )
     name: str = Field("Llama-3-tiny", description="name on the model card")
+    precision: Precision = Field(
+        "bf16", description="of the final weights: what is evaluated, audited, quantized and released"
+    )
     license: str | None = Field(
         None, description="licence of the released weights; default: that of the adopted model, else apache-2.0"
     )

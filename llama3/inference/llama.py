@@ -195,9 +195,10 @@ def load(path: str | Path) -> Llama:
 
 
 def find_model(path: Path) -> Path:
-    """The model that `path` means: itself, or a run's release, or what its last finished round made."""
+    """The model that `path` means: itself, or a run's release, final weights, or last finished round."""
     rounds = sorted((path / "artifacts").glob("average-*"), key=lambda folder: (len(folder.name), folder.name))
-    candidates = [path, path / "artifacts" / "release", *(folder for folder in rounds[::-1] if folder.is_symlink())]
+    made = [path / "artifacts" / key for key in ("release", "final")]
+    candidates = [path, *made, *(folder for folder in rounds[::-1] if folder.is_symlink())]
     for folder in candidates:
         if holds_model(folder):
             return folder

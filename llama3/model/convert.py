@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from llama3.artifacts.files import atomic_directory, write_json_atomic
+from llama3.config.schema import Precision
 from llama3.errors import CheckpointError, ConfigError, Problem
 from llama3.model.hf import HfWeights
 from llama3.model.layouts import CONFIG_FILE, PARAMS_FILE, layout_of
@@ -28,6 +29,7 @@ from llama3.tokenizer.special import NUM_SPECIAL
 
 GENERATION_FILE = "generation_config.json"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+DTYPES: Mapping[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 _IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 

@@ -97,8 +97,7 @@ def _use(card: Card) -> Iterator[str]:
         yield (
             f"`{export['name']}`: {export['dtype']} weights. {export['verified']} log-probabilities "
             f"(`probe.safetensors`) were computed again from the written files; the largest difference is "
-            f"{_number(export['difference'])} nats. Rounding the weights to {export['dtype']} had moved them by "
-            f"{_number(export['rounding'])} at most."
+            f"{_number(export['difference'])} nats."
         )
 
 

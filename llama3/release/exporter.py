@@ -17,8 +17,6 @@ class ExportManifest:
     dtype: str
     parameters: int
     files: tuple[str, ...]
-    rounding: float
-    """Largest change of a probe log-probability (nats) by casting the weights to `dtype`."""
 
 
 @dataclass(frozen=True, slots=True)

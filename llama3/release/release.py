@@ -124,7 +124,6 @@ def _export(slot: Slot, checkpoint: Path, folder: Path) -> dict[str, Any]:
         "layout": made.layout,
         "dtype": made.dtype,
         "parameters": made.parameters,
-        "rounding": made.rounding,
         "verified": report.log_probs,
         "difference": report.difference,
     }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -16,15 +15,14 @@ class HfOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    dtype: Literal["bfloat16", "float16", "float32"] = Field("bfloat16", description="of the stored weights")
     max_shard_bytes: int = Field(5_000_000_000, ge=1, description="larger checkpoints are split into several files")
     temperature: float = Field(0.6, gt=0, description="default of generation_config.json")
     top_p: float = Field(0.9, gt=0, le=1, description="default of generation_config.json")
 
 
 TOLERANCE = 1e-3
-"""Nats. The probe was computed in float32 from weights rounded to the stored dtype: what is left is the order of
-summation on another machine."""
+"""Nats. The probe is computed in float32 from the stored weights: what is left is the order of summation on another
+machine."""
 
 
 class HfExporter:
@@ -34,13 +32,13 @@ class HfExporter:
         self.options = options
 
     def export(self, checkpoint: Path, folder: Path) -> ExportManifest:
-        """Weights, config.json, generation_config.json, tokenizer files with the chat template, and the probe."""
-        import torch
-
+        """Weights in the precision that they have, config.json, generation_config.json, tokenizer files with the chat
+        template, and the probe."""
         from llama3.artifacts.files import write_json_atomic
         from llama3.model.hf import read_raw_config
+        from llama3.model.source import open_weights
         from llama3.model.weights import load_model, save_model
-        from llama3.release.probe import compare, make_probe, write_probe
+        from llama3.release.probe import make_probe, write_probe
         from llama3.tokenizer import Tokenizer, stop_ids
 
         if "quantization" in read_raw_config(checkpoint):
@@ -48,15 +46,10 @@ class HfExporter:
             raise CheckpointError(
                 Problem("L3-EXP-001", str(checkpoint), what, fix="export the checkpoint it was made of")
             )
-        tokenizer, model = Tokenizer.load(checkpoint), load_model(checkpoint)
+        tokenizer, model, dtype = Tokenizer.load(checkpoint), load_model(checkpoint), open_weights(checkpoint).dtype
         if tokenizer.vocab_size > model.config.vocab_size:
             what = f"the tokenizer has {tokenizer.vocab_size} tokens, the model only {model.config.vocab_size}"
             raise CheckpointError(Problem("L3-EXP-002", str(checkpoint), what, fix="use the model's own tokenizer"))
-        exact = make_probe(model)
-        dtype: torch.dtype = getattr(torch, self.options.dtype)
-        for parameter in model.parameters():
-            parameter.data = parameter.data.to(dtype).float()
-        rounding = compare(model, exact)
         ids = {
             "bos_token_id": tokenizer.bos_id,
             "eos_token_id": sorted(stop_ids(tokenizer)),
@@ -69,10 +62,9 @@ class HfExporter:
         write_probe(folder, make_probe(model))
         return ExportManifest(
             layout="hf",
-            dtype=self.options.dtype,
+            dtype=str(dtype).removeprefix("torch."),
             parameters=model.config.num_params(),
             files=tuple(sorted(path.name for path in folder.iterdir())),
-            rounding=rounding,
         )
 
     def verify(self, folder: Path) -> VerifyReport:

@@ -209,8 +209,9 @@ def test_load_takes_a_run_and_says_where_there_is_no_model(folder: Path, tmp_pat
     for name in ("average-2", "average-10"):
         (artifacts / name).symlink_to(folder)
     assert find_model(tmp_path) == artifacts / "average-10"
-    (artifacts / "release").symlink_to(folder)
-    assert find_model(tmp_path) == artifacts / "release"
+    for name in ("final", "release"):
+        (artifacts / name).symlink_to(folder)
+        assert find_model(tmp_path) == artifacts / name
     assert load(tmp_path).config.max_seq_len == 192
 
 

@@ -1,6 +1,7 @@
 """quantize, export and release on a real little run: transformers loads the result, facts reach the card."""
 
 import json
+import shutil
 
 import chatting
 import pytest
@@ -19,6 +20,7 @@ from llama3.model.config import ModelConfig
 from llama3.model.transformer import Transformer
 from llama3.model.weights import init_weights, load_model, save_model
 from llama3.plugins.registry import discover
+from llama3.release.cast import CastOptions, cast
 from llama3.release.exporter import VerifyReport
 from llama3.release.quantize import QuantizeOptions, quantize
 from llama3.release.release import ReleaseOptions, release
@@ -26,6 +28,7 @@ from llama3.tokenizer import Message, Tokenizer, render, stop_ids
 from llama3_plugins.exporters.hf import HfExporter, HfOptions
 
 TEXTS = [f"line {n}: the quick brown fox jumps over the lazy dog; 'tis {n * n} times" for n in range(200)]
+CAST = Stage("cast", cast, {"checkpoint": "checkpoint"}, "checkpoint")
 QUANTIZE = Stage("quantize", quantize, {"checkpoint": "checkpoint"}, "checkpoint")
 
 
@@ -66,12 +69,13 @@ def run(tokenizer, tmp_path_factory):
         base = directory.execute(
             Stage("pretrain", pretrain, {"corpus": "corpus"}, "checkpoint"), {"corpus": text}, NoOptions()
         )
+        final = directory.execute(CAST, {"checkpoint": base}, CastOptions.of(Config()), key="final")
         scores = directory.execute(
-            Stage("evaluate", report, {"checkpoint": "checkpoint"}, "report"), {"checkpoint": base}, NoOptions()
+            Stage("evaluate", report, {"checkpoint": "checkpoint"}, "report"), {"checkpoint": final}, NoOptions()
         )
         options = QuantizeOptions.of(Config(), Slot(name="int8"))
-        int8 = directory.execute(QUANTIZE, {"checkpoint": base}, options, key="int8")
-        yield directory, {"checkpoint": base, "evaluation": scores, "int8": int8}
+        int8 = directory.execute(QUANTIZE, {"checkpoint": final}, options, key="int8")
+        yield directory, {"checkpoint": final, "evaluation": scores, "int8": int8}
 
 
 def make(run, **changes) -> Artifact:
@@ -99,10 +103,43 @@ def test_transformers_loads_the_release_unmodified(run, released, tokenizer) -> 
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
     assert theirs.generation_config.eos_token_id == sorted(tokenizer.stop_ids)
     assert theirs.config.bos_token_id == tokenizer.bos_id
-    # bfloat16 on disk: rounded once from the checkpoint's weights, not more.
-    exact = load_model(run[1]["checkpoint"].path).state_dict()
+    measured = load_model(run[1]["checkpoint"].path).state_dict()
     for name, value in ours.state_dict().items():
-        assert torch.equal(value, exact[name].bfloat16().float()), name
+        assert torch.equal(value, measured[name]), f"{name}: not the weights that were evaluated"
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("bf16", "bfloat16"), ("fp16", "float16"), ("fp32", "float32")])
+def test_final_weights_are_rounded_once_and_released_as_they_are(run, tokenizer, precision, dtype) -> None:
+    directory, inputs = run
+    (base,) = [parent for parent in inputs["checkpoint"].manifest.parents if parent.role == "checkpoint"]
+    exact = directory.current()["pretrain"]
+    assert exact.hash == base.hash
+    final = directory.execute(CAST, {"checkpoint": exact}, CastOptions(precision=precision), key=f"final-{precision}")
+    kind = getattr(torch, dtype)
+    before, after = load_model(exact.path).state_dict(), load_model(final.path).state_dict()
+    for name, value in after.items():
+        assert torch.equal(value, before[name].to(kind).float()), name
+    assert (final.metrics["rounding"] > 0) == (precision != "fp32")
+    assert Tokenizer.load(final.path).hash == tokenizer.hash
+    folder = make((directory, {"checkpoint": final}), name=precision).path
+    assert json.loads((folder / "config.json").read_text())["dtype"] == dtype
+    assert (folder / "model.safetensors").read_bytes() == final.file("model.safetensors").read_bytes()
+
+
+def test_weights_too_large_for_the_precision_are_refused(run, tmp_path, tokenizer) -> None:
+    model = init_weights(Transformer(ModelConfig(32, 1, 4, 2, 48, tokenizer.vocab_size)), 0)
+    model.layers[0].ffn.down.weight.data[3, 5] = 1e5
+    save_model(model, tmp_path)
+    tokenizer.save(tmp_path)
+
+    def given(inputs, options, out) -> None:
+        shutil.copytree(tmp_path, out.path, dirs_exist_ok=True)
+
+    directory, _ = run
+    large = directory.execute(Stage("large", given, {}, "checkpoint"), {}, NoOptions())
+    with pytest.raises(CheckpointError, match=r"down_proj.*too large for float16"):
+        directory.execute(CAST, {"checkpoint": large}, CastOptions(precision="fp16"), key="too-large")
+    assert "too-large" not in directory.current()
 
 
 def test_a_models_own_template_goes_with_it(tmp_path) -> None:
@@ -125,7 +162,7 @@ def test_a_models_own_template_goes_with_it(tmp_path) -> None:
 def test_the_release_holds_what_belongs_to_it(released, tokenizer) -> None:
     assert json.loads(released.file("policy.json").read_text()) == Config().safety.policy
     lineage = json.loads(released.file("lineage.json").read_text())
-    assert [row["stage"] for row in lineage] == ["pretrain", "curate"]
+    assert [row["stage"] for row in lineage] == ["cast", "pretrain", "curate"]
     assert lineage[0]["parents"][0]["hash"] == lineage[1]["hash"]
     assert "created" not in released.file("lineage.json").read_text()
     assert Tokenizer.load(released.path).hash == tokenizer.hash
