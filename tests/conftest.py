@@ -15,10 +15,15 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+from hypothesis import HealthCheck, settings
 from installing import ROOT, Env, run
 
 from llama3.plugins.loader import GROUP, load_plugins
 from llama3.plugins.registry import Registry
+
+# How long an example takes says nothing of right and wrong, and machines differ.
+settings.register_profile("no_clock", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("no_clock")
 
 
 class Site:

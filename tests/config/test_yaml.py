@@ -93,7 +93,7 @@ LEAVES = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) 
 DATA = st.recursive(LEAVES, lambda inner: st.lists(inner) | st.dictionaries(st.text("abc5.~ -", min_size=1), inner))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.dictionaries(st.text("abc", min_size=1), DATA, min_size=1))
 def test_dump_is_read_back_equal(data):
     assert repr(parse(dump(data)).data) == repr(data)

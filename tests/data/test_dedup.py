@@ -211,7 +211,7 @@ def test_nothing_to_do() -> None:
 words = st.lists(st.sampled_from("abcdefg"), max_size=14).map(" ".join)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(words | st.text(max_size=12), max_size=14), st.sampled_from([0.3, 0.5, 0.8, 1.0]))
 def test_invariants(texts: list[str], threshold: float) -> None:
     found = Deduplicator(threshold=threshold, ngram=2, bands=20, rows=2).find(texts)

@@ -103,7 +103,7 @@ soup = st.lists(
 ).map("".join)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(soup)
 def test_never_fails_on_malformed_markup(page: str) -> None:
     assert "\x00" not in main_text(page)

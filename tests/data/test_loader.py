@@ -122,7 +122,7 @@ def stream_hash(loader: TokenLoader, batches: int, batch: int) -> str:
     return digest.hexdigest()
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.data())
 def test_killed_anywhere_and_resumed_on_any_world_size_the_stream_is_the_same(plan, data):
     """The state goes through JSON; each life reads a while on its own number of ranks, prefetches more,

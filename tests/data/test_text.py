@@ -98,7 +98,7 @@ printable = st.text(st.characters(codec="ascii", exclude_categories=["Cc"]))
 ascii_text = st.lists(st.sampled_from(pieces), max_size=60).map("".join) | printable
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(ascii_text, min_size=1, max_size=4))
 def test_equals_the_definitions(texts: list[str]) -> None:
     for text, row in zip(texts, analysed(texts), strict=True):
@@ -135,7 +135,7 @@ def line_form(line: str) -> str:
     return " ".join(out.split())
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(st.text(max_size=20).filter(lambda s: s.isprintable()) | ascii_text, max_size=12))
 def test_line_keys_follow_the_normal_form(lines: list[str]) -> None:
     lines = [line for text in lines for line in text.split("\n")]

@@ -5,7 +5,7 @@ import math
 from collections import Counter, defaultdict
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from llama3.evaluation.baselines import ByteModel, gzip_bits_per_byte
@@ -36,7 +36,6 @@ documents = st.lists(st.binary(min_size=1, max_size=30).map(lambda b: bytes(x % 
 
 
 @given(documents, documents, st.integers(0, 3))
-@settings(deadline=None)
 def test_the_byte_model_is_witten_bell(train, held_out, order):
     assert ByteModel(train, order).bits_per_byte(held_out) == pytest.approx(naive_bits_per_byte(train, held_out, order))
 

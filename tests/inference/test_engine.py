@@ -187,7 +187,7 @@ def test_a_long_prompt_is_computed_in_pieces(model: Transformer, monkeypatch) ->
         assert [answer.ids for (answer,) in engine.generate(prompts, GREEDY)] == expected
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(data=st.data())
 def test_any_load_finishes_and_leaks_nothing(model: Transformer, data: st.DataObject) -> None:
     blocks, size = data.draw(st.integers(12, 40)), data.draw(st.integers(1, 5))

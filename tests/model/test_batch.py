@@ -3,14 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from llama3.errors import DataError
 from llama3.model.batch import Batch, Segment, Tree
-
-settings.register_profile("model", deadline=None, max_examples=50)
-settings.load_profile("model")
 
 
 @st.composite

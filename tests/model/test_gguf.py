@@ -175,7 +175,7 @@ def test_truncated_at_any_point_is_refused(path, tmp_path):
             load_model(cut)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.data())
 def test_a_damaged_header_is_read_or_refused(path, tmp_path, data):
     """Whatever the bytes are: a problem of ours or a config, in bounded time and memory."""

@@ -223,7 +223,7 @@ def test_damaged_archives_are_refused(model, tmp_path):
         read_pth(archive(file, pickle.dumps({"optimizer": 3}, 2)))
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.data())
 def test_any_damage_to_the_pickle_is_a_problem_of_ours(tmp_path, data):
     raw = bytearray(tensor_pickle())

@@ -25,7 +25,7 @@ BATCH = Batch.of_documents([n * 7 % 61 for n in range(50)], [0, 20])
 
 
 @given(st.integers(0, 2**32), st.integers(1, 9), st.integers(1, 9), st.sampled_from([1e-20, 1.0, 1e20]))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_int8_errs_by_half_a_step_at_most(seed, rows, columns, size) -> None:
     weight = torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed)) * size
     weight[0] = 0

@@ -44,7 +44,7 @@ def path(batch: Batch, token: int) -> list[int]:
     return tokens
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(batch=forests(), worth=st.sampled_from([1, 3, 16]))
 def test_every_token_that_is_read_has_its_path(batch: Batch, worth: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
@@ -59,7 +59,7 @@ def test_every_token_that_is_read_has_its_path(batch: Batch, worth: int) -> None
         assert len(set(every)) == len(every), "a path is computed twice"
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(batch=forests())
 def test_outputs_and_gradients_equal_those_of_the_whole_batch(batch: Batch) -> None:
     def run(worth_a_forest: float) -> tuple[list[torch.Tensor], list[torch.Tensor]]:

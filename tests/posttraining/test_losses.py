@@ -181,7 +181,7 @@ def test_a_shared_prompt_equals_a_repeated_one(model):
 
 
 @given(seed=st.integers(0, 1000), budget=st.integers(1, 60))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_scoring_in_microbatches_changes_nothing(seed, budget):
     model = Transformer(CONFIG)
     init_weights(model, seed=1)

@@ -28,7 +28,7 @@ def test_splits_are_disjoint_in_instances_and_in_prompts_whatever_the_seeds():
 
 
 @given(st.integers(0, 10**6), st.sampled_from(FAMILIES))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_split_depends_on_the_instance_and_not_on_its_wording(seed, family):
     args = family.draw(random.Random(seed))
     same = [family.task(args, template) for template in family.templates]

@@ -51,7 +51,7 @@ def test_kinds_of_rows(row, expected, prompt, answers):
 
 
 @given(st.text("ab ", max_size=6), st.text("ab ", max_size=6), st.text("ab ", max_size=6))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_the_implicit_prompt_of_texts_is_trls(prompt, better, worse):
     row = {"chosen": prompt + better, "rejected": prompt + worse}
     if row["chosen"] == row["rejected"]:
@@ -66,7 +66,7 @@ def test_the_implicit_prompt_of_texts_is_trls(prompt, better, worse):
 
 
 @given(st.lists(st.sampled_from([ASK, SYSTEM, {"role": "user", "content": "And 4?"}]), min_size=1, max_size=4))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_the_implicit_prompt_of_messages_is_trls(prompt):
     row = {"chosen": [*prompt, SAY], "rejected": [*prompt, WRONG]}
     if all(message == SYSTEM for message in prompt):

@@ -51,7 +51,7 @@ def test_without_an_assistants_word_and_in_a_prompt_nothing_is_a_target(tokenize
     assert render(tokenizer, []).ids.tolist() == [tokenizer.bos_id]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(dialogs, contents)
 def test_a_prompt_is_a_prefix_of_the_dialog_with_its_answer(tokenizer, dialog, answer):
     prompt = render(tokenizer, dialog, generation_prompt=True).ids
@@ -59,7 +59,7 @@ def test_a_prompt_is_a_prefix_of_the_dialog_with_its_answer(tokenizer, dialog, a
     assert np.array_equal(whole[: len(prompt)], prompt)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(dialogs)
 def test_parse_gives_the_messages_back(tokenizer, dialog):
     once = parse(tokenizer, render(tokenizer, dialog).ids)
@@ -103,7 +103,7 @@ def in_transformers(tokenizer, tmp_path_factory):
     return transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(dialogs.filter(bool), st.booleans())
 def test_the_template_gives_the_same_ids_in_transformers(tokenizer, in_transformers, dialog, generation_prompt):
     messages = [{"role": message.role, "content": message.content} for message in dialog]

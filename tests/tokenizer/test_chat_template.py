@@ -91,7 +91,7 @@ def test_templates_of_released_models(tmp_path, name):
     assert prompt == found["input_ids"][: len(prompt)]
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(turns)
 def test_the_mask_is_that_of_generation_blocks(marked, contents):
     ours, theirs = marked
@@ -110,7 +110,7 @@ def marked(tmp_path_factory):
     return Tokenizer.load(folder), in_transformers(folder)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.sampled_from(["chatml", "marked", "zephyr"]), turns)
 def test_contents_stay_text_and_masks_hold_exactly_them(tokenizers, name, contents):
     tokenizer = tokenizers[name]
@@ -137,7 +137,7 @@ def special(tokenizer):
     return list(tokenizer.special_tokens.values())
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.sampled_from(sorted(TEMPLATES)), turns, hostile)
 def test_a_prompt_is_a_prefix_of_the_dialog_with_its_answer(tokenizers, name, contents, answer):
     dialog = dialog_of(contents if len(contents) % 2 else contents[:-1] or ["x"])

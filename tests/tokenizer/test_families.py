@@ -149,7 +149,7 @@ def test_saved_and_loaded_it_is_the_same_tokenizer(pair, tmp_path, edge_text):
         same(ours, by_them, edge_text(seed))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.one_of(st.text(max_size=60), st.lists(st.sampled_from(EDGES), max_size=40).map("".join)))
 def test_fuzz(pair, text):
     ours, theirs = pair
@@ -190,7 +190,7 @@ def with_words(request, corpus, tmp_path_factory):
     return load_both(content, tmp_path_factory.mktemp("words"))
 
 
-@settings(deadline=None, max_examples=400)
+@settings(max_examples=400)
 @given(st.lists(st.sampled_from(PARTS), max_size=16).map("".join))
 def test_added_tokens_and_normalization(with_words, text):
     same(*with_words, text)

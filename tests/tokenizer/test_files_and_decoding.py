@@ -239,7 +239,7 @@ def test_wrong_arguments(small):
 # -- decoding ------------------------------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.text(max_size=60))
 def test_round_trip(small, text):
     ids = small.encode(text)
@@ -247,7 +247,7 @@ def test_round_trip(small, text):
     assert small.decode_bytes(ids) == text.encode()
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.lists(st.integers(0, 315), max_size=40))
 def test_any_ids_decode_and_a_stream_gives_the_same_text(small, ids):
     stream = small.stream()

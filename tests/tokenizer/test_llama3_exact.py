@@ -107,13 +107,13 @@ def test_every_code_point_between_letters(same):
         same("".join(f"a{char}b {char}1{char}{char}\n" for char in chars))
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.text(max_size=60))
 def test_any_text(same, text):
     same(text)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(
     st.binary(max_size=24)
     | st.builds(lambda text, tail: text.encode() + tail, st.text(max_size=20), st.binary(max_size=6))

@@ -37,7 +37,7 @@ def test_equal_to_hugging_faces_trainer(stdlib_texts):
     assert vocabulary(ours) == hf_trained(texts, 3000, ours)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.lists(st.text("ab c\n!é中", max_size=60), min_size=1, max_size=5))
 def test_equal_to_hugging_faces_trainer_where_pairs_overlap(texts):
     # 40 distinct words, so that no text yields too few merges.

@@ -82,7 +82,7 @@ def test_damage_falls_back_to_the_older_one(store, name, damage, caplog):
         assert "step-2" in caplog.text
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(data=st.data())
 def test_every_flipped_bit_is_found(tmp_path_factory, data):
     store = CheckpointStore(tmp_path_factory.mktemp("bits"))
