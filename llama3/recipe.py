@@ -18,7 +18,7 @@ from llama3.data.curate import curate, stamped
 from llama3.data.shards import shard
 from llama3.data.vocabulary import TokenizerOptions, tokenizer
 from llama3.errors import GateFailed
-from llama3.evaluation.audit import AUDIT, require_passed
+from llama3.evaluation.audit import AUDIT, AuditOptions, require_auditable, require_passed
 from llama3.evaluation.contamination import require_clean
 from llama3.evaluation.report import build_report
 from llama3.evaluation.stages import EvaluateOptions, baselines, contamination, evaluate
@@ -76,13 +76,14 @@ def raise_herd(make: Executor, config: Config) -> dict[str, Any]:
     # Pre-training data (paper 3.1): text in, unique and filtered documents out, then tokens.
     corpus = make(CURATE)
     vocabulary = make(TOKENIZER, corpus=corpus)
+    searched = {"corpus": corpus, "tokenizer": vocabulary}
+    given = own_rows(make, config, searched)
     shards = make(SHARD, corpus=corpus, tokenizer=vocabulary)
 
     # Pre-training (3.4): next-token prediction, annealed to a learning rate of 0, checkpoints averaged.
     base = make(PRETRAIN, shards=shards, tokenizer=vocabulary)
 
-    searched = {"corpus": corpus, "tokenizer": vocabulary}
-    herd = post_train(make, config, base, searched)
+    herd = post_train(make, config, base, given)
     results = measure(make, herd, corpus, searched)
     release_herd(make, herd, results)
     return tell(make, config, herd, results)
@@ -93,10 +94,15 @@ def adopt(make: Executor, config: Config) -> dict[str, Any]:
     base = make(ADOPT)
     corpus = make(CURATE)  # its held-out documents: text that the model must not become worse at
 
+    # What cannot be released in the end is refused before anything is trained.
     searched = {"corpus": corpus, "tokenizer": base}
-    herd = post_train(make, config, base, searched)
-    results = measure(make, herd, corpus, searched)
-    audited = make(AUDIT, before=results.evaluations["base"], after=results.evaluations["final"])
+    given = own_rows(make, config, searched)
+    before = make(EVALUATE, "evaluate-base", checkpoint=base, corpus=corpus)
+    require_auditable(before, AuditOptions.of(config))
+
+    herd = post_train(make, config, base, given)
+    results = measure(make, herd, corpus, searched, base=before)
+    audited = make(AUDIT, before=before, after=results.evaluations["final"])
 
     # The gate: where it closes, the report says what was lost and there is no release.
     tell(make, config, herd, results, audited)
@@ -126,9 +132,19 @@ Searched = Mapping[str, Artifact]
 """Where held-out tasks must not stand, beside the data of post-training: the corpus, and the tokenizer to read it."""
 
 
-def post_train(make: Executor, config: Config, base: Artifact, searched: Searched) -> Herd:
-    """Post-training (paper 4) of a base model, and the fewer bits (6) of what it makes."""
-    taught = on_own_data(make, config, base, searched) if config.post_training.data else in_rounds(make, config, base)
+def own_rows(make: Executor, config: Config, searched: Searched) -> Artifact | None:
+    """The user's own rows, if any (`post_training.data`). Rows that hold a held-out task are refused."""
+    if config.post_training.data is None:
+        return None
+    given = make(own_data_stage(config))
+    require_clean(find_leaks(make, {given.type: given}, searched))
+    return given
+
+
+def post_train(make: Executor, config: Config, base: Artifact, given: Artifact | None) -> Herd:
+    """Post-training (paper 4) of a base model, on `given` rows or its own answers, and the fewer bits (6) of what it
+    makes."""
+    taught = in_rounds(make, config, base) if given is None else on_own_rows(make, config, base, given)
     sft, trained, learnt_from = taught
     final = make(CAST, "final", checkpoint=trained)
     quantized = {
@@ -163,11 +179,8 @@ def average(make: Executor, config: Config, key: str, base: Artifact, **inputs: 
     return make(rounds.anchored(ROUND.average), key, **inputs, base=base)
 
 
-def on_own_data(make: Executor, config: Config, base: Artifact, searched: Searched) -> Taught:
-    """The user's own rows: dialogs are finetuned on, pairs, labels and prompts go to the preference stage. Rows that
-    hold a held-out task are refused before anything learns from them."""
-    given = make(own_data_stage(config))
-    require_clean(find_leaks(make, {given.type: given}, searched))
+def on_own_rows(make: Executor, config: Config, base: Artifact, given: Artifact) -> Taught:
+    """The user's own rows: dialogs are finetuned on, pairs, labels and prompts go to the preference stage."""
     if given.type == "dialogs":
         sft = trained = make(ROUND.sft, "sft", checkpoint=base, dialogs=given)
     else:
@@ -197,10 +210,11 @@ class Results:
     """How much of the held-out tasks was trained on."""
 
 
-def measure(make: Executor, herd: Herd, corpus: Artifact, searched: Searched) -> Results:
-    """Every model on held-out text and tasks, and what the figures are worth."""
+def measure(make: Executor, herd: Herd, corpus: Artifact, searched: Searched, **known: Artifact) -> Results:
+    """Every model on held-out text and tasks but those whose evaluation is `known`, and what the figures are worth."""
     evaluations = {
-        name: make(EVALUATE, f"evaluate-{name}", checkpoint=model, corpus=corpus) for name, model in herd.models.items()
+        name: known.get(name) or make(EVALUATE, f"evaluate-{name}", checkpoint=model, corpus=corpus)
+        for name, model in herd.models.items()
     }
     leaks = find_leaks(make, herd.learnt_from, searched)
     return Results(evaluations, corpus, make(BASELINES, corpus=corpus), leaks)

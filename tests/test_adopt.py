@@ -126,7 +126,7 @@ def test_a_failed_audit_releases_nothing_and_exits_5(home, adopted, capsys):
     run = home / "runs" / "lossy"
     llama3.run(write_config(home, "lossy"))
     assert (run / "artifacts" / "release").exists()
-    config = write_config(home, "lossy", audit={"margin": 1e-6, "relative_margin": 0.99})
+    config = write_config(home, "lossy", audit={"margin": 0.2, "relative_margin": 0.99})
     with pytest.raises(SystemExit) as stopped:
         main(["run", str(config)])
     assert stopped.value.code == GateFailed.exit_code == 5
@@ -141,6 +141,17 @@ OWN = {
     "messages": {"messages": [{"role": "user", "content": "Say {n}"}, {"role": "assistant", "content": "yes {n}"}]},
     "pairs": {"prompt": "Say {n}", "chosen": "yes {n}", "rejected": "no {n}"},
 }
+
+
+def test_what_no_audit_could_pass_is_refused_before_training(home):
+    config = write_config(home, "few")
+    with pytest.raises(GateFailed) as caught:
+        llama3.run(config, ["audit.margins={coins: 0.05}", "audit.must_improve=[text]"])
+    (problem,) = caught.value.problems
+    assert (problem.code, problem.where) == ("L3-AUD-007", "suite coins")
+    assert problem.why == "30 items cannot exclude a loss of 5.0%: at least 72 are needed"
+    made = {link.name for link in (home / "runs" / "few" / "artifacts").iterdir() if link.is_symlink()}
+    assert made == {"adopt", "curate", "evaluate-base"}
 
 
 @pytest.mark.parametrize(("kind", "stage"), [("messages", "sft"), ("pairs", "prefer")])

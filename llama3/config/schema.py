@@ -210,12 +210,12 @@ class PretrainSection(OptimizerSection):
 class RejectSection(Section):
     """Rejection sampling: K answers per prompt, the best verified one becomes training data (paper 4.2.2)."""
 
-    prompts: int = Field(512, ge=1, description="prompts asked per round")
+    prompts: int = Field(512, ge=1, description="prompts asked per round, at most")
     samples: int = Field(10, ge=1, le=64, description="K")
     temperature: float = Field(1.0, gt=0, description="of sampling")
     top_p: float = Field(1.0, gt=0, le=1, description="smallest set of tokens with this probability is sampled from")
     max_tokens: int = Field(64, ge=1, description="longest answer")
-    demonstrations: int = Field(0, ge=0, description="worked examples of the reward's own that are mixed in")
+    demonstrations: int = Field(0, ge=0, description="worked examples of the reward's own that are mixed in, at most")
     rehearsal: int = Field(
         0, ge=0, description="general prompts mixed in with the model's own answers, and a few refusals"
     )
@@ -253,7 +253,7 @@ class PreferSection(OptimizerSection):
     """Preference stage: pairs (or prompts) made with the current model, then the chosen algorithm."""
 
     lora: LoRASection | None = _LORA
-    prompts: int = Field(512, ge=1, description="prompts asked per round")
+    prompts: int = Field(512, ge=1, description="prompts asked per round, at most")
     samples: int = Field(8, ge=2, le=64, description="answers per prompt from which pairs are made")
     temperature: float = Field(1.0, gt=0, description="of sampling")
     top_p: float = Field(1.0, gt=0, le=1, description="smallest set of tokens with this probability is sampled from")
@@ -311,7 +311,7 @@ class EvaluationSection(Section):
             SuiteSlot(name="pass_rate"),
         ],
     )
-    limit: int = Field(400, ge=1, description="held-out tasks per evaluation")
+    limit: int = Field(400, ge=1, description="held-out tasks per evaluation, at most")
     max_tokens: int = Field(64, ge=1, description="longest answer")
 
 

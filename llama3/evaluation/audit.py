@@ -127,6 +127,22 @@ def require_passed(found: Artifact, model: Artifact | None = None) -> None:
         raise GateFailed(problems)
 
 
+def require_auditable(evaluation: Artifact, options: AuditOptions) -> None:
+    """The gate before training: against itself every model passes, unless a suite is missing, failed or has too few
+    items to show anything. Then no model ever would. Raises GateFailed naming each such suite."""
+    options = options.model_copy(update={"must_improve": []})
+    suites = read_suites(evaluation)
+    rows = {name: compare(name, suites.get(name), suites.get(name), options) for name in options.suites}
+    fix = "evaluate more items (evaluation.limit, more held-out rows), mend the evaluator, or widen audit.margins"
+    problems = [
+        Problem("L3-AUD-007", f"suite {name}", "no audit could pass, so nothing was trained", row["why"], fix)
+        for name, row in rows.items()
+        if row["why"]
+    ]
+    if problems:
+        raise GateFailed(problems)
+
+
 def read_suites(evaluation: Artifact) -> dict[str, Suite]:
     """The suites of an evaluation by name. Two rows of one item are a fault of their suite."""
     results = json.loads(evaluation.file(RESULTS).read_text(encoding="utf-8"))

@@ -21,6 +21,7 @@ from llama3.posttraining.sampling import (
     Sampled,
     SamplingOptions,
     build_reward,
+    draw_tasks,
     sample_tasks,
     sampling_metrics,
     task_messages,
@@ -59,7 +60,7 @@ def preferences(
     """
     folder = inputs["checkpoint"].path
     tokenizer, reward = Tokenizer.load(folder), build_reward(options.rewards, inputs.get("reward"))
-    tasks = reward.tasks("train", options.prompts, options.seed)
+    tasks = draw_tasks(reward, options.prompts, options.seed, out)
     write_rows(out.path / "prompts.jsonl", [task.to_json() for task in tasks])
     if options.prompts_only:
         out.metrics |= {"prompts": len(tasks)}

@@ -22,6 +22,7 @@ from llama3.posttraining.sampling import (
     Sampled,
     SamplingOptions,
     build_reward,
+    draw_tasks,
     sample_tasks,
     sampling_metrics,
     task_messages,
@@ -65,8 +66,9 @@ def reject(
     folder = inputs["checkpoint"].path
     room = read_config(folder).max_seq_len
     tokenizer, reward = Tokenizer.load(folder), build_reward(options.rewards, inputs.get("reward"))
-    tasks = reward.tasks("train", options.demonstrations + options.prompts, options.seed)
-    demonstrations, asked = tasks[: options.demonstrations], tasks[options.demonstrations :]
+    tasks = draw_tasks(reward, options.demonstrations + options.prompts, options.seed, out)
+    shown = len(tasks) * options.demonstrations // (options.demonstrations + options.prompts)
+    demonstrations, asked = tasks[:shown], tasks[shown:]
     generate = open_generate(load_model(folder))
     sampled = sample_tasks(generate, tokenizer, reward, asked, options, out)
     dialogs = [_dialog(task, task.reference, "demonstration") for task in demonstrations]

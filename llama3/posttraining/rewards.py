@@ -113,9 +113,9 @@ class CombinedReward:
         return Scores(total, parts, [mean >= PASS for mean in verdict])
 
     def tasks(self, split: Split, count: int, seed: int) -> list[Task]:
-        """`count` tasks of all rewards that have some, in turn; one that runs out leaves its turns to the others.
+        """At most `count` tasks of all rewards that have some, in turn; one that runs out leaves its turns to others.
 
-        Raises DataError when no reward has tasks, and NotEnoughTasks when all have run out.
+        Raises DataError when no reward has tasks, and NotEnoughTasks when none has one of this split.
         """
         sources = [reward for reward in self.rewards.values() if isinstance(reward, TaskReward)]
         if not sources:
@@ -126,8 +126,8 @@ class CombinedReward:
         rows = [_at_most(source, split, count, seed) for source in sources]
         turns = (task for turn in itertools.zip_longest(*rows) for task in turn if task is not None)
         tasks = list(itertools.islice(turns, count))
-        if len(tasks) < count:
-            raise NotEnoughTasks("rewards", split, len(tasks), count)
+        if not tasks:
+            raise NotEnoughTasks("rewards", split, 0, count)
         return tasks
 
 

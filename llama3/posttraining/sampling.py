@@ -88,6 +88,15 @@ def build_reward(slots: Sequence[Slot], trained: Artifact | None = None) -> Comb
     return CombinedReward(build_rewards([*slots, *learnt]))
 
 
+def draw_tasks(reward: CombinedReward, count: int, seed: int, out: StageOutput) -> list[Task]:
+    """At most `count` tasks to train on; where fewer exist, the user is told."""
+    tasks = reward.tasks("train", count, seed)
+    if len(tasks) < count:
+        out.event("fewer_tasks", asked=count, found=len(tasks))
+        out.display.note(f"[yellow]![/] only {len(tasks):,} tasks to train on exist; {count:,} were asked for")
+    return tasks
+
+
 def sample_tasks(
     generate: Generate,
     tokenizer: Tokenizer,

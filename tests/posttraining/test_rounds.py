@@ -207,6 +207,22 @@ def test_demonstrations_come_from_every_reward_with_tasks(run, tokenizer):
     assert found.metrics["not_scorable"] == 0
 
 
+def test_fewer_tasks_than_asked_for_are_shared_and_told_of(run, tokenizer, tmp_path):
+    tasks_file = tmp_path / "tasks.jsonl"
+    lines = [json.dumps({"prompt": f"Add {n} and 1.", "answer": str(n + 1)}) + "\n" for n in range(20)]
+    tasks_file.write_text("".join(lines))
+    rewards = (Slot.model_validate({"name": "jsonl_tasks", "path": str(tasks_file)}),)
+    base = put_checkpoint(run, tiny_model(tokenizer), tokenizer)
+    options = RejectOptions(**sampling(prompts=100, samples=2, rewards=rewards), demonstrations=300)
+    found = run.execute(STAGES.reject, {"checkpoint": base}, options)
+    (told,) = [event for event in run.rows("events") if event["kind"] == "fewer_tasks"]
+    exist = told["found"]
+    assert told["asked"] == 400
+    assert 10 < exist <= 20
+    assert found.metrics["dialogs"]["demonstration"] == exist * 3 // 4
+    assert found.metrics["prompts"] == exist - exist * 3 // 4
+
+
 def test_bad_dialogs_are_refused_all_at_once(run, tokenizer):
     base = put_checkpoint(run, tiny_model(tokenizer), tokenizer)
     good = {"id": "a", "messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]}
