@@ -43,19 +43,17 @@ class JsonlSource:
     def read(self, shard: ShardRef) -> Iterator[DocumentBatch]:
         options = self.options
         collector = Collector(options.source, options.language, options.kind)
+        origin = origin_of(options, shard.location)
         try:
             with _opened(Path(shard.location)) as file:
                 for number, line in bounded_lines(file, options.max_document_bytes):
-                    yield from self._document(line, shard.location, number, collector)
+                    yield from self._document(line, f"{shard.location}:{number}", f"{origin}:{number}", collector)
         except (OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
             problem = Problem("L3-SRC-010", shard.location, "cannot be read to its end", str(error))
             raise DataError(problem) from error
         yield from collector.rest()
 
-    def _document(
-        self, line: bytes | None, location: str, number: int, collector: Collector
-    ) -> Iterator[DocumentBatch]:
-        where = f"{location}:{number}"
+    def _document(self, line: bytes | None, where: str, origin: str, collector: Collector) -> Iterator[DocumentBatch]:
         if line is None:
             collector.reject(where, "too_large", f"the line has more than {self.options.max_document_bytes} bytes")
             return
@@ -74,7 +72,7 @@ class JsonlSource:
         yield from collector.add(
             text,
             url if isinstance(url, str) else where,
-            origin=f"{origin_of(self.options, location)}:{number}",
+            origin=origin,
             date=date if isinstance(date, str) else "",
         )
 

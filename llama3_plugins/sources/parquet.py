@@ -64,6 +64,7 @@ class ParquetSource:
         if not _is_text(column.type):
             what = f"column {options.text!r} holds {column.type}, not text"
             raise DataError(Problem("L3-SRC-011", location, what))
+        origin = origin_of(options, location)
         urls, dates = self._strings(records, options.url), self._strings(records, options.date)
         for i, data in enumerate(column.cast(pa.large_binary()).to_pylist()):
             where = f"{location}:{first_row + i}"
@@ -74,8 +75,7 @@ class ParquetSource:
                     where, "too_large", f"{len(data)} bytes; the limit is {options.max_document_bytes}", len(data)
                 )
             elif (text := decode(data, where, collector)) is not None:
-                origin = f"{origin_of(options, location)}:{first_row + i}"
-                yield from collector.add(text, urls[i] or where, origin=origin, date=dates[i])
+                yield from collector.add(text, urls[i] or where, origin=f"{origin}:{first_row + i}", date=dates[i])
 
     def _strings(self, records: pa.RecordBatch, name: str) -> list[str]:
         if name not in records.schema.names:
