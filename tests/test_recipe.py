@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from peers import answers_as_transformers
 
 import llama3
 from llama3.errors import ArtifactError, ConfigError
@@ -171,26 +172,6 @@ def test_a_changed_option_remakes_what_depends_on_it(finished):
     assert hashes(run.path) == before
 
 
-def assert_transformers_answers_alike(folder: Path, question: str) -> None:
-    """Greedily, and in float32 on both sides: the next tokens of a hardly trained model are closer to each other than
-    bfloat16 tells apart."""
-    import transformers
-
-    from llama3.inference.sampling import Sampling
-    from llama3.tokenizer.chat import Message, render, stop_ids
-
-    ours, tokens = llama3.load(folder), transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    load = transformers.AutoModelForCausalLM.from_pretrained
-    theirs = load(folder, trust_remote_code=False, dtype=torch.float32).eval()
-    dialog = [{"role": "user", "content": question}]
-    prompt = tokens.apply_chat_template(dialog, add_generation_prompt=True, return_tensors="pt", return_dict=True)
-    ids = prompt["input_ids"][0].tolist()
-    assert render(ours.tokenizer, [Message("user", question)], generation_prompt=True).ids.tolist() == ids
-    ((answer,),) = ours.engine.generate([ids], Sampling(8, 0.0, stop_ids=stop_ids(ours.tokenizer)))
-    wrote = theirs.generate(**prompt, max_new_tokens=8, do_sample=False)[0, len(ids) :].tolist()
-    assert answer.ids == wrote
-
-
 def test_the_release_loads_everywhere(finished):
     _, run = finished
     folder = run.artifacts["release"].path
@@ -199,7 +180,7 @@ def test_the_release_loads_everywhere(finished):
     measured = load_model(run.artifacts["final"].path).state_dict()
     for name, tensor in load_model(folder).state_dict().items():
         assert torch.equal(tensor, measured[name]), "not the weights that were evaluated"
-    assert_transformers_answers_alike(folder, "What is 1 plus 1?")
+    answers_as_transformers(folder, ["What is 1 plus 1?"], max_tokens=8)
 
 
 def test_lineage_leads_to_the_corpus(finished):

@@ -135,7 +135,7 @@ def require_auditable(evaluation: Artifact, options: AuditOptions) -> None:
     rows = {name: compare(name, suites.get(name), suites.get(name), options) for name in options.suites}
     fix = "evaluate more items (evaluation.limit, more held-out rows), mend the evaluator, or widen audit.margins"
     problems = [
-        Problem("L3-AUD-007", f"suite {name}", "no audit could pass, so nothing was trained", row["why"], fix)
+        Problem("L3-AUD-005", f"suite {name}", "no audit could pass, so nothing was trained", row["why"], fix)
         for name, row in rows.items()
         if row["why"]
     ]

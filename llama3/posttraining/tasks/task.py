@@ -150,7 +150,7 @@ class NotEnoughTasks(DataError):  # noqa: N818 - the name says what is wrong
         self.available = available
         super().__init__(
             Problem("L3-TSK-002", where, f"only {available} distinct {split} tasks exist, {asked} were asked for",
-                    fix="ask for fewer tasks or add families")
+                    fix="ask for fewer tasks or add families" if available else "name a reward that has some")
         )  # fmt: skip
 
 
