@@ -16,10 +16,12 @@ import common
 import numpy as np
 import torch
 
+from llama3.checkpoints.load import load_model
+from llama3.checkpoints.weights import save_model
 from llama3.inference import Engine, Sampling
+from llama3.model.build import init_weights
 from llama3.model.config import PRESETS
 from llama3.model.transformer import Transformer
-from llama3.model.weights import init_weights, load_model, save_model
 
 Ids = list[list[int]]
 

@@ -24,13 +24,13 @@ from torch.utils.data import DataLoader, Dataset
 
 from llama3 import _core
 from llama3.data import TokenLoader
-from llama3.data.plan import Plan, ShardEntry, SourceEntry
+from llama3.data.plan import ShardEntry, SourceEntry, TokenPlan
 
 VOCAB = 128_256
 ROWS = 16
 
 
-def make_tokens(folder: Path, count: int) -> tuple[Plan, np.ndarray]:
+def make_tokens(folder: Path, count: int) -> tuple[TokenPlan, np.ndarray]:
     """Random tokens in documents of 1 to 4000 tokens, as a shard and as a raw uint32 file."""
     draw = np.random.default_rng(0)
     tokens = draw.integers(0, VOCAB, count, dtype=np.uint32)
@@ -41,9 +41,9 @@ def make_tokens(folder: Path, count: int) -> tuple[Plan, np.ndarray]:
     total, documents, root = writer.finish()
     tokens.tofile(folder / "raw.bin")
     shard = ShardEntry(path="0.tok", tokens=total, documents=documents, root=root)
-    plan = Plan(tokenizer="0" * 64, vocab_size=VOCAB, sources=[SourceEntry(name="all", shards=[shard])])
+    plan = TokenPlan(tokenizer="0" * 64, vocab_size=VOCAB, sources=[SourceEntry(name="all", shards=[shard])])
     plan.save(folder)
-    return Plan.load(folder), np.memmap(folder / "raw.bin", np.uint32, "r")
+    return TokenPlan.load(folder), np.memmap(folder / "raw.bin", np.uint32, "r")
 
 
 class Windows(Dataset):
@@ -79,7 +79,7 @@ def our_stream(loader: TokenLoader) -> Iterator[torch.Tensor]:
         yield torch.from_numpy(rows.tokens)
 
 
-def measure(plan: Plan, raw: np.ndarray, seq_len: int, rounds: int) -> list[dict[str, object]]:
+def measure(plan: TokenPlan, raw: np.ndarray, seq_len: int, rounds: int) -> list[dict[str, object]]:
     loader = TokenLoader(plan, seq_len=seq_len)
     batches = loader.epoch_rows["all"] // ROWS
     order = np.array([loader.place(row).window for row in range(batches * ROWS)])

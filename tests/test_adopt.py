@@ -12,11 +12,12 @@ from peers import answers_as_transformers
 from test_recipe import hashes, install_coin, write_text
 
 import llama3
+from llama3.checkpoints.load import load_model
 from llama3.cli import main
 from llama3.errors import ConfigError, GateFailed
+from llama3.model.build import init_weights
 from llama3.model.config import ModelConfig
 from llama3.model.transformer import Transformer
-from llama3.model.weights import init_weights, load_model
 from llama3.plugins.registry import discover
 from llama3.tokenizer import Tokenizer
 from llama3.training.stage import save_checkpoint
@@ -26,7 +27,7 @@ STAGES = [
     "evaluate-sft", "evaluate-final", "baselines", "contamination", "audit", "release",
 ]  # fmt: skip
 
-LICENCE = "Community Licence 3"
+LICENSE = "Community License 3"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -49,7 +50,7 @@ def home(tmp_path_factory) -> Path:
     tokenizer = Tokenizer.train(texts, 400, 16)
     config = ModelConfig(dim=32, n_layers=2, n_heads=2, n_kv_heads=1, ffn_dim=64, vocab_size=400, max_seq_len=256)
     save_checkpoint(folder / "model", init_weights(Transformer(config), 1), tokenizer, {})
-    (folder / "model" / "LICENSE").write_text(f"{LICENCE}\n\nUse it kindly.\n")
+    (folder / "model" / "LICENSE").write_text(f"{LICENSE}\n\nUse it kindly.\n")
     return folder
 
 
@@ -117,7 +118,7 @@ def test_the_terms_of_the_adopted_model_go_on(home, adopted):
     assert release.file("LICENSE").read_text() == (home / "model" / "LICENSE").read_text()
     card = release.file("README.md").read_text()
     head = yaml.safe_load(card.split("---\n")[1])
-    assert (head["license"], head["license_name"]) == ("other", LICENCE)
+    assert (head["license"], head["license_name"]) == ("other", LICENSE)
     assert "made from model with the `llama3` pipeline" in card
     assert "raw text" not in card
     assert not (release.path / "adopted").exists()

@@ -26,13 +26,13 @@ from pydantic_core import PydanticUndefined
 from test_recipe import write_text
 
 from llama3.cli import main
+from llama3.model.build import init_weights
 from llama3.model.config import ModelConfig
 from llama3.model.transformer import Transformer
-from llama3.model.weights import init_weights
 from llama3.plugins.registry import discover
-from llama3.posttraining.user_data import SUITS
-from llama3.posttraining.user_rows import __doc__ as ROWS
 from llama3.preflight import load_config
+from llama3.tasks.user_data import SUITS
+from llama3.tasks.user_rows import __doc__ as ROWS
 from llama3.tokenizer import Tokenizer
 from llama3.training.stage import save_checkpoint
 

@@ -15,8 +15,8 @@ import yaml
 from peers import answers_as_transformers
 
 import llama3
+from llama3.checkpoints.load import load_model
 from llama3.errors import ArtifactError, ConfigError
-from llama3.model.weights import load_model
 from llama3.plugins.registry import discover
 
 STAGES = [

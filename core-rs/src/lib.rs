@@ -5,7 +5,7 @@ pub mod dedup;
 pub mod hashing;
 pub mod loader;
 pub mod paging;
-pub mod pool;
+pub mod threads;
 pub mod text;
 pub mod tokenizer;
 

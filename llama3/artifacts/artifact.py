@@ -91,7 +91,7 @@ class Code(_Part):
     git: str | None = None
 
 
-class Request(_Part):
+class StageRequest(_Part):
     """Everything that decides a stage's output but the code. Equal requests may share one artifact."""
 
     stage: str
@@ -139,9 +139,9 @@ class Manifest(_Part):
         return _core.blake3_bytes(canonical_json(content))
 
     @property
-    def request(self) -> Request:
+    def request(self) -> StageRequest:
         """What was asked for."""
-        return Request(
+        return StageRequest(
             stage=self.stage,
             type=self.type,
             parents=self.parents,
@@ -270,7 +270,7 @@ def _read_manifest(location: Path) -> Manifest:
     raise ArtifactError(Problem("L3-ART-002", str(path), "the manifest is damaged", why, fix))
 
 
-def write_manifest(folder: Path, request: Request, code: Code, metrics: dict[str, Any]) -> Manifest:
+def write_manifest(folder: Path, request: StageRequest, code: Code, metrics: dict[str, Any]) -> Manifest:
     """Hash the payload in `folder` and write its manifest beside it.
 
     Raises ArtifactError: L3-ART-008 when the payload is empty or holds anything but plain files and

@@ -21,7 +21,7 @@ State = Literal["ok", "damaged", "missing"]
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
+class LineageNode:
     """One artifact in the tree. `role` is the part it played for the node below; None for the artifact
     asked about.
     """
@@ -31,7 +31,7 @@ class Node:
     state: State
     path: Path | None = None
     manifest: Manifest | None = None
-    parents: tuple[Node, ...] = ()
+    parents: tuple[LineageNode, ...] = ()
     problem: str = ""
 
     def to_json(self) -> dict[str, Any]:
@@ -53,14 +53,14 @@ class Node:
             "parents": [parent.to_json() for parent in self.parents],
         }
 
-    def walk(self) -> Iterator[Node]:
+    def walk(self) -> Iterator[LineageNode]:
         """This node and all above it, depth first."""
         yield self
         for parent in self.parents:
             yield from parent.walk()
 
 
-def trace(path: str | Path, *, search: Iterable[str | Path] = (), verify: bool = False) -> list[Node]:
+def trace(path: str | Path, *, search: Iterable[str | Path] = (), verify: bool = False) -> list[LineageNode]:
     """The lineage of what lies at `path`: an artifact, a file inside one, or a run directory.
 
     For a run directory there is one tree per current artifact that no other current one was made from (as
@@ -106,10 +106,10 @@ def _index(folders: Iterable[Path]) -> dict[str, Path]:
     return found
 
 
-def _node(role: str | None, identity: str, known: dict[str, Path], verify: bool, below: frozenset[str]) -> Node:
+def _node(role: str | None, identity: str, known: dict[str, Path], verify: bool, below: frozenset[str]) -> LineageNode:
     path = known.get(identity)
     if path is None:
-        return Node(role, identity, "missing", problem="not found beside the artifacts made from it")
+        return LineageNode(role, identity, "missing", problem="not found beside the artifacts made from it")
     manifest = Manifest.model_validate_json((path / MANIFEST).read_bytes())
     # A manifest cannot name itself as an ancestor without breaking blake3; the guard is against endless
     # loops anyway.
@@ -123,11 +123,11 @@ def _node(role: str | None, identity: str, known: dict[str, Path], verify: bool,
         if verify:
             artifact.verify()
     except ArtifactError as error:
-        return Node(role, identity, "damaged", path, manifest, parents, str(error))
-    return Node(role, identity, "ok", path, manifest, parents)
+        return LineageNode(role, identity, "damaged", path, manifest, parents, str(error))
+    return LineageNode(role, identity, "ok", path, manifest, parents)
 
 
-def render(node: Node) -> Tree:
+def render(node: LineageNode) -> Tree:
     """The lineage as a Rich tree: the artifact at the root, what it was made from below it."""
     shown: set[str] = set()
     tree = Tree(_label(node))
@@ -135,7 +135,7 @@ def render(node: Node) -> Tree:
     return tree
 
 
-def _grow(tree: Tree, node: Node, shown: set[str]) -> None:
+def _grow(tree: Tree, node: LineageNode, shown: set[str]) -> None:
     if node.hash in shown:
         if node.parents:
             tree.add("[dim](see above)[/]")
@@ -147,7 +147,7 @@ def _grow(tree: Tree, node: Node, shown: set[str]) -> None:
         tree.add(f"[dim]source[/] {escape(name)}  [dim]{escape(size)}[/]")
 
 
-def _label(node: Node) -> str:
+def _label(node: LineageNode) -> str:
     role = f"[dim]{escape(node.role)}:[/] " if node.role else ""
     if node.manifest is None:
         return f"{role}[red]missing[/] {node.hash[:12]}"
@@ -159,7 +159,7 @@ def _label(node: Node) -> str:
     return f"{role}[bold]{made.type}[/] by {escape(made.stage)}  {facts}{mark}"
 
 
-def _sources(node: Node) -> list[tuple[str, str]]:
+def _sources(node: LineageNode) -> list[tuple[str, str]]:
     """What a corpus trains on, by source (the stage "train" of its funnel: stage -> source -> counts)."""
     if node.manifest is None or node.manifest.type != "corpus":
         return []

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 LINE_EVERY_SECONDS = 10.0
 
 
-class Task(Protocol):
+class ProgressBar(Protocol):
     """One loop being shown."""
 
     def advance(self, n: int = 1, **shown: Any) -> None:
@@ -42,7 +42,7 @@ class Display:
         self.console.print(text, highlight=False, soft_wrap=True)
 
     @contextmanager
-    def task(self, description: str, total: int | None = None) -> Iterator[Task]:
+    def task(self, description: str, total: int | None = None) -> Iterator[ProgressBar]:
         """Show one loop while the block runs. `total=None`: the end is not known."""
         if not self.console.is_terminal:
             task = _Lines(self, description, total)

@@ -31,7 +31,7 @@ from pydantic import BaseModel
 
 from llama3 import _core
 from llama3.artifacts import environment
-from llama3.artifacts.artifact import Artifact, Parent, PluginUse, Request, write_manifest
+from llama3.artifacts.artifact import Artifact, Parent, PluginUse, StageRequest, write_manifest
 from llama3.artifacts.files import (
     append_json_line,
     canonical_json,
@@ -150,7 +150,7 @@ class RunDir:
         """
         self.open()
         stage.check(inputs)
-        request = Request(
+        request = StageRequest(
             stage=stage.name,
             type=stage.output,
             parents=[Parent(role=role, hash=artifact.hash) for role, artifact in inputs.items()],
@@ -183,7 +183,7 @@ class RunDir:
             fsync_dir(self.artifacts)
             self.event("withdrawn", key=key)
 
-    def _reuse(self, target: Path, request: Request) -> Artifact | None:
+    def _reuse(self, target: Path, request: StageRequest) -> Artifact | None:
         """The artifact at `target` if it answers `request` and every byte verifies; a damaged one goes
         aside.
         """

@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from llama3.artifacts.artifact import TYPES, Artifact
-from llama3.artifacts.progress import Display, Task
+from llama3.artifacts.progress import Display, ProgressBar
 from llama3.errors import ArtifactError, Problem
 
 StageFunction = Callable[[Mapping[str, Artifact], Any, "StageOutput"], None]
@@ -80,6 +80,6 @@ class StageOutput:
         """Write one line to the run's events.jsonl."""
         self.record(kind, **fields)
 
-    def progress(self, description: str, total: int | None = None) -> AbstractContextManager[Task]:
+    def progress(self, description: str, total: int | None = None) -> AbstractContextManager[ProgressBar]:
         """Show how far a loop is: `with out.progress("tokenise", n) as task: task.advance(1, loss=2.3)`."""
         return self.display.task(description, total)

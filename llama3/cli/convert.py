@@ -22,9 +22,9 @@ def convert(
     json: JsonOption = False,
 ) -> None:
     """Write a model in Hugging Face's or Meta's layout, with its tokenizer, template and terms."""
+    from llama3.checkpoints.convert import DTYPES
+    from llama3.checkpoints.convert import convert as write
     from llama3.inference.llama import find_model
-    from llama3.model.convert import DTYPES
-    from llama3.model.convert import convert as write
 
     made = write(find_model(source), out, to, DTYPES[dtype] if dtype else None)
     if json:

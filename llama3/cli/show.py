@@ -14,9 +14,9 @@ def show(
     path: Annotated[Path, typer.Argument(help="A model of any layout, a checkpoint, a release, or a run.")],
     json: JsonOption = False,
 ) -> None:
-    """Show a model's architecture, precision, tokenizer, chat template, licence and the memory it needs."""
+    """Show a model's architecture, precision, tokenizer, chat template, license and the memory it needs."""
+    from llama3.checkpoints.describe import describe
     from llama3.inference.llama import find_model
-    from llama3.model.describe import describe
 
     facts = describe(find_model(path))
     if json:
@@ -42,7 +42,7 @@ def rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("tensor types", types + (f" (scheme {weights['quantization']})" if weights["quantization"] else "")),
         ("on disk", gib(weights["bytes"])),
         *_tokenizer_rows(facts["tokenizer"]),
-        ("licence", facts["license"] or "none stated"),
+        ("license", facts["license"] or "none stated"),
         ("memory to serve", f"{gib(memory['serve'])} in bfloat16, with the cache of one full context"),
         ("memory to finetune", f"{gib(memory['finetune'])} fully, {gib(memory['lora'])} with LoRA, and activations"),
     ]  # fmt: skip

@@ -66,9 +66,9 @@ def tokens(
 
 def _tokenizer(path: Path) -> Tokenizer:
     """Of a directory or file that holds one, else of the model that a run made."""
+    from llama3.checkpoints.formats import load_tokenizer
+    from llama3.checkpoints.layouts import holds_model
     from llama3.inference.llama import find_model
-    from llama3.model.layouts import holds_model
-    from llama3.model.source import load_tokenizer
     from llama3.tokenizer import Tokenizer
 
     alone = path.is_file() and not holds_model(path)
@@ -79,7 +79,8 @@ def _tokenizer(path: Path) -> Tokenizer:
 
 def _dialogs(path: Path | None) -> Iterator[list[Message]]:
     """The dialogs of a file. Raises DataError naming the row."""
-    from llama3.posttraining.datasets import messages_of, read_rows
+    from llama3.posttraining.datasets import messages_of
+    from llama3.tasks.rows import read_rows
 
     assert path is not None
     for number, row in enumerate(read_rows(path), 1):

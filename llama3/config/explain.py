@@ -13,7 +13,7 @@ from pydantic_core import PydanticUndefined
 
 from llama3.config.loading import Loaded
 from llama3.config.merge import section_of
-from llama3.config.schema import Config, Family, Slot
+from llama3.config.schema import Config, PluginFamily, Slot
 from llama3.errors import ConfigError, LlamaError, Problem, did_you_mean
 from llama3.plugins.registry import discover
 
@@ -117,7 +117,7 @@ def family_of(info: FieldInfo) -> str:
     marks = list(info.metadata)
     for part in get_args(info.annotation):
         marks.extend(getattr(part, "__metadata__", ()))
-    return next((mark.name for mark in marks if isinstance(mark, Family)), "")
+    return next((mark.name for mark in marks if isinstance(mark, PluginFamily)), "")
 
 
 def type_name(annotation: Any, family: str = "") -> str:

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ValidationError
 from llama3.config.crosscheck import cross_check
 from llama3.config.merge import Kind, Layers, Origin, apply_overrides, environment_overrides, nearest, set_overrides
 from llama3.config.presets import preset
-from llama3.config.schema import Config, Family, Slot
+from llama3.config.schema import Config, PluginFamily, Slot
 from llama3.config.yaml import Parsed, Path, dump, parse
 from llama3.errors import ConfigError, LlamaError, PluginError, Problem
 from llama3.plugins.options import dotted, problems_of
@@ -231,7 +231,7 @@ def _raise_if_any(problems: list[Problem]) -> None:
 
 
 def _family(metadata: Iterable[Any]) -> str:
-    return next((mark.name for mark in metadata if isinstance(mark, Family)), "")
+    return next((mark.name for mark in metadata if isinstance(mark, PluginFamily)), "")
 
 
 def _item(annotation: Any) -> Any:

@@ -53,7 +53,7 @@ class SuiteSlot(Slot):
 
 
 @dataclass(frozen=True, slots=True)
-class Family:
+class PluginFamily:
     """Marks a slot with the plugin family it chooses from."""
 
     name: str
@@ -64,15 +64,15 @@ class Family:
 
 
 _SHORT = BeforeValidator(_slot)
-SourceSlot = Annotated[Slot, _SHORT, Family("sources")]
-FilterSlot = Annotated[Slot, _SHORT, Family("filters")]
-ParallelSlot = Annotated[AxisSlot, _SHORT, Family("parallelism")]
-AlgorithmSlot = Annotated[Slot, _SHORT, Family("algorithms")]
-RewardSlot = Annotated[Slot, _SHORT, Family("rewards")]
-QuantizationSlot = Annotated[Slot, _SHORT, Family("quantization")]
-EvaluatorSlot = Annotated[SuiteSlot, _SHORT, Family("evaluators")]
-ExporterSlot = Annotated[Slot, _SHORT, Family("exporters")]
-LoggerSlot = Annotated[Slot, _SHORT, Family("loggers")]
+SourceSlot = Annotated[Slot, _SHORT, PluginFamily("sources")]
+FilterSlot = Annotated[Slot, _SHORT, PluginFamily("filters")]
+ParallelSlot = Annotated[AxisSlot, _SHORT, PluginFamily("parallelism")]
+AlgorithmSlot = Annotated[Slot, _SHORT, PluginFamily("algorithms")]
+RewardSlot = Annotated[Slot, _SHORT, PluginFamily("rewards")]
+QuantizationSlot = Annotated[Slot, _SHORT, PluginFamily("quantization")]
+EvaluatorSlot = Annotated[SuiteSlot, _SHORT, PluginFamily("evaluators")]
+ExporterSlot = Annotated[Slot, _SHORT, PluginFamily("exporters")]
+LoggerSlot = Annotated[Slot, _SHORT, PluginFamily("loggers")]
 
 Precision = Literal["bf16", "fp16", "fp32"]
 """Of stored weights."""
@@ -341,7 +341,7 @@ class ReleaseSection(Section):
         "bf16", description="of the final weights: what is evaluated, audited, quantized and released"
     )
     license: str | None = Field(
-        None, description="licence of the released weights; default: that of the adopted model, else apache-2.0"
+        None, description="license of the released weights; default: that of the adopted model, else apache-2.0"
     )
 
 

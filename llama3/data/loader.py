@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from llama3 import _core
-from llama3.data.plan import Plan
+from llama3.data.plan import TokenPlan
 from llama3.errors import DataError, Problem
 
 STATE_VERSION = 1
@@ -85,14 +85,14 @@ class TokenLoader:
     exactly once per epoch). So a run resumes at any row, on any number of ranks, from a state of one number.
     """
 
-    def __init__(self, plan: Plan | str | os.PathLike[str], *, seq_len: int, seed: int = 0) -> None:
-        """Open the shards of `plan` (a Plan, or the directory of a `shards` artifact).
+    def __init__(self, plan: TokenPlan | str | os.PathLike[str], *, seq_len: int, seed: int = 0) -> None:
+        """Open the shards of `plan` (a TokenPlan, or the directory of a `shards` artifact).
 
         Raises DataError: L3-DAT-201 for a plan that cannot be read, L3-DAT-203 for a missing or damaged
         shard, L3-DAT-204 for rows or a mix that the shards cannot fill, L3-DAT-205 for a shard that is not
         the plan's.
         """
-        self.plan = plan if isinstance(plan, Plan) else Plan.load(plan)
+        self.plan = plan if isinstance(plan, TokenPlan) else TokenPlan.load(plan)
         self.seq_len, self.seed = seq_len, seed
         self.next_row = 0
         """The first row that `batches` has not handed out."""

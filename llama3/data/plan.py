@@ -53,7 +53,7 @@ class Mix(_Part):
     weights: dict[str, float]
 
 
-class Plan(_Part):
+class TokenPlan(_Part):
     """Sources and their mix. Without a `mix`, each source is read in proportion to its size."""
 
     version: Literal[1] = 1
@@ -64,7 +64,7 @@ class Plan(_Part):
     _folder: Path = PrivateAttr(default=Path())
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Plan:
+    def load(cls, path: str | os.PathLike[str]) -> TokenPlan:
         """The plan of a `shards` directory, or of a plan file. Raises DataError (L3-DAT-201)."""
         file = Path(path)
         file = file / PLAN if file.is_dir() else file
@@ -92,7 +92,7 @@ class Plan(_Part):
         """blake3 of the plan: contents of all shards, mix and tokenizer."""
         return _core.blake3_bytes(canonical_json(self.model_dump(mode="json")))
 
-    def with_mix(self, weights: Mapping[str, float], from_row: int = 0) -> Plan:
+    def with_mix(self, weights: Mapping[str, float], from_row: int = 0) -> TokenPlan:
         """The same plan with other weights from row `from_row` on (the anneal). Raises ConfigError
         (L3-DAT-202).
 

@@ -18,7 +18,7 @@ from llama3.artifacts import Artifact, StageOutput
 from llama3.config.schema import DataSection
 from llama3.data.corpus import Corpus
 from llama3.data.documents import DocumentBatch
-from llama3.data.plan import Plan, ShardEntry, SourceEntry
+from llama3.data.plan import ShardEntry, SourceEntry, TokenPlan
 from llama3.errors import DataError, Problem
 from llama3.tokenizer import Tokenizer
 
@@ -47,7 +47,7 @@ def shard(inputs: Mapping[str, Artifact], options: DataSection, out: StageOutput
     for source in sources:
         for entry in source.shards:
             os.rename(out.scratch / entry.path, out.path / entry.path)
-    plan = Plan(tokenizer=tokenizer.hash, vocab_size=tokenizer.vocab_size, sources=sources)
+    plan = TokenPlan(tokenizer=tokenizer.hash, vocab_size=tokenizer.vocab_size, sources=sources)
     plan = plan.with_mix(options.mix) if options.mix else plan
     plan.save(out.path)
     _measure(plan, train, out)
@@ -123,7 +123,7 @@ class SourceWriter:
         return SourceEntry(name=self.name, shards=self._entries)
 
 
-def _measure(plan: Plan, train: Mapping[str, Mapping[str, int]], out: StageOutput) -> None:
+def _measure(plan: TokenPlan, train: Mapping[str, Mapping[str, int]], out: StageOutput) -> None:
     """Tokens per source (BOS and EOS counted) and bytes of text per text token (not counted)."""
     sources = {
         source.name: {

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 if TYPE_CHECKING:
     from llama3.data.corpus import Corpus, Split
     from llama3.inference.llama import Llama
-    from llama3.posttraining.rewards import Reward
+    from llama3.tasks.rewards import Reward
 
 HELD_OUT_BYTES = 200_000
 """Held-out text on which models and baselines are compared."""

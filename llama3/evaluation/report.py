@@ -16,7 +16,7 @@ from llama3.artifacts import Artifact
 from llama3.evaluation.audit import TABLE_HEAD, table
 from llama3.evaluation.charts import funnel_chart, histogram_chart, line_chart, rate_chart
 from llama3.evaluation.intervals import Rate
-from llama3.evaluation.rewards import reward_histograms, stored_samples
+from llama3.evaluation.reward_histograms import reward_histograms, stored_samples
 
 SCHEMA = 1
 MOST_POINTS = 300

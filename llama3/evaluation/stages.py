@@ -16,8 +16,8 @@ from llama3.evaluation.baselines import ORDER, ByteModel, gzip_bits_per_byte
 from llama3.evaluation.contamination import DATA_TYPES, NgramIndex, contaminated_share, own_share, trained_texts
 from llama3.evaluation.evaluator import HELD_OUT_BYTES, Subject, texts
 from llama3.plugins.registry import discover
-from llama3.posttraining.rewards import CombinedReward, build_rewards
-from llama3.posttraining.tasks import Task, prompt_digest
+from llama3.tasks import Task, prompt_digest
+from llama3.tasks.rewards import CombinedReward, build_rewards
 
 if TYPE_CHECKING:
     from llama3.inference.llama import Llama
@@ -63,8 +63,8 @@ class EvaluatePathOptions(EvaluateOptions):
     @classmethod
     def of_path(cls, config: Config, path: str) -> EvaluatePathOptions:
         """For the model that `llama3.load(path)` loads. Raises ArtifactError where there is none."""
+        from llama3.checkpoints.adopt import content_hash
         from llama3.inference.llama import find_model
-        from llama3.model.adopt import content_hash
 
         model = find_model(Path(path))
         return cls(**dict(EvaluateOptions.of(config)), path=str(model), blake3=content_hash(model))

@@ -16,16 +16,16 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from llama3.checkpoints.formats import load_tokenizer
+from llama3.checkpoints.layouts import holds_model
+from llama3.checkpoints.load import load_model
 from llama3.errors import ArtifactError, DoesNotFit, Problem
 from llama3.inference.engine import Completion, Engine
 from llama3.inference.sampling import Sampling
 from llama3.model.batch import Batch
 from llama3.model.config import ModelConfig
-from llama3.model.layouts import holds_model
 from llama3.model.score import score
-from llama3.model.source import load_tokenizer
 from llama3.model.transformer import Transformer
-from llama3.model.weights import load_model
 from llama3.tokenizer.chat import Message, render, stop_ids
 from llama3.tokenizer.tokenizer import Tokenizer
 

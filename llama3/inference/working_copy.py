@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
+from llama3.model.build import assign, empty_model
 from llama3.model.transformer import Transformer
-from llama3.model.weights import assign, empty_model
 
 
 @torch.no_grad()

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 from llama3.config.schema import LoRASection
 from llama3.errors import ConfigError, Problem
+from llama3.model.build import generator
 from llama3.model.config import ModelConfig
 from llama3.model.transformer import Transformer
-from llama3.model.weights import generator
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 _HF_NAMES = {
@@ -165,7 +165,7 @@ def peft_prefixes(target: str) -> list[tuple[str, str]]:
 
 
 def _rows(config: ModelConfig) -> dict[str, dict[str, Tensor]]:
-    """Of each of our matrices, the rows of every projection (see `llama3.model.weights`: queries of a group stand
+    """Of each of our matrices, the rows of every projection (see `llama3.checkpoints.weights`: queries of a group stand
     before its key and its value)."""
     group = config.n_heads // config.n_kv_heads
     qkv = torch.arange(config.n_kv_heads * (group + 2) * config.head_dim)

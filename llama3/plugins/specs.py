@@ -73,7 +73,7 @@ class AlgorithmSpec(PluginSpec):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RewardSpec(PluginSpec):
-    """Scores answers: builds a `llama3.posttraining.rewards.Reward`."""
+    """Scores answers: builds a `llama3.tasks.rewards.Reward`."""
 
     family: ClassVar[str] = "rewards"
 
@@ -83,11 +83,10 @@ class RewardSpec(PluginSpec):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuantizationSpec(PluginSpec):
-    """Turns weights into fewer bits: builds a `llama3.model.quantized.QuantizationScheme`."""
+    """Turns weights into fewer bits: builds a `llama3.checkpoints.quantized.QuantizationScheme`."""
 
     family: ClassVar[str] = "quantization"
 
-    bits: float
     devices: frozenset[Literal["cpu", "cuda"]] = frozenset({"cpu", "cuda"})
 
 
@@ -98,11 +97,8 @@ class GuardSpec(PluginSpec):
     family: ClassVar[str] = "guards"
 
     stages: frozenset[GuardStage]
-    taxonomy: str = "mlc-s14"
-    needs_trace: bool = False
-    window_tokens: int | None = None
     deterministic: bool = True
-    cost: Literal["cpu", "model"] = "cpu"
+    """Whether it says the same of the same text again; the conformance tests hold it to that."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,8 +106,6 @@ class EvaluatorSpec(PluginSpec):
     """Measures a model: builds a `llama3.evaluation.evaluator.Evaluator`."""
 
     family: ClassVar[str] = "evaluators"
-
-    needs: frozenset[Literal["logps", "generate"]] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,10 +13,10 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from llama3.artifacts import Artifact, StageOutput
+from llama3.checkpoints.load import load_model
 from llama3.config.schema import Config
 from llama3.errors import CheckpointError, ConfigError, Problem
 from llama3.model.transformer import Transformer
-from llama3.model.weights import load_model
 from llama3.tokenizer import Tokenizer
 from llama3.training.stage import save_checkpoint
 

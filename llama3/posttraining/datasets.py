@@ -11,10 +11,8 @@ answers and are no targets. `is_format` marks control tokens among the targets (
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 import numpy as np
@@ -30,7 +28,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class AnswerTokens:
     """Tokens of an answer, or of several with what stands between them, with flags per token."""
 
     ids: np.ndarray
@@ -43,7 +41,7 @@ class DialogExample:
     """A prompt and the answer to learn; of several answers, the prompt of the first."""
 
     prompt: np.ndarray
-    answer: Span
+    answer: AnswerTokens
 
     @property
     def num_tokens(self) -> int:
@@ -57,12 +55,12 @@ class PairExample:
     Preference losses compare the first two; a reward model learns the whole ranking."""
 
     prompt: np.ndarray
-    chosen: Span
-    rejected: Span
-    edited: Span | None = None
+    chosen: AnswerTokens
+    rejected: AnswerTokens
+    edited: AnswerTokens | None = None
 
     @property
-    def ranking(self) -> tuple[Span, ...]:
+    def ranking(self) -> tuple[AnswerTokens, ...]:
         """The answers, best first."""
         return (*([self.edited] if self.edited is not None else []), self.chosen, self.rejected)
 
@@ -77,7 +75,7 @@ class LabelExample:
     """A prompt and one answer that is good or bad by itself."""
 
     prompt: np.ndarray
-    answer: Span
+    answer: AnswerTokens
     desirable: bool
 
     @property
@@ -185,7 +183,7 @@ def collate_rankings(examples: Sequence[PairExample]) -> Batch:
     return Batch.of_trees([answers_tree(pair.prompt, pair.ranking) for pair in examples])
 
 
-def answers_tree(prompt: np.ndarray, answers: Sequence[Span]) -> Tree:
+def answers_tree(prompt: np.ndarray, answers: Sequence[AnswerTokens]) -> Tree:
     """A prompt and answers to be scored as a whole: as in `collate_rankings`."""
     return Tree([Segment(prompt), *(_whole(place, answer) for place, answer in enumerate(answers))])
 
@@ -235,36 +233,18 @@ class Epochs(Generic[T]):
         return np.random.default_rng([self._seed, epoch]).permutation(len(self._examples))
 
 
-def read_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a JSONL file. Raises DataError with the line's number for anything that is not an object."""
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise DataError(Problem("L3-DLG-005", f"{path.name}:{number}", "not JSON", str(error))) from None
-            if not isinstance(row, dict):
-                raise DataError(Problem("L3-DLG-005", f"{path.name}:{number}", "not a JSON object"))
-            yield row
-
-
-def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write a JSONL file; equal rows give equal bytes."""
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-
-
-def _answer(span: Span) -> Segment:
+def _answer(span: AnswerTokens) -> Segment:
     is_target = np.broadcast_to(span.is_target, len(span.ids))
     return Segment(span.ids, parent=0, is_target=is_target, per_target={"is_format": span.is_format[is_target]})
 
 
-def _whole(place: int, span: Span) -> Segment:
+def _whole(place: int, span: AnswerTokens) -> Segment:
     is_last = np.arange(len(span.ids)) == len(span.ids) - 1
     return Segment(span.ids, parent=0, is_target=is_last, per_segment={"place": place})
 
 
-def _span(rendered: Rendered, start: int, end: int) -> Span:
-    return Span(rendered.ids[start:end], rendered.is_format[start:end], rendered.is_target[start:end])
+def _span(rendered: Rendered, start: int, end: int) -> AnswerTokens:
+    return AnswerTokens(rendered.ids[start:end], rendered.is_format[start:end], rendered.is_target[start:end])
 
 
 def _rendered(

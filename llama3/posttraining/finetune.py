@@ -20,13 +20,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
 from llama3.artifacts import Artifact, StageOutput
+from llama3.checkpoints.adapter import ADAPTER, base_hash, save_adapter
+from llama3.checkpoints.load import load_model, read_config
 from llama3.config.schema import Config, ParallelismSection, PreferSection, RewardSection, SFTSection, Slot
 from llama3.errors import ConfigError, DataError, Problem
-from llama3.model.adapter import ADAPTER, base_hash, save_adapter
 from llama3.model.config import ModelConfig
 from llama3.model.lora import add_lora, merge
 from llama3.model.transformer import Transformer
-from llama3.model.weights import load_model, read_config
 from llama3.plugins.registry import discover
 from llama3.plugins.specs import AlgorithmSpec, Need
 from llama3.posttraining.datasets import (
@@ -38,7 +38,6 @@ from llama3.posttraining.datasets import (
     label_example,
     pair_example,
     prompt_ids,
-    read_rows,
 )
 from llama3.posttraining.reference import CachedReference
 from llama3.posttraining.sampling import build_reward, task_messages
@@ -53,7 +52,8 @@ from llama3.posttraining.services import (
     chunks,
     draw_seed,
 )
-from llama3.posttraining.tasks import Task
+from llama3.tasks import Task
+from llama3.tasks.rows import read_rows
 from llama3.tokenizer import Tokenizer, stop_ids
 from llama3.training.algorithm import Algorithm, Scorer
 from llama3.training.checkpoint import CheckpointStore

@@ -9,14 +9,14 @@ from typing import Any
 import torch
 
 from llama3.artifacts.files import atomic_directory
+from llama3.checkpoints.adapter import load_adapter
+from llama3.checkpoints.formats import load_tokenizer
+from llama3.checkpoints.load import load_model
 from llama3.errors import ArtifactError, Problem
-from llama3.model.adapter import load_adapter
 from llama3.model.batch import Batch
 from llama3.model.lora import merge
 from llama3.model.score import score
-from llama3.model.source import load_tokenizer
 from llama3.model.transformer import Transformer
-from llama3.model.weights import load_model
 from llama3.training.stage import save_checkpoint
 
 PROBE_TOKENS = 256

@@ -11,12 +11,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llama3.artifacts import Artifact, StageOutput
+from llama3.checkpoints.load import load_model
 from llama3.config.schema import Config
 from llama3.errors import DataError, Problem
-from llama3.model.weights import load_model
 from llama3.plugins.registry import discover
 from llama3.plugins.specs import AlgorithmSpec
-from llama3.posttraining.datasets import write_rows
 from llama3.posttraining.sampling import (
     Sampled,
     SamplingOptions,
@@ -27,6 +26,7 @@ from llama3.posttraining.sampling import (
     task_messages,
 )
 from llama3.posttraining.services import OpenGenerate
+from llama3.tasks.rows import write_rows
 from llama3.tokenizer import Tokenizer
 
 

@@ -13,10 +13,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from llama3.artifacts import Artifact, StageOutput
+from llama3.checkpoints.load import load_model, read_config
 from llama3.config.schema import Config
 from llama3.errors import DataError, Problem
-from llama3.model.weights import load_model, read_config
-from llama3.posttraining.datasets import dialog_example, prompt_ids, write_rows
+from llama3.posttraining.datasets import dialog_example, prompt_ids
 from llama3.posttraining.rehearsal import rehearsals
 from llama3.posttraining.sampling import (
     Sampled,
@@ -28,7 +28,8 @@ from llama3.posttraining.sampling import (
     task_messages,
 )
 from llama3.posttraining.services import Completion, Generate, OpenGenerate, answer_text, chunks
-from llama3.posttraining.tasks import Task, prompt_digest
+from llama3.tasks import Task, prompt_digest
+from llama3.tasks.rows import write_rows
 from llama3.tokenizer import Tokenizer, stop_ids
 
 SENTENCE_END = re.compile(r"(?<!\d)[.!?](?=\s)")

@@ -13,9 +13,9 @@ from pydantic import BaseModel, ConfigDict
 from llama3.artifacts import Artifact, StageOutput
 from llama3.config.schema import PreferSection, RejectSection, Slot
 from llama3.posttraining.datasets import prompt_ids
-from llama3.posttraining.rewards import CombinedReward, Scores, build_rewards, require_scorable
 from llama3.posttraining.services import Generate, answer_text, chunks
-from llama3.posttraining.tasks import Task
+from llama3.tasks import Task
+from llama3.tasks.rewards import CombinedReward, Scores, build_rewards, require_scorable
 from llama3.tokenizer import Tokenizer, stop_ids
 
 _CHUNK = 64
@@ -45,7 +45,7 @@ class SamplingOptions(BaseModel):
 @dataclass(frozen=True, slots=True)
 class Sample:
     """One answer. `reward` is NaN when it cannot be scored; `mean_logp` is per token, in nats; `passed` is the verdict
-    of the rewards that tell right from wrong (llama3.posttraining.rewards)."""
+    of the rewards that tell right from wrong (llama3.tasks.rewards)."""
 
     text: str
     reward: float

@@ -3,7 +3,7 @@
 `build_services` makes only what the algorithm's spec names under `needs`; asking for anything else is an error that
 says so.
 
-Shape suffixes: T tokens, M targets, S segments, R trees (llama3.model.batch).
+Legend: T tokens, M targets, S segments, R trees (llama3.model.batch).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from llama3.model.lora import without_adapters
 from llama3.model.score import score
 from llama3.model.transformer import Transformer
 from llama3.plugins.specs import Need
-from llama3.posttraining.rewards import CombinedReward, Example, require_scorable
+from llama3.tasks.rewards import CombinedReward, Example, require_scorable
 from llama3.tokenizer.chat import stop_ids
 from llama3.training.algorithm import Rewarder, Sampler, Scorer, Stats, ValueModel
 from llama3.training.microbatch import cut

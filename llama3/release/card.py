@@ -57,11 +57,11 @@ def model_card(card: Card) -> str:
 
 def _front_matter(card: Card) -> list[str]:
     # JSON strings are YAML strings, whatever the name holds.
-    licence = json.dumps(card.license)
+    license = json.dumps(card.license)
     known = re.fullmatch(r"[a-z0-9.-]+", card.license)
     return [
         "---",
-        *([f"license: {licence}"] if known else ["license: other", f"license_name: {licence}"]),
+        *([f"license: {license}"] if known else ["license: other", f"license_name: {license}"]),
         "library_name: transformers",
         "pipeline_tag: text-generation",
         "tags:",

@@ -9,9 +9,9 @@ from pydantic import BaseModel, ConfigDict
 
 from llama3.artifacts import Artifact, StageOutput
 from llama3.artifacts.files import write_json_atomic
+from llama3.checkpoints.convert import DTYPES, open_model, write_hf
+from llama3.checkpoints.load import load_model
 from llama3.config.schema import Config, Precision
-from llama3.model.convert import DTYPES, open_model, write_hf
-from llama3.model.weights import load_model
 from llama3.release.probe import compare, make_probe
 
 

@@ -12,11 +12,11 @@ from pydantic import BaseModel, ConfigDict
 
 from llama3.artifacts import Artifact, StageOutput
 from llama3.artifacts.files import write_json_atomic
+from llama3.checkpoints.hf import read_raw_config
+from llama3.checkpoints.load import load_model
+from llama3.checkpoints.quantized import TensorError, quantize_model, save_quantized
 from llama3.config.schema import Config, Slot
 from llama3.errors import CheckpointError, PluginError, Problem
-from llama3.model.hf import read_raw_config
-from llama3.model.quantized import TensorError, quantize_model, save_quantized
-from llama3.model.weights import load_model
 from llama3.plugins.registry import discover
 
 

@@ -22,13 +22,13 @@ from pydantic import BaseModel, ConfigDict
 from llama3.artifacts import Artifact, StageOutput
 from llama3.artifacts.artifact import MANIFEST
 from llama3.artifacts.files import write_bytes_atomic, write_json_atomic
-from llama3.artifacts.lineage import Node, trace
+from llama3.artifacts.lineage import LineageNode, trace
+from llama3.checkpoints.license import copy_terms
+from llama3.checkpoints.load import read_config
 from llama3.config.schema import Config, Slot
 from llama3.errors import ConfigError, GateFailed, Problem
 from llama3.evaluation.audit import require_passed
 from llama3.evaluation.contamination import require_clean
-from llama3.model.licence import copy_terms
-from llama3.model.weights import read_config
 from llama3.plugins.registry import discover
 from llama3.release.card import Card, model_card
 
@@ -79,7 +79,7 @@ def release(inputs: Mapping[str, Artifact], options: ReleaseOptions, out: StageO
     lineage = _lineage(inputs["checkpoint"])
     card = Card(
         name=options.name,
-        license=options.license or _licence(adopted),
+        license=options.license or _license(adopted),
         made_from=None if adopted is None else adopted.metrics["name"],
         model=read_config(checkpoint),
         exports=exported,
@@ -95,7 +95,7 @@ def release(inputs: Mapping[str, Artifact], options: ReleaseOptions, out: StageO
     out.metrics |= {"name": options.name, "exports": exported, "checkpoints": sorted(checkpoints)}
 
 
-def _licence(adopted: Artifact | None) -> str:
+def _license(adopted: Artifact | None) -> str:
     """Own weights are Apache-2.0 unless the config says otherwise; another model's terms go on."""
     return "apache-2.0" if adopted is None else adopted.metrics["license"] or "unknown"
 
@@ -146,7 +146,7 @@ def _lineage(checkpoint: Artifact) -> list[dict[str, Any]]:
     return list(rows.values())
 
 
-def _row(node: Node) -> dict[str, Any]:
+def _row(node: LineageNode) -> dict[str, Any]:
     made = node.manifest
     if made is None:
         return {"hash": node.hash, "missing": True, "parents": []}

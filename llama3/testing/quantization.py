@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from llama3.checkpoints.hf import read_raw_config
+from llama3.checkpoints.quantized import QuantizationScheme, load_quantized, quantize_model, save_quantized
 from llama3.model.batch import Batch
-from llama3.model.hf import read_raw_config
-from llama3.model.quantized import QuantizationScheme, load_quantized, quantize_model, save_quantized
 from llama3.model.score import score
 from llama3.model.transformer import Transformer
 from llama3.plugins.specs import QuantizationSpec

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from llama3.model.batch import Batch, Segment, Tree
+from llama3.model.build import init_weights
 from llama3.model.config import ModelConfig
 from llama3.model.score import score
 from llama3.model.transformer import Transformer
-from llama3.model.weights import init_weights
-from llama3.posttraining.datasets import DialogExample, LabelExample, PairExample, PromptExample, Span
+from llama3.posttraining.datasets import AnswerTokens, DialogExample, LabelExample, PairExample, PromptExample
 
 VOCAB = 48
 CONFIG = ModelConfig(dim=16, n_layers=2, n_heads=2, n_kv_heads=1, ffn_dim=32, vocab_size=VOCAB, max_seq_len=64)
@@ -43,10 +43,10 @@ def _tokens(rng: np.random.Generator, length: int = 0) -> np.ndarray:
     return rng.integers(1, VOCAB, length or int(rng.integers(2, 8)))
 
 
-def _answer(rng: np.random.Generator) -> Span:
+def _answer(rng: np.random.Generator) -> AnswerTokens:
     """Content tokens and one end token, which is format."""
     ids = _tokens(rng)
-    return Span(np.append(ids, 0), np.append(np.zeros(len(ids), np.bool_), True))
+    return AnswerTokens(np.append(ids, 0), np.append(np.zeros(len(ids), np.bool_), True))
 
 
 class ToyScorer:

@@ -3,7 +3,7 @@
 An algorithm is a small object: it packs examples (`collate`), adds what needs no gradient (`prepare`) and names
 its loss as sums with units (`loss`). The loop, the log-prob engine, the sampler and the parallelism are the core's.
 
-Shape suffixes: T tokens, M targets, S segments, R trees (roots) of a packed forest (llama3.model.batch).
+Legend: T tokens, M targets, S segments, R trees (roots) of a packed forest (llama3.model.batch).
 """
 
 from __future__ import annotations

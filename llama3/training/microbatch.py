@@ -1,6 +1,6 @@
 """Cutting a batch: microbatches of a token budget, and the counts that make the cut invisible to the gradient.
 
-Shape suffixes: S segments, R trees.
+Legend: S segments, R trees.
 """
 
 from __future__ import annotations

@@ -10,12 +10,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from llama3.artifacts import Artifact, StageOutput
 from llama3.config.schema import Config, ModelSection, ParallelismSection, PretrainSection, Slot
 from llama3.data.loader import TokenLoader
-from llama3.data.plan import Plan
+from llama3.data.plan import TokenPlan
 from llama3.errors import ConfigError, DataError, Problem
 from llama3.model.batch import Batch
+from llama3.model.build import init_weights
 from llama3.model.config import ModelConfig
 from llama3.model.transformer import Transformer
-from llama3.model.weights import init_weights
 from llama3.plugins.registry import discover
 from llama3.tokenizer import Tokenizer
 from llama3.training import parallel
@@ -62,7 +62,7 @@ def pretrain(inputs: Mapping[str, Artifact], options: PretrainOptions, out: Stag
     """
     section = options.pretrain
     tokenizer = Tokenizer.load(inputs["tokenizer"].path)
-    plan = anneal_plan(Plan.load(inputs["shards"].path), section)
+    plan = anneal_plan(TokenPlan.load(inputs["shards"].path), section)
     config = ModelConfig.from_section(options.model, tokenizer.vocab_size)
     check(plan, tokenizer, config, section)
     registry = discover()
@@ -94,14 +94,14 @@ def pretrain(inputs: Mapping[str, Artifact], options: PretrainOptions, out: Stag
     out.metrics |= {"parameters": config.num_params(), "steps": progress.step, **progress.metrics}
 
 
-def anneal_plan(plan: Plan, section: PretrainSection) -> Plan:
+def anneal_plan(plan: TokenPlan, section: PretrainSection) -> TokenPlan:
     """The plan with the anneal's mix from its first row on (paper 3.4.3: upsample sources of high quality)."""
     if not section.anneal.mix:
         return plan
     return plan.with_mix(section.anneal.mix, from_row=section.steps * section.batch)
 
 
-def check(plan: Plan, tokenizer: Tokenizer, config: ModelConfig, section: PretrainSection) -> None:
+def check(plan: TokenPlan, tokenizer: Tokenizer, config: ModelConfig, section: PretrainSection) -> None:
     """Refuse shards of another tokenizer and rows that the model is not made for."""
     if plan.tokenizer != tokenizer.hash:
         what = f"the shards were made with the tokenizer {plan.tokenizer[:12]}, not with {tokenizer.hash[:12]}"

@@ -12,12 +12,12 @@ from torch.distributed.tensor import DTensor
 
 from llama3.artifacts import StageOutput
 from llama3.artifacts.files import write_json_atomic
+from llama3.checkpoints.weights import save_model
 from llama3.config.schema import LoRASection, Slot
 from llama3.errors import DoesNotFit, Problem
 from llama3.model.config import ModelConfig
 from llama3.model.lora import add_lora
 from llama3.model.transformer import Transformer
-from llama3.model.weights import save_model
 from llama3.plugins.registry import discover
 from llama3.tokenizer import Tokenizer
 from llama3.training.metrics import Loggers, Reporter

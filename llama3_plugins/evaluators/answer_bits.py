@@ -19,8 +19,8 @@ from llama3.inference.llama import Llama
 from llama3.model.score import score
 from llama3.posttraining.datasets import DialogExample, collate_dialogs, dialog_example
 from llama3.posttraining.services import chunks
-from llama3.posttraining.tasks import prompt_digest
-from llama3.posttraining.user_data import Line, by_split, read_lines
+from llama3.tasks import prompt_digest
+from llama3.tasks.user_data import Line, by_split, read_lines
 from llama3_plugins.evaluators.options import AnswerBitsOptions
 
 BATCH = 16

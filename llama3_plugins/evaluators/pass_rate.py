@@ -8,7 +8,7 @@ import statistics
 from llama3.evaluation.answers import replies
 from llama3.evaluation.evaluator import Result, Subject
 from llama3.evaluation.intervals import Rate, wilson
-from llama3.posttraining.rewards import CombinedReward, build_rewards, require_scorable
+from llama3.tasks.rewards import CombinedReward, build_rewards, require_scorable
 from llama3_plugins.evaluators.options import PassRateOptions
 
 

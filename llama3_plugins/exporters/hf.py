@@ -35,9 +35,10 @@ class HfExporter:
         """Weights in the precision that they have, config.json, generation_config.json, tokenizer files with the chat
         template, and the probe."""
         from llama3.artifacts.files import write_json_atomic
-        from llama3.model.hf import read_raw_config
-        from llama3.model.source import open_weights
-        from llama3.model.weights import load_model, save_model
+        from llama3.checkpoints.formats import open_weights
+        from llama3.checkpoints.hf import read_raw_config
+        from llama3.checkpoints.load import load_model
+        from llama3.checkpoints.weights import save_model
         from llama3.release.probe import make_probe, write_probe
         from llama3.tokenizer import Tokenizer, stop_ids
 
@@ -69,7 +70,7 @@ class HfExporter:
 
     def verify(self, folder: Path) -> VerifyReport:
         """Load the written weights and compare them with the probe."""
-        from llama3.model.weights import load_model
+        from llama3.checkpoints.load import load_model
         from llama3.release.probe import check_probe
 
         return check_probe(folder, load_model(folder), TOLERANCE)

@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from llama3.checkpoints.quantized import Parts
 from llama3.errors import Problem
 from llama3.model.config import ModelConfig
-from llama3.model.quantized import Parts
 
 MATRICES = ("attention.qkv", "attention.out", "ffn.gate_up", "ffn.down")
 PACKED_ROWS = 16
@@ -26,7 +26,7 @@ ms at one row, 9 against 24 at 16); in float32 it never does."""
 
 
 class Int8:
-    """The scheme (`llama3.model.quantized.QuantizationScheme`). It has no options and needs no calibration."""
+    """The scheme (`llama3.checkpoints.quantized.QuantizationScheme`). It has no options and needs no calibration."""
 
     def supports(self, device: str) -> Sequence[Problem]:
         return ()

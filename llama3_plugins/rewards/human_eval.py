@@ -7,7 +7,7 @@ nothing trains on them.
 stub; other code continues it, as a base model does.
 
 **Verification**, in three programs that never share a process, so that an answer neither sees a test nor can forge its
-outcome (all run in llama3.posttraining.sandbox; random numbers are seeded alike):
+outcome (all run in llama3.tasks.sandbox; random numbers are seeded alike):
 
 1. the problem's own solution runs under its tests, once; the arguments of every call are noted
 2. the answer is called with those arguments; what it returns must be built of Python's literals
@@ -29,10 +29,10 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from llama3.errors import DataError, Problem
-from llama3.posttraining.extraction import extract_code
-from llama3.posttraining.rewards import Example
-from llama3.posttraining.sandbox import Limits, Program, run_programs
-from llama3.posttraining.tasks import Custom, NotEnoughTasks, Split, Task
+from llama3.tasks import Custom, NotEnoughTasks, Split, Task
+from llama3.tasks.extraction import extract_code
+from llama3.tasks.rewards import Example
+from llama3.tasks.sandbox import Limits, Program, run_programs
 
 NAME = "human_eval"
 SHA256 = "b796127e635a67f93fb35c04f4cb03cf06f38c8072ee7cee8833d7bee06979ef"
@@ -81,7 +81,7 @@ class HumanEvalOptions(BaseModel):
 
 
 class HumanEval:
-    """A `TaskReward` (llama3.posttraining.rewards) without training tasks."""
+    """A `TaskReward` (llama3.tasks.rewards) without training tasks."""
 
     def __init__(self, options: HumanEvalOptions) -> None:
         self.options = options

@@ -3,7 +3,7 @@
     rewards: [{name: jsonl_tasks, path: questions.jsonl}]
 
 `prompt` is text or a list of messages that ends with the user's. `check` says how what
-llama3.posttraining.extraction takes from a model's answer is compared with `answer`:
+llama3.tasks.extraction takes from a model's answer is compared with `answer`:
 
 - exact: the same text
 - integer, number: the same number; commas between digits are left out
@@ -26,11 +26,11 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from llama3.errors import DataError, Problem, did_you_mean
-from llama3.posttraining.extraction import extract
-from llama3.posttraining.rewards import Example
-from llama3.posttraining.sandbox import Limits, Program, run_programs
-from llama3.posttraining.tasks import NotEnoughTasks, Split, Task, prompt_digest
-from llama3.posttraining.user_data import TASKS, Line, by_split, read_lines, task_of
+from llama3.tasks import NotEnoughTasks, Split, Task, prompt_digest
+from llama3.tasks.extraction import extract
+from llama3.tasks.rewards import Example
+from llama3.tasks.sandbox import Limits, Program, run_programs
+from llama3.tasks.user_data import TASKS, Line, by_split, read_lines, task_of
 
 Check = Literal["exact", "integer", "number", "choice", "regex"]
 CHECKS: tuple[str, ...] = get_args(Check)
@@ -58,7 +58,7 @@ class JsonlTasksOptions(BaseModel):
 
 
 class JsonlTasks:
-    """A `TaskReward` (llama3.posttraining.rewards). Raises DataError for a bad file, with line numbers."""
+    """A `TaskReward` (llama3.tasks.rewards). Raises DataError for a bad file, with line numbers."""
 
     def __init__(self, options: JsonlTasksOptions) -> None:
         self.check = options.check

@@ -5,7 +5,7 @@
 **Splits.** Training and held-out tasks come from disjoint generator seeds, and the hash of the question decides on
 which side it may stand, so that no seed brings a held-out question into training.
 
-**Score.** 1.0 when what llama3.posttraining.extraction takes from the answer equals the reference, or the family's own
+**Score.** 1.0 when what llama3.tasks.extraction takes from the answer equals the reference, or the family's own
 scorer gives full marks for it; else 0.0, or the scorer's partial credit with `partial: true`. Families whose scorers
 do more than compare are refused, see reasoning_gym_families.py.
 """
@@ -23,9 +23,9 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from llama3.errors import ConfigError, DataError, Problem, did_you_mean
-from llama3.posttraining.extraction import extract
-from llama3.posttraining.rewards import Example
-from llama3.posttraining.tasks import Custom, NotEnoughTasks, Split, Task, prompt_digest, split_of_prompt
+from llama3.tasks import Custom, NotEnoughTasks, Split, Task, prompt_digest, split_of_prompt
+from llama3.tasks.extraction import extract
+from llama3.tasks.rewards import Example
 from llama3_plugins.rewards.reasoning_gym_families import COMPARED, EXACT, REFUSED
 
 NAME = "reasoning_gym"
@@ -101,7 +101,7 @@ class Entry:
 
 
 class ReasoningGym:
-    """A `TaskReward` (llama3.posttraining.rewards)."""
+    """A `TaskReward` (llama3.tasks.rewards)."""
 
     def __init__(self, options: ReasoningGymOptions) -> None:
         self.options = options

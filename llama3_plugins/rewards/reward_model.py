@@ -15,12 +15,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from llama3.checkpoints.load import load_model
 from llama3.errors import CheckpointError, Problem
 from llama3.model.batch import Batch
 from llama3.model.score import score
-from llama3.model.weights import load_model
 from llama3.posttraining.datasets import DialogExample, answers_tree, dialog_example
-from llama3.posttraining.rewards import Example
+from llama3.tasks.rewards import Example
 from llama3.tokenizer import Tokenizer
 from llama3.training.microbatch import cut
 from llama3.training.stage import device_of
@@ -28,7 +28,7 @@ from llama3_plugins.rewards.options import RewardModelOptions
 
 
 class RewardModelReward:
-    """A `Reward` (llama3.posttraining.rewards). Raises CheckpointError where the checkpoint has no score head."""
+    """A `Reward` (llama3.tasks.rewards). Raises CheckpointError where the checkpoint has no score head."""
 
     verifies = False
 

@@ -18,11 +18,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from llama3.posttraining import tasks
-from llama3.posttraining.extraction import extract_code
-from llama3.posttraining.rewards import Example
-from llama3.posttraining.sandbox import Limits, Program, run_programs
-from llama3.posttraining.tasks import Exact, Split, Task, UnitTests
+from llama3.tasks import Exact, Split, Task, UnitTests, families
+from llama3.tasks.extraction import extract_code
+from llama3.tasks.rewards import Example
+from llama3.tasks.sandbox import Limits, Program, run_programs
 
 _INTEGER = re.compile(r"[+-]?\d{1,40}")
 
@@ -37,14 +36,14 @@ class VerifiableOptions(BaseModel):
 
 
 class Verifiable:
-    """A `TaskReward` (llama3.posttraining.rewards) over llama3.posttraining.tasks."""
+    """A `TaskReward` (llama3.tasks.rewards) over llama3.tasks.families."""
 
     def __init__(self, options: VerifiableOptions) -> None:
         self.limits = Limits(cpu_seconds=options.cpu_seconds, memory_bytes=options.memory_mb << 20)
 
     def tasks(self, split: Split, count: int, seed: int) -> list[Task]:
         """`count` distinct tasks of the split."""
-        return tasks.tasks(split, count, seed)
+        return families.tasks(split, count, seed)
 
     def score(self, prompts: Sequence[str], answers: Sequence[str], examples: Sequence[Example]) -> list[float | None]:
         """1.0 or 0.0 per answer; None where the example carries no check, or another reward's."""

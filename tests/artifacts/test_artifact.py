@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llama3.artifacts import Artifact, Manifest, PluginUse
-from llama3.artifacts.artifact import Code, Parent, Request, write_manifest
+from llama3.artifacts.artifact import Code, Parent, StageRequest, write_manifest
 from llama3.artifacts.files import canonical_json
 from llama3.errors import ArtifactError
 
@@ -24,7 +24,7 @@ JSON_VALUES = st.recursive(
     max_leaves=8,
 )
 REQUESTS = st.builds(
-    Request,
+    StageRequest,
     stage=NAMES,
     type=st.sampled_from(["corpus", "checkpoint"]),
     parents=st.lists(st.builds(Parent, role=NAMES, hash=HASHES), max_size=3),
@@ -33,9 +33,9 @@ REQUESTS = st.builds(
 )
 
 
-def request(**changes: object) -> Request:
+def request(**changes: object) -> StageRequest:
     fields = {"stage": "make", "type": "corpus", "parents": [], "config_hash": "a" * 64, "plugins": []}
-    return Request.model_validate({**fields, **changes})
+    return StageRequest.model_validate({**fields, **changes})
 
 
 def make(folder: Path, metrics: dict | None = None) -> Artifact:

@@ -13,9 +13,10 @@ TEXTS = [f"line {n}: the quick brown fox jumps over the lazy dog; 'tis {n * n} t
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
+    from llama3.checkpoints.weights import save_model
+    from llama3.model.build import init_weights
     from llama3.model.config import ModelConfig
     from llama3.model.transformer import Transformer
-    from llama3.model.weights import init_weights, save_model
     from llama3.tokenizer import Tokenizer
 
     folder = tmp_path_factory.mktemp("model")
@@ -47,7 +48,7 @@ def test_show_says_what_the_model_is(llama3, model):
     assert "byte-level BPE, 300 tokens, 16 of them special, begins texts with BOS" in shown["tokenizer"]
     assert "Llama 3's rule" in shown["split rule"]
     assert "Llama 3" in shown["chat template"]
-    assert "Apache License" in shown["licence"]
+    assert "Apache License" in shown["license"]
 
 
 def test_show_as_json_has_the_parameters_and_the_memory(llama3, model):
@@ -98,8 +99,8 @@ def test_show_tells_of_a_tokenizer_that_cannot_be_read(llama3, model, tmp_path):
 
 
 def test_show_reads_quantized_models_too(llama3, model, tmp_path):
-    from llama3.model.quantized import quantize_model, save_quantized
-    from llama3.model.weights import load_model
+    from llama3.checkpoints.load import load_model
+    from llama3.checkpoints.quantized import quantize_model, save_quantized
     from llama3.plugins.registry import discover
 
     scheme = discover().build("quantization", "int8", {})

@@ -39,8 +39,8 @@ def llama3_rewards():
 @hookimpl
 def llama3_quantization_schemes():
     return [
-        QuantizationSpec(**at("int8", None), bits=8),
-        QuantizationSpec(**at("fp8", None), bits=8, devices=frozenset({"cuda"})),
+        QuantizationSpec(**at("int8", None)),
+        QuantizationSpec(**at("fp8", None), devices=frozenset({"cuda"})),
     ]
 
 @hookimpl

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from token_plans import make_plan, oracle_row
 
 from llama3.data import TokenLoader
-from llama3.data.plan import Plan
+from llama3.data.plan import TokenPlan
 from llama3.errors import ConfigError, DataError
 from llama3.model.batch import Batch
 
@@ -28,7 +28,7 @@ def plan_and_content(tmp_path_factory):
 
 
 @pytest.fixture
-def plan(plan_and_content) -> Plan:
+def plan(plan_and_content) -> TokenPlan:
     return plan_and_content[0]
 
 
@@ -103,7 +103,7 @@ def test_weights_hold_at_every_row_and_change_where_the_plan_says(plan):
 
 
 def test_seed_and_plan_decide_the_order(plan):
-    def order(plan: Plan, seed: int) -> list[object]:
+    def order(plan: TokenPlan, seed: int) -> list[object]:
         loader = TokenLoader(plan, seq_len=16, seed=seed)
         return [loader.place(row) for row in range(100)]
 

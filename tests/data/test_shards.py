@@ -17,7 +17,7 @@ from llama3.artifacts.progress import Display
 from llama3.artifacts.run import RunDir
 from llama3.data import TokenLoader, shards
 from llama3.data.corpus import Corpus
-from llama3.data.plan import Plan
+from llama3.data.plan import TokenPlan
 from llama3.errors import ConfigError
 from llama3.tokenizer import Tokenizer
 
@@ -41,7 +41,7 @@ def made(texts, tmp_path_factory):
 
 def stored_documents(folder: Path) -> dict[str, dict[str, list[int]]]:
     """Source -> identity prefix -> tokens, read back from the shards."""
-    plan = Plan.load(folder)
+    plan = TokenPlan.load(folder)
     stored: dict[str, dict[str, list[int]]] = {}
     for source in plan.sources:
         for path in plan.paths(source):
@@ -69,7 +69,7 @@ def test_every_training_document_is_stored_once_between_bos_and_eos(made):
 
 
 def test_the_plan_and_the_metrics_say_what_there_is(made):
-    plan, metrics = Plan.load(made["shards"].path), made["shards"].metrics
+    plan, metrics = TokenPlan.load(made["shards"].path), made["shards"].metrics
     tokenizer = Tokenizer.load(made["tokenizer"].path)
     assert (plan.tokenizer, plan.vocab_size) == (tokenizer.hash, tokenizer.vocab_size)
     stored = stored_documents(made["shards"].path)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from llama3 import _core
-from llama3.data.plan import Plan, ShardEntry, SourceEntry
+from llama3.data.plan import ShardEntry, SourceEntry, TokenPlan
 
 TOKENIZER = "ab" * 32
 Document = tuple[int, list[int]]
@@ -25,7 +25,7 @@ def write_shard(path: Path, documents: list[Document], vocab_size: int) -> Shard
 
 def make_plan(
     folder: Path, *, seed: int = 0, sources: int = 3, vocab_size: int = 300, documents: int = 30
-) -> tuple[Plan, dict[str, list[Document]]]:
+) -> tuple[TokenPlan, dict[str, list[Document]]]:
     """A saved plan of random documents in two shards per source, and each source's documents in order."""
     draw = random.Random(seed)
     folder.mkdir(parents=True, exist_ok=True)
@@ -40,9 +40,9 @@ def make_plan(
             shards.append(write_shard(folder / f"{s}-{n}.tok", batch, vocab_size))
             content[f"source-{s}"] += batch
         entries.append(SourceEntry(name=f"source-{s}", shards=shards))
-    plan = Plan(tokenizer=TOKENIZER, vocab_size=vocab_size, sources=entries)
+    plan = TokenPlan(tokenizer=TOKENIZER, vocab_size=vocab_size, sources=entries)
     plan.save(folder)
-    return Plan.load(folder), content
+    return TokenPlan.load(folder), content
 
 
 def oracle_row(documents: list[Document], window: int, seq_len: int) -> dict[str, list[int]]:

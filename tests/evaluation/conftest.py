@@ -9,13 +9,14 @@ import pytest
 
 from llama3.artifacts import Artifact
 from llama3.artifacts.run import RunDir
+from llama3.checkpoints.weights import save_model
 from llama3.config import load as load_config
 from llama3.data.corpus import Corpus
+from llama3.model.build import init_weights
 from llama3.model.config import ModelConfig
 from llama3.model.transformer import Transformer
-from llama3.model.weights import init_weights, save_model
-from llama3.posttraining.tasks import tasks
 from llama3.recipe import CURATE
+from llama3.tasks.families import tasks
 from llama3.tokenizer import Tokenizer
 
 

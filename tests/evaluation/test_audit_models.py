@@ -11,11 +11,11 @@ import torch
 import yaml
 
 import llama3
+from llama3.checkpoints.weights import save_model
 from llama3.cli import app as cli
 from llama3.data.corpus import Corpus
 from llama3.model.batch import Batch
 from llama3.model.score import score
-from llama3.model.weights import save_model
 from llama3.tokenizer.chat import Message, render
 from llama3_plugins.evaluators.judged import read
 

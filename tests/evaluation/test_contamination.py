@@ -14,7 +14,7 @@ from llama3.config.schema import Slot, SuiteSlot
 from llama3.errors import GateFailed
 from llama3.evaluation.contamination import NgramIndex, contaminated_share, own_share, require_clean
 from llama3.evaluation.stages import EvaluateOptions, contamination
-from llama3.posttraining.tasks import tasks
+from llama3.tasks.families import tasks
 
 ids = st.lists(st.integers(0, 3), max_size=30)
 

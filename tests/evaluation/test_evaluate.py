@@ -25,10 +25,10 @@ from llama3.evaluation.evaluator import Result, texts
 from llama3.evaluation.stages import EvaluateOptions, measure
 from llama3.inference.llama import Llama
 from llama3.model.batch import Batch, Segment, Tree
+from llama3.model.build import init_weights
 from llama3.model.config import ModelConfig
 from llama3.model.score import score as scored
 from llama3.model.transformer import Transformer
-from llama3.model.weights import init_weights
 from llama3.plugins.registry import Registry
 from llama3.posttraining.datasets import dialog_example
 from llama3_plugins.evaluators.answer_bits import AnswerBits

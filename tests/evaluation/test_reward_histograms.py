@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama3.evaluation.rewards import reward_histograms
+from llama3.evaluation.reward_histograms import reward_histograms
 
 
 def row(step, reward, stage="prefer", answer="a", prompt="p"):

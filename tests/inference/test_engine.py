@@ -11,16 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
+from llama3.checkpoints.weights import save_model
 from llama3.config.schema import LoRASection
 from llama3.errors import ConfigError, DoesNotFit, LlamaError
 from llama3.inference import Completion, Engine, Sampling
 from llama3.inference import engine as engine_module
 from llama3.model.batch import Batch, Segment, Tree
+from llama3.model.build import init_weights
 from llama3.model.config import ModelConfig, RopeScaling
 from llama3.model.lora import adapters, add_lora
 from llama3.model.score import score
 from llama3.model.transformer import Transformer
-from llama3.model.weights import init_weights, save_model
 
 VOCAB = 61
 CONFIGS = {

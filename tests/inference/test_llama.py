@@ -11,16 +11,17 @@ import numpy as np
 import pytest
 import torch
 
+from llama3.checkpoints.convert import convert
+from llama3.checkpoints.quantized import quantize_model, save_quantized
+from llama3.checkpoints.weights import save_model
 from llama3.errors import ArtifactError, DoesNotFit, GuardBlocked
 from llama3.inference import Llama, Sampling
 from llama3.inference.llama import find_model, load
 from llama3.model.batch import Batch
+from llama3.model.build import init_weights
 from llama3.model.config import ModelConfig
-from llama3.model.convert import convert
-from llama3.model.quantized import quantize_model, save_quantized
 from llama3.model.score import score
 from llama3.model.transformer import Transformer
-from llama3.model.weights import init_weights, save_model
 from llama3.plugins.registry import discover
 from llama3.safety.engine import PolicyEngine
 from llama3.safety.guard import GuardInput, Verdict

@@ -8,15 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 
+from llama3.checkpoints.adapter import base_hash, load_adapter, save_adapter
+from llama3.checkpoints.weights import save_model
 from llama3.config.schema import LoRASection
 from llama3.errors import CheckpointError, ConfigError
-from llama3.model.adapter import base_hash, load_adapter, save_adapter
 from llama3.model.batch import Batch
+from llama3.model.build import init_weights
 from llama3.model.config import ModelConfig
 from llama3.model.lora import PROJECTIONS, adapters, add_lora, merge, without_adapters
 from llama3.model.score import score
 from llama3.model.transformer import Transformer
-from llama3.model.weights import init_weights, save_model
 
 CONFIG = ModelConfig(dim=32, n_layers=2, n_heads=4, n_kv_heads=2, ffn_dim=48, vocab_size=64, tied=True)
 BATCH = Batch.of_documents(torch.arange(20) * 7 % 64, [0, 9])

@@ -5,10 +5,10 @@ import torch
 
 from llama3.errors import ConfigError
 from llama3.model.batch import Batch, Segment, Tree
+from llama3.model.build import init_weights
 from llama3.model.config import ModelConfig
 from llama3.model.score import log_probs, score
 from llama3.model.transformer import Transformer
-from llama3.model.weights import init_weights
 
 CONFIG = ModelConfig(32, 2, 4, 2, 48, 61)
 

@@ -9,11 +9,11 @@ from torch.testing import assert_close
 
 from llama3.model import share as share_module
 from llama3.model.batch import Batch, Segment, Tree
+from llama3.model.build import init_weights
 from llama3.model.config import ModelConfig
 from llama3.model.score import score
 from llama3.model.share import share
 from llama3.model.transformer import Transformer
-from llama3.model.weights import init_weights
 
 CONFIG = ModelConfig(24, 2, 4, 2, 32, 13)
 WANT = frozenset({"logps", "entropy", "values", "score"})

@@ -8,12 +8,14 @@ import torch
 import torch.nn.functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from llama3.checkpoints.load import load_model
+from llama3.checkpoints.weights import save_model
 from llama3.model.attention import ForestAttention, forest_mask
 from llama3.model.batch import Batch, Segment, Tree
+from llama3.model.build import init_weights
 from llama3.model.config import ModelConfig, RopeScaling
 from llama3.model.score import score
 from llama3.model.transformer import Transformer
-from llama3.model.weights import init_weights, load_model, save_model
 
 SMALL = ModelConfig(48, 2, 6, 2, 80, 97, head_dim=8)
 KINDS = {

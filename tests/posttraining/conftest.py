@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from llama3.artifacts.run import RunDir
-from llama3.posttraining.tasks import tasks
+from llama3.tasks.families import tasks
 from llama3.tokenizer import Tokenizer
 
 

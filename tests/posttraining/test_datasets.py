@@ -22,9 +22,8 @@ from llama3.posttraining.datasets import (
     messages_of,
     pair_example,
     prompt_ids,
-    read_rows,
-    write_rows,
 )
+from llama3.tasks.rows import read_rows, write_rows
 from llama3.tokenizer import render
 
 ASK = [{"role": "user", "content": "What is 1 plus 1?"}]

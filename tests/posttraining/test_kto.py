@@ -11,9 +11,9 @@ import torch
 from trl_oracle import CONFIG, OneRank, hf_model, padded, random_span, total
 
 from llama3.errors import DataError
+from llama3.model.build import init_weights
 from llama3.model.score import score
 from llama3.model.transformer import Transformer
-from llama3.model.weights import init_weights
 from llama3.posttraining.datasets import LabelExample, label_example
 from llama3.posttraining.services import ModelScorer
 from llama3.training.microbatch import count_units

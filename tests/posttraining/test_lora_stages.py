@@ -11,15 +11,15 @@ import torch
 from tiny import open_generate, put, put_checkpoint, tiny_model
 
 from llama3.artifacts.run import RunDir
+from llama3.checkpoints.adapter import load_adapter
+from llama3.checkpoints.load import load_model
 from llama3.cli import main
 from llama3.config.schema import LoRASection, PreferSection, SFTSection, Slot
 from llama3.errors import Interrupted
-from llama3.model.adapter import load_adapter
 from llama3.model.lora import adapters
-from llama3.model.weights import load_model
-from llama3.posttraining.datasets import write_rows
 from llama3.posttraining.finetune import PreferOptions, SFTOptions
 from llama3.posttraining.rounds import stages
+from llama3.tasks.rows import write_rows
 from llama3.training.loop import Trainer
 
 STAGES = stages(open_generate)

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from trl_oracle import CONFIG, hf_model, padded, prepared, random_span, total, trl_trainer
 
 from llama3.model.batch import Batch
+from llama3.model.build import init_weights
 from llama3.model.score import Scored, score
 from llama3.model.transformer import Transformer
-from llama3.model.weights import init_weights
-from llama3.posttraining.datasets import DialogExample, PairExample, Span
+from llama3.posttraining.datasets import AnswerTokens, DialogExample, PairExample
 from llama3.posttraining.services import ModelScorer
 from llama3.training.microbatch import count_units
 from llama3_plugins.algorithms.dpo import DPO
@@ -122,7 +122,7 @@ def chosen_logps_gained(nll_weight: float) -> float:
     pairs = []
     for _ in range(4):
         before, after = rng.integers(1, 90, 1), rng.integers(1, 90, 6)
-        chosen, rejected = (Span(np.concatenate([before, [x], after, [90]]), is_format) for x in (95, 96))
+        chosen, rejected = (AnswerTokens(np.concatenate([before, [x], after, [90]]), is_format) for x in (95, 96))
         pairs.append(PairExample(rng.integers(1, 90, 4), chosen, rejected))
     both = SFT().collate([DialogExample(p.prompt, answer) for p in pairs for answer in (p.chosen, p.rejected)])
     dpo = DPO(DPOOptions(beta=1.0, nll_weight=nll_weight))

@@ -12,7 +12,7 @@ from trl_oracle import OneRank, total
 from llama3.config.schema import OptimizerSection
 from llama3.model.batch import Batch, Segment, Tree
 from llama3.model.score import Scored
-from llama3.posttraining.datasets import PairExample, PromptExample, Span
+from llama3.posttraining.datasets import AnswerTokens, PairExample, PromptExample
 from llama3.testing.toys import ToyData, ToyServices, toy_examples, toy_model
 from llama3.training.loop import train
 from llama3.training.microbatch import count_units, drop_unscorable
@@ -125,7 +125,7 @@ def test_online_and_offline_share_their_loss(loss, reduction):
     online = OnlineDPO(OnlineDPOOptions(samples=3, **options))
     batch, _ = drop_unscorable(prepared(online, (0, 1, 0), (1, 1, 1), (0, NAN, 1)))
     answers = {10: [10, 0], 11: [11, 0], 12: [12, 12]}
-    span = lambda token: Span(np.array(answers[token]), np.array(answers[token]) == 0)
+    span = lambda token: AnswerTokens(np.array(answers[token]), np.array(answers[token]) == 0)
     dpo = DPO(DPOOptions(**options))
     pairs = [PairExample(np.array([1, 2]), span(11), span(12)), PairExample(np.array([1, 2]), span(12), span(10))]
     offline = dpo.prepare(dpo.collate(pairs), Drawn())

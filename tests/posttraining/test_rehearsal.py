@@ -11,11 +11,11 @@ from tiny import open_generate, put_checkpoint, tiny_model
 
 from llama3.config.schema import Slot
 from llama3.inference import Completion
-from llama3.posttraining.datasets import read_rows
 from llama3.posttraining.rehearsal import HARMFUL, SOUND_WORSE, rehearsals
 from llama3.posttraining.reject import RejectOptions, whole_sentences
 from llama3.posttraining.rounds import stages
 from llama3.safety.refusals import judge
+from llama3.tasks.rows import read_rows
 from llama3_plugins.evaluators.instructions import instructions
 
 EVERYTHING = 10_000

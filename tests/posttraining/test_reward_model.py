@@ -12,16 +12,17 @@ import torch.nn.functional as F
 from tiny import open_generate, put, put_checkpoint, tiny_model
 from trl_oracle import span, total
 
+from llama3.checkpoints.load import load_model
 from llama3.config.schema import PreferSection, RewardSection, Slot
 from llama3.errors import CheckpointError
 from llama3.model.score import Scored
-from llama3.model.weights import load_model
-from llama3.posttraining.datasets import PairExample, read_rows, write_rows
+from llama3.posttraining.datasets import PairExample
 from llama3.posttraining.finetune import PreferOptions, RewardOptions
 from llama3.posttraining.reject import RejectOptions
 from llama3.posttraining.rounds import rewarded, stages
 from llama3.posttraining.sampling import build_reward, task_messages
-from llama3.posttraining.tasks import tasks
+from llama3.tasks.families import tasks
+from llama3.tasks.rows import read_rows, write_rows
 from llama3.training.microbatch import count_units
 from llama3_plugins.algorithms.options import RewardModelOptions
 from llama3_plugins.algorithms.reward_model import RewardModel

@@ -9,15 +9,16 @@ import pytest
 import torch
 from tiny import open_generate, put, put_checkpoint, tiny_model
 
+from llama3.checkpoints.load import load_model
 from llama3.config.schema import Config, PreferSection, Slot
-from llama3.model.weights import load_model
 from llama3.posttraining import finetune
-from llama3.posttraining.datasets import PromptExample, collate_prompts, read_rows, write_rows
+from llama3.posttraining.datasets import PromptExample, collate_prompts
 from llama3.posttraining.preferences import PreferencesOptions
-from llama3.posttraining.rewards import CombinedReward
 from llama3.posttraining.rounds import stages
 from llama3.posttraining.services import ModelScorer, RolloutSampler, TextRewarder
-from llama3.posttraining.tasks import tasks
+from llama3.tasks.families import tasks
+from llama3.tasks.rewards import CombinedReward
+from llama3.tasks.rows import read_rows, write_rows
 from llama3.training.optimizer import build_optimizer
 from llama3.training.parallel import ParallelContext
 from llama3.training.rollouts import SAMPLES, RolloutWatch

@@ -8,21 +8,23 @@ import pytest
 import torch
 from tiny import open_generate, put, put_checkpoint, tiny_model
 
+from llama3.checkpoints.load import load_model
 from llama3.config.schema import Config, PreferSection, RejectSection, SFTSection, Slot
 from llama3.errors import CheckpointError, ConfigError, DataError
-from llama3.model.weights import load_model
 from llama3.plugins import AlgorithmSpec
 from llama3.plugins.registry import Registry
 from llama3.posttraining.average import AverageOptions, average_models, weighted_mean
-from llama3.posttraining.datasets import collate_prompts, read_rows, write_rows
+from llama3.posttraining.datasets import collate_prompts
 from llama3.posttraining.finetune import PreferOptions, SFTOptions
 from llama3.posttraining.preferences import PreferencesOptions, make_pair
 from llama3.posttraining.reject import RejectOptions
 from llama3.posttraining.rounds import stages
 from llama3.posttraining.sampling import Sample, Sampled
-from llama3.posttraining.tasks import generate, tasks
-from llama3.posttraining.tasks.arithmetic import FAMILIES as ARITHMETIC
-from llama3.posttraining.tasks.lists import FAMILIES as LISTS
+from llama3.tasks import generate
+from llama3.tasks.families import tasks
+from llama3.tasks.families.arithmetic import FAMILIES as ARITHMETIC
+from llama3.tasks.families.lists import FAMILIES as LISTS
+from llama3.tasks.rows import read_rows, write_rows
 from llama3.training.algorithm import Algorithm, Plan, Term
 from llama3_plugins.algorithms.sft import SFT
 from llama3_plugins.rewards.verifiable import Verifiable
@@ -36,7 +38,7 @@ EASY = [f for f in (*ARITHMETIC, *LISTS) if f.name in ("arithmetic.parity", "lis
 @pytest.fixture(autouse=True)
 def easy_tasks(monkeypatch):
     """Two families that a tiny model learns in seconds."""
-    monkeypatch.setattr("llama3.posttraining.tasks.FAMILIES", tuple(EASY))
+    monkeypatch.setattr("llama3.tasks.families.FAMILIES", tuple(EASY))
 
 
 def sampling(**changes):

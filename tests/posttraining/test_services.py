@@ -12,10 +12,10 @@ from tiny import open_generate, tiny_model
 from llama3.errors import CheckpointError, PluginError
 from llama3.posttraining.datasets import PromptExample, collate_pairs, collate_prompts, pair_example, prompt_ids
 from llama3.posttraining.reference import CachedReference
-from llama3.posttraining.rewards import CombinedReward
 from llama3.posttraining.sampling import task_messages
 from llama3.posttraining.services import ModelScorer, RolloutSampler, TextRewarder, build_services
-from llama3.posttraining.tasks import tasks
+from llama3.tasks.families import tasks
+from llama3.tasks.rewards import CombinedReward
 from llama3_plugins.rewards.verifiable import Verifiable, VerifiableOptions
 
 

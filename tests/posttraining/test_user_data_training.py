@@ -10,8 +10,8 @@ from tiny import open_generate, put_checkpoint, tiny_model
 from llama3.config.schema import PreferSection, SFTSection, Slot
 from llama3.posttraining.finetune import PreferOptions, SFTOptions
 from llama3.posttraining.rounds import stages
-from llama3.posttraining.user_data import own_data_stage
 from llama3.preflight import load_config
+from llama3.tasks.user_data import own_data_stage
 
 STAGES = stages(open_generate)
 SMALL = {"lr": 1e-3, "batch": 4, "precision": "fp32", "warmup": 1, "log_every": 100}

@@ -11,9 +11,9 @@ from llama3.artifacts import Artifact, Stage
 from llama3.artifacts.run import RunDir
 from llama3.inference.engine import Engine
 from llama3.inference.sampling import Sampling
+from llama3.model.build import init_weights
 from llama3.model.config import ModelConfig
 from llama3.model.transformer import Transformer
-from llama3.model.weights import init_weights
 from llama3.tokenizer import Tokenizer
 from llama3.training.stage import save_checkpoint
 

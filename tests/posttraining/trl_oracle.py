@@ -8,11 +8,11 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
+from llama3.checkpoints.weights import save_model
 from llama3.model.batch import Batch
 from llama3.model.config import ModelConfig
 from llama3.model.transformer import Transformer
-from llama3.model.weights import save_model
-from llama3.posttraining.datasets import PairExample, Span
+from llama3.posttraining.datasets import AnswerTokens, PairExample
 from llama3.training.microbatch import UNITS
 
 # Log-probs of the answers' tokens, and sums of the reference's (post-training notes; beta 0.1).
@@ -40,8 +40,8 @@ class OneRank:
         return x_N, slice(0, len(x_N))
 
 
-def span(length: int) -> Span:
-    return Span(np.arange(1, 1 + length), np.zeros(length, dtype=bool))
+def span(length: int) -> AnswerTokens:
+    return AnswerTokens(np.arange(1, 1 + length), np.zeros(length, dtype=bool))
 
 
 def pair_examples(pairs=GOLDEN) -> list[PairExample]:
@@ -109,7 +109,7 @@ def trl_loss(loss_types, weights, pairs=GOLDEN, **settings) -> tuple[float, list
     return loss.item(), grads, {k: v[-1] for k, v in trainer._metrics["train"].items()}
 
 
-def padded(rows: list[tuple[np.ndarray, Span]]) -> dict[str, torch.Tensor]:
+def padded(rows: list[tuple[np.ndarray, AnswerTokens]]) -> dict[str, torch.Tensor]:
     """Right-padded ids, attention mask, completion mask and labels, as TRL's collators make them."""
     width = max(len(prompt) + len(answer.ids) for prompt, answer in rows)
     out = {
@@ -130,9 +130,9 @@ CONFIG = ModelConfig(
 )
 
 
-def random_span(rng, low=2, high=9) -> Span:
+def random_span(rng, low=2, high=9) -> AnswerTokens:
     ids = rng.integers(1, CONFIG.vocab_size, rng.integers(low, high))
-    return Span(ids, np.arange(len(ids)) == len(ids) - 1)
+    return AnswerTokens(ids, np.arange(len(ids)) == len(ids) - 1)
 
 
 def hf_model(model: Transformer, folder):

@@ -12,13 +12,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from llama3.artifacts import Artifact, Stage
 from llama3.artifacts.run import RunDir
+from llama3.checkpoints.load import load_model
+from llama3.checkpoints.weights import save_model
 from llama3.config.schema import Config, Slot
 from llama3.errors import CheckpointError, ConfigError, GateFailed, PluginError
 from llama3.evaluation.audit import AUDIT, AuditOptions
 from llama3.model.batch import Batch
+from llama3.model.build import init_weights
 from llama3.model.config import ModelConfig
 from llama3.model.transformer import Transformer
-from llama3.model.weights import init_weights, load_model, save_model
 from llama3.plugins.registry import discover
 from llama3.release.cast import CastOptions, cast
 from llama3.release.exporter import VerifyReport

@@ -11,8 +11,8 @@ from chatting import CHATML, EOS, INSTRUCT, MARKED, TEMPLATES, ZEPHYR, load, sav
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from llama3.checkpoints.formats import load_tokenizer
 from llama3.errors import DataError
-from llama3.model.source import load_tokenizer
 from llama3.tokenizer import Message, Tokenizer, render, stop_ids
 
 DIALOG = [

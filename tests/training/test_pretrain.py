@@ -12,13 +12,13 @@ from pydantic import BaseModel
 from llama3 import _core
 from llama3.artifacts import Stage
 from llama3.artifacts.run import RunDir
+from llama3.checkpoints.load import load_model
 from llama3.config.schema import Config
 from llama3.data.loader import TokenLoader
-from llama3.data.plan import Plan, ShardEntry, SourceEntry
+from llama3.data.plan import ShardEntry, SourceEntry, TokenPlan
 from llama3.errors import ConfigError, DataError, DoesNotFit, Interrupted
 from llama3.model.batch import Batch
 from llama3.model.score import score
-from llama3.model.weights import load_model
 from llama3.tokenizer import Tokenizer
 from llama3.training import pretrain as pretrain_module
 from llama3.training.pretrain import PretrainOptions, TokenDataset, anneal_plan, pretrain
@@ -48,7 +48,7 @@ def make_shards(inputs, options, out):
         tokens, documents, root = writer.finish()
         entry = ShardEntry(path=path.name, tokens=tokens, documents=documents, root=root)
         sources.append(SourceEntry(name=name, shards=[entry]))
-    Plan(tokenizer=tokenizer.hash, vocab_size=tokenizer.vocab_size, sources=sources).save(out.path)
+    TokenPlan(tokenizer=tokenizer.hash, vocab_size=tokenizer.vocab_size, sources=sources).save(out.path)
 
 
 TOKENIZER = Stage("tokenizer", make_tokenizer, {}, "tokenizer")
@@ -140,7 +140,7 @@ def test_how_it_is_logged_and_shared_does_not_change_what_it_is(made, inputs):
 
 def test_the_anneal_reads_its_own_mix(inputs):
     section = config().pretrain
-    plan = anneal_plan(Plan.load(inputs["shards"].path), section)
+    plan = anneal_plan(TokenPlan.load(inputs["shards"].path), section)
     loader = TokenLoader(plan, seq_len=section.seq_len, seed=1)
     border = section.steps * section.batch
     sources = [loader.place(row).source for row in range(border + 16)]

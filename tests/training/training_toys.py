@@ -9,9 +9,9 @@ import torch
 
 from llama3.config.schema import OptimizerSection
 from llama3.model.batch import Batch
+from llama3.model.build import init_weights
 from llama3.model.config import ModelConfig
 from llama3.model.transformer import Transformer
-from llama3.model.weights import init_weights
 from llama3.training.schedule import Schedule
 
 CONFIG = ModelConfig(dim=32, n_layers=2, n_heads=4, n_kv_heads=2, ffn_dim=64, vocab_size=61, tied=True)

@@ -6,7 +6,7 @@
 use crate::dedup::banding::Buckets;
 use crate::dedup::minhash::MinHash;
 use crate::dedup::{cluster, identity, lines};
-use crate::pool;
+use crate::threads;
 use crate::text::{TextBatch, statistics};
 use numpy::ndarray::Array2;
 use numpy::{IntoPyArray, PyArray1, PyArray2, PyReadonlyArray1, PyReadonlyArray2};
@@ -30,7 +30,7 @@ fn with_batch<R: Send>(
     work: impl Fn(TextBatch<'_>) -> R + Send + Sync,
 ) -> PyResult<R> {
     let (data, offsets) = (data.as_slice()?, offsets.as_slice()?);
-    py.detach(|| pool::install(|| TextBatch::new(data, offsets).map(&work)))
+    py.detach(|| threads::install(|| TextBatch::new(data, offsets).map(&work)))
         .map_err(refused)
 }
 
@@ -130,7 +130,7 @@ fn minhash_keys<'py>(
 fn shared_keys<'py>(py: Python<'py>, keys: Keys<'py>) -> PyResult<Bound<'py, PyArray1<bool>>> {
     let (table, bands) = key_table(&keys)?;
     let shared =
-        py.detach(|| pool::install(|| Buckets::of(table, bands).candidates(table.len() / bands)));
+        py.detach(|| threads::install(|| Buckets::of(table, bands).candidates(table.len() / bands)));
     Ok(shared.into_pyarray(py))
 }
 
@@ -196,7 +196,7 @@ fn frequent_keys<'py>(
 ) -> PyResult<Bound<'py, PyArray1<u64>>> {
     let mut keys = keys.as_slice()?.to_vec();
     Ok(py
-        .detach(|| pool::install(|| lines::frequent(&mut keys, max_count)))
+        .detach(|| threads::install(|| lines::frequent(&mut keys, max_count)))
         .into_pyarray(py))
 }
 

@@ -4,7 +4,7 @@ mod dedup;
 mod hashing;
 mod loader;
 mod paging;
-mod pool;
+mod threads;
 mod tokenizer;
 
 use pyo3::prelude::*;
@@ -14,7 +14,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add("debug_build", cfg!(debug_assertions))?;
     hashing::register(module)?;
-    pool::register(module)?;
+    threads::register(module)?;
     tokenizer::register(module)?;
     dedup::register(module)?;
     loader::register(module)?;

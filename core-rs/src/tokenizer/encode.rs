@@ -6,7 +6,7 @@ use super::error::Error;
 use super::merge::Merger;
 use super::meta;
 use super::vocab::{Key, NONE, SHORT_BYTES, hash_of, key_of};
-use super::{Tokenizer, pool};
+use super::{Tokenizer, threads};
 use rayon::prelude::*;
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -63,7 +63,7 @@ impl Tokenizer {
         if let [_] | [] = chunks[..] {
             return self.encode_items(&items);
         }
-        let rows: Result<Vec<Rows>, Error> = pool::install(|| {
+        let rows: Result<Vec<Rows>, Error> = threads::install(|| {
             chunks
                 .into_par_iter()
                 .map(|chunk| self.encode_items(&items[chunk]))
@@ -91,7 +91,7 @@ impl Tokenizer {
         if let [_] | [] = chunks[..] {
             return length(0..items.len());
         }
-        pool::install(|| chunks.into_par_iter().map(length).sum())
+        threads::install(|| chunks.into_par_iter().map(length).sum())
     }
 
     /// Ids of bytes that need not be UTF-8, by tiktoken's rule: the valid prefix is encoded as text; its last piece

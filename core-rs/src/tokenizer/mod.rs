@@ -15,7 +15,7 @@ pub mod train;
 pub mod unicode;
 mod vocab;
 
-use crate::pool;
+use crate::threads;
 pub use added::{AddedToken, AddedTokens, Allowed};
 pub use decode::Utf8Stream;
 pub use encode::{Options, Rows};

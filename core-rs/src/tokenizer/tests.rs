@@ -203,7 +203,7 @@ fn results_do_not_depend_on_the_number_of_threads() {
         );
         (tokens, rows)
     };
-    let seen = [1, 2, 5].map(|threads| pool::testing::with_threads(threads, learn_and_encode));
+    let seen = [1, 2, 5].map(|threads| threads::testing::with_threads(threads, learn_and_encode));
     assert!(seen.windows(2).all(|pair| pair[0] == pair[1]));
 }
 

@@ -6,7 +6,7 @@
 //! (left id, right id): the result depends on the text alone, not on its order or the number of threads.
 
 use super::error::Error;
-use super::pool;
+use super::threads;
 use super::split::{Rule, llama3};
 use super::vocab::{MAX_TOKEN_BYTES, MAX_TOKENS, NONE};
 use foldhash::{HashMap, HashMapExt};
@@ -45,7 +45,7 @@ impl Trainer {
         }
         let groups: Vec<&[&str]> = group(&parts);
         let counted: Vec<HashMap<&[u8], u64>> =
-            pool::install(|| groups.into_par_iter().map(count_pieces).collect());
+            threads::install(|| groups.into_par_iter().map(count_pieces).collect());
         for counts in counted {
             merge_counts(&mut self.counts, counts);
         }

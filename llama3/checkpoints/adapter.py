@@ -1,0 +1,155 @@
+"""Adapter directories as `peft` writes and reads them: `adapter_config.json` and `adapter_model.safetensors`.
+
+Ours also hold `llama3.json` with the hash of the base weights, so that an adapter is never merged into another model.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from llama3._core import blake3_bytes
+from llama3.artifacts.files import fsync_file, publish, temporary_beside, write_json_atomic
+from llama3.checkpoints.weights import refuse_non_finite
+from llama3.config.schema import LoRASection
+from llama3.errors import CheckpointError, Problem
+from llama3.model.lora import adapter_tensors, adapters, add_lora, peft_prefixes
+from llama3.model.transformer import Transformer
+
+ADAPTER = "adapter"
+"""The folder of a checkpoint that holds the adapters it was merged from."""
+CONFIG_NAME, WEIGHTS_NAME, FACTS_NAME = "adapter_config.json", "adapter_model.safetensors", "llama3.json"
+_UNSUPPORTED = {"use_dora": False, "bias": "none", "modules_to_save": None, "rank_pattern": {}, "alpha_pattern": {}}
+"""Options of peft that change the result and that we do not have, with the value that means "off"."""
+
+
+def base_hash(model: Transformer) -> str:
+    """blake3 (hex) of the weights without adapters: each tensor's name and bytes, in the order of the names."""
+    layers = adapters(model)
+    parts = []
+    for name, tensor in sorted(_base_state(model, layers).items()):
+        data = tensor.detach().cpu().contiguous().view(torch.uint8).numpy()
+        parts.append(f"{name}:{blake3_bytes(data.tobytes())}")
+    return blake3_bytes("\n".join(parts).encode())
+
+
+def _base_state(model: Transformer, layers: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The parameters of the plain model, whether adapters stand in it or not; new heads are no part of it."""
+    state = {name: x for name, x in model.state_dict().items() if ".lora_" not in name and "_head." not in name}
+    return {name.replace(".base.weight", ".weight") if layers else name: x for name, x in state.items()}
+
+
+def save_adapter(model: Transformer, section: LoRASection, folder: str | Path, base: str) -> None:
+    """Write the adapters of `model` so that `peft` loads them; `base` is the `base_hash` of their base model."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: x.cpu().contiguous() for name, x in adapter_tensors(model).items()}
+    refuse_non_finite(tensors, "the adapter")
+    target = folder / WEIGHTS_NAME
+    temporary = temporary_beside(target)
+    save_file(tensors, temporary, {"format": "pt"})
+    fsync_file(temporary)
+    publish(temporary, target)
+    write_json_atomic(folder / FACTS_NAME, {"base": base})
+    write_json_atomic(
+        folder / CONFIG_NAME,
+        {
+            "peft_type": "LORA",
+            "task_type": "CAUSAL_LM",
+            "base_model_name_or_path": None,
+            "inference_mode": True,
+            "r": section.rank,
+            "lora_alpha": section.alpha,
+            "use_rslora": section.rslora,
+            "lora_dropout": 0.0,
+            "target_modules": list(section.targets),
+            "bias": "none",
+            "fan_in_fan_out": False,
+        },
+    )
+
+
+def load_adapter(model: Transformer, folder: str | Path) -> LoRASection:
+    """Put the adapters of `folder` (ours or peft's) into a plain `model`, in place.
+
+    Raises CheckpointError with every mistake: another base, missing, extra or misshapen tensors, options of peft
+    that we do not have, a damaged file. The model is unchanged then.
+    """
+    folder = Path(folder)
+    section = _read_section(folder)
+    facts = folder / FACTS_NAME
+    if facts.exists() and (base := json.loads(facts.read_bytes()).get("base")) != (found := base_hash(model)):
+        what = "this adapter was trained on another base model"
+        why = f"its base is {str(base)[:12]}, these weights are {found[:12]}"
+        raise CheckpointError(Problem("L3-LRA-002", str(folder), what, why, "merge it into the model it belongs to"))
+    try:
+        tensors = load_file(folder / WEIGHTS_NAME)
+    except (SafetensorError, OSError) as error:
+        what = f"{WEIGHTS_NAME} cannot be read"
+        raise CheckpointError(Problem("L3-LRA-003", str(folder), what, str(error), "write it again")) from error
+    refuse_non_finite(tensors, str(folder))
+    _check(model, section, tensors, folder)
+    add_lora(model, section, seed=0)
+    with torch.no_grad():
+        for name, layer in adapters(model).items():
+            for part, prefix in peft_prefixes(name):
+                if part in layer.lora_A:
+                    layer.lora_A[part].copy_(tensors[f"{prefix}.lora_A.weight"])
+                    layer.lora_B[part].copy_(tensors[f"{prefix}.lora_B.weight"])
+    return section
+
+
+def _read_section(folder: Path) -> LoRASection:
+    path = folder / CONFIG_NAME
+    try:
+        raw = json.loads(path.read_bytes())
+        targets = raw["target_modules"]
+        section = LoRASection(
+            rank=raw["r"],
+            alpha=raw["lora_alpha"],
+            rslora=raw.get("use_rslora", False),
+            targets=tuple(sorted([targets] if isinstance(targets, str) else targets)),
+        )
+    except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
+        what = "is not the configuration of a LoRA adapter"
+        raise CheckpointError(Problem("L3-LRA-004", str(path), what, " ".join(str(error).split()))) from error
+    problems = [
+        Problem("L3-LRA-005", str(path), f"{name}: {raw[name]!r} is not supported", fix="merge it with peft")
+        for name, off in _UNSUPPORTED.items()
+        if raw.get(name) not in (None, off)
+    ]
+    if raw.get("peft_type") != "LORA":
+        problems.append(Problem("L3-LRA-005", str(path), f"peft_type {raw.get('peft_type')!r} is not LORA"))
+    if problems:
+        raise CheckpointError(problems)
+    return section
+
+
+def _check(model: Transformer, section: LoRASection, tensors: Mapping[str, Tensor], folder: Path) -> None:
+    with torch.device("meta"):
+        twin = add_lora(Transformer(model.config), section, seed=0)
+    expected = {name: x.shape for name, x in adapter_tensors(twin).items()}
+    problems = [
+        Problem("L3-LRA-006", f"{folder}: {name}", _difference(expected.get(name), tensors.get(name)),
+                "the adapter belongs to another model", "merge it into the model it belongs to")
+        for name in sorted({*expected, *tensors})
+        if name not in expected or name not in tensors or expected[name] != tensors[name].shape
+    ]  # fmt: skip
+    if problems:
+        raise CheckpointError(problems)
+
+
+def _difference(expected: torch.Size | None, found: Tensor | None) -> str:
+    if expected is None:
+        return "is no adapter of this model"
+    if found is None:
+        return "is missing"
+    return f"has shape {tuple(found.shape)} where the model needs {tuple(expected)}"

@@ -1,0 +1,65 @@
+"""The stage `adopt`: a released model of any layout becomes a checkpoint of this run, in Hugging Face's layout.
+
+Its precision stays what it was: bfloat16 and float16 are kept, a quantized model becomes the float32 numbers that its
+codes stand for, so that nothing is lost before training starts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from llama3 import _core
+from llama3.artifacts import Artifact, StageOutput
+from llama3.checkpoints.convert import facts_of, open_model, write_hf, write_terms
+from llama3.checkpoints.layouts import layout_of
+from llama3.checkpoints.license import terms_of
+from llama3.config.schema import Config
+from llama3.errors import ConfigError, Problem
+
+_READ = (".safetensors", ".json", ".jinja", ".model", ".pth")
+_OURS = ("manifest.json",)
+
+
+class AdoptOptions(BaseModel):
+    """The model, and a hash of what is read of it: the same content elsewhere is the same request."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: str = Field(exclude=True)
+    blake3: str
+
+    @classmethod
+    def of(cls, config: Config) -> AdoptOptions:
+        """From the whole config. Raises ConfigError without `model.path`, CheckpointError where no model is there."""
+        path = config.model.path
+        if path is None:
+            fix = "set model.path to a Hugging Face directory, a Meta directory or a .gguf file"
+            raise ConfigError(Problem("L3-ADO-001", "model.path", "no model to adopt is named", fix=fix))
+        return cls(path=path, blake3=content_hash(Path(path)))
+
+
+def content_hash(path: Path) -> str:
+    """blake3 (hex) of all files of a model that decide what it is."""
+    layout_of(path)
+    if path.is_file():
+        return _core.blake3_file(str(path))
+    files = {file for file in path.iterdir() if file.suffix in _READ and file.name not in _OURS}
+    rows = [f"{file.name} {_core.blake3_file(str(file))}" for file in sorted(files | set(terms_of(path)))]
+    return _core.blake3_bytes("\n".join(rows).encode())
+
+
+def adopt(inputs: Mapping[str, Artifact], options: AdoptOptions, out: StageOutput) -> None:
+    """Write the model at `options.path` as a checkpoint. Has no input artifacts.
+
+    Raises CheckpointError (another architecture, damage, numbers that are not finite, a tokenizer with more tokens
+    than the model) and DataError (no tokenizer, or a kind that is not known).
+    """
+    source, tokenizer = open_model(options.path)
+    write_hf(source, tokenizer, out.path, source.dtype)
+    facts = {"stage": "adopt", **facts_of(source), "blake3": options.blake3}
+    write_terms(source, out.path, facts)
+    out.metrics |= {**facts, "parameters": source.config.num_params(), "vocab_size": source.config.vocab_size,
+                    "tokenizer_hash": tokenizer.hash}  # fmt: skip

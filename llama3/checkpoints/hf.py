@@ -1,0 +1,150 @@
+"""Weights from a Hugging Face directory: `config.json` and safetensors, whole or sharded. No pickle is ever read."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from llama3.checkpoints.layouts import CONFIG_FILE, listing
+from llama3.checkpoints.license import license_of
+from llama3.checkpoints.source import common_dtype
+from llama3.errors import CheckpointError, ConfigError, Problem
+from llama3.model.config import ModelConfig
+
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = SINGLE_FILE + ".index.json"
+
+
+class HfWeights:
+    """A Hugging Face directory as a `llama3.checkpoints.source.WeightSource`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.raw = read_raw_config(path)
+        """The contents of config.json."""
+        self.config = parse_config(self.raw, path)
+
+    @cached_property
+    def _tensors(self) -> Tensors:
+        return Tensors(self.path)
+
+    @property
+    def name(self) -> str:
+        return self.path.resolve().name
+
+    @property
+    def license(self) -> str | None:
+        return license_of(self.path)
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        return self._tensors.shapes
+
+    @property
+    def types(self) -> Mapping[str, int]:
+        return Counter(self._tensors.types.values())
+
+    @property
+    def dtype(self) -> torch.dtype:
+        types = self._tensors.types
+        return common_dtype({types[name] for name, shape in self.shapes.items() if len(shape) > 1})
+
+    def get(self, name: str) -> Tensor:
+        return self._tensors.get(name)
+
+
+class Tensors:
+    """The tensors of a checkpoint directory, from one file or from the shards that its index names.
+
+    A file is mapped only while one of its tensors is read: pages of the others would stay in memory beside the model.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.types: dict[str, str] = {}
+        """safetensors' name of each tensor's type, such as "BF16"."""
+        self._file_of = self._index(folder)
+
+    def get(self, name: str) -> Tensor:
+        with _open(self._file_of[name]) as file:
+            return file.get_tensor(name)
+
+    def _index(self, folder: Path) -> dict[str, Path]:
+        if (single := folder / SINGLE_FILE).exists():
+            return dict.fromkeys(self._header(single), single)
+        index = folder / INDEX_FILE
+        if not index.exists():
+            pickled = any(folder.glob("*.bin")) or any(folder.glob("*.pth"))
+            why = (
+                "pickled weights can run code and are never read" if pickled else f"the folder holds {listing(folder)}"
+            )
+            what, fix = f"has no {SINGLE_FILE} and no {INDEX_FILE}", "use a safetensors checkpoint"
+            raise CheckpointError(Problem("L3-CKP-004", str(folder), what, why, fix))
+        try:
+            weight_map = json.loads(index.read_bytes())["weight_map"]
+            files = {name: folder / Path(file).name for name, file in weight_map.items()}
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise CheckpointError(
+                Problem("L3-CKP-005", str(index), f"is not a weight index ({error!r})", fix="fetch it again")
+            ) from error
+        for path in sorted(set(files.values())):
+            present = self._header(path)
+            if missing := sorted(name for name, file in files.items() if file == path and name not in present):
+                what = f"lacks {missing[0]} and {len(missing) - 1} more"
+                raise CheckpointError(Problem("L3-CKP-006", str(path), what, "the index names it", "fetch it again"))
+        self.shapes = {name: self.shapes[name] for name in files}
+        self.types = {name: self.types[name] for name in files}
+        return files
+
+    def _header(self, path: Path) -> set[str]:
+        """Note shape and type of each tensor in a file; their names."""
+        with _open(path) as file:
+            names = set(file.keys())
+            for name in names:
+                piece = file.get_slice(name)
+                self.shapes[name], self.types[name] = tuple(piece.get_shape()), piece.get_dtype()
+        return names
+
+
+def _open(path: Path) -> Any:
+    try:
+        return safe_open(path, framework="pt")
+    except (SafetensorError, OSError) as error:
+        what = f"is not a whole safetensors file ({error})"
+        fix = "fetch or write the checkpoint again"
+        raise CheckpointError(Problem("L3-CKP-003", str(path), what, fix=fix)) from error
+
+
+def read_raw_config(folder: Path) -> dict[str, Any]:
+    """The contents of `folder/config.json`."""
+    path = folder / CONFIG_FILE
+    try:
+        raw = json.loads(path.read_bytes())
+    except OSError as error:
+        why, fix = f"the folder holds {listing(folder)}", "give the folder of a checkpoint"
+        raise CheckpointError(
+            Problem("L3-CKP-014", str(path), f"cannot be read ({error.strerror})", why, fix)
+        ) from error
+    except ValueError as error:
+        what = f"is not JSON ({error})"
+        raise CheckpointError(Problem("L3-CKP-002", str(path), what, fix="fetch the checkpoint again")) from error
+    if not isinstance(raw, dict):
+        raise CheckpointError(Problem("L3-CKP-002", str(path), "is not an object", fix="fetch the checkpoint again"))
+    return raw
+
+
+def parse_config(raw: Mapping[str, Any], folder: Path) -> ModelConfig:
+    """The architecture in the contents of a config.json; a quantized model of ours has that of the one it was."""
+    named = {**raw, "model_type": "llama"} if "quantization" in raw else raw
+    try:
+        return ModelConfig.from_hf(named, str(folder / CONFIG_FILE))
+    except ConfigError as error:
+        raise CheckpointError(error.problems) from error

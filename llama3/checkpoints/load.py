@@ -1,0 +1,77 @@
+"""Models from disk, of whatever layout: the network that computes with the weights that a file holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from llama3.checkpoints.formats import open_weights
+from llama3.checkpoints.hf import read_raw_config
+from llama3.checkpoints.layouts import layout_of
+from llama3.checkpoints.quantized import load_quantized
+from llama3.checkpoints.source import WeightSource
+from llama3.checkpoints.weights import hf_views, non_finite, refuse_odd_names
+from llama3.errors import CheckpointError, Problem
+from llama3.model.build import HEADS, assign, empty_model
+from llama3.model.config import ModelConfig
+from llama3.model.transformer import Transformer
+
+
+def load_model(
+    path: str | Path, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+) -> Transformer:
+    """Read a Llama-family model: a Hugging Face directory (a quantized one of ours too), Meta's, or a GGUF file.
+
+    Memory holds the model in `dtype` and one tensor of the file at a time. Value and score heads are built where the
+    checkpoint has them. Parameters get `dtype`; quantized ones of our own schemes keep theirs.
+
+    Raises `CheckpointError` naming every missing, extra, misshapen or non-finite tensor.
+    """
+    path = Path(path)
+    if layout_of(path) == "hf" and "quantization" in (raw := read_raw_config(path)):
+        return load_quantized(path, raw, dtype=dtype, device=device)
+    source = open_weights(path)
+    check_shapes(source)
+    model = empty_model(source.config, source.shapes)
+    state = {
+        name: torch.empty(parameter.shape, dtype=dtype, device=device)
+        for name, parameter in model.named_parameters()  # a tied output matrix is named once
+    }
+    problems: list[Problem] = []
+    for name, view in hf_views(source.config, state):
+        view.copy_(source.get(name).view(view.shape))
+        problems += non_finite(view, f"{path}: {name}")
+    if problems:
+        raise CheckpointError(problems)
+    assign(model, state)
+    return model.requires_grad_(True)
+
+
+def read_config(path: str | Path) -> ModelConfig:
+    """The architecture of the model at `path`, of any layout. Raises `CheckpointError`."""
+    return open_weights(path).config
+
+
+def check_shapes(source: WeightSource) -> None:
+    """Raise `CheckpointError` naming every tensor that the architecture has not, lacks, or has in another shape."""
+    config, found = source.config, source.shapes
+    if config.n_layers > len(found):  # before every tensor of them is named
+        what = f"says that there are {config.n_layers} layers, the weights have {len(found)} tensors"
+        raise CheckpointError(Problem("L3-CKP-015", str(source.path), what, fix="fetch the checkpoint again"))
+    heads = {name: (1, config.dim) for name in HEADS if name in found}
+    expected = config.parameter_shapes() | heads
+    # Old converters also stored what is computed; a tied output matrix may be stored twice.
+    tied = {"lm_head.weight"} if config.tied else set()
+    ignored = {name for name in found if name.endswith("rotary_emb.inv_freq")} | tied
+    refuse_odd_names(expected.keys(), found.keys() - ignored, source.path)
+    fix = "use the config.json that belongs to these weights"
+    problems = [
+        Problem(
+            "L3-CKP-007", f"{source.path}: {name}", f"has shape {found[name]} where the config says {shape}", fix=fix
+        )
+        for name, shape in expected.items()
+        if found[name] != shape
+    ]
+    if problems:
+        raise CheckpointError(problems)

@@ -1,0 +1,182 @@
+"""Quantized models: the protocol of a scheme, and what is common to all schemes: replacing a model's matrices,
+measuring the error, and keeping the result as safetensors.
+
+A quantized checkpoint is a directory like any other, but its tensors carry this project's own names, its matrices are
+stored in the scheme's parts (`layers.0.ffn.down.codes`, ...), and `config.json` names the scheme under
+`quantization`. Its `model_type` is not "llama", so that a program that does not know the scheme refuses the directory
+instead of filling the gaps with random weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from llama3.artifacts.files import write_json_atomic
+from llama3.checkpoints.hf import Tensors, parse_config
+from llama3.checkpoints.layouts import CONFIG_FILE
+from llama3.checkpoints.weights import refuse_non_finite, refuse_odd_names, write_tensors
+from llama3.errors import CheckpointError, PluginError, Problem
+from llama3.model.build import assign, empty_model
+from llama3.model.config import ModelConfig
+from llama3.model.transformer import Transformer
+from llama3.plugins.registry import discover
+
+MODEL_TYPE = "llama3-quantized"
+Parts = Mapping[str, Tensor]
+"""What a scheme stores of one matrix, by the names of its choice ("codes", "scale")."""
+
+
+class QuantizationScheme(Protocol):
+    """A way to keep matrices in fewer bits. Plugins of the family `quantization` build one."""
+
+    def supports(self, device: str) -> Sequence[Problem]:
+        """Why the scheme cannot run on a device type ("cpu", "cuda"); empty where it can."""
+        ...
+
+    def targets(self, config: ModelConfig) -> Sequence[str]:
+        """Names of the linear modules of a `Transformer` that are quantized, such as "layers.0.ffn.down"."""
+        ...
+
+    def quantize(self, weights: Mapping[str, Tensor], calibration: Mapping[str, Tensor] | None) -> dict[str, Parts]:
+        """Each target's weight [rows, columns] in float32 -> its parts. `calibration` holds sample inputs [tokens,
+        columns] of each target where the caller has some."""
+        ...
+
+    def make_linear(self, parts: Parts) -> nn.Module:
+        """A module that computes x W' and whose buffers are exactly `parts`."""
+        ...
+
+    def dequantize(self, parts: Parts) -> Tensor:
+        """The weight [rows, columns] that `parts` stand for, in float32."""
+        ...
+
+    def metadata(self) -> dict[str, Any]:
+        """What else a loader must know (the options): they build an equal scheme. JSON values."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class TensorError:
+    """How far a quantized matrix is from the original."""
+
+    name: str
+    max_abs: float
+    """Largest difference of an element."""
+    relative: float
+    """Frobenius norm of the difference over that of the original."""
+    bytes_before: int
+    bytes_after: int
+
+
+def quantize_model(
+    model: Transformer, scheme: QuantizationScheme, calibration: Mapping[str, Tensor] | None = None
+) -> list[TensorError]:
+    """Replace the scheme's targets in `model` by quantized modules, in place; the error of each."""
+    weights = {name: _linear(model, name).weight.detach().float() for name in scheme.targets(model.config)}
+    quantized = scheme.quantize(weights, calibration)
+    if quantized.keys() != weights.keys():
+        odd = sorted(quantized.keys() ^ weights.keys())[0]
+        what = f"quantized other matrices than its targets, such as {odd!r}"
+        raise PluginError(Problem("L3-QNT-001", type(scheme).__name__, what, fix="return parts for every target"))
+    errors = []
+    for name, parts in quantized.items():
+        difference = weights[name] - scheme.dequantize(parts)
+        errors.append(
+            TensorError(
+                name=name,
+                max_abs=float(difference.abs().max()),
+                relative=float(difference.norm() / weights[name].norm().clamp(min=1e-30)),
+                bytes_before=weights[name].numel() * 2,
+                bytes_after=sum(part.nbytes for part in parts.values()),
+            )
+        )
+        model.set_submodule(name, scheme.make_linear(parts))
+    model.requires_grad_(False)
+    return errors
+
+
+def save_quantized(
+    model: Transformer,
+    folder: str | Path,
+    name: str,
+    scheme: QuantizationScheme,
+    *,
+    rest: torch.dtype = torch.bfloat16,
+) -> None:
+    """Write a quantized model. `name` is the scheme's plugin name; `rest` the dtype of what is not quantized."""
+    parts = {f"{target}." for target in scheme.targets(model.config)}
+    tensors = {
+        key: value.detach().cpu() if any(key.startswith(part) for part in parts) else value.detach().to("cpu", rest)
+        for key, value in model.state_dict().items()
+        if not (model.config.tied and key == "lm_head.weight")
+    }
+    refuse_non_finite(tensors, "the quantized model")
+    write_tensors(tensors, folder)
+    quantization = {"scheme": name, "options": scheme.metadata()}
+    raw = {**model.config.to_hf(), "model_type": MODEL_TYPE, "architectures": None, "quantization": quantization}
+    write_json_atomic(Path(folder) / CONFIG_FILE, raw)
+
+
+def load_quantized(
+    folder: Path, raw: Mapping[str, Any], *, dtype: torch.dtype, device: torch.device | str
+) -> Transformer:
+    """Read what `save_quantized` wrote. The scheme is found by name among the installed plugins.
+
+    Raises CheckpointError for damage, PluginError where the scheme is not installed or cannot run on the device.
+    """
+    config = parse_config(raw, folder)
+    name, scheme = _scheme(raw, folder)
+    if problems := scheme.supports(torch.device(device).type):
+        raise PluginError(problems)
+    tensors = Tensors(folder)
+    state = {key: tensors.get(key) for key in tensors.shapes}
+    refuse_non_finite(state, str(folder))
+    model = empty_model(config, state)
+    targets = scheme.targets(config)
+    for target in targets:
+        prefix = f"{target}."
+        parts = {key.removeprefix(prefix): state[key] for key in state if key.startswith(prefix)}
+        try:
+            model.set_submodule(target, scheme.make_linear(parts))
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            what = f"its parts {sorted(parts)} are not those of scheme {name!r}"
+            raise CheckpointError(Problem("L3-QNT-002", f"{folder}: {target}", what, str(error))) from error
+    tied = {"lm_head.weight"} if config.tied else set()
+    refuse_odd_names(model.state_dict().keys() - tied, state.keys(), folder)
+    kept = tuple(f"{target}." for target in targets)
+    state = {key: x.to(device) if key.startswith(kept) else x.to(device, dtype) for key, x in state.items()}
+    try:
+        assign(model, state)
+    except RuntimeError as error:
+        what = "the tensors do not fit config.json"
+        raise CheckpointError(Problem("L3-QNT-003", str(folder), what, " ".join(str(error).split()))) from error
+    return model.requires_grad_(False)
+
+
+def _scheme(raw: Mapping[str, Any], folder: Path) -> tuple[str, QuantizationScheme]:
+    """The plugin that config.json names."""
+    quantization = raw["quantization"]
+    try:
+        name, options = str(quantization["scheme"]), dict(quantization["options"])
+    except (KeyError, TypeError, ValueError) as error:
+        what = "the entry `quantization` does not name a scheme and its options"
+        raise CheckpointError(Problem("L3-QNT-004", str(folder / CONFIG_FILE), what, repr(error))) from error
+    return name, discover().build("quantization", name, options)
+
+
+def _linear(model: Transformer, name: str) -> nn.Linear:
+    try:
+        module = model.get_submodule(name)
+    except AttributeError:
+        module = None
+    if not isinstance(module, nn.Linear) or name == "lm_head":
+        what = f"{name!r} is not a matrix that can be quantized"
+        fix = "choose linear modules below `layers`"
+        raise PluginError(Problem("L3-QNT-005", "targets", what, "the output matrix is read by the scorer", fix))
+    return module

@@ -1,0 +1,167 @@
+"""Weights out: how our state dict lies in Hugging Face's layout, and files that are whole or not there.
+
+The model keeps query, key and value, and gate and up, as one matrix each (see transformer.py); `hf_views` says where
+in them each tensor of a checkpoint lies. No pickle is ever executed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Set
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from llama3.artifacts.files import fsync_file, publish, temporary_beside, write_json_atomic
+from llama3.checkpoints.hf import INDEX_FILE, SINGLE_FILE
+from llama3.checkpoints.layouts import CONFIG_FILE
+from llama3.errors import CheckpointError, Problem
+from llama3.model.build import HEADS
+from llama3.model.config import ModelConfig
+from llama3.model.transformer import Transformer
+
+MAX_SHARD_BYTES = 5_000_000_000
+
+_PLAIN = {
+    "attention_norm.weight": "input_layernorm.weight",
+    "attention.out.weight": "self_attn.o_proj.weight",
+    "ffn_norm.weight": "post_attention_layernorm.weight",
+    "ffn.down.weight": "mlp.down_proj.weight",
+}
+"""Parameters of a layer that are the same in both layouts, by their names in ours and theirs."""
+
+
+def hf_views(config: ModelConfig, state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """(Hugging Face's name, the view of our state dict that holds it) of every tensor, in checkpoint order.
+
+    A view has the elements of its tensor in order, but not always its shape: rows of queries, keys and values are
+    grouped by key-value head. A tied output matrix is left out, extra heads keep their names.
+    """
+    yield "model.embed_tokens.weight", state["embed.weight"]
+    for index in range(config.n_layers):
+        ours, theirs = f"layers.{index}.", f"model.layers.{index}."
+        yield from ((theirs + hf, state[ours + name]) for name, hf in _PLAIN.items())
+        qkv = state[ours + "attention.qkv.weight"].unflatten(0, (config.n_kv_heads, -1, config.head_dim))
+        yield theirs + "self_attn.q_proj.weight", qkv[:, :-2]
+        yield theirs + "self_attn.k_proj.weight", qkv[:, -2]
+        yield theirs + "self_attn.v_proj.weight", qkv[:, -1]
+        gate, up = state[ours + "ffn.gate_up.weight"].chunk(2)
+        yield theirs + "mlp.gate_proj.weight", gate
+        yield theirs + "mlp.up_proj.weight", up
+    yield "model.norm.weight", state["norm.weight"]
+    if not config.tied:
+        yield "lm_head.weight", state["lm_head.weight"]
+    yield from ((name, state[name]) for name in HEADS if name in state)
+
+
+def to_hf(config: ModelConfig, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Our state dict as Hugging Face's; a tied output matrix is left out, extra heads keep their names."""
+    shapes = config.parameter_shapes()
+    return {name: view.reshape(shapes.get(name, view.shape)) for name, view in hf_views(config, state)}
+
+
+def save_model(
+    model: Transformer,
+    folder: str | Path,
+    *,
+    dtype: torch.dtype | None = None,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+    extra: Mapping[str, Any] | None = None,
+) -> None:
+    """Write `config.json` and the weights into `folder` in a layout that `transformers` loads.
+
+    Every file is written beside its place, synced and renamed; an older checkpoint in the folder is whole until then.
+    dtype: cast the weights (default: as they are); extra: further keys of config.json (token ids)
+    """
+    state = model.state_dict()
+    tensors = {name: x.detach().to("cpu", dtype or x.dtype) for name, x in to_hf(model.config, state).items()}
+    refuse_non_finite(tensors, "the model")
+    write_tensors(tensors, folder, max_shard_bytes=max_shard_bytes)
+    stored = str(next(iter(tensors.values())).dtype).removeprefix("torch.")
+    write_json_atomic(Path(folder) / CONFIG_FILE, {**model.config.to_hf(), "dtype": stored, **(extra or {})})
+
+
+def refuse_odd_names(expected: Set[str], found: Set[str], where: Path) -> None:
+    """Raise `CheckpointError` that names every tensor too few and too many."""
+    fix = "use the config.json that belongs to these weights"
+    problems = [Problem("L3-CKP-008", f"{where}: {name}", "is missing", fix=fix) for name in sorted(expected - found)]
+    problems += [
+        Problem("L3-CKP-009", f"{where}: {name}", "is not a tensor of this model", fix=fix)
+        for name in sorted(found - expected)
+    ]
+    if problems:
+        raise CheckpointError(problems)
+
+
+def refuse_non_finite(tensors: Mapping[str, Tensor], where: str) -> None:
+    """Raise `CheckpointError` that names every tensor with NaN or infinity in it."""
+    if problems := [problem for name, x in tensors.items() for problem in non_finite(x, f"{where}: {name}")]:
+        raise CheckpointError(problems)
+
+
+def non_finite(tensor: Tensor, where: str) -> list[Problem]:
+    """The problem of a tensor that holds NaN or infinity. Copies nothing."""
+    if not tensor.is_floating_point() or not tensor.numel():
+        return []
+    low, high = torch.aminmax(tensor)
+    if bool(torch.isfinite(low) & torch.isfinite(high)):
+        return []
+    why = "the run that wrote it diverged or the file is damaged"
+    if tensor.dtype == torch.float16:
+        why += ", or its values are too large for float16"
+    return [Problem("L3-CKP-010", where, "holds NaN or infinity", why, "go back to an earlier checkpoint")]
+
+
+def write_tensors(tensors: Mapping[str, Tensor], folder: str | Path, *, max_shard_bytes: int = MAX_SHARD_BYTES) -> None:
+    """Write tensors as `model.safetensors`, or as shards and an index above `max_shard_bytes`; never half."""
+    sizes = {name: tensor.nbytes for name, tensor in tensors.items()}
+    write_shards(sizes, tensors.__getitem__, Path(folder), max_shard_bytes)
+
+
+def write_shards(sizes: Mapping[str, int], get: Callable[[str], Tensor], folder: Path, max_shard_bytes: int) -> None:
+    """As `write_tensors`, but of tensors that `get` makes when their shard's turn has come. `sizes`: in bytes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shards = _shards(sizes, max_shard_bytes)
+    files = (
+        [SINGLE_FILE]
+        if len(shards) == 1
+        else [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
+    )
+    for file, names in zip(files, shards, strict=True):
+        _replace(folder / file, partial(_save_tensors, {name: get(name) for name in names}))
+    if len(shards) > 1:
+        weight_map = {name: file for file, names in zip(files, shards, strict=True) for name in names}
+        metadata = {"total_size": sum(sizes.values())}
+        write_json_atomic(folder / INDEX_FILE, {"metadata": metadata, "weight_map": weight_map})
+        (folder / SINGLE_FILE).unlink(missing_ok=True)
+
+
+def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+def _shards(sizes: Mapping[str, int], limit: int) -> list[list[str]]:
+    shards: list[list[str]] = [[]]
+    total = 0
+    for name, size in sizes.items():
+        if shards[-1] and total + size > limit:
+            shards.append([])
+            total = 0
+        shards[-1].append(name)
+        total += size
+    return shards
+
+
+def _replace(path: Path, write: Callable[[Path], Any]) -> None:
+    """Write a file beside its place, sync it, and give it its name."""
+    temporary = temporary_beside(path)
+    try:
+        write(temporary)
+        fsync_file(temporary)
+        publish(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,185 @@
+"""Runs untrusted Python functions and hands back what they return. The other side is sandbox_worker.py.
+
+    outcomes = run_programs([Program("def f(x): return x + 1", "f", calls=((1,), (2,)))])
+    outcomes[0].values   # [2, 3]
+
+Worker processes (`python -I -S`, empty environment, empty working directory) fork one child per program: cheap enough
+for thousands of answers, and a crash, a loop or a huge allocation ends one child and nothing else. Whoever knows the
+expected values compares them here, outside. What is enforced how:
+
+| | Linux (x86-64, arm64) | elsewhere |
+|---|---|---|
+| CPU time, file size, processes, core files | resource limits | resource limits |
+| memory | address-space limit | - |
+| files, network, processes, signals, sleeping | no system call (seccomp) | - |
+| wall time | the child is killed | the child is killed |
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+from llama3.errors import DataError, Problem
+from llama3.tasks.sandbox_worker import write_frame
+
+_WORKER = Path(__file__).with_name("sandbox_worker.py")
+_START_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one program may use. CPU time decides; wall time only ends programs that wait."""
+
+    cpu_seconds: float = 1.0
+    wall_seconds: float = 20.0
+    memory_bytes: int = 512 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """Source that must define `entry`, and the calls to make; arguments are JSON values."""
+
+    code: str
+    entry: str
+    calls: Sequence[Sequence[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """`values` of the calls when all returned; else None with the reason (an exception's name, or "died")."""
+
+    values: list[Any] | None
+    reason: str = ""
+
+
+def run_programs(programs: Sequence[Program], limits: Limits = Limits(), workers: int | None = None) -> list[Outcome]:
+    """Outcomes in the order of `programs`; no program influences another's. Raises DataError without fork (Windows)."""
+    if not hasattr(os, "fork"):
+        raise DataError(Problem("L3-SBX-001", "sandbox", "this system cannot fork, so code cannot be checked safely"))
+    if not programs:
+        return []
+    workers = min(workers or os.cpu_count() or 1, len(programs))
+    shares = [range(i, len(programs), workers) for i in range(workers)]
+    with ThreadPoolExecutor(workers) as pool:
+        results = pool.map(lambda share: _run_share([programs[i] for i in share], limits), shares)
+    outcomes: dict[int, Outcome] = {}
+    for share, result in zip(shares, results, strict=True):
+        outcomes.update(zip(share, result, strict=True))
+    return [outcomes[i] for i in range(len(programs))]
+
+
+def isolation() -> Literal["seccomp", "limits"]:
+    """What holds programs back on this machine (see the table above)."""
+    with _Worker() as worker:
+        return worker.isolation
+
+
+def _run_share(programs: Sequence[Program], limits: Limits) -> list[Outcome]:
+    outcomes = []
+    worker = _Worker()
+    try:
+        for program in programs:
+            reply = worker.ask(program, limits)
+            if reply is None:  # it took its worker along (possible without seccomp): the others get a new one
+                worker.close()
+                worker = _Worker()
+            outcomes.append(_outcome(reply))
+    finally:
+        worker.close()
+    return outcomes
+
+
+def _outcome(reply: bytes | None) -> Outcome:
+    """Read what the child wrote. The child is not trusted: anything malformed is a failure."""
+    try:
+        message = json.loads(reply or b"")
+        if isinstance(message.get("values"), list):
+            return Outcome(message["values"])
+        return Outcome(None, str(message.get("error", "died"))[:100])
+    except (ValueError, AttributeError, RecursionError):
+        return Outcome(None, "died")
+
+
+class _Worker:
+    """One worker process. `isolation` is what it reported at its start."""
+
+    isolation: Literal["seccomp", "limits"]
+
+    def __init__(self) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="llama3-sandbox-")
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", "-S", str(_WORKER)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            cwd=self._folder.name, env={}, start_new_session=True, bufsize=0,
+        )  # fmt: skip
+        hello = self._read_frame(time.monotonic() + _START_SECONDS)
+        if hello not in (b"seccomp", b"limits"):
+            self.close()
+            raise DataError(
+                Problem(
+                    "L3-SBX-002",
+                    "sandbox",
+                    "the sandbox process did not start",
+                    f"exit status {self._process.returncode}",
+                )
+            )
+        self.isolation = "seccomp" if hello == b"seccomp" else "limits"
+
+    def __enter__(self) -> _Worker:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def ask(self, program: Program, limits: Limits) -> bytes | None:
+        """The child's reply; None when the worker is gone or hangs."""
+        assert self._process.stdin is not None
+        job = {
+            "code": program.code, "entry": program.entry, "calls": [list(call) for call in program.calls],
+            "cpu_seconds": limits.cpu_seconds, "wall_seconds": limits.wall_seconds, "memory_bytes": limits.memory_bytes,
+        }  # fmt: skip
+        try:
+            write_frame(self._process.stdin.fileno(), json.dumps(job).encode())
+        except BrokenPipeError:
+            return None
+        return self._read_frame(time.monotonic() + 2 * limits.wall_seconds + 1)
+
+    def close(self) -> None:
+        """End the process and remove its folder."""
+        self._process.kill()
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                stream.close()
+        self._process.wait()
+        self._folder.cleanup()
+
+    def _read_frame(self, deadline: float) -> bytes | None:
+        header = self._read_exactly(4, deadline)
+        return None if header is None else self._read_exactly(int.from_bytes(header, "big"), deadline)
+
+    def _read_exactly(self, count: int, deadline: float) -> bytes | None:
+        assert self._process.stdout is not None
+        stream, data = self._process.stdout.fileno(), b""
+        while len(data) < count:
+            left = deadline - time.monotonic()
+            if left <= 0 or not select.select([stream], [], [], left)[0]:
+                return None
+            chunk = os.read(stream, count - len(data))
+            if not chunk:
+                return None
+            data += chunk
+        return data
