@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from llama3.config.precision import SamplingPrecision, TrainingPrecision
+
 
 class Section(BaseModel):
     """A closed section: unknown keys are errors."""
@@ -185,7 +187,9 @@ class OptimizerSection(Section):
     weight_decay: float = Field(0.1, ge=0, description="decoupled decay of matrices; norms and biases have none")
     clip: float = Field(1.0, gt=0, description="gradient norm above which gradients are scaled down")
     microbatch_tokens: int = Field(8192, ge=1, description="tokens of one forward and backward")
-    precision: Literal["fp32", "bf16"] = Field("bf16", description="autocast precision of the forward")
+    precision: TrainingPrecision = Field(
+        "auto", description="of matrix products in training; auto: what this machine multiplies faster in"
+    )
     checkpoint_every: int = Field(100, ge=1, description="steps between checkpoints")
     log_every: int = Field(10, ge=1, description="steps between logged metrics")
 
@@ -215,6 +219,9 @@ class RejectSection(Section):
     temperature: float = Field(1.0, gt=0, description="of sampling")
     top_p: float = Field(1.0, gt=0, le=1, description="smallest set of tokens with this probability is sampled from")
     max_tokens: int = Field(64, ge=1, description="longest answer")
+    precision: SamplingPrecision = Field(
+        "auto", description="of sampling; auto: what this machine multiplies few rows faster in"
+    )
     demonstrations: int = Field(0, ge=0, description="worked examples of the reward's own that are mixed in, at most")
     rehearsal: int = Field(
         0, ge=0, description="general prompts mixed in with the model's own answers, and a few refusals"
@@ -258,6 +265,9 @@ class PreferSection(OptimizerSection):
     temperature: float = Field(1.0, gt=0, description="of sampling")
     top_p: float = Field(1.0, gt=0, le=1, description="smallest set of tokens with this probability is sampled from")
     max_tokens: int = Field(64, ge=1, description="longest answer")
+    sampling_precision: SamplingPrecision = Field(
+        "auto", description="of sampling; auto: what this machine multiplies few rows faster in"
+    )
     epochs: int = Field(1, ge=1, description="passes over the pairs")
     batch: int = Field(32, ge=1, description="pairs per step over all ranks")
 
