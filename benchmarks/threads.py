@@ -17,7 +17,7 @@ from llama3.model.batch import Batch
 from llama3.model.config import ModelConfig
 from llama3.model.score import score
 from llama3.model.transformer import Transformer
-from llama3.checkpoints.weights import init_weights
+from llama3.model.build import init_weights
 
 torch.set_num_threads(int(sys.argv[1]))
 model = Transformer(ModelConfig(192, 4, 3, 1, 512, 2048, rope_theta=10_000.0, tied=True, max_seq_len=512))

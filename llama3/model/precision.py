@@ -32,7 +32,7 @@ MARGIN = 1.1
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """The choice for one kind of work, and the speeds of one thread behind it; none on a GPU, where nothing is measured."""
+    """The choice for one kind of work, and the speeds of one thread behind it. On a GPU nothing is measured."""
 
     precision: ComputePrecision
     gflops: Mapping[ComputePrecision, float]
