@@ -19,26 +19,12 @@ from llama3.artifacts import Artifact, PluginUse, Stage
 from llama3.artifacts.files import write_bytes_atomic, write_json_atomic
 from llama3.artifacts.run import RunDir
 from llama3.config import Loaded
-from llama3.errors import Interrupted
+from llama3.config.slots import choices, identities
+from llama3.errors import Interrupted, PluginError
 from llama3.evaluation.report import render_html
 from llama3.model.memory import give_back_freed_memory
 from llama3.plugins.registry import discover
 from llama3.training.ranks import Ranks
-
-USES: Mapping[str, tuple[str, ...]] = {
-    "curate": ("data.",),
-    "pretrain": ("parallelism.",),
-    "reject": ("post_training.rewards",),
-    "sft": ("post_training.sft.",),
-    "preferences": ("post_training.rewards",),
-    "reward": ("post_training.reward.",),
-    "prefer": ("post_training.algorithm", "post_training.rewards"),
-    "quantize": ("quantization",),
-    "evaluate": ("evaluation.", "post_training.rewards"),
-    "contamination": ("post_training.rewards",),
-    "release": ("release.", "safety."),
-}
-"""Where in the config the plugins of a stage are chosen: another version of one of them is another request."""
 
 
 class Executor:
@@ -80,22 +66,24 @@ class Executor:
         self.run.close()
 
     def __call__(
-        self, stage: Stage, key: str | None = None, options: BaseModel | None = None, /, **inputs: Artifact
+        self, stage: Stage, key: str, options: BaseModel | None = None, /, **inputs: Artifact | None
     ) -> Artifact:
         """The artifact of a stage, made now or found.
 
         Args:
-            key: names the artifact within the run (default: the stage's name).
-            options: default: what the stage takes of the config.
-            inputs: artifacts by role.
+            key: names the artifact within the run.
+            options: what the stage is asked for; their slots say which plugins it uses.
+            inputs: artifacts by role; None leaves an optional one out.
         """
-        key = key or stage.name
-        if options is None:
-            assert stage.options_of is not None, f"stage {stage.name} needs options"
-            options = stage.options_of(self.config)
-        self.made[key] = self._execute(stage, key, options, inputs)
+        given = {role: artifact for role, artifact in inputs.items() if artifact is not None}
+        if self._ranks.leads:
+            plugins = plugins_of(options)
+            made = self._ranks.lead(stage, lambda told: self.run.execute(told, given, options, key, plugins))
+        else:
+            made = self._ranks.follow(stage, given, options)
+        self.made[key] = made
         give_back_freed_memory()
-        return self.made[key]
+        return made
 
     def publish(self, report: Mapping[str, Any]) -> None:
         """Write `report.json` and `report.html` into the run directory."""
@@ -108,14 +96,13 @@ class Executor:
         if self._ranks.leads:
             self.run.withdraw(key)
 
-    def _execute(self, stage: Stage, key: str, options: BaseModel, inputs: Mapping[str, Artifact]) -> Artifact:
-        if not self._ranks.leads:
-            return self._ranks.follow(stage, inputs, options, joins=hasattr(options, "parallelism"))
-        plugins = self._plugins(stage.name)
-        return self._ranks.lead(stage, lambda told: self.run.execute(told, inputs, options, key, plugins))
 
-    def _plugins(self, stage: str) -> list[PluginUse]:
-        prefixes = USES.get(stage, ())
-        chosen = [c for c in self._loaded.choices if ".".join(map(str, c.path)).startswith(prefixes or "\0")]
-        rows = {(c.family, c.slot.name): discover().identity(c.family, c.slot.name) for c in chosen}
-        return [PluginUse(**row) for _, row in sorted(rows.items())]
+def plugins_of(options: BaseModel | None) -> list[PluginUse]:
+    """The plugins that options choose, those inside the options of other plugins included. Another version of one of
+    them is another request. Raises PluginError where one is not there."""
+    if options is None:
+        return []
+    chosen, problems = choices(options)
+    if problems:
+        raise PluginError(problems)
+    return [PluginUse(**row) for row in identities(chosen)]

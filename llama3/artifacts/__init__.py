@@ -7,6 +7,31 @@ an existing verified artifact is skipped; every artifact can be traced to the co
 """
 
 from llama3.artifacts.artifact import Artifact, Manifest, PluginUse
-from llama3.artifacts.stage import Stage, StageOutput
+from llama3.artifacts.stages import (
+    Checkpoint,
+    CorpusArtifact,
+    Dialogs,
+    Preferences,
+    Report,
+    Shards,
+    Stage,
+    StageOutput,
+    TokenizerArtifact,
+    stage,
+)
 
-__all__ = ["Artifact", "Manifest", "PluginUse", "Stage", "StageOutput"]
+__all__ = [
+    "Artifact",
+    "Checkpoint",
+    "CorpusArtifact",
+    "Dialogs",
+    "Manifest",
+    "PluginUse",
+    "Preferences",
+    "Report",
+    "Shards",
+    "Stage",
+    "StageOutput",
+    "TokenizerArtifact",
+    "stage",
+]

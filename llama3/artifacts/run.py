@@ -48,7 +48,7 @@ from llama3.artifacts.files import (
 )
 from llama3.artifacts.lock import RunLock
 from llama3.artifacts.progress import Display
-from llama3.artifacts.stage import Stage, StageOutput
+from llama3.artifacts.stages import Stage, StageOutput
 from llama3.errors import ArtifactError, Interrupted, Problem
 
 
@@ -136,7 +136,7 @@ class RunDir:
         self,
         stage: Stage,
         inputs: Mapping[str, Artifact],
-        options: BaseModel,
+        options: BaseModel | None = None,
         key: str | None = None,
         plugins: Sequence[PluginUse] = (),
     ) -> Artifact:
@@ -150,11 +150,12 @@ class RunDir:
         """
         self.open()
         stage.check(inputs)
+        asked = {} if options is None else options.model_dump(mode="json")
         request = StageRequest(
             stage=stage.name,
             type=stage.output,
             parents=[Parent(role=role, hash=artifact.hash) for role, artifact in inputs.items()],
-            config_hash=_core.blake3_bytes(canonical_json(options.model_dump(mode="json"))),
+            config_hash=_core.blake3_bytes(canonical_json(asked)),
             plugins=list(plugins),
         )
         key = key or stage.name

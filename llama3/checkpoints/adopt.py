@@ -6,13 +6,12 @@ codes stand for, so that nothing is lost before training starts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from llama3 import _core
-from llama3.artifacts import Artifact, StageOutput
+from llama3.artifacts import StageOutput, stage
 from llama3.checkpoints.convert import facts_of, open_model, write_hf, write_terms
 from llama3.checkpoints.layouts import layout_of
 from llama3.checkpoints.license import terms_of
@@ -51,8 +50,9 @@ def content_hash(path: Path) -> str:
     return _core.blake3_bytes("\n".join(rows).encode())
 
 
-def adopt(inputs: Mapping[str, Artifact], options: AdoptOptions, out: StageOutput) -> None:
-    """Write the model at `options.path` as a checkpoint. Has no input artifacts.
+@stage(output="checkpoint")
+def adopt(*, options: AdoptOptions, out: StageOutput) -> None:
+    """Write the model at `options.path` as a checkpoint.
 
     Raises CheckpointError (another architecture, damage, numbers that are not finite, a tokenizer with more tokens
     than the model) and DataError (no tokenizer, or a kind that is not known).

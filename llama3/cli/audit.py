@@ -46,19 +46,21 @@ def audit(
 
 def compare(loaded: Loaded, before: str, after: str, folder: Path) -> Artifact:
     """Evaluate both models in the run directory `folder`, where what was evaluated before is found, and audit them."""
-    from llama3.artifacts import Stage
-    from llama3.evaluation.audit import AUDIT
-    from llama3.evaluation.stages import EvaluatePathOptions, evaluate_path
+    from llama3.data.curate import CurateOptions, curate
+    from llama3.evaluation.audit import AuditOptions, audit
+    from llama3.evaluation.stages import EvaluateOptions, OutsideModel, evaluate
     from llama3.execution import Executor
-    from llama3.recipe import CURATE
 
-    measured = Stage("evaluate", evaluate_path, {"corpus": "corpus"}, "report")
-    asked = [EvaluatePathOptions.of_path(loaded.config, path) for path in (before, after)]
+    config = loaded.config
+    models = [OutsideModel.at(path) for path in (before, after)]
     with Executor(loaded, folder) as make:
-        corpus = make(CURATE)
+        corpus = make(curate, "curate", CurateOptions.of(config))
         # Known by its content: a model is evaluated once, whichever place it takes in this audit and the next.
-        old, new = (make(measured, f"evaluate-{options.blake3[:12]}", options, corpus=corpus) for options in asked)
-        return make(AUDIT, before=old, after=new)
+        old, new = (
+            make(evaluate, f"evaluate-{model.blake3[:12]}", EvaluateOptions.of(config, model), corpus=corpus)
+            for model in models
+        )
+        return make(audit, "audit", AuditOptions.of(config), before=old, after=new)
 
 
 def show(figures: dict[str, Any]) -> None:

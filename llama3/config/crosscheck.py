@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from llama3.config.schema import Config
+from llama3.config.slots import slots_of
 from llama3.config.yaml import Path
 from llama3.errors import LlamaError, Problem, did_you_mean
-from llama3.plugins.options import Loc
 from llama3.plugins.registry import Registry
 from llama3.plugins.specs import (
     AlgorithmSpec,
@@ -150,38 +149,12 @@ def _axis(registry: Registry, name: str) -> str:
 
 
 def _guards(config: Config, registry: Registry, place: Place) -> Iterator[Problem]:
-    for stage, tree in config.safety.policy.items():
-        for path, name, options in guard_leaves(tree, ("safety", "policy", stage)):
-            try:
-                spec = registry.spec("guards", name, where=place(path))
-                registry.options("guards", name, options, where=_origin(place), prefix=(*path, "options"))
-            except LlamaError as error:
-                yield from error.problems
-                continue
-            if isinstance(spec, GuardSpec) and stage not in spec.stages:
-                what = f"guard {name!r} does not stand at {stage!r}"
-                fix = f"move it to {' or '.join(sorted(spec.stages))}"
-                yield Problem("L3-CFG-026", place(path), what, fix=fix)
-
-
-def guard_leaves(tree: Any, path: Path) -> Iterator[tuple[Path, str, dict[str, Any]]]:
-    """(path, guard, options) of each leaf of a stage's tree; what is malformed is left to the policy's own reader."""
-    if isinstance(tree, str):
-        yield path, tree, {}
-    elif isinstance(tree, list):
-        for index, child in enumerate(tree):
-            yield from guard_leaves(child, (*path, index))
-    elif isinstance(tree, dict) and isinstance(tree.get("guard"), str):
-        options = tree.get("options")
-        yield path, tree["guard"], options if isinstance(options, dict) else {}
-    elif isinstance(tree, dict):
-        for kind in ("any", "all", "first", "k_of", "of"):
-            if isinstance(tree.get(kind), dict | list):
-                yield from guard_leaves(tree[kind], (*path, kind))
-
-
-def _origin(place: Place) -> Callable[[Loc], str]:
-    return lambda loc: place(loc).partition(": ")[0]
+    for choice in slots_of(config.safety, ("safety",)):
+        spec, stage = _spec(registry, choice.family, choice.slot.name), choice.path[2]
+        if isinstance(spec, GuardSpec) and stage not in spec.stages:
+            what = f"guard {choice.slot.name!r} does not stand at {stage!r}"
+            fix = f"move it to {' or '.join(sorted(spec.stages))}"
+            yield Problem("L3-CFG-026", place(choice.path), what, fix=fix)
 
 
 def _quantization(config: Config, registry: Registry, place: Place) -> Iterator[Problem]:

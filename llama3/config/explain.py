@@ -13,7 +13,8 @@ from pydantic_core import PydanticUndefined
 
 from llama3.config.loading import Loaded
 from llama3.config.merge import section_of
-from llama3.config.schema import Config, PluginFamily, Slot
+from llama3.config.schema import Config, Slot
+from llama3.config.slots import family_of
 from llama3.errors import ConfigError, LlamaError, Problem, did_you_mean
 from llama3.plugins.registry import discover
 
@@ -112,18 +113,11 @@ def _options_of(family: str, path: tuple[str, ...], loaded: Loaded | None) -> ty
         return None
 
 
-def family_of(info: FieldInfo) -> str:
-    """Plugin family of a slot field or of a list of slots; empty for other fields."""
-    marks = list(info.metadata)
-    for part in get_args(info.annotation):
-        marks.extend(getattr(part, "__metadata__", ()))
-    return next((mark.name for mark in marks if isinstance(mark, PluginFamily)), "")
-
-
 def type_name(annotation: Any, family: str = "") -> str:
     """A type as a user writes it: `int`, `text or null`, `one of a, b`, `list of sources`."""
     if family:
-        return f"list of {family} plugins" if get_origin(annotation) is list else f"a plugin of {family}"
+        lists = list in map(get_origin, (annotation, *get_args(annotation)))
+        return f"list of {family} plugins" if lists else f"a plugin of {family}"
     origin, parts = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         return type_name(parts[0])

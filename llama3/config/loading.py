@@ -8,35 +8,25 @@ from __future__ import annotations
 
 import os
 import re
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path as FilePath
-from typing import Any, get_args, get_origin
+from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from llama3.config.crosscheck import cross_check
 from llama3.config.merge import Kind, Layers, Origin, apply_overrides, environment_overrides, nearest, set_overrides
 from llama3.config.presets import preset
-from llama3.config.schema import Config, PluginFamily, Slot
+from llama3.config.schema import Config
+from llama3.config.slots import Choice, choices, identities
 from llama3.config.yaml import Parsed, Path, dump, parse
-from llama3.errors import ConfigError, LlamaError, PluginError, Problem
+from llama3.errors import ConfigError, PluginError, Problem
 from llama3.plugins.options import dotted, problems_of
-from llama3.plugins.registry import Registry, discover
+from llama3.plugins.registry import discover
 
 MAX_BYTES = 1_000_000
 """A larger file is not a config."""
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A plugin that the config chose: where, from which family, and with which checked options."""
-
-    path: Path
-    family: str
-    slot: Slot
-    options: BaseModel | None = None
 
 
 @dataclass(frozen=True)
@@ -75,8 +65,7 @@ class Loaded:
 
     def plugins(self) -> list[dict[str, str]]:
         """Identity of every chosen plugin, as manifests record it."""
-        rows = [discover().identity(choice.family, choice.slot.name) for choice in self.choices]
-        return sorted({tuple(row.items()): row for row in rows}.values(), key=lambda row: tuple(row.values()))
+        return identities(self.choices)
 
 
 Check = Callable[[Loaded], Iterable[Problem]]
@@ -105,27 +94,13 @@ def load(
     rows = [*environment_overrides(environ), *set_overrides(tuple(overrides))]
     problems = apply_overrides(layers, rows)
     config = _core_pass(layers, problems)
-    registry = discover()
-    choices, problems = _plugin_pass(config, layers, registry)
-    loaded = Loaded(config, label, dict(layers.origins), tuple(layers.notes), tuple(choices))
-    problems += cross_check(config, registry, loaded.place, environ)
+    chosen, problems = choices(config, lambda path: nearest(layers.origins, path))
+    loaded = Loaded(config, label, dict(layers.origins), tuple(layers.notes), tuple(chosen))
+    problems += cross_check(config, discover(), loaded.place, environ)
     for check in checks:
         problems += check(loaded)
     _raise_if_any(problems)
     return loaded
-
-
-def chosen_slots(config: BaseModel, path: Path = ()) -> Iterator[Choice]:
-    """Every slot of a config, or of a plugin's options, with its family, in the order of the schema."""
-    for name, info in type(config).model_fields.items():
-        value = getattr(config, name)
-        family = _family(info.metadata)
-        if isinstance(value, Slot) and family:
-            yield Choice((*path, name), family, value)
-        elif isinstance(value, list) and (item := _family(getattr(_item(info.annotation), "__metadata__", ()))):
-            yield from (Choice((*path, name, index), item, slot) for index, slot in enumerate(value))
-        elif isinstance(value, BaseModel):
-            yield from chosen_slots(value, (*path, name))
 
 
 def _add_source(layers: Layers, source: str | os.PathLike[str] | Mapping[str, Any]) -> str:
@@ -199,28 +174,6 @@ def _core_pass(layers: Layers, problems: list[Problem]) -> Config:
     return config
 
 
-def _plugin_pass(config: Config, layers: Layers, registry: Registry) -> tuple[list[Choice], list[Problem]]:
-    """Every plugin that the config or the options of another plugin choose, with its checked options."""
-    choices, problems = [], []
-    waiting = deque(chosen_slots(config))
-    while waiting:
-        choice = waiting.popleft()
-        try:
-            registry.offer(choice.family, choice.slot.name, where=_place(layers.origins, choice.path))
-            options = registry.options(
-                choice.family,
-                choice.slot.name,
-                choice.slot.options,
-                where=lambda loc: str(nearest(layers.origins, loc)),
-                prefix=choice.path,
-            )
-            choices.append(Choice(choice.path, choice.family, choice.slot, options))
-            waiting.extend(chosen_slots(options, choice.path) if options else ())
-        except LlamaError as error:
-            problems.extend(error.problems)
-    return choices, problems
-
-
 def _raise_if_any(problems: list[Problem]) -> None:
     """Exit code 4 where only plugins are at fault, else 2."""
     plugin_faults = {"L3-PLG-002", "L3-PLG-003", "L3-PLG-011", "L3-PLG-012", "L3-PLG-013", "L3-PLG-014"}
@@ -228,17 +181,6 @@ def _raise_if_any(problems: list[Problem]) -> None:
         raise PluginError(problems)
     if problems:
         raise ConfigError(problems)
-
-
-def _family(metadata: Iterable[Any]) -> str:
-    return next((mark.name for mark in metadata if isinstance(mark, PluginFamily)), "")
-
-
-def _item(annotation: Any) -> Any:
-    """What a list holds; `list[...] | None` too."""
-    parts = get_args(annotation)
-    lists = [part for part in parts if get_origin(part) is list]
-    return _item(lists[0]) if lists else next(iter(parts), None)
 
 
 def _path(path: Path | str) -> Path:

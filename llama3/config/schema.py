@@ -65,6 +65,11 @@ class PluginFamily:
         return {**handler(core_schema), "x-llama3-family": self.name}
 
 
+@dataclass(frozen=True, slots=True)
+class GuardTrees:
+    """Marks a mapping of stages to trees of guards (llama3.safety.policy), each leaf of which is a `GuardSlot`."""
+
+
 _SHORT = BeforeValidator(_slot)
 SourceSlot = Annotated[Slot, _SHORT, PluginFamily("sources")]
 FilterSlot = Annotated[Slot, _SHORT, PluginFamily("filters")]
@@ -73,8 +78,10 @@ AlgorithmSlot = Annotated[Slot, _SHORT, PluginFamily("algorithms")]
 RewardSlot = Annotated[Slot, _SHORT, PluginFamily("rewards")]
 QuantizationSlot = Annotated[Slot, _SHORT, PluginFamily("quantization")]
 EvaluatorSlot = Annotated[SuiteSlot, _SHORT, PluginFamily("evaluators")]
+GuardSlot = Annotated[Slot, _SHORT, PluginFamily("guards")]
 ExporterSlot = Annotated[Slot, _SHORT, PluginFamily("exporters")]
 LoggerSlot = Annotated[Slot, _SHORT, PluginFamily("loggers")]
+GuardPolicy = Annotated[dict[str, Any], GuardTrees()]
 
 Precision = Literal["bf16", "fp16", "fp32"]
 """Of stored weights."""
@@ -305,9 +312,10 @@ class PostTrainingSection(Section):
 class SafetySection(Section):
     """The guard policy: a tree of guards per stage (see llama3.safety.policy)."""
 
-    policy: dict[str, Any] = Field(
+    policy: GuardPolicy = Field(
         default_factory=lambda: {"input": {"guard": "prompt_injection"}},
-        description="stage -> leaf {guard: NAME, ...} or node {any|all: [...]} or {k_of: {k: 2, of: [...]}}",
+        description="stage -> leaf {guard: NAME or {name: NAME, ...}} or node {any|all: [...]} or "
+        "{k_of: {k: 2, of: [...]}}",
     )
 
 

@@ -8,16 +8,17 @@ taken out is logged with its stage, reason and score. Letters: N documents read,
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from llama3 import _core
-from llama3.config.schema import DataSection, MinHashSection
+from llama3.artifacts import StageOutput, stage
+from llama3.config.schema import Config, FilterSlot, LineDedupSection, MinHashSection, Slot, SourceSlot
 from llama3.data.corpus import DOCUMENTS, FUNNEL, REJECTS, SCORES, SPLITS, Split
 from llama3.data.dedup import Deduplicator, Duplicates
 from llama3.data.documents import FEATURES, SCHEMA, DocumentBatch, Filter, Judgement, Reject, ShardRef, Source
@@ -27,32 +28,47 @@ from llama3.data.thinning import Thinning
 from llama3.errors import ConfigError, DataError, LlamaError, PluginError, Problem
 from llama3.plugins.registry import discover
 
-if TYPE_CHECKING:
-    from llama3.artifacts import Artifact, StageOutput
-
 WRITTEN = pa.schema([*STAGED, ("lines_dropped", pa.int64()), ("split", pa.string())])
 
 
-class CurateOptions(DataSection):
+class CurateOptions(BaseModel):
     """The options of the stage together with what they point at, so that changed files make a new corpus."""
 
-    found: str = Field("", description="hash of the names, sizes and times of change of everything that is read")
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    sources: list[SourceSlot]
+    filters: list[FilterSlot]
+    exact: bool
+    minhash: MinHashSection
+    lines: LineDedupSection
+    held_out: float
+    found: str = Field(description="hash of the names, sizes and times of change of everything that is read")
+
+    @classmethod
+    def of(cls, config: Config) -> Self:
+        """From the whole config and the state of its sources. Reads no text; raises ConfigError as `curate` does."""
+        section = config.data
+        shards = [repr(shard) for _, shard in _all_shards(_sources(section.sources))]
+        return cls(
+            sources=section.sources,
+            filters=section.filters,
+            exact=section.exact,
+            minhash=section.minhash,
+            lines=section.lines,
+            held_out=section.held_out,
+            found=_core.blake3_bytes("\n".join(shards).encode()),
+        )
 
 
-def stamped(options: DataSection) -> CurateOptions:
-    """`options` with the state of their sources. Reads no text; raises ConfigError as `curate` does."""
-    shards = [repr(shard) for _, shard in _all_shards(_sources(options))]
-    return CurateOptions(**dict(options), found=_core.blake3_bytes("\n".join(shards).encode()))
-
-
-def curate(inputs: Mapping[str, Artifact], options: DataSection, out: StageOutput) -> None:
-    """Reads `options.sources`, writes the corpus (layout: llama3.data.corpus). Has no input artifacts.
+@stage(output="corpus")
+def curate(*, options: CurateOptions, out: StageOutput) -> None:
+    """Reads `options.sources`, writes the corpus (layout: llama3.data.corpus).
 
     Raises ConfigError, before any work, naming every source that is missing or empty, and DataError where nothing
     could be read or nothing is left for training.
     """
-    filters = _filters(options)
-    shards = _all_shards(_sources(options))
+    filters = _filters(options.filters)
+    shards = _all_shards(_sources(options.sources))
     funnel = Funnel()
     with RejectLog(out.path / REJECTS) as rejects:
         staged = _read(shards, Staged(out.scratch / "read", _near(options.minhash)), funnel, rejects, out)
@@ -76,8 +92,8 @@ def curate(inputs: Mapping[str, Artifact], options: DataSection, out: StageOutpu
 # -- reading ---------------------------------------------------------------------------------------
 
 
-def _sources(options: DataSection) -> list[Source]:
-    return [discover().build("sources", slot.name, slot.options) for slot in options.sources]
+def _sources(slots: Sequence[Slot]) -> list[Source]:
+    return [discover().build("sources", slot.name, slot.options) for slot in slots]
 
 
 def _all_shards(sources: list[Source]) -> list[tuple[Source, ShardRef]]:
@@ -182,9 +198,9 @@ def _duplicate(staged: Staged, n: int, reason: str, kept: str, similarity: float
 # -- filters and the split -------------------------------------------------------------------------
 
 
-def _filters(options: DataSection) -> dict[str, Filter]:
+def _filters(slots: Sequence[Slot]) -> dict[str, Filter]:
     filters: dict[str, Filter] = {}
-    for slot in options.filters:
+    for slot in slots:
         if slot.name in filters:
             fix = "write its limits into one entry"
             raise ConfigError(Problem("L3-DAT-105", "data.filters", f"filter {slot.name!r} is listed twice", fix=fix))

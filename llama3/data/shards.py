@@ -10,12 +10,14 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Self
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict
 
 from llama3 import _core
-from llama3.artifacts import Artifact, StageOutput
-from llama3.config.schema import DataSection
+from llama3.artifacts import CorpusArtifact, StageOutput, TokenizerArtifact, stage
+from llama3.config.schema import Config
 from llama3.data.corpus import Corpus
 from llama3.data.documents import DocumentBatch
 from llama3.data.plan import ShardEntry, SourceEntry, TokenPlan
@@ -26,20 +28,33 @@ SHARD_TOKENS = 1 << 27
 """A shard is closed after the batch of documents that brings it here."""
 
 
-def shard(inputs: Mapping[str, Artifact], options: DataSection, out: StageOutput) -> None:
-    """Tokenise `inputs["corpus"]` with `inputs["tokenizer"]`; write shards and plan.json.
+class ShardOptions(BaseModel):
+    """The weight of each source; none: by its size."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    mix: dict[str, float] = {}
+
+    @classmethod
+    def of(cls, config: Config) -> Self:
+        """From the whole config."""
+        return cls(mix=config.data.mix)
+
+
+@stage(output="shards")
+def shard(corpus: CorpusArtifact, tokenizer: TokenizerArtifact, *, options: ShardOptions, out: StageOutput) -> None:
+    """Tokenise the corpus; write shards and plan.json.
 
     Raises DataError (L3-DAT-207) when the train split is empty, ConfigError (L3-DAT-202) when
     `options.mix` names a source that the corpus lacks.
     """
-    corpus = Corpus(inputs["corpus"].path)
-    tokenizer = Tokenizer.load(inputs["tokenizer"].path)
-    train = corpus.counts.get("train", {})
+    text, vocabulary = Corpus(corpus.path), Tokenizer.load(tokenizer.path)
+    train = text.counts.get("train", {})
     if not train:
-        raise DataError(Problem("L3-DAT-207", str(corpus.path), "the corpus has no document to train on"))
-    writers = {name: SourceWriter(name, number, tokenizer, out.scratch) for number, name in enumerate(sorted(train))}
+        raise DataError(Problem("L3-DAT-207", str(text.path), "the corpus has no document to train on"))
+    writers = {name: SourceWriter(name, number, vocabulary, out.scratch) for number, name in enumerate(sorted(train))}
     with out.progress("tokenise", sum(counts["documents"] for counts in train.values())) as task:
-        for batch in corpus.documents("train"):
+        for batch in text.documents("train"):
             for name, documents in _by_source(batch):
                 writers[name].write(documents)
             task.advance(len(batch))
@@ -47,7 +62,7 @@ def shard(inputs: Mapping[str, Artifact], options: DataSection, out: StageOutput
     for source in sources:
         for entry in source.shards:
             os.rename(out.scratch / entry.path, out.path / entry.path)
-    plan = TokenPlan(tokenizer=tokenizer.hash, vocab_size=tokenizer.vocab_size, sources=sources)
+    plan = TokenPlan(tokenizer=vocabulary.hash, vocab_size=vocabulary.vocab_size, sources=sources)
     plan = plan.with_mix(options.mix) if options.mix else plan
     plan.save(out.path)
     _measure(plan, train, out)

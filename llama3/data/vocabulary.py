@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
 from llama3 import _core
-from llama3.artifacts import Artifact, StageOutput
+from llama3.artifacts import CorpusArtifact, StageOutput, stage
 from llama3.config.schema import Config, TokenizerSection
 from llama3.data.corpus import Corpus
 from llama3.errors import ConfigError, Problem
@@ -35,11 +35,12 @@ class TokenizerOptions(BaseModel):
         return cls(section=config.tokenizer, file_blake3=_core.blake3_file(path))
 
 
-def tokenizer(inputs: Mapping[str, Artifact], options: TokenizerOptions, out: StageOutput) -> None:
+@stage(output="tokenizer")
+def tokenizer(corpus: CorpusArtifact, *, options: TokenizerOptions, out: StageOutput) -> None:
     """Write the tokenizer in the Hugging Face layout; metrics: its size and hash."""
     section = options.section
     if section.path is None:
-        sample = _sample(Corpus(inputs["corpus"].path), section.sample_bytes)
+        sample = _sample(Corpus(corpus.path), section.sample_bytes)
         made = Tokenizer.train(sample, section.vocab_size, num_special=section.num_special)
     else:
         made = Tokenizer.load(section.path)

@@ -20,12 +20,12 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from llama3.artifacts import Artifact, Stage, StageOutput
+from llama3.artifacts import Artifact, Report, StageOutput, stage
 from llama3.artifacts.files import write_json_atomic
 from llama3.config.schema import Config
 from llama3.errors import GateFailed, Problem
 from llama3.evaluation.intervals import Rate, bootstrap, enough_trials, ratio
-from llama3.evaluation.stages import CONDITIONS, RESULTS, SAMPLES
+from llama3.evaluation.stages import CONDITIONS, RESULTS, SAMPLES, evaluate
 
 ENOUGH_DOCUMENTS = 10
 """The fewest items of a cost: below, a bootstrap over them says little."""
@@ -73,14 +73,14 @@ class _Incomparable(Exception):  # noqa: N818
     """A suite that cannot be compared."""
 
 
-def audit(inputs: Mapping[str, Artifact], options: AuditOptions, out: StageOutput) -> None:
-    """Compare the evaluations `inputs["before"]` and `inputs["after"]`: `audit.json`, and its figures as metrics.
+@stage(output="report")
+def audit(before: Report, after: Report, *, options: AuditOptions, out: StageOutput) -> None:
+    """Compare the evaluations `before` and `after`: `audit.json`, and its figures as metrics.
 
     {passed, faults: [why nothing can be compared], models: {before, after}, suites: {NAME: {better, before: {rate, low,
     high, n}, after, paired_low, paired_high, margin, passed, why}}}; a figure that is not known is null. The paired
     change is positive where the model got better: in points for rates, as a share for costs.
     """
-    before, after = inputs["before"], inputs["after"]
     faults = list(_different_conditions(before, after))
     suites: dict[str, dict[str, Any]] = {}
     examples: dict[str, list[dict[str, Any]]] = {}
@@ -101,14 +101,11 @@ def audit(inputs: Mapping[str, Artifact], options: AuditOptions, out: StageOutpu
     out.metrics.update(figures)
 
 
-AUDIT = Stage("audit", audit, {"before": "report", "after": "report"}, "report", AuditOptions.of)
-
-
 def require_passed(found: Artifact, model: Artifact | None = None) -> None:
     """The gate: nothing happens for a passed audit (of `model`, where given). Raises GateFailed naming each failure."""
     figures = found.metrics
     where = str(found.location)
-    if found.manifest.stage != AUDIT.name:
+    if found.manifest.stage != audit.name:
         what = f"an audit is needed, this was made by the stage {found.manifest.stage!r}"
         raise GateFailed(Problem("L3-AUD-001", where, what))
     if model is not None and figures["models"]["after"] != model.hash:
@@ -273,7 +270,7 @@ def changed(before: Suite, after: Suite, count: int = EXAMPLES) -> list[dict[str
 def _different_conditions(before: Artifact, after: Artifact) -> Iterator[str]:
     """What was not the same in the two evaluations, so that their difference says nothing of the models."""
     for when, artifact in (("before", before), ("after", after)):
-        if artifact.manifest.stage != "evaluate":
+        if artifact.manifest.stage != evaluate.name:
             yield f"{when} is no evaluation but was made by the stage {artifact.manifest.stage!r}"
             return
     asked, asks = (json.loads(a.file(CONDITIONS).read_text(encoding="utf-8")) for a in (before, after))

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field
 
-from llama3.artifacts import Artifact, StageOutput
-from llama3.config.schema import Config, RewardSlot, Slot, SuiteSlot
+from llama3.artifacts import Artifact, Checkpoint, CorpusArtifact, Dialogs, Preferences, StageOutput, stage
+from llama3.config.schema import Config, EvaluatorSlot, RewardSlot
 from llama3.data.corpus import Corpus
+from llama3.errors import ArtifactError, Problem
 from llama3.evaluation.baselines import ORDER, ByteModel, gzip_bits_per_byte
-from llama3.evaluation.contamination import DATA_TYPES, NgramIndex, contaminated_share, own_share, trained_texts
+from llama3.evaluation.contamination import NgramIndex, contaminated_share, own_share, trained_texts
 from llama3.evaluation.evaluator import HELD_OUT_BYTES, Subject, texts
 from llama3.plugins.registry import discover
 from llama3.tasks import Task, prompt_digest
@@ -24,28 +24,45 @@ if TYPE_CHECKING:
 
 RESULTS, SAMPLES, CONDITIONS = "results.json", "samples.jsonl", "conditions.json"
 """Files of an evaluation: figures by suite, one row per suite and item, and what it was measured with."""
-
-
-_REWARDS = TypeAdapter(list[RewardSlot])
 MOST_LEAKS = 10
 """Tasks that are named among those that were trained on."""
 
 
-class EvaluateOptions(BaseModel):
-    """Options of all three stages."""
+class OutsideModel(BaseModel):
+    """A model outside a run. The same content elsewhere is the same request."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    tasks: list[SuiteSlot]
-    rewards: list[Slot]
+    path: str = Field(exclude=True)
+    blake3: str
+
+    @classmethod
+    def at(cls, path: str) -> Self:
+        """The model that `llama3.load(path)` loads. Raises ArtifactError where there is none."""
+        from llama3.checkpoints.adopt import content_hash
+        from llama3.inference.llama import find_model
+
+        model = find_model(Path(path))
+        return cls(path=str(model), blake3=content_hash(model))
+
+
+class EvaluateOptions(BaseModel):
+    """What is measured; `model` is measured where no checkpoint is given."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: OutsideModel | None = None
+    tasks: list[EvaluatorSlot]
+    rewards: list[RewardSlot]
     limit: int
     max_tokens: int
     seed: int
 
     @classmethod
-    def of(cls, config: Config) -> EvaluateOptions:
+    def of(cls, config: Config, model: OutsideModel | None = None) -> Self:
         """From the whole config."""
         return cls(
+            model=model,
             tasks=config.evaluation.tasks,
             rewards=config.post_training.rewards,
             limit=config.evaluation.limit,
@@ -54,37 +71,19 @@ class EvaluateOptions(BaseModel):
         )
 
 
-class EvaluatePathOptions(EvaluateOptions):
-    """Options of `evaluate_path`: a model outside a run. The same content elsewhere is the same request."""
-
-    path: str = Field(exclude=True)
-    blake3: str
-
-    @classmethod
-    def of_path(cls, config: Config, path: str) -> EvaluatePathOptions:
-        """For the model that `llama3.load(path)` loads. Raises ArtifactError where there is none."""
-        from llama3.checkpoints.adopt import content_hash
-        from llama3.inference.llama import find_model
-
-        model = find_model(Path(path))
-        return cls(**dict(EvaluateOptions.of(config)), path=str(model), blake3=content_hash(model))
-
-
-_MEASURED = frozenset(EvaluateOptions.model_fields)
-
-
-def evaluate(inputs: Mapping[str, Artifact], options: EvaluateOptions, out: StageOutput) -> None:
-    """Run every evaluator on one checkpoint (see `measure`)."""
+@stage(output="report")
+def evaluate(
+    corpus: CorpusArtifact, checkpoint: Checkpoint | None = None, *, options: EvaluateOptions, out: StageOutput
+) -> None:
+    """Run every evaluator on one model (see `measure`): the checkpoint, or else `options.model`."""
     from llama3.inference.llama import load
 
-    measure(load(inputs["checkpoint"].path), inputs["corpus"], options, out)
-
-
-def evaluate_path(inputs: Mapping[str, Artifact], options: EvaluatePathOptions, out: StageOutput) -> None:
-    """Run every evaluator on the model at `options.path`."""
-    from llama3.inference.llama import load
-
-    measure(load(options.path), inputs["corpus"], options, out)
+    if checkpoint is not None:
+        measure(load(checkpoint.path), corpus, options, out)
+    elif options.model is not None:
+        measure(load(options.model.path), corpus, options, out)
+    else:
+        raise ArtifactError(Problem("L3-EVL-031", "stage evaluate", "neither a checkpoint nor a path is given"))
 
 
 def measure(model: Llama, corpus: Artifact, options: EvaluateOptions, out: StageOutput) -> None:
@@ -116,61 +115,95 @@ def measure(model: Llama, corpus: Artifact, options: EvaluateOptions, out: Stage
             samples.writelines(f"{line}\n" for line in lines)
             registry.observers.notify("llama3_eval_done", task=slot.label, result=metrics)
     (out.path / RESULTS).write_text(json.dumps(results, indent=1), encoding="utf-8")
-    asked = {name: value for name, value in options.model_dump(mode="json").items() if name in _MEASURED}
+    asked = options.model_dump(mode="json", exclude={"model"})
     (out.path / CONDITIONS).write_text(json.dumps({"corpus": corpus.hash, **asked}, indent=1), encoding="utf-8")
     out.metrics.update(results)
 
 
-def baselines(inputs: Mapping[str, Artifact], options: EvaluateOptions, out: StageOutput) -> None:
+@stage(output="report")
+def baselines(corpus: CorpusArtifact, *, out: StageOutput) -> None:
     """Bits per byte of gzip and of the order-3 byte model on the held-out text, the latter counted on all of train."""
-    corpus = Corpus(inputs["corpus"].path)
-    held_out = list(texts(corpus, "held_out", HELD_OUT_BYTES))
+    read = Corpus(corpus.path)
+    held_out = list(texts(read, "held_out", HELD_OUT_BYTES))
     results = {
         "gzip": gzip_bits_per_byte(b"\n".join(held_out)),
-        f"order{ORDER}": ByteModel(list(texts(corpus, "train"))).bits_per_byte(held_out),
+        f"order{ORDER}": ByteModel(list(texts(read, "train"))).bits_per_byte(held_out),
         "bytes": sum(map(len, held_out)),
     }
     (out.path / "results.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
     out.metrics.update(results)
 
 
-def contamination(inputs: Mapping[str, Artifact], options: EvaluateOptions, out: StageOutput) -> None:
-    """How much of the held-out tasks of all suites occurs in what was trained on: in the text of `corpus` (`text`), and
-    in every artifact of dialogs or preferences among the inputs (by role).
+class HeldOutTasks(BaseModel):
+    """At most `limit` held-out tasks of some rewards."""
 
-    `tokenizer` is any directory that has one. Leaks are named in the metrics and refused by `require_clean`.
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    rewards: list[RewardSlot]
+    limit: int
+
+
+class ContaminationOptions(BaseModel):
+    """The held-out tasks that are looked for."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    asked: list[HeldOutTasks]
+    seed: int
+
+    @classmethod
+    def of(cls, config: Config) -> Self:
+        """From the whole config: the tasks that its rewards give to evaluators, and those of suites with rewards of
+        their own."""
+        limit = config.evaluation.limit
+        asked = [HeldOutTasks(rewards=config.post_training.rewards, limit=limit)]
+        for slot in config.evaluation.tasks:
+            if own := slot.options.get("rewards"):
+                asked.append(HeldOutTasks(rewards=own, limit=slot.options.get("limit") or limit))
+        return cls(asked=asked, seed=config.run.seed)
+
+    def tasks(self) -> list[Task]:
+        """All of them, each once."""
+        found = {
+            task.id: task
+            for asked in self.asked
+            for task in CombinedReward(build_rewards(asked.rewards)).tasks("held_out", asked.limit, self.seed)
+        }
+        return list(found.values())
+
+
+@stage(output="report")
+def contamination(
+    corpus: CorpusArtifact,
+    tokenizer: Artifact,
+    dialogs: Dialogs | None = None,
+    preferences: Preferences | None = None,
+    *,
+    options: ContaminationOptions,
+    out: StageOutput,
+) -> None:
+    """How much of the held-out tasks of all suites occurs in what was trained on: in the text of `corpus` (`text`), in
+    `dialogs` and in `preferences`.
+
+    `tokenizer` is any artifact that has one. Leaks are named in the metrics and refused by `require_clean`.
     """
     from llama3.tokenizer import Tokenizer
 
-    tokenizer = Tokenizer.load(inputs["tokenizer"].path)
-    tasks = _held_out_tasks(options)
-    ids = [tokenizer.encode(task.prompt) for task in tasks]
-    rows = (tokenizer.encode(data.decode()) for data in texts(Corpus(inputs["corpus"].path), "train"))
+    vocabulary = Tokenizer.load(tokenizer.path)
+    tasks = options.tasks()
+    ids = [vocabulary.encode(task.prompt) for task in tasks]
+    rows = (vocabulary.encode(data.decode()) for data in texts(Corpus(corpus.path), "train"))
     results: dict[str, Any] = {"text": contaminated_share(NgramIndex(rows), ids)}
-    for role, artifact in inputs.items():
-        if artifact.type in DATA_TYPES:
+    for artifact in (dialogs, preferences):
+        if artifact is not None:
             trained = list(dict.fromkeys(trained_texts(artifact)))
             digests = set(map(prompt_digest, trained))
             leaks = [task for task in tasks if prompt_digest(task.prompt) in digests]
-            results[role] = {
+            results[artifact.type] = {
                 "n": len(tasks),
                 "contaminated": len(leaks),
                 "leaks": [{"id": task.id, "prompt": task.prompt[:200]} for task in leaks[:MOST_LEAKS]],
-                "ngrams": own_share(NgramIndex(tokenizer.encode(text) for text in trained), ids),
+                "ngrams": own_share(NgramIndex(vocabulary.encode(text) for text in trained), ids),
             }
     (out.path / "results.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
     out.metrics.update(results)
-
-
-def _held_out_tasks(options: EvaluateOptions) -> list[Task]:
-    """The tasks that the rewards of the config give to evaluators, and those of suites with rewards of their own."""
-    asked = [(options.rewards, options.limit)]
-    for slot in options.tasks:
-        if own := slot.options.get("rewards"):
-            asked.append((_REWARDS.validate_python(own), slot.options.get("limit") or options.limit))
-    found = {
-        task.id: task
-        for rewards, limit in asked
-        for task in CombinedReward(build_rewards(rewards)).tasks("held_out", limit, options.seed)
-    }
-    return list(found.values())

@@ -6,13 +6,13 @@ learnt (Wortsman et al. 2022, arXiv 2109.01903).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from llama3.artifacts import Artifact, StageOutput
+from llama3.artifacts import Checkpoint, StageOutput, stage
 from llama3.checkpoints.load import load_model
 from llama3.config.schema import Config
 from llama3.errors import CheckpointError, ConfigError, Problem
@@ -34,10 +34,12 @@ class AverageOptions(BaseModel):
         return cls(weights=tuple(config.post_training.average))
 
 
-def average(inputs: Mapping[str, Artifact], options: AverageOptions, out: StageOutput) -> None:
-    """Write the mean of the checkpoints `a`, `b` and, where there is one, `base`. Raises CheckpointError when they do
-    not fit together."""
-    folders = [inputs[role].path for role in ("a", "b", "base") if role in inputs]
+@stage(output="checkpoint")
+def average(
+    a: Checkpoint, b: Checkpoint, base: Checkpoint | None = None, *, options: AverageOptions, out: StageOutput
+) -> None:
+    """Write the mean of the checkpoints. Raises CheckpointError when they do not fit together."""
+    folders = [checkpoint.path for checkpoint in (a, b, base) if checkpoint is not None]
     tokenizers = [Tokenizer.load(folder) for folder in folders]
     for folder, tokenizer in zip(folders, tokenizers, strict=True):
         if tokenizer.hash != tokenizers[0].hash:

@@ -19,11 +19,21 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
-from llama3.artifacts import Artifact, StageOutput
+from llama3.artifacts import Artifact, Checkpoint, Dialogs, Preferences, StageOutput, stage
 from llama3.checkpoints.adapter import ADAPTER, base_hash, save_adapter
 from llama3.checkpoints.load import load_model, read_config
-from llama3.config.schema import Config, ParallelismSection, PreferSection, RewardSection, SFTSection, Slot
+from llama3.config.schema import (
+    AlgorithmSlot,
+    Config,
+    ParallelismSection,
+    PreferSection,
+    RewardSection,
+    RewardSlot,
+    SFTSection,
+    Slot,
+)
 from llama3.errors import ConfigError, DataError, Problem
+from llama3.inference.engine import open_generate
 from llama3.model.config import ModelConfig
 from llama3.model.lora import add_lora, merge
 from llama3.model.transformer import Transformer
@@ -45,7 +55,6 @@ from llama3.posttraining.services import (
     BaseScorer,
     LazyScorer,
     ModelScorer,
-    OpenGenerate,
     RolloutSampler,
     TextRewarder,
     build_services,
@@ -101,8 +110,8 @@ class PreferOptions(TrainingOptions):
     """Options of `prefer`; the rewards are for algorithms that sample."""
 
     prefer: PreferSection
-    algorithm: Slot
-    rewards: tuple[Slot, ...]
+    algorithm: AlgorithmSlot
+    rewards: tuple[RewardSlot, ...]
 
     @classmethod
     def of(cls, config: Config) -> Self:
@@ -122,32 +131,42 @@ class RewardOptions(TrainingOptions):
         return cls(reward=config.post_training.reward or RewardSection(), **cls.common(config))
 
 
-def sft(inputs: Mapping[str, Artifact], options: SFTOptions, out: StageOutput) -> None:
+@stage(output="checkpoint", every_rank=True)
+def sft(checkpoint: Checkpoint, dialogs: Dialogs, *, options: SFTOptions, out: StageOutput) -> None:
     """Finetune `checkpoint` (the base model) on `dialogs`. Raises DataError for bad or missing dialogs, all at once."""
+    inputs = {"checkpoint": checkpoint, "dialogs": dialogs}
     job = Finetuning("sft", inputs, options.sft.algorithm, options.sft, options, out)
     job.require("dialogs")
-    rows = list(read_rows(inputs["dialogs"].file("dialogs.jsonl")))
+    rows = list(read_rows(dialogs.file("dialogs.jsonl")))
     examples = _each(rows, lambda row, where: dialog_example(job.tokenizer, row["messages"], where))
     job.run(examples, {})
 
 
-def reward(inputs: Mapping[str, Artifact], options: RewardOptions, out: StageOutput) -> None:
+@stage(output="checkpoint", every_rank=True)
+def reward(checkpoint: Checkpoint, preferences: Preferences, *, options: RewardOptions, out: StageOutput) -> None:
     """Train a reward model, from `checkpoint`, on the pairs or rankings of `preferences`."""
+    inputs = {"checkpoint": checkpoint, "preferences": preferences}
     job = Finetuning("reward", inputs, options.reward.algorithm, options.reward, options, out)
     job.require("pairs")
     examples = job.pairs()
     job.run(examples, {"reference": lambda: job.cached_reference(examples), "score_head": lambda: None})
 
 
+@stage(output="checkpoint", every_rank=True)
 def prefer(
-    inputs: Mapping[str, Artifact], options: PreferOptions, out: StageOutput, *, open_generate: OpenGenerate
+    checkpoint: Checkpoint,
+    preferences: Preferences,
+    reward: Checkpoint | None = None,
+    *,
+    options: PreferOptions,
+    out: StageOutput,
 ) -> None:
     """Train `checkpoint` (the sft model, also the reference) on the pairs, the labels or the prompts of `preferences`.
-    `reward`, where there is such an input, is a checkpoint whose score head joins the rewards."""
+    `reward` is a checkpoint whose score head joins the rewards."""
     section = options.prefer
+    inputs = {"checkpoint": checkpoint, "preferences": preferences} | ({"reward": reward} if reward else {})
     job = Finetuning("prefer", inputs, options.algorithm, section, options, out)
     data = job.require("pairs", "labels", "prompts")
-    source = inputs["preferences"]
     makers: dict[Need, Callable[[], Any]] = {
         "reference": lambda: LazyScorer(job.frozen),
         "value": lambda: job.scorer(job.model),
@@ -157,12 +176,12 @@ def prefer(
         examples = job.pairs()
         makers["reference"] = lambda: job.cached_reference(examples)
     elif data == "labels":
-        rows = list(read_rows(source.file("labels.jsonl")))
+        rows = list(read_rows(preferences.file("labels.jsonl")))
         examples = _each(rows, lambda row, where: _label(job.tokenizer, row, where))
     else:
-        tasks = [Task.from_json(row) for row in read_rows(source.file("prompts.jsonl"))]
+        tasks = [Task.from_json(row) for row in read_rows(preferences.file("prompts.jsonl"))]
         examples = [PromptExample(prompt_ids(job.tokenizer, task_messages(t)), i) for i, t in enumerate(tasks)]
-        reward = build_reward(options.rewards, inputs.get("reward"))
+        combined = build_reward(options.rewards, reward)
         makers["rollouts"] = lambda: RolloutSampler(
             open_generate(job.model),
             stop_ids(job.tokenizer),
@@ -172,7 +191,7 @@ def prefer(
             draw_seed=lambda: draw_seed(job.parallel.context),
         )
         table = [task.to_json() for task in tasks]
-        makers["reward"] = lambda: TextRewarder(reward, job.tokenizer, table, job.watch)
+        makers["reward"] = lambda: TextRewarder(combined, job.tokenizer, table, job.watch)
     job.run(examples, makers)
 
 

@@ -7,13 +7,14 @@ all fail, teaches no preference: it is skipped and counted.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Self
 
-from llama3.artifacts import Artifact, StageOutput
+from llama3.artifacts import Checkpoint, StageOutput, stage
 from llama3.checkpoints.load import load_model
 from llama3.config.schema import Config
 from llama3.errors import DataError, Problem
+from llama3.inference.engine import open_generate
 from llama3.plugins.registry import discover
 from llama3.plugins.specs import AlgorithmSpec
 from llama3.posttraining.sampling import (
@@ -25,7 +26,6 @@ from llama3.posttraining.sampling import (
     sampling_metrics,
     task_messages,
 )
-from llama3.posttraining.services import OpenGenerate
 from llama3.tasks.rows import write_rows
 from llama3.tokenizer import Tokenizer
 
@@ -37,35 +37,36 @@ class PreferencesOptions(SamplingOptions):
     prompts_only: bool = False
 
     @classmethod
-    def of(cls, config: Config, round_: int = 1) -> PreferencesOptions:
-        """From the whole config; each round draws other tasks, and other ones than `reject`."""
+    def of(cls, config: Config, round_number: int) -> Self:
+        """From the whole config. Rounds count from 1; each draws other tasks, and other ones than `reject`."""
         algorithm = discover().spec("algorithms", config.post_training.algorithm.name)
         samples_itself = isinstance(algorithm, AlgorithmSpec) and algorithm.data == "prompts"
         return cls(
             prompts_only=samples_itself and config.post_training.reward is None,
             **cls.fields_of(config.post_training.prefer),
             rewards=tuple(config.post_training.rewards),
-            seed=config.run.seed * 1000 + 2 * round_ + 1,
+            seed=config.run.seed * 1000 + 2 * round_number + 1,
         )
 
 
+@stage(output="preferences")
 def preferences(
-    inputs: Mapping[str, Artifact], options: PreferencesOptions, out: StageOutput, *, open_generate: OpenGenerate
+    checkpoint: Checkpoint, reward: Checkpoint | None = None, *, options: PreferencesOptions, out: StageOutput
 ) -> None:
     """Write preferences.jsonl, labels.jsonl (every answer, passed or not, for algorithms that need no pairs),
     prompts.jsonl (the tasks, for those that sample themselves) and samples.jsonl. With `prompts_only` it samples
-    nothing and writes prompts.jsonl only.
+    nothing and writes prompts.jsonl only. `reward` is a checkpoint with a score head that joins the rewards.
 
     Raises DataError (L3-PRF-001) when no prompt has both a passing and a failing answer.
     """
-    folder = inputs["checkpoint"].path
-    tokenizer, reward = Tokenizer.load(folder), build_reward(options.rewards, inputs.get("reward"))
-    tasks = draw_tasks(reward, options.prompts, options.seed, out)
+    folder = checkpoint.path
+    tokenizer, combined = Tokenizer.load(folder), build_reward(options.rewards, reward)
+    tasks = draw_tasks(combined, options.prompts, options.seed, out)
     write_rows(out.path / "prompts.jsonl", [task.to_json() for task in tasks])
     if options.prompts_only:
         out.metrics |= {"prompts": len(tasks)}
         return
-    sampled = sample_tasks(open_generate(load_model(folder)), tokenizer, reward, tasks, options, out)
+    sampled = sample_tasks(open_generate(load_model(folder)), tokenizer, combined, tasks, options, out)
     pairs = [pair for row in sampled if (pair := make_pair(row)) is not None]
     if not pairs:
         raise DataError(

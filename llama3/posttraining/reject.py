@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
-from llama3.artifacts import Artifact, StageOutput
+from llama3.artifacts import Checkpoint, StageOutput, stage
 from llama3.checkpoints.load import load_model, read_config
 from llama3.config.schema import Config
 from llama3.errors import DataError, Problem
+from llama3.inference.engine import open_generate
 from llama3.posttraining.datasets import dialog_example, prompt_ids
 from llama3.posttraining.rehearsal import rehearsals
 from llama3.posttraining.sampling import (
@@ -27,7 +27,7 @@ from llama3.posttraining.sampling import (
     sampling_metrics,
     task_messages,
 )
-from llama3.posttraining.services import Completion, Generate, OpenGenerate, answer_text, chunks
+from llama3.posttraining.services import Completion, Generate, answer_text, chunks
 from llama3.tasks import Task, prompt_digest
 from llama3.tasks.rows import write_rows
 from llama3.tokenizer import Tokenizer, stop_ids
@@ -44,8 +44,8 @@ class RejectOptions(SamplingOptions):
     rehearsal_tokens: int = 128
 
     @classmethod
-    def of(cls, config: Config, round_: int = 1) -> RejectOptions:
-        """From the whole config; each round draws other tasks."""
+    def of(cls, config: Config, round_number: int) -> Self:
+        """From the whole config. Rounds count from 1; each draws other tasks."""
         section = config.post_training.reject
         return cls(
             **cls.fields_of(section),
@@ -53,25 +53,27 @@ class RejectOptions(SamplingOptions):
             rehearsal=section.rehearsal,
             rehearsal_tokens=section.rehearsal_tokens,
             rewards=tuple(config.post_training.rewards),
-            seed=config.run.seed * 1000 + 2 * round_,
+            seed=config.run.seed * 1000 + 2 * round_number,
         )
 
 
+@stage(output="dialogs")
 def reject(
-    inputs: Mapping[str, Artifact], options: RejectOptions, out: StageOutput, *, open_generate: OpenGenerate
+    checkpoint: Checkpoint, reward: Checkpoint | None = None, *, options: RejectOptions, out: StageOutput
 ) -> None:
-    """Write dialogs.jsonl (what to learn) and samples.jsonl (every answer, the rejected ones too).
+    """Write dialogs.jsonl (what to learn) and samples.jsonl (every answer, the rejected ones too). `reward` is a
+    checkpoint with a score head, such as the stage of that name makes, that joins the rewards of the options.
 
     Raises DataError (L3-REJ-001) when nothing passed and there are no demonstrations.
     """
-    folder = inputs["checkpoint"].path
+    folder = checkpoint.path
     room = read_config(folder).max_seq_len
-    tokenizer, reward = Tokenizer.load(folder), build_reward(options.rewards, inputs.get("reward"))
-    tasks = draw_tasks(reward, options.demonstrations + options.prompts, options.seed, out)
+    tokenizer, combined = Tokenizer.load(folder), build_reward(options.rewards, reward)
+    tasks = draw_tasks(combined, options.demonstrations + options.prompts, options.seed, out)
     shown = len(tasks) * options.demonstrations // (options.demonstrations + options.prompts)
     demonstrations, asked = tasks[:shown], tasks[shown:]
     generate = open_generate(load_model(folder))
-    sampled = sample_tasks(generate, tokenizer, reward, asked, options, out)
+    sampled = sample_tasks(generate, tokenizer, combined, asked, options, out)
     dialogs = [_dialog(task, task.reference, "demonstration") for task in demonstrations]
     dialogs += [_dialog(row.task, row.ranked()[0].text, "rejection_sampling") for row in sampled if _accepted(row)]
     if not dialogs:

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from llama3.artifacts import Artifact, StageOutput
-from llama3.config.schema import PreferSection, RejectSection, Slot
+from llama3.config.schema import PreferSection, RejectSection, RewardSlot, Slot
 from llama3.posttraining.datasets import prompt_ids
 from llama3.posttraining.services import Generate, answer_text, chunks
 from llama3.tasks import Task
@@ -32,7 +32,7 @@ class SamplingOptions(BaseModel):
     temperature: float
     top_p: float
     max_tokens: int
-    rewards: tuple[Slot, ...]
+    rewards: tuple[RewardSlot, ...]
     seed: int
 
     @staticmethod

@@ -3,11 +3,9 @@ evaluated, audited and quantized are the numbers that users get."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from pydantic import BaseModel, ConfigDict
 
-from llama3.artifacts import Artifact, StageOutput
+from llama3.artifacts import Checkpoint, StageOutput, stage
 from llama3.artifacts.files import write_json_atomic
 from llama3.checkpoints.convert import DTYPES, open_model, write_hf
 from llama3.checkpoints.load import load_model
@@ -28,13 +26,14 @@ class CastOptions(BaseModel):
         return cls(precision=config.release.precision)
 
 
-def cast(inputs: Mapping[str, Artifact], options: CastOptions, out: StageOutput) -> None:
-    """Write `inputs["checkpoint"]` with every weight rounded once, tensor by tensor.
+@stage(output="checkpoint")
+def cast(checkpoint: Checkpoint, *, options: CastOptions, out: StageOutput) -> None:
+    """Write the checkpoint with every weight rounded once, tensor by tensor.
 
     Metrics: `rounding`, the largest change of a probe log-probability in nats. Raises CheckpointError where a weight
     is too large for the precision.
     """
-    folder = inputs["checkpoint"].path
+    folder = checkpoint.path
     source, tokenizer = open_model(folder)
     write_hf(source, tokenizer, out.path, DTYPES[options.precision])
     write_json_atomic(out.path / "llama3.json", {"stage": "cast", "precision": options.precision})

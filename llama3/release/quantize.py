@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from llama3.artifacts import Artifact, StageOutput
+from llama3.artifacts import Checkpoint, StageOutput, stage
 from llama3.artifacts.files import write_json_atomic
 from llama3.checkpoints.hf import read_raw_config
 from llama3.checkpoints.load import load_model
 from llama3.checkpoints.quantized import TensorError, quantize_model, save_quantized
-from llama3.config.schema import Config, Slot
+from llama3.config.schema import Config, QuantizationSlot, Slot
 from llama3.errors import CheckpointError, PluginError, Problem
 from llama3.plugins.registry import discover
 
@@ -25,7 +24,7 @@ class QuantizeOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    scheme: Slot
+    scheme: QuantizationSlot
     device: str = "cpu"
 
     @classmethod
@@ -34,8 +33,9 @@ class QuantizeOptions(BaseModel):
         return cls(scheme=scheme, device="cuda" if config.run.device == "cuda" else "cpu")
 
 
-def quantize(inputs: Mapping[str, Artifact], options: QuantizeOptions, out: StageOutput) -> None:
-    """Quantize `inputs["checkpoint"]` by the chosen scheme.
+@stage(output="checkpoint")
+def quantize(checkpoint: Checkpoint, *, options: QuantizeOptions, out: StageOutput) -> None:
+    """Quantize the checkpoint by the chosen scheme.
 
     Writes a checkpoint that `load_model` and `Tokenizer.load` read, and `quantization.json` with the error of every
     matrix. Raises PluginError where the scheme cannot run on the device, before weights are read.
@@ -43,7 +43,7 @@ def quantize(inputs: Mapping[str, Artifact], options: QuantizeOptions, out: Stag
     scheme = discover().build("quantization", options.scheme.name, options.scheme.options)
     if problems := scheme.supports(options.device):
         raise PluginError(problems)
-    source = inputs["checkpoint"].path
+    source = checkpoint.path
     if "quantization" in read_raw_config(source):
         fix = "quantize the checkpoint it was made of"
         raise CheckpointError(Problem("L3-REL-002", str(source), "the checkpoint is quantized already", fix=fix))

@@ -13,27 +13,23 @@ probe.safetensors    log-probabilities to check any implementation against
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from llama3.artifacts import Artifact, StageOutput
+from llama3.artifacts import Artifact, Checkpoint, Report, StageOutput, stage
 from llama3.artifacts.artifact import MANIFEST
 from llama3.artifacts.files import write_bytes_atomic, write_json_atomic
 from llama3.artifacts.lineage import LineageNode, trace
 from llama3.checkpoints.license import copy_terms
 from llama3.checkpoints.load import read_config
-from llama3.config.schema import Config, Slot
+from llama3.config.schema import Config, ExporterSlot, GuardPolicy, Slot
 from llama3.errors import ConfigError, GateFailed, Problem
 from llama3.evaluation.audit import require_passed
 from llama3.evaluation.contamination import require_clean
 from llama3.plugins.registry import discover
 from llama3.release.card import Card, model_card
-
-ADOPTED = "adopted"
-"""The role of somebody else's model."""
 
 
 class ReleaseOptions(BaseModel):
@@ -43,8 +39,8 @@ class ReleaseOptions(BaseModel):
 
     name: str
     license: str | None
-    exports: list[Slot]
-    policy: dict[str, Any]
+    exports: list[ExporterSlot]
+    policy: GuardPolicy
 
     @classmethod
     def of(cls, config: Config) -> ReleaseOptions:
@@ -53,40 +49,47 @@ class ReleaseOptions(BaseModel):
         return cls(name=section.name, license=section.license, exports=section.exports, policy=config.safety.policy)
 
 
-def release(inputs: Mapping[str, Artifact], options: ReleaseOptions, out: StageOutput) -> None:
-    """Put `inputs["checkpoint"]` and what is known of it into a release directory.
+@stage(output="release")
+def release(
+    checkpoint: Checkpoint,
+    contamination: Report | None = None,
+    audit: Report | None = None,
+    adopted: Checkpoint | None = None,
+    *,
+    options: ReleaseOptions,
+    out: StageOutput,
+    **others: Artifact,
+) -> None:
+    """Put the checkpoint and what is known of it into a release directory.
 
-    `inputs["adopted"]` is the model of somebody else that it was made from: its terms stand in the release too. Every
-    other checkpoint among the inputs goes whole into a folder named after its role; every report's metrics go onto the
-    card under its role. Raises GateFailed when an export does not compute what the checkpoint computes, and
-    when the input `contamination` names held-out tasks that were trained on, or the input `audit` is not a passed audit
-    of this checkpoint.
+    `adopted` is the model of somebody else that it was made from: its terms stand in the release too. Every checkpoint
+    among the `others` goes whole into a folder named after its role; every report's metrics go onto the card under its
+    role. Raises GateFailed when an export does not compute what the checkpoint computes, when `contamination` names
+    held-out tasks that were trained on, and when `audit` is not a passed audit of this checkpoint.
     """
-    if "contamination" in inputs:
-        require_clean(inputs["contamination"])
-    if "audit" in inputs:
-        require_passed(inputs["audit"], inputs["checkpoint"])
-    checkpoint = inputs["checkpoint"].path
-    exported = [_export(slot, checkpoint, _place(out.path, index, slot)) for index, slot in enumerate(options.exports)]
-    adopted = inputs.get(ADOPTED)
+    if contamination is not None:
+        require_clean(contamination)
+        others["contamination"] = contamination
+    if audit is not None:
+        require_passed(audit, checkpoint)
+    folder = checkpoint.path
+    exported = [_export(slot, folder, _place(out.path, index, slot)) for index, slot in enumerate(options.exports)]
     if adopted is not None:
         copy_terms(adopted.path, out.path)
-    others = {role: artifact for role, artifact in inputs.items() if role not in ("checkpoint", ADOPTED)}
     checkpoints = {role: artifact for role, artifact in others.items() if artifact.type == "checkpoint"}
     for role, artifact in checkpoints.items():
         _copy(artifact.path, out.path / role)
-    reports = {role: artifact.metrics for role, artifact in others.items() if artifact.type == "report"}
-    lineage = _lineage(inputs["checkpoint"])
+    lineage = _lineage(checkpoint)
     card = Card(
         name=options.name,
         license=options.license or _license(adopted),
         made_from=None if adopted is None else adopted.metrics["name"],
-        model=read_config(checkpoint),
+        model=read_config(folder),
         exports=exported,
         policy=options.policy,
         lineage=lineage,
-        reports={role: metrics for role, metrics in reports.items() if role != "audit"},
-        audit=reports.get("audit"),
+        reports={role: artifact.metrics for role, artifact in others.items() if artifact.type == "report"},
+        audit=None if audit is None else audit.metrics,
         checkpoints={role: artifact.metrics for role, artifact in checkpoints.items()},
     )
     write_json_atomic(out.path / "policy.json", options.policy)

@@ -3,6 +3,7 @@
     input:
       any:
         - prompt_injection                                  # short for {guard: prompt_injection}
+        - {guard: {name: acme_words, words: [secret]}}        # a guard with options of its own, as all plugins have
         - {guard: acme_toxicity, thresholds: {hate: {flag: 0.5, block: 0.9}}, timeout_ms: 200}
     output: {k_of: {k: 2, of: [a, b, c]}}
 
@@ -17,12 +18,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
+from pydantic import TypeAdapter, ValidationError
+
+from llama3.config.schema import GuardSlot, Slot
 from llama3.errors import ConfigError, Problem
 from llama3.plugins.specs import GuardStage
 from llama3.safety.guard import Action
 
 STAGES: tuple[str, ...] = get_args(GuardStage)
-_LEAF_KEYS = {"guard", "options", "thresholds", "on_error", "advisory", "timeout_ms"}
+_LEAF_KEYS = {"guard", "thresholds", "on_error", "advisory", "timeout_ms"}
+_GUARD: TypeAdapter[Slot] = TypeAdapter(GuardSlot)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +124,11 @@ def _parse_node(kind: str, body: Any, path: str, problems: list[Problem]) -> Nod
 
 def _parse_leaf(tree: Mapping[str, Any], path: str, problems: list[Problem]) -> Leaf:
     for key in tree.keys() - _LEAF_KEYS:
-        problems.append(_problem("L3-SAF-006", path, f"unknown key {key!r}", f"use {', '.join(sorted(_LEAF_KEYS))}"))
+        fix = f"use {', '.join(sorted(_LEAF_KEYS))}"
+        if key == "options":
+            fix = "write them beside the guard's name: {guard: {name: NAME, option: value}}"
+        problems.append(_problem("L3-SAF-006", path, f"unknown key {key!r}", fix))
+    guard = _parse_guard(tree["guard"], f"{path}.guard", problems)
     on_error = tree.get("on_error", "block")
     if on_error not in ("block", "review", "allow"):
         problems.append(_problem("L3-SAF-007", path, f"on_error is {on_error!r}", "use block, review or allow"))
@@ -133,12 +142,20 @@ def _parse_leaf(tree: Mapping[str, Any], path: str, problems: list[Problem]) -> 
             fix = "write {flag: P, block: P} with 0 <= P <= 1"
             problems.append(_problem("L3-SAF-009", f"{path}.thresholds.{category}", f"bad levels {levels!r}", fix))
     return Leaf(
-        guard=tree["guard"],
-        options=tree.get("options", {}),
+        guard=guard.name,
+        options=guard.options,
         thresholds=thresholds,
         on_error=on_error,
         timeout_ms=float(tree.get("timeout_ms", 5000.0)),
     )
+
+
+def _parse_guard(value: Any, path: str, problems: list[Problem]) -> Slot:
+    try:
+        return _GUARD.validate_python(value)
+    except ValidationError:
+        problems.append(_problem("L3-SAF-010", path, f"{value!r} names no guard", "write NAME or {name: NAME, ...}"))
+        return Slot(name="")
 
 
 def _is_probability(value: Any) -> bool:

@@ -23,7 +23,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from llama3 import _core
-from llama3.artifacts import Artifact, Stage, StageOutput
+from llama3.artifacts import Stage, StageOutput, stage
 from llama3.config.schema import Config
 from llama3.errors import DataError, LlamaError, Problem
 from llama3.plugins.registry import discover
@@ -80,15 +80,26 @@ class UserDataOptions(BaseModel):
             raise DataError(_unreadable(path, error)) from None
 
 
-def own_data_stage(config: Config) -> Stage:
-    """The stage that reads `post_training.data`: what it makes depends on the file's first row."""
-    lines = read_lines(Path(str(config.post_training.data)), most=1)
-    output = "dialogs" if lines[0].row.kind == "dialogs" else "preferences"
-    return Stage("own_data", own_data, {}, output, UserDataOptions.of)
+@stage(output="dialogs")
+def own_dialogs(*, options: UserDataOptions, out: StageOutput) -> None:
+    """Write rows that are dialogs. Raises DataError naming what is wrong, with line numbers, all at once."""
+    _write(options, out)
 
 
-def own_data(inputs: Mapping[str, Artifact], options: UserDataOptions, out: StageOutput) -> None:
-    """Write the files of the table above. Raises DataError naming what is wrong, with line numbers, all at once."""
+@stage(output="preferences")
+def own_preferences(*, options: UserDataOptions, out: StageOutput) -> None:
+    """Write rows that are pairs, labels or prompts. Raises DataError as `own_dialogs` does."""
+    _write(options, out)
+
+
+def own_data(path: str) -> Stage:
+    """The one of the two stages that fits a file's first row. Raises DataError where there is none."""
+    (line,) = read_lines(Path(path), most=1)
+    return own_dialogs if line.row.kind == "dialogs" else own_preferences
+
+
+def _write(options: UserDataOptions, out: StageOutput) -> None:
+    """The files of the table above."""
     path = Path(options.path)
     lines = read_lines(path)
     if _core.blake3_file(options.path) != options.content:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Self, overload
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from llama3.artifacts import Artifact, StageOutput
+from llama3.artifacts import Shards, StageOutput, TokenizerArtifact, stage
 from llama3.config.schema import Config, ModelSection, ParallelismSection, PretrainSection, Slot
 from llama3.data.loader import TokenLoader
 from llama3.data.plan import TokenPlan
@@ -54,17 +54,18 @@ class PretrainOptions(BaseModel):
         )
 
 
-def pretrain(inputs: Mapping[str, Artifact], options: PretrainOptions, out: StageOutput) -> None:
-    """Train a new model on `shards` and write it with the `tokenizer` as a checkpoint.
+@stage(output="checkpoint", every_rank=True)
+def pretrain(shards: Shards, tokenizer: TokenizerArtifact, *, options: PretrainOptions, out: StageOutput) -> None:
+    """Train a new model on the shards and write it with the tokenizer as a checkpoint.
 
     Raises DataError (L3-TRN-020) where the shards were made with another tokenizer, ConfigError (L3-TRN-021) for
     rows longer than the model's context, and what `llama3.training.loop.train` raises.
     """
     section = options.pretrain
-    tokenizer = Tokenizer.load(inputs["tokenizer"].path)
-    plan = anneal_plan(TokenPlan.load(inputs["shards"].path), section)
-    config = ModelConfig.from_section(options.model, tokenizer.vocab_size)
-    check(plan, tokenizer, config, section)
+    vocabulary = Tokenizer.load(tokenizer.path)
+    plan = anneal_plan(TokenPlan.load(shards.path), section)
+    config = ModelConfig.from_section(options.model, vocabulary.vocab_size)
+    check(plan, vocabulary, config, section)
     registry = discover()
     strategies = parallel.start(options.parallelism, config, device_of(options.device), registry)
     context = strategies.context
@@ -83,14 +84,14 @@ def pretrain(inputs: Mapping[str, Artifact], options: PretrainOptions, out: Stag
             seed=options.seed,
             parallel=strategies,
             store=CheckpointStore(out.scratch / "checkpoints"),
-            identity={"plan": plan.hash, "tokenizer": tokenizer.hash, "options": options.model_dump(mode="json")},
+            identity={"plan": plan.hash, "tokenizer": vocabulary.hash, "options": options.model_dump(mode="json")},
             average_last=section.anneal.average_last,
             reporter=reporter,
         )
     whole = whole_model(model, config, context)
     if whole is not None:
         facts = {"stage": "pretrain", "steps": progress.step, "tokens": progress.tokens, "plan": plan.hash}
-        save_checkpoint(out.path, whole, tokenizer, facts)
+        save_checkpoint(out.path, whole, vocabulary, facts)
     out.metrics |= {"parameters": config.num_params(), "steps": progress.step, **progress.metrics}
 
 

@@ -1,4 +1,4 @@
-"""A recipe under `torchrun`: rank 0 executes, writes and shows; the others follow, and join the stages that train.
+"""A recipe under `torchrun`: rank 0 executes, writes and shows; the others follow, and join the stages of `every_rank`.
 
 Every process walks the same recipe. For each stage rank 0 tells the others whether there is work ("run"), and in the
 end where the artifact lies ("done") or that it failed ("stop"). Messages are JSON in a broadcast tensor: no pickle.
@@ -13,6 +13,7 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -42,20 +43,20 @@ class Ranks:
     def lead(self, stage: Stage, execute: Callable[[Stage], Artifact]) -> Artifact:
         """Rank 0: `execute` the stage, telling the others what happens."""
 
-        def run(inputs: Mapping[str, Artifact], options: BaseModel, out: StageOutput) -> None:
+        def announced(*, out: StageOutput, **given: Any) -> None:
             self._send("run", out.scratch)
-            stage.run(inputs, options, out)
+            stage(**given, out=out)
 
         try:
-            artifact = execute(replace(stage, run=run))
+            artifact = execute(replace(stage, function=announced))
         except BaseException:
             self._send("stop", Path())
             raise
         self._send("done", artifact.location)
         return artifact
 
-    def follow(self, stage: Stage, inputs: Mapping[str, Artifact], options: BaseModel, *, joins: bool) -> Artifact:
-        """Another rank: take part in the stage if it `joins`, and open what rank 0 made.
+    def follow(self, stage: Stage, inputs: Mapping[str, Artifact], options: BaseModel | None) -> Artifact:
+        """Another rank: take part in the stage if every rank does, and open what rank 0 made.
 
         Raises Interrupted when rank 0 stopped.
         """
@@ -65,7 +66,7 @@ class Ranks:
                 return Artifact(where)
             if what == "stop":
                 raise Interrupted(Problem("L3-RUN-010", f"rank {self.rank}", f"rank 0 stopped during {stage.name}"))
-            if joins:
+            if stage.every_rank:
                 with TemporaryDirectory() as unused:
                     stage.run(inputs, options, StageOutput(Path(unused), Path(where)))
 

@@ -16,12 +16,12 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 from pydantic import BaseModel
 
-from llama3.artifacts import Artifact, Stage, StageOutput
+from llama3.artifacts import Artifact, CorpusArtifact, Shards, StageOutput, TokenizerArtifact, stage
 from llama3.artifacts.files import TEMPORARY_MARK, write_json_atomic
 from llama3.artifacts.progress import Display
 from llama3.artifacts.run import RunDir
@@ -34,7 +34,8 @@ class Options(BaseModel):
     seed: int = 1
 
 
-def corpus(inputs: Mapping[str, Artifact], options: Options, out: StageOutput) -> None:
+@stage(output="corpus")
+def curate(*, options: Options, out: StageOutput) -> None:
     draw = random.Random(options.seed)
     for n in range(3):
         words = [str(draw.randrange(1000)) for _ in range(200)]
@@ -43,25 +44,28 @@ def corpus(inputs: Mapping[str, Artifact], options: Options, out: StageOutput) -
     out.metrics["funnel"] = {"train": {"numbers": {"documents": 3}}}
 
 
-def tokenizer(inputs: Mapping[str, Artifact], options: Options, out: StageOutput) -> None:
-    words = {word for part in inputs["corpus"].path.glob("*.txt") for word in part.read_text().split()}
+@stage(output="tokenizer")
+def tokenizer(corpus: CorpusArtifact, *, out: StageOutput) -> None:
+    words = {word for part in corpus.path.glob("*.txt") for word in part.read_text().split()}
     (out.path / "vocabulary").mkdir()
     (out.path / "vocabulary" / "words.json").write_text(json.dumps(sorted(words)))
     out.metrics["vocab_size"] = len(words)
 
 
-def shards(inputs: Mapping[str, Artifact], options: Options, out: StageOutput) -> None:
-    words = json.loads((inputs["tokenizer"].path / "vocabulary/words.json").read_text())
+@stage(output="shards")
+def shard(corpus: CorpusArtifact, tokenizer: TokenizerArtifact, *, out: StageOutput) -> None:
+    words = json.loads((tokenizer.path / "vocabulary/words.json").read_text())
     index = {word: n for n, word in enumerate(words)}
-    for part in sorted(inputs["corpus"].path.glob("*.txt")):
+    for part in sorted(corpus.path.glob("*.txt")):
         ids = [index[word] for word in part.read_text().split()]
         (out.path / f"{part.stem}.json").write_text(json.dumps(ids))
         time.sleep(PAUSE)
 
 
-def train(inputs: Mapping[str, Artifact], options: Options, out: StageOutput) -> None:
+@stage(output="checkpoint")
+def pretrain(shards: Shards, tokenizer: TokenizerArtifact, *, out: StageOutput) -> None:
     """Eight steps of a chaotic recurrence over the data, checkpointed every second step."""
-    data = [json.loads(part.read_text()) for part in sorted(inputs["shards"].path.glob("part-*.json"))]
+    data = [json.loads(part.read_text()) for part in sorted(shards.path.glob("part-*.json"))]
     state = {"step": 0, "weight": 0.5}
     saved = out.scratch / "state.json"
     if saved.exists():
@@ -82,20 +86,15 @@ def train(inputs: Mapping[str, Artifact], options: Options, out: StageOutput) ->
     out.metrics["weight"] = state["weight"]
 
 
-STAGES = [
-    Stage("curate", corpus, {}, "corpus"),
-    Stage("tokenizer", tokenizer, {"corpus": "corpus"}, "tokenizer"),
-    Stage("shard", shards, {"corpus": "corpus", "tokenizer": "tokenizer"}, "shards"),
-    Stage("pretrain", train, {"shards": "shards", "tokenizer": "tokenizer"}, "checkpoint"),
-]
+STAGES = [curate, tokenizer, shard, pretrain]
 
 
 def run(path: Path, options: Options) -> dict[str, Artifact]:
     made: dict[str, Artifact] = {}
     with RunDir(path, Display.silent()) as run_dir:
-        for stage in STAGES:
-            inputs = {role: made[kind] for role, kind in stage.inputs.items()}
-            made[stage.output] = run_dir.execute(stage, inputs, options)
+        for step in STAGES:
+            inputs = {role: made[str(kind)] for role, kind in step.required.items()}
+            made[step.output] = run_dir.execute(step, inputs, options if step is curate else None)
     return made
 
 

@@ -94,10 +94,11 @@ def test_a_full_disk_is_said_and_leaves_nothing_half_made(tmp_path):
         "import pipeline\n"
         "from pathlib import Path\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "def big(inputs, options, out):\n"
+        "@pipeline.stage(output='tokenizer')\n"
+        "def tokenizer(corpus: pipeline.CorpusArtifact, *, out):\n"
         "    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, resource.RLIM_INFINITY))\n"
         "    (out.path / 'big.bin').write_bytes(bytes(1 << 20))\n"
-        "pipeline.STAGES[1] = pipeline.Stage('tokenizer', big, {'corpus': 'corpus'}, 'tokenizer')\n"
+        "pipeline.STAGES[1] = tokenizer\n"
         "pipeline.run(Path(sys.argv[2]), pipeline.Options())\n"
     )
     command = [sys.executable, "-c", script, str(Path(PIPELINE).parent), str(tmp_path)]

@@ -10,7 +10,7 @@ import pytest
 from pydantic import BaseModel
 from rich.console import Console
 
-from llama3.artifacts import Artifact, PluginUse, Stage
+from llama3.artifacts import Artifact, CorpusArtifact, PluginUse, Stage, TokenizerArtifact, stage
 from llama3.artifacts.files import append_json_line, atomic_directory, read_json_lines, sweep
 from llama3.artifacts.lineage import render, trace
 from llama3.artifacts.progress import Display
@@ -22,22 +22,22 @@ class Options(BaseModel):
     text: str = "one two three"
 
 
-def write_corpus(inputs, options, out):
+@stage(output="corpus")
+def curate(*, options: Options, out):
     (out.path / "text.txt").write_text(options.text)
     out.metrics["funnel"] = {"read": {"notes": {"documents": 9}}, "train": {"notes": {"documents": 1}}}
     calls.append("curate")
 
 
-def count_words(inputs, options, out):
-    words = inputs["corpus"].file("text.txt").read_text().split()
+@stage(output="tokenizer")
+def tokenizer(corpus: CorpusArtifact, *, out):
+    words = corpus.file("text.txt").read_text().split()
     (out.path / "words.json").write_text(json.dumps(words))
     out.metrics["words"] = len(words)
     calls.append("tokenizer")
 
 
 calls: list[str] = []
-CURATE = Stage("curate", write_corpus, {}, "corpus")
-TOKENIZER = Stage("tokenizer", count_words, {"corpus": "corpus"}, "tokenizer")
 
 
 @pytest.fixture
@@ -49,8 +49,7 @@ def run_dir(tmp_path):
 
 def both(run: RunDir, options: Options | None = None) -> Artifact:
     options = options or Options()
-    corpus = run.execute(CURATE, {}, options)
-    return run.execute(TOKENIZER, {"corpus": corpus}, options)
+    return run.execute(tokenizer, {"corpus": run.execute(curate, {}, options)})
 
 
 def kinds(run: RunDir) -> list[str]:
@@ -72,8 +71,8 @@ def test_equal_requests_are_skipped_and_changed_ones_made_beside(run_dir):
 
 def test_a_plugin_of_another_version_makes_a_new_artifact(run_dir):
     use = PluginUse(family="filters", name="gopher", dist="llama3", version="1")
-    first = run_dir.execute(CURATE, {}, Options(), plugins=[use])
-    second = run_dir.execute(CURATE, {}, Options(), plugins=[use.model_copy(update={"version": "2"})])
+    first = run_dir.execute(curate, {}, Options(), plugins=[use])
+    second = run_dir.execute(curate, {}, Options(), plugins=[use.model_copy(update={"version": "2"})])
     assert first.hash != second.hash
     assert second.manifest.plugins[0].version == "2"
 
@@ -104,7 +103,8 @@ def test_a_damaged_artifact_is_kept_aside_and_made_again(run_dir, damage):
 def test_a_failing_stage_leaves_nothing_visible_but_its_scratch(run_dir):
     fails = [True]
 
-    def fragile(inputs, options, out):
+    @stage(output="report")
+    def fragile(*, out):
         progress = out.scratch / "progress"
         if fails.pop() if fails else False:
             progress.write_text("half")
@@ -112,25 +112,30 @@ def test_a_failing_stage_leaves_nothing_visible_but_its_scratch(run_dir):
             raise ZeroDivisionError("a bug in the stage")
         (out.path / "whole").write_text(progress.read_text() + " and half")
 
-    stage = Stage("fragile", fragile, {}, "report")
     with pytest.raises(ZeroDivisionError):
-        run_dir.execute(stage, {}, Options())
+        run_dir.execute(fragile, {})
     assert [path.name for path in run_dir.artifacts.iterdir()] == []
     assert kinds(run_dir)[-1] == "stage_failed"
-    made = run_dir.execute(stage, {}, Options())
+    made = run_dir.execute(fragile, {})
     assert made.file("whole").read_text() == "half and half"
     assert list(run_dir.scratch.iterdir()) == []
 
 
 def test_inputs_are_checked_before_work_starts(run_dir):
-    corpus = run_dir.execute(CURATE, {}, Options())
+    corpus = run_dir.execute(curate, {}, Options())
     with pytest.raises(ArtifactError, match="L3-ART-009"):
-        run_dir.execute(TOKENIZER, {}, Options())
-    wrong = Stage("other", count_words, {"corpus": "tokenizer"}, "tokenizer")
+        run_dir.execute(tokenizer, {})
+    with pytest.raises(ArtifactError, match="L3-ART-009"):
+        run_dir.execute(tokenizer, {"corpus": corpus, "dialogs": corpus})
+
+    @stage(output="report")
+    def wrong(corpus: TokenizerArtifact, *, out):
+        calls.append("wrong")
+
     with pytest.raises(ArtifactError, match="this is a corpus, not a tokenizer"):
-        run_dir.execute(wrong, {"corpus": corpus}, Options())
+        run_dir.execute(wrong, {"corpus": corpus})
     with pytest.raises(ValueError, match="unknown artifact types"):
-        Stage("typo", count_words, {"corpus": "corpsu"}, "tokenizer")
+        Stage("typo", print, "corpsu")
     assert calls == ["curate"]
 
 

@@ -16,7 +16,6 @@ import torch
 from model_files import logits_of, random_model, write_gguf, write_meta
 from safetensors.torch import load_file, save_file
 
-from llama3.artifacts import Stage
 from llama3.artifacts.run import RunDir
 from llama3.checkpoints.adopt import AdoptOptions, adopt, content_hash
 from llama3.checkpoints.convert import convert
@@ -30,7 +29,6 @@ from llama3.model.config import ModelConfig, RopeScaling
 from llama3.model.transformer import Transformer
 from llama3.tokenizer import Tokenizer
 
-ADOPT = Stage("adopt", adopt, {}, "checkpoint", AdoptOptions.of)
 TEXTS = [f"line {n}: the quick brown fox jumps over the lazy dog; 'tis {n * n} times" for n in range(300)]
 LICENSE = "Apache License\nVersion 2.0\n"
 TOKENS = torch.arange(5, 60)
@@ -204,7 +202,7 @@ def test_heads_have_no_place_in_metas_layout(tokenizer, tmp_path):
 def adopted(path: Path, run: Path):
     options = AdoptOptions.of(Config.model_validate({"model": {"path": str(path)}}))
     with RunDir(run) as directory:
-        return directory.execute(ADOPT, {}, options)
+        return directory.execute(adopt, {}, options)
 
 
 @pytest.mark.parametrize("layout", ["hf", "meta", "gguf"])

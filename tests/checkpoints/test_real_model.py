@@ -8,7 +8,6 @@ import pytest
 import torch
 from model_files import QUESTIONS, logits_of, real_gguf
 
-from llama3.artifacts import Stage
 from llama3.artifacts.run import RunDir
 from llama3.checkpoints.adopt import AdoptOptions, adopt
 from llama3.checkpoints.convert import convert
@@ -41,7 +40,7 @@ def test_facts_of_the_file(gguf_file):
 def test_adopted_it_is_the_same_model(gguf_file, tmp_path):
     options = AdoptOptions.of(Config.model_validate({"model": {"path": str(gguf_file)}}))
     with RunDir(tmp_path / "run") as run:
-        made = run.execute(Stage("adopt", adopt, {}, "checkpoint", AdoptOptions.of), {}, options)
+        made = run.execute(adopt, {}, options)
     assert json.loads((made.path / "llama3.json").read_text())["license"] == "apache-2.0"
     tokenizer = Tokenizer.load(made.path)
     prompt = render(tokenizer, [Message("user", QUESTIONS[0])], generation_prompt=True)

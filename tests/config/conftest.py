@@ -91,7 +91,7 @@ def built_ins(site, monkeypatch):
 
     def use():
         registry = site.registry()
-        for module in ("loading", "presets", "explain", "json_schema"):
+        for module in ("slots", "loading", "presets", "explain", "json_schema"):
             monkeypatch.setattr(f"llama3.config.{module}.discover", lambda: registry)
         return registry
 

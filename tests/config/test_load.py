@@ -209,8 +209,8 @@ def test_extends_goes_one_level(write, site, built_ins):
         ("safety: {policy: {output: prompt_injection}}", "does not stand at 'output'"),
         ("safety: {policy: {input: {any: [no_guard]}}}", "safety.policy.input.any.0: no plugin 'no_guard'"),
         (
-            "safety: {policy: {input: {guard: prompt_injection, options: {treshold: 1}}}}",
-            "safety.policy.input.options.treshold: unknown key. did you mean 'threshold'?",
+            "safety: {policy: {input: {guard: {name: prompt_injection, treshold: 1}}}}",
+            "safety.policy.input.guard.treshold: unknown key. did you mean 'threshold'?",
         ),
         ("run: {device: cpu}\nquantization: [fp8]", "'fp8' does not run on cpu"),
         ("data: {sources: [files], mix: {files: -1}}", "a weight cannot be -1"),

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from llama3.artifacts import StageOutput
-from llama3.config.schema import DataSection
+from llama3.config.schema import Config
 from llama3.data.corpus import Corpus
-from llama3.data.curate import curate
+from llama3.data.curate import CurateOptions, curate
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def curated(new_output: Callable[[], StageOutput]) -> Callable[..., tuple[Corpus
 
     def run(**section: object) -> tuple[Corpus, StageOutput]:
         out = new_output()
-        curate({}, DataSection.model_validate(section), out)
+        curate(options=CurateOptions.of(Config.model_validate({"data": section})), out=out)
         return Corpus(out.path), out
 
     return run

@@ -12,27 +12,22 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
 
-from llama3.artifacts import Artifact, Stage, StageOutput
+from llama3.artifacts import Artifact, CorpusArtifact, StageOutput, stage
 from llama3.artifacts.progress import Display
 from llama3.artifacts.run import RunDir
 from llama3.config.schema import Config
 from llama3.data import shards
 from llama3.data.corpus import Corpus
-from llama3.data.curate import curate
+from llama3.data.curate import CurateOptions, curate
 from llama3.tokenizer import Tokenizer
 
 
-def train_tokenizer(inputs: Mapping[str, Artifact], options: object, out: StageOutput) -> None:
-    texts = [text for batch in Corpus(inputs["corpus"].path).documents() for text in batch.texts]
+@stage(output="tokenizer")
+def train_tokenizer(corpus: CorpusArtifact, *, out: StageOutput) -> None:
+    texts = [text for batch in Corpus(corpus.path).documents() for text in batch.texts]
     Tokenizer.train(texts, vocab_size=400, num_special=16).save(out.path)
-
-
-CURATE = Stage("curate", curate, {}, "corpus")
-TOKENIZER = Stage("tokenizer", train_tokenizer, {"corpus": "corpus"}, "tokenizer")
-SHARD = Stage("shard", shards.shard, {"corpus": "corpus", "tokenizer": "tokenizer"}, "shards")
 
 
 def config(texts: Path) -> Config:
@@ -44,9 +39,9 @@ def config(texts: Path) -> Config:
 def run(path: Path, texts: Path) -> dict[str, Artifact]:
     options = config(texts)
     with RunDir(path, Display.silent()) as run_dir:
-        corpus = run_dir.execute(CURATE, {}, options.data)
-        tokenizer = run_dir.execute(TOKENIZER, {"corpus": corpus}, options.tokenizer)
-        made = run_dir.execute(SHARD, {"corpus": corpus, "tokenizer": tokenizer}, options.data)
+        corpus = run_dir.execute(curate, {}, CurateOptions.of(options))
+        tokenizer = run_dir.execute(train_tokenizer, {"corpus": corpus})
+        made = run_dir.execute(shards.shard, {"corpus": corpus, "tokenizer": tokenizer}, shards.ShardOptions())
     return {"corpus": corpus, "tokenizer": tokenizer, "shards": made}
 
 

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 from data_texts import prose
 
-from llama3.config.schema import DataSection
-from llama3.data.curate import curate, split_of, stamped
+from llama3.config.schema import Config
+from llama3.data.curate import CurateOptions, split_of
 from llama3.data.documents import DocumentBatch, Judgement, ShardRef
 from llama3.errors import ConfigError, DataError, PluginError
 from llama3.plugins.registry import discover
@@ -195,7 +195,7 @@ def test_two_runs_are_equal_to_the_byte(curated: Callable, stdlib_section: dict[
     json.dumps(out1.metrics)
 
 
-def test_missing_and_empty_sources_are_named_together_before_work(tmp_path: Path, new_output: Callable) -> None:
+def test_missing_and_empty_sources_are_named_together_before_work(tmp_path: Path) -> None:
     write(tmp_path / "empty", a="", b="")
     sources = [
         {"name": "files", "path": str(tmp_path / "nowhere")},
@@ -203,12 +203,10 @@ def test_missing_and_empty_sources_are_named_together_before_work(tmp_path: Path
         {"name": "jsonl", "path": str(tmp_path / "empty")},
         {"name": "files", "path": str(tmp_path / "empty")},
     ]
-    out = new_output()
     with pytest.raises(ConfigError) as caught:
-        curate({}, DataSection.model_validate({"sources": sources}), out)
+        CurateOptions.of(Config.model_validate({"data": {"sources": sources}}))
     assert [problem.code for problem in caught.value.problems] == ["L3-SRC-001", "L3-SRC-001", "L3-SRC-002"]
     assert str(tmp_path / "nowhere") in str(caught.value)
-    assert list(out.path.iterdir()) == []
 
 
 def test_a_damaged_shard_is_quarantined_whole_and_named(tmp_path: Path, curated: Callable) -> None:
@@ -281,7 +279,7 @@ def test_a_source_that_fails_costs_its_shard(
     folder = write(tmp_path / "in", a=prose(7))
     good = discover().build("sources", "files", {"path": str(folder)})
     built = {"files": good, "theirs": Broken(fault)}
-    monkeypatch.setattr("llama3.data.curate._sources", lambda options: [built[slot.name] for slot in options.sources])
+    monkeypatch.setattr("llama3.data.curate._sources", lambda slots: [built[slot.name] for slot in slots])
     corpus, out = curated(sources=["theirs", "files"])
     assert texts_of(corpus) == [prose(7)]
     assert out.metrics["quarantined_shards"] == 1
@@ -292,7 +290,7 @@ def test_a_source_that_fails_costs_its_shard(
 def test_a_filter_that_fails_stops_the_stage(
     tmp_path: Path, curated: Callable, monkeypatch: pytest.MonkeyPatch, fault: str, said: str
 ) -> None:
-    monkeypatch.setattr("llama3.data.curate._filters", lambda options: {"theirs": Broken(fault)})
+    monkeypatch.setattr("llama3.data.curate._filters", lambda slots: {"theirs": Broken(fault)})
     folder = write(tmp_path / "in", a=prose(1), b=prose(2))
     with pytest.raises(PluginError, match=said):
         curated(sources=[{"name": "files", "path": str(folder)}])
@@ -306,11 +304,12 @@ def test_a_filter_listed_twice_is_refused(tmp_path: Path, curated: Callable) -> 
 
 def test_changed_files_change_the_request(tmp_path: Path) -> None:
     folder = write(tmp_path / "in", a=prose(1), b=prose(2))
-    section = DataSection.model_validate({"sources": [{"name": "files", "path": str(folder)}]})
-    before = stamped(section)
-    assert stamped(section) == before
-    assert before.sources == section.sources
+    config = lambda path, **section: Config.model_validate(
+        {"data": {"sources": [{"name": "files", "path": str(path)}], **section}}
+    )
+    before = CurateOptions.of(config(folder))
+    assert CurateOptions.of(config(folder, mix={"in": 2.0})) == before, "the mix is not read here"
     (folder / "b.txt").write_text(prose(3))
-    assert stamped(section).found != before.found
+    assert CurateOptions.of(config(folder)).found != before.found
     with pytest.raises(ConfigError, match="L3-SRC-001"):
-        stamped(DataSection.model_validate({"sources": [{"name": "files", "path": str(tmp_path / "no")}]}))
+        CurateOptions.of(config(tmp_path / "no"))

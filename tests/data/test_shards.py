@@ -100,19 +100,18 @@ def test_rows_decode_to_the_text_of_their_documents(made):
     assert segments > 30
 
 
-def test_a_mix_is_taken_from_the_config_and_checked(made, texts, tmp_path):
-    options = shard_child.config(texts).data
+def test_a_mix_is_taken_from_the_options_and_checked(made, tmp_path):
     inputs = {"corpus": made["corpus"], "tokenizer": made["tokenizer"]}
     with RunDir(tmp_path, Display.silent()) as run:
-        mixed = options.model_copy(update={"mix": {"books": 3.0, "web pages": 1.0}})
-        artifact = run.execute(shard_child.SHARD, inputs, mixed)
+        mixed = shards.ShardOptions(mix={"books": 3.0, "web pages": 1.0})
+        artifact = run.execute(shards.shard, inputs, mixed)
         loader = TokenLoader(artifact.path, seq_len=32)
         assert sum(loader.place(row).source == "books" for row in range(100)) == 75
         with pytest.raises(ConfigError, match=r"'typo'.*books, web pages.*L3-DAT-202"):
-            run.execute(shard_child.SHARD, inputs, options.model_copy(update={"mix": {"typo": 1.0}}))
+            run.execute(shards.shard, inputs, shards.ShardOptions(mix={"typo": 1.0}))
 
 
-def test_finished_shards_are_not_tokenised_again_after_a_kill(made, texts, tmp_path, monkeypatch):
+def test_finished_shards_are_not_tokenised_again_after_a_kill(made, tmp_path, monkeypatch):
     monkeypatch.setattr(shards, "SHARD_TOKENS", 1)
     monkeypatch.setattr(Corpus.documents, "__defaults__", ("train", None, 5))  # small batches: many shards
     inputs = {"corpus": made["corpus"], "tokenizer": made["tokenizer"]}
@@ -125,15 +124,15 @@ def test_finished_shards_are_not_tokenised_again_after_a_kill(made, texts, tmp_p
             raise ZeroDivisionError("the process dies here")
         return encode_batch(self, batch, **options)
 
-    options = shard_child.config(texts).data
+    options = shards.ShardOptions()
     with RunDir(tmp_path / "whole", Display.silent()) as run:
-        expected = run.execute(shard_child.SHARD, inputs, options).hash
+        expected = run.execute(shards.shard, inputs, options).hash
     monkeypatch.setattr(Tokenizer, "encode_batch", counting)
     with RunDir(tmp_path / "killed", Display.silent()) as run:
         with pytest.raises(ZeroDivisionError):
-            run.execute(shard_child.SHARD, inputs, options)
+            run.execute(shards.shard, inputs, options)
         before = sum(encoded[:4])
-        artifact = run.execute(shard_child.SHARD, inputs, options)
+        artifact = run.execute(shards.shard, inputs, options)
         assert artifact.hash == expected
         total = sum(counts["documents"] for counts in artifact.metrics["sources"].values())
         assert sum(encoded[5:]) == total - before

@@ -12,10 +12,10 @@ from llama3.artifacts.run import RunDir
 from llama3.checkpoints.weights import save_model
 from llama3.config import load as load_config
 from llama3.data.corpus import Corpus
+from llama3.data.curate import CurateOptions, curate
 from llama3.model.build import init_weights
 from llama3.model.config import ModelConfig
 from llama3.model.transformer import Transformer
-from llama3.recipe import CURATE
 from llama3.tasks.families import tasks
 from llama3.tokenizer import Tokenizer
 
@@ -44,7 +44,7 @@ def corpus(text_config, tmp_path_factory) -> Artifact:
     """The corpus of those files."""
     config = load_config({"data": text_config}).config
     with RunDir(tmp_path_factory.mktemp("corpus") / "run") as run:
-        return run.execute(CURATE, {}, CURATE.options_of(config))
+        return run.execute(curate, {}, CurateOptions.of(config))
 
 
 @pytest.fixture(scope="session")

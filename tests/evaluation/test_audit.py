@@ -13,7 +13,7 @@ from llama3.artifacts import PluginUse, Stage
 from llama3.artifacts.run import RunDir
 from llama3.cli.run import show, show_audit
 from llama3.errors import GateFailed
-from llama3.evaluation.audit import AUDIT, AuditOptions, require_passed, table
+from llama3.evaluation.audit import AuditOptions, audit, require_passed, table
 from llama3.recipe import Run
 
 
@@ -51,7 +51,7 @@ def evaluation(run):
     """Makes an evaluation by hand: suites by name, each a list of rows, or an error."""
 
     def make(key, suites, better=("text",), conditions=None, stage="evaluate", plugins=()):
-        def write(inputs, opts, out):
+        def write(options, out):
             results = {
                 name: {"error": rows} if isinstance(rows, str) else {"better": "lower" if name in better else "higher"}
                 for name, rows in suites.items()
@@ -67,7 +67,7 @@ def evaluation(run):
             (out.path / "conditions.json").write_text(json.dumps(conditions or {"corpus": "c"}))
 
         return run.execute(
-            Stage(stage, write, {}, "report"), {}, Content(text=json.dumps(suites)), key=key, plugins=plugins
+            Stage(stage, write, "report"), {}, Content(text=json.dumps(suites)), key=key, plugins=plugins
         )
 
     return make
@@ -79,7 +79,7 @@ def audited(run, evaluation):
 
     def make(before, after, **changes):
         inputs = {"before": evaluation("before", before), "after": evaluation("after", after)}
-        return run.execute(AUDIT, inputs, options(**changes))
+        return run.execute(audit, inputs, options(**changes))
 
     return make
 
@@ -195,7 +195,7 @@ def test_nothing_evaluated_is_no_pass(audited):
 )
 def test_evaluations_under_other_conditions_are_not_compared(run, evaluation, changes, why):
     inputs = {"before": evaluation("before", GOOD), "after": evaluation("after", GOOD, **changes)}
-    made = run.execute(AUDIT, inputs, options())
+    made = run.execute(audit, inputs, options())
     assert made.metrics["passed"] is False
     with pytest.raises(GateFailed, match=why):
         require_passed(made)

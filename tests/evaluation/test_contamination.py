@@ -10,10 +10,10 @@ from pydantic import BaseModel
 
 from llama3.artifacts import Stage
 from llama3.artifacts.run import RunDir
-from llama3.config.schema import Slot, SuiteSlot
+from llama3.config.schema import Config
 from llama3.errors import GateFailed
 from llama3.evaluation.contamination import NgramIndex, contaminated_share, own_share, require_clean
-from llama3.evaluation.stages import EvaluateOptions, contamination
+from llama3.evaluation.stages import ContaminationOptions, contamination
 from llama3.tasks.families import tasks
 
 ids = st.lists(st.integers(0, 3), max_size=30)
@@ -64,22 +64,22 @@ class Files(BaseModel):
 def searched(corpus, tokenizer, tmp_path):
     """What the stage finds in files of dialogs and preferences; the tokenizer is in a checkpoint's directory."""
 
-    def write(inputs, options, out):
+    def write(options, out):
         for name, rows in options.rows.items():
             (out.path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
 
-    def save(inputs, options, out):
+    def save(out):
         tokenizer.save(out.path)
 
-    def search(slots=(), **data):
-        options = EvaluateOptions(tasks=list(slots), rewards=[Slot(name="verifiable")], limit=20, max_tokens=4, seed=1)
+    def search(suites=(), **data):
+        section = {"tasks": list(suites), "limit": 20}
+        options = ContaminationOptions.of(Config.model_validate({"evaluation": section}))
         with RunDir(tmp_path / "run") as run:
-            inputs = {kind: run.execute(Stage(f"make-{kind}", write, {}, kind), {}, Files(rows=rows))
+            inputs = {kind: run.execute(Stage(f"make-{kind}", write, kind), {}, Files(rows=rows))
                       for kind, rows in data.items()}  # fmt: skip
-            base = run.execute(Stage("adopt", save, {}, "checkpoint"), {}, Files(rows={}))
+            base = run.execute(Stage("adopt", save, "checkpoint"), {})
             inputs |= {"corpus": corpus, "tokenizer": base}
-            roles = {role: artifact.type for role, artifact in inputs.items()}
-            return run.execute(Stage("contamination", contamination, roles, "report"), inputs, options)
+            return run.execute(contamination, inputs, options)
 
     return search
 
@@ -107,7 +107,7 @@ def test_training_tasks_are_clean_and_a_planted_one_is_named(searched):
 def test_prompts_and_tasks_of_further_suites_are_searched_too(searched):
     held_out = tasks("held_out", 40, seed=1)
     later = next(task for task in held_out[20:] if len(task.prompt) > 20)
-    suite = SuiteSlot(name="pass_rate", suite="more", rewards=["verifiable"], limit=40)
+    suite = {"name": "pass_rate", "suite": "more", "rewards": ["verifiable"], "limit": 40}
     prompts = {"prompts.jsonl": [later.to_json()]}
     assert searched(preferences=prompts).metrics["preferences"]["contaminated"] == 0
     assert searched([suite], preferences=prompts).metrics["preferences"]["leaks"][0]["id"] == later.id

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import llama3
-from llama3.artifacts import Stage
+from llama3.artifacts import CorpusArtifact, stage
 from llama3.artifacts.run import RunDir
 from llama3.config import load as load_config
 from llama3.config.schema import Slot, SuiteSlot
@@ -50,13 +50,12 @@ def evaluated(corpus, model, tmp_path):
         slots = [SuiteSlot(**({"name": task} if isinstance(task, str) else task)) for task in tasks]
         options = EvaluateOptions(tasks=slots, rewards=[Slot(name="verifiable")], limit=6, max_tokens=4, seed=1)
 
-        def run_stage(inputs, options, out):
-            measure(subject, inputs["corpus"], options, out)
+        @stage(output="report")
+        def evaluate(corpus: CorpusArtifact, options, out):
+            measure(subject, corpus, options, out)
 
         with RunDir(tmp_path / "run") as run:
-            made = run.execute(
-                Stage("evaluate", run_stage, {"corpus": "corpus"}, "report"), {"corpus": corpus}, options
-            )
+            made = run.execute(evaluate, {"corpus": corpus}, options)
         return made.metrics, [json.loads(line) for line in made.file("samples.jsonl").open()]
 
     return make

@@ -60,7 +60,7 @@ def test_the_allow_list_and_strictness(env):
 
 def test_it_is_selected_by_config(env):
     algorithm = "post_training.algorithm={name: simpo, beta: 1.5}"
-    policy = "safety.policy={input: {any: [prompt_injection, {guard: words, options: {words: [xyzzy]}}]}}"
+    policy = "safety.policy={input: {any: [prompt_injection, {guard: {name: words, words: [xyzzy]}}]}}"
     env.llama3("config", "validate", "quickstart", "--set", algorithm, "--set", policy)
     typo = env.llama3("config", "validate", "quickstart", "--set", "post_training.algorithm=simpoo", check=False)
     assert typo.returncode == 4

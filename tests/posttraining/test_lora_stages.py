@@ -8,7 +8,7 @@ import signal
 
 import pytest
 import torch
-from tiny import open_generate, put, put_checkpoint, tiny_model
+from tiny import put, put_checkpoint, tiny_model
 
 from llama3.artifacts.run import RunDir
 from llama3.checkpoints.adapter import load_adapter
@@ -17,12 +17,10 @@ from llama3.cli import main
 from llama3.config.schema import LoRASection, PreferSection, SFTSection, Slot
 from llama3.errors import Interrupted
 from llama3.model.lora import adapters
-from llama3.posttraining.finetune import PreferOptions, SFTOptions
-from llama3.posttraining.rounds import stages
+from llama3.posttraining.finetune import PreferOptions, SFTOptions, prefer, sft
 from llama3.tasks.rows import write_rows
 from llama3.training.loop import Trainer
 
-STAGES = stages(open_generate)
 FAST = {"precision": "fp32", "warmup": 1, "log_every": 2, "lora": LoRASection(rank=4), "weight_decay": 0.0}
 LOGGING = (Slot(name="jsonl"),)
 SFT = SFTOptions(sft=SFTSection(lr=1e-2, batch=8, epochs=4, checkpoint_every=2, **FAST), seed=1, logging=LOGGING)
@@ -69,7 +67,7 @@ def assert_is_base_plus_adapter(artifact, base) -> None:
 
 
 def test_sft_learns_through_an_adapter(run, base, dialogs) -> None:
-    tuned = run.execute(STAGES.sft, {"checkpoint": base, "dialogs": dialogs}, SFT)
+    tuned = run.execute(sft, {"checkpoint": base, "dialogs": dialogs}, SFT)
     losses = [row["loss"] for row in run.rows("metrics")]
     assert losses[-1] < 0.5 * losses[0]
     assert_is_base_plus_adapter(tuned, base)
@@ -77,7 +75,7 @@ def test_sft_learns_through_an_adapter(run, base, dialogs) -> None:
 
 
 def test_the_reference_of_dpo_is_the_base(run, base, pairs) -> None:
-    tuned = run.execute(STAGES.prefer, {"checkpoint": base, "preferences": pairs}, DPO)
+    tuned = run.execute(prefer, {"checkpoint": base, "preferences": pairs}, DPO)
     assert_is_base_plus_adapter(tuned, base)
     rows = [row for row in run.rows("metrics") if "rewards/margins" in row]
     assert rows[-1]["rewards/margins"] > 0
@@ -95,15 +93,15 @@ def test_a_stopped_run_goes_on_to_the_same_adapter(run, base, dialogs, monkeypat
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "save_if_due", stop_after_three)
         with pytest.raises(Interrupted):
-            run.execute(STAGES.sft, inputs, SFT)
-    resumed = run.execute(STAGES.sft, inputs, SFT)
+            run.execute(sft, inputs, SFT)
+    resumed = run.execute(sft, inputs, SFT)
     with RunDir(tmp_path / "straight") as other:
-        straight = other.execute(STAGES.sft, inputs, SFT)
+        straight = other.execute(sft, inputs, SFT)
     assert resumed.hash == straight.hash
 
 
 def test_merge_on_request_reports_its_error(run, base, dialogs, tmp_path, capsys) -> None:
-    tuned = run.execute(STAGES.sft, {"checkpoint": base, "dialogs": dialogs}, SFT)
+    tuned = run.execute(sft, {"checkpoint": base, "dialogs": dialogs}, SFT)
     arguments = [str(base.path), str(tuned.path / "adapter"), str(tmp_path / "merged")]
     with pytest.raises(SystemExit) as done:
         main(["merge", *arguments, "--json"])

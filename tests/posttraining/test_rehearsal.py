@@ -7,13 +7,12 @@ import re
 from importlib.resources import files
 
 import pytest
-from tiny import open_generate, put_checkpoint, tiny_model
+from tiny import put_checkpoint, tiny_model
 
 from llama3.config.schema import Slot
 from llama3.inference import Completion
 from llama3.posttraining.rehearsal import HARMFUL, SOUND_WORSE, rehearsals
-from llama3.posttraining.reject import RejectOptions, whole_sentences
-from llama3.posttraining.rounds import stages
+from llama3.posttraining.reject import RejectOptions, reject, whole_sentences
 from llama3.safety.refusals import judge
 from llama3.tasks.rows import read_rows
 from llama3_plugins.evaluators.instructions import instructions
@@ -66,7 +65,7 @@ def test_only_whole_answers_are_learnt(run, tokenizer) -> None:
         prompts=2, samples=1, temperature=1.0, top_p=1.0, max_tokens=2, rewards=(Slot(name="verifiable"),), seed=1,
         demonstrations=4, rehearsal=80, rehearsal_tokens=2,
     )  # fmt: skip
-    dialogs = run.execute(stages(open_generate).reject, {"checkpoint": base}, options)
+    dialogs = run.execute(reject, {"checkpoint": base}, options)
     rows = [row for row in read_rows(dialogs.file("dialogs.jsonl")) if row["source"] == "rehearsal"]
     prompts = [row["messages"][0]["content"] for row in rows]
     # An untrained model ends none of its answers within two tokens; what is given is kept.

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny import open_generate, put, put_checkpoint, tiny_model
+from tiny import put, put_checkpoint, tiny_model
 from trl_oracle import span, total
 
 from llama3.checkpoints.load import load_model
@@ -17,9 +17,8 @@ from llama3.config.schema import PreferSection, RewardSection, Slot
 from llama3.errors import CheckpointError
 from llama3.model.score import Scored
 from llama3.posttraining.datasets import PairExample
-from llama3.posttraining.finetune import PreferOptions, RewardOptions
-from llama3.posttraining.reject import RejectOptions
-from llama3.posttraining.rounds import rewarded, stages
+from llama3.posttraining.finetune import PreferOptions, RewardOptions, prefer, reward
+from llama3.posttraining.reject import RejectOptions, reject
 from llama3.posttraining.sampling import build_reward, task_messages
 from llama3.tasks.families import tasks
 from llama3.tasks.rows import read_rows, write_rows
@@ -88,7 +87,6 @@ def test_only_end_tokens_are_targets():
 
 # -- the stage, and the reward that its checkpoint gives --------------------------------------------------
 
-STAGES = stages(open_generate)
 VERIFIABLE = (Slot(name="verifiable"),)
 FAST = {"precision": "fp32", "warmup": 0, "log_every": 1000}
 
@@ -127,7 +125,7 @@ def source(run):
 def trained(run, base, source, **changes):
     section = RewardSection(**({"lr": 3e-3, "epochs": 6, "batch": 8} | FAST | changes))
     inputs = {"checkpoint": base, "preferences": source}
-    return run.execute(STAGES.reward, inputs, RewardOptions(reward=section, seed=1))
+    return run.execute(reward, inputs, RewardOptions(reward=section, seed=1))
 
 
 def test_the_stage_makes_a_reward_model_that_later_stages_use(run, tokenizer, base, source):
@@ -146,14 +144,14 @@ def test_the_stage_makes_a_reward_model_that_later_stages_use(run, tokenizer, ba
     one_by_one = [build_reward((), model).score([p], [a], [{}]).total[0] for p, a in zip(ask, answers, strict=True)]
     np.testing.assert_allclose(logits.flatten(), one_by_one, atol=1e-5)
 
-    prefer = PreferOptions(
+    options = PreferOptions(
         prefer=PreferSection(lr=1e-4, batch=3, max_tokens=4, **FAST),
         algorithm=Slot(name="online_dpo", samples=3),
         rewards=VERIFIABLE,
         seed=1,
     )
     inputs = {"checkpoint": base, "preferences": source, "reward": model}
-    preferred = run.execute(rewarded(STAGES.prefer), inputs, prefer)
+    preferred = run.execute(prefer, inputs, options)
     assert preferred.metrics["steps"] == 2
     assert preferred.metrics["dropped"] < 12, "answers that all fail still differ in the model's score"
     assert load_model(preferred.path).score_head is None
@@ -164,7 +162,7 @@ def test_a_reward_model_gates_nothing_but_ranks_what_passed(run, tokenizer, base
     options = RejectOptions(
         prompts=4, samples=2, temperature=1.0, top_p=1.0, max_tokens=4, rewards=VERIFIABLE, seed=1, demonstrations=2
     )
-    dialogs = run.execute(rewarded(STAGES.reject), {"checkpoint": base, "reward": model}, options)
+    dialogs = run.execute(reject, {"checkpoint": base, "reward": model}, options)
     rows = list(read_rows(dialogs.file("samples.jsonl")))
     assert dialogs.metrics["passed"] == 0
     assert len({row["reward"] for row in rows}) > 2
@@ -174,7 +172,7 @@ def test_labels_train_with_kto_in_the_same_stage(run, base, source):
     options = PreferOptions(
         prefer=PreferSection(lr=1e-3, batch=16, **FAST), algorithm=Slot(name="kto"), rewards=VERIFIABLE, seed=1
     )
-    preferred = run.execute(STAGES.prefer, {"checkpoint": base, "preferences": source}, options)
+    preferred = run.execute(prefer, {"checkpoint": base, "preferences": source}, options)
     assert preferred.metrics["steps"] == 3
     assert preferred.metrics["kl"] >= 0
 

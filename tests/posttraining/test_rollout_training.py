@@ -7,14 +7,15 @@ import math
 
 import pytest
 import torch
-from tiny import open_generate, put, put_checkpoint, tiny_model
+from tiny import put, put_checkpoint, tiny_model
 
 from llama3.checkpoints.load import load_model
 from llama3.config.schema import Config, PreferSection, Slot
+from llama3.inference.engine import open_generate
 from llama3.posttraining import finetune
 from llama3.posttraining.datasets import PromptExample, collate_prompts
-from llama3.posttraining.preferences import PreferencesOptions
-from llama3.posttraining.rounds import stages
+from llama3.posttraining.finetune import prefer
+from llama3.posttraining.preferences import PreferencesOptions, preferences
 from llama3.posttraining.services import ModelScorer, RolloutSampler, TextRewarder
 from llama3.tasks.families import tasks
 from llama3.tasks.rewards import CombinedReward
@@ -25,7 +26,6 @@ from llama3.training.rollouts import SAMPLES, RolloutWatch
 from llama3_plugins.algorithms.grpo import GRPO
 from llama3_plugins.algorithms.ppo import PPO
 
-STAGES = stages(open_generate)
 SLOTS = {
     "ppo": Slot(name="ppo", kl_coef=0.001, lam=1.0, vf_coef=1.0),
     "grpo": Slot(name="grpo", samples=4),
@@ -84,7 +84,7 @@ def lines(run, name, stage="prefer"):
 
 @pytest.mark.parametrize("name", SLOTS)
 def test_training_raises_the_reward_and_tells_of_it(run, tokenizer, name):
-    trained = run.execute(STAGES.prefer, inputs_of(run, tokenizer), options_of(name))
+    trained = run.execute(prefer, inputs_of(run, tokenizer), options_of(name))
     metrics = lines(run, "metrics.jsonl")
     assert [row["step"] for row in metrics] == list(range(1, 16))
     vowels = [row["rewards/vowels/mean"] for row in metrics]
@@ -120,7 +120,7 @@ def test_training_raises_the_reward_and_tells_of_it(run, tokenizer, name):
 def test_a_killed_run_repeats_the_uninterrupted_one(run, tokenizer, name, changes, monkeypatch):
     """The value head, its moments and the KL coefficient are in the checkpoints; samples follow from the step."""
     inputs, options = inputs_of(run, tokenizer, 24), options_of(name, epochs=2, **changes)
-    whole = run.execute(STAGES.prefer, inputs, options, key="whole")
+    whole = run.execute(prefer, inputs, options, key="whole")
     prepare, calls = CLASSES[name].prepare, []
 
     def dies(self, batch, services):
@@ -131,8 +131,8 @@ def test_a_killed_run_repeats_the_uninterrupted_one(run, tokenizer, name, change
 
     monkeypatch.setattr(CLASSES[name], "prepare", dies)
     with pytest.raises(RuntimeError, match="killed"):
-        run.execute(STAGES.prefer, inputs, options, key="resumed")
-    resumed = run.execute(STAGES.prefer, inputs, options, key="resumed")
+        run.execute(prefer, inputs, options, key="resumed")
+    resumed = run.execute(prefer, inputs, options, key="resumed")
     assert len(calls) == 6 + 2, "steps 1 to 4 of 6 were in the checkpoint"
     assert resumed.hash == whole.hash
     assert load_model(whole.path).value_head is None
@@ -140,9 +140,9 @@ def test_a_killed_run_repeats_the_uninterrupted_one(run, tokenizer, name, change
 
 def test_an_algorithm_that_samples_is_given_prompts_and_no_pairs(run, tokenizer):
     """No answer of this model passes: there are no pairs, and none are needed."""
-    options = PreferencesOptions.of(Config.model_validate({"post_training": {"algorithm": {"name": "ppo"}}}))
+    options = PreferencesOptions.of(Config.model_validate({"post_training": {"algorithm": {"name": "ppo"}}}), 1)
     base = put_checkpoint(run, tiny_model(tokenizer), tokenizer)
-    made = run.execute(STAGES.preferences, {"checkpoint": base}, options)
+    made = run.execute(preferences, {"checkpoint": base}, options)
     assert [path.name for path in made.path.iterdir() if path.suffix == ".jsonl"] == ["prompts.jsonl"]
     assert made.metrics == {"prompts": options.prompts}
     assert len(list(read_rows(made.file("prompts.jsonl")))) == options.prompts
@@ -162,7 +162,7 @@ def test_all_log_probs_of_a_step_are_at_the_temperature_of_sampling(run, tokeniz
     ppo_loss = PPO.loss
     monkeypatch.setattr(PPO, "loss", loss)
     inputs = inputs_of(run, tokenizer, 8)
-    run.execute(STAGES.prefer, inputs, options_of("ppo", temperature=temperature, epochs=1))
+    run.execute(prefer, inputs, options_of("ppo", temperature=temperature, epochs=1))
     assert seen["ratio"] < 1e-5
     scorer = ModelScorer(load_model(inputs["checkpoint"].path), temperature=temperature)
     torch.testing.assert_close(seen["old"], scorer.logps(seen["batch"]), atol=1e-5, rtol=0)

@@ -6,19 +6,18 @@ import json
 
 import pytest
 import torch
-from tiny import open_generate, put, put_checkpoint, tiny_model
+from tiny import put, put_checkpoint, tiny_model
 
 from llama3.checkpoints.load import load_model
 from llama3.config.schema import Config, PreferSection, RejectSection, SFTSection, Slot
 from llama3.errors import CheckpointError, ConfigError, DataError
 from llama3.plugins import AlgorithmSpec
 from llama3.plugins.registry import Registry
-from llama3.posttraining.average import AverageOptions, average_models, weighted_mean
+from llama3.posttraining.average import AverageOptions, average, average_models, weighted_mean
 from llama3.posttraining.datasets import collate_prompts
-from llama3.posttraining.finetune import PreferOptions, SFTOptions
-from llama3.posttraining.preferences import PreferencesOptions, make_pair
-from llama3.posttraining.reject import RejectOptions
-from llama3.posttraining.rounds import stages
+from llama3.posttraining.finetune import PreferOptions, SFTOptions, prefer, sft
+from llama3.posttraining.preferences import PreferencesOptions, make_pair, preferences
+from llama3.posttraining.reject import RejectOptions, reject
 from llama3.posttraining.sampling import Sample, Sampled
 from llama3.tasks import generate
 from llama3.tasks.families import tasks
@@ -29,7 +28,6 @@ from llama3.training.algorithm import Algorithm, Plan, Term
 from llama3_plugins.algorithms.sft import SFT
 from llama3_plugins.rewards.verifiable import Verifiable
 
-STAGES = stages(open_generate)
 REWARDS = (Slot(name="verifiable"),)
 FAST = {"precision": "fp32", "warmup": 2, "log_every": 1000, "checkpoint_every": 10}
 EASY = [f for f in (*ARITHMETIC, *LISTS) if f.name in ("arithmetic.parity", "list.length")]
@@ -65,14 +63,14 @@ def rows(artifact, name):
 
 def test_a_whole_round_raises_the_pass_rate(run, tokenizer):
     base = put_checkpoint(run, tiny_model(tokenizer), tokenizer)
-    dialogs = run.execute(STAGES.reject, {"checkpoint": base}, RejectOptions(**sampling(), demonstrations=400))
-    tuned = run.execute(STAGES.sft, {"checkpoint": base, "dialogs": dialogs}, sft_options())
-    pairs = run.execute(STAGES.preferences, {"checkpoint": tuned}, PreferencesOptions(**sampling(prompts=48)))
-    prefer = PreferOptions(
+    dialogs = run.execute(reject, {"checkpoint": base}, RejectOptions(**sampling(), demonstrations=400))
+    tuned = run.execute(sft, {"checkpoint": base, "dialogs": dialogs}, sft_options())
+    pairs = run.execute(preferences, {"checkpoint": tuned}, PreferencesOptions(**sampling(prompts=48)))
+    options = PreferOptions(
         prefer=PreferSection(lr=1e-4, batch=8, **FAST), algorithm=Slot(name="dpo"), rewards=REWARDS, seed=1
     )
-    preferred = run.execute(STAGES.prefer, {"checkpoint": tuned, "preferences": pairs}, prefer)
-    final = run.execute(STAGES.average, {"a": tuned, "b": preferred}, AverageOptions())
+    preferred = run.execute(prefer, {"checkpoint": tuned, "preferences": pairs}, options)
+    final = run.execute(average, {"a": tuned, "b": preferred}, AverageOptions())
 
     rate = lambda metrics: metrics["passed"] / metrics["samples"]
     assert rate(dialogs.metrics) < 0.05
@@ -98,17 +96,17 @@ def test_equal_requests_give_equal_artifacts(run, tokenizer, tmp_path):
     for name in ("one", "two"):
         with RunDir(tmp_path / name) as folder:
             base = put_checkpoint(folder, tiny_model(tokenizer), tokenizer)
-            dialogs = folder.execute(STAGES.reject, {"checkpoint": base}, options)
-            tuned = folder.execute(STAGES.sft, {"checkpoint": base, "dialogs": dialogs}, sft_options(epochs=1))
+            dialogs = folder.execute(reject, {"checkpoint": base}, options)
+            tuned = folder.execute(sft, {"checkpoint": base, "dialogs": dialogs}, sft_options(epochs=1))
             hashes.append((dialogs.hash, tuned.hash))
     assert hashes[0] == hashes[1]
 
 
 def test_a_killed_stage_goes_on_from_its_checkpoint(run, tokenizer, monkeypatch):
     base = put_checkpoint(run, tiny_model(tokenizer), tokenizer)
-    dialogs = run.execute(STAGES.reject, {"checkpoint": base}, RejectOptions(**sampling(prompts=2), demonstrations=100))
+    dialogs = run.execute(reject, {"checkpoint": base}, RejectOptions(**sampling(prompts=2), demonstrations=100))
     inputs = {"checkpoint": base, "dialogs": dialogs}
-    whole = run.execute(STAGES.sft, inputs, sft_options(batch=16, epochs=4), key="whole")
+    whole = run.execute(sft, inputs, sft_options(batch=16, epochs=4), key="whole")
     calls = []
     loss = SFT.loss
 
@@ -121,8 +119,8 @@ def test_a_killed_stage_goes_on_from_its_checkpoint(run, tokenizer, monkeypatch)
     monkeypatch.setattr(SFT, "loss", dies)
     resumed_key = "resumed"
     with pytest.raises(RuntimeError, match="killed"):
-        run.execute(STAGES.sft, inputs, sft_options(batch=16, epochs=4), key=resumed_key)
-    resumed = run.execute(STAGES.sft, inputs, sft_options(batch=16, epochs=4), key=resumed_key)
+        run.execute(sft, inputs, sft_options(batch=16, epochs=4), key=resumed_key)
+    resumed = run.execute(sft, inputs, sft_options(batch=16, epochs=4), key=resumed_key)
     assert resumed.hash == whole.hash
     assert len(calls) == 15 + (25 - 10), "steps 1 to 10 were in the checkpoint"
 
@@ -167,7 +165,7 @@ def test_an_algorithm_that_samples_trains_in_the_same_stage(run, tokenizer, monk
         rewards=REWARDS,
         seed=1,
     )
-    trained = run.execute(STAGES.prefer, {"checkpoint": base, "preferences": source}, options)
+    trained = run.execute(prefer, {"checkpoint": base, "preferences": source}, options)
     assert trained.metrics["steps"] == 3
     assert trained.metrics["dropped"] == 0
 
@@ -175,11 +173,9 @@ def test_an_algorithm_that_samples_trains_in_the_same_stage(run, tokenizer, monk
 def test_without_passes_and_demonstrations_there_is_nothing_to_learn(run, tokenizer):
     base = put_checkpoint(run, tiny_model(tokenizer), tokenizer)
     with pytest.raises(DataError, match="none of 8 answers passed"):
-        run.execute(
-            STAGES.reject, {"checkpoint": base}, RejectOptions(**sampling(prompts=4, samples=2), demonstrations=0)
-        )
+        run.execute(reject, {"checkpoint": base}, RejectOptions(**sampling(prompts=4, samples=2), demonstrations=0))
     with pytest.raises(DataError, match=r"none of 4 prompts has a passing and a failing answer.*every answer is 0\."):
-        run.execute(STAGES.preferences, {"checkpoint": base}, PreferencesOptions(**sampling(prompts=4, samples=2)))
+        run.execute(preferences, {"checkpoint": base}, PreferencesOptions(**sampling(prompts=4, samples=2)))
 
 
 def test_a_reward_that_scores_nothing_is_refused_by_name(run, tokenizer, monkeypatch):
@@ -187,11 +183,9 @@ def test_a_reward_that_scores_nothing_is_refused_by_name(run, tokenizer, monkeyp
     base = put_checkpoint(run, tiny_model(tokenizer), tokenizer)
     message = r"rewards verifiable: none of 8 answers can be scored"
     with pytest.raises(DataError, match=message):
-        run.execute(
-            STAGES.reject, {"checkpoint": base}, RejectOptions(**sampling(prompts=4, samples=2), demonstrations=2)
-        )
+        run.execute(reject, {"checkpoint": base}, RejectOptions(**sampling(prompts=4, samples=2), demonstrations=2))
     with pytest.raises(DataError, match=message):
-        run.execute(STAGES.preferences, {"checkpoint": base}, PreferencesOptions(**sampling(prompts=4, samples=2)))
+        run.execute(preferences, {"checkpoint": base}, PreferencesOptions(**sampling(prompts=4, samples=2)))
 
 
 def test_demonstrations_come_from_every_reward_with_tasks(run, tokenizer):
@@ -199,7 +193,7 @@ def test_demonstrations_come_from_every_reward_with_tasks(run, tokenizer):
     gym = Slot.model_validate({"name": "reasoning_gym", "families": ["gcd", "chain_sum"]})
     base = put_checkpoint(run, tiny_model(tokenizer), tokenizer)
     options = RejectOptions(**sampling(prompts=2, samples=2, rewards=(gym, *REWARDS)), demonstrations=8)
-    found = run.execute(STAGES.reject, {"checkpoint": base}, options)
+    found = run.execute(reject, {"checkpoint": base}, options)
     worked = [row for row in rows(found, "dialogs.jsonl") if row["source"] == "demonstration"]
     assert [row["id"].startswith("reasoning_gym.") for row in worked] == [True, False] * 4
     for row in worked[::2]:
@@ -216,7 +210,7 @@ def test_fewer_tasks_than_asked_for_are_shared_and_told_of(run, tokenizer, tmp_p
     rewards = (Slot.model_validate({"name": "jsonl_tasks", "path": str(tasks_file)}),)
     base = put_checkpoint(run, tiny_model(tokenizer), tokenizer)
     options = RejectOptions(**sampling(prompts=100, samples=2, rewards=rewards), demonstrations=300)
-    found = run.execute(STAGES.reject, {"checkpoint": base}, options)
+    found = run.execute(reject, {"checkpoint": base}, options)
     (told,) = [event for event in run.rows("events") if event["kind"] == "fewer_tasks"]
     exist = told["found"]
     assert told["asked"] == 400
@@ -235,7 +229,7 @@ def test_bad_dialogs_are_refused_all_at_once(run, tokenizer):
             run, "dialogs", key, lambda folder, content=content: write_rows(folder / "dialogs.jsonl", content)
         )
         with pytest.raises(DataError, match=what):
-            run.execute(STAGES.sft, {"checkpoint": base, "dialogs": dialogs}, sft_options())
+            run.execute(sft, {"checkpoint": base, "dialogs": dialogs}, sft_options())
 
 
 def test_too_long_dialogs_are_refused(run, tokenizer):
@@ -243,14 +237,14 @@ def test_too_long_dialogs_are_refused(run, tokenizer):
     row = {"id": "a", "messages": [{"role": "user", "content": "7 " * 300}, {"role": "assistant", "content": "ho"}]}
     dialogs = put(run, "dialogs", "long", lambda folder: write_rows(folder / "dialogs.jsonl", [row]))
     with pytest.raises(DataError, match="over 256 tokens"):
-        run.execute(STAGES.sft, {"checkpoint": base, "dialogs": dialogs}, sft_options())
+        run.execute(sft, {"checkpoint": base, "dialogs": dialogs}, sft_options())
 
 
 def test_an_algorithm_for_other_data_is_refused(run, tokenizer):
     base = put_checkpoint(run, tiny_model(tokenizer), tokenizer)
     dialogs = put(run, "dialogs", "d", lambda folder: write_rows(folder / "dialogs.jsonl", []))
     with pytest.raises(ConfigError, match="'dpo' trains on pairs"):
-        run.execute(STAGES.sft, {"checkpoint": base, "dialogs": dialogs}, sft_options(algorithm=Slot(name="dpo")))
+        run.execute(sft, {"checkpoint": base, "dialogs": dialogs}, sft_options(algorithm=Slot(name="dpo")))
 
 
 # -- choices --------------------------------------------------------------------------------------------
@@ -317,4 +311,4 @@ def test_easy_families_are_what_the_round_trains_on():
 @pytest.mark.parametrize(("reward", "prompts_only"), [({}, False), (None, True)])
 def test_a_reward_model_gets_pairs_even_where_the_algorithm_samples(reward, prompts_only):
     config = Config.model_validate({"post_training": {"algorithm": "ppo", "reward": reward}})
-    assert PreferencesOptions.of(config).prompts_only is prompts_only
+    assert PreferencesOptions.of(config, 1).prompts_only is prompts_only

@@ -5,12 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
-
 from llama3.artifacts import Artifact, Stage
 from llama3.artifacts.run import RunDir
-from llama3.inference.engine import Engine
-from llama3.inference.sampling import Sampling
 from llama3.model.build import init_weights
 from llama3.model.config import ModelConfig
 from llama3.model.transformer import Transformer
@@ -26,20 +22,9 @@ def tiny_model(tokenizer: Tokenizer, dim: int = 64, seed: int = 1) -> Transforme
     return init_weights(Transformer(config), seed=seed)
 
 
-def open_generate(model):
-    """The engine as post-training's sampler."""
-    engine = Engine(model)
-    return lambda prompts, **settings: engine.generate(prompts, Sampling(**settings))
-
-
-class Nothing(BaseModel):
-    """Options of a stage that has none."""
-
-
 def put(run: RunDir, kind: str, key: str, write: Any) -> Artifact:
     """An artifact of `kind` whose payload `write(folder)` makes."""
-    stage = Stage(key, lambda inputs, options, out: write(out.path), inputs={}, output=kind)
-    return run.execute(stage, {}, Nothing(), key=key)
+    return run.execute(Stage(key, lambda out: write(out.path), kind), {}, key=key)
 
 
 def put_checkpoint(run: RunDir, model: Transformer, tokenizer: Tokenizer, key: str = "base") -> Artifact:

@@ -10,13 +10,13 @@ import yaml
 from pydantic import BaseModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from llama3.artifacts import Artifact, Stage
+from llama3.artifacts import Artifact, Checkpoint, CorpusArtifact, Stage, stage
 from llama3.artifacts.run import RunDir
 from llama3.checkpoints.load import load_model
 from llama3.checkpoints.weights import save_model
 from llama3.config.schema import Config, Slot
 from llama3.errors import CheckpointError, ConfigError, GateFailed, PluginError
-from llama3.evaluation.audit import AUDIT, AuditOptions
+from llama3.evaluation.audit import AuditOptions, audit
 from llama3.model.batch import Batch
 from llama3.model.build import init_weights
 from llama3.model.config import ModelConfig
@@ -30,12 +30,6 @@ from llama3.tokenizer import Message, Tokenizer, render, stop_ids
 from llama3_plugins.exporters.hf import HfExporter, HfOptions
 
 TEXTS = [f"line {n}: the quick brown fox jumps over the lazy dog; 'tis {n * n} times" for n in range(200)]
-CAST = Stage("cast", cast, {"checkpoint": "checkpoint"}, "checkpoint")
-QUANTIZE = Stage("quantize", quantize, {"checkpoint": "checkpoint"}, "checkpoint")
-
-
-class NoOptions(BaseModel):
-    pass
 
 
 class Content(BaseModel):
@@ -47,19 +41,22 @@ def tokenizer() -> Tokenizer:
     return Tokenizer.train(TEXTS, 400, num_special=16)
 
 
-def corpus(inputs, options, out) -> None:
+@stage(output="corpus")
+def curate(*, out) -> None:
     (out.path / "documents.txt").write_text("\n".join(TEXTS))
     out.metrics["sources"] = {"stdlib": {"documents": len(TEXTS)}}
 
 
-def report(inputs, options, out) -> None:
+@stage(output="report")
+def evaluate(checkpoint: Checkpoint, *, out) -> None:
     (out.path / "results.json").write_text("{}")
     out.metrics["pass_rate"] = {"rate": 0.25, "low": 0.2, "high": 0.31, "n": 400}
 
 
 @pytest.fixture(scope="module")
 def run(tokenizer, tmp_path_factory):
-    def pretrain(inputs, options, out) -> None:
+    @stage(output="checkpoint")
+    def pretrain(corpus: CorpusArtifact, *, out) -> None:
         model = init_weights(Transformer(ModelConfig(32, 2, 4, 2, 48, tokenizer.vocab_size, tied=True)), 0)
         save_model(model, out.path)
         tokenizer.save(out.path)
@@ -67,24 +64,18 @@ def run(tokenizer, tmp_path_factory):
         out.metrics["steps"] = 7
 
     with RunDir(tmp_path_factory.mktemp("runs") / "one") as directory:
-        text = directory.execute(Stage("curate", corpus, {}, "corpus"), {}, NoOptions())
-        base = directory.execute(
-            Stage("pretrain", pretrain, {"corpus": "corpus"}, "checkpoint"), {"corpus": text}, NoOptions()
-        )
-        final = directory.execute(CAST, {"checkpoint": base}, CastOptions.of(Config()), key="final")
-        scores = directory.execute(
-            Stage("evaluate", report, {"checkpoint": "checkpoint"}, "report"), {"checkpoint": final}, NoOptions()
-        )
+        base = directory.execute(pretrain, {"corpus": directory.execute(curate, {})})
+        final = directory.execute(cast, {"checkpoint": base}, CastOptions.of(Config()), key="final")
+        scores = directory.execute(evaluate, {"checkpoint": final})
         options = QuantizeOptions.of(Config(), Slot(name="int8"))
-        int8 = directory.execute(QUANTIZE, {"checkpoint": final}, options, key="int8")
+        int8 = directory.execute(quantize, {"checkpoint": final}, options, key="int8")
         yield directory, {"checkpoint": final, "evaluation": scores, "int8": int8}
 
 
 def make(run, **changes) -> Artifact:
     directory, inputs = run
     options = ReleaseOptions.of(Config()).model_copy(update=changes)
-    stage = Stage("release", release, {role: artifact.type for role, artifact in inputs.items()}, "release")
-    return directory.execute(stage, inputs, options)
+    return directory.execute(release, inputs, options)
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +107,7 @@ def test_final_weights_are_rounded_once_and_released_as_they_are(run, tokenizer,
     (base,) = [parent for parent in inputs["checkpoint"].manifest.parents if parent.role == "checkpoint"]
     exact = directory.current()["pretrain"]
     assert exact.hash == base.hash
-    final = directory.execute(CAST, {"checkpoint": exact}, CastOptions(precision=precision), key=f"final-{precision}")
+    final = directory.execute(cast, {"checkpoint": exact}, CastOptions(precision=precision), key=f"final-{precision}")
     kind = getattr(torch, dtype)
     before, after = load_model(exact.path).state_dict(), load_model(final.path).state_dict()
     for name, value in after.items():
@@ -134,13 +125,13 @@ def test_weights_too_large_for_the_precision_are_refused(run, tmp_path, tokenize
     save_model(model, tmp_path)
     tokenizer.save(tmp_path)
 
-    def given(inputs, options, out) -> None:
+    def given(out) -> None:
         shutil.copytree(tmp_path, out.path, dirs_exist_ok=True)
 
     directory, _ = run
-    large = directory.execute(Stage("large", given, {}, "checkpoint"), {}, NoOptions())
+    large = directory.execute(Stage("large", given, "checkpoint"), {})
     with pytest.raises(CheckpointError, match=r"down_proj.*too large for float16"):
-        directory.execute(CAST, {"checkpoint": large}, CastOptions(precision="fp16"), key="too-large")
+        directory.execute(cast, {"checkpoint": large}, CastOptions(precision="fp16"), key="too-large")
     assert "too-large" not in directory.current()
 
 
@@ -193,14 +184,14 @@ def test_the_card_states_facts(released) -> None:
 def evaluated(run, checkpoint: Artifact, right: int, key: str) -> Artifact:
     """An evaluation of `checkpoint` with `right` of 100 tasks solved."""
 
-    def write(inputs, options, out) -> None:
+    @stage(output="report")
+    def evaluate(checkpoint: Checkpoint, *, options: Content, out) -> None:
         rows = [{"suite": "tasks", "id": str(i), "prompt": "p", "score": float(i < right)} for i in range(100)]
         (out.path / "results.json").write_text(json.dumps({"tasks": {"better": "higher"}}))
         (out.path / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         (out.path / "conditions.json").write_text("{}")
 
-    stage = Stage("evaluate", write, {"checkpoint": "checkpoint"}, "report")
-    return run.execute(stage, {"checkpoint": checkpoint}, Content(text=f"{right}"), key=key)
+    return run.execute(evaluate, {"checkpoint": checkpoint}, Content(text=f"{right}"), key=key)
 
 
 def audited(run, checkpoint: Artifact, right: int) -> Artifact:
@@ -210,7 +201,7 @@ def audited(run, checkpoint: Artifact, right: int) -> Artifact:
         "after": evaluated(run, checkpoint, right, "after"),
     }
     options = AuditOptions(suites=["tasks"], margin=0.1, relative_margin=0.05, margins={}, must_improve=[], seed=1)
-    return run.execute(AUDIT, inputs, options)
+    return run.execute(audit, inputs, options)
 
 
 def test_a_passed_audit_is_on_the_card(run) -> None:
@@ -229,21 +220,21 @@ def test_nothing_is_released_without_a_passed_audit(run) -> None:
     lost = audited(directory, inputs["checkpoint"], 20)
     other = audited(directory, inputs["int8"], 60)
     before = sorted(directory.artifacts.glob("release-*"))
-    for audit, what in ((lost, "L3-AUD-004"), (other, "L3-AUD-002"), (inputs["evaluation"], "L3-AUD-001")):
+    for found, what in ((lost, "L3-AUD-004"), (other, "L3-AUD-002"), (inputs["evaluation"], "L3-AUD-001")):
         with pytest.raises(GateFailed, match=what):
-            make((directory, {**inputs, "audit": audit}))
+            make((directory, {**inputs, "audit": found}))
     assert sorted(directory.artifacts.glob("release-*")) == before
 
 
 def test_nothing_is_released_that_learnt_held_out_tasks(run) -> None:
     directory, inputs = run
 
-    def search(inputs, options, out):
+    def search(out):
         leak = {"id": "arithmetic.add-0", "prompt": "What is 1 plus 2?"}
         out.metrics |= {"text": {}, "preferences": {"n": 1, "contaminated": 1, "leaks": [leak]}}
         (out.path / "results.json").write_text("{}")
 
-    found = directory.execute(Stage("contamination", search, {}, "report"), {}, ReleaseOptions.of(Config()))
+    found = directory.execute(Stage("contamination", search, "report"), {})
     with pytest.raises(
         GateFailed, match=r"preferences: arithmetic\.add-0: this held-out task is among the training data"
     ):
@@ -261,7 +252,7 @@ def test_equal_runs_release_equal_bytes(run, released, tmp_path) -> None:
     _, inputs = run
     out = StageOutput(tmp_path / "again", tmp_path / "scratch")
     out.path.mkdir()
-    release(inputs, ReleaseOptions.of(Config()), out)
+    release(**inputs, options=ReleaseOptions.of(Config()), out=out)
     again = {path.relative_to(out.path).as_posix() for path in out.path.rglob("*") if path.is_file()}
     assert again == {entry.path for entry in released.manifest.files}
     for name in again:
@@ -281,15 +272,10 @@ def test_a_quantized_checkpoint_is_neither_quantized_again_nor_exported(run) -> 
     directory, inputs = run
     with pytest.raises(CheckpointError, match="L3-REL-002"):
         directory.execute(
-            QUANTIZE, {"checkpoint": inputs["int8"]}, QuantizeOptions(scheme=Slot(name="int8")), key="twice"
+            quantize, {"checkpoint": inputs["int8"]}, QuantizeOptions(scheme=Slot(name="int8")), key="twice"
         )
     with pytest.raises(CheckpointError, match="L3-EXP-001"):
-        directory.execute(
-            Stage("release", release, {"checkpoint": "checkpoint"}, "release"),
-            {"checkpoint": inputs["int8"]},
-            ReleaseOptions.of(Config()),
-            key="wrong",
-        )
+        directory.execute(release, {"checkpoint": inputs["int8"]}, ReleaseOptions.of(Config()), key="wrong")
     assert not (directory.artifacts / "wrong").exists()
 
 
@@ -302,7 +288,7 @@ def test_an_unsupported_device_is_refused_before_weights_load(run, monkeypatch) 
     directory, inputs = run
     with pytest.raises(PluginError, match="cannot run here"):
         directory.execute(
-            QUANTIZE, {"checkpoint": inputs["checkpoint"]}, QuantizeOptions(scheme=Slot(name="int8"), device="cuda")
+            quantize, {"checkpoint": inputs["checkpoint"]}, QuantizeOptions(scheme=Slot(name="int8"), device="cuda")
         )
 
 

@@ -15,7 +15,7 @@ from llama3.errors import ConfigError, DataError
 from llama3.preflight import load_config as checked
 from llama3.tasks import Task
 from llama3.tasks.rows import read_rows
-from llama3.tasks.user_data import own_data_stage, read_lines
+from llama3.tasks.user_data import UserDataOptions, own_data, read_lines
 from llama3.tasks.user_rows import parse_row
 
 ASK = {"role": "user", "content": "What is 2 + 3?"}
@@ -154,9 +154,8 @@ def made(tmp_path):
     def make(rows):
         path = write(tmp_path / "my.jsonl", rows)
         config = load_config({"post_training": {"data": str(path)}}).config
-        stage = own_data_stage(config)
         with RunDir(tmp_path / "run") as run:
-            artifact = run.execute(stage, {}, stage.options_of(config))
+            artifact = run.execute(own_data(str(path)), {}, UserDataOptions.of(config))
         return artifact, {file.name: list(read_rows(file)) for file in artifact.path.glob("*.jsonl")}
 
     return make
@@ -235,10 +234,10 @@ def test_the_rows_and_not_the_path_decide_what_is_made_again(tmp_path):
     row = {"prompt": "?", "completion": "5", "split": "train"}
     paths = [write(tmp_path / name, [row]) for name in ("a.jsonl", "b.jsonl")]
     configs = [load_config({"post_training": {"data": str(path)}}).config for path in paths]
-    stamps = [own_data_stage(config).options_of(config).model_dump() for config in configs]
+    stamps = [UserDataOptions.of(config).model_dump() for config in configs]
     assert stamps[0] == stamps[1]
     write(paths[0], [row, row | {"completion": "6"}])
-    assert own_data_stage(configs[0]).options_of(configs[0]).model_dump() != stamps[1]
+    assert UserDataOptions.of(configs[0]).model_dump() != stamps[1]
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,9 @@ import signal
 import numpy as np
 import pytest
 import torch
-from pydantic import BaseModel
 
 from llama3 import _core
-from llama3.artifacts import Stage
+from llama3.artifacts import Stage, TokenizerArtifact, stage
 from llama3.artifacts.run import RunDir
 from llama3.checkpoints.load import load_model
 from llama3.config.schema import Config
@@ -29,16 +28,14 @@ SENTENCES = {
 }
 
 
-class Nothing(BaseModel):
-    pass
-
-
-def make_tokenizer(inputs, options, out):
+@stage(output="tokenizer")
+def make_tokenizer(*, out):
     Tokenizer.train([text for texts in SENTENCES.values() for text in texts], 300, num_special=16).save(out.path)
 
 
-def make_shards(inputs, options, out):
-    tokenizer = Tokenizer.load(inputs["tokenizer"].path)
+@stage(output="shards")
+def make_shards(tokenizer: TokenizerArtifact, *, out):
+    tokenizer = Tokenizer.load(tokenizer.path)
     sources = []
     for name, texts in SENTENCES.items():
         path = out.path / f"{name}.tok"
@@ -49,11 +46,6 @@ def make_shards(inputs, options, out):
         entry = ShardEntry(path=path.name, tokens=tokens, documents=documents, root=root)
         sources.append(SourceEntry(name=name, shards=[entry]))
     TokenPlan(tokenizer=tokenizer.hash, vocab_size=tokenizer.vocab_size, sources=sources).save(out.path)
-
-
-TOKENIZER = Stage("tokenizer", make_tokenizer, {}, "tokenizer")
-SHARDS = Stage("shard", make_shards, {"tokenizer": "tokenizer"}, "shards")
-PRETRAIN = Stage("pretrain", pretrain, {"shards": "shards", "tokenizer": "tokenizer"}, "checkpoint")
 
 
 def config(**pretrain_section):
@@ -80,15 +72,15 @@ def config(**pretrain_section):
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
     run = RunDir(tmp_path_factory.mktemp("inputs"))
-    tokenizer = run.execute(TOKENIZER, {}, Nothing())
-    return {"tokenizer": tokenizer, "shards": run.execute(SHARDS, {"tokenizer": tokenizer}, Nothing())}
+    tokenizer = run.execute(make_tokenizer, {})
+    return {"tokenizer": tokenizer, "shards": run.execute(make_shards, {"tokenizer": tokenizer})}
 
 
 @pytest.fixture(scope="module")
 def made(inputs, tmp_path_factory):
     """The run and its checkpoint, made without interruption."""
     run = RunDir(tmp_path_factory.mktemp("run"))
-    return run, run.execute(PRETRAIN, inputs, PretrainOptions.of(config()))
+    return run, run.execute(pretrain, inputs, PretrainOptions.of(config()))
 
 
 def test_it_makes_a_checkpoint_that_has_learnt_the_text(made, inputs):
@@ -125,16 +117,16 @@ def test_interrupted_and_resumed_it_makes_the_same_artifact(made, inputs, tmp_pa
     monkeypatch.setattr(TokenDataset, "examples", examples)
     run = RunDir(tmp_path)
     with pytest.raises(Interrupted, match="stopped after step 14 of 16"):
-        run.execute(PRETRAIN, inputs, PretrainOptions.of(config()))
+        run.execute(pretrain, inputs, PretrainOptions.of(config()))
     monkeypatch.undo()
-    resumed = run.execute(PRETRAIN, inputs, PretrainOptions.of(config()))
+    resumed = run.execute(pretrain, inputs, PretrainOptions.of(config()))
     assert resumed.hash == made[1].hash
 
 
 def test_how_it_is_logged_and_shared_does_not_change_what_it_is(made, inputs):
     run, artifact = made
     quiet = Config.model_validate(config().model_dump() | {"logging": [], "parallelism": {"dp": "fsdp"}})
-    assert run.execute(PRETRAIN, inputs, PretrainOptions.of(quiet)).hash == artifact.hash
+    assert run.execute(pretrain, inputs, PretrainOptions.of(quiet)).hash == artifact.hash
     assert len((run.path / "metrics.jsonl").read_text().splitlines()) == 4  # nothing was done again
 
 
@@ -163,23 +155,23 @@ def test_ranks_share_the_rows_of_a_step(inputs):
 
 
 def test_shards_of_another_tokenizer_are_refused(inputs, tmp_path):
-    def other(inputs, options, out):
+    def other(out):
         Tokenizer.train(["quite another text, with other words in it altogether"], 290, num_special=16).save(out.path)
 
     run = RunDir(tmp_path)
-    tokenizer = run.execute(Stage("tokenizer", other, {}, "tokenizer"), {}, Nothing())
+    tokenizer = run.execute(Stage("tokenizer", other, "tokenizer"), {})
     with pytest.raises(DataError, match="L3-TRN-020"):
-        run.execute(PRETRAIN, {**inputs, "tokenizer": tokenizer}, PretrainOptions.of(config()))
+        run.execute(pretrain, {**inputs, "tokenizer": tokenizer}, PretrainOptions.of(config()))
 
 
 def test_rows_beyond_the_context_are_refused(inputs, tmp_path):
     with pytest.raises(ConfigError, match=r"rows of 2048 tokens for a model made for 1024.*L3-TRN-021"):
-        RunDir(tmp_path).execute(PRETRAIN, inputs, PretrainOptions.of(config(seq_len=2048)))
+        RunDir(tmp_path).execute(pretrain, inputs, PretrainOptions.of(config(seq_len=2048)))
 
 
 def test_a_world_of_another_size_is_refused(inputs, tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "3")
     two = Config.model_validate(config().model_dump() | {"parallelism": {"dp": {"name": "fsdp", "size": 2}}})
     with pytest.raises(DoesNotFit, match=r"needs 2 processes, this run has 3.*L3-PAR-002"):
-        RunDir(tmp_path).execute(PRETRAIN, inputs, PretrainOptions.of(two))
+        RunDir(tmp_path).execute(pretrain, inputs, PretrainOptions.of(two))
     assert pretrain_module.parallel.dist.is_initialized() is False
