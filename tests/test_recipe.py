@@ -1,8 +1,10 @@
 """The whole road on a few kilobytes: what it makes, that it resumes, and that nothing finished is ever lost."""
 
+import importlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,9 +17,14 @@ import yaml
 from peers import answers_as_transformers
 
 import llama3
+from llama3.artifacts import Stage
+from llama3.artifacts.lineage import trace
+from llama3.artifacts.run import RunDir
 from llama3.checkpoints.load import load_model
+from llama3.cli import main
 from llama3.errors import ArtifactError, ConfigError
 from llama3.plugins.registry import discover
+from llama3.tasks.rows import read_rows, write_rows
 
 STAGES = [
     "curate", "tokenizer", "shard", "pretrain", "reject-1", "sft-1", "preferences-1", "prefer-1", "average-1", "final",
@@ -96,8 +103,6 @@ def write_config(folder: Path, **changes) -> Path:
 
 def hashes(run: Path) -> dict[str, str]:
     """Identity of every artifact of a run, by key."""
-    from llama3.artifacts.run import RunDir
-
     return {key: artifact.hash for key, artifact in RunDir(run).current().items()}
 
 
@@ -172,6 +177,79 @@ def test_a_changed_option_remakes_what_depends_on_it(finished):
     assert hashes(run.path) == before
 
 
+def test_every_round_asks_other_prompts_and_makes_another_model(finished, tmp_path):
+    """In a run directory where an earlier layout has left its second round: that stays, beside the new one."""
+    folder, _ = finished
+    config = write_config(tmp_path, data__sources=[{"name": "files", "path": str(folder / "text")}])
+    path = tmp_path / "runs" / "small"
+    with RunDir(path) as earlier:
+        old = earlier.execute(Stage("reject", lambda out: write_rows(out.path / "dialogs.jsonl", []), "dialogs"), {},
+                              key="reject-2")  # fmt: skip
+    with pytest.raises(SystemExit) as done:
+        main(["run", str(config), "--set", "post_training.rounds=3", "--set", "quantization=[]"])
+    assert done.value.code == 0
+    made = RunDir(path).current()
+    models = {made[f"average-{n}"].file("model.safetensors").read_bytes() for n in (1, 2, 3)}
+    assert len(models) == 3
+    asked = [
+        frozenset(row["prompt"] for row in read_rows(made[f"{stage}-{n}"].file("samples.jsonl")))
+        for n in (1, 2, 3)
+        for stage in ("reject", "preferences")
+    ]
+    assert len(set(asked)) == 6, "no two stages ask the same prompts"
+    assert made["reject-2"].location != old.location
+    assert old.file("dialogs.jsonl").exists()
+
+
+BOUNCER = """
+from llama3.plugins import GuardSpec, hookimpl
+from pydantic import BaseModel
+
+
+@hookimpl
+def llama3_guards():
+    return [GuardSpec(name="bouncer", factory="bouncer:Guard", options="bouncer:Options", stages=frozenset({"output"}))]
+
+
+class Options(BaseModel):
+    words: list[str]
+"""
+
+
+@pytest.fixture
+def bouncer(site):
+    """A third party's guard, version 1.0; calling the fixture installs another version in its place."""
+
+    def install(version: str) -> None:
+        shutil.rmtree(site.path / "bouncer-1.0.dist-info", ignore_errors=True)
+        site.add("bouncer", BOUNCER, version=version)
+        importlib.invalidate_caches()
+        discover.cache_clear()
+
+    install("1.0")
+    yield install
+    discover.cache_clear()
+
+
+def test_every_guard_stands_in_the_plugins_the_release_and_its_lineage(finished, bouncer):
+    """And another version of a guard is another release, of the same model."""
+    folder, run = finished
+    policy = "{input: prompt_injection, output: {any: [{guard: {name: bouncer, words: [fight]}}]}}"
+    guarded = llama3.run(folder / "small.yaml", [f"safety.policy={policy}"])
+    expected = {("bouncer", "bouncer", "1.0"), ("prompt_injection", "llama3", llama3.__version__)}
+    used = lambda rows: {(r["name"], r["dist"], r["version"]) for r in rows if r["family"] == "guards"}
+    assert used(json.loads((run.path / "plugins.json").read_text())) == expected
+    assert used(use.model_dump() for use in guarded.artifacts["release"].manifest.plugins) == expected
+    (release,) = [node for node in trace(run.path) if node.manifest.type == "release"]
+    assert used(release.to_json()["plugins"]) == expected
+
+    bouncer("1.1")
+    again = llama3.run(folder / "small.yaml", [f"safety.policy={policy}"])
+    changed = {key for key, artifact in again.artifacts.items() if artifact.hash != guarded.artifacts[key].hash}
+    assert changed == {"release"}
+    llama3.run(folder / "small.yaml")
+
+
 def test_the_release_loads_everywhere(finished):
     _, run = finished
     folder = run.artifacts["release"].path
@@ -184,8 +262,6 @@ def test_the_release_loads_everywhere(finished):
 
 
 def test_lineage_leads_to_the_corpus(finished):
-    from llama3.artifacts.lineage import trace
-
     _, run = finished
     nodes = [node for root in trace(run.path) for node in root.walk()]
     assert all(node.state == "ok" for node in nodes)
@@ -232,8 +308,6 @@ def test_ctrl_c_keeps_what_is_finished(finished, tmp_path):
 
 
 def test_two_runs_in_one_directory_are_refused(finished):
-    from llama3.artifacts.run import RunDir
-
     folder, run = finished
     with RunDir(run.path), pytest.raises(ArtifactError, match="L3-RUN-001"):
         llama3.run(folder / "small.yaml")

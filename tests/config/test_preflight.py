@@ -34,6 +34,11 @@ def _one_process(monkeypatch):
             "safety: {policy: {input: {any: [{guard: prompt_injection, on_error: allow}]}}}",
             "safety.policy.input.any.0: on_error: allow makes the guard fail open",
         ),
+        (
+            "safety: {policy: {input: {guard: prompt_injection, options: {threshold: 0.5}}}}",
+            "safety.policy.input: unknown key 'options'. Fix: write them beside the guard's name: {guard: {name: NAME,",
+        ),
+        ("safety: {policy: {input: {guard: 5}}}", "safety.policy.input.guard: 5 names no guard"),
     ],
 )
 def test_stages_refuse_through_their_own_readers(write, text, expected):
