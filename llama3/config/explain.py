@@ -116,7 +116,7 @@ def _options_of(family: str, path: tuple[str, ...], loaded: Loaded | None) -> ty
 def type_name(annotation: Any, family: str = "") -> str:
     """A type as a user writes it: `int`, `text or null`, `one of a, b`, `list of sources`."""
     if family:
-        lists = list in map(get_origin, (annotation, *get_args(annotation)))
+        lists = any(get_origin(part) is list for part in (annotation, *get_args(annotation)))
         return f"list of {family} plugins" if lists else f"a plugin of {family}"
     origin, parts = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
