@@ -5,11 +5,13 @@ The recipe says what is made from what; everything about *how* it is executed is
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from pydantic import BaseModel
@@ -19,12 +21,18 @@ from llama3.artifacts import Artifact, PluginUse, Stage
 from llama3.artifacts.files import write_bytes_atomic, write_json_atomic
 from llama3.artifacts.run import RunDir
 from llama3.config import Loaded
+from llama3.config.precision import Work, settled
 from llama3.config.slots import choices, identities
 from llama3.errors import Interrupted, PluginError
 from llama3.evaluation.report import render_html
 from llama3.model.memory import give_back_freed_memory
+from llama3.model.precision import ComputePrecision, Probe, probe
 from llama3.plugins.registry import discover
 from llama3.training.ranks import Ranks
+from llama3.training.stage import device_of
+
+PRECISION_FILE = "precision.json"
+"""What a run computes in where its config leaves that to the machine: {work: {precision, gflops}}."""
 
 
 class Executor:
@@ -52,6 +60,7 @@ class Executor:
             self.run.describe(self._loaded.to_yaml(), self._loaded.origins_json(), plugins)
             config = self.config.model_dump(mode="json")
             self._observers.notify("llama3_run_start", run_dir=self.run.path, config=config)
+        self.config = settled(self.config, self._precision)
         return self
 
     def __exit__(
@@ -95,6 +104,25 @@ class Executor:
         """Let `key` no longer name what an earlier execution of this run made."""
         if self._ranks.leads:
             self.run.withdraw(key)
+
+    def _precision(self, work: Work) -> ComputePrecision:
+        """What this kind of work is computed in: measured once on rank 0, then kept with the run, so that the same
+        command asks for the same artifacts."""
+        found = self._kept_probe(work).precision if self._ranks.leads else ""
+        return cast(ComputePrecision, self._ranks.share(found))
+
+    def _kept_probe(self, work: Work) -> Probe:
+        file = self.run.path / PRECISION_FILE
+        kept: dict[str, Any] = {}
+        with suppress(OSError, ValueError):  # not there yet, or not ours any more: measured anew
+            kept = json.loads(file.read_bytes())
+        if work not in kept:
+            measured = probe(work, device_of(self.config.run.device))
+            self.run.display.note(f"[dim]{work} in {measured}[/]")
+            kept[work] = {"precision": measured.precision, "gflops": dict(measured.gflops)}
+            write_json_atomic(file, kept)
+            self.run.event("precision", work=work, **kept[work])
+        return Probe(**kept[work])
 
 
 def plugins_of(options: BaseModel | None) -> list[PluginUse]:

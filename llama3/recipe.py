@@ -53,7 +53,7 @@ def run(loaded: Loaded) -> Run:
     with Executor(loaded) as make:
         story = improve if loaded.config.model.path else raise_model
         try:
-            report = story(make, loaded.config)
+            report = story(make, make.config)
         except GateFailed:
             make.withdraw("release")  # an earlier one no longer is what this run made
             raise

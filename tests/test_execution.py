@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from llama3.config import load
 from llama3.config.schema import Config
 from llama3.evaluation.stages import ContaminationOptions, EvaluateOptions
-from llama3.execution import plugins_of
+from llama3.execution import PRECISION_FILE, Executor, plugins_of
 from llama3.posttraining.finetune import PreferOptions, SFTOptions
 from llama3.posttraining.reject import RejectOptions
 from llama3.release.quantize import QuantizeOptions
@@ -71,3 +73,33 @@ def test_every_leaf_of_a_policy_is_a_slot(policy, places):
     assert [".".join(map(str, choice.path)) for choice in guards] == places
     assert {choice.slot.name for choice in guards} == {"prompt_injection"}
     assert [row["name"] for row in loaded.plugins() if row["family"] == "guards"] == ["prompt_injection"]
+
+
+def test_what_the_machine_computes_faster_in_is_measured_once_and_kept(tmp_path):
+    config = {"run": {"dir": str(tmp_path), "threads": 1}, "post_training": {"sft": {"precision": "fp32"}}}
+    with Executor(load(config)) as first:
+        measured = json.loads((first.run.path / PRECISION_FILE).read_text())
+    assert set(measured) == {"training", "sampling"}
+    assert first.config.pretrain.precision == measured["training"]["precision"]
+    assert first.config.post_training.reject.precision == measured["sampling"]["precision"]
+    assert first.config.post_training.sft.precision == "fp32"
+
+    # What was kept decides, whatever another machine, or this one on another day, would measure.
+    for kept in ("bf16", "fp32"):
+        measured["training"]["precision"] = kept
+        (first.run.path / PRECISION_FILE).write_text(json.dumps(measured))
+        with Executor(load(config)) as again:
+            assert again.config.pretrain.precision == kept
+            assert PretrainOptions.of(again.config).pretrain.precision == kept
+
+    (first.run.path / PRECISION_FILE).write_text("{")
+    with Executor(load(config)) as anew:
+        assert anew.config.pretrain.precision in ("fp32", "bf16")
+
+
+def test_a_config_that_leaves_nothing_open_measures_nothing(tmp_path):
+    fixed = {"precision": "fp32"}
+    post = {"reject": fixed, "sft": fixed, "prefer": {**fixed, "sampling_precision": "bf16"}}
+    config = {"run": {"dir": str(tmp_path), "threads": 1}, "pretrain": fixed, "post_training": post}
+    with Executor(load(config)) as make:
+        assert not (make.run.path / PRECISION_FILE).exists()

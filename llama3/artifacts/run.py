@@ -2,6 +2,7 @@
 
     runs/<name>/
       config.yaml origin.json plugins.json env.json    what was asked, and with what
+      precision.json                                   what the machine computes faster in, where that was left open
       events.jsonl metrics.jsonl samples.jsonl         append-only, readable mid-run
       artifacts/<key>-<request>/                       finished artifacts; artifacts/<key> links to the
       current one scratch/<key>-<request>/                         of unfinished stages, kept for the next try

@@ -44,15 +44,15 @@ class Ranks:
         """Rank 0: `execute` the stage, telling the others what happens."""
 
         def announced(*, out: StageOutput, **given: Any) -> None:
-            self._send("run", out.scratch)
+            self._send("run", str(out.scratch))
             stage(**given, out=out)
 
         try:
             artifact = execute(replace(stage, function=announced))
         except BaseException:
-            self._send("stop", Path())
+            self._send("stop", "")
             raise
-        self._send("done", artifact.location)
+        self._send("done", str(artifact.location))
         return artifact
 
     def follow(self, stage: Stage, inputs: Mapping[str, Artifact], options: BaseModel | None) -> Artifact:
@@ -70,10 +70,17 @@ class Ranks:
                 with TemporaryDirectory() as unused:
                     stage.run(inputs, options, StageOutput(Path(unused), Path(where)))
 
-    def _send(self, what: str, where: Path) -> None:
+    def share(self, text: str) -> str:
+        """The text that rank 0 has, on every rank."""
+        if not self.leads:
+            return self._receive()[1]
+        self._send("text", text)
+        return text
+
+    def _send(self, what: str, text: str) -> None:
         if self.world == 1:
             return
-        message = torch.frombuffer(bytearray(json.dumps([what, str(where)]).encode()), dtype=torch.uint8)
+        message = torch.frombuffer(bytearray(json.dumps([what, text]).encode()), dtype=torch.uint8)
         dist.broadcast(torch.tensor([len(message)]), src=0)
         dist.broadcast(message, src=0)
 
@@ -82,5 +89,5 @@ class Ranks:
         dist.broadcast(size, src=0)
         message = torch.empty(int(size), dtype=torch.uint8)
         dist.broadcast(message, src=0)
-        what, where = json.loads(bytes(message.numpy()))
-        return what, where
+        what, text = json.loads(bytes(message.numpy()))
+        return what, text

@@ -45,7 +45,7 @@ def test_a_real_probe_measures_both_and_leaves_the_threads_as_they_were():
 
 def test_a_config_says_auto_until_the_machine_has_answered():
     asked = Config.model_validate({"post_training": {"sft": {"precision": "bf16"}, "reward": {}}})
-    made = settled(asked, {"training": "fp32", "sampling": "bf16"})
+    made = settled(asked, {"training": "fp32", "sampling": "bf16"}.__getitem__)
     post = made.post_training
     assert (made.pretrain.precision, post.sft.precision, post.prefer.precision) == ("fp32", "bf16", "fp32")
     assert (post.reward.precision, post.reject.precision, post.prefer.sampling_precision) == ("fp32", "bf16", "bf16")
