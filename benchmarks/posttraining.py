@@ -51,7 +51,7 @@ def rows(folder: Path, families: Sequence[str], count: int) -> list[dict[str, An
     take turns."""
     import reasoning_gym
 
-    from llama3.posttraining.datasets import answer_example
+    from llama3.posttraining.examples import answer_example
     from llama3.tokenizer import Tokenizer
 
     tokenizer = Tokenizer.load(folder)

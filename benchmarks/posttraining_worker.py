@@ -74,7 +74,7 @@ def our_training(turns: Turns, job: str, candidate: str, folder: str, rows: Rows
     from llama3.checkpoints.load import load_model
     from llama3.config.schema import SFTSection
     from llama3.model import share
-    from llama3.posttraining.datasets import AnswerTokens, DialogExample, PairExample
+    from llama3.posttraining.examples import AnswerTokens, DialogExample
     from llama3.posttraining.services import ModelScorer
     from llama3.training.loop import train
     from llama3.training.metrics import Reporter
@@ -83,6 +83,7 @@ def our_training(turns: Turns, job: str, candidate: str, folder: str, rows: Rows
     from llama3_plugins.algorithms.dpo import DPO
     from llama3_plugins.algorithms.options import DPOOptions
     from llama3_plugins.algorithms.sft import SFT
+    from llama3_plugins.data_kinds.pairs import PairExample
 
     if candidate == "llama3, sharing off":
         share.WORTH_A_FOREST = 1e-9  # type: ignore[assignment]

@@ -109,7 +109,8 @@ def own_rows(make: Executor, config: Config, searched: Searched) -> Artifact | N
     """The user's own rows, if any (`post_training.data`). Rows that hold a held-out task are refused."""
     if config.post_training.data is None:
         return None
-    given = make(own_data(config.post_training.data), "own_data", UserDataOptions.of(config))
+    options = UserDataOptions.of(config)
+    given = make(own_data(options), "own_data", options)
     require_clean(find_leaks(make, config, {given.type: given}, searched))
     return given
 

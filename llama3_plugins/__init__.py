@@ -2,6 +2,7 @@
 
 from llama3.plugins import (
     AlgorithmSpec,
+    DataKindSpec,
     EvaluatorSpec,
     ExporterSpec,
     FilterSpec,
@@ -79,12 +80,58 @@ def llama3_algorithms() -> list[AlgorithmSpec]:
             summary="scores of answers from preferences: Bradley-Terry over rankings",
             data="pairs",
             needs=frozenset({"score_head"}),
+            reward="reward_model",
         ),
         AlgorithmSpec(
             name="sft",
             factory="llama3_plugins.algorithms.sft:SFT",
             summary="supervised finetuning: loss on the answers only",
             data="dialogs",
+        ),
+    ]
+
+
+@hookimpl
+def llama3_data_kinds() -> list[DataKindSpec]:
+    return [
+        DataKindSpec(
+            name="dialogs",
+            factory="llama3_plugins.data_kinds.dialogs:Dialogs",
+            summary="dialogs whose answers are learnt",
+            artifact="dialogs",
+            file="dialogs.jsonl",
+            sampled=True,
+        ),
+        DataKindSpec(
+            name="labels",
+            factory="llama3_plugins.data_kinds.labels:Labels",
+            summary="answers that are good or bad by themselves",
+            artifact="preferences",
+            file="labels.jsonl",
+            sampled=True,
+        ),
+        DataKindSpec(
+            name="pairs",
+            factory="llama3_plugins.data_kinds.pairs:Pairs",
+            summary="a better and a worse answer to one prompt, or a ranking of several",
+            artifact="preferences",
+            file="preferences.jsonl",
+            sampled=True,
+        ),
+        DataKindSpec(
+            name="prompts",
+            factory="llama3_plugins.data_kinds.prompts:Prompts",
+            summary="prompts that the model answers and rewards score",
+            artifact="preferences",
+            file="prompts.jsonl",
+            sampled=True,
+        ),
+        DataKindSpec(
+            name="tokens",
+            factory="llama3_plugins.data_kinds.tokens:Tokens",
+            summary="packed documents from token shards",
+            artifact="shards",
+            file="plan.json",
         ),
     ]
 

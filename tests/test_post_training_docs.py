@@ -31,8 +31,7 @@ from llama3.model.config import ModelConfig
 from llama3.model.transformer import Transformer
 from llama3.plugins.registry import discover
 from llama3.preflight import load_config
-from llama3.tasks.user_data import SUITS
-from llama3.tasks.user_rows import __doc__ as ROWS
+from llama3.tasks.data_kind import written_kinds
 from llama3.tokenizer import Tokenizer
 from llama3.training.stage import save_checkpoint
 
@@ -75,9 +74,16 @@ def losses(_: str) -> str:
 def rows(_: str) -> str:
     """What columns a row may have, and who learns from it."""
     lines = ["| columns | rows | algorithms |", "|---|---|---|"]
-    for columns, kind in re.findall(r"^\| (`.*) \| (\w+) \|$", ROWS, re.MULTILINE):
-        names = [f"`{name}`" for name, spec in ALGORITHMS.items() if spec.data in SUITS[kind]]
-        lines.append(f"| {columns} | {kind} | {', '.join(names)} |")
+    for kind, written in written_kinds().items():
+        sets = ["`" + "`, `".join(sorted(columns)) + "`" for columns in written.required]
+        optional = sorted(written.optional) if written.optional is not None else None
+        more = (
+            ", and any others that rewards read"
+            if optional is None
+            else "".join(f", perhaps `{name}`" for name in optional)
+        )
+        names = [f"`{name}`" for name, spec in ALGORITHMS.items() if spec.data in written.stored]
+        lines.append(f"| {' or '.join(sets)}{more} | {kind} | {', '.join(names)} |")
     return "\n".join(lines) + "\n"
 
 

@@ -79,7 +79,7 @@ def _tokenizer(path: Path) -> Tokenizer:
 
 def _dialogs(path: Path | None) -> Iterator[list[Message]]:
     """The dialogs of a file. Raises DataError naming the row."""
-    from llama3.posttraining.datasets import messages_of
+    from llama3.posttraining.examples import messages_of
     from llama3.tasks.rows import read_rows
 
     assert path is not None

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
-from llama3.config.schema import Config
+from llama3.config.schema import Config, PostTrainingSection
 from llama3.config.slots import slots_of
 from llama3.config.yaml import Path
 from llama3.errors import LlamaError, Problem, did_you_mean
 from llama3.plugins.registry import Registry
 from llama3.plugins.specs import (
     AlgorithmSpec,
+    DataKindSpec,
     GuardSpec,
     ParallelSpec,
     PluginSpec,
@@ -21,6 +23,7 @@ from llama3.plugins.specs import (
 )
 
 Place = Callable[[Path], str]
+S = TypeVar("S", bound=PluginSpec)
 
 
 def cross_check(config: Config, registry: Registry, place: Place, environ: Mapping[str, str]) -> list[Problem]:
@@ -44,16 +47,26 @@ def _spec(registry: Registry, family: str, name: str) -> PluginSpec | None:
         return None
 
 
+def _specs(registry: Registry, family: str, kind: type[S]) -> dict[str, S]:
+    """The usable plugins of a family, by the name that a config writes."""
+    found = [(name, _spec(registry, family, name)) for name in registry.names(family)]
+    return {name: spec for name, spec in found if isinstance(spec, kind)}
+
+
 @dataclass(frozen=True)
 class _Learner:
-    """A place where a config names an algorithm: the data that its stage has, and the needs that it supplies."""
+    """A place where a config names an algorithm: the artifact that its stage reads, and the needs that it supplies."""
 
     path: tuple[str, ...]
-    data: frozenset[str]
-    needs: frozenset[str]
+    artifact: str
+    needs: frozenset[str] = frozenset()
+    makes_reward: bool = False
+    """Whether the model that is trained here joins the rewards."""
 
-    def suits(self, spec: AlgorithmSpec) -> bool:
-        return spec.data in self.data and spec.needs <= self.needs
+    def suits(self, spec: AlgorithmSpec, kinds: Mapping[str, DataKindSpec]) -> bool:
+        kind = kinds.get(spec.data)
+        reads = kind is not None and kind.artifact == self.artifact
+        return reads and spec.needs <= self.needs and self.makes_reward == (spec.reward is not None)
 
     def line(self, name: str) -> str:
         """The YAML that names an algorithm here."""
@@ -64,55 +77,75 @@ class _Learner:
 
 
 _LEARNERS = (
+    _Learner(("pretrain", "algorithm"), "shards"),
     _Learner(
         ("post_training", "algorithm"),
-        frozenset({"pairs", "labels", "prompts"}),
+        "preferences",
         # The current model samples and has the value head, a frozen copy of it is the reference.
         frozenset({"rollouts", "reward", "reference", "value"}),
     ),
-    _Learner(("post_training", "sft", "algorithm"), frozenset({"dialogs"}), frozenset()),
-    _Learner(("post_training", "reward", "algorithm"), frozenset({"pairs"}), frozenset({"reference", "score_head"})),
+    _Learner(("post_training", "sft", "algorithm"), "dialogs"),
+    _Learner(
+        ("post_training", "reward", "algorithm"),
+        "preferences",
+        frozenset({"reference", "score_head"}),
+        makes_reward=True,
+    ),
 )
 
 
 def _algorithms(config: Config, registry: Registry, place: Place) -> Iterator[Problem]:
     post = config.post_training
-    names = [post.algorithm.name, post.sft.algorithm.name, post.reward.algorithm.name if post.reward else None]
-    for learner, name in zip(_LEARNERS, names, strict=True):
-        spec = _spec(registry, "algorithms", name) if name is not None else None
+    judge = post.reward.algorithm if post.reward else None
+    slots = [config.pretrain.algorithm, post.algorithm, post.sft.algorithm, judge]
+    for learner, slot in zip(_LEARNERS, slots, strict=True):
+        spec = _spec(registry, "algorithms", slot.name) if slot is not None else None
         if isinstance(spec, AlgorithmSpec):
             yield from _learner(learner, spec, registry, place(learner.path))
-            yield from _rewards(config, spec, registry, place(learner.path))
+            yield from _sources(config, spec, registry, place(learner.path))
 
 
 def _learner(learner: _Learner, spec: AlgorithmSpec, registry: Registry, where: str) -> Iterator[Problem]:
     """Whether the stage has the data and supplies the needs; where not, which stage does."""
-    specs = [(name, _spec(registry, "algorithms", name)) for name in registry.names("algorithms")]
-    fitting = [name for name, other in specs if isinstance(other, AlgorithmSpec) and learner.suits(other)]
-    fix = f"choose one of {', '.join(fitting) or 'none installed'}"
-    if home := next((other for other in _LEARNERS if other.suits(spec)), None):
+    kinds = _specs(registry, "data_kinds", DataKindSpec)
+    if spec.data not in kinds:
+        what = f"{spec.name!r} learns from {spec.data!r}, a kind of data that no plugin brings"
+        near = did_you_mean(spec.data, kinds) or f"kinds: {', '.join(sorted(kinds))}"
+        yield Problem("L3-CFG-034", where, what, near, "install the plugin that brings it")
+        return
+    algorithms = _specs(registry, "algorithms", AlgorithmSpec)
+    fitting = [name for name, other in algorithms.items() if learner.suits(other, kinds)]
+    fix = f"choose one of {', '.join(sorted(fitting)) or 'none installed'}"
+    if home := next((other for other in _LEARNERS if other.suits(spec, kinds)), None):
         fix = f"{fix}; {spec.name!r} belongs to {home.line(spec.name)}"
-    if spec.data not in learner.data:
-        what = f"{spec.name!r} learns from {spec.data}, this stage makes {' or '.join(sorted(learner.data))}"
+    if kinds[spec.data].artifact != learner.artifact:
+        read = sorted(name for name, kind in kinds.items() if kind.artifact == learner.artifact)
+        what = f"{spec.name!r} learns from {spec.data}, this stage has {' or '.join(read)}"
         yield Problem("L3-CFG-020", where, what, fix=fix)
     elif lacking := sorted(need.replace("_", " ") for need in spec.needs - learner.needs):
         what = f"{spec.name!r} needs a {' and a '.join(lacking)}, which this stage does not supply"
         yield Problem("L3-CFG-022", where, what, fix=fix)
+    elif learner.makes_reward and spec.reward is None:
+        yield Problem("L3-CFG-035", where, f"{spec.name!r} makes no model that a reward scores with", fix=fix)
 
 
-def _rewards(config: Config, spec: AlgorithmSpec, registry: Registry, where: str) -> Iterator[Problem]:
-    """An algorithm that samples needs something that scores, and prompts."""
+def _sources(config: Config, spec: AlgorithmSpec, registry: Registry, where: str) -> Iterator[Problem]:
+    """Data that no round makes must be given; an algorithm that samples needs something that scores, and prompts."""
     post = config.post_training
-    if "reward" in spec.needs and not post.rewards and post.reward is None:
+    kind = _spec(registry, "data_kinds", spec.data)
+    asking = f"`post_training: {{rewards: [{', '.join(slot.name for slot in PostTrainingSection().rewards)}]}}`"
+    if isinstance(kind, DataKindSpec) and kind.artifact != "shards" and not kind.sampled and post.data is None:
+        what = f"{spec.name!r} learns from {spec.data}, which no round makes"
+        yield Problem("L3-CFG-036", where, what, fix=f"add `post_training: {{data: {spec.data}.jsonl}}`")
+    elif "reward" in spec.needs and not post.rewards and post.reward is None:
         what = f"{spec.name!r} needs a reward and post_training.rewards is empty"
-        yield Problem("L3-CFG-021", where, what, fix="add `post_training: {rewards: [verifiable]}`")
-    elif spec.data == "prompts" and post.data is None:
+        yield Problem("L3-CFG-021", where, what, fix=f"add {asking}")
+    elif "rollouts" in spec.needs and post.data is None:
         specs = [_spec(registry, "rewards", slot.name) for slot in post.rewards]
         if not any(reward is None or not isinstance(reward, RewardSpec) or reward.has_tasks for reward in specs):
             names = ", ".join(slot.name for slot in post.rewards) or "the trained reward model"
             what = f"{spec.name!r} needs prompts, and {names} has none of its own"
-            lines = "`post_training: {rewards: [verifiable]}` or `post_training: {data: prompts.jsonl}`"
-            yield Problem("L3-CFG-033", where, what, fix=f"add {lines}")
+            yield Problem("L3-CFG-033", where, what, fix=f"add {asking} or `post_training: {{data: prompts.jsonl}}`")
 
 
 def _mesh(config: Config, registry: Registry, place: Place, environ: Mapping[str, str]) -> Iterator[Problem]:

@@ -74,6 +74,7 @@ _SHORT = BeforeValidator(_slot)
 SourceSlot = Annotated[Slot, _SHORT, PluginFamily("sources")]
 FilterSlot = Annotated[Slot, _SHORT, PluginFamily("filters")]
 ParallelSlot = Annotated[AxisSlot, _SHORT, PluginFamily("parallelism")]
+DataKindSlot = Annotated[Slot, _SHORT, PluginFamily("data_kinds")]
 AlgorithmSlot = Annotated[Slot, _SHORT, PluginFamily("algorithms")]
 RewardSlot = Annotated[Slot, _SHORT, PluginFamily("rewards")]
 QuantizationSlot = Annotated[Slot, _SHORT, PluginFamily("quantization")]
@@ -212,6 +213,7 @@ class AnnealSection(Section):
 class PretrainSection(OptimizerSection):
     """Next-token prediction over the token shards. One step reads `batch` rows of `seq_len` tokens."""
 
+    algorithm: AlgorithmSlot = Slot(name="next_token")
     steps: int = Field(1000, ge=1, description="steps before the anneal")
     batch: int = Field(16, ge=1, description="rows per step over all ranks")
     seq_len: int = Field(512, ge=8, description="tokens per row")

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -20,8 +21,8 @@ from llama3.errors import GateFailed, Problem
 
 DATA_TYPES = ("dialogs", "preferences")
 """Artifacts that hold data of post-training."""
-DATA_FILES = ("dialogs.jsonl", "preferences.jsonl", "labels.jsonl", "prompts.jsonl")
-ANSWERS = ("completion", "chosen", "rejected", "edited")
+NOT_LEARNT = ("samples.jsonl", "held_out.jsonl")
+"""Files of such artifacts that no stage learns from."""
 NGRAM = 8
 THRESHOLD = 0.8
 """Share of covered tokens from which a task counts as contaminated."""
@@ -95,14 +96,20 @@ def _figures(index: NgramIndex, shares: Sequence[float], too_short: int) -> dict
 
 
 def trained_texts(data: Artifact) -> Iterator[str]:
-    """Every message and answer of an artifact of dialogs or preferences."""
-    for name in DATA_FILES:
-        if not (data.path / name).exists():
-            continue
-        with data.file(name).open(encoding="utf-8") as file:
-            for row in map(json.loads, file):
-                yield from (message["content"] for message in (*row.get("messages", ()), *row.get("context", ())))
-                yield from (row[column] for column in ("prompt", *ANSWERS) if isinstance(row.get(column), str))
+    """Every text in the rows that a stage may learn from, whatever kind of data they are."""
+    for path in sorted(data.path.glob("*.jsonl")):
+        if path.name not in NOT_LEARNT:
+            with data.file(path.name).open(encoding="utf-8") as file:
+                for row in map(json.loads, file):
+                    yield from _texts(row)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _texts(part)
 
 
 def require_clean(found: Artifact) -> None:

@@ -7,6 +7,7 @@ from llama3.plugins.hookspecs import hookimpl
 from llama3.plugins.specs import (
     AlgorithmSpec,
     CommandSpec,
+    DataKindSpec,
     EvaluatorSpec,
     ExporterSpec,
     FilterSpec,
@@ -23,6 +24,7 @@ from llama3.plugins.specs import (
 __all__ = [
     "AlgorithmSpec",
     "CommandSpec",
+    "DataKindSpec",
     "EvaluatorSpec",
     "ExporterSpec",
     "FilterSpec",

@@ -39,6 +39,13 @@ def llama3_parallel_strategies() -> list[specs.ParallelSpec]:
 
 
 @hookspec
+def llama3_data_kinds() -> list[specs.DataKindSpec]:
+    """Kinds of data, named by `AlgorithmSpec.data` and known by the columns of `post_training.data`. On failure: before
+    weights load."""
+    raise AssertionError("specification only")
+
+
+@hookspec
 def llama3_algorithms() -> list[specs.AlgorithmSpec]:
     """Training algorithms, chosen under `post_training.algorithm`. On failure: before weights load."""
     raise AssertionError("specification only")
@@ -126,6 +133,7 @@ REGISTRATION: dict[str, type[specs.PluginSpec]] = {
     "llama3_sources": specs.SourceSpec,
     "llama3_filters": specs.FilterSpec,
     "llama3_parallel_strategies": specs.ParallelSpec,
+    "llama3_data_kinds": specs.DataKindSpec,
     "llama3_algorithms": specs.AlgorithmSpec,
     "llama3_rewards": specs.RewardSpec,
     "llama3_quantization_schemes": specs.QuantizationSpec,

@@ -62,13 +62,30 @@ class ParallelSpec(PluginSpec):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DataKindSpec(PluginSpec):
+    """What algorithms learn from: builds a `llama3.tasks.data_kind.DataKind`, without torch."""
+
+    family: ClassVar[str] = "data_kinds"
+
+    artifact: Literal["shards", "dialogs", "preferences"]
+    """Type of the artifact that holds it: what `pretrain`, `sft`, or `prefer` and `reward` read."""
+    file: str
+    """The artifact's file with its rows."""
+    sampled: bool = False
+    """Whether a round of post-training makes it of the model's own answers; else only `post_training.data` gives it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AlgorithmSpec(PluginSpec):
     """A training algorithm: builds a `llama3.training.algorithm.Algorithm`."""
 
     family: ClassVar[str] = "algorithms"
 
-    data: Literal["tokens", "dialogs", "pairs", "prompts", "labels"]
+    data: str
+    """The kind of data that it learns from (family `data_kinds`)."""
     needs: frozenset[Need] = frozenset()
+    reward: str | None = None
+    """The reward that scores with the model it trains, given that model as the option `path`; None: it trains none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,8 +4,8 @@
     reward:  checkpoint + preferences       -> checkpoint     (paper 4.1.2), with a score head
     prefer:  sft checkpoint + preferences   -> checkpoint     (paper 4.1.4)
 
-The algorithm's spec says what data it eats and which services it needs; both are looked up here in tables, so that
-another algorithm is a change of config.
+The algorithm's spec says which kind of data it eats and which services it needs; the kind says which file holds it and
+what its examples are. So another algorithm, or another kind of data, is a change of config.
 """
 
 from __future__ import annotations
@@ -39,18 +39,9 @@ from llama3.model.lora import add_lora, merge
 from llama3.model.transformer import Transformer
 from llama3.plugins.registry import discover
 from llama3.plugins.specs import AlgorithmSpec, Need
-from llama3.posttraining.datasets import (
-    Epochs,
-    LabelExample,
-    PairExample,
-    PromptExample,
-    dialog_example,
-    label_example,
-    pair_example,
-    prompt_ids,
-)
+from llama3.posttraining.datasets import Epochs
 from llama3.posttraining.reference import CachedReference
-from llama3.posttraining.sampling import build_reward, task_messages
+from llama3.posttraining.sampling import build_reward
 from llama3.posttraining.services import (
     BaseScorer,
     LazyScorer,
@@ -61,7 +52,7 @@ from llama3.posttraining.services import (
     chunks,
     draw_seed,
 )
-from llama3.tasks import Task
+from llama3.tasks.data_kind import DataKind, Example, Row, data_kind, data_kind_spec
 from llama3.tasks.rows import read_rows
 from llama3.tokenizer import Tokenizer, stop_ids
 from llama3.training.algorithm import Algorithm, Scorer
@@ -135,21 +126,15 @@ class RewardOptions(TrainingOptions):
 def sft(checkpoint: Checkpoint, dialogs: Dialogs, *, options: SFTOptions, out: StageOutput) -> None:
     """Finetune `checkpoint` (the base model) on `dialogs`. Raises DataError for bad or missing dialogs, all at once."""
     inputs = {"checkpoint": checkpoint, "dialogs": dialogs}
-    job = Finetuning("sft", inputs, options.sft.algorithm, options.sft, options, out)
-    job.require("dialogs")
-    rows = list(read_rows(dialogs.file("dialogs.jsonl")))
-    examples = _each(rows, lambda row, where: dialog_example(job.tokenizer, row["messages"], where))
-    job.run(examples, {})
+    Finetuning("sft", inputs, dialogs, options.sft.algorithm, options.sft, options, out).run({})
 
 
 @stage(output="checkpoint", every_rank=True)
 def reward(checkpoint: Checkpoint, preferences: Preferences, *, options: RewardOptions, out: StageOutput) -> None:
     """Train a reward model, from `checkpoint`, on the pairs or rankings of `preferences`."""
     inputs = {"checkpoint": checkpoint, "preferences": preferences}
-    job = Finetuning("reward", inputs, options.reward.algorithm, options.reward, options, out)
-    job.require("pairs")
-    examples = job.pairs()
-    job.run(examples, {"reference": lambda: job.cached_reference(examples), "score_head": lambda: None})
+    job = Finetuning("reward", inputs, preferences, options.reward.algorithm, options.reward, options, out)
+    job.run({"reference": job.reference, "score_head": lambda: None})
 
 
 @stage(output="checkpoint", every_rank=True)
@@ -165,34 +150,22 @@ def prefer(
     `reward` is a checkpoint whose score head joins the rewards."""
     section = options.prefer
     inputs = {"checkpoint": checkpoint, "preferences": preferences} | ({"reward": reward} if reward else {})
-    job = Finetuning("prefer", inputs, options.algorithm, section, options, out)
-    data = job.require("pairs", "labels", "prompts")
-    makers: dict[Need, Callable[[], Any]] = {
-        "reference": lambda: LazyScorer(job.frozen),
-        "value": lambda: job.scorer(job.model),
-    }
-    examples: Sequence[Any]
-    if data == "pairs":
-        examples = job.pairs()
-        makers["reference"] = lambda: job.cached_reference(examples)
-    elif data == "labels":
-        rows = list(read_rows(preferences.file("labels.jsonl")))
-        examples = _each(rows, lambda row, where: _label(job.tokenizer, row, where))
-    else:
-        tasks = [Task.from_json(row) for row in read_rows(preferences.file("prompts.jsonl"))]
-        examples = [PromptExample(prompt_ids(job.tokenizer, task_messages(t)), i) for i, t in enumerate(tasks)]
-        combined = build_reward(options.rewards, reward)
-        makers["rollouts"] = lambda: RolloutSampler(
-            open_generate(job.model),
-            stop_ids(job.tokenizer),
-            max_tokens=section.max_tokens,
-            temperature=section.temperature,
-            top_p=section.top_p,
-            draw_seed=lambda: draw_seed(job.parallel.context),
-        )
-        table = [task.to_json() for task in tasks]
-        makers["reward"] = lambda: TextRewarder(combined, job.tokenizer, table, job.watch)
-    job.run(examples, makers)
+    job = Finetuning("prefer", inputs, preferences, options.algorithm, section, options, out)
+    job.run(
+        {
+            "reference": job.reference,
+            "value": lambda: job.scorer(job.model),
+            "rollouts": lambda: RolloutSampler(
+                open_generate(job.model),
+                stop_ids(job.tokenizer),
+                max_tokens=section.max_tokens,
+                temperature=section.temperature,
+                top_p=section.top_p,
+                draw_seed=lambda: draw_seed(job.parallel.context),
+            ),
+            "reward": lambda: TextRewarder(build_reward(options.rewards, reward), job.tokenizer, job.rows, job.watch),
+        }
+    )
 
 
 @dataclass
@@ -201,6 +174,8 @@ class Finetuning:
 
     stage: str
     inputs: Mapping[str, Artifact]
+    data: Artifact
+    """The input that is learnt from."""
     slot: Slot
     section: SFTSection | PreferSection | RewardSection
     options: TrainingOptions
@@ -216,6 +191,32 @@ class Finetuning:
     def algorithm(self) -> Algorithm:
         algorithm: Algorithm = discover().build("algorithms", self.slot.name, self.slot.options)
         return algorithm
+
+    @cached_property
+    def kind(self) -> DataKind[Any]:
+        """What the algorithm learns from."""
+        return data_kind(self.spec.data)
+
+    @cached_property
+    def rows(self) -> list[Row]:
+        """What is learnt from, as it is stored. Raises ConfigError where this stage has no such data."""
+        file = data_kind_spec(self.spec.data).file
+        if not (self.data.path / file).exists():
+            raise ConfigError(
+                Problem(
+                    "L3-FIN-001",
+                    f"stage {self.stage}",
+                    f"the algorithm {self.slot.name!r} trains on {self.spec.data}",
+                    f"the {self.data.type} of this run have no {file}",
+                    "choose another algorithm",
+                )
+            )
+        return list(read_rows(self.data.file(file)))
+
+    @cached_property
+    def examples(self) -> list[Example]:
+        """The rows as examples. Raises DataError with the problems of all bad rows."""
+        return self.kind.examples(self.tokenizer, self.rows)
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -250,27 +251,9 @@ class Finetuning:
     def parallel(self) -> Parallel:
         return start(self.options.parallelism, self.config, device_of(self.options.device), discover())
 
-    def require(self, *kinds: str) -> str:
-        """The kind of data that the algorithm eats. Raises ConfigError when this stage has no such data."""
-        if self.spec.data not in kinds:
-            raise ConfigError(
-                Problem(
-                    "L3-FIN-001",
-                    f"stage {self.stage}",
-                    f"the algorithm {self.slot.name!r} trains on {self.spec.data}",
-                    f"this stage has {' or '.join(kinds)}",
-                    "choose another algorithm",
-                )
-            )
-        return self.spec.data
-
-    def pairs(self) -> list[PairExample]:
-        """The pairs of the input `preferences`. Raises DataError with the problems of all bad rows."""
-        rows = list(read_rows(self.inputs["preferences"].file("preferences.jsonl")))
-        return _each(rows, lambda row, where: _pair(self.tokenizer, row, where))
-
-    def run(self, examples: Sequence[Any], makers: Mapping[Need, Callable[[], Any]]) -> None:
+    def run(self, makers: Mapping[Need, Callable[[], Any]]) -> None:
         """Train and write the checkpoint."""
+        examples = self.examples
         self._refuse_long(examples)
         section, seed, context = self.section, self.options.seed, self.parallel.context
         dataset = Epochs(examples, batch=section.batch, epochs=section.epochs, seed=seed)
@@ -335,12 +318,16 @@ class Finetuning:
         folder = self.inputs["checkpoint"].path
         return self.scorer(load_model(folder, device=self.parallel.context.device).requires_grad_(False))
 
-    def cached_reference(self, examples: Sequence[PairExample]) -> Scorer:
-        """Reference log-probs of all pairs, computed before training and kept across kills."""
-        context = self.parallel.context
+    def reference(self) -> Scorer:
+        """The frozen model; where the answers are given, with their log-probs computed before training and kept across
+        kills."""
+        if "rollouts" in self.spec.needs:
+            return LazyScorer(self.frozen)
+        context, examples = self.parallel.context, self.examples
         temperature = self.algorithm.plan.scored_at(self.sampling_temperature)
         identity = f"{self.inputs['checkpoint'].hash}/{self.section.precision}/{temperature}/{context.device.type}"
-        reference = CachedReference(self.out.scratch / "reference.safetensors", identity, self.frozen)
+        path = self.out.scratch / "reference.safetensors"
+        reference = CachedReference(path, identity, self.frozen, lambda miss: any(context.reduce([miss], "max")))
         with self.out.progress("reference log-probs", len(examples)) as task:
             for chunk in chunks(examples, 64):
                 reference.logps(self.algorithm.collate(chunk).to(context.device))
@@ -349,7 +336,7 @@ class Finetuning:
             reference.save()
         return reference
 
-    def _refuse_long(self, examples: Sequence[Any]) -> None:
+    def _refuse_long(self, examples: Sequence[Example]) -> None:
         limit = self.config.max_seq_len
         long = [index for index, example in enumerate(examples) if example.num_tokens > limit]
         if long:
@@ -371,27 +358,3 @@ def add_head(model: Transformer, name: Literal["value_head", "score_head"]) -> N
         head = nn.Linear(model.config.dim, 1, bias=False, device="meta")
         head.weight = nn.Parameter(weight)
         setattr(model, name, head)
-
-
-def _pair(tokenizer: Tokenizer, row: Mapping[str, Any], where: str) -> PairExample:
-    return pair_example(tokenizer, row["messages"], row["chosen"], row["rejected"], where, edited=row.get("edited"))
-
-
-def _label(tokenizer: Tokenizer, row: Mapping[str, Any], where: str) -> LabelExample:
-    return label_example(tokenizer, row["messages"], row["completion"], row["label"], where)
-
-
-def _each(rows: Sequence[Mapping[str, Any]], make: Callable[[Mapping[str, Any], str], Any]) -> list[Any]:
-    """Make an example of every row. Raises DataError with the problems of all bad rows."""
-    examples, problems = [], []
-    for number, row in enumerate(rows, 1):
-        where = f"row {number} ({row.get('id', 'no id')})"
-        try:
-            examples.append(make(row, where))
-        except DataError as error:
-            problems += error.problems
-        except KeyError as error:
-            problems.append(Problem("L3-DLG-007", where, f"the field {error} is missing"))
-    if problems:
-        raise DataError(problems)
-    return examples

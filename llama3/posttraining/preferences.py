@@ -40,7 +40,7 @@ class PreferencesOptions(SamplingOptions):
     def of(cls, config: Config, round_number: int) -> Self:
         """From the whole config. Rounds count from 1; each draws other tasks, and other ones than `reject`."""
         algorithm = discover().spec("algorithms", config.post_training.algorithm.name)
-        samples_itself = isinstance(algorithm, AlgorithmSpec) and algorithm.data == "prompts"
+        samples_itself = isinstance(algorithm, AlgorithmSpec) and "rollouts" in algorithm.needs
         return cls(
             prompts_only=samples_itself and config.post_training.reward is None,
             **cls.fields_of(config.post_training.prefer),

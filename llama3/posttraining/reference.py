@@ -28,18 +28,22 @@ _FORMAT = "llama3-reference-1"
 class CachedReference:
     """A `Scorer` that computes each answer once. `scorer` is called (and its model loaded) at the first miss only.
 
+    `any_rank` says whether a miss is one on any rank: a model that ranks share is asked by all of them or by none.
+
     Opening a file that was made with another model raises CheckpointError (L3-REF-001); a damaged one L3-REF-002.
     """
 
-    def __init__(self, path: Path, model: str, scorer: Callable[[], Scorer]) -> None:
-        self._path, self._model, self._make_scorer = path, model, scorer
+    def __init__(
+        self, path: Path, model: str, scorer: Callable[[], Scorer], any_rank: Callable[[bool], bool] = bool
+    ) -> None:
+        self._path, self._model, self._make_scorer, self._any_rank = path, model, scorer, any_rank
         self._scorer: Scorer | None = None
         self._logps: dict[bytes, Tensor] = _read(path, model) if path.exists() else {}
 
     def logps(self, batch: Batch) -> Tensor:
         """Log-probs (M,) of the targets, fp32, on the batch's device."""
         keys = {segment: self._key(batch, segment) for segment in batch.segment_M.unique().tolist()}
-        if any(key not in self._logps for key in keys.values()):
+        if self._any_rank(any(key not in self._logps for key in keys.values())):
             self._scorer = self._scorer or self._make_scorer()
             logps_M = self._scorer.logps(batch).float().cpu()
             segment_M = batch.segment_M.cpu()

@@ -16,7 +16,7 @@ from llama3.checkpoints.load import load_model, read_config
 from llama3.config.schema import Config
 from llama3.errors import DataError, Problem
 from llama3.inference.engine import open_generate
-from llama3.posttraining.datasets import dialog_example, prompt_ids
+from llama3.posttraining.examples import dialog_example, prompt_ids
 from llama3.posttraining.rehearsal import rehearsals
 from llama3.posttraining.sampling import (
     Sampled,

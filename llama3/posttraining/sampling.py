@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,10 @@ from pydantic import BaseModel, ConfigDict
 
 from llama3.artifacts import Artifact, StageOutput
 from llama3.config.schema import PreferSection, RejectSection, RewardSlot, Slot
-from llama3.posttraining.datasets import prompt_ids
+from llama3.errors import CheckpointError, Problem
+from llama3.plugins.registry import discover
+from llama3.plugins.specs import AlgorithmSpec
+from llama3.posttraining.examples import prompt_ids
 from llama3.posttraining.services import Generate, answer_text, chunks
 from llama3.tasks import Task
 from llama3.tasks.rewards import CombinedReward, Scores, build_rewards, require_scorable
@@ -83,9 +87,19 @@ class Sampled:
 
 
 def build_reward(slots: Sequence[Slot], trained: Artifact | None = None) -> CombinedReward:
-    """The rewards named in the config, by their plugins, and the reward model that the run has `trained`."""
-    learnt = [Slot.model_validate({"name": "reward_model", "path": str(trained.path)})] if trained is not None else []
-    return CombinedReward(build_rewards([*slots, *learnt]))
+    """The rewards named in the config, and the one that scores with the reward model that the run has `trained`."""
+    return CombinedReward(build_rewards([*slots, *([] if trained is None else [_scoring_with(trained)])]))
+
+
+def _scoring_with(trained: Artifact) -> Slot:
+    """The reward that the algorithm of a checkpoint names for it. Raises CheckpointError where it names none."""
+    facts = json.loads(trained.file("llama3.json").read_bytes())
+    algorithm = facts.get("algorithm", {}).get("name")
+    spec = discover().spec("algorithms", algorithm) if algorithm else None
+    if not isinstance(spec, AlgorithmSpec) or spec.reward is None:
+        fix = "train one with `post_training: {reward: {}}`"
+        raise CheckpointError(Problem("L3-RWD-006", str(trained.path), "is no reward model", fix=fix))
+    return Slot.model_validate({"name": spec.reward, "path": str(trained.path)})
 
 
 def draw_tasks(reward: CombinedReward, count: int, seed: int, out: StageOutput) -> list[Task]:

@@ -121,7 +121,7 @@ class CombinedReward:
         if not sources:
             raise DataError(
                 Problem("L3-RWD-003", "rewards", f"none of {sorted(self.rewards)} has prompts of its own",
-                        fix="add the reward `verifiable`")
+                        fix="add a reward that has tasks under post_training.rewards")
             )  # fmt: skip
         rows = [_at_most(source, split, count, seed) for source in sources]
         turns = (task for turn in itertools.zip_longest(*rows) for task in turn if task is not None)

@@ -1,22 +1,15 @@
 """A user's own rows (`post_training.data: my.jsonl`) as the artifact that a training stage reads.
 
-| rows (llama3.tasks.user_rows) | artifact | files |
-|---|---|---|
-| dialogs | dialogs | dialogs.jsonl |
-| pairs | preferences | preferences.jsonl, and from them labels.jsonl (chosen true, others false) and prompts.jsonl |
-| labels | preferences | labels.jsonl, and prompts.jsonl |
-| prompts | preferences | prompts.jsonl: tasks whose check holds the row's other columns |
-
-One prompt in ten is held out, by its text alone, unless its rows say `split` themselves: such rows go to held_out.jsonl
-as they were written, and the reward `jsonl_tasks` asks them. Rows that occur twice are used once.
+The kind of the rows (llama3.tasks.data_kind) says of which type the artifact is, and its files: one for each kind that
+the rows can be learnt as. One prompt in ten is held out, by its text alone, unless its rows say `split` themselves:
+such rows go to held_out.jsonl as they were written. Rows that occur twice are used once.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,28 +17,19 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from llama3 import _core
 from llama3.artifacts import Stage, StageOutput, stage
-from llama3.config.schema import Config
+from llama3.config.schema import Config, DataKindSlot, PostTrainingSection, Slot
 from llama3.errors import DataError, LlamaError, Problem
 from llama3.plugins.registry import discover
 from llama3.plugins.specs import AlgorithmSpec
-from llama3.tasks import FILE_HELD_OUT_ONE_IN, Custom, Split, Task, prompt_digest, split_of_prompt
+from llama3.tasks import FILE_HELD_OUT_ONE_IN, Split, prompt_digest, split_of_prompt
+from llama3.tasks.data_kind import UserRow, data_kind, data_kind_spec, written_kinds
 from llama3.tasks.rows import write_rows
-from llama3.tasks.user_rows import Kind, UserRow, parse_row
+from llama3.tasks.user_rows import parse_row
 
 MOST_PROBLEMS = 20
 """Problems of a file that are told at once."""
 PREVIEW = 10_000
 """Rows that are read before a run starts; the stage reads all."""
-TASKS = "jsonl_tasks"
-"""The reward that scores tasks of a file."""
-
-SUITS: dict[Kind, tuple[str, ...]] = {
-    "dialogs": ("dialogs",),
-    "pairs": ("pairs", "labels", "prompts"),
-    "labels": ("labels", "prompts"),
-    "prompts": ("prompts",),
-}
-"""What an algorithm may learn from (`AlgorithmSpec.data`), given rows of each kind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,43 +47,45 @@ class Line:
 
 
 class UserDataOptions(BaseModel):
-    """`content` is the file's hash: the path may change, the rows may not."""
+    """`content` is the file's hash: the path may change, the rows may not. `kind` is that of the first row."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     path: str = Field(exclude=True)
     content: str
+    kind: DataKindSlot
 
     @classmethod
     def of(cls, config: Config) -> UserDataOptions:
         """From the whole config; reads the file."""
         path = str(config.post_training.data)
         try:
-            return cls(path=path, content=_core.blake3_file(path))
+            content = _core.blake3_file(path)
         except OSError as error:
             raise DataError(_unreadable(path, error)) from None
+        (first,) = read_lines(Path(path), most=1)
+        return cls(path=path, content=content, kind=Slot(name=first.row.kind))
 
 
 @stage(output="dialogs")
 def own_dialogs(*, options: UserDataOptions, out: StageOutput) -> None:
-    """Write rows that are dialogs. Raises DataError naming what is wrong, with line numbers, all at once."""
+    """Write rows to finetune on. Raises DataError naming what is wrong, with line numbers, all at once."""
     _write(options, out)
 
 
 @stage(output="preferences")
 def own_preferences(*, options: UserDataOptions, out: StageOutput) -> None:
-    """Write rows that are pairs, labels or prompts. Raises DataError as `own_dialogs` does."""
+    """Write rows for the preference stage. Raises DataError as `own_dialogs` does."""
     _write(options, out)
 
 
-def own_data(path: str) -> Stage:
-    """The one of the two stages that fits a file's first row. Raises DataError where there is none."""
-    (line,) = read_lines(Path(path), most=1)
-    return own_dialogs if line.row.kind == "dialogs" else own_preferences
+def own_data(options: UserDataOptions) -> Stage:
+    """The one of the two stages that makes the artifact of the rows' kind."""
+    return own_dialogs if data_kind_spec(options.kind.name).artifact == "dialogs" else own_preferences
 
 
 def _write(options: UserDataOptions, out: StageOutput) -> None:
-    """The files of the table above."""
+    """The files of the rows' kind."""
     path = Path(options.path)
     lines = read_lines(path)
     if _core.blake3_file(options.path) != options.content:
@@ -111,8 +97,9 @@ def _write(options: UserDataOptions, out: StageOutput) -> None:
         what = f"all {len(unique)} rows are held out"
         raise DataError(Problem("L3-OWN-007", str(path), what, "one prompt in ten is", "add rows"))
     kind = train[0].row.kind
-    for name, rows in _files(kind, path.stem, train).items():
-        write_rows(out.path / name, rows)
+    rows = _with_ids(path.stem, train)
+    for name, write in data_kind(kind).stored.items():
+        write_rows(out.path / data_kind_spec(name).file, list(write(rows, path.stem)))
     write_rows(out.path / "held_out.jsonl", held_out)
     repeated = sorted({line.number for line in lines} - {line.number for line in unique})
     out.event("own_data_read", rows=len(lines), repeated_lines=repeated[:MOST_PROBLEMS])
@@ -122,45 +109,57 @@ def _write(options: UserDataOptions, out: StageOutput) -> None:
 
 def own_data_problems(config: Config) -> list[Problem]:
     """What a run with `post_training.data` would stumble over, found without torch. Reads the first rows only."""
-    if config.post_training.data is None:
+    post = config.post_training
+    if post.data is None:
         return []
     try:
-        lines = read_lines(Path(config.post_training.data), most=PREVIEW)
-    except DataError as error:
-        return error.problems
-    kind = lines[0].row.kind
-    slot = config.post_training.sft.algorithm if kind == "dialogs" else config.post_training.algorithm
+        rows = read_lines(Path(post.data), most=PREVIEW)[0].row.kind
+        learnt_as, artifact = list(data_kind(rows).stored), data_kind_spec(rows).artifact
+    except LlamaError as error:
+        return list(error.problems)
+    specs = {name: spec for name in discover().names("algorithms") if (spec := _algorithm(name)) is not None}
+    fitting = sorted(name for name, spec in specs.items() if spec.data in learnt_as)
+    fix = f"choose one of {', '.join(fitting)}" if fitting else "give other rows"
+    return [
+        Problem("L3-OWN-008", post.data, f"{name!r} learns from {specs[name].data}, the rows are {rows}",
+                f"it needs the columns {_columns(specs[name].data)}", fix)
+        for name in _learners(post, artifact)
+        if name in specs and specs[name].data not in learnt_as
+    ]  # fmt: skip
+
+
+def _learners(post: PostTrainingSection, artifact: str) -> list[str]:
+    """The algorithms that read an artifact of this type."""
+    if artifact == "dialogs":
+        return [post.sft.algorithm.name]
+    return [post.algorithm.name, *([] if post.reward is None else [post.reward.algorithm.name])]
+
+
+def _algorithm(name: str) -> AlgorithmSpec | None:
+    """The spec, or None for an algorithm that cannot be used: it is reported with the config."""
     try:
-        spec = discover().spec("algorithms", slot.name)
+        spec = discover().spec("algorithms", name)
     except LlamaError:
-        return []  # reported with the config
-    if not isinstance(spec, AlgorithmSpec) or spec.data in SUITS[kind]:
-        return []
-    needs = {"dialogs": "messages", "pairs": "chosen and rejected", "labels": "completion and label",
-             "prompts": "prompt"}.get(spec.data, spec.data)  # fmt: skip
-    what = f"{slot.name!r} learns from {spec.data}, the rows are {kind}"
-    why = f"it needs the columns {needs}"
-    return [Problem("L3-OWN-008", config.post_training.data, what, why, _fitting(kind))]
+        return None
+    return spec if isinstance(spec, AlgorithmSpec) else None
 
 
-def _fitting(kind: Kind) -> str:
-    specs = [discover().spec("algorithms", name) for name in discover().names("algorithms")]
-    names = [spec.name for spec in specs if isinstance(spec, AlgorithmSpec) and spec.data in SUITS[kind]]
-    return f"choose one of {', '.join(sorted(names))}" if names else "give other rows"
-
-
-# Reading ------------------------------------------------------------------------------------------------------------
+def _columns(kind: str) -> str:
+    """The columns of a kind, in words."""
+    written = written_kinds().get(kind)
+    return ", or ".join(" and ".join(sorted(columns)) for columns in written.required) if written else "of " + kind
 
 
 def read_lines(path: Path, most: int | None = None) -> list[Line]:
     """The first `most` rows, at least one. Raises DataError with all problems, the first MOST_PROBLEMS in full."""
     lines: list[Line] = []
     problems: list[Problem] = []
+    kinds = written_kinds()
     for number, raw in _raw_lines(path):
         where = f"{path.name}:{number}"
         try:
             written = _object(raw, where)
-            lines.append(Line(number, parse_row(written, where), written))
+            lines.append(Line(number, parse_row(kinds, written, where), written))
         except DataError as error:
             problems += error.problems
         if len(lines) + len(problems) == most:
@@ -239,69 +238,9 @@ def _without_duplicates(lines: Sequence[Line]) -> list[Line]:
     return list(seen.values())
 
 
-# Writing ------------------------------------------------------------------------------------------------------------
-
-
-def _files(kind: Kind, stem: str, lines: Sequence[Line]) -> dict[str, list[dict[str, Any]]]:
-    """Rows by file name."""
-    rows = list(zip(_ids(stem, lines), (line.row for line in lines), strict=True))
-    if kind == "dialogs":
-        return {"dialogs.jsonl": [_dialog(name, row) for name, row in rows]}
-    files = {"prompts.jsonl": [task.to_json() for task in _tasks(stem, rows)]}
-    if kind == "pairs":
-        files["preferences.jsonl"] = [pair for name, row in rows for pair in _pairs(name, row)]
-    if kind in ("pairs", "labels"):
-        files["labels.jsonl"] = [label for name, row in rows for label in _labels(name, row)]
-    return files
-
-
-def _ids(stem: str, lines: Sequence[Line]) -> list[str]:
-    """The rows' own ids where all have different ones, else the file's name and the line."""
+def _with_ids(stem: str, lines: Sequence[Line]) -> list[UserRow]:
+    """The rows with their own ids where all have different ones, else with the file's name and the line."""
     own = [line.row.id for line in lines]
     if None not in own and len(set(own)) == len(own):
-        return [str(name) for name in own]
-    return [f"{stem}-{line.number}" for line in lines]
-
-
-def _dialog(name: str, row: UserRow) -> dict[str, Any]:
-    messages = [*row.prompt, {"role": "assistant", "content": row.answers[0]}]
-    return {"id": name, "source": "own_data", "messages": messages}
-
-
-def _pairs(name: str, row: UserRow) -> Iterator[dict[str, Any]]:
-    """A pair, with its edit; of a ranking every answer with the next one."""
-    prompt = list(row.prompt)
-    if row.edited:
-        edited, chosen, rejected = row.answers
-        yield {"id": name, "messages": prompt, "chosen": chosen, "rejected": rejected, "edited": edited}
-        return
-    for i, (better, worse) in enumerate(pairwise(row.answers)):
-        yield {"id": f"{name}.{i}" if i else name, "messages": prompt, "chosen": better, "rejected": worse}
-
-
-def _labels(name: str, row: UserRow) -> Iterator[dict[str, Any]]:
-    """A labelled answer; of a pair the last is bad and those above it are good, of a longer ranking only the first."""
-    good = len(row.answers) - 1 if row.edited else 1
-    for i, answer in enumerate(row.answers):
-        label = row.label if row.kind == "labels" else i < good
-        yield {"id": f"{name}.{i}" if i else name, "messages": list(row.prompt), "completion": answer, "label": label}
-
-
-def _tasks(stem: str, rows: Iterable[tuple[str, UserRow]]) -> Iterator[Task]:
-    """The different prompts, as tasks; those that do not end with the user cannot be asked."""
-    seen: set[str] = set()
-    for _, row in rows:
-        digest = prompt_digest(row.prompt_text)
-        if digest not in seen and row.prompt[-1]["role"] == "user":
-            seen.add(digest)
-            yield task_of(row, stem, digest)
-
-
-def task_of(row: UserRow, stem: str, digest: str) -> Task:
-    """The task that asks a row's prompt. Its check holds the row's other columns, for the reward that knows them."""
-    *context, question = row.prompt
-    answer = row.columns.get("answer")
-    reference = "" if answer is None else str(answer)
-    family = f"file.{stem}"
-    check = Custom(TASKS, dict(row.columns))
-    return Task(f"{family}-{digest[:12]}", family, question["content"], reference, check, tuple(context))
+        return [line.row for line in lines]
+    return [replace(line.row, id=f"{stem}-{line.number}") for line in lines]

@@ -18,19 +18,29 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from llama3.testing.algorithms import AlgorithmConformance
     from llama3.testing.conformance import Conformance
+    from llama3.testing.data_kinds import DataKindConformance
     from llama3.testing.guards import GuardConformance
     from llama3.testing.quantization import QuantizationConformance
 
-__all__ = ["AlgorithmConformance", "Conformance", "GuardConformance", "QuantizationConformance", "conformance_of"]
+__all__ = [
+    "AlgorithmConformance",
+    "Conformance",
+    "DataKindConformance",
+    "GuardConformance",
+    "QuantizationConformance",
+    "conformance_of",
+]
 
 _HOMES = {
     "AlgorithmConformance": "llama3.testing.algorithms",
     "Conformance": "llama3.testing.conformance",
+    "DataKindConformance": "llama3.testing.data_kinds",
     "GuardConformance": "llama3.testing.guards",
     "QuantizationConformance": "llama3.testing.quantization",
 }
 _FAMILIES = {
     "algorithms": "AlgorithmConformance",
+    "data_kinds": "DataKindConformance",
     "guards": "GuardConformance",
     "quantization": "QuantizationConformance",
 }

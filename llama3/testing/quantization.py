@@ -6,6 +6,7 @@ import json
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -16,7 +17,7 @@ from llama3.model.score import score
 from llama3.model.transformer import Transformer
 from llama3.plugins.specs import QuantizationSpec
 from llama3.testing.conformance import Conformance
-from llama3.testing.toys import toy_examples, toy_model
+from llama3.testing.toys import toy_ids, toy_model
 
 ROWS, COLUMNS = 24, 32
 
@@ -106,6 +107,6 @@ def _weights() -> dict[str, Tensor]:
 
 def _logps(model: Transformer) -> Tensor:
     with torch.no_grad():
-        logps_M = score(model, Batch.concat(toy_examples("tokens"))).logps_M
+        logps_M = score(model, Batch.of_documents(toy_ids(np.random.default_rng(0), 48), range(0, 48, 6))).logps_M
     assert logps_M is not None
     return logps_M

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,8 @@ from llama3.model.build import init_weights
 from llama3.model.config import ModelConfig
 from llama3.model.score import score
 from llama3.model.transformer import Transformer
-from llama3.posttraining.datasets import AnswerTokens, DialogExample, LabelExample, PairExample, PromptExample
+from llama3.posttraining.examples import AnswerTokens
+from llama3.tasks.data_kind import data_kind
 
 VOCAB = 48
 CONFIG = ModelConfig(dim=16, n_layers=2, n_heads=2, n_kv_heads=1, ffn_dim=32, vocab_size=VOCAB, max_seq_len=64)
@@ -27,25 +28,19 @@ def toy_model(seed: int = 0) -> Transformer:
 
 
 def toy_examples(data: str, count: int = 8, seed: int = 0) -> list[Any]:
-    """Examples of a kind (`AlgorithmSpec.data`) with prompts and answers of differing lengths."""
-    rng = np.random.default_rng(seed)
-    makers: dict[str, Callable[[], Any]] = {
-        "tokens": lambda: Batch.of_documents(_tokens(rng, 12), (0, int(rng.integers(3, 9)))),
-        "dialogs": lambda: DialogExample(_tokens(rng), _answer(rng)),
-        "pairs": lambda: PairExample(_tokens(rng), _answer(rng), _answer(rng)),
-        "prompts": lambda: PromptExample(_tokens(rng), 0),
-        "labels": lambda: LabelExample(_tokens(rng), _answer(rng), bool(rng.integers(2))),
-    }
-    return [makers[data]() for _ in range(count)]
+    """Examples of a kind (`AlgorithmSpec.data`), random and of differing lengths."""
+    rng, kind = np.random.default_rng(seed), data_kind(data)
+    return [kind.toy(rng) for _ in range(count)]
 
 
-def _tokens(rng: np.random.Generator, length: int = 0) -> np.ndarray:
+def toy_ids(rng: np.random.Generator, length: int = 0) -> np.ndarray:
+    """Token ids: `length` of them, or two to seven."""
     return rng.integers(1, VOCAB, length or int(rng.integers(2, 8)))
 
 
-def _answer(rng: np.random.Generator) -> AnswerTokens:
+def toy_answer(rng: np.random.Generator) -> AnswerTokens:
     """Content tokens and one end token, which is format."""
-    ids = _tokens(rng)
+    ids = toy_ids(rng)
     return AnswerTokens(np.append(ids, 0), np.append(np.zeros(len(ids), np.bool_), True))
 
 
@@ -76,7 +71,7 @@ class ToySampler:
         trees = []
         for root in prompts.roots_R.tolist():
             start, end = prompts.starts_S1[root : root + 2].tolist()
-            answers = [Segment(_tokens(rng), 0, True, per_segment={"finish_reason": 0}) for _ in range(samples)]
+            answers = [Segment(toy_ids(rng), 0, True, per_segment={"finish_reason": 0}) for _ in range(samples)]
             root_segment = Segment(prompts.tokens_T[start:end].numpy(), per_segment={"finish_reason": -1})
             trees.append(Tree([root_segment, *answers]))
         batch = Batch.of_trees(trees)

@@ -77,7 +77,7 @@ def pretrain(shards: Shards, tokenizer: TokenizerArtifact, *, options: PretrainO
     with reporting("pretrain", options.logging, out, schedule.total, context) as reporter:
         progress = train(
             model,
-            registry.build("algorithms", "next_token"),
+            registry.build("algorithms", section.algorithm.name, section.algorithm.options),
             TokenDataset(TokenLoader(plan, seq_len=section.seq_len, seed=options.seed), section.batch),
             options=section,
             schedule=schedule,

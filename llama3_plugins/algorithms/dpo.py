@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from llama3.model.batch import Batch
-from llama3.posttraining.datasets import PairExample, collate_pairs
 from llama3.training.algorithm import Services
 from llama3_plugins.algorithms.preference_losses import PreferenceAlgorithm
+from llama3_plugins.data_kinds.pairs import PairExample, Pairs
 
 
 class DPO(PreferenceAlgorithm):
@@ -22,7 +22,7 @@ class DPO(PreferenceAlgorithm):
     """
 
     def collate(self, examples: Sequence[PairExample]) -> Batch:
-        return collate_pairs(examples)
+        return Pairs().collate(examples)
 
     def prepare(self, batch: Batch, services: Services) -> Batch:
         return self.columns(batch, services)

@@ -11,9 +11,9 @@ from torch import Tensor
 from llama3.model.batch import Batch
 from llama3.model.score import Scored
 from llama3.posttraining.advantages import group_advantages, kl_estimate
-from llama3.posttraining.datasets import PromptExample, collate_prompts
 from llama3.training.algorithm import Algorithm, Plan, Services, Term
 from llama3_plugins.algorithms.options import GRPOOptions, Reduction
+from llama3_plugins.data_kinds.prompts import PromptExample, Prompts
 
 
 class GRPO(Algorithm):
@@ -38,7 +38,7 @@ class GRPO(Algorithm):
         self.plan = Plan(options.samples, options.epochs, options.minibatches, temperature=None)
 
     def collate(self, examples: Sequence[PromptExample]) -> Batch:
-        return collate_prompts(examples)
+        return Prompts().collate(examples)
 
     def prepare(self, batch: Batch, services: Services) -> Batch:
         batch = services.reward.score(services.sampler.rollouts(batch, self.plan.samples))

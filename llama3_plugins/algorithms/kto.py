@@ -9,9 +9,9 @@ from torch import Tensor
 
 from llama3.model.batch import Batch, Segment, Tree
 from llama3.model.score import Scored
-from llama3.posttraining.datasets import LabelExample, collate_labels
 from llama3.training.algorithm import Algorithm, Services, Term
 from llama3_plugins.algorithms.options import KTOOptions
+from llama3_plugins.data_kinds.labels import LabelExample, Labels
 
 
 class KTO(Algorithm):
@@ -31,7 +31,7 @@ class KTO(Algorithm):
         self.options = options
 
     def collate(self, examples: Sequence[LabelExample]) -> Batch:
-        return collate_labels(examples)
+        return Labels().collate(examples)
 
     def prepare(self, batch: Batch, services: Services) -> Batch:
         mismatched = shifted_answers(batch)

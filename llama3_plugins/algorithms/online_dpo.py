@@ -9,11 +9,11 @@ from torch import Tensor
 
 from llama3.model.batch import Batch
 from llama3.model.score import Scored
-from llama3.posttraining.datasets import PromptExample, collate_prompts
 from llama3.training.algorithm import Plan, Services
 from llama3_plugins.algorithms.choices import dropping, pick
 from llama3_plugins.algorithms.options import OnlineDPOOptions
 from llama3_plugins.algorithms.preference_losses import PreferenceAlgorithm
+from llama3_plugins.data_kinds.prompts import PromptExample, Prompts
 
 
 class OnlineDPO(PreferenceAlgorithm):
@@ -35,7 +35,7 @@ class OnlineDPO(PreferenceAlgorithm):
         self.plan = Plan(samples=options.samples)
 
     def collate(self, examples: Sequence[PromptExample]) -> Batch:
-        return collate_prompts(examples)
+        return Prompts().collate(examples)
 
     def prepare(self, batch: Batch, services: Services) -> Batch:
         drawn = services.reward.score(services.sampler.rollouts(batch, self.plan.samples))

@@ -11,9 +11,9 @@ from torch import Tensor
 from llama3.model.batch import Batch
 from llama3.model.score import Scored
 from llama3.posttraining.advantages import gae, kl_estimate, last_M, whiten
-from llama3.posttraining.datasets import PromptExample, collate_prompts
 from llama3.training.algorithm import Algorithm, Plan, Services, Stats, Term
 from llama3_plugins.algorithms.options import PPOOptions
+from llama3_plugins.data_kinds.prompts import PromptExample, Prompts
 
 CUT_OFF = 1
 """The `finish_reason` of an answer that reached its longest length without ending."""
@@ -42,7 +42,7 @@ class PPO(Algorithm):
         self.kl_coef = options.kl_coef
 
     def collate(self, examples: Sequence[PromptExample]) -> Batch:
-        return collate_prompts(examples)
+        return Prompts().collate(examples)
 
     def prepare(self, batch: Batch, services: Services) -> Batch:
         batch = services.reward.score(services.sampler.rollouts(batch, self.plan.samples))

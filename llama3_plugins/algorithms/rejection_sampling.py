@@ -8,10 +8,10 @@ from torch import Tensor
 
 from llama3.model.batch import Batch
 from llama3.model.score import Scored
-from llama3.posttraining.datasets import PromptExample, collate_prompts
 from llama3.training.algorithm import Algorithm, Plan, Services, Term
 from llama3_plugins.algorithms.choices import dropping, pick
 from llama3_plugins.algorithms.options import RejectionSamplingOptions
+from llama3_plugins.data_kinds.prompts import PromptExample, Prompts
 
 
 class RejectionSampling(Algorithm):
@@ -29,7 +29,7 @@ class RejectionSampling(Algorithm):
         self.options, self.plan = options, Plan(samples=options.samples)
 
     def collate(self, examples: Sequence[PromptExample]) -> Batch:
-        return collate_prompts(examples)
+        return Prompts().collate(examples)
 
     def prepare(self, batch: Batch, services: Services) -> Batch:
         drawn = services.reward.score(services.sampler.rollouts(batch, self.plan.samples))

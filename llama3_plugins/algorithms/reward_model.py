@@ -10,9 +10,10 @@ from torch import Tensor
 
 from llama3.model.batch import Batch
 from llama3.model.score import Scored
-from llama3.posttraining.datasets import PairExample, collate_rankings
+from llama3.posttraining.packing import pack_rankings
 from llama3.training.algorithm import Algorithm, Term
 from llama3_plugins.algorithms.options import RewardModelOptions
+from llama3_plugins.data_kinds.pairs import PairExample
 
 
 class RewardModel(Algorithm):
@@ -32,7 +33,7 @@ class RewardModel(Algorithm):
         self.options = options
 
     def collate(self, examples: Sequence[PairExample]) -> Batch:
-        return collate_rankings(examples)
+        return pack_rankings([(pair.prompt, pair.ranking) for pair in examples])
 
     def loss(self, scored: Scored, batch: Batch) -> dict[str, Term]:
         better, worse = _pairs(batch)

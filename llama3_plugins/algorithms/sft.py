@@ -8,15 +8,16 @@ from torch import Tensor
 
 from llama3.model.batch import Batch
 from llama3.model.score import Scored
-from llama3.posttraining.datasets import DialogExample, collate_dialogs
+from llama3.posttraining.examples import DialogExample
 from llama3.training.algorithm import Algorithm, Term
+from llama3_plugins.data_kinds.dialogs import Dialogs
 
 
 class SFT(Algorithm):
     """Mean negative log-likelihood over all answer tokens of the step, end tokens included; prompts are masked."""
 
     def collate(self, examples: Sequence[DialogExample]) -> Batch:
-        return collate_dialogs(examples)
+        return Dialogs().collate(examples)
 
     def loss(self, scored: Scored, batch: Batch) -> dict[str, Term]:
         return {"nll": Term(-scored.logps_M.sum(), per="target")}

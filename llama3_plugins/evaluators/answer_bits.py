@@ -17,7 +17,8 @@ from llama3.errors import DataError, Problem
 from llama3.evaluation.evaluator import Result, Subject
 from llama3.inference.llama import Llama
 from llama3.model.score import score
-from llama3.posttraining.datasets import DialogExample, collate_dialogs, dialog_example
+from llama3.posttraining.examples import DialogExample, dialog_example
+from llama3.posttraining.packing import pack_answers
 from llama3.posttraining.services import chunks
 from llama3.tasks import prompt_digest
 from llama3.tasks.user_data import Line, by_split, read_lines
@@ -60,17 +61,17 @@ class AnswerBits:
 
 def _answer(line: Line) -> str | None:
     """What a good answer to the row is, if it has one."""
-    row = line.row
-    if row.kind == "prompts":
-        return None if row.columns.get("answer") is None else str(row.columns["answer"])
-    return None if row.label is False else row.answers[0]
+    answers, columns = line.row.answers, line.row.columns
+    if answers:
+        return None if columns.get("label") is False else answers[0]
+    return None if columns.get("answer") is None else str(columns["answer"])
 
 
 def _nats(model: Llama, examples: Sequence[DialogExample]) -> Iterator[float]:
     """Negative log-likelihood of each answer, without the tokens that only end it."""
     with torch.no_grad():
         for part in chunks(examples, BATCH):
-            batch = collate_dialogs(part)
+            batch = pack_answers([(example.prompt, [example.answer]) for example in part])
             logps_M = score(model.transformer, batch, {"logps"}).logps_M.double()
             content_M = batch.per_target["is_format"] == 0
             prompt_and_answer = batch.sum_by_segment(torch.where(content_M, logps_M, 0.0)).reshape(-1, 2)

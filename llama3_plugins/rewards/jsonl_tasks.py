@@ -30,7 +30,8 @@ from llama3.tasks import NotEnoughTasks, Split, Task, prompt_digest
 from llama3.tasks.extraction import extract
 from llama3.tasks.rewards import Example
 from llama3.tasks.sandbox import Limits, Program, run_programs
-from llama3.tasks.user_data import TASKS, Line, by_split, read_lines, task_of
+from llama3.tasks.user_data import Line, by_split, read_lines
+from llama3_plugins.data_kinds.prompts import REWARD, task_of
 
 Check = Literal["exact", "integer", "number", "choice", "regex"]
 CHECKS: tuple[str, ...] = get_args(Check)
@@ -73,7 +74,7 @@ class JsonlTasks:
         """`count` of the split's prompts, in an order by seed. Raises NotEnoughTasks."""
         found = self._tasks[split]
         if count > len(found):
-            raise NotEnoughTasks(f"rewards.{TASKS}", split, len(found), count)
+            raise NotEnoughTasks(f"rewards.{REWARD}", split, len(found), count)
         return random.Random(f"{split}/{seed}").sample(found, count)
 
     def score(self, prompts: Sequence[str], answers: Sequence[str], examples: Sequence[Example]) -> list[float | None]:
@@ -103,7 +104,7 @@ def _distinct(lines: Sequence[Line], stem: str) -> list[Task]:
 
 def _columns(example: Example) -> Mapping[str, Any]:
     check = example.get("check", {})
-    return dict(check["data"]) if check.get("reward") == TASKS else {}
+    return dict(check["data"]) if check.get("reward") == REWARD else {}
 
 
 def _same(check: str, text: str, expected: str) -> bool:

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from llama3.checkpoints.load import load_model
 from llama3.errors import CheckpointError, Problem
-from llama3.model.batch import Batch
 from llama3.model.score import score
-from llama3.posttraining.datasets import DialogExample, answers_tree, dialog_example
+from llama3.posttraining.examples import DialogExample, dialog_example
+from llama3.posttraining.packing import pack_rankings
 from llama3.tasks.rewards import Example
 from llama3.tokenizer import Tokenizer
 from llama3.training.microbatch import cut
@@ -62,8 +62,8 @@ class RewardModelReward:
     def _scores(self, dialogs: Sequence[DialogExample]) -> Tensor:
         """The scores (N,), in order; the answers to one prompt that follow each other share its tokens."""
         groups = [list(group) for _, group in itertools.groupby(dialogs, key=lambda dialog: dialog.prompt.tobytes())]
-        trees = [answers_tree(group[0].prompt, [dialog.answer for dialog in group]) for group in groups]
-        batch = Batch.of_trees(trees).to(self._model.embed.weight.device)
+        rankings = pack_rankings([(group[0].prompt, [dialog.answer for dialog in group]) for group in groups])
+        batch = rankings.to(self._model.embed.weight.device)
         parts = [
             score(self._model, part, {"score"}).score_S[part.parents_S >= 0] for part in cut(batch, self._batch_tokens)
         ]

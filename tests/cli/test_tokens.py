@@ -8,7 +8,7 @@ import chatting
 import pytest
 
 from llama3.cli import app as cli
-from llama3.posttraining.datasets import messages_of
+from llama3.posttraining.examples import messages_of
 from llama3.tokenizer import Tokenizer, render
 
 DIALOG = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "this\n→"}]

@@ -23,13 +23,28 @@ def llama3_parallel_strategies():
     return [ParallelSpec(**at("single", None), axis="dp"), ParallelSpec(**at("megatron", None), axis="tp")]
 
 @hookimpl
+def llama3_data_kinds():
+    return [
+        DataKindSpec(**at("tokens", None), artifact="shards", file="plan.json"),
+        DataKindSpec(**at("dialogs", None), artifact="dialogs", file="dialogs.jsonl", sampled=True),
+        DataKindSpec(**at("steps", None), artifact="preferences", file="steps.jsonl"),
+        *(
+            DataKindSpec(**at(name, None), artifact="preferences", file=name + ".jsonl", sampled=True)
+            for name in ("labels", "pairs", "prompts")
+        ),
+    ]
+
+@hookimpl
 def llama3_algorithms():
     return [
+        AlgorithmSpec(**at("next_token", None), data="tokens"),
         AlgorithmSpec(**at("sft", None), data="dialogs"),
         AlgorithmSpec(**at("dpo", "DPO"), data="pairs", needs=frozenset({"reference"})),
         AlgorithmSpec(**at("ppo", "PPO"), data="prompts", needs=frozenset({"rollouts", "reward", "value"})),
         AlgorithmSpec(**at("grpo", None), data="prompts", needs=frozenset({"rollouts", "reward"})),
-        AlgorithmSpec(**at("reward_model", None), data="pairs", needs=frozenset({"score_head"})),
+        AlgorithmSpec(**at("reward_model", None), data="pairs", needs=frozenset({"score_head"}), reward="verifiable"),
+        AlgorithmSpec(**at("process", None), data="steps"),
+        AlgorithmSpec(**at("lost", None), data="step"),
     ]
 
 @hookimpl

@@ -64,7 +64,7 @@ def test_an_unknown_plugin_alone_is_a_plugin_problem(write):
     error = refused(write("post_training: {algorithm: simpo}\n"))
     assert isinstance(error, PluginError)
     assert error.exit_code == 4
-    assert "known: dpo, grpo, ppo, reward_model, sft" in str(error)
+    assert "known: dpo, grpo, lost, next_token, ppo, process, reward_model, sft" in str(error)
 
 
 def test_options_of_the_plugin_before_are_dropped_with_a_note(write):
@@ -187,10 +187,10 @@ def test_extends_goes_one_level(write, site, built_ins):
     [
         (
             "post_training: {algorithm: reward_model}",
-            "'reward_model' needs a score head, which this stage does not supply. Fix: choose one of dpo, grpo, ppo; "
+            "'reward_model' needs a score head, which this stage does not supply. Fix: choose one of dpo, grpo, ppo, process; "
             "'reward_model' belongs to `post_training: {reward: {algorithm: reward_model}}`",
         ),
-        ("post_training: {reward: {algorithm: sft}}", "'sft' learns from dialogs, this stage makes pairs"),
+        ("post_training: {reward: {algorithm: sft}}", "'sft' learns from dialogs, this stage has labels or pairs"),
         ("post_training: {algorithm: grpo, rewards: []}", "add `post_training: {rewards: [verifiable]}`"),
         (
             "post_training: {algorithm: ppo, rewards: [words]}",
@@ -199,10 +199,26 @@ def test_extends_goes_one_level(write, site, built_ins):
         ),
         (
             "post_training: {algorithm: sft}",
-            "choose one of dpo, grpo, ppo; 'sft' belongs to `post_training: {sft: {algorithm: sft}}`",
+            "choose one of dpo, grpo, ppo, process; 'sft' belongs to `post_training: {sft: {algorithm: sft}}`",
         ),
-        ("post_training: {algorithm: sft}", "'sft' learns from dialogs, this stage makes labels or pairs or prompts"),
-        ("post_training: {sft: {algorithm: dpo}}", "'dpo' learns from pairs, this stage makes dialogs"),
+        (
+            "post_training: {algorithm: sft}",
+            "'sft' learns from dialogs, this stage has labels or pairs or prompts or steps",
+        ),
+        ("post_training: {sft: {algorithm: dpo}}", "'dpo' learns from pairs, this stage has dialogs"),
+        ("pretrain: {algorithm: dpo}", "'dpo' learns from pairs, this stage has tokens. Fix: choose one of next_token"),
+        (
+            "post_training: {reward: {algorithm: dpo}}",
+            "'dpo' makes no model that a reward scores with. Fix: choose one of",
+        ),
+        (
+            "post_training: {algorithm: process}",
+            "'process' learns from steps, which no round makes. Fix: add `post_training: {data: steps.jsonl}`",
+        ),
+        (
+            "post_training: {algorithm: lost}",
+            "'lost' learns from 'step', a kind of data that no plugin brings. did you mean 'steps'?",
+        ),
         ("post_training: {average: [0, 0]}", "no weights of the sft and the preference checkpoint"),
         ("parallelism: {tp: 2}", "no strategy supplies the tp axis. strategies for it: megatron"),
         ("parallelism: {dp: megatron}", "'megatron' is a strategy for tp, not dp"),

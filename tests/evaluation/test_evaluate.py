@@ -30,7 +30,7 @@ from llama3.model.config import ModelConfig
 from llama3.model.score import score as scored
 from llama3.model.transformer import Transformer
 from llama3.plugins.registry import Registry
-from llama3.posttraining.datasets import dialog_example
+from llama3.posttraining.examples import dialog_example
 from llama3_plugins.evaluators.answer_bits import AnswerBits
 from llama3_plugins.evaluators.judged import read
 from llama3_plugins.evaluators.options import AnswerBitsOptions

@@ -11,20 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llama3.errors import DataError
-from llama3.posttraining.datasets import (
-    Epochs,
-    PromptExample,
-    answer_example,
-    collate_dialogs,
-    collate_pairs,
-    collate_prompts,
-    dialog_example,
-    messages_of,
-    pair_example,
-    prompt_ids,
-)
+from llama3.posttraining.datasets import Epochs
+from llama3.posttraining.examples import answer_example, dialog_example, messages_of, prompt_ids
 from llama3.tasks.rows import read_rows, write_rows
 from llama3.tokenizer import render
+from llama3_plugins.data_kinds.dialogs import Dialogs
+from llama3_plugins.data_kinds.pairs import Pairs, pair_example
+from llama3_plugins.data_kinds.prompts import PromptExample, Prompts
 
 ASK = [{"role": "user", "content": "What is 1 plus 1?"}]
 
@@ -38,7 +31,7 @@ AGAIN = {"role": "user", "content": "And 2 plus 2?"}
 
 def test_all_answers_and_their_end_tokens_are_targets(tokenizer):
     dialog = [{"role": "system", "content": "Be brief."}, *ASK, said("2"), AGAIN, said("It is 4."), AGAIN]
-    batch = collate_dialogs([dialog_example(tokenizer, dialog)])
+    batch = Dialogs().collate([dialog_example(tokenizer, dialog)])
     assert (batch.num_trees, batch.num_segments) == (1, 2)
     learnt = batch.target_ids_M.numpy().astype(np.uint32)
     assert tokenizer.decode(learnt) == "2<|eot_id|>It is 4.<|eot_id|>"
@@ -80,7 +73,7 @@ def test_a_prompt_is_what_generation_starts_from(tokenizer):
 
 
 def test_a_pair_shares_its_prompt(tokenizer):
-    batch = collate_pairs([pair_example(tokenizer, ASK, "2", "three"), pair_example(tokenizer, ASK, "2", "")])
+    batch = Pairs().collate([pair_example(tokenizer, ASK, "2", "three"), pair_example(tokenizer, ASK, "2", "")])
     assert batch.num_segments == 6
     assert batch.parents_S[batch.child(0)].tolist() == batch.parents_S[batch.child(1)].tolist() == [0, 3]
     decode = lambda s: tokenizer.decode(
@@ -91,7 +84,7 @@ def test_a_pair_shares_its_prompt(tokenizer):
 
 
 def test_prompts_are_roots_without_targets(tokenizer):
-    batch = collate_prompts([PromptExample(prompt_ids(tokenizer, ASK), 7)])
+    batch = Prompts().collate([PromptExample(prompt_ids(tokenizer, ASK), 7)])
     assert (batch.num_trees, batch.num_targets) == (1, 0)
     assert batch.per_tree["example"].tolist() == [7]
 

@@ -14,11 +14,11 @@ from llama3.errors import DataError
 from llama3.model.build import init_weights
 from llama3.model.score import score
 from llama3.model.transformer import Transformer
-from llama3.posttraining.datasets import LabelExample, label_example
 from llama3.posttraining.services import ModelScorer
 from llama3.training.microbatch import count_units
 from llama3_plugins.algorithms.kto import KTO, shifted_answers
 from llama3_plugins.algorithms.options import KTOOptions
+from llama3_plugins.data_kinds.labels import LabelExample, label_example
 
 
 def random_labels(seed: int, count: int = 6) -> list[LabelExample]:

@@ -18,12 +18,13 @@ from llama3.model.batch import Batch
 from llama3.model.build import init_weights
 from llama3.model.score import Scored, score
 from llama3.model.transformer import Transformer
-from llama3.posttraining.datasets import AnswerTokens, DialogExample, PairExample
+from llama3.posttraining.examples import AnswerTokens, DialogExample
 from llama3.posttraining.services import ModelScorer
 from llama3.training.microbatch import count_units
 from llama3_plugins.algorithms.dpo import DPO
 from llama3_plugins.algorithms.options import DPOOptions
 from llama3_plugins.algorithms.sft import SFT
+from llama3_plugins.data_kinds.pairs import PairExample
 
 
 def loss_of(algorithm, model, batch: Batch) -> torch.Tensor:

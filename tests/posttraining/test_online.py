@@ -12,7 +12,7 @@ from trl_oracle import OneRank, total
 from llama3.config.schema import OptimizerSection
 from llama3.model.batch import Batch, Segment, Tree
 from llama3.model.score import Scored
-from llama3.posttraining.datasets import AnswerTokens, PairExample, PromptExample
+from llama3.posttraining.examples import AnswerTokens
 from llama3.testing.toys import ToyData, ToyServices, toy_examples, toy_model
 from llama3.training.loop import train
 from llama3.training.microbatch import count_units, drop_unscorable
@@ -22,6 +22,8 @@ from llama3_plugins.algorithms.dpo import DPO
 from llama3_plugins.algorithms.online_dpo import OnlineDPO
 from llama3_plugins.algorithms.options import DPOOptions, OnlineDPOOptions, RejectionSamplingOptions
 from llama3_plugins.algorithms.rejection_sampling import RejectionSampling
+from llama3_plugins.data_kinds.pairs import PairExample
+from llama3_plugins.data_kinds.prompts import PromptExample
 
 NAN = float("nan")
 PROMPTS = [PromptExample(np.array([1, 2]), i) for i in range(4)]

@@ -16,7 +16,6 @@ from llama3.checkpoints.load import load_model
 from llama3.config.schema import PreferSection, RewardSection, Slot
 from llama3.errors import CheckpointError
 from llama3.model.score import Scored
-from llama3.posttraining.datasets import PairExample
 from llama3.posttraining.finetune import PreferOptions, RewardOptions, prefer, reward
 from llama3.posttraining.reject import RejectOptions, reject
 from llama3.posttraining.sampling import build_reward, task_messages
@@ -25,6 +24,7 @@ from llama3.tasks.rows import read_rows, write_rows
 from llama3.training.microbatch import count_units
 from llama3_plugins.algorithms.options import RewardModelOptions
 from llama3_plugins.algorithms.reward_model import RewardModel
+from llama3_plugins.data_kinds.pairs import PairExample
 
 PROMPT = np.array([7])
 
@@ -178,7 +178,7 @@ def test_labels_train_with_kto_in_the_same_stage(run, base, source):
 
 
 def test_checkpoints_without_a_score_head_and_too_long_answers(run, base, source):
-    with pytest.raises(CheckpointError, match="has no score head"):
+    with pytest.raises(CheckpointError, match="is no reward model"):
         build_reward((), base)
     reward = build_reward((), trained(run, base, source, epochs=1))
     scores = reward.score(["7"] * 2, ["7 " * 300, "7"], [{}, {}])

@@ -13,7 +13,6 @@ from llama3.checkpoints.load import load_model
 from llama3.config.schema import Config, PreferSection, Slot
 from llama3.inference.engine import open_generate
 from llama3.posttraining import finetune
-from llama3.posttraining.datasets import PromptExample, collate_prompts
 from llama3.posttraining.finetune import prefer
 from llama3.posttraining.preferences import PreferencesOptions, preferences
 from llama3.posttraining.services import ModelScorer, RolloutSampler, TextRewarder
@@ -25,6 +24,7 @@ from llama3.training.parallel import ParallelContext
 from llama3.training.rollouts import SAMPLES, RolloutWatch
 from llama3_plugins.algorithms.grpo import GRPO
 from llama3_plugins.algorithms.ppo import PPO
+from llama3_plugins.data_kinds.prompts import PromptExample, Prompts
 
 SLOTS = {
     "ppo": Slot(name="ppo", kl_coef=0.001, lam=1.0, vf_coef=1.0),
@@ -186,7 +186,7 @@ def test_figures_of_rollouts(tokenizer):
     table = [task.to_json() for task in some]
     sampler = RolloutSampler(open_generate(model), tokenizer.stop_ids, max_tokens=5, temperature=1.0)
     rewarder = TextRewarder(CombinedReward({"vowels": Vowels()}), tokenizer, table, watch)
-    prompts = collate_prompts([PromptExample(tokenizer.encode(task.prompt), i) for i, task in enumerate(some)])
+    prompts = Prompts().collate([PromptExample(tokenizer.encode(task.prompt), i) for i, task in enumerate(some)])
     torch.manual_seed(5)
     batch = rewarder.score(sampler.rollouts(prompts, 3))
     metrics = watch.metrics(ParallelContext(torch.device("cpu")), live=True)

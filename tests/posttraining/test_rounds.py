@@ -14,7 +14,6 @@ from llama3.errors import CheckpointError, ConfigError, DataError
 from llama3.plugins import AlgorithmSpec
 from llama3.plugins.registry import Registry
 from llama3.posttraining.average import AverageOptions, average, average_models, weighted_mean
-from llama3.posttraining.datasets import collate_prompts
 from llama3.posttraining.finetune import PreferOptions, SFTOptions, prefer, sft
 from llama3.posttraining.preferences import PreferencesOptions, make_pair, preferences
 from llama3.posttraining.reject import RejectOptions, reject
@@ -26,6 +25,7 @@ from llama3.tasks.families.lists import FAMILIES as LISTS
 from llama3.tasks.rows import read_rows, write_rows
 from llama3.training.algorithm import Algorithm, Plan, Term
 from llama3_plugins.algorithms.sft import SFT
+from llama3_plugins.data_kinds.prompts import Prompts
 from llama3_plugins.rewards.verifiable import Verifiable
 
 REWARDS = (Slot(name="verifiable"),)
@@ -131,7 +131,7 @@ class Reinforce(Algorithm):
     plan = Plan(samples=4)
 
     def collate(self, examples):
-        return collate_prompts(examples)
+        return Prompts().collate(examples)
 
     def prepare(self, batch, services):
         return services.reward.score(services.sampler.rollouts(batch, self.plan.samples))
@@ -149,12 +149,15 @@ def test_an_algorithm_that_samples_trains_in_the_same_stage(run, tokenizer, monk
     spec = AlgorithmSpec(
         name="reinforce", factory="-", data="prompts", needs=frozenset({"rollouts", "reward"}), summary="test"
     )
-    build = Registry.build
+    build, spec_of = Registry.build, Registry.spec
 
     def build_or_reinforce(self, family, name, options=None):
         return Reinforce() if name == "reinforce" else build(self, family, name, options)
 
-    monkeypatch.setattr(Registry, "spec", lambda self, family, name: spec)
+    def spec_or_reinforce(self, family, name):
+        return spec if name == "reinforce" else spec_of(self, family, name)
+
+    monkeypatch.setattr(Registry, "spec", spec_or_reinforce)
     monkeypatch.setattr(Registry, "build", build_or_reinforce)
     base = put_checkpoint(run, tiny_model(tokenizer), tokenizer)
     prompts = [task.to_json() for task in tasks("train", 12, seed=1)]

@@ -10,12 +10,14 @@ import torch
 from tiny import open_generate, tiny_model
 
 from llama3.errors import CheckpointError, PluginError
-from llama3.posttraining.datasets import PromptExample, collate_pairs, collate_prompts, pair_example, prompt_ids
+from llama3.posttraining.examples import prompt_ids
 from llama3.posttraining.reference import CachedReference
 from llama3.posttraining.sampling import task_messages
 from llama3.posttraining.services import ModelScorer, RolloutSampler, TextRewarder, build_services
 from llama3.tasks.families import tasks
 from llama3.tasks.rewards import CombinedReward
+from llama3_plugins.data_kinds.pairs import Pairs, pair_example
+from llama3_plugins.data_kinds.prompts import PromptExample, Prompts
 from llama3_plugins.rewards.verifiable import Verifiable, VerifiableOptions
 
 
@@ -43,7 +45,7 @@ class Counting:
 def test_cached_log_probs_equal_computed_ones_and_survive_on_disk(model, pairs, tmp_path):
     path, scorer = tmp_path / "reference.safetensors", Counting(model)
     cache = CachedReference(path, "model-a", lambda: scorer)
-    batch = collate_pairs(pairs)
+    batch = Pairs().collate(pairs)
     assert torch.equal(cache.logps(batch), ModelScorer(model).logps(batch))
     cache.save()
     assert scorer.calls == 1
@@ -62,15 +64,15 @@ def test_the_cache_tells_prompts_answers_and_targets_apart(model, tokenizer, pai
     scorer = Counting(model)
     cache = CachedReference(tmp_path / "reference", "model-a", lambda: scorer)
     ask = lambda text: [{"role": "user", "content": text}]
-    cache.logps(collate_pairs([pair_example(tokenizer, ask("one"), "x", "y")]))
+    cache.logps(Pairs().collate([pair_example(tokenizer, ask("one"), "x", "y")]))
     for pair in (
         pair_example(tokenizer, ask("two"), "x", "y"),
         pair_example(tokenizer, ask("one"), "x", "z"),
     ):
-        calls, batch = scorer.calls, collate_pairs([pair])
+        calls, batch = scorer.calls, Pairs().collate([pair])
         assert torch.equal(cache.logps(batch), ModelScorer(model).logps(batch))
         assert scorer.calls == calls + 1
-    fewer = collate_pairs([pair_example(tokenizer, ask("one"), "x", "y")])
+    fewer = Pairs().collate([pair_example(tokenizer, ask("one"), "x", "y")])
     calls = scorer.calls
     cache.logps(fewer)
     assert scorer.calls == calls, "known"
@@ -79,7 +81,7 @@ def test_the_cache_tells_prompts_answers_and_targets_apart(model, tokenizer, pai
 def test_the_cache_refuses_another_model_and_a_damaged_file(model, pairs, tmp_path):
     path = tmp_path / "reference.safetensors"
     cache = CachedReference(path, "model-a", lambda: ModelScorer(model))
-    cache.logps(collate_pairs(pairs[:2]))
+    cache.logps(Pairs().collate(pairs[:2]))
     cache.save()
     with pytest.raises(CheckpointError, match="belong to model-a, not to model-b"):
         CachedReference(path, "model-b", lambda: ModelScorer(model))
@@ -91,7 +93,7 @@ def test_the_cache_refuses_another_model_and_a_damaged_file(model, pairs, tmp_pa
 @pytest.fixture(scope="module")
 def rolled_out(model, tokenizer):
     some = tasks("train", 6, seed=4)
-    prompts = collate_prompts([PromptExample(prompt_ids(tokenizer, task_messages(t)), i) for i, t in enumerate(some)])
+    prompts = Prompts().collate([PromptExample(prompt_ids(tokenizer, task_messages(t)), i) for i, t in enumerate(some)])
     sampler = RolloutSampler(open_generate(model), tokenizer.stop_ids, max_tokens=8, temperature=1.0)
     torch.manual_seed(5)
     return some, prompts, sampler, sampler.rollouts(prompts, 3)
@@ -111,7 +113,7 @@ def test_rollouts_are_trees_whose_sample_log_probs_are_the_models(model, rolled_
 def test_rewards_reach_the_right_segments(tokenizer, rolled_out):
     some, _, _, _ = rolled_out
     right_and_wrong = [pair_example(tokenizer, task_messages(t), t.reference, "no idea") for t in some]
-    batch = collate_pairs(right_and_wrong).with_(per_tree={"example": torch.tensor([0, 1, 2, 3, 4, 5])})
+    batch = Pairs().collate(right_and_wrong).with_(per_tree={"example": torch.tensor([0, 1, 2, 3, 4, 5])})
     examples = [task.to_json() for task in some]
     del examples[2]["check"]
     reward = CombinedReward({"verifiable": Verifiable(VerifiableOptions())})

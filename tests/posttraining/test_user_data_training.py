@@ -28,7 +28,7 @@ def test_a_users_rows_train_the_algorithm_that_they_suit(run, tokenizer, tmp_pat
     path.write_text("".join(json.dumps({"split": "train", **row}) + "\n" for row in ROWS[name]))
     algorithm = {} if name == "sft" else {"algorithm": name}
     config = load_config({"post_training": {"data": str(path), **algorithm}}).config
-    given = run.execute(own_data(str(path)), {}, UserDataOptions.of(config))
+    given = run.execute(own_data(UserDataOptions.of(config)), {}, UserDataOptions.of(config))
     base = put_checkpoint(run, tiny_model(tokenizer), tokenizer)
     if given.type == "dialogs":
         options = SFTOptions(sft=SFTSection(**SMALL, epochs=1), seed=1)

@@ -12,8 +12,9 @@ from llama3.checkpoints.weights import save_model
 from llama3.model.batch import Batch
 from llama3.model.config import ModelConfig
 from llama3.model.transformer import Transformer
-from llama3.posttraining.datasets import AnswerTokens, PairExample
+from llama3.posttraining.examples import AnswerTokens
 from llama3.training.microbatch import UNITS
+from llama3_plugins.data_kinds.pairs import PairExample
 
 # Log-probs of the answers' tokens, and sums of the reference's (post-training notes; beta 0.1).
 CHOSEN = ([-0.5, -1.0, -0.25], [-2.0, -0.5], [-1.5])

@@ -14,6 +14,7 @@ from llama3.config import load as load_config
 from llama3.errors import ConfigError, DataError
 from llama3.preflight import load_config as checked
 from llama3.tasks import Task
+from llama3.tasks.data_kind import written_kinds
 from llama3.tasks.rows import read_rows
 from llama3.tasks.user_data import UserDataOptions, own_data, read_lines
 from llama3.tasks.user_rows import parse_row
@@ -22,6 +23,7 @@ ASK = {"role": "user", "content": "What is 2 + 3?"}
 SAY = {"role": "assistant", "content": "5"}
 WRONG = {"role": "assistant", "content": "6"}
 SYSTEM = {"role": "system", "content": "Be brief."}
+KINDS = written_kinds()
 
 
 @pytest.mark.parametrize(
@@ -46,7 +48,7 @@ SYSTEM = {"role": "system", "content": "Be brief."}
     ],
 )
 def test_kinds_of_rows(row, expected, prompt, answers):
-    parsed = parse_row(row, "x.jsonl:1")
+    parsed = parse_row(KINDS, row, "x.jsonl:1")
     assert (parsed.kind, list(parsed.prompt), list(parsed.answers)) == (expected, prompt, answers)
 
 
@@ -57,7 +59,7 @@ def test_the_implicit_prompt_of_texts_is_trls(prompt, better, worse):
     if row["chosen"] == row["rejected"]:
         return
     try:
-        parsed = parse_row(row, "x")
+        parsed = parse_row(KINDS, row, "x")
     except DataError:
         return  # nothing in common, or nothing left to answer
     theirs = extract_prompt(row)
@@ -71,7 +73,7 @@ def test_the_implicit_prompt_of_messages_is_trls(prompt):
     row = {"chosen": [*prompt, SAY], "rejected": [*prompt, WRONG]}
     if all(message == SYSTEM for message in prompt):
         return
-    assert list(parse_row(row, "x").prompt) == extract_prompt(row)["prompt"]
+    assert list(parse_row(KINDS, row, "x").prompt) == extract_prompt(row)["prompt"]
 
 
 @pytest.mark.parametrize(
@@ -108,7 +110,7 @@ def test_the_implicit_prompt_of_messages_is_trls(prompt):
 )
 def test_bad_rows_are_named(row, message):
     with pytest.raises(DataError, match=message):
-        parse_row(row, "x.jsonl:1")
+        parse_row(KINDS, row, "x.jsonl:1")
 
 
 def write(path, rows):
@@ -155,7 +157,7 @@ def made(tmp_path):
         path = write(tmp_path / "my.jsonl", rows)
         config = load_config({"post_training": {"data": str(path)}}).config
         with RunDir(tmp_path / "run") as run:
-            artifact = run.execute(own_data(str(path)), {}, UserDataOptions.of(config))
+            artifact = run.execute(own_data(UserDataOptions.of(config)), {}, UserDataOptions.of(config))
         return artifact, {file.name: list(read_rows(file)) for file in artifact.path.glob("*.jsonl")}
 
     return make

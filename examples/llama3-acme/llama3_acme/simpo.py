@@ -1,6 +1,6 @@
 import torch.nn.functional as F
 
-from llama3.posttraining.datasets import collate_pairs
+from llama3.posttraining.packing import pack_answers
 from llama3.training.algorithm import Algorithm, Term
 
 
@@ -11,7 +11,7 @@ class SimPO(Algorithm):
         self.options = options
 
     def collate(self, examples):
-        return collate_pairs(examples)
+        return pack_answers([(pair.prompt, [pair.chosen, pair.rejected]) for pair in examples])
 
     def loss(self, scored, batch):
         mean_S = batch.mean_by_segment(scored.logps_M)

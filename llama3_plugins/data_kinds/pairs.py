@@ -1,0 +1,169 @@
+"""Pairs and rankings: which of several answers to a prompt is better."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from llama3.errors import DataError, Problem
+from llama3.posttraining.examples import AnswerTokens, answer_example
+from llama3.tasks.data_kind import DataKind, Row, UserRow, Writer
+from llama3.tasks.user_rows import read_answer, read_prompt
+from llama3_plugins.data_kinds.labels import label_row
+from llama3_plugins.data_kinds.prompts import task_rows
+
+if TYPE_CHECKING:
+    from llama3.model.batch import Batch
+    from llama3.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class PairExample:
+    """A prompt with a better and a worse answer, and perhaps an edited one above both (paper 4.2.1).
+    Preference losses compare the first two; a reward model learns the whole ranking."""
+
+    prompt: np.ndarray
+    chosen: AnswerTokens
+    rejected: AnswerTokens
+    edited: AnswerTokens | None = None
+
+    @property
+    def ranking(self) -> tuple[AnswerTokens, ...]:
+        """The answers, best first."""
+        return (*([self.edited] if self.edited is not None else []), self.chosen, self.rejected)
+
+    @property
+    def num_tokens(self) -> int:
+        """Of the longest path."""
+        return len(self.prompt) + max(len(answer.ids) for answer in self.ranking)
+
+
+class Pairs(DataKind[PairExample]):
+    """Rows `{chosen, rejected}`, perhaps with `prompt` and `edited`, or `{prompt, ranking}`, best first; the file has
+    `{id, messages, chosen, rejected, edited}`, of a ranking every answer with the next one.
+
+    [prompt] <- [chosen], [rejected]: the prompt is computed once; child(0) is chosen, child(1) rejected.
+    """
+
+    required = (frozenset({"chosen", "rejected"}), frozenset({"prompt", "ranking"}))
+    optional = frozenset({"edited"})
+
+    @property
+    def stored(self) -> Mapping[str, Writer]:
+        return {"pairs": _pair_rows, "labels": _label_rows, "prompts": task_rows}
+
+    def parse(self, row: Row, where: str) -> UserRow:
+        if "ranking" in row:
+            return _distinct(read_prompt(row, where), _ranking(row, where), where, edited=False)
+        prompt, better, worse = _sides(row, where)
+        answers = [read_answer(better, where, "chosen"), read_answer(worse, where, "rejected")]
+        edited = row.get("edited") is not None
+        if edited:
+            answers.insert(0, read_answer(row["edited"], where, "edited"))
+        return _distinct(prompt, answers, where, edited=edited)
+
+    def example(self, tokenizer: Tokenizer, row: Row, where: str) -> PairExample:
+        return pair_example(tokenizer, row["messages"], row["chosen"], row["rejected"], where, edited=row.get("edited"))
+
+    def collate(self, examples: Sequence[PairExample]) -> Batch:
+        """One tree per pair, chosen before rejected. Column: per_target["is_format"]."""
+        from llama3.posttraining.packing import pack_answers
+
+        return pack_answers([(pair.prompt, [pair.chosen, pair.rejected]) for pair in examples])
+
+    def toy(self, rng: np.random.Generator) -> PairExample:
+        from llama3.testing.toys import toy_answer, toy_ids
+
+        return PairExample(toy_ids(rng), toy_answer(rng), toy_answer(rng))
+
+
+def pair_example(
+    tokenizer: Tokenizer,
+    messages: Sequence[Mapping[str, str]],
+    chosen: str,
+    rejected: str,
+    where: str = "pair",
+    *,
+    edited: str | None = None,
+) -> PairExample:
+    """Tokenize a preference pair: `messages` are the prompt, the answers are the assistant's next message."""
+    answers = [chosen, rejected, *([] if edited is None else [edited])]
+    examples = [answer_example(tokenizer, messages, answer, where) for answer in answers]
+    if len({example.answer.ids.tobytes() for example in examples}) < len(answers):
+        raise DataError(Problem("L3-DLG-003", where, "two answers are the same", fix="drop the pair, or the edit"))
+    better, worse, *best = examples
+    return PairExample(better.prompt, better.answer, worse.answer, best[0].answer if best else None)
+
+
+def _ranking(row: Row, where: str) -> list[str]:
+    if row.keys() & {"chosen", "rejected", "edited"}:
+        raise DataError(
+            Problem("L3-OWN-002", where, "a ranking holds all answers", fix="remove chosen, rejected and edited")
+        )
+    ranking = row["ranking"]
+    if not isinstance(ranking, list) or len(ranking) < 2:
+        raise DataError(Problem("L3-OWN-003", where, "a ranking is a list of at least two answers, best first"))
+    return [read_answer(answer, where, f"ranking[{i}]") for i, answer in enumerate(ranking)]
+
+
+def _distinct(prompt: tuple[Mapping[str, str], ...], answers: Sequence[str], where: str, *, edited: bool) -> UserRow:
+    if len(set(answers)) < len(answers):
+        raise DataError(
+            Problem("L3-OWN-005", where, "two answers are the same", "they cannot be told apart", "drop the row")
+        )
+    return UserRow(prompt, tuple(answers), {"edited": edited})
+
+
+def _pair_rows(rows: Sequence[UserRow], stem: str) -> Iterator[dict[str, Any]]:
+    """A pair, with its edit; of a ranking every answer with the next one."""
+    for row in rows:
+        prompt = list(row.prompt)
+        if row.columns["edited"]:
+            edited, chosen, rejected = row.answers
+            yield {"id": row.id, "messages": prompt, "chosen": chosen, "rejected": rejected, "edited": edited}
+            continue
+        for i, (better, worse) in enumerate(pairwise(row.answers)):
+            yield {"id": f"{row.id}.{i}" if i else row.id, "messages": prompt, "chosen": better, "rejected": worse}
+
+
+def _label_rows(rows: Sequence[UserRow], stem: str) -> Iterator[dict[str, Any]]:
+    """Of a pair the last answer is bad and those above it are good, of a longer ranking only the first is good."""
+    for row in rows:
+        good = len(row.answers) - 1 if row.columns["edited"] else 1
+        for i, answer in enumerate(row.answers):
+            yield label_row(f"{row.id}.{i}" if i else row.id, row, answer, i < good)
+
+
+def _sides(row: Row, where: str) -> tuple[tuple[Mapping[str, str], ...], Any, Any]:
+    """Prompt, chosen and rejected; an implicit prompt is taken off both answers."""
+    chosen, rejected = row["chosen"], row["rejected"]
+    if "prompt" in row:
+        return read_prompt(row, where), chosen, rejected
+    if not isinstance(chosen, str | list) or type(chosen) is not type(rejected):
+        raise DataError(Problem("L3-OWN-003", where, "chosen and rejected must both be text or both be messages"))
+    cut = _common(chosen, rejected)
+    prompt, better, worse = chosen[:cut], chosen[cut:], rejected[cut:]
+    if not prompt:
+        raise DataError(
+            Problem(
+                "L3-OWN-003",
+                where,
+                "chosen and rejected have no common beginning",
+                "it would be the prompt",
+                "add the column prompt",
+            )
+        )
+    if isinstance(better, str) and isinstance(worse, str):
+        better, worse = better.strip(), worse.strip()
+    return read_prompt({"prompt": prompt}, where), better, worse
+
+
+def _common(chosen: Sequence[Any], rejected: Sequence[Any]) -> int:
+    """The length of the common beginning of two texts or two dialogs. A space belongs to the word after it."""
+    shorter = min(len(chosen), len(rejected))
+    cut = next((i for i in range(shorter) if chosen[i] != rejected[i]), shorter)
+    return cut - 1 if 0 < cut < shorter and chosen[cut - 1] == " " else cut

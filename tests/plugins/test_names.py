@@ -1,0 +1,101 @@
+"""The core names no plugin: what it uses is chosen by the config, whose defaults stand in one file."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from llama3.plugins.loader import BUILT_IN
+from llama3.plugins.registry import FAMILIES, discover
+
+ROOT = Path(__file__).parents[2]
+HOME = ROOT / "llama3" / "config" / "schema.py"
+NAMES = {row.name for row in discover().list() if row.dist == BUILT_IN}
+OTHER_THINGS = {
+    "bits_per_byte": "a figure of report.json",
+    "dialogs": "a type of artifact",
+    "files": "a key of manifests",
+    "hf": "a layout of weights",
+    "pass_rate": "a figure of report.json",
+    "preferences": "a type of artifact",
+    "prompts": "a figure of a stage",
+    "rejection_sampling": "where a dialog comes from",
+    "sft": "a stage",
+    "single": "a part of a chat template",
+    "tokens": "a figure of a stage",
+}
+"""Names of built-in plugins that are words of the core too."""
+LOOKUPS = {
+    "build",
+    "spec",
+    "offer",
+    "options",
+    "options_model",
+    "identity",
+    "data_kind",
+    "data_kind_spec",
+    "toy_examples",
+}
+
+
+def strings(tree: ast.Module) -> list[ast.Constant]:
+    """All string literals but docstrings."""
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    texts = {
+        id(statement.value)
+        for node in ast.walk(tree)
+        for statement in getattr(node, "body", ())
+        if isinstance(statement, ast.Expr) and isinstance(node, documented)
+    }
+    return [
+        n for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str) and id(n) not in texts
+    ]
+
+
+def looked_up(tree: ast.Module) -> list[str]:
+    """Names that are written where a plugin is looked up or chosen: `build("rewards", "x")`, `Slot(name="x")`."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            called = getattr(node.func, "attr", getattr(node.func, "id", ""))
+            given = [a for a in node.args if isinstance(a, ast.Constant)] if called in LOOKUPS else []
+            given += [k.value for k in node.keywords if k.arg == "name" and called.endswith("Slot")]
+        elif isinstance(node, ast.Dict):
+            given = [v for k, v in zip(node.keys, node.values, strict=True) if getattr(k, "value", "") == "name"]
+        else:
+            continue
+        found += [a.value for a in given if isinstance(a, ast.Constant) and a.value in NAMES - set(FAMILIES)]
+    return found
+
+
+def named(text: str) -> set[str]:
+    """Plugins that a literal is, or names within a text: there only such that are no word of English."""
+    within = {word for word in re.findall(r"\w+", text) if "_" in word}
+    return ({text} | within) & NAMES - set(OTHER_THINGS)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "llama3").rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_module_of_the_core_names_a_plugin(path):
+    if path == HOME:
+        return
+    tree = ast.parse(path.read_text("utf-8"))
+    assert [f"line {node.lineno}: {node.value!r}" for node in strings(tree) if named(node.value)] == []
+    assert looked_up(tree) == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        'registry.build("algorithms", "sft")',
+        'Slot(name="dialogs")',
+        'Slot.model_validate({"name": "hf"})',
+        'TASKS = "jsonl_tasks"',
+        'fix = "add the reward reward_model"',
+    ],
+)
+def test_a_planted_name_is_found(source):
+    tree = ast.parse(source)
+    assert looked_up(tree) or any(named(node.value) for node in strings(tree))
