@@ -35,7 +35,7 @@ def parse_row(kinds: Kinds, row: Row, where: str) -> UserRow:
 
 
 def kind_of(kinds: Kinds, columns: frozenset[str]) -> list[str]:
-    """The kinds that know most of a row's columns; of several, those of which the row lacks least. One, if it is clear."""
+    """The kinds that know most of a row's columns, and of these those of which it lacks least: one, if it is clear."""
     fits = {name: (kind.known(columns), -len(kind.missing(columns))) for name, kind in kinds.items()}
     best = max(fits.values(), default=(0, 0))
     return [name for name, fit in fits.items() if fit == best and best[0] > 0]

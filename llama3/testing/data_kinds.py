@@ -1,4 +1,4 @@
-"""Conformance of kinds of data: rows that are known by their columns, and examples that pack alike however they are cut."""
+"""Conformance of kinds of data: rows known by their columns, and examples that pack alike however they are cut."""
 
 from __future__ import annotations
 

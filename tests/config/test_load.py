@@ -209,7 +209,7 @@ def test_extends_goes_one_level(write, site, built_ins):
         ("pretrain: {algorithm: dpo}", "'dpo' learns from pairs, this stage has tokens. Fix: choose one of next_token"),
         (
             "post_training: {reward: {algorithm: dpo}}",
-            "'dpo' makes no model that a reward scores with. Fix: choose one of",
+            "'dpo' makes no model that a reward scores with",
         ),
         (
             "post_training: {algorithm: process}",

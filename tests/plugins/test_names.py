@@ -19,8 +19,8 @@ OTHER_THINGS = {
     "dialogs": "a type of artifact",
     "files": "a key of manifests",
     "hf": "a layout of weights",
+    "pairs": "a figure of a stage",
     "pass_rate": "a figure of report.json",
-    "preferences": "a type of artifact",
     "prompts": "a figure of a stage",
     "rejection_sampling": "where a dialog comes from",
     "sft": "a stage",
@@ -42,17 +42,10 @@ LOOKUPS = {
 
 
 def strings(tree: ast.Module) -> list[ast.Constant]:
-    """All string literals but docstrings."""
-    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    texts = {
-        id(statement.value)
-        for node in ast.walk(tree)
-        for statement in getattr(node, "body", ())
-        if isinstance(statement, ast.Expr) and isinstance(node, documented)
-    }
-    return [
-        n for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str) and id(n) not in texts
-    ]
+    """All string literals but docstrings and other texts that stand alone."""
+    alone = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    literals = [node for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    return [node for node in literals if id(node) not in alone]
 
 
 def looked_up(tree: ast.Module) -> list[str]:

@@ -1,4 +1,4 @@
-"""A third party's kind of data: its columns in `post_training.data` train its algorithm, like those that are built in."""
+"""A third party's kind of data: its columns in `post_training.data` train its algorithm, as built-in kinds do."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from llama3.plugins import AlgorithmSpec, DataKindSpec, hookimpl
 
 @hookimpl
 def llama3_data_kinds():
-    return [DataKindSpec(name="step_labels", factory="steps_kind:StepLabels", artifact="preferences", file="steps.jsonl")]
+    stored = {"artifact": "preferences", "file": "steps.jsonl"}
+    return [DataKindSpec(name="step_labels", factory="steps_kind:StepLabels", **stored)]
 
 @hookimpl
 def llama3_algorithms():
@@ -172,9 +173,7 @@ def test_its_held_out_tasks_are_looked_for_in_its_rows(run, capsys):
 
 
 def test_data_that_no_round_makes_must_be_given(steps):
-    with pytest.raises(
-        ConfigError, match=r"'good_steps' learns from step_labels, which no round makes.*data: step_labels"
-    ):
+    with pytest.raises(ConfigError, match=r"learns from step_labels, which no round makes.*data: step_labels.jsonl"):
         load_config({"post_training": {"algorithm": "good_steps"}})
 
 
