@@ -75,15 +75,11 @@ def rows(_: str) -> str:
     """What columns a row may have, and who learns from it."""
     lines = ["| columns | rows | algorithms |", "|---|---|---|"]
     for kind, written in written_kinds().items():
-        sets = ["`" + "`, `".join(sorted(columns)) + "`" for columns in written.required]
-        optional = sorted(written.optional) if written.optional is not None else None
-        more = (
-            ", and any others that rewards read"
-            if optional is None
-            else "".join(f", perhaps `{name}`" for name in optional)
-        )
+        sets = [" and ".join(f"`{name}`" for name in columns) for columns in written.required]
+        perhaps = "".join(f"; perhaps `{name}`" for name in sorted(written.optional or ()))
+        more = ", and any columns that rewards read" if written.optional is None else perhaps
         names = [f"`{name}`" for name, spec in ALGORITHMS.items() if spec.data in written.stored]
-        lines.append(f"| {' or '.join(sets)}{more} | {kind} | {', '.join(names)} |")
+        lines.append(f"| {', or '.join(sets)}{more} | {kind} | {', '.join(names)} |")
     return "\n".join(lines) + "\n"
 
 

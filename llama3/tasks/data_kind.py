@@ -63,8 +63,8 @@ class DataKind(Generic[E]):
     """Built by the plugins of the family `data_kinds`: subclass it. A kind that no user writes needs only `collate` and
     `toy`."""
 
-    required: ClassVar[Sequence[frozenset[str]]] = ()
-    """Columns that a row must have: all of one of these sets."""
+    required: ClassVar[Sequence[tuple[str, ...]]] = ()
+    """Columns that a row must have: all of one of these."""
     optional: ClassVar[frozenset[str] | None] = frozenset()
     """Columns that it may have beside them; None: any."""
 
@@ -115,8 +115,8 @@ class DataKind(Generic[E]):
 
     def missing(self, columns: frozenset[str]) -> frozenset[str]:
         """What a row with these columns lacks of the set that it comes closest to."""
-        closest = max(self.required, key=lambda needed: (len(needed & columns), -len(needed)))
-        return closest - columns
+        closest = max(self.required, key=lambda needed: (len(columns & {*needed}), -len(needed)))
+        return frozenset(closest) - columns
 
 
 def data_kind(name: str) -> DataKind[Any]:

@@ -147,7 +147,7 @@ def _algorithm(name: str) -> AlgorithmSpec | None:
 def _columns(kind: str) -> str:
     """The columns of a kind, in words."""
     written = written_kinds().get(kind)
-    return ", or ".join(" and ".join(sorted(columns)) for columns in written.required) if written else "of " + kind
+    return ", or ".join(" and ".join(columns) for columns in written.required) if written else "of " + kind
 
 
 def read_lines(path: Path, most: int | None = None) -> list[Line]:

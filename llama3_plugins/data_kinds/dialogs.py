@@ -23,7 +23,7 @@ class Dialogs(DataKind[DialogExample]):
     [prompt] <- [answers]: targets are what the assistant wrote, in every turn.
     """
 
-    required = (frozenset({"messages"}), frozenset({"prompt", "completion"}))
+    required = (("messages",), ("prompt", "completion"))
 
     @property
     def stored(self) -> Mapping[str, Writer]:

@@ -39,7 +39,7 @@ class Labels(DataKind[LabelExample]):
     [prompt] <- [answer], and whether the answer is desirable.
     """
 
-    required = (frozenset({"prompt", "completion", "label"}),)
+    required = (("prompt", "completion", "label"),)
 
     @property
     def stored(self) -> Mapping[str, Writer]:

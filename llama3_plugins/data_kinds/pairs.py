@@ -49,7 +49,7 @@ class Pairs(DataKind[PairExample]):
     [prompt] <- [chosen], [rejected]: the prompt is computed once; child(0) is chosen, child(1) rejected.
     """
 
-    required = (frozenset({"chosen", "rejected"}), frozenset({"prompt", "ranking"}))
+    required = (("chosen", "rejected"), ("prompt", "ranking"))
     optional = frozenset({"edited"})
 
     @property

@@ -42,7 +42,7 @@ class Prompts(DataKind[PromptExample]):
     [prompt]: a root without targets, to which the sampler adds answers.
     """
 
-    required = (frozenset({"prompt"}),)
+    required = (("prompt",),)
     optional = None
 
     @property

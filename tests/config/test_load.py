@@ -187,8 +187,8 @@ def test_extends_goes_one_level(write, site, built_ins):
     [
         (
             "post_training: {algorithm: reward_model}",
-            "'reward_model' needs a score head, which this stage does not supply. Fix: choose one of dpo, grpo, ppo, process; "
-            "'reward_model' belongs to `post_training: {reward: {algorithm: reward_model}}`",
+            "'reward_model' needs a score head, which this stage does not supply. Fix: choose one of dpo, grpo, "
+            "ppo, process; 'reward_model' belongs to `post_training: {reward: {algorithm: reward_model}}`",
         ),
         ("post_training: {reward: {algorithm: sft}}", "'sft' learns from dialogs, this stage has labels or pairs"),
         ("post_training: {algorithm: grpo, rewards: []}", "add `post_training: {rewards: [verifiable]}`"),

@@ -210,7 +210,7 @@ def test_the_kit_finds_a_planted_fault_in_a_scheme(faulty, check, monkeypatch):
 class Anything(Pairs):
     """A kind of data with the columns of another."""
 
-    required = (frozenset({"prompt", "completion"}),)
+    required = (("prompt", "completion"),)
 
 
 class Elsewhere(Pairs):

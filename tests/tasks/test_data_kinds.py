@@ -52,7 +52,7 @@ class StepsExample:
 
 
 class StepLabels(DataKind[StepsExample]):
-    required = (frozenset({"prompt", "completions", "labels"}),)
+    required = (("prompt", "completions", "labels"),)
 
     @property
     def stored(self):
@@ -180,7 +180,7 @@ def test_data_that_no_round_makes_must_be_given(steps):
 def test_other_rows_do_not_fit(steps, tmp_path):
     path = tmp_path / "mine.jsonl"
     path.write_text(json.dumps({"prompt": "?", "chosen": "1", "rejected": "2"}) + "\n")
-    with pytest.raises(ConfigError, match="it needs the columns completions and labels and prompt"):
+    with pytest.raises(ConfigError, match="it needs the columns prompt and completions and labels"):
         load_config({"post_training": {"algorithm": "good_steps", "data": str(path)}})
 
 
