@@ -204,7 +204,7 @@ def _on_tokens(trainer: type) -> type:
 def our_sampling(turns: Turns, job: str, candidate: str, folder: str, rows: Rows) -> None:
     from llama3.checkpoints.load import load_model
     from llama3.inference import Engine, Sampling
-    from llama3.inference.engine import open_generate
+    from llama3.inference.engine import throughput_engine
 
     prompts = [row["prompt"] for row in rows]
     precision = torch.float32 if job == "greedy" else torch.bfloat16
@@ -214,13 +214,11 @@ def our_sampling(turns: Turns, job: str, candidate: str, folder: str, rows: Rows
         answers = Engine(model).generate(prompts, Sampling(GREEDY_TOKENS, temperature=0))
         return {"ids": [answer.ids for (answer,) in answers]}
 
-    sampler = open_generate(model)
+    engine = throughput_engine(model)
 
     def sample() -> dict[str, Any]:
-        sampler.engine.reset()  # no prompt is cached from the round before
-        made = sampler(
-            prompts, n=ANSWERS, max_tokens=NEW_TOKENS, temperature=1.0, top_p=1.0, seed=0, stop_ids=frozenset()
-        )
+        engine.reset()  # no prompt is cached from the round before
+        made = engine.generate(prompts, Sampling(NEW_TOKENS, n=ANSWERS))
         return {"tokens": sum(len(answer.ids) for answers in made for answer in answers)}
 
     turns.serve(greedy if job == "greedy" else sample)

@@ -48,8 +48,11 @@ def run(config: str | os.PathLike[str] | Mapping[str, Any] | Loaded, overrides: 
     return recipe.run(loaded)
 
 
-def load(path: str | os.PathLike[str]) -> Llama:
-    """A model with its tokenizer, ready to generate: a checkpoint, a release, or a run (its final model)."""
+def load(path: str | os.PathLike[str], *, device: str = "auto") -> Llama:
+    """A model with its tokenizer, ready to generate: a checkpoint, a release, or a run (its final model).
+
+    device: "cpu", "cuda", or "auto": the GPU where there is one
+    """
     from llama3.inference.llama import Llama
 
-    return Llama.load(os.fspath(path))
+    return Llama.load(os.fspath(path), device=device)

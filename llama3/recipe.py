@@ -25,6 +25,7 @@ from llama3.evaluation.contamination import require_clean
 from llama3.evaluation.report import build_report
 from llama3.evaluation.stages import ContaminationOptions, EvaluateOptions, baselines, contamination, evaluate
 from llama3.execution import Executor
+from llama3.model.device import device_of
 from llama3.posttraining.average import AverageOptions, average
 from llama3.posttraining.finetune import PreferOptions, RewardOptions, SFTOptions, prefer, reward, sft
 from llama3.posttraining.preferences import PreferencesOptions, preferences
@@ -50,6 +51,7 @@ def run(loaded: Loaded) -> Run:
 
     Raises `llama3.errors.LlamaError`; what is finished stays on disk, and the same call goes on from there.
     """
+    device_of(loaded.config.run.device)  # refused before any work
     with Executor(loaded) as make:
         story = improve if loaded.config.model.path else raise_model
         try:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from llama3.cli.generate import MaxTokensOption, ModelArgument, SeedOption, TemperatureOption
+from llama3.cli.generate import DeviceOption, MaxTokensOption, ModelArgument, SeedOption, TemperatureOption
 from llama3.cli.output import note
 
 HELP = "/reset starts over, /exit (or Ctrl-D) leaves, Ctrl-C stops an answer"
@@ -20,6 +20,7 @@ def chat(
     max_tokens: MaxTokensOption = 512,
     temperature: TemperatureOption = 0.6,
     seed: SeedOption = 0,
+    device: DeviceOption = "auto",
 ) -> None:
     """Talk to a model. Reads lines; /reset starts over, /exit leaves."""
     from llama3.cli.guarding import open_policy
@@ -29,7 +30,7 @@ def chat(
 
     start = [Message("system", system)] if system else []
     with open_policy(model) as guards:
-        llama = Llama.load(model, guard=guards)
+        llama = Llama.load(model, device=device, guard=guards)
         note(HELP)
         messages = list(start)
         while (line := _read()) is not None:

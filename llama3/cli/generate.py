@@ -12,6 +12,7 @@ from llama3.cli.output import JsonOption
 MaxTokensOption = Annotated[int, typer.Option("--max-tokens", min=1, help="Longest answer, in tokens.")]
 TemperatureOption = Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token each time.")]
 SeedOption = Annotated[int, typer.Option(min=0, help="The same seed gives the same answers.")]
+DeviceOption = Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="Where the model computes.")]
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="A run, a release, or a checkpoint.")]
 
 
@@ -22,6 +23,7 @@ def generate(
     max_tokens: MaxTokensOption = 64,
     temperature: TemperatureOption = 0.6,
     seed: SeedOption = 0,
+    device: DeviceOption = "auto",
     json: JsonOption = False,
 ) -> None:
     """Continue prompts. The guards of the run see every prompt and answer; exit code 5 where one refused."""
@@ -43,7 +45,7 @@ def generate(
                 allowed.append(text)
             except GuardBlocked as error:
                 refused.extend(error.problems)
-        llama = llama3.load(model)
+        llama = llama3.load(model, device=device)
         answers = llama.generate(allowed, max_tokens=max_tokens, temperature=temperature, seed=seed, n=n)
         for prompt, group in zip(allowed, answers, strict=True):
             for answer in [group] if n == 1 else group:

@@ -57,10 +57,13 @@ class EvaluateOptions(BaseModel):
     limit: int
     max_tokens: int
     seed: int
+    device: str = "cpu"
 
     @classmethod
     def of(cls, config: Config, model: OutsideModel | None = None) -> Self:
         """From the whole config."""
+        from llama3.model.device import device_of
+
         return cls(
             model=model,
             tasks=config.evaluation.tasks,
@@ -68,6 +71,7 @@ class EvaluateOptions(BaseModel):
             limit=config.evaluation.limit,
             max_tokens=config.evaluation.max_tokens,
             seed=config.run.seed,
+            device=str(device_of(config.run.device)),
         )
 
 
@@ -79,9 +83,9 @@ def evaluate(
     from llama3.inference.llama import load
 
     if checkpoint is not None:
-        measure(load(checkpoint.path), corpus, options, out)
+        measure(load(checkpoint.path, device=options.device), corpus, options, out)
     elif options.model is not None:
-        measure(load(options.model.path), corpus, options, out)
+        measure(load(options.model.path, device=options.device), corpus, options, out)
     else:
         raise ArtifactError(Problem("L3-EVL-031", "stage evaluate", "neither a checkpoint nor a path is given"))
 

@@ -2,7 +2,7 @@
 
 `KvPool` (kv_pool.py) keeps account of the cache's blocks in Rust; `PagedCache` (paged_cache.py) owns the keys and
 values and is the model's attention while it generates; `Engine` (engine.py) admits requests, forks them and steps all
-of them together; sampling.py draws tokens; `Llama` (llama.py) speaks text. Importing this package does not import
+of them together; sampling.py draws tokens; completion.py says what an answer is; `Llama` (llama.py) speaks text. Importing this package does not import
 torch.
 """
 
@@ -11,7 +11,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from llama3.inference.engine import Completion, Engine
+    from llama3.inference.completion import Completion, FinishReason, Generator
+    from llama3.inference.engine import Engine
     from llama3.inference.kv_pool import KvPool
     from llama3.inference.llama import Llama
     from llama3.inference.sampling import Sampling
@@ -20,10 +21,12 @@ _HOME = {
     "KvPool": "kv_pool",
     "Engine": "engine",
     "Sampling": "sampling",
-    "Completion": "engine",
+    "Completion": "completion",
+    "FinishReason": "completion",
+    "Generator": "completion",
     "Llama": "llama",
 }
-__all__ = ["Completion", "Engine", "KvPool", "Llama", "Sampling"]
+__all__ = ["Completion", "Engine", "FinishReason", "Generator", "KvPool", "Llama", "Sampling"]
 
 
 def __getattr__(name: str) -> Any:

@@ -4,16 +4,21 @@ A request is admitted only when blocks for its longest possible answer are free 
 answer is ever preempted or swapped. Its prompt is computed once: earlier prompts' common prefix comes from the cache,
 and its n answers are forks that share the prompt's blocks. Requests are served in the order of their arrival.
 
+Many threads may read from one engine. None of them owns it: whoever waits for a token while nobody computes takes the
+next step, for all (`Engine._in_turn`). So a lone reader computes in its own thread, and readers that come together
+share every forward.
+
 Legend: T new tokens, B running answers, D model dim, V vocabulary.
 """
 
 from __future__ import annotations
 
+import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError
+from dataclasses import dataclass
 from itertools import chain
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -21,8 +26,10 @@ import torch
 from torch import Tensor
 
 from llama3.errors import ConfigError, DoesNotFit, Problem
+from llama3.inference.completion import Completion
 from llama3.inference.kv_pool import KvPool
 from llama3.inference.paged_cache import Ints, PagedCache
+from llama3.inference.request import Answer, Request
 from llama3.inference.sampling import Draws, Sampling, draw, stream_seed, uniforms
 from llama3.inference.working_copy import native_dtype, refresh, working_copy
 from llama3.model.transformer import Transformer
@@ -31,60 +38,6 @@ CACHE_BYTES = 256 << 20
 """Size of the cache unless `num_blocks` is given; more if one sequence of the model's context needs it."""
 PREFILL_TOKENS = 2048
 """Prompt tokens computed in one forward; a longer prompt is computed in pieces."""
-
-FinishReason = Literal["stop", "length"]
-
-
-@dataclass(frozen=True, slots=True)
-class Completion:
-    """One answer.
-
-    ids: its tokens, the stop token that ended it included
-    logps: log-probability of each under the model at temperature 1, in nats (see `llama3.inference.sampling.draw`)
-    finish_reason: "stop": a stop token was drawn; "length": max_tokens were
-    """
-
-    ids: list[int]
-    logps: list[float]
-    finish_reason: FinishReason
-
-
-@dataclass(eq=False)
-class Answer:
-    """One running answer: a row of the pool."""
-
-    request: Request
-    index: int
-    row: int
-    seed: int
-    ids: list[int] = field(default_factory=list)
-    logps: list[float] = field(default_factory=list)
-
-    @property
-    def finish_reason(self) -> FinishReason | None:
-        """Why it is over, or None while it is not."""
-        if self.ids[-1] in self.request.sampling.stop_ids:
-            return "stop"
-        return "length" if len(self.ids) == self.request.sampling.max_tokens else None
-
-
-@dataclass(eq=False)
-class Request:
-    """A prompt and its answers. `completions[i]` is None until answer i is over; `answers` are those started so far."""
-
-    prompt: npt.NDArray[np.uint32]
-    sampling: Sampling
-    answers: list[Answer] = field(default_factory=list)
-    completions: list[Completion | None] = field(default_factory=list)
-
-    @property
-    def pending(self) -> int:
-        """Answers that have not started."""
-        return self.sampling.n - len(self.answers)
-
-    @property
-    def done(self) -> bool:
-        return None not in self.completions
 
 
 @dataclass(frozen=True)
@@ -103,9 +56,11 @@ class Engine:
     num_blocks, block_size: the cache (default: what CACHE_BYTES holds); max_batch: answers that run at once
     dtype: precision of computation and cache; another than the model's means a copy of its weights
 
-    `generate` and `stream` are the doors for most; a server calls `submit`, `step` and `cancel`. Cached prompts are
-    forgotten when the model's parameters were changed in place since the last request (as an optimizer does); after
-    any other kind of change call `reset`.
+    `generate` and `stream` are the doors for most; who reads several answers at once, as a server does, calls `submit`,
+    then `tokens` or `wait`, and `cancel`. All may be called from any thread. Nothing is computed while nobody waits.
+
+    Cached prompts are forgotten when the model's parameters were changed in place since the last request (as an
+    optimizer does) and nothing is running; after any other kind of change call `reset`.
     """
 
     def __init__(
@@ -128,8 +83,12 @@ class Engine:
         self.max_batch = max_batch
         self.pool = KvPool(num_blocks, block_size, max_seqs=max_batch, max_blocks=min(context, max(1, num_blocks - 1)))
         self.cache = PagedCache(model.config, self.pool, dtype=weight.dtype, device=weight.device)
-        self._waiting: deque[Request] = deque()
+        self._live: dict[Request, None] = {}  # every request that is not over, in the order of arrival
+        self._waiting: deque[Request] = deque()  # those with answers that have not started
         self._running: list[Answer] = []
+        self._cancelled: list[Request] = []  # to be dropped when nobody computes
+        self._turns = threading.Condition()  # guards the four above and is told of every step
+        self._taken = False  # whether a thread computes; it alone then removes from the first three
         self._weights = self._weight_versions()
 
     def generate(self, prompts: Sequence[npt.ArrayLike], sampling: Sampling) -> list[list[Completion]]:
@@ -140,75 +99,148 @@ class Engine:
         """
         requests = self._submit_all(prompts, sampling)
         try:
-            pending = set(requests)
-            while pending:
-                pending.difference_update(self.step())
+            return [self.wait(request) for request in requests]
         finally:
             for request in requests:
                 self.cancel(request)
-        return [[c for c in request.completions if c is not None] for request in requests]
 
     def stream(self, prompt: npt.ArrayLike, sampling: Sampling) -> Iterator[int]:
         """The tokens of one answer as they are drawn, the stop token included. Leaving the loop early cancels it."""
-        (request,) = self._submit_all([prompt], sampling)
-        sent = 0
+        request = self.submit(prompt, sampling)
         try:
-            while not request.done:
-                self.step()
-                new = request.answers[0].ids[sent:] if request.answers else []
-                sent += len(new)
-                yield from new
+            yield from self.tokens(request)
         finally:
             self.cancel(request)
 
     def submit(self, prompt: npt.ArrayLike, sampling: Sampling) -> Request:
-        """Queue a request; `step` serves it. Errors as in `generate`."""
+        """Queue a request; those who wait, for this one or another, compute it. Errors as in `generate`."""
         return self._submit_all([prompt], sampling)[0]
 
+    def tokens(self, request: Request, index: int = 0) -> Iterator[int]:
+        """The tokens of the request's answer `index` as they are drawn. Raises what the model raised, or CancelledError
+        when another thread cancelled the request."""
+        sent = 0
+        while request.error is None:
+            completion = request.completions[index]
+            new = (request.ids(index) if completion is None else completion.ids)[sent:]
+            sent += len(new)
+            yield from new
+            if completion is not None:
+                return
+            if not new:
+                self._in_turn(self._step, unless=lambda: len(request.ids(index)) > sent or request.error is not None)
+        raise request.error
+
+    def wait(self, request: Request) -> list[Completion]:
+        """All answers of the request. Raises as `tokens` does."""
+        while not request.is_over:
+            self._in_turn(self._step, unless=lambda: request.is_over)
+        return request.result()
+
     def cancel(self, request: Request) -> None:
-        """Drop a request in any state; its blocks are free at once. One that is over is left alone."""
-        if request in self._waiting:
-            self._waiting.remove(request)
-        for answer in [answer for answer in self._running if answer.request is request]:
-            self._running.remove(answer)
-            self.pool.free(answer.row)
+        """Drop a request in any state; its blocks are free at once, or after the step that is being computed. One that
+        is over is left alone."""
+        with self._turns:
+            if request.is_over:
+                return
+            request.error = CancelledError("the request was cancelled")
+            self._cancelled.append(request)
+            if not self._taken:
+                self._drop_cancelled()
 
     def reset(self) -> None:
-        """Drop all requests and cached prompts."""
-        self._waiting.clear()
-        self._running.clear()
+        """Cancel all requests and forget cached prompts."""
+        for request in list(self._live):
+            self.cancel(request)
+        self._in_turn(self._forget_prompts)
+
+    # -- who computes ------------------------------------------------------------------------------
+
+    def _in_turn(self, work: Callable[[], None], unless: Callable[[], bool] = lambda: False) -> None:
+        """Do `work` while no other thread does any. Nothing is done if `unless()` is true when the turn comes."""
+        mine = False
+        try:
+            with self._turns:
+                self._turns.wait_for(lambda: not self._taken or unless())
+                if unless():
+                    return
+                mine = self._taken = True
+            work()
+        finally:
+            if mine:
+                with self._turns:
+                    self._drop_cancelled()
+                    self._taken = False
+                    self._turns.notify_all()
+
+    def _drop_cancelled(self) -> None:
+        while self._cancelled:
+            request = self._cancelled.pop()
+            self._live.pop(request, None)
+            if request in self._waiting:
+                self._waiting.remove(request)
+            for answer in [answer for answer in self._running if answer.request is request]:
+                self._running.remove(answer)
+                self.pool.free(answer.row)
+
+    def _step(self) -> None:
+        """Start what fits and compute the next token of every answer, in one forward."""
+        try:
+            if not self._running:
+                self._follow_weights()
+            with torch.inference_mode():
+                prefills = self._admit()
+                logits_BV = self._forward(prefills)
+                self._running += [answer for prefill in prefills for answer in prefill.answers]
+                self._draw(logits_BV)
+        except BaseException as error:
+            self._abandon(error)
+            raise
+
+    def _abandon(self, error: BaseException) -> None:
+        """Nothing in the cache can be trusted after a step that broke off. An error of the model is every request's; an
+        interrupt is meant for the thread it reached, so the requests begin again and those of the others go on."""
+        with self._turns:
+            requests = [request for request in self._live if request.error is None]
+            self._live.clear()
+            self._waiting.clear()
+            self._running.clear()
+            self._cancelled.clear()
+            for request in requests:
+                if isinstance(error, Exception):
+                    request.error = error
+                else:
+                    request.restart()
+                    self._live[request] = None
+                    self._waiting.append(request)
+        self._forget_prompts()
+        self.cache.wipe()
+
+    def _follow_weights(self) -> None:
+        """What was computed with other weights is of no use."""
+        if self._weights != self._weight_versions():
+            if self.model is not self._source:
+                refresh(self.model, self._source)
+            self._forget_prompts()
+
+    def _forget_prompts(self) -> None:
         self.pool.reset()
         self._weights = self._weight_versions()
 
-    @torch.inference_mode()
-    def step(self) -> list[Request]:
-        """Start what fits and compute the next token of every answer, in one forward. Returns the requests that are
-        over.
+    def _weight_versions(self) -> list[tuple[int, int]]:
+        """Changes whenever a tensor of the model is changed in place or replaced."""
+        tensors = chain(self._source.parameters(), self._source.buffers())
+        return [(tensor.data_ptr(), tensor._version) for tensor in tensors if not tensor.is_inference()]
 
-        If the model fails, all requests are dropped, the cache is emptied and the error is passed on.
-        """
-        try:
-            prefills = self._admit()
-            if not prefills and not self._running:
-                return []
-            logits_BV = self._forward(prefills)
-            self._running += [answer for prefill in prefills for answer in prefill.answers]
-            return self._draw(logits_BV)
-        except BaseException:
-            self.reset()
-            self.cache.wipe()
-            raise
+    # -- requests ----------------------------------------------------------------------------------
 
     def _submit_all(self, prompts: Sequence[npt.ArrayLike], sampling: Sampling) -> list[Request]:
         arrays = [np.asarray(prompt, dtype=np.int64) for prompt in prompts]
         self._check(arrays, sampling)
-        if not self._running and self._weights != (versions := self._weight_versions()):
-            if self.model is not self._source:
-                refresh(self.model, self._source)
-            self.pool.reset()
-            self._weights = versions
-        requests = [Request(ids.astype(np.uint32), sampling, completions=[None] * sampling.n) for ids in arrays]
-        self._waiting.extend(requests)
+        requests = [Request(ids.astype(np.uint32), sampling) for ids in arrays]
+        with self._turns:
+            self._live.update(dict.fromkeys(requests))
+            self._waiting.extend(requests)
         return requests
 
     def _check(self, prompts: list[npt.NDArray[np.int64]], sampling: Sampling) -> None:
@@ -264,6 +296,8 @@ class Engine:
         request.answers += answers
         return answers
 
+    # -- one step ----------------------------------------------------------------------------------
+
     def _forward(self, prefills: list[_Prefill]) -> Tensor:
         """One forward over the last token of each running answer and the new prompts; returns the scores of the next
         token of the running answers, then of the new ones."""
@@ -298,31 +332,25 @@ class Engine:
         tokens_T = torch.from_numpy(tokens.astype(np.int64)).to(positions_T.device)
         return self.model.step(tokens_T, positions_T, self.cache)
 
-    def _draw(self, logits_BV: Tensor) -> list[Request]:
+    def _draw(self, logits_BV: Tensor) -> None:
         """Draw the next token of each running answer and end those that are over."""
         seeds = np.array([answer.seed for answer in self._running], dtype=np.uint64)
         indices = np.array([len(answer.ids) for answer in self._running])
         draws = Draws.of([answer.request.sampling for answer in self._running], uniforms(seeds, indices))
         ids_B, logps_B = draw(logits_BV, draws)
-        running, done = [], []
+        running = []
         for answer, token, logp in zip(self._running, ids_B.tolist(), logps_B.tolist(), strict=True):
-            answer.ids.append(token)
             answer.logps.append(logp)
+            answer.ids.append(token)
             if (reason := answer.finish_reason) is None:
                 running.append(answer)
                 continue
             self.pool.free(answer.row)
             request = answer.request
             request.completions[answer.index] = Completion(answer.ids, answer.logps, reason)
-            if request.done:
-                done.append(request)
+            if request.is_over:
+                self._live.pop(request, None)
         self._running = running
-        return done
-
-    def _weight_versions(self) -> list[tuple[int, int]]:
-        """Changes whenever a tensor of the model is changed in place or replaced."""
-        tensors = chain(self._source.parameters(), self._source.buffers())
-        return [(tensor.data_ptr(), tensor._version) for tensor in tensors if not tensor.is_inference()]
 
 
 def _check_tokens(prompts: list[npt.NDArray[np.int64]], vocab_size: int) -> None:
@@ -339,27 +367,6 @@ def _check_tokens(prompts: list[npt.NDArray[np.int64]], vocab_size: int) -> None
         raise ConfigError(problems)
 
 
-class Generate:
-    """An engine behind one call, for those who sample from a model that is being trained: it sees the weights as they
-    are at each call (the `Generate` protocol of llama3.posttraining.services)."""
-
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
-
-    def __call__(
-        self,
-        prompts: Sequence[npt.ArrayLike],
-        *,
-        n: int,
-        max_tokens: int,
-        temperature: float,
-        top_p: float,
-        seed: int,
-        stop_ids: frozenset[int],
-    ) -> list[list[Completion]]:
-        return self.engine.generate(prompts, Sampling(max_tokens, temperature, top_p, 0, n, seed, stop_ids))
-
-
-def open_generate(model: Transformer) -> Generate:
-    """A sampler over `model` with a batch and a precision for throughput."""
-    return Generate(Engine(model, max_batch=128, dtype=native_dtype(model)))
+def throughput_engine(model: Transformer) -> Engine:
+    """An engine for many prompts at once, with a large batch and the precision that is fastest on the model's device."""
+    return Engine(model, max_batch=128, dtype=native_dtype(model))

@@ -8,10 +8,10 @@ model.logprobs(["The sky is blue."])
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,12 +20,17 @@ from llama3.checkpoints.formats import load_tokenizer
 from llama3.checkpoints.layouts import holds_model
 from llama3.checkpoints.load import load_model
 from llama3.errors import ArtifactError, DoesNotFit, Problem
-from llama3.inference.engine import Completion, Engine
+from llama3.inference.completion import Completion, FinishReason
+from llama3.inference.engine import Engine
 from llama3.inference.sampling import Sampling
 from llama3.model.batch import Batch
 from llama3.model.config import ModelConfig
+from llama3.model.device import device_of
 from llama3.model.score import score
 from llama3.model.transformer import Transformer
+from llama3.plugins.specs import GuardStage
+from llama3.safety.engine import PolicyEngine
+from llama3.safety.guard import Turn
 from llama3.tokenizer.chat import Message, render, stop_ids
 from llama3.tokenizer.tokenizer import Tokenizer
 
@@ -33,20 +38,8 @@ TEMPERATURE, TOP_P = 0.6, 0.9
 """How answers are drawn unless said otherwise: the defaults of Meta's reference code."""
 SCORE_TOKENS = 8192
 """Tokens that `logprobs` scores at once."""
-_STAGES = {"user": "input", "ipython": "tool_result"}
+_STAGES: dict[str, GuardStage] = {"user": "input", "ipython": "tool_result"}
 """The guard stage at which a message of this role enters."""
-
-
-class Guard(Protocol):
-    """What may stand between the model and its user; `llama3.safety.engine.PolicyEngine` is one."""
-
-    def decide(self, stage: str, text: str, trace: Iterable[Any] = ()) -> Decision: ...
-
-    def guard_stream(self, pieces: Iterable[str], stage: str = "output") -> Iterator[str]: ...
-
-
-class Decision(Protocol):
-    def raise_if_blocked(self) -> None: ...
 
 
 class Llama:
@@ -56,20 +49,24 @@ class Llama:
     that it refuses.
     """
 
-    def __init__(self, transformer: Transformer, tokenizer: Tokenizer, *, guard: Guard | None = None) -> None:
+    def __init__(self, transformer: Transformer, tokenizer: Tokenizer, *, guard: PolicyEngine | None = None) -> None:
         self.transformer = transformer
         self.tokenizer = tokenizer
         self.guard = guard
 
     @classmethod
-    def load(cls, path: str | Path, *, guard: Guard | None = None) -> Llama:
+    def load(cls, path: str | Path, *, device: str = "auto", guard: PolicyEngine | None = None) -> Llama:
         """From a checkpoint or a release (a directory with config.json, weights and tokenizer; quantized ones too),
         Meta's directory, a .gguf file, or a run directory (see `find_model`).
 
-        Raises ArtifactError if there is no model, CheckpointError or DataError if it is damaged.
+        device: "cpu", "cuda", or "auto": the GPU where there is one
+
+        Raises DoesNotFit if there is no such device, ArtifactError if there is no model, CheckpointError or DataError
+        if it is damaged.
         """
+        where = device_of(device)
         folder = find_model(Path(path))
-        return cls(load_model(folder), load_tokenizer(folder), guard=guard)
+        return cls(load_model(folder, device=where), load_tokenizer(folder), guard=guard)
 
     @property
     def config(self) -> ModelConfig:
@@ -132,10 +129,12 @@ class Llama:
     ) -> Iterator[str]:
         """The assistant's next message, piece by piece as it is made; leaving the loop stops it.
 
-        The guard judges the last message, and the messages are rendered, before this returns.
+        The guard judges the last message, with those before it as its trace, and the messages are rendered, before
+        this returns. What is answered is judged with all of them as its trace.
         """
+        trace = [Turn(message.role, message.text) for message in messages]
         if self.guard is not None and messages and (stage := _STAGES.get(messages[-1].role)):
-            self.guard.decide(stage, messages[-1].content, messages[:-1]).raise_if_blocked()
+            self.guard.decide(stage, trace[-1].content, trace[:-1]).raise_if_blocked()
         prompt = render(self.tokenizer, messages, generation_prompt=True).ids
         room = self.engine.pool.max_tokens - len(prompt)
         if room < 1:
@@ -145,7 +144,7 @@ class Llama:
         tokens = room if max_tokens is None else min(max_tokens, room)
         sampling = Sampling(tokens, temperature, top_p, seed=seed, stop_ids=stop_ids(self.tokenizer))
         pieces = self._pieces(prompt, sampling)
-        return pieces if self.guard is None else self.guard.guard_stream(pieces)
+        return pieces if self.guard is None else self.guard.guard_stream(pieces, trace=trace)
 
     def logprobs(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Log-probability of each token of each text, in nats, float32[tokens], given a beginning of text before it.
@@ -185,13 +184,13 @@ class Llama:
             yield piece
 
     def _text(self, completion: Completion) -> str:
-        ids = completion.ids[:-1] if completion.finish_reason == "stop" else completion.ids
+        ids = completion.ids[:-1] if completion.finish_reason is FinishReason.STOP else completion.ids
         return self.tokenizer.decode(ids)
 
 
-def load(path: str | Path) -> Llama:
+def load(path: str | Path, *, device: str = "auto") -> Llama:
     """`Llama.load` without a guard."""
-    return Llama.load(path)
+    return Llama.load(path, device=device)
 
 
 def find_model(path: Path) -> Path:

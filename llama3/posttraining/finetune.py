@@ -33,8 +33,9 @@ from llama3.config.schema import (
     Slot,
 )
 from llama3.errors import ConfigError, DataError, Problem
-from llama3.inference.engine import open_generate
+from llama3.inference.sampling import Sampling
 from llama3.model.config import ModelConfig
+from llama3.model.device import device_of
 from llama3.model.lora import add_lora, merge
 from llama3.model.transformer import Transformer
 from llama3.plugins.registry import discover
@@ -44,6 +45,7 @@ from llama3.posttraining.reference import CachedReference
 from llama3.posttraining.sampling import build_reward
 from llama3.posttraining.services import (
     BaseScorer,
+    GatheredGenerator,
     LazyScorer,
     ModelScorer,
     RolloutSampler,
@@ -61,7 +63,7 @@ from llama3.training.loop import train
 from llama3.training.parallel import GlobalStats, Parallel, start
 from llama3.training.rollouts import RolloutWatch
 from llama3.training.schedule import Schedule
-from llama3.training.stage import device_of, reporting, save_checkpoint, whole_model
+from llama3.training.stage import reporting, save_checkpoint, whole_model
 
 
 class TrainingOptions(BaseModel):
@@ -156,11 +158,8 @@ def prefer(
             "reference": job.reference,
             "value": lambda: job.scorer(job.model),
             "rollouts": lambda: RolloutSampler(
-                open_generate(job.model),
-                stop_ids(job.tokenizer),
-                max_tokens=section.max_tokens,
-                temperature=section.temperature,
-                top_p=section.top_p,
+                GatheredGenerator(job.model, job.parallel),
+                Sampling(section.max_tokens, section.temperature, section.top_p, stop_ids=stop_ids(job.tokenizer)),
                 draw_seed=lambda: draw_seed(job.parallel.context),
             ),
             "reward": lambda: TextRewarder(build_reward(options.rewards, reward), job.tokenizer, job.rows, job.watch),

@@ -14,7 +14,8 @@ from llama3.artifacts import Checkpoint, StageOutput, stage
 from llama3.checkpoints.load import load_model
 from llama3.config.schema import Config
 from llama3.errors import DataError, Problem
-from llama3.inference.engine import open_generate
+from llama3.inference.engine import throughput_engine
+from llama3.model.device import device_of
 from llama3.plugins.registry import discover
 from llama3.plugins.specs import AlgorithmSpec
 from llama3.posttraining.sampling import (
@@ -46,6 +47,7 @@ class PreferencesOptions(SamplingOptions):
             **cls.fields_of(config.post_training.prefer),
             rewards=tuple(config.post_training.rewards),
             seed=config.run.seed * 1000 + 2 * round_number + 1,
+            device=str(device_of(config.run.device)),
         )
 
 
@@ -66,7 +68,8 @@ def preferences(
     if options.prompts_only:
         out.metrics |= {"prompts": len(tasks)}
         return
-    sampled = sample_tasks(open_generate(load_model(folder)), tokenizer, combined, tasks, options, out)
+    engine = throughput_engine(load_model(folder, device=options.device))
+    sampled = sample_tasks(engine, tokenizer, combined, tasks, options, out)
     pairs = [pair for row in sampled if (pair := make_pair(row)) is not None]
     if not pairs:
         raise DataError(

@@ -15,7 +15,10 @@ from llama3.artifacts import Checkpoint, StageOutput, stage
 from llama3.checkpoints.load import load_model, read_config
 from llama3.config.schema import Config
 from llama3.errors import DataError, Problem
-from llama3.inference.engine import open_generate
+from llama3.inference.completion import Completion, FinishReason, Generator
+from llama3.inference.engine import throughput_engine
+from llama3.inference.sampling import Sampling
+from llama3.model.device import device_of
 from llama3.posttraining.examples import dialog_example, prompt_ids
 from llama3.posttraining.rehearsal import rehearsals
 from llama3.posttraining.sampling import (
@@ -27,7 +30,7 @@ from llama3.posttraining.sampling import (
     sampling_metrics,
     task_messages,
 )
-from llama3.posttraining.services import Completion, Generate, answer_text, chunks
+from llama3.posttraining.services import answer_text, chunks
 from llama3.tasks import Task, prompt_digest
 from llama3.tasks.rows import write_rows
 from llama3.tokenizer import Tokenizer, stop_ids
@@ -54,6 +57,7 @@ class RejectOptions(SamplingOptions):
             rehearsal_tokens=section.rehearsal_tokens,
             rewards=tuple(config.post_training.rewards),
             seed=config.run.seed * 1000 + 2 * round_number,
+            device=str(device_of(config.run.device)),
         )
 
 
@@ -72,8 +76,8 @@ def reject(
     tasks = draw_tasks(combined, options.demonstrations + options.prompts, options.seed, out)
     shown = len(tasks) * options.demonstrations // (options.demonstrations + options.prompts)
     demonstrations, asked = tasks[:shown], tasks[shown:]
-    generate = open_generate(load_model(folder))
-    sampled = sample_tasks(generate, tokenizer, combined, asked, options, out)
+    engine = throughput_engine(load_model(folder, device=options.device))
+    sampled = sample_tasks(engine, tokenizer, combined, asked, options, out)
     dialogs = [_dialog(task, task.reference, "demonstration") for task in demonstrations]
     dialogs += [_dialog(row.task, row.ranked()[0].text, "rejection_sampling") for row in sampled if _accepted(row)]
     if not dialogs:
@@ -81,7 +85,7 @@ def reject(
             Problem("L3-REJ-001", "reject", f"none of {len(sampled) * options.samples} answers passed",
                     "there is nothing to learn from", "set post_training.reject.demonstrations above 0")
         )  # fmt: skip
-    general = rehearse(generate, tokenizer, options, out)
+    general = rehearse(engine, tokenizer, options, out)
     dialogs += [row for row in general if dialog_example(tokenizer, row["messages"]).num_tokens <= room]
     write_rows(out.path / "dialogs.jsonl", dialogs)
     write_rows(out.path / "samples.jsonl", [line for row in sampled for line in row.rows()])
@@ -90,25 +94,17 @@ def reject(
 
 
 def rehearse(
-    generate: Generate, tokenizer: Tokenizer, options: RejectOptions, out: StageOutput
+    generator: Generator, tokenizer: Tokenizer, options: RejectOptions, out: StageOutput
 ) -> list[dict[str, Any]]:
     """Dialogs of `options.rehearsal` general prompts with the model's own greedy answers. One that does not end within
     `rehearsal_tokens` is cut after its last whole sentence, because learning the rest would teach to break off."""
     dialogs = []
-    ends = stop_ids(tokenizer)
+    greedy = Sampling(options.rehearsal_tokens, temperature=0, seed=options.seed, stop_ids=stop_ids(tokenizer))
     with out.progress("rehearsal", options.rehearsal) as progress:
         for chunk in chunks(rehearsals(options.rehearsal, options.seed), 64):
             asked = [row for row in chunk if row.answer is None]
             prompts = [prompt_ids(tokenizer, [{"role": "user", "content": row.prompt}]).tolist() for row in asked]
-            found = generate(
-                prompts,
-                n=1,
-                max_tokens=options.rehearsal_tokens,
-                temperature=0.0,
-                top_p=1.0,
-                seed=options.seed,
-                stop_ids=ends,
-            )
+            found = generator.generate(prompts, greedy)
             own = {row.prompt: whole_sentences(tokenizer, answer) for row, (answer,) in zip(asked, found, strict=True)}
             for row in chunk:
                 if answer := row.answer or own[row.prompt]:
@@ -122,7 +118,7 @@ def rehearse(
 def whole_sentences(tokenizer: Tokenizer, answer: Completion) -> str:
     """An answer up to the end of its last whole sentence; "" where not even one was finished."""
     text = answer_text(tokenizer, answer.ids).strip()
-    if answer.finish_reason == "stop":
+    if answer.finish_reason is FinishReason.STOP:
         return text
     return text[: max((end.end() for end in SENTENCE_END.finditer(text)), default=0)]
 

@@ -14,10 +14,12 @@ from pydantic import BaseModel, ConfigDict
 from llama3.artifacts import Artifact, StageOutput
 from llama3.config.schema import PreferSection, RejectSection, RewardSlot, Slot
 from llama3.errors import CheckpointError, Problem
+from llama3.inference.completion import FinishReason, Generator
+from llama3.inference.sampling import Sampling
 from llama3.plugins.registry import discover
 from llama3.plugins.specs import AlgorithmSpec
 from llama3.posttraining.examples import prompt_ids
-from llama3.posttraining.services import Generate, answer_text, chunks
+from llama3.posttraining.services import answer_text, chunks
 from llama3.tasks import Task
 from llama3.tasks.rewards import CombinedReward, Scores, build_rewards, require_scorable
 from llama3.tokenizer import Tokenizer, stop_ids
@@ -38,6 +40,18 @@ class SamplingOptions(BaseModel):
     max_tokens: int
     rewards: tuple[RewardSlot, ...]
     seed: int
+    device: str = "cpu"
+
+    def sampling(self, tokenizer: Tokenizer) -> Sampling:
+        """As the engine takes it."""
+        return Sampling(
+            self.max_tokens,
+            self.temperature,
+            self.top_p,
+            n=self.samples,
+            seed=self.seed,
+            stop_ids=stop_ids(tokenizer),
+        )
 
     @staticmethod
     def fields_of(section: RejectSection | PreferSection) -> dict[str, Any]:
@@ -54,7 +68,7 @@ class Sample:
     text: str
     reward: float
     mean_logp: float
-    finish_reason: str
+    finish_reason: FinishReason
     passed: bool
 
 
@@ -80,7 +94,7 @@ class Sampled:
                 "answer": sample.text,
                 "reward": None if math.isnan(sample.reward) else sample.reward,
                 "mean_logp": round(sample.mean_logp, 6),
-                "finish_reason": sample.finish_reason,
+                "finish_reason": sample.finish_reason.label,
             }
             for sample in self.samples
         ]
@@ -112,7 +126,7 @@ def draw_tasks(reward: CombinedReward, count: int, seed: int, out: StageOutput) 
 
 
 def sample_tasks(
-    generate: Generate,
+    generator: Generator,
     tokenizer: Tokenizer,
     reward: CombinedReward,
     tasks: Sequence[Task],
@@ -124,15 +138,7 @@ def sample_tasks(
     with out.progress("sample", len(tasks)) as progress:
         for chunk in chunks(tasks, _CHUNK):
             prompts = [prompt_ids(tokenizer, task_messages(task)).tolist() for task in chunk]
-            completions = generate(
-                prompts,
-                n=options.samples,
-                max_tokens=options.max_tokens,
-                temperature=options.temperature,
-                top_p=options.top_p,
-                seed=options.seed,
-                stop_ids=stop_ids(tokenizer),
-            )
+            completions = generator.generate(prompts, options.sampling(tokenizer))
             texts = [[answer_text(tokenizer, answer.ids) for answer in answers] for answers in completions]
             scores = _scores(reward, chunk, texts)
             if not sampled:
@@ -168,7 +174,7 @@ def sampling_metrics(sampled: Sequence[Sampled]) -> dict[str, Any]:
         "samples": len(samples),
         "passed": sum(sample.passed for sample in samples),
         "not_scorable": sum(math.isnan(sample.reward) for sample in samples),
-        "finish_reasons": dict(sorted(Counter(sample.finish_reason for sample in samples).items())),
+        "finish_reasons": dict(sorted(Counter(sample.finish_reason.label for sample in samples).items())),
         "prompts_passed": sum(any(sample.passed for sample in row.samples) for row in sampled),
         "pass_rate": {family: round(_mean(passes), 4) for family, passes in sorted(by_family.items())},
     }

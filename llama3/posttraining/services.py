@@ -9,15 +9,18 @@ Legend: T tokens, M targets, S segments, R trees (llama3.model.batch).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from llama3.errors import PluginError, Problem
+from llama3.inference.completion import Completion, Generator
+from llama3.inference.engine import throughput_engine
+from llama3.inference.sampling import Sampling
 from llama3.model.batch import Batch, Segment, Tree
 from llama3.model.lora import without_adapters
 from llama3.model.score import score
@@ -31,42 +34,11 @@ from llama3.training.parallel import Parallel, ParallelContext
 from llama3.training.rollouts import RolloutWatch
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
     from llama3.tokenizer import Tokenizer
 
 T = TypeVar("T")
-
-
-class Completion(Protocol):
-    """One sampled answer: token ids (the stop token included, when there was one) with their log-probs."""
-
-    @property
-    def ids(self) -> Sequence[int]: ...
-
-    @property
-    def logps(self) -> Sequence[float]: ...
-
-    @property
-    def finish_reason(self) -> str: ...
-
-
-class Generate(Protocol):
-    """Samples from a model; the inference engine implements it. `n` answers per prompt, which share its cache pages."""
-
-    def __call__(
-        self,
-        prompts: Sequence[Sequence[int]],
-        *,
-        n: int,
-        max_tokens: int,
-        temperature: float,
-        top_p: float,
-        seed: int,
-        stop_ids: frozenset[int],
-    ) -> Sequence[Sequence[Completion]]: ...
-
-
-OpenGenerate = Callable[[Transformer], Generate]
-"""Makes a sampler that reads the module's weights at every call, so that it follows training."""
 
 
 class ModelScorer:
@@ -135,36 +107,26 @@ class BaseScorer:
             return self._scorer.logps(batch)
 
 
-def open_gathered(open_generate: OpenGenerate, model: Transformer, parallel: Parallel) -> Generate:
-    """A sampler over a model in training whose weights may be sharded: they are whole while it samples."""
-    with parallel.gathered(model):
-        inner = open_generate(model)
+class GatheredGenerator:
+    """Samples from a model in training whose weights may be sharded: they are whole while it does."""
 
-    def generate(prompts: Sequence[Sequence[int]], **settings: Any) -> Sequence[Sequence[Completion]]:
+    def __init__(self, model: Transformer, parallel: Parallel) -> None:
+        self._model, self._parallel = model, parallel
         with parallel.gathered(model):
-            return inner(prompts, **settings)
+            self._engine = throughput_engine(model)
 
-    return generate
+    def generate(self, prompts: Sequence[npt.ArrayLike], sampling: Sampling) -> list[list[Completion]]:
+        """As `Engine.generate`. Every rank must call it."""
+        with self._parallel.gathered(self._model):
+            return self._engine.generate(prompts, sampling)
 
 
 class RolloutSampler:
     """Answers of the current policy as trees (the `Sampler` of llama3.training.algorithm)."""
 
-    def __init__(
-        self,
-        generate: Generate,
-        stop_ids: frozenset[int],
-        *,
-        max_tokens: int,
-        temperature: float,
-        top_p: float = 1.0,
-        draw_seed: Callable[[], int] = draw_seed,
-    ) -> None:
-        self._generate, self._draw_seed = generate, draw_seed
-        self.max_tokens = max_tokens
-        self._settings: dict[str, Any] = {
-            "max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "stop_ids": stop_ids,
-        }  # fmt: skip
+    def __init__(self, generator: Generator, sampling: Sampling, *, draw_seed: Callable[[], int] = draw_seed) -> None:
+        self._generator, self._sampling, self._draw_seed = generator, sampling, draw_seed
+        self.max_tokens = sampling.max_tokens
 
     def rollouts(self, prompts: Batch, samples: int) -> Batch:
         """[prompt] <- [answer 1] ... [answer n] for each root of `prompts`; per_tree columns are kept.
@@ -172,7 +134,7 @@ class RolloutSampler:
         All prompts are sampled in one call.
         """
         ids_R = [segment.tolist() for segment in _segments(prompts)]
-        completions = self._generate(ids_R, n=samples, seed=self._draw_seed(), **self._settings)
+        completions = self._generator.generate(ids_R, replace(self._sampling, n=samples, seed=self._draw_seed()))
         trees = [
             Tree([Segment(ids), *map(_answer_segment, answers)])
             for ids, answers in zip(ids_R, completions, strict=True)
@@ -299,7 +261,7 @@ def _answer_segment(answer: Completion) -> Segment:
         parent=0,
         is_target=True,
         per_target={"sample_logps": answer.logps},
-        per_segment={"finish_reason": int(answer.finish_reason == "length")},
+        per_segment={"finish_reason": int(answer.finish_reason)},
     )
 
 

@@ -1,6 +1,7 @@
 """The policy engine: runs the guards of a stage, composes their verdicts, fails closed, holds back streams.
 
-One asynchronous core; `decide` is its synchronous form for code without an event loop.
+Its core is asynchronous; `decide` and `guard_stream` are the synchronous forms of `adecide` and `aguard_stream`, for code
+without an event loop.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -154,26 +155,75 @@ class PolicyEngine:
         with self.audit.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 
-    def guard_stream(self, pieces: Iterable[str], stage: str = "output", request_id: str = "") -> Iterator[str]:
+    async def aguard_stream(
+        self,
+        pieces: AsyncIterable[str],
+        stage: str = "output",
+        trace: Iterable[Turn] = (),
+        request_id: str = "",
+    ) -> AsyncIterator[str]:
         """Pass on the pieces of a stream, each character only after it was scanned with text behind it.
 
         Raises:
             GuardBlocked: when the policy refuses; nothing of the refused tail was passed on.
         """
         if not self.guards(stage):
+            async for piece in pieces:
+                yield piece
+            return
+        held, turns = _HeldBack(), tuple(trace)
+        async for piece in pieces:
+            if held.add(piece):
+                (await self.adecide(stage, held.window, turns, request_id)).raise_if_blocked()
+                yield held.release()
+        (await self.adecide(stage, held.text, turns, request_id)).raise_if_blocked()
+        yield held.rest
+
+    def guard_stream(
+        self, pieces: Iterable[str], stage: str = "output", trace: Iterable[Turn] = (), request_id: str = ""
+    ) -> Iterator[str]:
+        """The synchronous form of `aguard_stream`. The pieces are made outside of any event loop, so that what makes
+        them may take its time and be interrupted."""
+        if not self.guards(stage):
             yield from pieces
             return
-        text, released, scanned = "", 0, 0
+        held, turns = _HeldBack(), tuple(trace)
         for piece in pieces:
-            text += piece
-            if len(text) - scanned < HOLD_BACK:
-                continue
-            self.decide(stage, text[max(0, released - WINDOW) :], request_id=request_id).raise_if_blocked()
-            scanned = len(text)
-            yield text[released : scanned - HOLD_BACK]
-            released = scanned - HOLD_BACK
-        self.decide(stage, text, request_id=request_id).raise_if_blocked()
-        yield text[released:]
+            if held.add(piece):
+                self.decide(stage, held.window, turns, request_id).raise_if_blocked()
+                yield held.release()
+        self.decide(stage, held.text, turns, request_id).raise_if_blocked()
+        yield held.rest
+
+
+class _HeldBack:
+    """A stream on its way through guards: `text` is all of it so far, of which `released` characters were passed on. The
+    last HOLD_BACK are kept until more text has been scanned after them."""
+
+    def __init__(self) -> None:
+        self.text, self.released, self.scanned = "", 0, 0
+
+    def add(self, piece: str) -> bool:
+        """Take a piece. Whether it is time to scan."""
+        self.text += piece
+        return len(self.text) - self.scanned >= HOLD_BACK
+
+    @property
+    def window(self) -> str:
+        """What is to be scanned: the text that is held back, and WINDOW characters before it."""
+        return self.text[max(0, self.released - WINDOW) :]
+
+    def release(self) -> str:
+        """What may be passed on after a scan that allowed the window."""
+        self.scanned = len(self.text)
+        piece = self.text[self.released : self.scanned - HOLD_BACK]
+        self.released += len(piece)
+        return piece
+
+    @property
+    def rest(self) -> str:
+        """What may be passed on after a scan that allowed all of the text."""
+        return self.text[self.released :]
 
 
 def _judge(leaf: Leaf, verdict: Verdict) -> Verdict:

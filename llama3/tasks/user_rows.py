@@ -1,8 +1,9 @@
 """One row of a user's own data, in TRL's column names: which kind it is and what its cells say.
 
-A prompt is text (one user message) or a list of messages; an answer is text or a list of one assistant message. Every
-row may have an `id`, and say itself whether it is for training: `split` is `train` or `held_out`. All other columns are
-those of a kind (llama3.tasks.data_kind).
+A prompt is text (one user message) or a list of messages; an answer is text or a list of one assistant message. The
+content of a message is text or a list of text parts, which are joined. Every row may have an `id`, and say itself
+whether it is for training: `split` is `train` or `held_out`. All other columns are those of a kind
+(llama3.tasks.data_kind).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any, get_args
 from llama3.errors import DataError, Problem, did_you_mean
 from llama3.tasks.data_kind import DataKind, Row, UserRow
 from llama3.tasks.task import Split
+from llama3.tokenizer.messages import texts_of
 
 OF_EVERY_KIND = frozenset({"id", "split"})
 _ROLES = {"system": "system", "user": "user", "assistant": "assistant", "tool": "ipython", "ipython": "ipython"}
@@ -120,7 +122,7 @@ def read_messages(value: Any, where: str) -> list[Mapping[str, str]]:
 
 def _each_message(value: list[Any], where: str) -> Iterator[Mapping[str, str]]:
     for i, message in enumerate(value):
-        if not isinstance(message, dict) or not isinstance(message.get("content"), str):
+        if not isinstance(message, dict) or not isinstance(message.get("content"), str | list):
             raise DataError(Problem("L3-OWN-003", f"{where}[{i}]", "a message is {role, content} with text as content"))
         role = _ROLES.get(str(message.get("role")))
         if role is None:
@@ -133,4 +135,4 @@ def _each_message(value: list[Any], where: str) -> Iterator[Mapping[str, str]]:
                     f"one of {', '.join(_ROLES)}",
                 )
             )
-        yield {"role": role, "content": message["content"]}
+        yield {"role": role, "content": "".join(texts_of(message["content"], f"{where}[{i}]"))}

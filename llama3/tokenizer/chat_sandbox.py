@@ -76,7 +76,7 @@ class ChatProgram:
 
     def text(
         self,
-        messages: Sequence[Mapping[str, str]],
+        messages: Sequence[Mapping[str, Any]],
         *,
         generation_prompt: bool,
         tokens: Mapping[str, str],

@@ -2,24 +2,26 @@
 
 A template writes one text from many messages. What of it is whose is derived, and then checked:
 
-    layout   the template runs with a sentinel in place of each content: what stands between them is its own
+    layout   the template runs with a sentinel in place of each text: what stands between them is its own
     match    it runs with the contents: the same words must stand around them, else it rewrites them
     cuts     where the prompt for an assistant's answer ends: what follows is the assistant's to write
     ids      only the template's own words can be control tokens; what stands between two of those, words and
              contents, is encoded together as in the whole text, but cut where an assistant begins
 
-Words are the text that a template writes by itself. Texts are counted in UTF-8 bytes where tokens are concerned.
+Words are the text that a template writes by itself. A message has one text, or one for each of its parts; a template that
+knows no parts is given them joined. Texts are counted in UTF-8 bytes where tokens are concerned.
 """
 
 from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import accumulate
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,10 +29,12 @@ import numpy.typing as npt
 from llama3.errors import DataError, Problem
 from llama3.tokenizer.chat_sandbox import ChatProgram, TemplateFailed, compile_template
 from llama3.tokenizer.llama3_chat import without_leading_blank_lines
-from llama3.tokenizer.messages import Message, Rendered, Role, name_of
+from llama3.tokenizer.messages import Message, Rendered, Role, name_of, texts_of
 from llama3.tokenizer.tokenizer import Ids, Tokenizer, _without_surrogates
 
-Roles = tuple[Role, ...]
+Turn = tuple[Role, int]
+"""A message without what it says: its role, and the number of its parts, where 0 means that it is text."""
+Turns = tuple[Turn, ...]
 Edges = npt.NDArray[np.int64]
 
 _TRIMS: tuple[Callable[[str], str], ...] = (
@@ -57,18 +61,28 @@ def render(tokenizer: Tokenizer, messages: Sequence[Message], generation_prompt:
 def end_id(tokenizer: Tokenizer) -> int:
     """The control token that ends an assistant's message. Raises DataError where there is none."""
     dialect = _dialect(tokenizer, tokenizer.chat_template)
-    layout = dialect.layout(("user", "assistant"), False, datetime.now())
+    layout = dialect.layout((("user", 0), ("assistant", 0)), False, datetime.now())
     return tokenizer.special_tokens[dialect.end_of(layout, 1).group()]
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """What a template writes for a sequence of roles."""
+    """What a template writes for a sequence of messages. Place k is the k-th of their texts in what it writes."""
 
     order: tuple[int, ...]
-    """Index of the message whose content stands k-th in the text (a template may move a system message)."""
+    """Number of the text at each place (a template may move a system message)."""
+    owners: tuple[int, ...]
+    """Index of the message it belongs to."""
     words: tuple[str, ...]
-    """The template's own text before each content, in the order of the text, and after the last."""
+    """The template's own text before each place, and after the last."""
+
+    def begins(self, place: int) -> bool:
+        """Whether a message begins with the text at this place."""
+        return place == 0 or self.owners[place - 1] != self.owners[place]
+
+    def ends(self, place: int) -> bool:
+        """Whether a message ends with the text at this place."""
+        return place + 1 == len(self.owners) or self.owners[place + 1] != self.owners[place]
 
     def begins_with(self, other: Layout) -> bool:
         """Whether all that `other` writes stands at the beginning of this, word by word."""
@@ -77,20 +91,20 @@ class Layout:
         same = self.order[:number] == other.order and self.words[:number] == tuple(whole)
         return same and self.words[number].startswith(last)
 
-    def match(self, text: str, contents: Sequence[str], roles: Roles) -> list[str]:
+    def match(self, text: str, contents: Sequence[str], turns: Turns) -> list[str]:
         """The contents as they stand in `text`, in its order. Raises DataError naming the first that is rewritten."""
         if not text.startswith(self.words[0]):
             raise _problem("L3-CHT-004", "the template's own words depend on what the messages say", _DIALOG)
         at = len(self.words[0])
         found: list[str] = []
-        for index, after in zip(self.order, self.words[1:], strict=True):
+        for number, owner, after in zip(self.order, self.owners, self.words[1:], strict=True):
             last = len(found) + 1 == len(self.order)
-            for content in dict.fromkeys(trim(contents[index]) for trim in _TRIMS):
+            for content in dict.fromkeys(trim(contents[number]) for trim in _TRIMS):
                 end = at + len(content) + len(after)
                 if text[at:end] == content + after and (not last or end == len(text)):
                     break
             else:
-                raise _problem("L3-CHT-004", "the template rewrites this message", name_of(index, roles[index]))
+                raise _problem("L3-CHT-004", "the template rewrites this message", name_of(owner, turns[owner][0]))
             found.append(content)
             at = end
         return found
@@ -126,24 +140,38 @@ class Dialect:
     def render(self, messages: Sequence[Message], generation_prompt: bool) -> Rendered:
         """Ids of a dialog."""
         now = datetime.now() if self._program.tells_time else _NO_TIME
-        roles: Roles = tuple(message.role for message in messages)
-        contents = [_without_surrogates(message.content) for message in messages]
-        layout = self.layout(roles, generation_prompt, now)
-        written = layout.match(self._text(roles, contents, generation_prompt, now), contents, roles)
-        cuts = self._cuts(layout, roles, generation_prompt, now)
+        parts = [texts_of(message.content) for message in messages]
+        turns: Turns = tuple(
+            (message.role, 0 if isinstance(message.content, str) else len(texts))
+            for message, texts in zip(messages, parts, strict=True)
+        )
+        if any(number for _, number in turns) and not self._takes_parts(turns, generation_prompt, now):
+            turns, parts = tuple((role, 0) for role, _ in turns), [["".join(texts)] for texts in parts]
+        contents = [_without_surrogates(text) for texts in parts for text in texts]
+        layout = self.layout(turns, generation_prompt, now)
+        written = layout.match(self._text(turns, contents, generation_prompt, now), contents, turns)
+        cuts = self._cuts(layout, turns, generation_prompt, now)
         ids, edges = self._ids(layout, written, cuts)
-        targets = [] if generation_prompt else [k for k, i in enumerate(layout.order) if roles[i] == "assistant"]
-        ends = {k: self.end_of(layout, k).end() for k in targets}
+        learnt = [] if generation_prompt else [k for k, i in enumerate(layout.owners) if turns[i][0] == "assistant"]
+        ends = {place: self.end_of(layout, place).end() for place in learnt if layout.ends(place)}
         return self._rendered(ids, edges, layout, written, cuts, ends)
+
+    def _takes_parts(self, turns: Turns, generation_prompt: bool, now: datetime) -> bool:
+        """Whether the template writes the text of every part."""
+        try:
+            self.layout(turns, generation_prompt, now)
+        except DataError:
+            return False
+        return True
 
     # -- what the template writes --------------------------------------------------------------
 
-    def layout(self, roles: Roles, generation_prompt: bool, now: datetime) -> Layout:
+    def layout(self, turns: Turns, generation_prompt: bool, now: datetime) -> Layout:
         """Raises DataError where the template refuses, drops, repeats or moves a message."""
-        return _layout(self, roles, generation_prompt, now if self._program.tells_time else _NO_TIME)
+        return _layout(self, turns, generation_prompt, now if self._program.tells_time else _NO_TIME)
 
-    def _text(self, roles: Roles, contents: Sequence[str], generation_prompt: bool, now: datetime) -> str:
-        messages = [{"role": role, "content": content} for role, content in zip(roles, contents, strict=True)]
+    def _text(self, turns: Turns, contents: Sequence[str], generation_prompt: bool, now: datetime) -> str:
+        messages = _messages(turns, contents)
         try:
             return self._write(messages, generation_prompt, now)
         except TemplateFailed as error:
@@ -151,10 +179,12 @@ class Dialect:
             fix = "leave out what the template does not allow, or correct the template"
             raise DataError(Problem("L3-CHT-003", where, "the chat template fails", str(error), fix)) from None
 
-    def _write(self, messages: Sequence[dict[str, str]], generation_prompt: bool, now: datetime) -> str:
+    def _write(self, messages: Sequence[Mapping[str, Any]], generation_prompt: bool, now: datetime) -> str:
         return self._program.text(messages, generation_prompt=generation_prompt, tokens=self._tokens, now=now)
 
-    def _refused(self, messages: Sequence[dict[str, str]], generation_prompt: bool, now: datetime, reason: str) -> str:
+    def _refused(
+        self, messages: Sequence[Mapping[str, Any]], generation_prompt: bool, now: datetime, reason: str
+    ) -> str:
         """Name of the message with which the template begins to fail for this reason."""
         for index, message in enumerate(messages):
             try:
@@ -164,30 +194,31 @@ class Dialect:
                     return name_of(index, message["role"])
         return _DIALOG
 
-    def _cuts(self, layout: Layout, roles: Roles, generation_prompt: bool, now: datetime) -> dict[int, int]:
+    def _cuts(self, layout: Layout, turns: Turns, generation_prompt: bool, now: datetime) -> dict[int, int]:
         """Where in the words before an assistant's content the prompt ends: place in the text -> characters.
 
         A template may write earlier turns in another way than when they were answered (without their reasoning, say):
         there the prompt ends where the content begins. The last turn is what is to be answered: it must not differ.
         """
         cuts = {}
-        for place, index in enumerate(layout.order):
-            if roles[index] != "assistant":
+        for place, index in enumerate(layout.owners):
+            role, _ = turns[index]
+            if role != "assistant" or not layout.begins(place):
                 continue
-            prompt = self._prompt(roles[:index], now)
+            prompt = self._prompt(turns[:index], now)
             cuts[place] = len(layout.words[place])
             if prompt is not None and layout.begins_with(prompt):
                 cuts[place] = len(prompt.words[-1])
-            elif index == len(roles) - 1 and not generation_prompt:
+            elif index == len(turns) - 1 and not generation_prompt:
                 what = "the text up to this message is not the prompt that an answer is generated from"
                 why = "a model would learn to go on from a text that it never meets"
                 fix = "use a template whose add_generation_prompt writes what it writes before an assistant's content"
-                raise DataError(Problem("L3-CHT-006", name_of(index, roles[index]), what, why, fix))
+                raise DataError(Problem("L3-CHT-006", name_of(index, role), what, why, fix))
         return cuts
 
-    def _prompt(self, roles: Roles, now: datetime) -> Layout | None:
+    def _prompt(self, turns: Turns, now: datetime) -> Layout | None:
         try:
-            return self.layout(roles, True, now)
+            return self.layout(turns, True, now)
         except DataError:
             return None
 
@@ -197,7 +228,7 @@ class Dialect:
         if found is None:
             what = "no control token ends this message, so a model could not learn to stop"
             fix = "write {{ eos_token }} after the assistant's content in the template"
-            raise DataError(Problem("L3-CHT-007", name_of(layout.order[place], "assistant"), what, fix=fix))
+            raise DataError(Problem("L3-CHT-007", name_of(layout.owners[place], "assistant"), what, fix=fix))
         return found
 
     # -- ids -----------------------------------------------------------------------------------
@@ -258,17 +289,19 @@ class Dialect:
         sizes = [_size(text) for pair in zip(layout.words, [*written, ""], strict=True) for text in pair]
         offsets = [0, *accumulate(sizes)]  # of the words (even) and the contents (odd)
         is_format, is_target = np.ones(len(ids), bool), np.zeros(len(ids), bool)
-        message_starts = [0] * len(written)
-        for place, index in enumerate(layout.order):
+        message_starts = [0] * (max(layout.owners, default=-1) + 1)
+        learnt_from = 0
+        for place, index in enumerate(layout.owners):
             words, content, after = offsets[2 * place : 2 * place + 3]
             if content < after:
                 first, last = np.searchsorted(edges, content, "right") - 1, np.searchsorted(edges, after)
                 is_format[first:last] = False
+            if place in cuts:
+                learnt_from = words + _size(layout.words[place][: cuts[place]])
             if place in ends:
-                start = words + _size(layout.words[place][: cuts[place]])
                 end = after + _size(layout.words[place + 1][: ends[place]])
-                is_target[np.searchsorted(edges, start) : np.searchsorted(edges, end)] = True
-            if place > 0:
+                is_target[np.searchsorted(edges, learnt_from) : np.searchsorted(edges, end)] = True
+            if place > 0 and layout.begins(place):
                 begin = min(self._end_of_message(layout.words[place]), cuts.get(place, len(layout.words[place])))
                 start = words + _size(layout.words[place][:begin])
                 message_starts[index] = int(np.searchsorted(edges, start))
@@ -284,25 +317,36 @@ class Dialect:
 
 
 @functools.lru_cache(maxsize=1024)
-def _layout(dialect: Dialect, roles: Roles, generation_prompt: bool, now: datetime) -> Layout:
-    sentinels = [f"\ue5f1{index}\ue5f2" for index in range(len(roles))]  # of a private use area
-    text = dialect._text(roles, sentinels, generation_prompt, now)
-    for index, sentinel in enumerate(sentinels):
+def _layout(dialect: Dialect, turns: Turns, generation_prompt: bool, now: datetime) -> Layout:
+    owners = [index for index, (_, parts) in enumerate(turns) for _ in range(parts or 1)]
+    sentinels = [f"\ue5f1{number}\ue5f2" for number in range(len(owners))]  # of a private use area
+    text = dialect._text(turns, sentinels, generation_prompt, now)
+    for owner, sentinel in zip(owners, sentinels, strict=True):
         if sentinel not in text:
-            raise _problem("L3-CHT-004", "the template drops this message", name_of(index, roles[index]))
+            raise _problem("L3-CHT-004", "the template drops this message", name_of(owner, turns[owner][0]))
         if text.count(sentinel) > 1:
-            raise _problem("L3-CHT-004", "the template repeats this message", name_of(index, roles[index]))
-    order = sorted(range(len(roles)), key=lambda index: text.index(sentinels[index]))
-    _check_order(order, roles)
+            raise _problem("L3-CHT-004", "the template repeats this message", name_of(owner, turns[owner][0]))
+    order = sorted(range(len(owners)), key=lambda number: text.index(sentinels[number]))
+    _check_order(order, owners, turns)
     pieces = re.split("\ue5f1[0-9]+\ue5f2", text)
-    return Layout(tuple(order), tuple(pieces))
+    return Layout(tuple(order), tuple(owners[number] for number in order), tuple(pieces))
 
 
-def _check_order(order: Sequence[int], roles: Roles) -> None:
-    said = [index for index in order if roles[index] != "system"]
-    for index, wanted in zip(said, sorted(said), strict=True):
-        if index != wanted:
-            raise _problem("L3-CHT-005", "the template moves this message", name_of(wanted, roles[wanted]))
+def _messages(turns: Turns, contents: Sequence[str]) -> list[dict[str, Any]]:
+    """As templates are given them; `contents` are the texts of all messages."""
+    rest = iter(contents)
+    return [
+        {"role": role, "content": [{"type": "text", "text": next(rest)} for _ in range(parts)] if parts else next(rest)}
+        for role, parts in turns
+    ]
+
+
+def _check_order(order: Sequence[int], owners: Sequence[int], turns: Turns) -> None:
+    said = [number for number in order if turns[owners[number]][0] != "system"]
+    for number, wanted in zip(said, sorted(said), strict=True):
+        if number != wanted:
+            owner = owners[wanted]
+            raise _problem("L3-CHT-005", "the template moves this message", name_of(owner, turns[owner][0]))
 
 
 def _variables(tokenizer: Tokenizer) -> dict[str, str]:

@@ -28,7 +28,7 @@ def render(tokenizer: Tokenizer, messages: Sequence[Message], generation_prompt:
     Blank lines that lead a content are dropped, because as text they would melt into the header's line breaks; nothing
     else changes.
     """
-    contents, starts = tokenizer.encode_batch([without_leading_blank_lines(message.content) for message in messages])
+    contents, starts = tokenizer.encode_batch([without_leading_blank_lines(message.text) for message in messages])
     bos = np.array([tokenizer.bos_id], np.uint32)
     parts = [_Part(bos, is_format=True)]
     message_starts = []

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -12,22 +13,57 @@ from llama3.errors import DataError, Problem
 
 Role = Literal["system", "user", "assistant", "ipython"]
 ROLES: tuple[str, ...] = get_args(Role)
+Content = str | Sequence[Mapping[str, Any]]
+"""Text, or parts as OpenAI and Hugging Face write them: `[{"type": "text", "text": "..."}]`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message. `ipython` is the role of tool results. Raises DataError for another role or what is no text."""
+    """One message. `ipython` is the role of tool results. Raises DataError for another role or what is no content."""
 
     role: Role
-    content: str
+    content: Content
 
     def __post_init__(self) -> None:
         if self.role not in ROLES:
             what = f"the role {self.role!r} does not exist"
             raise DataError(Problem("L3-TOK-008", "message", what, fix=f"use one of {', '.join(ROLES)}"))
-        if not isinstance(self.content, str):
-            is_type = f"the content is of the type {type(self.content).__name__}"
-            raise DataError(Problem("L3-CHT-001", "message", is_type, fix="give the content as one string"))
+        texts_of(self.content)
+
+    @property
+    def text(self) -> str:
+        """All of the content's text; nothing is put between parts."""
+        return "".join(texts_of(self.content))
+
+
+def texts_of(content: object, where: str = "message") -> list[str]:
+    """The text of each part; text is its own one part. Raises DataError for what is no content, and for parts that are
+    no text."""
+    if isinstance(content, str):
+        return [content]
+    if not isinstance(content, list | tuple) or not content:
+        is_type = f"the content is {'empty' if content in ([], ()) else f'of the type {type(content).__name__}'}"
+        raise DataError(Problem("L3-CHT-001", where, is_type, fix=f"give a string or a list of parts: {_PART}"))
+    problems = [problem for number, part in enumerate(content, 1) for problem in _part_problems(part, number, where)]
+    if problems:
+        raise DataError(problems)
+    return [part["text"] for part in content]
+
+
+_PART = '{"type": "text", "text": "..."}'
+
+
+def _part_problems(part: object, number: int, where: str) -> list[Problem]:
+    kind = part.get("type") if isinstance(part, Mapping) else None
+    if isinstance(part, Mapping) and kind == "text" and isinstance(part.get("text"), str):
+        return []
+    if isinstance(kind, str) and kind != "text":
+        return [
+            Problem(
+                "L3-CHT-009", where, f"part {number} is of the type {kind!r}", "a part can only be text", "leave it out"
+            )
+        ]
+    return [Problem("L3-CHT-001", where, f"part {number} is no text part", fix=f"write it as {_PART}")]
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,10 @@ CHAT_TEMPLATE = (
     "{%- for message in messages %}"
     "{%- set role = 'ipython' if message['role'] == 'tool' else message['role'] %}"
     # Blank lines that lead the content would melt into the header's line breaks: they go, as in `render`.
-    "{%- set body = message['content'].lstrip() %}"
-    "{%- set lead = message['content'][:message['content'] | length - body | length] %}"
+    "{%- set content = message['content'] %}"
+    "{%- if content is not string %}{%- set content = content | map(attribute='text') | join %}{%- endif %}"
+    "{%- set body = content.lstrip() %}"
+    "{%- set lead = content[:content | length - body | length] %}"
     "{%- set indent = lead.split('\\n')[-1].split('\\r')[-1] %}"
     "{{- '<|start_header_id|>' + role + '<|end_header_id|>\\n\\n' + indent + body + '<|eot_id|>' }}"
     "{%- endfor %}"

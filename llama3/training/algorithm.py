@@ -109,7 +109,7 @@ class Sampler(Protocol):
     def rollouts(self, prompts: Batch, samples: int) -> Batch:
         """Each tree's prompt with `samples` answers as its children; every answer token is a target.
 
-        Adds per_target["sample_logps"] and per_segment["finish_reason"] (0 stop, 1 length; -1 for prompts).
+        Adds per_target["sample_logps"] and per_segment["finish_reason"] (`FinishReason`; -1 for prompts).
         """
         ...
 

@@ -15,6 +15,7 @@ from llama3.errors import ConfigError, DataError, Problem
 from llama3.model.batch import Batch
 from llama3.model.build import init_weights
 from llama3.model.config import ModelConfig
+from llama3.model.device import device_of
 from llama3.model.transformer import Transformer
 from llama3.plugins.registry import discover
 from llama3.tokenizer import Tokenizer
@@ -22,7 +23,7 @@ from llama3.training import parallel
 from llama3.training.checkpoint import CheckpointStore
 from llama3.training.loop import train
 from llama3.training.schedule import Schedule
-from llama3.training.stage import device_of, reporting, save_checkpoint, whole_model
+from llama3.training.stage import reporting, save_checkpoint, whole_model
 
 
 class PretrainOptions(BaseModel):

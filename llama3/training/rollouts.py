@@ -21,6 +21,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from llama3.inference.completion import FinishReason
 from llama3.model.batch import Batch
 from llama3.training.metrics import Sample
 from llama3.training.parallel import ParallelContext
@@ -80,7 +81,7 @@ class RolloutWatch:
                 "answer": self._texts[index][1],
                 **{name: _known(float(column_S[answers[index]])) for name, column_S in rewards.items()},
                 "length": int(batch.lengths_S[answers[index]]),
-                "finish_reason": "length" if cut_off_S[answers[index]] else "stop",
+                "finish_reason": (FinishReason.LENGTH if cut_off_S[answers[index]] else FinishReason.STOP).label,
             }
             for index in chosen
         ]
@@ -92,9 +93,9 @@ def _answers(batch: Batch) -> Tensor:
 
 
 def _cut_off(batch: Batch) -> Tensor:
-    """Which segments are answers that reached their longest length without ending (finish_reason 1)."""
+    """Which segments are answers that reached their longest length without ending (finish_reason LENGTH)."""
     reason_S = batch.per_segment.get("finish_reason")
-    return torch.zeros_like(batch.parents_S, dtype=torch.bool) if reason_S is None else reason_S == 1
+    return torch.zeros_like(batch.parents_S, dtype=torch.bool) if reason_S is None else reason_S == FinishReason.LENGTH
 
 
 def _is_reward(column: str) -> bool:

@@ -1,4 +1,4 @@
-"""What every training stage does around the loop: choose the device, report, and write the checkpoint artifact."""
+"""What every training stage does around the loop: report, and write the checkpoint artifact."""
 
 from __future__ import annotations
 
@@ -7,14 +7,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch.distributed.tensor import DTensor
 
 from llama3.artifacts import StageOutput
 from llama3.artifacts.files import write_json_atomic
 from llama3.checkpoints.weights import save_model
 from llama3.config.schema import LoRASection, Slot
-from llama3.errors import DoesNotFit, Problem
 from llama3.model.config import ModelConfig
 from llama3.model.lora import add_lora
 from llama3.model.transformer import Transformer
@@ -26,14 +24,6 @@ from llama3.training.state import whole
 
 SHOWN = {"loss": "loss", "reward": "reward", "objective/kl": "kl", "kl": "kl", "tokens_per_second": "tokens/s"}
 """Metrics shown beside the progress bar, and how they are called there."""
-
-
-def device_of(name: str) -> torch.device:
-    """The device that `run.device` means on this machine. Raises DoesNotFit where there is no such device."""
-    if name == "cuda" and not torch.cuda.is_available():
-        what = "this machine has no CUDA device that torch can use"
-        raise DoesNotFit(Problem("L3-TRN-030", "run.device", what, fix="set run.device: cpu"))
-    return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
 
 
 @contextmanager

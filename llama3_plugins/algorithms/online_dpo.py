@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from llama3.inference import FinishReason
 from llama3.model.batch import Batch
 from llama3.model.score import Scored
 from llama3.training.algorithm import Plan, Services
@@ -52,7 +53,7 @@ def pair_up(drawn: Batch) -> Batch:
     chosen, rejected = pick(drawn, reward_S), pick(drawn, -reward_S)
     no_pair_R = ~(reward_S[chosen] > reward_S[rejected])
     pairs = drawn.with_children(torch.stack([chosen, rejected], dim=1))
-    ended_M = pairs.per_segment["finish_reason"][pairs.segment_M] == 0
+    ended_M = pairs.per_segment["finish_reason"][pairs.segment_M] == FinishReason.STOP
     last_M = pairs.targets_M == pairs.starts_S1[pairs.segment_M + 1] - 1
     pairs = pairs.with_(
         per_target={"is_format": ended_M & last_M},

@@ -8,15 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from llama3.inference import FinishReason
 from llama3.model.batch import Batch
 from llama3.model.score import Scored
 from llama3.posttraining.advantages import gae, kl_estimate, last_M, whiten
 from llama3.training.algorithm import Algorithm, Plan, Services, Stats, Term
 from llama3_plugins.algorithms.options import PPOOptions
 from llama3_plugins.data_kinds.prompts import PromptExample, Prompts
-
-CUT_OFF = 1
-"""The `finish_reason` of an answer that reached its longest length without ending."""
 
 
 class PPO(Algorithm):
@@ -99,7 +97,7 @@ class PPO(Algorithm):
 
     def _scores(self, batch: Batch) -> Tensor:
         """The reward of each answer, less the penalty of those that did not end; NaN where there is none."""
-        cut_off_S = batch.per_segment["finish_reason"] == CUT_OFF
+        cut_off_S = batch.per_segment["finish_reason"] == FinishReason.LENGTH
         return batch.per_segment["reward"] - self.options.missing_eos_penalty * cut_off_S
 
     def _ratios(self, scored: Scored, batch: Batch) -> tuple[Tensor, Tensor]:

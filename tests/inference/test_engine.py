@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +17,7 @@ from torch.testing import assert_close
 from llama3.checkpoints.weights import save_model
 from llama3.config.schema import LoRASection
 from llama3.errors import ConfigError, DoesNotFit, LlamaError
-from llama3.inference import Completion, Engine, Sampling
+from llama3.inference import Completion, Engine, FinishReason, Sampling
 from llama3.inference import engine as engine_module
 from llama3.model.batch import Batch, Segment, Tree
 from llama3.model.build import init_weights
@@ -174,7 +177,7 @@ def test_an_answer_ends_with_the_first_stop_token(model: Transformer) -> None:
         end = next((at for at, token in enumerate(full.ids) if token in stops), None)
         assert answer.ids == full.ids[: None if end is None else end + 1]
         assert len(answer.logps) == len(answer.ids)
-        assert answer.finish_reason == ("length" if end is None else "stop")
+        assert answer.finish_reason == (FinishReason.LENGTH if end is None else FinishReason.STOP)
     assert len({answer.finish_reason for (answer,) in cut}) == 2
     assert_clean(engine)
 
@@ -199,14 +202,17 @@ def test_any_load_finishes_and_leaks_nothing(model: Transformer, data: st.DataOb
         engine.submit([token % VOCAB for token in range(length)], Sampling(min(room, limit - length), n=n))
         for length, room, n in sizes
     ]
-    cancelled = data.draw(st.integers(-1, len(requests) - 1))
-    steps = 0
-    while any(not request.done for request in requests):
-        engine.step()
-        assert engine.pool.check() == []
-        if steps == 2 and cancelled >= 0:
-            engine.cancel(requests.pop(cancelled))
-        steps += 1
+    unwanted = data.draw(st.sampled_from(requests[1:])) if len(requests) > 1 else None
+    for request in requests:
+        if request is unwanted:
+            continue
+        for number, _ in enumerate(engine.tokens(request)):
+            assert engine.pool.check() == []
+            if number == 2 and unwanted is not None:
+                engine.cancel(unwanted)
+        assert len(engine.wait(request)) == request.sampling.n
+    if unwanted is not None:
+        engine.cancel(unwanted)
     assert_clean(engine)
 
 
@@ -215,7 +221,6 @@ def test_what_cannot_fit_is_refused_at_once_and_all_of_it_reported(model: Transf
     with pytest.raises(DoesNotFit) as error:
         engine.generate([[1], [1] * 15, [1, 2], [1] * 16], Sampling(6))
     assert [problem.where for problem in error.value.problems] == ["prompt 1", "prompt 3"]
-    assert engine.step() == []
     with pytest.raises(ConfigError) as wrong:
         engine.generate([[], [VOCAB], [-1], [1]], Sampling(1))
     assert [problem.code for problem in wrong.value.problems] == ["L3-GEN-003", "L3-GEN-004", "L3-GEN-004"]
@@ -279,19 +284,141 @@ def test_a_stream_gives_the_tokens_of_generate_and_can_be_left(model: Transforme
 def test_requests_join_a_running_batch(model: Transformer) -> None:
     engine = Engine(model)
     first = engine.submit([1, 2, 3], GREEDY)
-    for _ in range(4):
-        engine.step()
+    reader = engine.tokens(first)
+    drawn = [next(reader) for _ in range(4)]
     second = engine.submit([4, 5], Sampling(3, temperature=0))
     dropped = engine.submit([6, 7], GREEDY)
-    done = engine.step()
+    drawn.append(next(reader))
     engine.cancel(dropped)
-    while not (first.done and second.done):
-        done += engine.step()
-    assert done == [second, first]
-    assert [first.completions[0].ids, second.completions[0].ids] == [
-        dense(model, [1, 2, 3], 12),
-        dense(model, [4, 5], 3),
+    assert [completion.ids for completion in engine.wait(second)] == [dense(model, [4, 5], 3)]
+    assert len(first.ids(0)) == 7, "a step computes for all"
+    assert [*drawn, *reader] == engine.wait(first)[0].ids == dense(model, [1, 2, 3], 12)
+    with pytest.raises(CancelledError):
+        engine.wait(dropped)
+    with pytest.raises(CancelledError):
+        list(engine.tokens(dropped))
+    assert_clean(engine)
+
+
+def test_reset_cancels_what_is_under_way(model: Transformer) -> None:
+    engine = Engine(model, block_size=2)
+    reader = engine.stream([1, 2, 3, 4, 5], GREEDY)
+    next(reader)
+    engine.reset()
+    assert_clean(engine)
+    assert engine.pool.match_len(np.array([1, 2, 3, 4, 5], np.uint32)) == 0
+    with pytest.raises(CancelledError):
+        next(reader)
+
+
+def in_threads(*work: Callable[[], object]) -> list[object]:
+    """Results of functions that start together, each in a thread of its own."""
+    start = threading.Barrier(len(work))
+
+    def run(function: Callable[[], object]) -> object:
+        start.wait()
+        return function()
+
+    with ThreadPoolExecutor(len(work)) as threads:
+        return [found.result(timeout=60) for found in [threads.submit(run, function) for function in work]]
+
+
+def failure_of(function: Callable[[], object]) -> BaseException | None:
+    try:
+        function()
+    except BaseException as error:
+        return error
+    return None
+
+
+def test_threads_that_share_an_engine_get_what_they_would_alone(model: Transformer) -> None:
+    prompts = random_prompts(12, 30, seed=5)
+    samplings = [Sampling(5 + 3 * i, seed=i, n=1 + i % 3) for i in range(4)]
+    alone = Engine(model)
+    streams = [list(alone.stream(prompt, replace(samplings[i % 4], n=1))) for i, prompt in enumerate(prompts[:6])]
+    groups = [alone.generate(prompts, sampling) for sampling in samplings]
+
+    engine = Engine(model, num_blocks=60, block_size=4, max_batch=5)
+    readers = [
+        lambda prompt=prompt, i=i: list(engine.stream(prompt, replace(samplings[i % 4], n=1)))
+        for i, prompt in enumerate(prompts[:6])
     ]
+    callers = [lambda sampling=sampling: engine.generate(prompts, sampling) for sampling in samplings]
+    found = in_threads(*readers, *callers)
+    assert found[:6] == streams
+    for mine, expected in zip(found[6:], groups, strict=True):
+        ids = [[answer.ids for answer in answers] for answers in mine]  # type: ignore[attr-defined]
+        assert ids == [[answer.ids for answer in answers] for answers in expected]
+    assert_clean(engine)
+
+
+def test_a_reader_that_leaves_disturbs_nobody(model: Transformer) -> None:
+    engine = Engine(model, max_batch=3)
+    prompts = random_prompts(6, 20, seed=7)
+    expected = [dense(model, prompt, 12) for prompt in prompts]
+
+    def leave() -> list[int]:
+        stream = engine.stream([1, 2, 3], Sampling(80, temperature=0))
+        drawn = [next(stream) for _ in range(3)]
+        stream.close()
+        return drawn
+
+    found = in_threads(*[lambda prompt=prompt: list(engine.stream(prompt, GREEDY)) for prompt in prompts], *[leave] * 4)
+    assert found[:6] == expected
+    assert found[6:] == [dense(model, [1, 2, 3], 3)] * 4
+    assert_clean(engine)
+
+
+def test_a_cancelled_request_ends_in_the_thread_that_reads_it(model: Transformer) -> None:
+    engine = Engine(model)
+    request = engine.submit([1, 2, 3], Sampling(120, temperature=0))
+    begun = threading.Event()
+
+    def read() -> None:
+        for _ in engine.tokens(request):
+            begun.set()
+
+    def cancel() -> None:
+        begun.wait()
+        engine.cancel(request)
+
+    error, _ = in_threads(lambda: failure_of(read), cancel)
+    assert isinstance(error, CancelledError) or len(request.ids(0)) == 120
+    assert_clean(engine)
+
+
+@pytest.mark.parametrize("countdown", [1, 3, 9])
+def test_a_failing_model_reaches_everyone_who_waits(countdown: int) -> None:
+    model = Failing(CONFIGS["grouped"])
+    model.load_state_dict(make_model().state_dict())
+    engine = Engine(model, max_batch=3)
+    prompts = random_prompts(4, 15)
+    requests = [engine.submit(prompt, GREEDY) for prompt in prompts]
+    model.error, model.countdown = RuntimeError("out of memory"), countdown
+    errors = in_threads(
+        *[lambda request=request: failure_of(lambda: engine.wait(request)) for request in requests[:2]],
+        *[lambda request=request: failure_of(lambda: list(engine.tokens(request))) for request in requests[2:]],
+    )
+    assert errors == [model.error] * 4
+    assert_clean(engine)
+    assert [answer.ids for (answer,) in engine.generate(prompts, GREEDY)] == [dense(model, p, 12) for p in prompts]
+
+
+@pytest.mark.parametrize("countdown", [1, 3, 9])
+def test_an_interrupt_ends_one_reader_and_the_others_go_on(countdown: int) -> None:
+    model = Failing(CONFIGS["grouped"])
+    model.load_state_dict(make_model().state_dict())
+    engine = Engine(model)
+    prompts = random_prompts(4, 15)
+    model.error, model.countdown = KeyboardInterrupt(), countdown
+    answers: dict[int, list[int]] = {}
+
+    def read(index: int) -> None:
+        answers[index] = list(engine.stream(prompts[index], GREEDY))
+
+    errors = in_threads(*[lambda index=index: failure_of(lambda: read(index)) for index in range(4)])
+    assert [error for error in errors if error is not None] == [model.error]
+    assert answers == {i: dense(model, prompts[i], 12) for i in range(4) if errors[i] is None}
     assert_clean(engine)
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 
 from llama3.config.schema import OptimizerSection, ParallelismSection
-from llama3.inference.engine import open_generate
+from llama3.inference import Sampling
 from llama3.plugins.registry import discover
-from llama3.posttraining.services import ModelScorer, RolloutSampler, build_services, draw_seed, open_gathered
+from llama3.posttraining.services import GatheredGenerator, ModelScorer, RolloutSampler, build_services, draw_seed
 from llama3.testing.toys import CONFIG, ToyData, ToyRewarder, toy_examples, toy_model
 from llama3.training.loop import train
 from llama3.training.parallel import GlobalStats, start
@@ -38,10 +38,10 @@ def main(folder: Path, strategy: str = "single") -> None:
     parallel = start(ParallelismSection(dp=strategy), CONFIG, torch.device("cpu"), discover())
     context, watch, model = parallel.context, RolloutWatch(), toy_model()
     parallel.apply(model)
-    generate = open_gathered(open_generate, model, parallel)
+    generator = GatheredGenerator(model, parallel)
     makers = {
         "rollouts": lambda: RolloutSampler(
-            generate, frozenset({0}), max_tokens=6, temperature=1.0, draw_seed=lambda: draw_seed(context)
+            generator, Sampling(6, stop_ids=frozenset({0})), draw_seed=lambda: draw_seed(context)
         ),
         "reward": lambda: WatchedRewarder(watch),
         "reference": lambda: ModelScorer(toy_model(seed=1)),

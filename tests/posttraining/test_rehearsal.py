@@ -10,7 +10,7 @@ import pytest
 from tiny import put_checkpoint, tiny_model
 
 from llama3.config.schema import Slot
-from llama3.inference import Completion
+from llama3.inference import Completion, FinishReason
 from llama3.posttraining.rehearsal import HARMFUL, SOUND_WORSE, rehearsals
 from llama3.posttraining.reject import RejectOptions, reject, whole_sentences
 from llama3.safety.refusals import judge
@@ -84,5 +84,5 @@ def test_only_whole_answers_are_learnt(run, tokenizer) -> None:
 )
 def test_an_answer_that_is_cut_ends_with_a_sentence(tokenizer, text, expected) -> None:
     ids = tokenizer.encode(text).tolist()
-    assert whole_sentences(tokenizer, Completion(ids, [0.0] * len(ids), "length")) == expected
-    assert whole_sentences(tokenizer, Completion(ids, [0.0] * len(ids), "stop")) == text
+    assert whole_sentences(tokenizer, Completion(ids, [0.0] * len(ids), FinishReason.LENGTH)) == expected
+    assert whole_sentences(tokenizer, Completion(ids, [0.0] * len(ids), FinishReason.STOP)) == text

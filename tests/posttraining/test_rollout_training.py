@@ -11,7 +11,7 @@ from tiny import put, put_checkpoint, tiny_model
 
 from llama3.checkpoints.load import load_model
 from llama3.config.schema import Config, PreferSection, Slot
-from llama3.inference.engine import open_generate
+from llama3.inference import Engine, Sampling
 from llama3.posttraining import finetune
 from llama3.posttraining.finetune import prefer
 from llama3.posttraining.preferences import PreferencesOptions, preferences
@@ -184,7 +184,7 @@ def test_figures_of_rollouts(tokenizer):
     some = tasks("train", 6, seed=3)
     model, watch = tiny_model(tokenizer), RolloutWatch()
     table = [task.to_json() for task in some]
-    sampler = RolloutSampler(open_generate(model), tokenizer.stop_ids, max_tokens=5, temperature=1.0)
+    sampler = RolloutSampler(Engine(model), Sampling(5, stop_ids=tokenizer.stop_ids))
     rewarder = TextRewarder(CombinedReward({"vowels": Vowels()}), tokenizer, table, watch)
     prompts = Prompts().collate([PromptExample(tokenizer.encode(task.prompt), i) for i, task in enumerate(some)])
     torch.manual_seed(5)

@@ -7,9 +7,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from tiny import open_generate, tiny_model
+from tiny import tiny_model
 
 from llama3.errors import CheckpointError, PluginError
+from llama3.inference import Engine, Sampling
 from llama3.posttraining.examples import prompt_ids
 from llama3.posttraining.reference import CachedReference
 from llama3.posttraining.sampling import task_messages
@@ -94,7 +95,7 @@ def test_the_cache_refuses_another_model_and_a_damaged_file(model, pairs, tmp_pa
 def rolled_out(model, tokenizer):
     some = tasks("train", 6, seed=4)
     prompts = Prompts().collate([PromptExample(prompt_ids(tokenizer, task_messages(t)), i) for i, t in enumerate(some)])
-    sampler = RolloutSampler(open_generate(model), tokenizer.stop_ids, max_tokens=8, temperature=1.0)
+    sampler = RolloutSampler(Engine(model), Sampling(8, stop_ids=tokenizer.stop_ids))
     torch.manual_seed(5)
     return some, prompts, sampler, sampler.rollouts(prompts, 3)
 

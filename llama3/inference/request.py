@@ -1,0 +1,69 @@
+"""What an engine works on: a request is a prompt with the answers that were asked of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from llama3.inference.completion import Completion, FinishReason
+from llama3.inference.sampling import Sampling
+
+
+@dataclass(eq=False)
+class Answer:
+    """One running answer: a row of the pool."""
+
+    request: Request
+    index: int
+    row: int
+    seed: int
+    ids: list[int] = field(default_factory=list)
+    logps: list[float] = field(default_factory=list)
+
+    @property
+    def finish_reason(self) -> FinishReason | None:
+        """Why it is over, or None while it is not."""
+        if self.ids[-1] in self.request.sampling.stop_ids:
+            return FinishReason.STOP
+        return FinishReason.LENGTH if len(self.ids) == self.request.sampling.max_tokens else None
+
+
+@dataclass(eq=False)
+class Request:
+    """A prompt and its answers. `completions[i]` is None until answer i is over; `answers` are those started so far."""
+
+    prompt: npt.NDArray[np.uint32]
+    sampling: Sampling
+    answers: list[Answer] = field(default_factory=list)
+    completions: list[Completion | None] = field(default_factory=list)
+    error: BaseException | None = None
+    """Why there will be no more of it: what the model raised, or CancelledError."""
+
+    def __post_init__(self) -> None:
+        self.restart()
+
+    @property
+    def pending(self) -> int:
+        """Answers that have not started."""
+        return self.sampling.n - len(self.answers)
+
+    @property
+    def is_over(self) -> bool:
+        return self.error is not None or None not in self.completions
+
+    def ids(self, index: int) -> list[int]:
+        """The tokens of answer `index` so far."""
+        return self.answers[index].ids if index < len(self.answers) else []
+
+    def result(self) -> list[Completion]:
+        """The answers of a request that is over. Raises `error`."""
+        if self.error is not None:
+            raise self.error
+        return [completion for completion in self.completions if completion is not None]
+
+    def restart(self) -> None:
+        """Back to the beginning. The same tokens will be drawn again, because they depend on seed and prompt only."""
+        self.answers = []
+        self.completions = [None] * self.sampling.n
