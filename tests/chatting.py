@@ -69,6 +69,22 @@ ZEPHYR = """\
 {% endfor %}"""
 """Relies on what `trim_blocks` and `lstrip_blocks` do to line breaks; unknown roles are dropped."""
 
+PARTS = """\
+{%- for message in messages %}
+    {{- '<|im_start|>' + message.role + '\\n' }}
+    {%- if message.content is string %}
+        {{- message.content }}
+    {%- else %}
+        {%- for part in message.content %}
+            {%- if not loop.first %}{{ '\\n<|part|>' }}{% endif %}
+            {{- part.text | trim }}
+        {%- endfor %}
+    {%- endif %}
+    {{- '<|im_end|>\\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"""
+"""Which writes something between the parts of a message."""
+
 TEMPLATES = {"chatml": CHATML, "marked": MARKED, "instruct": INSTRUCT, "zephyr": ZEPHYR}
 
 

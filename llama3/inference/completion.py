@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 
 class FinishReason(IntEnum):
-    """Why an answer ended. The number stands in `Batch.per_segment["finish_reason"]` (a prompt has -1 there), the `label`
-    in JSON."""
+    """Why an answer ended. The number stands in `Batch.per_segment["finish_reason"]`, where a prompt has -1, and the
+    `label` in JSON."""
 
     STOP = 0
     """A stop token was drawn."""

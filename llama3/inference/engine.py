@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 
 import numpy as np
@@ -128,7 +129,7 @@ class Engine:
             if completion is not None:
                 return
             if not new:
-                self._in_turn(self._step, unless=lambda: len(request.ids(index)) > sent or request.error is not None)
+                self._in_turn(self._step, unless=partial(request.is_past, index, sent))
         raise request.error
 
     def wait(self, request: Request) -> list[Completion]:
@@ -368,5 +369,5 @@ def _check_tokens(prompts: list[npt.NDArray[np.int64]], vocab_size: int) -> None
 
 
 def throughput_engine(model: Transformer) -> Engine:
-    """An engine for many prompts at once, with a large batch and the precision that is fastest on the model's device."""
+    """An engine for many prompts at once: a large batch, and the precision that is fastest on the model's device."""
     return Engine(model, max_batch=128, dtype=native_dtype(model))

@@ -57,6 +57,10 @@ class Request:
         """The tokens of answer `index` so far."""
         return self.answers[index].ids if index < len(self.answers) else []
 
+    def is_past(self, index: int, count: int) -> bool:
+        """Whether answer `index` has more than `count` tokens, or will never have."""
+        return len(self.ids(index)) > count or self.error is not None
+
     def result(self) -> list[Completion]:
         """The answers of a request that is over. Raises `error`."""
         if self.error is not None:

@@ -1,7 +1,7 @@
 """The policy engine: runs the guards of a stage, composes their verdicts, fails closed, holds back streams.
 
-Its core is asynchronous; `decide` and `guard_stream` are the synchronous forms of `adecide` and `aguard_stream`, for code
-without an event loop.
+Its core is asynchronous; `decide` and `guard_stream` are the synchronous forms of `adecide` and `aguard_stream`, for
+code without an event loop.
 """
 
 from __future__ import annotations
@@ -197,8 +197,8 @@ class PolicyEngine:
 
 
 class _HeldBack:
-    """A stream on its way through guards: `text` is all of it so far, of which `released` characters were passed on. The
-    last HOLD_BACK are kept until more text has been scanned after them."""
+    """A stream on its way through guards: `text` is all of it so far, of which `released` characters were passed on.
+    The last HOLD_BACK are kept until more text has been scanned after them."""
 
     def __init__(self) -> None:
         self.text, self.released, self.scanned = "", 0, 0

@@ -8,8 +8,8 @@ A template writes one text from many messages. What of it is whose is derived, a
     ids      only the template's own words can be control tokens; what stands between two of those, words and
              contents, is encoded together as in the whole text, but cut where an assistant begins
 
-Words are the text that a template writes by itself. A message has one text, or one for each of its parts; a template that
-knows no parts is given them joined. Texts are counted in UTF-8 bytes where tokens are concerned.
+Words are the text that a template writes by itself. A message has one text, or one for each of its parts; a template
+that knows no parts is given them joined. Texts are counted in UTF-8 bytes where tokens are concerned.
 """
 
 from __future__ import annotations

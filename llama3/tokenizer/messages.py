@@ -37,33 +37,31 @@ class Message:
 
 
 def texts_of(content: object, where: str = "message") -> list[str]:
-    """The text of each part; text is its own one part. Raises DataError for what is no content, and for parts that are
-    no text."""
+    """The text of each part; a string is its own one part. Raises DataError for what is no content, naming every part
+    that is no text."""
     if isinstance(content, str):
         return [content]
     if not isinstance(content, list | tuple) or not content:
-        is_type = f"the content is {'empty' if content in ([], ()) else f'of the type {type(content).__name__}'}"
-        raise DataError(Problem("L3-CHT-001", where, is_type, fix=f"give a string or a list of parts: {_PART}"))
-    problems = [problem for number, part in enumerate(content, 1) for problem in _part_problems(part, number, where)]
+        what = f"the content is of the type {type(content).__name__}" if content else "the content is empty"
+        raise DataError(Problem("L3-CHT-001", where, what, fix=f"give a string or a list of parts: {_TEXT_PART}"))
+    faults = [(number, _fault(part)) for number, part in enumerate(content, 1)]
+    problems = [Problem(**fault, where=f"{where}: part {number}") for number, fault in faults if fault]
     if problems:
         raise DataError(problems)
     return [part["text"] for part in content]
 
 
-_PART = '{"type": "text", "text": "..."}'
-
-
-def _part_problems(part: object, number: int, where: str) -> list[Problem]:
+def _fault(part: Any) -> dict[str, str] | None:
+    """What is wrong with a part: fields of a Problem."""
     kind = part.get("type") if isinstance(part, Mapping) else None
-    if isinstance(part, Mapping) and kind == "text" and isinstance(part.get("text"), str):
-        return []
     if isinstance(kind, str) and kind != "text":
-        return [
-            Problem(
-                "L3-CHT-009", where, f"part {number} is of the type {kind!r}", "a part can only be text", "leave it out"
-            )
-        ]
-    return [Problem("L3-CHT-001", where, f"part {number} is no text part", fix=f"write it as {_PART}")]
+        return {"code": "L3-CHT-009", "what": f"the type {kind!r} is not known", "fix": f"write text: {_TEXT_PART}"}
+    if kind is None or not isinstance(part.get("text"), str):
+        return {"code": "L3-CHT-001", "what": "this is no part of a message", "fix": f"write text: {_TEXT_PART}"}
+    return None
+
+
+_TEXT_PART = '{"type": "text", "text": "..."}'
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,3 +90,21 @@ def test_no_model_there(llama3, tmp_path):
         code, _, err = llama3(command, tmp_path, *(["x"] if command == "generate" else []), stdin="hi\n")
         assert code == 1
         assert "no model is here" in err
+
+
+@pytest.mark.parametrize("command", ["chat", "generate", "audit", "run"])
+def test_a_device_that_is_not_there_is_refused_before_any_work(llama3, model, tmp_path, command):
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a CUDA device")
+    args = {
+        "chat": ("chat", model, "--device", "cuda"),
+        "generate": ("generate", model, "one", "--device", "cuda"),
+        "audit": ("audit", model, model, "--out", tmp_path / "out", "--set", "run.device=cuda"),
+        "run": ("run", "quickstart", "--set", f"run.dir={tmp_path / 'out'}", "--set", "run.device=cuda"),
+    }[command]
+    code, _, err = llama3(*args)
+    assert code == 3
+    assert "L3-TRN-030" in err
+    assert not (tmp_path / "out").exists()

@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.testing import assert_close
 
 from llama3.checkpoints.weights import save_model
@@ -435,6 +436,16 @@ def test_cached_prompts_are_forgotten_when_the_weights_change() -> None:
     model.load_state_dict(make_model(seed=1).state_dict())
     answers = engine.generate(prompts, GREEDY)
     assert [answer.ids for (answer,) in answers] == [dense(model, prompt, 12) for prompt in prompts]
+
+
+def test_everything_is_computed_where_the_model_is() -> None:
+    """Tensors that stand for a GPU's: an operation on two devices fails, and so does reading a number of one."""
+    with FakeTensorMode():
+        model = Transformer(CONFIGS["grouped"]).to("cuda")
+        engine = Engine(model, dtype=torch.bfloat16)
+        assert {engine.cache.kv.device.type, engine.model.embed.weight.device.type} == {"cuda"}
+        with pytest.raises(DataDependentOutputException):  # asked whether the scores are finite: the forward is over
+            engine.generate([[1, 2, 3], [4]], GREEDY)
 
 
 def test_a_model_in_bfloat16_generates() -> None:

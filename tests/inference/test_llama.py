@@ -14,7 +14,7 @@ import torch
 from llama3.checkpoints.convert import convert
 from llama3.checkpoints.quantized import quantize_model, save_quantized
 from llama3.checkpoints.weights import save_model
-from llama3.errors import ArtifactError, DoesNotFit, GuardBlocked
+from llama3.errors import ArtifactError, ConfigError, DoesNotFit, GuardBlocked
 from llama3.inference import Llama, Sampling
 from llama3.inference.llama import find_model, load
 from llama3.model.batch import Batch
@@ -24,7 +24,7 @@ from llama3.model.score import score
 from llama3.model.transformer import Transformer
 from llama3.plugins.registry import discover
 from llama3.safety.engine import PolicyEngine
-from llama3.safety.guard import GuardInput, Verdict
+from llama3.safety.guard import GuardInput, Turn, Verdict
 from llama3.tokenizer import Message, Tokenizer, render
 
 TEXTS = [f"The number {i} has {len(str(i))} digits, naïve ünïcode: ✓ {'ab' * (i % 7)}.\n" for i in range(400)]
@@ -186,6 +186,36 @@ def test_the_guard_refuses_answers_and_tool_results(llama: Llama) -> None:
         guarded(llama, "output", text[-5:]).generate(["The"], max_tokens=30)
     with pytest.raises(GuardBlocked):
         guarded(llama, "tool_result", "secret").chat([user, Message("ipython", "secret")], max_tokens=3)
+
+
+def test_all_parts_of_a_message_are_judged_and_guards_see_the_conversation(llama: Llama) -> None:
+    text = Message("user", "Hello you")
+    parts = Message("user", [{"type": "text", "text": "Hello"}, {"type": "text", "text": " you"}])
+    assert llama.chat([parts], max_tokens=9) == llama.chat([text], max_tokens=9)
+    with pytest.raises(GuardBlocked):
+        guarded(llama, "input", "o y").chat([parts])
+
+    traces: list[tuple[str, tuple[Turn, ...]]] = []
+
+    class Seeing(NoSecrets):
+        async def check(self, x: GuardInput) -> Verdict:
+            traces.append((x.stage, x.trace))
+            return Verdict(action="allow")
+
+    policy = PolicyEngine({"input": "seeing", "output": "seeing"}, lambda name, options: Seeing())
+    answer = Message("assistant", "Hi.")
+    Llama(llama.transformer, llama.tokenizer, guard=policy).chat([parts, answer, text], max_tokens=3)
+    before = (Turn("user", "Hello you"), Turn("assistant", "Hi."))
+    assert traces == [("input", before), ("output", (*before, Turn("user", "Hello you")))]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_device_that_does_not_exist_is_refused_by_name(folder: Path) -> None:
+    assert load(folder, device="auto").transformer.embed.weight.device.type == "cpu"
+    with pytest.raises(DoesNotFit, match="CUDA"):
+        load(folder, device="cuda")
+    with pytest.raises(ConfigError, match="'gpu'"):
+        load(folder, device="gpu")
 
 
 def test_a_quantized_checkpoint_loads_and_answers(llama: Llama, tmp_path: Path) -> None:

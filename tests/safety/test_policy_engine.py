@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from llama3.errors import ConfigError, GuardBlocked
 from llama3.safety.engine import PolicyEngine
-from llama3.safety.guard import ACTIONS, GuardInput, Verdict, severity
+from llama3.safety.guard import ACTIONS, GuardInput, Turn, Verdict, severity
 from llama3.safety.policy import parse_policy
 
 
@@ -185,3 +185,50 @@ def test_nothing_of_a_blocked_stream_escapes_once_the_needle_was_seen(position, 
     assert text.startswith(released_text)
     assert "needle" not in released_text
     assert len(released_text) <= max(0, position + 6 - 1)
+
+
+@given(st.lists(st.text(max_size=150), max_size=12), st.sampled_from(["allow", "needle", None]))
+def test_the_asynchronous_stream_releases_the_same_pieces(pieces, guard):
+    guarded = engine({} if guard is None else {"output": guard})
+
+    async def source():
+        for piece in pieces:
+            await asyncio.sleep(0)
+            yield piece
+
+    async def collect():
+        return [piece async for piece in guarded.aguard_stream(source())]
+
+    assert asyncio.run(collect()) == list(guarded.guard_stream(pieces))
+
+
+def test_an_asynchronous_stream_ends_where_a_guard_blocks():
+    released = []
+
+    async def source():
+        for _ in range(9):
+            yield "x" * 100
+        yield "needle" + "y" * 300
+        raise AssertionError("nothing is drawn after a refusal")
+
+    async def read():
+        async for piece in engine({"output": "needle"}).aguard_stream(source()):
+            released.append(piece)
+
+    with pytest.raises(GuardBlocked):
+        asyncio.run(read())
+    assert set("".join(released)) == {"x"}
+
+
+def test_guards_of_a_stream_see_the_conversation():
+    seen = []
+
+    class Seeing(Scripted):
+        async def check(self, x):
+            seen.append(x.trace)
+            return Verdict(action="allow")
+
+    guarded = PolicyEngine({"output": "seeing"}, lambda name, _: Seeing(name))
+    trace = [Turn("user", "hello")]
+    assert "".join(guarded.guard_stream(["x" * 250, "y"], trace=iter(trace))) == "x" * 250 + "y"
+    assert seen == [tuple(trace)] * 2

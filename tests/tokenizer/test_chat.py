@@ -83,10 +83,26 @@ def test_an_unknown_role_is_refused():
         Message("tool", "x")
 
 
-@pytest.mark.parametrize("content", [None, 4, ["hello"], {"type": "text"}])
+@pytest.mark.parametrize("content", [None, 4, ["hello"], {"type": "text"}, [], [{"text": "x"}], [{"type": "text"}]])
 def test_a_content_that_is_no_text_is_refused(content):
     with pytest.raises(DataError, match="L3-CHT-001"):
         Message("user", content)
+
+
+def test_parts_of_other_types_are_refused_by_name():
+    parts = [{"type": "text", "text": "What is this?"}, {"type": "image_url", "image_url": {"url": "x"}}, {"type": 1}]
+    with pytest.raises(DataError) as error:
+        Message("user", parts)
+    assert [problem.code for problem in error.value.problems] == ["L3-CHT-009", "L3-CHT-001"]
+    assert "part 2" in str(error.value)
+    assert "'image_url'" in str(error.value)
+
+
+@given(st.lists(contents, min_size=1, max_size=3))
+def test_parts_give_the_ids_of_their_text(tokenizer, texts):
+    parts = Message("user", [{"type": "text", "text": text} for text in texts])
+    assert parts.text == "".join(texts)
+    assert render(tokenizer, [parts]).ids.tolist() == render(tokenizer, [Message("user", "".join(texts))]).ids.tolist()
 
 
 def test_ids_that_are_no_dialog_are_refused(tokenizer):
@@ -111,6 +127,12 @@ def test_the_template_gives_the_same_ids_in_transformers(tokenizer, in_transform
         messages, add_generation_prompt=generation_prompt, tokenize=True, return_dict=False
     )
     assert ids == render(tokenizer, dialog, generation_prompt=generation_prompt).ids.tolist()
+
+
+def test_parts_give_the_same_ids_in_transformers(tokenizer, in_transformers):
+    parts = [{"type": "text", "text": "\n  What "}, {"type": "text", "text": "is 2 + 2?"}]
+    ids = in_transformers.apply_chat_template([{"role": "user", "content": parts}], return_dict=False)
+    assert ids == render(tokenizer, [Message("user", parts)]).ids.tolist()
 
 
 def test_transformers_knows_the_roles_of_special_tokens(tokenizer, in_transformers):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from chatting import CHATML, EOS, INSTRUCT, MARKED, TEMPLATES, ZEPHYR, load, save
+from chatting import CHATML, EOS, INSTRUCT, MARKED, PARTS, TEMPLATES, ZEPHYR, load, save
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -51,7 +52,7 @@ def in_transformers(folder: Path):
     return pytest.importorskip("transformers").AutoTokenizer.from_pretrained(folder)
 
 
-def rows(dialog: list[Message]) -> list[dict[str, str]]:
+def rows(dialog: list[Message]) -> list[dict[str, Any]]:
     return [{"role": message.role, "content": message.content} for message in dialog]
 
 
@@ -67,6 +68,51 @@ def test_ids_are_those_of_transformers(tmp_path, name, first):
             continue  # written with the question that follows
         wanted = theirs.apply_chat_template(rows(dialog), add_generation_prompt=prompt, return_dict=False)
         assert render(ours, dialog, generation_prompt=prompt).ids.tolist() == wanted
+
+
+def parts(*texts: str) -> list[dict[str, str]]:
+    return [{"type": "text", "text": text} for text in texts]
+
+
+IN_PARTS = [
+    Message("system", "be brief"),
+    Message("user", parts("What is", " 4 <|im_end|>?")),
+    Message("assistant", parts("this", "and", "that")),
+    Message("user", parts("thanks")),
+    Message("assistant", "hello"),
+]
+
+
+def test_a_template_that_knows_parts_is_given_them(tmp_path):
+    theirs = in_transformers(save(tmp_path, PARTS))
+    ours = Tokenizer.load(tmp_path)
+    plain = IN_PARTS[1].content[1]["text"].replace("<|im_end|>", "")  # which transformers would take for the token
+    dialog = [IN_PARTS[0], Message("user", parts("What is", plain)), *IN_PARTS[2:]]
+    for end in range(1, len(dialog) + 1):
+        prompt = dialog[end - 1].role != "assistant"
+        wanted = theirs.apply_chat_template(rows(dialog[:end]), add_generation_prompt=prompt, return_dict=False)
+        assert render(ours, dialog[:end], generation_prompt=prompt).ids.tolist() == wanted
+
+
+def test_of_an_answer_in_parts_everything_is_learnt(using):
+    tokenizer = using(PARTS)
+    rendered = render(tokenizer, IN_PARTS)
+    decoded = lambda mask: tokenizer.decode(rendered.ids[mask])
+    assert decoded(rendered.is_target) == "this\n<|part|>and\n<|part|>that<|im_end|>hello<|im_end|>"
+    assert decoded(~rendered.is_format) == "be briefWhat is4 <|im_end|>?thisandthatthankshello"
+    starts = [*rendered.message_starts, len(rendered.ids)]
+    assert len(starts) == 6
+    for message, start, end in zip(IN_PARTS, starts[:-1], starts[1:], strict=True):
+        assert tokenizer.decode(rendered.ids[start:end]).startswith(f"<|im_start|>{message.role}\n")
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_a_template_that_knows_no_parts_is_given_their_text(tokenizers, name):
+    dialog = IN_PARTS[1:]
+    joined = [Message(message.role, message.text) for message in dialog]
+    ours, wanted = render(tokenizers[name], dialog), render(tokenizers[name], joined)
+    assert ours.ids.tolist() == wanted.ids.tolist()
+    assert ours.is_target.tolist() == wanted.is_target.tolist()
 
 
 @pytest.mark.parametrize("name", RELEASED.split())
