@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch import Tensor
 from torch.testing import assert_close
 
 from llama3.checkpoints.weights import save_model
@@ -21,7 +21,7 @@ from llama3.errors import ConfigError, DoesNotFit, LlamaError
 from llama3.inference import Completion, Engine, FinishReason, Sampling
 from llama3.inference import engine as engine_module
 from llama3.model.batch import Batch, Segment, Tree
-from llama3.model.build import init_weights
+from llama3.model.build import empty_model, init_weights
 from llama3.model.config import ModelConfig, RopeScaling
 from llama3.model.lora import adapters, add_lora
 from llama3.model.score import score
@@ -438,14 +438,21 @@ def test_cached_prompts_are_forgotten_when_the_weights_change() -> None:
     assert [answer.ids for (answer,) in answers] == [dense(model, prompt, 12) for prompt in prompts]
 
 
-def test_everything_is_computed_where_the_model_is() -> None:
-    """Tensors that stand for a GPU's: an operation on two devices fails, and so does reading a number of one."""
-    with FakeTensorMode():
-        model = Transformer(CONFIGS["grouped"]).to("cuda")
-        engine = Engine(model, dtype=torch.bfloat16)
-        assert {engine.cache.kv.device.type, engine.model.embed.weight.device.type} == {"cuda"}
-        with pytest.raises(DataDependentOutputException):  # asked whether the scores are finite: the forward is over
-            engine.generate([[1, 2, 3], [4]], GREEDY)
+def test_everything_is_computed_where_the_model_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the device that holds no numbers: an operation on two devices fails."""
+    model = empty_model(CONFIGS["grouped"], ())
+    devices = []
+
+    def drawn(logits_BV: Tensor, draws: object) -> tuple[Tensor, Tensor]:
+        devices.append(logits_BV.device.type)
+        return torch.zeros(len(logits_BV), dtype=torch.int64), torch.zeros(len(logits_BV))
+
+    monkeypatch.setattr(engine_module, "draw", drawn)
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda device: False)  # which that device is not known to
+    engine = Engine(model, dtype=torch.bfloat16)
+    assert engine.cache.kv.device.type == "meta"
+    engine.generate([[1, 2, 3], [4]], Sampling(4, n=2))
+    assert devices == ["meta"] * 4
 
 
 def test_a_model_in_bfloat16_generates() -> None:
