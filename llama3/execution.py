@@ -25,11 +25,11 @@ from llama3.config.precision import Work, settled
 from llama3.config.slots import choices, identities
 from llama3.errors import Interrupted, PluginError
 from llama3.evaluation.report import render_html
+from llama3.model.device import device_of
 from llama3.model.memory import give_back_freed_memory
 from llama3.model.precision import ComputePrecision, Probe, probe
 from llama3.plugins.registry import discover
 from llama3.training.ranks import Ranks
-from llama3.training.stage import device_of
 
 PRECISION_FILE = "precision.json"
 """What a run computes in where its config leaves that to the machine: {work: {precision, gflops}}."""
