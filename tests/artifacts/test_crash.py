@@ -56,7 +56,7 @@ def test_an_interrupt_keeps_what_is_finished_and_says_how_to_go_on(tmp_path, num
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env)
     events = tmp_path / "run" / "events.jsonl"
     while process.poll() is None:
-        if events.exists() and '"key": "tokenizer"' in events.read_text():
+        if events.exists() and '"key": "shard"' in events.read_text():
             break
         time.sleep(0.05)
     process.send_signal(number)
