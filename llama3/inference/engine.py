@@ -150,10 +150,10 @@ class Engine:
                 self._drop_cancelled()
 
     def reset(self) -> None:
-        """Cancel all requests and forget cached prompts."""
+        """Cancel all requests, forget cached prompts and take the model's weights anew."""
         for request in list(self._live):
             self.cancel(request)
-        self._in_turn(self._forget_prompts)
+        self._in_turn(self._forget)
 
     # -- who computes ------------------------------------------------------------------------------
 
@@ -214,19 +214,21 @@ class Engine:
                     request.restart()
                     self._live[request] = None
                     self._waiting.append(request)
-        self._forget_prompts()
+        self._forget()
         self.cache.wipe()
+
+    def _forget(self) -> None:
+        self.pool.reset()
+        self._weights = []  # those of no model, so that the next step follows
 
     def _follow_weights(self) -> None:
         """What was computed with other weights is of no use."""
-        if self._weights != self._weight_versions():
+        versions = self._weight_versions()
+        if self._weights != versions:
             if self.model is not self._source:
                 refresh(self.model, self._source)
-            self._forget_prompts()
-
-    def _forget_prompts(self) -> None:
-        self.pool.reset()
-        self._weights = self._weight_versions()
+            self.pool.reset()
+            self._weights = versions
 
     def _weight_versions(self) -> list[tuple[int, int]]:
         """Changes whenever a tensor of the model is changed in place or replaced."""

@@ -36,8 +36,8 @@ class Request:
 
     prompt: npt.NDArray[np.uint32]
     sampling: Sampling
-    answers: list[Answer] = field(default_factory=list)
-    completions: list[Completion | None] = field(default_factory=list)
+    answers: list[Answer] = field(init=False)
+    completions: list[Completion | None] = field(init=False)
     error: BaseException | None = None
     """Why there will be no more of it: what the model raised, or CancelledError."""
 
@@ -55,7 +55,8 @@ class Request:
 
     def ids(self, index: int) -> list[int]:
         """The tokens of answer `index` so far."""
-        return self.answers[index].ids if index < len(self.answers) else []
+        answers = self.answers  # `restart` in another thread puts a new list in its place
+        return answers[index].ids if index < len(answers) else []
 
     def is_past(self, index: int, count: int) -> bool:
         """Whether answer `index` has more than `count` tokens, or will never have."""

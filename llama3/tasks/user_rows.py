@@ -123,7 +123,9 @@ def read_messages(value: Any, where: str) -> list[Mapping[str, str]]:
 def _each_message(value: list[Any], where: str) -> Iterator[Mapping[str, str]]:
     for i, message in enumerate(value):
         if not isinstance(message, dict) or not isinstance(message.get("content"), str | list):
-            raise DataError(Problem("L3-OWN-003", f"{where}[{i}]", "a message is {role, content} with text as content"))
+            raise DataError(
+                Problem("L3-OWN-003", f"{where}[{i}]", "a message is {role, content} with text or parts as content")
+            )
         role = _ROLES.get(str(message.get("role")))
         if role is None:
             raise DataError(

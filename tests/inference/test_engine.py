@@ -312,6 +312,17 @@ def test_reset_cancels_what_is_under_way(model: Transformer) -> None:
         next(reader)
 
 
+def test_reset_takes_weights_anew_that_were_changed_unseen() -> None:
+    model = make_model()
+    engine = Engine(model, dtype=torch.bfloat16)
+    engine.generate([[1, 2, 3]], GREEDY)
+    for parameter in model.parameters():
+        parameter.data.neg_()
+    engine.reset()
+    engine.generate([[1, 2, 3]], GREEDY)
+    assert torch.equal(engine.model.embed.weight, model.embed.weight.bfloat16())
+
+
 def in_threads(*work: Callable[[], object]) -> list[object]:
     """Results of functions that start together, each in a thread of its own."""
     start = threading.Barrier(len(work))

@@ -40,7 +40,7 @@ KINDS = written_kinds()
         ({"prompt": "What is 2 + 3?", "completion": "6", "label": False}, "labels", [ASK], ["6"]),
         ({"prompt": "What is 2 + 3?", "answer": 5, "anything": [1]}, "prompts", [ASK], []),
         (
-            {"prompt": [{"role": "tool", "content": "5"}, ASK]},
+            {"prompt": [{"role": "tool", "content": [{"type": "text", "text": "5"}]}, ASK]},
             "prompts",
             [{"role": "ipython", "content": "5"}, ASK],
             [],
@@ -92,7 +92,8 @@ def test_the_implicit_prompt_of_messages_is_trls(prompt):
         ({"messages": []}, "not a list of messages"),
         ({"messages": [SAY]}, "prompt is empty"),
         ({"messages": [ASK, {"role": "asistant", "content": "5"}]}, "did you mean 'assistant'"),
-        ({"messages": [ASK, {"role": "assistant", "content": [{"type": "text"}]}]}, "text as content"),
+        ({"messages": [ASK, {"role": "assistant", "content": [{"type": "image_url"}]}]}, "'image_url'"),
+        ({"messages": [ASK, {"role": "assistant", "content": 5}]}, "text or parts as content"),
         ({"messages": "hello"}, "not a list of messages"),
         ({"prompt": "?", "completion": "  "}, "completion is empty"),
         ({"prompt": " ", "completion": "5"}, "the prompt is empty"),
