@@ -83,7 +83,8 @@ def our_training(turns: Turns, job: str, candidate: str, folder: str, rows: Rows
     from llama3_plugins.algorithms.dpo import DPO
     from llama3_plugins.algorithms.options import DPOOptions
     from llama3_plugins.algorithms.sft import SFT
-    from llama3_plugins.data_kinds.pairs import PairExample
+    from llama3_plugins.data_kinds.dialogs import Dialogs
+    from llama3_plugins.data_kinds.pairs import PairExample, Pairs
 
     if candidate == "llama3, sharing off":
         share.WORTH_A_FOREST = 1e-9  # type: ignore[assignment]
@@ -96,12 +97,13 @@ def our_training(turns: Turns, job: str, candidate: str, folder: str, rows: Rows
     if job == "sft":
         algorithm: Any = SFT()
         examples: list[Any] = [DialogExample(np.array(row["prompt"]), span(row["chosen"])) for row in rows]
-        reference = None
+        collate, reference = Dialogs().collate, None
     else:
         algorithm = DPO(DPOOptions(beta=BETA, nll_weight=0.0, mask_format=False))
         examples = [PairExample(np.array(r["prompt"]), span(r["chosen"]), span(r["rejected"])) for r in rows]
+        collate = Pairs().collate
         scorer = ModelScorer(model, precision=options.precision)
-        known = scorer.logps(algorithm.collate(examples))  # precomputed, as TRL's are
+        known = scorer.logps(collate(examples))  # precomputed, as TRL's are
         reference = SimpleNamespace(logps=lambda batch: known)
     batch = np.empty(len(examples), object)
     batch[:] = examples
@@ -115,6 +117,7 @@ def our_training(turns: Turns, job: str, candidate: str, folder: str, rows: Rows
         model,
         algorithm,
         SimpleNamespace(examples=step_examples),  # type: ignore[arg-type]
+        collate=collate,
         options=options,
         schedule=Schedule(LR, 1.0, 0, 1000),
         seed=0,

@@ -16,6 +16,7 @@ from llama3.artifacts import Artifact
 from llama3.checkpoints.adopt import AdoptOptions, adopt
 from llama3.checkpoints.load import read_config
 from llama3.config import Config, Loaded
+from llama3.config.schema import TeacherSection
 from llama3.data.curate import CurateOptions, curate
 from llama3.data.shards import ShardOptions, shard
 from llama3.data.vocabulary import TokenizerOptions, tokenizer
@@ -156,7 +157,7 @@ def in_rounds(make: Executor, config: Config, base: Artifact) -> Trained:
     trained = Trained(base, sft=base, final=base, learnt_from={})
     for n in range(1, config.post_training.rounds + 1):
         dialogs = make(reject, f"reject-{n}", RejectOptions.of(config, n), checkpoint=trained.final)
-        tuned = make(sft, f"sft-{n}", SFTOptions.of(config), checkpoint=base, dialogs=dialogs)
+        tuned = finetune(make, config, f"-{n}", checkpoint=base, dialogs=dialogs)
         pairs = make(preferences, f"preferences-{n}", PreferencesOptions.of(config, n), checkpoint=tuned)
         preferred = learn_to_prefer(make, config, f"-{n}", checkpoint=tuned, preferences=pairs)
         final = mean(make, config, f"average-{n}", base, tuned, preferred)
@@ -167,7 +168,7 @@ def in_rounds(make: Executor, config: Config, base: Artifact) -> Trained:
 def on_own_rows(make: Executor, config: Config, base: Artifact, given: Artifact) -> Trained:
     """The user's own rows: dialogs are finetuned on, pairs, labels and prompts go to the preference stage."""
     if given.type == "dialogs":
-        tuned = final = make(sft, "sft", SFTOptions.of(config), checkpoint=base, dialogs=given)
+        tuned = final = finetune(make, config, "", checkpoint=base, dialogs=given)
     else:
         tuned, final = base, learn_to_prefer(make, config, "", checkpoint=base, preferences=given)
     if anchored(config):  # else the mean of one checkpoint is that checkpoint
@@ -175,12 +176,24 @@ def on_own_rows(make: Executor, config: Config, base: Artifact, given: Artifact)
     return Trained(base, tuned, final, {given.type: given})
 
 
+def finetune(make: Executor, config: Config, suffix: str, **inputs: Artifact) -> Artifact:
+    """Supervised finetuning."""
+    master = teacher(make, "sft", config.post_training.sft.teacher)
+    return make(sft, f"sft{suffix}", SFTOptions.of(config), **inputs, teacher=master)
+
+
 def learn_to_prefer(make: Executor, config: Config, suffix: str, **inputs: Artifact) -> Artifact:
     """The preference stage; with `post_training.reward` a model that learns from the same pairs joins its rewards."""
     judge = None
     if config.post_training.reward is not None:
         judge = make(reward, f"reward{suffix}", RewardOptions.of(config), **inputs)
-    return make(prefer, f"prefer{suffix}", PreferOptions.of(config), **inputs, reward=judge)
+    master = teacher(make, "prefer", config.post_training.prefer.teacher)
+    return make(prefer, f"prefer{suffix}", PreferOptions.of(config), **inputs, reward=judge, teacher=master)
+
+
+def teacher(make: Executor, learner: str, section: TeacherSection | None) -> Artifact | None:
+    """The model that a stage learns from, where its algorithm needs one, as a checkpoint of this run."""
+    return make(adopt, f"teacher-{learner}", AdoptOptions.at(section.path)) if section is not None else None
 
 
 def mean(make: Executor, config: Config, key: str, base: Artifact, a: Artifact, b: Artifact) -> Artifact:

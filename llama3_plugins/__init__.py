@@ -34,6 +34,7 @@ def llama3_algorithms() -> list[AlgorithmSpec]:
             summary="group relative policy optimization: answers compared with each other",
             data="prompts",
             needs=frozenset({"rollouts", "reward", "reference"}),
+            want_logged=frozenset({"entropy"}),
         ),
         AlgorithmSpec(
             name="kto",
@@ -64,6 +65,8 @@ def llama3_algorithms() -> list[AlgorithmSpec]:
             summary="proximal policy optimization with a value head and a KL penalty",
             data="prompts",
             needs=frozenset({"rollouts", "reward", "reference", "value"}),
+            want=frozenset({"logps", "values"}),
+            want_logged=frozenset({"entropy"}),
         ),
         AlgorithmSpec(
             name="rejection_sampling",
@@ -80,7 +83,16 @@ def llama3_algorithms() -> list[AlgorithmSpec]:
             summary="scores of answers from preferences: Bradley-Terry over rankings",
             data="pairs",
             needs=frozenset({"score_head"}),
+            want=frozenset({"score"}),
             reward="reward_model",
+        ),
+        AlgorithmSpec(
+            name="rloo",
+            factory="llama3_plugins.algorithms.rloo:RLOO",
+            options="llama3_plugins.algorithms.options:RLOOOptions",
+            summary="answers compared with the mean of the others to their prompt (leave one out)",
+            data="prompts",
+            needs=frozenset({"rollouts", "reward", "reference"}),
         ),
         AlgorithmSpec(
             name="sft",

@@ -37,6 +37,11 @@ class AdoptOptions(BaseModel):
         if path is None:
             fix = "set model.path to a Hugging Face directory, a Meta directory or a .gguf file"
             raise ConfigError(Problem("L3-ADO-001", "model.path", "no model to adopt is named", fix=fix))
+        return cls.at(path)
+
+    @classmethod
+    def at(cls, path: str) -> AdoptOptions:
+        """Of a model there. Raises CheckpointError where none is."""
         return cls(path=path, blake3=content_hash(Path(path)))
 
 

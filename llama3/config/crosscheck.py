@@ -62,6 +62,8 @@ class _Learner:
     needs: frozenset[str] = frozenset()
     makes_reward: bool = False
     """Whether the model that is trained here joins the rewards."""
+    stage: str = ""
+    """The section of `post_training` that names its teacher."""
 
     def suits(self, spec: AlgorithmSpec, kinds: Mapping[str, DataKindSpec]) -> bool:
         kind = kinds.get(spec.data)
@@ -82,9 +84,10 @@ _LEARNERS = (
         ("post_training", "algorithm"),
         "preferences",
         # The current model samples and has the value head, a frozen copy of it is the reference.
-        frozenset({"rollouts", "reward", "reference", "value"}),
+        frozenset({"rollouts", "reward", "reference", "value", "teacher"}),
+        stage="prefer",
     ),
-    _Learner(("post_training", "sft", "algorithm"), "dialogs"),
+    _Learner(("post_training", "sft", "algorithm"), "dialogs", frozenset({"teacher"}), stage="sft"),
     _Learner(
         ("post_training", "reward", "algorithm"),
         "preferences",
@@ -103,6 +106,21 @@ def _algorithms(config: Config, registry: Registry, place: Place) -> Iterator[Pr
         if isinstance(spec, AlgorithmSpec):
             yield from _learner(learner, spec, registry, place(learner.path))
             yield from _sources(config, spec, registry, place(learner.path))
+            yield from _teacher(config, spec, learner, place)
+
+
+def _teacher(config: Config, spec: AlgorithmSpec, learner: _Learner, place: Place) -> Iterator[Problem]:
+    """A teacher is named where the stage's algorithm needs one, and only there."""
+    if "teacher" not in learner.needs:
+        return
+    teacher = getattr(config.post_training, learner.stage).teacher
+    if "teacher" in spec.needs and teacher is None:
+        fix = f"add `post_training: {{{learner.stage}: {{teacher: {{path: FOLDER}}}}}}`"
+        yield Problem("L3-CFG-070", place(learner.path), f"{spec.name!r} needs a teacher and none is named", fix=fix)
+    elif "teacher" not in spec.needs and teacher is not None:
+        where = place(("post_training", learner.stage, "teacher"))
+        fix = "take it out, or choose an algorithm that needs one"
+        yield Problem("L3-CFG-071", where, f"{spec.name!r} learns from no teacher", fix=fix)
 
 
 def _learner(learner: _Learner, spec: AlgorithmSpec, registry: Registry, where: str) -> Iterator[Problem]:

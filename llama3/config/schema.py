@@ -253,6 +253,13 @@ class LoRASection(Section):
     )
 
 
+class TeacherSection(Section):
+    """A model whose distributions an algorithm learns from."""
+
+    path: str = Field(description="a model of any layout, with the same tokenizer as the one that learns")
+
+
+_TEACHER = Field(None, description="for algorithms that need a teacher: {path: FOLDER}")
 _LORA = Field(None, description="train adapters instead of all weights: {rank: 16}")
 
 
@@ -260,6 +267,7 @@ class SFTSection(OptimizerSection):
     """Supervised finetuning: loss on the target tokens only (paper 4.1.3)."""
 
     algorithm: AlgorithmSlot = Slot(name="sft")
+    teacher: TeacherSection | None = _TEACHER
     lora: LoRASection | None = _LORA
     epochs: int = Field(2, ge=1, description="passes over the examples")
     batch: int = Field(64, ge=1, description="examples per step over all ranks")
@@ -268,6 +276,7 @@ class SFTSection(OptimizerSection):
 class PreferSection(OptimizerSection):
     """Preference stage: pairs (or prompts) made with the current model, then the chosen algorithm."""
 
+    teacher: TeacherSection | None = _TEACHER
     lora: LoRASection | None = _LORA
     prompts: int = Field(512, ge=1, description="prompts asked per round, at most")
     samples: int = Field(8, ge=2, le=64, description="answers per prompt from which pairs are made")

@@ -37,6 +37,7 @@ class Batch:
     parents_S: int32, -1 for a root, else an earlier segment
     targets_M: int64, strictly increasing indices into T; never a root's first token (nothing predicts it)
     per_target, per_segment, per_tree: named columns of length M, S and R
+    dropped: how many segments with targets were left out, by reason (`drop`)
     """
 
     tokens_T: Tensor
@@ -46,6 +47,7 @@ class Batch:
     per_target: Columns = field(default_factory=dict)
     per_segment: Columns = field(default_factory=dict)
     per_tree: Columns = field(default_factory=dict)
+    dropped: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.tokens_T.device.type == "cpu" and (problems := _problems(self)):
@@ -148,8 +150,13 @@ class Batch:
         """Means of a target column over each segment; 0 for a segment without targets. Differentiable."""
         return self.sum_by_segment(x_M) / self.targets_per_segment_S.clamp(min=1)
 
+    def sum_by_tree(self, x_S: Tensor) -> Tensor:
+        """Sums of a segment column over each tree. Differentiable."""
+        return x_S.new_zeros(self.num_trees).index_add(0, self.tree_S, x_S)
+
     @cached_property
     def targets_per_segment_S(self) -> Tensor:
+        """Number of targets in each segment."""
         return torch.bincount(self.segment_M, minlength=self.num_segments)
 
     def select(self, trees: Tensor | Sequence[int]) -> Batch:
@@ -173,6 +180,26 @@ class Batch:
             reached[above[above >= 0]] = True
             keep_S |= reached
         return self._take(keep_S.nonzero().squeeze(-1), keep_S[self.roots_R].nonzero().squeeze(-1))
+
+    def drop(self, trees: Tensor | Sequence[int], why: str) -> Batch:
+        """Without the given trees (indices, or a mask of length R); `dropped` counts what goes under this reason."""
+        kept_R = torch.ones(self.num_trees, dtype=torch.bool, device=self.tokens_T.device)
+        kept_R[self._indices(trees, self.num_trees, "trees")] = False
+        return self._counted(self.select(kept_R), why)
+
+    def drop_segments(self, segments: Tensor | Sequence[int], why: str) -> Batch:
+        """Without the given segments (indices, or a mask of length S), all below them, and trees in which no target is
+        left; `dropped` counts what goes under this reason."""
+        kept_S = torch.ones(self.num_segments, dtype=torch.bool, device=self.tokens_T.device)
+        kept_S[self._indices(segments, self.num_segments, "segments")] = False
+        parents_S = self.parents_S.long()
+        while bool((orphan_S := kept_S & (parents_S >= 0) & ~kept_S[parents_S]).any()):
+            kept_S &= ~orphan_S
+        return self._counted(self.keep(kept_S & (self.targets_per_segment_S > 0)), why)
+
+    def _counted(self, kept: Batch, why: str) -> Batch:
+        gone = int((self.targets_per_segment_S > 0).sum() - (kept.targets_per_segment_S > 0).sum())
+        return dataclasses.replace(kept, dropped={**kept.dropped, why: kept.dropped.get(why, 0) + gone})
 
     def with_children(self, children_RK: Tensor) -> Batch:
         """Each tree's root with the given children of it (segments), in the given order; nothing else is kept."""
@@ -216,6 +243,7 @@ class Batch:
             moved(self.per_target),
             moved(self.per_segment),
             moved(self.per_tree),
+            self.dropped,
         )
 
     @classmethod
@@ -274,6 +302,7 @@ class Batch:
     @classmethod
     def concat(cls, batches: Sequence[Batch]) -> Batch:
         """One batch of all trees, in order. All batches that have targets, segments or trees need the same columns."""
+        batches = list(batches)  # read once: they may be made as they are read
         if not batches:
             return cls.of_trees([])
         token_base = np.cumsum([0] + [batch.num_tokens for batch in batches]).tolist()
@@ -353,6 +382,7 @@ class Batch:
             per_target={name: column[old_M] for name, column in self.per_target.items()},
             per_segment={name: column[segments] for name, column in self.per_segment.items()},
             per_tree={name: column[trees] for name, column in self.per_tree.items()},
+            dropped=self.dropped,
         )
 
 

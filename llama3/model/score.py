@@ -1,10 +1,13 @@
 """`score`: the one log-prob engine. Algorithms, references, rewards and evaluation all read a model through it.
 
+Beside the log-probability of the one token that is there, a target can be compared with a whole distribution, such as a
+teacher's: a soft target, given by the tokens that carry it. `top` gives those of a model.
+
 Only target rows meet the output matrix, in chunks, so that the scores over the vocabulary of a whole batch never
 exist in float32 at once. Log-probabilities and entropies are computed in float32 whatever the precision of the
 products.
 
-Legend: T tokens, M targets, S segments, D model dim, V vocabulary.
+Legend: T tokens, M targets, S segments, D model dim, V vocabulary, k tokens of a soft target.
 """
 
 from __future__ import annotations
@@ -12,18 +15,17 @@ from __future__ import annotations
 from collections.abc import Set
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llama3.errors import ConfigError, Problem
+from llama3.errors import ConfigError, DataError, Problem
 from llama3.model.batch import Batch
 from llama3.model.share import share
 from llama3.model.transformer import Transformer, compute_dtype
-
-Want = Literal["logps", "entropy", "values", "score"]
+from llama3.plugins.specs import Want
 
 CHUNK_LOGITS = 1 << 20
 """Logits computed at once on the CPU (256 rows of 4,096 tokens): their float32 copies stay in the cache."""
@@ -46,6 +48,7 @@ class Scored:
     entropy_M: Tensor = None  # type: ignore[assignment]
     values_M: Tensor = None  # type: ignore[assignment]
     score_S: Tensor = None  # type: ignore[assignment]
+    soft_M: Tensor = None  # type: ignore[assignment]
 
 
 def score(
@@ -56,6 +59,10 @@ def score(
     logps_M: log-probability of each target at `temperature`, in nats
     entropy_M: entropy of the distribution each target was drawn from, in nats
     values_M: value head at the token before each target; score_S: score head at each segment's last token
+    soft_M: -sum_k p_k log pi(token_k) at each target, the cross-entropy with a soft target p, in nats; it is read from
+        per_target["soft_ids"] (int64[M, k]) and per_target["soft_probs"] (float[M, k])
+
+    Raises ConfigError for a column that does not exist or a head that the model lacks, DataError without soft targets.
     """
     if problems := _problems(want, temperature):
         raise ConfigError(problems)
@@ -66,10 +73,10 @@ def score(
 
 
 def _problems(want: Set[str], temperature: float) -> list[Problem]:
-    unknown = set(want) - {"logps", "entropy", "values", "score"}
+    known = get_args(Want)
     problems = [
-        Problem("L3-MDL-020", "score", f"cannot compute {name!r}", fix="ask for logps, entropy, values or score")
-        for name in sorted(unknown)
+        Problem("L3-MDL-020", "score", f"cannot compute {name!r}", fix=f"ask for {', '.join(known)}")
+        for name in sorted(set(want) - set(known))
     ]
     if not temperature > 0:
         problems.append(Problem("L3-MDL-021", "score", f"temperature {temperature} is not above 0", fix="use 1.0"))
@@ -85,11 +92,11 @@ def _heads(
     """
     out: dict[str, Tensor] = {}
     h_MD = h_TD[read_N[: batch.num_targets]]
-    if {"logps", "entropy"} & set(want):
-        logps_M, entropy_M = log_probs(h_MD, model.lm_head.weight, batch.target_ids_M, temperature, "entropy" in want)
-        out["logps_M"] = logps_M
-        if "entropy" in want:
-            out["entropy_M"] = entropy_M
+    if want & {"logps", "entropy", "soft"}:
+        soft = _soft_target(batch) if "soft" in want else None
+        found = log_probs(h_MD, model.lm_head.weight, batch.target_ids_M, temperature, "entropy" in want, soft)
+        columns = dict(zip(("logps", "entropy", "soft"), found, strict=True))
+        out |= {f"{name}_M": column_M for name, column_M in columns.items() if name in want}
     if "values" in want:
         out["values_M"] = _scalar(model.value_head, "value_head", h_MD)
     if "score" in want:
@@ -111,12 +118,34 @@ def _scalar(head: torch.nn.Linear | None, name: str, h: Tensor) -> Tensor:
         return F.linear(h.float(), head.weight.float()).squeeze(-1)
 
 
+def _soft_target(batch: Batch) -> tuple[Tensor, Tensor]:
+    columns = batch.per_target
+    if not {"soft_ids", "soft_probs"} <= columns.keys():
+        raise DataError(
+            Problem(
+                "L3-MDL-023",
+                "score",
+                "the batch has no soft targets",
+                "the cross-entropy with them is wanted",
+                'add per_target["soft_ids"] and per_target["soft_probs"], both [M, k], in `prepare`',
+            )
+        )
+    return columns["soft_ids"], columns["soft_probs"].float()
+
+
 def log_probs(
-    h_MD: Tensor, weight_VD: Tensor, ids_M: Tensor, temperature: float = 1.0, with_entropy: bool = False
-) -> tuple[Tensor, Tensor]:
-    """Log-probabilities of `ids_M` under softmax(h W' / temperature), and the entropies (zeros unless asked for)."""
+    h_MD: Tensor,
+    weight_VD: Tensor,
+    ids_M: Tensor,
+    temperature: float = 1.0,
+    with_entropy: bool = False,
+    soft: tuple[Tensor, Tensor] | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-probabilities of `ids_M` under softmax(h W' / temperature), the entropies and the cross-entropies with the
+    distributions `soft` (ids_Mk, probs_Mk); zeros where they were not asked for."""
     dtype = compute_dtype(h_MD)
-    return _LogProbs.apply(h_MD.to(dtype), weight_VD, ids_M, temperature, with_entropy)
+    soft_ids_Mk, soft_probs_Mk = soft or (ids_M.new_empty(len(ids_M), 0), h_MD.new_empty(len(ids_M), 0))
+    return _LogProbs.apply(h_MD.to(dtype), weight_VD, ids_M, temperature, with_entropy, soft_ids_Mk, soft_probs_Mk)
 
 
 class _LogProbs(torch.autograd.Function):
@@ -124,12 +153,19 @@ class _LogProbs(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, h_MD: Tensor, weight_VD: Tensor, ids_M: Tensor, temperature: float, with_entropy: bool
-    ) -> tuple[Tensor, Tensor]:
+        ctx: Any,
+        h_MD: Tensor,
+        weight_VD: Tensor,
+        ids_M: Tensor,
+        temperature: float,
+        with_entropy: bool,
+        soft_ids_Mk: Tensor,
+        soft_probs_Mk: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
         needs_backward = any(ctx.needs_input_grad)
         ctx.weight_dtype, weight_VD = weight_VD.dtype, weight_VD.to(h_MD.dtype)
         keep = needs_backward and len(h_MD) * len(weight_VD) <= KEPT_LOGITS
-        logps_M, entropy_M = (h_MD.new_zeros(len(h_MD), dtype=torch.float32) for _ in range(2))
+        logps_M, entropy_M, soft_M = (h_MD.new_zeros(len(h_MD), dtype=torch.float32) for _ in range(3))
         kept: list[Tensor] = []
         for rows in _chunks(h_MD, weight_VD):
             logits = _logits(h_MD[rows], weight_VD, temperature)
@@ -137,28 +173,39 @@ class _LogProbs(torch.autograd.Function):
                 kept.append(logits)
             log_p = torch.log_softmax(logits, dim=-1, dtype=torch.float32)
             logps_M[rows] = log_p.gather(1, ids_M[rows, None]).squeeze(1)
+            soft_M[rows] = -torch.linalg.vecdot(soft_probs_Mk[rows], log_p.gather(1, soft_ids_Mk[rows]))
             if with_entropy:
                 entropy_M[rows] = -torch.linalg.vecdot(log_p.exp(), log_p)
         if needs_backward:
-            ctx.save_for_backward(h_MD, weight_VD, ids_M, entropy_M, *kept)
-            ctx.temperature, ctx.with_entropy = temperature, with_entropy
-        return logps_M, entropy_M
+            ctx.save_for_backward(h_MD, weight_VD, ids_M, entropy_M, soft_ids_Mk, soft_probs_Mk, *kept)
+            ctx.temperature = temperature
+            ctx.set_materialize_grads(False)  # None tells that a column was not used, so that it costs nothing
+        return logps_M, entropy_M, soft_M
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
-        h_MD, weight_VD, ids_M, entropy_M, *kept = ctx.saved_tensors
-        grad_logps_M, grad_entropy_M = grads
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        h_MD, weight_VD, ids_M, entropy_M, soft_ids_Mk, soft_probs_Mk, *kept = ctx.saved_tensors
+        grad_logps_M, grad_entropy_M, grad_soft_M = grads
         grad_h_MD = torch.empty_like(h_MD)
         grad_weight_VD: Tensor | None = None
         for index, rows in enumerate(_chunks(h_MD, weight_VD)):
             logits = kept[index] if kept else _logits(h_MD[rows], weight_VD, ctx.temperature)
-            slope = grad_logps_M[rows, None].neg()
-            p = torch.softmax(logits, dim=-1, dtype=torch.float32)
-            if ctx.with_entropy:
+            grad_logits = torch.softmax(logits, dim=-1, dtype=torch.float32)
+            slope = torch.zeros_like(entropy_M[rows, None])
+            if grad_logps_M is not None:
+                slope = slope - grad_logps_M[rows, None]
+            if grad_soft_M is not None:
+                pull_Mk = grad_soft_M[rows, None] * soft_probs_Mk[rows]
+                slope = slope + pull_Mk.sum(1, keepdim=True)
+            if grad_entropy_M is not None:
                 # dH/dz = -p (log p + H)
                 log_p = torch.log_softmax(logits, dim=-1, dtype=torch.float32)
                 slope = slope - grad_entropy_M[rows, None] * log_p.add_(entropy_M[rows, None])
-            grad_logits = p.mul_(slope).scatter_add_(1, ids_M[rows, None], grad_logps_M[rows, None])
+            grad_logits.mul_(slope)
+            if grad_logps_M is not None:
+                grad_logits.scatter_add_(1, ids_M[rows, None], grad_logps_M[rows, None])
+            if grad_soft_M is not None:
+                grad_logits.scatter_add_(1, soft_ids_Mk[rows], -pull_Mk)
             if ctx.temperature != 1.0:
                 grad_logits.div_(ctx.temperature)
             grad_logits = grad_logits.to(h_MD.dtype)
@@ -168,7 +215,35 @@ class _LogProbs(torch.autograd.Function):
             grad_weight_VD = part_VD.float() if grad_weight_VD is None else grad_weight_VD.add_(part_VD)
         if grad_weight_VD is None:
             grad_weight_VD = torch.zeros_like(weight_VD)
-        return grad_h_MD, grad_weight_VD.to(ctx.weight_dtype), None, None, None
+        return grad_h_MD, grad_weight_VD.to(ctx.weight_dtype), *[None] * 5
+
+
+@torch.no_grad()
+def top(model: torch.nn.Module, batch: Batch, k: int, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+    """The k likeliest tokens at each target and their log-probabilities, likeliest first: int64[M, k], float32[M, k].
+
+    Raises ConfigError where k is not between 1 and the size of the vocabulary.
+    """
+    forest, read_M = share(batch, batch.source_M)
+
+    def heads(model: Transformer, h_TD: Tensor) -> dict[str, Tensor]:
+        weight_VD = model.lm_head.weight
+        if not 1 <= k <= len(weight_VD):
+            why = f"the vocabulary has {len(weight_VD)} tokens"
+            raise ConfigError(Problem("L3-MDL-024", "top", f"cannot give {k} tokens", why, "give k from 1 to that"))
+        h_MD = h_TD[read_M].to(compute_dtype(h_TD))
+        found = [
+            torch.log_softmax(_logits(h_MD[rows], weight_VD.to(h_MD.dtype), temperature), -1, torch.float32).topk(k)
+            for rows in _chunks(h_MD, weight_VD)
+        ]
+        empty_Mk = h_MD.new_empty(0, k, dtype=torch.float32)
+        return {
+            "ids_Mk": torch.cat([empty_Mk.long(), *(chunk.indices for chunk in found)]),
+            "logps_Mk": torch.cat([empty_Mk, *(chunk.values for chunk in found)]),
+        }
+
+    found = model(forest, heads)
+    return found["ids_Mk"], found["logps_Mk"]
 
 
 def _logits(h_MD: Tensor, weight_VD: Tensor, temperature: float) -> Tensor:

@@ -18,10 +18,9 @@ from llama3.plugins.hookspecs import REGISTRATION
 from llama3.plugins.loader import BUILT_IN, Broken, Discovery, Offer, load_plugins
 from llama3.plugins.observers import Observers
 from llama3.plugins.options import Loc, problems_of
-from llama3.plugins.specs import PluginSpec
+from llama3.plugins.specs import API_VERSION, PluginSpec
 from llama3.plugins.targets import describe, fix_for, resolve
 
-API_VERSION = 1
 FAMILIES = tuple(kind.family for kind in REGISTRATION.values())
 
 
@@ -110,14 +109,16 @@ class Registry:
         (offer,) = matches
         status = self._status(offer, alone=True)
         if status != "ok":
-            fix = (
-                f"pip install -U {offer.dist} {BUILT_IN}"
-                if status.startswith("needs api")
-                else f"pip install {status.removeprefix('needs ').replace('_', '-')}"
-            )
             what = f"{offer.qualified} {offer.version} {status}"
-            raise PluginError(Problem("L3-PLG-013", where, what, fix=fix))
+            raise PluginError(Problem("L3-PLG-013", where, what, *self._cure(offer, status)))
         return offer
+
+    def _cure(self, offer: Offer, status: str) -> tuple[str, str]:
+        """Why a plugin of this status cannot be used, and what to do."""
+        if not status.startswith("needs api"):
+            return "", f"pip install {status.removeprefix('needs ').replace('_', '-')}"
+        why = f"this is api {API_VERSION}"
+        return why, f"pip install -U {offer.dist} {BUILT_IN}; its author finds what changed in docs/plugins.md"
 
     def spec(self, family: str, name: str, *, where: str = "") -> PluginSpec:
         """The spec of the plugin called `name`; raises as `offer` does."""

@@ -10,7 +10,10 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 Stability = Literal["stable", "experimental"]
+API_VERSION = 2
+"""Of the protocols in this release; a plugin written for another one is refused by name."""
 Need = Literal["rollouts", "reward", "reference", "value", "score_head", "teacher"]
+Want = Literal["logps", "entropy", "values", "score", "soft"]
 GuardStage = Literal["input", "tool_result", "output", "tool_call", "code", "stream"]
 
 
@@ -29,7 +32,7 @@ class PluginSpec:
     factory: str
     options: str | None = None
     summary: str = ""
-    api_version: int = 1
+    api_version: int = API_VERSION
     requires: tuple[str, ...] = ()
     """Importable modules that the plugin needs beyond its own package; a missing one is reported as `needs X`."""
     stability: Stability = "stable"
@@ -86,6 +89,10 @@ class AlgorithmSpec(PluginSpec):
     needs: frozenset[Need] = frozenset()
     reward: str | None = None
     """The reward that scores with the model it trains, given that model as the option `path`; None: it trains none."""
+    want: frozenset[Want] = frozenset({"logps"})
+    """The columns of `llama3.model.score.Scored` that `loss` and `metrics` read."""
+    want_logged: frozenset[Want] = frozenset()
+    """Columns that only `metrics` reads: computed on logged steps alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,9 +23,9 @@ def kl_estimate(logps_M: Tensor, ref_logps_M: Tensor, estimator: Literal["k1", "
     return -logratio_M if estimator == "k1" else logratio_M.exp() - 1 - logratio_M
 
 
-def whiten(x_M: Tensor, known_M: Tensor, stats: Stats, *, shift_mean: bool = True) -> Tensor:
-    """x with unit variance and, with `shift_mean`, mean 0 over the known tokens of the whole step, all ranks."""
-    mean, std = stats.moments(x_M[known_M])
+def whiten(x_M: Tensor, stats: Stats, *, shift_mean: bool = True) -> Tensor:
+    """x with unit variance and, with `shift_mean`, mean 0 over the tokens of the whole step, all ranks."""
+    mean, std = stats.moments(x_M)
     white_M = (x_M - mean) * torch.rsqrt(std**2 + 1e-8)
     return white_M if shift_mean else white_M + mean
 
@@ -44,33 +44,27 @@ def gae(rewards_M: Tensor, values_M: Tensor, batch: Batch, gamma: float, lam: fl
     delta_M = rewards_M + gamma * values_M.roll(-1) * going_on_M - values_M
     _, row_M, lengths_N = torch.unique_consecutive(batch.segment_M, return_inverse=True, return_counts=True)
     column_M = torch.arange(len(row_M), device=row_M.device) - (lengths_N.cumsum(0) - lengths_N)[row_M]
-    sums_NL = delta_M.new_zeros(len(lengths_N), int(lengths_N.max()))
+    sums_NL = delta_M.new_zeros(len(lengths_N), int(lengths_N.max()) if len(lengths_N) else 0)
     sums_NL[row_M, column_M] = delta_M
     for t in range(sums_NL.shape[1] - 2, -1, -1):
         sums_NL[:, t] += gamma * lam * sums_NL[:, t + 1]
     return sums_NL[row_M, column_M]
 
 
-def group_advantages(reward_S: Tensor, batch: Batch, scale: Literal["group", "batch", "none"], stats: Stats) -> Tensor:
-    """(reward - mean of the prompt's rewards) / (std + 1e-4) of each segment; 0 where no reward is known.
+def group_advantages(batch: Batch, scale: Literal["group", "batch", "none"], stats: Stats) -> Tensor:
+    """(reward - mean of the prompt's rewards) / (std + 1e-4) of each answer; 0 for prompts.
 
     The unbiased std is that of the prompt's rewards, of all rewards of the step, or left out. A prompt whose answers
     all have one reward has advantages of exactly 0.
     """
-    known = (~reward_S.isnan()).nonzero().squeeze(-1)
+    is_answer_S = batch.per_segment["is_answer"]
     # Sums of float64, so that the mean of equal rewards is that reward.
-    reward_N, tree_N = reward_S[known].double(), batch.tree_S[known]
-    count_R = torch.bincount(tree_N, minlength=batch.num_trees)
-
-    def total_R(x_N: Tensor) -> Tensor:
-        return x_N.new_zeros(batch.num_trees).index_add(0, tree_N, x_N)
-
-    advantage_N = reward_N - (total_R(reward_N) / count_R)[tree_N]
+    reward_S = batch.per_segment["reward"].double()
+    count_R = batch.sum_by_tree(is_answer_S.double())
+    advantage_S = (reward_S - (batch.sum_by_tree(reward_S) / count_R)[batch.tree_S]) * is_answer_S
     if scale == "group":
-        std_R = (total_R(advantage_N**2) / (count_R - 1).clamp(min=1)).sqrt()
-        advantage_N = advantage_N / (std_R[tree_N] + 1e-4)
+        std_R = (batch.sum_by_tree(advantage_S**2) / (count_R - 1).clamp(min=1)).sqrt()
+        advantage_S = advantage_S / (std_R[batch.tree_S] + 1e-4)
     elif scale == "batch":
-        advantage_N = advantage_N / (stats.moments(reward_N)[1] + 1e-4)
-    advantage_S = torch.zeros_like(reward_S)
-    advantage_S[known] = advantage_N.float()
-    return advantage_S
+        advantage_S = advantage_S / (stats.moments(reward_S[is_answer_S])[1] + 1e-4)
+    return advantage_S.float()

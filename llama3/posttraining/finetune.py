@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -40,28 +40,27 @@ from llama3.model.lora import add_lora, merge
 from llama3.model.transformer import Transformer
 from llama3.plugins.registry import discover
 from llama3.plugins.specs import AlgorithmSpec, Need
+from llama3.posttraining.cached_scorer import CachedScorer
 from llama3.posttraining.datasets import Epochs
-from llama3.posttraining.reference import CachedReference
 from llama3.posttraining.sampling import build_reward
 from llama3.posttraining.services import (
     BaseScorer,
     GatheredGenerator,
     LazyScorer,
     ModelScorer,
-    RolloutSampler,
     TextRewarder,
     build_services,
     chunks,
-    draw_seed,
 )
 from llama3.tasks.data_kind import DataKind, Example, Row, data_kind, data_kind_spec
+from llama3.tasks.rewards import CombinedReward
 from llama3.tasks.rows import read_rows
 from llama3.tokenizer import Tokenizer, stop_ids
-from llama3.training.algorithm import Algorithm, Scorer
+from llama3.training.algorithm import Algorithm, Collate, Scorer
 from llama3.training.checkpoint import CheckpointStore
 from llama3.training.loop import train
 from llama3.training.parallel import GlobalStats, Parallel, start
-from llama3.training.rollouts import RolloutWatch
+from llama3.training.rollouts import Rollouts
 from llama3.training.schedule import Schedule
 from llama3.training.stage import reporting, save_checkpoint, whole_model
 
@@ -96,7 +95,7 @@ class SFTOptions(TrainingOptions):
     @classmethod
     def of(cls, config: Config) -> Self:
         """From the whole config."""
-        return cls(sft=config.post_training.sft, **cls.common(config))
+        return cls(sft=_without_teacher(config.post_training.sft), **cls.common(config))
 
 
 class PreferOptions(TrainingOptions):
@@ -110,7 +109,8 @@ class PreferOptions(TrainingOptions):
     def of(cls, config: Config) -> Self:
         """From the whole config."""
         post = config.post_training
-        return cls(prefer=post.prefer, algorithm=post.algorithm, rewards=tuple(post.rewards), **cls.common(config))
+        prefer = _without_teacher(post.prefer)
+        return cls(prefer=prefer, algorithm=post.algorithm, rewards=tuple(post.rewards), **cls.common(config))
 
 
 class RewardOptions(TrainingOptions):
@@ -124,11 +124,28 @@ class RewardOptions(TrainingOptions):
         return cls(reward=config.post_training.reward or RewardSection(), **cls.common(config))
 
 
+S = TypeVar("S", SFTSection, PreferSection)
+
+
+def _without_teacher(section: S) -> S:
+    """The teacher is an input of the stage: what it is counts, not where it came from."""
+    return section.model_copy(update={"teacher": None})
+
+
 @stage(output="checkpoint", every_rank=True)
-def sft(checkpoint: Checkpoint, dialogs: Dialogs, *, options: SFTOptions, out: StageOutput) -> None:
-    """Finetune `checkpoint` (the base model) on `dialogs`. Raises DataError for bad or missing dialogs, all at once."""
-    inputs = {"checkpoint": checkpoint, "dialogs": dialogs}
-    Finetuning("sft", inputs, dialogs, options.sft.algorithm, options.sft, options, out).run({})
+def sft(
+    checkpoint: Checkpoint,
+    dialogs: Dialogs,
+    teacher: Checkpoint | None = None,
+    *,
+    options: SFTOptions,
+    out: StageOutput,
+) -> None:
+    """Finetune `checkpoint` (the base model) on `dialogs`; `teacher` is for algorithms that need one. Raises DataError
+    for bad or missing dialogs, all at once."""
+    inputs = {"checkpoint": checkpoint, "dialogs": dialogs} | ({"teacher": teacher} if teacher else {})
+    job = Finetuning("sft", inputs, dialogs, options.sft.algorithm, options.sft, options, out)
+    job.run({"teacher": job.teacher})
 
 
 @stage(output="checkpoint", every_rank=True)
@@ -144,25 +161,28 @@ def prefer(
     checkpoint: Checkpoint,
     preferences: Preferences,
     reward: Checkpoint | None = None,
+    teacher: Checkpoint | None = None,
     *,
     options: PreferOptions,
     out: StageOutput,
 ) -> None:
     """Train `checkpoint` (the sft model, also the reference) on the pairs, the labels or the prompts of `preferences`.
-    `reward` is a checkpoint whose score head joins the rewards."""
-    section = options.prefer
-    inputs = {"checkpoint": checkpoint, "preferences": preferences} | ({"reward": reward} if reward else {})
-    job = Finetuning("prefer", inputs, preferences, options.algorithm, section, options, out)
+    `reward` is a checkpoint whose score head joins the rewards; `teacher` is for algorithms that need one."""
+    given = {"checkpoint": checkpoint, "preferences": preferences, "reward": reward, "teacher": teacher}
+    inputs = {role: artifact for role, artifact in given.items() if artifact is not None}
+    job = Finetuning("prefer", inputs, preferences, options.algorithm, options.prefer, options, out)
+
+    def rollouts() -> Rollouts:
+        judge = build_reward(options.rewards, reward) if "reward" in job.spec.needs else None
+        return job.rollouts(options.prefer, judge)
+
     job.run(
         {
             "reference": job.reference,
             "value": lambda: job.scorer(job.model),
-            "rollouts": lambda: RolloutSampler(
-                GatheredGenerator(job.model, job.parallel),
-                Sampling(section.max_tokens, section.temperature, section.top_p, stop_ids=stop_ids(job.tokenizer)),
-                draw_seed=lambda: draw_seed(job.parallel.context),
-            ),
-            "reward": lambda: TextRewarder(build_reward(options.rewards, reward), job.tokenizer, job.rows, job.watch),
+            "teacher": job.teacher,
+            "rollouts": rollouts,
+            "reward": lambda: None,
         }
     )
 
@@ -233,14 +253,16 @@ class Finetuning:
         self.parallel.apply(model)
         return model
 
-    @cached_property
-    def watch(self) -> RolloutWatch:
-        return RolloutWatch()
+    @property
+    def temperature(self) -> float:
+        """At which models are scored: that of the answers, where the algorithm has some drawn."""
+        section = self.section
+        return section.temperature if isinstance(section, PreferSection) and "rollouts" in self.spec.needs else 1.0
 
     @property
-    def sampling_temperature(self) -> float:
-        """At which answers are drawn, in a stage that draws some."""
-        return self.section.temperature if isinstance(self.section, PreferSection) else 1.0
+    def collate(self) -> Collate:
+        """The algorithm's way to pack examples, or that of its kind of data."""
+        return self.algorithm.collate or self.kind.collate
 
     @cached_property
     def config(self) -> ModelConfig:
@@ -249,6 +271,13 @@ class Finetuning:
     @cached_property
     def parallel(self) -> Parallel:
         return start(self.options.parallelism, self.config, device_of(self.options.device), discover())
+
+    def rollouts(self, section: PreferSection, judge: CombinedReward | None) -> Rollouts:
+        """Draws answers to the prompts from the model as it is trained; `judge`, where the algorithm needs rewards,
+        scores them."""
+        sampling = Sampling(section.max_tokens, section.temperature, section.top_p, stop_ids=stop_ids(self.tokenizer))
+        rewarder = TextRewarder(judge, self.tokenizer, self.rows) if judge is not None else None
+        return Rollouts(GatheredGenerator(self.model, self.parallel), sampling, rewarder)
 
     def run(self, makers: Mapping[Need, Callable[[], Any]]) -> None:
         """Train and write the checkpoint."""
@@ -273,12 +302,13 @@ class Finetuning:
                 schedule=Schedule(section.lr, section.final_lr, section.warmup, dataset.steps),
                 seed=seed,
                 parallel=self.parallel,
-                needs=self.spec.needs,
+                collate=self.collate,
+                want=self.spec.want,
+                want_logged=self.spec.want_logged,
                 services=services,
+                rollouts=services.built.get("rollouts"),
                 store=CheckpointStore(self.out.scratch / "checkpoints"),
                 identity={"stage": self.stage, **{role: artifact.hash for role, artifact in self.inputs.items()}},
-                sampling_temperature=self.sampling_temperature,
-                watch=self.watch,
                 reporter=reporter,
             )
         whole = whole_model(self.model, self.config, context, section.lora)
@@ -307,7 +337,7 @@ class Finetuning:
             model,
             microbatch_tokens=section.microbatch_tokens,
             precision=section.precision,
-            temperature=self.algorithm.plan.scored_at(self.sampling_temperature),
+            temperature=self.temperature,
         )
 
     def frozen(self) -> Scorer:
@@ -317,23 +347,38 @@ class Finetuning:
         folder = self.inputs["checkpoint"].path
         return self.scorer(load_model(folder, device=self.parallel.context.device).requires_grad_(False))
 
+    def teacher(self) -> Scorer:
+        """The teacher; what it says of given answers is kept across kills. Raises ConfigError where its tokens are not
+        the model's."""
+        artifact = self.inputs["teacher"]
+        if Tokenizer.load(artifact.path).hash != self.tokenizer.hash:
+            what = "the teacher has another tokenizer than the model that learns"
+            why, fix = "its distributions are over other tokens", "choose a teacher of the same family"
+            raise ConfigError(Problem("L3-FIN-003", f"stage {self.stage}", what, why, fix))
+
+        def load() -> Scorer:
+            return self.scorer(load_model(artifact.path, device=self.parallel.context.device).requires_grad_(False))
+
+        return LazyScorer(load) if "rollouts" in self.spec.needs else self.cached("teacher", artifact, load)
+
     def reference(self) -> Scorer:
         """The frozen model; where the answers are given, with their log-probs computed before training and kept across
         kills."""
         if "rollouts" in self.spec.needs:
             return LazyScorer(self.frozen)
-        context, examples = self.parallel.context, self.examples
-        temperature = self.algorithm.plan.scored_at(self.sampling_temperature)
-        identity = f"{self.inputs['checkpoint'].hash}/{self.section.precision}/{temperature}/{context.device.type}"
-        path = self.out.scratch / "reference.safetensors"
-        reference = CachedReference(path, identity, self.frozen, lambda miss: any(context.reduce([miss], "max")))
+        examples, reference = self.examples, self.cached("reference", self.inputs["checkpoint"], self.frozen)
         with self.out.progress("reference log-probs", len(examples)) as task:
             for chunk in chunks(examples, 64):
-                reference.logps(self.algorithm.collate(chunk).to(context.device))
+                reference.logps(self.collate(chunk).to(self.parallel.context.device))
                 task.advance(len(chunk))
-        if context.is_main:
-            reference.save()
+        reference.close()
         return reference
+
+    def cached(self, role: str, model: Artifact, make: Callable[[], Scorer]) -> CachedScorer:
+        """A frozen model whose answers are kept in the scratch folder."""
+        context = self.parallel.context
+        identity = f"{model.hash}/{self.section.precision}/{self.temperature}/{context.device.type}"
+        return CachedScorer(self.out.scratch / role, identity, make, context)
 
     def _refuse_long(self, examples: Sequence[Example]) -> None:
         limit = self.config.max_seq_len

@@ -1,4 +1,5 @@
-"""What the core gives an algorithm in `prepare`: log-probs of policy and reference, rollouts, rewards, statistics.
+"""What the core gives an algorithm in `prepare`: what policy, reference and teacher say, and statistics; and what the
+loop scores answers with.
 
 `build_services` makes only what the algorithm's spec names under `needs`; asking for anything else is an error that
 says so.
@@ -9,29 +10,29 @@ Legend: T tokens, M targets, S segments, R trees (llama3.model.batch).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from llama3.errors import PluginError, Problem
-from llama3.inference.completion import Completion, Generator
+from llama3.inference.completion import Completion
 from llama3.inference.engine import throughput_engine
 from llama3.inference.sampling import Sampling
-from llama3.model.batch import Batch, Segment, Tree
+from llama3.model.batch import Batch
 from llama3.model.lora import without_adapters
-from llama3.model.score import score
+from llama3.model.score import score, top
 from llama3.model.transformer import Transformer
 from llama3.plugins.specs import Need
 from llama3.tasks.rewards import CombinedReward, Example, require_scorable
 from llama3.tokenizer.chat import stop_ids
-from llama3.training.algorithm import Rewarder, Sampler, Scorer, Stats, ValueModel
+from llama3.training.algorithm import Scorer, Stats, ValueModel
 from llama3.training.microbatch import cut
-from llama3.training.parallel import Parallel, ParallelContext
-from llama3.training.rollouts import RolloutWatch
+from llama3.training.parallel import Parallel
+from llama3.training.rollouts import Rewards, Rollouts
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -57,21 +58,29 @@ class ModelScorer:
 
     def logps(self, batch: Batch) -> Tensor:
         """Log-probs (M,) of the targets at `temperature`, fp32."""
-        return self._read(batch, "logps")
+        (logps_M,) = self._read(batch, lambda part: (score(self.model, part, {"logps"}, self.temperature).logps_M,))
+        return logps_M
 
     def values(self, batch: Batch) -> Tensor:
         """The value head (M,) at the token before each target, fp32."""
-        return self._read(batch, "values")
+        (values_M,) = self._read(batch, lambda part: (score(self.model, part, {"values"}).values_M,))
+        return values_M
+
+    def top(self, batch: Batch, k: int) -> tuple[Tensor, Tensor]:
+        """The k likeliest tokens (M, k) at each target and their log-probs (M, k) at `temperature`, fp32."""
+        ids_Mk, logps_Mk = self._read(batch, lambda part: top(self.model, part, k, self.temperature))
+        return ids_Mk, logps_Mk
 
     @torch.no_grad()
-    def _read(self, batch: Batch, want: Literal["logps", "values"]) -> Tensor:
-        found_M = torch.empty(batch.num_targets, device=batch.tokens_T.device)
-        rows_M = torch.arange(batch.num_targets, device=batch.tokens_T.device)
-        for part in cut(batch.with_(per_target={"row": rows_M}), self.microbatch_tokens):
-            with torch.autocast(batch.tokens_T.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-                scored = score(self.model, part, {want}, self.temperature)
-            found_M[part.per_target["row"]] = scored.logps_M if want == "logps" else scored.values_M
-        return found_M
+    def _read(self, batch: Batch, read: Callable[[Batch], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+        """What `read` gives of each target, in the order of the batch."""
+        numbers_M = torch.arange(batch.num_targets, device=batch.tokens_T.device)
+        numbered = batch.with_(per_target={"number": numbers_M})
+        parts = cut(numbered, self.microbatch_tokens) or [numbered]
+        with torch.autocast(batch.tokens_T.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            found = [read(part) for part in parts]
+        order = torch.cat([part.per_target["number"] for part in parts]).argsort()
+        return tuple(torch.cat(column)[order] for column in zip(*found, strict=True))
 
 
 class LazyScorer:
@@ -87,12 +96,8 @@ class LazyScorer:
     def logps(self, batch: Batch) -> Tensor:
         return self._scorer.logps(batch)
 
-
-def draw_seed(context: ParallelContext | None = None) -> int:
-    """A seed from torch's generator, which the loop seeds by step: a resumed run samples the same. With a context it
-    is the first rank's, so that an answer does not depend on which rank draws it; every rank must then call it."""
-    seed = int(torch.randint(2**53, ()))
-    return seed if context is None else int(context.reduce([seed if context.is_main else 0], "sum")[0])
+    def top(self, batch: Batch, k: int) -> tuple[Tensor, Tensor]:
+        return self._scorer.top(batch, k)
 
 
 class BaseScorer:
@@ -105,6 +110,11 @@ class BaseScorer:
         """Log-probs (M,) of the targets, fp32."""
         with without_adapters(self._model):
             return self._scorer.logps(batch)
+
+    def top(self, batch: Batch, k: int) -> tuple[Tensor, Tensor]:
+        """The k likeliest tokens (M, k) and their log-probs (M, k)."""
+        with without_adapters(self._model):
+            return self._scorer.top(batch, k)
 
 
 class GatheredGenerator:
@@ -121,69 +131,31 @@ class GatheredGenerator:
             return self._engine.generate(prompts, sampling)
 
 
-class RolloutSampler:
-    """Answers of the current policy as trees (the `Sampler` of llama3.training.algorithm)."""
-
-    def __init__(self, generator: Generator, sampling: Sampling, *, draw_seed: Callable[[], int] = draw_seed) -> None:
-        self._generator, self._sampling, self._draw_seed = generator, sampling, draw_seed
-        self.max_tokens = sampling.max_tokens
-
-    def rollouts(self, prompts: Batch, samples: int) -> Batch:
-        """[prompt] <- [answer 1] ... [answer n] for each root of `prompts`; per_tree columns are kept.
-
-        All prompts are sampled in one call.
-        """
-        ids_R = [segment.tolist() for segment in _segments(prompts)]
-        completions = self._generator.generate(ids_R, replace(self._sampling, n=samples, seed=self._draw_seed()))
-        trees = [
-            Tree([Segment(ids), *map(_answer_segment, answers)])
-            for ids, answers in zip(ids_R, completions, strict=True)
-        ]
-        batch = Batch.of_trees(trees).to(prompts.tokens_T.device)
-        return batch.with_(per_tree=prompts.per_tree)
-
-
 class TextRewarder:
-    """Scores a batch's answers as text (the `Rewarder` of llama3.training.algorithm).
+    """Scores a batch's answers as text (the `Rewarder` of llama3.training.rollouts).
 
-    `examples` is the table that per_tree["example"] points into; `watch` is shown every batch with its rewards.
+    `examples` is the table that per_tree["example"] points into.
     """
 
-    def __init__(
-        self,
-        reward: CombinedReward,
-        tokenizer: Tokenizer,
-        examples: Sequence[Example],
-        watch: RolloutWatch | None = None,
-    ) -> None:
+    def __init__(self, reward: CombinedReward, tokenizer: Tokenizer, examples: Sequence[Example]) -> None:
         self._reward, self._tokenizer, self._examples = reward, tokenizer, examples
-        self._watch = watch or RolloutWatch()
         self._is_first = True
 
-    def score(self, batch: Batch) -> Batch:
-        """Add per_segment["reward"] and ["reward/<name>"]: NaN for prompts and for what cannot be scored.
-
-        Raises DataError where nothing of the first batch can be.
-        """
-        answers = batch.segment_M.unique().tolist()
-        segments = _segments(batch)
-        texts = [answer_text(self._tokenizer, segments[segment].tolist()) for segment in answers]
-        numbers = batch.per_tree["example"][batch.tree_S].tolist()
-        examples = [self._examples[numbers[segment]] for segment in answers]
+    def score(self, batch: Batch) -> Rewards:
+        """The reward of every answer, its parts by plugin, and the texts. Raises DataError where no answer of the first
+        batch can be scored."""
+        answers = batch.segment_M.unique()
+        segments = batch.tokens_T.split(batch.lengths_S.tolist())
+        texts = [answer_text(self._tokenizer, segments[segment].tolist()) for segment in answers.tolist()]
+        numbers = batch.per_tree["example"][batch.tree_S[answers]].tolist()
+        examples = [self._examples[number] for number in numbers]
         prompts = [str(example.get("prompt", "")) for example in examples]
         scores = self._reward.score(prompts, texts, examples)
         if self._is_first:
             require_scorable(scores)
             self._is_first = False
         columns = {"reward": scores.total} | {f"reward/{name}": part for name, part in scores.parts.items()}
-        scored = batch.with_(per_segment={name: self._column(batch, answers, x) for name, x in columns.items()})
-        self._watch.seen(scored, list(zip(prompts, texts, strict=True)))
-        return scored
-
-    def _column(self, batch: Batch, segments: Sequence[int], values: Sequence[float]) -> Tensor:
-        column_S = torch.full((batch.num_segments,), float("nan"), device=batch.tokens_T.device)
-        column_S[list(segments)] = torch.tensor(values, device=batch.tokens_T.device)
-        return column_S
+        return Rewards(columns, list(zip(prompts, texts, strict=True)))
 
 
 def answer_text(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
@@ -202,12 +174,9 @@ class RunServices:
     built: Mapping[Need, Any]
 
     @property
-    def sampler(self) -> Sampler:
-        return self._get("rollouts")
-
-    @property
-    def reward(self) -> Rewarder:
-        return self._get("reward")
+    def sampling(self) -> Sampling:
+        rollouts: Rollouts = self._get("rollouts")
+        return rollouts.sampling
 
     @property
     def reference(self) -> Scorer:
@@ -229,6 +198,16 @@ class RunServices:
             )  # fmt: skip
         return self.built[need]
 
+    def __getattr__(self, name: str) -> NoReturn:
+        """Of names that are none of the above. Raises PluginError."""
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise PluginError(
+            Problem("L3-SVC-003", "algorithm", f"it asks for services.{name}, which does not exist",
+                    "since api 2 the loop draws and rewards answers before `prepare` is called",
+                    'read batch.per_segment["reward"] and what else docs/plugins.md names')
+        )  # fmt: skip
+
 
 def build_services(
     algorithm: str,
@@ -247,21 +226,6 @@ def build_services(
         )  # fmt: skip
     return RunServices(
         policy=policy, stats=stats, tokenizer=tokenizer, built={need: makers[need]() for need in sorted(needs)}
-    )
-
-
-def _segments(batch: Batch) -> Sequence[Tensor]:
-    """The token ids of each segment."""
-    return batch.tokens_T.split(batch.lengths_S.tolist())
-
-
-def _answer_segment(answer: Completion) -> Segment:
-    return Segment(
-        answer.ids,
-        parent=0,
-        is_target=True,
-        per_target={"sample_logps": answer.logps},
-        per_segment={"finish_reason": int(answer.finish_reason)},
     )
 
 

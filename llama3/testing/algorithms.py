@@ -16,18 +16,22 @@ from llama3.config.schema import OptimizerSection
 from llama3.model.batch import Batch, Segment, Tree
 from llama3.model.score import Scored, score
 from llama3.model.transformer import Transformer
-from llama3.plugins.specs import AlgorithmSpec
+from llama3.plugins.specs import AlgorithmSpec, Need, Want
+from llama3.tasks.data_kind import data_kind
 from llama3.testing.conformance import Conformance
-from llama3.testing.toys import ToyData, ToyServices, expected_toy_reward, toy_examples, toy_model
-from llama3.training.algorithm import Algorithm
+from llama3.testing.toys import ToyData, ToyServices, expected_toy_reward, toy_examples, toy_model, toy_rollouts
+from llama3.training.algorithm import Algorithm, Collate
 from llama3.training.checkpoint import CheckpointStore
-from llama3.training.loop import train, wants
-from llama3.training.microbatch import UNITS, count_units, drop_unscorable
+from llama3.training.loop import shares, train
+from llama3.training.microbatch import UNITS, count_units
 from llama3.training.schedule import Schedule
 
 
 class AlgorithmConformance(Conformance):
-    """Checks of an algorithm on a toy model. Override `examples` where your `collate` reads another type."""
+    """Checks of an algorithm on a toy model. Override `examples` where your `collate` reads another type.
+
+    The model is scored for what the spec names under `want` (and `want_logged`, for metrics) and for nothing else.
+    """
 
     family = "algorithms"
     steps = 30
@@ -70,6 +74,21 @@ class AlgorithmConformance(Conformance):
 
         torch.autograd.gradcheck(loss, values, eps=1e-6, atol=1e-5, rtol=1e-4)
 
+    def test_heads_that_are_read_are_needed(self) -> None:
+        spec = self._spec()
+        heads: dict[Want, Need] = {"values": "value", "score": "score_head"}
+        lacking = [f"{need} for {column}" for column, need in heads.items()
+                   if column in spec.want | spec.want_logged and need not in spec.needs]  # fmt: skip
+        assert not lacking, f"`needs` of the spec lacks {', '.join(lacking)}"
+
+    def test_an_empty_batch_counts_for_nothing(self) -> None:
+        """It is what a rank has without a share of the step, or where none of its answers has a reward."""
+        algorithm, model = self.build(), toy_model()
+        with torch.no_grad():
+            batch = algorithm.prepare(self._drawn(algorithm, model).select([]), ToyServices(model))
+        assert batch.num_trees == 0, "trees out of nothing"
+        assert float(self._total(algorithm, score(model, batch, self._want()), batch)) == 0
+
     # -- the loss and how a batch is put together ------------------------------------------------
 
     def test_order_of_trees_does_not_matter(self) -> None:
@@ -102,10 +121,13 @@ class AlgorithmConformance(Conformance):
         other.load_state_dict(state)
         assert other.state_dict() == algorithm.state_dict()
 
-    def test_metrics_are_scalars(self) -> None:
-        algorithm, batch, scored = self._scored()
-        for name, value in algorithm.metrics(scored, batch).items():
-            assert torch.as_tensor(value).numel() == 1, f"{name} is no scalar"
+    def test_metrics_do_not_depend_on_how_a_step_is_cut(self) -> None:
+        algorithm, model, batch = self._prepared()
+        alone = [batch.select([tree]) for tree in range(batch.num_trees)]
+        whole, cut = (self._metrics(algorithm, model, parts) for parts in ([batch], alone))
+        assert whole.keys() == cut.keys(), "the names of the metrics follow the batch"
+        for name, value in whole.items():
+            assert math.isclose(value, cut[name], rel_tol=1e-4, abs_tol=1e-5), f"{name}: {value} and {cut[name]}"
 
     def test_loss_falls_on_a_toy_task(self) -> None:
         """Where answers are sampled, every step has a loss of its own: there the policy's expected reward must rise."""
@@ -142,8 +164,18 @@ class AlgorithmConformance(Conformance):
         assert isinstance(spec, AlgorithmSpec)
         return spec
 
-    def _want(self) -> Any:
-        return wants(self._spec().needs)
+    def _want(self) -> frozenset[Want]:
+        return self._spec().want
+
+    def _collate(self, algorithm: Algorithm) -> Collate:
+        return algorithm.collate or data_kind(self._spec().data).collate
+
+    def _drawn(self, algorithm: Algorithm, model: Transformer) -> Batch:
+        """The toy batch as the loop hands it to `prepare`."""
+        batch = self._collate(algorithm)(self.examples())
+        if "rollouts" in self._spec().needs:
+            batch = toy_rollouts(model).draw(batch, algorithm.plan.samples, seed=0)
+        return batch
 
     def _prepared(self) -> tuple[Algorithm, Transformer, Batch]:
         """The algorithm, a toy model and a prepared batch, as the loop hands it to the loss.
@@ -152,21 +184,31 @@ class AlgorithmConformance(Conformance):
         """
         algorithm, model = self.build(), toy_model()
         with torch.no_grad():
-            batch = algorithm.prepare(algorithm.collate(self.examples()), ToyServices(toy_model(seed=1)))
-        kept, _ = drop_unscorable(batch)
-        assert kept.num_targets, "nothing to learn in the prepared batch"
-        return algorithm, model, kept
+            services = ToyServices(toy_model(seed=1))
+            batch = algorithm.prepare(self._drawn(algorithm, services.policy.model), services)
+        assert batch.num_targets, "nothing to learn in the prepared batch"
+        return algorithm, model, batch
 
     def _scored(self) -> tuple[Algorithm, Batch, Scored]:
         algorithm, model, batch = self._prepared()
         with torch.no_grad():
-            return algorithm, batch, score(model, batch, self._want(), algorithm.plan.scored_at(1.0))
+            return algorithm, batch, score(model, batch, self._want())
 
     def _total(self, algorithm: Algorithm, scored: Scored, batch: Batch, counts: list[int] | None = None) -> Tensor:
         """The loss of a whole update: each term over the number of its units, as the loop does."""
-        counts = counts or count_units(batch)
-        terms = algorithm.loss(scored, batch).values()
-        return torch.stack([term.sum * term.weight / max(counts[UNITS.index(term.per)], 1) for term in terms]).sum()
+        return torch.stack(list(shares(algorithm.loss(scored, batch), counts or count_units(batch)).values())).sum()
+
+    @torch.no_grad()
+    def _metrics(self, algorithm: Algorithm, model: Transformer, parts: list[Batch]) -> dict[str, float]:
+        """The metrics of an update that is cut into `parts`."""
+        counts, spec = _counts(parts), self._spec()
+        found: dict[str, float] = {}
+        for part in parts:
+            terms = algorithm.metrics(score(model, part, spec.want | spec.want_logged), part)
+            for name, value in shares(terms, counts).items():
+                assert value.dim() == 0, f"{name} is no scalar"
+                found[name] = found.get(name, 0.0) + float(value)
+        return found
 
     def _assert_same_gradient(
         self, algorithm: Algorithm, model: Transformer, one: list[Batch], other: list[Batch]
@@ -177,10 +219,10 @@ class AlgorithmConformance(Conformance):
         torch.testing.assert_close(*named, rtol=1e-4, atol=1e-6)
 
     def _gradients(self, algorithm: Algorithm, model: Transformer, parts: list[Batch]) -> list[Tensor]:
-        counts = [sum(column) for column in zip(*map(count_units, parts), strict=True)]
+        counts = _counts(parts)
         model.zero_grad()
         for part in parts:
-            scored = score(model, part, self._want(), algorithm.plan.scored_at(1.0))
+            scored = score(model, part, self._want())
             self._total(algorithm, scored, part, counts).backward()
         return [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in model.parameters()]
 
@@ -199,8 +241,11 @@ class AlgorithmConformance(Conformance):
                 options=options,
                 schedule=Schedule(peak=options.lr, final=1.0, warmup=0, steps=total or stop),
                 seed=0,
-                needs=self._spec().needs,
+                collate=self._collate(algorithm),
+                want=self._spec().want,
+                want_logged=self._spec().want_logged,
                 services=ToyServices(model),
+                rollouts=toy_rollouts(model) if "rollouts" in self._spec().needs else None,
                 store=CheckpointStore(store) if store else None,
             )
 
@@ -236,6 +281,11 @@ def _score_repeated(model: Transformer, batch: Batch, want: Any) -> Scored:
         mask_T = torch.cat([is_target_T[span] & (part == segment) for part, span in zip(path, spans, strict=True)])
         trees.append(Tree([Segment(tokens_T.numpy(), is_target=mask_T.numpy())]))
     return score(model, Batch.of_trees(trees), want)
+
+
+def _counts(parts: list[Batch]) -> list[int]:
+    """Units of an update that is cut into `parts`."""
+    return [sum(column) for column in zip(*map(count_units, parts), strict=True)]
 
 
 def _columns(batch: Batch) -> list[Tensor]:

@@ -7,16 +7,20 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from llama3.inference.completion import Completion, FinishReason
+from llama3.inference.sampling import Sampling
 from llama3.model.batch import Batch, Segment, Tree
 from llama3.model.build import init_weights
 from llama3.model.config import ModelConfig
-from llama3.model.score import score
+from llama3.model.score import score, top
 from llama3.model.transformer import Transformer
 from llama3.posttraining.examples import AnswerTokens
 from llama3.tasks.data_kind import data_kind
+from llama3.training.rollouts import Rewarder, Rewards, Rollouts
 
 VOCAB = 48
 CONFIG = ModelConfig(dim=16, n_layers=2, n_heads=2, n_kv_heads=1, ffn_dim=32, vocab_size=VOCAB, max_seq_len=64)
@@ -45,47 +49,59 @@ def toy_answer(rng: np.random.Generator) -> AnswerTokens:
 
 
 class ToyScorer:
-    """Log-probs of a model without gradient."""
+    """What a model says of a batch, without gradient."""
 
     def __init__(self, model: torch.nn.Module) -> None:
         self.model = model
 
     @torch.no_grad()
     def logps(self, batch: Batch) -> Tensor:
-        logps_M = score(self.model, batch).logps_M
-        assert logps_M is not None
-        return logps_M
+        return score(self.model, batch).logps_M
+
+    @torch.no_grad()
+    def values(self, batch: Batch) -> Tensor:
+        return score(self.model, batch, {"values"}).values_M
+
+    def top(self, batch: Batch, k: int) -> tuple[Tensor, Tensor]:
+        return top(self.model, batch, k)
 
 
-class ToySampler:
-    """Draws random answers and scores them with the policy: off by a lot, but exactly what it says it is."""
+class ToyGenerator:
+    """Random answers with their log-probs under the policy: off by a lot, but exactly what it says it is.
 
-    max_tokens = 8
+    Answers are a function of the prompts, so that a repeated step repeats them; every fourth was cut off.
+    """
 
     def __init__(self, policy: ToyScorer) -> None:
         self.policy = policy
 
-    def rollouts(self, prompts: Batch, samples: int) -> Batch:
-        """Answers are a function of the prompts, so that a repeated step repeats them."""
-        rng = np.random.default_rng([int(prompts.tokens_T.sum()), samples])
-        trees = []
-        for root in prompts.roots_R.tolist():
-            start, end = prompts.starts_S1[root : root + 2].tolist()
-            answers = [Segment(toy_ids(rng), 0, True, per_segment={"finish_reason": 0}) for _ in range(samples)]
-            root_segment = Segment(prompts.tokens_T[start:end].numpy(), per_segment={"finish_reason": -1})
-            trees.append(Tree([root_segment, *answers]))
-        batch = Batch.of_trees(trees)
-        return batch.with_(per_target={"sample_logps": self.policy.logps(batch)})
+    def generate(self, prompts: Sequence[npt.ArrayLike], sampling: Sampling) -> list[list[Completion]]:
+        ids = [np.asarray(prompt).tolist() for prompt in prompts]
+        rng = np.random.default_rng([sum(map(sum, ids)), sampling.n])
+        drawn = [[toy_ids(rng) for _ in range(sampling.n)] for _ in ids]
+        trees = [Tree([Segment(p), *(Segment(a, 0, True) for a in row)]) for p, row in zip(ids, drawn, strict=True)]
+        logps = iter(self.policy.logps(Batch.of_trees(trees)).split([len(a) for row in drawn for a in row]))
+        return [
+            [Completion(a.tolist(), next(logps).tolist(), FinishReason(int(a[0]) % 4 == 0)) for a in row]
+            for row in drawn
+        ]
 
 
 class ToyRewarder:
-    """The share of even tokens in an answer; prompts have none."""
+    """The share of even tokens in an answer."""
 
-    def score(self, batch: Batch) -> Batch:
-        even_M = (batch.target_ids_M % 2 == 0).float()
-        reward_S = batch.mean_by_segment(even_M)
-        answers_S = batch.parents_S >= 0
-        return batch.with_(per_segment={"reward": torch.where(answers_S, reward_S, torch.nan)})
+    def score(self, batch: Batch) -> Rewards:
+        answers = batch.segment_M.unique()
+        even_S = batch.mean_by_segment((batch.target_ids_M % 2 == 0).float())
+        return Rewards({"reward": even_S[answers].tolist()}, [("", "")] * len(answers))
+
+
+TOY_SAMPLING = Sampling(max_tokens=8)
+
+
+def toy_rollouts(model: Transformer, rewarder: Rewarder | None = None) -> Rollouts:
+    """Rewarded answers, as the loop draws them."""
+    return Rollouts(ToyGenerator(ToyScorer(model)), TOY_SAMPLING, rewarder or ToyRewarder())
 
 
 def expected_toy_reward(model: Transformer, batch: Batch) -> float:
@@ -107,29 +123,15 @@ class ToyStats:
         return x_N, slice(0, len(x_N))
 
 
-class ToyValues:
-    """The policy's own value head."""
-
-    def __init__(self, model: torch.nn.Module) -> None:
-        self.model = model
-
-    @torch.no_grad()
-    def values(self, batch: Batch) -> Tensor:
-        values_M = score(self.model, batch, frozenset({"values"})).values_M
-        assert values_M is not None
-        return values_M
-
-
 class ToyServices:
-    """Every service that an algorithm may need, made from one toy model and a frozen copy of it."""
+    """What an algorithm may need, of one toy model: a frozen copy is the reference, another the teacher."""
 
     def __init__(self, model: Transformer) -> None:
         frozen = copy.deepcopy(model).requires_grad_(False)
-        self.policy = ToyScorer(model)
-        self.reference = self.teacher = ToyScorer(frozen)
-        self.sampler = ToySampler(self.policy)
-        self.reward = ToyRewarder()
-        self.value = ToyValues(model)
+        self.policy = self.value = ToyScorer(model)
+        self.reference = ToyScorer(frozen)
+        self.teacher = ToyScorer(toy_model(seed=1))
+        self.sampling = TOY_SAMPLING
         self.stats = ToyStats()
 
     @property

@@ -1,20 +1,21 @@
 """What an algorithm is, and the services the core gives it.
 
-An algorithm is a small object: it packs examples (`collate`), adds what needs no gradient (`prepare`) and names
-its loss as sums with units (`loss`). The loop, the log-prob engine, the sampler and the parallelism are the core's.
+An algorithm is a small object: it adds to a batch what needs no gradient (`prepare`) and names its loss as sums with
+units (`loss`). The loop, the log-prob engine, sampling, rewards and the parallelism are the core's.
 
 Legend: T tokens, M targets, S segments, R trees (roots) of a packed forest (llama3.model.batch).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from torch import Tensor
 
 if TYPE_CHECKING:
+    from llama3.inference.sampling import Sampling
     from llama3.model.batch import Batch
     from llama3.model.score import Scored
     from llama3.tokenizer import Tokenizer
@@ -22,11 +23,13 @@ if TYPE_CHECKING:
 Unit = Literal["target", "segment", "tree"]
 Example = Any
 """One training example; its type is settled between a dataset and the `collate` that reads it."""
+Collate = Callable[[Sequence[Example]], "Batch"]
+"""Packs examples (for rollouts: prompts) into one forest, on the CPU."""
 
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """One term of a loss: a sum over a microbatch and the unit it is a sum over.
+    """One term of a loss, or a metric: a sum over a microbatch and the unit it is a sum over.
 
     The loop divides `sum` by the number of these units in the whole update (all ranks, all microbatches), so
     that accumulation, packing and the number of ranks leave the gradient as it is. A segment counts when it holds
@@ -34,7 +37,7 @@ class Term:
     """
 
     sum: Tensor
-    """Scalar, with its graph."""
+    """Scalar, with its graph where it is a loss."""
     per: Unit
     weight: float = 1.0
 
@@ -49,37 +52,30 @@ class Plan:
     """Passes over the batch of one step."""
     minibatches: int = 1
     """Optimizer updates per pass."""
-    temperature: float | None = 1.0
-    """At which models are scored. None: the sampler's, so that log-probs are those of the samples (on-policy)."""
-
-    def scored_at(self, sampling: float) -> float:
-        """The temperature of scoring where answers are sampled at `sampling`."""
-        return sampling if self.temperature is None else self.temperature
 
 
 class Algorithm(Protocol):
-    """What a training algorithm implements. Subclass it to inherit the defaults written here.
-
-    A NaN in `per_segment["reward"]` after `prepare` means "cannot be scored": the loop drops the segment and
-    counts it.
-    """
+    """What a training algorithm implements. Subclass it to inherit the defaults written here."""
 
     plan: Plan = Plan()
-
-    def collate(self, examples: Sequence[Example]) -> Batch:
-        """Pack examples (for rollouts: prompts) into one forest, on the CPU."""
-        raise NotImplementedError
+    collate: Collate | None = None
+    """None: examples are packed as is usual for their kind of data (llama3.posttraining.datasets)."""
 
     def prepare(self, batch: Batch, services: Services) -> Batch:
-        """Add columns that need no gradient (reference log-probs, advantages). Once per step, no_grad."""
+        """Add columns that need no gradient (reference log-probs, advantages). Once per step, no_grad.
+
+        Where the spec needs rollouts, the batch holds the answers that were drawn and rewarded (llama3.training.
+        rollouts tells its columns). `batch.drop` leaves trees out. On a rank that has no share of the step, or of
+        whose answers none could be scored, the batch is empty.
+        """
         return batch
 
     def loss(self, scored: Scored, batch: Batch) -> dict[str, Term]:
         """The loss of one microbatch. Pure: no model, no randomness, no state."""
         raise NotImplementedError
 
-    def metrics(self, scored: Scored, batch: Batch) -> dict[str, Tensor]:
-        """Scalars worth a look: means over the microbatch, read only on steps that are logged."""
+    def metrics(self, scored: Scored, batch: Batch) -> dict[str, Term]:
+        """Figures worth a look, as sums with units like the loss: read only on steps that are logged, no_grad."""
         return {}
 
     def state_dict(self) -> dict[str, Any]:
@@ -97,28 +93,8 @@ class Scorer(Protocol):
         """Log-probs (M,) of the batch's targets."""
         ...
 
-
-class Sampler(Protocol):
-    """Draws answers from the current policy."""
-
-    @property
-    def max_tokens(self) -> int:
-        """Length at which an answer is cut off."""
-        ...
-
-    def rollouts(self, prompts: Batch, samples: int) -> Batch:
-        """Each tree's prompt with `samples` answers as its children; every answer token is a target.
-
-        Adds per_target["sample_logps"] and per_segment["finish_reason"] (`FinishReason`; -1 for prompts).
-        """
-        ...
-
-
-class Rewarder(Protocol):
-    """Scores answers with the run's rewards."""
-
-    def score(self, batch: Batch) -> Batch:
-        """Add per_segment["reward"] (NaN: cannot be scored) and its parts as per_segment["reward/<name>"]."""
+    def top(self, batch: Batch, k: int) -> tuple[Tensor, Tensor]:
+        """The k likeliest tokens at each target and their log-probs, likeliest first: ids (M, k), log-probs (M, k)."""
         ...
 
 
@@ -150,13 +126,8 @@ class Services(Protocol):
     """What `Algorithm.prepare` may ask for. Which of them exist follows from the algorithm's `needs`."""
 
     @property
-    def sampler(self) -> Sampler:
-        """needs: rollouts."""
-        ...
-
-    @property
-    def reward(self) -> Rewarder:
-        """needs: reward."""
+    def sampling(self) -> Sampling:
+        """needs: rollouts. How the answers of the batch were drawn."""
         ...
 
     @property
@@ -176,7 +147,7 @@ class Services(Protocol):
 
     @property
     def teacher(self) -> Scorer:
-        """needs: teacher."""
+        """needs: teacher. The model that the config names under `teacher`."""
         ...
 
     @property

@@ -1,12 +1,15 @@
 """One loop for everything that learns. One step:
 
-    examples(step) -> collate -> prepare (no gradient) -> drop what cannot be scored
+    examples(step) -> collate -> for rollouts: draw answers, reward them -> drop what has no reward
+      -> prepare (no gradient)
       -> for each epoch and minibatch, one update:
            microbatches: score -> loss -> backward  ->  clip -> finite guard -> AdamW
       -> weight average -> metrics -> checkpoint
 
 A loss term is a sum with its unit. It is divided by the number of these units in the whole update, counted before
-the forward over all microbatches and ranks; so neither accumulation nor sharding changes the gradient.
+the forward over all microbatches and ranks; so neither accumulation nor sharding changes the gradient. Metrics are
+terms too. A rank that has nothing to learn goes along with an empty batch, because every rank takes part in every
+collective.
 
 Everything random is a function of (seed, step, rank), and examples are a function of the step: what a checkpoint
 holds beside the tensors is a few numbers, and a resumed run repeats the uninterrupted one bit for bit on the same
@@ -27,12 +30,12 @@ import torch
 from torch import Tensor, nn
 
 from llama3.config.schema import OptimizerSection
-from llama3.errors import Interrupted, LlamaError, Problem
+from llama3.errors import Interrupted, LlamaError, PluginError, Problem
 from llama3.model.batch import Batch
 from llama3.model.memory import give_back_freed_memory
-from llama3.model.score import Want, score
-from llama3.plugins.specs import Need
-from llama3.training.algorithm import Algorithm, Dataset, Services
+from llama3.model.score import score
+from llama3.plugins.specs import Want
+from llama3.training.algorithm import Algorithm, Collate, Dataset, Services, Term
 from llama3.training.averaging import WeightAverage, snapshot_steps
 from llama3.training.checkpoint import CheckpointStore, check_identity
 from llama3.training.interrupt import StopRequest
@@ -41,7 +44,7 @@ from llama3.training.metrics import Reporter, Throughput
 from llama3.training.microbatch import UNITS, count_units, cut, drop_unscorable
 from llama3.training.optimizer import build_optimizer, clip_gradients, set_lr
 from llama3.training.parallel import Microbatch, Parallel, ParallelContext
-from llama3.training.rollouts import RolloutWatch
+from llama3.training.rollouts import Rollouts
 from llama3.training.schedule import Schedule
 from llama3.training.state import (
     load_model_tensors,
@@ -68,8 +71,8 @@ class Progress:
     skipped: int = 0
     """Updates left out: a gradient that was not finite, or nothing to train on."""
     bad_in_a_row: int = 0
-    dropped: int = 0
-    """Segments left out because their reward could not be computed."""
+    dropped: dict[str, int] = field(default_factory=dict)
+    """Segments with targets that were left out, by reason: `no_reward`, and what algorithms name."""
     metrics: dict[str, float] = field(default_factory=dict)
     """Of the last logged step; deterministic (no timings)."""
 
@@ -79,17 +82,18 @@ def train(
     algorithm: Algorithm,
     dataset: Dataset,
     *,
+    collate: Collate,
     options: OptimizerSection,
     schedule: Schedule,
     seed: int,
     parallel: Parallel | None = None,
-    needs: frozenset[Need] = frozenset(),
+    want: frozenset[Want] = frozenset({"logps"}),
+    want_logged: frozenset[Want] = frozenset(),
     services: Services | None = None,
+    rollouts: Rollouts | None = None,
     store: CheckpointStore | None = None,
     identity: Mapping[str, Any] | None = None,
     average_last: int = 0,
-    sampling_temperature: float = 1.0,
-    watch: RolloutWatch | None = None,
     reporter: Reporter | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Progress:
@@ -97,7 +101,8 @@ def train(
 
     With a `store` it resumes from the newest checkpoint that verifies and refuses one whose `identity` differs.
     `average_last` > 0: in the end the weights are the mean of that many snapshots of the anneal.
-    `sampling_temperature`: at which the services' sampler draws; `watch` is shown what it drew.
+    `collate` packs examples. With `rollouts` they are prompts to answer, and models are scored at the temperature at
+    which answers are drawn. `want` and `want_logged` are those of the algorithm's spec.
 
     Raises Interrupted after saving on Ctrl-C or SIGTERM, LlamaError (L3-TRN-002) when gradients stay non-finite,
     CheckpointError where checkpoints are damaged, of another run, or cannot be written.
@@ -110,13 +115,14 @@ def train(
         schedule=schedule,
         seed=seed,
         parallel=parallel or Parallel(ParallelContext(next(model.parameters()).device)),
-        needs=needs,
+        collate=collate,
+        want=want,
+        want_logged=want_logged,
         services=services,
+        rollouts=rollouts,
         store=store,
         identity=identity or {},
         average_last=average_last,
-        temperature=algorithm.plan.scored_at(sampling_temperature),
-        watch=watch or RolloutWatch(),
         reporter=reporter or Reporter("train"),
         throughput=Throughput(clock),
     )
@@ -134,13 +140,14 @@ class Trainer:
     schedule: Schedule
     seed: int
     parallel: Parallel
-    needs: frozenset[Need]
+    collate: Collate
+    want: frozenset[Want]
+    want_logged: frozenset[Want]
     services: Services | None
+    rollouts: Rollouts | None
     store: CheckpointStore | None
     identity: Mapping[str, Any]
     average_last: int
-    temperature: float
-    watch: RolloutWatch
     reporter: Reporter
     throughput: Throughput
 
@@ -149,7 +156,7 @@ class Trainer:
         self.runner = self.parallel.runner(self.model)
         self.optimizer = build_optimizer(self.model, self.options)
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
-        self.want = wants(self.needs)
+        self.temperature = self.rollouts.sampling.temperature if self.rollouts is not None else 1.0
         self.progress = Progress()
         self.average = WeightAverage()
         self.snapshots = snapshot_steps(self.schedule.steps, self.schedule.anneal, self.average_last)
@@ -174,60 +181,65 @@ class Trainer:
         torch.manual_seed(random_seed(self.seed, step, self.context.rank))
         set_lr(self.optimizer, self.schedule.lr(step))
         logged = (step + 1) % self.options.log_every == 0 or step + 1 == self.schedule.total
-        batch, live = self.load(step)
+        batch = self.load(step)
         updates = [
-            self.update(minibatch, live and filled, logged)
+            self.update(minibatch, logged)
             for epoch in range(plan.epochs)
-            for minibatch, filled in self.minibatches(batch, epoch)
+            for minibatch in self.minibatches(batch, epoch)
         ]
         self.progress.step += 1
         if self.progress.step in self.snapshots:
             self.average.add(self.model)
         if logged:
             give_back_freed_memory()
-            self.report(updates, live)
+            self.report(updates)
         elif self.context.is_main:
             self.reporter.advanced(1, {})
 
-    def load(self, step: int) -> tuple[Batch, bool]:
-        """This rank's share of a step as a prepared batch. A rank without a share borrows examples that count for
-        nothing (live=False), because every rank must take part in every collective."""
+    def load(self, step: int) -> Batch:
+        """This rank's share of a step as a prepared batch."""
         examples = self.dataset.examples(step)
         share = examples[self.context.dp_rank :: self.context.dims.dp]
-        batch = self.algorithm.collate(share if len(share) else examples[:1]).to(self.context.device)
+        batch = self.collate(share) if len(share) else self.collate(examples[:1]).select([])
+        batch = batch.to(self.context.device)
         with torch.no_grad():
-            batch = self.algorithm.prepare(batch, self.services)  # type: ignore[arg-type]
-        kept, dropped = drop_unscorable(batch)
-        mine = [batch.num_tokens, dropped] if len(share) else [0, 0]
-        tokens, dropped = map(int, self.context.reduce(mine, "sum"))
-        self.progress.tokens += tokens
-        self.progress.dropped += dropped
-        self.throughput.add(tokens)
-        live = len(share) > 0 and kept.num_trees > 0
-        return (kept if kept.num_trees else batch), live
+            if self.rollouts is not None:
+                batch = self.rollouts.draw(batch, self.algorithm.plan.samples, random_seed(self.seed, step))
+            drawn = batch
+            batch = self.algorithm.prepare(drop_unscorable(batch), self.services)  # type: ignore[arg-type]
+        self.count(drawn.num_tokens, batch.dropped)
+        return batch
 
-    def minibatches(self, batch: Batch, epoch: int) -> list[tuple[Batch, bool]]:
+    def count(self, tokens: int, dropped: Mapping[str, int]) -> None:
+        """Add a step's tokens and what was dropped, over all ranks, to the progress."""
+        tokens, any_dropped = map(int, self.context.reduce([tokens, sum(dropped.values())], "sum"))
+        self.progress.tokens += tokens
+        self.throughput.add(tokens)
+        if any_dropped:
+            for why, count in self.context.sum_by_name(dropped).items():
+                self.progress.dropped[why] = self.progress.dropped.get(why, 0) + int(count)
+
+    def minibatches(self, batch: Batch, epoch: int) -> list[Batch]:
         """The updates of one pass: all trees, in an order drawn anew for every pass when there are several. Where
-        there are fewer trees than updates, some borrow the batch without counting (False)."""
+        there are fewer trees than updates, some are empty."""
         count = self.algorithm.plan.minibatches
         if count == 1:
-            return [(batch, True)]
+            return [batch]
         rng = np.random.default_rng((self.seed, self.progress.step, epoch, self.context.dp_rank))
-        parts = batch.select(torch.from_numpy(rng.permutation(batch.num_trees))).split(count)
-        return [(part, True) if part.num_trees else (batch, False) for part in parts]
+        return batch.select(torch.from_numpy(rng.permutation(batch.num_trees))).split(count)
 
     # -- one update ------------------------------------------------------------------------------
 
-    def update(self, batch: Batch, live: bool, logged: bool) -> dict[str, float]:
+    def update(self, batch: Batch, logged: bool) -> dict[str, float]:
         """One optimizer update; its metrics if they are logged. Where nothing can be learnt it is left out, counted."""
-        microbatches = [Microbatch(cut_, live) for cut_ in cut(batch, self.options.microbatch_tokens)]
-        counts = self.context.reduce(count_units(batch) if live else [0, 0, 0], "sum")
+        microbatches = [Microbatch(part) for part in cut(batch, self.options.microbatch_tokens)]
+        counts = self.context.reduce(count_units(batch), "sum")
         if not any(counts):
             return self.skip("nothing to train on")
         (passes,) = self.context.reduce([len(microbatches)], "max")
-        microbatches += [Microbatch(microbatches[0].batch, live=False)] * (int(passes) - len(microbatches))
+        microbatches += [Microbatch(batch.select([]))] * (int(passes) - len(microbatches))
 
-        meter = Meter(self.algorithm if logged else None)
+        meter = Meter() if logged else None
         self.optimizer.zero_grad(set_to_none=True)
         self.runner.forward_backward(microbatches, lambda microbatch: self.loss(microbatch, counts, meter))
         norm = float(clip_gradients(self.parameters, self.options.clip))
@@ -238,21 +250,19 @@ class Trainer:
             return self.skip(f"the gradient norm is {norm}")
         self.progress.bad_in_a_row = 0
         self.optimizer.step()
-        return {**meter.read(self.context), "grad_norm": norm} if logged else {}
+        return {**meter.read(self.context), "grad_norm": norm} if meter is not None else {}
 
-    def loss(self, microbatch: Microbatch, counts: Sequence[float], meter: Meter) -> Tensor:
-        """The microbatch's share of the update's loss: each term over the update's count of its unit."""
+    def loss(self, microbatch: Microbatch, counts: Sequence[float], meter: Meter | None) -> Tensor:
+        """The microbatch's share of the update's loss. `meter`: of a logged step, takes its metrics too."""
         batch = self.parallel.shard_batch(microbatch.batch)
-        autocast = torch.autocast(batch.tokens_T.device.type, torch.bfloat16, enabled=self.options.precision == "bf16")
-        with autocast:
-            scored = score(self.model, batch, self.want, self.temperature)
-        terms = self.algorithm.loss(scored, batch)
-        shares = {
-            name: term.sum * (term.weight / max(counts[UNITS.index(term.per)], 1.0) * microbatch.live)
-            for name, term in terms.items()
-        }
-        meter.add(shares, scored, microbatch)
-        return torch.stack(list(shares.values())).sum()
+        want = self.want if meter is None else self.want | self.want_logged
+        with torch.autocast(batch.tokens_T.device.type, torch.bfloat16, enabled=self.options.precision == "bf16"):
+            scored = score(self.model, batch, want, self.temperature)
+        losses = shares(self.algorithm.loss(scored, batch), counts)
+        if meter is not None:
+            with torch.no_grad():
+                meter.add(losses, shares(self.algorithm.metrics(scored, batch), counts))
+        return torch.stack(list(losses.values())).sum()
 
     def skip(self, why: str) -> dict[str, float]:
         self.progress.skipped += 1
@@ -267,26 +277,27 @@ class Trainer:
 
     # -- reporting and checkpoints ---------------------------------------------------------------
 
-    def report(self, updates: Sequence[Mapping[str, float]], live: bool) -> None:
+    def report(self, updates: Sequence[Mapping[str, float]]) -> None:
         """Metrics of a logged step: means over its updates, figures of its rollouts, and the loop's own numbers."""
-        progress = self.progress
+        progress, watch = self.progress, self.rollouts.watch if self.rollouts is not None else None
         done = [update for update in updates if update]
         names = done[0] if done else ()
         means = {name: sum(update[name] for update in done) / len(done) for name in names}
         metrics = (
             means
-            | self.watch.metrics(self.context, live)
+            | (watch.metrics(self.context) if watch is not None else {})
             | {
                 "lr": self.schedule.lr(progress.step - 1),
                 "tokens": progress.tokens,
                 "skipped": progress.skipped,
-                "dropped": progress.dropped,
+                "dropped": sum(progress.dropped.values()),
             }
+            | {f"dropped/{why}": count for why, count in progress.dropped.items()}
         )
         progress.metrics = {name: value for name, value in metrics.items() if math.isfinite(value)}
         if self.context.is_main:
             metrics["tokens_per_second"] = self.throughput.read()
-            self.reporter.logged(progress.step, metrics, self.watch.samples())
+            self.reporter.logged(progress.step, metrics, watch.samples() if watch is not None else ())
             self.reporter.advanced(1, metrics)
 
     def save_if_due(self, stopping: bool) -> None:
@@ -335,12 +346,16 @@ class Trainer:
         raise Interrupted(Problem("L3-TRN-001", self.reporter.stage, what, fix="run the same command again to go on"))
 
 
-def wants(needs: frozenset[Need]) -> frozenset[Want]:
-    """What the log-prob engine must compute for an algorithm with these needs."""
-    columns: dict[Need, Want] = {"value": "values", "score_head": "score", "rollouts": "entropy"}
-    return frozenset({"logps", *(column for need, column in columns.items() if need in needs)})
+def shares(terms: Mapping[str, Term], counts: Sequence[float]) -> dict[str, Tensor]:
+    """Each term over the update's count of its unit. Raises PluginError for what is no term."""
+    if wrong := sorted(name for name, term in terms.items() if not isinstance(term, Term)):
+        what = f"{', '.join(wrong)}: a {type(terms[wrong[0]]).__name__} in place of a Term"
+        why = "losses and metrics are sums with their unit, so that they do not depend on how a step is cut"
+        fix = 'return Term(x_M.sum(), per="target"), or per segment or tree; see docs/plugins.md'
+        raise PluginError(Problem("L3-TRN-003", "algorithm", what, why, fix))
+    return {name: term.sum * (term.weight / max(counts[UNITS.index(term.per)], 1.0)) for name, term in terms.items()}
 
 
-def random_seed(seed: int, step: int, rank: int) -> int:
-    """Seed of torch's generator for one step on one rank, so that no generator state must be saved."""
-    return int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0])
+def random_seed(*numbers: int) -> int:
+    """A seed made of numbers (run, step, rank), so that no generator state must be saved."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])

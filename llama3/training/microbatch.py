@@ -19,9 +19,10 @@ def count_units(batch: Batch) -> list[int]:
 
 
 def cut(batch: Batch, budget: int) -> list[Batch]:
-    """Microbatches of at most `budget` tokens in the order of the trees; a larger tree has one of its own."""
+    """Microbatches of at most `budget` tokens in the order of the trees; a larger tree has one of its own. None of an
+    empty batch."""
     if batch.num_tokens <= budget:
-        return [batch]
+        return [batch] if batch.num_trees else []
     tokens_R = torch.zeros(batch.num_trees, dtype=torch.int64, device=batch.tokens_T.device)
     tokens_R.index_add_(0, batch.tree_S, batch.lengths_S)
     groups: list[list[int]] = [[]]
@@ -35,11 +36,9 @@ def cut(batch: Batch, budget: int) -> list[Batch]:
     return [batch.select(group) for group in groups]
 
 
-def drop_unscorable(batch: Batch) -> tuple[Batch, int]:
-    """Without the segments whose reward is NaN (and without trees of which nothing is left), and how many
-    segments with targets that removed. A batch without rewards stays as it is."""
+def drop_unscorable(batch: Batch) -> Batch:
+    """Without the answers (segments with targets) whose reward is NaN. A batch without rewards stays as it is."""
     reward_S = batch.per_segment.get("reward")
     if reward_S is None:
-        return batch, 0
-    kept = batch.keep(~reward_S.isnan())
-    return kept, len(batch.segment_M.unique()) - len(kept.segment_M.unique())
+        return batch
+    return batch.drop_segments(reward_S.isnan() & (batch.targets_per_segment_S > 0), "no_reward")

@@ -10,6 +10,7 @@ Every process runs the same program; only rank 0 writes.
 from __future__ import annotations
 
 import atexit
+import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -105,6 +106,24 @@ class ParallelContext:
         dist.all_reduce(x, {"sum": dist.ReduceOp.SUM, "max": dist.ReduceOp.MAX}[op], group=self.mesh.get_group("dp"))
         return x.tolist()
 
+    def sum_by_name(self, numbers: Mapping[str, float]) -> dict[str, float]:
+        """Named numbers summed over all data-parallel ranks, each of which may know other names."""
+        totals: dict[str, float] = {}
+        for row in self._gather_text(json.dumps(numbers)):
+            for name, number in json.loads(row).items():
+                totals[name] = totals.get(name, 0.0) + number
+        return totals
+
+    def _gather_text(self, text: str) -> list[str]:
+        """The texts (ASCII) of all data-parallel ranks, in their order."""
+        if self.mesh is None:
+            return [text]
+        (longest,) = self.reduce([len(text)], "max")
+        mine = torch.frombuffer(bytearray(text.ljust(int(longest)), "ascii"), dtype=torch.uint8)
+        everyone = [torch.empty_like(mine) for _ in range(self.dims.dp)]
+        dist.all_gather(everyone, mine, group=self.mesh.get_group("dp"))
+        return [bytes(row.tolist()).decode("ascii") for row in everyone]
+
     def barrier(self) -> None:
         """Wait until every process has come here."""
         if self.mesh is not None:
@@ -113,10 +132,9 @@ class ParallelContext:
 
 @dataclass(frozen=True, slots=True)
 class Microbatch:
-    """One forward and backward. One that is not live counts for nothing: it keeps the ranks in step."""
+    """One forward and backward. An empty one keeps the ranks in step."""
 
     batch: Batch
-    live: bool = True
 
 
 Loss = Callable[[Microbatch], Tensor]

@@ -18,8 +18,10 @@ from llama3.model.config import ModelConfig
 from llama3.model.device import device_of
 from llama3.model.transformer import Transformer
 from llama3.plugins.registry import discover
+from llama3.plugins.specs import AlgorithmSpec
 from llama3.tokenizer import Tokenizer
 from llama3.training import parallel
+from llama3.training.algorithm import Algorithm
 from llama3.training.checkpoint import CheckpointStore
 from llama3.training.loop import train
 from llama3.training.schedule import Schedule
@@ -68,6 +70,9 @@ def pretrain(shards: Shards, tokenizer: TokenizerArtifact, *, options: PretrainO
     config = ModelConfig.from_section(options.model, vocabulary.vocab_size)
     check(plan, vocabulary, config, section)
     registry = discover()
+    spec = registry.spec("algorithms", section.algorithm.name)
+    assert isinstance(spec, AlgorithmSpec)
+    algorithm: Algorithm = registry.build("algorithms", section.algorithm.name, section.algorithm.options)
     strategies = parallel.start(options.parallelism, config, device_of(options.device), registry)
     context = strategies.context
 
@@ -78,12 +83,15 @@ def pretrain(shards: Shards, tokenizer: TokenizerArtifact, *, options: PretrainO
     with reporting("pretrain", options.logging, out, schedule.total, context) as reporter:
         progress = train(
             model,
-            registry.build("algorithms", section.algorithm.name, section.algorithm.options),
+            algorithm,
             TokenDataset(TokenLoader(plan, seq_len=section.seq_len, seed=options.seed), section.batch),
             options=section,
             schedule=schedule,
             seed=options.seed,
             parallel=strategies,
+            collate=algorithm.collate or Batch.concat,
+            want=spec.want,
+            want_logged=spec.want_logged,
             store=CheckpointStore(out.scratch / "checkpoints"),
             identity={"plan": plan.hash, "tokenizer": vocabulary.hash, "options": options.model_dump(mode="json")},
             average_last=section.anneal.average_last,

@@ -1,145 +1,101 @@
-"""What is told of sampled answers: figures over a whole step for metrics.jsonl, and some answers for samples.jsonl.
+"""Answers of the current policy, drawn and rewarded: what the loop does for algorithms that need rollouts.
 
-Metrics, named as TRL names them, over all answers of the step on all ranks:
+    [prompt] <- [answer 1] ... [answer n]     one tree per prompt; every token of an answer is a target
 
-    reward, reward_std                mean and standard deviation of the rewards that are known
-    rewards/<name>/mean, .../std      the same of each reward plugin, where there are several
-    frac_reward_zero_std              share of prompts whose answers all have the same reward: they teach nothing
-    completions/mean_length, min_length, max_length, mean_terminated_length    in tokens, stop token included
-    completions/clipped_ratio         share of answers that were cut off
+Columns of such a batch:
 
-A sample is {stage, step, prompt, answer, reward, reward/<name>, length, finish_reason}; an unknown reward is null.
+    per_target["sample_logps"]      float32: log-prob of the token when it was drawn
+    per_segment["is_answer"]        bool: prompts are the other segments
+    per_segment["reward"]           float32, where a reward is needed: 0 for prompts; NaN where none could score it
+    per_segment["reward/<name>"]    the same of each reward plugin
+    per_segment["finish_reason"]    int64: llama3.inference.FinishReason: 0 stop, 1 length, -1 for prompts
 
 Legend: S segments, N answers, R prompts.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from llama3.inference.completion import FinishReason
-from llama3.model.batch import Batch
-from llama3.training.metrics import Sample
-from llama3.training.parallel import ParallelContext
+from llama3.inference.completion import Completion, Generator
+from llama3.inference.sampling import Sampling
+from llama3.model.batch import Batch, Segment, Tree
+from llama3.training.watch import RolloutWatch
 
-SAMPLES = 8
-"""Answers told per logged step."""
-
-
-class RolloutWatch:
-    """Sees each scored batch on its way to the algorithm, which may go on with a part of it. Keeps the last one."""
-
-    def __init__(self) -> None:
-        self._batch: Batch | None = None
-        self._texts: Sequence[tuple[str, str]] = ()
-
-    def seen(self, batch: Batch, texts: Sequence[tuple[str, str]]) -> None:
-        """A batch with its rewards; `texts` are the prompt and the answer of each of its answers, in packed order."""
-        self._batch, self._texts = batch, texts
-
-    def metrics(self, context: ParallelContext, live: bool) -> dict[str, float]:
-        """The figures of the last batch. Every rank calls it; one that is not `live` counts for nothing."""
-        if self._batch is None:
-            return {}
-        batch, answers = self._batch, _answers(self._batch)
-        lengths_N = batch.lengths_S[answers].double()
-        ended_N = ~_cut_off(batch)[answers]
-        parts = {name: column_S[answers].double() for name, column_S in batch.per_segment.items() if _is_reward(name)}
-        sums = [
-            _sums(lengths_N), _sums(lengths_N[ended_N]), _groups(batch), *map(_sums, parts.values()),
-        ]  # fmt: skip
-        flat = context.reduce([number if live else 0.0 for row in sums for number in row], "sum")
-        least, most = context.reduce(
-            [-float(lengths_N.min()), float(lengths_N.max())] if live else [-math.inf] * 2, "max"
-        )
-        lengths, ended, groups, *rewards = (flat[start : start + 3] for start in range(0, len(flat), 3))
-        return {
-            **_reward_metrics(dict(zip(parts, rewards, strict=True))),
-            **({"frac_reward_zero_std": groups[1] / groups[0]} if groups[0] else {}),
-            "completions/mean_length": _mean(lengths),
-            "completions/min_length": -least,
-            "completions/max_length": most,
-            "completions/mean_terminated_length": _mean(ended),
-            "completions/clipped_ratio": 1 - ended[0] / max(lengths[0], 1.0),
-        }
-
-    def samples(self) -> list[Sample]:
-        """Up to SAMPLES of this rank's answers, evenly spread over the batch."""
-        if self._batch is None:
-            return []
-        batch, answers = self._batch, _answers(self._batch)
-        chosen = torch.linspace(0, len(answers) - 1, min(SAMPLES, len(answers))).long().tolist()
-        cut_off_S = _cut_off(batch)
-        rewards = {name: column_S for name, column_S in batch.per_segment.items() if _is_reward(name)}
-        return [
-            {
-                "prompt": self._texts[index][0],
-                "answer": self._texts[index][1],
-                **{name: _known(float(column_S[answers[index]])) for name, column_S in rewards.items()},
-                "length": int(batch.lengths_S[answers[index]]),
-                "finish_reason": (FinishReason.LENGTH if cut_off_S[answers[index]] else FinishReason.STOP).label,
-            }
-            for index in chosen
-        ]
+PROMPT = -1
+"""Stands for a `FinishReason` in the row of a prompt."""
 
 
-def _answers(batch: Batch) -> Tensor:
-    """The segments that hold a target."""
-    return batch.segment_M.unique()
+@dataclass(frozen=True, slots=True)
+class Rewards:
+    """What a rewarder says of the answers of a batch, in packed order; every column has one number per answer."""
+
+    columns: Mapping[str, Sequence[float]]
+    """"reward" and its parts as "reward/<name>"; NaN: cannot be scored."""
+    texts: Sequence[tuple[str, str]]
+    """Prompt and answer."""
 
 
-def _cut_off(batch: Batch) -> Tensor:
-    """Which segments are answers that reached their longest length without ending (finish_reason LENGTH)."""
-    reason_S = batch.per_segment.get("finish_reason")
-    return torch.zeros_like(batch.parents_S, dtype=torch.bool) if reason_S is None else reason_S == FinishReason.LENGTH
+class Rewarder(Protocol):
+    """Scores answers with the run's rewards."""
+
+    def score(self, batch: Batch) -> Rewards:
+        """Rewards of all answers (segments with targets); the batch has at least one."""
+        ...
 
 
-def _is_reward(column: str) -> bool:
-    return column == "reward" or column.startswith("reward/")
+class Rollouts:
+    """Draws answers as `sampling` says and has them scored by the rewarder, if there is one. `watch` keeps the last
+    batch for its figures."""
+
+    def __init__(self, generator: Generator, sampling: Sampling, rewarder: Rewarder | None) -> None:
+        self._generator, self._rewarder = generator, rewarder
+        self.sampling = sampling
+        self.watch = RolloutWatch()
+
+    def draw(self, prompts: Batch, samples: int, seed: int) -> Batch:
+        """`samples` answers to the root of each tree of `prompts`, whose per_tree columns are kept.
+
+        All prompts are sampled in one call. Every rank calls it, one without prompts too.
+        """
+        ids_R = [segment.tolist() for segment in prompts.tokens_T.split(prompts.lengths_S.tolist())]
+        completions = self._generator.generate(ids_R, replace(self.sampling, n=samples, seed=seed))
+        drawn = answers_of(ids_R, completions).to(prompts.tokens_T.device).with_(per_tree=prompts.per_tree)
+        rewards = self._rewards(drawn)
+        batch = drawn.with_(per_segment={name: _column(drawn, x_N) for name, x_N in rewards.columns.items()})
+        self.watch.seen(batch, rewards.texts)
+        return batch
+
+    def _rewards(self, drawn: Batch) -> Rewards:
+        if self._rewarder is None:
+            return Rewards({}, ())
+        return self._rewarder.score(drawn) if drawn.num_trees else Rewards({"reward": ()}, ())
 
 
-def _sums(x_N: Tensor) -> list[float]:
-    """Count, sum and sum of squares of what is not NaN."""
-    x_N = x_N[~x_N.isnan()]
-    return [float(len(x_N)), float(x_N.sum()), float((x_N**2).sum())]
-
-
-def _groups(batch: Batch) -> list[float]:
-    """Prompts with several known rewards, and how many of them have only one value."""
-    reward_S = batch.per_segment["reward"]
-    known = (~reward_S.isnan()).nonzero().squeeze(-1)
-    tree_N, reward_N = batch.tree_S[known], reward_S[known]
-    counts_R = torch.bincount(tree_N, minlength=batch.num_trees)
-    least_R, most_R = (
-        reward_N.new_zeros(batch.num_trees).scatter_reduce(0, tree_N, reward_N, how, include_self=False)
-        for how in ("amin", "amax")
+def answers_of(prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[Completion]]) -> Batch:
+    """Prompts (token ids) with their answers as one forest, on the CPU: the columns above but for the rewards."""
+    trees = [
+        Tree([Segment(prompt), *(Segment(answer.ids, parent=0, is_target=True) for answer in answers)])
+        for prompt, answers in zip(prompts, completions, strict=True)
+    ]
+    batch = Batch.of_trees(trees)
+    flat = [answer for answers in completions for answer in answers]
+    is_answer_S = batch.parents_S >= 0
+    finish_reason_S = torch.full((batch.num_segments,), PROMPT)
+    finish_reason_S[is_answer_S] = torch.tensor([int(answer.finish_reason) for answer in flat], dtype=torch.int64)
+    return batch.with_(
+        per_target={"sample_logps": torch.tensor([x for answer in flat for x in answer.logps], dtype=torch.float32)},
+        per_segment={"is_answer": is_answer_S, "finish_reason": finish_reason_S},
     )
-    several_R = counts_R > 1
-    return [float(several_R.sum()), float((several_R & (least_R == most_R)).sum()), 0.0]
 
 
-def _reward_metrics(sums: Mapping[str, Sequence[float]]) -> dict[str, float]:
-    metrics = {"reward": _mean(sums["reward"]), "reward_std": _std(sums["reward"])}
-    parts = {name.removeprefix("reward/"): row for name, row in sums.items() if name != "reward"}
-    if len(parts) > 1:
-        for name, row in parts.items():
-            metrics |= {f"rewards/{name}/mean": _mean(row), f"rewards/{name}/std": _std(row)}
-    return metrics
-
-
-def _mean(sums: Sequence[float]) -> float:
-    return sums[1] / sums[0] if sums[0] else math.nan
-
-
-def _std(sums: Sequence[float]) -> float:
-    """Unbiased; 0 for a single number."""
-    count, total, squares = sums
-    return math.sqrt(max(squares - total**2 / count, 0.0) / max(count - 1, 1.0)) if count else math.nan
-
-
-def _known(reward: float) -> float | None:
-    return None if math.isnan(reward) else reward
+def _column(batch: Batch, values_N: Sequence[float]) -> Tensor:
+    """Numbers of the answers as a column of all segments."""
+    column_S = torch.zeros(batch.num_segments, device=batch.tokens_T.device)
+    column_S[batch.per_segment["is_answer"]] = torch.tensor(values_N, dtype=torch.float32, device=column_S.device)
+    return column_S

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from llama3.model.batch import Batch
 from llama3.training.algorithm import Services
 from llama3_plugins.algorithms.preference_losses import PreferenceAlgorithm
-from llama3_plugins.data_kinds.pairs import PairExample, Pairs
 
 
 class DPO(PreferenceAlgorithm):
@@ -20,9 +17,6 @@ class DPO(PreferenceAlgorithm):
     it is what preserves the format. `loss` puts other losses, or a weighted sum of several, in the place of the first
     term: see the table of llama3_plugins.algorithms.preference_losses.
     """
-
-    def collate(self, examples: Sequence[PairExample]) -> Batch:
-        return Pairs().collate(examples)
 
     def prepare(self, batch: Batch, services: Services) -> Batch:
         return self.columns(batch, services)

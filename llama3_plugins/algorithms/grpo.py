@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -13,7 +12,6 @@ from llama3.model.score import Scored
 from llama3.posttraining.advantages import group_advantages, kl_estimate
 from llama3.training.algorithm import Algorithm, Plan, Services, Term
 from llama3_plugins.algorithms.options import GRPOOptions, Reduction
-from llama3_plugins.data_kinds.prompts import PromptExample, Prompts
 
 
 class GRPO(Algorithm):
@@ -35,15 +33,10 @@ class GRPO(Algorithm):
 
     def __init__(self, options: GRPOOptions) -> None:
         self.options = options
-        self.plan = Plan(options.samples, options.epochs, options.minibatches, temperature=None)
-
-    def collate(self, examples: Sequence[PromptExample]) -> Batch:
-        return Prompts().collate(examples)
+        self.plan = Plan(options.samples, options.epochs, options.minibatches)
 
     def prepare(self, batch: Batch, services: Services) -> Batch:
-        batch = services.reward.score(services.sampler.rollouts(batch, self.plan.samples))
-        reward_S = batch.per_segment["reward"]
-        advantage_S = group_advantages(reward_S, batch, self.options.scale_rewards, services.stats)
+        advantage_S = group_advantages(batch, self.options.scale_rewards, services.stats)
         columns = {
             "advantages": advantage_S[batch.segment_M],
             "weights": token_weights(self.options.reduction, batch, services),
@@ -66,20 +59,20 @@ class GRPO(Algorithm):
             terms["kl"] = Term((kl_M * weights_M).sum(), per, self.options.beta)
         return terms
 
-    def metrics(self, scored: Scored, batch: Batch) -> dict[str, Tensor]:
+    def metrics(self, scored: Scored, batch: Batch) -> dict[str, Term]:
         """TRL's names; means over answer tokens."""
         advantages_M, ratio_M = batch.per_target["advantages"], self._ratios(scored, batch)
         low_M = (ratio_M < 1 - self.options.clip_low) & (advantages_M < 0)
         high_M = (ratio_M > 1 + self.options.clip_high) & (advantages_M > 0)
-        metrics = {
-            "entropy": scored.entropy_M.mean(),
-            "clip_ratio/low_mean": low_M.float().mean(),
-            "clip_ratio/high_mean": high_M.float().mean(),
-            "clip_ratio/region_mean": (low_M | high_M).float().mean(),
+        columns = {
+            "entropy": scored.entropy_M,
+            "clip_ratio/low_mean": low_M.float(),
+            "clip_ratio/high_mean": high_M.float(),
+            "clip_ratio/region_mean": (low_M | high_M).float(),
         }
         if self.options.beta > 0:
-            metrics["kl"] = kl_estimate(scored.logps_M, batch.per_target["ref_logps"], "k3").mean()
-        return metrics
+            columns["kl"] = kl_estimate(scored.logps_M, batch.per_target["ref_logps"], "k3")
+        return {name: Term(column_M.sum(), per="target") for name, column_M in columns.items()}
 
     def _ratios(self, scored: Scored, batch: Batch) -> Tensor:
         """pi / pi_old: of each token, or of its whole answer."""
@@ -108,7 +101,7 @@ def token_weights(reduction: Reduction, batch: Batch, services: Services) -> Ten
     if reduction == "bnpo":
         return one_M
     if reduction == "dr_grpo":
-        return one_M / services.sampler.max_tokens
-    known_S = ~batch.per_segment["reward"].isnan()
-    answers, tokens = services.stats.sum(torch.stack([known_S.sum(), lengths_S[known_S].sum()])).tolist()
+        return one_M / services.sampling.max_tokens
+    is_answer_S = batch.per_segment["is_answer"]
+    answers, tokens = services.stats.sum(torch.stack([is_answer_S.sum(), lengths_S.sum()])).tolist()
     return one_M * (answers / max(tokens, 1))

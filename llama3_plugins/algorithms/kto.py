@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -11,7 +9,6 @@ from llama3.model.batch import Batch, Segment, Tree
 from llama3.model.score import Scored
 from llama3.training.algorithm import Algorithm, Services, Term
 from llama3_plugins.algorithms.options import KTOOptions
-from llama3_plugins.data_kinds.labels import LabelExample, Labels
 
 
 class KTO(Algorithm):
@@ -29,9 +26,6 @@ class KTO(Algorithm):
 
     def __init__(self, options: KTOOptions) -> None:
         self.options = options
-
-    def collate(self, examples: Sequence[LabelExample]) -> Batch:
-        return Labels().collate(examples)
 
     def prepare(self, batch: Batch, services: Services) -> Batch:
         mismatched = shifted_answers(batch)
@@ -51,13 +45,13 @@ class KTO(Algorithm):
         loss_R = weight_R * (1 - torch.sigmoid(self.options.beta * self._gain(scored, batch)))
         return {"kto": Term(loss_R.sum(), per="tree")}
 
-    def metrics(self, scored: Scored, batch: Batch) -> dict[str, Tensor]:
+    def metrics(self, scored: Scored, batch: Batch) -> dict[str, Term]:
         """`rewards/margins`: how far answers lie on the right side of the KL; `accuracies`: how many do."""
         gain_R = self._gain(scored, batch)
         return {
-            "kl": batch.per_tree["kl"].mean(),
-            "rewards/margins": self.options.beta * gain_R.mean(),
-            "rewards/accuracies": (gain_R > 0).float().mean(),
+            "kl": Term(batch.per_tree["kl"].sum(), per="tree"),
+            "rewards/margins": Term(gain_R.sum(), per="tree", weight=self.options.beta),
+            "rewards/accuracies": Term((gain_R > 0).float().sum(), per="tree"),
         }
 
     def _gain(self, scored: Scored, batch: Batch) -> Tensor:

@@ -132,6 +132,18 @@ class PPOOptions(BaseModel):
     missing_eos_penalty: float = Field(0.0, ge=0, description="taken from the reward of an answer that does not end")
 
 
+class RLOOOptions(BaseModel):
+    """TRL's values are the defaults."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    samples: int = Field(2, ge=2, le=64, description="answers drawn per prompt and step")
+    epochs: int = Field(1, ge=1, description="passes over the answers of a step")
+    minibatches: int = Field(1, ge=1, description="optimizer updates per pass")
+    clip: float = Field(0.2, gt=0, description="how far an answer's probability ratio may leave 1")
+    beta: float = Field(0.05, ge=0, description="weight of the KL to the reference in the reward")
+
+
 Reduction = Literal["grpo", "bnpo", "dapo", "dr_grpo"]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -14,7 +14,6 @@ from llama3.model.score import Scored
 from llama3.posttraining.advantages import gae, kl_estimate, last_M, whiten
 from llama3.training.algorithm import Algorithm, Plan, Services, Stats, Term
 from llama3_plugins.algorithms.options import PPOOptions
-from llama3_plugins.data_kinds.prompts import PromptExample, Prompts
 
 
 class PPO(Algorithm):
@@ -36,28 +35,22 @@ class PPO(Algorithm):
 
     def __init__(self, options: PPOOptions) -> None:
         self.options = options
-        self.plan = Plan(options.samples, options.epochs, options.minibatches, temperature=None)
+        self.plan = Plan(options.samples, options.epochs, options.minibatches)
         self.kl_coef = options.kl_coef
 
-    def collate(self, examples: Sequence[PromptExample]) -> Batch:
-        return Prompts().collate(examples)
-
     def prepare(self, batch: Batch, services: Services) -> Batch:
-        batch = services.reward.score(services.sampler.rollouts(batch, self.plan.samples))
         old_logps_M, values_M = services.policy.logps(batch), services.value.values(batch)
         kl_M = kl_estimate(old_logps_M, services.reference.logps(batch), self.options.kl_estimator)
         scores_S = self._scores(batch)
         rewards_M = -self.kl_coef * kl_M + scores_S[batch.segment_M] * last_M(batch)
-        # An answer without a reward is dropped after this, and no part of any statistic.
-        known_M = ~scores_S.isnan()[batch.segment_M]
         if self.options.whiten_rewards:
-            rewards_M = whiten(rewards_M, known_M, services.stats, shift_mean=False)
+            rewards_M = whiten(rewards_M, services.stats, shift_mean=False)
         advantages_M = gae(rewards_M, values_M, batch, self.options.gamma, self.options.lam)
         columns = {
             "old_logps": old_logps_M,
             "old_values": values_M,
             "returns": advantages_M + values_M,
-            "advantages": whiten(advantages_M, known_M, services.stats),
+            "advantages": whiten(advantages_M, services.stats),
         }
         objective = self._objective(batch, kl_M, old_logps_M, scores_S, services.stats)
         return batch.with_(per_target=columns, per_tree=objective)
@@ -74,19 +67,23 @@ class PPO(Algorithm):
             "value": Term(value_M.sum(), per="target", weight=self.options.vf_coef),
         }
 
-    def metrics(self, scored: Scored, batch: Batch) -> dict[str, Tensor]:
+    def metrics(self, scored: Scored, batch: Batch) -> dict[str, Term]:
         """TRL's names. `objective/...` are sums over an answer's tokens, averaged over the answers of the step."""
         advantages_M, returns_M = batch.per_target["advantages"], batch.per_target["returns"]
         ratio_M, clipped_M = self._ratios(scored, batch)
         near_M = self._near_old(scored, batch)
         logratio_M = scored.logps_M - batch.per_target["old_logps"]
+        per_token = {
+            "policy/approxkl_avg": 0.5 * logratio_M**2,
+            "policy/clipfrac_avg": (advantages_M * clipped_M < advantages_M * ratio_M).float(),
+            "policy/entropy_avg": scored.entropy_M,
+            "val/clipfrac_avg": ((near_M - returns_M) ** 2 > (scored.values_M - returns_M) ** 2).float(),
+            "val/ratio": ratio_M,
+        }
+        of_step = {name: column_R for name, column_R in batch.per_tree.items() if name.startswith("objective/")}
         return {
-            **{name: column_R.mean() for name, column_R in batch.per_tree.items() if name.startswith("objective/")},
-            "policy/approxkl_avg": 0.5 * (logratio_M**2).mean(),
-            "policy/clipfrac_avg": (advantages_M * clipped_M < advantages_M * ratio_M).float().mean(),
-            "policy/entropy_avg": scored.entropy_M.mean(),
-            "val/clipfrac_avg": ((near_M - returns_M) ** 2 > (scored.values_M - returns_M) ** 2).float().mean(),
-            "val/ratio": ratio_M.mean(),
+            **{name: Term(column_R.sum(), per="tree") for name, column_R in of_step.items()},
+            **{name: Term(column_M.sum(), per="target") for name, column_M in per_token.items()},
         }
 
     def state_dict(self) -> dict[str, Any]:
@@ -96,7 +93,7 @@ class PPO(Algorithm):
         self.kl_coef = float(state["kl_coef"])
 
     def _scores(self, batch: Batch) -> Tensor:
-        """The reward of each answer, less the penalty of those that did not end; NaN where there is none."""
+        """The reward of each answer, less the penalty of those that did not end."""
         cut_off_S = batch.per_segment["finish_reason"] == FinishReason.LENGTH
         return batch.per_segment["reward"] - self.options.missing_eos_penalty * cut_off_S
 
@@ -115,9 +112,8 @@ class PPO(Algorithm):
     ) -> dict[str, Tensor]:
         """Means over all answers of the step as constant columns, so that they are the same in every microbatch; the
         KL coefficient then moves towards its target."""
-        known_S = ~scores_S.isnan() & (batch.targets_per_segment_S > 0)
-        parts = [batch.sum_by_segment(kl_M), batch.sum_by_segment(-old_logps_M), scores_S, torch.ones_like(scores_S)]
-        *sums, count = stats.sum(torch.stack([part_S[known_S].sum() for part_S in parts])).tolist()
+        parts = [kl_M, -old_logps_M, scores_S, batch.per_segment["is_answer"]]
+        *sums, count = stats.sum(torch.stack([part.sum() for part in parts])).tolist()
         kl, entropy, score = (total / max(count, 1.0) for total in sums)
         means = {
             "objective/kl": kl,

@@ -172,18 +172,17 @@ class PreferenceAlgorithm(Algorithm):
 
     def columns(self, batch: Batch, services: Services) -> Batch:
         """Add what the losses read beside the policy's log-probs."""
-        kept = _kept(batch)
         batch = batch.with_(
             per_target={
                 "ref_logps": services.reference.logps(batch),
                 "weight": self._weight(batch),
-                "nll_share": self._nll_share(batch, kept, services.stats),
+                "nll_share": self._nll_share(batch, services.stats),
             }
         )
         if BATCH_WIDE.isdisjoint(self.options.loss):
             return batch
         pairs = self._pairs(services.policy.logps(batch), batch)
-        return batch.with_(per_tree=partners(pairs, kept, self.options, services.stats))
+        return batch.with_(per_tree=partners(pairs, self.options, services.stats))
 
     def loss(self, scored: Scored, batch: Batch) -> dict[str, Term]:
         pairs = self._pairs(scored.logps_M, batch)
@@ -194,17 +193,18 @@ class PreferenceAlgorithm(Algorithm):
         nll = -(scored.logps_M * batch.per_target["nll_share"]).sum()
         return {**terms, "nll": Term(nll, per="tree", weight=self.options.nll_weight)}
 
-    def metrics(self, scored: Scored, batch: Batch) -> dict[str, Tensor]:
+    def metrics(self, scored: Scored, batch: Batch) -> dict[str, Term]:
         """TRL's names, whatever the loss; a tie counts as wrong, so step 0 reads 0 accuracy."""
         pairs, beta = self._pairs(scored.logps_M, batch), self.options.beta
-        return {
-            "rewards/chosen": beta * pairs.chosen_ratio.mean(),
-            "rewards/rejected": beta * pairs.rejected_ratio.mean(),
-            "rewards/margins": beta * (pairs.chosen_ratio - pairs.rejected_ratio).mean(),
-            "rewards/accuracies": (pairs.chosen_ratio > pairs.rejected_ratio).float().mean(),
-            "logps/chosen": pairs.chosen.mean(),
-            "logps/rejected": pairs.rejected.mean(),
+        columns = {
+            "rewards/chosen": beta * pairs.chosen_ratio,
+            "rewards/rejected": beta * pairs.rejected_ratio,
+            "rewards/margins": beta * (pairs.chosen_ratio - pairs.rejected_ratio),
+            "rewards/accuracies": (pairs.chosen_ratio > pairs.rejected_ratio).float(),
+            "logps/chosen": pairs.chosen,
+            "logps/rejected": pairs.rejected,
         }
+        return {name: Term(column_R.sum(), per="tree") for name, column_R in columns.items()}
 
     def _pairs(self, logps_M: Tensor, batch: Batch) -> Pairs:
         weight_M, chosen, rejected = batch.per_target["weight"], batch.child(0), batch.child(1)
@@ -236,10 +236,10 @@ class PreferenceAlgorithm(Algorithm):
         number_M = counts_M.cumsum(0) - before_S[batch.segment_M]  # from 1 for an answer's first token that counts
         return torch.where(number_M <= shorter_R[batch.tree_M], counts_M, self.options.ld_alpha * counts_M)
 
-    def _nll_share(self, batch: Batch, kept: Tensor, stats: Stats) -> Tensor:
+    def _nll_share(self, batch: Batch, stats: Stats) -> Tensor:
         """Weight of each target in the sum over pairs of the NLL: its answer's mean, or the mean over all tokens."""
         chosen_S = torch.zeros(batch.num_segments, device=batch.tokens_T.device)
-        chosen_S[batch.child(0)[kept]] = 1.0
+        chosen_S[batch.child(0)] = 1.0
         chosen_M = chosen_S[batch.segment_M]
         if self.options.nll_reduction == "sequence_mean":
             return chosen_M / batch.targets_per_segment_S[batch.segment_M]
@@ -247,36 +247,28 @@ class PreferenceAlgorithm(Algorithm):
         return chosen_M * (pairs / tokens)
 
 
-def _kept(batch: Batch) -> Tensor:
-    """Indices of the pairs that the loop will not drop for want of a reward: only they enter what is computed over all
-    pairs of a step."""
-    reward_S = batch.per_segment.get("reward")
-    every_R = torch.arange(batch.num_trees, device=batch.tokens_T.device)
-    return every_R if reward_S is None else every_R[~reward_S[batch.child(0)].isnan()]
-
-
-def partners(pairs: Pairs, kept: Tensor, options: PreferenceOptions, stats: Stats) -> dict[str, Tensor]:
-    """Columns of the `aot` losses: what each kept pair is compared with, by rank over the pairs of the whole step.
+def partners(pairs: Pairs, options: PreferenceOptions, stats: Stats) -> dict[str, Tensor]:
+    """Columns of the `aot` losses: what each pair is compared with, by rank over the pairs of the whole step.
 
     The ranks are those of the weights at which the step begins, so they are exact for its first update, and these
     algorithms make one update per step.
     """
     chosen, rejected = pairs.chosen_ratio, pairs.rejected_ratio
     margin, ref_margin = pairs.chosen - pairs.rejected, pairs.ref_chosen - pairs.ref_rejected
-    rejected_partner = _of_equal_rank(chosen, rejected, kept, stats)
+    rejected_partner = _of_equal_rank(chosen, rejected, stats)
     return {
-        "aot_reference": _of_equal_rank(margin, ref_margin, kept, stats),
+        "aot_reference": _of_equal_rank(margin, ref_margin, stats),
         "aot_rejected": rejected_partner,
-        "aot_chosen": _of_equal_rank(rejected, chosen, kept, stats),
+        "aot_chosen": _of_equal_rank(rejected, chosen, stats),
         "aot_base": _smoothed(chosen - rejected_partner, options),
     }
 
 
-def _of_equal_rank(x_R: Tensor, other_R: Tensor, kept: Tensor, stats: Stats) -> Tensor:
-    """For each kept value of `x_R` the value of `other_R` that has the same rank, over all processes; 0 elsewhere."""
-    (all_x, mine), (all_other, _) = stats.gather(x_R[kept]), stats.gather(other_R[kept])
+def _of_equal_rank(x_R: Tensor, other_R: Tensor, stats: Stats) -> Tensor:
+    """For each value of `x_R` the value of `other_R` that has the same rank, over all processes."""
+    (all_x, mine), (all_other, _) = stats.gather(x_R), stats.gather(other_R)
     rank = all_x.argsort(stable=True).argsort()[mine]
-    return torch.zeros_like(x_R).index_put((kept,), all_other.sort().values[rank])
+    return all_other.sort().values[rank]
 
 
 def _smoothed(margin_R: Tensor, options: PreferenceOptions) -> Tensor:

@@ -36,8 +36,7 @@ class RewardModel(Algorithm):
         return pack_rankings([(pair.prompt, pair.ranking) for pair in examples])
 
     def loss(self, scored: Scored, batch: Batch) -> dict[str, Term]:
-        better, worse = _pairs(batch)
-        share_P = 1.0 / torch.bincount(batch.tree_S[better], minlength=batch.num_trees)[batch.tree_S[better]]
+        better, worse, share_P = _pairs(batch)
         better_P, worse_P = scored.score_S[better], scored.score_S[worse]
         preference = -F.logsigmoid(better_P - worse_P - self.options.margin)
         terms = {"preference": Term((share_P * preference).sum(), per="tree")}
@@ -46,24 +45,23 @@ class RewardModel(Algorithm):
             terms["centering"] = Term(centre, per="tree", weight=self.options.centering)
         return terms
 
-    def metrics(self, scored: Scored, batch: Batch) -> dict[str, Tensor]:
-        """TRL's names; a tie counts as wrong."""
-        better, worse = _pairs(batch)
+    def metrics(self, scored: Scored, batch: Batch) -> dict[str, Term]:
+        """TRL's names; averaged per prompt as the loss is, and a tie counts as wrong."""
+        better, worse, share_P = _pairs(batch)
         margin_P = scored.score_S[better] - scored.score_S[worse]
-        answers = scored.score_S[batch.parents_S >= 0]
         return {
-            "accuracy": (margin_P > 0).float().mean(),
-            "margin": margin_P.mean(),
-            "min_reward": answers.min(),
-            "mean_reward": answers.mean(),
-            "max_reward": answers.max(),
+            "accuracy": Term((share_P * (margin_P > 0)).sum(), per="tree"),
+            "margin": Term((share_P * margin_P).sum(), per="tree"),
+            "mean_reward": Term(scored.score_S[batch.parents_S >= 0].sum(), per="segment"),
         }
 
 
-def _pairs(batch: Batch) -> tuple[Tensor, Tensor]:
-    """The segments (better, worse) of every pair of answers to one prompt."""
+def _pairs(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """The segments (better, worse) of every pair of answers to one prompt, and its share of the prompt's pairs."""
     place_S = batch.per_segment["place"]
     answers = (batch.parents_S >= 0).nonzero().squeeze(-1)
     place, tree = place_S[answers], batch.tree_S[answers]
     better, worse = ((tree[:, None] == tree) & (place[:, None] < place)).nonzero(as_tuple=True)
-    return answers[better], answers[worse]
+    better, worse = answers[better], answers[worse]
+    share_P = 1.0 / torch.bincount(batch.tree_S[better], minlength=batch.num_trees)[batch.tree_S[better]]
+    return better, worse, share_P

@@ -186,6 +186,33 @@ def test_sums_are_differentiable_and_columns_can_be_added() -> None:
     assert "ref_logps" not in batch.per_target
 
 
+@given(trees(), st.data())
+def test_what_is_dropped_is_counted_by_reason(forest, data) -> None:
+    batch = Batch.of_trees(forest)
+    answers = lambda b: int((b.targets_per_segment_S > 0).sum())
+    gone = data.draw(st.lists(st.booleans(), min_size=len(forest), max_size=len(forest)))
+    kept = batch.drop(torch.tensor(gone, dtype=torch.bool), "tree")
+    assert describe(kept) == [tree for tree, out in zip(describe(batch), gone, strict=True) if not out]
+    assert kept.dropped == {"tree": answers(batch) - answers(kept)}
+    out_S = torch.tensor([data.draw(st.booleans()) for _ in range(kept.num_segments)], dtype=torch.bool)
+    rest = kept.drop_segments(out_S, "segment")
+    parents = kept.parents_S.tolist()
+    for segment, parent in enumerate(parents):  # parents first: whatever hangs on a dropped one is dropped
+        out_S[segment] |= parent >= 0 and bool(out_S[parent])
+    expected = kept.keep(~out_S & (kept.targets_per_segment_S > 0))
+    assert describe(rest) == describe(expected)
+    assert rest.dropped == {"tree": kept.dropped["tree"], "segment": answers(kept) - answers(rest)}
+    assert rest.select([]).with_().to("cpu").dropped == rest.dropped, "the record stays with the batch"
+
+
+@given(trees())
+def test_sums_by_tree(forest) -> None:
+    batch = Batch.of_trees(forest)
+    if forest:
+        expected = [sum(segment.per_segment["reward"] for segment in tree.segments) for tree in forest]
+        assert batch.sum_by_tree(batch.per_segment["reward"]).tolist() == pytest.approx(expected, rel=1e-5)
+
+
 def test_missing_segment_numbers_become_nan() -> None:
     tree = Tree([Segment([1]), Segment([2], 0, True, per_segment={"reward": 1})])
     reward = Batch.of_trees([tree]).per_segment["reward"]

@@ -7,6 +7,7 @@ from typing import ClassVar
 import pytest
 import torch
 
+from llama3.errors import PluginError
 from llama3.plugins.registry import discover
 from llama3.testing import (
     AlgorithmConformance,
@@ -49,6 +50,11 @@ class TestGRPO(AlgorithmConformance):
 
 class TestPPO(AlgorithmConformance):
     plugin = "ppo"
+
+
+class TestRLOO(AlgorithmConformance):
+    plugin = "rloo"
+    options: ClassVar = {"samples": 4, "minibatches": 2}
 
 
 class TestRejectionSampling(AlgorithmConformance):
@@ -98,11 +104,6 @@ class TestInt8(QuantizationConformance):
 class SFT(Algorithm):
     """A sound algorithm, into which each test below plants one fault."""
 
-    def collate(self, examples):
-        from llama3_plugins.data_kinds.dialogs import Dialogs
-
-        return Dialogs().collate(examples)
-
     def loss(self, scored, batch):
         return {"nll": Term(-scored.logps_M.sum(), per="target")}
 
@@ -151,6 +152,28 @@ class Forgetful(SFT):
         return {"nll": Term(-scored.logps_M.sum() * self.seen, per="target")}
 
 
+class MetricOfMicrobatch(SFT):
+    def metrics(self, scored, batch):
+        return {"logp": Term(scored.logps_M.mean(), per="tree")}
+
+
+class TensorAsMetric(SFT):
+    def metrics(self, scored, batch):
+        return {"logp": scored.logps_M.mean()}
+
+
+class Greedy(SFT):
+    """Reads a column that its spec does not want."""
+
+    def loss(self, scored, batch):
+        return {"nll": Term(-(scored.logps_M + scored.entropy_M).sum(), per="target")}
+
+
+class NeedsTrees(SFT):
+    def prepare(self, batch, services):
+        return batch.with_(per_target={"least": services.policy.logps(batch).min().expand(batch.num_targets)})
+
+
 FAULTS = [
     (WrongUnit, "loss_is_finite_and_its_units_are_known"),
     (Random, "loss_is_pure"),
@@ -158,6 +181,10 @@ FAULTS = [
     (OrderMatters, "order_of_trees_does_not_matter"),
     (MeanOfMicrobatch, "packing_does_not_matter"),
     (MeanOfMicrobatch, "accumulation_does_not_matter"),
+    (MetricOfMicrobatch, "metrics_do_not_depend_on_how_a_step_is_cut"),
+    (TensorAsMetric, "metrics_do_not_depend_on_how_a_step_is_cut"),
+    (Greedy, "loss_is_finite_and_its_units_are_known"),
+    (NeedsTrees, "an_empty_batch_counts_for_nothing"),
     (LearnsNothing, "loss_falls_on_a_toy_task"),
     (Forgetful, "a_resumed_run_equals_an_uninterrupted_one"),
 ]
@@ -171,7 +198,7 @@ def test_the_kit_finds_a_planted_fault(faulty, check, monkeypatch):
     kit = Kit()
     getattr(kit, f"test_{check}")()  # the sound one passes
     monkeypatch.setattr(Kit, "build", lambda self: faulty())
-    with pytest.raises((AssertionError, RuntimeError)):
+    with pytest.raises((AssertionError, RuntimeError, TypeError, PluginError)):
         getattr(kit, f"test_{check}")()
 
 

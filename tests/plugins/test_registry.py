@@ -68,7 +68,7 @@ def test_a_third_party_does_not_replace_a_built_in(site, good):
 @pytest.mark.parametrize(
     ("field", "status", "fix"),
     [
-        ("api_version=2", "needs api 2", "pip install -U new llama3"),
+        ("api_version=1", "needs api 1", "docs/plugins.md"),
         ("requires=('no_such.sub',)", "needs no_such.sub", "no-such"),
     ],
 )

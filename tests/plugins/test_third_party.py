@@ -78,6 +78,7 @@ from llama3.safety.engine import PolicyEngine
 from llama3.testing.toys import ToyData, ToyServices, toy_examples, toy_model
 from llama3.training.loop import train
 from llama3.training.schedule import Schedule
+from llama3_plugins.data_kinds.pairs import Pairs
 
 loaded = load("quickstart", ["post_training.algorithm={name: simpo, beta: 1.5}"])
 slot = loaded.config.post_training.algorithm
@@ -87,7 +88,7 @@ model = toy_model()
 before = model.lm_head.weight.clone()
 options = OptimizerSection(lr=1e-3, precision="fp32", log_every=1)
 progress = train(
-    model, algorithm, ToyData(toy_examples("pairs")), options=options,
+    model, algorithm, ToyData(toy_examples("pairs")), collate=Pairs().collate, options=options,
     schedule=Schedule(peak=1e-3, final=1.0, warmup=0, steps=3), seed=0, services=ToyServices(model),
 )
 assert progress.step == 3 and progress.skipped == 0 and not before.equal(model.lm_head.weight)

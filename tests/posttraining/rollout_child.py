@@ -13,37 +13,26 @@ import torch
 from llama3.config.schema import OptimizerSection, ParallelismSection
 from llama3.inference import Sampling
 from llama3.plugins.registry import discover
-from llama3.posttraining.services import GatheredGenerator, ModelScorer, RolloutSampler, build_services, draw_seed
+from llama3.posttraining.services import GatheredGenerator, ModelScorer, build_services
 from llama3.testing.toys import CONFIG, ToyData, ToyRewarder, toy_examples, toy_model
 from llama3.training.loop import train
 from llama3.training.parallel import GlobalStats, start
-from llama3.training.rollouts import RolloutWatch
+from llama3.training.rollouts import Rollouts
 from llama3.training.schedule import Schedule
 from llama3.training.state import model_tensors
+from llama3_plugins.data_kinds.prompts import Prompts
 
 NEEDS = frozenset({"rollouts", "reward", "reference"})
 
 
-class WatchedRewarder(ToyRewarder):
-    def __init__(self, watch: RolloutWatch) -> None:
-        self.watch = watch
-
-    def score(self, batch):
-        batch = super().score(batch)
-        self.watch.seen(batch, [("", "")] * len(batch.segment_M.unique()))
-        return batch
-
-
 def main(folder: Path, strategy: str = "single") -> None:
     parallel = start(ParallelismSection(dp=strategy), CONFIG, torch.device("cpu"), discover())
-    context, watch, model = parallel.context, RolloutWatch(), toy_model()
+    context, model = parallel.context, toy_model()
     parallel.apply(model)
-    generator = GatheredGenerator(model, parallel)
+    rollouts = Rollouts(GatheredGenerator(model, parallel), Sampling(6, stop_ids=frozenset({0})), ToyRewarder())
     makers = {
-        "rollouts": lambda: RolloutSampler(
-            generator, Sampling(6, stop_ids=frozenset({0})), draw_seed=lambda: draw_seed(context)
-        ),
-        "reward": lambda: WatchedRewarder(watch),
+        "rollouts": lambda: rollouts,
+        "reward": lambda: None,
         "reference": lambda: ModelScorer(toy_model(seed=1)),
     }
     stats = GlobalStats(context)
@@ -57,9 +46,10 @@ def main(folder: Path, strategy: str = "single") -> None:
         schedule=Schedule(section.lr, 1.0, 0, 4),
         seed=5,
         parallel=parallel,
-        needs=NEEDS,
+        collate=Prompts().collate,
+        want_logged=frozenset({"entropy"}),
         services=services,
-        watch=watch,
+        rollouts=rollouts,
     )
     tensors = model_tensors(model)
     result = {

@@ -11,29 +11,33 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from trl_oracle import means
 
-from llama3.model.batch import Batch, Segment, Tree
+from llama3.inference.completion import Completion, FinishReason
+from llama3.inference.sampling import Sampling
+from llama3.model.batch import Batch
 from llama3.model.score import Scored
 from llama3.posttraining.advantages import group_advantages
 from llama3.testing.toys import ToyStats
-from llama3.training.microbatch import UNITS, count_units
+from llama3.training.microbatch import UNITS, count_units, drop_unscorable
+from llama3.training.rollouts import Rewards, Rollouts
 from llama3_plugins.algorithms.grpo import GRPO
 from llama3_plugins.algorithms.options import GRPOOptions
+from llama3_plugins.data_kinds.prompts import PromptExample, Prompts
 
 LENGTHS = ((3, 5, 1), (4, 2, 6))
 REWARDS = ((1.0, 0.0, 0.25), (0.5, 2.0, -1.0))
 MAX_TOKENS = 6
 
 
-def batch_of(lengths=LENGTHS) -> Batch:
-    answer = lambda length: Segment(np.arange(1, 1 + length), 0, True, per_segment={"finish_reason": 0})
-    return Batch.of_trees([Tree([Segment(np.array([7, 8])), *map(answer, row)]) for row in lengths])
-
-
-def rewards_of(batch: Batch, rewards=REWARDS) -> torch.Tensor:
-    reward_S = torch.full((batch.num_segments,), torch.nan)
-    reward_S[batch.segment_M.unique()] = torch.tensor(rewards).flatten()
-    return reward_S
+def batch_of(rewards=REWARDS) -> Batch:
+    """Rewarded answers, as the loop draws them."""
+    answer = lambda length: Completion(list(range(1, 1 + length)), [0.0] * length, FinishReason.STOP)
+    completions = [[answer(length) for length in row] for row in LENGTHS]
+    generator = SimpleNamespace(generate=lambda prompts, sampling: completions)
+    rewarder = SimpleNamespace(score=lambda batch: Rewards({"reward": np.ravel(rewards).tolist()}, ()))
+    prompts = Prompts().collate([PromptExample(np.array([7, 8]), i) for i in range(len(LENGTHS))])
+    return drop_unscorable(Rollouts(generator, Sampling(MAX_TOKENS), rewarder).draw(prompts, 3, seed=0))
 
 
 def random_rows(seed: int) -> dict[str, torch.Tensor]:
@@ -98,12 +102,14 @@ def trl_advantages(rewards: torch.Tensor, scale: str) -> torch.Tensor:
 @pytest.mark.parametrize("scale", ["group", "batch", "none"])
 @pytest.mark.parametrize("rewards", [REWARDS, ((1.0, float("nan"), 0.0), (0.1, 0.1, 0.1))], ids=["known", "nan, equal"])
 def test_advantages_equal_trl(scale, rewards):
-    batch = batch_of()
-    ours_S = group_advantages(rewards_of(batch, rewards), batch, scale, ToyStats())
-    expected = trl_advantages(torch.tensor(rewards), scale)
-    torch.testing.assert_close(ours_S[batch.segment_M.unique()], expected, atol=1e-5, rtol=0)
+    batch = batch_of(rewards)
+    ours_S = group_advantages(batch, scale, ToyStats())
+    scorable = ~torch.tensor(rewards).flatten().isnan()
+    expected = trl_advantages(torch.tensor(rewards), scale)[scorable]
+    torch.testing.assert_close(ours_S[batch.per_segment["is_answer"]], expected, atol=1e-5, rtol=0)
     if rewards != REWARDS:
         assert (ours_S[batch.tree_S == 1] == 0).all(), "equal rewards teach exactly nothing"
+        assert batch.dropped == {"no_reward": 1}
 
 
 CHANGES = [
@@ -120,8 +126,7 @@ def test_losses_equal_trl(changes):
     options, rows, batch = GRPOOptions(**changes), random_rows(0), batch_of()
     grpo, mask = GRPO(options), mask_of().bool()
     services = SimpleNamespace(
-        sampler=SimpleNamespace(rollouts=lambda prompts, samples: batch, max_tokens=MAX_TOKENS),
-        reward=SimpleNamespace(score=lambda b: b.with_(per_segment={"reward": rewards_of(b)})),
+        sampling=Sampling(MAX_TOKENS),
         policy=SimpleNamespace(logps=lambda b: rows["old"][mask]),
         reference=SimpleNamespace(logps=lambda b: rows["ref"][mask]),
         stats=ToyStats(),
@@ -138,6 +143,6 @@ def test_losses_equal_trl(changes):
     assert loss.item() == pytest.approx(expected, abs=1e-5)
     torch.testing.assert_close(logps_M.grad, grad, atol=1e-5, rtol=0)
     if options.importance == "token":  # TRL counts clipped answers, not tokens, where a ratio is an answer's
-        for name, value in grpo.metrics(scored, prepared).items():
-            assert value.item() == pytest.approx(metrics[name], abs=1e-6), name
+        for name, value in means(grpo.metrics(scored, prepared), counts).items():
+            assert value == pytest.approx(metrics[name], abs=1e-6), name
         assert not with_old or 0 < metrics["clip_ratio/region_mean"] < 1

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from trl_oracle import CONFIG, OneRank, hf_model, padded, random_span, total
+from trl_oracle import CONFIG, OneRank, hf_model, means, padded, random_span, total
 
 from llama3.errors import DataError
 from llama3.model.build import init_weights
@@ -18,7 +18,7 @@ from llama3.posttraining.services import ModelScorer
 from llama3.training.microbatch import count_units
 from llama3_plugins.algorithms.kto import KTO, shifted_answers
 from llama3_plugins.algorithms.options import KTOOptions
-from llama3_plugins.data_kinds.labels import LabelExample, label_example
+from llama3_plugins.data_kinds.labels import LabelExample, Labels, label_example
 
 
 def random_labels(seed: int, count: int = 6) -> list[LabelExample]:
@@ -34,7 +34,7 @@ def models() -> tuple[Transformer, Transformer]:
 
 def prepared(kto, models, examples):
     policy, reference = map(ModelScorer, models)
-    return kto.prepare(kto.collate(examples), SimpleNamespace(policy=policy, reference=reference, stats=OneRank()))
+    return kto.prepare(Labels().collate(examples), SimpleNamespace(policy=policy, reference=reference, stats=OneRank()))
 
 
 @pytest.mark.parametrize("swapped", [False, True], ids=["kl at 0", "kl above 0"])
@@ -70,13 +70,13 @@ def test_a_whole_step_equals_trl(models, tmp_path, swapped):
     del inputs["labels"]
     expected = KTOTrainer._compute_loss(trainer, policy, inputs, return_outputs=False)
     assert loss.item() == pytest.approx(expected.item(), abs=1e-5)
-    kl = kto.metrics(scored, batch)["kl"].item()
+    kl = means(kto.metrics(scored, batch), count_units(batch))["kl"]
     assert kl == pytest.approx(trainer._metrics["train"]["kl"][0], abs=1e-4)
     assert (kl > 0) is swapped
 
 
 def test_each_prompt_meets_the_answer_of_the_one_before(models):
-    batch = KTO(KTOOptions()).collate(random_labels(1, 4))
+    batch = Labels().collate(random_labels(1, 4))
     tokens = lambda batch, k: batch.tokens_T.split(batch.lengths_S.tolist())[int(k)].tolist()
     moved = shifted_answers(batch)
     for tree in range(4):

@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from trl_oracle import CONFIG, hf_model, padded, prepared, random_span, total, trl_trainer
+from trl_oracle import CONFIG, hf_model, means, padded, prepared, random_span, total, trl_trainer
 
 from llama3.model.batch import Batch
 from llama3.model.build import init_weights
@@ -24,7 +24,8 @@ from llama3.training.microbatch import count_units
 from llama3_plugins.algorithms.dpo import DPO
 from llama3_plugins.algorithms.options import DPOOptions
 from llama3_plugins.algorithms.sft import SFT
-from llama3_plugins.data_kinds.pairs import PairExample
+from llama3_plugins.data_kinds.dialogs import Dialogs
+from llama3_plugins.data_kinds.pairs import PairExample, Pairs
 
 
 def loss_of(algorithm, model, batch: Batch) -> torch.Tensor:
@@ -63,7 +64,7 @@ def test_sft_equals_transformers_and_trl(model, tmp_path):
 
     examples = random_dialogs(1)
     sft = SFT()
-    loss = loss_of(sft, model, sft.collate(examples)).item()
+    loss = loss_of(sft, model, Dialogs().collate(examples)).item()
     inputs = padded([(example.prompt, example.answer) for example in examples])
     del inputs["completion_mask"]
     theirs = hf_model(model, tmp_path)
@@ -95,7 +96,7 @@ def test_loss_is_ln_2_where_policy_and_reference_agree(model):
     batch = prepared(dpo, random_pairs(3), ModelScorer(model).logps)
     scored = score(model, batch, {"logps"})
     assert total(dpo.loss(scored, batch), count_units(batch)).item() == pytest.approx(math.log(2), abs=1e-6)
-    assert dpo.metrics(scored, batch)["rewards/accuracies"].item() <= 1.0
+    assert means(dpo.metrics(scored, batch), count_units(batch))["rewards/accuracies"] <= 1.0
 
 
 def test_format_tokens_get_exactly_no_gradient_from_the_preference_term(model, reference):
@@ -125,7 +126,7 @@ def chosen_logps_gained(nll_weight: float) -> float:
         before, after = rng.integers(1, 90, 1), rng.integers(1, 90, 6)
         chosen, rejected = (AnswerTokens(np.concatenate([before, [x], after, [90]]), is_format) for x in (95, 96))
         pairs.append(PairExample(rng.integers(1, 90, 4), chosen, rejected))
-    both = SFT().collate([DialogExample(p.prompt, answer) for p in pairs for answer in (p.chosen, p.rejected)])
+    both = Dialogs().collate([DialogExample(p.prompt, answer) for p in pairs for answer in (p.chosen, p.rejected)])
     dpo = DPO(DPOOptions(beta=1.0, nll_weight=nll_weight))
     train(model, SFT(), both, steps=25)
     batch = prepared(dpo, pairs, ModelScorer(model).logps)
@@ -156,7 +157,7 @@ def gradients(model, loss: torch.Tensor) -> torch.Tensor:
 def cases(model, reference):
     sft, dpo = SFT(), DPO(DPOOptions())
     return [
-        (sft, sft.collate(random_dialogs(6, 7))),
+        (sft, Dialogs().collate(random_dialogs(6, 7))),
         (dpo, prepared(dpo, random_pairs(6, 7), ModelScorer(reference).logps)),
     ]
 
@@ -176,8 +177,8 @@ def test_order_of_trees_and_accumulation_do_not_matter(model, reference):
 
 def test_a_shared_prompt_equals_a_repeated_one(model):
     pairs = random_pairs(7)
-    shared = DPO(DPOOptions()).collate(pairs)
-    repeated = SFT().collate([DialogExample(p.prompt, a) for p in pairs for a in (p.chosen, p.rejected)])
+    shared = Pairs().collate(pairs)
+    repeated = Dialogs().collate([DialogExample(p.prompt, a) for p in pairs for a in (p.chosen, p.rejected)])
     torch.testing.assert_close(ModelScorer(model).logps(shared), ModelScorer(model).logps(repeated), atol=1e-5, rtol=0)
 
 
@@ -186,6 +187,6 @@ def test_a_shared_prompt_equals_a_repeated_one(model):
 def test_scoring_in_microbatches_changes_nothing(seed, budget):
     model = Transformer(CONFIG)
     init_weights(model, seed=1)
-    batch = DPO(DPOOptions()).collate(random_pairs(seed, 3))
+    batch = Pairs().collate(random_pairs(seed, 3))
     whole = ModelScorer(model).logps(batch)
     torch.testing.assert_close(ModelScorer(model, microbatch_tokens=budget).logps(batch), whole, atol=1e-5, rtol=0)

@@ -15,13 +15,14 @@ from llama3.inference import Engine, Sampling
 from llama3.posttraining import finetune
 from llama3.posttraining.finetune import prefer
 from llama3.posttraining.preferences import PreferencesOptions, preferences
-from llama3.posttraining.services import ModelScorer, RolloutSampler, TextRewarder
+from llama3.posttraining.services import ModelScorer, TextRewarder
 from llama3.tasks.families import tasks
 from llama3.tasks.rewards import CombinedReward
 from llama3.tasks.rows import read_rows, write_rows
 from llama3.training.optimizer import build_optimizer
 from llama3.training.parallel import ParallelContext
-from llama3.training.rollouts import SAMPLES, RolloutWatch
+from llama3.training.rollouts import Rollouts
+from llama3.training.watch import SAMPLES
 from llama3_plugins.algorithms.grpo import GRPO
 from llama3_plugins.algorithms.ppo import PPO
 from llama3_plugins.data_kinds.prompts import PromptExample, Prompts
@@ -182,14 +183,13 @@ def test_an_update_shows_in_what_others_cache_by(tokenizer):
 def test_figures_of_rollouts(tokenizer):
     """Against a plain computation; answers without a reward count in lengths, not in rewards."""
     some = tasks("train", 6, seed=3)
-    model, watch = tiny_model(tokenizer), RolloutWatch()
     table = [task.to_json() for task in some]
-    sampler = RolloutSampler(Engine(model), Sampling(5, stop_ids=tokenizer.stop_ids))
-    rewarder = TextRewarder(CombinedReward({"vowels": Vowels()}), tokenizer, table, watch)
+    rewarder = TextRewarder(CombinedReward({"vowels": Vowels()}), tokenizer, table)
+    sampling = Sampling(5, stop_ids=tokenizer.stop_ids)
+    rollouts = Rollouts(Engine(tiny_model(tokenizer)), sampling, rewarder)
     prompts = Prompts().collate([PromptExample(tokenizer.encode(task.prompt), i) for i, task in enumerate(some)])
-    torch.manual_seed(5)
-    batch = rewarder.score(sampler.rollouts(prompts, 3))
-    metrics = watch.metrics(ParallelContext(torch.device("cpu")), live=True)
+    batch = rollouts.draw(prompts, 3, seed=5)
+    metrics = rollouts.watch.metrics(ParallelContext(torch.device("cpu")))
     answers = batch.segment_M.unique()
     rewards = [r for r in batch.per_segment["reward"][answers].tolist() if not math.isnan(r)]
     lengths = batch.lengths_S[answers].tolist()
@@ -203,4 +203,4 @@ def test_figures_of_rollouts(tokenizer):
     several = [len(set(row)) == 1 for row in groups if len(row) > 1]
     assert metrics["frac_reward_zero_std"] == pytest.approx(sum(several) / len(several))
     assert "rewards/vowels/mean" not in metrics, "one reward is the reward"
-    json.dumps(watch.samples())
+    json.dumps(rollouts.watch.samples())

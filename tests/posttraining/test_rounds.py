@@ -25,7 +25,6 @@ from llama3.tasks.families.lists import FAMILIES as LISTS
 from llama3.tasks.rows import read_rows, write_rows
 from llama3.training.algorithm import Algorithm, Plan, Term
 from llama3_plugins.algorithms.sft import SFT
-from llama3_plugins.data_kinds.prompts import Prompts
 from llama3_plugins.rewards.verifiable import Verifiable
 
 REWARDS = (Slot(name="verifiable"),)
@@ -130,17 +129,9 @@ class Reinforce(Algorithm):
 
     plan = Plan(samples=4)
 
-    def collate(self, examples):
-        return Prompts().collate(examples)
-
-    def prepare(self, batch, services):
-        return services.reward.score(services.sampler.rollouts(batch, self.plan.samples))
-
     def loss(self, scored, batch):
-        reward_S = batch.per_segment["reward"].nan_to_num()
-        answers_R = torch.bincount(batch.tree_S, minlength=batch.num_trees) - 1
-        mean_R = torch.zeros(batch.num_trees).index_add(0, batch.tree_S, reward_S) / answers_R
-        advantage_S = reward_S - mean_R[batch.tree_S]
+        reward_S, answers_R = batch.per_segment["reward"], batch.sum_by_tree(batch.per_segment["is_answer"].float())
+        advantage_S = reward_S - (batch.sum_by_tree(reward_S) / answers_R)[batch.tree_S]
         return {"policy": Term(-(batch.sum_by_segment(scored.logps_M) * advantage_S).sum(), per="segment")}
 
 

@@ -14,7 +14,7 @@ from llama3.model.config import ModelConfig
 from llama3.model.transformer import Transformer
 from llama3.posttraining.examples import AnswerTokens
 from llama3.training.microbatch import UNITS
-from llama3_plugins.data_kinds.pairs import PairExample
+from llama3_plugins.data_kinds.pairs import PairExample, Pairs
 
 # Log-probs of the answers' tokens, and sums of the reference's (post-training notes; beta 0.1).
 CHOSEN = ([-0.5, -1.0, -0.25], [-2.0, -0.5], [-1.5])
@@ -58,12 +58,19 @@ def prepared(algorithm, examples, reference, policy=None) -> Batch:
     services = SimpleNamespace(
         reference=SimpleNamespace(logps=reference), policy=SimpleNamespace(logps=policy), stats=OneRank()
     )
-    return algorithm.prepare(algorithm.collate(examples), services)
+    return algorithm.prepare(Pairs().collate(examples), services)
 
 
 def total(terms, counts) -> torch.Tensor:
     """The loop's loss: every sum over the count of its unit."""
     return sum(term.weight * term.sum / counts[UNITS.index(term.per)] for term in terms.values())
+
+
+def means(terms, counts) -> dict[str, float]:
+    """Metrics as the loop reports them: every sum over the count of its unit."""
+    return {
+        name: float(term.weight * term.sum.detach() / counts[UNITS.index(term.per)]) for name, term in terms.items()
+    }
 
 
 def trl_trainer(model, **changes) -> SimpleNamespace:

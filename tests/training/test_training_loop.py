@@ -8,26 +8,29 @@ import pytest
 import torch
 from training_toys import Counting, Recorder, options, schedule, toy_model, weights
 
-from llama3.errors import CheckpointError, Interrupted, LlamaError
+from llama3.errors import CheckpointError, Interrupted, LlamaError, PluginError
 from llama3.model.batch import Batch, Segment, Tree
 from llama3.training.algorithm import Algorithm, Plan, Term
 from llama3.training.checkpoint import CheckpointStore
-from llama3.training.loop import MAX_BAD_UPDATES, train, wants
+from llama3.training.loop import MAX_BAD_UPDATES, train
 from llama3.training.metrics import Loggers, Reporter
 from llama3_plugins.algorithms.next_token import NextToken
 
 
-def run(model, dataset=None, *, steps=10, anneal=0, algorithm=None, store=None, changes=None, **more):
+def run(
+    model, dataset=None, *, steps=10, anneal=0, algorithm=None, store=None, changes=None, collate=Batch.concat, **more
+):
     """Train and return (progress, rows logged)."""
     section = options(**(changes or {}))
-    recorder = Recorder()
+    recorder, algorithm = Recorder(), algorithm or NextToken()
     progress = train(
         model,
-        algorithm or NextToken(),
+        algorithm,
         dataset or Counting(),
         options=section,
         schedule=schedule(section, steps, anneal),
         seed=3,
+        collate=algorithm.collate or Batch.concat,
         store=store,
         reporter=Reporter("toy", Loggers([("recorder", recorder)])),
         **more,
@@ -292,7 +295,7 @@ def test_segments_without_a_reward_are_dropped_and_counted():
     with_gaps, without = toy_model(), toy_model()
     progress, _ = run(with_gaps, Answers([[1.0, nan, 0.5], [nan, nan], [2.0]]), steps=1, algorithm=Rewarded())
     run(without, Answers([[1.0, 7.0, 0.5], [], [2.0]]), steps=1, algorithm=OnlyScored())
-    assert progress.dropped == 3
+    assert progress.dropped == {"no_reward": 3}
     assert_equal(*({n: p.grad for n, p in m.named_parameters()} for m in (with_gaps, without)), 1e-7)
 
 
@@ -307,7 +310,7 @@ def test_a_step_without_anything_to_train_on_is_skipped(caplog):
     model = toy_model()
     before = weights(model)
     progress, _ = run(model, Answers([[float("nan")] * 2]), steps=2, algorithm=Rewarded())
-    assert (progress.skipped, progress.dropped, progress.bad_in_a_row) == (2, 4, 0)
+    assert (progress.skipped, progress.dropped, progress.bad_in_a_row) == (2, {"no_reward": 4}, 0)
     assert "nothing to train on" in caplog.text
     assert_equal(before, weights(model))
 
@@ -376,9 +379,45 @@ def test_an_algorithms_state_travels_with_the_checkpoint(tmp_path):
     assert again.prepared == 4
 
 
-def test_needs_decide_what_is_scored():
-    assert wants(frozenset()) == {"logps"}
-    assert wants(frozenset({"value", "score_head", "rollouts"})) == {"logps", "values", "score", "entropy"}
+class Looks(NextToken):
+    """Remembers which columns the loss and the metrics were given."""
+
+    def __init__(self):
+        self.seen = []
+
+    def loss(self, scored, batch):
+        self.seen.append({name for name, column in vars(scored).items() if column is not None})
+        return super().loss(scored, batch)
+
+
+def test_a_column_that_only_metrics_read_is_computed_on_logged_steps():
+    looks = Looks()
+    run(toy_model(), steps=4, algorithm=looks, changes={"log_every": 2}, want_logged=frozenset({"entropy"}))
+    assert looks.seen == [{"logps_M"}, {"logps_M", "entropy_M"}] * 2
+
+
+def test_metrics_do_not_depend_on_how_a_step_is_cut():
+    class Measured(NextToken):
+        def metrics(self, scored, batch):
+            lengths = batch.lengths_S.double()
+            return {"logp": Term(scored.logps_M.sum(), per="target"), "length": Term(lengths.sum(), per="tree")}
+
+    whole, cut = (
+        run(toy_model(), steps=1, algorithm=Measured(), changes={"microbatch_tokens": n})[1] for n in (8 * 24, 24)
+    )
+    for name in ("logp", "length"):
+        assert whole.column(name)[0] == pytest.approx(cut.column(name)[0], rel=1e-6)
+    assert whole.column("logp")[0] == pytest.approx(-whole.column("loss")[0], rel=1e-6)
+
+
+@pytest.mark.parametrize("which", ["loss", "metrics"])
+def test_a_loss_or_a_metric_that_is_no_term_is_refused_by_name(which):
+    class First(NextToken):
+        """As plugins of the first api may be."""
+
+    setattr(First, which, lambda self, scored, batch: {"logp": scored.logps_M.mean()})
+    with pytest.raises(PluginError, match=r"logp: a Tensor in place of a Term.*L3-TRN-003"):
+        run(toy_model(), steps=1, algorithm=First())
 
 
 def test_throughput_uses_the_given_clock():
@@ -400,6 +439,7 @@ def test_loggers_fail_open(caplog):
             toy_model(),
             NextToken(),
             Counting(),
+            collate=Batch.concat,
             options=section,
             schedule=schedule(section, 3),
             seed=0,

@@ -12,6 +12,7 @@ import torch
 from training_toys import CONFIG, Counting, Recorder, options, schedule, toy_model
 
 from llama3.config.schema import ParallelismSection
+from llama3.model.batch import Batch
 from llama3.plugins.registry import discover
 from llama3.training.checkpoint import CheckpointStore
 from llama3.training.loop import train
@@ -38,6 +39,7 @@ def main(folder: Path, steps: int, strategy: str = "single") -> None:
         model,
         NextToken(),
         Announcing(rows=7, length=24),  # an odd number of rows: the ranks have different shares
+        collate=Batch.concat,
         options=section,
         schedule=schedule(section, steps, anneal=2),
         seed=5,

@@ -1,6 +1,5 @@
 import torch.nn.functional as F
 
-from llama3.posttraining.packing import pack_answers
 from llama3.training.algorithm import Algorithm, Term
 
 
@@ -9,9 +8,6 @@ class SimPO(Algorithm):
 
     def __init__(self, options):
         self.options = options
-
-    def collate(self, examples):
-        return pack_answers([(pair.prompt, [pair.chosen, pair.rejected]) for pair in examples])
 
     def loss(self, scored, batch):
         mean_S = batch.mean_by_segment(scored.logps_M)

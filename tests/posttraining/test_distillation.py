@@ -1,0 +1,138 @@
+"""Distillation by the algorithm of docs/plugins.md: the dense forward KL in value and gradient, a teacher that is asked
+once, one that is refused, and the student's own answers in the place of given ones."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from test_plugins_docs import FILES
+from tiny import put, put_checkpoint, tiny_model
+from trl_oracle import total
+
+from llama3.config.schema import OptimizerSection, SFTSection, Slot
+from llama3.errors import ConfigError
+from llama3.model.score import score
+from llama3.plugins import AlgorithmSpec
+from llama3.plugins.registry import Registry
+from llama3.posttraining.finetune import SFTOptions, sft
+from llama3.tasks.rows import write_rows
+from llama3.testing.toys import TOY_SAMPLING, ToyData, ToyGenerator, ToyScorer, ToyServices, toy_examples, toy_model
+from llama3.tokenizer import Tokenizer
+from llama3.training.loop import train
+from llama3.training.microbatch import count_units
+from llama3.training.rollouts import Rollouts
+from llama3.training.schedule import Schedule
+from llama3_plugins.data_kinds.dialogs import Dialogs
+from llama3_plugins.data_kinds.prompts import Prompts
+
+
+@pytest.fixture(scope="module")
+def distill():
+    """The class, as the page shows it."""
+    scope: dict = {}
+    exec(compile(FILES["llama3-distill/llama3_distill/distill.py"], "distill", "exec"), scope)
+    return lambda k: scope["Distill"](SimpleNamespace(k=k))
+
+
+@pytest.mark.parametrize("k", [1, 5, 48])
+def test_loss_and_gradient_are_those_of_the_dense_forward_kl(distill, k):
+    teacher, student, dense = toy_model(1), toy_model(0), toy_model(0)
+    algorithm, batch = distill(k), Dialogs().collate(toy_examples("dialogs"))
+    batch = algorithm.prepare(batch, SimpleNamespace(teacher=ToyScorer(teacher)))
+    loss = total(algorithm.loss(score(student, batch, {"soft"}), batch), count_units(batch))
+
+    log_probs = lambda model: model.logits(model.hidden(batch))[batch.source_M].log_softmax(-1)
+    with torch.no_grad():
+        p_MV = log_probs(teacher).exp()
+        p_MV[p_MV < p_MV.topk(k).values[:, -1:]] = 0
+        p_MV /= p_MV.sum(-1, keepdim=True)
+    kl_MV = p_MV * (p_MV.clamp(min=1e-30).log() - log_probs(dense))
+    expected = kl_MV.sum() / batch.num_targets
+    assert loss.item() == pytest.approx(expected.item(), abs=1e-5)
+    loss.backward()
+    expected.backward()
+    for name, parameter in student.named_parameters():
+        if "head" not in name or name == "lm_head.weight":
+            torch.testing.assert_close(parameter.grad, dense.get_parameter(name).grad, atol=1e-6, rtol=1e-4)
+
+
+def test_a_student_learns_on_its_own_answers_without_a_reward(distill):
+    """On-policy distillation (Agarwal et al. 2023): rollouts that nobody rewards."""
+    student = toy_model(0)
+    rollouts = Rollouts(ToyGenerator(ToyScorer(student)), TOY_SAMPLING, None)
+    section = OptimizerSection(lr=1e-2, warmup=0, precision="fp32", microbatch_tokens=64, log_every=20)
+    losses = []
+
+    def run(steps: int) -> None:
+        progress = train(
+            student, distill(8), ToyData(toy_examples("prompts")), collate=Prompts().collate, options=section,
+            schedule=Schedule(section.lr, 1.0, 0, steps), seed=0, want=frozenset({"soft"}),
+            services=ToyServices(student), rollouts=rollouts,
+        )  # fmt: skip
+        losses.append(progress.metrics["loss"])
+        assert "reward" not in progress.metrics
+        assert progress.metrics["completions/mean_length"] > 0
+
+    run(1)
+    run(20)
+    assert losses[1] < losses[0] / 2
+
+
+@pytest.fixture
+def stage(run, tokenizer, distill, monkeypatch):
+    """Runs the stage `sft` with this teacher; other tokenizers are other teachers."""
+    spec = AlgorithmSpec(
+        name="distill", factory="-", data="dialogs", needs=frozenset({"teacher"}), want=frozenset({"soft"})
+    )
+    monkeypatch.setattr(Registry, "spec", lambda self, family, name: spec)
+    build = Registry.build
+    make = lambda self, family, name, options=None: (
+        distill(8) if name == "distill" else build(self, family, name, options)
+    )
+    monkeypatch.setattr(Registry, "build", make)
+    ask = lambda n: [{"role": "user", "content": f"{n} + 1"}, {"role": "assistant", "content": str(n + 1)}]
+    rows = [{"id": str(n), "messages": ask(n)} for n in range(24)]
+    dialogs = put(run, "dialogs", "dialogs", lambda folder: write_rows(folder / "dialogs.jsonl", rows))
+    student = put_checkpoint(run, tiny_model(tokenizer, dim=32), tokenizer, "student")
+    section = SFTSection(
+        algorithm=Slot(name="distill"), lr=3e-3, epochs=4, batch=8, precision="fp32", warmup=0, log_every=1
+    )
+
+    def execute(teacher, key="sft"):
+        return run.execute(
+            sft,
+            {"checkpoint": student, "dialogs": dialogs, "teacher": teacher},
+            SFTOptions(sft=section, seed=1),
+            key=key,
+        )
+
+    return execute
+
+
+def test_a_killed_run_asks_the_teacher_only_for_what_it_has_not_said(run, tokenizer, stage, monkeypatch):
+    from llama3.posttraining.services import ModelScorer
+
+    teacher = put_checkpoint(run, tiny_model(tokenizer, dim=64, seed=5), tokenizer, "teacher")
+    whole = stage(teacher, "whole")
+    top, asked = ModelScorer.top, []
+
+    def dies(self, batch, k):
+        asked.append(batch.num_trees)
+        if len(asked) == 3:
+            raise RuntimeError("killed")
+        return top(self, batch, k)
+
+    monkeypatch.setattr(ModelScorer, "top", dies)
+    with pytest.raises(RuntimeError, match="killed"):
+        stage(teacher, "resumed")
+    assert stage(teacher, "resumed").hash == whole.hash
+    assert asked == [8, 8, 8, 8], "three steps of an epoch; the third is asked for again"
+
+
+def test_a_teacher_with_other_tokens_is_refused(run, stage):
+    other = Tokenizer.train([str(n) for n in range(5000)], 300, 16)
+    teacher = put_checkpoint(run, tiny_model(other), other, "teacher")
+    with pytest.raises(ConfigError, match=r"another tokenizer.*L3-FIN-003"):
+        stage(teacher)
