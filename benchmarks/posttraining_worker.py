@@ -119,7 +119,7 @@ def our_training(turns: Turns, job: str, candidate: str, folder: str, rows: Rows
         SimpleNamespace(examples=step_examples),  # type: ignore[arg-type]
         collate=collate,
         options=options,
-        schedule=Schedule(LR, 1.0, 0, 1000),
+        schedule=Schedule.cosine(LR, 1.0, 0, 1000),
         seed=0,
         services=SimpleNamespace(reference=reference, stats=GlobalStats(context)),  # type: ignore[arg-type]
         reporter=Reporter(

@@ -146,13 +146,14 @@ _Rows = tuple[
 ]
 
 class TokenLoader:
-    """The rows of a plan, by index. Rows come as (tokens [n, seq_len], bounds, doc_ids, splits, source_ids)."""
+    """The rows of a plan, by index. Rows come as (tokens [n, seq_len], bounds, doc_ids, splits, source_ids).
+
+    A phase is (its first row, tokens per row, the weight of every source)."""
 
     def __init__(
         self,
         sources: list[tuple[str, list[str]]],
-        schedule: list[tuple[int, list[float]]],
-        seq_len: int,
+        phases: list[tuple[int, int, list[float]]],
         seed: int,
     ) -> None: ...
     def rows(self, start: int, count: int, stride: int) -> _Rows: ...

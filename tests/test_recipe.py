@@ -82,7 +82,9 @@ def write_config(folder: Path, **changes) -> Path:
         "tokenizer": {"vocab_size": 400, "num_special": 16},
         "model": {"preset": "tiny", "dim": 32, "n_layers": 2, "n_heads": 2, "n_kv_heads": 1, "ffn_dim": 64,
                   "max_seq_len": 256},
-        "pretrain": {"steps": 6, "batch": 2, "seq_len": 64, "anneal": {"steps": 2, "average_last": 2}, **train},
+        "pretrain": {"steps": 6, "batch": 2, "seq_len": 64, **train,
+                     "phases": [{"steps": 3, "seq_len": 32}, {"steps": 3},
+                                {"steps": 2, "schedule": "linear", "final_lr": 0, "average_last": 2}]},
         "post_training": {
             "rewards": ["coin"],
             "reject": {"prompts": 4, "samples": 2, "demonstrations": 24, "max_tokens": 8},

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
+from llama3.config.phases import phase_problems
 from llama3.config.schema import Config, PostTrainingSection
 from llama3.config.slots import slots_of
 from llama3.config.yaml import Path
@@ -35,6 +36,7 @@ def cross_check(config: Config, registry: Registry, place: Place, environ: Mappi
         *_quantization(config, registry, place),
         *_mix(config, registry, place),
         *_suites(config, place),
+        *phase_problems(config.pretrain, config.model.max_seq_len, place),
         *_numbers(config, place),
     ]
 
@@ -220,7 +222,8 @@ def _quantization(config: Config, registry: Registry, place: Place) -> Iterator[
 
 def _mix(config: Config, registry: Registry, place: Place) -> Iterator[Problem]:
     known = _labels(config, registry)
-    mixes = [(("data", "mix"), config.data.mix), (("pretrain", "anneal", "mix"), config.pretrain.anneal.mix)]
+    mixes: list[tuple[Path, Mapping[str, float]]] = [(("data", "mix"), config.data.mix)]
+    mixes += [(("pretrain", "phases", i, "mix"), phase.mix) for i, phase in enumerate(config.pretrain.phases)]
     for path, mix in mixes:
         for name, weight in mix.items():
             if known is not None and name not in known:
@@ -268,13 +271,10 @@ def _suites(config: Config, place: Place) -> Iterator[Problem]:
 
 
 def _numbers(config: Config, place: Place) -> Iterator[Problem]:
-    tokenizer, model, pretrain = config.tokenizer, config.model, config.pretrain
+    tokenizer = config.tokenizer
     if tokenizer.path is None and tokenizer.vocab_size < 256 + tokenizer.num_special:
         fix = f"at least {256 + tokenizer.num_special}: 256 bytes and num_special"
         yield Problem("L3-CFG-030", place(("tokenizer", "vocab_size")), f"{tokenizer.vocab_size} is too small", fix=fix)
-    if model.max_seq_len is not None and pretrain.seq_len > model.max_seq_len:
-        what = f"rows of {pretrain.seq_len} tokens are longer than model.max_seq_len = {model.max_seq_len}"
-        yield Problem("L3-CFG-031", place(("pretrain", "seq_len")), what, fix="lower one or raise the other")
     average = config.post_training.average
     if len(average) not in (2, 3) or min(average) < 0 or not sum(average) > 0:
         what = f"{average} are no weights of the sft and the preference checkpoint, and of their base"

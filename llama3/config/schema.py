@@ -6,10 +6,11 @@ plugin's own options model in a second pass (llama3.config.loading).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from llama3.config.precision import SamplingPrecision, TrainingPrecision
 
@@ -202,22 +203,53 @@ class OptimizerSection(Section):
     log_every: int = Field(10, ge=1, description="steps between logged metrics")
 
 
-class AnnealSection(Section):
-    """The last steps: learning rate to exactly 0, checkpoints averaged (paper 3.4.3)."""
+Curve = Literal["cosine", "linear", "constant"]
+"""How the learning rate goes from its peak to its end."""
 
-    steps: int = Field(0, ge=0, description="steps of the anneal; 0 leaves it out")
-    average_last: int = Field(4, ge=1, description="checkpoints of the anneal that are averaged")
-    mix: dict[str, float] = Field(default_factory=dict, description="weights of sources during the anneal")
+
+class PhaseSection(Section):
+    """Steps of pretraining that are alike. What a phase does not name it takes from `pretrain`; a phase that names none
+    of lr, final_lr, warmup and schedule goes on along the learning-rate curve of the one before it."""
+
+    steps: int | None = Field(None, ge=1, description="steps of the phase")
+    tokens: int | None = Field(None, ge=1, description="in place of steps: so many tokens, in whole steps")
+    batch: int | None = Field(None, ge=1, description="rows per step over all ranks")
+    seq_len: int | None = Field(None, ge=8, description="tokens per row")
+    mix: dict[str, float] = Field(default_factory=dict, description="weight of each source; default: data.mix")
+    lr: float | None = Field(None, gt=0, description="peak of a new curve; default: the rate that was reached")
+    final_lr: float | None = Field(None, ge=0, le=1, description="end of the curve as a share of its peak")
+    warmup: int | None = Field(None, ge=0, description="steps of linear warm-up to the peak; default: none")
+    schedule: Curve | None = Field(None, description="how the rate goes from the peak to the end")
+    average_last: int = Field(
+        0, ge=0, description="the final weights are the mean of so many checkpoints of this, the last phase; 0: no mean"
+    )
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        if self.steps is not None and self.tokens is not None:
+            raise ValueError("a phase has steps or tokens, not both")
+        return self
 
 
 class PretrainSection(OptimizerSection):
-    """Next-token prediction over the token shards. One step reads `batch` rows of `seq_len` tokens."""
+    """Next-token prediction over the token shards, in phases. One step reads `batch` rows of `seq_len` tokens."""
 
     algorithm: AlgorithmSlot = Slot(name="next_token")
-    steps: int = Field(1000, ge=1, description="steps before the anneal")
+    steps: int = Field(1000, ge=1, description="steps of a phase")
     batch: int = Field(16, ge=1, description="rows per step over all ranks")
     seq_len: int = Field(512, ge=8, description="tokens per row")
-    anneal: AnnealSection = AnnealSection()
+    schedule: Curve = Field("cosine", description="how the learning rate goes from its peak to its end")
+    phases: list[PhaseSection] = Field(
+        default_factory=lambda: [PhaseSection()], min_length=1, description="what follows what; default: one phase"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_anneal(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and "anneal" in values:
+            last = "{steps: 150, schedule: linear, final_lr: 0, average_last: 4}"
+            raise ValueError(f"the anneal is a phase like others: write `phases: [{{}}, {last}]`")
+        return values
 
 
 class RejectSection(Section):

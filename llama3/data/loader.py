@@ -1,4 +1,4 @@
-"""Rows of tokens for training, as a pure function of (plan, seed, row).
+"""Rows of tokens for training, as a pure function of (plan, phases, seed, row).
 
 Letters: N rows, T tokens per row, D document segments of all N rows.
 """
@@ -6,7 +6,7 @@ Letters: N rows, T tokens per row, D document segments of all N rows.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -14,15 +14,26 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from llama3 import _core
+from llama3.artifacts.files import canonical_json
 from llama3.data.plan import TokenPlan
 from llama3.errors import DataError, Problem
 
-STATE_VERSION = 1
+STATE_VERSION = 2
 CORE_ERRORS = (ValueError, OverflowError, OSError)
 
 
+@dataclass(frozen=True, slots=True)
+class RowPhase:
+    """What rows are like from `from_row` on: `seq_len` tokens each, from sources by the weights of `mix` (default: the
+    plan's)."""
+
+    from_row: int
+    seq_len: int
+    mix: Mapping[str, float] | None = None
+
+
 class Place(NamedTuple):
-    """Where a row comes from: its source, how often that was read whole before, which of its windows."""
+    """Where a row comes from: its source, how often that was read whole before, which window of the row's length."""
 
     source: str
     epoch: int
@@ -83,25 +94,42 @@ class TokenLoader:
     Row i does not depend on who asks, how often, or what was read before: a mixture decides the source
     (its share kept within one row at every point), a keyed permutation the window of its tokens (each
     exactly once per epoch). So a run resumes at any row, on any number of ranks, from a state of one number.
+
+    Where phases differ in row length, a window is as long as the longest row that its source gives, and each length
+    must divide the next. A phase reads whole windows: of those that it takes from an epoch all first rows, then all
+    second rows, and so on. So within an epoch no token comes twice, and a change of length leaves out less than one
+    window of each source.
     """
 
-    def __init__(self, plan: TokenPlan | str | os.PathLike[str], *, seq_len: int, seed: int = 0) -> None:
-        """Open the shards of `plan` (a TokenPlan, or the directory of a `shards` artifact).
+    def __init__(
+        self,
+        plan: TokenPlan | str | os.PathLike[str],
+        *,
+        seq_len: int = 0,
+        phases: Sequence[RowPhase] = (),
+        seed: int = 0,
+    ) -> None:
+        """Open the shards of `plan` (a TokenPlan, or the directory of a `shards` artifact), to be read in rows of
+        `seq_len` tokens, or in `phases`, of which the first begins at row 0.
 
         Raises DataError: L3-DAT-201 for a plan that cannot be read, L3-DAT-203 for a missing or damaged
         shard, L3-DAT-204 for rows or a mix that the shards cannot fill, L3-DAT-205 for a shard that is not
         the plan's.
         """
         self.plan = plan if isinstance(plan, TokenPlan) else TokenPlan.load(plan)
-        self.seq_len, self.seed = seq_len, seed
+        self.seed = seed
         self.next_row = 0
         """The first row that `batches` has not handed out."""
         sources = [(source.name, self.plan.paths(source)) for source in self.plan.sources]
-        schedule = self.plan.schedule(seq_len) if seq_len > 0 else []
+        order = [
+            (phase.from_row, phase.seq_len, self.plan.weights(max(phase.seq_len, 1), phase.mix))
+            for phase in phases or [RowPhase(0, seq_len)]
+        ]
         try:
-            self._core = _core.TokenLoader(sources, schedule, seq_len, seed)
+            self._core = _core.TokenLoader(sources, order, seed)
         except CORE_ERRORS as error:
             raise _explained(error) from error
+        self._order = _core.blake3_bytes(canonical_json(order))
         self._check_shards()
 
     def _check_shards(self) -> None:
@@ -126,7 +154,7 @@ class TokenLoader:
 
     @property
     def epoch_rows(self) -> dict[str, int]:
-        """Rows of one epoch of each source: whole windows of `seq_len` tokens."""
+        """Rows of one epoch of each source: whole windows, of the longest row where lengths differ."""
         return dict(zip(self.sources, self._core.windows(), strict=True))
 
     def place(self, row: int) -> Place:
@@ -135,7 +163,7 @@ class TokenLoader:
         return Place(self.sources[source], epoch, window)
 
     def rows(self, start: int, count: int, stride: int = 1) -> TokenRows:
-        """Rows start, start + stride, ..., `count` of them. Does not move `next_row`.
+        """Rows start, start + stride, ..., `count` of them, all of one length. Does not move `next_row`.
 
         Rank r of a world of w takes `rows(step * batch + r, batch // w, w)`. Raises DataError (L3-DAT-203)
         naming the shard and the place in it when its content is damaged.
@@ -170,7 +198,7 @@ class TokenLoader:
             "version": STATE_VERSION,
             "plan_hash": self.plan.hash,
             "seed": self.seed,
-            "seq_len": self.seq_len,
+            "order": self._order,
             "next_row": self.next_row,
         }
 
@@ -183,13 +211,13 @@ class TokenLoader:
         mine = self.state_dict()
         differences = [
             f"{name} is {mine[name]!r} here, {state.get(name)!r} in the state"
-            for name in ("version", "plan_hash", "seed", "seq_len")
+            for name in ("version", "plan_hash", "seed", "order")
             if state.get(name) != mine[name]
         ]
         row = state.get("next_row")
         if differences or not isinstance(row, int) or isinstance(row, bool) or row < 0:
             what = "the state belongs to another token stream" if differences else f"next_row is {row!r}"
-            fix = "resume with the shards, mix, seed and seq_len it was saved with, or start anew"
+            fix = "resume with the shards, mix, seed and row lengths it was saved with, or start anew"
             raise DataError(Problem("L3-DAT-206", "loader state", what, "; ".join(differences), fix))
         self.next_row = row
 

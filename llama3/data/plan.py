@@ -46,21 +46,15 @@ class SourceEntry(_Part):
         return sum(shard.tokens for shard in self.shards)
 
 
-class Mix(_Part):
-    """Weights of the sources from a row on. A source that is not named is not read."""
-
-    from_row: int = Field(ge=0)
-    weights: dict[str, float]
-
-
 class TokenPlan(_Part):
-    """Sources and their mix. Without a `mix`, each source is read in proportion to its size."""
+    """Sources and their weights. Without a `mix` each source is read in proportion to its size; a source that the mix
+    does not name is not read."""
 
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     tokenizer: str
     vocab_size: int = Field(ge=1)
     sources: list[SourceEntry] = Field(min_length=1)
-    mix: list[Mix] = []
+    mix: dict[str, float] = {}
     _folder: Path = PrivateAttr(default=Path())
 
     @classmethod
@@ -92,31 +86,31 @@ class TokenPlan(_Part):
         """blake3 of the plan: contents of all shards, mix and tokenizer."""
         return _core.blake3_bytes(canonical_json(self.model_dump(mode="json")))
 
-    def with_mix(self, weights: Mapping[str, float], from_row: int = 0) -> TokenPlan:
-        """The same plan with other weights from row `from_row` on (the anneal). Raises ConfigError
-        (L3-DAT-202).
-
-        Weights set earlier for that row or later ones are replaced. Rows before stay as they are.
-        """
-        known = [source.name for source in self.sources]
-        unknown = sorted(set(weights) - set(known))
-        if unknown or not any(weight > 0 for weight in weights.values()):
-            what = f"no source is called {unknown[0]!r}" if unknown else "no source has a weight above 0"
-            fix = f"the sources are {', '.join(known)}"
-            raise ConfigError(Problem("L3-DAT-202", "mix", what, fix=fix))
-        earlier = [mix for mix in self.mix if mix.from_row < from_row]
-        changed = self.model_copy(update={"mix": [*earlier, Mix(from_row=from_row, weights=dict(weights))]})
+    def with_mix(self, mix: Mapping[str, float]) -> TokenPlan:
+        """The same plan with other weights. Raises ConfigError (L3-DAT-202)."""
+        self._check(mix)
+        changed = self.model_copy(update={"mix": dict(mix)})
         changed._folder = self._folder
         return changed
 
-    def schedule(self, seq_len: int) -> list[tuple[int, list[float]]]:
-        """(from_row, weight of every source) as the loader takes it. The first entry holds from row 0.
+    def weights(self, seq_len: int, mix: Mapping[str, float] | None = None) -> list[float]:
+        """The weight of every source in rows of `seq_len` tokens: those of `mix`, else of the plan, else by size.
 
-        By size means by whole rows, so that a source shorter than one row is not read.
+        By size means by whole rows, so that a source shorter than one row is not read. Raises ConfigError (L3-DAT-202).
         """
-        by_size = [float(source.tokens // seq_len) for source in self.sources]
-        entries = [(mix.from_row, [mix.weights.get(source.name, 0.0) for source in self.sources]) for mix in self.mix]
-        return entries if entries and entries[0][0] == 0 else [(0, by_size), *entries]
+        if mix:
+            self._check(mix)
+        if given := mix or self.mix:
+            return [given.get(source.name, 0.0) for source in self.sources]
+        return [float(source.tokens // seq_len) for source in self.sources]
+
+    def _check(self, mix: Mapping[str, float]) -> None:
+        known = [source.name for source in self.sources]
+        unknown = sorted(set(mix) - set(known))
+        if unknown or not any(weight > 0 for weight in mix.values()):
+            what = f"no source is called {unknown[0]!r}" if unknown else "no source has a weight above 0"
+            fix = f"the sources are {', '.join(known)}"
+            raise ConfigError(Problem("L3-DAT-202", "mix", what, fix=fix))
 
     def paths(self, source: SourceEntry) -> list[str]:
         """Where the shards of a source lie."""

@@ -299,7 +299,7 @@ class Finetuning:
                 self.algorithm,
                 dataset,
                 options=section,
-                schedule=Schedule(section.lr, section.final_lr, section.warmup, dataset.steps),
+                schedule=Schedule.cosine(section.lr, section.final_lr, section.warmup, dataset.steps),
                 seed=seed,
                 parallel=self.parallel,
                 collate=self.collate,

@@ -239,7 +239,7 @@ class AlgorithmConformance(Conformance):
                 algorithm,
                 _StopAfter(self.examples(), stop),
                 options=options,
-                schedule=Schedule(peak=options.lr, final=1.0, warmup=0, steps=total or stop),
+                schedule=Schedule.cosine(peak=options.lr, final=1.0, warmup=0, steps=total or stop),
                 seed=0,
                 collate=self._collate(algorithm),
                 want=self._spec().want,

@@ -1,4 +1,4 @@
-"""Polyak averaging: the mean of checkpoints taken during the anneal is the final model (paper 3.4.3)."""
+"""Polyak averaging: the mean of checkpoints taken during the last phase is the final model (paper 3.4.3)."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from llama3.training.state import like
 
 
-def snapshot_steps(start: int, anneal: int, count: int) -> frozenset[int]:
-    """Numbers of finished steps at which weights enter the mean: the ends of `count` equal parts of the anneal.
+def snapshot_steps(start: int, steps: int, count: int) -> frozenset[int]:
+    """Numbers of finished steps at which weights enter the mean: the ends of `count` equal parts of a phase.
 
-    The anneal covers the steps `start + 1 ..= start + anneal`; the last of them is always one.
+    The phase covers the steps `start + 1 ..= start + steps`; the last of them is always one.
     """
-    count = min(count, anneal)
-    return frozenset(start + -(-anneal * part // count) for part in range(1, count + 1))
+    count = min(count, steps)
+    return frozenset(start + -(-steps * part // count) for part in range(1, count + 1))
 
 
 class WeightAverage:

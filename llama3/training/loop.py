@@ -36,7 +36,7 @@ from llama3.model.memory import give_back_freed_memory
 from llama3.model.score import score
 from llama3.plugins.specs import Want
 from llama3.training.algorithm import Algorithm, Collate, Dataset, Services, Term
-from llama3.training.averaging import WeightAverage, snapshot_steps
+from llama3.training.averaging import WeightAverage
 from llama3.training.checkpoint import CheckpointStore, check_identity
 from llama3.training.interrupt import StopRequest
 from llama3.training.meter import Meter
@@ -93,14 +93,14 @@ def train(
     rollouts: Rollouts | None = None,
     store: CheckpointStore | None = None,
     identity: Mapping[str, Any] | None = None,
-    average_last: int = 0,
+    snapshots: frozenset[int] = frozenset(),
     reporter: Reporter | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Progress:
     """Train `model` (on its device, strategies applied) in place over `schedule.total` steps.
 
     With a `store` it resumes from the newest checkpoint that verifies and refuses one whose `identity` differs.
-    `average_last` > 0: in the end the weights are the mean of that many snapshots of the anneal.
+    `snapshots`: numbers of finished steps; where there are any, the weights are in the end the mean of those.
     `collate` packs examples. With `rollouts` they are prompts to answer, and models are scored at the temperature at
     which answers are drawn. `want` and `want_logged` are those of the algorithm's spec.
 
@@ -122,7 +122,7 @@ def train(
         rollouts=rollouts,
         store=store,
         identity=identity or {},
-        average_last=average_last,
+        snapshots=snapshots,
         reporter=reporter or Reporter("train"),
         throughput=Throughput(clock),
     )
@@ -147,7 +147,7 @@ class Trainer:
     rollouts: Rollouts | None
     store: CheckpointStore | None
     identity: Mapping[str, Any]
-    average_last: int
+    snapshots: frozenset[int]
     reporter: Reporter
     throughput: Throughput
 
@@ -159,7 +159,6 @@ class Trainer:
         self.temperature = self.rollouts.sampling.temperature if self.rollouts is not None else 1.0
         self.progress = Progress()
         self.average = WeightAverage()
-        self.snapshots = snapshot_steps(self.schedule.steps, self.schedule.anneal, self.average_last)
 
     def run(self) -> Progress:
         self.restore()

@@ -1,4 +1,4 @@
-"""The stage `pretrain`: next-token prediction over token shards, annealed and averaged (paper 3.4)."""
+"""The stage `pretrain`: next-token prediction over token shards, in phases (paper 3.4)."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Self, overload
 from pydantic import BaseModel, ConfigDict, Field
 
 from llama3.artifacts import Shards, StageOutput, TokenizerArtifact, stage
+from llama3.config.phases import Phase, phases_of, rows_of
 from llama3.config.schema import Config, ModelSection, ParallelismSection, PretrainSection, Slot
-from llama3.data.loader import TokenLoader
+from llama3.data.loader import RowPhase, TokenLoader
 from llama3.data.plan import TokenPlan
 from llama3.errors import ConfigError, DataError, Problem
 from llama3.model.batch import Batch
@@ -22,6 +23,7 @@ from llama3.plugins.specs import AlgorithmSpec
 from llama3.tokenizer import Tokenizer
 from llama3.training import parallel
 from llama3.training.algorithm import Algorithm
+from llama3.training.averaging import snapshot_steps
 from llama3.training.checkpoint import CheckpointStore
 from llama3.training.loop import train
 from llama3.training.schedule import Schedule
@@ -66,9 +68,9 @@ def pretrain(shards: Shards, tokenizer: TokenizerArtifact, *, options: PretrainO
     """
     section = options.pretrain
     vocabulary = Tokenizer.load(tokenizer.path)
-    plan = anneal_plan(TokenPlan.load(shards.path), section)
+    plan, phases = TokenPlan.load(shards.path), phases_of(section)
     config = ModelConfig.from_section(options.model, vocabulary.vocab_size)
-    check(plan, vocabulary, config, section)
+    check(plan, vocabulary, config, phases)
     registry = discover()
     spec = registry.spec("algorithms", section.algorithm.name)
     assert isinstance(spec, AlgorithmSpec)
@@ -79,22 +81,22 @@ def pretrain(shards: Shards, tokenizer: TokenizerArtifact, *, options: PretrainO
     model = Transformer(config)
     init_weights(model, options.seed)
     strategies.apply(model.to(context.device))
-    schedule = Schedule(section.lr, section.final_lr, section.warmup, section.steps, section.anneal.steps)
+    schedule, last = Schedule.of(section), phases[-1]
     with reporting("pretrain", options.logging, out, schedule.total, context) as reporter:
         progress = train(
             model,
             algorithm,
-            TokenDataset(TokenLoader(plan, seq_len=section.seq_len, seed=options.seed), section.batch),
+            TokenDataset(plan, phases, options.seed),
             options=section,
             schedule=schedule,
             seed=options.seed,
             parallel=strategies,
-            collate=algorithm.collate or Batch.concat,
+            collate=algorithm.collate or registry.build("data_kinds", spec.data).collate,
             want=spec.want,
             want_logged=spec.want_logged,
             store=CheckpointStore(out.scratch / "checkpoints"),
             identity={"plan": plan.hash, "tokenizer": vocabulary.hash, "options": options.model_dump(mode="json")},
-            average_last=section.anneal.average_last,
+            snapshots=snapshot_steps(last.first_step, last.steps, last.given.average_last),
             reporter=reporter,
         )
     whole = whole_model(model, config, context)
@@ -104,20 +106,14 @@ def pretrain(shards: Shards, tokenizer: TokenizerArtifact, *, options: PretrainO
     out.metrics |= {"parameters": config.num_params(), "steps": progress.step, **progress.metrics}
 
 
-def anneal_plan(plan: TokenPlan, section: PretrainSection) -> TokenPlan:
-    """The plan with the anneal's mix from its first row on (paper 3.4.3: upsample sources of high quality)."""
-    if not section.anneal.mix:
-        return plan
-    return plan.with_mix(section.anneal.mix, from_row=section.steps * section.batch)
-
-
-def check(plan: TokenPlan, tokenizer: Tokenizer, config: ModelConfig, section: PretrainSection) -> None:
+def check(plan: TokenPlan, tokenizer: Tokenizer, config: ModelConfig, phases: Sequence[Phase]) -> None:
     """Refuse shards of another tokenizer and rows that the model is not made for."""
     if plan.tokenizer != tokenizer.hash:
         what = f"the shards were made with the tokenizer {plan.tokenizer[:12]}, not with {tokenizer.hash[:12]}"
         raise DataError(Problem("L3-TRN-020", "shards", what, fix="make the shards anew with this tokenizer"))
-    if section.seq_len > config.max_seq_len:
-        what = f"rows of {section.seq_len} tokens for a model made for {config.max_seq_len}"
+    longest = max(phase.seq_len for phase in phases)
+    if longest > config.max_seq_len:
+        what = f"rows of {longest} tokens for a model made for {config.max_seq_len}"
         fix = f"set pretrain.seq_len to {config.max_seq_len} or less, or raise model.max_seq_len"
         raise ConfigError(Problem("L3-TRN-021", "pretrain.seq_len", what, fix=fix))
 
@@ -125,12 +121,13 @@ def check(plan: TokenPlan, tokenizer: Tokenizer, config: ModelConfig, section: P
 class TokenDataset:
     """The rows of every step, read when a rank has taken its share."""
 
-    def __init__(self, loader: TokenLoader, batch: int) -> None:
-        self._loader, self._batch = loader, batch
+    def __init__(self, plan: TokenPlan, phases: Sequence[Phase], seed: int) -> None:
+        self._phases = phases
+        rows = [RowPhase(phase.first_row, phase.seq_len, phase.given.mix) for phase in phases]
+        self._loader = TokenLoader(plan, phases=rows, seed=seed)
 
     def examples(self, step: int) -> Rows:
-        first = step * self._batch
-        return Rows(self._loader, range(first, first + self._batch))
+        return Rows(self._loader, rows_of(self._phases, step))
 
 
 class Rows(Sequence[Batch]):

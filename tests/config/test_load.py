@@ -45,6 +45,17 @@ def test_every_mistake_of_the_schema_at_once_with_place_and_near_names(write):
     assert len(text.splitlines()) == 6
 
 
+def test_the_anneal_section_is_refused_with_the_phase_to_write(write):
+    error = refused(write("pretrain:\n  anneal: {steps: 150, average_last: 2}\n"))
+    assert "pretrain: the anneal is a phase like others: write `phases: [{}, {steps: 150," in str(error)
+    assert error.exit_code == 2
+
+
+def test_a_phase_has_steps_or_tokens(write):
+    text = str(refused(write("pretrain:\n  phases:\n    - {steps: 3, tokens: 4096}\n")))
+    assert "run.yaml:3:7: pretrain.phases.0: a phase has steps or tokens, not both" in text
+
+
 def test_plugins_and_cross_checks_are_reported_together(write):
     file = write(
         "data:\n  sources:\n    - {name: files, pth: x}\ntokenizer: {vocab_size: 300, num_special: 100}\n"
@@ -231,7 +242,23 @@ def test_extends_goes_one_level(write, site, built_ins):
         ("run: {device: cpu}\nquantization: [fp8]", "'fp8' does not run on cpu"),
         ("data: {sources: [files], mix: {files: -1}}", "a weight cannot be -1"),
         ("data: {sources: [files], mix: {files: 0}}", "all weights are 0"),
-        ("pretrain: {anneal: {mix: {nope: 1}}}", "no source has the label 'nope'. labels: prose, python"),
+        (
+            "pretrain: {phases: [{mix: {nope: 1}}]}",
+            "pretrain.phases.0.mix.nope: no source has the label 'nope'. labels: prose, python",
+        ),
+        (
+            "model: {max_seq_len: 512}\npretrain: {phases: [{}, {seq_len: 1024}]}",
+            "run.yaml:2:27: pretrain.phases.1.seq_len: rows of 1024 tokens are longer than model.max_seq_len = 512",
+        ),
+        (
+            "pretrain: {phases: [{}, {seq_len: 768}]}",
+            "pretrain.seq_len: rows of 512 tokens do not fill rows of 768",
+        ),
+        ("pretrain: {phases: [{average_last: 2}, {}]}", "only the last phase ends in a mean of checkpoints"),
+        (
+            "pretrain: {phases: [{final_lr: 0}, {schedule: linear}]}",
+            "pretrain.phases.1: the learning rate has reached 0 before this phase. Fix: give the phase an lr",
+        ),
         ("tokenizer: {vocab_size: 300, num_special: 100}", "300 is too small"),
         ("evaluation: {tasks: [pass_rate, pass_rate]}", "the suite 'pass_rate' is there twice"),
         ("audit: {margins: {pas_rate: 0.1}}", "no suite 'pas_rate' is evaluated. did you mean 'pass_rate'?"),

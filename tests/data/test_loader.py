@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from token_plans import make_plan, oracle_row
 
 from llama3.data import TokenLoader
+from llama3.data.loader import RowPhase
 from llama3.data.plan import TokenPlan
 from llama3.errors import ConfigError, DataError
 from llama3.model.batch import Batch
@@ -91,7 +92,7 @@ def test_the_default_mix_is_by_size_and_each_source_ends_its_epoch_together(plan
 
 def test_weights_hold_at_every_row_and_change_where_the_plan_says(plan):
     before, after = {"source-0": 0.7, "source-1": 0.3}, {"source-2": 0.9, "source-0": 0.1}
-    loader = TokenLoader(plan.with_mix(before).with_mix(after, from_row=501), seq_len=16)
+    loader = TokenLoader(plan, phases=[RowPhase(0, 16, before), RowPhase(501, 16, after)])
     for weights, start, stop in ((before, 0, 501), (after, 501, 2000)):
         seen: Counter[str] = Counter()
         for row in range(start, stop):
@@ -173,7 +174,7 @@ def test_a_state_of_another_stream_is_refused(plan):
     for other in others:
         with pytest.raises(DataError, match="L3-DAT-206"):
             other.load_state_dict(state)
-    for broken in ({}, {**state, "next_row": -1}, {**state, "next_row": None}, {**state, "version": 2}):
+    for broken in ({}, {**state, "next_row": -1}, {**state, "next_row": None}, {**state, "version": 1}):
         with pytest.raises(DataError, match="L3-DAT-206"):
             TokenLoader(plan, seq_len=16, seed=1).load_state_dict(broken)
 
@@ -263,7 +264,7 @@ def test_damage_met_while_streaming_stops_there(tmp_path):
         list(islice(loader.batches(4), 100))
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff", b'{"version": 2}', b"[" * 100_000])
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff", b'{"version": 1}', b"[" * 100_000])
 def test_a_broken_plan_is_refused(tmp_path, content):
     (tmp_path / "plan.json").write_bytes(content)
     with pytest.raises(DataError, match="L3-DAT-201"):

@@ -89,7 +89,7 @@ before = model.lm_head.weight.clone()
 options = OptimizerSection(lr=1e-3, precision="fp32", log_every=1)
 progress = train(
     model, algorithm, ToyData(toy_examples("pairs")), collate=Pairs().collate, options=options,
-    schedule=Schedule(peak=1e-3, final=1.0, warmup=0, steps=3), seed=0, services=ToyServices(model),
+    schedule=Schedule.cosine(peak=1e-3, final=1.0, warmup=0, steps=3), seed=0, services=ToyServices(model),
 )
 assert progress.step == 3 and progress.skipped == 0 and not before.equal(model.lm_head.weight)
 with PolicyEngine({"output": "words"}, lambda name, options: discover().build("guards", name, options)) as guards:

@@ -43,7 +43,7 @@ def main(folder: Path, strategy: str = "single") -> None:
         discover().build("algorithms", "grpo", {"samples": 4, "beta": 0.04, "scale_rewards": "batch"}),
         ToyData(toy_examples("prompts", 5)),  # an odd number of prompts: the ranks have different shares
         options=section,
-        schedule=Schedule(section.lr, 1.0, 0, 4),
+        schedule=Schedule.cosine(section.lr, 1.0, 0, 4),
         seed=5,
         parallel=parallel,
         collate=Prompts().collate,

@@ -68,7 +68,7 @@ def test_a_student_learns_on_its_own_answers_without_a_reward(distill):
     def run(steps: int) -> None:
         progress = train(
             student, distill(8), ToyData(toy_examples("prompts")), collate=Prompts().collate, options=section,
-            schedule=Schedule(section.lr, 1.0, 0, steps), seed=0, want=frozenset({"soft"}),
+            schedule=Schedule.cosine(section.lr, 1.0, 0, steps), seed=0, want=frozenset({"soft"}),
             services=ToyServices(student), rollouts=rollouts,
         )  # fmt: skip
         losses.append(progress.metrics["loss"])

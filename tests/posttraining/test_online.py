@@ -131,7 +131,7 @@ def test_a_step_without_anything_to_learn_is_skipped_and_counted(algorithm, rewa
         algorithm,
         ToyData(toy_examples("prompts", 4)),
         options=OptimizerSection(precision="fp32", lr=1e-2),
-        schedule=Schedule(1e-2, 1.0, 0, 2),
+        schedule=Schedule.cosine(1e-2, 1.0, 0, 2),
         seed=0,
         collate=Prompts().collate,
         services=ToyServices(model),

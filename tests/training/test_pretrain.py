@@ -12,15 +12,15 @@ from llama3 import _core
 from llama3.artifacts import Stage, TokenizerArtifact, stage
 from llama3.artifacts.run import RunDir
 from llama3.checkpoints.load import load_model
+from llama3.config.phases import phases_of
 from llama3.config.schema import Config
-from llama3.data.loader import TokenLoader
 from llama3.data.plan import ShardEntry, SourceEntry, TokenPlan
 from llama3.errors import ConfigError, DataError, DoesNotFit, Interrupted
 from llama3.model.batch import Batch
 from llama3.model.score import score
 from llama3.tokenizer import Tokenizer
 from llama3.training import pretrain as pretrain_module
-from llama3.training.pretrain import PretrainOptions, TokenDataset, anneal_plan, pretrain
+from llama3.training.pretrain import PretrainOptions, TokenDataset, pretrain
 
 SENTENCES = {
     "prose": [f"the {a} cat sat on the {b} mat and slept" for a in ("old", "red", "big") for b in ("wet", "new")] * 8,
@@ -57,7 +57,7 @@ def config(**pretrain_section):
         "warmup": 2,
         "log_every": 4,
         "checkpoint_every": 5,
-        "anneal": {"steps": 4, "average_last": 2, "mix": {"prose": 1.0}},
+        "phases": [{}, {"steps": 4, "schedule": "linear", "final_lr": 0, "average_last": 2, "mix": {"prose": 1.0}}],
     }
     return Config.model_validate(
         {
@@ -130,19 +130,72 @@ def test_how_it_is_logged_and_shared_does_not_change_what_it_is(made, inputs):
     assert len((run.path / "metrics.jsonl").read_text().splitlines()) == 4  # nothing was done again
 
 
-def test_the_anneal_reads_its_own_mix(inputs):
-    section = config().pretrain
-    plan = anneal_plan(TokenPlan.load(inputs["shards"].path), section)
-    loader = TokenLoader(plan, seq_len=section.seq_len, seed=1)
-    border = section.steps * section.batch
+def dataset(inputs, **section) -> TokenDataset:
+    phases = phases_of(config(**section).pretrain)
+    return TokenDataset(TokenPlan.load(inputs["shards"].path), phases, seed=1)
+
+
+def test_a_phase_reads_its_own_mix(inputs):
+    loader = dataset(inputs)._loader
+    border = 12 * 4
     sources = [loader.place(row).source for row in range(border + 16)]
     assert set(sources[:border]) == {"prose", "code"}
     assert set(sources[border:]) == {"prose"}
 
 
+RAMP = [{"steps": 3, "seq_len": 16}, {"steps": 4, "batch": 8, "seq_len": 32}, {"steps": 5, "batch": 2}]
+"""Batch and length go up, then down and up."""
+
+
+def test_steps_of_phases_read_the_rows_one_after_the_other(inputs):
+    data, last = dataset(inputs, phases=RAMP), 0
+    shapes = []
+    for step in range(12):
+        rows = data.examples(step)
+        assert rows._rows.start == last, "no row is left out"
+        last = rows._rows.stop
+        shapes.append((len(rows), {batch.num_tokens for batch in rows}))
+    assert shapes == [(4, {16})] * 3 + [(8, {32})] * 4 + [(2, {64})] * 5
+
+
+def test_tokens_come_once_per_pass_through_every_change_of_length(inputs):
+    """Brute force over documented rule: none twice, and less than a window of 64 tokens left out per change."""
+    long = [{"steps": 40, "seq_len": 16}, {"steps": 30, "seq_len": 64}, {"steps": 50, "seq_len": 32}]
+    loader = dataset(inputs, phases=long)._loader
+    seen: dict[tuple[str, int], list[int]] = {}
+    for row in range(120 * 4):
+        place, length = loader.place(row), len(loader.rows(row, 1).tokens[0])
+        seen.setdefault((place.source, place.epoch), []).extend(
+            range(place.window * length, (place.window + 1) * length)
+        )
+    for source, windows in loader.epoch_rows.items():
+        passes = [tokens for (name, _), tokens in seen.items() if name == source]
+        assert all(len(set(tokens)) == len(tokens) for tokens in passes)
+        assert len(passes) > 2
+        assert sum(64 * windows - len(tokens) for tokens in passes[:-1]) < 2 * 64
+
+
+def test_interrupted_in_any_phase_it_makes_the_same_artifact(inputs, tmp_path, monkeypatch):
+    options = PretrainOptions.of(config(phases=RAMP, checkpoint_every=100))
+    whole = RunDir(tmp_path / "whole").execute(pretrain, inputs, options)
+    assert whole.metrics["tokens"] == 3 * 4 * 16 + 4 * 8 * 32 + 5 * 2 * 64
+    run, read = RunDir(tmp_path / "parts"), TokenDataset.examples
+    for at in (1, 3, 9):
+
+        def examples(self, step, at=at):
+            if step == at:
+                os.kill(os.getpid(), signal.SIGINT)
+            return read(self, step)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(TokenDataset, "examples", examples)
+            with pytest.raises(Interrupted, match=f"stopped after step {at + 1} of 12"):
+                run.execute(pretrain, inputs, options)
+    assert run.execute(pretrain, inputs, options).hash == whole.hash
+
+
 def test_ranks_share_the_rows_of_a_step(inputs):
-    loader = TokenLoader(inputs["shards"].path, seq_len=64, seed=1)
-    rows = TokenDataset(loader, 4).examples(3)
+    rows = dataset(inputs).examples(3)
     shares = [list(rows[rank::2]) for rank in range(2)]
     whole = list(rows)
     assert [torch.equal(rows[i].tokens_T, whole[i].tokens_T) for i in range(4)] == [True] * 4

@@ -120,7 +120,7 @@ def crash():
 
 
 def test_resume_is_equal_to_the_bit(tmp_path):
-    recipe = {"steps": 6, "anneal": 4, "average_last": 2}
+    recipe = {"steps": 6, "anneal": 4, "snapshots": frozenset({8, 10})}
     straight = toy_model()
     whole, whole_rows = run(straight, store=CheckpointStore(tmp_path / "a"), **recipe)
 
@@ -145,7 +145,7 @@ def timeless(recorder):
 
 def test_a_finished_run_has_nothing_to_do(tmp_path):
     store, models = CheckpointStore(tmp_path), (toy_model(), toy_model(seed=1))
-    recipe = {"steps": 4, "anneal": 2, "average_last": 2}
+    recipe = {"steps": 4, "anneal": 2, "snapshots": frozenset({5, 6})}
     first, _ = run(models[0], store=store, **recipe)
     again, rows = run(models[1], Stops(0, crash), store=store, **recipe)
     assert again == first
@@ -196,7 +196,7 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path):
 # -- averaging -----------------------------------------------------------------------------------
 
 
-def test_the_final_weights_are_the_mean_of_the_annealed_snapshots():
+def test_the_final_weights_are_the_mean_of_the_snapshots():
     snapshots = []
 
     class Watching(Counting):
@@ -205,7 +205,7 @@ def test_the_final_weights_are_the_mean_of_the_annealed_snapshots():
             return super().examples(step)
 
     model = toy_model()
-    run(model, Watching(), steps=4, anneal=6, average_last=3, changes={"final_lr": 0.5})
+    run(model, Watching(), steps=4, anneal=6, snapshots=frozenset({6, 8, 10}), changes={"final_lr": 0.5})
     # after steps 6, 8 and 10; the last step has a learning rate of 0 and leaves the weights of step 9
     mean = {name: (snapshots[6][name] + snapshots[8][name] + snapshots[9][name]) / 3 for name in snapshots[0]}
     assert_equal(weights(model), mean, 1e-7)

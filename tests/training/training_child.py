@@ -45,7 +45,7 @@ def main(folder: Path, steps: int, strategy: str = "single") -> None:
         seed=5,
         parallel=parallel,
         store=CheckpointStore(folder / "checkpoints"),
-        average_last=2,
+        snapshots=frozenset({steps + 1, steps + 2}),
         reporter=Reporter("toy", Loggers([("recorder", recorder)])),
     )
     rank = parallel.context.rank

@@ -1,8 +1,8 @@
 //! Token shards and the order in which they are read.
 //!
-//! Row `i` of training is a pure function of (plan, seed, i): a mixture picks the source (`mixture`), a keyed
-//! permutation the window of its concatenated tokens (`permutation`), and the shard index says where documents
-//! start inside the window (`rows`). So the whole state of a loader is one number, any world size reads the same
+//! Row `i` of training is a pure function of (plan, phases, seed, i): a mixture picks the source (`mixture`), a keyed
+//! permutation the window of its concatenated tokens (`order`, `permutation`), and the shard index says where
+//! documents start inside the window (`rows`). So the whole state of a loader is one number, any world size reads the same
 //! rows, and nothing is shuffled in memory or on disk.
 
 mod format;
@@ -18,7 +18,7 @@ mod writer;
 
 pub use format::{BLOCK_BYTES, Header};
 pub use mixture::{Mixture, Weights};
-pub use order::{Loader, Place, Source};
+pub use order::{Loader, Phase, Place, Source};
 pub use permutation::Permutation;
 pub use ring::{Batches, Prefetcher};
 pub use rows::Rows;

@@ -68,6 +68,14 @@ impl Source {
     }
 }
 
+/// What holds from a row on: tokens per row, and the weights of all sources.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Phase {
+    pub from_row: u64,
+    pub seq_len: u32,
+    pub weights: Vec<f64>,
+}
+
 /// Where a row comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
@@ -75,53 +83,140 @@ pub struct Place {
     pub source: usize,
     /// How often the source had been read whole before.
     pub epoch: u64,
-    /// Which of the source's windows of `seq_len` tokens.
+    /// Which of the source's pieces of one row's length.
     pub window: u64,
 }
 
-/// Sources, their mixture, the row length and the seed: everything that decides what row `i` is.
+/// Sources, their mixture, the row lengths and the seed: everything that decides what row `i` is.
+///
+/// A source is cut into windows as long as the longest row that it gives in any phase. A pass visits them in an
+/// order of its own, each once. A phase takes whole windows of it: first the first rows of all windows that it takes
+/// from a pass, then the second rows, and so on. So within a pass no token comes twice, and where the row length
+/// changes each source leaves out less than one window.
 pub struct Loader {
     sources: Vec<Source>,
     mixture: Mixture,
-    seq_len: u64,
+    stretches: Vec<Stretch>,
+    /// Tokens per window of each source.
+    window_tokens: Vec<u64>,
     seed: u64,
+}
+
+/// Rows of one length, through however many changes of the weights.
+struct Stretch {
+    from_row: u64,
+    seq_len: u64,
+    takes: Vec<Take>,
+}
+
+/// What a stretch takes of one source, whose windows are numbered through all passes.
+#[derive(Clone, Copy)]
+struct Take {
+    /// Rows that the source gave before the stretch.
+    rows_before: u64,
+    /// The first window, and how many; `u64::MAX` for the last stretch, which has no end.
+    first: u64,
+    windows: u64,
+}
+
+impl Take {
+    /// The window of the stretch's row `i` of this source, and which of its `rows` rows; a pass has `pass` windows.
+    fn at(&self, i: u64, rows: u64, pass: u64) -> (u64, u64) {
+        let left = pass - self.first % pass;
+        let (start, i) = match i.checked_sub(left * rows) {
+            None => (self.first, i),
+            Some(i) => (
+                self.first + left + i / (pass * rows) * pass,
+                i % (pass * rows),
+            ),
+        };
+        let end = (start - start % pass + pass).min(self.first.saturating_add(self.windows));
+        let taken = end - start;
+        (start + i % taken, i / taken)
+    }
 }
 
 impl Loader {
     /// # Errors
-    /// `Invalid` for a bad schedule, a row of no tokens, or a source with weight that is shorter than one row.
-    pub fn new(
-        sources: Vec<Source>,
-        schedule: &[Weights],
-        seq_len: u32,
-        seed: u64,
-    ) -> Result<Self> {
-        if seq_len == 0 {
+    /// `Invalid` for bad weights or rows out of order, a row of no tokens, a source with weight that is shorter than
+    /// its longest row, or a row length that does not divide that of a longer one.
+    pub fn new(sources: Vec<Source>, phases: &[Phase], seed: u64) -> Result<Self> {
+        let Some(first) = phases.first() else {
+            return Err(LoaderError::Invalid("there is no phase".into()));
+        };
+        if phases.iter().any(|phase| phase.seq_len == 0) {
             return Err(LoaderError::Invalid(
                 "a row needs at least one token".into(),
             ));
         }
-        let mixture = Mixture::new(sources.len(), schedule)?;
-        for (index, source) in sources.iter().enumerate() {
-            let used = schedule.iter().any(|change| {
-                change
-                    .weights
-                    .get(index)
-                    .is_some_and(|&weight| weight > 0.0)
-            });
-            if used && source.tokens() < u64::from(seq_len) {
-                let (name, tokens) = (source.name(), source.tokens());
-                return Err(LoaderError::Invalid(format!(
-                    "source {name:?} has {tokens} tokens, less than one row of {seq_len}"
-                )));
-            }
+        if let Some(pair) = phases
+            .windows(2)
+            .find(|pair| pair[0].from_row >= pair[1].from_row)
+        {
+            let rows = format!("{} and {}", pair[0].from_row, pair[1].from_row);
+            return Err(LoaderError::Invalid(format!(
+                "phases must begin at rising rows, not at {rows}"
+            )));
         }
-        Ok(Self {
+        let mut weights: Vec<Weights> = phases.iter().map(Phase::weights).collect();
+        weights.dedup_by(|next, last| next.weights == last.weights); // what does not change goes on
+        let mixture = Mixture::new(sources.len(), &weights)?;
+        let window_tokens = (0..sources.len())
+            .map(|index| window_of(&sources[index], index, phases, first.seq_len))
+            .collect::<Result<_>>()?;
+        let mut loader = Self {
             sources,
             mixture,
-            seq_len: u64::from(seq_len),
+            stretches: Vec::new(),
+            window_tokens,
             seed,
-        })
+        };
+        for phase in phases {
+            loader.extend(phase.from_row, u64::from(phase.seq_len));
+        }
+        Ok(loader)
+    }
+
+    /// Rows of `seq_len` tokens from `from_row` on.
+    fn extend(&mut self, from_row: u64, seq_len: u64) {
+        let takes = match self.stretches.last() {
+            Some(last) if last.seq_len == seq_len => return,
+            None => vec![
+                Take {
+                    rows_before: 0,
+                    first: 0,
+                    windows: u64::MAX
+                };
+                self.sources.len()
+            ],
+            Some(last) => (0..self.sources.len())
+                .map(|source| {
+                    let before = last.takes[source];
+                    let rows_before = self.mixture.rows_of(source, from_row);
+                    let rows = rows_before - before.rows_before;
+                    Take {
+                        rows_before,
+                        first: before.first + rows.div_ceil(self.rows_of(source, last.seq_len)),
+                        windows: u64::MAX,
+                    }
+                })
+                .collect(),
+        };
+        if let Some(last) = self.stretches.last_mut() {
+            for (take, next) in last.takes.iter_mut().zip(&takes) {
+                take.windows = next.first - take.first;
+            }
+        }
+        self.stretches.push(Stretch {
+            from_row,
+            seq_len,
+            takes,
+        });
+    }
+
+    /// Rows of `seq_len` tokens in a window of a source; at least 1, for a source without weight too.
+    fn rows_of(&self, source: usize, seq_len: u64) -> u64 {
+        (self.window_tokens[source] / seq_len).max(1)
     }
 
     /// The sources in the plan's order.
@@ -129,27 +224,75 @@ impl Loader {
         &self.sources
     }
 
-    /// Tokens per row.
-    pub fn seq_len(&self) -> u64 {
-        self.seq_len
+    /// Tokens of the row `row`.
+    pub fn seq_len(&self, row: u64) -> u64 {
+        self.stretches[self.stretch(row)].seq_len
     }
 
-    /// Whole windows in a source: rows of one epoch. The tokens after the last whole window are not read.
+    /// Which of the stretches a row lies in.
+    pub(super) fn stretch(&self, row: u64) -> usize {
+        self.stretches
+            .partition_point(|stretch| stretch.from_row <= row)
+            - 1 // the first starts at row 0
+    }
+
+    /// Windows of one pass of a source. The tokens after the last whole window are not read.
     pub fn windows(&self, source: usize) -> u64 {
-        self.sources[source].tokens() / self.seq_len
+        self.sources[source].tokens() / self.window_tokens[source]
     }
 
     /// Where row `row` comes from.
     pub fn place(&self, row: u64) -> Place {
         let (source, drawn) = self.mixture.pick(row);
-        let windows = self.windows(source); // at least 1: checked for every source with weight
-        let epoch = drawn / windows;
+        let stretch = &self.stretches[self.stretch(row)];
+        let (take, rows) = (
+            &stretch.takes[source],
+            self.rows_of(source, stretch.seq_len),
+        );
+        let pass = self.windows(source); // at least 1: checked for every source with weight
+        let (number, part) = take.at(drawn - take.rows_before, rows, pass);
+        let epoch = number / pass;
         let key = mix(mix(self.seed ^ self.sources[source].key).wrapping_add(epoch));
-        let window = Permutation::new(windows, key).apply(drawn % windows);
+        let window = Permutation::new(pass, key).apply(number % pass) * rows + part;
         Place {
             source,
             epoch,
             window,
         }
     }
+}
+
+impl Phase {
+    fn weights(&self) -> Weights {
+        Weights {
+            from_row: self.from_row,
+            weights: self.weights.clone(),
+        }
+    }
+
+    fn uses(&self, source: usize) -> bool {
+        self.weights[source] > 0.0 // as many weights as sources: the mixture is made first
+    }
+}
+
+/// Tokens per window of the source at `index`: its longest row, or `otherwise` where it is not used.
+fn window_of(source: &Source, index: usize, phases: &[Phase], otherwise: u32) -> Result<u64> {
+    let lengths = phases.iter().filter(|phase| phase.uses(index));
+    let lengths: Vec<u64> = lengths.map(|phase| u64::from(phase.seq_len)).collect();
+    let Some(&longest) = lengths.iter().max() else {
+        return Ok(u64::from(otherwise));
+    };
+    let name = source.name();
+    if source.tokens() < longest {
+        let tokens = source.tokens();
+        return Err(LoaderError::Invalid(format!(
+            "source {name:?} has {tokens} tokens, less than one row of {longest}"
+        )));
+    }
+    if let Some(odd) = lengths.iter().find(|&&length| longest % length != 0) {
+        return Err(LoaderError::Invalid(format!(
+            "source {name:?}: rows of {odd} tokens do not divide rows of {longest}"
+        )));
+    }
+    Ok(longest)
 }

@@ -15,24 +15,36 @@ pub struct Rows {
     pub splits: Vec<i64>,
     /// Per row: index of its source in the plan.
     pub source_ids: Vec<i32>,
+    /// Tokens per row.
+    pub seq_len: u64,
 }
 
 impl Loader {
-    /// The rows `start`, `start + stride`, ..., `count` of them.
+    /// The rows `start`, `start + stride`, ..., `count` of them, all of one length.
     ///
     /// # Errors
-    /// `Invalid` when the request does not fit into memory or 64 bits; `Damaged` naming shard and offset.
+    /// `Invalid` when the request does not fit into memory or 64 bits, or the row length changes between the first row
+    /// and the last; `Damaged` naming shard and offset.
     pub fn rows(&self, start: u64, count: usize, stride: u64) -> Result<Rows> {
         let too_many = || {
             LoaderError::Invalid(format!(
                 "{count} rows from {start} by {stride} are too many"
             ))
         };
-        let seq_len = usize::try_from(self.seq_len()).map_err(|_| too_many())?;
+        let seq_len = usize::try_from(self.seq_len(start)).map_err(|_| too_many())?;
         let total = count.checked_mul(seq_len).ok_or_else(too_many)?;
         let span = stride.checked_mul(count as u64).ok_or_else(too_many)?;
         start.checked_add(span).ok_or_else(too_many)?;
-        let mut rows = Rows::default();
+        let last = start + span.saturating_sub(stride);
+        if self.stretch(start) != self.stretch(last) {
+            return Err(LoaderError::Invalid(format!(
+                "the row length changes between row {start} and row {last}"
+            )));
+        }
+        let mut rows = Rows {
+            seq_len: self.seq_len(start),
+            ..Rows::default()
+        };
         rows.tokens
             .try_reserve_exact(total)
             .map_err(|_| too_many())?;
@@ -49,12 +61,12 @@ impl Loader {
     /// Appends one window, its bounds and document ids.
     fn gather(&self, place: Place, rows: &mut Rows) -> Result<()> {
         let source = &self.sources()[place.source];
-        let (mut index, mut from) = source.shard_at(place.window * self.seq_len());
+        let (mut index, mut from) = source.shard_at(place.window * rows.seq_len);
         let mut filled = 0;
-        while filled < self.seq_len() {
+        while filled < rows.seq_len {
             // A window lies inside the source, so there is a next shard as long as it is not full.
             let shard = &source.shards()[index];
-            let to = shard.header().tokens.min(from + self.seq_len() - filled);
+            let to = shard.header().tokens.min(from + rows.seq_len - filled);
             shard.read(from..to, &mut rows.tokens)?;
             let mut document = shard.document_at(from)?;
             let mut at = from;
@@ -75,7 +87,7 @@ impl Loader {
             filled += to - from;
             (index, from) = (index + 1, 0);
         }
-        rows.bounds.push(self.seq_len() as i32);
+        rows.bounds.push(rows.seq_len as i32);
         Ok(())
     }
 }

@@ -72,11 +72,30 @@ fn brute_row(
     (window.iter().map(|token| token.0).collect(), bounds, ids)
 }
 
+fn always(seq_len: u32, weights: Vec<f64>) -> Vec<Phase> {
+    vec![Phase {
+        from_row: 0,
+        seq_len,
+        weights,
+    }]
+}
+
 fn build(
     folder: &Folder,
     shards: &[Vec<Documents>],
     vocab_size: u32,
     seq_len: u32,
+    seed: u64,
+) -> Option<Loader> {
+    let weights = (1..=shards.len()).map(|weight| weight as f64).collect();
+    build_phases(folder, shards, vocab_size, &always(seq_len, weights), seed)
+}
+
+fn build_phases(
+    folder: &Folder,
+    shards: &[Vec<Documents>],
+    vocab_size: u32,
+    phases: &[Phase],
     seed: u64,
 ) -> Option<Loader> {
     let sources = shards.iter().enumerate().map(|(s, shards)| {
@@ -91,17 +110,7 @@ fn build(
         )
         .unwrap()
     });
-    let weights = (1..=shards.len()).map(|weight| weight as f64).collect();
-    Loader::new(
-        sources.collect(),
-        &[Weights {
-            from_row: 0,
-            weights,
-        }],
-        seq_len,
-        seed,
-    )
-    .ok()
+    Loader::new(sources.collect(), phases, seed).ok()
 }
 
 fn plans() -> impl Strategy<Value = (u32, Vec<Vec<Documents>>)> {
@@ -150,6 +159,62 @@ proptest! {
             for whole in &epochs[..epochs.len().saturating_sub(1)] {
                 prop_assert_eq!(whole.len() as u64, loader.windows(source));
             }
+        }
+    }
+
+    #[test]
+    fn phases_read_no_token_twice_in_a_pass_and_leave_out_less_than_a_window(
+        (vocab_size, shards) in plans(), base in 1u32..4, seed: u64,
+        cuts in prop::collection::vec((1u64..150, 0u32..4, 0.0f64..1.0), 1..6),
+    ) {
+        let folder = Folder::new();
+        let mut phases: Vec<Phase> = Vec::new();
+        let mut from_row = 0;
+        for (rows, doublings, share) in cuts {
+            let mut weights = vec![1.0; shards.len()];
+            weights[0] = if shards.len() > 1 && share < 0.2 { 0.0 } else { share };
+            phases.push(Phase { from_row, seq_len: base << doublings, weights });
+            from_row += rows;
+        }
+        let Some(loader) = build_phases(&folder, &shards, vocab_size, &phases, seed) else { return Ok(()) };
+        let mut read: Vec<Vec<HashSet<u64>>> = vec![Vec::new(); shards.len()];
+        for row in 0..from_row + 1000 {
+            let phase = phases.iter().rev().find(|phase| phase.from_row <= row).unwrap();
+            let place = loader.place(row);
+            prop_assert_eq!(loader.seq_len(row), u64::from(phase.seq_len));
+            prop_assert!(phase.weights[place.source] > 0.0);
+            let passes = &mut read[place.source];
+            while passes.len() as u64 <= place.epoch {
+                passes.push(HashSet::new());
+            }
+            prop_assert_eq!(passes.len() as u64, place.epoch + 1, "passes follow each other");
+            for token in place.window * loader.seq_len(row)..(place.window + 1) * loader.seq_len(row) {
+                prop_assert!(token < loader.sources()[place.source].tokens());
+                prop_assert!(passes[place.epoch as usize].insert(token), "twice in a pass");
+            }
+        }
+        let changes = phases.windows(2).filter(|pair| pair[0].seq_len != pair[1].seq_len).count() as u64;
+        for (source, passes) in read.iter().enumerate() {
+            let longest = phases.iter().filter(|phase| phase.weights[source] > 0.0).map(|phase| phase.seq_len).max();
+            let Some(window) = longest.map(u64::from) else { continue };
+            let whole = loader.windows(source) * window;
+            prop_assert_eq!(loader.windows(source), loader.sources()[source].tokens() / window);
+            let ended = &passes[..passes.len().saturating_sub(1)];
+            let missing: u64 = ended.iter().map(|tokens| whole - tokens.len() as u64).sum();
+            prop_assert!(missing <= changes * (window - 1), "{missing} left out by {changes} changes");
+        }
+    }
+
+    #[test]
+    fn a_phase_like_the_one_before_changes_nothing((vocab_size, shards) in plans(), seed: u64, cut in 1u64..300) {
+        let weights: Vec<f64> = (1..=shards.len()).map(|weight| weight as f64).collect();
+        let mut phases = always(4, weights);
+        let (whole, folder) = (Folder::new(), Folder::new());
+        let Some(one) = build_phases(&whole, &shards, vocab_size, &phases, seed) else { return Ok(()) };
+        phases.push(Phase { from_row: cut, ..phases[0].clone() });
+        let two = build_phases(&folder, &shards, vocab_size, &phases, seed).unwrap();
+        for row in 0..600 {
+            prop_assert_eq!(one.place(row), two.place(row));
         }
     }
 
@@ -339,19 +404,27 @@ fn a_plan_that_cannot_be_read_is_refused() {
     let path = folder.0.join("a.tok");
     write(&path, 300, &vec![(1, vec![1, 2, 3])], 64);
     let source = || Source::new("a", vec![Shard::open(&path).unwrap()]).unwrap();
-    let weights = [Weights {
-        from_row: 0,
-        weights: vec![1.0],
-    }];
-    assert!(Loader::new(vec![source()], &weights, 0, 1).is_err());
-    assert!(Loader::new(vec![source()], &weights, 4, 1).is_err());
-    assert!(Loader::new(vec![], &weights, 1, 1).is_err());
+    let rows_of = |seq_len| always(seq_len, vec![1.0]);
+    assert!(Loader::new(vec![source()], &rows_of(0), 1).is_err());
+    assert!(Loader::new(vec![source()], &rows_of(4), 1).is_err());
+    assert!(Loader::new(vec![source()], &[], 1).is_err());
+    assert!(Loader::new(vec![], &rows_of(1), 1).is_err());
+    let then = |from_row, seq_len| Phase {
+        from_row,
+        ..rows_of(seq_len).remove(0)
+    };
+    assert!(Loader::new(vec![source()], &[then(0, 1), then(0, 1)], 1).is_err());
+    assert!(Loader::new(vec![source()], &[then(0, 2), then(5, 3)], 1).is_err());
+    let changing = Loader::new(vec![source()], &[then(0, 1), then(5, 3)], 1).unwrap();
+    assert_eq!(changing.rows(3, 2, 1).unwrap().seq_len, 1);
+    assert!(changing.rows(3, 3, 1).is_err(), "one array has one length");
+    assert_eq!(changing.rows(5, 1, 1).unwrap().tokens, [1, 2, 3]);
     assert!(Source::new("none", vec![]).is_err());
     let other = folder.0.join("b.tok");
     write(&other, 299, &vec![(1, vec![1, 2, 3])], 64);
     let mixed = vec![Shard::open(&path).unwrap(), Shard::open(&other).unwrap()];
     assert!(Source::new("mixed", mixed).is_err());
-    let loader = Arc::new(Loader::new(vec![source()], &weights, 3, 1).unwrap());
+    let loader = Arc::new(Loader::new(vec![source()], &rows_of(3), 1).unwrap());
     assert!(loader.rows(u64::MAX, 2, 1).is_err());
     assert!(loader.rows(0, usize::MAX, 1).is_err());
     assert!(loader.rows(0, 2, u64::MAX).is_err());
@@ -373,11 +446,7 @@ fn damage_met_while_streaming_is_an_error_of_that_batch() {
     bytes[4096 + 64] ^= 1; // second block: tokens 32..64
     fs::write(&path, &bytes).unwrap();
     let source = Source::new("a", vec![Shard::open(&path).unwrap()]).unwrap();
-    let weights = [Weights {
-        from_row: 0,
-        weights: vec![1.0],
-    }];
-    let loader = Arc::new(Loader::new(vec![source], &weights, 32, 1).unwrap());
+    let loader = Arc::new(Loader::new(vec![source], &always(32, vec![1.0]), 1).unwrap());
     let batches = Batches {
         start: 0,
         batch: 1,

@@ -1,7 +1,7 @@
 //! Python names: `ShardWriter`, `Shard`, `TokenLoader`, `TokenStream`, `ShardError`.
 
 use crate::loader::{
-    Batches, Header, Loader, LoaderError, Prefetcher, Rows, Shard, ShardWriter, Source, Weights,
+    Batches, Header, Loader, LoaderError, Phase, Prefetcher, Rows, Shard, ShardWriter, Source,
 };
 use numpy::ndarray::Array2;
 use numpy::{IntoPyArray, PyArray1, PyArray2, PyReadonlyArray1};
@@ -40,8 +40,8 @@ type Arrays<'py> = (
 );
 
 /// NumPy arrays that own the vectors' memory: nothing is copied.
-fn arrays(py: Python<'_>, rows: Rows, seq_len: u64) -> PyResult<Arrays<'_>> {
-    let shape = (rows.source_ids.len(), seq_len as usize);
+fn arrays(py: Python<'_>, rows: Rows) -> PyResult<Arrays<'_>> {
+    let shape = (rows.source_ids.len(), rows.seq_len as usize);
     let tokens = Array2::from_shape_vec(shape, rows.tokens)
         .map_err(|error| PyValueError::new_err(error.to_string()))?;
     Ok((
@@ -202,14 +202,17 @@ impl PyTokenLoader {
     fn new(
         py: Python<'_>,
         sources: Vec<(String, Vec<PathBuf>)>,
-        schedule: Vec<(u64, Vec<f64>)>,
-        seq_len: u32,
+        phases: Vec<(u64, u32, Vec<f64>)>,
         seed: u64,
     ) -> PyResult<Self> {
         let build = || {
-            let schedule: Vec<Weights> = schedule
+            let phases: Vec<Phase> = phases
                 .into_iter()
-                .map(|(from_row, weights)| Weights { from_row, weights })
+                .map(|(from_row, seq_len, weights)| Phase {
+                    from_row,
+                    seq_len,
+                    weights,
+                })
                 .collect();
             let sources = sources.iter().map(|(name, paths)| {
                 let shards = paths
@@ -218,7 +221,7 @@ impl PyTokenLoader {
                     .collect::<Result<_, _>>()?;
                 Source::new(name, shards)
             });
-            Loader::new(sources.collect::<Result<_, _>>()?, &schedule, seq_len, seed)
+            Loader::new(sources.collect::<Result<_, _>>()?, &phases, seed)
         };
         Ok(Self {
             inner: Arc::new(py.detach(build)?),
@@ -234,7 +237,7 @@ impl PyTokenLoader {
         stride: u64,
     ) -> PyResult<Arrays<'py>> {
         let rows = py.detach(|| self.inner.rows(start, count, stride))?;
-        arrays(py, rows, self.inner.seq_len())
+        arrays(py, rows)
     }
 
     /// Endless batches from row `start` on, made ahead by threads.
@@ -254,19 +257,16 @@ impl PyTokenLoader {
             world,
         };
         let inner = Prefetcher::new(Arc::clone(&self.inner), batches, depth, threads)?;
-        Ok(PyTokenStream {
-            inner,
-            seq_len: self.inner.seq_len(),
-        })
+        Ok(PyTokenStream { inner })
     }
 
-    /// (source, epoch, window) of a row.
+    /// (source, epoch, window) of a row; a window is as long as the row.
     fn place(&self, row: u64) -> (usize, u64, u64) {
         let place = self.inner.place(row);
         (place.source, place.epoch, place.window)
     }
 
-    /// Rows of one epoch, per source.
+    /// Windows of one pass, per source: each is as long as the longest row that the source gives.
     fn windows(&self) -> Vec<u64> {
         (0..self.inner.sources().len())
             .map(|source| self.inner.windows(source))
@@ -290,7 +290,6 @@ impl PyTokenLoader {
 #[pyclass(name = "TokenStream", module = "llama3._core", frozen)]
 struct PyTokenStream {
     inner: Prefetcher,
-    seq_len: u64,
 }
 
 #[pymethods]
@@ -301,7 +300,7 @@ impl PyTokenStream {
 
     fn __next__<'py>(&self, py: Python<'py>) -> PyResult<Arrays<'py>> {
         let rows = py.detach(|| self.inner.next_batch())?;
-        arrays(py, rows, self.seq_len)
+        arrays(py, rows)
     }
 }
 
