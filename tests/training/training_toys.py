@@ -12,7 +12,7 @@ from llama3.model.batch import Batch
 from llama3.model.build import init_weights
 from llama3.model.config import ModelConfig
 from llama3.model.transformer import Transformer
-from llama3.training.schedule import Schedule, Segment
+from llama3.training.schedule import RateCurve, Schedule
 
 CONFIG = ModelConfig(dim=32, n_layers=2, n_heads=4, n_kv_heads=2, ffn_dim=64, vocab_size=61, tied=True)
 """The vocabulary is odd, so that it divides by no number of ranks."""
@@ -49,8 +49,8 @@ def options(**changes: object) -> OptimizerSection:
 
 def schedule(section: OptimizerSection, steps: int, anneal: int = 0) -> Schedule:
     """A cosine with warm-up, then a line to 0."""
-    cosine = Segment(steps, section.lr, section.final_lr, section.warmup)
-    return Schedule([cosine, *([Segment(anneal, cosine.end, 0.0, curve="linear")] if anneal else [])])
+    cosine = RateCurve(steps, section.lr, section.final_lr, section.warmup)
+    return Schedule([cosine, *([RateCurve(anneal, cosine.end, 0.0, shape="linear")] if anneal else [])])
 
 
 class Recorder:
