@@ -20,6 +20,7 @@ from llama3.model.config import ModelConfig
 from llama3.model.transformer import Transformer
 from llama3.plugins.registry import discover
 from llama3.tokenizer import Tokenizer
+from llama3.training.placed import PlacedModel
 from llama3.training.stage import save_checkpoint
 
 STAGES = [
@@ -49,7 +50,7 @@ def home(tmp_path_factory) -> Path:
     texts = [path.read_text() for path in sorted((folder / "text").iterdir())]
     tokenizer = Tokenizer.train(texts, 400, 16)
     config = ModelConfig(dim=32, n_layers=2, n_heads=2, n_kv_heads=1, ffn_dim=64, vocab_size=400, max_seq_len=256)
-    save_checkpoint(folder / "model", init_weights(Transformer(config), 1), tokenizer, {})
+    save_checkpoint(folder / "model", PlacedModel(init_weights(Transformer(config), 1)), tokenizer, {})
     (folder / "model" / "LICENSE").write_text(f"{LICENSE}\n\nUse it kindly.\n")
     return folder
 

@@ -33,6 +33,7 @@ from llama3.plugins.registry import discover
 from llama3.preflight import load_config
 from llama3.tasks.data_kind import written_kinds
 from llama3.tokenizer import Tokenizer
+from llama3.training.placed import PlacedModel
 from llama3.training.stage import save_checkpoint
 
 ROOT = Path(__file__).parents[1]
@@ -177,7 +178,10 @@ def done(tmp_path_factory) -> list[tuple[Command, str, int]]:
         texts = [path.read_text() for path in sorted(Path("notes").iterdir())]
         config = ModelConfig(dim=32, n_layers=2, n_heads=2, n_kv_heads=1, ffn_dim=64, vocab_size=400, max_seq_len=256)
         save_checkpoint(
-            Path("my-model"), init_weights(Transformer(config), 1), Tokenizer.train(texts, 400, 16), {"made": "here"}
+            Path("my-model"),
+            PlacedModel(init_weights(Transformer(config), 1)),
+            Tokenizer.train(texts, 400, 16),
+            {"made": "here"},
         )
         for language, block in re.findall(r"^```(\w+)\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE):
             if language == "yaml" and (named := re.match(r"# (\w+\.yaml)\n", block)):

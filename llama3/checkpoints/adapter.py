@@ -6,9 +6,8 @@ Ours also hold `llama3.json` with the hash of the base weights, so that an adapt
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from pydantic import ValidationError
@@ -21,7 +20,8 @@ from llama3.artifacts.files import fsync_file, publish, temporary_beside, write_
 from llama3.checkpoints.weights import refuse_non_finite
 from llama3.config.schema import LoRASection
 from llama3.errors import CheckpointError, Problem
-from llama3.model.lora import adapter_tensors, adapters, add_lora, peft_prefixes
+from llama3.model.build import empty_model
+from llama3.model.lora import adapter_tensors, adapters, peft_prefixes, place_lora
 from llama3.model.transformer import Transformer
 
 ADAPTER = "adapter"
@@ -32,26 +32,31 @@ _UNSUPPORTED = {"use_dora": False, "bias": "none", "modules_to_save": None, "ran
 
 
 def base_hash(model: Transformer) -> str:
-    """blake3 (hex) of the weights without adapters: each tensor's name and bytes, in the order of the names."""
-    layers = adapters(model)
-    parts = []
-    for name, tensor in sorted(_base_state(model, layers).items()):
+    """The `weights_hash` of a whole model without its adapters."""
+    return weights_hash(base_tensors(model).items())
+
+
+def weights_hash(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """blake3 (hex) of named tensors: each one's name and bytes, in the order of the names."""
+    parts = {}
+    for name, tensor in tensors:
         data = tensor.detach().cpu().contiguous().view(torch.uint8).numpy()
-        parts.append(f"{name}:{blake3_bytes(data.tobytes())}")
-    return blake3_bytes("\n".join(parts).encode())
+        parts[name] = f"{name}:{blake3_bytes(data.tobytes())}"
+    return blake3_bytes("\n".join(parts[name] for name in sorted(parts)).encode())
 
 
-def _base_state(model: Transformer, layers: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The parameters of the plain model, whether adapters stand in it or not; new heads are no part of it."""
+def base_tensors(model: Transformer) -> dict[str, Tensor]:
+    """The parameters of the plain model, whether adapters stand in it or not, sharded where it is. Heads are no part of
+    it."""
     state = {name: x for name, x in model.state_dict().items() if ".lora_" not in name and "_head." not in name}
-    return {name.replace(".base.weight", ".weight") if layers else name: x for name, x in state.items()}
+    return {name.replace(".base.weight", ".weight"): x for name, x in state.items()}
 
 
-def save_adapter(model: Transformer, section: LoRASection, folder: str | Path, base: str) -> None:
-    """Write the adapters of `model` so that `peft` loads them; `base` is the `base_hash` of their base model."""
+def save_adapter(tensors: Mapping[str, Tensor], section: LoRASection, folder: str | Path, base: str) -> None:
+    """Write whole `adapter_tensors` so that `peft` loads them; `base` is the `base_hash` of their base model."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {name: x.cpu().contiguous() for name, x in adapter_tensors(model).items()}
+    tensors = {name: x.cpu().contiguous() for name, x in tensors.items()}
     refuse_non_finite(tensors, "the adapter")
     target = folder / WEIGHTS_NAME
     temporary = temporary_beside(target)
@@ -97,7 +102,7 @@ def load_adapter(model: Transformer, folder: str | Path) -> LoRASection:
         raise CheckpointError(Problem("L3-LRA-003", str(folder), what, str(error), "write it again")) from error
     refuse_non_finite(tensors, str(folder))
     _check(model, section, tensors, folder)
-    add_lora(model, section, seed=0)
+    place_lora(model, section)
     with torch.no_grad():
         for name, layer in adapters(model).items():
             for part, prefix in peft_prefixes(name):
@@ -134,8 +139,7 @@ def _read_section(folder: Path) -> LoRASection:
 
 
 def _check(model: Transformer, section: LoRASection, tensors: Mapping[str, Tensor], folder: Path) -> None:
-    with torch.device("meta"):
-        twin = add_lora(Transformer(model.config), section, seed=0)
+    twin = place_lora(empty_model(model.config, ()), section)
     expected = {name: x.shape for name, x in adapter_tensors(twin).items()}
     problems = [
         Problem("L3-LRA-006", f"{folder}: {name}", _difference(expected.get(name), tensors.get(name)),

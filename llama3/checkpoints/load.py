@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from llama3.checkpoints.formats import open_weights
 from llama3.checkpoints.hf import read_raw_config
@@ -34,18 +35,24 @@ def load_model(
     source = open_weights(path)
     check_shapes(source)
     model = empty_model(source.config, source.shapes)
-    state = {
-        name: torch.empty(parameter.shape, dtype=dtype, device=device)
-        for name, parameter in model.named_parameters()  # a tied output matrix is named once
-    }
+    state: dict[str, Tensor] = {}
     problems: list[Problem] = []
-    for name, view in hf_views(source.config, state):
-        view.copy_(source.get(name).view(view.shape))
-        problems += non_finite(view, f"{path}: {name}")
+    for name, parameter in model.named_parameters():  # a tied output matrix is named once
+        state[name] = torch.empty(parameter.shape, dtype=dtype, device=device)
+        problems += read_parameter(source, name, state[name])
     if problems:
         raise CheckpointError(problems)
     assign(model, state)
     return model.requires_grad_(True)
+
+
+def read_parameter(source: WeightSource, name: str, parameter: Tensor) -> list[Problem]:
+    """Fill our parameter `name` from a file; the problems of what is not finite."""
+    problems: list[Problem] = []
+    for hf, view in hf_views(source.config, name, parameter):
+        view.copy_(source.get(hf).view(view.shape))
+        problems += non_finite(view, f"{source.path}: {hf}")
+    return problems
 
 
 def read_config(path: str | Path) -> ModelConfig:

@@ -19,7 +19,6 @@ from llama3.artifacts.files import fsync_file, publish, temporary_beside, write_
 from llama3.checkpoints.hf import INDEX_FILE, SINGLE_FILE
 from llama3.checkpoints.layouts import CONFIG_FILE
 from llama3.errors import CheckpointError, Problem
-from llama3.model.build import HEADS
 from llama3.model.config import ModelConfig
 from llama3.model.transformer import Transformer
 
@@ -32,35 +31,39 @@ _PLAIN = {
     "ffn.down.weight": "mlp.down_proj.weight",
 }
 """Parameters of a layer that are the same in both layouts, by their names in ours and theirs."""
+_OUTSIDE = {"embed.weight": "model.embed_tokens.weight", "norm.weight": "model.norm.weight"}
+"""The same of those outside of the layers, where the names differ."""
 
 
-def hf_views(config: ModelConfig, state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """(Hugging Face's name, the view of our state dict that holds it) of every tensor, in checkpoint order.
+def hf_views(config: ModelConfig, name: str, tensor: Tensor) -> list[tuple[str, Tensor]]:
+    """(Hugging Face's name, the view of our parameter `name` that holds it) of every tensor that is part of it.
 
-    A view has the elements of its tensor in order, but not always its shape: rows of queries, keys and values are
-    grouped by key-value head. A tied output matrix is left out, extra heads keep their names.
+    A view has the elements of its tensor in order, but not always its shape: rows of queries, keys and values, and of
+    gate and up, are grouped. A tied output matrix is no tensor, extra heads keep their names.
     """
-    yield "model.embed_tokens.weight", state["embed.weight"]
-    for index in range(config.n_layers):
-        ours, theirs = f"layers.{index}.", f"model.layers.{index}."
-        yield from ((theirs + hf, state[ours + name]) for name, hf in _PLAIN.items())
-        qkv = state[ours + "attention.qkv.weight"].unflatten(0, (config.n_kv_heads, -1, config.head_dim))
-        yield theirs + "self_attn.q_proj.weight", qkv[:, :-2]
-        yield theirs + "self_attn.k_proj.weight", qkv[:, -2]
-        yield theirs + "self_attn.v_proj.weight", qkv[:, -1]
-        gate, up = state[ours + "ffn.gate_up.weight"].chunk(2)
-        yield theirs + "mlp.gate_proj.weight", gate
-        yield theirs + "mlp.up_proj.weight", up
-    yield "model.norm.weight", state["norm.weight"]
-    if not config.tied:
-        yield "lm_head.weight", state["lm_head.weight"]
-    yield from ((name, state[name]) for name in HEADS if name in state)
+    if not name.startswith("layers."):
+        return [] if config.tied and name == "lm_head.weight" else [(_OUTSIDE.get(name, name), tensor)]
+    _, index, ours = name.split(".", 2)
+    theirs = f"model.layers.{index}."
+    if ours == "attention.qkv.weight":
+        qkv = tensor.unflatten(0, (config.n_kv_heads, -1, config.head_dim))
+        views = {"q_proj": qkv[:, :-2], "k_proj": qkv[:, -2], "v_proj": qkv[:, -1]}
+        return [(f"{theirs}self_attn.{part}.weight", view) for part, view in views.items()]
+    if ours == "ffn.gate_up.weight":
+        gate, up = tensor.unflatten(0, (config.ffn_groups, 2, -1)).unbind(1)
+        return [(f"{theirs}mlp.gate_proj.weight", gate), (f"{theirs}mlp.up_proj.weight", up)]
+    return [(theirs + _PLAIN[ours], tensor)]
 
 
 def to_hf(config: ModelConfig, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Our state dict as Hugging Face's; a tied output matrix is left out, extra heads keep their names."""
+    return dict(hf for name, tensor in state.items() for hf in hf_tensors(config, name, tensor))
+
+
+def hf_tensors(config: ModelConfig, name: str, tensor: Tensor) -> list[tuple[str, Tensor]]:
+    """As `hf_views`, each in its own shape."""
     shapes = config.parameter_shapes()
-    return {name: view.reshape(shapes.get(name, view.shape)) for name, view in hf_views(config, state)}
+    return [(hf, view.reshape(shapes.get(hf, view.shape))) for hf, view in hf_views(config, name, tensor)]
 
 
 def save_model(
@@ -76,12 +79,48 @@ def save_model(
     Every file is written beside its place, synced and renamed; an older checkpoint in the folder is whole until then.
     dtype: cast the weights (default: as they are); extra: further keys of config.json (token ids)
     """
-    state = model.state_dict()
-    tensors = {name: x.detach().to("cpu", dtype or x.dtype) for name, x in to_hf(model.config, state).items()}
-    refuse_non_finite(tensors, "the model")
-    write_tensors(tensors, folder, max_shard_bytes=max_shard_bytes)
-    stored = str(next(iter(tensors.values())).dtype).removeprefix("torch.")
-    write_json_atomic(Path(folder) / CONFIG_FILE, {**model.config.to_hf(), "dtype": stored, **(extra or {})})
+    state = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    refuse_non_finite(to_hf(model.config, state), "the model")
+    shapes = {name: tensor.shape for name, tensor in state.items()}
+    write_model(
+        model.config,
+        shapes,
+        iter(state.items()),
+        folder,
+        dtype=dtype or model.embed.weight.dtype,
+        max_shard_bytes=max_shard_bytes,
+        extra=extra,
+    )
+
+
+def write_model(
+    config: ModelConfig,
+    shapes: Mapping[str, torch.Size],
+    parameters: Iterator[tuple[str, Tensor]],
+    folder: str | Path,
+    *,
+    dtype: torch.dtype,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+    extra: Mapping[str, Any] | None = None,
+) -> None:
+    """As `save_model`, of whole parameters that come one at a time, in the order of `shapes`. Memory holds one shard.
+
+    Raises CheckpointError where one of them is not finite.
+    """
+    empty = {name: torch.empty(shape, dtype=dtype, device="meta") for name, shape in shapes.items()}
+    sizes = {hf: tensor.nbytes for hf, tensor in to_hf(config, empty).items()}
+    stream = (hf for name, parameter in parameters for hf in hf_tensors(config, name, parameter))
+
+    def take(name: str) -> Tensor:
+        found, tensor = next(stream)
+        assert found == name, f"{found} came where {name} was due"
+        if problems := non_finite(tensor, name):
+            raise CheckpointError(problems)
+        return tensor.to("cpu", dtype)
+
+    write_shards(sizes, take, Path(folder), max_shard_bytes)
+    stored = str(dtype).removeprefix("torch.")
+    write_json_atomic(Path(folder) / CONFIG_FILE, {**config.to_hf(), "dtype": stored, **(extra or {})})
 
 
 def refuse_odd_names(expected: Set[str], found: Set[str], where: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
@@ -169,15 +170,16 @@ def _sources(config: Config, spec: AlgorithmSpec, registry: Registry, where: str
 
 
 def _mesh(config: Config, registry: Registry, place: Place, environ: Mapping[str, str]) -> Iterator[Problem]:
-    mesh = config.parallelism
-    for axis in ("tp", "cp", "pp"):
-        if getattr(mesh, axis) > 1:
+    for axis, slot in config.parallelism.slots.items():
+        where = place(("parallelism", axis))
+        supplied = _axis(registry, slot.name) if slot.name else axis
+        if supplied not in ("", axis):
+            yield Problem("L3-CFG-024", where, f"{slot.name!r} is a strategy for {supplied}, not {axis}")
+        if not slot.name and (slot.size or 1) > 1:
             names = [name for name in registry.names("parallelism") if _axis(registry, name) == axis]
             why = f"strategies for it: {', '.join(names) or 'none installed'}"
-            yield Problem("L3-CFG-023", place(("parallelism", axis)), f"no strategy supplies the {axis} axis", why)
-    axis = _axis(registry, mesh.dp.name)
-    if axis not in ("", "dp"):
-        yield Problem("L3-CFG-024", place(("parallelism", "dp")), f"{mesh.dp.name!r} is a strategy for {axis}, not dp")
+            fix = f"write {axis}: {{name: {names[0] if names else '...'}, size: {slot.size}}}"
+            yield Problem("L3-CFG-023", where, f"no strategy supplies the {axis} axis", why, fix)
     world = environ.get("WORLD_SIZE", "")
     if not world.isdecimal():
         return  # not under a launcher: `world_problems` asks again when the run starts
@@ -186,12 +188,11 @@ def _mesh(config: Config, registry: Registry, place: Place, environ: Mapping[str
 
 def world_problems(config: Config, world: int, place: Place) -> Iterator[Problem]:
     """The mesh must use exactly the processes that were started."""
-    mesh = config.parallelism
-    model_ranks = mesh.tp * mesh.cp * mesh.pp
-    wanted = model_ranks * (mesh.dp.size or max(1, world // model_ranks))
+    sizes = config.parallelism.sizes(world)
+    wanted = math.prod(sizes.values())
     if wanted != world:
-        sizes = f"tp {mesh.tp} x cp {mesh.cp} x pp {mesh.pp} x dp {mesh.dp.size or 'auto'}"
-        what = f"the mesh ({sizes}) needs {wanted} processes, there are {world}"
+        mesh = " x ".join(f"{axis} {size}" for axis, size in sizes.items())
+        what = f"the mesh ({mesh}) needs {wanted} processes, there are {world}"
         fix = f"torchrun --nproc-per-node {wanted} -m llama3 run ..., or change `size`"
         yield Problem("L3-CFG-025", place(("parallelism", "dp")), what, fix=fix)
 

@@ -55,7 +55,8 @@ def _plugins(registry: Registry, family: str, definitions: dict[str, Any]) -> di
                 "additionalProperties": False,
             }
         )
-    return {"oneOf": [{"enum": names}, *objects]}
+    sizes = [{"type": "integer", "minimum": 1}] if family == "parallelism" else []
+    return {"oneOf": [*sizes, {"enum": names}, *objects]}
 
 
 def _marks(node: Any) -> set[str]:

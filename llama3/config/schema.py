@@ -6,11 +6,20 @@ plugin's own options model in a second pass (llama3.config.loading).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from llama3.config.precision import SamplingPrecision, TrainingPrecision
 
@@ -38,10 +47,22 @@ def _slot(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value
 
 
-class AxisSlot(Slot):
-    """A parallelism strategy and the number of ranks along its axis."""
+def _axis(value: Any) -> Any:
+    return {"size": value} if isinstance(value, int) and not isinstance(value, bool) else _slot(value)
 
-    size: int | None = Field(None, ge=1, description="ranks along this axis (default: what is left of the world)")
+
+class AxisSlot(Slot):
+    """A parallelism strategy and the number of ranks along its axis. `2` is short for `{size: 2}`; an axis of one rank
+    needs no strategy."""
+
+    name: str = Field("", description="name of the strategy")
+    size: int | None = Field(
+        None, ge=1, description="ranks along this axis (default: 1; along dp what is left of the world)"
+    )
+
+    @model_serializer(mode="wrap")
+    def _short(self, serialize: SerializerFunctionWrapHandler) -> Any:
+        return serialize(self) if self.name or self.model_extra else self.size or 1
 
 
 class SuiteSlot(Slot):
@@ -74,7 +95,7 @@ class GuardTrees:
 _SHORT = BeforeValidator(_slot)
 SourceSlot = Annotated[Slot, _SHORT, PluginFamily("sources")]
 FilterSlot = Annotated[Slot, _SHORT, PluginFamily("filters")]
-ParallelSlot = Annotated[AxisSlot, _SHORT, PluginFamily("parallelism")]
+ParallelSlot = Annotated[AxisSlot, BeforeValidator(_axis), PluginFamily("parallelism")]
 DataKindSlot = Annotated[Slot, _SHORT, PluginFamily("data_kinds")]
 AlgorithmSlot = Annotated[Slot, _SHORT, PluginFamily("algorithms")]
 RewardSlot = Annotated[Slot, _SHORT, PluginFamily("rewards")]
@@ -84,6 +105,9 @@ GuardSlot = Annotated[Slot, _SHORT, PluginFamily("guards")]
 ExporterSlot = Annotated[Slot, _SHORT, PluginFamily("exporters")]
 LoggerSlot = Annotated[Slot, _SHORT, PluginFamily("loggers")]
 GuardPolicy = Annotated[dict[str, Any], GuardTrees()]
+
+Axis = Literal["tp", "cp", "pp", "dp"]
+"""Of the device mesh."""
 
 Precision = Literal["bf16", "fp16", "fp32"]
 """Of stored weights."""
@@ -175,13 +199,22 @@ class ModelSection(Section):
 class ParallelismSection(Section):
     """The device mesh, inner to outer [tp, cp, pp, dp]; an axis of size over 1 is supplied by the named plugin."""
 
-    tp: int = Field(1, ge=1, description="ranks that share each matrix")
-    cp: int = Field(1, ge=1, description="ranks that share each sequence")
-    pp: int = Field(1, ge=1, description="ranks that share the layers")
-    dp: ParallelSlot = Field(
-        default_factory=lambda: AxisSlot(name="single"),
-        description="{name: fsdp, size: 2}; size defaults to the world",
-    )
+    tp: ParallelSlot = Field(AxisSlot(size=1), description="ranks that share each matrix")
+    cp: ParallelSlot = Field(AxisSlot(size=1), description="ranks that share each sequence")
+    pp: ParallelSlot = Field(AxisSlot(size=1), description="ranks that share the layers")
+    dp: ParallelSlot = Field(AxisSlot(name="single"), description="ranks that share the examples of a step")
+
+    @property
+    def slots(self) -> dict[Axis, AxisSlot]:
+        """The four axes by their names."""
+        return {"tp": self.tp, "cp": self.cp, "pp": self.pp, "dp": self.dp}
+
+    def sizes(self, world: int) -> dict[Axis, int]:
+        """Ranks along each axis in a world of so many processes."""
+        sizes = {axis: slot.size or 1 for axis, slot in self.slots.items()}
+        if self.dp.size is None:
+            sizes["dp"] = max(1, world // math.prod(sizes.values()))
+        return sizes
 
 
 class OptimizerSection(Section):

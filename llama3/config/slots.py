@@ -79,7 +79,7 @@ def slots_of(model: BaseModel, path: Loc = ()) -> Iterator[Choice]:
 
 def _slots(value: Any, family: str, path: Loc) -> Iterator[Choice]:
     if isinstance(value, Slot):
-        if family:
+        if family and value.name:
             yield Choice(path, family, value)
     elif isinstance(value, BaseModel):
         yield from slots_of(value, path)

@@ -26,13 +26,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from llama3.config.precision import AutoPrecision
 from llama3.errors import ConfigError, DoesNotFit, Problem
 from llama3.inference.completion import Completion
 from llama3.inference.kv_pool import KvPool
 from llama3.inference.paged_cache import Ints, PagedCache
 from llama3.inference.request import Answer, Request
 from llama3.inference.sampling import Draws, Sampling, draw, stream_seed, uniforms
-from llama3.inference.working_copy import native_dtype, refresh, working_copy
+from llama3.inference.working_copy import refresh, sampling_dtype, working_copy
 from llama3.model.transformer import Transformer
 
 CACHE_BYTES = 256 << 20
@@ -370,6 +371,6 @@ def _check_tokens(prompts: list[npt.NDArray[np.int64]], vocab_size: int) -> None
         raise ConfigError(problems)
 
 
-def throughput_engine(model: Transformer) -> Engine:
-    """An engine for many prompts at once: a large batch, and the precision that is fastest on the model's device."""
-    return Engine(model, max_batch=128, dtype=native_dtype(model))
+def throughput_engine(model: Transformer, precision: AutoPrecision = "auto") -> Engine:
+    """An engine for many prompts at once: a large batch, and a precision (see `sampling_dtype`)."""
+    return Engine(model, max_batch=128, dtype=sampling_dtype(model, precision))

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
+from llama3.config.precision import AutoPrecision
 from llama3.model.build import assign, empty_model
 from llama3.model.transformer import Transformer
 
@@ -32,14 +33,21 @@ def refresh(copy: Transformer, model: Transformer) -> None:
 def _weights(model: Transformer, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
     """Every weight as its layer computes with it; an adapted layer makes it of its parts, one at a time."""
     for name in names:
-        layer, _, attribute = name.rpartition(".")
-        yield name, getattr(model.get_submodule(layer), attribute)
+        yield name, weight_of(model, name)
 
 
-def native_dtype(model: Transformer) -> torch.dtype:
-    """The fastest precision for generation that the model's device computes without emulation: bfloat16, or else the
-    model's own."""
-    weight = model.embed.weight
-    plain = type(weight.data) is Tensor and weight.dtype == torch.float32
+def weight_of(model: Transformer, name: str) -> Tensor:
+    """The weight `name` of the plain model."""
+    layer, _, attribute = name.rpartition(".")
+    weight: Tensor = getattr(model.get_submodule(layer), attribute)
+    return weight
+
+
+def sampling_dtype(model: Transformer, precision: AutoPrecision = "auto") -> torch.dtype:
+    """The dtype of a precision. "auto" is the fastest that the model's device computes without emulation: bfloat16, or
+    else the model's own."""
+    weight = next(model.parameters())
+    if precision != "auto":
+        return torch.bfloat16 if precision == "bf16" else torch.float32
     native = weight.is_cuda or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return torch.bfloat16 if plain and native else weight.dtype
+    return torch.bfloat16 if native and weight.dtype == torch.float32 else weight.dtype

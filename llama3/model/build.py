@@ -50,15 +50,18 @@ def init_weights(model: Transformer, seed: int) -> Transformer:
     """
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if name.endswith("norm.weight"):
-                parameter.fill_(1.0)
-                continue
-            deviation = parameter.shape[-1] ** -0.5
-            if name.endswith(("attention.out.weight", "ffn.down.weight")):
-                deviation /= (2 * model.config.n_layers) ** 0.5
-            drawn = torch.empty(parameter.shape).normal_(0.0, deviation, generator=generator(seed, name))
-            parameter.copy_(drawn)
+            parameter.copy_(draw_weight(model.config, seed, name, parameter.shape))
     return model
+
+
+def draw_weight(config: ModelConfig, seed: int, name: str, shape: torch.Size) -> Tensor:
+    """A new model's parameter `name`, in float32 on the CPU (see `init_weights`)."""
+    if name.endswith("norm.weight"):
+        return torch.ones(shape)
+    deviation = shape[-1] ** -0.5
+    if name.endswith(("attention.out.weight", "ffn.down.weight")):
+        deviation /= (2 * config.n_layers) ** 0.5
+    return torch.empty(shape).normal_(0.0, deviation, generator=generator(seed, name))
 
 
 def generator(seed: int, name: str) -> torch.Generator:

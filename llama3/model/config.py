@@ -7,6 +7,7 @@ those of the released checkpoints.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -93,6 +94,11 @@ class ModelConfig:
             max_seq_len=raw.get("max_position_embeddings", 2048),
             head_dim=raw.get("head_dim") or 0,
         )
+
+    @property
+    def ffn_groups(self) -> int:
+        """Into how many groups the rows of gate and up are cut: one per key-value head, where that divides ffn_dim."""
+        return math.gcd(self.ffn_dim, self.n_kv_heads)
 
     def to_hf(self) -> dict[str, Any]:
         """The `config.json` that `transformers` loads as `LlamaForCausalLM`."""

@@ -23,6 +23,7 @@ from llama3.config.schema import LoRASection
 from llama3.errors import ConfigError, Problem
 from llama3.model.build import generator
 from llama3.model.config import ModelConfig
+from llama3.model.shards import like, whole
 from llama3.model.transformer import Transformer
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -50,7 +51,8 @@ class LoRALinear(nn.Module):
         # Pairs, because a ParameterDict sorts a mapping and the rows below must stand in the same order.
         self.lora_A = nn.ParameterDict([(name, make(rank, inputs)) for name in rows])
         self.lora_B = nn.ParameterDict([(name, make(len(own), rank)) for name, own in rows.items()])
-        self.register_buffer("rows_O", torch.cat(list(rows.values())).to(weight.device), persistent=False)
+        device = torch.device("cpu") if weight.is_meta else weight.device
+        self.register_buffer("rows_O", torch.cat(list(rows.values())).to(device), persistent=False)
 
     def forward(self, x_TI: Tensor) -> Tensor:
         y_TO = self.base(x_TI)
@@ -61,22 +63,32 @@ class LoRALinear(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The matrix that this layer computes with [O, I]: the base's plus the adapters'."""
-        return self.base.weight + self.delta() if self.enabled else self.base.weight
+        """The matrix that this layer computes with [O, I], whole: the base's plus the adapters'."""
+        weight = whole(self.base.weight)
+        return weight + self.delta() if self.enabled else weight
 
     def delta(self) -> Tensor:
-        """What the adapters add to the matrix [O, I]."""
-        return self._b() @ torch.cat(list(self.lora_A.values())) * self.scale
+        """What the adapters add to the whole matrix [O, I]."""
+        return self._b() @ torch.cat([whole(a) for a in self.lora_A.values()]) * self.scale
 
     def _b(self) -> Tensor:
         """All B as one matrix over the stacked A: each projection reads its own ranks and writes its own rows."""
-        b = torch.block_diag(*self.lora_B.values())
+        b = torch.block_diag(*(whole(b) for b in self.lora_B.values()))
         return b.new_zeros(self.base.weight.shape[0], b.shape[1]).index_copy(0, self.rows_O, b)
 
 
 def add_lora(model: Transformer, section: LoRASection, seed: int) -> Transformer:
-    """Freeze `model` and give it new adapters, in place. A is drawn by (seed, name): kaiming uniform with a = sqrt(5),
-    as `peft` does. Heads (value, score) stay trainable: they are new. Raises ConfigError for an unknown projection."""
+    """Freeze `model` and give it new adapters (see `draw_adapter`), in place. Heads (value, score) stay trainable: they
+    are new. Raises ConfigError for an unknown projection."""
+    with torch.no_grad():
+        for name, parameter in place_lora(model, section).named_parameters():
+            if ".lora_A." in name:
+                parameter.copy_(draw_adapter(seed, name, parameter.shape))
+    return model
+
+
+def place_lora(model: Transformer, section: LoRASection) -> Transformer:
+    """As `add_lora`, with adapters of zeros; also for a model without storage."""
     _refuse_unknown(section)
     model.requires_grad_(False)
     for head in (model.value_head, model.score_head):
@@ -90,16 +102,17 @@ def add_lora(model: Transformer, section: LoRASection, seed: int) -> Transformer
                 continue
             target = f"layers.{layer}.{ours}"
             adapted = LoRALinear(cast(nn.Linear, model.get_submodule(target)), chosen, section.rank, scale)
-            for name, a_RI in adapted.lora_A.items():
-                _draw(a_RI, generator(seed, f"{target}.{name}"))
             model.set_submodule(target, adapted)
     return model
 
 
-@torch.no_grad()
-def _draw(a_RI: Tensor, source: torch.Generator) -> None:
-    bound = 1 / math.sqrt(a_RI.shape[1])
-    a_RI.copy_(torch.empty(a_RI.shape, device="cpu").uniform_(-bound, bound, generator=source))
+def draw_adapter(seed: int, name: str, shape: torch.Size) -> Tensor:
+    """A new adapter's parameter `name` on the CPU: A [R, I] by (seed, name), kaiming uniform with a = sqrt(5) as `peft`
+    does, B of zeros."""
+    if ".lora_B." in name:
+        return torch.zeros(shape)
+    bound = 1 / math.sqrt(shape[1])
+    return torch.empty(shape).uniform_(-bound, bound, generator=generator(seed, name.replace(".lora_A.", ".")))
 
 
 def adapters(model: nn.Module) -> dict[str, LoRALinear]:
@@ -133,21 +146,23 @@ class MergeError:
 
 @torch.no_grad()
 def merge(model: Transformer) -> list[MergeError]:
-    """Add the adapters into the weights and take them away, in place; the model is plain again."""
+    """Add the adapters into the weights and take them away, in place; the model is plain again. Where it is sharded,
+    every rank must call it."""
     errors = []
     for name, layer in adapters(model).items():
-        weight, delta = layer.base.weight, layer.delta()
-        exact = weight.double() + delta.double()
-        change = float(delta.norm() / weight.norm().clamp(min=1e-30))
-        weight.copy_(exact)
-        errors.append(MergeError(name, float((weight.double() - exact).abs().max()), change))
+        base, delta = whole(layer.base.weight), layer.delta()
+        exact = base.double() + delta.double()
+        merged = exact.to(base.dtype)
+        change = float(delta.norm() / base.norm().clamp(min=1e-30))
+        errors.append(MergeError(name, float((merged.double() - exact).abs().max()), change))
+        layer.base.weight.copy_(like(layer.base.weight, merged))
         model.set_submodule(name, layer.base)
     model.requires_grad_(True)
     return errors
 
 
 def adapter_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """The adapters by the names that `peft` gives them."""
+    """The adapters by the names that `peft` gives them, sharded where the model is."""
     found: dict[str, Tensor] = {}
     for name, layer in adapters(model).items():
         for part, prefix in peft_prefixes(name):
@@ -165,12 +180,11 @@ def peft_prefixes(target: str) -> list[tuple[str, str]]:
 
 
 def _rows(config: ModelConfig) -> dict[str, dict[str, Tensor]]:
-    """Of each of our matrices, the rows of every projection (see `llama3.checkpoints.weights`: queries of a group stand
-    before its key and its value)."""
+    """Of each of our matrices, the rows of every projection, in their order (see llama3.model.transformer)."""
     group = config.n_heads // config.n_kv_heads
     qkv = torch.arange(config.n_kv_heads * (group + 2) * config.head_dim)
     by_head = qkv.view(config.n_kv_heads, group + 2, config.head_dim)
-    gate, up = torch.arange(2 * config.ffn_dim).chunk(2)
+    gate, up = torch.arange(2 * config.ffn_dim).view(config.ffn_groups, 2, -1).unbind(1)
     return {
         "attention.qkv": {
             "q_proj": by_head[:, :-2].flatten(),
@@ -178,7 +192,7 @@ def _rows(config: ModelConfig) -> dict[str, dict[str, Tensor]]:
             "v_proj": by_head[:, -1].flatten(),
         },
         "attention.out": {"o_proj": torch.arange(config.dim)},
-        "ffn.gate_up": {"gate_proj": gate, "up_proj": up},
+        "ffn.gate_up": {"gate_proj": gate.flatten(), "up_proj": up.flatten()},
         "ffn.down": {"down_proj": torch.arange(config.dim)},
     }
 

@@ -18,7 +18,6 @@ from functools import partial
 from typing import Any, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from llama3.errors import ConfigError, DataError, Problem
@@ -64,12 +63,23 @@ def score(
 
     Raises ConfigError for a column that does not exist or a head that the model lacks, DataError without soft targets.
     """
+    scored = score_stage(model, batch, want, temperature)
+    assert isinstance(scored, Scored), "this model is a part of one"
+    return scored
+
+
+def score_stage(
+    model: torch.nn.Module, batch: Batch, want: Set[Want], temperature: float, x_TD: Tensor | None = None
+) -> Scored | Tensor:
+    """As `score`, by a pipeline's stage: `x_TD` is what the stage before it returned; one before the last returns the
+    hidden states for the next."""
     if problems := _problems(want, temperature):
         raise ConfigError(problems)
     ends_S = batch.starts_S1[1:].long() - 1 if "score" in want else batch.source_M[:0]
     forest, read_N = share(batch, torch.cat([batch.source_M, ends_S]))
     heads = partial(_heads, batch=batch, read_N=read_N, want=want, temperature=temperature)
-    return Scored(**model(forest, heads))
+    found = model(forest, heads, x_TD)
+    return found if isinstance(found, Tensor) else Scored(**found)
 
 
 def _problems(want: Set[str], temperature: float) -> list[Problem]:
@@ -115,7 +125,7 @@ def _scalar(head: torch.nn.Linear | None, name: str, h: Tensor) -> Tensor:
             )
         )
     with torch.autocast(h.device.type, enabled=False):  # it would round both to bfloat16 again
-        return F.linear(h.float(), head.weight.float()).squeeze(-1)
+        return torch.mv(h.float(), head.weight.float()[0])  # no view: FSDP warns of those
 
 
 def _soft_target(batch: Batch) -> tuple[Tensor, Tensor]:
@@ -224,6 +234,15 @@ def top(model: torch.nn.Module, batch: Batch, k: int, temperature: float = 1.0) 
 
     Raises ConfigError where k is not between 1 and the size of the vocabulary.
     """
+    found = top_stage(model, batch, k, temperature)
+    assert not isinstance(found, Tensor), "this model is a part of one"
+    return found
+
+
+def top_stage(
+    model: torch.nn.Module, batch: Batch, k: int, temperature: float, x_TD: Tensor | None = None
+) -> tuple[Tensor, Tensor] | Tensor:
+    """As `top`, by a pipeline's stage (see `score_stage`)."""
     forest, read_M = share(batch, batch.source_M)
 
     def heads(model: Transformer, h_TD: Tensor) -> dict[str, Tensor]:
@@ -242,8 +261,8 @@ def top(model: torch.nn.Module, batch: Batch, k: int, temperature: float = 1.0) 
             "logps_Mk": torch.cat([empty_Mk, *(chunk.values for chunk in found)]),
         }
 
-    found = model(forest, heads)
-    return found["ids_Mk"], found["logps_Mk"]
+    found = model(forest, heads, x_TD)
+    return found if isinstance(found, Tensor) else (found["ids_Mk"], found["logps_Mk"])
 
 
 def _logits(h_MD: Tensor, weight_VD: Tensor, temperature: float) -> Tensor:

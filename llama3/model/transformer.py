@@ -5,8 +5,9 @@ One model for training, scoring and serving. `hidden` reads a whole packed fores
 is in a cache. Both run the same layers; only the `Attention` object differs.
 
 Query, key and value matrices are one parameter, as are gate and up: one product instead of three or two (measured on
-CPU: a tenth of a training step). Rows of the former are grouped by key-value head, [G queries, key, value] each, so
-that a row shard is a set of whole heads. Rotary pairs are channels (i, i + C/2), Hugging Face's layout; Meta's own
+CPU: a tenth of a training step). Rows of the former are grouped by key-value head, [G queries, key, value] each, and
+those of the latter into as many groups, [gate, up] each, so that a row shard is a set of whole heads, or of whole pairs
+of gate and up. Rotary pairs are channels (i, i + C/2), Hugging Face's layout; Meta's own
 files pair (2i, 2i + 1), which is the same model with the rows of the query and key matrices permuted.
 
 Legend: T tokens, D model dim, K key-value heads, G query heads per key-value head, C channels per head, F FFN dim, V
@@ -51,29 +52,30 @@ class SelfAttention(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.kv_heads, self.group = config.n_kv_heads, config.n_heads // config.n_kv_heads
-        self.head_dim = config.head_dim
-        self.qkv = nn.Linear(config.dim, self.kv_heads * (self.group + 2) * self.head_dim, bias=False)
+        self.group, self.head_dim = config.n_heads // config.n_kv_heads, config.head_dim
+        self.qkv = nn.Linear(config.dim, config.n_kv_heads * (self.group + 2) * self.head_dim, bias=False)
         self.out = nn.Linear(config.n_heads * config.head_dim, config.dim, bias=False)
 
     def forward(self, x_TD: Tensor, rope: tuple[Tensor, Tensor], layer: int, attention: Attention) -> Tensor:
-        qkv = self.qkv(x_TD).view(-1, self.kv_heads, self.group + 2, self.head_dim)
+        # As many heads as the matrix has here: a shard of its rows has some of them.
+        qkv = self.qkv(x_TD).unflatten(-1, (-1, self.group + 2, self.head_dim))
         qk, v_TKC = rotate(qkv[:, :, :-1], *rope), qkv[:, :, -1]
         o_TKGC = attention.attend(layer, qk[:, :, :-1], qk[:, :, -1], v_TKC)
         return self.out(o_TKGC.flatten(1))
 
 
 class FeedForward(nn.Module):
-    """SwiGLU: down(silu(gate(x)) * up(x))."""
+    """SwiGLU: down(silu(gate(x)) * up(x)). Legend: N groups of the rows of gate and up."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
+        self.group = config.ffn_dim // config.ffn_groups
         self.gate_up = nn.Linear(config.dim, 2 * config.ffn_dim, bias=False)
         self.down = nn.Linear(config.ffn_dim, config.dim, bias=False)
 
     def forward(self, x_TD: Tensor) -> Tensor:
-        gate_TF, up_TF = self.gate_up(x_TD).chunk(2, dim=-1)
-        return self.down(F.silu(gate_TF) * up_TF)
+        gate_TNF, up_TNF = self.gate_up(x_TD).unflatten(-1, (-1, 2, self.group)).unbind(-2)
+        return self.down((F.silu(gate_TNF) * up_TNF).flatten(1))
 
 
 class Block(nn.Module):
@@ -95,13 +97,16 @@ class Transformer(nn.Module):
     """A Llama 3 model.
 
     value_head: one number per token (PPO's baseline); score_head: one number per segment (a reward model)
+
+    A pipeline's stage is a model with a part of the `layers` (they keep their names), with `embed` on the first stage
+    and `norm` and heads on the last one only: elsewhere they are None.
     """
 
     def __init__(self, config: ModelConfig, *, value_head: bool = False, score_head: bool = False) -> None:
         super().__init__()
         self.config = config
         self.embed = nn.Embedding(config.vocab_size, config.dim)
-        self.layers = nn.ModuleList(Block(config) for _ in range(config.n_layers))
+        self.layers = nn.ModuleDict({str(index): Block(config) for index in range(config.n_layers)})
         self.norm = RMSNorm(config.dim, config.norm_eps)
         self.lm_head = nn.Linear(config.dim, config.vocab_size, bias=False)
         if config.tied:
@@ -109,10 +114,14 @@ class Transformer(nn.Module):
         self.value_head = nn.Linear(config.dim, 1, bias=False) if value_head else None
         self.score_head = nn.Linear(config.dim, 1, bias=False) if score_head else None
 
-    def forward(self, batch: Batch, head: Callable[[Transformer, Tensor], T]) -> T:
+    def forward(self, batch: Batch, head: Callable[[Transformer, Tensor], T], x_TD: Tensor | None = None) -> T | Tensor:
         """`head(self, hidden(batch))`: everything that touches parameters happens inside one call of the module, so
-        that wrappers which gather parameters around `forward` (FSDP) see it."""
-        return head(self, self.hidden(batch))
+        that wrappers which gather parameters around `forward` (FSDP) see it.
+
+        x_TD: what the stage before returned. A stage without `norm` returns its hidden states for the next one.
+        """
+        x_TD = self._run(batch.tokens_T, batch.positions_T, forest_attention(batch), x_TD)
+        return x_TD if self.norm is None else head(self, x_TD)
 
     def hidden(self, batch: Batch, kv_sink: KVSink | None = None) -> Tensor:
         """Final normalised hidden states h_TD of every token of a forest; `kv_sink` is shown each layer's keys and
@@ -131,12 +140,12 @@ class Transformer(nn.Module):
         """Scores over the vocabulary, in the dtype of the computation."""
         return self.lm_head(h_TD)
 
-    def _run(self, tokens_T: Tensor, positions_T: Tensor, attention: Attention) -> Tensor:
-        x_TD = self.embed(tokens_T)
+    def _run(self, tokens_T: Tensor, positions_T: Tensor, attention: Attention, x_TD: Tensor | None = None) -> Tensor:
+        x_TD = self.embed(tokens_T) if x_TD is None else x_TD
         rope = rope_table(self.config, positions_T, compute_dtype(x_TD))
-        for index, layer in enumerate(self.layers):
-            x_TD = layer(x_TD, rope, index, attention)
-        return self.norm(x_TD)
+        for index, layer in self.layers.items():
+            x_TD = layer(x_TD, rope, int(index), attention)
+        return x_TD if self.norm is None else self.norm(x_TD)
 
 
 class _Recorded:

@@ -18,6 +18,7 @@ from llama3.config.schema import Config
 from llama3.errors import CheckpointError, ConfigError, Problem
 from llama3.model.transformer import Transformer
 from llama3.tokenizer import Tokenizer
+from llama3.training.placed import PlacedModel
 from llama3.training.stage import save_checkpoint
 
 
@@ -46,7 +47,7 @@ def average(
             raise CheckpointError(Problem("L3-AVG-002", str(folder), f"its tokenizer is not that of {folders[0]}"))
     models = [load_model(folder) for folder in folders]
     mean = average_models(models, options.weights)
-    save_checkpoint(out.path, mean, tokenizers[0], {"stage": "average", "weights": list(options.weights)})
+    save_checkpoint(out.path, PlacedModel(mean), tokenizers[0], {"stage": "average", "weights": list(options.weights)})
     out.metrics["distance"] = round(_distance(models[0], models[1]), 6)
 
 

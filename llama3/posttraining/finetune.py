@@ -13,15 +13,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Self, TypeVar
 
-import torch
 from pydantic import BaseModel, ConfigDict, Field
-from torch import nn
 
 from llama3.artifacts import Artifact, Checkpoint, Dialogs, Preferences, StageOutput, stage
-from llama3.checkpoints.adapter import ADAPTER, base_hash, save_adapter
-from llama3.checkpoints.load import load_model, read_config
+from llama3.checkpoints.adapter import ADAPTER, save_adapter
+from llama3.checkpoints.load import read_config
 from llama3.config.schema import (
     AlgorithmSlot,
     Config,
@@ -36,18 +34,13 @@ from llama3.errors import ConfigError, DataError, Problem
 from llama3.inference.sampling import Sampling
 from llama3.model.config import ModelConfig
 from llama3.model.device import device_of
-from llama3.model.lora import add_lora, merge
-from llama3.model.transformer import Transformer
 from llama3.plugins.registry import discover
 from llama3.plugins.specs import AlgorithmSpec, Need
 from llama3.posttraining.cached_scorer import CachedScorer
 from llama3.posttraining.datasets import Epochs
 from llama3.posttraining.sampling import build_reward
 from llama3.posttraining.services import (
-    BaseScorer,
-    GatheredGenerator,
     LazyScorer,
-    ModelScorer,
     TextRewarder,
     build_services,
     chunks,
@@ -60,9 +53,10 @@ from llama3.training.algorithm import Algorithm, Collate, Scorer
 from llama3.training.checkpoint import CheckpointStore
 from llama3.training.loop import train
 from llama3.training.parallel import GlobalStats, Parallel, start
+from llama3.training.placed import ModelScorer, PlacedModel
 from llama3.training.rollouts import Rollouts
 from llama3.training.schedule import Schedule
-from llama3.training.stage import reporting, save_checkpoint, whole_model
+from llama3.training.stage import reporting, save_checkpoint
 
 
 class TrainingOptions(BaseModel):
@@ -242,16 +236,15 @@ class Finetuning:
         return Tokenizer.load(self.inputs["checkpoint"].path)
 
     @cached_property
-    def model(self) -> Transformer:
-        model = load_model(self.inputs["checkpoint"].path, device=self.parallel.context.device)
-        if self.section.lora is not None:
-            add_lora(model, self.section.lora, self.options.seed)
-        if "value" in self.spec.needs:
-            add_head(model, "value_head")
-        if "score_head" in self.spec.needs:
-            add_head(model, "score_head")
-        self.parallel.apply(model)
-        return model
+    def model(self) -> PlacedModel:
+        heads = {"value": "value_head", "score_head": "score_head"}
+        return PlacedModel.loaded(
+            self.inputs["checkpoint"].path,
+            self.parallel,
+            heads=[head for need, head in heads.items() if need in self.spec.needs],
+            lora=self.section.lora,
+            seed=self.options.seed,
+        )
 
     @property
     def temperature(self) -> float:
@@ -277,7 +270,7 @@ class Finetuning:
         scores them."""
         sampling = Sampling(section.max_tokens, section.temperature, section.top_p, stop_ids=stop_ids(self.tokenizer))
         rewarder = TextRewarder(judge, self.tokenizer, self.rows) if judge is not None else None
-        return Rollouts(GatheredGenerator(self.model, self.parallel), sampling, rewarder)
+        return Rollouts(self.model.generator(section.sampling_precision), sampling, rewarder)
 
     def run(self, makers: Mapping[Need, Callable[[], Any]]) -> None:
         """Train and write the checkpoint."""
@@ -301,7 +294,6 @@ class Finetuning:
                 options=section,
                 schedule=Schedule.cosine(section.lr, section.final_lr, section.warmup, dataset.steps),
                 seed=seed,
-                parallel=self.parallel,
                 collate=self.collate,
                 want=self.spec.want,
                 want_logged=self.spec.want_logged,
@@ -311,41 +303,40 @@ class Finetuning:
                 identity={"stage": self.stage, **{role: artifact.hash for role, artifact in self.inputs.items()}},
                 reporter=reporter,
             )
-        whole = whole_model(self.model, self.config, context, section.lora)
-        if whole is not None:
-            whole.value_head = None  # it belongs to the training: what others load is the policy
-            facts = {"stage": self.stage, "algorithm": self.slot.model_dump(), "examples": len(examples)}
-            self._save_adapter(whole)
-            save_checkpoint(self.out.path, whole, self.tokenizer, facts)
+        self._merge_adapter()
+        facts = {"stage": self.stage, "algorithm": self.slot.model_dump(), "examples": len(examples)}
+        # The value head belongs to the training: what others load is the policy.
+        save_checkpoint(self.out.path, self.model, self.tokenizer, facts, without=["value_head"])
         self.out.metrics |= {"examples": len(examples), "steps": progress.step, **progress.metrics}
 
-    def _save_adapter(self, model: Transformer) -> None:
+    def _merge_adapter(self) -> None:
         """Keep the adapters beside the checkpoint, and merge them: every checkpoint is a whole model."""
         if self.section.lora is None:
             return
-        save_adapter(model, self.section.lora, self.out.path / ADAPTER, base_hash(model))
-        errors = merge(model)
+        adapter, base = self.model.adapter(), self.model.base_hash()
+        if self.model.context.is_main:
+            save_adapter(adapter, self.section.lora, self.out.path / ADAPTER, base)
+        errors = self.model.merge()
         self.out.metrics["lora"] = {
             "max_abs_error": max(error.max_abs for error in errors),
             "change": sum(error.change for error in errors) / len(errors),
         }
 
-    def scorer(self, model: Transformer) -> ModelScorer:
+    def scorer(self, model: PlacedModel, *, adapters: bool = True) -> ModelScorer:
         """Log-probs and values as the loop computes them: same precision, temperature and microbatches."""
         section = self.section
-        return ModelScorer(
-            model,
+        return model.scorer(
             microbatch_tokens=section.microbatch_tokens,
             precision=section.precision,
             temperature=self.temperature,
+            adapters=adapters,
         )
 
     def frozen(self) -> Scorer:
         """The checkpoint that training starts from, as it stays: with adapters it is the policy without them."""
         if self.section.lora is not None:
-            return BaseScorer(self.scorer(self.model), self.model)
-        folder = self.inputs["checkpoint"].path
-        return self.scorer(load_model(folder, device=self.parallel.context.device).requires_grad_(False))
+            return self.scorer(self.model, adapters=False)
+        return self.scorer(PlacedModel.loaded(self.inputs["checkpoint"].path, self.parallel).frozen())
 
     def teacher(self) -> Scorer:
         """The teacher; what it says of given answers is kept across kills. Raises ConfigError where its tokens are not
@@ -357,7 +348,7 @@ class Finetuning:
             raise ConfigError(Problem("L3-FIN-003", f"stage {self.stage}", what, why, fix))
 
         def load() -> Scorer:
-            return self.scorer(load_model(artifact.path, device=self.parallel.context.device).requires_grad_(False))
+            return self.scorer(PlacedModel.loaded(artifact.path, self.parallel).frozen())
 
         return LazyScorer(load) if "rollouts" in self.spec.needs else self.cached("teacher", artifact, load)
 
@@ -393,12 +384,3 @@ class Finetuning:
                     "shorten them or raise model.max_seq_len",
                 )
             )
-
-
-def add_head(model: Transformer, name: Literal["value_head", "score_head"]) -> None:
-    """Give the model a scalar head that it lacks. It starts at zero: what it says is 0 until it has learnt."""
-    if getattr(model, name) is None:
-        weight = torch.zeros(1, model.config.dim, device=model.embed.weight.device, dtype=model.embed.weight.dtype)
-        head = nn.Linear(model.config.dim, 1, bias=False, device="meta")
-        head.weight = nn.Parameter(weight)
-        setattr(model, name, head)

@@ -17,6 +17,7 @@ from llama3.model.batch import Batch
 from llama3.model.lora import merge
 from llama3.model.score import score
 from llama3.model.transformer import Transformer
+from llama3.training.placed import PlacedModel
 from llama3.training.stage import save_checkpoint
 
 PROBE_TOKENS = 256
@@ -56,7 +57,7 @@ def merge_adapter(base: Path, adapter: Path, out: Path) -> MergeReport:
         max_logp_error=float((_probe(model) - before).abs().max()),
     )
     with atomic_directory(out) as folder:
-        save_checkpoint(folder, model, tokenizer, {"merged": report.to_json()})
+        save_checkpoint(folder, PlacedModel(model), tokenizer, {"merged": report.to_json()})
     return report
 
 

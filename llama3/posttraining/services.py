@@ -12,75 +12,24 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from llama3.errors import PluginError, Problem
-from llama3.inference.completion import Completion
-from llama3.inference.engine import throughput_engine
 from llama3.inference.sampling import Sampling
 from llama3.model.batch import Batch
-from llama3.model.lora import without_adapters
-from llama3.model.score import score, top
-from llama3.model.transformer import Transformer
 from llama3.plugins.specs import Need
 from llama3.tasks.rewards import CombinedReward, Example, require_scorable
 from llama3.tokenizer.chat import stop_ids
 from llama3.training.algorithm import Scorer, Stats, ValueModel
-from llama3.training.microbatch import cut
-from llama3.training.parallel import Parallel
 from llama3.training.rollouts import Rewards, Rollouts
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
     from llama3.tokenizer import Tokenizer
 
 T = TypeVar("T")
-
-
-class ModelScorer:
-    """Log-probs and values by a model as it stands, in microbatches, without gradient: `Scorer` and `ValueModel`."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        *,
-        microbatch_tokens: int = 8192,
-        precision: Literal["fp32", "bf16"] = "fp32",
-        temperature: float = 1.0,
-    ) -> None:
-        self.model, self.microbatch_tokens = model, microbatch_tokens
-        self.precision, self.temperature = precision, temperature
-
-    def logps(self, batch: Batch) -> Tensor:
-        """Log-probs (M,) of the targets at `temperature`, fp32."""
-        (logps_M,) = self._read(batch, lambda part: (score(self.model, part, {"logps"}, self.temperature).logps_M,))
-        return logps_M
-
-    def values(self, batch: Batch) -> Tensor:
-        """The value head (M,) at the token before each target, fp32."""
-        (values_M,) = self._read(batch, lambda part: (score(self.model, part, {"values"}).values_M,))
-        return values_M
-
-    def top(self, batch: Batch, k: int) -> tuple[Tensor, Tensor]:
-        """The k likeliest tokens (M, k) at each target and their log-probs (M, k) at `temperature`, fp32."""
-        ids_Mk, logps_Mk = self._read(batch, lambda part: top(self.model, part, k, self.temperature))
-        return ids_Mk, logps_Mk
-
-    @torch.no_grad()
-    def _read(self, batch: Batch, read: Callable[[Batch], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-        """What `read` gives of each target, in the order of the batch."""
-        numbers_M = torch.arange(batch.num_targets, device=batch.tokens_T.device)
-        numbered = batch.with_(per_target={"number": numbers_M})
-        parts = cut(numbered, self.microbatch_tokens) or [numbered]
-        with torch.autocast(batch.tokens_T.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            found = [read(part) for part in parts]
-        order = torch.cat([part.per_target["number"] for part in parts]).argsort()
-        return tuple(torch.cat(column)[order] for column in zip(*found, strict=True))
 
 
 class LazyScorer:
@@ -98,37 +47,6 @@ class LazyScorer:
 
     def top(self, batch: Batch, k: int) -> tuple[Tensor, Tensor]:
         return self._scorer.top(batch, k)
-
-
-class BaseScorer:
-    """Log-probs by the base of a model with adapters: the reference needs no second copy of the weights."""
-
-    def __init__(self, scorer: Scorer, model: nn.Module) -> None:
-        self._scorer, self._model = scorer, model
-
-    def logps(self, batch: Batch) -> Tensor:
-        """Log-probs (M,) of the targets, fp32."""
-        with without_adapters(self._model):
-            return self._scorer.logps(batch)
-
-    def top(self, batch: Batch, k: int) -> tuple[Tensor, Tensor]:
-        """The k likeliest tokens (M, k) and their log-probs (M, k)."""
-        with without_adapters(self._model):
-            return self._scorer.top(batch, k)
-
-
-class GatheredGenerator:
-    """Samples from a model in training whose weights may be sharded: they are whole while it does."""
-
-    def __init__(self, model: Transformer, parallel: Parallel) -> None:
-        self._model, self._parallel = model, parallel
-        with parallel.gathered(model):
-            self._engine = throughput_engine(model)
-
-    def generate(self, prompts: Sequence[npt.ArrayLike], sampling: Sampling) -> list[list[Completion]]:
-        """As `Engine.generate`. Every rank must call it."""
-        with self._parallel.gathered(self._model):
-            return self._engine.generate(prompts, sampling)
 
 
 class TextRewarder:

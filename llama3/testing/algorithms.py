@@ -24,6 +24,7 @@ from llama3.training.algorithm import Algorithm, Collate
 from llama3.training.checkpoint import CheckpointStore
 from llama3.training.loop import shares, train
 from llama3.training.microbatch import UNITS, count_units
+from llama3.training.placed import PlacedModel
 from llama3.training.schedule import Schedule
 
 
@@ -235,7 +236,7 @@ class AlgorithmConformance(Conformance):
         )
         with contextlib.suppress(_KilledError):
             train(
-                model,
+                PlacedModel(model),
                 algorithm,
                 _StopAfter(self.examples(), stop),
                 options=options,

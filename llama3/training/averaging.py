@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from llama3.training.state import like
+from llama3.model.shards import like
 
 
 def snapshot_steps(start: int, steps: int, count: int) -> frozenset[int]:
@@ -37,9 +37,9 @@ class WeightAverage:
         self.count += 1
 
     def load(self, model: nn.Module, sums: Mapping[str, Tensor], count: int) -> None:
-        """Take back whole sums, cut as the model's parameters are."""
-        parameters = dict(model.named_parameters())
-        self.sums = {name: like(parameters[name], tensor) for name, tensor in sums.items()}
+        """Take back whole sums of the parameters held here, cut as these are."""
+        parameters = model.named_parameters()
+        self.sums = {name: like(parameter, sums[name]) for name, parameter in parameters if name in sums}
         self.count = count
 
     @torch.no_grad()

@@ -12,7 +12,7 @@ import json
 import logging
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,8 +41,32 @@ SHARD_BYTES = 256 << 20
 """Of one file. safetensors copies what it writes: this bounds the copy, which would else be as large as the state."""
 _STEP = re.compile(r"step-(\d+)")
 
-Groups = Mapping[str, Mapping[str, Tensor]]
-"""Tensors by group ("model", "optimizer") and name."""
+Groups = Mapping[str, Iterable[tuple[str, Tensor]]]
+"""Named tensors of each group ("model", "optimizer"), which may come one at a time."""
+
+
+class StoredTensors(Mapping[str, Tensor]):
+    """The tensors of some files by name, read (on the CPU) one at a time, when asked for."""
+
+    def __init__(self, files: Iterable[Path]) -> None:
+        self._files: dict[str, Path] = {}
+        self.shapes: dict[str, torch.Size] = {}
+        for file in files:
+            with safe_open(file, framework="pt") as tensors:
+                for name in tensors.keys():  # noqa: SIM118
+                    self._files[name] = file
+                    self.shapes[name] = torch.Size(tensors.get_slice(name).get_shape())
+
+    def __getitem__(self, name: str) -> Tensor:
+        with safe_open(self._files[name], framework="pt") as tensors:
+            tensor: Tensor = tensors.get_tensor(name)
+            return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files)
+
+    def __len__(self) -> int:
+        return len(self._files)
 
 
 @dataclass(frozen=True)
@@ -53,13 +77,9 @@ class Checkpoint:
     path: Path
     state: dict[str, Any]
 
-    def tensors(self, group: str) -> dict[str, Tensor]:
-        """All tensors of a group, on the CPU; empty where the checkpoint has no such group."""
-        found: dict[str, Tensor] = {}
-        for file in sorted(self.path.glob(f"{group}-*.safetensors")):
-            with safe_open(file, framework="pt") as tensors:
-                found.update({name: tensors.get_tensor(name) for name in tensors.keys()})  # noqa: SIM118
-        return found
+    def tensors(self, group: str) -> StoredTensors:
+        """The tensors of a group; empty where the checkpoint has no such group."""
+        return StoredTensors(sorted(self.path.glob(f"{group}-*.safetensors")))
 
 
 class CheckpointStore:
@@ -226,15 +246,15 @@ def check_identity(found: Mapping[str, Any], expected: Mapping[str, Any], where:
         )
 
 
-def _shards(tensors: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+def _shards(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
     """Cut a group into files of at most SHARD_BYTES (a single larger tensor has a file of its own)."""
     shard: dict[str, Tensor] = {}
     size = 0
-    for name, tensor in tensors.items():
+    for name, tensor in tensors:
         if shard and size + tensor.nbytes > SHARD_BYTES:
             yield shard
             shard, size = {}, 0
-        shard[name] = tensor.contiguous()
+        shard[name] = tensor.cpu().contiguous()
         size += tensor.nbytes
     if shard:
         yield shard

@@ -11,9 +11,9 @@ the forward over all microbatches and ranks; so neither accumulation nor shardin
 terms too. A rank that has nothing to learn goes along with an empty batch, because every rank takes part in every
 collective.
 
-Everything random is a function of (seed, step, rank), and examples are a function of the step: what a checkpoint
-holds beside the tensors is a few numbers, and a resumed run repeats the uninterrupted one bit for bit on the same
-number of ranks and threads.
+Everything random is a function of (seed, step, share of the examples), and examples are a function of the step: what a
+checkpoint holds beside the tensors is a few numbers, and a resumed run repeats the uninterrupted one bit for bit on the
+same number of ranks and threads.
 """
 
 from __future__ import annotations
@@ -21,19 +21,21 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any, NoReturn
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from llama3.config.schema import OptimizerSection
 from llama3.errors import Interrupted, LlamaError, PluginError, Problem
 from llama3.model.batch import Batch
 from llama3.model.memory import give_back_freed_memory
-from llama3.model.score import score
+from llama3.model.score import score_stage
 from llama3.plugins.specs import Want
 from llama3.training.algorithm import Algorithm, Collate, Dataset, Services, Term
 from llama3.training.averaging import WeightAverage
@@ -43,16 +45,11 @@ from llama3.training.meter import Meter
 from llama3.training.metrics import Reporter, Throughput
 from llama3.training.microbatch import UNITS, count_units, cut, drop_unscorable
 from llama3.training.optimizer import build_optimizer, clip_gradients, set_lr
-from llama3.training.parallel import Microbatch, Parallel, ParallelContext
+from llama3.training.parallel import Microbatch
+from llama3.training.placed import PlacedModel
 from llama3.training.rollouts import Rollouts
 from llama3.training.schedule import Schedule
-from llama3.training.state import (
-    load_model_tensors,
-    load_optimizer_tensors,
-    model_tensors,
-    optimizer_tensors,
-    whole,
-)
+from llama3.training.state import load_model_tensors, load_optimizer_tensors, optimizer_tensors, trainable
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +75,7 @@ class Progress:
 
 
 def train(
-    model: nn.Module,
+    model: PlacedModel,
     algorithm: Algorithm,
     dataset: Dataset,
     *,
@@ -86,7 +83,6 @@ def train(
     options: OptimizerSection,
     schedule: Schedule,
     seed: int,
-    parallel: Parallel | None = None,
     want: frozenset[Want] = frozenset({"logps"}),
     want_logged: frozenset[Want] = frozenset(),
     services: Services | None = None,
@@ -97,7 +93,7 @@ def train(
     reporter: Reporter | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Progress:
-    """Train `model` (on its device, strategies applied) in place over `schedule.total` steps.
+    """Train `model` in place over `schedule.total` steps.
 
     With a `store` it resumes from the newest checkpoint that verifies and refuses one whose `identity` differs.
     `snapshots`: numbers of finished steps; where there are any, the weights are in the end the mean of those.
@@ -114,7 +110,6 @@ def train(
         options=options,
         schedule=schedule,
         seed=seed,
-        parallel=parallel or Parallel(ParallelContext(next(model.parameters()).device)),
         collate=collate,
         want=want,
         want_logged=want_logged,
@@ -133,13 +128,12 @@ def train(
 class Trainer:
     """The state of one `train` call and its steps, in the order in which they happen."""
 
-    model: nn.Module = field(kw_only=False)
+    model: PlacedModel = field(kw_only=False)
     algorithm: Algorithm = field(kw_only=False)
     dataset: Dataset = field(kw_only=False)
     options: OptimizerSection
     schedule: Schedule
     seed: int
-    parallel: Parallel
     collate: Collate
     want: frozenset[Want]
     want_logged: frozenset[Want]
@@ -152,32 +146,30 @@ class Trainer:
     throughput: Throughput
 
     def __post_init__(self) -> None:
-        self.context = self.parallel.context
-        self.runner = self.parallel.runner(self.model)
-        self.optimizer = build_optimizer(self.model, self.options)
-        self.parameters = [p for p in self.model.parameters() if p.requires_grad]
+        self.context, self.module = self.model.context, self.model.module
+        self.optimizer = build_optimizer(self.module, self.options)
         self.temperature = self.rollouts.sampling.temperature if self.rollouts is not None else 1.0
         self.progress = Progress()
         self.average = WeightAverage()
 
     def run(self) -> Progress:
         self.restore()
-        self.model.train()
+        self.module.train()
         with StopRequest() as stop:
             while self.progress.step < self.schedule.total:
                 self.step()
-                stopping = self.context.reduce([stop.requested], "max") == [1]
+                stopping = self.context.reduce([stop.requested], "max", "world") == [1]
                 self.save_if_due(stopping)
                 if stopping:
                     self.interrupt()
-        self.average.copy_to(self.model)
+        self.average.copy_to(self.module)
         return self.progress
 
     # -- one step --------------------------------------------------------------------------------
 
     def step(self) -> None:
         step, plan = self.progress.step, self.algorithm.plan
-        torch.manual_seed(random_seed(self.seed, step, self.context.rank))
+        torch.manual_seed(random_seed(self.seed, step, self.context.dp_rank))
         set_lr(self.optimizer, self.schedule.lr(step))
         logged = (step + 1) % self.options.log_every == 0 or step + 1 == self.schedule.total
         batch = self.load(step)
@@ -188,7 +180,7 @@ class Trainer:
         ]
         self.progress.step += 1
         if self.progress.step in self.snapshots:
-            self.average.add(self.model)
+            self.average.add(self.module)
         if logged:
             give_back_freed_memory()
             self.report(updates)
@@ -240,8 +232,8 @@ class Trainer:
 
         meter = Meter() if logged else None
         self.optimizer.zero_grad(set_to_none=True)
-        self.runner.forward_backward(microbatches, lambda microbatch: self.loss(microbatch, counts, meter))
-        norm = float(clip_gradients(self.parameters, self.options.clip))
+        self.model.runner.forward_backward(microbatches, partial(self.loss, counts, meter))
+        norm = clip_gradients(self.module.parameters(), self.options.clip, self.context)
         if not math.isfinite(norm):
             self.progress.bad_in_a_row += 1
             if self.progress.bad_in_a_row >= MAX_BAD_UPDATES:
@@ -251,12 +243,15 @@ class Trainer:
         self.optimizer.step()
         return {**meter.read(self.context), "grad_norm": norm} if meter is not None else {}
 
-    def loss(self, microbatch: Microbatch, counts: Sequence[float], meter: Meter | None) -> Tensor:
-        """The microbatch's share of the update's loss. `meter`: of a logged step, takes its metrics too."""
-        batch = self.parallel.shard_batch(microbatch.batch)
+    def loss(self, counts: Sequence[float], meter: Meter | None, microbatch: Microbatch, x_TD: Tensor | None) -> Tensor:
+        """The microbatch's share of the update's loss, or what this stage of a pipeline makes of the hidden states
+        `x_TD` for the next. `meter`: of a logged step, takes its metrics too."""
+        batch = self.model.parallel.shard_batch(microbatch.batch)
         want = self.want if meter is None else self.want | self.want_logged
         with torch.autocast(batch.tokens_T.device.type, torch.bfloat16, enabled=self.options.precision == "bf16"):
-            scored = score(self.model, batch, want, self.temperature)
+            scored = score_stage(self.module, batch, want, self.temperature, x_TD)
+        if isinstance(scored, Tensor):
+            return scored
         losses = shares(self.algorithm.loss(scored, batch), counts)
         if meter is not None:
             with torch.no_grad():
@@ -304,13 +299,12 @@ class Trainer:
         due = stopping or step == self.schedule.total or step % self.options.checkpoint_every == 0
         if self.store is None or not due:
             return
-        main = self.context.is_main
         groups = {
-            "model": model_tensors(self.model, keep=main),
-            "optimizer": optimizer_tensors(self.model, self.optimizer, keep=main),
-            "average": whole(self.average.sums, keep=main),
+            "model": self.model.gathered(trainable(self.module)),
+            "optimizer": self.model.gathered(optimizer_tensors(self.module, self.optimizer)),
+            "average": self.model.gathered(self.average.sums),
         }
-        if main:
+        if self.context.is_main:
             state = {
                 "identity": self.identity,
                 "seed": self.seed,
@@ -319,6 +313,8 @@ class Trainer:
                 "algorithm": self.algorithm.state_dict(),
             }
             self.reporter.saved(step, self.store.save(step, groups, state))
+        for tensors in groups.values():  # all ranks gather what rank 0 writes
+            deque(tensors, maxlen=0)
         self.context.barrier()
 
     def restore(self) -> None:
@@ -330,9 +326,12 @@ class Trainer:
         check_identity(
             {**state["identity"], "seed": state["seed"]}, {**self.identity, "seed": self.seed}, checkpoint.path
         )
-        load_model_tensors(self.model, checkpoint.tensors("model"), where)
-        load_optimizer_tensors(self.model, self.optimizer, checkpoint.tensors("optimizer"))
-        self.average.load(self.model, checkpoint.tensors("average"), state["average_count"])
+        stages = self.context.gather(list(trainable(self.module)), "model")
+        load_model_tensors(
+            self.module, checkpoint.tensors("model"), {name for stage in stages for name in stage}, where
+        )
+        load_optimizer_tensors(self.module, self.optimizer, checkpoint.tensors("optimizer"))
+        self.average.load(self.module, checkpoint.tensors("average"), state["average_count"])
         self.algorithm.load_state_dict(state["algorithm"])
         self.progress = Progress(**state["progress"])
         log.info("resumed from %s", where)
@@ -356,5 +355,5 @@ def shares(terms: Mapping[str, Term], counts: Sequence[float]) -> dict[str, Tens
 
 
 def random_seed(*numbers: int) -> int:
-    """A seed made of numbers (run, step, rank), so that no generator state must be saved."""
+    """A seed made of numbers (run, step, share of the examples), so that no generator state must be saved."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])

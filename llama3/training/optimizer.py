@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import increment_version
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 
 from llama3.config.schema import OptimizerSection
+from llama3.training.parallel import Dims, ParallelContext
 
 
 def build_optimizer(model: nn.Module, options: OptimizerSection) -> torch.optim.AdamW:
@@ -22,12 +24,15 @@ def build_optimizer(model: nn.Module, options: OptimizerSection) -> torch.optim.
         increment_version(parameters)
 
     parameters = [p for p in model.parameters() if p.requires_grad]
-    matrices = [p for p in parameters if p.ndim >= 2]
-    vectors = [p for p in parameters if p.ndim < 2]
+    # One group per mesh: the fused kernel takes no tensors of different meshes at once.
+    groups: dict[tuple[bool, DeviceMesh | None], list[nn.Parameter]] = {}
+    for parameter in parameters:
+        mesh = parameter.device_mesh if isinstance(parameter, DTensor) else None
+        groups.setdefault((parameter.ndim >= 2, mesh), []).append(parameter)
     optimizer = torch.optim.AdamW(
         [
-            {"params": matrices, "weight_decay": options.weight_decay},
-            {"params": vectors, "weight_decay": 0.0},
+            {"params": group, "weight_decay": options.weight_decay if are_matrices else 0.0}
+            for (are_matrices, _), group in groups.items()
         ],
         lr=0.0,
         betas=(options.beta1, options.beta2),
@@ -43,14 +48,39 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
         group["lr"] = lr
 
 
-def clip_gradients(parameters: Iterable[nn.Parameter], limit: float) -> Tensor:
-    """Scale all gradients so that their norm over all ranks is at most `limit`. Returns the norm before, a scalar.
+def clip_gradients(parameters: Iterable[nn.Parameter], limit: float, context: ParallelContext) -> float:
+    """Scale all gradients so that their norm over all ranks is at most `limit`. Returns the norm before.
 
-    Stays on the device: a norm that is not finite leaves the gradients unusable, which the caller must check.
+    A norm that is not finite leaves the gradients unusable, which the caller must check.
     """
-    with_gradient = [p for p in parameters if p.grad is not None]
-    norm = torch.nn.utils.get_total_norm([p.grad for p in with_gradient if p.grad is not None])
-    if isinstance(norm, DTensor):
-        norm = norm.full_tensor()
-    torch.nn.utils.clip_grads_with_norm_(with_gradient, limit, norm)
-    return norm
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    norm = _norm(gradients, context)
+    scale = (limit / (norm + 1e-6)).clamp(max=1.0)
+    for gradient in gradients:
+        _local(gradient).mul_(scale)
+    return float(norm)
+
+
+def _norm(gradients: Sequence[Tensor], context: ParallelContext) -> Tensor:
+    """The norm over all ranks, a scalar: each part of a gradient counts once, however many ranks have it."""
+    if context.dims.world == 1:
+        return torch.nn.utils.get_total_norm([_local(gradient) for gradient in gradients])
+    parts: dict[int, list[Tensor]] = {}
+    for gradient in gradients:
+        parts.setdefault(_copies(gradient, context.dims), []).append(_local(gradient))
+    mine = sum(float(torch.nn.utils.get_total_norm(part)) ** 2 / copies for copies, part in parts.items())
+    (squares,) = context.reduce([mine], "sum", "world")
+    return torch.tensor(squares, device=context.device).sqrt()
+
+
+def _copies(gradient: Tensor, dims: Dims) -> int:
+    """How many ranks have the same part of a gradient."""
+    copies = dims.world // dims.pp  # a pipeline's stage has what no other has
+    if isinstance(gradient, DTensor):
+        for axis, placement in enumerate(gradient.placements):
+            copies //= 1 if placement.is_replicate() else gradient.device_mesh.size(axis)
+    return copies
+
+
+def _local(gradient: Tensor) -> Tensor:
+    return gradient.to_local() if isinstance(gradient, DTensor) else gradient

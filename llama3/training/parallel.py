@@ -10,27 +10,39 @@ Every process runs the same program; only rank 0 writes.
 from __future__ import annotations
 
 import atexit
-import json
+import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from llama3.config.schema import ParallelismSection
+from llama3.config.schema import Axis, ParallelismSection
 from llama3.errors import ConfigError, DoesNotFit, Problem
+from llama3.training import messages
 
 if TYPE_CHECKING:
     from llama3.model.batch import Batch
     from llama3.model.config import ModelConfig
     from llama3.plugins.registry import Registry
 
-Axis = Literal["tp", "cp", "pp", "dp"]
+MESH: tuple[Axis, ...] = ("dp", "pp", "cp", "tp")
+"""The mesh, outermost first: ranks that differ in the last axis only are neighbours."""
+
+Group = Literal["batch", "loss", "model", "world"]
+GROUPS: Mapping[Group, tuple[Axis, ...]] = {
+    "batch": ("dp",),
+    "loss": ("dp", "cp"),
+    "model": ("pp", "cp", "tp"),
+    "world": MESH,
+}
+"""The ranks that a reduction is over: those with other examples (batch), with other tokens too (loss), with other parts
+of one copy of the model (model), all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,41 +58,29 @@ class Dims:
     def world(self) -> int:
         return self.tp * self.cp * self.pp * self.dp
 
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """In the order of MESH."""
+        return tuple(getattr(self, axis) for axis in MESH)
 
-@dataclass(frozen=True, slots=True)
-class StepShape:
-    """The size of one optimizer step, for estimates."""
-
-    tokens: int
-    """Over all ranks."""
-    microbatch_tokens: int
-    """Of one forward and backward on one rank."""
-
-    def microbatches(self, dims: Dims) -> int:
-        """Forward and backward passes per rank."""
-        return -(-self.tokens // (dims.dp * self.microbatch_tokens))
-
-
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """What a strategy costs, per rank and step."""
-
-    memory: int
-    """Bytes held: weights, gradients, optimizer moments and activations."""
-    sent: int
-    """Bytes sent."""
-    bubble: float = 0.0
-    """Share of the step in which the rank waits (pipelines)."""
+    def members(self, group: Group) -> list[list[int]]:
+        """The ranks of every group of a kind, in order."""
+        inner = [MESH.index(axis) for axis in GROUPS[group]]
+        outer = [axis for axis in range(len(MESH)) if axis not in inner]
+        ranks = torch.arange(self.world).view(self.sizes).permute(*outer, *inner)
+        return ranks.reshape(-1, math.prod(self.sizes[axis] for axis in inner)).tolist()
 
 
 @dataclass(frozen=True)
 class ParallelContext:
-    """Where this process stands. `mesh` is None in a single process."""
+    """Where this process stands, and how it speaks with others. `mesh` is None in a single process."""
 
     device: torch.device
     dims: Dims = Dims()
     rank: int = 0
     mesh: DeviceMesh | None = None
+    groups: Mapping[Group, dist.ProcessGroup] = field(default_factory=dict)
+    """The groups of more than one rank."""
 
     @property
     def is_main(self) -> bool:
@@ -89,40 +89,34 @@ class ParallelContext:
 
     @property
     def dp_rank(self) -> int:
-        """Which share of each step's examples this process takes."""
+        """Which share of each step's examples this process takes. Ranks that share a model take the same."""
         return self.mesh.get_local_rank("dp") if self.mesh is not None else 0
 
-    def all_reduce(self, x: Tensor) -> Tensor:
-        """The sum of `x` over the data-parallel ranks, in place; `x` itself in a single process."""
-        if self.mesh is not None:
-            dist.all_reduce(x, group=self.mesh.get_group("dp"))
+    def all_reduce(self, x: Tensor, group: Group = "batch") -> Tensor:
+        """The sum of `x` over a group, in place; `x` itself in a group of one."""
+        if group in self.groups:
+            dist.all_reduce(x, group=self.groups[group])
         return x
 
-    def reduce(self, numbers: Sequence[float], op: Literal["sum", "max"]) -> list[float]:
-        """Numbers reduced one by one over all data-parallel ranks, through the CPU: a GPU is not waited for."""
-        if self.mesh is None:
+    def reduce(self, numbers: Sequence[float], op: Literal["sum", "max"], group: Group = "batch") -> list[float]:
+        """Numbers reduced one by one over a group, through the CPU: a GPU is not waited for."""
+        if group not in self.groups:
             return list(numbers)
         x = torch.tensor(numbers, dtype=torch.float64)
-        dist.all_reduce(x, {"sum": dist.ReduceOp.SUM, "max": dist.ReduceOp.MAX}[op], group=self.mesh.get_group("dp"))
+        dist.all_reduce(x, {"sum": dist.ReduceOp.SUM, "max": dist.ReduceOp.MAX}[op], group=self.groups[group])
         return x.tolist()
 
-    def sum_by_name(self, numbers: Mapping[str, float]) -> dict[str, float]:
-        """Named numbers summed over all data-parallel ranks, each of which may know other names."""
+    def gather(self, value: Any, group: Group) -> list[Any]:
+        """The JSON values of all ranks of a group, in its order."""
+        return messages.gather(value, self.groups[group]) if group in self.groups else [value]
+
+    def sum_by_name(self, numbers: Mapping[str, float], group: Group = "batch") -> dict[str, float]:
+        """Named numbers summed over a group, each rank of which may know other names."""
         totals: dict[str, float] = {}
-        for row in self._gather_text(json.dumps(numbers)):
-            for name, number in json.loads(row).items():
+        for row in self.gather(dict(numbers), group):
+            for name, number in row.items():
                 totals[name] = totals.get(name, 0.0) + number
         return totals
-
-    def _gather_text(self, text: str) -> list[str]:
-        """The texts (ASCII) of all data-parallel ranks, in their order."""
-        if self.mesh is None:
-            return [text]
-        (longest,) = self.reduce([len(text)], "max")
-        mine = torch.frombuffer(bytearray(text.ljust(int(longest)), "ascii"), dtype=torch.uint8)
-        everyone = [torch.empty_like(mine) for _ in range(self.dims.dp)]
-        dist.all_gather(everyone, mine, group=self.mesh.get_group("dp"))
-        return [bytes(row.tolist()).decode("ascii") for row in everyone]
 
     def barrier(self) -> None:
         """Wait until every process has come here."""
@@ -137,15 +131,24 @@ class Microbatch:
     batch: Batch
 
 
-Loss = Callable[[Microbatch], Tensor]
-"""The share of an update's loss that a microbatch contributes; its backward adds to the gradients."""
+Loss = Callable[[Microbatch, Tensor | None], Tensor]
+"""One forward of what this rank has of the model: all of it, or a pipeline's stage, which is called with the hidden states
+x_TD that the stage before it returned. The last stage gives the microbatch's share of the update's loss, whose backward
+adds to the gradients; an earlier one gives the hidden states for the next."""
+Columns = tuple[Tensor, ...]
+Read = Callable[[Microbatch, Tensor | None], Tensor | Columns]
+"""The same without gradient: the last stage gives columns with a row for each target."""
 
 
 class Runner(Protocol):
-    """Runs the forwards and backwards of one update, leaving gradients on the parameters."""
+    """Runs forwards and backwards over microbatches, of which every rank is given the same number."""
 
     def forward_backward(self, microbatches: Sequence[Microbatch], loss: Loss) -> None:
-        """Every rank is given the same number of microbatches."""
+        """Those of one update, leaving gradients on the parameters."""
+        ...
+
+    def forward(self, microbatches: Sequence[Microbatch], read: Read) -> Sequence[Columns]:
+        """What the last stage gives of each microbatch, on every rank."""
         ...
 
 
@@ -156,18 +159,10 @@ class ParallelStrategy(Protocol):
         """What speaks against these sizes. Needs neither devices nor a process group."""
         return []
 
-    def estimate(self, model: ModelConfig, dims: Dims, step: StepShape) -> Cost:
-        """Memory, traffic and waiting per rank and step."""
-        raise NotImplementedError
-
-    def apply(self, model: nn.Module, context: ParallelContext) -> nn.Module:
-        """Shard or wrap the model. Parameter names stay as they are."""
-        return model
-
-    def gathered(self, model: nn.Module) -> AbstractContextManager[None]:
-        """Whole weights on every rank while the block runs, for work outside of `forward`, such as sampling. Every
-        rank enters it."""
-        return nullcontext()
+    def apply(self, model: nn.Module, context: ParallelContext) -> None:
+        """Cut the model, which has no storage yet, in place. Parameters keep their names; one that is cut becomes a
+        `DTensor` of its whole shape. A pipeline takes away what other ranks have: it deletes layers and sets what
+        stands outside of them to None."""
 
     def shard_batch(self, batch: Batch, context: ParallelContext) -> Batch:
         """This rank's part of a microbatch; the identity unless the axis cuts sequences (cp)."""
@@ -179,11 +174,15 @@ class ParallelStrategy(Protocol):
 
 
 class MicrobatchRunner:
-    """The plain runner: one microbatch after another."""
+    """The plain runner: the whole model, one microbatch after another."""
 
     def forward_backward(self, microbatches: Sequence[Microbatch], loss: Loss) -> None:
         for microbatch in microbatches:
-            loss(microbatch).backward()
+            loss(microbatch, None).backward()
+
+    def forward(self, microbatches: Sequence[Microbatch], read: Read) -> Sequence[Columns]:
+        found = [read(microbatch, None) for microbatch in microbatches]
+        return [columns for columns in found if not isinstance(columns, Tensor)]
 
 
 class Parallel:
@@ -194,17 +193,10 @@ class Parallel:
         order: tuple[Axis, ...] = ("pp", "tp", "cp", "dp")
         self._strategies = [strategies[axis] for axis in order if axis in strategies] if strategies else []
 
-    def apply(self, model: nn.Module) -> nn.Module:
+    def apply(self, model: nn.Module) -> None:
+        """Cut a model, in place."""
         for strategy in self._strategies:
-            model = strategy.apply(model, self.context)
-        return model
-
-    @contextmanager
-    def gathered(self, model: nn.Module) -> Iterator[None]:
-        with ExitStack() as stack:
-            for strategy in self._strategies:
-                stack.enter_context(strategy.gathered(model))
-            yield
+            strategy.apply(model, self.context)
 
     def shard_batch(self, batch: Batch) -> Batch:
         for strategy in self._strategies:
@@ -222,22 +214,22 @@ def start(section: ParallelismSection, model: ModelConfig, device: torch.device,
     Raises ConfigError where the sizes contradict each other and DoesNotFit where the world is of another size.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
-    strategy: ParallelStrategy = registry.build("parallelism", section.dp.name, section.dp.options)
-    inner = section.tp * section.cp * section.pp
-    dims = Dims(section.tp, section.cp, section.pp, section.dp.size or max(1, world // inner))
-    problems = [
-        Problem("L3-PAR-001", f"parallelism.{axis}", f"no plugin supplies {axis}", fix=f"set {axis}: 1")
-        for axis in ("tp", "cp", "pp")
-        if getattr(section, axis) > 1
-    ]
-    problems += strategy.check(model, dims)
+    dims = Dims(**section.sizes(world))
+    strategies: dict[Axis, ParallelStrategy] = {}
+    problems: list[Problem] = []
+    for axis, slot in section.slots.items():
+        if slot.name:
+            strategies[axis] = registry.build("parallelism", slot.name, slot.options)
+            problems += strategies[axis].check(model, dims)
+        elif getattr(dims, axis) > 1:
+            problems.append(Problem("L3-PAR-001", f"parallelism.{axis}", "names no strategy", fix=f"set {axis}: 1"))
     if problems:
         raise ConfigError(problems)
     if dims.world != world:
         what = f"needs {dims.world} processes, this run has {world}"
         fix = f"torchrun --nproc-per-node {dims.world} -m llama3 ..."
         raise DoesNotFit(Problem("L3-PAR-002", "parallelism", what, fix=fix))
-    return Parallel(connect(dims, device), {"dp": strategy})
+    return Parallel(connect(dims, device), strategies)
 
 
 def connect(dims: Dims, device: torch.device) -> ParallelContext:
@@ -250,26 +242,32 @@ def connect(dims: Dims, device: torch.device) -> ParallelContext:
     if not dist.is_initialized():
         dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
         atexit.register(_leave)
-    mesh = init_device_mesh(device.type, (dims.dp, dims.pp, dims.cp, dims.tp), mesh_dim_names=("dp", "pp", "cp", "tp"))
-    return ParallelContext(device, dims, dist.get_rank(), mesh)
+    mesh, groups = _lay(dims, device.type)
+    return ParallelContext(device, dims, dist.get_rank(), mesh, groups)
+
+
+@cache
+def _lay(dims: Dims, device: str) -> tuple[DeviceMesh, dict[Group, dist.ProcessGroup]]:
+    """The mesh and the named groups of more than one rank; made once, because groups are never given back."""
+    mesh = init_device_mesh(device, dims.sizes, mesh_dim_names=MESH)
+    made = {group: _group(dims.members(group), dims.world) for group in GROUPS}
+    return mesh, {group: process_group for group, process_group in made.items() if process_group is not None}
+
+
+def _group(members: list[list[int]], world: int) -> dist.ProcessGroup | None:
+    """This rank's group, or None where it is alone. Every rank must call it."""
+    if len(members[0]) == 1:
+        return None
+    if len(members[0]) == world:
+        return dist.group.WORLD
+    process_group, _ = dist.new_subgroups_by_enumeration(members)
+    assert isinstance(process_group, dist.ProcessGroup)
+    return process_group
 
 
 def _leave() -> None:
     if dist.is_initialized():
         dist.destroy_process_group()
-
-
-def state_bytes(model: ModelConfig) -> int:
-    """Weights, gradients and AdamW's two moments in fp32."""
-    return 16 * model.num_params()
-
-
-def step_activation_bytes(model: ModelConfig, step: StepShape) -> int:
-    """What one microbatch keeps for its backward in bf16 without rematerialisation, to about a third: per token and
-    block the inputs of two norms and of every product, queries, keys and values."""
-    kv_dim = model.n_kv_heads * model.head_dim
-    per_token = model.n_layers * (6 * model.dim + 2 * kv_dim + 3 * model.ffn_dim)
-    return 2 * step.microbatch_tokens * per_token
 
 
 class GlobalStats:

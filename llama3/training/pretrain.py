@@ -14,20 +14,19 @@ from llama3.data.loader import RowPhase, TokenLoader
 from llama3.data.plan import TokenPlan
 from llama3.errors import ConfigError, DataError, Problem
 from llama3.model.batch import Batch
-from llama3.model.build import init_weights
 from llama3.model.config import ModelConfig
 from llama3.model.device import device_of
-from llama3.model.transformer import Transformer
 from llama3.plugins.registry import discover
 from llama3.plugins.specs import AlgorithmSpec
 from llama3.tokenizer import Tokenizer
-from llama3.training import parallel
 from llama3.training.algorithm import Algorithm
 from llama3.training.averaging import snapshot_steps
 from llama3.training.checkpoint import CheckpointStore
 from llama3.training.loop import train
+from llama3.training.parallel import start
+from llama3.training.placed import PlacedModel
 from llama3.training.schedule import Schedule
-from llama3.training.stage import reporting, save_checkpoint, whole_model
+from llama3.training.stage import reporting, save_checkpoint
 
 
 class PretrainOptions(BaseModel):
@@ -75,14 +74,10 @@ def pretrain(shards: Shards, tokenizer: TokenizerArtifact, *, options: PretrainO
     spec = registry.spec("algorithms", section.algorithm.name)
     assert isinstance(spec, AlgorithmSpec)
     algorithm: Algorithm = registry.build("algorithms", section.algorithm.name, section.algorithm.options)
-    strategies = parallel.start(options.parallelism, config, device_of(options.device), registry)
-    context = strategies.context
-
-    model = Transformer(config)
-    init_weights(model, options.seed)
-    strategies.apply(model.to(context.device))
+    parallel = start(options.parallelism, config, device_of(options.device), registry)
+    model = PlacedModel.drawn(config, options.seed, parallel)
     schedule, last = Schedule.of(section), phases[-1]
-    with reporting("pretrain", options.logging, out, schedule.total, context) as reporter:
+    with reporting("pretrain", options.logging, out, schedule.total, model.context) as reporter:
         progress = train(
             model,
             algorithm,
@@ -90,7 +85,6 @@ def pretrain(shards: Shards, tokenizer: TokenizerArtifact, *, options: PretrainO
             options=section,
             schedule=schedule,
             seed=options.seed,
-            parallel=strategies,
             collate=algorithm.collate or registry.build("data_kinds", spec.data).collate,
             want=spec.want,
             want_logged=spec.want_logged,
@@ -99,10 +93,8 @@ def pretrain(shards: Shards, tokenizer: TokenizerArtifact, *, options: PretrainO
             snapshots=snapshot_steps(last.first_step, last.steps, last.given.average_last),
             reporter=reporter,
         )
-    whole = whole_model(model, config, context)
-    if whole is not None:
-        facts = {"stage": "pretrain", "steps": progress.step, "tokens": progress.tokens, "plan": plan.hash}
-        save_checkpoint(out.path, whole, vocabulary, facts)
+    facts = {"stage": "pretrain", "steps": progress.step, "tokens": progress.tokens, "plan": plan.hash}
+    save_checkpoint(out.path, model, vocabulary, facts)
     out.metrics |= {"parameters": config.num_params(), "steps": progress.step, **progress.metrics}
 
 

@@ -1,14 +1,14 @@
 """A recipe under `torchrun`: rank 0 executes, writes and shows; the others follow, and join the stages of `every_rank`.
 
 Every process walks the same recipe. For each stage rank 0 tells the others whether there is work ("run"), and in the
-end where the artifact lies ("done") or that it failed ("stop"). Messages are JSON in a broadcast tensor: no pickle.
+end where the artifact lies ("done") or that it failed ("stop").
 """
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -21,6 +21,7 @@ from pydantic import BaseModel
 
 from llama3.artifacts import Artifact, Stage, StageOutput
 from llama3.errors import Interrupted, Problem
+from llama3.training.messages import broadcast
 
 PATIENCE = timedelta(days=30)
 """How long a rank waits for the others: a stage that one rank runs alone may take long."""
@@ -67,7 +68,8 @@ class Ranks:
             if what == "stop":
                 raise Interrupted(Problem("L3-RUN-010", f"rank {self.rank}", f"rank 0 stopped during {stage.name}"))
             if stage.every_rank:
-                with TemporaryDirectory() as unused:
+                # All ranks stop together, and rank 0 then says so.
+                with TemporaryDirectory() as unused, suppress(Interrupted):
                     stage.run(inputs, options, StageOutput(Path(unused), Path(where)))
 
     def share(self, text: str) -> str:
@@ -78,16 +80,9 @@ class Ranks:
         return text
 
     def _send(self, what: str, text: str) -> None:
-        if self.world == 1:
-            return
-        message = torch.frombuffer(bytearray(json.dumps([what, text]).encode()), dtype=torch.uint8)
-        dist.broadcast(torch.tensor([len(message)]), src=0)
-        dist.broadcast(message, src=0)
+        if self.world > 1:
+            broadcast([what, text])
 
     def _receive(self) -> tuple[str, str]:
-        size = torch.zeros(1, dtype=torch.int64)
-        dist.broadcast(size, src=0)
-        message = torch.empty(int(size), dtype=torch.uint8)
-        dist.broadcast(message, src=0)
-        what, text = json.loads(bytes(message.numpy()))
+        what, text = broadcast(None)
         return what, text

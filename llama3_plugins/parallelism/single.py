@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from llama3.errors import Problem
 from llama3.model.config import ModelConfig
-from llama3.training.parallel import Cost, Dims, ParallelStrategy, StepShape, state_bytes, step_activation_bytes
+from llama3.training.parallel import Dims, ParallelStrategy
 
 
 class Single(ParallelStrategy):
@@ -16,6 +16,3 @@ class Single(ParallelStrategy):
         what = f"'single' runs in one process, this run has {dims.dp}"
         fix = f"set parallelism.dp: {{name: fsdp, size: {dims.dp}}}, or start without torchrun"
         return [Problem("L3-PAR-003", "parallelism.dp", what, fix=fix)]
-
-    def estimate(self, model: ModelConfig, dims: Dims, step: StepShape) -> Cost:
-        return Cost(memory=state_bytes(model) + step_activation_bytes(model, step), sent=0)

@@ -72,9 +72,9 @@ def test_quantized_checkpoints_load_through_the_registry(config, tmp_path) -> No
 
 def test_reported_errors_are_measured(tmp_path) -> None:
     model = init_weights(Transformer(CONFIG), 0)
-    weight = model.layers[1].ffn.down.weight.detach().clone()
+    weight = model.layers["1"].ffn.down.weight.detach().clone()
     errors = {error.name: error for error in quantize_model(model, Int8())}
-    difference = weight - Int8().dequantize(dict(model.layers[1].ffn.down.named_buffers()))
+    difference = weight - Int8().dequantize(dict(model.layers["1"].ffn.down.named_buffers()))
     assert errors["layers.1.ffn.down"].max_abs == pytest.approx(difference.abs().max().item())
     assert errors["layers.1.ffn.down"].relative == pytest.approx((difference.norm() / weight.norm()).item())
 

@@ -15,7 +15,7 @@ from llama3.errors import CheckpointError, ConfigError
 from llama3.model.batch import Batch
 from llama3.model.build import init_weights
 from llama3.model.config import ModelConfig
-from llama3.model.lora import PROJECTIONS, adapters, add_lora, merge, without_adapters
+from llama3.model.lora import PROJECTIONS, adapter_tensors, adapters, add_lora, merge, without_adapters
 from llama3.model.score import score
 from llama3.model.transformer import Transformer
 
@@ -72,7 +72,7 @@ def test_peft_loads_the_adapter_and_computes_the_same(tmp_path: Path, targets: t
     section = LoRASection(rank=4, alpha=6, rslora=rslora, targets=targets)
     model = trained(section)
     save_model(base(), tmp_path / "base")
-    save_adapter(model, section, tmp_path / "adapter", base_hash(model))
+    save_adapter(adapter_tensors(model), section, tmp_path / "adapter", base_hash(model))
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "base")
     theirs = peft.PeftModel.from_pretrained(theirs, tmp_path / "adapter")
     tokens = torch.arange(12)[None] * 5 % 64
@@ -119,7 +119,7 @@ def test_the_base_hash_does_not_see_adapters() -> None:
 def test_an_adapter_for_another_base_is_refused(tmp_path: Path) -> None:
     section = LoRASection(rank=4)
     model = trained(section)
-    save_adapter(model, section, tmp_path, base_hash(model))
+    save_adapter(adapter_tensors(model), section, tmp_path, base_hash(model))
     other = base(2)
     with pytest.raises(CheckpointError, match="L3-LRA-002"):
         load_adapter(other, tmp_path)
@@ -134,7 +134,7 @@ def test_an_adapter_for_another_base_is_refused(tmp_path: Path) -> None:
 def test_bad_adapters_are_named(tmp_path: Path) -> None:
     section = LoRASection(rank=4)
     model = trained(section)
-    save_adapter(model, section, tmp_path, base_hash(model))
+    save_adapter(adapter_tensors(model), section, tmp_path, base_hash(model))
     config = json.loads((tmp_path / "adapter_config.json").read_text())
     (tmp_path / "adapter_config.json").write_text(json.dumps({**config, "use_dora": True}))
     with pytest.raises(CheckpointError, match=r"use_dora.*L3-LRA-005"):

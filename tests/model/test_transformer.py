@@ -182,7 +182,7 @@ def test_shared_prompt_equals_repeated_prompt() -> None:
         model.zero_grad()
         logps = score(model, batch).logps_M
         logps.sum().backward()
-        outcomes.append((logps, model.layers[0].attention.qkv.weight.grad.clone()))
+        outcomes.append((logps, model.layers["0"].attention.qkv.weight.grad.clone()))
     for logps, grad in outcomes[1:]:
         torch.testing.assert_close(logps, outcomes[0][0], atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(grad, outcomes[0][1], atol=1e-4, rtol=1e-4)

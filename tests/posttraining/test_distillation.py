@@ -112,7 +112,7 @@ def stage(run, tokenizer, distill, monkeypatch):
 
 
 def test_a_killed_run_asks_the_teacher_only_for_what_it_has_not_said(run, tokenizer, stage, monkeypatch):
-    from llama3.posttraining.services import ModelScorer
+    from llama3.training.placed import ModelScorer
 
     teacher = put_checkpoint(run, tiny_model(tokenizer, dim=64, seed=5), tokenizer, "teacher")
     whole = stage(teacher, "whole")

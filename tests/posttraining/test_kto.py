@@ -14,8 +14,8 @@ from llama3.errors import DataError
 from llama3.model.build import init_weights
 from llama3.model.score import score
 from llama3.model.transformer import Transformer
-from llama3.posttraining.services import ModelScorer
 from llama3.training.microbatch import count_units
+from llama3.training.placed import PlacedModel
 from llama3_plugins.algorithms.kto import KTO, shifted_answers
 from llama3_plugins.algorithms.options import KTOOptions
 from llama3_plugins.data_kinds.labels import LabelExample, Labels, label_example
@@ -33,7 +33,7 @@ def models() -> tuple[Transformer, Transformer]:
 
 
 def prepared(kto, models, examples):
-    policy, reference = map(ModelScorer, models)
+    policy, reference = (PlacedModel(model).scorer() for model in models)
     return kto.prepare(Labels().collate(examples), SimpleNamespace(policy=policy, reference=reference, stats=OneRank()))
 
 

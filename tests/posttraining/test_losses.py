@@ -19,8 +19,8 @@ from llama3.model.build import init_weights
 from llama3.model.score import Scored, score
 from llama3.model.transformer import Transformer
 from llama3.posttraining.examples import AnswerTokens, DialogExample
-from llama3.posttraining.services import ModelScorer
 from llama3.training.microbatch import count_units
+from llama3.training.placed import PlacedModel
 from llama3_plugins.algorithms.dpo import DPO
 from llama3_plugins.algorithms.options import DPOOptions
 from llama3_plugins.algorithms.sft import SFT
@@ -80,7 +80,7 @@ def test_a_whole_dpo_step_equals_trl(model, reference, tmp_path):
 
     pairs = random_pairs(2)
     dpo = DPO(DPOOptions(nll_reduction="token_mean", mask_format=False))
-    batch = prepared(dpo, pairs, ModelScorer(reference).logps)
+    batch = prepared(dpo, pairs, PlacedModel(reference).scorer().logps)
     policy, ref = hf_model(model, tmp_path / "policy"), hf_model(reference, tmp_path / "reference")
     add_fused_lm_head(policy, outputs=("log_probs", "entropy", "mean_logits", "is_top1"))
     add_fused_lm_head(ref)
@@ -93,7 +93,7 @@ def test_a_whole_dpo_step_equals_trl(model, reference, tmp_path):
 
 def test_loss_is_ln_2_where_policy_and_reference_agree(model):
     dpo = DPO(DPOOptions(nll_weight=0.0))
-    batch = prepared(dpo, random_pairs(3), ModelScorer(model).logps)
+    batch = prepared(dpo, random_pairs(3), PlacedModel(model).scorer().logps)
     scored = score(model, batch, {"logps"})
     assert total(dpo.loss(scored, batch), count_units(batch)).item() == pytest.approx(math.log(2), abs=1e-6)
     assert means(dpo.metrics(scored, batch), count_units(batch))["rewards/accuracies"] <= 1.0
@@ -101,8 +101,8 @@ def test_loss_is_ln_2_where_policy_and_reference_agree(model):
 
 def test_format_tokens_get_exactly_no_gradient_from_the_preference_term(model, reference):
     dpo = DPO(DPOOptions())
-    batch = prepared(dpo, random_pairs(4), ModelScorer(reference).logps)
-    logps_M = ModelScorer(model).logps(batch).requires_grad_()
+    batch = prepared(dpo, random_pairs(4), PlacedModel(reference).scorer().logps)
+    logps_M = PlacedModel(model).scorer().logps(batch).requires_grad_()
     terms = dpo.loss(Scored(logps_M=logps_M), batch)
     (grad_M,) = torch.autograd.grad(terms["sigmoid"].sum, logps_M, retain_graph=True)
     is_format_M = batch.per_target["is_format"]
@@ -129,10 +129,10 @@ def chosen_logps_gained(nll_weight: float) -> float:
     both = Dialogs().collate([DialogExample(p.prompt, answer) for p in pairs for answer in (p.chosen, p.rejected)])
     dpo = DPO(DPOOptions(beta=1.0, nll_weight=nll_weight))
     train(model, SFT(), both, steps=25)
-    batch = prepared(dpo, pairs, ModelScorer(model).logps)
-    start = ModelScorer(model).logps(batch)
+    batch = prepared(dpo, pairs, PlacedModel(model).scorer().logps)
+    start = PlacedModel(model).scorer().logps(batch)
     train(model, dpo, batch, steps=20)
-    gained_S = batch.sum_by_segment(ModelScorer(model).logps(batch) - start)
+    gained_S = batch.sum_by_segment(PlacedModel(model).scorer().logps(batch) - start)
     return gained_S[batch.child(0)].mean().item()
 
 
@@ -158,7 +158,7 @@ def cases(model, reference):
     sft, dpo = SFT(), DPO(DPOOptions())
     return [
         (sft, Dialogs().collate(random_dialogs(6, 7))),
-        (dpo, prepared(dpo, random_pairs(6, 7), ModelScorer(reference).logps)),
+        (dpo, prepared(dpo, random_pairs(6, 7), PlacedModel(reference).scorer().logps)),
     ]
 
 
@@ -179,7 +179,9 @@ def test_a_shared_prompt_equals_a_repeated_one(model):
     pairs = random_pairs(7)
     shared = Pairs().collate(pairs)
     repeated = Dialogs().collate([DialogExample(p.prompt, a) for p in pairs for a in (p.chosen, p.rejected)])
-    torch.testing.assert_close(ModelScorer(model).logps(shared), ModelScorer(model).logps(repeated), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        PlacedModel(model).scorer().logps(shared), PlacedModel(model).scorer().logps(repeated), atol=1e-5, rtol=0
+    )
 
 
 @given(seed=st.integers(0, 1000), budget=st.integers(1, 60))
@@ -188,5 +190,7 @@ def test_scoring_in_microbatches_changes_nothing(seed, budget):
     model = Transformer(CONFIG)
     init_weights(model, seed=1)
     batch = Pairs().collate(random_pairs(seed, 3))
-    whole = ModelScorer(model).logps(batch)
-    torch.testing.assert_close(ModelScorer(model, microbatch_tokens=budget).logps(batch), whole, atol=1e-5, rtol=0)
+    whole = PlacedModel(model).scorer().logps(batch)
+    torch.testing.assert_close(
+        PlacedModel(model).scorer(microbatch_tokens=budget).logps(batch), whole, atol=1e-5, rtol=0
+    )

@@ -15,12 +15,13 @@ from llama3.inference import Engine, Sampling
 from llama3.posttraining import finetune
 from llama3.posttraining.finetune import prefer
 from llama3.posttraining.preferences import PreferencesOptions, preferences
-from llama3.posttraining.services import ModelScorer, TextRewarder
+from llama3.posttraining.services import TextRewarder
 from llama3.tasks.families import tasks
 from llama3.tasks.rewards import CombinedReward
 from llama3.tasks.rows import read_rows, write_rows
 from llama3.training.optimizer import build_optimizer
 from llama3.training.parallel import ParallelContext
+from llama3.training.placed import PlacedModel
 from llama3.training.rollouts import Rollouts
 from llama3.training.watch import SAMPLES
 from llama3_plugins.algorithms.grpo import GRPO
@@ -165,7 +166,7 @@ def test_all_log_probs_of_a_step_are_at_the_temperature_of_sampling(run, tokeniz
     inputs = inputs_of(run, tokenizer, 8)
     run.execute(prefer, inputs, options_of("ppo", temperature=temperature, epochs=1))
     assert seen["ratio"] < 1e-5
-    scorer = ModelScorer(load_model(inputs["checkpoint"].path), temperature=temperature)
+    scorer = PlacedModel(load_model(inputs["checkpoint"].path)).scorer(temperature=temperature)
     torch.testing.assert_close(seen["old"], scorer.logps(seen["batch"]), atol=1e-5, rtol=0)
     assert lines(run, "metrics.jsonl")[0]["objective/kl"] == pytest.approx(0, abs=1e-4)
 

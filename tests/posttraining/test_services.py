@@ -14,10 +14,11 @@ from llama3.inference import Engine, FinishReason, Sampling
 from llama3.posttraining.cached_scorer import CachedScorer
 from llama3.posttraining.examples import prompt_ids
 from llama3.posttraining.sampling import task_messages
-from llama3.posttraining.services import ModelScorer, TextRewarder, build_services
+from llama3.posttraining.services import TextRewarder, build_services
 from llama3.tasks.families import tasks
 from llama3.tasks.rewards import CombinedReward
 from llama3.training.parallel import ParallelContext
+from llama3.training.placed import PlacedModel
 from llama3.training.rollouts import Rollouts
 from llama3_plugins.data_kinds.pairs import Pairs, pair_example
 from llama3_plugins.data_kinds.prompts import PromptExample, Prompts
@@ -38,7 +39,7 @@ class Counting:
     """A scorer that counts how often it is asked."""
 
     def __init__(self, model):
-        self.scorer, self.calls = ModelScorer(model), 0
+        self.scorer, self.calls = PlacedModel(model).scorer(), 0
 
     def logps(self, batch):
         self.calls += 1
@@ -57,7 +58,7 @@ def test_cached_log_probs_equal_computed_ones_and_survive_on_disk(model, pairs, 
     scorer = Counting(model)
     cache = cache_of(tmp_path, lambda: scorer)
     batch = Pairs().collate(pairs)
-    assert torch.equal(cache.logps(batch), ModelScorer(model).logps(batch))
+    assert torch.equal(cache.logps(batch), PlacedModel(model).scorer().logps(batch))
     assert scorer.calls == 1
 
     def never():
@@ -66,7 +67,7 @@ def test_cached_log_probs_equal_computed_ones_and_survive_on_disk(model, pairs, 
     again = cache_of(tmp_path, never)
     assert torch.equal(again.logps(batch), cache.logps(batch))
     other_order = batch.select([3, 0, 7])
-    expected = ModelScorer(model).logps(other_order)
+    expected = PlacedModel(model).scorer().logps(other_order)
     torch.testing.assert_close(again.logps(other_order), expected, atol=1e-5, rtol=0)
     assert again.logps(batch.select([])).shape == (0,)
 
@@ -75,7 +76,7 @@ def test_the_likeliest_tokens_are_cached_by_how_many_were_asked_for(model, pairs
     scorer, batch = Counting(model), Pairs().collate(pairs[:3])
     cache = cache_of(tmp_path, lambda: scorer)
     for k in (4, 2, 4):
-        for ours, expected in zip(cache.top(batch, k), ModelScorer(model).top(batch, k), strict=True):
+        for ours, expected in zip(cache.top(batch, k), PlacedModel(model).scorer().top(batch, k), strict=True):
             assert torch.equal(ours, expected)
     assert scorer.calls == 2
     cache.logps(batch)
@@ -94,7 +95,7 @@ def test_the_cache_tells_prompts_answers_and_targets_apart(model, tokenizer, pai
         pair_example(tokenizer, ask("one"), "x", "z"),
     ):
         calls, batch = scorer.calls, Pairs().collate([pair])
-        assert torch.equal(cache.logps(batch), ModelScorer(model).logps(batch))
+        assert torch.equal(cache.logps(batch), PlacedModel(model).scorer().logps(batch))
         assert scorer.calls == calls + 1
     fewer = Pairs().collate([pair_example(tokenizer, ask("one"), "x", "y")])
     calls = scorer.calls
@@ -103,7 +104,7 @@ def test_the_cache_tells_prompts_answers_and_targets_apart(model, tokenizer, pai
 
 
 def test_the_cache_refuses_another_model_and_a_damaged_file(model, pairs, tmp_path):
-    cache_of(tmp_path, lambda: ModelScorer(model)).logps(Pairs().collate(pairs[:2]))
+    cache_of(tmp_path, lambda: PlacedModel(model).scorer()).logps(Pairs().collate(pairs[:2]))
     with pytest.raises(CheckpointError, match="belong to model-a, not to model-b"):
         cache_of(tmp_path, None, "model-b")
     (path,) = tmp_path.iterdir()
@@ -124,7 +125,9 @@ def test_rollouts_are_trees_whose_sample_log_probs_are_the_models(model, rolled_
     _, prompts, rollouts, batch = rolled_out
     assert (batch.num_trees, batch.num_segments) == (6, 24)
     assert torch.equal(batch.per_tree["example"], prompts.per_tree["example"])
-    torch.testing.assert_close(batch.per_target["sample_logps"], ModelScorer(model).logps(batch), atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        batch.per_target["sample_logps"], PlacedModel(model).scorer().logps(batch), atol=1e-4, rtol=0
+    )
     is_answer = batch.per_segment["is_answer"]
     assert is_answer.tolist() == [False, True, True, True] * 6
     reasons = batch.per_segment["finish_reason"]

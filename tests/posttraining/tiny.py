@@ -11,6 +11,7 @@ from llama3.model.build import init_weights
 from llama3.model.config import ModelConfig
 from llama3.model.transformer import Transformer
 from llama3.tokenizer import Tokenizer
+from llama3.training.placed import PlacedModel
 from llama3.training.stage import save_checkpoint
 
 
@@ -29,4 +30,4 @@ def put(run: RunDir, kind: str, key: str, write: Any) -> Artifact:
 
 def put_checkpoint(run: RunDir, model: Transformer, tokenizer: Tokenizer, key: str = "base") -> Artifact:
     """A checkpoint artifact."""
-    return put(run, "checkpoint", key, lambda folder: save_checkpoint(Path(folder), model, tokenizer, {}))
+    return put(run, "checkpoint", key, lambda folder: save_checkpoint(Path(folder), PlacedModel(model), tokenizer, {}))

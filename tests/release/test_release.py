@@ -121,7 +121,7 @@ def test_final_weights_are_rounded_once_and_released_as_they_are(run, tokenizer,
 
 def test_weights_too_large_for_the_precision_are_refused(run, tmp_path, tokenizer) -> None:
     model = init_weights(Transformer(ModelConfig(32, 1, 4, 2, 48, tokenizer.vocab_size)), 0)
-    model.layers[0].ffn.down.weight.data[3, 5] = 1e5
+    model.layers["0"].ffn.down.weight.data[3, 5] = 1e5
     save_model(model, tmp_path)
     tokenizer.save(tmp_path)
 
@@ -305,7 +305,7 @@ def test_a_damaged_export_fails_its_probe(released, tmp_path) -> None:
     exporter.export(released.path, tmp_path)
     assert exporter.verify(tmp_path).passed
     model = load_model(tmp_path)
-    model.layers[0].ffn.down.weight.data *= 1.5
+    model.layers["0"].ffn.down.weight.data *= 1.5
     save_model(model, tmp_path)
     assert not exporter.verify(tmp_path).passed
     (tmp_path / "probe.safetensors").unlink()

@@ -30,7 +30,8 @@ def store(tmp_path):
 
 def save(store, *steps):
     for step in steps:
-        store.save(step, tensors(step), {"step": step})
+        groups = {group: found.items() for group, found in tensors(step).items()}
+        store.save(step, groups, {"step": step})
 
 
 def assert_is(found, step):

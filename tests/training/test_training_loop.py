@@ -14,6 +14,7 @@ from llama3.training.algorithm import Algorithm, Plan, Term
 from llama3.training.checkpoint import CheckpointStore
 from llama3.training.loop import MAX_BAD_UPDATES, train
 from llama3.training.metrics import Loggers, Reporter
+from llama3.training.placed import PlacedModel
 from llama3_plugins.algorithms.next_token import NextToken
 
 
@@ -24,7 +25,7 @@ def run(
     section = options(**(changes or {}))
     recorder, algorithm = Recorder(), algorithm or NextToken()
     progress = train(
-        model,
+        PlacedModel(model),
         algorithm,
         dataset or Counting(),
         options=section,
@@ -436,7 +437,7 @@ def test_loggers_fail_open(caplog):
     loggers = Loggers([("broken", Broken()), ("good", good)])
     with caplog.at_level(logging.WARNING):
         train(
-            toy_model(),
+            PlacedModel(toy_model()),
             NextToken(),
             Counting(),
             collate=Batch.concat,

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import torch
-from training_toys import CONFIG, Counting, Recorder, options, schedule, toy_model
+from training_toys import CONFIG, Counting, Recorder, options, schedule
 
 from llama3.config.schema import ParallelismSection
 from llama3.model.batch import Batch
@@ -18,7 +18,7 @@ from llama3.training.checkpoint import CheckpointStore
 from llama3.training.loop import train
 from llama3.training.metrics import Loggers, Reporter
 from llama3.training.parallel import GlobalStats, start
-from llama3.training.state import model_tensors
+from llama3.training.placed import PlacedModel
 from llama3_plugins.algorithms.next_token import NextToken
 
 
@@ -32,7 +32,7 @@ class Announcing(Counting):
 
 def main(folder: Path, steps: int, strategy: str = "single") -> None:
     parallel = start(ParallelismSection(dp=strategy), CONFIG, torch.device("cpu"), discover())
-    model = parallel.apply(toy_model())
+    model = PlacedModel.drawn(CONFIG, 0, parallel)
     section = options(checkpoint_every=3, microbatch_tokens=48)
     recorder = Recorder()
     progress = train(
@@ -43,7 +43,6 @@ def main(folder: Path, steps: int, strategy: str = "single") -> None:
         options=section,
         schedule=schedule(section, steps, anneal=2),
         seed=5,
-        parallel=parallel,
         store=CheckpointStore(folder / "checkpoints"),
         snapshots=frozenset({steps + 1, steps + 2}),
         reporter=Reporter("toy", Loggers([("recorder", recorder)])),
@@ -53,14 +52,13 @@ def main(folder: Path, steps: int, strategy: str = "single") -> None:
     moments = stats.moments(mine_N)
     everyone, mine = stats.gather(mine_N)
     assert torch.equal(everyone[mine], mine_N)
-    tensors = model_tensors(model)
     result = {
         "tokens": progress.tokens,
         "loss": recorder.column("loss"),
         "grad_norm": recorder.column("grad_norm"),
         "moments": [float(x) for x in moments],
         "gathered": everyone.tolist(),
-        "weights": {name: tensor.double().flatten().tolist() for name, tensor in tensors.items()},
+        "weights": {name: tensor.double().flatten().tolist() for name, tensor in model.weights()},
     }
     partial = folder / f"result-{rank}.tmp"
     partial.write_text(json.dumps(result))

@@ -1,0 +1,122 @@
+"""Runs of several processes, started as a user does: their numbers are those of one process, and they stop together."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from test_recipe import install_coin, write_config, write_text
+
+import llama3
+from llama3.plugins.registry import discover
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "llama3"]
+UNLIKE = {"tokens_per_second"}
+"""Metrics that may differ."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def coin(tmp_path_factory):
+    """A reward that an untrained model meets about half of the time, installed while these tests run."""
+    folder = install_coin(tmp_path_factory.mktemp("site"))
+    sys.path.insert(0, str(folder))
+    discover.cache_clear()
+    yield
+    sys.path.remove(str(folder))
+    discover.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def ready(tmp_path_factory):
+    """A config and a finished run of it. Steps have 3 prompts and then 2: shares differ from rank to rank, and so does
+    the number of microbatches."""
+    folder = tmp_path_factory.mktemp("ready")
+    write_text(folder / "text")
+    config = write_config(folder, run__name="small", evaluation__limit=2)
+    sizes = {"prompts": 5, "samples": 3, "batch": 3, "microbatch_tokens": 48, "max_tokens": 8}
+    changes = ["quantization=[]", *(f"post_training.prefer.{name}={value}" for name, value in sizes.items())]
+    llama3.run(config, changes)
+    return folder, config, changes
+
+
+def launch(config: Path, *changes: str) -> subprocess.Popen:
+    path = os.pathsep.join(part for part in sys.path if part)
+    settings = [part for change in (*changes, "parallelism.dp=fsdp") for part in ("--set", change)]
+    return subprocess.Popen(
+        [*TORCHRUN, "run", str(config), *settings],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def metrics_after(run: Path, lines: int) -> list[dict]:
+    """What post-training has logged since."""
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()[lines:]]
+    rows = [row for row in rows if row["stage"] in ("reward", "prefer")]
+    return [{name: value for name, value in row.items() if name not in UNLIKE} for row in rows]
+
+
+@pytest.mark.parametrize(
+    "algorithm",
+    [
+        "{name: grpo, samples: 3, beta: 0.04}",
+        "{name: ppo, samples: 3, epochs: 2, minibatches: 2}",
+        "{name: rejection_sampling, samples: 3}",
+        "{name: online_dpo, samples: 3}",
+    ],
+)
+def test_sampling_algorithms_train_as_in_one_process(ready, tmp_path, algorithm):
+    folder, config, changes = ready
+    changes = [*changes, f"post_training.algorithm={algorithm}"]
+    if "online_dpo" in algorithm:  # its rewards come from a reward model that the same run trains
+        changes += ["post_training.reward={epochs: 1, batch: 4, precision: fp32, microbatch_tokens: 64, log_every: 1}"]
+    for name in ("one", "two"):
+        shutil.copytree(folder / "runs", tmp_path / name, symlinks=True)
+    before = len((folder / "runs/small/metrics.jsonl").read_text().splitlines())
+    llama3.run(config, [*changes, f"run.dir={tmp_path / 'one'}"])
+    output, _ = launch(config, *changes, f"run.dir={tmp_path / 'two'}").communicate(timeout=240)
+    one, two = (metrics_after(tmp_path / name / "small", before) for name in ("one", "two"))
+    assert len(one) == len(two) > 0, output[-3000:]
+    for expected, found in zip(one, two, strict=True):
+        assert found == pytest.approx(expected, abs=1e-5, nan_ok=True)
+
+
+def rank_of(pid: int) -> tuple[str, str] | None:
+    """(parent's pid, RANK) of a process, or None where it cannot be read."""
+    try:
+        status = (Path("/proc") / str(pid) / "status").read_text()
+        environment = (Path("/proc") / str(pid) / "environ").read_bytes().split(b"\0")
+    except OSError:
+        return None
+    parent = next(line.split()[1] for line in status.splitlines() if line.startswith("PPid:"))
+    ranks = [value.decode().partition("=")[2] for value in environment if value.startswith(b"RANK=")]
+    return (parent, ranks[0]) if ranks else None
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds the second rank in /proc")
+def test_a_stop_that_one_rank_sees_stops_all_after_saving(ready, tmp_path):
+    folder, config, changes = ready
+    shutil.copytree(folder / "runs", tmp_path / "runs", symlinks=True)
+    run = tmp_path / "runs" / "small"
+    before = len((run / "metrics.jsonl").read_text().splitlines())
+    changes = [*changes, f"run.dir={tmp_path / 'runs'}", "pretrain.steps=100000"]
+    process = launch(config, *changes)
+    deadline = time.monotonic() + 120
+    while len((run / "metrics.jsonl").read_text().splitlines()) <= before + 2 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    pids = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdecimal()]
+    (second,) = [pid for pid in pids if rank_of(pid) == (str(process.pid), "1")]
+    os.kill(second, signal.SIGTERM)
+    output, _ = process.communicate(timeout=120)
+    assert output.count("L3-TRN-001") == 1, output[-3000:]  # rank 0 says it, the other follows
+    assert "[rank" not in output, output[-3000:]  # how torch begins the lines of a rank's traceback
+    assert list(run.rglob("COMMIT")), "what was done is saved"
