@@ -192,7 +192,7 @@ class Trainer:
         examples = self.dataset.examples(step)
         share = examples[self.context.dp_rank :: self.context.dims.dp]
         batch = self.collate(share) if len(share) else self.collate(examples[:1]).select([])
-        batch = batch.to(self.context.device)
+        batch = self.numbered(batch.to(self.context.device))
         with torch.no_grad():
             if self.rollouts is not None:
                 batch = self.rollouts.draw(batch, self.algorithm.plan.samples, random_seed(self.seed, step))
@@ -210,14 +210,23 @@ class Trainer:
             for why, count in self.context.sum_by_name(dropped).items():
                 self.progress.dropped[why] = self.progress.dropped.get(why, 0) + int(count)
 
+    def numbered(self, batch: Batch) -> Batch:
+        """With the numbers of its trees among those of all ranks, which take turns: per_tree["number"]."""
+        number_R = torch.arange(batch.num_trees, device=batch.tokens_T.device)
+        return batch.with_(per_tree={"number": number_R * self.context.dims.dp + self.context.dp_rank})
+
     def minibatches(self, batch: Batch, epoch: int) -> list[Batch]:
-        """The updates of one pass: all trees, in an order drawn anew for every pass when there are several. Where
-        there are fewer trees than updates, some are empty."""
+        """The updates of one pass, whose trees are drawn anew for every pass. A tree's update depends on its number
+        only, not on the number of ranks; where there are fewer trees than updates, some are empty."""
         count = self.algorithm.plan.minibatches
         if count == 1:
             return [batch]
-        rng = np.random.default_rng((self.seed, self.progress.step, epoch, self.context.dp_rank))
-        return batch.select(torch.from_numpy(rng.permutation(batch.num_trees))).split(count)
+        kept = batch if "number" in batch.per_tree else self.numbered(batch)  # `prepare` may have made new trees
+        numbers = kept.per_tree["number"].tolist()
+        (last,) = self.context.reduce([max(numbers, default=-1)], "max")
+        places = np.random.default_rng((self.seed, self.progress.step, epoch)).permutation(int(last) + 1)
+        updates = [int(places[number]) * count // len(places) for number in numbers]
+        return [batch.select([tree for tree, of in enumerate(updates) if of == update]) for update in range(count)]
 
     # -- one update ------------------------------------------------------------------------------
 
@@ -326,10 +335,8 @@ class Trainer:
         check_identity(
             {**state["identity"], "seed": state["seed"]}, {**self.identity, "seed": self.seed}, checkpoint.path
         )
-        stages = self.context.gather(list(trainable(self.module)), "model")
-        load_model_tensors(
-            self.module, checkpoint.tensors("model"), {name for stage in stages for name in stage}, where
-        )
+        held = set().union(*self.context.gather(list(trainable(self.module)), "model"))
+        load_model_tensors(self.module, checkpoint.tensors("model"), held, where)
         load_optimizer_tensors(self.module, self.optimizer, checkpoint.tensors("optimizer"))
         self.average.load(self.module, checkpoint.tensors("average"), state["average_count"])
         self.algorithm.load_state_dict(state["algorithm"])

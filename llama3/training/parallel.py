@@ -132,9 +132,9 @@ class Microbatch:
 
 
 Loss = Callable[[Microbatch, Tensor | None], Tensor]
-"""One forward of what this rank has of the model: all of it, or a pipeline's stage, which is called with the hidden states
-x_TD that the stage before it returned. The last stage gives the microbatch's share of the update's loss, whose backward
-adds to the gradients; an earlier one gives the hidden states for the next."""
+"""One forward of what this rank has of the model: all of it, or a pipeline's stage, which is called with the hidden
+states x_TD that the stage before it returned. The last stage gives the microbatch's share of the update's loss, whose
+backward adds to the gradients; an earlier one gives the hidden states for the next."""
 Columns = tuple[Tensor, ...]
 Read = Callable[[Microbatch, Tensor | None], Tensor | Columns]
 """The same without gradient: the last stage gives columns with a row for each target."""

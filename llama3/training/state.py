@@ -31,13 +31,13 @@ def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dic
 
 
 @torch.no_grad()
-def load_model_tensors(model: nn.Module, tensors: StoredTensors, elsewhere: Set[str], where: str) -> None:
+def load_model_tensors(model: nn.Module, tensors: StoredTensors, held: Set[str], where: str) -> None:
     """Fill the trainable parameters. Raises CheckpointError naming every tensor that is missing, extra or of another
-    shape. `elsewhere`: parameters that other ranks hold."""
+    shape. `held`: the parameters that any rank holds."""
     parameters = trainable(model)
     problems = [
         Problem("L3-TRN-015", where, f"tensor {name!r} {what}", fix="continue with the model that was being trained")
-        for name in sorted({*parameters, *tensors} - (elsewhere - parameters.keys()))
+        for name in sorted({*parameters, *(tensors.keys() - held)})
         if (what := _mismatch(parameters.get(name), tensors.shapes.get(name)))
     ]
     if problems:

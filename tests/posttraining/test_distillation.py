@@ -22,6 +22,7 @@ from llama3.testing.toys import TOY_SAMPLING, ToyData, ToyGenerator, ToyScorer, 
 from llama3.tokenizer import Tokenizer
 from llama3.training.loop import train
 from llama3.training.microbatch import count_units
+from llama3.training.placed import PlacedModel
 from llama3.training.rollouts import Rollouts
 from llama3.training.schedule import Schedule
 from llama3_plugins.data_kinds.dialogs import Dialogs
@@ -67,7 +68,8 @@ def test_a_student_learns_on_its_own_answers_without_a_reward(distill):
 
     def run(steps: int) -> None:
         progress = train(
-            student, distill(8), ToyData(toy_examples("prompts")), collate=Prompts().collate, options=section,
+            PlacedModel(student), distill(8), ToyData(toy_examples("prompts")),
+            collate=Prompts().collate, options=section,
             schedule=Schedule.cosine(section.lr, 1.0, 0, steps), seed=0, want=frozenset({"soft"}),
             services=ToyServices(student), rollouts=rollouts,
         )  # fmt: skip

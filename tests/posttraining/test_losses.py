@@ -179,9 +179,8 @@ def test_a_shared_prompt_equals_a_repeated_one(model):
     pairs = random_pairs(7)
     shared = Pairs().collate(pairs)
     repeated = Dialogs().collate([DialogExample(p.prompt, a) for p in pairs for a in (p.chosen, p.rejected)])
-    torch.testing.assert_close(
-        PlacedModel(model).scorer().logps(shared), PlacedModel(model).scorer().logps(repeated), atol=1e-5, rtol=0
-    )
+    scorer = PlacedModel(model).scorer()
+    torch.testing.assert_close(scorer.logps(shared), scorer.logps(repeated), atol=1e-5, rtol=0)
 
 
 @given(seed=st.integers(0, 1000), budget=st.integers(1, 60))
@@ -191,6 +190,5 @@ def test_scoring_in_microbatches_changes_nothing(seed, budget):
     init_weights(model, seed=1)
     batch = Pairs().collate(random_pairs(seed, 3))
     whole = PlacedModel(model).scorer().logps(batch)
-    torch.testing.assert_close(
-        PlacedModel(model).scorer(microbatch_tokens=budget).logps(batch), whole, atol=1e-5, rtol=0
-    )
+    cut = PlacedModel(model).scorer(microbatch_tokens=budget).logps(batch)
+    torch.testing.assert_close(cut, whole, atol=1e-5, rtol=0)

@@ -18,6 +18,7 @@ from llama3.posttraining.examples import AnswerTokens
 from llama3.testing.toys import ToyData, ToyServices, toy_examples, toy_model, toy_rollouts
 from llama3.training.loop import train
 from llama3.training.microbatch import count_units, drop_unscorable
+from llama3.training.placed import PlacedModel
 from llama3.training.rollouts import Rewards, Rollouts
 from llama3.training.schedule import Schedule
 from llama3_plugins.algorithms.choices import pick
@@ -127,7 +128,7 @@ def test_a_step_without_anything_to_learn_is_skipped_and_counted(algorithm, rewa
     model = toy_model()
     before = [parameter.clone() for parameter in model.parameters()]
     progress = train(
-        model,
+        PlacedModel(model),
         algorithm,
         ToyData(toy_examples("prompts", 4)),
         options=OptimizerSection(precision="fp32", lr=1e-2),

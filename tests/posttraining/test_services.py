@@ -125,9 +125,8 @@ def test_rollouts_are_trees_whose_sample_log_probs_are_the_models(model, rolled_
     _, prompts, rollouts, batch = rolled_out
     assert (batch.num_trees, batch.num_segments) == (6, 24)
     assert torch.equal(batch.per_tree["example"], prompts.per_tree["example"])
-    torch.testing.assert_close(
-        batch.per_target["sample_logps"], PlacedModel(model).scorer().logps(batch), atol=1e-4, rtol=0
-    )
+    expected = PlacedModel(model).scorer().logps(batch)
+    torch.testing.assert_close(batch.per_target["sample_logps"], expected, atol=1e-4, rtol=0)
     is_answer = batch.per_segment["is_answer"]
     assert is_answer.tolist() == [False, True, True, True] * 6
     reasons = batch.per_segment["finish_reason"]
