@@ -52,14 +52,11 @@ def compare(loaded: Loaded, before: str, after: str, folder: Path) -> Artifact:
     from llama3.execution import Executor
 
     config = loaded.config
-    models = [OutsideModel.at(path) for path in (before, after)]
+    asked = [(model, EvaluateOptions.of(config, model)) for model in map(OutsideModel.at, (before, after))]
     with Executor(loaded, folder) as make:
         corpus = make(curate, "curate", CurateOptions.of(config))
         # Known by its content: a model is evaluated once, whichever place it takes in this audit and the next.
-        old, new = (
-            make(evaluate, f"evaluate-{model.blake3[:12]}", EvaluateOptions.of(config, model), corpus=corpus)
-            for model in models
-        )
+        old, new = (make(evaluate, f"evaluate-{model.blake3[:12]}", options, corpus=corpus) for model, options in asked)
         return make(audit, "audit", AuditOptions.of(config), before=old, after=new)
 
 
