@@ -19,7 +19,7 @@ def num_threads() -> int: ...
 # -- tokenizer (core-rs/src/python/tokenizer.rs) -----------------------------------------------
 
 class TokenizerError(ValueError):
-    """args: (kind, what)."""
+    """args: (code, fields), as `llama3.errors.from_core` reads them."""
 
 LLAMA3_PATTERN: str
 """Llama 3's split rule as a regular expression."""

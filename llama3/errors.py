@@ -2,14 +2,28 @@
 
 A `Problem` says where, what, why and how to fix it. Every exception of this project carries a list of
 them, so that a user sees all mistakes of a file at once. The class of the exception decides the exit code.
+
+An error is declared once, at the top of the module that finds it, and raised in one line:
+
+    NO_ROOM = DoesNotFit.declare("L3-GEN-005", "{tokens} tokens do not fit", fix="shorten the prompt")
+
+    raise NO_ROOM(where, tokens=9000)                    # one problem
+    problems.append(NO_ROOM.problem(where, tokens=9000)) # several: raise DoesNotFit.of(problems)
+
+docs/errors.md is made of the declarations.
 """
 
 from __future__ import annotations
 
 import difflib
+import re
+import string
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, Generic, Self, TypeVar
+
+CODE = re.compile(r"[A-Z][A-Z0-9]*-[A-Z][A-Z0-9]*-\d{3}")
+"""Owner, area and number. L3 is this project's; a plugin takes a prefix of its own, such as ACME-RWD-001."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,10 +37,18 @@ class Problem:
     fix: str = ""
 
     def __str__(self) -> str:
-        text = ". ".join(part.rstrip(".") for part in (self.what, self.why) if part)
-        text = f"{self.where}: {text}" if self.where else text
-        text = f"{text}. Fix: {self.fix}" if self.fix else text
-        return f"{text} [{self.code}]"
+        text = ""
+        for part in (self.what, self.why, self.fix and f"Fix: {self.fix}"):
+            if sentence := _without_stop(part):
+                text += (" " if text.endswith((".", "?", "!")) else ". ") * bool(text) + sentence
+        where = self.where.rstrip(": ")
+        return f"{where}: {text} [{self.code}]" if where else f"{text} [{self.code}]"
+
+
+def _without_stop(text: str) -> str:
+    """`text` without the mark that ends it; an ellipsis, `?` and `!` say something and stay."""
+    text = text.strip()
+    return text if text.endswith("..") else text.rstrip(" .,;:")
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -43,6 +65,98 @@ class LlamaError(Exception):
     def __init__(self, problems: Problem | Iterable[Problem]) -> None:
         self.problems = [problems] if isinstance(problems, Problem) else list(problems)
         super().__init__("\n".join(map(str, self.problems)))
+
+    @classmethod
+    def declare(cls, code: str, what: str, *, why: str = "", fix: str = "") -> Declaration[Self]:
+        """Declare an error of this class. `what`, `why` and `fix` are templates with named fields.
+
+        Raises ValueError for a malformed code or template, and for a code that another error has.
+        """
+        declaration = Declaration(code, cls, what, why, fix)
+        # A module that is loaded again declares the same once more.
+        if DECLARED.setdefault(code, declaration) != declaration:
+            raise ValueError(f"{code} is declared already: {DECLARED[code].what}")
+        return declaration
+
+    @classmethod
+    def of(cls, problems: Iterable[Problem]) -> LlamaError:
+        """One exception for problems that were found together, of the class that they were all declared with.
+
+        It is of this class where theirs differ, as in the check of a config, and where nobody declared them.
+        """
+        found = list(problems)
+        classes = {DECLARED[problem.code].error if problem.code in DECLARED else cls for problem in found}
+        return classes.pop()(found) if len(classes) == 1 else cls(found)
+
+
+E = TypeVar("E", bound=LlamaError, covariant=True)
+
+
+@dataclass(frozen=True)
+class Declaration(Generic[E]):
+    """An error that can be raised: its code, its class (so its exit code) and its templates.
+
+    A field of a template is a keyword of the call. A list reads "a, b"; an exception reads as its message in one
+    line, an OSError as what the system says.
+    """
+
+    code: str
+    error: type[E]
+    what: str
+    why: str
+    fix: str
+
+    def __post_init__(self) -> None:
+        if not CODE.fullmatch(self.code):
+            raise ValueError(f"{self.code!r} is no code such as ACME-RWD-001")
+        if not all(field.isidentifier() for field in self.fields):
+            raise ValueError(f"{self.code}: every field of a template needs a name")
+
+    @property
+    def fields(self) -> frozenset[str]:
+        """Names of the fields, which `problem` takes as keywords."""
+        parts = string.Formatter().parse("".join((self.what, self.why, self.fix)))
+        return frozenset(re.split(r"[.\[]", name)[0] for _, name, _, _ in parts if name is not None)
+
+    def __call__(self, where: object = "", /, **fields: object) -> E:
+        """The exception with this one problem."""
+        return self.error(self.problem(where, **fields))
+
+    def problem(self, where: object = "", /, **fields: object) -> Problem:
+        """The problem at `where` (a file with line, a dotted path, a name). Raises TypeError for other fields."""
+        if fields.keys() != self.fields:
+            raise TypeError(f"{self.code} takes the fields {sorted(self.fields)}, got {sorted(fields)}")
+        what, why, fix = (_SENTENCE.vformat(text, (), fields) for text in (self.what, self.why, self.fix))
+        return Problem(self.code, str(where), what, why, fix)
+
+
+class _Sentence(string.Formatter):
+    """Fills a template as `str.format` does, with lists and exceptions as a reader wants them."""
+
+    def convert_field(self, value: Any, conversion: Any) -> Any:
+        if conversion == "r" and isinstance(value, list):
+            return ", ".join(map(repr, value))
+        return super().convert_field(value, conversion)
+
+    def format_field(self, value: Any, format_spec: str) -> str:
+        if isinstance(value, list):
+            value = ", ".join(map(str, value))
+        elif isinstance(value, BaseException):
+            said = value.strerror if isinstance(value, OSError) and value.strerror else str(value)
+            value = " ".join(said.split()).rstrip(".") or type(value).__name__
+        return str(super().format_field(value, format_spec))
+
+
+_SENTENCE = _Sentence()
+DECLARED: dict[str, Declaration[Any]] = {}
+"""Every declared error by its code, as far as modules are imported."""
+
+
+def from_core(error: Exception, where: object) -> LlamaError:
+    """The declared error that an exception of the Rust core stands for; its args are (code, fields)."""
+    code, fields = error.args
+    raised: LlamaError = DECLARED[code](where, **fields)
+    return raised
 
 
 class ConfigError(LlamaError):

@@ -132,5 +132,5 @@ def plugins_of(options: BaseModel | None) -> list[PluginUse]:
         return []
     chosen, problems = choices(options)
     if problems:
-        raise PluginError(problems)
+        raise PluginError.of(problems)
     return [PluginUse(**row) for row in identities(chosen)]

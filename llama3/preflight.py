@@ -16,13 +16,24 @@ from llama3.config import Loaded, load
 from llama3.config.crosscheck import world_problems
 from llama3.errors import ConfigError, LlamaError, Problem
 
+LOADED_ALREADY = ConfigError.declare(
+    "L3-CFG-050", "a loaded config takes no overrides", fix="give them to llama3.config.load"
+)
+NO_TOKENIZER = ConfigError.declare("L3-CFG-051", "{path} does not exist")
+NO_MODEL = ConfigError.declare("L3-CFG-052", "{path}: {what}", why="{why}", fix="{fix}")
+OWN_SHAPE = ConfigError.declare(
+    "L3-CFG-053",
+    "cannot be set beside model.path ({path})",
+    why="an adopted model has its own shape",
+    fix="remove one of the two",
+)
+
 
 def load_config(source: str | os.PathLike[str] | Mapping[str, Any] | Loaded, overrides: Sequence[str] = ()) -> Loaded:
-    """Load a config and check it with everything that needs no run. Raises ConfigError with every mistake."""
+    """Load a config and check it with everything that needs no run. Raises as `llama3.config.load` does."""
     if isinstance(source, Loaded):
         if overrides:
-            what = "a loaded config takes no overrides"
-            raise ConfigError(Problem("L3-CFG-050", source.source, what, fix="give them to llama3.config.load"))
+            raise LOADED_ALREADY(source.source)
         return source
     return load(source, overrides, checks=(policy_problems, model_problems, tokenizer_problems, data_problems))
 
@@ -32,7 +43,7 @@ def ready(loaded: Loaded) -> Loaded:
     world = os.environ.get("WORLD_SIZE", "1")
     problems = list(world_problems(loaded.config, int(world) if world.isdecimal() else 1, loaded.place))
     if problems:
-        raise ConfigError(problems)
+        raise ConfigError.of(problems)
     return loaded
 
 
@@ -68,20 +79,20 @@ def _adopted_problems(loaded: Loaded, path: str) -> Iterator[Problem]:
 
     section = loaded.config.model
     for name in section.model_dump(exclude_none=True, exclude={"path", "preset"}):
-        what, why = f"cannot be set beside model.path ({path})", "an adopted model has its own shape"
-        yield Problem("L3-CFG-053", loaded.place(f"model.{name}"), what, why, "remove one of the two")
+        yield OWN_SHAPE.problem(loaded.place(f"model.{name}"), path=path)
     try:
         layout_of(path)
     except LlamaError as error:
-        for problem in error.problems:
-            yield replace(problem, where=loaded.place("model.path"), what=f"{path}: {problem.what}")
+        for found in error.problems:
+            where = loaded.place("model.path")
+            yield NO_MODEL.problem(where, path=path, what=found.what, why=found.why, fix=found.fix)
 
 
 def tokenizer_problems(loaded: Loaded) -> Iterator[Problem]:
     """A tokenizer to load must be there."""
     path = loaded.config.tokenizer.path
     if path is not None and not Path(path).exists():
-        yield Problem("L3-CFG-051", loaded.place("tokenizer.path"), f"{path} does not exist")
+        yield NO_TOKENIZER.problem(loaded.place("tokenizer.path"), path=path)
 
 
 def data_problems(loaded: Loaded) -> Iterator[Problem]:

@@ -21,6 +21,34 @@ from llama3 import _core
 from llama3.artifacts.files import canonical_json, write_json_atomic
 from llama3.errors import ArtifactError, Problem
 
+_REBUILD = "restore the {part}, or remove the artifact and run the same command again: it is rebuilt"
+NO_ARTIFACT = ArtifactError.declare(
+    "L3-ART-001",
+    "not an artifact",
+    why="there is {found}",
+    fix="give an artifact's directory, or a run directory's artifacts/<stage>",
+)
+BAD_MANIFEST = ArtifactError.declare(
+    "L3-ART-002", "the manifest is damaged", why="{error}", fix=_REBUILD.format(part="manifest")
+)
+NO_FILE = ArtifactError.declare(
+    "L3-ART-003", "the file is missing", why="the manifest lists it", fix=_REBUILD.format(part="file")
+)
+OTHER_SIZE = ArtifactError.declare(
+    "L3-ART-004", "the file has {size} bytes", why="the manifest says {listed}", fix=_REBUILD.format(part="file")
+)
+OTHER_CONTENT = ArtifactError.declare(
+    "L3-ART-005",
+    "the file's content changed",
+    why="its blake3 is not the manifest's",
+    fix=_REBUILD.format(part="file"),
+)
+NOT_LISTED = ArtifactError.declare("L3-ART-006", "the {type} has no file {name!r}", why="it has: {listed}")
+OTHER_TYPE = ArtifactError.declare("L3-ART-007", "this is a {type}, not a {kind}", fix="give the directory of a {kind}")
+NO_PLAIN_FILE = ArtifactError.declare("L3-ART-008", "an artifact holds plain files and directories only")
+EMPTY = ArtifactError.declare("L3-ART-012", "the stage wrote no file")
+BAD_METRIC = ArtifactError.declare("L3-ART-011", "a metric is not a finite number, text, list or dict", why="{error}")
+
 MANIFEST = "manifest.json"
 TYPES = frozenset(
     {
@@ -153,8 +181,7 @@ class Manifest(_Part):
 class Artifact:
     """A finished artifact on disk. Opening it reads the manifest and checks that every file has its size.
 
-    Raises ArtifactError (L3-ART-001 to 004) when the directory, its manifest or a file is not what it
-    should be.
+    Raises ArtifactError when the directory, its manifest or a file is not what it should be.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -163,7 +190,7 @@ class Artifact:
         self.manifest = _read_manifest(self.location)
         problems = [problem for entry in self.manifest.files for problem in self._size_problem(entry)]
         if problems:
-            raise ArtifactError(problems)
+            raise ArtifactError.of(problems)
         self._verified = False
 
     @property
@@ -191,15 +218,8 @@ class Artifact:
     def file(self, name: str) -> Path:
         """A payload file that the manifest vouches for. Raises ArtifactError (L3-ART-006) for any other."""
         if all(entry.path != name for entry in self.manifest.files):
-            listed = ", ".join(entry.path for entry in self.manifest.files[:8])
-            raise ArtifactError(
-                Problem(
-                    "L3-ART-006",
-                    str(self.location),
-                    f"the {self.type} has no file {name!r}",
-                    f"it has: {listed}",
-                )
-            )
+            listed = [entry.path for entry in self.manifest.files[:8]]
+            raise NOT_LISTED(self.location, type=self.type, name=name, listed=listed)
         return self.path / name
 
     def verify(self) -> None:
@@ -208,42 +228,28 @@ class Artifact:
         """
         problems = [problem for entry in self.manifest.files for problem in self._hash_problem(entry)]
         if problems:
-            raise ArtifactError(problems)
+            raise ArtifactError.of(problems)
         self._verified = True
 
     def expect(self, kind: str) -> Artifact:
         """Itself, if it is of type `kind`. Raises ArtifactError (L3-ART-007)."""
         if self.type == kind:
             return self
-        raise ArtifactError(
-            Problem(
-                "L3-ART-007",
-                str(self.location),
-                f"this is a {self.type}, not a {kind}",
-                fix=f"give the directory of a {kind}",
-            )
-        )
+        raise OTHER_TYPE(self.location, type=self.type, kind=kind)
 
     def _size_problem(self, entry: FileEntry) -> list[Problem]:
         path = self.location / entry.path
-        fix = "restore the file, or remove the artifact and run the same command again: it is rebuilt"
         if path.is_symlink() or not path.is_file():
-            return [Problem("L3-ART-003", str(path), "the file is missing", "the manifest lists it", fix)]
+            return [NO_FILE.problem(path)]
         size = path.stat().st_size
-        if size != entry.bytes:
-            why = f"the manifest says {entry.bytes}"
-            return [Problem("L3-ART-004", str(path), f"the file has {size} bytes", why, fix)]
-        return []
+        return [] if size == entry.bytes else [OTHER_SIZE.problem(path, size=size, listed=entry.bytes)]
 
     def _hash_problem(self, entry: FileEntry) -> list[Problem]:
         changed = self._size_problem(entry)
         if changed:
             return changed
         path = self.location / entry.path
-        if _core.blake3_file(str(path)) == entry.blake3:
-            return []
-        fix = "restore the file, or remove the artifact and run the same command again: it is rebuilt"
-        return [Problem("L3-ART-005", str(path), "the file's content changed", "its blake3 is not the manifest's", fix)]
+        return [] if _core.blake3_file(str(path)) == entry.blake3 else [OTHER_CONTENT.problem(path)]
 
     def __repr__(self) -> str:
         return f"<{self.type} {self.hash[:12]} at {self.location}>"
@@ -252,36 +258,29 @@ class Artifact:
 def _read_manifest(location: Path) -> Manifest:
     path = location / MANIFEST
     if not location.is_dir():
-        why = "there is a file of that name" if location.exists() else "there is no such directory"
-        raise ArtifactError(
-            Problem("L3-ART-001", str(location), "not an artifact", why, "give an artifact's directory")
-        )
+        raise NO_ARTIFACT(location, found="a file of that name" if location.exists() else "no such directory")
     try:
         return Manifest.model_validate(json.loads(path.read_bytes()), strict=True)
     except FileNotFoundError:
-        fix = "give an artifact's directory, or a run directory's artifacts/<stage>"
-        raise ArtifactError(Problem("L3-ART-001", str(location), f"not an artifact: no {MANIFEST}", fix=fix)) from None
+        raise NO_ARTIFACT(location, found=f"no {MANIFEST}") from None
     except ValidationError as error:
         first = error.errors()[0]
-        why = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        raise BAD_MANIFEST(path, error=f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
     except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, or nested without end
-        why = str(error)
-    fix = "restore the manifest, or remove the artifact and run the same command again: it is rebuilt"
-    raise ArtifactError(Problem("L3-ART-002", str(path), "the manifest is damaged", why, fix))
+        raise BAD_MANIFEST(path, error=error) from None
 
 
 def write_manifest(folder: Path, request: StageRequest, code: Code, metrics: dict[str, Any]) -> Manifest:
     """Hash the payload in `folder` and write its manifest beside it.
 
-    Raises ArtifactError: L3-ART-008 when the payload is empty or holds anything but plain files and
-    directories, L3-ART-011 when a metric is not a JSON value.
+    Raises ArtifactError when the payload is empty or holds anything but plain files and directories, or when
+    a metric is not a JSON value.
     """
     try:
         # Through JSON, so that what is hashed now is what a reader will parse (tuples become lists).
         metrics = json.loads(json.dumps(metrics, allow_nan=False))
     except (TypeError, ValueError) as error:
-        what = "a metric is not a finite number, text, list or dict"
-        raise ArtifactError(Problem("L3-ART-011", f"stage {request.stage}", what, str(error))) from error
+        raise BAD_METRIC(f"stage {request.stage}", error=error) from error
     content = {
         "type": request.type,
         "schema": 1,
@@ -309,9 +308,9 @@ def _payload(folder: Path) -> list[str]:
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if path.is_symlink() or not (path.is_file() or path.is_dir()) or name == MANIFEST:
-            raise ArtifactError(Problem("L3-ART-008", str(path), "an artifact holds plain files and directories only"))
+            raise NO_PLAIN_FILE(path)
         if path.is_file():
             names.append(name)
     if not names:
-        raise ArtifactError(Problem("L3-ART-008", str(folder), "the stage wrote no file"))
+        raise EMPTY(folder)
     return sorted(names)

@@ -15,7 +15,11 @@ from rich.markup import escape
 from rich.tree import Tree
 
 from llama3.artifacts.artifact import MANIFEST, Artifact, Manifest
-from llama3.errors import ArtifactError, Problem
+from llama3.errors import ArtifactError
+
+NO_ARTIFACTS = ArtifactError.declare(
+    "L3-ART-010", "this run has no artifacts", why="no stage has finished yet", fix="run it first"
+)
 
 State = Literal["ok", "damaged", "missing"]
 
@@ -82,8 +86,7 @@ def _starts(path: Path) -> list[Path]:
     if folder.is_dir():
         links = sorted(link for link in folder.iterdir() if link.is_symlink() and link.is_dir())
         if not links:
-            why = "no stage has finished yet"
-            raise ArtifactError(Problem("L3-ART-010", str(path), "this run has no artifacts", why, "run it first"))
+            raise NO_ARTIFACTS(path)
         return [link.resolve() for link in links]
     inside = next((parent for parent in (path, *path.parents) if (parent / MANIFEST).is_file()), path)
     return [Artifact(inside).location]

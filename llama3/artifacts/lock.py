@@ -14,7 +14,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from llama3.errors import ArtifactError, Problem
+from llama3.errors import ArtifactError
+
+IN_USE = ArtifactError.declare(
+    "L3-RUN-001",
+    "another process works in this run directory: {holder}",
+    fix="wait for it, stop it, or choose another run.name",
+)
 
 
 class RunLock:
@@ -32,14 +38,7 @@ class RunLock:
         except BlockingIOError:
             holder = self._holder()
             os.close(self._descriptor)
-            raise ArtifactError(
-                Problem(
-                    "L3-RUN-001",
-                    str(folder),
-                    f"another process works in this run directory: {holder}",
-                    fix="wait for it, stop it, or choose another run.name",
-                )
-            ) from None
+            raise IN_USE(folder, holder=holder) from None
         self._sign()
 
     def release(self) -> None:

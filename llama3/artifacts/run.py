@@ -50,7 +50,26 @@ from llama3.artifacts.files import (
 from llama3.artifacts.lock import RunLock
 from llama3.artifacts.progress import Display
 from llama3.artifacts.stages import Stage, StageOutput
-from llama3.errors import ArtifactError, Interrupted, Problem
+from llama3.errors import ArtifactError, Interrupted
+
+NOT_WRITABLE = ArtifactError.declare(
+    "L3-RUN-002",
+    "cannot work in this run directory",
+    why="{error}",
+    fix="choose another run.dir, or make this one writable",
+)
+DISK_FULL = ArtifactError.declare(
+    "L3-RUN-003",
+    "{key} could not be written",
+    why="no space left on the device ({free} MiB free); the unfinished output was removed",
+    fix="free some space and give the same command again; finished stages are kept",
+)
+STOPPED = Interrupted.declare(
+    "L3-RUN-004",
+    "stopped during {key}",
+    why="finished stages and checkpoints are kept",
+    fix="give the same command to go on",
+)
 
 
 class RunDir:
@@ -69,9 +88,7 @@ class RunDir:
     # -- opening and closing ---------------------------------------------------------------------------
 
     def open(self) -> RunDir:
-        """Take the lock, make the layout, remove what a killed process left. Raises ArtifactError
-        (L3-RUN-001, -002).
-        """
+        """Take the lock, make the layout, remove what a killed process left. Raises ArtifactError."""
         if self._lock is not None:
             return self
         try:
@@ -79,11 +96,7 @@ class RunDir:
                 folder.mkdir(parents=True, exist_ok=True)
             self._lock = RunLock(self.path)
         except OSError as error:
-            why = error.strerror or str(error)
-            fix = "choose another run.dir, or make this one writable"
-            raise ArtifactError(
-                Problem("L3-RUN-002", str(self.path), "cannot work in this run directory", why, fix)
-            ) from error
+            raise NOT_WRITABLE(self.path, error=error) from error
         swept = [name for folder in (self.path, self.artifacts, self.scratch) for name in sweep(folder)]
         if swept:
             self.event("swept", names=swept)
@@ -144,8 +157,8 @@ class RunDir:
         """The stage's artifact: an existing one whose request is equal and whose bytes verify, or a new one.
 
         `key` names it within the run (default: the stage's name; a round gives its number). A damaged
-        artifact is moved to damaged/ and made again. Raises what the stage raises; ArtifactError
-        (L3-RUN-003) when the disk is full; Interrupted (L3-RUN-004) on Ctrl-C or SIGTERM. In all cases
+        artifact is moved to damaged/ and made again. Raises what the stage raises; ArtifactError when the
+        disk is full; Interrupted on Ctrl-C or SIGTERM. In all cases
         nothing unfinished becomes visible, finished artifacts and the stage's scratch stay, and the same
         call goes on from there.
         """
@@ -249,16 +262,9 @@ class RunDir:
         kind = "stage_interrupted" if stopped else "stage_failed"
         self.event(kind, key=key, error=type(error).__name__, what=str(error))
         if isinstance(error, KeyboardInterrupt):
-            why = "finished stages and checkpoints are kept"
-            fix = "give the same command to go on"
-            raise Interrupted(Problem("L3-RUN-004", str(self.path), f"stopped during {key}", why, fix)) from error
+            raise STOPPED(self.path, key=key) from error
         if is_disk_full(error):
-            free = shutil.disk_usage(self.path).free // 2**20
-            why = f"no space left on the device ({free} MiB free); the unfinished output was removed"
-            fix = "free some space and give the same command again; finished stages are kept"
-            raise ArtifactError(
-                Problem("L3-RUN-003", str(self.path), f"{key} could not be written", why, fix)
-            ) from error
+            raise DISK_FULL(self.path, key=key, free=shutil.disk_usage(self.path).free // 2**20) from error
 
 
 @contextmanager

@@ -22,7 +22,11 @@ from pydantic import BaseModel
 
 from llama3.artifacts.artifact import TYPES, Artifact
 from llama3.artifacts.progress import Display, ProgressBar
-from llama3.errors import ArtifactError, Problem
+from llama3.errors import ArtifactError
+
+ODD_INPUTS = ArtifactError.declare(
+    "L3-ART-009", "the inputs {given!s} do not fill the roles {required!s}", why="further roles: {optional}"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +76,11 @@ class Stage:
         self(**inputs, **given, out=out)
 
     def check(self, inputs: Mapping[str, Artifact]) -> None:
-        """Refuse inputs that the function does not take. Raises ArtifactError (L3-ART-009, L3-ART-007)."""
+        """Refuse inputs that the function does not take. Raises ArtifactError."""
         known = {**self.required, **self.optional}
         if not self.required.keys() <= inputs.keys() or not (self.others or inputs.keys() <= known.keys()):
-            what = f"the inputs {sorted(inputs)} do not fill the roles {sorted(self.required)}"
-            why = f"{sorted(self.optional)} may be given too" if self.optional else ""
-            raise ArtifactError(Problem("L3-ART-009", f"stage {self.name}", what, why))
+            required, optional = sorted(self.required), sorted(self.optional) or ["none"]
+            raise ODD_INPUTS(f"stage {self.name}", given=sorted(inputs), required=required, optional=optional)
         for role, artifact in inputs.items():
             if (kind := known.get(role)) is not None:
                 artifact.expect(kind)

@@ -24,6 +24,28 @@ from llama3.model.build import empty_model
 from llama3.model.lora import adapter_tensors, adapters, peft_prefixes, place_lora
 from llama3.model.transformer import Transformer
 
+OTHER_BASE = CheckpointError.declare(
+    "L3-LRA-002",
+    "this adapter was trained on another base model",
+    why="its base is {base}, these weights are {found}",
+    fix="merge it into the model it belongs to",
+)
+UNREADABLE = CheckpointError.declare("L3-LRA-003", "{name} cannot be read", why="{error}", fix="write it again")
+NO_ADAPTER = CheckpointError.declare("L3-LRA-004", "is not the configuration of a LoRA adapter", why="{error}")
+UNSUPPORTED = CheckpointError.declare("L3-LRA-005", "{name}: {value!r} is not supported", fix="merge it with peft")
+ODD_TENSOR = CheckpointError.declare(
+    "L3-LRA-006", "is no adapter of this model", fix="merge it into the model it belongs to"
+)
+TENSOR_MISSING = CheckpointError.declare(
+    "L3-LRA-008", "is missing", why="the adapter belongs to another model", fix="merge it into the model it belongs to"
+)
+OTHER_SHAPE = CheckpointError.declare(
+    "L3-LRA-009",
+    "has shape {found} where the model needs {wanted}",
+    why="the adapter belongs to another model",
+    fix="merge it into the model it belongs to",
+)
+
 ADAPTER = "adapter"
 """The folder of a checkpoint that holds the adapters it was merged from."""
 CONFIG_NAME, WEIGHTS_NAME, FACTS_NAME = "adapter_config.json", "adapter_model.safetensors", "llama3.json"
@@ -92,14 +114,11 @@ def load_adapter(model: Transformer, folder: str | Path) -> LoRASection:
     section = _read_section(folder)
     facts = folder / FACTS_NAME
     if facts.exists() and (base := json.loads(facts.read_bytes()).get("base")) != (found := base_hash(model)):
-        what = "this adapter was trained on another base model"
-        why = f"its base is {str(base)[:12]}, these weights are {found[:12]}"
-        raise CheckpointError(Problem("L3-LRA-002", str(folder), what, why, "merge it into the model it belongs to"))
+        raise OTHER_BASE(folder, base=str(base)[:12], found=found[:12])
     try:
         tensors = load_file(folder / WEIGHTS_NAME)
     except (SafetensorError, OSError) as error:
-        what = f"{WEIGHTS_NAME} cannot be read"
-        raise CheckpointError(Problem("L3-LRA-003", str(folder), what, str(error), "write it again")) from error
+        raise UNREADABLE(folder, name=WEIGHTS_NAME, error=error) from error
     refuse_non_finite(tensors, str(folder))
     _check(model, section, tensors, folder)
     place_lora(model, section)
@@ -124,36 +143,31 @@ def _read_section(folder: Path) -> LoRASection:
             targets=tuple(sorted([targets] if isinstance(targets, str) else targets)),
         )
     except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
-        what = "is not the configuration of a LoRA adapter"
-        raise CheckpointError(Problem("L3-LRA-004", str(path), what, " ".join(str(error).split()))) from error
+        raise NO_ADAPTER(path, error=error) from error
     problems = [
-        Problem("L3-LRA-005", str(path), f"{name}: {raw[name]!r} is not supported", fix="merge it with peft")
+        UNSUPPORTED.problem(path, name=name, value=raw[name])
         for name, off in _UNSUPPORTED.items()
         if raw.get(name) not in (None, off)
     ]
     if raw.get("peft_type") != "LORA":
-        problems.append(Problem("L3-LRA-005", str(path), f"peft_type {raw.get('peft_type')!r} is not LORA"))
+        problems.append(UNSUPPORTED.problem(path, name="peft_type", value=raw.get("peft_type")))
     if problems:
-        raise CheckpointError(problems)
+        raise CheckpointError.of(problems)
     return section
 
 
 def _check(model: Transformer, section: LoRASection, tensors: Mapping[str, Tensor], folder: Path) -> None:
     twin = place_lora(empty_model(model.config, ()), section)
     expected = {name: x.shape for name, x in adapter_tensors(twin).items()}
-    problems = [
-        Problem("L3-LRA-006", f"{folder}: {name}", _difference(expected.get(name), tensors.get(name)),
-                "the adapter belongs to another model", "merge it into the model it belongs to")
-        for name in sorted({*expected, *tensors})
-        if name not in expected or name not in tensors or expected[name] != tensors[name].shape
-    ]  # fmt: skip
+    problems: list[Problem] = []
+    for name in sorted({*expected, *tensors}):
+        where = f"{folder}: {name}"
+        if name not in expected:
+            problems.append(ODD_TENSOR.problem(where))
+        elif name not in tensors:
+            problems.append(TENSOR_MISSING.problem(where))
+        elif expected[name] != tensors[name].shape:
+            found, wanted = tuple(tensors[name].shape), tuple(expected[name])
+            problems.append(OTHER_SHAPE.problem(where, found=found, wanted=wanted))
     if problems:
-        raise CheckpointError(problems)
-
-
-def _difference(expected: torch.Size | None, found: Tensor | None) -> str:
-    if expected is None:
-        return "is no adapter of this model"
-    if found is None:
-        return "is missing"
-    return f"has shape {tuple(found.shape)} where the model needs {tuple(expected)}"
+        raise CheckpointError.of(problems)

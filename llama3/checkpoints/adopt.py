@@ -16,7 +16,13 @@ from llama3.checkpoints.convert import facts_of, open_model, write_hf, write_ter
 from llama3.checkpoints.layouts import layout_of
 from llama3.checkpoints.license import terms_of
 from llama3.config.schema import Config
-from llama3.errors import ConfigError, Problem
+from llama3.errors import ConfigError
+
+NO_MODEL_NAMED = ConfigError.declare(
+    "L3-ADO-001",
+    "no model to adopt is named",
+    fix="set model.path to a Hugging Face directory, a Meta directory or a .gguf file",
+)
 
 _READ = (".safetensors", ".json", ".jinja", ".model", ".pth")
 _OURS = ("manifest.json",)
@@ -35,8 +41,7 @@ class AdoptOptions(BaseModel):
         """From the whole config. Raises ConfigError without `model.path`, CheckpointError where no model is there."""
         path = config.model.path
         if path is None:
-            fix = "set model.path to a Hugging Face directory, a Meta directory or a .gguf file"
-            raise ConfigError(Problem("L3-ADO-001", "model.path", "no model to adopt is named", fix=fix))
+            raise NO_MODEL_NAMED("model.path")
         return cls.at(path)
 
     @classmethod

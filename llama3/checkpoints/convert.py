@@ -25,10 +25,26 @@ from llama3.checkpoints.meta import meta_name, meta_params
 from llama3.checkpoints.source import WeightSource, interleave
 from llama3.checkpoints.weights import MAX_SHARD_BYTES, non_finite, write_shards
 from llama3.config.schema import Precision
-from llama3.errors import CheckpointError, ConfigError, Problem
+from llama3.errors import CheckpointError, ConfigError
 from llama3.model.build import HEADS
 from llama3.tokenizer import Tokenizer, stop_ids
 from llama3.tokenizer.special import NUM_SPECIAL
+
+NOT_NEW = ConfigError.declare("L3-CNV-001", "is {found}", fix="give a new directory; nothing is ever overwritten")
+QUANTIZED = CheckpointError.declare(
+    "L3-CNV-002",
+    "is quantized by this project",
+    why="only its own loader reads it",
+    fix="give the checkpoint that it was made of",
+)
+TOO_MANY_TOKENS = CheckpointError.declare(
+    "L3-CNV-003",
+    "the tokenizer has {tokens} tokens, the model only {rows}",
+    fix="use the model's own tokenizer",
+)
+NO_PLACE = CheckpointError.declare(
+    "L3-CNV-004", "has {heads}, for which Meta's layout has no place", fix="convert to hf"
+)
 
 GENERATION_FILE = "generation_config.json"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
@@ -53,13 +69,11 @@ def convert(
     """Write the model at `path`, of any layout, into the new directory `folder`.
 
     dtype: default: the source's own precision, float32 where it is quantized
-    Raises ConfigError (L3-CNV-001) where `folder` holds something, and CheckpointError where the model is damaged.
+    Raises ConfigError where `folder` holds something, and CheckpointError where the model is damaged.
     """
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        what = "is there already" if not folder.is_dir() else "is not empty"
-        fix = "give a new directory; nothing is ever overwritten"
-        raise ConfigError(Problem("L3-CNV-001", str(folder), what, fix=fix))
+        raise NOT_NEW(folder, found="not empty" if folder.is_dir() else "a file")
     source, tokenizer = open_model(path)
     dtype = dtype or source.dtype
     if folder.exists():
@@ -75,13 +89,11 @@ def open_model(path: str | Path) -> tuple[WeightSource, Tokenizer]:
     """A model and its tokenizer, checked to belong together before any weight is read."""
     source = open_weights(path)
     if isinstance(source, HfWeights) and "quantization" in source.raw:
-        what, fix = "is quantized by this project", "give the checkpoint that it was made of"
-        raise CheckpointError(Problem("L3-CNV-002", str(path), what, "only its own loader reads it", fix))
+        raise QUANTIZED(path)
     check_shapes(source)
     tokenizer = load_tokenizer(path)
     if tokenizer.vocab_size > source.config.vocab_size:
-        what = f"the tokenizer has {tokenizer.vocab_size} tokens, the model only {source.config.vocab_size}"
-        raise CheckpointError(Problem("L3-CNV-003", str(path), what, fix="use the model's own tokenizer"))
+        raise TOO_MANY_TOKENS(path, tokens=tokenizer.vocab_size, rows=source.config.vocab_size)
     return source, tokenizer
 
 
@@ -111,8 +123,7 @@ def write_meta(source: WeightSource, tokenizer: Tokenizer, folder: Path, dtype: 
     config = source.config
     params = meta_params(config)
     if heads := [name for name in HEADS if name in source.shapes]:
-        what = f"has {' and '.join(heads)}, for which Meta's layout has no place"
-        raise CheckpointError(Problem("L3-CNV-004", str(source.path), what, fix="convert to hf"))
+        raise NO_PLACE(source.path, heads=" and ".join(heads))
     read = _reader(source, dtype)
     tensors = {}
     for name in config.parameter_shapes():
@@ -165,7 +176,7 @@ def _reader(source: WeightSource, dtype: torch.dtype) -> Callable[[str], Tensor]
     def read(name: str) -> Tensor:
         tensor = source.get(name).to(dtype)
         if problems := non_finite(tensor, f"{source.path}: {name}"):
-            raise CheckpointError(problems)
+            raise CheckpointError.of(problems)
         return tensor
 
     return read

@@ -14,10 +14,41 @@ import torch
 from torch import Tensor
 
 from llama3.checkpoints.gguf_file import GgufFile, TensorInfo, ggml, read_gguf
-from llama3.checkpoints.source import common_dtype, half_split, read_tensor
+from llama3.checkpoints.source import common_dtype, half_split, no_architecture, read_tensor
 from llama3.errors import CheckpointError, ConfigError, Problem
 from llama3.model.config import ModelConfig, RopeScaling
 from llama3.model.transformer import rope_frequencies
+
+UNREADABLE_TYPE = CheckpointError.declare(
+    "L3-GGF-006",
+    "its type {type} cannot be dequantized",
+    why="the installed gguf package has no rule for it",
+    fix="use a file of another type, such as Q8_0",
+)
+OTHER_ARCHITECTURE = CheckpointError.declare(
+    "L3-GGF-007", "its architecture is {found!r}, not {wanted!r}", fix="use a Llama-family model"
+)
+SPLIT = CheckpointError.declare(
+    "L3-GGF-008",
+    "is one part of a split model",
+    fix="merge the parts with llama.cpp's `llama-gguf-split --merge`",
+)
+KEY_IS_MISSING = CheckpointError.declare("L3-GGF-009", "the metadata lacks {key}", fix="fetch the file again")
+OTHER_DESIGN = CheckpointError.declare(
+    "L3-GGF-010", "{key} is {value!r}", why="Llama 3 does not use that", fix="use a Llama 3.x model"
+)
+ODD_DIVISORS = CheckpointError.declare(
+    "L3-GGF-011", "is {type} of shape {shape}, not F32 of shape {wanted}", fix="fetch the file again"
+)
+OTHER_SCALING = CheckpointError.declare(
+    "L3-GGF-013",
+    "is a scaling of RoPE that is not Llama 3's",
+    why="Llama 3.1's rule with factors 1 and 4 does not give these divisors",
+    fix="use a Llama 3.x model",
+)
+ODD_METADATA = CheckpointError.declare(
+    "L3-GGF-012", "its metadata has values of the wrong type ({error})", fix="fetch the file again"
+)
 
 ARCHITECTURE = "llama"
 ROPE_FACTORS = "rope_freqs.weight"
@@ -112,13 +143,12 @@ class GgufWeights:
             except NotImplementedError:
                 refused.add(kind)
         problems = [
-            Problem("L3-GGF-006", f"{self.path}: {name}", f"its type {info.type} cannot be dequantized",
-                    "the installed gguf package has no rule for it", "use a file of another type, such as Q8_0")
+            UNREADABLE_TYPE.problem(f"{self.path}: {name}", type=info.type)
             for name, info in self._infos.items()
             if info.type in refused
-        ]  # fmt: skip
+        ]
         if problems:
-            raise CheckpointError(problems)
+            raise CheckpointError.of(problems)
 
 
 def hf_name(name: str) -> str:
@@ -136,23 +166,20 @@ def read_gguf_config(file: GgufFile) -> ModelConfig:
     try:
         return _config(file)
     except ConfigError as error:
-        raise CheckpointError(error.problems) from error
+        raise no_architecture(file.path, error) from error
     except (TypeError, ValueError, IndexError, OverflowError) as error:
-        what = f"its metadata has values of the wrong type ({error})"
-        raise CheckpointError(Problem("L3-GGF-012", str(file.path), what, fix="fetch the file again")) from error
+        raise ODD_METADATA(file.path, error=error) from error
 
 
 def _config(file: GgufFile) -> ModelConfig:
     where, metadata = str(file.path), file.metadata
     architecture = metadata.get("general.architecture")
     if architecture != ARCHITECTURE:
-        what = f"its architecture is {architecture!r}, not {ARCHITECTURE!r}"
-        raise CheckpointError(Problem("L3-GGF-007", where, what, fix="use a Llama-family model"))
+        raise OTHER_ARCHITECTURE(where, found=architecture, wanted=ARCHITECTURE)
     if metadata.get("split.count", 1) > 1:
-        fix = "merge the parts with llama.cpp's `llama-gguf-split --merge`"
-        raise CheckpointError(Problem("L3-GGF-008", where, "is one part of a split model", fix=fix))
+        raise SPLIT(where)
     if problems := [*_missing(where, metadata), *_unsupported(where, metadata)]:
-        raise CheckpointError(problems)
+        raise CheckpointError.of(problems)
     embedding = file.tensors.get("token_embd.weight")
     value = {key.removeprefix(f"{ARCHITECTURE}."): x for key, x in metadata.items()}
     config = ModelConfig(
@@ -175,7 +202,7 @@ def _missing(where: str, metadata: Mapping[str, Any]) -> list[Problem]:
     keys = ("embedding_length", "block_count", "attention.head_count", "feed_forward_length",
             "attention.layer_norm_rms_epsilon")  # fmt: skip
     return [
-        Problem("L3-GGF-009", where, f"the metadata lacks {ARCHITECTURE}.{key}", fix="fetch the file again")
+        KEY_IS_MISSING.problem(where, key=f"{ARCHITECTURE}.{key}")
         for key in keys
         if not isinstance(metadata.get(f"{ARCHITECTURE}.{key}"), int | float)
     ]
@@ -194,11 +221,10 @@ def _unsupported(where: str, metadata: Mapping[str, Any]) -> list[Problem]:
         "attention.sliding_window": value.get("attention.sliding_window", 0) > 0,
     }
     return [
-        Problem("L3-GGF-010", where, f"{ARCHITECTURE}.{key} is {value.get(key)!r}", "Llama 3 does not use that",
-                "use a Llama 3.x model")
+        OTHER_DESIGN.problem(where, key=f"{ARCHITECTURE}.{key}", value=value.get(key))
         for key, bad in refused.items()
         if bad
-    ]  # fmt: skip
+    ]
 
 
 def _with_scaling(config: ModelConfig, file: GgufFile) -> ModelConfig:
@@ -212,8 +238,7 @@ def _with_scaling(config: ModelConfig, file: GgufFile) -> ModelConfig:
     info = file.tensors[ROPE_FACTORS]
     where = f"{file.path}: {ROPE_FACTORS}"
     if info.type != "F32" or info.shape != (config.head_dim // 2,):
-        what = f"is {info.type} of shape {info.shape}, not F32 of shape {(config.head_dim // 2,)}"
-        raise CheckpointError(Problem("L3-GGF-011", where, what, fix="fetch the file again"))
+        raise ODD_DIVISORS(where, type=info.type, shape=info.shape, wanted=(config.head_dim // 2,))
     divisors = read_tensor(file.path, info.offset, torch.float32, info.shape)
     plain = rope_frequencies(config)
     for context in (8192, *(1 << power for power in range(10, 18))):
@@ -224,10 +249,7 @@ def _with_scaling(config: ModelConfig, file: GgufFile) -> ModelConfig:
             break
         if torch.allclose(plain / rope_frequencies(scaled), divisors, rtol=1e-4, atol=0):
             return scaled
-    why = "Llama 3.1's rule with factors 1 and 4 does not give these divisors"
-    raise CheckpointError(
-        Problem("L3-GGF-011", where, "is a scaling of RoPE that is not Llama 3's", why, "use a Llama 3.x model")
-    )
+    raise OTHER_SCALING(where)
 
 
 def _shortest(single: float) -> float:

@@ -18,7 +18,32 @@ from typing import Any
 import numpy as np
 
 from llama3.checkpoints.layouts import GGUF_MAGIC
-from llama3.errors import CheckpointError, PluginError, Problem
+from llama3.errors import CheckpointError, PluginError
+
+DAMAGED = CheckpointError.declare("L3-GGF-001", "is no whole GGUF file", why="{why}", fix="fetch it again")
+OTHER_VERSION = CheckpointError.declare(
+    "L3-GGF-002",
+    "this kind of GGUF cannot be read",
+    why="it is {version}",
+    fix="convert it to little-endian version {newest} with llama.cpp",
+)
+UNKNOWN_TYPE = CheckpointError.declare(
+    "L3-GGF-003",
+    "has the tensor type {type}, which the installed gguf package does not know",
+    fix="update the package gguf, or convert the model to another type",
+)
+OUTSIDE = CheckpointError.declare(
+    "L3-GGF-004",
+    "ends at byte {end}, the file has {size}",
+    why="it was cut short, or its header is wrong",
+    fix="fetch the file again",
+)
+NO_GGUF_PACKAGE = PluginError.declare(
+    "L3-GGF-005",
+    "reading GGUF files needs the package gguf",
+    why="it is not installed",
+    fix="pip install 'llama3[gguf]'",
+)
 
 VERSIONS = (2, 3)
 MAX_DIMS = 4
@@ -67,26 +92,24 @@ class GgufFile:
 
 
 def read_gguf(path: str | Path) -> GgufFile:
-    """Read the header of a GGUF file. Raises CheckpointError (L3-GGF-001 to 004), PluginError without `gguf`."""
+    """Read the header of a GGUF file. Raises CheckpointError, and PluginError without the package `gguf`."""
     path = Path(path)
     with open(path, "rb") as file:
         try:
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except ValueError:
-            raise _damaged(path, "it is empty") from None
+            raise DAMAGED(path, why="it is empty") from None
     with data:
         return _parse(path, _Cursor(path, data))
 
 
 def ggml() -> ModuleType:
-    """The package `gguf`: ggml's tensor types and their dequantization. Raises PluginError (L3-GGF-005)."""
+    """The package `gguf`: ggml's tensor types and their dequantization. Raises PluginError where it is missing."""
     try:
         import gguf
         import gguf.quants
     except ModuleNotFoundError as error:
-        what = "reading GGUF files needs the package gguf"
-        fix = "pip install 'llama3[gguf]'"
-        raise PluginError(Problem("L3-GGF-005", "gguf", what, "it is not installed", fix)) from error
+        raise NO_GGUF_PACKAGE("gguf") from error
     return gguf
 
 
@@ -100,7 +123,7 @@ class _Cursor:
         """Step over `count` bytes that must be there; where they begin."""
         start = self.at
         if count > len(self.data) - start:
-            raise _damaged(self.path, f"byte {start} begins a value of {count} bytes, the file has {len(self.data)}")
+            raise DAMAGED(self.path, why=f"byte {start} begins a value of {count} bytes, the file has {len(self.data)}")
         self.at += count
         return start
 
@@ -127,12 +150,12 @@ class _Cursor:
         if kind in _NUMBERS:
             return self._numbers(kind, count)
         if nesting > MAX_NESTING or count > len(self.data) - self.at:  # an element takes more than a byte
-            raise _damaged(self.path, f"byte {self.at} begins an array of {count} elements")
+            raise DAMAGED(self.path, why=f"byte {self.at} begins an array of {count} elements")
         return [self.value(kind, nesting) for _ in range(count)]
 
     def _numbers(self, kind: int, count: int) -> list[Any]:
         if kind not in _NUMBERS:
-            raise _damaged(self.path, f"byte {self.at}: there is no metadata type {kind}")
+            raise DAMAGED(self.path, why=f"byte {self.at}: there is no metadata type {kind}")
         dtype = np.dtype(_NUMBERS[kind])
         start = self.take(count * dtype.itemsize)
         values: list[Any] = np.frombuffer(self.data[start : self.at], dtype).tolist()
@@ -142,19 +165,18 @@ class _Cursor:
 def _parse(path: Path, cursor: _Cursor) -> GgufFile:
     start = cursor.take(len(GGUF_MAGIC))
     if cursor.data[start : cursor.at] != GGUF_MAGIC:
-        raise _damaged(path, f"it does not begin with {GGUF_MAGIC!r}")
+        raise DAMAGED(path, why=f"it does not begin with {GGUF_MAGIC!r}")
     version = cursor.u32()
     if version not in VERSIONS:
         swapped = int.from_bytes(version.to_bytes(4, "little"), "big")
-        why = f"it is big-endian version {swapped}" if swapped in VERSIONS else f"it is version {version}"
-        fix = f"convert it to little-endian version {VERSIONS[-1]} with llama.cpp"
-        raise CheckpointError(Problem("L3-GGF-002", str(path), "this kind of GGUF cannot be read", why, fix))
+        found = f"big-endian version {swapped}" if swapped in VERSIONS else f"version {version}"
+        raise OTHER_VERSION(path, version=found, newest=VERSIONS[-1])
     n_tensors, n_keys = cursor.u64(), cursor.u64()
     metadata = _table(cursor, n_keys, lambda: cursor.value(cursor.u32()))
     raw = _table(cursor, n_tensors, lambda: _raw_info(cursor))
     alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
     if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
-        raise _damaged(path, f"general.alignment is {alignment!r}, not a power of two")
+        raise DAMAGED(path, why=f"general.alignment is {alignment!r}, not a power of two")
     start = -(-cursor.at // alignment) * alignment
     tensors = {name: _info(path, name, alignment, start, *entry) for name, entry in raw.items()}
     _refuse_outside(path, tensors, len(cursor.data))
@@ -167,7 +189,7 @@ def _table(cursor: _Cursor, count: int, read: Callable[[], Any]) -> dict[str, An
     for _ in range(count):
         name = cursor.string()
         if name in table:
-            raise _damaged(cursor.path, f"{name[:80]!r} is there twice")
+            raise DAMAGED(cursor.path, why=f"{name[:80]!r} is there twice")
         table[name] = read()
     return table
 
@@ -176,7 +198,7 @@ def _raw_info(cursor: _Cursor) -> tuple[tuple[int, ...], int, int]:
     """(dims, innermost first; type; offset from the start of the data)"""
     n_dims = cursor.u32()
     if not 1 <= n_dims <= MAX_DIMS:
-        raise _damaged(cursor.path, f"byte {cursor.at}: a tensor has {n_dims} dimensions")
+        raise DAMAGED(cursor.path, why=f"byte {cursor.at}: a tensor has {n_dims} dimensions")
     return tuple(cursor.u64() for _ in range(n_dims)), cursor.u32(), cursor.u64()
 
 
@@ -187,35 +209,28 @@ def _info(
     try:
         type_ = constants.GGMLQuantizationType(kind)
     except ValueError:
-        what = f"has the tensor type {kind}, which the installed gguf package does not know"
-        fix = "update the package gguf, or convert the model to another type"
-        raise CheckpointError(Problem("L3-GGF-003", f"{path}: {name}", what, fix=fix)) from None
+        raise UNKNOWN_TYPE(f"{path}: {name}", type=kind) from None
     block, block_bytes = constants.GGML_QUANT_SIZES[type_]
     elements = 1
     for dim in dims:
         elements *= dim
     if elements == 0 or dims[0] % block:
-        raise _damaged(path, f"{name} has dimensions {dims}, of which blocks of {block} cannot be made")
+        raise DAMAGED(path, why=f"{name} has dimensions {dims}, of which blocks of {block} cannot be made")
     if offset % alignment:
-        raise _damaged(path, f"{name} begins at the odd offset {offset}")
+        raise DAMAGED(path, why=f"{name} begins at the odd offset {offset}")
     return TensorInfo(dims[::-1], type_.name, start + offset, elements // block * block_bytes)
 
 
 def _refuse_outside(path: Path, tensors: dict[str, TensorInfo], size: int) -> None:
     """Tensors that lie past the end of the file, or in one another."""
     problems = [
-        Problem("L3-GGF-004", f"{path}: {name}", f"ends at byte {info.offset + info.bytes}, the file has {size}",
-                "it was cut short, or its header is wrong", "fetch the file again")
+        OUTSIDE.problem(f"{path}: {name}", end=info.offset + info.bytes, size=size)
         for name, info in tensors.items()
         if info.offset + info.bytes > size
-    ]  # fmt: skip
+    ]
     if problems:
-        raise CheckpointError(problems)
+        raise CheckpointError.of(problems)
     placed = sorted((info.offset, info.bytes, name) for name, info in tensors.items())
     for (offset, length, name), (following, _, other) in itertools.pairwise(placed):
         if offset + length > following:
-            raise _damaged(path, f"{name} and {other} share bytes")
-
-
-def _damaged(path: Path, why: str) -> CheckpointError:
-    return CheckpointError(Problem("L3-GGF-001", str(path), "is no whole GGUF file", why, "fetch it again"))
+            raise DAMAGED(path, why=f"{name} and {other} share bytes")

@@ -15,9 +15,27 @@ from torch import Tensor
 
 from llama3.checkpoints.layouts import CONFIG_FILE, listing
 from llama3.checkpoints.license import license_of
-from llama3.checkpoints.source import common_dtype
-from llama3.errors import CheckpointError, ConfigError, Problem
+from llama3.checkpoints.source import common_dtype, no_architecture
+from llama3.errors import CheckpointError, ConfigError
 from llama3.model.config import ModelConfig
+
+NOT_JSON = CheckpointError.declare("L3-CKP-002", "is not a JSON object ({reason})", fix="fetch the checkpoint again")
+NO_SAFETENSORS = CheckpointError.declare(
+    "L3-CKP-003", "is not a whole safetensors file ({error})", fix="fetch or write the checkpoint again"
+)
+NO_WEIGHTS = CheckpointError.declare(
+    "L3-CKP-004", "has no {single} and no {index}", why="{why}", fix="use a safetensors checkpoint"
+)
+NO_INDEX = CheckpointError.declare("L3-CKP-005", "is not a weight index ({kind}: {error})", fix="fetch it again")
+INCOMPLETE = CheckpointError.declare(
+    "L3-CKP-006", "lacks {name} and {more} more", why="the index names it", fix="fetch it again"
+)
+NO_CONFIG = CheckpointError.declare(
+    "L3-CKP-014",
+    "cannot be read ({error})",
+    why="the folder holds {listing}",
+    fix="give the folder of a checkpoint",
+)
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = SINGLE_FILE + ".index.json"
@@ -86,20 +104,16 @@ class Tensors:
             why = (
                 "pickled weights can run code and are never read" if pickled else f"the folder holds {listing(folder)}"
             )
-            what, fix = f"has no {SINGLE_FILE} and no {INDEX_FILE}", "use a safetensors checkpoint"
-            raise CheckpointError(Problem("L3-CKP-004", str(folder), what, why, fix))
+            raise NO_WEIGHTS(folder, single=SINGLE_FILE, index=INDEX_FILE, why=why)
         try:
             weight_map = json.loads(index.read_bytes())["weight_map"]
             files = {name: folder / Path(file).name for name, file in weight_map.items()}
         except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise CheckpointError(
-                Problem("L3-CKP-005", str(index), f"is not a weight index ({error!r})", fix="fetch it again")
-            ) from error
+            raise NO_INDEX(index, kind=type(error).__name__, error=error) from error
         for path in sorted(set(files.values())):
             present = self._header(path)
             if missing := sorted(name for name, file in files.items() if file == path and name not in present):
-                what = f"lacks {missing[0]} and {len(missing) - 1} more"
-                raise CheckpointError(Problem("L3-CKP-006", str(path), what, "the index names it", "fetch it again"))
+                raise INCOMPLETE(path, name=missing[0], more=len(missing) - 1)
         self.shapes = {name: self.shapes[name] for name in files}
         self.types = {name: self.types[name] for name in files}
         return files
@@ -118,9 +132,7 @@ def _open(path: Path) -> Any:
     try:
         return safe_open(path, framework="pt")
     except (SafetensorError, OSError) as error:
-        what = f"is not a whole safetensors file ({error})"
-        fix = "fetch or write the checkpoint again"
-        raise CheckpointError(Problem("L3-CKP-003", str(path), what, fix=fix)) from error
+        raise NO_SAFETENSORS(path, error=error) from error
 
 
 def read_raw_config(folder: Path) -> dict[str, Any]:
@@ -129,15 +141,11 @@ def read_raw_config(folder: Path) -> dict[str, Any]:
     try:
         raw = json.loads(path.read_bytes())
     except OSError as error:
-        why, fix = f"the folder holds {listing(folder)}", "give the folder of a checkpoint"
-        raise CheckpointError(
-            Problem("L3-CKP-014", str(path), f"cannot be read ({error.strerror})", why, fix)
-        ) from error
+        raise NO_CONFIG(path, error=error, listing=listing(folder)) from error
     except ValueError as error:
-        what = f"is not JSON ({error})"
-        raise CheckpointError(Problem("L3-CKP-002", str(path), what, fix="fetch the checkpoint again")) from error
+        raise NOT_JSON(path, reason=error) from error
     if not isinstance(raw, dict):
-        raise CheckpointError(Problem("L3-CKP-002", str(path), "is not an object", fix="fetch the checkpoint again"))
+        raise NOT_JSON(path, reason=f"it is of type {type(raw).__name__}")
     return raw
 
 
@@ -147,4 +155,4 @@ def parse_config(raw: Mapping[str, Any], folder: Path) -> ModelConfig:
     try:
         return ModelConfig.from_hf(named, str(folder / CONFIG_FILE))
     except ConfigError as error:
-        raise CheckpointError(error.problems) from error
+        raise no_architecture(folder / CONFIG_FILE, error) from error

@@ -5,7 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from llama3.errors import CheckpointError, Problem
+from llama3.errors import CheckpointError
+
+NO_MODEL = CheckpointError.declare(
+    "L3-CKP-001",
+    "no model is here",
+    why="{why}",
+    fix="give a .gguf file, or a folder with config.json and safetensors, or with params.json and consolidated.*.pth",
+)
+NO_GGUF = CheckpointError.declare(
+    "L3-CKP-013",
+    "is no GGUF file",
+    why="it does not begin with {magic!r}",
+    fix="give a .gguf file, or the directory that holds config.json or params.json",
+)
+GGUF_INSIDE = CheckpointError.declare("L3-CKP-017", "the model is a file in this folder", fix="give the file: {file}")
 
 Layout = Literal["hf", "meta", "gguf"]
 CONFIG_FILE = "config.json"
@@ -16,23 +30,19 @@ GGUF_MAGIC = b"GGUF"
 
 
 def layout_of(path: str | Path) -> Layout:
-    """The layout of the model at `path`, told by the names of its files. Raises CheckpointError (L3-CKP-001, -013)."""
+    """The layout of the model at `path`, told by the names of its files. Raises CheckpointError."""
     path = Path(path)
     if path.is_file():
         if _starts_with(path, GGUF_MAGIC):
             return "gguf"
-        what = "is no GGUF file"
-        fix = "give a .gguf file, or the directory that holds config.json or params.json"
-        raise CheckpointError(Problem("L3-CKP-013", str(path), what, f"it does not begin with {GGUF_MAGIC!r}", fix))
+        raise NO_GGUF(path, magic=GGUF_MAGIC)
     if (path / CONFIG_FILE).is_file() and (any(path.glob(SAFETENSORS)) or not _is_meta(path)):
         return "hf"
     if _is_meta(path):
         return "meta"
-    why = f"the folder holds {listing(path)}" if path.is_dir() else "there is no such folder"
-    fix = "give a .gguf file, or a folder with config.json and safetensors, or with params.json and consolidated.*.pth"
     if inside := sorted(path.glob("*.gguf")):
-        fix = f"give the file itself: {inside[0]}"
-    raise CheckpointError(Problem("L3-CKP-001", str(path), "no model is here", why, fix))
+        raise GGUF_INSIDE(path, file=inside[0])
+    raise NO_MODEL(path, why=f"the folder holds {listing(path)}" if path.is_dir() else "there is no such folder")
 
 
 def holds_model(path: Path) -> bool:

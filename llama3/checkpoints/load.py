@@ -18,6 +18,17 @@ from llama3.model.build import HEADS, assign, empty_model
 from llama3.model.config import ModelConfig
 from llama3.model.transformer import Transformer
 
+TOO_FEW_TENSORS = CheckpointError.declare(
+    "L3-CKP-015",
+    "says that there are {layers} layers, the weights have {tensors} tensors",
+    fix="fetch the checkpoint again",
+)
+OTHER_SHAPE = CheckpointError.declare(
+    "L3-CKP-007",
+    "has shape {found} where the config says {wanted}",
+    fix="use the config.json that belongs to these weights",
+)
+
 
 def load_model(
     path: str | Path, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
@@ -41,7 +52,7 @@ def load_model(
         state[name] = torch.empty(parameter.shape, dtype=dtype, device=device)
         problems += read_parameter(source, name, state[name])
     if problems:
-        raise CheckpointError(problems)
+        raise CheckpointError.of(problems)
     assign(model, state)
     return model.requires_grad_(True)
 
@@ -64,21 +75,17 @@ def check_shapes(source: WeightSource) -> None:
     """Raise `CheckpointError` naming every tensor that the architecture has not, lacks, or has in another shape."""
     config, found = source.config, source.shapes
     if config.n_layers > len(found):  # before every tensor of them is named
-        what = f"says that there are {config.n_layers} layers, the weights have {len(found)} tensors"
-        raise CheckpointError(Problem("L3-CKP-015", str(source.path), what, fix="fetch the checkpoint again"))
+        raise TOO_FEW_TENSORS(source.path, layers=config.n_layers, tensors=len(found))
     heads = {name: (1, config.dim) for name in HEADS if name in found}
     expected = config.parameter_shapes() | heads
     # Old converters also stored what is computed; a tied output matrix may be stored twice.
     tied = {"lm_head.weight"} if config.tied else set()
     ignored = {name for name in found if name.endswith("rotary_emb.inv_freq")} | tied
     refuse_odd_names(expected.keys(), found.keys() - ignored, source.path)
-    fix = "use the config.json that belongs to these weights"
     problems = [
-        Problem(
-            "L3-CKP-007", f"{source.path}: {name}", f"has shape {found[name]} where the config says {shape}", fix=fix
-        )
+        OTHER_SHAPE.problem(f"{source.path}: {name}", found=found[name], wanted=shape)
         for name, shape in expected.items()
         if found[name] != shape
     ]
     if problems:
-        raise CheckpointError(problems)
+        raise CheckpointError.of(problems)

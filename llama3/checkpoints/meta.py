@@ -21,9 +21,25 @@ from torch import Tensor
 from llama3.checkpoints.layouts import CONSOLIDATED, PARAMS_FILE
 from llama3.checkpoints.license import license_of
 from llama3.checkpoints.pth import Stored, read_pth
-from llama3.checkpoints.source import common_dtype, half_split, read_into, read_tensor
-from llama3.errors import CheckpointError, ConfigError, Problem
+from llama3.checkpoints.source import common_dtype, half_split, no_architecture, read_into, read_tensor
+from llama3.errors import CheckpointError, ConfigError
 from llama3.model.config import PRESETS, ModelConfig, RopeScaling
+
+GAP = CheckpointError.declare(
+    "L3-MTA-001",
+    "holds {files}",
+    why="{count} model-parallel ranks are {first} to {last}",
+    fix="fetch the missing files",
+)
+UNEQUAL = CheckpointError.declare(
+    "L3-MTA-002",
+    "{name} and {more} more tensors are not there or not alike in {file}",
+    fix="fetch the files of one model",
+)
+OTHER_PARAMS = CheckpointError.declare(
+    "L3-MTA-003", "does not describe these weights ({kind}: {error})", fix="use the params.json of the model"
+)
+UNSAYABLE = ConfigError.declare("L3-MTA-004", "Meta's layout cannot say this {key}", fix="convert to hf")
 
 _TOP = {
     "tok_embeddings.weight": "model.embed_tokens.weight",
@@ -99,9 +115,8 @@ class MetaWeights:
     def _refuse_gaps(self) -> None:
         names = [f"consolidated.{rank:02d}.pth" for rank in range(len(self._files))]
         if [file.name for file in self._files] != names:
-            what = f"holds {', '.join(file.name for file in self._files)}"
-            why = f"{len(names)} model-parallel ranks are {names[0]} to {names[-1]}"
-            raise CheckpointError(Problem("L3-MTA-001", str(self.path), what, why, "fetch the missing files"))
+            files = [file.name for file in self._files]
+            raise GAP(self.path, files=files, count=len(names), first=names[0], last=names[-1])
 
     def _refuse_unequal(self) -> None:
         """Every rank must have the same tensors, of one shape and type."""
@@ -109,8 +124,7 @@ class MetaWeights:
         for file, rank in zip(self._files[1:], self._ranks[1:], strict=True):
             odd = sorted(name for name in first.keys() | rank.keys() if _kind(first, name) != _kind(rank, name))
             if odd:
-                what = f"{odd[0]} and {len(odd) - 1} more tensors are not there or not alike in {self._files[0].name}"
-                raise CheckpointError(Problem("L3-MTA-002", str(file), what, fix="fetch the files of one model"))
+                raise UNEQUAL(file, name=odd[0], more=len(odd) - 1, file=self._files[0].name)
 
 
 def read_meta_config(folder: Path, ranks: list[dict[str, Stored]]) -> ModelConfig:
@@ -137,10 +151,9 @@ def read_meta_config(folder: Path, ranks: list[dict[str, Stored]]) -> ModelConfi
         )
         return _with_context(config, params)
     except ConfigError as error:
-        raise CheckpointError(error.problems) from error
+        raise no_architecture(path, error) from error
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        what = f"does not describe these weights ({type(error).__name__}: {error})"
-        raise CheckpointError(Problem("L3-MTA-003", str(path), what, fix="use the params.json of the model")) from error
+        raise OTHER_PARAMS(path, kind=type(error).__name__, error=error) from error
 
 
 def _with_context(config: ModelConfig, params: Mapping[str, Any]) -> ModelConfig:
@@ -236,7 +249,7 @@ def meta_name(name: str) -> str:
 
 
 def meta_params(config: ModelConfig) -> dict[str, Any]:
-    """The params.json of an architecture. Raises ConfigError (L3-MTA-004) for what it cannot say.
+    """The params.json of an architecture. Raises ConfigError for what it cannot say.
 
     Keys beyond Meta's own (`rope_scaling_factor`, `context_length`) stand there only where its defaults are wrong;
     its reference code passes over the latter.
@@ -247,8 +260,7 @@ def meta_params(config: ModelConfig) -> dict[str, Any]:
         "rope_scaling": scaling is not None and (scaling.low_freq_factor, scaling.original_max_position) != (1.0, 8192),
     }
     if any(unsaid.values()):
-        what = f"Meta's layout cannot say this {next(key for key, bad in unsaid.items() if bad)}"
-        raise ConfigError(Problem("L3-MTA-004", PARAMS_FILE, what, fix="convert to hf"))
+        raise UNSAYABLE(PARAMS_FILE, key=next(key for key, bad in unsaid.items() if bad))
     multiplier, multiple = _ffn_rule(config.dim, config.ffn_dim)
     params = {
         "dim": config.dim,

@@ -15,7 +15,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llama3.errors import CheckpointError, Problem
+from llama3.errors import CheckpointError
+
+DAMAGED = CheckpointError.declare("L3-PTH-001", "is no whole .pth file", why="{why}", fix="fetch it again")
+PROGRAM = CheckpointError.declare(
+    "L3-PTH-002",
+    "its pickle {what}",
+    why="a pickle is a program; nothing of this one was executed",
+    fix="do not use this file, or have who made it save plain weights as safetensors",
+)
+OLD_LAYOUT = CheckpointError.declare(
+    "L3-PTH-003",
+    "cannot be read ({error})",
+    why="it is no zip archive: torch wrote such files before version 1.6, or it is damaged",
+    fix="save it again with a present torch, or fetch it again",
+)
+NOT_A_TENSOR = CheckpointError.declare(
+    "L3-PTH-004", "{name!r} is not a tensor", fix="give weights only, a dict of tensors"
+)
 
 MAX_PICKLE_BYTES = 1 << 26
 """Real ones have some kilobytes: a line per tensor."""
@@ -72,27 +89,24 @@ class _Mark:
 def read_pth(path: str | Path) -> dict[str, Stored]:
     """The tensors of a .pth file by name.
 
-    Raises CheckpointError: L3-PTH-001 for a damaged file, L3-PTH-002 for a pickle that does anything else than
-    describe tensors, L3-PTH-003 for a layout that torch no longer writes, L3-PTH-004 for anything but named tensors.
+    Raises CheckpointError for a damaged file, a pickle that does anything else than describe tensors, a layout that
+    torch no longer writes, and anything but named tensors.
     """
     path = Path(path)
     try:
         with zipfile.ZipFile(path) as archive:
             pickle, members = _members(path, archive)
     except zipfile.BadZipFile as error:
-        why = "it is no zip archive: torch wrote such files before version 1.6, or it is damaged"
-        fix = "save it again with a present torch, or fetch it again"
-        raise CheckpointError(Problem("L3-PTH-003", str(path), f"cannot be read ({error})", why, fix)) from error
+        raise OLD_LAYOUT(path, error=error) from error
     except (OSError, struct.error, NotImplementedError, UnicodeDecodeError) as error:
-        raise _damaged(path, repr(error)) from error
+        raise DAMAGED(path, why=repr(error)) from error
     try:
         made = _Reader(path, members).read(pickle)
     except (IndexError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise _damaged(path, f"its pickle is broken: {type(error).__name__}: {error}") from error
+        raise DAMAGED(path, why=f"its pickle is broken: {type(error).__name__}: {error}") from error
     odd = [key for key, x in made.items() if not isinstance(x, Stored)] if isinstance(made, dict) else ["its content"]
     if odd:
-        fix = "give weights only, a dict of tensors"
-        raise CheckpointError(Problem("L3-PTH-004", str(path), f"{odd[0][:80]!r} is not a tensor", fix=fix))
+        raise NOT_A_TENSOR(path, name=odd[0][:80])
     tensors: dict[str, Stored] = made
     return tensors
 
@@ -101,14 +115,16 @@ def _members(path: Path, archive: zipfile.ZipFile) -> tuple[bytes, dict[str, tup
     """The pickle, and (first byte, bytes) of every storage by its key."""
     pickles = [info for info in archive.infolist() if info.filename.rpartition("/")[2] == "data.pkl"]
     if len(pickles) != 1 or pickles[0].file_size > MAX_PICKLE_BYTES:
-        raise _damaged(path, "it does not hold one data.pkl of a sensible size")
+        raise DAMAGED(path, why="it does not hold one data.pkl of a sensible size")
     root = pickles[0].filename.removesuffix("data.pkl")
     for info in archive.infolist():
         if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
-            raise _damaged(path, f"its member {info.filename[:80]!r} is compressed or encrypted; torch stores plainly")
+            raise DAMAGED(
+                path, why=f"its member {info.filename[:80]!r} is compressed or encrypted; torch stores plainly"
+            )
     order = root + "byteorder"
     if order in archive.namelist() and archive.read(order) != b"little":
-        raise _damaged(path, "it was written on a big-endian machine")
+        raise DAMAGED(path, why="it was written on a big-endian machine")
     prefix = root + "data/"
     storages = {
         info.filename.removeprefix(prefix): (_first_byte(path, info), info.file_size)
@@ -125,7 +141,7 @@ def _first_byte(path: Path, info: zipfile.ZipInfo) -> int:
         name_length, extra_length = struct.unpack("<26xHH", file.read(30))
         start = int(info.header_offset + 30 + name_length + extra_length)
         if start + info.file_size > file.seek(0, 2):
-            raise _damaged(path, f"its member {info.filename[:80]!r} lies past the end")
+            raise DAMAGED(path, why=f"its member {info.filename[:80]!r} lies past the end")
     return start
 
 
@@ -153,9 +169,7 @@ class _Reader:
         raise ValueError("no STOP")
 
     def refused(self, what: str) -> CheckpointError:
-        why = "a pickle is a program; nothing of this one was executed"
-        fix = "do not use this file, or have who made it save plain weights as safetensors"
-        return CheckpointError(Problem("L3-PTH-002", str(self.path), f"its pickle {what}", why, fix))
+        return PROGRAM(self.path, what=what)
 
     # -- what opcodes do ---------------------------------------------------------------------------
 
@@ -222,7 +236,9 @@ class _Reader:
         dtype, width = _DTYPES[class_.text]
         offset, size = self.members[key]
         if not isinstance(elements, int) or elements < 0 or elements * width > size:
-            raise _damaged(self.path, f"storage {key[:40]!r} has {size} bytes, its description says {elements} {dtype}")
+            raise DAMAGED(
+                self.path, why=f"storage {key[:40]!r} has {size} bytes, its description says {elements} {dtype}"
+            )
         self.stack.append(Storage(offset, dtype, elements))
 
     def reduce(self, _: object) -> None:
@@ -274,7 +290,3 @@ _ACTIONS: dict[str, Callable[[_Reader, Any], None]] = {
     "BINPERSID": _Reader.storage,
     "REDUCE": _Reader.reduce,
 }
-
-
-def _damaged(path: Path, why: str) -> CheckpointError:
-    return CheckpointError(Problem("L3-PTH-001", str(path), "is no whole .pth file", why, "fetch it again"))

@@ -27,6 +27,23 @@ from llama3.model.config import ModelConfig
 from llama3.model.transformer import Transformer
 from llama3.plugins.registry import discover
 
+OTHER_TARGETS = PluginError.declare(
+    "L3-QNT-001", "quantized other matrices than its targets, such as {name!r}", fix="return parts for every target"
+)
+OTHER_PARTS = CheckpointError.declare(
+    "L3-QNT-002", "its parts {parts} are not those of scheme {scheme!r}", why="{error}"
+)
+DO_NOT_FIT = CheckpointError.declare("L3-QNT-003", "the tensors do not fit config.json", why="{error}")
+NO_SCHEME = CheckpointError.declare(
+    "L3-QNT-004", "the entry `quantization` does not name a scheme and its options", why="{kind}: {error}"
+)
+NO_MATRIX = PluginError.declare(
+    "L3-QNT-005",
+    "{name!r} is not a matrix that can be quantized",
+    why="the output matrix is read by the scorer",
+    fix="choose linear modules below `layers`",
+)
+
 MODEL_TYPE = "llama3-quantized"
 Parts = Mapping[str, Tensor]
 """What a scheme stores of one matrix, by the names of its choice ("codes", "scale")."""
@@ -82,8 +99,7 @@ def quantize_model(
     quantized = scheme.quantize(weights, calibration)
     if quantized.keys() != weights.keys():
         odd = sorted(quantized.keys() ^ weights.keys())[0]
-        what = f"quantized other matrices than its targets, such as {odd!r}"
-        raise PluginError(Problem("L3-QNT-001", type(scheme).__name__, what, fix="return parts for every target"))
+        raise OTHER_TARGETS(type(scheme).__name__, name=odd)
     errors = []
     for name, parts in quantized.items():
         difference = weights[name] - scheme.dequantize(parts)
@@ -133,7 +149,7 @@ def load_quantized(
     config = parse_config(raw, folder)
     name, scheme = _scheme(raw, folder)
     if problems := scheme.supports(torch.device(device).type):
-        raise PluginError(problems)
+        raise PluginError.of(problems)
     tensors = Tensors(folder)
     state = {key: tensors.get(key) for key in tensors.shapes}
     refuse_non_finite(state, str(folder))
@@ -145,8 +161,7 @@ def load_quantized(
         try:
             model.set_submodule(target, scheme.make_linear(parts))
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
-            what = f"its parts {sorted(parts)} are not those of scheme {name!r}"
-            raise CheckpointError(Problem("L3-QNT-002", f"{folder}: {target}", what, str(error))) from error
+            raise OTHER_PARTS(f"{folder}: {target}", parts=sorted(parts), scheme=name, error=error) from error
     tied = {"lm_head.weight"} if config.tied else set()
     refuse_odd_names(model.state_dict().keys() - tied, state.keys(), folder)
     kept = tuple(f"{target}." for target in targets)
@@ -154,8 +169,7 @@ def load_quantized(
     try:
         assign(model, state)
     except RuntimeError as error:
-        what = "the tensors do not fit config.json"
-        raise CheckpointError(Problem("L3-QNT-003", str(folder), what, " ".join(str(error).split()))) from error
+        raise DO_NOT_FIT(folder, error=error) from error
     return model.requires_grad_(False)
 
 
@@ -165,8 +179,7 @@ def _scheme(raw: Mapping[str, Any], folder: Path) -> tuple[str, QuantizationSche
     try:
         name, options = str(quantization["scheme"]), dict(quantization["options"])
     except (KeyError, TypeError, ValueError) as error:
-        what = "the entry `quantization` does not name a scheme and its options"
-        raise CheckpointError(Problem("L3-QNT-004", str(folder / CONFIG_FILE), what, repr(error))) from error
+        raise NO_SCHEME(folder / CONFIG_FILE, kind=type(error).__name__, error=error) from error
     return name, discover().build("quantization", name, options)
 
 
@@ -176,7 +189,5 @@ def _linear(model: Transformer, name: str) -> nn.Linear:
     except AttributeError:
         module = None
     if not isinstance(module, nn.Linear) or name == "lm_head":
-        what = f"{name!r} is not a matrix that can be quantized"
-        fix = "choose linear modules below `layers`"
-        raise PluginError(Problem("L3-QNT-005", "targets", what, "the output matrix is read by the scorer", fix))
+        raise NO_MATRIX("targets", name=name)
     return module

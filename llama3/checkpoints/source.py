@@ -12,8 +12,18 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from llama3.errors import CheckpointError, Problem
+from llama3.errors import CheckpointError, ConfigError, LlamaError
 from llama3.model.config import ModelConfig
+
+ENDS_EARLY = CheckpointError.declare(
+    "L3-CKP-012", "ends {missing} bytes before a tensor does", fix="fetch the checkpoint again"
+)
+NO_ARCHITECTURE = CheckpointError.declare(
+    "L3-CKP-016",
+    "describes no model that can be built: {key}: {what}",
+    why="{why}",
+    fix="use the files of one Llama-family model",
+)
 
 
 class WeightSource(Protocol):
@@ -52,6 +62,14 @@ class WeightSource(Protocol):
         ...
 
 
+def no_architecture(path: Path, error: ConfigError) -> LlamaError:
+    """A CheckpointError: the file's own values do not fit together as a `ModelConfig`."""
+    return CheckpointError.of(
+        NO_ARCHITECTURE.problem(path, key=found.where.removeprefix("model."), what=found.what, why=found.why)
+        for found in error.problems
+    )
+
+
 def common_dtype(matrices: set[str]) -> torch.dtype:
     """The dtype in which to keep matrices of these stored types."""
     sixteen = {"BF16": torch.bfloat16, "F16": torch.float16}
@@ -73,8 +91,7 @@ def read_into(tensor: Tensor, path: Path, offset: int) -> None:
         while room:
             count = file.readinto(room)
             if not count:
-                what = f"ends {len(room)} bytes before a tensor does"
-                raise CheckpointError(Problem("L3-CKP-012", str(path), what, fix="fetch the checkpoint again"))
+                raise ENDS_EARLY(path, missing=len(room))
             room = room[count:]
 
 

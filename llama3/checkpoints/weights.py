@@ -22,6 +22,16 @@ from llama3.errors import CheckpointError, Problem
 from llama3.model.config import ModelConfig
 from llama3.model.transformer import Transformer
 
+TENSOR_MISSING = CheckpointError.declare(
+    "L3-CKP-008", "is missing", fix="use the config.json that belongs to these weights"
+)
+ODD_TENSOR = CheckpointError.declare(
+    "L3-CKP-009", "is not a tensor of this model", fix="use the config.json that belongs to these weights"
+)
+NOT_FINITE = CheckpointError.declare(
+    "L3-CKP-010", "holds NaN or infinity", why="{why}", fix="go back to an earlier checkpoint"
+)
+
 MAX_SHARD_BYTES = 5_000_000_000
 
 _PLAIN = {
@@ -125,20 +135,16 @@ def write_model(
 
 def refuse_odd_names(expected: Set[str], found: Set[str], where: Path) -> None:
     """Raise `CheckpointError` that names every tensor too few and too many."""
-    fix = "use the config.json that belongs to these weights"
-    problems = [Problem("L3-CKP-008", f"{where}: {name}", "is missing", fix=fix) for name in sorted(expected - found)]
-    problems += [
-        Problem("L3-CKP-009", f"{where}: {name}", "is not a tensor of this model", fix=fix)
-        for name in sorted(found - expected)
-    ]
+    problems = [TENSOR_MISSING.problem(f"{where}: {name}") for name in sorted(expected - found)]
+    problems += [ODD_TENSOR.problem(f"{where}: {name}") for name in sorted(found - expected)]
     if problems:
-        raise CheckpointError(problems)
+        raise CheckpointError.of(problems)
 
 
 def refuse_non_finite(tensors: Mapping[str, Tensor], where: str) -> None:
     """Raise `CheckpointError` that names every tensor with NaN or infinity in it."""
     if problems := [problem for name, x in tensors.items() for problem in non_finite(x, f"{where}: {name}")]:
-        raise CheckpointError(problems)
+        raise CheckpointError.of(problems)
 
 
 def non_finite(tensor: Tensor, where: str) -> list[Problem]:
@@ -151,7 +157,7 @@ def non_finite(tensor: Tensor, where: str) -> list[Problem]:
     why = "the run that wrote it diverged or the file is damaged"
     if tensor.dtype == torch.float16:
         why += ", or its values are too large for float16"
-    return [Problem("L3-CKP-010", where, "holds NaN or infinity", why, "go back to an earlier checkpoint")]
+    return [NOT_FINITE.problem(where, why=why)]
 
 
 def write_tensors(tensors: Mapping[str, Tensor], folder: str | Path, *, max_shard_bytes: int = MAX_SHARD_BYTES) -> None:

@@ -6,7 +6,6 @@ Exit codes: 0 ok, 1 the run failed, 2 usage or config, 3 will not fit, 4 plugin 
 
 from __future__ import annotations
 
-import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -17,8 +16,19 @@ from typer.core import TyperCommand, TyperGroup
 
 from llama3 import __version__
 from llama3.cli import audit, chat, config, convert, doctor, generate, lineage, merge, plugins, run, runs, show, tokens
-from llama3.errors import Interrupted, LlamaError, Problem, did_you_mean
+from llama3.errors import Interrupted, LlamaError, did_you_mean
 from llama3.plugins.loader import Offer
+
+INTERRUPTED = Interrupted.declare(
+    "L3-CLI-001", "interrupted", why="what was finished is saved", fix="run the same command again"
+)
+SYSTEM = LlamaError.declare("L3-CLI-002", "{error}")
+NO_TORCH = LlamaError.declare(
+    "L3-CLI-003", "torch is not installed", why="this command computes with it", fix="pip install torch"
+)
+BUG = LlamaError.declare(
+    "L3-CLI-004", "a fault of the program: {kind}", why="{error}", fix="see where with --debug, and report it"
+)
 
 
 class Commands(TyperGroup):
@@ -108,33 +118,24 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
         arguments.remove("--debug")
     try:
         app(arguments, prog_name="llama3")
-    except (LlamaError, KeyboardInterrupt) as error:
-        _report(error, debug)
-        sys.exit(error.exit_code if isinstance(error, LlamaError) else Interrupted.exit_code)
-    except Exception as error:
-        _report(error, debug)
-        sys.exit(1)
+    except (Exception, KeyboardInterrupt) as error:
+        if debug:
+            traceback.print_exception(error)
+        told = told_of(error)
+        for problem in told.problems:
+            print(f"error: {problem}", file=sys.stderr)
+        sys.exit(told.exit_code)
     sys.exit(0)
 
 
-def _report(error: BaseException, debug: bool) -> None:
-    if debug:
-        traceback.print_exception(error)
-    for problem in problems_in(error):
-        print(f"error: {problem}", file=sys.stderr)
-
-
-def problems_in(error: BaseException) -> list[Problem]:
-    """What to tell a user about an exception."""
+def told_of(error: BaseException) -> LlamaError:
+    """What a user is told of an exception, and the exit code that goes with it."""
     if isinstance(error, LlamaError):
-        return error.problems
+        return error
     if isinstance(error, KeyboardInterrupt):
-        return [Problem("L3-CLI-001", "", "interrupted", "what was finished is saved", "run the same command again")]
+        return INTERRUPTED()
     if isinstance(error, OSError) and error.errno is not None:
-        return [Problem("L3-CLI-002", error.filename or "", os.strerror(error.errno))]
+        return SYSTEM(error.filename or "", error=error)
     if isinstance(error, ModuleNotFoundError) and error.name == "torch":
-        return [
-            Problem("L3-CLI-003", "", "torch is not installed", "this command computes with it", "pip install torch")
-        ]
-    what = f"unexpected {type(error).__name__}"
-    return [Problem("L3-CLI-004", "", what, " ".join(str(error).split()), "see where with --debug, and report it")]
+        return NO_TORCH()
+    return BUG(kind=type(error).__name__, error=" ".join(str(error).split()))

@@ -8,6 +8,9 @@ from typing import Annotated
 import typer
 
 from llama3.cli.output import JsonOption
+from llama3.errors import ConfigError, GuardBlocked, Problem
+
+NO_PROMPTS = ConfigError.declare("L3-CLI-020", "no prompts", fix="give them as arguments or one per line")
 
 MaxTokensOption = Annotated[int, typer.Option("--max-tokens", min=1, help="Longest answer, in tokens.")]
 TemperatureOption = Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token each time.")]
@@ -31,11 +34,10 @@ def generate(
 
     import llama3
     from llama3.cli.guarding import open_policy
-    from llama3.errors import ConfigError, GuardBlocked, Problem
 
     texts = list(prompts) if prompts else [line.rstrip("\n") for line in sys.stdin if line.strip()]
     if not texts:
-        raise ConfigError(Problem("L3-CLI-020", "stdin", "no prompts", fix="give them as arguments or one per line"))
+        raise NO_PROMPTS("stdin")
     refused: list[Problem] = []
     with open_policy(model) as guards:
         allowed = []
@@ -57,4 +59,4 @@ def generate(
                     row = {"prompt": prompt, "answer": answer}
                     typer.echo(jsonlib.dumps(row, ensure_ascii=False) if json else answer)
     if refused:
-        raise GuardBlocked(refused)
+        raise GuardBlocked.of(refused)

@@ -7,10 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from llama3.cli.output import JsonOption, note, print_json, print_table
+from llama3.errors import ConfigError, PluginError, did_you_mean
 
 if TYPE_CHECKING:
     from llama3.plugins.loader import Broken, Offer
     from llama3.plugins.registry import Registry
+
+NO_PLUGIN = PluginError.declare("L3-CLI-010", "no plugin {name!r}", why="{near}", fix="llama3 plugins list")
+NO_FAMILY = ConfigError.declare("L3-CLI-011", "no such family {family!r}", why="{near}")
 
 app = typer.Typer(no_args_is_help=True, help="See and check plugins.")
 NameArgument = Annotated[str, typer.Argument(help="NAME, FAMILY/NAME, or DIST:NAME where two plugins share a name.")]
@@ -105,7 +109,7 @@ def check(
 
 def _find(registry: Registry, name: str) -> list[Offer]:
     """Offers called `name`, in one family or in all. Raises PluginError with near names."""
-    from llama3.errors import PluginError, Problem, did_you_mean
+    from llama3.errors import did_you_mean
     from llama3.plugins.registry import broken_problem
 
     family, slash, rest = name.rpartition("/")
@@ -116,18 +120,15 @@ def _find(registry: Registry, name: str) -> list[Offer]:
     if not found:
         broken = [item for item in registry.broken if rest in (item.dist, item.entry)]
         if broken:
-            raise PluginError(map(broken_problem, broken))
-        why = did_you_mean(rest, {offer.spec.name for offer in of_family})
-        raise PluginError(Problem("L3-CLI-010", "", f"no plugin {name!r}", why, "llama3 plugins list"))
+            raise PluginError.of(map(broken_problem, broken))
+        raise NO_PLUGIN(name=name, near=did_you_mean(rest, {offer.spec.name for offer in of_family}))
     return found
 
 
 def _check_family(registry: Registry, family: str) -> None:
-    from llama3.errors import ConfigError, Problem, did_you_mean
-
     if family not in registry.families:
-        why = did_you_mean(family, registry.families) or f"families: {', '.join(registry.families)}"
-        raise ConfigError(Problem("L3-CLI-011", "--family", f"no such family {family!r}", why))
+        near = did_you_mean(family, registry.families) or f"families: {', '.join(registry.families)}"
+        raise NO_FAMILY("--family", family=family, near=near)
 
 
 def _options(registry: Registry, offer: Offer) -> list[dict[str, Any]]:

@@ -11,12 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from llama3.cli.generate import ModelArgument
+from llama3.errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from llama3.tokenizer import Message, Rendered, Tokenizer
 
+DATA_OR_MESSAGE = ConfigError.declare(
+    "L3-CLI-030", "it shows either the rows of a file or one message", fix="give one of --data and --message"
+)
 STYLES = {"target": "bold green", "format": "dim cyan", "prompt": "default"}
 LEGEND = {
     "target": "learnt: what the assistant wrote and the token that ends it",
@@ -39,12 +43,10 @@ def tokens(
     from rich.console import Console
     from rich.text import Text
 
-    from llama3.errors import ConfigError, Problem
     from llama3.tokenizer import Message, render
 
     if (data is None) == (message is None):
-        what = "neither --data nor --message" if data is None else "both --data and --message"
-        raise ConfigError(Problem("L3-CLI-030", "llama3 tokens", what, fix="give one of them"))
+        raise DATA_OR_MESSAGE("llama3 tokens")
     tokenizer = _tokenizer(Path(model))
     console = Console(highlight=False, soft_wrap=True)
     counts: Counter[str] = Counter()

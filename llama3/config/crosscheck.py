@@ -11,7 +11,7 @@ from llama3.config.phases import phase_problems
 from llama3.config.schema import Config, PostTrainingSection
 from llama3.config.slots import slots_of
 from llama3.config.yaml import Path
-from llama3.errors import LlamaError, Problem, did_you_mean
+from llama3.errors import ConfigError, LlamaError, Problem, did_you_mean
 from llama3.plugins.registry import Registry
 from llama3.plugins.specs import (
     AlgorithmSpec,
@@ -22,6 +22,66 @@ from llama3.plugins.specs import (
     QuantizationSpec,
     RewardSpec,
     SourceSpec,
+)
+
+NO_KIND = ConfigError.declare(
+    "L3-CFG-034",
+    "{name!r} learns from {kind!r}, a kind of data that no plugin brings",
+    why="{near}",
+    fix="install the plugin that brings it",
+)
+OTHER_DATA = ConfigError.declare(
+    "L3-CFG-020", "{name!r} learns from {data}, this stage has {read}", fix="choose one of {fitting}{home}"
+)
+NOT_SUPPLIED = ConfigError.declare(
+    "L3-CFG-022", "{name!r} needs a {needs}, which this stage does not supply", fix="choose one of {fitting}{home}"
+)
+NO_REWARD_MODEL = ConfigError.declare(
+    "L3-CFG-035", "{name!r} makes no model that a reward scores with", fix="choose one of {fitting}{home}"
+)
+NOT_SAMPLED = ConfigError.declare(
+    "L3-CFG-036",
+    "{name!r} learns from {data}, which no round makes",
+    fix="add `post_training: {{data: {data}.jsonl}}`",
+)
+NO_REWARD = ConfigError.declare(
+    "L3-CFG-021",
+    "{name!r} needs a reward and post_training.rewards is empty",
+    fix="add {asking}",
+)
+NO_PROMPTS = ConfigError.declare(
+    "L3-CFG-033",
+    "{name!r} needs prompts, and {rewards} has none of its own",
+    fix="add {asking} or `post_training: {{data: prompts.jsonl}}`",
+)
+NO_TEACHER = ConfigError.declare(
+    "L3-CFG-070",
+    "{name!r} needs a teacher and none is named",
+    fix="add `post_training: {{{stage}: {{teacher: {{path: FOLDER}}}}}}`",
+)
+IDLE_TEACHER = ConfigError.declare(
+    "L3-CFG-071", "{name!r} learns from no teacher", fix="take it out, or choose an algorithm that needs one"
+)
+MISPLACED_GUARD = ConfigError.declare(
+    "L3-CFG-026", "guard {name!r} does not stand at {stage!r}", fix="move it to {stages}"
+)
+OTHER_DEVICE = ConfigError.declare(
+    "L3-CFG-027", "{name!r} does not run on {device}", fix="set run.device to {devices}, or choose another scheme"
+)
+NO_LABEL = ConfigError.declare("L3-CFG-028", "no source has the label {label!r}", why="{near}")
+NEGATIVE_WEIGHT = ConfigError.declare("L3-CFG-029", "a weight cannot be {weight}", fix="give 0 or more")
+NO_WEIGHT = ConfigError.declare("L3-CFG-038", "all weights are 0", fix="give one source a weight above 0")
+SAME_SUITE = ConfigError.declare(
+    "L3-CFG-060", "the suite {label!r} is there twice", fix="give each its own name: {{name: {name}, suite: ...}}"
+)
+NO_SUITE = ConfigError.declare("L3-CFG-061", "no suite {name!r} is evaluated", why="{near}")
+SMALL_VOCABULARY = ConfigError.declare(
+    "L3-CFG-030", "{size} is too small", fix="at least {least}: 256 bytes and num_special"
+)
+NO_AVERAGE = ConfigError.declare(
+    "L3-CFG-032",
+    "{weights!s} are no weights of the sft and the preference checkpoint, and of their base",
+    fix="two numbers, such as [0.5, 0.5], or three, such as [0.25, 0.25, 0.5]",
 )
 
 Place = Callable[[Path], str]
@@ -118,36 +178,31 @@ def _teacher(config: Config, spec: AlgorithmSpec, learner: _Learner, place: Plac
         return
     teacher = getattr(config.post_training, learner.stage).teacher
     if "teacher" in spec.needs and teacher is None:
-        fix = f"add `post_training: {{{learner.stage}: {{teacher: {{path: FOLDER}}}}}}`"
-        yield Problem("L3-CFG-070", place(learner.path), f"{spec.name!r} needs a teacher and none is named", fix=fix)
+        yield NO_TEACHER.problem(place(learner.path), name=spec.name, stage=learner.stage)
     elif "teacher" not in spec.needs and teacher is not None:
         where = place(("post_training", learner.stage, "teacher"))
-        fix = "take it out, or choose an algorithm that needs one"
-        yield Problem("L3-CFG-071", where, f"{spec.name!r} learns from no teacher", fix=fix)
+        yield IDLE_TEACHER.problem(where, name=spec.name)
 
 
 def _learner(learner: _Learner, spec: AlgorithmSpec, registry: Registry, where: str) -> Iterator[Problem]:
     """Whether the stage has the data and supplies the needs; where not, which stage does."""
     kinds = _specs(registry, "data_kinds", DataKindSpec)
     if spec.data not in kinds:
-        what = f"{spec.name!r} learns from {spec.data!r}, a kind of data that no plugin brings"
         near = did_you_mean(spec.data, kinds) or f"kinds: {', '.join(sorted(kinds))}"
-        yield Problem("L3-CFG-034", where, what, near, "install the plugin that brings it")
+        yield NO_KIND.problem(where, name=spec.name, kind=spec.data, near=near)
         return
     algorithms = _specs(registry, "algorithms", AlgorithmSpec)
-    fitting = [name for name, other in algorithms.items() if learner.suits(other, kinds)]
-    fix = f"choose one of {', '.join(sorted(fitting)) or 'none installed'}"
-    if home := next((other for other in _LEARNERS if other.suits(spec, kinds)), None):
-        fix = f"{fix}; {spec.name!r} belongs to {home.line(spec.name)}"
+    fitting = sorted(name for name, other in algorithms.items() if learner.suits(other, kinds)) or ["none installed"]
+    suited = next((other for other in _LEARNERS if other.suits(spec, kinds)), None)
+    home = f"; {spec.name!r} belongs to {suited.line(spec.name)}" if suited else ""
     if kinds[spec.data].artifact != learner.artifact:
-        read = sorted(name for name, kind in kinds.items() if kind.artifact == learner.artifact)
-        what = f"{spec.name!r} learns from {spec.data}, this stage has {' or '.join(read)}"
-        yield Problem("L3-CFG-020", where, what, fix=fix)
+        read = " or ".join(sorted(name for name, kind in kinds.items() if kind.artifact == learner.artifact))
+        yield OTHER_DATA.problem(where, name=spec.name, data=spec.data, read=read, fitting=fitting, home=home)
     elif lacking := sorted(need.replace("_", " ") for need in spec.needs - learner.needs):
-        what = f"{spec.name!r} needs a {' and a '.join(lacking)}, which this stage does not supply"
-        yield Problem("L3-CFG-022", where, what, fix=fix)
+        needs = " and a ".join(lacking)
+        yield NOT_SUPPLIED.problem(where, name=spec.name, needs=needs, fitting=fitting, home=home)
     elif learner.makes_reward and spec.reward is None:
-        yield Problem("L3-CFG-035", where, f"{spec.name!r} makes no model that a reward scores with", fix=fix)
+        yield NO_REWARD_MODEL.problem(where, name=spec.name, fitting=fitting, home=home)
 
 
 def _sources(config: Config, spec: AlgorithmSpec, registry: Registry, where: str) -> Iterator[Problem]:
@@ -156,17 +211,14 @@ def _sources(config: Config, spec: AlgorithmSpec, registry: Registry, where: str
     kind = _spec(registry, "data_kinds", spec.data)
     asking = f"`post_training: {{rewards: [{', '.join(slot.name for slot in PostTrainingSection().rewards)}]}}`"
     if isinstance(kind, DataKindSpec) and kind.artifact != "shards" and not kind.sampled and post.data is None:
-        what = f"{spec.name!r} learns from {spec.data}, which no round makes"
-        yield Problem("L3-CFG-036", where, what, fix=f"add `post_training: {{data: {spec.data}.jsonl}}`")
+        yield NOT_SAMPLED.problem(where, name=spec.name, data=spec.data)
     elif "reward" in spec.needs and not post.rewards and post.reward is None:
-        what = f"{spec.name!r} needs a reward and post_training.rewards is empty"
-        yield Problem("L3-CFG-021", where, what, fix=f"add {asking}")
+        yield NO_REWARD.problem(where, name=spec.name, asking=asking)
     elif "rollouts" in spec.needs and post.data is None:
         specs = [_spec(registry, "rewards", slot.name) for slot in post.rewards]
         if not any(reward is None or not isinstance(reward, RewardSpec) or reward.has_tasks for reward in specs):
             names = ", ".join(slot.name for slot in post.rewards) or "the trained reward model"
-            what = f"{spec.name!r} needs prompts, and {names} has none of its own"
-            yield Problem("L3-CFG-033", where, what, fix=f"add {asking} or `post_training: {{data: prompts.jsonl}}`")
+            yield NO_PROMPTS.problem(where, name=spec.name, rewards=names, asking=asking)
 
 
 def _mesh(config: Config, registry: Registry, place: Place, environ: Mapping[str, str]) -> Iterator[Problem]:
@@ -206,9 +258,8 @@ def _guards(config: Config, registry: Registry, place: Place) -> Iterator[Proble
     for choice in slots_of(config.safety, ("safety",)):
         spec, stage = _spec(registry, choice.family, choice.slot.name), choice.path[2]
         if isinstance(spec, GuardSpec) and stage not in spec.stages:
-            what = f"guard {choice.slot.name!r} does not stand at {stage!r}"
-            fix = f"move it to {' or '.join(sorted(spec.stages))}"
-            yield Problem("L3-CFG-026", place(choice.path), what, fix=fix)
+            stages = " or ".join(sorted(spec.stages))
+            yield MISPLACED_GUARD.problem(place(choice.path), name=choice.slot.name, stage=stage, stages=stages)
 
 
 def _quantization(config: Config, registry: Registry, place: Place) -> Iterator[Problem]:
@@ -216,9 +267,8 @@ def _quantization(config: Config, registry: Registry, place: Place) -> Iterator[
     for index, slot in enumerate(config.quantization):
         spec = _spec(registry, "quantization", slot.name)
         if isinstance(spec, QuantizationSpec) and device != "auto" and device not in spec.devices:
-            fix = f"set run.device to {' or '.join(sorted(spec.devices))}, or choose another scheme"
-            what = f"{slot.name!r} does not run on {device}"
-            yield Problem("L3-CFG-027", place(("quantization", index)), what, fix=fix)
+            devices, where = " or ".join(sorted(spec.devices)), place(("quantization", index))
+            yield OTHER_DEVICE.problem(where, name=slot.name, device=device, devices=devices)
 
 
 def _mix(config: Config, registry: Registry, place: Place) -> Iterator[Problem]:
@@ -228,13 +278,12 @@ def _mix(config: Config, registry: Registry, place: Place) -> Iterator[Problem]:
     for path, mix in mixes:
         for name, weight in mix.items():
             if known is not None and name not in known:
-                what = f"no source has the label {name!r}"
-                why = did_you_mean(name, known) or f"labels: {', '.join(sorted(known))}"
-                yield Problem("L3-CFG-028", place((*path, name)), what, why)
+                near = did_you_mean(name, known) or f"labels: {', '.join(sorted(known))}"
+                yield NO_LABEL.problem(place((*path, name)), label=name, near=near)
             if not weight >= 0:
-                yield Problem("L3-CFG-029", place((*path, name)), f"a weight cannot be {weight}", fix="give 0 or more")
+                yield NEGATIVE_WEIGHT.problem(place((*path, name)), weight=weight)
         if mix and not sum(mix.values()) > 0:
-            yield Problem("L3-CFG-029", place(path), "all weights are 0", fix="give one source a weight above 0")
+            yield NO_WEIGHT.problem(place(path))
 
 
 def _labels(config: Config, registry: Registry) -> set[str] | None:
@@ -259,25 +308,21 @@ def _suites(config: Config, place: Place) -> Iterator[Problem]:
     known: set[str] = set()
     for index, slot in enumerate(config.evaluation.tasks):
         if slot.label in known:
-            where = place(("evaluation", "tasks", index))
-            fix = f"give each its own name: {{name: {slot.name}, suite: ...}}"
-            yield Problem("L3-CFG-060", where, f"the suite {slot.label!r} is there twice", fix=fix)
+            yield SAME_SUITE.problem(place(("evaluation", "tasks", index)), label=slot.label, name=slot.name)
         known.add(slot.label)
     named: list[tuple[Path, str]] = [(("audit", "margins", name), name) for name in config.audit.margins]
     named += [(("audit", "must_improve", i), name) for i, name in enumerate(config.audit.must_improve)]
     for path, name in named:
         if name not in known:
-            why = did_you_mean(name, known) or f"suites of evaluation.tasks: {', '.join(sorted(known))}"
-            yield Problem("L3-CFG-061", place(path), f"no suite {name!r} is evaluated", why)
+            near = did_you_mean(name, known) or f"suites of evaluation.tasks: {', '.join(sorted(known))}"
+            yield NO_SUITE.problem(place(path), name=name, near=near)
 
 
 def _numbers(config: Config, place: Place) -> Iterator[Problem]:
     tokenizer = config.tokenizer
     if tokenizer.path is None and tokenizer.vocab_size < 256 + tokenizer.num_special:
-        fix = f"at least {256 + tokenizer.num_special}: 256 bytes and num_special"
-        yield Problem("L3-CFG-030", place(("tokenizer", "vocab_size")), f"{tokenizer.vocab_size} is too small", fix=fix)
+        where, least = place(("tokenizer", "vocab_size")), 256 + tokenizer.num_special
+        yield SMALL_VOCABULARY.problem(where, size=tokenizer.vocab_size, least=least)
     average = config.post_training.average
     if len(average) not in (2, 3) or min(average) < 0 or not sum(average) > 0:
-        what = f"{average} are no weights of the sft and the preference checkpoint, and of their base"
-        fix = "two numbers, such as [0.5, 0.5], or three, such as [0.25, 0.25, 0.5]"
-        yield Problem("L3-CFG-032", place(("post_training", "average")), what, fix=fix)
+        yield NO_AVERAGE.problem(place(("post_training", "average")), weights=average)

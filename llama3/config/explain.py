@@ -15,8 +15,12 @@ from llama3.config.loading import Loaded
 from llama3.config.merge import section_of
 from llama3.config.schema import Config, Slot
 from llama3.config.slots import family_of
-from llama3.errors import ConfigError, LlamaError, Problem, did_you_mean
+from llama3.errors import ConfigError, LlamaError, did_you_mean
 from llama3.plugins.registry import discover
+
+NO_KEY = ConfigError.declare("L3-CFG-040", "no such key {part!r}", why="{near}")
+NO_OPTIONS = ConfigError.declare("L3-CFG-041", "{above} has no options")
+NO_KEYS = ConfigError.declare("L3-CFG-042", "{above} is a value and has no keys")
 
 
 @dataclass(frozen=True)
@@ -48,8 +52,9 @@ def explain(key: str, loaded: Loaded | None = None) -> Explanation:
             model = _below(info, parts[:depth], loaded, key)
         known = model.model_fields
         if part not in known:
-            why = did_you_mean(part, known) or f"known here: {', '.join(known) or 'nothing'}"
-            raise ConfigError(Problem("L3-CFG-040", key, f"no such key {part!r}", why))
+            raise NO_KEY(
+                key, part=part, near=did_you_mean(part, known) or f"known here: {', '.join(known) or 'nothing'}"
+            )
         info = known[part]
     if info is None:
         children = [_explain((name,), field, loaded) for name, field in Config.model_fields.items()]
@@ -94,11 +99,11 @@ def _below(info: FieldInfo, path: list[str], loaded: Loaded | None, key: str) ->
     if family:
         options = _options_of(family, tuple(path), loaded)
         if options is None:
-            raise ConfigError(Problem("L3-CFG-040", key, f"{'.'.join(path)} has no options"))
+            raise NO_OPTIONS(key, above=".".join(path))
         return options
     section = section_of(info.annotation)
     if section is None:
-        raise ConfigError(Problem("L3-CFG-040", key, f"{'.'.join(path)} is a value and has no keys"))
+        raise NO_KEYS(key, above=".".join(path))
     return section
 
 

@@ -21,9 +21,15 @@ from llama3.config.presets import preset
 from llama3.config.schema import Config
 from llama3.config.slots import Choice, choices, identities
 from llama3.config.yaml import Parsed, Path, dump, parse
-from llama3.errors import ConfigError, PluginError, Problem
+from llama3.errors import ConfigError, Problem
 from llama3.plugins.options import dotted, problems_of
 from llama3.plugins.registry import discover
+
+EXTENDS_TWICE = ConfigError.declare(
+    "L3-CFG-007", "preset {preset!r} extends another one", why="one level is allowed", fix="copy what you need from it"
+)
+UNREADABLE = ConfigError.declare("L3-CFG-008", "cannot read the config", why="{why}")
+NO_SECTIONS = ConfigError.declare("L3-CFG-009", "expected sections, got {got}", fix="llama3 config init > my.yaml")
 
 MAX_BYTES = 1_000_000
 """A larger file is not a config."""
@@ -86,7 +92,8 @@ def load(
         checks: further cross-checks, reported together with the last pass.
 
     Raises:
-        ConfigError: with every mistake that could be found; PluginError where only plugins are at fault.
+        ConfigError: with every mistake that could be found; where all are of another class (a plugin is missing,
+            a file that the config names is damaged), an error of that class.
     """
     environ = os.environ if environ is None else environ
     layers = Layers()
@@ -99,7 +106,8 @@ def load(
     problems += cross_check(config, discover(), loaded.place, environ)
     for check in checks:
         problems += check(loaded)
-    _raise_if_any(problems)
+    if problems:
+        raise ConfigError.of(problems)
     return loaded
 
 
@@ -117,8 +125,7 @@ def _add_source(layers: Layers, source: str | os.PathLike[str] | Mapping[str, An
         file = f"{found.name}.yaml"
         below = parse(found.text, file)
         if "extends" in _mapping(below, file):
-            what = f"preset {base!r} extends another one"
-            raise ConfigError(Problem("L3-CFG-007", where, what, "one level is allowed", "copy what you need from it"))
+            raise EXTENDS_TWICE(where, preset=base)
         layers.add(below.data, "preset", file, below.marks)
     layers.add(data, kind, label, parsed.marks)  # type: ignore[arg-type]
     return label
@@ -139,21 +146,19 @@ def _text(path: FilePath) -> str:
         with path.open("rb") as file:
             raw = file.read(MAX_BYTES + 1)
     except OSError as error:
-        why = error.strerror or str(error)
-        raise ConfigError(Problem("L3-CFG-008", str(path), "cannot read the config", why)) from error
+        raise UNREADABLE(path, why=error) from error
     if len(raw) > MAX_BYTES:
-        raise ConfigError(Problem("L3-CFG-008", str(path), "cannot read the config", "larger than 1 MB"))
+        raise UNREADABLE(path, why="larger than 1 MB")
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
-        raise ConfigError(Problem("L3-CFG-008", f"{path}:{line}", "cannot read the config", "not UTF-8")) from error
+        raise UNREADABLE(f"{path}:{line}", why="not UTF-8") from error
 
 
 def _mapping(parsed: Parsed, label: str) -> dict[str, Any]:
     if not isinstance(parsed.data, dict):
-        what = f"expected sections, got {type(parsed.data).__name__}"
-        raise ConfigError(Problem("L3-CFG-009", _mark(label, parsed, ()), what, fix="llama3 config init > my.yaml"))
+        raise NO_SECTIONS(_mark(label, parsed, ()), got=type(parsed.data).__name__)
     return parsed.data
 
 
@@ -168,19 +173,10 @@ def _core_pass(layers: Layers, problems: list[Problem]) -> Config:
     try:
         config = Config.model_validate(layers.values)
     except ValidationError as error:
-        problems = [*problems, *problems_of(error, Config, "L3-CFG-010", where)]
+        problems = [*problems, *problems_of(error, Config, where)]
     if problems:
-        raise ConfigError(problems)
+        raise ConfigError.of(problems)
     return config
-
-
-def _raise_if_any(problems: list[Problem]) -> None:
-    """Exit code 4 where only plugins are at fault, else 2."""
-    plugin_faults = {"L3-PLG-002", "L3-PLG-003", "L3-PLG-011", "L3-PLG-012", "L3-PLG-013", "L3-PLG-014"}
-    if problems and all(problem.code in plugin_faults for problem in problems):
-        raise PluginError(problems)
-    if problems:
-        raise ConfigError(problems)
 
 
 def _path(path: Path | str) -> Path:

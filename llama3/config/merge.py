@@ -15,8 +15,12 @@ from pydantic import BaseModel
 
 from llama3.config.schema import Config, Slot
 from llama3.config.yaml import Path, parse_value
-from llama3.errors import ConfigError, Problem, did_you_mean
+from llama3.errors import ConfigError, Problem
 from llama3.plugins.options import dotted
+
+NOT_AN_OVERRIDE = ConfigError.declare("L3-CFG-005", "not an override", fix="write section.key=value")
+NOT_A_SECTION = ConfigError.declare("L3-CFG-006", "{key} is a value, not a section", why="it is {value!r}")
+NO_ITEM = ConfigError.declare("L3-CFG-016", "{key} has no item {item}", why="it has {count} items, counted from 0")
 
 Kind = Literal["default", "preset", "file", "python", "env", "set"]
 ENV_PREFIX = "LLAMA3__"
@@ -64,8 +68,7 @@ class Layers:
             if child is None:
                 child = {}
             if not isinstance(child, dict | list):
-                what = f"{dotted(path)} is a value, not a section"
-                raise ConfigError(Problem("L3-CFG-006", str(origin), what, f"it is {child!r}"))
+                raise NOT_A_SECTION(origin, key=dotted(path), value=child)
             here[part] = child
             here = child
         last = _index(here, keys[-1], path, origin)
@@ -154,7 +157,7 @@ def apply_overrides(layers: Layers, rows: list[tuple[list[str], str, Origin]]) -
     problems = []
     for keys, text, origin in rows:
         if not keys or not all(keys):
-            problems.append(Problem("L3-CFG-005", str(origin), "not an override", fix="write section.key=value"))
+            problems.append(NOT_AN_OVERRIDE.problem(origin))
             continue
         try:
             layers.set(keys, parse_value(text, str(origin)), origin)
@@ -169,8 +172,7 @@ def _index(container: Any, key: str, path: Path, origin: Origin) -> str | int:
         return key
     if key.isdecimal() and int(key) < len(container):
         return int(key)
-    why = did_you_mean(key, map(str, range(len(container)))) or f"it has {len(container)} items, counted from 0"
-    raise ConfigError(Problem("L3-CFG-006", str(origin), f"{dotted(path)} has no item {key}", why))
+    raise NO_ITEM(origin, key=dotted(path), item=key, count=len(container))
 
 
 def _annotation(annotation: Any, key: str | int) -> Any:

@@ -6,8 +6,10 @@ import importlib.resources
 from dataclasses import dataclass
 from importlib.resources.abc import Traversable
 
-from llama3.errors import ConfigError, LlamaError, Problem, did_you_mean
+from llama3.errors import ConfigError, LlamaError, did_you_mean
 from llama3.plugins.registry import discover
+
+NO_PRESET = ConfigError.declare("L3-CFG-004", "no preset {name!r}", why="{near}", fix="llama3 config list")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +54,8 @@ def preset(name: str, *, where: str = "") -> Preset:
     """The preset called `name`. Raises ConfigError with near names."""
     known = presets()
     if name not in known:
-        why = did_you_mean(name, known) or f"known: {', '.join(known)}"
-        raise ConfigError(Problem("L3-CFG-004", where, f"no preset {name!r}", why, "llama3 config list"))
+        near = did_you_mean(name, known) or f"known: {', '.join(known)}"
+        raise NO_PRESET(where, name=name, near=near)
     return known[name]
 
 

@@ -14,6 +14,16 @@ import yaml
 
 from llama3.errors import ConfigError, Problem
 
+NOT_YAML = ConfigError.declare("L3-CFG-001", "not valid YAML", why="{error}")
+EMPTY = ConfigError.declare("L3-CFG-002", "nothing in it", fix="llama3 config init > my.yaml")
+ALIAS = ConfigError.declare("L3-CFG-003", "anchors and aliases are not supported", fix="write the value again")
+TAG = ConfigError.declare("L3-CFG-012", "tag {tag!r} is not supported", fix="write plain YAML")
+KEY_IS_NO_TEXT = ConfigError.declare("L3-CFG-013", "a key must be text")
+TWICE = ConfigError.declare("L3-CFG-014", "duplicate key; first at line {line}", fix="remove one of the two")
+NO_VALUE = ConfigError.declare(
+    "L3-CFG-015", "nothing after the colon", fix="write a value, {{}} or null, or delete the key"
+)
+
 Path = tuple[str | int, ...]
 
 _INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
@@ -48,15 +58,15 @@ def parse(text: str, source: str = "<text>") -> Parsed:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"{source}:{_position(mark)}" if mark else source
-        raise ConfigError(Problem("L3-CFG-001", where, "not valid YAML", error.problem or str(error))) from error
+        raise NOT_YAML(where, error=error.problem or error) from error
     except yaml.YAMLError as error:
-        raise ConfigError(Problem("L3-CFG-001", source, "not valid YAML", " ".join(str(error).split()))) from error
+        raise NOT_YAML(source, error=error) from error
     if node is None:
-        raise ConfigError(Problem("L3-CFG-002", source, "nothing in it", fix="llama3 config init > my.yaml"))
+        raise EMPTY(source)
     reader = _Reader(source)
     parsed = Parsed(reader.value(node, ()), reader.marks)
     if reader.problems:
-        raise ConfigError(reader.problems)
+        raise ConfigError.of(reader.problems)
     return parsed
 
 
@@ -76,7 +86,7 @@ class _Reader:
 
     def value(self, node: yaml.Node, path: Path) -> Any:
         if id(node) in self._seen:
-            return self._refuse(node, path, "anchors and aliases are not supported", "write the value again")
+            return self._refuse(ALIAS.problem(self._place(node, path)))
         self._seen.add(id(node))
         self.marks.setdefault(path, _position(node.start_mark))
         if isinstance(node, yaml.MappingNode) and node.tag == "tag:yaml.org,2002:map":
@@ -85,18 +95,19 @@ class _Reader:
             return [self.value(child, (*path, index)) for index, child in enumerate(node.value)]
         if isinstance(node, yaml.ScalarNode) and node.tag == "tag:yaml.org,2002:str":
             return self._scalar(node, path)
-        return self._refuse(node, path, f"tag {node.tag!r} is not supported", "write plain YAML")
+        return self._refuse(TAG.problem(self._place(node, path), tag=node.tag))
 
     def _mapping(self, node: yaml.MappingNode, path: Path) -> dict[str, Any]:
         result: dict[str, Any] = {}
         for key_node, value_node in node.value:
             if not isinstance(key_node, yaml.ScalarNode):
-                self._refuse(key_node, path, "a key must be text")
+                self._refuse(KEY_IS_NO_TEXT.problem(self._place(key_node, path)))
                 continue
             key = str(key_node.value)
             if key in result:
-                first = self.marks[(*path, key)]
-                self._refuse(key_node, (*path, key), f"duplicate key; first at line {first.split(':')[0]}")
+                line = self.marks[(*path, key)].split(":")[0]
+                where = f"{self.source}:{_position(key_node.start_mark)}: {'.'.join(map(str, (*path, key)))}"
+                self._refuse(TWICE.problem(where, line=line))
                 continue
             self.marks[(*path, key)] = _position(key_node.start_mark)
             result[key] = self.value(value_node, (*path, key))
@@ -107,19 +118,19 @@ class _Reader:
         if node.style is not None:
             return text
         if text == "":
-            return self._refuse(node, path, "nothing after the colon", "write a value, {} or null, or delete the key")
+            return self._refuse(NO_VALUE.problem(self._place(node, path)))
         if text in _SPECIAL:
             return _SPECIAL[text]
         if _INT.fullmatch(text):
             return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
         return float(text) if _FLOAT.fullmatch(text) else text
 
-    def _refuse(self, node: yaml.Node, path: Path, what: str, fix: str = "") -> None:
+    def _refuse(self, problem: Problem) -> None:
+        self.problems.append(problem)
+
+    def _place(self, node: yaml.Node, path: Path) -> str:
         where = f"{self.source}:{self.marks.get(path) or _position(node.start_mark)}"
-        if what.startswith("duplicate"):
-            where = f"{self.source}:{_position(node.start_mark)}"
-        dotted = ".".join(map(str, path))
-        self.problems.append(Problem("L3-CFG-003", f"{where}: {dotted}" if dotted else where, what, fix=fix))
+        return f"{where}: {'.'.join(map(str, path))}" if path else where
 
 
 def _position(mark: Any) -> str:

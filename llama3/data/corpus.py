@@ -20,7 +20,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from llama3.data.documents import DocumentBatch
-from llama3.errors import DataError, Problem
+from llama3.errors import DataError
+
+UNREADABLE = DataError.declare("L3-DAT-110", "cannot be read as Parquet", why="{error}")
 
 Split = Literal["train", "held_out"]
 SPLITS: tuple[Split, ...] = ("train", "held_out")
@@ -89,5 +91,4 @@ def open_parquet(path: Path) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(path)
     except (OSError, pa.ArrowException) as error:
-        what = "is missing" if isinstance(error, FileNotFoundError) else "cannot be read as Parquet"
-        raise DataError(Problem("L3-DAT-110", str(path), what, str(error).splitlines()[0])) from error
+        raise UNREADABLE(path, error=str(error).splitlines()[0]) from error

@@ -27,6 +27,29 @@ from llama3.data.staging import STAGED, Staged
 from llama3.data.thinning import Thinning
 from llama3.errors import ConfigError, DataError, LlamaError, PluginError, Problem
 from llama3.plugins.registry import discover
+from llama3.plugins.targets import describe
+
+NOTHING_READ = DataError.declare(
+    "L3-DAT-101",
+    "none of {count} shards gave a document",
+    why="taken out: {lost}",
+    fix="see the shards named in events.jsonl",
+)
+NOTHING_LEFT = DataError.declare(
+    "L3-DAT-102",
+    "no document is left for training",
+    why="taken out: {lost}",
+    fix="read more text, or loosen the filters",
+)
+ODD_DOCUMENTS = DataError.declare(
+    "L3-DAT-103", "{source} gave documents without {missing}", fix="make batches with DocumentBatch.of"
+)
+SOURCE_FAILED = DataError.declare("L3-DAT-104", "{source} failed", why="{error}")
+SAME_FILTER = ConfigError.declare(
+    "L3-DAT-105", "filter {name!r} is listed twice", fix="write its limits into one entry"
+)
+FILTER_FAILED = PluginError.declare("L3-DAT-106", "{filter} failed", why="{error}")
+ODD_JUDGEMENT = PluginError.declare("L3-DAT-107", "{filter} judged {judged} of {count} documents")
 
 WRITTEN = pa.schema([*STAGED, ("lines_dropped", pa.int64()), ("split", pa.string())])
 
@@ -84,9 +107,7 @@ def curate(*, options: CurateOptions, out: StageOutput) -> None:
     out.metrics["funnel"] = funnel.stages
     funnel.write(out.path / FUNNEL)
     if not funnel.documents("train"):
-        lost = ", ".join(f"{reason} {count}" for reason, count in rejects.counts.items())
-        fix = "read more text, or loosen the filters"
-        raise DataError(Problem("L3-DAT-102", "curate", "no document is left for training", f"taken out: {lost}", fix))
+        raise NOTHING_LEFT("curate", lost=_counted(rejects))
 
 
 # -- reading ---------------------------------------------------------------------------------------
@@ -106,7 +127,7 @@ def _all_shards(sources: list[Source]) -> list[tuple[Source, ShardRef]]:
         except ConfigError as error:
             problems.extend(error.problems)
     if problems:
-        raise ConfigError(problems)
+        raise ConfigError.of(problems)
     return shards
 
 
@@ -133,11 +154,13 @@ def _read(
             task.advance(shard.bytes, documents=len(staged))
     out.metrics["quarantined_shards"] = quarantined
     if not len(staged):
-        what = f"none of {len(shards)} shards gave a document"
-        why = "; ".join(f"{reason}: {count}" for reason, count in rejects.counts.items())
-        raise DataError(Problem("L3-DAT-101", "curate", what, why, "see the shards named in events.jsonl"))
+        raise NOTHING_READ("curate", count=len(shards), lost=_counted(rejects))
     funnel.count("read", staged.sources, staged.bytes_N)
     return staged
+
+
+def _counted(rejects: RejectLog) -> list[str]:
+    return [f"{reason} {count}" for reason, count in rejects.counts.items()]
 
 
 def _guarded(source: Source, shard: ShardRef) -> Iterator[DocumentBatch]:
@@ -146,14 +169,12 @@ def _guarded(source: Source, shard: ShardRef) -> Iterator[DocumentBatch]:
         for batch in source.read(shard):
             missing = sorted(set(SCHEMA.names) - set(batch.records.schema.names))
             if missing:
-                what = f"{type(source).__name__} gave documents without {', '.join(missing)}"
-                raise DataError(Problem("L3-DAT-103", shard.location, what, fix="make batches with DocumentBatch.of"))
+                raise ODD_DOCUMENTS(shard.location, source=type(source).__name__, missing=missing)
             yield batch
     except LlamaError:
         raise
     except Exception as error:
-        what = f"{type(source).__name__} failed: {type(error).__name__}"
-        raise DataError(Problem("L3-DAT-104", shard.location, what, str(error))) from error
+        raise SOURCE_FAILED(shard.location, source=type(source).__name__, error=describe(error)) from error
 
 
 # -- duplicates ------------------------------------------------------------------------------------
@@ -202,8 +223,7 @@ def _filters(slots: Sequence[Slot]) -> dict[str, Filter]:
     filters: dict[str, Filter] = {}
     for slot in slots:
         if slot.name in filters:
-            fix = "write its limits into one entry"
-            raise ConfigError(Problem("L3-DAT-105", "data.filters", f"filter {slot.name!r} is listed twice", fix=fix))
+            raise SAME_FILTER("data.filters", name=slot.name)
         filters[slot.name] = discover().build("filters", slot.name, slot.options)
     return filters
 
@@ -214,11 +234,10 @@ def _judge(name: str, filter: Filter, batch: DocumentBatch) -> Judgement:
         judged = filter.judge(batch)
         sizes = {len(judged.score_D), len(judged.keep_D), len(judged.reason_D)}
     except Exception as error:
-        what = f"{type(filter).__name__} failed: {type(error).__name__}"
-        raise PluginError(Problem("L3-DAT-106", f"filter {name!r}", what, str(error))) from error
+        raise FILTER_FAILED(f"filter {name!r}", filter=type(filter).__name__, error=describe(error)) from error
     if sizes != {len(batch)}:
-        what = f"{type(filter).__name__} judged {sorted(sizes)} of {len(batch)} documents"
-        raise PluginError(Problem("L3-DAT-107", f"filter {name!r}", what))
+        found = sorted(sizes)
+        raise ODD_JUDGEMENT(f"filter {name!r}", filter=type(filter).__name__, judged=found, count=len(batch))
     return judged
 
 

@@ -13,7 +13,13 @@ import pyarrow as pa
 
 from llama3 import _core
 from llama3.data.documents import text_buffers
-from llama3.errors import ConfigError, Problem
+from llama3.errors import ConfigError
+
+OUT_OF_BOUNDS = ConfigError.declare(
+    "L3-DAT-100",
+    "threshold={threshold}, ngram={ngram}, bands={bands}, rows={rows} cannot be used",
+    why="the threshold must be above 0 and at most 1, the others at least 1",
+)
 
 
 @dataclass(frozen=True)
@@ -63,9 +69,7 @@ class Deduplicator:
 
     def __init__(self, *, threshold: float = 0.8, ngram: int = 5, bands: int = 14, rows: int = 8) -> None:
         if not (0 < threshold <= 1 and min(ngram, bands, rows) >= 1):
-            what = f"threshold={threshold}, ngram={ngram}, bands={bands}, rows={rows} cannot be used"
-            why = "the threshold must be above 0 and at most 1, the others at least 1"
-            raise ConfigError(Problem("L3-DAT-100", "Deduplicator", what, why))
+            raise OUT_OF_BOUNDS("Deduplicator", threshold=threshold, ngram=ngram, bands=bands, rows=rows)
         self.threshold, self.ngram, self.bands, self.rows = threshold, ngram, bands, rows
         self._texts: list[pa.Array] = []
         self._keys: list[np.ndarray] = []

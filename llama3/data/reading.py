@@ -16,7 +16,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from llama3 import _core
 from llama3.data.documents import DocumentBatch, Kind, Reject, ShardRef
-from llama3.errors import ConfigError, Problem
+from llama3.errors import ConfigError
+
+NOT_FOUND = ConfigError.declare(
+    "L3-SRC-001", "not found", fix="check the path; relative paths start at the working directory"
+)
+NO_MATCH = ConfigError.declare("L3-SRC-004", "no file of it matches {glob}", fix="check the path and the glob")
+ALL_EMPTY = ConfigError.declare("L3-SRC-002", "all {count} files are empty")
 
 BATCH_BYTES = 8 << 20
 BATCH_DOCUMENTS = 4096
@@ -52,11 +58,11 @@ def find_files(options: FileOptions, suffixes: Sequence[str] = ()) -> list[Path]
         files = list(anchor.glob(str(path.relative_to(anchor)))) if any(c in str(path) for c in "*?[") else []
     files = sorted(file for file in files if file.is_file())
     if not files:
-        what = f"no file of it matches {options.glob} {' '.join(suffixes)}".rstrip() if path.is_dir() else "not found"
-        fix = "check the path; relative paths start at the working directory"
-        raise ConfigError(Problem("L3-SRC-001", where, what, fix=fix))
+        if path.is_dir():
+            raise NO_MATCH(where, glob=" ".join((options.glob, *suffixes)))
+        raise NOT_FOUND(where)
     if not any(file.stat().st_size for file in files):
-        raise ConfigError(Problem("L3-SRC-002", where, f"all {len(files)} files are empty"))
+        raise ALL_EMPTY(where, count=len(files))
     return files
 
 

@@ -11,8 +11,14 @@ from llama3 import _core
 from llama3.artifacts import CorpusArtifact, StageOutput, stage
 from llama3.config.schema import Config, TokenizerSection
 from llama3.data.corpus import Corpus
-from llama3.errors import ConfigError, Problem
+from llama3.errors import ConfigError
 from llama3.tokenizer import Tokenizer
+
+NO_TOKENIZER_FILE = ConfigError.declare(
+    "L3-TOK-040",
+    "{path} is not a file",
+    fix="give a tiktoken .model or a tokenizer.json, or leave the key out to train one",
+)
 
 
 class TokenizerOptions(BaseModel):
@@ -30,8 +36,7 @@ class TokenizerOptions(BaseModel):
         if path is None:
             return cls(section=config.tokenizer)
         if not Path(path).is_file():
-            fix = "give a tiktoken .model or a tokenizer.json, or leave the key out to train one"
-            raise ConfigError(Problem("L3-TOK-040", "tokenizer.path", f"{path} is not a file", fix=fix))
+            raise NO_TOKENIZER_FILE("tokenizer.path", path=path)
         return cls(section=config.tokenizer, file_blake3=_core.blake3_file(path))
 
 

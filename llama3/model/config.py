@@ -13,7 +13,45 @@ from dataclasses import dataclass
 from typing import Any
 
 from llama3.config.schema import ModelSection
-from llama3.errors import ConfigError, Problem
+from llama3.errors import CheckpointError, ConfigError, Problem
+
+NO_SIZE = ConfigError.declare("L3-MDL-001", "{value!r} is not a positive whole number", fix="set a {name} of 1 or more")
+UNEVEN_GROUPS = ConfigError.declare(
+    "L3-MDL-002",
+    "{config.n_heads} attention heads cannot share {config.n_kv_heads} key-value heads",
+    why="grouped-query attention gives each key-value head the same number of query heads",
+    fix="choose n_kv_heads among {divisors}",
+)
+UNEVEN_HEADS = ConfigError.declare(
+    "L3-MDL-003",
+    "dim {config.dim} does not divide into {config.n_heads} heads",
+    fix="choose a dim that is a multiple of {step}",
+)
+ODD_HEAD = ConfigError.declare(
+    "L3-MDL-004",
+    "the head size {size} is odd",
+    why="rotary embeddings turn pairs of channels",
+    fix="choose dim and n_heads so that dim / n_heads is even",
+)
+BAD_CONSTANTS = ConfigError.declare(
+    "L3-MDL-005", "rope_theta must be above 1 and norm_eps above 0", fix="use 500000 and 1e-5"
+)
+BAD_SCALING = ConfigError.declare(
+    "L3-MDL-006",
+    "{scaling} does not describe a stretch",
+    why="the factor must be 1 or more and low_freq_factor below high_freq_factor",
+    fix="use factor 8, low_freq_factor 1, high_freq_factor 4",
+)
+NO_PRESET = ConfigError.declare("L3-MDL-007", "there is no preset {name!r}", fix="choose among {presets}")
+KEY_IS_MISSING = CheckpointError.declare(
+    "L3-MDL-010", "key {key!r} is missing", fix="use the config.json of a Llama-family checkpoint"
+)
+OTHER_FAMILY = CheckpointError.declare(
+    "L3-MDL-011", "model_type is {type!r}, not 'llama'", fix="use a Llama-family checkpoint"
+)
+OTHER_DESIGN = CheckpointError.declare(
+    "L3-MDL-012", "{key} has a value that Llama 3 does not use", fix="use a Llama 3.x checkpoint"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +90,13 @@ class ModelConfig:
         if self.head_dim == 0:
             object.__setattr__(self, "head_dim", self.dim // max(self.n_heads, 1))
         if problems := _problems(self):
-            raise ConfigError(problems)
+            raise ConfigError.of(problems)
 
     @classmethod
     def from_section(cls, section: ModelSection, vocab_size: int) -> ModelConfig:
         """The preset named in `section` with the values that `section` replaces, for a tokenizer of `vocab_size`."""
         if section.preset not in PRESETS:
-            raise ConfigError(_unknown_preset(section.preset))
+            raise NO_PRESET("model.preset", name=section.preset, presets=list(PRESETS))
         changes = section.model_dump(exclude_none=True, exclude={"preset", "path"})
         if "rope_scaling" in changes:
             changes["rope_scaling"] = RopeScaling(**changes["rope_scaling"])
@@ -68,9 +106,12 @@ class ModelConfig:
 
     @classmethod
     def from_hf(cls, raw: Mapping[str, Any], where: str = "config.json") -> ModelConfig:
-        """From the contents of a Hugging Face `config.json` of a `LlamaForCausalLM`; refuses what it cannot honour."""
+        """From the contents of a Hugging Face `config.json` of a `LlamaForCausalLM`.
+
+        Raises CheckpointError for what cannot be honoured, ConfigError for values that do not fit together.
+        """
         if problems := _hf_problems(raw, where):
-            raise ConfigError(problems)
+            raise CheckpointError.of(problems)
         rope = dict(raw.get("rope_parameters") or raw.get("rope_scaling") or {})
         scaling = None
         if rope.get("rope_type", rope.get("type", "default")) == "llama3":
@@ -177,90 +218,32 @@ def _problems(config: ModelConfig) -> list[Problem]:
     """Everything that keeps these values from being a model."""
     sizes = ("dim", "n_layers", "n_heads", "n_kv_heads", "ffn_dim", "vocab_size", "max_seq_len", "head_dim")
     problems = [
-        Problem(
-            "L3-MDL-001",
-            f"model.{name}",
-            f"{value!r} is not a positive whole number",
-            fix=f"set a {name} of 1 or more",
-        )
+        NO_SIZE.problem(f"model.{name}", value=value, name=name)
         for name in sizes
         if not isinstance(value := getattr(config, name), int) or value < 1
     ]
     if problems:
         return problems
     if config.n_heads % config.n_kv_heads:
-        problems.append(
-            Problem(
-                "L3-MDL-002",
-                "model.n_kv_heads",
-                f"{config.n_heads} attention heads cannot share {config.n_kv_heads} key-value heads",
-                "grouped-query attention gives each key-value head the same number of query heads",
-                f"choose n_kv_heads among {_divisors(config.n_heads)}",
-            )
-        )
+        divisors = _divisors(config.n_heads)
+        problems.append(UNEVEN_GROUPS.problem("model.n_kv_heads", config=config, divisors=divisors))
     if config.dim % config.n_heads and config.head_dim == config.dim // config.n_heads:
-        problems.append(
-            Problem(
-                "L3-MDL-003",
-                "model.n_heads",
-                f"dim {config.dim} does not divide into {config.n_heads} heads",
-                fix=f"choose a dim that is a multiple of {2 * config.n_heads}",
-            )
-        )
+        problems.append(UNEVEN_HEADS.problem("model.n_heads", config=config, step=2 * config.n_heads))
     if config.head_dim % 2:
-        problems.append(
-            Problem(
-                "L3-MDL-004",
-                "model.dim",
-                f"the head size {config.head_dim} is odd",
-                "rotary embeddings turn pairs of channels",
-                "choose dim and n_heads so that dim / n_heads is even",
-            )
-        )
+        problems.append(ODD_HEAD.problem("model.dim", size=config.head_dim))
     if config.rope_theta <= 1 or config.norm_eps <= 0:
-        problems.append(
-            Problem(
-                "L3-MDL-005",
-                "model",
-                "rope_theta must be above 1 and norm_eps above 0",
-                fix="use 500000 and 1e-5",
-            )
-        )
+        problems.append(BAD_CONSTANTS.problem("model"))
     scaling = config.rope_scaling
     if scaling and not (scaling.factor >= 1 and 0 < scaling.low_freq_factor < scaling.high_freq_factor):
-        problems.append(
-            Problem(
-                "L3-MDL-006",
-                "model.rope_scaling",
-                f"{scaling} does not describe a stretch",
-                "the factor must be 1 or more and low_freq_factor below high_freq_factor",
-                "use factor 8, low_freq_factor 1, high_freq_factor 4",
-            )
-        )
+        problems.append(BAD_SCALING.problem("model.rope_scaling", scaling=scaling))
     return problems
 
 
 def _hf_problems(raw: Mapping[str, Any], where: str) -> list[Problem]:
     required = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size")
-    problems = [
-        Problem(
-            "L3-MDL-010",
-            where,
-            f"key {key!r} is missing",
-            fix="use the config.json of a Llama-family checkpoint",
-        )
-        for key in required
-        if key not in raw
-    ]
+    problems = [KEY_IS_MISSING.problem(where, key=key) for key in required if key not in raw]
     if raw.get("model_type", "llama") != "llama":
-        problems.append(
-            Problem(
-                "L3-MDL-011",
-                where,
-                f"model_type is {raw['model_type']!r}, not 'llama'",
-                fix="use a Llama-family checkpoint",
-            )
-        )
+        problems.append(OTHER_FAMILY.problem(where, type=raw["model_type"]))
     rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
     kind = rope.get("rope_type", rope.get("type", "default"))
     unsupported = {
@@ -269,23 +252,8 @@ def _hf_problems(raw: Mapping[str, Any], where: str) -> list[Problem]:
         "mlp_bias": raw.get("mlp_bias", False),
         "rope_scaling.rope_type": kind not in ("default", "llama3"),
     }
-    problems += [
-        Problem(
-            "L3-MDL-012",
-            where,
-            f"{key} has a value that Llama 3 does not use",
-            fix="use a Llama 3.x checkpoint",
-        )
-        for key, bad in unsupported.items()
-        if bad
-    ]
+    problems += [OTHER_DESIGN.problem(where, key=key) for key, bad in unsupported.items() if bad]
     return problems
-
-
-def _unknown_preset(name: str) -> Problem:
-    return Problem(
-        "L3-MDL-007", "model.preset", f"there is no preset {name!r}", fix=f"choose among {', '.join(PRESETS)}"
-    )
 
 
 def _divisors(number: int) -> list[int]:

@@ -7,7 +7,10 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from llama3.errors import Problem, did_you_mean
+from llama3.errors import ConfigError, Problem, did_you_mean
+
+UNKNOWN_KEY = ConfigError.declare("L3-CFG-010", "unknown key", why="{near}")
+BAD_VALUE = ConfigError.declare("L3-CFG-011", "{message}", why="{got}")
 
 Loc = tuple[str | int, ...]
 
@@ -18,7 +21,7 @@ def dotted(loc: Sequence[str | int]) -> str:
 
 
 def problems_of(
-    error: ValidationError, model: type[BaseModel], code: str, where: Callable[[Loc], str], prefix: Loc = ()
+    error: ValidationError, model: type[BaseModel], where: Callable[[Loc], str], prefix: Loc = ()
 ) -> list[Problem]:
     """One `Problem` per mistake that pydantic found, unknown keys with the near names.
 
@@ -30,11 +33,11 @@ def problems_of(
         place = ": ".join(part for part in (where(loc), dotted(loc)) if part)
         if item["type"] == "extra_forbidden":
             known = keys_at(model, item["loc"][:-1])
-            why = did_you_mean(str(item["loc"][-1]), known) or f"known here: {', '.join(sorted(known))}"
-            problems.append(Problem(code, place, "unknown key", why))
+            near = did_you_mean(str(item["loc"][-1]), known) or f"known here: {', '.join(sorted(known))}"
+            problems.append(UNKNOWN_KEY.problem(place, near=near))
         else:
             got = "" if isinstance(item["input"], dict | list) else f"got {item['input']!r}"
-            problems.append(Problem(code, place, _sentence(item["msg"]), got))
+            problems.append(BAD_VALUE.problem(place, message=_sentence(item["msg"]), got=got))
     return problems
 
 

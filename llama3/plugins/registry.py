@@ -21,6 +21,36 @@ from llama3.plugins.options import Loc, problems_of
 from llama3.plugins.specs import API_VERSION, PluginSpec
 from llama3.plugins.targets import describe, fix_for, resolve
 
+NO_SUCH_FAMILY = PluginError.declare("L3-PLG-010", "no such family", why="{near}")
+UNKNOWN = PluginError.declare(
+    "L3-PLG-011", "no plugin {name!r} in {family}", why="{near}", fix="llama3 plugins list --family {family}"
+)
+UNKNOWN_AND_BROKEN = PluginError.declare(
+    "L3-PLG-019",
+    "no plugin {name!r} in {family}, but some plugins failed to load: {broken}",
+    why="{near}",
+    fix="llama3 plugins list --broken",
+)
+NO_BUILT_INS = PluginError.declare(
+    "L3-PLG-020",
+    "no plugin {name!r} in {family}, for the built-in plugins are missing",
+    fix="install the package (pip install -e .), then see: llama3 doctor",
+)
+AMBIGUOUS = PluginError.declare("L3-PLG-012", "{count} plugins are called {name!r}", fix="{fix}")
+OTHER_API = PluginError.declare(
+    "L3-PLG-013",
+    "{offer.qualified} {offer.version} needs api {offer.spec.api_version}",
+    why="this is api {ours}",
+    fix="pip install -U {offer.dist} {core}; its author finds what changed in docs/plugins.md",
+)
+LACKS_MODULE = PluginError.declare(
+    "L3-PLG-021", "{offer.qualified} {offer.version} needs {module}", fix="pip install {package}"
+)
+NO_OPTIONS_MODEL = PluginError.declare("L3-PLG-014", "{target} is no pydantic model")
+TAKES_NO_OPTIONS = ConfigError.declare("L3-PLG-015", "{name!r} takes no options, got {options}")
+FACTORY_FAILED = PluginError.declare("L3-PLG-017", "{target} failed", why="{error}", fix="{fix}")
+BROKEN = PluginError.declare("L3-PLG-018", "{phase} failed", why="{error}", fix="{fix}")
+
 FAMILIES = tuple(kind.family for kind in REGISTRATION.values())
 
 
@@ -59,7 +89,7 @@ class Registry:
         self.broken: Sequence[Broken] = tuple(found.broken)
         self.observers = Observers(found.manager, strict=strict)
         if strict and found.broken:
-            raise PluginError(broken_problem(broken) for broken in found.broken)
+            raise PluginError.of(broken_problem(broken) for broken in found.broken)
 
     @property
     def families(self) -> tuple[str, ...]:
@@ -96,29 +126,22 @@ class Registry:
         """
         where = where or f"{family} {name!r}"
         if family not in FAMILIES:
-            raise PluginError(Problem("L3-PLG-010", where, "no such family", did_you_mean(family, FAMILIES)))
+            raise NO_SUCH_FAMILY(where, near=did_you_mean(family, FAMILIES))
         key = "qualified" if ":" in name else "name"
         of_family = [offer for offer in self.offers if offer.spec.family == family]
         matches = [o for o in of_family if name == (o.qualified if key == "qualified" else o.spec.name)]
         if not matches:
-            raise PluginError(self._unknown(family, name, where))
+            raise self._unknown(family, name, where)
         if len(matches) > 1:
             choices = sorted({offer.qualified for offer in matches})
             fix = f"write {' or '.join(choices)}" if len(choices) > 1 else "rename one of them"
-            raise PluginError(Problem("L3-PLG-012", where, f"{len(matches)} plugins are called {name!r}", fix=fix))
+            raise AMBIGUOUS(where, count=len(matches), name=name, fix=fix)
         (offer,) = matches
-        status = self._status(offer, alone=True)
-        if status != "ok":
-            what = f"{offer.qualified} {offer.version} {status}"
-            raise PluginError(Problem("L3-PLG-013", where, what, *self._cure(offer, status)))
+        if offer.spec.api_version != API_VERSION:
+            raise OTHER_API(where, offer=offer, ours=API_VERSION, core=BUILT_IN)
+        if module := _missing(offer.spec):
+            raise LACKS_MODULE(where, offer=offer, module=module, package=module.replace("_", "-"))
         return offer
-
-    def _cure(self, offer: Offer, status: str) -> tuple[str, str]:
-        """Why a plugin of this status cannot be used, and what to do."""
-        if not status.startswith("needs api"):
-            return "", f"pip install {status.removeprefix('needs ').replace('_', '-')}"
-        why = f"this is api {API_VERSION}"
-        return why, f"pip install -U {offer.dist} {BUILT_IN}; its author finds what changed in docs/plugins.md"
 
     def spec(self, family: str, name: str, *, where: str = "") -> PluginSpec:
         """The spec of the plugin called `name`; raises as `offer` does."""
@@ -136,8 +159,7 @@ class Registry:
             return None
         model = resolve(offer.spec.options, owner=f"{offer.qualified} {offer.version}")
         if not (isinstance(model, type) and issubclass(model, BaseModel)):
-            what = f"{offer.spec.options} is no pydantic model"
-            raise PluginError(Problem("L3-PLG-014", f"{offer.qualified} {offer.version}", what))
+            raise NO_OPTIONS_MODEL(f"{offer.qualified} {offer.version}", target=offer.spec.options)
         return model
 
     def options(
@@ -158,13 +180,12 @@ class Registry:
         if model is None:
             if values:
                 place = ": ".join(part for part in (where(prefix), ".".join(map(str, prefix))) if part)
-                what = f"{name!r} takes no options, got {', '.join(sorted(map(str, values)))}"
-                raise ConfigError(Problem("L3-PLG-015", place, what))
+                raise TAKES_NO_OPTIONS(place, name=name, options=sorted(map(str, values)))
             return None
         try:
             return model.model_validate(values)
         except ValidationError as error:
-            raise ConfigError(problems_of(error, model, "L3-PLG-016", where, prefix)) from error
+            raise ConfigError.of(problems_of(error, model, where, prefix)) from error
 
     def build(self, family: str, name: str, options: Mapping[str, Any] | BaseModel | None = None) -> Any:
         """The object that the plugin's factory makes of its checked options.
@@ -181,41 +202,42 @@ class Registry:
             raise
         except Exception as error:
             fix = fix_for(error, offer.dist if offer.dist != BUILT_IN else "")
-            problem = Problem("L3-PLG-017", owner, f"{offer.spec.factory} failed", describe(error), fix)
-            raise PluginError(problem) from error
+            raise FACTORY_FAILED(owner, target=offer.spec.factory, error=describe(error), fix=fix) from error
 
     def fingerprint(self) -> str:
         """Hash of (family, name, dist, version) of all plugins: equal on every rank, kept with a run."""
         rows = [(row.family, row.name, row.dist, row.version) for row in self.list()]
         return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
-    def _status(self, offer: Offer, *, alone: bool = False) -> str:
+    def _status(self, offer: Offer) -> str:
         spec = offer.spec
         if spec.api_version != API_VERSION:
             return f"needs api {spec.api_version}"
-        for module in spec.requires:
-            if not _importable(module):
-                return f"needs {module}"
+        if module := _missing(spec):
+            return f"needs {module}"
         same = [o for o in self.offers if (o.spec.family, o.spec.name) == (spec.family, spec.name)]
-        return "clash" if len(same) > 1 and not alone else "ok"
+        return "clash" if len(same) > 1 else "ok"
 
-    def _unknown(self, family: str, name: str, where: str) -> Problem:
+    def _unknown(self, family: str, name: str, where: str) -> PluginError:
         known = self.names(family)
-        why = did_you_mean(name, known) or f"known: {', '.join(known) or 'none'}"
-        fix = f"llama3 plugins list --family {family}"
-        if not any(offer.dist == BUILT_IN for offer in self.offers):
-            why += "; the built-in plugins are missing"
-            fix = "install the package (pip install -e .), then see: llama3 doctor"
+        near = did_you_mean(name, known) or f"known: {', '.join(known) or 'none'}"
         if self.broken:
-            why += f"; plugins that failed to load: {'; '.join(map(str, self.broken))}"
-            fix = "llama3 plugins list --broken"
-        return Problem("L3-PLG-011", where, f"no plugin {name!r} in {family}", why, fix)
+            broken = "; ".join(map(str, self.broken))
+            return UNKNOWN_AND_BROKEN(where, name=name, family=family, near=near, broken=broken)
+        if not any(offer.dist == BUILT_IN for offer in self.offers):
+            return NO_BUILT_INS(where, name=name, family=family)
+        return UNKNOWN(where, name=name, family=family, near=near)
 
 
 def broken_problem(broken: Broken) -> Problem:
     """The report of a broken plugin as a problem."""
     where = f"{broken.dist} {broken.version} ({broken.entry})"
-    return Problem("L3-PLG-018", where, f"{broken.phase} failed", broken.error, broken.fix)
+    return BROKEN.problem(where, phase=broken.phase, error=broken.error, fix=broken.fix)
+
+
+def _missing(spec: PluginSpec) -> str:
+    """The first module that a plugin requires and that is not installed, or nothing."""
+    return next((module for module in spec.requires if not _importable(module)), "")
 
 
 def _importable(module: str) -> bool:

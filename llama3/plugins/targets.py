@@ -6,7 +6,13 @@ import importlib
 import re
 from typing import Any
 
-from llama3.errors import PluginError, Problem
+from llama3.errors import PluginError
+
+NOT_A_TARGET = PluginError.declare(
+    "L3-PLG-001", "not a target", why='expected the form "package.module:Class"', fix="correct the plugin's spec"
+)
+IMPORT_FAILED = PluginError.declare("L3-PLG-002", "import failed", why="{error}", fix="{fix}")
+NO_SUCH_NAME = PluginError.declare("L3-PLG-003", "no such name in the module", why="{error}")
 
 TARGET = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*(:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*)?")
 """A module, or a module and an attribute of it."""
@@ -21,19 +27,16 @@ def resolve(target: str, *, owner: str = "") -> Any:
     module_name, _, attribute = target.partition(":")
     where = f"{owner} ({target})" if owner else target
     if not TARGET.fullmatch(target):
-        problem = Problem("L3-PLG-001", where, "not a target", 'expected the form "package.module:Class"')
-        raise PluginError(problem)
+        raise NOT_A_TARGET(where)
     try:
         found: Any = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:
-        problem = Problem("L3-PLG-002", where, "import failed", describe(error), fix_for(error))
-        raise PluginError(problem) from error
+        raise IMPORT_FAILED(where, error=describe(error), fix=fix_for(error)) from error
     for part in attribute.split(".") if attribute else ():
         try:
             found = getattr(found, part)
         except AttributeError as error:
-            problem = Problem("L3-PLG-003", where, "no such name in the module", str(error))
-            raise PluginError(problem) from error
+            raise NO_SUCH_NAME(where, error=error) from error
     return found
 
 

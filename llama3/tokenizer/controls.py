@@ -55,11 +55,11 @@ def _object(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except OSError as error:
-        raise problems.problem("unreadable", str(path), f"cannot be read: {error.strerror}") from error
+        raise problems.UNREADABLE(path, reason=error) from error
     except (ValueError, RecursionError) as error:
-        raise problems.problem("damaged", str(path), f"not JSON: {error}") from error
+        raise problems.DAMAGED(path, detail=f"not JSON: {error}") from error
     if not isinstance(content, dict):
-        raise problems.problem("damaged", str(path), "does not hold a JSON object")
+        raise problems.DAMAGED(path, detail="it does not hold a JSON object")
     return content
 
 
@@ -77,7 +77,7 @@ def _template(folder: Path, config: dict[str, Any]) -> str | None:
         try:
             return path.read_text("utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise problems.problem("unreadable", str(path), f"cannot be read: {error}") from error
+            raise problems.UNREADABLE(path, reason=error) from error
     stated = config.get("chat_template")
     if isinstance(stated, list):
         named = {entry.get("name"): entry.get("template") for entry in stated if isinstance(entry, dict)}

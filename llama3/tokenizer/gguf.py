@@ -79,7 +79,7 @@ def read_vocabulary(metadata: Mapping[str, Any], where: str) -> tuple[bytes, Con
     merges = _strings(metadata, "merges", where)
     vocab = {token: id for id, token in enumerate(tokens)}
     if len(vocab) != len(tokens):
-        raise problems.problem("damaged", where, "two tokens of tokenizer.ggml.tokens are the same")
+        raise problems.DAMAGED(where, detail="two tokens of tokenizer.ggml.tokens are the same")
     names = {
         role: _token(metadata, f"{role}_token_id", tokens, where) for role in ("bos", "eos", "eot", "eom", "padding")
     }
@@ -112,24 +112,23 @@ def _rule(metadata: Mapping[str, Any], where: str) -> Rule:
     model, pre = metadata.get("tokenizer.ggml.model"), metadata.get("tokenizer.ggml.pre")
     if model != "gpt2":
         kind = f" ({_OTHER_MODELS[model]})" if model in _OTHER_MODELS else ""
-        raise problems.problem("unsupported", where, f"tokenizer.ggml.model is {model!r}{kind}; supported: 'gpt2'")
+        raise problems.UNSUPPORTED(where, detail=f"tokenizer.ggml.model is {model!r}{kind}; supported: 'gpt2'")
     if pre not in RULES:
-        what = f"tokenizer.ggml.pre, the name of the split rule, is {pre!r}; supported: {', '.join(RULES)}"
-        raise problems.problem("unknown_rule", where, what)
+        raise problems.UNKNOWN_RULE(where, name=pre, known=list(RULES))
     return RULES[pre]
 
 
 def _strings(metadata: Mapping[str, Any], key: str, where: str) -> list[str]:
     values = metadata.get(f"tokenizer.ggml.{key}")
     if not isinstance(values, list) or not values or not all(isinstance(value, str) for value in values):
-        raise problems.problem("damaged", where, f"tokenizer.ggml.{key} is not a list of strings")
+        raise problems.DAMAGED(where, detail=f"tokenizer.ggml.{key} is not a list of strings")
     return values
 
 
 def _kinds(metadata: Mapping[str, Any], count: int, where: str) -> list[int]:
     kinds = metadata.get("tokenizer.ggml.token_type", [_NORMAL] * count)
     if not isinstance(kinds, list) or len(kinds) != count:
-        raise problems.problem("damaged", where, f"tokenizer.ggml.token_type does not have {count} entries")
+        raise problems.DAMAGED(where, detail=f"tokenizer.ggml.token_type does not have {count} entries")
     return kinds
 
 
@@ -138,7 +137,7 @@ def _token(metadata: Mapping[str, Any], key: str, tokens: list[str], where: str)
     if id is None:
         return None
     if not isinstance(id, int) or not 0 <= id < len(tokens):
-        raise problems.problem("damaged", where, f"tokenizer.ggml.{key} is {id!r}; there are {len(tokens)} tokens")
+        raise problems.DAMAGED(where, detail=f"tokenizer.ggml.{key} is {id!r}; there are {len(tokens)} tokens")
     return tokens[id]
 
 

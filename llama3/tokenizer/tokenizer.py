@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from llama3 import _core
 from llama3.artifacts.files import write_bytes_atomic
+from llama3.errors import from_core
 from llama3.tokenizer import problems, special
 from llama3.tokenizer.controls import CONFIG_NAME, TEMPLATE_NAME, Controls, read_controls
 from llama3.tokenizer.gguf import read_vocabulary
@@ -62,13 +63,13 @@ class Tokenizer:
         try:
             data = file.read_bytes()
         except OSError as error:
-            raise problems.problem("unreadable", str(file), f"cannot be read: {error.strerror}") from error
+            raise problems.UNREADABLE(file, reason=error) from error
         try:
             if data.lstrip()[:1] == b"{":
                 return cls(_core.Bpe.from_json(data), controls, str(file.parent))
             return cls(_core.Bpe.from_tiktoken(data, _special_names(num_special)), controls, str(file.parent))
         except _core.TokenizerError as error:
-            raise problems.from_core(error, str(file)) from None
+            raise from_core(error, file) from None
 
     @classmethod
     def from_gguf(cls, metadata: Mapping[str, Any], where: str = "GGUF metadata") -> Tokenizer:
@@ -84,7 +85,7 @@ class Tokenizer:
         try:
             return cls(_core.Bpe.from_json(data), controls, where)
         except _core.TokenizerError as error:
-            raise problems.from_core(error, where) from None
+            raise from_core(error, where) from None
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int, num_special: int = special.NUM_SPECIAL) -> Tokenizer:
@@ -102,7 +103,7 @@ class Tokenizer:
             tokens = trainer.finish(max(base_size, 0))
             return cls(_core.Bpe(tokens, [(base_size + offset, name) for offset, name in enumerate(names)]))
         except _core.TokenizerError as error:
-            raise problems.from_core(error, "tokenizer training") from None
+            raise from_core(error, "tokenizer training") from None
 
     def save(self, path: str | Path) -> None:
         """Write a .model file, a .json file, or (any other path) a directory in Hugging Face's layout.
@@ -115,7 +116,7 @@ class Tokenizer:
             try:
                 write_bytes_atomic(path, self._core.to_tiktoken())
             except _core.TokenizerError as error:
-                raise problems.from_core(error, str(path)) from None
+                raise from_core(error, path) from None
         elif path.suffix == ".json":
             write_bytes_atomic(path, self.to_json())
         else:
@@ -172,7 +173,7 @@ class Tokenizer:
         try:
             return self._core.encode(text, allowed, meta_compat, first, last)
         except _core.TokenizerError as error:
-            raise problems.from_core(error, "text") from None
+            raise from_core(error, "text") from None
         except UnicodeEncodeError:
             return self._core.encode(_without_surrogates(text), allowed, meta_compat, first, last)
 
@@ -198,7 +199,7 @@ class Tokenizer:
         try:
             return _on_text(lambda rows: self._core.encode_batch(rows, allowed, meta_compat, first, last), list(texts))
         except _core.TokenizerError as error:
-            raise problems.from_core(error, "texts") from None
+            raise from_core(error, "texts") from None
 
     def count(self, text: str, *, allowed_special: AllowedSpecial = frozenset(), meta_compat: bool = False) -> int:
         """Number of ids of one text, without making them."""
@@ -206,7 +207,7 @@ class Tokenizer:
         try:
             return self._core.count(text, allowed, meta_compat)
         except _core.TokenizerError as error:
-            raise problems.from_core(error, "text") from None
+            raise from_core(error, "text") from None
         except UnicodeEncodeError:
             return self._core.count(_without_surrogates(text), allowed, meta_compat)
 
@@ -221,7 +222,7 @@ class Tokenizer:
             try:
                 return np.concatenate([first, self._core.encode_bytes(data), last]).astype(np.uint32)
             except _core.TokenizerError as error:
-                raise problems.from_core(error, "text") from None
+                raise from_core(error, "text") from None
         return self.encode(text, bos=bos, eos=eos, allowed_special=allowed_special, meta_compat=meta_compat)
 
     # -- decoding ------------------------------------------------------------------------------
@@ -232,7 +233,7 @@ class Tokenizer:
         try:
             return self._core.decode(array)
         except _core.TokenizerError as error:
-            raise problems.from_core(error, "ids") from None
+            raise from_core(error, "ids") from None
 
     def decode_bytes(self, ids: npt.ArrayLike, *, skip_special: bool = False) -> bytes:
         """Exact bytes of the ids (array or sequence). Raises DataError."""
@@ -240,7 +241,7 @@ class Tokenizer:
         try:
             return self._core.decode_bytes(array)
         except _core.TokenizerError as error:
-            raise problems.from_core(error, "ids") from None
+            raise from_core(error, "ids") from None
 
     def stream(self) -> StreamDecoder:
         """A decoder for ids that arrive one by one."""
@@ -255,7 +256,7 @@ class Tokenizer:
         low, high = int(array.min()), int(array.max())
         if low < 0 or high >= self.vocab_size:
             wrong = low if low < 0 else high
-            raise problems.problem("unknown_id", "ids", f"no token has the id {wrong}")
+            raise problems.UNKNOWN_ID("ids", id=wrong)
         if skip_special:
             array = array[~np.isin(array, list(self.special_tokens.values()))]
         return np.ascontiguousarray(array, dtype=np.uint32)
@@ -282,7 +283,7 @@ class Tokenizer:
         """Ends a document of a base model, or a turn where the files say so. Raises DataError: none is named."""
         id = self._id_of("eos")
         if id is None:
-            raise problems.problem("unknown_special", "tokenizer", "there is no token that ends a text (eos_token)")
+            raise problems.NO_END("tokenizer")
         return id
 
     @functools.cached_property
@@ -326,7 +327,7 @@ class Tokenizer:
     def _control(self, name: str) -> int:
         known = self._name_at(name)
         if known is None:
-            raise problems.problem("unknown_special", "tokenizer", f"there is no special token for {name}")
+            raise problems.NO_CONTROL("tokenizer", role=name)
         return self.special_tokens[known]
 
     def _name_at(self, name: str) -> str | None:
@@ -352,11 +353,11 @@ class Tokenizer:
         stated = self._controls
         absent = [name for name in (stated.bos, stated.eos) if name and name not in self.special_tokens]
         if absent:
-            what = f"names the control token {absent[0]!r}, which is no special token of this vocabulary"
-            raise problems.problem("damaged", where, what)
+            detail = f"it names the control token {absent[0]!r}, which is no special token of this vocabulary"
+            raise problems.DAMAGED(where, detail=detail)
         if any(not 0 <= id < self.vocab_size for id in stated.stop_ids):
-            what = f"generation ends at the ids {list(stated.stop_ids)}; the vocabulary has {self.vocab_size}"
-            raise problems.problem("damaged", where, what)
+            detail = f"generation ends at the ids {list(stated.stop_ids)}; the vocabulary has {self.vocab_size}"
+            raise problems.DAMAGED(where, detail=detail)
 
     # -- the rest ------------------------------------------------------------------------------
 
@@ -408,7 +409,7 @@ class StreamDecoder:
         try:
             return self._core.push(id)
         except (_core.TokenizerError, OverflowError):
-            raise problems.problem("unknown_id", "ids", f"no token has the id {id}") from None
+            raise problems.UNKNOWN_ID("ids", id=id) from None
 
     def flush(self) -> str:
         """What is held back (an unfinished character becomes U+FFFD); the stream begins anew."""
@@ -425,13 +426,13 @@ def _find_file(path: Path) -> Path:
     for name in (JSON_NAME, MODEL_NAME):
         if (path / name).is_file():
             return path / name
-    raise problems.problem("unreadable", str(path), f"holds neither {JSON_NAME} nor {MODEL_NAME}")
+    raise problems.UNREADABLE(path, reason=f"the directory holds neither {JSON_NAME} nor {MODEL_NAME}")
 
 
 def _special_names(count: int) -> list[str]:
     if not special.MIN_SPECIAL <= count <= special.NUM_SPECIAL:
-        what = f"{count} special tokens; {special.MIN_SPECIAL} to {special.NUM_SPECIAL} are possible"
-        raise problems.problem("too_large", "num_special", what)
+        detail = f"{count} special tokens; {special.MIN_SPECIAL} to {special.NUM_SPECIAL} are possible"
+        raise problems.TOO_LARGE("num_special", detail=detail)
     return list(special.SPECIAL_TOKENS[:count])
 
 

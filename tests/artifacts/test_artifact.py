@@ -216,7 +216,7 @@ def test_expect_and_write_refuse(tmp_path):
     with pytest.raises(ArtifactError, match="this is a corpus, not a checkpoint"):
         make(tmp_path / "a").expect("checkpoint")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ArtifactError, match="L3-ART-008"):
+    with pytest.raises(ArtifactError, match="L3-ART-012"):
         write_manifest(tmp_path / "empty", request(), CODE, {})
     os.symlink("elsewhere", tmp_path / "empty" / "link")
     with pytest.raises(ArtifactError, match="L3-ART-008"):

@@ -260,7 +260,7 @@ def test_files_that_do_not_belong_together_are_named(model, tmp_path):
     for text in ("{", "[]", '{"dim": 64}', '{"dim": "64", "n_heads": 4, "n_layers": 2}'):
         folder = write_meta(tmp_path / "o", model)
         (folder / "params.json").write_text(text)
-        with pytest.raises(CheckpointError, match=r"L3-MTA-003|L3-MDL-001"):
+        with pytest.raises(CheckpointError, match=r"L3-MTA-003|L3-CKP-016"):
             load_model(folder)
 
 

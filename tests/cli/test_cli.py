@@ -51,7 +51,11 @@ def fake(monkeypatch, error):
         (GateFailed(Problem("L3-X-1", "a", "b")), 5, "[L3-X-1]"),
         (OSError(28, "No space left on device", "/data/x"), 1, "error: /data/x: No space left on device [L3-CLI-002]"),
         (ModuleNotFoundError("No module named 'torch'", name="torch"), 1, "pip install torch"),
-        (ValueError("odd\nthing"), 1, "error: unexpected ValueError. odd thing. Fix: see where with --debug"),
+        (
+            ValueError("odd\nthing"),
+            1,
+            "error: a fault of the program: ValueError. odd thing. Fix: see where with --debug",
+        ),
         (KeyboardInterrupt(), 130, ""),
     ],
 )

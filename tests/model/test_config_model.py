@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from llama3.config.schema import ModelSection, RopeScalingSection
-from llama3.errors import ConfigError
+from llama3.errors import CheckpointError, ConfigError
 from llama3.model.config import PRESETS, ModelConfig, RopeScaling
 from llama3.model.transformer import Transformer, rope_frequencies
 
@@ -107,7 +107,7 @@ def test_foreign_configs_are_refused(code, changes) -> None:
             ModelConfig.from_section(ModelSection(preset="tyny"), 10)
         return
     raw = PRESETS["tiny"].to_hf() | changes
-    with pytest.raises(ConfigError, match=code):
+    with pytest.raises(CheckpointError, match=code):
         ModelConfig.from_hf({key: value for key, value in raw.items() if value is not ...})
 
 

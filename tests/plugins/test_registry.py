@@ -66,13 +66,13 @@ def test_a_third_party_does_not_replace_a_built_in(site, good):
 
 
 @pytest.mark.parametrize(
-    ("field", "status", "fix"),
+    ("field", "status", "number", "fix"),
     [
-        ("api_version=1", "needs api 1", "docs/plugins.md"),
-        ("requires=('no_such.sub',)", "needs no_such.sub", "no-such"),
+        ("api_version=1", "needs api 1", "L3-PLG-013", "docs/plugins.md"),
+        ("requires=('no_such.sub',)", "needs no_such.sub", "L3-PLG-021", "pip install no-such"),
     ],
 )
-def test_needs_are_reported_and_refused(site, field, status, fix):
+def test_needs_are_reported_and_refused(site, field, status, number, fix):
     source = f"""
         from llama3.plugins import GuardSpec, hookimpl
         @hookimpl
@@ -84,7 +84,8 @@ def test_needs_are_reported_and_refused(site, field, status, fix):
     assert [row.status for row in registry.list("guards")] == [status]
     with pytest.raises(PluginError) as caught:
         registry.spec("guards", "g")
-    assert code(caught) == ["L3-PLG-013"]
+    assert code(caught) == [number]
+    assert status in str(caught.value)
     assert fix in str(caught.value)
 
 

@@ -74,7 +74,7 @@ def test_another_kind_of_tokenizer_is_refused_by_name(small, tmp_path, path, val
         Tokenizer.load(file)
     problem = caught.value.problems[0]
     assert problem.code == "L3-TOK-002"
-    assert name in problem.what
+    assert name in problem.why
     assert problem.where == str(file)
     assert "byte-level BPE" in problem.fix
 

@@ -14,12 +14,12 @@ pyo3::create_exception!(
     _core,
     TokenizerError,
     PyValueError,
-    "A tokenizer file, id or name is unusable. args: (kind, what)."
+    "A tokenizer file, id or name is unusable. args: (code, fields), as llama3.errors.from_core reads them."
 );
 
 impl From<Error> for PyErr {
     fn from(error: Error) -> Self {
-        TokenizerError::new_err((error.kind(), error.to_string()))
+        TokenizerError::new_err((error.code(), error.fields()))
     }
 }
 

@@ -1,8 +1,12 @@
 //! What can go wrong with a tokenizer file, an id or a name.
 
+use std::collections::HashMap;
 use thiserror::Error;
 
 /// All failures of this service. None is a panic: every input, however damaged, ends in one of these.
+///
+/// What a user reads is declared in Python, once for each code (llama3/tokenizer/problems.py). The texts here are those
+/// details that a declaration takes as a field, and what a Rust test prints.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum Error {
     #[error("line {line}: {reason}")]
@@ -11,26 +15,39 @@ pub enum Error {
     Damaged(String),
     #[error("{0}")]
     Unsupported(String),
-    #[error("no token has the id {0}")]
+    #[error("unknown id {0}")]
     UnknownId(u32),
-    #[error("no special token is named {0:?}")]
+    #[error("unknown special token {0:?}")]
     UnknownSpecial(String),
-    #[error("the text yields a vocabulary of {reached} tokens at most, {wanted} were asked for")]
+    #[error("{reached} tokens at most, {wanted} wanted")]
     TooFewMerges { wanted: usize, reached: usize },
     #[error("{0}")]
     TooLarge(String),
 }
 
 impl Error {
-    /// A stable name of the kind of error; Python gives it its code and fix (llama3/tokenizer/problems.py).
-    pub fn kind(&self) -> &'static str {
+    /// The stable code under which Python declares this error.
+    pub fn code(&self) -> &'static str {
         match self {
-            Self::Line { .. } | Self::Damaged(_) => "damaged",
-            Self::Unsupported(_) => "unsupported",
-            Self::UnknownId(_) => "unknown_id",
-            Self::UnknownSpecial(_) => "unknown_special",
-            Self::TooFewMerges { .. } => "too_few_merges",
-            Self::TooLarge(_) => "too_large",
+            Self::Line { .. } | Self::Damaged(_) => "L3-TOK-001",
+            Self::Unsupported(_) => "L3-TOK-002",
+            Self::UnknownId(_) => "L3-TOK-003",
+            Self::UnknownSpecial(_) => "L3-TOK-004",
+            Self::TooFewMerges { .. } => "L3-TOK-005",
+            Self::TooLarge(_) => "L3-TOK-006",
+        }
+    }
+
+    /// The fields of the declared sentences.
+    pub fn fields(&self) -> HashMap<&'static str, String> {
+        match self {
+            Self::UnknownId(id) => HashMap::from([("id", id.to_string())]),
+            Self::UnknownSpecial(name) => HashMap::from([("name", name.clone())]),
+            Self::TooFewMerges { wanted, reached } => HashMap::from([
+                ("wanted", wanted.to_string()),
+                ("reached", reached.to_string()),
+            ]),
+            other => HashMap::from([("detail", other.to_string())]),
         }
     }
 }
