@@ -154,7 +154,8 @@ def log_probs(
     """Log-probabilities of `ids_M` under softmax(h W' / temperature), the entropies and the cross-entropies with the
     distributions `soft` (ids_Mk, probs_Mk); zeros where they were not asked for."""
     dtype = compute_dtype(h_MD)
-    soft_ids_Mk, soft_probs_Mk = soft or (ids_M.new_empty(len(ids_M), 0), h_MD.new_empty(len(ids_M), 0))
+    none_M0 = h_MD.new_empty(len(ids_M), 0, dtype=torch.float32)
+    soft_ids_Mk, soft_probs_Mk = soft or (none_M0.long(), none_M0)
     return _LogProbs.apply(h_MD.to(dtype), weight_VD, ids_M, temperature, with_entropy, soft_ids_Mk, soft_probs_Mk)
 
 
