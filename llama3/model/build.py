@@ -61,7 +61,10 @@ def draw_weight(config: ModelConfig, seed: int, name: str, shape: torch.Size) ->
     deviation = shape[-1] ** -0.5
     if name.endswith(("attention.out.weight", "ffn.down.weight")):
         deviation /= (2 * config.n_layers) ** 0.5
-    return torch.empty(shape).normal_(0.0, deviation, generator=generator(seed, name))
+    drawn = torch.empty(shape).normal_(0.0, deviation, generator=generator(seed, name))
+    if name.endswith("ffn.gate_up.weight"):  # gate first, then up: how rows are grouped makes no other model
+        drawn = drawn.unflatten(0, (2, config.ffn_groups, -1)).transpose(0, 1).reshape(shape)
+    return drawn
 
 
 def generator(seed: int, name: str) -> torch.Generator:

@@ -185,8 +185,8 @@ class AlgorithmConformance(Conformance):
         """
         algorithm, model = self.build(), toy_model()
         with torch.no_grad():
-            services = ToyServices(toy_model(seed=1))
-            batch = algorithm.prepare(self._drawn(algorithm, services.policy.model), services)
+            other = toy_model(seed=1)
+            batch = algorithm.prepare(self._drawn(algorithm, other), ToyServices(other))
         assert batch.num_targets, "nothing to learn in the prepared batch"
         return algorithm, model, batch
 

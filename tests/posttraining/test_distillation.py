@@ -7,15 +7,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from test_plugins_docs import FILES
+from test_plugins_docs import install
 from tiny import put, put_checkpoint, tiny_model
 from trl_oracle import total
 
 from llama3.config.schema import OptimizerSection, SFTSection, Slot
 from llama3.errors import ConfigError
 from llama3.model.score import score
-from llama3.plugins import AlgorithmSpec
-from llama3.plugins.registry import Registry
+from llama3.plugins.registry import discover
 from llama3.posttraining.finetune import SFTOptions, sft
 from llama3.tasks.rows import write_rows
 from llama3.testing.toys import TOY_SAMPLING, ToyData, ToyGenerator, ToyScorer, ToyServices, toy_examples, toy_model
@@ -29,16 +28,24 @@ from llama3_plugins.data_kinds.dialogs import Dialogs
 from llama3_plugins.data_kinds.prompts import Prompts
 
 
-@pytest.fixture(scope="module")
-def distill():
-    """The class, as the page shows it."""
-    scope: dict = {}
-    exec(compile(FILES["llama3-distill/llama3_distill/distill.py"], "distill", "exec"), scope)
-    return lambda k: scope["Distill"](SimpleNamespace(k=k))
+@pytest.fixture(scope="module", autouse=True)
+def package(tmp_path_factory):
+    """The package of the page, installed."""
+    site = tmp_path_factory.mktemp("site")
+    install("llama3-distill", site)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(site))
+        discover.cache_clear()
+        yield
+    discover.cache_clear()
+
+
+def distill(k: int):
+    return discover().build("algorithms", "distill", {"k": k})
 
 
 @pytest.mark.parametrize("k", [1, 5, 48])
-def test_loss_and_gradient_are_those_of_the_dense_forward_kl(distill, k):
+def test_loss_and_gradient_are_those_of_the_dense_forward_kl(k):
     teacher, student, dense = toy_model(1), toy_model(0), toy_model(0)
     algorithm, batch = distill(k), Dialogs().collate(toy_examples("dialogs"))
     batch = algorithm.prepare(batch, SimpleNamespace(teacher=ToyScorer(teacher)))
@@ -59,7 +66,7 @@ def test_loss_and_gradient_are_those_of_the_dense_forward_kl(distill, k):
             torch.testing.assert_close(parameter.grad, dense.get_parameter(name).grad, atol=1e-6, rtol=1e-4)
 
 
-def test_a_student_learns_on_its_own_answers_without_a_reward(distill):
+def test_a_student_learns_on_its_own_answers_without_a_reward():
     """On-policy distillation (Agarwal et al. 2023): rollouts that nobody rewards."""
     student = toy_model(0)
     rollouts = Rollouts(ToyGenerator(ToyScorer(student)), TOY_SAMPLING, None)
@@ -83,23 +90,14 @@ def test_a_student_learns_on_its_own_answers_without_a_reward(distill):
 
 
 @pytest.fixture
-def stage(run, tokenizer, distill, monkeypatch):
-    """Runs the stage `sft` with this teacher; other tokenizers are other teachers."""
-    spec = AlgorithmSpec(
-        name="distill", factory="-", data="dialogs", needs=frozenset({"teacher"}), want=frozenset({"soft"})
-    )
-    monkeypatch.setattr(Registry, "spec", lambda self, family, name: spec)
-    build = Registry.build
-    make = lambda self, family, name, options=None: (
-        distill(8) if name == "distill" else build(self, family, name, options)
-    )
-    monkeypatch.setattr(Registry, "build", make)
+def stage(run, tokenizer):
+    """Runs the stage `sft` with a teacher."""
     ask = lambda n: [{"role": "user", "content": f"{n} + 1"}, {"role": "assistant", "content": str(n + 1)}]
     rows = [{"id": str(n), "messages": ask(n)} for n in range(24)]
     dialogs = put(run, "dialogs", "dialogs", lambda folder: write_rows(folder / "dialogs.jsonl", rows))
     student = put_checkpoint(run, tiny_model(tokenizer, dim=32), tokenizer, "student")
     section = SFTSection(
-        algorithm=Slot(name="distill"), lr=3e-3, epochs=4, batch=8, precision="fp32", warmup=0, log_every=1
+        algorithm=Slot(name="distill", k=8), lr=3e-3, epochs=4, batch=8, precision="fp32", warmup=0, log_every=1
     )
 
     def execute(teacher, key="sft"):

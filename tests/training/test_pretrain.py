@@ -19,7 +19,6 @@ from llama3.errors import ConfigError, DataError, DoesNotFit, Interrupted
 from llama3.model.batch import Batch
 from llama3.model.score import score
 from llama3.tokenizer import Tokenizer
-from llama3.training import pretrain as pretrain_module
 from llama3.training.pretrain import PretrainOptions, TokenDataset, pretrain
 
 SENTENCES = {
@@ -227,4 +226,4 @@ def test_a_world_of_another_size_is_refused(inputs, tmp_path, monkeypatch):
     two = Config.model_validate(config().model_dump() | {"parallelism": {"dp": {"name": "fsdp", "size": 2}}})
     with pytest.raises(DoesNotFit, match=r"needs 2 processes, this run has 3.*L3-PAR-002"):
         RunDir(tmp_path).execute(pretrain, inputs, PretrainOptions.of(two))
-    assert pretrain_module.parallel.dist.is_initialized() is False
+    assert not torch.distributed.is_initialized()
