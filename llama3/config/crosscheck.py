@@ -70,7 +70,7 @@ OTHER_DEVICE = ConfigError.declare(
 )
 NO_LABEL = ConfigError.declare("L3-CFG-028", "no source has the label {label!r}", why="{near}")
 NEGATIVE_WEIGHT = ConfigError.declare("L3-CFG-029", "a weight cannot be {weight}", fix="give 0 or more")
-NO_WEIGHT = ConfigError.declare("L3-CFG-038", "all weights are 0", fix="give one source a weight above 0")
+NO_WEIGHT = ConfigError.declare("L3-CFG-043", "all weights are 0", fix="give one source a weight above 0")
 SAME_SUITE = ConfigError.declare(
     "L3-CFG-060", "the suite {label!r} is there twice", fix="give each its own name: {{name: {name}, suite: ...}}"
 )

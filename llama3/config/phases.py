@@ -11,7 +11,25 @@ from itertools import pairwise
 
 from llama3.config.schema import Curve, PhaseSection, PretrainSection
 from llama3.config.yaml import Path
-from llama3.errors import Problem
+from llama3.errors import ConfigError, Problem
+
+LONG_ROWS = ConfigError.declare(
+    "L3-CFG-031",
+    "rows of {row} tokens are longer than model.max_seq_len = {most}",
+    fix="lower one or raise the other",
+)
+UNEVEN_ROWS = ConfigError.declare(
+    "L3-CFG-037",
+    "rows of {row} tokens do not fill rows of {longer}",
+    why="all phases read the windows of the longest rows",
+    fix="make each seq_len a multiple of the next shorter one",
+)
+EARLY_MEAN = ConfigError.declare(
+    "L3-CFG-038", "only the last phase ends in a mean of checkpoints", fix="give it to the last phase"
+)
+NO_RATE = ConfigError.declare(
+    "L3-CFG-039", "the learning rate has reached 0 before this phase", fix="give the phase an lr"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,16 +88,11 @@ def phase_problems(section: PretrainSection, longest: int | None, place: Callabl
         path: Path = ("pretrain", "phases", i)
         rows = place((*path, "seq_len") if phase.given.seq_len else ("pretrain", "seq_len"))
         if longest is not None and phase.seq_len > longest:
-            what = f"rows of {phase.seq_len} tokens are longer than model.max_seq_len = {longest}"
-            yield Problem("L3-CFG-031", rows, what, fix="lower one or raise the other")
+            yield LONG_ROWS.problem(rows, row=phase.seq_len, most=longest)
         if phase.seq_len in longer:
-            what = f"rows of {phase.seq_len} tokens do not fill rows of {longer[phase.seq_len]}"
-            fix = "make each seq_len a multiple of the next shorter one"
-            yield Problem("L3-CFG-037", rows, what, "all phases read the windows of the longest rows", fix)
+            yield UNEVEN_ROWS.problem(rows, row=phase.seq_len, longer=longer[phase.seq_len])
         if phase.given.average_last and i + 1 < len(phases):
-            what = "only the last phase ends in a mean of checkpoints"
-            yield Problem("L3-CFG-038", place((*path, "average_last")), what, fix="give it to the last phase")
+            yield EARLY_MEAN.problem(place((*path, "average_last")))
         if i and phase.starts_curve and phase.given.lr is None and end == 0:
-            what = "the learning rate has reached 0 before this phase"
-            yield Problem("L3-CFG-039", place(path), what, fix="give the phase an lr")
+            yield NO_RATE.problem(place(path))
         end = curve_of(section, phase)[1] if phase.starts_curve else end

@@ -10,7 +10,7 @@ from test_recipe import write_config, write_text
 
 from llama3.artifacts.run import RunDir
 from llama3.cli import main
-from llama3.errors import ConfigError
+from llama3.errors import ConfigError, PluginError
 from llama3.plugins.registry import discover
 from llama3.preflight import load_config
 from llama3.tasks.rows import read_rows
@@ -190,7 +190,7 @@ def test_a_kind_that_cannot_be_imported_is_named(site, tmp_path):
     discover.cache_clear()
     path = tmp_path / "mine.jsonl"
     path.write_text(json.dumps({"prompt": "?", "completion": "1"}) + "\n")
-    with pytest.raises(ConfigError, match=r"llama3-steps:step_labels 1\.0.*pip install nowhere-to-be-found"):
+    with pytest.raises(PluginError, match=r"llama3-steps:step_labels 1\.0.*pip install nowhere-to-be-found"):
         load_config({"post_training": {"data": str(path)}})
     discover.cache_clear()
 
