@@ -5,8 +5,8 @@ pub mod dedup;
 pub mod hashing;
 pub mod loader;
 pub mod paging;
-pub mod threads;
 pub mod text;
+pub mod threads;
 pub mod tokenizer;
 
 #[cfg(feature = "python")]

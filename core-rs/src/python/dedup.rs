@@ -6,8 +6,8 @@
 use crate::dedup::banding::Buckets;
 use crate::dedup::minhash::MinHash;
 use crate::dedup::{cluster, identity, lines};
-use crate::threads;
 use crate::text::{TextBatch, statistics};
+use crate::threads;
 use numpy::ndarray::Array2;
 use numpy::{IntoPyArray, PyArray1, PyArray2, PyReadonlyArray1, PyReadonlyArray2};
 use pyo3::exceptions::PyValueError;
@@ -129,8 +129,8 @@ fn minhash_keys<'py>(
 #[pyfunction]
 fn shared_keys<'py>(py: Python<'py>, keys: Keys<'py>) -> PyResult<Bound<'py, PyArray1<bool>>> {
     let (table, bands) = key_table(&keys)?;
-    let shared =
-        py.detach(|| threads::install(|| Buckets::of(table, bands).candidates(table.len() / bands)));
+    let shared = py
+        .detach(|| threads::install(|| Buckets::of(table, bands).candidates(table.len() / bands)));
     Ok(shared.into_pyarray(py))
 }
 

@@ -6,8 +6,8 @@
 //! (left id, right id): the result depends on the text alone, not on its order or the number of threads.
 
 use super::error::Error;
-use super::threads;
 use super::split::{Rule, llama3};
+use super::threads;
 use super::vocab::{MAX_TOKEN_BYTES, MAX_TOKENS, NONE};
 use foldhash::{HashMap, HashMapExt};
 use rayon::prelude::*;
