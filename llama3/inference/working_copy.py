@@ -10,6 +10,7 @@ from torch import Tensor
 
 from llama3.config.precision import AutoPrecision
 from llama3.model.build import assign, empty_model
+from llama3.model.precision import DTYPES, chosen
 from llama3.model.transformer import Transformer
 
 
@@ -44,10 +45,9 @@ def weight_of(model: Transformer, name: str) -> Tensor:
 
 
 def sampling_dtype(model: Transformer, precision: AutoPrecision = "auto") -> torch.dtype:
-    """The dtype of a precision. "auto" is the fastest that the model's device computes without emulation: bfloat16, or
-    else the model's own."""
+    """The dtype to sample in. "auto" leaves a model of 16 bits as it is, and is for others what the device multiplies few
+    rows faster in."""
     weight = next(model.parameters())
-    if precision != "auto":
-        return torch.bfloat16 if precision == "bf16" else torch.float32
-    native = weight.is_cuda or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return torch.bfloat16 if native and weight.dtype == torch.float32 else weight.dtype
+    if precision == "auto" and weight.dtype != torch.float32:
+        return weight.dtype
+    return DTYPES[chosen(precision, "sampling", weight.device)]

@@ -47,6 +47,12 @@ def chosen(precision: AutoPrecision, work: Work, device: torch.device) -> Comput
     return probe(work, device).precision if precision == "auto" else precision
 
 
+def autocast(precision: AutoPrecision, device: torch.device) -> torch.autocast:
+    """Inside it, matrix products of training run in this precision."""
+    enabled = chosen(precision, "training", device) == "bf16"
+    return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
+
+
 def probe(work: Work, device: torch.device) -> Probe:
     """The faster precision for this work on a device."""
     return _probe(work, device.type)

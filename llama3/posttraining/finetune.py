@@ -307,7 +307,12 @@ class Finetuning:
         facts = {"stage": self.stage, "algorithm": self.slot.model_dump(), "examples": len(examples)}
         # The value head belongs to the training: what others load is the policy.
         save_checkpoint(self.out.path, self.model, self.tokenizer, facts, without=["value_head"])
-        self.out.metrics |= {"examples": len(examples), "steps": progress.step, **progress.metrics}
+        self.out.metrics |= {
+            "examples": len(examples),
+            "precision": section.precision,
+            "steps": progress.step,
+            **progress.metrics,
+        }
 
     def _merge_adapter(self) -> None:
         """Keep the adapters beside the checkpoint, and merge them: every checkpoint is a whole model."""

@@ -48,6 +48,7 @@ class PreferencesOptions(SamplingOptions):
             rewards=tuple(config.post_training.rewards),
             seed=config.run.seed * 1000 + 2 * round_number + 1,
             device=str(device_of(config.run.device)),
+            precision=config.post_training.prefer.sampling_precision,
         )
 
 
@@ -68,7 +69,7 @@ def preferences(
     if options.prompts_only:
         out.metrics |= {"prompts": len(tasks)}
         return
-    engine = throughput_engine(load_model(folder, device=options.device))
+    engine = throughput_engine(load_model(folder, device=options.device), options.precision)
     sampled = sample_tasks(engine, tokenizer, combined, tasks, options, out)
     pairs = [pair for row in sampled if (pair := make_pair(row)) is not None]
     if not pairs:
@@ -80,7 +81,10 @@ def preferences(
     write_rows(out.path / "labels.jsonl", [label for row in sampled for label in make_labels(row)])
     write_rows(out.path / "samples.jsonl", [line for row in sampled for line in row.rows()])
     skipped = Counter(_skipped(row) for row in sampled if make_pair(row) is None)
-    out.metrics |= sampling_metrics(sampled) | {"pairs": len(pairs), "skipped": dict(sorted(skipped.items()))}
+    out.metrics |= sampling_metrics(sampled, options) | {
+        "pairs": len(pairs),
+        "skipped": dict(sorted(skipped.items())),
+    }
 
 
 def make_pair(row: Sampled) -> dict[str, Any] | None:

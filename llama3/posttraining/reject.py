@@ -58,6 +58,7 @@ class RejectOptions(SamplingOptions):
             rewards=tuple(config.post_training.rewards),
             seed=config.run.seed * 1000 + 2 * round_number,
             device=str(device_of(config.run.device)),
+            precision=section.precision,
         )
 
 
@@ -76,7 +77,7 @@ def reject(
     tasks = draw_tasks(combined, options.demonstrations + options.prompts, options.seed, out)
     shown = len(tasks) * options.demonstrations // (options.demonstrations + options.prompts)
     demonstrations, asked = tasks[:shown], tasks[shown:]
-    engine = throughput_engine(load_model(folder, device=options.device))
+    engine = throughput_engine(load_model(folder, device=options.device), options.precision)
     sampled = sample_tasks(engine, tokenizer, combined, asked, options, out)
     dialogs = [_dialog(task, task.reference, "demonstration") for task in demonstrations]
     dialogs += [_dialog(row.task, row.ranked()[0].text, "rejection_sampling") for row in sampled if _accepted(row)]
@@ -90,7 +91,7 @@ def reject(
     write_rows(out.path / "dialogs.jsonl", dialogs)
     write_rows(out.path / "samples.jsonl", [line for row in sampled for line in row.rows()])
     sources = Counter(dialog["source"] for dialog in dialogs)
-    out.metrics |= sampling_metrics(sampled) | {"dialogs": dict(sorted(sources.items()))}
+    out.metrics |= sampling_metrics(sampled, options) | {"dialogs": dict(sorted(sources.items()))}
 
 
 def rehearse(

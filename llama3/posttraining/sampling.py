@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from llama3.artifacts import Artifact, StageOutput
+from llama3.config.precision import AutoPrecision
 from llama3.config.schema import PreferSection, RejectSection, RewardSlot, Slot
 from llama3.errors import CheckpointError, Problem
 from llama3.inference.completion import FinishReason, Generator
@@ -41,6 +42,8 @@ class SamplingOptions(BaseModel):
     rewards: tuple[RewardSlot, ...]
     seed: int
     device: str = "cpu"
+    precision: AutoPrecision = "auto"
+    """Of sampling."""
 
     def sampling(self, tokenizer: Tokenizer) -> Sampling:
         """As the engine takes it."""
@@ -163,13 +166,14 @@ def task_messages(task: Task) -> list[dict[str, str]]:
     return task.messages
 
 
-def sampling_metrics(sampled: Sequence[Sampled]) -> dict[str, Any]:
+def sampling_metrics(sampled: Sequence[Sampled], options: SamplingOptions) -> dict[str, Any]:
     """Counts and pass rates, per family too. Deterministic: fit for a manifest."""
     samples = [sample for row in sampled for sample in row.samples]
     by_family: defaultdict[str, list[bool]] = defaultdict(list)
     for row in sampled:
         by_family[row.task.family] += [sample.passed for sample in row.samples]
     return {
+        "precision": options.precision,
         "prompts": len(sampled),
         "samples": len(samples),
         "passed": sum(sample.passed for sample in samples),

@@ -35,6 +35,7 @@ from llama3.config.schema import OptimizerSection
 from llama3.errors import Interrupted, LlamaError, PluginError, Problem
 from llama3.model.batch import Batch
 from llama3.model.memory import give_back_freed_memory
+from llama3.model.precision import autocast
 from llama3.model.score import score_stage
 from llama3.plugins.specs import Want
 from llama3.training.algorithm import Algorithm, Collate, Dataset, Services, Term
@@ -257,7 +258,7 @@ class Trainer:
         `x_TD` for the next. `meter`: of a logged step, takes its metrics too."""
         batch = self.model.parallel.shard_batch(microbatch.batch)
         want = self.want if meter is None else self.want | self.want_logged
-        with torch.autocast(batch.tokens_T.device.type, torch.bfloat16, enabled=self.options.precision == "bf16"):
+        with autocast(self.options.precision, batch.tokens_T.device):
             scored = score_stage(self.module, batch, want, self.temperature, x_TD)
         if isinstance(scored, Tensor):
             return scored

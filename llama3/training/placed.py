@@ -35,6 +35,7 @@ from llama3.model.batch import Batch
 from llama3.model.build import HEADS, draw_weight, empty_model
 from llama3.model.config import ModelConfig
 from llama3.model.lora import MergeError, adapter_tensors, draw_adapter, merge, place_lora, without_adapters
+from llama3.model.precision import autocast
 from llama3.model.score import score_stage, top_stage
 from llama3.model.shards import like, whole
 from llama3.model.transformer import Transformer
@@ -252,7 +253,7 @@ class ModelScorer:
         (passes,) = self.model.context.reduce([max(len(parts), 1)], "max")
         padded = [*parts, *[batch.select([])] * (int(passes) - len(parts))]
         base = nullcontext() if self.adapters else without_adapters(self.model.module)
-        with base, torch.autocast(batch.tokens_T.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+        with base, autocast(self.precision, batch.tokens_T.device):
             found = self.model.runner.forward([Microbatch(part) for part in padded], stage)
         order = torch.cat([numbers_M[:0], *(part.per_target["number"] for part in parts)]).argsort()
         return tuple(torch.cat(column)[order] for column in zip(*found, strict=True))

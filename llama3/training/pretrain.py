@@ -95,7 +95,12 @@ def pretrain(shards: Shards, tokenizer: TokenizerArtifact, *, options: PretrainO
         )
     facts = {"stage": "pretrain", "steps": progress.step, "tokens": progress.tokens, "plan": plan.hash}
     save_checkpoint(out.path, model, vocabulary, facts)
-    out.metrics |= {"parameters": config.num_params(), "steps": progress.step, **progress.metrics}
+    out.metrics |= {
+        "parameters": config.num_params(),
+        "precision": section.precision,
+        "steps": progress.step,
+        **progress.metrics,
+    }
 
 
 def check(plan: TokenPlan, tokenizer: Tokenizer, config: ModelConfig, phases: Sequence[Phase]) -> None:
