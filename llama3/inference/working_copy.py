@@ -45,8 +45,8 @@ def weight_of(model: Transformer, name: str) -> Tensor:
 
 
 def sampling_dtype(model: Transformer, precision: AutoPrecision = "auto") -> torch.dtype:
-    """The dtype to sample in. "auto" leaves a model of 16 bits as it is, and is for others what the device multiplies few
-    rows faster in."""
+    """The dtype to sample in. "auto" leaves a model of 16 bits as it is; for others it is what the device multiplies
+    few rows faster in."""
     weight = next(model.parameters())
     if precision == "auto" and weight.dtype != torch.float32:
         return weight.dtype
