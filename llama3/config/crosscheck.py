@@ -230,7 +230,7 @@ def _mesh(config: Config, registry: Registry, place: Place, environ: Mapping[str
         if not slot.name and (slot.size or 1) > 1:
             names = [name for name in registry.names("parallelism") if _axis(registry, name) == axis]
             why = f"strategies for it: {', '.join(names) or 'none installed'}"
-            fix = f"write {axis}: {{name: {names[0] if names else '...'}, size: {slot.size}}}"
+            fix = f"write {axis}: {{name: {names[0]}, size: {slot.size}}}" if names else f"set {axis}: 1"
             yield Problem("L3-CFG-023", where, f"no strategy supplies the {axis} axis", why, fix)
     world = environ.get("WORLD_SIZE", "")
     if not world.isdecimal():

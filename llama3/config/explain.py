@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -17,6 +18,7 @@ from llama3.config.schema import Config, Slot
 from llama3.config.slots import family_of
 from llama3.errors import ConfigError, LlamaError, did_you_mean
 from llama3.plugins.registry import discover
+from llama3.plugins.specs import ParallelSpec
 
 NO_KEY = ConfigError.declare("L3-CFG-040", "no such key {part!r}", why="{near}")
 NO_OPTIONS = ConfigError.declare("L3-CFG-041", "{above} has no options")
@@ -78,7 +80,11 @@ def _explain(path: tuple[str, ...], info: FieldInfo, loaded: Loaded | None, *, d
     children: list[Explanation] = []
     plugins: dict[str, str] = {}
     if deep and family:
-        plugins = {row.qualified if row.status == "clash" else row.name: row.summary for row in discover().list(family)}
+        plugins = {
+            row.qualified if row.status == "clash" else row.name: row.summary
+            for row in discover().list(family)
+            if _fits(family, row.name, path[-1])
+        }
         options = _options_of(family, path, loaded)
         if options is not None:
             children = [_explain((*path, name), below, loaded) for name, below in options.model_fields.items()]
@@ -91,6 +97,14 @@ def _explain(path: tuple[str, ...], info: FieldInfo, loaded: Loaded | None, *, d
     if loaded is not None:
         value, origin = _value(loaded.values, path, default), str(loaded.origin(key))
     return Explanation(key, type_name(info.annotation, family), default, doc, value, origin, children, plugins)
+
+
+def _fits(family: str, name: str, key: str) -> bool:
+    """Whether a plugin can be chosen under a key: a strategy of parallelism has its own axis."""
+    with suppress(LlamaError):
+        spec = discover().spec(family, name)
+        return spec.axis == key if isinstance(spec, ParallelSpec) else True
+    return True  # broken: it is listed nevertheless
 
 
 def _below(info: FieldInfo, path: list[str], loaded: Loaded | None, key: str) -> type[BaseModel]:

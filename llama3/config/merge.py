@@ -63,8 +63,8 @@ class Layers:
             part = _index(here, key, path, origin)
             path, annotation = (*path, part), _annotation(annotation, part)
             child = here.get(part) if isinstance(here, dict) else here[part]
-            if isinstance(child, str) and section_of(annotation):
-                child = {"name": child}
+            if (section := section_of(annotation)) is not None and issubclass(section, Slot):
+                child = section.written_out(child)
             if child is None:
                 child = {}
             if not isinstance(child, dict | list):
@@ -90,8 +90,8 @@ class Layers:
         for key, value in over.items():
             here = (*path, key)
             child = section_of(_annotation(model, key))
-            if child is not None and issubclass(child, Slot) and isinstance(value, str):
-                value = {"name": value}
+            if child is not None and issubclass(child, Slot):
+                value = child.written_out(value)
             if child is not None and isinstance(value, Mapping):
                 if not isinstance(into.get(key), dict):
                     into[key] = {}

@@ -42,13 +42,10 @@ class Slot(BaseModel):
         """The plugin's options, as written (validated in the second pass)."""
         return dict(self.model_extra or {})
 
-
-def _slot(value: Any) -> Any:
-    return {"name": value} if isinstance(value, str) else value
-
-
-def _axis(value: Any) -> Any:
-    return {"size": value} if isinstance(value, int) and not isinstance(value, bool) else _slot(value)
+    @classmethod
+    def written_out(cls, value: Any) -> Any:
+        """What a short form stands for; anything else as it is."""
+        return {"name": value} if isinstance(value, str) else value
 
 
 class AxisSlot(Slot):
@@ -59,6 +56,12 @@ class AxisSlot(Slot):
     size: int | None = Field(
         None, ge=1, description="ranks along this axis (default: 1; along dp what is left of the world)"
     )
+
+    @classmethod
+    def written_out(cls, value: Any) -> Any:
+        """A number is a size."""
+        is_size = isinstance(value, int) and not isinstance(value, bool)
+        return {"size": value} if is_size else super().written_out(value)
 
     @model_serializer(mode="wrap")
     def _short(self, serialize: SerializerFunctionWrapHandler) -> Any:
@@ -92,10 +95,10 @@ class GuardTrees:
     """Marks a mapping of stages to trees of guards (llama3.safety.policy), each leaf of which is a `GuardSlot`."""
 
 
-_SHORT = BeforeValidator(_slot)
+_SHORT = BeforeValidator(Slot.written_out)
 SourceSlot = Annotated[Slot, _SHORT, PluginFamily("sources")]
 FilterSlot = Annotated[Slot, _SHORT, PluginFamily("filters")]
-ParallelSlot = Annotated[AxisSlot, BeforeValidator(_axis), PluginFamily("parallelism")]
+ParallelSlot = Annotated[AxisSlot, BeforeValidator(AxisSlot.written_out), PluginFamily("parallelism")]
 DataKindSlot = Annotated[Slot, _SHORT, PluginFamily("data_kinds")]
 AlgorithmSlot = Annotated[Slot, _SHORT, PluginFamily("algorithms")]
 RewardSlot = Annotated[Slot, _SHORT, PluginFamily("rewards")]

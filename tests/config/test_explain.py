@@ -65,6 +65,11 @@ def test_no_such_key(key, text):
     assert text in str(caught.value)
 
 
+def test_an_axis_tells_of_its_own_strategies(site, built_ins):
+    assert list(explain("parallelism.dp").plugins) == ["single"]
+    assert list(explain("parallelism.tp").plugins) == ["megatron"]
+
+
 def test_the_schema_knows_the_installed_plugins(site, built_ins):
     jsonschema = pytest.importorskip("jsonschema")
     schema = json_schema()
@@ -77,7 +82,8 @@ def test_the_schema_knows_the_installed_plugins(site, built_ins):
 
     assert errors({"post_training": {"algorithm": "dpo"}, "data": {"sources": ["stdlib", {"name": "files"}]}}) == []
     assert errors({"post_training": {"algorithm": {"name": "dpo", "beta": 0.2}}}) == []
-    assert errors({"parallelism": {"dp": {"name": "single", "size": 2}}}) == []
+    assert errors({"parallelism": {"dp": {"name": "single", "size": 2}, "tp": 1}}) == []
+    assert errors({"parallelism": {"tp": 0}}) != []
     assert errors({"post_training": {"algorithm": {"name": "dpo", "clip_ratio": 0.2}}}) != []
     assert errors({"post_training": {"algorithm": {"name": "ppo", "clip_ratio": 0.2}}}) == []
     assert errors({"data": {"sources": ["dpo"]}}) != []

@@ -104,6 +104,16 @@ def test_the_size_of_an_axis_is_no_option_of_the_strategy(write):
     assert loaded.config.parallelism.dp.options == {}
 
 
+def test_an_axis_is_a_name_a_size_or_both(write):
+    file = write("parallelism: {tp: {name: megatron, size: 2}, pp: 1, dp: single}\n")
+    loaded = load(file, environ={})
+    assert loaded.config.parallelism.sizes(world=6) == {"tp": 2, "cp": 1, "pp": 1, "dp": 3}
+    assert loaded.values["parallelism"]["pp"] == 1
+    assert load(write(loaded.to_yaml()), environ={}).config == loaded.config
+    other = load(write("parallelism: {tp: {name: megatron, size: 2}}\n"), ["parallelism.tp=4"], environ={})
+    assert (other.config.parallelism.tp.name, other.config.parallelism.tp.size) == ("megatron", 4)
+
+
 def test_set_reaches_into_lists_and_free_mappings(write):
     file = write("data: {sources: [{name: files, path: a}, stdlib], mix: {files: 1}}\n")
     loaded = load(file, ["data.sources.0.path=b", "data.mix.prose=2", "data.sources.1.path=c"], environ={})
@@ -231,8 +241,14 @@ def test_extends_goes_one_level(write, site, built_ins):
             "'lost' learns from 'step', a kind of data that no plugin brings. did you mean 'steps'?",
         ),
         ("post_training: {average: [0, 0]}", "no weights of the sft and the preference checkpoint"),
-        ("parallelism: {tp: 2}", "no strategy supplies the tp axis. strategies for it: megatron"),
+        (
+            "parallelism: {tp: 2}",
+            "no strategy supplies the tp axis. strategies for it: megatron. Fix: write tp: {name: megatron, size: 2}",
+        ),
+        ("parallelism: {pp: 2}", "no strategy supplies the pp axis. strategies for it: none installed. Fix: set pp: 1"),
+        ("parallelism: {dp: 2}", "no strategy supplies the dp axis. strategies for it: single"),
         ("parallelism: {dp: megatron}", "'megatron' is a strategy for tp, not dp"),
+        ("parallelism: {cp: {name: megatron, size: 2}}", "'megatron' is a strategy for tp, not cp"),
         ("safety: {policy: {output: prompt_injection}}", "does not stand at 'output'"),
         ("safety: {policy: {input: {any: [no_guard]}}}", "safety.policy.input.any.0: no plugin 'no_guard'"),
         (
