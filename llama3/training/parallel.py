@@ -15,7 +15,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 import torch
 import torch.distributed as dist
@@ -181,8 +181,7 @@ class MicrobatchRunner:
             loss(microbatch, None).backward()
 
     def forward(self, microbatches: Sequence[Microbatch], read: Read) -> Sequence[Columns]:
-        found = [read(microbatch, None) for microbatch in microbatches]
-        return [columns for columns in found if not isinstance(columns, Tensor)]
+        return [cast(Columns, read(microbatch, None)) for microbatch in microbatches]  # there is no earlier stage
 
 
 class Parallel:
