@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 from forked import run_ranks
+from torch.distributed.tensor import DTensor
 from training_toys import Counting, options, schedule
 
 from llama3.checkpoints.load import load_model
-from llama3.config.schema import ParallelismSection
+from llama3.config.schema import LoRASection, ParallelismSection
 from llama3.errors import ConfigError
 from llama3.inference.sampling import Sampling
 from llama3.model.batch import Batch
@@ -50,13 +51,16 @@ def toys(tmp_path_factory):
     discover.cache_clear()
 
 
+def parallel_of(parallelism: dict | None) -> Parallel:
+    """None: this process."""
+    if parallelism is None:
+        return Parallel(ParallelContext(CPU))
+    return start(ParallelismSection.model_validate(parallelism), CONFIG, CPU, discover())
+
+
 def work(parallelism: dict | None, folder: Path) -> dict:
     """Three steps with a checkpoint after the second; then everything that is asked of a placed model."""
-    if parallelism is None:
-        parallel = Parallel(ParallelContext(CPU))
-    else:
-        parallel = start(ParallelismSection.model_validate(parallelism), CONFIG, CPU, discover())
-    model = PlacedModel.drawn(CONFIG, 0, parallel)
+    model = PlacedModel.drawn(CONFIG, 0, parallel_of(parallelism))
     section = options(checkpoint_every=2, microbatch_tokens=48)
     progress = train(
         model,
@@ -113,6 +117,42 @@ def test_a_run_goes_on_in_another_layout(alone, tmp_path, layout):
     for many in run_ranks(tmp_path / "ranks", 2, work, LAYOUTS[layout], tmp_path):
         assert many["loss"] == pytest.approx(one["loss"], abs=1e-5)
         torch.testing.assert_close(many["gradients"], one["gradients"], atol=1e-5, rtol=0)
+
+
+def adapt(parallelism: dict | None, checkpoint: Path, folder: Path) -> dict:
+    """Adapters trained on a checkpoint, and what is left of them."""
+    model = PlacedModel.loaded(checkpoint, parallel_of(parallelism), lora=LoRASection(rank=4), seed=2)
+    held = sum(x.to_local().numel() if isinstance(x, DTensor) else x.numel() for x in model.module.parameters())
+    section = options(microbatch_tokens=48)
+    train(
+        model,
+        NextToken(),
+        Counting(rows=5, length=24),
+        collate=Batch.concat,
+        options=section,
+        schedule=schedule(section, 3),
+        seed=5,
+    )
+    batch = Batch.concat(Counting().examples(9))
+    logps = {"adapted": model.scorer().logps(batch), "base": model.scorer(adapters=False).logps(batch)}
+    answers = model.generator("fp32").generate(PROMPTS, Sampling(max_tokens=5, seed=3, stop_ids=frozenset({0})))
+    adapter, base = model.adapter(), model.base_hash()
+    model.merge()
+    model.save(folder)
+    ids = [[answer.ids for answer in row] for row in answers]
+    return {"held": held, "logps": logps, "answers": ids, "adapter": adapter, "base": base}
+
+
+def test_adapters_are_trained_scored_and_merged_by_all_ranks(alone, tmp_path):
+    checkpoint, _ = alone
+    one = adapt(None, checkpoint, tmp_path / "one")
+    for many in run_ranks(tmp_path / "ranks", 2, adapt, LAYOUTS["fsdp2"], checkpoint, tmp_path / "many"):
+        assert many["held"] < 0.6 * one["held"]
+        torch.testing.assert_close(many["logps"], one["logps"], atol=1e-4, rtol=0)
+        torch.testing.assert_close(many["adapter"], one["adapter"], atol=1e-4, rtol=0)
+        assert (many["answers"], many["base"]) == (one["answers"], one["base"])
+    ours, theirs = (load_model(tmp_path / name).state_dict() for name in ("many", "one"))
+    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
 
 
 def test_a_strategy_refuses_what_it_cannot_cut():
