@@ -24,7 +24,7 @@ def test_a_config_of_the_page_is_valid(config):
 def test_the_ramp_is_one_curve_and_the_anneal_another_that_ends_at_0():
     section = load(CONFIGS[1]).config.pretrain
     schedule, phases = Schedule.of(section), phases_of(section)
-    assert [segment.curve for segment in schedule.segments] == ["cosine", "linear"]
+    assert [curve.shape for curve in schedule.curves] == ["cosine", "linear"]
     assert schedule.total == sum(phase.steps for phase in phases)
     assert schedule.lr(schedule.total - 1) == 0
     assert [phase.steps for phase in phases] == [489, 489, 245, 31]

@@ -264,7 +264,7 @@ def test_extends_goes_one_level(write, site, built_ins):
         ),
         (
             "model: {max_seq_len: 512}\npretrain: {phases: [{}, {seq_len: 1024}]}",
-            "run.yaml:2:27: pretrain.phases.1.seq_len: rows of 1024 tokens are longer than model.max_seq_len = 512",
+            "run.yaml:2:26: pretrain.phases.1.seq_len: rows of 1024 tokens are longer than model.max_seq_len = 512",
         ),
         (
             "pretrain: {phases: [{}, {seq_len: 768}]}",

@@ -90,13 +90,9 @@ class StepLabels(DataKind[StepsExample]):
 """
 ALGORITHM = """
 from llama3.training.algorithm import Algorithm, Term
-from steps_kind import StepLabels
 
 
 class GoodSteps(Algorithm):
-    def collate(self, examples):
-        return StepLabels().collate(examples)
-
     def loss(self, scored, batch):
         good_M = batch.per_segment["good"][batch.segment_M] > 0
         return {"nll": Term(-scored.logps_M[good_M].sum(), per="target")}
