@@ -31,18 +31,10 @@ NOT_DECLARED_YET = (
     "llama3/data/plan.py",
     "llama3/data/shards.py",
     "llama3/evaluation/",
-    "llama3/inference/",
-    "llama3/model/batch.py",
-    "llama3/model/lora.py",
-    "llama3/model/score.py",
-    "llama3/posttraining/",
     "llama3/release/",
-    "llama3/safety/",
-    "llama3/tasks/",
     "llama3/tokenizer/chat_template.py",
     "llama3/tokenizer/llama3_chat.py",
     "llama3/tokenizer/messages.py",
-    "llama3/training/",
     "llama3_plugins/",
 )
 """Where problems are still made by hand. The list only ever gets shorter."""
@@ -147,7 +139,8 @@ SOURCES = [Source(name, path) for name, path in MODULES.items() if name != "llam
 
 
 def test_problems_are_made_by_declarations_only():
-    made = {"Problem"} | classes()
+    # A subclass elsewhere makes its problem of a declaration in its constructor.
+    made = {"Problem"} | {name for name in classes() if hasattr(errors, name)}
     found = [
         source.at(call)
         for source in SOURCES

@@ -125,7 +125,7 @@ def write_model(
         found, tensor = next(stream)
         assert found == name, f"{found} came where {name} was due"
         if problems := non_finite(tensor, name):
-            raise CheckpointError(problems)
+            raise CheckpointError.of(problems)
         return tensor.to("cpu", dtype)
 
     write_shards(sizes, take, Path(folder), max_shard_bytes)

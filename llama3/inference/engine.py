@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from llama3.config.precision import AutoPrecision
-from llama3.errors import ConfigError, DoesNotFit, Problem
+from llama3.errors import ConfigError, DoesNotFit
 from llama3.inference.completion import Completion
 from llama3.inference.kv_pool import KvPool
 from llama3.inference.paged_cache import Ints, PagedCache
@@ -35,6 +35,19 @@ from llama3.inference.request import Answer, Request
 from llama3.inference.sampling import Draws, Sampling, draw, stream_seed, uniforms
 from llama3.inference.working_copy import refresh, sampling_dtype, working_copy
 from llama3.model.transformer import Transformer
+
+NO_TOKENS = ConfigError.declare("L3-GEN-003", "has no tokens", fix="give the ids of a begin-of-text token and the text")
+OTHER_TOKENS = ConfigError.declare(
+    "L3-GEN-004",
+    "has tokens outside the model's vocabulary of {size}",
+    fix="encode it with this model's tokenizer",
+)
+NO_ROOM = DoesNotFit.declare(
+    "L3-GEN-005",
+    "{tokens} tokens and an answer of up to {answer} do not fit",
+    why="the cache holds at most {limit} tokens of one sequence",
+    fix="shorten the prompt or lower max_tokens",
+)
 
 CACHE_BYTES = 256 << 20
 """Size of the cache unless `num_blocks` is given; more if one sequence of the model's context needs it."""
@@ -251,18 +264,12 @@ class Engine:
         _check_tokens(prompts, self.model.config.vocab_size)
         limit = self.pool.max_tokens
         problems = [
-            Problem(
-                "L3-GEN-005",
-                f"prompt {index}",
-                f"{len(ids)} tokens and an answer of up to {sampling.max_tokens} do not fit",
-                f"the cache holds at most {limit} tokens of one sequence",
-                "shorten the prompt or lower max_tokens",
-            )
+            NO_ROOM.problem(f"prompt {index}", tokens=len(ids), answer=sampling.max_tokens, limit=limit)
             for index, ids in enumerate(prompts)
             if len(ids) + sampling.max_tokens > limit
         ]
         if problems:
-            raise DoesNotFit(problems)
+            raise DoesNotFit.of(problems)
 
     def _admit(self) -> list[_Prefill]:
         """Give rows to as many waiting answers as fit."""
@@ -361,14 +368,11 @@ def _check_tokens(prompts: list[npt.NDArray[np.int64]], vocab_size: int) -> None
     problems = []
     for index, ids in enumerate(prompts):
         if ids.ndim != 1 or len(ids) == 0:
-            fix = "give the ids of a begin-of-text token and the text"
-            problems.append(Problem("L3-GEN-003", f"prompt {index}", "has no tokens", fix=fix))
+            problems.append(NO_TOKENS.problem(f"prompt {index}"))
         elif ids.min() < 0 or ids.max() >= vocab_size:
-            what = f"has tokens outside the model's vocabulary of {vocab_size}"
-            fix = "encode it with this model's tokenizer"
-            problems.append(Problem("L3-GEN-004", f"prompt {index}", what, fix=fix))
+            problems.append(OTHER_TOKENS.problem(f"prompt {index}", size=vocab_size))
     if problems:
-        raise ConfigError(problems)
+        raise ConfigError.of(problems)
 
 
 def throughput_engine(model: Transformer, precision: AutoPrecision = "auto") -> Engine:

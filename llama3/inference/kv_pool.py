@@ -18,7 +18,14 @@ import numpy as np
 import numpy.typing as npt
 
 from llama3 import _core
-from llama3.errors import DoesNotFit, Problem
+from llama3.errors import DoesNotFit
+
+NEVER_FITS = DoesNotFit.declare(
+    "L3-KVP-001",
+    "a sequence of {length} tokens cannot fit",
+    why="the pool holds at most {limit} tokens of one sequence",
+    fix="shorten the prompt or max_tokens, or use a pool with more blocks",
+)
 
 
 class KvPool:
@@ -81,15 +88,7 @@ class KvPool:
         tokens_n = np.ascontiguousarray(tokens, dtype=np.uint32)
         length = max(len(tokens_n), max_len)
         if length > self.max_tokens:
-            raise DoesNotFit(
-                Problem(
-                    "L3-KVP-001",
-                    "KvPool.admit",
-                    f"a sequence of {length} tokens cannot fit",
-                    f"the pool holds at most {self.max_tokens} tokens of one sequence",
-                    "shorten the prompt or max_tokens, or use a pool with more blocks",
-                )
-            )
+            raise NEVER_FITS("KvPool.admit", length=length, limit=self.max_tokens)
         return self._core.admit(tokens_n, salt, adapter, max_len)
 
     def match_len(self, tokens: npt.ArrayLike, *, salt: bytes = b"", adapter: int = 0) -> int:

@@ -19,7 +19,7 @@ import torch
 from llama3.checkpoints.formats import load_tokenizer
 from llama3.checkpoints.layouts import holds_model
 from llama3.checkpoints.load import load_model
-from llama3.errors import ArtifactError, DoesNotFit, Problem
+from llama3.errors import ArtifactError, DoesNotFit
 from llama3.inference.completion import Completion, FinishReason
 from llama3.inference.engine import Engine
 from llama3.inference.sampling import Sampling
@@ -33,6 +33,19 @@ from llama3.safety.engine import PolicyEngine
 from llama3.safety.guard import Turn
 from llama3.tokenizer.chat import Message, render, stop_ids
 from llama3.tokenizer.tokenizer import Tokenizer
+
+LONG_CHAT = DoesNotFit.declare(
+    "L3-GEN-006",
+    "the conversation has {tokens} tokens",
+    why="the context holds {limit} with the answer",
+    fix="drop its oldest messages",
+)
+NO_MODEL = ArtifactError.declare(
+    "L3-GEN-007",
+    "no model is here",
+    why="a model directory holds config.json, weights and a tokenizer; a run has one when its first round is over",
+    fix="give the path of a checkpoint, a release, a run or a .gguf file",
+)
 
 TEMPERATURE, TOP_P = 0.6, 0.9
 """How answers are drawn unless said otherwise: the defaults of Meta's reference code."""
@@ -138,9 +151,7 @@ class Llama:
         prompt = render(self.tokenizer, messages, generation_prompt=True).ids
         room = self.engine.pool.max_tokens - len(prompt)
         if room < 1:
-            what = f"the conversation has {len(prompt)} tokens"
-            why = f"the context holds {self.engine.pool.max_tokens} with the answer"
-            raise DoesNotFit(Problem("L3-GEN-006", "chat", what, why, "drop its oldest messages"))
+            raise LONG_CHAT("chat", tokens=len(prompt), limit=self.engine.pool.max_tokens)
         tokens = room if max_tokens is None else min(max_tokens, room)
         sampling = Sampling(tokens, temperature, top_p, seed=seed, stop_ids=stop_ids(self.tokenizer))
         pieces = self._pieces(prompt, sampling)
@@ -201,7 +212,4 @@ def find_model(path: Path) -> Path:
     for folder in candidates:
         if holds_model(folder):
             return folder
-    what = "no model is here"
-    why = "a model directory holds config.json, weights and a tokenizer; a run has one when its first round is over"
-    fix = "give the path of a checkpoint, a release, a run or a .gguf file"
-    raise ArtifactError(Problem("L3-GEN-007", str(path), what, why, fix))
+    raise NO_MODEL(path)

@@ -16,7 +16,10 @@ import torch
 from torch import Tensor
 
 from llama3 import _core
-from llama3.errors import ConfigError, LlamaError, Problem
+from llama3.errors import ConfigError, LlamaError
+
+OUT_OF_RANGE = ConfigError.declare("L3-GEN-001", "is {value}", why="it must be {rule}", fix="change it")
+NOT_FINITE = LlamaError.declare("L3-GEN-002", "the model's scores are not finite numbers", fix="use another checkpoint")
 
 CDF_BLOCK = 256
 """Tokens whose probabilities are summed before one of them is looked for."""
@@ -52,12 +55,10 @@ class Sampling:
             (0 <= self.seed < 2**64, "seed", "from 0 to 2^64 - 1"),
         ]
         problems = [
-            Problem("L3-GEN-001", name, f"is {getattr(self, name)}", f"it must be {rule}", "change it")
-            for holds, name, rule in rules
-            if not holds
+            OUT_OF_RANGE.problem(name, value=getattr(self, name), rule=rule) for holds, name, rule in rules if not holds
         ]
         if problems:
-            raise ConfigError(problems)
+            raise ConfigError.of(problems)
 
 
 @dataclass(frozen=True)
@@ -90,8 +91,7 @@ def draw(logits_BV: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
     logits_BV = logits_BV.float()
     normalizer_B = _exp(logits_BV).sum(-1).log_().add_(logits_BV.amax(-1))
     if not bool(normalizer_B.isfinite().all()):
-        what = "the model's scores are not finite numbers"
-        raise LlamaError(Problem("L3-GEN-002", "generation", what, fix="use another checkpoint"))
+        raise NOT_FINITE("generation")
     temperature_B = torch.from_numpy(draws.temperature_B).to(logits_BV.device)
     if (draws.temperature_B == 0).all():
         ids_B = logits_BV.argmax(-1)

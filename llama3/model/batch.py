@@ -25,6 +25,53 @@ from torch import Tensor
 
 from llama3.errors import DataError, Problem
 
+NOT_FLAT = DataError.declare("L3-BAT-001", "{dtype} of shape {shape}", fix="give a flat tensor of {wanted}")
+OTHER_OFFSETS = DataError.declare(
+    "L3-BAT-002", "{offsets} offsets for {segments} segments", fix="give one more than segments"
+)
+BAD_OFFSETS = DataError.declare(
+    "L3-BAT-003",
+    "the offsets do not cut {tokens} tokens into segments",
+    why="offsets must rise from 0 to the number of tokens, and no segment may be empty",
+    fix="drop empty segments",
+)
+LATE_PARENT = DataError.declare(
+    "L3-BAT-004", "a parent does not come before its child", fix="order segments parents first"
+)
+BAD_TARGETS = DataError.declare(
+    "L3-BAT-005", "the targets are not strictly increasing indices of tokens", fix="sort them"
+)
+UNPREDICTED = DataError.declare(
+    "L3-BAT-006", "the first token of a root is a target, but nothing predicts it", fix="leave it out"
+)
+OTHER_ROWS = DataError.declare("L3-BAT-007", "{shape} where {size} rows are needed", fix="give one value each")
+NO_CHILD = DataError.declare(
+    "L3-BAT-010",
+    "{without} of {trees} trees have no child number {k}",
+    fix="select the trees that have it first",
+)
+BAD_CHOICE = DataError.declare(
+    "L3-BAT-011",
+    "{given} cannot choose among {size} {things}",
+    fix="give a mask of {size} values, or distinct indices below {size}",
+)
+BAD_TREE = DataError.declare(
+    "L3-BAT-012",
+    "{what}",
+    why="a tree has one root, its first segment, and every other segment names an earlier one",
+    fix="order the segments parents first",
+)
+TOO_FEW_PARTS = DataError.declare("L3-BAT-013", "a batch cannot be split into {parts} parts", fix="ask for 1 or more")
+OTHER_LENGTH = DataError.declare(
+    "L3-BAT-014",
+    "{columns} has the wrong number of values",
+    why="is_target has one value per token and a per_target column one per target",
+    fix="check the mask against the tokens",
+)
+OTHER_COLUMNS = DataError.declare(
+    "L3-BAT-015", "column {column!r} is missing in some parts", fix="give every part the same columns"
+)
+
 Columns = Mapping[str, Tensor]
 
 
@@ -51,7 +98,7 @@ class Batch:
 
     def __post_init__(self) -> None:
         if self.tokens_T.device.type == "cpu" and (problems := _problems(self)):
-            raise DataError(problems)
+            raise DataError.of(problems)
 
     @property
     def num_tokens(self) -> int:
@@ -132,14 +179,7 @@ class Batch:
         order = tree.argsort(stable=True)
         counts_R = torch.bincount(tree, minlength=self.num_trees)
         if not k >= 0 or bool((counts_R <= k).any()):
-            raise DataError(
-                Problem(
-                    "L3-BAT-010",
-                    f"child({k})",
-                    f"{int((counts_R <= k).sum())} of {self.num_trees} trees have no child number {k}",
-                    fix="select the trees that have it first",
-                )
-            )
+            raise NO_CHILD(f"child({k})", without=int((counts_R <= k).sum()), trees=self.num_trees, k=k)
         return children[order][counts_R.cumsum(0) - counts_R + k]
 
     def sum_by_segment(self, x_M: Tensor) -> Tensor:
@@ -337,27 +377,13 @@ class Batch:
         chosen = torch.as_tensor(chosen, device=self.tokens_T.device)
         if chosen.dtype == torch.bool:
             if chosen.shape != (size,):
-                raise DataError(
-                    Problem(
-                        "L3-BAT-011",
-                        what,
-                        f"a mask of {tuple(chosen.shape)} for {size} {what}",
-                        fix=f"give {size} values",
-                    )
-                )
+                raise BAD_CHOICE(what, given=f"a mask of shape {tuple(chosen.shape)}", size=size, things=what)
             return chosen.nonzero().squeeze(-1)
         chosen = chosen.long()
         if len(chosen) and not (
             int(chosen.min()) >= 0 and int(chosen.max()) < size and len(chosen.unique()) == len(chosen)
         ):
-            raise DataError(
-                Problem(
-                    "L3-BAT-011",
-                    what,
-                    f"indices are not distinct numbers below {size}",
-                    fix="choose each at most once",
-                )
-            )
+            raise BAD_CHOICE(what, given="these indices", size=size, things=what)
         return chosen
 
     def _take(self, segments: Tensor, trees: Tensor) -> Batch:
@@ -413,15 +439,8 @@ class Tree:
         parents = [segment.parent for segment in self.segments]
         wrong = [i for i, parent in enumerate(parents) if not (parent == -1 if i == 0 else 0 <= parent < i)]
         if wrong or not parents:
-            raise DataError(
-                Problem(
-                    "L3-BAT-012",
-                    f"segment {wrong[0]}" if wrong else "tree",
-                    f"its parent is {parents[wrong[0]]}" if wrong else "it has no segments",
-                    "a tree has one root, its first segment, and every other segment names an earlier one",
-                    "order the segments parents first",
-                )
-            )
+            what = f"its parent is {parents[wrong[0]]}" if wrong else "it has no segments"
+            raise BAD_TREE(f"segment {wrong[0]}" if wrong else "tree", what=what)
 
 
 def _problems(batch: Batch) -> list[Problem]:
@@ -439,73 +458,26 @@ def _problems(batch: Batch) -> list[Problem]:
         "targets_M": torch.int64,
     }
     problems = [
-        Problem(
-            "L3-BAT-001",
-            name,
-            f"{tensor.dtype} of shape {tuple(tensor.shape)}",
-            fix=f"give a flat tensor of {dtype}",
-        )
+        NOT_FLAT.problem(name, dtype=tensor.dtype, shape=tuple(tensor.shape), wanted=dtype)
         for name, dtype in dtypes.items()
         if (tensor := getattr(batch, name)).dtype != dtype or tensor.dim() != 1
     ]
     if problems:
         return problems
     if len(starts_S1) != len(parents_S) + 1:
-        return [
-            Problem(
-                "L3-BAT-002",
-                "starts_S1",
-                f"{len(starts_S1)} offsets for {len(parents_S)} segments",
-                fix="give one more than segments",
-            )
-        ]
+        return [OTHER_OFFSETS.problem("starts_S1", offsets=len(starts_S1), segments=len(parents_S))]
     if int(starts_S1[0]) != 0 or int(starts_S1[-1]) != len(tokens_T) or bool((starts_S1.diff() <= 0).any()):
-        why = "offsets must rise from 0 to the number of tokens, and no segment may be empty"
-        return [
-            Problem(
-                "L3-BAT-003",
-                "starts_S1",
-                f"the offsets do not cut {len(tokens_T)} tokens into segments",
-                why,
-                "drop empty segments",
-            )
-        ]
+        return [BAD_OFFSETS.problem("starts_S1", tokens=len(tokens_T))]
     if bool((parents_S >= torch.arange(len(parents_S))).any()) or bool((parents_S < -1).any()):
-        return [
-            Problem(
-                "L3-BAT-004",
-                "parents_S",
-                "a parent does not come before its child",
-                fix="order segments parents first",
-            )
-        ]
+        return [LATE_PARENT.problem("parents_S")]
     if len(targets_M):
         if int(targets_M[0]) < 0 or int(targets_M[-1]) >= len(tokens_T) or bool((targets_M.diff() <= 0).any()):
-            return [
-                Problem(
-                    "L3-BAT-005",
-                    "targets_M",
-                    "the targets are not strictly increasing indices of tokens",
-                    fix="sort them",
-                )
-            ]
+            return [BAD_TARGETS.problem("targets_M")]
         if bool(torch.isin(targets_M, starts_S1[:-1][parents_S < 0].long()).any()):
-            return [
-                Problem(
-                    "L3-BAT-006",
-                    "targets_M",
-                    "the first token of a root is a target, but nothing predicts it",
-                    fix="leave it out",
-                )
-            ]
+            return [UNPREDICTED.problem("targets_M")]
     sizes = {"per_target": len(targets_M), "per_segment": len(parents_S), "per_tree": batch.num_trees}
     return [
-        Problem(
-            "L3-BAT-007",
-            f"{kind}[{name!r}]",
-            f"{tuple(column.shape)} where {size} rows are needed",
-            fix="give one value each",
-        )
+        OTHER_ROWS.problem(f"{kind}[{name!r}]", shape=tuple(column.shape), size=size)
         for kind, size in sizes.items()
         for name, column in getattr(batch, kind).items()
         if column.dim() == 0 or len(column) != size
@@ -515,9 +487,7 @@ def _problems(batch: Batch) -> list[Problem]:
 def _cut(sizes: list[int], n: int) -> list[list[int]]:
     """Consecutive runs of 0..len(sizes) with about equal sums: item i goes where the middle of its tokens falls."""
     if n < 1:
-        raise DataError(
-            Problem("L3-BAT-013", "split", f"a batch cannot be split into {n} parts", fix="ask for 1 or more")
-        )
+        raise TOO_FEW_PARTS("split", parts=n)
     parts: list[list[int]] = [[] for _ in range(n)]
     total, before, part = sum(sizes), 0, 0
     for index, size in enumerate(sizes):
@@ -540,15 +510,7 @@ def _target_mask(segment: Segment) -> np.ndarray:
     }
     wrong = [name for name, length in lengths.items() if length != len(segment.tokens)]
     if wrong:
-        raise DataError(
-            Problem(
-                "L3-BAT-014",
-                f"segment of {len(segment.tokens)} tokens",
-                f"{', '.join(wrong)} has the wrong number of values",
-                "is_target has one value per token and a per_target column one per target",
-                "check the mask against the tokens",
-            )
-        )
+        raise OTHER_LENGTH(f"segment of {len(segment.tokens)} tokens", columns=wrong)
     return mask
 
 
@@ -587,5 +549,4 @@ def _concat_columns(parts: list[tuple[Columns, int]], kind: str) -> dict[str, Te
 
 def _same_names(names: list[set[str]], kind: str) -> None:
     if odd := set[str]().union(*names) - (names[0].intersection(*names) if names else set()):
-        fix = "give every part the same columns"
-        raise DataError(Problem("L3-BAT-015", kind, f"column {sorted(odd)[0]!r} is missing in some parts", fix=fix))
+        raise OTHER_COLUMNS(kind, column=sorted(odd)[0])

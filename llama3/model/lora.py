@@ -20,11 +20,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llama3.config.schema import LoRASection
-from llama3.errors import ConfigError, Problem
+from llama3.errors import ConfigError
 from llama3.model.build import generator
 from llama3.model.config import ModelConfig
 from llama3.model.shards import like, whole
 from llama3.model.transformer import Transformer
+
+NO_PROJECTION = ConfigError.declare("L3-LRA-001", "there is no projection {name!r}", fix="choose of {projections}")
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 _HF_NAMES = {
@@ -199,8 +201,8 @@ def _rows(config: ModelConfig) -> dict[str, dict[str, Tensor]]:
 
 def _refuse_unknown(section: LoRASection) -> None:
     problems = [
-        Problem("L3-LRA-001", "lora.targets", f"there is no projection {name!r}", fix=f"choose of {PROJECTIONS}")
+        NO_PROJECTION.problem("lora.targets", name=name, projections=list(PROJECTIONS))
         for name in sorted(set(section.targets) - set(PROJECTIONS))
     ]
     if problems:
-        raise ConfigError(problems)
+        raise ConfigError.of(problems)

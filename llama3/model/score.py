@@ -26,6 +26,24 @@ from llama3.model.share import share
 from llama3.model.transformer import Transformer, compute_dtype
 from llama3.plugins.specs import Want
 
+NOT_KNOWN = ConfigError.declare("L3-MDL-020", "cannot compute {name!r}", fix="ask for {known}")
+COLD = ConfigError.declare("L3-MDL-021", "temperature {temperature} is not above 0", fix="use 1.0")
+NO_HEAD = ConfigError.declare(
+    "L3-MDL-022", "the model has no {head}", fix="build it with Transformer(config, {head}=True)"
+)
+NO_SOFT_TARGETS = DataError.declare(
+    "L3-MDL-023",
+    "the batch has no soft targets",
+    why="the cross-entropy with them is wanted",
+    fix='add per_target["soft_ids"] and per_target["soft_probs"], both [M, k], in `prepare`',
+)
+NOT_SO_MANY = ConfigError.declare(
+    "L3-MDL-024",
+    "cannot give {k} tokens",
+    why="the vocabulary has {size} tokens",
+    fix="give k from 1 to that",
+)
+
 CHUNK_LOGITS = 1 << 20
 """Logits computed at once on the CPU (256 rows of 4,096 tokens): their float32 copies stay in the cache."""
 CHUNK_ROWS = 256
@@ -74,7 +92,7 @@ def score_stage(
     """As `score`, by a pipeline's stage: `x_TD` is what the stage before it returned; one before the last returns the
     hidden states for the next."""
     if problems := _problems(want, temperature):
-        raise ConfigError(problems)
+        raise ConfigError.of(problems)
     ends_S = batch.starts_S1[1:].long() - 1 if "score" in want else batch.source_M[:0]
     forest, read_N = share(batch, torch.cat([batch.source_M, ends_S]))
     heads = partial(_heads, batch=batch, read_N=read_N, want=want, temperature=temperature)
@@ -84,12 +102,9 @@ def score_stage(
 
 def _problems(want: Set[str], temperature: float) -> list[Problem]:
     known = get_args(Want)
-    problems = [
-        Problem("L3-MDL-020", "score", f"cannot compute {name!r}", fix=f"ask for {', '.join(known)}")
-        for name in sorted(set(want) - set(known))
-    ]
+    problems = [NOT_KNOWN.problem("score", name=name, known=list(known)) for name in sorted(set(want) - set(known))]
     if not temperature > 0:
-        problems.append(Problem("L3-MDL-021", "score", f"temperature {temperature} is not above 0", fix="use 1.0"))
+        problems.append(COLD.problem("score", temperature=temperature))
     return problems
 
 
@@ -116,14 +131,7 @@ def _heads(
 
 def _scalar(head: torch.nn.Linear | None, name: str, h: Tensor) -> Tensor:
     if head is None:
-        raise ConfigError(
-            Problem(
-                "L3-MDL-022",
-                "score",
-                f"the model has no {name}",
-                fix=f"build it with Transformer(config, {name}=True)",
-            )
-        )
+        raise NO_HEAD("score", head=name)
     with torch.autocast(h.device.type, enabled=False):  # it would round both to bfloat16 again
         return torch.mv(h.float(), head.weight.float()[0])  # no view: FSDP warns of those
 
@@ -131,15 +139,7 @@ def _scalar(head: torch.nn.Linear | None, name: str, h: Tensor) -> Tensor:
 def _soft_target(batch: Batch) -> tuple[Tensor, Tensor]:
     columns = batch.per_target
     if not {"soft_ids", "soft_probs"} <= columns.keys():
-        raise DataError(
-            Problem(
-                "L3-MDL-023",
-                "score",
-                "the batch has no soft targets",
-                "the cross-entropy with them is wanted",
-                'add per_target["soft_ids"] and per_target["soft_probs"], both [M, k], in `prepare`',
-            )
-        )
+        raise NO_SOFT_TARGETS("score")
     return columns["soft_ids"], columns["soft_probs"].float()
 
 
@@ -249,8 +249,7 @@ def top_stage(
     def heads(model: Transformer, h_TD: Tensor) -> dict[str, Tensor]:
         weight_VD = model.lm_head.weight
         if not 1 <= k <= len(weight_VD):
-            why = f"the vocabulary has {len(weight_VD)} tokens"
-            raise ConfigError(Problem("L3-MDL-024", "top", f"cannot give {k} tokens", why, "give k from 1 to that"))
+            raise NOT_SO_MANY("top", k=k, size=len(weight_VD))
         h_MD = h_TD[read_M].to(compute_dtype(h_TD))
         found = [
             torch.log_softmax(_logits(h_MD[rows], weight_VD.to(h_MD.dtype), temperature), -1, torch.float32).topk(k)

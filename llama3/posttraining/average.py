@@ -15,11 +15,19 @@ from torch import Tensor
 from llama3.artifacts import Checkpoint, StageOutput, stage
 from llama3.checkpoints.load import load_model
 from llama3.config.schema import Config
-from llama3.errors import CheckpointError, ConfigError, Problem
+from llama3.errors import CheckpointError, ConfigError
 from llama3.model.transformer import Transformer
 from llama3.tokenizer import Tokenizer
 from llama3.training.placed import PlacedModel
 from llama3.training.stage import save_checkpoint
+
+OTHER_ARCHITECTURE = CheckpointError.declare("L3-AVG-001", "the checkpoints differ in their architecture")
+OTHER_TOKENIZER = CheckpointError.declare("L3-AVG-002", "its tokenizer is not that of {first}")
+NO_WEIGHTS = ConfigError.declare(
+    "L3-AVG-003",
+    "[{weights}] are no weights for {models} models",
+    fix="give one number of at least 0 per model, not all 0",
+)
 
 
 class AverageOptions(BaseModel):
@@ -44,7 +52,7 @@ def average(
     tokenizers = [Tokenizer.load(folder) for folder in folders]
     for folder, tokenizer in zip(folders, tokenizers, strict=True):
         if tokenizer.hash != tokenizers[0].hash:
-            raise CheckpointError(Problem("L3-AVG-002", str(folder), f"its tokenizer is not that of {folders[0]}"))
+            raise OTHER_TOKENIZER(folder, first=folders[0])
     models = [load_model(folder) for folder in folders]
     mean = average_models(models, options.weights)
     save_checkpoint(out.path, PlacedModel(mean), tokenizers[0], {"stage": "average", "weights": list(options.weights)})
@@ -54,12 +62,9 @@ def average(
 def average_models(models: Sequence[Transformer], weights: Sequence[float]) -> Transformer:
     """The first model with its weights replaced by the weighted mean of all."""
     if len(weights) != len(models) or min(weights) < 0 or sum(weights) <= 0:
-        raise ConfigError(
-            Problem("L3-AVG-003", "post_training.average", f"{list(weights)} are no weights for {len(models)} models",
-                    fix="give one number of at least 0 per model, not all 0")
-        )  # fmt: skip
+        raise NO_WEIGHTS("post_training.average", weights=list(weights), models=len(models))
     if any(model.config != models[0].config for model in models):
-        raise CheckpointError(Problem("L3-AVG-001", "average", "the checkpoints differ in their architecture"))
+        raise OTHER_ARCHITECTURE("average")
     states = [model.state_dict() for model in models]
     mean = {name: weighted_mean([state[name] for state in states], weights) for name in states[0]}
     result = Transformer(models[0].config)

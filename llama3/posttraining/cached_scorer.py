@@ -21,10 +21,23 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from llama3.errors import CheckpointError, Problem
+from llama3.errors import CheckpointError
 from llama3.model.batch import Batch
 from llama3.training.algorithm import Scorer
 from llama3.training.parallel import ParallelContext
+
+OTHER_MODEL = CheckpointError.declare(
+    "L3-REF-001",
+    "scores of another frozen model",
+    why="they belong to {found}, not to {model}",
+    fix="remove the file: it is computed anew",
+)
+UNREADABLE = CheckpointError.declare(
+    "L3-REF-002",
+    "the scores of a frozen model cannot be read",
+    why="{error}",
+    fix="remove the file: it is computed anew",
+)
 
 _FORMAT = "llama3-scores-1"
 Row = tuple[Tensor, ...]
@@ -106,19 +119,15 @@ class CachedScorer:
 
 
 def _read(path: Path, model: str) -> dict[bytes, Row]:
-    fix = "remove the file: it is computed anew"
     try:
         with safe_open(path, framework="pt") as file:
             facts = file.metadata() or {}
             names = sorted(name for name in file.keys() if name.startswith("column"))  # noqa: SIM118
             keys, ends, *columns = (file.get_tensor(name) for name in ("keys", "ends", *names))
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            Problem("L3-REF-002", str(path), "the scores of a frozen model cannot be read", str(error), fix)
-        ) from error
+        raise UNREADABLE(path, error=error) from error
     if (facts.get("format"), facts.get("model")) != (_FORMAT, model):
-        why = f"they belong to {facts.get('model')}, not to {model}"
-        raise CheckpointError(Problem("L3-REF-001", str(path), "scores of another frozen model", why, fix))
+        raise OTHER_MODEL(path, found=facts.get("model"), model=model)
     return {
         key.numpy().tobytes(): tuple(column[start:end].clone() for column in columns)
         for key, start, end in zip(keys, _starts(ends.tolist()), ends.tolist(), strict=True)

@@ -7,7 +7,13 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from llama3.errors import DataError, Problem
+from llama3.errors import DataError
+
+NO_EXAMPLES = DataError.declare(
+    "L3-DLG-004",
+    "there are no examples to train on",
+    fix="raise the number of prompts, samples or demonstrations",
+)
 
 T = TypeVar("T")
 
@@ -20,14 +26,7 @@ class Epochs(Generic[T]):
 
     def __init__(self, examples: Sequence[T], *, batch: int, epochs: int, seed: int) -> None:
         if not examples:
-            raise DataError(
-                Problem(
-                    "L3-DLG-004",
-                    "dataset",
-                    "there are no examples to train on",
-                    fix="raise the number of prompts, samples or demonstrations",
-                )
-            )
+            raise NO_EXAMPLES("dataset")
         self._examples, self._batch, self._epochs, self._seed = examples, batch, epochs, seed
         self.steps = -(-len(examples) * epochs // batch)
 

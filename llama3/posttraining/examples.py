@@ -13,11 +13,19 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from llama3.errors import DataError, Problem
+from llama3.errors import DataError
 from llama3.tokenizer.chat import Message, Rendered, Role, render
 
 if TYPE_CHECKING:
     from llama3.tokenizer import Tokenizer
+
+NO_TARGET = DataError.declare(
+    "L3-DLG-001",
+    "{what}",
+    why="targets are the contents of the assistant's messages",
+    fix="let the assistant answer, or drop the dialog",
+)
+NO_MESSAGES = DataError.declare("L3-DLG-006", "messages must be objects with role and content", why="{error!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +55,7 @@ def messages_of(messages: Sequence[Mapping[str, str]], where: str) -> list[Messa
     try:
         return [Message(cast(Role, message["role"]), message["content"]) for message in messages]
     except (KeyError, TypeError) as error:
-        raise DataError(
-            Problem("L3-DLG-006", where, "messages must be objects with role and content", repr(error))
-        ) from None
+        raise NO_MESSAGES(where, error=error) from None
 
 
 def dialog_example(tokenizer: Tokenizer, messages: Sequence[Mapping[str, str]], where: str = "dialog") -> DialogExample:
@@ -61,8 +67,7 @@ def dialog_example(tokenizer: Tokenizer, messages: Sequence[Mapping[str, str]], 
     targets = np.flatnonzero(rendered.is_target)
     if rendered.is_format[targets].all():
         what = "nothing in this dialog is a target" if len(targets) == 0 else "every answer in this dialog is empty"
-        why = "targets are the contents of the assistant's messages"
-        raise DataError(Problem("L3-DLG-001", where, what, why, "let the assistant answer, or drop the dialog"))
+        raise NO_TARGET(where, what=what)
     start, end = int(targets[0]), int(targets[-1]) + 1
     return DialogExample(rendered.ids[:start], _span(rendered, start, end))
 
@@ -94,4 +99,4 @@ def _rendered(
         return render(tokenizer, messages_of(messages, where), generation_prompt=generation_prompt)
     except DataError as error:
         named = (p if p.where == where else replace(p, where=f"{where}, {p.where}") for p in error.problems)
-        raise DataError(named) from None
+        raise DataError.of(named) from None

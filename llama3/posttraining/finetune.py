@@ -30,7 +30,7 @@ from llama3.config.schema import (
     SFTSection,
     Slot,
 )
-from llama3.errors import ConfigError, DataError, Problem
+from llama3.errors import ConfigError, DataError
 from llama3.inference.sampling import Sampling
 from llama3.model.config import ModelConfig
 from llama3.model.device import device_of
@@ -57,6 +57,25 @@ from llama3.training.placed import ModelScorer, PlacedModel
 from llama3.training.rollouts import Rollouts
 from llama3.training.schedule import Schedule
 from llama3.training.stage import reporting, save_checkpoint
+
+OTHER_DATA = ConfigError.declare(
+    "L3-FIN-001",
+    "the algorithm {algorithm!r} trains on {data}",
+    why="the {made} of this run have no {file}",
+    fix="choose another algorithm",
+)
+LONG_EXAMPLES = DataError.declare(
+    "L3-FIN-002",
+    "{long} of {count} examples have over {limit} tokens",
+    why="the model was not made for longer contexts",
+    fix="shorten them or raise model.max_seq_len",
+)
+OTHER_TEACHER = ConfigError.declare(
+    "L3-FIN-003",
+    "the teacher has another tokenizer than the model that learns",
+    why="its distributions are over other tokens",
+    fix="choose a teacher of the same family",
+)
 
 
 class TrainingOptions(BaseModel):
@@ -215,14 +234,8 @@ class Finetuning:
         """What is learnt from, as it is stored. Raises ConfigError where this stage has no such data."""
         file = data_kind_spec(self.spec.data).file
         if not (self.data.path / file).exists():
-            raise ConfigError(
-                Problem(
-                    "L3-FIN-001",
-                    f"stage {self.stage}",
-                    f"the algorithm {self.slot.name!r} trains on {self.spec.data}",
-                    f"the {self.data.type} of this run have no {file}",
-                    "choose another algorithm",
-                )
+            raise OTHER_DATA(
+                f"stage {self.stage}", algorithm=self.slot.name, data=self.spec.data, made=self.data.type, file=file
             )
         return list(read_rows(self.data.file(file)))
 
@@ -348,9 +361,7 @@ class Finetuning:
         the model's."""
         artifact = self.inputs["teacher"]
         if Tokenizer.load(artifact.path).hash != self.tokenizer.hash:
-            what = "the teacher has another tokenizer than the model that learns"
-            why, fix = "its distributions are over other tokens", "choose a teacher of the same family"
-            raise ConfigError(Problem("L3-FIN-003", f"stage {self.stage}", what, why, fix))
+            raise OTHER_TEACHER(f"stage {self.stage}")
 
         def load() -> Scorer:
             return self.scorer(PlacedModel.loaded(artifact.path, self.parallel).frozen())
@@ -380,12 +391,4 @@ class Finetuning:
         limit = self.config.max_seq_len
         long = [index for index, example in enumerate(examples) if example.num_tokens > limit]
         if long:
-            raise DataError(
-                Problem(
-                    "L3-FIN-002",
-                    f"example {long[0]}",
-                    f"{len(long)} of {len(examples)} examples have over {limit} tokens",
-                    "the model was not made for longer contexts",
-                    "shorten them or raise model.max_seq_len",
-                )
-            )
+            raise LONG_EXAMPLES(f"example {long[0]}", long=len(long), count=len(examples), limit=limit)

@@ -12,13 +12,15 @@ from llama3.artifacts.files import atomic_directory
 from llama3.checkpoints.adapter import load_adapter
 from llama3.checkpoints.formats import load_tokenizer
 from llama3.checkpoints.load import load_model
-from llama3.errors import ArtifactError, Problem
+from llama3.errors import ArtifactError
 from llama3.model.batch import Batch
 from llama3.model.lora import merge
 from llama3.model.score import score
 from llama3.model.transformer import Transformer
 from llama3.training.placed import PlacedModel
 from llama3.training.stage import save_checkpoint
+
+OUTPUT_EXISTS = ArtifactError.declare("L3-LRA-007", "already exists", fix="give a new directory")
 
 PROBE_TOKENS = 256
 """Tokens on which the merged model is compared with base + adapter: every n-th id of the vocabulary."""
@@ -45,7 +47,7 @@ def merge_adapter(base: Path, adapter: Path, out: Path) -> MergeReport:
     """Write base + adapter as a checkpoint. Raises ArtifactError when `out` exists, CheckpointError for an adapter
     that does not belong to the base; nothing is written then."""
     if out.exists():
-        raise ArtifactError(Problem("L3-LRA-007", str(out), "already exists", fix="give a new directory"))
+        raise OUTPUT_EXISTS(out)
     model, tokenizer = load_model(base), load_tokenizer(base)
     load_adapter(model, adapter)
     before = _probe(model)

@@ -13,7 +13,7 @@ from typing import Any, Self
 from llama3.artifacts import Checkpoint, StageOutput, stage
 from llama3.checkpoints.load import load_model
 from llama3.config.schema import Config
-from llama3.errors import DataError, Problem
+from llama3.errors import DataError
 from llama3.inference.engine import throughput_engine
 from llama3.model.device import device_of
 from llama3.plugins.registry import discover
@@ -29,6 +29,13 @@ from llama3.posttraining.sampling import (
 )
 from llama3.tasks.rows import write_rows
 from llama3.tokenizer import Tokenizer
+
+NO_PAIRS = DataError.declare(
+    "L3-PRF-001",
+    "none of {count} prompts has a passing and a failing answer",
+    why="{why}",
+    fix="raise post_training.prefer.samples or prompts, or the temperature",
+)
 
 
 class PreferencesOptions(SamplingOptions):
@@ -73,10 +80,7 @@ def preferences(
     sampled = sample_tasks(engine, tokenizer, combined, tasks, options, out)
     pairs = [pair for row in sampled if (pair := make_pair(row)) is not None]
     if not pairs:
-        raise DataError(
-            Problem("L3-PRF-001", "preferences", f"none of {len(sampled)} prompts has a passing and a failing answer",
-                    _why_no_pairs(sampled), "raise post_training.prefer.samples or prompts, or the temperature")
-        )  # fmt: skip
+        raise NO_PAIRS("preferences", count=len(sampled), why=_why_no_pairs(sampled))
     write_rows(out.path / "preferences.jsonl", pairs)
     write_rows(out.path / "labels.jsonl", [label for row in sampled for label in make_labels(row)])
     write_rows(out.path / "samples.jsonl", [line for row in sampled for line in row.rows()])

@@ -14,7 +14,7 @@ from typing import Any, Self
 from llama3.artifacts import Checkpoint, StageOutput, stage
 from llama3.checkpoints.load import load_model, read_config
 from llama3.config.schema import Config
-from llama3.errors import DataError, Problem
+from llama3.errors import DataError
 from llama3.inference.completion import Completion, FinishReason, Generator
 from llama3.inference.engine import throughput_engine
 from llama3.inference.sampling import Sampling
@@ -34,6 +34,13 @@ from llama3.posttraining.services import answer_text, chunks
 from llama3.tasks import Task, prompt_digest
 from llama3.tasks.rows import write_rows
 from llama3.tokenizer import Tokenizer, stop_ids
+
+NONE_PASSED = DataError.declare(
+    "L3-REJ-001",
+    "none of {count} answers passed",
+    why="there is nothing to learn from",
+    fix="set post_training.reject.demonstrations above 0",
+)
 
 SENTENCE_END = re.compile(r"(?<!\d)[.!?](?=\s)")
 """Not the point after a list's number."""
@@ -82,10 +89,7 @@ def reject(
     dialogs = [_dialog(task, task.reference, "demonstration") for task in demonstrations]
     dialogs += [_dialog(row.task, row.ranked()[0].text, "rejection_sampling") for row in sampled if _accepted(row)]
     if not dialogs:
-        raise DataError(
-            Problem("L3-REJ-001", "reject", f"none of {len(sampled) * options.samples} answers passed",
-                    "there is nothing to learn from", "set post_training.reject.demonstrations above 0")
-        )  # fmt: skip
+        raise NONE_PASSED("reject", count=len(sampled) * options.samples)
     general = rehearse(engine, tokenizer, options, out)
     dialogs += [row for row in general if dialog_example(tokenizer, row["messages"]).num_tokens <= room]
     write_rows(out.path / "dialogs.jsonl", dialogs)

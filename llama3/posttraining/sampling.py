@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from llama3.artifacts import Artifact, StageOutput
 from llama3.config.precision import AutoPrecision
 from llama3.config.schema import PreferSection, RejectSection, RewardSlot, Slot
-from llama3.errors import CheckpointError, Problem
+from llama3.errors import CheckpointError
 from llama3.inference.completion import FinishReason, Generator
 from llama3.inference.sampling import Sampling
 from llama3.plugins.registry import discover
@@ -24,6 +24,10 @@ from llama3.posttraining.services import answer_text, chunks
 from llama3.tasks import Task
 from llama3.tasks.rewards import CombinedReward, Scores, build_rewards, require_scorable
 from llama3.tokenizer import Tokenizer, stop_ids
+
+NO_REWARD_MODEL = CheckpointError.declare(
+    "L3-RWD-006", "is no reward model", fix="train one with `post_training: {{reward: {{}}}}`"
+)
 
 _CHUNK = 64
 """Prompts sampled between two updates of the progress bar."""
@@ -114,8 +118,7 @@ def _scoring_with(trained: Artifact) -> Slot:
     algorithm = facts.get("algorithm", {}).get("name")
     spec = discover().spec("algorithms", algorithm) if algorithm else None
     if not isinstance(spec, AlgorithmSpec) or spec.reward is None:
-        fix = "train one with `post_training: {reward: {}}`"
-        raise CheckpointError(Problem("L3-RWD-006", str(trained.path), "is no reward model", fix=fix))
+        raise NO_REWARD_MODEL(trained.path)
     return Slot.model_validate({"name": spec.reward, "path": str(trained.path)})
 
 

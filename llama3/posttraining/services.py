@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import numpy as np
 from torch import Tensor
 
-from llama3.errors import PluginError, Problem
+from llama3.errors import PluginError
 from llama3.inference.sampling import Sampling
 from llama3.model.batch import Batch
 from llama3.plugins.specs import Need
@@ -28,6 +28,24 @@ from llama3.training.rollouts import Rewards, Rollouts
 
 if TYPE_CHECKING:
     from llama3.tokenizer import Tokenizer
+
+NOT_NAMED = PluginError.declare(
+    "L3-SVC-001",
+    "it asks for a service that its spec does not name: {need!r}",
+    fix='add "{need}" to `needs` of its AlgorithmSpec',
+)
+NOT_SUPPLIED = PluginError.declare(
+    "L3-SVC-002",
+    "this stage cannot supply {missing}",
+    why="it has {services}",
+    fix="choose another algorithm",
+)
+NO_SERVICE = PluginError.declare(
+    "L3-SVC-003",
+    "it asks for services.{name}, which does not exist",
+    why="since api 2 the loop draws and rewards answers before `prepare` is called",
+    fix='read batch.per_segment["reward"] and what else docs/plugins.md names',
+)
 
 T = TypeVar("T")
 
@@ -110,21 +128,14 @@ class RunServices:
 
     def _get(self, need: Need) -> Any:
         if need not in self.built:
-            raise PluginError(
-                Problem("L3-SVC-001", "algorithm", f"it asks for a service that its spec does not name: {need!r}",
-                        fix=f'add "{need}" to `needs` of its AlgorithmSpec')
-            )  # fmt: skip
+            raise NOT_NAMED("algorithm", need=need)
         return self.built[need]
 
     def __getattr__(self, name: str) -> NoReturn:
         """Of names that are none of the above. Raises PluginError."""
         if name.startswith("__"):
             raise AttributeError(name)
-        raise PluginError(
-            Problem("L3-SVC-003", "algorithm", f"it asks for services.{name}, which does not exist",
-                    "since api 2 the loop draws and rewards answers before `prepare` is called",
-                    'read batch.per_segment["reward"] and what else docs/plugins.md names')
-        )  # fmt: skip
+        raise NO_SERVICE("algorithm", name=name)
 
 
 def build_services(
@@ -138,10 +149,7 @@ def build_services(
 ) -> RunServices:
     """Call the maker of every need. Raises PluginError, before any work, for a need that has no maker."""
     if missing := sorted(needs - set(makers)):
-        raise PluginError(
-            Problem("L3-SVC-002", f"algorithm {algorithm}", f"this stage cannot supply {', '.join(missing)}",
-                    f"it has {', '.join(sorted(makers)) or 'no services'}", "choose another algorithm")
-        )  # fmt: skip
+        raise NOT_SUPPLIED(f"algorithm {algorithm}", missing=missing, services=sorted(makers) or "no services")
     return RunServices(
         policy=policy, stats=stats, tokenizer=tokenizer, built={need: makers[need]() for need in sorted(needs)}
     )

@@ -17,9 +17,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from llama3.errors import GuardBlocked, Problem
+from llama3.errors import GuardBlocked
 from llama3.safety.guard import ACTIONS, Action, Guard, GuardInput, Turn, Verdict, severity
 from llama3.safety.policy import Leaf, Node, Policy, parse_policy
+
+REFUSED = GuardBlocked.declare(
+    "L3-SAF-020",
+    "the text was refused",
+    why="{reasons}",
+    fix="rephrase the text, or change safety.policy if it should pass",
+)
 
 T = TypeVar("T")
 HOLD_BACK = 200
@@ -46,8 +53,7 @@ class Decision:
         if not self.blocked:
             return
         reasons = "; ".join(f"{v.guard}: {v.reason}" for v in self.verdicts if severity(v.action) >= severity("review"))
-        fix = "rephrase the text, or change safety.policy if it should pass"
-        raise GuardBlocked(Problem("L3-SAF-020", f"{self.stage} guard", "the text was refused", reasons, fix))
+        raise REFUSED(f"{self.stage} guard", reasons=reasons)
 
 
 class PolicyEngine:

@@ -25,6 +25,33 @@ from llama3.errors import ConfigError, Problem
 from llama3.plugins.specs import GuardStage
 from llama3.safety.guard import Action
 
+UNKNOWN_STAGE = ConfigError.declare("L3-SAF-001", "unknown stage {stage!r}", fix="use one of {stages}")
+NO_GUARD = ConfigError.declare(
+    "L3-SAF-002",
+    "the stage has no guard",
+    fix="name a guard, or write {{unguarded: true}} to leave the stage open",
+)
+UNREADABLE = ConfigError.declare(
+    "L3-SAF-003", "cannot read {tree!r}", fix="a leaf has `guard`; a node is one of any, all, k_of, first"
+)
+EMPTY_NODE = ConfigError.declare("L3-SAF-004", "no guards listed", fix="list at least one guard")
+BAD_K = ConfigError.declare("L3-SAF-005", "k is {k!r}", fix="give a whole number from 1 to {guards}")
+UNKNOWN_KEY = ConfigError.declare(
+    "L3-SAF-006",
+    "unknown key {key!r}",
+    fix="use {known}; a guard's options stand beside its name: {{guard: {{name: NAME, option: value}}}}",
+)
+BAD_ON_ERROR = ConfigError.declare("L3-SAF-007", "on_error is {value!r}", fix="use block, review or allow")
+FAILS_OPEN = ConfigError.declare(
+    "L3-SAF-008",
+    "on_error: allow makes the guard fail open",
+    fix="add `advisory: true` if a failing guard may really let text through",
+)
+BAD_LEVELS = ConfigError.declare(
+    "L3-SAF-009", "bad levels {levels!r}", fix="write {{flag: P, block: P}} with 0 <= P <= 1"
+)
+NAMES_NO_GUARD = ConfigError.declare("L3-SAF-010", "{value!r} names no guard", fix="write NAME or {{name: NAME, ...}}")
+
 STAGES: tuple[str, ...] = get_args(GuardStage)
 _LEAF_KEYS = {"guard", "thresholds", "on_error", "advisory", "timeout_ms"}
 _GUARD: TypeAdapter[Slot] = TypeAdapter(GuardSlot)
@@ -82,13 +109,13 @@ def parse_policy(raw: Mapping[str, Any], where: str = "safety.policy") -> Policy
     for stage, tree in raw.items():
         path = f"{where}.{stage}"
         if stage not in STAGES:
-            problems.append(_problem("L3-SAF-001", path, f"unknown stage {stage!r}", f"use one of {', '.join(STAGES)}"))
+            problems.append(UNKNOWN_STAGE.problem(path, stage=stage, stages=list(STAGES)))
         elif tree == {"unguarded": True}:
             stages[stage] = None
         else:
             stages[stage] = _parse(tree, path, problems)
     if problems:
-        raise ConfigError(problems)
+        raise ConfigError.of(problems)
     return Policy(stages)
 
 
@@ -96,14 +123,12 @@ def _parse(tree: Any, path: str, problems: list[Problem]) -> Leaf | Node | None:
     if isinstance(tree, str):
         return Leaf(tree)
     if not isinstance(tree, Mapping) or not tree:
-        fix = "name a guard, or write {unguarded: true} to leave the stage open"
-        problems.append(_problem("L3-SAF-002", path, "the stage has no guard", fix))
+        problems.append(NO_GUARD.problem(path))
         return None
     if "guard" in tree:
         return _parse_leaf(tree, path, problems)
     if len(tree) != 1 or next(iter(tree)) not in ("any", "all", "k_of", "first"):
-        fix = "a leaf has `guard`; a node is one of any, all, k_of, first"
-        problems.append(_problem("L3-SAF-003", path, f"cannot read {dict(tree)!r}", fix))
+        problems.append(UNREADABLE.problem(path, tree=dict(tree)))
         return None
     ((kind, body),) = tree.items()
     return _parse_node(kind, body, f"{path}.{kind}", problems)
@@ -112,35 +137,30 @@ def _parse(tree: Any, path: str, problems: list[Problem]) -> Leaf | Node | None:
 def _parse_node(kind: str, body: Any, path: str, problems: list[Problem]) -> Node | None:
     k, items = (body.get("k"), body.get("of")) if kind == "k_of" and isinstance(body, Mapping) else (None, body)
     if not isinstance(items, list) or not items:
-        problems.append(_problem("L3-SAF-004", path, "no guards listed", "list at least one guard"))
+        problems.append(EMPTY_NODE.problem(path))
         return None
     children = tuple(_parse(item, f"{path}[{i}]", problems) for i, item in enumerate(items))
     k = {"any": 1, "all": len(items), "first": 0, "k_of": k}[kind]
     if not isinstance(k, int) or not (0 < k <= len(items) or kind == "first"):
-        problems.append(_problem("L3-SAF-005", path, f"k is {k!r}", f"give a whole number from 1 to {len(items)}"))
+        problems.append(BAD_K.problem(path, k=k, guards=len(items)))
         return None
     return Node(kind, k, tuple(child for child in children if child is not None))
 
 
 def _parse_leaf(tree: Mapping[str, Any], path: str, problems: list[Problem]) -> Leaf:
     for key in tree.keys() - _LEAF_KEYS:
-        fix = f"use {', '.join(sorted(_LEAF_KEYS))}"
-        if key == "options":
-            fix = "write them beside the guard's name: {guard: {name: NAME, option: value}}"
-        problems.append(_problem("L3-SAF-006", path, f"unknown key {key!r}", fix))
+        problems.append(UNKNOWN_KEY.problem(path, key=key, known=sorted(_LEAF_KEYS)))
     guard = _parse_guard(tree["guard"], f"{path}.guard", problems)
     on_error = tree.get("on_error", "block")
     if on_error not in ("block", "review", "allow"):
-        problems.append(_problem("L3-SAF-007", path, f"on_error is {on_error!r}", "use block, review or allow"))
+        problems.append(BAD_ON_ERROR.problem(path, value=on_error))
     if on_error == "allow" and tree.get("advisory") is not True:
-        fix = "add `advisory: true` if a failing guard may really let text through"
-        problems.append(_problem("L3-SAF-008", path, "on_error: allow makes the guard fail open", fix))
+        problems.append(FAILS_OPEN.problem(path))
     thresholds = tree.get("thresholds", {})
     for category, levels in thresholds.items():
         good = isinstance(levels, Mapping) and levels and set(levels) <= {"flag", "block"}
         if not good or not all(_is_probability(v) for v in levels.values()):
-            fix = "write {flag: P, block: P} with 0 <= P <= 1"
-            problems.append(_problem("L3-SAF-009", f"{path}.thresholds.{category}", f"bad levels {levels!r}", fix))
+            problems.append(BAD_LEVELS.problem(f"{path}.thresholds.{category}", levels=levels))
     return Leaf(
         guard=guard.name,
         options=guard.options,
@@ -154,13 +174,9 @@ def _parse_guard(value: Any, path: str, problems: list[Problem]) -> Slot:
     try:
         return _GUARD.validate_python(value)
     except ValidationError:
-        problems.append(_problem("L3-SAF-010", path, f"{value!r} names no guard", "write NAME or {name: NAME, ...}"))
+        problems.append(NAMES_NO_GUARD.problem(path, value=value))
         return Slot(name="")
 
 
 def _is_probability(value: Any) -> bool:
     return isinstance(value, (int, float)) and math.isfinite(value) and 0 <= value <= 1
-
-
-def _problem(code: str, where: str, what: str, fix: str) -> Problem:
-    return Problem(code=code, where=where, what=what, fix=fix)

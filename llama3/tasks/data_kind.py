@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
-from llama3.errors import DataError, Problem
+from llama3.errors import DataError
 from llama3.plugins.registry import discover
 from llama3.plugins.specs import DataKindSpec
 from llama3.tasks.task import Split
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from llama3.model.batch import Batch
     from llama3.tokenizer import Tokenizer
+
+MISSING_FIELD = DataError.declare("L3-DLG-007", "the field {error} is missing")
 
 Row = Mapping[str, Any]
 
@@ -99,9 +101,9 @@ class DataKind(Generic[E]):
             except DataError as error:
                 problems += error.problems
             except KeyError as error:
-                problems.append(Problem("L3-DLG-007", where, f"the field {error} is missing"))
+                problems.append(MISSING_FIELD.problem(where, error=error))
         if problems:
-            raise DataError(problems)
+            raise DataError.of(problems)
         return examples
 
     @property

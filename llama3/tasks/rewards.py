@@ -14,9 +14,24 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from llama3.config.schema import Slot
-from llama3.errors import DataError, PluginError, Problem
+from llama3.errors import DataError, PluginError
 from llama3.plugins.registry import discover
 from llama3.tasks import NotEnoughTasks, Split, Task
+
+NO_REWARD = DataError.declare("L3-RWD-001", "there is no reward", fix="name one under post_training.rewards")
+OTHER_NUMBER = PluginError.declare("L3-RWD-002", "returned {scores} scores for {answers} answers")
+NO_PROMPTS = DataError.declare(
+    "L3-RWD-003",
+    "none of {rewards} has prompts of its own",
+    fix="add a reward that has tasks under post_training.rewards",
+)
+INFINITE = PluginError.declare("L3-RWD-004", "returned the score {score}")
+NOT_SCORABLE = DataError.declare(
+    "L3-RWD-005",
+    "none of {answers} answers can be scored",
+    why="a reward answers None (or NaN) for tasks that are not its own",
+    fix="name the reward that the tasks come from under post_training.rewards",
+)
 
 PASS = 1.0
 """The score from which an answer counts as verified: "fully right"."""
@@ -67,12 +82,7 @@ class Scores:
 def require_scorable(scores: Scores) -> None:
     """Raises DataError where no answer could be scored: there is nothing to choose by, whatever follows."""
     if scores.total and scores.not_scorable == len(scores.total):
-        raise DataError(
-            Problem("L3-RWD-005", f"rewards {', '.join(scores.parts)}",
-                    f"none of {len(scores.total)} answers can be scored",
-                    "a reward answers None (or NaN) for tasks that are not its own",
-                    "name the reward that the tasks come from under post_training.rewards")
-        )  # fmt: skip
+        raise NOT_SCORABLE(f"rewards {', '.join(scores.parts)}", answers=len(scores.total))
 
 
 def build_rewards(slots: Sequence[Slot]) -> dict[str, Reward]:
@@ -91,9 +101,7 @@ class CombinedReward:
 
     def __init__(self, rewards: Mapping[str, Reward]) -> None:
         if not rewards:
-            raise DataError(
-                Problem("L3-RWD-001", "rewards", "there is no reward", fix="name one under post_training.rewards")
-            )
+            raise NO_REWARD("rewards")
         self.rewards = dict(rewards)
 
     def score(self, prompts: Sequence[str], answers: Sequence[str], examples: Sequence[Example]) -> Scores:
@@ -102,11 +110,7 @@ class CombinedReward:
         for name, reward in self.rewards.items():
             scores = reward.score(prompts, answers, examples)
             if len(scores) != len(answers):
-                raise PluginError(
-                    Problem(
-                        "L3-RWD-002", f"rewards.{name}", f"returned {len(scores)} scores for {len(answers)} answers"
-                    )
-                )
+                raise OTHER_NUMBER(f"rewards.{name}", scores=len(scores), answers=len(answers))
             parts[name] = [_checked(name, score) for score in scores]
         verified = {name: column for name, column in parts.items() if getattr(self.rewards[name], "verifies", True)}
         total, verdict = _means(parts), _means(verified or parts)
@@ -119,10 +123,7 @@ class CombinedReward:
         """
         sources = [reward for reward in self.rewards.values() if isinstance(reward, TaskReward)]
         if not sources:
-            raise DataError(
-                Problem("L3-RWD-003", "rewards", f"none of {sorted(self.rewards)} has prompts of its own",
-                        fix="add a reward that has tasks under post_training.rewards")
-            )  # fmt: skip
+            raise NO_PROMPTS("rewards", rewards=sorted(self.rewards))
         rows = [_at_most(source, split, count, seed) for source in sources]
         turns = (task for turn in itertools.zip_longest(*rows) for task in turn if task is not None)
         tasks = list(itertools.islice(turns, count))
@@ -135,7 +136,7 @@ def _checked(name: str, score: float | None) -> float:
     """A finite score, or NaN for None. Raises PluginError for an infinite one: no mean survives it."""
     value = math.nan if score is None else float(score)
     if math.isinf(value):
-        raise PluginError(Problem("L3-RWD-004", f"rewards.{name}", f"returned the score {value}"))
+        raise INFINITE(f"rewards.{name}", score=value)
     return value
 
 

@@ -7,7 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from llama3.errors import DataError, Problem
+from llama3.errors import DataError
+
+NOT_JSON = DataError.declare("L3-DLG-005", "not JSON", why="{error}")
+NOT_AN_OBJECT = DataError.declare("L3-DLG-009", "not a JSON object")
 
 
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -17,9 +20,9 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
             try:
                 row = json.loads(line)
             except ValueError as error:
-                raise DataError(Problem("L3-DLG-005", f"{path.name}:{number}", "not JSON", str(error))) from None
+                raise NOT_JSON(f"{path.name}:{number}", error=error) from None
             if not isinstance(row, dict):
-                raise DataError(Problem("L3-DLG-005", f"{path.name}:{number}", "not a JSON object"))
+                raise NOT_AN_OBJECT(f"{path.name}:{number}")
             yield row
 
 

@@ -31,8 +31,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
-from llama3.errors import DataError, Problem
+from llama3.errors import DataError
 from llama3.tasks.sandbox_worker import write_frame
+
+NO_FORK = DataError.declare("L3-SBX-001", "this system cannot fork, so code cannot be checked safely")
+NOT_STARTED = DataError.declare("L3-SBX-002", "the sandbox process did not start", why="exit status {status}")
 
 _WORKER = Path(__file__).with_name("sandbox_worker.py")
 _START_SECONDS = 60.0
@@ -67,7 +70,7 @@ class Outcome:
 def run_programs(programs: Sequence[Program], limits: Limits = Limits(), workers: int | None = None) -> list[Outcome]:
     """Outcomes in the order of `programs`; no program influences another's. Raises DataError without fork (Windows)."""
     if not hasattr(os, "fork"):
-        raise DataError(Problem("L3-SBX-001", "sandbox", "this system cannot fork, so code cannot be checked safely"))
+        raise NO_FORK("sandbox")
     if not programs:
         return []
     workers = min(workers or os.cpu_count() or 1, len(programs))
@@ -127,14 +130,7 @@ class _Worker:
         hello = self._read_frame(time.monotonic() + _START_SECONDS)
         if hello not in (b"seccomp", b"limits"):
             self.close()
-            raise DataError(
-                Problem(
-                    "L3-SBX-002",
-                    "sandbox",
-                    "the sandbox process did not start",
-                    f"exit status {self._process.returncode}",
-                )
-            )
+            raise NOT_STARTED("sandbox", status=self._process.returncode)
         self.isolation = "seccomp" if hello == b"seccomp" else "limits"
 
     def __enter__(self) -> _Worker:

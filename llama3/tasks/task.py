@@ -13,7 +13,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from llama3.errors import DataError, Problem
+from llama3.errors import DataError
+
+NO_TASK = DataError.declare("L3-TSK-001", "this row is not a verifiable task", why="{error!r}")
+NOT_ENOUGH = DataError.declare(
+    "L3-TSK-002",
+    "only {available} distinct {split} tasks exist, {asked} were asked for",
+    fix="ask for fewer tasks, add families, or name a reward that has more",
+)
 
 Split = Literal["train", "held_out"]
 Args = tuple[Any, ...]
@@ -86,9 +93,7 @@ class Task:
             texts = (row["id"], row["family"], row["prompt"], row["reference"])
             return cls(*texts, build(**check), tuple(row.get("context", ())))
         except (KeyError, TypeError, ValueError) as error:
-            raise DataError(
-                Problem("L3-TSK-001", str(row.get("id", "task")), "this row is not a verifiable task", repr(error))
-            ) from None
+            raise NO_TASK(row.get("id", "task"), error=error) from None
 
 
 def _unit_tests(entry: str, calls: Sequence[Sequence[Any]], expected: Sequence[Any]) -> UnitTests:
@@ -148,10 +153,7 @@ class NotEnoughTasks(DataError):  # noqa: N818 - the name says what is wrong
 
     def __init__(self, where: str, split: Split, available: int, asked: int) -> None:
         self.available = available
-        super().__init__(
-            Problem("L3-TSK-002", where, f"only {available} distinct {split} tasks exist, {asked} were asked for",
-                    fix="ask for fewer tasks or add families" if available else "name a reward that has some")
-        )  # fmt: skip
+        super().__init__(NOT_ENOUGH.problem(where, available=available, split=split, asked=asked))
 
 
 def generate(families: Sequence[Family], split: Split, count: int, seed: int) -> list[Task]:

@@ -18,13 +18,40 @@ from pydantic import BaseModel, ConfigDict, Field
 from llama3 import _core
 from llama3.artifacts import Stage, StageOutput, stage
 from llama3.config.schema import Config, DataKindSlot, PostTrainingSection, Slot
-from llama3.errors import DataError, LlamaError, Problem
+from llama3.errors import ConfigError, DataError, LlamaError, Problem
 from llama3.plugins.registry import discover
 from llama3.plugins.specs import AlgorithmSpec
 from llama3.tasks import FILE_HELD_OUT_ONE_IN, Split, prompt_digest, split_of_prompt
 from llama3.tasks.data_kind import UserRow, data_kind, data_kind_spec, written_kinds
 from llama3.tasks.rows import write_rows
 from llama3.tasks.user_rows import parse_row
+
+UNREADABLE = DataError.declare("L3-OWN-001", "cannot be read", why="{error}", fix="check post_training.data")
+OTHER_KIND = DataError.declare(
+    "L3-OWN-006",
+    "this row is of {kind}, the first of {first}",
+    why="one file holds rows of one kind",
+    fix="split the file",
+)
+NO_ROWS = DataError.declare("L3-OWN-007", "there are no rows", fix="write one JSON object per line")
+OTHER_ALGORITHM = ConfigError.declare(
+    "L3-OWN-008",
+    "{algorithm!r} learns from {data}, the rows are {rows}",
+    why="it needs the columns {columns}",
+    fix="{fix}",
+)
+CHANGED = DataError.declare("L3-OWN-009", "the file changed while it was read", fix="run again")
+ON_BOTH_SIDES = DataError.declare(
+    "L3-OWN-010",
+    "this held-out prompt is trained on in line {line}",
+    fix="give all rows of a prompt the same split",
+)
+NOT_JSON = DataError.declare("L3-OWN-011", "not a line of JSON", why="{error}")
+NOT_AN_OBJECT = DataError.declare("L3-OWN-012", "not a JSON object")
+MORE = DataError.declare("L3-OWN-013", "and {count} more problems")
+ALL_HELD_OUT = DataError.declare(
+    "L3-OWN-014", "all {rows} rows are held out", why="one prompt in ten is", fix="add rows"
+)
 
 MOST_PROBLEMS = 20
 """Problems of a file that are told at once."""
@@ -62,7 +89,7 @@ class UserDataOptions(BaseModel):
         try:
             content = _core.blake3_file(path)
         except OSError as error:
-            raise DataError(_unreadable(path, error)) from None
+            raise UNREADABLE(path, error=error) from None
         (first,) = read_lines(Path(path), most=1)
         return cls(path=path, content=content, kind=Slot(name=first.row.kind))
 
@@ -89,13 +116,12 @@ def _write(options: UserDataOptions, out: StageOutput) -> None:
     path = Path(options.path)
     lines = read_lines(path)
     if _core.blake3_file(options.path) != options.content:
-        raise DataError(Problem("L3-OWN-009", str(path), "the file changed while it was read", fix="run again"))
+        raise CHANGED(path)
     unique = _without_duplicates(lines)
     splits = by_split(unique, path)
     train, held_out = splits["train"], [line.written for line in splits["held_out"]]
     if not train:
-        what = f"all {len(unique)} rows are held out"
-        raise DataError(Problem("L3-OWN-007", str(path), what, "one prompt in ten is", "add rows"))
+        raise ALL_HELD_OUT(path, rows=len(unique))
     kind = train[0].row.kind
     rows = _with_ids(path.stem, train)
     for name, write in data_kind(kind).stored.items():
@@ -121,8 +147,9 @@ def own_data_problems(config: Config) -> list[Problem]:
     fitting = sorted(name for name, spec in specs.items() if spec.data in learnt_as)
     fix = f"choose one of {', '.join(fitting)}" if fitting else "give other rows"
     return [
-        Problem("L3-OWN-008", post.data, f"{name!r} learns from {specs[name].data}, the rows are {rows}",
-                f"it needs the columns {_columns(specs[name].data)}", fix)
+        OTHER_ALGORITHM.problem(
+            post.data, algorithm=name, data=specs[name].data, rows=rows, columns=_columns(specs[name].data), fix=fix
+        )
         for name in _learners(post, artifact)
         if name in specs and specs[name].data not in learnt_as
     ]  # fmt: skip
@@ -167,15 +194,14 @@ def read_lines(path: Path, most: int | None = None) -> list[Line]:
     if lines:
         first = lines[0].row.kind
         problems += [
-            Problem("L3-OWN-006", f"{path.name}:{line.number}", f"this row is of {line.row.kind}, the first of {first}",
-                    "one file holds rows of one kind", "split the file")
+            OTHER_KIND.problem(f"{path.name}:{line.number}", kind=line.row.kind, first=first)
             for line in lines
             if line.row.kind != first
-        ]  # fmt: skip
+        ]
     elif not problems:
-        problems = [Problem("L3-OWN-007", str(path), "there are no rows", fix="write one JSON object per line")]
+        problems = [NO_ROWS.problem(path)]
     if problems:
-        raise DataError([*problems[:MOST_PROBLEMS], *_rest(path, len(problems) - MOST_PROBLEMS)])
+        raise DataError.of([*problems[:MOST_PROBLEMS], *_rest(path, len(problems) - MOST_PROBLEMS)])
     return lines
 
 
@@ -189,25 +215,21 @@ def _raw_lines(path: Path) -> Iterator[tuple[int, bytes]]:
                 if raw.strip():
                     yield number, raw
     except OSError as error:
-        raise DataError(_unreadable(str(path), error)) from None
+        raise UNREADABLE(path, error=error) from None
 
 
 def _object(raw: bytes, where: str) -> dict[str, Any]:
     try:
         value = json.loads(raw.decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise DataError(Problem("L3-OWN-001", where, "not a line of JSON", str(error))) from None
+        raise NOT_JSON(where, error=error) from None
     if not isinstance(value, dict):
-        raise DataError(Problem("L3-OWN-001", where, "not a JSON object"))
+        raise NOT_AN_OBJECT(where)
     return value
 
 
-def _unreadable(path: str, error: OSError) -> Problem:
-    return Problem("L3-OWN-001", path, "cannot be read", error.strerror or str(error), "check post_training.data")
-
-
 def _rest(path: Path, count: int) -> Iterable[Problem]:
-    return [Problem("L3-OWN-001", str(path), f"and {count} more problems")] if count > 0 else []
+    return [MORE.problem(path, count=count)] if count > 0 else []
 
 
 def by_split(lines: Sequence[Line], path: Path) -> dict[Split, list[Line]]:
@@ -218,14 +240,12 @@ def by_split(lines: Sequence[Line], path: Path) -> dict[Split, list[Line]]:
         sides[line.split].append(line)
         numbers.setdefault(prompt_digest(line.row.prompt_text), {})[line.split] = line.number
     problems = [
-        Problem("L3-OWN-010", f"{path.name}:{both['held_out']}",
-                f"this held-out prompt is trained on in line {both['train']}",
-                fix="give all rows of a prompt the same split")
+        ON_BOTH_SIDES.problem(f"{path.name}:{both['held_out']}", line=both["train"])
         for both in numbers.values()
         if len(both) == 2
-    ]  # fmt: skip
+    ]
     if problems:
-        raise DataError(problems[:MOST_PROBLEMS])
+        raise DataError.of(problems[:MOST_PROBLEMS])
     return sides
 
 

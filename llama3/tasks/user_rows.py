@@ -12,10 +12,36 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, get_args
 
-from llama3.errors import DataError, Problem, did_you_mean
+from llama3.errors import DataError, did_you_mean
 from llama3.tasks.data_kind import DataKind, Row, UserRow
 from llama3.tasks.task import Split
 from llama3.tokenizer.messages import texts_of
+
+NO_KIND = DataError.declare(
+    "L3-OWN-002",
+    "columns [{columns!r}] {what}",
+    why="{near}",
+    fix="name them as TRL does: messages; prompt, completion; prompt, chosen, rejected",
+)
+NOT_TEXT = DataError.declare("L3-OWN-003", "{column} is {type}", fix="give text or messages")
+EMPTY_PROMPT = DataError.declare("L3-OWN-004", "the prompt is empty", fix="write what is asked, or drop the row")
+ODD_COLUMN = DataError.declare(
+    "L3-OWN-015", "{columns} does not belong to {kind}", why="{near}", fix="remove the column"
+)
+MISSING_COLUMN = DataError.declare("L3-OWN-016", "{kind} need {columns}", fix="add the column")
+BAD_ID = DataError.declare("L3-OWN-017", "id is {type}", fix="give text or a number")
+UNKNOWN_SPLIT = DataError.declare("L3-OWN-018", "unknown split {split!r}", fix="train or held_out")
+ENDS_WITH_ANSWER = DataError.declare("L3-OWN-019", "the prompt ends with the assistant", fix="end it with the user")
+NOT_ONE_ANSWER = DataError.declare(
+    "L3-OWN-051",
+    "{column} is not one assistant message",
+    why="only the last answer of a dialog is learnt",
+    fix="move the messages before it into prompt",
+)
+EMPTY_ANSWER = DataError.declare("L3-OWN-052", "{column} is empty", why="there is nothing to learn", fix="drop the row")
+NO_MESSAGES = DataError.declare("L3-OWN-053", "not text and not a list of messages")
+ODD_MESSAGE = DataError.declare("L3-OWN-054", "a message is {{role, content}} with text or parts as content")
+UNKNOWN_ROLE = DataError.declare("L3-OWN-055", "unknown role {role!r}", why="{near}", fix="one of {roles}")
 
 OF_EVERY_KIND = frozenset({"id", "split"})
 _ROLES = {"system": "system", "user": "user", "assistant": "assistant", "tool": "ipython", "ipython": "ipython"}
@@ -30,9 +56,9 @@ def parse_row(kinds: Kinds, row: Row, where: str) -> UserRow:
     parsed = kinds[name].parse(row, where)
     own, split = row.get("id"), row.get("split")
     if own is not None and not isinstance(own, str | int):
-        raise DataError(Problem("L3-OWN-003", where, f"id is {type(own).__name__}", fix="give text or a number"))
+        raise BAD_ID(where, type=type(own).__name__)
     if split not in (None, *get_args(Split)):
-        raise DataError(Problem("L3-OWN-003", where, f"unknown split {split!r}", fix="train or held_out"))
+        raise UNKNOWN_SPLIT(where, split=split)
     return replace(parsed, kind=name, id=None if own is None else str(own), split=split)
 
 
@@ -49,15 +75,8 @@ def _kind(kinds: Kinds, columns: frozenset[str], where: str) -> str:
     if len(names) != 1:
         known = frozenset().union(*(kind.columns for kind in kinds.values()))
         what = "may be of " + " or of ".join(names) if names else "are of no known kind"
-        raise DataError(
-            Problem(
-                "L3-OWN-002",
-                where,
-                f"columns {sorted(columns)} {what}",
-                did_you_mean(min(columns - known, default=""), known),
-                "name them as TRL does: messages; prompt, completion; prompt, chosen, rejected",
-            )
-        )
+        near = did_you_mean(min(columns - known, default=""), known)
+        raise NO_KIND(where, columns=sorted(columns), what=what, near=near)
     (name,) = names
     _check_columns(name, kinds[name], columns, where)
     return name
@@ -66,10 +85,9 @@ def _kind(kinds: Kinds, columns: frozenset[str], where: str) -> str:
 def _check_columns(name: str, kind: DataKind[Any], columns: frozenset[str], where: str) -> None:
     """Raises DataError where columns are missing or too many."""
     if kind.optional is not None and (unknown := sorted(columns - kind.columns)):
-        what, near = f"{', '.join(unknown)} does not belong to {name}", did_you_mean(unknown[0], kind.columns)
-        raise DataError(Problem("L3-OWN-002", where, what, near, "remove the column"))
+        raise ODD_COLUMN(where, columns=unknown, kind=name, near=did_you_mean(unknown[0], kind.columns))
     if missing := sorted(kind.missing(columns)):
-        raise DataError(Problem("L3-OWN-002", where, f"{name} need {', '.join(missing)}", fix="add the column"))
+        raise MISSING_COLUMN(where, kind=name, columns=missing)
 
 
 def read_prompt(row: Row, where: str) -> tuple[Mapping[str, str], ...]:
@@ -83,9 +101,9 @@ def read_prompt(row: Row, where: str) -> tuple[Mapping[str, str], ...]:
 def as_prompt(messages: Sequence[Mapping[str, str]], where: str) -> tuple[Mapping[str, str], ...]:
     """Messages that ask for an answer. Raises DataError."""
     if not any(message["role"] != "system" and message["content"].strip() for message in messages):
-        raise DataError(Problem("L3-OWN-004", where, "the prompt is empty", fix="write what is asked, or drop the row"))
+        raise EMPTY_PROMPT(where)
     if messages[-1]["role"] == "assistant":
-        raise DataError(Problem("L3-OWN-003", where, "the prompt ends with the assistant", fix="end it with the user"))
+        raise ENDS_WITH_ANSWER(where)
     return tuple(messages)
 
 
@@ -94,47 +112,28 @@ def read_answer(value: Any, where: str, column: str) -> str:
     if isinstance(value, list):
         messages = read_messages(value, f"{where}: {column}")
         if len(messages) != 1 or messages[0]["role"] != "assistant":
-            raise DataError(
-                Problem(
-                    "L3-OWN-003",
-                    where,
-                    f"{column} is not one assistant message",
-                    "only the last answer of a dialog is learnt",
-                    "move the messages before it into prompt",
-                )
-            )
+            raise NOT_ONE_ANSWER(where, column=column)
         value = messages[0]["content"]
     if not isinstance(value, str):
-        raise DataError(
-            Problem("L3-OWN-003", where, f"{column} is {type(value).__name__}", fix="give text or messages")
-        )
+        raise NOT_TEXT(where, column=column, type=type(value).__name__)
     if not value.strip():
-        raise DataError(Problem("L3-OWN-004", where, f"{column} is empty", "there is nothing to learn", "drop the row"))
+        raise EMPTY_ANSWER(where, column=column)
     return value
 
 
 def read_messages(value: Any, where: str) -> list[Mapping[str, str]]:
     """A list of messages, as role and content. Raises DataError."""
     if not isinstance(value, list) or not value:
-        raise DataError(Problem("L3-OWN-003", where, "not text and not a list of messages"))
+        raise NO_MESSAGES(where)
     return list(_each_message(value, where))
 
 
 def _each_message(value: list[Any], where: str) -> Iterator[Mapping[str, str]]:
     for i, message in enumerate(value):
         if not isinstance(message, dict) or not isinstance(message.get("content"), str | list):
-            raise DataError(
-                Problem("L3-OWN-003", f"{where}[{i}]", "a message is {role, content} with text or parts as content")
-            )
+            raise ODD_MESSAGE(f"{where}[{i}]")
         role = _ROLES.get(str(message.get("role")))
         if role is None:
-            raise DataError(
-                Problem(
-                    "L3-OWN-003",
-                    f"{where}[{i}]",
-                    f"unknown role {message.get('role')!r}",
-                    did_you_mean(str(message.get("role")), _ROLES),
-                    f"one of {', '.join(_ROLES)}",
-                )
-            )
+            named = message.get("role")
+            raise UNKNOWN_ROLE(f"{where}[{i}]", role=named, near=did_you_mean(str(named), _ROLES), roles=list(_ROLES))
         yield {"role": role, "content": "".join(texts_of(message["content"], f"{where}[{i}]"))}

@@ -34,6 +34,32 @@ from llama3.artifacts.files import (
 )
 from llama3.errors import CheckpointError, Problem
 
+DAMAGED = CheckpointError.declare(
+    "L3-TRN-011",
+    "{what}",
+    fix="an older checkpoint is used where there is one; else remove this directory to start anew",
+)
+OTHER_SCHEMA = CheckpointError.declare(
+    "L3-TRN-012",
+    "cannot be read",
+    why="its schema is {schema}, this version reads {known}",
+    fix="use the version that wrote it",
+)
+NOT_WRITTEN = CheckpointError.declare(
+    "L3-TRN-013", "checkpoint was not written", why="{error}", fix="check the disk and its permissions"
+)
+OTHER_RUN = CheckpointError.declare(
+    "L3-TRN-014",
+    "belongs to another run: {key} was {old!r} and is now {new!r}",
+    fix="continue with the old value, or remove the checkpoints to start anew",
+)
+DISK_FULL = CheckpointError.declare(
+    "L3-TRN-016",
+    "checkpoint was not written",
+    why="{error}",
+    fix="free disk space and run the same command again",
+)
+
 log = logging.getLogger(__name__)
 
 SCHEMA = 1
@@ -114,7 +140,7 @@ class CheckpointStore:
                 problems += error.problems
                 log.warning("checkpoint of step %d is damaged, trying an older one: %s", step, error)
         if problems:
-            raise CheckpointError(problems)
+            raise CheckpointError.of(problems)
         return None
 
     def verify(self, step: int) -> Checkpoint:
@@ -124,11 +150,11 @@ class CheckpointStore:
         for entry in manifest["files"]:
             file = path / entry["name"]
             if not file.is_file():
-                raise _damaged(file, "is missing")
+                raise DAMAGED(file, what="is missing")
             if file.stat().st_size != entry["bytes"]:
-                raise _damaged(file, f"has {file.stat().st_size} bytes instead of {entry['bytes']}")
+                raise DAMAGED(file, what=f"has {file.stat().st_size} bytes instead of {entry['bytes']}")
             if blake3_file(str(file)) != entry["blake3"]:
-                raise _damaged(file, "does not have the content that was written (hash differs)")
+                raise DAMAGED(file, what="does not have the content that was written (hash differs)")
         return Checkpoint(step, path, json.loads((path / "state.json").read_bytes()))
 
     def _manifest(self, path: Path) -> dict[str, Any]:
@@ -137,18 +163,15 @@ class CheckpointStore:
         try:
             content, commit = file.read_bytes(), (path / "COMMIT").read_text(encoding="ascii").strip()
         except (OSError, UnicodeDecodeError) as error:
-            raise _damaged(path, f"cannot be read ({error})") from error
+            raise DAMAGED(path, what=f"cannot be read ({error})") from error
         if blake3_bytes(content) != commit:
-            raise _damaged(file, "is not what COMMIT vouches for (hash differs)")
+            raise DAMAGED(file, what="is not what COMMIT vouches for (hash differs)")
         manifest: dict[str, Any] = json.loads(content)
         if manifest["schema"] != SCHEMA:
-            why = f"its schema is {manifest['schema']}, this version reads {SCHEMA}"
-            raise CheckpointError(
-                Problem("L3-TRN-012", str(file), "cannot be read", why, "use the version that wrote it")
-            )
+            raise OTHER_SCHEMA(file, schema=manifest["schema"], known=SCHEMA)
         names = [entry["name"] for entry in manifest["files"]]
         if "state.json" not in names or any(Path(name).name != name for name in names):
-            raise _damaged(file, "lists files that are no checkpoint's")
+            raise DAMAGED(file, what="lists files that are no checkpoint's")
         return manifest
 
     # -- writing ---------------------------------------------------------------------------------
@@ -173,7 +196,8 @@ class CheckpointStore:
             commit = blake3_bytes((final / "manifest.json").read_bytes())
             write_bytes_atomic(final / "COMMIT", f"{commit}\n".encode("ascii"))
         except (OSError, SafetensorError) as error:
-            raise _unwritable(final, error) from error
+            failed = DISK_FULL if is_disk_full(error) else NOT_WRITTEN
+            raise failed(final, error=error) from error
         self.verify(step)
         self._purge(step)
         return final
@@ -235,14 +259,8 @@ def check_identity(found: Mapping[str, Any], expected: Mapping[str, Any], where:
     """Refuse a checkpoint of another run: one CheckpointError with every value that differs."""
     different = [key for key in sorted({*found, *expected}) if found.get(key) != expected.get(key)]
     if different:
-        raise CheckpointError(
-            Problem(
-                "L3-TRN-014",
-                str(where),
-                f"belongs to another run: {key} was {found.get(key)!r} and is now {expected.get(key)!r}",
-                fix="continue with the old value, or remove the checkpoints to start anew",
-            )
-            for key in different
+        raise CheckpointError.of(
+            OTHER_RUN.problem(where, key=key, old=found.get(key), new=expected.get(key)) for key in different
         )
 
 
@@ -258,17 +276,3 @@ def _shards(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[dict[str, Tensor]
         size += tensor.nbytes
     if shard:
         yield shard
-
-
-def _damaged(path: Path, what: str) -> CheckpointError:
-    fix = "an older checkpoint is used where there is one; else remove this directory to start anew"
-    return CheckpointError(Problem("L3-TRN-011", str(path), what, fix=fix))
-
-
-def _unwritable(path: Path, error: Exception) -> CheckpointError:
-    fix = (
-        "free disk space and run the same command again"
-        if is_disk_full(error)
-        else "check the disk and its permissions"
-    )
-    return CheckpointError(Problem("L3-TRN-013", str(path), "checkpoint was not written", str(error), fix))

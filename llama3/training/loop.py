@@ -32,7 +32,7 @@ import torch
 from torch import Tensor
 
 from llama3.config.schema import OptimizerSection
-from llama3.errors import Interrupted, LlamaError, PluginError, Problem
+from llama3.errors import Interrupted, LlamaError, PluginError
 from llama3.model.batch import Batch
 from llama3.model.memory import give_back_freed_memory
 from llama3.model.precision import autocast
@@ -51,6 +51,22 @@ from llama3.training.placed import PlacedModel
 from llama3.training.rollouts import Rollouts
 from llama3.training.schedule import Schedule
 from llama3.training.state import load_model_tensors, load_optimizer_tensors, optimizer_tensors, trainable
+
+STOPPED = Interrupted.declare(
+    "L3-TRN-001", "stopped after step {step} of {total}, which {saved}", fix="run the same command again to go on"
+)
+DIVERGED = LlamaError.declare(
+    "L3-TRN-002",
+    "{count} updates in a row had no finite gradient (norm {norm})",
+    why="the weights or the data are broken, or the learning rate is too high",
+    fix="lower lr or lengthen warmup, and look at the examples of these steps; checkpoints are kept",
+)
+NO_TERM = PluginError.declare(
+    "L3-TRN-003",
+    "{names}: a {type} in place of a Term",
+    why="losses and metrics are sums with their unit, so that they do not depend on how a step is cut",
+    fix='return Term(x_M.sum(), per="target"), or per segment or tree; see docs/plugins.md',
+)
 
 log = logging.getLogger(__name__)
 
@@ -274,10 +290,7 @@ class Trainer:
         return {}
 
     def diverged(self, norm: float) -> LlamaError:
-        what = f"{MAX_BAD_UPDATES} updates in a row had no finite gradient (norm {norm})"
-        why = "the weights or the data are broken, or the learning rate is too high"
-        fix = "lower lr or lengthen warmup, and look at the examples of these steps; checkpoints are kept"
-        return LlamaError(Problem("L3-TRN-002", f"step {self.progress.step + 1}", what, why, fix))
+        return DIVERGED(f"step {self.progress.step + 1}", count=MAX_BAD_UPDATES, norm=norm)
 
     # -- reporting and checkpoints ---------------------------------------------------------------
 
@@ -348,17 +361,13 @@ class Trainer:
 
     def interrupt(self) -> NoReturn:
         saved = "is saved" if self.store is not None else "was not saved: this run keeps no checkpoints"
-        what = f"stopped after step {self.progress.step} of {self.schedule.total}, which {saved}"
-        raise Interrupted(Problem("L3-TRN-001", self.reporter.stage, what, fix="run the same command again to go on"))
+        raise STOPPED(self.reporter.stage, step=self.progress.step, total=self.schedule.total, saved=saved)
 
 
 def shares(terms: Mapping[str, Term], counts: Sequence[float]) -> dict[str, Tensor]:
     """Each term over the update's count of its unit. Raises PluginError for what is no term."""
     if wrong := sorted(name for name, term in terms.items() if not isinstance(term, Term)):
-        what = f"{', '.join(wrong)}: a {type(terms[wrong[0]]).__name__} in place of a Term"
-        why = "losses and metrics are sums with their unit, so that they do not depend on how a step is cut"
-        fix = 'return Term(x_M.sum(), per="target"), or per segment or tree; see docs/plugins.md'
-        raise PluginError(Problem("L3-TRN-003", "algorithm", what, why, fix))
+        raise NO_TERM("algorithm", names=wrong, type=type(terms[wrong[0]]).__name__)
     return {name: term.sum * (term.weight / max(counts[UNITS.index(term.per)], 1.0)) for name, term in terms.items()}
 
 

@@ -31,6 +31,13 @@ if TYPE_CHECKING:
     from llama3.model.config import ModelConfig
     from llama3.plugins.registry import Registry
 
+NO_STRATEGY = ConfigError.declare("L3-PAR-001", "names no strategy", fix="set {axis}: 1")
+OTHER_WORLD = DoesNotFit.declare(
+    "L3-PAR-002",
+    "needs {needed} processes, this run has {world}",
+    fix="torchrun --nproc-per-node {needed} -m llama3 ...",
+)
+
 MESH: tuple[Axis, ...] = ("dp", "pp", "cp", "tp")
 """The mesh, outermost first: ranks that differ in the last axis only are neighbours."""
 
@@ -221,13 +228,11 @@ def start(section: ParallelismSection, model: ModelConfig, device: torch.device,
             strategies[axis] = registry.build("parallelism", slot.name, slot.options)
             problems += strategies[axis].check(model, dims)
         elif getattr(dims, axis) > 1:
-            problems.append(Problem("L3-PAR-001", f"parallelism.{axis}", "names no strategy", fix=f"set {axis}: 1"))
+            problems.append(NO_STRATEGY.problem(f"parallelism.{axis}", axis=axis))
     if problems:
-        raise ConfigError(problems)
+        raise ConfigError.of(problems)
     if dims.world != world:
-        what = f"needs {dims.world} processes, this run has {world}"
-        fix = f"torchrun --nproc-per-node {dims.world} -m llama3 ..."
-        raise DoesNotFit(Problem("L3-PAR-002", "parallelism", what, fix=fix))
+        raise OTHER_WORLD("parallelism", needed=dims.world, world=world)
     return Parallel(connect(dims, device), strategies)
 
 

@@ -98,7 +98,7 @@ class PlacedModel:
 
         model = cls._filled(module, parallel, value)
         if problems:
-            raise CheckpointError(problems)
+            raise CheckpointError.of(problems)
         return model
 
     @classmethod

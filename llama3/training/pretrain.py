@@ -12,7 +12,7 @@ from llama3.config.phases import Phase, phases_of, rows_of
 from llama3.config.schema import Config, ModelSection, ParallelismSection, PretrainSection, Slot
 from llama3.data.loader import RowPhase, TokenLoader
 from llama3.data.plan import TokenPlan
-from llama3.errors import ConfigError, DataError, Problem
+from llama3.errors import ConfigError, DataError
 from llama3.model.batch import Batch
 from llama3.model.config import ModelConfig
 from llama3.model.device import device_of
@@ -27,6 +27,17 @@ from llama3.training.parallel import start
 from llama3.training.placed import PlacedModel
 from llama3.training.schedule import Schedule
 from llama3.training.stage import reporting, save_checkpoint
+
+OTHER_TOKENIZER = DataError.declare(
+    "L3-TRN-020",
+    "the shards were made with the tokenizer {theirs}, not with {ours}",
+    fix="make the shards anew with this tokenizer",
+)
+LONG_ROWS = ConfigError.declare(
+    "L3-TRN-021",
+    "rows of {tokens} tokens for a model made for {limit}",
+    fix="set pretrain.seq_len to {limit} or less, or raise model.max_seq_len",
+)
 
 
 class PretrainOptions(BaseModel):
@@ -106,13 +117,10 @@ def pretrain(shards: Shards, tokenizer: TokenizerArtifact, *, options: PretrainO
 def check(plan: TokenPlan, tokenizer: Tokenizer, config: ModelConfig, phases: Sequence[Phase]) -> None:
     """Refuse shards of another tokenizer and rows that the model is not made for."""
     if plan.tokenizer != tokenizer.hash:
-        what = f"the shards were made with the tokenizer {plan.tokenizer[:12]}, not with {tokenizer.hash[:12]}"
-        raise DataError(Problem("L3-TRN-020", "shards", what, fix="make the shards anew with this tokenizer"))
+        raise OTHER_TOKENIZER("shards", theirs=plan.tokenizer[:12], ours=tokenizer.hash[:12])
     longest = max(phase.seq_len for phase in phases)
     if longest > config.max_seq_len:
-        what = f"rows of {longest} tokens for a model made for {config.max_seq_len}"
-        fix = f"set pretrain.seq_len to {config.max_seq_len} or less, or raise model.max_seq_len"
-        raise ConfigError(Problem("L3-TRN-021", "pretrain.seq_len", what, fix=fix))
+        raise LONG_ROWS("pretrain.seq_len", tokens=longest, limit=config.max_seq_len)
 
 
 class TokenDataset:

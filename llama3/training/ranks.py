@@ -20,8 +20,10 @@ import torch.distributed as dist
 from pydantic import BaseModel
 
 from llama3.artifacts import Artifact, Stage, StageOutput
-from llama3.errors import Interrupted, Problem
+from llama3.errors import Interrupted
 from llama3.training.messages import broadcast
+
+RANK_0_STOPPED = Interrupted.declare("L3-RUN-010", "rank 0 stopped during {stage}")
 
 PATIENCE = timedelta(days=30)
 """How long a rank waits for the others: a stage that one rank runs alone may take long."""
@@ -66,7 +68,7 @@ class Ranks:
             if what == "done":
                 return Artifact(where)
             if what == "stop":
-                raise Interrupted(Problem("L3-RUN-010", f"rank {self.rank}", f"rank 0 stopped during {stage.name}"))
+                raise RANK_0_STOPPED(f"rank {self.rank}", stage=stage.name)
             if stage.every_rank:
                 # All ranks stop together, and rank 0 then says so.
                 with TemporaryDirectory() as unused, suppress(Interrupted):

@@ -11,9 +11,13 @@ from collections.abc import Mapping, Set
 import torch
 from torch import Tensor, nn
 
-from llama3.errors import CheckpointError, Problem
+from llama3.errors import CheckpointError
 from llama3.model.shards import like
 from llama3.training.checkpoint import StoredTensors
+
+OTHER_TENSOR = CheckpointError.declare(
+    "L3-TRN-015", "tensor {name!r} {mismatch}", fix="continue with the model that was being trained"
+)
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -36,12 +40,12 @@ def load_model_tensors(model: nn.Module, tensors: StoredTensors, held: Set[str],
     shape. `held`: the parameters that any rank holds."""
     parameters = trainable(model)
     problems = [
-        Problem("L3-TRN-015", where, f"tensor {name!r} {what}", fix="continue with the model that was being trained")
+        OTHER_TENSOR.problem(where, name=name, mismatch=mismatch)
         for name in sorted({*parameters, *(tensors.keys() - held)})
-        if (what := _mismatch(parameters.get(name), tensors.shapes.get(name)))
+        if (mismatch := _mismatch(parameters.get(name), tensors.shapes.get(name)))
     ]
     if problems:
-        raise CheckpointError(problems)
+        raise CheckpointError.of(problems)
     for name, parameter in parameters.items():
         parameter.copy_(like(parameter, tensors[name]))
 

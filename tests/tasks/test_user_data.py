@@ -244,22 +244,27 @@ def test_the_rows_and_not_the_path_decide_what_is_made_again(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("row", "settings", "message"),
+    ("row", "settings", "error", "message"),
     [
-        ({"prompt": "?", "completion": "5", "label": True}, {}, r"'dpo' learns from pairs, the rows are labels"),
-        ({"prompt": "?", "answer": "5"}, {}, r"'dpo' learns from pairs, the rows are prompts"),
-        ({"prompt": "?"}, {"algorithm": "dpo"}, r"choose one of .*grpo"),
-        ({"promt": "?"}, {}, "did you mean 'prompt'"),
+        (
+            {"prompt": "?", "completion": "5", "label": True},
+            {},
+            ConfigError,
+            "'dpo' learns from pairs, the rows are labels",
+        ),
+        ({"prompt": "?", "answer": "5"}, {}, ConfigError, "'dpo' learns from pairs, the rows are prompts"),
+        ({"prompt": "?"}, {"algorithm": "dpo"}, ConfigError, r"choose one of .*grpo"),
+        ({"promt": "?"}, {}, DataError, "did you mean 'prompt'"),
     ],
 )
-def test_a_run_is_refused_before_it_starts(tmp_path, row, settings, message):
+def test_a_run_is_refused_before_it_starts(tmp_path, row, settings, error, message):
     path = write(tmp_path / "my.jsonl", [row])
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(error, match=message):
         checked({"post_training": {"data": str(path), **settings}})
 
 
 def test_a_missing_file_is_refused_before_a_run_starts(tmp_path):
-    with pytest.raises(ConfigError, match=r"none\.jsonl.*cannot be read"):
+    with pytest.raises(DataError, match=r"none\.jsonl.*cannot be read"):
         checked({"post_training": {"data": str(tmp_path / "none.jsonl")}})
 
 
