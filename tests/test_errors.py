@@ -24,20 +24,6 @@ from llama3.errors import ConfigError, DataError, Declaration, LlamaError, Plugi
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "errors.md"
 CODE = re.compile(r"L3-[A-Z]+-\d{3}")
-NOT_DECLARED_YET = (
-    "llama3/cli/generate.py",
-    "llama3/config/crosscheck.py",
-    "llama3/data/loader.py",
-    "llama3/data/plan.py",
-    "llama3/data/shards.py",
-    "llama3/evaluation/",
-    "llama3/release/",
-    "llama3/tokenizer/chat_template.py",
-    "llama3/tokenizer/llama3_chat.py",
-    "llama3/tokenizer/messages.py",
-    "llama3_plugins/",
-)
-"""Where problems are still made by hand. The list only ever gets shorter."""
 HEAD = """# Errors
 
 Every problem that this project reports carries one of these codes, the same on the command line, in Python and in the
@@ -65,10 +51,6 @@ for name in MODULES:
 OURS = {code: declaration for code, declaration in errors.DECLARED.items() if CODE.fullmatch(code)}
 
 
-def by_hand(path):
-    return str(path.relative_to(ROOT)).startswith(NOT_DECLARED_YET)
-
-
 def shown(template):
     """A template with its fields as a reader sees them."""
     return (
@@ -80,9 +62,6 @@ def shown(template):
 
 def page():
     rows = {}
-    for path in filter(by_hand, MODULES.values()):
-        for code in CODE.findall(path.read_text("utf-8")):
-            rows[code] = (code, "", "", "see the message", "")
     for code, declared in OURS.items():
         words = (shown(declared.what), shown(declared.fix))
         rows[code] = (code, declared.error.__name__, str(declared.error.exit_code), *words)
@@ -144,7 +123,6 @@ def test_problems_are_made_by_declarations_only():
     found = [
         source.at(call)
         for source in SOURCES
-        if not by_hand(ROOT / source.path)
         for call in source.calls()
         if getattr(call.func, "id", getattr(call.func, "attr", "")) in made
     ]
@@ -189,7 +167,7 @@ def test_a_code_stands_in_its_declaration_only():
                 own.add(call.args[0])
         for node in ast.walk(source.tree):
             is_code = isinstance(node, ast.Constant) and isinstance(node.value, str) and CODE.fullmatch(node.value)
-            if is_code and node not in own and not by_hand(ROOT / source.path):
+            if is_code and node not in own:
                 elsewhere.append(source.at(node))
     assert [code for code, count in declared.items() if count > 1] == []
     assert elsewhere == []

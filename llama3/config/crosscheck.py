@@ -62,6 +62,24 @@ NO_TEACHER = ConfigError.declare(
 IDLE_TEACHER = ConfigError.declare(
     "L3-CFG-071", "{name!r} learns from no teacher", fix="take it out, or choose an algorithm that needs one"
 )
+OTHER_AXIS = ConfigError.declare("L3-CFG-024", "{name!r} is a strategy for {supplied}, not {axis}")
+NO_STRATEGY = ConfigError.declare(
+    "L3-CFG-023",
+    "no strategy supplies the {axis} axis",
+    why="strategies for it: {names}",
+    fix="write {axis}: {{name: {name}, size: {size}}}",
+)
+NONE_INSTALLED = ConfigError.declare(
+    "L3-CFG-044",
+    "no strategy supplies the {axis} axis",
+    why="strategies for it: none installed",
+    fix="set {axis}: 1",
+)
+OTHER_WORLD = ConfigError.declare(
+    "L3-CFG-025",
+    "the mesh ({mesh}) needs {wanted} processes, there are {world}",
+    fix="torchrun --nproc-per-node {wanted} -m llama3 run ..., or change `size`",
+)
 MISPLACED_GUARD = ConfigError.declare(
     "L3-CFG-026", "guard {name!r} does not stand at {stage!r}", fix="move it to {stages}"
 )
@@ -226,12 +244,13 @@ def _mesh(config: Config, registry: Registry, place: Place, environ: Mapping[str
         where = place(("parallelism", axis))
         supplied = _axis(registry, slot.name) if slot.name else axis
         if supplied not in ("", axis):
-            yield Problem("L3-CFG-024", where, f"{slot.name!r} is a strategy for {supplied}, not {axis}")
+            yield OTHER_AXIS.problem(where, name=slot.name, supplied=supplied, axis=axis)
         if not slot.name and (slot.size or 1) > 1:
             names = [name for name in registry.names("parallelism") if _axis(registry, name) == axis]
-            why = f"strategies for it: {', '.join(names) or 'none installed'}"
-            fix = f"write {axis}: {{name: {names[0]}, size: {slot.size}}}" if names else f"set {axis}: 1"
-            yield Problem("L3-CFG-023", where, f"no strategy supplies the {axis} axis", why, fix)
+            if names:
+                yield NO_STRATEGY.problem(where, axis=axis, names=names, name=names[0], size=slot.size)
+            else:
+                yield NONE_INSTALLED.problem(where, axis=axis)
     world = environ.get("WORLD_SIZE", "")
     if not world.isdecimal():
         return  # not under a launcher: `world_problems` asks again when the run starts
@@ -244,9 +263,7 @@ def world_problems(config: Config, world: int, place: Place) -> Iterator[Problem
     wanted = math.prod(sizes.values())
     if wanted != world:
         mesh = " x ".join(f"{axis} {size}" for axis, size in sizes.items())
-        what = f"the mesh ({mesh}) needs {wanted} processes, there are {world}"
-        fix = f"torchrun --nproc-per-node {wanted} -m llama3 run ..., or change `size`"
-        yield Problem("L3-CFG-025", place(("parallelism", "dp")), what, fix=fix)
+        yield OTHER_WORLD.problem(place(("parallelism", "dp")), mesh=mesh, wanted=wanted, world=world)
 
 
 def _axis(registry: Registry, name: str) -> str:

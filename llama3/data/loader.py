@@ -16,7 +16,24 @@ import numpy as np
 from llama3 import _core
 from llama3.artifacts.files import canonical_json
 from llama3.data.plan import TokenPlan
-from llama3.errors import DataError, Problem
+from llama3.errors import DataError
+
+DAMAGED = DataError.declare(
+    "L3-DAT-203",
+    "the shard cannot be read",
+    why="{error}",
+    fix="restore the file, or remove the shards artifact and run the same command again: it is rebuilt",
+)
+NO_SUCH_ROWS = DataError.declare("L3-DAT-204", "the shards cannot give these rows", why="{error}")
+OTHER_SHARD = DataError.declare(
+    "L3-DAT-205", "the shard is sound but not the one of this plan", fix="restore the plan's own"
+)
+OTHER_STREAM = DataError.declare(
+    "L3-DAT-206",
+    "the state does not fit this token stream",
+    why="{differences}",
+    fix="resume with the shards, mix, seed and row lengths it was saved with, or start anew",
+)
 
 STATE_VERSION = 2
 CORE_ERRORS = (ValueError, OverflowError, OSError)
@@ -140,12 +157,10 @@ class TokenLoader:
             for shard, path in zip(s.shards, self.plan.paths(s), strict=True)
         ]
         problems = [
-            Problem("L3-DAT-205", path, "the shard is sound but not the one of this plan", fix="restore the plan's own")
-            for root, (expected, path) in zip(found, wanted, strict=True)
-            if root != expected
+            OTHER_SHARD.problem(path) for root, (expected, path) in zip(found, wanted, strict=True) if root != expected
         ]
         if problems:
-            raise DataError(problems)
+            raise DataError.of(problems)
 
     @property
     def sources(self) -> list[str]:
@@ -216,9 +231,7 @@ class TokenLoader:
         ]
         row = state.get("next_row")
         if differences or not isinstance(row, int) or isinstance(row, bool) or row < 0:
-            what = "the state belongs to another token stream" if differences else f"next_row is {row!r}"
-            fix = "resume with the shards, mix, seed and row lengths it was saved with, or start anew"
-            raise DataError(Problem("L3-DAT-206", "loader state", what, "; ".join(differences), fix))
+            raise OTHER_STREAM("loader state", differences="; ".join(differences) or f"next_row is {row!r}")
         self.next_row = row
 
 
@@ -229,10 +242,8 @@ def _rows(arrays: tuple[np.ndarray, ...]) -> TokenRows:
 
 def _explained(error: Exception) -> DataError:
     """What the Rust core says, as this project's error."""
-    remake = "restore the file, or remove the shards artifact and run the same command again: it is rebuilt"
     if isinstance(error, _core.ShardError):
-        return DataError(Problem("L3-DAT-203", "token shard", str(error), fix=remake))
+        return DAMAGED("token shard", error=error)
     if isinstance(error, OSError):
-        what = f"cannot be read: {error.strerror or error}"
-        return DataError(Problem("L3-DAT-203", str(error.filename or "token shard"), what, fix=remake))
-    return DataError(Problem("L3-DAT-204", "token stream", str(error)))
+        return DAMAGED(error.filename or "token shard", error=error)
+    return NO_SUCH_ROWS("token stream", error=error)

@@ -16,7 +16,15 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from llama3 import _core
 from llama3.artifacts.files import canonical_json, write_json_atomic
-from llama3.errors import ConfigError, DataError, Problem
+from llama3.errors import ConfigError, DataError
+
+NO_PLAN = DataError.declare(
+    "L3-DAT-201",
+    "cannot read the plan of token shards",
+    why="{why}",
+    fix="give the directory of a shards artifact, as the stage `shard` makes it",
+)
+BAD_MIX = ConfigError.declare("L3-DAT-202", "no source {lacking}", fix="the sources are {known}")
 
 PLAN = "plan.json"
 
@@ -74,8 +82,7 @@ class TokenPlan(_Part):
         else:
             plan._folder = file.parent
             return plan
-        fix = "give the directory of a shards artifact, as the stage `shard` makes it"
-        raise DataError(Problem("L3-DAT-201", str(file), "cannot read the plan of token shards", why, fix))
+        raise NO_PLAN(file, why=why)
 
     def save(self, folder: Path) -> None:
         """Write plan.json into `folder`."""
@@ -108,9 +115,8 @@ class TokenPlan(_Part):
         known = [source.name for source in self.sources]
         unknown = sorted(set(mix) - set(known))
         if unknown or not any(weight > 0 for weight in mix.values()):
-            what = f"no source is called {unknown[0]!r}" if unknown else "no source has a weight above 0"
-            fix = f"the sources are {', '.join(known)}"
-            raise ConfigError(Problem("L3-DAT-202", "mix", what, fix=fix))
+            lacking = f"is called {unknown[0]!r}" if unknown else "has a weight above 0"
+            raise BAD_MIX("mix", lacking=lacking, known=known)
 
     def paths(self, source: SourceEntry) -> list[str]:
         """Where the shards of a source lie."""

@@ -21,8 +21,10 @@ from llama3.config.schema import Config
 from llama3.data.corpus import Corpus
 from llama3.data.documents import DocumentBatch
 from llama3.data.plan import ShardEntry, SourceEntry, TokenPlan
-from llama3.errors import DataError, Problem
+from llama3.errors import DataError
 from llama3.tokenizer import Tokenizer
+
+NO_DOCUMENT = DataError.declare("L3-DAT-207", "the corpus has no document to train on")
 
 SHARD_TOKENS = 1 << 27
 """A shard is closed after the batch of documents that brings it here."""
@@ -51,7 +53,7 @@ def shard(corpus: CorpusArtifact, tokenizer: TokenizerArtifact, *, options: Shar
     text, vocabulary = Corpus(corpus.path), Tokenizer.load(tokenizer.path)
     train = text.counts.get("train", {})
     if not train:
-        raise DataError(Problem("L3-DAT-207", str(text.path), "the corpus has no document to train on"))
+        raise NO_DOCUMENT(text.path)
     writers = {name: SourceWriter(name, number, vocabulary, out.scratch) for number, name in enumerate(sorted(train))}
     with out.progress("tokenise", sum(counts["documents"] for counts in train.values())) as task:
         for batch in text.documents("train"):

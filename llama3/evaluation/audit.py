@@ -23,9 +23,29 @@ from pydantic import BaseModel, ConfigDict
 from llama3.artifacts import Artifact, Report, StageOutput, stage
 from llama3.artifacts.files import write_json_atomic
 from llama3.config.schema import Config
-from llama3.errors import GateFailed, Problem
+from llama3.errors import GateFailed
 from llama3.evaluation.intervals import Rate, bootstrap, enough_trials, ratio
 from llama3.evaluation.stages import CONDITIONS, RESULTS, SAMPLES, evaluate
+
+NO_AUDIT = GateFailed.declare("L3-AUD-001", "an audit is needed, this was made by the stage {stage!r}")
+OTHER_MODEL = GateFailed.declare(
+    "L3-AUD-002",
+    "the audit is of the model {audited}, not of {wanted}",
+    fix="evaluate and audit the model that is released",
+)
+NOTHING_COMPARED = GateFailed.declare("L3-AUD-003", "the audit compared nothing", why="{why}")
+SUITE_FAILED = GateFailed.declare(
+    "L3-AUD-004",
+    "the audit failed",
+    why="{why}",
+    fix="train less or on more varied data, or widen audit.margins if the loss is acceptable",
+)
+NOT_AUDITABLE = GateFailed.declare(
+    "L3-AUD-005",
+    "no audit could pass, so nothing was trained",
+    why="{why}",
+    fix="evaluate more items (evaluation.limit, more held-out rows), mend the evaluator, or widen audit.margins",
+)
 
 ENOUGH_DOCUMENTS = 10
 """The fewest items of a cost: below, a bootstrap over them says little."""
@@ -106,22 +126,19 @@ def require_passed(found: Artifact, model: Artifact | None = None) -> None:
     figures = found.metrics
     where = str(found.location)
     if found.manifest.stage != audit.name:
-        what = f"an audit is needed, this was made by the stage {found.manifest.stage!r}"
-        raise GateFailed(Problem("L3-AUD-001", where, what))
+        raise NO_AUDIT(where, stage=found.manifest.stage)
     if model is not None and figures["models"]["after"] != model.hash:
-        what = f"the audit is of the model {str(figures['models']['after'])[:12]}, not of {model.hash[:12]}"
-        raise GateFailed(Problem("L3-AUD-002", where, what, fix="evaluate and audit the model that is released"))
-    problems = [Problem("L3-AUD-003", where, "the audit compared nothing", why) for why in figures["faults"]]
-    fix = "train less or on more varied data, or widen audit.margins if the loss is acceptable"
+        raise OTHER_MODEL(where, audited=str(figures["models"]["after"])[:12], wanted=model.hash[:12])
+    problems = [NOTHING_COMPARED.problem(where, why=why) for why in figures["faults"]]
     problems += [
-        Problem("L3-AUD-004", f"suite {name}", "the audit failed", row["why"], fix)
+        SUITE_FAILED.problem(f"suite {name}", why=row["why"])
         for name, row in figures["suites"].items()
         if row["passed"] is not True
     ]
     if not problems and figures["passed"] is not True:
-        problems = [Problem("L3-AUD-003", where, "the audit compared nothing")]
+        problems = [NOTHING_COMPARED.problem(where, why="")]
     if problems:
-        raise GateFailed(problems)
+        raise GateFailed.of(problems)
 
 
 def require_auditable(evaluation: Artifact, options: AuditOptions) -> None:
@@ -130,14 +147,9 @@ def require_auditable(evaluation: Artifact, options: AuditOptions) -> None:
     options = options.model_copy(update={"must_improve": []})
     suites = read_suites(evaluation)
     rows = {name: compare(name, suites.get(name), suites.get(name), options) for name in options.suites}
-    fix = "evaluate more items (evaluation.limit, more held-out rows), mend the evaluator, or widen audit.margins"
-    problems = [
-        Problem("L3-AUD-005", f"suite {name}", "no audit could pass, so nothing was trained", row["why"], fix)
-        for name, row in rows.items()
-        if row["why"]
-    ]
+    problems = [NOT_AUDITABLE.problem(f"suite {name}", why=row["why"]) for name, row in rows.items() if row["why"]]
     if problems:
-        raise GateFailed(problems)
+        raise GateFailed.of(problems)
 
 
 def read_suites(evaluation: Artifact) -> dict[str, Suite]:

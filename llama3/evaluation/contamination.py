@@ -17,7 +17,14 @@ from typing import Any
 import numpy as np
 
 from llama3.artifacts import Artifact
-from llama3.errors import GateFailed, Problem
+from llama3.errors import GateFailed
+
+TRAINED_ON = GateFailed.declare(
+    "L3-EVL-030",
+    "this held-out task is among the training data",
+    why="{prompt}",
+    fix="take it out of the data, or evaluate on other tasks",
+)
 
 DATA_TYPES = ("dialogs", "preferences")
 """Artifacts that hold data of post-training."""
@@ -115,10 +122,9 @@ def _texts(value: Any) -> Iterator[str]:
 def require_clean(found: Artifact) -> None:
     """The gate: nothing happens where no held-out task was trained on. Raises GateFailed naming some that were."""
     problems = [
-        Problem("L3-EVL-030", f"{role}: {leak['id']}", "this held-out task is among the training data", leak["prompt"],
-                "take it out of the data, or evaluate on other tasks")
+        TRAINED_ON.problem(f"{role}: {leak['id']}", prompt=leak["prompt"])
         for role in DATA_TYPES
         for leak in found.metrics.get(role, {}).get("leaks", [])
-    ]  # fmt: skip
+    ]
     if problems:
-        raise GateFailed(problems)
+        raise GateFailed.of(problems)

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from llama3.artifacts import Artifact, Checkpoint, CorpusArtifact, Dialogs, Preferences, StageOutput, stage
 from llama3.config.schema import Config, EvaluatorSlot, RewardSlot
 from llama3.data.corpus import Corpus
-from llama3.errors import ArtifactError, Problem
+from llama3.errors import ArtifactError
 from llama3.evaluation.baselines import ORDER, ByteModel, gzip_bits_per_byte
 from llama3.evaluation.contamination import NgramIndex, contaminated_share, own_share, trained_texts
 from llama3.evaluation.evaluator import HELD_OUT_BYTES, Subject, texts
@@ -21,6 +21,8 @@ from llama3.tasks.rewards import CombinedReward, build_rewards
 
 if TYPE_CHECKING:
     from llama3.inference.llama import Llama
+
+NO_MODEL = ArtifactError.declare("L3-EVL-031", "neither a checkpoint nor a path is given")
 
 RESULTS, SAMPLES, CONDITIONS = "results.json", "samples.jsonl", "conditions.json"
 """Files of an evaluation: figures by suite, one row per suite and item, and what it was measured with."""
@@ -87,7 +89,7 @@ def evaluate(
     elif options.model is not None:
         measure(load(options.model.path, device=options.device), corpus, options, out)
     else:
-        raise ArtifactError(Problem("L3-EVL-031", "stage evaluate", "neither a checkpoint nor a path is given"))
+        raise NO_MODEL("stage evaluate")
 
 
 def measure(model: Llama, corpus: Artifact, options: EvaluateOptions, out: StageOutput) -> None:

@@ -14,10 +14,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from llama3.artifacts.files import fsync_file
-from llama3.errors import CheckpointError, Problem
+from llama3.errors import CheckpointError
 from llama3.model.batch import Batch
 from llama3.model.transformer import Transformer
 from llama3.release.exporter import VerifyReport
+
+NO_PROBE = CheckpointError.declare(
+    "L3-REL-001", "the probe cannot be used ({kind}: {error})", fix="export the checkpoint again"
+)
 
 PROBE_FILE = "probe.safetensors"
 PROBE_TOKENS, PROBE_TOP = 64, 16
@@ -51,8 +55,7 @@ def check_probe(folder: Path, model: Transformer, tolerance: float) -> VerifyRep
         expected = load_file(path)
         difference = compare(model, expected)
     except (OSError, SafetensorError, KeyError, IndexError, RuntimeError) as error:
-        what = f"the probe cannot be used ({type(error).__name__}: {error})"
-        raise CheckpointError(Problem("L3-REL-001", str(path), what, fix="export the checkpoint again")) from error
+        raise NO_PROBE(path, kind=type(error).__name__, error=error) from error
     return VerifyReport(difference=difference, tolerance=tolerance, log_probs=expected["top_ids"].numel())
 
 

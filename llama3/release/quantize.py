@@ -15,8 +15,12 @@ from llama3.checkpoints.hf import read_raw_config
 from llama3.checkpoints.load import load_model
 from llama3.checkpoints.quantized import TensorError, quantize_model, save_quantized
 from llama3.config.schema import Config, QuantizationSlot, Slot
-from llama3.errors import CheckpointError, PluginError, Problem
+from llama3.errors import CheckpointError, PluginError
 from llama3.plugins.registry import discover
+
+QUANTIZED = CheckpointError.declare(
+    "L3-REL-002", "the checkpoint is quantized already", fix="quantize the checkpoint it was made of"
+)
 
 
 class QuantizeOptions(BaseModel):
@@ -42,11 +46,10 @@ def quantize(checkpoint: Checkpoint, *, options: QuantizeOptions, out: StageOutp
     """
     scheme = discover().build("quantization", options.scheme.name, options.scheme.options)
     if problems := scheme.supports(options.device):
-        raise PluginError(problems)
+        raise PluginError.of(problems)
     source = checkpoint.path
     if "quantization" in read_raw_config(source):
-        fix = "quantize the checkpoint it was made of"
-        raise CheckpointError(Problem("L3-REL-002", str(source), "the checkpoint is quantized already", fix=fix))
+        raise QUANTIZED(source)
     model = load_model(source)
     errors = quantize_model(model, scheme)
     save_quantized(model, out.path, options.scheme.name, scheme)

@@ -25,11 +25,24 @@ from llama3.artifacts.lineage import LineageNode, trace
 from llama3.checkpoints.license import copy_terms
 from llama3.checkpoints.load import read_config
 from llama3.config.schema import Config, ExporterSlot, GuardPolicy, Slot
-from llama3.errors import ConfigError, GateFailed, Problem
+from llama3.errors import ConfigError, GateFailed
 from llama3.evaluation.audit import require_passed
 from llama3.evaluation.contamination import require_clean
 from llama3.plugins.registry import discover
 from llama3.release.card import Card, model_card
+
+SAME_EXPORT = ConfigError.declare(
+    "L3-REL-003", "{name!r} is there twice", fix="name each export once under release.exports"
+)
+DIFFERENT_EXPORT = GateFailed.declare(
+    "L3-REL-004",
+    "{name}: reading back changes log-probabilities by {difference} nats",
+    why="at most {tolerance} is allowed",
+    fix="report this with the model's config.json",
+)
+SAME_FOLDER = ConfigError.declare(
+    "L3-REL-005", "the release has such a folder already", fix="give the input another role"
+)
 
 
 class ReleaseOptions(BaseModel):
@@ -107,8 +120,7 @@ def _place(folder: Path, index: int, slot: Slot) -> Path:
     """The first export is the release itself, further ones lie in folders of their name."""
     place = folder if index == 0 else folder / slot.name
     if index and place.exists():
-        fix = "name each export once under release.exports"
-        raise ConfigError(Problem("L3-REL-003", "release.exports", f"{slot.name!r} is there twice", fix=fix))
+        raise SAME_EXPORT("release.exports", name=slot.name)
     place.mkdir(parents=True, exist_ok=True)
     return place
 
@@ -119,9 +131,8 @@ def _export(slot: Slot, checkpoint: Path, folder: Path) -> dict[str, Any]:
     made = exporter.export(checkpoint, folder)
     report = exporter.verify(folder)
     if not report.passed:
-        what = f"{slot.name}: reading back changes log-probabilities by {report.difference:.3g} nats"
-        why = f"at most {report.tolerance:g} is allowed"
-        raise GateFailed(Problem("L3-REL-004", str(folder), what, why, "report this with the model's config.json"))
+        difference, tolerance = f"{report.difference:.3g}", f"{report.tolerance:g}"
+        raise DIFFERENT_EXPORT(folder, name=slot.name, difference=difference, tolerance=tolerance)
     return {
         "name": slot.name,
         "layout": made.layout,
@@ -135,8 +146,7 @@ def _export(slot: Slot, checkpoint: Path, folder: Path) -> dict[str, Any]:
 def _copy(source: Path, target: Path) -> None:
     """An artifact's payload without its manifest: in the release it is a plain folder."""
     if target.exists():
-        fix = "give the input another role"
-        raise ConfigError(Problem("L3-REL-005", target.name, "the release has such a folder already", fix=fix))
+        raise SAME_FOLDER(target.name)
     shutil.copytree(source, target, ignore=shutil.ignore_patterns(MANIFEST))
 
 

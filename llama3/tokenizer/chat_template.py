@@ -26,11 +26,41 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from llama3.errors import DataError, Problem
+from llama3.errors import DataError
 from llama3.tokenizer.chat_sandbox import ChatProgram, TemplateFailed, compile_template
 from llama3.tokenizer.llama3_chat import without_leading_blank_lines
 from llama3.tokenizer.messages import Message, Rendered, Role, name_of, texts_of
 from llama3.tokenizer.tokenizer import Ids, Tokenizer, _without_surrogates
+
+_PLAIN = "use a template that writes every content once, in order and as it is"
+NO_TEMPLATE = DataError.declare(
+    "L3-CHT-002",
+    "this tokenizer has no chat template, so there is no telling how a dialog is written",
+    fix="use a model trained for chat, or put its chat_template.jinja beside its tokenizer.json",
+)
+FAILS = DataError.declare(
+    "L3-CHT-003",
+    "the chat template fails",
+    why="{error}",
+    fix="leave out what the template does not allow, or correct the template",
+)
+CHANGES = DataError.declare("L3-CHT-004", "the template {changes} this message", fix=_PLAIN)
+MOVES = DataError.declare("L3-CHT-005", "the template moves this message", fix=_PLAIN)
+OTHER_PROMPT = DataError.declare(
+    "L3-CHT-006",
+    "the text up to this message is not the prompt that an answer is generated from",
+    why="a model would learn to go on from a text that it never meets",
+    fix="use a template whose add_generation_prompt writes what it writes before an assistant's content",
+)
+NO_END = DataError.declare(
+    "L3-CHT-007",
+    "no control token ends this message, so a model could not learn to stop",
+    fix="write {{{{ eos_token }}}} after the assistant's content in the template",
+)
+BROKEN = DataError.declare(
+    "L3-CHT-008", "the chat template cannot be used", why="{error}", fix="correct the chat template"
+)
+OTHER_WORDS = DataError.declare("L3-CHT-010", "the template's own words depend on what the messages say", fix=_PLAIN)
 
 Turn = tuple[Role, int]
 """A message without what it says: its role, and the number of its parts, where 0 means that it is text."""
@@ -49,7 +79,6 @@ _TRIMS: tuple[Callable[[str], str], ...] = (
 )
 """What templates do to a content; anything else is rewriting it."""
 _DIALOG = "the dialog"
-_FIX = "use a template that writes every content once, in order and as it is"
 _NO_TIME = datetime(2000, 1, 1)  # for templates that do not ask: their layouts are kept
 
 
@@ -94,7 +123,7 @@ class Layout:
     def match(self, text: str, contents: Sequence[str], turns: Turns) -> list[str]:
         """The contents as they stand in `text`, in its order. Raises DataError naming the first that is rewritten."""
         if not text.startswith(self.words[0]):
-            raise _problem("L3-CHT-004", "the template's own words depend on what the messages say", _DIALOG)
+            raise OTHER_WORDS(_DIALOG)
         at = len(self.words[0])
         found: list[str] = []
         for number, owner, after in zip(self.order, self.owners, self.words[1:], strict=True):
@@ -104,7 +133,7 @@ class Layout:
                 if text[at:end] == content + after and (not last or end == len(text)):
                     break
             else:
-                raise _problem("L3-CHT-004", "the template rewrites this message", name_of(owner, turns[owner][0]))
+                raise CHANGES(name_of(owner, turns[owner][0]), changes="rewrites")
             found.append(content)
             at = end
         return found
@@ -114,18 +143,11 @@ class Layout:
 def _dialect(tokenizer: Tokenizer, template: str | None) -> Dialect:
     """`template` is there for the cache: tokenizers are equal when they give equal ids."""
     if template is None:
-        raise _no_template()
+        raise NO_TEMPLATE("tokenizer")
     try:
         return Dialect(tokenizer, compile_template(template))
     except TemplateFailed as error:
-        what = "the chat template cannot be used"
-        raise DataError(Problem("L3-CHT-008", "tokenizer", what, str(error), "correct the chat template")) from None
-
-
-def _no_template() -> DataError:
-    what = "this tokenizer has no chat template, so there is no telling how a dialog is written"
-    fix = "use a model trained for chat, or put its chat_template.jinja beside its tokenizer.json"
-    return DataError(Problem("L3-CHT-002", "tokenizer", what, fix=fix))
+        raise BROKEN("tokenizer", error=error) from None
 
 
 class Dialect:
@@ -176,8 +198,7 @@ class Dialect:
             return self._write(messages, generation_prompt, now)
         except TemplateFailed as error:
             where = self._refused(messages, generation_prompt, now, str(error))
-            fix = "leave out what the template does not allow, or correct the template"
-            raise DataError(Problem("L3-CHT-003", where, "the chat template fails", str(error), fix)) from None
+            raise FAILS(where, error=error) from None
 
     def _write(self, messages: Sequence[Mapping[str, Any]], generation_prompt: bool, now: datetime) -> str:
         return self._program.text(messages, generation_prompt=generation_prompt, tokens=self._tokens, now=now)
@@ -210,10 +231,7 @@ class Dialect:
             if prompt is not None and layout.begins_with(prompt):
                 cuts[place] = len(prompt.words[-1])
             elif index == len(turns) - 1 and not generation_prompt:
-                what = "the text up to this message is not the prompt that an answer is generated from"
-                why = "a model would learn to go on from a text that it never meets"
-                fix = "use a template whose add_generation_prompt writes what it writes before an assistant's content"
-                raise DataError(Problem("L3-CHT-006", name_of(index, role), what, why, fix))
+                raise OTHER_PROMPT(name_of(index, role))
         return cuts
 
     def _prompt(self, turns: Turns, now: datetime) -> Layout | None:
@@ -226,9 +244,7 @@ class Dialect:
         """The control token that ends a content, in the words after it. Raises DataError where there is none."""
         found = self._control.search(layout.words[place + 1])
         if found is None:
-            what = "no control token ends this message, so a model could not learn to stop"
-            fix = "write {{ eos_token }} after the assistant's content in the template"
-            raise DataError(Problem("L3-CHT-007", name_of(layout.owners[place], "assistant"), what, fix=fix))
+            raise NO_END(name_of(layout.owners[place], "assistant"))
         return found
 
     # -- ids -----------------------------------------------------------------------------------
@@ -323,9 +339,9 @@ def _layout(dialect: Dialect, turns: Turns, generation_prompt: bool, now: dateti
     text = dialect._text(turns, sentinels, generation_prompt, now)
     for owner, sentinel in zip(owners, sentinels, strict=True):
         if sentinel not in text:
-            raise _problem("L3-CHT-004", "the template drops this message", name_of(owner, turns[owner][0]))
+            raise CHANGES(name_of(owner, turns[owner][0]), changes="drops")
         if text.count(sentinel) > 1:
-            raise _problem("L3-CHT-004", "the template repeats this message", name_of(owner, turns[owner][0]))
+            raise CHANGES(name_of(owner, turns[owner][0]), changes="repeats")
     order = sorted(range(len(owners)), key=lambda number: text.index(sentinels[number]))
     _check_order(order, owners, turns)
     pieces = re.split("\ue5f1[0-9]+\ue5f2", text)
@@ -346,7 +362,7 @@ def _check_order(order: Sequence[int], owners: Sequence[int], turns: Turns) -> N
     for number, wanted in zip(said, sorted(said), strict=True):
         if number != wanted:
             owner = owners[wanted]
-            raise _problem("L3-CHT-005", "the template moves this message", name_of(owner, turns[owner][0]))
+            raise MOVES(name_of(owner, turns[owner][0]))
 
 
 def _variables(tokenizer: Tokenizer) -> dict[str, str]:
@@ -356,10 +372,6 @@ def _variables(tokenizer: Tokenizer) -> dict[str, str]:
         ids["eos_token"] = tokenizer.eos_id
     names = {id: name for name, id in tokenizer.special_tokens.items()}
     return {role: names[id] for role, id in ids.items() if id is not None}
-
-
-def _problem(code: str, what: str, where: str) -> DataError:
-    return DataError(Problem(code, where, what, fix=_FIX))
 
 
 def _size(text: str) -> int:

@@ -15,9 +15,12 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from llama3.errors import DataError, Problem
+from llama3.errors import DataError
 from llama3.tokenizer.messages import ROLES, Message, Rendered
 from llama3.tokenizer.tokenizer import Ids, Tokenizer
+
+NO_HEADER = DataError.declare("L3-TOK-009", "no message's header stands here")
+NO_END = DataError.declare("L3-TOK-014", "the message that begins here does not end")
 
 _BREAK = "\n\n"
 
@@ -71,13 +74,13 @@ def parse(tokenizer: Tokenizer, ids: npt.ArrayLike) -> list[Message]:
     while at < len(rest):
         role = next((role for role, header in headers.items() if rest[at : at + len(header)] == header), None)
         if role is None:
-            raise DataError(Problem("L3-TOK-009", f"id {at}", "no message's header stands here"))
+            raise NO_HEADER(f"id {at}")
         start = at + len(headers[role])
         end = next((index for index in range(start, len(rest)) if rest[index] in ends), None)
         if end is None:
             if role == "assistant" and start == len(rest):
                 break
-            raise DataError(Problem("L3-TOK-009", f"id {at}", "the message that begins here does not end"))
+            raise NO_END(f"id {at}")
         messages.append(Message(role, tokenizer.decode(rest[start:end])))  # type: ignore[arg-type]
         at = end + 1
     return messages

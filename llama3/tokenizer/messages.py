@@ -11,6 +11,13 @@ import numpy.typing as npt
 
 from llama3.errors import DataError, Problem
 
+_TEXT_PART = '{{"type": "text", "text": "..."}}'
+NO_SUCH_ROLE = DataError.declare("L3-TOK-008", "the role {role!r} does not exist", fix="use one of {roles}")
+NO_TEXT = DataError.declare(
+    "L3-CHT-001", "the {thing} is {found}", fix=f"give a string or a list of parts: {_TEXT_PART}"
+)
+OTHER_PART = DataError.declare("L3-CHT-009", "the type {type!r} is not known", fix=f"write text: {_TEXT_PART}")
+
 Role = Literal["system", "user", "assistant", "ipython"]
 ROLES: tuple[str, ...] = get_args(Role)
 Content = str | Sequence[Mapping[str, Any]]
@@ -26,8 +33,7 @@ class Message:
 
     def __post_init__(self) -> None:
         if self.role not in ROLES:
-            what = f"the role {self.role!r} does not exist"
-            raise DataError(Problem("L3-TOK-008", "message", what, fix=f"use one of {', '.join(ROLES)}"))
+            raise NO_SUCH_ROLE("message", role=self.role, roles=list(ROLES))
         texts_of(self.content)
 
     @property
@@ -42,26 +48,21 @@ def texts_of(content: object, where: str = "message") -> list[str]:
     if isinstance(content, str):
         return [content]
     if not isinstance(content, list | tuple) or not content:
-        what = f"the content is of the type {type(content).__name__}" if content else "the content is empty"
-        raise DataError(Problem("L3-CHT-001", where, what, fix=f"give a string or a list of parts: {_TEXT_PART}"))
-    faults = [(number, _fault(part)) for number, part in enumerate(content, 1)]
-    problems = [Problem(**fault, where=f"{where}: part {number}") for number, fault in faults if fault]
-    if problems:
-        raise DataError(problems)
+        raise NO_TEXT(where, thing="content", found=f"of the type {type(content).__name__}" if content else "empty")
+    faults = [_fault(part, f"{where}: part {number}") for number, part in enumerate(content, 1)]
+    if problems := [fault for fault in faults if fault]:
+        raise DataError.of(problems)
     return [part["text"] for part in content]
 
 
-def _fault(part: Any) -> dict[str, str] | None:
-    """What is wrong with a part: fields of a Problem."""
+def _fault(part: Any, where: str) -> Problem | None:
+    """What is wrong with a part."""
     kind = part.get("type") if isinstance(part, Mapping) else None
     if isinstance(kind, str) and kind != "text":
-        return {"code": "L3-CHT-009", "what": f"the type {kind!r} is not known", "fix": f"write text: {_TEXT_PART}"}
+        return OTHER_PART.problem(where, type=kind)
     if kind is None or not isinstance(part.get("text"), str):
-        return {"code": "L3-CHT-001", "what": "this is no part of a message", "fix": f"write text: {_TEXT_PART}"}
+        return NO_TEXT.problem(where, thing="part", found="no text")
     return None
-
-
-_TEXT_PART = '{"type": "text", "text": "..."}'
 
 
 @dataclass(frozen=True, slots=True)

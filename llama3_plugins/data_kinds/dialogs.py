@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llama3.errors import DataError, Problem
+from llama3.errors import DataError
 from llama3.posttraining.examples import DialogExample, dialog_example
 from llama3.tasks.data_kind import DataKind, Row, UserRow, Writer
 from llama3.tasks.user_rows import as_prompt, read_answer, read_messages, read_prompt
@@ -15,6 +15,14 @@ from llama3.tasks.user_rows import as_prompt, read_answer, read_messages, read_p
 if TYPE_CHECKING:
     from llama3.model.batch import Batch
     from llama3.tokenizer import Tokenizer
+
+MORE_COLUMNS = DataError.declare("L3-OWN-031", "messages hold the whole dialog", fix="remove prompt and completion")
+NO_ANSWER = DataError.declare(
+    "L3-OWN-032",
+    "the dialog ends with the {role}",
+    why="there is no answer to learn",
+    fix="end it with an assistant message",
+)
 
 
 class Dialogs(DataKind[DialogExample]):
@@ -33,20 +41,10 @@ class Dialogs(DataKind[DialogExample]):
         if "messages" not in row:
             return UserRow(read_prompt(row, where), (read_answer(row["completion"], where, "completion"),))
         if row.keys() & {"prompt", "completion"}:
-            raise DataError(
-                Problem("L3-OWN-002", where, "messages hold the whole dialog", fix="remove prompt and completion")
-            )
+            raise MORE_COLUMNS(where)
         *asked, last = read_messages(row["messages"], f"{where}: messages")
         if last["role"] != "assistant":
-            raise DataError(
-                Problem(
-                    "L3-OWN-003",
-                    where,
-                    f"the dialog ends with the {last['role']}",
-                    "there is no answer to learn",
-                    "end it with an assistant message",
-                )
-            )
+            raise NO_ANSWER(where, role=last["role"])
         return UserRow(as_prompt(asked, where), (read_answer([last], where, "messages"),))
 
     def example(self, tokenizer: Tokenizer, row: Row, where: str) -> DialogExample:

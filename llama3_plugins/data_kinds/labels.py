@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llama3.errors import DataError, Problem
+from llama3.errors import DataError
 from llama3.posttraining.examples import AnswerTokens, answer_example
 from llama3.tasks.data_kind import DataKind, Row, UserRow, Writer
 from llama3.tasks.user_rows import read_answer, read_prompt
@@ -17,6 +17,9 @@ from llama3_plugins.data_kinds.prompts import task_rows
 if TYPE_CHECKING:
     from llama3.model.batch import Batch
     from llama3.tokenizer import Tokenizer
+
+NO_LABEL = DataError.declare("L3-DLG-008", "the label is {label}", fix="give true or false")
+ODD_LABEL = DataError.declare("L3-OWN-030", "label is {label}", fix="write true or false")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +51,7 @@ class Labels(DataKind[LabelExample]):
     def parse(self, row: Row, where: str) -> UserRow:
         label = row["label"]
         if not isinstance(label, bool):
-            raise DataError(Problem("L3-OWN-003", where, f"label is {label!r}", fix="write true or false"))
+            raise ODD_LABEL(where, label=repr(label))
         answer = read_answer(row["completion"], where, "completion")
         return UserRow(read_prompt(row, where), (answer,), {"label": label})
 
@@ -75,7 +78,7 @@ def label_example(
 ) -> LabelExample:
     """Tokenize a labelled answer: `messages` are the prompt, `completion` is the assistant's next message."""
     if not isinstance(label, bool):
-        raise DataError(Problem("L3-DLG-008", where, f"the label is {label!r}", fix="give true or false"))
+        raise NO_LABEL(where, label=repr(label))
     dialog = answer_example(tokenizer, messages, completion, where)
     return LabelExample(dialog.prompt, dialog.answer, label)
 

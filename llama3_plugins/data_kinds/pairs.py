@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llama3.errors import DataError, Problem
+from llama3.errors import DataError
 from llama3.posttraining.examples import AnswerTokens, answer_example
 from llama3.tasks.data_kind import DataKind, Row, UserRow, Writer
 from llama3.tasks.user_rows import read_answer, read_prompt
@@ -19,6 +19,20 @@ from llama3_plugins.data_kinds.prompts import task_rows
 if TYPE_CHECKING:
     from llama3.model.batch import Batch
     from llama3.tokenizer import Tokenizer
+
+SAME_TOKENS = DataError.declare("L3-DLG-003", "two answers are the same", fix="drop the pair, or the edit")
+SAME_ANSWERS = DataError.declare(
+    "L3-OWN-005", "two answers are the same", why="they cannot be told apart", fix="drop the row"
+)
+MORE_ANSWERS = DataError.declare("L3-OWN-021", "a ranking holds all answers", fix="remove chosen, rejected and edited")
+NO_RANKING = DataError.declare("L3-OWN-022", "a ranking is a list of at least two answers, best first")
+NOT_ALIKE = DataError.declare("L3-OWN-023", "chosen and rejected must both be text or both be messages")
+NO_PROMPT = DataError.declare(
+    "L3-OWN-024",
+    "chosen and rejected have no common beginning",
+    why="it would be the prompt",
+    fix="add the column prompt",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,27 +108,23 @@ def pair_example(
     answers = [chosen, rejected, *([] if edited is None else [edited])]
     examples = [answer_example(tokenizer, messages, answer, where) for answer in answers]
     if len({example.answer.ids.tobytes() for example in examples}) < len(answers):
-        raise DataError(Problem("L3-DLG-003", where, "two answers are the same", fix="drop the pair, or the edit"))
+        raise SAME_TOKENS(where)
     better, worse, *best = examples
     return PairExample(better.prompt, better.answer, worse.answer, best[0].answer if best else None)
 
 
 def _ranking(row: Row, where: str) -> list[str]:
     if row.keys() & {"chosen", "rejected", "edited"}:
-        raise DataError(
-            Problem("L3-OWN-002", where, "a ranking holds all answers", fix="remove chosen, rejected and edited")
-        )
+        raise MORE_ANSWERS(where)
     ranking = row["ranking"]
     if not isinstance(ranking, list) or len(ranking) < 2:
-        raise DataError(Problem("L3-OWN-003", where, "a ranking is a list of at least two answers, best first"))
+        raise NO_RANKING(where)
     return [read_answer(answer, where, f"ranking[{i}]") for i, answer in enumerate(ranking)]
 
 
 def _distinct(prompt: tuple[Mapping[str, str], ...], answers: Sequence[str], where: str, *, edited: bool) -> UserRow:
     if len(set(answers)) < len(answers):
-        raise DataError(
-            Problem("L3-OWN-005", where, "two answers are the same", "they cannot be told apart", "drop the row")
-        )
+        raise SAME_ANSWERS(where)
     return UserRow(prompt, tuple(answers), {"edited": edited})
 
 
@@ -144,19 +154,11 @@ def _sides(row: Row, where: str) -> tuple[tuple[Mapping[str, str], ...], Any, An
     if "prompt" in row:
         return read_prompt(row, where), chosen, rejected
     if not isinstance(chosen, str | list) or type(chosen) is not type(rejected):
-        raise DataError(Problem("L3-OWN-003", where, "chosen and rejected must both be text or both be messages"))
+        raise NOT_ALIKE(where)
     cut = _common(chosen, rejected)
     prompt, better, worse = chosen[:cut], chosen[cut:], rejected[cut:]
     if not prompt:
-        raise DataError(
-            Problem(
-                "L3-OWN-003",
-                where,
-                "chosen and rejected have no common beginning",
-                "it would be the prompt",
-                "add the column prompt",
-            )
-        )
+        raise NO_PROMPT(where)
     if isinstance(better, str) and isinstance(worse, str):
         better, worse = better.strip(), worse.strip()
     return read_prompt({"prompt": prompt}, where), better, worse

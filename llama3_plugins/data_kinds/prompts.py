@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llama3.errors import DataError, Problem
+from llama3.errors import DataError
 from llama3.posttraining.examples import prompt_ids
 from llama3.tasks import Custom, Task, prompt_digest
 from llama3.tasks.data_kind import DataKind, Row, UserRow, Writer
@@ -17,6 +17,8 @@ from llama3.tasks.user_rows import OF_EVERY_KIND, read_prompt
 if TYPE_CHECKING:
     from llama3.model.batch import Batch
     from llama3.tokenizer import Tokenizer
+
+NOTHING_ASKED = DataError.declare("L3-OWN-020", "the prompt ends with the {role}", fix="end it with the user")
 
 REWARD = "jsonl_tasks"
 """The reward that scores answers to a file's prompts."""
@@ -52,8 +54,7 @@ class Prompts(DataKind[PromptExample]):
     def parse(self, row: Row, where: str) -> UserRow:
         prompt = read_prompt(row, where)
         if prompt[-1]["role"] != "user":
-            what = f"the prompt ends with the {prompt[-1]['role']}"
-            raise DataError(Problem("L3-OWN-003", where, what, fix="end it with the user"))
+            raise NOTHING_ASKED(where, role=prompt[-1]["role"])
         columns = {name: value for name, value in row.items() if name not in OF_EVERY_KIND | {"prompt"}}
         return UserRow(prompt, columns=columns)
 

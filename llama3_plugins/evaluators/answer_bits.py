@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from llama3.errors import DataError, Problem
+from llama3.errors import DataError
 from llama3.evaluation.evaluator import Result, Subject
 from llama3.inference.llama import Llama
 from llama3.model.score import score
@@ -23,6 +23,13 @@ from llama3.posttraining.services import chunks
 from llama3.tasks import prompt_digest
 from llama3.tasks.user_data import Line, by_split, read_lines
 from llama3_plugins.evaluators.options import AnswerBitsOptions
+
+NO_ANSWER = DataError.declare(
+    "L3-EVL-040",
+    "no held-out row has an answer",
+    why="one prompt in ten is held out",
+    fix='add rows, or write "split": "held_out" into some',
+)
 
 BATCH = 16
 """Rows scored at once."""
@@ -37,10 +44,7 @@ class AnswerBits:
         lines = by_split(read_lines(path), path)["held_out"]
         self.rows = [(line, answer) for line in lines if (answer := _answer(line)) is not None]
         if not self.rows:
-            raise DataError(
-                Problem("L3-EVL-040", str(path), "no held-out row has an answer", "one prompt in ten is held out",
-                        'add rows, or write "split": "held_out" into some')
-            )  # fmt: skip
+            raise NO_ANSWER(path)
 
     def run(self, subject: Subject, limit: int, seed: int) -> Result:
         rows = self.rows[:limit]

@@ -6,8 +6,19 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from llama3.errors import CheckpointError, Problem
+from llama3.errors import CheckpointError
 from llama3.release.exporter import ExportManifest, VerifyReport
+
+QUANTIZED = CheckpointError.declare(
+    "L3-EXP-001",
+    "a quantized checkpoint has no Hugging Face layout",
+    fix="export the checkpoint it was made of",
+)
+MANY_TOKENS = CheckpointError.declare(
+    "L3-EXP-002",
+    "the tokenizer has {tokens} tokens, the model only {rows}",
+    fix="use the model's own tokenizer",
+)
 
 
 class HfOptions(BaseModel):
@@ -43,14 +54,10 @@ class HfExporter:
         from llama3.tokenizer import Tokenizer, stop_ids
 
         if "quantization" in read_raw_config(checkpoint):
-            what = "a quantized checkpoint has no Hugging Face layout"
-            raise CheckpointError(
-                Problem("L3-EXP-001", str(checkpoint), what, fix="export the checkpoint it was made of")
-            )
+            raise QUANTIZED(checkpoint)
         tokenizer, model, dtype = Tokenizer.load(checkpoint), load_model(checkpoint), open_weights(checkpoint).dtype
         if tokenizer.vocab_size > model.config.vocab_size:
-            what = f"the tokenizer has {tokenizer.vocab_size} tokens, the model only {model.config.vocab_size}"
-            raise CheckpointError(Problem("L3-EXP-002", str(checkpoint), what, fix="use the model's own tokenizer"))
+            raise MANY_TOKENS(checkpoint, tokens=tokenizer.vocab_size, rows=model.config.vocab_size)
         ids = {
             "bos_token_id": tokenizer.bos_id,
             "eos_token_id": sorted(stop_ids(tokenizer)),

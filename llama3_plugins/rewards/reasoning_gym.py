@@ -22,11 +22,19 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
-from llama3.errors import ConfigError, DataError, Problem, did_you_mean
+from llama3.errors import ConfigError, DataError, did_you_mean
 from llama3.tasks import Custom, NotEnoughTasks, Split, Task, prompt_digest, split_of_prompt
 from llama3.tasks.extraction import extract
 from llama3.tasks.rewards import Example
 from llama3_plugins.rewards.reasoning_gym_families import COMPARED, EXACT, REFUSED
+
+OTHER_TASK = DataError.declare(
+    "L3-RGY-001",
+    "{id}: this task is made differently here",
+    why="another version of reasoning-gym made it",
+    fix="install that version, or make the tasks again",
+)
+REFUSED_OPTIONS = ConfigError.declare("L3-RGY-002", "reasoning-gym refuses these options", why="{error}")
 
 NAME = "reasoning_gym"
 BLOCK = 32
@@ -144,10 +152,7 @@ class ReasoningGym:
             return 0.0
         dataset, entry = _entry(family, _key(data["options"]), data["seed"])
         if entry.reference != reference or not example["prompt"].startswith(entry.question):
-            raise DataError(
-                Problem("L3-RGY-001", f"rewards.{NAME}", f"{example['id']}: this task is made differently here",
-                        "another version of reasoning-gym made it", "install that version, or make the tasks again")
-            )  # fmt: skip
+            raise OTHER_TASK(f"rewards.{NAME}", id=example["id"])
         try:
             score = float(dataset.score_answer(extracted, copy.deepcopy(entry.entry)))
         except Exception:  # several scorers raise for an answer that they cannot read
@@ -207,6 +212,4 @@ def _block(family: str, options: str, first: int) -> Any:
     try:
         return reasoning_gym.create_dataset(family, seed=first, size=BLOCK, **json.loads(options))
     except (TypeError, ValueError, AssertionError) as error:
-        raise ConfigError(
-            Problem("L3-RGY-002", f"rewards.{NAME}.{family}", "reasoning-gym refuses these options", str(error))
-        ) from None
+        raise REFUSED_OPTIONS(f"rewards.{NAME}.{family}", error=error) from None

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from llama3.checkpoints.load import load_model
-from llama3.errors import CheckpointError, Problem
+from llama3.errors import CheckpointError
 from llama3.model.device import device_of
 from llama3.model.score import score
 from llama3.posttraining.examples import DialogExample, dialog_example
@@ -25,6 +25,12 @@ from llama3.tasks.rewards import Example
 from llama3.tokenizer import Tokenizer
 from llama3.training.microbatch import cut
 from llama3_plugins.rewards.options import RewardModelOptions
+
+NO_HEAD = CheckpointError.declare(
+    "L3-RWM-001",
+    "has no score head: it is no reward model",
+    fix="train one with `post_training: {{reward: {{}}}}`",
+)
 
 
 class RewardModelReward:
@@ -38,10 +44,7 @@ class RewardModelReward:
         self._tokenizer = Tokenizer.load(folder)
         self._model = load_model(folder, device=device_of("auto")).requires_grad_(False)
         if self._model.score_head is None:
-            fix = "train one with `post_training: {reward: {}}`"
-            raise CheckpointError(
-                Problem("L3-RWM-001", str(folder), "has no score head: it is no reward model", fix=fix)
-            )
+            raise NO_HEAD(folder)
 
     def score(self, prompts: Sequence[str], answers: Sequence[str], examples: Sequence[Example]) -> list[float | None]:
         """One logit per answer; None where prompt and answer are too long for the model."""

@@ -16,7 +16,9 @@ from pydantic import Field
 
 from llama3.data.documents import DocumentBatch, ShardRef
 from llama3.data.reading import Collector, FileOptions, bounded_lines, find_files, origin_of, shard_of
-from llama3.errors import DataError, Problem
+from llama3.errors import DataError
+
+CUT_OFF = DataError.declare("L3-SRC-010", "cannot be read to its end", why="{error}")
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".ndjson", ".json.gz", ".json.zst")
 
@@ -49,8 +51,7 @@ class JsonlSource:
                 for number, line in bounded_lines(file, options.max_document_bytes):
                     yield from self._document(line, f"{shard.location}:{number}", f"{origin}:{number}", collector)
         except (OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
-            problem = Problem("L3-SRC-010", shard.location, "cannot be read to its end", str(error))
-            raise DataError(problem) from error
+            raise CUT_OFF(shard.location, error=error) from error
         yield from collector.rest()
 
     def _document(self, line: bytes | None, where: str, origin: str, collector: Collector) -> Iterator[DocumentBatch]:

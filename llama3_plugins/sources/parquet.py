@@ -12,7 +12,11 @@ from pydantic import Field
 from llama3.data.corpus import open_parquet
 from llama3.data.documents import DocumentBatch, ShardRef
 from llama3.data.reading import Collector, FileOptions, decode, find_files, origin_of, shard_of
-from llama3.errors import DataError, Problem, did_you_mean
+from llama3.errors import DataError, did_you_mean
+
+NO_COLUMN = DataError.declare("L3-SRC-011", "no column {column!r}", why="{near}")
+CUT_OFF = DataError.declare("L3-SRC-012", "cannot be read to its end", why="{error}")
+NO_TEXT = DataError.declare("L3-SRC-013", "column {column!r} holds {type}, not text")
 
 ROWS = 1024
 
@@ -42,8 +46,8 @@ class ParquetSource:
         file = open_parquet(Path(shard.location))
         names = file.schema_arrow.names
         if options.text not in names:
-            why = did_you_mean(options.text, names) or f"columns: {', '.join(names)}"
-            raise DataError(Problem("L3-SRC-011", shard.location, f"no column {options.text!r}", why))
+            near = did_you_mean(options.text, names) or f"columns: {', '.join(names)}"
+            raise NO_COLUMN(shard.location, column=options.text, near=near)
         row = 0
         try:
             for records in file.iter_batches(
@@ -52,7 +56,7 @@ class ParquetSource:
                 yield from self._documents(records, shard.location, row, collector)
                 row += records.num_rows
         except (OSError, pa.ArrowException) as error:
-            raise DataError(Problem("L3-SRC-012", shard.location, "cannot be read to its end", str(error))) from error
+            raise CUT_OFF(shard.location, error=error) from error
         yield from collector.rest()
 
     def _documents(
@@ -62,8 +66,7 @@ class ParquetSource:
         options = self.options
         column = records.column(options.text)
         if not _is_text(column.type):
-            what = f"column {options.text!r} holds {column.type}, not text"
-            raise DataError(Problem("L3-SRC-011", location, what))
+            raise NO_TEXT(location, column=options.text, type=column.type)
         origin = origin_of(options, location)
         urls, dates = self._strings(records, options.url), self._strings(records, options.date)
         for i, data in enumerate(column.cast(pa.large_binary()).to_pylist()):

@@ -21,7 +21,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from llama3.data.documents import DocumentBatch, ShardRef
 from llama3.data.reading import Collector, read_document, shard_of
-from llama3.errors import ConfigError, Problem
+from llama3.errors import ConfigError
+
+NO_MODULE = ConfigError.declare(
+    "L3-SRC-003", "no module is there", fix="install Python with its sources, or choose another source"
+)
 
 LEFT_OUT = {"test", "tests", "idle_test", "site-packages", "dist-packages", "pydoc_data", "__pycache__"}
 MODULES, TOPICS = 0, 1  # parts
@@ -48,8 +52,7 @@ class StdlibSource:
     def shards(self) -> list[ShardRef]:
         modules = self.modules()
         if not modules:
-            fix = "install Python with its sources, or choose another source"
-            raise ConfigError(Problem("L3-SRC-003", f"source 'stdlib': {self.folder}", "no module is there", fix=fix))
+            raise NO_MODULE(f"source 'stdlib': {self.folder}")
         location = str(self.folder)
         return [shard_of("python", location, modules, MODULES), ShardRef("prose", location, TOPICS, stamp=sys.version)]
 
