@@ -246,7 +246,6 @@ def test_extends_goes_one_level(write, site, built_ins):
             "no strategy supplies the tp axis. strategies for it: megatron. Fix: write tp: {name: megatron, size: 2}",
         ),
         ("parallelism: {pp: 2}", "no strategy supplies the pp axis. strategies for it: none installed. Fix: set pp: 1"),
-        ("parallelism: {dp: 2}", "no strategy supplies the dp axis. strategies for it: single"),
         ("parallelism: {dp: megatron}", "'megatron' is a strategy for tp, not dp"),
         ("parallelism: {cp: {name: megatron, size: 2}}", "'megatron' is a strategy for tp, not cp"),
         ("safety: {policy: {output: prompt_injection}}", "does not stand at 'output'"),

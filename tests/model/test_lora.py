@@ -126,7 +126,7 @@ def test_an_adapter_for_another_base_is_refused(tmp_path: Path) -> None:
     assert not adapters(other)
     (tmp_path / "llama3.json").unlink()
     wide = base(config=ModelConfig(dim=64, n_layers=2, n_heads=4, n_kv_heads=2, ffn_dim=48, vocab_size=64, tied=True))
-    with pytest.raises(CheckpointError, match="L3-LRA-006"):
+    with pytest.raises(CheckpointError, match="L3-LRA-009"):
         load_adapter(wide, tmp_path)
     assert not adapters(wide)
 
