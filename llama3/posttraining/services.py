@@ -21,7 +21,7 @@ from llama3.errors import PluginError
 from llama3.inference.sampling import Sampling
 from llama3.model.batch import Batch
 from llama3.plugins.specs import Need
-from llama3.tasks.rewards import CombinedReward, Example, require_scorable
+from llama3.tasks.rewards import CombinedReward, Example
 from llama3.tokenizer.chat import stop_ids
 from llama3.training.algorithm import Scorer, Stats, ValueModel
 from llama3.training.rollouts import Rewards, Rollouts
@@ -75,11 +75,9 @@ class TextRewarder:
 
     def __init__(self, reward: CombinedReward, tokenizer: Tokenizer, examples: Sequence[Example]) -> None:
         self._reward, self._tokenizer, self._examples = reward, tokenizer, examples
-        self._is_first = True
 
     def score(self, batch: Batch) -> Rewards:
-        """The reward of every answer, its parts by plugin, and the texts. Raises DataError where no answer of the first
-        batch can be scored."""
+        """The reward of every answer, its parts by plugin, and the texts."""
         answers = batch.segment_M.unique()
         segments = batch.tokens_T.split(batch.lengths_S.tolist())
         texts = [answer_text(self._tokenizer, segments[segment].tolist()) for segment in answers.tolist()]
@@ -87,9 +85,6 @@ class TextRewarder:
         examples = [self._examples[number] for number in numbers]
         prompts = [str(example.get("prompt", "")) for example in examples]
         scores = self._reward.score(prompts, texts, examples)
-        if self._is_first:
-            require_scorable(scores)
-            self._is_first = False
         columns = {"reward": scores.total} | {f"reward/{name}": part for name, part in scores.parts.items()}
         return Rewards(columns, list(zip(prompts, texts, strict=True)))
 

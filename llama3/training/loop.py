@@ -32,7 +32,7 @@ import torch
 from torch import Tensor
 
 from llama3.config.schema import OptimizerSection
-from llama3.errors import Interrupted, LlamaError, PluginError
+from llama3.errors import DataError, Interrupted, LlamaError, PluginError
 from llama3.model.batch import Batch
 from llama3.model.memory import give_back_freed_memory
 from llama3.model.precision import autocast
@@ -60,6 +60,12 @@ DIVERGED = LlamaError.declare(
     "{count} updates in a row had no finite gradient (norm {norm})",
     why="the weights or the data are broken, or the learning rate is too high",
     fix="lower lr or lengthen warmup, and look at the examples of these steps; checkpoints are kept",
+)
+NO_REWARDS = DataError.declare(
+    "L3-TRN-004",
+    "none of the {answers} answers of the first step can be scored",
+    why="a reward answers None (or NaN) for tasks that are not its own",
+    fix="name the reward that the tasks come from under post_training.rewards",
 )
 NO_TERM = PluginError.declare(
     "L3-TRN-003",
@@ -213,10 +219,19 @@ class Trainer:
         with torch.no_grad():
             if self.rollouts is not None:
                 batch = self.rollouts.draw(batch, self.algorithm.plan.samples, random_seed(self.seed, step))
+                self.require_rewards(batch)
             drawn = batch
             batch = self.algorithm.prepare(drop_unscorable(batch), self.services)  # type: ignore[arg-type]
         self.count(drawn.num_tokens, batch.dropped)
         return batch
+
+    def require_rewards(self, drawn: Batch) -> None:
+        """Raises DataError, on all ranks together, where no answer of the first step has a reward."""
+        if self.progress.tokens == 0 and (reward_S := drawn.per_segment.get("reward")) is not None:
+            reward_N = reward_S[drawn.per_segment["is_answer"]]
+            answers, known = self.context.reduce([len(reward_N), int((~reward_N.isnan()).sum())], "sum")
+            if not known:
+                raise NO_REWARDS(self.reporter.stage, answers=int(answers))
 
     def count(self, tokens: int, dropped: Mapping[str, int]) -> None:
         """Add a step's tokens and what was dropped, over all ranks, to the progress."""

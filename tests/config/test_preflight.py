@@ -36,8 +36,8 @@ def _one_process(monkeypatch):
         ),
         (
             "safety: {policy: {input: {guard: prompt_injection, options: {threshold: 0.5}}}}",
-            "unknown key 'options'. Fix: use advisory, guard, on_error, thresholds, timeout_ms; a guard's options stand "
-            "beside its name: {guard: {name: NAME, option: value}}",
+            "unknown key 'options'. Fix: use advisory, guard, on_error, thresholds, timeout_ms; "
+            "a guard's options stand beside its name: {guard: {name: NAME, option: value}}",
         ),
         ("safety: {policy: {input: {guard: 5}}}", "safety.policy.input.guard: 5 names no guard"),
     ],

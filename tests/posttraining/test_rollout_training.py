@@ -11,6 +11,7 @@ from tiny import put, put_checkpoint, tiny_model
 
 from llama3.checkpoints.load import load_model
 from llama3.config.schema import Config, PreferSection, Slot
+from llama3.errors import DataError
 from llama3.inference import Engine, Sampling
 from llama3.posttraining import finetune
 from llama3.posttraining.finetune import prefer
@@ -114,6 +115,13 @@ def test_training_raises_the_reward_and_tells_of_it(run, tokenizer, name):
 
     _, loading = LlamaForCausalLM.from_pretrained(trained.path, output_loading_info=True)
     assert not any(loading[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+
+
+def test_rewards_that_score_no_answer_of_the_first_step_are_refused(run, tokenizer, monkeypatch):
+    for reward in (Vowels, NotEmpty):
+        monkeypatch.setattr(reward, "score", lambda self, prompts, answers, examples: [None] * len(answers))
+    with pytest.raises(DataError, match=r"none of the 32 answers of the first step can be scored.*L3-TRN-004"):
+        run.execute(prefer, inputs_of(run, tokenizer, 8), options_of("grpo"))
 
 
 @pytest.mark.parametrize(
