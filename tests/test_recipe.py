@@ -87,9 +87,9 @@ def write_config(folder: Path, **changes) -> Path:
                                 {"steps": 2, "schedule": "linear", "final_lr": 0, "average_last": 2}]},
         "post_training": {
             "rewards": ["coin"],
-            "reject": {"prompts": 4, "samples": 2, "demonstrations": 24, "max_tokens": 8},
+            "reject": {"prompts": 4, "samples": 2, "demonstrations": 24, "max_tokens": 8, "precision": "fp32"},
             "sft": {"epochs": 1, "batch": 8, **train},
-            "prefer": {"prompts": 4, "samples": 2, "max_tokens": 8, "batch": 2, **train},
+            "prefer": {"prompts": 4, "samples": 2, "max_tokens": 8, "sampling_precision": "fp32", "batch": 2, **train},
         },
         "evaluation": {"limit": 8, "max_tokens": 8},
         "release": {"name": "small"},

@@ -69,8 +69,8 @@ def inputs_of(run, tokenizer, count=40):
 def options_of(name, **changes):
     lr = {"ppo": 1e-2, "grpo": 3e-3}[name]
     section = {
-        "lr": lr, "final_lr": 1.0, "batch": 8, "epochs": 3, "max_tokens": 6, "precision": "fp32", "warmup": 0,
-        "log_every": 1, "checkpoint_every": 4,
+        "lr": lr, "final_lr": 1.0, "batch": 8, "epochs": 3, "max_tokens": 6, "warmup": 0, "log_every": 1,
+        "precision": "fp32", "sampling_precision": "fp32", "checkpoint_every": 4,
     }  # fmt: skip
     return finetune.PreferOptions(
         prefer=PreferSection(**section | changes),
