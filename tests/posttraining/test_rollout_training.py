@@ -87,9 +87,9 @@ def lines(run, name, stage="prefer"):
 
 @pytest.mark.parametrize("name", SLOTS)
 def test_training_raises_the_reward_and_tells_of_it(run, tokenizer, name):
-    trained = run.execute(prefer, inputs_of(run, tokenizer), options_of(name))
+    trained = run.execute(prefer, inputs_of(run, tokenizer), options_of(name, epochs=4))
     metrics = lines(run, "metrics.jsonl")
-    assert [row["step"] for row in metrics] == list(range(1, 16))
+    assert [row["step"] for row in metrics] == list(range(1, 21))
     vowels = [row["rewards/vowels/mean"] for row in metrics]
     assert sum(vowels[-3:]) / 3 > sum(vowels[:3]) / 3 + 0.2
     for row in metrics:
@@ -103,7 +103,7 @@ def test_training_raises_the_reward_and_tells_of_it(run, tokenizer, name):
         assert metrics[-1]["objective/kl"] > 0.1
         assert metrics[0]["val/clipfrac_avg"] < 1
     samples = lines(run, "samples.jsonl")
-    assert len(samples) == 15 * SAMPLES
+    assert len(samples) == 20 * SAMPLES
     for row in samples:
         rewards = {"reward", "reward/vowels", "reward/not_empty"}
         assert set(row) == {"stage", "step", "prompt", "answer", "length", "finish_reason"} | rewards
