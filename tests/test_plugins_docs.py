@@ -23,6 +23,7 @@ from llama3.plugins.hookspecs import OBSERVERS, REGISTRATION
 from llama3.plugins.registry import discover
 from llama3.testing import conformance_of
 from llama3.tokenizer import Tokenizer
+from llama3.training.placed import PlacedModel
 from llama3.training.stage import save_checkpoint
 
 ROOT = Path(__file__).parents[1]
@@ -99,7 +100,8 @@ def done(installed, tmp_path_factory):
             config = ModelConfig(
                 dim=dim, n_layers=2, n_heads=2, n_kv_heads=1, ffn_dim=2 * dim, vocab_size=400, max_seq_len=256
             )
-            save_checkpoint(Path(name), init_weights(Transformer(config), dim), tokenizer, {"made": "here"})
+            model = PlacedModel(init_weights(Transformer(config), dim))
+            save_checkpoint(Path(name), model, tokenizer, {"made": "here"})
         exec(compile(next(block for kind, block in blocks if kind == "python"), "tasks", "exec"), {})
         Path("my.yaml").write_text(next(block for kind, block in blocks if block.startswith("# my.yaml")))
         Path("my.jsonl").write_text(next(c.shown for c in page_commands() if c.line == "cat my.jsonl"))
