@@ -75,10 +75,10 @@ def our_training(turns: Turns, job: str, candidate: str, folder: str, rows: Rows
     from llama3.config.schema import SFTSection
     from llama3.model import share
     from llama3.posttraining.examples import AnswerTokens, DialogExample
-    from llama3.posttraining.services import ModelScorer
     from llama3.training.loop import train
     from llama3.training.metrics import Reporter
     from llama3.training.parallel import GlobalStats, ParallelContext
+    from llama3.training.placed import PlacedModel
     from llama3.training.schedule import Schedule
     from llama3_plugins.algorithms.dpo import DPO
     from llama3_plugins.algorithms.options import DPOOptions
@@ -89,7 +89,7 @@ def our_training(turns: Turns, job: str, candidate: str, folder: str, rows: Rows
     if candidate == "llama3, sharing off":
         share.WORTH_A_FOREST = 1e-9  # type: ignore[assignment]
     span = lambda ids: AnswerTokens(np.array(ids), np.zeros(len(ids), bool))
-    model = load_model(folder)
+    model = PlacedModel(load_model(folder))
     context = ParallelContext(torch.device("cpu"))
     options = SFTSection(
         lr=LR, warmup=0, clip=1.0, log_every=1, precision="fp32" if candidate.endswith("fp32") else "bf16", **ADAMW
@@ -102,7 +102,7 @@ def our_training(turns: Turns, job: str, candidate: str, folder: str, rows: Rows
         algorithm = DPO(DPOOptions(beta=BETA, nll_weight=0.0, mask_format=False))
         examples = [PairExample(np.array(r["prompt"]), span(r["chosen"]), span(r["rejected"])) for r in rows]
         collate = Pairs().collate
-        scorer = ModelScorer(model, precision=options.precision)
+        scorer = model.scorer(precision=options.precision)
         known = scorer.logps(collate(examples))  # precomputed, as TRL's are
         reference = SimpleNamespace(logps=lambda batch: known)
     batch = np.empty(len(examples), object)
