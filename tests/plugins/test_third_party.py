@@ -77,6 +77,7 @@ from llama3.plugins.registry import discover
 from llama3.safety.engine import PolicyEngine
 from llama3.testing.toys import ToyData, ToyServices, toy_examples, toy_model
 from llama3.training.loop import train
+from llama3.training.placed import PlacedModel
 from llama3.training.schedule import Schedule
 from llama3_plugins.data_kinds.pairs import Pairs
 
@@ -88,7 +89,7 @@ model = toy_model()
 before = model.lm_head.weight.clone()
 options = OptimizerSection(lr=1e-3, precision="fp32", log_every=1)
 progress = train(
-    model, algorithm, ToyData(toy_examples("pairs")), collate=Pairs().collate, options=options,
+    PlacedModel(model), algorithm, ToyData(toy_examples("pairs")), collate=Pairs().collate, options=options,
     schedule=Schedule.cosine(peak=1e-3, final=1.0, warmup=0, steps=3), seed=0, services=ToyServices(model),
 )
 assert progress.step == 3 and progress.skipped == 0 and not before.equal(model.lm_head.weight)

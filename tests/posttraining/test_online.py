@@ -119,11 +119,13 @@ def test_online_and_offline_share_their_loss(loss, reduction):
     assert losses[0] == pytest.approx(losses[1], abs=1e-6)
 
 
-@pytest.mark.parametrize("reward", [0.0, NAN], ids=["equal", "not scorable"])
+@pytest.mark.parametrize("second", [0.0, NAN], ids=["equal", "not scorable"])
 @pytest.mark.parametrize("algorithm", [OnlineDPO(OnlineDPOOptions()), RejectionSampling(RejectionSamplingOptions())])
-def test_a_step_without_anything_to_learn_is_skipped_and_counted(algorithm, reward):
+def test_a_step_without_anything_to_learn_is_skipped_and_counted(algorithm, second):
+    """The first step scores something: a run whose first step cannot be scored at all is refused instead."""
+    by_step = iter([0.0, second])
     rewarder = SimpleNamespace(
-        score=lambda b: Rewards({"reward": [reward] * int(b.per_segment["is_answer"].sum())}, ())
+        score=lambda b: Rewards({"reward": [next(by_step)] * int(b.per_segment["is_answer"].sum())}, ())
     )
     model = toy_model()
     before = [parameter.clone() for parameter in model.parameters()]
