@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from llama3.artifacts.artifact import artifact_around
 from llama3.checkpoints.formats import load_tokenizer
 from llama3.checkpoints.layouts import holds_model
 from llama3.checkpoints.load import load_model
@@ -205,11 +206,15 @@ def load(path: str | Path, *, device: str = "auto") -> Llama:
 
 
 def find_model(path: Path) -> Path:
-    """The model that `path` means: itself, or a run's release, final weights, or last finished round."""
+    """The model that `path` means: itself, or a run's release, final weights, or last finished round.
+
+    What a stage made is verified: its files, and no others, as they were written. Raises ArtifactError.
+    """
     rounds = sorted((path / "artifacts").glob("average-*"), key=lambda folder: (len(folder.name), folder.name))
     made = [path / "artifacts" / key for key in ("release", "final")]
     candidates = [path, *made, *(folder for folder in rounds[::-1] if folder.is_symlink())]
     for folder in candidates:
         if holds_model(folder):
+            artifact_around(folder)
             return folder
     raise NO_MODEL(path)
