@@ -40,13 +40,17 @@ def run(config: str | os.PathLike[str] | Mapping[str, Any] | Loaded, overrides: 
     Raises:
         llama3.errors.LlamaError: ConfigError or PluginError before any work starts; what was finished stays.
     """
+    from llama3.plugins.targets import tried_to_exit
     from llama3.preflight import load_config, ready
 
-    loaded = ready(load_config(config, overrides))
+    try:
+        loaded = ready(load_config(config, overrides))
 
-    from llama3 import recipe  # after the checks: this imports torch
+        from llama3 import recipe  # after the checks: this imports torch
 
-    return recipe.run(loaded)
+        return recipe.run(loaded)
+    except SystemExit as error:
+        raise tried_to_exit(error) from error
 
 
 def load(path: str | os.PathLike[str], *, device: str = "auto", guarded: bool = True) -> Llama:

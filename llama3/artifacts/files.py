@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import re
 import secrets
@@ -29,6 +30,15 @@ def canonical_json(value: Any) -> bytes:
     Raises ValueError for NaN and infinities, TypeError for what JSON cannot hold.
     """
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def finite(value: Any) -> Any:
+    """The value with null for NaN and infinities, which JSON cannot hold."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {name: finite(item) for name, item in value.items()}
+    return [finite(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def fsync_file(path: Path) -> None:
@@ -141,7 +151,7 @@ def append_json_line(path: Path, value: Any) -> None:
 
     A line that a crash cut short is closed with a newline first, so that it spoils only itself.
     """
-    line = json.dumps(value, sort_keys=False, allow_nan=True, default=str).encode() + b"\n"
+    line = json.dumps(finite(value), sort_keys=False, allow_nan=False, default=str).encode() + b"\n"
     descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
     try:
         size = os.fstat(descriptor).st_size
@@ -164,6 +174,9 @@ def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
                     yield value
 
 
+_FULL = ("No space left on device", "Disk quota exceeded", "File too large (os error")
+
+
 def is_disk_full(error: BaseException | None) -> bool:
     """Whether an error, or one that it was raised from, says that the disk, the quota or the file limit is
     full.
@@ -173,7 +186,7 @@ def is_disk_full(error: BaseException | None) -> bool:
         seen.add(id(error))
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             return True
-        if "No space left on device" in str(error):  # libraries that lose the number (Arrow, safetensors)
+        if any(said in str(error) for said in _FULL):  # libraries that lose the number (Arrow, safetensors)
             return True
         error = error.__cause__ or error.__context__
     return False

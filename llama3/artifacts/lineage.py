@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.tree import Tree
 
 from llama3.artifacts.artifact import COMMIT, MANIFEST, Artifact, Manifest, read_manifest, sealed_hash
-from llama3.errors import ArtifactError
+from llama3.errors import ArtifactError, printable
 
 NO_ARTIFACTS = ArtifactError.declare(
     "L3-ART-010", "this run has no artifacts", why="no stage has finished yet", fix="run it first"
@@ -158,19 +158,19 @@ def _grow(tree: Tree, node: LineageNode, shown: set[str]) -> None:
     for parent in node.parents:
         _grow(tree.add(_label(parent)), parent, shown)
     for name, size in _sources(node):
-        tree.add(f"[dim]source[/] {escape(name)}  [dim]{escape(size)}[/]")
+        tree.add(f"[dim]source[/] {_safe(name)}  [dim]{_safe(size)}[/]")
 
 
 def _label(node: LineageNode) -> str:
-    role = f"[dim]{escape(node.role)}:[/] " if node.role else ""
+    role = f"[dim]{_safe(node.role)}:[/] " if node.role else ""
     if node.manifest is None:
         return f"{role}[red]{node.state}[/] {node.hash[:12]}"
     made = node.manifest
     mark = "" if node.state == "ok" else f"  [red]{node.state}[/]"
     plugins = "".join(f"  {use.family}/{use.name} ({use.dist} {use.version})" for use in made.plugins)
     place = node.path.name if node.path else ""
-    facts = f"[dim]{node.hash[:12]}  {escape(place)}  {made.created}{escape(plugins)}[/]"
-    return f"{role}[bold]{made.type}[/] by {escape(made.stage)}  {facts}{mark}"
+    facts = f"[dim]{node.hash[:12]}  {_safe(place)}  {_safe(made.created)}{_safe(plugins)}[/]"
+    return f"{role}[bold]{_safe(made.type)}[/] by {_safe(made.stage)}  {facts}{mark}"
 
 
 def _sources(node: LineageNode) -> list[tuple[str, str]]:
@@ -186,3 +186,8 @@ def _counts(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name} {count}" for name, count in sorted(value.items()))
     return str(value)
+
+
+def _safe(text: str) -> str:
+    """Somebody's text, without markup and control characters."""
+    return escape(printable(text, lines=False))

@@ -59,6 +59,7 @@ from llama3.artifacts.progress import Display
 from llama3.artifacts.signals import StopSignals
 from llama3.artifacts.stages import Stage, StageOutput
 from llama3.errors import ArtifactError, Interrupted
+from llama3.plugins.targets import tried_to_exit
 
 NOT_WRITABLE = ArtifactError.declare(
     "L3-RUN-002",
@@ -342,5 +343,7 @@ class RunDir:
         self.event(kind, key=key, error=type(error).__name__, what=str(error))
         if stopped and not isinstance(error, Interrupted):
             raise STOPPED(self.path, key=key) from error
+        if isinstance(error, SystemExit):
+            raise tried_to_exit(error) from error
         if is_disk_full(error):
             raise DISK_FULL(self.path, key=key, free=shutil.disk_usage(self.path).free // 2**20) from error

@@ -15,7 +15,7 @@ from typing import Literal
 
 import typer
 
-from llama3.cli.output import JsonOption, print_json
+from llama3.cli.output import JsonOption, print_json, say
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +36,9 @@ def doctor(json: JsonOption = False) -> None:
     else:
         marks = {"ok": "ok     ", "note": "note   ", "problem": "PROBLEM"}
         for finding in findings:
-            typer.echo(f"{marks[finding.state]} {finding.topic:8} {finding.text}")
+            say(f"{marks[finding.state]} {finding.topic:8} {finding.text}")
             if finding.fix:
-                typer.echo(f"{'':16} fix: {finding.fix}")
+                say(f"{'':16} fix: {finding.fix}")
     if any(finding.state == "problem" for finding in findings):
         raise typer.Exit(1)
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from llama3.cli.output import JsonOption
+from llama3.cli.output import JsonOption, json_text, say
 from llama3.errors import ConfigError, GuardBlocked, Problem
 
 NO_PROMPTS = ConfigError.declare("L3-CLI-020", "no prompts", fix="give them as arguments or one per line")
@@ -30,8 +30,6 @@ def generate(
     json: JsonOption = False,
 ) -> None:
     """Continue prompts. The guards of the run see every prompt and answer; exit code 5 where one refused."""
-    import json as jsonlib
-
     from llama3.cli.guarding import open_policy
     from llama3.inference.llama import Llama
 
@@ -58,7 +56,6 @@ def generate(
                 except GuardBlocked as error:
                     refused.extend(error.problems)
                 else:
-                    row = {"prompt": prompt, "answer": decision.text}
-                    typer.echo(jsonlib.dumps(row, ensure_ascii=False) if json else decision.text)
+                    say(json_text({"prompt": prompt, "answer": decision.text}) if json else decision.text)
     if refused:
         raise GuardBlocked.of(refused)

@@ -40,15 +40,15 @@ def tokens(
     limit: Annotated[int, typer.Option(min=0, help="Dialogs to show. All are counted.")] = 3,
 ) -> None:
     """Show dialogs token by token: what is learnt, what the chat template writes, what is given."""
-    from rich.console import Console
     from rich.text import Text
 
+    from llama3.artifacts.progress import PatientConsole
     from llama3.tokenizer import Message, render
 
     if (data is None) == (message is None):
         raise DATA_OR_MESSAGE("llama3 tokens")
     tokenizer = _tokenizer(Path(model))
-    console = Console(highlight=False, soft_wrap=True)
+    console = PatientConsole(highlight=False, soft_wrap=True)
     counts: Counter[str] = Counter()
     without = 0
     dialogs = [[Message("user", message)]] if message is not None else _dialogs(data)
