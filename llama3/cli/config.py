@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -9,6 +10,7 @@ import typer
 from llama3.cli.output import ConfigArgument, JsonOption, SetOption, note, print_json, print_table, say
 
 if TYPE_CHECKING:
+    from llama3.config import Loaded
     from llama3.config.explain import Explanation
 
 app = typer.Typer(no_args_is_help=True, help="Look at configs and check them.")
@@ -54,7 +56,7 @@ def validate(config: ConfigArgument, overrides: SetOption = None, json: JsonOpti
     from llama3.preflight import load_config
 
     loaded = load_config(config, overrides or ())
-    _print_notes(loaded.notes)
+    _print_notes([*loaded.notes, *_too_large(loaded)])
     if json:
         print_json({"ok": True, "problems": []})
     else:
@@ -96,6 +98,18 @@ def init(preset: Annotated[str, typer.Argument(help="Name of a preset.")] = "qui
     from llama3.config.presets import preset as find
 
     say(find(preset).text, end="")
+
+
+def _too_large(loaded: Loaded) -> Iterator[str]:
+    """That the model does not fit into this machine: no mistake of a config that may be meant for another."""
+    from llama3.model.config import ModelConfig
+    from llama3.model.needs import memory_here, shortage
+
+    config, there = loaded.config, memory_here()
+    if config.model.path is None and there:
+        model = ModelConfig.from_section(config.model, config.tokenizer.vocab_size)
+        for problem in shortage(config, model, there, "this machine"):
+            yield f"`llama3 run` would refuse it here: {problem}"
 
 
 def _print_notes(notes: Any) -> None:

@@ -22,7 +22,7 @@ ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="A run, a re
 def generate(
     model: ModelArgument,
     prompts: Annotated[list[str] | None, typer.Argument(metavar="[PROMPT]...", help="Default: lines of stdin.")] = None,
-    n: Annotated[int, typer.Option("--n", min=1, help="Answers per prompt.")] = 1,
+    n: Annotated[int, typer.Option("--n", min=1, max=65_536, help="Answers per prompt.")] = 1,
     max_tokens: MaxTokensOption = 64,
     temperature: TemperatureOption = 0.6,
     seed: SeedOption = 0,
