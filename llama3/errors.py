@@ -42,7 +42,20 @@ class Problem:
             if sentence := _without_stop(part):
                 text += (" " if text.endswith((".", "?", "!")) else ". ") * bool(text) + sentence
         where = self.where.rstrip(": ")
-        return f"{where}: {text} [{self.code}]" if where else f"{text} [{self.code}]"
+        return printable(f"{where}: {text} [{self.code}]" if where else f"{text} [{self.code}]", lines=False)
+
+
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""What moves a terminal's cursor, rules its colours, turns the direction of writing, or cannot be written at all."""
+
+
+def printable(text: str, *, lines: bool = True) -> str:
+    """`text` as it can be told to a terminal: every control character is spelled out, such as \\x1b.
+
+    Whatever is told may come from somebody else's file. With `lines`, line breaks and tabs stay what they are.
+    """
+    text = _CONTROLS.sub(lambda found: found[0].encode("unicode_escape", "surrogatepass").decode("ascii"), text)
+    return text if lines else text.replace("\n", "\\n").replace("\t", "\\t")
 
 
 def _without_stop(text: str) -> str:

@@ -36,6 +36,7 @@ from llama3.release.quantize import QuantizeOptions, quantize
 from llama3.release.release import ReleaseOptions, release
 from llama3.tasks.user_data import UserDataOptions, own_data
 from llama3.training.pretrain import PretrainOptions, pretrain
+from llama3.training.room import require_room
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,7 @@ def run(loaded: Loaded) -> Run:
 
     Raises `llama3.errors.LlamaError`; what is finished stays on disk, and the same call goes on from there.
     """
-    device_of(loaded.config.run.device)  # refused before any work
+    require_room(loaded.config, device_of(loaded.config.run.device))  # refused before any work
     with Executor(loaded) as make:
         story = improve if loaded.config.model.path else raise_model
         try:

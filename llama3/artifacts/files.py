@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -19,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 TEMPORARY_MARK = ".tmp-"
+_TEMPORARY = re.compile(r".+\.tmp-[0-9a-f]{1,8}")
 
 
 def canonical_json(value: Any) -> bytes:
@@ -27,6 +30,15 @@ def canonical_json(value: Any) -> bytes:
     Raises ValueError for NaN and infinities, TypeError for what JSON cannot hold.
     """
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def finite(value: Any) -> Any:
+    """The value with null for NaN and infinities, which JSON cannot hold."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {name: finite(item) for name, item in value.items()}
+    return [finite(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def fsync_file(path: Path) -> None:
@@ -119,12 +131,13 @@ def atomic_directory(target: Path) -> Iterator[Path]:
         raise
 
 
-def sweep(folder: Path) -> list[str]:
+def sweep(folder: Path, own: re.Pattern[str] = _TEMPORARY) -> list[str]:
     """Remove temporaries that a killed process left directly in `folder`; return their names.
 
-    Call it only while no other process writes there (see `run.RunLock`).
+    `own`: which names are ours, where others may write there too. Call it only while no other process of ours writes
+    there (see `run.RunLock`).
     """
-    stale = sorted(entry for entry in folder.iterdir() if TEMPORARY_MARK in entry.name)
+    stale = sorted(entry for entry in folder.iterdir() if own.fullmatch(entry.name))
     for entry in stale:
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry, ignore_errors=True)
@@ -138,7 +151,7 @@ def append_json_line(path: Path, value: Any) -> None:
 
     A line that a crash cut short is closed with a newline first, so that it spoils only itself.
     """
-    line = json.dumps(value, sort_keys=False, allow_nan=True, default=str).encode() + b"\n"
+    line = json.dumps(finite(value), sort_keys=False, allow_nan=False, default=str).encode() + b"\n"
     descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
     try:
         size = os.fstat(descriptor).st_size
@@ -161,6 +174,9 @@ def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
                     yield value
 
 
+_FULL = ("No space left on device", "Disk quota exceeded", "File too large (os error")
+
+
 def is_disk_full(error: BaseException | None) -> bool:
     """Whether an error, or one that it was raised from, says that the disk, the quota or the file limit is
     full.
@@ -170,7 +186,7 @@ def is_disk_full(error: BaseException | None) -> bool:
         seen.add(id(error))
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             return True
-        if "No space left on device" in str(error):  # libraries that lose the number (Arrow, safetensors)
+        if any(said in str(error) for said in _FULL):  # libraries that lose the number (Arrow, safetensors)
             return True
         error = error.__cause__ or error.__context__
     return False

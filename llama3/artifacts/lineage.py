@@ -7,6 +7,7 @@ beside the artifact and in the given places.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,8 +15,8 @@ from typing import Any, Literal
 from rich.markup import escape
 from rich.tree import Tree
 
-from llama3.artifacts.artifact import MANIFEST, Artifact, Manifest
-from llama3.errors import ArtifactError
+from llama3.artifacts.artifact import COMMIT, MANIFEST, Artifact, Manifest, read_manifest, sealed_hash
+from llama3.errors import ArtifactError, printable
 
 NO_ARTIFACTS = ArtifactError.declare(
     "L3-ART-010", "this run has no artifacts", why="no stage has finished yet", fix="run it first"
@@ -74,8 +75,8 @@ def trace(path: str | Path, *, search: Iterable[str | Path] = (), verify: bool =
     """
     starts = _starts(Path(path).resolve())
     folders = {start.parent for start in starts} | {Path(place).resolve() for place in search}
-    known = _index(folders)
-    nodes = [_node(None, Artifact(start).hash, known, verify, frozenset()) for start in starts]
+    known = _index(folders) | {_identity(start): start for start in starts}
+    nodes = [_node(None, _identity(start), known, verify, frozenset()) for start in starts]
     used = {parent.hash for node in nodes for parent in node.walk() if parent is not node}
     return [node for node in nodes if node.hash not in used]
 
@@ -88,46 +89,56 @@ def _starts(path: Path) -> list[Path]:
         if not links:
             raise NO_ARTIFACTS(path)
         return [link.resolve() for link in links]
-    inside = next((parent for parent in (path, *path.parents) if (parent / MANIFEST).is_file()), path)
-    return [Artifact(inside).location]
+    inside = next((parent for parent in (path, *path.parents) if (parent / MANIFEST).is_file()), None)
+    return [Artifact(path).location if inside is None else inside]
 
 
 def _index(folders: Iterable[Path]) -> dict[str, Path]:
-    """Artifacts lying directly in `folders`, by identity. What is no artifact, or damaged beyond reading,
-    is skipped.
+    """Artifacts lying directly in `folders`, by the identity that was sealed: so one whose manifest was changed since
+    is found, and found to be damaged.
     """
     found: dict[str, Path] = {}
     for folder in sorted(folders):
         for manifest in sorted(folder.glob(f"*/{MANIFEST}")):
-            if manifest.parent.is_symlink():
-                continue
-            try:
-                content = Manifest.model_validate_json(manifest.read_bytes())
-            except (ValueError, OSError):
-                continue
-            found.setdefault(content.hash, manifest.parent)
+            if not manifest.parent.is_symlink():
+                found.setdefault(_identity(manifest.parent), manifest.parent)
     return found
+
+
+def _identity(folder: Path) -> str:
+    """What is sealed, or where no seal is left what the manifest says of itself."""
+    with suppress(ArtifactError):
+        if not (folder / COMMIT).exists():
+            return read_manifest(folder).hash
+    return sealed_hash(folder)
 
 
 def _node(role: str | None, identity: str, known: dict[str, Path], verify: bool, below: frozenset[str]) -> LineageNode:
     path = known.get(identity)
     if path is None:
         return LineageNode(role, identity, "missing", problem="not found beside the artifacts made from it")
-    manifest = Manifest.model_validate_json((path / MANIFEST).read_bytes())
+    manifest, problem = _open(path, verify)
     # A manifest cannot name itself as an ancestor without breaking blake3; the guard is against endless
     # loops anyway.
     parents = tuple(
         _node(parent.role, parent.hash, known, verify, below | {identity})
-        for parent in manifest.parents
+        for parent in (manifest.parents if manifest else ())
         if parent.hash not in below
     )
+    return LineageNode(role, identity, "damaged" if problem else "ok", path, manifest, parents, problem)
+
+
+def _open(path: Path, verify: bool) -> tuple[Manifest | None, str]:
+    """The manifest of an artifact, as far as it can be read, and what is wrong."""
     try:
         artifact = Artifact(path)
         if verify:
             artifact.verify()
+        return artifact.manifest, ""
     except ArtifactError as error:
-        return LineageNode(role, identity, "damaged", path, manifest, parents, str(error))
-    return LineageNode(role, identity, "ok", path, manifest, parents)
+        with suppress(ArtifactError):
+            return read_manifest(path), str(error)
+        return None, str(error)
 
 
 def render(node: LineageNode) -> Tree:
@@ -147,19 +158,19 @@ def _grow(tree: Tree, node: LineageNode, shown: set[str]) -> None:
     for parent in node.parents:
         _grow(tree.add(_label(parent)), parent, shown)
     for name, size in _sources(node):
-        tree.add(f"[dim]source[/] {escape(name)}  [dim]{escape(size)}[/]")
+        tree.add(f"[dim]source[/] {_safe(name)}  [dim]{_safe(size)}[/]")
 
 
 def _label(node: LineageNode) -> str:
-    role = f"[dim]{escape(node.role)}:[/] " if node.role else ""
+    role = f"[dim]{_safe(node.role)}:[/] " if node.role else ""
     if node.manifest is None:
-        return f"{role}[red]missing[/] {node.hash[:12]}"
+        return f"{role}[red]{node.state}[/] {node.hash[:12]}"
     made = node.manifest
     mark = "" if node.state == "ok" else f"  [red]{node.state}[/]"
     plugins = "".join(f"  {use.family}/{use.name} ({use.dist} {use.version})" for use in made.plugins)
     place = node.path.name if node.path else ""
-    facts = f"[dim]{node.hash[:12]}  {escape(place)}  {made.created}{escape(plugins)}[/]"
-    return f"{role}[bold]{made.type}[/] by {escape(made.stage)}  {facts}{mark}"
+    facts = f"[dim]{node.hash[:12]}  {_safe(place)}  {_safe(made.created)}{_safe(plugins)}[/]"
+    return f"{role}[bold]{_safe(made.type)}[/] by {_safe(made.stage)}  {facts}{mark}"
 
 
 def _sources(node: LineageNode) -> list[tuple[str, str]]:
@@ -175,3 +186,8 @@ def _counts(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name} {count}" for name, count in sorted(value.items()))
     return str(value)
+
+
+def _safe(text: str) -> str:
+    """Somebody's text, without markup and control characters."""
+    return escape(printable(text, lines=False))

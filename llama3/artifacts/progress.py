@@ -5,12 +5,15 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, Protocol
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from llama3.errors import printable
 
 LINE_EVERY_SECONDS = 10.0
 
@@ -22,13 +25,20 @@ class ProgressBar(Protocol):
         """`n` more units are done; `shown` are values to show beside the bar."""
 
 
+class PatientConsole(Console):
+    """A console whose reader may go away: then nothing is shown any more, and the work goes on."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+
+
 class Display:
     """Where a run tells a person what it does. One live area for all tasks, so that bars never overwrite
     each other.
     """
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(stderr=True)
+        self.console = console or PatientConsole(stderr=True)
         self._bars: Progress | None = None
         self._open = 0
 
@@ -38,8 +48,9 @@ class Display:
         return cls(Console(file=io.StringIO(), quiet=True))
 
     def note(self, text: str) -> None:
-        """One line for the person watching (rich markup)."""
-        self.console.print(text, highlight=False, soft_wrap=True)
+        """One line for the person watching (rich markup). Nothing that goes wrong here stops the work."""
+        with suppress(OSError):
+            self.console.print(printable(text), highlight=False, soft_wrap=True)
 
     @contextmanager
     def task(self, description: str, total: int | None = None) -> Iterator[ProgressBar]:
@@ -129,6 +140,6 @@ class _Lines:
     def _print(self) -> None:
         of = "" if self._total is None else f"/{self._total}"
         parts = [f"  {self._description} {self._done}{of}", self._left(), self._shown]
-        self._display.note("  ".join(part for part in parts if part))
+        self._display.note(escape("  ".join(part for part in parts if part)))
         self._last = time.monotonic()
         self._printed = self._done

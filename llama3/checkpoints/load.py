@@ -16,6 +16,7 @@ from llama3.checkpoints.weights import hf_views, non_finite, refuse_odd_names
 from llama3.errors import CheckpointError, Problem
 from llama3.model.build import HEADS, assign, empty_model
 from llama3.model.config import ModelConfig
+from llama3.model.needs import NOT_LOADED, memory_here, size
 from llama3.model.transformer import Transformer
 
 TOO_FEW_TENSORS = CheckpointError.declare(
@@ -38,13 +39,18 @@ def load_model(
     Memory holds the model in `dtype` and one tensor of the file at a time. Value and score heads are built where the
     checkpoint has them. Parameters get `dtype`; quantized ones of our own schemes keep theirs.
 
-    Raises `CheckpointError` naming every missing, extra, misshapen or non-finite tensor.
+    Raises `CheckpointError` naming every missing, extra, misshapen or non-finite tensor, `DoesNotFit` where memory
+    cannot hold it.
     """
     path = Path(path)
     if layout_of(path) == "hf" and "quantization" in (raw := read_raw_config(path)):
         return load_quantized(path, raw, dtype=dtype, device=device)
     source = open_weights(path)
     check_shapes(source)
+    there, parameters = memory_here(), source.config.num_params()
+    if there and torch.device(device).type == "cpu" and parameters * dtype.itemsize > there:
+        figures = {"parameters": parameters, "each": dtype.itemsize, "there": size(there), "place": "this machine"}
+        raise NOT_LOADED(path, needed=size(parameters * dtype.itemsize), **figures)
     model = empty_model(source.config, source.shapes)
     state: dict[str, Tensor] = {}
     problems: list[Problem] = []

@@ -6,9 +6,14 @@ Exit codes: 0 ok, 1 the run failed, 2 usage or config, 3 will not fit, 4 plugin 
 
 from __future__ import annotations
 
+import logging
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -16,12 +21,21 @@ from typer.core import TyperCommand, TyperGroup
 
 from llama3 import __version__
 from llama3.cli import audit, chat, config, convert, doctor, generate, lineage, merge, plugins, run, runs, show, tokens
-from llama3.errors import Interrupted, LlamaError, did_you_mean
+from llama3.cli.output import Told, finish, note, print_json, say
+from llama3.errors import ConfigError, Interrupted, LlamaError, did_you_mean
 from llama3.plugins.loader import Offer
+from llama3.plugins.targets import tried_to_exit
 
 INTERRUPTED = Interrupted.declare(
     "L3-CLI-001", "interrupted", why="what was finished is saved", fix="run the same command again"
 )
+DISK_FULL = LlamaError.declare(
+    "L3-CLI-006",
+    "it could not be written",
+    why="no space left on the device",
+    fix="free some space and give the same command again; what was there before is as it was",
+)
+USAGE = ConfigError.declare("L3-CLI-007", "{error}", fix="llama3 --help, or the command's own --help")
 SYSTEM = LlamaError.declare("L3-CLI-002", "{error}")
 NO_TORCH = LlamaError.declare(
     "L3-CLI-003", "torch is not installed", why="this command computes with it", fix="pip install torch"
@@ -29,6 +43,12 @@ NO_TORCH = LlamaError.declare(
 BUG = LlamaError.declare(
     "L3-CLI-004", "a fault of the program: {kind}", why="{error}", fix="see where with --debug, and report it"
 )
+
+
+ClickException: Any = typer.BadParameter.__mro__[2]
+"""Of the click that typer brings with it, or of the one that is installed."""
+OF_PLUGIN = "llama3.of_plugin"
+"""In a context's `meta`: the command is a plugin's."""
 
 
 class Commands(TyperGroup):
@@ -56,10 +76,29 @@ class Commands(TyperGroup):
         from llama3.plugins.targets import resolve
 
         assert offer is not None
+        ctx.meta[OF_PLUGIN] = True
         target = resolve(offer.spec.factory, owner=f"{offer.qualified} {offer.version}")
         command = typer.main.get_command(target)
         command.name = name
         return name, command, args[1:]
+
+    def invoke(self, ctx: Any) -> None:
+        """Run the command. What it returns is nobody's exit code; `typer.Exit` is.
+
+        Raises PluginError where something that it calls ends the program. A plugin's own command may.
+        """
+        try:
+            super().invoke(ctx)
+        except SystemExit as error:
+            if ctx.meta.get(OF_PLUGIN):
+                raise typer.Exit(_exit_code(error)) from error
+            raise tried_to_exit(error) from error
+        except KeyboardInterrupt as error:
+            raise INTERRUPTED() from error
+
+
+def _exit_code(error: SystemExit) -> int:
+    return error.code if isinstance(error.code, int) else int(error.code is not None)
 
 
 def _plugin_commands() -> dict[str, Offer]:
@@ -96,7 +135,7 @@ app.add_typer(runs.app, name="runs")
 
 def _version(value: bool) -> None:
     if value:
-        typer.echo(f"llama3 {__version__}")
+        say(f"llama3 {__version__}")
         raise typer.Exit
 
 
@@ -111,21 +150,68 @@ def _root(
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
-    """Run the program and exit. Every error is printed on stderr, one problem per line."""
+    """Run the program and exit. Every error is printed on stderr, one problem per line; with `--json`, where nothing
+    else was printed, as JSON on stdout too.
+    """
     arguments = list(sys.argv[1:] if args is None else args)
-    debug = "--debug" in arguments[: arguments.index("--") if "--" in arguments else None]
+    options = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    debug, as_json = "--debug" in options, "--json" in options
     if debug:
         arguments.remove("--debug")
+    Told.data = False
+    with _prepared():
+        code = _run(arguments, debug=debug, as_json=as_json)
+    sys.exit(code)
+
+
+def _run(arguments: list[str], *, debug: bool, as_json: bool) -> int:
+    """The exit code."""
     try:
-        app(arguments, prog_name="llama3")
+        code = app(arguments, prog_name="llama3", standalone_mode=False)
+        finish()
+        return int(code or 0)
+    except SystemExit:
+        return 0  # of typer itself, where a reader of its help went away
+    except typer.Abort:
+        note("aborted")
+        return 1
+    except ClickException as error:
+        told: LlamaError = USAGE(error=error.format_message())
+        if not as_json:
+            error.show()
     except (Exception, KeyboardInterrupt) as error:
         if debug:
-            traceback.print_exception(error)
+            note("".join(traceback.format_exception(error)))
         told = told_of(error)
         for problem in told.problems:
-            print(f"error: {problem}", file=sys.stderr)
-        sys.exit(told.exit_code)
-    sys.exit(0)
+            note(f"error: {problem}")
+    if as_json and not Told.data:
+        with suppress(LlamaError):
+            print_json({"ok": False, "problems": [asdict(problem) for problem in told.problems]})
+    return told.exit_code
+
+
+@contextmanager
+def _prepared() -> Iterator[None]:
+    """Streams that can write whatever is told, SIGTERM as Ctrl-C, and warnings through the one printer."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    handler = _Warnings(logging.WARNING)
+    logging.getLogger().addHandler(handler)
+    on_main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler) if on_main else None
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)
+        if on_main:
+            signal.signal(signal.SIGTERM, before)
+
+
+class _Warnings(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        note(record.getMessage())
 
 
 def told_of(error: BaseException) -> LlamaError:
@@ -136,6 +222,10 @@ def told_of(error: BaseException) -> LlamaError:
         return INTERRUPTED()
     if isinstance(error, OSError) and error.errno is not None:
         return SYSTEM(error.filename or "", error=error)
+    from llama3.artifacts.files import is_disk_full
+
+    if is_disk_full(error):
+        return DISK_FULL()
     if isinstance(error, ModuleNotFoundError) and error.name == "torch":
         return NO_TORCH()
     return BUG(kind=type(error).__name__, error=" ".join(str(error).split()))

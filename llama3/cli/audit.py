@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llama3.cli.output import JsonOption, SetOption, note, print_json, print_table
+from llama3.cli.output import JsonOption, SetOption, note, print_json, print_table, say
 
 if TYPE_CHECKING:
     from llama3.artifacts import Artifact
@@ -66,5 +66,5 @@ def show(figures: dict[str, Any]) -> None:
 
     print_table(table(figures), [head.upper() for head in TABLE_HEAD])
     for fault in figures["faults"]:
-        typer.echo(f"audit: {fault}")
-    typer.echo(f"audit: {'passed' if figures['passed'] else 'FAILED'}")
+        say(f"audit: {fault}")
+    say(f"audit: {'passed' if figures['passed'] else 'FAILED'}")

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from llama3.cli.generate import DeviceOption, MaxTokensOption, ModelArgument, SeedOption, TemperatureOption
-from llama3.cli.output import note
+from llama3.cli.output import note, say
 
 HELP = "/reset starts over, /exit (or Ctrl-D) leaves, Ctrl-C stops an answer"
 
@@ -56,12 +56,11 @@ def _show(stream: Iterator[str]) -> str:
     try:
         for piece in stream:
             pieces.append(piece)
-            sys.stdout.write(piece)
-            sys.stdout.flush()
+            say(piece, end="")
     except KeyboardInterrupt:
         note(" (stopped)")
     finally:
-        sys.stdout.write("\n")
+        say()
     return "".join(pieces)
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llama3.cli.output import ConfigArgument, JsonOption, SetOption, note, print_json, print_table
+from llama3.cli.output import ConfigArgument, JsonOption, SetOption, note, print_json, print_table, say
 
 if TYPE_CHECKING:
+    from llama3.config import Loaded
     from llama3.config.explain import Explanation
 
 app = typer.Typer(no_args_is_help=True, help="Look at configs and check them.")
@@ -45,25 +47,16 @@ def show(
         leaves = list(_leaves(loaded.values, ()))
         print_table([(dotted(p), _text(v), str(loaded.origin(p))) for p, v in leaves], ("KEY", "VALUE", "FROM"))
     else:
-        typer.echo(loaded.to_yaml(), nl=False)
+        say(loaded.to_yaml(), end="")
 
 
 @app.command()
 def validate(config: ConfigArgument, overrides: SetOption = None, json: JsonOption = False) -> None:
     """Check a config and print every mistake at its place. Exit code 2 (4 where only plugins are at fault)."""
-    from dataclasses import asdict
-
-    from llama3.errors import LlamaError
     from llama3.preflight import load_config
 
-    try:
-        loaded = load_config(config, overrides or ())
-    except LlamaError as error:
-        if not json:
-            raise
-        print_json({"ok": False, "problems": [asdict(problem) for problem in error.problems]})
-        raise typer.Exit(error.exit_code) from error
-    _print_notes(loaded.notes)
+    loaded = load_config(config, overrides or ())
+    _print_notes([*loaded.notes, *_too_large(loaded)])
     if json:
         print_json({"ok": True, "problems": []})
     else:
@@ -104,7 +97,19 @@ def init(preset: Annotated[str, typer.Argument(help="Name of a preset.")] = "qui
     """Print a preset with its comments, as a start: llama3 config init > my.yaml"""
     from llama3.config.presets import preset as find
 
-    typer.echo(find(preset).text, nl=False)
+    say(find(preset).text, end="")
+
+
+def _too_large(loaded: Loaded) -> Iterator[str]:
+    """That the model does not fit into this machine: no mistake of a config that may be meant for another."""
+    from llama3.model.config import ModelConfig
+    from llama3.model.needs import memory_here, shortage
+
+    config, there = loaded.config, memory_here()
+    if config.model.path is None and there:
+        model = ModelConfig.from_section(config.model, config.tokenizer.vocab_size)
+        for problem in shortage(config, model, there, "this machine"):
+            yield f"`llama3 run` would refuse it here: {problem}"
 
 
 def _print_notes(notes: Any) -> None:
@@ -113,17 +118,17 @@ def _print_notes(notes: Any) -> None:
 
 
 def _print_explanation(found: Explanation, *, with_value: bool) -> None:
-    typer.echo(f"{found.key or 'config'}: {found.type}")
-    typer.echo(f"  {found.doc}")
+    say(f"{found.key or 'config'}: {found.type}")
+    say(f"  {found.doc}")
     if found.key and found.type != "section":
-        typer.echo(f"  default: {_text(found.default)}")
+        say(f"  default: {_text(found.default)}")
     if with_value and found.key and found.type != "section":
-        typer.echo(f"  value:   {_text(found.value)}  ({found.origin})")
+        say(f"  value:   {_text(found.value)}  ({found.origin})")
     if found.plugins:
-        typer.echo("plugins:")
+        say("plugins:")
         print_table([(f"  {name}", summary) for name, summary in found.plugins.items()])
     if found.children:
-        typer.echo("options:" if found.plugins else "keys:")
+        say("options:" if found.plugins else "keys:")
         print_table([_key_row(child) for child in found.children])
 
 

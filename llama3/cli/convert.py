@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from llama3.cli.output import JsonOption, note, print_json
+from llama3.cli.output import JsonOption, note, print_json, say
 from llama3.config.schema import Precision
 
 
@@ -33,4 +33,4 @@ def convert(
         return
     for text in made.notes:
         note(f"note: {text}")
-    typer.echo(f"{made.folder}: {made.parameters:,} parameters in {made.dtype}, layout {to}")
+    say(f"{made.folder}: {made.parameters:,} parameters in {made.dtype}, layout {to}")

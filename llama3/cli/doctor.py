@@ -15,7 +15,7 @@ from typing import Literal
 
 import typer
 
-from llama3.cli.output import JsonOption, print_json
+from llama3.cli.output import JsonOption, print_json, say
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +36,9 @@ def doctor(json: JsonOption = False) -> None:
     else:
         marks = {"ok": "ok     ", "note": "note   ", "problem": "PROBLEM"}
         for finding in findings:
-            typer.echo(f"{marks[finding.state]} {finding.topic:8} {finding.text}")
+            say(f"{marks[finding.state]} {finding.topic:8} {finding.text}")
             if finding.fix:
-                typer.echo(f"{'':16} fix: {finding.fix}")
+                say(f"{'':16} fix: {finding.fix}")
     if any(finding.state == "problem" for finding in findings):
         raise typer.Exit(1)
 
@@ -56,7 +56,9 @@ def _python() -> Iterator[Finding]:
 def _machine() -> Iterator[Finding]:
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     yield Finding("cores", "ok", f"{usable} usable of {os.cpu_count()}")
-    total = _memory()
+    from llama3.model.needs import memory_here
+
+    total = memory_here()
     if total is not None:
         small = total < 4e9
         fix = "the quickstart needs 4 GB" if small else ""
@@ -64,19 +66,6 @@ def _machine() -> Iterator[Finding]:
     free = shutil.disk_usage(".").free
     low = free < 2e9
     yield Finding("disk", "note" if low else "ok", f"{free / 1e9:.1f} GB free here", "free some space" if low else "")
-
-
-def _memory() -> int | None:
-    """Bytes that this process may use: the machine's, or the container's limit where that is lower."""
-    try:
-        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError, AttributeError):
-        return None
-    try:
-        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
-    except OSError:
-        return total
-    return min(total, int(limit)) if limit.isdecimal() else total
 
 
 def _core() -> Iterator[Finding]:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from llama3.cli.output import JsonOption
+from llama3.cli.output import JsonOption, json_text, say
 from llama3.errors import ConfigError, GuardBlocked, Problem
 
 NO_PROMPTS = ConfigError.declare("L3-CLI-020", "no prompts", fix="give them as arguments or one per line")
@@ -22,7 +22,7 @@ ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="A run, a re
 def generate(
     model: ModelArgument,
     prompts: Annotated[list[str] | None, typer.Argument(metavar="[PROMPT]...", help="Default: lines of stdin.")] = None,
-    n: Annotated[int, typer.Option("--n", min=1, help="Answers per prompt.")] = 1,
+    n: Annotated[int, typer.Option("--n", min=1, max=65_536, help="Answers per prompt.")] = 1,
     max_tokens: MaxTokensOption = 64,
     temperature: TemperatureOption = 0.6,
     seed: SeedOption = 0,
@@ -30,10 +30,8 @@ def generate(
     json: JsonOption = False,
 ) -> None:
     """Continue prompts. The guards of the run see every prompt and answer; exit code 5 where one refused."""
-    import json as jsonlib
-
-    import llama3
     from llama3.cli.guarding import open_policy
+    from llama3.inference.llama import Llama
 
     texts = list(prompts) if prompts else [line.rstrip("\n") for line in sys.stdin if line.strip()]
     if not texts:
@@ -43,20 +41,21 @@ def generate(
         allowed = []
         for text in texts:
             try:
-                guards.decide("input", text).raise_if_blocked()
-                allowed.append(text)
+                decision = guards.decide("input", text)
+                decision.raise_if_blocked()
+                allowed.append(decision.text)
             except GuardBlocked as error:
                 refused.extend(error.problems)
-        llama = llama3.load(model, device=device)
+        llama = Llama.load(model, device=device)
         answers = llama.generate(allowed, max_tokens=max_tokens, temperature=temperature, seed=seed, n=n)
         for prompt, group in zip(allowed, answers, strict=True):
             for answer in [group] if n == 1 else group:
                 try:
-                    guards.decide("output", answer).raise_if_blocked()
+                    decision = guards.decide("output", answer)
+                    decision.raise_if_blocked()
                 except GuardBlocked as error:
                     refused.extend(error.problems)
                 else:
-                    row = {"prompt": prompt, "answer": answer}
-                    typer.echo(jsonlib.dumps(row, ensure_ascii=False) if json else answer)
+                    say(json_text({"prompt": prompt, "answer": decision.text}) if json else decision.text)
     if refused:
         raise GuardBlocked.of(refused)

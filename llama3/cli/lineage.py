@@ -21,9 +21,9 @@ def lineage(
     if json:
         print_json({"lineage": [tree.to_json() for tree in trees]})
     else:
-        from rich.console import Console
+        from llama3.artifacts.progress import PatientConsole
 
-        console = Console(highlight=False)
+        console = PatientConsole(highlight=False)
         for tree in trees:
             console.print(render(tree))
     if any(node.state == "damaged" for tree in trees for node in tree.walk()):

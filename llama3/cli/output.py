@@ -1,15 +1,30 @@
-"""Where output goes: data on stdout, everything else on stderr."""
+"""Where output goes: data on stdout, everything else on stderr. The one printer: whatever a command tells goes through
+here, so that no control character of somebody's file reaches the terminal, and a reader who goes away ends no work.
+"""
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import re
 import shutil
 import sys
 import textwrap
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Any
+from contextlib import suppress
+from typing import Annotated, Any, Literal
 
 import typer
+
+from llama3.errors import LlamaError, printable
+
+NOT_PRINTED = LlamaError.declare(
+    "L3-CLI-005",
+    "the output could not be written",
+    why="{error}",
+    fix="free some space, or send it elsewhere; what was made is kept",
+)
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 SetOption = Annotated[
@@ -18,28 +33,88 @@ SetOption = Annotated[
 ]
 ConfigArgument = Annotated[str, typer.Argument(metavar="CONFIG", help="A file, the name of a preset, or a run.")]
 
+Stream = Literal["stdout", "stderr"]
+_OUTSIDE_JSON = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""What JSON may hold as it is and a terminal must not be told."""
 
-def print_json(data: Any) -> None:
-    """One JSON document with the version of its layout."""
-    document = {"schema_version": 1, **data} if isinstance(data, dict) else data
-    sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False, default=str) + "\n")
+
+def say(text: str = "", *, end: str = "\n") -> None:
+    """A line of data for a reader, at once."""
+    _write("stdout", printable(text) + end)
 
 
 def note(text: str) -> None:
     """A line for the user that is not data."""
-    print(text, file=sys.stderr)
+    _write("stderr", printable(text) + "\n")
+
+
+def print_json(data: Any, *, indent: int | None = 2) -> None:
+    """One JSON document with the version of its layout."""
+    document = {"schema_version": 1, **data} if isinstance(data, dict) else data
+    _write("stdout", json_text(document, indent=indent) + "\n")
+
+
+def json_text(data: Any, *, indent: int | None = None) -> str:
+    """JSON that every reader takes: null for what is no finite number."""
+    try:
+        text = json.dumps(data, indent=indent, ensure_ascii=False, allow_nan=False, default=str)
+    except ValueError:
+        from llama3.artifacts.files import finite
+
+        text = json.dumps(finite(data), indent=indent, ensure_ascii=False, allow_nan=False, default=str)
+    return _OUTSIDE_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def print_table(rows: Iterable[Sequence[str]], columns: Sequence[str] = ()) -> None:
     """Aligned columns without borders; on a terminal the last one wraps, piped it is never cut."""
-    cells = [[" ".join(str(cell).split()) for cell in row] for row in ([columns] if columns else []) + list(rows)]
+    cells = [
+        [printable(" ".join(str(cell).split())) for cell in row] for row in ([columns] if columns else []) + list(rows)
+    ]
     if not cells:
         return
     widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]) - 1)]
     indent = sum(widths) + 2 * len(widths)
-    room = shutil.get_terminal_size().columns - indent if sys.stdout.isatty() else 0
+    on_terminal = sys.stdout is not None and sys.stdout.isatty()
+    room = shutil.get_terminal_size().columns - indent if on_terminal else 0
     for row in cells:
         start = "".join(cell.ljust(width + 2) for cell, width in zip(row, widths, strict=False))
         lines = textwrap.wrap(row[-1], room) if room > 20 else [row[-1]]
         for number, line in enumerate(lines or [""]):
-            sys.stdout.write(f"{start if number == 0 else ' ' * indent}{line}".rstrip() + "\n")
+            say(f"{start if number == 0 else ' ' * indent}{line}".rstrip())
+
+
+class Told:
+    """Whether anything was told on stdout since the program began: one document is printed there, or none."""
+
+    data = False
+
+
+def _write(name: Stream, text: str) -> None:
+    stream = getattr(sys, name)
+    if stream is None:  # closed before the program began
+        return
+    Told.data |= name == "stdout" and bool(text)
+    try:
+        stream.write(text)
+        stream.flush()
+    except OSError as error:
+        _give_up(name, error)
+
+
+def finish() -> None:
+    """Write what is still held. Raises LlamaError where that is not possible."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        try:
+            if stream is not None:
+                stream.flush()
+        except OSError as error:
+            _give_up(name, error)
+
+
+def _give_up(name: Stream, error: OSError) -> None:
+    """From now on what is told there goes nowhere. A reader who went away wants no more, which is no failure."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), getattr(sys, name).fileno())
+    if name == "stdout" and error.errno not in (errno.EPIPE, errno.EBADF):
+        raise NOT_PRINTED("standard output", error=error) from error

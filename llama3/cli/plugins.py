@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llama3.cli.output import JsonOption, note, print_json, print_table
+from llama3.cli.output import JsonOption, note, print_json, print_table, say
 from llama3.errors import ConfigError, PluginError, did_you_mean
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def list_(
         cells = [(row.family, row.name, f"{row.dist} {row.version}", row.status, row.summary) for row in rows]
         print_table(cells, ("FAMILY", "NAME", "FROM", "STATUS", "SUMMARY"))
     for item in registry.broken:
-        typer.echo(f"broken: {item}\n  fix: {item.fix}")
+        say(f"broken: {item}\n  fix: {item.fix}")
     if broken and not registry.broken:
         note("no plugin is broken")
 
@@ -62,17 +62,17 @@ def show(name: NameArgument, json: JsonOption = False) -> None:
             print_json({"plugin": asdict(offer.spec), "dist": offer.dist, "version": offer.version, "options": options})
             continue
         spec = offer.spec
-        typer.echo(f"{spec.family}/{spec.name}: {spec.summary}")
+        say(f"{spec.family}/{spec.name}: {spec.summary}")
         facts = {key: value for key, value in asdict(spec).items() if key not in ("name", "summary", "options")}
         facts = {"from": f"{offer.dist} {offer.version} ({offer.entry})", **facts}
         for key, value in facts.items():
             text = ", ".join(sorted(map(str, value))) if isinstance(value, frozenset | tuple) else str(value)
-            typer.echo(f"  {key + ':':13} {text or '-'}")
+            say(f"  {key + ':':13} {text or '-'}")
         if options:
-            typer.echo("options:")
+            say("options:")
             print_table([(f"  {row['name']}", row["type"], str(row["default"]), row["doc"]) for row in options])
         inside = "".join(f", {row['name']}: {row['default']}" for row in options[:2])
-        typer.echo(f"in a config: {{name: {spec.name}{inside}}}")
+        say(f"in a config: {{name: {spec.name}{inside}}}")
 
 
 @app.command()
@@ -100,9 +100,9 @@ def check(
     else:
         for key, rows in results.items():
             for row in rows:
-                typer.echo(f"{row.status:8} {key}: {row.check}" + (f": {row.detail}" if row.detail else ""))
+                say(f"{row.status:8} {key}: {row.check}" + (f": {row.detail}" if row.detail else ""))
         for item in broken:
-            typer.echo(f"broken   {item}\n  fix: {item.fix}")
+            say(f"broken   {item}\n  fix: {item.fix}")
     if failed:
         raise typer.Exit(4)
 

@@ -40,15 +40,15 @@ def tokens(
     limit: Annotated[int, typer.Option(min=0, help="Dialogs to show. All are counted.")] = 3,
 ) -> None:
     """Show dialogs token by token: what is learnt, what the chat template writes, what is given."""
-    from rich.console import Console
     from rich.text import Text
 
+    from llama3.artifacts.progress import PatientConsole
     from llama3.tokenizer import Message, render
 
     if (data is None) == (message is None):
         raise DATA_OR_MESSAGE("llama3 tokens")
     tokenizer = _tokenizer(Path(model))
-    console = Console(highlight=False, soft_wrap=True)
+    console = PatientConsole(highlight=False, soft_wrap=True)
     counts: Counter[str] = Counter()
     without = 0
     dialogs = [[Message("user", message)]] if message is not None else _dialogs(data)
@@ -68,12 +68,14 @@ def tokens(
 
 def _tokenizer(path: Path) -> Tokenizer:
     """Of a directory or file that holds one, else of the model that a run made."""
+    from llama3.artifacts.artifact import artifact_around
     from llama3.checkpoints.formats import load_tokenizer
     from llama3.checkpoints.layouts import holds_model
     from llama3.inference.llama import find_model
     from llama3.tokenizer import Tokenizer
 
     alone = path.is_file() and not holds_model(path)
+    artifact_around(path)
     if alone or (path / "tokenizer.json").is_file() or (path / "tokenizer.model").is_file():
         return Tokenizer.load(path)
     return load_tokenizer(find_model(path))

@@ -16,11 +16,21 @@ from typing import Any
 from pydantic import ValidationError
 
 from llama3.config.crosscheck import cross_check
-from llama3.config.merge import Kind, Layers, Origin, apply_overrides, environment_overrides, nearest, set_overrides
+from llama3.config.merge import (
+    Kind,
+    Layers,
+    Origin,
+    Override,
+    apply_overrides,
+    environment_overrides,
+    misspelt,
+    nearest,
+    set_overrides,
+)
 from llama3.config.presets import preset
 from llama3.config.schema import Config
 from llama3.config.slots import Choice, choices, identities
-from llama3.config.yaml import Parsed, Path, dump, parse
+from llama3.config.yaml import Parsed, Path, dump, parse, parse_value
 from llama3.errors import ConfigError, Problem
 from llama3.plugins.options import dotted, problems_of
 from llama3.plugins.registry import discover
@@ -31,6 +41,12 @@ EXTENDS_TWICE = ConfigError.declare(
 UNREADABLE = ConfigError.declare("L3-CFG-008", "cannot read the config", why="{why}")
 NO_SECTIONS = ConfigError.declare("L3-CFG-009", "expected sections, got {got}", fix="llama3 config init > my.yaml")
 
+ODD_NUMBER = ConfigError.declare(
+    "L3-CFG-019", "{value} is no number to compute with", fix="give a finite number of ordinary size"
+)
+
+GREATEST = 1e30
+"""What is greater is a mistake, and overflows in the precision of training."""
 MAX_BYTES = 1_000_000
 """A larger file is not a config."""
 
@@ -97,9 +113,10 @@ def load(
     """
     environ = os.environ if environ is None else environ
     layers = Layers()
-    label = _add_source(layers, source)
     rows = [*environment_overrides(environ), *set_overrides(tuple(overrides))]
-    problems = apply_overrides(layers, rows)
+    label = _add_source(layers, source, [row for row in rows if row[0] == ["extends"]])
+    problems = [*misspelt(environ), *apply_overrides(layers, [row for row in rows if row[0] != ["extends"]])]
+    problems += _odd_numbers(layers.values, (), layers)
     config = _core_pass(layers, problems)
     chosen, problems = choices(config, lambda path: nearest(layers.origins, path))
     loaded = Loaded(config, label, dict(layers.origins), tuple(layers.notes), tuple(chosen))
@@ -111,16 +128,21 @@ def load(
     return loaded
 
 
-def _add_source(layers: Layers, source: str | os.PathLike[str] | Mapping[str, Any]) -> str:
-    """Lay the preset that the source extends, then the source; returns the source's label."""
+def _add_source(
+    layers: Layers, source: str | os.PathLike[str] | Mapping[str, Any], extending: Sequence[Override]
+) -> str:
+    """Lay the preset that the source extends, or that the last of the overrides `extending` names in its place, then
+    the source; returns the source's label."""
     if isinstance(source, Mapping):
         parsed, kind, label = Parsed(dict(source)), "python", "config"
     else:
         parsed, kind, label = _read(os.fspath(source))
     data = _mapping(parsed, label)
-    base = data.get("extends")
+    base, where = data.get("extends"), _mark(label, parsed, ("extends",))
+    for _, text, origin in extending:
+        base, where = parse_value(text, str(origin)), str(origin)
+        data = {**data, "extends": base}
     if base is not None:
-        where = _mark(label, parsed, ("extends",))
         found = preset(str(base), where=where)
         file = f"{found.name}.yaml"
         below = parse(found.text, file)
@@ -164,6 +186,18 @@ def _mapping(parsed: Parsed, label: str) -> dict[str, Any]:
 
 def _mark(label: str, parsed: Parsed, path: Path) -> str:
     return f"{label}:{parsed.marks[path]}" if path in parsed.marks else label
+
+
+def _odd_numbers(value: Any, path: Path, layers: Layers) -> list[Problem]:
+    """Numbers that nothing can be done with, wherever they stand: in the options of a plugin too."""
+    if isinstance(value, Mapping | list):
+        items = value.items() if isinstance(value, Mapping) else enumerate(value)
+        return [problem for key, item in items for problem in _odd_numbers(item, (*path, key), layers)]
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return []
+    if -GREATEST < value < GREATEST and (not isinstance(value, int) or -(2**63) <= value < 2**63):
+        return []
+    return [ODD_NUMBER.problem(_place(layers.origins, path), value=value)]
 
 
 def _core_pass(layers: Layers, problems: list[Problem]) -> Config:

@@ -6,6 +6,7 @@ another plugin for a slot, the options of the plugin before are dropped, with a 
 
 from __future__ import annotations
 
+import re
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
-from llama3.config.schema import Config, Slot
+from llama3.config.schema import Config, ModelSection, Slot
 from llama3.config.yaml import Path, parse_value
 from llama3.errors import ConfigError, Problem
 from llama3.plugins.options import dotted
@@ -23,7 +24,9 @@ NOT_A_SECTION = ConfigError.declare("L3-CFG-006", "{key} is a value, not a secti
 NO_ITEM = ConfigError.declare("L3-CFG-016", "{key} has no item {item}", why="it has {count} items, counted from 0")
 
 Kind = Literal["default", "preset", "file", "python", "env", "set"]
+MISSPELT = ConfigError.declare("L3-CFG-074", "not a value of the config", fix="did you mean {name}? Or unset it")
 ENV_PREFIX = "LLAMA3__"
+NEAR_PREFIX = "LLAMA3_"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,7 @@ class Layers:
                 child = section.written_out(child)
             if child is None:
                 child = {}
+                self.origins[path] = origin
             if not isinstance(child, dict | list):
                 raise NOT_A_SECTION(origin, key=dotted(path), value=child)
             here[part] = child
@@ -87,6 +91,8 @@ class Layers:
     ) -> None:
         if model is not None and issubclass(model, Slot):
             self._drop_old_options(into, over, path, model, origin)
+        if model is ModelSection and "preset" in over:
+            self._drop_old_shape(into, over, path, origin)
         for key, value in over.items():
             here = (*path, key)
             child = section_of(_annotation(model, key))
@@ -111,6 +117,26 @@ class Layers:
         children = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
         for key, child in children:
             self._mark(child, (*path, key), origin)
+
+    def _drop_old_shape(
+        self,
+        section: dict[str, Any],
+        over: Mapping[str, Any],
+        path: Path,
+        origin: Callable[[Path], Origin],
+    ) -> None:
+        """Another preset is another model: what a layer below set of the shape belonged to the one before."""
+        kind = origin((*path, "preset")).kind
+        below = [key for key in section if key not in ("path", "preset") and (*path, key) in self.origins]
+        old = [key for key in below if self.origins[(*path, key)].kind != kind]
+        if section.get("preset") == over["preset"] or not old:
+            return
+        for key in old:
+            section[key] = None
+            for deeper in [place for place in self.origins if place[: len(path) + 1] == (*path, key)]:
+                del self.origins[deeper]
+        dropped = f"dropped {', '.join(old)}, which belonged to {section.get('preset')!r}"
+        self.notes.append(f"{origin((*path, 'preset'))}: {dotted(path)} is now {over['preset']!r}; {dropped}")
 
     def _drop_old_options(
         self,
@@ -137,22 +163,48 @@ def nearest(origins: Mapping[Path, Origin], path: Path) -> Origin:
     return next((origins[path[:length]] for length in lengths if path[:length] in origins), Origin("default"))
 
 
-def environment_overrides(environ: Mapping[str, str]) -> list[tuple[list[str], str, Origin]]:
-    """`LLAMA3__PRETRAIN__STEPS=10` as (keys, text, origin), sorted by name."""
+Override = tuple[list[str], str, Origin]
+"""Keys, the value as text, and where it was given."""
+
+
+def environment_overrides(environ: Mapping[str, str]) -> list[Override]:
+    """`LLAMA3__PRETRAIN__STEPS=10`, sorted by name. What is written in capitals alone stands for small letters: a
+    source or a suite may be called `Wiki`."""
     names = sorted(name for name in environ if name.startswith(ENV_PREFIX))
-    return [(name[len(ENV_PREFIX) :].lower().split("__"), environ[name], Origin("env", name)) for name in names]
+    return [(_small(name[len(ENV_PREFIX) :].split("__")), environ[name], Origin("env", name)) for name in names]
 
 
-def set_overrides(overrides: list[str] | tuple[str, ...]) -> list[tuple[list[str], str, Origin]]:
-    """`pretrain.steps=10` as (keys, text, origin), in the order given; an override without `=` has no keys."""
+def _small(parts: list[str]) -> list[str]:
+    return [part.lower() if part.isupper() else part for part in parts]
+
+
+def misspelt(environ: Mapping[str, str]) -> list[Problem]:
+    """`LLAMA3_PRETRAIN__STEPS`, which would change nothing and means something."""
+    found = []
+    for name in sorted(environ):
+        section, _, rest = name.removeprefix(NEAR_PREFIX).partition("_")
+        meant = name.startswith(NEAR_PREFIX) and not name.startswith(ENV_PREFIX) and section.lower()
+        if meant in Config.model_fields and rest.startswith("_"):
+            found.append(MISSPELT.problem(name, name=name.replace(NEAR_PREFIX, ENV_PREFIX, 1)))
+    return found
+
+
+def set_overrides(overrides: list[str] | tuple[str, ...]) -> list[Override]:
+    """`pretrain.steps=10`, in the order given; an override without `=` has no keys. An item of a list may be written
+    `[0]` too."""
     rows = []
     for override in overrides:
         key, equals, text = override.partition("=")
-        rows.append((key.strip().split(".") if equals else [], text, Origin("set", f"--set {override}")))
+        keys = re.sub(r"\[(\d+)\]", r".\1", key.strip()).removeprefix(".").split(".")
+        rows.append((keys if equals else [], text, Origin("set", f"--set {_short(override)}")))
     return rows
 
 
-def apply_overrides(layers: Layers, rows: list[tuple[list[str], str, Origin]]) -> list[Problem]:
+def _short(text: str) -> str:
+    return text if len(text) <= 120 else f"{text[:117]}..."
+
+
+def apply_overrides(layers: Layers, rows: list[Override]) -> list[Problem]:
     """Set every override; the problems of those that cannot be."""
     problems = []
     for keys, text, origin in rows:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
     BaseModel,
@@ -17,6 +17,8 @@ from pydantic import (
     ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
+    ValidationInfo,
+    field_validator,
     model_serializer,
     model_validator,
 )
@@ -25,9 +27,21 @@ from llama3.config.precision import SamplingPrecision, TrainingPrecision
 
 
 class Section(BaseModel):
-    """A closed section: unknown keys are errors."""
+    """A closed section: unknown keys are errors, numbers are finite, and true is no number."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, bool) and info.field_name and not _takes(cls.model_fields[info.field_name].annotation):
+            raise ValueError(f"{str(value).lower()} is neither a number nor a text")
+        return value
+
+
+def _takes(annotation: Any) -> bool:
+    """Whether true and false are among the values of a type."""
+    return annotation in (bool, Any) or any(map(_takes, get_args(annotation)))
 
 
 class Slot(BaseModel):
@@ -119,11 +133,19 @@ Precision = Literal["bf16", "fp16", "fp32"]
 class RunSection(Section):
     """The run as a whole."""
 
-    name: str = Field("run", description="name of the run; its directory is <dir>/<name>")
+    name: str = Field("run", description="name of the run, a directory's; its directory is <dir>/<name>")
     dir: str = Field("runs", description="directory that holds runs")
     seed: int = Field(1, ge=0, description="seed of everything random")
-    threads: int | None = Field(None, ge=1, description="CPU threads (default: all cores)")
+    threads: int | None = Field(None, ge=1, le=4096, description="CPU threads (default: all cores)")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the model computes")
+
+    @field_validator("name")
+    @classmethod
+    def _one_directory(cls, name: str) -> str:
+        """A run never leaves the directory of runs, nor is it that directory."""
+        if name.strip() in ("", ".", "..") or "/" in name or not name.isprintable() or len(name.encode()) > 200:
+            raise ValueError("not the name of a directory: letters, digits, - and _ make one")
+        return name
 
 
 class MinHashSection(Section):
@@ -164,7 +186,7 @@ class TokenizerSection(Section):
     """Train a tokenizer on the corpus, or load one."""
 
     path: str | None = Field(None, description="a tiktoken .model or a tokenizer.json; default: train one")
-    vocab_size: int = Field(4096, ge=300, description="size when trained, special tokens included")
+    vocab_size: int = Field(4096, ge=300, le=1 << 24, description="size when trained, special tokens included")
     num_special: int = Field(16, ge=12, le=256, description="special tokens when trained (Llama 3 has 256)")
     sample_bytes: int = Field(8_000_000, ge=1000, description="text the training sees")
 
@@ -187,16 +209,18 @@ class ModelSection(Section):
         None, description="a released model to start from: a Hugging Face or Meta directory, or a .gguf file"
     )
     preset: str = Field("tiny", description="see llama3.model.config.PRESETS")
-    dim: int | None = Field(None, ge=8, description="width of the residual stream")
-    n_layers: int | None = Field(None, ge=1, description="transformer blocks")
-    n_heads: int | None = Field(None, ge=1, description="query heads")
-    n_kv_heads: int | None = Field(None, ge=1, description="key and value heads, shared by groups of query heads")
-    ffn_dim: int | None = Field(None, ge=8, description="width of the SwiGLU hidden layer")
+    dim: int | None = Field(None, ge=8, le=1 << 20, description="width of the residual stream")
+    n_layers: int | None = Field(None, ge=1, le=1 << 14, description="transformer blocks")
+    n_heads: int | None = Field(None, ge=1, le=1 << 16, description="query heads")
+    n_kv_heads: int | None = Field(
+        None, ge=1, le=1 << 16, description="key and value heads, shared by groups of query heads"
+    )
+    ffn_dim: int | None = Field(None, ge=8, le=1 << 24, description="width of the SwiGLU hidden layer")
     rope_theta: float | None = Field(None, gt=0, description="base of the rotary frequencies")
     rope_scaling: RopeScalingSection | None = None
     norm_eps: float | None = Field(None, gt=0, description="epsilon of RMSNorm")
     tied: bool | None = Field(None, description="input and output embedding are one matrix")
-    max_seq_len: int | None = Field(None, ge=8, description="longest sequence the model is made for")
+    max_seq_len: int | None = Field(None, ge=8, le=1 << 30, description="longest sequence the model is made for")
 
 
 class ParallelismSection(Section):
@@ -249,8 +273,8 @@ class PhaseSection(Section):
 
     steps: int | None = Field(None, ge=1, description="steps of the phase")
     tokens: int | None = Field(None, ge=1, description="in place of steps: so many tokens, in whole steps")
-    batch: int | None = Field(None, ge=1, description="rows per step over all ranks")
-    seq_len: int | None = Field(None, ge=8, description="tokens per row")
+    batch: int | None = Field(None, ge=1, le=1 << 24, description="rows per step over all ranks")
+    seq_len: int | None = Field(None, ge=8, le=1 << 30, description="tokens per row")
     mix: dict[str, float] = Field(default_factory=dict, description="weight of each source; default: data.mix")
     lr: float | None = Field(None, gt=0, description="peak of a new curve; default: the rate that was reached")
     final_lr: float | None = Field(None, ge=0, le=1, description="end of the curve as a share of its peak")
@@ -272,8 +296,8 @@ class PretrainSection(OptimizerSection):
 
     algorithm: AlgorithmSlot = Slot(name="next_token")
     steps: int = Field(1000, ge=1, description="steps of a phase")
-    batch: int = Field(16, ge=1, description="rows per step over all ranks")
-    seq_len: int = Field(512, ge=8, description="tokens per row")
+    batch: int = Field(16, ge=1, le=1 << 24, description="rows per step over all ranks")
+    seq_len: int = Field(512, ge=8, le=1 << 30, description="tokens per row")
     schedule: Curve = Field("cosine", description="how the learning rate goes from its peak to its end")
     phases: list[PhaseSection] = Field(
         default_factory=lambda: [PhaseSection()], min_length=1, description="what follows what; default: one phase"
@@ -295,7 +319,7 @@ class RejectSection(Section):
     samples: int = Field(10, ge=1, le=64, description="K")
     temperature: float = Field(1.0, gt=0, description="of sampling")
     top_p: float = Field(1.0, gt=0, le=1, description="smallest set of tokens with this probability is sampled from")
-    max_tokens: int = Field(64, ge=1, description="longest answer")
+    max_tokens: int = Field(64, ge=1, le=1 << 30, description="longest answer")
     precision: SamplingPrecision = Field(
         "auto", description="of sampling; auto: what this machine multiplies few rows faster in"
     )
@@ -311,7 +335,7 @@ class RejectSection(Section):
 class LoRASection(Section):
     """Low-rank adapters: the weights stay frozen and serve as the reference (Hu et al. 2021)."""
 
-    rank: int = Field(16, ge=1, description="rank of the update of each matrix")
+    rank: int = Field(16, ge=1, le=1 << 16, description="rank of the update of each matrix")
     alpha: float = Field(32.0, gt=0, description="the update is scaled by alpha / rank")
     rslora: bool = Field(False, description="scale by alpha / sqrt(rank) instead")
     targets: tuple[str, ...] = Field(
@@ -338,7 +362,7 @@ class SFTSection(OptimizerSection):
     teacher: TeacherSection | None = _TEACHER
     lora: LoRASection | None = _LORA
     epochs: int = Field(2, ge=1, description="passes over the examples")
-    batch: int = Field(64, ge=1, description="examples per step over all ranks")
+    batch: int = Field(64, ge=1, le=1 << 24, description="examples per step over all ranks")
 
 
 class PreferSection(OptimizerSection):
@@ -350,12 +374,12 @@ class PreferSection(OptimizerSection):
     samples: int = Field(8, ge=2, le=64, description="answers per prompt from which pairs are made")
     temperature: float = Field(1.0, gt=0, description="of sampling")
     top_p: float = Field(1.0, gt=0, le=1, description="smallest set of tokens with this probability is sampled from")
-    max_tokens: int = Field(64, ge=1, description="longest answer")
+    max_tokens: int = Field(64, ge=1, le=1 << 30, description="longest answer")
     sampling_precision: SamplingPrecision = Field(
         "auto", description="of sampling; auto: what this machine multiplies few rows faster in"
     )
     epochs: int = Field(1, ge=1, description="passes over the pairs")
-    batch: int = Field(32, ge=1, description="pairs per step over all ranks")
+    batch: int = Field(32, ge=1, le=1 << 24, description="pairs per step over all ranks")
 
 
 class RewardSection(OptimizerSection):
@@ -364,7 +388,7 @@ class RewardSection(OptimizerSection):
     algorithm: AlgorithmSlot = Slot(name="reward_model")
     lora: LoRASection | None = _LORA
     epochs: int = Field(1, ge=1, description="passes over the pairs")
-    batch: int = Field(32, ge=1, description="pairs per step over all ranks")
+    batch: int = Field(32, ge=1, le=1 << 24, description="pairs per step over all ranks")
 
 
 class PostTrainingSection(Section):
@@ -409,7 +433,7 @@ class EvaluationSection(Section):
         ],
     )
     limit: int = Field(400, ge=1, description="held-out tasks per evaluation, at most")
-    max_tokens: int = Field(64, ge=1, description="longest answer")
+    max_tokens: int = Field(64, ge=1, le=1 << 30, description="longest answer")
 
 
 Margin = Annotated[float, Field(gt=0, lt=1)]

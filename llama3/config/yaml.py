@@ -24,6 +24,14 @@ NO_VALUE = ConfigError.declare(
     "L3-CFG-015", "nothing after the colon", fix="write a value, {{}} or null, or delete the key"
 )
 
+TOO_DEEP = ConfigError.declare("L3-CFG-017", "values stand in each other more than {most} deep", fix="write it flatter")
+LONG_NUMBER = ConfigError.declare(
+    "L3-CFG-018", "a number of {digits} digits", fix="numbers have at most 300 digits; put a text in quotes"
+)
+
+DEEPEST = 64
+"""Values that may stand in each other."""
+MOST_DIGITS = 300
 Path = tuple[str | int, ...]
 
 _INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
@@ -61,6 +69,8 @@ def parse(text: str, source: str = "<text>") -> Parsed:
         raise NOT_YAML(where, error=error.problem or error) from error
     except yaml.YAMLError as error:
         raise NOT_YAML(source, error=error) from error
+    except RecursionError:
+        raise TOO_DEEP(source, most=DEEPEST) from None
     if node is None:
         raise EMPTY(source)
     reader = _Reader(source)
@@ -88,6 +98,8 @@ class _Reader:
         if id(node) in self._seen:
             return self._refuse(ALIAS.problem(self._place(node, path)))
         self._seen.add(id(node))
+        if len(path) > DEEPEST:
+            return self._refuse(TOO_DEEP.problem(f"{self.source}:{_position(node.start_mark)}", most=DEEPEST))
         self.marks.setdefault(path, _position(node.start_mark))
         if isinstance(node, yaml.MappingNode) and node.tag == "tag:yaml.org,2002:map":
             return self._mapping(node, path)
@@ -121,6 +133,8 @@ class _Reader:
             return self._refuse(NO_VALUE.problem(self._place(node, path)))
         if text in _SPECIAL:
             return _SPECIAL[text]
+        if len(text) > MOST_DIGITS and (_INT.fullmatch(text) or _FLOAT.fullmatch(text)):
+            return self._refuse(LONG_NUMBER.problem(self._place(node, path), digits=len(text)))
         if _INT.fullmatch(text):
             return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
         return float(text) if _FLOAT.fullmatch(text) else text

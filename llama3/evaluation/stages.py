@@ -113,7 +113,7 @@ def measure(model: Llama, corpus: Artifact, options: EvaluateOptions, out: Stage
                 result = evaluator.run(subject, options.limit, options.seed)
                 lines = [json.dumps({"suite": slot.label, **row}, allow_nan=False) for row in result.samples]
                 metrics = json.loads(json.dumps({**result.metrics, "better": result.better}, allow_nan=False))
-            except Exception as error:  # of anybody's plugin
+            except (Exception, SystemExit) as error:  # of anybody's plugin
                 results[slot.label] = {"error": f"{type(error).__name__}: {error}"}
                 out.event("evaluator_failed", suite=slot.label, error=str(error))
                 continue

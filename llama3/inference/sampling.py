@@ -21,6 +21,8 @@ from llama3.errors import ConfigError, LlamaError
 OUT_OF_RANGE = ConfigError.declare("L3-GEN-001", "is {value}", why="it must be {rule}", fix="change it")
 NOT_FINITE = LlamaError.declare("L3-GEN-002", "the model's scores are not finite numbers", fix="use another checkpoint")
 
+MOST_ANSWERS = 65_536
+"""Answers per prompt. Each waits for its turn in memory."""
 CDF_BLOCK = 256
 """Tokens whose probabilities are summed before one of them is looked for."""
 
@@ -51,7 +53,7 @@ class Sampling:
             (0 <= self.temperature < float("inf"), "temperature", "0 or more"),
             (0 < self.top_p <= 1, "top_p", "above 0 and at most 1"),
             (self.top_k >= 0, "top_k", "0 or more"),
-            (self.n >= 1, "n", "at least 1"),
+            (1 <= self.n <= MOST_ANSWERS, "n", f"from 1 to {MOST_ANSWERS:,}"),
             (0 <= self.seed < 2**64, "seed", "from 0 to 2^64 - 1"),
         ]
         problems = [

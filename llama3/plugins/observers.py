@@ -35,7 +35,7 @@ class Observers:
             try:
                 wanted = {name: copy.deepcopy(facts[name]) for name in implementation.argnames}
                 implementation.function(**wanted)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 if self._strict:
                     raise
                 self._off.add(implementation.plugin_name)

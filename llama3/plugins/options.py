@@ -36,9 +36,14 @@ def problems_of(
             near = did_you_mean(str(item["loc"][-1]), known) or f"known here: {', '.join(sorted(known))}"
             problems.append(UNKNOWN_KEY.problem(place, near=near))
         else:
-            got = "" if isinstance(item["input"], dict | list) else f"got {item['input']!r}"
+            got = "" if isinstance(item["input"], dict | list) else f"got {_brief(item['input'])}"
             problems.append(BAD_VALUE.problem(place, message=_sentence(item["msg"]), got=got))
     return problems
+
+
+def _brief(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:97]}..."
 
 
 def _sentence(message: str) -> str:

@@ -19,7 +19,7 @@ from llama3.plugins.loader import BUILT_IN, Broken, Discovery, Offer, load_plugi
 from llama3.plugins.observers import Observers
 from llama3.plugins.options import Loc, problems_of
 from llama3.plugins.specs import API_VERSION, PluginSpec
-from llama3.plugins.targets import describe, fix_for, resolve
+from llama3.plugins.targets import describe, fix_for, resolve, tried_to_exit
 
 NO_SUCH_FAMILY = PluginError.declare("L3-PLG-010", "no such family", why="{near}")
 UNKNOWN = PluginError.declare(
@@ -186,6 +186,8 @@ class Registry:
             return model.model_validate(values)
         except ValidationError as error:
             raise ConfigError.of(problems_of(error, model, where, prefix)) from error
+        except SystemExit as error:
+            raise tried_to_exit(error) from error
 
     def build(self, family: str, name: str, options: Mapping[str, Any] | BaseModel | None = None) -> Any:
         """The object that the plugin's factory makes of its checked options.
@@ -200,7 +202,7 @@ class Registry:
             return factory() if checked is None else factory(checked)
         except LlamaError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             fix = fix_for(error, offer.dist if offer.dist != BUILT_IN else "")
             raise FACTORY_FAILED(owner, target=offer.spec.factory, error=describe(error), fix=fix) from error
 

@@ -14,6 +14,13 @@ NOT_A_TARGET = PluginError.declare(
 IMPORT_FAILED = PluginError.declare("L3-PLG-002", "import failed", why="{error}", fix="{fix}")
 NO_SUCH_NAME = PluginError.declare("L3-PLG-003", "no such name in the module", why="{error}")
 
+EXITED = PluginError.declare(
+    "L3-PLG-022",
+    "tried to end the program ({error})",
+    why="a plugin raises an exception where it cannot go on; it does not exit",
+    fix="tell its author, or choose another",
+)
+
 TARGET = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*(:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*)?")
 """A module, or a module and an attribute of it."""
 
@@ -38,6 +45,15 @@ def resolve(target: str, *, owner: str = "") -> Any:
         except AttributeError as error:
             raise NO_SUCH_NAME(where, error=error) from error
     return found
+
+
+def tried_to_exit(error: SystemExit) -> PluginError:
+    """The failure of a plugin that called `sys.exit`, at the place where it did: nothing of ours does within a run."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    where = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace is not None else "a plugin"
+    return EXITED(where, error=describe(error))
 
 
 def describe(error: BaseException) -> str:

@@ -239,8 +239,10 @@ class Trainer:
         self.progress.tokens += tokens
         self.throughput.add(tokens)
         if any_dropped:
-            for why, count in self.context.sum_by_name(dropped).items():
-                self.progress.dropped[why] = self.progress.dropped.get(why, 0) + int(count)
+            told, so_far = self.context.sum_by_name(dropped), self.progress.dropped
+            self.progress.dropped = {
+                why: so_far.get(why, 0) + int(told.get(why, 0)) for why in sorted({*so_far, *told})
+            }
 
     def numbered(self, batch: Batch) -> Batch:
         """With the numbers of its trees among those of all ranks, which take turns: per_tree["number"]."""
@@ -326,7 +328,8 @@ class Trainer:
             }
             | {f"dropped/{why}": count for why, count in progress.dropped.items()}
         )
-        progress.metrics = {name: value for name, value in metrics.items() if math.isfinite(value)}
+        # In the order in which a checkpoint gives them back: a run that is resumed at its end makes the same bytes.
+        progress.metrics = {name: metrics[name] for name in sorted(metrics) if math.isfinite(metrics[name])}
         if self.context.is_main:
             metrics["tokens_per_second"] = self.throughput.read()
             self.reporter.logged(progress.step, metrics, watch.samples() if watch is not None else ())

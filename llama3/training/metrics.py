@@ -61,7 +61,7 @@ class Loggers:
             name, logger = entry
             try:
                 getattr(logger, method)(*args)
-            except Exception as error:  # whatever a third party raises: training matters more
+            except (Exception, SystemExit) as error:  # whatever a third party raises: training matters more
                 self._loggers.remove(entry)
                 log.warning("logger %r failed in %s() and is off from now on: %r", name, method, error)
 

@@ -8,8 +8,10 @@ rule's recorded statistic.
 
 from __future__ import annotations
 
+from typing import Self
+
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from llama3.data.documents import FEATURES, DocumentBatch, Judgement
 from llama3.errors import did_you_mean
@@ -24,6 +26,12 @@ class Bound(BaseModel):
 
     min: float | None = None
     max: float | None = None
+
+    @model_validator(mode="after")
+    def _lets_something_through(self) -> Self:
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"no value is at least {self.min:g} and at most {self.max:g}")
+        return self
 
 
 PROSE = {

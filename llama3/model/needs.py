@@ -1,0 +1,119 @@
+"""How much memory training a model needs at least, and how much there is: what cannot fit is refused before any work.
+
+Only what is certain is counted: weights, gradients and the two moments of AdamW, in float32. Activations, a frozen
+reference and caches come on top. Torch-free.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from llama3.config.schema import Config, LoRASection, PostTrainingSection
+from llama3.errors import DoesNotFit, Problem
+from llama3.model.config import ModelConfig
+
+TOO_LARGE = DoesNotFit.declare(
+    "L3-MEM-001",
+    "{work} needs at least {needed} of memory, {place} has {there}",
+    why="{parameters:,} parameters take {each} bytes each: {parts}",
+    fix="choose a smaller model{further}, or a machine with more memory",
+)
+NOT_LOADED = DoesNotFit.declare(
+    "L3-MEM-002",
+    "the model needs at least {needed} of memory, {place} has {there}",
+    why="{parameters:,} parameters take {each} bytes each",
+    fix="use a smaller model, or a machine with more memory",
+)
+
+WEIGHT = 4
+"""Bytes of a parameter in float32."""
+TRAINED = 4 * WEIGHT
+"""The weight, its gradient and two moments."""
+_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What one kind of work needs for each parameter of the model."""
+
+    work: str
+    each: int
+    lora: bool = False
+
+    def problem(self, model: ModelConfig, there: int, place: str, share: float = 1.0) -> Problem | None:
+        """What is wrong where `there` bytes do not hold the `share` of the model that lies on this machine."""
+        parameters = model.num_params()
+        needed = int(self.each * parameters * share)
+        if needed <= there:
+            return None
+        parts = "weight, gradient and two moments of AdamW in float32" if self.each == TRAINED else "in float32"
+        return TOO_LARGE.problem(
+            "model",
+            work=self.work,
+            needed=size(needed),
+            place=place,
+            there=size(there),
+            parameters=parameters,
+            each=self.each,
+            parts=parts,
+            further=" or LoRA (post_training.sft.lora, post_training.prefer.lora)" if self.lora else "",
+        )
+
+
+def needs(config: Config) -> list[Need]:
+    """What a run certainly does with its model, as far as memory is concerned."""
+    if config.model.path is None:
+        return [Need("pretraining", TRAINED)]
+    return [Need("evaluation", WEIGHT), *_finetuning(config.post_training)]
+
+
+def _finetuning(post: PostTrainingSection) -> list[Need]:
+    loras: Mapping[str, LoRASection | None] = {"finetuning": post.sft.lora, "preference": post.prefer.lora}
+    full = [name for name, lora in loras.items() if lora is None]
+    # Own rows go to one of the two stages: which is not known before they are read.
+    certain = len(full) == len(loras) if post.data is not None else post.rounds > 0 and bool(full)
+    return [Need("finetuning all weights", TRAINED, lora=True)] if certain else []
+
+
+def shortage(config: Config, model: ModelConfig, there: int, place: str, share: float = 1.0) -> list[Problem]:
+    """The worst that does not fit, if anything."""
+    found = [need.problem(model, there, place, share) for need in needs(config)]
+    return [problem for problem in found if problem][-1:]
+
+
+def local_share(config: Config, environ: Mapping[str, str] = os.environ) -> float:
+    """How much of the model the processes on this machine hold together: all, or their share of a sharded one."""
+    world, local = (_count(environ, name) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+    return min(local, world) / world if environ.get("LOCAL_WORLD_SIZE") else 1.0
+
+
+def _count(environ: Mapping[str, str], name: str) -> int:
+    text = environ.get(name, "")
+    return max(int(text), 1) if text.isdecimal() else 1
+
+
+def memory_here() -> int | None:
+    """Bytes that this process may use: the machine's, or the limit of a container or a shell where that is lower."""
+    try:
+        found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    except (ValueError, OSError, AttributeError):
+        return None
+    for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA):
+        limit, _ = resource.getrlimit(kind)
+        found += [limit] if limit != resource.RLIM_INFINITY else []
+    for file in _LIMITS:
+        try:
+            text = Path(file).read_text().strip()
+        except OSError:
+            continue
+        found += [int(text)] if text.isdecimal() else []
+    return min(found)
+
+
+def size(count: int) -> str:
+    """A number of bytes for people."""
+    return f"{count / 1e9:,.1f} GB" if count >= 1e8 else f"{count / 1e6:,.1f} MB"
