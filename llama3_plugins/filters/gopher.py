@@ -11,8 +11,8 @@ from __future__ import annotations
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from llama3.data.documents import FEATURES, DocumentBatch, Judgement
 from llama3.errors import did_you_mean
+from llama3.filters import FEATURES, DocumentBatch, Judgement
 
 FARTHEST = 1e6
 
