@@ -11,12 +11,22 @@ from typing import Annotated, Any
 
 import typer
 
+from llama3.cli import completion
+
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a value, such as pretrain.steps=10. Repeatable."),
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Override a value, such as pretrain.steps=10. Repeatable.",
+        autocompletion=completion.overrides,
+    ),
 ]
-ConfigArgument = Annotated[str, typer.Argument(metavar="CONFIG", help="A file, the name of a preset, or a run.")]
+ConfigArgument = Annotated[
+    str,
+    typer.Argument(metavar="CONFIG", help="A file, the name of a preset, or a run.", autocompletion=completion.configs),
+]
 
 
 def print_json(data: Any) -> None:
