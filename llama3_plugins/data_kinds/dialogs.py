@@ -7,14 +7,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from llama3.data_kinds import (
+    DataKind,
+    DialogExample,
+    Row,
+    UserRow,
+    Writer,
+    as_prompt,
+    dialog_example,
+    read_answer,
+    read_messages,
+    read_prompt,
+)
 from llama3.errors import DataError
-from llama3.posttraining.examples import DialogExample, dialog_example
-from llama3.tasks.data_kind import DataKind, Row, UserRow, Writer
-from llama3.tasks.user_rows import as_prompt, read_answer, read_messages, read_prompt
 
 if TYPE_CHECKING:
-    from llama3.model.batch import Batch
-    from llama3.tokenizer import Tokenizer
+    from llama3.data_kinds import Batch, Tokenizer
 
 MORE_COLUMNS = DataError.declare("L3-OWN-031", "messages hold the whole dialog", fix="remove prompt and completion")
 NO_ANSWER = DataError.declare(
@@ -52,7 +60,7 @@ class Dialogs(DataKind[DialogExample]):
 
     def collate(self, examples: Sequence[DialogExample]) -> Batch:
         """One tree per dialog. Column: per_target["is_format"]."""
-        from llama3.posttraining.packing import pack_answers
+        from llama3.data_kinds import pack_answers
 
         return pack_answers([(example.prompt, [example.answer]) for example in examples])
 

@@ -9,16 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from llama3.data_kinds import AnswerTokens, DataKind, Row, UserRow, Writer, answer_example, read_answer, read_prompt
 from llama3.errors import DataError
-from llama3.posttraining.examples import AnswerTokens, answer_example
-from llama3.tasks.data_kind import DataKind, Row, UserRow, Writer
-from llama3.tasks.user_rows import read_answer, read_prompt
 from llama3_plugins.data_kinds.labels import label_row
 from llama3_plugins.data_kinds.prompts import task_rows
 
 if TYPE_CHECKING:
-    from llama3.model.batch import Batch
-    from llama3.tokenizer import Tokenizer
+    from llama3.data_kinds import Batch, Tokenizer
 
 SAME_TOKENS = DataError.declare("L3-DLG-003", "two answers are the same", fix="drop the pair, or the edit")
 SAME_ANSWERS = DataError.declare(
@@ -85,7 +82,7 @@ class Pairs(DataKind[PairExample]):
 
     def collate(self, examples: Sequence[PairExample]) -> Batch:
         """One tree per pair, chosen before rejected. Column: per_target["is_format"]."""
-        from llama3.posttraining.packing import pack_answers
+        from llama3.data_kinds import pack_answers
 
         return pack_answers([(pair.prompt, [pair.chosen, pair.rejected]) for pair in examples])
 

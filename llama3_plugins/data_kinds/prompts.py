@@ -8,15 +8,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from llama3.data_kinds import (
+    OF_EVERY_KIND,
+    Custom,
+    DataKind,
+    Row,
+    Task,
+    UserRow,
+    Writer,
+    prompt_digest,
+    prompt_ids,
+    read_prompt,
+)
 from llama3.errors import DataError
-from llama3.posttraining.examples import prompt_ids
-from llama3.tasks import Custom, Task, prompt_digest
-from llama3.tasks.data_kind import DataKind, Row, UserRow, Writer
-from llama3.tasks.user_rows import OF_EVERY_KIND, read_prompt
 
 if TYPE_CHECKING:
-    from llama3.model.batch import Batch
-    from llama3.tokenizer import Tokenizer
+    from llama3.data_kinds import Batch, Tokenizer
 
 NOTHING_ASKED = DataError.declare("L3-OWN-020", "the prompt ends with the {role}", fix="end it with the user")
 
@@ -67,7 +74,7 @@ class Prompts(DataKind[PromptExample]):
 
     def collate(self, examples: Sequence[PromptExample]) -> Batch:
         """One root per prompt, without targets. Column: per_tree["example"]."""
-        from llama3.posttraining.packing import pack_answers
+        from llama3.data_kinds import pack_answers
 
         return pack_answers(
             [(example.prompt, []) for example in examples],

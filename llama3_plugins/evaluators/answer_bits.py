@@ -14,14 +14,20 @@ from pathlib import Path
 import torch
 
 from llama3.errors import DataError
-from llama3.evaluation.evaluator import Result, Subject
-from llama3.inference.llama import Llama
-from llama3.model.score import score
-from llama3.posttraining.examples import DialogExample, dialog_example
-from llama3.posttraining.packing import pack_answers
-from llama3.posttraining.services import chunks
-from llama3.tasks import prompt_digest
-from llama3.tasks.user_data import Line, by_split, read_lines
+from llama3.evaluators import (
+    DialogExample,
+    Line,
+    Llama,
+    Result,
+    Subject,
+    by_split,
+    chunks,
+    dialog_example,
+    pack_answers,
+    prompt_digest,
+    read_lines,
+    score,
+)
 from llama3_plugins.evaluators.options import AnswerBitsOptions
 
 NO_ANSWER = DataError.declare(

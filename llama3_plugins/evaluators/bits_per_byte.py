@@ -15,10 +15,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from llama3.evaluation.evaluator import Result, Subject, texts
-from llama3.inference.llama import Llama
-from llama3.model.batch import Batch, Segment, Tree
-from llama3.model.score import score
+from llama3.evaluators import Batch, Llama, Result, Segment, Subject, Tree, score, texts
 from llama3_plugins.evaluators.options import BitsPerByteOptions
 
 BATCH_TOKENS = 8192

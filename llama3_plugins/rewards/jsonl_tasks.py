@@ -26,11 +26,20 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from llama3.errors import DataError, Problem, did_you_mean
-from llama3.tasks import NotEnoughTasks, Split, Task, prompt_digest
-from llama3.tasks.extraction import extract
-from llama3.tasks.rewards import Example
-from llama3.tasks.sandbox import Limits, Program, run_programs
-from llama3.tasks.user_data import Line, by_split, read_lines
+from llama3.rewards import (
+    Example,
+    Limits,
+    Line,
+    NotEnoughTasks,
+    Program,
+    Split,
+    Task,
+    by_split,
+    extract,
+    prompt_digest,
+    read_lines,
+    run_programs,
+)
 from llama3_plugins.data_kinds.prompts import REWARD, task_of
 
 NO_TASK = DataError.declare("L3-JSL-001", "a row of {kind} is no task", fix="give prompt and answer")
