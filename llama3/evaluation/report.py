@@ -76,6 +76,7 @@ def build_report(
         "contamination": contamination.metrics,
         "examples": _examples(evaluations, tasks),
         "funnel": _funnel(corpus.metrics["funnel"]),
+        "losses": corpus.metrics.get("losses", []),
         "loss": curves(rows, "loss"),
         "rollouts": _of_answers(rows, drawn, "stage"),
         "curves": {"loss": curves(rows, "loss", "key"), **_of_answers(rows, drawn, "key")},

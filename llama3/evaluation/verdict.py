@@ -51,14 +51,14 @@ def verdict_of(report: Mapping[str, Any]) -> dict[str, Any]:
     audit = report["audit"]
     if audit is None:
         title = f"{after.capitalize()}: raised from raw text, so there is no earlier model to hold it against"
-        return {"state": "none", "title": title, "lines": [*_changes(report), *_leaks(report)]}
+        return {"state": "none", "title": title, "lines": [*_changes(report), *_warnings(report)]}
     lost = [f"{name}: {row['why']}" for name, row in audit["suites"].items() if row["passed"] is not True]
     if audit["passed"] is True:
         title = f"Passed: nothing that was measured got worse by more than its margin; {after}"
-        return {"state": "passed", "title": title, "lines": [*_changes(report), *_leaks(report)]}
+        return {"state": "passed", "title": title, "lines": [*_changes(report), *_warnings(report)]}
     count = f"{len(lost)} of {len(audit['suites'])} suites" if audit["suites"] else "nothing could be compared"
     title = f"Failed: {count}; not released"
-    return {"state": "failed", "title": title, "lines": [*audit["faults"], *lost, *_leaks(report)]}
+    return {"state": "failed", "title": title, "lines": [*audit["faults"], *lost, *_warnings(report)]}
 
 
 def _changes(report: Mapping[str, Any]) -> Iterator[str]:
@@ -75,7 +75,10 @@ def _changes(report: Mapping[str, Any]) -> Iterator[str]:
         yield f"Bits per byte of held-out text: {bits['base']:.3f} by base, {bits['final']:.3f} by final ({way})."
 
 
-def _leaks(report: Mapping[str, Any]) -> Iterator[str]:
+def _warnings(report: Mapping[str, Any]) -> Iterator[str]:
+    """What makes the figures worth less than they seem."""
     for role, found in report["contamination"].items():
         if role != "text" and found.get("contaminated"):
             yield f"{found['contaminated']} of {found['n']} held-out tasks stand in the training {role}."
+    if lost := sum(row["count"] for row in report.get("losses", ())):
+        yield f"{lost:,} records of the input could not be read (see below)."

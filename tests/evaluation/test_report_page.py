@@ -34,6 +34,9 @@ FULL: dict[str, Any] = {
         "base": {"tasks": {"pass_rate": RATE, "better": "higher"}, "text": {"bits_per_byte": 1.9, "better": "lower"}},
         "final": {"tasks": {"pass_rate": RATE, "better": "higher"}, "text": {"error": "ValueError: <no>"}},
     },
+    "losses": [
+        {"source": "files", "reason": "not <text>", "count": 1200, "examples": [{"where": "a.txt", "detail": "byte 3"}]}
+    ],
     "examples": [
         {
             "family": "sums",
@@ -202,6 +205,13 @@ def test_every_suite_is_shown_and_one_that_failed_says_why():
     assert "60.0 %" in rows[1][3]
     assert "n = 100" in rows[1][3]
     assert rows[2] == ["text", "bits_per_byte", "lower", "1.9", "failed: ValueError: <no>"]
+
+
+def test_input_that_was_lost_is_told_with_its_reason():
+    rows = [[cell.text for cell in row.all("th") + row.all("td")] for row in page().section("lost").all("tr")]
+    assert rows[1] == ["files", "not <text>", "1,200", "a.txt: byte 3"]
+    assert page(losses=[]).section("lost") is None
+    assert "1,200 records of the input could not be read (see below)." in of(None, losses=FULL["losses"])["lines"]
 
 
 def test_the_curves_of_all_rounds_are_drawn():
