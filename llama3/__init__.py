@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llama3 import errors
@@ -48,11 +49,17 @@ def run(config: str | os.PathLike[str] | Mapping[str, Any] | Loaded, overrides: 
     return recipe.run(loaded)
 
 
-def load(path: str | os.PathLike[str], *, device: str = "auto") -> Llama:
+def load(path: str | os.PathLike[str], *, device: str = "auto", guarded: bool = True) -> Llama:
     """A model with its tokenizer, ready to generate: a checkpoint, a release, or a run (its final model).
 
     device: "cpu", "cuda", or "auto": the GPU where there is one
-    """
-    from llama3.inference.llama import Llama
+    guarded: put the guards in front of a release that it was released with (its policy.json)
 
-    return Llama.load(os.fspath(path), device=device)
+    Raises:
+        llama3.errors.LlamaError: no model, a damaged one, or a release whose guards cannot stand.
+    """
+    from llama3.inference.llama import Llama, find_model
+    from llama3.safety.carried import open_carried
+
+    guard = open_carried(find_model(Path(path))) if guarded else None
+    return Llama.load(os.fspath(path), device=device, guard=guard)

@@ -31,6 +31,12 @@ from llama3.model.precision import ComputePrecision, Probe, probe
 from llama3.plugins.registry import discover
 from llama3.training.ranks import Ranks
 
+STOPPED_BETWEEN = Interrupted.declare(
+    "L3-RUN-007",
+    "stopped between two stages",
+    why="finished stages are kept",
+    fix="give the same command to go on",
+)
 PRECISION_FILE = "precision.json"
 """What a run computes in where its config leaves that to the machine: {work: {precision, gflops}}."""
 
@@ -55,24 +61,37 @@ class Executor:
         torch.set_num_threads(threads)
         _core.set_num_threads(threads)
         if self._ranks.leads:
-            self.run.open()
+            self.run.__enter__()
+        try:
+            self._begin()
+        except BaseException as error:
+            self.__exit__(type(error), error, error.__traceback__)
+            raise
+        return self
+
+    def _begin(self) -> None:
+        if self._ranks.leads:
             plugins = [PluginUse(**row) for row in self._loaded.plugins()]
             self.run.describe(self._loaded.to_yaml(), self._loaded.origins_json(), plugins)
             config = self.config.model_dump(mode="json")
             self._observers.notify("llama3_run_start", run_dir=self.run.path, config=config)
         self.config = settled(self.config, self._precision)
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if not self._ranks.leads:
             return
-        stopped = isinstance(error, Interrupted | KeyboardInterrupt)
+        between = isinstance(error, KeyboardInterrupt)  # within a stage it is an Interrupted that names the stage
+        stopped = between or isinstance(error, Interrupted)
         status = "ok" if error is None else "interrupted" if stopped else "failed"
         why = None if error is None else str(error)
         self._observers.notify("llama3_run_end", run_dir=self.run.path, status=status, error=why)
-        self.run.close()
+        if between:
+            self.run.event("interrupted")
+        self.run.__exit__(kind, error, trace)
+        if between:
+            raise STOPPED_BETWEEN(self.run.path) from error
 
     def __call__(
         self, stage: Stage, key: str, options: BaseModel | None = None, /, **inputs: Artifact | None

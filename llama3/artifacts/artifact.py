@@ -3,7 +3,9 @@ come from.
 
 The identity of an artifact is the blake3 of its canonical manifest without `created`; the manifest holds
 the hash of every file and the identity of every parent, so one hash stands for the bytes and their whole
-history. Sizes are checked whenever an artifact is opened, hashes when its payload is first used (`path`).
+history. It stands outside the manifest too, in `COMMIT`, which is written last: what changes a figure of a manifest
+does not go unseen. Whenever an artifact is opened, its identity, its set of files and their sizes are checked: what
+the manifest does not list is never read. Hashes are checked when the payload is first used (`path`).
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from llama3 import _core
-from llama3.artifacts.files import canonical_json, write_json_atomic
+from llama3.artifacts.files import canonical_json, write_bytes_atomic, write_json_atomic
 from llama3.errors import ArtifactError, Problem
 
 _REBUILD = "restore the {part}, or remove the artifact and run the same command again: it is rebuilt"
@@ -43,6 +45,18 @@ OTHER_CONTENT = ArtifactError.declare(
     why="its blake3 is not the manifest's",
     fix=_REBUILD.format(part="file"),
 )
+UNSEALED = ArtifactError.declare(
+    "L3-ART-013",
+    "the manifest is not the one that was written",
+    why="its hash is {found}, {commit} says {sealed}",
+    fix=_REBUILD.format(part="manifest"),
+)
+STRAY = ArtifactError.declare(
+    "L3-ART-014",
+    "the {kind} is not the artifact's",
+    why="the manifest does not list it",
+    fix="move it out of the folder of the artifact; nothing is read but what the stage wrote",
+)
 NOT_LISTED = ArtifactError.declare("L3-ART-006", "the {type} has no file {name!r}", why="it has: {listed}")
 OTHER_TYPE = ArtifactError.declare("L3-ART-007", "this is a {type}, not a {kind}", fix="give the directory of a {kind}")
 NO_PLAIN_FILE = ArtifactError.declare("L3-ART-008", "an artifact holds plain files and directories only")
@@ -50,6 +64,7 @@ EMPTY = ArtifactError.declare("L3-ART-012", "the stage wrote no file")
 BAD_METRIC = ArtifactError.declare("L3-ART-011", "a metric is not a finite number, text, list or dict", why="{error}")
 
 MANIFEST = "manifest.json"
+COMMIT = "COMMIT"
 TYPES = frozenset(
     {
         "checkpoint",
@@ -179,7 +194,8 @@ class Manifest(_Part):
 
 
 class Artifact:
-    """A finished artifact on disk. Opening it reads the manifest and checks that every file has its size.
+    """A finished artifact on disk. Opening it reads the manifest and checks that it is the one that was sealed, and
+    that its files, and no others, are there with their sizes.
 
     Raises ArtifactError when the directory, its manifest or a file is not what it should be.
     """
@@ -187,8 +203,10 @@ class Artifact:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.location = Path(path).resolve()
         """The directory, unverified: for messages and listings. Read payload through `path`."""
-        self.manifest = _read_manifest(self.location)
+        self.manifest = read_manifest(self.location)
+        _check_seal(self.location, self.manifest)
         problems = [problem for entry in self.manifest.files for problem in self._size_problem(entry)]
+        problems += [STRAY.problem(path, kind=_kind(path)) for path in _strays(self.location, self.manifest)]
         if problems:
             raise ArtifactError.of(problems)
         self._verified = False
@@ -255,7 +273,64 @@ class Artifact:
         return f"<{self.type} {self.hash[:12]} at {self.location}>"
 
 
-def _read_manifest(location: Path) -> Manifest:
+def sealed_hash(location: Path) -> str:
+    """The identity that `COMMIT` vouches for, or "nothing"."""
+    try:
+        return (location / COMMIT).read_text("ascii").strip()[:64] or "nothing"
+    except (OSError, UnicodeDecodeError):
+        return "nothing"
+
+
+def _check_seal(location: Path, manifest: Manifest) -> None:
+    sealed = sealed_hash(location)
+    if manifest.hash != sealed:
+        raise UNSEALED(location / MANIFEST, found=manifest.hash[:12], commit=COMMIT, sealed=sealed[:12])
+
+
+def strays_of(location: Path) -> list[Path]:
+    """What lies in an artifact's directory and is not the artifact's: files that no stage wrote, links, devices."""
+    return _strays(location, read_manifest(location))
+
+
+def _strays(location: Path, manifest: Manifest) -> list[Path]:
+    listed = {entry.path for entry in manifest.files} | {MANIFEST, COMMIT}
+    found = []
+    for folder, inner, names in os.walk(location):
+        paths = [Path(folder, name) for name in names]
+        found += [path for path in paths if path.relative_to(location).as_posix() not in listed]
+        found += [path for name in inner if (path := Path(folder, name)).is_symlink()]
+    return sorted(found)
+
+
+def _kind(path: Path) -> str:
+    return "link" if path.is_symlink() else "file"
+
+
+def artifact_around(path: str | os.PathLike[str]) -> Artifact | None:
+    """The artifact that `path` is or lies in, its payload verified; None for what is in none.
+
+    Raises ArtifactError where it is damaged, or where `path` is not one of its own files or folders.
+    """
+    given = Path(path).resolve()
+    folder = next((place for place in (given, *given.parents) if _claims_to_be_one(place)), None)
+    if folder is None:
+        return None
+    artifact = Artifact(folder)
+    artifact.verify()
+    return artifact
+
+
+def _claims_to_be_one(folder: Path) -> bool:
+    """Whether a folder has what only artifacts have. Others have a manifest.json too."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return (folder / COMMIT).is_file() and (folder / MANIFEST).is_file()
+    return isinstance(manifest, dict) and {"config_hash", "parents", "files"} <= manifest.keys()
+
+
+def read_manifest(location: Path) -> Manifest:
+    """What stands in a manifest, whether or not it is sealed. Raises ArtifactError."""
     path = location / MANIFEST
     if not location.is_dir():
         raise NO_ARTIFACT(location, found="a file of that name" if location.exists() else "no such directory")
@@ -271,7 +346,7 @@ def _read_manifest(location: Path) -> Manifest:
 
 
 def write_manifest(folder: Path, request: StageRequest, code: Code, metrics: dict[str, Any]) -> Manifest:
-    """Hash the payload in `folder` and write its manifest beside it.
+    """Hash the payload in `folder`, write its manifest beside it, and last the seal on that.
 
     Raises ArtifactError when the payload is empty or holds anything but plain files and directories, or when
     a metric is not a JSON value.
@@ -294,7 +369,9 @@ def write_manifest(folder: Path, request: StageRequest, code: Code, metrics: dic
         "metrics": metrics,
     }
     write_json_atomic(folder / MANIFEST, content)
-    return Manifest.model_validate(content, strict=True)
+    manifest = Manifest.model_validate(content, strict=True)
+    write_bytes_atomic(folder / COMMIT, f"{manifest.hash}\n".encode("ascii"))
+    return manifest
 
 
 def _entry(folder: Path, name: str) -> FileEntry:
@@ -307,7 +384,7 @@ def _payload(folder: Path) -> list[str]:
     names = []
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
-        if path.is_symlink() or not (path.is_file() or path.is_dir()) or name == MANIFEST:
+        if path.is_symlink() or not (path.is_file() or path.is_dir()) or name in (MANIFEST, COMMIT):
             raise NO_PLAIN_FILE(path)
         if path.is_file():
             names.append(name)

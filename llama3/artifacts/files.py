@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 TEMPORARY_MARK = ".tmp-"
+_TEMPORARY = re.compile(r".+\.tmp-[0-9a-f]{1,8}")
 
 
 def canonical_json(value: Any) -> bytes:
@@ -120,12 +122,13 @@ def atomic_directory(target: Path) -> Iterator[Path]:
         raise
 
 
-def sweep(folder: Path) -> list[str]:
+def sweep(folder: Path, own: re.Pattern[str] = _TEMPORARY) -> list[str]:
     """Remove temporaries that a killed process left directly in `folder`; return their names.
 
-    Call it only while no other process writes there (see `run.RunLock`).
+    `own`: which names are ours, where others may write there too. Call it only while no other process of ours writes
+    there (see `run.RunLock`).
     """
-    stale = sorted(entry for entry in folder.iterdir() if TEMPORARY_MARK in entry.name)
+    stale = sorted(entry for entry in folder.iterdir() if own.fullmatch(entry.name))
     for entry in stale:
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry, ignore_errors=True)

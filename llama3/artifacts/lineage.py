@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +16,7 @@ from typing import Any, Literal
 from rich.markup import escape
 from rich.tree import Tree
 
-from llama3.artifacts.artifact import MANIFEST, Artifact, Manifest
+from llama3.artifacts.artifact import COMMIT, MANIFEST, Artifact, Manifest, read_manifest, sealed_hash
 from llama3.errors import ArtifactError
 
 NO_ARTIFACTS = ArtifactError.declare(
@@ -91,9 +92,9 @@ def trace(path: str | Path, *, search: Iterable[str | Path] = (), verify: bool =
     """
     starts = _starts(Path(path).resolve())
     folders = {start.parent for start in starts} | {Path(place).resolve() for place in search}
-    known = _index(folders)
+    known = _index(folders) | {_identity(start): start for start in starts}
     found: dict[str, LineageNode] = {}
-    nodes = [_node(None, Artifact(start).hash, known, verify, found) for start in starts]
+    nodes = [_node(None, _identity(start), known, verify, found) for start in starts]
     used = {parent.hash for node in found.values() for parent in node.parents}
     ends = [node for node in nodes if node.hash not in used]
     return sorted(ends, key=lambda node: node.manifest is None or node.manifest.type != "release")
@@ -107,25 +108,28 @@ def _starts(path: Path) -> list[Path]:
         if not links:
             raise NO_ARTIFACTS(path)
         return [link.resolve() for link in links]
-    inside = next((parent for parent in (path, *path.parents) if (parent / MANIFEST).is_file()), path)
-    return [Artifact(inside).location]
+    inside = next((parent for parent in (path, *path.parents) if (parent / MANIFEST).is_file()), None)
+    return [Artifact(path).location if inside is None else inside]
 
 
 def _index(folders: Iterable[Path]) -> dict[str, Path]:
-    """Artifacts lying directly in `folders`, by identity. What is no artifact, or damaged beyond reading,
-    is skipped.
+    """Artifacts lying directly in `folders`, by the identity that was sealed: so one whose manifest was changed since
+    is found, and found to be damaged.
     """
     found: dict[str, Path] = {}
     for folder in sorted(folders):
         for manifest in sorted(folder.glob(f"*/{MANIFEST}")):
-            if manifest.parent.is_symlink():
-                continue
-            try:
-                content = Manifest.model_validate_json(manifest.read_bytes())
-            except (ValueError, OSError):
-                continue
-            found.setdefault(content.hash, manifest.parent)
+            if not manifest.parent.is_symlink():
+                found.setdefault(_identity(manifest.parent), manifest.parent)
     return found
+
+
+def _identity(folder: Path) -> str:
+    """What is sealed, or where no seal is left what the manifest says of itself."""
+    with suppress(ArtifactError):
+        if not (folder / COMMIT).exists():
+            return read_manifest(folder).hash
+    return sealed_hash(folder)
 
 
 def _node(
@@ -143,15 +147,23 @@ def _look(identity: str, known: dict[str, Path], verify: bool, found: dict[str, 
     path = known.get(identity)
     if path is None:
         return LineageNode(None, identity, "missing", problem="not found beside the artifacts made from it")
-    manifest = Manifest.model_validate_json((path / MANIFEST).read_bytes())
-    parents = tuple(_node(parent.role, parent.hash, known, verify, found) for parent in manifest.parents)
+    manifest, problem = _open(path, verify)
+    above = manifest.parents if manifest else ()
+    parents = tuple(_node(parent.role, parent.hash, known, verify, found) for parent in above)
+    return LineageNode(None, identity, "damaged" if problem else "ok", path, manifest, parents, problem)
+
+
+def _open(path: Path, verify: bool) -> tuple[Manifest | None, str]:
+    """The manifest of an artifact, as far as it can be read, and what is wrong."""
     try:
         artifact = Artifact(path)
         if verify:
             artifact.verify()
+        return artifact.manifest, ""
     except ArtifactError as error:
-        return LineageNode(None, identity, "damaged", path, manifest, parents, str(error))
-    return LineageNode(None, identity, "ok", path, manifest, parents)
+        with suppress(ArtifactError):
+            return read_manifest(path), str(error)
+        return None, str(error)
 
 
 def summary(nodes: Sequence[LineageNode], *, verified: bool = False) -> list[tuple[str, str]]:
@@ -218,7 +230,7 @@ def _grow(tree: Tree, node: LineageNode, shown: set[str]) -> None:
 def _label(node: LineageNode) -> str:
     role = f"[dim]{escape(node.role)}:[/] " if node.role else ""
     if node.manifest is None:
-        return f"{role}[red]missing[/] {node.hash[:12]}"
+        return f"{role}[red]{node.state}[/] {node.hash[:12]}"
     made = node.manifest
     mark = "" if node.state == "ok" else f"  [red]{node.state}[/]"
     plugins = "".join(f"  {use.family}/{use.name} ({use.dist} {use.version})" for use in made.plugins)

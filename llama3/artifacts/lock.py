@@ -23,6 +23,10 @@ IN_USE = ArtifactError.declare(
 )
 
 
+LOCK = ".lock"
+"""Name of the file that is locked; a directory that has it is a run's."""
+
+
 class RunLock:
     """The exclusive right to write in `folder`, from construction to `release` or the end of the process.
 
@@ -30,7 +34,7 @@ class RunLock:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.path = folder / ".lock"
+        self.path = folder / LOCK
         # Opened close-on-exec (Python's default): a subprocess that outlives the run must not keep the lock.
         self._descriptor: int | None = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
         try:

@@ -17,22 +17,29 @@ removed.
 from __future__ import annotations
 
 import os
+import re
 import shutil
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from pydantic import BaseModel
+from rich.markup import escape
 
 from llama3 import _core
 from llama3.artifacts import environment, logbook
-from llama3.artifacts.artifact import Artifact, Parent, PluginUse, StageRequest, write_manifest
+from llama3.artifacts.artifact import (
+    STRAY,
+    Artifact,
+    Parent,
+    PluginUse,
+    StageRequest,
+    strays_of,
+    write_manifest,
+)
 from llama3.artifacts.files import (
     append_json_line,
     canonical_json,
@@ -47,8 +54,9 @@ from llama3.artifacts.files import (
     write_bytes_atomic,
     write_json_atomic,
 )
-from llama3.artifacts.lock import RunLock
+from llama3.artifacts.lock import LOCK, RunLock
 from llama3.artifacts.progress import Display
+from llama3.artifacts.signals import StopSignals
 from llama3.artifacts.stages import Stage, StageOutput
 from llama3.errors import ArtifactError, Interrupted
 
@@ -64,12 +72,39 @@ DISK_FULL = ArtifactError.declare(
     why="no space left on the device ({free} MiB free); the unfinished output was removed",
     fix="free some space and give the same command again; finished stages are kept",
 )
+NOT_A_RUN = ArtifactError.declare(
+    "L3-RUN-005",
+    "this directory is somebody's own, and no run's",
+    why="it holds {listing}",
+    fix="choose another run.name or run.dir (for an audit: --out): a run works in a directory of its own",
+)
+STOPPED_AFTER = Interrupted.declare(
+    "L3-RUN-006",
+    "stopped after {key}",
+    why="finished stages are kept",
+    fix="give the same command to go on",
+)
 STOPPED = Interrupted.declare(
     "L3-RUN-004",
     "stopped during {key}",
     why="finished stages and checkpoints are kept",
     fix="give the same command to go on",
 )
+
+
+RECORDS = (
+    "config.yaml",
+    "env.json",
+    "events.jsonl",
+    "origin.json",
+    "plugins.json",
+    "precision.json",
+    "report.html",
+    "report.json",
+)
+"""What is written beside the artifacts; a killed process may leave temporaries of these."""
+_OF_RECORDS = re.compile(rf"({'|'.join(map(re.escape, RECORDS))})\.tmp-[0-9a-f]{{8}}")
+_OF_ARTIFACTS = re.compile(r"[^.]+(-[0-9a-f]{12})?\.tmp-[0-9a-f]{8}")
 
 
 class RunDir:
@@ -83,25 +118,39 @@ class RunDir:
         self.scratch = self.path / "scratch"
         self.damaged = self.path / "damaged"
         self.display = display or Display()
+        self.signals = StopSignals()
         self._lock: RunLock | None = None
 
     # -- opening and closing ---------------------------------------------------------------------------
 
     def open(self) -> RunDir:
-        """Take the lock, make the layout, remove what a killed process left. Raises ArtifactError."""
+        """Take the lock, make the layout, remove what a killed process left.
+
+        Raises ArtifactError: where another process works there, and for a directory that holds anything and that no
+        run has made.
+        """
         if self._lock is not None:
             return self
         try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._require_ours()
+            self._lock = RunLock(self.path)  # first: from now on the directory is a run's
             for folder in (self.artifacts, self.scratch, self.damaged):
-                folder.mkdir(parents=True, exist_ok=True)
-            self._lock = RunLock(self.path)
+                folder.mkdir(exist_ok=True)
         except OSError as error:
+            self.close()
             raise NOT_WRITABLE(self.path, error=error) from error
-        swept = [name for folder in (self.path, self.artifacts, self.scratch) for name in sweep(folder)]
+        swept = sweep(self.path, _OF_RECORDS) + sweep(self.artifacts, _OF_ARTIFACTS)
         if swept:
             self.event("swept", names=swept)
         write_json_atomic(self.path / "env.json", environment.describe())
         return self
+
+    def _require_ours(self) -> None:
+        names = {entry.name for entry in self.path.iterdir()}
+        made = LOCK in names and (self.path / LOCK).is_file() and (self.artifacts.is_dir() or names == {LOCK})
+        if names and not made:
+            raise NOT_A_RUN(self.path, listing=sorted(names)[:5])
 
     def close(self) -> None:
         """Give the lock back."""
@@ -110,10 +159,16 @@ class RunDir:
             self._lock = None
 
     def __enter__(self) -> RunDir:
-        return self.open()
+        self.signals.__enter__()
+        try:
+            return self.open()
+        except BaseException:
+            self.signals.__exit__(None, None, None)
+            raise
 
     def __exit__(self, *_: object) -> None:
         self.close()
+        self.signals.__exit__(None, None, None)
 
     # -- records ---------------------------------------------------------------------------------------
 
@@ -213,19 +268,40 @@ class RunDir:
         if not os.path.lexists(target):
             return None
         try:
-            artifact = Artifact(target)
+            artifact = self._without_strays(target)
             artifact.verify()
             if artifact.manifest.request.hash == request.hash:
                 return artifact
             what = f"{target}: the manifest answers another request"
         except ArtifactError as error:
             what = str(error)
-        aside = next(path for n in range(1, 1_000_000) if not (path := self.damaged / f"{target.name}-{n}").exists())
-        publish(target, aside)
-        fsync_dir(self.artifacts)
+        aside = self._set_aside(target, target.name)
         self.event("artifact_damaged", path=str(target), moved_to=str(aside), what=what)
-        self.display.note(f"[yellow]![/] {target.name} is damaged; kept as {aside}, made again")
+        self.display.note(f"[yellow]![/] {target.name} is damaged; kept as {escape(str(aside))}, made again")
         return None
+
+    def _without_strays(self, target: Path) -> Artifact:
+        """The artifact, after what no stage wrote was moved out of it: that is no reason to make it again."""
+        try:
+            return Artifact(target)
+        except ArtifactError as error:
+            if {problem.code for problem in error.problems} != {STRAY.code}:
+                raise
+            for stray in strays_of(target):
+                aside = self._set_aside(stray, f"{target.name}-{stray.name}")
+                self.event("stray_file", path=str(stray), moved_to=str(aside))
+                self.display.note(
+                    f"[yellow]![/] {escape(stray.name)} was not made by this run; moved to {escape(str(aside))}"
+                )
+            return Artifact(target)
+
+    def _set_aside(self, path: Path, name: str) -> Path:
+        """Move something into damaged/ under a name that is free; where it lies then."""
+        free = (place for n in range(1, 1_000_000) if not os.path.lexists(place := self.damaged / f"{name}-{n}"))
+        aside = next(free)
+        publish(path, aside)
+        fsync_dir(path.parent)
+        return aside
 
     def _make(self, key: str, target: Path, run: Callable[[StageOutput], None]) -> None:
         """Run a stage into a temporary directory and publish it as `target`."""
@@ -235,7 +311,7 @@ class RunDir:
         started = time.monotonic()
         try:
             # The handler stands before the stage is announced: whoever reads of its start may stop it.
-            with _terminable():
+            with self.signals:
                 self.event("stage_start", key=key, **logbook.begun(self.path, target.name))
                 self.display.note(f"[cyan]▸[/] {key}")
                 temporary.mkdir()
@@ -249,13 +325,16 @@ class RunDir:
         seconds = round(time.monotonic() - started, 3)
         self.event("stage_done", key=key, artifact=target.name, seconds=seconds)
         self.display.note(f"[green]✓[/] {key}  [dim]{seconds:.1f} s[/]")
+        if self.signals.seen:  # something swallowed the exception that a signal had raised
+            raise STOPPED_AFTER(self.path, key=key)
 
     def _forget_scratch(self, key: str) -> None:
         """Remove the stage's in-stage checkpoints, also those of a process killed right after it
         published.
         """
-        for leftover in self.scratch.glob(f"{key}-*"):
-            if leftover.name.rpartition("-")[0] == key:
+        own = re.compile(rf"{re.escape(key)}-[0-9a-f]{{12}}")
+        for leftover in list(self.scratch.iterdir()):
+            if own.fullmatch(leftover.name):
                 shutil.rmtree(leftover, ignore_errors=True)
 
     def _output(self, key: str, temporary: Path, scratch: Path) -> StageOutput:
@@ -266,29 +345,10 @@ class RunDir:
 
     def _fail(self, key: str, error: BaseException, **facts: Any) -> None:
         """Record a stage's failure; turn a full disk and an interrupt into errors that say what to do."""
-        stopped = isinstance(error, (KeyboardInterrupt, Interrupted))
+        stopped = isinstance(error, (KeyboardInterrupt, Interrupted)) or self.signals.seen
         kind = "stage_interrupted" if stopped else "stage_failed"
         self.event(kind, key=key, error=type(error).__name__, what=str(error), **facts)
-        if isinstance(error, KeyboardInterrupt):
+        if stopped and not isinstance(error, Interrupted):
             raise STOPPED(self.path, key=key) from error
         if is_disk_full(error):
             raise DISK_FULL(self.path, key=key, free=shutil.disk_usage(self.path).free // 2**20) from error
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """Let SIGTERM end a stage as Ctrl-C does. Only the main thread can set handlers; elsewhere nothing
-    changes.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

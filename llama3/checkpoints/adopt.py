@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from llama3 import _core
 from llama3.artifacts import StageOutput, stage
+from llama3.artifacts.artifact import artifact_around
 from llama3.checkpoints.convert import facts_of, open_model, write_hf, write_terms
 from llama3.checkpoints.layouts import layout_of
 from llama3.checkpoints.license import terms_of
@@ -46,7 +47,9 @@ class AdoptOptions(BaseModel):
 
     @classmethod
     def at(cls, path: str) -> AdoptOptions:
-        """Of a model there. Raises CheckpointError where none is."""
+        """Of a model there. Raises CheckpointError where none is,
+        ArtifactError where a stage made it and it is damaged."""
+        artifact_around(path)
         return cls(path=path, blake3=content_hash(Path(path)))
 
 

@@ -32,8 +32,8 @@ def generate(
     """Continue prompts. The guards of the run see every prompt and answer; exit code 5 where one refused."""
     import json as jsonlib
 
-    import llama3
     from llama3.cli.guarding import open_policy
+    from llama3.inference.llama import Llama
 
     texts = list(prompts) if prompts else [line.rstrip("\n") for line in sys.stdin if line.strip()]
     if not texts:
@@ -43,20 +43,22 @@ def generate(
         allowed = []
         for text in texts:
             try:
-                guards.decide("input", text).raise_if_blocked()
-                allowed.append(text)
+                decision = guards.decide("input", text)
+                decision.raise_if_blocked()
+                allowed.append(decision.text)
             except GuardBlocked as error:
                 refused.extend(error.problems)
-        llama = llama3.load(model, device=device)
+        llama = Llama.load(model, device=device)
         answers = llama.generate(allowed, max_tokens=max_tokens, temperature=temperature, seed=seed, n=n)
         for prompt, group in zip(allowed, answers, strict=True):
             for answer in [group] if n == 1 else group:
                 try:
-                    guards.decide("output", answer).raise_if_blocked()
+                    decision = guards.decide("output", answer)
+                    decision.raise_if_blocked()
                 except GuardBlocked as error:
                     refused.extend(error.problems)
                 else:
-                    row = {"prompt": prompt, "answer": answer}
-                    typer.echo(jsonlib.dumps(row, ensure_ascii=False) if json else answer)
+                    row = {"prompt": prompt, "answer": decision.text}
+                    typer.echo(jsonlib.dumps(row, ensure_ascii=False) if json else decision.text)
     if refused:
         raise GuardBlocked.of(refused)

@@ -1,8 +1,9 @@
-"""The guards between a user and a model: the policy of the run that made the model, or the default policy."""
+"""The guards between a user and a model: the policy that the model carries, else that of the run that made it."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,15 @@ from llama3.safety.engine import PolicyEngine
 
 
 def open_policy(model: str | os.PathLike[str]) -> PolicyEngine:
-    """The policy engine for a model's directory, opened, with its guards printed.
+    """The policy engine for a model, opened, with its guards printed.
 
-    Looks for the effective `config.yaml` of the run at or above `model`. Raises PluginError or ConfigError where the
-    policy cannot be kept: nothing is answered unguarded by accident.
+    A release carries its policy, and no other takes its place. Raises PluginError or ConfigError where the policy
+    cannot be kept: nothing is answered unguarded by accident.
     """
     from llama3.plugins.registry import discover
 
     registry = discover()
-    policy, source = _policy(Path(model).resolve())
+    policy, source = _policy(Path(model))
     engine = PolicyEngine(policy, lambda name, options: registry.build("guards", name, options))
     engine.open()
     stages = [f"{stage}: {', '.join(engine.guards(stage)) or 'unguarded'}" for stage in engine.policy.stages]
@@ -27,11 +28,17 @@ def open_policy(model: str | os.PathLike[str]) -> PolicyEngine:
     return engine
 
 
-def _policy(path: Path) -> tuple[dict[str, Any], str]:
+def _policy(path: Path) -> tuple[Mapping[str, Any], str]:
     from llama3.config import load
     from llama3.config.schema import SafetySection
+    from llama3.inference.llama import find_model
+    from llama3.safety.carried import carried_policy
 
-    for folder in (path, *path.parents):
-        if (folder / "config.yaml").is_file() and (folder / "artifacts").is_dir():
-            return load(folder, environ={}).config.safety.policy, f"policy of {folder.name}"
+    folder = find_model(path)
+    for place in (folder, folder.resolve().parent):  # a quantized model lies within its release
+        if (policy := carried_policy(place)) is not None:
+            return policy, f"policy of {place.name}"
+    for place in (path.resolve(), *path.resolve().parents):
+        if (place / "config.yaml").is_file() and (place / "artifacts").is_dir():
+            return load(place, environ={}).config.safety.policy, f"policy of {place.name}"
     return SafetySection().policy, "default policy"

@@ -68,12 +68,14 @@ def tokens(
 
 def _tokenizer(path: Path) -> Tokenizer:
     """Of a directory or file that holds one, else of the model that a run made."""
+    from llama3.artifacts.artifact import artifact_around
     from llama3.checkpoints.formats import load_tokenizer
     from llama3.checkpoints.layouts import holds_model
     from llama3.inference.llama import find_model
     from llama3.tokenizer import Tokenizer
 
     alone = path.is_file() and not holds_model(path)
+    artifact_around(path)
     if alone or (path / "tokenizer.json").is_file() or (path / "tokenizer.model").is_file():
         return Tokenizer.load(path)
     return load_tokenizer(find_model(path))

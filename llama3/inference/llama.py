@@ -8,6 +8,7 @@ model.logprobs(["The sky is blue."])
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from llama3.artifacts.artifact import artifact_around
 from llama3.checkpoints.formats import load_tokenizer
 from llama3.checkpoints.layouts import holds_model
 from llama3.checkpoints.load import load_model
@@ -28,7 +30,7 @@ from llama3.model.config import ModelConfig
 from llama3.model.device import device_of
 from llama3.model.score import score
 from llama3.model.transformer import Transformer
-from llama3.plugins.specs import GuardStage
+from llama3.safety.dialog import DialogGuard
 from llama3.safety.engine import PolicyEngine
 from llama3.safety.guard import Turn
 from llama3.tokenizer.chat import Message, render, stop_ids
@@ -51,21 +53,20 @@ TEMPERATURE, TOP_P = 0.6, 0.9
 """How answers are drawn unless said otherwise: the defaults of Meta's reference code."""
 SCORE_TOKENS = 8192
 """Tokens that `logprobs` scores at once."""
-_STAGES: dict[str, GuardStage] = {"user": "input", "ipython": "tool_result"}
-"""The guard stage at which a message of this role enters."""
 
 
 class Llama:
     """A transformer, its tokenizer and an engine.
 
     With a `guard`, `generate`, `chat` and `stream` raise GuardBlocked instead of taking a prompt or giving an answer
-    that it refuses.
+    that it refuses; what it redacts, neither the model nor the reader sees.
     """
 
     def __init__(self, transformer: Transformer, tokenizer: Tokenizer, *, guard: PolicyEngine | None = None) -> None:
         self.transformer = transformer
         self.tokenizer = tokenizer
         self.guard = guard
+        self._dialogs = None if guard is None else DialogGuard(guard)
 
     @classmethod
     def load(cls, path: str | Path, *, device: str = "auto", guard: PolicyEngine | None = None) -> Llama:
@@ -107,15 +108,11 @@ class Llama:
         """
         if isinstance(prompts, str):
             raise TypeError("generate takes a sequence of prompts, not one string")
-        if self.guard is not None:
-            for prompt in prompts:
-                self.guard.decide("input", prompt).raise_if_blocked()
+        prompts = [self._judged("input", prompt) for prompt in prompts]
         sampling = Sampling(max_tokens, temperature, top_p, top_k, n, seed, stop_ids(self.tokenizer))
         ids = [self.tokenizer.encode(prompt, bos=True) for prompt in prompts]
-        answers = [[self._text(completion) for completion in group] for group in self.engine.generate(ids, sampling)]
-        if self.guard is not None:
-            for text in (text for group in answers for text in group):
-                self.guard.decide("output", text).raise_if_blocked()
+        made = self.engine.generate(ids, sampling)
+        answers = [[self._judged("output", self._text(completion)) for completion in group] for group in made]
         return answers if n > 1 else [group[0] for group in answers]
 
     def chat(
@@ -142,12 +139,14 @@ class Llama:
     ) -> Iterator[str]:
         """The assistant's next message, piece by piece as it is made; leaving the loop stops it.
 
-        The guard judges the last message, with those before it as its trace, and the messages are rendered, before
-        this returns. What is answered is judged with all of them as its trace.
+        The guard judges every message but the assistant's own, with those before it as its trace, and the messages
+        are rendered, before this returns. What is answered is judged with all of them as its trace. A message that was
+        judged in an earlier call, after the same messages, is not judged again.
         """
         trace = [Turn(message.role, message.text) for message in messages]
-        if self.guard is not None and messages and (stage := _STAGES.get(messages[-1].role)):
-            self.guard.decide(stage, trace[-1].content, trace[:-1]).raise_if_blocked()
+        if self._dialogs is not None:
+            trace = self._dialogs.admit(trace)
+            messages = [_with_text(message, turn.content) for message, turn in zip(messages, trace, strict=True)]
         prompt = render(self.tokenizer, messages, generation_prompt=True).ids
         room = self.engine.pool.max_tokens - len(prompt)
         if room < 1:
@@ -194,9 +193,22 @@ class Llama:
         if piece := decoder.flush():
             yield piece
 
+    def _judged(self, stage: str, text: str) -> str:
+        """What of a text the guard lets pass. Raises GuardBlocked."""
+        if self.guard is None:
+            return text
+        decision = self.guard.decide(stage, text)
+        decision.raise_if_blocked()
+        return decision.text
+
     def _text(self, completion: Completion) -> str:
         ids = completion.ids[:-1] if completion.finish_reason is FinishReason.STOP else completion.ids
         return self.tokenizer.decode(ids)
+
+
+def _with_text(message: Message, text: str) -> Message:
+    """The message, or where its text is not what it was one with that text."""
+    return message if message.text == text else dataclasses.replace(message, content=text)
 
 
 def load(path: str | Path, *, device: str = "auto") -> Llama:
@@ -205,11 +217,15 @@ def load(path: str | Path, *, device: str = "auto") -> Llama:
 
 
 def find_model(path: Path) -> Path:
-    """The model that `path` means: itself, or a run's release, final weights, or last finished round."""
+    """The model that `path` means: itself, or a run's release, final weights, or last finished round.
+
+    What a stage made is verified: its files, and no others, as they were written. Raises ArtifactError.
+    """
     rounds = sorted((path / "artifacts").glob("average-*"), key=lambda folder: (len(folder.name), folder.name))
     made = [path / "artifacts" / key for key in ("release", "final")]
     candidates = [path, *made, *(folder for folder in rounds[::-1] if folder.is_symlink())]
     for folder in candidates:
         if holds_model(folder):
+            artifact_around(folder)
             return folder
     raise NO_MODEL(path)

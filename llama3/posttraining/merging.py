@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from llama3.artifacts.artifact import artifact_around
 from llama3.artifacts.files import atomic_directory
 from llama3.checkpoints.adapter import load_adapter
 from llama3.checkpoints.formats import load_tokenizer
@@ -48,6 +49,8 @@ def merge_adapter(base: Path, adapter: Path, out: Path) -> MergeReport:
     that does not belong to the base; nothing is written then."""
     if out.exists():
         raise OUTPUT_EXISTS(out)
+    for given in (base, adapter):
+        artifact_around(given)
     model, tokenizer = load_model(base), load_tokenizer(base)
     load_adapter(model, adapter)
     before = _probe(model)

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from llama3.artifacts import Checkpoint, StageOutput, stage
+from llama3.artifacts.artifact import COMMIT, MANIFEST
 from llama3.artifacts.files import write_json_atomic
 from llama3.checkpoints.hf import read_raw_config
 from llama3.checkpoints.load import load_model
@@ -76,7 +77,8 @@ def summarize(errors: list[TensorError]) -> dict[str, Any]:
 
 def copy_companions(source: Path, target: Path) -> None:
     """Copy what stands beside the weights of a checkpoint (the tokenizer's files); nothing is overwritten."""
+    own = ("config.json", "llama3.json", MANIFEST, COMMIT)
     for path in sorted(source.iterdir()):
         weights = path.name.endswith((".safetensors", ".safetensors.index.json"))
-        if path.is_file() and not weights and path.name not in ("config.json", "llama3.json", "manifest.json"):
+        if path.is_file() and not weights and path.name not in own:
             shutil.copyfile(path, target / path.name)

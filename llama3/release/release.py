@@ -19,7 +19,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from llama3.artifacts import Artifact, Checkpoint, Report, StageOutput, stage
-from llama3.artifacts.artifact import MANIFEST
+from llama3.artifacts.artifact import COMMIT, MANIFEST
 from llama3.artifacts.files import write_bytes_atomic, write_json_atomic
 from llama3.artifacts.lineage import LineageNode, trace
 from llama3.checkpoints.license import copy_terms
@@ -144,10 +144,10 @@ def _export(slot: Slot, checkpoint: Path, folder: Path) -> dict[str, Any]:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """An artifact's payload without its manifest: in the release it is a plain folder."""
+    """An artifact's payload without its manifest and seal: in the release it is a plain folder."""
     if target.exists():
         raise SAME_FOLDER(target.name)
-    shutil.copytree(source, target, ignore=shutil.ignore_patterns(MANIFEST))
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns(MANIFEST, COMMIT))
 
 
 def _lineage(checkpoint: Artifact) -> list[dict[str, Any]]:

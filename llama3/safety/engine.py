@@ -9,17 +9,20 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import math
+import logging
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, SupportsFloat, TypeVar
 
-from llama3.errors import GuardBlocked
-from llama3.safety.guard import ACTIONS, Action, Guard, GuardInput, Turn, Verdict, severity
+from llama3.errors import GuardBlocked, PluginError
+from llama3.plugins.targets import describe
+from llama3.safety.guard import ACTIONS, Action, Guard, GuardInput, Span, Turn, Verdict, severity
 from llama3.safety.policy import Leaf, Node, Policy, parse_policy
+from llama3.safety.redaction import HeldBack, Ranges, marked, without
+from llama3.safety.worker import Raised, Worker
 
 REFUSED = GuardBlocked.declare(
     "L3-SAF-020",
@@ -27,10 +30,20 @@ REFUSED = GuardBlocked.declare(
     why="{reasons}",
     fix="rephrase the text, or change safety.policy if it should pass",
 )
+TOO_LATE = GuardBlocked.declare(
+    "L3-SAF-021",
+    "the answer was cut short",
+    why="a guard wants something redacted that was passed on already",
+    fix="ask without a stream, where the whole answer is judged before any of it is seen",
+)
+NOT_OPENED = PluginError.declare("L3-SAF-022", "the guard {guard!r} tried to end the program", why="{error}")
 
+log = logging.getLogger(__name__)
 T = TypeVar("T")
 HOLD_BACK = 200
 """Characters of a stream that are kept until more text has been scanned after them."""
+CLOSING_SECONDS = 5.0
+"""How long a guard may take to release what it holds."""
 WINDOW = 4000
 """Characters before the held-back tail that every scan of a stream sees again."""
 
@@ -42,6 +55,10 @@ class Decision:
     stage: str
     action: Action
     verdicts: tuple[Verdict, ...] = ()
+    text: str = ""
+    """What may pass: the text that was judged, without what is to be redacted."""
+    marked: Ranges = ()
+    """The characters of the judged text that are redacted in `text`."""
 
     @property
     def blocked(self) -> bool:
@@ -74,6 +91,7 @@ class PolicyEngine:
         self.policy = policy if isinstance(policy, Policy) else parse_policy(policy)
         self.audit = audit
         self._guards: dict[int, Guard] = {id(leaf): build(leaf.guard, leaf.options) for _, leaf in self.policy.leaves()}
+        self._workers = {id(leaf): Worker(leaf.guard) for _, leaf in self.policy.leaves()}
 
     def __enter__(self) -> PolicyEngine:
         self.open()
@@ -84,15 +102,24 @@ class PolicyEngine:
 
     def open(self) -> None:
         """Load every guard once; an error here is the caller's, so that nothing starts unguarded."""
-        _run(self._each("open"))
+        for _, leaf in self.policy.leaves():
+            result = self._workers[id(leaf)].submit(self._guards[id(leaf)].open).result()
+            if isinstance(result, Raised):
+                if isinstance(result.error, Exception):
+                    raise result.error
+                raise NOT_OPENED("safety.policy", guard=leaf.guard, error=describe(result.error)) from result.error
 
     def close(self) -> None:
-        """Release what the guards hold."""
-        _run(self._each("close"))
-
-    async def _each(self, method: str) -> None:
-        for guard in self._guards.values():
-            await getattr(guard, method)()
+        """Release what the guards hold. One that fails or hangs in that is named in a warning."""
+        for _, leaf in self.policy.leaves():
+            worker = self._workers[id(leaf)]
+            try:
+                result = worker.submit(self._guards[id(leaf)].close).result(CLOSING_SECONDS)
+            except TimeoutError as error:
+                result = Raised(error)
+            worker.stop()
+            if isinstance(result, Raised):
+                log.warning("guard %s failed to close: %s", leaf.guard, describe(result.error))
 
     def guards(self, stage: str) -> list[str]:
         """Names of the guards that stand at a stage."""
@@ -103,14 +130,18 @@ class PolicyEngine:
         return _run(self.adecide(stage, text, trace, request_id))
 
     async def adecide(self, stage: str, text: str, trace: Iterable[Turn] = (), request_id: str = "") -> Decision:
-        """Judge one text. A stage without guards allows."""
-        tree = self.policy.stages.get(stage)
+        """Judge one text. A stage without guards allows; tool results of which a policy says nothing are judged as
+        what a user says."""
+        stages = self.policy.stages
+        tree = stages.get("input" if stage == "tool_result" and stage not in stages else stage)
         if tree is None:
-            return Decision(stage, "allow")
+            return Decision(stage, "allow", text=text)
         trust = {"input": "user", "tool_result": "third_party"}.get(stage, "model")
         x = GuardInput(stage=stage, text=text, trust=trust, trace=tuple(trace), request_id=request_id)  # type: ignore[arg-type]
         action, verdicts = await self._evaluate(tree, x)
-        decision = Decision(stage, action, tuple(verdicts))
+        ranges = marked(verdicts, text) if action == "redact" else ()
+        assert ranges is not None, "such a verdict is a failure of its leaf"
+        decision = Decision(stage, action, tuple(verdicts), without(text, ranges), ranges)
         self._record(decision, x)
         return decision
 
@@ -134,15 +165,23 @@ class PolicyEngine:
         return "allow", seen
 
     async def _ask(self, leaf: Leaf, x: GuardInput) -> Verdict:
+        """The verdict of one guard, whatever it does: a late answer is none, and a failure is the leaf's `on_error`."""
         started = time.monotonic()
         limit = leaf.timeout_ms / 1000
+        asked, guard = replace(x, deadline=started + limit), self._guards[id(leaf)]
+        answer = self._workers[id(leaf)].submit(lambda: guard.check(asked))
         try:
-            raw = await asyncio.wait_for(self._guards[id(leaf)].check(replace(x, deadline=started + limit)), limit)
-            verdict = _judge(leaf, raw)
+            raw = await asyncio.wait_for(asyncio.wrap_future(answer), limit)
+            if time.monotonic() - started > limit:
+                raise TimeoutError
+            if isinstance(raw, Raised):
+                verdict = Verdict(action=leaf.on_error, status="error", reason=describe(raw.error))
+            else:
+                verdict = _judge(leaf, raw, x.text)
         except TimeoutError:
             verdict = Verdict(action=leaf.on_error, status="timeout", reason=f"no answer in {leaf.timeout_ms:g} ms")
         except Exception as error:
-            verdict = Verdict(action=leaf.on_error, status="error", reason=f"{type(error).__name__}: {error}")
+            verdict = Verdict(action=leaf.on_error, status="error", reason=describe(error))
         return replace(verdict, guard=leaf.guard, ms=1000 * (time.monotonic() - started))
 
     def _record(self, decision: Decision, x: GuardInput) -> None:
@@ -177,13 +216,12 @@ class PolicyEngine:
             async for piece in pieces:
                 yield piece
             return
-        held, turns = _HeldBack(), tuple(trace)
+        held, turns = HeldBack(HOLD_BACK, WINDOW), tuple(trace)
         async for piece in pieces:
             if held.add(piece):
-                (await self.adecide(stage, held.window, turns, request_id)).raise_if_blocked()
-                yield held.release()
-        (await self.adecide(stage, held.text, turns, request_id)).raise_if_blocked()
-        yield held.rest
+                begin = held.begin
+                yield _pass_on(held, await self.adecide(stage, held.text[begin:], turns, request_id), begin)
+        yield _pass_on(held, await self.adecide(stage, held.text, turns, request_id), whole=True)
 
     def guard_stream(
         self, pieces: Iterable[str], stage: str = "output", trace: Iterable[Turn] = (), request_id: str = ""
@@ -193,52 +231,32 @@ class PolicyEngine:
         if not self.guards(stage):
             yield from pieces
             return
-        held, turns = _HeldBack(), tuple(trace)
+        held, turns = HeldBack(HOLD_BACK, WINDOW), tuple(trace)
         for piece in pieces:
             if held.add(piece):
-                self.decide(stage, held.window, turns, request_id).raise_if_blocked()
-                yield held.release()
-        self.decide(stage, held.text, turns, request_id).raise_if_blocked()
-        yield held.rest
+                begin = held.begin
+                yield _pass_on(held, self.decide(stage, held.text[begin:], turns, request_id), begin)
+        yield _pass_on(held, self.decide(stage, held.text, turns, request_id), whole=True)
 
 
-class _HeldBack:
-    """A stream on its way through guards: `text` is all of it so far, of which `released` characters were passed on.
-    The last HOLD_BACK are kept until more text has been scanned after them."""
-
-    def __init__(self) -> None:
-        self.text, self.released, self.scanned = "", 0, 0
-
-    def add(self, piece: str) -> bool:
-        """Take a piece. Whether it is time to scan."""
-        self.text += piece
-        return len(self.text) - self.scanned >= HOLD_BACK
-
-    @property
-    def window(self) -> str:
-        """What is to be scanned: the text that is held back, and WINDOW characters before it."""
-        return self.text[max(0, self.released - WINDOW) :]
-
-    def release(self) -> str:
-        """What may be passed on after a scan that allowed the window."""
-        self.scanned = len(self.text)
-        piece = self.text[self.released : self.scanned - HOLD_BACK]
-        self.released += len(piece)
-        return piece
-
-    @property
-    def rest(self) -> str:
-        """What may be passed on after a scan that allowed all of the text."""
-        return self.text[self.released :]
+def _pass_on(held: HeldBack, decision: Decision, begin: int = 0, *, whole: bool = False) -> str:
+    """What of a stream may be passed on after a decision. Raises GuardBlocked."""
+    decision.raise_if_blocked()
+    piece = held.release(decision.marked, begin, whole=whole)
+    if piece is None:
+        raise TOO_LATE(f"{decision.stage} guard")
+    return piece
 
 
-def _judge(leaf: Leaf, verdict: Verdict) -> Verdict:
-    """The leaf's action from a verdict; raises ValueError on anything a sound guard cannot say."""
-    if not isinstance(verdict, Verdict):
-        raise ValueError(f"the guard returned {type(verdict).__name__}, not a Verdict")
-    scores = [*verdict.categories.values(), *([] if verdict.p is None else [verdict.p])]
-    if verdict.action not in ACTIONS or verdict.status != "ok" or not all(map(math.isfinite, scores)):
+def _judge(leaf: Leaf, answer: Any, text: str) -> Verdict:
+    """The leaf's action from an answer; raises ValueError on anything a sound guard cannot say."""
+    if not isinstance(answer, Verdict):
+        raise ValueError(f"the guard returned {type(answer).__name__}, not a Verdict")
+    verdict = _read_once(answer)
+    if verdict.action not in ACTIONS or verdict.status != "ok":
         raise ValueError(f"the guard's verdict is not usable ({verdict.status}, {verdict.action}, {verdict.reason})")
+    if verdict.action == "redact" and not leaf.thresholds and marked([verdict], text) is None:
+        raise ValueError("the guard marks characters that the text does not have")
     if not leaf.thresholds:
         return verdict
     missing = leaf.thresholds.keys() - verdict.categories.keys()
@@ -248,6 +266,22 @@ def _judge(leaf: Leaf, verdict: Verdict) -> Verdict:
     for category, levels in leaf.thresholds.items():
         actions += [action for action, level in levels.items() if verdict.categories[category] >= level]  # type: ignore[misc]
     return replace(verdict, action=max(actions, key=severity))
+
+
+def _read_once(answer: Verdict) -> Verdict:
+    """A verdict of plain values, so that none of them changes between two looks. Raises ValueError for scores that are
+    no probabilities."""
+    categories = {str(name): _probability(score) for name, score in dict(answer.categories).items()}
+    p = None if answer.p is None else _probability(answer.p)
+    spans = tuple(Span(start=span.start, end=span.end, category=str(span.category)) for span in answer.spans)
+    words = {name: str(getattr(answer, name)) for name in ("action", "status", "reason", "version")}
+    return Verdict(p=p, categories=categories, spans=spans, **words)  # type: ignore[arg-type]
+
+
+def _probability(score: Any) -> float:
+    if isinstance(score, bool) or not isinstance(score, SupportsFloat) or not 0 <= (value := float(score)) <= 1:
+        raise ValueError(f"the score {score!r} is no probability")
+    return value
 
 
 def _run(work: Coroutine[Any, Any, T]) -> T:

@@ -52,7 +52,19 @@ BAD_LEVELS = ConfigError.declare(
 )
 NAMES_NO_GUARD = ConfigError.declare("L3-SAF-010", "{value!r} names no guard", fix="write NAME or {{name: NAME, ...}}")
 
+NO_POLICY = ConfigError.declare(
+    "L3-SAF-011", "a policy is a mapping of stages to guards, this is {found}", fix="write {{input: prompt_injection}}"
+)
+BAD_TIMEOUT = ConfigError.declare(
+    "L3-SAF-012", "timeout_ms is {value!r}", fix="give a number above 0 and at most {most}"
+)
+TOO_DEEP = ConfigError.declare("L3-SAF-013", "nodes stand in each other more than {most} deep", fix="write it flatter")
+
 STAGES: tuple[str, ...] = get_args(GuardStage)
+DEEPEST = 32
+"""Nodes that may stand in each other."""
+LONGEST_MS = 3_600_000
+"""The longest that a guard may be waited for."""
 _LEAF_KEYS = {"guard", "thresholds", "on_error", "advisory", "timeout_ms"}
 _GUARD: TypeAdapter[Slot] = TypeAdapter(GuardSlot)
 
@@ -104,51 +116,56 @@ def parse_policy(raw: Mapping[str, Any], where: str = "safety.policy") -> Policy
     Raises:
         ConfigError: with every problem found (unknown stage or key, empty tree, bad threshold ...).
     """
+    if not isinstance(raw, Mapping):
+        raise NO_POLICY(where, found=f"of the type {type(raw).__name__}")
     problems: list[Problem] = []
     stages: dict[str, Leaf | Node | None] = {}
     for stage, tree in raw.items():
         path = f"{where}.{stage}"
         if stage not in STAGES:
             problems.append(UNKNOWN_STAGE.problem(path, stage=stage, stages=list(STAGES)))
-        elif tree == {"unguarded": True}:
+        elif isinstance(tree, Mapping) and set(tree) == {"unguarded"} and tree["unguarded"] is True:
             stages[stage] = None
         else:
-            stages[stage] = _parse(tree, path, problems)
+            stages[stage] = _parse(tree, path, problems, DEEPEST)
     if problems:
         raise ConfigError.of(problems)
     return Policy(stages)
 
 
-def _parse(tree: Any, path: str, problems: list[Problem]) -> Leaf | Node | None:
+def _parse(tree: Any, path: str, problems: list[Problem], room: int) -> Leaf | Node | None:
     if isinstance(tree, str):
         return Leaf(tree)
     if not isinstance(tree, Mapping) or not tree:
         problems.append(NO_GUARD.problem(path))
         return None
+    if not room:
+        problems.append(TOO_DEEP.problem("safety.policy", most=DEEPEST))
+        return None
     if "guard" in tree:
         return _parse_leaf(tree, path, problems)
     if len(tree) != 1 or next(iter(tree)) not in ("any", "all", "k_of", "first"):
-        problems.append(UNREADABLE.problem(path, tree=dict(tree)))
+        problems.append(UNREADABLE.problem(path, tree=sorted(map(str, tree))[:8]))
         return None
     ((kind, body),) = tree.items()
-    return _parse_node(kind, body, f"{path}.{kind}", problems)
+    return _parse_node(kind, body, f"{path}.{kind}", problems, room)
 
 
-def _parse_node(kind: str, body: Any, path: str, problems: list[Problem]) -> Node | None:
+def _parse_node(kind: str, body: Any, path: str, problems: list[Problem], room: int) -> Node | None:
     k, items = (body.get("k"), body.get("of")) if kind == "k_of" and isinstance(body, Mapping) else (None, body)
     if not isinstance(items, list) or not items:
         problems.append(EMPTY_NODE.problem(path))
         return None
-    children = tuple(_parse(item, f"{path}[{i}]", problems) for i, item in enumerate(items))
+    children = tuple(_parse(item, f"{path}[{i}]", problems, room - 1) for i, item in enumerate(items))
     k = {"any": 1, "all": len(items), "first": 0, "k_of": k}[kind]
-    if not isinstance(k, int) or not (0 < k <= len(items) or kind == "first"):
+    if not isinstance(k, int) or isinstance(k, bool) or not (0 < k <= len(items) or kind == "first"):
         problems.append(BAD_K.problem(path, k=k, guards=len(items)))
         return None
     return Node(kind, k, tuple(child for child in children if child is not None))
 
 
 def _parse_leaf(tree: Mapping[str, Any], path: str, problems: list[Problem]) -> Leaf:
-    for key in tree.keys() - _LEAF_KEYS:
+    for key in sorted(map(str, tree.keys() - _LEAF_KEYS)):
         problems.append(UNKNOWN_KEY.problem(path, key=key, known=sorted(_LEAF_KEYS)))
     guard = _parse_guard(tree["guard"], f"{path}.guard", problems)
     on_error = tree.get("on_error", "block")
@@ -157,6 +174,9 @@ def _parse_leaf(tree: Mapping[str, Any], path: str, problems: list[Problem]) -> 
     if on_error == "allow" and tree.get("advisory") is not True:
         problems.append(FAILS_OPEN.problem(path))
     thresholds = tree.get("thresholds", {})
+    if not isinstance(thresholds, Mapping):
+        problems.append(BAD_LEVELS.problem(f"{path}.thresholds", levels=thresholds))
+        thresholds = {}
     for category, levels in thresholds.items():
         good = isinstance(levels, Mapping) and levels and set(levels) <= {"flag", "block"}
         if not good or not all(_is_probability(v) for v in levels.values()):
@@ -166,8 +186,15 @@ def _parse_leaf(tree: Mapping[str, Any], path: str, problems: list[Problem]) -> 
         options=guard.options,
         thresholds=thresholds,
         on_error=on_error,
-        timeout_ms=float(tree.get("timeout_ms", 5000.0)),
+        timeout_ms=_parse_timeout(tree.get("timeout_ms", 5000.0), path, problems),
     )
+
+
+def _parse_timeout(value: Any, path: str, problems: list[Problem]) -> float:
+    if _is_number(value) and 0 < value <= LONGEST_MS:
+        return float(value)
+    problems.append(BAD_TIMEOUT.problem(f"{path}.timeout_ms", value=value, most=LONGEST_MS))
+    return 1.0
 
 
 def _parse_guard(value: Any, path: str, problems: list[Problem]) -> Slot:
@@ -179,4 +206,9 @@ def _parse_guard(value: Any, path: str, problems: list[Problem]) -> Slot:
 
 
 def _is_probability(value: Any) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value) and 0 <= value <= 1
+    return _is_number(value) and 0 <= value <= 1
+
+
+def _is_number(value: Any) -> bool:
+    """A finite number; True and False are none."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and -math.inf < value < math.inf

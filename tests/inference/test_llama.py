@@ -24,7 +24,7 @@ from llama3.model.score import score
 from llama3.model.transformer import Transformer
 from llama3.plugins.registry import discover
 from llama3.safety.engine import PolicyEngine
-from llama3.safety.guard import GuardInput, Turn, Verdict
+from llama3.safety.guard import GuardInput, Span, Turn, Verdict
 from llama3.tokenizer import Message, Tokenizer, render
 
 TEXTS = [f"The number {i} has {len(str(i))} digits, naïve ünïcode: ✓ {'ab' * (i % 7)}.\n" for i in range(400)]
@@ -171,7 +171,11 @@ def test_the_guard_refuses_prompts(llama: Llama) -> None:
         model.generate(["fine", "a secret"], max_tokens=3)
     with pytest.raises(GuardBlocked):
         model.stream([user])
-    assert model.chat([user, Message("assistant", "No."), Message("user", "fine")], max_tokens=3).role == "assistant"
+    for earlier in (user, Message("system", "a secret"), Message("ipython", "a secret")):
+        with pytest.raises(GuardBlocked):
+            model.chat([earlier, Message("assistant", "No."), Message("user", "fine")], max_tokens=3)
+    own = [Message("user", "fine"), Message("assistant", "my secret"), Message("user", "fine")]
+    assert model.chat(own, max_tokens=3).role == "assistant"
     assert len(model.generate(["fine"], max_tokens=3)) == 1
 
 
@@ -206,7 +210,28 @@ def test_all_parts_of_a_message_are_judged_and_guards_see_the_conversation(llama
     answer = Message("assistant", "Hi.")
     Llama(llama.transformer, llama.tokenizer, guard=policy).chat([parts, answer, text], max_tokens=3)
     before = (Turn("user", "Hello you"), Turn("assistant", "Hi."))
-    assert traces == [("input", before), ("output", (*before, Turn("user", "Hello you")))]
+    assert traces == [("input", ()), ("input", before), ("output", (*before, Turn("user", "Hello you")))]
+
+
+def test_a_message_is_judged_once_and_redacted_for_the_model_and_the_reader(llama: Llama) -> None:
+    judged: list[str] = []
+
+    class Redacting(NoSecrets):
+        async def check(self, x: GuardInput) -> Verdict:
+            judged.append(x.text)
+            at = x.text.find("4711")
+            return Verdict(action="redact", spans=(Span(start=at, end=at + 4),)) if at >= 0 else Verdict(action="allow")
+
+    policy = PolicyEngine({"input": "redacting"}, lambda name, options: Redacting())
+    model = Llama(llama.transformer, llama.tokenizer, guard=policy)
+    asked = [Message("user", "My code is 4711.")]
+    plain = [Message("user", "My code is [redacted].")]
+    answer = model.chat(asked, max_tokens=9)
+    assert answer == llama.chat(plain, max_tokens=9)
+    more = [answer, Message("user", "And now?")]
+    assert model.chat([*asked, *more], max_tokens=9) == llama.chat([*plain, *more], max_tokens=9)
+    assert judged == ["My code is 4711.", "And now?"]
+    assert model.generate(["Say 4711"], max_tokens=5) == llama.generate(["Say [redacted]"], max_tokens=5)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

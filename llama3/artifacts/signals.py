@@ -1,0 +1,51 @@
+"""Ctrl-C and SIGTERM end a run, wherever it stands: both raise KeyboardInterrupt, and are remembered.
+
+They are remembered because what runs at that moment may be C code that makes another error of the exception, or a
+callback that swallows it: whoever catches an error, or goes on without one, asks `StopSignals.seen`.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+
+class StopSignals:
+    """While it is entered, SIGTERM ends the main thread as Ctrl-C does. It may be entered again inside.
+
+    Only the main thread can set handlers: elsewhere nothing changes.
+    """
+
+    def __init__(self) -> None:
+        self.seen = False
+        self._depth = 0
+        self._previous: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Self:
+        self._depth += 1
+        if self._depth == 1:
+            self.seen = False
+            if threading.current_thread() is threading.main_thread():
+                self._previous = {number: signal.signal(number, self._on_signal) for number in _ours()}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._depth -= 1
+        if self._depth == 0:
+            previous, self._previous = self._previous, {}
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self.seen = True
+        raise KeyboardInterrupt
+
+
+def _ours() -> list[signal.Signals]:
+    """SIGTERM, and SIGINT unless somebody who embeds us has put a handler of his own there."""
+    usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    return [signal.SIGTERM, signal.SIGINT] if usual else [signal.SIGTERM]

@@ -1,0 +1,67 @@
+"""The guard policy that a model carries: `policy.json` beside its weights, which a release always has."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from llama3.errors import ConfigError
+from llama3.plugins.registry import discover
+from llama3.safety.engine import PolicyEngine
+from llama3.safety.policy import parse_policy
+
+NOT_READABLE = ConfigError.declare(
+    "L3-SAF-014",
+    "the policy of this model cannot be read ({error})",
+    why="nothing is answered without the guards that a model was released with",
+    fix="restore the file from the release",
+)
+NO_POLICY = ConfigError.declare(
+    "L3-SAF-015",
+    "this release has no {file}",
+    why="nothing is answered without the guards that a model was released with",
+    fix="restore the file from the release",
+)
+
+POLICY_FILE = "policy.json"
+LINEAGE_FILE = "lineage.json"
+"""Only releases have it: what does, must have a policy."""
+
+
+def open_carried(folder: Path) -> PolicyEngine | None:
+    """The guards that the model in a folder was released with, opened; None for a model that is no release.
+
+    Raises ConfigError and PluginError where they cannot stand.
+    """
+    policy = carried_policy(folder)
+    if policy is None:
+        policy = carried_policy(folder.resolve().parent)  # a quantized model lies within its release
+    if policy is None:
+        return None
+    registry = discover()
+    engine = PolicyEngine(policy, lambda name, options: registry.build("guards", name, options))
+    engine.open()
+    return engine
+
+
+def carried_policy(folder: Path) -> Mapping[str, Any] | None:
+    """The policy of the model in a folder, as plain data; None for a model that is no release and has none.
+
+    Raises ConfigError where it is missing from a release, or is no policy.
+    """
+    file = folder / POLICY_FILE
+    if not file.exists():
+        if (folder / LINEAGE_FILE).exists():
+            raise NO_POLICY(folder, file=POLICY_FILE)
+        return None
+    try:
+        policy = json.loads(file.read_bytes())
+    except RecursionError:
+        raise NOT_READABLE(file, error="nested without end") from None
+    except (OSError, ValueError) as error:
+        raise NOT_READABLE(file, error=error) from error
+    parse_policy(policy, str(file))
+    found: Mapping[str, Any] = policy
+    return found
