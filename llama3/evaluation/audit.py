@@ -272,6 +272,7 @@ def changed(before: Suite, after: Suite, count: int = EXAMPLES) -> list[dict[str
         {
             "id": item,
             "prompt": before.rows[item].get("prompt", ""),
+            "expected": before.rows[item].get("reference"),
             "before": {key: before.rows[item].get(key) for key in ("answer", "score")},
             "after": {key: after.rows[item].get(key) for key in ("answer", "score")},
         }
