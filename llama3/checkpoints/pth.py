@@ -285,8 +285,8 @@ class _Reader:
         if not all(isinstance(number, int) and 0 <= number < 1 << 48 for number in numbers) or len(shape) > 8:
             raise ValueError("a tensor has an impossible shape")
         made = Stored(storage, start, tuple(shape), tuple(stride))
-        if 0 not in shape and max(start + made.span, made.elements) > storage.elements:
-            raise ValueError(f"a tensor of shape {shape} lies past the end of its storage, or is larger")
+        if 0 not in shape and start + made.span > storage.elements:
+            raise ValueError(f"a tensor of shape {shape} lies past the end of its storage")
         return made
 
 
