@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from llama3.posttraining.examples import AnswerTokens, DialogExample, answer_example, dialog_example, prompt_ids
 from llama3.tasks import Custom, Task, prompt_digest
-from llama3.tasks.data_kind import DataKind, Row, UserRow, Writer
+from llama3.tasks.data_kind import DataKind, Message, Row, UserRow, Writer
 from llama3.tasks.user_rows import OF_EVERY_KIND, as_prompt, read_answer, read_messages, read_prompt
 from llama3.tokenizer import Tokenizer
 
@@ -27,6 +27,7 @@ __all__ = [
     "Custom",
     "DataKind",
     "DialogExample",
+    "Message",
     "Row",
     "Segment",
     "Task",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from llama3.config.schema import RewardSlot
 from llama3.evaluation.evaluator import HELD_OUT_BYTES, Evaluator, Result, Subject, texts
 from llama3.evaluation.intervals import Rate, wilson
-from llama3.posttraining.examples import DialogExample, dialog_example
+from llama3.posttraining.examples import DialogExample, answer_example, dialog_example
 from llama3.safety.refusals import Judgement, is_repetitive, judge
 from llama3.tasks import prompt_digest
 from llama3.tasks.rewards import CombinedReward, build_rewards, require_scorable
@@ -42,6 +42,7 @@ __all__ = [
     "Segment",
     "Subject",
     "Tree",
+    "answer_example",
     "answers",
     "build_rewards",
     "by_split",

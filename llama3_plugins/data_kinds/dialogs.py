@@ -10,6 +10,7 @@ import numpy as np
 from llama3.data_kinds import (
     DataKind,
     DialogExample,
+    Message,
     Row,
     UserRow,
     Writer,
@@ -33,10 +34,15 @@ NO_ANSWER = DataError.declare(
 )
 
 
+NOTHING_LEARNT = DataError.declare(
+    "L3-OWN-033", "every answer of the dialog has the weight 0", why="nothing is learnt from it", fix="drop the row"
+)
+
+
 class Dialogs(DataKind[DialogExample]):
     """Rows `{messages}` or `{prompt, completion}`; the file has `{id, source, messages}`.
 
-    [prompt] <- [answers]: targets are what the assistant wrote, in every turn.
+    [prompt] <- [answers]: targets are what the assistant wrote, in every turn but those whose weight is 0.
     """
 
     required = (("messages",), ("prompt", "completion"))
@@ -47,13 +53,18 @@ class Dialogs(DataKind[DialogExample]):
 
     def parse(self, row: Row, where: str) -> UserRow:
         if "messages" not in row:
-            return UserRow(read_prompt(row, where), (read_answer(row["completion"], where, "completion"),))
+            # As in TRL, the completion alone is learnt, whatever the assistant said before.
+            asked = [_left_out(message) for message in read_prompt(row, where)]
+            return UserRow(tuple(asked), (read_answer(row["completion"], where, "completion"),))
         if row.keys() & {"prompt", "completion"}:
             raise MORE_COLUMNS(where)
         *asked, last = read_messages(row["messages"], f"{where}: messages")
         if last["role"] != "assistant":
             raise NO_ANSWER(where, role=last["role"])
-        return UserRow(as_prompt(asked, where), (read_answer([last], where, "messages"),))
+        if last.get("weight") == 0 and not any(_is_learnt(message) for message in asked):
+            raise NOTHING_LEARNT(where)
+        answer = read_answer(last["content"], where, "messages")
+        return UserRow(as_prompt(asked, where), (answer,), {} if _is_learnt(last) else {"weight": 0})
 
     def example(self, tokenizer: Tokenizer, row: Row, where: str) -> DialogExample:
         return dialog_example(tokenizer, row["messages"], where)
@@ -72,5 +83,13 @@ class Dialogs(DataKind[DialogExample]):
 
 def _dialog_rows(rows: Sequence[UserRow], stem: str) -> Iterator[dict[str, Any]]:
     for row in rows:
-        messages = [*row.prompt, {"role": "assistant", "content": row.answers[0]}]
+        messages = [*row.prompt, {"role": "assistant", "content": row.answers[0], **row.columns}]
         yield {"id": row.id, "source": "own_data", "messages": messages}
+
+
+def _is_learnt(message: Message) -> bool:
+    return message["role"] == "assistant" and message.get("weight") != 0
+
+
+def _left_out(message: Message) -> Message:
+    return {**message, "weight": 0} if message["role"] == "assistant" else message

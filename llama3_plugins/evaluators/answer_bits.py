@@ -20,9 +20,9 @@ from llama3.evaluators import (
     Llama,
     Result,
     Subject,
+    answer_example,
     by_split,
     chunks,
-    dialog_example,
     pack_answers,
     prompt_digest,
     read_lines,
@@ -53,11 +53,12 @@ class AnswerBits:
             raise NO_ANSWER(path)
 
     def run(self, subject: Subject, limit: int, seed: int) -> Result:
-        rows = self.rows[:limit]
-        examples = [
-            dialog_example(subject.model.tokenizer, [*line.row.prompt, {"role": "assistant", "content": answer}])
-            for line, answer in rows
+        chosen = [
+            (answer_example(subject.model.tokenizer, line.row.prompt, answer, f"row {line.number}"), line, answer)
+            for line, answer in self.rows[:limit]
         ]
+        fitting = [row for row in chosen if row[0].num_tokens <= subject.model.config.max_seq_len]
+        examples, rows = [example for example, _, _ in fitting], [(line, answer) for _, line, answer in fitting]
         bits = [nats / math.log(2) for nats in _nats(subject.model, examples)]
         sizes = [len(answer.encode()) for _, answer in rows]
         samples = [
@@ -73,7 +74,7 @@ def _answer(line: Line) -> str | None:
     """What a good answer to the row is, if it has one."""
     answers, columns = line.row.answers, line.row.columns
     if answers:
-        return None if columns.get("label") is False else answers[0]
+        return None if columns.get("label") is False or columns.get("weight") == 0 else answers[0]
     return None if columns.get("answer") is None else str(columns["answer"])
 
 

@@ -36,7 +36,6 @@ from llama3.rewards import (
     Task,
     by_split,
     extract,
-    prompt_digest,
     read_lines,
     run_programs,
 )
@@ -112,9 +111,9 @@ class JsonlTasks:
 
 
 def _distinct(lines: Sequence[Line], stem: str) -> list[Task]:
-    """The task of each prompt; of rows that ask the same, the first."""
-    rows = {prompt_digest(line.row.prompt_text): line.row for line in reversed(lines)}
-    return [task_of(row, stem, digest) for digest, row in reversed(rows.items())]
+    """The different tasks; of equal rows the first."""
+    tasks = {task.id: task for task in (task_of(line.row, stem) for line in reversed(lines))}
+    return list(reversed(tasks.values()))
 
 
 def _columns(example: Example) -> Mapping[str, Any]:
