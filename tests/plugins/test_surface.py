@@ -23,14 +23,14 @@ SURFACE = {
         group_advantages kl_estimate last_M pack_answers pack_rankings score whiten
     """,
     "data_kinds": """
-        OF_EVERY_KIND AnswerTokens Batch Custom DataKind DialogExample Row Segment Task Tokenizer Tree UserRow Writer
+        OF_EVERY_KIND AnswerTokens Batch Custom DataKind DialogExample Message Row Segment Task Tokenizer Tree UserRow Writer
         answer_example as_prompt dialog_example pack_answers pack_rankings prompt_digest prompt_ids read_answer
         read_messages read_prompt
     """,
     "evaluators": """
         HELD_OUT_BYTES Batch CombinedReward DialogExample Evaluator Judgement Line Llama Rate Result RewardSlot
-        Segment Subject Tree answers build_rewards by_split chunks dialog_example drawn is_repetitive judge
-        pack_answers prompt_digest read_lines replies require_scorable score texts wilson
+        Segment Subject Tree answer_example answers build_rewards by_split chunks dialog_example drawn is_repetitive
+        judge pack_answers prompt_digest read_lines replies require_scorable score texts wilson
     """,
     "exporters": """
         CONFIG_FILE ExportManifest Exporter Tokenizer VerifyReport check_probe compare load_model make_probe
