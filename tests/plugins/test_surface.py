@@ -23,8 +23,8 @@ SURFACE = {
         group_advantages kl_estimate last_M pack_answers pack_rankings score whiten
     """,
     "data_kinds": """
-        OF_EVERY_KIND AnswerTokens Batch Custom DataKind DialogExample Message Row Segment Task Tokenizer Tree UserRow Writer
-        answer_example as_prompt dialog_example pack_answers pack_rankings prompt_digest prompt_ids read_answer
+        OF_EVERY_KIND AnswerTokens Batch Custom DataKind DialogExample Message Row Segment Task Tokenizer Tree UserRow
+        Writer answer_example as_prompt dialog_example pack_answers pack_rankings prompt_digest prompt_ids read_answer
         read_messages read_prompt
     """,
     "evaluators": """
