@@ -66,6 +66,7 @@ def build_report(
         "contamination": contamination.metrics,
         "examples": _examples(evaluations, tasks),
         "funnel": _funnel(corpus.metrics["funnel"]),
+        "losses": corpus.metrics.get("losses", []),
         "loss": curves(rows, "loss"),
         "rollouts": {
             "reward": curves(rows, "reward"),
