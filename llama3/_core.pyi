@@ -83,7 +83,9 @@ def minhash_signatures(
 def minhash_keys(
     data: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64], *, ngram: int, bands: int, rows: int
 ) -> npt.NDArray[np.uint64]: ...
-def shared_keys(keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]: ...
+def duplicate_groups(keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
+    """Per document the first one that shared keys tie it to, over any number of others; -1 where it shares none."""
+
 def near_duplicates(
     data: npt.NDArray[np.uint8],
     offsets: npt.NDArray[np.int64],
@@ -103,6 +105,13 @@ def drop_lines(
     frequent: npt.NDArray[np.uint64],
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Data and offsets without the frequent lines of the documents where `thin` is true; lines each document lost."""
+
+# -- HTML (core-rs/src/python/html.rs) ---------------------------------------------------------
+
+def html_page_text(page: bytes) -> tuple[str, str, int, int]:
+    """(text, encoding, characters, undecodable)."""
+
+def html_main_text(page: str) -> str: ...
 
 # -- loader (core-rs/src/python/loader.rs) -----------------------------------------------------
 

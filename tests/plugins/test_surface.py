@@ -57,8 +57,9 @@ SURFACE = {
         pack_rankings prompt_digest read_lines run_programs score split_of_prompt
     """,
     "sources": """
-        Collector DocumentBatch FileOptions Kind Reject ShardRef Source bounded_lines decode find_files open_parquet
-        origin_of read_bytes read_document shard_of
+        BATCH_BYTES Collector DocumentBatch FileOptions Kind Reject ShardFile ShardRef Source bounded_lines
+        decode is_text listed main_text open_parquet origin_of plain read_bytes read_document read_page
+        require_unchanged shard_of shards_of
     """,
 }
 FOR_ALL = ("llama3.errors", "llama3.plugins", "llama3.testing", "llama3.testing.toys")
