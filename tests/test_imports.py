@@ -42,6 +42,7 @@ ORDER = [
     "scaling",
     "serving",
     "testing",
+    "scaffold",
     "preflight",
     "execution",
     "recipe",
