@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find core-rs/src core-rs/Cargo.toml Cargo.toml pyproject.toml -type f 2>/dev/null)
 
-.PHONY: help adopt quickstart test test-slow lint format bench-dedup bench-pager bench-generation bench-posttraining bench-loader bench-threads bench-tokenizer wheel clean setup
+.PHONY: help adopt quickstart test test-slow lint format fuzz bench-core bench-dedup bench-pager bench-generation bench-posttraining bench-loader bench-threads bench-tokenizer wheel clean setup
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -44,6 +44,15 @@ format: $(VENV)/.installed-test ## rewrite Python and Rust in the project's form
 
 bench-tokenizer: $(VENV)/.installed-test ## the tokenizer beside tiktoken and Hugging Face tokenizers
 	$(BIN)/python benchmarks/tokenizer.py
+
+bench-core: ## the Rust core alone: encode, decode, train, deduplicate, load, page
+	cargo bench --locked --bench core
+
+# Longer, or one target: make fuzz FUZZ_SECONDS=1200 FUZZ_TARGETS=shard
+FUZZ_SECONDS ?= 60
+FUZZ_TARGETS ?= $(sort $(basename $(notdir $(wildcard core-rs/fuzz/fuzz_targets/*.rs))))
+fuzz: ## search every reader of foreign bytes in the core for inputs that break it, FUZZ_SECONDS each
+	core-rs/fuzz/run.sh $(FUZZ_SECONDS) $(FUZZ_TARGETS)
 
 bench-dedup: $(VENV)/.installed-test ## deduplication beside datasketch (and rensa, if installed)
 	$(BIN)/python benchmarks/dedup.py

@@ -15,7 +15,6 @@ docs/errors.md is made of the declarations.
 
 from __future__ import annotations
 
-import difflib
 import re
 import string
 from collections.abc import Iterable
@@ -65,9 +64,38 @@ def _without_stop(text: str) -> str:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """ "did you mean 'a' or 'b'?" with at most three near names, or an empty string."""
-    near = difflib.get_close_matches(word, list(known), n=3, cutoff=0.6)
-    return f"did you mean {' or '.join(map(repr, near))}?" if near else ""
+    """ "did you mean 'a' or 'b'?" with at most three near names, or an empty string.
+
+    Near is what a slip of the keys makes: a third of the letters, three at most, left out, added, changed or swapped
+    with their neighbour; another case or hyphen; or the beginning of a longer name. A word that only looks somewhat
+    alike would send a reader the wrong way.
+    """
+    near = sorted((slips, name) for name in set(known) if (slips := _slips(word, name)) is not None)
+    near = [row for row in near if row[0] == 0] or near
+    return f"did you mean {' or '.join(repr(name) for _, name in near[:3])}?" if near else ""
+
+
+def _slips(word: str, name: str) -> int | None:
+    """How many slips turn `word` into `name`; None where they are not near."""
+    typed, meant = (text.casefold().replace("-", "_") for text in (word, name))
+    limit = min(3, max(1, len(typed) // 3))
+    if abs(len(typed) - len(meant)) <= limit and (slips := _distance(typed, meant)) <= limit:
+        return slips if slips < len(meant) else None
+    return limit + 1 if len(typed) >= 4 and meant.startswith(typed) else None
+
+
+def _distance(one: str, other: str) -> int:
+    """Letters left out, added, changed, or swapped with their neighbour (restricted Damerau-Levenshtein distance)."""
+    before: list[int] = []
+    row = list(range(len(other) + 1))
+    for i, letter in enumerate(one, 1):
+        before, last, row = row, before, [i]
+        for j, wanted in enumerate(other, 1):
+            best = min(before[j] + 1, row[j - 1] + 1, before[j - 1] + (letter != wanted))
+            if i > 1 and j > 1 and (letter, one[i - 2]) == (other[j - 2], wanted):
+                best = min(best, last[j - 2] + 1)
+            row.append(best)
+    return row[-1]
 
 
 class LlamaError(Exception):

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 import llama3
 import llama3_plugins
 from llama3 import errors
-from llama3.errors import ConfigError, DataError, Declaration, LlamaError, PluginError, Problem
+from llama3.errors import ConfigError, DataError, Declaration, LlamaError, PluginError, Problem, did_you_mean
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "errors.md"
@@ -305,6 +305,43 @@ def test_an_error_of_the_core_is_the_declared_one():
         Tokenizer.train(["a"], 5000)
     assert caught.value.problems[0].code == "L3-TOK-005"
     assert str(caught.value).startswith("tokenizer training: the text yields a vocabulary of 256 tokens at most, ")
+
+
+NAMES = ("dpo", "ppo", "grpo", "rloo", "sft", "online_dpo", "rejection_sampling", "reward_model", "learning_rate")
+
+
+@pytest.mark.parametrize(
+    ("word", "near"),
+    [
+        ("dop", ["dpo"]),
+        ("DPO", ["dpo"]),
+        ("online-dpo", ["online_dpo"]),
+        ("rejection", ["rejection_sampling"]),
+        ("rewrad_model", ["reward_model"]),
+        ("learning_rat", ["learning_rate"]),
+        ("gppo", ["grpo", "ppo"]),
+        # These only look somewhat alike.
+        ("simpo", []),
+        ("gptq", []),
+        ("kto", []),
+        ("lr", []),
+        ("x", []),
+        ("training_date", []),
+        ("", []),
+    ],
+)
+def test_a_guess_is_a_slip_away(word, near):
+    said = did_you_mean(word, NAMES)
+    assert re.findall("'(.*?)'", said) == near
+    assert bool(said) == bool(near)
+
+
+@given(st.sampled_from(NAMES), st.integers(0, 40), st.characters(codec="ascii", categories=["Ll"]))
+def test_one_slip_in_a_long_name_is_found(name, place, letter):
+    place %= len(name)
+    for word in (name[:place] + name[place + 1 :], name[:place] + letter + name[place:]):
+        if len(name) > 4:
+            assert repr(name) in did_you_mean(word, NAMES)
 
 
 if __name__ == "__main__":

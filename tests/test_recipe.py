@@ -179,17 +179,26 @@ def test_a_changed_option_remakes_what_depends_on_it(finished):
     assert hashes(run.path) == before
 
 
-def test_every_round_asks_other_prompts_and_makes_another_model(finished, tmp_path):
-    """In a run directory where an earlier layout has left its second round: that stays, beside the new one."""
+@pytest.fixture(scope="module")
+def three_rounds(finished, tmp_path_factory):
+    """A run of three rounds, in a run directory where an earlier layout has left its second one: the folder, and what
+    was left."""
     folder, _ = finished
-    config = write_config(tmp_path, data__sources=[{"name": "files", "path": str(folder / "text")}])
-    path = tmp_path / "runs" / "small"
+    home = tmp_path_factory.mktemp("rounds")
+    config = write_config(home, data__sources=[{"name": "files", "path": str(folder / "text")}])
+    path = home / "runs" / "small"
     with RunDir(path) as earlier:
         old = earlier.execute(Stage("reject", lambda out: write_rows(out.path / "dialogs.jsonl", []), "dialogs"), {},
                               key="reject-2")  # fmt: skip
     with pytest.raises(SystemExit) as done:
         main(["run", str(config), "--set", "post_training.rounds=3", "--set", "quantization=[]"])
     assert done.value.code == 0
+    return path, old
+
+
+def test_every_round_asks_other_prompts_and_makes_another_model(three_rounds):
+    """What an earlier layout has left stays, beside the new one."""
+    path, old = three_rounds
     made = RunDir(path).current()
     models = {made[f"average-{n}"].file("model.safetensors").read_bytes() for n in (1, 2, 3)}
     assert len(models) == 3
@@ -201,6 +210,38 @@ def test_every_round_asks_other_prompts_and_makes_another_model(finished, tmp_pa
     assert len(set(asked)) == 6, "no two stages ask the same prompts"
     assert made["reject-2"].location != old.location
     assert old.file("dialogs.jsonl").exists()
+
+
+def test_the_report_of_several_rounds_has_the_curves_of_all(three_rounds):
+    path, _ = three_rounds
+    report = json.loads((path / "report.json").read_text())
+    made = RunDir(path).current()
+    rounds = {f"sft-{n}": made[f"sft-{n}"].manifest.metrics["steps"] for n in (1, 2, 3)}
+    drawn = report["curves"]["loss"]
+    assert {"pretrain", *rounds} <= drawn.keys() <= {"pretrain", *rounds, *(f"prefer-{n}" for n in (1, 2, 3))}
+    assert {key: drawn[key][-1][0] for key in rounds} == rounds
+    assert report["loss"].keys() <= {"pretrain", "sft", "prefer"}, "names that were public stay"
+    page = (path / "report.html").read_text()
+    for number in (1, 2, 3):
+        assert f"sft-{number}" in page
+        assert f"rewards of reject-{number}" in page
+
+
+def test_the_report_says_what_was_made_when_and_from_what(finished):
+    _, run = finished
+    report = json.loads((run.path / "report.json").read_text())
+    assert report["made"]["versions"] == [llama3.__version__]
+    assert report["made"]["date"] == max(a.manifest.created for a in run.artifacts.values())
+    stages = {row["key"]: row for row in report["stages"]}
+    assert list(stages) == list(run.artifacts)
+    assert all(row["seconds"] > 0 for row in stages.values())
+    assert report["made"]["seconds"] == pytest.approx(sum(row["seconds"] for row in stages.values()), abs=0.01)
+    assert list(report["models"]) == ["base", "sft", "final", "int8"]
+    assert report["models"]["final"]["artifact"] == run.artifacts["final"].hash
+    assert report["verdict"]["state"] == "none"
+    for example in report["examples"]:
+        assert example["expected"]
+        assert example["scores"].keys() == example["answers"].keys()
 
 
 BOUNCER = """

@@ -99,7 +99,8 @@ def write_bytes_atomic(path: Path, data: bytes) -> None:
 def write_json_atomic(path: Path, value: Any) -> None:
     """Write a value as indented JSON, keys in the given order, atomically. Raises ValueError, TypeError, OSError."""
     text = json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False)
-    write_bytes_atomic(path, f"{text}\n".encode())
+    # A surrogate without its other half has no UTF-8; JSON has an escape for it.
+    write_bytes_atomic(path, f"{text}\n".encode("utf-8", "backslashreplace"))
 
 
 def link_atomic(link: Path, target_name: str) -> None:

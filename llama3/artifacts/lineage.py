@@ -6,9 +6,10 @@ beside the artifact and in the given places.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,9 +40,13 @@ class LineageNode:
     parents: tuple[LineageNode, ...] = ()
     problem: str = ""
 
-    def to_json(self) -> dict[str, Any]:
-        """The tree as JSON values; `parents` nest."""
-        made = self.manifest
+    def to_json(self, told: set[str] | None = None) -> dict[str, Any]:
+        """The tree as JSON values; `parents` nest. An artifact that several others were made from has its own parents
+        where it first comes; after that it is `repeated`.
+        """
+        told = set() if told is None else told
+        made, repeated = self.manifest, self.hash in told
+        told.add(self.hash)
         return {
             "role": self.role,
             "hash": self.hash,
@@ -55,30 +60,44 @@ class LineageNode:
             "plugins": made and [use.model_dump() for use in made.plugins],
             "metrics": made and made.metrics,
             "problem": self.problem or None,
-            "parents": [parent.to_json() for parent in self.parents],
+            "repeated": repeated,
+            "parents": [] if repeated else [parent.to_json(told) for parent in self.parents],
         }
 
     def walk(self) -> Iterator[LineageNode]:
-        """This node and all above it, depth first."""
-        yield self
-        for parent in self.parents:
-            yield from parent.walk()
+        """This node and all above it, depth first, each once."""
+        yield from each_once([self])
+
+
+def each_once(nodes: Iterable[LineageNode]) -> Iterator[LineageNode]:
+    """The nodes and all above them, depth first, each artifact once: rounds of training share most of what they are
+    made from, so that the paths to it double with every round."""
+    seen: set[str] = set()
+    ahead = list(nodes)[::-1]
+    while ahead:
+        node = ahead.pop()
+        if node.hash not in seen:
+            seen.add(node.hash)
+            yield node
+            ahead.extend(node.parents[::-1])
 
 
 def trace(path: str | Path, *, search: Iterable[str | Path] = (), verify: bool = False) -> list[LineageNode]:
     """The lineage of what lies at `path`: an artifact, a file inside one, or a run directory.
 
-    For a run directory there is one tree per current artifact that no other current one was made from (as
-    a rule the release). Parents are looked for beside each artifact and in the `search` directories.
+    For a run directory there is one tree per current artifact that no other current one was made from, the release
+    first. Parents are looked for beside each artifact and in the `search` directories.
     `verify` hashes every payload on the way; otherwise sizes are checked. Raises ArtifactError
     (L3-ART-001, -010) when there is nothing to trace.
     """
     starts = _starts(Path(path).resolve())
     folders = {start.parent for start in starts} | {Path(place).resolve() for place in search}
     known = _index(folders) | {_identity(start): start for start in starts}
-    nodes = [_node(None, _identity(start), known, verify, frozenset()) for start in starts]
-    used = {parent.hash for node in nodes for parent in node.walk() if parent is not node}
-    return [node for node in nodes if node.hash not in used]
+    found: dict[str, LineageNode] = {}
+    nodes = [_node(None, _identity(start), known, verify, found) for start in starts]
+    used = {parent.hash for node in found.values() for parent in node.parents}
+    ends = [node for node in nodes if node.hash not in used]
+    return sorted(ends, key=lambda node: node.manifest is None or node.manifest.type != "release")
 
 
 def _starts(path: Path) -> list[Path]:
@@ -113,19 +132,25 @@ def _identity(folder: Path) -> str:
     return sealed_hash(folder)
 
 
-def _node(role: str | None, identity: str, known: dict[str, Path], verify: bool, below: frozenset[str]) -> LineageNode:
+def _node(
+    role: str | None, identity: str, known: dict[str, Path], verify: bool, found: dict[str, LineageNode]
+) -> LineageNode:
+    """The node of an artifact, looked at once and kept in `found`."""
+    if identity not in found:
+        # A manifest cannot name itself as an ancestor without breaking blake3; this ends the search all the same.
+        found[identity] = LineageNode(None, identity, "damaged", problem="it is its own ancestor")
+        found[identity] = _look(identity, known, verify, found)
+    return replace(found[identity], role=role)
+
+
+def _look(identity: str, known: dict[str, Path], verify: bool, found: dict[str, LineageNode]) -> LineageNode:
     path = known.get(identity)
     if path is None:
-        return LineageNode(role, identity, "missing", problem="not found beside the artifacts made from it")
+        return LineageNode(None, identity, "missing", problem="not found beside the artifacts made from it")
     manifest, problem = _open(path, verify)
-    # A manifest cannot name itself as an ancestor without breaking blake3; the guard is against endless
-    # loops anyway.
-    parents = tuple(
-        _node(parent.role, parent.hash, known, verify, below | {identity})
-        for parent in (manifest.parents if manifest else ())
-        if parent.hash not in below
-    )
-    return LineageNode(role, identity, "damaged" if problem else "ok", path, manifest, parents, problem)
+    above = manifest.parents if manifest else ()
+    parents = tuple(_node(parent.role, parent.hash, known, verify, found) for parent in above)
+    return LineageNode(None, identity, "damaged" if problem else "ok", path, manifest, parents, problem)
 
 
 def _open(path: Path, verify: bool) -> tuple[Manifest | None, str]:
@@ -139,6 +164,47 @@ def _open(path: Path, verify: bool) -> tuple[Manifest | None, str]:
         with suppress(ArtifactError):
             return read_manifest(path), str(error)
         return None, str(error)
+
+
+def summary(nodes: Sequence[LineageNode], *, verified: bool = False) -> list[tuple[str, str]]:
+    """The lineage in a few rows (what, facts), for whoever does not want the tree: what was made, from what, by which
+    code and plugins, and whether all of it is there.
+    """
+    all_nodes = list(each_once(nodes))
+    made = [node.manifest for node in all_nodes if node.manifest is not None]
+    asked = Counter(f"{node.manifest.type} by {node.manifest.stage}" if node.manifest else node.hash for node in nodes)
+    rows = [("of", ", ".join(name if count == 1 else f"{count} {name}" for name, count in asked.items()))]
+    rows += [("begins with", text) for text in _beginnings(all_nodes)]
+    kinds = Counter(manifest.type for manifest in made)
+    rows.append(("artifacts", f"{len(all_nodes)}: {', '.join(f'{count} {kind}' for kind, count in kinds.items())}"))
+    rows.append(("state", _state(all_nodes, verified)))
+    if made:
+        rows.append(("made", " to ".join(dict.fromkeys([min(m.created for m in made), max(m.created for m in made)]))))
+        rows.append(("code", ", ".join(dict.fromkeys(_code(manifest) for manifest in made))))
+    if used := sorted({f"{use.family}/{use.name} ({use.dist} {use.version})" for m in made for use in m.plugins}):
+        rows.append(("plugins", ", ".join(used)))
+    return rows
+
+
+def _beginnings(nodes: Iterable[LineageNode]) -> Iterator[str]:
+    """The texts and the models of others that nothing of ours came before."""
+    for node in nodes:
+        yield from (f"{name}: {size}" for name, size in _sources(node))
+        if node.manifest is not None and node.manifest.stage == "adopt":
+            yield f"the model {node.manifest.metrics.get('name', node.hash[:12])}"
+
+
+def _state(nodes: Iterable[LineageNode], verified: bool) -> str:
+    spoilt = [node for node in nodes if node.state != "ok"]
+    if not spoilt:
+        return "all there, every byte verified" if verified else "all there (--verify hashes every byte)"
+    counts = Counter(node.state for node in spoilt)
+    names = ", ".join(node.path.name if node.path else node.hash[:12] for node in spoilt)
+    return f"{', '.join(f'{count} {state}' for state, count in counts.items())}: {names}"
+
+
+def _code(manifest: Manifest) -> str:
+    return f"llama3 {manifest.code.version}" + (f" at {manifest.code.git[:12]}" if manifest.code.git else "")
 
 
 def render(node: LineageNode) -> Tree:

@@ -30,7 +30,7 @@ from pydantic import BaseModel
 from rich.markup import escape
 
 from llama3 import _core
-from llama3.artifacts import environment
+from llama3.artifacts import environment, logbook
 from llama3.artifacts.artifact import (
     STRAY,
     Artifact,
@@ -191,6 +191,14 @@ class RunDir:
         """The rows of `<name>.jsonl`, such as "metrics"; lines that a crash cut short are left out."""
         return read_json_lines(self.path / f"{name}.jsonl")
 
+    def rows_of(self, name: str, made: Mapping[str, Artifact]) -> Iterator[dict[str, Any]]:
+        """The rows of `<name>.jsonl` that tell of the artifacts in `made`, each with its `key`."""
+        return logbook.rows_of(self.path, name, made)
+
+    def seconds_of(self, made: Mapping[str, Artifact]) -> dict[str, float]:
+        """How long each artifact in `made` took, by key, where that is known."""
+        return logbook.seconds_of(self.path, made)
+
     # -- artifacts -------------------------------------------------------------------------------------
 
     def current(self) -> dict[str, Artifact]:
@@ -305,7 +313,7 @@ class RunDir:
         try:
             # The handler stands before the stage is announced: whoever reads of its start may stop it.
             with self.signals:
-                self.event("stage_start", key=key)
+                self.event("stage_start", key=key, **logbook.begun(self.path, target.name))
                 self.display.note(f"[cyan]▸[/] {key}")
                 temporary.mkdir()
                 run(self._output(key, temporary, scratch))
@@ -313,10 +321,10 @@ class RunDir:
                 publish(temporary, target)
         except BaseException as error:
             shutil.rmtree(temporary, ignore_errors=True)
-            self._fail(key, error)
+            self._fail(key, error, artifact=target.name, seconds=round(time.monotonic() - started, 3))
             raise
         seconds = round(time.monotonic() - started, 3)
-        self.event("stage_done", key=key, seconds=seconds)
+        self.event("stage_done", key=key, artifact=target.name, seconds=seconds)
         self.display.note(f"[green]✓[/] {key}  [dim]{seconds:.1f} s[/]")
         if self.signals.seen:  # something swallowed the exception that a signal had raised
             raise STOPPED_AFTER(self.path, key=key)
@@ -336,11 +344,11 @@ class RunDir:
 
         return StageOutput(temporary, scratch, self.path, record=record, display=self.display)
 
-    def _fail(self, key: str, error: BaseException) -> None:
+    def _fail(self, key: str, error: BaseException, **facts: Any) -> None:
         """Record a stage's failure; turn a full disk and an interrupt into errors that say what to do."""
         stopped = isinstance(error, (KeyboardInterrupt, Interrupted)) or self.signals.seen
         kind = "stage_interrupted" if stopped else "stage_failed"
-        self.event(kind, key=key, error=type(error).__name__, what=str(error))
+        self.event(kind, key=key, error=type(error).__name__, what=str(error), **facts)
         if stopped and not isinstance(error, Interrupted):
             raise STOPPED(self.path, key=key) from error
         if isinstance(error, SystemExit):

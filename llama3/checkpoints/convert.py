@@ -6,7 +6,6 @@ Memory holds one file of the result at a time. The tokenizer goes along, as do t
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +15,8 @@ import torch
 from torch import Tensor
 
 from llama3.artifacts.files import atomic_directory, write_json_atomic
+from llama3.checkpoints.companions import stated_ids, write_companions
 from llama3.checkpoints.formats import load_tokenizer, open_weights
-from llama3.checkpoints.hf import HfWeights
 from llama3.checkpoints.layouts import CONFIG_FILE, PARAMS_FILE, layout_of
 from llama3.checkpoints.license import copy_terms
 from llama3.checkpoints.load import check_shapes
@@ -27,16 +26,10 @@ from llama3.checkpoints.weights import MAX_SHARD_BYTES, non_finite, write_shards
 from llama3.config.schema import Precision
 from llama3.errors import CheckpointError, ConfigError
 from llama3.model.build import HEADS
-from llama3.tokenizer import Tokenizer, stop_ids
+from llama3.tokenizer import Tokenizer
 from llama3.tokenizer.special import NUM_SPECIAL
 
 NOT_NEW = ConfigError.declare("L3-CNV-001", "is {found}", fix="give a new directory; nothing is ever overwritten")
-QUANTIZED = CheckpointError.declare(
-    "L3-CNV-002",
-    "is quantized by this project",
-    why="only its own loader reads it",
-    fix="give the checkpoint that it was made of",
-)
 TOO_MANY_TOKENS = CheckpointError.declare(
     "L3-CNV-003",
     "the tokenizer has {tokens} tokens, the model only {rows}",
@@ -46,10 +39,7 @@ NO_PLACE = CheckpointError.declare(
     "L3-CNV-004", "has {heads}, for which Meta's layout has no place", fix="convert to hf"
 )
 
-GENERATION_FILE = "generation_config.json"
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 DTYPES: Mapping[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +78,6 @@ def convert(
 def open_model(path: str | Path) -> tuple[WeightSource, Tokenizer]:
     """A model and its tokenizer, checked to belong together before any weight is read."""
     source = open_weights(path)
-    if isinstance(source, HfWeights) and "quantization" in source.raw:
-        raise QUANTIZED(path)
     check_shapes(source)
     tokenizer = load_tokenizer(path)
     if tokenizer.vocab_size > source.config.vocab_size:
@@ -102,19 +90,9 @@ def write_hf(source: WeightSource, tokenizer: Tokenizer, folder: Path, dtype: to
     names = [name for name in (*source.config.parameter_shapes(), *HEADS) if name in source.shapes]
     sizes = {name: math.prod(source.shapes[name]) * dtype.itemsize for name in names}
     write_shards(sizes, _reader(source, dtype), folder, MAX_SHARD_BYTES)
-    raw = source.raw if isinstance(source, HfWeights) else {}
-    stated = {key: raw[key] for key in _IDS if key in raw}
-    ids: dict[str, Any] = {
-        "bos_token_id": tokenizer.bos_id,
-        "eos_token_id": sorted(stop_ids(tokenizer)),
-        "pad_token_id": tokenizer.pad_id,
-        **stated,
-    }
+    ids = stated_ids(source, tokenizer)
     write_json_atomic(folder / CONFIG_FILE, {**source.config.to_hf(), "dtype": dtype_name(dtype), **ids})
-    if not _copied(source.path, folder, (GENERATION_FILE,)):
-        write_json_atomic(folder / GENERATION_FILE, ids)
-    if not (isinstance(source, HfWeights) and _copied(source.path, folder, TOKENIZER_FILES)):
-        tokenizer.save(folder)
+    write_companions(source, tokenizer, folder)
     return []
 
 
@@ -180,16 +158,6 @@ def _reader(source: WeightSource, dtype: torch.dtype) -> Callable[[str], Tensor]
         return tensor
 
     return read
-
-
-def _copied(source: Path, folder: Path, names: tuple[str, ...]) -> bool:
-    """Copy files as they are; whether the first of them was there."""
-    if not (source / names[0]).is_file():
-        return False
-    for name in names:
-        if (source / name).is_file():
-            shutil.copyfile(source / name, folder / name)
-    return True
 
 
 def dtype_name(dtype: torch.dtype) -> str:

@@ -15,6 +15,7 @@ from llama3.checkpoints.layouts import CONSOLIDATED, SAFETENSORS, layout_of
 from llama3.checkpoints.source import WeightSource
 from llama3.config.schema import LoRASection
 from llama3.errors import LlamaError
+from llama3.foreign import Fields
 from llama3.model.config import ModelConfig
 from llama3.tokenizer import Tokenizer, stop_ids
 
@@ -50,7 +51,7 @@ def describe(path: str | Path) -> dict[str, Any]:
         "weights": {
             "types": dict(source.types),
             "bytes": sum(file.stat().st_size for file in _weight_files(path)),
-            "quantization": raw.get("quantization", {}).get("scheme"),
+            "quantization": Fields(raw).object("quantization").text("scheme"),
         },
         "tokenizer": _tokenizer(source),
         "license": source.license,

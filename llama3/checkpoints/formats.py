@@ -8,17 +8,21 @@ from typing import Any
 
 from llama3.checkpoints.gguf import GgufWeights
 from llama3.checkpoints.gguf_file import read_gguf
-from llama3.checkpoints.hf import HfWeights
+from llama3.checkpoints.hf import HfWeights, read_raw_config
 from llama3.checkpoints.layouts import Layout, layout_of
 from llama3.checkpoints.meta import MetaWeights
+from llama3.checkpoints.quantized import QuantizedWeights
 from llama3.checkpoints.source import WeightSource
 from llama3.tokenizer import Tokenizer
 
 
 def open_weights(path: str | Path) -> WeightSource:
     """The model at `path`, of any layout. Raises CheckpointError; PluginError where a GGUF file needs a package."""
+    layout, path = layout_of(path), Path(path)
+    if layout == "hf" and "quantization" in read_raw_config(path):
+        return QuantizedWeights(path)
     opened: Mapping[Layout, Any] = {"hf": HfWeights, "meta": MetaWeights, "gguf": GgufWeights}
-    source: WeightSource = opened[layout_of(path)](Path(path))
+    source: WeightSource = opened[layout](path)
     return source
 
 

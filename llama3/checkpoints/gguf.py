@@ -167,7 +167,7 @@ def read_gguf_config(file: GgufFile) -> ModelConfig:
         return _config(file)
     except ConfigError as error:
         raise no_architecture(file.path, error) from error
-    except (TypeError, ValueError, IndexError, OverflowError) as error:
+    except (TypeError, ValueError, IndexError, ArithmeticError) as error:
         raise ODD_METADATA(file.path, error=error) from error
 
 
@@ -178,7 +178,7 @@ def _config(file: GgufFile) -> ModelConfig:
         raise OTHER_ARCHITECTURE(where, found=architecture, wanted=ARCHITECTURE)
     if metadata.get("split.count", 1) > 1:
         raise SPLIT(where)
-    if problems := [*_missing(where, metadata), *_unsupported(where, metadata)]:
+    if problems := _missing(where, metadata) or _unsupported(where, metadata):
         raise CheckpointError.of(problems)
     embedding = file.tensors.get("token_embd.weight")
     value = {key.removeprefix(f"{ARCHITECTURE}."): x for key, x in metadata.items()}
@@ -193,7 +193,7 @@ def _config(file: GgufFile) -> ModelConfig:
         norm_eps=_shortest(value["attention.layer_norm_rms_epsilon"]),
         tied="output.weight" not in file.tensors,
         max_seq_len=value.get("context_length", 2048),
-        head_dim=value.get("attention.key_length", value.get("rope.dimension_count", 0)),
+        head_dim=value.get("attention.key_length", 0),
     )
     return _with_scaling(config, file)
 
@@ -208,23 +208,50 @@ def _missing(where: str, metadata: Mapping[str, Any]) -> list[Problem]:
     ]
 
 
+_READ = {
+    "embedding_length", "block_count", "attention.head_count", "attention.head_count_kv", "feed_forward_length",
+    "vocab_size", "rope.freq_base", "attention.layer_norm_rms_epsilon", "context_length", "attention.key_length",
+    "rope.scaling.factor", "rope.scale_linear",
+}  # fmt: skip
+_WITHOUT_EFFECT = {
+    "rope.scaling.original_context_length", "rope.scaling.finetuned", "tensor_data_layout", "expert_used_count",
+    "attention.layer_norm_epsilon",
+}  # fmt: skip
+"""Keys that change nothing, or nothing unless another key, which is refused, makes use of them."""
+
+
 def _unsupported(where: str, metadata: Mapping[str, Any]) -> list[Problem]:
-    value = {key.removeprefix(f"{ARCHITECTURE}."): x for key, x in metadata.items()}
-    key_length = value.get("attention.key_length", 0)
-    scaling = value.get("rope.scaling.type", "none")
-    refused = {
-        "expert_count": value.get("expert_count", 0) > 0,
-        "attention.head_count_kv": isinstance(value.get("attention.head_count_kv"), list),
-        "attention.value_length": value.get("attention.value_length", key_length) != key_length,
-        "rope.dimension_count": bool(key_length) and value.get("rope.dimension_count", key_length) != key_length,
-        "rope.scaling.type": scaling != "none" and not (scaling == "linear" and value.get("rope.scaling.factor") == 1),
-        "attention.sliding_window": value.get("attention.sliding_window", 0) > 0,
+    """Every key of the architecture must be one that is read, that has no effect, or that says what Llama 3 does."""
+    prefix = f"{ARCHITECTURE}."
+    value = {key.removeprefix(prefix): x for key, x in metadata.items() if key.startswith(prefix)}
+    head_dim = value.get("attention.key_length") or value["embedding_length"] / value["attention.head_count"]
+    # Without a type llama.cpp scales linearly: by the factor or, where it is 0 or not there, by that of old files.
+    stretch = "rope.scaling.factor" if value.get("rope.scaling.factor") else "rope.scale_linear"
+    linear = value.get("rope.scaling.type", "linear") == "linear"
+    plain = {
+        "expert_count": (0,),
+        "attention.value_length": (head_dim,),
+        "rope.dimension_count": (head_dim,),
+        "rope.scaling.type": ("none", "linear"),
+        stretch: (0, 1) if linear else (value.get(stretch),),
+        "rope.scaling.attn_factor": (0, 1),
+        "attention.sliding_window": (0,),
+        "attention.causal": (True,),
+        "attention.scale": (0, head_dim**-0.5),
     }
+    known = {key: (x,) for key, x in value.items() if key in _READ | _WITHOUT_EFFECT and not isinstance(x, list)}
     return [
-        OTHER_DESIGN.problem(where, key=f"{ARCHITECTURE}.{key}", value=value.get(key))
-        for key, bad in refused.items()
-        if bad
+        OTHER_DESIGN.problem(where, key=prefix + key, value=x)
+        for key, x in sorted(value.items())
+        if not _is_one_of(x, {**known, **plain}.get(key, ()))
     ]
+
+
+def _is_one_of(value: object, wanted: tuple[Any, ...]) -> bool:
+    """Numbers are stored in single precision."""
+    numbers = isinstance(value, int | float)
+    return any(math.isclose(value, x, rel_tol=1e-5) if numbers and isinstance(x, int | float) else value == x
+               for x in wanted)  # fmt: skip
 
 
 def _with_scaling(config: ModelConfig, file: GgufFile) -> ModelConfig:

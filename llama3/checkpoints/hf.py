@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import dataclasses
+import math
 from collections import Counter
 from collections.abc import Mapping
 from functools import cached_property
@@ -17,9 +18,12 @@ from llama3.checkpoints.layouts import CONFIG_FILE, listing
 from llama3.checkpoints.license import license_of
 from llama3.checkpoints.source import common_dtype, no_architecture
 from llama3.errors import CheckpointError, ConfigError
+from llama3.foreign import MAX_TABLE, UnusableFile, checked, read_json
 from llama3.model.config import ModelConfig
 
-NOT_JSON = CheckpointError.declare("L3-CKP-002", "is not a JSON object ({reason})", fix="fetch the checkpoint again")
+UNREADABLE = CheckpointError.declare(
+    "L3-CKP-002", "cannot be read as the description of a model", why="{reason}", fix="fetch the checkpoint again"
+)
 NO_SAFETENSORS = CheckpointError.declare(
     "L3-CKP-003", "is not a whole safetensors file ({error})", fix="fetch or write the checkpoint again"
 )
@@ -39,6 +43,9 @@ NO_CONFIG = CheckpointError.declare(
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = SINGLE_FILE + ".index.json"
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+_COMPARED_ELEMENTS = 1 << 22
+"""Elements of two matrices that are compared at once."""
 
 
 class HfWeights:
@@ -48,11 +55,20 @@ class HfWeights:
         self.path = path
         self.raw = read_raw_config(path)
         """The contents of config.json."""
-        self.config = parse_config(self.raw, path)
+        self._stated = parse_config(self.raw, path)
+
+    @cached_property
+    def config(self) -> ModelConfig:
+        """What config.json says, but for a tied output matrix that is stored and is another: then it is not tied."""
+        tied = self._stated.tied and not ("quantization" not in self.raw and self._tensors.differ(EMBEDDING, HEAD))
+        return dataclasses.replace(self._stated, tied=tied)
 
     @cached_property
     def _tensors(self) -> Tensors:
-        return Tensors(self.path)
+        tensors = Tensors(self.path)
+        if self._stated.tied and EMBEDDING not in tensors.shapes:  # one matrix, stored under the other name
+            tensors.rename(HEAD, EMBEDDING)
+        return tensors
 
     @property
     def name(self) -> str:
@@ -89,11 +105,32 @@ class Tensors:
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.types: dict[str, str] = {}
         """safetensors' name of each tensor's type, such as "BF16"."""
+        self._stored: dict[str, str] = {}
+        """Name in the file, where it is another."""
         self._file_of = self._index(folder)
 
     def get(self, name: str) -> Tensor:
         with _open(self._file_of[name]) as file:
-            return file.get_tensor(name)
+            return file.get_tensor(self._stored.get(name, name))
+
+    def differ(self, name: str, other: str) -> bool:
+        """Whether both tensors are there and are not the same numbers. Memory holds some rows of each."""
+        if not {name, other} <= self.shapes.keys():
+            return False
+        if self.shapes[name] != self.shapes[other]:
+            return True
+        rows, *columns = self.shapes[name] or (1,)
+        step = max(1, _COMPARED_ELEMENTS // max(1, math.prod(columns)))
+        with _open(self._file_of[name]) as file, _open(self._file_of[other]) as file_of_other:
+            one, two = file.get_slice(name), file_of_other.get_slice(other)
+            return any(not torch.equal(one[at : at + step], two[at : at + step]) for at in range(0, rows, step))
+
+    def rename(self, name: str, new: str) -> None:
+        """Call a tensor by another name, where it is there."""
+        if name in self.shapes:
+            self._stored[new] = name
+            for table in (self.shapes, self.types, self._file_of):
+                table[new] = table.pop(name)  # type: ignore[attr-defined]
 
     def _index(self, folder: Path) -> dict[str, Path]:
         if (single := folder / SINGLE_FILE).exists():
@@ -106,9 +143,9 @@ class Tensors:
             )
             raise NO_WEIGHTS(folder, single=SINGLE_FILE, index=INDEX_FILE, why=why)
         try:
-            weight_map = json.loads(index.read_bytes())["weight_map"]
+            weight_map = read_json(index, MAX_TABLE)["weight_map"]
             files = {name: folder / Path(file).name for name, file in weight_map.items()}
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
+        except (UnusableFile, KeyError, AttributeError, TypeError) as error:
             raise NO_INDEX(index, kind=type(error).__name__, error=error) from error
         for path in sorted(set(files.values())):
             present = self._header(path)
@@ -130,8 +167,8 @@ class Tensors:
 
 def _open(path: Path) -> Any:
     try:
-        return safe_open(path, framework="pt")
-    except (SafetensorError, OSError) as error:
+        return safe_open(checked(path), framework="pt")
+    except (UnusableFile, SafetensorError, OSError) as error:
         raise NO_SAFETENSORS(path, error=error) from error
 
 
@@ -139,14 +176,11 @@ def read_raw_config(folder: Path) -> dict[str, Any]:
     """The contents of `folder/config.json`."""
     path = folder / CONFIG_FILE
     try:
-        raw = json.loads(path.read_bytes())
+        return read_json(path)
     except OSError as error:
         raise NO_CONFIG(path, error=error, listing=listing(folder)) from error
-    except ValueError as error:
-        raise NOT_JSON(path, reason=error) from error
-    if not isinstance(raw, dict):
-        raise NOT_JSON(path, reason=f"it is of type {type(raw).__name__}")
-    return raw
+    except UnusableFile as error:
+        raise UNREADABLE(path, reason=error) from error
 
 
 def parse_config(raw: Mapping[str, Any], folder: Path) -> ModelConfig:

@@ -49,8 +49,14 @@ def load_model(
     check_shapes(source)
     there, parameters = memory_here(), source.config.num_params()
     if there and torch.device(device).type == "cpu" and parameters * dtype.itemsize > there:
-        figures = {"parameters": parameters, "each": dtype.itemsize, "there": size(there), "place": "this machine"}
-        raise NOT_LOADED(path, needed=size(parameters * dtype.itemsize), **figures)
+        raise NOT_LOADED(
+            path,
+            needed=size(parameters * dtype.itemsize),
+            place="this machine",
+            there=size(there),
+            parameters=parameters,
+            each=dtype.itemsize,
+        )
     model = empty_model(source.config, source.shapes)
     state: dict[str, Tensor] = {}
     problems: list[Problem] = []

@@ -6,8 +6,6 @@ row-parallel ones by columns; the embedding of Llama 3 is cut by rows (its vocab
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import math
 from collections import Counter
 from collections.abc import Mapping
@@ -23,6 +21,7 @@ from llama3.checkpoints.license import license_of
 from llama3.checkpoints.pth import Stored, read_pth
 from llama3.checkpoints.source import common_dtype, half_split, no_architecture, read_into, read_tensor
 from llama3.errors import CheckpointError, ConfigError
+from llama3.foreign import Fields, UnusableFile, read_json
 from llama3.model.config import PRESETS, ModelConfig, RopeScaling
 
 GAP = CheckpointError.declare(
@@ -134,44 +133,57 @@ def read_meta_config(folder: Path, ranks: list[dict[str, Stored]]) -> ModelConfi
     """
     path = folder / PARAMS_FILE
     try:
-        params = json.loads(path.read_bytes())
+        params = Fields(read_json(path))
+    except (UnusableFile, OSError) as error:
+        raise OTHER_PARAMS(path, kind="unreadable", error=error) from error
+    try:
         embedding, gate = ranks[0]["model.embed_tokens.weight"], ranks[0]["model.layers.0.mlp.gate_proj.weight"]
-        dim, n_heads = params["dim"], params["n_heads"]
-        cut = len(ranks) if embedding.shape[1] == dim else 1
-        config = ModelConfig(
-            dim=dim,
-            n_layers=params["n_layers"],
-            n_heads=n_heads,
-            n_kv_heads=params.get("n_kv_heads") or n_heads,
-            ffn_dim=gate.shape[0] * len(ranks),
-            vocab_size=embedding.shape[0] * cut,
-            rope_theta=float(params.get("rope_theta") or 10_000.0),
-            norm_eps=float(params.get("norm_eps", 1e-5)),
-            tied=_is_tied(folder, ranks),
-        )
-        return _with_context(config, params)
+        found = _values(params)
+        cut = len(ranks) if embedding.shape[1] == found["dim"] else 1
+        found |= {"ffn_dim": gate.shape[0] * len(ranks), "vocab_size": embedding.shape[0] * cut}
+    except (KeyError, IndexError) as error:
+        raise OTHER_PARAMS(path, kind=type(error).__name__, error=error) from error
+    scaling = _scaling(params, found)
+    found["max_seq_len"] = (
+        params.whole("context_length") if "context_length" in params else _default_context(scaling is not None)
+    )
+    if params.faults:
+        raise CheckpointError.of(OTHER_PARAMS.problem(path, kind="value", error=fault) for fault in params.faults)
+    try:
+        return ModelConfig(**found, rope_scaling=scaling, tied=_is_tied(folder, ranks))
     except ConfigError as error:
         raise no_architecture(path, error) from error
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+    except IndexError as error:
         raise OTHER_PARAMS(path, kind=type(error).__name__, error=error) from error
 
 
-def _with_context(config: ModelConfig, params: Mapping[str, Any]) -> ModelConfig:
-    """`config` with its RoPE scaling and the length of its context."""
-    scaling = None
-    if params.get("use_scaled_rope"):
-        small = [PRESETS["llama-3.2-1b"], PRESETS["llama-3.2-3b"]]
-        known = any(
-            (config.dim, config.n_layers, config.vocab_size) == (x.dim, x.n_layers, x.vocab_size) for x in small
-        )
-        factor = params.get("rope_scaling_factor") or (32.0 if known else 8.0)
-        scaling = RopeScaling(float(factor), high_freq_factor=float(params.get("rope_high_freq_factor") or 4.0))
-    context = params.get("context_length") or _default_context(scaling)
-    return dataclasses.replace(config, rope_scaling=scaling, max_seq_len=context)
+def _values(params: Fields) -> dict[str, Any]:
+    """What params.json says in so many words."""
+    n_heads = params.whole("n_heads")
+    return {
+        "dim": params.whole("dim"),
+        "n_layers": params.whole("n_layers"),
+        "n_heads": n_heads,
+        "n_kv_heads": params.whole("n_kv_heads") if "n_kv_heads" in params else n_heads,
+        "rope_theta": params.number("rope_theta") if "rope_theta" in params else 10_000.0,
+        "norm_eps": params.number("norm_eps", 1e-5),
+    }
 
 
-def _default_context(scaling: RopeScaling | None) -> int:
-    return 131_072 if scaling else 8192
+def _scaling(params: Fields, found: Mapping[str, Any]) -> RopeScaling | None:
+    """How RoPE is scaled, if it is."""
+    if not params.flag("use_scaled_rope"):
+        return None
+    shape = ("dim", "n_layers", "vocab_size")
+    small = [PRESETS["llama-3.2-1b"], PRESETS["llama-3.2-3b"]]
+    known = any(all(found[key] == getattr(preset, key) for key in shape) for preset in small)
+    factor = params.number("rope_scaling_factor") if "rope_scaling_factor" in params else 32.0 if known else 8.0
+    high = params.number("rope_high_freq_factor") if "rope_high_freq_factor" in params else 4.0
+    return RopeScaling(factor, high_freq_factor=high)
+
+
+def _default_context(scaled: bool) -> int:
+    return 131_072 if scaled else 8192
 
 
 def _is_tied(folder: Path, ranks: list[dict[str, Stored]]) -> bool:
@@ -276,7 +288,7 @@ def meta_params(config: ModelConfig) -> dict[str, Any]:
     }
     if scaling and (scaling.factor, scaling.high_freq_factor) != (8.0, 4.0):
         params |= {"rope_scaling_factor": scaling.factor, "rope_high_freq_factor": scaling.high_freq_factor}
-    if config.max_seq_len != _default_context(scaling):
+    if config.max_seq_len != _default_context(scaling is not None):
         params["context_length"] = config.max_seq_len
     return params
 

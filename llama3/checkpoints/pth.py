@@ -7,6 +7,7 @@ understands only those with which torch describes tensors; every other opcode an
 
 from __future__ import annotations
 
+import math
 import pickletools
 import struct
 import zipfile
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from llama3.errors import CheckpointError
+from llama3.foreign import UnusableFile, checked
 
 DAMAGED = CheckpointError.declare("L3-PTH-001", "is no whole .pth file", why="{why}", fix="fetch it again")
 PROGRAM = CheckpointError.declare(
@@ -34,8 +36,10 @@ NOT_A_TENSOR = CheckpointError.declare(
     "L3-PTH-004", "{name!r} is not a tensor", fix="give weights only, a dict of tensors"
 )
 
-MAX_PICKLE_BYTES = 1 << 26
+MAX_PICKLE_BYTES = 1 << 23
 """Real ones have some kilobytes: a line per tensor."""
+MAX_REUSE = 2
+"""All tensors together may be so many times as large as the file: a tied output matrix is stored once."""
 
 _DTYPES = {
     "torch FloatStorage": ("float32", 4),
@@ -44,6 +48,7 @@ _DTYPES = {
     "torch DoubleStorage": ("float64", 8),
 }
 """Storage class -> (torch's name of its dtype, bytes of an element)"""
+_WIDTHS = dict(_DTYPES.values())
 _ORDERED_DICT = "collections OrderedDict"
 _TENSOR = "torch._utils _rebuild_tensor_v2"
 _PARAMETER = "torch._utils _rebuild_parameter"
@@ -74,16 +79,16 @@ class Stored:
         """Elements from its first to its last."""
         return 1 + sum((size - 1) * step for size, step in zip(self.shape, self.stride, strict=True))
 
+    @property
+    def elements(self) -> int:
+        return math.prod(self.shape)
+
 
 @dataclass(frozen=True, slots=True)
 class _Name:
     """A global name, not looked up."""
 
     text: str
-
-
-class _Mark:
-    """Where the items of a container begin on the stack."""
 
 
 def read_pth(path: str | Path) -> dict[str, Stored]:
@@ -94,10 +99,13 @@ def read_pth(path: str | Path) -> dict[str, Stored]:
     """
     path = Path(path)
     try:
+        size = checked(path).stat().st_size
         with zipfile.ZipFile(path) as archive:
             pickle, members = _members(path, archive)
     except zipfile.BadZipFile as error:
         raise OLD_LAYOUT(path, error=error) from error
+    except UnusableFile as error:
+        raise DAMAGED(path, why=str(error)) from error
     except (OSError, struct.error, NotImplementedError, UnicodeDecodeError) as error:
         raise DAMAGED(path, why=repr(error)) from error
     try:
@@ -108,6 +116,8 @@ def read_pth(path: str | Path) -> dict[str, Stored]:
     if odd:
         raise NOT_A_TENSOR(path, name=odd[0][:80])
     tensors: dict[str, Stored] = made
+    if sum(x.elements * _WIDTHS[x.storage.dtype] for x in tensors.values()) > MAX_REUSE * size:
+        raise DAMAGED(path, why=f"its tensors are over {MAX_REUSE} times as large as the file")
     return tensors
 
 
@@ -123,7 +133,7 @@ def _members(path: Path, archive: zipfile.ZipFile) -> tuple[bytes, dict[str, tup
                 path, why=f"its member {info.filename[:80]!r} is compressed or encrypted; torch stores plainly"
             )
     order = root + "byteorder"
-    if order in archive.namelist() and archive.read(order) != b"little":
+    if order in archive.namelist() and (archive.getinfo(order).file_size > 8 or archive.read(order) != b"little"):
         raise DAMAGED(path, why="it was written on a big-endian machine")
     prefix = root + "data/"
     storages = {
@@ -146,12 +156,18 @@ def _first_byte(path: Path, info: zipfile.ZipInfo) -> int:
 
 
 class _Reader:
-    """A stack machine for the opcodes of a tensor dict. It builds dicts, tuples, numbers, strings and `Stored`."""
+    """A stack machine for the opcodes of a tensor dict. It builds dicts, tuples, numbers, strings and `Stored`.
+
+    Work and memory grow with the pickle: a tuple holds no tuple of tuples, so that none of them, doubled again and
+    again by reference, is larger than it looks; nothing but strings is ever hashed.
+    """
 
     def __init__(self, path: Path, members: dict[str, tuple[int, int]]) -> None:
         self.path = path
         self.members = members
         self.stack: list[Any] = []
+        self.marks: list[int] = []
+        """Where on the stack the items of containers begin."""
         self.memo: dict[int, Any] = {}
 
     def read(self, pickle: bytes) -> Any:
@@ -196,17 +212,23 @@ class _Reader:
         self.stack.append(self.memo[index])
 
     def mark(self, _: object) -> None:
-        self.stack.append(_Mark)
+        self.marks.append(len(self.stack))
 
     def pop_to_mark(self) -> list[Any]:
-        start = len(self.stack) - 1 - self.stack[::-1].index(_Mark)
-        items = self.stack[start + 1 :]
+        return self.pop(len(self.stack) - self.marks.pop())
+
+    def pop(self, count: int) -> list[Any]:
+        start = len(self.stack) - count
+        if start < 0 or count < 0:
+            raise IndexError("the stack is empty")
+        items = self.stack[start:]
         del self.stack[start:]
         return items
 
-    def tuple_(self, _: object) -> None:
-        items = tuple(self.pop_to_mark())
-        self.stack.append(items)
+    def tuple_(self, items: list[Any]) -> None:
+        if any(isinstance(inner, tuple) for item in items if isinstance(item, tuple) for inner in item):
+            raise ValueError("a tuple holds tuples of tuples")
+        self.stack.append(tuple(items))
 
     def set_items(self, pairs: list[Any]) -> None:
         target = self.stack[-1]
@@ -234,6 +256,8 @@ class _Reader:
         if kind != "storage" or not isinstance(class_, _Name) or class_.text not in _DTYPES:
             raise self.refused("asks for something that is no storage of floating-point numbers")
         dtype, width = _DTYPES[class_.text]
+        if not isinstance(key, str):
+            raise ValueError("a storage has no name")
         offset, size = self.members[key]
         if not isinstance(elements, int) or elements < 0 or elements * width > size:
             raise DAMAGED(
@@ -280,10 +304,10 @@ _ACTIONS: dict[str, Callable[[_Reader, Any], None]] = {
     "BINGET": _Reader.get,
     "LONG_BINGET": _Reader.get,
     "MARK": _Reader.mark,
-    "TUPLE": _Reader.tuple_,
-    "TUPLE1": lambda reader, _: reader.stack.append((reader.stack.pop(),)),
-    "TUPLE2": lambda reader, _: reader.stack.append(tuple(reversed([reader.stack.pop() for _ in range(2)]))),
-    "TUPLE3": lambda reader, _: reader.stack.append(tuple(reversed([reader.stack.pop() for _ in range(3)]))),
+    "TUPLE": lambda reader, _: reader.tuple_(reader.pop_to_mark()),
+    "TUPLE1": lambda reader, _: reader.tuple_(reader.pop(1)),
+    "TUPLE2": lambda reader, _: reader.tuple_(reader.pop(2)),
+    "TUPLE3": lambda reader, _: reader.tuple_(reader.pop(3)),
     "SETITEM": _Reader.set_item,
     "SETITEMS": _Reader.set_marked_items,
     "BUILD": _Reader.build,

@@ -9,8 +9,10 @@ instead of filling the gaps with random weights.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,11 +20,19 @@ import torch
 from torch import Tensor, nn
 
 from llama3.artifacts.files import write_json_atomic
-from llama3.checkpoints.hf import Tensors, parse_config
+from llama3.checkpoints.hf import HfWeights, Tensors, parse_config
 from llama3.checkpoints.layouts import CONFIG_FILE
-from llama3.checkpoints.weights import refuse_non_finite, refuse_odd_names, write_tensors
+from llama3.checkpoints.weights import (
+    TENSOR_MISSING,
+    hf_tensors,
+    hf_views,
+    refuse_non_finite,
+    refuse_odd_names,
+    write_tensors,
+)
 from llama3.errors import CheckpointError, PluginError, Problem
-from llama3.model.build import assign, empty_model
+from llama3.foreign import Fields
+from llama3.model.build import HEADS, assign, empty_model
 from llama3.model.config import ModelConfig
 from llama3.model.transformer import Transformer
 from llama3.plugins.registry import discover
@@ -35,7 +45,7 @@ OTHER_PARTS = CheckpointError.declare(
 )
 DO_NOT_FIT = CheckpointError.declare("L3-QNT-003", "the tensors do not fit config.json", why="{error}")
 NO_SCHEME = CheckpointError.declare(
-    "L3-QNT-004", "the entry `quantization` does not name a scheme and its options", why="{kind}: {error}"
+    "L3-QNT-004", "the entry `quantization` does not name a scheme and its options", why="{error}"
 )
 NO_MATRIX = PluginError.declare(
     "L3-QNT-005",
@@ -45,6 +55,11 @@ NO_MATRIX = PluginError.declare(
 )
 
 MODEL_TYPE = "llama3-quantized"
+NOTE = (
+    "Quantized by llama3 (scheme {scheme}), which loads it as it is. transformers does not know this format: "
+    "`llama3 convert THIS_FOLDER OUT --to hf` writes a model that it loads."
+)
+"""The first entry of config.json, for who opens it and wonders."""
 Parts = Mapping[str, Tensor]
 """What a scheme stores of one matrix, by the names of its choice ("codes", "scale")."""
 
@@ -135,7 +150,13 @@ def save_quantized(
     refuse_non_finite(tensors, "the quantized model")
     write_tensors(tensors, folder)
     quantization = {"scheme": name, "options": scheme.metadata()}
-    raw = {**model.config.to_hf(), "model_type": MODEL_TYPE, "architectures": None, "quantization": quantization}
+    raw = {
+        "_note": NOTE.format(scheme=name),
+        **model.config.to_hf(),
+        "model_type": MODEL_TYPE,
+        "architectures": None,
+        "quantization": quantization,
+    }
     write_json_atomic(Path(folder) / CONFIG_FILE, raw)
 
 
@@ -173,14 +194,67 @@ def load_quantized(
     return model.requires_grad_(False)
 
 
+class QuantizedWeights(HfWeights):
+    """A quantized model of ours as a `llama3.checkpoints.source.WeightSource`: the numbers that its codes stand for."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        _, self._quantization = _scheme(self.raw, path)
+        self._targets = frozenset(self._quantization.targets(self.config))
+        self._kept: tuple[str, dict[str, Tensor]] = ("", {})
+
+    @cached_property
+    def _homes(self) -> dict[str, str]:
+        """Hugging Face's name of a tensor -> ours of the parameter that holds it."""
+        parameters = empty_model(self.config, self._tensors.shapes).named_parameters()
+        return {hf: name for name, x in parameters for hf, _ in hf_views(self.config, name, x)}
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        heads = {name: shape for name, shape in self._tensors.shapes.items() if name in HEADS}
+        return {**self.config.parameter_shapes(), **heads}
+
+    @property
+    def types(self) -> Mapping[str, int]:
+        return Counter(self._tensors.types.values())
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.float32
+
+    def get(self, name: str) -> Tensor:
+        home = self._homes[name]
+        if self._kept[0] != home:  # three tensors lie in one parameter
+            self._kept = home, dict(hf_tensors(self.config, home, self._parameter(home)))
+        return self._kept[1][name]
+
+    def _parameter(self, name: str) -> Tensor:
+        target = name.removesuffix(".weight")
+        if target not in self._targets:
+            return self._tensor(name).float()
+        parts = {key.removeprefix(f"{target}."): self._tensor(key) for key in self._tensors.shapes
+                 if key.startswith(f"{target}.")}  # fmt: skip
+        try:
+            return self._quantization.dequantize(parts)
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            scheme = type(self._quantization).__name__
+            raise OTHER_PARTS(f"{self.path}: {target}", parts=sorted(parts), scheme=scheme, error=error) from error
+
+    def _tensor(self, name: str) -> Tensor:
+        if name not in self._tensors.shapes:
+            raise CheckpointError.of([TENSOR_MISSING.problem(f"{self.path}: {name}")])
+        return self._tensors.get(name)
+
+
 def _scheme(raw: Mapping[str, Any], folder: Path) -> tuple[str, QuantizationScheme]:
     """The plugin that config.json names."""
-    quantization = raw["quantization"]
-    try:
-        name, options = str(quantization["scheme"]), dict(quantization["options"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise NO_SCHEME(folder / CONFIG_FILE, kind=type(error).__name__, error=error) from error
-    return name, discover().build("quantization", name, options)
+    fields = Fields(raw)
+    quantization = fields.object("quantization")
+    name, options = quantization.text("scheme"), quantization.object("options")
+    if fields.faults or name is None or "options" not in quantization:
+        error = "; ".join(fields.faults) or "one of the two is missing"
+        raise NO_SCHEME(folder / CONFIG_FILE, error=error)
+    return name, discover().build("quantization", name, dict(options.raw))
 
 
 def _linear(model: Transformer, name: str) -> nn.Linear:

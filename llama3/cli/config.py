@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from llama3.cli import completion
 from llama3.cli.output import ConfigArgument, JsonOption, SetOption, note, print_json, print_table, say
 
 if TYPE_CHECKING:
@@ -73,8 +74,14 @@ def schema() -> None:
 
 @app.command()
 def explain(
-    key: Annotated[str, typer.Argument(help="Such as post_training.algorithm; empty for all sections.")] = "",
-    config: Annotated[str | None, typer.Option("--config", "-c", help="Show the values of this config.")] = None,
+    key: Annotated[
+        str,
+        typer.Argument(help="Such as post_training.algorithm; empty for all sections.", autocompletion=completion.keys),
+    ] = "",
+    config: Annotated[
+        str | None,
+        typer.Option("--config", "-c", help="Show the values of this config.", autocompletion=completion.configs),
+    ] = None,
     overrides: SetOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -93,7 +100,9 @@ def explain(
 
 
 @app.command()
-def init(preset: Annotated[str, typer.Argument(help="Name of a preset.")] = "quickstart") -> None:
+def init(
+    preset: Annotated[str, typer.Argument(help="Name of a preset.", autocompletion=completion.presets)] = "quickstart",
+) -> None:
     """Print a preset with its comments, as a start: llama3 config init > my.yaml"""
     from llama3.config.presets import preset as find
 

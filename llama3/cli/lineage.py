@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from llama3.cli.output import JsonOption, print_json
+from llama3.cli.output import JsonOption, print_json, print_table
 
 
 def lineage(
@@ -15,7 +15,7 @@ def lineage(
     json: JsonOption = False,
 ) -> None:
     """Show what something was made from. Exit code 1 where a part of it is missing or damaged."""
-    from llama3.artifacts.lineage import render, trace
+    from llama3.artifacts.lineage import render, summary, trace
 
     trees = trace(path, verify=verify)
     if json:
@@ -23,8 +23,10 @@ def lineage(
     else:
         from llama3.artifacts.progress import PatientConsole
 
+        print_table(summary(trees, verified=verify))
         console = PatientConsole(highlight=False)
         for tree in trees:
+            console.print()
             console.print(render(tree))
     if any(node.state == "damaged" for tree in trees for node in tree.walk()):
         raise typer.Exit(1)

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from llama3.cli import completion
 from llama3.errors import LlamaError, printable
 
 NOT_PRINTED = LlamaError.declare(
@@ -29,9 +30,17 @@ NOT_PRINTED = LlamaError.declare(
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a value, such as pretrain.steps=10. Repeatable."),
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Override a value, such as pretrain.steps=10. Repeatable.",
+        autocompletion=completion.overrides,
+    ),
 ]
-ConfigArgument = Annotated[str, typer.Argument(metavar="CONFIG", help="A file, the name of a preset, or a run.")]
+ConfigArgument = Annotated[
+    str,
+    typer.Argument(metavar="CONFIG", help="A file, the name of a preset, or a run.", autocompletion=completion.configs),
+]
 
 Stream = Literal["stdout", "stderr"]
 _OUTSIDE_JSON = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from llama3.cli.generate import ModelArgument
-from llama3.errors import ConfigError
+from llama3.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from llama3.tokenizer import Message, Rendered, Tokenizer
+    from llama3.tasks.user_rows import Kinds
+    from llama3.tokenizer import Rendered, Tokenizer
 
 DATA_OR_MESSAGE = ConfigError.declare(
     "L3-CLI-030", "it shows either the rows of a file or one message", fix="give one of --data and --message"
@@ -34,7 +35,7 @@ def tokens(
     model: ModelArgument,
     data: Annotated[
         Path | None,
-        typer.Option(exists=True, dir_okay=False, help='Rows of JSON with "messages" (and "chosen", for pairs).'),
+        typer.Option(exists=True, dir_okay=False, help="Rows, as post_training.data takes them or a run writes them."),
     ] = None,
     message: Annotated[str | None, typer.Option(help="What a user says, as the prompt of an answer.")] = None,
     limit: Annotated[int, typer.Option(min=0, help="Dialogs to show. All are counted.")] = 3,
@@ -43,7 +44,7 @@ def tokens(
     from rich.text import Text
 
     from llama3.artifacts.progress import PatientConsole
-    from llama3.tokenizer import Message, render
+    from llama3.posttraining.examples import rendered_dialog
 
     if (data is None) == (message is None):
         raise DATA_OR_MESSAGE("llama3 tokens")
@@ -51,9 +52,13 @@ def tokens(
     console = PatientConsole(highlight=False, soft_wrap=True)
     counts: Counter[str] = Counter()
     without = 0
-    dialogs = [[Message("user", message)]] if message is not None else _dialogs(data)
-    for number, dialog in enumerate(dialogs, 1):
-        rendered = render(tokenizer, dialog, generation_prompt=message is not None)
+    said = [{"role": "user", "content": message}]
+    shown = (
+        [rendered_dialog(tokenizer, said, "message", generation_prompt=True)]
+        if data is None
+        else _dialogs(tokenizer, data)
+    )
+    for number, rendered in enumerate(shown, 1):
         counts.update(_kinds(rendered))
         without += not rendered.is_target.any()
         if number <= limit:
@@ -81,22 +86,34 @@ def _tokenizer(path: Path) -> Tokenizer:
     return load_tokenizer(find_model(path))
 
 
-def _dialogs(path: Path | None) -> Iterator[list[Message]]:
-    """The dialogs of a file. Raises DataError naming the row."""
-    from llama3.posttraining.examples import messages_of
-    from llama3.tasks.rows import read_rows
+def _dialogs(tokenizer: Tokenizer, path: Path) -> Iterator[Rendered]:
+    """The dialogs of a file, in every shape that `post_training.data` takes or a run writes. Raises DataError naming
+    the row."""
+    from llama3.posttraining.examples import rendered_dialog
+    from llama3.tasks.data_kind import written_kinds
+    from llama3.tasks.user_files import rows_of
 
-    assert path is not None
-    for number, row in enumerate(read_rows(path), 1):
-        yield messages_of(_messages(row), f"{path.name}:{number}")
+    kinds = written_kinds()
+    for number, row in rows_of(path):
+        where = f"{path.name}:{number}"
+        if isinstance(row, DataError):
+            raise row
+        messages = _messages(kinds, row, where)
+        asks = "messages" not in row and messages[-1]["role"] != "assistant"
+        yield rendered_dialog(tokenizer, messages, where, generation_prompt=asks)
 
 
-def _messages(row: Mapping[str, Any]) -> Sequence[Mapping[str, str]]:
-    """Of a dialog, or of a preference pair with the better answer."""
-    messages = row.get("messages")
-    if not isinstance(messages, list):
-        return [{}]  # refused like every message without role and content
-    return [*messages, {"role": "assistant", "content": row["chosen"]}] if "chosen" in row else messages
+def _messages(kinds: Kinds, row: Mapping[str, Any], where: str) -> Sequence[Mapping[str, Any]]:
+    """The messages of a row, with the (best) answer where it stands apart."""
+    from llama3.tasks.user_rows import parse_row, read_messages
+
+    apart = next((row[name] for name in ("edited", "chosen", "completion") if isinstance(row.get(name), str)), None)
+    if "messages" in row and (apart is not None or "chosen" not in row):
+        messages, answers = read_messages(row["messages"], f"{where}: messages"), [apart] if apart is not None else []
+    else:
+        parsed = parse_row(kinds, row, where)
+        messages, answers = [*parsed.prompt], list(parsed.answers[:1])
+    return [*messages, *({"role": "assistant", "content": answer} for answer in answers)]
 
 
 def _kinds(rendered: Rendered) -> list[str]:

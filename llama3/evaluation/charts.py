@@ -1,18 +1,27 @@
-"""Small charts as inline SVG, so that a report is one file. Numbers in, markup out; no state."""
+"""Small charts as inline SVG, so that a report is one file. Numbers in, markup out; no state.
+
+Colours are classes (`c0` to `c5`) that the page's style sheet fills in for a light and a dark background; curves differ
+in their dashes too, for whoever does not tell the colours apart.
+"""
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 
 from llama3.evaluation.intervals import Rate
 
-WIDTH, HEIGHT = 640, 260
-LEFT, RIGHT, TOP, BOTTOM = 56, 16, 16, 40
-COLOURS = ("#2563eb", "#dc2626", "#059669", "#d97706", "#7c3aed", "#0891b2")
+WIDTH, HEIGHT = 480, 240
+LEFT, RIGHT, TOP, BOTTOM = 58, 14, 12, 42
+FONT = 14
+COLOURS = 6
+DASHES = ("", "7 3", "2 3", "9 3 2 3")
+LEGEND_ROW, LEGEND_COLUMNS = 18, 3
 Series = Mapping[str, Sequence[tuple[float, float]]]
 Scale = Callable[[float], float]
+Show = Callable[[float], str]
 
 
 def line_chart(series: Series, x_label: str, y_label: str) -> str:
@@ -23,16 +32,14 @@ def line_chart(series: Series, x_label: str, y_label: str) -> str:
         return "<p>No points were recorded.</p>"
     xs = [x for points in lines.values() for x, _ in points]
     ys = [y for points in lines.values() for _, y in points]
-    x_ticks, y_ticks = ticks(min(xs), max(xs)), ticks(min(ys), max(ys))
+    x_ticks, y_ticks = _whole(ticks(min(xs), max(xs)), xs), ticks(min(ys), max(ys))
     at_x = _scale(min(*xs, x_ticks[0]), max(*xs, x_ticks[-1]), LEFT, WIDTH - RIGHT)
     at_y = _scale(min(*ys, y_ticks[0]), max(*ys, y_ticks[-1]), HEIGHT - BOTTOM, TOP)
     parts = [_axis_x(x_ticks, at_x, x_label), _axis_y(y_ticks, at_y, y_label)]
-    for index, (name, points) in enumerate(lines.items()):
+    for index, points in enumerate(lines.values()):
         path = " ".join(f"{at_x(x):.1f},{at_y(y):.1f}" for x, y in points)
-        colour = COLOURS[index % len(COLOURS)]
-        parts.append(f'<polyline fill="none" stroke="{colour}" stroke-width="1.8" points="{path}"/>')
-        parts.append(_text(WIDTH - RIGHT - 4, TOP + 14 + 16 * index, name, anchor="end", fill=colour))
-    return _svg(parts, f"{y_label} over {x_label}")
+        parts.append(f'<polyline class="curve {_colour(index)}"{_dash(index)} points="{path}"/>')
+    return _svg(parts, f"{y_label} over {x_label}: {_spans(lines)}", legend=list(lines), dashed=True)
 
 
 def rate_chart(rates: Mapping[str, Rate]) -> str:
@@ -44,11 +51,13 @@ def rate_chart(rates: Mapping[str, Rate]) -> str:
         x, width = LEFT + step * (index + 0.2), step * 0.6
         middle, top = x + width / 2, at_y(rate.rate)
         size = f'width="{width:.1f}" height="{at_y(0) - top:.1f}"'
-        parts.append(f'<rect x="{x:.1f}" y="{top:.1f}" {size} fill="{COLOURS[0]}"/>')
-        parts.append(_line(middle, at_y(rate.low), middle, at_y(rate.high), "#111", 2))
-        parts += [_line(middle - 6, at_y(v), middle + 6, at_y(v), "#111", 2) for v in (rate.low, rate.high)]
-        parts.append(_text(middle, HEIGHT - BOTTOM + 18, f"{name} {100 * rate.rate:.1f} %"))
-    return _svg(parts, "pass rates with 95 % intervals")
+        parts.append(f'<rect class="bar c0" x="{x:.1f}" y="{top:.1f}" {size}/>')
+        parts.append(_line(middle, at_y(rate.low), middle, at_y(rate.high), "error"))
+        parts += [_line(middle - 6, at_y(v), middle + 6, at_y(v), "error") for v in (rate.low, rate.high)]
+        parts.append(_text(middle, HEIGHT - BOTTOM + 16, name))
+        parts.append(_text(middle, HEIGHT - BOTTOM + 32, f"{100 * rate.rate:.1f} %"))
+    told = ", ".join(f"{name} {rate}" for name, rate in rates.items())
+    return _svg(parts, f"pass rates with 95 % intervals: {told}")
 
 
 def histogram_chart(edges: Sequence[float], counts: Mapping[str, Sequence[int]], x_label: str) -> str:
@@ -62,29 +71,29 @@ def histogram_chart(edges: Sequence[float], counts: Mapping[str, Sequence[int]],
     at_y = _scale(0, y_ticks[-1], HEIGHT - BOTTOM, TOP)
     inside = [value for value in ticks(edges[0], edges[-1]) if edges[0] <= value <= edges[-1]]
     parts = [_axis_x(inside, at_x, x_label), _axis_y(y_ticks, at_y, "share of answers", lambda v: f"{100 * v:.0f} %")]
-    for index, (name, row) in enumerate(shares.items()):
-        colour = COLOURS[index % len(COLOURS)]
+    for index, row in enumerate(shares.values()):
         for left, right, share in zip(edges, edges[1:], row, strict=False):
             width = (at_x(right) - at_x(left)) * 0.9 / len(shares)
             x = at_x(left) + width * index
             size = f'width="{width:.1f}" height="{at_y(0) - at_y(share):.1f}"'
-            parts.append(f'<rect x="{x:.1f}" y="{at_y(share):.1f}" {size} fill="{colour}"/>')
-        parts.append(_text(WIDTH - RIGHT - 4, TOP + 14 + 16 * index, name, anchor="end", fill=colour))
-    return _svg(parts, f"share of answers over {x_label}")
+            parts.append(f'<rect class="bar {_colour(index)}" x="{x:.1f}" y="{at_y(share):.1f}" {size}/>')
+    told = ", ".join(f"{name} ({sum(row):,} answers)" for name, row in groups.items())
+    return _svg(parts, f"share of answers over {x_label}: {told}", legend=list(shares) if len(shares) > 1 else ())
 
 
 def funnel_chart(steps: Sequence[tuple[str, float]]) -> str:
     """What is left after each step, as horizontal bars."""
     if not steps:
         return "<p>No steps were recorded.</p>"
-    most, row = max(value for _, value in steps) or 1, 26
+    most, row, start, room = max(value for _, value in steps) or 1, 26, 150, 90
     parts = []
     for index, (name, value) in enumerate(steps):
-        y, width = row * index, (WIDTH - 330) * value / most
-        parts.append(f'<rect x="170" y="{y + 4}" width="{width:.1f}" height="{row - 8}" fill="{COLOURS[2]}"/>')
-        parts.append(_text(162, y + 18, name, anchor="end"))
-        parts.append(_text(176 + width, y + 18, f"{value:,.0f}", anchor="start"))
-    return _svg(parts, "documents left after each step", height=row * len(steps) + 4)
+        y, width = row * index, (WIDTH - start - room) * value / most
+        parts.append(f'<rect class="bar c2" x="{start}" y="{y + 4}" width="{width:.1f}" height="{row - 8}"/>')
+        parts.append(_text(start - 8, y + 18, name, anchor="end"))
+        parts.append(_text(start + 6 + width, y + 18, f"{value:,.0f}", anchor="start"))
+    told = ", ".join(f"{name} {value:,.0f}" for name, value in steps)
+    return _svg(parts, f"documents left after each step: {told}", height=row * len(steps) + 4)
 
 
 def ticks(low: float, high: float, about: int = 5) -> list[float]:
@@ -98,37 +107,80 @@ def ticks(low: float, high: float, about: int = 5) -> list[float]:
     return [step * index for index in range(first, last + 1)]
 
 
+def _whole(values: list[float], of: Sequence[float]) -> list[float]:
+    """Without the fractions, where what is counted has none (steps)."""
+    whole = [value for value in values if abs(value - round(value)) < 1e-9]
+    return whole if len(whole) > 1 and all(float(x).is_integer() for x in of) else values
+
+
+def _spans(lines: Series) -> str:
+    """What a reader who does not see the curves is told."""
+    return ", ".join(f"{name} from {points[0][1]:.4g} to {points[-1][1]:.4g}" for name, points in lines.items())
+
+
 def _scale(low: float, high: float, start: float, end: float) -> Scale:
     span = (high - low) or 1.0
     return lambda value: start + (value - low) / span * (end - start)
 
 
 def _axis_x(values: Sequence[float], at: Scale, label: str) -> str:
-    bottom = HEIGHT - BOTTOM
-    parts = [_line(LEFT, bottom, WIDTH - RIGHT, bottom)]
-    parts += [_text(at(v), bottom + 16, _number(v)) for v in values]
+    bottom, show = HEIGHT - BOTTOM, labels(values)
+    parts = [_line(LEFT, bottom, WIDTH - RIGHT, bottom, "axis")]
+    parts += [_text(at(v), bottom + 17, show(v)) for v in values]
     return "".join([*parts, _text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 6, label)])
 
 
-def _axis_y(values: Sequence[float], at: Scale, label: str, show: Callable[[float], str] | None = None) -> str:
-    parts = [_line(LEFT, at(v), WIDTH - RIGHT, at(v), "#ddd") for v in values]
-    parts += [_text(LEFT - 6, at(v) + 4, (show or _number)(v), anchor="end") for v in values]
+def _axis_y(values: Sequence[float], at: Scale, label: str, show: Show | None = None) -> str:
+    show = show or labels(values)
+    parts = [_line(LEFT, at(v), WIDTH - RIGHT, at(v), "tick") for v in values]
+    parts += [_text(LEFT - 6, at(v) + 4, show(v), anchor="end") for v in values]
     middle = (TOP + HEIGHT - BOTTOM) / 2
     return "".join([*parts, f'<g transform="translate(12,{middle}) rotate(-90)">{_text(0, 0, label)}</g>'])
 
 
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+def labels(values: Sequence[float]) -> Show:
+    """How ticks are written: with as many decimals as tell them apart."""
+    step = min((b - a for a, b in itertools.pairwise(values)), default=1.0)
+    decimals = max(0, -math.floor(math.log10(step) + 1e-9)) if step > 0 else 0
+    largest = max((abs(value) for value in values), default=0)
+    if decimals > 4 or largest >= 1e6:
+        digits = max(1, math.ceil(math.log10(max(largest / step, 1)))) if step > 0 else 6
+        return lambda value: f"{value:.{min(digits + 1, 6)}g}"
+    return lambda value: f"{value:,.{decimals}f}"
 
 
-def _line(x1: float, y1: float, x2: float, y2: float, stroke: str = "#111", width: float = 1) -> str:
-    return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" stroke="{stroke}" stroke-width="{width}"/>'
+def _colour(index: int) -> str:
+    return f"c{index % COLOURS}"
 
 
-def _text(x: float, y: float, text: str, anchor: str = "middle", fill: str = "#111") -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{fill}">{escape(text)}</text>'
+def _dash(index: int) -> str:
+    pattern = DASHES[index % len(DASHES)]
+    return f' stroke-dasharray="{pattern}"' if pattern else ""
 
 
-def _svg(parts: Sequence[str], label: str, height: float = HEIGHT) -> str:
-    head = f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(label)}" font-size="12">'
-    return "".join([head, *parts, "</svg>"])
+def _line(x1: float, y1: float, x2: float, y2: float, kind: str) -> str:
+    return f'<line class="{kind}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
+
+
+def _text(x: float, y: float, text: str, anchor: str = "middle") -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
+
+
+def _legend(names: Sequence[str], dashed: bool) -> str:
+    """The names below the plot, each beside a piece of its curve or bar."""
+    width = (WIDTH - LEFT - RIGHT) / LEGEND_COLUMNS
+    parts = []
+    for index, name in enumerate(names):
+        x, y = LEFT + width * (index % LEGEND_COLUMNS), HEIGHT + LEGEND_ROW * (index // LEGEND_COLUMNS) + 12
+        kind = f'class="curve"{_dash(index)}' if dashed else 'class="swatch"'
+        line = f'<line {kind} x1="{x:.1f}" y1="{y - 4}" x2="{x + 24:.1f}" y2="{y - 4}"/>'
+        parts.append(f'<g class="{_colour(index)}">{line}{_text(x + 30, y, name, anchor="start")}</g>')
+    return "".join(parts)
+
+
+def _svg(
+    parts: Sequence[str], label: str, height: float = HEIGHT, legend: Sequence[str] = (), dashed: bool = False
+) -> str:
+    height += LEGEND_ROW * math.ceil(len(legend) / LEGEND_COLUMNS)
+    head = f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(label)}" font-size="{FONT}">'
+    return "".join([head, *parts, _legend(legend, dashed), "</svg>"])

@@ -54,13 +54,27 @@ class Evaluator(Protocol):
 def texts(
     corpus: Corpus, split: Split, max_bytes: int | None = None, document_bytes: int | None = None
 ) -> Iterator[bytes]:
-    """The documents of a split as UTF-8, in corpus order, up to about `max_bytes`; of each its first characters, up to
-    `document_bytes`."""
+    """The documents of a split as UTF-8, in corpus order, up to about `max_bytes`; with `document_bytes` of each its
+    first piece of that size that is none of another's."""
     total = 0
+    seen: set[bytes] = set()
     for batch in corpus.documents(split=split):
         for text in batch.texts:
             if max_bytes is not None and total >= max_bytes:
                 return
-            data = text.encode()[:document_bytes].decode(errors="ignore").encode()
+            data = text.encode()
+            if document_bytes is not None:
+                data = next((piece for piece in _pieces(data, document_bytes) if piece not in seen), b"")
+                seen.add(data)
             total += len(data)
-            yield data
+            if data:
+                yield data
+
+
+def _pieces(data: bytes, size: int) -> Iterator[bytes]:
+    """A text cut into pieces of at most `size` bytes (4 or more), never within a character."""
+    start = 0
+    while start < len(data):
+        piece = data[start : start + size].decode(errors="ignore").encode()
+        yield piece
+        start += len(piece)

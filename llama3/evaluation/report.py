@@ -1,22 +1,21 @@
 """The report of a run: `report.json` holds every figure, `report.html` shows them and nothing else.
 
-The page is one file without scripts or outside resources; its plots are inline SVG.
+The page is one file without scripts or outside resources; its plots are inline SVG (see `page`). Names in `report.json`
+are public: they are added to, never changed.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from importlib.resources import files
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import jinja2
-
 from llama3.artifacts import Artifact
-from llama3.evaluation.audit import TABLE_HEAD, table
-from llama3.evaluation.charts import funnel_chart, histogram_chart, line_chart, rate_chart
-from llama3.evaluation.intervals import Rate
+from llama3.evaluation.page import render_html
 from llama3.evaluation.reward_histograms import reward_histograms, stored_samples
+from llama3.evaluation.verdict import models_of, verdict_of
+
+__all__ = ["build_report", "curves", "render_html", "thin"]
 
 SCHEMA = 1
 MOST_POINTS = 300
@@ -39,10 +38,19 @@ def build_report(
     artifacts: Mapping[str, Artifact],
     samples: Iterable[Mapping[str, Any]] = (),
     audit: Artifact | None = None,
+    seconds: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
-    """The content of `report.json`. `evaluations` are by model (base, sft, final, int8), base first; `metrics` and
-    `samples` are the rows of `metrics.jsonl` and `samples.jsonl`."""
+    """The content of `report.json`.
+
+    Args:
+        evaluations: by model (base, sft, final, int8), base first.
+        metrics: rows of `metrics.jsonl`, with the `key` of the artifact that each tells of where it is known.
+        samples: rows of `samples.jsonl`, likewise.
+        artifacts: everything that the run made so far, by key.
+        seconds: how long each of them took, by key.
+    """
     rows = list(metrics)
+    drawn = [*stored_samples(artifacts), *samples]
     results = {name: artifact.metrics for name, artifact in evaluations.items()}
     tasks = {name: _first_with("pass_rate", result) for name, result in results.items()}
     passed = {name: results[name][suite] for name, suite in tasks.items() if suite}
@@ -50,10 +58,12 @@ def build_report(
         name: result.get(_first_with("bits_per_byte", result), {}).get("bits_per_byte")
         for name, result in results.items()
     }
-    return {
+    report = {
         "schema": SCHEMA,
         "run": run,
+        "made": _made(artifacts, seconds or {}),
         "model": dict(model),
+        "models": models_of(evaluations, artifacts, quantized),
         "bits_per_byte": {
             "model": next(iter(language.values())),
             "gzip": baselines.metrics["gzip"],
@@ -66,19 +76,42 @@ def build_report(
         "contamination": contamination.metrics,
         "examples": _examples(evaluations, tasks),
         "funnel": _funnel(corpus.metrics["funnel"]),
+        "losses": corpus.metrics.get("losses", []),
         "loss": curves(rows, "loss"),
-        "rollouts": {
-            "reward": curves(rows, "reward"),
-            "kl": curves(rows, "objective/kl") | curves(rows, "kl"),
-            "length": curves(rows, "completions/mean_length"),
-            "histograms": reward_histograms([*stored_samples(artifacts), *samples]),
-        },
+        "rollouts": _of_answers(rows, drawn, "stage"),
+        "curves": {"loss": curves(rows, "loss", "key"), **_of_answers(rows, drawn, "key")},
         "audit": None if audit is None else audit.metrics,
         "audit_examples": {} if audit is None else json.loads(audit.file("audit.json").read_text("utf-8"))["examples"],
         "quantization": {name: artifact.metrics for name, artifact in quantized.items()},
         "safety": {"policy": policy},
         "artifacts": {name: artifact.hash for name, artifact in artifacts.items()},
+        "stages": _stages(artifacts, seconds or {}),
     }
+    return report | {"verdict": verdict_of(report)}
+
+
+def _made(artifacts: Mapping[str, Artifact], seconds: Mapping[str, float]) -> dict[str, Any]:
+    """When, how long and by which code: the same again where a second run has nothing to do."""
+    manifests = [artifact.manifest for artifact in artifacts.values()]
+    return {
+        "date": max((made.created for made in manifests), default=None),
+        "seconds": round(sum(seconds.values()), 3) if seconds else None,
+        "versions": sorted({made.code.version for made in manifests}),
+        "commits": sorted({made.code.git for made in manifests if made.code.git}),
+    }
+
+
+def _stages(artifacts: Mapping[str, Artifact], seconds: Mapping[str, float]) -> list[dict[str, Any]]:
+    return [
+        {
+            "key": key,
+            "stage": artifact.manifest.stage,
+            "artifact": artifact.hash,
+            "created": artifact.manifest.created,
+            "seconds": seconds.get(key),
+        }
+        for key, artifact in artifacts.items()
+    ]
 
 
 def _first_with(metric: str, results: Mapping[str, Mapping[str, Any]]) -> str:
@@ -99,15 +132,18 @@ def _funnel(stages: Mapping[str, Mapping[str, Mapping[str, int]]]) -> list[tuple
 
 
 def _examples(evaluations: Mapping[str, Artifact], suites: Mapping[str, str]) -> list[dict[str, Any]]:
-    """The first tasks of each family with what every model answered; `suites` says which suite has them."""
+    """The first tasks of each family with what is right and what every model answered; `suites` says which suite has
+    them. A score of 1 is right."""
     shown: dict[str, dict[str, Any]] = {}
     for name, artifact in evaluations.items():
         with artifact.file("samples.jsonl").open(encoding="utf-8") as file:
             for row in map(json.loads, file):
                 if row["suite"] != suites[name]:
                     continue
-                example = shown.setdefault(row["id"], {"family": row["family"], "prompt": row["prompt"], "answers": {}})
+                asked = {"family": row["family"], "prompt": row["prompt"], "expected": row.get("reference")}
+                example = shown.setdefault(row["id"], {**asked, "answers": {}, "scores": {}})
                 example["answers"][name] = row["answer"]
+                example["scores"][name] = row.get("score")
     taken: dict[str, int] = {}
     chosen = []
     for example in shown.values():
@@ -124,38 +160,29 @@ def thin(points: Sequence[tuple[float, float]], most: int = MOST_POINTS) -> list
     return [points[round(i * (len(points) - 1) / (most - 1))] for i in range(most)]
 
 
-def curves(rows: Sequence[Mapping[str, Any]], metric: str) -> dict[str, list[tuple[float, float]]]:
-    """`metric` over the step, by stage, from the rows of `metrics.jsonl`. A step logged twice counts once."""
+def curves(rows: Sequence[Mapping[str, Any]], metric: str, by: str = "stage") -> dict[str, list[tuple[float, float]]]:
+    """`metric` over the step, by stage, from the rows of `metrics.jsonl`. A step logged twice counts once.
+
+    `by="key"` tells the rounds of a stage apart.
+    """
     by_stage: dict[str, dict[float, float]] = {}
     for row in rows:
         if isinstance(row.get(metric), (int, float)):
-            by_stage.setdefault(row["stage"], {})[row["step"]] = row[metric]
+            name = _key(row) if by == "key" else row["stage"]
+            by_stage.setdefault(name, {})[row["step"]] = row[metric]
     return {stage: thin(sorted(points.items())) for stage, points in by_stage.items()}
 
 
-def render_html(report: Mapping[str, Any]) -> str:
-    """The page of a report. `report` is the content of `report.json`."""
-    source = (files("llama3.evaluation") / "report.html.jinja").read_text(encoding="utf-8")
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    rates = {name: Rate(**rate) for name, rate in report["pass_rate"].items()}
-    loss = report["loss"]
-    return environment.from_string(source).render(
-        report=report,
-        pass_rates=rate_chart(rates),
-        funnel=funnel_chart([(name, count) for name, count in report["funnel"]]),
-        losses=[(stage, line_chart({stage: points}, "step", "loss")) for stage, points in loss.items()],
-        audit=[TABLE_HEAD, *table(report["audit"])] if report["audit"] else [],
-        rollouts=list(_rollout_charts(report["rollouts"])),
-        percent=lambda value: f"{100 * value:.1f} %",
-    )
+def _of_answers(rows: Sequence[Mapping[str, Any]], drawn: Iterable[Mapping[str, Any]], by: str) -> dict[str, Any]:
+    """What is known of sampled answers, by stage or, with the rounds told apart, by key."""
+    return {
+        "reward": curves(rows, "reward", by),
+        "kl": curves(rows, "objective/kl", by) | curves(rows, "kl", by),
+        "length": curves(rows, "completions/mean_length", by),
+        "histograms": reward_histograms({**row, "stage": _key(row)} if by == "key" else row for row in drawn),
+    }
 
 
-def _rollout_charts(rollouts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Title and chart of everything that is known of sampled answers."""
-    labels = {"reward": "mean reward", "kl": "KL to the reference, nats", "length": "mean length, tokens"}
-    for name, label in labels.items():
-        if rollouts[name]:
-            yield label, line_chart(rollouts[name], "step", label)
-    for stage, histogram in rollouts["histograms"].items():
-        unknown = f" ({histogram['unknown']} answers without one)" if histogram["unknown"] else ""
-        yield f"rewards of {stage}{unknown}", histogram_chart(histogram["edges"], histogram["counts"], "reward")
+def _key(row: Mapping[str, Any]) -> Any:
+    """The artifact that a row tells of, else its stage."""
+    return row.get("key", row.get("stage"))

@@ -1,18 +1,19 @@
 """`Llama`: a model with its tokenizer, in text. What `llama3.load` returns.
 
 model = llama3.load("runs/quickstart")
-model.generate(["def fibonacci(n):"], max_tokens=64)
-model.chat([Message("user", "What is 2 + 2?")])
+model.generate("def fibonacci(n):", max_tokens=64, stop="\\n\\n")
+model.chat([{"role": "user", "content": "What is 2 + 2?"}])
 model.logprobs(["The sky is blue."])
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypedDict, Unpack, overload
 
 import numpy as np
 import torch
@@ -21,10 +22,12 @@ from llama3.artifacts.artifact import artifact_around
 from llama3.checkpoints.formats import load_tokenizer
 from llama3.checkpoints.layouts import holds_model
 from llama3.checkpoints.load import load_model
-from llama3.errors import ArtifactError, DoesNotFit
+from llama3.errors import ArtifactError, ConfigError, DoesNotFit
 from llama3.inference.completion import Completion, FinishReason
 from llama3.inference.engine import Engine
+from llama3.inference.request import Request
 from llama3.inference.sampling import Sampling
+from llama3.inference.stops import Stops, read_stops
 from llama3.model.batch import Batch
 from llama3.model.config import ModelConfig
 from llama3.model.device import device_of
@@ -33,7 +36,7 @@ from llama3.model.transformer import Transformer
 from llama3.safety.dialog import DialogGuard
 from llama3.safety.engine import PolicyEngine
 from llama3.safety.guard import Turn
-from llama3.tokenizer.chat import Message, render, stop_ids
+from llama3.tokenizer.chat import Dialog, Message, read_dialog, render, stop_ids
 from llama3.tokenizer.tokenizer import Tokenizer
 
 LONG_CHAT = DoesNotFit.declare(
@@ -49,10 +52,27 @@ NO_MODEL = ArtifactError.declare(
     fix="give the path of a checkpoint, a release, a run or a .gguf file",
 )
 
+MANY_STREAMS = ConfigError.declare(
+    "L3-GEN-009",
+    "{prompts} prompts with {n} answers each do not stream",
+    fix="give one string and n=1, or stream=False",
+)
+
 TEMPERATURE, TOP_P = 0.6, 0.9
 """How answers are drawn unless said otherwise: the defaults of Meta's reference code."""
 SCORE_TOKENS = 8192
 """Tokens that `logprobs` scores at once."""
+
+
+class ChatOptions(TypedDict, total=False):
+    """How `Llama.chat` and `Llama.stream` answer."""
+
+    max_tokens: int | None
+    temperature: float
+    top_p: float
+    top_k: int
+    seed: int
+    stop: str | Sequence[str] | None
 
 
 class Llama:
@@ -101,41 +121,57 @@ class Llama:
         top_k: int = 0,
         seed: int = 0,
         n: int = 1,
-    ) -> list[Any]:
-        """Continue each prompt as plain text, up to the end of the text.
+        stop: str | Sequence[str] | None = None,
+        stream: bool = False,
+    ) -> Any:
+        """Continue each prompt as plain text, up to the end of the text or to one of the texts in `stop`.
 
-        Returns one string per prompt; with n > 1 a list of n strings per prompt.
+        Returns a string for one prompt, a list of strings for a sequence of prompts; with n > 1 a list of n strings in
+        the place of each. With `stream`, for one prompt and one answer, an iterator over the pieces as they are made.
         """
-        if isinstance(prompts, str):
-            raise TypeError("generate takes a sequence of prompts, not one string")
-        prompts = [self._judged("input", prompt) for prompt in prompts]
+        texts = [prompts] if isinstance(prompts, str) else list(prompts)
+        stops = read_stops(stop)
         sampling = Sampling(max_tokens, temperature, top_p, top_k, n, seed, stop_ids(self.tokenizer))
-        ids = [self.tokenizer.encode(prompt, bos=True) for prompt in prompts]
-        made = self.engine.generate(ids, sampling)
-        answers = [[self._judged("output", self._text(completion)) for completion in group] for group in made]
-        return answers if n > 1 else [group[0] for group in answers]
+        if stream and not (isinstance(prompts, str) and n == 1):
+            raise MANY_STREAMS("stream", prompts=len(texts), n=n)
+        texts = [self._judged("input", prompt) for prompt in texts]
+        ids = [self.tokenizer.encode(prompt, bos=True) for prompt in texts]
+        if stream:
+            pieces = self._pieces(ids[0], sampling, stops)
+            return pieces if self.guard is None else self.guard.guard_stream(pieces, trace=[Turn("user", texts[0])])
+        answers = [[self._judged("output", text) for text in group] for group in self._answers(ids, sampling, stops)]
+        found = answers if n > 1 else [group[0] for group in answers]
+        return found[0] if isinstance(prompts, str) else found
+
+    @overload
+    def chat(self, messages: Dialog, *, stream: Literal[False] = ..., **options: Unpack[ChatOptions]) -> Message: ...
+
+    @overload
+    def chat(self, messages: Dialog, *, stream: Literal[True], **options: Unpack[ChatOptions]) -> Iterator[str]: ...
 
     def chat(
-        self,
-        messages: Sequence[Message],
-        *,
-        max_tokens: int | None = None,
-        temperature: float = TEMPERATURE,
-        top_p: float = TOP_P,
-        seed: int = 0,
-    ) -> Message:
-        """The assistant's next message, of at most `max_tokens` and what the context has room for."""
-        pieces = self.stream(messages, max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)
-        return Message("assistant", "".join(pieces))
+        self, messages: Dialog, *, stream: bool = False, **options: Unpack[ChatOptions]
+    ) -> Message | Iterator[str]:
+        """The assistant's next message, of at most `max_tokens` and what the context has room for.
+
+        Args:
+            messages: `{"role": ..., "content": ...}` or `Message` each, or a string: one message of the user.
+            stream: give an iterator over the pieces of the answer as they are made, as `Llama.stream` does.
+            options: max_tokens, temperature, top_p, top_k, seed, stop (texts that end an answer, not part of it)
+        """
+        pieces = self.stream(messages, **options)
+        return pieces if stream else Message("assistant", "".join(pieces))
 
     def stream(
         self,
-        messages: Sequence[Message],
+        messages: Dialog,
         *,
         max_tokens: int | None = None,
         temperature: float = TEMPERATURE,
         top_p: float = TOP_P,
+        top_k: int = 0,
         seed: int = 0,
+        stop: str | Sequence[str] | None = None,
     ) -> Iterator[str]:
         """The assistant's next message, piece by piece as it is made; leaving the loop stops it.
 
@@ -143,6 +179,7 @@ class Llama:
         are rendered, before this returns. What is answered is judged with all of them as its trace. A message that was
         judged in an earlier call, after the same messages, is not judged again.
         """
+        messages, stops = read_dialog(messages), read_stops(stop)
         trace = [Turn(message.role, message.text) for message in messages]
         if self._dialogs is not None:
             trace = self._dialogs.admit(trace)
@@ -152,17 +189,18 @@ class Llama:
         if room < 1:
             raise LONG_CHAT("chat", tokens=len(prompt), limit=self.engine.pool.max_tokens)
         tokens = room if max_tokens is None else min(max_tokens, room)
-        sampling = Sampling(tokens, temperature, top_p, seed=seed, stop_ids=stop_ids(self.tokenizer))
-        pieces = self._pieces(prompt, sampling)
+        sampling = Sampling(tokens, temperature, top_p, top_k, seed=seed, stop_ids=stop_ids(self.tokenizer))
+        pieces = self._pieces(prompt, sampling, stops)
         return pieces if self.guard is None else self.guard.guard_stream(pieces, trace=trace)
 
-    def logprobs(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Log-probability of each token of each text, in nats, float32[tokens], given a beginning of text before it.
+    def logprobs(self, texts: Sequence[str] | str) -> Any:
+        """Log-probability of each token of each text, in nats, float32[tokens], given a beginning of text before it: a
+        list of arrays, for one string its array.
 
         Where the tokenizer begins no text with BOS, nothing predicts the first token: that one is left out.
         """
         if isinstance(texts, str):
-            raise TypeError("logprobs takes a sequence of texts, not one string")
+            return self.logprobs([texts])[0]
         ids = [self.tokenizer.encode(text, bos=True) for text in texts]
         found: list[np.ndarray] = []
         group: list[np.ndarray] = []
@@ -185,13 +223,46 @@ class Llama:
             logps = logps_M.cpu().numpy()
         return np.split(logps, np.cumsum([max(len(document) - 1, 0) for document in documents])[:-1])
 
-    def _pieces(self, prompt: np.ndarray, sampling: Sampling) -> Iterator[str]:
-        decoder = self.tokenizer.stream()
-        for token in self.engine.stream(prompt, sampling):
-            if token not in sampling.stop_ids and (piece := decoder.push(token)):
-                yield piece
-        if piece := decoder.flush():
-            yield piece
+    def _answers(self, prompts: list[np.ndarray], sampling: Sampling, stops: tuple[str, ...]) -> list[list[str]]:
+        """The texts of all answers. With `stops` they are read token by token in turns, and a request is over when all
+        of its answers are."""
+        if not stops:
+            return [[self._text(answer) for answer in group] for group in self.engine.generate(prompts, sampling)]
+        requests: list[Request] = []
+        try:
+            for prompt in prompts:
+                requests.append(self.engine.submit(prompt, sampling))
+            readers = [
+                [self._read(self.engine.tokens(request, index), sampling, stops) for index in range(sampling.n)]
+                for request in requests
+            ]
+            found = [["" for _ in group] for group in readers]
+            live = [(row, index) for row, group in enumerate(readers) for index in range(len(group))]
+            while live:
+                pieces = [(row, index, next(readers[row][index], None)) for row, index in live]
+                live = [(row, index) for row, index, piece in pieces if piece is not None]
+                for row, index, piece in pieces:
+                    found[row][index] += piece or ""
+                for row in {row for row, _, _ in pieces} - {row for row, _ in live}:
+                    self.engine.cancel(requests[row])
+            return found
+        finally:
+            for request in requests:
+                self.engine.cancel(request)
+
+    def _pieces(self, prompt: np.ndarray, sampling: Sampling, stops: tuple[str, ...] = ()) -> Iterator[str]:
+        """The pieces of one answer; leaving the loop cancels it."""
+        with contextlib.closing(self.engine.stream(prompt, sampling)) as tokens:  # type: ignore[type-var]
+            yield from filter(None, self._read(tokens, sampling, stops))
+
+    def _read(self, tokens: Iterator[int], sampling: Sampling, stops: tuple[str, ...]) -> Iterator[str]:
+        """For every token what text may be passed on, which may be none; ends at the first of `stops`."""
+        decoder, ending = self.tokenizer.stream(), Stops(stops)
+        for token in tokens:
+            yield ending.push(decoder.push(token) if token not in sampling.stop_ids else "")
+            if ending.is_over:
+                return
+        yield ending.push(decoder.flush()) + ending.flush()
 
     def _judged(self, stage: str, text: str) -> str:
         """What of a text the guard lets pass. Raises GuardBlocked."""

@@ -14,6 +14,7 @@ from typing import Any
 
 from llama3.config.schema import ModelSection
 from llama3.errors import CheckpointError, ConfigError, Problem
+from llama3.foreign import Fields
 
 NO_SIZE = ConfigError.declare("L3-MDL-001", "{value!r} is not a positive whole number", fix="set a {name} of 1 or more")
 UNEVEN_GROUPS = ConfigError.declare(
@@ -52,6 +53,7 @@ OTHER_FAMILY = CheckpointError.declare(
 OTHER_DESIGN = CheckpointError.declare(
     "L3-MDL-012", "{key} has a value that Llama 3 does not use", fix="use a Llama 3.x checkpoint"
 )
+ODD_VALUE = CheckpointError.declare("L3-MDL-013", "{fault}", fix="use the config.json that belongs to the checkpoint")
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,29 +114,24 @@ class ModelConfig:
         """
         if problems := _hf_problems(raw, where):
             raise CheckpointError.of(problems)
-        rope = dict(raw.get("rope_parameters") or raw.get("rope_scaling") or {})
-        scaling = None
-        if rope.get("rope_type", rope.get("type", "default")) == "llama3":
-            scaling = RopeScaling(
-                factor=float(rope["factor"]),
-                low_freq_factor=float(rope["low_freq_factor"]),
-                high_freq_factor=float(rope["high_freq_factor"]),
-                original_max_position=int(rope["original_max_position_embeddings"]),
-            )
-        return cls(
-            dim=raw["hidden_size"],
-            n_layers=raw["num_hidden_layers"],
-            n_heads=raw["num_attention_heads"],
-            n_kv_heads=raw.get("num_key_value_heads") or raw["num_attention_heads"],
-            ffn_dim=raw["intermediate_size"],
-            vocab_size=raw["vocab_size"],
-            rope_theta=float(raw.get("rope_theta") or rope.get("rope_theta") or 10_000.0),
-            rope_scaling=scaling,
-            norm_eps=float(raw.get("rms_norm_eps", 1e-6)),
-            tied=bool(raw.get("tie_word_embeddings", False)),
-            max_seq_len=raw.get("max_position_embeddings", 2048),
-            head_dim=raw.get("head_dim") or 0,
+        fields = Fields(raw)
+        heads = fields.whole("num_attention_heads")
+        found = dict(
+            dim=fields.whole("hidden_size"),
+            n_layers=fields.whole("num_hidden_layers"),
+            n_heads=heads,
+            n_kv_heads=fields.whole("num_key_value_heads") if "num_key_value_heads" in fields else heads,
+            ffn_dim=fields.whole("intermediate_size"),
+            vocab_size=fields.whole("vocab_size"),
+            norm_eps=fields.number("rms_norm_eps", 1e-6),
+            tied=fields.flag("tie_word_embeddings"),
+            max_seq_len=fields.whole("max_position_embeddings", 2048),
+            head_dim=fields.whole("head_dim") if "head_dim" in fields else 0,
+            **_hf_rope(fields),
         )
+        if fields.faults:
+            raise CheckpointError.of(ODD_VALUE.problem(where, fault=fault) for fault in fields.faults)
+        return cls(**found)
 
     @property
     def ffn_groups(self) -> int:
@@ -240,20 +237,50 @@ def _problems(config: ModelConfig) -> list[Problem]:
 
 
 def _hf_problems(raw: Mapping[str, Any], where: str) -> list[Problem]:
+    """What is missing, and what this architecture does not do."""
     required = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size")
     problems = [KEY_IS_MISSING.problem(where, key=key) for key in required if key not in raw]
     if raw.get("model_type", "llama") != "llama":
         problems.append(OTHER_FAMILY.problem(where, type=raw["model_type"]))
-    rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
-    kind = rope.get("rope_type", rope.get("type", "default"))
     unsupported = {
         "hidden_act": raw.get("hidden_act", "silu") != "silu",
         "attention_bias": raw.get("attention_bias", False),
         "mlp_bias": raw.get("mlp_bias", False),
-        "rope_scaling.rope_type": kind not in ("default", "llama3"),
+        "partial_rotary_factor": raw.get("partial_rotary_factor") not in (None, 1),
+        "quantization_config": raw.get("quantization_config"),
     }
+    if isinstance(rope := raw.get(_rope_key(raw)) or {}, dict):
+        unsupported["rope_scaling.rope_type"] = _rope_type(rope) not in ("default", "llama3")
+        unsupported["rope_parameters.partial_rotary_factor"] = rope.get("partial_rotary_factor") not in (None, 1)
     problems += [OTHER_DESIGN.problem(where, key=key) for key, bad in unsupported.items() if bad]
     return problems
+
+
+def _rope_key(raw: Mapping[str, Any]) -> str:
+    """Of the old and the new key the one that counts, as in transformers: the old one where it says something."""
+    return "rope_scaling" if raw.get("rope_scaling") else "rope_parameters"
+
+
+def _rope_type(rope: Mapping[str, Any]) -> object:
+    return rope.get("rope_type", rope.get("type", "default"))
+
+
+def _hf_rope(fields: Fields) -> dict[str, Any]:
+    """rope_theta and rope_scaling. What stands within the object goes before what stands beside it."""
+    rope = fields.object(_rope_key(fields.raw))
+    place = next((place for place in (rope, fields) if "rope_theta" in place), None)
+    found: dict[str, Any] = {"rope_theta": 10_000.0 if place is None else place.number("rope_theta")}
+    if _rope_type(rope.raw) != "llama3":
+        return found
+    context = "original_max_position_embeddings"
+    told = next((place for place in (fields, rope) if context in place), None)
+    found["rope_scaling"] = RopeScaling(
+        factor=rope.number("factor"),
+        low_freq_factor=rope.number("low_freq_factor"),
+        high_freq_factor=rope.number("high_freq_factor"),
+        original_max_position=fields.whole("max_position_embeddings", 2048) if told is None else told.whole(context),
+    )
+    return found
 
 
 def _divisors(number: int) -> list[int]:

@@ -43,16 +43,20 @@ class LoRALinear(nn.Module):
 
     rows_O: Tensor
 
-    def __init__(self, base: nn.Linear, rows: Mapping[str, Tensor], rank: int, scale: float) -> None:
-        """rows: of each adapted projection, the rows of `base.weight` that are its own, in its order."""
+    def __init__(
+        self, base: nn.Linear, rows: Mapping[str, Tensor], rank: int | Mapping[str, int], scale: float
+    ) -> None:
+        """rows: of each adapted projection, the rows of `base.weight` that are its own, in its order
+        rank: of all of them, or of each."""
         super().__init__()
         self.base = base.requires_grad_(False)
         self.scale, self.enabled = scale, True
         weight, inputs = base.weight, base.weight.shape[1]
         make = lambda *shape: nn.Parameter(weight.new_zeros(shape))
         # Pairs, because a ParameterDict sorts a mapping and the rows below must stand in the same order.
-        self.lora_A = nn.ParameterDict([(name, make(rank, inputs)) for name in rows])
-        self.lora_B = nn.ParameterDict([(name, make(len(own), rank)) for name, own in rows.items()])
+        ranks = dict.fromkeys(rows, rank) if isinstance(rank, int) else rank
+        self.lora_A = nn.ParameterDict([(name, make(ranks[name], inputs)) for name in rows])
+        self.lora_B = nn.ParameterDict([(name, make(len(own), ranks[name])) for name, own in rows.items()])
         device = torch.device("cpu") if weight.is_meta else weight.device
         self.register_buffer("rows_O", torch.cat(list(rows.values())).to(device), persistent=False)
 
@@ -108,6 +112,37 @@ def place_lora(model: Transformer, section: LoRASection) -> Transformer:
     return model
 
 
+@dataclass(frozen=True, slots=True)
+class GivenAdapter:
+    """An adapter of one projection, from a file."""
+
+    a: Tensor
+    b: Tensor
+    scale: float
+
+
+@torch.no_grad()
+def give_adapters(model: Transformer, given: Mapping[str, GivenAdapter]) -> None:
+    """Put adapters into a plain model, in place, by the names that `peft` gives their projections; all else is frozen.
+
+    Their ranks and scales may differ: a scale goes into B, where the layer has none of its own.
+    """
+    model.requires_grad_(False)
+    for layer in range(model.config.n_layers):
+        for ours, rows in _rows(model.config).items():
+            target = f"layers.{layer}.{ours}"
+            found = {part: given[prefix] for part, prefix in peft_prefixes(target) if prefix in given}
+            if not found:
+                continue
+            linear = cast(nn.Linear, model.get_submodule(target))
+            own = {part: rows[part] for part in found}
+            adapted = LoRALinear(linear, own, {part: len(x.a) for part, x in found.items()}, 1.0)
+            for part, x in found.items():
+                adapted.lora_A[part].copy_(x.a)
+                adapted.lora_B[part].copy_(x.b * x.scale)
+            model.set_submodule(target, adapted)
+
+
 def draw_adapter(seed: int, name: str, shape: torch.Size) -> Tensor:
     """A new adapter's parameter `name` on the CPU: A [R, I] by (seed, name), kaiming uniform with a = sqrt(5) as `peft`
     does, B of zeros."""
@@ -147,14 +182,17 @@ class MergeError:
 
 
 @torch.no_grad()
-def merge(model: Transformer) -> list[MergeError]:
+def merge(model: Transformer, dtype: torch.dtype | None = None) -> list[MergeError]:
     """Add the adapters into the weights and take them away, in place; the model is plain again. Where it is sharded,
-    every rank must call it."""
+    every rank must call it.
+
+    dtype: the precision to which the sums are rounded. Default: that of the weights.
+    """
     errors = []
     for name, layer in adapters(model).items():
         base, delta = whole(layer.base.weight), layer.delta()
         exact = base.double() + delta.double()
-        merged = exact.to(base.dtype)
+        merged = exact.to(dtype or base.dtype).to(base.dtype)
         change = float(delta.norm() / base.norm().clamp(min=1e-30))
         errors.append(MergeError(name, float((merged.double() - exact).abs().max()), change))
         layer.base.weight.copy_(like(layer.base.weight, merged))

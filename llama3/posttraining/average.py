@@ -6,20 +6,23 @@ learnt (Wortsman et al. 2022, arXiv 2109.01903).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from llama3.artifacts import Checkpoint, StageOutput, stage
-from llama3.checkpoints.load import load_model
+from llama3.artifacts.files import write_json_atomic
+from llama3.checkpoints.formats import open_weights
+from llama3.checkpoints.load import check_shapes, read_parameter
+from llama3.checkpoints.source import WeightSource
+from llama3.checkpoints.weights import write_model
 from llama3.config.schema import Config
 from llama3.errors import CheckpointError, ConfigError
-from llama3.model.transformer import Transformer
+from llama3.model.build import empty_model
 from llama3.tokenizer import Tokenizer
-from llama3.training.placed import PlacedModel
-from llama3.training.stage import save_checkpoint
 
 OTHER_ARCHITECTURE = CheckpointError.declare("L3-AVG-001", "the checkpoints differ in their architecture")
 OTHER_TOKENIZER = CheckpointError.declare("L3-AVG-002", "its tokenizer is not that of {first}")
@@ -47,29 +50,48 @@ class AverageOptions(BaseModel):
 def average(
     a: Checkpoint, b: Checkpoint, base: Checkpoint | None = None, *, options: AverageOptions, out: StageOutput
 ) -> None:
-    """Write the mean of the checkpoints. Raises CheckpointError when they do not fit together."""
+    """Write the mean of the checkpoints, with one tensor of each in memory.
+
+    Raises CheckpointError when they do not fit together, ConfigError for weights that are none.
+    """
     folders = [checkpoint.path for checkpoint in (a, b, base) if checkpoint is not None]
     tokenizers = [Tokenizer.load(folder) for folder in folders]
     for folder, tokenizer in zip(folders, tokenizers, strict=True):
         if tokenizer.hash != tokenizers[0].hash:
             raise OTHER_TOKENIZER(folder, first=folders[0])
-    models = [load_model(folder) for folder in folders]
-    mean = average_models(models, options.weights)
-    save_checkpoint(out.path, PlacedModel(mean), tokenizers[0], {"stage": "average", "weights": list(options.weights)})
-    out.metrics["distance"] = round(_distance(models[0], models[1]), 6)
+    out.metrics["distance"] = round(average_checkpoints(folders, options.weights, out.path), 6)
+    tokenizers[0].save(out.path)
+    write_json_atomic(out.path / "llama3.json", {"stage": "average", "weights": list(options.weights)})
 
 
-def average_models(models: Sequence[Transformer], weights: Sequence[float]) -> Transformer:
-    """The first model with its weights replaced by the weighted mean of all."""
-    if len(weights) != len(models) or min(weights) < 0 or sum(weights) <= 0:
-        raise NO_WEIGHTS("post_training.average", weights=list(weights), models=len(models))
-    if any(model.config != models[0].config for model in models):
+def average_checkpoints(folders: Sequence[Path], weights: Sequence[float], to: Path) -> float:
+    """Write the weighted mean of all into `to`; returns the root mean square difference of the first two."""
+    if len(weights) != len(folders) or min(weights) < 0 or sum(weights) <= 0:
+        raise NO_WEIGHTS("post_training.average", weights=list(weights), models=len(folders))
+    sources = [open_weights(folder) for folder in folders]
+    for source in sources:
+        check_shapes(source)
+    first = sources[0]
+    if any((source.config, source.shapes) != (first.config, first.shapes) for source in sources):
         raise OTHER_ARCHITECTURE("average")
-    states = [model.state_dict() for model in models]
-    mean = {name: weighted_mean([state[name] for state in states], weights) for name in states[0]}
-    result = Transformer(models[0].config)
-    result.load_state_dict(mean)
-    return result
+    shapes = {name: x.shape for name, x in empty_model(first.config, first.shapes).named_parameters()}
+    squares: list[Tensor] = []
+
+    def means() -> Iterator[tuple[str, Tensor]]:
+        for name, shape in shapes.items():
+            tensors = [_read(source, name, shape) for source in sources]
+            squares.append(((tensors[0] - tensors[1]) ** 2).sum())
+            yield name, weighted_mean(tensors, weights)
+
+    write_model(first.config, shapes, means(), to, dtype=torch.float32)
+    return float((torch.stack(squares).sum() / sum(shape.numel() for shape in shapes.values())).sqrt())
+
+
+def _read(source: WeightSource, name: str, shape: torch.Size) -> Tensor:
+    tensor = torch.zeros(shape)
+    if problems := read_parameter(source, name, tensor):
+        raise CheckpointError.of(problems)
+    return tensor
 
 
 def weighted_mean(tensors: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
@@ -78,10 +100,3 @@ def weighted_mean(tensors: Sequence[Tensor], weights: Sequence[float]) -> Tensor
     for tensor, weight in zip(tensors, weights, strict=True):
         total.add_(tensor.float(), alpha=weight / sum(weights))
     return total.to(tensors[0].dtype)
-
-
-@torch.no_grad()
-def _distance(a: Transformer, b: Transformer) -> float:
-    """Root mean square difference of the two models' weights."""
-    squares = [((x - y) ** 2).sum() for x, y in zip(a.parameters(), b.parameters(), strict=True)]
-    return float((torch.stack(squares).sum() / sum(x.numel() for x in a.parameters())).sqrt())

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -50,7 +50,7 @@ class DialogExample:
         return len(self.prompt) + len(self.answer.ids)
 
 
-def messages_of(messages: Sequence[Mapping[str, str]], where: str) -> list[Message]:
+def messages_of(messages: Sequence[Mapping[str, Any]], where: str) -> list[Message]:
     """The messages of a row. Raises DataError for what is none."""
     try:
         return [Message(cast(Role, message["role"]), message["content"]) for message in messages]
@@ -58,12 +58,12 @@ def messages_of(messages: Sequence[Mapping[str, str]], where: str) -> list[Messa
         raise NO_MESSAGES(where, error=error) from None
 
 
-def dialog_example(tokenizer: Tokenizer, messages: Sequence[Mapping[str, str]], where: str = "dialog") -> DialogExample:
-    """Tokenize a dialog to learn all its answers; what follows the last is left out.
+def dialog_example(tokenizer: Tokenizer, messages: Sequence[Mapping[str, Any]], where: str = "dialog") -> DialogExample:
+    """Tokenize a dialog to learn all its answers but those of weight 0; what follows the last is left out.
 
     Raises DataError when there is nothing to learn, or the chat template does not take the dialog.
     """
-    rendered = _rendered(tokenizer, messages, where)
+    rendered = rendered_dialog(tokenizer, messages, where)
     targets = np.flatnonzero(rendered.is_target)
     if rendered.is_format[targets].all():
         what = "nothing in this dialog is a target" if len(targets) == 0 else "every answer in this dialog is empty"
@@ -72,8 +72,26 @@ def dialog_example(tokenizer: Tokenizer, messages: Sequence[Mapping[str, str]], 
     return DialogExample(rendered.ids[:start], _span(rendered, start, end))
 
 
+def rendered_dialog(
+    tokenizer: Tokenizer,
+    messages: Sequence[Mapping[str, Any]],
+    where: str = "dialog",
+    *,
+    generation_prompt: bool = False,
+) -> Rendered:
+    """A dialog as ids; answers of weight 0 are no targets. Raises DataError where the template does not take it."""
+    rendered = _rendered(tokenizer, messages, where, generation_prompt=generation_prompt)
+    if all(message.get("weight") != 0 for message in messages):
+        return rendered
+    ends = [*rendered.message_starts[1:], len(rendered.ids)]
+    learnt = np.ones(len(rendered.ids), bool)
+    for message, start, end in zip(messages, rendered.message_starts, ends, strict=True):
+        learnt[start:end] = message.get("weight") != 0
+    return replace(rendered, is_target=rendered.is_target & learnt)
+
+
 def answer_example(
-    tokenizer: Tokenizer, messages: Sequence[Mapping[str, str]], answer: str, where: str = "answer"
+    tokenizer: Tokenizer, messages: Sequence[Mapping[str, Any]], answer: str, where: str = "answer"
 ) -> DialogExample:
     """Tokenize a prompt and one answer to it, which alone is the target; it may be empty (but for its end token)."""
     prompt = _rendered(tokenizer, messages, where, generation_prompt=True).ids
@@ -82,7 +100,7 @@ def answer_example(
     return DialogExample(prompt, _span(rendered, len(prompt), end))
 
 
-def prompt_ids(tokenizer: Tokenizer, messages: Sequence[Mapping[str, str]], where: str = "prompt") -> np.ndarray:
+def prompt_ids(tokenizer: Tokenizer, messages: Sequence[Mapping[str, Any]], where: str = "prompt") -> np.ndarray:
     """Token ids of a prompt, ending in the header of the assistant's message."""
     return _rendered(tokenizer, messages, where, generation_prompt=True).ids
 
@@ -92,7 +110,7 @@ def _span(rendered: Rendered, start: int, end: int) -> AnswerTokens:
 
 
 def _rendered(
-    tokenizer: Tokenizer, messages: Sequence[Mapping[str, str]], where: str, *, generation_prompt: bool = False
+    tokenizer: Tokenizer, messages: Sequence[Mapping[str, Any]], where: str, *, generation_prompt: bool = False
 ) -> Rendered:
     """Raises DataError; its problems name the dialog too."""
     try:

@@ -10,16 +10,16 @@ import torch
 
 from llama3.artifacts.artifact import artifact_around
 from llama3.artifacts.files import atomic_directory
-from llama3.checkpoints.adapter import load_adapter
-from llama3.checkpoints.formats import load_tokenizer
+from llama3.checkpoints.companions import stated_ids, write_companions
+from llama3.checkpoints.convert import facts_of, open_model, write_terms
 from llama3.checkpoints.load import load_model
+from llama3.checkpoints.peft_adapter import load_adapter
+from llama3.checkpoints.weights import save_model
 from llama3.errors import ArtifactError
 from llama3.model.batch import Batch
 from llama3.model.lora import merge
 from llama3.model.score import score
 from llama3.model.transformer import Transformer
-from llama3.training.placed import PlacedModel
-from llama3.training.stage import save_checkpoint
 
 OUTPUT_EXISTS = ArtifactError.declare("L3-LRA-007", "already exists", fix="give a new directory")
 
@@ -45,24 +45,30 @@ class MergeReport:
 
 
 def merge_adapter(base: Path, adapter: Path, out: Path) -> MergeReport:
-    """Write base + adapter as a checkpoint. Raises ArtifactError when `out` exists, CheckpointError for an adapter
-    that does not belong to the base; nothing is written then."""
+    """Write base + adapter as a checkpoint in the base's precision, with all that stands beside the base's weights.
+
+    Raises ArtifactError when `out` exists, CheckpointError for an adapter that does not belong to the base; nothing is
+    written then.
+    """
     if out.exists():
         raise OUTPUT_EXISTS(out)
     for given in (base, adapter):
         artifact_around(given)
-    model, tokenizer = load_model(base), load_tokenizer(base)
+    source, tokenizer = open_model(base)
+    model = load_model(base)
     load_adapter(model, adapter)
     before = _probe(model)
-    errors = merge(model)
+    errors = merge(model, source.dtype)
     report = MergeReport(
         matrices=len(errors),
-        change=sum(error.change for error in errors) / len(errors),
-        max_abs_error=max(error.max_abs for error in errors),
+        change=sum(error.change for error in errors) / max(len(errors), 1),
+        max_abs_error=max((error.max_abs for error in errors), default=0.0),
         max_logp_error=float((_probe(model) - before).abs().max()),
     )
     with atomic_directory(out) as folder:
-        save_checkpoint(folder, PlacedModel(model), tokenizer, {"merged": report.to_json()})
+        save_model(model, folder, dtype=source.dtype, extra=stated_ids(source, tokenizer))
+        write_companions(source, tokenizer, folder)
+        write_terms(source, folder, {**facts_of(source), "merged": report.to_json()})
     return report
 
 

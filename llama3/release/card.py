@@ -15,8 +15,9 @@ from typing import Any
 
 from llama3.evaluation.audit import TABLE_HEAD, table
 from llama3.model.config import ModelConfig
-
-DIGITS = 4
+from llama3.release import markdown
+from llama3.release.history import in_order, rounds
+from llama3.release.markdown import code, number, text
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ def model_card(card: Card) -> str:
     """The whole card."""
     sections = (
         _front_matter(card),
-        [f"# {_cell(card.name)}", "", _summary(card)],
+        [f"# {text(card.name)}", "", _summary(card)],
         _section("Use", _use(card)),
         _section("Architecture", _architecture(card.model)),
         _section("Training data", _of_types(card, "corpus", "tokenizer", "shards")),
@@ -74,7 +75,7 @@ def _front_matter(card: Card) -> list[str]:
 def _summary(card: Card) -> str:
     millions = card.model.num_params() / 1e6
     size = f"{millions / 1e3:.2f} billion" if millions >= 1e3 else f"{millions:.2f} million"
-    origin = "raised from raw text" if card.made_from is None else f"made from {_cell(card.made_from)}"
+    origin = "raised from raw text" if card.made_from is None else f"made from {text(card.made_from)}"
     return f"A transformer of Llama 3's architecture with {size} parameters, {origin} with the `llama3` pipeline."
 
 
@@ -95,9 +96,9 @@ def _use(card: Card) -> Iterator[str]:
     for export in card.exports:
         yield ""
         yield (
-            f"`{export['name']}`: {export['dtype']} weights. {export['verified']} log-probabilities "
+            f"{code(export['name'])}: {text(export['dtype'])} weights. {export['verified']} log-probabilities "
             f"(`probe.safetensors`) were computed again from the written files; the largest difference is "
-            f"{_number(export['difference'])} nats."
+            f"{number(export['difference'])} nats."
         )
 
 
@@ -120,18 +121,32 @@ def _architecture(model: ModelConfig) -> Iterator[str]:
 
 
 def _of_types(card: Card, *types: str) -> Iterator[str]:
-    """What the manifests of some types of artifacts say, oldest first."""
-    for row in reversed(card.lineage):
+    """What the manifests of some types of artifacts say: stage by stage as they ran, the rounds of a stage side by
+    side."""
+    number_of = rounds(card.lineage)
+    by_stage: dict[str, list[Mapping[str, Any]]] = {}
+    for row in in_order(card.lineage):
         if row.get("type") in types:
-            yield f"**{row['stage']}** (`{row['hash'][:12]}`)"
-            yield ""
-            yield from _table(("", ""), _flat(row["metrics"]))
-            yield ""
+            by_stage.setdefault(row["stage"], []).append(row)
+    for stage, rows in by_stage.items():
+        several = len({number_of[row["hash"]] for row in rows}) > 1
+        heads = [f"round {number_of[row['hash']]}" if several else "" for row in rows]
+        yield f"**{text(stage)}** ({', '.join(code(row['hash'][:12]) for row in rows)})"
+        yield ""
+        yield from _side_by_side(["", *heads], [dict(_flat(row["metrics"])) for row in rows])
+        yield ""
+
+
+def _side_by_side(head: Sequence[str], columns: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """One row for each figure that any of the columns has."""
+    names = dict.fromkeys(name for column in columns for name in column)
+    rows = [(name, *(column.get(name, "") for column in columns)) for name in names]
+    yield from _table(head, rows)
 
 
 def _evaluation(card: Card) -> Iterator[str]:
     for role, metrics in card.reports.items():
-        yield f"**{role}**"
+        yield f"**{text(role)}**"
         yield ""
         yield from _table(("", ""), _flat(metrics))
         yield ""
@@ -148,7 +163,7 @@ def _audit(card: Card) -> Iterator[str]:
 
 def _quantization(card: Card) -> Iterator[str]:
     for role, metrics in card.checkpoints.items():
-        yield f"**`{role}/`** (load it with `llama3`)"
+        yield f"**{code(f'{role}/')}** (load it with `llama3`)"
         yield ""
         yield from _table(("", ""), _flat(metrics))
         yield ""
@@ -160,7 +175,8 @@ def _safety(card: Card) -> Iterator[str]:
         return
     yield "The policy that was configured for this model (`policy.json`); a guard that fails blocks:"
     yield ""
-    yield from _table(("stage", "guards"), [(stage, f"`{json.dumps(tree)}`") for stage, tree in card.policy.items()])
+    guards = [(text(stage), code(json.dumps(tree))) for stage, tree in card.policy.items()]
+    yield from markdown.table(("stage", "guards"), guards)
     yield ""
     yield "The weights alone promise nothing: the guards are programs beside them."
 
@@ -176,12 +192,15 @@ def _limits(card: Card) -> Iterator[str]:
 def _lineage(card: Card) -> Iterator[str]:
     yield "`lineage.json` has the details; `llama3 lineage` checks them against the run."
     yield ""
+    number_of = rounds(card.lineage)
     rows = []
-    for row in card.lineage:
+    for row in in_order(card.lineage):
         plugins = ", ".join(f"{use['family']}/{use['name']} {use['version']}" for use in row.get("plugins", []))
-        parents = ", ".join(f"{parent['role']} `{parent['hash'][:12]}`" for parent in row["parents"])
-        rows.append((row.get("stage", "missing"), f"`{row['hash'][:12]}`", parents or "-", plugins or "-"))
-    yield from _table(("stage", "artifact", "made from", "plugins"), rows)
+        parents = ", ".join(f"{text(parent['role'])} {code(parent['hash'][:12])}" for parent in row["parents"])
+        nth = number_of[row["hash"]]
+        stage = row.get("stage", "missing") + (f", round {nth}" if nth > 1 else "")
+        rows.append((text(stage), code(row["hash"][:12]), parents or "-", text(plugins) or "-"))
+    yield from markdown.table(("stage", "artifact", "made from", "plugins"), rows)
 
 
 def _section(title: str, lines: Iterable[str]) -> list[str]:
@@ -191,22 +210,8 @@ def _section(title: str, lines: Iterable[str]) -> list[str]:
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[str]:
-    rows = list(rows)
-    if not rows:
-        return
-    yield "| " + " | ".join(head) + " |"
-    yield "|" + "---|" * len(head)
-    for row in rows:
-        yield "| " + " | ".join(_cell(value) for value in row) + " |"
-
-
-def _cell(value: Any) -> str:
-    text = _number(value) if isinstance(value, float) else str(value)
-    return " ".join(text.split()).replace("|", "\\|")
-
-
-def _number(value: float) -> str:
-    return f"{value:.{DIGITS}g}"
+    """A table of values."""
+    yield from markdown.table(head, [[text(value) for value in row] for row in rows])
 
 
 def _flat(metrics: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -220,6 +225,6 @@ def _flat(metrics: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
         elif isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{name}.")
         elif isinstance(value, list):
-            yield f"{prefix}{name}", ", ".join(_cell(item) for item in value)
+            yield f"{prefix}{name}", ", ".join(number(item) if isinstance(item, float) else str(item) for item in value)
         else:
             yield f"{prefix}{name}", value

@@ -26,14 +26,15 @@ if TYPE_CHECKING:
 MISSING_FIELD = DataError.declare("L3-DLG-007", "the field {error} is missing")
 
 Row = Mapping[str, Any]
+Message = Mapping[str, Any]
+"""`role`, `content`, and `weight: 0` where an answer is not to be learnt."""
 
 
 @dataclass(frozen=True, slots=True)
 class UserRow:
     """A row that was understood."""
 
-    prompt: tuple[Mapping[str, str], ...]
-    """Messages, as role and content."""
+    prompt: tuple[Message, ...]
     answers: tuple[str, ...] = ()
     """Best first, where they are ranked."""
     columns: Mapping[str, Any] = field(default_factory=dict)

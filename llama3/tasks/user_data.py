@@ -8,7 +8,7 @@ such rows go to held_out.jsonl as they were written. Rows that occur twice are u
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,9 @@ from llama3.plugins.specs import AlgorithmSpec
 from llama3.tasks import FILE_HELD_OUT_ONE_IN, Split, prompt_digest, split_of_prompt
 from llama3.tasks.data_kind import UserRow, data_kind, data_kind_spec, written_kinds
 from llama3.tasks.rows import write_rows
+from llama3.tasks.user_files import UNREADABLE, rows_of
 from llama3.tasks.user_rows import parse_row
 
-UNREADABLE = DataError.declare("L3-OWN-001", "cannot be read", why="{error}", fix="check post_training.data")
 OTHER_KIND = DataError.declare(
     "L3-OWN-006",
     "this row is of {kind}, the first of {first}",
@@ -46,8 +46,6 @@ ON_BOTH_SIDES = DataError.declare(
     "this held-out prompt is trained on in line {line}",
     fix="give all rows of a prompt the same split",
 )
-NOT_JSON = DataError.declare("L3-OWN-011", "not a line of JSON", why="{error}")
-NOT_AN_OBJECT = DataError.declare("L3-OWN-012", "not a JSON object")
 MORE = DataError.declare("L3-OWN-013", "and {count} more problems")
 ALL_HELD_OUT = DataError.declare(
     "L3-OWN-014", "all {rows} rows are held out", why="one prompt in ten is", fix="add rows"
@@ -61,7 +59,7 @@ PREVIEW = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A row that was understood, with its number in the file (from 1) and as it was written."""
+    """A row that was understood, with its number in the file (from 1) and as user_files read it."""
 
     number: int
     row: UserRow
@@ -182,11 +180,11 @@ def read_lines(path: Path, most: int | None = None) -> list[Line]:
     lines: list[Line] = []
     problems: list[Problem] = []
     kinds = written_kinds()
-    for number, raw in _raw_lines(path):
-        where = f"{path.name}:{number}"
+    for number, written in rows_of(path):
         try:
-            written = _object(raw, where)
-            lines.append(Line(number, parse_row(kinds, written, where), written))
+            if isinstance(written, DataError):
+                raise written
+            lines.append(Line(number, parse_row(kinds, written, f"{path.name}:{number}"), written))
         except DataError as error:
             problems += error.problems
         if len(lines) + len(problems) == most:
@@ -203,29 +201,6 @@ def read_lines(path: Path, most: int | None = None) -> list[Line]:
     if problems:
         raise DataError.of([*problems[:MOST_PROBLEMS], *_rest(path, len(problems) - MOST_PROBLEMS)])
     return lines
-
-
-def _raw_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Lines that are not blank, with their numbers; a byte order mark goes."""
-    try:
-        with path.open("rb") as file:
-            for number, raw in enumerate(file, 1):
-                if number == 1:
-                    raw = raw.removeprefix(b"\xef\xbb\xbf")
-                if raw.strip():
-                    yield number, raw
-    except OSError as error:
-        raise UNREADABLE(path, error=error) from None
-
-
-def _object(raw: bytes, where: str) -> dict[str, Any]:
-    try:
-        value = json.loads(raw.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise NOT_JSON(where, error=error) from None
-    if not isinstance(value, dict):
-        raise NOT_AN_OBJECT(where)
-    return value
 
 
 def _rest(path: Path, count: int) -> Iterable[Problem]:

@@ -1,7 +1,8 @@
 """One row of a user's own data, in TRL's column names: which kind it is and what its cells say.
 
 A prompt is text (one user message) or a list of messages; an answer is text or a list of one assistant message. The
-content of a message is text or a list of text parts, which are joined. Every row may have an `id`, and say itself
+content of a message is text or a list of text parts, which are joined; what else a message may say stands in
+llama3.tasks.message_keys. Every row may have an `id`, and say itself
 whether it is for training: `split` is `train` or `held_out`. All other columns are those of a kind
 (llama3.tasks.data_kind).
 """
@@ -13,7 +14,8 @@ from dataclasses import replace
 from typing import Any, get_args
 
 from llama3.errors import DataError, did_you_mean
-from llama3.tasks.data_kind import DataKind, Row, UserRow
+from llama3.tasks.data_kind import DataKind, Message, Row, UserRow
+from llama3.tasks.message_keys import is_learnt
 from llama3.tasks.task import Split
 from llama3.tokenizer.messages import texts_of
 
@@ -21,7 +23,7 @@ NO_KIND = DataError.declare(
     "L3-OWN-002",
     "columns [{columns!r}] {what}",
     why="{near}",
-    fix="name them as TRL does: messages; prompt, completion; prompt, chosen, rejected",
+    fix="name them as TRL does: messages (each with role and content); prompt, completion; prompt, chosen, rejected",
 )
 NOT_TEXT = DataError.declare("L3-OWN-003", "{column} is {type}", fix="give text or messages")
 EMPTY_PROMPT = DataError.declare("L3-OWN-004", "the prompt is empty", fix="write what is asked, or drop the row")
@@ -39,6 +41,12 @@ NOT_ONE_ANSWER = DataError.declare(
     fix="move the messages before it into prompt",
 )
 EMPTY_ANSWER = DataError.declare("L3-OWN-052", "{column} is empty", why="there is nothing to learn", fix="drop the row")
+NOT_LEARNT = DataError.declare(
+    "L3-OWN-056",
+    "the weight of {column} is 0",
+    why="it is all that this row teaches",
+    fix="drop the row, or the weight",
+)
 NO_MESSAGES = DataError.declare("L3-OWN-053", "not text and not a list of messages")
 ODD_MESSAGE = DataError.declare("L3-OWN-054", "a message is {{role, content}} with text or parts as content")
 UNKNOWN_ROLE = DataError.declare("L3-OWN-055", "unknown role {role!r}", why="{near}", fix="one of {roles}")
@@ -54,7 +62,7 @@ def parse_row(kinds: Kinds, row: Row, where: str) -> UserRow:
     """Understand a row as one of `kinds`. Raises DataError."""
     name = _kind(kinds, frozenset(row) - OF_EVERY_KIND, where)
     parsed = kinds[name].parse(row, where)
-    own, split = row.get("id"), row.get("split")
+    own, split = row.get("id", row.get("prompt_id")), row.get("split")
     if own is not None and not isinstance(own, str | int):
         raise BAD_ID(where, type=type(own).__name__)
     if split not in (None, *get_args(Split)):
@@ -90,7 +98,7 @@ def _check_columns(name: str, kind: DataKind[Any], columns: frozenset[str], wher
         raise MISSING_COLUMN(where, kind=name, columns=missing)
 
 
-def read_prompt(row: Row, where: str) -> tuple[Mapping[str, str], ...]:
+def read_prompt(row: Row, where: str) -> tuple[Message, ...]:
     """The messages of the column `prompt`; text is one user message. Raises DataError."""
     prompt = row["prompt"]
     if isinstance(prompt, str):
@@ -98,7 +106,7 @@ def read_prompt(row: Row, where: str) -> tuple[Mapping[str, str], ...]:
     return as_prompt(read_messages(prompt, f"{where}: prompt"), where)
 
 
-def as_prompt(messages: Sequence[Mapping[str, str]], where: str) -> tuple[Mapping[str, str], ...]:
+def as_prompt(messages: Sequence[Message], where: str) -> tuple[Message, ...]:
     """Messages that ask for an answer. Raises DataError."""
     if not any(message["role"] != "system" and message["content"].strip() for message in messages):
         raise EMPTY_PROMPT(where)
@@ -113,6 +121,8 @@ def read_answer(value: Any, where: str, column: str) -> str:
         messages = read_messages(value, f"{where}: {column}")
         if len(messages) != 1 or messages[0]["role"] != "assistant":
             raise NOT_ONE_ANSWER(where, column=column)
+        if "weight" in messages[0]:
+            raise NOT_LEARNT(where, column=column)
         value = messages[0]["content"]
     if not isinstance(value, str):
         raise NOT_TEXT(where, column=column, type=type(value).__name__)
@@ -121,14 +131,14 @@ def read_answer(value: Any, where: str, column: str) -> str:
     return value
 
 
-def read_messages(value: Any, where: str) -> list[Mapping[str, str]]:
-    """A list of messages, as role and content. Raises DataError."""
+def read_messages(value: Any, where: str) -> list[Message]:
+    """A list of messages, as role and content; `weight` is 0 where one is not to be learnt. Raises DataError."""
     if not isinstance(value, list) or not value:
         raise NO_MESSAGES(where)
     return list(_each_message(value, where))
 
 
-def _each_message(value: list[Any], where: str) -> Iterator[Mapping[str, str]]:
+def _each_message(value: list[Any], where: str) -> Iterator[Message]:
     for i, message in enumerate(value):
         if not isinstance(message, dict) or not isinstance(message.get("content"), str | list):
             raise ODD_MESSAGE(f"{where}[{i}]")
@@ -136,4 +146,6 @@ def _each_message(value: list[Any], where: str) -> Iterator[Mapping[str, str]]:
         if role is None:
             named = message.get("role")
             raise UNKNOWN_ROLE(f"{where}[{i}]", role=named, near=did_you_mean(str(named), _ROLES), roles=list(_ROLES))
-        yield {"role": role, "content": "".join(texts_of(message["content"], f"{where}[{i}]"))}
+        content = "".join(texts_of(message["content"], f"{where}[{i}]"))
+        learnt = is_learnt(message, role, f"{where}[{i}]")
+        yield {"role": role, "content": content} | ({} if learnt else {"weight": 0})

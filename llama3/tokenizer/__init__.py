@@ -4,7 +4,17 @@
 messages into ids in such a way that no content ever becomes a control token.
 """
 
-from llama3.tokenizer.chat import CHAT_TEMPLATE, Message, Rendered, parse, render, stop_ids
+from llama3.tokenizer.chat import CHAT_TEMPLATE, Dialog, Message, Rendered, parse, render, stop_ids
 from llama3.tokenizer.tokenizer import StreamDecoder, Tokenizer
 
-__all__ = ["CHAT_TEMPLATE", "Message", "Rendered", "StreamDecoder", "Tokenizer", "parse", "render", "stop_ids"]
+__all__ = [
+    "CHAT_TEMPLATE",
+    "Dialog",
+    "Message",
+    "Rendered",
+    "StreamDecoder",
+    "Tokenizer",
+    "parse",
+    "render",
+    "stop_ids",
+]

@@ -8,20 +8,31 @@ whatever a content says, it never becomes a control token.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 
 from llama3.errors import DataError
 from llama3.tokenizer import chat_template, llama3_chat
+from llama3.tokenizer.dialog import Dialog, read_dialog
 from llama3.tokenizer.llama3_chat import parse
 from llama3.tokenizer.messages import ROLES, Message, Rendered, Role
 from llama3.tokenizer.template import CHAT_TEMPLATE
 from llama3.tokenizer.tokenizer import Tokenizer
 
-__all__ = ["CHAT_TEMPLATE", "ROLES", "Message", "Rendered", "Role", "parse", "render", "stop_ids"]
+__all__ = [
+    "CHAT_TEMPLATE",
+    "ROLES",
+    "Dialog",
+    "Message",
+    "Rendered",
+    "Role",
+    "parse",
+    "read_dialog",
+    "render",
+    "stop_ids",
+]
 
 
-def render(tokenizer: Tokenizer, messages: Sequence[Message], *, generation_prompt: bool = False) -> Rendered:
-    """Ids of a dialog.
+def render(tokenizer: Tokenizer, messages: Dialog, *, generation_prompt: bool = False) -> Rendered:
+    """Ids of a dialog: messages, as `Message` or as mappings of role and content; a string is one message of the user.
 
     The ids with a generation prompt are a prefix of the ids with the assistant's answer appended.
 
@@ -32,7 +43,7 @@ def render(tokenizer: Tokenizer, messages: Sequence[Message], *, generation_prom
     moves or rewrites a message.
     """
     protocol = llama3_chat if _speaks_llama3(tokenizer) else chat_template
-    return protocol.render(tokenizer, messages, generation_prompt)
+    return protocol.render(tokenizer, read_dialog(messages), generation_prompt)
 
 
 def stop_ids(tokenizer: Tokenizer) -> frozenset[int]:

@@ -36,6 +36,10 @@ class Message:
             raise NO_SUCH_ROLE("message", role=self.role, roles=list(ROLES))
         texts_of(self.content)
 
+    def __str__(self) -> str:
+        """The text: what is printed of an answer."""
+        return self.text
+
     @property
     def text(self) -> str:
         """All of the content's text; nothing is put between parts."""

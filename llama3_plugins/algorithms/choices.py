@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from llama3.model.batch import Batch
+from llama3.algorithms import Batch
 
 
 def pick(batch: Batch, value_S: Tensor) -> Tensor:

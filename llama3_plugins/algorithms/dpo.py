@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from llama3.model.batch import Batch
-from llama3.training.algorithm import Services
+from llama3.algorithms import Batch, Services
 from llama3_plugins.algorithms.preference_losses import PreferenceAlgorithm
 
 

@@ -7,10 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from llama3.model.batch import Batch
-from llama3.model.score import Scored
-from llama3.posttraining.advantages import group_advantages, kl_estimate
-from llama3.training.algorithm import Algorithm, Plan, Services, Term
+from llama3.algorithms import Algorithm, Batch, Plan, Scored, Services, Term, group_advantages, kl_estimate
 from llama3_plugins.algorithms.options import GRPOOptions, Reduction
 
 

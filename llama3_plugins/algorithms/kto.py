@@ -5,9 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from llama3.model.batch import Batch, Segment, Tree
-from llama3.model.score import Scored
-from llama3.training.algorithm import Algorithm, Services, Term
+from llama3.algorithms import Algorithm, Batch, Scored, Segment, Services, Term, Tree
 from llama3_plugins.algorithms.options import KTOOptions
 
 

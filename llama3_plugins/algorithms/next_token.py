@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from llama3.model.batch import Batch
-from llama3.model.score import Scored
-from llama3.training.algorithm import Algorithm, Term
+from llama3.algorithms import Algorithm, Batch, Scored, Term
 
 
 class NextToken(Algorithm):

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from llama3.inference import FinishReason
-from llama3.model.batch import Batch
-from llama3.training.algorithm import Plan, Services
+from llama3.algorithms import Batch, FinishReason, Plan, Services
 from llama3_plugins.algorithms.choices import pick
 from llama3_plugins.algorithms.options import OnlineDPOOptions
 from llama3_plugins.algorithms.preference_losses import PreferenceAlgorithm

@@ -8,11 +8,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llama3.inference import FinishReason
-from llama3.model.batch import Batch
-from llama3.model.score import Scored
-from llama3.posttraining.advantages import gae, kl_estimate, last_M, whiten
-from llama3.training.algorithm import Algorithm, Plan, Services, Stats, Term
+from llama3.algorithms import (
+    Algorithm,
+    Batch,
+    FinishReason,
+    Plan,
+    Scored,
+    Services,
+    Stats,
+    Term,
+    gae,
+    kl_estimate,
+    last_M,
+    whiten,
+)
 from llama3_plugins.algorithms.options import PPOOptions
 
 

@@ -35,9 +35,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llama3.model.batch import Batch
-from llama3.model.score import Scored
-from llama3.training.algorithm import Algorithm, Services, Stats, Term
+from llama3.algorithms import Algorithm, Batch, Scored, Services, Stats, Term
 from llama3_plugins.algorithms.options import BATCH_WIDE, LossName, PreferenceOptions
 
 DISCOPOP_TEMPERATURE = 0.05

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from llama3.model.batch import Batch
-from llama3.model.score import Scored
-from llama3.training.algorithm import Algorithm, Plan, Services, Term
+from llama3.algorithms import Algorithm, Batch, Plan, Scored, Services, Term
 from llama3_plugins.algorithms.choices import pick
 from llama3_plugins.algorithms.options import RejectionSamplingOptions
 

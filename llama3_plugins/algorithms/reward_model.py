@@ -8,10 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llama3.model.batch import Batch
-from llama3.model.score import Scored
-from llama3.posttraining.packing import pack_rankings
-from llama3.training.algorithm import Algorithm, Term
+from llama3.algorithms import Algorithm, Batch, Scored, Term, pack_rankings
 from llama3_plugins.algorithms.options import RewardModelOptions
 from llama3_plugins.data_kinds.pairs import PairExample
 

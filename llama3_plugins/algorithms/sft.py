@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from llama3.model.batch import Batch
-from llama3.model.score import Scored
-from llama3.training.algorithm import Algorithm, Term
+from llama3.algorithms import Algorithm, Batch, Scored, Term
 
 
 class SFT(Algorithm):

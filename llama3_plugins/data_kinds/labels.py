@@ -8,15 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from llama3.data_kinds import AnswerTokens, DataKind, Row, UserRow, Writer, answer_example, read_answer, read_prompt
 from llama3.errors import DataError
-from llama3.posttraining.examples import AnswerTokens, answer_example
-from llama3.tasks.data_kind import DataKind, Row, UserRow, Writer
-from llama3.tasks.user_rows import read_answer, read_prompt
 from llama3_plugins.data_kinds.prompts import task_rows
 
 if TYPE_CHECKING:
-    from llama3.model.batch import Batch
-    from llama3.tokenizer import Tokenizer
+    from llama3.data_kinds import Batch, Tokenizer
 
 NO_LABEL = DataError.declare("L3-DLG-008", "the label is {label}", fix="give true or false")
 ODD_LABEL = DataError.declare("L3-OWN-030", "label is {label}", fix="write true or false")
@@ -60,7 +57,7 @@ class Labels(DataKind[LabelExample]):
 
     def collate(self, examples: Sequence[LabelExample]) -> Batch:
         """One tree per answer. Columns: per_target["is_format"], per_tree["desirable"] (0 or 1)."""
-        from llama3.posttraining.packing import pack_answers
+        from llama3.data_kinds import pack_answers
 
         return pack_answers(
             [(example.prompt, [example.answer]) for example in examples],

@@ -9,16 +9,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from llama3.data_kinds import (
+    AnswerTokens,
+    DataKind,
+    Message,
+    Row,
+    UserRow,
+    Writer,
+    answer_example,
+    read_answer,
+    read_prompt,
+)
 from llama3.errors import DataError
-from llama3.posttraining.examples import AnswerTokens, answer_example
-from llama3.tasks.data_kind import DataKind, Row, UserRow, Writer
-from llama3.tasks.user_rows import read_answer, read_prompt
 from llama3_plugins.data_kinds.labels import label_row
 from llama3_plugins.data_kinds.prompts import task_rows
 
 if TYPE_CHECKING:
-    from llama3.model.batch import Batch
-    from llama3.tokenizer import Tokenizer
+    from llama3.data_kinds import Batch, Tokenizer
 
 SAME_TOKENS = DataError.declare("L3-DLG-003", "two answers are the same", fix="drop the pair, or the edit")
 SAME_ANSWERS = DataError.declare(
@@ -33,22 +40,36 @@ NO_PROMPT = DataError.declare(
     why="it would be the prompt",
     fix="add the column prompt",
 )
+ODD_SCORE = DataError.declare("L3-OWN-025", "{column} is {score}", fix="give a number, or remove the column")
+OTHER_ORDER = DataError.declare(
+    "L3-OWN-026",
+    "the rejected answer has the higher score ({rejected} against {chosen})",
+    fix="swap the two, or remove the scores",
+)
+OTHER_MESSAGES = DataError.declare(
+    "L3-OWN-027", "messages are not the chosen dialog", why="one row holds one pair", fix="remove the column"
+)
+OTHER_PROMPT = DataError.declare(
+    "L3-OWN-028", "the prompt does not stand in what chosen and rejected begin with", fix="remove the column prompt"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class PairExample:
-    """A prompt with a better and a worse answer, and perhaps an edited one above both (paper 4.2.1).
-    Preference losses compare the first two; a reward model learns the whole ranking."""
+    """A prompt with a better and a worse answer, and perhaps an edited one above both (paper 4.2.1), or with a longer
+    ranking. Preference losses compare each answer with the next, but the edited one; a reward model learns it whole."""
 
     prompt: np.ndarray
     chosen: AnswerTokens
     rejected: AnswerTokens
     edited: AnswerTokens | None = None
+    worse: tuple[AnswerTokens, ...] = ()
+    """Those that a longer ranking puts below, best first."""
 
     @property
     def ranking(self) -> tuple[AnswerTokens, ...]:
         """The answers, best first."""
-        return (*([self.edited] if self.edited is not None else []), self.chosen, self.rejected)
+        return (*([self.edited] if self.edited is not None else []), self.chosen, self.rejected, *self.worse)
 
     @property
     def num_tokens(self) -> int:
@@ -58,13 +79,14 @@ class PairExample:
 
 class Pairs(DataKind[PairExample]):
     """Rows `{chosen, rejected}`, perhaps with `prompt` and `edited`, or `{prompt, ranking}`, best first; the file has
-    `{id, messages, chosen, rejected, edited}`, of a ranking every answer with the next one.
+    `{id, messages, chosen, rejected, edited}` or `{id, messages, ranking}`. Whole dialogs may stand in `chosen` and
+    `rejected` beside the prompt, and their scores, which must not say the contrary.
 
     [prompt] <- [chosen], [rejected]: the prompt is computed once; child(0) is chosen, child(1) rejected.
     """
 
     required = (("chosen", "rejected"), ("prompt", "ranking"))
-    optional = frozenset({"edited"})
+    optional = frozenset({"edited", "messages", "prompt_id", "score_chosen", "score_rejected"})
 
     @property
     def stored(self) -> Mapping[str, Writer]:
@@ -73,6 +95,7 @@ class Pairs(DataKind[PairExample]):
     def parse(self, row: Row, where: str) -> UserRow:
         if "ranking" in row:
             return _distinct(read_prompt(row, where), _ranking(row, where), where, edited=False)
+        _check_copies(row, where)
         prompt, better, worse = _sides(row, where)
         answers = [read_answer(better, where, "chosen"), read_answer(worse, where, "rejected")]
         edited = row.get("edited") is not None
@@ -81,13 +104,21 @@ class Pairs(DataKind[PairExample]):
         return _distinct(prompt, answers, where, edited=edited)
 
     def example(self, tokenizer: Tokenizer, row: Row, where: str) -> PairExample:
-        return pair_example(tokenizer, row["messages"], row["chosen"], row["rejected"], where, edited=row.get("edited"))
+        edited, ranking = row.get("edited"), row.get("ranking") or [row["chosen"], row["rejected"]]
+        return pair_example(tokenizer, row["messages"], *ranking, where=where, edited=edited)
 
     def collate(self, examples: Sequence[PairExample]) -> Batch:
-        """One tree per pair, chosen before rejected. Column: per_target["is_format"]."""
-        from llama3.posttraining.packing import pack_answers
+        """One tree per pair, chosen before rejected; of a longer ranking each answer with the next one. Column:
+        per_target["is_format"]."""
+        from llama3.data_kinds import pack_answers
 
-        return pack_answers([(pair.prompt, [pair.chosen, pair.rejected]) for pair in examples])
+        return pack_answers(
+            [
+                (pair.prompt, list(two))
+                for pair in examples
+                for two in pairwise((pair.chosen, pair.rejected, *pair.worse))
+            ]
+        )
 
     def toy(self, rng: np.random.Generator) -> PairExample:
         from llama3.testing.toys import toy_answer, toy_ids
@@ -97,20 +128,22 @@ class Pairs(DataKind[PairExample]):
 
 def pair_example(
     tokenizer: Tokenizer,
-    messages: Sequence[Mapping[str, str]],
+    messages: Sequence[Message],
     chosen: str,
     rejected: str,
+    *lower: str,
     where: str = "pair",
-    *,
     edited: str | None = None,
 ) -> PairExample:
-    """Tokenize a preference pair: `messages` are the prompt, the answers are the assistant's next message."""
-    answers = [chosen, rejected, *([] if edited is None else [edited])]
+    """Tokenize a preference pair: `messages` are the prompt, the answers are the assistant's next message. `lower` are
+    those that a longer ranking puts below."""
+    answers = [*([] if edited is None else [edited]), chosen, rejected, *lower]
     examples = [answer_example(tokenizer, messages, answer, where) for answer in answers]
     if len({example.answer.ids.tobytes() for example in examples}) < len(answers):
         raise SAME_TOKENS(where)
-    better, worse, *best = examples
-    return PairExample(better.prompt, better.answer, worse.answer, best[0].answer if best else None)
+    found = [example.answer for example in examples]
+    best = None if edited is None else found.pop(0)
+    return PairExample(examples[0].prompt, found[0], found[1], best, tuple(found[2:]))
 
 
 def _ranking(row: Row, where: str) -> list[str]:
@@ -122,22 +155,25 @@ def _ranking(row: Row, where: str) -> list[str]:
     return [read_answer(answer, where, f"ranking[{i}]") for i, answer in enumerate(ranking)]
 
 
-def _distinct(prompt: tuple[Mapping[str, str], ...], answers: Sequence[str], where: str, *, edited: bool) -> UserRow:
+def _distinct(prompt: tuple[Message, ...], answers: Sequence[str], where: str, *, edited: bool) -> UserRow:
     if len(set(answers)) < len(answers):
         raise SAME_ANSWERS(where)
     return UserRow(prompt, tuple(answers), {"edited": edited})
 
 
 def _pair_rows(rows: Sequence[UserRow], stem: str) -> Iterator[dict[str, Any]]:
-    """A pair, with its edit; of a ranking every answer with the next one."""
+    """A pair, with its edit, or a whole ranking."""
     for row in rows:
         prompt = list(row.prompt)
         if row.columns["edited"]:
             edited, chosen, rejected = row.answers
             yield {"id": row.id, "messages": prompt, "chosen": chosen, "rejected": rejected, "edited": edited}
             continue
-        for i, (better, worse) in enumerate(pairwise(row.answers)):
-            yield {"id": f"{row.id}.{i}" if i else row.id, "messages": prompt, "chosen": better, "rejected": worse}
+        if len(row.answers) > 2:
+            yield {"id": row.id, "messages": prompt, "ranking": list(row.answers)}
+            continue
+        chosen, rejected = row.answers
+        yield {"id": row.id, "messages": prompt, "chosen": chosen, "rejected": rejected}
 
 
 def _label_rows(rows: Sequence[UserRow], stem: str) -> Iterator[dict[str, Any]]:
@@ -148,20 +184,40 @@ def _label_rows(rows: Sequence[UserRow], stem: str) -> Iterator[dict[str, Any]]:
             yield label_row(f"{row.id}.{i}" if i else row.id, row, answer, i < good)
 
 
-def _sides(row: Row, where: str) -> tuple[tuple[Mapping[str, str], ...], Any, Any]:
+def _check_copies(row: Row, where: str) -> None:
+    """What a published set says twice must agree: scores with the order, `messages` with the chosen dialog."""
+    better, worse = row.get("score_chosen"), row.get("score_rejected")
+    for column, score in (("score_chosen", better), ("score_rejected", worse)):
+        if score is not None and (isinstance(score, bool) or not isinstance(score, int | float)):
+            raise ODD_SCORE(where, column=column, score=repr(score))
+    if better is not None and worse is not None and worse > better:
+        raise OTHER_ORDER(where, chosen=better, rejected=worse)
+    if row.get("messages") is not None and row["messages"] != row["chosen"]:
+        raise OTHER_MESSAGES(where)
+
+
+def _sides(row: Row, where: str) -> tuple[tuple[Message, ...], Any, Any]:
     """Prompt, chosen and rejected; an implicit prompt is taken off both answers."""
     chosen, rejected = row["chosen"], row["rejected"]
-    if "prompt" in row:
+    if "prompt" in row and not _are_dialogs(chosen, rejected):
         return read_prompt(row, where), chosen, rejected
     if not isinstance(chosen, str | list) or type(chosen) is not type(rejected):
         raise NOT_ALIKE(where)
     cut = _common(chosen, rejected)
-    prompt, better, worse = chosen[:cut], chosen[cut:], rejected[cut:]
-    if not prompt:
+    begun, better, worse = chosen[:cut], chosen[cut:], rejected[cut:]
+    if not begun:
         raise NO_PROMPT(where)
     if isinstance(better, str) and isinstance(worse, str):
         better, worse = better.strip(), worse.strip()
-    return read_prompt({"prompt": prompt}, where), better, worse
+    prompt = read_prompt({"prompt": begun}, where)
+    if "prompt" in row and not all(message in prompt for message in read_prompt(row, where)):
+        raise OTHER_PROMPT(where)
+    return prompt, better, worse
+
+
+def _are_dialogs(*sides: Any) -> bool:
+    """Whether both hold more than an answer."""
+    return all(isinstance(side, list) and len(side) > 1 for side in sides)
 
 
 def _common(chosen: Sequence[Any], rejected: Sequence[Any]) -> int:

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from llama3.data_kinds import (
+    OF_EVERY_KIND,
+    Custom,
+    DataKind,
+    Row,
+    Task,
+    UserRow,
+    Writer,
+    prompt_ids,
+    read_prompt,
+)
 from llama3.errors import DataError
-from llama3.posttraining.examples import prompt_ids
-from llama3.tasks import Custom, Task, prompt_digest
-from llama3.tasks.data_kind import DataKind, Row, UserRow, Writer
-from llama3.tasks.user_rows import OF_EVERY_KIND, read_prompt
 
 if TYPE_CHECKING:
-    from llama3.model.batch import Batch
-    from llama3.tokenizer import Tokenizer
+    from llama3.data_kinds import Batch, Tokenizer
 
 NOTHING_ASKED = DataError.declare("L3-OWN-020", "the prompt ends with the {role}", fix="end it with the user")
 
@@ -67,7 +75,7 @@ class Prompts(DataKind[PromptExample]):
 
     def collate(self, examples: Sequence[PromptExample]) -> Batch:
         """One root per prompt, without targets. Column: per_tree["example"]."""
-        from llama3.posttraining.packing import pack_answers
+        from llama3.data_kinds import pack_answers
 
         return pack_answers(
             [(example.prompt, []) for example in examples],
@@ -81,21 +89,24 @@ class Prompts(DataKind[PromptExample]):
 
 
 def task_rows(rows: Sequence[UserRow], stem: str) -> Iterator[dict[str, Any]]:
-    """The different prompts, as tasks; those that do not end with the user cannot be asked."""
+    """The different prompts, as tasks; those that do not end with the user cannot be asked. Prompts differ by any
+    character, and by the columns that rewards read."""
     seen: set[str] = set()
     for row in rows:
-        digest = prompt_digest(row.prompt_text)
-        if digest not in seen and row.prompt[-1]["role"] == "user":
-            seen.add(digest)
-            yield task_of(row, stem, digest).to_json()
+        task = task_of(row, stem)
+        if task.id not in seen and row.prompt[-1]["role"] == "user":
+            seen.add(task.id)
+            yield task.to_json()
 
 
-def task_of(row: UserRow, stem: str, digest: str) -> Task:
+def task_of(row: UserRow, stem: str) -> Task:
     """The task that asks a row's prompt. Its check holds the row's other columns, for the reward that knows them."""
+    asked = json.dumps([row.prompt, row.columns if row.kind == "prompts" else {}], sort_keys=True)
+    digest = hashlib.blake2b(asked.encode(), digest_size=6).hexdigest()
     *context, question = row.prompt
     columns = row.columns if row.kind == "prompts" else {}
     answer = columns.get("answer")
     reference = "" if answer is None else str(answer)
     family = f"file.{stem}"
     check = Custom(REWARD, dict(columns))
-    return Task(f"{family}-{digest[:12]}", family, question["content"], reference, check, tuple(context))
+    return Task(f"{family}-{digest}", family, question["content"], reference, check, tuple(context))

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from llama3.tasks.data_kind import DataKind
+from llama3.data_kinds import DataKind
 
 if TYPE_CHECKING:
-    from llama3.model.batch import Batch
+    from llama3.data_kinds import Batch
 
 
 class Tokens(DataKind["Batch"]):
@@ -19,12 +19,12 @@ class Tokens(DataKind["Batch"]):
 
     def collate(self, examples: Sequence[Batch]) -> Batch:
         """The documents of all rows, back to back."""
-        from llama3.model.batch import Batch
+        from llama3.data_kinds import Batch
 
         return Batch.concat(examples)
 
     def toy(self, rng: np.random.Generator) -> Batch:
-        from llama3.model.batch import Batch
+        from llama3.data_kinds import Batch
         from llama3.testing.toys import toy_ids
 
         return Batch.of_documents(toy_ids(rng, 12), (0, int(rng.integers(3, 9))))

@@ -14,14 +14,20 @@ from pathlib import Path
 import torch
 
 from llama3.errors import DataError
-from llama3.evaluation.evaluator import Result, Subject
-from llama3.inference.llama import Llama
-from llama3.model.score import score
-from llama3.posttraining.examples import DialogExample, dialog_example
-from llama3.posttraining.packing import pack_answers
-from llama3.posttraining.services import chunks
-from llama3.tasks import prompt_digest
-from llama3.tasks.user_data import Line, by_split, read_lines
+from llama3.evaluators import (
+    DialogExample,
+    Line,
+    Llama,
+    Result,
+    Subject,
+    answer_example,
+    by_split,
+    chunks,
+    pack_answers,
+    prompt_digest,
+    read_lines,
+    score,
+)
 from llama3_plugins.evaluators.options import AnswerBitsOptions
 
 NO_ANSWER = DataError.declare(
@@ -47,11 +53,12 @@ class AnswerBits:
             raise NO_ANSWER(path)
 
     def run(self, subject: Subject, limit: int, seed: int) -> Result:
-        rows = self.rows[:limit]
-        examples = [
-            dialog_example(subject.model.tokenizer, [*line.row.prompt, {"role": "assistant", "content": answer}])
-            for line, answer in rows
+        chosen = [
+            (answer_example(subject.model.tokenizer, line.row.prompt, answer, f"row {line.number}"), line, answer)
+            for line, answer in self.rows[:limit]
         ]
+        fitting = [row for row in chosen if row[0].num_tokens <= subject.model.config.max_seq_len]
+        examples, rows = [example for example, _, _ in fitting], [(line, answer) for _, line, answer in fitting]
         bits = [nats / math.log(2) for nats in _nats(subject.model, examples)]
         sizes = [len(answer.encode()) for _, answer in rows]
         samples = [
@@ -67,7 +74,7 @@ def _answer(line: Line) -> str | None:
     """What a good answer to the row is, if it has one."""
     answers, columns = line.row.answers, line.row.columns
     if answers:
-        return None if columns.get("label") is False else answers[0]
+        return None if columns.get("label") is False or columns.get("weight") == 0 else answers[0]
     return None if columns.get("answer") is None else str(columns["answer"])
 
 

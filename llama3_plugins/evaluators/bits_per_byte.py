@@ -1,5 +1,8 @@
 """Bits per byte of the held-out documents: the loss of a language model, whatever its tokenizer.
 
+Of each document its beginning is scored, or all of it. Where that is the same as of one before it (a license's header),
+its next piece is; a document without a piece of its own is left out, so that no item counts twice.
+
 A document is scored in windows of the model's context that overlap by half, so that every byte but those of the
 first window is predicted from at least half a context. Bits are summed over all tokens of the documents (the end
 of a document is not text and is not scored) and divided by their UTF-8 bytes. Where the tokenizer begins no text
@@ -15,10 +18,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from llama3.evaluation.evaluator import Result, Subject, texts
-from llama3.inference.llama import Llama
-from llama3.model.batch import Batch, Segment, Tree
-from llama3.model.score import score
+from llama3.evaluators import Batch, Llama, Result, Segment, Subject, Tree, score, texts
 from llama3_plugins.evaluators.options import BitsPerByteOptions
 
 BATCH_TOKENS = 8192
@@ -33,7 +33,8 @@ class BitsPerByte:
         self.options = options
 
     def run(self, subject: Subject, limit: int, seed: int) -> Result:
-        documents = list(texts(subject.corpus, "held_out", self.options.max_bytes, self.options.document_bytes))
+        chosen = texts(subject.corpus, "held_out", self.options.max_bytes, self.options.document_bytes)
+        documents = list(dict.fromkeys(chosen))
         tokenizer, context = subject.model.tokenizer, subject.model.config.max_seq_len
         ids = [tokenizer.encode(data.decode(), bos=True) for data in documents]
         pieces = [windows(tokens, context) for tokens in ids]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from llama3.evaluation.answers import answers
-from llama3.evaluation.evaluator import Result, Subject
-from llama3.evaluation.intervals import wilson
+from llama3.evaluators import Result, Subject, answers, wilson
 from llama3_plugins.evaluators.instructions import instructions
 from llama3_plugins.evaluators.options import AskOptions
 

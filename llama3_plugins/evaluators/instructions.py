@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from llama3.safety.refusals import is_repetitive
+from llama3.evaluators import is_repetitive
 
 Check = Callable[[str], bool]
 

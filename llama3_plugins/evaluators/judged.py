@@ -12,10 +12,7 @@ import random
 from importlib.resources import files
 from typing import Literal
 
-from llama3.evaluation.answers import answers
-from llama3.evaluation.evaluator import Result, Subject
-from llama3.evaluation.intervals import wilson
-from llama3.safety.refusals import Judgement, judge
+from llama3.evaluators import Judgement, Result, Subject, answers, judge, wilson
 from llama3_plugins.evaluators.options import AskOptions
 
 PromptList = Literal["harmful", "harmless"]

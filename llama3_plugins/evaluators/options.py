@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from llama3.config.schema import RewardSlot
-from llama3.evaluation.evaluator import HELD_OUT_BYTES
+from llama3.evaluators import HELD_OUT_BYTES, RewardSlot
 
 
 class BitsPerByteOptions(BaseModel):

@@ -8,9 +8,7 @@ from __future__ import annotations
 import math
 import statistics
 
-from llama3.evaluation.answers import drawn
-from llama3.evaluation.evaluator import Result, Subject
-from llama3.tasks.rewards import CombinedReward, build_rewards, require_scorable
+from llama3.evaluators import CombinedReward, Result, Subject, build_rewards, drawn, require_scorable
 from llama3_plugins.evaluators.options import PassAtKOptions
 
 

@@ -5,10 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 
-from llama3.evaluation.answers import replies
-from llama3.evaluation.evaluator import Result, Subject
-from llama3.evaluation.intervals import Rate, wilson
-from llama3.tasks.rewards import CombinedReward, build_rewards, require_scorable
+from llama3.evaluators import CombinedReward, Rate, Result, Subject, build_rewards, replies, require_scorable, wilson
 from llama3_plugins.evaluators.options import PassRateOptions
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llama3.evaluation.evaluator import Result, Subject
+from llama3.evaluators import Result, Subject
 from llama3_plugins.evaluators.judged import judged
 from llama3_plugins.evaluators.options import AskOptions
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from llama3.errors import CheckpointError
-from llama3.release.exporter import ExportManifest, VerifyReport
+from llama3.exporters import ExportManifest, VerifyReport
 
 QUANTIZED = CheckpointError.declare(
     "L3-EXP-001",
@@ -45,13 +45,17 @@ class HfExporter:
     def export(self, checkpoint: Path, folder: Path) -> ExportManifest:
         """Weights in the precision that they have, config.json, generation_config.json, tokenizer files with the chat
         template, and the probe."""
-        from llama3.artifacts.files import write_json_atomic
-        from llama3.checkpoints.formats import open_weights
-        from llama3.checkpoints.hf import read_raw_config
-        from llama3.checkpoints.load import load_model
-        from llama3.checkpoints.weights import save_model
-        from llama3.release.probe import make_probe, write_probe
-        from llama3.tokenizer import Tokenizer, stop_ids
+        from llama3.exporters import (
+            Tokenizer,
+            load_model,
+            make_probe,
+            open_weights,
+            read_raw_config,
+            save_model,
+            stop_ids,
+            write_json_atomic,
+            write_probe,
+        )
 
         if "quantization" in read_raw_config(checkpoint):
             raise QUANTIZED(checkpoint)
@@ -77,7 +81,6 @@ class HfExporter:
 
     def verify(self, folder: Path) -> VerifyReport:
         """Load the written weights and compare them with the probe."""
-        from llama3.checkpoints.load import load_model
-        from llama3.release.probe import check_probe
+        from llama3.exporters import check_probe, load_model
 
         return check_probe(folder, load_model(folder), TOLERANCE)

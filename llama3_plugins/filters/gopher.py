@@ -13,8 +13,8 @@ from typing import Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from llama3.data.documents import FEATURES, DocumentBatch, Judgement
 from llama3.errors import did_you_mean
+from llama3.filters import FEATURES, DocumentBatch, Judgement
 
 FARTHEST = 1e6
 

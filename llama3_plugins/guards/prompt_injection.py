@@ -12,8 +12,7 @@ import re
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from llama3.safety.guard import Action, GuardInput, Span, Verdict
-from llama3.safety.normalise import normalise
+from llama3.guards import Action, GuardInput, Span, Verdict, normalise
 
 _FLAGS = re.IGNORECASE
 _ALL = r"(?:all|any|every|each|the|your|my|our|these|those|of|\s)*"

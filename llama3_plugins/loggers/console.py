@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from llama3.training.metrics import Sample
+from llama3.loggers import Sample
 
 WIDTH = 60
 """Characters shown of a sample's texts."""

@@ -6,8 +6,7 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
-from llama3.artifacts.files import append_json_line
-from llama3.training.metrics import Sample
+from llama3.loggers import Sample, append_json_line
 
 
 class JsonlLogger:

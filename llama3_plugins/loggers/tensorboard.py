@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
 
-from llama3.training.metrics import Sample
+from llama3.loggers import Sample
 
 
 class TensorBoardLogger:

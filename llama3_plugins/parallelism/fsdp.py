@@ -8,7 +8,7 @@ from __future__ import annotations
 from torch import nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
-from llama3.training.parallel import ParallelContext, ParallelStrategy
+from llama3.parallelism import ParallelContext, ParallelStrategy
 
 
 class Fsdp(ParallelStrategy):

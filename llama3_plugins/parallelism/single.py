@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from llama3.errors import ConfigError, Problem
-from llama3.model.config import ModelConfig
-from llama3.training.parallel import Dims, ParallelStrategy
+from llama3.parallelism import Dims, ModelConfig, ParallelStrategy
 
 MORE_PROCESSES = ConfigError.declare(
     "L3-PAR-003",

@@ -15,9 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llama3.checkpoints.quantized import Parts
 from llama3.errors import Problem
-from llama3.model.config import ModelConfig
+from llama3.quantization import ModelConfig, Parts
 
 MATRICES = ("attention.qkv", "attention.out", "ffn.gate_up", "ffn.down")
 PACKED_ROWS = 16

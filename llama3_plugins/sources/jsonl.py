@@ -14,9 +14,17 @@ from typing import Any, BinaryIO
 import zstandard
 from pydantic import Field
 
-from llama3.data.documents import DocumentBatch, ShardRef
-from llama3.data.reading import Collector, FileOptions, bounded_lines, find_files, origin_of, shard_of
 from llama3.errors import DataError
+from llama3.sources import (
+    Collector,
+    DocumentBatch,
+    FileOptions,
+    ShardRef,
+    bounded_lines,
+    find_files,
+    origin_of,
+    shard_of,
+)
 
 CUT_OFF = DataError.declare("L3-SRC-010", "cannot be read to its end", why="{error}")
 

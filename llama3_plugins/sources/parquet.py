@@ -9,10 +9,18 @@ from typing import Any
 import pyarrow as pa
 from pydantic import Field
 
-from llama3.data.corpus import open_parquet
-from llama3.data.documents import DocumentBatch, ShardRef
-from llama3.data.reading import Collector, FileOptions, decode, find_files, origin_of, shard_of
 from llama3.errors import DataError, did_you_mean
+from llama3.sources import (
+    Collector,
+    DocumentBatch,
+    FileOptions,
+    ShardRef,
+    decode,
+    find_files,
+    open_parquet,
+    origin_of,
+    shard_of,
+)
 
 NO_COLUMN = DataError.declare("L3-SRC-011", "no column {column!r}", why="{near}")
 CUT_OFF = DataError.declare("L3-SRC-012", "cannot be read to its end", why="{error}")

@@ -19,9 +19,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from llama3.data.documents import DocumentBatch, ShardRef
-from llama3.data.reading import Collector, read_document, shard_of
 from llama3.errors import ConfigError
+from llama3.sources import Collector, DocumentBatch, ShardRef, read_document, shard_of
 
 NO_MODULE = ConfigError.declare(
     "L3-SRC-003", "no module is there", fix="install Python with its sources, or choose another source"

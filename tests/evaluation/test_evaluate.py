@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 from itertools import combinations
+from types import SimpleNamespace
 
 import chatting
 import numpy as np
@@ -96,6 +97,29 @@ def test_the_beginnings_of_documents(evaluated, corpus):
     assert results["bits_per_byte"]["bytes"] == 100 * len(whole)
     begun = list(texts(Corpus(corpus.path), "held_out", max_bytes=250, document_bytes=100))
     assert begun == [data[:100] for data in whole[:3]]
+
+
+class Written(Corpus):
+    """Documents as a test gives them."""
+
+    def __init__(self, documents):
+        self.written = documents
+
+    def documents(self, *, split, **_):
+        yield SimpleNamespace(texts=self.written)
+
+
+def test_documents_that_begin_alike_are_distinct_items():
+    header = "".join(f"# Terms, line {n}.\n" for n in range(40))
+    documents = [header + f"text {n} " * 100 for n in range(12)]
+    items = list(texts(Written([*documents, documents[3], header, "short"]), "held_out", document_bytes=len(header)))
+    assert len(items) == len(set(items))
+    assert items[0] == header.encode()
+    assert items[1].startswith(b"text 1")
+    assert items[3].startswith(b"text 3")
+    assert items[12] != items[3], "a copy gives another piece"
+    assert items[-1] == b"short"
+    assert all(item.decode() for item in texts(Written(["héé" * 9, "héé" * 9]), "held_out", document_bytes=4))
 
 
 def test_a_suite_stands_under_its_label(evaluated):

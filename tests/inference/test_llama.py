@@ -59,11 +59,11 @@ def test_generate_continues_text(llama: Llama) -> None:
     assert llama.generate([], max_tokens=3) == []
 
 
-def test_one_string_is_not_taken_for_many_prompts(llama: Llama) -> None:
-    with pytest.raises(TypeError, match="sequence of prompts"):
-        llama.generate("The number")
-    with pytest.raises(TypeError, match="sequence of texts"):
-        llama.logprobs("The number")
+def test_one_string_is_one_prompt(llama: Llama) -> None:
+    (one,) = llama.generate(["The number"], max_tokens=9, seed=4)
+    assert llama.generate("The number", max_tokens=9, seed=4) == one
+    assert llama.generate("The number", max_tokens=9, seed=4, n=2)[0] == one
+    np.testing.assert_array_equal(llama.logprobs("The number"), llama.logprobs(["The number"])[0])
 
 
 def test_chat_speaks_the_protocol_and_streams_the_same_text(llama: Llama) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from llama3.checkpoints.adapter import base_hash, load_adapter, save_adapter
+from llama3.checkpoints.adapter import base_hash, save_adapter
+from llama3.checkpoints.peft_adapter import load_adapter
 from llama3.checkpoints.weights import save_model
 from llama3.config.schema import LoRASection
 from llama3.errors import CheckpointError, ConfigError

@@ -11,8 +11,8 @@ import torch
 from tiny import put, put_checkpoint, tiny_model
 
 from llama3.artifacts.run import RunDir
-from llama3.checkpoints.adapter import load_adapter
 from llama3.checkpoints.load import load_model
+from llama3.checkpoints.peft_adapter import load_adapter
 from llama3.cli import main
 from llama3.config.schema import LoRASection, PreferSection, SFTSection, Slot
 from llama3.errors import Interrupted

@@ -13,7 +13,7 @@ from llama3.config.schema import Config, PreferSection, RejectSection, SFTSectio
 from llama3.errors import CheckpointError, ConfigError, DataError
 from llama3.plugins import AlgorithmSpec
 from llama3.plugins.registry import Registry
-from llama3.posttraining.average import AverageOptions, average, average_models, weighted_mean
+from llama3.posttraining.average import AverageOptions, average, weighted_mean
 from llama3.posttraining.finetune import PreferOptions, SFTOptions, prefer, sft
 from llama3.posttraining.preferences import PreferencesOptions, make_pair, preferences
 from llama3.posttraining.reject import RejectOptions, reject
@@ -79,9 +79,9 @@ def test_a_whole_round_raises_the_pass_rate(run, tokenizer):
     assert dialogs.metrics["dialogs"]["demonstration"] == 400
     assert len(rows(dialogs, "samples.jsonl")) == 16 * 4
     assert preferred.metrics["steps"] == -(-counts["pairs"] // 8)
-    mean = average_models([load_model(tuned.path), load_model(preferred.path)], [0.5, 0.5])
-    for ours, theirs in zip(load_model(final.path).parameters(), mean.parameters(), strict=True):
-        assert torch.equal(ours, theirs)
+    parts = [list(load_model(folder.path).parameters()) for folder in (final, tuned, preferred)]
+    for ours, a, b in zip(*parts, strict=True):
+        assert torch.equal(ours, weighted_mean([a, b], [0.5, 0.5]))
     assert final.metrics["distance"] > 0
     assert json.loads((final.path / "llama3.json").read_text())["stage"] == "average"
 
@@ -288,13 +288,13 @@ def test_averages_accumulate_in_fp32_and_cast_once():
     assert torch.allclose(weighted_mean([a.float(), b.float()], [3.0, 1.0]), (3 * a.float() + b.float()) / 4)
 
 
-def test_models_that_do_not_fit_are_not_averaged(tokenizer):
-    a, b = tiny_model(tokenizer), tiny_model(tokenizer, dim=32)
+def test_models_that_do_not_fit_are_not_averaged(run, tokenizer):
+    a, b = (put_checkpoint(run, tiny_model(tokenizer, dim=dim), tokenizer, key=f"of-{dim}") for dim in (64, 32))
     with pytest.raises(CheckpointError, match="architecture"):
-        average_models([a, b], [1, 1])
-    for weights in ([1.0], [0.0, 0.0], [2.0, -1.0]):
+        run.execute(average, {"a": a, "b": b}, AverageOptions())
+    for weights in ((1.0,), (0.0, 0.0), (2.0, -1.0)):
         with pytest.raises(ConfigError, match="are no weights"):
-            average_models([a, a], weights)
+            run.execute(average, {"a": a, "b": a}, AverageOptions(weights=weights))
 
 
 def test_easy_families_are_what_the_round_trains_on():

@@ -87,7 +87,7 @@ def test_the_implicit_prompt_of_messages_is_trls(prompt):
         ({"prompt": "?", "chosen": "5"}, "pairs need rejected"),
         ({"prompt": "?", "ranking": ["5", "6"], "chosen": "5"}, "a ranking holds all answers"),
         ({"prompt": "?", "ranking": ["5"]}, "at least two"),
-        ({"prompt": "?", "chosen": "5", "rejected": "6", "score_chosen": 2}, "score_chosen does not belong"),
+        ({"prompt": "?", "chosen": "5", "rejected": "6", "score": 2}, "score does not belong"),
         ({"messages": [ASK]}, "ends with the user"),
         ({"messages": []}, "not a list of messages"),
         ({"messages": [SAY]}, "prompt is empty"),
@@ -193,8 +193,7 @@ def test_pairs_also_serve_algorithms_that_want_labels_or_prompts(made):
     asked = [{"role": "user", "content": "b?"}]
     assert files["preferences.jsonl"] == [
         {"id": "my-1", "messages": [{"role": "user", "content": "a?"}], "chosen": "1", "rejected": "2", "edited": "0"},
-        {"id": "my-2", "messages": asked, "chosen": "1", "rejected": "2"},
-        {"id": "my-2.1", "messages": asked, "chosen": "2", "rejected": "3"},
+        {"id": "my-2", "messages": asked, "ranking": ["1", "2", "3"]},
     ]
     assert [(row["completion"], row["label"]) for row in files["labels.jsonl"]] == [
         ("0", True), ("1", True), ("2", False), ("1", True), ("2", False), ("3", False)

@@ -1,0 +1,81 @@
+"""What authors of evaluators need (hook `llama3_evaluators`). Stable: names go only with a new version of the
+protocols.
+
+Importing this module does not import torch, so that options can use it; the names that score with a model do, when they
+are first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from llama3.config.schema import RewardSlot
+from llama3.evaluation.evaluator import HELD_OUT_BYTES, Evaluator, Result, Subject, texts
+from llama3.evaluation.intervals import Rate, wilson
+from llama3.posttraining.examples import DialogExample, answer_example, dialog_example
+from llama3.safety.refusals import Judgement, is_repetitive, judge
+from llama3.tasks import prompt_digest
+from llama3.tasks.rewards import CombinedReward, build_rewards, require_scorable
+from llama3.tasks.user_data import Line, by_split, read_lines
+
+if TYPE_CHECKING:
+    from llama3.evaluation.answers import answers, drawn, replies
+    from llama3.inference.llama import Llama
+    from llama3.model.batch import Batch, Segment, Tree
+    from llama3.model.score import score
+    from llama3.posttraining.packing import pack_answers
+    from llama3.posttraining.services import chunks
+
+__all__ = [
+    "HELD_OUT_BYTES",
+    "Batch",
+    "CombinedReward",
+    "DialogExample",
+    "Evaluator",
+    "Judgement",
+    "Line",
+    "Llama",
+    "Rate",
+    "Result",
+    "RewardSlot",
+    "Segment",
+    "Subject",
+    "Tree",
+    "answer_example",
+    "answers",
+    "build_rewards",
+    "by_split",
+    "chunks",
+    "dialog_example",
+    "drawn",
+    "is_repetitive",
+    "judge",
+    "pack_answers",
+    "prompt_digest",
+    "read_lines",
+    "replies",
+    "require_scorable",
+    "score",
+    "texts",
+    "wilson",
+]
+
+_HOMES = {
+    "answers": "llama3.evaluation.answers",
+    "drawn": "llama3.evaluation.answers",
+    "replies": "llama3.evaluation.answers",
+    "Llama": "llama3.inference.llama",
+    "Batch": "llama3.model.batch",
+    "Segment": "llama3.model.batch",
+    "Tree": "llama3.model.batch",
+    "score": "llama3.model.score",
+    "pack_answers": "llama3.posttraining.packing",
+    "chunks": "llama3.posttraining.services",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

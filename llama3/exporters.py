@@ -1,0 +1,56 @@
+"""What authors of exporters need (hook `llama3_exporters`). Stable: names go only with a new version of the protocols.
+
+Importing this module does not import torch; the names that read and write weights do, when they are first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from llama3.artifacts.files import write_json_atomic
+from llama3.checkpoints.layouts import CONFIG_FILE
+from llama3.release.exporter import Exporter, ExportManifest, VerifyReport
+from llama3.tokenizer import Tokenizer, stop_ids
+
+if TYPE_CHECKING:
+    from llama3.checkpoints.formats import open_weights
+    from llama3.checkpoints.hf import read_raw_config
+    from llama3.checkpoints.load import load_model
+    from llama3.checkpoints.weights import save_model
+    from llama3.release.probe import check_probe, compare, make_probe, write_probe
+
+__all__ = [
+    "CONFIG_FILE",
+    "ExportManifest",
+    "Exporter",
+    "Tokenizer",
+    "VerifyReport",
+    "check_probe",
+    "compare",
+    "load_model",
+    "make_probe",
+    "open_weights",
+    "read_raw_config",
+    "save_model",
+    "stop_ids",
+    "write_json_atomic",
+    "write_probe",
+]
+
+_HOMES = {
+    "open_weights": "llama3.checkpoints.formats",
+    "read_raw_config": "llama3.checkpoints.hf",
+    "load_model": "llama3.checkpoints.load",
+    "save_model": "llama3.checkpoints.weights",
+    "check_probe": "llama3.release.probe",
+    "compare": "llama3.release.probe",
+    "make_probe": "llama3.release.probe",
+    "write_probe": "llama3.release.probe",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

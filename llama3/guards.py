@@ -1,0 +1,18 @@
+"""What authors of guards need (hook `llama3_guards`). Torch-free. Stable: names go only with a new version of the
+protocols.
+"""
+
+from __future__ import annotations
+
+from llama3.safety.guard import Action, Guard, GuardInput, Span, Turn, Verdict
+from llama3.safety.normalise import normalise
+
+__all__ = [
+    "Action",
+    "Guard",
+    "GuardInput",
+    "Span",
+    "Turn",
+    "Verdict",
+    "normalise",
+]

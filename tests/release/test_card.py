@@ -1,0 +1,176 @@
+"""The model card is text, whatever names and metrics hold, and tells the stages in the order in which they ran."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+
+import pytest
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+
+from llama3.model.config import ModelConfig
+from llama3.release import markdown
+from llama3.release.card import Card, model_card
+from llama3.release.history import in_order, rounds
+
+HOSTILE = [
+    "<script>alert(1)</script>",
+    "<img src=x onerror=y>",
+    "![a](http://example.org/b.png)",
+    "[a](javascript:b)",
+    "[a][b]",
+    "` | <b>x</b> `",
+    "``` <b>x</b>",
+    "**loud** _soft_ ~~gone~~",
+    "a | b | c",
+    "\\| \\<b>",
+    "line\n\n# heading\n| x |",
+    "&lt;b&gt; &#60;b&#62;",
+    "\x1b[31mred\x07 \u202egnp.exe \ud800",
+]
+
+
+def row(stage: str, number: int, *parents: tuple[str, str], kind: str = "checkpoint", **metrics):
+    return {
+        "hash": f"{stage}{number}".ljust(64, "f"),
+        "type": kind,
+        "stage": stage,
+        "plugins": [],
+        "metrics": metrics,
+        "parents": [{"role": role, "hash": name.ljust(64, "f")} for role, name in parents],
+    }
+
+
+def lineage(count: int) -> list[dict]:
+    """What `count` rounds leave, newest first, as `lineage.json` has it."""
+    rows = [row("curate", 0, kind="corpus", documents=5), row("pretrain", 0, ("corpus", "curate0"), loss=2.5)]
+    final = "pretrain0"
+    for n in range(1, count + 1):
+        rows += [
+            row("reject", n, ("checkpoint", final), kind="dialogs", samples=n),
+            row("sft", n, ("checkpoint", "pretrain0"), ("dialogs", f"reject{n}"), loss=n / 8),
+            row("prefer", n, ("checkpoint", f"sft{n}"), pairs=n),
+            row("average", n, ("a", f"sft{n}"), ("b", f"prefer{n}"), distance=n / 16),
+        ]
+        final = f"average{n}"
+    return [row("cast", 0, ("checkpoint", final), precision="bf16"), *rows[::-1]]
+
+
+def card(**changes) -> str:
+    facts = {
+        "name": "small",
+        "license": "apache-2.0",
+        "made_from": None,
+        "model": ModelConfig(32, 2, 4, 2, 48, 400),
+        "exports": [],
+        "policy": {},
+        "lineage": lineage(1),
+        "reports": {},
+        "audit": None,
+        "checkpoints": {},
+    }
+    return model_card(Card(**{**facts, **changes}))
+
+
+def section(text: str, title: str) -> str:
+    return text.split(f"\n## {title}\n")[1].split("\n## ")[0]
+
+
+def test_the_rounds_of_a_stage_stand_side_by_side_in_their_order():
+    training = section(card(lineage=lineage(3)), "Training")
+    titles = re.findall(r"^\*\*(\w+)\*\* \((.*)\)$", training, re.MULTILINE)
+    assert [stage for stage, _ in titles] == ["pretrain", "reject", "sft", "prefer", "average", "cast"]
+    assert titles[2][1] == ", ".join(f"`sft{n}ffffffff`" for n in (1, 2, 3))
+    assert "|  | round 1 | round 2 | round 3 |" in training
+    assert "| loss | 0.125 | 0.25 | 0.375 |" in training
+    assert "| samples | 1 | 2 | 3 |" in training
+    assert "| precision | bf16 |" in training
+
+
+def test_the_lineage_begins_with_the_text_and_counts_rounds():
+    rows = [line.split(" | ") for line in section(card(lineage=lineage(2)), "Lineage").splitlines() if "`" in line][1:]
+    assert [cells[0].removeprefix("| ") for cells in rows] == [
+        "curate", "pretrain", "reject", "sft", "prefer", "average", "reject, round 2", "sft, round 2",
+        "prefer, round 2", "average, round 2", "cast",
+    ]  # fmt: skip
+    assert "round" not in section(card(), "Training")
+
+
+@pytest.mark.parametrize("count", [0, 1, 40])
+def test_order_and_rounds_of_many_artifacts(count):
+    rows = lineage(count)
+    ordered = [made["hash"] for made in in_order(rows)]
+    assert len(ordered) == len(rows)
+    for made in rows:
+        for parent in made["parents"]:
+            assert ordered.index(parent["hash"]) < ordered.index(made["hash"])
+    nth = rounds(rows)
+    assert [nth[f"sft{n}".ljust(64, "f")] for n in range(1, count + 1)] == list(range(1, count + 1))
+
+
+def test_a_parent_that_is_not_there_is_left_out():
+    rows = [row("sft", 1, ("checkpoint", "gone")), {"hash": "0" * 64, "missing": True, "parents": []}]
+    assert {made["hash"] for made in in_order(rows)} == {made["hash"] for made in rows}
+    assert "missing" in section(card(lineage=rows), "Lineage")
+
+
+def inline(text: str) -> list[Token]:
+    """What a renderer makes of the card, but its blocks."""
+    body = text.split("\n---\n", 1)[1]
+    tokens = MarkdownIt("commonmark").enable(["table", "strikethrough"]).parse(body)
+    assert [token.content for token in tokens if token.type == "html_block"] == []
+    assert [token.tag for token in tokens if token.type == "heading_open"].count("h1") == 1
+    return [child for token in tokens for child in token.children or ()]
+
+
+def full_of(name: str) -> str:
+    """A card with this name, or text, in every place that others fill."""
+    return card(
+        name=name,
+        made_from=name,
+        exports=[{"name": name, "dtype": name, "verified": 3, "difference": 0.0}],
+        policy={name: {"guard": name}},
+        lineage=[row(name, 0, (name, "x"), **{name: name, "many": [name]})],
+        reports={name: {name: {"rate": name}}},
+        checkpoints={name: {name: 1.5}},
+    )
+
+
+@pytest.mark.parametrize("hostile", HOSTILE)
+def test_nothing_from_outside_becomes_markup(hostile):
+    text = full_of(hostile)
+    text.encode()
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f\u202e]", text.split("\n---\n", 1)[1])
+    found, plain = inline(text), inline(full_of("name"))
+    # The same bold words and cells as with an innocent name; the only HTML is what a bar in code needs.
+    found = inline(text)
+    kinds = lambda tokens: Counter(t.type for t in tokens if t.type not in ("text", "code_inline", "html_inline"))
+    assert kinds(found) - Counter(text_special=10**6) == kinds(plain)
+    assert {token.content for token in found if token.type == "html_inline"} <= {"<code>", "</code>"}
+
+
+@pytest.mark.parametrize("hostile", HOSTILE)
+def test_text_is_read_back_as_it_is(hostile):
+    lines = list(markdown.table(("a", "b"), [(markdown.text(hostile), markdown.code(hostile))]))
+    tokens = MarkdownIt("commonmark").enable("table").parse("\n".join(lines))
+    cells = [token for token in tokens if token.type == "inline"][2:]
+    assert len(cells) == 2
+    shown = "".join(token.content for token in cells[0].children)
+    expected = re.sub("[\x00-\x1f\x7f\u202e\ud800]", "\ufffd", " ".join(hostile.split()))
+    assert shown == expected
+    assert "".join(t.content for t in cells[1].children if t.type != "html_inline") == expected
+
+
+def test_text_that_needs_no_escape_has_none():
+    for plain in (
+        "sources.files.documents",
+        "max_relative_error",
+        "50.0 % [40.4, 59.6] (n = 100)",
+        "C++ #1",
+        "loss/nll",
+    ):
+        assert markdown.text(plain) == plain
+    assert markdown.text("_soft_") == "\\_soft\\_"
+    assert markdown.code("a `b` c") == "``a `b` c``"
+    assert markdown.code("`") == "`` ` ``"
