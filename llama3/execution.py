@@ -8,10 +8,10 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import torch
 from pydantic import BaseModel
@@ -139,9 +139,7 @@ class Executor:
 
     def _kept_probe(self, work: Work) -> Probe:
         file = self.run.path / PRECISION_FILE
-        kept: dict[str, Any] = {}
-        with suppress(OSError, ValueError):  # not there yet, or not ours any more: measured anew
-            kept = json.loads(file.read_bytes())
+        kept = _kept(file)
         if work not in kept:
             measured = probe(work, device_of(self.config.run.device))
             self.run.display.note(f"[dim]{work} in {measured}[/]")
@@ -149,6 +147,15 @@ class Executor:
             write_json_atomic(file, kept)
             self.run.event("precision", work=work, **kept[work])
         return Probe(**kept[work])
+
+
+def _kept(file: Path) -> dict[str, Any]:
+    """What was measured before; nothing where that is not there yet, or not ours any more."""
+    try:
+        rows = json.loads(file.read_bytes()).items()
+        return {work: asdict(Probe(**row)) for work, row in rows if row["precision"] in get_args(ComputePrecision)}
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError):
+        return {}
 
 
 def plugins_of(options: BaseModel | None) -> list[PluginUse]:

@@ -18,6 +18,7 @@ from llama3.checkpoints.load import read_config
 from llama3.config import Config, Loaded
 from llama3.config.schema import TeacherSection
 from llama3.data.curate import CurateOptions, curate
+from llama3.data.holding_out import enough_for_one, held_out_documents
 from llama3.data.ledger import lost_input
 from llama3.data.shards import ShardOptions, shard
 from llama3.data.vocabulary import TokenizerOptions, tokenizer
@@ -107,9 +108,14 @@ def improve(make: Executor, config: Config) -> dict[str, Any]:
 
 
 def curated(make: Executor, config: Config) -> Artifact:
-    """The documents of all sources. What of them could not be read is told every time: training on less than was given
-    is the user's decision."""
-    corpus = make(curate, "curate", CurateOptions.of(config))
+    """The documents of all sources; where so few are left that none happens to be held out, one of them is.
+
+    What of the sources could not be read is told every time: training on less than was given is the user's decision.
+    """
+    options = CurateOptions.of(config)
+    corpus = make(curate, "curate", options)
+    if not held_out_documents(corpus):
+        corpus = make(curate, "curate", options.model_copy(update={"held_out": enough_for_one(corpus)}))
     make.warn(lost_input(corpus.metrics))
     return corpus
 

@@ -92,9 +92,10 @@ def test_what_the_machine_computes_faster_in_is_measured_once_and_kept(tmp_path)
             assert again.config.pretrain.precision == kept
             assert PretrainOptions.of(again.config).pretrain.precision == kept
 
-    (first.run.path / PRECISION_FILE).write_text("{")
-    with Executor(load(config)) as anew:
-        assert anew.config.pretrain.precision in ("fp32", "bf16")
+    for odd in ("{", "[" * 100_000, "[1]", '{"training": 3}', '{"training": {"precision": "fp8", "gflops": {}}}'):
+        (first.run.path / PRECISION_FILE).write_text(odd)
+        with Executor(load(config)) as anew:
+            assert anew.config.pretrain.precision in ("fp32", "bf16")
 
 
 def test_a_config_that_leaves_nothing_open_measures_nothing(tmp_path):

@@ -116,12 +116,13 @@ class Parent(_Part):
 
 
 class PluginUse(_Part):
-    """A plugin that took part, and the distribution it came from."""
+    """A plugin that took part, and the distribution it came from. `code` is a hash of the files of a third party's."""
 
     family: str
     name: str
     dist: str
     version: str
+    code: str | None = None
 
 
 class Code(_Part):

@@ -46,6 +46,6 @@ class StopSignals:
 
 
 def _ours() -> list[signal.Signals]:
-    """SIGTERM, and SIGINT unless somebody who embeds us has put a handler of his own there."""
-    usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    return [signal.SIGTERM, signal.SIGINT] if usual else [signal.SIGTERM]
+    """SIGTERM, and SIGINT where Ctrl-C is not ignored (as in a shell's background)."""
+    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    return [signal.SIGTERM] if ignored else [signal.SIGTERM, signal.SIGINT]

@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
+from types import FrameType
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -182,7 +183,8 @@ def _run(arguments: list[str], *, debug: bool, as_json: bool) -> int:
     except (Exception, KeyboardInterrupt) as error:
         if debug:
             note("".join(traceback.format_exception(error)))
-        told = told_of(error)
+        # What C code that a signal broke off made of it is no fault of the program.
+        told = INTERRUPTED() if Signals.seen and not isinstance(error, LlamaError) else told_of(error)
         for problem in told.problems:
             note(f"error: {problem}")
     if as_json and not Told.data:
@@ -199,14 +201,29 @@ def _prepared() -> Iterator[None]:
             stream.reconfigure(errors="backslashreplace")
     handler = _Warnings(logging.WARNING)
     logging.getLogger().addHandler(handler)
+    Signals.seen = False
     on_main = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler) if on_main else None
+    # Whoever ignores Ctrl-C, as a shell does in the background, goes on doing so.
+    numbers = [number for number in Signals.NUMBERS if on_main and signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, Signals.arrived) for number in numbers}
     try:
         yield
     finally:
         logging.getLogger().removeHandler(handler)
-        if on_main:
-            signal.signal(signal.SIGTERM, before)
+        for number, previous in before.items():
+            signal.signal(number, previous)
+
+
+class Signals:
+    """Ctrl-C and SIGTERM both raise KeyboardInterrupt. `seen`: whether one has come."""
+
+    NUMBERS = (signal.SIGINT, signal.SIGTERM)
+    seen = False
+
+    @staticmethod
+    def arrived(number: int, frame: FrameType | None) -> None:
+        Signals.seen = True
+        raise KeyboardInterrupt
 
 
 class _Warnings(logging.Handler):

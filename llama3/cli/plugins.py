@@ -149,7 +149,7 @@ def new(
         print_json({"files": [path.as_posix() for path in files]})
         return
     for path in files:
-        typer.echo(path.as_posix())
+        say(path.as_posix())
     note(f"next: pip install -e {files[0].parent.as_posix()} && llama3 plugins check {name}")
 
 

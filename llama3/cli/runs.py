@@ -56,7 +56,7 @@ def _last_event(path: Path) -> dict[str, Any]:
     for line in reversed(lines):
         try:
             event = jsonlib.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(event, dict):
             return event
@@ -66,7 +66,7 @@ def _last_event(path: Path) -> dict[str, Any]:
 def _json(path: Path) -> Any:
     try:
         return jsonlib.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
 
 

@@ -51,6 +51,8 @@ class Offer:
     dist: str
     version: str
     entry: str
+    module: str = ""
+    """The module of the entry point."""
 
     @property
     def qualified(self) -> str:
@@ -138,7 +140,7 @@ def _load_one(found: Discovery, dist: str, version: str, entry: importlib.metada
         text = str(error) if isinstance(error, _ContractError) else describe(error)
         found.broken.append(Broken(dist, version, entry.name, phase, text, fix))
         return
-    found.offers.extend(Offer(spec, dist, version, entry.name) for spec in specs)
+    found.offers.extend(Offer(spec, dist, version, entry.name, entry.module) for spec in specs)
 
 
 def _check_hooks(plugin: Any) -> None:

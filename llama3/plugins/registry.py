@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from llama3.errors import ConfigError, LlamaError, PluginError, Problem, did_you_mean
+from llama3.plugins.content import content_of
 from llama3.plugins.hookspecs import REGISTRATION
 from llama3.plugins.loader import BUILT_IN, Broken, Discovery, Offer, load_plugins
 from llama3.plugins.observers import Observers
@@ -148,9 +149,11 @@ class Registry:
         return self.offer(family, name, where=where).spec
 
     def identity(self, family: str, name: str) -> dict[str, str]:
-        """What a manifest records of a plugin: family, name, distribution and version."""
+        """What a manifest records of a plugin: family, name, distribution, version, and of a third party's its `code`:
+        a hash of its files."""
         offer = self.offer(family, name)
-        return {"family": family, "name": offer.spec.name, "dist": offer.dist, "version": offer.version}
+        known = {"family": family, "name": offer.spec.name, "dist": offer.dist, "version": offer.version}
+        return known if offer.dist == BUILT_IN else known | {"code": content_of(offer)}
 
     def options_model(self, family: str, name: str) -> type[BaseModel] | None:
         """The pydantic model of the plugin's options, or None where it takes none."""

@@ -1,8 +1,8 @@
 """Undo the usual ways of hiding text from a guard, keeping track of where each character came from.
 
-NFKC folding, removal of invisible characters (zero width, bidirectional controls, Unicode tags), look-alike
-letters of other scripts, runs of white space to one, and joining of s p a c e d letters. Guards match on the result
-and report spans of the original.
+NFKC folding, removal of invisible characters (zero width, bidirectional controls, Unicode tags, fillers), look-alike
+letters of other scripts and of boxes, joining of s p a c e d and d-a-s-h-e-d letters, and runs of white space to one.
+Guards match on the result and report spans of the original.
 """
 
 from __future__ import annotations
@@ -12,10 +12,14 @@ import unicodedata
 from dataclasses import dataclass
 
 _LOOKALIKES = str.maketrans(
-    "аеорсухіјѕһԁԛԝАВЕКМНОРСТХІЈЅαοεικνρτυχΑΒΕΗΙΚΜΝΟΡΤΥΧ",
-    "aeopcyxijshdqwABEKMHOPCTXIJSaoeiknptuxABEHIKMNOPTYX",
+    "аеорсухіјѕһԁԛԝАВЕКМНОРСТХІЈЅαοεικνρτυχΑΒΕΗΙΚΜΝΟΡΤΥΧıɩɑɡօցᎥᴀʙᴄᴅᴇꜰɢʜɪᴊᴋʟᴍɴᴏᴘʀꜱᴛᴜᴠᴡʏᴢ\u2800",
+    "aeopcyxijshdqwABEKMHOPCTXIJSaoeiknptuxABEHIKMNOPTYXiiagogiabcdefghijklmnoprstuvwyz ",
 )
-_SPACED_WORD = re.compile(r"(?<!\w)\w(?:[ .\-_*]\w){3,}(?!\w)")
+_BOXED = {start + i: ord("A") + i for start in (0x1F130, 0x1F150, 0x1F170, 0x1F1E6) for i in range(26)}
+"""Letters in squares and circles, and those of flags."""
+_FILLERS = frozenset("\u115f\u1160\u3164\uffa0")
+_SPACED_WORD = re.compile(r"(?<!\w)[^\W_]([ .\-_*/])[^\W_](?:\1[^\W_])+(?!\w)")
+"""Three letters or more with the same sign between all of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,20 +40,29 @@ def normalise(text: str) -> Normalised:
     origin: list[int] = []
     for index, character in enumerate(text):
         for folded in _fold(character):
-            # One white space of a run, so that patterns over gaps stay linear in the text.
-            if folded.isspace() and characters and characters[-1].isspace():
-                continue
             characters.append(folded)
             origin.append(index)
-    return _join_spaced_words(Normalised("".join(characters), tuple(origin)))
+    # Words of spaced letters stand two spaces apart: they are joined before runs of white space become one.
+    return _one_space(_join_spaced_words(Normalised("".join(characters), tuple(origin))))
 
 
 def _fold(character: str) -> str:
     if character.isascii():
         return character
-    folded = unicodedata.normalize("NFKC", character).translate(_LOOKALIKES)
+    if character in _FILLERS:
+        return ""
+    folded = unicodedata.normalize("NFKC", character.translate(_BOXED)).translate(_LOOKALIKES)
     # Cf: zero-width and bidirectional controls, tags, soft hyphen. Mn: combining marks put over letters.
     return "".join(c for c in unicodedata.normalize("NFD", folded) if unicodedata.category(c) not in ("Cf", "Mn"))
+
+
+def _one_space(source: Normalised) -> Normalised:
+    """The first white space of every run, so that patterns over gaps stay linear in the text."""
+    text = source.text
+    keep = [i for i, c in enumerate(text) if not (i and c.isspace() and text[i - 1].isspace())]
+    if len(keep) == len(text):
+        return source
+    return Normalised("".join(text[i] for i in keep), tuple(source.origin[i] for i in keep))
 
 
 def _join_spaced_words(source: Normalised) -> Normalised:

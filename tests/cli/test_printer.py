@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 
@@ -192,3 +193,29 @@ def test_a_console_whose_reader_is_gone_is_quiet():
     console = PatientConsole(file=Gone())
     console.print("a")
     console.print("b")
+
+
+def test_what_another_error_made_of_a_signal_is_a_stop(llama3, monkeypatch):
+    def broken_off(*args, **kwargs):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except KeyboardInterrupt:
+            raise ValueError("what C code makes of it") from None
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr("llama3.artifacts.lineage.trace", broken_off)
+    code, _, err = llama3("lineage", "x")
+    assert code == 130
+    assert "L3-CLI-001" in err
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, "[1]", "3", '{"schema": [[]]}', "\ud800"])
+def test_odd_files_of_a_run_are_told_of_as_unfinished(llama3, tmp_path, content):
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    for name in ("config.yaml", "report.json", "events.jsonl"):
+        (folder / name).write_bytes(content.encode("utf-8", "surrogatepass"))
+    code, out, _ = llama3("runs", "list", "--dir", str(tmp_path), "--json")
+    assert code == 0
+    assert json.loads(out)["runs"][0]["name"] == "odd"
