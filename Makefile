@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find core-rs/src core-rs/Cargo.toml Cargo.toml pyproject.toml -type f 2>/dev/null)
 
-.PHONY: help adopt quickstart test test-slow lint format fuzz bench-core bench-dedup bench-pager bench-generation bench-posttraining bench-loader bench-threads bench-tokenizer wheel clean setup
+.PHONY: help adopt quickstart test test-slow lint format docs fuzz bench-core bench-dedup bench-pager bench-generation bench-posttraining bench-loader bench-threads bench-tokenizer wheel clean setup
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -30,9 +30,10 @@ test: $(VENV)/.installed-test ## all tests, Rust and Python
 test-slow: $(VENV)/.installed-test ## the tests that take over a minute
 	$(BIN)/python -m pytest -m slow
 
-lint: $(VENV)/.installed-test ## ruff, mypy, rustfmt, clippy
+lint: $(VENV)/.installed-test ## ruff, mypy, stubs of the extension, rustfmt, clippy
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python -m mypy.stubtest llama3._core --ignore-disjoint-bases
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 	cargo clippy --locked --features python -- -D warnings
@@ -41,6 +42,11 @@ format: $(VENV)/.installed-test ## rewrite Python and Rust in the project's form
 	$(BIN)/ruff check --fix-only . && $(BIN)/ruff format . && cargo fmt
 	$(BIN)/python tests/test_errors.py
 	$(BIN)/python tests/test_post_training_docs.py
+	$(BIN)/python tests/test_plugins_docs.py
+	$(BIN)/python docs/reference.py
+
+docs: $(VENV)/.installed ## write the generated pages: docs/api.md, docs/hooks.md
+	$(BIN)/python docs/reference.py
 
 bench-tokenizer: $(VENV)/.installed-test ## the tokenizer beside tiktoken and Hugging Face tokenizers
 	$(BIN)/python benchmarks/tokenizer.py

@@ -1,7 +1,40 @@
 """Types of the Rust core. Arrays are NumPy and, where said, views of memory that Rust owns."""
 
+from typing import Self, final
+
 import numpy as np
 import numpy.typing as npt
+
+__all__ = [
+    "LLAMA3_PATTERN",
+    "QWEN2_PATTERN",
+    "TEXT_STATISTICS",
+    "Bpe",
+    "BpeStream",
+    "BpeTrainer",
+    "KvPool",
+    "Shard",
+    "ShardError",
+    "ShardWriter",
+    "TokenLoader",
+    "TokenStream",
+    "TokenizerError",
+    "__version__",
+    "blake3_bytes",
+    "blake3_file",
+    "debug_build",
+    "drop_lines",
+    "frequent_keys",
+    "line_keys",
+    "minhash_keys",
+    "minhash_signatures",
+    "near_duplicates",
+    "num_threads",
+    "set_num_threads",
+    "shared_keys",
+    "text_ids",
+    "text_statistics",
+]
 
 __version__: str
 debug_build: bool
@@ -26,8 +59,9 @@ LLAMA3_PATTERN: str
 QWEN2_PATTERN: str
 """The same with every digit alone."""
 
+@final
 class Bpe:
-    def __init__(self, tokens: list[bytes], specials: list[tuple[int, str]]) -> None: ...
+    def __new__(cls, tokens: list[bytes], specials: list[tuple[int, str]]) -> Self: ...
     @staticmethod
     def from_tiktoken(data: bytes, specials: list[str]) -> Bpe: ...
     @staticmethod
@@ -61,12 +95,14 @@ class Bpe:
     def first_id(self) -> int | None: ...
     def hash(self) -> str: ...
 
+@final
 class BpeStream:
     def push(self, id: int) -> str: ...
     def flush(self) -> str: ...
 
+@final
 class BpeTrainer:
-    def __init__(self) -> None: ...
+    def __new__(cls) -> Self: ...
     def feed(self, texts: list[str]) -> None: ...
     def finish(self, size: int) -> list[bytes]: ...
 
@@ -83,7 +119,9 @@ def minhash_signatures(
 def minhash_keys(
     data: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64], *, ngram: int, bands: int, rows: int
 ) -> npt.NDArray[np.uint64]: ...
-def shared_keys(keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]: ...
+def duplicate_groups(keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
+    """Per document the first one that shared keys tie it to, over any number of others; -1 where it shares none."""
+
 def near_duplicates(
     data: npt.NDArray[np.uint8],
     offsets: npt.NDArray[np.int64],
@@ -104,15 +142,23 @@ def drop_lines(
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Data and offsets without the frequent lines of the documents where `thin` is true; lines each document lost."""
 
+# -- HTML (core-rs/src/python/html.rs) ---------------------------------------------------------
+
+def html_page_text(page: bytes) -> tuple[str, str, int, int]:
+    """(text, encoding, characters, undecodable)."""
+
+def html_main_text(page: str) -> str: ...
+
 # -- loader (core-rs/src/python/loader.rs) -----------------------------------------------------
 
 class ShardError(ValueError):
     """A token shard is damaged: the message names the file, the place and what is wrong."""
 
+@final
 class ShardWriter:
     """Writes one `.tok` shard; it appears at `path` when `finish` returns. Dropped before, it leaves nothing."""
 
-    def __init__(self, path: str, *, vocab_size: int, tokenizer_hash: str) -> None: ...
+    def __new__(cls, path: str, *, vocab_size: int, tokenizer_hash: str) -> Self: ...
     def append(
         self, ids: npt.NDArray[np.uint32], row_starts: npt.NDArray[np.uint64], doc_ids: npt.NDArray[np.uint64]
     ) -> None: ...
@@ -123,10 +169,11 @@ class ShardWriter:
     def finish(self) -> tuple[int, int, str]:
         """(tokens, documents, root): the counts and the hash that stands for the content."""
 
+@final
 class Shard:
     """One open `.tok` shard; its header, hash table and footer are checked, its blocks when they are read."""
 
-    def __init__(self, path: str) -> None: ...
+    def __new__(cls, path: str) -> Self: ...
     @property
     def tokens(self) -> int: ...
     @property
@@ -145,17 +192,18 @@ _Rows = tuple[
     npt.NDArray[np.int64], npt.NDArray[np.int32], npt.NDArray[np.uint64], npt.NDArray[np.int64], npt.NDArray[np.int32]
 ]
 
+@final
 class TokenLoader:
     """The rows of a plan, by index. Rows come as (tokens [n, seq_len], bounds, doc_ids, splits, source_ids).
 
     A phase is (its first row, tokens per row, the weight of every source)."""
 
-    def __init__(
-        self,
+    def __new__(
+        cls,
         sources: list[tuple[str, list[str]]],
         phases: list[tuple[int, int, list[float]]],
         seed: int,
-    ) -> None: ...
+    ) -> Self: ...
     def rows(self, start: int, count: int, stride: int) -> _Rows: ...
     def stream(self, start: int, batch: int, rank: int, world: int, depth: int, threads: int) -> TokenStream: ...
     def place(self, row: int) -> tuple[int, int, int]:
@@ -163,6 +211,7 @@ class TokenLoader:
     def windows(self) -> list[int]: ...
     def roots(self) -> list[list[str]]: ...
 
+@final
 class TokenStream:
     """Endless batches in order, made ahead by threads."""
 
@@ -171,6 +220,7 @@ class TokenStream:
 
 # -- paging (core-rs/src/python/paging.rs) -----------------------------------------------------
 
+@final
 class KvPool:
     def __new__(
         cls, num_blocks: int, block_size: int, max_seqs: int, max_blocks: int, key: bytes, watermark: float

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +15,7 @@ from typing import Any, cast
 
 import torch
 from pydantic import BaseModel
+from rich.markup import escape
 
 from llama3 import _core
 from llama3.artifacts import Artifact, PluginUse, Stage
@@ -112,6 +113,12 @@ class Executor:
         self.made[key] = made
         give_back_freed_memory()
         return made
+
+    def warn(self, lines: Iterable[str]) -> None:
+        """Tell the person watching, whether the stage that it concerns ran now or before."""
+        if self._ranks.leads:
+            for line in lines:
+                self.run.display.note(f"[yellow]![/] {escape(line)}")
 
     def publish(self, report: Mapping[str, Any]) -> None:
         """Write `report.json` and `report.html` into the run directory."""

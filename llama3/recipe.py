@@ -18,6 +18,7 @@ from llama3.checkpoints.load import read_config
 from llama3.config import Config, Loaded
 from llama3.config.schema import TeacherSection
 from llama3.data.curate import CurateOptions, curate
+from llama3.data.ledger import lost_input
 from llama3.data.shards import ShardOptions, shard
 from llama3.data.vocabulary import TokenizerOptions, tokenizer
 from llama3.errors import GateFailed
@@ -67,7 +68,7 @@ def run(loaded: Loaded) -> Run:
 def raise_model(make: Executor, config: Config) -> dict[str, Any]:
     """A model from raw text; returns the report."""
     # Pre-training data (paper 3.1): text in, unique and filtered documents out, then tokens.
-    corpus = make(curate, "curate", CurateOptions.of(config))
+    corpus = curated(make, config)
     vocabulary = make(tokenizer, "tokenizer", TokenizerOptions.of(config), corpus=corpus)
     searched = {"corpus": corpus, "tokenizer": vocabulary}
     given = own_rows(make, config, searched)
@@ -86,7 +87,7 @@ def improve(make: Executor, config: Config) -> dict[str, Any]:
     """A released model made better on the user's tasks, released only if an audit finds nothing lost."""
     base = make(adopt, "adopt", AdoptOptions.of(config))
     # The held-out documents are text that the model must not become worse at.
-    corpus = make(curate, "curate", CurateOptions.of(config))
+    corpus = curated(make, config)
 
     # What cannot be released in the end is refused before anything is trained.
     searched = {"corpus": corpus, "tokenizer": base}
@@ -103,6 +104,14 @@ def improve(make: Executor, config: Config) -> dict[str, Any]:
     require_passed(audited, trained.final)
     publish(make, config, trained, results, audit=audited, adopted=base)
     return tell(make, config, trained, results, audited)
+
+
+def curated(make: Executor, config: Config) -> Artifact:
+    """The documents of all sources. What of them could not be read is told every time: training on less than was given
+    is the user's decision."""
+    corpus = make(curate, "curate", CurateOptions.of(config))
+    make.warn(lost_input(corpus.metrics))
+    return corpus
 
 
 Searched = Mapping[str, Artifact]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from llama3.posttraining.examples import DialogExample, dialog_example
+from llama3.posttraining.examples import DialogExample, answer_example, dialog_example
 from llama3.tasks import (
     Check,
     Custom,
@@ -50,6 +50,7 @@ __all__ = [
     "TaskReward",
     "Tokenizer",
     "UnitTests",
+    "answer_example",
     "by_split",
     "cut",
     "device_of",

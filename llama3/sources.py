@@ -4,34 +4,47 @@ protocols.
 
 from __future__ import annotations
 
+from llama3.data.columns import is_text, plain
 from llama3.data.corpus import open_parquet
-from llama3.data.documents import DocumentBatch, Kind, Reject, ShardRef, Source
+from llama3.data.documents import DocumentBatch, Kind, Reject, ShardFile, ShardRef, Source
+from llama3.data.html import main_text, read_page
 from llama3.data.reading import (
+    BATCH_BYTES,
     Collector,
     FileOptions,
     bounded_lines,
     decode,
-    find_files,
+    listed,
     origin_of,
     read_bytes,
     read_document,
+    require_unchanged,
     shard_of,
+    shards_of,
 )
 
 __all__ = [
+    "BATCH_BYTES",
     "Collector",
     "DocumentBatch",
     "FileOptions",
     "Kind",
     "Reject",
+    "ShardFile",
     "ShardRef",
     "Source",
     "bounded_lines",
     "decode",
-    "find_files",
+    "is_text",
+    "listed",
+    "main_text",
     "open_parquet",
     "origin_of",
+    "plain",
     "read_bytes",
     "read_document",
+    "read_page",
+    "require_unchanged",
     "shard_of",
+    "shards_of",
 ]

@@ -280,6 +280,7 @@ def llama3_quantization_schemes() -> list[QuantizationSpec]:
             name="int8",
             factory="llama3_plugins.quantization.int8:Int8",
             summary="weight-only, symmetric, one scale per output row",
+            bits=8,
         )
     ]
 

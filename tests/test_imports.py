@@ -43,6 +43,7 @@ ORDER = [
     "scaling",
     "serving",
     "testing",
+    "scaffold",
     "preflight",
     "execution",
     "recipe",

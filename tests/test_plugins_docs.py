@@ -1,43 +1,51 @@
-"""docs/plugins.md: its packages are installed as they are shown, its commands print what is shown, its tables are true.
+"""docs/plugins.md is followed from top to bottom: files are written as shown, commands run and their output compared.
 
-Files are blocks whose first line is a comment with their path. A package is installed by laying its modules and the
-entry points of its pyproject.toml on the path; `$ pip install` therefore needs no network.
+A file is a block whose first line is a comment with its path. `$ pip install -e FOLDER` puts the folder on the path
+with its entry points: no network is needed. All other commands are what they say.
 """
 
 from __future__ import annotations
 
 import ast
 import importlib
+import os
 import re
+import shlex
+import subprocess
+import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import test_post_training_docs as page
-from test_recipe import write_text
 
-from llama3.model.build import init_weights
-from llama3.model.config import ModelConfig
-from llama3.model.transformer import Transformer
-from llama3.plugins.hookspecs import OBSERVERS, REGISTRATION
 from llama3.plugins.registry import discover
-from llama3.testing import conformance_of
-from llama3.tokenizer import Tokenizer
-from llama3.training.placed import PlacedModel
-from llama3.training.stage import save_checkpoint
+from llama3.scaffold.package import new_package
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "plugins.md"
 TEXT = PAGE.read_text(encoding="utf-8")
 INCLUDED = re.compile(r"(<!-- file: (\S+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
-FILES = dict(re.findall(r"^```(?:toml|python)\n# (\S+)\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE))
-CONSOLE = re.findall(r"^```console\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
-COMMANDS = [command for block in CONSOLE for command in page.commands(block)]
-RUN = [command for command in COMMANDS if not command.line.startswith("pip install ")]
+OWN = INCLUDED.sub("", TEXT)
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", OWN, re.DOTALL | re.MULTILINE)
+FILE = re.compile(r"# (\S+)\n")
 
 
-def page_commands() -> list[page.Command]:
-    return [command for block in page.blocks("console") for command in page.commands(block)]
+def steps() -> Iterator[tuple[str, str] | page.Command]:
+    """What the page has one do, in order: a file as (path, content), or a command."""
+    for language, block in BLOCKS:
+        if language == "console":
+            yield from page.commands(block)
+        elif language != "text":
+            named = FILE.match(block)
+            assert named, f"a block of {language} that is no file:\n{block}"
+            yield named[1], block if language == "yaml" else block[named.end() :]
+
+
+pytestmark = pytest.mark.timeout(900)  # the page is one walk: its first test waits for all of it
+STEPS = list(steps())
+COMMANDS = [step for step in STEPS if isinstance(step, page.Command)]
 
 
 def refreshed(text: str) -> str:
@@ -51,92 +59,110 @@ def test_included_files_are_up_to_date():
     assert refreshed(TEXT) == TEXT, "run: python tests/test_plugins_docs.py"
 
 
-def test_every_block_is_run_or_compared():
-    shown = re.findall(r"^```(\w+)\n", TEXT, re.MULTILINE)
-    assert len(shown) == len(FILES) + len(CONSOLE) + len(INCLUDED.findall(TEXT)) + shown.count("text")
+def test_blocks_are_files_or_commands():
+    assert {language for language, _ in BLOCKS} == {"console", "python", "text", "toml", "yaml"}
+    for step in STEPS:
+        if isinstance(step, tuple) and step[0].endswith(".py"):
+            ast.parse(step[1])
 
 
-def install(package: str, site: Path) -> None:
-    """What `pip install ./package` leaves: the modules and the metadata with its entry points."""
-    project = tomllib.loads(FILES[f"{package}/pyproject.toml"])["project"]
-    for path, text in FILES.items():
-        if path.startswith(f"{package}/{package.replace('-', '_')}/"):
-            file = site / path.removeprefix(f"{package}/")
-            file.parent.mkdir(exist_ok=True)
-            file.write_text(text)
-    info = site / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")
-    lines = [
-        f"[{group}]\n" + "".join(f"{name} = {target}\n" for name, target in entries.items())
-        for group, entries in project["entry-points"].items()
-    ]
-    (info / "entry_points.txt").write_text("".join(lines))
+class Reader:
+    """Follows the page in a folder."""
 
-
-@pytest.fixture(scope="module")
-def installed(tmp_path_factory):
-    """The package of the page among the plugins."""
-    site = tmp_path_factory.mktemp("site")
-    install("llama3-distill", site)
-    with pytest.MonkeyPatch.context() as patch:
+    def __init__(self, site: Path, patch: pytest.MonkeyPatch) -> None:
+        self.site, self.patch, self.code = site, patch, 0
         patch.syspath_prepend(str(site))
+
+    def do(self, line: str) -> tuple[str, int]:
+        """What a command prints, and its exit code."""
+        self._forget()
+        printed, self.code = self._call(line)
+        return printed, self.code
+
+    def _call(self, line: str) -> tuple[str, int]:
+        if line.startswith("pip install -e "):
+            self._install(Path(line.removeprefix("pip install -e ")))
+            return "", 0
+        if line.startswith("ls "):
+            return "".join(f"{name}\n" for name in sorted(os.listdir(line.removeprefix("ls ")))), 0
+        if line.startswith("pip wheel "):
+            offline = ["--no-build-isolation", "--no-index"]  # what it would fetch is here
+            return self._python("-m", "pip", *shlex.split(line)[1:], *offline)
+        if line.startswith("python "):
+            return self._python(*shlex.split(line)[1:])
+        return page.call(line, self.code)
+
+    def _install(self, folder: Path) -> None:
+        """What an editable installation does: the folder's modules are importable, its entry points known."""
+        project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
+        info = self.site / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(
+            f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n"
+        )
+        entries = project["entry-points"]["llama3.plugins"].items()
+        lines = "".join(f"{name} = {target}\n" for name, target in entries)
+        (info / "entry_points.txt").write_text(f"[llama3.plugins]\n{lines}")
+        self.patch.syspath_prepend(str(folder.resolve()))
+        self._forget()
+
+    def _forget(self) -> None:
+        """A command is a new process: it finds modules as they are now."""
+        importlib.invalidate_caches()
         discover.cache_clear()
-        yield
-    discover.cache_clear()
+        for name, module in list(sys.modules.items()):
+            if (getattr(module, "__file__", None) or "").startswith(os.getcwd()):
+                del sys.modules[name]
+
+    def _python(self, *arguments: str) -> tuple[str, int]:
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(
+            [sys.executable, *arguments], capture_output=True, text=True, env=environment, check=False
+        )
+        return done.stdout + done.stderr, done.returncode
 
 
 @pytest.fixture(scope="module")
-def done(installed, tmp_path_factory):
-    """Every command with what it printed and its exit code, in a folder with my-model, my-teacher and notes."""
-    folder = tmp_path_factory.mktemp("page")
-    blocks = re.findall(r"^```(\w+)\n(.*?)^```", page.TEXT, re.DOTALL | re.MULTILINE)
+def done(tmp_path_factory):
+    """Every command with what it printed and its exit code."""
+    results = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        write_text(Path("notes"))
-        texts = [path.read_text() for path in sorted(Path("notes").iterdir())]
-        tokenizer = Tokenizer.train(texts, 400, 16)
-        for name, dim in (("my-model", 32), ("my-teacher", 64)):
-            config = ModelConfig(
-                dim=dim, n_layers=2, n_heads=2, n_kv_heads=1, ffn_dim=2 * dim, vocab_size=400, max_seq_len=256
-            )
-            model = PlacedModel(init_weights(Transformer(config), dim))
-            save_checkpoint(Path(name), model, tokenizer, {"made": "here"})
-        exec(compile(next(block for kind, block in blocks if kind == "python"), "tasks", "exec"), {})
-        Path("my.yaml").write_text(next(block for kind, block in blocks if block.startswith("# my.yaml")))
-        Path("my.jsonl").write_text(next(c.shown for c in page_commands() if c.line == "cat my.jsonl"))
-        return [(command, *page.call(command.line, 0)) for command in RUN]
+        patch.chdir(tmp_path_factory.mktemp("page"))
+        patch.setattr(sys, "dont_write_bytecode", True)
+        patch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+        reader = Reader(tmp_path_factory.mktemp("site"), patch)
+        for step in STEPS:
+            if isinstance(step, page.Command):
+                results.append((step, *reader.do(step.line)))
+            else:
+                Path(step[0]).parent.mkdir(parents=True, exist_ok=True)
+                Path(step[0]).write_text(step[1])
+    discover.cache_clear()
+    return results
 
 
-@pytest.mark.parametrize("number", range(len(RUN)), ids=[command.line for command in RUN])
+@pytest.mark.parametrize("number", range(len(COMMANDS)), ids=[command.line for command in COMMANDS])
 def test_a_command_does_what_the_page_shows(done, number):
     command, printed, code = done[number]
-    assert page.matches(command, printed, code), f"exit code {code}, printed:\n{printed}"
+    if command.shown.strip() == "...":
+        followed = COMMANDS[number + 1].line if number + 1 < len(COMMANDS) else ""
+        assert code == 0 or followed == "echo $?", f"exit code {code}, printed:\n{printed}"
+    else:
+        assert page.matches(command, printed, code), f"exit code {code}, printed:\n{printed}"
 
 
-def test_the_test_file_of_the_page_is_the_kit(installed):
-    scope: dict = {}
-    exec(compile(FILES["llama3-distill/tests/test_distill.py"], "test_distill", "exec"), scope)
-    case = scope["TestDistill"]()
-    case.test_loss_falls_on_a_toy_task()
-    case.test_accumulation_does_not_matter()
+def test_files_are_shown_as_they_are_written(tmp_path):
+    """The first look at a new package is the package; so is what nobody changes later."""
+    new_package("brief", "rewards", tmp_path)
+    shown = dict(step for step in STEPS if isinstance(step, tuple))
+    assert shown["llama3-brief/pyproject.toml"] == (tmp_path / "llama3-brief" / "pyproject.toml").read_text()
 
 
-def test_tables_name_every_hook_and_what_exists():
-    for hook, spec in REGISTRATION.items():
-        row = re.search(rf"^\| `{hook}` \|.*$", TEXT, re.MULTILINE)
-        assert row, hook
-        kit = conformance_of(spec.family)
-        assert (f"`{kit.__name__}`" in row[0]) if kit else row[0].endswith("| |"), row[0]
-    assert all(f"`{hook}`" in TEXT for hook in OBSERVERS)
-    for dotted in re.findall(r"`(llama3\.[a-z_.]+)\.([A-Z]\w+)`", TEXT):
-        assert hasattr(importlib.import_module(dotted[0]), dotted[1]), dotted
-
-
-def test_files_are_python():
-    for path, text in FILES.items():
-        if path.endswith(".py"):
-            ast.parse(text)
+def test_names_of_the_page_exist():
+    for module, name in re.findall(r"`(llama3\.[a-z_.]+)\.([A-Z]\w+)`", TEXT):
+        assert hasattr(importlib.import_module(module), name), f"{module}.{name}"
+    for target in re.findall(r"\]\((?:hooks\.md)#(\w+)\)", TEXT):
+        assert f"### `{target}`" in (ROOT / "docs" / "hooks.md").read_text(encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 
 pub mod dedup;
 pub mod hashing;
+pub mod html;
 pub mod loader;
 pub mod paging;
 pub mod text;

@@ -54,7 +54,7 @@ def load_model(
             needed=size(parameters * dtype.itemsize),
             place="this machine",
             there=size(there),
-            parameters=parameters,
+            parameters=f"{parameters:,}",
             each=dtype.itemsize,
         )
     model = empty_model(source.config, source.shapes)

@@ -47,6 +47,7 @@ def audit(
 def compare(loaded: Loaded, before: str, after: str, folder: Path) -> Artifact:
     """Evaluate both models in the run directory `folder`, where what was evaluated before is found, and audit them."""
     from llama3.data.curate import CurateOptions, curate
+    from llama3.data.ledger import lost_input
     from llama3.evaluation.audit import AuditOptions, audit
     from llama3.evaluation.stages import EvaluateOptions, OutsideModel, evaluate
     from llama3.execution import Executor
@@ -55,6 +56,7 @@ def compare(loaded: Loaded, before: str, after: str, folder: Path) -> Artifact:
     asked = [(model, EvaluateOptions.of(config, model)) for model in map(OutsideModel.at, (before, after))]
     with Executor(loaded, folder) as make:
         corpus = make(curate, "curate", CurateOptions.of(config))
+        make.warn(lost_input(corpus.metrics))
         # Known by its content: a model is evaluated once, whichever place it takes in this audit and the next.
         old, new = (make(evaluate, f"evaluate-{model.blake3[:12]}", options, corpus=corpus) for model, options in asked)
         return make(audit, "audit", AuditOptions.of(config), before=old, after=new)

@@ -1,11 +1,15 @@
-"""`llama3 plugins`: list, show and check. Works while a plugin is broken."""
+"""`llama3 plugins`: list, show, check and new. Works while a plugin is broken."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from llama3.cli import completion
 from llama3.cli.output import JsonOption, note, print_json, print_table, say
 from llama3.errors import ConfigError, PluginError, did_you_mean
 
@@ -15,14 +19,21 @@ if TYPE_CHECKING:
 
 NO_PLUGIN = PluginError.declare("L3-CLI-010", "no plugin {name!r}", why="{near}", fix="llama3 plugins list")
 NO_FAMILY = ConfigError.declare("L3-CLI-011", "no such family {family!r}", why="{near}")
+NO_OPTION = ConfigError.declare("L3-CLI-012", "not an option with its value", fix="write option=value")
+WHOSE_OPTIONS = ConfigError.declare("L3-CLI-013", "options belong to one plugin", fix="name it before --set")
 
-app = typer.Typer(no_args_is_help=True, help="See and check plugins.")
-NameArgument = Annotated[str, typer.Argument(help="NAME, FAMILY/NAME, or DIST:NAME where two plugins share a name.")]
+app = typer.Typer(no_args_is_help=True, help="See, check and begin plugins.")
+NameArgument = Annotated[
+    str,
+    typer.Argument(
+        help="NAME, FAMILY/NAME, or DIST:NAME where two plugins share a name.", autocompletion=completion.plugins
+    ),
+]
 
 
 @app.command("list")
 def list_(
-    family: Annotated[str | None, typer.Option(help="Only this family.")] = None,
+    family: Annotated[str | None, typer.Option(help="Only this family.", autocompletion=completion.families)] = None,
     broken: Annotated[bool, typer.Option("--broken", help="Only what failed to load.")] = False,
     json: JsonOption = False,
 ) -> None:
@@ -77,18 +88,32 @@ def show(name: NameArgument, json: JsonOption = False) -> None:
 
 @app.command()
 def check(
-    name: Annotated[str | None, typer.Argument(help="One plugin; without it, all are checked.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="One plugin; without it, all are checked.", autocompletion=completion.plugins)
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="OPTION=VALUE", help="An option of the plugin, such as path=notes. Repeatable."),
+    ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Import a plugin's factory and options, and run the conformance tests of its family. Exit code 4 on failure."""
+    """Import a plugin's factory and options, and run the conformance tests of its family. Exit code 4 on failure.
+
+    What cannot be checked is skipped with the reason; a plugin that was named must be checked.
+    """
+    from contextlib import redirect_stdout
+
     from llama3.plugins.registry import discover
     from llama3.testing.check import check_offer
 
+    options = _given(overrides or (), name)
     registry = discover(strict=False)
     offers = registry.offers if name is None else _find(registry, name)
-    results = {f"{o.spec.family}/{o.qualified}": check_offer(registry, o) for o in offers}
+    with redirect_stdout(sys.stderr):  # what plugins print is not data
+        results = {f"{o.spec.family}/{o.qualified}": check_offer(registry, o, options) for o in offers}
     broken: list[Broken] = [] if name is not None else list(registry.broken)
-    failed = bool(broken) or any(row.status == "failed" for rows in results.values() for row in rows)
+    bad = ("failed",) if name is None else ("failed", "skipped")
+    failed = bool(broken) or any(row.status in bad for rows in results.values() for row in rows)
     if json:
         print_json(
             {
@@ -105,6 +130,42 @@ def check(
             say(f"broken   {item}\n  fix: {item.fix}")
     if failed:
         raise typer.Exit(4)
+
+
+@app.command()
+def new(
+    name: Annotated[str, typer.Argument(help="Of the plugin, such as brief; the package is llama3-NAME.")],
+    family: Annotated[
+        str, typer.Option(help="Such as rewards; see: llama3 plugins list.", autocompletion=completion.families)
+    ],
+    out: Annotated[Path, typer.Option(file_okay=False, help="Folder in which the package is made.")] = Path(),
+    json: JsonOption = False,
+) -> None:
+    """Write a package with a small plugin of a family, to start from: it passes `llama3 plugins check` as it is."""
+    from llama3.scaffold.package import new_package
+
+    files = new_package(name, family, out)
+    if json:
+        print_json({"files": [path.as_posix() for path in files]})
+        return
+    for path in files:
+        typer.echo(path.as_posix())
+    note(f"next: pip install -e {files[0].parent.as_posix()} && llama3 plugins check {name}")
+
+
+def _given(overrides: Sequence[str], name: str | None) -> dict[str, Any]:
+    """Options of the one plugin that is checked."""
+    from llama3.config.yaml import parse_value
+
+    if overrides and name is None:
+        raise WHOSE_OPTIONS("--set")
+    given = {}
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        if not (key and equals):
+            raise NO_OPTION(f"--set {text}")
+        given[key.strip()] = parse_value(value, f"--set {text}")
+    return given
 
 
 def _find(registry: Registry, name: str) -> list[Offer]:

@@ -153,8 +153,10 @@ class MinHashSection(Section):
 
     enabled: bool = Field(True, description="look for near-duplicates")
     ngram: int = Field(5, ge=1, description="words per shingle")
-    bands: int = Field(14, ge=1, description="bands of the signature; one equal band makes a candidate pair")
-    rows: int = Field(8, ge=1, description="hashes per band")
+    bands: int | None = Field(
+        None, ge=1, description="bands of the signature, of which one makes a candidate pair; default: by the threshold"
+    )
+    rows: int | None = Field(None, ge=1, description="hashes per band; default: by the threshold")
     threshold: float = Field(0.8, gt=0, le=1, description="verified Jaccard similarity above which a document goes")
 
 

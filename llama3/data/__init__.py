@@ -1,7 +1,8 @@
 """From raw text to token rows: documents and their sources, deduplication, curation, token shards, the loader.
 
 The fast parts stand alone: `Deduplicator` finds exact and near duplicates in any collection of texts,
-`TokenLoader` reads token shards in an order that is a pure function of plan, seed and index.
+`ShardWriter` writes texts as token shards, `TokenLoader` reads them in an order that is a pure function of plan, seed
+and index.
 """
 
 from __future__ import annotations
@@ -12,10 +13,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from llama3.data.dedup import Deduplicator
     from llama3.data.loader import TokenLoader
+    from llama3.data.shard_writer import ShardWriter
 
-__all__ = ["Deduplicator", "TokenLoader"]
+__all__ = ["Deduplicator", "ShardWriter", "TokenLoader"]
 
-_HOME = {"Deduplicator": "llama3.data.dedup", "TokenLoader": "llama3.data.loader"}
+_HOME = {
+    "Deduplicator": "llama3.data.dedup",
+    "ShardWriter": "llama3.data.shard_writer",
+    "TokenLoader": "llama3.data.loader",
+}
 
 
 def __getattr__(name: str) -> Any:

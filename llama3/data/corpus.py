@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from llama3.data.columns import printable
 from llama3.data.documents import DocumentBatch
 from llama3.errors import DataError
 
@@ -44,7 +45,7 @@ class Corpus:
         self, split: Split | None = "train", source: str | None = None, batch_size: int = 1024
     ) -> Iterator[DocumentBatch]:
         """Documents of a split (None: all) and a source (None: all), in the corpus' order."""
-        for records in self._documents.iter_batches(batch_size):
+        for records in batches(self._documents, batch_size):
             keep = pa.array([True] * records.num_rows)
             if split is not None:
                 keep = pc.equal(records.column("split"), split)
@@ -58,7 +59,7 @@ class Corpus:
     def counts(self) -> dict[str, dict[str, dict[str, int]]]:
         """Split, then source, to {"documents", "bytes"}."""
         counts: dict[str, dict[str, dict[str, int]]] = {}
-        for records in self._documents.iter_batches(columns=["source", "split", "text"]):
+        for records in batches(self._documents, columns=["source", "split", "text"]):
             sizes = pc.binary_length(records.column("text")).to_pylist()
             rows = zip(records.column("split").to_pylist(), records.column("source").to_pylist(), sizes, strict=True)
             for split, source, size in rows:
@@ -86,9 +87,19 @@ class Corpus:
         return open_parquet(self.path / SCORES).read()
 
 
+def batches(
+    file: pq.ParquetFile, batch_size: int = 1 << 16, columns: list[str] | None = None
+) -> Iterator[pa.RecordBatch]:
+    """The rows of a file, never of two row groups together: whoever writes a corpus bounds the bytes of a group, so
+    that memory does not grow with the size of documents."""
+    for group in range(file.num_row_groups):
+        yield from file.iter_batches(batch_size, row_groups=[group], columns=columns)
+
+
 def open_parquet(path: Path) -> pq.ParquetFile:
     """A Parquet file; DataError where it is missing or damaged."""
     try:
-        return pq.ParquetFile(path)
+        # Arrow opens no name that is not UTF-8; Python does.
+        return pq.ParquetFile(path if printable(str(path)) == str(path) else path.open("rb"))
     except (OSError, pa.ArrowException) as error:
-        raise UNREADABLE(path, error=str(error).splitlines()[0]) from error
+        raise UNREADABLE(printable(str(path)), error=str(error).splitlines()[0]) from error

@@ -8,7 +8,9 @@ taken out is logged with its stage, reason and score. Letters: N documents read,
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
@@ -19,10 +21,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from llama3 import _core
 from llama3.artifacts import StageOutput, stage
 from llama3.config.schema import Config, FilterSlot, LineDedupSection, MinHashSection, Slot, SourceSlot
+from llama3.data.columns import printable
 from llama3.data.corpus import DOCUMENTS, FUNNEL, REJECTS, SCORES, SPLITS, Split
 from llama3.data.dedup import Deduplicator, Duplicates
 from llama3.data.documents import FEATURES, SCHEMA, DocumentBatch, Filter, Judgement, Reject, ShardRef, Source
-from llama3.data.ledger import Funnel, RejectLog
+from llama3.data.ledger import Funnel, Losses, RejectLog
 from llama3.data.staging import STAGED, Staged
 from llama3.data.thinning import Thinning
 from llama3.errors import ConfigError, DataError, LlamaError, PluginError, Problem
@@ -55,7 +58,7 @@ WRITTEN = pa.schema([*STAGED, ("lines_dropped", pa.int64()), ("split", pa.string
 
 
 class CurateOptions(BaseModel):
-    """The options of the stage together with what they point at, so that changed files make a new corpus."""
+    """The options of the stage together with what they point at, so that other contents make a new corpus."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -65,13 +68,15 @@ class CurateOptions(BaseModel):
     minhash: MinHashSection
     lines: LineDedupSection
     held_out: float
-    found: str = Field(description="hash of the names, sizes and times of change of everything that is read")
+    found: str = Field(description="hash of the names and contents of everything that is read")
 
     @classmethod
     def of(cls, config: Config) -> Self:
-        """From the whole config and the state of its sources. Reads no text; raises ConfigError as `curate` does."""
+        """From the whole config and what its sources hold. Raises ConfigError as `curate` does, before any work."""
         section = config.data
-        shards = [repr(shard) for _, shard in _all_shards(_sources(section.sources))]
+        _near(section.minhash)
+        shards = [shard for _, shard in _all_shards(_sources(section.sources))]
+        facts = [(shard.source, shard.location, shard.part, shard.bytes, shard.stamp) for shard in shards]
         return cls(
             sources=section.sources,
             filters=section.filters,
@@ -79,7 +84,7 @@ class CurateOptions(BaseModel):
             minhash=section.minhash,
             lines=section.lines,
             held_out=section.held_out,
-            found=_core.blake3_bytes("\n".join(shards).encode()),
+            found=_core.blake3_bytes(repr(facts).encode("utf-8", "surrogateescape")),
         )
 
 
@@ -93,16 +98,21 @@ def curate(*, options: CurateOptions, out: StageOutput) -> None:
     filters = _filters(options.filters)
     shards = _all_shards(_sources(options.sources))
     funnel = Funnel()
-    with RejectLog(out.path / REJECTS) as rejects:
-        staged = _read(shards, Staged(out.scratch / "read", _near(options.minhash)), funnel, rejects, out)
-        kept_N = np.ones(len(staged), bool)
-        if options.exact:
-            kept_N = _drop_exact(staged, funnel, rejects)
-        if options.minhash.enabled:
-            kept_N = _drop_near(staged, kept_N, funnel, rejects, out)
-        thinning = Thinning(staged, kept_N, options.lines)
-        _judge_and_write(thinning, filters, options.held_out, funnel, rejects, out)
-        out.metrics["rejects"] = rejects.counts
+    reading = out.scratch / "read"
+    shutil.rmtree(reading, ignore_errors=True)  # of a process that was killed: nothing goes on from it
+    try:
+        with RejectLog(out.path / REJECTS) as rejects:
+            staged = _read(shards, Staged(reading, _near(options.minhash)), funnel, rejects, out)
+            kept_N = np.ones(len(staged), bool)
+            if options.exact:
+                kept_N = _drop_exact(staged, funnel, rejects)
+            if options.minhash.enabled:
+                kept_N = _drop_near(staged, kept_N, funnel, rejects, out)
+            thinning = Thinning(staged, kept_N, options.lines)
+            _judge_and_write(thinning, filters, options.held_out, funnel, rejects, out)
+            out.metrics["rejects"] = rejects.counts
+    finally:
+        shutil.rmtree(reading, ignore_errors=True)  # a full disk is not kept full
     out.metrics["lines"] = {"frequent": thinning.frequent, "dropped": thinning.dropped}
     out.metrics["funnel"] = funnel.stages
     funnel.write(out.path / FUNNEL)
@@ -141,18 +151,22 @@ def _read(
     shards: list[tuple[Source, ShardRef]], staged: Staged, funnel: Funnel, rejects: RejectLog, out: StageOutput
 ) -> Staged:
     quarantined = 0
+    losses = Losses()
     with out.progress("read", sum(shard.bytes for _, shard in shards)) as task:
         for source, shard in shards:
             try:
-                found = staged.add(_guarded(source, shard), shard)
+                found = [*shard.unread, *staged.add(_guarded(source, shard), shard)]
             except DataError as error:
                 quarantined += 1
-                where = f"{shard.location}#{shard.part}"
+                where = printable(f"{shard.location}#{shard.part}")
                 out.event("shard_quarantined", source=shard.source, shard=where, error=str(error))
-                found = [Reject(where, "shard_quarantined", str(error), shard.source)]
+                found = [*shard.unread, Reject(where, "shard_quarantined", str(error), shard.source)]
             rejects.add("read", found)
+            losses.add(found)
             task.advance(shard.bytes, documents=len(staged))
     out.metrics["quarantined_shards"] = quarantined
+    out.metrics["shards"] = len(shards)
+    out.metrics["losses"] = losses.rows
     if not len(staged):
         raise NOTHING_READ("curate", count=len(shards), lost=_counted(rejects))
     funnel.count("read", staged.sources, staged.bytes_N)
@@ -170,11 +184,17 @@ def _guarded(source: Source, shard: ShardRef) -> Iterator[DocumentBatch]:
             missing = sorted(set(SCHEMA.names) - set(batch.records.schema.names))
             if missing:
                 raise ODD_DOCUMENTS(shard.location, source=type(source).__name__, missing=missing)
-            yield batch
+            yield _in_our_types(batch)
     except LlamaError:
         raise
     except Exception as error:
         raise SOURCE_FAILED(shard.location, source=type(source).__name__, error=describe(error)) from error
+
+
+def _in_our_types(batch: DocumentBatch) -> DocumentBatch:
+    """The batch with the columns of SCHEMA as SCHEMA says, whatever layout the source chose for them."""
+    records = batch.records.select(SCHEMA.names)
+    return batch if records.schema.equals(SCHEMA) else replace(batch, records=records.cast(SCHEMA))
 
 
 # -- duplicates ------------------------------------------------------------------------------------
@@ -194,7 +214,9 @@ def _drop_near(staged: Staged, kept_N: np.ndarray, funnel: Funnel, rejects: Reje
     """Keeps the first document of every cluster of near duplicates."""
     assert staged.near is not None
     rows = np.flatnonzero(kept_N)
-    found: Duplicates = staged.near.settle(staged.keys_NB[rows], lambda chosen: staged.texts(rows[chosen]))
+    found: Duplicates = staged.near.settle(
+        staged.keys_NB[rows], lambda chosen: staged.texts(rows[chosen]), staged.bytes_N[rows]
+    )
     removed = np.flatnonzero(~found.keep_D)
     pairs = ((int(rows[d]), int(rows[found.duplicate_of_D[d]]), float(found.similarity_D[d])) for d in removed)
     rejects.add("near", (_duplicate(staged, n, "near_duplicate", staged.ids[kept], j) for n, kept, j in pairs))
@@ -202,6 +224,8 @@ def _drop_near(staged: Staged, kept_N: np.ndarray, funnel: Funnel, rejects: Reje
     kept_N[rows[removed]] = False
     funnel.count("near", staged.sources, staged.bytes_N, kept_N)
     out.metrics["near_duplicates"] = {
+        "bands": staged.near.bands,
+        "rows": staged.near.rows,
         "candidates": found.candidates,
         "comparisons": found.comparisons,
         "removed": len(removed),

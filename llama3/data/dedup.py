@@ -5,21 +5,62 @@ Letters: D documents, B bands.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 
 from llama3 import _core
+from llama3.data.columns import text_column
 from llama3.data.documents import text_buffers
 from llama3.errors import ConfigError
 
 OUT_OF_BOUNDS = ConfigError.declare(
     "L3-DAT-100",
     "threshold={threshold}, ngram={ngram}, bands={bands}, rows={rows} cannot be used",
-    why="the threshold must be above 0 and at most 1, the others at least 1",
+    why="the threshold must be above 0 and at most 1, the others whole numbers from 1 on, bands x rows at most 65536",
 )
+WOULD_MISS = ConfigError.declare(
+    "L3-DAT-114",
+    "bands={bands}, rows={rows} find {recall} of the pairs at threshold={threshold}",
+    fix="leave bands and rows out, so that they are chosen for the threshold{chosen}",
+)
+
+RECALL = 0.95
+"""Of the pairs just at the threshold, where bands and rows are chosen."""
+LEAST_RECALL = 0.5
+"""Where they are given."""
+MOST_BANDS = 256
+"""8 bytes per document each. Below a threshold of 0.012 more would be needed."""
+FEW_BANDS = 40
+HIGH = (0.8, 14, 8)
+"""From this threshold on: few candidates that are none, and 92 % or more are found (1 - (1 - 0.8^8)^14)."""
+CANDIDATE_BYTES = 256 << 20
+"""Text that is compared at a time; a group of documents that hang together is never cut."""
+
+
+def banding(threshold: float, bands: int | None = None, rows: int | None = None) -> tuple[int, int]:
+    """Bands and rows for a threshold; what is given stays. As many rows as few bands allow, for more rows mean fewer
+    comparisons in vain. Raises ConfigError (L3-DAT-114) where no number of bands finds enough."""
+    if bands is None and rows is None and threshold >= HIGH[0]:
+        return HIGH[1:]
+    for some in (rows,) if rows else range(HIGH[2], 0, -1):
+        needed = _bands_for(threshold, some)
+        if needed <= (bands or (MOST_BANDS if rows or some == 1 else FEW_BANDS)):
+            return bands or needed, some
+    return bands or MOST_BANDS, rows or 1  # the best there is: whether it is good enough is judged where it is used
+
+
+def _bands_for(threshold: float, rows: int) -> int:
+    alike = threshold**rows
+    return 1 if alike >= 1 else math.ceil(math.log(1 - RECALL) / math.log1p(-alike)) if alike > 1e-9 else 1 << 30
+
+
+def recall(threshold: float, bands: int, rows: int) -> float:
+    """Share of the pairs just as similar as `threshold` that share a band."""
+    return 1 - (1 - threshold**rows) ** bands
 
 
 @dataclass(frozen=True)
@@ -58,32 +99,51 @@ class Duplicates:
 class Deduplicator:
     """Near-duplicate texts, two documents being duplicates when the Jaccard similarity of their word n-grams is at
     least `threshold`. Candidates are found with 1 - (1 - J^rows)^bands; no false positive survives verification.
+    `bands` and `rows` are chosen for the threshold where they are not given.
 
-    Words are compared without case and punctuation; in scripts without spaces every character is a word. Texts
-    shorter than `ngram` words are compared as a whole. The result depends on the order of the texts only.
+    Words are compared without case, punctuation and signs that are not seen, in one Unicode form; in scripts without
+    spaces every character is a word. Texts shorter than `ngram` words are compared as a whole. The result depends on
+    the order of the texts only.
 
     >>> found = Deduplicator().find(["a text", "A text!", "another text"])
     >>> found.keep_D.tolist(), found.duplicate_of_D.tolist()
     ([True, False, True], [-1, 0, -1])
     """
 
-    def __init__(self, *, threshold: float = 0.8, ngram: int = 5, bands: int = 14, rows: int = 8) -> None:
-        if not (0 < threshold <= 1 and min(ngram, bands, rows) >= 1):
+    def __init__(
+        self, *, threshold: float = 0.8, ngram: int = 5, bands: int | None = None, rows: int | None = None
+    ) -> None:
+        self.threshold, self.ngram = threshold, ngram
+        in_bounds = _in_bounds(threshold, ngram, bands, rows)
+        self.bands, self.rows = banding(threshold, bands, rows) if in_bounds else (0, 0)
+        if not in_bounds or self.bands * self.rows > MOST_HASHES:
             raise OUT_OF_BOUNDS("Deduplicator", threshold=threshold, ngram=ngram, bands=bands, rows=rows)
-        self.threshold, self.ngram, self.bands, self.rows = threshold, ngram, bands, rows
+        if (found := recall(threshold, self.bands, self.rows)) < LEAST_RECALL:
+            best = banding(threshold)
+            enough = recall(threshold, *best) >= LEAST_RECALL
+            raise WOULD_MISS(
+                "Deduplicator",
+                threshold=threshold,
+                bands=self.bands,
+                rows=self.rows,
+                recall=f"{found:.1%}",
+                chosen=f" ({best[0]} x {best[1]})" if enough else ", and raise that",
+            )
         self._texts: list[pa.Array] = []
         self._keys: list[np.ndarray] = []
 
     def __len__(self) -> int:
         return sum(map(len, self._texts))
 
-    def add(self, texts: Iterable[str] | pa.Array) -> None:
-        """Takes up more texts; they are numbered on from those before. Keeps the text and 8 bytes per band."""
-        array = texts.cast(pa.large_string()) if isinstance(texts, pa.Array) else pa.array(texts, pa.large_string())
+    def add(self, texts: Iterable[str] | pa.Array | pa.ChunkedArray) -> None:
+        """Takes up more texts; they are numbered on from those before. Keeps the text and 8 bytes per band.
+
+        Raises DataError (L3-DAT-111, L3-DAT-112) for what is no text."""
+        array = text_column(texts)
         self._keys.append(self.keys(*text_buffers(array)))
         self._texts.append(array)
 
-    def find(self, texts: Iterable[str] | pa.Array | None = None) -> Duplicates:
+    def find(self, texts: Iterable[str] | pa.Array | pa.ChunkedArray | None = None) -> Duplicates:
         """Duplicates among all texts added so far, `texts` included."""
         if texts is not None:
             self.add(texts)
@@ -95,18 +155,58 @@ class Deduplicator:
         """Band keys of documents in one buffer, uint64 [D, B]."""
         return _core.minhash_keys(data, offsets, ngram=self.ngram, bands=self.bands, rows=self.rows)
 
-    def settle(self, keys_DB: np.ndarray, fetch: Callable[[np.ndarray], pa.Array]) -> Duplicates:
+    def settle(
+        self,
+        keys_DB: np.ndarray,
+        fetch: Callable[[np.ndarray], pa.Array],
+        bytes_D: np.ndarray | None = None,
+    ) -> Duplicates:
         """Verifies and decides. `fetch` returns the text of the documents with the given numbers (ascending int64):
-        only of candidates, so that a corpus need not be in memory."""
-        rows = np.flatnonzero(_core.shared_keys(keys_DB))
-        text = fetch(rows)
-        text = text.chunk(0) if isinstance(text, pa.ChunkedArray) else text
-        duplicate_of, similarity, comparisons, full_buckets = _core.near_duplicates(
-            *text_buffers(text), keys_DB[rows], ngram=self.ngram, threshold=self.threshold
-        )
+        only of candidates, and with their sizes `bytes_D` only of some at a time, so that a corpus need not be in
+        memory."""
+        group_D = _core.duplicate_groups(keys_DB)
         duplicate_of_D = np.full(len(keys_DB), -1, np.int64)
         similarity_D = np.zeros(len(keys_DB))
-        removed = duplicate_of >= 0
-        duplicate_of_D[rows[removed]] = rows[duplicate_of[removed]]
-        similarity_D[rows] = similarity
-        return Duplicates(duplicate_of_D < 0, duplicate_of_D, similarity_D, len(rows), comparisons, full_buckets)
+        comparisons = full_buckets = 0
+        for rows in _some_at_a_time(group_D, bytes_D):
+            text = text_column(fetch(rows))
+            duplicate_of, similarity, compared, full = _core.near_duplicates(
+                *text_buffers(text), keys_DB[rows], ngram=self.ngram, threshold=self.threshold
+            )
+            removed = duplicate_of >= 0
+            duplicate_of_D[rows[removed]] = rows[duplicate_of[removed]]
+            similarity_D[rows] = similarity
+            comparisons += compared
+            full_buckets += full
+        candidates = int((group_D >= 0).sum())
+        return Duplicates(duplicate_of_D < 0, duplicate_of_D, similarity_D, candidates, comparisons, full_buckets)
+
+
+MOST_HASHES = 1 << 16
+
+
+def _in_bounds(threshold: object, ngram: object, bands: object, rows: object) -> bool:
+    numbers = isinstance(threshold, int | float) and all(
+        isinstance(value, int | np.integer) and value >= 1 for value in (ngram, bands or 1, rows or 1)
+    )
+    return numbers and bands != 0 and rows != 0 and 0 < threshold <= 1  # type: ignore[operator]
+
+
+def _some_at_a_time(group_D: np.ndarray, bytes_D: np.ndarray | None) -> Iterator[np.ndarray]:
+    """The candidates in ascending portions of whole groups, with about CANDIDATE_BYTES of text each."""
+    rows = np.flatnonzero(group_D >= 0)
+    if bytes_D is None or int(bytes_D[rows].sum()) <= CANDIDATE_BYTES:
+        if len(rows):
+            yield rows
+        return
+    by_group = rows[np.argsort(group_D[rows], kind="stable")]
+    starts = np.flatnonzero(np.diff(group_D[by_group], prepend=-1))
+    sizes = np.add.reduceat(bytes_D[by_group], starts)
+    portion: list[np.ndarray] = []
+    filled = begun = 0
+    for start, size in zip(starts.tolist(), sizes.tolist(), strict=True):
+        if filled and filled + size > CANDIDATE_BYTES:
+            portion.append(by_group[begun:start])
+            begun, filled = start, 0
+        filled += size
+    yield from map(np.sort, [*portion, by_group[begun:]])

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from llama3 import _core
+from llama3.data.columns import HALF_A_PAIR, SURROGATE, printable, text_column
 
 Kind = Literal["prose", "code"]
 
@@ -68,15 +69,24 @@ class DocumentBatch:
         origins: Sequence[str] | None = None,
         rejects: Sequence[Reject] = (),
     ) -> DocumentBatch:
-        """A batch with ids. `texts` must be valid UTF-8; without `origins` each document is its own."""
-        text = texts.cast(pa.large_string()) if isinstance(texts, pa.Array) else pa.array(texts, pa.large_string())
-        count = len(text)
+        """A batch with ids; without `origins` each document is its own. A text that holds half of a surrogate pair is
+        rejected; in the other columns such characters are written out."""
 
-        def spread(value: str | Sequence[str]) -> Sequence[str]:
-            return [value] * count if isinstance(value, str) else value
+        def spread(value: str | Sequence[str]) -> list[str]:
+            return [printable(value)] * count if isinstance(value, str) else list(map(printable, value))
 
+        texts = texts if isinstance(texts, pa.Array | pa.ChunkedArray) else list(texts)
+        count = len(texts)
+        given = [spread(column) for column in (source, urls, language, dates or "", kind, origins or "")]
+        rejects = list(rejects)
+        if broken := _broken(texts):
+            rejects += [Reject(given[1][n], "not_utf8", HALF_A_PAIR, given[0][n]) for n in sorted(broken)]
+            texts = [text for n, text in enumerate(texts) if n not in broken]
+            given = [[value for n, value in enumerate(column) if n not in broken] for column in given]
+        text = text_column(texts)
         ids = hex_ids(_core.text_ids(*text_buffers(text)))
-        columns = [text, ids, spread(source), urls, spread(language), spread(dates or ""), spread(kind), origins or ids]
+        labels, addresses, languages, days, kinds, names = given
+        columns = [text, ids, labels, addresses, languages, days, kinds, names if origins else ids]
         arrays = [pa.array(column, type=field.type) for column, field in zip(columns, SCHEMA, strict=True)]
         return cls(pa.RecordBatch.from_arrays(arrays, schema=SCHEMA), tuple(rejects))
 
@@ -122,6 +132,13 @@ class DocumentBatch:
         return replace(self, features=dict(zip(FEATURES, table.T, strict=True)))
 
 
+def _broken(texts: Sequence[str] | pa.Array) -> set[int]:
+    """Numbers of the texts that cannot be encoded."""
+    if isinstance(texts, pa.Array | pa.ChunkedArray):
+        return set()
+    return {n for n, text in enumerate(texts) if not text.isascii() and SURROGATE.search(text)}
+
+
 def text_buffers(text: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     """A large_string array as (uint8 bytes, int64 offsets), both views of Arrow's memory."""
     _, offsets, data = text.buffers()
@@ -138,6 +155,18 @@ def hex_ids(ids: np.ndarray) -> list[str]:
 
 
 @dataclass(frozen=True, slots=True)
+class ShardFile:
+    """A file as it was when the shards were listed."""
+
+    path: str
+    bytes: int
+    blake3: str
+    """Hash of its content; "" where that is not read."""
+    seen: tuple[int, ...] = field(default=(), repr=False, compare=False)
+    """Marks of the file system that stay while nobody writes to it."""
+
+
+@dataclass(frozen=True, slots=True)
 class ShardRef:
     """A piece of a source that is read, or fails, as a whole."""
 
@@ -151,6 +180,10 @@ class ShardRef:
     """Size for the progress bar."""
     stamp: str = ""
     """Changes when what lies there changes (llama3.data.reading.shard_of makes it for files)."""
+    files: tuple[ShardFile, ...] = ()
+    """What `read` reads, so that a folder that changes meanwhile does not change the shard."""
+    unread: tuple[Reject, ...] = ()
+    """What lies there too and is not read, each with the reason."""
 
 
 @runtime_checkable

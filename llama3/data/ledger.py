@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from llama3.artifacts.files import write_json_atomic
+from llama3.data.columns import printable
 from llama3.data.documents import Reject
 
 REJECT_SCHEMA = pa.schema(
@@ -53,14 +54,58 @@ class RejectLog:
                     "stage": stage,
                     "reason": reject.reason,
                     "score": reject.score,
-                    "where": reject.where,
-                    "detail": reject.detail,
+                    "where": printable(reject.where),
+                    "detail": printable(reject.detail),
                 }
                 for reject in some
             ]
             self._writer.write_table(pa.Table.from_pylist(rows, schema=REJECT_SCHEMA))
             for key, count in Counter(f"{stage}.{reject.reason}" for reject in some).items():
                 self.counts[key] = self.counts.get(key, 0) + count
+
+
+class Losses:
+    """What of the input never became a document, by source and reason, with some examples: small enough for a
+    manifest, a console and a report."""
+
+    EXAMPLES = 3
+    MOST_DETAIL = 500
+
+    def __init__(self) -> None:
+        self._rows: dict[tuple[str, str], dict[str, Any]] = {}
+
+    def add(self, rejects: Iterable[Reject]) -> None:
+        """Counts what was rejected while reading."""
+        for reject in rejects:
+            row = self._rows.setdefault(
+                (reject.source, reject.reason),
+                {"source": reject.source, "reason": reject.reason, "count": 0, "examples": []},
+            )
+            row["count"] += 1
+            if len(row["examples"]) < self.EXAMPLES:
+                row["examples"].append(
+                    {"where": printable(reject.where), "detail": printable(reject.detail)[: self.MOST_DETAIL]}
+                )
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """Whole shards first, then by source and reason."""
+        order = lambda key: (key[1] != "shard_quarantined", key)
+        return [self._rows[key] for key in sorted(self._rows, key=order)]
+
+
+def lost_input(metrics: Mapping[str, Any]) -> list[str]:
+    """What a corpus lacks of its input, a line for each source and reason, from the metrics of the artifact."""
+    lines = []
+    for loss in metrics.get("losses", []):
+        first, count = loss["examples"][0], loss["count"]
+        whole = loss["reason"] == "shard_quarantined"
+        what = f"{count} of {metrics['shards']} shards" if whole else f"{count} x {loss['reason']}"
+        more = f", and {count - 1} more (rejects.parquet names all)" if count > 1 else ""
+        detail = f": {first['detail']}" if first["detail"] and not whole else ""
+        where = first["detail"] if whole else f"{first['where']}{detail}"
+        lines.append(f"source {loss['source']!r}: not read: {what}: {where}{more}")
+    return lines
 
 
 class Funnel:

@@ -162,6 +162,24 @@ class TokenLoader:
         if problems:
             raise DataError.of(problems)
 
+    def __repr__(self) -> str:
+        return f"TokenLoader({len(self)} rows of {', '.join(self.sources)}; next_row={self.next_row})"
+
+    def __len__(self) -> int:
+        """Rows of one pass: as many as all sources have. With a mix, some sources are read oftener in it."""
+        return sum(self._core.windows())
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        """The tokens of a row of the first pass, int64 [T]; what `torch.utils.data.DataLoader` asks for."""
+        count = len(self)
+        if not -count <= row < count:
+            raise IndexError(f"row {row} of {count}")
+        return self.rows(row % count, 1).tokens[0]
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """The rows of one pass. `batches` goes on for ever, makes rows ahead, and can be resumed."""
+        return (self[row] for row in range(len(self)))
+
     @property
     def sources(self) -> list[str]:
         """Names of the sources; `TokenRows.source_ids` index this."""
@@ -174,7 +192,10 @@ class TokenLoader:
 
     def place(self, row: int) -> Place:
         """Where row `row` comes from."""
-        source, epoch, window = self._core.place(row)
+        try:
+            source, epoch, window = self._core.place(row)
+        except CORE_ERRORS as error:
+            raise _explained(error) from error
         return Place(self.sources[source], epoch, window)
 
     def rows(self, start: int, count: int, stride: int = 1) -> TokenRows:

@@ -22,11 +22,12 @@ NO_PLAN = DataError.declare(
     "L3-DAT-201",
     "cannot read the plan of token shards",
     why="{why}",
-    fix="give the directory of a shards artifact, as the stage `shard` makes it",
+    fix="give the directory of a shards artifact, as the stage `shard` and llama3.data.ShardWriter make it",
 )
 BAD_MIX = ConfigError.declare("L3-DAT-202", "no source {lacking}", fix="the sources are {known}")
 
 PLAN = "plan.json"
+IN_RUN = "artifacts/shard"
 
 
 class _Part(BaseModel):
@@ -67,8 +68,11 @@ class TokenPlan(_Part):
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> TokenPlan:
-        """The plan of a `shards` directory, or of a plan file. Raises DataError (L3-DAT-201)."""
+        """The plan of a `shards` directory, of a plan file, or of a run. Raises DataError (L3-DAT-201)."""
+        if not isinstance(path, str | os.PathLike):
+            raise NO_PLAN("plan", why=f"a {type(path).__name__} was given")
         file = Path(path)
+        file = file / IN_RUN if (file / IN_RUN).is_dir() and not (file / PLAN).exists() else file
         file = file / PLAN if file.is_dir() else file
         try:
             plan = cls.model_validate(json.loads(file.read_bytes()))

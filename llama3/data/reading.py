@@ -15,14 +15,19 @@ from typing import BinaryIO
 from pydantic import BaseModel, ConfigDict, Field
 
 from llama3 import _core
-from llama3.data.documents import DocumentBatch, Kind, Reject, ShardRef
-from llama3.errors import ConfigError
+from llama3.data.columns import HALF_A_PAIR, SURROGATE, printable
+from llama3.data.documents import DocumentBatch, Kind, Reject, ShardFile, ShardRef
+from llama3.data.finding import Found, find, has_magic
+from llama3.errors import ConfigError, DataError
 
 NOT_FOUND = ConfigError.declare(
     "L3-SRC-001", "not found", fix="check the path; relative paths start at the working directory"
 )
-NO_MATCH = ConfigError.declare("L3-SRC-004", "no file of it matches {glob}", fix="check the path and the glob")
+NO_MATCH = ConfigError.declare(
+    "L3-SRC-004", "no file of it matches {glob}", why="{others}", fix="check the path and the glob"
+)
 ALL_EMPTY = ConfigError.declare("L3-SRC-002", "all {count} files are empty")
+CHANGED = DataError.declare("L3-SRC-014", "changed while it was read", fix="run again when nobody writes to it")
 
 BATCH_BYTES = 8 << 20
 BATCH_DOCUMENTS = 4096
@@ -33,7 +38,7 @@ class FileOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    path: str = Field(description="a file, a folder, or a glob pattern such as 'data/*.txt'")
+    path: str = Field(description="a file, a folder (with what its links point to), or a pattern such as 'data/*.txt'")
     source: str = Field(min_length=1, description="label of the documents, weighted by data.mix")
     glob: str = Field("**/*", description="which files of a folder; names with a leading dot are left out")
     language: str = Field("und", description="language tag of the documents")
@@ -41,42 +46,13 @@ class FileOptions(BaseModel):
     max_document_bytes: int = Field(64 << 20, ge=1, description="larger documents are rejected unread")
 
 
-def find_files(options: FileOptions, suffixes: Sequence[str] = ()) -> list[Path]:
-    """The files that `options` name, sorted by path; in folders only those that end in one of `suffixes`, if given.
-
-    Raises ConfigError where there are none, or where all are empty.
-    """
-    path = Path(options.path).expanduser()
-    where = f"source {options.source!r}: {path}"
-    if path.is_file():
-        files = [path]
-    elif path.is_dir():
-        files = [file for file in path.glob(options.glob) if _is_visible(file.relative_to(path))]
-        files = [file for file in files if not suffixes or file.name.endswith(tuple(suffixes))]
-    else:
-        anchor = Path(path.anchor)
-        files = list(anchor.glob(str(path.relative_to(anchor)))) if any(c in str(path) for c in "*?[") else []
-    files = sorted(file for file in files if file.is_file())
-    if not files:
-        if path.is_dir():
-            raise NO_MATCH(where, glob=" ".join((options.glob, *suffixes)))
-        raise NOT_FOUND(where)
-    if not any(file.stat().st_size for file in files):
-        raise ALL_EMPTY(where, count=len(files))
-    return files
-
-
 def origin_of(options: FileOptions, file: str | Path) -> str:
     """Name of a file that stays the same wherever the text lies: its path below the folder, or below the fixed part
     of the pattern, that `options` name. For `Collector.add`, so that a corpus that was moved is split the same way."""
     path = Path(options.path).expanduser()
     if not path.is_dir():
-        path = next(folder for folder in path.parents if not any(c in str(folder) for c in "*?["))
-    return Path(file).relative_to(path).as_posix()
-
-
-def _is_visible(relative: Path) -> bool:
-    return not any(part.startswith(".") for part in relative.parts)
+        path = next(folder for folder in path.parents if not has_magic(str(folder)))
+    return printable(Path(file).relative_to(path).as_posix())
 
 
 @dataclass
@@ -99,11 +75,11 @@ class Collector:
         self, text: str, url: str, *, origin: str = "", language: str = "", kind: Kind | None = None, date: str = ""
     ) -> Iterator[DocumentBatch]:
         """Takes a document; yields a batch when one is full."""
-        try:
-            size = len(text) if text.isascii() else len(text.encode())
-        except UnicodeEncodeError:
-            self.reject(url, "not_utf8", "lone surrogate")
-            return
+        if not text.isascii() and SURROGATE.search(text):
+            return self.reject(url, "not_utf8", HALF_A_PAIR)
+        size = len(text) if text.isascii() else len(text.encode())
+        if self._bytes and self._bytes + size > BATCH_BYTES:
+            yield from self.rest()
         self._rows.append((text, url, language or self.language, kind or self.kind, origin or url, date))
         self._bytes += size
         if self._bytes >= BATCH_BYTES or len(self._rows) >= BATCH_DOCUMENTS:
@@ -111,7 +87,7 @@ class Collector:
 
     def reject(self, where: str, reason: str, detail: str = "", score: float = float("nan")) -> None:
         """Logs a record that is no document."""
-        self._rejects.append(Reject(where, reason, detail, self.source, score=score))
+        self._rejects.append(Reject(printable(where), reason, printable(detail), self.source, score=score))
 
     def rest(self) -> Iterator[DocumentBatch]:
         """What is gathered, if anything."""
@@ -136,33 +112,37 @@ class Collector:
         self._bytes = 0
 
 
-def read_document(path: Path, collector: Collector, max_bytes: int) -> str | None:
+def read_document(file: ShardFile, collector: Collector, max_bytes: int) -> str | None:
     """The text of a UTF-8 file, or None after its rejection was logged."""
-    data = read_bytes(path, collector, max_bytes)
-    return None if data is None else decode(data, str(path), collector)
+    data = read_bytes(file, collector, max_bytes)
+    return None if data is None else decode(data, file.path, collector)
 
 
-def read_bytes(path: Path, collector: Collector, max_bytes: int) -> bytes | None:
-    """The content of a file, or None after its rejection was logged."""
+def read_bytes(file: ShardFile, collector: Collector, max_bytes: int) -> bytes | None:
+    """The content of a file as it was when it was listed, or None after its rejection was logged."""
     try:
-        size = path.stat().st_size
+        size = os.stat(file.path).st_size
         if size > max_bytes:
-            collector.reject(str(path), "too_large", f"{size} bytes; the limit is {max_bytes}", size)
+            collector.reject(file.path, "too_large", f"{size} bytes; the limit is {max_bytes}", size)
             return None
-        return path.read_bytes()
+        data = Path(file.path).read_bytes()
     except OSError as error:
-        collector.reject(str(path), "unreadable", os.strerror(error.errno) if error.errno else str(error))
+        collector.reject(file.path, "unreadable", os.strerror(error.errno) if error.errno else str(error))
         return None
+    if _core.blake3_bytes(data) != file.blake3:
+        collector.reject(file.path, "changed", "its content is another than when the run began")
+        return None
+    return data
 
 
-def decode(data: bytes, where: str, collector: Collector, encoding: str = "utf-8") -> str | None:
-    """The text in `data`, or None after its rejection was logged."""
+def decode(data: bytes, where: str, collector: Collector) -> str | None:
+    """The text in `data`, which must be UTF-8, or None after its rejection was logged."""
     if b"\0" in data:
         collector.reject(where, "binary", f"NUL byte at {data.index(0)}")
         return None
     try:
-        return data.decode(encoding).removeprefix("\ufeff")
-    except (UnicodeDecodeError, LookupError) as error:
+        return data.decode().removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
         collector.reject(where, "not_utf8", str(error))
         return None
 
@@ -181,7 +161,79 @@ def bounded_lines(file: BinaryIO, max_bytes: int) -> Iterator[tuple[int, bytes |
         yield number, None
 
 
-def shard_of(source: str, location: str, files: Sequence[Path], part: int = 0) -> ShardRef:
-    """The shard that `files` make up, with their size and a stamp of their names, sizes and times of change."""
-    facts = [(str(file), stat.st_size, stat.st_mtime_ns) for file in files for stat in [file.stat()]]
-    return ShardRef(source, location, part, sum(size for _, size, _ in facts), _core.blake3_bytes(repr(facts).encode()))
+def shards_of(
+    options: FileOptions, suffixes: Sequence[str] = (), *, files_per_shard: int = 1, unread_above: int | None = None
+) -> list[ShardRef]:
+    """The files that `options` name as shards, sorted by path. Their identity is what they hold, not when it was
+    written; what stands there too and is not read is told in `unread` of the first.
+
+    Files above `unread_above` bytes are told apart by their size only. Raises ConfigError where there is no file, or
+    where all are empty.
+    """
+    found = _files(options, suffixes)
+    files = [listed(path, unread_above) for path in found.files]
+    whole = files_per_shard == 1
+    shards = []
+    for part, at in enumerate(range(0, len(files), files_per_shard)):
+        some = files[at : at + files_per_shard]
+        location = printable(some[0].path if whole else options.path)
+        unread = () if part else tuple(found.unread(options.source))
+        shards.append(shard_of(options.source, location, some, 0 if whole else part, unread))
+    return shards
+
+
+def _files(options: FileOptions, suffixes: Sequence[str]) -> Found:
+    path = Path(options.path).expanduser()
+    where = f"source {options.source!r}: {printable(str(path))}"
+    found = find(path, options.glob, tuple(suffixes))
+    if not found.files:
+        if path.is_dir():
+            others = "not read: " + "; ".join(f"{reason} {count}" for reason, count in found.counts.items())
+            raise NO_MATCH(where, glob=" ".join((options.glob, *suffixes)), others=others if found.counts else "")
+        raise NOT_FOUND(where)
+    if not any(_size(file) for file in found.files):
+        raise ALL_EMPTY(where, count=len(found.files))
+    return found
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError:
+        return 1  # whoever reads it will say what is wrong
+
+
+def listed(path: Path, unread_above: int | None = None) -> ShardFile:
+    """A file with the hash of its content, "" where it cannot be read or is larger than `unread_above`."""
+    try:
+        before = _seen(path)
+        large = unread_above is not None and before[0] > unread_above
+        return ShardFile(str(path), before[0], "" if large else _core.blake3_file(str(path)), before)
+    except OSError:
+        return ShardFile(str(path), 0, "")
+
+
+def _seen(path: str | Path) -> tuple[int, ...]:
+    stat = os.stat(path)
+    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino
+
+
+def require_unchanged(shard: ShardRef) -> None:
+    """For sources that read a file piece by piece: raises DataError (L3-SRC-014) where it is another than was listed,
+    after it was read."""
+    for file in shard.files:
+        try:
+            same = file.seen == _seen(file.path) or file.blake3 == _core.blake3_file(file.path)
+        except OSError:
+            same = False
+        if not same:
+            raise CHANGED(printable(file.path))
+
+
+def shard_of(
+    source: str, location: str, files: Sequence[ShardFile], part: int = 0, unread: Sequence[Reject] = ()
+) -> ShardRef:
+    """The shard that `files` make up, with their size and a stamp of their names and contents."""
+    facts = [(printable(file.path), file.bytes, file.blake3) for file in files]
+    stamp = _core.blake3_bytes(repr(facts).encode())
+    return ShardRef(source, location, part, sum(file.bytes for file in files), stamp, tuple(files), tuple(unread))

@@ -60,7 +60,7 @@ def shard(corpus: CorpusArtifact, tokenizer: TokenizerArtifact, *, options: Shar
             for name, documents in _by_source(batch):
                 writers[name].write(documents)
             task.advance(len(batch))
-    sources = [writer.close() for writer in writers.values()]
+    sources = [entry for entry in (writer.close() for writer in writers.values()) if entry is not None]
     for source in sources:
         for entry in source.shards:
             os.rename(out.scratch / entry.path, out.path / entry.path)
@@ -134,10 +134,16 @@ class SourceWriter:
         self._entries.append(ShardEntry(path=name, tokens=tokens, documents=documents, root=root))
         self._writer = None
 
-    def close(self) -> SourceEntry:
-        """Finish the last shard; what the source consists of."""
+    def close(self) -> SourceEntry | None:
+        """Finish the last shard; what the source consists of, None where it has no document."""
         self._finish()
-        return SourceEntry(name=self.name, shards=self._entries)
+        return SourceEntry(name=self.name, shards=self._entries) if self._entries else None
+
+    def remove(self) -> None:
+        """Remove all that was written."""
+        self._writer = None
+        for entry in self._entries:
+            (self._folder / entry.path).unlink(missing_ok=True)
 
 
 def _measure(plan: TokenPlan, train: Mapping[str, Mapping[str, int]], out: StageOutput) -> None:

@@ -12,10 +12,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from llama3.data.columns import printable
+from llama3.data.corpus import batches
 from llama3.data.dedup import Deduplicator
 from llama3.data.documents import SCHEMA, DocumentBatch, Reject, ShardRef
 
 ROWS = 4096
+GROUP_BYTES = 16 << 20
+"""Text of a row group, above which the next document begins another."""
 STAGED = pa.schema([*SCHEMA, ("shard", pa.string()), ("position", pa.int64())])
 
 
@@ -37,19 +41,19 @@ class Staged:
     def __len__(self) -> int:
         return len(self._ids)
 
-    def add(self, batches: Iterator[DocumentBatch], shard: ShardRef) -> list[Reject]:
+    def add(self, found: Iterator[DocumentBatch], shard: ShardRef) -> list[Reject]:
         """Stages a whole shard and returns its rejects; where reading fails nothing of it is staged."""
         file = self.folder / f"{len(self.files):06}.parquet"
         facts: list[tuple[list[str], list[str], np.ndarray, np.ndarray | None]] = []
         rejects: list[Reject] = []
         position = 0
         with pq.ParquetWriter(file, STAGED, compression="zstd", compression_level=1) as writer:
-            for batch in batches:
+            for batch in (piece for read in found for piece in _pieces(read)):
                 rejects.extend(batch.rejects)
                 place = np.arange(position, position + len(batch))
                 position += len(batch)
                 batch = batch.with_column(
-                    "shard", pa.array([f"{shard.location}#{shard.part}"] * len(batch), pa.string())
+                    "shard", pa.array([printable(f"{shard.location}#{shard.part}")] * len(batch), pa.string())
                 )
                 writer.write_batch(batch.with_column("position", pa.array(place)).records.select(STAGED.names), ROWS)
                 keys = self.near.keys(*batch.buffers) if self.near is not None else None
@@ -83,7 +87,7 @@ class Staged:
         """The documents where the mask is true, in order, with their numbers."""
         at = 0
         for file in self.files:
-            for records in pq.ParquetFile(file).iter_batches(ROWS):
+            for records in batches(pq.ParquetFile(file), ROWS):
                 keep_D = keep_N[at : at + records.num_rows]
                 if keep_D.any():
                     yield at + np.flatnonzero(keep_D), DocumentBatch(records).take(keep_D)
@@ -95,3 +99,16 @@ class Staged:
         wanted_N[rows] = True
         chunks = [batch.records.column("text") for _, batch in self.documents(wanted_N)]
         return pa.chunked_array(chunks, pa.large_string()).combine_chunks()
+
+
+def _pieces(batch: DocumentBatch) -> Iterator[DocumentBatch]:
+    """A batch in pieces of bounded bytes, each document whole; the rejects go with the first."""
+    ends_D = np.cumsum(batch.bytes_D)
+    start = 0
+    while start < len(batch) or start == 0:
+        before = ends_D[start - 1] if start else 0
+        stop = min(int(np.searchsorted(ends_D, before + GROUP_BYTES, "right")), start + ROWS)
+        stop = max(stop, start + 1)
+        records = batch.records.slice(start, stop - start)
+        yield DocumentBatch(records, batch.rejects if start == 0 else ())
+        start = stop

@@ -13,6 +13,7 @@ sources before writing any target. A row whose computation failed is freed with 
 from __future__ import annotations
 
 import secrets
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -59,6 +60,9 @@ class KvPool:
         key = secrets.token_bytes(32) if key is None else key
         self._core = _core.KvPool(num_blocks, block_size, max_seqs, self.max_blocks, key, watermark)
 
+    def __repr__(self) -> str:
+        return f"KvPool({self.num_blocks} blocks of {self.block_size}, {self.max_seqs} rows)"
+
     @property
     def block_table(self) -> npt.NDArray[np.int32]:
         """Block ids of all rows, int32[max_seqs, max_blocks], 0 beyond a row's end. A read-only view of memory that is
@@ -85,7 +89,7 @@ class KvPool:
         other rows have ended. Sequences of different `salt` or `adapter` never share blocks.
         Raises DoesNotFit if it can never fit, ValueError without tokens.
         """
-        tokens_n = np.ascontiguousarray(tokens, dtype=np.uint32)
+        tokens_n = _whole(tokens, np.uint32)
         length = max(len(tokens_n), max_len)
         if length > self.max_tokens:
             raise NEVER_FITS("KvPool.admit", length=length, limit=self.max_tokens)
@@ -93,17 +97,15 @@ class KvPool:
 
     def match_len(self, tokens: npt.ArrayLike, *, salt: bytes = b"", adapter: int = 0) -> int:
         """Leading tokens that `admit` would find in the cache now. Nothing is touched."""
-        return self._core.match_len(np.ascontiguousarray(tokens, dtype=np.uint32), salt, adapter)
+        return self._core.match_len(_whole(tokens, np.uint32), salt, adapter)
 
-    def step(
-        self, rows: npt.NDArray[np.int64], tokens: npt.NDArray[np.uint32], slots_out: npt.NDArray[np.int64]
-    ) -> int:
+    def step(self, rows: npt.ArrayLike, tokens: npt.ArrayLike, slots_out: npt.NDArray[np.int64]) -> int:
         """Append one token to each of the (distinct) rows and write its slot, block * block_size + offset.
 
         Returns how many rows were served: all, or those before the first one for which no block was left (that row
         and the later ones are unchanged). Rows within their promised length are always served.
         """
-        return self._core.step(rows, tokens, slots_out)
+        return self._core.step(_whole(rows, np.int64), _whole(tokens, np.uint32), slots_out)
 
     def extend(self, row: int, count: int) -> npt.NDArray[np.int64] | None:
         """Append `count` drafts, tokens that are not known yet, and return their slots, int64[count]; None if there
@@ -112,7 +114,7 @@ class KvPool:
 
     def accept(self, row: int, tokens: npt.ArrayLike) -> None:
         """The first drafts of the row turned out to be `tokens`; the other drafts are cut off."""
-        self._core.accept(row, np.ascontiguousarray(tokens, dtype=np.uint32))
+        self._core.accept(row, _whole(tokens, np.uint32))
 
     def truncate(self, row: int, length: int) -> None:
         """Cut a row to its first `length` tokens (at least 1). What was findable stays findable."""
@@ -158,3 +160,17 @@ class KvPool:
     def check(self) -> list[str]:
         """Audit every invariant against the tables; what is wrong, in words. Empty: the pool is sound."""
         return self._core.check()
+
+
+def _whole(values: npt.ArrayLike, dtype: type[np.unsignedinteger | np.signedinteger]) -> npt.NDArray[Any]:
+    """Numbers of tokens or rows in the core's type. ValueError for what is no whole number or does not fit: a 1.5 that
+    becomes 1, or a -1 that becomes 4294967295, would be another token."""
+    array = np.asarray(values)
+    if array.dtype == dtype:
+        return np.ascontiguousarray(array)
+    if not array.size:
+        return np.empty(0, dtype)
+    limits = np.iinfo(dtype)
+    if array.dtype.kind not in "iu" or array.min() < limits.min or array.max() > limits.max:
+        raise ValueError(f"whole numbers from {max(limits.min, 0)} to {limits.max} are wanted, got {array.dtype}")
+    return np.ascontiguousarray(array, dtype)

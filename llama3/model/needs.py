@@ -19,13 +19,13 @@ from llama3.model.config import ModelConfig
 TOO_LARGE = DoesNotFit.declare(
     "L3-MEM-001",
     "{work} needs at least {needed} of memory, {place} has {there}",
-    why="{parameters:,} parameters take {each} bytes each: {parts}",
+    why="{parameters} parameters take {each} bytes each: {parts}",
     fix="choose a smaller model{further}, or a machine with more memory",
 )
 NOT_LOADED = DoesNotFit.declare(
     "L3-MEM-002",
     "the model needs at least {needed} of memory, {place} has {there}",
-    why="{parameters:,} parameters take {each} bytes each",
+    why="{parameters} parameters take {each} bytes each",
     fix="use a smaller model, or a machine with more memory",
 )
 
@@ -57,7 +57,7 @@ class Need:
             needed=size(needed),
             place=place,
             there=size(there),
-            parameters=parameters,
+            parameters=f"{parameters:,}",
             each=self.each,
             parts=parts,
             further=" or LoRA (post_training.sft.lora, post_training.prefer.lora)" if self.lora else "",

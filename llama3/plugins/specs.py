@@ -29,18 +29,24 @@ class PluginSpec:
     family: ClassVar[str] = ""
 
     name: str
+    """What a config calls it: a-z, 0-9, _ and -."""
     factory: str
+    """The class or function that builds the plugin of its options."""
     options: str | None = None
+    """The pydantic model of its options; None: it takes none."""
     summary: str = ""
+    """One line for `llama3 plugins list`."""
     api_version: int = API_VERSION
+    """The version of the protocols that it is written for."""
     requires: tuple[str, ...] = ()
     """Importable modules that the plugin needs beyond its own package; a missing one is reported as `needs X`."""
     stability: Stability = "stable"
+    """Whether its options and results may still change from version to version."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceSpec(PluginSpec):
-    """Reads raw documents: builds a `llama3.data.documents.Source`."""
+    """Reads raw documents: builds a `llama3.sources.Source`."""
 
     family: ClassVar[str] = "sources"
 
@@ -50,23 +56,24 @@ class SourceSpec(PluginSpec):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FilterSpec(PluginSpec):
-    """Scores documents and says which to keep: builds a `llama3.data.documents.Filter`."""
+    """Scores documents and says which to keep: builds a `llama3.filters.Filter`."""
 
     family: ClassVar[str] = "filters"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParallelSpec(PluginSpec):
-    """One axis of the device mesh: builds a `llama3.training.parallel.ParallelStrategy`."""
+    """One axis of the device mesh: builds a `llama3.parallelism.ParallelStrategy`."""
 
     family: ClassVar[str] = "parallelism"
 
     axis: Literal["tp", "cp", "pp", "dp"]
+    """The axis of the mesh that it supplies."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataKindSpec(PluginSpec):
-    """What algorithms learn from: builds a `llama3.tasks.data_kind.DataKind`, without torch."""
+    """What algorithms learn from: builds a `llama3.data_kinds.DataKind`, without torch."""
 
     family: ClassVar[str] = "data_kinds"
 
@@ -80,24 +87,25 @@ class DataKindSpec(PluginSpec):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AlgorithmSpec(PluginSpec):
-    """A training algorithm: builds a `llama3.training.algorithm.Algorithm`."""
+    """A training algorithm: builds a `llama3.algorithms.Algorithm`."""
 
     family: ClassVar[str] = "algorithms"
 
     data: str
     """The kind of data that it learns from (family `data_kinds`)."""
     needs: frozenset[Need] = frozenset()
+    """What else it takes; a config that lacks it is refused before work starts."""
     reward: str | None = None
     """The reward that scores with the model it trains, given that model as the option `path`; None: it trains none."""
     want: frozenset[Want] = frozenset({"logps"})
-    """The columns of `llama3.model.score.Scored` that `loss` and `metrics` read."""
+    """The columns of `llama3.algorithms.Scored` that `loss` and `metrics` read."""
     want_logged: frozenset[Want] = frozenset()
     """Columns that only `metrics` reads: computed on logged steps alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RewardSpec(PluginSpec):
-    """Scores answers: builds a `llama3.tasks.rewards.Reward`."""
+    """Scores answers: builds a `llama3.rewards.Reward`."""
 
     family: ClassVar[str] = "rewards"
 
@@ -107,41 +115,45 @@ class RewardSpec(PluginSpec):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuantizationSpec(PluginSpec):
-    """Turns weights into fewer bits: builds a `llama3.checkpoints.quantized.QuantizationScheme`."""
+    """Turns weights into fewer bits: builds a `llama3.quantization.QuantizationScheme`."""
 
     family: ClassVar[str] = "quantization"
 
     devices: frozenset[Literal["cpu", "cuda"]] = frozenset({"cpu", "cuda"})
+    """Where it runs; what its `supports` says must agree."""
+    bits: float | None = None
+    """Bits per weight without scales: what the conformance tests measure the error by. None: as many as are stored."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GuardSpec(PluginSpec):
-    """Judges text at the stages it declares: builds a `llama3.safety.guard.Guard`."""
+    """Judges text at the stages it declares: builds a `llama3.guards.Guard`."""
 
     family: ClassVar[str] = "guards"
 
     stages: frozenset[GuardStage]
+    """Where it can stand: a policy may name it at these stages only."""
     deterministic: bool = True
     """Whether it says the same of the same text again; the conformance tests hold it to that."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluatorSpec(PluginSpec):
-    """Measures a model: builds a `llama3.evaluation.evaluator.Evaluator`."""
+    """Measures a model: builds a `llama3.evaluators.Evaluator`."""
 
     family: ClassVar[str] = "evaluators"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExporterSpec(PluginSpec):
-    """Writes a checkpoint in another layout: builds a `llama3.release.exporter.Exporter`."""
+    """Writes a checkpoint in another layout: builds a `llama3.exporters.Exporter`."""
 
     family: ClassVar[str] = "exporters"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoggerSpec(PluginSpec):
-    """Receives metrics: builds a `llama3.training.metrics.Logger`."""
+    """Receives metrics: builds a `llama3.loggers.Logger`."""
 
     family: ClassVar[str] = "loggers"
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from pydantic import BaseModel
-
 from llama3.errors import LlamaError
 from llama3.plugins.loader import Offer
-from llama3.plugins.registry import Registry
+from llama3.plugins.registry import LACKS_MODULE, Registry
 from llama3.plugins.targets import describe, resolve
+from llama3.testing import conformance_of
+from llama3.testing.conformance import run_python
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,20 +27,25 @@ class Check:
         return asdict(self)
 
 
-def check_offer(registry: Registry, offer: Offer) -> list[Check]:
-    """Every check that applies to a plugin, in order; later ones are left out where an earlier one is their base."""
+def check_offer(registry: Registry, offer: Offer, options: Mapping[str, Any] | None = None) -> list[Check]:
+    """Every check that applies to a plugin, in order; later ones are left out where an earlier one is their base.
+
+    options: of the plugin, in place of its defaults.
+    """
     try:
         registry.offer(offer.spec.family, offer.qualified)
     except LlamaError as error:
-        return [Check("usable", "failed", str(error))]
+        lacks = all(problem.code == LACKS_MODULE.code for problem in error.problems)
+        return [Check("usable", "skipped" if lacks else "failed", str(error))]
     checks = [_torch_free(offer), _options(registry, offer), _factory(offer)]
     if all(check.status == "ok" for check in checks):
-        checks.extend(_conformance(offer))
+        checks.extend(_conformance(offer, options or {}))
     return checks
 
 
 def _torch_free(offer: Offer) -> Check:
     """Discovering the plugin and its options must not import torch."""
+    name = "spec and options import without torch"
     entry = [offer.entry, offer.dist, offer.spec.options or ""]
     program = (
         "import importlib, importlib.metadata as m, sys\n"
@@ -51,24 +54,27 @@ def _torch_free(offer: Offer) -> Check:
         "for e in m.entry_points(group=GROUP):\n"
         "    if e.name == entry and canonical(e.dist.name) == dist: e.load()\n"
         "options and importlib.import_module(options.partition(':')[0])\n"
-        "sys.exit('torch' in sys.modules)\n"
+        "assert 'torch' not in sys.modules, 'importing the plugin or its options imports torch'\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
-    if done.returncode == 0:
-        return Check("spec and options import without torch", "ok")
-    detail = done.stderr.strip().splitlines()[-1:] or ["importing the plugin or its options imports torch"]
-    return Check("spec and options import without torch", "failed", detail[0])
+    try:
+        run_python(program)
+    except AssertionError as error:
+        return Check(name, "failed", str(error))
+    return Check(name, "ok")
 
 
 def _options(registry: Registry, offer: Offer) -> Check:
     """The options model exists, refuses unknown keys, and every option has a description."""
-    name = "options refuse unknown keys"
+    name = "options refuse unknown keys and are described"
     try:
         model = registry.options_model(offer.spec.family, offer.qualified)
     except LlamaError as error:
         return Check(name, "failed", str(error))
     if model is not None and model.model_config.get("extra") != "forbid":
         return Check(name, "failed", f'{model.__name__} needs model_config = ConfigDict(extra="forbid")')
+    silent = [key for key, field in (model.model_fields if model else {}).items() if not field.description]
+    if silent:
+        return Check(name, "failed", f"no description of {', '.join(silent)}: Field(..., description=...)")
     return Check(name, "ok", "" if model is not None else "no options")
 
 
@@ -83,28 +89,21 @@ def _factory(offer: Offer) -> Check:
     return Check("factory imports", "ok")
 
 
-def _conformance(offer: Offer) -> Iterator[Check]:
+def _conformance(offer: Offer, options: Mapping[str, Any]) -> Iterator[Check]:
     """Run the test methods of the family's conformance class, as pytest would."""
-    from llama3.testing import conformance_of
-
     kit = conformance_of(offer.spec.family)
-    if kit is None:
-        yield Check("conformance", "skipped", f"no conformance class for {offer.spec.family} yet")
-        return
-    if required := kit.missing_options(offer.qualified):
-        yield Check("conformance", "skipped", f"has no defaults for {', '.join(required)}")
+    if missing := kit.missing_options(offer.qualified, options):
+        wanted = " ".join(f"--set {name}=..." for name in missing)
+        detail = f"needs {', '.join(missing)}: llama3 plugins check {offer.spec.name} {wanted}"
+        yield Check("conformance", "skipped", detail)
         return
     for method in sorted(name for name in dir(kit) if name.startswith("test_")):
         case = kit()
-        case.plugin = offer.qualified
+        case.plugin, case.options = offer.qualified, dict(options)
+        name = method.removeprefix("test_").replace("_", " ")
         try:
             getattr(case, method)()
-        except (Exception, AssertionError) as error:
-            yield Check(method.removeprefix("test_").replace("_", " "), "failed", describe(error))
+        except (Exception, SystemExit) as error:
+            yield Check(name, "failed", describe(error).removeprefix("AssertionError: "))
         else:
-            yield Check(method.removeprefix("test_").replace("_", " "), "ok")
-
-
-def required_options(model: type[BaseModel] | None) -> list[str]:
-    """Options without a default."""
-    return [name for name, info in (model.model_fields if model else {}).items() if info.is_required()]
+            yield Check(name, "ok")

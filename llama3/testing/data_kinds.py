@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from typing import Any
 
 import numpy as np
@@ -12,7 +10,7 @@ import torch
 from llama3.model.batch import Batch
 from llama3.tasks.data_kind import DataKind, data_kind_spec, written_kinds
 from llama3.tasks.user_rows import kind_of
-from llama3.testing.conformance import Conformance
+from llama3.testing.conformance import Conformance, run_python
 
 
 class DataKindConformance(Conformance):
@@ -27,8 +25,7 @@ class DataKindConformance(Conformance):
             f"discover(strict=False).build({self.family!r}, {self.plugin!r})\n"
             "assert 'torch' not in sys.modules, 'building the kind imports torch'\n"
         )
-        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
-        assert done.returncode == 0, done.stderr.strip().splitlines()[-1]
+        run_python(program)
 
     def test_its_columns_are_those_of_no_other_kind(self) -> None:
         kinds = {**written_kinds(), self.spec.name: self._kind()}

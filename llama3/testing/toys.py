@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import random
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ import torch
 from torch import Tensor
 
 from llama3.inference.completion import Completion, FinishReason
+from llama3.inference.llama import Llama
 from llama3.inference.sampling import Sampling
 from llama3.model.batch import Batch, Segment, Tree
 from llama3.model.build import init_weights
@@ -19,7 +22,11 @@ from llama3.model.config import ModelConfig
 from llama3.model.score import score, top
 from llama3.model.transformer import Transformer
 from llama3.posttraining.examples import AnswerTokens
+from llama3.tasks import Custom, Split, Task
 from llama3.tasks.data_kind import data_kind
+from llama3.tasks.rewards import Example
+from llama3.testing.toy_texts import PROSE
+from llama3.tokenizer import Tokenizer
 from llama3.training.rollouts import Rewarder, Rewards, Rollouts
 
 VOCAB = 48
@@ -147,3 +154,31 @@ class ToyData:
 
     def examples(self, step: int) -> Sequence[Any]:
         return self._examples
+
+
+@cache
+def toy_tokenizer() -> Tokenizer:
+    """A few merges over bytes, and Llama 3's chat format."""
+    return Tokenizer.train(PROSE, 320, 16)
+
+
+def toy_llama(seed: int = 0) -> Llama:
+    """A tiny model in text: it knows nothing, but speaks and scores."""
+    config = ModelConfig(
+        dim=16, n_layers=1, n_heads=2, n_kv_heads=1, ffn_dim=32, vocab_size=toy_tokenizer().vocab_size, max_seq_len=512
+    )
+    return Llama(init_weights(Transformer(config), seed), toy_tokenizer())
+
+
+class ToyTaskReward:
+    """Sums of two numbers; a task of any other reward is not scorable."""
+
+    def tasks(self, split: Split, count: int, seed: int) -> list[Task]:
+        rng = random.Random(f"{split}/{seed}")
+        first = 0 if split == "train" else 100
+        pairs = [(first + number, rng.randrange(50)) for number in range(count)]
+        return [Task(f"sum-{a}", "sums", f"{a} + {b} =", str(a + b), Custom("toy", {"sum": a + b})) for a, b in pairs]
+
+    def score(self, prompts: Sequence[str], answers: Sequence[str], examples: Sequence[Example]) -> list[float | None]:
+        sums = [example.get("check", {}).get("data", {}).get("sum") for example in examples]
+        return [None if s is None else float(answer == str(s)) for s, answer in zip(sums, answers, strict=True)]

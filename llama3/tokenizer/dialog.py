@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from llama3.errors import DataError, Problem, did_you_mean
@@ -55,4 +56,7 @@ def _message(one: Any, index: int) -> Message:
         raise DataError.of(MISSING_KEY.problem(where, key=key) for key in missing)
     if odd := sorted(str(key) for key in one if key not in KEYS):
         raise ODD_KEYS(where, keys=odd, near=did_you_mean(odd[0], KEYS))
-    return Message(one["role"], one["content"])
+    try:
+        return Message(one["role"], one["content"])
+    except DataError as error:
+        raise DataError.of(replace(problem, where=where) for problem in error.problems) from None

@@ -94,6 +94,8 @@ class Tokenizer:
         `texts` is read once; memory grows with its distinct words only. The result depends on the texts alone,
         not on their order or the number of threads. Raises DataError if they yield too few merges.
         """
+        if isinstance(texts, str):
+            raise TypeError("train takes texts, not one string: its characters would be the texts")
         names = _special_names(num_special)
         trainer = _core.BpeTrainer()
         for batch in _batches(texts):
@@ -186,18 +188,19 @@ class Tokenizer:
         allowed_special: AllowedSpecial = frozenset(),
         meta_compat: bool = False,
     ) -> tuple[Ids, npt.NDArray[np.uint64]]:
-        """Ids of many texts back to back, on all threads; see `encode`.
+        """Ids of many texts (any iterable of strings, Arrow columns too) back to back, on all threads; see `encode`.
 
         Returns:
             (ids, row_starts): text i is `ids[row_starts[i]:row_starts[i + 1]]`.
         """
         if isinstance(texts, str):
             raise TypeError("encode_batch takes a sequence of strings, not one string; use encode")
+        rows: list[str] = texts.to_pylist() if hasattr(texts, "to_pylist") else list(texts)
         first = self.bos_id if bos and self.add_bos else None
         last = self.eos_id if eos else None
         allowed = _allowed(allowed_special)
         try:
-            return _on_text(lambda rows: self._core.encode_batch(rows, allowed, meta_compat, first, last), list(texts))
+            return _on_text(lambda rows: self._core.encode_batch(rows, allowed, meta_compat, first, last), rows)
         except _core.TokenizerError as error:
             raise from_core(error, "texts") from None
 
@@ -235,6 +238,10 @@ class Tokenizer:
         except _core.TokenizerError as error:
             raise from_core(error, "ids") from None
 
+    def decode_batch(self, ids: Iterable[npt.ArrayLike], *, skip_special: bool = False) -> list[str]:
+        """Text of each sequence of ids; see `decode`."""
+        return [self.decode(row, skip_special=skip_special) for row in ids]
+
     def decode_bytes(self, ids: npt.ArrayLike, *, skip_special: bool = False) -> bytes:
         """Exact bytes of the ids (array or sequence). Raises DataError."""
         array = self._as_ids(ids, skip_special)
@@ -248,7 +255,10 @@ class Tokenizer:
         return StreamDecoder(self._core.stream())
 
     def _as_ids(self, ids: npt.ArrayLike, skip_special: bool) -> Ids:
-        array = np.asarray(ids).reshape(-1)
+        array = np.asarray(ids)
+        if array.ndim > 1 and array.size != array.shape[-1]:  # a batch of one text is that text
+            raise TypeError("ids of one text are wanted, not of several; use decode_batch")
+        array = array.reshape(-1)
         if array.size == 0:
             return np.empty(0, np.uint32)
         if array.dtype.kind not in "iu":

@@ -58,6 +58,7 @@ class Algorithm(Protocol):
     """What a training algorithm implements. Subclass it to inherit the defaults written here."""
 
     plan: Plan = Plan()
+    """Answers per prompt, passes over a step's batch, updates per pass."""
     collate: Collate | None = None
     """None: examples are packed as is usual for their kind of data (llama3.posttraining.datasets)."""
 
@@ -84,6 +85,7 @@ class Algorithm(Protocol):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take back what `state_dict` returned."""
+        return None
 
 
 class Scorer(Protocol):

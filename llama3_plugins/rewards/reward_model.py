@@ -20,9 +20,9 @@ from llama3.rewards import (
     DialogExample,
     Example,
     Tokenizer,
+    answer_example,
     cut,
     device_of,
-    dialog_example,
     load_model,
     pack_rankings,
     score,
@@ -60,9 +60,9 @@ class RewardModelReward:
         return scores
 
     def _dialog(self, prompt: str, answer: str, example: Example) -> DialogExample:
-        """The whole dialog; `context` of a task's row are the messages before the prompt."""
+        """Prompt and answer, which may be empty; `context` of a task's row are the messages before the prompt."""
         asked = [*example.get("context", ()), {"role": "user", "content": prompt}]
-        return dialog_example(self._tokenizer, [*asked, {"role": "assistant", "content": answer}])
+        return answer_example(self._tokenizer, asked, answer)
 
     @torch.no_grad()
     def _scores(self, dialogs: Sequence[DialogExample]) -> Tensor:

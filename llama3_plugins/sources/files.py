@@ -3,20 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from pydantic import Field
 
-from llama3.sources import (
-    Collector,
-    DocumentBatch,
-    FileOptions,
-    Kind,
-    ShardRef,
-    find_files,
-    origin_of,
-    read_document,
-    shard_of,
-)
+from llama3.sources import Collector, DocumentBatch, FileOptions, Kind, ShardRef, origin_of, read_document, shards_of
 
 FILES_PER_SHARD = 1024
 CODE = {
@@ -41,20 +32,19 @@ class FilesSource:
         self.options = options
 
     def shards(self) -> list[ShardRef]:
-        files = find_files(self.options)
-        parts = [files[at : at + FILES_PER_SHARD] for at in range(0, len(files), FILES_PER_SHARD)]
-        return [shard_of(self.options.source, self.options.path, part, n) for n, part in enumerate(parts)]
+        limit = self.options.max_document_bytes
+        return shards_of(self.options, files_per_shard=FILES_PER_SHARD, unread_above=limit)
 
     def read(self, shard: ShardRef) -> Iterator[DocumentBatch]:
         options = self.options
         collector = Collector(options.source, options.language, options.kind)
-        start = shard.part * FILES_PER_SHARD
-        for path in find_files(options)[start : start + FILES_PER_SHARD]:
-            text = read_document(path, collector, options.max_document_bytes)
+        for file in shard.files:
+            text = read_document(file, collector, options.max_document_bytes)
             if text is not None:
-                language = CODE.get(path.suffix.lower()) if options.detect_code else None
+                language = CODE.get(Path(file.path).suffix.lower()) if options.detect_code else None
                 kind: Kind = "code" if language else options.kind
+                origin = origin_of(options, file.path)
                 yield from collector.add(
-                    text, str(path), origin=origin_of(options, path), language=language or options.language, kind=kind
+                    text, file.path, origin=origin, language=language or options.language, kind=kind
                 )
         yield from collector.rest()

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
-from pathlib import Path
 
 from pydantic import Field
 
+from llama3.errors import DataError
 from llama3.sources import (
     Collector,
     DocumentBatch,
     FileOptions,
+    ShardFile,
     ShardRef,
-    decode,
-    find_files,
     origin_of,
     read_bytes,
-    shard_of,
+    read_page,
+    shards_of,
 )
-from llama3_plugins.sources.html_text import main_text
 
 FILES_PER_SHARD = 256
-CHARSET = re.compile(rb"<meta[^>]{0,200}charset\s*=\s*[\"']?\s*([A-Za-z0-9_.:-]{1,40})", re.IGNORECASE)
+SUFFIXES = (".html", ".htm", ".xhtml", ".xht", ".shtml")
+MOST_UNDECODABLE = 0.01
+"""Of a page's characters; with more it is no text, or not in the encoding that it declares."""
 
 
 class HtmlOptions(FileOptions):
@@ -33,40 +33,38 @@ class HtmlOptions(FileOptions):
 
 
 class HtmlSource:
-    """A page, the pages of a folder (.html, .htm, .xhtml), or those that match a pattern."""
+    """A page, the pages of a folder, or those that match a pattern."""
 
     def __init__(self, options: HtmlOptions) -> None:
         self.options = options
 
-    def _files(self) -> list[Path]:
-        return find_files(self.options, (".html", ".htm", ".xhtml"))
-
     def shards(self) -> list[ShardRef]:
-        files = self._files()
-        parts = [files[at : at + FILES_PER_SHARD] for at in range(0, len(files), FILES_PER_SHARD)]
-        return [shard_of(self.options.source, self.options.path, part, n) for n, part in enumerate(parts)]
+        limit = self.options.max_document_bytes
+        return shards_of(self.options, SUFFIXES, files_per_shard=FILES_PER_SHARD, unread_above=limit)
 
     def read(self, shard: ShardRef) -> Iterator[DocumentBatch]:
         options = self.options
         collector = Collector(options.source, options.language, options.kind)
-        start = shard.part * FILES_PER_SHARD
-        for path in self._files()[start : start + FILES_PER_SHARD]:
-            page = read_page(path, collector, options.max_document_bytes)
-            if page is None:
-                continue
-            text = main_text(page)
+        for file in shard.files:
+            text = self._text(file, collector)
             if text:
-                yield from collector.add(text, str(path), origin=origin_of(options, path))
-            else:
-                collector.reject(str(path), "no_text", "the page has no main text")
+                yield from collector.add(text, file.path, origin=origin_of(options, file.path))
         yield from collector.rest()
 
-
-def read_page(path: Path, collector: Collector, max_bytes: int) -> str | None:
-    """The markup of a page in its declared encoding (UTF-8 where it declares none), or None after a rejection."""
-    data = read_bytes(path, collector, max_bytes)
-    if data is None:
-        return None
-    declared = CHARSET.search(data[:4096])
-    encoding = declared.group(1).decode("ascii") if declared else "utf-8"
-    return decode(data, str(path), collector, encoding)
+    def _text(self, file: ShardFile, collector: Collector) -> str:
+        """The page's text, or "" after its rejection was logged: no page takes its neighbours with it."""
+        data = read_bytes(file, collector, self.options.max_document_bytes)
+        if data is None:
+            return ""
+        try:
+            page = read_page(data)
+        except DataError as error:
+            collector.reject(file.path, "broken_page", str(error))
+            return ""
+        if page.undecodable > MOST_UNDECODABLE * page.characters:
+            detail = f"{page.undecodable} of {page.characters} characters are none in {page.encoding}"
+            collector.reject(file.path, "not_text", detail, page.undecodable / page.characters)
+            return ""
+        if not page.text:
+            collector.reject(file.path, "no_text", "the page has no main text")
+        return page.text

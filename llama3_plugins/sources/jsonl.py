@@ -1,10 +1,15 @@
-"""JSON lines, plain or compressed (.gz, .zst): every line is an object that holds a document."""
+"""JSON lines, plain or compressed (.gz, .zst, .bz2, .xz): every line is an object that holds a document.
+
+A `.json` file may also be one array of such objects.
+"""
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
 import json
+import lzma
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,14 +26,18 @@ from llama3.sources import (
     FileOptions,
     ShardRef,
     bounded_lines,
-    find_files,
     origin_of,
-    shard_of,
+    require_unchanged,
+    shards_of,
 )
 
+LARGE_ARRAY = DataError.declare(
+    "L3-SRC-015", "a JSON array of more than {limit} bytes", fix="write it as JSON lines, or raise max_document_bytes"
+)
 CUT_OFF = DataError.declare("L3-SRC-010", "cannot be read to its end", why="{error}")
 
-SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".ndjson", ".json.gz", ".json.zst")
+PACKED = ("", ".gz", ".zst", ".zstd", ".bz2", ".xz")
+SUFFIXES = tuple(f"{name}{packed}" for name in (".jsonl", ".ndjson", ".json", ".jsonlines") for packed in PACKED)
 
 
 class JsonlOptions(FileOptions):
@@ -47,33 +56,48 @@ class JsonlSource:
         self.options = options
 
     def shards(self) -> list[ShardRef]:
-        files = find_files(self.options, SUFFIXES)
-        return [shard_of(self.options.source, str(file), [file]) for file in files]
+        return shards_of(self.options, SUFFIXES)
 
     def read(self, shard: ShardRef) -> Iterator[DocumentBatch]:
         options = self.options
         collector = Collector(options.source, options.language, options.kind)
-        origin = origin_of(options, shard.location)
+        path = shard.files[0].path
+        origin = origin_of(options, path)
         try:
-            with _opened(Path(shard.location)) as file:
-                for number, line in bounded_lines(file, options.max_document_bytes):
-                    yield from self._document(line, f"{shard.location}:{number}", f"{origin}:{number}", collector)
-        except (OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
+            with _opened(Path(path)) as file:
+                is_array = ".json" in Path(path).suffixes and _first(file) == b"["
+                rows = self._array(file, shard.location) if is_array else self._lines(file, shard.location, collector)
+                for number, row in rows:
+                    yield from self._document(row, f"{shard.location}:{number}", f"{origin}:{number}", collector)
+        except (OSError, EOFError, zlib.error, zstandard.ZstdError, lzma.LZMAError) as error:
             raise CUT_OFF(shard.location, error=error) from error
+        require_unchanged(shard)
         yield from collector.rest()
 
-    def _document(self, line: bytes | None, where: str, origin: str, collector: Collector) -> Iterator[DocumentBatch]:
-        if line is None:
-            collector.reject(where, "too_large", f"the line has more than {self.options.max_document_bytes} bytes")
-            return
-        if not line.strip():
-            return
-        try:
-            row: Any = json.loads(line)
-        except UnicodeDecodeError as error:
-            return collector.reject(where, "not_utf8", str(error))
-        except (ValueError, RecursionError) as error:
-            return collector.reject(where, "broken_json", str(error))
+    def _array(self, file: BinaryIO, location: str) -> Iterator[tuple[int, Any]]:
+        """(number from 1, value) of a file that is one array."""
+        limit = self.options.max_document_bytes
+        data = file.read(limit + 1)
+        if len(data) > limit:
+            raise LARGE_ARRAY(location, limit=limit)
+        yield from enumerate(_parsed(data), 1)
+
+    def _lines(self, file: BinaryIO, location: str, collector: Collector) -> Iterator[tuple[int, Any]]:
+        """(number from 1, value) of every line that holds one; the others are rejected."""
+        limit = self.options.max_document_bytes
+        for number, line in bounded_lines(file, limit):
+            where = f"{location}:{number}"
+            if line is None:
+                collector.reject(where, "too_large", f"the line has more than {limit} bytes")
+            elif line.strip():
+                try:
+                    yield number, _parsed(line)
+                except UnicodeDecodeError as error:
+                    collector.reject(where, "not_utf8", str(error))
+                except (ValueError, RecursionError) as error:
+                    collector.reject(where, "broken_json", str(error))
+
+    def _document(self, row: Any, where: str, origin: str, collector: Collector) -> Iterator[DocumentBatch]:
         text = row.get(self.options.text) if isinstance(row, dict) else None
         if not isinstance(text, str):
             return collector.reject(where, "no_text", f"no string under {self.options.text!r}")
@@ -86,14 +110,31 @@ class JsonlSource:
         )
 
 
+def _first(file: Any) -> bytes:
+    return file.peek(1 << 16).lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
+
+
+def _parsed(data: bytes) -> Any:
+    """Numbers are not read: one of ten thousand digits would cost the document that stands beside it."""
+    return json.loads(data, parse_int=_nothing, parse_float=_nothing)
+
+
+def _nothing(number: str) -> None: ...
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[BinaryIO]:
     """The file, decompressed by its suffix; all frames and members of it."""
     with path.open("rb") as raw:
-        if path.suffix == ".gz":
+        suffix = path.suffix.lower()
+        if suffix == ".gz":
             yield io.BufferedReader(gzip.GzipFile(fileobj=raw), 1 << 20)
-        elif path.suffix == ".zst":
+        elif suffix in (".zst", ".zstd"):
             yield io.BufferedReader(_Zstd(raw), 1 << 20)
+        elif suffix == ".bz2":
+            yield io.BufferedReader(bz2.BZ2File(raw), 1 << 20)
+        elif suffix == ".xz":
+            yield io.BufferedReader(lzma.LZMAFile(raw), 1 << 20)  # noqa: SIM115
         else:
             yield raw
 

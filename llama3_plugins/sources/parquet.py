@@ -4,22 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 from pydantic import Field
 
 from llama3.errors import DataError, did_you_mean
 from llama3.sources import (
+    BATCH_BYTES,
     Collector,
     DocumentBatch,
     FileOptions,
     ShardRef,
     decode,
-    find_files,
+    is_text,
     open_parquet,
     origin_of,
-    shard_of,
+    plain,
+    require_unchanged,
+    shards_of,
 )
 
 NO_COLUMN = DataError.declare("L3-SRC-011", "no column {column!r}", why="{near}")
@@ -45,40 +48,41 @@ class ParquetSource:
         self.options = options
 
     def shards(self) -> list[ShardRef]:
-        files = find_files(self.options, (".parquet",))
-        return [shard_of(self.options.source, str(file), [file]) for file in files]
+        return shards_of(self.options, (".parquet", ".pq"))
 
     def read(self, shard: ShardRef) -> Iterator[DocumentBatch]:
         options = self.options
         collector = Collector(options.source, options.language, options.kind)
-        file = open_parquet(Path(shard.location))
+        path = Path(shard.files[0].path)
+        file = open_parquet(path)
         names = file.schema_arrow.names
         if options.text not in names:
             near = did_you_mean(options.text, names) or f"columns: {', '.join(names)}"
             raise NO_COLUMN(shard.location, column=options.text, near=near)
+        columns = [name for name in (options.text, options.url, options.date) if name in names]
+        origin = origin_of(options, path)
         row = 0
         try:
-            for records in file.iter_batches(
-                ROWS, columns=[n for n in (options.text, options.url, options.date) if n in names]
-            ):
-                yield from self._documents(records, shard.location, row, collector)
+            for records in file.iter_batches(_rows_at_once(file), columns=columns):
+                yield from self._documents(records, shard.location, origin, row, collector)
                 row += records.num_rows
         except (OSError, pa.ArrowException) as error:
             raise CUT_OFF(shard.location, error=error) from error
+        require_unchanged(shard)
         yield from collector.rest()
 
     def _documents(
-        self, records: pa.RecordBatch, location: str, first_row: int, collector: Collector
+        self, records: pa.RecordBatch, location: str, origin: str, first_row: int, collector: Collector
     ) -> Iterator[DocumentBatch]:
         """Text goes through bytes, because Parquet's strings may hold anything."""
         options = self.options
-        column = records.column(options.text)
-        if not _is_text(column.type):
+        column = plain(records.column(options.text))
+        if not is_text(column.type) and column.null_count < len(column):
             raise NO_TEXT(location, column=options.text, type=column.type)
-        origin = origin_of(options, location)
-        urls, dates = self._strings(records, options.url), self._strings(records, options.date)
-        for i, data in enumerate(column.cast(pa.large_binary()).to_pylist()):
+        urls, dates = _strings(records, options.url), _strings(records, options.date)
+        for i, value in enumerate(column.cast(pa.large_binary())):
             where = f"{location}:{first_row + i}"
+            data = value.as_py()
             if data is None:
                 collector.reject(where, "no_text", "null")
             elif len(data) > options.max_document_bytes:
@@ -88,13 +92,26 @@ class ParquetSource:
             elif (text := decode(data, where, collector)) is not None:
                 yield from collector.add(text, urls[i] or where, origin=f"{origin}:{first_row + i}", date=dates[i])
 
-    def _strings(self, records: pa.RecordBatch, name: str) -> list[str]:
-        if name not in records.schema.names:
-            return [""] * records.num_rows
-        values: list[Any] = records.column(name).to_pylist()
-        return ["" if value is None else str(value) for value in values]
+
+def _rows_at_once(file: pq.ParquetFile) -> int:
+    """Rows of about one batch of documents, by the mean of the group of the largest rows."""
+    groups = [file.metadata.row_group(n) for n in range(file.metadata.num_row_groups)]
+    largest = max((group.total_byte_size / max(group.num_rows, 1) for group in groups), default=1)
+    return max(1, min(ROWS, int(BATCH_BYTES / max(largest, 1))))
 
 
-def _is_text(kind: pa.DataType) -> bool:
-    tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
-    return any(test(kind) for test in tests)
+def _strings(records: pa.RecordBatch, name: str) -> list[str]:
+    """A column of metadata as strings: what cannot be read of it is "", and costs no document."""
+    if name not in records.schema.names:
+        return [""] * records.num_rows
+    return [_string(value) for value in records.column(name)]
+
+
+def _string(value: pa.Scalar) -> str:
+    try:
+        found = value.as_py()
+    except UnicodeDecodeError:
+        return value.as_buffer().to_pybytes().decode("utf-8", "backslashreplace")
+    except (ValueError, OverflowError, pa.ArrowException):  # a date that Python has none for
+        return ""
+    return "" if found is None else str(found)

@@ -20,7 +20,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from llama3.errors import ConfigError
-from llama3.sources import Collector, DocumentBatch, ShardRef, read_document, shard_of
+from llama3.sources import Collector, DocumentBatch, ShardRef, listed, read_document, shard_of
 
 NO_MODULE = ConfigError.declare(
     "L3-SRC-003", "no module is there", fix="install Python with its sources, or choose another source"
@@ -53,7 +53,8 @@ class StdlibSource:
         if not modules:
             raise NO_MODULE(f"source 'stdlib': {self.folder}")
         location = str(self.folder)
-        return [shard_of("python", location, modules, MODULES), ShardRef("prose", location, TOPICS, stamp=sys.version)]
+        files = [listed(path) for path in modules]
+        return [shard_of("python", location, files, MODULES), ShardRef("prose", location, TOPICS, stamp=sys.version)]
 
     def modules(self) -> list[Path]:
         """The modules that are read, sorted by path."""
@@ -76,16 +77,16 @@ class StdlibSource:
         return path.relative_to(self.folder).as_posix()
 
     def read(self, shard: ShardRef) -> Iterator[DocumentBatch]:
-        return self._read_topics() if shard.part == TOPICS else self._read_modules()
+        return self._read_topics() if shard.part == TOPICS else self._read_modules(shard)
 
-    def _read_modules(self) -> Iterator[DocumentBatch]:
+    def _read_modules(self, shard: ShardRef) -> Iterator[DocumentBatch]:
         code = Collector("python", "python", "code")
         prose = Collector("prose", "en", "prose")
-        for path in self.modules():
-            text = read_document(path, code, MAX_MODULE_BYTES)
+        for file in shard.files:
+            text = read_document(file, code, MAX_MODULE_BYTES)
             if text is None:
                 continue
-            name = self._name(path)
+            name = self._name(Path(file.path))
             yield from code.add(text, f"stdlib:{name}")
             docstrings = docstrings_of(text)
             if docstrings:

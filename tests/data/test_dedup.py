@@ -5,20 +5,26 @@ from __future__ import annotations
 import multiprocessing
 import random
 import re
+import unicodedata
 from itertools import combinations
+from typing import Any
 
 import datasketch
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from data_texts import prose
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llama3 import _core
+from llama3.config.schema import Config
 from llama3.data import Deduplicator
+from llama3.data.curate import CurateOptions
+from llama3.data.dedup import recall
 from llama3.data.documents import text_buffers
-from llama3.errors import ConfigError
+from llama3.errors import ConfigError, DataError
 
 
 def shingles(text: str, n: int = 5) -> set[tuple[str, ...]]:
@@ -225,8 +231,145 @@ def test_invariants(texts: list[str], threshold: float) -> None:
     assert Deduplicator(threshold=threshold, ngram=2, bands=20, rows=2).find(kept).keep_D.all()
 
 
+# -- which pairs are found -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("threshold", [0.95, 0.8, 0.79, 0.7, 0.6, 0.5, 0.3, 0.1])
+def test_pairs_above_any_threshold_are_found(threshold: float) -> None:
+    """Against the share that the banding promises, and datasketch's own choice for the threshold."""
+    pairs = 200
+    texts, j = sets_of_similarity(threshold, 200, pairs, 3)
+    if j < threshold:
+        texts, j = sets_of_similarity(threshold + 0.01, 200, pairs, 3)
+    finder = Deduplicator(threshold=threshold, ngram=1)
+    found = int((~finder.find(texts).keep_D).sum())
+    assert recall(threshold, finder.bands, finder.rows) > 0.92
+    assert found >= 0.92 * pairs - 3.3 * (0.92 * 0.08 * pairs) ** 0.5
+    theirs = datasketch.MinHashLSH(threshold=threshold, num_perm=128)
+    assert recall(j, finder.bands, finder.rows) >= 0.95 * recall(j, theirs.b, theirs.r)
+    none, _ = sets_of_similarity(threshold - 0.05, 200, pairs, 4)
+    assert Deduplicator(threshold=threshold, ngram=1).find(none).keep_D.all()
+
+
+def test_bands_and_rows_that_miss_most_are_refused() -> None:
+    assert (Deduplicator().bands, Deduplicator().rows) == (14, 8)
+    assert Deduplicator(threshold=0.5, bands=20).rows == 2
+    assert Deduplicator(threshold=0.5, rows=4).bands == 47
+    assert Deduplicator(threshold=0.01).bands == 256  # finds 92 %: the most that is offered
+    for options in ({"threshold": 0.5, "bands": 14, "rows": 8}, {"threshold": 0.3, "rows": 8}):
+        with pytest.raises(ConfigError, match=r"L3-DAT-114"):
+            Deduplicator(**options)
+    with pytest.raises(ConfigError, match=r"\(23 x 3\).*L3-DAT-114"):
+        Deduplicator(threshold=0.5, bands=14, rows=8)
+    with pytest.raises(ConfigError, match=r"raise that.*L3-DAT-114"):
+        Deduplicator(threshold=0.001)
+    config = Config.model_validate({"data": {"minhash": {"threshold": 0.5, "bands": 14, "rows": 8}}})
+    with pytest.raises(ConfigError, match="L3-DAT-114"):
+        CurateOptions.of(config)
+
+
+def test_how_a_text_is_written_does_not_matter() -> None:
+    text = "Hà Nội là thủ đô của nước Việt Nam và là một thành phố lớn nằm ở phía bắc với lịch sử hơn nghìn năm " * 4
+    english = prose(1, 60)
+    hidden = english.replace("e", "\u00ade").replace("o", "o\u200b")
+    korean = "한국어 문장도 같은 방법으로 비교되어야 한다 그리고 조금 더 길어야 한다"
+    for one, other in (
+        (text, unicodedata.normalize("NFD", text) + "thêm"),
+        (english, hidden),
+        (korean, unicodedata.normalize("NFD", korean)),
+        (english, "\ufeff" + english),
+    ):
+        assert Deduplicator().find([one, other]).keep_D.tolist() == [True, False], one[:20]
+    assert Deduplicator().find(["resume the work", "résumé the work"]).keep_D.all()
+
+
+# -- what is taken for texts -----------------------------------------------------------------------
+
+TEXTS = ["a text", "A text!", "another text"]
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.chunked_array([TEXTS[:1], TEXTS[1:]]),
+        pa.concat_tables([pa.table({"t": TEXTS[:2]}), pa.table({"t": TEXTS[2:]})])["t"],
+        pa.array(TEXTS).dictionary_encode(),
+        pa.chunked_array([pa.array(TEXTS[:1]).dictionary_encode(), pa.array(TEXTS[1:]).dictionary_encode()]),
+        pa.array(TEXTS, pa.string_view()),
+        pa.array([text.encode() for text in TEXTS]),
+        pa.array([text.encode() for text in TEXTS], pa.binary_view()),
+        pc.run_end_encode(pa.array(TEXTS)),
+        pa.array(["sliced away", *TEXTS])[1:],
+        np.array(TEXTS),
+        tuple(TEXTS),
+        dict.fromkeys(TEXTS).keys(),
+        (text for text in TEXTS),
+        [text.encode() for text in TEXTS],
+    ],
+    ids=lambda column: type(column).__name__,
+)
+def test_texts_in_any_layout(column: Any) -> None:
+    assert Deduplicator().find(column).keep_D.tolist() == [True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("abc abc", "a str given"),
+        (b"abc", "a bytes given"),
+        ({"a": "x"}, "a dict given"),
+        (pa.table({"t": TEXTS}), "a Table given"),
+        (5, "a int given"),
+        (pa.array([1, 2]), "a column of int64"),
+        (["a", None], "text 1 is no text. it is a NoneType"),
+        ([1, 2], "text 0 is no text. it is a int"),
+        (pa.array(["a", None]), "text 1 is no text. it is null"),
+        (["a", "b\ud800"], "text 1 is no text. it holds half"),
+        (pa.array([b"\xff"]), "not all UTF-8"),
+    ],
+    ids=str,
+)
+def test_what_is_no_text_is_named(given: Any, said: str) -> None:
+    with pytest.raises(DataError, match=re.escape(said)):
+        Deduplicator().find(given)
+
+
+def test_candidates_are_settled_in_portions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A corpus of candidates need not fit into memory, and the portions change nothing."""
+    rng = random.Random(8)
+    texts = [" ".join(edited(rng, prose(n % 25, 80).split(), rng.randrange(4))) for n in range(200)]
+    whole = Deduplicator().find(texts)
+    column = pa.array(texts, pa.large_string())
+    sizes = np.array([len(text) for text in texts])
+    monkeypatch.setattr("llama3.data.dedup.CANDIDATE_BYTES", 20_000)
+    fetched: list[int] = []
+
+    def fetch(rows: np.ndarray) -> pa.Array:
+        assert (np.diff(rows) > 0).all()
+        fetched.append(int(sizes[rows].sum()))
+        return column.take(pa.array(rows))
+
+    finder = Deduplicator()
+    parts = finder.settle(finder.keys(*buffers(texts)), fetch, sizes)
+    assert len(fetched) > 3
+    assert max(fetched) <= 20_000
+    np.testing.assert_array_equal(parts.duplicate_of_D, whole.duplicate_of_D)
+    np.testing.assert_array_equal(parts.similarity_D, whole.similarity_D)
+    assert (parts.candidates, parts.comparisons) == (whole.candidates, whole.comparisons)
+
+
 def test_arguments_are_checked() -> None:
-    for options in ({"threshold": 0.0}, {"threshold": 1.5}, {"ngram": 0}, {"bands": 0}, {"rows": -1}):
+    for options in (
+        {"threshold": 0.0},
+        {"threshold": 1.5},
+        {"threshold": "0.8"},
+        {"threshold": float("nan")},
+        {"ngram": 0},
+        {"ngram": 2.5},
+        {"bands": 0},
+        {"rows": -1},
+        {"bands": 1 << 15, "rows": 8},
+    ):
         with pytest.raises(ConfigError, match="L3-DAT-100"):
             Deduplicator(**options)
     data, offsets = buffers(["one", "two"])

@@ -300,3 +300,51 @@ def test_a_source_shorter_than_a_row_is_left_out_of_the_default_mix(tmp_path):
     assert {loader.place(row).source for row in range(10)} == {
         source.name for source in plan.sources if source.tokens == longest
     }
+
+
+def test_length_items_and_iteration_are_one_pass(plan_and_content):
+    """As torch's DataLoader and a plain loop want them: each window of each source once."""
+    plan, content = plan_and_content
+    loader = TokenLoader(plan, seq_len=8, seed=1)
+    assert len(loader) == sum(loader.epoch_rows.values())
+    rows = list(loader)
+    assert len(rows) == len(loader)
+    windows = {(place.source, place.epoch, place.window) for place in map(loader.place, range(len(loader)))}
+    assert windows == {(name, 0, n) for name, count in loader.epoch_rows.items() for n in range(count)}
+    for number, row in enumerate(rows):
+        source, _, window = loader.place(number)
+        assert row.tolist() == oracle_row(content[source], window, 8)["tokens"]
+    assert loader[-1].tolist() == rows[-1].tolist()
+    assert loader.next_row == 0
+    with pytest.raises(IndexError):
+        loader[len(loader)]
+    batches = list(torch.utils.data.DataLoader(loader, batch_size=4))
+    assert torch.cat(batches).tolist() == [row.tolist() for row in rows]
+    assert f"{len(loader)} rows" in repr(loader)
+
+
+@pytest.mark.parametrize("given", [5, None, ["a", "b"], np.arange(9)], ids=lambda value: type(value).__name__)
+def test_what_is_no_plan_is_refused(given):
+    with pytest.raises(DataError, match="L3-DAT-201"):
+        TokenLoader(given, seq_len=8)
+
+
+def test_rows_that_cannot_be_are_refused(plan):
+    loader = TokenLoader(plan, seq_len=8)
+    for wrong in (lambda: loader.place(-1), lambda: loader.rows(-1, 1), lambda: loader.rows(0, 10**12)):
+        with pytest.raises(DataError, match="L3-DAT-204"):
+            wrong()
+
+
+def test_a_shard_that_is_cut_while_it_is_open_is_damage(tmp_path):
+    """Through a memory map the process would end without a word."""
+    plan, _ = make_plan(tmp_path, documents=3000)
+    loader = TokenLoader(plan, seq_len=32)
+    stream = loader.batches(4, prefetch=1)
+    next(stream)
+    (path,) = plan.paths(plan.sources[0])[:1]
+    os.truncate(path, 4096)
+    with pytest.raises(DataError, match=r"L3-DAT-203"):
+        loader.rows(0, 500)
+    with pytest.raises(DataError, match=r"was cut from \d+ to 4096 bytes"):
+        list(islice(stream, 500))

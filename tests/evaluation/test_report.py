@@ -28,6 +28,14 @@ REPORT = {
         },
     },
     "funnel": [["read", 100], ["kept", 80]],
+    "losses": [
+        {
+            "source": "web",
+            "reason": "shard_quarantined",
+            "count": 4,
+            "examples": [{"where": "in/b.gz#0", "detail": "cannot be read <to its> end"}],
+        }
+    ],
     "loss": {"pretrain": [[1, 8.0], [2, 7.0]]},
     "rollouts": {
         "reward": {"prefer": [[1, 0.1], [2, 0.4]]},

@@ -50,7 +50,7 @@ def test_a_string_is_a_message_of_the_user(llama):
         ([7], "int is no message"),
         ([{"role": "user"}], "'content' is missing"),
         ([{"content": "a"}], "'role' is missing"),
-        ([{"role": "usr", "content": "a"}], "'usr' does not exist"),
+        ([{"role": "usr", "content": "a"}], r"message 1 \(usr\).*'usr' does not exist"),
         ([{"role": "user", "content": None}], "NoneType|empty"),
         ([{"role": "user", "content": "a", "tool_calls": []}], "'tool_calls' mean nothing"),
         ([{"role": "user", "content": "a", "contents": "b"}], "did you mean 'content'"),

@@ -339,3 +339,24 @@ def test_long_prompts_are_hashed_while_other_threads_run() -> None:
     stop.set()
     thread.join()
     assert pool.check() == []
+
+
+ODD_TOKENS = [[1.5], [-1], np.array([-1]), np.array([2**32]), "abc", [2**40], [None], ["7"]]
+
+
+@pytest.mark.parametrize("tokens", ODD_TOKENS, ids=str)
+def test_what_is_no_token_is_refused_and_changes_nothing(tokens):
+    pool = KvPool(16)
+    before = pool.stats()
+    with pytest.raises(ValueError, match="whole numbers"):
+        pool.admit(tokens)
+    assert pool.stats() == before
+
+
+def test_numbers_come_in_any_type():
+    pool = KvPool(16)
+    rows = [pool.admit(tokens)[0] for tokens in ([1, 2], (3, 4), np.array([5, 6]), np.array([7], np.uint8))]
+    slots = np.zeros(4, np.int64)
+    assert pool.step(rows, [9, 9, 9, 9], slots) == 4
+    assert pool.seq_lens[rows].tolist() == [3, 3, 3, 2]
+    assert "16 blocks" in repr(pool)

@@ -23,14 +23,14 @@ SURFACE = {
         group_advantages kl_estimate last_M pack_answers pack_rankings score whiten
     """,
     "data_kinds": """
-        OF_EVERY_KIND AnswerTokens Batch Custom DataKind DialogExample Row Segment Task Tokenizer Tree UserRow Writer
-        answer_example as_prompt dialog_example pack_answers pack_rankings prompt_digest prompt_ids read_answer
+        OF_EVERY_KIND AnswerTokens Batch Custom DataKind DialogExample Message Row Segment Task Tokenizer Tree UserRow
+        Writer answer_example as_prompt dialog_example pack_answers pack_rankings prompt_digest prompt_ids read_answer
         read_messages read_prompt
     """,
     "evaluators": """
         HELD_OUT_BYTES Batch CombinedReward DialogExample Evaluator Judgement Line Llama Rate Result RewardSlot
-        Segment Subject Tree answers build_rewards by_split chunks dialog_example drawn is_repetitive judge
-        pack_answers prompt_digest read_lines replies require_scorable score texts wilson
+        Segment Subject Tree answer_example answers build_rewards by_split chunks dialog_example drawn is_repetitive
+        judge pack_answers prompt_digest read_lines replies require_scorable score texts wilson
     """,
     "exporters": """
         CONFIG_FILE ExportManifest Exporter Tokenizer VerifyReport check_probe compare load_model make_probe
@@ -53,12 +53,13 @@ SURFACE = {
     """,
     "rewards": """
         Check Custom DialogExample Exact Example Limits Line NotEnoughTasks Program Reward Split Task TaskReward
-        Tokenizer UnitTests by_split cut device_of dialog_example extract extract_code families load_model
-        pack_rankings prompt_digest read_lines run_programs score split_of_prompt
+        Tokenizer UnitTests answer_example by_split cut device_of dialog_example extract extract_code families
+        load_model pack_rankings prompt_digest read_lines run_programs score split_of_prompt
     """,
     "sources": """
-        Collector DocumentBatch FileOptions Kind Reject ShardRef Source bounded_lines decode find_files open_parquet
-        origin_of read_bytes read_document shard_of
+        BATCH_BYTES Collector DocumentBatch FileOptions Kind Reject ShardFile ShardRef Source bounded_lines
+        decode is_text listed main_text open_parquet origin_of plain read_bytes read_document read_page
+        require_unchanged shard_of shards_of
     """,
 }
 FOR_ALL = ("llama3.errors", "llama3.plugins", "llama3.testing", "llama3.testing.toys")

@@ -49,16 +49,6 @@ impl Buckets {
     pub fn get(&self, bucket: usize) -> &[u32] {
         &self.docs[self.starts[bucket]..self.starts[bucket + 1]]
     }
-
-    /// True for every document that shares a bucket with another: only these need their text again.
-    #[must_use]
-    pub fn candidates(&self, documents: usize) -> Vec<bool> {
-        let mut shared = vec![false; documents];
-        for &doc in &self.docs {
-            shared[doc as usize] = true;
-        }
-        shared
-    }
 }
 
 /// Disjoint sets; the root of a set is its smallest member, whatever the order of the unions.
@@ -101,7 +91,6 @@ mod tests {
         let buckets = Buckets::of(&keys, 2);
         let groups: Vec<&[u32]> = (0..buckets.len()).map(|b| buckets.get(b)).collect();
         assert_eq!(groups, [&[0, 2, 3][..], &[0, 1]]);
-        assert_eq!(buckets.candidates(5), [true, true, true, true, false]);
     }
 
     proptest! {

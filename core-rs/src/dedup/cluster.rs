@@ -71,6 +71,18 @@ pub fn settle(
     verdict
 }
 
+/// For every document the first one that it is tied to by shared keys, over any number of others; -1 where it shares
+/// none. Documents of different groups never meet in [`settle`], so that groups can be settled one by one.
+#[must_use]
+pub fn groups(keys: &[u64], bands: usize) -> Vec<i64> {
+    let documents = keys.len() / bands;
+    let mut out = vec![-1; documents];
+    for (root, doc) in components(&Buckets::of(keys, bands), documents) {
+        out[doc as usize] = i64::from(root);
+    }
+    out
+}
+
 /// (component, document) of all documents that share a bucket, sorted: components can be settled independently.
 fn components(buckets: &Buckets, documents: usize) -> Vec<(u32, u32)> {
     let mut sets = UnionFind::new(documents);

@@ -19,6 +19,9 @@ pub struct Rows {
     pub seq_len: u64,
 }
 
+/// Tokens of one request: 64 GiB.
+const MOST_TOKENS: usize = 1 << 33;
+
 impl Loader {
     /// The rows `start`, `start + stride`, ..., `count` of them, all of one length.
     ///
@@ -33,6 +36,9 @@ impl Loader {
         };
         let seq_len = usize::try_from(self.seq_len(start)).map_err(|_| too_many())?;
         let total = count.checked_mul(seq_len).ok_or_else(too_many)?;
+        if total > MOST_TOKENS {
+            return Err(too_many()); // memory that is promised and not there ends the process, not the request
+        }
         let span = stride.checked_mul(count as u64).ok_or_else(too_many)?;
         start.checked_add(span).ok_or_else(too_many)?;
         let last = start + span.saturating_sub(stride);

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// An open shard. Cheap to open (header, footer and the hash table are checked); safe to share between threads.
 pub struct Shard {
     path: PathBuf,
+    file: File,
     map: Mmap,
     header: Header,
     layout: Layout,
@@ -25,7 +26,8 @@ impl Shard {
     pub fn open(path: &Path) -> Result<Self> {
         let file = File::open(path).map_err(LoaderError::io(path))?;
         // SAFETY: a shard is written beside its name, fsynced and renamed, and never changed after; no writer of
-        // this crate opens an existing file. Truncation by others while it is mapped is outside the contract.
+        // this crate opens an existing file. `check_size` finds that another truncated it before the map is touched;
+        // only truncation within that moment is outside the contract.
         let map = unsafe { Mmap::map(&file) }.map_err(LoaderError::io(path))?;
         let (header, layout) = Header::decode(&map, path)?;
         let damaged = |offset: u64, what: String| Err(LoaderError::damaged(path, offset, what));
@@ -50,6 +52,7 @@ impl Shard {
         let verified = (0..blocks).map(|_| AtomicBool::new(false)).collect();
         Ok(Self {
             path: path.to_path_buf(),
+            file,
             map,
             header,
             layout,
@@ -154,6 +157,7 @@ impl Shard {
         if range.is_empty() {
             return Ok(&[]);
         }
+        self.check_size()?;
         let shift = self.header.block_bytes.trailing_zeros(); // a power of two: a division costs as much as a read
         let first = (range.start - HEADER_BYTES) >> shift;
         let last = (range.end - 1 - HEADER_BYTES) >> shift;
@@ -165,7 +169,25 @@ impl Shard {
         Ok(&self.map[range.start as usize..range.end as usize])
     }
 
+    /// A map reaches past the end of a file that was cut: reading there would end the process without a word.
+    fn check_size(&self) -> Result<()> {
+        let found = self
+            .file
+            .metadata()
+            .map_err(LoaderError::io(&self.path))?
+            .len();
+        if found >= self.layout.file_bytes {
+            return Ok(());
+        }
+        let what = format!(
+            "the file was cut from {} to {found} bytes while it was open",
+            self.layout.file_bytes
+        );
+        Err(LoaderError::damaged(&self.path, found, what))
+    }
+
     fn verify_block(&self, block: usize) -> Result<()> {
+        self.check_size()?;
         let start = HEADER_BYTES + block as u64 * self.header.block_bytes;
         let end = (start + self.header.block_bytes).min(self.layout.hashes);
         let bytes = &self.map[start as usize..end as usize];

@@ -1,9 +1,8 @@
 //! Python names: `text_ids`, `text_statistics`, `TEXT_STATISTICS`, `minhash_signatures`, `minhash_keys`,
-//! `shared_keys`, `near_duplicates`, `line_keys`, `frequent_keys`, `drop_lines`.
+//! `duplicate_groups`, `near_duplicates`, `line_keys`, `frequent_keys`, `drop_lines`.
 //!
 //! Documents come in as one UTF-8 buffer and int64 offsets and are never copied; arrays go out.
 
-use crate::dedup::banding::Buckets;
 use crate::dedup::minhash::MinHash;
 use crate::dedup::{cluster, identity, lines};
 use crate::text::{TextBatch, statistics};
@@ -127,11 +126,10 @@ fn minhash_keys<'py>(
 }
 
 #[pyfunction]
-fn shared_keys<'py>(py: Python<'py>, keys: Keys<'py>) -> PyResult<Bound<'py, PyArray1<bool>>> {
+fn duplicate_groups<'py>(py: Python<'py>, keys: Keys<'py>) -> PyResult<Bound<'py, PyArray1<i64>>> {
     let (table, bands) = key_table(&keys)?;
-    let shared = py
-        .detach(|| threads::install(|| Buckets::of(table, bands).candidates(table.len() / bands)));
-    Ok(shared.into_pyarray(py))
+    let groups = py.detach(|| threads::install(|| cluster::groups(table, bands)));
+    Ok(groups.into_pyarray(py))
 }
 
 type Verdict<'py> = (
@@ -244,7 +242,7 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(text_statistics, module)?)?;
     module.add_function(wrap_pyfunction!(minhash_signatures, module)?)?;
     module.add_function(wrap_pyfunction!(minhash_keys, module)?)?;
-    module.add_function(wrap_pyfunction!(shared_keys, module)?)?;
+    module.add_function(wrap_pyfunction!(duplicate_groups, module)?)?;
     module.add_function(wrap_pyfunction!(near_duplicates, module)?)?;
     module.add_function(wrap_pyfunction!(line_keys, module)?)?;
     module.add_function(wrap_pyfunction!(frequent_keys, module)?)?;

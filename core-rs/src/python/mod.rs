@@ -2,6 +2,7 @@
 
 mod dedup;
 mod hashing;
+mod html;
 mod loader;
 mod paging;
 mod threads;
@@ -14,6 +15,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add("debug_build", cfg!(debug_assertions))?;
     hashing::register(module)?;
+    html::register(module)?;
     threads::register(module)?;
     tokenizer::register(module)?;
     dedup::register(module)?;

@@ -1,9 +1,11 @@
-//! Words: maximal runs of letters and digits (with their combining marks), compared without case.
+//! Words: maximal runs of letters and digits (with their combining marks), compared without case, in the composed
+//! form (NFC) and without characters that are not seen, such as soft hyphens.
 //!
 //! In scripts written without spaces (Chinese, Japanese, Thai, Lao, Burmese, Khmer) every character is a word of
 //! its own, so that n-grams of words become n-grams of characters there.
 
 use super::hash::Hash64;
+use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfc_quick};
 use unicode_properties::{GeneralCategoryGroup, UnicodeGeneralCategory};
 
 /// A word by what the analysis needs of it; its letters are never copied.
@@ -28,8 +30,16 @@ static LOWER: [u8; 256] = {
     table
 };
 
-/// Calls `found` with every word in order. Time linear in the bytes, no allocation.
-pub fn for_each_word(text: &str, mut found: impl FnMut(Word)) {
+/// Calls `found` with every word in order. Time linear in the bytes; a text that is not composed is copied.
+pub fn for_each_word(text: &str, found: impl FnMut(Word)) {
+    if text.is_ascii() || is_nfc_quick(text.chars()) == IsNormalized::Yes {
+        scan(text, found);
+    } else {
+        scan(&text.nfc().collect::<String>(), found);
+    }
+}
+
+fn scan(text: &str, mut found: impl FnMut(Word)) {
     let bytes = text.as_bytes();
     let mut hash = Hash64::default();
     let mut chars = 0u32;
@@ -48,6 +58,10 @@ pub fn for_each_word(text: &str, mut found: impl FnMut(Word)) {
                 break;
             };
             step = c.len_utf8();
+            if is_unseen(c) {
+                at += step;
+                continue;
+            }
             if is_unspaced(c) {
                 end_word(&mut hash, &mut chars, &mut found);
                 hash.push_char(c);
@@ -78,6 +92,14 @@ fn end_word(hash: &mut Hash64, chars: &mut u32, found: &mut impl FnMut(Word)) {
 
 fn is_mark(c: char) -> bool {
     c.general_category_group() == GeneralCategoryGroup::Mark
+}
+
+/// A character that is not seen and ends no word: soft hyphens, joiners, marks of direction and variation.
+fn is_unseen(c: char) -> bool {
+    matches!(c,
+        '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}'
+        | '\u{2060}'..='\u{2064}' | '\u{2066}'..='\u{206f}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}'
+        | '\u{e0100}'..='\u{e01ef}')
 }
 
 /// A letter, digit or mark of a script that puts no spaces between words.
@@ -117,8 +139,21 @@ mod tests {
             named(&["hello", "world42", "x", "y"])
         );
         assert_eq!(words("ÉCOLE naïve"), named(&["école", "naïve"]));
-        assert_eq!(words("e\u{301}t हिन्दी"), named(&["e\u{301}t", "हिन्दी"]));
+        assert_eq!(words("e\u{301}t हिन्दी"), named(&["ét", "हिन्दी"]));
         assert_eq!(words(" \n--"), []);
+    }
+
+    #[test]
+    fn how_a_word_is_written_does_not_matter() {
+        let composed = "Hà Nội là thủ đô, Århus, 각";
+        let decomposed: String = composed.nfd().collect();
+        assert_ne!(composed, decomposed);
+        assert_eq!(words(composed), words(&decomposed));
+        assert_eq!(
+            words("qu\u{ad}ick fo\u{200b}x\u{feff} \u{2060}a"),
+            named(&["quick", "fox", "a"])
+        );
+        assert_eq!(words("\u{ad} \u{200d}"), []);
     }
 
     #[test]
@@ -139,7 +174,7 @@ mod tests {
         #[test]
         fn any_text_is_scanned(text in "\\PC*") {
             let chars: usize = words(&text).iter().map(|w| w.chars as usize).sum();
-            prop_assert!(chars <= text.chars().count());
+            prop_assert!(chars <= text.nfc().count());
         }
     }
 }

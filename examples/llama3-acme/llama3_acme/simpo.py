@@ -1,6 +1,6 @@
 import torch.nn.functional as F
 
-from llama3.training.algorithm import Algorithm, Term
+from llama3.algorithms import Algorithm, Term
 
 
 class SimPO(Algorithm):

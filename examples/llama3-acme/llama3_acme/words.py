@@ -1,6 +1,6 @@
 from pydantic import BaseModel, Field
 
-from llama3.safety.guard import Guard, Verdict
+from llama3.guards import Guard, Verdict
 
 
 class WordOptions(BaseModel, extra="forbid"):

@@ -1,0 +1,132 @@
+//! What must hold of any page; what pages mean is tested from Python.
+
+use super::dom::{Content, DOCUMENT};
+use super::{main_text, page_text, parse};
+use proptest::prelude::*;
+
+const PIECES: [&str; 26] = [
+    "<p>",
+    "</p>",
+    "<div>",
+    "</div>",
+    "<a href=x>",
+    "</a>",
+    "<b>",
+    "</b>",
+    "<table>",
+    "<tr>",
+    "<td>",
+    "</table>",
+    "<math>",
+    "<mi>",
+    "</math>",
+    "<svg>",
+    "<template>",
+    "</template>",
+    "<form>",
+    "</form>",
+    "<script>",
+    "</script>",
+    "<select>",
+    "<pre>",
+    "<!--",
+    "-->",
+];
+
+fn soup() -> impl Strategy<Value = String> {
+    let piece = prop_oneof![
+        8 => prop::sample::select(&PIECES[..]).prop_map(str::to_owned),
+        2 => "[a-z<>&\"'=/! \\n-]{0,6}",
+        1 => "\\PC{0,4}",
+        1 => Just("\0".to_owned()),
+    ];
+    prop::collection::vec(piece, 0..60).prop_map(|pieces| pieces.concat())
+}
+
+proptest! {
+    #[test]
+    fn any_page_is_read(page in soup()) {
+        let text = main_text(&page);
+        prop_assert!(!text.contains('\0'));
+        prop_assert_eq!(main_text(&page), text);
+    }
+
+    #[test]
+    fn any_bytes_are_read(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+        let page = page_text(&bytes);
+        prop_assert!(page.undecodable <= page.characters);
+    }
+
+    /// Where nothing is cut, the page is the one that the tokenizer reads in one piece.
+    #[test]
+    fn reading_in_pieces_changes_nothing(page in soup()) {
+        prop_assert_eq!(main_text(&page), super::layout::Layout::of(&parse::parse_in_one_piece(&page)).text());
+    }
+}
+
+fn deepest(page: &str) -> usize {
+    let tree = parse::parse(page);
+    tree.descendants(DOCUMENT)
+        .filter(|&id| matches!(tree.content(id), Content::Element(_)))
+        .map(|mut id| {
+            let mut depth = 0;
+            while let Some(parent) = tree.parent(id) {
+                (id, depth) = (parent, depth + 1);
+            }
+            depth
+        })
+        .max()
+        .unwrap_or(0)
+}
+
+#[test]
+fn depth_is_bounded_however_it_is_reached() {
+    for open in [
+        "<div>",
+        "<div></x>",
+        "<span><div>",
+        "<table><td>",
+        "<template>",
+        "<math><mrow>",
+        "<b>",
+        "<a>",
+        "<form><div></form>",
+        "<svg><g>",
+        "<ruby><rb>",
+    ] {
+        assert!(deepest(&open.repeat(5000)) <= 2 * 256 + 10, "{open}");
+    }
+}
+
+/// Nodes are what work is done for: there are at most a few for each tag.
+#[test]
+fn nodes_are_bounded_by_the_tags() {
+    let formatting: String = (0..300)
+        .map(|n| format!("<b id=x{n}><font color={n}>"))
+        .collect();
+    let page = format!("<p>{formatting}</p>{}", "<p>x</p>".repeat(300));
+    let tree = parse::parse(&page);
+    assert!(tree.descendants(DOCUMENT).count() < 3000);
+}
+
+#[test]
+fn attributes_are_bounded() {
+    let many: String = (0..40_000).map(|n| format!(" a{n}")).collect();
+    for page in [
+        format!("<p{many}>text"),
+        format!("<p>text</p{many}>"),
+        format!("<script></script{many}>text"),
+        format!("<!-- <b \" --><p{many}>text"),
+        format!("<svg><![CDATA[x]]></svg><p{many}>text"),
+        format!("<title><b \"</title><p{many}>text"),
+    ] {
+        let tree = parse::parse(&page);
+        let most = tree
+            .descendants(DOCUMENT)
+            .filter_map(|id| tree.element(id))
+            .map(|e| e.attributes.len())
+            .max();
+        assert!(most <= Some(256));
+        assert_eq!(main_text(&page), "text");
+    }
+}

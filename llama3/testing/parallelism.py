@@ -1,0 +1,151 @@
+"""Conformance of parallel strategies: two processes along the strategy's axis train as one does.
+
+python -m llama3.testing.parallelism FOLDER RANK SIZE AXIS PLUGIN OPTIONS      one of these processes
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from llama3.config.schema import Axis, OptimizerSection
+from llama3.errors import Problem
+from llama3.model.batch import Batch
+from llama3.model.config import ModelConfig
+from llama3.model.score import Scored
+from llama3.plugins.registry import discover
+from llama3.plugins.specs import ParallelSpec
+from llama3.testing.conformance import Conformance, child_environment
+from llama3.testing.toys import toy_ids
+from llama3.training.algorithm import Algorithm, Term
+from llama3.training.loop import train
+from llama3.training.parallel import MESH, Dims, Parallel, ParallelContext, ParallelStrategy, connect
+from llama3.training.placed import PlacedModel
+from llama3.training.schedule import Schedule
+
+CONFIG = ModelConfig(dim=32, n_layers=2, n_heads=4, n_kv_heads=2, ffn_dim=64, vocab_size=48, max_seq_len=64)
+SIZE = 2
+PATIENCE = 120
+"""Seconds after which a process that waits for another gives up."""
+
+
+class ParallelConformance(Conformance):
+    """Checks of a strategy on a toy model on the CPU, where its `check` allows two processes along its axis."""
+
+    family = "parallelism"
+
+    def test_it_checks_sizes_without_a_process_group(self) -> None:
+        for size in (1, SIZE):
+            problems = self._problems(size)
+            assert all(isinstance(problem, Problem) for problem in problems)
+        assert not self._problems(1), f"refuses a size of 1: {self._problems(1)[0]}"
+
+    def test_one_process_trains_as_without_it(self) -> None:
+        self._assert_same(self._trained(1))
+
+    def test_two_processes_train_as_one(self) -> None:
+        """Losses, and the weights after three steps; a strategy that refuses two processes has nothing to show."""
+        if not self._problems(SIZE):
+            self._assert_same(self._trained(SIZE))
+
+    # -- helpers ---------------------------------------------------------------------------------
+
+    @property
+    def _axis(self) -> Axis:
+        spec = self.spec
+        assert isinstance(spec, ParallelSpec)
+        assert spec.axis in MESH
+        return spec.axis
+
+    def _problems(self, size: int) -> Sequence[Problem]:
+        strategy: ParallelStrategy = self.build()
+        return strategy.check(CONFIG, replace(Dims(), **{self._axis: size}))
+
+    def _trained(self, size: int) -> list[dict[str, Any]]:
+        """What each of `size` processes reports."""
+        with tempfile.TemporaryDirectory() as name:
+            given = [self._axis, self.plugin, json.dumps(self.options)]
+            command = [sys.executable, "-m", "llama3.testing.parallelism", name]
+            environment = {**child_environment(), "OMP_NUM_THREADS": "1"}
+            ranks = [
+                subprocess.Popen([*command, str(rank), str(size), *given], env=environment, stderr=subprocess.PIPE)
+                for rank in range(size)
+            ]
+            said = [rank.communicate(timeout=2 * PATIENCE)[1].decode(errors="replace").strip() for rank in ranks]
+            files = [Path(name) / f"{rank}.json" for rank in range(size)]
+            lost = [f"rank {rank}: {said[rank][-1500:]}" for rank, file in enumerate(files) if not file.exists()]
+            assert not lost, "\n".join(lost)
+            return [json.loads(file.read_text()) for file in files]
+
+    @staticmethod
+    def _assert_same(reports: Sequence[Mapping[str, Any]]) -> None:
+        alone = work(Parallel(ParallelContext(torch.device("cpu"))))
+        for rank, report in enumerate(reports):
+            assert abs(report["loss"] - alone["loss"]) < 1e-4, f"rank {rank}: loss {report['loss']} and {alone['loss']}"
+            assert report["weights"].keys() == alone["weights"].keys(), "parameters have other names"
+            for name, values in report["weights"].items():
+                np.testing.assert_allclose(values, alone["weights"][name], atol=1e-3, err_msg=f"rank {rank}: {name}")
+
+
+class _NextToken(Algorithm):
+    def loss(self, scored: Scored, batch: Batch) -> dict[str, Term]:
+        assert scored.logps_M is not None
+        return {"nll": Term(-scored.logps_M.sum(), per="target")}
+
+
+class _Rows:
+    """Seven rows a step: no two ranks can share them evenly."""
+
+    def examples(self, step: int) -> Sequence[Batch]:
+        return [Batch.of_documents(toy_ids(np.random.default_rng((step, row)), 24), [0, 9]) for row in range(7)]
+
+
+def work(parallel: Parallel) -> dict[str, Any]:
+    """Three steps: the last loss, and the weights that came of them."""
+    model = PlacedModel.drawn(CONFIG, 0, parallel)
+    options = OptimizerSection(lr=1e-2, warmup=0, precision="fp32", microbatch_tokens=48, log_every=1)
+    progress = train(
+        model,
+        _NextToken(),
+        _Rows(),
+        collate=Batch.concat,
+        options=options,
+        schedule=Schedule.cosine(peak=options.lr, final=1.0, warmup=0, steps=3),
+        seed=0,
+    )
+    named = {name: parameter.detach() for name, parameter in model.module.named_parameters()}
+    weights = {name: tensor.tolist() for name, tensor in model.gathered(named)}
+    return {"loss": progress.metrics["loss"], "weights": weights}
+
+
+def _rank(folder: Path, rank: int, size: int, axis: str, plugin: str, options: str) -> None:
+    """One process: joins the others, trains with the strategy, and leaves its report."""
+    os.environ |= {"WORLD_SIZE": str(size), "RANK": str(rank), "LOCAL_RANK": str(rank)}
+    torch.set_num_threads(1)
+    meeting = f"file://{folder}/meeting"
+    dist.init_process_group("gloo", meeting, timedelta(seconds=PATIENCE), rank=rank, world_size=size)
+    strategy = discover(strict=False).build("parallelism", plugin, json.loads(options))
+    context = connect(replace(Dims(), **{axis: size}), torch.device("cpu"))
+    report = work(Parallel(context, {axis: strategy}))  # type: ignore[dict-item]
+    written = folder / f"{rank}.tmp"
+    written.write_text(json.dumps(report))
+    written.rename(folder / f"{rank}.json")
+    dist.barrier()
+    # Without cleaning up: gloo's threads sometimes abort a process that has already done its work.
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    _rank(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:7])
