@@ -7,7 +7,7 @@ use llama3_core::text::words::{Word, for_each_word};
 use llama3_core::tokenizer::Rule;
 use llama3_core::tokenizer::formats::pipeline::{parse_rule, write_rule};
 use llama3_core::tokenizer::split::{Given, Source, Step};
-use serde_json::json;
+use serde_json::Value;
 use std::ops::Range;
 
 /// Any offsets into any bytes: refused, or every document can be read and measured.
@@ -78,7 +78,7 @@ pub fn split(data: &[u8]) {
 fn rule_of(input: &mut Bytes) -> Option<Rule> {
     let kind = input.byte();
     if kind & 0x80 != 0 {
-        let value = serde_json::from_slice(input.string()).unwrap_or_else(|_| json!(null));
+        let value = serde_json::from_slice(input.string()).unwrap_or(Value::Null);
         return parse_rule(&value).ok();
     }
     let step = |input: &mut Bytes| {
