@@ -51,7 +51,7 @@ TEMPERATURE, TOP_P = 0.6, 0.9
 """How answers are drawn unless said otherwise: the defaults of Meta's reference code."""
 SCORE_TOKENS = 8192
 """Tokens that `logprobs` scores at once."""
-_STAGES: dict[str, GuardStage] = {"user": "input", "ipython": "tool_result"}
+_STAGES: dict[str, GuardStage] = {"user": "input", "tool": "tool_result", "ipython": "tool_result"}
 """The guard stage at which a message of this role enters."""
 
 
