@@ -10,6 +10,7 @@ import shutil
 import pytest
 from model_files import CONFIG, random_model
 
+from llama3.checkpoints.adopt import content_hash
 from llama3.checkpoints.convert import convert
 from llama3.checkpoints.describe import describe
 from llama3.checkpoints.weights import save_model
@@ -85,3 +86,22 @@ def test_links_within_the_folder_and_those_of_a_cache_are_fine(released, tmp_pat
     assert (out / "NOTICE").read_text() == "Llama 3 licence\n"
     (tmp_path / "link").symlink_to(snapshot)  # a link that the user names is the user's
     assert convert(tmp_path / "link", tmp_path / "again", "hf").dtype == "float32"
+
+
+@pytest.mark.parametrize("name", ["other.safetensors", "notes.json", "further.jinja"])
+@pytest.mark.parametrize("kind", ["nowhere", "/dev/zero", "pipe"])
+def test_what_is_adopted_is_hashed_without_waiting_for_a_device(kind, name, copy):
+    if kind == "pipe":
+        os.mkfifo(copy / name)
+    else:
+        (copy / name).symlink_to(kind)
+    with pytest.raises(LlamaError, match="L3-CNV-005"):
+        content_hash(copy)
+    assert describe(copy)["weights"]["bytes"] == (copy / "model.safetensors").stat().st_size
+
+
+def test_further_templates_are_a_part_of_what_is_adopted(copy):
+    before = content_hash(copy)
+    (copy / "additional_chat_templates").mkdir()
+    (copy / "additional_chat_templates" / "tool_use.jinja").write_text("{{ tools }}")
+    assert content_hash(copy) != before
