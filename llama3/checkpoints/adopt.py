@@ -13,11 +13,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from llama3 import _core
 from llama3.artifacts import StageOutput, stage
 from llama3.artifacts.artifact import artifact_around
+from llama3.checkpoints.companions import NOT_A_FILE, TEMPLATES
 from llama3.checkpoints.convert import facts_of, open_model, write_hf, write_terms
 from llama3.checkpoints.layouts import layout_of
 from llama3.checkpoints.license import terms_of
 from llama3.config.schema import Config
 from llama3.errors import ConfigError
+from llama3.foreign import UnusableFile, checked
 
 NO_MODEL_NAMED = ConfigError.declare(
     "L3-ADO-001",
@@ -59,8 +61,17 @@ def content_hash(path: Path) -> str:
     if path.is_file():
         return _core.blake3_file(str(path))
     files = {file for file in path.iterdir() if file.suffix in _READ and file.name not in _OURS}
-    rows = [f"{file.name} {_core.blake3_file(str(file))}" for file in sorted(files | set(terms_of(path)))]
+    files |= {*terms_of(path), *path.glob(f"{TEMPLATES}/*.jinja")}
+    rows = [f"{file.relative_to(path)} {_core.blake3_file(str(_real(file)))}" for file in sorted(files)]
     return _core.blake3_bytes("\n".join(rows).encode())
+
+
+def _real(file: Path) -> Path:
+    """Raises CheckpointError for a device, a pipe, and a link that leads out of the model's folder."""
+    try:
+        return checked(file)
+    except (OSError, UnusableFile) as error:
+        raise NOT_A_FILE(file, reason=error) from error
 
 
 @stage(output="checkpoint")

@@ -24,7 +24,7 @@ _TOKENIZER_FILES = (
     TOKENIZER_FILE, "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
     "chat_template.jinja", "chat_template.json",
 )  # fmt: skip
-_TEMPLATES = "additional_chat_templates"
+TEMPLATES = "additional_chat_templates"
 """A folder of further templates, each for a purpose (tools, retrieval)."""
 _IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
@@ -49,9 +49,9 @@ def write_companions(source: WeightSource, tokenizer: Tokenizer, folder: Path) -
     for name, path in found.items():
         if name == GENERATION_FILE or TOKENIZER_FILE in found:
             _copy(path, folder / name)
-    for path in sorted((source.path / _TEMPLATES).glob("*.jinja")) if found else []:
-        (folder / _TEMPLATES).mkdir(exist_ok=True)
-        _copy(path, folder / _TEMPLATES / path.name)
+    for path in sorted((source.path / TEMPLATES).glob("*.jinja")) if found else []:
+        (folder / TEMPLATES).mkdir(exist_ok=True)
+        _copy(path, folder / TEMPLATES / path.name)
     if GENERATION_FILE not in found:
         write_json_atomic(folder / GENERATION_FILE, stated_ids(source, tokenizer))
     if TOKENIZER_FILE not in found:

@@ -15,7 +15,7 @@ from llama3.checkpoints.layouts import CONSOLIDATED, SAFETENSORS, layout_of
 from llama3.checkpoints.source import WeightSource
 from llama3.config.schema import LoRASection
 from llama3.errors import LlamaError
-from llama3.foreign import Fields
+from llama3.foreign import Fields, is_file
 from llama3.model.config import ModelConfig
 from llama3.tokenizer import Tokenizer, stop_ids
 
@@ -130,4 +130,5 @@ def _name(tokenizer: Tokenizer, id: int) -> str:
 def _weight_files(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
-    return sorted(path.glob(CONSOLIDATED if layout_of(path) == "meta" else SAFETENSORS))
+    pattern = CONSOLIDATED if layout_of(path) == "meta" else SAFETENSORS
+    return [file for file in sorted(path.glob(pattern)) if is_file(file)]

@@ -163,7 +163,8 @@ def _audit(card: Card) -> Iterator[str]:
 
 def _quantization(card: Card) -> Iterator[str]:
     for role, metrics in card.checkpoints.items():
-        yield f"**{code(f'{role}/')}** (load it with `llama3`)"
+        yield f"**{code(f'{role}/')}**: `llama3` loads it as it is. `transformers` does not know this format;"
+        yield f"{code(f'llama3 convert {role} OUT --to hf')} writes a model that it loads."
         yield ""
         yield from _table(("", ""), _flat(metrics))
         yield ""

@@ -17,7 +17,7 @@ from llama3.errors import DataError, did_you_mean
 from llama3.tasks.data_kind import DataKind, Message, Row, UserRow
 from llama3.tasks.message_keys import is_learnt
 from llama3.tasks.task import Split
-from llama3.tokenizer.messages import texts_of
+from llama3.tokenizer.messages import ROLES, texts_of
 
 NO_KIND = DataError.declare(
     "L3-OWN-002",
@@ -52,8 +52,8 @@ ODD_MESSAGE = DataError.declare("L3-OWN-054", "a message is {{role, content}} wi
 UNKNOWN_ROLE = DataError.declare("L3-OWN-055", "unknown role {role!r}", why="{near}", fix="one of {roles}")
 
 OF_EVERY_KIND = frozenset({"id", "split"})
-_ROLES = {"system": "system", "user": "user", "assistant": "assistant", "tool": "ipython", "ipython": "ipython"}
-"""Roles as written, and as llama3.tokenizer.chat calls them."""
+_ROLES = {role: role for role in ROLES}
+"""Roles as llama3.tokenizer.chat calls them."""
 
 Kinds = Mapping[str, DataKind[Any]]
 

@@ -7,8 +7,6 @@ whatever a content says, it never becomes a control token.
 
 from __future__ import annotations
 
-import functools
-
 from llama3.errors import DataError
 from llama3.tokenizer import chat_template, llama3_chat
 from llama3.tokenizer.dialog import Dialog, read_dialog
@@ -48,13 +46,11 @@ def render(tokenizer: Tokenizer, messages: Dialog, *, generation_prompt: bool = 
 
 def stop_ids(tokenizer: Tokenizer) -> frozenset[int]:
     """Ids at which generation ends: those that the tokenizer's files state and what ends an assistant's message."""
-    return _stop_ids(tokenizer, tokenizer.chat_template)
+    return tokenizer.keep("stop_ids", lambda: _stop_ids(tokenizer))
 
 
-@functools.lru_cache(maxsize=16)
-def _stop_ids(tokenizer: Tokenizer, template: str | None) -> frozenset[int]:
-    """`template` is there for the cache: tokenizers are equal when they give equal ids."""
-    if template is None or _speaks_llama3(tokenizer):
+def _stop_ids(tokenizer: Tokenizer) -> frozenset[int]:
+    if tokenizer.chat_template is None or _speaks_llama3(tokenizer):
         return tokenizer.stop_ids
     try:
         return tokenizer.stop_ids | {chat_template.end_id(tokenizer)}

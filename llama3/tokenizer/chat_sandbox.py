@@ -1,8 +1,14 @@
 """A chat template is a program that came with a model: it runs with no way out and bounded in time and size.
 
-Jinja's immutable sandbox keeps it from Python's internals. Against templates that run away, every turn of a loop, call
-and filter costs steps (more of them for long texts and lists), what can multiply sizes is bounded before it is done,
-and so is all that is written. The helpers are those that Hugging Face's templates are written for.
+Jinja's immutable sandbox keeps it from Python's internals. Against templates that run away:
+
+    - values are texts, numbers of bounded size, lists, tuples, dicts under plain keys, and namespaces: nothing else has
+      methods (an integer could make bytes of any length), and what is lazy is made a list at once
+    - every turn of a loop, call, filter, comparison, slice and operator costs steps, more of them for long texts and
+      lists: what takes time pays for it
+    - what can multiply sizes is bounded before it is done, and so is all that is written
+
+The helpers are those that Hugging Face's templates are written for.
 """
 
 from __future__ import annotations
@@ -10,16 +16,17 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, ItemsView, Iterator, KeysView, Mapping, Sequence, ValuesView
 from contextvars import ContextVar
 from datetime import datetime
+from itertools import islice
 from typing import Any
 
 import jinja2
 from jinja2 import nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
-from jinja2.runtime import Context, Macro
+from jinja2.runtime import Context, LoopContext, Macro, TemplateReference, Undefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
 from jinja2.utils import Namespace, pass_context
 
@@ -31,10 +38,16 @@ MAX_SIZE = 10_000_000
 """Characters that a template writes, or that a value it handles has, with all that is in it."""
 MAX_ELEMENTS = 100_000
 """Of a list or dict that a template handles, with all that is in it."""
-_MAX_PRODUCT = 10 * MAX_SIZE
+_MAX_PRODUCT = 2 * MAX_SIZE
 _MAX_BITS = 4096
-_PER_STEP = 64
-"""Characters or elements that one step handles."""
+_CHARS_PER_STEP, _ELEMENTS_PER_STEP = 64, 8
+"""What one step handles."""
+_MACRO_STEPS = 10
+"""What calling a macro costs: much of Jinja runs for it."""
+_MAX_INDENT = 32
+_MAX_DECIMALS = 100
+_MAX_BLANKS = 1_000_000
+"""Characters of a text that is split at blanks, of which it may consist."""
 
 # fmt: off
 _STR_METHODS = frozenset({
@@ -48,6 +61,16 @@ _FILTERS = (
     "reverse", "round", "safe", "select", "selectattr", "sort", "string", "title", "trim", "unique", "upper",
 )
 # fmt: on
+_METHODS: dict[type, frozenset[str]] = {
+    str: _STR_METHODS,
+    dict: frozenset({"get", "items", "keys", "values"}),
+    list: frozenset({"count", "index"}),
+}  # fmt: skip
+"""What may be called on values; a namespace, a macro and `loop` have what Jinja gives them."""
+_KEYS = (str, int, float, bool, type(None), Undefined)
+"""What may be a key. The hash of a tuple takes the time of all that is in it, again and again."""
+_CHEAP = frozenset({"count", "d", "default", "first", "last", "length"})
+"""Filters that take no longer for what is large."""
 _MULTIPLYING = frozenset({"indent", "join", "replace"})
 """Filters and methods whose result can be as large as the product of what they are given."""
 
@@ -68,7 +91,10 @@ class ChatProgram:
     def __init__(self, source: str) -> None:
         if len(source) > MAX_SOURCE:
             raise TemplateFailed(f"the template has {len(source)} characters; {MAX_SOURCE} are the most")
+        self.source = source
         self.tells_time = "strftime_now" in source
+        self.knows_ipython_only = "ipython" in source and not re.search(r"""["']tool["']""", source)
+        """Whether a tool's results have Llama 3's name for their role in this template, and not the usual one."""
         try:
             self._template = _ENVIRONMENT.from_string(source)
         except Exception as error:  # whatever the compiler meets in somebody else's text
@@ -100,8 +126,10 @@ class _Run:
         self.now, self.steps, self.written = now, 0, 0
 
     def spend(self, *values: Any) -> None:
-        size = sum(map(_size, values))
-        self.steps += 1 + size // _PER_STEP
+        self.pay(1 + sum(map(_cost, values)))
+
+    def pay(self, steps: int) -> None:
+        self.steps += steps
         if self.steps > MAX_STEPS:
             raise SecurityError(f"it takes over {MAX_STEPS} steps: it loops without end or nearly so")
 
@@ -116,6 +144,17 @@ _RUN: ContextVar[_Run] = ContextVar("run")
 
 def _size(value: Any) -> int:
     """Characters and elements of a value and all that is in it. Raises SecurityError where they are too many."""
+    return sum(_measured(value))
+
+
+def _cost(value: Any) -> int:
+    """Steps that handling a value takes."""
+    size, elements = _measured(value)
+    return size // _CHARS_PER_STEP + elements // _ELEMENTS_PER_STEP
+
+
+def _measured(value: Any) -> tuple[int, int]:
+    """Characters, and elements, of a value and all that is in it."""
     size, elements, rest = 0, 0, [value]
     while rest:
         value = rest.pop()
@@ -129,7 +168,7 @@ def _size(value: Any) -> int:
             raise SecurityError("it makes a number beyond bounds")
         if size > MAX_SIZE or elements > MAX_ELEMENTS:
             raise SecurityError(f"it makes a value of over {MAX_SIZE} characters or {MAX_ELEMENTS} elements")
-    return size + elements
+    return size, elements
 
 
 def _bounded(value: Any) -> Any:
@@ -139,41 +178,54 @@ def _bounded(value: Any) -> Any:
 
 def _multiply(*values: Any) -> None:
     """Refuse an operation whose result may be as large as the largest value times the next."""
-    sizes = sorted(abs(value) if isinstance(value, int) else _size(value) for value in values)
+    sizes = sorted(abs(value) if _is_number(value) else _size(value) for value in values)
     if len(sizes) > 1 and sizes[-1] * sizes[-2] > _MAX_PRODUCT:
         raise SecurityError("it multiplies the sizes of its texts beyond bounds")
 
 
 class _Environment(ImmutableSandboxedEnvironment):
-    intercepted_binops = frozenset({"+", "*", "**", "%"})
+    intercepted_binops = frozenset({"+", "-", "*", "/", "//", "**", "%"})
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
-        if isinstance(obj, str) and attr not in _STR_METHODS:
-            return False
-        return super().is_safe_attribute(obj, attr, value)
+        kind = next((kind for kind in _METHODS if isinstance(obj, kind)), None)
+        if kind is not None:
+            return attr in _METHODS[kind]
+        known = isinstance(obj, (Namespace, Macro, LoopContext, TemplateReference, Undefined))
+        return known and super().is_safe_attribute(obj, attr, value)
+
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        return super().getitem(obj, _key(argument))
 
     def wrap_str_format(self, value: Any) -> None:
         """`str.format` is not among the methods that are let through."""
 
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805 - as in Jinja
         owner = getattr(__obj, "__self__", None)
-        _RUN.get().spend(owner, *args)
-        if isinstance(owner, str) and getattr(__obj, "__name__", "") in _MULTIPLYING:
-            _multiply(owner, *args, *kwargs.values())
-        return _bounded(super().call(__context, __obj, *args, **kwargs))
+        name = getattr(__obj, "__name__", "")
+        _RUN.get().spend(owner, *args, *kwargs.values())
+        if isinstance(__obj, Macro):
+            _RUN.get().pay(_MACRO_STEPS)
+        if isinstance(owner, str):
+            _refuse_much_text(owner, name, *args, *kwargs.values())
+        elif isinstance(owner, dict):
+            args = tuple(_key(arg) if index == 0 else arg for index, arg in enumerate(args))
+        return _bounded(_listed(super().call(__context, __obj, *args, **kwargs)))
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         _RUN.get().spend(left, right)
         if operator == "**" or (operator == "%" and isinstance(left, str)):
             raise SecurityError(f"it uses the operator {operator!r}, which no chat template needs")
-        if operator == "*" and (_size(left) or _size(right)):
+        if operator == "*" and not (_is_number(left) and _is_number(right)):
             _multiply(left, right)
         return _bounded(super().call_binop(context, operator, left, right))
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
-        """Put a meter at every loop, comparison and text that is written (into macros, `set` blocks and `~` too)."""
+        """Put a meter at every loop, comparison, slice and text that is written (into macros, `set` blocks and `~`
+        too), and look at the keys of every dict."""
         tree = super()._parse(source, name, filename)
         for loop in tree.find_all(nodes.For):
+            if loop.recursive:
+                raise SecurityError("it has a recursive loop")
             loop.iter = _metered(loop.iter, "metered_loop")
         for output in tree.find_all(nodes.Output):
             output.nodes = [_metered_output(child) for child in output.nodes]
@@ -183,7 +235,39 @@ class _Environment(ImmutableSandboxedEnvironment):
             comparison.expr = _metered(comparison.expr, "metered_value")
             for operand in comparison.ops:
                 operand.expr = _metered(operand.expr, "metered_value")
+        for item in tree.find_all(nodes.Getitem):
+            if isinstance(item.arg, nodes.Slice):  # which Jinja leaves to Python
+                item.node = _metered(item.node, "metered_value")
+        for pair in tree.find_all(nodes.Pair):
+            pair.key = _metered(pair.key, "metered_key")
         return tree
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float)
+
+
+def _key(value: Any) -> Any:
+    if not isinstance(value, _KEYS):
+        raise SecurityError(f"it uses a value of the type {type(value).__name__} as a key")
+    return value
+
+
+def _listed(value: Any) -> Any:
+    """What is made lazily, as a list: nobody could say how large it is."""
+    if isinstance(value, LoopContext) or not isinstance(value, (Iterator, KeysView, ItemsView, ValuesView)):
+        return value
+    return _bounded(list(islice(value, MAX_ELEMENTS + 1)))
+
+
+def _refuse_much_text(text: str, name: str, *args: Any) -> None:
+    """Before a method of a text makes something larger of it."""
+    if name in _MULTIPLYING:
+        _multiply(text, *args)
+    blank = name == "splitlines" or (name in ("split", "rsplit") and not any(isinstance(arg, str) for arg in args))
+    parts = sum(text.count(arg) for arg in args if isinstance(arg, str) and arg) if "split" in name else 0
+    if parts > MAX_ELEMENTS or (blank and len(text) > _MAX_BLANKS):
+        raise SecurityError("it splits a text into too many parts")
 
 
 def _metered_output(node: nodes.Expr) -> nodes.Expr:
@@ -208,6 +292,11 @@ def _metered_value(_: Context, value: Any) -> Any:
 
 
 @pass_context
+def _metered_key(_: Context, value: Any) -> Any:
+    return _key(value)
+
+
+@pass_context
 def _metered_text(_: Context, value: Any) -> Any:
     _RUN.get().write(value if isinstance(value, str) else str(_bounded(value)))
     return value
@@ -218,13 +307,21 @@ def _paying(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)  # with Jinja's marks of what the filter wants to be passed
     def paying(*args: Any, **kwargs: Any) -> Any:
-        values = [arg for arg in args if not isinstance(arg, (Context, nodes.EvalContext, jinja2.Environment))]
-        _RUN.get().spend(*values)
+        at = next((i for i, arg in enumerate(args) if not isinstance(arg, _JINJAS_OWN)), len(args))
+        args = (*args[:at], *map(_listed, args[at:]))
+        values = [*args[at:], *kwargs.values()]
+        _RUN.get().spend(*(values[1:] if name in _CHEAP else values))
         if name in _MULTIPLYING and values:
-            _multiply(*values, *kwargs.values())
-        return _bounded(function(*args, **kwargs))
+            _multiply(*values)
+        if name == "round" and any(abs(x) > _MAX_DECIMALS for x in values[1:] if isinstance(x, int)):
+            raise SecurityError("it rounds to digits that no number has")
+        result = _listed(function(*args, **kwargs))
+        return result if name in _CHEAP else _bounded(result)
 
     return paying
+
+
+_JINJAS_OWN = (Context, nodes.EvalContext, jinja2.Environment)
 
 
 class _Generation(Extension):
@@ -278,7 +375,16 @@ def _tojson(
     sort_keys: bool = False,
 ) -> str:
     """Unlike Jinja's own, without escapes for HTML."""
+    layout = [indent, *(separators or ())]
+    if any(len(x) > _MAX_INDENT if isinstance(x, str) else abs(x) > _MAX_INDENT for x in layout if x is not None):
+        raise SecurityError("it indents JSON beyond bounds")
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+def _dict(*values: Mapping[Any, Any], **named: Any) -> dict[Any, Any]:
+    """Of pairs, too; their keys are plain."""
+    pairs = [list(value.items() if isinstance(value, Mapping) else value) for value in values]
+    return dict([(_key(key), value) for found in pairs for key, value in found], **named)
 
 
 def _range(*bounds: int) -> range:
@@ -295,13 +401,14 @@ def _environment() -> _Environment:
     known["tojson"] = _tojson
     environment.filters.clear()
     environment.filters |= {name: _paying(name, function) for name, function in known.items()}
-    meters = {"metered_loop": _metered_loop, "metered_text": _metered_text, "metered_value": _metered_value}
+    meters = {"metered_key": _metered_key, "metered_loop": _metered_loop, "metered_text": _metered_text,
+              "metered_value": _metered_value}  # fmt: skip
     environment.filters |= meters
     tests: dict[str, Any] = environment.tests
     environment.tests |= {name: _paying(name, test) for name, test in tests.items()}
     environment.globals.clear()
     environment.globals |= {
-        "dict": lambda *args, **kwargs: dict(*args, **kwargs),
+        "dict": _dict,
         "namespace": _TemplateNamespace,
         "raise_exception": _raise_exception,
         "range": _range,

@@ -22,6 +22,8 @@ from llama3.tokenizer.tokenizer import Ids, Tokenizer
 NO_HEADER = DataError.declare("L3-TOK-009", "no message's header stands here")
 NO_END = DataError.declare("L3-TOK-014", "the message that begins here does not end")
 
+TOOL = "ipython"
+"""What this format calls the role of a tool's results."""
 _BREAK = "\n\n"
 
 
@@ -38,7 +40,7 @@ def render(tokenizer: Tokenizer, messages: Sequence[Message], generation_prompt:
     length = 1
     for number, message in enumerate(messages):
         message_starts.append(length)
-        header = _header(tokenizer, message.role)
+        header = _header(tokenizer, TOOL if message.role == "tool" else message.role)
         content = contents[int(starts[number]) : int(starts[number + 1])]
         learnt = message.role == "assistant" and not generation_prompt
         end = np.array([tokenizer.eot_id], np.uint32)
@@ -68,7 +70,7 @@ def parse(tokenizer: Tokenizer, ids: npt.ArrayLike) -> list[Message]:
     """
     rest = [int(id) for id in np.asarray(ids).reshape(-1)]
     at = 1 if rest[:1] == [tokenizer.bos_id] else 0
-    headers = {role: _header(tokenizer, role).tolist() for role in ROLES}
+    headers = {role: _header(tokenizer, role).tolist() for role in ROLES if role != "tool"}
     ends = (tokenizer.eot_id, tokenizer.eom_id)
     messages = []
     while at < len(rest):

@@ -18,7 +18,7 @@ NO_TEXT = DataError.declare(
 )
 OTHER_PART = DataError.declare("L3-CHT-009", "the type {type!r} is not known", fix=f"write text: {_TEXT_PART}")
 
-Role = Literal["system", "user", "assistant", "ipython"]
+Role = Literal["system", "user", "assistant", "tool", "ipython"]
 ROLES: tuple[str, ...] = get_args(Role)
 Content = str | Sequence[Mapping[str, Any]]
 """Text, or parts as OpenAI and Hugging Face write them: `[{"type": "text", "text": "..."}]`."""
@@ -26,7 +26,8 @@ Content = str | Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message. `ipython` is the role of tool results. Raises DataError for another role or what is no content."""
+    """One message. `tool` is the role of a tool's results, which Llama 3's own formats call `ipython`. Raises DataError
+    for another role or what is no content."""
 
     role: Role
     content: Content

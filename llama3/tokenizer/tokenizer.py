@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -14,8 +14,9 @@ import numpy.typing as npt
 from llama3 import _core
 from llama3.artifacts.files import write_bytes_atomic
 from llama3.errors import from_core
+from llama3.foreign import MAX_TABLE, UnusableFile, read_bytes
 from llama3.tokenizer import problems, special
-from llama3.tokenizer.controls import CONFIG_NAME, TEMPLATE_NAME, Controls, read_controls
+from llama3.tokenizer.controls import CONFIG_NAME, TEMPLATE_NAME, Controls, read_added, read_controls
 from llama3.tokenizer.gguf import read_vocabulary
 from llama3.tokenizer.template import CHAT_TEMPLATE
 
@@ -46,6 +47,7 @@ class Tokenizer:
         """Words with an id of their own, found in every text before it is split: name -> id."""
         self.vocab_size: int = core.vocab_size
         """Rows that an embedding table needs: one more than the highest id."""
+        self._kept: dict[Hashable, Any] = {}
         self._check_controls(where)
 
     # -- making and keeping --------------------------------------------------------------------
@@ -54,19 +56,23 @@ class Tokenizer:
     def load(cls, path: str | Path, *, num_special: int = special.NUM_SPECIAL) -> Tokenizer:
         """Read a tokenizer.json, a tiktoken .model file or a directory that holds one.
 
-        Of a directory, tokenizer_config.json, special_tokens_map.json, chat_template.jinja and the ends of
-        generation_config.json are read as well. A .model file has no special tokens: the first `num_special` of
-        Llama 3's follow its last token. Raises DataError (missing, damaged, or another kind of tokenizer).
+        Of a directory, tokenizer_config.json, special_tokens_map.json, added_tokens.json, chat_template.jinja and the
+        ends of generation in generation_config.json or config.json are read as well. A .model file has no special
+        tokens: the first `num_special` of Llama 3's follow its last token. Raises DataError (missing, damaged, or
+        another kind of tokenizer).
         """
         file = _find_file(Path(path))
-        controls = read_controls(Path(path)) if Path(path).is_dir() else Controls()
+        is_folder = Path(path).is_dir()
+        controls, added = (read_controls(Path(path)), read_added(Path(path))) if is_folder else (Controls(), [])
         try:
-            data = file.read_bytes()
-        except OSError as error:
+            data = read_bytes(file, MAX_TABLE)
+        except (OSError, UnusableFile) as error:
             raise problems.UNREADABLE(file, reason=error) from error
         try:
             if data.lstrip()[:1] == b"{":
-                return cls(_core.Bpe.from_json(data), controls, str(file.parent))
+                return cls(_core.Bpe.from_json(data, added), controls, str(file.parent))
+            if _is_sentencepiece(data):
+                raise problems.UNSUPPORTED(file, detail="a SentencePiece model, as Llama 2 and Mistral have one")
             return cls(_core.Bpe.from_tiktoken(data, _special_names(num_special)), controls, str(file.parent))
         except _core.TokenizerError as error:
             raise from_core(error, file) from None
@@ -145,6 +151,26 @@ class Tokenizer:
         if self.is_llama3_chat or named == (False, None, None):
             return core
         return _core.blake3_bytes(json.dumps([core, *named]).encode())
+
+    def with_special(self, names: Iterable[str]) -> Tokenizer:
+        """The same tokenizer, to which these added tokens are control tokens: no text becomes one of them.
+
+        Raises DataError where one of them is an ordinary word of the vocabulary too.
+        """
+        try:
+            return Tokenizer(self._core.with_special(sorted(names)), self._controls)
+        except _core.TokenizerError as error:
+            raise from_core(error, "tokenizer") from None
+
+    def keep(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What `make` made of this tokenizer when it was first asked for under this key.
+
+        A cache by equality would not do: equal tokenizers give equal ids, but may stop at others, say.
+        """
+        if key not in self._kept:
+            self._kept[key] = make()
+        kept: T = self._kept[key]
+        return kept
 
     # -- encoding ------------------------------------------------------------------------------
 
@@ -272,6 +298,11 @@ class Tokenizer:
         return np.ascontiguousarray(array, dtype=np.uint32)
 
     # -- control tokens ------------------------------------------------------------------------
+
+    @functools.cached_property
+    def strips(self) -> dict[int, tuple[bool, bool]]:
+        """Added tokens that take whitespace along: id -> whether that before it, and that after it."""
+        return {id: (before, after) for id, before, after in self._core.strips}
 
     @functools.cached_property
     def is_llama3_chat(self) -> bool:
@@ -430,9 +461,14 @@ def _from_json(data: bytes, controls: Controls) -> Tokenizer:
     return Tokenizer(_core.Bpe.from_json(data), controls)
 
 
+def _is_sentencepiece(data: bytes) -> bool:
+    """Whether a file begins as one of SentencePiece's does: with a piece (field 1) whose text is its field 1."""
+    return len(data) > 3 and data[0] == data[2] == ord("\n") and data[1] >= data[3] + 2
+
+
 def _find_file(path: Path) -> Path:
     if not path.is_dir():
-        return path
+        return path.resolve()  # a link that the user names is the user's
     for name in (JSON_NAME, MODEL_NAME):
         if (path / name).is_file():
             return path / name

@@ -42,7 +42,7 @@ KINDS = written_kinds()
         (
             {"prompt": [{"role": "tool", "content": [{"type": "text", "text": "5"}]}, ASK]},
             "prompts",
-            [{"role": "ipython", "content": "5"}, ASK],
+            [{"role": "tool", "content": "5"}, ASK],
             [],
         ),
     ],

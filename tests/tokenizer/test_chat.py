@@ -79,8 +79,8 @@ def test_no_content_becomes_a_control_token(tokenizer, name):
 
 
 def test_an_unknown_role_is_refused():
-    with pytest.raises(DataError, match="role 'tool' does not exist"):
-        Message("tool", "x")
+    with pytest.raises(DataError, match="role 'developer' does not exist"):
+        Message("developer", "x")
 
 
 @pytest.mark.parametrize("content", [None, 4, ["hello"], {"type": "text"}, [], [{"text": "x"}], [{"type": "text"}]])

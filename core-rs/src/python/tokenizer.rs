@@ -84,10 +84,38 @@ impl Bpe {
         Ok(Self::wrap(py.detach(build)?))
     }
 
-    /// From the content of a Hugging Face tokenizer.json.
+    /// From the content of a Hugging Face tokenizer.json, and added tokens that other files state: (name, id or None,
+    /// (lstrip, rstrip, normalized, special), role: "edge", "other" or None).
     #[staticmethod]
-    fn from_json(py: Python<'_>, data: PyBackedBytes) -> PyResult<Self> {
-        Ok(Self::wrap(py.detach(|| formats::hf::parse(&data))?))
+    #[pyo3(signature = (data, stated=Vec::new()))]
+    fn from_json(
+        py: Python<'_>,
+        data: PyBackedBytes,
+        stated: Vec<(String, Option<u32>, [bool; 4], Option<String>)>,
+    ) -> PyResult<Self> {
+        let as_stated = |(name, id, flags, role): (_, _, [bool; 4], Option<String>)| {
+            let [lstrip, rstrip, normalized, special] = flags;
+            let role = role.map(|role| match role.as_str() {
+                "edge" => formats::hf::Role::Edge,
+                _ => formats::hf::Role::Other,
+            });
+            formats::hf::Stated {
+                name,
+                id,
+                lstrip,
+                rstrip,
+                normalized,
+                special,
+                role,
+            }
+        };
+        let stated = stated.into_iter().map(as_stated).collect();
+        Ok(Self::wrap(py.detach(|| formats::hf::parse(&data, stated))?))
+    }
+
+    /// The same tokenizer, to which these added tokens are control tokens.
+    fn with_special(&self, names: Vec<String>) -> PyResult<Self> {
+        Ok(Self::wrap(self.inner.with_special(&names)?))
     }
 
     /// Content of a tiktoken .model file (base tokens only).
@@ -234,6 +262,16 @@ impl Bpe {
         let tokens = self.inner.added().iter();
         tokens
             .map(|token| (token.id, token.name.clone(), token.special))
+            .collect()
+    }
+
+    /// Added tokens that take the whitespace beside them along: (id, the one before, the one after).
+    #[getter]
+    fn strips(&self) -> Vec<(u32, bool, bool)> {
+        let tokens = self.inner.added().iter();
+        tokens
+            .filter(|token| token.lstrip || token.rstrip)
+            .map(|token| (token.id, token.lstrip, token.rstrip))
             .collect()
     }
 

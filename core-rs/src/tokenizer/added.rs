@@ -3,7 +3,7 @@
 
 use super::error::Error;
 use super::vocab::{MAX_TOKENS, Vocab};
-use aho_corasick::{AhoCorasick, MatchKind};
+use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -56,6 +56,9 @@ pub struct Matcher {
     exact: Option<Finder>,
     normalized: Option<Finder>,
 }
+
+/// Bytes of names up to which the fastest automaton is made; making it takes time with the square of a name's length.
+const FAST_BYTES: usize = 1 << 13;
 
 struct Finder {
     automaton: AhoCorasick,
@@ -140,6 +143,20 @@ impl AddedTokens {
         self.nfc
     }
 
+    /// The same tokens, those of these names control tokens too: no text becomes one unless it is allowed to.
+    pub fn with_special(&self, vocab: &Vocab, names: &[String]) -> Result<Self, Error> {
+        let mut tokens: Vec<AddedToken> = self.iter().cloned().collect();
+        for name in names {
+            let id = self
+                .id(name)
+                .ok_or_else(|| Error::UnknownSpecial(name.clone()))?;
+            if let Ok(index) = tokens.binary_search_by_key(&id, |token| token.id) {
+                tokens[index].special = true;
+            }
+        }
+        Self::new(vocab, tokens, self.nfc)
+    }
+
     /// Allows exactly these special tokens.
     pub fn allow(&self, names: &[String]) -> Result<Allowed, Error> {
         let mut chosen = HashSet::new();
@@ -211,8 +228,10 @@ impl Finder {
             true => composed(&token.name).into_owned(),
             false => token.name.clone(),
         };
+        let bytes: usize = tokens.iter().map(|token| token.name.len()).sum();
         let automaton = AhoCorasick::builder()
             .match_kind(MatchKind::LeftmostLongest)
+            .kind((bytes > FAST_BYTES).then_some(AhoCorasickKind::ContiguousNFA))
             .build(tokens.iter().map(name))
             .map_err(|error| Error::TooLarge(format!("added tokens: {error}")))?;
         let tokens = tokens.iter().map(|&token| token.clone()).collect();

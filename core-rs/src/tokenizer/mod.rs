@@ -22,16 +22,17 @@ pub use encode::{Options, Rows};
 pub use error::Error;
 pub use split::Rule;
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 pub use train::Trainer;
 pub use vocab::{MAX_TOKEN_BYTES, MergeOrder, Merges, Vocab};
 
 /// A tokenizer: immutable tables, shared freely between threads.
 pub struct Tokenizer {
-    vocab: Vocab,
-    merges: Merges,
+    vocab: Arc<Vocab>,
+    merges: Arc<Merges>,
     added: AddedTokens,
-    rule: Rule,
+    rule: Arc<Rule>,
     /// A piece that is a token becomes that token, whether or not merging reaches it.
     ignore_merges: bool,
     /// Control token that the tokenizer's file puts before every text.
@@ -42,7 +43,7 @@ pub struct Tokenizer {
 
 /// Everything that a tokenizer's file may state.
 pub struct Parts {
-    /// Base tokens in the order of their ids, empty where an added token has the id.
+    /// Base tokens in the order of their ids, empty where an added token has the id or none has it.
     pub tokens: Vec<Vec<u8>>,
     /// Pairs of ids, the first to merge first; None: by tiktoken's rule.
     pub merges: Option<Vec<(u32, u32)>>,
@@ -51,6 +52,8 @@ pub struct Parts {
     pub ignore_merges: bool,
     pub nfc: bool,
     pub first: Option<u32>,
+    /// Ids that no token has are fine.
+    pub has_holes: bool,
 }
 
 static NEXT_TAG: AtomicU32 = AtomicU32::new(0);
@@ -68,6 +71,7 @@ impl Tokenizer {
             ignore_merges: true,
             nfc: false,
             first: None,
+            has_holes: false,
         })?;
         match tokenizer.vocab.missing_byte() {
             Some(byte) => Err(Error::Damaged(format!(
@@ -79,7 +83,8 @@ impl Tokenizer {
 
     pub fn build(parts: Parts) -> Result<Self, Error> {
         let added_ids: HashSet<u32> = parts.added.iter().map(|token| token.id).collect();
-        let mut vocab = Vocab::new(&parts.tokens, |id| added_ids.contains(&id))?;
+        let may_lack = |id| parts.has_holes || added_ids.contains(&id);
+        let mut vocab = Vocab::new(&parts.tokens, may_lack)?;
         let merges = match parts.merges {
             Some(list) => Merges::listed(&vocab, list)?,
             None => Merges::by_rank(&vocab)?,
@@ -90,13 +95,24 @@ impl Tokenizer {
         }
         let added = AddedTokens::new(&vocab, parts.added, parts.nfc)?;
         Ok(Self {
-            vocab,
-            merges,
+            vocab: Arc::new(vocab),
+            merges: Arc::new(merges),
             added,
-            rule: parts.rule,
+            rule: Arc::new(parts.rule),
             ignore_merges: parts.ignore_merges,
             first: parts.first,
             tag: NEXT_TAG.fetch_add(1, Ordering::Relaxed),
+        })
+    }
+
+    /// The same tokenizer, to which these added tokens are control tokens. It shares the tables of this one.
+    pub fn with_special(&self, names: &[String]) -> Result<Self, Error> {
+        Ok(Self {
+            vocab: Arc::clone(&self.vocab),
+            merges: Arc::clone(&self.merges),
+            added: self.added.with_special(&self.vocab, names)?,
+            rule: Arc::clone(&self.rule),
+            ..*self
         })
     }
 

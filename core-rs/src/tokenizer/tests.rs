@@ -143,7 +143,7 @@ proptest! {
         let model = formats::tiktoken::write(&tokenizer).unwrap();
         prop_assert_eq!(&formats::tiktoken::parse(&model).unwrap(), &tokens);
         let json = formats::hf::write(&tokenizer, Some(("<|x|>", 300))).unwrap();
-        let again = formats::hf::parse(&json).unwrap();
+        let again = formats::hf::parse(&json, Vec::new()).unwrap();
         prop_assert_eq!(again.hash(), tokenizer.hash());
         prop_assert_eq!(formats::hf::write(&again, Some(("<|x|>", 300))).unwrap(), json);
     }
@@ -151,7 +151,7 @@ proptest! {
     #[test]
     fn damaged_files_are_errors(data in proptest::collection::vec(any::<u8>(), 0..200)) {
         let _ = formats::tiktoken::parse(&data);
-        prop_assert!(formats::hf::parse(&data).is_err());
+        prop_assert!(formats::hf::parse(&data, Vec::new()).is_err());
     }
 
     #[test]
@@ -246,6 +246,7 @@ fn with_merges(tokens: &[Vec<u8>], merges: Vec<(u32, u32)>, ignore_merges: bool)
         ignore_merges,
         nfc: false,
         first: None,
+        has_holes: false,
     })
     .unwrap()
 }
@@ -272,7 +273,8 @@ fn a_token_out_of_the_reach_of_merges_is_shown_only_where_merges_are_ignored() {
                 .len()
         });
         assert_eq!(lengths, expected);
-        let again = formats::hf::parse(&formats::hf::write(&tokenizer, None).unwrap()).unwrap();
+        let again =
+            formats::hf::parse(&formats::hf::write(&tokenizer, None).unwrap(), Vec::new()).unwrap();
         assert_eq!(
             (again.hash(), again.ignore_merges()),
             (tokenizer.hash(), ignore_merges)
@@ -328,6 +330,7 @@ fn added_words_are_found_in_every_text_and_take_whitespace_along() {
         ignore_merges: true,
         nfc: true,
         first: None,
+        has_holes: false,
     })
     .unwrap();
     let encode = |text: &str, allowed: &Allowed| tokenizer.encode(text, allowed, PLAIN).unwrap();
@@ -341,7 +344,8 @@ fn added_words_are_found_in_every_text_and_take_whitespace_along() {
     assert_eq!(encode("xe\u{301}tx", &Allowed::Nothing), [x, 259, x]);
     assert_eq!(encode("e\u{301}", &Allowed::Nothing), [0xC3, 0xA9]);
     assert!(tokenizer.added().allow(&["cat".to_string()]).is_err());
-    let again = formats::hf::parse(&formats::hf::write(&tokenizer, None).unwrap()).unwrap();
+    let again =
+        formats::hf::parse(&formats::hf::write(&tokenizer, None).unwrap(), Vec::new()).unwrap();
     assert_eq!(again.hash(), tokenizer.hash());
     assert!(again.added().iter().eq(tokenizer.added().iter()));
 }
@@ -357,7 +361,8 @@ fn a_listed_merge_order_is_kept_and_not_written_as_ranks() {
         [a, 257]
     );
     assert!(formats::tiktoken::write(&tokenizer).is_err());
-    let again = formats::hf::parse(&formats::hf::write(&tokenizer, None).unwrap()).unwrap();
+    let again =
+        formats::hf::parse(&formats::hf::write(&tokenizer, None).unwrap(), Vec::new()).unwrap();
     assert_eq!(again.hash(), tokenizer.hash());
     let by_rank = with_merges(&tokens, vec![(a, b), (b, c)], true);
     assert_eq!(

@@ -63,8 +63,8 @@ pub struct Vocab {
 }
 
 impl Vocab {
-    /// Tokens in the order of their ids. An id for which `is_added` holds may have none (an empty one).
-    pub fn new(tokens: &[Vec<u8>], is_added: impl Fn(u32) -> bool) -> Result<Self, Error> {
+    /// Tokens in the order of their ids. An id for which `may_lack` holds may have none (an empty one).
+    pub fn new(tokens: &[Vec<u8>], may_lack: impl Fn(u32) -> bool) -> Result<Self, Error> {
         if tokens.len() >= MAX_TOKENS {
             return Err(Error::TooLarge(format!(
                 "{} tokens; at most {MAX_TOKENS} are possible",
@@ -76,7 +76,7 @@ impl Vocab {
         let (mut byte_ids, mut longest) = ([NONE; 256], 0);
         for (id, token) in (0u32..).zip(tokens) {
             match token.len() {
-                0 if is_added(id) => {
+                0 if may_lack(id) => {
                     starts.push(bytes.len() as u32);
                     continue;
                 }
@@ -168,7 +168,7 @@ impl Vocab {
             .filter(|token| !token.is_empty())
     }
 
-    /// All tokens in the order of their ids, empty where an added token has the id.
+    /// All tokens in the order of their ids, empty where an added token has the id or none has it.
     pub fn tokens(&self) -> impl Iterator<Item = &[u8]> {
         self.starts
             .windows(2)

@@ -2,15 +2,37 @@
 
 use super::pipeline::{self, unsupported};
 use crate::tokenizer::train::byte_alphabet;
-use crate::tokenizer::vocab::all_splits;
+use crate::tokenizer::vocab::{MAX_TOKENS, all_splits};
 use crate::tokenizer::{AddedToken, Error, MergeOrder, Parts, Tokenizer};
 use serde::ser::{SerializeMap, SerializeSeq};
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Value, json};
 use std::collections::{HashMap, HashSet};
 
-/// Reads a tokenizer.json.
-pub fn parse(data: &[u8]) -> Result<Tokenizer, Error> {
+/// An added token that another file beside tokenizer.json states.
+pub struct Stated {
+    pub name: String,
+    /// None: the one that its name has in the vocabulary, else the next free one.
+    pub id: Option<u32>,
+    pub lstrip: bool,
+    pub rstrip: bool,
+    pub normalized: bool,
+    pub special: bool,
+    /// It is named for a role (the end of a text, say), and left out where the vocabulary has no such token.
+    pub role: Option<Role>,
+}
+
+/// What a named token is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// It begins or ends texts: no text may become it, so merges do not make it.
+    Edge,
+    /// Anything else: text may become it where merges make it.
+    Other,
+}
+
+/// Reads a tokenizer.json. The `stated` tokens are added to its own in their order, as Hugging Face does.
+pub fn parse(data: &[u8], stated: Vec<Stated>) -> Result<Tokenizer, Error> {
     let file: File = serde_json::from_slice(data).map_err(|error| match error.classify() {
         serde_json::error::Category::Data => {
             Error::Unsupported(format!("not a tokenizer.json of this kind: {error}"))
@@ -24,13 +46,15 @@ pub fn parse(data: &[u8]) -> Result<Tokenizer, Error> {
     }
     let nfc = pipeline::parse_normalizer(&file.normalizer)?;
     let rule = pipeline::parse_rule(&file.pre_tokenizer)?;
-    let added = file.added_tokens.unwrap_or_default();
+    let mut added = file.added_tokens.unwrap_or_default();
     if let Some(token) = added.iter().find(|token| token.single_word) {
         let found = format!("{:?} with single_word", token.content);
         return Err(unsupported("added token", found, "added tokens without"));
     }
     let vocab = file.model.vocab.unwrap_or_default();
-    let merges = file.model.merges.unwrap_or_default();
+    let mut merges = file.model.merges.unwrap_or_default();
+    merges.retain(|merge| !merge.is_header());
+    add_stated(&mut added, stated, &vocab, &mut merges)?;
     let ids: HashMap<&str, u32> = added
         .iter()
         .map(|token| (token.content.as_str(), token.id))
@@ -49,6 +73,7 @@ pub fn parse(data: &[u8]) -> Result<Tokenizer, Error> {
         ignore_merges: file.model.ignore_merges,
         nfc,
         first,
+        has_holes: true,
     })?;
     check_added_ids(&added, &vocab)?;
     if let (Some(unk), Some(byte)) = (file.model.unk_token, tokenizer.vocab().missing_byte()) {
@@ -202,6 +227,20 @@ enum Merge {
 }
 
 impl Merge {
+    /// The first line of a merges.txt, which older files carry along.
+    fn is_header(&self) -> bool {
+        matches!(self, Merge::Joined(line) if line.starts_with("#version"))
+    }
+
+    /// Whether it makes or uses a token.
+    fn involves(&self, name: &str) -> bool {
+        self.parts().is_ok_and(|(left, right)| {
+            left == name
+                || right == name
+                || name.strip_prefix(left).is_some_and(|rest| rest == right)
+        })
+    }
+
     fn parts(&self) -> Result<(&str, &str), Error> {
         match self {
             Merge::Pair(left, right) => Ok((left, right)),
@@ -267,7 +306,7 @@ fn merge_ids(merges: &[Merge], vocab: &HashMap<String, u32>) -> Result<Vec<(u32,
     merges.iter().map(pair).collect()
 }
 
-/// Base tokens in the order of their ids, which must be 0, 1, 2, ...; empty where an added token has the id.
+/// Base tokens in the order of their ids; empty where an added token has the id or none has it.
 fn base_tokens(
     vocab: &HashMap<String, u32>,
     is_added: impl Fn(&str, u32) -> bool,
@@ -275,26 +314,89 @@ fn base_tokens(
     let byte_of: HashMap<char, u8> = (0..=255)
         .map(|byte| (CHAR_OF[usize::from(byte)], byte))
         .collect();
-    let mut tokens: Vec<(u32, Vec<u8>)> = Vec::with_capacity(vocab.len());
+    let mut tokens: Vec<Vec<u8>> = Vec::new();
+    let mut taken = HashSet::with_capacity(vocab.len());
     for (text, &id) in vocab {
-        let bytes: Option<Vec<u8>> = match is_added(text, id) {
-            true => Some(Vec::new()),
-            false => text.chars().map(|c| byte_of.get(&c).copied()).collect(),
-        };
+        if id as usize >= MAX_TOKENS {
+            return Err(Error::TooLarge(format!(
+                "token {text:?}: id {id} is over {MAX_TOKENS}"
+            )));
+        }
+        if !taken.insert(id) {
+            return Err(Error::Damaged(format!("two tokens have the id {id}")));
+        }
+        if is_added(text, id) {
+            continue;
+        }
+        let bytes: Option<Vec<u8>> = text.chars().map(|c| byte_of.get(&c).copied()).collect();
         let named = || unsupported("token", format!("{text:?}"), "byte-level characters");
-        tokens.push((id, bytes.ok_or_else(named)?));
+        let index = id as usize;
+        tokens.resize(tokens.len().max(index + 1), Vec::new());
+        tokens[index] = bytes.ok_or_else(named)?;
     }
-    tokens.sort_unstable();
-    // Added tokens behind the last base token are no part of the base vocabulary.
-    while tokens.last().is_some_and(|(_, token)| token.is_empty()) {
-        tokens.pop();
+    Ok(tokens)
+}
+
+/// Tokens that other files state: one that is there already becomes special if it is stated so.
+fn add_stated(
+    added: &mut Vec<AddedEntry>,
+    stated: Vec<Stated>,
+    vocab: &HashMap<String, u32>,
+    merges: &mut Vec<Merge>,
+) -> Result<(), Error> {
+    let mut places: HashMap<String, usize> = (0..)
+        .zip(added.iter())
+        .map(|(place, token)| (token.content.clone(), place))
+        .collect();
+    let mut next = vocab.len() as u32;
+    for token in added.iter() {
+        next = next.max(token.id.saturating_add(1));
     }
-    match (0u32..).zip(&tokens).find(|(index, (id, _))| index != id) {
-        Some((index, _)) => Err(Error::Damaged(format!(
-            "the ids have a gap or a repeat at {index}"
-        ))),
-        None => Ok(tokens.into_iter().map(|(_, token)| token).collect()),
+    for token in stated {
+        if let Some(&place) = places.get(&token.name) {
+            added[place].special |= token.special;
+            continue;
+        }
+        let id = vocab.get(&token.name).copied().unwrap_or(next);
+        match token.role {
+            Some(_) if !vocab.contains_key(&token.name) => continue,
+            Some(Role::Edge) if is_marker(&token.name) => {
+                let name = token.name.as_str();
+                merges.retain(|merge| !merge.involves(name));
+            }
+            Some(_) if is_word(&token.name, merges) => continue,
+            _ => {}
+        }
+        if token.id.is_some_and(|stated| stated != id) {
+            let (name, stated) = (&token.name, token.id.unwrap_or_default());
+            return Err(Error::Damaged(format!(
+                "added token {name:?} is stated to have the id {stated}, its place gives it {id}"
+            )));
+        }
+        next = next.max(id.saturating_add(1));
+        places.insert(token.name.clone(), added.len());
+        added.push(AddedEntry {
+            id,
+            content: token.name,
+            single_word: false,
+            lstrip: token.lstrip,
+            rstrip: token.rstrip,
+            normalized: token.normalized,
+            special: token.special,
+        });
     }
+    Ok(())
+}
+
+/// Whether a name can be a control token's: more than one character, and not all of them blank.
+fn is_marker(name: &str) -> bool {
+    let is_blank = |c: char| c.is_whitespace() || "ĠĊĉč".contains(c);
+    name.chars().count() > 1 && !name.chars().all(is_blank)
+}
+
+/// Whether a token of the vocabulary is one that text becomes by merging.
+fn is_word(name: &str, merges: &[Merge]) -> bool {
+    name.chars().count() == 1 || merges.iter().any(|merge| merge.involves(name))
 }
 
 /// Added tokens must have the ids that Hugging Face gives them: the vocabulary's, else the next free ones.
@@ -378,13 +480,16 @@ impl Serialize for VocabMap<'_> {
             .iter()
             .filter(|token| token.id as usize >= vocab.len())
             .collect();
-        let consecutive = (vocab.len() as u32..)
-            .zip(&apart)
-            .all(|(id, token)| id == token.id);
+        let is_hole = |(id, token): (u32, &[u8])| token.is_empty() && added.name(id).is_none();
+        let consecutive = !(0u32..).zip(vocab.tokens()).any(is_hole)
+            && (vocab.len() as u32..)
+                .zip(&apart)
+                .all(|(id, token)| id == token.id);
         let mut map = to.serialize_map(None)?;
         for (id, token) in (0u32..).zip(vocab.tokens()) {
             match added.name(id).filter(|_| token.is_empty()) {
                 Some(name) => map.serialize_entry(name, &id)?,
+                None if token.is_empty() => {}
                 None => map.serialize_entry(&to_chars(token), &id)?,
             }
         }

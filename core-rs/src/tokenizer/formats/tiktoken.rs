@@ -57,7 +57,7 @@ pub fn write(tokenizer: &Tokenizer) -> Result<Vec<u8>, Error> {
         return Err(Error::Unsupported(what.into()));
     }
     if let Some(rank) = tokenizer.vocab().tokens().position(<[u8]>::is_empty) {
-        let what = format!("the id {rank} is an added token's; a .model file cannot hold that");
+        let what = format!("no base token has the id {rank}; a .model file cannot hold that");
         return Err(Error::Unsupported(what));
     }
     let mut text = String::new();

@@ -1,5 +1,6 @@
 //! A split rule given as a regular expression, for the rules that no hand-written splitter knows.
 
+use super::syntax;
 use crate::tokenizer::Error;
 use fancy_regex::{Regex, RegexBuilder};
 use std::ops::Range;
@@ -17,17 +18,12 @@ pub enum Source {
     Text(String),
 }
 
-/// Constructs that other engines read in another way than Oniguruma.
-const AMBIGUOUS: [&str; 9] = [
-    r"\w", r"\W", r"\b", r"\B", r"\h", r"\X", "[[:", "[^[:", "&&",
-];
-
 impl Given {
     /// Refuses, by name, what does not compile or would mean something else here.
     pub fn new(source: Source) -> Result<Self, Error> {
         let pattern = match &source {
             Source::Regex(pattern) => {
-                check(pattern)?;
+                syntax::check(pattern).map_err(|found| refused(pattern, &found))?;
                 pattern.clone()
             }
             Source::Text(text) => fancy_regex::escape(text).into_owned(),
@@ -80,29 +76,10 @@ impl Given {
     }
 }
 
-fn check(pattern: &str) -> Result<(), Error> {
-    let plain = pattern.replace(r"\\", ""); // an escaped backslash begins no construct
-    if let Some(found) = AMBIGUOUS.iter().find(|part| plain.contains(*part)) {
-        let what =
-            format!("the split rule {pattern:?} has {found}, which engines read differently");
-        return Err(Error::Unsupported(what));
-    }
-    if let Some(flags) = plain.split("(?").skip(1).find(|rest| sets_flags(rest)) {
-        let flags: String = flags
-            .chars()
-            .take_while(|&c| c != ':' && c != ')')
-            .collect();
-        let what = format!("the split rule {pattern:?} sets the flags {flags:?}; supported: i");
-        return Err(Error::Unsupported(what));
-    }
-    Ok(())
-}
-
-/// Whether what follows `(?` sets flags other than `i`, as in `(?m:` or `(?s)`.
-fn sets_flags(rest: &str) -> bool {
-    let end = rest.find(|c: char| !c.is_ascii_lowercase() && c != '-');
-    let (flags, next) = rest.split_at(end.unwrap_or(rest.len()));
-    next.starts_with([':', ')']) && !flags.is_empty() && flags != "i"
+fn refused(pattern: &str, found: &str) -> Error {
+    Error::Unsupported(format!(
+        "the split rule {pattern:?} has {found}, which engines read differently"
+    ))
 }
 
 fn gave_up(text: &str, error: &fancy_regex::Error) -> Error {

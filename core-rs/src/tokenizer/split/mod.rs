@@ -5,6 +5,7 @@ mod given;
 pub mod gpt2;
 pub mod llama3;
 mod scan;
+mod syntax;
 
 use super::error::Error;
 use super::unicode::{CLASSES, Class};
