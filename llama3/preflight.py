@@ -35,7 +35,10 @@ def load_config(source: str | os.PathLike[str] | Mapping[str, Any] | Loaded, ove
         if overrides:
             raise LOADED_ALREADY(source.source)
         return source
-    return load(source, overrides, checks=(policy_problems, model_problems, tokenizer_problems, data_problems))
+    from llama3.evaluation.own_suite import add_own_suite
+
+    checks = (policy_problems, model_problems, tokenizer_problems, data_problems)
+    return load(source, overrides, checks=checks, completed=add_own_suite)
 
 
 def ready(loaded: Loaded) -> Loaded:

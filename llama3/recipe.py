@@ -36,6 +36,7 @@ from llama3.posttraining.reject import RejectOptions, reject
 from llama3.release.cast import CastOptions, cast
 from llama3.release.quantize import QuantizeOptions, quantize
 from llama3.release.release import ReleaseOptions, release
+from llama3.tasks.rewards import try_rewards
 from llama3.tasks.user_data import UserDataOptions, own_data
 from llama3.training.pretrain import PretrainOptions, pretrain
 from llama3.training.room import require_room
@@ -55,7 +56,11 @@ def run(loaded: Loaded) -> Run:
 
     Raises `llama3.errors.LlamaError`; what is finished stays on disk, and the same call goes on from there.
     """
-    require_room(loaded.config, device_of(loaded.config.run.device))  # refused before any work
+    # What cannot come to an end is refused before any work.
+    require_room(loaded.config, device_of(loaded.config.run.device))
+    post = loaded.config.post_training
+    if post.rewards and (post.rounds or post.data):
+        try_rewards(post.rewards, must_ask=post.data is None)
     with Executor(loaded) as make:
         story = improve if loaded.config.model.path else raise_model
         try:

@@ -99,6 +99,7 @@ def load(
     *,
     environ: Mapping[str, str] | None = None,
     checks: Iterable[Check] = (),
+    completed: Callable[[Layers], None] = lambda _: None,
 ) -> Loaded:
     """Load and check a preset (by name), a file, a run directory or a plain mapping.
 
@@ -106,6 +107,7 @@ def load(
         overrides: `section.key=value` each, the value in YAML; they win over everything else.
         environ: where `LLAMA3__SECTION__KEY` and `WORLD_SIZE` are looked up (default: the process's environment).
         checks: further cross-checks, reported together with the last pass.
+        completed: adds what follows from the values that were given.
 
     Raises:
         ConfigError: with every mistake that could be found; where all are of another class (a plugin is missing,
@@ -117,6 +119,7 @@ def load(
     label = _add_source(layers, source, [row for row in rows if row[0] == ["extends"]])
     problems = [*misspelt(environ), *apply_overrides(layers, [row for row in rows if row[0] != ["extends"]])]
     problems += _odd_numbers(layers.values, (), layers)
+    completed(layers)
     config = _core_pass(layers, problems)
     chosen, problems = choices(config, lambda path: nearest(layers.origins, path))
     loaded = Loaded(config, label, dict(layers.origins), tuple(layers.notes), tuple(chosen))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import cast
 
 from llama3.evaluation.evaluator import Subject
@@ -39,5 +40,20 @@ def drawn(
     stops = stop_ids(tokenizer)
     longest = max_tokens or subject.max_tokens
     sampling = Sampling(max_tokens=longest, temperature=temperature, n=samples, seed=seed, stop_ids=stops)
-    completions = subject.model.engine.generate(rendered, sampling)
-    return [[tokenizer.decode([i for i in one.ids if i not in stops]) for one in row] for row in completions]
+    # A prompt that leaves less room has a shorter answer, or none: it fails like any wrong one.
+    limit = subject.model.engine.pool.max_tokens
+    fit = [len(ids) + longest <= limit for ids in rendered]
+    whole = iter(
+        subject.model.engine.generate([ids for ids, fits in zip(rendered, fit, strict=True) if fits], sampling)
+    )
+    texts = []
+    for ids, fits in zip(rendered, fit, strict=True):
+        if fits:
+            row = next(whole)
+        elif len(ids) < limit:
+            (row,) = subject.model.engine.generate([ids], replace(sampling, max_tokens=limit - len(ids)))
+        else:
+            row = []
+        said = [tokenizer.decode([i for i in one.ids if i not in stops]) for one in row]
+        texts.append(said or [""] * samples)
+    return texts

@@ -19,7 +19,9 @@ NOISES = (0.0, 0.02, 0.1, 0.2)
 """Shares of items that are gained by chance; as many more are lost."""
 COST_MARGIN = 0.05
 COSTS = ("normal", "skewed")
-TRIALS = 1000
+COST_SIZES = (30, 60, 100, 240)
+TRIALS, RESAMPLES = 4000, 1000
+"""Audits that are simulated, and resamples of each: fewer than an audit has, which changes the third digit."""
 
 
 def passes_by_chance(n: int, margin: float, noise: float = 0.0) -> float:
@@ -69,7 +71,7 @@ def passes_by_simulation(n: int, kind: str, trials: int = TRIALS, seed: int = 0)
     for trial in range(trials):
         old_N = rng.lognormal(7, 0.7, n) * rng.normal(1, 0.1, n).clip(0.5)
         more_N = rng.normal(COST_MARGIN, 0.06, n) if kind == "normal" else rng.exponential(COST_MARGIN, n)
-        passed += studentised(-more_N * old_N, old_N, trial)[0] > -COST_MARGIN
+        passed += studentised(-more_N * old_N, old_N, trial, RESAMPLES)[0] > -COST_MARGIN
     return passed / trials
 
 
@@ -82,9 +84,9 @@ def main() -> None:
             if n >= enough_trials(margin):
                 chances = [passes_by_chance(n, margin, noise) for noise in NOISES]
                 print(f"{n:5} {margin:7.0%}" + "".join(f"{chance:8.1%}" for chance in chances))
-    print(f"costs: the same, simulated {TRIALS} times, margin {COST_MARGIN:.0%}")
+    print(f"costs: the same, simulated {TRIALS:,} times, margin {COST_MARGIN:.0%}")
     print(f"{'items':>5}" + "".join(f"{kind:>8}" for kind in COSTS))
-    for n in SIZES:
+    for n in COST_SIZES:
         print(f"{n:5}" + "".join(f"{passes_by_simulation(n, kind):8.1%}" for kind in COSTS))
 
 

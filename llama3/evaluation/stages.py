@@ -17,7 +17,8 @@ from llama3.evaluation.contamination import NgramIndex, contaminated_share, own_
 from llama3.evaluation.evaluator import HELD_OUT_BYTES, Subject, texts
 from llama3.plugins.registry import discover
 from llama3.tasks import Task, prompt_digest
-from llama3.tasks.rewards import CombinedReward, build_rewards
+from llama3.tasks.named_files import named_files
+from llama3.tasks.rewards import CombinedReward, TaskReward, build_rewards
 
 if TYPE_CHECKING:
     from llama3.inference.llama import Llama
@@ -60,6 +61,7 @@ class EvaluateOptions(BaseModel):
     max_tokens: int
     seed: int
     device: str = "cpu"
+    files: dict[str, str] = Field({}, description="contents of the files that suites and rewards read")
 
     @classmethod
     def of(cls, config: Config, model: OutsideModel | None = None) -> Self:
@@ -74,6 +76,7 @@ class EvaluateOptions(BaseModel):
             max_tokens=config.evaluation.max_tokens,
             seed=config.run.seed,
             device=str(device_of(config.run.device)),
+            files=named_files([*config.evaluation.tasks, *config.post_training.rewards]),
         )
 
 
@@ -156,6 +159,7 @@ class ContaminationOptions(BaseModel):
 
     asked: list[HeldOutTasks]
     seed: int
+    files: dict[str, str] = {}
 
     @classmethod
     def of(cls, config: Config) -> Self:
@@ -166,15 +170,18 @@ class ContaminationOptions(BaseModel):
         for slot in config.evaluation.tasks:
             if own := slot.options.get("rewards"):
                 asked.append(HeldOutTasks(rewards=own, limit=slot.options.get("limit") or limit))
-        return cls(asked=asked, seed=config.run.seed)
+        files = named_files(slot for group in asked for slot in group.rewards)
+        return cls(asked=asked, seed=config.run.seed, files=files)
 
     def tasks(self) -> list[Task]:
         """All of them, each once."""
-        found = {
-            task.id: task
-            for asked in self.asked
-            for task in CombinedReward(build_rewards(asked.rewards)).tasks("held_out", asked.limit, self.seed)
-        }
+        found: dict[str, Task] = {}
+        for asked in self.asked:
+            built = build_rewards(asked.rewards)
+            asking = {name: reward for name, reward in built.items() if isinstance(reward, TaskReward)}
+            if asking:
+                tasks = CombinedReward(asking).tasks("held_out", asked.limit, self.seed)
+                found |= {task.id: task for task in tasks}
         return list(found.values())
 
 

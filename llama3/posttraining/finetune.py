@@ -70,6 +70,12 @@ LONG_EXAMPLES = DataError.declare(
     why="the model was not made for longer contexts",
     fix="shorten them or raise model.max_seq_len",
 )
+NO_ROOM = DataError.declare(
+    "L3-FIN-004",
+    "none of {count} prompts leaves room for {longest} tokens of answer",
+    why="the model was made for {limit} tokens",
+    fix="lower post_training.prefer.max_tokens, or shorten the prompts",
+)
 OTHER_TEACHER = ConfigError.declare(
     "L3-FIN-003",
     "the teacher has another tokenizer than the model that learns",
@@ -287,7 +293,7 @@ class Finetuning:
 
     def run(self, makers: Mapping[Need, Callable[[], Any]]) -> None:
         """Train and write the checkpoint."""
-        examples = self.examples
+        examples = self._with_room(self.examples)
         self._refuse_long(examples)
         section, seed, context = self.section, self.options.seed, self.parallel.context
         dataset = Epochs(examples, batch=section.batch, epochs=section.epochs, seed=seed)
@@ -298,6 +304,7 @@ class Finetuning:
             policy=self.scorer(self.model),
             stats=GlobalStats(context),
             tokenizer=self.tokenizer,
+            context=self.config.max_seq_len,
         )
         with reporting(self.stage, self.options.logging, self.out, dataset.steps, context) as reporter:
             progress = train(
@@ -386,6 +393,22 @@ class Finetuning:
         context = self.parallel.context
         identity = f"{model.hash}/{self.section.precision}/{self.temperature}/{context.device.type}"
         return CachedScorer(self.out.scratch / role, identity, make, context)
+
+    def _with_room(self, examples: Sequence[Example]) -> Sequence[Example]:
+        """Those that leave the context room for a longest answer, where answers are drawn; the user is told of others.
+        Raises DataError where none does."""
+        if "rollouts" not in self.spec.needs or not isinstance(self.section, PreferSection):
+            return examples
+        longest, limit = self.section.max_tokens, self.config.max_seq_len
+        kept = [example for example in examples if example.num_tokens + longest <= limit]
+        if not kept and examples:
+            raise NO_ROOM(f"stage {self.stage}", count=len(examples), longest=longest, limit=limit)
+        if left := len(examples) - len(kept):
+            self.out.event("prompts_without_room", prompts=left, max_tokens=longest, context=limit)
+            self.out.display.note(
+                f"[yellow]![/] {left:,} prompts leave no room for {longest} tokens of answer: left out"
+            )
+        return kept
 
     def _refuse_long(self, examples: Sequence[Example]) -> None:
         limit = self.config.max_seq_len

@@ -6,12 +6,13 @@ all fail, teaches no preference: it is skipped and counted.
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Self
 
 from llama3.artifacts import Checkpoint, StageOutput, stage
-from llama3.checkpoints.load import load_model
+from llama3.checkpoints.load import load_model, read_config
 from llama3.config.schema import Config
 from llama3.errors import DataError
 from llama3.inference.engine import throughput_engine
@@ -26,7 +27,10 @@ from llama3.posttraining.sampling import (
     sample_tasks,
     sampling_metrics,
     task_messages,
+    with_room,
 )
+from llama3.tasks.data_kind import data_kind
+from llama3.tasks.named_files import named_files
 from llama3.tasks.rows import write_rows
 from llama3.tokenizer import Tokenizer
 
@@ -53,6 +57,7 @@ class PreferencesOptions(SamplingOptions):
             prompts_only=samples_itself and config.post_training.reward is None,
             **cls.fields_of(config.post_training.prefer),
             rewards=tuple(config.post_training.rewards),
+            files=named_files(config.post_training.rewards),
             seed=config.run.seed * 1000 + 2 * round_number + 1,
             device=str(device_of(config.run.device)),
             precision=config.post_training.prefer.sampling_precision,
@@ -70,23 +75,29 @@ def preferences(
     Raises DataError (L3-PRF-001) when no prompt has both a passing and a failing answer.
     """
     folder = checkpoint.path
-    tokenizer, combined = Tokenizer.load(folder), build_reward(options.rewards, reward)
+    config, tokenizer, combined = read_config(folder), Tokenizer.load(folder), build_reward(options.rewards, reward)
     tasks = draw_tasks(combined, options.prompts, options.seed, out)
     write_rows(out.path / "prompts.jsonl", [task.to_json() for task in tasks])
     if options.prompts_only:
         out.metrics |= {"prompts": len(tasks)}
         return
     engine = throughput_engine(load_model(folder, device=options.device), options.precision)
-    sampled = sample_tasks(engine, tokenizer, combined, tasks, options, out)
-    pairs = [pair for row in sampled if (pair := make_pair(row)) is not None]
+    asked = with_room(tasks, tokenizer, options.max_tokens, config.max_seq_len, out)
+    sampled = sample_tasks(engine, tokenizer, combined, asked, options, out)
+    made = [pair for row in sampled if (pair := make_pair(row)) is not None]
+    pairs, labels = (
+        _that_can_be_learnt(kind, rows, tokenizer, config.max_seq_len)
+        for kind, rows in (("pairs", made), ("labels", [label for row in sampled for label in make_labels(row)]))
+    )
     if not pairs:
         raise NO_PAIRS("preferences", count=len(sampled), why=_why_no_pairs(sampled))
     write_rows(out.path / "preferences.jsonl", pairs)
-    write_rows(out.path / "labels.jsonl", [label for row in sampled for label in make_labels(row)])
+    write_rows(out.path / "labels.jsonl", labels)
     write_rows(out.path / "samples.jsonl", [line for row in sampled for line in row.rows()])
     skipped = Counter(_skipped(row) for row in sampled if make_pair(row) is None)
     out.metrics |= sampling_metrics(sampled, options) | {
         "pairs": len(pairs),
+        "unfit": len(made) - len(pairs),
         "skipped": dict(sorted(skipped.items())),
     }
 
@@ -106,6 +117,19 @@ def make_pair(row: Sampled) -> dict[str, Any] | None:
         "rejected": rejected.text,
         "rewards": [passing[0].reward, rejected.reward],
     }
+
+
+def _that_can_be_learnt(
+    kind: str, rows: Sequence[dict[str, Any]], tokenizer: Tokenizer, context: int
+) -> list[dict[str, Any]]:
+    """Rows that the chat template takes, whose answers differ as tokens and that fit the context: whatever a model says
+    must not end the run."""
+    kept = []
+    for row in rows:
+        with contextlib.suppress(DataError):
+            if data_kind(kind).example(tokenizer, row, str(row["id"])).num_tokens <= context:
+                kept.append(row)
+    return kept
 
 
 def _why_no_pairs(sampled: Sequence[Sampled]) -> str:

@@ -29,9 +29,11 @@ from llama3.posttraining.sampling import (
     sample_tasks,
     sampling_metrics,
     task_messages,
+    with_room,
 )
 from llama3.posttraining.services import answer_text, chunks
 from llama3.tasks import Task, prompt_digest
+from llama3.tasks.named_files import named_files
 from llama3.tasks.rows import write_rows
 from llama3.tokenizer import Tokenizer, stop_ids
 
@@ -40,6 +42,13 @@ NONE_PASSED = DataError.declare(
     "none of {count} answers passed",
     why="there is nothing to learn from",
     fix="set post_training.reject.demonstrations above 0",
+)
+
+NONE_FIT = DataError.declare(
+    "L3-REJ-002",
+    "none of {count} dialogs fits",
+    why="the model was made for {room} tokens",
+    fix="lower post_training.reject.max_tokens, or shorten the prompts",
 )
 
 SENTENCE_END = re.compile(r"(?<!\d)[.!?](?=\s)")
@@ -63,6 +72,7 @@ class RejectOptions(SamplingOptions):
             rehearsal=section.rehearsal,
             rehearsal_tokens=section.rehearsal_tokens,
             rewards=tuple(config.post_training.rewards),
+            files=named_files(config.post_training.rewards),
             seed=config.run.seed * 1000 + 2 * round_number,
             device=str(device_of(config.run.device)),
             precision=section.precision,
@@ -83,19 +93,20 @@ def reject(
     tokenizer, combined = Tokenizer.load(folder), build_reward(options.rewards, reward)
     tasks = draw_tasks(combined, options.demonstrations + options.prompts, options.seed, out)
     shown = len(tasks) * options.demonstrations // (options.demonstrations + options.prompts)
-    demonstrations, asked = tasks[:shown], tasks[shown:]
+    demonstrations, asked = tasks[:shown], with_room(tasks[shown:], tokenizer, options.max_tokens, room, out)
     engine = throughput_engine(load_model(folder, device=options.device), options.precision)
     sampled = sample_tasks(engine, tokenizer, combined, asked, options, out)
     dialogs = [_dialog(task, task.reference, "demonstration") for task in demonstrations]
-    dialogs += [_dialog(row.task, row.ranked()[0].text, "rejection_sampling") for row in sampled if _accepted(row)]
+    accepted = [(row.task, best) for row in sampled if (best := _accepted(row)) is not None]
+    dialogs += [_dialog(task, best, "rejection_sampling") for task, best in accepted]
     if not dialogs:
         raise NONE_PASSED("reject", count=len(sampled) * options.samples)
-    general = rehearse(engine, tokenizer, options, out)
-    dialogs += [row for row in general if dialog_example(tokenizer, row["messages"]).num_tokens <= room]
+    dialogs += rehearse(engine, tokenizer, options, out)
+    dialogs, unfit = _that_can_be_learnt(dialogs, tokenizer, room)
     write_rows(out.path / "dialogs.jsonl", dialogs)
     write_rows(out.path / "samples.jsonl", [line for row in sampled for line in row.rows()])
     sources = Counter(dialog["source"] for dialog in dialogs)
-    out.metrics |= sampling_metrics(sampled, options) | {"dialogs": dict(sorted(sources.items()))}
+    out.metrics |= sampling_metrics(sampled, options) | {"dialogs": dict(sorted(sources.items())), "unfit": unfit}
 
 
 def rehearse(
@@ -128,9 +139,26 @@ def whole_sentences(tokenizer: Tokenizer, answer: Completion) -> str:
     return text[: max((end.end() for end in SENTENCE_END.finditer(text)), default=0)]
 
 
-def _accepted(row: Sampled) -> bool:
-    ranked = row.ranked()
-    return bool(ranked) and ranked[0].passed
+def _accepted(row: Sampled) -> str | None:
+    """The best answer that passed and says something."""
+    return next((sample.text for sample in row.ranked() if sample.passed and sample.text.strip()), None)
+
+
+def _that_can_be_learnt(
+    dialogs: list[dict[str, Any]], tokenizer: Tokenizer, room: int
+) -> tuple[list[dict[str, Any]], int]:
+    """Those that the chat template takes and that fit the context, and the number of the others: whatever a model says
+    must not end the run. Raises DataError where none is left."""
+    kept, problems = [], []
+    for row in dialogs:
+        try:
+            if dialog_example(tokenizer, row["messages"], str(row["id"])).num_tokens <= room:
+                kept.append(row)
+        except DataError as error:
+            problems += error.problems
+    if not kept:
+        raise DataError.of(problems) if problems else NONE_FIT("reject", count=len(dialogs), room=room)
+    return kept, len(dialogs) - len(kept)
 
 
 def _dialog(task: Task, answer: str, source: str) -> dict[str, Any]:

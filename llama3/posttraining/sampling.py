@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from llama3.artifacts import Artifact, StageOutput
 from llama3.config.precision import AutoPrecision
 from llama3.config.schema import PreferSection, RejectSection, RewardSlot, Slot
-from llama3.errors import CheckpointError
+from llama3.errors import CheckpointError, DataError
 from llama3.inference.completion import FinishReason, Generator
 from llama3.inference.sampling import Sampling
 from llama3.plugins.registry import discover
@@ -22,11 +22,18 @@ from llama3.plugins.specs import AlgorithmSpec
 from llama3.posttraining.examples import prompt_ids
 from llama3.posttraining.services import answer_text, chunks
 from llama3.tasks import Task
-from llama3.tasks.rewards import CombinedReward, Scores, build_rewards, require_scorable
+from llama3.tasks.rewards import PASS, CombinedReward, Scores, build_rewards, require_scorable
 from llama3.tokenizer import Tokenizer, stop_ids
 
 NO_REWARD_MODEL = CheckpointError.declare(
     "L3-RWD-006", "is no reward model", fix="train one with `post_training: {{reward: {{}}}}`"
+)
+
+NO_ROOM = DataError.declare(
+    "L3-SMP-001",
+    "none of {count} prompts leaves room for {longest} tokens of answer",
+    why="the model was made for {context} tokens",
+    fix="lower max_tokens under post_training, or shorten the prompts",
 )
 
 _CHUNK = 64
@@ -48,6 +55,8 @@ class SamplingOptions(BaseModel):
     device: str = "cpu"
     precision: AutoPrecision = "auto"
     """Of sampling."""
+    files: dict[str, str] = {}
+    """Contents of the files that rewards read."""
 
     def sampling(self, tokenizer: Tokenizer) -> Sampling:
         """As the engine takes it."""
@@ -131,6 +140,20 @@ def draw_tasks(reward: CombinedReward, count: int, seed: int, out: StageOutput) 
     return tasks
 
 
+def with_room(
+    tasks: Sequence[Task], tokenizer: Tokenizer, longest: int, context: int, out: StageOutput
+) -> Sequence[Task]:
+    """Those whose prompts leave the context room for a longest answer; the user is told of others. Raises DataError
+    where none does."""
+    kept = [task for task in tasks if len(prompt_ids(tokenizer, task_messages(task))) + longest <= context]
+    if tasks and not kept:
+        raise NO_ROOM("tasks", count=len(tasks), longest=longest, context=context)
+    if left := len(tasks) - len(kept):
+        out.event("prompts_without_room", prompts=left, max_tokens=longest, context=context)
+        out.display.note(f"[yellow]![/] {left:,} prompts leave no room for {longest} tokens of answer: left out")
+    return kept
+
+
 def sample_tasks(
     generator: Generator,
     tokenizer: Tokenizer,
@@ -149,7 +172,8 @@ def sample_tasks(
             scores = _scores(reward, chunk, texts)
             if not sampled:
                 require_scorable(scores)
-            verdicts = iter(zip(scores.total, scores.passed, strict=True))
+            passed = _best_of_each(scores, texts) if reward.ranks_only else scores.passed
+            verdicts = iter(zip(scores.total, passed, strict=True))
             sampled += [
                 Sampled(
                     task,
@@ -162,6 +186,17 @@ def sample_tasks(
             ]
             progress.advance(len(chunk), **_shown(sampled))
     return sampled
+
+
+def _best_of_each(scores: Scores, texts: Sequence[Sequence[str]]) -> list[bool]:
+    """Where no reward tells right from wrong, an answer passes that is the best to its prompt, if others are worse."""
+    passed: list[bool] = []
+    for row in texts:
+        totals = scores.total[len(passed) : len(passed) + len(row)]
+        known = [total for total in totals if not math.isnan(total)]
+        best, worst = max(known, default=0.0), min(known, default=0.0)
+        passed += [total >= PASS or (total == best and best > worst) for total in totals]
+    return passed
 
 
 def task_messages(task: Task) -> list[dict[str, str]]:

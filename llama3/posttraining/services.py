@@ -103,6 +103,7 @@ class RunServices:
     stats: Stats
     tokenizer: Tokenizer
     built: Mapping[Need, Any]
+    context: int | None = None
 
     @property
     def sampling(self) -> Sampling:
@@ -141,12 +142,17 @@ def build_services(
     policy: Scorer,
     stats: Stats,
     tokenizer: Tokenizer,
+    context: int | None = None,
 ) -> RunServices:
     """Call the maker of every need. Raises PluginError, before any work, for a need that has no maker."""
     if missing := sorted(needs - set(makers)):
         raise NOT_SUPPLIED(f"algorithm {algorithm}", missing=missing, services=sorted(makers) or "no services")
     return RunServices(
-        policy=policy, stats=stats, tokenizer=tokenizer, built={need: makers[need]() for need in sorted(needs)}
+        policy=policy,
+        stats=stats,
+        tokenizer=tokenizer,
+        built={need: makers[need]() for need in sorted(needs)},
+        context=context,
     )
 
 

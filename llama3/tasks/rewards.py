@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import itertools
 import math
+import numbers
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from llama3.config.schema import Slot
-from llama3.errors import DataError, PluginError
+from llama3.errors import DataError, LlamaError, PluginError
 from llama3.plugins.registry import discover
 from llama3.tasks import NotEnoughTasks, Split, Task
 
@@ -25,7 +26,13 @@ NO_PROMPTS = DataError.declare(
     "none of {rewards} has prompts of its own",
     fix="add a reward that has tasks under post_training.rewards",
 )
-INFINITE = PluginError.declare("L3-RWD-004", "returned the score {score}")
+TOO_LARGE = PluginError.declare(
+    "L3-RWD-004", "returned the score {score}", why="training cannot compute with it", fix="return scores within 1e12"
+)
+FAILED = PluginError.declare("L3-RWD-008", "failed", why="{error}", fix="mend the plugin")
+NO_SCORES = PluginError.declare(
+    "L3-RWD-009", "returned {what}", fix="return a list with one number, or None, for each answer"
+)
 NOT_SCORABLE = DataError.declare(
     "L3-RWD-005",
     "none of {answers} answers can be scored",
@@ -35,6 +42,10 @@ NOT_SCORABLE = DataError.declare(
 
 PASS = 1.0
 """The score from which an answer counts as verified: "fully right"."""
+_LARGEST = 1e12
+"""Of a score: training squares them in single precision."""
+_TRIED = 2
+"""Tasks on which rewards are tried."""
 Example = Mapping[str, Any]
 """What is known about a prompt beside its text: a JSON row, such as `Task.to_json()`."""
 
@@ -42,8 +53,9 @@ Example = Mapping[str, Any]
 class Reward(Protocol):
     """Built by the plugins of the family `rewards`.
 
-    A class attribute `verifies = False` says that its scores rank answers but do not tell right from wrong (a reward
-    model). Where other rewards do, they alone decide what passed.
+    Scores may come as any numbers in a row: a list, an array, a tensor. A class attribute `verifies` says whether they
+    tell right from wrong, or only rank answers (a reward model, "the shorter the better"); one that says nothing does
+    where it has tasks of its own. Those that verify alone decide what passed.
     """
 
     def score(self, prompts: Sequence[str], answers: Sequence[str], examples: Sequence[Example]) -> list[float | None]:
@@ -105,16 +117,18 @@ class CombinedReward:
         self.rewards = dict(rewards)
 
     def score(self, prompts: Sequence[str], answers: Sequence[str], examples: Sequence[Example]) -> Scores:
-        """Ask every reward. Raises PluginError when one answers with the wrong number of scores or an infinite one."""
+        """Ask every reward. Raises PluginError where one fails, or does not return a score for each answer."""
         parts: dict[str, list[float]] = {}
         for name, reward in self.rewards.items():
-            scores = reward.score(prompts, answers, examples)
-            if len(scores) != len(answers):
-                raise OTHER_NUMBER(f"rewards.{name}", scores=len(scores), answers=len(answers))
-            parts[name] = [_checked(name, score) for score in scores]
-        verified = {name: column for name, column in parts.items() if getattr(self.rewards[name], "verifies", True)}
+            parts[name] = _asked(f"rewards.{name}", reward, prompts, answers, examples)
+        verified = {name: column for name, column in parts.items() if verifies(self.rewards[name])}
         total, verdict = _means(parts), _means(verified or parts)
         return Scores(total, parts, [mean >= PASS for mean in verdict])
+
+    @property
+    def ranks_only(self) -> bool:
+        """Whether no reward tells right from wrong."""
+        return not any(map(verifies, self.rewards.values()))
 
     def tasks(self, split: Split, count: int, seed: int) -> list[Task]:
         """At most `count` tasks of all rewards that have some, in turn; one that runs out leaves its turns to others.
@@ -132,11 +146,61 @@ class CombinedReward:
         return tasks
 
 
-def _checked(name: str, score: float | None) -> float:
-    """A finite score, or NaN for None. Raises PluginError for an infinite one: no mean survives it."""
-    value = math.nan if score is None else float(score)
-    if math.isinf(value):
-        raise INFINITE(f"rewards.{name}", score=value)
+def verifies(reward: Reward) -> bool:
+    """Whether a reward tells right from wrong."""
+    return bool(getattr(reward, "verifies", isinstance(reward, TaskReward)))
+
+
+def try_rewards(slots: Sequence[Slot], *, must_ask: bool = True) -> None:
+    """Have the rewards score a few answers to their own tasks, before work that they could end starts.
+
+    Raises PluginError as `CombinedReward.score` does, and DataError where none of the answers can be scored, or none of
+    the rewards has tasks though they `must_ask`.
+    """
+    reward = CombinedReward(build_rewards(slots))
+    if not must_ask and not any(isinstance(one, TaskReward) for one in reward.rewards.values()):
+        return
+    tasks = reward.tasks("train", _TRIED, seed=0)
+    asked = [(task, answer) for task in tasks for answer in (task.reference, "", "An answer.")]
+    rows = [task.to_json() for task, _ in asked]
+    require_scorable(reward.score([task.prompt for task, _ in asked], [answer for _, answer in asked], rows))
+
+
+def _asked(
+    where: str, reward: Reward, prompts: Sequence[str], answers: Sequence[str], examples: Sequence[Example]
+) -> list[float]:
+    """The scores of one reward, NaN for None. Raises PluginError."""
+    try:
+        found: Any = reward.score(prompts, answers, examples)
+        if hasattr(found, "tolist"):
+            found = found.tolist()
+        if found is None or isinstance(found, str | bytes | Mapping | set) or not isinstance(found, Iterable):
+            raise NO_SCORES(where, what="nothing" if found is None else f"a {type(found).__name__}")
+        scores = list(itertools.islice(found, len(answers) + 1))
+    except LlamaError:
+        raise
+    except Exception as error:  # of anybody's plugin
+        raise FAILED(where, error=f"{type(error).__name__}: {error}") from error
+    if len(scores) != len(answers):
+        more = "more than " if len(scores) > len(answers) else ""
+        raise OTHER_NUMBER(where, scores=f"{more}{min(len(scores), len(answers))}", answers=len(answers))
+    return [_number(where, score) for score in scores]
+
+
+def _number(where: str, score: Any) -> float:
+    """A score that training can compute with, or NaN for None. Raises PluginError."""
+    if score is None:
+        return math.nan
+    if not isinstance(score, numbers.Real) and getattr(score, "ndim", None) == 0:
+        score = score.item()  # an array or a tensor of one number
+    if not isinstance(score, numbers.Real):
+        raise NO_SCORES(where, what=f"the score {score!r:.40}")
+    try:
+        value = float(score)
+    except OverflowError:
+        value = math.inf
+    if abs(value) > _LARGEST:
+        raise TOO_LARGE(where, score=f"{value:g}")
     return value
 
 

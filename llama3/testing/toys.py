@@ -140,6 +140,7 @@ class ToyServices:
         self.teacher = ToyScorer(toy_model(seed=1))
         self.sampling = TOY_SAMPLING
         self.stats = ToyStats()
+        self.context = model.config.max_seq_len
 
     @property
     def tokenizer(self) -> Any:

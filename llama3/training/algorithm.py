@@ -143,6 +143,11 @@ class Services(Protocol):
         ...
 
     @property
+    def context(self) -> int | None:
+        """Always there: the longest sequence that the model takes; none: any."""
+        ...
+
+    @property
     def value(self) -> ValueModel:
         """needs: value."""
         ...

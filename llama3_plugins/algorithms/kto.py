@@ -26,7 +26,7 @@ class KTO(Algorithm):
         self.options = options
 
     def prepare(self, batch: Batch, services: Services) -> Batch:
-        mismatched = shifted_answers(batch)
+        mismatched = shifted_answers(batch, getattr(services, "context", None))
         ratio_M = services.policy.logps(mismatched) - services.reference.logps(mismatched)
         counted = float(batch.num_trees if batch.num_trees > 1 else 0)
         total = ratio_M.sum() if counted else ratio_M.new_zeros(())
@@ -59,12 +59,23 @@ class KTO(Algorithm):
         return torch.where(batch.per_tree["desirable"] > 0, beyond_R, -beyond_R)
 
 
-def shifted_answers(batch: Batch) -> Batch:
-    """Each prompt with the answer of the tree before it, the first with the last's."""
+def shifted_answers(batch: Batch, context: int | None = None) -> Batch:
+    """Each prompt with the answer of the tree before it, the first with the last's; of one that is longer than the
+    model's context leaves room for, its beginning."""
     segments = batch.tokens_T.cpu().split(batch.lengths_S.tolist())
     prompts, answers = batch.roots_R.tolist(), batch.child(0).roll(1).tolist()
     trees = [
-        Tree([Segment(segments[prompt]), Segment(segments[answer], parent=0, is_target=True)])
+        Tree(
+            [
+                Segment(segments[prompt]),
+                Segment(_cut(segments[answer], segments[prompt], context), parent=0, is_target=True),
+            ]
+        )
         for prompt, answer in zip(prompts, answers, strict=True)
     ]
     return Batch.of_trees(trees).to(batch.tokens_T.device)
+
+
+def _cut(answer: Tensor, prompt: Tensor, context: int | None) -> Tensor:
+    """The answer, or what of it fits after the prompt. A prompt always leaves room for a token: its own answer fits."""
+    return answer if context is None else answer[: max(1, context - len(prompt))]

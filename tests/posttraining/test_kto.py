@@ -84,6 +84,18 @@ def test_each_prompt_meets_the_answer_of_the_one_before(models):
         assert tokens(moved, moved.child(0)[tree]) == tokens(batch, batch.child(0)[(tree - 1) % 4])
 
 
+def test_a_swapped_answer_that_is_too_long_is_cut(models):
+    """Every row fits the context, but not each prompt with the answer of another."""
+    batch = Labels().collate(random_labels(1, 4))
+    roots, answers = batch.lengths_S[batch.roots_R], batch.lengths_S[batch.child(0)]
+    context = int((roots + answers).max())
+    moved = shifted_answers(batch, context)
+    lengths = moved.lengths_S[moved.child(0)]
+    assert (roots + lengths <= context).all()
+    assert (lengths == torch.minimum(answers.roll(1), context - roots)).all()
+    assert (lengths > 0).all()
+
+
 def test_a_single_answer_has_no_kl(models):
     batch = prepared(KTO(KTOOptions()), models, random_labels(3, 1))
     assert batch.per_tree["kl"].tolist() == [0.0]

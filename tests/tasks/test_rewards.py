@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
+import numpy as np
 import pytest
+import torch
 
 from llama3.config.schema import Slot
 from llama3.errors import DataError, PluginError
-from llama3.tasks import Custom, Exact, NotEnoughTasks, Task, UnitTests
-from llama3.tasks.rewards import CombinedReward, build_rewards
+from llama3.tasks import Custom, Exact, NotEnoughTasks, Task, UnitTests, rewards
+from llama3.tasks.rewards import CombinedReward, build_rewards, try_rewards
 from llama3_plugins.rewards.verifiable import Verifiable, VerifiableOptions
 
 VERIFIABLE = Verifiable(VerifiableOptions(cpu_seconds=0.3))
@@ -128,3 +131,77 @@ def test_prompts_come_from_the_rewards_that_have_some():
         CombinedReward({"a": Fixed([])}).tasks("train", 3, seed=1)
     with pytest.raises(DataError, match="no reward"):
         CombinedReward({})
+
+
+@pytest.mark.parametrize(
+    ("found", "why"),
+    [
+        (None, "returned nothing"),
+        (1.0, "returned a float"),
+        ("11", "returned a str"),
+        ({0: 1.0, 1: 0.0}, "returned a dict"),
+        ({0.0, 1.0}, "returned a set"),
+        ([1.0, 2.0, 3.0], "more than 2 scores for 2 answers"),
+        (["1.0", "1.0"], "the score '1.0'"),
+        ([(1.0, 2.0)] * 2, "the score"),
+        ([1e300, -1e300], "1e\\+300"),
+        ([10**400, 1], "inf"),
+        (iter(itertools.count()), "more than 2 scores"),
+    ],
+)
+def test_what_are_no_scores_is_named(found, why):
+    with pytest.raises(PluginError, match=rf"rewards\.odd.*{why}"):
+        CombinedReward({"odd": Fixed(found)}).score(["", ""], ["", ""], [{}, {}])
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        (1, 0.5),
+        [True, 0.5],
+        np.array([1, 0.5]),
+        torch.tensor([1, 0.5]),
+        [torch.tensor(1.0), np.float32(0.5)],
+        (x for x in (1.0, 0.5)),
+    ],
+)
+def test_scores_may_come_as_any_numbers(found):
+    scores = CombinedReward({"odd": Fixed(found)}).score(["", ""], ["", ""], [{}, {}])
+    assert scores.total == [1.0, 0.5]
+    assert all(type(total) is float for total in scores.total)
+
+
+class Broken(Fixed):
+    def score(self, prompts, answers, examples):
+        return [example["no such column"] for example in examples]
+
+
+def test_a_reward_that_fails_is_named():
+    with pytest.raises(PluginError, match=r"rewards\.mine.*KeyError: 'no such column'"):
+        CombinedReward({"mine": Broken([])}).score([""], [""], [{}])
+
+
+def test_rewards_are_tried_before_work_starts(monkeypatch):
+    monkeypatch.setattr(rewards, "build_rewards", lambda slots: {"verifiable": VERIFIABLE, "mine": slots[0]})
+    try_rewards([Fixed([0.5] * 6)])
+    with pytest.raises(PluginError, match=r"rewards\.mine"):
+        try_rewards([Broken([])])
+    monkeypatch.setattr(rewards, "build_rewards", lambda slots: {"brief": slots[0]})
+    try_rewards([Fixed([])], must_ask=False)
+    with pytest.raises(DataError, match="none of"):
+        try_rewards([Fixed([])])
+    monkeypatch.setattr(rewards, "build_rewards", lambda slots: {"few": slots[0]})
+    silent = Few("few", 5)
+    silent.scores = [None] * 6
+    with pytest.raises(DataError, match="none of 6 answers"):
+        try_rewards([silent])
+
+
+def test_a_reward_without_tasks_ranks_and_one_with_tasks_decides():
+    """README's own plugin beside the built-in one: an answer is right when the built-in says so, however long."""
+    tasks = Few("a", 9)
+    tasks.scores = [1.0, 0.0]
+    combined = CombinedReward({"a": tasks, "brief": Fixed([0.1, 0.9])})
+    assert combined.score(["", ""], ["", ""], [{}, {}]).passed == [True, False]
+    assert not combined.ranks_only
+    assert CombinedReward({"brief": Fixed([0.1])}).ranks_only
