@@ -193,8 +193,10 @@ impl Tree {
         } else {
             self.node(next).previous
         };
-        if previous != NONE
-            && let Content::Text(before) = &mut self.at(previous).content
+        if let Some(Content::Text(before)) = self
+            .nodes
+            .get_mut(previous as usize)
+            .map(|node| &mut node.content)
         {
             before.push_str(text);
             return;
