@@ -129,8 +129,9 @@ class Tensors:
         """Call a tensor by another name, where it is there."""
         if name in self.shapes:
             self._stored[new] = name
-            for table in (self.shapes, self.types, self._file_of):
-                table[new] = table.pop(name)  # type: ignore[attr-defined]
+            self.shapes[new] = self.shapes.pop(name)
+            self.types[new] = self.types.pop(name)
+            self._file_of[new] = self._file_of.pop(name)
 
     def _index(self, folder: Path) -> dict[str, Path]:
         if (single := folder / SINGLE_FILE).exists():
