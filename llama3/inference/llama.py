@@ -20,7 +20,7 @@ import torch
 from llama3.checkpoints.formats import load_tokenizer
 from llama3.checkpoints.layouts import holds_model
 from llama3.checkpoints.load import load_model
-from llama3.errors import ArtifactError, ConfigError, DoesNotFit
+from llama3.errors import ArtifactError, ConfigError, DataError, DoesNotFit
 from llama3.inference.completion import Completion, FinishReason
 from llama3.inference.engine import Engine
 from llama3.inference.request import Request
@@ -50,6 +50,9 @@ NO_MODEL = ArtifactError.declare(
     fix="give the path of a checkpoint, a release, a run or a .gguf file",
 )
 
+NO_MESSAGES = DataError.declare(
+    "L3-GEN-010", "there are no messages", fix='write [{{"role": "user", "content": "..."}}]'
+)
 MANY_STREAMS = ConfigError.declare(
     "L3-GEN-009",
     "{prompts} prompts with {n} answers each do not stream",
@@ -183,6 +186,8 @@ class Llama:
         this returns. What is answered is judged with all of them as its trace.
         """
         messages, stops = read_dialog(messages), read_stops(stop)
+        if not messages:
+            raise NO_MESSAGES("chat")
         trace = [Turn(message.role, message.text) for message in messages]
         if self.guard is not None and (stage := _STAGES.get(messages[-1].role)):
             self.guard.decide(stage, trace[-1].content, trace[:-1]).raise_if_blocked()
