@@ -22,7 +22,7 @@ from llama3.artifacts.artifact import artifact_around
 from llama3.checkpoints.formats import load_tokenizer
 from llama3.checkpoints.layouts import holds_model
 from llama3.checkpoints.load import load_model
-from llama3.errors import ArtifactError, ConfigError, DoesNotFit
+from llama3.errors import ArtifactError, ConfigError, DataError, DoesNotFit
 from llama3.inference.completion import Completion, FinishReason
 from llama3.inference.engine import Engine
 from llama3.inference.request import Request
@@ -52,6 +52,9 @@ NO_MODEL = ArtifactError.declare(
     fix="give the path of a checkpoint, a release, a run or a .gguf file",
 )
 
+NO_MESSAGES = DataError.declare(
+    "L3-GEN-010", "there are no messages", fix='write [{{"role": "user", "content": "..."}}]'
+)
 MANY_STREAMS = ConfigError.declare(
     "L3-GEN-009",
     "{prompts} prompts with {n} answers each do not stream",
@@ -180,6 +183,8 @@ class Llama:
         judged in an earlier call, after the same messages, is not judged again.
         """
         messages, stops = read_dialog(messages), read_stops(stop)
+        if not messages:
+            raise NO_MESSAGES("chat")
         trace = [Turn(message.role, message.text) for message in messages]
         if self._dialogs is not None:
             trace = self._dialogs.admit(trace)

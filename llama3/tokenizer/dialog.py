@@ -9,17 +9,14 @@ from typing import Any
 from llama3.errors import DataError, Problem, did_you_mean
 from llama3.tokenizer.messages import Message, name_of
 
-NO_MESSAGES = DataError.declare(
-    "L3-CHT-020", "there are no messages", fix='write [{{"role": "user", "content": "..."}}]'
-)
 NO_MESSAGE = DataError.declare(
-    "L3-CHT-021",
+    "L3-CHT-020",
     "{kind} is no message",
     fix='write {{"role": "user", "content": "..."}}, or llama3.tokenizer.Message',
 )
-MISSING_KEY = DataError.declare("L3-CHT-022", "the key {key!r} is missing", fix="a message has role and content")
+MISSING_KEY = DataError.declare("L3-CHT-021", "the key {key!r} is missing", fix="a message has role and content")
 ODD_KEYS = DataError.declare(
-    "L3-CHT-023", "the keys {keys!r} mean nothing here", why="a message has role and content. {near}", fix="remove them"
+    "L3-CHT-022", "the keys {keys!r} mean nothing here", why="a message has role and content. {near}", fix="remove them"
 )
 
 KEYS = ("role", "content")
@@ -34,8 +31,6 @@ def read_dialog(dialog: Dialog) -> list[Message]:
     if isinstance(dialog, str):
         return [Message("user", dialog)]
     given = [dialog] if isinstance(dialog, Message | Mapping) else list(dialog)
-    if not given:
-        raise NO_MESSAGES("messages")
     messages: list[Message] = []
     problems: list[Problem] = []
     for index, one in enumerate(given):
