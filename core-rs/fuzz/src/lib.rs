@@ -7,12 +7,14 @@
 
 mod bytes;
 mod dedup;
+mod html;
 mod paging;
 mod shard;
 mod text;
 mod tokenizer;
 
 pub use dedup::dedup;
+pub use html::html;
 pub use paging::paging;
 pub use shard::shard;
 pub use text::{split, text};
@@ -22,9 +24,10 @@ pub use tokenizer::{encode, tiktoken, tokenizer_json, tokenizer_parts};
 pub type Target = fn(&[u8]);
 
 /// All of them by name.
-pub const TARGETS: [(&str, Target); 9] = [
+pub const TARGETS: [(&str, Target); 10] = [
     ("dedup", dedup),
     ("encode", encode),
+    ("html", html),
     ("paging", paging),
     ("shard", shard),
     ("split", split),
