@@ -66,6 +66,17 @@ def test_blocks_are_files_or_commands():
             ast.parse(step[1])
 
 
+def write_entry_points(package: Path, site: Path) -> None:
+    """What an editable installation leaves in `site` of a package beside its path."""
+    project = tomllib.loads((package / "pyproject.toml").read_text())["project"]
+    info = site / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")
+    entries = project["entry-points"]["llama3.plugins"].items()
+    lines = "".join(f"{name} = {target}\n" for name, target in entries)
+    (info / "entry_points.txt").write_text(f"[llama3.plugins]\n{lines}")
+
+
 class Reader:
     """Follows the page in a folder."""
 
@@ -94,15 +105,7 @@ class Reader:
 
     def _install(self, folder: Path) -> None:
         """What an editable installation does: the folder's modules are importable, its entry points known."""
-        project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
-        info = self.site / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
-        info.mkdir()
-        (info / "METADATA").write_text(
-            f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n"
-        )
-        entries = project["entry-points"]["llama3.plugins"].items()
-        lines = "".join(f"{name} = {target}\n" for name, target in entries)
-        (info / "entry_points.txt").write_text(f"[llama3.plugins]\n{lines}")
+        write_entry_points(folder, self.site)
         self.patch.syspath_prepend(str(folder.resolve()))
         self._forget()
 

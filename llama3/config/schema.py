@@ -489,3 +489,10 @@ class Config(Section):
     logging: list[LoggerSlot] = Field(
         default_factory=lambda: [Slot(name="jsonl"), Slot(name="console")], description="where metrics go"
     )
+
+
+def own_rows_suite(suite: str, path: str, *, are_tasks: bool) -> dict[str, Any]:
+    """What held-out rows of the user's own are measured by, as it would stand in `evaluation.tasks`."""
+    if are_tasks:
+        return {"name": "pass_rate", "suite": suite, "rewards": [{"name": "jsonl_tasks", "path": path}]}
+    return {"name": "answer_bits", "suite": suite, "path": path}

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from llama3.config.merge import Layers, Origin
+from llama3.config.schema import own_rows_suite
 from llama3.errors import LlamaError
 from llama3.evaluation.intervals import ENOUGH_DOCUMENTS, enough_trials
 from llama3.tasks.user_data import PREVIEW, Line, read_lines
@@ -47,11 +48,10 @@ def add_own_suite(layers: Layers) -> None:
 def _suite(path: str, kind: str, held_out: list[Line], margin: Any) -> dict[str, Any] | None:
     """The suite of held-out rows, or None where they are too few or have no answers."""
     if kind == "dialogs" and len(held_out) >= ENOUGH_DOCUMENTS:
-        return {"name": "answer_bits", "suite": SUITE, "path": path}
+        return own_rows_suite(SUITE, path, are_tasks=False)
     answered = kind == "prompts" and all(line.row.columns.get("answer") not in (None, "") for line in held_out)
     if answered and isinstance(margin, float) and 0 < margin < 1 and len(held_out) >= enough_trials(margin):
-        rewards = [{"name": "jsonl_tasks", "path": path}]
-        return {"name": "pass_rate", "suite": SUITE, "rewards": rewards}
+        return own_rows_suite(SUITE, path, are_tasks=True)
     return None
 
 

@@ -53,7 +53,9 @@ BAD_LEVELS = ConfigError.declare(
 NAMES_NO_GUARD = ConfigError.declare("L3-SAF-010", "{value!r} names no guard", fix="write NAME or {{name: NAME, ...}}")
 
 NO_POLICY = ConfigError.declare(
-    "L3-SAF-011", "a policy is a mapping of stages to guards, this is {found}", fix="write {{input: prompt_injection}}"
+    "L3-SAF-011",
+    "a policy is a mapping of stages to guards, this is {found}",
+    fix="write {{STAGE: GUARD}}, a guard by its name",
 )
 BAD_TIMEOUT = ConfigError.declare(
     "L3-SAF-012", "timeout_ms is {value!r}", fix="give a number above 0 and at most {most}"

@@ -19,6 +19,7 @@ OTHER_THINGS = {
     "dialogs": "a type of artifact",
     "files": "a key of manifests",
     "hf": "a layout of weights",
+    "labels": "a file of a stage",
     "pairs": "a figure of a stage",
     "pass_rate": "a figure of report.json",
     "prompts": "a figure of a stage",

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from test_plugins_docs import install
+from test_plugins_docs import STEPS, write_entry_points
 from tiny import put, put_checkpoint, tiny_model
 from trl_oracle import total
 
@@ -16,6 +16,7 @@ from llama3.errors import ConfigError
 from llama3.model.score import score
 from llama3.plugins.registry import discover
 from llama3.posttraining.finetune import SFTOptions, sft
+from llama3.scaffold.package import new_package
 from llama3.tasks.rows import write_rows
 from llama3.testing.toys import TOY_SAMPLING, ToyData, ToyGenerator, ToyScorer, ToyServices, toy_examples, toy_model
 from llama3.tokenizer import Tokenizer
@@ -32,9 +33,15 @@ from llama3_plugins.data_kinds.prompts import Prompts
 def package(tmp_path_factory):
     """The package of the page, installed."""
     site = tmp_path_factory.mktemp("site")
-    install("llama3-distill", site)
+    new_package("distill", "algorithms", site)
+    folder = site / "llama3-distill"
+    for step in STEPS:
+        if isinstance(step, tuple) and step[0].startswith(f"{folder.name}/"):
+            (site / step[0]).write_text(step[1])
+    write_entry_points(folder, site)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(site))
+        patch.syspath_prepend(str(folder))
         discover.cache_clear()
         yield
     discover.cache_clear()
