@@ -247,7 +247,7 @@ def _unsupported(where: str, metadata: Mapping[str, Any]) -> list[Problem]:
     ]
 
 
-def _is_one_of(value: object, wanted: tuple[Any, ...]) -> bool:
+def _is_one_of(value: Any, wanted: tuple[Any, ...]) -> bool:
     """Numbers are stored in single precision."""
     numbers = isinstance(value, int | float)
     return any(math.isclose(value, x, rel_tol=1e-5) if numbers and isinstance(x, int | float) else value == x

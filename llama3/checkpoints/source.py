@@ -30,7 +30,11 @@ class WeightSource(Protocol):
     """A model on disk, its header read. Making one raises CheckpointError."""
 
     path: Path
-    config: ModelConfig
+
+    @property
+    def config(self) -> ModelConfig:
+        """The architecture."""
+        ...
 
     @property
     def name(self) -> str:

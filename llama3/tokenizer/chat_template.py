@@ -111,7 +111,8 @@ class Dialect:
     @functools.cached_property
     def _spelling(self) -> Spelling:
         """Found out from what the template writes for dialogs of all kinds."""
-        dialogs, prompts = [], []
+        dialogs: list[str] = []
+        prompts: list[str] = []
         for roles, is_prompt in _PROBES:
             with suppress(DataError):
                 turns: Turns = tuple((role, 0) for role in roles)

@@ -25,6 +25,9 @@ impl From<Error> for PyErr {
 
 type Ids<'py> = Bound<'py, PyArray1<u32>>;
 
+/// Name, id, (lstrip, rstrip, normalized, special) and role of a token that a file beside tokenizer.json states.
+type StatedToken = (String, Option<u32>, [bool; 4], Option<String>);
+
 /// An immutable byte-level BPE tokenizer.
 #[pyclass(frozen, module = "llama3._core")]
 struct Bpe {
@@ -88,12 +91,8 @@ impl Bpe {
     /// (lstrip, rstrip, normalized, special), role: "edge", "other" or None).
     #[staticmethod]
     #[pyo3(signature = (data, stated=Vec::new()))]
-    fn from_json(
-        py: Python<'_>,
-        data: PyBackedBytes,
-        stated: Vec<(String, Option<u32>, [bool; 4], Option<String>)>,
-    ) -> PyResult<Self> {
-        let as_stated = |(name, id, flags, role): (_, _, [bool; 4], Option<String>)| {
+    fn from_json(py: Python<'_>, data: PyBackedBytes, stated: Vec<StatedToken>) -> PyResult<Self> {
+        let as_stated = |(name, id, flags, role): StatedToken| {
             let [lstrip, rstrip, normalized, special] = flags;
             let role = role.map(|role| match role.as_str() {
                 "edge" => formats::hf::Role::Edge,

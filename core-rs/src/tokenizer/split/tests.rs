@@ -157,7 +157,7 @@ fn patterns_that_do_not_compile_or_are_ambiguous_are_refused_by_name() {
         };
         assert!(what.contains(&format!("{pattern:?}")), "{what}");
     }
-    for pattern in [r"\\w", r"(?i:'s)|(?!a)b|(?<n>a)|(?:c)", r"[a-z&]+"] {
+    for pattern in [r"\\w", r"(?i:'s)|(?!a)b|(?<!a)|(?:c)", r"[a-z&]+"] {
         assert!(
             Given::new(Source::Regex(pattern.into())).is_ok(),
             "{pattern}"
