@@ -70,7 +70,7 @@ def metrics_after(run: Path, lines: int) -> list[dict]:
     [
         "{name: grpo, samples: 3, beta: 0.04}",
         "{name: ppo, samples: 3, epochs: 2, minibatches: 2}",
-        "{name: rejection_sampling, samples: 3}",
+        pytest.param("{name: rejection_sampling, samples: 3}", marks=pytest.mark.slow),  # draws as GRPO does
         "{name: online_dpo, samples: 3}",
     ],
 )

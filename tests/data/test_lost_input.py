@@ -118,6 +118,7 @@ tokenizer: {{vocab_size: 400}}
 model: {{preset: tiny, dim: 32, n_layers: 1, n_heads: 2, n_kv_heads: 1, ffn_dim: 32, max_seq_len: 64}}
 pretrain: {{steps: 1, batch: 1, seq_len: 32, precision: fp32}}
 post_training: {{rounds: 0}}
+evaluation: {{limit: 2, max_tokens: 4}}
 """
 
 
