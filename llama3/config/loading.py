@@ -39,7 +39,10 @@ EXTENDS_TWICE = ConfigError.declare(
     "L3-CFG-007", "preset {preset!r} extends another one", why="one level is allowed", fix="copy what you need from it"
 )
 UNREADABLE = ConfigError.declare(
-    "L3-CFG-008", "cannot read the config", why="{why}", fix="give a file of YAML, the name of a preset, or the folder of a run"
+    "L3-CFG-008",
+    "cannot read the config",
+    why="{why}",
+    fix="give a file of YAML, the name of a preset, or the folder of a run",
 )
 NO_SECTIONS = ConfigError.declare("L3-CFG-009", "expected sections, got {got}", fix="llama3 config init > my.yaml")
 

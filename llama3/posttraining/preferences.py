@@ -38,8 +38,8 @@ NO_PAIRS = DataError.declare(
     "L3-PRF-001",
     "none of {count} prompts has a passing and a failing answer",
     why="{why}",
-    fix="raise post_training.prefer.samples or prompts, or the temperature; where no answer is right, train longer or on "
-    "easier tasks",
+    fix="raise post_training.prefer.samples or prompts, or the temperature; where no answer is right, train longer "
+    "or on easier tasks",
 )
 
 
