@@ -162,10 +162,22 @@ class Llama:
             stream: give an iterator over the pieces of the answer as they are made, as `Llama.stream` does.
             options: max_tokens, temperature, top_p, top_k, seed, stop (texts that end an answer, not part of it)
         """
-        pieces = self.stream(messages, **options)
-        return pieces if stream else Message("assistant", "".join(pieces))
+        if stream:
+            return self.stream(messages, **options)
+        pieces, trace = self._answer(messages, **options)
+        return Message("assistant", self._judged("output", "".join(pieces), trace))
 
-    def stream(
+    def stream(self, messages: Dialog, **options: Unpack[ChatOptions]) -> Iterator[str]:
+        """The assistant's next message, piece by piece as it is made; leaving the loop stops it. Options as in `chat`.
+
+        The guard judges every message but the assistant's own, with those before it as its trace, and the messages
+        are rendered, before this returns. What is answered is judged with all of them as its trace. A message that was
+        judged in an earlier call, after the same messages, is not judged again.
+        """
+        pieces, trace = self._answer(messages, **options)
+        return pieces if self.guard is None else self.guard.guard_stream(pieces, trace=trace)
+
+    def _answer(
         self,
         messages: Dialog,
         *,
@@ -175,13 +187,8 @@ class Llama:
         top_k: int = 0,
         seed: int = 0,
         stop: str | Sequence[str] | None = None,
-    ) -> Iterator[str]:
-        """The assistant's next message, piece by piece as it is made; leaving the loop stops it.
-
-        The guard judges every message but the assistant's own, with those before it as its trace, and the messages
-        are rendered, before this returns. What is answered is judged with all of them as its trace. A message that was
-        judged in an earlier call, after the same messages, is not judged again.
-        """
+    ) -> tuple[Iterator[str], list[Turn]]:
+        """The pieces of the next message, not judged yet, and what they answer to, which was."""
         messages, stops = read_dialog(messages), read_stops(stop)
         if not messages:
             raise NO_MESSAGES("chat")
@@ -195,8 +202,7 @@ class Llama:
             raise LONG_CHAT("chat", tokens=len(prompt), limit=self.engine.pool.max_tokens)
         tokens = room if max_tokens is None else min(max_tokens, room)
         sampling = Sampling(tokens, temperature, top_p, top_k, seed=seed, stop_ids=stop_ids(self.tokenizer))
-        pieces = self._pieces(prompt, sampling, stops)
-        return pieces if self.guard is None else self.guard.guard_stream(pieces, trace=trace)
+        return self._pieces(prompt, sampling, stops), trace
 
     def logprobs(self, texts: Sequence[str] | str) -> Any:
         """Log-probability of each token of each text, in nats, float32[tokens], given a beginning of text before it: a
@@ -269,11 +275,11 @@ class Llama:
                 return
         yield ending.push(decoder.flush()) + ending.flush()
 
-    def _judged(self, stage: str, text: str) -> str:
+    def _judged(self, stage: str, text: str, trace: Sequence[Turn] = ()) -> str:
         """What of a text the guard lets pass. Raises GuardBlocked."""
         if self.guard is None:
             return text
-        decision = self.guard.decide(stage, text)
+        decision = self.guard.decide(stage, text, trace)
         decision.raise_if_blocked()
         return decision.text
 

@@ -234,6 +234,21 @@ def test_a_message_is_judged_once_and_redacted_for_the_model_and_the_reader(llam
     assert model.generate(["Say 4711"], max_tokens=5) == llama.generate(["Say [redacted]"], max_tokens=5)
 
 
+def test_what_is_marked_late_stops_a_stream_and_is_redacted_in_a_whole_answer(
+    llama: Llama, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Late(NoSecrets):
+        async def check(self, x: GuardInput) -> Verdict:
+            return Verdict(action="redact" if len(x.text) > 12 else "allow")
+
+    monkeypatch.setattr("llama3.safety.engine.HOLD_BACK", 4)
+    model = Llama(llama.transformer, llama.tokenizer, guard=PolicyEngine({"output": "late"}, lambda *_: Late()))
+    assert len(llama.chat("Hi", max_tokens=40).text) > 16
+    assert model.chat("Hi", max_tokens=40).text == "[redacted]"
+    with pytest.raises(GuardBlocked, match="L3-SAF-021"):
+        list(model.chat("Hi", max_tokens=40, stream=True))
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_a_device_that_does_not_exist_is_refused_by_name(folder: Path) -> None:
     assert load(folder, device="auto").transformer.embed.weight.device.type == "cpu"
