@@ -40,7 +40,7 @@ SURFACE = {
         FEATURES DocumentBatch Filter Judgement
     """,
     "guards": """
-        Action Guard GuardInput Span Turn Verdict normalise
+        Action Guard GuardInput Normalised Span Turn Verdict normalise
     """,
     "loggers": """
         Logger Sample append_json_line
