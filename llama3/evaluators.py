@@ -16,6 +16,7 @@ from llama3.evaluation.intervals import Rate, wilson
 from llama3.posttraining.examples import DialogExample, answer_example, dialog_example
 from llama3.safety.refusals import Judgement, is_repetitive, judge
 from llama3.tasks import prompt_digest
+from llama3.tasks.answer_pairs import Asked, answer_pairs
 from llama3.tasks.rewards import CombinedReward, build_rewards, require_scorable
 from llama3.tasks.user_data import Line, by_split, read_lines
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "HELD_OUT_BYTES",
+    "Asked",
     "Batch",
     "CombinedReward",
     "DialogExample",
@@ -43,6 +45,7 @@ __all__ = [
     "Subject",
     "Tree",
     "answer_example",
+    "answer_pairs",
     "answers",
     "build_rewards",
     "by_split",

@@ -5,12 +5,13 @@ protocols.
 from __future__ import annotations
 
 from llama3.safety.guard import Action, Guard, GuardInput, Span, Turn, Verdict
-from llama3.safety.normalise import normalise
+from llama3.safety.normalise import Normalised, normalise
 
 __all__ = [
     "Action",
     "Guard",
     "GuardInput",
+    "Normalised",
     "Span",
     "Turn",
     "Verdict",

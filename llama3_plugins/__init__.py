@@ -154,7 +154,7 @@ def llama3_evaluators() -> list[EvaluatorSpec]:
         EvaluatorSpec(
             name="answer_bits",
             factory="llama3_plugins.evaluators.answer_bits:AnswerBits",
-            options="llama3_plugins.evaluators.options:AnswerBitsOptions",
+            options="llama3_plugins.evaluators.options:OwnRowsOptions",
             summary="loss on the held-out answers of your own file",
         ),
         EvaluatorSpec(
@@ -186,6 +186,12 @@ def llama3_evaluators() -> list[EvaluatorSpec]:
             factory="llama3_plugins.evaluators.pass_rate:PassRate",
             options="llama3_plugins.evaluators.options:PassRateOptions",
             summary="share of held-out tasks solved, with a 95 % interval",
+        ),
+        EvaluatorSpec(
+            name="preference_accuracy",
+            factory="llama3_plugins.evaluators.preference_accuracy:PreferenceAccuracy",
+            options="llama3_plugins.evaluators.options:OwnRowsOptions",
+            summary="share of your own held-out pairs or labels whose better answer is the likelier one",
         ),
         EvaluatorSpec(
             name="refusals",

@@ -176,6 +176,48 @@ def test_own_rows_are_what_is_learnt(home, kind, stage):
     assert run.artifacts[stage].metrics["examples"] > 10
 
 
+SHORT, LONG = "yes", "no, not at all"
+
+
+def preferences(home, algorithm, held_out, learnt):
+    """A file of 8 held-out prompts and 16 others, on each side with its (better, worse) answer."""
+    rows = []
+    for n, (better, worse) in enumerate([held_out] * 8 + [learnt] * 16):
+        row = {"prompt": f"Say {n}", "split": "held_out" if n < 8 else "train"}
+        if algorithm == "dpo":
+            rows.append({**row, "chosen": better, "rejected": worse})
+        else:
+            rows += [{**row, "completion": answer, "label": answer == better} for answer in (better, worse)]
+    path = home / f"{algorithm}-{len(held_out[0])}.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    changes = {"margins": {"own_rows": 0.4}, "margin": 0.99, "relative_margin": 0.99}
+    config = write_config(home, path.stem, audit=changes)
+    return config, [
+        f"post_training.data={path}",
+        f"post_training.algorithm={algorithm}",
+        "post_training.prefer.lr=0.01",
+    ]
+
+
+@pytest.mark.parametrize("algorithm", ["dpo", "kto"])
+def test_own_preferences_are_learnt_and_measured_on_those_held_out(home, algorithm):
+    config, overrides = preferences(home, algorithm, (LONG, SHORT), (LONG, SHORT))
+    suite = llama3.run(config, overrides).report["audit"]["suites"]["own_rows"]
+    assert suite["passed"] is True
+    assert (suite["after"]["rate"], suite["after"]["n"]) == (1.0, 8)
+
+
+def test_own_preferences_that_were_lost_are_not_released(home, capsys):
+    config, overrides = preferences(home, "dpo", (SHORT, LONG), (LONG, SHORT))
+    sets = [part for value in overrides for part in ("--set", value)]
+    with pytest.raises(SystemExit) as stopped:
+        main(["run", str(config), *sets])
+    assert stopped.value.code == GateFailed.exit_code
+    assert "suite own_rows" in capsys.readouterr().err
+    suite = json.loads((home / "runs" / config.stem / "report.json").read_text())["audit"]["suites"]["own_rows"]
+    assert (suite["before"]["rate"], suite["after"]["rate"]) == (1.0, 0.0)
+
+
 def test_own_rows_leave_the_base_model_its_part_of_the_mean(home):
     rows = home / "anchored.jsonl"
     rows.write_text("".join(json.dumps({"prompt": f"Say {n}", "completion": f"yes {n}"}) + "\n" for n in range(24)))

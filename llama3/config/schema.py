@@ -491,8 +491,8 @@ class Config(Section):
     )
 
 
-def own_rows_suite(suite: str, path: str, *, are_tasks: bool) -> dict[str, Any]:
-    """What held-out rows of the user's own are measured by, as it would stand in `evaluation.tasks`."""
-    if are_tasks:
+def own_rows_suite(suite: str, path: str, kind: str) -> dict[str, Any]:
+    """What held-out rows of the user's own, of this kind, are measured by, as it would stand in `evaluation.tasks`."""
+    if kind == "prompts":
         return {"name": "pass_rate", "suite": suite, "rewards": [{"name": "jsonl_tasks", "path": path}]}
-    return {"name": "answer_bits", "suite": suite, "path": path}
+    return {"name": "answer_bits" if kind == "dialogs" else "preference_accuracy", "suite": suite, "path": path}

@@ -19,7 +19,7 @@ NOISES = (0.0, 0.02, 0.1, 0.2)
 """Shares of items that are gained by chance; as many more are lost."""
 COST_MARGIN = 0.05
 COSTS = ("normal", "skewed")
-COST_SIZES = (30, 60, 100, 240)
+COST_SIZES = (10, 15, 20, 30, 60, 100, 240)
 TRIALS, RESAMPLES = 4000, 1000
 """Audits that are simulated, and resamples of each: fewer than an audit has, which changes the third digit."""
 

@@ -18,6 +18,9 @@ TAIL = 0.025
 """Probability beyond each end of a two-sided 95 % interval."""
 BOOTSTRAP_TAIL = 0.0125
 """The same of `studentised`, which covers less than it says where few items lose much: simulated, see there."""
+WHOLE_TAIL = 40
+"""Items from which on `studentised` uses all of that tail. Fewer have a share of it: so few show little of the losses
+that are large and rare, by how much was simulated (audit_errors)."""
 ENOUGH_DOCUMENTS = 10
 """The fewest items of a cost: below, a bootstrap over them says little."""
 RESAMPLES = 10_000
@@ -90,7 +93,8 @@ def studentised(
     """Interval of sum(change) / sum(size) by the studentised bootstrap (Efron & Tibshirani 1993, section 12.5).
 
     How far a resample lies from the sample is measured in its own standard error, so that skewed changes and small
-    samples widen the interval, which percentiles do not see. Each end leaves BOOTSTRAP_TAIL beyond it. An end is
+    samples widen the interval, which percentiles do not see. Each end leaves BOOTSTRAP_TAIL beyond it, with fewer than
+    WHOLE_TAIL items n / WHOLE_TAIL of that. An end is
     infinite where so few items changed that many resamples hold none of them: then the bootstrap cannot tell.
     """
     found, n = float(change_N.sum() / size_N.sum()), len(change_N)
@@ -108,10 +112,8 @@ def studentised(
     with np.errstate(divide="ignore", invalid="ignore"):
         t_B = np.nan_to_num(moved_B * w_B / np.sqrt(squares_B), nan=0.0, posinf=np.inf, neginf=-np.inf)
     error = math.sqrt(float((u_N * u_N).sum())) / n
-    most, least = (
-        np.quantile(t_B, 1 - BOOTSTRAP_TAIL, method="higher"),
-        np.quantile(t_B, BOOTSTRAP_TAIL, method="lower"),
-    )
+    tail = BOOTSTRAP_TAIL * min(1.0, n / WHOLE_TAIL)
+    most, least = np.quantile(t_B, 1 - tail, method="higher"), np.quantile(t_B, tail, method="lower")
     return found - float(most) * error, found - float(least) * error
 
 

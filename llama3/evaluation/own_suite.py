@@ -1,8 +1,10 @@
 """What a user's own rows are measured by, where the config does not say: their held-out part, as a suite of its own.
 
-Of dialogs the suite is what the held-out answers cost the model (`answer_bits`), and it must improve; of prompts with
-answers it is the share that is solved (`pass_rate`). It comes with enough held-out rows to tell anything. In exchange a
-preset's `must_improve` goes: it names tasks that the rows do not teach.
+Of dialogs the suite is what the held-out answers cost the model (`answer_bits`), and it must improve; of pairs and
+labels it is how often the better answer is the likelier one (`preference_accuracy`), of prompts with answers the share
+that is solved (`pass_rate`). Shares have a ceiling, at which nothing could improve: they must not get worse by more
+than the margin. A suite comes with enough held-out rows to tell anything. In exchange a preset's `must_improve` goes:
+it names tasks that the rows do not teach.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from llama3.config.merge import Layers, Origin
 from llama3.config.schema import own_rows_suite
 from llama3.errors import LlamaError
 from llama3.evaluation.intervals import ENOUGH_DOCUMENTS, enough_trials
+from llama3.tasks.answer_pairs import answer_pairs
 from llama3.tasks.user_data import PREVIEW, Line, read_lines
 
 SUITE = "own_rows"
@@ -47,12 +50,19 @@ def add_own_suite(layers: Layers) -> None:
 
 def _suite(path: str, kind: str, held_out: list[Line], margin: Any) -> dict[str, Any] | None:
     """The suite of held-out rows, or None where they are too few or have no answers."""
-    if kind == "dialogs" and len(held_out) >= ENOUGH_DOCUMENTS:
-        return own_rows_suite(SUITE, path, are_tasks=False)
+    if kind == "dialogs":
+        enough = len(held_out) >= ENOUGH_DOCUMENTS
+    else:
+        enough = isinstance(margin, float) and 0 < margin < 1 and _trials(kind, held_out) >= enough_trials(margin)
+    return own_rows_suite(SUITE, path, kind) if enough else None
+
+
+def _trials(kind: str, held_out: list[Line]) -> int:
+    """How many items that are right or wrong the rows give."""
+    if kind in ("pairs", "labels"):
+        return len(answer_pairs(held_out))
     answered = kind == "prompts" and all(line.row.columns.get("answer") not in (None, "") for line in held_out)
-    if answered and isinstance(margin, float) and 0 < margin < 1 and len(held_out) >= enough_trials(margin):
-        return own_rows_suite(SUITE, path, are_tasks=True)
-    return None
+    return len(held_out) if answered else 0
 
 
 def _is_there(tasks: list[Any]) -> bool:

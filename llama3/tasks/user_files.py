@@ -1,7 +1,8 @@
 """The rows of a user's file, whatever its format: JSON lines, one JSON array, CSV (with a header) or Parquet.
 
-What the format cannot say is not made up: a CSV cell is text, but `true` and `false` of a label, and JSON where a cell
-holds a list; an empty cell, and a null of a table, is no cell. ShareGPT's `conversations` become `messages`.
+What the format cannot say is not made up: a CSV cell is text, but `true` and `false` of a label, and the JSON of a cell
+that holds messages or a ranking; an empty cell, and a null of a table, is no cell. Columns of other shapes than TRL's
+get its names (llama3.tasks.row_shapes).
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from llama3.errors import DataError
+from llama3.tasks.row_shapes import in_trl_names
 
 UNREADABLE = DataError.declare("L3-OWN-001", "cannot be read", why="{error}", fix="check post_training.data")
 NOT_JSON = DataError.declare(
@@ -33,8 +35,11 @@ OTHER_FORMAT = DataError.declare(
 RAGGED = DataError.declare(
     "L3-OWN-072", "the row has {found} cells, the header {wanted}", fix="quote cells with commas"
 )
-ODD_TURN = DataError.declare(
-    "L3-OWN-073", "turn {number} of {column} is not {{from, value}}", fix="write {{from: human or gpt, value: text}}"
+NOT_A_CHAT = DataError.declare(
+    "L3-OWN-074",
+    "the cell of {column} is no list in JSON",
+    why="{error}",
+    fix="write the cell with json.dumps; Python's str of a list is not JSON",
 )
 
 Found = tuple[int, dict[str, Any] | DataError]
@@ -53,17 +58,10 @@ _MAGIC = {
     b"SQLite format": "a database",
 }
 _ARRAY = re.compile(rb"\s*\[\s*\{")
-_SPEAKERS = {
-    "human": "user",
-    "user": "user",
-    "gpt": "assistant",
-    "assistant": "assistant",
-    "chatgpt": "assistant",
-    "system": "system",
-    "tool": "tool",
-    "observation": "tool",
-}
-"""ShareGPT's names of roles."""
+_LISTS = frozenset({"messages", "conversations", "ranking"})
+"""Columns that hold nothing but lists."""
+_CHAT = re.compile(r"""\s*\[\s*\{\s*["'](?:role|content|from|value)["']\s*:""")
+"""How a cell begins that holds messages."""
 
 
 def rows_of(path: Path) -> Iterator[Found]:
@@ -127,22 +125,29 @@ def _csv(path: Path, delimiter: str) -> Iterator[Found]:
         for cells in reader:
             number = reader.line_num
             if len(cells) == len(header):
-                yield number, {name: _cell(name, cell) for name, cell in zip(header, cells, strict=True) if cell}
+                yield number, _cells(header, cells, f"{path.name}:{number}")
             elif cells:
                 yield number, RAGGED(f"{path.name}:{number}", found=len(cells), wanted=len(header))
     except csv.Error as error:
         raise UNREADABLE(path, error=error) from None
 
 
-def _cell(column: str, cell: str) -> Any:
+def _cells(header: list[str], cells: list[str], where: str) -> dict[str, Any] | DataError:
+    try:
+        return {name: _cell(name, cell, where) for name, cell in zip(header, cells, strict=True) if cell}
+    except DataError as error:
+        return error
+
+
+def _cell(column: str, cell: str, where: str) -> Any:
     if column == "label" and cell.strip().lower() in ("true", "false"):
         return cell.strip().lower() == "true"
-    if cell.lstrip().startswith("[{"):
-        try:
-            return json.loads(cell)
-        except (ValueError, RecursionError):
-            return cell
-    return cell
+    if column not in _LISTS and not _CHAT.match(cell):
+        return cell
+    try:
+        return json.loads(cell)
+    except (ValueError, RecursionError) as error:
+        raise NOT_A_CHAT(where, column=column, error=error) from None
 
 
 def _parquet(path: Path) -> Iterator[Found]:
@@ -166,7 +171,7 @@ def _checked(row: dict[str, Any], where: str) -> dict[str, Any] | DataError:
     if not _is_text(row):
         return HALF_A_CHARACTER(where)
     try:
-        return _without_conversations(row, where)
+        return in_trl_names(row, where)
     except DataError as error:
         return error
 
@@ -180,29 +185,3 @@ def _is_text(value: Any) -> bool:
     except RecursionError:
         return True  # too deep for any kind, which says so
     return True
-
-
-def _without_conversations(row: dict[str, Any], where: str) -> dict[str, Any]:
-    """ShareGPT's columns by TRL's names: `conversations` (and `system`) are the messages, or the prompt of answers."""
-    if not isinstance(row.get("conversations"), list):
-        return row
-    turns = [_turn(turn, where, "conversations", n) for n, turn in enumerate(row["conversations"], 1)]
-    if row.get("system"):
-        turns.insert(0, {"role": "system", "content": row["system"]})
-    rest = {name: value for name, value in row.items() if name not in ("conversations", "system")}
-    pair = {
-        name: _turn(rest[name], where, name, 1) for name in ("chosen", "rejected") if isinstance(rest.get(name), dict)
-    }
-    if pair:
-        return {**rest, "prompt": turns, **{name: [turn] for name, turn in pair.items()}}
-    return {**rest, "messages": turns}
-
-
-def _turn(turn: Any, where: str, column: str, number: int) -> Mapping[str, Any]:
-    """A message of `{from, value}`; one of `{role, content}` stays. What else it says goes along, to be judged."""
-    if isinstance(turn, dict) and "role" in turn:
-        return turn
-    if not isinstance(turn, dict) or "value" not in turn or str(turn.get("from")).lower() not in _SPEAKERS:
-        raise ODD_TURN(where, number=number, column=column)
-    rest = {key: value for key, value in turn.items() if key not in ("from", "value")}
-    return {"role": _SPEAKERS[str(turn["from"]).lower()], "content": turn["value"], **rest}

@@ -8,27 +8,20 @@ after the prompt in the model's chat format.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
 from pathlib import Path
-
-import torch
 
 from llama3.errors import DataError
 from llama3.evaluators import (
-    DialogExample,
     Line,
-    Llama,
     Result,
     Subject,
     answer_example,
     by_split,
-    chunks,
-    pack_answers,
     prompt_digest,
     read_lines,
-    score,
 )
-from llama3_plugins.evaluators.options import AnswerBitsOptions
+from llama3_plugins.evaluators.answer_logps import answer_logps
+from llama3_plugins.evaluators.options import OwnRowsOptions
 
 NO_ANSWER = DataError.declare(
     "L3-EVL-040",
@@ -37,15 +30,12 @@ NO_ANSWER = DataError.declare(
     fix='add rows, or write "split": "held_out" into some',
 )
 
-BATCH = 16
-"""Rows scored at once."""
-
 
 class AnswerBits:
     """Result: `bits_per_byte`, `rows` and `bytes`; one sample per row, whose score is its bits and whose weight is its
     bytes."""
 
-    def __init__(self, options: AnswerBitsOptions) -> None:
+    def __init__(self, options: OwnRowsOptions) -> None:
         path = Path(options.path)
         lines = by_split(read_lines(path), path)["held_out"]
         self.rows = [(line, answer) for line in lines if (answer := _answer(line)) is not None]
@@ -59,7 +49,7 @@ class AnswerBits:
         ]
         fitting = [row for row in chosen if row[0].num_tokens <= subject.model.config.max_seq_len]
         examples, rows = [example for example, _, _ in fitting], [(line, answer) for _, line, answer in fitting]
-        bits = [nats / math.log(2) for nats in _nats(subject.model, examples)]
+        bits = [-logp / math.log(2) for logp in answer_logps(subject.model, examples, with_end=False)]
         sizes = [len(answer.encode()) for _, answer in rows]
         samples = [
             {"id": f"{prompt_digest(line.row.prompt_text)[:12]}-{line.number}", "answer": answer, "score": score,
@@ -76,14 +66,3 @@ def _answer(line: Line) -> str | None:
     if answers:
         return None if columns.get("label") is False or columns.get("weight") == 0 else answers[0]
     return None if columns.get("answer") is None else str(columns["answer"])
-
-
-def _nats(model: Llama, examples: Sequence[DialogExample]) -> Iterator[float]:
-    """Negative log-likelihood of each answer, without the tokens that only end it."""
-    with torch.no_grad():
-        for part in chunks(examples, BATCH):
-            batch = pack_answers([(example.prompt, [example.answer]) for example in part])
-            logps_M = score(model.transformer, batch, {"logps"}).logps_M.double()
-            content_M = batch.per_target["is_format"] == 0
-            prompt_and_answer = batch.sum_by_segment(torch.where(content_M, logps_M, 0.0)).reshape(-1, 2)
-            yield from (-prompt_and_answer[:, 1]).tolist()

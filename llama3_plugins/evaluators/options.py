@@ -18,8 +18,8 @@ class BitsPerByteOptions(BaseModel):
     )
 
 
-class AnswerBitsOptions(BaseModel):
-    """Options of the evaluator."""
+class OwnRowsOptions(BaseModel):
+    """Options of the evaluators of your own rows."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

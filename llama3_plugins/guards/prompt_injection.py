@@ -1,95 +1,22 @@
-# ruff: noqa: E501 - a table of patterns reads best with one pattern on a line
-"""A prompt-injection and jailbreak guard that needs no model: weighted patterns over normalised text.
+"""A prompt-injection and jailbreak guard that needs no model: weighted rules for what is said as an order.
 
-It catches the plain and the lightly disguised forms; a model-based guard belongs beside it for the rest. Scores
-are combined as independent evidence: p = 1 - prod(1 - weight).
+It judges phrases, not words: an order to drop the rules counts where a clause begins with it and where it is about the
+model's own rules, not where it is asked about, told, quoted or about something else (llama3_plugins.guards.phrases has
+the tests, injection_rules the rules). Scores are combined as independent evidence: p = 1 - prod(1 - weight). It knows
+English and light disguises, and whoever reads its rules can get around them; what it catches and what it blocks wrongly
+stands in SECURITY.md. A guard with a model belongs beside it.
 """
 
 from __future__ import annotations
 
 import math
-import re
+from collections.abc import Iterator
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from llama3.guards import Action, GuardInput, Span, Verdict, normalise
-
-_FLAGS = re.IGNORECASE
-_ALL = r"(?:all|any|every|each|the|your|my|our|these|those|of|\s)*"
-_BEFORE = r"(?:previous|prior|above|earlier|preceding|foregoing|initial|original|existing|current|system)"
-_ORDERS = (
-    r"(?:instructions?|prompts?|directions?|directives?|rules?|guidelines?|orders?|messages?|context|constraints?)"
-)
-
-PATTERNS: tuple[tuple[str, float, re.Pattern[str]], ...] = tuple(
-    (category, weight, re.compile(pattern, _FLAGS))
-    for category, weight, pattern in (
-        (
-            "injection",
-            0.95,
-            rf"\b(?:ignore|disregard|forget|override|bypass|skip|drop)\s+{_ALL}{_BEFORE}\s+{_ORDERS}",
-        ),
-        (
-            "injection",
-            0.9,
-            r"\b(?:ignore|disregard|forget|override)\s+(?:everything|anything|all)\b.{0,40}\b(?:above|before|previous|earlier|told|said)",
-        ),
-        (
-            "injection",
-            0.9,
-            r"\b(?:do not|don't|never|stop)\s+(?:follow|obey|listen to|comply with)\w*\s+"
-            + _ALL
-            + rf"(?:{_BEFORE}\s+)?{_ORDERS}",
-        ),
-        (
-            "injection",
-            0.9,
-            r"<\|(?:begin_of_text|end_of_text|start_header_id|end_header_id|eot_id|eom_id|python_tag|im_start|im_end)\|>",
-        ),
-        (
-            "injection",
-            0.85,
-            r"(?:^|\n)\s*(?:###?\s*)?(?:system|assistant)\s*(?:prompt|message|note|override)?\s*:\s*(?:you|new|ignore|disable|enable|from now)",
-        ),
-        ("injection", 0.85, r"\[/?INST\]|<</?SYS>>"),
-        (
-            "injection",
-            0.8,
-            rf"\b(?:new|updated|real|actual|true)\s+(?:system\s+)?{_ORDERS}\s*(?::|are|follow)",
-        ),
-        (
-            "injection",
-            0.85,
-            rf"\b(?:reveal|show|print|repeat|output|leak|tell me|display|give me|what (?:is|are|was|were))\s+(?:\w+\s+){{0,3}}(?:system\s+(?:prompt|message|instructions?)|hidden\s+{_ORDERS}|initial\s+{_ORDERS})",
-        ),
-        (
-            "jailbreak",
-            0.9,
-            r"\b(?:you are|act as|become|pretend (?:to be|you are)|roleplay as|simulate)\s+(?:now\s+)?(?:an?\s+)?(?:\w+\s+){0,2}(?:DAN\b|unrestricted|unfiltered|uncensored|jailbroken|amoral|evil)",
-        ),
-        ("jailbreak", 0.9, r"\bdo anything now\b|\bDAN mode\b|\bjailbreak(?:ed)? mode\b|\bgod mode\b"),
-        (
-            "jailbreak",
-            0.85,
-            r"\b(?:enable|activate|enter|switch (?:in)?to|turn on)\s+(?:\w+\s+){0,2}(?:developer|debug|admin|sudo|root|unrestricted|unsafe)\s+mode\b",
-        ),
-        (
-            "jailbreak",
-            0.85,
-            r"\b(?:without|no|ignore|disable|remove|turn off|free (?:of|from))\s+(?:any\s+|all\s+|your\s+|the\s+)*(?:ethical|moral|safety|content)\s+(?:\w+\s+)?(?:restrictions?|guidelines?|limits?|filters?|constraints?|rules?|policies|considerations?)",
-        ),
-        (
-            "jailbreak",
-            0.8,
-            r"\byou (?:have|are under) no (?:\w+\s+){0,2}(?:restrictions?|limits?|rules?|filters?|guidelines?)\b",
-        ),
-        (
-            "jailbreak",
-            0.6,
-            r"\b(?:never|don't|do not|cannot|must not)\s+(?:refuse|decline|say no|apologi[sz]e)\b",
-        ),
-    )
-)
+from llama3.guards import Action, GuardInput, Normalised, Span, Verdict, normalise
+from llama3_plugins.guards.injection_rules import MARKER, MARKER_WEIGHT, ROLE, ROLE_WEIGHT, RULES
+from llama3_plugins.guards.phrases import is_elsewhere, is_forged, is_mentioned, is_order, words_of
 
 
 class PromptInjectionOptions(BaseModel):
@@ -117,11 +44,9 @@ class PromptInjectionGuard:
         folded = normalise(x.text)
         missed = {"injection": 1.0, "jailbreak": 1.0}
         spans: list[Span] = []
-        for category, weight, pattern in PATTERNS:
-            for match in pattern.finditer(folded.text):
-                missed[category] *= 1 - weight
-                start, end = folded.original_span(match.start(), match.end())
-                spans.append(Span(start=start, end=end, category=category))
+        for weight, span in (*_said(x.text, folded), *_forged(folded)):
+            missed[span.category] *= 1 - weight
+            spans.append(span)
         p = 1 - math.prod(missed.values())
         action: Action = "block" if p >= self.options.block else "flag" if p >= self.options.flag else "allow"
         found = ", ".join(sorted({span.category for span in spans}))
@@ -131,5 +56,31 @@ class PromptInjectionGuard:
             categories={category: 1 - rest for category, rest in missed.items()},
             spans=tuple(spans),
             reason=f"looks like {found} (p = {p:.2f})" if found else "",
-            version="1",
+            version="2",
         )
+
+
+def _said(text: str, folded: Normalised) -> Iterator[tuple[float, Span]]:
+    """What the rules find that is said to the model, with its weight."""
+    words = words_of(folded)
+    for rule in RULES:
+        for match in rule.pattern.finditer(words.text):
+            start, end = match.span()
+            span = words.original_span(start, end)
+            told = (rule.order and not is_order(words.text, start)) or (rule.own and is_elsewhere(words.text, end))
+            if not told and not is_mentioned(words.text, end, text, span):
+                yield rule.weight, Span(start=span[0], end=span[1], category=rule.category)
+
+
+def _forged(folded: Normalised) -> Iterator[tuple[float, Span]]:
+    """Markers and lines that end the message and begin another one's."""
+    for match in MARKER.finditer(folded.text):
+        if is_forged(folded.text, *match.span()):
+            yield MARKER_WEIGHT, _span(folded, match.span())
+    for match in ROLE.finditer(folded.text):
+        yield ROLE_WEIGHT, _span(folded, match.span())
+
+
+def _span(folded: Normalised, found: tuple[int, int]) -> Span:
+    start, end = folded.original_span(*found)
+    return Span(start=start, end=end, category="injection")

@@ -78,7 +78,7 @@ def test_nothing_gained_is_clopper_and_pearson():
 
 
 @pytest.mark.parametrize("kind", ["normal", "skewed"])
-@pytest.mark.parametrize("n", [30, 60, 240])
+@pytest.mark.parametrize("n", [10, 20, 30, 60, 240])
 def test_a_cost_that_rose_by_its_margin_seldom_passes(monkeypatch, n, kind):
     """600 audits each; three standard errors of such a count are allowed."""
     monkeypatch.setattr(intervals, "RESAMPLES", 1000)

@@ -34,8 +34,9 @@ from llama3.plugins.registry import Registry
 from llama3.posttraining.examples import dialog_example
 from llama3_plugins.evaluators.answer_bits import AnswerBits
 from llama3_plugins.evaluators.judged import read
-from llama3_plugins.evaluators.options import AnswerBitsOptions
+from llama3_plugins.evaluators.options import OwnRowsOptions
 from llama3_plugins.evaluators.pass_at_k import pass_at
+from llama3_plugins.evaluators.preference_accuracy import PreferenceAccuracy
 
 
 @pytest.fixture(scope="module")
@@ -149,6 +150,17 @@ def test_pass_at_k_draws_several_answers(evaluated):
     assert all(len(row["answers"]) == 4 and len(set(row["answers"])) > 1 for row in rows)
 
 
+def answer_logps(model, prompt, answer):
+    """Of each token of an answer, which stands in one document with its prompt; and which tokens only end it."""
+    messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
+    dialog = dialog_example(model.tokenizer, messages)
+    ids = np.concatenate([dialog.prompt, dialog.answer.ids])
+    whole = Batch.of_trees([Tree([Segment(ids, is_target=np.arange(len(ids)) > 0)])])
+    with torch.no_grad():
+        logps = scored(model.transformer, whole, {"logps"}).logps_M
+    return logps[len(dialog.prompt) - 1 :], torch.tensor(dialog.answer.is_format)
+
+
 def test_answer_bits_scores_held_out_answers_alone(evaluated, model, tmp_path):
     rows = [{"prompt": f"Count {i} first", "completion": f"total {i}", "split": split}
             for i, split in enumerate(["train", "held_out", "held_out"])]  # fmt: skip
@@ -158,14 +170,8 @@ def test_answer_bits_scores_held_out_answers_alone(evaluated, model, tmp_path):
     assert [item["answer"] for item in items] == ["total 1", "total 2"]
     assert [item["weight"] for item in items] == [7, 7]
     for item, row in zip(items, rows[1:], strict=True):
-        dialog = dialog_example(model.tokenizer, [{"role": "user", "content": row["prompt"]},
-                                                  {"role": "assistant", "content": row["completion"]}])  # fmt: skip
-        ids = np.concatenate([dialog.prompt, dialog.answer.ids])
-        whole = Batch.of_trees([Tree([Segment(ids, is_target=np.arange(len(ids)) > 0)])])
-        with torch.no_grad():
-            logps = scored(model.transformer, whole, {"logps"}).logps_M
-        content = logps[len(dialog.prompt) - 1 :][torch.tensor(~dialog.answer.is_format)]
-        assert item["score"] == pytest.approx(-float(content.sum()) / math.log(2), rel=1e-4)
+        logps, is_format = answer_logps(model, row["prompt"], row["completion"])
+        assert item["score"] == pytest.approx(-float(logps[~is_format].sum()) / math.log(2), rel=1e-4)
     assert results["answer_bits"]["bits_per_byte"] == pytest.approx(sum(item["score"] for item in items) / 14)
 
 
@@ -173,7 +179,58 @@ def test_a_file_without_held_out_answers_is_refused(tmp_path):
     path = tmp_path / "my.jsonl"
     path.write_text(json.dumps({"prompt": "?", "completion": "5", "label": False, "split": "held_out"}))
     with pytest.raises(DataError, match="no held-out row has an answer"):
-        AnswerBits(AnswerBitsOptions(path=str(path)))
+        AnswerBits(OwnRowsOptions(path=str(path)))
+
+
+PREFERENCES = {
+    "pairs": ({"prompt": "Count {n} first", "chosen": "total {n}", "rejected": "no value"}, "total {n}", "no value"),
+    "rankings": ({"prompt": "Count {n} first", "ranking": ["last", "total {n}", "first"]}, "last", "first"),
+    "edited": ({"prompt": "Count {n} first", "edited": "{n}", "chosen": "total", "rejected": "last"}, "{n}", "last"),
+}
+
+
+@pytest.mark.parametrize("kind", PREFERENCES)
+def test_preferences_are_whole_answers_log_probabilities(evaluated, model, tmp_path, kind):
+    row, better, worse = PREFERENCES[kind]
+    path = tmp_path / "my.jsonl"
+    lines = [json.dumps({**row, "split": "held_out" if n < 5 else "train"}).replace("{n}", str(n)) for n in range(9)]
+    path.write_text("\n".join(lines))
+    results, items = evaluated({"name": "preference_accuracy", "path": str(path)})
+    assert len({item["id"] for item in items}) == 5
+    for n, item in enumerate(items):
+        prompt, two = f"Count {n} first", (better.replace("{n}", str(n)), worse)
+        good, bad = (answer_logps(model, prompt, answer)[0] for answer in two)
+        assert item["logps"] == pytest.approx([float(good.sum()), float(bad.sum())], rel=1e-4)
+        assert item["score"] == float(good.sum() > bad.sum())
+        assert item["score_per_token"] == float(good.mean() > bad.mean())
+        assert (item["reference"], item["answer"]) == (two[0], two[0] if item["score"] else two[1])
+    figures = results["preference_accuracy"]
+    assert figures["accuracy"] == np.mean([item["score"] for item in items])
+    assert figures["accuracy_per_token"] == np.mean([item["score_per_token"] for item in items])
+    assert (figures["pairs"], figures["better"]) == (5, "higher")
+
+
+def test_labels_are_compared_two_by_two_per_token(evaluated, model, tmp_path):
+    """Each good answer with one bad one, in the order of the file, whatever their prompts."""
+    rows = [("Count 1", "total", True), ("Say last", "value value value", True), ("Name 3", "no", False),
+            ("Name 4", "first index", False), ("Name 5", "read", True)]  # fmt: skip
+    path = tmp_path / "my.jsonl"
+    keys = ("prompt", "completion", "label")
+    path.write_text(
+        "".join(json.dumps({**dict(zip(keys, row, strict=True)), "split": "held_out"}) + "\n" for row in rows)
+    )
+    results, items = evaluated({"name": "preference_accuracy", "path": str(path)})
+    means = [float(answer_logps(model, prompt, answer)[0].mean()) for prompt, answer, _ in rows]
+    assert [item["score"] for item in items] == [float(means[0] > means[2]), float(means[1] > means[3])]
+    assert all("answer" not in item for item in items), "the two answers are not to one prompt"
+    assert results["preference_accuracy"]["pairs"] == 2
+
+
+def test_a_file_without_held_out_preferences_is_refused(tmp_path):
+    path = tmp_path / "my.jsonl"
+    path.write_text(json.dumps({"prompt": "?", "completion": "5", "label": False, "split": "held_out"}))
+    with pytest.raises(DataError, match="no held-out rows say which of two answers is better"):
+        PreferenceAccuracy(OwnRowsOptions(path=str(path)))
 
 
 @given(st.integers(1, 7), st.data())

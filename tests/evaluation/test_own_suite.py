@@ -70,6 +70,31 @@ def test_what_the_user_says_stays(loaded, rows):
     assert suites(found) == [SUITE]
 
 
+PREFERENCES = {
+    "dpo": ({"chosen": "blue", "rejected": "grey"}, 36),
+    "kto": ({"completion": "blue"}, 72),
+}
+
+
+@pytest.mark.parametrize("algorithm", PREFERENCES)
+def test_preferences_bring_a_suite_that_must_not_get_worse(loaded, rows, algorithm):
+    """36 pairs for ten points, or as many good labels and bad ones."""
+    row, enough = PREFERENCES[algorithm]
+
+    def made(held_out):
+        path = rows(row, 100, held_out)
+        if algorithm == "kto":
+            lines = [json.loads(line) for line in path.read_text().splitlines()]
+            path.write_text("\n".join(json.dumps({**line, "label": n % 2 == 0}) for n, line in enumerate(lines)))
+        return loaded(path, f"post_training.algorithm={algorithm}")
+
+    found = made(enough)
+    assert found.config.evaluation.tasks[-1].name == "preference_accuracy"
+    assert found.config.evaluation.tasks[-1].label == SUITE
+    assert found.config.audit.must_improve == []
+    assert SUITE not in suites(made(enough - 1))
+
+
 def test_prompts_with_answers_are_a_suite_of_tasks(loaded, rows):
     grpo = "post_training.algorithm=grpo"
     found = loaded(rows({"answer": "blue"}, 60, held_out=40), grpo)

@@ -60,6 +60,9 @@ def files(tmp_path_factory):
     TestJsonlTasks.options = {"path": str(folder / "tasks.jsonl")}
     TestRewardModel.options = {"path": str(folder / "scorer")}
     TestAnswerBits.options = {"path": str(folder / "own.jsonl")}
+    rows = [{"prompt": row["prompt"], "chosen": row["answer"], "rejected": "none"} for row in tasks]
+    (folder / "pairs.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    TestPreferenceAccuracy.options = {"path": str(folder / "pairs.jsonl")}
 
 
 class TestVerifiable(RewardConformance):
@@ -144,6 +147,10 @@ class TestPassAtK(EvaluatorConformance):
 
 class TestPassRate(EvaluatorConformance):
     plugin = "pass_rate"
+
+
+class TestPreferenceAccuracy(EvaluatorConformance):
+    plugin = "preference_accuracy"
 
 
 class TestRefusals(EvaluatorConformance):

@@ -28,9 +28,9 @@ SURFACE = {
         read_messages read_prompt
     """,
     "evaluators": """
-        HELD_OUT_BYTES Batch CombinedReward DialogExample Evaluator Judgement Line Llama Rate Result RewardSlot
-        Segment Subject Tree answer_example answers build_rewards by_split chunks dialog_example drawn is_repetitive
-        judge pack_answers prompt_digest read_lines replies require_scorable score texts wilson
+        HELD_OUT_BYTES Asked Batch CombinedReward DialogExample Evaluator Judgement Line Llama Rate Result RewardSlot
+        Segment Subject Tree answer_example answer_pairs answers build_rewards by_split chunks dialog_example drawn
+        is_repetitive judge pack_answers prompt_digest read_lines replies require_scorable score texts wilson
     """,
     "exporters": """
         CONFIG_FILE ExportManifest Exporter Tokenizer VerifyReport check_probe compare load_model make_probe
@@ -40,7 +40,7 @@ SURFACE = {
         FEATURES DocumentBatch Filter Judgement
     """,
     "guards": """
-        Action Guard GuardInput Span Turn Verdict normalise
+        Action Guard GuardInput Normalised Span Turn Verdict normalise
     """,
     "loggers": """
         Logger Sample append_json_line

@@ -165,10 +165,7 @@ def test_the_same_rows_in_every_format(tmp_path, shape):
     elif shape == "parquet":
         pq.write_table(pa.Table.from_pylist([row | {"id": None} for row in ROWS]), path)
     elif shape == "csv":
-        with path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, ["prompt", "completion", "label", "id"])
-            writer.writeheader()
-            writer.writerows(ROWS)
+        write_csv(path, [row | {"id": ""} for row in ROWS])
     else:
         path.write_text(json.dumps(ROWS, indent=1 if shape == "array" else None))
     assert [line.row for line in read_lines(path)] == [parse_row(KINDS, row, "x") for row in ROWS]
@@ -182,6 +179,81 @@ def test_sharegpt():
     row = {"conversations": turns[:1], "chosen": turns[1], "rejected": {"from": "gpt", "value": "WRONG"}}
     assert _checked(row, "x") == {"prompt": [ASK], "chosen": [FOUR], "rejected": [WRONG]}
     assert "turn 1" in str(_checked({"conversations": [{"from": "function_call", "value": "{}"}]}, "x"))
+
+
+ALPACA = {"instruction": "Add.", "input": "2+2", "output": "FOUR"}
+TEMPLATE = "Below is an instruction.\n\n### Instruction:\nAdd.\n\n### Input:\n2+2\n\n### Response:\nFOUR"
+ADD = {"prompt": "Add.\n2+2"}
+
+
+@pytest.mark.parametrize(
+    ("row", "read"),
+    [
+        (ALPACA, ADD | {"completion": "FOUR"}),
+        (ALPACA | {"input": "", "text": "the template: Add. FOUR"}, {"prompt": "Add.", "completion": "FOUR"}),
+        (ALPACA | {"text": TEMPLATE, "history": [], "id": 3}, ADD | {"completion": "FOUR", "id": 3}),
+        (ALPACA | {"label": True}, ADD | {"completion": "FOUR", "label": True}),
+        (
+            {"instruction": "2+2?", "system": "Sum.", "chosen": "FOUR", "rejected": "WRONG"},
+            {"prompt": [{"role": "system", "content": "Sum."}, ASK], "chosen": "FOUR", "rejected": "WRONG"},
+        ),
+    ],
+)
+def test_alpaca(tmp_path, row, read):
+    path = tmp_path / "my.json"
+    path.write_text(json.dumps([row]))
+    assert [line.row for line in read_lines(path)] == [parse_row(KINDS, read, "x")]
+
+
+@pytest.mark.parametrize(
+    ("row", "why"),
+    [
+        (ALPACA | {"input": ["2+2"]}, "input is list"),
+        (ALPACA | {"text": "something else"}, "text does not belong to dialogs"),
+        (ALPACA | {"history": [["Hi", "there"]]}, "history does not belong to dialogs"),
+        ({"instruction": "Add.", "input": "2+2"}, "columns .*are of no known kind"),
+    ],
+)
+def test_what_alpacas_columns_cannot_say_is_named(tmp_path, row, why):
+    path = tmp_path / "my.json"
+    path.write_text(json.dumps([row]))
+    with pytest.raises(DataError, match=why):
+        read_lines(path)
+
+
+def write_csv(path, rows):
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": [ASK, FOUR]},
+        {"prompt": [ASK], "completion": "[{not a message}]"},
+        {"prompt": [ASK], "chosen": [FOUR], "rejected": [WRONG]},
+        {"prompt": "2+2?", "ranking": ["FOUR", "WRONG"]},
+        {"prompt": "2+2?", "completion": '[{"a": 1}]'},
+        {"conversations": [{"from": "human", "value": "2+2?"}, {"from": "gpt", "value": "FOUR"}]},
+    ],
+)
+@pytest.mark.parametrize("indent", [None, 2])
+def test_a_chat_in_a_cell_of_csv(tmp_path, row, indent):
+    cells = {name: cell if isinstance(cell, str) else json.dumps(cell, indent=indent) for name, cell in row.items()}
+    write_csv(tmp_path / "my.csv", [cells])
+    (tmp_path / "my.jsonl").write_text(json.dumps(row))
+    assert [line.row for line in read_lines(tmp_path / "my.csv")] == [
+        line.row for line in read_lines(tmp_path / "my.jsonl")
+    ]
+
+
+@pytest.mark.parametrize("cells", [{"messages": str([ASK, FOUR])}, {"prompt": str([ASK]), "completion": "FOUR"}])
+def test_a_chat_in_pythons_words_is_named(tmp_path, cells):
+    write_csv(tmp_path / "my.csv", [cells])
+    with pytest.raises(DataError, match=r"my.csv:2: the cell of \w+ is no list in JSON.*json\.dumps"):
+        read_lines(tmp_path / "my.csv")
 
 
 @pytest.mark.parametrize(
@@ -211,10 +283,11 @@ def test_tokens_shows_every_shape(tmp_path, tokenizer, capsys):
         {"messages": [{"role": "user", "content": "Hi"}], "chosen": "there", "rejected": "b"},
         {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "there"}]},
         {"messages": [ASK, WRONG | {"weight": 0}, AGAIN, {"role": "assistant", "content": "there"}]},
+        {"instruction": "Say", "input": "Hi", "output": "there"},
     ]
     (tmp_path / "rows.json").write_text(json.dumps(rows))
     with pytest.raises(SystemExit) as stopped:
         main(["tokens", str(tmp_path / "m"), "--data", str(tmp_path / "rows.json"), "--limit", "9"])
     out = capsys.readouterr().out.replace("|", "")
     assert stopped.value.code == 0
-    assert [line.split()[1] for line in out.splitlines() if line.startswith("  target")] == ["there<eot_id>"] * 6
+    assert [line.split()[1] for line in out.splitlines() if line.startswith("  target")] == ["there<eot_id>"] * 7
