@@ -60,7 +60,7 @@ def run(loaded: Loaded) -> Run:
     require_room(loaded.config, device_of(loaded.config.run.device))
     post = loaded.config.post_training
     if post.rewards and (post.rounds or post.data):
-        try_rewards(post.rewards, must_ask=post.data is None)
+        try_rewards(post.rewards, loaded.config.run.device, must_ask=post.data is None)
     with Executor(loaded) as make:
         story = improve if loaded.config.model.path else raise_model
         try:

@@ -192,7 +192,7 @@ def prefer(
     job = Finetuning("prefer", inputs, preferences, options.algorithm, options.prefer, options, out)
 
     def rollouts() -> Rollouts:
-        judge = build_reward(options.rewards, reward) if "reward" in job.spec.needs else None
+        judge = build_reward(options.rewards, reward, options.device) if "reward" in job.spec.needs else None
         return job.rollouts(options.prefer, judge)
 
     job.run(
