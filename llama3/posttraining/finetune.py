@@ -326,7 +326,8 @@ class Finetuning:
         self._merge_adapter()
         facts = {"stage": self.stage, "algorithm": self.slot.model_dump(), "examples": len(examples)}
         # The value head belongs to the training: what others load is the policy.
-        save_checkpoint(self.out.path, self.model, self.tokenizer, facts, without=["value_head"])
+        base = self.inputs["checkpoint"].path
+        save_checkpoint(self.out.path, self.model, self.tokenizer, facts, base=base, without=["value_head"])
         self.out.metrics |= {
             "examples": len(examples),
             "precision": section.precision,
