@@ -199,6 +199,12 @@ def test_own_rows_are_what_is_learnt(home, kind, stage):
     assert {"own_data", stage, "release"} <= run.artifacts.keys()
     assert run.artifacts[stage].metrics["examples"] > 10
 
+    llama3.run(config, [f"post_training.data={rows}"])
+    events = [json.loads(line) for line in (run.path / "events.jsonl").read_text().splitlines()]
+    last = max(n for n, event in enumerate(events) if event["kind"] == "config")
+    told = [(event["kind"], event["key"]) for event in events[last + 1 :]]
+    assert told == [("stage_skipped", key) for key in run.artifacts], "each stage is told of once"
+
 
 def test_own_rows_leave_the_base_model_its_part_of_the_mean(home):
     rows = home / "anchored.jsonl"
