@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, cast, get_args
@@ -21,7 +22,7 @@ from llama3 import _core
 from llama3.artifacts import Artifact, PluginUse, Stage
 from llama3.artifacts.files import write_bytes_atomic, write_json_atomic
 from llama3.artifacts.run import RunDir
-from llama3.config import Loaded
+from llama3.config import Config, Loaded
 from llama3.config.precision import Work, settled
 from llama3.config.slots import choices, identities
 from llama3.errors import Interrupted, PluginError
@@ -50,15 +51,20 @@ class Executor:
 
     def __init__(self, loaded: Loaded, folder: Path | None = None) -> None:
         """`folder` is the run directory (default: what the config says)."""
-        self.config = loaded.config
-        self.run = RunDir(folder or Path(self.config.run.dir) / self.config.run.name)
+        self.run = RunDir(folder or Path(loaded.config.run.dir) / loaded.config.run.name)
         self.made: dict[str, Artifact] = {}
         self._loaded = loaded
         self._ranks = Ranks()
         self._observers = discover().observers
 
+    @cached_property
+    def config(self) -> Config:
+        """The config with what it leaves to the machine settled: measured when it is first asked for, so that work
+        which does not train measures nothing. Every rank asks."""
+        return settled(self._loaded.config, self._precision)
+
     def __enter__(self) -> Executor:
-        threads = self.config.run.threads or os.cpu_count() or 1
+        threads = self._loaded.config.run.threads or os.cpu_count() or 1
         torch.set_num_threads(threads)
         _core.set_num_threads(threads)
         if self._ranks.leads:
@@ -74,9 +80,8 @@ class Executor:
         if self._ranks.leads:
             plugins = [PluginUse(**row) for row in self._loaded.plugins()]
             self.run.describe(self._loaded.to_yaml(), self._loaded.origins_json(), plugins)
-            config = self.config.model_dump(mode="json")
+            config = self._loaded.config.model_dump(mode="json")
             self._observers.notify("llama3_run_start", run_dir=self.run.path, config=config)
-        self.config = settled(self.config, self._precision)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -141,7 +146,7 @@ class Executor:
         file = self.run.path / PRECISION_FILE
         kept = _kept(file)
         if work not in kept:
-            measured = probe(work, device_of(self.config.run.device))
+            measured = probe(work, device_of(self._loaded.config.run.device))
             self.run.display.note(f"[dim]{work} in {measured}[/]")
             kept[work] = {"precision": measured.precision, "gflops": dict(measured.gflops)}
             write_json_atomic(file, kept)

@@ -14,6 +14,7 @@ from llama3.release.exporter import Exporter, ExportManifest, VerifyReport
 from llama3.tokenizer import Tokenizer, stop_ids
 
 if TYPE_CHECKING:
+    from llama3.checkpoints.companions import stated_ids, write_companions
     from llama3.checkpoints.formats import open_weights
     from llama3.checkpoints.hf import read_raw_config
     from llama3.checkpoints.load import load_model
@@ -33,12 +34,16 @@ __all__ = [
     "open_weights",
     "read_raw_config",
     "save_model",
+    "stated_ids",
     "stop_ids",
+    "write_companions",
     "write_json_atomic",
     "write_probe",
 ]
 
 _HOMES = {
+    "stated_ids": "llama3.checkpoints.companions",
+    "write_companions": "llama3.checkpoints.companions",
     "open_weights": "llama3.checkpoints.formats",
     "read_raw_config": "llama3.checkpoints.hf",
     "load_model": "llama3.checkpoints.load",

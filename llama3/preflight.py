@@ -14,6 +14,7 @@ from typing import Any
 
 from llama3.config import Loaded, load
 from llama3.config.crosscheck import world_problems
+from llama3.config.merge import Override
 from llama3.errors import ConfigError, LlamaError, Problem
 
 LOADED_ALREADY = ConfigError.declare(
@@ -29,7 +30,9 @@ OWN_SHAPE = ConfigError.declare(
 )
 
 
-def load_config(source: str | os.PathLike[str] | Mapping[str, Any] | Loaded, overrides: Sequence[str] = ()) -> Loaded:
+def load_config(
+    source: str | os.PathLike[str] | Mapping[str, Any] | Loaded, overrides: Sequence[str | Override] = ()
+) -> Loaded:
     """Load a config and check it with everything that needs no run. Raises as `llama3.config.load` does."""
     if isinstance(source, Loaded):
         if overrides:
@@ -37,7 +40,7 @@ def load_config(source: str | os.PathLike[str] | Mapping[str, Any] | Loaded, ove
         return source
     from llama3.evaluation.own_suite import add_own_suite
 
-    checks = (policy_problems, model_problems, tokenizer_problems, data_problems)
+    checks = (policy_problems, model_problems, tokenizer_problems, source_problems, data_problems)
     return load(source, overrides, checks=checks, completed=add_own_suite)
 
 
@@ -96,6 +99,19 @@ def tokenizer_problems(loaded: Loaded) -> Iterator[Problem]:
     path = loaded.config.tokenizer.path
     if path is not None and not Path(path).exists():
         yield NO_TOKENIZER.problem(loaded.place("tokenizer.path"), path=path)
+
+
+def source_problems(loaded: Loaded) -> Iterator[Problem]:
+    """A source that reads files must find some."""
+    from llama3.data.reading import FileOptions, files_of
+
+    for choice in loaded.choices:
+        if isinstance(choice.options, FileOptions):
+            try:
+                files_of(choice.options)
+            except ConfigError as error:
+                place = loaded.place((*choice.path, "path"))
+                yield from (replace(problem, where=f"{place}: {problem.where}") for problem in error.problems)
 
 
 def data_problems(loaded: Loaded) -> Iterator[Problem]:

@@ -60,7 +60,7 @@ def run(loaded: Loaded) -> Run:
     require_room(loaded.config, device_of(loaded.config.run.device))
     post = loaded.config.post_training
     if post.rewards and (post.rounds or post.data):
-        try_rewards(post.rewards, must_ask=post.data is None)
+        try_rewards(post.rewards, loaded.config.run.device, must_ask=post.data is None)
     with Executor(loaded) as make:
         story = improve if loaded.config.model.path else raise_model
         try:
@@ -77,14 +77,14 @@ def raise_model(make: Executor, config: Config) -> dict[str, Any]:
     corpus = curated(make, config)
     vocabulary = make(tokenizer, "tokenizer", TokenizerOptions.of(config), corpus=corpus)
     searched = {"corpus": corpus, "tokenizer": vocabulary}
-    given = own_rows(make, config, searched)
+    given, leaks = own_rows(make, config, searched)
     shards = make(shard, "shard", ShardOptions.of(config), corpus=corpus, tokenizer=vocabulary)
 
     # Pre-training (3.4): next-token prediction, annealed to a learning rate of 0, checkpoints averaged.
     base = make(pretrain, "pretrain", PretrainOptions.of(config), shards=shards, tokenizer=vocabulary)
 
     trained = post_train(make, config, base, given)
-    results = measure(make, config, trained, searched)
+    results = measure(make, config, trained, searched, contamination=leaks)
     publish(make, config, trained, results)
     return tell(make, config, trained, results)
 
@@ -97,12 +97,12 @@ def improve(make: Executor, config: Config) -> dict[str, Any]:
 
     # What cannot be released in the end is refused before anything is trained.
     searched = {"corpus": corpus, "tokenizer": base}
-    given = own_rows(make, config, searched)
+    given, leaks = own_rows(make, config, searched)
     before = make(evaluate, "evaluate-base", EvaluateOptions.of(config), checkpoint=base, corpus=corpus)
     require_auditable(before, AuditOptions.of(config))
 
     trained = post_train(make, config, base, given)
-    results = measure(make, config, trained, searched, base=before)
+    results = measure(make, config, trained, searched, base=before, contamination=leaks)
     audited = make(audit, "audit", AuditOptions.of(config), before=before, after=results.evaluations["final"])
 
     # The gate: where it closes, the report says what was lost and there is no release.
@@ -129,14 +129,16 @@ Searched = Mapping[str, Artifact]
 """Where held-out tasks must not stand, beside the data of post-training: the corpus, and the tokenizer to read it."""
 
 
-def own_rows(make: Executor, config: Config, searched: Searched) -> Artifact | None:
-    """The user's own rows, if any (`post_training.data`). Rows that hold a held-out task are refused."""
+def own_rows(make: Executor, config: Config, searched: Searched) -> tuple[Artifact, Artifact] | tuple[None, None]:
+    """The user's own rows, if any (`post_training.data`), and the report of held-out tasks in them. Rows that hold one
+    are refused."""
     if config.post_training.data is None:
-        return None
+        return None, None
     options = UserDataOptions.of(config)
     given = make(own_data(options), "own_data", options)
-    require_clean(find_leaks(make, config, {given.type: given}, searched))
-    return given
+    leaks = find_leaks(make, config, {given.type: given}, searched)
+    require_clean(leaks)
+    return given, leaks
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,15 +241,15 @@ class Results:
     """How much of the held-out tasks was trained on."""
 
 
-def measure(make: Executor, config: Config, trained: Trained, searched: Searched, **known: Artifact) -> Results:
-    """Every checkpoint on held-out text and tasks but those whose evaluation is `known`, and what the figures are
-    worth."""
+def measure(make: Executor, config: Config, trained: Trained, searched: Searched, **known: Artifact | None) -> Results:
+    """Every checkpoint on held-out text and tasks, and what the figures are worth; but what is `known` already, by the
+    name of the checkpoint or as `contamination`."""
     corpus, options = searched["corpus"], EvaluateOptions.of(config)
     evaluations = {
         name: known.get(name) or make(evaluate, f"evaluate-{name}", options, checkpoint=checkpoint, corpus=corpus)
         for name, checkpoint in trained.checkpoints.items()
     }
-    leaks = find_leaks(make, config, trained.learnt_from, searched)
+    leaks = known.get("contamination") or find_leaks(make, config, trained.learnt_from, searched)
     return Results(evaluations, corpus, make(baselines, "baselines", corpus=corpus), leaks)
 
 

@@ -52,7 +52,23 @@ def home(tmp_path_factory) -> Path:
     config = ModelConfig(dim=32, n_layers=2, n_heads=2, n_kv_heads=1, ffn_dim=64, vocab_size=400, max_seq_len=256)
     save_checkpoint(folder / "model", PlacedModel(init_weights(Transformer(config), 1)), tokenizer, {})
     (folder / "model" / "LICENSE").write_text(f"{LICENSE}\n\nUse it kindly.\n")
+    stated = json.loads((folder / "model" / "tokenizer_config.json").read_text())
+    (folder / "model" / "tokenizer_config.json").write_text(json.dumps({**stated, "padding_side": "left"}))
+    settings = {"eos_token_id": sorted(tokenizer.stop_ids), "do_sample": True, "temperature": 0.25, "top_k": 7}
+    (folder / "model" / "generation_config.json").write_text(json.dumps(settings))
+    (folder / "model" / "chat_template.jinja").write_text(tokenizer.chat_template)
+    (folder / "model" / "additional_chat_templates").mkdir()
+    (folder / "model" / "additional_chat_templates" / "tool_use.jinja").write_text("{{ tools }}")
     return folder
+
+
+BESIDE_THE_WEIGHTS = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "generation_config.json",
+    "chat_template.jinja",
+    "additional_chat_templates/tool_use.jinja",
+)
 
 
 def write_config(home: Path, name: str, **changes) -> Path:
@@ -133,6 +149,14 @@ def test_the_terms_of_the_adopted_model_go_on(home, adopted):
     assert not (release.path / "adopted").exists()
 
 
+def test_what_stands_beside_the_adopted_weights_goes_all_the_way(home, adopted):
+    for key in ("adopt", "sft-1", "prefer-1", "average-1", "final", "release"):
+        for name in BESIDE_THE_WEIGHTS:
+            assert adopted.artifacts[key].file(name).read_bytes() == (home / "model" / name).read_bytes(), (key, name)
+    stops = json.loads((home / "model" / "generation_config.json").read_text())["eos_token_id"]
+    assert json.loads(adopted.artifacts["release"].file("config.json").read_text())["eos_token_id"] == stops
+
+
 def test_a_failed_audit_releases_nothing_and_exits_5(home, adopted, capsys):
     run = home / "runs" / "lossy"
     llama3.run(write_config(home, "lossy"))
@@ -174,6 +198,12 @@ def test_own_rows_are_what_is_learnt(home, kind, stage):
     assert "reject-1" not in run.artifacts
     assert {"own_data", stage, "release"} <= run.artifacts.keys()
     assert run.artifacts[stage].metrics["examples"] > 10
+
+    llama3.run(config, [f"post_training.data={rows}"])
+    events = [json.loads(line) for line in (run.path / "events.jsonl").read_text().splitlines()]
+    last = max(n for n, event in enumerate(events) if event["kind"] == "config")
+    told = [(event["kind"], event["key"]) for event in events[last + 1 :]]
+    assert told == [("stage_skipped", key) for key in run.artifacts], "each stage is told of once"
 
 
 SHORT, LONG = "yes", "no, not at all"

@@ -78,6 +78,8 @@ def test_every_leaf_of_a_policy_is_a_slot(policy, places):
 def test_what_the_machine_computes_faster_in_is_measured_once_and_kept(tmp_path):
     config = {"run": {"dir": str(tmp_path), "threads": 1}, "post_training": {"sft": {"precision": "fp32"}}}
     with Executor(load(config)) as first:
+        assert not (first.run.path / PRECISION_FILE).exists(), "not before anything is to be trained"
+        assert first.config.run.threads == 1
         measured = json.loads((first.run.path / PRECISION_FILE).read_text())
     assert set(measured) == {"training", "sampling"}
     assert first.config.pretrain.precision == measured["training"]["precision"]
@@ -103,4 +105,5 @@ def test_a_config_that_leaves_nothing_open_measures_nothing(tmp_path):
     post = {"reject": fixed, "sft": fixed, "prefer": {**fixed, "sampling_precision": "bf16"}}
     config = {"run": {"dir": str(tmp_path), "threads": 1}, "pretrain": fixed, "post_training": post}
     with Executor(load(config)) as make:
+        assert make.config.pretrain.precision == "fp32"
         assert not (make.run.path / PRECISION_FILE).exists()

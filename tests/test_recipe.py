@@ -108,10 +108,10 @@ def hashes(run: Path) -> dict[str, str]:
     return {key: artifact.hash for key, artifact in RunDir(run).current().items()}
 
 
-def start(config: Path, *arguments: str) -> subprocess.Popen:
+def start(config: Path, command: tuple[str, ...] = ("-m", "llama3", "run")) -> subprocess.Popen:
     path = os.pathsep.join(part for part in sys.path if part)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
-    command = [sys.executable, "-m", "llama3", "run", str(config), *arguments]
+    command = (sys.executable, *command, str(config))
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -331,6 +331,49 @@ def test_killed_at_random_moments_it_ends_with_the_same_hashes(finished, tmp_pat
     assert process.returncode == 0, errors
     assert kills > 0
     assert hashes(tmp_path / "runs" / "small") == hashes(run.path)
+
+
+KILLED = """
+import os, signal, sys
+from llama3.artifacts.run import RunDir
+from llama3.cli import main
+from llama3.training.checkpoint import CheckpointStore
+
+
+def killed_after(owner, name, is_the_moment):
+    call = getattr(owner, name)
+
+    def called(self, first, *rest, **named):
+        made = call(self, first, *rest, **named)
+        if is_the_moment(first):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return made
+
+    setattr(owner, name, called)
+
+
+if sys.argv[1] == "between":
+    killed_after(RunDir, "execute", lambda stage: stage.name == "shard")
+else:
+    killed_after(CheckpointStore, "save", lambda step: step == 4)
+main(["run", sys.argv[2]])
+"""
+
+
+def test_killed_between_stages_and_inside_one_it_ends_with_the_same_hashes(finished, tmp_path):
+    folder, run = finished
+    config = write_config(tmp_path, data__sources=[{"name": "files", "path": str(folder / "text")}])
+    small = tmp_path / "runs" / "small"
+    for moment in ("between", "inside"):
+        process = start(config, command=("-c", KILLED, moment))
+        _, errors = process.communicate(timeout=240)
+        assert process.returncode == -signal.SIGKILL, errors
+        assert hashes(small).keys() == {"curate", "tokenizer", "shard"}
+    assert list(small.glob("scratch/pretrain-*/checkpoints/step-4/COMMIT"))
+    process = start(config)
+    _, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, errors
+    assert hashes(small) == hashes(run.path)
 
 
 def test_ctrl_c_keeps_what_is_finished(finished, tmp_path):

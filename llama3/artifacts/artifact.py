@@ -28,7 +28,8 @@ NO_ARTIFACT = ArtifactError.declare(
     "L3-ART-001",
     "not an artifact",
     why="there is {found}",
-    fix="give an artifact's directory, or a run directory's artifacts/<stage>",
+    fix="give the folder of a release or of another artifact (runs/NAME/artifacts/release); "
+    "`llama3 lineage` takes that of a run too (runs/NAME)",
 )
 BAD_MANIFEST = ArtifactError.declare(
     "L3-ART-002", "the manifest is damaged", why="{error}", fix=_REBUILD.format(part="manifest")

@@ -30,6 +30,12 @@ def begun(folder: Path, artifact: str) -> dict[str, Any]:
     return {"artifact": artifact, "logs": sizes}
 
 
+def key_now(folder: Path) -> str | None:
+    """The key of the artifact that is being made in a run directory; None where no start was noted."""
+    starts = [event for event in read_json_lines(folder / EVENTS) if event.get("kind") == "stage_start"]
+    return starts[-1].get("key") if starts else None
+
+
 def rows_of(folder: Path, name: str, made: Mapping[str, Artifact]) -> Iterator[dict[str, Any]]:
     """The rows of `<name>.jsonl` that tell of artifacts in `made`, each with the `key` of its artifact.
 

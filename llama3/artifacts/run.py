@@ -6,7 +6,7 @@
       events.jsonl metrics.jsonl samples.jsonl         append-only, readable mid-run
       artifacts/<key>-<request>/                       finished artifacts; artifacts/<key> links to the
       current one scratch/<key>-<request>/                         of unfinished stages, kept for the next try
-      damaged/                                         artifacts that failed verification, moved aside
+      damaged/                                         artifacts that failed verification, moved aside, if any
       report.html report.json
 
 `<request>` is the hash of (stage, inputs, options, plugins). So a changed config makes a new artifact
@@ -136,7 +136,7 @@ class RunDir:
             self.path.mkdir(parents=True, exist_ok=True)
             self._require_ours()
             self._lock = RunLock(self.path)  # first: from now on the directory is a run's
-            for folder in (self.artifacts, self.scratch, self.damaged):
+            for folder in (self.artifacts, self.scratch):
                 folder.mkdir(exist_ok=True)
         except OSError as error:
             self.close()
@@ -298,6 +298,7 @@ class RunDir:
 
     def _set_aside(self, path: Path, name: str) -> Path:
         """Move something into damaged/ under a name that is free; where it lies then."""
+        self.damaged.mkdir(exist_ok=True)
         free = (place for n in range(1, 1_000_000) if not os.path.lexists(place := self.damaged / f"{name}-{n}"))
         aside = next(free)
         publish(path, aside)

@@ -45,7 +45,11 @@ def audit(
 
 
 def compare(loaded: Loaded, before: str, after: str, folder: Path) -> Artifact:
-    """Evaluate both models in the run directory `folder`, where what was evaluated before is found, and audit them."""
+    """Evaluate both models in the run directory `folder`, where what was evaluated before is found, and audit them.
+
+    Where none of a few documents happens to be held out, none is chosen to be, as a run would: one document shows
+    nothing in an audit, and suites of tasks need none.
+    """
     from llama3.data.curate import CurateOptions, curate
     from llama3.data.ledger import lost_input
     from llama3.evaluation.audit import AuditOptions, audit

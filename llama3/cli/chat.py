@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from llama3.cli.generate import DeviceOption, MaxTokensOption, ModelArgument, SeedOption, TemperatureOption
-from llama3.cli.output import note, say
+from llama3.cli.output import note, require_stdout, say
 
 HELP = "/reset starts over, /exit (or Ctrl-D) leaves, Ctrl-C stops an answer"
 
@@ -28,6 +28,7 @@ def chat(
     from llama3.inference.llama import Llama
     from llama3.tokenizer.chat import Message
 
+    require_stdout()
     start = [Message("system", system)] if system else []
     with open_policy(model) as guards:
         llama = Llama.load(model, device=device, guard=guards)

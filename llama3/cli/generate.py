@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from llama3.cli.output import JsonOption, json_text, say
+from llama3.cli.output import JsonOption, json_text, require_stdout, say
 from llama3.errors import ConfigError, GuardBlocked, Problem
 
 NO_PROMPTS = ConfigError.declare("L3-CLI-020", "no prompts", fix="give them as arguments or one per line")
@@ -33,6 +33,7 @@ def generate(
     from llama3.cli.guarding import open_policy
     from llama3.inference.llama import Llama
 
+    require_stdout()
     texts = list(prompts) if prompts else [line.rstrip("\n") for line in sys.stdin if line.strip()]
     if not texts:
         raise NO_PROMPTS("stdin")

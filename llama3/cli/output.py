@@ -47,6 +47,12 @@ _OUTSIDE_JSON = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u20
 """What JSON may hold as it is and a terminal must not be told."""
 
 
+def require_stdout() -> None:
+    """Raises LlamaError where standard output is closed, before work whose result nobody would see."""
+    if sys.stdout is None:
+        raise NOT_PRINTED("standard output", error="it is closed")
+
+
 def say(text: str = "", *, end: str = "\n") -> None:
     """A line of data for a reader, at once."""
     _write("stdout", printable(text) + end)
@@ -99,8 +105,10 @@ class Told:
 
 
 def _write(name: Stream, text: str) -> None:
+    if name == "stdout":
+        require_stdout()
     stream = getattr(sys, name)
-    if stream is None:  # closed before the program began
+    if stream is None:  # closed before the program began: nobody is there to be told
         return
     Told.data |= name == "stdout" and bool(text)
     try:
@@ -125,5 +133,5 @@ def _give_up(name: Stream, error: OSError) -> None:
     """From now on what is told there goes nowhere. A reader who went away wants no more, which is no failure."""
     with suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), getattr(sys, name).fileno())
-    if name == "stdout" and error.errno not in (errno.EPIPE, errno.EBADF):
+    if name == "stdout" and error.errno != errno.EPIPE:
         raise NOT_PRINTED("standard output", error=error) from error

@@ -17,7 +17,12 @@ if TYPE_CHECKING:
     from llama3.plugins.loader import Broken, Offer
     from llama3.plugins.registry import Registry
 
-NO_PLUGIN = PluginError.declare("L3-CLI-010", "no plugin {name!r}", why="{near}", fix="llama3 plugins list")
+NO_PLUGIN = PluginError.declare(
+    "L3-CLI-010",
+    "no plugin {name!r} is installed",
+    why="{near}",
+    fix="llama3 plugins list; a package of your own is installed with: pip install -e FOLDER",
+)
 NO_FAMILY = ConfigError.declare("L3-CLI-011", "no such family {family!r}", why="{near}")
 NO_OPTION = ConfigError.declare("L3-CLI-012", "not an option with its value", fix="write option=value")
 WHOSE_OPTIONS = ConfigError.declare("L3-CLI-013", "options belong to one plugin", fix="name it before --set")

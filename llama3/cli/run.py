@@ -21,11 +21,13 @@ def run(
     json: JsonOption = False,
 ) -> None:
     """Raise a herd: from raw text to an aligned, guarded, quantized release. Resumes what was interrupted."""
+    from llama3.config.merge import Origin
+    from llama3.config.yaml import dump
     from llama3.errors import GateFailed
     from llama3.preflight import load_config, ready
 
-    given = [*(overrides or []), *([f"run.name='{name.replace(chr(39), chr(39) * 2)}'"] if name else [])]
-    loaded = ready(load_config(config, given))
+    named = [] if name is None else [(["run", "name"], dump(name), Origin("set", "--name"))]
+    loaded = ready(load_config(config, [*(overrides or []), *named]))
     for line in loaded.notes:
         note(f"note: {line}")
 

@@ -27,6 +27,8 @@ def show(
 
 def rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
     """The facts as lines for people."""
+    from llama3.model.needs import size
+
     shape, weights, memory = facts["architecture"], facts["weights"], facts["memory"]
     scaling = shape["rope_scaling"]
     rope = f"base {shape['rope_theta']:g}" + (f", scaled by {scaling['factor']:g}" if scaling else "")
@@ -40,11 +42,11 @@ def rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("vocabulary", f"{shape['vocab_size']:,}"),
         ("context", f"{shape['max_seq_len']:,} tokens, RoPE {rope}"),
         ("tensor types", types + (f" (scheme {weights['quantization']})" if weights["quantization"] else "")),
-        ("on disk", gib(weights["bytes"])),
+        ("on disk", size(weights["bytes"])),
         *_tokenizer_rows(facts["tokenizer"]),
         ("license", facts["license"] or "none stated"),
-        ("memory to serve", f"{gib(memory['serve'])} in bfloat16, with the cache of one full context"),
-        ("memory to finetune", f"{gib(memory['finetune'])} fully, {gib(memory['lora'])} with LoRA, and activations"),
+        ("memory to serve", f"{size(memory['serve'])} in bfloat16, with the cache of one full context"),
+        ("memory to finetune", f"{size(memory['finetune'])} fully, {size(memory['lora'])} with LoRA, and activations"),
     ]  # fmt: skip
 
 
@@ -58,8 +60,3 @@ def _tokenizer_rows(tokenizer: dict[str, Any]) -> list[tuple[str, str]]:
         ("split rule", tokenizer["split"]),
         ("chat template", tokenizer["template"] or "none"),
     ]  # fmt: skip
-
-
-def gib(size: int) -> str:
-    """A size for people: GiB, or MiB where it is small."""
-    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"

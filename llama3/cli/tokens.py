@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from llama3.cli.generate import ModelArgument
+from llama3.cli.output import require_stdout
 from llama3.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def tokens(
     from llama3.artifacts.progress import PatientConsole
     from llama3.posttraining.examples import rendered_dialog
 
+    require_stdout()
     if (data is None) == (message is None):
         raise DATA_OR_MESSAGE("llama3 tokens")
     tokenizer = _tokenizer(Path(model))

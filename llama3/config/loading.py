@@ -100,7 +100,7 @@ Check = Callable[[Loaded], Iterable[Problem]]
 
 def load(
     source: str | os.PathLike[str] | Mapping[str, Any],
-    overrides: Sequence[str] = (),
+    overrides: Sequence[str | Override] = (),
     *,
     environ: Mapping[str, str] | None = None,
     checks: Iterable[Check] = (),
@@ -109,7 +109,8 @@ def load(
     """Load and check a preset (by name), a file, a run directory or a plain mapping.
 
     Args:
-        overrides: `section.key=value` each, the value in YAML; they win over everything else.
+        overrides: `section.key=value` each, the value in YAML; they win over everything else. An `Override` says
+            itself where it was given.
         environ: where `LLAMA3__SECTION__KEY` and `WORLD_SIZE` are looked up (default: the process's environment).
         checks: further cross-checks, reported together with the last pass.
         completed: adds what follows from the values that were given.
@@ -120,7 +121,7 @@ def load(
     """
     environ = os.environ if environ is None else environ
     layers = Layers()
-    rows = [*environment_overrides(environ), *set_overrides(tuple(overrides))]
+    rows = [*environment_overrides(environ), *set_overrides(overrides)]
     label = _add_source(layers, source, [row for row in rows if row[0] == ["extends"]])
     problems = [*misspelt(environ), *apply_overrides(layers, [row for row in rows if row[0] != ["extends"]])]
     problems += _odd_numbers(layers.values, (), layers)
@@ -215,7 +216,8 @@ def _core_pass(layers: Layers, problems: list[Problem]) -> Config:
     try:
         config = Config.model_validate(layers.values)
     except ValidationError as error:
-        problems = [*problems, *problems_of(error, Config, where)]
+        told = {problem.where for problem in problems}  # an odd number is not also out of its field's range
+        problems = [*problems, *(found for found in problems_of(error, Config, where) if found.where not in told)]
     if problems:
         raise ConfigError.of(problems)
     return config

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -189,15 +189,16 @@ def misspelt(environ: Mapping[str, str]) -> list[Problem]:
     return found
 
 
-def set_overrides(overrides: list[str] | tuple[str, ...]) -> list[Override]:
+def set_overrides(overrides: Iterable[str | Override]) -> list[Override]:
     """`pretrain.steps=10`, in the order given; an override without `=` has no keys. An item of a list may be written
-    `[0]` too."""
-    rows = []
-    for override in overrides:
-        key, equals, text = override.partition("=")
-        keys = re.sub(r"\[(\d+)\]", r".\1", key.strip()).removeprefix(".").split(".")
-        rows.append((keys if equals else [], text, Origin("set", f"--set {_short(override)}")))
-    return rows
+    `[0]` too. What another option than --set stands for comes as an `Override`."""
+    return [_set_override(override) if isinstance(override, str) else override for override in overrides]
+
+
+def _set_override(override: str) -> Override:
+    key, equals, text = override.partition("=")
+    keys = re.sub(r"\[(\d+)\]", r".\1", key.strip()).removeprefix(".").split(".")
+    return keys if equals else [], text, Origin("set", f"--set {_short(override)}")
 
 
 def _short(text: str) -> str:

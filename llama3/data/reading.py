@@ -170,7 +170,7 @@ def shards_of(
     Files above `unread_above` bytes are told apart by their size only. Raises ConfigError where there is no file, or
     where all are empty.
     """
-    found = _files(options, suffixes)
+    found = files_of(options, suffixes)
     files = [listed(path, unread_above) for path in found.files]
     whole = files_per_shard == 1
     shards = []
@@ -182,7 +182,8 @@ def shards_of(
     return shards
 
 
-def _files(options: FileOptions, suffixes: Sequence[str]) -> Found:
+def files_of(options: FileOptions, suffixes: Sequence[str] = ()) -> Found:
+    """The files that `options` name, found and not read. Raises ConfigError where there is none, or all are empty."""
     path = Path(options.path).expanduser()
     where = f"source {options.source!r}: {printable(str(path))}"
     found = find(path, options.glob, tuple(suffixes))

@@ -105,7 +105,7 @@ def measure(model: Llama, corpus: Artifact, options: EvaluateOptions, out: Stage
     subject = Subject(
         model=model,
         corpus=Corpus(corpus.path),
-        rewards=build_rewards(options.rewards),
+        rewards=build_rewards(options.rewards, options.device),
         max_tokens=options.max_tokens,
     )
     results: dict[str, Any] = {}

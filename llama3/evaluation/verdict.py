@@ -66,13 +66,26 @@ def _changes(report: Mapping[str, Any]) -> Iterator[str]:
     rates = report["pass_rate"]
     if {"base", "final"} <= rates.keys():
         old, new = rates["base"], rates["final"]
-        sure = "" if new["low"] > old["high"] or new["high"] < old["low"] else ", within the error of measurement"
-        yield f"Held-out tasks solved: {100 * old['rate']:.1f} % by base, {100 * new['rate']:.1f} % by final{sure}."
+        apart = new["low"] > old["high"] or new["high"] < old["low"]
+        told = _way(report, "pass_rate") or ("" if apart else ", within the error of measurement")
+        yield f"Held-out tasks solved: {100 * old['rate']:.1f} % by base, {100 * new['rate']:.1f} % by final{told}."
     bits = report["bits_per_byte_by_model"]
     if bits.get("base") is not None and bits.get("final") is not None:
-        change = bits["final"] - bits["base"]
-        way = "as good" if abs(change) < 0.0005 else "worse" if change > 0 else "better"
-        yield f"Bits per byte of held-out text: {bits['base']:.3f} by base, {bits['final']:.3f} by final ({way})."
+        told = _way(report, "bits_per_byte")
+        yield f"Bits per byte of held-out text: {bits['base']:.3f} by base, {bits['final']:.3f} by final{told}."
+
+
+def _way(report: Mapping[str, Any], metric: str) -> str:
+    """Which way the first suite that measured `metric` went, by the interval of its paired change; nothing where no
+    audit has one."""
+    measured = report["evaluations"]["base"] if report["audit"] else {}
+    suite = next((name for name, result in measured.items() if metric in result), "")
+    row = report["audit"]["suites"].get(suite) if suite else None
+    if row is None or row["paired_low"] is None:
+        return ""
+    if row["paired_low"] > 0:
+        return ": better"
+    return ": worse" if row["paired_high"] < 0 else ": no difference that these items can tell"
 
 
 def _warnings(report: Mapping[str, Any]) -> Iterator[str]:

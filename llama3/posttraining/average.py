@@ -6,8 +6,9 @@ learnt (Wortsman et al. 2022, arXiv 2109.01903).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from llama3.artifacts import Checkpoint, StageOutput, stage
 from llama3.artifacts.files import write_json_atomic
+from llama3.checkpoints.companions import stated_ids, write_companions
 from llama3.checkpoints.formats import open_weights
 from llama3.checkpoints.load import check_shapes, read_parameter
 from llama3.checkpoints.source import WeightSource
@@ -59,13 +61,18 @@ def average(
     for folder, tokenizer in zip(folders, tokenizers, strict=True):
         if tokenizer.hash != tokenizers[0].hash:
             raise OTHER_TOKENIZER(folder, first=folders[0])
-    out.metrics["distance"] = round(average_checkpoints(folders, options.weights, out.path), 6)
-    tokenizers[0].save(out.path)
+    first = open_weights(folders[0])
+    ids = stated_ids(first, tokenizers[0])
+    out.metrics["distance"] = round(average_checkpoints(folders, options.weights, out.path, ids), 6)
+    write_companions(first, tokenizers[0], out.path)
     write_json_atomic(out.path / "llama3.json", {"stage": "average", "weights": list(options.weights)})
 
 
-def average_checkpoints(folders: Sequence[Path], weights: Sequence[float], to: Path) -> float:
-    """Write the weighted mean of all into `to`; returns the root mean square difference of the first two."""
+def average_checkpoints(
+    folders: Sequence[Path], weights: Sequence[float], to: Path, extra: Mapping[str, Any] | None = None
+) -> float:
+    """Write the weighted mean of all into `to`, with `extra` keys of config.json; returns the root mean square
+    difference of the first two."""
     if len(weights) != len(folders) or min(weights) < 0 or sum(weights) <= 0:
         raise NO_WEIGHTS("post_training.average", weights=list(weights), models=len(folders))
     sources = [open_weights(folder) for folder in folders]
@@ -83,7 +90,7 @@ def average_checkpoints(folders: Sequence[Path], weights: Sequence[float], to: P
             squares.append(((tensors[0] - tensors[1]) ** 2).sum())
             yield name, weighted_mean(tensors, weights)
 
-    write_model(first.config, shapes, means(), to, dtype=torch.float32)
+    write_model(first.config, shapes, means(), to, dtype=torch.float32, extra=extra)
     return float((torch.stack(squares).sum() / sum(shape.numel() for shape in shapes.values())).sqrt())
 
 

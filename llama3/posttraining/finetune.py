@@ -192,7 +192,7 @@ def prefer(
     job = Finetuning("prefer", inputs, preferences, options.algorithm, options.prefer, options, out)
 
     def rollouts() -> Rollouts:
-        judge = build_reward(options.rewards, reward) if "reward" in job.spec.needs else None
+        judge = build_reward(options.rewards, reward, options.device) if "reward" in job.spec.needs else None
         return job.rollouts(options.prefer, judge)
 
     job.run(
@@ -326,7 +326,8 @@ class Finetuning:
         self._merge_adapter()
         facts = {"stage": self.stage, "algorithm": self.slot.model_dump(), "examples": len(examples)}
         # The value head belongs to the training: what others load is the policy.
-        save_checkpoint(self.out.path, self.model, self.tokenizer, facts, without=["value_head"])
+        base = self.inputs["checkpoint"].path
+        save_checkpoint(self.out.path, self.model, self.tokenizer, facts, base=base, without=["value_head"])
         self.out.metrics |= {
             "examples": len(examples),
             "precision": section.precision,

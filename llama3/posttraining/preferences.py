@@ -76,7 +76,8 @@ def preferences(
     Raises DataError (L3-PRF-001) when no prompt has both a passing and a failing answer.
     """
     folder = checkpoint.path
-    config, tokenizer, combined = read_config(folder), Tokenizer.load(folder), build_reward(options.rewards, reward)
+    config, tokenizer = read_config(folder), Tokenizer.load(folder)
+    combined = build_reward(options.rewards, reward, options.device)
     tasks = draw_tasks(combined, options.prompts, options.seed, out)
     write_rows(out.path / "prompts.jsonl", [task.to_json() for task in tasks])
     if options.prompts_only:

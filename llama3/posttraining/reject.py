@@ -90,7 +90,7 @@ def reject(
     """
     folder = checkpoint.path
     room = read_config(folder).max_seq_len
-    tokenizer, combined = Tokenizer.load(folder), build_reward(options.rewards, reward)
+    tokenizer, combined = Tokenizer.load(folder), build_reward(options.rewards, reward, options.device)
     tasks = draw_tasks(combined, options.demonstrations + options.prompts, options.seed, out)
     shown = len(tasks) * options.demonstrations // (options.demonstrations + options.prompts)
     demonstrations, asked = tasks[:shown], with_room(tasks[shown:], tokenizer, options.max_tokens, room, out)

@@ -116,9 +116,9 @@ class Sampled:
         ]
 
 
-def build_reward(slots: Sequence[Slot], trained: Artifact | None = None) -> CombinedReward:
+def build_reward(slots: Sequence[Slot], trained: Artifact | None = None, device: str = "auto") -> CombinedReward:
     """The rewards named in the config, and the one that scores with the reward model that the run has `trained`."""
-    return CombinedReward(build_rewards([*slots, *([] if trained is None else [_scoring_with(trained)])]))
+    return CombinedReward(build_rewards([*slots, *([] if trained is None else [_scoring_with(trained)])], device))
 
 
 def _scoring_with(trained: Artifact) -> Slot:

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 from llama3.artifacts import Checkpoint, StageOutput, stage
-from llama3.artifacts.artifact import COMMIT, MANIFEST
 from llama3.artifacts.files import write_json_atomic
+from llama3.checkpoints.companions import write_companions
+from llama3.checkpoints.formats import open_weights
 from llama3.checkpoints.hf import read_raw_config
 from llama3.checkpoints.load import load_model
 from llama3.checkpoints.quantized import TensorError, quantize_model, save_quantized
 from llama3.config.schema import Config, QuantizationSlot, Slot
 from llama3.errors import CheckpointError, PluginError
 from llama3.plugins.registry import discover
+from llama3.tokenizer import Tokenizer
 
 QUANTIZED = CheckpointError.declare(
     "L3-REL-002", "the checkpoint is quantized already", fix="quantize the checkpoint it was made of"
@@ -54,7 +54,7 @@ def quantize(checkpoint: Checkpoint, *, options: QuantizeOptions, out: StageOutp
     model = load_model(source)
     errors = quantize_model(model, scheme)
     save_quantized(model, out.path, options.scheme.name, scheme)
-    copy_companions(source, out.path)
+    write_companions(open_weights(source), Tokenizer.load(source), out.path)
     summary = summarize(errors)
     write_json_atomic(out.path / "quantization.json", {**summary, "tensors": [asdict(error) for error in errors]})
     facts = {"stage": "quantize", "scheme": options.scheme.name, "options": scheme.metadata(), **summary}
@@ -73,12 +73,3 @@ def summarize(errors: list[TensorError]) -> dict[str, Any]:
         "bytes_bf16": sum(error.bytes_before for error in errors),
         "bytes": sum(error.bytes_after for error in errors),
     }
-
-
-def copy_companions(source: Path, target: Path) -> None:
-    """Copy what stands beside the weights of a checkpoint (the tokenizer's files); nothing is overwritten."""
-    own = ("config.json", "llama3.json", MANIFEST, COMMIT)
-    for path in sorted(source.iterdir()):
-        weights = path.name.endswith((".safetensors", ".safetensors.index.json"))
-        if path.is_file() and not weights and path.name not in own:
-            shutil.copyfile(path, target / path.name)

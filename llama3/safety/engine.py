@@ -12,7 +12,7 @@ import json
 import logging
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, SupportsFloat, TypeVar
@@ -44,6 +44,8 @@ HOLD_BACK = 200
 """Characters of a stream that are kept until more text has been scanned after them."""
 CLOSING_SECONDS = 5.0
 """How long a guard may take to release what it holds."""
+TURNING_SECONDS = 0.5
+"""How long its thread may take to turn to that: one that hangs in an earlier call never does."""
 WINDOW = 4000
 """Characters before the held-back tail that every scan of a stream sees again."""
 
@@ -110,14 +112,18 @@ class PolicyEngine:
                 raise NOT_OPENED("safety.policy", guard=leaf.guard, error=describe(result.error)) from result.error
 
     def close(self) -> None:
-        """Release what the guards hold. One that fails or hangs in that is named in a warning."""
-        for _, leaf in self.policy.leaves():
-            worker = self._workers[id(leaf)]
+        """Release what the guards hold. One that fails or hangs in that is named in a warning; one that hangs already
+        is not waited for, and is closed if ever it comes back."""
+        leaves = [leaf for _, leaf in self.policy.leaves()]
+        turned = [self._workers[id(leaf)].submit(lambda: None) for leaf in leaves]
+        closed = [self._workers[id(leaf)].submit(self._guards[id(leaf)].close) for leaf in leaves]
+        wait(turned, TURNING_SECONDS)
+        for leaf, turn, close in zip(leaves, turned, closed, strict=True):
             try:
-                result = worker.submit(self._guards[id(leaf)].close).result(CLOSING_SECONDS)
-            except TimeoutError as error:
-                result = Raised(error)
-            worker.stop()
+                result = close.result(CLOSING_SECONDS if turn.done() else 0)
+            except TimeoutError:
+                result = Raised(TimeoutError("it hangs"))
+            self._workers[id(leaf)].stop(close)
             if isinstance(result, Raised):
                 log.warning("guard %s failed to close: %s", leaf.guard, describe(result.error))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -67,10 +67,14 @@ class Verdict:
 
 
 class Guard(Protocol):
-    """Built by `factory(options)`. `open` loads once; a failure there refuses to start."""
+    """Built by `factory(options)`. `open` loads once; a failure there refuses to start.
 
-    async def open(self) -> None: ...
+    Each method may be plain or `async`. A guard has a thread of its own, in which all of them run: one that blocks it
+    holds up nobody but itself, and one that awaits can judge several texts at once.
+    """
 
-    async def check(self, x: GuardInput) -> Verdict: ...
+    def open(self) -> Awaitable[None] | None: ...
 
-    async def close(self) -> None: ...
+    def check(self, x: GuardInput) -> Awaitable[Verdict] | Verdict: ...
+
+    def close(self) -> Awaitable[None] | None: ...

@@ -41,19 +41,23 @@ class Worker:
             self._stop = weakref.finalize(self, _end, self._loop)
         return asyncio.run_coroutine_threadsafe(_caught(call), self._loop)
 
-    def stop(self) -> None:
-        """End the thread when it has nothing to do; the next call starts another."""
-        self._stop()
-        self._loop = None
+    def stop(self, last: Future[Any]) -> None:
+        """End the thread once `last` is answered; the next call starts another."""
+        end, self._loop = self._stop, None
+        last.add_done_callback(lambda _: end())
 
 
 async def _caught(call: Callable[[], Any]) -> Any:
     # BaseException: SystemExit and KeyboardInterrupt would end the loop, and with it every later answer.
     try:
-        result = call()
-        return await result if inspect.isawaitable(result) else result
+        return await settled(call())
     except BaseException as error:
         return Raised(error)
+
+
+async def settled(result: Any) -> Any:
+    """What a call returned that may be plain or asynchronous, once it is there."""
+    return await result if inspect.isawaitable(result) else result
 
 
 def _started(name: str) -> asyncio.AbstractEventLoop:

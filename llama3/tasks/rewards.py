@@ -97,14 +97,19 @@ def require_scorable(scores: Scores) -> None:
         raise NOT_SCORABLE(f"rewards {', '.join(scores.parts)}", answers=len(scores.total))
 
 
-def build_rewards(slots: Sequence[Slot]) -> dict[str, Reward]:
-    """The rewards named in a config, by name; the second `jsonl_tasks` is called `jsonl_tasks-2`."""
+def build_rewards(slots: Sequence[Slot], device: str = "auto") -> dict[str, Reward]:
+    """The rewards named in a config, by name; the second `jsonl_tasks` is called `jsonl_tasks-2`.
+
+    device: where those compute whose options have a `device`, unless the config names one
+    """
     rewards: dict[str, Reward] = {}
     count: Counter[str] = Counter()
     for slot in slots:
         count[slot.name] += 1
         name = slot.name if count[slot.name] == 1 else f"{slot.name}-{count[slot.name]}"
-        rewards[name] = discover().build("rewards", slot.name, slot.options)
+        model = discover().options_model("rewards", slot.name)
+        placed = {"device": device} if model is not None and "device" in model.model_fields else {}
+        rewards[name] = discover().build("rewards", slot.name, {**placed, **slot.options})
     return rewards
 
 
@@ -151,13 +156,13 @@ def verifies(reward: Reward) -> bool:
     return bool(getattr(reward, "verifies", isinstance(reward, TaskReward)))
 
 
-def try_rewards(slots: Sequence[Slot], *, must_ask: bool = True) -> None:
+def try_rewards(slots: Sequence[Slot], device: str = "auto", *, must_ask: bool = True) -> None:
     """Have the rewards score a few answers to their own tasks, before work that they could end starts.
 
     Raises PluginError as `CombinedReward.score` does, and DataError where none of the answers can be scored, or none of
     the rewards has tasks though they `must_ask`.
     """
-    reward = CombinedReward(build_rewards(slots))
+    reward = CombinedReward(build_rewards(slots, device))
     if not must_ask and not any(isinstance(one, TaskReward) for one in reward.rewards.values()):
         return
     tasks = reward.tasks("train", _TRIED, seed=0)

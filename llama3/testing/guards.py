@@ -9,6 +9,7 @@ from typing import Any
 from llama3.plugins.specs import GuardSpec
 from llama3.safety.engine import PolicyEngine
 from llama3.safety.guard import ACTIONS, GuardInput, Verdict
+from llama3.safety.worker import settled
 from llama3.testing.conformance import Conformance
 
 TEXTS = (
@@ -25,7 +26,8 @@ TEXTS = (
 
 
 class GuardConformance(Conformance):
-    """Checks of a guard. `benign` must pass; texts in `harmful` (if you name some) must not."""
+    """Checks of a guard, whose methods may be plain or `async`. `benign` must pass; texts in `harmful` (if you name
+    some) must not."""
 
     family = "guards"
     benign: tuple[str, ...] = ("What is the capital of France?", "Sort the list [3, 1, 2].")
@@ -72,7 +74,7 @@ class GuardConformance(Conformance):
             open, close = guard.open, guard.close
 
             async def check(self, x: GuardInput) -> Verdict:
-                await guard.check(x)
+                await settled(guard.check(x))
                 raise RuntimeError("injected")
 
         stage = self._stages()[0]
@@ -90,10 +92,11 @@ class GuardConformance(Conformance):
         guard = self.build()
 
         async def ask() -> Verdict:
-            await guard.open()
+            await settled(guard.open())
             try:
-                return await guard.check(GuardInput(stage=stage, text=text))
+                verdict: Verdict = await settled(guard.check(GuardInput(stage=stage, text=text)))
+                return verdict
             finally:
-                await guard.close()
+                await settled(guard.close())
 
         return asyncio.run(ask())

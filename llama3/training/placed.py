@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import torch
 from torch import Tensor
@@ -192,16 +192,17 @@ class PlacedModel:
         """Add the adapters into the weights and take them away. Every rank must call it; each has its own errors."""
         return merge(self.module)
 
-    def save(self, folder: Path, *, without: Iterable[str] = ()) -> None:
+    def save(self, folder: Path, *, without: Iterable[str] = (), extra: Mapping[str, Any] | None = None) -> None:
         """Write `config.json` and the weights into `folder` in a layout that `transformers` loads.
 
-        Every rank must call it; rank 0 writes, with one file in memory. `without`: heads to leave out ("value_head").
+        Every rank must call it; rank 0 writes, with one file in memory. `without`: heads to leave out ("value_head");
+        `extra`: further keys of config.json.
         """
         left_out = {f"{head}.weight" for head in without}
         shapes = {name: x.shape for name, x in self._plain().named_parameters() if name not in left_out}
         weights = ((name, weight) for name, weight in self.weights() if name not in left_out)
         if self.context.is_main:
-            write_model(self.config, shapes, weights, folder, dtype=torch.float32)
+            write_model(self.config, shapes, weights, folder, dtype=torch.float32, extra=extra)
         deque(weights, maxlen=0)
 
 

@@ -9,6 +9,8 @@ from typing import Any
 
 from llama3.artifacts import StageOutput
 from llama3.artifacts.files import write_json_atomic
+from llama3.checkpoints.companions import stated_ids, write_companions
+from llama3.checkpoints.formats import open_weights
 from llama3.config.schema import Slot
 from llama3.plugins.registry import discover
 from llama3.tokenizer import Tokenizer
@@ -48,11 +50,22 @@ def reporting(
 
 
 def save_checkpoint(
-    folder: Path, model: PlacedModel, tokenizer: Tokenizer, facts: Mapping[str, Any], *, without: Iterable[str] = ()
+    folder: Path,
+    model: PlacedModel,
+    tokenizer: Tokenizer,
+    facts: Mapping[str, Any],
+    *,
+    base: Path | None = None,
+    without: Iterable[str] = (),
 ) -> None:
     """Write config.json, model.safetensors (`without` some heads), the tokenizer's files and llama3.json (`facts`) into
-    `folder`. Every rank must call it; rank 0 writes."""
-    model.save(folder, without=without)
+    `folder`. What stood beside the weights of `base`, the model that was trained on, stands there too. Every rank must
+    call it; rank 0 writes."""
+    source = None if base is None else open_weights(base)
+    model.save(folder, without=without, extra=None if source is None else stated_ids(source, tokenizer))
     if model.context.is_main:
-        tokenizer.save(folder)
+        if source is None:
+            tokenizer.save(folder)
+        else:
+            write_companions(source, tokenizer, folder)
         write_json_atomic(folder / "llama3.json", dict(facts))

@@ -18,8 +18,13 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
+from llama3.errors import DataError
 from llama3.evaluators import Batch, Llama, Result, Segment, Subject, Tree, score, texts
 from llama3_plugins.evaluators.options import BitsPerByteOptions
+
+NO_TEXT = DataError.declare(
+    "L3-EVL-042", "no document is held out to measure on", fix="add documents to data.sources, or raise data.held_out"
+)
 
 BATCH_TOKENS = 8192
 """Tokens scored at once."""
@@ -35,6 +40,8 @@ class BitsPerByte:
     def run(self, subject: Subject, limit: int, seed: int) -> Result:
         chosen = texts(subject.corpus, "held_out", self.options.max_bytes, self.options.document_bytes)
         documents = list(dict.fromkeys(chosen))
+        if not documents:
+            raise NO_TEXT("bits_per_byte")
         tokenizer, context = subject.model.tokenizer, subject.model.config.max_seq_len
         ids = [tokenizer.encode(data.decode(), bos=True) for data in documents]
         pieces = [windows(tokens, context) for tokens in ids]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -27,10 +28,11 @@ class HfOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     max_shard_bytes: int = Field(5_000_000_000, ge=1, description="larger checkpoints are split into several files")
-    temperature: float = Field(0.6, gt=0, description="default of generation_config.json")
-    top_p: float = Field(0.9, gt=0, le=1, description="default of generation_config.json")
+    temperature: float = Field(0.6, gt=0, description="in generation_config.json, where the model states no settings")
+    top_p: float = Field(0.9, gt=0, le=1, description="likewise")
 
 
+GENERATION = "generation_config.json"
 TOLERANCE = 1e-3
 """Nats. The probe is computed in float32 from the stored weights: what is left is the order of summation on another
 machine."""
@@ -43,8 +45,8 @@ class HfExporter:
         self.options = options
 
     def export(self, checkpoint: Path, folder: Path) -> ExportManifest:
-        """Weights in the precision that they have, config.json, generation_config.json, tokenizer files with the chat
-        template, and the probe."""
+        """Weights in the precision that they have, config.json, what stands beside them (tokenizer, templates,
+        generation_config.json), and the probe."""
         from llama3.exporters import (
             Tokenizer,
             load_model,
@@ -52,31 +54,29 @@ class HfExporter:
             open_weights,
             read_raw_config,
             save_model,
-            stop_ids,
+            stated_ids,
+            write_companions,
             write_json_atomic,
             write_probe,
         )
 
         if "quantization" in read_raw_config(checkpoint):
             raise QUANTIZED(checkpoint)
-        tokenizer, model, dtype = Tokenizer.load(checkpoint), load_model(checkpoint), open_weights(checkpoint).dtype
+        tokenizer, model, source = Tokenizer.load(checkpoint), load_model(checkpoint), open_weights(checkpoint)
         if tokenizer.vocab_size > model.config.vocab_size:
             raise MANY_TOKENS(checkpoint, tokens=tokenizer.vocab_size, rows=model.config.vocab_size)
-        ids = {
-            "bos_token_id": tokenizer.bos_id,
-            "eos_token_id": sorted(stop_ids(tokenizer)),
-            "pad_token_id": tokenizer.pad_id,
-        }
-        save_model(model, folder, dtype=dtype, max_shard_bytes=self.options.max_shard_bytes, extra=ids)
-        sampling = {"do_sample": True, "temperature": self.options.temperature, "top_p": self.options.top_p}
-        write_json_atomic(folder / "generation_config.json", {**ids, **sampling})
-        tokenizer.save(folder)
+        ids = stated_ids(source, tokenizer)
+        save_model(model, folder, dtype=source.dtype, max_shard_bytes=self.options.max_shard_bytes, extra=ids)
+        write_companions(source, tokenizer, folder)
+        if json.loads((folder / GENERATION).read_bytes()).keys() <= ids.keys():
+            sampling = {"do_sample": True, "temperature": self.options.temperature, "top_p": self.options.top_p}
+            write_json_atomic(folder / GENERATION, {**ids, **sampling})
         write_probe(folder, make_probe(model))
         return ExportManifest(
             layout="hf",
-            dtype=str(dtype).removeprefix("torch."),
+            dtype=str(source.dtype).removeprefix("torch."),
             parameters=model.config.num_params(),
-            files=tuple(sorted(path.name for path in folder.iterdir())),
+            files=tuple(sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())),
         )
 
     def verify(self, folder: Path) -> VerifyReport:

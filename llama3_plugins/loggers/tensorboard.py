@@ -7,14 +7,15 @@ from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
 
-from llama3.loggers import Sample
+from llama3.loggers import Sample, key_now
 
 
 class TensorBoardLogger:
-    """One event directory per stage. A step that a resumed run repeats appears twice, with equal values."""
+    """One event directory per stage and round (`sft-1`, `sft-2`), so that their curves stand side by side. A step that
+    a resumed run repeats appears twice, with equal values."""
 
     def open(self, directory: Path, stage: str) -> None:
-        self._writer = SummaryWriter(str(directory / "tensorboard" / stage))
+        self._writer = SummaryWriter(str(directory / "tensorboard" / (key_now(directory) or stage)))
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         for name, value in metrics.items():

@@ -12,3 +12,4 @@ class RewardModelOptions(BaseModel):
 
     path: str = Field(description="folder of a checkpoint with a score head and its tokenizer")
     batch_tokens: int = Field(8192, ge=1, description="tokens of one forward")
+    device: str = Field("auto", description="where it computes: auto, cpu or cuda; default: where the run does")

@@ -45,7 +45,7 @@ class RewardModelReward:
         folder = Path(options.path)
         self._batch_tokens = options.batch_tokens
         self._tokenizer = Tokenizer.load(folder)
-        self._model = load_model(folder, device=device_of("auto")).requires_grad_(False)
+        self._model = load_model(folder, device=device_of(options.device)).requires_grad_(False)
         if self._model.score_head is None:
             raise NO_HEAD(folder)
 

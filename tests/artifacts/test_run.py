@@ -69,6 +69,11 @@ def test_equal_requests_are_skipped_and_changed_ones_made_beside(run_dir):
     assert calls == ["curate", "tokenizer"] * 2
 
 
+def test_nothing_is_made_for_damage_that_is_not_there(run_dir):
+    both(run_dir)
+    assert {path.name for path in run_dir.path.iterdir() if path.is_dir()} == {"artifacts", "scratch"}
+
+
 def test_a_plugin_of_another_version_makes_a_new_artifact(run_dir):
     use = PluginUse(family="filters", name="gopher", dist="llama3", version="1")
     first = run_dir.execute(curate, {}, Options(), plugins=[use])

@@ -110,6 +110,48 @@ def test_config_commands(llama3, tmp_path, monkeypatch):
     assert json.loads(out)["title"] == "llama3 config"
 
 
+def test_validate_tells_of_every_file_that_is_not_there(llama3, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty.txt").touch()
+    (tmp_path / "my.yaml").write_text(
+        "data: {sources: [stdlib, {name: jsonl, path: a.jsonl}, {name: files, path: empty.txt},\n"
+        "  {name: html, path: ., glob: '*.html'}]}\n"
+        "post_training: {data: c.jsonl}\n"
+    )
+    code, _, err = llama3("config", "validate", "my.yaml")
+    assert code == 2
+    for text in (
+        "my.yaml:1:40: data.sources.1.path: source 'jsonl': a.jsonl: not found",
+        "my.yaml:1:70: data.sources.2.path: source 'files': empty.txt: all 1 files are empty",
+        "my.yaml:2:16: data.sources.3.path: source 'html': .: no file of it matches *.html",
+        "c.jsonl: cannot be read",
+    ):
+        assert text in err
+    assert len(err.splitlines()) == 4
+    assert llama3("run", "my.yaml")[::2] == (code, err), "a run says the same, before it makes anything"
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_value_is_told_of_at_the_option_that_gave_it(llama3, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("../x", "", "a'b/c"):
+        code, _, err = llama3("run", "quickstart", "--name", name, "--set", "pretrain.steps=0")
+        assert code == 2
+        assert "error: --name: run.name: not the name of a directory" in err
+        assert f"got {name!r}" in err
+        assert "error: --set pretrain.steps=0: pretrain.steps: " in err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("value", ["pretrain.lr=.inf", "run.seed=1e40", "data.mix.a=.nan", "pretrain=.inf"])
+def test_an_odd_number_is_one_problem(llama3, value):
+    code, _, err = llama3("config", "validate", "quickstart", "--set", value)
+    assert code == 2
+    (line,) = err.splitlines()
+    assert line.startswith(f"error: --set {value}: {value.partition('=')[0]}: ")
+    assert "L3-CFG-019" in line
+
+
 def test_show_gives_origins(llama3, tmp_path, monkeypatch, site):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LLAMA3__PRETRAIN__BATCH", "3")
@@ -268,3 +310,58 @@ def test_import_of_the_package_is_light():
 def test_python_m_llama3_is_the_program():
     done = subprocess.run([sys.executable, "-m", "llama3", "--version"], capture_output=True, text=True, timeout=60)
     assert done.stdout == "llama3 0.1.0\n"
+
+
+@pytest.mark.parametrize("axis", ["tp", "cp", "pp"])
+def test_an_axis_that_no_plugin_supplies_is_refused_before_work(llama3, tmp_path, monkeypatch, axis):
+    monkeypatch.chdir(tmp_path)
+    fsdp = ("run", "quickstart", "--set", "parallelism.dp={name: fsdp, size: 2}")
+    code, _, err = llama3(*fsdp, "--set", f"parallelism.{axis}=2")
+    assert code == 2
+    assert f"parallelism.{axis}: no strategy supplies the {axis} axis. strategies for it: none installed" in err
+    code, _, err = llama3(*fsdp, "--set", f"parallelism.{axis}={{name: fsdp, size: 2}}")
+    assert code == 2
+    assert f"parallelism.{axis}: 'fsdp' is a strategy for dp, not {axis}" in err
+    assert list(tmp_path.iterdir()) == []
+
+
+PLAIN = """
+from llama3.guards import Verdict
+from llama3.plugins import GuardSpec, hookimpl
+
+
+@hookimpl
+def llama3_guards():
+    return [GuardSpec(name="plain", factory="plain_guard:Plain", stages=frozenset({"input"}))]
+
+
+class Plain:
+    def open(self): ...
+
+    def check(self, x):
+        return Verdict(action="allow")
+
+    def close(self): ...
+"""
+
+
+def test_a_guard_of_plain_functions_passes_its_checks(llama3, site):
+    site.add("plain-guard", PLAIN)
+    code, out, err = llama3("plugins", "check", "guards/plain")
+    assert code == 0, out + err
+
+
+def test_a_plugin_that_was_only_written_is_to_be_installed(llama3, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert llama3("plugins", "new", "brief", "--family", "rewards")[0] == 0
+    code, _, err = llama3("plugins", "check", "brief")
+    assert code == 4
+    assert "no plugin 'brief' is installed. Fix: llama3 plugins list; a package of your own" in err
+    assert "pip install -e FOLDER" in err
+
+
+def test_lineage_of_nothing_says_what_has_one(llama3, tmp_path):
+    code, _, err = llama3("lineage", str(tmp_path))
+    assert code == 1
+    for words in ("a release or of another artifact (runs/NAME/artifacts/release)", "of a run too (runs/NAME)"):
+        assert words in err

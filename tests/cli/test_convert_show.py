@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -45,6 +46,8 @@ def test_show_says_what_the_model_is(llama3, model):
     shown = {line.split("  ")[0]: line for line in out.splitlines()}
     assert "1 layers, width 16, 2 heads, 1 key-value heads of 8, FFN 32" in shown["architecture"]
     assert "F32 x 12" in shown["tensor types"]
+    stored = sum(file.stat().st_size for file in Path(model).glob("*.safetensors"))
+    assert shown["on disk"].endswith(f"  {stored / 1e3:.1f} kB")
     assert "byte-level BPE, 300 tokens, 16 of them special, begins texts with BOS" in shown["tokenizer"]
     assert "Llama 3's rule" in shown["split rule"]
     assert "Llama 3" in shown["chat template"]

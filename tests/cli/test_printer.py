@@ -172,9 +172,37 @@ def test_a_reader_who_goes_away_makes_no_failure():
     os.close(writing)
 
 
-def test_closed_streams_make_no_failure():
-    command = 'exec "$0" -m llama3 config list >&- 2>&-'
-    assert subprocess.run(["bash", "-c", command, sys.executable], timeout=60).returncode == 0
+@pytest.mark.parametrize(("closed", "code"), [("2>&-", 0), (">&-", 1), (">&- 2>&-", 1)])
+def test_a_closed_stream_of_notes_is_no_failure_and_one_of_data_is(closed, code):
+    command = f'exec "$0" -m llama3 config list {closed}'
+    done = subprocess.run(["bash", "-c", command, sys.executable], capture_output=True, text=True, timeout=60)
+    assert done.returncode == code
+    assert ("standard output: the output could not be written. it is closed" in done.stderr) == (closed == ">&-")
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("config", "list"),
+        ("config", "list", "--json"),
+        ("config", "init"),
+        ("plugins", "list"),
+        ("runs", "list", "--json"),
+        ("doctor",),
+        ("--version",),
+        # Before a model is looked for: nobody would see its answer.
+        ("generate", "/no/such/place", "hi"),
+        ("chat", "/no/such/place"),
+        ("tokens", "/no/such/place", "--message", "hi"),
+    ],
+    ids=" ".join,
+)
+def test_no_command_loses_what_it_has_to_tell_in_silence(capsys, monkeypatch, args):
+    monkeypatch.setattr(sys, "stdout", None)
+    with pytest.raises(SystemExit) as caught:
+        cli.main(list(args))
+    assert caught.value.code == 1
+    assert "L3-CLI-005" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")

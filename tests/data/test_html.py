@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llama3.plugins.registry import discover
-from llama3_plugins.sources.html_text import main_text
+from llama3.sources import main_text
 
 PRE = 'def f(x):\n\treturn x  # two  spaces\n\n\n  <indented> & "quoted"\n'
 PAGE = f"""<!DOCTYPE html><html><head><title>T</title><style>p {{}}</style></head><body>

@@ -120,6 +120,23 @@ def test_a_model_is_evaluated_once(command, models, tmp_path):
     assert err.count("nothing to do") == 2
 
 
+def test_what_only_training_needs_is_not_measured(command, models, tmp_path):
+    _, _, err = command(models[0], models[0], "--out", tmp_path / "audit", "--set", "pretrain.precision=auto")
+    assert "training in" not in err
+    assert "sampling in" not in err
+    assert not (tmp_path / "audit" / "precision.json").exists()
+
+
+def test_where_no_document_is_held_out_the_suite_of_text_says_so(command, models):
+    """And the others are judged: tasks need no text."""
+    code, out, err = command(models[0], models[0], "--set", "data.held_out=1.0e-9", "--json")
+    assert code == 5
+    suites = json.loads(out)["suites"]
+    assert {name for name, row in suites.items() if row["passed"]} == {"harmless", "tasks"}
+    assert "no document is held out" in suites["bits_per_byte"]["why"]
+    assert "raise data.held_out" in err
+
+
 def test_the_model_of_the_config_plays_no_part(command, models, config):
     config.write_text(config.read_text() + "model: {path: /no/such/model}\n")
     assert command(models[0], models[0])[0] == 0

@@ -255,6 +255,7 @@ def of(audit: dict | None, **changes: Any) -> dict[str, Any]:
         "pass_rate": {"base": wilson(1, 100).to_json(), "final": wilson(60, 100).to_json()},
         "bits_per_byte_by_model": {"base": 1.5, "final": 2.0},
         "contamination": {"text": {"contaminated": 3, "n": 5}, "dialogs": {"contaminated": 0, "n": 5}},
+        "evaluations": {"base": {"refusals": {"rate": 1}, "tasks": {"pass_rate": {}}, "text": {"bits_per_byte": 1.5}}},
     }
     return verdict_of({**report, **changes})
 
@@ -265,9 +266,9 @@ def test_the_verdict():
     assert raised["title"].startswith("Released")
     assert raised["lines"] == [
         "Held-out tasks solved: 1.0 % by base, 60.0 % by final.",
-        "Bits per byte of held-out text: 1.500 by base, 2.000 by final (worse).",
+        "Bits per byte of held-out text: 1.500 by base, 2.000 by final.",
     ]
-    suite = {"passed": True, "why": ""}
+    suite = {"passed": True, "why": "", "paired_low": None, "paired_high": None}
     assert of({"passed": True, "faults": [], "suites": {"tasks": suite}})["state"] == "passed"
     lost = of(
         {"passed": False, "faults": [], "suites": {"tasks": suite, "text": {"passed": False, "why": "a loss"}}},
@@ -279,6 +280,25 @@ def test_the_verdict():
     assert of({"passed": False, "faults": ["no suite was evaluated"], "suites": {}})["lines"] == [
         "no suite was evaluated"
     ]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "word"),
+    [
+        (0.001, 0.002, ": better."),
+        (-0.002, -0.001, ": worse."),
+        (-0.002, 0.001, ": no difference that these items can tell."),
+        (0.0, 0.0, ": no difference that these items can tell."),
+        (None, None, "."),
+    ],
+)
+def test_the_word_for_a_change_follows_the_interval_of_the_audit(low, high, word):
+    """However large or small the change itself looks."""
+    row = {"passed": True, "why": "", "paired_low": low, "paired_high": high}
+    audit = {"passed": True, "faults": [], "suites": {"tasks": row, "text": row}}
+    tasks, text = of(audit, bits_per_byte_by_model={"base": 1.5, "final": 1.499})["lines"]
+    assert tasks == f"Held-out tasks solved: 1.0 % by base, 60.0 % by final{word}"
+    assert text == f"Bits per byte of held-out text: 1.500 by base, 1.499 by final{word}"
 
 
 def test_rates_that_measurement_cannot_tell_apart_are_said_so():

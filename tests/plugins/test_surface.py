@@ -34,7 +34,7 @@ SURFACE = {
     """,
     "exporters": """
         CONFIG_FILE ExportManifest Exporter Tokenizer VerifyReport check_probe compare load_model make_probe
-        open_weights read_raw_config save_model stop_ids write_json_atomic write_probe
+        open_weights read_raw_config save_model stated_ids stop_ids write_companions write_json_atomic write_probe
     """,
     "filters": """
         FEATURES DocumentBatch Filter Judgement
@@ -43,7 +43,7 @@ SURFACE = {
         Action Guard GuardInput Normalised Span Turn Verdict normalise
     """,
     "loggers": """
-        Logger Sample append_json_line
+        Logger Sample append_json_line key_now
     """,
     "parallelism": """
         Batch Columns Dims Group Loss Microbatch ModelConfig ParallelContext ParallelStrategy Problem Read Runner

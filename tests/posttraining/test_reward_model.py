@@ -14,7 +14,7 @@ from trl_oracle import means, span, total
 
 from llama3.checkpoints.load import load_model
 from llama3.config.schema import PreferSection, RewardSection, Slot
-from llama3.errors import CheckpointError
+from llama3.errors import CheckpointError, ConfigError
 from llama3.model.score import Scored
 from llama3.posttraining.finetune import PreferOptions, RewardOptions, prefer, reward
 from llama3.posttraining.reject import RejectOptions, reject
@@ -132,6 +132,8 @@ def trained(run, base, source, **changes):
 def test_the_stage_makes_a_reward_model_that_later_stages_use(run, tokenizer, base, source):
     model = trained(run, base, source)
     assert model.metrics["accuracy"] > 0.9
+    with pytest.raises(ConfigError, match="L3-TRN-031"):
+        build_reward(VERIFIABLE, model, device="nowhere")  # it follows the device of the run
     reward = build_reward(VERIFIABLE, model)
     assert list(reward.rewards) == ["verifiable", "reward_model"]
     some = tasks("train", 6, seed=1)

@@ -66,6 +66,26 @@ def test_a_guard_that_does_not_answer_in_time_is_on_error(check):
         release.set()
 
 
+def test_a_guard_that_hangs_does_not_hold_up_the_end(monkeypatch, caplog):
+    """And is closed when it comes back."""
+    monkeypatch.setattr("llama3.safety.engine.CLOSING_SECONDS", 60)
+    closed, done = [], threading.Event()
+
+    class Closing(Doing):
+        async def close(self):
+            closed.append(self)
+            done.set()
+
+    release.clear()
+    policy = {"input": {"guard": "g", "timeout_ms": 50}}
+    with PolicyEngine(policy, lambda name, options: Closing(blocks_its_thread)) as guarded:
+        assert guarded.decide("input", "text").blocked
+    assert not closed, "nobody waited for the guard"
+    assert "guard g failed to close: TimeoutError: it hangs" in caplog.text
+    release.set()
+    assert done.wait(20)
+
+
 def test_one_hanging_guard_holds_up_no_other():
     release.clear()
     checks = {"slow": blocks_its_thread, "fast": lambda x: Verdict(action="flag")}

@@ -5,6 +5,9 @@ import math
 
 import pytest
 
+from llama3.artifacts import Stage
+from llama3.artifacts.progress import Display
+from llama3.artifacts.run import RunDir
 from llama3.plugins.registry import discover
 from llama3.training.metrics import Loggers
 
@@ -68,3 +71,20 @@ def test_tensorboard_files_are_read_back(tmp_path):
     events = reader.EventAccumulator(str(tmp_path / "tensorboard" / "toy"))
     events.Reload()
     assert [(event.step, event.value) for event in events.Scalars("loss")] == [(1, 3.0), (2, 1.5)]
+
+
+def test_tensorboard_has_a_folder_for_every_round(tmp_path):
+    pytest.importorskip("tensorboard")
+
+    def train(*, out):
+        logger = discover().build("loggers", "tensorboard")
+        logger.open(out.logs, "sft")
+        logger.log(1, {"loss": 1.0})
+        logger.close()
+        (out.path / "weights").write_text("trained")
+
+    with RunDir(tmp_path / "run", Display.silent()) as run:
+        for n in (1, 2):
+            run.execute(Stage("sft", train, "checkpoint"), {}, key=f"sft-{n}")
+    folders = {path.name: list(path.iterdir()) for path in (tmp_path / "run" / "tensorboard").iterdir()}
+    assert {name: len(files) for name, files in folders.items()} == {"sft-1": 1, "sft-2": 1}
