@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.metadata
 import importlib.util
 import os
@@ -24,6 +25,12 @@ from llama3.plugins.registry import Registry
 # How long an example takes says nothing of right and wrong, and machines differ.
 settings.register_profile("no_clock", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("no_clock")
+
+
+def pytest_collection_finish():
+    """Modules stay: a collection of garbage, of which each stage makes one, need not go through all of them."""
+    gc.collect()
+    gc.freeze()
 
 
 class Site:
