@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cache
 from importlib.resources import files
 from typing import Any
 
@@ -35,19 +36,10 @@ class Figure:
 
 def render_html(report: Mapping[str, Any]) -> str:
     """The page of a report. `report` is the content of `report.json`."""
-    folder = files("llama3.evaluation")
-    environment = jinja2.Environment(
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        loader=jinja2.FunctionLoader(lambda name: (folder / name).read_text(encoding="utf-8")),
-    )
-    environment.filters |= {"percent": percent, "duration": duration, "moment": moment, "trials": trials}
     curves = report.get("curves") or {"loss": report["loss"], **report["rollouts"]}
-    page = environment.get_template("report.html.jinja").render(
+    page = _template().render(
         report=report,
-        style=Markup((folder / "report.css").read_text(encoding="utf-8")),
+        style=Markup(_text("report.css")),
         names=[name for name, value in report["bits_per_byte_by_model"].items() if value is not None],
         pass_rates=_drawn(rate_chart({name: Rate(**row) for name, row in report["pass_rate"].items()}))
         if report["pass_rate"]
@@ -59,6 +51,24 @@ def render_html(report: Mapping[str, Any]) -> str:
         rollouts=list(_rollouts(curves)),
     )
     return page.encode("utf-8", "replace").decode()  # surrogates without their other half, which a file cannot hold
+
+
+@cache
+def _template() -> jinja2.Template:
+    """Compiled once: that takes longer than rendering."""
+    environment = jinja2.Environment(
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        loader=jinja2.FunctionLoader(_text),
+    )
+    environment.filters |= {"percent": percent, "duration": duration, "moment": moment, "trials": trials}
+    return environment.get_template("report.html.jinja")
+
+
+def _text(name: str) -> str:
+    return (files("llama3.evaluation") / name).read_text(encoding="utf-8")
 
 
 def _drawn(svg: str) -> Markup:
