@@ -15,7 +15,7 @@ from installing import ROOT
 
 from llama3.cli import main
 from llama3.errors import ConfigError
-from llama3.plugins.registry import FAMILIES
+from llama3.plugins.registry import FAMILIES, discover
 from llama3.scaffold.package import new_package
 
 PACKAGE_FILES = {"pyproject.toml", "README.md", "tests/test_plugin.py"}
@@ -41,7 +41,11 @@ def packages(tmp_path_factory):
     for family in FAMILIES:
         new_package(f"my-{family}", family, parent)
         lay(parent / f"llama3-my-{family.replace('_', '-')}", site)
-    return parent, site
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(site))
+        discover.cache_clear()
+        yield parent, site
+    discover.cache_clear()
 
 
 def python(site: Path, *arguments: str, **options) -> subprocess.CompletedProcess[str]:
@@ -53,10 +57,13 @@ def python(site: Path, *arguments: str, **options) -> subprocess.CompletedProces
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_new_package_passes_the_check(packages, family):
-    done = python(packages[1], "-m", "llama3", "plugins", "check", f"{family}/my-{family}", "--json")
-    assert done.returncode == 0, done.stdout + done.stderr
-    (rows,) = json.loads(done.stdout)["plugins"].values()
+@pytest.mark.usefixtures("packages")
+def test_a_new_package_passes_the_check(family, capsys):
+    with pytest.raises(SystemExit) as left:
+        main(["plugins", "check", f"{family}/my-{family}", "--json"])
+    printed = capsys.readouterr()
+    assert left.value.code == 0, printed.out + printed.err
+    (rows,) = json.loads(printed.out)["plugins"].values()
     assert {row["status"] for row in rows} == {"ok"}
     assert len(rows) > 5
 
