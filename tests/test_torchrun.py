@@ -1,4 +1,8 @@
-"""Runs of several processes, started as a user does: their numbers are those of one process, and they stop together."""
+"""Runs of several processes: their numbers are those of one process, and they stop together.
+
+`torchrun` starts them as a user does, once for numbers and once for a stop; other algorithms run in forks of this
+process.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,7 @@ import time
 from pathlib import Path
 
 import pytest
+from forked import run_ranks
 from test_recipe import install_coin, write_config, write_text
 
 import llama3
@@ -65,16 +70,32 @@ def metrics_after(run: Path, lines: int) -> list[dict]:
     return [{name: value for name, value in row.items() if name not in UNLIKE} for row in rows]
 
 
+def by_torchrun(folder: Path, config: Path, changes: list[str]) -> str:
+    """What the ranks print. One may abort on its way out, after all is done: judge by what was written."""
+    return launch(config, *changes).communicate(timeout=240)[0]
+
+
+def by_forks(folder: Path, config: Path, changes: list[str]) -> str:
+    run_ranks(folder / "ranks", 2, as_rank, config, [*changes, "parallelism.dp=fsdp"])
+    return ""
+
+
+def as_rank(config: Path, changes: list[str]) -> dict:
+    llama3.run(config, changes)
+    return {}
+
+
 @pytest.mark.parametrize(
-    "algorithm",
+    ("algorithm", "start"),
     [
-        "{name: grpo, samples: 3, beta: 0.04}",
-        "{name: ppo, samples: 3, epochs: 2, minibatches: 2}",
-        pytest.param("{name: rejection_sampling, samples: 3}", marks=pytest.mark.slow),  # draws as GRPO does
-        "{name: online_dpo, samples: 3}",
+        ("{name: grpo, samples: 3, beta: 0.04}", by_torchrun),
+        ("{name: ppo, samples: 3, epochs: 2, minibatches: 2}", by_forks),
+        # Draws as GRPO does.
+        pytest.param("{name: rejection_sampling, samples: 3}", by_forks, marks=pytest.mark.slow),
+        ("{name: online_dpo, samples: 3}", by_forks),
     ],
 )
-def test_sampling_algorithms_train_as_in_one_process(ready, tmp_path, algorithm):
+def test_sampling_algorithms_train_as_in_one_process(ready, tmp_path, algorithm, start):
     folder, config, changes = ready
     changes = [*changes, f"post_training.algorithm={algorithm}"]
     if "online_dpo" in algorithm:  # its rewards come from a reward model that the same run trains
@@ -83,7 +104,7 @@ def test_sampling_algorithms_train_as_in_one_process(ready, tmp_path, algorithm)
         shutil.copytree(folder / "runs", tmp_path / name, symlinks=True)
     before = len((folder / "runs/small/metrics.jsonl").read_text().splitlines())
     llama3.run(config, [*changes, f"run.dir={tmp_path / 'one'}"])
-    output, _ = launch(config, *changes, f"run.dir={tmp_path / 'two'}").communicate(timeout=240)
+    output = start(tmp_path, config, [*changes, f"run.dir={tmp_path / 'two'}"])
     one, two = (metrics_after(tmp_path / name / "small", before) for name in ("one", "two"))
     assert len(one) == len(two) > 0, output[-3000:]
     for expected, found in zip(one, two, strict=True):
