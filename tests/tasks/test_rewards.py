@@ -182,15 +182,15 @@ def test_a_reward_that_fails_is_named():
 
 
 def test_rewards_are_tried_before_work_starts(monkeypatch):
-    monkeypatch.setattr(rewards, "build_rewards", lambda slots: {"verifiable": VERIFIABLE, "mine": slots[0]})
+    monkeypatch.setattr(rewards, "build_rewards", lambda slots, device: {"verifiable": VERIFIABLE, "mine": slots[0]})
     try_rewards([Fixed([0.5] * 6)])
     with pytest.raises(PluginError, match=r"rewards\.mine"):
         try_rewards([Broken([])])
-    monkeypatch.setattr(rewards, "build_rewards", lambda slots: {"brief": slots[0]})
+    monkeypatch.setattr(rewards, "build_rewards", lambda slots, device: {"brief": slots[0]})
     try_rewards([Fixed([])], must_ask=False)
     with pytest.raises(DataError, match="none of"):
         try_rewards([Fixed([])])
-    monkeypatch.setattr(rewards, "build_rewards", lambda slots: {"few": slots[0]})
+    monkeypatch.setattr(rewards, "build_rewards", lambda slots, device: {"few": slots[0]})
     silent = Few("few", 5)
     silent.scores = [None] * 6
     with pytest.raises(DataError, match="none of 6 answers"):
