@@ -53,7 +53,7 @@ NO_ROOM = DoesNotFit.declare(
 
 NO_CACHE = DoesNotFit.declare(
     "L3-GEN-015",
-    "the cache of a context of {tokens:,} tokens needs {needed} of memory, {place} has {there}",
+    "the cache of a context of {tokens} tokens needs {needed} of memory, {place} has {there}",
     fix="lower max_position_embeddings in the model's config.json, or use a machine with more memory",
 )
 
@@ -396,4 +396,5 @@ def _require_room(config: ModelConfig, blocks: int, block_size: int, rows: int, 
     if weight.device.type == "cuda":
         place, there = "its GPU", torch.cuda.get_device_properties(weight.device).total_memory
     if needed > there or blocks * max(block_size, rows) >= 1 << 31:
-        raise NO_CACHE("the model", tokens=blocks * block_size, needed=size(needed), place=place, there=size(there))
+        tokens = f"{blocks * block_size:,}"
+        raise NO_CACHE("the model", tokens=tokens, needed=size(needed), place=place, there=size(there))

@@ -17,7 +17,7 @@ from llama3.errors import CheckpointError, ConfigError, Problem
 from llama3.foreign import Fields
 
 NO_SIZE = ConfigError.declare(
-    "L3-MDL-001", "{value!r} is not a whole number from 1 to {most:,}", fix="set a {name} in this range"
+    "L3-MDL-001", "{value!r} is not a whole number from 1 to {most}", fix="set a {name} in this range"
 )
 UNEVEN_GROUPS = ConfigError.declare(
     "L3-MDL-002",
@@ -223,7 +223,7 @@ _LARGEST = {
 def _problems(config: ModelConfig) -> list[Problem]:
     """Everything that keeps these values from being a model."""
     problems = [
-        NO_SIZE.problem(f"model.{name}", value=value, name=name, most=most)
+        NO_SIZE.problem(f"model.{name}", value=value, name=name, most=f"{most:,}")
         for name, most in _LARGEST.items()
         if not isinstance(value := getattr(config, name), int) or not 1 <= value <= most
     ]
