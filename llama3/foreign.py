@@ -102,6 +102,10 @@ def read_json(path: Path, limit: int = MAX_TEXT) -> dict[str, Any]:
         raise UnusableFile(f"it does not hold a JSON object but {_kind(value)}")
     if _is_deep(value):
         raise UnusableFile(f"its values lie over {MAX_DEPTH} levels deep")
+    try:
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        raise UnusableFile("it holds half of a character (a lone surrogate)") from None
     return value
 
 
@@ -180,7 +184,7 @@ class Fields:
 
 
 def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, int) and not isinstance(value, bool) and value.bit_length() < 64
 
 
 def _is_number(value: object) -> bool:

@@ -22,6 +22,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from llama3 import _core
 from llama3.artifacts.files import canonical_json, write_bytes_atomic, write_json_atomic
 from llama3.errors import ArtifactError, Problem
+from llama3.foreign import MAX_TABLE, UnusableFile, read_json, read_text
 
 _REBUILD = "restore the {part}, or remove the artifact and run the same command again: it is rebuilt"
 NO_ARTIFACT = ArtifactError.declare(
@@ -278,8 +279,8 @@ class Artifact:
 def sealed_hash(location: Path) -> str:
     """The identity that `COMMIT` vouches for, or "nothing"."""
     try:
-        return (location / COMMIT).read_text("ascii").strip()[:64] or "nothing"
-    except (OSError, UnicodeDecodeError):
+        return read_text(location / COMMIT).strip()[:64] or "nothing"
+    except (OSError, UnusableFile):
         return "nothing"
 
 
@@ -325,10 +326,10 @@ def artifact_around(path: str | os.PathLike[str]) -> Artifact | None:
 def _claims_to_be_one(folder: Path) -> bool:
     """Whether a folder has what only artifacts have. Others have a manifest.json too."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_bytes())
-    except (OSError, ValueError, RecursionError):
+        manifest = read_json(folder / MANIFEST, MAX_TABLE)
+    except (OSError, UnusableFile):
         return (folder / COMMIT).is_file() and (folder / MANIFEST).is_file()
-    return isinstance(manifest, dict) and {"config_hash", "parents", "files"} <= manifest.keys()
+    return {"config_hash", "parents", "files"} <= manifest.keys()
 
 
 def read_manifest(location: Path) -> Manifest:
@@ -337,13 +338,13 @@ def read_manifest(location: Path) -> Manifest:
     if not location.is_dir():
         raise NO_ARTIFACT(location, found="a file of that name" if location.exists() else "no such directory")
     try:
-        return Manifest.model_validate(json.loads(path.read_bytes()), strict=True)
+        return Manifest.model_validate(read_json(path, MAX_TABLE), strict=True)
     except FileNotFoundError:
         raise NO_ARTIFACT(location, found=f"no {MANIFEST}") from None
     except ValidationError as error:
         first = error.errors()[0]
         raise BAD_MANIFEST(path, error=f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
-    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, or nested without end
+    except UnusableFile as error:
         raise BAD_MANIFEST(path, error=error) from None
 
 

@@ -34,6 +34,8 @@ from llama3.inference.paged_cache import Ints, PagedCache
 from llama3.inference.request import Answer, Request
 from llama3.inference.sampling import Draws, Sampling, draw, stream_seed, uniforms
 from llama3.inference.working_copy import refresh, sampling_dtype, working_copy
+from llama3.model.config import ModelConfig
+from llama3.model.needs import memory_here, size
 from llama3.model.transformer import Transformer
 
 NO_TOKENS = ConfigError.declare("L3-GEN-003", "has no tokens", fix="give the ids of a begin-of-text token and the text")
@@ -47,6 +49,12 @@ NO_ROOM = DoesNotFit.declare(
     "{tokens} tokens and an answer of up to {answer} do not fit",
     why="the cache holds at most {limit} tokens of one sequence",
     fix="shorten the prompt or lower max_tokens",
+)
+
+NO_CACHE = DoesNotFit.declare(
+    "L3-GEN-015",
+    "the cache of a context of {tokens} tokens needs {needed} of memory, {place} has {there}",
+    fix="lower max_position_embeddings in the model's config.json, or use a machine with more memory",
 )
 
 CACHE_BYTES = 256 << 20
@@ -96,6 +104,7 @@ class Engine:
             affordable = CACHE_BYTES // PagedCache.block_bytes(model.config, block_size, weight.dtype)
             num_blocks = 1 + max(context, min(affordable, max_batch * context))
         self.max_batch = max_batch
+        _require_room(model.config, num_blocks, block_size, max_batch, weight)
         self.pool = KvPool(num_blocks, block_size, max_seqs=max_batch, max_blocks=min(context, max(1, num_blocks - 1)))
         self.cache = PagedCache(model.config, self.pool, dtype=weight.dtype, device=weight.device)
         self._live: dict[Request, None] = {}  # every request that is not over, in the order of arrival
@@ -378,3 +387,14 @@ def _check_tokens(prompts: list[npt.NDArray[np.int64]], vocab_size: int) -> None
 def throughput_engine(model: Transformer, precision: AutoPrecision = "auto") -> Engine:
     """An engine for many prompts at once: a large batch, and a precision (see `sampling_dtype`)."""
     return Engine(model, max_batch=128, dtype=sampling_dtype(model, precision))
+
+
+def _require_room(config: ModelConfig, blocks: int, block_size: int, rows: int, weight: Tensor) -> None:
+    """Raises DoesNotFit where no memory holds so many blocks and their table, or where they cannot be numbered."""
+    needed = blocks * (PagedCache.block_bytes(config, block_size, weight.dtype) + 4 * rows)
+    place, there = "this machine", memory_here() or needed
+    if weight.device.type == "cuda":
+        place, there = "its GPU", torch.cuda.get_device_properties(weight.device).total_memory
+    if needed > there or blocks * max(block_size, rows) >= 1 << 31:
+        tokens = f"{blocks * block_size:,}"
+        raise NO_CACHE("the model", tokens=tokens, needed=size(needed), place=place, there=size(there))

@@ -16,7 +16,9 @@ from llama3.config.schema import ModelSection
 from llama3.errors import CheckpointError, ConfigError, Problem
 from llama3.foreign import Fields
 
-NO_SIZE = ConfigError.declare("L3-MDL-001", "{value!r} is not a positive whole number", fix="set a {name} of 1 or more")
+NO_SIZE = ConfigError.declare(
+    "L3-MDL-001", "{value!r} is not a whole number from 1 to {most}", fix="set a {name} in this range"
+)
 UNEVEN_GROUPS = ConfigError.declare(
     "L3-MDL-002",
     "{config.n_heads} attention heads cannot share {config.n_kv_heads} key-value heads",
@@ -211,13 +213,19 @@ class ModelConfig:
         return attention + 3 * self.dim * self.ffn_dim
 
 
+_LARGEST = {
+    "dim": 1 << 20, "n_layers": 1 << 14, "n_heads": 1 << 16, "n_kv_heads": 1 << 16, "ffn_dim": 1 << 24,
+    "vocab_size": 1 << 24, "max_seq_len": 1 << 30, "head_dim": 1 << 16,
+}  # fmt: skip
+"""Sizes, and the largest that is taken for one. A file that states more would be counted and built for hours."""
+
+
 def _problems(config: ModelConfig) -> list[Problem]:
     """Everything that keeps these values from being a model."""
-    sizes = ("dim", "n_layers", "n_heads", "n_kv_heads", "ffn_dim", "vocab_size", "max_seq_len", "head_dim")
     problems = [
-        NO_SIZE.problem(f"model.{name}", value=value, name=name)
-        for name in sizes
-        if not isinstance(value := getattr(config, name), int) or value < 1
+        NO_SIZE.problem(f"model.{name}", value=value, name=name, most=f"{most:,}")
+        for name, most in _LARGEST.items()
+        if not isinstance(value := getattr(config, name), int) or not 1 <= value <= most
     ]
     if problems:
         return problems

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from llama3.errors import ConfigError
+from llama3.foreign import UnusableFile, read_json
 from llama3.plugins.registry import discover
 from llama3.safety.engine import PolicyEngine
 from llama3.safety.policy import parse_policy
@@ -52,16 +52,13 @@ def carried_policy(folder: Path) -> Mapping[str, Any] | None:
     Raises ConfigError where it is missing from a release, or is no policy.
     """
     file = folder / POLICY_FILE
-    if not file.exists():
-        if (folder / LINEAGE_FILE).exists():
-            raise NO_POLICY(folder, file=POLICY_FILE)
-        return None
     try:
-        policy = json.loads(file.read_bytes())
-    except RecursionError:
-        raise NOT_READABLE(file, error="nested without end") from None
-    except (OSError, ValueError) as error:
+        policy = read_json(file)
+    except FileNotFoundError:
+        if (folder / LINEAGE_FILE).exists():
+            raise NO_POLICY(folder, file=POLICY_FILE) from None
+        return None
+    except UnusableFile as error:
         raise NOT_READABLE(file, error=error) from error
     parse_policy(policy, str(file))
-    found: Mapping[str, Any] = policy
-    return found
+    return policy

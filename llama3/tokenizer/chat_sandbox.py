@@ -112,7 +112,9 @@ class ChatProgram:
         reset = _RUN.set(_Run(now))
         variables = {"tools": None, "documents": None, "add_generation_prompt": generation_prompt, **tokens}
         try:
-            return self._template.render(messages=[dict(message) for message in messages], **variables)
+            text: str = self._template.render(messages=[dict(message) for message in messages], **variables)
+            text.encode("utf-8")  # a template can write half of a character, which is no text
+            return text
         except Exception as error:  # a template can raise whatever Python's operators raise
             raise TemplateFailed(_in_words(error)) from error
         finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 
 import pytest
@@ -131,3 +132,14 @@ def test_the_artifact_around_a_path(run, tmp_path):
     assert artifact_around(tmp_path) is None
     (tmp_path / MANIFEST).write_text('{"name": "of some other program"}')
     assert artifact_around(tmp_path) is None
+
+
+@pytest.mark.parametrize("kind", ["device", "pipe"])
+def test_a_manifest_that_never_ends_makes_no_artifact(tmp_path, kind):
+    if kind == "pipe":
+        os.mkfifo(tmp_path / MANIFEST)
+    else:
+        (tmp_path / MANIFEST).symlink_to("/dev/zero")
+    assert artifact_around(tmp_path / "model.safetensors") is None
+    with pytest.raises(ArtifactError, match="L3-ART-002"):
+        Artifact(tmp_path)

@@ -137,8 +137,9 @@ def test_name_and_license_are_told(model, tmp_path):
 @pytest.mark.parametrize(
     ("code", "old", "new"),
     [
-        ("L3-CKP-015", struct.pack("<I", 2), struct.pack("<I", 1 << 31)),
-        ("n_layers: 0 is not a positive .*L3-CKP-016", struct.pack("<I", 2), struct.pack("<I", 0)),
+        ("L3-CKP-015", struct.pack("<I", 2), struct.pack("<I", 1 << 14)),
+        ("n_layers: 2147483648 is not a whole number .*L3-CKP-016", struct.pack("<I", 2), struct.pack("<I", 1 << 31)),
+        ("n_layers: 0 is not a whole number .*L3-CKP-016", struct.pack("<I", 2), struct.pack("<I", 0)),
     ],
 )
 def test_hostile_layer_counts_are_refused_at_once(code, old, new, path, tmp_path):

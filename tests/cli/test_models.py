@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 
 import pytest
@@ -55,6 +56,13 @@ def test_generate_is_reproducible_and_prints_json_lines(llama3, model):
     assert [row["prompt"] for row in rows] == ["one", "one", "two", "two"]
     assert llama3(*args)[1] == out
     assert "prompt_injection" in err
+
+
+@pytest.mark.parametrize("n", [0, 65_537, 10**30])
+def test_answers_per_prompt_have_a_bound(llama3, tmp_path, n):
+    code, out, err = llama3("generate", tmp_path / "nothing", "one", "--n", n)
+    assert (code, out) == (2, "")
+    assert "--n" in err  # before the model is even looked for
 
 
 def test_generate_reads_stdin_and_refuses_nothing_at_all(llama3, model):
@@ -156,6 +164,20 @@ def test_a_release_without_a_sound_policy_answers_nothing(llama3, release, conte
         assert "L3-SAF-01" in err
     with pytest.raises(ConfigError, match="L3-SAF-01"):
         package.load(release)
+
+
+@pytest.mark.parametrize("kind", ["elsewhere", "nowhere", "device", "pipe"])
+def test_a_policy_that_is_no_file_of_the_release_is_none(llama3, release, tmp_path, kind):
+    policy = release / "policy.json"
+    policy.unlink()
+    if kind == "pipe":
+        os.mkfifo(policy)
+    else:
+        (tmp_path / "open").write_text('{"input": {"unguarded": true}}')
+        policy.symlink_to({"elsewhere": tmp_path / "open", "nowhere": "nowhere", "device": "/dev/zero"}[kind])
+    code, out, err = llama3("generate", release, "Hello")
+    assert (code, out) == (2, "")
+    assert "L3-SAF-014" in err
 
 
 def test_a_guard_of_a_release_that_is_not_installed_is_named(llama3, release):

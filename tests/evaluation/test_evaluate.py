@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import sys
 from itertools import combinations
 from types import SimpleNamespace
 
@@ -313,10 +314,12 @@ class Broken:
     def run(self, subject, limit, seed):
         if self.how == "raises":
             raise KeyError("nothing here")
+        if self.how == "exits":
+            sys.exit(0)
         return Result({"figure": 1.0}, [{"id": "a", "score": math.nan}])
 
 
-@pytest.mark.parametrize(("how", "error"), [("raises", "KeyError"), ("nan", "ValueError")])
+@pytest.mark.parametrize(("how", "error"), [("raises", "KeyError"), ("exits", "SystemExit: 0"), ("nan", "ValueError")])
 def test_an_evaluator_that_fails_spoils_its_own_suite(evaluated, monkeypatch, how, error):
     build = Registry.build
 

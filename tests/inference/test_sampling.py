@@ -52,6 +52,13 @@ def test_tokens_come_in_proportion_to_their_probability(temperature: float) -> N
     )
 
 
+def test_answers_per_prompt_have_a_bound() -> None:
+    assert Sampling(1, n=65_536).n == 65_536
+    for n in (0, 65_537, 10**30):
+        with pytest.raises(ConfigError, match=r"n: is \d+\. it must be from 1 to 65,536.*L3-GEN-001"):
+            Sampling(1, n=n)
+
+
 def test_what_is_filtered_out_is_never_drawn() -> None:
     logits_V = torch.randn(100, generator=torch.Generator().manual_seed(3))
     ids, _ = draw(logits_V.expand(2000, -1), draws(2000, top_k=3))

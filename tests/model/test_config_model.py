@@ -71,6 +71,9 @@ def test_hf_config_round_trip(preset) -> None:
     ("code", "changes"),
     [
         ("L3-MDL-001", {"n_layers": 0}),
+        ("L3-MDL-001", {"n_layers": 1 << 32}),
+        ("L3-MDL-001", {"n_heads": (1 << 32) - 1}),
+        ("L3-MDL-001", {"max_seq_len": 1 << 32}),
         ("L3-MDL-002", {"n_kv_heads": 3}),
         ("L3-MDL-003", {"dim": 30}),
         ("L3-MDL-004", {"dim": 20}),

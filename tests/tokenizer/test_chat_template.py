@@ -250,6 +250,7 @@ TURN = "<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n"
         ("{{ m.name.first }}", r"message 1 \(system\): .* has no attribute"),
         ("{{ 'That is quite short' if m.content | length < 9 }}" + TURN, "own words depend|rewrites"),
         ("{{ m.", "dialog|tokenizer: the chat template cannot be used"),
+        ("{{ '\\ud83d' }}" + TURN, r"message 1 \(system\): .*surrogates not allowed"),
     ],
 )
 def test_a_template_that_does_wrong_is_refused_and_the_message_named(using, turn, problem):
