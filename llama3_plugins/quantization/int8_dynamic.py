@@ -2,8 +2,9 @@
 
     y = (qx qW') * scale_x * scale_W,  qx = round(x / scale_x),  scale_x = max |x| / 127 of each token
 
-The product is one of whole numbers, summed exactly in int32: on a CPU with instructions for that it is several times as
-fast as float32's. The output matrix is never quantized, so neither is what meets it.
+The product is one of whole numbers, summed exactly in int32, for which CPUs have instructions (measured beside float32,
+2048 x 2048, one thread with AVX-512: 0.11 against 0.51 ms at one token, 1.1 against 2.8 at 16, 13 against 100 at 256).
+The output matrix is never quantized, so neither is what meets it.
 
 Legend: T tokens, R rows, C columns of the matrix.
 """
