@@ -120,7 +120,7 @@ class Command:
 
     @property
     def trains(self) -> bool:
-        return self.line.startswith(("llama3 run", "llama3 audit", "llama3 merge"))
+        return self.line.startswith(("llama3 run", "llama3 audit", "llama3 merge", "llama3 quantize"))
 
 
 def blocks(language: str) -> list[str]:

@@ -1,4 +1,5 @@
-"""A model from one layout to another, tensor by tensor: Hugging Face's and Meta's can be written.
+"""A model from one layout to another, tensor by tensor: Hugging Face's and Meta's can be written, and of what one of
+our schemes quantized compressed-tensors.
 
 Memory holds one file of the result at a time. The tokenizer goes along, as do the files that state the terms.
 """
@@ -6,7 +7,8 @@ Memory holds one file of the result at a time. The tokenizer goes along, as do t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +18,7 @@ from torch import Tensor
 
 from llama3.artifacts.files import atomic_directory, write_json_atomic
 from llama3.checkpoints.companions import stated_ids, write_companions
+from llama3.checkpoints.compressed_tensors import require_quantized, write_compressed
 from llama3.checkpoints.formats import load_tokenizer, open_weights
 from llama3.checkpoints.layouts import CONFIG_FILE, PARAMS_FILE, layout_of
 from llama3.checkpoints.license import copy_terms
@@ -39,6 +42,7 @@ NO_PLACE = CheckpointError.declare(
     "L3-CNV-004", "has {heads}, for which Meta's layout has no place", fix="convert to hf"
 )
 
+WrittenLayout = Literal["hf", "meta", "compressed-tensors"]
 DTYPES: Mapping[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
@@ -53,26 +57,37 @@ class Converted:
     """What the user should know of the result, in plain words."""
 
 
-def convert(
-    path: str | Path, folder: str | Path, to: Literal["hf", "meta"], dtype: torch.dtype | None = None
-) -> Converted:
+def convert(path: str | Path, folder: str | Path, to: WrittenLayout, dtype: torch.dtype | None = None) -> Converted:
     """Write the model at `path`, of any layout, into the new directory `folder`.
 
-    dtype: default: the source's own precision, float32 where it is quantized
+    dtype: default: the source's own precision, float32 where it is quantized; in compressed-tensors that of what is
+        not quantized, by default as it is
     Raises ConfigError where `folder` holds something, and CheckpointError where the model is damaged.
     """
     folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise NOT_NEW(folder, found="not empty" if folder.is_dir() else "a file")
+    require_new(folder)
     source, tokenizer = open_model(path)
-    dtype = dtype or source.dtype
-    if folder.exists():
-        folder.rmdir()
-    with atomic_directory(folder.absolute()) as place:
-        write = {"hf": write_hf, "meta": write_meta}[to]
+    dtype = dtype or (require_quantized(source).rest_dtype if to == "compressed-tensors" else source.dtype)
+    with new_directory(folder) as place:
+        write = {"hf": write_hf, "meta": write_meta, "compressed-tensors": write_compressed}[to]
         notes = write(source, tokenizer, place, dtype)
         write_terms(source, place, {"stage": "convert", **facts_of(source)})
     return Converted(folder, dtype_name(dtype), source.config.num_params(), tuple(notes))
+
+
+def require_new(folder: Path) -> None:
+    """Raise ConfigError where `folder` holds something."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise NOT_NEW(folder, found="not empty" if folder.is_dir() else "a file")
+
+
+@contextmanager
+def new_directory(folder: Path) -> Iterator[Path]:
+    """Yield a directory to fill, which on success takes the place of `folder`: nothing, or an empty directory."""
+    if folder.exists():
+        folder.rmdir()
+    with atomic_directory(folder.absolute()) as place:
+        yield place
 
 
 def open_model(path: str | Path) -> tuple[WeightSource, Tokenizer]:

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from llama3.checkpoints.compressed_tensors import CompressedWeights
 from llama3.checkpoints.gguf import GgufWeights
 from llama3.checkpoints.gguf_file import read_gguf
-from llama3.checkpoints.hf import HfWeights, read_raw_config
+from llama3.checkpoints.hf import HfWeights, is_compressed, read_raw_config
 from llama3.checkpoints.layouts import Layout, layout_of
 from llama3.checkpoints.meta import MetaWeights
 from llama3.checkpoints.quantized import QuantizedWeights
@@ -19,11 +20,18 @@ from llama3.tokenizer import Tokenizer
 def open_weights(path: str | Path) -> WeightSource:
     """The model at `path`, of any layout. Raises CheckpointError; PluginError where a GGUF file needs a package."""
     layout, path = layout_of(path), Path(path)
-    if layout == "hf" and "quantization" in read_raw_config(path):
+    if is_quantized(path):
         return QuantizedWeights(path)
+    if layout == "hf" and is_compressed(read_raw_config(path)):
+        return CompressedWeights(path)
     opened: Mapping[Layout, Any] = {"hf": HfWeights, "meta": MetaWeights, "gguf": GgufWeights}
     source: WeightSource = opened[layout](path)
     return source
+
+
+def is_quantized(path: str | Path) -> bool:
+    """Whether the model at `path` is kept by one of our own quantization schemes. Raises CheckpointError."""
+    return layout_of(path) == "hf" and "quantization" in read_raw_config(Path(path))
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:

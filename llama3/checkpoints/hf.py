@@ -18,7 +18,7 @@ from llama3.checkpoints.layouts import CONFIG_FILE, listing
 from llama3.checkpoints.license import license_of
 from llama3.checkpoints.source import common_dtype, no_architecture
 from llama3.errors import CheckpointError, ConfigError
-from llama3.foreign import MAX_TABLE, UnusableFile, checked, read_json
+from llama3.foreign import MAX_TABLE, Fields, UnusableFile, checked, read_json
 from llama3.model.config import ModelConfig
 
 UNREADABLE = CheckpointError.declare(
@@ -44,6 +44,8 @@ NO_CONFIG = CheckpointError.declare(
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = SINGLE_FILE + ".index.json"
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+_READABLE = ("compressed-tensors", "fbgemm_fp8")
+"""Values of quant_method that llama3.checkpoints.compressed_tensors reads."""
 _COMPARED_ELEMENTS = 1 << 22
 """Elements of two matrices that are compared at once."""
 
@@ -184,9 +186,16 @@ def read_raw_config(folder: Path) -> dict[str, Any]:
         raise UNREADABLE(path, reason=error) from error
 
 
+def is_compressed(raw: Mapping[str, Any]) -> bool:
+    """Whether a config.json says that matrices are quantized in a way that can be read."""
+    return Fields(raw).object("quantization_config").text("quant_method") in _READABLE
+
+
 def parse_config(raw: Mapping[str, Any], folder: Path) -> ModelConfig:
-    """The architecture in the contents of a config.json; a quantized model of ours has that of the one it was."""
+    """The architecture in the contents of a config.json; a quantized model has that of the one it was."""
     named = {**raw, "model_type": "llama"} if "quantization" in raw else raw
+    if is_compressed(raw):
+        named = {key: value for key, value in named.items() if key != "quantization_config"}
     try:
         return ModelConfig.from_hf(named, str(folder / CONFIG_FILE))
     except ConfigError as error:

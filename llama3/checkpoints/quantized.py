@@ -10,7 +10,7 @@ instead of filling the gaps with random weights.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from llama3.artifacts.files import write_json_atomic
 from llama3.checkpoints.hf import HfWeights, Tensors, parse_config
 from llama3.checkpoints.layouts import CONFIG_FILE
+from llama3.checkpoints.source import common_dtype
 from llama3.checkpoints.weights import (
     TENSOR_MISSING,
     hf_tensors,
@@ -57,7 +58,7 @@ NO_MATRIX = PluginError.declare(
 MODEL_TYPE = "llama3-quantized"
 NOTE = (
     "Quantized by llama3 (scheme {scheme}), which loads it as it is. transformers does not know this format: "
-    "`llama3 convert THIS_FOLDER OUT --to hf` writes a model that it loads."
+    "`llama3 convert THIS_FOLDER OUT --to hf` writes a model that it loads, `--to compressed-tensors` a quantized one."
 )
 """The first entry of config.json, for who opens it and wonders."""
 Parts = Mapping[str, Tensor]
@@ -139,8 +140,10 @@ def save_quantized(
     scheme: QuantizationScheme,
     *,
     rest: torch.dtype = torch.bfloat16,
+    extra: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a quantized model. `name` is the scheme's plugin name; `rest` the dtype of what is not quantized."""
+    """Write a quantized model. `name` is the scheme's plugin name; `rest` the dtype of what is not quantized; `extra`
+    further keys of config.json (token ids)."""
     parts = {f"{target}." for target in scheme.targets(model.config)}
     tensors = {
         key: value.detach().cpu() if any(key.startswith(part) for part in parts) else value.detach().to("cpu", rest)
@@ -156,6 +159,7 @@ def save_quantized(
         "model_type": MODEL_TYPE,
         "architectures": None,
         "quantization": quantization,
+        **(extra or {}),
     }
     write_json_atomic(Path(folder) / CONFIG_FILE, raw)
 
@@ -199,7 +203,7 @@ class QuantizedWeights(HfWeights):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        _, self._quantization = _scheme(self.raw, path)
+        self.scheme, self._quantization = _scheme(self.raw, path)
         self._targets = frozenset(self._quantization.targets(self.config))
         self._kept: tuple[str, dict[str, Tensor]] = ("", {})
 
@@ -222,6 +226,17 @@ class QuantizedWeights(HfWeights):
     def dtype(self) -> torch.dtype:
         return torch.float32
 
+    @property
+    def rest_dtype(self) -> torch.dtype:
+        """Of what is not quantized."""
+        return common_dtype({self._tensors.types["embed.weight"]})
+
+    def stored(self) -> Iterator[tuple[str, Tensor | dict[str, Tensor]]]:
+        """Our parameters one by one as they are kept; a quantized matrix by its module's name and in parts."""
+        for name, _ in empty_model(self.config, self._tensors.shapes).named_parameters():
+            target = name.removesuffix(".weight")
+            yield (target, self._parts(target)) if target in self._targets else (name, self._tensor(name))
+
     def get(self, name: str) -> Tensor:
         home = self._homes[name]
         if self._kept[0] != home:  # three tensors lie in one parameter
@@ -232,13 +247,15 @@ class QuantizedWeights(HfWeights):
         target = name.removesuffix(".weight")
         if target not in self._targets:
             return self._tensor(name).float()
-        parts = {key.removeprefix(f"{target}."): self._tensor(key) for key in self._tensors.shapes
-                 if key.startswith(f"{target}.")}  # fmt: skip
+        parts = self._parts(target)
         try:
             return self._quantization.dequantize(parts)
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
-            scheme = type(self._quantization).__name__
-            raise OTHER_PARTS(f"{self.path}: {target}", parts=sorted(parts), scheme=scheme, error=error) from error
+            raise OTHER_PARTS(f"{self.path}: {target}", parts=sorted(parts), scheme=self.scheme, error=error) from error
+
+    def _parts(self, target: str) -> dict[str, Tensor]:
+        prefix = f"{target}."
+        return {key.removeprefix(prefix): self._tensor(key) for key in self._tensors.shapes if key.startswith(prefix)}
 
     def _tensor(self, name: str) -> Tensor:
         if name not in self._tensors.shapes:

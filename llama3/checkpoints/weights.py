@@ -148,9 +148,11 @@ def refuse_non_finite(tensors: Mapping[str, Tensor], where: str) -> None:
 
 
 def non_finite(tensor: Tensor, where: str) -> list[Problem]:
-    """The problem of a tensor that holds NaN or infinity. Copies nothing."""
+    """The problem of a tensor that holds NaN or infinity. Copies nothing but FP8."""
     if not tensor.is_floating_point() or not tensor.numel():
         return []
+    if tensor.itemsize == 1:  # torch knows no extremes of FP8
+        tensor = tensor.to(torch.bfloat16)
     low, high = torch.aminmax(tensor)
     if bool(torch.isfinite(low) & torch.isfinite(high)):
         return []

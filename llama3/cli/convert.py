@@ -14,14 +14,17 @@ from llama3.config.schema import Precision
 def convert(
     source: Annotated[Path, typer.Argument(metavar="IN", help="A model of any layout, a release, or a run.")],
     out: Annotated[Path, typer.Argument(help="Directory to write; it must be empty or not there.")],
-    to: Annotated[Literal["hf", "meta"], typer.Option(help="Layout of the result.")],
+    to: Annotated[
+        Literal["hf", "meta", "compressed-tensors"],
+        typer.Option(help="Layout of the result. The last is for what `llama3 quantize` wrote."),
+    ],
     dtype: Annotated[
         Precision | None,
-        typer.Option(help="Precision of the result. Default: the source's own; fp32 where it is quantized."),
+        typer.Option(help="Precision of the result. Default: the source's own; fp32 where codes become numbers."),
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Write a model in Hugging Face's or Meta's layout, with its tokenizer, template and terms."""
+    """Write a model in another layout, with its tokenizer, template and terms."""
     from llama3.checkpoints.convert import DTYPES
     from llama3.checkpoints.convert import convert as write
     from llama3.inference.llama import find_model

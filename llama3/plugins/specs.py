@@ -123,6 +123,8 @@ class QuantizationSpec(PluginSpec):
     """Where it runs; what its `supports` says must agree."""
     bits: float | None = None
     """Bits per weight without scales: what the conformance tests measure the error by. None: as many as are stored."""
+    activation_bits: float | None = None
+    """The same of inputs, where they are quantized too, each token as it comes; None where they are not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -15,6 +15,7 @@ from llama3.artifacts import Artifact, StageOutput
 from llama3.config.precision import AutoPrecision
 from llama3.config.schema import PreferSection, RejectSection, RewardSlot, Slot
 from llama3.errors import CheckpointError, DataError
+from llama3.foreign import Fields, UnusableFile, read_json
 from llama3.inference.completion import FinishReason, Generator
 from llama3.inference.sampling import Sampling
 from llama3.plugins.registry import discover
@@ -118,17 +119,21 @@ class Sampled:
 
 def build_reward(slots: Sequence[Slot], trained: Artifact | None = None, device: str = "auto") -> CombinedReward:
     """The rewards named in the config, and the one that scores with the reward model that the run has `trained`."""
-    return CombinedReward(build_rewards([*slots, *([] if trained is None else [_scoring_with(trained)])], device))
+    return CombinedReward(build_rewards([*slots, *([] if trained is None else [reward_of(trained.path)])], device))
 
 
-def _scoring_with(trained: Artifact) -> Slot:
-    """The reward that the algorithm of a checkpoint names for it. Raises CheckpointError where it names none."""
-    facts = json.loads(trained.file("llama3.json").read_bytes())
-    algorithm = facts.get("algorithm", {}).get("name")
+def reward_of(model: Path) -> Slot:
+    """The reward that the algorithm which trained the model in a folder names for it. Raises CheckpointError where
+    there is none."""
+    try:
+        facts = Fields(read_json(model / "llama3.json"))
+    except (OSError, UnusableFile):
+        facts = Fields({})
+    algorithm = facts.object("algorithm").text("name")
     spec = discover().spec("algorithms", algorithm) if algorithm else None
     if not isinstance(spec, AlgorithmSpec) or spec.reward is None:
-        raise NO_REWARD_MODEL(trained.path)
-    return Slot.model_validate({"name": spec.reward, "path": str(trained.path)})
+        raise NO_REWARD_MODEL(model)
+    return Slot.model_validate({"name": spec.reward, "path": str(model)})
 
 
 def draw_tasks(reward: CombinedReward, count: int, seed: int, out: StageOutput) -> list[Task]:

@@ -61,4 +61,5 @@ def check_probe(folder: Path, model: Transformer, tolerance: float) -> VerifyRep
 
 @torch.no_grad()
 def _next_token_logps(model: Transformer, tokens_T: Tensor) -> Tensor:
-    return model.logits(model.hidden(Batch.of_documents(tokens_T))).float().log_softmax(-1)
+    batch = Batch.of_documents(tokens_T).to(model.embed.weight.device)
+    return model.logits(model.hidden(batch)).float().log_softmax(-1).cpu()

@@ -3,7 +3,8 @@ loading.
 
 b bits cannot keep a Gaussian matrix better than with a relative error of 2^-b (Shannon's bound on rate and distortion).
 The usual formats, one scale per row or group, come to twice that: 0.008 at 8 bits, 0.11 at 4. Four times is the limit
-here, so that no sound scheme fails and one that loses a bit of its codes does.
+here, so that no sound scheme fails and one that loses a bit of its codes does. Where inputs are quantized too
+(`QuantizationSpec.activation_bits`), the same is allowed of a product once more.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ from llama3.testing.conformance import Conformance
 from llama3.testing.toys import toy_ids
 
 ROWS, COLUMNS = 24, 128
-CONFIG = ModelConfig(dim=128, n_layers=2, n_heads=4, n_kv_heads=2, ffn_dim=256, vocab_size=48, max_seq_len=64)
-"""Wide enough for groups of 128 columns."""
+CONFIG = ModelConfig(dim=128, n_layers=3, n_heads=4, n_kv_heads=2, ffn_dim=256, vocab_size=48, max_seq_len=64)
+"""Wide enough for groups of 128 columns, deep enough for schemes that leave out the first and the last layer."""
 SLACK = 4.0
 """How many times the least possible error is allowed."""
 
@@ -65,7 +66,7 @@ class QuantizationConformance(Conformance):
             assert error.bytes_after < error.bytes_before, f"{error.name}: not smaller than in bfloat16"
             parts = [part for _, part in model.get_submodule(error.name).named_buffers()]
             bits = self._bits(parts, error.bytes_before // 2)
-            limit = min(SLACK * 2**-bits, 0.9) if self.max_relative_error is None else self.max_relative_error
+            limit = _allowed(bits) if self.max_relative_error is None else self.max_relative_error
             assert error.relative <= limit, (
                 f"{error.name}: relative error {error.relative:.3f}; {limit:.3f} is allowed at {bits:.3g} bits "
                 "(QuantizationSpec.bits)"
@@ -76,7 +77,7 @@ class QuantizationConformance(Conformance):
         assert one.keys() == other.keys()
         for name in one:
             assert one[name].keys() == other[name].keys()
-            assert all(torch.equal(one[name][part], other[name][part]) for part in one[name])
+            assert all(_same(one[name][part], other[name][part]) for part in one[name])
 
     def test_odd_matrices_stay_finite(self) -> None:
         scheme = self.build()
@@ -87,13 +88,27 @@ class QuantizationConformance(Conformance):
             assert weight.shape == (ROWS, COLUMNS)
 
     def test_the_module_computes_what_its_parts_stand_for(self) -> None:
-        scheme = self.build()
+        spec, scheme = self.spec, self.build()
+        assert isinstance(spec, QuantizationSpec)
         x = torch.randn(5, COLUMNS, generator=torch.Generator().manual_seed(1))
-        for parts in scheme.quantize(_weights(), None).values():
+        for name, parts in scheme.quantize(_weights(), None).items():
             module = scheme.make_linear(parts)
             assert dict(module.named_buffers()).keys() == parts.keys(), "the buffers are not the parts"
             assert not list(module.parameters()), "a quantized module has parameters"
-            torch.testing.assert_close(module(x), x @ scheme.dequantize(parts).T, rtol=1e-4, atol=1e-5)
+            found, weight = module(x), scheme.dequantize(parts)
+            if spec.activation_bits is None:
+                torch.testing.assert_close(found, x @ weight.T, rtol=1e-4, atol=1e-5)
+                continue
+            # What is lost of the elements of an input adds up as chance does: by the root of how many there are.
+            limit = float(_allowed(spec.activation_bits) * x.norm() * weight.norm() / COLUMNS**0.5)
+            off = float((found - x @ weight.T).norm())
+            assert off <= limit, f"{name}: the product is off by {off:.3g}; {limit:.3g} is allowed"
+
+    def test_an_input_of_zeros_gives_zeros(self) -> None:
+        scheme = self.build()
+        parts = scheme.quantize({"random": _weights()["random"]}, None)["random"]
+        found = scheme.make_linear(parts)(torch.zeros(2, COLUMNS))
+        assert torch.equal(found, torch.zeros(2, ROWS)), "zeros times a matrix are not zeros"
 
     def test_saving_and_loading_gives_the_same_model(self) -> None:
         scheme: QuantizationScheme = self.build()
@@ -119,6 +134,16 @@ class QuantizationConformance(Conformance):
         codes = max(parts, key=lambda part: part.nbytes)
         stored = 8 * codes.nbytes / weights
         return min(stored, math.log2(len(codes.unique()))) if codes.numel() == weights else stored
+
+
+def _allowed(bits: float) -> float:
+    """The largest relative error of numbers that are kept in so many bits."""
+    return float(min(SLACK * 2**-bits, 0.9))
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    """Bit by bit: torch compares no FP8."""
+    return one.dtype == other.dtype and torch.equal(one.view(torch.uint8), other.view(torch.uint8))
 
 
 def _model() -> Transformer:

@@ -2,8 +2,7 @@
 
     codes = round(W / scale),  scale = max |row| / 127
 
-A quarter of float32's memory at an error of about half a percent. Embedding, output matrix and norms stay as they are
-(the tied output matrix is the embedding).
+A quarter of float32's memory at an error of about half a percent.
 """
 
 from __future__ import annotations
@@ -17,8 +16,8 @@ from torch import Tensor, nn
 
 from llama3.errors import Problem
 from llama3.quantization import ModelConfig, Parts
+from llama3_plugins.quantization.matrices import in_layers, int8_rows, require_parts
 
-MATRICES = ("attention.qkv", "attention.out", "ffn.gate_up", "ffn.down")
 PACKED_ROWS = 16
 """Up to this many bfloat16 rows torch's int8 kernel beats unpacking the matrix (measured, 8192 x 2048: 1 ms against 20
 ms at one row, 9 against 24 at 16); in float32 it never does."""
@@ -31,7 +30,7 @@ class Int8:
         return ()
 
     def targets(self, config: ModelConfig) -> Sequence[str]:
-        return [f"layers.{layer}.{matrix}" for layer in range(config.n_layers) for matrix in MATRICES]
+        return in_layers(range(config.n_layers))
 
     def quantize(self, weights: Mapping[str, Tensor], calibration: Mapping[str, Tensor] | None) -> dict[str, Parts]:
         return {name: quantize_rows(weight) for name, weight in weights.items()}
@@ -48,9 +47,7 @@ class Int8:
 
 def quantize_rows(weight: Tensor) -> Parts:
     """int8 codes [rows, columns] and float32 scale [rows]; a row of zeros gets scale 1."""
-    largest = weight.float().abs().amax(dim=1)
-    scale = torch.where(largest > 0, largest / 127, torch.ones_like(largest))
-    codes = (weight.float() / scale[:, None]).round().clamp(-127, 127).to(torch.int8)
+    codes, scale = int8_rows(weight)
     return {"codes": codes, "scale": scale}
 
 
@@ -62,10 +59,7 @@ class Int8Linear(nn.Module):
 
     def __init__(self, codes: Tensor, scale: Tensor) -> None:
         super().__init__()
-        if codes.dtype != torch.int8 or codes.dim() != 2 or scale.shape != codes.shape[:1]:
-            raise ValueError(
-                f"codes {codes.dtype} {tuple(codes.shape)} and scale {tuple(scale.shape)} do not belong together"
-            )
+        require_parts(codes, scale, torch.int8)
         self.register_buffer("codes", codes)
         self.register_buffer("scale", scale)
 

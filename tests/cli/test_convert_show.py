@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from llama3.cli import app as cli
-
 TEXTS = [f"line {n}: the quick brown fox jumps over the lazy dog; 'tis {n * n} times" for n in range(100)]
 
 
@@ -27,17 +25,6 @@ def model(tmp_path_factory):
     tokenizer.save(folder)
     (folder / "LICENSE").write_text("Apache License\n")
     return folder
-
-
-@pytest.fixture
-def llama3(capsys):
-    def call(*args):
-        with pytest.raises(SystemExit) as caught:
-            cli.main(list(map(str, args)))
-        captured = capsys.readouterr()
-        return caught.value.code, captured.out, captured.err
-
-    return call
 
 
 def test_show_says_what_the_model_is(llama3, model):

@@ -284,7 +284,7 @@ def test_an_unsupported_device_is_refused_before_weights_load(run, monkeypatch) 
     from llama3_plugins.quantization.int8 import Int8
 
     monkeypatch.setattr(Int8, "supports", lambda self, device: [Problem("L3-QNT-009", device, "cannot run here")])
-    monkeypatch.setattr("llama3.release.quantize.load_model", lambda *_: pytest.fail("weights were read"))
+    monkeypatch.setattr("llama3.release.quantize.load_model", lambda *_, **__: pytest.fail("weights were read"))
     directory, inputs = run
     with pytest.raises(PluginError, match="cannot run here"):
         directory.execute(
