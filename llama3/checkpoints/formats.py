@@ -19,11 +19,16 @@ from llama3.tokenizer import Tokenizer
 def open_weights(path: str | Path) -> WeightSource:
     """The model at `path`, of any layout. Raises CheckpointError; PluginError where a GGUF file needs a package."""
     layout, path = layout_of(path), Path(path)
-    if layout == "hf" and "quantization" in read_raw_config(path):
+    if is_quantized(path):
         return QuantizedWeights(path)
     opened: Mapping[Layout, Any] = {"hf": HfWeights, "meta": MetaWeights, "gguf": GgufWeights}
     source: WeightSource = opened[layout](path)
     return source
+
+
+def is_quantized(path: str | Path) -> bool:
+    """Whether the model at `path` is kept by one of our own quantization schemes. Raises CheckpointError."""
+    return layout_of(path) == "hf" and "quantization" in read_raw_config(Path(path))
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:

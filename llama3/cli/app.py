@@ -21,7 +21,22 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from llama3 import __version__
-from llama3.cli import audit, chat, config, convert, doctor, generate, lineage, merge, plugins, run, runs, show, tokens
+from llama3.cli import (
+    audit,
+    chat,
+    config,
+    convert,
+    doctor,
+    export,
+    generate,
+    lineage,
+    merge,
+    plugins,
+    run,
+    runs,
+    show,
+    tokens,
+)
 from llama3.cli.output import Told, finish, note, print_json, say
 from llama3.errors import ConfigError, Interrupted, LlamaError, did_you_mean
 from llama3.plugins.loader import Offer
@@ -127,6 +142,7 @@ app.command("lineage")(lineage.lineage)
 app.command("merge")(merge.merge)
 app.command("tokens")(tokens.tokens)
 app.command("convert")(convert.convert)
+app.command("export")(export.export)
 app.command("show")(show.show)
 app.command("doctor")(doctor.doctor)
 app.add_typer(config.app, name="config")

@@ -74,6 +74,15 @@ def plugins(incomplete: str) -> Iterator[tuple[str, str]]:
 
 
 @_offers
+def exporters(incomplete: str) -> Iterator[tuple[str, str]]:
+    """Names of exporters."""
+    from llama3.plugins.registry import discover
+
+    for row in discover(strict=False).list("exporters"):
+        yield (row.qualified if row.status == "clash" else row.name), row.summary
+
+
+@_offers
 def keys(incomplete: str) -> Iterator[tuple[str, str]]:
     """Keys of the config, sections included; below a plugin's slot the options of the plugin chosen by default."""
     from llama3.config.explain import all_keys, explain

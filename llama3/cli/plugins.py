@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from llama3.cli import completion
+from llama3.cli.options import PluginOptions, given_options
 from llama3.cli.output import JsonOption, note, print_json, print_table, say
 from llama3.errors import ConfigError, PluginError, did_you_mean
 
@@ -24,7 +24,6 @@ NO_PLUGIN = PluginError.declare(
     fix="llama3 plugins list; a package of your own is installed with: pip install -e FOLDER",
 )
 NO_FAMILY = ConfigError.declare("L3-CLI-011", "no such family {family!r}", why="{near}")
-NO_OPTION = ConfigError.declare("L3-CLI-012", "not an option with its value", fix="write option=value")
 WHOSE_OPTIONS = ConfigError.declare("L3-CLI-013", "options belong to one plugin", fix="name it before --set")
 
 app = typer.Typer(no_args_is_help=True, help="See, check and begin plugins.")
@@ -96,10 +95,7 @@ def check(
     name: Annotated[
         str | None, typer.Argument(help="One plugin; without it, all are checked.", autocompletion=completion.plugins)
     ] = None,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="OPTION=VALUE", help="An option of the plugin, such as path=notes. Repeatable."),
-    ] = None,
+    overrides: PluginOptions = None,
     json: JsonOption = False,
 ) -> None:
     """Import a plugin's factory and options, and run the conformance tests of its family. Exit code 4 on failure.
@@ -111,7 +107,9 @@ def check(
     from llama3.plugins.registry import discover
     from llama3.testing.check import check_offer
 
-    options = _given(overrides or (), name)
+    if overrides and name is None:
+        raise WHOSE_OPTIONS("--set")
+    options = given_options(overrides)
     registry = discover(strict=False)
     offers = registry.offers if name is None else _find(registry, name)
     with redirect_stdout(sys.stderr):  # what plugins print is not data
@@ -156,21 +154,6 @@ def new(
     for path in files:
         say(path.as_posix())
     note(f"next: pip install -e {files[0].parent.as_posix()} && llama3 plugins check {name}")
-
-
-def _given(overrides: Sequence[str], name: str | None) -> dict[str, Any]:
-    """Options of the one plugin that is checked."""
-    from llama3.config.yaml import parse_value
-
-    if overrides and name is None:
-        raise WHOSE_OPTIONS("--set")
-    given = {}
-    for text in overrides:
-        key, equals, value = text.partition("=")
-        if not (key and equals):
-            raise NO_OPTION(f"--set {text}")
-        given[key.strip()] = parse_value(value, f"--set {text}")
-    return given
 
 
 def _find(registry: Registry, name: str) -> list[Offer]:

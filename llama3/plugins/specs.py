@@ -40,6 +40,8 @@ class PluginSpec:
     """The version of the protocols that it is written for."""
     requires: tuple[str, ...] = ()
     """Importable modules that the plugin needs beyond its own package; a missing one is reported as `needs X`."""
+    extra: str | None = None
+    """The extra of the plugin's distribution that brings them."""
     stability: Stability = "stable"
     """Whether its options and results may still change from version to version."""
 

@@ -1,0 +1,30 @@
+"""Options of one plugin on the command line: `--set OPTION=VALUE`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated, Any
+
+import typer
+
+from llama3.errors import ConfigError
+
+NO_OPTION = ConfigError.declare("L3-CLI-012", "not an option with its value", fix="write option=value")
+
+PluginOptions = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="OPTION=VALUE", help="An option of the plugin, such as path=notes. Repeatable."),
+]
+
+
+def given_options(overrides: Iterable[str] | None) -> dict[str, Any]:
+    """The options that were given, their values read as YAML. Raises ConfigError."""
+    from llama3.config.yaml import parse_value
+
+    given = {}
+    for text in overrides or ():
+        key, equals, value = text.partition("=")
+        if not (key and equals):
+            raise NO_OPTION(f"--set {text}")
+        given[key.strip()] = parse_value(value, f"--set {text}")
+    return given
