@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from llama3.artifacts.files import write_json_atomic
+from llama3.checkpoints.gguf_file import GgufType
 from llama3.checkpoints.layouts import CONFIG_FILE
 from llama3.model.config import ModelConfig
 from llama3.release.exporter import Exporter, ExportManifest, VerifyReport
@@ -17,6 +18,7 @@ from llama3.tokenizer import Tokenizer, stop_ids
 if TYPE_CHECKING:
     from llama3.checkpoints.companions import stated_ids, write_companions
     from llama3.checkpoints.formats import is_quantized, load_tokenizer, open_weights
+    from llama3.checkpoints.gguf_writer import check_gguf, write_gguf
     from llama3.checkpoints.hf import read_raw_config
     from llama3.checkpoints.load import load_model
     from llama3.checkpoints.weights import save_model
@@ -27,10 +29,12 @@ __all__ = [
     "CONFIG_FILE",
     "ExportManifest",
     "Exporter",
+    "GgufType",
     "ModelConfig",
     "Tokenizer",
     "Transformer",
     "VerifyReport",
+    "check_gguf",
     "check_logps",
     "check_probe",
     "compare",
@@ -44,6 +48,7 @@ __all__ = [
     "stated_ids",
     "stop_ids",
     "write_companions",
+    "write_gguf",
     "write_json_atomic",
     "write_probe",
 ]
@@ -54,6 +59,8 @@ _HOMES = {
     "is_quantized": "llama3.checkpoints.formats",
     "load_tokenizer": "llama3.checkpoints.formats",
     "open_weights": "llama3.checkpoints.formats",
+    "check_gguf": "llama3.checkpoints.gguf_writer",
+    "write_gguf": "llama3.checkpoints.gguf_writer",
     "read_raw_config": "llama3.checkpoints.hf",
     "load_model": "llama3.checkpoints.load",
     "save_model": "llama3.checkpoints.weights",

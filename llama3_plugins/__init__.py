@@ -206,11 +206,19 @@ def llama3_evaluators() -> list[EvaluatorSpec]:
 def llama3_exporters() -> list[ExporterSpec]:
     return [
         ExporterSpec(
+            name="gguf",
+            factory="llama3_plugins.exporters.gguf:GgufExporter",
+            options="llama3_plugins.exporters.gguf:GgufOptions",
+            summary="one GGUF file with its tokenizer, as llama.cpp reads it",
+            requires=("gguf",),
+            extra="gguf",
+        ),
+        ExporterSpec(
             name="hf",
             factory="llama3_plugins.exporters.hf:HfExporter",
             options="llama3_plugins.exporters.hf:HfOptions",
             summary="Hugging Face's layout: transformers loads it unmodified",
-        )
+        ),
     ]
 
 

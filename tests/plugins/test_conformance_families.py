@@ -100,6 +100,10 @@ class TestJsonl(SourceConformance):
     plugin = "jsonl"
 
 
+class TestGguf(ExporterConformance):
+    plugin = "gguf"
+
+
 class TestHf(ExporterConformance):
     plugin = "hf"
 

@@ -33,9 +33,9 @@ SURFACE = {
         is_repetitive judge pack_answers prompt_digest read_lines replies require_scorable score texts wilson
     """,
     "exporters": """
-        CONFIG_FILE ExportManifest Exporter ModelConfig Tokenizer Transformer VerifyReport check_logps check_probe
-        compare is_quantized load_model load_tokenizer make_probe open_weights read_raw_config save_model stated_ids
-        stop_ids write_companions write_json_atomic write_probe
+        CONFIG_FILE ExportManifest Exporter GgufType ModelConfig Tokenizer Transformer VerifyReport check_gguf
+        check_logps check_probe compare is_quantized load_model load_tokenizer make_probe open_weights read_raw_config
+        save_model stated_ids stop_ids write_companions write_gguf write_json_atomic write_probe
     """,
     "filters": """
         FEATURES DocumentBatch Filter Judgement
