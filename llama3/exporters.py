@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from llama3.checkpoints.load import load_model
     from llama3.checkpoints.weights import save_model
     from llama3.model.transformer import Transformer
+    from llama3.release.decoder_step import check_step, export_step, input_names, output_names
     from llama3.release.probe import check_logps, check_probe, compare, make_probe, write_probe
 
 __all__ = [
@@ -37,12 +38,16 @@ __all__ = [
     "check_gguf",
     "check_logps",
     "check_probe",
+    "check_step",
     "compare",
+    "export_step",
+    "input_names",
     "is_quantized",
     "load_model",
     "load_tokenizer",
     "make_probe",
     "open_weights",
+    "output_names",
     "read_raw_config",
     "save_model",
     "stated_ids",
@@ -65,6 +70,10 @@ _HOMES = {
     "load_model": "llama3.checkpoints.load",
     "save_model": "llama3.checkpoints.weights",
     "Transformer": "llama3.model.transformer",
+    "check_step": "llama3.release.decoder_step",
+    "export_step": "llama3.release.decoder_step",
+    "input_names": "llama3.release.decoder_step",
+    "output_names": "llama3.release.decoder_step",
     "check_logps": "llama3.release.probe",
     "check_probe": "llama3.release.probe",
     "compare": "llama3.release.probe",

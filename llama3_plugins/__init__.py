@@ -219,6 +219,14 @@ def llama3_exporters() -> list[ExporterSpec]:
             options="llama3_plugins.exporters.hf:HfOptions",
             summary="Hugging Face's layout: transformers loads it unmodified",
         ),
+        ExporterSpec(
+            name="onnx",
+            factory="llama3_plugins.exporters.onnx:OnnxExporter",
+            options="llama3_plugins.exporters.onnx:OnnxOptions",
+            summary="the decoder step with its cache as one ONNX graph (opset 23)",
+            requires=("onnx", "onnxruntime", "onnxscript"),
+            extra="onnx",
+        ),
     ]
 
 

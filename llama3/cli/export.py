@@ -44,8 +44,8 @@ def export(
         note(f"not verified: {text}")
     say(f"{out}: {made.parameters:,} parameters in {made.dtype}, layout {made.layout}")
     if made.rounding:
-        say(f"rounding: log-probabilities move by up to {made.rounding:.2g} nats")
+        say(f"rounding: log-probabilities move by up to {made.rounding:.1e} nats")
     say(
-        f"verified by {report.runtime}: {report.log_probs:,} log-probabilities within {report.difference:.1g} nats "
+        f"verified by {report.runtime}: {report.log_probs:,} log-probabilities within {report.difference:.0e} nats "
         f"({report.tolerance:g} allowed), {report.same_tokens} of {report.tokens} greedy tokens as the engine's"
     )

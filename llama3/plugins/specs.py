@@ -152,6 +152,9 @@ class ExporterSpec(PluginSpec):
 
     family: ClassVar[str] = "exporters"
 
+    deterministic: bool = True
+    """Whether it writes the same bytes of the same checkpoint again; the conformance tests hold it to that."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoggerSpec(PluginSpec):

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llama3.errors import CheckpointError
-from llama3.exporters import Tokenizer
+from llama3.exporters import CONFIG_FILE, Tokenizer
 
 if TYPE_CHECKING:
     from llama3.exporters import Transformer
@@ -43,6 +43,23 @@ def read_language_model(checkpoint: Path) -> tuple[Transformer, Tokenizer]:
     if heads:
         raise SCALAR_HEAD(checkpoint, heads=" and ".join(heads))
     return model.requires_grad_(False), tokenizer
+
+
+def write_beside(folder: Path, checkpoint: Path, model: Transformer, tokenizer: Tokenizer) -> None:
+    """What a graph of the model at `checkpoint` needs beside it: config.json, the tokenizer's files, and the probe."""
+    from llama3.exporters import (
+        make_probe,
+        open_weights,
+        stated_ids,
+        write_companions,
+        write_json_atomic,
+        write_probe,
+    )
+
+    source = open_weights(checkpoint)
+    write_json_atomic(folder / CONFIG_FILE, {**model.config.to_hf(), **stated_ids(source, tokenizer)})
+    write_companions(source, tokenizer, folder)
+    write_probe(folder, make_probe(model))
 
 
 def written(folder: Path) -> tuple[str, ...]:

@@ -108,6 +108,10 @@ class TestHf(ExporterConformance):
     plugin = "hf"
 
 
+class TestOnnx(ExporterConformance):
+    plugin = "onnx"
+
+
 class TestJsonlLogger(LoggerConformance):
     plugin = "jsonl"
 

@@ -34,8 +34,9 @@ SURFACE = {
     """,
     "exporters": """
         CONFIG_FILE ExportManifest Exporter GgufType ModelConfig Tokenizer Transformer VerifyReport check_gguf
-        check_logps check_probe compare is_quantized load_model load_tokenizer make_probe open_weights read_raw_config
-        save_model stated_ids stop_ids write_companions write_gguf write_json_atomic write_probe
+        check_logps check_probe check_step compare export_step input_names is_quantized load_model load_tokenizer
+        make_probe open_weights output_names read_raw_config save_model stated_ids stop_ids write_companions write_gguf
+        write_json_atomic write_probe
     """,
     "filters": """
         FEATURES DocumentBatch Filter Judgement
