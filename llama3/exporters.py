@@ -22,16 +22,20 @@ if TYPE_CHECKING:
     from llama3.checkpoints.hf import read_raw_config
     from llama3.checkpoints.load import load_model
     from llama3.checkpoints.weights import save_model
+    from llama3.inference.engine import Engine
+    from llama3.inference.sampling import Sampling
     from llama3.model.transformer import Transformer
     from llama3.release.decoder_step import check_step, export_step, input_names, output_names
     from llama3.release.probe import check_logps, check_probe, compare, make_probe, write_probe
 
 __all__ = [
     "CONFIG_FILE",
+    "Engine",
     "ExportManifest",
     "Exporter",
     "GgufType",
     "ModelConfig",
+    "Sampling",
     "Tokenizer",
     "Transformer",
     "VerifyReport",
@@ -69,6 +73,8 @@ _HOMES = {
     "read_raw_config": "llama3.checkpoints.hf",
     "load_model": "llama3.checkpoints.load",
     "save_model": "llama3.checkpoints.weights",
+    "Engine": "llama3.inference.engine",
+    "Sampling": "llama3.inference.sampling",
     "Transformer": "llama3.model.transformer",
     "check_step": "llama3.release.decoder_step",
     "export_step": "llama3.release.decoder_step",

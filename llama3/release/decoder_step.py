@@ -110,11 +110,12 @@ def empty_cache(config: ModelConfig, dtype: torch.dtype, batch: int = 1, past: i
 
 
 def step_inputs(tokens_BT: Tensor, past: Sequence[Tensor]) -> list[Tensor]:
-    """The inputs of a step that puts tokens behind what is past, without padding."""
+    """The inputs of a step that puts tokens behind what is past, without padding. Contiguous: compiled code does not
+    look at strides."""
     batch, new = tokens_BT.shape
     length = past[0].shape[2]
     positions_BT = torch.arange(length, length + new).expand(batch, new).contiguous()
-    return [tokens_BT, torch.ones(batch, length + new, dtype=torch.int64), positions_BT, *past]
+    return [tokens_BT.contiguous(), torch.ones(batch, length + new, dtype=torch.int64), positions_BT, *past]
 
 
 @torch.no_grad()

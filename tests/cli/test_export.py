@@ -6,26 +6,21 @@ import json
 
 import pytest
 import torch
-from model_files import random_model, write_gguf, write_meta
+from exporting import write_checkpoint
+from model_files import write_gguf, write_meta
 
 from llama3.checkpoints.load import load_model
-from llama3.checkpoints.weights import save_model
 from llama3.cli import app as cli
-from llama3.model.config import ModelConfig
 from llama3.release.exporter import VerifyReport
 from llama3.tokenizer import Tokenizer
 from llama3_plugins.exporters.hf import HfExporter
-
-TEXTS = [f"line {n}: the quick brown fox jumps over the lazy dog; 'tis {n * n} times" for n in range(100)]
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     """A checkpoint in Hugging Face's layout."""
     folder = tmp_path_factory.mktemp("model")
-    tokenizer = Tokenizer.train(TEXTS, 320, 16)
-    save_model(random_model(ModelConfig(64, 2, 4, 2, 96, 320, max_seq_len=128)), folder)
-    tokenizer.save(folder)
+    write_checkpoint(folder)
     (folder / "LICENSE").write_text("Apache License\n")
     return folder
 

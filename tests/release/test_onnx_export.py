@@ -4,38 +4,36 @@ from __future__ import annotations
 
 import json
 
-import numpy as np
 import pytest
 import torch
-from model_files import logits_of, random_model
+from exporting import (
+    CONFIG,
+    assert_computes_many_sequences_at_once,
+    assert_draws_the_engine_s_tokens,
+    write_checkpoint,
+)
 
-from llama3.checkpoints.weights import save_model
 from llama3.cli import app as cli
-from llama3.inference.engine import Engine
-from llama3.inference.sampling import Sampling
 from llama3.model.config import ModelConfig
 from llama3.plugins import registry
 from llama3.plugins.registry import discover
-from llama3.release.decoder_step import empty_cache, input_names, step_inputs
-from llama3.tokenizer import Tokenizer
+from llama3.release.decoder_step import input_names
 
 onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
-TEXTS = [f"line {n}: the quick brown fox jumps over the lazy dog; 'tis {n * n} times" for n in range(100)]
-CONFIG = ModelConfig(64, 2, 4, 2, 96, 320, max_seq_len=128)
+TYPES = {"int8": "INT8", "fp8": "FLOAT8E4M3FN"}
 
 
 @pytest.fixture(scope="module")
-def model():
-    return random_model(CONFIG).requires_grad_(False)
-
-
-@pytest.fixture(scope="module")
-def checkpoint(model, tmp_path_factory):
+def made(tmp_path_factory):
+    """A checkpoint: its folder and the model."""
     folder = tmp_path_factory.mktemp("checkpoint")
-    save_model(model, folder)
-    Tokenizer.train(TEXTS, 320, 16).save(folder)
-    return folder
+    return folder, write_checkpoint(folder)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(made):
+    return made[0]
 
 
 @pytest.fixture(scope="module")
@@ -51,13 +49,15 @@ def exported(checkpoint, tmp_path_factory):
     return out, told[0]
 
 
-def session_of(folder):
-    return ort.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
+@pytest.fixture
+def run(exported):
+    session = ort.InferenceSession(exported[0] / "model.onnx", providers=["CPUExecutionProvider"])
 
+    def run(inputs):
+        given = {name: x.numpy() for name, x in zip(input_names(CONFIG), inputs, strict=True)}
+        return [torch.from_numpy(x) for x in session.run(None, given)]
 
-def run(session, tokens, cache):
-    given = dict(zip(input_names(CONFIG), step_inputs(tokens, cache), strict=True))
-    return [torch.from_numpy(x) for x in session.run(None, {name: x.numpy() for name, x in given.items()})]
+    return run
 
 
 def test_it_is_verified_by_onnxruntime(exported):
@@ -67,24 +67,12 @@ def test_it_is_verified_by_onnxruntime(exported):
     assert set(told["manifest"]["files"]) >= {"model.onnx", "config.json", "tokenizer.json", "probe.safetensors"}
 
 
-def test_onnxruntime_draws_the_engine_s_tokens(exported, model):
-    """Freely: each token after its own one before."""
-    session, prompt = session_of(exported[0]), np.arange(3, 60, 5)
-    ((answer,),) = Engine(model).generate([prompt], Sampling(max_tokens=40, temperature=0))
-    cache, new, drawn = empty_cache(CONFIG, torch.float32), torch.from_numpy(prompt)[None], []
-    while len(drawn) < 40:
-        logits, *cache = run(session, new, cache)
-        new = logits[:, -1].argmax(-1, keepdim=True)
-        drawn.append(int(new))
-    assert drawn == answer.ids
+def test_onnxruntime_draws_the_engine_s_tokens(run, made):
+    assert_draws_the_engine_s_tokens(run, made[1])
 
 
-def test_many_sequences_at_once(exported, model):
-    session, rows = session_of(exported[0]), torch.arange(45).view(3, 15) * 11 % 320
-    first, *cache = run(session, rows[:, :8], empty_cache(CONFIG, torch.float32, batch=3))
-    rest, *_ = run(session, rows[:, 8:], cache)
-    for row, got in zip(rows, torch.cat([first, rest], 1), strict=True):
-        torch.testing.assert_close(got, logits_of(model, row), atol=1e-4, rtol=1e-4)
+def test_many_sequences_at_once(run, made):
+    assert_computes_many_sequences_at_once(run, made[1])
 
 
 def test_the_graph_is_small_and_says_nothing_of_this_machine(exported):
@@ -105,6 +93,27 @@ def test_float16_is_verified_too(checkpoint, tmp_path):
     assert report.passed
     assert 1e-5 < report.difference < 0.05
     assert json.loads((tmp_path / "config.json").read_text())["vocab_size"] == 320
+
+
+@pytest.mark.parametrize("kind", ["int8", "fp8"])
+def test_quantized_matrices_are_verified_too(tmp_path, kind):
+    write_checkpoint(tmp_path / "checkpoint", ModelConfig(64, 4, 4, 2, 96, 320, max_seq_len=128))
+    (tmp_path / "out").mkdir()
+    exporter = discover().build("exporters", "onnx", {"quantize": kind})
+    made = exporter.export(tmp_path / "checkpoint", tmp_path / "out")
+    assert exporter.verify(tmp_path / "out").passed
+    assert 1e-5 < made.rounding < 0.2
+    assert f"4 feed-forward matrices in {kind}" in made.notes[0]
+    graph = onnx.load(tmp_path / "out" / "model.onnx").graph
+    kinds = [node.op_type for node in graph.node]
+    assert kinds.count("QuantizeLinear") == 4
+    assert kinds.count("DequantizeLinear") == 8
+    stored = [one for one in graph.initializer if one.data_type == getattr(onnx.TensorProto, TYPES[kind])]
+    matrices = sorted(tuple(one.dims) for one in stored if len(one.dims) == 2)
+    assert matrices == [(64, 96), (64, 96), (192, 64), (192, 64)], "two layers, in 8 bits"
+    scales = {node.input[1] for node in graph.node if node.op_type == "DequantizeLinear"}
+    shapes = sorted({tuple(one.dims) for one in graph.initializer if one.name in scales})
+    assert shapes == ([(), (64,), (192,)] if kind == "int8" else [()]), "fp8 has one scale per tensor"
 
 
 def test_a_missing_package_is_named_with_the_extra(checkpoint, tmp_path, monkeypatch, capsys):
