@@ -206,6 +206,13 @@ def llama3_evaluators() -> list[EvaluatorSpec]:
 def llama3_exporters() -> list[ExporterSpec]:
     return [
         ExporterSpec(
+            name="aoti",
+            factory="llama3_plugins.exporters.aoti:AotiExporter",
+            options="llama3_plugins.exporters.aoti:AotiOptions",
+            summary="the decoder step with its cache, compiled for this machine's CPU by AOTInductor",
+            deterministic=False,
+        ),
+        ExporterSpec(
             name="gguf",
             factory="llama3_plugins.exporters.gguf:GgufExporter",
             options="llama3_plugins.exporters.gguf:GgufOptions",

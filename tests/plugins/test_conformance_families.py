@@ -100,6 +100,12 @@ class TestJsonl(SourceConformance):
     plugin = "jsonl"
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+class TestAoti(ExporterConformance):
+    plugin = "aoti"
+
+
 class TestGguf(ExporterConformance):
     plugin = "gguf"
 
