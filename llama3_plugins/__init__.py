@@ -234,6 +234,26 @@ def llama3_exporters() -> list[ExporterSpec]:
             requires=("onnx", "onnxruntime", "onnxscript"),
             extra="onnx",
         ),
+        ExporterSpec(
+            name="tensorrt",
+            factory="llama3_plugins.exporters.tensorrt:TensorRTExporter",
+            options="llama3_plugins.exporters.tensorrt:TensorRTOptions",
+            summary="a TensorRT engine of the decoder step, for the GPU that is there; never run here",
+            requires=("tensorrt", "onnx", "onnxruntime", "onnxscript"),
+            extra="tensorrt",
+            stability="experimental",
+            deterministic=False,
+        ),
+        ExporterSpec(
+            name="tensorrt_rtx",
+            factory="llama3_plugins.exporters.tensorrt:TensorRTRTXExporter",
+            options="llama3_plugins.exporters.tensorrt:TensorRTRTXOptions",
+            summary="a TensorRT-RTX engine of the decoder step, for GPUs that need not be there; never run here",
+            requires=("tensorrt_rtx_bindings", "onnx", "onnxruntime", "onnxscript"),
+            extra="tensorrt-rtx",
+            stability="experimental",
+            deterministic=False,
+        ),
     ]
 
 
