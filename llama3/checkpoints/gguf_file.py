@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -45,6 +45,8 @@ NO_GGUF_PACKAGE = PluginError.declare(
     fix="pip install 'llama3[gguf]'",
 )
 
+GgufType = Literal["F32", "F16", "BF16", "Q8_0", "Q4_0"]
+"""Types in which matrices are written."""
 VERSIONS = (2, 3)
 MAX_DIMS = 4
 MAX_NESTING = 4

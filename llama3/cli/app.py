@@ -27,6 +27,7 @@ from llama3.cli import (
     config,
     convert,
     doctor,
+    export,
     generate,
     lineage,
     merge,
@@ -143,6 +144,7 @@ app.command("merge")(merge.merge)
 app.command("tokens")(tokens.tokens)
 app.command("convert")(convert.convert)
 app.command("quantize")(quantize.quantize)
+app.command("export")(export.export)
 app.command("show")(show.show)
 app.command("doctor")(doctor.doctor)
 app.add_typer(config.app, name="config")

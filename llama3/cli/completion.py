@@ -76,9 +76,19 @@ def plugins(incomplete: str) -> Iterator[tuple[str, str]]:
 @_offers
 def schemes(incomplete: str) -> Iterator[tuple[str, str]]:
     """Names of quantization schemes."""
+    return _of_family("quantization")
+
+
+@_offers
+def exporters(incomplete: str) -> Iterator[tuple[str, str]]:
+    """Names of exporters."""
+    return _of_family("exporters")
+
+
+def _of_family(family: str) -> Iterator[tuple[str, str]]:
     from llama3.plugins.registry import discover
 
-    for row in discover(strict=False).list("quantization"):
+    for row in discover(strict=False).list(family):
         yield (row.qualified if row.status == "clash" else row.name), row.summary
 
 

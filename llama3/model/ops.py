@@ -18,6 +18,8 @@ def rms_norm(x_TD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
     autocast's dtype where it is on (the next operation is a matrix product)."""
     device = x_TD.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x_TD.dtype
+    if torch.compiler.is_exporting():  # the one operator, which other runtimes have too
+        return F.rms_norm(x_TD.float(), x_TD.shape[-1:], weight_D.float(), eps).to(dtype)
     if device != "cpu":
         return F.rms_norm(x_TD, x_TD.shape[-1:], weight_D.to(x_TD.dtype), eps).to(dtype)
     return _RMSNorm.apply(x_TD, weight_D, eps, dtype)
@@ -47,6 +49,9 @@ class _RMSNorm(torch.autograd.Function):
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turn the channel pairs (i, i + C/2) of x [..., C] by the angles whose cos and sin [..., C/2] are given."""
+    if torch.compiler.is_exporting():  # nothing is written into a part of a tensor
+        first, second = x.chunk(2, dim=-1)
+        return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
     return _Rotate.apply(x, cos, sin)
 
 

@@ -141,7 +141,7 @@ class Registry:
         if offer.spec.api_version != API_VERSION:
             raise OTHER_API(where, offer=offer, ours=API_VERSION, core=BUILT_IN)
         if module := _missing(offer.spec):
-            raise LACKS_MODULE(where, offer=offer, module=module, package=module.replace("_", "-"))
+            raise LACKS_MODULE(where, offer=offer, module=module, package=_bringing(offer, module))
         return offer
 
     def spec(self, family: str, name: str, *, where: str = "") -> PluginSpec:
@@ -238,6 +238,11 @@ def broken_problem(broken: Broken) -> Problem:
     """The report of a broken plugin as a problem."""
     where = f"{broken.dist} {broken.version} ({broken.entry})"
     return BROKEN.problem(where, phase=broken.phase, error=broken.error, fix=broken.fix)
+
+
+def _bringing(offer: Offer, module: str) -> str:
+    """What to install for a module that a plugin lacks."""
+    return f"'{offer.dist}[{offer.spec.extra}]'" if offer.spec.extra else module.replace("_", "-")
 
 
 def _missing(spec: PluginSpec) -> str:

@@ -40,6 +40,8 @@ class PluginSpec:
     """The version of the protocols that it is written for."""
     requires: tuple[str, ...] = ()
     """Importable modules that the plugin needs beyond its own package; a missing one is reported as `needs X`."""
+    extra: str | None = None
+    """The extra of the plugin's distribution that brings them."""
     stability: Stability = "stable"
     """Whether its options and results may still change from version to version."""
 
@@ -151,6 +153,9 @@ class ExporterSpec(PluginSpec):
     """Writes a checkpoint in another layout: builds a `llama3.exporters.Exporter`."""
 
     family: ClassVar[str] = "exporters"
+
+    deterministic: bool = True
+    """Whether it writes the same bytes of the same checkpoint again; the conformance tests hold it to that."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

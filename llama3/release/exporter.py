@@ -17,6 +17,10 @@ class ExportManifest:
     dtype: str
     parameters: int
     files: tuple[str, ...]
+    rounding: float = 0.0
+    """Largest change of a probe's log-probability that the layout itself makes (fewer bits), in nats."""
+    notes: tuple[str, ...] = ()
+    """What the user should know of the result, in plain words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +30,18 @@ class VerifyReport:
     difference: float
     tolerance: float
     log_probs: int
+    tokens: int = 0
+    """Greedily drawn tokens that were drawn again."""
+    same_tokens: int = 0
+    """How many of them came out the same, or as another token that is no less likely within the tolerance."""
+    runtime: str = "llama3"
+    """What computed from the written files."""
+    not_verified: tuple[str, ...] = ()
+    """What was written and could not be tried here, in plain words."""
 
     @property
     def passed(self) -> bool:
-        return self.difference <= self.tolerance
+        return self.difference <= self.tolerance and self.same_tokens == self.tokens
 
 
 class Exporter(Protocol):

@@ -1,10 +1,14 @@
-"""The probe of a model: token ids with the most likely next tokens and their log-probabilities.
+"""The probe of a model: token ids with the most likely next tokens and their log-probabilities, and how the engine goes
+on greedily.
 
 It lies beside exported weights. Whoever holds the directory can run the ids through any implementation and compare.
+
+Legend: T tokens, V vocabulary.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +19,8 @@ from torch import Tensor
 
 from llama3.artifacts.files import fsync_file
 from llama3.errors import CheckpointError
+from llama3.inference.engine import Engine
+from llama3.inference.sampling import Sampling
 from llama3.model.batch import Batch
 from llama3.model.transformer import Transformer
 from llama3.release.exporter import VerifyReport
@@ -25,15 +31,34 @@ NO_PROBE = CheckpointError.declare(
 
 PROBE_FILE = "probe.safetensors"
 PROBE_TOKENS, PROBE_TOP = 64, 16
+GREEDY_PROMPT, GREEDY_TOKENS = 16, 32
+"""The first tokens of the probe, and how many the engine puts behind them."""
+
+NextTokenLogps = Callable[[Tensor], Tensor]
+"""Log-probabilities of what comes after each token of a text: tokens_T -> float32 logps_TV."""
 
 
 def make_probe(model: Transformer) -> dict[str, Tensor]:
-    """The probe of a model: token ids [T], the most likely next tokens [T, top] and their log-probabilities."""
+    """The probe of a model: token ids [T], the most likely next tokens [T, top], their log-probabilities, and the
+    engine's greedy continuation of the first `GREEDY_PROMPT` ids (shorter where the context is)."""
     vocab = model.config.vocab_size
     tokens_T = torch.from_numpy(np.random.default_rng(0).integers(0, vocab, PROBE_TOKENS))
     logps_TV = _next_token_logps(model, tokens_T)
     top = logps_TV.topk(min(PROBE_TOP, vocab))
-    return {"tokens": tokens_T, "top_ids": top.indices.contiguous(), "top_logps": top.values.contiguous()}
+    return {
+        "tokens": tokens_T,
+        "top_ids": top.indices.contiguous(),
+        "top_logps": top.values.contiguous(),
+        "greedy_ids": _greedy(model, tokens_T[:GREEDY_PROMPT]),
+    }
+
+
+def _greedy(model: Transformer, prompt_T: Tensor) -> Tensor:
+    count = min(GREEDY_TOKENS, model.config.max_seq_len - len(prompt_T))
+    if count < 1:
+        return torch.empty(0, dtype=torch.int64)
+    ((answer,),) = Engine(model).generate([prompt_T.numpy()], Sampling(count, temperature=0))
+    return torch.tensor(answer.ids)
 
 
 def write_probe(folder: Path, made: dict[str, Tensor]) -> None:
@@ -42,21 +67,49 @@ def write_probe(folder: Path, made: dict[str, Tensor]) -> None:
     fsync_file(folder / PROBE_FILE)
 
 
-def compare(model: Transformer, expected: dict[str, Tensor]) -> float:
+def compare(model: Transformer, expected: Mapping[str, Tensor]) -> float:
     """Largest difference between the model's log-probabilities and a probe's, in nats."""
-    logps_TV = _next_token_logps(model, expected["tokens"])
-    return float((logps_TV.gather(1, expected["top_ids"]) - expected["top_logps"]).abs().max())
+    return _difference(_next_token_logps(model, expected["tokens"]), expected)
 
 
 def check_probe(folder: Path, model: Transformer, tolerance: float) -> VerifyReport:
     """Compare a model with the probe in `folder`. Raises CheckpointError where there is none or another model's."""
+    return check_logps(folder, lambda tokens_T: _next_token_logps(model, tokens_T), tolerance)
+
+
+def check_logps(folder: Path, logps_of: NextTokenLogps, tolerance: float, runtime: str = "llama3") -> VerifyReport:
+    """Compare what computes the next tokens' log-probabilities, `runtime`, with the probe in `folder`.
+
+    Each greedy token is drawn after the engine's own before it. Another one than the engine's counts as the same if it
+    is more likely by at most twice the tolerance: rounding decides between such two.
+    Raises CheckpointError where there is no probe or another model's.
+    """
     path = folder / PROBE_FILE
     try:
         expected = load_file(path)
-        difference = compare(model, expected)
+        tokens_T, greedy_T = expected["tokens"], expected.get("greedy_ids", torch.empty(0, dtype=torch.int64))
+        difference = _difference(logps_of(tokens_T), expected)
+        same = _same_choices(logps_of, tokens_T[:GREEDY_PROMPT], greedy_T, 2 * tolerance) if len(greedy_T) else 0
     except (OSError, SafetensorError, KeyError, IndexError, RuntimeError) as error:
         raise NO_PROBE(path, kind=type(error).__name__, error=error) from error
-    return VerifyReport(difference=difference, tolerance=tolerance, log_probs=expected["top_ids"].numel())
+    return VerifyReport(
+        difference=difference,
+        tolerance=tolerance,
+        log_probs=expected["top_ids"].numel(),
+        tokens=len(greedy_T),
+        same_tokens=same,
+        runtime=runtime,
+    )
+
+
+def _difference(logps_TV: Tensor, expected: Mapping[str, Tensor]) -> float:
+    return float((logps_TV.gather(1, expected["top_ids"]) - expected["top_logps"]).abs().max())
+
+
+def _same_choices(logps_of: NextTokenLogps, prompt_T: Tensor, greedy_T: Tensor, tie: float) -> int:
+    logps_TV = logps_of(torch.cat([prompt_T, greedy_T[:-1]]))[len(prompt_T) - 1 :]
+    lost_T = logps_TV.max(-1).values - logps_TV.gather(1, greedy_T[:, None])[:, 0]
+    return int((lost_T <= tie).sum())
 
 
 @torch.no_grad()

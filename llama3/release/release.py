@@ -25,20 +25,15 @@ from llama3.artifacts.lineage import LineageNode, trace
 from llama3.checkpoints.license import copy_terms
 from llama3.checkpoints.load import read_config
 from llama3.config.schema import Config, ExporterSlot, GuardPolicy, Slot
-from llama3.errors import ConfigError, GateFailed
+from llama3.errors import ConfigError
 from llama3.evaluation.audit import require_passed
 from llama3.evaluation.contamination import require_clean
 from llama3.plugins.registry import discover
 from llama3.release.card import Card, model_card
+from llama3.release.export import write_and_verify
 
 SAME_EXPORT = ConfigError.declare(
     "L3-REL-003", "{name!r} is there twice", fix="name each export once under release.exports"
-)
-DIFFERENT_EXPORT = GateFailed.declare(
-    "L3-REL-004",
-    "{name}: reading back changes log-probabilities by {difference} nats",
-    why="at most {tolerance} is allowed",
-    fix="report this with the model's config.json",
 )
 SAME_FOLDER = ConfigError.declare(
     "L3-REL-005", "the release has such a folder already", fix="give the input another role"
@@ -128,11 +123,7 @@ def _place(folder: Path, index: int, slot: Slot) -> Path:
 def _export(slot: Slot, checkpoint: Path, folder: Path) -> dict[str, Any]:
     """Export, read back, compare; the facts of both."""
     exporter = discover().build("exporters", slot.name, slot.options)
-    made = exporter.export(checkpoint, folder)
-    report = exporter.verify(folder)
-    if not report.passed:
-        difference, tolerance = f"{report.difference:.3g}", f"{report.tolerance:g}"
-        raise DIFFERENT_EXPORT(folder, name=slot.name, difference=difference, tolerance=tolerance)
+    made, report = write_and_verify(exporter, slot.name, checkpoint, folder)
     return {
         "name": slot.name,
         "layout": made.layout,

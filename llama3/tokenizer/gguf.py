@@ -1,4 +1,4 @@
-"""The vocabulary in a GGUF file's metadata, as the content of a tokenizer.json and its controls.
+"""The vocabulary in a GGUF file's metadata, as the content of a tokenizer.json and its controls, and back.
 
 A GGUF file does not hold the split rule itself, only a name for it (`tokenizer.ggml.pre`, given by llama.cpp's
 converter). `RULES` says what llama.cpp takes the names for; a name that it does not list is refused.
@@ -106,6 +106,24 @@ def read_vocabulary(metadata: Mapping[str, Any], where: str) -> tuple[bytes, Con
         stop_ids=tuple(sorted(vocab[name] for role in ("eot", "eom") if (name := names[role]) is not None)),
     )
     return json.dumps(content).encode(), controls
+
+
+def write_vocabulary(content: bytes, rows: int) -> dict[str, Any]:
+    """The tokens of a tokenizer.json as keys of a GGUF file, without the rule's name and the tokens of roles.
+
+    rows: of the embedding; ids that no token has are filled with unused ones, as llama.cpp's converter does
+    """
+    raw = json.loads(content)
+    tokens = {id: (token, _NORMAL) for token, id in raw["model"]["vocab"].items()}
+    for added in raw["added_tokens"]:
+        tokens[added["id"]] = (added["content"], _CONTROL if added["special"] else _USER_DEFINED)
+    table = [tokens.get(id, (f"[PAD{id}]", _UNUSED)) for id in range(rows)]
+    return {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.tokens": [token for token, _ in table],
+        "tokenizer.ggml.token_type": [kind for _, kind in table],
+        "tokenizer.ggml.merges": [" ".join(pair) for pair in raw["model"]["merges"]],
+    }
 
 
 def _rule(metadata: Mapping[str, Any], where: str) -> Rule:

@@ -34,6 +34,12 @@ TOO_LARGE = DataError.declare("L3-TOK-006", "a size is out of bounds", why="{det
 UNREADABLE = DataError.declare(
     "L3-TOK-007", "the tokenizer cannot be read", why="{reason}", fix="name the tokenizer's file or its directory"
 )
+NO_GGUF_NAME = DataError.declare(
+    "L3-TOK-015",
+    "GGUF has no name for the way this tokenizer splits or marks texts",
+    why="none of the names known gives the same tokens: {known}",
+    fix="export it to a layout that holds tokenizer.json, such as hf",
+)
 UNKNOWN_RULE = DataError.declare(
     "L3-TOK-011",
     "tokenizer.ggml.pre, the name of the split rule, is {name!r}",

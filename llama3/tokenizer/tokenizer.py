@@ -17,7 +17,7 @@ from llama3.errors import from_core
 from llama3.foreign import MAX_TABLE, UnusableFile, read_bytes
 from llama3.tokenizer import problems, special
 from llama3.tokenizer.controls import CONFIG_NAME, TEMPLATE_NAME, Controls, read_added, read_controls
-from llama3.tokenizer.gguf import read_vocabulary
+from llama3.tokenizer.gguf import RULES, Rule, read_vocabulary, write_vocabulary
 from llama3.tokenizer.template import CHAT_TEMPLATE
 
 Ids = npt.NDArray[np.uint32]
@@ -140,6 +140,32 @@ class Tokenizer:
         special tokens.
         """
         return self._core.to_json(self._name_of("bos") if self.add_bos else None)
+
+    def to_gguf(self, rows: int, ends: frozenset[int]) -> dict[str, Any]:
+        """The keys of a GGUF file that `from_gguf` reads, for an embedding of `rows` rows.
+
+        ends: ids at which generation ends; GGUF has keys for EOS and two more
+        Raises DataError where none of the split rules that GGUF has a name for gives these very tokens.
+        """
+        bos, eos, pad = self.bos_id, self._id_of("eos"), self.pad_id
+        of_message = self.special_tokens.get(special.END_OF_MESSAGE)
+        # Whatever else ends an answer ends a turn; the end of a message, which a tool goes on from, is known by name.
+        further = sorted(ends - {eos}, key=lambda id: (id == of_message, id))
+        roles = {"bos": bos, "eos": eos, "padding": pad, **dict(zip(("eot", "eom"), further, strict=False))}
+        stated: dict[str, Any] = {
+            **{f"tokenizer.ggml.{role}_token_id": id for role, id in roles.items() if id is not None},
+            "tokenizer.ggml.add_bos_token": self.add_bos,
+            **({"tokenizer.chat_template": self.chat_template} if self.chat_template else {}),
+        }
+        content = self.to_json()
+        exact = write_vocabulary(content, self.vocab_size) | stated
+        tried: list[Rule] = []
+        for name, rule in RULES.items():
+            named = {"tokenizer.ggml.pre": name}
+            if rule not in tried and Tokenizer.from_gguf(exact | named).hash == self.hash:
+                return write_vocabulary(content, rows) | stated | named
+            tried.append(rule)
+        raise problems.NO_GGUF_NAME("tokenizer", known=list(RULES))
 
     @functools.cached_property
     def hash(self) -> str:

@@ -7,19 +7,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from llama3.errors import CheckpointError
 from llama3.exporters import ExportManifest, VerifyReport
-
-QUANTIZED = CheckpointError.declare(
-    "L3-EXP-001",
-    "a quantized checkpoint has no Hugging Face layout",
-    fix="export the checkpoint it was made of",
-)
-MANY_TOKENS = CheckpointError.declare(
-    "L3-EXP-002",
-    "the tokenizer has {tokens} tokens, the model only {rows}",
-    fix="use the model's own tokenizer",
-)
+from llama3_plugins.exporters.checkpoint import read_checkpoint, written
 
 
 class HfOptions(BaseModel):
@@ -48,11 +37,8 @@ class HfExporter:
         """Weights in the precision that they have, config.json, what stands beside them (tokenizer, templates,
         generation_config.json), and the probe."""
         from llama3.exporters import (
-            Tokenizer,
-            load_model,
             make_probe,
             open_weights,
-            read_raw_config,
             save_model,
             stated_ids,
             write_companions,
@@ -60,11 +46,8 @@ class HfExporter:
             write_probe,
         )
 
-        if "quantization" in read_raw_config(checkpoint):
-            raise QUANTIZED(checkpoint)
-        tokenizer, model, source = Tokenizer.load(checkpoint), load_model(checkpoint), open_weights(checkpoint)
-        if tokenizer.vocab_size > model.config.vocab_size:
-            raise MANY_TOKENS(checkpoint, tokens=tokenizer.vocab_size, rows=model.config.vocab_size)
+        model, tokenizer = read_checkpoint(checkpoint)
+        source = open_weights(checkpoint)
         ids = stated_ids(source, tokenizer)
         save_model(model, folder, dtype=source.dtype, max_shard_bytes=self.options.max_shard_bytes, extra=ids)
         write_companions(source, tokenizer, folder)
@@ -76,7 +59,7 @@ class HfExporter:
             layout="hf",
             dtype=str(source.dtype).removeprefix("torch."),
             parameters=model.config.num_params(),
-            files=tuple(sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())),
+            files=written(folder),
         )
 
     def verify(self, folder: Path) -> VerifyReport:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import random
 from dataclasses import replace
@@ -100,8 +101,31 @@ class TestJsonl(SourceConformance):
     plugin = "jsonl"
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+class TestAoti(ExporterConformance):
+    plugin = "aoti"
+
+
+class TestGguf(ExporterConformance):
+    plugin = "gguf"
+
+
 class TestHf(ExporterConformance):
     plugin = "hf"
+
+
+class TestOnnx(ExporterConformance):
+    plugin = "onnx"
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("tensorrt_rtx_bindings") is None,
+    reason="TensorRT-RTX is not installed (the extra tensorrt-rtx)",
+)
+class TestTensorRTRTX(ExporterConformance):
+    plugin = "tensorrt_rtx"
+    options: ClassVar = {"targets": ["SM80"], "max_tokens": 32}
 
 
 class TestJsonlLogger(LoggerConformance):

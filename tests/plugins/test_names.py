@@ -18,6 +18,7 @@ OTHER_THINGS = {
     "bits_per_byte": "a figure of report.json",
     "dialogs": "a type of artifact",
     "files": "a key of manifests",
+    "gguf": "a layout of weights",
     "hf": "a layout of weights",
     "labels": "a file of a stage",
     "pairs": "a figure of a stage",

@@ -70,6 +70,7 @@ def test_a_third_party_does_not_replace_a_built_in(site, good):
     [
         ("api_version=1", "needs api 1", "L3-PLG-013", "docs/plugins.md"),
         ("requires=('no_such.sub',)", "needs no_such.sub", "L3-PLG-021", "pip install no-such"),
+        ("requires=('no_such',), extra='x'", "needs no_such", "L3-PLG-021", "pip install 'new[x]'"),
     ],
 )
 def test_needs_are_reported_and_refused(site, field, status, number, fix):

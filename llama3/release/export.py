@@ -1,0 +1,56 @@
+"""A model in another program's layout: written beside its place, read back and compared, then renamed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from llama3.checkpoints.convert import new_directory, require_new
+from llama3.checkpoints.license import copy_terms
+from llama3.errors import GateFailed
+from llama3.plugins.registry import discover
+from llama3.release.exporter import Exporter, ExportManifest, VerifyReport
+
+DIFFERENT_EXPORT = GateFailed.declare(
+    "L3-REL-004",
+    "{name}: reading back changes log-probabilities by {difference} nats",
+    why="at most {tolerance} is allowed",
+    fix="report this with the model's config.json",
+)
+OTHER_TOKENS = GateFailed.declare(
+    "L3-REL-010",
+    "{name}: {runtime} draws {same} of {tokens} greedy tokens as the engine does",
+    why="all must be the same",
+    fix="report this with the model's config.json",
+)
+
+
+def export(
+    checkpoint: Path, folder: Path, name: str, options: Mapping[str, Any] | None = None
+) -> tuple[ExportManifest, VerifyReport]:
+    """Write the model at `checkpoint`, of any layout, into the new directory `folder` by the exporter called `name`.
+
+    Raises ConfigError where `folder` holds something, PluginError where the exporter lacks a package, GateFailed where
+    what was written does not compute the same; then nothing appears.
+    """
+    require_new(folder)
+    exporter = discover().build("exporters", name, options)
+    with new_directory(folder) as place:
+        done = write_and_verify(exporter, name, checkpoint, place)
+        copy_terms(checkpoint, place)
+    return done
+
+
+def write_and_verify(
+    exporter: Exporter, name: str, checkpoint: Path, folder: Path
+) -> tuple[ExportManifest, VerifyReport]:
+    """Export into an empty directory, read back and compare. Raises GateFailed."""
+    made = exporter.export(checkpoint, folder)
+    report = exporter.verify(folder)
+    if not report.difference <= report.tolerance:  # NaN too
+        difference, tolerance = f"{report.difference:.3g}", f"{report.tolerance:g}"
+        raise DIFFERENT_EXPORT(folder, name=name, difference=difference, tolerance=tolerance)
+    if not report.passed:
+        raise OTHER_TOKENS(folder, name=name, runtime=report.runtime, same=report.same_tokens, tokens=report.tokens)
+    return made, report
