@@ -35,6 +35,7 @@ from llama3.cli import (
     quantize,
     run,
     runs,
+    serve,
     show,
     tokens,
 )
@@ -138,6 +139,7 @@ app = typer.Typer(
 app.command("run")(run.run)
 app.command("chat")(chat.chat)
 app.command("generate")(generate.generate)
+app.command("serve")(serve.serve)
 app.command("audit")(audit.audit)
 app.command("lineage")(lineage.lineage)
 app.command("merge")(merge.merge)

@@ -4,9 +4,13 @@ A request is admitted only when blocks for its longest possible answer are free 
 answer is ever preempted or swapped. Its prompt is computed once: earlier prompts' common prefix comes from the cache,
 and its n answers are forks that share the prompt's blocks. Requests are served in the order of their arrival.
 
+A step computes at most `prefill_tokens` of prompts: a long one takes several, in each of which every running answer
+gets its token. No other prompt starts while one is half computed, so whatever is found in the cache was computed
+before it is read.
+
 Many threads may read from one engine. None of them owns it: whoever waits for a token while nobody computes takes the
 next step, for all (`Engine._in_turn`). So a lone reader computes in its own thread, and readers that come together
-share every forward.
+share every forward. A server gives it a thread that calls `step`.
 
 Legend: T new tokens, B running answers, D model dim, V vocabulary.
 """
@@ -31,8 +35,8 @@ from llama3.errors import ConfigError, DoesNotFit
 from llama3.inference.completion import Completion
 from llama3.inference.kv_pool import KvPool
 from llama3.inference.paged_cache import Ints, PagedCache
-from llama3.inference.request import Answer, Request
-from llama3.inference.sampling import Draws, Sampling, draw, stream_seed, uniforms
+from llama3.inference.request import Answer, Constraint, Reader, Request
+from llama3.inference.sampling import Draws, Sampling, draw, scores_of, stream_seed, tops_of, uniforms
 from llama3.inference.working_copy import refresh, sampling_dtype, working_copy
 from llama3.model.config import ModelConfig
 from llama3.model.needs import memory_here, size
@@ -60,23 +64,35 @@ NO_CACHE = DoesNotFit.declare(
 CACHE_BYTES = 256 << 20
 """Size of the cache unless `num_blocks` is given; more if one sequence of the model's context needs it."""
 PREFILL_TOKENS = 2048
-"""Prompt tokens computed in one forward; a longer prompt is computed in pieces."""
+"""Prompt tokens that a step computes, unless `prefill_tokens` is given."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Prefill:
-    """An admitted prompt: the row that holds it, how many of its tokens the cache had, the answers it starts."""
+    """An admitted prompt: the row that holds it, how many of its tokens are computed, how many the next step adds, the
+    answers it starts."""
 
+    request: Request
     row: int
-    prompt: npt.NDArray[np.uint32]
-    cached: int
+    done: int
     answers: list[Answer]
+    piece: int = 0
+
+    @property
+    def left(self) -> int:
+        return len(self.request.prompt) - self.done
+
+    @property
+    def is_first(self) -> bool:
+        """Whether it is not admitted again for answers that there was no room for."""
+        return self.answers[0].index == 0
 
 
 class Engine:
     """Generates with a model through a paged KV cache.
 
     num_blocks, block_size: the cache (default: what CACHE_BYTES holds); max_batch: answers that run at once
+    prefill_tokens: tokens of prompts that a step computes at most: the fewer, the steadier running answers come
     dtype: precision of computation and cache; another than the model's means a copy of its weights
 
     `generate` and `stream` are the doors for most; who reads several answers at once, as a server does, calls `submit`,
@@ -93,6 +109,7 @@ class Engine:
         num_blocks: int | None = None,
         block_size: int = 16,
         max_batch: int = 64,
+        prefill_tokens: int = PREFILL_TOKENS,
         dtype: torch.dtype | None = None,
     ) -> None:
         self._source = model
@@ -104,15 +121,17 @@ class Engine:
             affordable = CACHE_BYTES // PagedCache.block_bytes(model.config, block_size, weight.dtype)
             num_blocks = 1 + max(context, min(affordable, max_batch * context))
         self.max_batch = max_batch
+        self.prefill_tokens = prefill_tokens
         _require_room(model.config, num_blocks, block_size, max_batch, weight)
         self.pool = KvPool(num_blocks, block_size, max_seqs=max_batch, max_blocks=min(context, max(1, num_blocks - 1)))
         self.cache = PagedCache(model.config, self.pool, dtype=weight.dtype, device=weight.device)
         self._live: dict[Request, None] = {}  # every request that is not over, in the order of arrival
         self._waiting: deque[Request] = deque()  # those with answers that have not started
+        self._half: _Prefill | None = None  # the prompt that is begun and not computed to its end
         self._running: list[Answer] = []
         self._cancelled: list[Request] = []  # to be dropped when nobody computes
-        self._turns = threading.Condition()  # guards the four above and is told of every step
-        self._taken = False  # whether a thread computes; it alone then removes from the first three
+        self._turns = threading.Condition()  # guards the five above and is told of every step
+        self._taken = False  # whether a thread computes; it alone then removes from the first four
         self._weights = self._weight_versions()
 
     def generate(self, prompts: Sequence[npt.ArrayLike], sampling: Sampling) -> list[list[Completion]]:
@@ -121,7 +140,9 @@ class Engine:
         Raises DoesNotFit for a prompt that with max_tokens can never fit, ConfigError for one that is empty or has
         tokens outside the vocabulary. Whatever is raised, also KeyboardInterrupt, the cache loses nothing.
         """
-        requests = self._submit_all(prompts, sampling)
+        self.check(prompts, sampling)
+        requests = [Request(_ids(prompt), sampling) for prompt in prompts]
+        self._queue(requests)
         try:
             return [self.wait(request) for request in requests]
         finally:
@@ -136,9 +157,38 @@ class Engine:
         finally:
             self.cancel(request)
 
-    def submit(self, prompt: npt.ArrayLike, sampling: Sampling) -> Request:
-        """Queue a request; those who wait, for this one or another, compute it. Errors as in `generate`."""
-        return self._submit_all([prompt], sampling)[0]
+    def submit(
+        self,
+        prompt: npt.ArrayLike,
+        sampling: Sampling,
+        *,
+        salt: bytes = b"",
+        constrain: Callable[[], Constraint] | None = None,
+        reader: Reader | None = None,
+    ) -> Request:
+        """Queue a request; those who wait, for this one or another, compute it. Errors as in `generate`.
+
+        salt: only requests with the same one share cached prompts
+        constrain: makes what says of each answer which tokens may come next
+        reader: is shown the final hidden states of the prompt, all of which is then computed
+        """
+        self.check([prompt], sampling)
+        request = Request(_ids(prompt), sampling, salt, constrain, reader)
+        self._queue([request])
+        return request
+
+    def check(self, prompts: Sequence[npt.ArrayLike], sampling: Sampling) -> None:
+        """Raises what `generate` raises before it starts."""
+        arrays = [np.asarray(prompt, dtype=np.int64) for prompt in prompts]
+        _check_tokens(arrays, [token for token, _ in sampling.logit_bias], self.model.config.vocab_size)
+        limit = self.pool.max_tokens
+        problems = [
+            NO_ROOM.problem(f"prompt {index}", tokens=len(ids), answer=sampling.max_tokens, limit=limit)
+            for index, ids in enumerate(arrays)
+            if len(ids) + sampling.max_tokens > limit
+        ]
+        if problems:
+            raise DoesNotFit.of(problems)
 
     def tokens(self, request: Request, index: int = 0) -> Iterator[int]:
         """The tokens of the request's answer `index` as they are drawn. Raises what the model raised, or CancelledError
@@ -160,6 +210,10 @@ class Engine:
         while not request.is_over:
             self._in_turn(self._step, unless=lambda: request.is_over)
         return request.result()
+
+    def step(self) -> None:
+        """Compute the next token of every running answer, if there are any: for a thread that serves all others."""
+        self._in_turn(self._step, unless=lambda: not self._live)
 
     def cancel(self, request: Request) -> None:
         """Drop a request in any state; its blocks are free at once, or after the step that is being computed. One that
@@ -203,20 +257,26 @@ class Engine:
             self._live.pop(request, None)
             if request in self._waiting:
                 self._waiting.remove(request)
+            if self._half is not None and self._half.request is request:
+                for answer in self._half.answers:
+                    self.pool.free(answer.row, cache=False)  # what it shares with nobody is not computed
+                self._half = None
             for answer in [answer for answer in self._running if answer.request is request]:
                 self._running.remove(answer)
-                self.pool.free(answer.row)
+                self._free(answer)
 
     def _step(self) -> None:
         """Start what fits and compute the next token of every answer, in one forward."""
         try:
-            if not self._running:
+            if not self._running and self._half is None:
                 self._follow_weights()
             with torch.inference_mode():
                 prefills = self._admit()
                 logits_BV = self._forward(prefills)
-                self._running += [answer for prefill in prefills for answer in prefill.answers]
-                self._draw(logits_BV)
+                self._running += [answer for prefill in prefills if not prefill.left for answer in prefill.answers]
+                self._half = next((prefill for prefill in prefills if prefill.left), None)
+                if self._running:
+                    self._draw(logits_BV)
         except BaseException as error:
             self._abandon(error)
             raise
@@ -229,6 +289,7 @@ class Engine:
             self._live.clear()
             self._waiting.clear()
             self._running.clear()
+            self._half = None
             self._cancelled.clear()
             for request in requests:
                 if isinstance(error, Exception):
@@ -260,46 +321,34 @@ class Engine:
 
     # -- requests ----------------------------------------------------------------------------------
 
-    def _submit_all(self, prompts: Sequence[npt.ArrayLike], sampling: Sampling) -> list[Request]:
-        arrays = [np.asarray(prompt, dtype=np.int64) for prompt in prompts]
-        self._check(arrays, sampling)
-        requests = [Request(ids.astype(np.uint32), sampling) for ids in arrays]
+    def _queue(self, requests: list[Request]) -> None:
         with self._turns:
             self._live.update(dict.fromkeys(requests))
             self._waiting.extend(requests)
-        return requests
-
-    def _check(self, prompts: list[npt.NDArray[np.int64]], sampling: Sampling) -> None:
-        _check_tokens(prompts, self.model.config.vocab_size)
-        limit = self.pool.max_tokens
-        problems = [
-            NO_ROOM.problem(f"prompt {index}", tokens=len(ids), answer=sampling.max_tokens, limit=limit)
-            for index, ids in enumerate(prompts)
-            if len(ids) + sampling.max_tokens > limit
-        ]
-        if problems:
-            raise DoesNotFit.of(problems)
 
     def _admit(self) -> list[_Prefill]:
-        """Give rows to as many waiting answers as fit."""
-        prefills: list[_Prefill] = []
-        room, tokens = self.max_batch - len(self._running), 0
-        while self._waiting and room > 0:
+        """The prompts of which the next step computes a piece: the one that is begun, then as many waiting ones as fit.
+        All but the last will be computed to their end."""
+        prefills = [self._half] if self._half is not None else []
+        room = self.max_batch - len(self._running) - sum(len(prefill.answers) for prefill in prefills)
+        budget = self.prefill_tokens - sum(prefill.left for prefill in prefills)
+        while self._waiting and room > 0 and budget > 0:
             request = self._waiting[0]
-            prompt = request.prompt
-            tokens += len(prompt) - self.pool.match_len(prompt)
-            # A long prompt is the first of its step, so that all it may find in the cache was computed before.
-            if prefills and tokens > PREFILL_TOKENS:
-                break
-            admitted = self.pool.admit(prompt, max_len=len(prompt) + request.sampling.max_tokens)
+            length = len(request.prompt) + request.sampling.max_tokens
+            admitted = self.pool.admit(request.prompt, salt=request.salt, max_len=length)
             if admitted is None:
                 break
             row, cached = admitted
-            answers = self._start(request, row, room)
-            prefills.append(_Prefill(row, prompt, cached, answers))
-            room -= len(answers)
+            prefill = _Prefill(request, row, cached, self._start(request, row, room))
+            prefills.append(prefill)
+            room -= len(prefill.answers)
+            budget -= prefill.left
             if not request.pending:
                 self._waiting.popleft()
+        for prefill in prefills:
+            prefill.piece = prefill.left
+        if budget < 0:
+            prefills[-1].piece += budget
         return prefills
 
     def _start(self, request: Request, row: int, room: int) -> list[Answer]:
@@ -310,7 +359,13 @@ class Engine:
             count //= 2
         first = len(request.answers)
         answers = [
-            Answer(request, first + i, fork, stream_seed(request.sampling.seed, request.prompt, first + i))
+            Answer(
+                request,
+                first + i,
+                fork,
+                stream_seed(request.sampling.seed, request.prompt, first + i),
+                constraint=None if request.constrain is None else request.constrain(),
+            )
             for i, fork in enumerate([row, *forks])
         ]
         request.answers += answers
@@ -319,33 +374,24 @@ class Engine:
     # -- one step ----------------------------------------------------------------------------------
 
     def _forward(self, prefills: list[_Prefill]) -> Tensor:
-        """One forward over the last token of each running answer and the new prompts; returns the scores of the next
-        token of the running answers, then of the new ones."""
+        """One forward over the last token of each running answer and the pieces of prompts; returns the scores of the
+        next token of the running answers, then of those whose prompt is now computed."""
         last = np.array([answer.ids[-1] for answer in self._running], dtype=np.uint32)
         running = np.array([answer.row for answer in self._running], dtype=np.int64)
         served = self.pool.step(running, last, np.empty_like(running))
         assert served == len(running), "admission promised every answer its blocks"
         rows = np.append(running, [prefill.row for prefill in prefills]).astype(np.int64)
-        new = np.append(np.ones_like(running), [self._last_piece(prefill) for prefill in prefills]).astype(np.int64)
-        tokens = [
-            last,
-            *(prefill.prompt[-count:] for prefill, count in zip(prefills, new[len(running) :], strict=True)),
-        ]
-        ends = self.pool.seq_lens[rows].astype(np.int64)
-        h_TD = self._compute(np.concatenate(tokens), rows, ends - new, ends)
-        answers = np.append(np.ones_like(running), [len(prefill.answers) for prefill in prefills]).astype(np.int64)
-        scored = np.repeat(np.cumsum(new) - 1, answers)
+        starts = np.append(self.pool.seq_lens[running] - 1, [prefill.done for prefill in prefills]).astype(np.int64)
+        new = np.append(np.ones_like(running), [prefill.piece for prefill in prefills]).astype(np.int64)
+        pieces = [prefill.request.prompt[prefill.done : prefill.done + prefill.piece] for prefill in prefills]
+        h_TD = self._compute(np.concatenate([last, *pieces]), rows, starts, starts + new)
+        for prefill, end in zip(prefills, np.cumsum(new)[len(running) :].tolist(), strict=True):
+            prefill.done += prefill.piece
+            if prefill.request.reader is not None and prefill.is_first:
+                prefill.request.reader.read(self.model, h_TD[end - prefill.piece : end])
+        answers = [0 if prefill.left else len(prefill.answers) for prefill in prefills]
+        scored = np.repeat(np.cumsum(new) - 1, np.append(np.ones_like(running), answers).astype(np.int64))
         return self.model.logits(h_TD[torch.from_numpy(scored).to(h_TD.device)])
-
-    def _last_piece(self, prefill: _Prefill) -> int:
-        """Computes a long prompt up to its last piece, whose number of tokens it returns."""
-        start, length = prefill.cached, len(prefill.prompt)
-        row = np.array([prefill.row])
-        while length - start > PREFILL_TOKENS:
-            end = start + PREFILL_TOKENS
-            self._compute(prefill.prompt[start:end], row, np.array([start]), np.array([end]))
-            start = end
-        return length - start
 
     def _compute(self, tokens: npt.NDArray[np.uint32], rows: Ints, starts: Ints, ends: Ints) -> Tensor:
         positions_T = self.cache.plan(rows, starts, ends)
@@ -354,27 +400,42 @@ class Engine:
 
     def _draw(self, logits_BV: Tensor) -> None:
         """Draw the next token of each running answer and end those that are over."""
+        samplings = [answer.request.sampling for answer in self._running]
+        constraints = [answer.constraint for answer in self._running]
         seeds = np.array([answer.seed for answer in self._running], dtype=np.uint64)
         indices = np.array([len(answer.ids) for answer in self._running])
-        draws = Draws.of([answer.request.sampling for answer in self._running], uniforms(seeds, indices))
-        ids_B, logps_B = draw(logits_BV, draws)
+        draws = Draws.of(samplings, uniforms(seeds, indices))
+        allowed = [None if constraint is None else constraint.allowed() for constraint in constraints]
+        ids_B, logps_B = draw(logits_BV, draws, scores_of(logits_BV, samplings, allowed))
+        tops = tops_of(logits_BV, samplings)
         running = []
-        for answer, token, logp in zip(self._running, ids_B.tolist(), logps_B.tolist(), strict=True):
+        for answer, token, logp, top in zip(self._running, ids_B.tolist(), logps_B.tolist(), tops, strict=True):
             answer.logps.append(logp)
+            answer.tops.append(top)
             answer.ids.append(token)
+            if answer.constraint is not None:
+                answer.constraint.push(token)
             if (reason := answer.finish_reason) is None:
                 running.append(answer)
                 continue
-            self.pool.free(answer.row)
+            self._free(answer)
             request = answer.request
             request.completions[answer.index] = Completion(answer.ids, answer.logps, reason)
             if request.is_over:
                 self._live.pop(request, None)
         self._running = running
 
+    def _free(self, answer: Answer) -> None:
+        self.pool.free(answer.row, cache=answer.request.reader is None)
 
-def _check_tokens(prompts: list[npt.NDArray[np.int64]], vocab_size: int) -> None:
-    problems = []
+
+def _ids(prompt: npt.ArrayLike) -> npt.NDArray[np.uint32]:
+    return np.asarray(prompt).astype(np.uint32)
+
+
+def _check_tokens(prompts: list[npt.NDArray[np.int64]], biased: Sequence[int], vocab_size: int) -> None:
+    known = all(0 <= token < vocab_size for token in biased)
+    problems = [] if known else [OTHER_TOKENS.problem("logit_bias", size=vocab_size)]
     for index, ids in enumerate(prompts):
         if ids.ndim != 1 or len(ids) == 0:
             problems.append(NO_TOKENS.problem(f"prompt {index}"))

@@ -2,13 +2,39 @@
 
 from __future__ import annotations
 
+import secrets
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from llama3.inference.completion import Completion, FinishReason
-from llama3.inference.sampling import Sampling
+from llama3.inference.sampling import Sampling, Top
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from llama3.model.transformer import Transformer
+
+
+class Constraint(Protocol):
+    """Says of one answer which tokens may come next. What it raises ends every request: it must not fail."""
+
+    def allowed(self) -> npt.NDArray[np.bool_]:
+        """bool[vocabulary], at least one of them true."""
+        ...
+
+    def push(self, token: int) -> None:
+        """This token was drawn."""
+        ...
+
+
+class Reader(Protocol):
+    """Is shown a prompt's final hidden states, piece by piece and in order, in the thread that computes."""
+
+    def read(self, model: Transformer, h_TD: Tensor) -> None: ...
 
 
 @dataclass(eq=False)
@@ -21,6 +47,8 @@ class Answer:
     seed: int
     ids: list[int] = field(default_factory=list)
     logps: list[float] = field(default_factory=list)
+    tops: list[Top] = field(default_factory=list)
+    constraint: Constraint | None = None
 
     @property
     def finish_reason(self) -> FinishReason | None:
@@ -32,16 +60,22 @@ class Answer:
 
 @dataclass(eq=False)
 class Request:
-    """A prompt and its answers. `completions[i]` is None until answer i is over; `answers` are those started so far."""
+    """A prompt and its answers. `completions[i]` is None until answer i is over; `answers` are those started so far.
+    `salt`, `constrain`, `reader`: see `Engine.submit`."""
 
     prompt: npt.NDArray[np.uint32]
     sampling: Sampling
+    salt: bytes = b""
+    constrain: Callable[[], Constraint] | None = None
+    reader: Reader | None = None
     answers: list[Answer] = field(init=False)
     completions: list[Completion | None] = field(init=False)
     error: BaseException | None = None
     """Why there will be no more of it: what the model raised, or CancelledError."""
 
     def __post_init__(self) -> None:
+        if self.reader is not None:
+            self.salt = secrets.token_bytes(16)  # nothing of the prompt is to be found in the cache
         self.restart()
 
     @property

@@ -8,6 +8,7 @@ Legend: B sequences, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,8 +24,13 @@ NOT_FINITE = LlamaError.declare("L3-GEN-002", "the model's scores are not finite
 
 MOST_ANSWERS = 65_536
 """Answers per prompt. Each waits for its turn in memory."""
+MOST_TOPS = 20
+"""Likeliest tokens that are told with each one drawn."""
 CDF_BLOCK = 256
 """Tokens whose probabilities are summed before one of them is looked for."""
+
+Top = list[tuple[int, float]]
+"""The likeliest tokens at one place with their log-probabilities, likeliest first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +43,8 @@ class Sampling:
     top_k: keep this many of the likeliest tokens (and those equal to the last); 0: all
     n: answers per prompt; answer i is the same whatever n is
     stop_ids: an answer ends with the first of these it draws
+    top_logps: tell so many of the likeliest tokens with each that is drawn
+    logit_bias: (token, what is added to its score before drawing) each
     """
 
     max_tokens: int
@@ -46,6 +54,8 @@ class Sampling:
     n: int = 1
     seed: int = 0
     stop_ids: frozenset[int] = frozenset()
+    top_logps: int = 0
+    logit_bias: tuple[tuple[int, float], ...] = ()
 
     def __post_init__(self) -> None:
         rules = [
@@ -55,6 +65,7 @@ class Sampling:
             (self.top_k >= 0, "top_k", "0 or more"),
             (1 <= self.n <= MOST_ANSWERS, "n", f"from 1 to {MOST_ANSWERS:,}"),
             (0 <= self.seed < 2**64, "seed", "from 0 to 2^64 - 1"),
+            (0 <= self.top_logps <= MOST_TOPS, "top_logps", f"from 0 to {MOST_TOPS}"),
         ]
         problems = [
             OUT_OF_RANGE.problem(name, value=getattr(self, name), rule=rule) for holds, name, rule in rules if not holds
@@ -82,10 +93,47 @@ class Draws:
         )
 
 
-def draw(logits_BV: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
-    """The next token of each sequence, int64[B], and its log-probability, float32[B].
+def scores_of(
+    logits_BV: Tensor, samplings: Sequence[Sampling], allowed: Sequence[npt.NDArray[np.bool_] | None]
+) -> Tensor | None:
+    """The scores to draw by: with each sequence's bias, and -inf for what is not allowed to it. None: as they are."""
+    if not any(sampling.logit_bias for sampling in samplings) and all(mask is None for mask in allowed):
+        return None
+    scores_BV = logits_BV.float().clone()
+    for scores_V, sampling, mask in zip(scores_BV, samplings, allowed, strict=True):
+        if sampling.logit_bias:
+            ids, biases = zip(*sampling.logit_bias, strict=True)
+            scores_V[torch.tensor(ids, device=scores_V.device)] += torch.tensor(biases, device=scores_V.device)
+        if mask is not None:
+            scores_V.masked_fill_(torch.from_numpy(~mask).to(scores_V.device), float("-inf"))
+    return scores_BV
 
-    The log-probability is the model's own: at temperature 1, before top-k and top-p. It equals what
+
+def likeliest(logps_BV: Tensor, count: int) -> list[Top]:
+    """The `count` likeliest tokens of each row."""
+    found = logps_BV.topk(min(count, logps_BV.shape[1]))
+    return [
+        list(zip(ids, logps, strict=True))
+        for ids, logps in zip(found.indices.tolist(), found.values.tolist(), strict=True)
+    ]
+
+
+def tops_of(logits_BV: Tensor, samplings: Sequence[Sampling]) -> list[Top]:
+    """For each sequence the likeliest tokens that its sampling wants."""
+    tops: list[Top] = [[] for _ in samplings]
+    wanted = {row: sampling.top_logps for row, sampling in enumerate(samplings) if sampling.top_logps}
+    if wanted:
+        logps_RV = logits_BV[torch.tensor(list(wanted), device=logits_BV.device)].float().log_softmax(-1)
+        for (row, count), top in zip(wanted.items(), likeliest(logps_RV, max(wanted.values())), strict=True):
+            tops[row] = top[:count]
+    return tops
+
+
+def draw(logits_BV: Tensor, draws: Draws, scores_BV: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The next token of each sequence, int64[B], and its log-probability, float32[B]. `scores_BV` are those to draw by,
+    where they are not the model's own (see `scores_of`).
+
+    The log-probability is the model's own: at temperature 1, before bias, top-k and top-p. It equals what
     `llama3.model.score.score` computes for the same token, so it serves as old log-probs; a policy that is scored at
     another temperature takes them from `score`.
     Raises LlamaError if a score is not a finite number.
@@ -94,17 +142,18 @@ def draw(logits_BV: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
     normalizer_B = _exp(logits_BV).sum(-1).log_().add_(logits_BV.amax(-1))
     if not bool(normalizer_B.isfinite().all()):
         raise NOT_FINITE("generation")
+    scores_BV = logits_BV if scores_BV is None else scores_BV
     temperature_B = torch.from_numpy(draws.temperature_B).to(logits_BV.device)
     if (draws.temperature_B == 0).all():
-        ids_B = logits_BV.argmax(-1)
+        ids_B = scores_BV.argmax(-1)
     else:
         # Greedy rows take part with temperature 1 and are put back below.
         divisor_B = torch.where(temperature_B > 0, temperature_B, 1)
-        scaled_BV = logits_BV if bool((divisor_B == 1).all()) else logits_BV / divisor_B[:, None]
+        scaled_BV = scores_BV if bool((divisor_B == 1).all()) else scores_BV / divisor_B[:, None]
         scaled_BV = keep_likeliest(scaled_BV, draws.top_k_B, draws.top_p_B)
         ids_B = _inverse_cdf(scaled_BV, torch.from_numpy(draws.uniform_B).to(logits_BV.device))
         if (draws.temperature_B == 0).any():
-            ids_B = torch.where(temperature_B > 0, ids_B, logits_BV.argmax(-1))
+            ids_B = torch.where(temperature_B > 0, ids_B, scores_BV.argmax(-1))
     logps_B = logits_BV.gather(1, ids_B[:, None]).squeeze(1) - normalizer_B
     return ids_B, logps_B
 

@@ -107,10 +107,11 @@ class ChatProgram:
         generation_prompt: bool,
         tokens: Mapping[str, str],
         now: datetime,
+        tools: Sequence[Mapping[str, Any]] | None = None,
     ) -> str:
         """What the template writes. `tokens` are its variables `bos_token` and so on. Raises TemplateFailed."""
         reset = _RUN.set(_Run(now))
-        variables = {"tools": None, "documents": None, "add_generation_prompt": generation_prompt, **tokens}
+        variables = {"tools": tools, "documents": None, "add_generation_prompt": generation_prompt, **tokens}
         try:
             text: str = self._template.render(messages=[dict(message) for message in messages], **variables)
             text.encode("utf-8")  # a template can write half of a character, which is no text

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import bisect
 import functools
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -55,6 +56,9 @@ NO_END = DataError.declare(
     "no control token ends this message, so a model could not learn to stop",
     fix="write {{{{ eos_token }}}} after the assistant's content in the template",
 )
+CONTROL_IN_TOOLS = DataError.declare(
+    "L3-CHT-011", "the tools hold the name of the control token {name!r}", fix="leave it out of them"
+)
 BROKEN = DataError.declare(
     "L3-CHT-008", "the chat template cannot be used", why="{error}", fix="correct the chat template"
 )
@@ -75,9 +79,19 @@ _PROBES: tuple[tuple[tuple[Role, ...], bool], ...] = (
 _NO_TIME = datetime(2000, 1, 1)  # for templates that do not ask: their layouts are kept
 
 
-def render(tokenizer: Tokenizer, messages: Sequence[Message], generation_prompt: bool) -> Rendered:
+def render(
+    tokenizer: Tokenizer, messages: Sequence[Message], generation_prompt: bool, tools: Sequence[Mapping[str, Any]] = ()
+) -> Rendered:
     """Ids of a dialog; see `llama3.tokenizer.chat.render`."""
-    return _dialect(tokenizer).render(messages, generation_prompt)
+    dialect = _dialect(tokenizer)
+    if tools:
+        # What a template writes of them counts as its own words, in which control tokens are what they say.
+        said = json.dumps(tools, ensure_ascii=False)
+        names = [name for name in (*tokenizer.special_tokens, *dialect.control) if name in said]
+        if names:
+            raise CONTROL_IN_TOOLS("tools", name=names[0])
+        dialect = dialect.with_tools(tools)
+    return dialect.render(messages, generation_prompt)
 
 
 def end_id(tokenizer: Tokenizer) -> int:
@@ -103,10 +117,21 @@ def _new_dialect(tokenizer: Tokenizer) -> Dialect:
 class Dialect:
     """A chat template with the tokenizer it was written for."""
 
-    def __init__(self, tokenizer: Tokenizer, program: ChatProgram) -> None:
-        self._tokenizer, self._program = tokenizer, program
+    def __init__(
+        self, tokenizer: Tokenizer, program: ChatProgram, tools: Sequence[Mapping[str, Any]] | None = None
+    ) -> None:
+        self._tokenizer, self._program, self._tools = tokenizer, program, tools
         self._tokens = _variables(tokenizer)
         self._layout: Callable[[Turns, bool, datetime], Layout] = functools.lru_cache(maxsize=256)(self._new_layout)
+
+    def with_tools(self, tools: Sequence[Mapping[str, Any]]) -> Dialect:
+        """The same template where these can be called."""
+        return Dialect(self._tokenizer, self._program, tools)
+
+    @property
+    def control(self) -> Mapping[str, int]:
+        """Ids of the control tokens by their names."""
+        return self._spelling.ids
 
     @functools.cached_property
     def _spelling(self) -> Spelling:
@@ -165,7 +190,9 @@ class Dialect:
             raise FAILS(where, error=error) from None
 
     def _write(self, messages: Sequence[Mapping[str, Any]], generation_prompt: bool, now: datetime) -> str:
-        return self._program.text(messages, generation_prompt=generation_prompt, tokens=self._tokens, now=now)
+        return self._program.text(
+            messages, generation_prompt=generation_prompt, tokens=self._tokens, now=now, tools=self._tools
+        )
 
     def _refused(
         self, messages: Sequence[Mapping[str, Any]], generation_prompt: bool, now: datetime, reason: str

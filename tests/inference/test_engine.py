@@ -24,7 +24,7 @@ from llama3.model.batch import Batch, Segment, Tree
 from llama3.model.build import empty_model, init_weights
 from llama3.model.config import ModelConfig, RopeScaling
 from llama3.model.lora import adapters, add_lora
-from llama3.model.score import score
+from llama3.model.score import score, top
 from llama3.model.transformer import Transformer
 
 VOCAB = 61
@@ -183,13 +183,114 @@ def test_an_answer_ends_with_the_first_stop_token(model: Transformer) -> None:
     assert_clean(engine)
 
 
-def test_a_long_prompt_is_computed_in_pieces(model: Transformer, monkeypatch) -> None:
+def test_a_long_prompt_is_computed_in_pieces(model: Transformer) -> None:
     prompts = [*random_prompts(4, 100, seed=6), *random_prompts(4, 5, seed=7)]
     expected = [dense(model, prompt, 12) for prompt in prompts]
-    monkeypatch.setattr(engine_module, "PREFILL_TOKENS", 7)
-    engine = Engine(model, block_size=4)
+    engine = Engine(model, block_size=4, prefill_tokens=7)
     for _ in range(2):
         assert [answer.ids for (answer,) in engine.generate(prompts, GREEDY)] == expected
+
+
+def test_a_long_prompt_does_not_stall_running_answers(model: Transformer) -> None:
+    engine = Engine(model, block_size=4, prefill_tokens=7)
+    running = engine.submit([1, 2, 3], Sampling(60, temperature=0))
+    engine.step()
+    prompt = random_prompts(1, 1)[0] * 90
+    long = engine.submit(prompt, GREEDY)
+    short = engine.submit([4, 5], GREEDY)
+    steps = 0
+    while not long.ids(0):
+        engine.step()
+        steps += 1
+        assert len(running.ids(0)) == 1 + steps, "a running answer waited"
+    assert steps == -(-len(prompt) // 7)
+    assert [engine.wait(request)[0].ids for request in (long, short)] == [dense(model, p, 12) for p in (prompt, [4, 5])]
+    assert engine.wait(running)[0].ids == dense(model, [1, 2, 3], 60)
+    assert_clean(engine)
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_a_prompt_that_is_left_half_computed_spoils_nothing(model: Transformer, n: int) -> None:
+    engine = Engine(model, block_size=2, prefill_tokens=6, max_batch=4)
+    prompt = random_prompts(1, 1, seed=3)[0] * 40
+    left = engine.submit(prompt, replace(GREEDY, n=n))
+    for _ in range(3):
+        engine.step()
+    again = engine.submit(prompt, GREEDY)
+    engine.cancel(left)
+    assert engine.wait(again)[0].ids == dense(model, prompt, 12)
+    assert_clean(engine)
+
+
+def test_only_requests_of_one_salt_share_prompts(model: Transformer) -> None:
+    engine = Engine(model, block_size=4)
+    prompt = random_prompts(1, 1)[0] * 30
+    hits = []
+    for salt in (b"a", b"a", b"b", b""):
+        before = engine.pool.stats()["hit_tokens"]
+        engine.wait(engine.submit(prompt, GREEDY, salt=salt))
+        hits.append(engine.pool.stats()["hit_tokens"] - before)
+    assert hits == [0, 28, 0, 0]
+
+
+def test_a_reader_is_shown_the_states_of_the_whole_prompt(model: Transformer) -> None:
+    class Kept:
+        def __init__(self) -> None:
+            self.parts: list[Tensor] = []
+
+        def read(self, model: Transformer, h_TD: Tensor) -> None:
+            self.parts.append(h_TD)
+
+    engine = Engine(model, block_size=4, prefill_tokens=7, max_batch=2)
+    prompt = random_prompts(1, 1)[0] * 30
+    for _ in range(2):
+        kept = Kept()
+        assert engine.wait(engine.submit(prompt, replace(GREEDY, n=5), reader=kept))[0].ids == dense(model, prompt, 12)
+        assert_close(torch.cat(kept.parts), model.hidden(Batch.of_documents(prompt)).detach())
+    assert engine.pool.stats()["cached"] == 0
+    assert_clean(engine)
+
+
+def test_a_constraint_says_what_may_come_and_log_probs_stay_the_models() -> None:
+    class Even:
+        """Only even tokens, none of them twice."""
+
+        def __init__(self) -> None:
+            self.left = np.arange(VOCAB) % 2 == 0
+
+        def allowed(self) -> np.ndarray:
+            return self.left
+
+        def push(self, token: int) -> None:
+            self.left[token] = False
+
+    model = make_model().double()
+    sampling = Sampling(9, n=3, seed=1, top_logps=4)
+    engine = Engine(model)
+    request = engine.submit([1, 2, 3], sampling, constrain=Even)
+    for answer in engine.wait(request):
+        assert all(token % 2 == 0 for token in answer.ids)
+        assert len(set(answer.ids)) == 9
+    for answer in request.answers:
+        with torch.no_grad():
+            batch = Batch.of_documents([1, 2, 3, *answer.ids])
+            expected = score(model, batch).logps_M[2:].tolist()
+            ids, logps = top(model, batch, 4)
+        np.testing.assert_allclose(answer.logps, expected, atol=2e-6, rtol=1e-6)
+        assert [[id for id, _ in found] for found in answer.tops] == ids[2:].tolist()
+        told = torch.tensor([[logp for _, logp in found] for found in answer.tops])
+        assert_close(told, logps[2:].float(), atol=2e-6, rtol=1e-6)
+
+
+def test_a_bias_moves_what_is_drawn_and_not_its_log_prob() -> None:
+    model = make_model().double()
+    (answer,) = Engine(model).generate([[1, 2, 3]], Sampling(5, temperature=0, logit_bias=((7, 100.0), (8, -100.0))))[0]
+    assert answer.ids == [7] * 5
+    with torch.no_grad():
+        expected = score(model, Batch.of_documents([1, 2, 3, *answer.ids])).logps_M[2:].tolist()
+    np.testing.assert_allclose(answer.logps, expected, atol=2e-6, rtol=1e-6)
+    with pytest.raises(ConfigError, match="logit_bias"):
+        Engine(model).submit([1], Sampling(5, logit_bias=((VOCAB, 1.0),)))
 
 
 @settings(max_examples=15)
@@ -454,7 +555,7 @@ def test_everything_is_computed_where_the_model_is(monkeypatch: pytest.MonkeyPat
     model = empty_model(CONFIGS["grouped"], ())
     devices = []
 
-    def drawn(logits_BV: Tensor, draws: object) -> tuple[Tensor, Tensor]:
+    def drawn(logits_BV: Tensor, draws: object, scores_BV: object) -> tuple[Tensor, Tensor]:
         devices.append(logits_BV.device.type)
         return torch.zeros(len(logits_BV), dtype=torch.int64), torch.zeros(len(logits_BV))
 

@@ -1,0 +1,79 @@
+"""`llama3 serve`: a model behind the HTTP interface that OpenAI's clients speak."""
+
+from __future__ import annotations
+
+import logging
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from llama3.cli.generate import DeviceOption, ModelArgument
+from llama3.cli.output import note
+from llama3.errors import PluginError
+
+NEEDS = PluginError.declare(
+    "L3-CLI-021",
+    "serving needs the packages {packages}",
+    why="they are not installed",
+    fix="pip install 'llama3[serve]'",
+)
+
+PACKAGES = ("starlette", "uvicorn", "h11", "prometheus_client", "llguidance")
+
+
+def serve(
+    model: ModelArgument,
+    host: Annotated[
+        str, typer.Option(help="The address to listen at; others than this machine need keys.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="0: any that is free.")] = 8000,
+    name: Annotated[str | None, typer.Option(help="What clients call the model. Default: its folder's name.")] = None,
+    api_key_file: Annotated[
+        Path | None, typer.Option(help="Keys that may ask: one, or sha256: and its hash, per line.")
+    ] = None,
+    max_batch: Annotated[int, typer.Option(min=1, max=4096, help="Answers that run at once.")] = 32,
+    max_queue: Annotated[int, typer.Option(min=1, max=65_536, help="Requests of one key that may wait.")] = 256,
+    deadline: Annotated[float, typer.Option(min=1.0, help="Seconds that an answer may take.")] = 600.0,
+    grace: Annotated[
+        float, typer.Option(min=0.0, help="Seconds that answers may go on after SIGTERM or Ctrl-C.")
+    ] = 60.0,
+    device: DeviceOption = "auto",
+) -> None:
+    """Serve a model over HTTP, guarded as its run says. Each request is told of on stderr in a line of JSON."""
+    missing = [package for package in PACKAGES if find_spec(package) is None]
+    if missing:
+        raise NEEDS(packages=missing)
+    from llama3.cli.guarding import open_policy
+    from llama3.inference.llama import Llama
+    from llama3.plugins.registry import discover
+    from llama3.serving.served import Served
+    from llama3.serving.server import HttpServer, keys_for
+    from llama3.serving.service import Service
+
+    keys = keys_for(host, api_key_file)
+    access = logging.getLogger("llama3.serving.access")
+    access.setLevel(logging.INFO)
+    access.propagate = False
+    access.addHandler(_Lines())
+    with open_policy(model) as guards:
+        llama = Llama.load(model, device=device, guard=guards)
+        called = name or Path(model).resolve().name
+        service = Service(llama.transformer, max_batch=max_batch, max_queue=max_queue)
+        served = Served(llama, called, service, seconds=deadline)
+        HttpServer(
+            served,
+            host=host,
+            port=port,
+            keys=keys,
+            observers=discover().observers,
+            grace=grace,
+            told=lambda address: note(f"{called} answers at {address}/v1"),
+        ).run()
+    note("stopped")
+
+
+class _Lines(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        note(record.getMessage())

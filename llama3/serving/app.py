@@ -1,0 +1,219 @@
+"""The routes, and the gate before all of them: whoever has no key, or asks for another host, gets no further."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from llama3.errors import LlamaError
+from llama3.plugins.observers import Observers
+from llama3.serving.chat import chat
+from llama3.serving.completions import complete
+from llama3.serving.fields import (
+    Body,
+    ChatBody,
+    CompletionBody,
+    DetokenizeBody,
+    EmbeddingBody,
+    ModerationBody,
+    TokenizeBody,
+    read_fields,
+)
+from llama3.serving.keys import ApiKeys
+from llama3.serving.problems import FAULT, NO_HOST, NO_KEY, NO_METHOD, NO_ROUTE, NOT_JSON, TOO_LARGE, TOO_SLOW
+from llama3.serving.replies import GONE, Gone, error_response
+from llama3.serving.served import Served
+from llama3.serving.telemetry import CONTENT_TYPE, Record, Telemetry
+from llama3.serving.texts import detokenize, embed, moderate, tokenize, tokenizer_info
+
+OPEN = frozenset({"/health/live", "/health/ready"})
+"""What is answered without a key."""
+LOCAL = frozenset({"127.0.0.1", "localhost", "[::1]"})
+"""Hosts that a server without keys is asked for: a page of the web that calls itself one of its own names is not."""
+BODY_BYTES = 1 << 20
+BODY_SECONDS = 30.0
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+def make_app(served: Served, *, keys: ApiKeys | None, observers: Observers) -> Starlette:
+    """The ASGI application. Its lifespan starts and stops the service; without `keys` it answers this machine only."""
+    posts = {
+        "/v1/completions": _post(CompletionBody, complete),
+        "/v1/chat/completions": _post(ChatBody, chat),
+        "/v1/embeddings": _post(EmbeddingBody, embed),
+        "/v1/moderations": _post(ModerationBody, moderate),
+        "/tokenize": _post(TokenizeBody, tokenize),
+        "/detokenize": _post(DetokenizeBody, detokenize),
+    }
+    gets = {
+        "/v1/models": models,
+        "/v1/models/{name:path}": model,
+        "/tokenizer_info": tokenizer_info,
+        "/metrics": metrics,
+        "/health/live": live,
+        "/health/ready": ready,
+    }
+    routes = [Route(path, answer, methods=["POST"]) for path, answer in posts.items()]
+    routes += [Route(path, answer, methods=["GET"]) for path, answer in gets.items()]
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        served.service.start()
+        try:
+            yield
+        finally:
+            await asyncio.to_thread(served.service.stop)
+
+    telemetry = Telemetry(served.service.counts, frozenset(posts) | frozenset(gets), observers)
+    handlers: dict[Any, Any] = {
+        LlamaError: _refused,
+        HTTPException: _no_route,
+        ClientDisconnect: _gone,
+        Gone: _gone,
+        Exception: _fault,
+    }
+    app = Starlette(
+        routes=routes,
+        lifespan=lifespan,
+        middleware=[Middleware(Gate, keys=keys, telemetry=telemetry)],
+        exception_handlers=handlers,
+    )
+    app.router.redirect_slashes = False
+    app.state.served, app.state.telemetry = served, telemetry
+    return app
+
+
+class Gate:
+    """Looks at the host and the key of every request, gives it an id, and tells of its end."""
+
+    def __init__(self, app: ASGIApp, keys: ApiKeys | None, telemetry: Telemetry) -> None:
+        self._app, self._keys, self._telemetry = app, keys, telemetry
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, or refuse it."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        record = Record(secrets.token_hex(12), scope["method"], scope["path"])
+        scope.setdefault("state", {})["record"] = record
+
+        async def tell(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                record.status = message["status"]
+                message["headers"] = [*message["headers"], (b"x-request-id", record.id.encode())]
+            await send(message)
+
+        try:
+            refusal = self._refusal(scope, record)
+            if refusal is not None:
+                record.error = refusal.problems[0].code
+            await (self._app if refusal is None else error_response(refusal))(scope, receive, tell)
+        finally:
+            self._telemetry.end(record)
+
+    def _refusal(self, scope: Scope, record: Record) -> LlamaError | None:
+        headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
+        if self._keys is None:
+            host = headers.get(b"host", "")
+            name = host if host.endswith("]") else host.rpartition(":")[0] or host
+            return None if name in LOCAL else NO_HOST("Host", host=host[:100])
+        if scope["path"] in OPEN:
+            return None
+        scheme, _, key = headers.get(b"authorization", "").partition(" ")
+        tenant = self._keys.tenant(key.strip()) if scheme.lower() == "bearer" else None
+        record.tenant = tenant or ""
+        return NO_KEY("Authorization") if tenant is None else None
+
+
+def _post(kind: type[Body], answer: Callable[[Served, Request, Body], Awaitable[Response]]) -> Endpoint:
+    """A route that reads a body of this kind, then answers."""
+
+    async def endpoint(request: Request) -> Response:
+        if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+            raise NOT_JSON("Content-Type")
+        body = read_fields(kind, await _body(request))
+        return await answer(request.app.state.served, request, body)
+
+    return endpoint
+
+
+async def _body(request: Request) -> bytes:
+    data = bytearray()
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for chunk in request.stream():
+                data += chunk
+                if len(data) > BODY_BYTES:
+                    raise TOO_LARGE("body", limit=BODY_BYTES)
+    except TimeoutError:
+        raise TOO_SLOW("body", seconds=f"{BODY_SECONDS:g}") from None
+    return bytes(data)
+
+
+async def models(request: Request) -> Response:
+    """GET /v1/models: the one that is served."""
+    return JSONResponse({"object": "list", "data": [_described(request.app.state.served)]})
+
+
+async def model(request: Request) -> Response:
+    """GET /v1/models/NAME."""
+    served: Served = request.app.state.served
+    served.check_name(request.path_params["name"])
+    return JSONResponse(_described(served))
+
+
+def _described(served: Served) -> dict[str, object]:
+    return {
+        "id": served.name,
+        "object": "model",
+        "created": served.created,
+        "owned_by": "llama3",
+        "max_model_len": served.service.max_tokens,
+    }
+
+
+async def metrics(request: Request) -> Response:
+    """GET /metrics, for Prometheus."""
+    return Response(request.app.state.telemetry.exposition(), media_type=CONTENT_TYPE)
+
+
+async def live(request: Request) -> Response:
+    """GET /health/live: the process answers."""
+    return JSONResponse({"status": "live"})
+
+
+async def ready(request: Request) -> Response:
+    """GET /health/ready: 200 where a request would be taken now, else 503."""
+    is_ready = request.app.state.served.service.is_ready
+    return JSONResponse({"status": "ready" if is_ready else "stopping"}, 200 if is_ready else 503)
+
+
+async def _refused(request: Request, error: LlamaError) -> Response:
+    request.state.record.error = error.problems[0].code
+    return error_response(error)
+
+
+async def _no_route(request: Request, error: HTTPException) -> Response:
+    return await _refused(request, (NO_METHOD if error.status_code == 405 else NO_ROUTE)(request.url.path[:100]))
+
+
+async def _gone(request: Request, error: Exception) -> Response:
+    request.state.record.error = "gone"
+    return Response(status_code=GONE)
+
+
+async def _fault(request: Request, error: Exception) -> Response:
+    request.state.record.error = FAULT.code
+    return error_response(FAULT())

@@ -1,0 +1,189 @@
+"""From answers to HTTP: the whole of them as one JSON body, or each piece as a server-sent event.
+
+Both ways the same pieces go through the same code, and a client that goes away ends its request. A stream has one last
+event: `[DONE]`, or an error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncGenerator, Coroutine, Sequence
+from contextlib import aclosing
+from typing import Any, Protocol, TypeVar
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import Receive, Scope, Send
+
+from llama3.errors import LlamaError
+from llama3.serving.choices import Delta, ServedChoice, merged
+from llama3.serving.problems import FAULT, error_body, status_of
+from llama3.serving.service import Job, Service
+from llama3.serving.telemetry import Record
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+Json = dict[str, Any]
+GONE = 499
+"""What is logged as the status of a request whose client went away."""
+
+
+class Shape(Protocol):
+    """How a route writes answers."""
+
+    def begin(self, choice: ServedChoice) -> Json | None:
+        """The first event of an answer, before anything is drawn."""
+        ...
+
+    def piece(self, choice: ServedChoice, delta: Delta) -> Json:
+        """An event with what comes next of an answer."""
+        ...
+
+    def end(self, choice: ServedChoice) -> Json:
+        """The last event of an answer."""
+        ...
+
+    def usage(self, usage: Json) -> Json:
+        """An event that only tells the tokens used."""
+        ...
+
+    def whole(self, answers: Sequence[tuple[ServedChoice, list[Delta]]], usage: Json) -> Json:
+        """The body with all answers."""
+        ...
+
+
+class Gone(Exception):  # noqa: N818 - no error: nobody is there to be told
+    """The client went away."""
+
+
+async def reply(
+    request: Request,
+    service: Service,
+    jobs: Sequence[Job],
+    choices: Sequence[ServedChoice],
+    shape: Shape,
+    tells_usage: bool,
+) -> Response:
+    """Queue the jobs and answer with what comes of them. Raises LlamaError before anything is told."""
+    record: Record = request.state.record
+    service.submit(jobs, record.tenant)
+    record.prompt_tokens = sum(len(job.prompt) for job in jobs)
+    if choices[0].asked.is_stream:
+        return EventStream(_events(record, service, jobs, choices, shape, tells_usage))
+    body = await unless_gone(request.receive, _whole(record, service, jobs, choices, shape))
+    return JSONResponse(body)
+
+
+async def _whole(
+    record: Record, service: Service, jobs: Sequence[Job], choices: Sequence[ServedChoice], shape: Shape
+) -> Json:
+    answers: dict[ServedChoice, list[Delta]] = {choice: [] for choice in choices}
+    try:
+        async with aclosing(merged(choices)) as news:
+            async for choice, delta in news:
+                record.told()
+                if delta is not None:
+                    answers[choice].append(delta)
+    finally:
+        _close(record, service, jobs, choices)
+    return shape.whole(list(answers.items()), _usage(record))
+
+
+async def _events(
+    record: Record,
+    service: Service,
+    jobs: Sequence[Job],
+    choices: Sequence[ServedChoice],
+    shape: Shape,
+    tells_usage: bool,
+) -> AsyncGenerator[bytes, None]:
+    try:
+        for choice in choices:
+            if (first := shape.begin(choice)) is not None:
+                yield _event(first)
+        async with aclosing(merged(choices)) as news:
+            async for choice, delta in news:
+                record.told()
+                yield _event(shape.end(choice) if delta is None else shape.piece(choice, delta))
+        _close(record, service, jobs, choices)
+        if tells_usage:
+            yield _event(shape.usage(_usage(record)))
+        yield b"data: [DONE]\n\n"
+    except LlamaError as error:
+        record.error = error.problems[0].code
+        yield _event(error_body(error))
+    except Exception:
+        log.exception("a stream broke off")
+        record.error = FAULT.code
+        yield _event(error_body(FAULT()))
+    finally:
+        _close(record, service, jobs, choices)
+
+
+def _close(record: Record, service: Service, jobs: Sequence[Job], choices: Sequence[ServedChoice]) -> None:
+    for job in jobs:
+        service.cancel(job)
+    record.completion_tokens = sum(choice.answer.count for choice in choices)
+    record.finish = [choice.finish_reason for choice in choices if choice.finish_reason]
+
+
+def _usage(record: Record) -> Json:
+    prompt, answer = record.prompt_tokens, record.completion_tokens
+    return {"prompt_tokens": prompt, "completion_tokens": answer, "total_tokens": prompt + answer}
+
+
+def _event(data: Json) -> bytes:
+    return b"data: " + json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+
+
+def error_response(error: LlamaError) -> Response:
+    """An error as its status and body."""
+    status = status_of(error)
+    headers = {429: {"Retry-After": "1"}, 503: {"Retry-After": "5"}, 401: {"WWW-Authenticate": "Bearer"}}
+    return JSONResponse(error_body(error), status, headers.get(status))
+
+
+class EventStream(Response):
+    """Server-sent events as they come; a client that goes away ends them."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, events: AsyncGenerator[bytes, None]) -> None:
+        super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+        del self.headers["content-length"]
+        self._events = events
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send them."""
+        async with aclosing(self._events) as events:
+            try:
+                await unless_gone(receive, self._send(events, send))
+            except Gone:
+                scope["state"]["record"].error = "gone"
+
+    async def _send(self, events: AsyncGenerator[bytes, None], send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        async for event in events:
+            await send({"type": "http.response.body", "body": event, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
+    """What the work gives. It is cancelled, and Gone raised, when the client goes away."""
+    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_gone(receive))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise Gone
+        return task.result()
+    finally:
+        task.cancel()
+        gone.cancel()
+        await asyncio.gather(task, gone, return_exceptions=True)
+
+
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,124 @@
+"""Running the application: sockets, limits of the protocol, and how it stops.
+
+At the first SIGTERM or Ctrl-C no more connections and requests are taken and those under way go on, for `grace` seconds
+at most; then, or at the second signal, each of them ends with an error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from llama3.errors import ConfigError
+from llama3.plugins.observers import Observers
+from llama3.serving.app import make_app
+from llama3.serving.keys import ApiKeys
+from llama3.serving.problems import STOPPING
+from llama3.serving.served import Served
+
+NOT_OPEN = ConfigError.declare(
+    "L3-SRV-021",
+    "{host} is not this machine alone",
+    why="anybody who reaches it could use the model",
+    fix="give --api-key-file, or bind 127.0.0.1",
+)
+
+GRACE = 60.0
+CLOSING = 5.0
+"""Seconds for telling the errors after the grace."""
+HEADER_BYTES = 16 << 10
+KEEP_ALIVE = 30
+REQUEST_SECONDS = 30.0
+"""Until the head of a connection's first request is there."""
+MOST_CONNECTIONS = 1024
+BACKLOG = 1024
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def keys_for(host: str, file: Path | None) -> ApiKeys | None:
+    """The keys of a file. Raises ConfigError where they cannot be read, or there are none and more than this machine
+    reaches the host."""
+    if file is not None:
+        return ApiKeys.load(file)
+    if host not in LOOPBACK:
+        raise NOT_OPEN("--host", host=host)
+    return None
+
+
+class Impatient(H11Protocol):
+    """Closes a connection on which no request has come after a while: one that is sent byte by byte, say."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to wait."""
+        super().connection_made(transport)
+        self.loop.call_later(REQUEST_SECONDS, self._give_up)
+
+    def _give_up(self) -> None:
+        if self.cycle is None:
+            self.transport.close()
+
+
+class HttpServer(uvicorn.Server):
+    """Answers with a model until it is told to stop. `told` is called with the address when it listens."""
+
+    def __init__(
+        self,
+        served: Served,
+        *,
+        host: str,
+        port: int,
+        keys: ApiKeys | None,
+        observers: Observers,
+        grace: float = GRACE,
+        told: Callable[[str], None] = lambda address: None,
+    ) -> None:
+        self.served, self.grace, self._announce = served, grace, told
+        super().__init__(
+            uvicorn.Config(
+                make_app(served, keys=keys, observers=observers),
+                host=host,
+                port=port,
+                http=Impatient,
+                ws="none",
+                lifespan="on",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                h11_max_incomplete_event_size=HEADER_BYTES,
+                timeout_keep_alive=KEEP_ALIVE,
+                limit_concurrency=MOST_CONNECTIONS,
+                timeout_graceful_shutdown=int(grace + CLOSING),
+            )
+        )
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The first signal drains; the second ends what is left."""
+        service = self.served.service
+        loop = self._loop
+        if not service.draining:
+            service.draining = True
+            loop.call_soon_threadsafe(loop.call_later, self.grace, service.abort, STOPPING())
+        else:
+            loop.call_soon_threadsafe(service.abort, STOPPING())
+        self.should_exit = True
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """Until it is told to stop. Raises OSError where it cannot listen."""
+        self._loop = asyncio.get_running_loop()
+        family = socket.AF_INET6 if ":" in self.config.host else socket.AF_INET
+        listener = socket.create_server((self.config.host, self.config.port), family=family, backlog=BACKLOG)
+        await super().serve([listener])
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to listen, and tell where."""
+        await super().startup(sockets)
+        if self.started and sockets:
+            host, port = sockets[0].getsockname()[:2]
+            self._announce(f"http://{f'[{host}]' if ':' in host else host}:{port}")

@@ -1,0 +1,259 @@
+"""`Service`: one thread owns the model; requests reach it through bounded queues and come back token by token.
+
+The event loop never computes and the engine's thread never waits for a client: `submit` and `cancel` are called in the
+loop, what is drawn is handed to the loop once a step. The engine gets as many answers as it can run; what waits beyond
+that waits here, a queue for each tenant, and the tenant that was given the fewest tokens is next (Sheng et al.,
+"Fairness in Serving Large Language Models", 2024: a tenant that comes back begins where the poorest that waits stands).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from llama3.errors import LlamaError
+from llama3.inference.completion import FinishReason
+from llama3.inference.engine import Engine
+from llama3.inference.request import Constraint, Reader, Request
+from llama3.inference.sampling import Sampling, Top
+from llama3.model.transformer import Transformer
+from llama3.serving.problems import BUSY, FAULT, STOPPING
+
+log = logging.getLogger(__name__)
+MAX_BATCH = 32
+MAX_QUEUE = 256
+PREFILL_TOKENS = 256
+"""Tokens of prompts in a step: what a running answer waits for at most when a long prompt comes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """New tokens of an answer, at least one; `reason` with the last of them."""
+
+    ids: list[int]
+    logps: list[float]
+    tops: list[Top]
+    reason: FinishReason | None
+
+
+@dataclass(eq=False)
+class Job:
+    """A prompt of a tenant with its answers. `next` gives what is drawn of each."""
+
+    prompt: npt.NDArray[np.uint32]
+    sampling: Sampling
+    constrain: Callable[[], Constraint] | None = None
+    reader: Reader | None = None
+    tenant: str = ""
+    request: Request | None = None
+    """Of the engine, once it has the job."""
+    _news: list[asyncio.Queue[Drawn | LlamaError]] = field(init=False)
+    _sent: list[int] = field(init=False)
+    _closed: set[int] = field(init=False, default_factory=set)
+
+    def __post_init__(self) -> None:
+        self._news = [asyncio.Queue() for _ in range(self.sampling.n)]
+        self._sent = [0] * self.sampling.n
+
+    async def next(self, index: int) -> Drawn:
+        """What comes next of answer `index`. Raises LlamaError where no more of it will."""
+        news = await self._news[index].get()
+        if isinstance(news, LlamaError):
+            raise news
+        return news
+
+    def close(self, index: int) -> bool:
+        """Nobody reads answer `index` any more; whether that was the last one."""
+        self._closed.add(index)
+        return len(self._closed) == self.sampling.n
+
+    def fail(self, error: LlamaError) -> None:
+        """No more of any answer will come."""
+        for news in self._news:
+            news.put_nowait(error)
+
+    def drawn(self) -> list[tuple[asyncio.Queue[Drawn | LlamaError], Drawn]]:
+        """What was drawn since this was last asked; in the thread that computes."""
+        assert self.request is not None
+        found = []
+        for answer, completion in zip(self.request.answers, self.request.completions, strict=False):
+            index, sent = answer.index, self._sent[answer.index]
+            if sent == len(answer.ids):
+                continue
+            self._sent[index] = len(answer.ids)
+            reason = completion.finish_reason if completion is not None else None
+            new = Drawn(answer.ids[sent:], answer.logps[sent:], answer.tops[sent:], reason)
+            found.append((self._news[index], new))
+        return found
+
+
+class Service:
+    """Answers the requests of one event loop with one engine.
+
+    max_batch: answers that run at once; max_queue: requests of one tenant that may wait
+    prefill_tokens: see `PREFILL_TOKENS`
+    """
+
+    def __init__(
+        self,
+        model: Transformer,
+        *,
+        max_batch: int = MAX_BATCH,
+        max_queue: int = MAX_QUEUE,
+        prefill_tokens: int = PREFILL_TOKENS,
+    ) -> None:
+        self.engine = Engine(model, max_batch=max_batch, prefill_tokens=prefill_tokens)
+        self.max_tokens = self.engine.pool.max_tokens
+        """Of a prompt with its answer."""
+        self.max_queue = max_queue
+        self.draining = False
+        """Whether new requests are refused; those that were taken go on."""
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._open: set[Job] = set()  # the loop's: those that somebody reads
+        self._changed = threading.Condition()  # guards what follows and is told of every change
+        self._waiting: dict[str, deque[Job]] = {}
+        self._given: dict[str, int] = {}  # tokens
+        self._running: list[Job] = []
+        self._stopped = False
+        self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
+
+    # -- the event loop's side ---------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin to compute for the running event loop."""
+        self._loop = asyncio.get_running_loop()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread after the step that it computes."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether a request would be taken now."""
+        return self._thread.is_alive() and not self.draining
+
+    def submit(self, jobs: Sequence[Job], tenant: str = "") -> None:
+        """Queue jobs: all of them, or none. Raises LlamaError where the queue is full or the server stops, and what
+        `Engine.submit` raises."""
+        if not self.is_ready:
+            raise STOPPING()
+        for job in jobs:
+            self.engine.check([job.prompt], job.sampling)
+            job.tenant = tenant
+        with self._changed:
+            queue = self._waiting.setdefault(tenant, deque())
+            if len(queue) + len(jobs) > self.max_queue:
+                raise BUSY(waiting=len(queue), limit=self.max_queue)
+            if not queue:
+                poorest = min((self._given[other] for other, jobs in self._waiting.items() if jobs), default=0)
+                self._given[tenant] = max(self._given.get(tenant, 0), poorest)
+            queue.extend(jobs)
+            self._changed.notify_all()
+        self._open.update(jobs)
+
+    def close(self, job: Job, index: int) -> None:
+        """Nobody reads this answer of the job any more: with the last one what is left of the job is dropped."""
+        if job.close(index):
+            self.cancel(job)
+
+    def cancel(self, job: Job) -> None:
+        """Drop a job in any state; its blocks are free after the step that is being computed."""
+        self._open.discard(job)
+        with self._changed:
+            if job.request is None:
+                if job in self._waiting[job.tenant]:
+                    self._waiting[job.tenant].remove(job)
+                return
+        self.engine.cancel(job.request)
+
+    def abort(self, error: LlamaError) -> None:
+        """End every job with this error."""
+        for job in list(self._open):
+            job.fail(error)
+            self.cancel(job)
+
+    def counts(self) -> dict[str, int]:
+        """Now: jobs that wait, answers that run, and the figures of the cache (`KvPool.stats`)."""
+        with self._changed:
+            waiting = sum(map(len, self._waiting.values()))
+            running = sum(job.sampling.n for job in self._running)
+        return {**self.engine.pool.stats(), "waiting": waiting, "running": running}
+
+    # -- the engine's thread -----------------------------------------------------------------------
+
+    def _work(self) -> None:
+        try:
+            while self._wait_for_work():
+                try:
+                    self.engine.step()
+                except Exception:
+                    log.exception("the engine failed in a step")  # its requests have the error
+                self._hand_back()
+        except BaseException:
+            log.exception("the engine's thread ended")
+        finally:
+            self._tell(lambda: self.abort(STOPPING()))
+
+    def _wait_for_work(self) -> bool:
+        """Give the engine what it can run. False: the service has stopped."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._stopped or self._running or any(self._waiting.values()))
+            room = self.engine.max_batch - sum(job.sampling.n for job in self._running)
+            while room > 0 and (waiting := [tenant for tenant, jobs in self._waiting.items() if jobs]):
+                job = self._waiting[min(waiting, key=self._given.__getitem__)].popleft()
+                job.request = self.engine.submit(
+                    job.prompt,
+                    job.sampling,
+                    salt=job.tenant.encode(),
+                    constrain=job.constrain,
+                    reader=job.reader,
+                )
+                self._given[job.tenant] += len(job.prompt)
+                self._running.append(job)
+                room -= job.sampling.n
+            return not self._stopped
+
+    def _hand_back(self) -> None:
+        """Pass on what a step drew, and the errors of jobs that will get no more."""
+        running, news, failed = [], [], []
+        for job in self._running:
+            drawn = job.drawn()
+            news += drawn
+            self._given[job.tenant] += sum(len(new.ids) for _, new in drawn)
+            assert job.request is not None
+            if job.request.error is not None:
+                failed.append((job, _told(job.request.error)))
+            elif not job.request.is_over:
+                running.append(job)
+        with self._changed:
+            self._running = running
+        self._tell(lambda: _deliver(news, failed))
+
+    def _tell(self, call: Callable[[], None]) -> None:
+        assert self._loop is not None
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(call)
+
+
+def _deliver(news: list[tuple[asyncio.Queue[Drawn | LlamaError], Drawn]], failed: list[tuple[Job, LlamaError]]) -> None:
+    for queue, drawn in news:
+        queue.put_nowait(drawn)
+    for job, error in failed:
+        job.fail(error)
+
+
+def _told(error: BaseException) -> LlamaError:
+    """What a client is told of it: of our own errors all, of others nothing."""
+    return error if isinstance(error, LlamaError) else FAULT()

@@ -1,0 +1,119 @@
+"""Routes that read texts and write none: embeddings, moderations, tokens and back."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import Sequence
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from llama3.errors import DataError
+from llama3.inference.sampling import Sampling
+from llama3.safety.engine import Decision
+from llama3.serving.completions import admitted_ids, prompts_of
+from llama3.serving.fields import DetokenizeBody, EmbeddingBody, ModerationBody, TokenizeBody
+from llama3.serving.problems import LATE, LONG_PROMPT
+from llama3.serving.readers import MeanState
+from llama3.serving.replies import unless_gone
+from llama3.serving.served import Served
+from llama3.serving.service import Job
+from llama3.tokenizer.tokenizer import Tokenizer
+
+
+async def embed(served: Served, request: Request, body: EmbeddingBody) -> Response:
+    """POST /v1/embeddings: of each text the mean of the final hidden states of its tokens, scaled to length 1."""
+    served.check_name(body.model)
+    record = request.state.record
+    jobs, readers = [], []
+    for prompt in prompts_of(body.input):
+        ids, _ = await admitted_ids(served, prompt, record.id)
+        if len(ids) >= served.service.max_tokens:
+            raise LONG_PROMPT("input", tokens=len(ids), limit=served.service.max_tokens)
+        readers.append(MeanState())
+        jobs.append(Job(ids, Sampling(1, temperature=0), reader=readers[-1]))
+    served.service.submit(jobs, record.tenant)
+    record.prompt_tokens = sum(len(job.prompt) for job in jobs)
+    try:
+        await unless_gone(request.receive, _all_read(jobs, served.seconds))
+    finally:
+        for job in jobs:
+            served.service.cancel(job)
+    data = [
+        {"object": "embedding", "index": index, "embedding": _written(reader, body.encoding_format)}
+        for index, reader in enumerate(readers)
+    ]
+    usage = {"prompt_tokens": record.prompt_tokens, "total_tokens": record.prompt_tokens}
+    return JSONResponse({"object": "list", "data": data, "model": served.name, "usage": usage})
+
+
+async def _all_read(jobs: Sequence[Job], seconds: float) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            for job in jobs:
+                await job.next(0)
+    except TimeoutError:
+        raise LATE(seconds=f"{seconds:g}") from None
+
+
+def _written(reader: MeanState, encoding: str) -> str | list[float]:
+    direction = reader.direction
+    return base64.b64encode(direction.astype("<f4").tobytes()).decode() if encoding == "base64" else direction.tolist()
+
+
+async def moderate(served: Served, request: Request, body: ModerationBody) -> Response:
+    """POST /v1/moderations: what the guards of the policy say of texts, as what a user says."""
+    texts = [body.input] if isinstance(body.input, str) else body.input
+    guard, id = served.guard, request.state.record.id
+    decisions = [
+        Decision("input", "allow") if guard is None else await guard.adecide("input", text, (), id) for text in texts
+    ]
+    return JSONResponse(
+        {"id": f"modr-{id}", "model": "policy", "results": [_result(decision) for decision in decisions]}
+    )
+
+
+def _result(decision: Decision) -> dict[str, Any]:
+    """A category is true where a guard that objects found it at least as likely as not. `action` is what the policy
+    does."""
+    scores: dict[str, float] = {}
+    found: dict[str, bool] = {}
+    for verdict in decision.verdicts:
+        objects = verdict.action != "allow"
+        for category, score in verdict.categories.items():
+            scores[category] = max(score, scores.get(category, 0.0))
+            found[category] = found.get(category, False) or (objects and score >= 0.5)
+    return {
+        "flagged": decision.action != "allow",
+        "action": decision.action,
+        "categories": found,
+        "category_scores": scores,
+    }
+
+
+async def tokenize(served: Served, request: Request, body: TokenizeBody) -> Response:
+    """POST /tokenize."""
+    served.check_name(body.model)
+    ids = served.tokenizer.encode(body.prompt, bos=body.add_special_tokens).tolist()
+    return JSONResponse({"tokens": ids, "count": len(ids), "max_model_len": served.service.max_tokens})
+
+
+async def detokenize(served: Served, request: Request, body: DetokenizeBody) -> Response:
+    """POST /detokenize."""
+    served.check_name(body.model)
+    return JSONResponse({"prompt": served.tokenizer.decode(body.tokens)})
+
+
+async def tokenizer_info(request: Request) -> Response:
+    """GET /tokenizer_info: the control tokens by their roles, and the chat template."""
+    tokenizer: Tokenizer = request.app.state.served.tokenizer
+    names = {id: name for name, id in tokenizer.special_tokens.items()}
+    try:
+        eos: int | None = tokenizer.eos_id
+    except DataError:  # none is named
+        eos = None
+    ids = {"bos_token": tokenizer.bos_id, "eos_token": eos, "pad_token": tokenizer.pad_id}
+    named = {role: None if id is None else names[id] for role, id in ids.items()}
+    return JSONResponse({**named, "chat_template": tokenizer.chat_template})
