@@ -31,13 +31,14 @@ from llama3.serving.fields import (
     read_fields,
 )
 from llama3.serving.keys import ApiKeys
+from llama3.serving.page import page
 from llama3.serving.problems import FAULT, NO_HOST, NO_KEY, NO_METHOD, NO_ROUTE, NOT_JSON, TOO_LARGE, TOO_SLOW
 from llama3.serving.replies import GONE, Gone, error_response
 from llama3.serving.served import Served
 from llama3.serving.telemetry import CONTENT_TYPE, Record, Telemetry
 from llama3.serving.texts import detokenize, embed, moderate, tokenize, tokenizer_info
 
-OPEN = frozenset({"/health/live", "/health/ready"})
+OPEN = frozenset({"/", "/health/live", "/health/ready"})
 """What is answered without a key."""
 LOCAL = frozenset({"127.0.0.1", "localhost", "[::1]"})
 """Hosts that a server without keys is asked for: a page of the web that calls itself one of its own names is not."""
@@ -58,6 +59,7 @@ def make_app(served: Served, *, keys: ApiKeys | None, observers: Observers) -> S
         "/detokenize": _post(DetokenizeBody, detokenize),
     }
     gets = {
+        "/": page,
         "/v1/models": models,
         "/v1/models/{name:path}": model,
         "/tokenizer_info": tokenizer_info,
