@@ -60,7 +60,7 @@ def page(browser, site, request):
         "console", lambda line: wrong.append(line.text) if line.type == "error" and "400" not in line.text else None
     )
     page.goto(site.url)
-    page.wait_for_function(f"document.querySelector('[data-testid=model]').textContent === '{NAME}'")
+    page.get_by_text(f"llama3 chat · {NAME}").wait_for()
     yield page
     assert wrong == []
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "it does not fit its width"
@@ -78,7 +78,7 @@ def ask(page, text):
     """Send a message by the keyboard and wait for the end of its answer."""
     page.get_by_test_id("ask").fill(text)
     page.get_by_test_id("ask").press("Enter")
-    page.wait_for_function("document.getElementById('log').getAttribute('aria-busy') === 'false'")
+    page.locator("#log[aria-busy=false]").wait_for(state="attached")
     return page.locator("article[data-role=assistant]").last
 
 
@@ -125,7 +125,7 @@ def test_an_answer_can_be_stopped(page, site):
     page.get_by_test_id("ask").fill("go on")
     page.get_by_test_id("ask").press("Enter")
     page.keyboard.press("Escape")
-    page.wait_for_function("document.getElementById('log').getAttribute('aria-busy') === 'false'")
+    page.locator("#log[aria-busy=false]").wait_for(state="attached")
     assert idle(site.service)
 
 
@@ -151,7 +151,7 @@ def test_a_call_of_a_tool_waits_for_its_result(page):
     assert answer.get_by_test_id("tool-call").text_content() == 'weather({"in": "Rome"})'
     answer.locator("input").fill("warm")
     answer.get_by_text("Give result").click()
-    page.wait_for_function("document.querySelectorAll('article[data-role=assistant]').length === 2")
+    page.locator("article[data-role=assistant]").nth(1).wait_for()
     sent = json.loads(asked[-1].post_data)["messages"]
     assert [message["role"] for message in sent] == ["user", "assistant", "tool"]
     assert (sent[1]["tool_calls"][0]["function"]["name"], sent[2]["content"]) == ("weather", "warm")
