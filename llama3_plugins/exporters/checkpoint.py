@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from llama3.exporters import Transformer
 
 QUANTIZED = CheckpointError.declare(
-    "L3-EXP-001", "a quantized checkpoint is not exported", fix="export the checkpoint it was made of"
+    "L3-EXP-001",
+    "a quantized checkpoint is not exported",
+    fix="export the checkpoint it was made of, or convert this one with --to compressed-tensors",
 )
 MANY_TOKENS = CheckpointError.declare(
     "L3-EXP-002",
