@@ -51,6 +51,8 @@ def carried_policy(folder: Path) -> Mapping[str, Any] | None:
 
     Raises ConfigError where it is missing from a release, or is no policy.
     """
+    if folder.is_file():  # GGUF: what lies beside it is asked for next
+        return None
     file = folder / POLICY_FILE
     try:
         policy = read_json(file)

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from llama3.errors import PluginError
 from llama3.exporters import ExportManifest, VerifyReport
-from llama3_plugins.exporters.checkpoint import read_language_model, write_beside, written
+from llama3_plugins.exporters.checkpoint import NOT_LOADED, read_language_model, write_beside, written
 
 NO_COMPILER = PluginError.declare(
     "L3-EXP-004",
@@ -53,8 +53,11 @@ class AotiExporter:
 
         from llama3.exporters import check_step
 
-        package = inductor.aoti_load_package(str(folder / FILE))
         runtime = f"AOTInductor of torch {torch.__version__.partition('+')[0]} on the CPU"
+        try:
+            package = inductor.aoti_load_package(str(folder / FILE))
+        except (RuntimeError, OSError) as error:
+            raise NOT_LOADED(folder / FILE, runtime=runtime, error=error) from error
         return check_step(folder, lambda inputs: package(*inputs), TOLERANCE, runtime)
 
 

@@ -25,6 +25,10 @@ SCALAR_HEAD = CheckpointError.declare(
     "L3-EXP-003", "has {heads}, for which this layout has no place", fix="export it with --to hf"
 )
 
+NOT_LOADED = CheckpointError.declare(
+    "L3-EXP-007", "{runtime} cannot load what was written", why="{error}", fix="export it again"
+)
+
 
 def read_checkpoint(checkpoint: Path) -> tuple[Transformer, Tokenizer]:
     """The model in float32 and its tokenizer, from any layout. Raises CheckpointError."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from llama3.exporters import ExportManifest, VerifyReport
-from llama3_plugins.exporters.checkpoint import read_language_model, write_beside, written
+from llama3_plugins.exporters.checkpoint import NOT_LOADED, read_language_model, write_beside, written
 
 if TYPE_CHECKING:
     import torch
@@ -106,14 +106,17 @@ def check_onnx(folder: Path, precision: Precision, tolerance: float) -> VerifyRe
 
     from llama3.exporters import check_step
 
-    session = onnxruntime.InferenceSession(folder / FILE, providers=["CPUExecutionProvider"])
+    runtime = f"onnxruntime {onnxruntime.__version__} on the CPU"
+    try:
+        session = onnxruntime.InferenceSession(folder / FILE, providers=["CPUExecutionProvider"])
+    except Exception as error:  # of many classes, which have nothing else in common
+        raise NOT_LOADED(folder / FILE, runtime=runtime, error=error) from error
     names = [one.name for one in session.get_inputs()]
 
     def run(inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         given: dict[str, Any] = {name: tensor.numpy() for name, tensor in zip(names, inputs, strict=True)}
         return [torch.from_numpy(array) for array in session.run(None, given)]
 
-    runtime = f"onnxruntime {onnxruntime.__version__} on the CPU"
     return check_step(folder, run, tolerance, runtime, _dtype(precision))
 
 

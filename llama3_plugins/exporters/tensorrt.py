@@ -8,6 +8,7 @@ is verified: the engine itself needs a GPU.
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 from collections.abc import Iterator
 from dataclasses import replace
@@ -38,7 +39,11 @@ NOT_BUILT = CheckpointError.declare(
     fix="give it a smaller max_tokens or max_batch, or export it with --to onnx",
 )
 
+OTHER_ENGINE = CheckpointError.declare("L3-EXP-008", "is not the engine that was built", fix="export it again")
+
 FILE = "model.engine"
+DIGEST = "model.engine.sha256"
+"""As `sha256sum --check` reads it: without a GPU, that the bytes are the same is all that can be said of an engine."""
 USUAL_TOKENS = 512
 """Tokens that the profiles are tuned for."""
 Target = Literal["SM75", "SM80", "SM86", "SM89", "SM120", "SM121"]
@@ -77,10 +82,13 @@ class TensorRTExporter:
         made = self.graph.export(checkpoint, folder)
         config = ModelConfig.from_hf(read_raw_config(folder), str(folder))
         (folder / FILE).write_bytes(self._engine(folder / GRAPH, config))
+        (folder / DIGEST).write_text(f"{_sha256(folder / FILE)}  {FILE}\n")
         return replace(made, layout=self.layout, files=written(folder))
 
     def verify(self, folder: Path) -> VerifyReport:
-        """The graph by onnxruntime; the engine itself is not run."""
+        """The graph by onnxruntime; of the engine that it is the one that was built."""
+        if (folder / DIGEST).read_text().split() != [_sha256(folder / FILE), FILE]:
+            raise OTHER_ENGINE(folder / FILE)
         report = self.graph.verify(folder)
         return replace(
             report,
@@ -142,6 +150,11 @@ class TensorRTRTXExporter(TensorRTExporter):
         settings.num_compute_capabilities = len(self.options.targets)
         for number, target in enumerate(self.options.targets):
             settings.set_compute_capability(getattr(trt.ComputeCapability, target), number)
+
+
+def _sha256(file: Path) -> str:
+    with open(file, "rb") as data:
+        return hashlib.file_digest(data, "sha256").hexdigest()
 
 
 def _decompose_attention(trt: Any, network: Any) -> None:

@@ -125,6 +125,17 @@ STRICT = {"input": {"guard": {"name": "prompt_injection", "block": 0.0}}}
 """Refuses everything."""
 
 
+def test_a_gguf_file_answers_behind_the_policy_that_lies_beside_it(llama3, model, tmp_path):
+    assert llama3("export", model, tmp_path / "out", "--to", "gguf")[0] == 0
+    file = tmp_path / "out" / "model.gguf"
+    code, _, err = llama3("generate", file, "Hello", "--max-tokens", 3)
+    assert code == 0, err
+    (tmp_path / "out" / "policy.json").write_text(json.dumps(STRICT))
+    code, out, err = llama3("generate", file, "Hello", "--max-tokens", 3)
+    assert (code, out) == (5, "")
+    assert "input: prompt_injection" in err
+
+
 @pytest.fixture
 def release(model, tmp_path):
     """A release within the directory of a run whose own config asks for no guard at all."""
