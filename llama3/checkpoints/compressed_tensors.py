@@ -41,7 +41,7 @@ NOT_QUANTIZED = CheckpointError.declare(
 NO_FORM = CheckpointError.declare(
     "L3-CNV-007",
     "the scheme {scheme!r} keeps this matrix in a form that compressed-tensors has not ({why})",
-    fix="use int8, int8_dynamic, int4 or fp8_rowwise",
+    fix="use a scheme of another form; see: llama3 plugins list --family quantization",
 )
 OTHER_FORM = CheckpointError.declare(
     "L3-CKP-018",
