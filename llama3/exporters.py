@@ -17,16 +17,19 @@ from llama3.tokenizer import Tokenizer, stop_ids
 
 if TYPE_CHECKING:
     from llama3.checkpoints.companions import stated_ids, write_companions
+    from llama3.checkpoints.compressed_tensors import require_quantized, write_compressed
     from llama3.checkpoints.formats import is_quantized, load_tokenizer, open_weights
     from llama3.checkpoints.gguf_writer import check_gguf, write_gguf
     from llama3.checkpoints.hf import read_raw_config
     from llama3.checkpoints.load import load_model
+    from llama3.checkpoints.quantized import QuantizedWeights
     from llama3.checkpoints.weights import save_model
     from llama3.inference.engine import Engine
     from llama3.inference.sampling import Sampling
     from llama3.model.transformer import Transformer
     from llama3.release.decoder_step import check_step, export_step, input_names, output_names
     from llama3.release.probe import check_logps, check_probe, compare, make_probe, write_probe
+    from llama3.release.quantize import quantize_checkpoint
 
 __all__ = [
     "CONFIG_FILE",
@@ -35,6 +38,7 @@ __all__ = [
     "Exporter",
     "GgufType",
     "ModelConfig",
+    "QuantizedWeights",
     "Sampling",
     "Tokenizer",
     "Transformer",
@@ -52,11 +56,14 @@ __all__ = [
     "make_probe",
     "open_weights",
     "output_names",
+    "quantize_checkpoint",
     "read_raw_config",
+    "require_quantized",
     "save_model",
     "stated_ids",
     "stop_ids",
     "write_companions",
+    "write_compressed",
     "write_gguf",
     "write_json_atomic",
     "write_probe",
@@ -65,6 +72,8 @@ __all__ = [
 _HOMES = {
     "stated_ids": "llama3.checkpoints.companions",
     "write_companions": "llama3.checkpoints.companions",
+    "require_quantized": "llama3.checkpoints.compressed_tensors",
+    "write_compressed": "llama3.checkpoints.compressed_tensors",
     "is_quantized": "llama3.checkpoints.formats",
     "load_tokenizer": "llama3.checkpoints.formats",
     "open_weights": "llama3.checkpoints.formats",
@@ -72,6 +81,7 @@ _HOMES = {
     "write_gguf": "llama3.checkpoints.gguf_writer",
     "read_raw_config": "llama3.checkpoints.hf",
     "load_model": "llama3.checkpoints.load",
+    "QuantizedWeights": "llama3.checkpoints.quantized",
     "save_model": "llama3.checkpoints.weights",
     "Engine": "llama3.inference.engine",
     "Sampling": "llama3.inference.sampling",
@@ -80,6 +90,7 @@ _HOMES = {
     "export_step": "llama3.release.decoder_step",
     "input_names": "llama3.release.decoder_step",
     "output_names": "llama3.release.decoder_step",
+    "quantize_checkpoint": "llama3.release.quantize",
     "check_logps": "llama3.release.probe",
     "check_probe": "llama3.release.probe",
     "compare": "llama3.release.probe",

@@ -213,6 +213,12 @@ def llama3_exporters() -> list[ExporterSpec]:
             deterministic=False,
         ),
         ExporterSpec(
+            name="compressed_tensors",
+            factory="llama3_plugins.exporters.compressed_tensors:CompressedTensorsExporter",
+            options="llama3_plugins.exporters.compressed_tensors:CompressedTensorsOptions",
+            summary="a quantized model as vLLM and transformers load it",
+        ),
+        ExporterSpec(
             name="gguf",
             factory="llama3_plugins.exporters.gguf:GgufExporter",
             options="llama3_plugins.exporters.gguf:GgufOptions",

@@ -114,6 +114,13 @@ def write_quantized(
     return errors
 
 
+def quantize_checkpoint(path: Path, folder: Path, scheme: str) -> None:
+    """Quantize the model at `path` into the empty directory `folder` by a scheme as it comes, on the CPU. Raises as
+    `write_quantized` does, PluginError for a scheme that is not there."""
+    slot = Slot.model_validate({"name": scheme})
+    write_quantized(path, folder, slot.name, scheme_on("cpu", slot), device="cpu")
+
+
 @torch.no_grad()
 def _round(model: Transformer, dtype: torch.dtype) -> None:
     """To the numbers that `dtype` holds; quantized matrices are no parameters."""

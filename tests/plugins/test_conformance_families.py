@@ -107,6 +107,10 @@ class TestAoti(ExporterConformance):
     plugin = "aoti"
 
 
+class TestCompressedTensors(ExporterConformance):
+    plugin = "compressed_tensors"
+
+
 class TestGguf(ExporterConformance):
     plugin = "gguf"
 

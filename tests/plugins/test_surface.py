@@ -33,10 +33,11 @@ SURFACE = {
         is_repetitive judge pack_answers prompt_digest read_lines replies require_scorable score texts wilson
     """,
     "exporters": """
-        CONFIG_FILE Engine ExportManifest Exporter GgufType ModelConfig Sampling Tokenizer Transformer VerifyReport
-        check_gguf check_logps check_probe check_step compare export_step input_names is_quantized load_model
-        load_tokenizer make_probe open_weights output_names read_raw_config save_model stated_ids stop_ids
-        write_companions write_gguf write_json_atomic write_probe
+        CONFIG_FILE Engine ExportManifest Exporter GgufType ModelConfig QuantizedWeights Sampling Tokenizer Transformer
+        VerifyReport check_gguf check_logps check_probe check_step compare export_step input_names is_quantized
+        load_model load_tokenizer make_probe open_weights output_names quantize_checkpoint read_raw_config
+        require_quantized save_model stated_ids stop_ids write_companions write_compressed write_gguf
+        write_json_atomic write_probe
     """,
     "filters": """
         FEATURES DocumentBatch Filter Judgement
