@@ -1,11 +1,12 @@
 """Types of the Rust core. Arrays are NumPy and, where said, views of memory that Rust owns."""
 
-from typing import Self, final
+from typing import Any, Self, final
 
 import numpy as np
 import numpy.typing as npt
 
 __all__ = [
+    "HAS_SIMD",
     "LLAMA3_PATTERN",
     "QWEN2_PATTERN",
     "TEXT_STATISTICS",
@@ -29,10 +30,15 @@ __all__ = [
     "html_main_text",
     "html_page_text",
     "line_keys",
+    "linear",
+    "linear_int8",
     "minhash_keys",
     "minhash_signatures",
     "near_duplicates",
     "num_threads",
+    "paged_attention",
+    "rms_norm",
+    "rotate",
     "set_num_threads",
     "text_ids",
     "text_statistics",
@@ -257,3 +263,35 @@ class KvPool:
     def reset(self) -> None: ...
     def check(self) -> list[str]: ...
     def stats(self) -> dict[str, int]: ...
+
+# -- kernels (core-rs/src/python/kernels.rs) ---------------------------------------------------
+# Arrays are float32, or all uint16 that hold bfloat16. Every row's result has the same bits beside any others, on every
+# instruction set and with any number of threads. ValueError for shapes that do not belong together.
+
+HAS_SIMD: bool
+"""Whether this processor has the instructions that make the kernels fast."""
+
+def linear(x: npt.NDArray[Any], w: npt.NDArray[Any], y: npt.NDArray[Any]) -> None:
+    """y [M, N] = x [M, K] w [N, K]'."""
+
+def linear_int8(
+    x: npt.NDArray[Any], codes: npt.NDArray[np.int8], scales: npt.NDArray[np.float32], y: npt.NDArray[Any]
+) -> None:
+    """y [M, N] = (c [M, K] codes [N, K]') * s [M, 1] * scales [N], where c = round(x / s), s = max |row of x| / 127.
+    Sums of products of codes are exact."""
+
+def paged_attention(
+    q: npt.NDArray[Any],
+    keys: npt.NDArray[Any],
+    values: npt.NDArray[Any],
+    table: npt.NDArray[np.int32],
+    rows: npt.NDArray[np.int64],
+    seen: npt.NDArray[np.int64],
+    out: npt.NDArray[Any],
+) -> None:
+    """out [T, K, G, C] = softmax(q k' / sqrt(C)) v over the first `seen[t]` keys of line `rows[t]` of the block table;
+    keys and values are [K, blocks, block size, C]."""
+
+def rms_norm(x: npt.NDArray[Any], weight: npt.NDArray[Any], eps: float, out: npt.NDArray[Any]) -> None: ...
+def rotate(x: npt.NDArray[Any], cos: npt.NDArray[Any], sin: npt.NDArray[Any], out: npt.NDArray[Any]) -> None:
+    """out = x [T, K, G, C], its channel pairs (i, i + C/2) turned by the angles [T, C/2] of their token."""

@@ -4,6 +4,7 @@
 pub mod dedup;
 pub mod hashing;
 pub mod html;
+pub mod kernels;
 pub mod loader;
 pub mod paging;
 pub mod text;

@@ -1,9 +1,12 @@
 """`PagedCache`: the keys and values of running sequences in blocks, and the attention that reads them.
 
 The transformer calls `attend` (the `KVCache` protocol of llama3.model.attention): new keys and values are written to
-the slots that the pool gave out, then each sequence's blocks are gathered through its line of the block table and
-attended to. Plain torch, any device; the query group of GQA is folded into the query length, so that keys and values
-are never repeated.
+the slots that the pool gave out, then the new tokens attend to them in one of two ways:
+
+- On the CPU, sequences with few new tokens (those that are decoded) are attended to by the Rust core, which reads their
+  blocks where they lie.
+- Otherwise each sequence's blocks are gathered through its line of the block table and attended to. Plain torch, any
+  device; the query group of GQA is folded into the query length, so that keys and values are never repeated.
 
 Legend: T new tokens of all sequences; of a group of sequences that are attended together: B sequences, N new tokens
 each (padded), X keys each (whole blocks), P blocks each; K key-value heads, G query heads per key-value head,
@@ -22,13 +25,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from llama3 import _core
 from llama3.inference.kv_pool import KvPool
 from llama3.model.config import ModelConfig
+from llama3.model.ops import as_array, is_of_core
 
 Ints = npt.NDArray[np.int64]
 
 FEW_TOKENS = 8
-"""Up to so many new tokens of a sequence their scores are a tensor of their own."""
+"""Up to so many new tokens of a sequence the core reads its blocks in place; elsewhere, their scores are a tensor of
+their own."""
 KEYS_TOGETHER = 255
 """Sequences up to this length are padded to each other; longer ones only up to the next power of two."""
 
@@ -61,6 +67,16 @@ class _Group:
     places: _Places | None
 
 
+@dataclass(frozen=True)
+class _InPlace:
+    """Tokens whose sequences' blocks the core reads where they lie: token i sees the first `seen[i]` keys of row
+    `rows[i]`. `tokens`: which of the T new tokens they are, None if all in order."""
+
+    rows: Ints
+    seen: Ints
+    tokens: Tensor | None
+
+
 class PagedCache:
     """Keys and values of all blocks of a pool, [2, layers, K, blocks, block_size, C], and the plan of the next forward.
 
@@ -72,6 +88,8 @@ class PagedCache:
         self.group = config.n_heads // config.n_kv_heads
         shape = (2, config.n_layers, config.n_kv_heads, pool.num_blocks, pool.block_size, config.head_dim)
         self.kv = _zeros(shape, dtype, device)
+        self._few_tokens = FEW_TOKENS if is_of_core(self.kv) else 0
+        self._in_place: _InPlace | None = None
         self._groups: list[_Group] = []
         self._slots_T = torch.empty(0, dtype=torch.int64)
 
@@ -90,7 +108,10 @@ class PagedCache:
         size = self.pool.block_size
         slots_T = self.pool.block_table[row_T, positions_T // size].astype(np.int64) * size + positions_T % size
         self._slots_T = self._tensor(slots_T)
-        self._groups = self._plan_groups(rows, ends, ends - starts)
+        new = ends - starts
+        few = new <= self._few_tokens
+        self._in_place = self._plan_in_place(row_T, positions_T, np.repeat(few, new))
+        self._groups = self._plan_groups(rows, ends, new, np.flatnonzero(~few))
         return self._tensor(positions_T)
 
     def attend(self, layer: int, q_TKGC: Tensor, k_TKC: Tensor, v_TKC: Tensor) -> Tensor:
@@ -100,6 +121,8 @@ class PagedCache:
             cache.flatten(1, 2).index_copy_(1, self._slots_T, new.transpose(0, 1).to(cache.dtype))
         q_TKGC = q_TKGC.to(keys.dtype)
         o_TKGC = torch.empty_like(q_TKGC, memory_format=torch.contiguous_format)
+        if self._in_place is not None:
+            self._attend_in_place(self._in_place, q_TKGC, keys, values, o_TKGC)
         for group in self._groups:
             if group.places is None:
                 return _attend(group, q_TKGC, keys, values)
@@ -107,17 +130,31 @@ class PagedCache:
             o_TKGC.index_copy_(0, group.places.targets, o.index_select(0, group.places.real))
         return o_TKGC
 
+    def _attend_in_place(self, plan: _InPlace, q_TKGC: Tensor, keys: Tensor, values: Tensor, o_TKGC: Tensor) -> None:
+        q = q_TKGC if plan.tokens is None else q_TKGC.index_select(0, plan.tokens)
+        o = o_TKGC if plan.tokens is None else torch.empty_like(q)
+        arrays = as_array(q), as_array(keys), as_array(values)
+        _core.paged_attention(*arrays, self.pool.block_table, plan.rows, plan.seen, as_array(o))
+        if plan.tokens is not None:
+            o_TKGC.index_copy_(0, plan.tokens, o)
+
     def wipe(self) -> None:
         """Zero all keys and values: what a failed forward left behind may not be a number."""
         self.kv.zero_()
 
-    def _plan_groups(self, rows: Ints, lens: Ints, new: Ints) -> list[_Group]:
-        """Sequences of about equal numbers of new tokens and of keys are padded to the longest and
-        attended together."""
+    def _plan_in_place(self, row_T: Ints, positions_T: Ints, few_T: npt.NDArray[np.bool_]) -> _InPlace | None:
+        if not few_T.any():
+            return None
+        tokens = None if few_T.all() else self._tensor(np.flatnonzero(few_T))
+        return _InPlace(row_T[few_T], positions_T[few_T] + 1, tokens)
+
+    def _plan_groups(self, rows: Ints, lens: Ints, new: Ints, many: Ints) -> list[_Group]:
+        """The sequences whose blocks are gathered, `many`: those of about equal numbers of new tokens and of keys are
+        padded to the longest and attended together."""
         first = np.cumsum(new) - new
         members: dict[tuple[int, int], list[int]] = defaultdict(list)
-        for index, (count, length) in enumerate(zip(new.tolist(), lens.tolist(), strict=True)):
-            members[_padded(count), max(KEYS_TOGETHER, length - 1).bit_length()].append(index)
+        for index in many.tolist():
+            members[_padded(int(new[index])), max(KEYS_TOGETHER, int(lens[index]) - 1).bit_length()].append(index)
         if len(members) == 1 and (new == 1).all():
             return [self._group(rows, lens, new, None)]
         return [self._group(rows[chosen], lens[chosen], new[chosen], first[chosen]) for chosen in members.values()]

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from llama3.model.attention import Attention, KVCache, forest_attention
 from llama3.model.batch import Batch
 from llama3.model.config import ModelConfig
-from llama3.model.ops import rms_norm, rotate
+from llama3.model.ops import Linear, rms_norm, rotate
 
 T = TypeVar("T")
 KVSink = Callable[[int, Tensor, Tensor], None]
@@ -53,8 +53,8 @@ class SelfAttention(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.group, self.head_dim = config.n_heads // config.n_kv_heads, config.head_dim
-        self.qkv = nn.Linear(config.dim, config.n_kv_heads * (self.group + 2) * self.head_dim, bias=False)
-        self.out = nn.Linear(config.n_heads * config.head_dim, config.dim, bias=False)
+        self.qkv = Linear(config.dim, config.n_kv_heads * (self.group + 2) * self.head_dim)
+        self.out = Linear(config.n_heads * config.head_dim, config.dim)
 
     def forward(self, x_TD: Tensor, rope: tuple[Tensor, Tensor], layer: int, attention: Attention) -> Tensor:
         # As many heads as the matrix has here: a shard of its rows has some of them.
@@ -70,8 +70,8 @@ class FeedForward(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.group = config.ffn_dim // config.ffn_groups
-        self.gate_up = nn.Linear(config.dim, 2 * config.ffn_dim, bias=False)
-        self.down = nn.Linear(config.ffn_dim, config.dim, bias=False)
+        self.gate_up = Linear(config.dim, 2 * config.ffn_dim)
+        self.down = Linear(config.ffn_dim, config.dim)
 
     def forward(self, x_TD: Tensor) -> Tensor:
         gate_TNF, up_TNF = self.gate_up(x_TD).unflatten(-1, (-1, 2, self.group)).unbind(-2)
@@ -108,11 +108,11 @@ class Transformer(nn.Module):
         self.embed = nn.Embedding(config.vocab_size, config.dim)
         self.layers = nn.ModuleDict({str(index): Block(config) for index in range(config.n_layers)})
         self.norm = RMSNorm(config.dim, config.norm_eps)
-        self.lm_head = nn.Linear(config.dim, config.vocab_size, bias=False)
+        self.lm_head = Linear(config.dim, config.vocab_size)
         if config.tied:
             self.lm_head.weight = self.embed.weight
-        self.value_head = nn.Linear(config.dim, 1, bias=False) if value_head else None
-        self.score_head = nn.Linear(config.dim, 1, bias=False) if score_head else None
+        self.value_head = Linear(config.dim, 1) if value_head else None
+        self.score_head = Linear(config.dim, 1) if score_head else None
 
     def forward(self, batch: Batch, head: Callable[[Transformer, Tensor], T], x_TD: Tensor | None = None) -> T | Tensor:
         """`head(self, hidden(batch))`: everything that touches parameters happens inside one call of the module, so

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
+from llama3 import _core
 from llama3.checkpoints.weights import save_model
 from llama3.config.schema import LoRASection
 from llama3.errors import ConfigError, DoesNotFit, LlamaError
@@ -144,6 +145,18 @@ def test_an_answer_depends_on_its_prompt_and_seed_only(model: Transformer, sampl
     assert ids == [[answer.ids for answer in group] for group in alone]
     other = Engine(model).generate(prompts, Sampling(10, n=3, seed=8))
     assert ids != [[answer.ids for answer in group] for group in other]
+
+
+@pytest.mark.skipif(not _core.HAS_SIMD, reason="torch's products depend on the number of rows")
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_an_answer_has_the_same_bits_alone_and_beside_others(model: Transformer, dtype: torch.dtype | None) -> None:
+    """As long as a step has few rows: prompts of a token, and answers of many lengths."""
+    prompts = random_prompts(8, 1, seed=8)
+    sampling = Sampling(40, seed=4, stop_ids=frozenset({3, 40}))
+    together = Engine(model, dtype=dtype).generate(prompts, sampling)
+    alone = [Engine(model, dtype=dtype).generate([prompt], sampling)[0] for prompt in prompts]
+    assert [(answer.ids, answer.logps) for (answer,) in together] == [(a.ids, a.logps) for (a,) in alone]
+    assert len({len(answer.ids) for (answer,) in together}) > 3
 
 
 def test_more_answers_do_not_change_the_first_ones(model: Transformer) -> None:

@@ -3,6 +3,7 @@
 mod dedup;
 mod hashing;
 mod html;
+mod kernels;
 mod loader;
 mod paging;
 mod threads;
@@ -16,6 +17,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("debug_build", cfg!(debug_assertions))?;
     hashing::register(module)?;
     html::register(module)?;
+    kernels::register(module)?;
     threads::register(module)?;
     tokenizer::register(module)?;
     dedup::register(module)?;

@@ -1,0 +1,120 @@
+//! What decoding computes on the CPU: products, norms and attention of a few rows.
+//!
+//! Every kernel is one plain function over lanes of `f32` with fused multiply-add and a fixed order of sums. The same
+//! function is compiled once more for AVX2 (`best_of`), so a result has the same bits on every instruction set, with
+//! any number of threads and beside any other rows. Measured: AVX-512 is no faster, as weights come from memory.
+
+pub mod attention;
+pub mod elementwise;
+pub mod int8;
+pub mod linear;
+
+use crate::threads;
+
+/// Independent sums of a dot product: entry i belongs to sum i mod `LANES`.
+pub(crate) const LANES: usize = 16;
+
+/// bfloat16 as its bits: NumPy has no such type, so it crosses from Python as `u16`.
+pub type Bf16 = u16;
+
+/// A stored number that is computed with as `f32`.
+pub trait Number: Copy + Default + Send + Sync {
+    fn widen(self) -> f32;
+    /// Rounds to the nearest, ties to even.
+    fn narrow(value: f32) -> Self;
+}
+
+impl Number for f32 {
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        self
+    }
+
+    #[inline(always)]
+    fn narrow(value: f32) -> Self {
+        value
+    }
+}
+
+impl Number for Bf16 {
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        f32::from_bits(u32::from(self) << 16)
+    }
+
+    #[inline(always)]
+    fn narrow(value: f32) -> Self {
+        const QUIET_NAN: Bf16 = 0x7fc0;
+        let bits = value.to_bits();
+        let rounded = (bits + (0x7fff + (bits >> 16 & 1))) >> 16;
+        if value.is_nan() {
+            QUIET_NAN
+        } else {
+            rounded as Bf16
+        }
+    }
+}
+
+/// Whether this processor has the instructions that make the kernels fast. Without them a fused multiply-add is a call.
+#[must_use]
+pub fn has_simd() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    let has = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+    #[cfg(not(target_arch = "x86_64"))]
+    let has = cfg!(target_feature = "neon");
+    has
+}
+
+/// Defines a function that gives the plain function `$plain`, or the same compiled for AVX2 and FMA where the processor
+/// has them.
+macro_rules! best_of {
+    ($best:ident, $plain:ident $(<$number:ident>)?($($argument:ident: $type:ty),*)) => {
+        fn $best$(<$number: Number>)?() -> fn($($type),*) {
+            #[cfg(target_arch = "x86_64")]
+            if crate::kernels::has_simd() {
+                #[target_feature(enable = "avx2,fma")]
+                fn avx2$(<$number: Number>)?($($argument: $type),*) {
+                    $plain$(::<$number>)?($($argument),*);
+                }
+                // SAFETY: the processor has AVX2 and FMA, the only things the function needs beyond the baseline.
+                return |$($argument),*| unsafe { avx2$(::<$number>)?($($argument),*) };
+            }
+            $plain$(::<$number>)?
+        }
+    };
+}
+pub(crate) use best_of;
+
+/// Whether `work` multiplications are worth more than one thread.
+pub(crate) fn worth_threads(work: usize) -> bool {
+    const ENOUGH: usize = 1 << 19;
+    work >= ENOUGH && threads::num_threads() > 1
+}
+
+/// The sum of all lanes, halves first.
+#[inline(always)]
+pub(crate) fn sum(mut lanes: [f32; LANES]) -> f32 {
+    let mut half = LANES / 2;
+    while half > 0 {
+        for lane in 0..half {
+            lanes[lane] += lanes[lane + half];
+        }
+        half /= 2;
+    }
+    lanes[0]
+}
+
+#[inline(always)]
+pub(crate) fn lanes_at<T>(row: &[T], start: usize) -> &[T; LANES] {
+    row[start..start + LANES]
+        .try_into()
+        .expect("as many as LANES")
+}
+
+/// What is left of a row, with zeros behind it.
+#[inline(always)]
+pub(crate) fn padded<T: Number>(rest: &[T]) -> [T; LANES] {
+    let mut lanes = [T::default(); LANES];
+    lanes[..rest.len()].copy_from_slice(rest);
+    lanes
+}

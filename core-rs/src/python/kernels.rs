@@ -1,0 +1,294 @@
+//! Python names: `HAS_SIMD`, `linear`, `linear_int8`, `paged_attention`, `rms_norm`, `rotate`.
+//!
+//! Tensors cross as NumPy views of their memory, bfloat16 as uint16, and are neither copied nor kept. They are read
+//! without the GIL: whoever changes them meanwhile gets a result of both.
+
+use crate::kernels::attention::{Pages, Sight};
+use crate::kernels::{self, Number};
+use numpy::ndarray::Axis;
+use numpy::{
+    Element, PyArrayDyn, PyReadonlyArray1, PyReadonlyArray2, PyReadonlyArray4, PyReadwriteArray2,
+    PyReadwriteArray4,
+};
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+
+type Any<'a, 'py> = &'a Bound<'py, PyAny>;
+
+fn check(holds: bool, what: &str) -> PyResult<()> {
+    if holds {
+        Ok(())
+    } else {
+        Err(PyValueError::new_err(format!(
+            "{what} do not belong together"
+        )))
+    }
+}
+
+fn is_float32(array: Any<'_, '_>) -> bool {
+    array.cast::<PyArrayDyn<f32>>().is_ok()
+}
+
+/// y = x w', all float32 or all bfloat16.
+#[pyfunction]
+fn linear(py: Python<'_>, x: Any, w: Any, y: Any) -> PyResult<()> {
+    let run = if is_float32(x) {
+        linear_of::<f32>
+    } else {
+        linear_of::<u16>
+    };
+    run(py, x, w, y)
+}
+
+fn linear_of<T: Number + Element>(py: Python<'_>, x: Any, w: Any, y: Any) -> PyResult<()> {
+    let (x, w) = (
+        x.extract::<PyReadonlyArray2<'_, T>>()?,
+        w.extract::<PyReadonlyArray2<'_, T>>()?,
+    );
+    let mut y: PyReadwriteArray2<'_, T> = y.extract()?;
+    let (rows, width) = x.as_array().dim();
+    let (outputs, inputs) = w.as_array().dim();
+    check(
+        inputs == width && y.as_array().dim() == (rows, outputs),
+        "the shapes of x, w and y",
+    )?;
+    let (x, w, y) = (x.as_slice()?, w.as_slice()?, y.as_slice_mut()?);
+    py.detach(|| kernels::linear::linear(x, w, width, y));
+    Ok(())
+}
+
+/// y = x w', w being `codes` times the `scales` of their rows; x, float32 or bfloat16, is put into codes row by row.
+#[pyfunction]
+fn linear_int8(
+    py: Python<'_>,
+    x: Any,
+    codes: PyReadonlyArray2<'_, i8>,
+    scales: PyReadonlyArray1<'_, f32>,
+    y: Any,
+) -> PyResult<()> {
+    let run = if is_float32(x) {
+        linear_int8_of::<f32>
+    } else {
+        linear_int8_of::<u16>
+    };
+    run(py, x, codes, scales, y)
+}
+
+fn linear_int8_of<T: Number + Element>(
+    py: Python<'_>,
+    x: Any,
+    codes: PyReadonlyArray2<'_, i8>,
+    scales: PyReadonlyArray1<'_, f32>,
+    y: Any,
+) -> PyResult<()> {
+    let x: PyReadonlyArray2<'_, T> = x.extract()?;
+    let mut y: PyReadwriteArray2<'_, T> = y.extract()?;
+    let (rows, width) = x.as_array().dim();
+    let (outputs, inputs) = codes.as_array().dim();
+    let (x, codes, scales) = (x.as_slice()?, codes.as_slice()?, scales.as_slice()?);
+    let shapes =
+        inputs == width && scales.len() == outputs && y.as_array().dim() == (rows, outputs);
+    check(shapes, "the shapes of x, codes, scales and y")?;
+    if width > kernels::int8::WIDEST {
+        let what = format!(
+            "rows of {width} are too long for exact sums: at most {}",
+            kernels::int8::WIDEST
+        );
+        return Err(PyValueError::new_err(what));
+    }
+    let y = y.as_slice_mut()?;
+    py.detach(|| kernels::int8::linear_int8(x, codes, scales, width, y));
+    Ok(())
+}
+
+/// Attention of tokens [T, heads, group, channels] to the first `seen` tokens of their `rows` of the block table.
+#[pyfunction]
+#[expect(clippy::too_many_arguments, reason = "the tensors of one operation")]
+fn paged_attention(
+    py: Python<'_>,
+    q: Any,
+    keys: Any,
+    values: Any,
+    table: PyReadonlyArray2<'_, i32>,
+    rows: PyReadonlyArray1<'_, i64>,
+    seen: PyReadonlyArray1<'_, i64>,
+    out: Any,
+) -> PyResult<()> {
+    let run = if is_float32(q) {
+        paged_attention_of::<f32>
+    } else {
+        paged_attention_of::<u16>
+    };
+    run(py, q, keys, values, table, rows, seen, out)
+}
+
+#[expect(clippy::too_many_arguments, reason = "the tensors of one operation")]
+fn paged_attention_of<T: Number + Element>(
+    py: Python<'_>,
+    q: Any,
+    keys: Any,
+    values: Any,
+    table: PyReadonlyArray2<'_, i32>,
+    rows: PyReadonlyArray1<'_, i64>,
+    seen: PyReadonlyArray1<'_, i64>,
+    out: Any,
+) -> PyResult<()> {
+    let q: PyReadonlyArray4<'_, T> = q.extract()?;
+    let keys: PyReadonlyArray4<'_, T> = keys.extract()?;
+    let values: PyReadonlyArray4<'_, T> = values.extract()?;
+    let mut out: PyReadwriteArray4<'_, T> = out.extract()?;
+    let (tokens, heads, group, channels) = q.as_array().dim();
+    let (key_heads, num_blocks, block_size, key_channels) = keys.as_array().dim();
+    check(
+        (key_heads, key_channels) == (heads, channels)
+            && values.as_array().dim() == keys.as_array().dim()
+            && out.as_array().dim() == q.as_array().dim()
+            && (rows.len()?, seen.len()?) == (tokens, tokens),
+        "the shapes of the queries, the cache and the output",
+    )?;
+    // Copied: the pool may change its table once the GIL is released.
+    let mut blocks: Vec<Vec<i32>> = Vec::with_capacity(tokens);
+    let table = table.as_array();
+    for (&row, &seen) in rows.as_slice()?.iter().zip(seen.as_slice()?) {
+        let line = usize::try_from(row).ok().filter(|&row| row < table.nrows());
+        let count = usize::try_from(seen)
+            .unwrap_or(0)
+            .div_ceil(block_size.max(1));
+        let line = line.filter(|_| count <= table.ncols() && seen > 0);
+        let ids: Vec<i32> = line.map_or_else(Vec::new, |line| {
+            table.row(line).iter().take(count).copied().collect()
+        });
+        let exist = ids
+            .iter()
+            .all(|&id| usize::try_from(id).is_ok_and(|id| id < num_blocks));
+        check(
+            !ids.is_empty() && exist,
+            "the rows, the block table and the cache",
+        )?;
+        blocks.push(ids);
+    }
+    let seen = seen.as_slice()?.iter();
+    let sights: Vec<Sight<'_>> = blocks
+        .iter()
+        .zip(seen)
+        .map(|(blocks, &seen)| Sight {
+            blocks,
+            seen: seen as usize,
+        })
+        .collect();
+    let queries = parts(&q)?;
+    let pages = Pages {
+        keys: keys.as_slice()?,
+        values: values.as_slice()?,
+        heads,
+        block_size,
+        channels,
+    };
+    let out = out.as_slice_mut()?;
+    if group > 0 && channels > 0 {
+        py.detach(|| kernels::attention::attend(&queries, pages, &sights, out));
+    }
+    Ok(())
+}
+
+/// The numbers of each of the first two axes' places, which must lie together.
+fn parts<'a, T: Element>(array: &'a PyReadonlyArray4<'_, T>) -> PyResult<Vec<&'a [T]>> {
+    let view = array.as_array();
+    let (tokens, heads, ..) = view.dim();
+    let places = (0..tokens).flat_map(|token| (0..heads).map(move |head| (token, head)));
+    let part = |(token, head)| {
+        let part = view
+            .index_axis_move(Axis(0), token)
+            .index_axis_move(Axis(0), head);
+        part.to_slice()
+            .ok_or_else(|| PyValueError::new_err("the heads of a token do not lie together"))
+    };
+    places.map(part).collect()
+}
+
+/// RMSNorm of the rows of x, all float32 or all bfloat16.
+#[pyfunction]
+fn rms_norm(py: Python<'_>, x: Any, weight: Any, eps: f32, out: Any) -> PyResult<()> {
+    let run = if is_float32(x) {
+        rms_norm_of::<f32>
+    } else {
+        rms_norm_of::<u16>
+    };
+    run(py, x, weight, eps, out)
+}
+
+fn rms_norm_of<T: Number + Element>(
+    py: Python<'_>,
+    x: Any,
+    weight: Any,
+    eps: f32,
+    out: Any,
+) -> PyResult<()> {
+    let x: PyReadonlyArray2<'_, T> = x.extract()?;
+    let weight: PyReadonlyArray1<'_, T> = weight.extract()?;
+    let mut out: PyReadwriteArray2<'_, T> = out.extract()?;
+    let shapes =
+        x.as_array().ncols() == weight.len()? && out.as_array().dim() == x.as_array().dim();
+    check(shapes, "the shapes of x, weight and out")?;
+    let (x, weight, out) = (x.as_slice()?, weight.as_slice()?, out.as_slice_mut()?);
+    py.detach(|| kernels::elementwise::rms_norm(x, weight, eps, out));
+    Ok(())
+}
+
+/// Rotary positions of x [T, heads, group, channels] by the angles of each token, [T, channels / 2].
+#[pyfunction]
+fn rotate(py: Python<'_>, x: Any, cos: Any, sin: Any, out: Any) -> PyResult<()> {
+    let run = if is_float32(x) {
+        rotate_of::<f32>
+    } else {
+        rotate_of::<u16>
+    };
+    run(py, x, cos, sin, out)
+}
+
+fn rotate_of<T: Number + Element>(
+    py: Python<'_>,
+    x: Any,
+    cos: Any,
+    sin: Any,
+    out: Any,
+) -> PyResult<()> {
+    let x: PyReadonlyArray4<'_, T> = x.extract()?;
+    let (cos, sin) = (
+        cos.extract::<PyReadonlyArray2<'_, T>>()?,
+        sin.extract::<PyReadonlyArray2<'_, T>>()?,
+    );
+    let mut out: PyReadwriteArray4<'_, T> = out.extract()?;
+    let (tokens, heads, group, channels) = x.as_array().dim();
+    let pairs = channels / 2;
+    check(
+        channels % 2 == 0
+            && cos.as_array().dim() == (tokens, pairs)
+            && sin.as_array().dim() == (tokens, pairs)
+            && out.as_array().dim() == x.as_array().dim(),
+        "the shapes of x, cos, sin and out",
+    )?;
+    let size = group * channels;
+    if size * heads == 0 {
+        return Ok(());
+    }
+    let (parts, cos, sin) = (parts(&x)?, cos.as_slice()?, sin.as_slice()?);
+    let outs = out.as_slice_mut()?.chunks_exact_mut(size);
+    py.detach(|| {
+        for (index, (part, out)) in parts.into_iter().zip(outs).enumerate() {
+            let angles = index / heads * pairs..(index / heads + 1) * pairs;
+            kernels::elementwise::rotate(part, &cos[angles.clone()], &sin[angles], out);
+        }
+    });
+    Ok(())
+}
+
+pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add("HAS_SIMD", kernels::has_simd())?;
+    module.add_function(wrap_pyfunction!(linear, module)?)?;
+    module.add_function(wrap_pyfunction!(linear_int8, module)?)?;
+    module.add_function(wrap_pyfunction!(paged_attention, module)?)?;
+    module.add_function(wrap_pyfunction!(rms_norm, module)?)?;
+    module.add_function(wrap_pyfunction!(rotate, module)?)?;
+    Ok(())
+}
