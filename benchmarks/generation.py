@@ -43,10 +43,10 @@ def ours(folder: str) -> Callable[[Ids, int], Ids]:
     return generate
 
 
-def transformers_generate(folder: str) -> Callable[[Ids, int], Ids]:
+def transformers_generate(folder: str, dtype: torch.dtype = torch.float32) -> Callable[[Ids, int], Ids]:
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
 
     def generate(prompt_ids: Ids, tokens: int) -> Ids:
         longest = max(map(len, prompt_ids))
@@ -60,10 +60,10 @@ def transformers_generate(folder: str) -> Callable[[Ids, int], Ids]:
     return generate
 
 
-def transformers_batching(folder: str) -> Callable[[Ids, int], Ids]:
+def transformers_batching(folder: str, dtype: torch.dtype = torch.float32) -> Callable[[Ids, int], Ids]:
     from transformers import AutoModelForCausalLM, GenerationConfig
 
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
 
     def generate(prompt_ids: Ids, tokens: int) -> Ids:
         config = GenerationConfig(max_new_tokens=tokens, do_sample=False, eos_token_id=-1, pad_token_id=0)
