@@ -81,9 +81,15 @@ impl Tokenizer {
         }
     }
 
-    pub fn build(parts: Parts) -> Result<Self, Error> {
+    pub fn build(mut parts: Parts) -> Result<Self, Error> {
         let added_ids: HashSet<u32> = parts.added.iter().map(|token| token.id).collect();
         let may_lack = |id| parts.has_holes || added_ids.contains(&id);
+        // Behind the last base token there is no hole: no file could tell of it.
+        while parts.tokens.last().is_some_and(Vec::is_empty)
+            && may_lack(parts.tokens.len() as u32 - 1)
+        {
+            parts.tokens.pop();
+        }
         let mut vocab = Vocab::new(&parts.tokens, may_lack)?;
         let merges = match parts.merges {
             Some(list) => Merges::listed(&vocab, list)?,
