@@ -62,12 +62,15 @@ def transformers_generate(folder: str, dtype: torch.dtype = torch.float32) -> Ca
 
 def transformers_batching(folder: str, dtype: torch.dtype = torch.float32) -> Callable[[Ids, int], Ids]:
     from transformers import AutoModelForCausalLM, GenerationConfig
+    from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
+    # As it comes it takes most of the memory for its cache and is slower for it.
+    room = ContinuousBatchingConfig(num_blocks=64, max_batch_tokens=2048)
 
     def generate(prompt_ids: Ids, tokens: int) -> Ids:
         config = GenerationConfig(max_new_tokens=tokens, do_sample=False, eos_token_id=-1, pad_token_id=0)
-        found = model.generate_batch(inputs=prompt_ids, generation_config=config, progress_bar=False)
+        found = model.generate_batch(prompt_ids, config, continuous_batching_config=room, progress_bar=False)
         return [output.generated_tokens for output in found.values()]
 
     return generate
