@@ -36,6 +36,7 @@ from llama3.posttraining.reject import RejectOptions, reject
 from llama3.release.cast import CastOptions, cast
 from llama3.release.quantize import QuantizeOptions, quantize
 from llama3.release.release import ReleaseOptions, release
+from llama3.safety.carried import try_policy
 from llama3.tasks.rewards import try_rewards
 from llama3.tasks.user_data import UserDataOptions, own_data
 from llama3.training.pretrain import PretrainOptions, pretrain
@@ -58,6 +59,7 @@ def run(loaded: Loaded) -> Run:
     """
     # What cannot come to an end is refused before any work.
     require_room(loaded.config, device_of(loaded.config.run.device))
+    try_policy(loaded.config.safety.policy)
     post = loaded.config.post_training
     if post.rewards and (post.rounds or post.data):
         try_rewards(post.rewards, loaded.config.run.device, must_ask=post.data is None)

@@ -175,7 +175,9 @@ def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
                     yield value
 
 
-_FULL = ("No space left on device", "Disk quota exceeded", "File too large (os error")
+_FULL = re.compile(
+    r"No space left on device|Disk quota exceeded|File too large \(os error|\d+ requested and \d+ written"
+)
 
 
 def is_disk_full(error: BaseException | None) -> bool:
@@ -187,7 +189,7 @@ def is_disk_full(error: BaseException | None) -> bool:
         seen.add(id(error))
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             return True
-        if any(said in str(error) for said in _FULL):  # libraries that lose the number (Arrow, safetensors)
+        if _FULL.search(str(error)):  # libraries that lose the number (Arrow, safetensors, NumPy)
             return True
         error = error.__cause__ or error.__context__
     return False

@@ -29,6 +29,7 @@ from llama3.checkpoints.weights import MAX_SHARD_BYTES, non_finite, write_shards
 from llama3.config.schema import Precision
 from llama3.errors import CheckpointError, ConfigError
 from llama3.model.build import HEADS
+from llama3.safety.carried import carry_policy
 from llama3.tokenizer import Tokenizer
 from llama3.tokenizer.special import NUM_SPECIAL
 
@@ -72,11 +73,14 @@ def convert(path: str | Path, folder: str | Path, to: WrittenLayout, dtype: torc
         write = {"hf": write_hf, "meta": write_meta, "compressed-tensors": write_compressed}[to]
         notes = write(source, tokenizer, place, dtype)
         write_terms(source, place, {"stage": "convert", **facts_of(source)})
+        carry_policy(Path(path), place)
     return Converted(folder, dtype_name(dtype), source.config.num_params(), tuple(notes))
 
 
 def require_new(folder: Path) -> None:
     """Raise ConfigError where `folder` holds something."""
+    if folder.is_symlink():
+        raise NOT_NEW(folder, found="a link")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise NOT_NEW(folder, found="not empty" if folder.is_dir() else "a file")
 

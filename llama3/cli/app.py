@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
+from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, NoReturn
 
@@ -248,7 +249,14 @@ class Signals:
 
 class _Warnings(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        note(record.getMessage())
+        error = record.exc_info[1] if record.exc_info else None
+        note(record.getMessage() + ("" if error is None else f": {_place_of(error)}"))
+
+
+def _place_of(error: BaseException) -> str:
+    """An exception's kind and its innermost frames. Its words may hold what somebody asked a model."""
+    frames = traceback.extract_tb(error.__traceback__)[-3:]
+    return f"{type(error).__name__} in {', '.join(f'{Path(f.filename).name}:{f.lineno}' for f in frames)}"
 
 
 def told_of(error: BaseException) -> LlamaError:

@@ -68,6 +68,8 @@ def _show(stream: Iterator[str]) -> str:
 def _read() -> str | None:
     """A line of the user, or None at the end; the prompt is shown only to people."""
     try:
+        if sys.stdin is None:  # closed before the program began
+            raise EOFError
         return input("> " if sys.stdin.isatty() else "")
     except EOFError:
         return None

@@ -21,7 +21,8 @@ NO_PLUGIN = PluginError.declare(
     "L3-CLI-010",
     "no plugin {name!r} is installed",
     why="{near}",
-    fix="llama3 plugins list; a package of your own is installed with: pip install -e FOLDER",
+    fix="llama3 plugins list, with --broken what cannot be used and why; a package of your own is installed with: "
+    "pip install -e FOLDER",
 )
 NO_FAMILY = ConfigError.declare("L3-CLI-011", "no such family {family!r}", why="{near}")
 WHOSE_OPTIONS = ConfigError.declare("L3-CLI-013", "options belong to one plugin", fix="name it before --set")

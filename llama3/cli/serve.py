@@ -49,10 +49,11 @@ def serve(
     from llama3.inference.llama import Llama
     from llama3.plugins.registry import discover
     from llama3.serving.served import Served
-    from llama3.serving.server import HttpServer, keys_for
+    from llama3.serving.server import HttpServer, keys_for, require_port
     from llama3.serving.service import Service
 
     keys = keys_for(host, api_key_file)
+    require_port(host, port)
     access = logging.getLogger("llama3.serving.access")
     access.setLevel(logging.INFO)
     access.propagate = False

@@ -51,8 +51,8 @@ SUITE_FAILED = GateFailed.declare(
     "L3-AUD-004",
     "the audit failed",
     why="{why}",
-    fix="train less or on more varied data, evaluate more items where these are too few to tell, or widen "
-    "audit.margins if the loss is acceptable",
+    fix="train less or on more varied data, evaluate more items where these are too few to tell, widen audit.margins "
+    "if the loss is acceptable, or take a suite that need not improve out of audit.must_improve",
 )
 NOT_AUDITABLE = GateFailed.declare(
     "L3-AUD-005",

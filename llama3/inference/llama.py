@@ -310,4 +310,7 @@ def find_model(path: Path) -> Path:
         if holds_model(folder):
             artifact_around(folder)
             return folder
+    ggufs = sorted(path.glob("*.gguf")) if path.is_dir() else []
+    if len(ggufs) == 1:
+        return ggufs[0]
     raise NO_MODEL(path)

@@ -29,6 +29,9 @@ MOST_TOPS = 20
 CDF_BLOCK = 256
 """Tokens whose probabilities are summed before one of them is looked for."""
 
+COLDEST = 1e-20
+"""A temperature below it takes the likeliest token: scores over less are no numbers of float32."""
+
 Top = list[tuple[int, float]]
 """The likeliest tokens at one place with their log-probabilities, likeliest first."""
 
@@ -38,7 +41,7 @@ class Sampling:
     """How answers are drawn.
 
     max_tokens: longest answer, its stop token included
-    temperature: 0 takes the likeliest token each time (the first of equals)
+    temperature: 0 (or less than COLDEST) takes the likeliest token each time (the first of equals)
     top_p: keep the likeliest tokens that together reach this probability; 1: all
     top_k: keep this many of the likeliest tokens (and those equal to the last); 0: all
     n: answers per prompt; answer i is the same whatever n is
@@ -86,7 +89,7 @@ class Draws:
     @classmethod
     def of(cls, samplings: list[Sampling], uniform_B: npt.NDArray[np.float64]) -> Draws:
         return cls(
-            np.array([s.temperature for s in samplings], np.float32),
+            np.array([s.temperature if s.temperature >= COLDEST else 0.0 for s in samplings], np.float32),
             np.array([s.top_p for s in samplings], np.float32),
             np.array([s.top_k for s in samplings], np.int64),
             uniform_B,
@@ -174,6 +177,7 @@ def keep_likeliest(logits_BV: Tensor, top_k_B: npt.NDArray[np.int64], top_p_B: n
         before_BV = p_BV.cumsum(-1) - p_BV
         share_B1 = torch.from_numpy(top_p_B).to(logits_BV.device)[:, None]
         drop_BV = (before_BV >= share_B1) & (share_B1 < 1)
+        drop_BV[:, 0] = False  # also where the share is less than float32 holds
         outside = torch.empty_like(drop_BV).scatter_(1, order_BV, drop_BV)
         logits_BV = logits_BV.masked_fill(outside, float("-inf"))
     return logits_BV

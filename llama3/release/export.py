@@ -11,6 +11,7 @@ from llama3.checkpoints.license import copy_terms
 from llama3.errors import GateFailed
 from llama3.plugins.registry import discover
 from llama3.release.exporter import Exporter, ExportManifest, VerifyReport
+from llama3.safety.carried import carry_policy
 
 DIFFERENT_EXPORT = GateFailed.declare(
     "L3-REL-004",
@@ -39,6 +40,7 @@ def export(
     with new_directory(folder) as place:
         done = write_and_verify(exporter, name, checkpoint, place)
         copy_terms(checkpoint, place)
+        carry_policy(checkpoint, place)
     return done
 
 

@@ -26,7 +26,7 @@ from llama3.plugins.registry import discover
 from llama3.posttraining.sampling import reward_of
 from llama3.release.fidelity import Dialog, Fidelity
 from llama3.release.quantize import FACTS_FILE, scheme_on, summarize, write_quantized
-from llama3.safety.carried import POLICY_FILE, carried_policy
+from llama3.safety.carried import carry_policy
 from llama3.tasks.families import tasks
 from llama3.tasks.rewards import CombinedReward, build_rewards
 from llama3.tasks.user_data import read_lines
@@ -72,12 +72,10 @@ def quantize_to(model: Path, out: Path, slot: Slot, asked: Comparison, device: s
         None if asked.reward_model is None else CombinedReward(build_rewards([reward_of(asked.reward_model)], where))
     )
     dialogs = _dialogs(asked)
-    policy = carried_policy(path)
     with new_directory(out) as folder:
         source = open_weights(path)
         errors = write_quantized(path, folder, slot.name, scheme, device=where, facts=facts_of(source))
-        if policy is not None:
-            write_json_atomic(folder / POLICY_FILE, policy)
+        carry_policy(path, folder)
         report: dict[str, Any] = {
             "scheme": slot.name,
             "options": scheme.metadata(),

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from llama3.artifacts.files import write_json_atomic
 from llama3.errors import ConfigError
 from llama3.foreign import UnusableFile, read_json
 from llama3.plugins.registry import discover
@@ -35,11 +36,30 @@ def open_carried(folder: Path) -> PolicyEngine | None:
 
     Raises ConfigError and PluginError where they cannot stand.
     """
-    policy = carried_policy(folder)
+    policy = _policy_of(folder)
+    return None if policy is None else _opened(policy)
+
+
+def try_policy(policy: Mapping[str, Any]) -> None:
+    """Open and close the guards of a policy, before work whose result needs them. Raises as `PolicyEngine.open`."""
+    _opened(policy).close()
+
+
+def carry_policy(source: Path, target: Path) -> None:
+    """Give `target` the policy that the model `source` carries, if any: whoever copies a model copies its guards."""
+    policy = _policy_of(source)
+    if policy is not None:
+        write_json_atomic(target / POLICY_FILE, policy)
+
+
+def _policy_of(model: Path) -> Mapping[str, Any] | None:
+    policy = carried_policy(model)
     if policy is None:
-        policy = carried_policy(folder.resolve().parent)  # a quantized model lies within its release
-    if policy is None:
-        return None
+        policy = carried_policy(model.resolve().parent)  # a quantized model lies within its release
+    return policy
+
+
+def _opened(policy: Mapping[str, Any]) -> PolicyEngine:
     registry = discover()
     engine = PolicyEngine(policy, lambda name, options: registry.build("guards", name, options))
     engine.open()

@@ -36,6 +36,12 @@ TOO_LATE = GuardBlocked.declare(
     why="a guard wants something redacted that was passed on already",
     fix="ask without a stream, where the whole answer is judged before any of it is seen",
 )
+NO_GUARD = PluginError.declare(
+    "L3-SAF-024",
+    "the guard {guard!r} has no {missing}",
+    why="a guard has the methods open, check and close, plain or async",
+    fix="derive it from llama3.guards.Guard, which has the first and the last",
+)
 NOT_OPENED = PluginError.declare("L3-SAF-022", "the guard {guard!r} tried to end the program", why="{error}")
 
 log = logging.getLogger(__name__)
@@ -105,6 +111,9 @@ class PolicyEngine:
     def open(self) -> None:
         """Load every guard once; an error here is the caller's, so that nothing starts unguarded."""
         for _, leaf in self.policy.leaves():
+            missing = [name for name in ("open", "check", "close") if not hasattr(self._guards[id(leaf)], name)]
+            if missing:
+                raise NO_GUARD("safety.policy", guard=leaf.guard, missing=" and ".join(missing))
             result = self._workers[id(leaf)].submit(self._guards[id(leaf)].open).result()
             if isinstance(result, Raised):
                 if isinstance(result.error, Exception):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -40,7 +41,7 @@ from llama3.serving.texts import detokenize, embed, moderate, tokenize, tokenize
 
 OPEN = frozenset({"/", "/health/live", "/health/ready"})
 """What is answered without a key."""
-LOCAL = frozenset({"127.0.0.1", "localhost", "[::1]"})
+LOCAL = re.compile(r"(?:127\.0\.0\.1|localhost|\[::1\])(?::\d{1,5})?", re.IGNORECASE)
 """Hosts that a server without keys is asked for: a page of the web that calls itself one of its own names is not."""
 BODY_BYTES = 1 << 20
 BODY_SECONDS = 30.0
@@ -129,8 +130,7 @@ class Gate:
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
         if self._keys is None:
             host = headers.get(b"host", "")
-            name = host if host.endswith("]") else host.rpartition(":")[0] or host
-            return None if name in LOCAL else NO_HOST("Host", host=host[:100])
+            return None if LOCAL.fullmatch(host) else NO_HOST("Host", host=host[:100])
         if scope["path"] in OPEN:
             return None
         scheme, _, key = headers.get(b"authorization", "").partition(" ")

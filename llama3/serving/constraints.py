@@ -26,6 +26,8 @@ NO_END = ConfigError.declare(
     "L3-SRV-017", "this model's answers have no end", why="no token of its tokenizer ends a text", fix="leave it out"
 )
 
+DEEPEST = 200
+"""Schemas inside each other, references followed: a compiler that calls itself for each has no room for thousands."""
 MOST_SYMBOLS = 100_000
 MOST_STATES = 50_000
 """Of a grammar and its lexer."""
@@ -44,6 +46,8 @@ class Schemas:
         """What makes the constraint of one answer. Raises ConfigError for a schema that cannot be used."""
         if self._tokens is None:
             raise NO_END("response_format")
+        if _depth(schema) > DEEPEST:
+            raise NO_SCHEMA("schema", error=f"it lies over {DEEPEST} schemas deep, with what it refers to")
         try:
             # In one line, as `json.dumps` writes it: a model that may write blanks may write nothing else.
             grammar = LLMatcher.grammar_from_json_schema(
@@ -79,6 +83,34 @@ class GrammarConstraint:
     def push(self, token: int) -> None:
         """This token was drawn."""
         self._matcher.consume_token(token)
+
+
+def _depth(schema: dict[str, Any]) -> int:
+    """How deep a walk through a schema gets that follows every reference into itself once, or DEEPEST + 1."""
+    followed: set[str] = set()
+    open_: list[tuple[Any, int]] = [(schema, 1)]
+    deepest = 0
+    while open_:
+        value, depth = open_.pop()
+        deepest = max(deepest, depth)
+        if depth > DEEPEST:
+            break
+        inner = list(value.values() if isinstance(value, dict) else value if isinstance(value, list) else ())
+        reference = value.get("$ref") if isinstance(value, dict) else None
+        if isinstance(reference, str) and reference not in followed:
+            followed.add(reference)
+            inner.append(_at(schema, reference))
+        open_ += [(one, depth + 1) for one in inner if isinstance(one, dict | list)]
+    return deepest
+
+
+def _at(schema: dict[str, Any], reference: str) -> Any:
+    """What a reference into the schema points at (RFC 6901); None: nothing that is found."""
+    found: Any = schema
+    for key in reference.removeprefix("#").split("/")[1:]:
+        key = key.replace("~1", "/").replace("~0", "~")
+        found = found.get(key) if isinstance(found, dict) else None
+    return found
 
 
 class _Vocabulary:

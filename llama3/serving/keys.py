@@ -17,7 +17,7 @@ NO_KEYS = ConfigError.declare(
 
 SHORTEST = 16
 LONGEST = 4096
-_HASHED = re.compile("sha256:([0-9a-f]{64})")
+_HASHED = re.compile("sha256:([0-9a-fA-F]{64})")
 
 
 class ApiKeys:
@@ -36,8 +36,9 @@ class ApiKeys:
         keys = [line for line in lines if line and not line.startswith("#")]
         if not keys:
             raise NO_KEYS(path, error="it holds none")
-        if short := [number for number, line in enumerate(lines, 1) if line in keys and len(line) < SHORTEST]:
-            raise NO_KEYS(f"{path}:{short[0]}", error="it is too short")
+        for number, line in enumerate(lines, 1):
+            if line in keys and (wrong := _wrong(line)):
+                raise NO_KEYS(f"{path}:{number}", error=wrong)
         return cls([_hash_of(key) for key in keys])
 
     def tenant(self, key: str) -> str | None:
@@ -48,6 +49,15 @@ class ApiKeys:
             if hmac.compare_digest(known, asked):
                 found = known.hex()[:16]
         return found
+
+
+def _wrong(line: str) -> str:
+    """Why a line is no key that a client could send; nothing: it is one."""
+    if line.startswith("sha256:"):
+        return "" if _HASHED.fullmatch(line) else "what follows sha256: is no hash of 64 digits in hex"
+    if not (line.isascii() and line.isprintable()):
+        return "it holds other characters than printable ones of ASCII"
+    return "" if SHORTEST <= len(line) <= LONGEST else f"it has not {SHORTEST} to {LONGEST:,} characters"
 
 
 def _hash_of(line: str) -> bytes:

@@ -29,13 +29,17 @@ NOT_OPEN = ConfigError.declare(
     fix="give --api-key-file, or bind 127.0.0.1",
 )
 
+NO_PORT = ConfigError.declare(
+    "L3-SRV-023", "nothing can listen here", why="{error}", fix="give another --port (0: any that is free) or --host"
+)
+
 GRACE = 60.0
 CLOSING = 5.0
 """Seconds for telling the errors after the grace."""
 HEADER_BYTES = 16 << 10
 KEEP_ALIVE = 30
 REQUEST_SECONDS = 30.0
-"""Until the head of a connection's first request is there."""
+"""Until the head of a request is there, or the rest of one that is answered."""
 MOST_CONNECTIONS = 1024
 BACKLOG = 1024
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -51,17 +55,38 @@ def keys_for(host: str, file: Path | None) -> ApiKeys | None:
     return None
 
 
+def require_port(host: str, port: int) -> None:
+    """Raises ConfigError where nothing can listen there, before a model is loaded for it."""
+    try:
+        _listener(host, port).close()
+    except OSError as error:
+        raise NO_PORT(f"{host}:{port}", error=error.strerror or error) from None
+
+
+def _listener(host: str, port: int) -> socket.socket:
+    return socket.create_server(
+        (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=BACKLOG
+    )
+
+
 class Impatient(H11Protocol):
-    """Closes a connection on which no request has come after a while: one that is sent byte by byte, say."""
+    """Closes a connection on which nothing is answered and no new request has come for a while: one that is sent byte
+    by byte, say."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait."""
         super().connection_made(transport)
-        self.loop.call_later(REQUEST_SECONDS, self._give_up)
+        self.loop.call_later(REQUEST_SECONDS, self._look, self.cycle)
 
-    def _give_up(self) -> None:
-        if self.cycle is None:
+    def _look(self, last: object) -> None:
+        """`last` is what was answered last when this was looked at before."""
+        if self.transport.is_closing():
+            return
+        if self.cycle is last and (self.cycle is None or self.cycle.response_complete):
             self.transport.close()
+            return
+        answered = self.cycle if self.cycle is None or self.cycle.response_complete else object()
+        self.loop.call_later(REQUEST_SECONDS, self._look, answered)
 
 
 class HttpServer(uvicorn.Server):
@@ -112,9 +137,7 @@ class HttpServer(uvicorn.Server):
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         """Until it is told to stop. Raises OSError where it cannot listen."""
         self._loop = asyncio.get_running_loop()
-        family = socket.AF_INET6 if ":" in self.config.host else socket.AF_INET
-        listener = socket.create_server((self.config.host, self.config.port), family=family, backlog=BACKLOG)
-        await super().serve([listener])
+        await super().serve([_listener(self.config.host, self.config.port)])
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to listen, and tell where."""

@@ -26,7 +26,7 @@ from llama3_plugins.quantization.options import Int4Options
 UNEVEN = ConfigError.declare(
     "L3-QNT-007",
     "{columns} columns are no whole number of groups of {group}",
-    fix="set the option `group` to a divisor, such as {divisor}",
+    fix="{advice}",
 )
 
 SMALLEST = 1e-6
@@ -46,7 +46,7 @@ class Int4:
         """Raises ConfigError where the columns of a matrix do not divide into groups: none is left out unsaid."""
         columns = {matrix: columns_of(config, matrix) for matrix in MATRICES}
         problems = [
-            UNEVEN.problem(f"layers.*.{matrix}", columns=count, group=self.group, divisor=_divisor(count, self.group))
+            UNEVEN.problem(f"layers.*.{matrix}", columns=count, group=self.group, advice=_advice(count, self.group))
             for matrix, count in columns.items()
             if count % self.group
         ]
@@ -111,6 +111,9 @@ class Int4Linear(nn.Module):
         return F.linear(x, weight_of(self.codes, self.scale).to(x.dtype))
 
 
-def _divisor(columns: int, group: int) -> int:
-    """The largest even divisor of `columns` up to `group`; 2 where there is none."""
-    return next((size for size in range(group, 1, -1) if columns % size == 0 and size % 2 == 0), 2)
+def _advice(columns: int, group: int) -> str:
+    """The largest even divisor of `columns` up to `group`, or what else to do."""
+    divisor = next((size for size in range(group, 1, -1) if columns % size == 0 and size % 2 == 0), None)
+    if divisor is None:
+        return "use another scheme, such as int8: no even number of columns divides them"
+    return f"set the option `group` to a divisor, such as {divisor}"

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import socket
+from urllib.parse import urlsplit
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -216,3 +217,65 @@ def test_a_tokenizer_of_another_model_is_refused():
     small = Transformer(dataclasses.replace(llama.config, vocab_size=100))
     with pytest.raises(CheckpointError, match="L3-SRV-022"), running(Llama(small, llama.tokenizer)):
         pass
+
+
+def chained(length: int) -> dict:
+    """A schema in which each definition refers to the next."""
+    steps = {f"d{n}": {"type": "array", "items": {"$ref": f"#/$defs/d{n + 1}"}} for n in range(length)}
+    return {"$ref": "#/$defs/d0", "$defs": {**steps, f"d{length}": {"type": "integer"}}}
+
+
+@pytest.mark.parametrize(("length", "status"), [(20, 200), (300, 400), (3000, 400)])
+def test_a_chain_of_references_is_bounded(site, length, status):
+    asked = {"type": "json_schema", "json_schema": {"name": "x", "schema": chained(length)}}
+    reply = site.http.post("/v1/chat/completions", json={**CHAT, "max_tokens": 3, "response_format": asked})
+    assert reply.status_code == status, reply.text
+    assert site.http.get("/health/ready").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "change", [{"top_p": 1e-300}, {"temperature": 1e-38}, {"temperature": 1e-40}, {"top_p": 1e-46}]
+)
+def test_numbers_too_small_for_float32_are_greedy(site, name, value):
+    greedy = site.http.post("/v1/completions", json={**PROMPT, "max_tokens": 6, "temperature": 0}).json()
+    reply = site.http.post("/v1/completions", json={**PROMPT, "max_tokens": 6, "temperature": 1, name: value})
+    assert reply.status_code == 200, reply.text
+    assert reply.json()["choices"][0]["text"] == greedy["choices"][0]["text"]
+
+
+@pytest.mark.parametrize("host", ["LOCALHOST", "localhost:80"])
+def test_this_machine_has_these_names(site, host):
+    assert site.http.get("/health/live", headers={"host": host}).status_code == 200
+
+
+@pytest.mark.parametrize("host", ["localhost:evil.com", "evil.com:80", "localhost.evil.com"])
+def test_other_names_are_refused(site, host):
+    assert site.http.get("/health/live", headers={"host": host}).status_code == 403
+
+
+def test_a_hash_may_be_written_in_capitals(tmp_path):
+    key = "a key of some length"
+    digest = hashlib.sha256(key.encode()).hexdigest()
+    (tmp_path / "keys").write_text(f"sha256:{digest.upper()}\n")
+    keys = ApiKeys.load(tmp_path / "keys")
+    assert keys.tenant(key) == digest[:16]
+    assert keys.tenant(f"sha256:{digest.upper()}") is None
+
+
+@pytest.mark.parametrize("line", ["sha256:" + "a" * 63, "sha256:" + "x" * 64, "schlüssel mit umlaut", "k" * 5000])
+def test_lines_that_are_no_key_are_refused(tmp_path, line):
+    (tmp_path / "keys").write_text(f"# keys\n{line}\n")
+    with pytest.raises(ConfigError, match=r"keys:2.*L3-SRV-020"):
+        ApiKeys.load(tmp_path / "keys")
+
+
+def test_a_second_request_that_never_ends_loses_its_connection(site, monkeypatch):
+    monkeypatch.setattr("llama3.serving.server.REQUEST_SECONDS", 0.3)
+    address = urlsplit(site.url)
+    with socket.create_connection((address.hostname, address.port), timeout=20) as peer:
+        peer.sendall(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert peer.recv(4096).startswith(b"HTTP/1.1 200")
+        peer.sendall(b"GET /health/live HTTP/1.1\r\nHo")
+        rest = b"x"
+        while rest:
+            rest = peer.recv(4096)

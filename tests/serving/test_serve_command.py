@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import signal
+import socket
 import subprocess
 import sys
 
@@ -12,6 +13,7 @@ import httpx
 import pytest
 
 from llama3.checkpoints.weights import save_model
+from llama3.cli import app as cli
 from llama3.testing.toys import toy_llama
 
 
@@ -71,3 +73,10 @@ def test_what_cannot_be_served_is_refused_at_the_start(model, tmp_path):
     ]:
         done = subprocess.run(command(*arguments), capture_output=True, text=True, timeout=120, check=False)
         assert (done.returncode, told in done.stderr) == (code, True), done.stderr
+
+
+def test_a_port_in_use_is_told_before_the_model_is_loaded(tmp_path, capsys):
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(SystemExit) as caught:
+        cli.main(["serve", str(tmp_path / "nothing"), "--port", str(taken.getsockname()[1])])
+    assert caught.value.code == 2
+    assert "L3-SRV-023" in capsys.readouterr().err
