@@ -3,7 +3,7 @@
 What stands in for what a reader has:
 
 - `PATH`, `BEFORE` and `IN` are one small model, `AFTER` is what `make adopt ALGORITHM=ppo` makes of it
-- `my.jsonl` holds a few rows; what is typed into the chat is one question
+- `my.jsonl` holds a few rows, `prompts.jsonl` two requests; what is typed into the chat is one question
 - the presets get small sizes from the environment, which `--set` outranks
 - `make TARGET` does what `make --dry-run TARGET` says of `llama3`; what it installs is here
 
@@ -96,6 +96,9 @@ def write_what_a_reader_has() -> None:
     Path("AFTER").symlink_to("runs/adopt-ppo")
     rows = [{"prompt": f"Is {n} even?", "completion": "no" if n % 2 else "yes"} for n in range(120)]
     Path("my.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    body = {"model": "quickstart", "prompt": "def main():", "max_tokens": 4}
+    asked = [{"custom_id": id, "method": "POST", "url": "/v1/completions", "body": body} for id in ("a", "b")]
+    Path("prompts.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in asked))
 
 
 def commands_of(line: str) -> list[str]:

@@ -24,6 +24,7 @@ from typer.core import TyperCommand, TyperGroup
 from llama3 import __version__
 from llama3.cli import (
     audit,
+    batch,
     chat,
     config,
     convert,
@@ -141,6 +142,7 @@ app.command("run")(run.run)
 app.command("chat")(chat.chat)
 app.command("generate")(generate.generate)
 app.command("serve")(serve.serve)
+app.command("batch")(batch.batch)
 app.command("audit")(audit.audit)
 app.command("lineage")(lineage.lineage)
 app.command("merge")(merge.merge)

@@ -20,6 +20,8 @@ NEEDS = PluginError.declare(
     fix="pip install 'llama3[serve]'",
 )
 
+NameOption = Annotated[str | None, typer.Option(help="What requests call the model. Default: its folder's name.")]
+MaxBatchOption = Annotated[int, typer.Option(min=1, max=4096, help="Answers that run at once.")]
 PACKAGES = ("starlette", "uvicorn", "h11", "prometheus_client", "llguidance")
 
 
@@ -29,11 +31,11 @@ def serve(
         str, typer.Option(help="The address to listen at; others than this machine need keys.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65_535, help="0: any that is free.")] = 8000,
-    name: Annotated[str | None, typer.Option(help="What clients call the model. Default: its folder's name.")] = None,
+    name: NameOption = None,
     api_key_file: Annotated[
         Path | None, typer.Option(help="Keys that may ask: one, or sha256: and its hash, per line.")
     ] = None,
-    max_batch: Annotated[int, typer.Option(min=1, max=4096, help="Answers that run at once.")] = 32,
+    max_batch: MaxBatchOption = 32,
     max_queue: Annotated[int, typer.Option(min=1, max=65_536, help="Requests of one key that may wait.")] = 256,
     deadline: Annotated[float, typer.Option(min=1.0, help="Seconds that an answer may take.")] = 600.0,
     grace: Annotated[

@@ -22,6 +22,7 @@ from llama3.plugins.observers import Observers
 from llama3.serving.chat import chat
 from llama3.serving.completions import complete
 from llama3.serving.fields import (
+    BODY_BYTES,
     Body,
     ChatBody,
     CompletionBody,
@@ -33,17 +34,18 @@ from llama3.serving.fields import (
 )
 from llama3.serving.keys import ApiKeys
 from llama3.serving.page import page
+from llama3.serving.prepared import Prepared
 from llama3.serving.problems import FAULT, NO_HOST, NO_KEY, NO_METHOD, NO_ROUTE, NOT_JSON, TOO_LARGE, TOO_SLOW
-from llama3.serving.replies import GONE, Gone, error_response
+from llama3.serving.record import Record
+from llama3.serving.replies import GONE, Gone, error_response, reply
 from llama3.serving.served import Served
-from llama3.serving.telemetry import CONTENT_TYPE, Record, Telemetry
+from llama3.serving.telemetry import CONTENT_TYPE, Telemetry
 from llama3.serving.texts import detokenize, embed, moderate, tokenize, tokenizer_info
 
 OPEN = frozenset({"/", "/health/live", "/health/ready"})
 """What is answered without a key."""
 LOCAL = re.compile(r"(?:127\.0\.0\.1|localhost|\[::1\])(?::\d{1,5})?", re.IGNORECASE)
 """Hosts that a server without keys is asked for: a page of the web that calls itself one of its own names is not."""
-BODY_BYTES = 1 << 20
 BODY_SECONDS = 30.0
 
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -52,8 +54,8 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 def make_app(served: Served, *, keys: ApiKeys | None, observers: Observers) -> Starlette:
     """The ASGI application. Its lifespan starts and stops the service; without `keys` it answers this machine only."""
     posts = {
-        "/v1/completions": _post(CompletionBody, complete),
-        "/v1/chat/completions": _post(ChatBody, chat),
+        "/v1/completions": _post(CompletionBody, _replied(complete)),
+        "/v1/chat/completions": _post(ChatBody, _replied(chat)),
         "/v1/embeddings": _post(EmbeddingBody, embed),
         "/v1/moderations": _post(ModerationBody, moderate),
         "/tokenize": _post(TokenizeBody, tokenize),
@@ -149,6 +151,17 @@ def _post(kind: type[Body], answer: Callable[[Served, Request, Body], Awaitable[
         return await answer(request.app.state.served, request, body)
 
     return endpoint
+
+
+def _replied(
+    prepare: Callable[[Served, Record, Body], Awaitable[Prepared]],
+) -> Callable[[Served, Request, Body], Awaitable[Response]]:
+    """Answers with what comes of a body that was prepared, whole or streamed."""
+
+    async def answer(served: Served, request: Request, body: Body) -> Response:
+        return await reply(request, await prepare(served, request.state.record, body))
+
+    return answer
 
 
 async def _body(request: Request) -> bytes:

@@ -5,21 +5,16 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
-import secrets
-import time
 from collections.abc import Sequence
 from typing import Any
-
-from starlette.requests import Request
-from starlette.responses import Response
 
 from llama3.safety.guard import Turn
 from llama3.serving.answers import ToldToken
 from llama3.serving.choices import Delta, ServedChoice
-from llama3.serving.constraints import ANY_OBJECT
 from llama3.serving.fields import ChatBody, ChatMessage, SchemaFormat, ToolSpec
+from llama3.serving.prepared import Json, Prepared
 from llama3.serving.problems import BAD_FIELD
-from llama3.serving.replies import Json, reply
+from llama3.serving.record import Record
 from llama3.serving.served import Served
 from llama3.serving.service import Job
 from llama3.serving.spelling import spelling
@@ -27,14 +22,15 @@ from llama3.serving.tools import FunctionCall, call_schema, told_calls, with_too
 from llama3.tokenizer.chat import Message, knows_tools, render
 from llama3.tokenizer.tokenizer import Tokenizer
 
+ANY_OBJECT: dict[str, Any] = {"type": "object"}
 
-async def chat(served: Served, request: Request, body: ChatBody) -> Response:
-    """Answer the request."""
+
+async def chat(served: Served, record: Record, body: ChatBody) -> Prepared:
+    """Let the conversation in. Raises LlamaError for what is refused."""
     served.check_name(body.model)
-    id = request.state.record.id
-    asked = served.asked(id, is_stream=bool(body.stream))
+    asked = served.asked(record.id, is_stream=bool(body.stream))
     tools = [] if body.tool_choice == "none" else body.tools or []
-    told = await _admit_tools(served, tools, id)
+    told = await _admit_tools(served, tools, record.id)
     messages = [_message(message, f"messages.{number}") for number, message in enumerate(body.messages)]
     trace = await served.admit_dialog([Turn(message.role, message.text) for message in messages])
     admitted = [
@@ -46,13 +42,13 @@ async def chat(served: Served, request: Request, body: ChatBody) -> Response:
     prompt = render(served.tokenizer, admitted, generation_prompt=True, tools=told).ids
     wanted = body.max_completion_tokens or body.max_tokens
     sampling = served.sampling(body, prompt, wanted, body.top_logprobs or 0)
-    schema = _schema(body)
+    schema = schema_of(body)
     constrain = None if schema is None else await asyncio.to_thread(lambda: served.schemas.constrain(schema))
     jobs = [Job(prompt, sampling, constrain)]
     choices = served.choices(asked, jobs, body.stop, [trace], {tool.function.name for tool in tools})
-    shape = ChatShape(served.tokenizer, id, body)
+    shape = ChatShape(served.tokenizer, record, body)
     tells_usage = body.stream_options is not None and body.stream_options.include_usage
-    return await reply(request, served.service, jobs, choices, shape, tells_usage)
+    return Prepared(record, served.service, jobs, choices, shape, tells_usage)
 
 
 def _message(message: ChatMessage, where: str) -> Message:
@@ -74,7 +70,7 @@ async def _admit_tools(served: Served, tools: Sequence[ToolSpec], id: str) -> li
     return told
 
 
-def _schema(body: ChatBody) -> dict[str, Any] | None:
+def schema_of(body: ChatBody) -> dict[str, Any] | None:
     """What the answer has to be JSON of; None: nothing."""
     if body.must_call:
         return call_schema(body.tools or (), body.tool_choice)
@@ -86,10 +82,11 @@ def _schema(body: ChatBody) -> dict[str, Any] | None:
 class ChatShape:
     """Writes answers as messages of the assistant."""
 
-    def __init__(self, tokenizer: Tokenizer, id: str, body: ChatBody) -> None:
+    def __init__(self, tokenizer: Tokenizer, record: Record, body: ChatBody) -> None:
         self._tokenizer, self._logprobs = tokenizer, bool(body.logprobs)
         self._calls: dict[ServedChoice, int] = {}  # told so far
-        self._head = {"id": f"chatcmpl-{id}", "created": int(time.time()), "model": body.model}
+        self._id = record.id
+        self._head = {"id": f"chatcmpl-{record.id}", "created": record.created, "model": body.model}
 
     def begin(self, choice: ServedChoice) -> Json:
         """The role."""
@@ -101,7 +98,9 @@ class ChatShape:
         if delta.calls:
             first = self._calls.get(choice, 0)
             self._calls[choice] = first + len(delta.calls)
-            content["tool_calls"] = [{"index": n, **_call(call)} for n, call in enumerate(delta.calls, first)]
+            content["tool_calls"] = [
+                {"index": n, **self._call(choice, n, call)} for n, call in enumerate(delta.calls, first)
+            ]
         return self._event(choice, content, self._told(delta.tokens))
 
     def end(self, choice: ServedChoice) -> Json:
@@ -120,7 +119,7 @@ class ChatShape:
             text, calls = "".join(delta.text for delta in deltas), [call for delta in deltas for call in delta.calls]
             message: Json = {"role": "assistant", "content": text or None if calls else text, "refusal": None}
             if calls:
-                message["tool_calls"] = [_call(call) for call in calls]
+                message["tool_calls"] = [self._call(choice, n, call) for n, call in enumerate(calls)]
             choices.append(
                 {"index": choice.number, "message": message, "logprobs": told, "finish_reason": choice.finish_reason}
             )
@@ -145,7 +144,6 @@ class ChatShape:
         data = list(self._tokenizer.decode_bytes([id])) if id < self._tokenizer.vocab_size else None
         return {"token": spelling(self._tokenizer, id), "bytes": data, "logprob": logp}
 
-
-def _call(call: FunctionCall) -> Json:
-    function = {"name": call.name, "arguments": call.arguments}
-    return {"id": f"call_{secrets.token_hex(12)}", "type": "function", "function": function}
+    def _call(self, choice: ServedChoice, number: int, call: FunctionCall) -> Json:
+        function = {"name": call.name, "arguments": call.arguments}
+        return {"id": f"call_{self._id}_{choice.number}_{number}", "type": "function", "function": function}

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from starlette.requests import Request
-from starlette.responses import Response
 
 from llama3.safety.guard import Turn
 from llama3.serving.answers import ToldToken
 from llama3.serving.choices import Delta, ServedChoice
 from llama3.serving.fields import CompletionBody
+from llama3.serving.prepared import Json, Prepared
 from llama3.serving.readers import PromptLogps
-from llama3.serving.replies import Json, reply
+from llama3.serving.record import Record
 from llama3.serving.served import Served
 from llama3.serving.service import Job
 from llama3.serving.spelling import spelling
@@ -26,23 +24,22 @@ MAX_TOKENS = 16
 """Of an answer, unless it is said: OpenAI's default."""
 
 
-async def complete(served: Served, request: Request, body: CompletionBody) -> Response:
-    """Answer the request."""
+async def complete(served: Served, record: Record, body: CompletionBody) -> Prepared:
+    """Let the prompts in. Raises LlamaError for what is refused."""
     served.check_name(body.model)
-    id = request.state.record.id
-    asked = served.asked(id, is_stream=bool(body.stream))
+    asked = served.asked(record.id, is_stream=bool(body.stream))
     wanted = MAX_TOKENS if body.max_tokens is None else body.max_tokens
     jobs, traces = [], []
     for prompt in prompts_of(body.prompt):
-        ids, text = await admitted_ids(served, prompt, id)
+        ids, text = await admitted_ids(served, prompt, record.id)
         sampling = served.sampling(body, ids, wanted, body.logprobs or 0)
         reads = body.echo and body.logprobs is not None
         jobs.append(Job(ids, sampling, reader=PromptLogps(ids, body.logprobs or 0) if reads else None))
         traces.append([Turn("user", text)])
     choices = served.choices(asked, jobs, body.stop, traces)
-    shape = CompletionShape(served, id, body, answers=wanted > 0)
+    shape = CompletionShape(served, record, body, answers=wanted > 0)
     tells_usage = body.stream_options is not None and body.stream_options.include_usage
-    return await reply(request, served.service, jobs, choices, shape, tells_usage)
+    return Prepared(record, served.service, jobs, choices, shape, tells_usage)
 
 
 def prompts_of(given: str | list[Any]) -> list[str | list[int]]:
@@ -66,9 +63,10 @@ async def admitted_ids(served: Served, prompt: str | list[int], id: str) -> tupl
 class CompletionShape:
     """Writes answers as completions. Without `answers` only the echo of the prompt is told."""
 
-    def __init__(self, served: Served, id: str, body: CompletionBody, *, answers: bool) -> None:
+    def __init__(self, served: Served, record: Record, body: CompletionBody, *, answers: bool) -> None:
         self._served, self._body, self._answers = served, body, answers
-        self._head = {"id": f"cmpl-{id}", "object": "text_completion", "created": int(time.time()), "model": body.model}
+        head = {"id": f"cmpl-{record.id}", "object": "text_completion", "created": record.created}
+        self._head = {**head, "model": body.model}
         self._offsets: dict[ServedChoice, int] = {}
 
     def begin(self, choice: ServedChoice) -> Json | None:

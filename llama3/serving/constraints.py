@@ -31,7 +31,6 @@ DEEPEST = 200
 MOST_SYMBOLS = 100_000
 MOST_STATES = 50_000
 """Of a grammar and its lexer."""
-ANY_OBJECT: dict[str, Any] = {"type": "object"}
 
 
 class Schemas:

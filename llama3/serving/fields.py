@@ -12,6 +12,7 @@ from llama3.errors import ConfigError
 from llama3.inference.sampling import MOST_TOPS
 from llama3.serving.problems import BAD_FIELD
 
+BODY_BYTES = 1 << 20
 MOST_PROMPTS = 128
 MOST_CHOICES = 8
 MOST_STOPS = 16
@@ -20,7 +21,7 @@ MOST_TEXT = 1 << 20
 MOST_NAME = 256
 MOST_PROBLEMS = 16
 
-Body = TypeVar("Body", bound="BodyFields")
+Body = TypeVar("Body", bound="Bounded")
 Name = Annotated[str, Field(max_length=MOST_NAME)]
 Text = Annotated[str, Field(max_length=MOST_TEXT)]
 Ids = Annotated[list[Annotated[int, Field(ge=0, lt=1 << 32)]], Field(min_length=1, max_length=MOST_TEXT)]

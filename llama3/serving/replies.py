@@ -9,107 +9,50 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncGenerator, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from llama3.errors import LlamaError
-from llama3.serving.choices import Delta, ServedChoice, merged
+from llama3.serving.choices import merged
+from llama3.serving.prepared import Json, Prepared
 from llama3.serving.problems import FAULT, error_body, status_of
-from llama3.serving.service import Job, Service
-from llama3.serving.telemetry import Record
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-Json = dict[str, Any]
 GONE = 499
 """What is logged as the status of a request whose client went away."""
-
-
-class Shape(Protocol):
-    """How a route writes answers."""
-
-    def begin(self, choice: ServedChoice) -> Json | None:
-        """The first event of an answer, before anything is drawn."""
-        ...
-
-    def piece(self, choice: ServedChoice, delta: Delta) -> Json:
-        """An event with what comes next of an answer."""
-        ...
-
-    def end(self, choice: ServedChoice) -> Json:
-        """The last event of an answer."""
-        ...
-
-    def usage(self, usage: Json) -> Json:
-        """An event that only tells the tokens used."""
-        ...
-
-    def whole(self, answers: Sequence[tuple[ServedChoice, list[Delta]]], usage: Json) -> Json:
-        """The body with all answers."""
-        ...
 
 
 class Gone(Exception):  # noqa: N818 - no error: nobody is there to be told
     """The client went away."""
 
 
-async def reply(
-    request: Request,
-    service: Service,
-    jobs: Sequence[Job],
-    choices: Sequence[ServedChoice],
-    shape: Shape,
-    tells_usage: bool,
-) -> Response:
+async def reply(request: Request, prepared: Prepared) -> Response:
     """Queue the jobs and answer with what comes of them. Raises LlamaError before anything is told."""
-    record: Record = request.state.record
-    service.submit(jobs, record.tenant)
-    record.prompt_tokens = sum(len(job.prompt) for job in jobs)
-    if choices[0].asked.is_stream:
-        return EventStream(_events(record, service, jobs, choices, shape, tells_usage))
-    body = await unless_gone(request.receive, _whole(record, service, jobs, choices, shape))
-    return JSONResponse(body)
+    prepared.submit()
+    if prepared.choices[0].asked.is_stream:
+        return EventStream(_events(prepared))
+    return JSONResponse(await unless_gone(request.receive, prepared.whole()))
 
 
-async def _whole(
-    record: Record, service: Service, jobs: Sequence[Job], choices: Sequence[ServedChoice], shape: Shape
-) -> Json:
-    answers: dict[ServedChoice, list[Delta]] = {choice: [] for choice in choices}
+async def _events(prepared: Prepared) -> AsyncGenerator[bytes, None]:
+    record, shape = prepared.record, prepared.shape
     try:
-        async with aclosing(merged(choices)) as news:
-            async for choice, delta in news:
-                record.told()
-                if delta is not None:
-                    answers[choice].append(delta)
-    finally:
-        _close(record, service, jobs, choices)
-    return shape.whole(list(answers.items()), _usage(record))
-
-
-async def _events(
-    record: Record,
-    service: Service,
-    jobs: Sequence[Job],
-    choices: Sequence[ServedChoice],
-    shape: Shape,
-    tells_usage: bool,
-) -> AsyncGenerator[bytes, None]:
-    try:
-        for choice in choices:
+        for choice in prepared.choices:
             if (first := shape.begin(choice)) is not None:
                 yield _event(first)
-        async with aclosing(merged(choices)) as news:
+        async with aclosing(merged(prepared.choices)) as news:
             async for choice, delta in news:
                 record.told()
                 yield _event(shape.end(choice) if delta is None else shape.piece(choice, delta))
-        _close(record, service, jobs, choices)
-        if tells_usage:
-            yield _event(shape.usage(_usage(record)))
+        prepared.close()
+        if prepared.tells_usage:
+            yield _event(shape.usage(prepared.usage()))
         yield b"data: [DONE]\n\n"
     except LlamaError as error:
         record.error = error.problems[0].code
@@ -119,19 +62,7 @@ async def _events(
         record.error = FAULT.code
         yield _event(error_body(FAULT()))
     finally:
-        _close(record, service, jobs, choices)
-
-
-def _close(record: Record, service: Service, jobs: Sequence[Job], choices: Sequence[ServedChoice]) -> None:
-    for job in jobs:
-        service.cancel(job)
-    record.completion_tokens = sum(choice.answer.count for choice in choices)
-    record.finish = [choice.finish_reason for choice in choices if choice.finish_reason]
-
-
-def _usage(record: Record) -> Json:
-    prompt, answer = record.prompt_tokens, record.completion_tokens
-    return {"prompt_tokens": prompt, "completion_tokens": answer, "total_tokens": prompt + answer}
+        prepared.close()
 
 
 def _event(data: Json) -> bytes:

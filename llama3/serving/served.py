@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -21,13 +22,15 @@ from llama3.safety.engine import PolicyEngine
 from llama3.safety.guard import Turn
 from llama3.serving.answers import AnswerText
 from llama3.serving.choices import Exchange, ServedChoice
-from llama3.serving.constraints import Schemas
 from llama3.serving.fields import Drawing
 from llama3.serving.problems import LONG_PROMPT, NO_MODEL
 from llama3.serving.service import Job, Service
 from llama3.serving.tools import CallReader
 from llama3.tokenizer.chat import stop_ids
 from llama3.tokenizer.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from llama3.serving.constraints import Schemas
 
 OTHER_TOKENIZER = CheckpointError.declare(
     "L3-SRV-022",
@@ -66,7 +69,9 @@ class Served:
 
     @cached_property
     def schemas(self) -> Schemas:
-        """Constrains answers; made when the first one is."""
+        """Constrains answers; made, and its package imported, when the first one is."""
+        from llama3.serving.constraints import Schemas
+
         return Schemas(self.tokenizer, self.llama.config.vocab_size)
 
     def check_name(self, name: str | None) -> None:

@@ -7,7 +7,6 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from functools import partial
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
@@ -15,40 +14,13 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from llama3.plugins.observers import Observers
+from llama3.serving.record import Record
 
 access = logging.getLogger("llama3.serving.access")
 log = logging.getLogger(__name__)
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 CACHE = ("free", "cached", "promised", "pinned")
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
-
-
-@dataclass(eq=False)
-class Record:
-    """A request as far as it has come."""
-
-    id: str
-    method: str
-    path: str
-    tenant: str = ""
-    status: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    finish: list[str] = field(default_factory=list)
-    error: str = ""
-    first_token: float | None = None
-    """Seconds from the beginning; None: none was told."""
-    began: float = field(default_factory=time.monotonic)
-
-    @property
-    def seconds(self) -> float:
-        """Since it began."""
-        return time.monotonic() - self.began
-
-    def told(self) -> None:
-        """Something of an answer goes to the client."""
-        if self.first_token is None:
-            self.first_token = self.seconds
 
 
 class Telemetry:

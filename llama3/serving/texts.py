@@ -2,65 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
-import base64
-from collections.abc import Sequence
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from llama3.errors import DataError
-from llama3.inference.sampling import Sampling
 from llama3.safety.engine import Decision
-from llama3.serving.completions import admitted_ids, prompts_of
+from llama3.serving.embeddings import embeddings
 from llama3.serving.fields import DetokenizeBody, EmbeddingBody, ModerationBody, TokenizeBody
-from llama3.serving.problems import LATE, LONG_PROMPT
-from llama3.serving.readers import MeanState
 from llama3.serving.replies import unless_gone
 from llama3.serving.served import Served
-from llama3.serving.service import Job
 from llama3.tokenizer.tokenizer import Tokenizer
 
 
 async def embed(served: Served, request: Request, body: EmbeddingBody) -> Response:
-    """POST /v1/embeddings: of each text the mean of the final hidden states of its tokens, scaled to length 1."""
-    served.check_name(body.model)
-    record = request.state.record
-    jobs, readers = [], []
-    for prompt in prompts_of(body.input):
-        ids, _ = await admitted_ids(served, prompt, record.id)
-        if len(ids) >= served.service.max_tokens:
-            raise LONG_PROMPT("input", tokens=len(ids), limit=served.service.max_tokens)
-        readers.append(MeanState())
-        jobs.append(Job(ids, Sampling(1, temperature=0), reader=readers[-1]))
-    served.service.submit(jobs, record.tenant)
-    record.prompt_tokens = sum(len(job.prompt) for job in jobs)
-    try:
-        await unless_gone(request.receive, _all_read(jobs, served.seconds))
-    finally:
-        for job in jobs:
-            served.service.cancel(job)
-    data = [
-        {"object": "embedding", "index": index, "embedding": _written(reader, body.encoding_format)}
-        for index, reader in enumerate(readers)
-    ]
-    usage = {"prompt_tokens": record.prompt_tokens, "total_tokens": record.prompt_tokens}
-    return JSONResponse({"object": "list", "data": data, "model": served.name, "usage": usage})
-
-
-async def _all_read(jobs: Sequence[Job], seconds: float) -> None:
-    try:
-        async with asyncio.timeout(seconds):
-            for job in jobs:
-                await job.next(0)
-    except TimeoutError:
-        raise LATE(seconds=f"{seconds:g}") from None
-
-
-def _written(reader: MeanState, encoding: str) -> str | list[float]:
-    direction = reader.direction
-    return base64.b64encode(direction.astype("<f4").tobytes()).decode() if encoding == "base64" else direction.tolist()
+    """POST /v1/embeddings."""
+    return JSONResponse(await unless_gone(request.receive, embeddings(served, request.state.record, body)))
 
 
 async def moderate(served: Served, request: Request, body: ModerationBody) -> Response:

@@ -234,7 +234,7 @@ def test_a_chain_of_references_is_bounded(site, length, status):
 
 
 @pytest.mark.parametrize(
-    "change", [{"top_p": 1e-300}, {"temperature": 1e-38}, {"temperature": 1e-40}, {"top_p": 1e-46}]
+    ("name", "value"), [("top_p", 1e-300), ("top_p", 1e-46), ("temperature", 1e-38), ("temperature", 1e-40)]
 )
 def test_numbers_too_small_for_float32_are_greedy(site, name, value):
     greedy = site.http.post("/v1/completions", json={**PROMPT, "max_tokens": 6, "temperature": 0}).json()

@@ -85,3 +85,18 @@ def test_the_server_with_keys_starts_as_printed(model, tmp_path, monkeypatch):
     finally:
         process.terminate()
     assert process.wait(60) == 0
+
+
+def test_the_file_of_requests_is_answered_as_printed(model, tmp_path):
+    (requests,), (shown,) = blocks("json"), blocks("text")
+    (command, *lines) = next(block for block in blocks("console") if "llama3 batch" in block).splitlines()
+    (tmp_path / "prompts.jsonl").write_text(requests)
+    arguments = command.removeprefix("$ llama3 ").replace("runs/quickstart", str(model)).split()
+    program = [sys.executable, "-m", "llama3", *arguments]
+    done = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("\n".join(lines[1:-1])), done.stdout
+    answers = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
+    asked = [json.loads(line)["custom_id"] for line in requests.splitlines()]
+    assert sorted(answer["custom_id"] for answer in answers) == sorted(asked)
+    written = json.loads(shown.replace("{...}", "{}"))
+    assert all((row.keys(), row["response"].keys()) == (written.keys(), written["response"].keys()) for row in answers)
