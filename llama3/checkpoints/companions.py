@@ -12,6 +12,7 @@ from llama3.checkpoints.hf import HfWeights
 from llama3.checkpoints.source import WeightSource
 from llama3.errors import CheckpointError
 from llama3.foreign import MAX_TABLE, UnusableFile, read_bytes
+from llama3.safety.carried import POLICY_FILE, policy_of
 from llama3.tokenizer import Tokenizer, stop_ids
 
 NOT_A_FILE = CheckpointError.declare(
@@ -38,6 +39,13 @@ def stated_ids(source: WeightSource, tokenizer: Tokenizer) -> dict[str, Any]:
         "pad_token_id": tokenizer.pad_id,
         **{key: raw[key] for key in _IDS if key in raw},
     }
+
+
+def carry_policy(source: Path, target: Path) -> None:
+    """Give `target` the policy that the model `source` carries, if any: whoever copies a model copies its guards."""
+    policy = policy_of(source)
+    if policy is not None:
+        write_json_atomic(target / POLICY_FILE, policy)
 
 
 def write_companions(source: WeightSource, tokenizer: Tokenizer, folder: Path) -> None:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from llama3.artifacts.files import atomic_directory, write_json_atomic
-from llama3.checkpoints.companions import stated_ids, write_companions
+from llama3.checkpoints.companions import carry_policy, stated_ids, write_companions
 from llama3.checkpoints.compressed_tensors import require_quantized, write_compressed
 from llama3.checkpoints.formats import load_tokenizer, open_weights
 from llama3.checkpoints.layouts import CONFIG_FILE, PARAMS_FILE, layout_of
@@ -29,7 +29,6 @@ from llama3.checkpoints.weights import MAX_SHARD_BYTES, non_finite, write_shards
 from llama3.config.schema import Precision
 from llama3.errors import CheckpointError, ConfigError
 from llama3.model.build import HEADS
-from llama3.safety.carried import carry_policy
 from llama3.tokenizer import Tokenizer
 from llama3.tokenizer.special import NUM_SPECIAL
 

@@ -12,6 +12,7 @@ from typing import Any, get_args
 from pydantic import BaseModel
 
 from llama3.artifacts.files import write_json_atomic
+from llama3.checkpoints.companions import carry_policy
 from llama3.checkpoints.convert import facts_of, new_directory, require_new
 from llama3.checkpoints.formats import load_tokenizer, open_weights
 from llama3.checkpoints.load import load_model
@@ -26,7 +27,6 @@ from llama3.plugins.registry import discover
 from llama3.posttraining.sampling import reward_of
 from llama3.release.fidelity import Dialog, Fidelity
 from llama3.release.quantize import FACTS_FILE, scheme_on, summarize, write_quantized
-from llama3.safety.carried import carry_policy
 from llama3.tasks.families import tasks
 from llama3.tasks.rewards import CombinedReward, build_rewards
 from llama3.tasks.user_data import read_lines

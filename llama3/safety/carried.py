@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from llama3.artifacts.files import write_json_atomic
 from llama3.errors import ConfigError
 from llama3.foreign import UnusableFile, read_json
 from llama3.plugins.registry import discover
@@ -36,7 +35,7 @@ def open_carried(folder: Path) -> PolicyEngine | None:
 
     Raises ConfigError and PluginError where they cannot stand.
     """
-    policy = _policy_of(folder)
+    policy = policy_of(folder)
     return None if policy is None else _opened(policy)
 
 
@@ -45,14 +44,8 @@ def try_policy(policy: Mapping[str, Any]) -> None:
     _opened(policy).close()
 
 
-def carry_policy(source: Path, target: Path) -> None:
-    """Give `target` the policy that the model `source` carries, if any: whoever copies a model copies its guards."""
-    policy = _policy_of(source)
-    if policy is not None:
-        write_json_atomic(target / POLICY_FILE, policy)
-
-
-def _policy_of(model: Path) -> Mapping[str, Any] | None:
+def policy_of(model: Path) -> Mapping[str, Any] | None:
+    """The policy that a model carries, or the release that it lies in. Raises as `carried_policy`."""
     policy = carried_policy(model)
     if policy is None:
         policy = carried_policy(model.resolve().parent)  # a quantized model lies within its release
