@@ -16,6 +16,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+import torch
 from hypothesis import HealthCheck, settings
 from installing import ROOT, Env, run
 
@@ -28,7 +29,12 @@ settings.load_profile("no_clock")
 
 
 def pytest_collection_finish():
-    """Modules stay: a collection of garbage, of which each stage makes one, need not go through all of them."""
+    """Modules stay: a collection of garbage, of which each stage makes one, need not go through all of them.
+
+    And the first backward pass of a process decides whether autograd has threads, which no fork survives: later, an
+    export that was traced has registered a device that is not there.
+    """
+    torch.ones(1, requires_grad=True).sum().backward()
     gc.collect()
     gc.freeze()
 

@@ -256,6 +256,16 @@ def llama3_guards():
 
 class Options(BaseModel):
     words: list[str]
+
+
+class Guard:
+    def __init__(self, options): ...
+
+    def open(self): ...
+
+    def check(self, x): ...
+
+    def close(self): ...
 """
 
 

@@ -356,7 +356,7 @@ def test_a_plugin_that_was_only_written_is_to_be_installed(llama3, tmp_path, mon
     assert llama3("plugins", "new", "brief", "--family", "rewards")[0] == 0
     code, _, err = llama3("plugins", "check", "brief")
     assert code == 4
-    assert "no plugin 'brief' is installed. Fix: llama3 plugins list; a package of your own" in err
+    assert "no plugin 'brief' is installed. Fix: llama3 plugins list, with --broken" in err
     assert "pip install -e FOLDER" in err
 
 

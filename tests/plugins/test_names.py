@@ -16,6 +16,7 @@ HOME = ROOT / "llama3" / "config" / "schema.py"
 NAMES = {row.name for row in discover().list() if row.dist == BUILT_IN}
 OTHER_THINGS = {
     "bits_per_byte": "a figure of report.json",
+    "compressed_tensors": "a layout of weights",
     "dialogs": "a type of artifact",
     "files": "a key of manifests",
     "gguf": "a layout of weights",
