@@ -33,7 +33,7 @@ class Linear(nn.Linear):
     def forward(self, x_TI: Tensor) -> Tensor:
         if _in_core(x_TI, self.weight) and x_TI.dim() == 2 and x_TI.is_contiguous():
             y_TO = x_TI.new_empty(len(x_TI), len(self.weight))
-            _core.linear(as_array(x_TI), as_array(self.weight), as_array(y_TO))
+            _core.linear(as_array(x_TI), _weight_array(self.weight), as_array(y_TO))
             return y_TO
         return F.linear(x_TI, self.weight)
 
@@ -58,6 +58,15 @@ def is_of_core(x: Tensor) -> bool:
     return _core.HAS_SIMD and x.device.type == "cpu" and x.dtype in FEW_ROWS
 
 
+def _weight_array(weight: Tensor) -> npt.NDArray[np.generic]:
+    """As `as_array`, by DLPack: `Tensor.numpy` forbids for good that storage is resized, which FSDP does to weights."""
+    weight = weight.detach()
+    array: npt.NDArray[np.generic] = np.from_dlpack(
+        weight.view(torch.uint16) if weight.dtype == torch.bfloat16 else weight
+    )
+    return array
+
+
 def as_array(x: Tensor) -> npt.NDArray[np.generic]:
     """The memory of a tensor as the core takes it: bfloat16, which NumPy does not know, as its bits."""
     if x.requires_grad:
@@ -74,7 +83,7 @@ def rms_norm(x_TD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
         return F.rms_norm(x_TD.float(), x_TD.shape[-1:], weight_D.float(), eps).to(dtype)
     if _in_core(x_TD, weight_D) and x_TD.dim() == 2 and x_TD.is_contiguous():
         out_TD = torch.empty_like(x_TD)
-        _core.rms_norm(as_array(x_TD), as_array(weight_D), eps, as_array(out_TD))
+        _core.rms_norm(as_array(x_TD), _weight_array(weight_D), eps, as_array(out_TD))
         return out_TD
     if device != "cpu":
         return F.rms_norm(x_TD, x_TD.shape[-1:], weight_D.to(x_TD.dtype), eps).to(dtype)

@@ -53,7 +53,9 @@ class NotEmpty:
 @pytest.fixture(autouse=True)
 def toy_reward(monkeypatch):
     monkeypatch.setattr(
-        finetune, "build_reward", lambda slots, trained: CombinedReward({"vowels": Vowels(), "not_empty": NotEmpty()})
+        finetune,
+        "build_reward",
+        lambda slots, trained, device: CombinedReward({"vowels": Vowels(), "not_empty": NotEmpty()}),
     )
 
 
