@@ -31,7 +31,6 @@ __all__ = [
     "html_page_text",
     "line_keys",
     "linear",
-    "linear_int8",
     "minhash_keys",
     "minhash_signatures",
     "near_duplicates",
@@ -273,12 +272,6 @@ HAS_SIMD: bool
 
 def linear(x: npt.NDArray[Any], w: npt.NDArray[Any], y: npt.NDArray[Any]) -> None:
     """y [M, N] = x [M, K] w [N, K]'."""
-
-def linear_int8(
-    x: npt.NDArray[Any], codes: npt.NDArray[np.int8], scales: npt.NDArray[np.float32], y: npt.NDArray[Any]
-) -> None:
-    """y [M, N] = (c [M, K] codes [N, K]') * s [M, 1] * scales [N], where c = round(x / s), s = max |row of x| / 127.
-    Sums of products of codes are exact."""
 
 def paged_attention(
     q: npt.NDArray[Any],

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from llama3.errors import Problem
 from llama3.quantization import ModelConfig, Parts
-from llama3_plugins.quantization.matrices import FFN, in_layers, require_parts, row_scale
+from llama3_plugins.quantization.matrices import FFN, CodedRows, in_layers, row_scale
 from llama3_plugins.quantization.options import Fp8RowwiseOptions
 
 E4M3 = torch.float8_e4m3fn
@@ -70,17 +70,11 @@ def fp8_rows(x_RC: Tensor, cap: float = math.inf) -> tuple[Tensor, Tensor]:
     return (x_RC.float() / scale_R[:, None]).clamp(-LARGEST, LARGEST).to(E4M3), scale_R
 
 
-class Fp8RowwiseLinear(nn.Module):
+class Fp8RowwiseLinear(CodedRows):
     """x W' of rows of tokens, both in FP8."""
 
-    codes: Tensor
-    scale: Tensor
-
     def __init__(self, codes: Tensor, scale: Tensor, cap: float) -> None:
-        super().__init__()
-        require_parts(codes, scale, E4M3)
-        self.register_buffer("codes", codes)
-        self.register_buffer("scale", scale)
+        super().__init__(codes, scale, E4M3)
         self.cap = cap
 
     def forward(self, x_TC: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from llama3.errors import Problem
 from llama3.quantization import ModelConfig, Parts
-from llama3_plugins.quantization.matrices import in_layers, int8_rows, require_parts
+from llama3_plugins.quantization.matrices import CodedRows, in_layers, int8_rows
 
 PACKED_ROWS = 16
 """Up to this many bfloat16 rows torch's int8 kernel beats unpacking the matrix (measured, 8192 x 2048: 1 ms against 20
@@ -51,17 +51,11 @@ def quantize_rows(weight: Tensor) -> Parts:
     return {"codes": codes, "scale": scale}
 
 
-class Int8Linear(nn.Module):
+class Int8Linear(CodedRows):
     """x W' with W in int8. The scale is applied to the product, so that the matrix product sees whole numbers."""
 
-    codes: Tensor
-    scale: Tensor
-
     def __init__(self, codes: Tensor, scale: Tensor) -> None:
-        super().__init__()
-        require_parts(codes, scale, torch.int8)
-        self.register_buffer("codes", codes)
-        self.register_buffer("scale", scale)
+        super().__init__(codes, scale, torch.int8)
 
     def forward(self, x: Tensor) -> Tensor:
         few = x.dim() == 2 and len(x) <= PACKED_ROWS and x.dtype == torch.bfloat16 and x.device.type == "cpu"

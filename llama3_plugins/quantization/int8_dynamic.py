@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from llama3.errors import PluginError, Problem
 from llama3.quantization import Parts
 from llama3_plugins.quantization.int8 import Int8
-from llama3_plugins.quantization.matrices import int8_rows, require_parts
+from llama3_plugins.quantization.matrices import CodedRows, int8_rows
 
 NOT_HERE = PluginError.declare(
     "L3-QNT-006", "`int8_dynamic` computes on the CPU only", fix="use `int8` or `fp8_rowwise` on {device}"
@@ -36,17 +36,11 @@ class Int8Dynamic(Int8):
         return Int8DynamicLinear(parts["codes"], parts["scale"])
 
 
-class Int8DynamicLinear(nn.Module):
+class Int8DynamicLinear(CodedRows):
     """x W' of rows of tokens, both in int8."""
 
-    codes: Tensor
-    scale: Tensor
-
     def __init__(self, codes: Tensor, scale: Tensor) -> None:
-        super().__init__()
-        require_parts(codes, scale, torch.int8)
-        self.register_buffer("codes", codes)
-        self.register_buffer("scale", scale)
+        super().__init__(codes, scale, torch.int8)
 
     def forward(self, x_TC: Tensor) -> Tensor:
         codes_TC, scale_T = int8_rows(x_TC)

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from llama3.quantization import ModelConfig
 
@@ -42,6 +42,19 @@ def int8_rows(x_RC: Tensor) -> tuple[Tensor, Tensor]:
     """Symmetric: codes int8[R, C] from -127 to 127 and float32[R], whose product is near `x_RC`."""
     scale_R = row_scale(x_RC, 127)
     return (x_RC.float() / scale_R[:, None]).round().clamp(-127, 127).to(torch.int8), scale_R
+
+
+class CodedRows(nn.Module):
+    """What a layer keeps of a matrix: codes [R, C] of `dtype`, and a scale for each row."""
+
+    codes: Tensor
+    scale: Tensor
+
+    def __init__(self, codes: Tensor, scale: Tensor, dtype: torch.dtype) -> None:
+        super().__init__()
+        require_parts(codes, scale, dtype)
+        self.register_buffer("codes", codes)
+        self.register_buffer("scale", scale)
 
 
 def require_parts(codes: Tensor, scale: Tensor, dtype: torch.dtype) -> None:

@@ -53,18 +53,6 @@ def test_products_equal_torch(dtype: torch.dtype, shape: tuple[int, int, int]) -
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_int8_products_are_exact(dtype: torch.dtype) -> None:
-    x, codes = random(5, 300, dtype=dtype), torch.randint(-128, 128, (70, 300), dtype=torch.int8)
-    scales = random(70, seed=1).abs()
-    scale_M1 = x.float().abs().amax(1, keepdim=True) / 127
-    x_codes = (x.float() / scale_M1).round().to(torch.int8)
-    sums = torch._int_mm(x_codes.repeat(4, 1), codes.T)[:5]  # it wants more than 16 rows
-    y = x.new_empty(5, 70)
-    _core.linear_int8(as_array(x), codes.numpy(), scales.numpy(), as_array(y))
-    assert torch.equal(y, (sums.float() * (scale_M1 * scales)).to(dtype))
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
 def test_norm_and_rotation_equal_those_of_training(dtype: torch.dtype, calls: list[str]) -> None:
     x, weight = random(4, 96, dtype=dtype), random(96, dtype=dtype, seed=1)
     tolerance = {"rtol": 1e-6, "atol": 1e-6} if dtype == torch.float32 else {"rtol": 1.6e-2, "atol": 1e-2}
@@ -122,8 +110,6 @@ def test_what_does_not_belong_together_is_refused() -> None:
     refused = [
         lambda: _core.linear(f(2, 3), f(4, 5), f(2, 4)),
         lambda: _core.linear(f(2, 3), f(4, 3), f(2, 5)),
-        lambda: _core.linear_int8(f(1, 3), np.zeros((4, 3), np.int8), f(5), f(1, 4)),
-        lambda: _core.linear_int8(f(1, 1 << 18), np.zeros((1, 1 << 18), np.int8), f(1), f(1, 1)),
         lambda: _core.rms_norm(f(2, 3), f(4), 0.0, f(2, 3)),
         lambda: _core.rotate(f(1, 1, 1, 4), f(1, 3), f(1, 2), f(1, 1, 1, 4)),
         lambda: attend(f(1, 1, 1, 4), f(1, 3, 2, 4), f(1, 3, 2, 4), table, row + 1, one, f(1, 1, 1, 4)),
@@ -132,7 +118,7 @@ def test_what_does_not_belong_together_is_refused() -> None:
         lambda: attend(f(1, 1, 1, 4), f(1, 3, 2, 4), f(1, 3, 2, 4), table, row, one * 5, f(1, 1, 1, 4)),
     ]
     for call in refused:
-        with pytest.raises(ValueError, match=r"belong together|too long"):
+        with pytest.raises(ValueError, match="belong together"):
             call()
     with pytest.raises(TypeError):
         _core.linear(f(2, 3), f(4, 3).astype(np.float64), f(2, 4))

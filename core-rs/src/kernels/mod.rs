@@ -6,7 +6,6 @@
 
 pub mod attention;
 pub mod elementwise;
-pub mod int8;
 pub mod linear;
 
 use crate::threads;

@@ -1,4 +1,4 @@
-//! Python names: `HAS_SIMD`, `linear`, `linear_int8`, `paged_attention`, `rms_norm`, `rotate`.
+//! Python names: `HAS_SIMD`, `linear`, `paged_attention`, `rms_norm`, `rotate`.
 //!
 //! Tensors cross as NumPy views of their memory, bfloat16 as uint16, and are neither copied nor kept. They are read
 //! without the GIL: whoever changes them meanwhile gets a result of both.
@@ -54,50 +54,6 @@ fn linear_of<T: Number + Element>(py: Python<'_>, x: Any, w: Any, y: Any) -> PyR
     )?;
     let (x, w, y) = (x.as_slice()?, w.as_slice()?, y.as_slice_mut()?);
     py.detach(|| kernels::linear::linear(x, w, width, y));
-    Ok(())
-}
-
-/// y = x w', w being `codes` times the `scales` of their rows; x, float32 or bfloat16, is put into codes row by row.
-#[pyfunction]
-fn linear_int8(
-    py: Python<'_>,
-    x: Any,
-    codes: PyReadonlyArray2<'_, i8>,
-    scales: PyReadonlyArray1<'_, f32>,
-    y: Any,
-) -> PyResult<()> {
-    let run = if is_float32(x) {
-        linear_int8_of::<f32>
-    } else {
-        linear_int8_of::<u16>
-    };
-    run(py, x, codes, scales, y)
-}
-
-fn linear_int8_of<T: Number + Element>(
-    py: Python<'_>,
-    x: Any,
-    codes: PyReadonlyArray2<'_, i8>,
-    scales: PyReadonlyArray1<'_, f32>,
-    y: Any,
-) -> PyResult<()> {
-    let x: PyReadonlyArray2<'_, T> = x.extract()?;
-    let mut y: PyReadwriteArray2<'_, T> = y.extract()?;
-    let (rows, width) = x.as_array().dim();
-    let (outputs, inputs) = codes.as_array().dim();
-    let (x, codes, scales) = (x.as_slice()?, codes.as_slice()?, scales.as_slice()?);
-    let shapes =
-        inputs == width && scales.len() == outputs && y.as_array().dim() == (rows, outputs);
-    check(shapes, "the shapes of x, codes, scales and y")?;
-    if width > kernels::int8::WIDEST {
-        let what = format!(
-            "rows of {width} are too long for exact sums: at most {}",
-            kernels::int8::WIDEST
-        );
-        return Err(PyValueError::new_err(what));
-    }
-    let y = y.as_slice_mut()?;
-    py.detach(|| kernels::int8::linear_int8(x, codes, scales, width, y));
     Ok(())
 }
 
@@ -286,7 +242,6 @@ fn rotate_of<T: Number + Element>(
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("HAS_SIMD", kernels::has_simd())?;
     module.add_function(wrap_pyfunction!(linear, module)?)?;
-    module.add_function(wrap_pyfunction!(linear_int8, module)?)?;
     module.add_function(wrap_pyfunction!(paged_attention, module)?)?;
     module.add_function(wrap_pyfunction!(rms_norm, module)?)?;
     module.add_function(wrap_pyfunction!(rotate, module)?)?;
