@@ -13,7 +13,7 @@ import typer
 
 from llama3.cli.generate import DeviceOption, ModelArgument
 from llama3.cli.output import JsonOption, print_json, print_table
-from llama3.cli.serve import MaxBatchOption, NameOption
+from llama3.cli.serve import MaxBatchOption, NameOption, SpeculativeOption
 from llama3.errors import LlamaError
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ def batch(
     answers: Annotated[Path, typer.Argument(dir_okay=False, help="A new file, or one that this command began.")],
     name: NameOption = None,
     max_batch: MaxBatchOption = 32,
+    speculative: SpeculativeOption = "off",
     device: DeviceOption = "auto",
     json: JsonOption = False,
 ) -> None:
@@ -46,7 +47,8 @@ def batch(
     made_of = {"model": content_hash(find_model(Path(model))), "requests": _core.blake3_file(str(prompts))}
     with Answers(answers, made_of) as kept:
         before = len(kept.ids)
-        work = _answer(model, called, prompts, kept, lines, max_batch, device) if before < lines else {}
+        service = {"max_batch": max_batch, "speculative": speculative}
+        work = _answer(model, called, prompts, kept, lines, device, service) if before < lines else {}
     summary = {"lines": lines, "errors": kept.errors, "answered_before": before, **work}
     if json:
         print_json({"path": str(answers), **summary})
@@ -57,9 +59,9 @@ def batch(
 
 
 def _answer(
-    model: str, called: str, prompts: Path, kept: Answers, lines: int, max_batch: int, device: str
+    model: str, called: str, prompts: Path, kept: Answers, lines: int, device: str, options: dict[str, Any]
 ) -> dict[str, float]:
-    """Answer what has no answer yet; the figures of that."""
+    """Answer what has no answer yet, by a `Service` with these options; the figures of that."""
     from llama3.artifacts.progress import Display
     from llama3.cli.guarding import open_policy
     from llama3.inference.llama import Llama
@@ -69,11 +71,11 @@ def _answer(
     from llama3.serving.served import Served
     from llama3.serving.service import Service
 
-    at_once = 2 * max_batch  # while some are judged by guards and written, the engine has others
+    at_once = 2 * options["max_batch"]  # while some are judged by guards and written, the engine has others
     tokens = Counter[str]()
     with open_policy(model) as guards, Display().task("answered", lines) as bar:
         llama = Llama.load(model, device=device, guard=guards)
-        service = Service(llama.transformer, max_batch=max_batch, max_queue=at_once * MOST_PROMPTS)
+        service = Service(llama.transformer, max_queue=at_once * MOST_PROMPTS, **options)
         served = Served(llama, called, service, seconds=math.inf)
         left = (line for line in read_lines(prompts) if line.id not in kept.ids)
         bar.advance(len(kept.ids))

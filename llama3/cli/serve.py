@@ -11,6 +11,7 @@ import typer
 
 from llama3.cli.generate import DeviceOption, ModelArgument
 from llama3.cli.output import note
+from llama3.config.serving import Speculative
 from llama3.errors import PluginError
 
 NEEDS = PluginError.declare(
@@ -22,6 +23,9 @@ NEEDS = PluginError.declare(
 
 NameOption = Annotated[str | None, typer.Option(help="What requests call the model. Default: its folder's name.")]
 MaxBatchOption = Annotated[int, typer.Option(min=1, max=4096, help="Answers that run at once.")]
+SpeculativeOption = Annotated[
+    Speculative, typer.Option(help="Guess tokens of answers that repeat their prompt; answers stay the same.")
+]
 PACKAGES = ("starlette", "uvicorn", "h11", "prometheus_client", "llguidance")
 
 
@@ -41,6 +45,7 @@ def serve(
     grace: Annotated[
         float, typer.Option(min=0.0, help="Seconds that answers may go on after SIGTERM or Ctrl-C.")
     ] = 60.0,
+    speculative: SpeculativeOption = "off",
     device: DeviceOption = "auto",
 ) -> None:
     """Serve a model over HTTP, guarded as its run says. Each request is told of on stderr in a line of JSON."""
@@ -63,7 +68,7 @@ def serve(
     with open_policy(model) as guards:
         llama = Llama.load(model, device=device, guard=guards)
         called = name or Path(model).resolve().name
-        service = Service(llama.transformer, max_batch=max_batch, max_queue=max_queue)
+        service = Service(llama.transformer, max_batch=max_batch, max_queue=max_queue, speculative=speculative)
         served = Served(llama, called, service, seconds=deadline)
         HttpServer(
             served,

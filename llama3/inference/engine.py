@@ -1,4 +1,5 @@
-"""`Engine`: continuous batching. Requests join and leave a running batch; every step computes one token of each answer.
+"""`Engine`: continuous batching. Requests join and leave a running batch; every step computes one token of each answer,
+or several that were guessed right (llama3.inference.speculation).
 
 A request is admitted only when blocks for its longest possible answer are free (Llama 3 paper 4.2.2), so no running
 answer is ever preempted or swapped. Its prompt is computed once: earlier prompts' common prefix comes from the cache,
@@ -12,7 +13,7 @@ Many threads may read from one engine. None of them owns it: whoever waits for a
 next step, for all (`Engine._in_turn`). So a lone reader computes in its own thread, and readers that come together
 share every forward. A server gives it a thread that calls `step`.
 
-Legend: T new tokens, B running answers, D model dim, V vocabulary.
+Legend: R places whose next token is drawn, V vocabulary.
 """
 
 from __future__ import annotations
@@ -21,71 +22,30 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
-from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from llama3.config.precision import AutoPrecision
-from llama3.errors import ConfigError, DoesNotFit
+from llama3.config.serving import Speculative
+from llama3.inference.checks import check_prompts, require_memory
 from llama3.inference.completion import Completion
+from llama3.inference.decoding import Decoder
 from llama3.inference.kv_pool import KvPool
-from llama3.inference.paged_cache import Ints, PagedCache
-from llama3.inference.request import Answer, Constraint, Reader, Request
-from llama3.inference.sampling import Draws, Sampling, draw, scores_of, stream_seed, tops_of, uniforms
+from llama3.inference.paged_cache import PagedCache
+from llama3.inference.request import Answer, Constraint, Prefill, Reader, Request
+from llama3.inference.sampling import Sampling, stream_seed
+from llama3.inference.speculation import draft_rows
 from llama3.inference.working_copy import refresh, sampling_dtype, working_copy
-from llama3.model.config import ModelConfig
-from llama3.model.needs import memory_here, size
 from llama3.model.transformer import Transformer
-
-NO_TOKENS = ConfigError.declare("L3-GEN-003", "has no tokens", fix="give the ids of a begin-of-text token and the text")
-OTHER_TOKENS = ConfigError.declare(
-    "L3-GEN-004",
-    "has tokens outside the model's vocabulary of {size}",
-    fix="encode it with this model's tokenizer",
-)
-NO_ROOM = DoesNotFit.declare(
-    "L3-GEN-005",
-    "{tokens} tokens and an answer of up to {answer} do not fit",
-    why="the cache holds at most {limit} tokens of one sequence",
-    fix="shorten the prompt or lower max_tokens",
-)
-
-NO_CACHE = DoesNotFit.declare(
-    "L3-GEN-015",
-    "the cache of a context of {tokens} tokens needs {needed} of memory, {place} has {there}",
-    fix="lower max_position_embeddings in the model's config.json, or use a machine with more memory",
-)
 
 CACHE_BYTES = 256 << 20
 """Size of the cache unless `num_blocks` is given; more if one sequence of the model's context needs it."""
 PREFILL_TOKENS = 2048
 """Prompt tokens that a step computes, unless `prefill_tokens` is given."""
-
-
-@dataclass
-class _Prefill:
-    """An admitted prompt: the row that holds it, how many of its tokens are computed, how many the next step adds, the
-    answers it starts."""
-
-    request: Request
-    row: int
-    done: int
-    answers: list[Answer]
-    piece: int = 0
-
-    @property
-    def left(self) -> int:
-        return len(self.request.prompt) - self.done
-
-    @property
-    def is_first(self) -> bool:
-        """Whether it is not admitted again for answers that there was no room for."""
-        return self.answers[0].index == 0
 
 
 class Engine:
@@ -94,6 +54,7 @@ class Engine:
     num_blocks, block_size: the cache (default: what CACHE_BYTES holds); max_batch: answers that run at once
     prefill_tokens: tokens of prompts that a step computes at most: the fewer, the steadier running answers come
     dtype: precision of computation and cache; another than the model's means a copy of its weights
+    speculative: "prompt_lookup" guesses tokens of answers that repeat their prompt or themselves; ids stay the same
 
     `generate` and `stream` are the doors for most; who reads several answers at once, as a server does, calls `submit`,
     then `tokens` or `wait`, and `cancel`. All may be called from any thread. Nothing is computed while nobody waits.
@@ -111,23 +72,25 @@ class Engine:
         max_batch: int = 64,
         prefill_tokens: int = PREFILL_TOKENS,
         dtype: torch.dtype | None = None,
+        speculative: Speculative = "off",
     ) -> None:
         self._source = model
         copied = dtype not in (None, model.embed.weight.dtype)
         self.model = working_copy(model, dtype) if dtype is not None and copied else model
         weight = self.model.embed.weight
         context = -(-model.config.max_seq_len // block_size)
+        block_bytes = PagedCache.block_bytes(model.config, block_size, weight.dtype)
         if num_blocks is None:
-            affordable = CACHE_BYTES // PagedCache.block_bytes(model.config, block_size, weight.dtype)
-            num_blocks = 1 + max(context, min(affordable, max_batch * context))
+            num_blocks = 1 + max(context, min(CACHE_BYTES // block_bytes, max_batch * context))
         self.max_batch = max_batch
         self.prefill_tokens = prefill_tokens
-        _require_room(model.config, num_blocks, block_size, max_batch, weight)
+        require_memory(num_blocks, block_size, block_bytes, max_batch, weight.device)
         self.pool = KvPool(num_blocks, block_size, max_seqs=max_batch, max_blocks=min(context, max(1, num_blocks - 1)))
         self.cache = PagedCache(model.config, self.pool, dtype=weight.dtype, device=weight.device)
+        self.decoder = Decoder(self.model, self.pool, self.cache, draft_rows=draft_rows(speculative, weight.dtype))
         self._live: dict[Request, None] = {}  # every request that is not over, in the order of arrival
         self._waiting: deque[Request] = deque()  # those with answers that have not started
-        self._half: _Prefill | None = None  # the prompt that is begun and not computed to its end
+        self._half: Prefill | None = None  # the prompt that is begun and not computed to its end
         self._running: list[Answer] = []
         self._cancelled: list[Request] = []  # to be dropped when nobody computes
         self._turns = threading.Condition()  # guards the five above and is told of every step
@@ -179,16 +142,7 @@ class Engine:
 
     def check(self, prompts: Sequence[npt.ArrayLike], sampling: Sampling) -> None:
         """Raises what `generate` raises before it starts."""
-        arrays = [np.asarray(prompt, dtype=np.int64) for prompt in prompts]
-        _check_tokens(arrays, [token for token, _ in sampling.logit_bias], self.model.config.vocab_size)
-        limit = self.pool.max_tokens
-        problems = [
-            NO_ROOM.problem(f"prompt {index}", tokens=len(ids), answer=sampling.max_tokens, limit=limit)
-            for index, ids in enumerate(arrays)
-            if len(ids) + sampling.max_tokens > limit
-        ]
-        if problems:
-            raise DoesNotFit.of(problems)
+        check_prompts(prompts, sampling, self.model.config.vocab_size, self.pool.max_tokens)
 
     def tokens(self, request: Request, index: int = 0) -> Iterator[int]:
         """The tokens of the request's answer `index` as they are drawn. Raises what the model raised, or CancelledError
@@ -272,11 +226,14 @@ class Engine:
                 self._follow_weights()
             with torch.inference_mode():
                 prefills = self._admit()
-                logits_BV = self._forward(prefills)
-                self._running += [answer for prefill in prefills if not prefill.left for answer in prefill.answers]
+                drafts = self.decoder.drafts(self._running)
+                logits_RV = self.decoder.forward(self._running, drafts, prefills)
+                begun = [answer for prefill in prefills if not prefill.left for answer in prefill.answers]
+                self._running += begun
                 self._half = next((prefill for prefill in prefills if prefill.left), None)
                 if self._running:
-                    self._draw(logits_BV)
+                    self.decoder.draw(self._running, drafts + [[] for _ in begun], logits_RV)
+                self._finish()
         except BaseException as error:
             self._abandon(error)
             raise
@@ -326,7 +283,7 @@ class Engine:
             self._live.update(dict.fromkeys(requests))
             self._waiting.extend(requests)
 
-    def _admit(self) -> list[_Prefill]:
+    def _admit(self) -> list[Prefill]:
         """The prompts of which the next step computes a piece: the one that is begun, then as many waiting ones as fit.
         All but the last will be computed to their end."""
         prefills = [self._half] if self._half is not None else []
@@ -339,7 +296,7 @@ class Engine:
             if admitted is None:
                 break
             row, cached = admitted
-            prefill = _Prefill(request, row, cached, self._start(request, row, room))
+            prefill = Prefill(request, row, cached, self._start(request, row, room))
             prefills.append(prefill)
             room -= len(prefill.answers)
             budget -= prefill.left
@@ -365,56 +322,17 @@ class Engine:
                 fork,
                 stream_seed(request.sampling.seed, request.prompt, first + i),
                 constraint=None if request.constrain is None else request.constrain(),
+                lookup=self.decoder.lookup(request),
             )
             for i, fork in enumerate([row, *forks])
         ]
         request.answers += answers
         return answers
 
-    # -- one step ----------------------------------------------------------------------------------
-
-    def _forward(self, prefills: list[_Prefill]) -> Tensor:
-        """One forward over the last token of each running answer and the pieces of prompts; returns the scores of the
-        next token of the running answers, then of those whose prompt is now computed."""
-        last = np.array([answer.ids[-1] for answer in self._running], dtype=np.uint32)
-        running = np.array([answer.row for answer in self._running], dtype=np.int64)
-        served = self.pool.step(running, last, np.empty_like(running))
-        assert served == len(running), "admission promised every answer its blocks"
-        rows = np.append(running, [prefill.row for prefill in prefills]).astype(np.int64)
-        starts = np.append(self.pool.seq_lens[running] - 1, [prefill.done for prefill in prefills]).astype(np.int64)
-        new = np.append(np.ones_like(running), [prefill.piece for prefill in prefills]).astype(np.int64)
-        pieces = [prefill.request.prompt[prefill.done : prefill.done + prefill.piece] for prefill in prefills]
-        h_TD = self._compute(np.concatenate([last, *pieces]), rows, starts, starts + new)
-        for prefill, end in zip(prefills, np.cumsum(new)[len(running) :].tolist(), strict=True):
-            prefill.done += prefill.piece
-            if prefill.request.reader is not None and prefill.is_first:
-                prefill.request.reader.read(self.model, h_TD[end - prefill.piece : end])
-        answers = [0 if prefill.left else len(prefill.answers) for prefill in prefills]
-        scored = np.repeat(np.cumsum(new) - 1, np.append(np.ones_like(running), answers).astype(np.int64))
-        return self.model.logits(h_TD[torch.from_numpy(scored).to(h_TD.device)])
-
-    def _compute(self, tokens: npt.NDArray[np.uint32], rows: Ints, starts: Ints, ends: Ints) -> Tensor:
-        positions_T = self.cache.plan(rows, starts, ends)
-        tokens_T = torch.from_numpy(tokens.astype(np.int64)).to(positions_T.device)
-        return self.model.step(tokens_T, positions_T, self.cache)
-
-    def _draw(self, logits_BV: Tensor) -> None:
-        """Draw the next token of each running answer and end those that are over."""
-        samplings = [answer.request.sampling for answer in self._running]
-        constraints = [answer.constraint for answer in self._running]
-        seeds = np.array([answer.seed for answer in self._running], dtype=np.uint64)
-        indices = np.array([len(answer.ids) for answer in self._running])
-        draws = Draws.of(samplings, uniforms(seeds, indices))
-        allowed = [None if constraint is None else constraint.allowed() for constraint in constraints]
-        ids_B, logps_B = draw(logits_BV, draws, scores_of(logits_BV, samplings, allowed))
-        tops = tops_of(logits_BV, samplings)
+    def _finish(self) -> None:
+        """End the running answers that are over."""
         running = []
-        for answer, token, logp, top in zip(self._running, ids_B.tolist(), logps_B.tolist(), tops, strict=True):
-            answer.logps.append(logp)
-            answer.tops.append(top)
-            answer.ids.append(token)
-            if answer.constraint is not None:
-                answer.constraint.push(token)
+        for answer in self._running:
             if (reason := answer.finish_reason) is None:
                 running.append(answer)
                 continue
@@ -433,29 +351,6 @@ def _ids(prompt: npt.ArrayLike) -> npt.NDArray[np.uint32]:
     return np.asarray(prompt).astype(np.uint32)
 
 
-def _check_tokens(prompts: list[npt.NDArray[np.int64]], biased: Sequence[int], vocab_size: int) -> None:
-    known = all(0 <= token < vocab_size for token in biased)
-    problems = [] if known else [OTHER_TOKENS.problem("logit_bias", size=vocab_size)]
-    for index, ids in enumerate(prompts):
-        if ids.ndim != 1 or len(ids) == 0:
-            problems.append(NO_TOKENS.problem(f"prompt {index}"))
-        elif ids.min() < 0 or ids.max() >= vocab_size:
-            problems.append(OTHER_TOKENS.problem(f"prompt {index}", size=vocab_size))
-    if problems:
-        raise ConfigError.of(problems)
-
-
 def throughput_engine(model: Transformer, precision: AutoPrecision = "auto") -> Engine:
     """An engine for many prompts at once: a large batch, and a precision (see `sampling_dtype`)."""
     return Engine(model, max_batch=128, dtype=sampling_dtype(model, precision))
-
-
-def _require_room(config: ModelConfig, blocks: int, block_size: int, rows: int, weight: Tensor) -> None:
-    """Raises DoesNotFit where no memory holds so many blocks and their table, or where they cannot be numbered."""
-    needed = blocks * (PagedCache.block_bytes(config, block_size, weight.dtype) + 4 * rows)
-    place, there = "this machine", memory_here() or needed
-    if weight.device.type == "cuda":
-        place, there = "its GPU", torch.cuda.get_device_properties(weight.device).total_memory
-    if needed > there or blocks * max(block_size, rows) >= 1 << 31:
-        tokens = f"{blocks * block_size:,}"
-        raise NO_CACHE("the model", tokens=tokens, needed=size(needed), place=place, there=size(there))

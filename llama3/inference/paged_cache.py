@@ -103,7 +103,7 @@ class PagedCache:
         those before are in the cache. Copies the blocks that forks have to own first. Returns the positions, int64[T].
         """
         self._copy_blocks()
-        positions_T = _ranges(starts, ends)
+        positions_T = ranges(starts, ends)
         row_T = np.repeat(rows, ends - starts)
         size = self.pool.block_size
         slots_T = self.pool.block_table[row_T, positions_T // size].astype(np.int64) * size + positions_T % size
@@ -233,7 +233,7 @@ def _padded(length: int) -> int:
     return 1 if length == 1 else -(-length // step) * step
 
 
-def _ranges(starts: Ints, ends: Ints) -> Ints:
+def ranges(starts: Ints, ends: Ints) -> Ints:
     """start, start + 1, ... end - 1 of each pair, back to back."""
     counts = ends - starts
     return np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts - starts, counts)

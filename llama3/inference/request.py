@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from llama3.inference.completion import Completion, FinishReason
 from llama3.inference.sampling import Sampling, Top
+from llama3.inference.speculation import PromptLookup
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,6 +50,16 @@ class Answer:
     logps: list[float] = field(default_factory=list)
     tops: list[Top] = field(default_factory=list)
     constraint: Constraint | None = None
+    lookup: PromptLookup | None = None
+    """Drafts of it, where the engine speculates."""
+
+    def push(self, token: int, logp: float, top: Top) -> None:
+        """This token was drawn."""
+        self.logps.append(logp)
+        self.tops.append(top)
+        if self.constraint is not None:
+            self.constraint.push(token)
+        self.ids.append(token)  # last: other threads read as far as there are ids
 
     @property
     def finish_reason(self) -> FinishReason | None:
@@ -106,3 +117,24 @@ class Request:
         """Back to the beginning. The same tokens will be drawn again, because they depend on seed and prompt only."""
         self.answers = []
         self.completions = [None] * self.sampling.n
+
+
+@dataclass
+class Prefill:
+    """An admitted prompt: the row that holds it, how many of its tokens are computed, how many the next step adds, the
+    answers it starts."""
+
+    request: Request
+    row: int
+    done: int
+    answers: list[Answer]
+    piece: int = 0
+
+    @property
+    def left(self) -> int:
+        return len(self.request.prompt) - self.done
+
+    @property
+    def is_first(self) -> bool:
+        """Whether it is not admitted again for answers that there was no room for."""
+        return self.answers[0].index == 0

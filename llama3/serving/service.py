@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from llama3.config.serving import Speculative
 from llama3.errors import LlamaError
 from llama3.inference.completion import FinishReason
 from llama3.inference.engine import Engine
@@ -98,7 +99,7 @@ class Service:
     """Answers the requests of one event loop with one engine.
 
     max_batch: answers that run at once; max_queue: requests of one tenant that may wait
-    prefill_tokens: see `PREFILL_TOKENS`
+    prefill_tokens: see `PREFILL_TOKENS`; speculative: see `Engine`
     """
 
     def __init__(
@@ -108,8 +109,9 @@ class Service:
         max_batch: int = MAX_BATCH,
         max_queue: int = MAX_QUEUE,
         prefill_tokens: int = PREFILL_TOKENS,
+        speculative: Speculative = "off",
     ) -> None:
-        self.engine = Engine(model, max_batch=max_batch, prefill_tokens=prefill_tokens)
+        self.engine = Engine(model, max_batch=max_batch, prefill_tokens=prefill_tokens, speculative=speculative)
         self.max_tokens = self.engine.pool.max_tokens
         """Of a prompt with its answer."""
         self.max_queue = max_queue
@@ -185,11 +187,14 @@ class Service:
             self.cancel(job)
 
     def counts(self) -> dict[str, int]:
-        """Now: jobs that wait, answers that run, and the figures of the cache (`KvPool.stats`)."""
+        """Now: jobs that wait, answers that run, and the figures of the cache (`KvPool.stats`); since the start: tokens
+        that were guessed, and those of them that were right."""
         with self._changed:
             waiting = sum(map(len, self._waiting.values()))
             running = sum(job.sampling.n for job in self._running)
-        return {**self.engine.pool.stats(), "waiting": waiting, "running": running}
+        decoder = self.engine.decoder
+        guessed = {"drafted": decoder.drafted, "accepted": decoder.accepted}
+        return {**self.engine.pool.stats(), **guessed, "waiting": waiting, "running": running}
 
     # -- the engine's thread -----------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from llama3.plugins.observers import Observers
@@ -92,7 +92,7 @@ class _Now(Collector):
     def __init__(self, counts: Callable[[], dict[str, int]]) -> None:
         self._counts = counts
 
-    def collect(self) -> Iterator[GaugeMetricFamily]:
+    def collect(self) -> Iterator[Metric]:
         now = self._counts()
         yield GaugeMetricFamily("llama3_requests_waiting", "Requests that wait for the engine.", now["waiting"])
         yield GaugeMetricFamily("llama3_answers_running", "Answers that the engine runs.", now["running"])
@@ -103,3 +103,5 @@ class _Now(Collector):
         hits = GaugeMetricFamily("llama3_cache_hit_ratio", "Share of prompt tokens found in the cache.")
         hits.add_metric([], now["hit_tokens"] / max(1, now["prompt_tokens"]))
         yield hits
+        yield CounterMetricFamily("llama3_draft_tokens_proposed", "Tokens that were guessed.", now["drafted"])
+        yield CounterMetricFamily("llama3_draft_tokens_accepted", "Of them those that were right.", now["accepted"])

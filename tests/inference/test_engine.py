@@ -19,8 +19,7 @@ from llama3 import _core
 from llama3.checkpoints.weights import save_model
 from llama3.config.schema import LoRASection
 from llama3.errors import ConfigError, DoesNotFit, LlamaError
-from llama3.inference import Completion, Engine, FinishReason, Sampling
-from llama3.inference import engine as engine_module
+from llama3.inference import Completion, Engine, FinishReason, Sampling, decoding
 from llama3.model.batch import Batch, Segment, Tree
 from llama3.model.build import empty_model, init_weights
 from llama3.model.config import ModelConfig, RopeScaling
@@ -572,7 +571,7 @@ def test_everything_is_computed_where_the_model_is(monkeypatch: pytest.MonkeyPat
         devices.append(logits_BV.device.type)
         return torch.zeros(len(logits_BV), dtype=torch.int64), torch.zeros(len(logits_BV))
 
-    monkeypatch.setattr(engine_module, "draw", drawn)
+    monkeypatch.setattr(decoding, "draw", drawn)
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda device: False)  # which that device is not known to
     engine = Engine(model, dtype=torch.bfloat16)
     assert engine.cache.kv.device.type == "meta"

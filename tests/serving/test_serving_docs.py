@@ -60,11 +60,11 @@ def url(model):
     assert process.wait(60) == 0
 
 
-def test_the_blocks_in_python_run_in_order(url):
+def test_the_blocks_in_python_run_in_order(url, model):
     scope = {}
     assert len(blocks("python")) >= 6
     for block in blocks("python"):
-        exec(block.replace(ADDRESS, url), scope)
+        exec(block.replace(ADDRESS, url).replace("runs/quickstart", str(model)), scope)
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl")
@@ -76,10 +76,11 @@ def test_the_blocks_for_a_shell_run(url, block):
         assert json.loads(done.stdout)["choices"][0]["message"]["role"] == "assistant"
 
 
-def test_the_server_with_keys_starts_as_printed(model, tmp_path, monkeypatch):
+@pytest.mark.parametrize("told", ["--host", "--speculative"])
+def test_the_other_servers_start_as_printed(model, tmp_path, monkeypatch, told):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "keys.txt").write_text("a-key-of-the-tests\n")
-    process = serve(model, "--host")
+    process = serve(model, told)
     try:
         assert address(process)
     finally:

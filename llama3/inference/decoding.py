@@ -1,0 +1,121 @@
+"""One step of the running answers: one forward over their last tokens and drafts, then a draw at each place.
+
+Legend: T new tokens, D model dim, V vocabulary, R places whose next token is drawn: after the last token of each answer
+and after each token of its draft.
+"""
+
+from __future__ import annotations
+
+from itertools import chain, islice
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from llama3.inference.kv_pool import KvPool
+from llama3.inference.paged_cache import Ints, PagedCache, ranges
+from llama3.inference.request import Answer, Prefill, Request
+from llama3.inference.sampling import Draws, Top, draw, scores_of, tops_of, uniforms
+from llama3.inference.speculation import PromptLookup
+from llama3.model.transformer import Transformer
+
+
+class Decoder:
+    """Computes with a model and its cache for an engine, in whichever thread has the turn.
+
+    draft_rows: rows of a forward that drafts may fill up, 0: none are made
+    drafted, accepted: tokens that were guessed since the start, and those of them that were right
+    """
+
+    def __init__(self, model: Transformer, pool: KvPool, cache: PagedCache, *, draft_rows: int) -> None:
+        self.model, self.pool, self.cache = model, pool, cache
+        self.draft_rows = draft_rows
+        self.drafted = self.accepted = 0
+
+    def lookup(self, request: Request) -> PromptLookup | None:
+        """A constraint is asked after each token, so what it constrains is not drawn several tokens at a time."""
+        if not self.draft_rows or request.constrain is not None:
+            return None
+        return PromptLookup(request.prompt, request.sampling.max_tokens)
+
+    def drafts(self, running: list[Answer]) -> list[list[int]]:
+        """What may come after the last token of each running answer: never more than it may still have before its last
+        token, and no more together than a forward computes cheaply."""
+        most = self.draft_rows // max(1, len(running)) - 1
+        drafts: list[list[int]] = []
+        for answer in running:
+            room = min(most, answer.request.sampling.max_tokens - len(answer.ids) - 1)
+            drafts.append([] if answer.lookup is None else answer.lookup.draft(answer.ids, room))
+        return drafts
+
+    def forward(self, running: list[Answer], drafts: list[list[int]], prefills: list[Prefill]) -> Tensor:
+        """One forward over the last token of each running answer with its draft, and the pieces of prompts; returns
+        the scores after each token of the running answers, then of the next one of those whose prompt is now computed.
+        """
+        appended = self._append(running, drafts)
+        tokens = [[answer.ids[-1], *draft] for answer, draft in zip(running, drafts, strict=True)]
+        drawn = np.fromiter(map(len, tokens), np.int64)
+        rows = np.append(appended, [prefill.row for prefill in prefills]).astype(np.int64)
+        starts = np.append(self.pool.seq_lens[appended] - drawn, [prefill.done for prefill in prefills]).astype(
+            np.int64
+        )
+        new = np.append(drawn, [prefill.piece for prefill in prefills]).astype(np.int64)
+        pieces = [prefill.request.prompt[prefill.done : prefill.done + prefill.piece] for prefill in prefills]
+        last = np.fromiter(chain.from_iterable(tokens), np.uint32)
+        h_TD = self._compute(np.concatenate([last, *pieces]), rows, starts, starts + new)
+        ends = np.cumsum(new)[len(running) :]
+        for prefill, end in zip(prefills, ends.tolist(), strict=True):
+            prefill.done += prefill.piece
+            if prefill.request.reader is not None and prefill.is_first:
+                prefill.request.reader.read(self.model, h_TD[end - prefill.piece : end])
+        answers = [0 if prefill.left else len(prefill.answers) for prefill in prefills]
+        scored_R = np.append(np.arange(len(last)), np.repeat(ends - 1, np.array(answers, np.int64)))
+        return self.model.logits(h_TD[torch.from_numpy(scored_R).to(h_TD.device)])
+
+    def _append(self, running: list[Answer], drafts: list[list[int]]) -> Ints:
+        """Make room for the last token of each running answer and its draft; the answers' rows."""
+        rows = np.array([answer.row for answer in running], np.int64)
+        last = np.array([answer.ids[-1] for answer in running], np.uint32)
+        served = self.pool.step(rows, last, np.empty_like(rows))
+        assert served == len(rows), "admission promised every answer its blocks"
+        for row, draft in zip(rows.tolist(), drafts, strict=True):
+            if draft:
+                slots = self.pool.extend(row, len(draft))
+                assert slots is not None, "a draft is no longer than the answer may become"
+        return rows
+
+    def _compute(self, tokens: npt.NDArray[np.uint32], rows: Ints, starts: Ints, ends: Ints) -> Tensor:
+        positions_T = self.cache.plan(rows, starts, ends)
+        tokens_T = torch.from_numpy(tokens.astype(np.int64)).to(positions_T.device)
+        return self.model.step(tokens_T, positions_T, self.cache)
+
+    def draw(self, running: list[Answer], drafts: list[list[int]], logits_RV: Tensor) -> None:
+        """Draw the next token of each running answer, and those after it as far as its draft was right."""
+        counts = np.array([1 + len(draft) for draft in drafts])
+        places = [answer for answer, count in zip(running, counts, strict=True) for _ in range(count)]
+        samplings = [answer.request.sampling for answer in places]
+        seeds = np.array([answer.seed for answer in places], dtype=np.uint64)
+        first = np.array([len(answer.ids) for answer in running])
+        draws = Draws.of(samplings, uniforms(seeds, ranges(first, first + counts)))
+        allowed = [None if answer.constraint is None else answer.constraint.allowed() for answer in places]
+        ids_R, logps_R = draw(logits_RV, draws, scores_of(logits_RV, samplings, allowed))
+        drawn = zip(ids_R.tolist(), logps_R.tolist(), tops_of(logits_RV, samplings), strict=True)
+        for answer, draft in zip(running, drafts, strict=True):
+            self._take(answer, draft, list(islice(drawn, 1 + len(draft))))
+
+    def _take(self, answer: Answer, draft: list[int], drawn: list[tuple[int, float, Top]]) -> None:
+        """Add what was drawn up to where the draft was wrong or the answer is over; what is kept of the draft is then
+        in the cache."""
+        right = 0
+        for token, logp, top in drawn:
+            answer.push(token, logp, top)
+            if answer.finish_reason is not None or draft[right : right + 1] != [token]:
+                break
+            right += 1
+        if draft:
+            self.pool.accept(answer.row, draft[:right])
+            assert answer.lookup is not None
+            answer.lookup.learn(len(draft), right)
+            self.drafted += len(draft)
+            self.accepted += right
