@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 
 from llama3.plugins.specs import GuardStage
-from llama3.safety.engine import Decision, PolicyEngine
+from llama3.safety.engine import Decision, PolicyEngine, run_here
 from llama3.safety.guard import Turn
 
 STAGES: dict[str, GuardStage] = {"tool": "tool_result", "ipython": "tool_result"}
@@ -30,7 +30,12 @@ class DialogGuard:
         self._decisions: OrderedDict[bytes, Decision] = OrderedDict()
 
     def admit(self, turns: Sequence[Turn]) -> list[Turn]:
-        """The messages as the model may see them: what guards redact is replaced. Raises GuardBlocked.
+        """The synchronous form of `aadmit`."""
+        return run_here(self.aadmit(turns))
+
+    async def aadmit(self, turns: Sequence[Turn], request_id: str = "", tenant: str = "") -> list[Turn]:
+        """The messages as the model may see them: what guards redact is replaced. Raises GuardBlocked, and what
+        `PolicyEngine.adecide` raises.
 
         A guard sees those before a message as they were admitted.
         """
@@ -41,16 +46,19 @@ class DialogGuard:
             if turn.role == OWN:
                 admitted.append(turn)
                 continue
-            decision = self._decide(known.digest(), turn, admitted)
+            decision = self._decisions.get(key := known.digest())
+            if decision is None:
+                stage = STAGES.get(turn.role, "input")
+                decision = await self.engine.adecide(stage, turn.content, admitted, request_id, tenant)
+                self._remember(key, decision)
             decision.raise_if_blocked()
             admitted.append(Turn(turn.role, decision.text))
         return admitted
 
-    def _decide(self, key: bytes, turn: Turn, before: Sequence[Turn]) -> Decision:
-        decision = self._decisions.get(key)
-        if decision is None:
-            decision = self.engine.decide(STAGES.get(turn.role, "input"), turn.content, before)
-            self._decisions[key] = decision
-            if len(self._decisions) > REMEMBERED:
-                self._decisions.popitem(last=False)
-        return decision
+    def _remember(self, key: bytes, decision: Decision) -> None:
+        """What a guard that failed led to holds for this time only."""
+        if any(verdict.status != "ok" for verdict in decision.verdicts):
+            return
+        self._decisions[key] = decision
+        if len(self._decisions) > REMEMBERED:
+            self._decisions.popitem(last=False)

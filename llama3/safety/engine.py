@@ -22,7 +22,7 @@ from llama3.plugins.targets import describe
 from llama3.safety.guard import ACTIONS, Action, Guard, GuardInput, Span, Turn, Verdict, severity
 from llama3.safety.policy import Leaf, Node, Policy, parse_policy
 from llama3.safety.redaction import HeldBack, Ranges, marked, without
-from llama3.safety.worker import Raised, Worker
+from llama3.safety.worker import TURNING_SECONDS, Ask, Raised, Worker
 
 REFUSED = GuardBlocked.declare(
     "L3-SAF-020",
@@ -50,8 +50,6 @@ HOLD_BACK = 200
 """Characters of a stream that are kept until more text has been scanned after them."""
 CLOSING_SECONDS = 5.0
 """How long a guard may take to release what it holds."""
-TURNING_SECONDS = 0.5
-"""How long its thread may take to turn to that: one that hangs in an earlier call never does."""
 WINDOW = 4000
 """Characters before the held-back tail that every scan of a stream sees again."""
 
@@ -98,8 +96,10 @@ class PolicyEngine:
     ) -> None:
         self.policy = policy if isinstance(policy, Policy) else parse_policy(policy)
         self.audit = audit
-        self._guards: dict[int, Guard] = {id(leaf): build(leaf.guard, leaf.options) for _, leaf in self.policy.leaves()}
-        self._workers = {id(leaf): Worker(leaf.guard) for _, leaf in self.policy.leaves()}
+        self.most_waiting: int | None = None
+        """Checks of one tenant that may wait at a guard before what is asked is judged; None: any number. What a model
+        wrote is always judged: it was let in."""
+        self._workers = {id(leaf): _worker(leaf, build) for _, leaf in self.policy.leaves()}
 
     def __enter__(self) -> PolicyEngine:
         self.open()
@@ -111,10 +111,11 @@ class PolicyEngine:
     def open(self) -> None:
         """Load every guard once; an error here is the caller's, so that nothing starts unguarded."""
         for _, leaf in self.policy.leaves():
-            missing = [name for name in ("open", "check", "close") if not hasattr(self._guards[id(leaf)], name)]
+            worker = self._workers[id(leaf)]
+            missing = [name for name in ("open", "check", "close") if not hasattr(worker.guard, name)]
             if missing:
                 raise NO_GUARD("safety.policy", guard=leaf.guard, missing=" and ".join(missing))
-            result = self._workers[id(leaf)].submit(self._guards[id(leaf)].open).result()
+            result = worker.open()
             if isinstance(result, Raised):
                 if isinstance(result.error, Exception):
                     raise result.error
@@ -123,80 +124,87 @@ class PolicyEngine:
     def close(self) -> None:
         """Release what the guards hold. One that fails or hangs in that is named in a warning; one that hangs already
         is not waited for, and is closed if ever it comes back."""
-        leaves = [leaf for _, leaf in self.policy.leaves()]
-        turned = [self._workers[id(leaf)].submit(lambda: None) for leaf in leaves]
-        closed = [self._workers[id(leaf)].submit(self._guards[id(leaf)].close) for leaf in leaves]
-        wait(turned, TURNING_SECONDS)
-        for leaf, turn, close in zip(leaves, turned, closed, strict=True):
+        closings = [(worker, *worker.close()) for worker in self._workers.values()]
+        wait([turned for _, turned, _ in closings], TURNING_SECONDS)
+        for worker, turned, closed in closings:
             try:
-                result = close.result(CLOSING_SECONDS if turn.done() else 0)
+                result = closed.result(CLOSING_SECONDS if turned.done() else 0)
             except TimeoutError:
                 result = Raised(TimeoutError("it hangs"))
-            self._workers[id(leaf)].stop(close)
+            worker.stop(closed)
             if isinstance(result, Raised):
-                log.warning("guard %s failed to close: %s", leaf.guard, describe(result.error))
+                log.warning("guard %s failed to close: %s", worker.name, describe(result.error))
 
     def guards(self, stage: str) -> list[str]:
         """Names of the guards that stand at a stage."""
         return [leaf.guard for name, leaf in self.policy.leaves() if name == stage]
 
+    def down(self) -> list[str]:
+        """Guards that cannot be asked now: they hang, or could not be opened again after they did."""
+        return sorted({worker.name for worker in self._workers.values() if worker.is_down})
+
     def decide(self, stage: str, text: str, trace: Iterable[Turn] = (), request_id: str = "") -> Decision:
         """The synchronous form of `adecide`."""
-        return _run(self.adecide(stage, text, trace, request_id))
+        return run_here(self.adecide(stage, text, trace, request_id))
 
-    async def adecide(self, stage: str, text: str, trace: Iterable[Turn] = (), request_id: str = "") -> Decision:
+    async def adecide(
+        self, stage: str, text: str, trace: Iterable[Turn] = (), request_id: str = "", tenant: str = ""
+    ) -> Decision:
         """Judge one text. A stage without guards allows; tool results of which a policy says nothing are judged as
-        what a user says."""
+        what a user says. Where texts wait for a guard, tenants share its time fairly.
+
+        Raises LlamaError where `most_waiting` texts of the tenant wait already.
+        """
         stages = self.policy.stages
         tree = stages.get("input" if stage == "tool_result" and stage not in stages else stage)
         if tree is None:
             return Decision(stage, "allow", text=text)
         trust = {"input": "user", "tool_result": "third_party"}.get(stage, "model")
         x = GuardInput(stage=stage, text=text, trust=trust, trace=tuple(trace), request_id=request_id)  # type: ignore[arg-type]
-        action, verdicts = await self._evaluate(tree, x)
+        action, verdicts = await self._evaluate(tree, x, tenant)
         ranges = marked(verdicts, text) if action == "redact" else ()
         assert ranges is not None, "such a verdict is a failure of its leaf"
         decision = Decision(stage, action, tuple(verdicts), without(text, ranges), ranges)
         self._record(decision, x)
         return decision
 
-    async def _evaluate(self, tree: Leaf | Node, x: GuardInput) -> tuple[Action, list[Verdict]]:
+    async def _evaluate(self, tree: Leaf | Node, x: GuardInput, tenant: str) -> tuple[Action, list[Verdict]]:
         if isinstance(tree, Leaf):
-            verdict = await self._ask(tree, x)
+            verdict = await self._ask(tree, x, tenant)
             return verdict.action, [verdict]
         if tree.kind == "first":
-            return await self._first(tree, x)
-        results = await asyncio.gather(*(self._evaluate(child, x) for child in tree.children))
+            return await self._first(tree, x, tenant)
+        children = [asyncio.ensure_future(self._evaluate(child, x, tenant)) for child in tree.children]
+        try:
+            results = await asyncio.gather(*children)
+        finally:
+            for child in children:
+                child.cancel()
         ranked = sorted((severity(action) for action, _ in results), reverse=True)
         return ACTIONS[ranked[tree.k - 1]], [verdict for _, verdicts in results for verdict in verdicts]
 
-    async def _first(self, node: Node, x: GuardInput) -> tuple[Action, list[Verdict]]:
+    async def _first(self, node: Node, x: GuardInput, tenant: str) -> tuple[Action, list[Verdict]]:
         seen: list[Verdict] = []
         for child in node.children:
-            action, verdicts = await self._evaluate(child, x)
+            action, verdicts = await self._evaluate(child, x, tenant)
             seen += verdicts
             if action != "allow":
                 return action, seen
         return "allow", seen
 
-    async def _ask(self, leaf: Leaf, x: GuardInput) -> Verdict:
+    async def _ask(self, leaf: Leaf, x: GuardInput, tenant: str) -> Verdict:
         """The verdict of one guard, whatever it does: a late answer is none, and a failure is the leaf's `on_error`."""
         started = time.monotonic()
         limit = leaf.timeout_ms / 1000
-        asked, guard = replace(x, deadline=started + limit), self._guards[id(leaf)]
-        answer = self._workers[id(leaf)].submit(lambda: guard.check(asked))
+        most = None if x.trust == "model" else self.most_waiting
+        ask: Ask = lambda guard, began: guard.check(replace(x, deadline=began + limit))  # noqa: E731
         try:
-            raw = await asyncio.wait_for(asyncio.wrap_future(answer), limit)
-            if time.monotonic() - started > limit:
-                raise TimeoutError
-            if isinstance(raw, Raised):
-                verdict = Verdict(action=leaf.on_error, status="error", reason=describe(raw.error))
-            else:
-                verdict = _judge(leaf, raw, x.text)
-        except TimeoutError:
-            verdict = Verdict(action=leaf.on_error, status="timeout", reason=f"no answer in {leaf.timeout_ms:g} ms")
-        except Exception as error:
-            verdict = Verdict(action=leaf.on_error, status="error", reason=describe(error))
+            raw = await self._workers[id(leaf)].check(ask, tenant, limit, most)
+        except TimeoutError as error:
+            why = str(error) or f"no answer in {leaf.timeout_ms:g} ms"
+            verdict = Verdict(action=leaf.on_error, status="timeout", reason=why)
+        else:
+            verdict = _verdict_of(leaf, raw, x.text)
         return replace(verdict, guard=leaf.guard, ms=1000 * (time.monotonic() - started))
 
     def _record(self, decision: Decision, x: GuardInput) -> None:
@@ -221,6 +229,7 @@ class PolicyEngine:
         stage: str = "output",
         trace: Iterable[Turn] = (),
         request_id: str = "",
+        tenant: str = "",
     ) -> AsyncIterator[str]:
         """Pass on the pieces of a stream, each character only after it was scanned with text behind it.
 
@@ -235,8 +244,8 @@ class PolicyEngine:
         async for piece in pieces:
             if held.add(piece):
                 begin = held.begin
-                yield _pass_on(held, await self.adecide(stage, held.text[begin:], turns, request_id), begin)
-        yield _pass_on(held, await self.adecide(stage, held.text, turns, request_id), whole=True)
+                yield _pass_on(held, await self.adecide(stage, held.text[begin:], turns, request_id, tenant), begin)
+        yield _pass_on(held, await self.adecide(stage, held.text, turns, request_id, tenant), whole=True)
 
     def guard_stream(
         self, pieces: Iterable[str], stage: str = "output", trace: Iterable[Turn] = (), request_id: str = ""
@@ -261,6 +270,19 @@ def _pass_on(held: HeldBack, decision: Decision, begin: int = 0, *, whole: bool 
     if piece is None:
         raise TOO_LATE(f"{decision.stage} guard")
     return piece
+
+
+def _worker(leaf: Leaf, build: Callable[[str, Mapping[str, Any]], Guard]) -> Worker:
+    return Worker(leaf.guard, lambda: build(leaf.guard, leaf.options))
+
+
+def _verdict_of(leaf: Leaf, answer: Any, text: str) -> Verdict:
+    try:
+        if isinstance(answer, Raised):
+            return Verdict(action=leaf.on_error, status="error", reason=describe(answer.error))
+        return _judge(leaf, answer, text)
+    except Exception as error:
+        return Verdict(action=leaf.on_error, status="error", reason=describe(error))
 
 
 def _judge(leaf: Leaf, answer: Any, text: str) -> Verdict:
@@ -299,7 +321,7 @@ def _probability(score: Any) -> float:
     return value
 
 
-def _run(work: Coroutine[Any, Any, T]) -> T:
+def run_here(work: Coroutine[Any, Any, T]) -> T:
     """Run to completion, also when the caller already stands inside an event loop (a notebook, a server)."""
     try:
         asyncio.get_running_loop()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -35,9 +35,9 @@ from llama3.serving.fields import (
 from llama3.serving.keys import ApiKeys
 from llama3.serving.page import page
 from llama3.serving.prepared import Prepared
-from llama3.serving.problems import FAULT, NO_HOST, NO_KEY, NO_METHOD, NO_ROUTE, NOT_JSON, TOO_LARGE, TOO_SLOW
+from llama3.serving.problems import FAULT, LATE, NO_HOST, NO_KEY, NO_METHOD, NO_ROUTE, NOT_JSON, TOO_LARGE, TOO_SLOW
 from llama3.serving.record import Record
-from llama3.serving.replies import GONE, Gone, error_response, reply
+from llama3.serving.replies import GONE, Gone, error_response, reply, unless_gone
 from llama3.serving.served import Served
 from llama3.serving.telemetry import CONTENT_TYPE, Telemetry
 from llama3.serving.texts import detokenize, embed, moderate, tokenize, tokenizer_info
@@ -141,25 +141,30 @@ class Gate:
         return NO_KEY("Authorization") if tenant is None else None
 
 
-def _post(kind: type[Body], answer: Callable[[Served, Request, Body], Awaitable[Response]]) -> Endpoint:
+def _post(kind: type[Body], answer: Callable[[Served, Request, Body], Coroutine[Any, Any, Response]]) -> Endpoint:
     """A route that reads a body of this kind, then answers."""
 
     async def endpoint(request: Request) -> Response:
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
             raise NOT_JSON("Content-Type")
         body = read_fields(kind, await _body(request))
-        return await answer(request.app.state.served, request, body)
+        served: Served = request.app.state.served
+        try:
+            async with asyncio.timeout(served.seconds):
+                return await unless_gone(request.receive, answer(served, request, body))
+        except TimeoutError:
+            raise LATE(seconds=f"{served.seconds:g}") from None
 
     return endpoint
 
 
 def _replied(
     prepare: Callable[[Served, Record, Body], Awaitable[Prepared]],
-) -> Callable[[Served, Request, Body], Awaitable[Response]]:
+) -> Callable[[Served, Request, Body], Coroutine[Any, Any, Response]]:
     """Answers with what comes of a body that was prepared, whole or streamed."""
 
     async def answer(served: Served, request: Request, body: Body) -> Response:
-        return await reply(request, await prepare(served, request.state.record, body))
+        return await reply(await prepare(served, request.state.record, body))
 
     return answer
 
@@ -211,8 +216,8 @@ async def live(request: Request) -> Response:
 
 async def ready(request: Request) -> Response:
     """GET /health/ready: 200 where a request would be taken now, else 503."""
-    is_ready = request.app.state.served.service.is_ready
-    return JSONResponse({"status": "ready" if is_ready else "stopping"}, 200 if is_ready else 503)
+    status = request.app.state.served.status
+    return JSONResponse({"status": status}, 200 if status == "ready" else 503)
 
 
 async def _refused(request: Request, error: LlamaError) -> Response:

@@ -28,11 +28,11 @@ ANY_OBJECT: dict[str, Any] = {"type": "object"}
 async def chat(served: Served, record: Record, body: ChatBody) -> Prepared:
     """Let the conversation in. Raises LlamaError for what is refused."""
     served.check_name(body.model)
-    asked = served.asked(record.id, is_stream=bool(body.stream))
+    asked = served.asked(record, is_stream=bool(body.stream))
     tools = [] if body.tool_choice == "none" else body.tools or []
-    told = await _admit_tools(served, tools, record.id)
+    told = await _admit_tools(served, tools, record)
     messages = [_message(message, f"messages.{number}") for number, message in enumerate(body.messages)]
-    trace = await served.admit_dialog([Turn(message.role, message.text) for message in messages])
+    trace = await served.admit_dialog([Turn(message.role, message.text) for message in messages], record)
     admitted = [
         message if message.text == turn.content else dataclasses.replace(message, content=turn.content)
         for message, turn in zip(messages, trace, strict=True)
@@ -60,12 +60,12 @@ def _message(message: ChatMessage, where: str) -> Message:
     return Message(role, content if isinstance(content, str) else [part.model_dump() for part in content or ()])
 
 
-async def _admit_tools(served: Served, tools: Sequence[ToolSpec], id: str) -> list[dict[str, Any]]:
+async def _admit_tools(served: Served, tools: Sequence[ToolSpec], record: Record) -> list[dict[str, Any]]:
     """Tools as templates are told of them. Raises GuardBlocked, and ConfigError where the guards would change one."""
     told = [tool.model_dump(exclude_none=True, exclude={"function": {"strict"}}) for tool in tools]
     for number, tool in enumerate(told):
         text = json.dumps(tool, ensure_ascii=False)
-        if await served.admit(text, id) != text:
+        if await served.admit(text, record) != text:
             raise BAD_FIELD(f"tools.{number}", error="a guard wants a part of it redacted")
     return told
 

@@ -8,17 +8,21 @@ after the first redaction their texts would tell what was redacted.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from llama3.errors import GuardBlocked
-from llama3.safety.engine import PolicyEngine
+from llama3.safety.engine import Decision, PolicyEngine
 from llama3.safety.guard import Turn
 from llama3.serving.answers import AnswerText, ToldToken
 from llama3.serving.problems import LATE
+from llama3.serving.record import Record
 from llama3.serving.service import Job, Service
 from llama3.serving.tools import CallReader, FunctionCall
+
+T = TypeVar("T")
 
 CHANGED_CALL = GuardBlocked.declare(
     "L3-SRV-018",
@@ -41,12 +45,26 @@ class Delta:
 class Exchange:
     """What all answers to one request have in common. `deadline` is in seconds of the loop's clock."""
 
-    id: str
+    record: Record
     service: Service
     guard: PolicyEngine | None
     is_stream: bool
     deadline: float
     seconds: float
+
+    async def in_time(self, work: Awaitable[T]) -> T:
+        """What the work gives. Raises LlamaError where that takes longer than an answer may."""
+        try:
+            async with asyncio.timeout_at(self.deadline):
+                return await work
+        except TimeoutError:
+            raise LATE(seconds=f"{self.seconds:g}") from None
+
+    async def judge(self, guard: PolicyEngine, stage: str, text: str, trace: Sequence[Turn]) -> Decision:
+        """What the guards say of something that the model wrote. Raises GuardBlocked."""
+        decision = await guard.adecide(stage, text, trace, self.record.id, self.record.tenant)
+        decision.raise_if_blocked()
+        return decision
 
 
 @dataclass(eq=False)
@@ -70,11 +88,11 @@ class ServedChoice:
         waiting: list[ToldToken] = []  # of text that may be a call
         try:
             async with aclosing(self._judged()) as pieces:
-                async for piece in pieces:
+                while (piece := await self.asked.in_time(anext(pieces, None))) is not None:
                     waiting += self._tokens_of(piece)
                     text, calls = (piece, []) if self.calls is None else self.calls.push(piece)
                     for call in calls:
-                        await self._judge_call(call)
+                        await self.asked.in_time(self._judge_call(call))
                     if text or calls or (self.calls is None and waiting):
                         yield Delta(text, waiting, calls)
                         waiting = []
@@ -91,8 +109,7 @@ class ServedChoice:
     async def _judge_call(self, call: FunctionCall) -> None:
         """Raises GuardBlocked for a call that the guards refuse, or would change."""
         if self.asked.guard is not None:
-            decision = await self.asked.guard.adecide("tool_call", str(call), self.trace, self.asked.id)
-            decision.raise_if_blocked()
+            decision = await self.asked.judge(self.asked.guard, "tool_call", str(call), self.trace)
             if decision.text != str(call):
                 raise CHANGED_CALL(call.name)
 
@@ -104,23 +121,17 @@ class ServedChoice:
                 async for piece in pieces:
                     yield piece
             elif asked.is_stream:
-                async with aclosing(guard.aguard_stream(pieces, trace=self.trace, request_id=asked.id)) as passed:  # type: ignore[type-var]
+                guarded = guard.aguard_stream(pieces, "output", self.trace, asked.record.id, asked.record.tenant)
+                async with aclosing(guarded) as passed:  # type: ignore[type-var]
                     async for piece in passed:
                         yield piece
             else:
                 text = "".join([piece async for piece in pieces])
-                decision = await guard.adecide("output", text, self.trace, asked.id)
-                decision.raise_if_blocked()
-                yield decision.text
+                yield (await asked.judge(guard, "output", text, self.trace)).text
 
     async def _pieces(self) -> AsyncGenerator[str, None]:
         while self.answer.finish_reason is None:
-            try:
-                async with asyncio.timeout_at(self.asked.deadline):
-                    drawn = await self.job.next(self.index)
-            except TimeoutError:
-                raise LATE(seconds=f"{self.asked.seconds:g}") from None
-            text, tokens = self.answer.push(drawn)
+            text, tokens = self.answer.push(await self.job.next(self.index))
             self._drawn += text
             self._tokens += tokens
             yield text

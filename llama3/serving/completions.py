@@ -27,11 +27,11 @@ MAX_TOKENS = 16
 async def complete(served: Served, record: Record, body: CompletionBody) -> Prepared:
     """Let the prompts in. Raises LlamaError for what is refused."""
     served.check_name(body.model)
-    asked = served.asked(record.id, is_stream=bool(body.stream))
+    asked = served.asked(record, is_stream=bool(body.stream))
     wanted = MAX_TOKENS if body.max_tokens is None else body.max_tokens
     jobs, traces = [], []
     for prompt in prompts_of(body.prompt):
-        ids, text = await admitted_ids(served, prompt, record.id)
+        ids, text = await admitted_ids(served, prompt, record)
         sampling = served.sampling(body, ids, wanted, body.logprobs or 0)
         reads = body.echo and body.logprobs is not None
         jobs.append(Job(ids, sampling, reader=PromptLogps(ids, body.logprobs or 0) if reads else None))
@@ -49,14 +49,15 @@ def prompts_of(given: str | list[Any]) -> list[str | list[int]]:
     return given
 
 
-async def admitted_ids(served: Served, prompt: str | list[int], id: str) -> tuple[npt.NDArray[np.uint32], str]:
-    """A prompt as the guards let it in: its ids and its text. Ids stay what they are unless something is redacted."""
-    if isinstance(prompt, str):
-        text = await served.admit(prompt, id)
-        return served.tokenizer.encode(text, bos=True), text
-    ids = np.array(prompt, np.uint32)
-    said = served.tokenizer.decode(ids)
-    text = await served.admit(said, id)
+async def admitted_ids(
+    served: Served, prompt: str | list[int], record: Record, where: str = "prompt"
+) -> tuple[npt.NDArray[np.uint32], str]:
+    """A prompt as the guards let it in: its ids and its text. Ids stay what they are unless something is redacted.
+    Raises as `Served.admit`, and DoesNotFit for one that is too long for the model, before they see it."""
+    ids = served.tokenizer.encode(prompt, bos=True) if isinstance(prompt, str) else np.array(prompt, np.uint32)
+    served.require_room(len(ids), where)
+    said = prompt if isinstance(prompt, str) else served.tokenizer.decode(ids)
+    text = await served.admit(said, record)
     return (ids if text == said else served.tokenizer.encode(text, bos=True)), text
 
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
-from collections.abc import Sequence
 
 from llama3.inference.sampling import Sampling
 from llama3.serving.completions import admitted_ids, prompts_of
 from llama3.serving.fields import EmbeddingBody
 from llama3.serving.prepared import Json
-from llama3.serving.problems import LATE, LONG_PROMPT
 from llama3.serving.readers import MeanState
 from llama3.serving.record import Record
 from llama3.serving.served import Served
@@ -22,15 +19,14 @@ async def embeddings(served: Served, record: Record, body: EmbeddingBody) -> Jso
     served.check_name(body.model)
     jobs, readers = [], []
     for prompt in prompts_of(body.input):
-        ids, _ = await admitted_ids(served, prompt, record.id)
-        if len(ids) >= served.service.max_tokens:
-            raise LONG_PROMPT("input", tokens=len(ids), limit=served.service.max_tokens)
+        ids, _ = await admitted_ids(served, prompt, record, "input")
         readers.append(MeanState())
         jobs.append(Job(ids, Sampling(1, temperature=0), reader=readers[-1]))
     served.service.submit(jobs, record.tenant)
     record.prompt_tokens = sum(len(job.prompt) for job in jobs)
     try:
-        await _all_read(jobs, served.seconds)
+        for job in jobs:
+            await job.next(0)
     finally:
         for job in jobs:
             served.service.cancel(job)
@@ -40,15 +36,6 @@ async def embeddings(served: Served, record: Record, body: EmbeddingBody) -> Jso
     ]
     usage = {"prompt_tokens": record.prompt_tokens, "total_tokens": record.prompt_tokens}
     return {"object": "list", "data": data, "model": served.name, "usage": usage}
-
-
-async def _all_read(jobs: Sequence[Job], seconds: float) -> None:
-    try:
-        async with asyncio.timeout(seconds):
-            for job in jobs:
-                await job.next(0)
-    except TimeoutError:
-        raise LATE(seconds=f"{seconds:g}") from None
 
 
 def _written(reader: MeanState, encoding: str) -> str | list[float]:

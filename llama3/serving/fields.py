@@ -18,12 +18,15 @@ MOST_CHOICES = 8
 MOST_STOPS = 16
 MOST_TEXT = 1 << 20
 """Characters of a text, tokens of a prompt, tokens of an answer: a body has no more anyway."""
+MOST_JUDGED = 1 << 16
+"""Characters of a text that only the guards see; what a model is to see is bounded by its context."""
 MOST_NAME = 256
 MOST_PROBLEMS = 16
 
 Body = TypeVar("Body", bound="Bounded")
 Name = Annotated[str, Field(max_length=MOST_NAME)]
 Text = Annotated[str, Field(max_length=MOST_TEXT)]
+Judged = Annotated[str, Field(max_length=MOST_JUDGED)]
 Ids = Annotated[list[Annotated[int, Field(ge=0, lt=1 << 32)]], Field(min_length=1, max_length=MOST_TEXT)]
 Prompt = (
     Text
@@ -250,7 +253,7 @@ class ModerationBody(BodyFields):
     """POST /v1/moderations."""
 
     model: Name | None = None
-    input: Text | Annotated[list[Text], Field(min_length=1, max_length=MOST_PROMPTS)]
+    input: Judged | Annotated[list[Judged], Field(min_length=1, max_length=MOST_PROMPTS)]
 
 
 class TokenizeBody(BodyFields):

@@ -13,7 +13,6 @@ from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing
 from typing import Any, TypeVar
 
-from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
@@ -32,12 +31,12 @@ class Gone(Exception):  # noqa: N818 - no error: nobody is there to be told
     """The client went away."""
 
 
-async def reply(request: Request, prepared: Prepared) -> Response:
+async def reply(prepared: Prepared) -> Response:
     """Queue the jobs and answer with what comes of them. Raises LlamaError before anything is told."""
     prepared.submit()
     if prepared.choices[0].asked.is_stream:
         return EventStream(_events(prepared))
-    return JSONResponse(await unless_gone(request.receive, prepared.whole()))
+    return JSONResponse(await prepared.whole())
 
 
 async def _events(prepared: Prepared) -> AsyncGenerator[bytes, None]:

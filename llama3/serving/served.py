@@ -24,6 +24,7 @@ from llama3.serving.answers import AnswerText
 from llama3.serving.choices import Exchange, ServedChoice
 from llama3.serving.fields import Drawing
 from llama3.serving.problems import LONG_PROMPT, NO_MODEL
+from llama3.serving.record import Record
 from llama3.serving.service import Job, Service
 from llama3.serving.tools import CallReader
 from llama3.tokenizer.chat import stop_ids
@@ -56,6 +57,8 @@ class Served:
         if tokens > rows:
             raise OTHER_TOKENIZER(self.name, tokens=tokens, rows=rows)
         self._dialogs = None if self.guard is None else DialogGuard(self.guard)
+        if self.guard is not None:
+            self.guard.most_waiting = self.service.max_queue
 
     @property
     def guard(self) -> PolicyEngine | None:
@@ -79,30 +82,46 @@ class Served:
         if name is not None and name != self.name:
             raise NO_MODEL("model", model=name, name=self.name)
 
-    def asked(self, id: str, *, is_stream: bool) -> Exchange:
+    @property
+    def status(self) -> str:
+        """Whether a request would be taken now: "ready", or why not."""
+        if self.service.is_ready:
+            down = [] if self.guard is None else self.guard.down()
+            return f"no answer from the guard {', '.join(down)}" if down else "ready"
+        return "stopping" if self.service.draining else "the engine has ended"
+
+    def asked(self, record: Record, *, is_stream: bool) -> Exchange:
         """What the answers to a request that begins now have in common."""
         deadline = asyncio.get_running_loop().time() + self.seconds
-        return Exchange(id, self.service, self.guard, is_stream, deadline, self.seconds)
+        return Exchange(record, self.service, self.guard, is_stream, deadline, self.seconds)
 
-    async def admit(self, text: str, id: str) -> str:
-        """What of a user's text the guards let in. Raises GuardBlocked."""
+    def require_room(self, tokens: int, where: str) -> int:
+        """How many tokens an answer to so many may have. Raises DoesNotFit where that is none."""
+        room = self.service.max_tokens - tokens
+        if room < 1:
+            raise LONG_PROMPT(where, tokens=tokens, limit=self.service.max_tokens)
+        return room
+
+    async def admit(self, text: str, record: Record) -> str:
+        """What of a user's text the guards let in. Raises GuardBlocked, and LlamaError where too much waits for
+        them."""
         if self.guard is None:
             return text
-        decision = await self.guard.adecide("input", text, (), id)
+        decision = await self.guard.adecide("input", text, (), record.id, record.tenant)
         decision.raise_if_blocked()
         return decision.text
 
-    async def admit_dialog(self, turns: Sequence[Turn]) -> list[Turn]:
-        """What of a conversation the guards let in. Raises GuardBlocked."""
+    async def admit_dialog(self, turns: Sequence[Turn], record: Record) -> list[Turn]:
+        """What of a conversation the guards let in. Raises as `admit`, and DoesNotFit for one that is too long for
+        the model, before they see it."""
+        self.require_room(sum(len(self.tokenizer.encode(turn.content.strip())) for turn in turns), "messages")
         if self._dialogs is None:
             return list(turns)
-        return await asyncio.to_thread(self._dialogs.admit, turns)
+        return await self._dialogs.aadmit(turns, record.id, record.tenant)
 
     def sampling(self, body: Drawing, prompt: npt.NDArray[np.uint32], wanted: int | None, top_logps: int) -> Sampling:
         """How answers are drawn: `wanted` tokens, as far as there is room. Raises DoesNotFit, ConfigError."""
-        room = self.service.max_tokens - len(prompt)
-        if room < 1:
-            raise LONG_PROMPT("prompt", tokens=len(prompt), limit=self.service.max_tokens)
+        room = self.require_room(len(prompt), "prompt")
         bias = tuple((int(token), value) for token, value in (body.logit_bias or {}).items())
         return Sampling(
             room if wanted is None else min(max(wanted, 1), room),

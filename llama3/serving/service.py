@@ -2,8 +2,7 @@
 
 The event loop never computes and the engine's thread never waits for a client: `submit` and `cancel` are called in the
 loop, what is drawn is handed to the loop once a step. The engine gets as many answers as it can run; what waits beyond
-that waits here, a queue for each tenant, and the tenant that was given the fewest tokens is next (Sheng et al.,
-"Fairness in Serving Large Language Models", 2024: a tenant that comes back begins where the poorest that waits stands).
+that waits here, and the tenant that was given the fewest tokens is next.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -20,6 +18,7 @@ import numpy.typing as npt
 
 from llama3.config.serving import Speculative
 from llama3.errors import LlamaError
+from llama3.fair_queue import FairQueue
 from llama3.inference.completion import FinishReason
 from llama3.inference.engine import Engine
 from llama3.inference.request import Constraint, Reader, Request
@@ -120,8 +119,7 @@ class Service:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._open: set[Job] = set()  # the loop's: those that somebody reads
         self._changed = threading.Condition()  # guards what follows and is told of every change
-        self._waiting: dict[str, deque[Job]] = {}
-        self._given: dict[str, int] = {}  # tokens
+        self._waiting = FairQueue[Job]()  # by tokens
         self._running: list[Job] = []
         self._stopped = False
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
@@ -155,13 +153,10 @@ class Service:
             self.engine.check([job.prompt], job.sampling)
             job.tenant = tenant
         with self._changed:
-            queue = self._waiting.setdefault(tenant, deque())
-            if len(queue) + len(jobs) > self.max_queue:
-                raise BUSY(waiting=len(queue), limit=self.max_queue)
-            if not queue:
-                poorest = min((self._given[other] for other, jobs in self._waiting.items() if jobs), default=0)
-                self._given[tenant] = max(self._given.get(tenant, 0), poorest)
-            queue.extend(jobs)
+            waiting = self._waiting.waiting(tenant)
+            if waiting + len(jobs) > self.max_queue:
+                raise BUSY(waiting=waiting, limit=self.max_queue)
+            self._waiting.push(tenant, jobs)
             self._changed.notify_all()
         self._open.update(jobs)
 
@@ -175,8 +170,7 @@ class Service:
         self._open.discard(job)
         with self._changed:
             if job.request is None:
-                if job in self._waiting[job.tenant]:
-                    self._waiting[job.tenant].remove(job)
+                self._waiting.remove(job.tenant, job)
                 return
         self.engine.cancel(job.request)
 
@@ -190,7 +184,7 @@ class Service:
         """Now: jobs that wait, answers that run, and the figures of the cache (`KvPool.stats`); since the start: tokens
         that were guessed, and those of them that were right."""
         with self._changed:
-            waiting = sum(map(len, self._waiting.values()))
+            waiting = len(self._waiting)
             running = sum(job.sampling.n for job in self._running)
         decoder = self.engine.decoder
         guessed = {"drafted": decoder.drafted, "accepted": decoder.accepted}
@@ -214,10 +208,10 @@ class Service:
     def _wait_for_work(self) -> bool:
         """Give the engine what it can run. False: the service has stopped."""
         with self._changed:
-            self._changed.wait_for(lambda: self._stopped or self._running or any(self._waiting.values()))
+            self._changed.wait_for(lambda: self._stopped or self._running or self._waiting)
             room = self.engine.max_batch - sum(job.sampling.n for job in self._running)
-            while room > 0 and (waiting := [tenant for tenant, jobs in self._waiting.items() if jobs]):
-                job = self._waiting[min(waiting, key=self._given.__getitem__)].popleft()
+            while room > 0 and self._waiting:
+                job = self._waiting.pop()
                 job.request = self.engine.submit(
                     job.prompt,
                     job.sampling,
@@ -225,18 +219,18 @@ class Service:
                     constrain=job.constrain,
                     reader=job.reader,
                 )
-                self._given[job.tenant] += len(job.prompt)
+                self._waiting.charge(job.tenant, len(job.prompt))
                 self._running.append(job)
                 room -= job.sampling.n
             return not self._stopped
 
     def _hand_back(self) -> None:
         """Pass on what a step drew, and the errors of jobs that will get no more."""
-        running, news, failed = [], [], []
+        running, news, failed, given = [], [], [], []
         for job in self._running:
             drawn = job.drawn()
             news += drawn
-            self._given[job.tenant] += sum(len(new.ids) for _, new in drawn)
+            given.append((job.tenant, sum(len(new.ids) for _, new in drawn)))
             assert job.request is not None
             if job.request.error is not None:
                 failed.append((job, _told(job.request.error)))
@@ -244,6 +238,8 @@ class Service:
                 running.append(job)
         with self._changed:
             self._running = running
+            for tenant, tokens in given:
+                self._waiting.charge(tenant, tokens)
         self._tell(lambda: _deliver(news, failed))
 
     def _tell(self, call: Callable[[], None]) -> None:

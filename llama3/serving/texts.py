@@ -11,25 +11,27 @@ from llama3.errors import DataError
 from llama3.safety.engine import Decision
 from llama3.serving.embeddings import embeddings
 from llama3.serving.fields import DetokenizeBody, EmbeddingBody, ModerationBody, TokenizeBody
-from llama3.serving.replies import unless_gone
 from llama3.serving.served import Served
 from llama3.tokenizer.tokenizer import Tokenizer
 
 
 async def embed(served: Served, request: Request, body: EmbeddingBody) -> Response:
     """POST /v1/embeddings."""
-    return JSONResponse(await unless_gone(request.receive, embeddings(served, request.state.record, body)))
+    return JSONResponse(await embeddings(served, request.state.record, body))
 
 
 async def moderate(served: Served, request: Request, body: ModerationBody) -> Response:
     """POST /v1/moderations: what the guards of the policy say of texts, as what a user says."""
     texts = [body.input] if isinstance(body.input, str) else body.input
-    guard, id = served.guard, request.state.record.id
+    guard, record = served.guard, request.state.record
     decisions = [
-        Decision("input", "allow") if guard is None else await guard.adecide("input", text, (), id) for text in texts
+        Decision("input", "allow")
+        if guard is None
+        else await guard.adecide("input", text, (), record.id, record.tenant)
+        for text in texts
     ]
     return JSONResponse(
-        {"id": f"modr-{id}", "model": "policy", "results": [_result(decision) for decision in decisions]}
+        {"id": f"modr-{record.id}", "model": "policy", "results": [_result(decision) for decision in decisions]}
     )
 
 

@@ -99,7 +99,7 @@ def test_one_hanging_guard_holds_up_no_other():
 def test_an_answer_after_the_deadline_is_none(monkeypatch):
     """Even where it is there before anybody looks, as beside a thread that lets no other run."""
     clock = [0.0]
-    monkeypatch.setattr("llama3.safety.engine.time", type("Clock", (), {"monotonic": staticmethod(lambda: clock[0])}))
+    monkeypatch.setattr("llama3.safety.worker.time", type("Clock", (), {"monotonic": staticmethod(lambda: clock[0])}))
 
     def late(x):
         clock[0] += 60
