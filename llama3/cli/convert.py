@@ -15,8 +15,8 @@ def convert(
     source: Annotated[Path, typer.Argument(metavar="IN", help="A model of any layout, a release, or a run.")],
     out: Annotated[Path, typer.Argument(help="Directory to write; it must be empty or not there.")],
     to: Annotated[
-        Literal["hf", "meta", "compressed-tensors"],
-        typer.Option(help="Layout of the result. The last is for what `llama3 quantize` wrote."),
+        Literal["hf", "meta", "compressed-tensors", "fbgemm_fp8"],
+        typer.Option(help="Layout of the result. The last two are for what `llama3 quantize` wrote."),
     ],
     dtype: Annotated[
         Precision | None,
