@@ -1,5 +1,5 @@
-"""Quantized models written in the layout `fbgemm_fp8`, in which Meta released 405B: FP8 (E4M3) matrices with a scale for
-each row, and one cap on the largest element of an input, by which each token is scaled as it comes (paper 6.2).
+"""Quantized models written in the layout `fbgemm_fp8`, in which Meta released 405B: FP8 (E4M3) matrices with a scale
+for each row, and one cap on the largest element of an input, by which each token is scaled as it comes (paper 6.2).
 
     X.weight             FP8 [R, C]
     X.weight_scale       float32 [R, 1]

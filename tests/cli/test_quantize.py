@@ -91,6 +91,21 @@ def test_every_command_that_reads_models_reads_other_programs_layouts(llama3, mo
     assert all(torch.equal(x, other.state_dict()[name]) for name, x in one.state_dict().items())
 
 
+def test_a_dash_is_an_underscore(llama3, model, tmp_path):
+    """In names that are typed; what is written has the scheme's own name."""
+    assert llama3("quantize", model, tmp_path / "q", "--scheme", "fp8-rowwise", "--prompts", 0)[0] == 0
+    assert json.loads((tmp_path / "q/config.json").read_text())["quantization"]["scheme"] == "fp8_rowwise"
+    assert json.loads((tmp_path / "q/quantization.json").read_text())["scheme"] == "fp8_rowwise"
+    for to, layout in (("fbgemm-fp8", "fbgemm_fp8"), ("compressed_tensors", "compressed-tensors")):
+        code, printed, told = llama3("convert", tmp_path / "q", tmp_path / to, "--to", to, "--json")
+        assert (code, json.loads(printed)["layout"]) == (0, layout), told
+    assert llama3("plugins", "show", "exporters/compressed-tensors")[0] == 0
+    code, _, told = llama3("convert", tmp_path / "q", tmp_path / "no", "--to", "compressed")
+    assert code == 2
+    assert "did you mean 'compressed-tensors'" in told
+    assert "L3-CLI-040" in told
+
+
 def test_people_read_a_table(llama3, model, tmp_path):
     code, printed, _ = llama3("quantize", model, tmp_path / "out", "--scheme", "int4", "--set", "group=64", *FEW)
     assert code == 0
