@@ -18,6 +18,7 @@ from llama3.tokenizer import Tokenizer, stop_ids
 if TYPE_CHECKING:
     from llama3.checkpoints.companions import stated_ids, write_companions
     from llama3.checkpoints.compressed_tensors import require_quantized, write_compressed
+    from llama3.checkpoints.fbgemm_fp8 import write_fbgemm_fp8
     from llama3.checkpoints.formats import is_quantized, load_tokenizer, open_weights
     from llama3.checkpoints.gguf_writer import check_gguf, write_gguf
     from llama3.checkpoints.hf import read_raw_config
@@ -64,6 +65,7 @@ __all__ = [
     "stop_ids",
     "write_companions",
     "write_compressed",
+    "write_fbgemm_fp8",
     "write_gguf",
     "write_json_atomic",
     "write_probe",
@@ -74,6 +76,7 @@ _HOMES = {
     "write_companions": "llama3.checkpoints.companions",
     "require_quantized": "llama3.checkpoints.compressed_tensors",
     "write_compressed": "llama3.checkpoints.compressed_tensors",
+    "write_fbgemm_fp8": "llama3.checkpoints.fbgemm_fp8",
     "is_quantized": "llama3.checkpoints.formats",
     "load_tokenizer": "llama3.checkpoints.formats",
     "open_weights": "llama3.checkpoints.formats",

@@ -219,6 +219,12 @@ def llama3_exporters() -> list[ExporterSpec]:
             summary="a quantized model as vLLM and transformers load it",
         ),
         ExporterSpec(
+            name="fbgemm_fp8",
+            factory="llama3_plugins.exporters.fbgemm_fp8:FbgemmFp8Exporter",
+            options="llama3_plugins.exporters.fbgemm_fp8:FbgemmFp8Options",
+            summary="FP8 by rows as Meta released 405B; vLLM and transformers load it",
+        ),
+        ExporterSpec(
             name="gguf",
             factory="llama3_plugins.exporters.gguf:GgufExporter",
             options="llama3_plugins.exporters.gguf:GgufOptions",

@@ -1,5 +1,5 @@
-"""Quantized models in the layouts of other programs: `compressed-tensors`, which vLLM and transformers load, both ways,
-and FBGEMM's FP8 (Meta's release of 405B), which is read only.
+"""Quantized models in the layouts of other programs: `compressed-tensors`, which vLLM and transformers load, and how it
+and FBGEMM's FP8 (Meta's release of 405B) are read. `fbgemm_fp8.py` writes the other.
 
 A matrix `X.weight` lies there as
 
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ NOT_QUANTIZED = CheckpointError.declare(
 )
 NO_FORM = CheckpointError.declare(
     "L3-CNV-007",
-    "the scheme {scheme!r} keeps this matrix in a form that compressed-tensors has not ({why})",
+    "the scheme {scheme!r} keeps this matrix in a form that {layout} has not ({why})",
     fix="use a scheme of another form; see: llama3 plugins list --family quantization",
 )
 OTHER_FORM = CheckpointError.declare(
@@ -49,8 +50,14 @@ OTHER_FORM = CheckpointError.declare(
     fix="use a checkpoint with symmetric codes of 4 or 8 bits, scaled by rows or groups of columns",
 )
 
+METHOD = "compressed-tensors"
+"""Its value of quant_method."""
 _BESIDE = ("weight_scale", "weight_shape", "input_scale", "input_scale_ub")
 """What stands beside codes and is no tensor of the model; zero points are none of these: such a file is refused."""
+
+
+_CODES = ("F8_E4M3", "I8")
+"""safetensors' names of types whose numbers are nothing without a scale."""
 
 
 class CompressedWeights(HfWeights):
@@ -82,6 +89,9 @@ class CompressedWeights(HfWeights):
     def get(self, name: str) -> Tensor:
         scale_name = f"{name}_scale"
         if scale_name not in self._tensors.shapes:
+            if self._tensors.types[name] in _CODES:
+                shape = self._tensors.shapes[name]
+                raise OTHER_FORM(f"{self.path}: {name}", codes=self._tensors.types[name], scales="none", shape=shape)
             return self._tensors.get(name)
         packed = f"{name}_packed"
         stored = self._tensors.get(packed if packed in self._tensors.shapes else name)
@@ -121,6 +131,82 @@ def require_quantized(source: WeightSource) -> QuantizedWeights:
     return source
 
 
+@dataclass(frozen=True, slots=True)
+class Coded:
+    """A model that one of our schemes quantized, as other programs keep it."""
+
+    tensors: Mapping[str, Tensor]
+    """All of the model, by Hugging Face's names: codes with their scales, and what is not quantized."""
+    weights: Mapping[str, Any]
+    """How `compressed-tensors` describes a quantized matrix; all are of one kind."""
+    modules: frozenset[str]
+    """Those that are quantized ..."""
+    ignored: tuple[str, ...]
+    """... and the linear ones that are not."""
+
+
+def coded(source: QuantizedWeights, dtype: torch.dtype, layout: str, *, packed: bool) -> Coded:
+    """Codes and scales as they are; the rest in `dtype`. packed: int8 codes lie four to an int32.
+
+    Raises CheckpointError where `layout` has no form for a matrix.
+    """
+    shapes = source.config.parameter_shapes()
+    tensors: dict[str, Tensor] = {}
+    weights: dict[str, Any] = {}
+    modules: set[str] = set()
+    for name, parts in source.stored():
+        if not isinstance(parts, dict):
+            tensors |= {hf: x.to(dtype).contiguous() for hf, x in hf_tensors(source.config, name, parts)}
+            continue
+        try:
+            described, stored = _stored(parts, packed=packed)
+            if weights not in ({}, described):
+                raise ValueError("and others in another one")
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise NO_FORM(f"{source.path}: {name}", scheme=source.scheme, layout=layout, why=error) from error
+        weights = described
+        for kind, tensor in stored.items():
+            for hf, view in hf_views(source.config, f"{name}.weight", tensor):
+                module = hf.removesuffix(".weight")
+                tensors[f"{module}.{kind}"] = view.reshape(-1, tensor.shape[1]).contiguous()
+                modules.add(module)
+    linear = {name.removesuffix(".weight") for name in shapes if name.endswith("_proj.weight")}
+    return Coded(tensors, weights, frozenset(modules), (*sorted(linear - modules), "lm_head"))
+
+
+def write_coded(
+    source: QuantizedWeights,
+    tokenizer: Tokenizer,
+    folder: Path,
+    dtype: torch.dtype,
+    tensors: Mapping[str, Tensor],
+    said: Mapping[str, Any],
+) -> None:
+    """Write a quantized model in another program's layout, and read it back: it must be the same numbers.
+
+    said: the entry `quantization_config` of config.json. Raises CheckpointError.
+    """
+    write_tensors(tensors, folder)
+    write_json_atomic(
+        folder / CONFIG_FILE,
+        {
+            **source.config.to_hf(),
+            "dtype": str(dtype).removeprefix("torch."),
+            **stated_ids(source, tokenizer),
+            "quantization_config": said,
+        },
+    )
+    write_companions(source, tokenizer, folder)
+    written = CompressedWeights(folder)
+    for name in source.config.parameter_shapes():
+        if f"{name}_scale" not in tensors:
+            continue
+        one, other = source.get(name), written.get(name)
+        if one.shape != other.shape or not torch.allclose(one, other, rtol=1e-6, atol=0.0):
+            where, layout = f"{source.path}: {name.removesuffix('.weight')}", said["quant_method"]
+            raise NO_FORM(where, scheme=source.scheme, layout=layout, why="it reads back as other numbers")
+
+
 def write_compressed(source: WeightSource, tokenizer: Tokenizer, folder: Path, dtype: torch.dtype) -> list[str]:
     """A model that one of our schemes quantized, in the layout `compressed-tensors`; what of it the layout cannot say.
 
@@ -128,47 +214,23 @@ def write_compressed(source: WeightSource, tokenizer: Tokenizer, folder: Path, d
     Raises CheckpointError where a matrix has no such form.
     """
     source = require_quantized(source)
+    dynamic = rounds_inputs(source)
+    made = coded(source, dtype, METHOD, packed=not dynamic)
+    shapes = source.config.parameter_shapes()
+    packed = {
+        f"{module}.weight_shape": torch.tensor(shapes[f"{module}.weight"])
+        for module in made.modules
+        if f"{module}.weight_packed" in made.tensors
+    }
+    write_coded(source, tokenizer, folder, dtype, {**made.tensors, **packed}, _config(made, dynamic))
+    return ["inputs are scaled by their largest element: a cap on it has no place in this layout"] if dynamic else []
+
+
+def rounds_inputs(source: QuantizedWeights) -> bool:
+    """Whether the scheme rounds inputs too, each token as it comes."""
     spec = discover().spec("quantization", source.scheme)
     assert isinstance(spec, QuantizationSpec)
-    dynamic = spec.activation_bits is not None
-    shapes = source.config.parameter_shapes()
-    tensors: dict[str, Tensor] = {}
-    weights: dict[str, Any] = {}
-    quantized: set[str] = set()
-    for name, parts in source.stored():
-        if not isinstance(parts, dict):
-            tensors |= {hf: x.to(dtype).contiguous() for hf, x in hf_tensors(source.config, name, parts)}
-            continue
-        where = f"{source.path}: {name}"
-        try:
-            described, stored = _stored(parts, packed=not dynamic)
-            if weights not in ({}, described):
-                raise ValueError("and others in another one")
-        except (KeyError, RuntimeError, ValueError) as error:
-            raise NO_FORM(where, scheme=source.scheme, why=error) from error
-        weights = described
-        for kind, tensor in stored.items():
-            for hf, view in hf_views(source.config, f"{name}.weight", tensor):
-                module = hf.removesuffix(".weight")
-                tensors[f"{module}.{kind}"] = view.reshape(-1, tensor.shape[1]).contiguous()
-                quantized.add(module)
-    for module in quantized:
-        if f"{module}.weight_packed" in tensors:
-            tensors[f"{module}.weight_shape"] = torch.tensor(shapes[f"{module}.weight"])
-    write_tensors(tensors, folder)
-    linear = {name.removesuffix(".weight") for name in shapes if name.endswith("_proj.weight")}
-    write_json_atomic(
-        folder / CONFIG_FILE,
-        {
-            **source.config.to_hf(),
-            "dtype": str(dtype).removeprefix("torch."),
-            **stated_ids(source, tokenizer),
-            "quantization_config": _config(weights, dynamic, [*sorted(linear - quantized), "lm_head"]),
-        },
-    )
-    write_companions(source, tokenizer, folder)
-    _require_same(source, CompressedWeights(folder), quantized)
-    return ["inputs are scaled by their largest element: a cap on it has no place in this layout"] if dynamic else []
+    return spec.activation_bits is not None
 
 
 def _stored(parts: Mapping[str, Tensor], *, packed: bool) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -191,25 +253,18 @@ def _stored(parts: Mapping[str, Tensor], *, packed: bool) -> tuple[dict[str, Any
     return described, {"weight": codes, "weight_scale": scale[:, None]}
 
 
-def _config(weights: Mapping[str, Any], dynamic: bool, ignore: list[str]) -> dict[str, Any]:
+def _config(made: Coded, dynamic: bool) -> dict[str, Any]:
     """The entry `quantization_config` of config.json."""
+    weights = made.weights
     inputs = {**weights, "strategy": "token", "dynamic": True} if dynamic else None
     packed = "pack-quantized" if weights["type"] == "int" and not dynamic else f"{weights['type']}-quantized"
     group = {"targets": ["Linear"], "weights": dict(weights), "input_activations": inputs, "output_activations": None}
     return {
-        "quant_method": "compressed-tensors",
+        "quant_method": METHOD,
         "format": packed,
         "quantization_status": "compressed",
         "config_groups": {"group_0": group},
-        "ignore": ignore,
+        "ignore": list(made.ignored),
         "kv_cache_scheme": None,
         "global_compression_ratio": None,
     }
-
-
-def _require_same(source: QuantizedWeights, written: CompressedWeights, modules: set[str]) -> None:
-    """Raise CheckpointError where a matrix that was written is not the one that the scheme's codes stand for."""
-    for module in sorted(modules):
-        one, other = source.get(f"{module}.weight"), written.get(f"{module}.weight")
-        if one.shape != other.shape or not torch.allclose(one, other, rtol=1e-6, atol=0.0):
-            raise NO_FORM(f"{source.path}: {module}", scheme=source.scheme, why="it reads back as other numbers")

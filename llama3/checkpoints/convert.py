@@ -1,5 +1,5 @@
 """A model from one layout to another, tensor by tensor: Hugging Face's and Meta's can be written, and of what one of
-our schemes quantized compressed-tensors.
+our schemes quantized compressed-tensors and FBGEMM's FP8.
 
 Memory holds one file of the result at a time. The tokenizer goes along, as do the files that state the terms.
 """
@@ -19,6 +19,7 @@ from torch import Tensor
 from llama3.artifacts.files import atomic_directory, write_json_atomic
 from llama3.checkpoints.companions import carry_policy, stated_ids, write_companions
 from llama3.checkpoints.compressed_tensors import require_quantized, write_compressed
+from llama3.checkpoints.fbgemm_fp8 import write_fbgemm_fp8
 from llama3.checkpoints.formats import load_tokenizer, open_weights
 from llama3.checkpoints.layouts import CONFIG_FILE, PARAMS_FILE, layout_of
 from llama3.checkpoints.license import copy_terms
@@ -42,7 +43,9 @@ NO_PLACE = CheckpointError.declare(
     "L3-CNV-004", "has {heads}, for which Meta's layout has no place", fix="convert to hf"
 )
 
-WrittenLayout = Literal["hf", "meta", "compressed-tensors"]
+WrittenLayout = Literal["hf", "meta", "compressed-tensors", "fbgemm_fp8"]
+QUANTIZED: Mapping[WrittenLayout, Any] = {"compressed-tensors": write_compressed, "fbgemm_fp8": write_fbgemm_fp8}
+"""Layouts that keep codes."""
 DTYPES: Mapping[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
@@ -60,16 +63,16 @@ class Converted:
 def convert(path: str | Path, folder: str | Path, to: WrittenLayout, dtype: torch.dtype | None = None) -> Converted:
     """Write the model at `path`, of any layout, into the new directory `folder`.
 
-    dtype: default: the source's own precision, float32 where it is quantized; in compressed-tensors that of what is
-        not quantized, by default as it is
+    dtype: default: the source's own precision, float32 where it is quantized; in layouts that keep codes that of what
+        is not quantized, by default as it is
     Raises ConfigError where `folder` holds something, and CheckpointError where the model is damaged.
     """
     folder = Path(folder)
     require_new(folder)
     source, tokenizer = open_model(path)
-    dtype = dtype or (require_quantized(source).rest_dtype if to == "compressed-tensors" else source.dtype)
+    dtype = dtype or (require_quantized(source).rest_dtype if to in QUANTIZED else source.dtype)
     with new_directory(folder) as place:
-        write = {"hf": write_hf, "meta": write_meta, "compressed-tensors": write_compressed}[to]
+        write = {"hf": write_hf, "meta": write_meta, **QUANTIZED}[to]
         notes = write(source, tokenizer, place, dtype)
         write_terms(source, place, {"stage": "convert", **facts_of(source)})
         carry_policy(Path(path), place)

@@ -227,6 +227,11 @@ class QuantizedWeights(HfWeights):
         return torch.float32
 
     @property
+    def options(self) -> Mapping[str, Any]:
+        """The scheme's."""
+        return self._quantization.metadata()
+
+    @property
     def rest_dtype(self) -> torch.dtype:
         """Of what is not quantized."""
         return common_dtype({self._tensors.types["embed.weight"]})

@@ -3,20 +3,36 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from llama3.cli.output import JsonOption, note, print_json, say
 from llama3.config.schema import Precision
+from llama3.errors import ConfigError, did_you_mean
+
+if TYPE_CHECKING:
+    from llama3.checkpoints.convert import WrittenLayout
+
+NO_LAYOUT = ConfigError.declare(
+    "L3-CLI-040",
+    "no layout {given!r} is converted to",
+    why="{near}",
+    fix="give one of {layouts}; others are written by: llama3 export",
+)
+LAYOUTS: tuple[WrittenLayout, ...] = ("hf", "meta", "compressed-tensors", "fbgemm_fp8")
 
 
 def convert(
     source: Annotated[Path, typer.Argument(metavar="IN", help="A model of any layout, a release, or a run.")],
     out: Annotated[Path, typer.Argument(help="Directory to write; it must be empty or not there.")],
     to: Annotated[
-        Literal["hf", "meta", "compressed-tensors"],
-        typer.Option(help="Layout of the result. The last is for what `llama3 quantize` wrote."),
+        str,
+        typer.Option(
+            metavar="|".join(LAYOUTS),
+            help="Layout of the result. The last two are for what `llama3 quantize` wrote.",
+            autocompletion=lambda: list(LAYOUTS),
+        ),
     ],
     dtype: Annotated[
         Precision | None,
@@ -29,11 +45,22 @@ def convert(
     from llama3.checkpoints.convert import convert as write
     from llama3.inference.llama import find_model
 
-    made = write(find_model(source), out, to, DTYPES[dtype] if dtype else None)
+    layout = _layout(to)
+    made = write(find_model(source), out, layout, DTYPES[dtype] if dtype else None)
     if json:
-        print_json({"path": made.folder, "layout": to, "dtype": made.dtype, "parameters": made.parameters,
+        print_json({"path": made.folder, "layout": layout, "dtype": made.dtype, "parameters": made.parameters,
                     "notes": made.notes})  # fmt: skip
         return
     for text in made.notes:
         note(f"note: {text}")
-    say(f"{made.folder}: {made.parameters:,} parameters in {made.dtype}, layout {to}")
+    say(f"{made.folder}: {made.parameters:,} parameters in {made.dtype}, layout {layout}")
+
+
+def _layout(given: str) -> WrittenLayout:
+    """The layout of that name, in which - and _ are the same. Raises ConfigError."""
+    from llama3.plugins.registry import same_name
+
+    for layout in LAYOUTS:
+        if same_name(layout, given):
+            return layout
+    raise NO_LAYOUT("--to", given=given, near=did_you_mean(given, LAYOUTS), layouts=", ".join(LAYOUTS))

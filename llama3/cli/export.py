@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from llama3.cli import completion
-from llama3.cli.options import PluginOptions, given_options
+from llama3.cli.options import PluginOptions, given_options, plugin_name
 from llama3.cli.output import JsonOption, note, print_json, say
 
 
@@ -29,7 +29,7 @@ def export(
 
     Exit code 5 when it does not compute the same; then nothing is left behind.
     """
-    options = given_options(overrides)
+    options, to = given_options(overrides), plugin_name("exporters", to)
 
     from llama3.inference.llama import find_model
     from llama3.release.export import export as write

@@ -1,4 +1,4 @@
-"""Options of one plugin on the command line: `--set OPTION=VALUE`."""
+"""One plugin on the command line: its name, and its options by `--set OPTION=VALUE`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,13 @@ PluginOptions = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="OPTION=VALUE", help="An option of the plugin, such as path=notes. Repeatable."),
 ]
+
+
+def plugin_name(family: str, given: str) -> str:
+    """The name of a plugin as its author wrote it: - and _ are the same on the command line."""
+    from llama3.plugins.registry import discover
+
+    return discover().spelled(family, given)
 
 
 def given_options(overrides: Iterable[str] | None) -> dict[str, Any]:

@@ -160,13 +160,14 @@ def new(
 def _find(registry: Registry, name: str) -> list[Offer]:
     """Offers called `name`, in one family or in all. Raises PluginError with near names."""
     from llama3.errors import did_you_mean
-    from llama3.plugins.registry import broken_problem
+    from llama3.plugins.registry import broken_problem, same_name
 
     family, slash, rest = name.rpartition("/")
     if slash:
         _check_family(registry, family)
     of_family = [offer for offer in registry.offers if family in ("", offer.spec.family)]
     found = [offer for offer in of_family if rest in (offer.spec.name, offer.qualified)]
+    found = found or [offer for offer in of_family if same_name(rest, offer.spec.name)]
     if not found:
         broken = [item for item in registry.broken if rest in (item.dist, item.entry)]
         if broken:

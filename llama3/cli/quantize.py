@@ -10,7 +10,7 @@ import typer
 
 from llama3.cli import completion
 from llama3.cli.generate import DeviceOption, SeedOption
-from llama3.cli.options import PluginOptions, given_options
+from llama3.cli.options import PluginOptions, given_options, plugin_name
 from llama3.cli.output import JsonOption, json_text, print_json, print_table, say
 
 MB = 1e6
@@ -42,7 +42,7 @@ def quantize(
     from llama3.config.schema import Slot
     from llama3.release.quantized_copy import Comparison, quantize_to
 
-    slot = Slot.model_validate({**options, "name": scheme})
+    slot = Slot.model_validate({**options, "name": plugin_name("quantization", scheme)})
     asked = Comparison(prompts, max_tokens, seed, data, reward_model, ablate)
     report = quantize_to(model, out, slot, asked, device)
     if json:

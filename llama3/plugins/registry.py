@@ -101,6 +101,11 @@ class Registry:
         """Names that can be written in a config: qualified where two plugins clash."""
         return sorted(row.qualified if row.status == "clash" else row.name for row in self.list(family))
 
+    def spelled(self, family: str, name: str) -> str:
+        """The plugin's own name where `name` differs from one only in - and _; else `name`. For what people type."""
+        alike = [known for known in self.names(family) if same_name(known, name)]
+        return alike[0] if len(alike) == 1 and name not in alike else name
+
     def list(self, family: str | None = None) -> Sequence[Listed]:
         """All plugins, or those of one family, sorted by family, name and distribution."""
         rows = [
@@ -232,6 +237,11 @@ class Registry:
         if not any(offer.dist == BUILT_IN for offer in self.offers):
             return NO_BUILT_INS(where, name=name, family=family)
         return UNKNOWN(where, name=name, family=family, near=near)
+
+
+def same_name(one: str, other: str) -> bool:
+    """Whether two names are one to people: - and _ are hard to tell apart from memory."""
+    return one.replace("_", "-") == other.replace("_", "-")
 
 
 def broken_problem(broken: Broken) -> Problem:

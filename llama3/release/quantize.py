@@ -117,7 +117,7 @@ def write_quantized(
 def quantize_checkpoint(path: Path, folder: Path, scheme: str) -> None:
     """Quantize the model at `path` into the empty directory `folder` by a scheme as it comes, on the CPU. Raises as
     `write_quantized` does, PluginError for a scheme that is not there."""
-    slot = Slot.model_validate({"name": scheme})
+    slot = Slot.model_validate({"name": discover().spelled("quantization", scheme)})
     write_quantized(path, folder, slot.name, scheme_on("cpu", slot), device="cpu")
 
 

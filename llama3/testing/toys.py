@@ -163,10 +163,16 @@ def toy_tokenizer() -> Tokenizer:
     return Tokenizer.train(PROSE, 320, 16)
 
 
-def toy_llama(seed: int = 0) -> Llama:
+def toy_llama(seed: int = 0, layers: int = 1) -> Llama:
     """A tiny model in text: it knows nothing, but speaks and scores."""
     config = ModelConfig(
-        dim=16, n_layers=1, n_heads=2, n_kv_heads=1, ffn_dim=32, vocab_size=toy_tokenizer().vocab_size, max_seq_len=512
+        dim=16,
+        n_layers=layers,
+        n_heads=2,
+        n_kv_heads=1,
+        ffn_dim=32,
+        vocab_size=toy_tokenizer().vocab_size,
+        max_seq_len=512,
     )
     return Llama(init_weights(Transformer(config), seed), toy_tokenizer())
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 QUANTIZED = CheckpointError.declare(
     "L3-EXP-001",
     "a quantized checkpoint is not exported",
-    fix="export the checkpoint it was made of, or convert this one with --to compressed-tensors",
+    fix="export the checkpoint it was made of, or convert this one with --to compressed-tensors or fbgemm_fp8",
 )
 MANY_TOKENS = CheckpointError.declare(
     "L3-EXP-002",

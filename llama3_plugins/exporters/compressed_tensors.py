@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -30,6 +31,8 @@ class CompressedTensorsOptions(BaseModel):
 class CompressedTensorsExporter:
     """The exporter (`llama3.release.exporter.Exporter`)."""
 
+    layout: ClassVar[str] = "compressed-tensors"
+
     def __init__(self, options: CompressedTensorsOptions) -> None:
         self.options = options
 
@@ -45,7 +48,7 @@ class CompressedTensorsExporter:
             if not is_quantized(checkpoint):
                 quantized = Path(place)
                 quantize_checkpoint(checkpoint, quantized, self.options.scheme)
-            made = _write(require_quantized(open_weights(quantized)), quantized, folder)
+            made = self._write(require_quantized(open_weights(quantized)), quantized, folder)
         return replace(made, files=written(folder))
 
     def verify(self, folder: Path) -> VerifyReport:
@@ -54,19 +57,23 @@ class CompressedTensorsExporter:
 
         return check_probe(folder, load_model(folder), TOLERANCE)
 
+    def _write(self, source: QuantizedWeights, checkpoint: Path, folder: Path) -> ExportManifest:
+        from llama3.exporters import compare, load_model, load_tokenizer, make_probe, write_probe
 
-def _write(source: QuantizedWeights, checkpoint: Path, folder: Path) -> ExportManifest:
-    from llama3.exporters import compare, load_model, load_tokenizer, make_probe, write_compressed, write_probe
+        notes = self._writer()(source, load_tokenizer(checkpoint), folder, source.rest_dtype)
+        # Of the numbers that the codes stand for: how inputs are rounded is for whoever computes with the codes.
+        probe = make_probe(load_model(folder))
+        write_probe(folder, probe)
+        return ExportManifest(
+            layout=self.layout,
+            dtype=source.scheme,
+            parameters=source.config.num_params(),
+            files=(),
+            rounding=compare(load_model(checkpoint), probe),
+            notes=tuple(notes),
+        )
 
-    notes = write_compressed(source, load_tokenizer(checkpoint), folder, source.rest_dtype)
-    # Of the numbers that the codes stand for: how inputs are rounded is for whoever computes with the codes.
-    probe = make_probe(load_model(folder))
-    write_probe(folder, probe)
-    return ExportManifest(
-        layout="compressed-tensors",
-        dtype=source.scheme,
-        parameters=source.config.num_params(),
-        files=(),
-        rounding=compare(load_model(checkpoint), probe),
-        notes=tuple(notes),
-    )
+    def _writer(self) -> Callable[..., list[str]]:
+        from llama3.exporters import write_compressed
+
+        return write_compressed

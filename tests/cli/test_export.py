@@ -81,6 +81,13 @@ def add_vocabulary(writer, folder):
     writer.add_eos_token_id(tokenizer.eos_id)
 
 
+@pytest.mark.parametrize("to", ["compressed-tensors", "compressed_tensors"])
+def test_a_dash_is_an_underscore(llama3, model, tmp_path, to):
+    code, out, err = llama3("export", model, tmp_path / "out", "--to", to, "--set", "scheme=int8-dynamic", "--json")
+    assert code == 0, err
+    assert json.loads(out)["manifest"]["dtype"] == "int8_dynamic"
+
+
 def test_json_tells_the_same(llama3, model, tmp_path):
     code, out, _ = llama3("export", model, tmp_path / "out", "--to", "hf", "--set", "max_shard_bytes=100000", "--json")
     told = json.loads(out)

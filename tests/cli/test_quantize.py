@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 from model_files import random_model
+from safetensors.torch import load_file
 
 from llama3.checkpoints.load import load_model
 from llama3.checkpoints.quantized import quantize_model
@@ -65,6 +66,44 @@ def test_a_quantized_copy_is_loaded_by_every_command_and_says_what_it_cost(llama
     assert llama3("convert", out, tmp_path / "ct", "--to", "compressed-tensors")[2].startswith(
         "note: inputs are scaled"
     )
+
+
+@pytest.mark.parametrize("layout", ["compressed-tensors", "fbgemm_fp8"])
+def test_every_command_that_reads_models_reads_other_programs_layouts(llama3, model, tmp_path, layout):
+    assert llama3("quantize", model, tmp_path / "q", "--scheme", "fp8_rowwise", "--prompts", 0)[0] == 0
+    theirs = tmp_path / "theirs"
+    assert llama3("convert", tmp_path / "q", theirs, "--to", layout)[0] == 0
+    for command in (
+        ("show", theirs),
+        ("generate", theirs, "one", "--max-tokens", 2),
+        ("tokens", theirs, "--message", "one"),
+        ("convert", theirs, tmp_path / "hf", "--to", "hf"),
+        ("convert", theirs, tmp_path / "meta", "--to", "meta"),
+        ("export", theirs, tmp_path / "exported", "--to", "hf"),
+        ("export", theirs, tmp_path / "again", "--to", "fbgemm_fp8"),
+        ("quantize", theirs, tmp_path / "int8", "--scheme", "int8", "--prompts", 0),
+        ("config", "validate", "adopt", "--set", f"model.path={theirs}"),
+    ):
+        code, _, told = llama3(*command)
+        assert code == 0, (command, told)
+    assert load_file(theirs / "model.safetensors").keys() == load_file(tmp_path / "again/model.safetensors").keys()
+    one, other = load_model(theirs), load_model(tmp_path / "hf")
+    assert all(torch.equal(x, other.state_dict()[name]) for name, x in one.state_dict().items())
+
+
+def test_a_dash_is_an_underscore(llama3, model, tmp_path):
+    """In names that are typed; what is written has the scheme's own name."""
+    assert llama3("quantize", model, tmp_path / "q", "--scheme", "fp8-rowwise", "--prompts", 0)[0] == 0
+    assert json.loads((tmp_path / "q/config.json").read_text())["quantization"]["scheme"] == "fp8_rowwise"
+    assert json.loads((tmp_path / "q/quantization.json").read_text())["scheme"] == "fp8_rowwise"
+    for to, layout in (("fbgemm-fp8", "fbgemm_fp8"), ("compressed_tensors", "compressed-tensors")):
+        code, printed, told = llama3("convert", tmp_path / "q", tmp_path / to, "--to", to, "--json")
+        assert (code, json.loads(printed)["layout"]) == (0, layout), told
+    assert llama3("plugins", "show", "exporters/compressed-tensors")[0] == 0
+    code, _, told = llama3("convert", tmp_path / "q", tmp_path / "no", "--to", "compressed")
+    assert code == 2
+    assert "did you mean 'compressed-tensors'" in told
+    assert "L3-CLI-040" in told
 
 
 def test_people_read_a_table(llama3, model, tmp_path):

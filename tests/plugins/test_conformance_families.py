@@ -111,6 +111,10 @@ class TestCompressedTensors(ExporterConformance):
     plugin = "compressed_tensors"
 
 
+class TestFbgemmFp8(ExporterConformance):
+    plugin = "fbgemm_fp8"
+
+
 class TestGguf(ExporterConformance):
     plugin = "gguf"
 

@@ -18,6 +18,7 @@ OTHER_THINGS = {
     "bits_per_byte": "a figure of report.json",
     "compressed_tensors": "a layout of weights",
     "dialogs": "a type of artifact",
+    "fbgemm_fp8": "a layout of weights",
     "files": "a key of manifests",
     "gguf": "a layout of weights",
     "hf": "a layout of weights",

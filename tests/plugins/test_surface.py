@@ -36,8 +36,8 @@ SURFACE = {
         CONFIG_FILE Engine ExportManifest Exporter GgufType ModelConfig QuantizedWeights Sampling Tokenizer Transformer
         VerifyReport check_gguf check_logps check_probe check_step compare export_step input_names is_quantized
         load_model load_tokenizer make_probe open_weights output_names quantize_checkpoint read_raw_config
-        require_quantized save_model stated_ids stop_ids write_companions write_compressed write_gguf
-        write_json_atomic write_probe
+        require_quantized save_model stated_ids stop_ids write_companions write_compressed
+        write_fbgemm_fp8 write_gguf write_json_atomic write_probe
     """,
     "filters": """
         FEATURES DocumentBatch Filter Judgement
