@@ -34,9 +34,11 @@ from llama3.config.precision import AutoPrecision
 from llama3.errors import ConfigError, DoesNotFit
 from llama3.inference.completion import Completion
 from llama3.inference.kv_pool import KvPool
-from llama3.inference.paged_cache import Ints, PagedCache
+from llama3.inference.paged_attention import Ints, Way, to_device
+from llama3.inference.paged_cache import PagedCache
 from llama3.inference.request import Answer, Constraint, Reader, Request
 from llama3.inference.sampling import Draws, Sampling, draw, scores_of, stream_seed, tops_of, uniforms
+from llama3.inference.step_graphs import StepGraphs
 from llama3.inference.working_copy import refresh, sampling_dtype, working_copy
 from llama3.model.config import ModelConfig
 from llama3.model.needs import memory_here, size
@@ -63,6 +65,8 @@ NO_CACHE = DoesNotFit.declare(
 
 CACHE_BYTES = 256 << 20
 """Size of the cache unless `num_blocks` is given; more if one sequence of the model's context needs it."""
+GPU_SHARE = 4
+"""A GPU's memory is there to be used: on it the cache is one part in so many of what is free."""
 PREFILL_TOKENS = 2048
 """Prompt tokens that a step computes, unless `prefill_tokens` is given."""
 
@@ -91,9 +95,11 @@ class _Prefill:
 class Engine:
     """Generates with a model through a paged KV cache.
 
-    num_blocks, block_size: the cache (default: what CACHE_BYTES holds); max_batch: answers that run at once
+    num_blocks, block_size: the cache (default: what CACHE_BYTES, or a share of the GPU's free memory, holds)
+    max_batch: answers that run at once
     prefill_tokens: tokens of prompts that a step computes at most: the fewer, the steadier running answers come
     dtype: precision of computation and cache; another than the model's means a copy of its weights
+    attention: how the cache is read (see paged_attention.py; default: the fastest way that works on the device)
 
     `generate` and `stream` are the doors for most; who reads several answers at once, as a server does, calls `submit`,
     then `tokens` or `wait`, and `cancel`. All may be called from any thread. Nothing is computed while nobody waits.
@@ -111,6 +117,7 @@ class Engine:
         max_batch: int = 64,
         prefill_tokens: int = PREFILL_TOKENS,
         dtype: torch.dtype | None = None,
+        attention: Way | None = None,
     ) -> None:
         self._source = model
         copied = dtype not in (None, model.embed.weight.dtype)
@@ -118,13 +125,15 @@ class Engine:
         weight = self.model.embed.weight
         context = -(-model.config.max_seq_len // block_size)
         if num_blocks is None:
-            affordable = CACHE_BYTES // PagedCache.block_bytes(model.config, block_size, weight.dtype)
+            affordable = _cache_bytes(weight.device) // PagedCache.block_bytes(model.config, block_size, weight.dtype)
             num_blocks = 1 + max(context, min(affordable, max_batch * context))
         self.max_batch = max_batch
         self.prefill_tokens = prefill_tokens
         _require_room(model.config, num_blocks, block_size, max_batch, weight)
         self.pool = KvPool(num_blocks, block_size, max_seqs=max_batch, max_blocks=min(context, max(1, num_blocks - 1)))
-        self.cache = PagedCache(model.config, self.pool, dtype=weight.dtype, device=weight.device)
+        self.cache = PagedCache(model.config, self.pool, dtype=weight.dtype, device=weight.device, attention=attention)
+        has_graphs = weight.device.type == "cuda" and self.cache.ways.few == "triton"
+        self._graphs = StepGraphs(self.model, self.cache) if has_graphs else None
         self._live: dict[Request, None] = {}  # every request that is not over, in the order of arrival
         self._waiting: deque[Request] = deque()  # those with answers that have not started
         self._half: _Prefill | None = None  # the prompt that is begun and not computed to its end
@@ -311,6 +320,8 @@ class Engine:
         if self._weights != versions:
             if self.model is not self._source:
                 refresh(self.model, self._source)
+            if self._graphs is not None:
+                self._graphs.follow_weights()
             self.pool.reset()
             self._weights = versions
 
@@ -391,11 +402,13 @@ class Engine:
                 prefill.request.reader.read(self.model, h_TD[end - prefill.piece : end])
         answers = [0 if prefill.left else len(prefill.answers) for prefill in prefills]
         scored = np.repeat(np.cumsum(new) - 1, np.append(np.ones_like(running), answers).astype(np.int64))
-        return self.model.logits(h_TD[torch.from_numpy(scored).to(h_TD.device)])
+        return self.model.logits(h_TD[to_device(scored, h_TD.device)])
 
     def _compute(self, tokens: npt.NDArray[np.uint32], rows: Ints, starts: Ints, ends: Ints) -> Tensor:
+        if self._graphs is not None and self._graphs.serve(ends - starts):
+            return self._graphs.step(tokens, rows, starts, ends)
         positions_T = self.cache.plan(rows, starts, ends)
-        tokens_T = torch.from_numpy(tokens.astype(np.int64)).to(positions_T.device)
+        tokens_T = to_device(tokens.astype(np.int64), positions_T.device)
         return self.model.step(tokens_T, positions_T, self.cache)
 
     def _draw(self, logits_BV: Tensor) -> None:
@@ -448,6 +461,10 @@ def _check_tokens(prompts: list[npt.NDArray[np.int64]], biased: Sequence[int], v
 def throughput_engine(model: Transformer, precision: AutoPrecision = "auto") -> Engine:
     """An engine for many prompts at once: a large batch, and a precision (see `sampling_dtype`)."""
     return Engine(model, max_batch=128, dtype=sampling_dtype(model, precision))
+
+
+def _cache_bytes(device: torch.device) -> int:
+    return torch.cuda.mem_get_info(device)[0] // GPU_SHARE if device.type == "cuda" else CACHE_BYTES
 
 
 def _require_room(config: ModelConfig, blocks: int, block_size: int, rows: int, weight: Tensor) -> None:
