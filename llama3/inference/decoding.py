@@ -10,14 +10,15 @@ from itertools import chain, islice
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 
 from llama3.inference.kv_pool import KvPool
-from llama3.inference.paged_cache import Ints, PagedCache, ranges
+from llama3.inference.paged_attention import Ints, ranges, to_device
+from llama3.inference.paged_cache import PagedCache
 from llama3.inference.request import Answer, Prefill, Request
 from llama3.inference.sampling import Draws, Top, draw, scores_of, tops_of, uniforms
 from llama3.inference.speculation import PromptLookup
+from llama3.inference.step_graphs import StepGraphs
 from llama3.model.transformer import Transformer
 
 
@@ -32,6 +33,13 @@ class Decoder:
         self.model, self.pool, self.cache = model, pool, cache
         self.draft_rows = draft_rows
         self.drafted = self.accepted = 0
+        has_graphs = cache.kv.device.type == "cuda" and cache.ways.few == "triton"
+        self._graphs = StepGraphs(model, cache) if has_graphs else None
+
+    def follow_weights(self) -> None:
+        """The model's weights were changed."""
+        if self._graphs is not None:
+            self._graphs.follow_weights()
 
     def lookup(self, request: Request) -> PromptLookup | None:
         """A constraint is asked after each token, so what it constrains is not drawn several tokens at a time."""
@@ -71,7 +79,7 @@ class Decoder:
                 prefill.request.reader.read(self.model, h_TD[end - prefill.piece : end])
         answers = [0 if prefill.left else len(prefill.answers) for prefill in prefills]
         scored_R = np.append(np.arange(len(last)), np.repeat(ends - 1, np.array(answers, np.int64)))
-        return self.model.logits(h_TD[torch.from_numpy(scored_R).to(h_TD.device)])
+        return self.model.logits(h_TD[to_device(scored_R, h_TD.device)])
 
     def _append(self, running: list[Answer], drafts: list[list[int]]) -> Ints:
         """Make room for the last token of each running answer and its draft; the answers' rows."""
@@ -86,8 +94,10 @@ class Decoder:
         return rows
 
     def _compute(self, tokens: npt.NDArray[np.uint32], rows: Ints, starts: Ints, ends: Ints) -> Tensor:
+        if self._graphs is not None and self._graphs.serve(ends - starts):
+            return self._graphs.step(tokens, rows, starts, ends)
         positions_T = self.cache.plan(rows, starts, ends)
-        tokens_T = torch.from_numpy(tokens.astype(np.int64)).to(positions_T.device)
+        tokens_T = to_device(tokens.astype(np.int64), positions_T.device)
         return self.model.step(tokens_T, positions_T, self.cache)
 
     def draw(self, running: list[Answer], drafts: list[list[int]], logits_RV: Tensor) -> None:

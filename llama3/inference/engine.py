@@ -35,6 +35,7 @@ from llama3.inference.checks import check_prompts, require_memory
 from llama3.inference.completion import Completion
 from llama3.inference.decoding import Decoder
 from llama3.inference.kv_pool import KvPool
+from llama3.inference.paged_attention import Way
 from llama3.inference.paged_cache import PagedCache
 from llama3.inference.request import Answer, Constraint, Prefill, Reader, Request
 from llama3.inference.sampling import Sampling, stream_seed
@@ -44,6 +45,8 @@ from llama3.model.transformer import Transformer
 
 CACHE_BYTES = 256 << 20
 """Size of the cache unless `num_blocks` is given; more if one sequence of the model's context needs it."""
+GPU_SHARE = 4
+"""A GPU's memory is there to be used: on it the cache is one part in so many of what is free."""
 PREFILL_TOKENS = 2048
 """Prompt tokens that a step computes, unless `prefill_tokens` is given."""
 
@@ -51,10 +54,12 @@ PREFILL_TOKENS = 2048
 class Engine:
     """Generates with a model through a paged KV cache.
 
-    num_blocks, block_size: the cache (default: what CACHE_BYTES holds); max_batch: answers that run at once
+    num_blocks, block_size: the cache (default: what CACHE_BYTES, or a share of the GPU's free memory, holds)
+    max_batch: answers that run at once
     prefill_tokens: tokens of prompts that a step computes at most: the fewer, the steadier running answers come
     dtype: precision of computation and cache; another than the model's means a copy of its weights
     speculative: "prompt_lookup" guesses tokens of answers that repeat their prompt or themselves; ids stay the same
+    attention: how the cache is read (see paged_attention.py; default: the fastest way that works on the device)
 
     `generate` and `stream` are the doors for most; who reads several answers at once, as a server does, calls `submit`,
     then `tokens` or `wait`, and `cancel`. All may be called from any thread. Nothing is computed while nobody waits.
@@ -73,6 +78,7 @@ class Engine:
         prefill_tokens: int = PREFILL_TOKENS,
         dtype: torch.dtype | None = None,
         speculative: Speculative = "off",
+        attention: Way | None = None,
     ) -> None:
         self._source = model
         copied = dtype not in (None, model.embed.weight.dtype)
@@ -81,12 +87,12 @@ class Engine:
         context = -(-model.config.max_seq_len // block_size)
         block_bytes = PagedCache.block_bytes(model.config, block_size, weight.dtype)
         if num_blocks is None:
-            num_blocks = 1 + max(context, min(CACHE_BYTES // block_bytes, max_batch * context))
+            num_blocks = 1 + max(context, min(_cache_bytes(weight.device) // block_bytes, max_batch * context))
         self.max_batch = max_batch
         self.prefill_tokens = prefill_tokens
         require_memory(num_blocks, block_size, block_bytes, max_batch, weight.device)
         self.pool = KvPool(num_blocks, block_size, max_seqs=max_batch, max_blocks=min(context, max(1, num_blocks - 1)))
-        self.cache = PagedCache(model.config, self.pool, dtype=weight.dtype, device=weight.device)
+        self.cache = PagedCache(model.config, self.pool, dtype=weight.dtype, device=weight.device, attention=attention)
         self.decoder = Decoder(self.model, self.pool, self.cache, draft_rows=draft_rows(speculative, weight.dtype))
         self._live: dict[Request, None] = {}  # every request that is not over, in the order of arrival
         self._waiting: deque[Request] = deque()  # those with answers that have not started
@@ -268,6 +274,7 @@ class Engine:
         if self._weights != versions:
             if self.model is not self._source:
                 refresh(self.model, self._source)
+            self.decoder.follow_weights()
             self.pool.reset()
             self._weights = versions
 
@@ -354,3 +361,7 @@ def _ids(prompt: npt.ArrayLike) -> npt.NDArray[np.uint32]:
 def throughput_engine(model: Transformer, precision: AutoPrecision = "auto") -> Engine:
     """An engine for many prompts at once: a large batch, and a precision (see `sampling_dtype`)."""
     return Engine(model, max_batch=128, dtype=sampling_dtype(model, precision))
+
+
+def _cache_bytes(device: torch.device) -> int:
+    return torch.cuda.mem_get_info(device)[0] // GPU_SHARE if device.type == "cuda" else CACHE_BYTES

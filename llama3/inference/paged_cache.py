@@ -3,8 +3,8 @@
 The transformer calls `attend` (the `KVCache` protocol of llama3.model.attention): new keys and values are written to
 the slots that the pool gave out, then the new tokens attend to them in one of two ways:
 
-- On the CPU, sequences with few new tokens (those that are decoded) are attended to by the Rust core, which reads their
-  blocks where they lie.
+- Where something reads blocks in place, it does (see paged_attention.py): the Rust core on a CPU and a Triton kernel on
+  a GPU for sequences with few new tokens (those that are decoded), torch's varlen attention for prompts on a GPU.
 - Otherwise each sequence's blocks are gathered through its line of the block table and attended to. Plain torch, any
   device; the query group of GQA is folded into the query length, so that keys and values are never repeated.
 
@@ -25,16 +25,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llama3 import _core
 from llama3.inference.kv_pool import KvPool
+from llama3.inference.paged_attention import Ints, Reads, Way, ranges, reads, taken, to_device
 from llama3.model.config import ModelConfig
-from llama3.model.ops import as_array, is_of_core
-
-Ints = npt.NDArray[np.int64]
 
 FEW_TOKENS = 8
-"""Up to so many new tokens of a sequence the core reads its blocks in place; elsewhere, their scores are a tensor of
-their own."""
+"""Up to so many new tokens of a sequence are few: its blocks are read in place, one query at a time; where they are
+gathered, the scores are a tensor of their own."""
 KEYS_TOGETHER = 255
 """Sequences up to this length are padded to each other; longer ones only up to the next power of two."""
 
@@ -69,11 +66,10 @@ class _Group:
 
 @dataclass(frozen=True)
 class _InPlace:
-    """Tokens whose sequences' blocks the core reads where they lie: token i sees the first `seen[i]` keys of row
-    `rows[i]`. `tokens`: which of the T new tokens they are, None if all in order."""
+    """Tokens whose sequences' blocks are read where they lie. `tokens`: which of the T new tokens they are, None if all
+    in order."""
 
-    rows: Ints
-    seen: Ints
+    reads: Reads
     tokens: Tensor | None
 
 
@@ -83,13 +79,21 @@ class PagedCache:
     `plan` says which tokens of which rows come next; every layer's `attend` then follows it.
     """
 
-    def __init__(self, config: ModelConfig, pool: KvPool, *, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        pool: KvPool,
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+        attention: Way | None = None,
+    ) -> None:
         self.pool = pool
         self.group = config.n_heads // config.n_kv_heads
         shape = (2, config.n_layers, config.n_kv_heads, pool.num_blocks, pool.block_size, config.head_dim)
         self.kv = _zeros(shape, dtype, device)
-        self._few_tokens = FEW_TOKENS if is_of_core(self.kv) else 0
-        self._in_place: _InPlace | None = None
+        self.ways = taken(attention, self.kv, self.group)
+        self._in_place: list[_InPlace] = []
         self._groups: list[_Group] = []
         self._slots_T = torch.empty(0, dtype=torch.int64)
 
@@ -102,17 +106,29 @@ class PagedCache:
         """The next forward computes the tokens `starts[i]` to `ends[i]` (exclusive) of row `rows[i]`, back to back;
         those before are in the cache. Copies the blocks that forks have to own first. Returns the positions, int64[T].
         """
-        self._copy_blocks()
-        positions_T = ranges(starts, ends)
-        row_T = np.repeat(rows, ends - starts)
-        size = self.pool.block_size
-        slots_T = self.pool.block_table[row_T, positions_T // size].astype(np.int64) * size + positions_T % size
+        self.copy_blocks()
+        positions_T, slots_T = self.places(rows, starts, ends)
         self._slots_T = self._tensor(slots_T)
-        new = ends - starts
-        few = new <= self._few_tokens
-        self._in_place = self._plan_in_place(row_T, positions_T, np.repeat(few, new))
-        self._groups = self._plan_groups(rows, ends, new, np.flatnonzero(~few))
+        few = ends - starts <= FEW_TOKENS
+        self._in_place, gathered = [], np.zeros_like(few)
+        for chosen, way in ((few, self.ways.few), (~few, self.ways.many)):
+            if way is None:
+                gathered |= chosen
+            elif chosen.any():
+                self._in_place.append(self._plan_in_place(way, rows, starts, ends, chosen))
+        self._groups = self._plan_groups(rows, ends, ends - starts, np.flatnonzero(gathered))
         return self._tensor(positions_T)
+
+    def places(self, rows: Ints, starts: Ints, ends: Ints) -> tuple[Ints, Ints]:
+        """Position and slot of each token that `plan` would be asked for."""
+        positions_T, row_T = ranges(starts, ends), np.repeat(rows, ends - starts)
+        size = self.pool.block_size
+        blocks_T = self.pool.block_table[row_T, positions_T // size].astype(np.int64)
+        return positions_T, blocks_T * size + positions_T % size
+
+    def follow(self, slots_T: Tensor, reads: Reads) -> None:
+        """Instead of `plan`, for who has put the next tokens' slots and what they see on the device."""
+        self._slots_T, self._in_place, self._groups = slots_T, [_InPlace(reads, None)], []
 
     def attend(self, layer: int, q_TKGC: Tensor, k_TKC: Tensor, v_TKC: Tensor) -> Tensor:
         """Stores the new keys and values, then attends each new token to its sequence up to itself."""
@@ -121,8 +137,11 @@ class PagedCache:
             cache.flatten(1, 2).index_copy_(1, self._slots_T, new.transpose(0, 1).to(cache.dtype))
         q_TKGC = q_TKGC.to(keys.dtype)
         o_TKGC = torch.empty_like(q_TKGC, memory_format=torch.contiguous_format)
-        if self._in_place is not None:
-            self._attend_in_place(self._in_place, q_TKGC, keys, values, o_TKGC)
+        for part in self._in_place:
+            if part.tokens is None:
+                return part.reads.attend(q_TKGC, keys, values)
+            o = part.reads.attend(q_TKGC.index_select(0, part.tokens), keys, values)
+            o_TKGC.index_copy_(0, part.tokens, o)
         for group in self._groups:
             if group.places is None:
                 return _attend(group, q_TKGC, keys, values)
@@ -130,23 +149,14 @@ class PagedCache:
             o_TKGC.index_copy_(0, group.places.targets, o.index_select(0, group.places.real))
         return o_TKGC
 
-    def _attend_in_place(self, plan: _InPlace, q_TKGC: Tensor, keys: Tensor, values: Tensor, o_TKGC: Tensor) -> None:
-        q = q_TKGC if plan.tokens is None else q_TKGC.index_select(0, plan.tokens)
-        o = o_TKGC if plan.tokens is None else torch.empty_like(q)
-        arrays = as_array(q), as_array(keys), as_array(values)
-        _core.paged_attention(*arrays, self.pool.block_table, plan.rows, plan.seen, as_array(o))
-        if plan.tokens is not None:
-            o_TKGC.index_copy_(0, plan.tokens, o)
-
     def wipe(self) -> None:
         """Zero all keys and values: what a failed forward left behind may not be a number."""
         self.kv.zero_()
 
-    def _plan_in_place(self, row_T: Ints, positions_T: Ints, few_T: npt.NDArray[np.bool_]) -> _InPlace | None:
-        if not few_T.any():
-            return None
-        tokens = None if few_T.all() else self._tensor(np.flatnonzero(few_T))
-        return _InPlace(row_T[few_T], positions_T[few_T] + 1, tokens)
+    def _plan_in_place(self, way: Way, rows: Ints, starts: Ints, ends: Ints, chosen: npt.NDArray[np.bool_]) -> _InPlace:
+        table, size = self.pool.block_table, self.pool.block_size
+        tokens = None if chosen.all() else self._tensor(np.flatnonzero(np.repeat(chosen, ends - starts)))
+        return _InPlace(reads(way, table, size, rows[chosen], starts[chosen], ends[chosen], self.kv.device), tokens)
 
     def _plan_groups(self, rows: Ints, lens: Ints, new: Ints, many: Ints) -> list[_Group]:
         """The sequences whose blocks are gathered, `many`: those of about equal numbers of new tokens and of keys are
@@ -180,7 +190,8 @@ class PagedCache:
             places=places,
         )
 
-    def _copy_blocks(self) -> None:
+    def copy_blocks(self) -> None:
+        """Copy the blocks that forks have to own before they write."""
         pairs = self.pool.take_copies()
         if len(pairs):
             source, target = self._tensor(pairs.astype(np.int64)).unbind(1)
@@ -188,7 +199,7 @@ class PagedCache:
             self.kv[:, :, :, target] = self.kv[:, :, :, source]
 
     def _tensor(self, array: npt.NDArray[np.generic]) -> Tensor:
-        return torch.from_numpy(array).to(self.kv.device)
+        return to_device(array, self.kv.device)
 
 
 def _attend(group: _Group, q_FKGC: Tensor, keys: Tensor, values: Tensor) -> Tensor:
@@ -231,9 +242,3 @@ def _padded(length: int) -> int:
     """1, or rounded up by a third at most, so that few groups serve many lengths."""
     step = 8 if length <= 32 else 1 << ((length - 1).bit_length() - 2)
     return 1 if length == 1 else -(-length // step) * step
-
-
-def ranges(starts: Ints, ends: Ints) -> Ints:
-    """start, start + 1, ... end - 1 of each pair, back to back."""
-    counts = ends - starts
-    return np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts - starts, counts)

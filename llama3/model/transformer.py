@@ -183,7 +183,17 @@ def rope_frequencies(config: ModelConfig) -> Tensor:
     return keep * frequency + (1 - keep) * frequency / scaling.factor
 
 
+@lru_cache(maxsize=16)
+def _copy_of_frequencies(config: ModelConfig, device: torch.device) -> Tensor:
+    return rope_frequencies(config).to(device)
+
+
+def _frequencies_on(config: ModelConfig, device: torch.device) -> Tensor:
+    """A GPU keeps its own: a step that copies them from the host cannot be captured as a CUDA graph."""
+    return _copy_of_frequencies(config, device) if device.type == "cuda" else rope_frequencies(config).to(device)
+
+
 def rope_table(config: ModelConfig, positions_T: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """cos and sin of each token's rotary angles, [T, 1, 1, C/2] in `dtype`; the angles are computed in float32."""
-    angles = positions_T.float()[:, None] * rope_frequencies(config).to(positions_T.device)
+    angles = positions_T.float()[:, None] * _frequencies_on(config, positions_T.device)
     return angles.cos().to(dtype)[:, None, None], angles.sin().to(dtype)[:, None, None]
