@@ -4,6 +4,7 @@ did not ask for it is served.
 
 from __future__ import annotations
 
+import signal
 import sys
 import threading
 import time
@@ -243,6 +244,19 @@ def test_what_is_too_long_is_refused_before_it_is_judged(guarded):
             reply = found.http.post(path, json=body, headers=key_of("modest"))
             assert (reply.status_code, reply.json()["error"]["code"][:6]) == (400, "L3-SRV"), reply.text
         assert found.plugin.seen == []
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_check_that_waits_ends_with_the_grace_of_the_server(guarded, again):
+    with guarded(grace=30.0 if again else 0.2) as found, ThreadPoolExecutor(2) as threads:
+        held = [threads.submit(ask, found, "HANG", who) for who in KEYS]
+        assert found.plugin.began.wait(30)
+        until(lambda: found.server.served.under_way == 2)
+        found.server.handle_exit(signal.SIGTERM, None)
+        if again:
+            found.server.handle_exit(signal.SIGTERM, None)
+        assert [told(one.result()) for one in held] == [(503, "L3-SRV-012")] * 2
+        found.plugin.gate.set()
 
 
 def test_a_check_that_waits_ends_with_the_deadline_of_its_request(guarded):
