@@ -150,17 +150,22 @@ class Worker:
     def _begin(self, thread: GuardThread) -> None:
         """Begin the next check; in the guard's thread."""
         with self._lock:
-            if thread is not self._thread or not thread.is_open:
+            if thread is not self._thread or not thread.is_open or thread.is_beginning:
                 return
             if not self._queue or len(self._under_way) >= AT_ONCE:
                 return
             check = self._queue.pop()
             check.thread = thread
             self._under_way.add(check)
+        thread.is_beginning = True
         task = thread.loop.create_task(self._run(check, thread))
         check.answer.add_done_callback(lambda answer: thread.soon(task.cancel) if answer.cancelled() else None)
-        # After the first step of this one: where checks do not await, one is begun at a time.
-        thread.loop.call_soon(self._begin, thread)
+        # After the first step of this one: where checks do not await, the next is chosen when this one is over.
+        thread.loop.call_soon(self._has_begun, thread)
+
+    def _has_begun(self, thread: GuardThread) -> None:
+        thread.is_beginning = False
+        self._begin(thread)
 
     async def _run(self, check: Check, thread: GuardThread) -> None:
         began = time.monotonic()
@@ -251,7 +256,7 @@ class GuardThread:
     """A thread with an event loop for a guard. `overdue`: checks in it that nobody waits for and that have not ended."""
 
     def __init__(self, name: str, guard: Guard, *, is_open: bool = True) -> None:
-        self.guard, self.is_open = guard, is_open
+        self.guard, self.is_open, self.is_beginning = guard, is_open, False
         self.overdue: set[Check] = set()
         self.loop = asyncio.new_event_loop()
         # A daemon: a guard that hangs does not keep the program from ending.

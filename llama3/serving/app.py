@@ -35,10 +35,10 @@ from llama3.serving.fields import (
 from llama3.serving.keys import ApiKeys
 from llama3.serving.page import page
 from llama3.serving.prepared import Prepared
-from llama3.serving.problems import FAULT, LATE, NO_HOST, NO_KEY, NO_METHOD, NO_ROUTE, NOT_JSON, TOO_LARGE, TOO_SLOW
+from llama3.serving.problems import FAULT, LATE, NO_HOST, NO_KEY, NO_METHOD, NO_ROUTE, NOT_HTTP, NOT_JSON, STOPPING, TOO_LARGE, TOO_SLOW
 from llama3.serving.record import Record
 from llama3.serving.replies import GONE, Gone, error_response, reply, unless_gone
-from llama3.serving.served import Served
+from llama3.serving.served import ENDED, Served
 from llama3.serving.telemetry import CONTENT_TYPE, Telemetry
 from llama3.serving.texts import detokenize, embed, moderate, tokenize, tokenizer_info
 
@@ -46,6 +46,9 @@ OPEN = frozenset({"/", "/health/live", "/health/ready"})
 """What is answered without a key."""
 LOCAL = re.compile(r"(?:127\.0\.0\.1|localhost|\[::1\])(?::\d{1,5})?", re.IGNORECASE)
 """Hosts that a server without keys is asked for: a page of the web that calls itself one of its own names is not."""
+STILL_TOLD = frozenset({"/health/live", "/health/ready", "/metrics"})
+"""What is answered by a server that stops."""
+HEADER_BYTES = 16 << 10
 BODY_SECONDS = 30.0
 
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -92,7 +95,7 @@ def make_app(served: Served, *, keys: ApiKeys | None, observers: Observers) -> S
     app = Starlette(
         routes=routes,
         lifespan=lifespan,
-        middleware=[Middleware(Gate, keys=keys, telemetry=telemetry)],
+        middleware=[Middleware(Gate, served=served, keys=keys, telemetry=telemetry)],
         exception_handlers=handlers,
     )
     app.router.redirect_slashes = False
@@ -103,8 +106,8 @@ def make_app(served: Served, *, keys: ApiKeys | None, observers: Observers) -> S
 class Gate:
     """Looks at the host and the key of every request, gives it an id, and tells of its end."""
 
-    def __init__(self, app: ASGIApp, keys: ApiKeys | None, telemetry: Telemetry) -> None:
-        self._app, self._keys, self._telemetry = app, keys, telemetry
+    def __init__(self, app: ASGIApp, served: Served, keys: ApiKeys | None, telemetry: Telemetry) -> None:
+        self._app, self._served, self._keys, self._telemetry = app, served, keys, telemetry
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or refuse it."""
@@ -117,18 +120,31 @@ class Gate:
         async def tell(message: Message) -> None:
             if message["type"] == "http.response.start":
                 record.status = message["status"]
-                message["headers"] = [*message["headers"], (b"x-request-id", record.id.encode())]
+                told = [(b"x-request-id", record.id.encode())]
+                if self._served.service.draining:
+                    told.append((b"connection", b"close"))
+                message["headers"] = [*message["headers"], *told]
             await send(message)
 
+        refusal = self._refusal(scope, record)
+        if refusal is None and self._served.service.draining and scope["path"] not in STILL_TOLD:
+            refusal = STOPPING()
         try:
-            refusal = self._refusal(scope, record)
             if refusal is not None:
                 record.error = refusal.problems[0].code
-            await (self._app if refusal is None else error_response(refusal))(scope, receive, tell)
+                await error_response(refusal)(scope, receive, tell)
+                return
+            self._served.under_way += 1
+            try:
+                await self._app(scope, receive, tell)
+            finally:
+                self._served.under_way -= 1
         finally:
             self._telemetry.end(record)
 
     def _refusal(self, scope: Scope, record: Record) -> LlamaError | None:
+        if sum(len(name) + len(value) for name, value in scope["headers"]) > HEADER_BYTES:
+            return NOT_HTTP()  # h11 bounds only a head that comes in pieces
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
         if self._keys is None:
             host = headers.get(b"host", "")
@@ -151,7 +167,7 @@ def _post(kind: type[Body], answer: Callable[[Served, Request, Body], Coroutine[
         served: Served = request.app.state.served
         try:
             async with asyncio.timeout(served.seconds):
-                return await unless_gone(request.receive, answer(served, request, body))
+                return await unless_gone(request.receive, answer(served, request, body), served.service.aborted)
         except TimeoutError:
             raise LATE(seconds=f"{served.seconds:g}") from None
 
@@ -210,8 +226,9 @@ async def metrics(request: Request) -> Response:
 
 
 async def live(request: Request) -> Response:
-    """GET /health/live: the process answers."""
-    return JSONResponse({"status": "live"})
+    """GET /health/live: 200 unless only another process would help."""
+    is_dead = request.app.state.served.status == ENDED
+    return JSONResponse({"status": ENDED if is_dead else "live"}, 503 if is_dead else 200)
 
 
 async def ready(request: Request) -> Response:

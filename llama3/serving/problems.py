@@ -41,6 +41,15 @@ LONG_PROMPT = DoesNotFit.declare(
     why="the context holds {limit}",
     fix="shorten the prompt",
 )
+CROWDED = LlamaError.declare(
+    "L3-SRV-050",
+    "there are too many connections",
+    why="requests are under way on all of them",
+    fix="ask again later, and close connections that are not needed",
+)
+NOT_HTTP = DataError.declare(
+    "L3-SRV-051", "this is no request of HTTP/1.1", fix="send a request with a head of less than 16 KiB"
+)
 
 STATUS = {
     NO_KEY.code: 401,
@@ -54,6 +63,7 @@ STATUS = {
     BUSY.code: 429,
     GUARD_BUSY.code: 429,
     STOPPING.code: 503,
+    CROWDED.code: 503,
     LATE.code: 504,
 }
 """Of errors whose class does not say it."""

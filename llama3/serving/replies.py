@@ -100,14 +100,18 @@ class EventStream(Response):
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
-    """What the work gives. It is cancelled, and Gone raised, when the client goes away."""
+async def unless_gone(
+    receive: Receive, work: Coroutine[Any, Any, T], aborted: asyncio.Future[LlamaError] | None = None
+) -> T:
+    """What the work gives. It is cancelled when the client goes away, which raises Gone, and when the server ends all
+    work, which raises the reason."""
     task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_gone(receive))
+    ends: set[asyncio.Future[Any]] = {task, gone} if aborted is None else {task, gone, aborted}
     try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise Gone
-        return task.result()
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise aborted.result() if aborted is not None and aborted.done() else Gone
     finally:
         task.cancel()
         gone.cancel()

@@ -38,6 +38,8 @@ OTHER_TOKENIZER = CheckpointError.declare(
     "the tokenizer has {tokens} tokens, the model {rows} of them",
     fix="put the tokenizer that the model was trained with beside it",
 )
+ENDED = "the engine has ended"
+"""The status of a server that will never answer again."""
 DEADLINE = 600.0
 """Seconds that an answer may take, the wait in the queue included."""
 
@@ -51,6 +53,8 @@ class Served:
     service: Service
     seconds: float = DEADLINE
     created: int = field(default_factory=lambda: int(time.time()))
+    under_way: int = 0
+    """Requests of HTTP that were let in and are not over."""
 
     def __post_init__(self) -> None:
         tokens, rows = self.tokenizer.vocab_size, self.llama.config.vocab_size
@@ -88,7 +92,7 @@ class Served:
         if self.service.is_ready:
             down = [] if self.guard is None else self.guard.down()
             return f"no answer from the guard {', '.join(down)}" if down else "ready"
-        return "stopping" if self.service.draining else "the engine has ended"
+        return "stopping" if self.service.draining else ENDED
 
     def asked(self, record: Record, *, is_stream: bool) -> Exchange:
         """What the answers to a request that begins now have in common."""

@@ -1,7 +1,7 @@
 """Running the application: sockets, limits of the protocol, and how it stops.
 
-At the first SIGTERM or Ctrl-C no more connections and requests are taken and those under way go on, for `grace` seconds
-at most; then, or at the second signal, each of them ends with an error.
+At the first SIGTERM or Ctrl-C no more requests are taken and those under way go on, for `grace` seconds at most; then, or
+at the second signal, each of them ends with an error. Until then the server listens, to say that it is not ready.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from pathlib import Path
 from types import FrameType
 
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from llama3.errors import ConfigError
 from llama3.plugins.observers import Observers
-from llama3.serving.app import make_app
+from llama3.serving.app import HEADER_BYTES, make_app
+from llama3.serving.connections import Connection, most_connections
 from llama3.serving.keys import ApiKeys
 from llama3.serving.problems import STOPPING
 from llama3.serving.served import Served
@@ -36,11 +36,9 @@ NO_PORT = ConfigError.declare(
 GRACE = 60.0
 CLOSING = 5.0
 """Seconds for telling the errors after the grace."""
-HEADER_BYTES = 16 << 10
+TICK = 0.02
+"""Seconds between two looks at what is under way."""
 KEEP_ALIVE = 30
-REQUEST_SECONDS = 30.0
-"""Until the head of a request is there, or the rest of one that is answered."""
-MOST_CONNECTIONS = 1024
 BACKLOG = 1024
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -69,26 +67,6 @@ def _listener(host: str, port: int) -> socket.socket:
     )
 
 
-class Impatient(H11Protocol):
-    """Closes a connection on which nothing is answered and no new request has come for a while: one that is sent byte
-    by byte, say."""
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to wait."""
-        super().connection_made(transport)
-        self.loop.call_later(REQUEST_SECONDS, self._look, self.cycle)
-
-    def _look(self, last: object) -> None:
-        """`last` is what was answered last when this was looked at before."""
-        if self.transport.is_closing():
-            return
-        if self.cycle is last and (self.cycle is None or self.cycle.response_complete):
-            self.transport.close()
-            return
-        answered = self.cycle if self.cycle is None or self.cycle.response_complete else object()
-        self.loop.call_later(REQUEST_SECONDS, self._look, answered)
-
-
 class HttpServer(uvicorn.Server):
     """Answers with a model until it is told to stop. `told` is called with the address when it listens."""
 
@@ -109,7 +87,7 @@ class HttpServer(uvicorn.Server):
                 make_app(served, keys=keys, observers=observers),
                 host=host,
                 port=port,
-                http=Impatient,
+                http=Connection,
                 ws="none",
                 lifespan="on",
                 log_config=None,
@@ -118,25 +96,33 @@ class HttpServer(uvicorn.Server):
                 proxy_headers=False,
                 h11_max_incomplete_event_size=HEADER_BYTES,
                 timeout_keep_alive=KEEP_ALIVE,
-                limit_concurrency=MOST_CONNECTIONS,
-                timeout_graceful_shutdown=int(grace + CLOSING),
+                timeout_graceful_shutdown=int(CLOSING),
             )
         )
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The first signal drains; the second ends what is left."""
         service = self.served.service
-        loop = self._loop
-        if not service.draining:
-            service.draining = True
-            loop.call_soon_threadsafe(loop.call_later, self.grace, service.abort, STOPPING())
-        else:
-            loop.call_soon_threadsafe(service.abort, STOPPING())
+        is_first, service.draining = not service.draining, True
+        self._loop.call_soon_threadsafe(self._begin_to_drain if is_first else self._grace_is_over.set)
+
+    def _begin_to_drain(self) -> None:
+        self._draining = asyncio.ensure_future(self._drain())
+
+    async def _drain(self) -> None:
+        self._loop.call_later(self.grace, self._grace_is_over.set)
+        while self.served.under_way and not self._grace_is_over.is_set():
+            await asyncio.sleep(TICK)
+        self.served.service.abort(STOPPING())
+        last = self._loop.time() + CLOSING
+        while self.served.under_way and self._loop.time() < last:
+            await asyncio.sleep(TICK)
         self.should_exit = True
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         """Until it is told to stop. Raises OSError where it cannot listen."""
-        self._loop = asyncio.get_running_loop()
+        self._loop, self._grace_is_over = asyncio.get_running_loop(), asyncio.Event()
+        self.config.app.state.most_connections = most_connections()  # type: ignore[union-attr]
         await super().serve([_listener(self.config.host, self.config.port)])
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:

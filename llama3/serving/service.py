@@ -116,6 +116,8 @@ class Service:
         self.max_queue = max_queue
         self.draining = False
         """Whether new requests are refused; those that were taken go on."""
+        self.aborted: asyncio.Future[LlamaError]
+        """Why all work has ended, once it has."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._open: set[Job] = set()  # the loop's: those that somebody reads
         self._changed = threading.Condition()  # guards what follows and is told of every change
@@ -129,6 +131,7 @@ class Service:
     def start(self) -> None:
         """Begin to compute for the running event loop."""
         self._loop = asyncio.get_running_loop()
+        self.aborted = self._loop.create_future()
         self._thread.start()
 
     def stop(self) -> None:
@@ -175,7 +178,9 @@ class Service:
         self.engine.cancel(job.request)
 
     def abort(self, error: LlamaError) -> None:
-        """End every job with this error."""
+        """End all work with this error."""
+        if not self.aborted.done():
+            self.aborted.set_result(error)
         for job in list(self._open):
             job.fail(error)
             self.cancel(job)

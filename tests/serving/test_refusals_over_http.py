@@ -16,7 +16,7 @@ from web import NAME, idle, running
 from llama3.errors import CheckpointError, ConfigError
 from llama3.inference import Llama
 from llama3.model.transformer import Transformer
-from llama3.serving import app, server
+from llama3.serving import app, connections
 from llama3.serving.app import BODY_BYTES, OPEN
 from llama3.serving.keys import ApiKeys
 from llama3.serving.server import keys_for
@@ -123,7 +123,7 @@ def test_headers_are_bounded(site):
 
 
 def test_a_request_that_does_not_come_is_not_waited_for(site, monkeypatch):
-    monkeypatch.setattr(server, "REQUEST_SECONDS", 0.1)
+    monkeypatch.setattr(connections, "REQUEST_SECONDS", 0.1)
     with socket.create_connection(("127.0.0.1", int(site.url.rpartition(":")[2])), timeout=30) as sock:
         sock.sendall(b"GET /v1/models HTTP/1.1\r\nHost: loc")
         assert sock.recv(100) == b""
@@ -270,7 +270,7 @@ def test_lines_that_are_no_key_are_refused(tmp_path, line):
 
 
 def test_a_second_request_that_never_ends_loses_its_connection(site, monkeypatch):
-    monkeypatch.setattr("llama3.serving.server.REQUEST_SECONDS", 0.3)
+    monkeypatch.setattr("llama3.serving.connections.REQUEST_SECONDS", 0.3)
     address = urlsplit(site.url)
     with socket.create_connection((address.hostname, address.port), timeout=20) as peer:
         peer.sendall(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")

@@ -175,6 +175,31 @@ def test_a_stop_lets_what_is_under_way_end_and_takes_no_more():
             httpx.get(f"{site.url}/health/live")
 
 
+def test_while_it_drains_a_server_says_that_it_is_not_ready():
+    llama = toy_llama()
+    held = Held(llama)
+    with running(llama) as site:
+        site.http.get("/health/ready")  # a connection from before
+        with site.http.stream("POST", "/v1/completions", json=LONG) as stream:
+            lines = filter(None, stream.iter_lines())
+            next(lines)
+            held.close()
+            site.server.handle_exit(signal.SIGTERM, None)
+            for client in (site.http, httpx.Client(base_url=site.url)):
+                ready = client.get("/health/ready")
+                assert (ready.status_code, ready.json()["status"]) == (503, "stopping")
+                assert client.get("/health/live").status_code == 200
+                for method, path in (("POST", "/v1/completions"), ("GET", "/v1/models"), ("GET", "/nothing")):
+                    reply = client.request(method, path, json=SHORT)
+                    assert (reply.status_code, reply.json()["error"]["code"]) == (503, "L3-SRV-012")
+                    assert reply.headers["Connection"] == "close"
+                    assert int(reply.headers["Retry-After"]) >= 1
+            held.open.set()
+            assert list(lines)[-1] == "data: [DONE]"
+        site.thread.join(30)
+        assert not site.thread.is_alive()
+
+
 @pytest.mark.parametrize("again", [False, True])
 def test_what_outlasts_the_grace_ends_with_an_error(again):
     llama = toy_llama()
