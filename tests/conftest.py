@@ -23,6 +23,10 @@ from installing import ROOT, Env, run
 from llama3.plugins.loader import GROUP, load_plugins
 from llama3.plugins.registry import Registry
 
+if not torch.cuda.is_available():
+    # Before Triton is imported, which reads it once: kernels for a GPU are interpreted.
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 # How long an example takes says nothing of right and wrong, and machines differ.
 settings.register_profile("no_clock", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("no_clock")
