@@ -1,7 +1,8 @@
 """Prompt-lookup speculation on a real model: answers that repeat their prompt, and answers that do not.
 
-One thread, greedy, one answer alone and four together; all ids must be the same with and without it before anything is
-timed. Times are CPU seconds of the process, which a shared machine disturbs less than wall time, and include the prompts.
+One thread, greedy, one answer alone and four together; all ids must be the same with and without it before anything
+is timed. Times are CPU seconds of the process, which a shared machine disturbs less than wall time, and include the
+prompts.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ from llama3 import _core
 from llama3.inference import Engine, Llama, Sampling
 from llama3.tokenizer.chat import Message, render, stop_ids
 
-LETTER = """Dear Ms. Okafor, thank you for your order of March 3. The two oak shelves left our workshop in Leeds on Monday and
-will reach you on Thursday between nine and noon. The carrier will call half an hour before. The third shelf is still
-being oiled; it follows next week at no extra cost. If the times do not suit you, write to orders@example.org and we will
-find others. With kind regards, Tom Hale"""
+LETTER = """Dear Ms. Okafor, thank you for your order of March 3. The two oak shelves left our workshop in Leeds on
+Monday and will reach you on Thursday between nine and noon. The carrier will call half an hour before. The third shelf
+is still being oiled; it follows next week at no extra cost. If the times do not suit you, write to orders@example.org
+and we will find others. With kind regards, Tom Hale"""
 TASKS = {
     "repeats": [
         f"Repeat this text word by word:\n\n{LETTER}",

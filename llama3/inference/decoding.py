@@ -6,12 +6,14 @@ and after each token of its draft.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import chain, islice
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from llama3.errors import PluginError
 from llama3.inference.kv_pool import KvPool
 from llama3.inference.paged_attention import Ints, ranges, to_device
 from llama3.inference.paged_cache import PagedCache
@@ -21,17 +23,33 @@ from llama3.inference.speculation import PromptLookup
 from llama3.inference.step_graphs import StepGraphs
 from llama3.model.transformer import Transformer
 
+NOTHING_ALLOWED = PluginError.declare(
+    "L3-GEN-021",
+    "a constraint allows no token",
+    why="`allowed` must give bool[{size}], at least one of them true",
+    fix="allow a token that ends the answer where nothing else may come",
+)
+
 
 class Decoder:
     """Computes with a model and its cache for an engine, in whichever thread has the turn.
 
+    fail: told of a request whose constraint or reader raised; what the model raises is everybody's and is raised
     draft_rows: rows of a forward that drafts may fill up, 0: none are made
     drafted, accepted: tokens that were guessed since the start, and those of them that were right
     """
 
-    def __init__(self, model: Transformer, pool: KvPool, cache: PagedCache, *, draft_rows: int) -> None:
+    def __init__(
+        self,
+        model: Transformer,
+        pool: KvPool,
+        cache: PagedCache,
+        *,
+        fail: Callable[[Request, Exception], None],
+        draft_rows: int,
+    ) -> None:
         self.model, self.pool, self.cache = model, pool, cache
-        self.draft_rows = draft_rows
+        self.fail, self.draft_rows = fail, draft_rows
         self.drafted = self.accepted = 0
         has_graphs = cache.kv.device.type == "cuda" and cache.ways.few == "triton"
         self._graphs = StepGraphs(model, cache) if has_graphs else None
@@ -75,8 +93,7 @@ class Decoder:
         ends = np.cumsum(new)[len(running) :]
         for prefill, end in zip(prefills, ends.tolist(), strict=True):
             prefill.done += prefill.piece
-            if prefill.request.reader is not None and prefill.is_first:
-                prefill.request.reader.read(self.model, h_TD[end - prefill.piece : end])
+            self._show(prefill, h_TD[end - prefill.piece : end])
         answers = [0 if prefill.left else len(prefill.answers) for prefill in prefills]
         scored_R = np.append(np.arange(len(last)), np.repeat(ends - 1, np.array(answers, np.int64)))
         return self.model.logits(h_TD[to_device(scored_R, h_TD.device)])
@@ -93,6 +110,15 @@ class Decoder:
                 assert slots is not None, "a draft is no longer than the answer may become"
         return rows
 
+    def _show(self, prefill: Prefill, h_TD: Tensor) -> None:
+        request = prefill.request
+        if request.reader is None or not prefill.is_first or request.error is not None:
+            return
+        try:
+            request.reader.read(self.model, h_TD)
+        except Exception as error:
+            self.fail(request, error)
+
     def _compute(self, tokens: npt.NDArray[np.uint32], rows: Ints, starts: Ints, ends: Ints) -> Tensor:
         if self._graphs is not None and self._graphs.serve(ends - starts):
             return self._graphs.step(tokens, rows, starts, ends)
@@ -108,19 +134,34 @@ class Decoder:
         seeds = np.array([answer.seed for answer in places], dtype=np.uint64)
         first = np.array([len(answer.ids) for answer in running])
         draws = Draws.of(samplings, uniforms(seeds, ranges(first, first + counts)))
-        allowed = [None if answer.constraint is None else answer.constraint.allowed() for answer in places]
+        allowed = [self._allowed(answer, logits_RV.shape[1]) for answer in places]
         ids_R, logps_R = draw(logits_RV, draws, scores_of(logits_RV, samplings, allowed))
         drawn = zip(ids_R.tolist(), logps_R.tolist(), tops_of(logits_RV, samplings), strict=True)
         for answer, draft in zip(running, drafts, strict=True):
             self._take(answer, draft, list(islice(drawn, 1 + len(draft))))
+
+    def _allowed(self, answer: Answer, vocab_size: int) -> npt.NDArray[np.bool_] | None:
+        """Which tokens may come next, None: all. All too where the constraint fails: what is drawn is not told then."""
+        request = answer.request
+        if request.constrain is None or request.error is not None:
+            return None
+        try:
+            if answer.constraint is None:
+                answer.constraint = request.constrain()
+            mask = answer.constraint.allowed()
+            if mask.shape != (vocab_size,) or mask.dtype != np.bool_ or not mask.any():
+                raise NOTHING_ALLOWED("constrain", size=vocab_size)
+        except Exception as error:
+            self.fail(request, error)
+            return None
+        return mask
 
     def _take(self, answer: Answer, draft: list[int], drawn: list[tuple[int, float, Top]]) -> None:
         """Add what was drawn up to where the draft was wrong or the answer is over; what is kept of the draft is then
         in the cache."""
         right = 0
         for token, logp, top in drawn:
-            answer.push(token, logp, top)
-            if answer.finish_reason is not None or draft[right : right + 1] != [token]:
+            if not self._push(answer, token, logp, top) or draft[right : right + 1] != [token]:
                 break
             right += 1
         if draft:
@@ -129,3 +170,14 @@ class Decoder:
             answer.lookup.learn(len(draft), right)
             self.drafted += len(draft)
             self.accepted += right
+
+    def _push(self, answer: Answer, token: int, logp: float, top: Top) -> bool:
+        """Add a token to an answer; whether another may follow. One whose request is over stays as it is."""
+        if answer.request.error is not None:
+            return False
+        try:
+            answer.push(token, logp, top)
+        except Exception as error:
+            self.fail(answer.request, error)
+            return False
+        return answer.finish_reason is None

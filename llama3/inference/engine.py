@@ -93,12 +93,13 @@ class Engine:
         require_memory(num_blocks, block_size, block_bytes, max_batch, weight.device)
         self.pool = KvPool(num_blocks, block_size, max_seqs=max_batch, max_blocks=min(context, max(1, num_blocks - 1)))
         self.cache = PagedCache(model.config, self.pool, dtype=weight.dtype, device=weight.device, attention=attention)
-        self.decoder = Decoder(self.model, self.pool, self.cache, draft_rows=draft_rows(speculative, weight.dtype))
+        rows = draft_rows(speculative, weight.dtype)
+        self.decoder = Decoder(self.model, self.pool, self.cache, fail=self._end, draft_rows=rows)
         self._live: dict[Request, None] = {}  # every request that is not over, in the order of arrival
         self._waiting: deque[Request] = deque()  # those with answers that have not started
         self._half: Prefill | None = None  # the prompt that is begun and not computed to its end
         self._running: list[Answer] = []
-        self._cancelled: list[Request] = []  # to be dropped when nobody computes
+        self._ended: list[Request] = []  # before they were over, to be dropped when nobody computes
         self._turns = threading.Condition()  # guards the five above and is told of every step
         self._taken = False  # whether a thread computes; it alone then removes from the first four
         self._weights = self._weight_versions()
@@ -151,8 +152,8 @@ class Engine:
         check_prompts(prompts, sampling, self.model.config.vocab_size, self.pool.max_tokens)
 
     def tokens(self, request: Request, index: int = 0) -> Iterator[int]:
-        """The tokens of the request's answer `index` as they are drawn. Raises what the model raised, or CancelledError
-        when another thread cancelled the request."""
+        """The tokens of the request's answer `index` as they are drawn. Raises what the model raised, or the request's
+        constraint or reader, or CancelledError when another thread cancelled the request."""
         sent = 0
         while request.error is None:
             completion = request.completions[index]
@@ -178,13 +179,7 @@ class Engine:
     def cancel(self, request: Request) -> None:
         """Drop a request in any state; its blocks are free at once, or after the step that is being computed. One that
         is over is left alone."""
-        with self._turns:
-            if request.is_over:
-                return
-            request.error = CancelledError("the request was cancelled")
-            self._cancelled.append(request)
-            if not self._taken:
-                self._drop_cancelled()
+        self._end(request, CancelledError("the request was cancelled"))
 
     def reset(self) -> None:
         """Cancel all requests, forget cached prompts and take the model's weights anew."""
@@ -207,13 +202,23 @@ class Engine:
         finally:
             if mine:
                 with self._turns:
-                    self._drop_cancelled()
+                    self._drop_ended()
                     self._taken = False
                     self._turns.notify_all()
 
-    def _drop_cancelled(self) -> None:
-        while self._cancelled:
-            request = self._cancelled.pop()
+    def _end(self, request: Request, error: Exception) -> None:
+        """There will be no more of the request for this reason."""
+        with self._turns:
+            if request.is_over:
+                return
+            request.error = error
+            self._ended.append(request)
+            if not self._taken:
+                self._drop_ended()
+
+    def _drop_ended(self) -> None:
+        while self._ended:
+            request = self._ended.pop()
             self._live.pop(request, None)
             if request in self._waiting:
                 self._waiting.remove(request)
@@ -245,7 +250,7 @@ class Engine:
             raise
 
     def _abandon(self, error: BaseException) -> None:
-        """Nothing in the cache can be trusted after a step that broke off. An error of the model is every request's; an
+        """Nothing in the cache can be trusted after a step that broke off. What the model raises is every request's; an
         interrupt is meant for the thread it reached, so the requests begin again and those of the others go on."""
         with self._turns:
             requests = [request for request in self._live if request.error is None]
@@ -253,7 +258,7 @@ class Engine:
             self._waiting.clear()
             self._running.clear()
             self._half = None
-            self._cancelled.clear()
+            self._ended.clear()
             for request in requests:
                 if isinstance(error, Exception):
                     request.error = error
@@ -328,7 +333,6 @@ class Engine:
                 first + i,
                 fork,
                 stream_seed(request.sampling.seed, request.prompt, first + i),
-                constraint=None if request.constrain is None else request.constrain(),
                 lookup=self.decoder.lookup(request),
             )
             for i, fork in enumerate([row, *forks])
@@ -340,11 +344,11 @@ class Engine:
         """End the running answers that are over."""
         running = []
         for answer in self._running:
-            if (reason := answer.finish_reason) is None:
+            request = answer.request
+            if request.error is not None or (reason := answer.finish_reason) is None:
                 running.append(answer)
                 continue
             self._free(answer)
-            request = answer.request
             request.completions[answer.index] = Completion(answer.ids, answer.logps, reason)
             if request.is_over:
                 self._live.pop(request, None)

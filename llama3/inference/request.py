@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Constraint(Protocol):
-    """Says of one answer which tokens may come next. What it raises ends every request: it must not fail."""
+    """Says of one answer which tokens may come next. What it raises ends its request, and no other."""
 
     def allowed(self) -> npt.NDArray[np.bool_]:
         """bool[vocabulary], at least one of them true."""
@@ -33,7 +33,8 @@ class Constraint(Protocol):
 
 
 class Reader(Protocol):
-    """Is shown a prompt's final hidden states, piece by piece and in order, in the thread that computes."""
+    """Is shown a prompt's final hidden states, piece by piece and in order, in the thread that computes. What it raises
+    ends its request, and no other."""
 
     def read(self, model: Transformer, h_TD: Tensor) -> None: ...
 
@@ -54,11 +55,11 @@ class Answer:
     """Drafts of it, where the engine speculates."""
 
     def push(self, token: int, logp: float, top: Top) -> None:
-        """This token was drawn."""
-        self.logps.append(logp)
-        self.tops.append(top)
+        """This token was drawn. Raises what the constraint raises; the answer is then as it was."""
         if self.constraint is not None:
             self.constraint.push(token)
+        self.logps.append(logp)
+        self.tops.append(top)
         self.ids.append(token)  # last: other threads read as far as there are ids
 
     @property
@@ -82,7 +83,7 @@ class Request:
     answers: list[Answer] = field(init=False)
     completions: list[Completion | None] = field(init=False)
     error: BaseException | None = None
-    """Why there will be no more of it: what the model raised, or CancelledError."""
+    """Why there will be no more of it: what the model, its constraint or its reader raised, or CancelledError."""
 
     def __post_init__(self) -> None:
         if self.reader is not None:

@@ -8,6 +8,7 @@ Legend: B sequences, V vocabulary.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -69,6 +70,7 @@ class Sampling:
             (1 <= self.n <= MOST_ANSWERS, "n", f"from 1 to {MOST_ANSWERS:,}"),
             (0 <= self.seed < 2**64, "seed", "from 0 to 2^64 - 1"),
             (0 <= self.top_logps <= MOST_TOPS, "top_logps", f"from 0 to {MOST_TOPS}"),
+            (all(math.isfinite(bias) for _, bias in self.logit_bias), "logit_bias", "of finite numbers"),
         ]
         problems = [
             OUT_OF_RANGE.problem(name, value=getattr(self, name), rule=rule) for holds, name, rule in rules if not holds

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -200,11 +201,13 @@ class Service:
     def _work(self) -> None:
         try:
             while self._wait_for_work():
+                fault: Exception | None = None
                 try:
                     self.engine.step()
-                except Exception:
-                    log.exception("the engine failed in a step")  # its requests have the error
-                self._hand_back()
+                except Exception as error:
+                    fault = error  # its requests have it
+                    log.exception("the engine failed in a step")
+                self._hand_back(fault)
         except BaseException:
             log.exception("the engine's thread ended")
         finally:
@@ -229,16 +232,18 @@ class Service:
                 room -= job.sampling.n
             return not self._stopped
 
-    def _hand_back(self) -> None:
-        """Pass on what a step drew, and the errors of jobs that will get no more."""
+    def _hand_back(self, fault: Exception | None) -> None:
+        """Pass on what a step drew, and the errors of jobs that will get no more. `fault`: the one that all have."""
         running, news, failed, given = [], [], [], []
         for job in self._running:
             drawn = job.drawn()
             news += drawn
             given.append((job.tenant, sum(len(new.ids) for _, new in drawn)))
             assert job.request is not None
-            if job.request.error is not None:
-                failed.append((job, _told(job.request.error)))
+            if (error := job.request.error) is not None:
+                failed.append((job, _told(error)))
+                if error is not fault and not isinstance(error, CancelledError):
+                    log.error("a request failed", exc_info=error)
             elif not job.request.is_over:
                 running.append(job)
         with self._changed:

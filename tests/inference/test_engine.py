@@ -294,6 +294,73 @@ def test_a_constraint_says_what_may_come_and_log_probs_stay_the_models() -> None
         assert_close(told, logps[2:].float(), atol=2e-6, rtol=1e-6)
 
 
+class Faulty:
+    """A constraint that fails at its third token, in one of the ways in which one may."""
+
+    def __init__(self, way: str) -> None:
+        self.way, self.drawn = way, 0
+        if way == "made":
+            raise ValueError(way)
+
+    def allowed(self) -> np.ndarray:
+        if self.drawn == 2 and self.way == "allowed":
+            raise ValueError(self.way)
+        mask = np.ones(VOCAB + (self.drawn == 2 and self.way == "shape"), bool)
+        mask[:] = self.drawn != 2 or self.way != "nothing"
+        return mask.astype(int) if self.drawn == 2 and self.way == "numbers" else mask
+
+    def push(self, token: int) -> None:
+        self.drawn += 1
+        if self.drawn == 3 and self.way == "push":
+            raise ValueError(self.way)
+
+
+@pytest.mark.parametrize("way", ["made", "allowed", "push", "shape", "nothing", "numbers"])
+@pytest.mark.parametrize("n", [1, 3])
+@pytest.mark.parametrize("speculative", ["off", "prompt_lookup"])
+def test_a_constraint_that_fails_ends_its_request_alone(model: Transformer, way: str, n: int, speculative: str) -> None:
+    engine = Engine(model, block_size=2, max_batch=8, speculative=speculative)  # type: ignore[arg-type]
+    prompts = random_prompts(5, 20, seed=4)
+    expected = [dense(model, prompt, 12) for prompt in prompts]
+    others = [engine.submit(prompt, GREEDY) for prompt in prompts[:3]]
+    engine.step()
+    held = engine.submit(prompts[3], replace(GREEDY, n=n), constrain=lambda: Faulty(way))
+    others.append(engine.submit(prompts[4], GREEDY))
+    error = failure_of(lambda: engine.wait(held))
+    if way in ("made", "allowed", "push"):
+        assert (type(error), str(error)) == (ValueError, way)
+    else:
+        assert isinstance(error, LlamaError)
+        assert error.problems[0].code == "L3-GEN-021"
+    assert [len(held.ids(index)) for index in range(n)] == [0 if way == "made" else 2] * n
+    assert engine.pool.check() == []
+    assert engine.pool.stats()["rows"] == sum(not request.is_over for request in others), "its blocks are free at once"
+    ids = [engine.wait(request)[0].ids for request in others]
+    assert ids == [expected[index] for index in (0, 1, 2, 4)]
+    assert failure_of(lambda: list(engine.tokens(held))) is error
+    assert_clean(engine)
+    assert engine.wait(engine.submit(prompts[3], GREEDY))[0].ids == expected[3]
+
+
+@pytest.mark.parametrize("piece", [1, 2])
+def test_a_reader_that_fails_ends_its_request_alone(model: Transformer, piece: int) -> None:
+    class Failing:
+        pieces = 0
+
+        def read(self, model: Transformer, h_TD: Tensor) -> None:
+            self.pieces += 1
+            if self.pieces == piece:
+                raise ValueError("read")
+
+    engine = Engine(model, block_size=4, prefill_tokens=20)
+    prompts = [random_prompts(1, 1, seed=seed)[0] * 35 for seed in range(2)]
+    other = engine.submit(prompts[0], GREEDY)
+    read = engine.submit(prompts[1], replace(GREEDY, n=2), reader=Failing())
+    assert str(failure_of(lambda: engine.wait(read))) == "read"
+    assert engine.wait(other)[0].ids == dense(model, prompts[0], 12)
+    assert_clean(engine)
+
+
 def test_a_bias_moves_what_is_drawn_and_not_its_log_prob() -> None:
     model = make_model().double()
     (answer,) = Engine(model).generate([[1, 2, 3]], Sampling(5, temperature=0, logit_bias=((7, 100.0), (8, -100.0))))[0]

@@ -17,6 +17,7 @@ import openai
 import pytest
 from web import NAME, idle, running
 
+from llama3.serving.constraints import GrammarConstraint
 from llama3.testing.toys import toy_llama
 
 LONG = {"model": NAME, "prompt": "the river", "max_tokens": 400, "temperature": 0, "stream": True}
@@ -139,6 +140,33 @@ def test_a_failing_model_ends_its_requests_with_an_error_and_the_next_are_answer
         rest = [line.removeprefix("data: ") for line in lines if line]
     assert [json.loads(event)["error"]["code"] for event in rest if "error" in event] == ["L3-SRV-014"]
     assert "error" in rest[-1], "an error is the last event"
+
+
+def test_a_grammar_that_fails_ends_its_request_alone(busy, monkeypatch, caplog):
+    """Two rows: the other answer runs beside the one that fails."""
+    pushed, push = [], GrammarConstraint.push
+
+    def failing(constraint, token):
+        pushed.append(token)
+        if len(pushed) == 3:
+            raise RuntimeError("a secret path")
+        push(constraint, token)
+
+    monkeypatch.setattr(GrammarConstraint, "push", failing)
+    expected = toy_llama().generate(LONG["prompt"], max_tokens=400, temperature=0)
+    with busy.http.stream("POST", "/v1/completions", json=LONG) as stream:
+        lines = filter(None, stream.iter_lines())
+        events = [next(lines)]
+        format = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "string"}}}
+        messages = [{"role": "user", "content": "a"}]
+        body = {"model": NAME, "messages": messages, "response_format": format}
+        reply = busy.http.post("/v1/chat/completions", json=body)
+        assert (reply.status_code, reply.json()["error"]["code"]) == (500, "L3-SRV-014")
+        assert "secret" not in reply.text
+        events = [line.removeprefix("data: ") for line in [*events, *lines]]
+    assert events[-1] == "[DONE]"
+    assert "".join(json.loads(event)["choices"][0]["text"] for event in events[:-1]) == expected
+    assert [str(record.exc_info[1]) for record in caplog.records if record.exc_info] == ["a secret path"]
 
 
 @pytest.mark.parametrize("stream", [False, True])
