@@ -41,6 +41,7 @@ ORDER = [
     "rewards",
     "sources",
     "scaling",
+    "cost",
     "serving",
     "testing",
     "scaffold",
