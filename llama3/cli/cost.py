@@ -40,7 +40,10 @@ def cost(
         typer.Option("--set", metavar="SCHEME.OPTION=VALUE", help="An option of a scheme. Repeatable."),
     ] = None,
     batch: Annotated[str, typer.Option(metavar="LIST", help="Answers at once.")] = "1,8",
-    context: Annotated[str, typer.Option(metavar="LIST", help="Tokens of each answer's context.")] = "1024",
+    context: Annotated[
+        str | None,
+        typer.Option(metavar="LIST", help="Tokens of each context. Default: 1024, or the model's own."),
+    ] = None,
     price: Annotated[
         float | None,
         typer.Option(help="Of one GPU, an hour. Default: what is known; of this machine nothing is."),

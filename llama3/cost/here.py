@@ -30,8 +30,8 @@ from llama3.model.transformer import Transformer
 
 BLOCK = 16
 """Tokens of a block of the cache."""
-STEPS = 16
-"""Tokens of an answer; all but the first are timed."""
+STEPS = BLOCK - 1
+"""Tokens of an answer; all but the first are timed. So many fill the last block of a context of whole blocks."""
 ENOUGH_STEPS, ENOUGH_SECONDS = 3, 2.0
 """After so many steps and seconds no further one is timed."""
 READ_WIDTH = 8192
@@ -55,9 +55,9 @@ def this_machine(config: ModelConfig, device: str, factors: Iterable[FactorType]
 
 
 def decode_seconds(model: Transformer, batch: int, context: int) -> float:
-    """Seconds of a step (the median) that adds a token to each of `batch` answers of up to `context` tokens."""
-    steps = min(STEPS, context - 1)
-    length = (context - steps - 1) // BLOCK * BLOCK + 1  # its last token alone is in no full block
+    """Seconds of a step (the median) that adds a token to each of `batch` answers of up to `context` tokens, BLOCK or
+    more."""
+    length = (context - STEPS - 1) // BLOCK * BLOCK + 1  # its last token alone is in no full block
     engine = _engine(model, batch, context)
     engine.cache.kv.fill_(0.01)
     prompts = [_prompt(model.config, length, seed) for seed in range(batch)]
@@ -65,7 +65,7 @@ def decode_seconds(model: Transformer, batch: int, context: int) -> float:
         admitted = engine.pool.admit(prompt)
         assert admitted is not None, "there are blocks for all"
         engine.pool.free(admitted[0])
-    requests = [engine.submit(prompt, Sampling(steps, temperature=0.0)) for prompt in prompts]
+    requests = [engine.submit(prompt, Sampling(STEPS, temperature=0.0)) for prompt in prompts]
     seconds: list[float] = []
     engine.step()  # the last tokens of the prompts
     while not requests[0].is_over and (len(seconds) < ENOUGH_STEPS or sum(seconds) < ENOUGH_SECONDS):

@@ -62,6 +62,7 @@ NO_SCHEME = ConfigError.declare(
 
 LEAST_CONTEXT = 16
 """Tokens of a context: shorter ones are nobody's, and hold no answer to time."""
+DEFAULT_CONTEXT = 1024
 MOST = 1 << 30
 """Answers or tokens that can be asked for."""
 T = TypeVar("T")
@@ -135,12 +136,13 @@ def read_question(
     quantization: str | None = None,
     options: Mapping[str, Any] | None = None,
     batch: str = "1",
-    context: str = "1024",
+    context: str | None = None,
     price: float | None = None,
     device: str = "auto",
     seconds: float = 60.0,
 ) -> Question:
-    """Read what the command line says. `options`: of schemes, as "SCHEME.OPTION".
+    """Read what the command line says. `options`: of schemes, as "SCHEME.OPTION"; `context`: by default DEFAULT_CONTEXT
+    or the model's own, where that is shorter.
 
     Raises everything that is wrong at once: a ConfigError where that is of several classes.
     """
@@ -148,7 +150,7 @@ def read_question(
     found = _tried(lambda: Model.find(model), wrong)
     where = _tried(lambda: device_of(device).type, wrong) or "cpu"
     described = None if gpu == HERE else _tried(lambda: find_gpu(gpu), wrong)
-    batches, contexts = _numbers("--batch", batch, 1, wrong), _numbers("--context", context, LEAST_CONTEXT, wrong)
+    batches, contexts = _numbers("--batch", batch, 1, wrong), _contexts(found, context, wrong)
     if price is not None and not 0 <= price < math.inf:
         wrong.append(NO_PRICE.problem("--price", price=price))
     formats = _formats(found, quantization, options or {}, where if gpu == HERE else "cuda", wrong)
@@ -178,6 +180,13 @@ def _numbers(where: str, text: str, least: int, wrong: list[Problem]) -> tuple[i
     odd = [piece for piece in pieces if not (re.fullmatch(r"[0-9]{1,10}", piece) and least <= int(piece) <= MOST)]
     wrong += [NOT_WHOLE.problem(where, text=piece, least=least, most=f"{MOST:,}") for piece in odd]
     return tuple(dict.fromkeys(int(piece) for piece in pieces if piece not in odd))
+
+
+def _contexts(model: Model | None, text: str | None, wrong: list[Problem]) -> tuple[int, ...]:
+    if text is not None:
+        return _numbers("--context", text, LEAST_CONTEXT, wrong)
+    longest = DEFAULT_CONTEXT if model is None else model.config.max_seq_len
+    return (max(LEAST_CONTEXT, min(DEFAULT_CONTEXT, longest)),)
 
 
 def _too_long(config: ModelConfig, contexts: Iterable[int]) -> list[Problem]:

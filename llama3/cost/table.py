@@ -46,13 +46,20 @@ def _cells(row: Mapping[str, Any], is_here: bool, has_price: bool) -> Iterator[s
     yield _rate(predicted)
     if is_here:
         yield f"{predicted['tokens_per_second'] / measured['tokens_per_second'] - 1:+.0%}" if measured else "-"
-    yield f"{1000 * row['seconds_per_token']:.3g}" if row["fits"] else "-"
-    yield f"{row['prompt_seconds']:.3g}" if row["fits"] else "-"
+    yield _number(1000 * row["seconds_per_token"]) if row["fits"] else "-"
+    yield _prompt(row)
     yield size(int(row["memory"]["weights"] + row["memory"]["cache"]))
     yield f"{row['max_batch']:,}"
     if has_price:
         prices = row["price_per_million"] or {}
-        yield from (f"{prices[kind]:.3g}" if prices else "-" for kind in ("output", "input"))
+        yield from (_number(prices[kind]) if prices else "-" for kind in ("output", "input"))
+
+
+def _prompt(row: Mapping[str, Any]) -> str:
+    if not row["fits"]:
+        return "-"
+    is_measured = row["measured"] is not None and row["measured"]["prompt_seconds"] is not None
+    return _number(row["prompt_seconds"]) + ("" if is_measured or row["gpu"] != HERE else " predicted")
 
 
 def _mark(row: Mapping[str, Any]) -> str:
@@ -61,7 +68,11 @@ def _mark(row: Mapping[str, Any]) -> str:
 
 
 def _rate(figures: Mapping[str, Any] | None) -> str:
-    return f"{figures['tokens_per_second']:,.4g}" if figures else "-"
+    return _number(figures["tokens_per_second"]) if figures else "-"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def error_lines(error: Mapping[str, Any]) -> Iterator[str]:
