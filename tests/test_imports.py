@@ -42,6 +42,7 @@ ORDER = [
     "rewards",
     "sources",
     "scaling",
+    "cost",
     "serving",
     "testing",
     "scaffold",

@@ -78,7 +78,8 @@ class QuantizationScheme(Protocol):
 
     def quantize(self, weights: Mapping[str, Tensor], calibration: Mapping[str, Tensor] | None) -> dict[str, Parts]:
         """Each target's weight [rows, columns] in float32 -> its parts. `calibration` holds sample inputs [tokens,
-        columns] of each target where the caller has some."""
+        columns] of each target where the caller has some. Weights of the device "meta", which have no storage, give
+        parts of the same types and shapes: `llama3 cost` asks so what the scheme stores."""
         ...
 
     def make_linear(self, parts: Parts) -> nn.Module:
@@ -111,11 +112,8 @@ def quantize_model(
     model: Transformer, scheme: QuantizationScheme, calibration: Mapping[str, Tensor] | None = None
 ) -> list[TensorError]:
     """Replace the scheme's targets in `model` by quantized modules, in place; the error of each."""
-    weights = {name: _linear(model, name).weight.detach().float() for name in scheme.targets(model.config)}
-    quantized = scheme.quantize(weights, calibration)
-    if quantized.keys() != weights.keys():
-        odd = sorted(quantized.keys() ^ weights.keys())[0]
-        raise OTHER_TARGETS(type(scheme).__name__, name=odd)
+    weights = _weights(model, scheme)
+    quantized = _parts_of(weights, scheme, calibration)
     errors = []
     for name, parts in quantized.items():
         difference = weights[name] - scheme.dequantize(parts)
@@ -131,6 +129,13 @@ def quantize_model(
         model.set_submodule(name, scheme.make_linear(parts))
     model.requires_grad_(False)
     return errors
+
+
+def empty_parts(scheme: QuantizationScheme, config: ModelConfig) -> dict[str, Parts]:
+    """What a scheme stores of a model's matrices, types and shapes only: it quantizes weights without storage.
+
+    Raises what the scheme does where it cannot."""
+    return _parts_of(_weights(empty_model(config, ()), scheme), scheme, None)
 
 
 def save_quantized(
@@ -277,6 +282,21 @@ def _scheme(raw: Mapping[str, Any], folder: Path) -> tuple[str, QuantizationSche
         error = "; ".join(fields.faults) or "one of the two is missing"
         raise NO_SCHEME(folder / CONFIG_FILE, error=error)
     return name, discover().build("quantization", name, dict(options.raw))
+
+
+def _weights(model: Transformer, scheme: QuantizationScheme) -> dict[str, Tensor]:
+    """The scheme's targets in float32."""
+    return {name: _linear(model, name).weight.detach().float() for name in scheme.targets(model.config)}
+
+
+def _parts_of(
+    weights: Mapping[str, Tensor], scheme: QuantizationScheme, calibration: Mapping[str, Tensor] | None
+) -> dict[str, Parts]:
+    quantized = scheme.quantize(weights, calibration)
+    if quantized.keys() != weights.keys():
+        odd = sorted(quantized.keys() ^ weights.keys())[0]
+        raise OTHER_TARGETS(type(scheme).__name__, name=odd)
+    return quantized
 
 
 def _linear(model: Transformer, name: str) -> nn.Linear:

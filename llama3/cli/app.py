@@ -28,6 +28,7 @@ from llama3.cli import (
     chat,
     config,
     convert,
+    cost,
     doctor,
     export,
     generate,
@@ -150,6 +151,7 @@ app.command("tokens")(tokens.tokens)
 app.command("convert")(convert.convert)
 app.command("quantize")(quantize.quantize)
 app.command("export")(export.export)
+app.command("cost")(cost.cost)
 app.command("show")(show.show)
 app.command("doctor")(doctor.doctor)
 app.add_typer(config.app, name="config")

@@ -85,6 +85,16 @@ def exporters(incomplete: str) -> Iterator[tuple[str, str]]:
     return _of_family("exporters")
 
 
+@_offers
+def gpus(incomplete: str) -> Iterator[tuple[str, str]]:
+    """This machine and the GPUs that are known."""
+    from llama3.cost.gpus import HERE, known_gpus
+
+    yield HERE, "this machine, measured"
+    for name, gpu in known_gpus().items():
+        yield name, f"{gpu.memory / 1e9:g} GB, {gpu.bandwidth / 1e12:g} TB/s"
+
+
 def _of_family(family: str) -> Iterator[tuple[str, str]]:
     from llama3.plugins.registry import discover
 

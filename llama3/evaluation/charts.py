@@ -10,6 +10,7 @@ import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
+from typing import NamedTuple
 
 from llama3.evaluation.intervals import Rate
 
@@ -24,22 +25,44 @@ Scale = Callable[[float], float]
 Show = Callable[[float], str]
 
 
+class Offered(NamedTuple):
+    """A point of `offer_chart`: where it lies, what it is, and whether no other one beats it."""
+
+    x: float
+    y: float
+    label: str
+    is_best: bool
+
+
 def line_chart(series: Series, x_label: str, y_label: str) -> str:
     """Lines over a shared pair of linear axes; points that are not finite are left out."""
     finite = {name: [(x, y) for x, y in points if math.isfinite(x + y)] for name, points in series.items()}
     lines = {name: points for name, points in finite.items() if points}
     if not lines:
         return "<p>No points were recorded.</p>"
-    xs = [x for points in lines.values() for x, _ in points]
-    ys = [y for points in lines.values() for _, y in points]
-    x_ticks, y_ticks = _whole(ticks(min(xs), max(xs)), xs), ticks(min(ys), max(ys))
-    at_x = _scale(min(*xs, x_ticks[0]), max(*xs, x_ticks[-1]), LEFT, WIDTH - RIGHT)
-    at_y = _scale(min(*ys, y_ticks[0]), max(*ys, y_ticks[-1]), HEIGHT - BOTTOM, TOP)
-    parts = [_axis_x(x_ticks, at_x, x_label), _axis_y(y_ticks, at_y, y_label)]
+    at_x, at_y, parts = _axes(lines, x_label, y_label)
     for index, points in enumerate(lines.values()):
         path = " ".join(f"{at_x(x):.1f},{at_y(y):.1f}" for x, y in points)
         parts.append(f'<polyline class="curve {_colour(index)}"{_dash(index)} points="{path}"/>')
     return _svg(parts, f"{y_label} over {x_label}: {_spans(lines)}", legend=list(lines), dashed=True)
+
+
+def offer_chart(offers: Mapping[str, Sequence[Offered]], x_label: str, y_label: str) -> str:
+    """Lines through points that are offered for choice, and a mark at each: filled where it is worth choosing, hollow
+    where another one beats it both ways. Both axes begin at 0."""
+    lines = {name: [(offer.x, offer.y) for offer in points] for name, points in offers.items() if points}
+    if not lines:
+        return "<p>No points are there.</p>"
+    at_x, at_y, parts = _axes({**lines, "": [(0.0, 0.0)]}, x_label, y_label)
+    for index, name in enumerate(lines):
+        path = " ".join(f"{at_x(x):.1f},{at_y(y):.1f}" for x, y in lines[name])
+        parts.append(f'<polyline class="curve {_colour(index)}"{_dash(index)} points="{path}"/>')
+        for offer in offers[name]:
+            kind = f"point {_colour(index)}" + ("" if offer.is_best else " beaten")
+            place = f'cx="{at_x(offer.x):.1f}" cy="{at_y(offer.y):.1f}"'
+            parts.append(f'<circle class="{kind}" {place} r="4"><title>{escape(offer.label)}</title></circle>')
+    told = ", ".join(offer.label for points in offers.values() for offer in points if offer.is_best)
+    return _svg(parts, f"{y_label} over {x_label}; worth choosing: {told}", legend=list(lines), dashed=True)
 
 
 def rate_chart(rates: Mapping[str, Rate]) -> str:
@@ -94,6 +117,16 @@ def funnel_chart(steps: Sequence[tuple[str, float]]) -> str:
         parts.append(_text(start + 6 + width, y + 18, f"{value:,.0f}", anchor="start"))
     told = ", ".join(f"{name} {value:,.0f}" for name, value in steps)
     return _svg(parts, f"documents left after each step: {told}", height=row * len(steps) + 4)
+
+
+def _axes(lines: Series, x_label: str, y_label: str) -> tuple[Scale, Scale, list[str]]:
+    """Where values of both axes lie, and the axes, for what there is to draw."""
+    xs = [x for points in lines.values() for x, _ in points]
+    ys = [y for points in lines.values() for _, y in points]
+    x_ticks, y_ticks = _whole(ticks(min(xs), max(xs)), xs), ticks(min(ys), max(ys))
+    at_x = _scale(min(*xs, x_ticks[0]), max(*xs, x_ticks[-1]), LEFT, WIDTH - RIGHT)
+    at_y = _scale(min(*ys, y_ticks[0]), max(*ys, y_ticks[-1]), HEIGHT - BOTTOM, TOP)
+    return at_x, at_y, [_axis_x(x_ticks, at_x, x_label), _axis_y(y_ticks, at_y, y_label)]
 
 
 def ticks(low: float, high: float, about: int = 5) -> list[float]:

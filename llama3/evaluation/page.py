@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cache
-from importlib.resources import files
 from typing import Any
 
 import jinja2
@@ -20,6 +19,7 @@ from markupsafe import Markup
 from llama3.evaluation.audit import TABLE_HEAD, table
 from llama3.evaluation.charts import funnel_chart, histogram_chart, line_chart, rate_chart
 from llama3.evaluation.intervals import Rate
+from llama3.evaluation.templates import style, template
 
 CURVES = {"reward": "mean reward", "kl": "KL to the reference, nats", "length": "mean length, tokens"}
 """What is drawn of sampled answers, and how its axis is called."""
@@ -39,7 +39,7 @@ def render_html(report: Mapping[str, Any]) -> str:
     curves = report.get("curves") or {"loss": report["loss"], **report["rollouts"]}
     page = _template().render(
         report=report,
-        style=Markup(_text("report.css")),
+        style=style(),
         names=[name for name, value in report["bits_per_byte_by_model"].items() if value is not None],
         pass_rates=_drawn(rate_chart({name: Rate(**row) for name, row in report["pass_rate"].items()}))
         if report["pass_rate"]
@@ -56,19 +56,8 @@ def render_html(report: Mapping[str, Any]) -> str:
 @cache
 def _template() -> jinja2.Template:
     """Compiled once: that takes longer than rendering."""
-    environment = jinja2.Environment(
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        loader=jinja2.FunctionLoader(_text),
-    )
-    environment.filters |= {"percent": percent, "duration": duration, "moment": moment, "trials": trials}
-    return environment.get_template("report.html.jinja")
-
-
-def _text(name: str) -> str:
-    return (files("llama3.evaluation") / name).read_text(encoding="utf-8")
+    filters = {"percent": percent, "duration": duration, "moment": moment, "trials": trials}
+    return template("llama3.evaluation", "report.html.jinja", filters)
 
 
 def _drawn(svg: str) -> Markup:

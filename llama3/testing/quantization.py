@@ -20,7 +20,13 @@ import torch
 from torch import Tensor, nn
 
 from llama3.checkpoints.hf import read_raw_config
-from llama3.checkpoints.quantized import QuantizationScheme, load_quantized, quantize_model, save_quantized
+from llama3.checkpoints.quantized import (
+    QuantizationScheme,
+    empty_parts,
+    load_quantized,
+    quantize_model,
+    save_quantized,
+)
 from llama3.model.batch import Batch
 from llama3.model.build import init_weights
 from llama3.model.config import ModelConfig
@@ -71,6 +77,16 @@ class QuantizationConformance(Conformance):
                 f"{error.name}: relative error {error.relative:.3f}; {limit:.3f} is allowed at {bits:.3g} bits "
                 "(QuantizationSpec.bits)"
             )
+
+    def test_what_it_stores_is_known_without_weights(self) -> None:
+        model, scheme = _model(), self.build()
+        told = empty_parts(scheme, model.config)
+        quantize_model(model, scheme)
+        for target, parts in told.items():
+            kept = dict(model.get_submodule(target).named_buffers())
+            assert {name: (x.dtype, x.shape) for name, x in parts.items()} == {
+                name: (x.dtype, x.shape) for name, x in kept.items()
+            }, f"{target}: weights on the device meta give other parts"
 
     def test_quantizing_twice_gives_the_same(self) -> None:
         one, other = (self.build().quantize(_weights(), None) for _ in range(2))

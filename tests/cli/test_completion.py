@@ -52,6 +52,7 @@ def test_plugins_and_families():
     assert set(words(completion.plugins(""))) == {row.name for row in discover().list()}
     assert words(completion.plugins("guards/")) == ["guards/prompt_injection"]
     assert words(completion.presets("ado")) == ["adopt"]
+    assert words(completion.gpus("h")) == ["here", "h100", "h200"]
 
 
 def test_files_and_folders(tmp_path, monkeypatch):
@@ -65,7 +66,7 @@ def test_files_and_folders(tmp_path, monkeypatch):
     assert words(completion.configs("nowhere/")) == []
 
 
-@pytest.mark.parametrize("find", ["presets", "configs", "families", "plugins", "keys", "overrides"])
+@pytest.mark.parametrize("find", ["presets", "configs", "families", "plugins", "keys", "overrides", "gpus"])
 def test_nothing_is_offered_where_something_is_broken(find, monkeypatch):
     def broken(*_, **__):
         raise SystemExit(3)
