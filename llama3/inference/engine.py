@@ -24,6 +24,7 @@ from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -185,7 +186,7 @@ class Engine:
         problems = [
             NO_ROOM.problem(f"prompt {index}", tokens=len(ids), answer=sampling.max_tokens, limit=limit)
             for index, ids in enumerate(arrays)
-            if len(ids) + sampling.max_tokens > limit
+            if _longest(ids, sampling) > limit
         ]
         if problems:
             raise DoesNotFit.of(problems)
@@ -334,8 +335,8 @@ class Engine:
         budget = self.prefill_tokens - sum(prefill.left for prefill in prefills)
         while self._waiting and room > 0 and budget > 0:
             request = self._waiting[0]
-            length = len(request.prompt) + request.sampling.max_tokens
-            admitted = self.pool.admit(request.prompt, salt=request.salt, max_len=length)
+            longest = _longest(request.prompt, request.sampling)
+            admitted = self.pool.admit(request.prompt, salt=request.salt, max_len=longest)
             if admitted is None:
                 break
             row, cached = admitted
@@ -431,6 +432,11 @@ class Engine:
 
 def _ids(prompt: npt.ArrayLike) -> npt.NDArray[np.uint32]:
     return np.asarray(prompt).astype(np.uint32)
+
+
+def _longest(prompt: npt.NDArray[Any], sampling: Sampling) -> int:
+    """Tokens of a prompt and an answer that the cache has to hold at most: nothing is computed from the last one."""
+    return len(prompt) + sampling.max_tokens - 1
 
 
 def _check_tokens(prompts: list[npt.NDArray[np.int64]], biased: Sequence[int], vocab_size: int) -> None:

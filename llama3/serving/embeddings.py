@@ -23,7 +23,7 @@ async def embeddings(served: Served, record: Record, body: EmbeddingBody) -> Jso
     jobs, readers = [], []
     for prompt in prompts_of(body.input):
         ids, _ = await admitted_ids(served, prompt, record.id)
-        if len(ids) >= served.service.max_tokens:
+        if len(ids) > served.service.max_tokens:
             raise LONG_PROMPT("input", tokens=len(ids), limit=served.service.max_tokens)
         readers.append(MeanState())
         jobs.append(Job(ids, Sampling(1, temperature=0), reader=readers[-1]))

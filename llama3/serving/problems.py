@@ -36,7 +36,7 @@ LATE = LlamaError.declare("L3-SRV-013", "the answer took over {seconds} s", fix=
 FAULT = LlamaError.declare("L3-SRV-014", "a fault of the server", fix="see the server's log")
 LONG_PROMPT = DoesNotFit.declare(
     "L3-SRV-015",
-    "{tokens} tokens leave no room for an answer",
+    "{tokens} tokens are too many",
     why="the context holds {limit}",
     fix="shorten the prompt",
 )

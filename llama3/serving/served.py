@@ -99,10 +99,11 @@ class Served:
         return await asyncio.to_thread(self._dialogs.admit, turns)
 
     def sampling(self, body: Drawing, prompt: npt.NDArray[np.uint32], wanted: int | None, top_logps: int) -> Sampling:
-        """How answers are drawn: `wanted` tokens, as far as there is room. Raises DoesNotFit, ConfigError."""
-        room = self.service.max_tokens - len(prompt)
-        if room < 1:
+        """How answers are drawn: `wanted` tokens, as far as there is room. After a prompt that fills the context one
+        token can still be drawn. Raises DoesNotFit, ConfigError."""
+        if len(prompt) > self.service.max_tokens:
             raise LONG_PROMPT("prompt", tokens=len(prompt), limit=self.service.max_tokens)
+        room = max(self.service.max_tokens - len(prompt), 1)
         bias = tuple((int(token), value) for token, value in (body.logit_bias or {}).items())
         return Sampling(
             room if wanted is None else min(max(wanted, 1), room),
