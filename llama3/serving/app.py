@@ -29,6 +29,7 @@ from llama3.serving.fields import (
     DetokenizeBody,
     EmbeddingBody,
     ModerationBody,
+    RolloutBody,
     TokenizeBody,
     read_fields,
 )
@@ -38,6 +39,7 @@ from llama3.serving.prepared import Prepared
 from llama3.serving.problems import FAULT, NO_HOST, NO_KEY, NO_METHOD, NO_ROUTE, NOT_JSON, TOO_LARGE, TOO_SLOW
 from llama3.serving.record import Record
 from llama3.serving.replies import GONE, Gone, error_response, reply
+from llama3.serving.rollouts import roll_out
 from llama3.serving.served import Served
 from llama3.serving.telemetry import CONTENT_TYPE, Telemetry
 from llama3.serving.texts import detokenize, embed, moderate, tokenize, tokenizer_info
@@ -56,6 +58,7 @@ def make_app(served: Served, *, keys: ApiKeys | None, observers: Observers) -> S
     posts = {
         "/v1/completions": _post(CompletionBody, _replied(complete)),
         "/v1/chat/completions": _post(ChatBody, _replied(chat)),
+        "/inference/v1/generate": _post(RolloutBody, _replied(roll_out)),
         "/v1/embeddings": _post(EmbeddingBody, embed),
         "/v1/moderations": _post(ModerationBody, moderate),
         "/tokenize": _post(TokenizeBody, tokenize),

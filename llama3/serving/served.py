@@ -109,7 +109,7 @@ class Served:
             room if wanted is None else min(max(wanted, 1), room),
             temperature=1.0 if body.temperature is None else body.temperature,
             top_p=1.0 if body.top_p is None else body.top_p,
-            top_k=body.top_k,
+            top_k=max(body.top_k, 0),
             n=body.n or 1,
             seed=secrets.randbits(64) if body.seed is None else body.seed % 2**64,
             stop_ids=stop_ids(self.tokenizer),
