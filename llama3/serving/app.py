@@ -34,6 +34,7 @@ from llama3.serving.fields import (
     read_fields,
 )
 from llama3.serving.keys import ApiKeys
+from llama3.serving.limits import RateLimits
 from llama3.serving.page import page
 from llama3.serving.prepared import Prepared
 from llama3.serving.problems import FAULT, NO_HOST, NO_KEY, NO_METHOD, NO_ROUTE, NOT_JSON, TOO_LARGE, TOO_SLOW
@@ -49,6 +50,12 @@ OPEN = frozenset({"/", "/health/live", "/health/ready"})
 LOCAL = re.compile(r"(?:127\.0\.0\.1|localhost|\[::1\])(?::\d{1,5})?", re.IGNORECASE)
 """Hosts that a server without keys is asked for: a page of the web that calls itself one of its own names is not."""
 BODY_SECONDS = 30.0
+METRICS = "/metrics"
+TRACE = (b"traceparent", b"tracestate")
+"""Headers of W3C's trace context."""
+LONGEST_TRACE = 512
+SHOWN = 40
+"""Characters of an unknown path that are logged."""
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -69,7 +76,7 @@ def make_app(served: Served, *, keys: ApiKeys | None, observers: Observers) -> S
         "/v1/models": models,
         "/v1/models/{name:path}": model,
         "/tokenizer_info": tokenizer_info,
-        "/metrics": metrics,
+        METRICS: metrics,
         "/health/live": live,
         "/health/ready": ready,
     }
@@ -84,7 +91,7 @@ def make_app(served: Served, *, keys: ApiKeys | None, observers: Observers) -> S
         finally:
             await asyncio.to_thread(served.service.stop)
 
-    telemetry = Telemetry(served.service.counts, frozenset(posts) | frozenset(gets), observers)
+    telemetry = Telemetry(served.service.counts, served.name, frozenset(posts), observers)
     handlers: dict[Any, Any] = {
         LlamaError: _refused,
         HTTPException: _no_route,
@@ -95,53 +102,74 @@ def make_app(served: Served, *, keys: ApiKeys | None, observers: Observers) -> S
     app = Starlette(
         routes=routes,
         lifespan=lifespan,
-        middleware=[Middleware(Gate, keys=keys, telemetry=telemetry)],
+        middleware=[Middleware(Gate, keys=keys, telemetry=telemetry, limits=served.service.limits)],
         exception_handlers=handlers,
     )
     app.router.redirect_slashes = False
-    app.state.served, app.state.telemetry = served, telemetry
+    app.state.served, app.state.telemetry, app.state.metrics_port = served, telemetry, None
     return app
 
 
 class Gate:
     """Looks at the host and the key of every request, gives it an id, and tells of its end."""
 
-    def __init__(self, app: ASGIApp, keys: ApiKeys | None, telemetry: Telemetry) -> None:
-        self._app, self._keys, self._telemetry = app, keys, telemetry
+    def __init__(self, app: ASGIApp, keys: ApiKeys | None, telemetry: Telemetry, limits: RateLimits) -> None:
+        self._app, self._keys, self._telemetry, self._limits = app, keys, telemetry, limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or refuse it."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        record = Record(secrets.token_hex(12), scope["method"], scope["path"])
+        headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
+        record = _record(scope, headers)
         scope.setdefault("state", {})["record"] = record
+        refusal = self._refusal(scope, headers, record)
 
         async def tell(message: Message) -> None:
             if message["type"] == "http.response.start":
                 record.status = message["status"]
-                message["headers"] = [*message["headers"], (b"x-request-id", record.id.encode())]
+                is_counted = refusal is None and record.method == "POST"
+                limits = self._limits.headers(record.tenant) if is_counted else ()
+                message["headers"] = [*message["headers"], (b"x-request-id", record.id.encode()), *limits]
             await send(message)
 
         try:
-            refusal = self._refusal(scope, record)
             if refusal is not None:
                 record.error = refusal.problems[0].code
             await (self._app if refusal is None else error_response(refusal))(scope, receive, tell)
         finally:
             self._telemetry.end(record)
 
-    def _refusal(self, scope: Scope, record: Record) -> LlamaError | None:
-        headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
-        if self._keys is None:
+    def _refusal(self, scope: Scope, headers: dict[bytes, str], record: Record) -> LlamaError | None:
+        """Why the request goes no further. Where metrics have a port of their own, they are told there, and nothing
+        else is."""
+        path, metrics_port = scope["path"], scope["app"].state.metrics_port
+        is_inside = metrics_port is not None and scope["server"][1] == metrics_port
+        refusal = self._stranger(path, headers, record, needs_key=self._keys is not None and not is_inside)
+        if refusal is None and metrics_port is not None and is_inside != (path == METRICS):
+            return NO_ROUTE(path[:100])
+        return refusal
+
+    def _stranger(self, path: str, headers: dict[bytes, str], record: Record, *, needs_key: bool) -> LlamaError | None:
+        if self._keys is None or not needs_key:
             host = headers.get(b"host", "")
             return None if LOCAL.fullmatch(host) else NO_HOST("Host", host=host[:100])
-        if scope["path"] in OPEN:
+        if path in OPEN:
             return None
         scheme, _, key = headers.get(b"authorization", "").partition(" ")
         tenant = self._keys.tenant(key.strip()) if scheme.lower() == "bearer" else None
         record.tenant = tenant or ""
         return NO_KEY("Authorization") if tenant is None else None
+
+
+def _record(scope: Scope, headers: dict[bytes, str]) -> Record:
+    """Of a path that is no route's only the beginning is kept: whatever somebody typed there."""
+    path = scope["path"]
+    route = next((route.path for route in scope["app"].routes if route.path_regex.match(path)), None)
+    parent = {name.decode(): headers[name] for name in TRACE if name in headers and len(headers[name]) <= LONGEST_TRACE}
+    told = path[:SHOWN].encode("unicode_escape").decode() if route is None else route
+    return Record(secrets.token_hex(12), scope["method"], told, is_known=route is not None, parent=parent)
 
 
 def _post(kind: type[Body], answer: Callable[[Served, Request, Body], Awaitable[Response]]) -> Endpoint:
@@ -150,8 +178,10 @@ def _post(kind: type[Body], answer: Callable[[Served, Request, Body], Awaitable[
     async def endpoint(request: Request) -> Response:
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
             raise NOT_JSON("Content-Type")
+        served: Served = request.app.state.served
+        served.service.limits.take(request.state.record.tenant, "requests", 1)
         body = read_fields(kind, await _body(request))
-        return await answer(request.app.state.served, request, body)
+        return await answer(served, request, body)
 
     return endpoint
 

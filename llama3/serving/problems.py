@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from llama3.errors import ConfigError, DataError, DoesNotFit, GuardBlocked, LlamaError
+from llama3.serving.limits import TOO_FAST
 
 NO_KEY = ConfigError.declare("L3-SRV-001", "there is no such API key", fix="send the header Authorization: Bearer KEY")
 NO_HOST = ConfigError.declare(
@@ -51,6 +52,7 @@ STATUS = {
     TOO_LARGE.code: 413,
     NOT_JSON.code: 415,
     BUSY.code: 429,
+    TOO_FAST.code: 429,
     STOPPING.code: 503,
     LATE.code: 504,
 }
