@@ -1,5 +1,8 @@
 """The built-in plugins, registered through the same entry points as anybody's. Torch-free: names and targets only."""
 
+from importlib.util import find_spec
+from typing import Any
+
 from llama3.plugins import (
     AlgorithmSpec,
     DataKindSpec,
@@ -369,6 +372,14 @@ def llama3_quantization_schemes() -> list[QuantizationSpec]:
             activation_bits=8,
         ),
     ]
+
+
+@hookimpl
+def llama3_request_end(request_id: str, outcome: str, timings: dict[str, float], request: dict[str, Any]) -> None:
+    if find_spec("opentelemetry") is not None:
+        from llama3_plugins.observers.opentelemetry import record_span
+
+        record_span(request_id, outcome, timings, request)
 
 
 @hookimpl

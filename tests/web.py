@@ -18,7 +18,9 @@ NAME = "toy"
 
 
 @contextmanager
-def running(llama, *, keys=None, grace=30.0, seconds=60.0, host="127.0.0.1", **options):
+def running(
+    llama, *, keys=None, grace=30.0, seconds=60.0, host="127.0.0.1", metrics_port=None, observers=None, **options
+):
     """The server with its address, an `openai` client and an `httpx` one."""
     listening, found = threading.Event(), []
     service = Service(llama.transformer, **options)
@@ -27,8 +29,9 @@ def running(llama, *, keys=None, grace=30.0, seconds=60.0, host="127.0.0.1", **o
         host=host,
         port=0,
         keys=keys,
-        observers=discover().observers,
+        observers=observers or discover().observers,
         grace=grace,
+        metrics_port=metrics_port,
         told=lambda address: (found.append(address), listening.set()),
     )
     thread = threading.Thread(target=server.run, daemon=True)

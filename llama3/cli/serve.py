@@ -46,6 +46,13 @@ def serve(
         float, typer.Option(min=0.0, help="Seconds that answers may go on after SIGTERM or Ctrl-C.")
     ] = 60.0,
     speculative: SpeculativeOption = "off",
+    requests_per_minute: Annotated[int | None, typer.Option(min=1, help="Of each key. Default: any number.")] = None,
+    tokens_per_minute: Annotated[
+        int | None, typer.Option(min=1, help="Of each key, prompts and answers. Default: any number.")
+    ] = None,
+    metrics_port: Annotated[
+        int | None, typer.Option(min=0, max=65_535, help="A port of 127.0.0.1 for /metrics alone, without a key.")
+    ] = None,
     device: DeviceOption = "auto",
 ) -> None:
     """Serve a model over HTTP, guarded as its run says. Each request is told of on stderr in a line of JSON."""
@@ -55,12 +62,15 @@ def serve(
     from llama3.cli.guarding import open_policy
     from llama3.inference.llama import Llama
     from llama3.plugins.registry import discover
+    from llama3.serving.limits import RateLimits
     from llama3.serving.served import Served
     from llama3.serving.server import HttpServer, keys_for, require_port
     from llama3.serving.service import Service
 
     keys = keys_for(host, api_key_file)
     require_port(host, port)
+    if metrics_port is not None:
+        require_port("127.0.0.1", metrics_port)
     access = logging.getLogger("llama3.serving.access")
     access.setLevel(logging.INFO)
     access.propagate = False
@@ -68,18 +78,27 @@ def serve(
     with open_policy(model) as guards:
         llama = Llama.load(model, device=device, guard=guards)
         called = name or Path(model).resolve().name
-        service = Service(llama.transformer, max_batch=max_batch, max_queue=max_queue, speculative=speculative)
+        limits = RateLimits(requests_per_minute, tokens_per_minute)
+        service = Service(
+            llama.transformer, max_batch=max_batch, max_queue=max_queue, limits=limits, speculative=speculative
+        )
         served = Served(llama, called, service, seconds=deadline)
-        HttpServer(
+        server = HttpServer(
             served,
             host=host,
             port=port,
             keys=keys,
             observers=discover().observers,
             grace=grace,
-            told=lambda address: note(f"{called} answers at {address}/v1"),
-        ).run()
+            metrics_port=metrics_port,
+            told=lambda address: note(_told(called, address, server.metrics_url)),
+        )
+        server.run()
     note("stopped")
+
+
+def _told(name: str, address: str, metrics_url: str | None) -> str:
+    return f"{name} answers at {address}/v1" + (f", metrics at {metrics_url}" if metrics_url else "")
 
 
 class _Lines(logging.Handler):

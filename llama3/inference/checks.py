@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -33,8 +34,8 @@ NO_CACHE = DoesNotFit.declare(
 
 
 def check_prompts(prompts: Sequence[npt.ArrayLike], sampling: Sampling, vocab_size: int, limit: int) -> None:
-    """Raises ConfigError for prompts without tokens and for tokens outside the vocabulary, DoesNotFit for prompts that
-    have over `limit` tokens with their answer."""
+    """Raises ConfigError for prompts without tokens and for tokens outside the vocabulary, DoesNotFit for prompts
+    of which the cache, which has room for `limit` tokens, would have to hold more."""
     arrays = [np.asarray(prompt, dtype=np.int64) for prompt in prompts]
     known = all(0 <= token < vocab_size for token, _ in sampling.logit_bias)
     problems = [] if known else [OTHER_TOKENS.problem("logit_bias", size=vocab_size)]
@@ -48,10 +49,15 @@ def check_prompts(prompts: Sequence[npt.ArrayLike], sampling: Sampling, vocab_si
     too_long = [
         NO_ROOM.problem(f"prompt {index}", tokens=len(ids), answer=sampling.max_tokens, limit=limit)
         for index, ids in enumerate(arrays)
-        if len(ids) + sampling.max_tokens > limit
+        if longest_kept(ids, sampling) > limit
     ]
     if too_long:
         raise DoesNotFit.of(too_long)
+
+
+def longest_kept(prompt: npt.NDArray[Any], sampling: Sampling) -> int:
+    """Tokens of a prompt and an answer that the cache has to hold at most: nothing is computed from the last one."""
+    return len(prompt) + sampling.max_tokens - 1
 
 
 def require_memory(blocks: int, block_size: int, block_bytes: int, rows: int, device: torch.device) -> None:

@@ -31,7 +31,7 @@ import torch
 
 from llama3.config.precision import AutoPrecision
 from llama3.config.serving import Speculative
-from llama3.inference.checks import check_prompts, require_memory
+from llama3.inference.checks import check_prompts, longest_kept, require_memory
 from llama3.inference.completion import Completion
 from llama3.inference.decoding import Decoder
 from llama3.inference.kv_pool import KvPool
@@ -303,8 +303,8 @@ class Engine:
         budget = self.prefill_tokens - sum(prefill.left for prefill in prefills)
         while self._waiting and room > 0 and budget > 0:
             request = self._waiting[0]
-            length = len(request.prompt) + request.sampling.max_tokens
-            admitted = self.pool.admit(request.prompt, salt=request.salt, max_len=length)
+            longest = longest_kept(request.prompt, request.sampling)
+            admitted = self.pool.admit(request.prompt, salt=request.salt, max_len=longest)
             if admitted is None:
                 break
             row, cached = admitted

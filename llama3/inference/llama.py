@@ -270,10 +270,12 @@ class Llama:
             yield from filter(None, self._read(tokens, sampling, stops))
 
     def _read(self, tokens: Iterator[int], sampling: Sampling, stops: tuple[str, ...]) -> Iterator[str]:
-        """For every token what text may be passed on, which may be none; ends at the first of `stops`."""
+        """For every token what text may be passed on, which may be none (control tokens have none); ends at the first
+        of `stops`."""
         decoder, ending = self.tokenizer.stream(), Stops(stops)
+        silent = sampling.stop_ids.union(self.tokenizer.special_tokens.values())
         for token in tokens:
-            yield ending.push(decoder.push(token) if token not in sampling.stop_ids else "")
+            yield ending.push(decoder.push(token) if token not in silent else "")
             if ending.is_over:
                 return
         yield ending.push(decoder.flush()) + ending.flush()
@@ -288,7 +290,7 @@ class Llama:
 
     def _text(self, completion: Completion) -> str:
         ids = completion.ids[:-1] if completion.finish_reason is FinishReason.STOP else completion.ids
-        return self.tokenizer.decode(ids)
+        return self.tokenizer.decode(ids, skip_special=True)
 
 
 def _with_text(message: Message, text: str) -> Message:

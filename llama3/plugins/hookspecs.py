@@ -120,8 +120,12 @@ def llama3_eval_done(task: str, result: dict[str, Any]) -> None:
 
 
 @hookspec
-def llama3_request_end(request_id: str, outcome: str, timings: dict[str, float]) -> None:
-    """Observer: a generation request ended."""
+def llama3_request_end(request_id: str, outcome: str, timings: dict[str, float], request: dict[str, Any]) -> None:
+    """Observer: a request to a server ended. `outcome` is an error's code, or why its answers ended; `timings` are in
+    seconds, of the whole, until the first token, and as far as it came of the queue, the prompts and the answers.
+    `request` has its route, model, status, the beginning of its key's hash, tokens, why each answer ended, when it
+    ended (seconds since 1970), and as `parent` the headers of the trace that it is a part of; nothing of what was
+    said."""
 
 
 @hookspec

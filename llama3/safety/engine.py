@@ -197,7 +197,7 @@ class PolicyEngine:
         started = time.monotonic()
         limit = leaf.timeout_ms / 1000
         most = None if x.trust == "model" else self.most_waiting
-        ask: Ask = lambda guard, began: guard.check(replace(x, deadline=began + limit))  # noqa: E731
+        ask: Ask = lambda guard, began: guard.check(replace(x, deadline=began + limit))
         try:
             raw = await self._workers[id(leaf)].check(ask, tenant, limit, most)
         except TimeoutError as error:

@@ -1,8 +1,8 @@
 """The tokens of one answer as text that may be told: whole characters only, and nothing that may begin a stop text.
 
 A token is told with the text that it belongs to: one that is a part of a character waits for the rest of it, one whose
-text is held back is held back with it, and one whose text comes after a stop is dropped with it. The token that ends an
-answer has no text.
+text is held back is held back with it, and one whose text comes after a stop is dropped with it. Control tokens have no
+text, neither the one that ends an answer nor one that is drawn in the middle of it.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ class AnswerText:
         self._decoder = tokenizer.stream()
         self._stops = Stops(stops)
         self._stop_ids = stop_ids
+        self._control_ids = frozenset(tokenizer.special_tokens.values())
         self._held: list[ToldToken] = []
         self._partial: list[ToldToken] = []  # of a character that is not whole yet
         self._length = 0  # characters decoded
@@ -55,6 +56,9 @@ class AnswerText:
                 told.start = told.end = self._length
                 self._held.append(told)
                 break
+            if id in self._control_ids:
+                (self._partial or self._held).append(told)
+                continue
             self._partial.append(told)
             text += self._add(self._decoder.push(id))
             if self._stops.is_over:

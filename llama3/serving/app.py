@@ -29,15 +29,29 @@ from llama3.serving.fields import (
     DetokenizeBody,
     EmbeddingBody,
     ModerationBody,
+    RolloutBody,
     TokenizeBody,
     read_fields,
 )
 from llama3.serving.keys import ApiKeys
 from llama3.serving.page import page
 from llama3.serving.prepared import Prepared
-from llama3.serving.problems import FAULT, LATE, NO_HOST, NO_KEY, NO_METHOD, NO_ROUTE, NOT_HTTP, NOT_JSON, STOPPING, TOO_LARGE, TOO_SLOW
+from llama3.serving.problems import (
+    FAULT,
+    LATE,
+    NO_HOST,
+    NO_KEY,
+    NO_METHOD,
+    NO_ROUTE,
+    NOT_HTTP,
+    NOT_JSON,
+    STOPPING,
+    TOO_LARGE,
+    TOO_SLOW,
+)
 from llama3.serving.record import Record
 from llama3.serving.replies import GONE, Gone, error_response, reply, unless_gone
+from llama3.serving.rollouts import roll_out
 from llama3.serving.served import ENDED, Served
 from llama3.serving.telemetry import CONTENT_TYPE, Telemetry
 from llama3.serving.texts import detokenize, embed, moderate, tokenize, tokenizer_info
@@ -50,6 +64,12 @@ STILL_TOLD = frozenset({"/health/live", "/health/ready", "/metrics"})
 """What is answered by a server that stops."""
 HEADER_BYTES = 16 << 10
 BODY_SECONDS = 30.0
+METRICS = "/metrics"
+TRACE = (b"traceparent", b"tracestate")
+"""Headers of W3C's trace context."""
+LONGEST_TRACE = 512
+SHOWN = 40
+"""Characters of an unknown path that are logged."""
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -59,6 +79,7 @@ def make_app(served: Served, *, keys: ApiKeys | None, observers: Observers) -> S
     posts = {
         "/v1/completions": _post(CompletionBody, _replied(complete)),
         "/v1/chat/completions": _post(ChatBody, _replied(chat)),
+        "/inference/v1/generate": _post(RolloutBody, _replied(roll_out)),
         "/v1/embeddings": _post(EmbeddingBody, embed),
         "/v1/moderations": _post(ModerationBody, moderate),
         "/tokenize": _post(TokenizeBody, tokenize),
@@ -69,7 +90,7 @@ def make_app(served: Served, *, keys: ApiKeys | None, observers: Observers) -> S
         "/v1/models": models,
         "/v1/models/{name:path}": model,
         "/tokenizer_info": tokenizer_info,
-        "/metrics": metrics,
+        METRICS: metrics,
         "/health/live": live,
         "/health/ready": ready,
     }
@@ -84,7 +105,7 @@ def make_app(served: Served, *, keys: ApiKeys | None, observers: Observers) -> S
         finally:
             await asyncio.to_thread(served.service.stop)
 
-    telemetry = Telemetry(served.service.counts, frozenset(posts) | frozenset(gets), observers)
+    telemetry = Telemetry(served.service.counts, served.name, frozenset(posts), observers)
     handlers: dict[Any, Any] = {
         LlamaError: _refused,
         HTTPException: _no_route,
@@ -99,7 +120,7 @@ def make_app(served: Served, *, keys: ApiKeys | None, observers: Observers) -> S
         exception_handlers=handlers,
     )
     app.router.redirect_slashes = False
-    app.state.served, app.state.telemetry = served, telemetry
+    app.state.served, app.state.telemetry, app.state.metrics_port = served, telemetry, None
     return app
 
 
@@ -114,21 +135,22 @@ class Gate:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        record = Record(secrets.token_hex(12), scope["method"], scope["path"])
+        headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
+        record = _record(scope, headers)
         scope.setdefault("state", {})["record"] = record
+        refusal = self._refusal(scope, headers, record)
 
         async def tell(message: Message) -> None:
             if message["type"] == "http.response.start":
                 record.status = message["status"]
                 told = [(b"x-request-id", record.id.encode())]
+                if refusal is None and record.method == "POST":
+                    told += self._served.service.limits.headers(record.tenant)
                 if self._served.service.draining:
                     told.append((b"connection", b"close"))
                 message["headers"] = [*message["headers"], *told]
             await send(message)
 
-        refusal = self._refusal(scope, record)
-        if refusal is None and self._served.service.draining and scope["path"] not in STILL_TOLD:
-            refusal = STOPPING()
         try:
             if refusal is not None:
                 record.error = refusal.problems[0].code
@@ -142,19 +164,39 @@ class Gate:
         finally:
             self._telemetry.end(record)
 
-    def _refusal(self, scope: Scope, record: Record) -> LlamaError | None:
+    def _refusal(self, scope: Scope, headers: dict[bytes, str], record: Record) -> LlamaError | None:
+        """Why the request goes no further. Where metrics have a port of their own, they are told there, and nothing
+        else is."""
         if sum(len(name) + len(value) for name, value in scope["headers"]) > HEADER_BYTES:
             return NOT_HTTP()  # h11 bounds only a head that comes in pieces
-        headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
-        if self._keys is None:
+        path, metrics_port = scope["path"], scope["app"].state.metrics_port
+        is_inside = metrics_port is not None and scope["server"][1] == metrics_port
+        refusal = self._stranger(path, headers, record, needs_key=self._keys is not None and not is_inside)
+        if refusal is None and metrics_port is not None and is_inside != (path == METRICS):
+            return NO_ROUTE(path[:100])
+        if refusal is None and self._served.service.draining and path not in STILL_TOLD:
+            return STOPPING()
+        return refusal
+
+    def _stranger(self, path: str, headers: dict[bytes, str], record: Record, *, needs_key: bool) -> LlamaError | None:
+        if self._keys is None or not needs_key:
             host = headers.get(b"host", "")
             return None if LOCAL.fullmatch(host) else NO_HOST("Host", host=host[:100])
-        if scope["path"] in OPEN:
+        if path in OPEN:
             return None
         scheme, _, key = headers.get(b"authorization", "").partition(" ")
         tenant = self._keys.tenant(key.strip()) if scheme.lower() == "bearer" else None
         record.tenant = tenant or ""
         return NO_KEY("Authorization") if tenant is None else None
+
+
+def _record(scope: Scope, headers: dict[bytes, str]) -> Record:
+    """Of a path that is no route's only the beginning is kept: whatever somebody typed there."""
+    path = scope["path"]
+    route = next((route.path for route in scope["app"].routes if route.path_regex.match(path)), None)
+    parent = {name.decode(): headers[name] for name in TRACE if name in headers and len(headers[name]) <= LONGEST_TRACE}
+    told = path[:SHOWN].encode("unicode_escape").decode() if route is None else route
+    return Record(secrets.token_hex(12), scope["method"], told, is_known=route is not None, parent=parent)
 
 
 def _post(kind: type[Body], answer: Callable[[Served, Request, Body], Coroutine[Any, Any, Response]]) -> Endpoint:
@@ -163,8 +205,9 @@ def _post(kind: type[Body], answer: Callable[[Served, Request, Body], Coroutine[
     async def endpoint(request: Request) -> Response:
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
             raise NOT_JSON("Content-Type")
-        body = read_fields(kind, await _body(request))
         served: Served = request.app.state.served
+        served.service.limits.take(request.state.record.tenant, "requests", 1)
+        body = read_fields(kind, await _body(request))
         try:
             async with asyncio.timeout(served.seconds):
                 return await unless_gone(request.receive, answer(served, request, body), served.service.aborted)

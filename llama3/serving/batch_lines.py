@@ -16,10 +16,10 @@ from llama3.serving.chat import schema_of
 from llama3.serving.fields import (
     BODY_BYTES,
     MOST_NAME,
+    Asked,
     Bounded,
     ChatBody,
     CompletionBody,
-    Drawing,
     EmbeddingBody,
     read_fields,
 )
@@ -123,7 +123,7 @@ def _problems(line: BatchLine, name: str) -> Iterator[Problem]:
     body = line.body
     if body.model != name:
         yield NO_MODEL.problem(_in_body("model"), model=body.model, name=name)
-    if isinstance(body, Drawing) and body.stream:
+    if isinstance(body, Asked) and body.stream:
         yield BAD_FIELD.problem(_in_body("stream"), error="a batch is answered whole")
     if isinstance(body, ChatBody) and schema_of(body) is not None and find_spec("llguidance") is None:
         yield NO_SCHEMAS.problem(_in_body("response_format"))

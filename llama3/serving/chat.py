@@ -47,8 +47,7 @@ async def chat(served: Served, record: Record, body: ChatBody) -> Prepared:
     jobs = [Job(prompt, sampling, constrain)]
     choices = served.choices(asked, jobs, body.stop, [trace], {tool.function.name for tool in tools})
     shape = ChatShape(served.tokenizer, record, body)
-    tells_usage = body.stream_options is not None and body.stream_options.include_usage
-    return Prepared(record, served.service, jobs, choices, shape, tells_usage)
+    return Prepared(record, served.service, jobs, choices, shape, body.tells_usage)
 
 
 def _message(message: ChatMessage, where: str) -> Message:

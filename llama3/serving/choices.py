@@ -96,6 +96,7 @@ class ServedChoice:
                     if text or calls or (self.calls is None and waiting):
                         yield Delta(text, waiting, calls)
                         waiting = []
+            waiting += self._tokens_of("")  # those that have no text
             rest = "" if self.calls is None else self.calls.flush()
             if rest or waiting:
                 yield Delta(rest, waiting)

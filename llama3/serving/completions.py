@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,11 +18,13 @@ from llama3.serving.readers import PromptLogps
 from llama3.serving.record import Record
 from llama3.serving.served import Served
 from llama3.serving.service import Job
-from llama3.serving.spelling import spelling
+from llama3.serving.spelling import spelling, token_id
 from llama3.tokenizer.tokenizer import Tokenizer
 
 MAX_TOKENS = 16
 """Of an answer, unless it is said: OpenAI's default."""
+Spell = Callable[[int], str]
+"""How a token is told."""
 
 
 async def complete(served: Served, record: Record, body: CompletionBody) -> Prepared:
@@ -38,8 +41,7 @@ async def complete(served: Served, record: Record, body: CompletionBody) -> Prep
         traces.append([Turn("user", text)])
     choices = served.choices(asked, jobs, body.stop, traces)
     shape = CompletionShape(served, record, body, answers=wanted > 0)
-    tells_usage = body.stream_options is not None and body.stream_options.include_usage
-    return Prepared(record, served.service, jobs, choices, shape, tells_usage)
+    return Prepared(record, served.service, jobs, choices, shape, body.tells_usage)
 
 
 def prompts_of(given: str | list[Any]) -> list[str | list[int]]:
@@ -66,6 +68,7 @@ class CompletionShape:
 
     def __init__(self, served: Served, record: Record, body: CompletionBody, *, answers: bool) -> None:
         self._served, self._body, self._answers = served, body, answers
+        self._spell = token_id if body.return_tokens_as_token_ids else partial(spelling, served.tokenizer)
         head = {"id": f"cmpl-{record.id}", "object": "text_completion", "created": record.created}
         self._head = {**head, "model": body.model}
         self._offsets: dict[ServedChoice, int] = {}
@@ -74,18 +77,18 @@ class CompletionShape:
         """The echo, where nothing has to be computed for it."""
         if not self._body.echo or self._body.logprobs is not None:
             return None
-        return self._event(choice, self._echo(choice), None)
+        return self._event(choice, self._echo(choice), (), None)
 
     def piece(self, choice: ServedChoice, delta: Delta) -> Json:
         """With the echo before the first, where it has log-probabilities."""
         echo, logprobs = self._first(choice)
         text = delta.text if self._answers else ""
-        return self._event(choice, echo + text, self._logprobs(choice, logprobs, delta.tokens))
+        return self._event(choice, echo + text, delta.tokens, self._logprobs(choice, logprobs, delta.tokens))
 
     def end(self, choice: ServedChoice) -> Json:
         """Without text, unless nothing came before."""
         echo, logprobs = self._first(choice)
-        return self._event(choice, echo, self._logprobs(choice, logprobs, ()), choice.finish_reason)
+        return self._event(choice, echo, (), self._logprobs(choice, logprobs, ()), choice.finish_reason)
 
     def usage(self, usage: Json) -> Json:
         """No choices."""
@@ -98,12 +101,34 @@ class CompletionShape:
             echo = self._echo(choice) if self._body.echo else ""
             _, logprobs = self._first(choice)
             text = "".join(delta.text for delta in deltas) if self._answers else ""
-            told = self._logprobs(choice, logprobs, [token for delta in deltas for token in delta.tokens])
-            choices.append(_choice(choice, echo + text, told, choice.finish_reason))
+            tokens = [token for delta in deltas for token in delta.tokens]
+            told = self._logprobs(choice, logprobs, tokens)
+            choices.append(self._choice(choice, echo + text, tokens, told, choice.finish_reason))
         return {**self._head, "choices": choices, "usage": usage}
 
-    def _event(self, choice: ServedChoice, text: str, logprobs: Json | None, finish: str | None = None) -> Json:
-        return {**self._head, "choices": [_choice(choice, text, logprobs, finish)]}
+    def _event(
+        self,
+        choice: ServedChoice,
+        text: str,
+        tokens: Sequence[ToldToken],
+        logprobs: Json | None,
+        finish: str | None = None,
+    ) -> Json:
+        return {**self._head, "choices": [self._choice(choice, text, tokens, logprobs, finish)]}
+
+    def _choice(
+        self,
+        choice: ServedChoice,
+        text: str,
+        tokens: Sequence[ToldToken],
+        logprobs: Json | None,
+        finish: str | None,
+    ) -> Json:
+        told = {"index": choice.number, "text": text, "logprobs": logprobs, "finish_reason": finish}
+        if self._body.return_token_ids:
+            told["prompt_token_ids"] = choice.job.prompt.tolist()
+            told["token_ids"] = [token.id for token in tokens] if self._answers else []
+        return told
 
     def _echo(self, choice: ServedChoice) -> str:
         """The prompt as it was let in; a BOS that was put before it is no part of it."""
@@ -116,42 +141,38 @@ class CompletionShape:
             return "", None
         echo = self._echo(choice)
         self._offsets[choice] = len(echo)
-        return echo, _prompt_logprobs(self._served.tokenizer, reader, echo)
+        return echo, _prompt_logprobs(self._served.tokenizer, self._spell, reader, echo)
 
     def _logprobs(self, choice: ServedChoice, before: Json | None, tokens: Sequence[ToldToken]) -> Json | None:
         if self._body.logprobs is None:
             return None
         found = before or {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
         if self._answers:
-            _append(found, self._served.tokenizer, tokens, self._offsets.get(choice, 0), self._body.logprobs)
+            _append(found, self._spell, tokens, self._offsets.get(choice, 0), self._body.logprobs)
         return found
 
 
-def _choice(choice: ServedChoice, text: str, logprobs: Json | None, finish: str | None) -> Json:
-    return {"index": choice.number, "text": text, "logprobs": logprobs, "finish_reason": finish}
-
-
-def _append(found: Json, tokenizer: Tokenizer, tokens: Sequence[ToldToken], offset: int, top: int) -> None:
+def _append(found: Json, spell: Spell, tokens: Sequence[ToldToken], offset: int, top: int) -> None:
     for told in tokens:
-        found["tokens"].append(spelling(tokenizer, told.id))
+        found["tokens"].append(spell(told.id))
         found["token_logprobs"].append(told.logp)
-        found["top_logprobs"].append(_tops(tokenizer, told.top) if top else None)
+        found["top_logprobs"].append(_tops(spell, told.top) if top else None)
         found["text_offset"].append(offset + told.start)
 
 
-def _tops(tokenizer: Tokenizer, top: Sequence[tuple[int, float]]) -> dict[str, float]:
-    return {spelling(tokenizer, id): logp for id, logp in top}
+def _tops(spell: Spell, top: Sequence[tuple[int, float]]) -> dict[str, float]:
+    return {spell(id): logp for id, logp in top}
 
 
-def _prompt_logprobs(tokenizer: Tokenizer, reader: PromptLogps, echo: str) -> Json:
+def _prompt_logprobs(tokenizer: Tokenizer, spell: Spell, reader: PromptLogps, echo: str) -> Json:
     ids = reader.prompt.tolist()
     stream, offsets, at = tokenizer.stream(), [], len(echo) - len(tokenizer.decode(ids))
     for id in ids:
         offsets.append(max(0, at))
         at += len(stream.push(id))
-    tops = [_tops(tokenizer, top) if top else None for top in reader.tops]
+    tops = [_tops(spell, top) if top else None for top in reader.tops]
     return {
-        "tokens": [spelling(tokenizer, id) for id in ids],
+        "tokens": [spell(id) for id in ids],
         "token_logprobs": [None, *reader.logps],
         "top_logprobs": [None, *tops],
         "text_offset": offsets,

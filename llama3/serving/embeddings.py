@@ -30,6 +30,7 @@ async def embeddings(served: Served, record: Record, body: EmbeddingBody) -> Jso
     finally:
         for job in jobs:
             served.service.cancel(job)
+        record.timed([job.times for job in jobs])
     data = [
         {"object": "embedding", "index": index, "embedding": _written(reader, body.encoding_format)}
         for index, reader in enumerate(readers)

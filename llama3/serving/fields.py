@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-import re
-from itertools import takewhile
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from llama3.errors import ConfigError
 from llama3.inference.sampling import MOST_TOPS
@@ -15,6 +22,8 @@ from llama3.serving.problems import BAD_FIELD
 BODY_BYTES = 1 << 20
 MOST_PROMPTS = 128
 MOST_CHOICES = 8
+MOST_ROLLOUTS = 64
+"""Answers to one prompt of token ids: the groups of GRPO have that many."""
 MOST_STOPS = 16
 MOST_TEXT = 1 << 20
 """Characters of a text, tokens of a prompt, tokens of an answer: a body has no more anyway."""
@@ -27,15 +36,49 @@ Body = TypeVar("Body", bound="Bounded")
 Name = Annotated[str, Field(max_length=MOST_NAME)]
 Text = Annotated[str, Field(max_length=MOST_TEXT)]
 Judged = Annotated[str, Field(max_length=MOST_JUDGED)]
-Ids = Annotated[list[Annotated[int, Field(ge=0, lt=1 << 32)]], Field(min_length=1, max_length=MOST_TEXT)]
-Prompt = (
-    Text
-    | Ids
-    | Annotated[list[Text], Field(min_length=1, max_length=MOST_PROMPTS)]
-    | Annotated[list[Ids], Field(min_length=1, max_length=MOST_PROMPTS)]
-)
+Id = Annotated[int, Field(ge=0, lt=1 << 32)]
+Ids = Annotated[list[Id], Field(min_length=1, max_length=MOST_TEXT)]
 Stop = Annotated[str, Field(min_length=1, max_length=MOST_NAME)]
-_TRIED = re.compile(r"constrained-|\[")
+_BRANCH = "branch:"
+
+
+def _tag(form: str) -> Tag:
+    """Of a branch of a union, whose name is no part of a field's place."""
+    return Tag(_BRANCH + form)
+
+
+def _form(value: Any) -> str:
+    """Which branch of a union a value means: only that one's problems are told then, not those of all the others."""
+    if isinstance(value, list):
+        return _BRANCH + ({int: "ids", list: "lists"}.get(type(value[0]), "list") if value else "list")
+    return _BRANCH + {str: "text", dict: "object"}.get(type(value), "other")
+
+
+def _one_of(said: str) -> Discriminator:
+    """Of a union whose branches have tags; `said` is told of a value that means none of them."""
+    return Discriminator(_form, custom_error_type="form", custom_error_message=said)
+
+
+Prompt = Annotated[
+    Annotated[Text, _tag("text")]
+    | Annotated[Ids, _tag("ids")]
+    | Annotated[list[Text], Field(min_length=1, max_length=MOST_PROMPTS), _tag("list")]
+    | Annotated[list[Ids], Field(min_length=1, max_length=MOST_PROMPTS), _tag("lists")],
+    _one_of("give a text, token ids, or a list of one of them"),
+]
+IdPrompt = Annotated[
+    Annotated[Ids, _tag("ids")] | Annotated[list[Ids], Field(min_length=1, max_length=MOST_PROMPTS), _tag("lists")],
+    _one_of("give token ids, or a list of them for each prompt"),
+]
+JudgedTexts = Annotated[
+    Annotated[Judged, _tag("text")]
+    | Annotated[list[Judged], Field(min_length=1, max_length=MOST_PROMPTS), _tag("list")],
+    _one_of("give a text, or a list of texts"),
+]
+Stops = Annotated[
+    Annotated[Stop, _tag("text")] | Annotated[list[Stop], Field(max_length=MOST_STOPS), _tag("list")],
+    _one_of("give a text, or a list of texts"),
+]
 
 
 class Bounded(BaseModel):
@@ -58,22 +101,20 @@ class StreamOptions(Bounded):
     include_obfuscation: bool = False
 
 
-class Drawing(BodyFields):
-    """How answers are drawn. What OpenAI's clients may send and this engine does not do is taken where it changes
-    nothing."""
+class Drawing(Bounded):
+    """How answers are drawn. What clients of other servers may send and this engine does not do is taken where it
+    changes nothing."""
 
-    model: Name
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=0, le=1 << 20)] = 0
     n: Annotated[int, Field(ge=1, le=MOST_CHOICES)] | None = None
     seed: Annotated[int, Field(ge=-(1 << 63), lt=1 << 63)] | None = None
-    stop: Stop | Annotated[list[Stop], Field(max_length=MOST_STOPS)] | None = None
     logit_bias: Annotated[dict[str, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=300)] | None = None
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
     frequency_penalty: float | None = None
     presence_penalty: float | None = None
+    repetition_penalty: float | None = None
+    min_p: float | None = None
 
     @field_validator("logit_bias")
     @classmethod
@@ -86,16 +127,39 @@ class Drawing(BodyFields):
     def _nothing_else(self) -> Self:
         if self.frequency_penalty or self.presence_penalty:
             raise ValueError("frequency_penalty and presence_penalty are not supported: leave them out")
+        if self.repetition_penalty not in (None, 1) or self.min_p:
+            raise ValueError("repetition_penalty and min_p are not supported: leave them out")
         return self
 
 
-class CompletionBody(Drawing):
+class Streaming(Bounded):
+    """Whether answers come whole or piece by piece."""
+
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+
+    @property
+    def tells_usage(self) -> bool:
+        """Whether a stream ends with the tokens used."""
+        return self.stream_options is not None and self.stream_options.include_usage
+
+
+class Asked(BodyFields, Drawing, Streaming):
+    """What OpenAI's routes that write answers have in common."""
+
+    model: Name
+    stop: Stops | None = None
+
+
+class CompletionBody(Asked):
     """POST /v1/completions."""
 
     prompt: Prompt
     max_tokens: Annotated[int, Field(ge=0, le=MOST_TEXT)] | None = None
     logprobs: Annotated[int, Field(ge=0, le=MOST_TOPS)] | None = None
     echo: bool | None = None
+    return_token_ids: bool | None = None
+    return_tokens_as_token_ids: bool | None = None
     suffix: Any = None
     best_of: int | None = None
 
@@ -113,6 +177,21 @@ class TextPart(Bounded):
 
     type: Literal["text"]
     text: Text
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_text(cls, part: Any) -> Any:
+        kind = part.get("type") if isinstance(part, dict) else None
+        if isinstance(kind, str) and kind != "text":
+            raise ValueError(f"a part of the type {kind[:MOST_NAME]!r} is not supported: this model reads text")
+        return part
+
+
+Content = Annotated[
+    Annotated[Text, _tag("text")]
+    | Annotated[list[TextPart], Field(min_length=1, max_length=MOST_PROMPTS), _tag("list")],
+    _one_of("give a text, or a list of parts"),
+]
 
 
 class CalledFunction(Bounded):
@@ -135,7 +214,7 @@ class ChatMessage(Bounded):
     """A message. An assistant's may come back as it was given."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: Text | Annotated[list[TextPart], Field(min_length=1, max_length=MOST_PROMPTS)] | None = None
+    content: Content | None = None
     name: Name | None = None
     tool_calls: Annotated[list[MadeCall], Field(max_length=MOST_PROMPTS)] | None = None
     tool_call_id: Name | None = None
@@ -182,6 +261,12 @@ class NamedTool(Bounded):
     function: NamedFunction
 
 
+Choice = Annotated[
+    Annotated[Literal["none", "auto", "required"], _tag("text")] | Annotated[NamedTool, _tag("object")],
+    _one_of("give none, auto, required, or the function to call"),
+]
+
+
 class NamedSchema(Bounded):
     """A JSON schema with its name."""
 
@@ -204,7 +289,7 @@ class SchemaFormat(Bounded):
     json_schema: NamedSchema
 
 
-class ChatBody(Drawing):
+class ChatBody(Asked):
     """POST /v1/chat/completions."""
 
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=4096)]
@@ -213,7 +298,7 @@ class ChatBody(Drawing):
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MOST_TOPS)] | None = None
     tools: Annotated[list[ToolSpec], Field(max_length=MOST_PROMPTS)] | None = None
-    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    tool_choice: Choice | None = None
     parallel_tool_calls: bool | None = None
     response_format: Annotated[PlainFormat | SchemaFormat, Field(discriminator="type")] | None = None
     store: Literal[False] | None = None
@@ -240,6 +325,27 @@ class ChatBody(Drawing):
         return self.tool_choice == "required" or isinstance(self.tool_choice, NamedTool)
 
 
+class RolloutDrawing(Drawing):
+    """How answers to token ids are drawn."""
+
+    top_k: Annotated[int, Field(ge=-1, le=1 << 20)] = 0  # -1, too, is any number
+    n: Annotated[int, Field(ge=1, le=MOST_ROLLOUTS)] | None = None
+    max_tokens: Annotated[int, Field(ge=1, le=MOST_TEXT)] | None = None
+    logprobs: Annotated[int, Field(ge=0, le=MOST_TOPS)] | None = None
+    stop_token_ids: Annotated[list[Id], Field(max_length=MOST_PROMPTS)] | None = None
+    output_kind: Literal[2] | None = None  # as TRL asks vLLM for all of an answer
+
+
+class RolloutBody(BodyFields, Streaming):
+    """POST /inference/v1/generate."""
+
+    model: Name | None = None
+    request_id: Name | None = None
+    token_ids: IdPrompt
+    features: None = None
+    sampling_params: RolloutDrawing = RolloutDrawing()
+
+
 class EmbeddingBody(BodyFields):
     """POST /v1/embeddings."""
 
@@ -253,7 +359,7 @@ class ModerationBody(BodyFields):
     """POST /v1/moderations."""
 
     model: Name | None = None
-    input: Judged | Annotated[list[Judged], Field(min_length=1, max_length=MOST_PROMPTS)]
+    input: JudgedTexts
 
 
 class TokenizeBody(BodyFields):
@@ -268,13 +374,13 @@ class DetokenizeBody(BodyFields):
     """POST /detokenize."""
 
     model: Name | None = None
-    tokens: Annotated[list[Annotated[int, Field(ge=0, lt=1 << 32)]], Field(max_length=MOST_TEXT)]
+    tokens: Annotated[list[Id], Field(max_length=MOST_TEXT)]
 
 
 def _place(loc: tuple[int | str, ...]) -> str:
-    """The field; which of its types was tried, as in `list[constrained-str]`, is no part of it."""
-    known = takewhile(lambda part: isinstance(part, int) or not _TRIED.search(part), loc)
-    return ".".join(map(str, known))[:MOST_NAME]
+    """The field, without what pydantic says of the branch that was tried, or of a key."""
+    parts = [str(part) for part in loc if part != "[key]"]
+    return ".".join(part for part in parts if not part.startswith(_BRANCH))[:MOST_NAME]
 
 
 def read_fields(kind: type[Body], data: bytes) -> Body:

@@ -71,6 +71,7 @@ class Prepared:
         """Nobody waits for the answers any more."""
         for job in self.jobs:
             self.service.cancel(job)
+        self.record.timed([job.times for job in self.jobs])
         self.record.completion_tokens = sum(choice.answer.count for choice in self.choices)
         self.record.finish = [choice.finish_reason for choice in self.choices if choice.finish_reason]
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from llama3.errors import ConfigError, DataError, DoesNotFit, GuardBlocked, LlamaError
 from llama3.safety.worker import BUSY as GUARD_BUSY
+from llama3.serving.limits import TOO_FAST
 
 NO_KEY = ConfigError.declare("L3-SRV-001", "there is no such API key", fix="send the header Authorization: Bearer KEY")
 NO_HOST = ConfigError.declare(
@@ -37,7 +38,7 @@ LATE = LlamaError.declare("L3-SRV-013", "the answer took over {seconds} s", fix=
 FAULT = LlamaError.declare("L3-SRV-014", "a fault of the server", fix="see the server's log")
 LONG_PROMPT = DoesNotFit.declare(
     "L3-SRV-015",
-    "{tokens} tokens leave no room for an answer",
+    "{tokens} tokens are too many",
     why="the context holds {limit}",
     fix="shorten the prompt",
 )
@@ -62,6 +63,7 @@ STATUS = {
     NOT_JSON.code: 415,
     BUSY.code: 429,
     GUARD_BUSY.code: 429,
+    TOO_FAST.code: 429,
     STOPPING.code: 503,
     CROWDED.code: 503,
     LATE.code: 504,

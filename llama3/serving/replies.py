@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing
 from typing import Any, TypeVar
@@ -18,6 +19,7 @@ from starlette.types import Receive, Scope, Send
 
 from llama3.errors import LlamaError
 from llama3.serving.choices import merged
+from llama3.serving.limits import TooFast
 from llama3.serving.prepared import Json, Prepared
 from llama3.serving.problems import FAULT, error_body, status_of
 
@@ -71,7 +73,8 @@ def _event(data: Json) -> bytes:
 def error_response(error: LlamaError) -> Response:
     """An error as its status and body."""
     status = status_of(error)
-    headers = {429: {"Retry-After": "1"}, 503: {"Retry-After": "5"}, 401: {"WWW-Authenticate": "Bearer"}}
+    again = str(math.ceil(error.seconds)) if isinstance(error, TooFast) else "1"
+    headers = {429: {"Retry-After": again}, 503: {"Retry-After": "5"}, 401: {"WWW-Authenticate": "Bearer"}}
     return JSONResponse(error_body(error), status, headers.get(status))
 
 

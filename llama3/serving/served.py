@@ -100,11 +100,11 @@ class Served:
         return Exchange(record, self.service, self.guard, is_stream, deadline, self.seconds)
 
     def require_room(self, tokens: int, where: str) -> int:
-        """How many tokens an answer to so many may have. Raises DoesNotFit where that is none."""
-        room = self.service.max_tokens - tokens
-        if room < 1:
+        """How many tokens an answer to so many may have: after a prompt that fills the context one can still be drawn.
+        Raises DoesNotFit where the prompt is longer."""
+        if tokens > self.service.max_tokens:
             raise LONG_PROMPT(where, tokens=tokens, limit=self.service.max_tokens)
-        return room
+        return max(self.service.max_tokens - tokens, 1)
 
     async def admit(self, text: str, record: Record) -> str:
         """What of a user's text the guards let in. Raises GuardBlocked, and LlamaError where too much waits for
@@ -131,7 +131,7 @@ class Served:
             room if wanted is None else min(max(wanted, 1), room),
             temperature=1.0 if body.temperature is None else body.temperature,
             top_p=1.0 if body.top_p is None else body.top_p,
-            top_k=body.top_k,
+            top_k=max(body.top_k, 0),
             n=body.n or 1,
             seed=secrets.randbits(64) if body.seed is None else body.seed % 2**64,
             stop_ids=stop_ids(self.tokenizer),

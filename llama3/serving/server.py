@@ -68,7 +68,10 @@ def _listener(host: str, port: int) -> socket.socket:
 
 
 class HttpServer(uvicorn.Server):
-    """Answers with a model until it is told to stop. `told` is called with the address when it listens."""
+    """Answers with a model until it is told to stop. `told` is called with the address when it listens.
+
+    metrics_port: where this machine alone finds /metrics, which then is nowhere else (0: any port that is free)
+    """
 
     def __init__(
         self,
@@ -79,9 +82,12 @@ class HttpServer(uvicorn.Server):
         keys: ApiKeys | None,
         observers: Observers,
         grace: float = GRACE,
+        metrics_port: int | None = None,
         told: Callable[[str], None] = lambda address: None,
     ) -> None:
-        self.served, self.grace, self._announce = served, grace, told
+        self.served, self.grace, self._announce, self._metrics_port = served, grace, told, metrics_port
+        self.metrics_url: str | None = None
+        """Once it listens, where metrics have a port of their own."""
         super().__init__(
             uvicorn.Config(
                 make_app(served, keys=keys, observers=observers),
@@ -122,8 +128,15 @@ class HttpServer(uvicorn.Server):
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         """Until it is told to stop. Raises OSError where it cannot listen."""
         self._loop, self._grace_is_over = asyncio.get_running_loop(), asyncio.Event()
-        self.config.app.state.most_connections = most_connections()  # type: ignore[union-attr]
-        await super().serve([_listener(self.config.host, self.config.port)])
+        state = self.config.app.state  # type: ignore[union-attr]
+        state.most_connections = most_connections()
+        sockets = [_listener(self.config.host, self.config.port)]
+        if self._metrics_port is not None:
+            inside = _listener(LOOPBACK[0], self._metrics_port)
+            sockets.append(inside)
+            state.metrics_port = inside.getsockname()[1]
+            self.metrics_url = f"http://{LOOPBACK[0]}:{inside.getsockname()[1]}/metrics"
+        await super().serve(sockets)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to listen, and tell where."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ from llama3.inference.engine import Engine
 from llama3.inference.request import Constraint, Reader, Request
 from llama3.inference.sampling import Sampling, Top
 from llama3.model.transformer import Transformer
+from llama3.serving.limits import RateLimits
 from llama3.serving.problems import BUSY, FAULT, STOPPING
 
 log = logging.getLogger(__name__)
@@ -55,6 +57,8 @@ class Job:
     tenant: str = ""
     request: Request | None = None
     """Of the engine, once it has the job."""
+    times: dict[str, float] = field(init=False, default_factory=dict)
+    """Of time.monotonic(): when it was "queued" and "begun", when its "first" token was drawn and its "last"."""
     _news: list[asyncio.Queue[Drawn | LlamaError]] = field(init=False)
     _sent: list[int] = field(init=False)
     _closed: set[int] = field(init=False, default_factory=set)
@@ -62,6 +66,16 @@ class Job:
     def __post_init__(self) -> None:
         self._news = [asyncio.Queue() for _ in range(self.sampling.n)]
         self._sent = [0] * self.sampling.n
+
+    @property
+    def most_tokens(self) -> int:
+        """Of the prompt and its answers."""
+        return len(self.prompt) + self.sampling.n * self.sampling.max_tokens
+
+    @property
+    def used_tokens(self) -> int:
+        """Of the prompt and its answers, as far as it was begun."""
+        return 0 if self.request is None else len(self.prompt) + sum(self._sent)
 
     async def next(self, index: int) -> Drawn:
         """What comes next of answer `index`. Raises LlamaError where no more of it will."""
@@ -92,6 +106,8 @@ class Job:
             reason = completion.finish_reason if completion is not None else None
             new = Drawn(answer.ids[sent:], answer.logps[sent:], answer.tops[sent:], reason)
             found.append((self._news[index], new))
+            self.times["last"] = time.monotonic()
+            self.times.setdefault("first", self.times["last"])
         return found
 
 
@@ -99,7 +115,7 @@ class Service:
     """Answers the requests of one event loop with one engine.
 
     max_batch: answers that run at once; max_queue: requests of one tenant that may wait
-    prefill_tokens: see `PREFILL_TOKENS`; speculative: see `Engine`
+    prefill_tokens: see `PREFILL_TOKENS`; limits: the rates of tenants; speculative: see `Engine`
     """
 
     def __init__(
@@ -109,8 +125,10 @@ class Service:
         max_batch: int = MAX_BATCH,
         max_queue: int = MAX_QUEUE,
         prefill_tokens: int = PREFILL_TOKENS,
+        limits: RateLimits | None = None,
         speculative: Speculative = "off",
     ) -> None:
+        self.limits = limits or RateLimits()
         self.engine = Engine(model, max_batch=max_batch, prefill_tokens=prefill_tokens, speculative=speculative)
         self.max_tokens = self.engine.pool.max_tokens
         """Of a prompt with its answer."""
@@ -156,10 +174,12 @@ class Service:
         for job in jobs:
             self.engine.check([job.prompt], job.sampling)
             job.tenant = tenant
+            job.times["queued"] = time.monotonic()
         with self._changed:
             waiting = self._waiting.waiting(tenant)
             if waiting + len(jobs) > self.max_queue:
                 raise BUSY(waiting=waiting, limit=self.max_queue)
+            self.limits.take(tenant, "tokens", sum(job.most_tokens for job in jobs))
             self._waiting.push(tenant, jobs)
             self._changed.notify_all()
         self._open.update(jobs)
@@ -171,7 +191,9 @@ class Service:
 
     def cancel(self, job: Job) -> None:
         """Drop a job in any state; its blocks are free after the step that is being computed."""
-        self._open.discard(job)
+        if job in self._open:
+            self._open.discard(job)
+            self.limits.give_back(job.tenant, "tokens", job.most_tokens - job.used_tokens)
         with self._changed:
             if job.request is None:
                 self._waiting.remove(job.tenant, job)
@@ -228,6 +250,7 @@ class Service:
                     reader=job.reader,
                 )
                 self._waiting.charge(job.tenant, len(job.prompt))
+                job.times["begun"] = time.monotonic()
                 self._running.append(job)
                 room -= job.sampling.n
             return not self._stopped

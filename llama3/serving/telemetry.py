@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -26,12 +27,13 @@ _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120
 class Telemetry:
     """Counts requests and tells of each that is over.
 
-    counts: what is there now (`Service.counts`); routes: the paths that are counted by name
+    counts: what is there now (`Service.counts`); model: its name; asked: the routes that observers are told of
     """
 
-    def __init__(self, counts: Callable[[], dict[str, int]], routes: frozenset[str], observers: Observers) -> None:
-        self._routes = routes
-        self._observers = observers
+    def __init__(
+        self, counts: Callable[[], dict[str, int]], model: str, asked: frozenset[str], observers: Observers
+    ) -> None:
+        self._model, self._asked, self._observers = model, asked, observers
         self._registry = CollectorRegistry()
         self._registry.register(_Now(counts))
         registry = self._registry
@@ -47,7 +49,7 @@ class Telemetry:
 
     def end(self, record: Record) -> None:
         """The request is over."""
-        route = record.path if record.path in self._routes else "other"
+        route = record.route if record.is_known else "other"
         self._requests.labels(route, str(record.status)).inc()
         self._took.labels(route).observe(record.seconds)
         self._prompt.inc(record.prompt_tokens)
@@ -55,14 +57,8 @@ class Telemetry:
         if record.first_token is not None:
             self._first.observe(record.first_token)
         access.info("%s", json.dumps(_line(record)))
-        if record.prompt_tokens:
-            notify = partial(
-                self._observers.notify,
-                "llama3_request_end",
-                request_id=record.id,
-                outcome=record.error or ",".join(sorted(set(record.finish))),
-                timings={"seconds": record.seconds, "first_token_seconds": record.first_token or record.seconds},
-            )
+        if record.route in self._asked:
+            notify = partial(self._observers.notify, "llama3_request_end", **_facts(record, self._model))
             asyncio.get_running_loop().run_in_executor(None, notify)
 
     def exposition(self) -> bytes:
@@ -70,12 +66,33 @@ class Telemetry:
         return generate_latest(self._registry)
 
 
+def _facts(record: Record, model: str) -> dict[str, Any]:
+    """What observers are told: nothing of what was said."""
+    seconds = record.seconds
+    return {
+        "request_id": record.id,
+        "outcome": record.error or ",".join(sorted(set(record.finish))),
+        "timings": {"seconds": seconds, "first_token_seconds": record.first_token or seconds, **record.stages},
+        "request": {
+            "route": record.route,
+            "model": model,
+            "status": record.status,
+            "key": record.tenant,
+            "prompt_tokens": record.prompt_tokens,
+            "completion_tokens": record.completion_tokens,
+            "finish": record.finish,
+            "parent": record.parent,
+            "ended": time.time(),
+        },
+    }
+
+
 def _line(record: Record) -> dict[str, object]:
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "id": record.id,
         "method": record.method,
-        "path": record.path[:200],
+        "path": record.route,
         "status": record.status,
         "key": record.tenant,
         "prompt_tokens": record.prompt_tokens,

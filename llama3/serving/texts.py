@@ -54,9 +54,13 @@ def _result(decision: Decision) -> dict[str, Any]:
 
 
 async def tokenize(served: Served, request: Request, body: TokenizeBody) -> Response:
-    """POST /tokenize."""
+    """POST /tokenize: the ids that /v1/completions makes of a prompt. Without `add_special_tokens` whoever asks writes
+    control tokens into the text, as lm-eval does, which renders chat templates itself."""
     served.check_name(body.model)
-    ids = served.tokenizer.encode(body.prompt, bos=body.add_special_tokens).tolist()
+    if body.add_special_tokens:
+        ids = served.tokenizer.encode(body.prompt, bos=True).tolist()
+    else:
+        ids = served.tokenizer.encode(body.prompt, allowed_special="all").tolist()
     return JSONResponse({"tokens": ids, "count": len(ids), "max_model_len": served.service.max_tokens})
 
 

@@ -14,7 +14,6 @@ from typing import Any, Literal
 from llama3.serving.fields import MadeCall, NamedTool, ToolSpec
 from llama3.serving.problems import BAD_FIELD
 from llama3.tokenizer.messages import Message
-from llama3.tokenizer.special import PYTHON_TAG
 
 BETWEEN = "; "
 _WRITTEN = "You can call functions. To call one, answer with nothing but its name and arguments as JSON: "
@@ -64,10 +63,6 @@ class CallReader:
         if self._state == "call":
             return self._read(calls)
         rest = self._held.lstrip(" \t\r\n;" if self._state == "between" else " \t\r\n")
-        if self._state == "start":
-            if PYTHON_TAG.startswith(rest):
-                return False
-            rest = rest.removeprefix(PYTHON_TAG).lstrip()
         if not rest:
             return False
         if rest[0] == "{":

@@ -86,6 +86,37 @@ def test_abusive_parameters_of_a_chat(site, change):
     assert reply.json()["error"]["code"].startswith("L3-")
 
 
+IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+SAYS = {"type": "text", "text": "a"}
+
+
+@pytest.mark.parametrize(
+    ("path", "change", "told"),
+    [
+        ("completions", {"prompt": [1, "a"]}, "prompt.1: Input should be a valid integer"),
+        ("completions", {"prompt": ["a", 1]}, "prompt.1: Input should be a valid string"),
+        ("completions", {"prompt": [[1], [2, -1]]}, "prompt.1.1: Input should be greater than or equal to 0"),
+        ("completions", {"prompt": {}}, "prompt: give a text, token ids, or a list of one of them"),
+        ("completions", {"stop": ["a", "b" * 300]}, "stop.1: String should have at most 256 characters"),
+        ("completions", {"stop": [5]}, "stop: give a text, or a list of texts"),
+        ("chat/completions", {"messages": [{"role": "user", "content": [SAYS, IMAGE]}]},
+         "messages.0.content.1: a part of the type 'image_url' is not supported: this model reads text"),
+        ("chat/completions", {"messages": [{"role": "user", "content": [{"type": "text"}]}]},
+         "messages.0.content.0.text: Field required"),
+        ("chat/completions", {"messages": [{"role": "user", "content": 5}]},
+         "messages.0.content: give a text, or a list of parts"),
+        ("chat/completions", {"tool_choice": "must"}, "tool_choice: Input should be 'none', 'auto' or 'required'"),
+        ("chat/completions", {"tool_choice": {"type": "function"}}, "tool_choice.function: Field required"),
+        ("moderations", {"input": ["a", None]}, "input.1: Input should be a valid string"),
+    ],
+)  # fmt: skip
+def test_a_problem_is_told_of_the_form_that_was_meant(site, path, change, told):
+    body = {"completions": PROMPT, "chat/completions": CHAT, "moderations": {}}[path]
+    error = site.http.post(f"/v1/{path}", json={**body, **change}).json()["error"]
+    assert error["message"] == f"{told}. Fix: see docs/serving.md for what may be asked [L3-SRV-009]"
+    assert error["param"] == told.partition(":")[0]
+
+
 NUMBERS = st.integers(-(2**70), 2**70) | st.floats(allow_nan=False, allow_infinity=False)
 JSON = st.recursive(
     st.none() | st.booleans() | NUMBERS | st.text(),

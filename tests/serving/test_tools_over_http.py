@@ -138,6 +138,18 @@ def test_calls_are_read_alike_from_streams_and_whole_answers(scripted, stream, s
 
 
 @pytest.mark.parametrize("stream", [False, True])
+def test_control_tokens_are_no_part_of_what_is_said(scripted, stream):
+    """Llama 3 begins a call with <|python_tag|>; any other may be drawn where the temperature is high."""
+    controls = scripted.llama.tokenizer.special_tokens
+    for said, expected in [(CALL, ("", [OSLO], "tool_calls")), ("It is \u00e9.", ("It is \u00e9.", [], "stop"))]:
+        assert idle(scripted.service)
+        scripted.model.say(said)
+        scripted.model.ids[4:4] = [controls["<|start_header_id|>"], controls["<|begin_of_text|>"]]
+        scripted.model.ids.insert(0, controls["<|python_tag|>"])
+        assert ask(scripted, stream) == expected
+
+
+@pytest.mark.parametrize("stream", [False, True])
 def test_without_tools_or_choice_there_are_no_calls(scripted, stream):
     for options in ({"tools": openai.NOT_GIVEN}, {"tool_choice": "none"}):
         assert idle(scripted.service)
@@ -157,7 +169,6 @@ def test_calls_are_read_wherever_a_text_is_cut():
         "{",
         "}",
         '"',
-        "<|python_tag|>",
     ]
     for _ in range(1500):
         text = "".join(rng.choice(parts) for _ in range(rng.randrange(6)))

@@ -1,0 +1,1 @@
+"""Observers: plugins that are told what happened and change nothing."""
