@@ -253,7 +253,7 @@ class Worker:
 
 
 class GuardThread:
-    """A thread with an event loop for a guard. `overdue`: checks in it that nobody waits for and that have not ended."""
+    """A thread with an event loop for a guard. `overdue`: checks in it that have not ended and nobody waits for."""
 
     def __init__(self, name: str, guard: Guard, *, is_open: bool = True) -> None:
         self.guard, self.is_open, self.is_beginning = guard, is_open, False

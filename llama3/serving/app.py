@@ -35,7 +35,19 @@ from llama3.serving.fields import (
 from llama3.serving.keys import ApiKeys
 from llama3.serving.page import page
 from llama3.serving.prepared import Prepared
-from llama3.serving.problems import FAULT, LATE, NO_HOST, NO_KEY, NO_METHOD, NO_ROUTE, NOT_HTTP, NOT_JSON, STOPPING, TOO_LARGE, TOO_SLOW
+from llama3.serving.problems import (
+    FAULT,
+    LATE,
+    NO_HOST,
+    NO_KEY,
+    NO_METHOD,
+    NO_ROUTE,
+    NOT_HTTP,
+    NOT_JSON,
+    STOPPING,
+    TOO_LARGE,
+    TOO_SLOW,
+)
 from llama3.serving.record import Record
 from llama3.serving.replies import GONE, Gone, error_response, reply, unless_gone
 from llama3.serving.served import ENDED, Served

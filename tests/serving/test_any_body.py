@@ -18,10 +18,8 @@ GREEDY = {"model": NAME, "prompt": "the river", "max_tokens": 12, "temperature":
 MOST = 6
 """Tokens of an answer, where the body does not say."""
 
-WORDS = st.text(max_size=20) | st.sampled_from(["a", "the river", "<|eot_id|>", "\ud800", "\x00", "a" * 5000, "é" * 300])
-NUMBERS = (
-    st.integers(-2, 22) | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False) | st.sampled_from([0.0, 1e-300, 1e308])
-)
+WORDS = st.text(max_size=20) | st.sampled_from(["a", "the river", "<|eot_id|>", "\ud800", "\x00", "a" * 5000])
+NUMBERS = st.integers(-2, 22) | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False) | st.just(1e-300)
 JUNK = st.recursive(
     st.none() | st.booleans() | NUMBERS | WORDS,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
@@ -46,11 +44,13 @@ def objects(**fields):
 
 CALL = objects(id=st.just("c1"), type=st.just("function"), index=st.integers(0, 2),
                function=objects(name=WORDS, arguments=st.sampled_from(["{}", "{", '{"a": 1}'])))  # fmt: skip
-TOOL = st.fixed_dictionaries({"type": fitting(st.just("function")), "function": fitting(
-    st.fixed_dictionaries({"name": fitting(st.sampled_from(["clock", "weather", "no name"]))}, optional={
-        "description": fitting(WORDS), "parameters": fitting(SCHEMAS), "strict": fitting(st.booleans())}))})  # fmt: skip
-PARTS = st.lists(st.fixed_dictionaries({"type": st.sampled_from(["text", "text", "image_url", "input_audio", "file"])},
-                                       optional={"text": WORDS, "image_url": JUNK, "file": JUNK}), max_size=3)  # fmt: skip
+FUNCTION = st.fixed_dictionaries(
+    {"name": fitting(st.sampled_from(["clock", "weather", "no name"]))},
+    optional={"description": fitting(WORDS), "parameters": fitting(SCHEMAS), "strict": fitting(st.booleans())},
+)
+TOOL = st.fixed_dictionaries({"type": fitting(st.just("function")), "function": fitting(FUNCTION)})
+PART_TYPES = st.sampled_from(["text", "text", "image_url", "input_audio", "file"])
+PARTS = st.lists(st.fixed_dictionaries({"type": PART_TYPES}, optional={"text": WORDS, "file": JUNK}), max_size=3)
 ROLE = {"role": st.sampled_from(["system", "developer", "user", "assistant", "tool"])}
 SAID = {
     "content": WORDS | PARTS, "name": WORDS, "tool_calls": st.lists(CALL, max_size=2), "tool_call_id": WORDS,
@@ -76,7 +76,7 @@ CHAT = {
     "tools": st.lists(TOOL, max_size=3), "parallel_tool_calls": st.booleans(), "store": st.just(False),
     "tool_choice": st.sampled_from(["none", "auto", "required"]) | st.fixed_dictionaries(
         {"type": st.just("function"), "function": st.fixed_dictionaries({"name": st.just("clock")})}),
-    "response_format": st.fixed_dictionaries({"type": st.sampled_from(["text", "json_object"])}) | st.fixed_dictionaries(
+    "response_format": st.sampled_from([{"type": "text"}, {"type": "json_object"}]) | st.fixed_dictionaries(
         {"type": st.just("json_schema"), "json_schema": st.fixed_dictionaries({"name": WORDS, "schema": SCHEMAS})}),
     "modalities": st.just(["text"]),
 }  # fmt: skip

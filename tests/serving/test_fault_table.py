@@ -1,7 +1,7 @@
 """The faults that the server must survive, and the tests that say so.
 
-The oracle of all: every accepted request has exactly one last event, the greedy answers of others are unchanged, what was
-taken (blocks of the cache, file descriptors, tasks) is given back, and readiness tells the truth.
+The oracle of all: every accepted request has exactly one last event, the greedy answers of others are unchanged, what
+was taken (blocks of the cache, file descriptors, tasks) is given back, and readiness tells the truth.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ FAULTS = {
 
 
 @cache
-def tests_of(file):
+def names_in(file):
     return {
         node.name
         for node in ast.parse((TESTS / file).read_text("utf-8")).body
@@ -139,4 +139,4 @@ def test_every_fault_has_tests(fault):
     assert FAULTS[fault]
     for test in FAULTS[fault]:
         file, _, name = test.partition("::")
-        assert name in tests_of(file), test
+        assert name in names_in(file), test

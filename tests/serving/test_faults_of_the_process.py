@@ -1,4 +1,4 @@
-"""`llama3 serve` as a process: it is killed, told to stop, has too few files and nowhere to log, and tells no secrets."""
+"""`llama3 serve` as a process: it is killed, told to stop, has few files and nowhere to log, and tells no secrets."""
 
 from __future__ import annotations
 

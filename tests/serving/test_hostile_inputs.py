@@ -54,22 +54,22 @@ def stub():
 
 
 def seconds_of(call):
-    """CPU time of the process, the least of five."""
+    """CPU time of this thread, the least of five."""
     took = []
     for _ in range(5):
-        began = time.process_time()
+        began = time.thread_time()
         call()
-        took.append(time.process_time() - began)
+        took.append(time.thread_time() - began)
     return min(took)
 
 
 @pytest.mark.parametrize("piece", ["^", " ", "a", "\n", "0", "'", "é", "한", "🙂", " a", "\u200d", "<|", "\t \n"])
 def test_the_work_for_a_text_grows_with_its_length_alone(site, piece):
-    """Four times the text is four times the work: of quadratic work it would be sixteen times."""
+    """Eight times the text is eight times the work: were the work quadratic, it would be 64 times."""
     tokenizer = site.llama.tokenizer
-    count = 100_000 // len(piece)
-    short, long = piece * count, piece * (4 * count)
-    assert seconds_of(lambda: tokenizer.encode(long)) < 10 * seconds_of(lambda: tokenizer.encode(short))
+    count = 200_000 // len(piece)
+    short, long = piece * count, piece * (8 * count)
+    assert seconds_of(lambda: tokenizer.encode(long)) < 24 * seconds_of(lambda: tokenizer.encode(short))
     reply = site.http.post("/tokenize", json={"prompt": piece * (150_000 // len(piece.encode())), "model": NAME})
     assert reply.status_code == 200
 
@@ -107,8 +107,11 @@ def resident():
 
 
 @pytest.mark.parametrize("kind", ["image_url", "input_audio", "file", "video_url", "input_image"])
-@pytest.mark.parametrize("where", ["http://{}/x.png", "https://{}/x", "file:///etc/passwd", "http://169.254.169.254/latest",
-                                   "http://[::ffff:127.0.0.1]/", "data:image/png;base64,iVBORw0KGgo=", "data:audio/wav;base64,UklGRg=="])  # fmt: skip
+@pytest.mark.parametrize(
+    "where",
+    ["http://{}/x.png", "https://{}/x", "file:///etc/passwd", "http://169.254.169.254/latest",
+     "http://[::ffff:127.0.0.1]/", "data:image/png;base64,iVBORw0KGgo=", "data:audio/wav;base64,UklGRg=="],
+)  # fmt: skip
 def test_media_are_refused_by_name_and_nothing_is_fetched_or_decoded(site, kind, where):
     with stub() as (address, met):
         told = where.format(address)
@@ -124,10 +127,12 @@ def test_media_are_refused_by_name_and_nothing_is_fetched_or_decoded(site, kind,
 def test_nothing_else_that_names_an_address_is_fetched(site):
     with stub() as (address, met):
         url = f"http://{address}/x"
-        wanted = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"$ref": url, "$schema": url, "$id": url}}}
+        schema = {"$ref": url, "$schema": url, "$id": url}
+        wanted = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
         tool = {"type": "function", "function": {"name": "a", "parameters": {"$ref": url}}}
-        for change in ({"response_format": wanted}, {"tools": [tool], "tool_choice": "required"}, {"audio": {"url": url}},
-                       {"model": url}, {"metadata": {"webhook": url}}, {"messages": [{"role": "user", "content": url}]}):  # fmt: skip
+        said = [{"role": "user", "content": url}]
+        for change in ({"response_format": wanted}, {"tools": [tool], "tool_choice": "required"}, {"messages": said},
+                       {"model": url}, {"metadata": {"webhook": url}}, {"audio": {"url": url}}):  # fmt: skip
             assert site.http.post("/v1/chat/completions", json={**CHAT, **change}).status_code < 500
         for path in (f"/v1/models/{url}", f"//{address}/x", f"/?url={url}"):
             assert site.http.get(f"{site.url}{path}").status_code in (200, 404)
@@ -136,7 +141,7 @@ def test_nothing_else_that_names_an_address_is_fetched(site):
 
 # -- S16: paths ------------------------------------------------------------------------------------
 
-PIECES = st.sampled_from(["..", ".", "", "etc", "passwd", "%2e%2e", "%2f", "~", "C:", "\\", "\x00", "config.json", "toy"])
+PIECES = st.sampled_from(["..", ".", "", "etc", "passwd", "%2e%2e", "%2f", "~", "C:", "\\", "\x00", "config.json"])
 
 
 @settings(max_examples=60, suppress_health_check=list(HealthCheck), deadline=None)
@@ -169,7 +174,7 @@ def test_a_name_is_never_a_path(site, pieces):
 
 def test_what_one_tenant_says_is_in_no_answer_to_another():
     """Side by side in one batch, over prompts that begin alike, each gets what it gets alone."""
-    prompts = [f"once upon a time there was a river that nobody had seen {who} {n}" for n in range(6) for who in TENANTS]
+    prompts = [f"once upon a time there was a river that nobody saw {who} {n}" for n in range(6) for who in TENANTS]
     alone = toy_llama().generate(prompts, max_tokens=24, temperature=0)
     keys = ApiKeys([_hash_of(key) for key in TENANTS.values()])
     with running(toy_llama(), keys=keys, max_batch=4) as found, ThreadPoolExecutor(12) as threads:
