@@ -1,4 +1,4 @@
-"""What waits for a guard: every check gets its own answer, those that are left leave nothing, and a bound is a bound."""
+"""What waits for a guard: every check gets its own answer, and those that are left leave nothing behind."""
 
 from __future__ import annotations
 
