@@ -1,7 +1,7 @@
 """`FairQueue`: what waits, a queue for each tenant; the tenant that was given the least is next.
 
-After Sheng et al., "Fairness in Serving Large Language Models" (2024): a tenant that comes back begins where the poorest
-that waits stands, so that nobody saves up for a flood. What is given, tokens or seconds, is for the user to say.
+After Sheng et al., "Fairness in Serving Large Language Models" (2024): a tenant that comes back begins where the
+poorest that waits stands, so that nobody saves up for a flood. What is given, tokens or seconds, the user says.
 """
 
 from __future__ import annotations

@@ -1,8 +1,13 @@
-"""A server of a model in a thread of the test, asked over real sockets."""
+"""A server of a model, in a thread of the test or as a process, asked over real sockets."""
 
 from __future__ import annotations
 
+import socket
+import subprocess
+import sys
+import tempfile
 import threading
+import time
 from contextlib import contextmanager
 from types import SimpleNamespace
 
@@ -57,3 +62,35 @@ def idle(service, timeout=20.0):
             return True
         done.wait(0.02)
     return False
+
+
+@contextmanager
+def serving(model, *options, stderr=None, **popen):
+    """`llama3 serve` as a process: its address, its process, what it has told so far."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    given = [] if "--port" in options else ["--port", port]
+    command = [sys.executable, "-m", "llama3", "serve", str(model), *map(str, [*given, *options])]
+    with tempfile.TemporaryFile("w+b") as file:
+        process = subprocess.Popen(command, stderr=stderr or file, **popen)
+
+        def told():
+            file.seek(0)
+            return file.read().decode()
+
+        at = f"http://127.0.0.1:{options[options.index('--port') + 1] if '--port' in options else port}"
+        try:
+            while not _answers(at):
+                assert process.poll() is None, told()
+                time.sleep(0.05)
+            yield SimpleNamespace(url=at, process=process, told=told)
+        finally:
+            process.kill()
+            process.wait()
+
+
+def _answers(url):
+    try:
+        return httpx.get(f"{url}/health/live").status_code == 200
+    except httpx.TransportError:
+        return False

@@ -11,7 +11,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +22,7 @@ from llama3.plugins.targets import describe
 from llama3.safety.guard import ACTIONS, Action, Guard, GuardInput, Span, Turn, Verdict, severity
 from llama3.safety.policy import Leaf, Node, Policy, parse_policy
 from llama3.safety.redaction import HeldBack, Ranges, marked, without
-from llama3.safety.worker import TURNING_SECONDS, Ask, Raised, Worker
+from llama3.safety.worker import TURNING_SECONDS, Raised, Worker
 
 REFUSED = GuardBlocked.declare(
     "L3-SAF-020",
@@ -197,7 +197,10 @@ class PolicyEngine:
         started = time.monotonic()
         limit = leaf.timeout_ms / 1000
         most = None if x.trust == "model" else self.most_waiting
-        ask: Ask = lambda guard, began: guard.check(replace(x, deadline=began + limit))
+
+        def ask(guard: Guard, began: float) -> Awaitable[Verdict] | Verdict:
+            return guard.check(replace(x, deadline=began + limit))
+
         try:
             raw = await self._workers[id(leaf)].check(ask, tenant, limit, most)
         except TimeoutError as error:

@@ -66,12 +66,14 @@ class Check:
 
 
 class Worker:
-    """Asks a guard. Its thread is started at the first call, ended by `stop` or with the last reference to it."""
+    """Asks the guard that `build` makes. Its thread is started at the first call, ended by `stop` or with the last
+    reference to it."""
 
     def __init__(self, name: str, build: Callable[[], Guard]) -> None:
         self.name = name
-        self._build, self.guard = build, build()
-        self._lock = threading.RLock()  # guards what follows
+        self.guard = build()
+        self._build = build
+        self._lock = threading.RLock()  # for what follows
         self._queue = FairQueue[Check]()  # by seconds
         self._thread: GuardThread | None = None
         self._end: Callable[[], object] = lambda: None
@@ -127,7 +129,10 @@ class Worker:
 
     def _call(self, call: Callable[[], Any]) -> Future[Any]:
         with self._lock:
-            return (self._thread or self._start(GuardThread(self.name, self.guard))).call(call)
+            return self._running().call(call)
+
+    def _running(self) -> GuardThread:
+        return self._thread or self._start(GuardThread(self.name, self.guard))
 
     def _start(self, thread: GuardThread) -> GuardThread:
         self._thread = thread
@@ -143,7 +148,7 @@ class Worker:
             if most is not None and (waiting := self._queue.waiting(check.tenant)) >= most:
                 raise BUSY("guard", waiting=waiting, guard=self.name)
             self._queue.push(check.tenant, [check])
-            thread = self._thread or self._start(GuardThread(self.name, self.guard))
+            thread = self._running()
         thread.soon(self._begin, thread)
         return check
 
@@ -152,7 +157,7 @@ class Worker:
         with self._lock:
             if thread is not self._thread or not thread.is_open or thread.is_beginning:
                 return
-            if not self._queue or len(self._under_way) >= AT_ONCE:
+            if not self._queue or max(len(self._under_way), len(thread.overdue)) >= AT_ONCE:
                 return
             check = self._queue.pop()
             check.thread = thread
@@ -253,7 +258,7 @@ class Worker:
 
 
 class GuardThread:
-    """A thread with an event loop for a guard. `overdue`: checks in it that nobody waits for and that have not ended."""
+    """A thread with an event loop for a guard. `overdue`: checks in it that have not ended and nobody waits for."""
 
     def __init__(self, name: str, guard: Guard, *, is_open: bool = True) -> None:
         self.guard, self.is_open, self.is_beginning = guard, is_open, False

@@ -1,7 +1,7 @@
 """Connections: how many there may be, and which of them is closed for a new one.
 
-Whoever opens connections and asks nothing keeps nobody out: where there are as many as may be, the one that has been idle
-longest is closed. Only where none is idle is the new one refused, as anything else is: with a code, as JSON.
+Whoever opens connections and asks nothing keeps nobody out: where there are as many as may be, the one that has been
+idle longest is closed. Only where none is idle is the new one refused, as anything else is: with a code, as JSON.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import os
 import resource
-from collections.abc import Collection
 
 import h11
 from starlette.responses import JSONResponse
@@ -50,16 +49,22 @@ class Connection(H11Protocol):
         self._idle_since = self.loop.time()
         self.loop.call_later(REQUEST_SECONDS, self._look, self.cycle)
         most = self.config.app.state.most_connections  # type: ignore[union-attr]
-        host = self.client and self.client[0]
-        theirs = [one for one in self.connections if one.client and one.client[0] == host]
-        if not (self._has_room(theirs, min(most, MOST_OF_A_CLIENT)) and self._has_room(self.connections, most)):
+        if not (self._has_room(self._theirs(), min(most, MOST_OF_A_CLIENT)) and self._has_room(self._all(), most)):
             self.app = _crowded
 
-    def _has_room(self, connections: Collection[H11Protocol], most: int) -> bool:
+    def _all(self) -> list[Connection]:
+        return [one for one in self.connections if isinstance(one, Connection)]
+
+    def _theirs(self) -> list[Connection]:
+        """Those from the same address."""
+        host = self.client and self.client[0]
+        return [one for one in self._all() if one.client and one.client[0] == host]
+
+    def _has_room(self, connections: list[Connection], most: int) -> bool:
         """Whether there is room for this one among these, once the longest idle one is closed where it must be."""
         if len(connections) <= most:
             return True
-        idle = [one for one in connections if isinstance(one, Connection) and one is not self and one.is_idle]
+        idle = [one for one in connections if one is not self and one.is_idle]
         if idle:
             min(idle, key=lambda one: one._idle_since).abandon()
         return bool(idle)

@@ -1,7 +1,7 @@
 """Running the application: sockets, limits of the protocol, and how it stops.
 
-At the first SIGTERM or Ctrl-C no more requests are taken and those under way go on, for `grace` seconds at most; then, or
-at the second signal, each of them ends with an error. Until then the server listens, to say that it is not ready.
+At the first SIGTERM or Ctrl-C no more requests are taken and those under way go on, for `grace` seconds at most; then,
+or at the second signal, each of them ends with an error. Until then the server listens, to say that it is not ready.
 """
 
 from __future__ import annotations

@@ -154,9 +154,11 @@ def test_a_body_that_is_still_sent_does_not_hold_a_connection(monkeypatch):
         until(lambda: sum(map(is_closed, slow)) == 1)
 
 
-@pytest.mark.parametrize("data", [b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc", b"GET\r\n\r\n",
+@pytest.mark.parametrize("data", [b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc",
+                                  b"GET\r\n\r\n",
                                   get("/", "a: bcdefghij\r\n" * 1700 + "Connection: close\r\n"),
-                                  b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 90_000, get("/", "Content-Length: 1\r\nContent-Length: 2\r\n")])  # fmt: skip
+                                  b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 90_000,
+                                  get("/", "Content-Length: 1\r\nContent-Length: 2\r\n")])  # fmt: skip
 def test_what_is_no_request_is_told_so(data):
     with site() as found:
         head, _, body = all_of(found.connect(data)).partition(b"\r\n\r\n")

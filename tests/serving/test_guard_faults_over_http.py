@@ -1,5 +1,5 @@
-"""Guards that are slow, hang, raise or answer nonsense, installed as plugins: what they judge stays refused, and whoever
-did not ask for it is served.
+"""Guards that are slow, hang, raise or answer nonsense, installed as plugins: what they judge stays refused, and
+whoever did not ask for it is served.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from llama3.serving.fields import MOST_JUDGED
 from llama3.serving.keys import ApiKeys, _hash_of
 from llama3.testing.toys import toy_llama
 
-PLUGIN = '''
+PLUGIN = """
 import asyncio
 import math
 import threading
@@ -77,7 +77,7 @@ class Awaiting(Blocking):
         if "SLOW" in x.text:
             await asyncio.sleep(0.2)
         return verdict_of(x.text)
-'''
+"""
 KEYS = {"greedy": "greedy-tenant-key", "modest": "modest-tenant-key"}
 
 

@@ -16,6 +16,8 @@ from llama3.inference import Llama
 from llama3.model.build import init_weights
 from llama3.model.config import ModelConfig
 from llama3.model.transformer import Transformer
+from llama3.serving.connections import MOST_CONNECTIONS, MOST_OF_A_CLIENT
+from llama3.serving.fields import MOST_JUDGED
 from llama3.testing.toys import toy_tokenizer
 
 PAGE = (Path(__file__).parents[2] / "docs" / "serving.md").read_text("utf-8")
@@ -101,3 +103,8 @@ def test_the_file_of_requests_is_answered_as_printed(model, tmp_path):
     assert sorted(answer["custom_id"] for answer in answers) == sorted(asked)
     written = json.loads(shown.replace("{...}", "{}"))
     assert all((row.keys(), row["response"].keys()) == (written.keys(), written["response"].keys()) for row in answers)
+
+
+def test_the_bounds_are_those_of_the_code():
+    for bound in (MOST_CONNECTIONS, MOST_OF_A_CLIENT, MOST_JUDGED):
+        assert f"{bound:,}" in PAGE
