@@ -42,8 +42,8 @@ NO_BUILDER = PluginError.declare(
     "L3-EXP-020",
     "{builder} is installed and cannot be loaded",
     why="{error}",
-    fix="install its libraries too: pip install 'llama3[{extra}]', which fetches them from NVIDIA's own index where PyPI "
-    "has none; and a driver; or export it with --to onnx",
+    fix="install its libraries and a driver: pip install 'llama3[{extra}]' fetches them from NVIDIA's own index where "
+    "PyPI has none; or export it with --to onnx",
 )
 OTHER_ENGINE = CheckpointError.declare("L3-EXP-008", "is not the engine that was built", fix="export it again")
 
