@@ -360,6 +360,30 @@ def test_a_plugin_that_was_only_written_is_to_be_installed(llama3, tmp_path, mon
     assert "pip install -e FOLDER" in err
 
 
+def test_a_broken_package_is_installed_and_broken(llama3, site):
+    """Whichever of its names it is asked for by; where it broke is told."""
+    site.add("llama3-brief", "import nowhere_pkg", module="llama3_brief")
+    for command in ("check", "show"):
+        for name in ("brief", "llama3-brief"):
+            code, _, err = llama3("plugins", command, name)
+            assert code == 4
+            assert "llama3-brief 1.0 (main): is installed and broken: import failed" in err
+            assert "No module named 'nowhere_pkg'" in err
+            assert f"({site.path / 'llama3_brief.py'}:1)" in err
+    code, _, err = llama3("plugins", "check", "summary")  # whose it is cannot be known
+    assert code == 4
+    assert "L3-PLG-040" in err
+    assert "llama3-brief" in err
+
+
+def test_a_module_without_hooks_is_told_of(llama3, site):
+    site.add("hookless", "VALUE = 1", module="hookless")
+    assert "hookless has no hook" in llama3("plugins", "list")[1]
+    code, _, err = llama3("plugins", "check", "hookless")
+    assert code == 4
+    assert "has no hook" in err
+
+
 def test_lineage_of_nothing_says_what_has_one(llama3, tmp_path):
     code, _, err = llama3("lineage", str(tmp_path))
     assert code == 1
