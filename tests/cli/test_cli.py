@@ -253,7 +253,11 @@ def test_plugins_list_and_show(llama3):
 def test_runs_list_reads_what_is_there(llama3, tmp_path):
     assert "no runs" in llama3("runs", "list", "--dir", str(tmp_path))[2]
     for name, report in (
-        ("done", '{"bits_per_byte": {"model": 1.5}, "pass_rate": {"final": {"rate": 0.5}}}'),
+        (
+            "done",
+            '{"bits_per_byte": {"model": 2.5}, "bits_per_byte_by_model": {"base": 2.5, "final": 1.5}, '
+            '"pass_rate": {"final": {"rate": 0.5}}}',
+        ),
         ("cut", ""),
     ):
         (tmp_path / name).mkdir()
@@ -265,7 +269,11 @@ def test_runs_list_reads_what_is_there(llama3, tmp_path):
     assert code == 0
     cut, done = json.loads(out)["runs"]
     assert (cut["status"], cut["last"]) == ("unfinished", "t started")
-    assert (done["status"], done["bits_per_byte"], done["pass_rate"]) == ("finished", "1.500", "50.0%")
+    assert (done["status"], done["bits_per_byte"], done["pass_rate"]) == ("finished", 1.5, 0.5)
+    assert (cut["bits_per_byte"], cut["pass_rate"]) == (None, None)
+    shown = llama3("runs", "list", "--dir", str(tmp_path))[1]
+    assert "1.500" in shown
+    assert "50.0%" in shown
 
 
 HEAVY = ("torch", "transformers")
