@@ -113,15 +113,15 @@ def link_atomic(link: Path, target_name: str) -> None:
 
 
 @contextmanager
-def atomic_directory(target: Path) -> Iterator[Path]:
+def atomic_directory(target: Path, temporary: Path | None = None) -> Iterator[Path]:
     """Yield an empty directory to fill; on success it is fsynced and renamed to `target`, on any error
-    removed.
+    removed. temporary: where it is filled, beside `target`
 
     Raises FileExistsError when `target` exists: nothing that was made is ever overwritten.
     """
     if target.exists():
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
-    temporary = temporary_beside(target)
+    temporary = temporary or temporary_beside(target)
     temporary.mkdir(parents=True)
     try:
         yield temporary

@@ -16,7 +16,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from llama3.artifacts.files import atomic_directory, write_json_atomic
+from llama3.artifacts.files import atomic_directory, temporary_beside, write_json_atomic
+from llama3.artifacts.leftovers import owned, remove_leftovers
 from llama3.checkpoints.companions import carry_policy, stated_ids, write_companions
 from llama3.checkpoints.compressed_tensors import require_quantized, write_compressed
 from llama3.checkpoints.fbgemm_fp8 import write_fbgemm_fp8
@@ -89,10 +90,16 @@ def require_new(folder: Path) -> None:
 
 @contextmanager
 def new_directory(folder: Path) -> Iterator[Path]:
-    """Yield a directory to fill, which on success takes the place of `folder`: nothing, or an empty directory."""
+    """Yield a directory to fill, which on success takes the place of `folder`: nothing, or an empty directory.
+
+    What a killed process left of an earlier attempt is removed first.
+    """
+    folder = folder.absolute()
     if folder.exists():
         folder.rmdir()
-    with atomic_directory(folder.absolute()) as place:
+    remove_leftovers(folder)
+    temporary = temporary_beside(folder)
+    with owned(temporary), atomic_directory(folder, temporary) as place:
         yield place
 
 

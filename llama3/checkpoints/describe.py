@@ -12,6 +12,7 @@ from llama3 import _core
 from llama3.checkpoints.formats import load_tokenizer, open_weights
 from llama3.checkpoints.hf import HfWeights
 from llama3.checkpoints.layouts import CONSOLIDATED, SAFETENSORS, layout_of
+from llama3.checkpoints.quantized import QuantizedWeights
 from llama3.checkpoints.source import WeightSource
 from llama3.config.schema import LoRASection
 from llama3.errors import LlamaError
@@ -42,34 +43,37 @@ def describe(path: str | Path) -> dict[str, Any]:
     source = open_weights(path)
     raw = source.raw if isinstance(source, HfWeights) else {}
     config = source.config
+    method = Fields(raw).object("quantization_config").text("quant_method")
+    on_disk = sum(file.stat().st_size for file in _weight_files(path))
     return {
         "path": str(path),
         "name": source.name,
-        "layout": layout_of(path),
+        "layout": method or layout_of(path),
         "architecture": {"family": "llama", **dataclasses.asdict(config)},
         "parameters": config.num_params(),
         "weights": {
             "types": dict(source.types),
-            "bytes": sum(file.stat().st_size for file in _weight_files(path)),
+            "bytes": on_disk,
             "quantization": Fields(raw).object("quantization").text("scheme"),
         },
         "tokenizer": _tokenizer(source),
         "license": source.license,
-        "memory": memory(config),
+        # Our own codes are computed with as they lie there; those of other layouts become numbers first.
+        "memory": memory(config, on_disk if isinstance(source, QuantizedWeights) else None),
     }
 
 
-def memory(config: ModelConfig) -> dict[str, int]:
+def memory(config: ModelConfig, weights: int | None = None) -> dict[str, int]:
     """Bytes that weights and their optimizer need; activations come on top and depend on the batch.
 
-    serve: weights in bfloat16 and the cache of one full context
+    serve: weights (those of a quantized model, else in bfloat16) and the cache of one full context
     finetune: 16 per parameter (weight, gradient and AdamW's two moments in float32)
     lora: 4 per frozen parameter, 16 per parameter of adapters of the default rank on all projections
     """
     cache = 2 * 2 * config.n_layers * config.n_kv_heads * config.head_dim * config.max_seq_len
     parameters = config.num_params()
     return {
-        "serve": 2 * parameters + cache,
+        "serve": (2 * parameters if weights is None else weights) + cache,
         "finetune": 16 * parameters,
         "lora": 4 * parameters + 16 * _adapter_params(config),
     }

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from llama3.cli.output import JsonOption, SetOption, note, print_json, print_table, say
+from llama3.errors import GateFailed, LlamaError
 
 if TYPE_CHECKING:
     from llama3.artifacts import Artifact
@@ -36,12 +38,19 @@ def audit(
     from llama3.evaluation.audit import require_passed  # after the checks: this imports torch
 
     found = compare(loaded, before, after, folder)
-    if json:
-        print_json(found.metrics)
+    failed: LlamaError | None = None
+    try:
+        require_passed(found)
+    except GateFailed as error:
+        failed = error
+    if json:  # `ok` and `problems` as every command that fails has them
+        problems = [asdict(problem) for problem in failed.problems] if failed else []
+        print_json({"ok": failed is None, "problems": problems, **found.metrics})
     else:
         show(found.metrics)
         note(f"details: {found.location / 'audit.json'}")
-    require_passed(found)
+    if failed:
+        raise failed
 
 
 def compare(loaded: Loaded, before: str, after: str, folder: Path) -> Artifact:

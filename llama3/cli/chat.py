@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from llama3.cli.generate import DeviceOption, MaxTokensOption, ModelArgument, SeedOption, TemperatureOption
 from llama3.cli.output import note, require_stdout, say
+
+if TYPE_CHECKING:
+    from llama3.inference.llama import Llama
+    from llama3.tokenizer.chat import Message
 
 HELP = "/reset starts over, /exit (or Ctrl-D) leaves, Ctrl-C stops an answer"
 
@@ -22,7 +26,9 @@ def chat(
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
 ) -> None:
-    """Talk to a model. Reads lines; /reset starts over, /exit leaves."""
+    """Talk to a model. Reads lines; /reset starts over, /exit leaves. What no longer fits the context is left out, the
+    oldest first; a message that alone is too long is refused, and ends the program where input is no terminal.
+    """
     from llama3.cli.guarding import open_policy
     from llama3.errors import DoesNotFit, GuardBlocked
     from llama3.inference.llama import Llama
@@ -33,22 +39,45 @@ def chat(
     with open_policy(model) as guards:
         llama = Llama.load(model, device=device, guard=guards)
         note(HELP)
-        messages = list(start)
+        turns: list[Message] = []
+        options: dict[str, Any] = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
         while (line := _read()) is not None:
             if line == "/exit":
                 break
             if line == "/reset":
-                messages = list(start)
+                turns = []
                 note("started over")
             elif line.startswith("/"):
                 note(f"no such command; {HELP}")
             elif line.strip():
-                turn = [*messages, Message("user", line)]
                 try:
-                    stream = llama.stream(turn, max_tokens=max_tokens, temperature=temperature, seed=seed)
-                    messages = [*turn, Message("assistant", _show(stream))]
-                except (GuardBlocked, DoesNotFit) as error:
-                    note(f"error: {error}")  # what was refused never becomes part of the conversation
+                    stream, asked = _answer(llama, start, [*turns, Message("user", line)], options)
+                    turns = [*asked, Message("assistant", _show(stream))]
+                except (GuardBlocked, DoesNotFit) as error:  # what was refused never becomes part of the conversation
+                    if isinstance(error, DoesNotFit) and not sys.stdin.isatty():
+                        raise
+                    note(f"error: {error}")
+
+
+def _answer(
+    llama: Llama, start: list[Message], turns: list[Message], options: dict[str, Any]
+) -> tuple[Iterator[str], list[Message]]:
+    """The answer as it is made, and those of the turns that it answers: the last ones that fit. Raises DoesNotFit where
+    not even the last one does."""
+    from llama3.errors import DoesNotFit
+
+    left_out = 0
+    while True:
+        try:
+            stream = llama.stream([*start, *turns], **options)
+            break
+        except DoesNotFit:
+            if len(turns) == 1:
+                raise
+            turns, left_out = turns[2:], left_out + 1
+    if left_out:
+        note(f"note: the conversation no longer fits the context: left out: its oldest turns, {left_out}")
+    return stream, turns
 
 
 def _show(stream: Iterator[str]) -> str:

@@ -24,6 +24,11 @@ NO_PLUGIN = PluginError.declare(
     fix="llama3 plugins list, with --broken what cannot be used and why; a package of your own is installed with: "
     "pip install -e FOLDER",
 )
+NO_SOUND_PLUGIN = PluginError.declare(
+    "L3-PLG-040",
+    "no plugin {name!r} is known; it may be one of a package that is installed and broken: {packages}",
+    fix="llama3 plugins list --broken",
+)
 NO_FAMILY = ConfigError.declare("L3-CLI-011", "no such family {family!r}", why="{near}")
 WHOSE_OPTIONS = ConfigError.declare("L3-CLI-013", "options belong to one plugin", fix="name it before --set")
 
@@ -169,11 +174,21 @@ def _find(registry: Registry, name: str) -> list[Offer]:
     found = [offer for offer in of_family if rest in (offer.spec.name, offer.qualified)]
     found = found or [offer for offer in of_family if same_name(rest, offer.spec.name)]
     if not found:
-        broken = [item for item in registry.broken if rest in (item.dist, item.entry)]
+        # What a broken package would have offered is not known; one that `plugins new` wrote is called llama3-NAME.
+        broken = [item for item in registry.broken if rest in (item.dist, item.entry) or _is_package_of(rest, item)]
         if broken:
             raise PluginError.of(map(broken_problem, broken))
+        if registry.broken:
+            packages = "; ".join(map(str, registry.broken))
+            raise NO_SOUND_PLUGIN(name=name, packages=packages)
         raise NO_PLUGIN(name=name, near=did_you_mean(rest, {offer.spec.name for offer in of_family}))
     return found
+
+
+def _is_package_of(name: str, broken: Broken) -> bool:
+    from llama3.plugins.loader import canonical
+
+    return broken.dist == canonical(f"llama3-{name}")
 
 
 def _check_family(registry: Registry, family: str) -> None:

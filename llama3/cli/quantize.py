@@ -13,8 +13,6 @@ from llama3.cli.generate import DeviceOption, SeedOption
 from llama3.cli.options import PluginOptions, given_options, plugin_name
 from llama3.cli.output import JsonOption, json_text, print_json, print_table, say
 
-MB = 1e6
-
 
 def quantize(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model of any layout, a release, or a run.")],
@@ -53,13 +51,15 @@ def quantize(
 
 def show(out: Path, report: dict[str, Any]) -> None:
     """What changed, the error of each layer, and how the answers moved."""
-    size = lambda name: f"{report[name] / MB:,.1f} MB, {report[f'{name}_bf16'] / MB:,.1f} in bfloat16"
+    from llama3.model.needs import size
+
+    bytes_of = lambda name: f"{size(report[name])}, {size(report[f'{name}_bf16'])} in bfloat16"
     print_table(
         [
             ("quantized", f"{report['matrices']} matrices: {_kinds(row['name'] for row in report['tensors'])}"),
             ("as they were", _kinds(report["skipped"])),
-            ("their bytes", size("bytes")),
-            ("all weights", size("model_bytes")),
+            ("their bytes", bytes_of("bytes")),
+            ("all weights", bytes_of("model_bytes")),
             ("written", f"{out}, read back and compared"),
         ]
     )

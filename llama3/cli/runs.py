@@ -18,14 +18,21 @@ def list_(
     folder: Annotated[str, typer.Option("--dir", help="Directory that holds runs.")] = "runs",
     json: JsonOption = False,
 ) -> None:
-    """All runs of a directory with their state and, where there is one, the report's figures."""
+    """All runs of a directory with their state and, where there is a report, the figures of the final model."""
     paths = sorted(path.parent for path in Path(folder).glob("*/config.yaml"))
     rows = [_row(path) for path in paths]
     if json:
         print_json({"runs": rows})
     elif rows:
         cells = [
-            tuple(str(row[key]) for key in ("name", "status", "last", "bits_per_byte", "pass_rate")) for row in rows
+            (
+                row["name"],
+                row["status"],
+                row["last"],
+                _told(row["bits_per_byte"], ".3f"),
+                _told(row["pass_rate"], ".1%"),
+            )
+            for row in rows
         ]
         print_table(cells, ("RUN", "STATUS", "LAST EVENT", "BITS/BYTE", "PASS RATE"))
     else:
@@ -33,19 +40,25 @@ def list_(
 
 
 def _row(path: Path) -> dict[str, Any]:
-    """What a run's own files say of it; a file that is missing or half written leaves a dash."""
+    """What a run's own files say of it, both figures of its final model; one that is not known is null."""
     last = _last_event(path / "events.jsonl")
     report = _json(path / "report.json")
-    bits = _at(report, "bits_per_byte", "model")
-    rate = _at(report, "pass_rate", "final", "rate")
     return {
         "name": path.name,
         "path": str(path),
         "status": "finished" if report else "unfinished",
         "last": f"{last.get('time', '-')} {last.get('kind', '')}".strip(),
-        "bits_per_byte": f"{bits:.3f}" if isinstance(bits, float) else "-",
-        "pass_rate": f"{rate:.1%}" if isinstance(rate, float) else "-",
+        "bits_per_byte": _number(_at(report, "bits_per_byte_by_model", "final")),
+        "pass_rate": _number(_at(report, "pass_rate", "final", "rate")),
     }
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _told(value: float | None, form: str) -> str:
+    return "-" if value is None else f"{value:{form}}"
 
 
 def _last_event(path: Path) -> dict[str, Any]:

@@ -45,7 +45,8 @@ def rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("on disk", size(weights["bytes"])),
         *_tokenizer_rows(facts["tokenizer"]),
         ("license", facts["license"] or "none stated"),
-        ("memory to serve", f"{size(memory['serve'])} in bfloat16, with the cache of one full context"),
+        ("memory to serve", f"{size(memory['serve'])} {'as quantized' if weights['quantization'] else 'in bfloat16'}, "
+                            "with the cache of one full context"),
         ("memory to finetune", f"{size(memory['finetune'])} fully, {size(memory['lora'])} with LoRA, and activations"),
     ]  # fmt: skip
 

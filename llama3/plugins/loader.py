@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.metadata
 import inspect
 import re
+import traceback
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -137,15 +138,23 @@ def _load_one(found: Discovery, dist: str, version: str, entry: importlib.metada
         if plugin is not None and found.manager.get_plugin(name) is plugin and name not in before:
             found.manager.unregister(plugin, name)
         fix = error.fix if isinstance(error, _ContractError) else fix_for(error, dist)
-        text = str(error) if isinstance(error, _ContractError) else describe(error)
+        text = str(error) if isinstance(error, _ContractError) else f"{describe(error)}{_place(error)}"
         found.broken.append(Broken(dist, version, entry.name, phase, text, fix))
         return
     found.offers.extend(Offer(spec, dist, version, entry.name, entry.module) for spec in specs)
 
 
+def _place(error: BaseException) -> str:
+    """Where a plugin raised it, which is no line of ours or of Python's import machinery."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<")]
+    ours = (__file__, importlib.metadata.__file__, importlib.__file__)
+    return f" ({frames[-1].filename}:{frames[-1].lineno})" if frames and frames[-1].filename not in ours else ""
+
+
 def _check_hooks(plugin: Any) -> None:
-    """Refuse hooks that would be silently ignored, or that could change a result."""
+    """Refuse hooks that would be silently ignored, or that could change a result, and a plugin that has none."""
     known = {*hookspecs.REGISTRATION, *hookspecs.OBSERVERS}
+    marked = 0
     for name in sorted(attribute for attribute in dir(plugin) if attribute.startswith("llama3_")):
         member = getattr(plugin, name, None)
         if not inspect.isroutine(member):
@@ -155,11 +164,16 @@ def _check_hooks(plugin: Any) -> None:
             raise _ContractError(f"{name} is not marked", f"put @hookimpl above {name}")
         if options is None:
             continue
+        marked += 1
         if name not in known and not options["optionalhook"]:
             what = ". ".join(part for part in (f"unknown hook {name}", did_you_mean(name, known)) if part)
             raise _ContractError(what, "if a newer llama3 has it, mark it @hookimpl(optionalhook=True)")
         if options["hookwrapper"] or options["wrapper"]:
             raise _ContractError(f"{name} is a wrapper", "hooks of llama3 register or observe; return a value instead")
+    if not marked:
+        name = getattr(plugin, "__name__", type(plugin).__name__)
+        fix = "define one, such as llama3_rewards, with @hookimpl above it; docs/hooks.md lists them"
+        raise _ContractError(f"{name} has no hook", fix)
 
 
 def _collect(manager: pluggy.PluginManager, plugin: Any) -> list[PluginSpec]:

@@ -50,7 +50,8 @@ LACKS_MODULE = PluginError.declare(
 NO_OPTIONS_MODEL = PluginError.declare("L3-PLG-014", "{target} is no pydantic model")
 TAKES_NO_OPTIONS = ConfigError.declare("L3-PLG-015", "{name!r} takes no options, got {options}")
 FACTORY_FAILED = PluginError.declare("L3-PLG-017", "{target} failed", why="{error}", fix="{fix}")
-BROKEN = PluginError.declare("L3-PLG-018", "{phase} failed", why="{error}", fix="{fix}")
+BROKEN = PluginError.declare("L3-PLG-018", "is installed and broken: {phase} failed", why="{error}", fix="{fix}")
+NOT_FOUND = PluginError.declare("L3-PLG-041", "{error}", fix="{fix}")
 
 FAMILIES = tuple(kind.family for kind in REGISTRATION.values())
 
@@ -246,6 +247,8 @@ def same_name(one: str, other: str) -> bool:
 
 def broken_problem(broken: Broken) -> Problem:
     """The report of a broken plugin as a problem."""
+    if broken.phase == "find":
+        return NOT_FOUND.problem(broken.dist, error=broken.error, fix=broken.fix)
     where = f"{broken.dist} {broken.version} ({broken.entry})"
     return BROKEN.problem(where, phase=broken.phase, error=broken.error, fix=broken.fix)
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from llama3.errors import CheckpointError
+from llama3.errors import CheckpointError, PluginError
 from llama3.exporters import ExportManifest, VerifyReport
 from llama3_plugins.exporters.checkpoint import written
 from llama3_plugins.exporters.onnx import FILE as GRAPH
@@ -38,7 +38,13 @@ NOT_BUILT = CheckpointError.declare(
     why="what it wrote above says why",
     fix="give it a smaller max_tokens or max_batch, or export it with --to onnx",
 )
-
+NO_BUILDER = PluginError.declare(
+    "L3-EXP-020",
+    "{builder} is installed and cannot be loaded",
+    why="{error}",
+    fix="install its libraries and a driver: pip install 'llama3[{extra}]' fetches them from NVIDIA's own index where "
+    "PyPI has none; or export it with --to onnx",
+)
 OTHER_ENGINE = CheckpointError.declare("L3-EXP-008", "is not the engine that was built", fix="export it again")
 
 FILE = "model.engine"
@@ -79,9 +85,10 @@ class TensorRTExporter:
         """The engine, and beside it the graph that it is built of with all that belongs to it."""
         from llama3.exporters import ModelConfig, read_raw_config
 
+        trt = self._load_builder()  # before any work
         made = self.graph.export(checkpoint, folder)
         config = ModelConfig.from_hf(read_raw_config(folder), str(folder))
-        (folder / FILE).write_bytes(self._engine(folder / GRAPH, config))
+        (folder / FILE).write_bytes(self._engine(trt, folder / GRAPH, config))
         (folder / DIGEST).write_text(f"{_sha256(folder / FILE)}  {FILE}\n")
         return replace(made, layout=self.layout, files=written(folder))
 
@@ -96,8 +103,14 @@ class TensorRTExporter:
             not_verified=("the engine: it was built and not run",),
         )
 
-    def _engine(self, graph: Path, config: ModelConfig) -> bytes:
-        trt = importlib.import_module(self.builder)
+    def _load_builder(self) -> Any:
+        try:
+            return importlib.import_module(self.builder)
+        except (ImportError, OSError) as error:
+            extra = self.layout.replace("_", "-")
+            raise NO_BUILDER(self.layout, builder=self.builder, error=error, extra=extra) from error
+
+    def _engine(self, trt: Any, graph: Path, config: ModelConfig) -> bytes:
         logger = trt.Logger(trt.Logger.ERROR)
         builder = trt.Builder(logger)
         typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)  # where it is not the only way

@@ -253,7 +253,11 @@ def test_plugins_list_and_show(llama3):
 def test_runs_list_reads_what_is_there(llama3, tmp_path):
     assert "no runs" in llama3("runs", "list", "--dir", str(tmp_path))[2]
     for name, report in (
-        ("done", '{"bits_per_byte": {"model": 1.5}, "pass_rate": {"final": {"rate": 0.5}}}'),
+        (
+            "done",
+            '{"bits_per_byte": {"model": 2.5}, "bits_per_byte_by_model": {"base": 2.5, "final": 1.5}, '
+            '"pass_rate": {"final": {"rate": 0.5}}}',
+        ),
         ("cut", ""),
     ):
         (tmp_path / name).mkdir()
@@ -265,7 +269,11 @@ def test_runs_list_reads_what_is_there(llama3, tmp_path):
     assert code == 0
     cut, done = json.loads(out)["runs"]
     assert (cut["status"], cut["last"]) == ("unfinished", "t started")
-    assert (done["status"], done["bits_per_byte"], done["pass_rate"]) == ("finished", "1.500", "50.0%")
+    assert (done["status"], done["bits_per_byte"], done["pass_rate"]) == ("finished", 1.5, 0.5)
+    assert (cut["bits_per_byte"], cut["pass_rate"]) == (None, None)
+    shown = llama3("runs", "list", "--dir", str(tmp_path))[1]
+    assert "1.500" in shown
+    assert "50.0%" in shown
 
 
 HEAVY = ("torch", "transformers")
@@ -358,6 +366,30 @@ def test_a_plugin_that_was_only_written_is_to_be_installed(llama3, tmp_path, mon
     assert code == 4
     assert "no plugin 'brief' is installed. Fix: llama3 plugins list, with --broken" in err
     assert "pip install -e FOLDER" in err
+
+
+def test_a_broken_package_is_installed_and_broken(llama3, site):
+    """Whichever of its names it is asked for by; where it broke is told."""
+    site.add("llama3-brief", "import nowhere_pkg", module="llama3_brief")
+    for command in ("check", "show"):
+        for name in ("brief", "llama3-brief"):
+            code, _, err = llama3("plugins", command, name)
+            assert code == 4
+            assert "llama3-brief 1.0 (main): is installed and broken: import failed" in err
+            assert "No module named 'nowhere_pkg'" in err
+            assert f"({site.path / 'llama3_brief.py'}:1)" in err
+    code, _, err = llama3("plugins", "check", "summary")  # whose it is cannot be known
+    assert code == 4
+    assert "L3-PLG-040" in err
+    assert "llama3-brief" in err
+
+
+def test_a_module_without_hooks_is_told_of(llama3, site):
+    site.add("hookless", "VALUE = 1", module="hookless")
+    assert "hookless has no hook" in llama3("plugins", "list")[1]
+    code, _, err = llama3("plugins", "check", "hookless")
+    assert code == 4
+    assert "has no hook" in err
 
 
 def test_lineage_of_nothing_says_what_has_one(llama3, tmp_path):

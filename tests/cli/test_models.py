@@ -92,6 +92,30 @@ def test_chat_talks_resets_refuses_and_leaves(llama3, model):
     assert out.count("\n") >= 2
 
 
+def test_a_long_chat_goes_on_without_its_oldest_turns(llama3, model, monkeypatch):
+    """The model's context is 256 tokens; the system message and the question at hand always stay."""
+    from llama3.inference.llama import Llama
+
+    seen, stream = [], Llama.stream
+    watched = lambda self, messages, **options: seen.append(messages) or stream(self, messages, **options)
+    monkeypatch.setattr(Llama, "stream", watched)
+    lines = [f"What is the capital of France? number {n}" for n in range(8)]
+    code, _, err = llama3("chat", model, "--max-tokens", 4, "--system", "Be brief.", stdin="\n".join(lines) + "\n")
+    assert code == 0, err
+    assert "left out: its oldest turns" in err
+    assert "error" not in err
+    last = seen[-1]
+    assert (last[0].role, last[-1].content) == ("system", lines[-1])
+    assert 3 < len(last) < 2 * len(lines)
+    assert [message.role for message in last[1:3]] == ["user", "assistant"]
+
+
+def test_a_message_that_never_fits_ends_a_chat_that_is_no_terminal(llama3, model):
+    code, _, err = llama3("chat", model, "--max-tokens", 4, stdin="x!" * 400 + "\nHello\n")
+    assert code == 3
+    assert "L3-GEN-006" in err
+
+
 def test_chat_ends_with_its_input(llama3, model):
     assert llama3("chat", model, stdin="")[0] == 0
 

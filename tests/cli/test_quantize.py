@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 import torch
@@ -60,7 +61,11 @@ def test_a_quantized_copy_is_loaded_by_every_command_and_says_what_it_cost(llama
     assert all(torch.equal(x.float(), loaded[name].float()) for name, x in expected.state_dict().items())
     assert (out / "policy.json").read_text().strip() == "{}"
     assert (out / "LICENSE").read_text() == "MIT License\n"
-    assert llama3("show", out)[1].count("scheme fp8_rowwise") == 1
+    facts, bf16 = (json.loads(llama3("show", path, "--json")[1]) for path in (out, model))
+    assert bf16["memory"]["serve"] - facts["memory"]["serve"] == 2 * bf16["parameters"] - facts["weights"]["bytes"]
+    shown = llama3("show", out)[1]
+    assert shown.count("scheme fp8_rowwise") == 1
+    assert "as quantized, with the cache" in shown
     assert llama3("generate", out, "one", "--max-tokens", "2")[0] == 0
     assert llama3("convert", out, tmp_path / "hf", "--to", "hf")[0] == 0
     assert llama3("convert", out, tmp_path / "ct", "--to", "compressed-tensors")[2].startswith(
@@ -87,6 +92,7 @@ def test_every_command_that_reads_models_reads_other_programs_layouts(llama3, mo
         code, _, told = llama3(*command)
         assert code == 0, (command, told)
     assert load_file(theirs / "model.safetensors").keys() == load_file(tmp_path / "again/model.safetensors").keys()
+    assert json.loads(llama3("show", theirs, "--json")[1])["layout"] == layout
     one, other = load_model(theirs), load_model(tmp_path / "hf")
     assert all(torch.equal(x, other.state_dict()[name]) for name, x in one.state_dict().items())
 
@@ -111,6 +117,7 @@ def test_people_read_a_table(llama3, model, tmp_path):
     assert code == 0
     assert "quantized     16 matrices: attention.out x 4, attention.qkv x 4, ffn.down x 4, ffn.gate_up x 4" in printed
     assert "as they were  lm_head x 1" in printed
+    assert re.search(r"their bytes   \d+\.\d kB, 1\.2 MB in bfloat16", printed), "a small model has no bytes"
     assert "group=64  log-prob of an answer's token" in printed
     assert len([line for line in printed.splitlines() if line[:1].isdigit()]) == 4
 

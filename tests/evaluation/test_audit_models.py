@@ -98,7 +98,9 @@ def test_training_on_nonsense_trips_it(command, models, tmp_path):
     code, out, err = command(*models, "--json")
     assert code == 5, err
     found = json.loads(out)
-    assert found["passed"] is False
+    assert found["passed"] is found["ok"] is False
+    assert [problem["where"] for problem in found["problems"]] == ["suite bits_per_byte", "suite harmless"]
+    assert {problem["code"] for problem in found["problems"]} == {"L3-AUD-004"}
     assert {name: row["passed"] for name, row in found["suites"].items()} == {
         "bits_per_byte": False,
         "harmless": False,

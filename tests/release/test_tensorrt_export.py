@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 
 import pytest
 from exporting import write_checkpoint
@@ -68,6 +69,24 @@ def test_without_its_libraries_it_says_what_it_needs(checkpoint, tmp_path, monke
     extra = name.replace("_", "-")
     assert f"pip install 'llama3[{extra}]'" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("name", "module"), [("tensorrt", "tensorrt"), ("tensorrt_rtx", "tensorrt_rtx_bindings")])
+def test_bindings_without_their_libraries_are_told_of_before_any_work(
+    checkpoint, tmp_path, monkeypatch, capsys, name, module
+):
+    """As PyPI has them: the package is there, what it loads is not."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / f"{module}.py").write_text("raise ImportError('libnvinfer.so.10: cannot open shared object')")
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    monkeypatch.delitem(sys.modules, module, raising=False)
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["export", str(checkpoint), str(tmp_path / "out"), "--to", name])
+    assert caught.value.code == 4
+    told = capsys.readouterr().err
+    assert "L3-EXP-020" in told
+    assert "libnvinfer.so.10" in told
+    assert [path.name for path in tmp_path.iterdir()] == ["site"]
 
 
 def test_a_target_that_the_builder_does_not_know_is_refused(checkpoint, tmp_path, monkeypatch, capsys):
