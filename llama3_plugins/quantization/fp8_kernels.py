@@ -9,6 +9,9 @@ Both give what `fp8_rows` and `emulated` define. A token's result does not depen
 Legend: T tokens, R rows, C columns of the matrix; inside a program: M tokens (padded), N rows, K columns.
 """
 
+# mypy: allow-untyped-defs
+# A kernel's arguments are pointers and numbers of Triton's own language.
+
 from __future__ import annotations
 
 from typing import Any
@@ -23,7 +26,12 @@ try:
     import triton.language as tl
 except ImportError:  # torch comes without it where it is built for CPUs alone
     triton = None
-jit: Any = triton.jit if triton is not None else lambda kernel: kernel
+
+
+def jit(**options: Any) -> Any:
+    """`triton.jit`, or nothing where there is no Triton."""
+    return triton.jit(**options) if triton is not None else lambda kernel: kernel
+
 
 FEW_TOKENS = 16
 """Tokens of a product here at most: as many as a matrix unit takes at once."""
@@ -33,7 +41,7 @@ INPUT_COLUMNS = 4096
 """Columns of a token's input that a program holds at once."""
 
 
-@jit
+@jit()
 def _quantize_row(
     x_ptr, codes_ptr, scale_ptr, x_token, columns, cap, tiny, LARGEST: tl.constexpr, COLUMNS: tl.constexpr
 ):
@@ -54,7 +62,7 @@ def _quantize_row(
         tl.store(codes_ptr + token * columns + column_K, code_K, mask=is_column_K)
 
 
-@jit
+@jit(do_not_specialize=["tokens"])  # one kernel for any number
 def _multiply_few(
     x_ptr,
     x_scale_ptr,
