@@ -123,9 +123,8 @@ class PagedCache:
         """Position and slot of each token that `plan` would be asked for."""
         positions_T, row_T = ranges(starts, ends), np.repeat(rows, ends - starts)
         size = self.pool.block_size
-        return positions_T, self.pool.block_table[row_T, positions_T // size].astype(
-            np.int64
-        ) * size + positions_T % size
+        blocks_T = self.pool.block_table[row_T, positions_T // size].astype(np.int64)
+        return positions_T, blocks_T * size + positions_T % size
 
     def follow(self, slots_T: Tensor, reads: Reads) -> None:
         """Instead of `plan`, for who has put the next tokens' slots and what they see on the device."""
