@@ -36,7 +36,7 @@ def arguments(description: str, shape: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--shape", choices=list(PRESETS), default=shape, help="whose sizes the random model has")
-    parser.add_argument("--seconds", type=float, default=280, help="after which nothing more is begun")
+    parser.add_argument("--seconds", type=float, default=240, help="after which nothing more is begun")
     parser.add_argument("--out", type=Path, help="the result file (default on a GPU: in benchmarks/results)")
     found = parser.parse_args()
     if found.device == "cuda" and not torch.cuda.is_available():

@@ -217,8 +217,10 @@ class VarlenReads:
         table_BP = np.zeros((len(rows), blocks), np.int32)  # 0, the null block, pads
         table_BP[:, : table.shape[1]] = table[rows, :blocks]
         starts_B1 = np.append(0, np.cumsum(new)).astype(np.int32)
-        arrays = (table_BP, starts_B1, ends.astype(np.int32))
-        return cls(*(to_device(array, device) for array in arrays), longest=(queries, keys))
+        seen_B = ends.astype(np.int32)
+        return cls(
+            to_device(table_BP, device), to_device(starts_B1, device), to_device(seen_B, device), (queries, keys)
+        )
 
     def attend(self, q_TKGC: Tensor, k_KNXC: Tensor, v_KNXC: Tensor) -> Tensor:
         from torch.nn.attention.varlen import varlen_attn
@@ -236,6 +238,7 @@ class VarlenReads:
             seqused_k=self.seen_B,
             block_table=self.table_BP,
         )
+        assert isinstance(o_THC, Tensor), "nothing else was asked for"
         return o_THC.unflatten(1, q_TKGC.shape[1:3])
 
 

@@ -177,7 +177,9 @@ class PagedCache:
         within_N = np.arange(new.max())
         query_BN = np.minimum(within_N, new[:, None] - 1)
         position_BN = (lens - new)[:, None] + query_BN
-        hidden_BNX = np.arange(blocks * self.pool.block_size) > position_BN[:, :, None]
+        # Made on the device: of a long prompt it is larger than all else that is sent there.
+        keys_X = torch.arange(blocks * self.pool.block_size, device=self.kv.device)
+        hidden_BNX = keys_X > self._tensor(position_BN)[:, :, None]
         places = None
         if first_B is not None:
             queries = (first_B[:, None] + query_BN).reshape(-1)
@@ -186,7 +188,7 @@ class PagedCache:
         return _Group(
             size=(len(rows), len(within_N)),
             blocks=self._tensor(blocks_BP.reshape(-1)),
-            hidden_BQX=self._tensor(np.tile(hidden_BNX, (1, self.group, 1))),
+            hidden_BQX=hidden_BNX.repeat(1, self.group, 1),
             places=places,
         )
 

@@ -15,6 +15,9 @@ Legend: T tokens, K key-value heads, G query heads per key-value head, C channel
 S pieces; inside a program: M rows (G, padded), N keys, W channels (C, padded).
 """
 
+# mypy: allow-untyped-defs
+# A kernel's arguments are pointers and numbers of Triton's own language.
+
 from __future__ import annotations
 
 from typing import Any
@@ -27,7 +30,12 @@ try:
     import triton.language as tl
 except ImportError:  # torch comes without it where it is built for CPUs alone
     triton = None
-jit: Any = triton.jit if triton is not None else lambda kernel: kernel
+
+
+def jit(**options: Any) -> Any:
+    """`triton.jit`, or nothing where there is no Triton."""
+    return triton.jit(**options) if triton is not None else lambda kernel: kernel
+
 
 PIECES = 32
 """Pieces of a sequence at most: with 8 key-value heads, one answer makes twice as many programs as a large GPU has
@@ -40,13 +48,14 @@ KEYS_TOGETHER = {2: 64, 4: 32}
 LOG2_E = 1.4426950408889634
 
 
-@jit
+@jit()
 def _piece_keys(length, PIECES: tl.constexpr, PIECE_KEYS: tl.constexpr, KEYS: tl.constexpr):
     """Keys of each piece of a sequence: a function of its length alone. Short sequences have fewer pieces."""
     return tl.maximum(PIECE_KEYS, tl.cdiv(tl.cdiv(length, PIECES), KEYS) * KEYS)
 
 
-@jit
+# What changes from step to step is no constant of a kernel, which would be compiled anew for it.
+@jit(do_not_specialize=["table_token", "grid_pieces"])
 def _attend_piece(
     q_ptr,
     k_ptr,
@@ -62,11 +71,11 @@ def _attend_piece(
     q_row,
     cache_head,
     table_token,
+    grid_pieces,
     HEADS: tl.constexpr,
     GROUP: tl.constexpr,
     CHANNELS: tl.constexpr,
     BLOCK: tl.constexpr,
-    GRID_PIECES: tl.constexpr,
     PIECES: tl.constexpr,
     PIECE_KEYS: tl.constexpr,
     ROWS: tl.constexpr,
@@ -114,23 +123,23 @@ def _attend_piece(
         sum_MW = sum_MW * kept_M[:, None] + tl.dot(weight_MN.to(v_NW.dtype), v_NW, input_precision="ieee")
         largest_M = new_M
 
-    out_M = ((token * HEADS + head) * GRID_PIECES + piece) * GROUP + row_M
+    out_M = ((token * HEADS + head) * grid_pieces + piece) * GROUP + row_M
     tl.store(sum_ptr + out_M[:, None] * CHANNELS + channel_W[None, :], sum_MW, mask=is_real_MW)
     tl.store(largest_ptr + out_M, largest_M, mask=row_M < GROUP)
     tl.store(total_ptr + out_M, total_M, mask=row_M < GROUP)
 
 
-@jit
+@jit(do_not_specialize=["grid_pieces"])
 def _add_pieces(
     sum_ptr,
     largest_ptr,
     total_ptr,
     seen_ptr,
     out_ptr,
+    grid_pieces,
     HEADS: tl.constexpr,
     GROUP: tl.constexpr,
     CHANNELS: tl.constexpr,
-    GRID_PIECES: tl.constexpr,
     PIECES: tl.constexpr,
     PIECE_KEYS: tl.constexpr,
     ROWS: tl.constexpr,
@@ -150,7 +159,7 @@ def _add_pieces(
     total_M = tl.zeros([ROWS], tl.float32)
     sum_MW = tl.zeros([ROWS, WIDTH], tl.float32)
     for piece in range(0, count):
-        in_M = ((token * HEADS + head) * GRID_PIECES + piece) * GROUP + row_M
+        in_M = ((token * HEADS + head) * grid_pieces + piece) * GROUP + row_M
         piece_M = tl.load(largest_ptr + in_M, mask=is_row_M, other=0.0)
         new_M = tl.maximum(largest_M, piece_M)
         kept_M = tl.exp2(largest_M - new_M)
@@ -180,7 +189,6 @@ def attend(q_TKGC: Tensor, k_KBXC: Tensor, v_KBXC: Tensor, table_TP: Tensor, see
         "HEADS": heads,
         "GROUP": group,
         "CHANNELS": channels,
-        "GRID_PIECES": grid_pieces,
         "PIECES": PIECES,
         "PIECE_KEYS": PIECE_KEYS,
         "ROWS": max(16, triton.next_power_of_2(group)),  # matrix units take 16 rows at least
@@ -190,7 +198,19 @@ def attend(q_TKGC: Tensor, k_KBXC: Tensor, v_KBXC: Tensor, table_TP: Tensor, see
     strides = (*q_TKGC.stride()[:3], k_KBXC.stride(0), table_TP.stride(0))
     scale = channels**-0.5 * LOG2_E
     _attend_piece[tokens, heads, grid_pieces](
-        q_TKGC, k_KBXC, v_KBXC, table_TP, seen_T, sums, largest, total, scale, *strides, BLOCK=block, **sizes
+        q_TKGC,
+        k_KBXC,
+        v_KBXC,
+        table_TP,
+        seen_T,
+        sums,
+        largest,
+        total,
+        scale,
+        *strides,
+        grid_pieces,
+        BLOCK=block,
+        **sizes,
     )
-    _add_pieces[tokens, heads](sums, largest, total, seen_T, o_TKGC, **sizes)
+    _add_pieces[tokens, heads](sums, largest, total, seen_T, o_TKGC, grid_pieces, **sizes)
     return o_TKGC

@@ -154,7 +154,8 @@ def draw(logits_BV: Tensor, draws: Draws, scores_BV: Tensor | None = None) -> tu
     else:
         # Greedy rows take part with temperature 1 and are put back below.
         divisor_B = torch.where(temperature_B > 0, temperature_B, 1)
-        scaled_BV = scores_BV if bool((divisor_B == 1).all()) else scores_BV / divisor_B[:, None]
+        is_plain = np.isin(draws.temperature_B, (0, 1)).all()
+        scaled_BV = scores_BV if is_plain else scores_BV / divisor_B[:, None]
         scaled_BV = keep_likeliest(scaled_BV, draws.top_k_B, draws.top_p_B)
         ids_B = _inverse_cdf(scaled_BV, torch.from_numpy(draws.uniform_B).to(logits_BV.device))
         if (draws.temperature_B == 0).any():

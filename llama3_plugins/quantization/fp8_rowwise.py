@@ -8,6 +8,9 @@ Gate, up and down matrices only, none of the first and the last layer. The cap k
 make such) from raising the scale until the others vanish: what is larger saturates instead. The paper calls 1200 an
 upper bound of the scaling factor; in the code it bounds the row's maximum.
 
+On a GPU that multiplies FP8 the inputs are quantized by one kernel of ours, and products of few tokens computed by
+another (fp8_kernels.py), if both give there what is defined here; products of many tokens are torch's.
+
 E4M3 has 3 bits of mantissa: an element that is not tiny keeps its value within 2^-4 of itself. It has no infinity, and
 what is too large becomes NaN in some versions of torch, so all is clamped before it is cast.
 
@@ -16,6 +19,7 @@ Legend: T tokens, R rows, C columns of the matrix.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -30,9 +34,14 @@ from llama3.quantization import ModelConfig, Parts
 from llama3_plugins.quantization.matrices import FFN, CodedRows, in_layers, row_scale
 from llama3_plugins.quantization.options import Fp8RowwiseOptions
 
+log = logging.getLogger(__name__)
+
 E4M3 = torch.float8_e4m3fn
 LARGEST = 448.0
 """The largest number of E4M3."""
+CLOSE = 2e-2
+"""How far a kernel's product may be from the definition's on the problem that tries it, relative to the largest result:
+bfloat16 rounds."""
 
 
 class Fp8Rowwise:
@@ -78,9 +87,16 @@ class Fp8RowwiseLinear(CodedRows):
         self.cap = cap
 
     def forward(self, x_TC: Tensor) -> Tensor:
-        codes_TC, scale_T = fp8_rows(x_TC, self.cap)
-        product = scaled_mm if _has_fp8(x_TC.device, self.codes.shape) else emulated
-        return product(codes_TC, scale_T, self.codes, self.scale).to(x_TC.dtype)
+        if not _has_fp8(x_TC.device, self.codes.shape):
+            return emulated(*fp8_rows(x_TC, self.cap), self.codes, self.scale).to(x_TC.dtype)
+        if not _has_kernels(x_TC.device, x_TC.dtype):
+            return scaled_mm(*fp8_rows(x_TC, self.cap), self.codes, self.scale).to(x_TC.dtype)
+        from llama3_plugins.quantization import fp8_kernels  # it imports Triton, which takes a second
+
+        codes_TC, scale_T = fp8_kernels.quantize_rows(x_TC.contiguous(), self.cap)
+        if len(x_TC) <= fp8_kernels.FEW_TOKENS:
+            return fp8_kernels.multiply_few(codes_TC, scale_T, self.codes, self.scale, x_TC.dtype)
+        return scaled_mm(codes_TC, scale_T, self.codes, self.scale).to(x_TC.dtype)
 
 
 def scaled_mm(codes_TC: Tensor, scale_T: Tensor, codes_RC: Tensor, scale_R: Tensor) -> Tensor:
@@ -117,3 +133,25 @@ def _has_fp8(device: torch.device, shape: torch.Size) -> bool:
     if device.type != "cuda" or any(size % 16 for size in shape):
         return False
     return torch.cuda.get_device_capability(device) >= (8, 9)
+
+
+@cache
+def _has_kernels(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether our kernels compute there what `fp8_rows` and `emulated` define; they are tried once."""
+    generator = torch.Generator().manual_seed(0)
+    x_TC, w_RC = (torch.randn(rows, 96, generator=generator).to(device, dtype) for rows in (3, 80))
+    codes_RC, scale_R = fp8_rows(w_RC)
+    codes_TC, scale_T = fp8_rows(x_TC)
+    expected_TR = emulated(codes_TC, scale_T, codes_RC, scale_R)
+    try:
+        from llama3_plugins.quantization import fp8_kernels
+
+        found_TC, found_T = fp8_kernels.quantize_rows(x_TC, math.inf)
+        found_TR = fp8_kernels.multiply_few(found_TC, found_T, codes_RC, scale_R, dtype).float()
+    except Exception as error:  # whatever the library raises, torch's own operations remain
+        log.warning("FP8 is slower on this GPU, its kernels do not work: %s: %s", type(error).__name__, error)
+        return False
+    off = float((found_TR - expected_TR).abs().max() / expected_TR.abs().max())
+    if not off <= CLOSE:
+        log.warning("FP8 is slower on this GPU, its kernels compute something else: %.2g off", off)
+    return off <= CLOSE
