@@ -12,6 +12,7 @@ from llama3.checkpoints.quantized import quantize_model
 from llama3.cost.here import decode_seconds, prompt_seconds
 from llama3.cost.point import Point
 from llama3.cost.question import Format, Question
+from llama3.errors import DoesNotFit
 from llama3.model.memory import give_back_freed_memory
 from llama3.model.needs import size
 from llama3.model.precision import DTYPES
@@ -52,8 +53,11 @@ def _measure(model: Transformer, points: Sequence[Point], end: float) -> None:
             point.prompt_measured = seconds
             if time.monotonic() + SLOWER * point.predicted > end:
                 point.why = TIME_IS_OVER
-            else:
+                continue
+            try:
                 point.measured = decode_seconds(model, point.batch, context)
+            except DoesNotFit as error:  # more blocks than can be numbered
+                point.why = f"not measured: {error.problems[0].what}"
 
 
 def _not_here(question: Question, format: Format, available: float) -> str:
