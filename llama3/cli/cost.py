@@ -76,11 +76,12 @@ def cost(
     report = answer(question)
     if out is not None:
         write_page(report, out)
-        note(f"written: {out / 'cost.html'}, {out / 'cost.json'}")
     if json:
         print_json(report)
     else:
         show(report)
+    if out is not None:
+        note(f"written: {out / 'cost.html'}, {out / 'cost.json'}")
 
 
 def show(report: Mapping[str, Any]) -> None:

@@ -54,7 +54,21 @@ def answer(question: Question) -> dict[str, Any]:
 def _row(point: Point, price: float | None) -> dict[str, Any]:
     """A point as plain data; figures of one that does not fit are null."""
     count = point.bounds.count
-    known = _figures(point, point.seconds, point.prompt_seconds) if point.fits else dict.fromkeys(FIGURES)
+    known: dict[str, Any] = dict.fromkeys(FIGURES)
+    prices = predicted = None
+    if point.fits:
+        known = _figures(point, point.seconds, point.prompt_seconds)
+        predicted = {
+            **_figures(point, point.predicted, point.prompt_predicted),
+            "parts": asdict(point.bounds.step(point.batch, point.context)),
+            "prompt_parts": asdict(point.bounds.prompt(point.context - 1)),
+        }
+    if point.fits and price is not None:
+        second = price * count / HOUR
+        prices = {
+            "output": MILLION * second / known["tokens_per_second"],
+            "input": MILLION * second / known["prompt_tokens_per_second"],
+        }
     return {
         "gpu": point.gpu,
         "gpus": count,
@@ -67,20 +81,9 @@ def _row(point: Point, price: float | None) -> dict[str, Any]:
         "memory": {"weights": point.weights, "cache": point.cache, "available": point.available},
         **known,
         "tokens_per_second_per_gpu": known["tokens_per_second"] / count if point.fits else None,
-        "price_per_million": None
-        if price is None or not point.fits
-        else {
-            "output": price * count / HOUR * MILLION / known["tokens_per_second"],
-            "input": price * count / HOUR * MILLION / known["prompt_tokens_per_second"],
-        },
+        "price_per_million": prices,
         "on_front": point.on_front,
-        "predicted": {
-            **_figures(point, point.predicted, point.prompt_predicted),
-            "parts": asdict(point.bounds.step(point.batch, point.context)),
-            "prompt_parts": asdict(point.bounds.prompt(point.context - 1)),
-        }
-        if point.fits
-        else None,
+        "predicted": predicted,
         "measured": None if point.measured is None else _figures(point, point.measured, point.prompt_measured),
     }
 

@@ -88,7 +88,7 @@ def _footprint(
     factors: Mapping[str, FactorType],
 ) -> Footprint:
     """`factors`: the matrices that are multiplied in another type than `dtype`."""
-    weights = matrices(config)
+    weights = _matrices(config)
     by_type = Counter[FactorType]()
     for matrix, count in weights.items():
         by_type[factors.get(matrix, dtype)] += count
@@ -108,7 +108,7 @@ def _footprint(
     )
 
 
-def matrices(config: ModelConfig) -> dict[str, int]:
+def _matrices(config: ModelConfig) -> dict[str, int]:
     """The layers' matrices by their modules' names, and how many weights each has."""
     modules = empty_model(config, ()).layers.named_modules(prefix="layers")
     return {name: module.weight.numel() for name, module in modules if isinstance(module, nn.Linear)}

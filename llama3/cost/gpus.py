@@ -23,6 +23,8 @@ NOT_ONE = ConfigError.declare(
     "L3-CST-002", "describes {count} GPUs", fix="write one entry: the GPU's name, and below it what it offers"
 )
 
+TAKEN = ConfigError.declare("L3-CST-014", "a GPU is called `here`", fix="call it something else: that is this machine")
+
 HERE = "here"
 """The name of this machine."""
 FactorType = Literal["fp32", "bf16", "fp8", "int8"]
@@ -73,6 +75,8 @@ def find_gpu(name: str) -> tuple[str, Gpu]:
     described = _read(Path(name).read_text(encoding="utf-8", errors="replace"), name)
     if len(described) != 1:
         raise NOT_ONE(name, count=len(described))
+    if HERE in described:
+        raise TAKEN(name)
     return next(iter(described.items()))
 
 
@@ -81,9 +85,8 @@ def _read(text: str, source: str) -> dict[str, Gpu]:
     entries = parsed.data if isinstance(parsed.data, dict) else {}
 
     def place(loc: Loc) -> str:
-        return (
-            f"{source}:{next(parsed.marks[loc[:end]] for end in range(len(loc), -1, -1) if loc[:end] in parsed.marks)}"
-        )
+        known = (loc[:end] for end in range(len(loc), -1, -1) if loc[:end] in parsed.marks)
+        return f"{source}:{parsed.marks[next(known)]}"
 
     problems = []
     gpus = {}

@@ -39,6 +39,8 @@ READ_WIDTH = 8192
 PRODUCT_WIDTH = {"cpu": 1024, "cuda": 8192}
 """Rows and columns of the matrices that are multiplied: enough to keep a device busy."""
 SAMPLES = 5
+UNKNOWN_MEMORY = 1 << 62
+"""Bytes of a machine that does not tell how many it has: nothing is refused there."""
 
 
 def this_machine(config: ModelConfig, device: str, factors: Iterable[FactorType]) -> Gpu:
@@ -109,7 +111,7 @@ def _prompt(config: ModelConfig, length: int, seed: int) -> npt.NDArray[np.int64
 def _memory(device: str) -> float:
     if device == "cuda":
         return float(torch.cuda.get_device_properties(0).total_memory)
-    return float(memory_here() or 0)
+    return float(memory_here() or UNKNOWN_MEMORY)
 
 
 def _bandwidth(device: str, dtype: torch.dtype) -> float:

@@ -12,6 +12,7 @@ from llama3.checkpoints.quantized import quantize_model
 from llama3.cost.here import decode_seconds, prompt_seconds
 from llama3.cost.point import Point
 from llama3.cost.question import Format, Question
+from llama3.errors import DoesNotFit
 from llama3.model.memory import give_back_freed_memory
 from llama3.model.needs import size
 from llama3.model.precision import DTYPES
@@ -19,6 +20,8 @@ from llama3.model.transformer import Transformer
 
 SLOWER = 4
 """Times its prediction that a step may be expected to take: it is not begun where less time is left."""
+PROMPTS_SHARE = 0.5
+"""Share of the time left that a prompt may take: steps are what most time is spent in when a model serves."""
 TIME_IS_OVER = "not measured: the time was over (--seconds)"
 
 
@@ -41,18 +44,20 @@ def measure(question: Question, points: Sequence[Point]) -> None:
 
 
 def _measure(model: Transformer, points: Sequence[Point], end: float) -> None:
-    """Steps first, which are quick; then the prompt of each context, once: it is read alone."""
-    for point in points:
-        if time.monotonic() + SLOWER * point.predicted > end:
-            point.why = TIME_IS_OVER
-        else:
-            point.measured = decode_seconds(model, point.batch, point.context)
+    """Context by context: its prompt once, for a prompt is read alone, then the steps of all batches."""
     for context in dict.fromkeys(point.context for point in points):
         own = [point for point in points if point.context == context]
-        left = end - time.monotonic()
-        seconds = prompt_seconds(model, context - 1, left) if left > own[0].prompt_predicted else None
+        share = (end - time.monotonic()) * PROMPTS_SHARE
+        seconds = prompt_seconds(model, context - 1, share) if own[0].prompt_predicted < share else None
         for point in own:
             point.prompt_measured = seconds
+            if time.monotonic() + SLOWER * point.predicted > end:
+                point.why = TIME_IS_OVER
+                continue
+            try:
+                point.measured = decode_seconds(model, point.batch, context)
+            except DoesNotFit as error:  # more blocks than can be numbered
+                point.why = f"not measured: {error.problems[0].what}"
 
 
 def _not_here(question: Question, format: Format, available: float) -> str:

@@ -53,4 +53,4 @@ def _offered(row: Mapping[str, Any]) -> Offered:
     milliseconds, rate = 1000 * row["seconds_per_token"], row["tokens_per_second_per_gpu"]
     basis = "predicted" if row["measured"] is None else "measured"
     label = f"{row['quantization']}, batch {row['batch']}: {milliseconds:.3g} ms, {rate:.4g} tokens/s, {basis}"
-    return Offered(milliseconds, rate, label, row["on_front"])
+    return Offered(milliseconds, rate, label, bool(row["on_front"]))

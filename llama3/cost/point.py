@@ -22,7 +22,8 @@ class Point:
     """`batch` answers of `context` tokens in a format, on a device or several that share the work.
 
     measured: seconds of a step; prompt_measured: seconds from a prompt of context - 1 tokens, alone, to its answer's
-    first token. why: why it is not measured; on_front: whether no other point of its device and context beats it
+    first token. why: why it is not measured; on_front: whether no other point of its device and context beats it, None
+    where it is not compared
     """
 
     gpu: str
@@ -33,7 +34,7 @@ class Point:
     measured: float | None = None
     prompt_measured: float | None = None
     why: str | None = None
-    on_front: bool = False
+    on_front: bool | None = None
 
     @property
     def weights(self) -> float:
@@ -97,12 +98,14 @@ def points_of(question: Question, name: str, gpu: Gpu, count: int) -> Iterator[P
 
 
 def mark_front(points: Iterable[Point]) -> None:
-    """Compares points of one device and one context: another context is other work."""
+    """Compares points of one device and one context: another context is other work. Where some of them were measured,
+    those only: a prediction promises more."""
     groups: dict[tuple[str, int], list[Point]] = {}
     for point in points:
         if point.fits:
             groups.setdefault((point.gpu, point.context), []).append(point)
-    for group in groups.values():
+    for fitting in groups.values():
+        group = [point for point in fitting if point.measured is not None] or fitting
         found = front([(point.seconds, point.batch / point.seconds) for point in group])
         for point, on_front in zip(group, found, strict=True):
             point.on_front = on_front

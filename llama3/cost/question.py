@@ -54,7 +54,7 @@ NO_LINK = ConfigError.declare(
 OTHER_FORMAT = ConfigError.declare(
     "L3-CST-012",
     "the model is quantized by {scheme} already",
-    fix="leave out --quantization, or give the model that it was made of",
+    fix="leave out --quantization and --set, or give the model that it was made of",
 )
 NO_SCHEME = ConfigError.declare(
     "L3-CST-013", "no scheme that was asked for is called {name!r}", fix="write --set SCHEME.OPTION=VALUE"
@@ -227,7 +227,7 @@ def _formats(
     for name in names:
         if name not in known:
             wrong.append(NO_FORMAT.problem("--quantization", name=name, near=did_you_mean(name, known), known=known))
-        elif kept not in (None, name):
+        elif kept is not None and (name != kept or given[name]):
             wrong.append(OTHER_FORMAT.problem(f"--quantization {name}", scheme=kept))
         elif model is not None:
             found.append(_tried(partial(_format, model, name, given[name], device), wrong))

@@ -63,7 +63,7 @@ def _prompt(row: Mapping[str, Any]) -> str:
 
 
 def _mark(row: Mapping[str, Any]) -> str:
-    marked = ("front" if row["on_front"] else "dominated") if row["fits"] else ""
+    marked = {True: "front", False: "dominated", None: ""}[row["on_front"]]
     return "; ".join(part for part in (marked, row["note"]) if part)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
 
@@ -10,7 +10,7 @@ import jinja2
 from markupsafe import Markup
 
 
-def template(package: str, name: str, filters: Mapping[str, Callable[..., Any]] | None = None) -> jinja2.Template:
+def template(package: str, name: str, filters: Mapping[str, Any] | None = None) -> jinja2.Template:
     """The template `name` of a package. What it is not told is an error, and what it shows is escaped."""
     environment = jinja2.Environment(
         autoescape=True,

@@ -87,7 +87,7 @@ def test_128k_tokens_and_what_fits(ask, bound):
     assert rows["bf16", 1, 131072]["max_batch"] == 6
     assert rows["bf16", 6, 131072]["fits"]
     row = rows["bf16", 64, 131072]
-    assert (row["fits"], row["tokens_per_second"], row["predicted"], row["on_front"]) == (False, None, None, False)
+    assert (row["fits"], row["tokens_per_second"], row["predicted"], row["on_front"]) == (False, None, None, None)
     assert row["note"].startswith("does not fit: 1,115.6 GB needed, 126.9 GB there")
 
 
@@ -272,6 +272,11 @@ def test_what_does_not_fit_here_is_a_row(model, llama3):
     assert code == 0
     assert re.search(r"^bf16 +1,000,000,000 +256 +- .*does not fit: [\d,.]+ GB needed, ", printed, re.MULTILINE)
     assert re.search(r"^bf16 +1 +256 +[\d,.]+ ", printed, re.MULTILINE)
+    code, printed, _ = llama3(
+        "cost", model, "--batch", "60000", "--context", "16"
+    )  # more blocks than the pager numbers
+    assert code == 0
+    assert re.search(r"^bf16 +60,000 +16 +- .*; not measured: the cache of .* tokens needs ", printed, re.MULTILINE)
 
 
 def test_time_that_is_over_is_said(model, llama3):
@@ -292,6 +297,9 @@ def test_a_quantized_model_is_asked_about_as_it_is(model, llama3, ask, tmp_path)
     code, _, told = llama3("cost", small, "--quantization", "bf16,int4", "--context", "64")
     assert code == 2
     assert "--quantization bf16: the model is quantized by int4 already" in told
+    code, _, told = llama3("cost", small, "--set", "int4.group=64", "--context", "64")
+    assert code == 2
+    assert "[L3-CST-012]" in told
 
 
 # -- what is refused ---------------------------------------------------------------------------------------------------
@@ -343,6 +351,7 @@ def test_a_model_that_is_none_a_scheme_of_another_device_and_several_of_this_one
         ("a: 3\n", "gpu.yaml:1:1: a: "),
         (f"{BOUND}{BOUND.replace('bound', 'other')}", "describes 2 GPUs"),
         ("3\n", "describes 0 GPUs"),
+        (BOUND.replace("bound", "here"), "a GPU is called `here`"),
         ("a: [", "not valid YAML"),
     ],
 )
