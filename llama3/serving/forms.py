@@ -21,6 +21,8 @@ Id = Annotated[int, Field(ge=0, lt=1 << 32)]
 Ids = Annotated[list[Id], Field(min_length=1, max_length=MOST_TEXT)]
 Stop = Annotated[str, Field(min_length=1, max_length=MOST_NAME)]
 _BRANCH = "branch:"
+_ONES: dict[type, str] = {str: "text", dict: "object"}
+_LISTS: dict[type, str] = {int: "ids", list: "lists"}
 
 
 def tag(form: str) -> Tag:
@@ -31,8 +33,8 @@ def tag(form: str) -> Tag:
 def _form(value: Any) -> str:
     """Which branch of a union a value means: only that one's problems are told then, not those of all the others."""
     if isinstance(value, list):
-        return _BRANCH + ({int: "ids", list: "lists"}.get(type(value[0]), "list") if value else "list")
-    return _BRANCH + {str: "text", dict: "object"}.get(type(value), "other")
+        return _BRANCH + (_LISTS.get(type(value[0]), "list") if value else "list")
+    return _BRANCH + _ONES.get(type(value), "other")
 
 
 def one_of(said: str) -> Discriminator:

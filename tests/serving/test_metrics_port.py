@@ -60,7 +60,7 @@ def test_the_port_of_metrics_is_looked_at_before_the_model_is_loaded(tmp_path, c
     ],
 )
 def test_paths_are_logged_by_their_routes(caplog, path, logged):
-    with running(toy_llama()) as site, caplog.at_level(logging.INFO, logger="llama3.serving.access"):
+    with caplog.at_level(logging.INFO, logger="llama3.serving.access"), running(toy_llama()) as site:
         site.http.get(path)
     (line,) = [json.loads(record.getMessage()) for record in caplog.records if record.name.endswith("access")]
     assert line["path"] == logged
