@@ -67,7 +67,7 @@ def _answer(
     from llama3.inference.llama import Llama
     from llama3.serving.batch import answer_all
     from llama3.serving.batch_lines import read_lines
-    from llama3.serving.fields import MOST_PROMPTS
+    from llama3.serving.forms import MOST_PROMPTS
     from llama3.serving.served import Served
     from llama3.serving.service import Service
 

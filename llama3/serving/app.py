@@ -20,11 +20,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from llama3.errors import LlamaError
 from llama3.plugins.observers import Observers
 from llama3.serving.chat import chat
+from llama3.serving.chat_fields import ChatBody
 from llama3.serving.completions import complete
 from llama3.serving.fields import (
     BODY_BYTES,
     Body,
-    ChatBody,
     CompletionBody,
     DetokenizeBody,
     EmbeddingBody,

@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterable, Iterator
 from llama3.errors import LlamaError
 from llama3.serving.batch_lines import BatchLine
 from llama3.serving.chat import chat
+from llama3.serving.chat_fields import ChatBody
 from llama3.serving.completions import complete
 from llama3.serving.embeddings import embeddings
-from llama3.serving.fields import ChatBody, EmbeddingBody
+from llama3.serving.fields import EmbeddingBody
 from llama3.serving.prepared import Json
 from llama3.serving.problems import error_body, status_of
 from llama3.serving.record import Record

@@ -13,16 +13,16 @@ from pydantic import Field
 
 from llama3.errors import ConfigError, LlamaError, PluginError, Problem
 from llama3.serving.chat import schema_of
+from llama3.serving.chat_fields import ChatBody
 from llama3.serving.fields import (
     BODY_BYTES,
-    MOST_NAME,
-    Asked,
     Bounded,
-    ChatBody,
     CompletionBody,
     EmbeddingBody,
+    OpenAIBody,
     read_fields,
 )
+from llama3.serving.forms import MOST_NAME
 from llama3.serving.problems import BAD_FIELD, NO_MODEL, TOO_LARGE
 
 UNREADABLE = ConfigError.declare("L3-SRV-030", "it cannot be read", why="{error}", fix="give a file of JSON lines")
@@ -123,7 +123,7 @@ def _problems(line: BatchLine, name: str) -> Iterator[Problem]:
     body = line.body
     if body.model != name:
         yield NO_MODEL.problem(_in_body("model"), model=body.model, name=name)
-    if isinstance(body, Asked) and body.stream:
+    if isinstance(body, OpenAIBody) and body.stream:
         yield BAD_FIELD.problem(_in_body("stream"), error="a batch is answered whole")
     if isinstance(body, ChatBody) and schema_of(body) is not None and find_spec("llguidance") is None:
         yield NO_SCHEMAS.problem(_in_body("response_format"))

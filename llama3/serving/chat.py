@@ -10,8 +10,8 @@ from typing import Any
 
 from llama3.safety.guard import Turn
 from llama3.serving.answers import ToldToken
+from llama3.serving.chat_fields import ChatBody, ChatMessage, SchemaFormat, ToolSpec
 from llama3.serving.choices import Delta, ServedChoice
-from llama3.serving.fields import ChatBody, ChatMessage, SchemaFormat, ToolSpec
 from llama3.serving.prepared import Json, Prepared
 from llama3.serving.problems import BAD_FIELD
 from llama3.serving.record import Record

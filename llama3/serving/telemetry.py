@@ -57,7 +57,7 @@ class Telemetry:
         if record.first_token is not None:
             self._first.observe(record.first_token)
         access.info("%s", json.dumps(_line(record)))
-        if record.route in self._asked:
+        if record.method == "POST" and record.route in self._asked:
             notify = partial(self._observers.notify, "llama3_request_end", **_facts(record, self._model))
             asyncio.get_running_loop().run_in_executor(None, notify)
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from llama3.serving.fields import MadeCall, NamedTool, ToolSpec
+from llama3.serving.chat_fields import MadeCall, NamedTool, ToolSpec
 from llama3.serving.problems import BAD_FIELD
 from llama3.tokenizer.messages import Message
 

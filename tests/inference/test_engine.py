@@ -400,7 +400,7 @@ def test_any_load_finishes_and_leaks_nothing(model: Transformer, data: st.DataOb
 def test_what_cannot_fit_is_refused_at_once_and_all_of_it_reported(model: Transformer) -> None:
     engine = Engine(model, num_blocks=6, block_size=4)
     with pytest.raises(DoesNotFit) as error:
-        engine.generate([[1], [1] * 15, [1, 2], [1] * 16], Sampling(6))
+        engine.generate([[1], [1] * 16, [1] * 15, [1] * 17], Sampling(6))  # the last token drawn needs no room
     assert [problem.where for problem in error.value.problems] == ["prompt 1", "prompt 3"]
     with pytest.raises(ConfigError) as wrong:
         engine.generate([[], [VOCAB], [-1], [1]], Sampling(1))

@@ -18,7 +18,7 @@ from web import NAME, idle, running
 from llama3.inference import Llama
 from llama3.safety.engine import PolicyEngine
 from llama3.safety.worker import MOST_ABANDONED
-from llama3.serving.fields import MOST_JUDGED
+from llama3.serving.forms import MOST_JUDGED
 from llama3.serving.keys import ApiKeys, _hash_of
 from llama3.testing.toys import toy_llama
 

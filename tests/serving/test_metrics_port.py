@@ -37,6 +37,13 @@ def test_metrics_have_a_port_of_their_own(tmp_path):
         assert inside.startswith("http://127.0.0.1:")
 
 
+def test_metrics_are_told_to_this_machine_alone(tmp_path):
+    (tmp_path / "keys").write_text(KEY)
+    with running(toy_llama(), keys=ApiKeys.load(tmp_path / "keys"), host="0.0.0.0", metrics_port=0) as site:
+        bound = [socket.getsockname()[0] for listener in site.server.servers for socket in listener.sockets]
+        assert sorted(bound) == ["0.0.0.0", "127.0.0.1"]
+
+
 def test_the_port_of_metrics_is_looked_at_before_the_model_is_loaded(tmp_path, capsys):
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(SystemExit) as caught:
         cli.main(["serve", str(tmp_path), "--port", "0", "--metrics-port", str(taken.getsockname()[1])])
@@ -53,7 +60,7 @@ def test_the_port_of_metrics_is_looked_at_before_the_model_is_loaded(tmp_path, c
     ],
 )
 def test_paths_are_logged_by_their_routes(caplog, path, logged):
-    with running(toy_llama()) as site, caplog.at_level(logging.INFO, logger="llama3.serving.access"):
+    with caplog.at_level(logging.INFO, logger="llama3.serving.access"), running(toy_llama()) as site:
         site.http.get(path)
     (line,) = [json.loads(record.getMessage()) for record in caplog.records if record.name.endswith("access")]
     assert line["path"] == logged

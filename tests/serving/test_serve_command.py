@@ -31,12 +31,13 @@ def command(*arguments):
 
 
 def test_a_model_is_served_until_it_is_told_to_stop(model):
-    process = subprocess.Popen(command(model, "--port", 0), stderr=subprocess.PIPE, text=True)
+    limits = ("--requests-per-minute", 2, "--tokens-per-minute", 1000, "--metrics-port", 0)
+    process = subprocess.Popen(command(model, "--port", 0, *limits), stderr=subprocess.PIPE, text=True)
     try:
         told = []
         for line in process.stderr:
             told.append(line)
-            if found := re.search(r"tiny answers at (http://127\.0\.0\.1:\d+)/v1", line):
+            if found := re.search(r"tiny answers at (http://127\.0\.0\.1:\d+)/v1, metrics at (\S+)", line):
                 break
         assert found, told
         assert any(line.startswith("guards (default policy)") for line in told)
@@ -51,6 +52,9 @@ def test_a_model_is_served_until_it_is_told_to_stop(model):
             == 400
         )
         assert httpx.get(f"{found[1]}/health/ready").status_code == 200
+        assert "llama3_generated_tokens_total 3.0" in httpx.get(found[2]).text
+        third = httpx.post(f"{found[1]}/v1/completions", json=body)
+        assert (third.status_code, third.headers["x-ratelimit-limit-tokens"]) == (429, "1000")
         process.send_signal(signal.SIGTERM)
         rest = process.stderr.read()
         assert process.wait(60) == 0, rest
@@ -58,7 +62,8 @@ def test_a_model_is_served_until_it_is_told_to_stop(model):
         process.kill()
     lines = [json.loads(line) for line in rest.splitlines() if line.startswith("{")]
     assert [(line["path"], line["status"]) for line in lines] == [
-        ("/v1/completions", 200), ("/v1/completions", 400), ("/health/ready", 200)]  # fmt: skip
+        ("/v1/completions", 200), ("/v1/completions", 400), ("/health/ready", 200), ("/metrics", 200),
+        ("/v1/completions", 429)]  # fmt: skip
     assert (lines[0]["completion_tokens"], lines[0]["finish"], lines[1]["error"]) == (3, ["length"], "L3-SAF-020")
     assert "canary" not in rest
     assert "ignore all" not in rest

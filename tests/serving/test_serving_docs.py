@@ -17,7 +17,7 @@ from llama3.model.build import init_weights
 from llama3.model.config import ModelConfig
 from llama3.model.transformer import Transformer
 from llama3.serving.connections import MOST_CONNECTIONS, MOST_OF_A_CLIENT
-from llama3.serving.fields import MOST_JUDGED
+from llama3.serving.forms import MOST_JUDGED
 from llama3.testing.toys import toy_tokenizer
 
 PAGE = (Path(__file__).parents[2] / "docs" / "serving.md").read_text("utf-8")
