@@ -11,7 +11,7 @@ import typer
 
 from llama3.cli.generate import DeviceOption, ModelArgument
 from llama3.cli.output import note
-from llama3.config.serving import Speculative
+from llama3.config.serving import KvDtype, Speculative
 from llama3.errors import PluginError
 
 NEEDS = PluginError.declare(
@@ -25,6 +25,10 @@ NameOption = Annotated[str | None, typer.Option(help="What requests call the mod
 MaxBatchOption = Annotated[int, typer.Option(min=1, max=4096, help="Answers that run at once.")]
 SpeculativeOption = Annotated[
     Speculative, typer.Option(help="Guess tokens of answers that repeat their prompt; answers stay the same.")
+]
+KvDtypeOption = Annotated[
+    KvDtype,
+    typer.Option("--kv-cache-dtype", help="Keep keys and values as codes of a byte: more answers fit into memory."),
 ]
 PACKAGES = ("starlette", "uvicorn", "h11", "prometheus_client", "llguidance")
 
@@ -46,6 +50,7 @@ def serve(
         float, typer.Option(min=0.0, help="Seconds that answers may go on after SIGTERM or Ctrl-C.")
     ] = 60.0,
     speculative: SpeculativeOption = "off",
+    kv_cache_dtype: KvDtypeOption = "auto",
     device: DeviceOption = "auto",
 ) -> None:
     """Serve a model over HTTP, guarded as its run says. Each request is told of on stderr in a line of JSON."""
@@ -68,7 +73,13 @@ def serve(
     with open_policy(model) as guards:
         llama = Llama.load(model, device=device, guard=guards)
         called = name or Path(model).resolve().name
-        service = Service(llama.transformer, max_batch=max_batch, max_queue=max_queue, speculative=speculative)
+        service = Service(
+            llama.transformer,
+            max_batch=max_batch,
+            max_queue=max_queue,
+            speculative=speculative,
+            kv_dtype=kv_cache_dtype,
+        )
         served = Served(llama, called, service, seconds=deadline)
         HttpServer(
             served,

@@ -30,10 +30,11 @@ import numpy.typing as npt
 import torch
 
 from llama3.config.precision import AutoPrecision
-from llama3.config.serving import Speculative
+from llama3.config.serving import KvDtype, Speculative
 from llama3.inference.checks import check_prompts, require_memory
 from llama3.inference.completion import Completion
 from llama3.inference.decoding import Decoder
+from llama3.inference.kv_codes import codes_of
 from llama3.inference.kv_pool import KvPool
 from llama3.inference.paged_cache import PagedCache
 from llama3.inference.request import Answer, Constraint, Prefill, Reader, Request
@@ -53,8 +54,9 @@ class Engine:
 
     num_blocks, block_size: the cache (default: what CACHE_BYTES holds); max_batch: answers that run at once
     prefill_tokens: tokens of prompts that a step computes at most: the fewer, the steadier running answers come
-    dtype: precision of computation and cache; another than the model's means a copy of its weights
+    dtype: precision of computation; another than the model's means a copy of its weights
     speculative: "prompt_lookup" guesses tokens of answers that repeat their prompt or themselves; ids stay the same
+    kv_dtype: "int8" or "fp8" keeps keys and values as codes of a byte: more tokens fit into the same memory
 
     `generate` and `stream` are the doors for most; who reads several answers at once, as a server does, calls `submit`,
     then `tokens` or `wait`, and `cancel`. All may be called from any thread. Nothing is computed while nobody waits.
@@ -73,20 +75,22 @@ class Engine:
         prefill_tokens: int = PREFILL_TOKENS,
         dtype: torch.dtype | None = None,
         speculative: Speculative = "off",
+        kv_dtype: KvDtype = "auto",
     ) -> None:
         self._source = model
         copied = dtype not in (None, model.embed.weight.dtype)
         self.model = working_copy(model, dtype) if dtype is not None and copied else model
         weight = self.model.embed.weight
         context = -(-model.config.max_seq_len // block_size)
-        block_bytes = PagedCache.block_bytes(model.config, block_size, weight.dtype)
+        codes = codes_of(kv_dtype)
+        block_bytes = PagedCache.block_bytes(model.config, block_size, weight.dtype, codes)
         if num_blocks is None:
             num_blocks = 1 + max(context, min(CACHE_BYTES // block_bytes, max_batch * context))
         self.max_batch = max_batch
         self.prefill_tokens = prefill_tokens
         require_memory(num_blocks, block_size, block_bytes, max_batch, weight.device)
         self.pool = KvPool(num_blocks, block_size, max_seqs=max_batch, max_blocks=min(context, max(1, num_blocks - 1)))
-        self.cache = PagedCache(model.config, self.pool, dtype=weight.dtype, device=weight.device)
+        self.cache = PagedCache(model.config, self.pool, dtype=weight.dtype, device=weight.device, codes=codes)
         rows = draft_rows(speculative, weight.dtype)
         self.decoder = Decoder(self.model, self.pool, self.cache, fail=self._end, draft_rows=rows)
         self._live: dict[Request, None] = {}  # every request that is not over, in the order of arrival

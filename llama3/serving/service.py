@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from llama3.config.serving import Speculative
+from llama3.config.serving import KvDtype, Speculative
 from llama3.errors import LlamaError
 from llama3.inference.completion import FinishReason
 from llama3.inference.engine import Engine
@@ -107,7 +107,7 @@ class Service:
     """Answers the requests of one event loop with one engine.
 
     max_batch: answers that run at once; max_queue: requests of one tenant that may wait
-    prefill_tokens: see `PREFILL_TOKENS`; speculative: see `Engine`
+    prefill_tokens: see `PREFILL_TOKENS`; speculative, kv_dtype: see `Engine`
     """
 
     def __init__(
@@ -118,12 +118,14 @@ class Service:
         max_queue: int = MAX_QUEUE,
         prefill_tokens: int = PREFILL_TOKENS,
         speculative: Speculative = "off",
+        kv_dtype: KvDtype = "auto",
     ) -> None:
         self.engine = Engine(
             model,
             max_batch=max_batch,
             prefill_tokens=prefill_tokens,
             speculative=speculative,
+            kv_dtype=kv_dtype,
         )
         self.max_tokens = self.engine.pool.max_tokens
         """Of a prompt with its answer."""
