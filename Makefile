@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find core-rs/src core-rs/Cargo.toml Cargo.toml pyproject.toml -type f 2>/dev/null)
 
-.PHONY: help adopt quickstart test test-slow test-tensorrt lint format docs fuzz bench-core bench-dedup bench-pager bench-generation bench-gpu bench-posttraining bench-loader bench-serving bench-speculative bench-threads bench-tokenizer wheel clean setup
+.PHONY: help adopt quickstart test test-slow test-tensorrt lint format docs fuzz bench-core bench-dedup bench-pager bench-generation bench-gpu bench-posttraining bench-loader bench-serving bench-speculative bench-kv-cache bench-threads bench-tokenizer wheel clean setup
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -78,6 +78,9 @@ bench-serving: $(VENV)/.installed-test ## decoding of a real model, one answer a
 
 bench-speculative: $(VENV)/.installed-test ## prompt-lookup speculation on a real model, answers that repeat their prompt or not
 	$(BIN)/python benchmarks/speculative.py $(SMOLLM2)
+
+bench-kv-cache: $(VENV)/.installed-test ## what a KV cache of int8 or fp8 codes costs a real model
+	$(BIN)/python benchmarks/kv_cache.py $(SMOLLM2)
 
 bench-gpu: $(VENV)/.installed-test ## a GPU: decoding, prompts, FP8 and training beside its bounds (needs one; under ten minutes)
 	$(BIN)/python benchmarks/gpu/serving.py

@@ -281,9 +281,12 @@ def paged_attention(
     rows: npt.NDArray[np.int64],
     seen: npt.NDArray[np.int64],
     out: npt.NDArray[Any],
+    key_scales: npt.NDArray[np.float32] | None = None,
+    value_scales: npt.NDArray[np.float32] | None = None,
 ) -> None:
     """out [T, K, G, C] = softmax(q k' / sqrt(C)) v over the first `seen[t]` keys of line `rows[t]` of the block table;
-    keys and values are [K, blocks, block size, C]."""
+    keys and values are [K, blocks, block size, C], of q's type, or codes (int8, or the bits of float8_e4m3fn as uint8)
+    with scales [K, blocks, block size]."""
 
 def rms_norm(x: npt.NDArray[Any], weight: npt.NDArray[Any], eps: float, out: npt.NDArray[Any]) -> None: ...
 def rotate(x: npt.NDArray[Any], cos: npt.NDArray[Any], sin: npt.NDArray[Any], out: npt.NDArray[Any]) -> None:

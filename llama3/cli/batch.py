@@ -13,7 +13,7 @@ import typer
 
 from llama3.cli.generate import DeviceOption, ModelArgument
 from llama3.cli.output import JsonOption, print_json, print_table
-from llama3.cli.serve import MaxBatchOption, NameOption, SpeculativeOption
+from llama3.cli.serve import KvDtypeOption, MaxBatchOption, NameOption, SpeculativeOption
 from llama3.errors import LlamaError
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ def batch(
     name: NameOption = None,
     max_batch: MaxBatchOption = 32,
     speculative: SpeculativeOption = "off",
+    kv_cache_dtype: KvDtypeOption = "auto",
     device: DeviceOption = "auto",
     json: JsonOption = False,
 ) -> None:
@@ -47,7 +48,7 @@ def batch(
     made_of = {"model": content_hash(find_model(Path(model))), "requests": _core.blake3_file(str(prompts))}
     with Answers(answers, made_of) as kept:
         before = len(kept.ids)
-        service = {"max_batch": max_batch, "speculative": speculative}
+        service = {"max_batch": max_batch, "speculative": speculative, "kv_dtype": kv_cache_dtype}
         work = _answer(model, called, prompts, kept, lines, device, service) if before < lines else {}
     summary = {"lines": lines, "errors": kept.errors, "answered_before": before, **work}
     if json:

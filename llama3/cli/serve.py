@@ -11,7 +11,7 @@ import typer
 
 from llama3.cli.generate import DeviceOption, ModelArgument
 from llama3.cli.output import note
-from llama3.config.serving import Speculative
+from llama3.config.serving import KvDtype, Speculative
 from llama3.errors import PluginError
 
 NEEDS = PluginError.declare(
@@ -25,6 +25,10 @@ NameOption = Annotated[str | None, typer.Option(help="What requests call the mod
 MaxBatchOption = Annotated[int, typer.Option(min=1, max=4096, help="Answers that run at once.")]
 SpeculativeOption = Annotated[
     Speculative, typer.Option(help="Guess tokens of answers that repeat their prompt; answers stay the same.")
+]
+KvDtypeOption = Annotated[
+    KvDtype,
+    typer.Option("--kv-cache-dtype", help="Keep keys and values as codes of a byte: more answers fit into memory."),
 ]
 PACKAGES = ("starlette", "uvicorn", "h11", "prometheus_client", "llguidance")
 
@@ -53,6 +57,7 @@ def serve(
     metrics_port: Annotated[
         int | None, typer.Option(min=0, max=65_535, help="A port of 127.0.0.1 for /metrics alone, without a key.")
     ] = None,
+    kv_cache_dtype: KvDtypeOption = "auto",
     device: DeviceOption = "auto",
 ) -> None:
     """Serve a model over HTTP, guarded as its run says. Each request is told of on stderr in a line of JSON."""
@@ -80,7 +85,12 @@ def serve(
         called = name or Path(model).resolve().name
         limits = RateLimits(requests_per_minute, tokens_per_minute)
         service = Service(
-            llama.transformer, max_batch=max_batch, max_queue=max_queue, limits=limits, speculative=speculative
+            llama.transformer,
+            max_batch=max_batch,
+            max_queue=max_queue,
+            limits=limits,
+            speculative=speculative,
+            kv_dtype=kv_cache_dtype,
         )
         served = Served(llama, called, service, seconds=deadline)
         server = HttpServer(

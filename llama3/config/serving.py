@@ -6,3 +6,6 @@ from typing import Literal
 
 Speculative = Literal["off", "prompt_lookup"]
 """How tokens are guessed; answers stay the same (llama3.inference.speculation)."""
+
+KvDtype = Literal["auto", "int8", "fp8"]
+"""What the KV cache holds: numbers of the precision of computation, or codes of a byte (llama3.inference.kv_codes)."""

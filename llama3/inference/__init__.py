@@ -1,10 +1,11 @@
 """Generation: the KV pool, the paged cache, continuous batching, sampling, and `Llama`, what `llama3.load` returns.
 
 `KvPool` (kv_pool.py) keeps account of the cache's blocks in Rust; `PagedCache` (paged_cache.py) owns the keys and
-values and is the model's attention while it generates, in the ways of paged_attention.py; `Engine` (engine.py) admits
-requests (request.py), forks them and steps all of them together, on a GPU as CUDA graphs (step_graphs.py); sampling.py
-draws tokens; completion.py says what an answer is; `Llama` (llama.py) speaks text. Importing this package does
-not import torch.
+values, or codes of them (kv_codes.py), and is the model's attention while it generates, in the ways of
+paged_attention.py; `Engine` (engine.py) admits requests (request.py) that checks.py lets pass, forks them and steps all
+of them together; a step (decoding.py) is one forward, on a GPU as a CUDA graph (step_graphs.py), and a draw
+(sampling.py) of each token, also of those that were guessed (speculation.py); completion.py says what an answer is;
+`Llama` (llama.py) speaks text. Importing this package does not import torch.
 """
 
 from __future__ import annotations

@@ -21,6 +21,8 @@ class FinishReason(IntEnum):
     """A stop token was drawn."""
     LENGTH = 1
     """`max_tokens` were drawn and none of them ended it."""
+    CANCELLED = 2
+    """It was cancelled before it was over, and others of its request were not (`Engine.cancel`)."""
 
     @property
     def label(self) -> str:

@@ -30,10 +30,11 @@ import numpy.typing as npt
 import torch
 
 from llama3.config.precision import AutoPrecision
-from llama3.config.serving import Speculative
+from llama3.config.serving import KvDtype, Speculative
 from llama3.inference.checks import check_prompts, longest_kept, require_memory
 from llama3.inference.completion import Completion
 from llama3.inference.decoding import Decoder
+from llama3.inference.kv_codes import codes_of
 from llama3.inference.kv_pool import KvPool
 from llama3.inference.paged_attention import Way
 from llama3.inference.paged_cache import PagedCache
@@ -57,9 +58,10 @@ class Engine:
     num_blocks, block_size: the cache (default: what CACHE_BYTES, or a share of the GPU's free memory, holds)
     max_batch: answers that run at once
     prefill_tokens: tokens of prompts that a step computes at most: the fewer, the steadier running answers come
-    dtype: precision of computation and cache; another than the model's means a copy of its weights
+    dtype: precision of computation; another than the model's means a copy of its weights
     speculative: "prompt_lookup" guesses tokens of answers that repeat their prompt or themselves; ids stay the same
     attention: how the cache is read (see paged_attention.py; default: the fastest way that works on the device)
+    kv_dtype: "int8" or "fp8" keeps keys and values as codes of a byte: more tokens fit into the same memory
 
     `generate` and `stream` are the doors for most; who reads several answers at once, as a server does, calls `submit`,
     then `tokens` or `wait`, and `cancel`. All may be called from any thread. Nothing is computed while nobody waits.
@@ -79,27 +81,31 @@ class Engine:
         dtype: torch.dtype | None = None,
         speculative: Speculative = "off",
         attention: Way | None = None,
+        kv_dtype: KvDtype = "auto",
     ) -> None:
         self._source = model
         copied = dtype not in (None, model.embed.weight.dtype)
         self.model = working_copy(model, dtype) if dtype is not None and copied else model
         weight = self.model.embed.weight
         context = -(-model.config.max_seq_len // block_size)
-        block_bytes = PagedCache.block_bytes(model.config, block_size, weight.dtype)
+        codes = codes_of(kv_dtype)
+        block_bytes = PagedCache.block_bytes(model.config, block_size, weight.dtype, codes)
         if num_blocks is None:
             num_blocks = 1 + max(context, min(_cache_bytes(weight.device) // block_bytes, max_batch * context))
         self.max_batch = max_batch
         self.prefill_tokens = prefill_tokens
         require_memory(num_blocks, block_size, block_bytes, max_batch, weight.device)
         self.pool = KvPool(num_blocks, block_size, max_seqs=max_batch, max_blocks=min(context, max(1, num_blocks - 1)))
-        self.cache = PagedCache(model.config, self.pool, dtype=weight.dtype, device=weight.device, attention=attention)
+        self.cache = PagedCache(
+            model.config, self.pool, dtype=weight.dtype, device=weight.device, attention=attention, codes=codes
+        )
         rows = draft_rows(speculative, weight.dtype)
         self.decoder = Decoder(self.model, self.pool, self.cache, fail=self._end, draft_rows=rows)
         self._live: dict[Request, None] = {}  # every request that is not over, in the order of arrival
         self._waiting: deque[Request] = deque()  # those with answers that have not started
         self._half: Prefill | None = None  # the prompt that is begun and not computed to its end
         self._running: list[Answer] = []
-        self._ended: list[Request] = []  # before they were over, to be dropped when nobody computes
+        self._ended: list[Request] = []  # of which something is to be dropped when nobody computes
         self._turns = threading.Condition()  # guards the five above and is told of every step
         self._taken = False  # whether a thread computes; it alone then removes from the first four
         self._weights = self._weight_versions()
@@ -176,10 +182,16 @@ class Engine:
         """Compute the next token of every running answer, if there are any: for a thread that serves all others."""
         self._in_turn(self._step, unless=lambda: not self._live)
 
-    def cancel(self, request: Request) -> None:
-        """Drop a request in any state; its blocks are free at once, or after the step that is being computed. One that
-        is over is left alone."""
-        self._end(request, CancelledError("the request was cancelled"))
+    def cancel(self, request: Request, index: int | None = None) -> None:
+        """Drop a request in any state, or only its answer `index`, which is then over with the tokens that it has. Its
+        blocks are free at once, or after the step that is being computed. What is over is left alone."""
+        if index is None:
+            self._end(request, CancelledError("the request was cancelled"))
+            return
+        with self._turns:
+            if not request.is_over and request.completions[index] is None:
+                request.cancel(index)
+                self._let_go(request)
 
     def reset(self) -> None:
         """Cancel all requests, forget cached prompts and take the model's weights anew."""
@@ -212,23 +224,30 @@ class Engine:
             if request.is_over:
                 return
             request.error = error
-            self._ended.append(request)
-            if not self._taken:
-                self._drop_ended()
+            self._let_go(request)
+
+    def _let_go(self, request: Request) -> None:
+        self._ended.append(request)
+        if not self._taken:
+            self._drop_ended()
 
     def _drop_ended(self) -> None:
+        """Free what requests hold that ended, or some answers of which did."""
         while self._ended:
             request = self._ended.pop()
-            self._live.pop(request, None)
-            if request in self._waiting:
+            for answer in [answer for answer in self._running if answer.request is request and answer.is_over]:
+                self._running.remove(answer)
+                self._free(answer)
+            request.unstarted = deque(index for index in request.unstarted if request.completions[index] is None)
+            if (request.is_over or not request.unstarted) and request in self._waiting:
                 self._waiting.remove(request)
+            if not request.is_over:
+                continue
+            self._live.pop(request, None)
             if self._half is not None and self._half.request is request:
                 for answer in self._half.answers:
                     self.pool.free(answer.row, cache=False)  # what it shares with nobody is not computed
                 self._half = None
-            for answer in [answer for answer in self._running if answer.request is request]:
-                self._running.remove(answer)
-                self._free(answer)
 
     def _step(self) -> None:
         """Start what fits and compute the next token of every answer, in one forward."""
@@ -308,11 +327,12 @@ class Engine:
             if admitted is None:
                 break
             row, cached = admitted
-            prefill = Prefill(request, row, cached, self._start(request, row, room))
+            is_first = not request.answers
+            prefill = Prefill(request, row, cached, self._start(request, row, room), is_first)
             prefills.append(prefill)
             room -= len(prefill.answers)
             budget -= prefill.left
-            if not request.pending:
+            if not request.unstarted:
                 self._waiting.popleft()
         for prefill in prefills:
             prefill.piece = prefill.left
@@ -323,33 +343,29 @@ class Engine:
     def _start(self, request: Request, row: int, room: int) -> list[Answer]:
         """The request's next answers: the admitted row and as many forks of it as fit. What is left is admitted
         again later and finds its prompt in the cache."""
-        count = min(request.pending, room) - 1
+        count = min(len(request.unstarted), room) - 1
         while (forks := self.pool.fork(row, count)) is None:
             count //= 2
-        first = len(request.answers)
-        answers = [
-            Answer(
-                request,
-                first + i,
-                fork,
-                stream_seed(request.sampling.seed, request.prompt, first + i),
-                lookup=self.decoder.lookup(request),
-            )
-            for i, fork in enumerate([row, *forks])
-        ]
-        request.answers += answers
-        return answers
+        rows = {request.unstarted.popleft(): fork for fork in (row, *forks)}
+        seeds = {index: stream_seed(request.sampling.seed, request.prompt, index) for index in rows}
+        answers = {
+            index: Answer(request, index, fork, seeds[index], lookup=self.decoder.lookup(request))
+            for index, fork in rows.items()
+        }
+        request.answers.update(answers)
+        return list(answers.values())
 
     def _finish(self) -> None:
         """End the running answers that are over."""
         running = []
         for answer in self._running:
             request = answer.request
-            if request.error is not None or (reason := answer.finish_reason) is None:
-                running.append(answer)
-                continue
+            if not answer.is_over:
+                if (reason := answer.finish_reason) is None:
+                    running.append(answer)
+                    continue
+                request.completions[answer.index] = Completion(answer.ids, answer.logps, reason)
             self._free(answer)
-            request.completions[answer.index] = Completion(answer.ids, answer.logps, reason)
             if request.is_over:
                 self._live.pop(request, None)
         self._running = running

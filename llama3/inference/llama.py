@@ -238,8 +238,7 @@ class Llama:
         return np.split(logps, np.cumsum([max(len(document) - 1, 0) for document in documents])[:-1])
 
     def _answers(self, prompts: list[np.ndarray], sampling: Sampling, stops: tuple[str, ...]) -> list[list[str]]:
-        """The texts of all answers. With `stops` they are read token by token in turns, and a request is over when all
-        of its answers are."""
+        """The texts of all answers. With `stops` they are read token by token in turns, each up to its stop."""
         if not stops:
             return [[self._text(answer) for answer in group] for group in self.engine.generate(prompts, sampling)]
         requests: list[Request] = []
@@ -257,8 +256,8 @@ class Llama:
                 live = [(row, index) for row, index, piece in pieces if piece is not None]
                 for row, index, piece in pieces:
                     found[row][index] += piece or ""
-                for row in {row for row, _, _ in pieces} - {row for row, _ in live}:
-                    self.engine.cancel(requests[row])
+                    if piece is None:
+                        self.engine.cancel(requests[row], index)
             return found
         finally:
             for request in requests:

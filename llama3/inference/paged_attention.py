@@ -63,8 +63,9 @@ CLOSE = {torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 5e-3}
 class Reads(Protocol):
     """Which keys each of some tokens sees, for one way. Made once for a forward, used by all its layers."""
 
-    def attend(self, q_TKGC: Tensor, k_KNXC: Tensor, v_KNXC: Tensor) -> Tensor:
-        """Attend to one layer's slab -> o_TKGC. Scores are scaled by C ** -0.5."""
+    def attend(self, q_TKGC: Tensor, k_KNXC: Tensor, v_KNXC: Tensor, *scales_KNX: Tensor) -> Tensor:
+        """Attend to one layer's slab -> o_TKGC. Scores are scaled by C ** -0.5. `scales_KNX`: of keys and of values
+        that are codes, which only `core` reads."""
         ...
 
 
@@ -76,23 +77,26 @@ class Taken:
     many: Way | None
 
 
-def taken(way: Way | None, kv: Tensor, group: int) -> Taken:
+def taken(way: Way | None, kv: Tensor, group: int, dtype: torch.dtype | None = None) -> Taken:
     """What `way` means for the slabs `kv` [2, layers, K, N, X, C], read by `group` query heads per key-value head.
+
+    dtype: of computation, where the slabs are codes
 
     None takes the fastest that works. A way that suits few tokens only leaves the others to `gather`.
     Raises ConfigError for a way that does not work here.
     """
+    dtype = dtype or kv.dtype
     if way is None:
-        return _fastest(kv, group)
-    if way != "gather" and (reason := fault(way, kv, group)) is not None:
+        return _fastest(kv, group, dtype)
+    if way != "gather" and (reason := fault(way, kv, group, dtype)) is not None:
         raise NOT_HERE("attention", way=way, reason=reason)
     return Taken(None if way == "gather" else way, "varlen" if way == "varlen" else None)
 
 
-def _fastest(kv: Tensor, group: int) -> Taken:
+def _fastest(kv: Tensor, group: int, dtype: torch.dtype) -> Taken:
     if kv.device.type == "cpu":
-        return Taken("core" if is_of_core(kv) else None, None)
-    faults = {way: fault(way, kv, group) for way in ("triton", "varlen")}
+        return Taken(None if fault("core", kv, group, dtype) else "core", None)
+    faults = {way: fault(way, kv, group, dtype) for way in ("triton", "varlen")}
     for way, reason in faults.items():
         if reason is not None:
             _tell(way, reason)
@@ -105,10 +109,13 @@ def _tell(way: str, reason: str) -> None:
     log.warning("%s", FALLS_BACK.problem("attention", way=way, reason=reason))
 
 
-def fault(way: Way, kv: Tensor, group: int) -> str | None:
-    """Why a way does not work with such slabs here; None where it does."""
+def fault(way: Way, kv: Tensor, group: int, dtype: torch.dtype) -> str | None:
+    """Why a way does not work with such slabs and queries of such a type here; None where it does."""
     if way == "core":
-        return None if is_of_core(kv) else "the Rust core reads float32 and bfloat16 on a CPU with AVX2 or NEON"
+        query = torch.empty(0, dtype=dtype, device=kv.device)
+        return (
+            None if is_of_core(query) else "the Rust core computes in float32 and bfloat16 on a CPU with AVX2 or NEON"
+        )
     if kv.dtype not in CLOSE:
         return f"it does not compute in {kv.dtype}"
     interpreted = way == "triton" and os.environ.get("TRITON_INTERPRET") == "1"  # Triton's own switch, for tests
@@ -170,10 +177,11 @@ class CoreReads:
     row_T: Ints
     seen_T: Ints
 
-    def attend(self, q_TKGC: Tensor, k_KNXC: Tensor, v_KNXC: Tensor) -> Tensor:
+    def attend(self, q_TKGC: Tensor, k_KNXC: Tensor, v_KNXC: Tensor, *scales_KNX: Tensor) -> Tensor:
         o_TKGC = torch.empty_like(q_TKGC, memory_format=torch.contiguous_format)
         arrays = as_array(q_TKGC), as_array(k_KNXC), as_array(v_KNXC)
-        _core.paged_attention(*arrays, self.table, self.row_T, self.seen_T, as_array(o_TKGC))
+        scales = map(as_array, scales_KNX)
+        _core.paged_attention(*arrays, self.table, self.row_T, self.seen_T, as_array(o_TKGC), *scales)
         return o_TKGC
 
 
@@ -190,7 +198,7 @@ class TritonReads:
         blocks = -(-int(seen_T.max()) // size)
         return cls(to_device(table[row_T, :blocks], device), to_device(seen_T.astype(np.int32), device))
 
-    def attend(self, q_TKGC: Tensor, k_KNXC: Tensor, v_KNXC: Tensor) -> Tensor:
+    def attend(self, q_TKGC: Tensor, k_KNXC: Tensor, v_KNXC: Tensor, *scales_KNX: Tensor) -> Tensor:
         o_TKGC: Tensor = torch.ops.llama3.paged_attention(q_TKGC, k_KNXC, v_KNXC, self.table_TP, self.seen_T)
         return o_TKGC
 
@@ -222,7 +230,7 @@ class VarlenReads:
             to_device(table_BP, device), to_device(starts_B1, device), to_device(seen_B, device), (queries, keys)
         )
 
-    def attend(self, q_TKGC: Tensor, k_KNXC: Tensor, v_KNXC: Tensor) -> Tensor:
+    def attend(self, q_TKGC: Tensor, k_KNXC: Tensor, v_KNXC: Tensor, *scales_KNX: Tensor) -> Tensor:
         from torch.nn.attention.varlen import varlen_attn
 
         # Causal from the last query and the last key on; no cumulative lengths of keys, which lie in blocks.

@@ -8,9 +8,12 @@ the slots that the pool gave out, then the new tokens attend to them in one of t
 - Otherwise each sequence's blocks are gathered through its line of the block table and attended to. Plain torch, any
   device; the query group of GQA is folded into the query length, so that keys and values are never repeated.
 
+A cache may hold codes with scales instead of numbers (llama3.inference.kv_codes). The core reads them as they are; what
+is gathered becomes numbers again.
+
 Legend: T new tokens of all sequences; of a group of sequences that are attended together: B sequences, N new tokens
 each (padded), X keys each (whole blocks), P blocks each; K key-value heads, G query heads per key-value head,
-C channels per head.
+C channels per head; S slots of the cache, a block's behind each other.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from llama3.inference.kv_codes import KvCodes
 from llama3.inference.kv_pool import KvPool
 from llama3.inference.paged_attention import Ints, Reads, Way, ranges, reads, taken, to_device
 from llama3.model.config import ModelConfig
@@ -76,6 +80,8 @@ class _InPlace:
 class PagedCache:
     """Keys and values of all blocks of a pool, [2, layers, K, blocks, block_size, C], and the plan of the next forward.
 
+    dtype: of computation, and of what is stored unless as codes, whose scales are [2, layers, K, blocks, block_size]
+
     `plan` says which tokens of which rows come next; every layer's `attend` then follows it.
     """
 
@@ -87,20 +93,27 @@ class PagedCache:
         dtype: torch.dtype,
         device: torch.device,
         attention: Way | None = None,
+        codes: KvCodes | None = None,
     ) -> None:
         self.pool = pool
+        self.dtype = dtype
+        self.codes = codes
         self.group = config.n_heads // config.n_kv_heads
         shape = (2, config.n_layers, config.n_kv_heads, pool.num_blocks, pool.block_size, config.head_dim)
-        self.kv = _zeros(shape, dtype, device)
-        self.ways = taken(attention, self.kv, self.group)
+        self.kv = _zeros(shape, dtype if codes is None else codes.storage, device)
+        self.scales = None if codes is None else _zeros(shape[:-1], torch.float32, device)
+        self.ways = taken(attention, self.kv, self.group, dtype)
         self._in_place: list[_InPlace] = []
         self._groups: list[_Group] = []
         self._slots_T = torch.empty(0, dtype=torch.int64)
 
     @staticmethod
-    def block_bytes(config: ModelConfig, block_size: int, dtype: torch.dtype) -> int:
+    def block_bytes(config: ModelConfig, block_size: int, dtype: torch.dtype, codes: KvCodes | None = None) -> int:
         """Bytes of one block over all layers."""
-        return 2 * config.n_layers * block_size * config.n_kv_heads * config.head_dim * dtype.itemsize
+        head = config.head_dim * dtype.itemsize
+        if codes is not None:
+            head = config.head_dim * codes.storage.itemsize + torch.float32.itemsize
+        return 2 * config.n_layers * block_size * config.n_kv_heads * head
 
     def plan(self, rows: Ints, starts: Ints, ends: Ints) -> Tensor:
         """The next forward computes the tokens `starts[i]` to `ends[i]` (exclusive) of row `rows[i]`, back to back;
@@ -132,26 +145,54 @@ class PagedCache:
 
     def attend(self, layer: int, q_TKGC: Tensor, k_TKC: Tensor, v_TKC: Tensor) -> Tensor:
         """Stores the new keys and values, then attends each new token to its sequence up to itself."""
-        keys, values = self.kv[0, layer], self.kv[1, layer]
-        for cache, new in ((keys, k_TKC), (values, v_TKC)):
-            cache.flatten(1, 2).index_copy_(1, self._slots_T, new.transpose(0, 1).to(cache.dtype))
-        q_TKGC = q_TKGC.to(keys.dtype)
+        self._store(0, layer, k_TKC)
+        self._store(1, layer, v_TKC)
+        q_TKGC = q_TKGC.to(self.dtype)
         o_TKGC = torch.empty_like(q_TKGC, memory_format=torch.contiguous_format)
         for part in self._in_place:
             if part.tokens is None:
-                return part.reads.attend(q_TKGC, keys, values)
-            o = part.reads.attend(q_TKGC.index_select(0, part.tokens), keys, values)
+                return self._attend_in_place(part, layer, q_TKGC)
+            o = self._attend_in_place(part, layer, q_TKGC.index_select(0, part.tokens))
             o_TKGC.index_copy_(0, part.tokens, o)
         for group in self._groups:
+            keys, values = self._gather(0, layer, group), self._gather(1, layer, group)
             if group.places is None:
                 return _attend(group, q_TKGC, keys, values)
             o = _attend(group, q_TKGC.index_select(0, group.places.queries), keys, values)
             o_TKGC.index_copy_(0, group.places.targets, o.index_select(0, group.places.real))
         return o_TKGC
 
+    def _store(self, half: int, layer: int, new_TKC: Tensor) -> None:
+        """Write new keys (`half` 0) or values (1) to their slots."""
+        kept_KSC, new_KTC = self.kv[half, layer].flatten(1, 2), new_TKC.transpose(0, 1)
+        if self.codes is None or self.scales is None:
+            kept_KSC.index_copy_(1, self._slots_T, new_KTC.to(self.dtype))
+            return
+        codes_KTC, scales_KT = self.codes.quantize(new_KTC)
+        kept_KSC.index_copy_(1, self._slots_T, codes_KTC)
+        self.scales[half, layer].flatten(1, 2).index_copy_(1, self._slots_T, scales_KT)
+
+    def _gather(self, half: int, layer: int, group: _Group) -> Tensor:
+        """The keys or values in a group's blocks, [K, B, X, C]."""
+        kept = self.kv[half, layer]
+        # index_select copies whole blocks, several times faster than indexing.
+        found = kept.flatten(2).index_select(1, group.blocks).view(len(kept), group.size[0], -1, kept.shape[-1])
+        if self.codes is None or self.scales is None:
+            return found
+        scales_KBX = self.scales[half, layer].index_select(1, group.blocks).view(found.shape[:-1])
+        return self.codes.dequantize(found, scales_KBX, self.dtype)
+
+    def _attend_in_place(self, part: _InPlace, layer: int, q_TKGC: Tensor) -> Tensor:
+        scales = () if self.scales is None else (self.scales[0, layer], self.scales[1, layer])
+        return part.reads.attend(q_TKGC, self.kv[0, layer], self.kv[1, layer], *scales)
+
     def wipe(self) -> None:
         """Zero all keys and values: what a failed forward left behind may not be a number."""
-        self.kv.zero_()
+        for tensor in self._tensors():
+            tensor.zero_()
+
+    def _tensors(self) -> list[Tensor]:
+        return [self.kv] if self.scales is None else [self.kv, self.scales]
 
     def _plan_in_place(self, way: Way, rows: Ints, starts: Ints, ends: Ints, chosen: npt.NDArray[np.bool_]) -> _InPlace:
         table, size = self.pool.block_table, self.pool.block_size
@@ -198,21 +239,18 @@ class PagedCache:
         if len(pairs):
             source, target = self._tensor(pairs.astype(np.int64)).unbind(1)
             # Indexing reads all sources before any target is written.
-            self.kv[:, :, :, target] = self.kv[:, :, :, source]
+            for tensor in self._tensors():
+                tensor[:, :, :, target] = tensor[:, :, :, source]
 
     def _tensor(self, array: npt.NDArray[np.generic]) -> Tensor:
         return to_device(array, self.kv.device)
 
 
-def _attend(group: _Group, q_FKGC: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """F = B * N queries over their sequences' blocks -> o_FKGC."""
+def _attend(group: _Group, q_FKGC: Tensor, k_KBXC: Tensor, v_KBXC: Tensor) -> Tensor:
+    """F = B * N queries over their sequences' keys and values -> o_FKGC."""
     queries, key_heads, group_size, channels = q_FKGC.shape
     batch, new = group.size
     q_KBQC = q_FKGC.view(batch, new, key_heads, group_size, channels).permute(2, 0, 3, 1, 4).flatten(2, 3)
-    # index_select copies whole blocks, several times faster than indexing.
-    k_KBXC, v_KBXC = (
-        x.flatten(2).index_select(1, group.blocks).view(key_heads, batch, -1, channels) for x in (keys, values)
-    )
     attend = _attend_products if new <= FEW_TOKENS else _attend_fused
     o_KBQC = attend(q_KBQC, k_KBXC, v_KBXC, group.hidden_BQX)
     o_BNKGC = o_KBQC.unflatten(2, (group_size, new)).permute(1, 3, 0, 2, 4)

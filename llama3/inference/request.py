@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
@@ -63,6 +64,11 @@ class Answer:
         self.ids.append(token)  # last: other threads read as far as there are ids
 
     @property
+    def is_over(self) -> bool:
+        """Whether no more of it is wanted."""
+        return self.request.error is not None or self.request.completions[self.index] is not None
+
+    @property
     def finish_reason(self) -> FinishReason | None:
         """Why it is over, or None while it is not."""
         if self.ids[-1] in self.request.sampling.stop_ids:
@@ -72,7 +78,8 @@ class Answer:
 
 @dataclass(eq=False)
 class Request:
-    """A prompt and its answers. `completions[i]` is None until answer i is over; `answers` are those started so far.
+    """A prompt and its answers. `completions[i]` is None until answer i is over; `answers` are those started so far,
+    by number, `unstarted` the numbers of the others.
     `salt`, `constrain`, `reader`: see `Engine.submit`."""
 
     prompt: npt.NDArray[np.uint32]
@@ -80,7 +87,8 @@ class Request:
     salt: bytes = b""
     constrain: Callable[[], Constraint] | None = None
     reader: Reader | None = None
-    answers: list[Answer] = field(init=False)
+    answers: dict[int, Answer] = field(init=False)
+    unstarted: deque[int] = field(init=False)
     completions: list[Completion | None] = field(init=False)
     error: BaseException | None = None
     """Why there will be no more of it: what the model, its constraint or its reader raised, or CancelledError."""
@@ -88,12 +96,8 @@ class Request:
     def __post_init__(self) -> None:
         if self.reader is not None:
             self.salt = secrets.token_bytes(16)  # nothing of the prompt is to be found in the cache
+        self.completions = [None] * self.sampling.n
         self.restart()
-
-    @property
-    def pending(self) -> int:
-        """Answers that have not started."""
-        return self.sampling.n - len(self.answers)
 
     @property
     def is_over(self) -> bool:
@@ -101,12 +105,18 @@ class Request:
 
     def ids(self, index: int) -> list[int]:
         """The tokens of answer `index` so far."""
-        answers = self.answers  # `restart` in another thread puts a new list in its place
-        return answers[index].ids if index < len(answers) else []
+        answer = self.answers.get(index)
+        return [] if answer is None else answer.ids
 
     def is_past(self, index: int, count: int) -> bool:
         """Whether answer `index` has more than `count` tokens, or will never have."""
-        return len(self.ids(index)) > count or self.error is not None
+        return len(self.ids(index)) > count or self.error is not None or self.completions[index] is not None
+
+    def cancel(self, index: int) -> None:
+        """Answer `index` is over with the tokens that it has."""
+        ids = list(self.ids(index))
+        logps = self.answers[index].logps[: len(ids)] if ids else []
+        self.completions[index] = Completion(ids, logps, FinishReason.CANCELLED)
 
     def result(self) -> list[Completion]:
         """The answers of a request that is over. Raises `error`."""
@@ -115,27 +125,28 @@ class Request:
         return [completion for completion in self.completions if completion is not None]
 
     def restart(self) -> None:
-        """Back to the beginning. The same tokens will be drawn again, because they depend on seed and prompt only."""
-        self.answers = []
-        self.completions = [None] * self.sampling.n
+        """Back to the beginning. The same tokens will be drawn again, because they depend on seed and prompt only. What
+        was cancelled stays so."""
+        self.answers = {}
+        self.completions = [
+            done if done is not None and done.finish_reason is FinishReason.CANCELLED else None
+            for done in self.completions
+        ]
+        self.unstarted = deque(index for index, done in enumerate(self.completions) if done is None)
 
 
 @dataclass
 class Prefill:
     """An admitted prompt: the row that holds it, how many of its tokens are computed, how many the next step adds, the
-    answers it starts."""
+    answers it starts; whether it is not admitted again for answers that there was no room for."""
 
     request: Request
     row: int
     done: int
     answers: list[Answer]
+    is_first: bool
     piece: int = 0
 
     @property
     def left(self) -> int:
         return len(self.request.prompt) - self.done
-
-    @property
-    def is_first(self) -> bool:
-        """Whether it is not admitted again for answers that there was no room for."""
-        return self.answers[0].index == 0

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from llama3.config.serving import Speculative
+from llama3.config.serving import KvDtype, Speculative
 from llama3.errors import LlamaError
 from llama3.fair_queue import FairQueue
 from llama3.inference.completion import FinishReason
@@ -61,7 +61,8 @@ class Job:
     """Of time.monotonic(): when it was "queued" and "begun", when its "first" token was drawn and its "last"."""
     _news: list[asyncio.Queue[Drawn | LlamaError]] = field(init=False)
     _sent: list[int] = field(init=False)
-    _closed: set[int] = field(init=False, default_factory=set)
+    closed: set[int] = field(init=False, default_factory=set)
+    """The answers that nobody reads any more."""
 
     def __post_init__(self) -> None:
         self._news = [asyncio.Queue() for _ in range(self.sampling.n)]
@@ -86,8 +87,14 @@ class Job:
 
     def close(self, index: int) -> bool:
         """Nobody reads answer `index` any more; whether that was the last one."""
-        self._closed.add(index)
-        return len(self._closed) == self.sampling.n
+        self.closed.add(index)
+        return len(self.closed) == self.sampling.n
+
+    @property
+    def running(self) -> int:
+        """Answers that the engine has to run."""
+        assert self.request is not None
+        return self.request.completions.count(None)
 
     def fail(self, error: LlamaError) -> None:
         """No more of any answer will come."""
@@ -98,8 +105,8 @@ class Job:
         """What was drawn since this was last asked; in the thread that computes."""
         assert self.request is not None
         found = []
-        for answer, completion in zip(self.request.answers, self.request.completions, strict=False):
-            index, sent = answer.index, self._sent[answer.index]
+        for index, answer in self.request.answers.items():
+            sent, completion = self._sent[index], self.request.completions[index]
             if sent == len(answer.ids):
                 continue
             self._sent[index] = len(answer.ids)
@@ -115,7 +122,7 @@ class Service:
     """Answers the requests of one event loop with one engine.
 
     max_batch: answers that run at once; max_queue: requests of one tenant that may wait
-    prefill_tokens: see `PREFILL_TOKENS`; limits: the rates of tenants; speculative: see `Engine`
+    prefill_tokens: see `PREFILL_TOKENS`; limits: the rates of tenants; speculative, kv_dtype: see `Engine`
     """
 
     def __init__(
@@ -127,9 +134,16 @@ class Service:
         prefill_tokens: int = PREFILL_TOKENS,
         limits: RateLimits | None = None,
         speculative: Speculative = "off",
+        kv_dtype: KvDtype = "auto",
     ) -> None:
         self.limits = limits or RateLimits()
-        self.engine = Engine(model, max_batch=max_batch, prefill_tokens=prefill_tokens, speculative=speculative)
+        self.engine = Engine(
+            model,
+            max_batch=max_batch,
+            prefill_tokens=prefill_tokens,
+            speculative=speculative,
+            kv_dtype=kv_dtype,
+        )
         self.max_tokens = self.engine.pool.max_tokens
         """Of a prompt with its answer."""
         self.max_queue = max_queue
@@ -185,9 +199,13 @@ class Service:
         self._open.update(jobs)
 
     def close(self, job: Job, index: int) -> None:
-        """Nobody reads this answer of the job any more: with the last one what is left of the job is dropped."""
-        if job.close(index):
+        """Nobody reads this answer of the job any more: it is dropped, and with the last one the job."""
+        with self._changed:
+            is_last, request = job.close(index), job.request
+        if is_last:
             self.cancel(job)
+        elif request is not None:
+            self.engine.cancel(request, index)
 
     def cancel(self, job: Job) -> None:
         """Drop a job in any state; its blocks are free after the step that is being computed."""
@@ -213,7 +231,7 @@ class Service:
         that were guessed, and those of them that were right."""
         with self._changed:
             waiting = len(self._waiting)
-            running = sum(job.sampling.n for job in self._running)
+            running = sum(job.running for job in self._running)
         decoder = self.engine.decoder
         guessed = {"drafted": decoder.drafted, "accepted": decoder.accepted}
         return {**self.engine.pool.stats(), **guessed, "waiting": waiting, "running": running}
@@ -239,7 +257,7 @@ class Service:
         """Give the engine what it can run. False: the service has stopped."""
         with self._changed:
             self._changed.wait_for(lambda: self._stopped or self._running or self._waiting)
-            room = self.engine.max_batch - sum(job.sampling.n for job in self._running)
+            room = self.engine.max_batch - sum(job.running for job in self._running)
             while room > 0 and self._waiting:
                 job = self._waiting.pop()
                 job.request = self.engine.submit(
@@ -249,10 +267,12 @@ class Service:
                     constrain=job.constrain,
                     reader=job.reader,
                 )
+                for index in job.closed:
+                    self.engine.cancel(job.request, index)
                 self._waiting.charge(job.tenant, len(job.prompt))
                 job.times["begun"] = time.monotonic()
                 self._running.append(job)
-                room -= job.sampling.n
+                room -= job.running
             return not self._stopped
 
     def _hand_back(self, fault: Exception | None) -> None:

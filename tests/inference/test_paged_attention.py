@@ -133,7 +133,7 @@ def test_half_precision_is_summed_in_float32():
 @needs_triton
 @pytest.mark.parametrize("way", ["triton", "core"])
 def test_a_token_has_the_same_bits_alone_and_beside_others(way):
-    if way == "core" and fault("core", torch.empty(0), 1) is not None:
+    if way == "core" and fault("core", torch.empty(0), 1, torch.float32) is not None:
         pytest.skip("the core has no fast paths on this machine")
     cache = Cache.random([700, 3, 257, 16], [3, 1, 2, 1])
     together = cache.attend(way)
@@ -295,10 +295,10 @@ def test_a_way_that_needs_a_gpu_is_refused_on_a_cpu(monkeypatch):
 def test_a_way_that_computes_something_else_is_not_taken(monkeypatch, broken, reason):
     slabs = SLABS.to(DEVICE)
     paged_attention._tried.cache_clear()
-    assert fault("triton", slabs, 2) is None
+    assert fault("triton", slabs, 2, slabs.dtype) is None
     paged_attention._tried.cache_clear()
     monkeypatch.setattr(paged_kernel, "attend", broken)
-    assert reason in fault("triton", slabs, 2)
+    assert reason in fault("triton", slabs, 2, slabs.dtype)
     paged_attention._tried.cache_clear()
 
 

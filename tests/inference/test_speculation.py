@@ -109,7 +109,7 @@ def engine_tops(engine: Engine, prompt: list[int], sampling: Sampling) -> list[C
     engine.wait(request)
     return [
         Completion([id for top in a.tops for id, _ in top], [p for top in a.tops for _, p in top], FinishReason.STOP)
-        for a in request.answers
+        for a in request.answers.values()
     ]
 
 

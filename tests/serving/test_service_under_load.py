@@ -228,6 +228,35 @@ def test_while_it_drains_a_server_says_that_it_is_not_ready():
         assert not site.thread.is_alive()
 
 
+def test_an_answer_that_a_stop_ended_is_not_computed_any_more():
+    """Its siblings are, and stay the same; what it held is free for others."""
+    asked = {"max_tokens": 300, "temperature": 0.6, "seed": 3}
+    texts = toy_llama().generate("the river", n=2, **asked, top_p=1.0)
+    stop, gone = next(
+        (letter, index) for index in (0, 1) for letter in texts[index][5:20] if letter not in texts[1 - index]
+    )
+    llama = toy_llama()
+    step = llama.transformer.step
+    llama.transformer.step = lambda *args: (time.sleep(0.005), step(*args))[1]
+    with running(llama) as site:
+        body = {"model": NAME, "prompt": "the river", "n": 2, **asked, "stop": stop, "stream": True}
+        with site.http.stream("POST", "/v1/completions", json=body) as stream:
+            lines = (line.removeprefix("data: ") for line in stream.iter_lines() if line)
+            events = []
+            while not events or events[-1]["choices"][0]["finish_reason"] is None:
+                events.append(json.loads(next(lines)))
+            assert events[-1]["choices"][0]["index"] == gone
+            while site.service.counts()["rows"] != 1:
+                assert site.service.counts()["rows"] == 2, "its sibling ended before it was dropped"
+                time.sleep(0.001)
+            assert site.service.counts()["running"] == 1
+            events += [json.loads(line) for line in lines if line != "[DONE]"]
+        told = ["".join(e["choices"][0]["text"] for e in events if e["choices"][0]["index"] == i) for i in (0, 1)]
+        assert told[gone] == texts[gone][: texts[gone].index(stop)]
+        assert told[1 - gone] == texts[1 - gone]
+        assert idle(site.service)
+
+
 @pytest.mark.parametrize("again", [False, True])
 def test_what_outlasts_the_grace_ends_with_an_error(again):
     llama = toy_llama()

@@ -78,7 +78,7 @@ def test_the_blocks_for_a_shell_run(url, block):
         assert json.loads(done.stdout)["choices"][0]["message"]["role"] == "assistant"
 
 
-@pytest.mark.parametrize("told", ["--host", "--speculative"])
+@pytest.mark.parametrize("told", ["--host", "--speculative", "--kv-cache-dtype"])
 def test_the_other_servers_start_as_printed(model, tmp_path, monkeypatch, told):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "keys.txt").write_text("a-key-of-the-tests\n")

@@ -7,15 +7,25 @@ use super::linear::block as products;
 use super::{LANES, Number, best_of, sum, worth_threads};
 use crate::threads;
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// The keys and values of one layer: [heads, blocks, block size, channels] each.
 #[derive(Clone, Copy)]
 pub struct Pages<'a, T> {
     pub keys: &'a [T],
     pub values: &'a [T],
+    /// Of numbers that are stored as codes.
+    pub scales: Option<Scales<'a>>,
     pub heads: usize,
     pub block_size: usize,
     pub channels: usize,
+}
+
+/// By what the codes of each key and value are multiplied: [heads, blocks, block size] each.
+#[derive(Clone, Copy)]
+pub struct Scales<'a> {
+    pub keys: &'a [f32],
+    pub values: &'a [f32],
 }
 
 /// What one token sees: the first `seen` tokens of the sequence in these blocks.
@@ -27,11 +37,11 @@ pub struct Sight<'a> {
 
 /// softmax(q k' / sqrt(channels)) v of every token and key-value head: `queries` and the parts of `out` are [group of
 /// query heads, channels], a token's heads behind each other. Every block that is seen must exist.
-pub fn attend<T: Number>(
-    queries: &[&[T]],
+pub fn attend<Q: Number, T: Number>(
+    queries: &[&[Q]],
     pages: Pages<'_, T>,
     sights: &[Sight<'_>],
-    out: &mut [T],
+    out: &mut [Q],
 ) {
     let Some(size) = queries
         .first()
@@ -41,9 +51,15 @@ pub fn attend<T: Number>(
         return;
     };
     let head = best_head::<T>();
-    let one = |(index, out): (usize, &mut [T])| {
+    let scale = (pages.channels as f32).sqrt().recip();
+    let one = |(index, out): (usize, &mut [Q])| {
         let sight = sights[index / pages.heads];
-        head(queries[index], pages, index % pages.heads, sight, out);
+        let query: Vec<f32> = queries[index].iter().map(|q| q.widen() * scale).collect();
+        let mut sums = vec![0.0; size];
+        head(&query, pages, index % pages.heads, sight, &mut sums);
+        for (out, sum) in out.iter_mut().zip(sums) {
+            *out = Q::narrow(sum);
+        }
     };
     let work: usize = sights.iter().map(|sight| sight.seen).sum();
     if worth_threads(work * size * pages.heads) {
@@ -53,29 +69,38 @@ pub fn attend<T: Number>(
     }
 }
 
-best_of!(best_head, head<T>(query: &[T], pages: Pages<'_, T>, index: usize, sight: Sight<'_>, out: &mut [T]));
+best_of!(best_head, head<T>(query: &[f32], pages: Pages<'_, T>, index: usize, sight: Sight<'_>, sums: &mut [f32]));
 
-/// One token's attention in one key-value head.
+/// One token's attention in one key-value head: of a query divided by sqrt(channels), into `sums`, which are zero.
 #[inline(always)]
 fn head<T: Number>(
-    query: &[T],
+    query: &[f32],
     pages: Pages<'_, T>,
     index: usize,
     sight: Sight<'_>,
-    out: &mut [T],
+    sums: &mut [f32],
 ) {
     let channels = pages.channels;
     let group = query.len() / channels;
-    let scale = (channels as f32).sqrt().recip();
-    let query: Vec<f32> = query.iter().map(|q| q.widen() * scale).collect();
     let blocks = || seen_blocks(pages, index, sight);
+    // Of the tokens in a block: its numbers are one range, their scales another.
+    let scale = |scores: &mut [f32], scales: &[f32], (start, block): (usize, Range<usize>)| {
+        let scales = &scales[block.start / channels..block.end / channels];
+        let scores = scores[start * group..].chunks_exact_mut(group);
+        for (scores, scale) in scores.zip(scales) {
+            scores.iter_mut().for_each(|score| *score *= scale);
+        }
+    };
 
     // [keys, group]
     let mut scores = vec![0.0; sight.seen * group];
     for (start, block) in blocks() {
         let keys = &pages.keys[block.clone()];
         let scores = &mut scores[start * group..][..keys.len() / channels * group];
-        products(&query, keys, channels, scores);
+        products(query, keys, channels, scores);
+    }
+    if let Some(scales) = pages.scales {
+        blocks().for_each(|block| scale(&mut scores, scales.keys, block));
     }
     let mut weights = vec![0.0; sight.seen];
     let mut totals = Vec::with_capacity(group);
@@ -88,7 +113,9 @@ fn head<T: Number>(
             scores[member] = weight;
         }
     }
-    let mut sums = vec![0.0; group * channels];
+    if let Some(scales) = pages.scales {
+        blocks().for_each(|block| scale(&mut scores, scales.values, block));
+    }
     for (start, block) in blocks() {
         let values = pages.values[block].chunks_exact(channels);
         for (value, weights) in values.zip(scores[start * group..].chunks_exact(group)) {
@@ -99,13 +126,8 @@ fn head<T: Number>(
             }
         }
     }
-    let parts = out
-        .chunks_exact_mut(channels)
-        .zip(sums.chunks_exact(channels));
-    for ((out, sums), total) in parts.zip(totals) {
-        for (out, sum) in out.iter_mut().zip(sums) {
-            *out = T::narrow(sum / total);
-        }
+    for (sums, total) in sums.chunks_exact_mut(channels).zip(totals) {
+        sums.iter_mut().for_each(|sum| *sum /= total);
     }
 }
 
@@ -115,7 +137,7 @@ fn seen_blocks<'a, T>(
     pages: Pages<'a, T>,
     head: usize,
     sight: Sight<'a>,
-) -> impl Iterator<Item = (usize, std::ops::Range<usize>)> + 'a {
+) -> impl Iterator<Item = (usize, Range<usize>)> + 'a {
     let token = pages.channels;
     let block = pages.block_size * token;
     let first = pages.keys.len() / pages.heads * head;
@@ -167,7 +189,7 @@ fn exp(x: f32) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::Bf16;
+    use crate::kernels::{Bf16, E4m3};
     use crate::threads::testing::with_threads;
     use proptest::prelude::*;
 
@@ -214,6 +236,83 @@ mod tests {
         out
     }
 
+    /// By the plain function, compiled for no particular processor.
+    fn plainly<T: Number>(parts: &[&[f32]], pages: Pages<'_, T>, sights: &[Sight<'_>]) -> Vec<f32> {
+        let scale = (pages.channels as f32).sqrt().recip();
+        let one = |(i, part): (usize, &&[f32])| {
+            let query: Vec<f32> = part.iter().map(|q| q * scale).collect();
+            let mut sums = vec![0.0; part.len()];
+            let sight = sights[i / pages.heads];
+            head(&query, pages, i % pages.heads, sight, &mut sums);
+            sums
+        };
+        parts.iter().enumerate().flat_map(one).collect()
+    }
+
+    /// What `attend` makes of codes is what it makes of the numbers that they stand for.
+    fn check_codes<T: Number>(sizes: [usize; 4], seen: &[usize], seed: u64, largest: f32) {
+        let [heads, group, block_size, channels] = sizes;
+        let tokens = heads * 20 * block_size;
+        let code = |seed| -> Vec<T> {
+            let numbers = numbers(tokens * channels, seed).into_iter();
+            numbers.map(|x| T::narrow(x * largest)).collect()
+        };
+        let (keys, values) = (code(seed), code(seed ^ 1));
+        let (key_scales, value_scales) = (numbers(tokens, seed ^ 3), numbers(tokens, seed ^ 4));
+        let stand_for = |codes: &[T], scales: &[f32]| -> Vec<f32> {
+            let of_tokens = codes.chunks_exact(channels).zip(scales);
+            of_tokens
+                .flat_map(|(codes, scale)| codes.iter().map(move |code| code.widen() * scale))
+                .collect()
+        };
+        let (k, v) = (
+            stand_for(&keys, &key_scales),
+            stand_for(&values, &value_scales),
+        );
+        let queries: Vec<f32> = numbers(seen.len() * heads * group * channels, seed ^ 2)
+            .into_iter()
+            .map(|x| x / largest)
+            .collect();
+        let parts: Vec<&[f32]> = queries.chunks_exact(group * channels).collect();
+        let table: Vec<i32> = (0..20).map(|i| (i * 7 + 3) % 20).collect();
+        let sights: Vec<Sight<'_>> = seen
+            .iter()
+            .map(|&seen| Sight {
+                blocks: &table,
+                seen,
+            })
+            .collect();
+        let scales = Some(Scales {
+            keys: &key_scales,
+            values: &value_scales,
+        });
+        let pages = Pages {
+            keys: &keys,
+            values: &values,
+            scales,
+            heads,
+            block_size,
+            channels,
+        };
+        let mut out = vec![0.0; queries.len()];
+        attend(&parts, pages, &sights, &mut out);
+        assert_eq!(out, plainly(&parts, pages, &sights));
+        let numbers = Pages {
+            keys: &k,
+            values: &v,
+            scales: None,
+            heads,
+            block_size,
+            channels,
+        };
+        for (i, out) in out.chunks_exact(group * channels).enumerate() {
+            let expected = oracle(parts[i], numbers, i % heads, sights[i / heads]);
+            for (&found, expected) in out.iter().zip(expected) {
+                assert!((f64::from(found) - expected).abs() < 1e-4 * f64::from(largest));
+            }
+        }
+    }
+
     fn numbers(count: usize, seed: u64) -> Vec<f32> {
         let number =
             |i| (crate::text::hash::spread(seed ^ i) >> 40) as f32 / (1 << 23) as f32 - 1.0;
@@ -230,24 +329,31 @@ mod tests {
             let cache = heads * blocks * block_size * channels;
             let (keys, values) = (numbers(cache, seed), numbers(cache, seed ^ 1));
             let queries = numbers(seen.len() * heads * group * channels, seed ^ 2);
-            let pages = Pages { keys: &keys, values: &values, heads, block_size, channels };
+            let pages = Pages { keys: &keys, values: &values, scales: None, heads, block_size, channels };
             let table: Vec<i32> = (0..20).map(|i| (i * 7 + 3) % 20).collect();
             let sights: Vec<Sight<'_>> = seen.iter().enumerate()
                 .map(|(i, &seen)| Sight { blocks: &table[i.min(20 - seen.div_ceil(block_size))..], seen }).collect();
             let parts: Vec<&[f32]> = queries.chunks_exact(group * channels).collect();
             let mut out = vec![0.0; queries.len()];
             attend(&parts, pages, &sights, &mut out);
-            let mut plain = vec![0.0; queries.len()];
-            for (i, out) in plain.chunks_exact_mut(group * channels).enumerate() {
-                head(parts[i], pages, i % heads, sights[i / heads], out);
-            }
-            prop_assert_eq!(&out, &plain);
+            prop_assert_eq!(&out, &plainly(&parts, pages, &sights));
             for (i, out) in out.chunks_exact(group * channels).enumerate() {
                 let expected = oracle(parts[i], pages, i % heads, sights[i / heads]);
                 for (&found, expected) in out.iter().zip(expected) {
                     prop_assert!((f64::from(found) - expected).abs() < 1e-5);
                 }
             }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn codes_are_read_as_what_they_stand_for(
+            heads in 1usize..4, group in 1usize..6, block_size in 1usize..6, channels in 1usize..40,
+            seen in prop::collection::vec(1usize..20, 1..4), seed in any::<u64>(),
+        ) {
+            check_codes::<i8>([heads, group, block_size, channels], &seen, seed, 127.0);
+            check_codes::<E4m3>([heads, group, block_size, channels], &seen, seed, 448.0);
         }
     }
 
@@ -261,6 +367,7 @@ mod tests {
         let pages = Pages {
             keys: &keys,
             values: &values,
+            scales: None,
             heads,
             block_size,
             channels,

@@ -16,6 +16,10 @@ pub(crate) const LANES: usize = 16;
 /// bfloat16 as its bits: NumPy has no such type, so it crosses from Python as `u16`.
 pub type Bf16 = u16;
 
+/// A float of 8 bits (E4M3: Micikevicius et al., "FP8 Formats for Deep Learning", 2022) as its bits, for NumPy knows no
+/// such type either.
+pub type E4m3 = u8;
+
 /// A stored number that is computed with as `f32`.
 pub trait Number: Copy + Default + Send + Sync {
     fn widen(self) -> f32;
@@ -51,6 +55,48 @@ impl Number for Bf16 {
         } else {
             rounded as Bf16
         }
+    }
+}
+
+/// A code of -127 to 127.
+impl Number for i8 {
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        f32::from(self)
+    }
+
+    #[inline(always)]
+    fn narrow(value: f32) -> Self {
+        value.round_ties_even().clamp(-127.0, 127.0) as i8
+    }
+}
+
+/// The two codes that are no number are taken for 480, which nothing is rounded to.
+impl Number for E4m3 {
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        const SMALLEST: f32 = 1.0 / 512.0;
+        let magnitude = i32::from(self & 0x7f);
+        let value = if magnitude < 8 {
+            magnitude as f32 * SMALLEST
+        } else {
+            f32::from_bits(((magnitude << 20) + (120 << 23)) as u32)
+        };
+        f32::from_bits(value.to_bits() | u32::from(self & 0x80) << 24)
+    }
+
+    #[inline(always)]
+    fn narrow(value: f32) -> Self {
+        const LARGEST: f32 = 448.0;
+        const SMALLEST_NORMAL: f32 = 1.0 / 64.0;
+        let magnitude = value.abs().min(LARGEST);
+        let code = if magnitude < SMALLEST_NORMAL {
+            (magnitude * 512.0).round_ties_even() as u8
+        } else {
+            let bits = magnitude.to_bits() - (120 << 23);
+            ((bits + (0x7_ffff + (bits >> 20 & 1))) >> 20) as u8
+        };
+        code | (value.to_bits() >> 24) as u8 & 0x80
     }
 }
 
@@ -116,4 +162,37 @@ pub(crate) fn padded<T: Number>(rest: &[T]) -> [T; LANES] {
     let mut lanes = [T::default(); LANES];
     lanes[..rest.len()].copy_from_slice(rest);
     lanes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn codes_are_read_and_written_alike() {
+        for code in 0..=u8::MAX {
+            if code & 0x7f != 0x7f {
+                assert_eq!(E4m3::narrow(code.widen()), code);
+            }
+            if code as i8 != i8::MIN {
+                assert_eq!(i8::narrow((code as i8).widen()), code as i8);
+            }
+        }
+        assert_eq!(
+            [0x7e_u8, 0x08, 0x01, 0xb8].map(E4m3::widen),
+            [448.0, 1.0 / 64.0, 1.0 / 512.0, -1.0]
+        );
+        assert_eq!((E4m3::narrow(1e9), E4m3::narrow(-1e9)), (0x7e, 0xfe));
+    }
+
+    proptest! {
+        #[test]
+        fn a_float_of_8_bits_is_the_nearest(value in -448.0f32..448.0) {
+            let nearest = E4m3::narrow(value).widen();
+            for code in (0..=u8::MAX).filter(|code| code & 0x7f != 0x7f) {
+                prop_assert!((nearest - value).abs() <= (code.widen() - value).abs());
+            }
+        }
+    }
 }

@@ -3,12 +3,12 @@
 //! Tensors cross as NumPy views of their memory, bfloat16 as uint16, and are neither copied nor kept. They are read
 //! without the GIL: whoever changes them meanwhile gets a result of both.
 
-use crate::kernels::attention::{Pages, Sight};
+use crate::kernels::attention::{Pages, Scales, Sight};
 use crate::kernels::{self, Number};
 use numpy::ndarray::Axis;
 use numpy::{
-    Element, PyArrayDyn, PyReadonlyArray1, PyReadonlyArray2, PyReadonlyArray4, PyReadwriteArray2,
-    PyReadwriteArray4,
+    Element, PyArrayDyn, PyReadonlyArray1, PyReadonlyArray2, PyReadonlyArray3, PyReadonlyArray4,
+    PyReadwriteArray2, PyReadwriteArray4,
 };
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -26,7 +26,11 @@ fn check(holds: bool, what: &str) -> PyResult<()> {
 }
 
 fn is_float32(array: Any<'_, '_>) -> bool {
-    array.cast::<PyArrayDyn<f32>>().is_ok()
+    is::<f32>(array)
+}
+
+fn is<T: Element>(array: Any<'_, '_>) -> bool {
+    array.cast::<PyArrayDyn<T>>().is_ok()
 }
 
 /// y = x w', all float32 or all bfloat16.
@@ -57,8 +61,10 @@ fn linear_of<T: Number + Element>(py: Python<'_>, x: Any, w: Any, y: Any) -> PyR
     Ok(())
 }
 
-/// Attention of tokens [T, heads, group, channels] to the first `seen` tokens of their `rows` of the block table.
+/// Attention of tokens [T, heads, group, channels] to the first `seen` tokens of their `rows` of the block table. The
+/// cache holds numbers like theirs, or with scales codes: int8, or as uint8 floats of 8 bits.
 #[pyfunction]
+#[pyo3(signature = (q, keys, values, table, rows, seen, out, key_scales=None, value_scales=None))]
 #[expect(clippy::too_many_arguments, reason = "the tensors of one operation")]
 fn paged_attention(
     py: Python<'_>,
@@ -69,17 +75,25 @@ fn paged_attention(
     rows: PyReadonlyArray1<'_, i64>,
     seen: PyReadonlyArray1<'_, i64>,
     out: Any,
+    key_scales: Option<PyReadonlyArray3<'_, f32>>,
+    value_scales: Option<PyReadonlyArray3<'_, f32>>,
 ) -> PyResult<()> {
-    let run = if is_float32(q) {
-        paged_attention_of::<f32>
-    } else {
-        paged_attention_of::<u16>
+    let run = match (is_float32(q), is::<i8>(keys), is::<u8>(keys)) {
+        (true, true, _) => paged_attention_of::<f32, i8>,
+        (true, _, true) => paged_attention_of::<f32, u8>,
+        (true, ..) => paged_attention_of::<f32, f32>,
+        (false, true, _) => paged_attention_of::<u16, i8>,
+        (false, _, true) => paged_attention_of::<u16, u8>,
+        (false, ..) => paged_attention_of::<u16, u16>,
     };
-    run(py, q, keys, values, table, rows, seen, out)
+    let scales = key_scales.zip(value_scales);
+    run(py, q, keys, values, table, rows, seen, out, scales)
 }
 
+type ScalesOf<'py> = (PyReadonlyArray3<'py, f32>, PyReadonlyArray3<'py, f32>);
+
 #[expect(clippy::too_many_arguments, reason = "the tensors of one operation")]
-fn paged_attention_of<T: Number + Element>(
+fn paged_attention_of<Q: Number + Element, T: Number + Element>(
     py: Python<'_>,
     q: Any,
     keys: Any,
@@ -88,11 +102,12 @@ fn paged_attention_of<T: Number + Element>(
     rows: PyReadonlyArray1<'_, i64>,
     seen: PyReadonlyArray1<'_, i64>,
     out: Any,
+    scales: Option<ScalesOf<'_>>,
 ) -> PyResult<()> {
-    let q: PyReadonlyArray4<'_, T> = q.extract()?;
+    let q: PyReadonlyArray4<'_, Q> = q.extract()?;
     let keys: PyReadonlyArray4<'_, T> = keys.extract()?;
     let values: PyReadonlyArray4<'_, T> = values.extract()?;
-    let mut out: PyReadwriteArray4<'_, T> = out.extract()?;
+    let mut out: PyReadwriteArray4<'_, Q> = out.extract()?;
     let (tokens, heads, group, channels) = q.as_array().dim();
     let (key_heads, num_blocks, block_size, key_channels) = keys.as_array().dim();
     check(
@@ -101,6 +116,15 @@ fn paged_attention_of<T: Number + Element>(
             && out.as_array().dim() == q.as_array().dim()
             && (rows.len()?, seen.len()?) == (tokens, tokens),
         "the shapes of the queries, the cache and the output",
+    )?;
+    let are_codes = size_of::<T>() == 1;
+    let of_tokens = (heads, num_blocks, block_size);
+    let fit = |(keys, values): &ScalesOf<'_>| {
+        keys.as_array().dim() == of_tokens && values.as_array().dim() == of_tokens
+    };
+    check(
+        scales.is_some() == are_codes && scales.as_ref().is_none_or(fit),
+        "the codes of the cache and their scales",
     )?;
     // Copied: the pool may change its table once the GIL is released.
     let mut blocks: Vec<Vec<i32>> = Vec::with_capacity(tokens);
@@ -133,9 +157,17 @@ fn paged_attention_of<T: Number + Element>(
         })
         .collect();
     let queries = parts(&q)?;
+    let scales = match &scales {
+        Some((keys, values)) => Some(Scales {
+            keys: keys.as_slice()?,
+            values: values.as_slice()?,
+        }),
+        None => None,
+    };
     let pages = Pages {
         keys: keys.as_slice()?,
         values: values.as_slice()?,
+        scales,
         heads,
         block_size,
         channels,
