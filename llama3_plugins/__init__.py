@@ -326,6 +326,12 @@ def llama3_parallel_strategies() -> list[ParallelSpec]:
             summary="one process",
             axis="dp",
         ),
+        ParallelSpec(
+            name="tensor",
+            factory="llama3_plugins.parallelism.tensor:TensorParallel",
+            summary="rows and columns of every matrix over ranks, norms over rows of the sequence",
+            axis="tp",
+        ),
     ]
 
 

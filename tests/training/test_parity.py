@@ -1,0 +1,66 @@
+"""In every layout of the mesh the losses and gradient norms are those of one process."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from forked import run_ranks
+from parity_work import ALGORITHMS, CONFIG, STEPS, columns, parallel_of, work
+
+from llama3.checkpoints.load import load_model
+from llama3.training.placed import PlacedModel
+
+TOLERANCE = 2e-6
+"""Of a loss or a gradient norm in float32: layouts add up in other orders."""
+LAYOUTS = {
+    "tp2": {"tp": 2},
+    "fsdp2": {"dp": 2},
+    "tp2 dp2": {"tp": 2, "dp": 2},
+}
+
+
+def world_of(layout: str) -> int:
+    world = 1
+    for part in layout.split():
+        world *= int(part[-1]) if part[-1].isdigit() else 1
+    return world
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """Weights that were drawn by one process."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    PlacedModel.drawn(CONFIG, 0, parallel_of(None)).save(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def alone(checkpoint, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("alone")
+    return folder, work(None, checkpoint, folder)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_layout_trains_as_one_process_does(checkpoint, alone, tmp_path, layout):
+    folder, one = alone
+    many, *_ = run_ranks(tmp_path / "ranks", world_of(layout), work, LAYOUTS[layout], checkpoint, tmp_path)
+    for algorithm in ALGORITHMS:
+        assert len(one[algorithm]["loss"]) == STEPS
+        for figure in ("loss", "grad_norm"):
+            assert many[algorithm][figure] == pytest.approx(one[algorithm][figure], abs=TOLERANCE), (algorithm, figure)
+        ours, theirs = (load_model(place / algorithm).state_dict() for place in (tmp_path, folder))
+        torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("layout", ["tp2"])
+def test_a_layout_says_and_writes_what_one_process_does(tmp_path, layout, tied):
+    source = tmp_path / "checkpoint"
+    PlacedModel.drawn(replace(CONFIG, tied=tied), 0, parallel_of(None)).save(source)
+    one = columns(None, source, tmp_path / "one")
+    for many in run_ranks(tmp_path / "ranks", world_of(layout), columns, LAYOUTS[layout], source, tmp_path / "many"):
+        torch.testing.assert_close(many, one, atol=2e-5, rtol=1e-5)
+    for name in ("one", "many"):
+        assert (tmp_path / name / "model.safetensors").read_bytes() == (source / "model.safetensors").read_bytes()
