@@ -143,6 +143,14 @@ class ParallelContext:
                 totals[name] = totals.get(name, 0.0) + number
         return totals
 
+    def shared(self, tensors: Sequence[Tensor], axis: Axis, place: int) -> tuple[Tensor, ...]:
+        """The tensors of the rank at a place of an axis, on every rank along it; what the others give is ignored."""
+        group, _, _ = self.axis(axis)
+        source = dist.get_global_rank(group, place)
+        count = messages.broadcast(len(tensors), source, group)
+        given = [*tensors, *[None] * count][:count]
+        return tuple(messages.broadcast_tensor(tensor, source, self.device, group) for tensor in given)
+
     def barrier(self) -> None:
         """Wait until every process has come here."""
         if self.mesh is not None:

@@ -158,16 +158,19 @@ class PlacedModel:
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """As `gathered`: every weight of the plain model (adapters merged) in the model's order."""
-        names = (name for name, _ in self._plain().named_parameters())
+        names = [name for name, _ in self._plain().named_parameters()]
         held = ((name, partial(weight_of, self.module, name)) for name in names)
-        return self._gathered({name: make for name, make in held if _holds(self.module, name)})
+        return self._gathered({name: make for name, make in held if _holds(self.module, name)}, names)
 
-    def _gathered(self, makers: Mapping[str, Callable[[], Tensor]]) -> Iterator[tuple[str, Tensor]]:
-        """A tensor that only some ranks have (a pipeline's) comes from the first of them."""
+    def _gathered(
+        self, makers: Mapping[str, Callable[[], Tensor]], order: Sequence[str] | None = None
+    ) -> Iterator[tuple[str, Tensor]]:
+        """In the given order. A tensor that only some ranks have (a pipeline's) comes from the first of them."""
         owners: dict[str, int] = {}
         for rank, names in enumerate(self.context.gather(list(makers), "world")):
             owners |= {name: rank for name in names if name not in owners}
-        for name, owner in owners.items():
+        for name in order or owners:
+            owner = owners[name]
             tensor = whole(makers[name]().detach()) if name in makers else None
             if self.context.dims.pp > 1 or tensor is None:
                 tensor = broadcast_tensor(tensor, owner, self.context.device)

@@ -115,16 +115,24 @@ def columns(parallelism: dict[str, Any] | None, checkpoint: Path, folder: Path) 
     parallel = parallel_of(parallelism, read_config(checkpoint))
     model = PlacedModel.loaded(checkpoint, parallel, heads=["value_head", "score_head"])
     with torch.no_grad():
-        for name in HEADS:
-            model.module.get_parameter(name).fill_(0.1)
+        for name, parameter in model.module.named_parameters():
+            if name in HEADS:
+                parameter.fill_(0.1)
     rng = np.random.default_rng(0)
     batch = Batch.concat(Forests("sft").examples(0))
     ids_Mk = torch.from_numpy(rng.integers(0, model.config.vocab_size, (batch.num_targets, 3)))
     batch = batch.with_(per_target={"soft_ids": ids_Mk, "soft_probs": torch.full(ids_Mk.shape, 0.3)})
     want = frozenset({"logps", "entropy", "values", "score", "soft"})
-    scored = score_stage(model.module, Microbatch.of(batch, want, model.module.multiple), want, 0.7)
-    found = {name: column for name, column in vars(scored).items()}
-    torch.stack([column.square().mean() for column in found.values()]).sum().backward()
+    found: dict[str, torch.Tensor] = {}
+
+    def loss(microbatch: Microbatch, x_TD: torch.Tensor | None) -> torch.Tensor:
+        scored = score_stage(model.module, microbatch, want, 0.7, x_TD)
+        if isinstance(scored, torch.Tensor):
+            return scored
+        found.update(vars(scored))
+        return torch.stack([column.square().mean() for column in found.values()]).sum()
+
+    model.runner.forward_backward([Microbatch.of(batch, want, model.module.multiple)], loss)
     sum_gradients(model.module.parameters(), model.context)
     gradients = {name: parameter.grad for name, parameter in model.module.named_parameters()}
     top_ids, top_logps = model.scorer(microbatch_tokens=48).top(batch, 5)
