@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from training_toys import Recorder, options, schedule
 
 from llama3.checkpoints.load import read_config
 from llama3.config.schema import LoRASection, ParallelismSection
+from llama3.inference.sampling import Sampling
 from llama3.model.batch import Batch, Segment, Tree
 from llama3.model.build import HEADS
 from llama3.model.config import ModelConfig
@@ -101,7 +103,8 @@ def run(
         reporter=Reporter("toy", Loggers([("recorder", recorder)])),
     )
     found = {name: recorder.column(name) for name in ("loss", "grad_norm")}
-    model.save(folder / algorithm)
+    if lora is None:
+        model.save(folder / algorithm)
     return model, found
 
 
@@ -111,7 +114,8 @@ def work(parallelism: dict[str, Any] | None, checkpoint: Path, folder: Path) -> 
 
 
 def columns(parallelism: dict[str, Any] | None, checkpoint: Path, folder: Path) -> dict[str, Any]:
-    """All that a model says of a batch, the gradients of a number made of it, and the checkpoint written again."""
+    """All that a model says of a batch, the gradients of a number made of it, answers that are drawn, and the
+    checkpoint written again."""
     parallel = parallel_of(parallelism, read_config(checkpoint))
     model = PlacedModel.loaded(checkpoint, parallel, heads=["value_head", "score_head"])
     with torch.no_grad():
@@ -136,9 +140,30 @@ def columns(parallelism: dict[str, Any] | None, checkpoint: Path, folder: Path) 
     sum_gradients(model.module.parameters(), model.context)
     gradients = {name: parameter.grad for name, parameter in model.module.named_parameters()}
     top_ids, top_logps = model.scorer(microbatch_tokens=48).top(batch, 5)
+    sampling = Sampling(max_tokens=5, n=2, seed=3, stop_ids=frozenset({0}))
+    answers = model.generator("fp32").generate([[1, 2, 3], [7], [5, 9, 11, 13]], sampling)
     PlacedModel.loaded(checkpoint, parallel).save(folder)
     return {
+        "answers": [[answer.ids for answer in row] for row in answers],
         "columns": {name: column.detach().clone() for name, column in found.items()},
         "gradients": {name: tensor.clone() for name, tensor in model.gathered(gradients)},
         "top": {"ids": top_ids, "logps": top_logps},
     }
+
+
+def resumed(parallelism: dict[str, Any] | None, checkpoint: Path, folder: Path) -> dict[str, Any]:
+    """Five steps, and the last two of them again from what was saved after the third."""
+    places = {name: folder / name for name in ("straight", "again")}
+    context = parallel_of(parallelism).context
+    _, straight = run(parallelism, checkpoint, places["straight"], "dpo", store=CheckpointStore(folder / "kept"))
+    if context.is_main:
+        shutil.copytree(folder / "kept" / "step-3", folder / "cut" / "step-3")
+    context.barrier()
+    _, again = run(parallelism, checkpoint, places["again"], "dpo", store=CheckpointStore(folder / "cut"))
+    return {"straight": straight, "again": again}
+
+
+def adapted(parallelism: dict[str, Any] | None, checkpoint: Path, folder: Path) -> dict[str, Any]:
+    """Adapters trained on a checkpoint."""
+    model, found = run(parallelism, checkpoint, folder, "sft", lora=LoRASection(rank=4))
+    return {**found, "adapter": model.adapter(), "base": model.base_hash()}

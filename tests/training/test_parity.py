@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from forked import run_ranks
-from parity_work import ALGORITHMS, CONFIG, STEPS, columns, parallel_of, work
+from parity_work import ALGORITHMS, CONFIG, STEPS, adapted, columns, parallel_of, resumed, work
 
 from llama3.checkpoints.load import load_model
 from llama3.training.placed import PlacedModel
@@ -21,6 +21,7 @@ LAYOUTS = {
     "cp2": {"cp": 2},
     "cp4": {"cp": 4},
     "cp2 dp2": {"cp": 2, "dp": 2},
+    "cp2 fsdp": {"cp": 2, "dp": "fsdp"},
     "tp2 cp2": {"tp": 2, "cp": 2},
     "pp2": {"pp": 2},
     "pp2 interleaved": {"pp": {"size": 2, "schedule": "interleaved", "consecutive": 3}},
@@ -75,3 +76,22 @@ def test_a_layout_says_and_writes_what_one_process_does(tmp_path, layout, tied):
         torch.testing.assert_close(many, expected, atol=2e-5, rtol=1e-5)
     for name in ("one", "many"):
         assert (tmp_path / name / "model.safetensors").read_bytes() == (source / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("layout", ["tp2", "cp2", "pp2 interleaved"])
+def test_a_layout_resumes_to_the_bit(checkpoint, tmp_path, layout):
+    found, *_ = run_ranks(tmp_path / "ranks", world_of(layout), resumed, LAYOUTS[layout], checkpoint, tmp_path)
+    for figure, straight in found["straight"].items():
+        assert found["again"][figure] == straight[3:]
+    straight, again = (tmp_path / name / "dpo" / "model.safetensors" for name in ("straight", "again"))
+    assert straight.read_bytes() == again.read_bytes()
+
+
+@pytest.mark.parametrize("layout", ["cp2", "pp2"])
+def test_adapters_are_trained_where_matrices_are_whole(checkpoint, tmp_path, layout):
+    one = adapted(None, checkpoint, tmp_path / "one")
+    many, *_ = run_ranks(tmp_path / "ranks", 2, adapted, LAYOUTS[layout], checkpoint, tmp_path / "many")
+    for figure in ("loss", "grad_norm"):
+        assert many[figure] == pytest.approx(one[figure], abs=TOLERANCE)
+    torch.testing.assert_close(many["adapter"], one["adapter"], atol=1e-4, rtol=0)
+    assert many["base"] == one["base"]
