@@ -74,10 +74,10 @@ class Pipeline(ParallelStrategy):
         held = {name for chunk in model.chunks for name in chunk}
         for name in [name for name in model.layers if name not in held]:
             del model.layers[name]
-        if rank > 0:
-            model.embed = None
-        if rank < ranks - 1:
-            model.norm = model.lm_head = model.value_head = model.score_head = None
+        others = ["embed"] if rank > 0 else []
+        others += ["norm", "lm_head", "value_head", "score_head"] if rank < ranks - 1 else []
+        for name in others:
+            setattr(model, name, None)
 
     def runner(self, model: nn.Module, context: ParallelContext) -> Runner | None:
         if context.mesh is None or context.dims.pp == 1:
@@ -143,7 +143,8 @@ class PipelineRunner(Runner):
 
     def _mail(self, microbatches: Sequence[Microbatch], actions: Sequence[Action]) -> _Mail:
         """With a receive posted for every action that needs one."""
-        mail, cut = _Mail(self, len(microbatches)), self._context.dims.tp * self._context.dims.cp
+        mail = _Mail(self._group, self._rank, self._ranks, len(microbatches), self._device)
+        cut = self._context.dims.tp * self._context.dims.cp
         for action in actions:
             stage = self._stage(action)
             if (stage > 0) if action.kind == "forward" else (stage < self._last):
@@ -155,27 +156,31 @@ class PipelineRunner(Runner):
 class _Mail:
     """The messages of one pass: hidden states to the next stage, their gradients back to the one before."""
 
-    def __init__(self, runner: PipelineRunner, microbatches: int) -> None:
-        self._runner, self._microbatches = runner, microbatches
+    def __init__(
+        self, group: dist.ProcessGroup, rank: int, ranks: int, microbatches: int, device: torch.device
+    ) -> None:
+        self.group, self.rank, self.ranks = group, rank, ranks
+        self.microbatches, self.device = microbatches, device
         self._expected: dict[Action, tuple[Tensor, dist.Work]] = {}
         self._sent: list[tuple[Tensor, dist.Work]] = []
 
     def expect(self, action: Action, x_TD: Tensor) -> None:
+        """Have the message that an action needs written into `x_TD`, when it comes."""
         step = -1 if action.kind == "forward" else 1
-        work = dist.irecv(x_TD, group=self._runner._group, group_src=self._peer(step), tag=self._tag(action))
+        work = dist.irecv(x_TD, group=self.group, group_src=self._peer(step), tag=self._tag(action))
         self._expected[action] = (x_TD, cast(dist.Work, work))
 
     def receive(self, action: Action) -> Tensor:
+        """The message that an action needs."""
         x_TD, work = self._expected.pop(action)
         work.wait()
-        return x_TD.to(self._runner._device)
+        return x_TD.to(self.device)
 
     def send(self, action: Action, x_TD: Tensor) -> None:
         """What an action gives, to the stage that goes on with it."""
         step = 1 if action.kind == "forward" else -1
         message = x_TD.cpu().contiguous()
-        tag = self._tag(action, step)
-        work = dist.isend(message, group=self._runner._group, group_dst=self._peer(step), tag=tag)
+        work = dist.isend(message, group=self.group, group_dst=self._peer(step), tag=self._tag(action, step))
         self._sent.append((message, cast(dist.Work, work)))
 
     def sent(self) -> None:
@@ -184,9 +189,9 @@ class _Mail:
             work.wait()
 
     def _peer(self, step: int) -> int:
-        return (self._runner._rank + step) % self._runner._ranks
+        return (self.rank + step) % self.ranks
 
     def _tag(self, action: Action, step: int = 0) -> int:
         """Names a message by the stage that receives it."""
-        stage = self._runner._stage(action) + step
-        return (stage * self._microbatches + action.microbatch) * 2 + (action.kind == "backward")
+        stage = action.chunk * self.ranks + self.rank + step
+        return (stage * self.microbatches + action.microbatch) * 2 + (action.kind == "backward")
