@@ -5,14 +5,18 @@ version of the protocols.
 from __future__ import annotations
 
 from llama3.errors import Problem
+from llama3.model.attention import Attention, forest_attention
 from llama3.model.batch import Batch
 from llama3.model.config import ModelConfig
+from llama3.model.ops import rms_norm
+from llama3.model.rows import Rows
+from llama3.model.score import Microbatch
+from llama3.model.transformer import Transformer
 from llama3.training.parallel import (
     Columns,
     Dims,
     Group,
     Loss,
-    Microbatch,
     ParallelContext,
     ParallelStrategy,
     Read,
@@ -20,6 +24,7 @@ from llama3.training.parallel import (
 )
 
 __all__ = [
+    "Attention",
     "Batch",
     "Columns",
     "Dims",
@@ -31,5 +36,9 @@ __all__ = [
     "ParallelStrategy",
     "Problem",
     "Read",
+    "Rows",
     "Runner",
+    "Transformer",
+    "forest_attention",
+    "rms_norm",
 ]

@@ -10,12 +10,15 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llama3.config import Loaded, load
 from llama3.config.crosscheck import world_problems
 from llama3.config.merge import Override
 from llama3.errors import ConfigError, LlamaError, Problem
+
+if TYPE_CHECKING:
+    from llama3.model.config import ModelConfig
 
 LOADED_ALREADY = ConfigError.declare(
     "L3-CFG-050", "a loaded config takes no overrides", fix="give them to llama3.config.load"
@@ -40,17 +43,65 @@ def load_config(
         return source
     from llama3.evaluation.own_suite import add_own_suite
 
-    checks = (policy_problems, model_problems, tokenizer_problems, source_problems, data_problems)
+    checks = (policy_problems, model_problems, tokenizer_problems, source_problems, data_problems, launched_problems)
     return load(source, overrides, checks=checks, completed=add_own_suite)
 
 
 def ready(loaded: Loaded) -> Loaded:
-    """The last look before work starts: the mesh must match the processes that are running now."""
-    world = os.environ.get("WORLD_SIZE", "1")
-    problems = list(world_problems(loaded.config, int(world) if world.isdecimal() else 1, loaded.place))
+    """The last look before work starts: the mesh must match the processes that are running now, and the model the
+    mesh. All of it at once."""
+    world = _processes() or 1
+    problems = [*world_problems(loaded.config, world, loaded.place), *layout_problems(loaded, world)]
     if problems:
         raise ConfigError.of(problems)
     return loaded
+
+
+def _processes() -> int | None:
+    """How many processes a launcher has started; None without one."""
+    world = os.environ.get("WORLD_SIZE", "")
+    return int(world) if world.isdecimal() else None
+
+
+def launched_problems(loaded: Loaded) -> Iterator[Problem]:
+    """Under a launcher, which says how large the mesh is: what `ready` asks before work starts."""
+    world = _processes()
+    if world is not None:
+        yield from layout_problems(loaded, world)
+
+
+def layout_problems(loaded: Loaded, world: int) -> Iterator[Problem]:
+    """What the strategies of a mesh have against the model, and what cannot be trained in such a layout. Imports torch
+    where there is a mesh at all; needs neither devices nor a process group."""
+    section, post = loaded.config.parallelism, loaded.config.post_training
+    sizes = section.sizes(world)
+    if set(sizes.values()) == {1}:
+        return
+    from llama3.plugins.registry import discover
+    from llama3.training.parallel import Dims, adapter_problems, build_strategies
+
+    try:
+        model, strategies = _model_config(loaded), build_strategies(section, world, discover())
+    except LlamaError:
+        return  # told by others
+    dims = Dims(**sizes)
+    for axis, strategy in strategies.items():
+        for problem in strategy.check(model, dims):
+            yield replace(problem, where=loaded.place(("parallelism", axis)))
+    for stage, lora in (("sft", post.sft.lora), ("prefer", post.prefer.lora)):
+        if lora is not None:
+            yield from adapter_problems(dims, loaded.place(("post_training", stage, "lora")))
+
+
+def _model_config(loaded: Loaded) -> ModelConfig:
+    """The shape of the model that a config trains."""
+    from llama3.checkpoints.formats import open_weights
+    from llama3.model.config import ModelConfig
+
+    section = loaded.config.model
+    if section.path is not None:
+        return open_weights(section.path).config
+    return ModelConfig.from_section(section, loaded.config.tokenizer.vocab_size)
 
 
 def policy_problems(loaded: Loaded) -> Iterator[Problem]:

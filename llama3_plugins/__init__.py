@@ -330,10 +330,29 @@ def llama3_parallel_strategies() -> list[ParallelSpec]:
             axis="dp",
         ),
         ParallelSpec(
+            name="pipeline",
+            factory="llama3_plugins.parallelism.pipeline:Pipeline",
+            options="llama3_plugins.parallelism.options:PipelineOptions",
+            summary="consecutive layers on each rank: 1F1B, or interleaved with any number of microbatches",
+            axis="pp",
+        ),
+        ParallelSpec(
             name="single",
             factory="llama3_plugins.parallelism.single:Single",
             summary="one process",
             axis="dp",
+        ),
+        ParallelSpec(
+            name="all_gather",
+            factory="llama3_plugins.parallelism.all_gather:AllGather",
+            summary="parts of every sequence over ranks, keys and values gathered (Llama 3's way)",
+            axis="cp",
+        ),
+        ParallelSpec(
+            name="tensor",
+            factory="llama3_plugins.parallelism.tensor:TensorParallel",
+            summary="rows and columns of every matrix over ranks, norms over rows of the sequence",
+            axis="tp",
         ),
     ]
 

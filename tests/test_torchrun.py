@@ -22,7 +22,7 @@ from test_recipe import install_coin, write_config, write_text
 import llama3
 from llama3.plugins.registry import discover
 
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "llama3"]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
 UNLIKE = {"tokens_per_second"}
 """Metrics that may differ."""
 
@@ -51,11 +51,11 @@ def ready(tmp_path_factory):
     return folder, config, changes
 
 
-def launch(config: Path, *changes: str) -> subprocess.Popen:
+def launch(config: Path, *changes: str, processes: int = 2) -> subprocess.Popen:
     path = os.pathsep.join(part for part in sys.path if part)
-    settings = [part for change in (*changes, "parallelism.dp=fsdp") for part in ("--set", change)]
+    settings = [part for change in changes for part in ("--set", change)]
     return subprocess.Popen(
-        [*TORCHRUN, "run", str(config), *settings],
+        [*TORCHRUN, str(processes), "-m", "llama3", "run", str(config), *settings],
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -63,16 +63,20 @@ def launch(config: Path, *changes: str) -> subprocess.Popen:
     )
 
 
+def metrics_of(run: Path, lines: int = 0) -> list[dict]:
+    """What was logged after so many lines."""
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()[lines:]]
+    return [{name: value for name, value in row.items() if name not in UNLIKE} for row in rows]
+
+
 def metrics_after(run: Path, lines: int) -> list[dict]:
     """What post-training has logged since."""
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()[lines:]]
-    rows = [row for row in rows if row["stage"] in ("reward", "prefer")]
-    return [{name: value for name, value in row.items() if name not in UNLIKE} for row in rows]
+    return [row for row in metrics_of(run, lines) if row["stage"] in ("reward", "prefer")]
 
 
 def by_torchrun(folder: Path, config: Path, changes: list[str]) -> str:
     """What the ranks print. One may abort on its way out, after all is done: judge by what was written."""
-    return launch(config, *changes).communicate(timeout=240)[0]
+    return launch(config, *changes, "parallelism.dp=fsdp").communicate(timeout=240)[0]
 
 
 def by_forks(folder: Path, config: Path, changes: list[str]) -> str:
@@ -130,7 +134,7 @@ def test_a_stop_that_one_rank_sees_stops_all_after_saving(ready, tmp_path):
     run = tmp_path / "runs" / "small"
     before = len((run / "metrics.jsonl").read_text().splitlines())
     changes = [*changes, f"run.dir={tmp_path / 'runs'}", "pretrain.steps=100000"]
-    process = launch(config, *changes)
+    process = launch(config, *changes, "parallelism.dp=fsdp")
     deadline = time.monotonic() + 120
     while len((run / "metrics.jsonl").read_text().splitlines()) <= before + 2 and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -141,3 +145,26 @@ def test_a_stop_that_one_rank_sees_stops_all_after_saving(ready, tmp_path):
     assert output.count("L3-TRN-001") == 1, output[-3000:]  # rank 0 says it, the other follows
     assert "[rank" not in output, output[-3000:]  # how torch begins the lines of a rank's traceback
     assert list(run.rglob("COMMIT")), "what was done is saved"
+
+
+def test_a_mesh_of_four_processes_raises_the_model_that_one_does(ready, tmp_path):
+    """Pretraining, finetuning and preferences with the matrices and the layers cut, as a user starts it."""
+    _, config, changes = ready
+    changes = [*changes, "model.n_kv_heads=2", "model.tied=false", "post_training.algorithm=dpo", "evaluation.limit=1"]
+    llama3.run(config, [*changes, f"run.dir={tmp_path / 'one'}"])
+    mesh = ["parallelism.tp=2", "parallelism.pp=2"]
+    output = launch(config, *changes, *mesh, f"run.dir={tmp_path / 'many'}", processes=4).communicate(timeout=400)[0]
+    one, many = (metrics_of(tmp_path / name / "small") for name in ("one", "many"))
+    assert {row["stage"] for row in one} >= {"pretrain", "sft", "prefer"}
+    assert len(one) == len(many), output[-3000:]
+    for expected, found in zip(one, many, strict=True):
+        assert found == pytest.approx(expected, abs=1e-5, nan_ok=True)
+
+
+def test_a_mesh_that_does_not_fit_is_refused_before_anything_is_written(ready, tmp_path):
+    _, config, changes = ready
+    process = launch(config, *changes, f"run.dir={tmp_path}", "parallelism.tp=2")
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert "L3-PAR-010" in output, output[-3000:]  # this model has one key-value head
+    assert not list(tmp_path.iterdir())

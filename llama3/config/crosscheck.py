@@ -63,18 +63,6 @@ IDLE_TEACHER = ConfigError.declare(
     "L3-CFG-071", "{name!r} learns from no teacher", fix="take it out, or choose an algorithm that needs one"
 )
 OTHER_AXIS = ConfigError.declare("L3-CFG-024", "{name!r} is a strategy for {supplied}, not {axis}")
-NO_STRATEGY = ConfigError.declare(
-    "L3-CFG-023",
-    "no strategy supplies the {axis} axis",
-    why="strategies for it: {names}",
-    fix="write {axis}: {{name: {name}, size: {size}}}",
-)
-NONE_INSTALLED = ConfigError.declare(
-    "L3-CFG-044",
-    "no strategy supplies the {axis} axis",
-    why="strategies for it: none installed",
-    fix="set {axis}: 1",
-)
 OTHER_WORLD = ConfigError.declare(
     "L3-CFG-025",
     "the mesh ({mesh}) needs {wanted} processes, there are {world}",
@@ -245,12 +233,6 @@ def _mesh(config: Config, registry: Registry, place: Place, environ: Mapping[str
         supplied = _axis(registry, slot.name) if slot.name else axis
         if supplied not in ("", axis):
             yield OTHER_AXIS.problem(where, name=slot.name, supplied=supplied, axis=axis)
-        if not slot.name and (slot.size or 1) > 1:
-            names = [name for name in registry.names("parallelism") if _axis(registry, name) == axis]
-            if names:
-                yield NO_STRATEGY.problem(where, axis=axis, names=names, name=names[0], size=slot.size)
-            else:
-                yield NONE_INSTALLED.problem(where, axis=axis)
     world = environ.get("WORLD_SIZE", "")
     if not world.isdecimal():
         return  # not under a launcher: `world_problems` asks again when the run starts

@@ -66,7 +66,7 @@ class AxisSlot(Slot):
     """A parallelism strategy and the number of ranks along its axis. `2` is short for `{size: 2}`; an axis of one rank
     needs no strategy."""
 
-    name: str = Field("", description="name of the strategy")
+    name: str = Field("", description="name of the strategy (default: the one of the axis, where there are more ranks)")
     size: int | None = Field(
         None, ge=1, description="ranks along this axis (default: 1; along dp what is left of the world)"
     )
@@ -79,7 +79,8 @@ class AxisSlot(Slot):
 
     @model_serializer(mode="wrap")
     def _short(self, serialize: SerializerFunctionWrapHandler) -> Any:
-        return serialize(self) if self.name or self.model_extra else self.size or 1
+        is_size = not self.name and not self.model_extra and self.size is not None
+        return self.size if is_size else serialize(self)
 
 
 class SuiteSlot(Slot):
@@ -225,13 +226,23 @@ class ModelSection(Section):
     max_seq_len: int | None = Field(None, ge=8, le=1 << 30, description="longest sequence the model is made for")
 
 
+STRATEGIES: Mapping[str | None, str] = {"tp": "tensor", "cp": "all_gather", "pp": "pipeline", "dp": "fsdp"}
+"""What supplies an axis of several ranks that names no strategy."""
+
+
 class ParallelismSection(Section):
-    """The device mesh, inner to outer [tp, cp, pp, dp]; an axis of size over 1 is supplied by the named plugin."""
+    """The device mesh, inner to outer [tp, cp, pp, dp]; an axis of size over 1 is supplied by the named plugin, or by
+    the axis's own: `tp: 2` is `tp: {name: tensor, size: 2}`."""
 
     tp: ParallelSlot = Field(AxisSlot(size=1), description="ranks that share each matrix")
     cp: ParallelSlot = Field(AxisSlot(size=1), description="ranks that share each sequence")
     pp: ParallelSlot = Field(AxisSlot(size=1), description="ranks that share the layers")
-    dp: ParallelSlot = Field(AxisSlot(name="single"), description="ranks that share the examples of a step")
+    dp: ParallelSlot = Field(AxisSlot(), description="ranks that share the examples of a step")
+
+    @field_validator("tp", "cp", "pp", "dp")
+    @classmethod
+    def _named(cls, slot: AxisSlot, info: ValidationInfo) -> AxisSlot:
+        return _with_strategy(info.field_name, slot, slot.size or 1)
 
     @property
     def slots(self) -> dict[Axis, AxisSlot]:
@@ -244,6 +255,17 @@ class ParallelismSection(Section):
         if self.dp.size is None:
             sizes["dp"] = max(1, world // math.prod(sizes.values()))
         return sizes
+
+    def strategies(self, world: int) -> dict[Axis, AxisSlot]:
+        """What supplies each axis that has a strategy, in a world of so many processes."""
+        sizes = self.sizes(world)
+        slots = {axis: _with_strategy(axis, slot, sizes[axis]) for axis, slot in self.slots.items()}
+        return {axis: slot for axis, slot in slots.items() if slot.name}
+
+
+def _with_strategy(axis: str | None, slot: AxisSlot, size: int) -> AxisSlot:
+    """With the axis's own strategy, where it has several ranks and the slot names none."""
+    return slot if slot.name or size == 1 else slot.model_copy(update={"name": STRATEGIES[axis]})
 
 
 class OptimizerSection(Section):

@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Set
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -50,16 +51,23 @@ class KVCache(Attention, Protocol):
     """An `Attention` over keys and values of earlier calls. `attend` stores the new ones before it reads."""
 
 
-def forest_attention(batch: Batch) -> Attention:
-    """The attention of a batch on its device."""
-    return FlexForestAttention(batch) if batch.tokens_T.device.type == "cuda" else ForestAttention(batch)
+def forest_attention(batch: Batch, queries_T: Tensor | None = None) -> Attention:
+    """The attention of a batch on its device.
+
+    queries_T: ascending tokens whose queries alone are given (default: of all); keys and values are those of the whole
+    batch.
+    """
+    if batch.tokens_T.device.type == "cuda":
+        return FlexForestAttention(batch, queries_T)
+    return ForestAttention(batch, queries_T)
 
 
 @dataclass(frozen=True)
 class _Bucket:
     """B segments attended together: padded to N own tokens (at the end) and P ancestor tokens (at the front).
 
-    own_BN, keys_BX: token of each query row and of each key column, X = P + N; padding repeats a token of the segment
+    own_BN, keys_BX: the row of each query and the token of each key column, X = P + N; padding repeats a token of the
+        segment
     pad_own_BN, pad_ancestors_BP: where padding stands, or None where there is none
     span: (first, last + 1) if the segments lie back to back in the batch with no padding and no ancestors
     """
@@ -80,20 +88,42 @@ class _Bucket:
 class ForestAttention:
     """Attention over own and ancestors' keys, bucket by bucket."""
 
-    def __init__(self, batch: Batch) -> None:
-        self.buckets = _plan(batch)
+    def __init__(self, batch: Batch, queries_T: Tensor | None = None) -> None:
+        self.buckets = _plan(batch) if queries_T is None else _plan_of(batch, queries_T)
 
     def attend(self, layer: int, q_TKGC: Tensor, k_TKC: Tensor, v_TKC: Tensor) -> Tensor:
         return _ForestAttend.apply(q_TKGC, k_TKC, v_TKC, self.buckets)
 
 
-def _plan(batch: Batch) -> list[_Bucket]:
-    """Group the batch's segments by padded own and ancestor lengths."""
+def _plan(batch: Batch, chosen: Set[int] | None = None) -> list[_Bucket]:
+    """Group the batch's segments (the `chosen` ones) by padded own and ancestor lengths."""
     members: dict[tuple[int, int], list[int]] = defaultdict(list)
     own_lengths, ancestor_lengths = batch.lengths_S.tolist(), batch.offsets_S.tolist()
     for segment, (own, ancestors) in enumerate(zip(own_lengths, ancestor_lengths, strict=True)):
-        members[_padded(ancestors), _padded(own)].append(segment)
+        if chosen is None or segment in chosen:
+            members[_padded(ancestors), _padded(own)].append(segment)
     return [_bucket(batch, torch.tensor(segments, device=batch.tokens_T.device)) for segments in members.values()]
+
+
+def _plan_of(batch: Batch, queries_T: Tensor) -> list[_Bucket]:
+    """A plan for the queries of some tokens only: segments are cut where runs of these begin and end, each piece
+    becoming the parent of the next, and the pieces in the runs are what is attended."""
+    begins = queries_T[queries_T.diff(prepend=queries_T.new_tensor([-2])) != 1]
+    ends = queries_T[queries_T.diff(append=queries_T.new_tensor([batch.num_tokens + 1])) != 1] + 1
+    starts_S1 = torch.cat([batch.starts_S1.long(), begins, ends]).unique()
+    first_S = starts_S1[:-1]
+    segment_S = batch.segment_T[first_S]
+    last_piece = torch.searchsorted(starts_S1, batch.starts_S1[1:].long()) - 1
+    above_S = batch.parents_S.long()[segment_S]
+    begins_S = first_S == batch.starts_S1.long()[segment_S]
+    before_S = torch.arange(len(first_S), device=first_S.device) - 1
+    parents_S = torch.where(begins_S, torch.where(above_S < 0, -1, last_piece[above_S]), before_S)
+    pieces = Batch(batch.tokens_T, starts_S1.to(torch.int32), parents_S.to(torch.int32), batch.targets_M[:0])
+    row_T = torch.full_like(batch.tokens_T, -1)
+    row_T[queries_T] = torch.arange(len(queries_T), device=row_T.device)
+    chosen = set((row_T[first_S] >= 0).nonzero().squeeze(-1).tolist())
+    # Rows of queries and of keys are not the same any more: none of the buckets is a plain span of both.
+    return [replace(bucket, own_BN=row_T[bucket.own_BN], span=None) for bucket in _plan(pieces, chosen)]
 
 
 def _padded(length: int) -> int:
@@ -166,7 +196,7 @@ class _ForestAttend(torch.autograd.Function):
             _scatter_own(bucket, o, o_TKGC)
         if needs_backward:
             ctx.save_for_backward(*saved)
-            ctx.buckets, ctx.kept = buckets, keep
+            ctx.buckets, ctx.kept, ctx.tokens = buckets, keep, len(k_TKC)
         return o_TKGC
 
     @staticmethod
@@ -176,7 +206,8 @@ class _ForestAttend(torch.autograd.Function):
         saved = iter(rest)
         grad_q_TKGC = torch.empty_like(o_TKGC)
         # Keys of ancestors receive from many segments: summed in float32.
-        grad_k_TKC, grad_v_TKC = (_zeros_for_sums(o_TKGC[:, :, 0]) for _ in range(2))
+        like_TKC = o_TKGC.new_empty(1, *o_TKGC.shape[1::2]).expand(ctx.tokens, -1, -1)
+        grad_k_TKC, grad_v_TKC = (_zeros_for_sums(like_TKC) for _ in range(2))
         for bucket in ctx.buckets:
             q, k, v = next(saved), next(saved), next(saved)
             grad_o = _heads_first(_rows(bucket, grad_o_TKGC))
@@ -335,11 +366,14 @@ class FlexForestAttention:
     """The same attention as one compiled FlexAttention kernel (CUDA). Its mask is tested on the CPU against the dense
     one; the kernel itself needs a GPU."""
 
-    def __init__(self, batch: Batch) -> None:
+    def __init__(self, batch: Batch, queries_T: Tensor | None = None) -> None:
         from torch.nn.attention.flex_attention import create_block_mask
 
-        tokens = batch.num_tokens
-        self.block_mask = create_block_mask(forest_mask(batch), None, None, tokens, tokens, batch.tokens_T.device)
+        sees, rows = forest_mask(batch), batch.num_tokens
+        if queries_T is not None:
+            tokens_sees, rows = sees, len(queries_T)
+            sees = lambda b, h, i, j: tokens_sees(b, h, queries_T[i], j)
+        self.block_mask = create_block_mask(sees, None, None, rows, batch.num_tokens, batch.tokens_T.device)
 
     def attend(self, layer: int, q_TKGC: Tensor, k_TKC: Tensor, v_TKC: Tensor) -> Tensor:
         q_1HTC = q_TKGC.flatten(1, 2).transpose(0, 1)[None]

@@ -22,8 +22,10 @@ from torch import Tensor
 
 from llama3.errors import ConfigError, DataError, Problem
 from llama3.model.batch import Batch
+from llama3.model.rows import Rows, padded
 from llama3.model.share import share
 from llama3.model.transformer import Transformer, compute_dtype
+from llama3.model.vocabulary import Vocabulary
 from llama3.plugins.specs import Want
 
 NOT_KNOWN = ConfigError.declare("L3-MDL-020", "cannot compute {name!r}", fix="ask for {known}")
@@ -81,22 +83,42 @@ def score(
 
     Raises ConfigError for a column that does not exist or a head that the model lacks, DataError without soft targets.
     """
-    scored = score_stage(model, batch, want, temperature)
+    scored = score_stage(model, Microbatch.of(batch, want), want, temperature)
     assert isinstance(scored, Scored), "this model is a part of one"
     return scored
 
 
+@dataclass(frozen=True, slots=True)
+class Microbatch:
+    """One forward (and backward). An empty one keeps the ranks in step."""
+
+    batch: Batch
+    """What is scored."""
+    forest: Batch
+    """What the model computes for it: the batch without repeated beginnings (llama3.model.share), padded."""
+    read_N: Tensor
+    """Where in the forest the tokens stand whose hidden states are read: those that predict the targets, then the last
+    one of each segment where `score` is wanted."""
+    chunk: int = 0
+    """Which of this process's parts of the model computes it: a pipeline may give it several."""
+
+    @classmethod
+    def of(cls, batch: Batch, want: Set[str] = frozenset(), multiple: int = 1) -> Microbatch:
+        """multiple: of how many tokens a forest must be (`Transformer.multiple`)."""
+        ends_S = batch.starts_S1[1:].long() - 1 if "score" in want else batch.source_M[:0]
+        forest, read_N = share(batch, torch.cat([batch.source_M, ends_S]))
+        return cls(batch, padded(forest, multiple), read_N)
+
+
 def score_stage(
-    model: torch.nn.Module, batch: Batch, want: Set[Want], temperature: float, x_TD: Tensor | None = None
+    model: torch.nn.Module, microbatch: Microbatch, want: Set[Want], temperature: float, x_TD: Tensor | None = None
 ) -> Scored | Tensor:
     """As `score`, by a pipeline's stage: `x_TD` is what the stage before it returned; one before the last returns the
     hidden states for the next."""
     if problems := _problems(want, temperature):
         raise ConfigError.of(problems)
-    ends_S = batch.starts_S1[1:].long() - 1 if "score" in want else batch.source_M[:0]
-    forest, read_N = share(batch, torch.cat([batch.source_M, ends_S]))
-    heads = partial(_heads, batch=batch, read_N=read_N, want=want, temperature=temperature)
-    found = model(forest, heads, x_TD)
+    heads = partial(_heads, microbatch=microbatch, want=want, temperature=temperature)
+    found = model(microbatch.forest, heads, x_TD, microbatch.chunk)
     return found if isinstance(found, Tensor) else Scored(**found)
 
 
@@ -109,23 +131,26 @@ def _problems(want: Set[str], temperature: float) -> list[Problem]:
 
 
 def _heads(
-    model: Transformer, h_TD: Tensor, *, batch: Batch, read_N: Tensor, want: Set[Want], temperature: float
+    model: Transformer, h_TD: Tensor, rows: Rows, *, microbatch: Microbatch, want: Set[Want], temperature: float
 ) -> dict[str, Tensor]:
-    """The wanted outputs; a dict of tensors, because wrappers look for tensors in what `forward` returns.
-
-    read_N: where in h_TD the hidden states of the targets' sources stand, then those of the segments' ends
-    """
+    """The wanted outputs; a dict of tensors, because wrappers look for tensors in what `forward` returns."""
     out: dict[str, Tensor] = {}
-    h_MD = h_TD[read_N[: batch.num_targets]]
+    batch, read_M, read_S = microbatch.batch, *microbatch.read_N.tensor_split([microbatch.batch.num_targets])
+    held_M, place_M = rows.held(read_M)
+    h_MD = h_TD[place_M]
     if want & {"logps", "entropy", "soft"}:
-        soft = _soft_target(batch) if "soft" in want else None
-        found = log_probs(h_MD, model.lm_head.weight, batch.target_ids_M, temperature, "entropy" in want, soft)
+        soft = tuple(column_M[held_M] for column_M in _soft_target(batch)) if "soft" in want else None
+        ids_M, weight_VD = batch.target_ids_M[held_M], model.lm_head.weight
+        found = log_probs(h_MD, weight_VD, ids_M, temperature, "entropy" in want, soft)  # type: ignore[arg-type]
         columns = dict(zip(("logps", "entropy", "soft"), found, strict=True))
         out |= {f"{name}_M": column_M for name, column_M in columns.items() if name in want}
     if "values" in want:
         out["values_M"] = _scalar(model.value_head, "value_head", h_MD)
+    out = {name: rows.joined(column_M, held_M, len(read_M)) for name, column_M in out.items()}
     if "score" in want:
-        out["score_S"] = _scalar(model.score_head, "score_head", h_TD[read_N[batch.num_targets :]])
+        held_S, place_S = rows.held(read_S)
+        score_S = _scalar(model.score_head, "score_head", h_TD[place_S])
+        out["score_S"] = rows.joined(score_S, held_S, len(read_S))
     return out
 
 
@@ -152,11 +177,15 @@ def log_probs(
     soft: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Log-probabilities of `ids_M` under softmax(h W' / temperature), the entropies and the cross-entropies with the
-    distributions `soft` (ids_Mk, probs_Mk); zeros where they were not asked for."""
+    distributions `soft` (ids_Mk, probs_Mk); zeros where they were not asked for.
+
+    W may be a DTensor whose rows are cut over ranks: all of them call it, with the same arguments."""
     dtype = compute_dtype(h_MD)
+    vocabulary, weight_VD = Vocabulary.of(weight_VD)
     none_M0 = h_MD.new_empty(len(ids_M), 0, dtype=torch.float32)
     soft_ids_Mk, soft_probs_Mk = soft or (none_M0.long(), none_M0)
-    return _LogProbs.apply(h_MD.to(dtype), weight_VD, ids_M, temperature, with_entropy, soft_ids_Mk, soft_probs_Mk)
+    given = (ids_M, temperature, with_entropy, soft_ids_Mk, soft_probs_Mk, vocabulary)
+    return _LogProbs.apply(h_MD.to(dtype), weight_VD, *given)
 
 
 class _LogProbs(torch.autograd.Function):
@@ -172,24 +201,25 @@ class _LogProbs(torch.autograd.Function):
         with_entropy: bool,
         soft_ids_Mk: Tensor,
         soft_probs_Mk: Tensor,
+        vocabulary: Vocabulary,
     ) -> tuple[Tensor, Tensor, Tensor]:
         needs_backward = any(ctx.needs_input_grad)
         ctx.weight_dtype, weight_VD = weight_VD.dtype, weight_VD.to(h_MD.dtype)
-        keep = needs_backward and len(h_MD) * len(weight_VD) <= KEPT_LOGITS
+        keep = needs_backward and len(h_MD) * vocabulary.size <= KEPT_LOGITS
         logps_M, entropy_M, soft_M = (h_MD.new_zeros(len(h_MD), dtype=torch.float32) for _ in range(3))
         kept: list[Tensor] = []
-        for rows in _chunks(h_MD, weight_VD):
+        for rows in _chunks(h_MD, vocabulary):
             logits = _logits(h_MD[rows], weight_VD, temperature)
             if keep:
                 kept.append(logits)
-            log_p = torch.log_softmax(logits, dim=-1, dtype=torch.float32)
-            logps_M[rows] = log_p.gather(1, ids_M[rows, None]).squeeze(1)
-            soft_M[rows] = -torch.linalg.vecdot(soft_probs_Mk[rows], log_p.gather(1, soft_ids_Mk[rows]))
+            log_p = vocabulary.log_softmax(logits)
+            logps_M[rows] = vocabulary.pick(log_p, ids_M[rows, None]).squeeze(1)
+            soft_M[rows] = -torch.linalg.vecdot(soft_probs_Mk[rows], vocabulary.pick(log_p, soft_ids_Mk[rows]))
             if with_entropy:
-                entropy_M[rows] = -torch.linalg.vecdot(log_p.exp(), log_p)
+                entropy_M[rows] = vocabulary.sum(-torch.linalg.vecdot(log_p.exp(), log_p))
         if needs_backward:
             ctx.save_for_backward(h_MD, weight_VD, ids_M, entropy_M, soft_ids_Mk, soft_probs_Mk, *kept)
-            ctx.temperature = temperature
+            ctx.temperature, ctx.vocabulary = temperature, vocabulary
             ctx.set_materialize_grads(False)  # None tells that a column was not used, so that it costs nothing
         return logps_M, entropy_M, soft_M
 
@@ -197,11 +227,12 @@ class _LogProbs(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         h_MD, weight_VD, ids_M, entropy_M, soft_ids_Mk, soft_probs_Mk, *kept = ctx.saved_tensors
         grad_logps_M, grad_entropy_M, grad_soft_M = grads
+        vocabulary: Vocabulary = ctx.vocabulary
         grad_h_MD = torch.empty_like(h_MD)
         grad_weight_VD: Tensor | None = None
-        for index, rows in enumerate(_chunks(h_MD, weight_VD)):
+        for index, rows in enumerate(_chunks(h_MD, vocabulary)):
             logits = kept[index] if kept else _logits(h_MD[rows], weight_VD, ctx.temperature)
-            grad_logits = torch.softmax(logits, dim=-1, dtype=torch.float32)
+            grad_logits = vocabulary.softmax(logits)
             slope = torch.zeros_like(entropy_M[rows, None])
             if grad_logps_M is not None:
                 slope = slope - grad_logps_M[rows, None]
@@ -210,13 +241,13 @@ class _LogProbs(torch.autograd.Function):
                 slope = slope + pull_Mk.sum(1, keepdim=True)
             if grad_entropy_M is not None:
                 # dH/dz = -p (log p + H)
-                log_p = torch.log_softmax(logits, dim=-1, dtype=torch.float32)
+                log_p = vocabulary.log_softmax(logits)
                 slope = slope - grad_entropy_M[rows, None] * log_p.add_(entropy_M[rows, None])
             grad_logits.mul_(slope)
             if grad_logps_M is not None:
-                grad_logits.scatter_add_(1, ids_M[rows, None], grad_logps_M[rows, None])
+                vocabulary.add_at(grad_logits, ids_M[rows, None], grad_logps_M[rows, None])
             if grad_soft_M is not None:
-                grad_logits.scatter_add_(1, soft_ids_Mk[rows], -pull_Mk)
+                vocabulary.add_at(grad_logits, soft_ids_Mk[rows], -pull_Mk)
             if ctx.temperature != 1.0:
                 grad_logits.div_(ctx.temperature)
             grad_logits = grad_logits.to(h_MD.dtype)
@@ -226,7 +257,8 @@ class _LogProbs(torch.autograd.Function):
             grad_weight_VD = part_VD.float() if grad_weight_VD is None else grad_weight_VD.add_(part_VD)
         if grad_weight_VD is None:
             grad_weight_VD = torch.zeros_like(weight_VD)
-        return grad_h_MD, grad_weight_VD.to(ctx.weight_dtype), *[None] * 5
+        # Every part of the vocabulary pulls at the hidden states: what goes back is the whole pull, on all ranks.
+        return vocabulary.sum(grad_h_MD), grad_weight_VD.to(ctx.weight_dtype), *[None] * 6
 
 
 @torch.no_grad()
@@ -235,33 +267,34 @@ def top(model: torch.nn.Module, batch: Batch, k: int, temperature: float = 1.0) 
 
     Raises ConfigError where k is not between 1 and the size of the vocabulary.
     """
-    found = top_stage(model, batch, k, temperature)
+    found = top_stage(model, Microbatch.of(batch), k, temperature)
     assert not isinstance(found, Tensor), "this model is a part of one"
     return found
 
 
 def top_stage(
-    model: torch.nn.Module, batch: Batch, k: int, temperature: float, x_TD: Tensor | None = None
+    model: torch.nn.Module, microbatch: Microbatch, k: int, temperature: float, x_TD: Tensor | None = None
 ) -> tuple[Tensor, Tensor] | Tensor:
     """As `top`, by a pipeline's stage (see `score_stage`)."""
-    forest, read_M = share(batch, batch.source_M)
 
-    def heads(model: Transformer, h_TD: Tensor) -> dict[str, Tensor]:
-        weight_VD = model.lm_head.weight
-        if not 1 <= k <= len(weight_VD):
-            raise NOT_SO_MANY("top", k=k, size=len(weight_VD))
-        h_MD = h_TD[read_M].to(compute_dtype(h_TD))
+    def heads(model: Transformer, h_TD: Tensor, rows: Rows) -> dict[str, Tensor]:
+        size = len(model.lm_head.weight)
+        if not 1 <= k <= size:
+            raise NOT_SO_MANY("top", k=k, size=size)
+        vocabulary, weight_VD = Vocabulary.of(model.lm_head.weight)
+        held_M, place_M = rows.held(microbatch.read_N)
+        h_MD = h_TD[place_M].to(compute_dtype(h_TD))
+        weight_VD = weight_VD.to(h_MD.dtype)
         found = [
-            torch.log_softmax(_logits(h_MD[rows], weight_VD.to(h_MD.dtype), temperature), -1, torch.float32).topk(k)
-            for rows in _chunks(h_MD, weight_VD)
+            vocabulary.top(vocabulary.log_softmax(_logits(h_MD[part], weight_VD, temperature)), k)
+            for part in _chunks(h_MD, vocabulary)
         ]
         empty_Mk = h_MD.new_empty(0, k, dtype=torch.float32)
-        return {
-            "ids_Mk": torch.cat([empty_Mk.long(), *(chunk.indices for chunk in found)]),
-            "logps_Mk": torch.cat([empty_Mk, *(chunk.values for chunk in found)]),
-        }
+        logps_Mk, ids_Mk = (torch.cat(x) for x in zip((empty_Mk, empty_Mk.long()), *found, strict=True))
+        columns = {"ids_Mk": ids_Mk, "logps_Mk": logps_Mk}
+        return {name: rows.joined(column, held_M, len(microbatch.read_N)) for name, column in columns.items()}
 
-    found = model(forest, heads, x_TD)
+    found = model(microbatch.forest, heads, x_TD, microbatch.chunk)
     return found if isinstance(found, Tensor) else (found["ids_Mk"], found["logps_Mk"])
 
 
@@ -271,7 +304,7 @@ def _logits(h_MD: Tensor, weight_VD: Tensor, temperature: float) -> Tensor:
     return logits if temperature == 1.0 else logits.float() / temperature
 
 
-def _chunks(h_MD: Tensor, weight_VD: Tensor) -> list[slice]:
+def _chunks(h_MD: Tensor, vocabulary: Vocabulary) -> list[slice]:
     budget = CHUNK_LOGITS_CUDA if h_MD.is_cuda else CHUNK_LOGITS
-    rows = max(CHUNK_ROWS, budget // len(weight_VD))
+    rows = max(CHUNK_ROWS, budget // vocabulary.size)
     return [slice(first, first + rows) for first in range(0, len(h_MD), rows)]

@@ -17,7 +17,7 @@ vocabulary.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import TypeVar
 
@@ -29,6 +29,7 @@ from llama3.model.attention import Attention, KVCache, forest_attention
 from llama3.model.batch import Batch
 from llama3.model.config import ModelConfig
 from llama3.model.ops import Linear, rms_norm, rotate
+from llama3.model.rows import Rows
 
 T = TypeVar("T")
 KVSink = Callable[[int, Tensor, Tensor], None]
@@ -99,8 +100,15 @@ class Transformer(nn.Module):
     value_head: one number per token (PPO's baseline); score_head: one number per segment (a reward model)
 
     A pipeline's stage is a model with a part of the `layers` (they keep their names), with `embed` on the first stage
-    and `norm` and heads on the last one only: elsewhere they are None.
+    and `norm` and heads on the last one only: elsewhere they are None. Where a process has several stages, `chunks`
+    names the layers of each, in the order of the model.
     """
+
+    rows: Callable[[Batch], Rows] = Rows
+    """Which rows of a forest are computed here."""
+    multiple: int = 1
+    """Of how many tokens a forest must be, for its rows to be cut evenly over ranks."""
+    chunks: Sequence[Sequence[str]] | None = None
 
     def __init__(self, config: ModelConfig, *, value_head: bool = False, score_head: bool = False) -> None:
         super().__init__()
@@ -114,14 +122,20 @@ class Transformer(nn.Module):
         self.value_head = Linear(config.dim, 1) if value_head else None
         self.score_head = Linear(config.dim, 1) if score_head else None
 
-    def forward(self, batch: Batch, head: Callable[[Transformer, Tensor], T], x_TD: Tensor | None = None) -> T | Tensor:
-        """`head(self, hidden(batch))`: everything that touches parameters happens inside one call of the module, so
-        that wrappers which gather parameters around `forward` (FSDP) see it.
+    def forward(
+        self, batch: Batch, head: Callable[[Transformer, Tensor, Rows], T], x_TD: Tensor | None = None, chunk: int = 0
+    ) -> T | Tensor:
+        """`head(self, hidden(batch), rows)`: everything that touches parameters happens inside one call of the module,
+        so that wrappers which gather parameters around `forward` (FSDP) see it.
 
-        x_TD: what the stage before returned. A stage without `norm` returns its hidden states for the next one.
+        x_TD: what the stage before returned. A stage before the last returns its hidden states for the next one.
         """
-        x_TD = self._run(batch.tokens_T, batch.positions_T, forest_attention(batch), x_TD)
-        return x_TD if self.norm is None else head(self, x_TD)
+        rows = self.rows(batch)
+        layers = self.layers.keys() if self.chunks is None else self.chunks[chunk]
+        x_TD = self._run(rows.tokens_T, rows.positions_T, rows.attention, x_TD, layers)
+        if self.norm is None or (self.chunks is not None and chunk < len(self.chunks) - 1):
+            return x_TD
+        return head(self, self.norm(x_TD), rows)
 
     def hidden(self, batch: Batch, kv_sink: KVSink | None = None) -> Tensor:
         """Final normalised hidden states h_TD of every token of a forest; `kv_sink` is shown each layer's keys and
@@ -129,23 +143,31 @@ class Transformer(nn.Module):
         attention = forest_attention(batch)
         if kv_sink is not None:
             attention = _Recorded(attention, kv_sink)
-        return self._run(batch.tokens_T, batch.positions_T, attention)
+        return self.norm(self._run(batch.tokens_T, batch.positions_T, attention))
 
     def step(self, tokens_T: Tensor, positions_T: Tensor, cache: KVCache) -> Tensor:
         """Final normalised hidden states of new tokens whose past is in `cache`: one token of each running sequence
         (decoding), or a chunk of a prompt. The cache knows which token belongs to which sequence."""
-        return self._run(tokens_T, positions_T, cache)
+        return self.norm(self._run(tokens_T, positions_T, cache))
 
     def logits(self, h_TD: Tensor) -> Tensor:
         """Scores over the vocabulary, in the dtype of the computation."""
         return self.lm_head(h_TD)
 
-    def _run(self, tokens_T: Tensor, positions_T: Tensor, attention: Attention, x_TD: Tensor | None = None) -> Tensor:
+    def _run(
+        self,
+        tokens_T: Tensor,
+        positions_T: Tensor,
+        attention: Attention,
+        x_TD: Tensor | None = None,
+        layers: Iterable[str] | None = None,
+    ) -> Tensor:
+        """Hidden states after `layers` (default: all)."""
         x_TD = self.embed(tokens_T) if x_TD is None else x_TD
         rope = rope_table(self.config, positions_T, compute_dtype(x_TD))
-        for index, layer in self.layers.items():
-            x_TD = layer(x_TD, rope, int(index), attention)
-        return x_TD if self.norm is None else self.norm(x_TD)
+        for index in self.layers if layers is None else layers:
+            x_TD = self.layers[index](x_TD, rope, int(index), attention)
+        return x_TD
 
 
 class _Recorded:

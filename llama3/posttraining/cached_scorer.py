@@ -77,7 +77,7 @@ class CachedScorer:
     def _ask(self, question: str, batch: Batch, compute: Callable[[Scorer], Row], nothing: Row) -> Row:
         keys = {segment: self._key(question, batch, segment) for segment in batch.segment_M.unique().tolist()}
         missing = [segment for segment, key in keys.items() if key not in self._rows]
-        if self._context.reduce([len(missing)], "max") != [0]:
+        if self._context.reduce([len(missing)], "max", "world") != [0]:
             self._scorer = self._scorer or self._make()
             columns = [column.cpu() for column in compute(self._scorer)]
             segment_M = batch.segment_M.cpu()

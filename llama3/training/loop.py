@@ -36,7 +36,7 @@ from llama3.errors import DataError, Interrupted, LlamaError, PluginError
 from llama3.model.batch import Batch
 from llama3.model.memory import give_back_freed_memory
 from llama3.model.precision import autocast
-from llama3.model.score import score_stage
+from llama3.model.score import Microbatch, score_stage
 from llama3.plugins.specs import Want
 from llama3.training.algorithm import Algorithm, Collate, Dataset, Services, Term
 from llama3.training.averaging import WeightAverage
@@ -45,8 +45,7 @@ from llama3.training.interrupt import StopRequest
 from llama3.training.meter import Meter
 from llama3.training.metrics import Reporter, Throughput
 from llama3.training.microbatch import UNITS, count_units, cut, drop_unscorable
-from llama3.training.optimizer import build_optimizer, clip_gradients, set_lr
-from llama3.training.parallel import Microbatch
+from llama3.training.optimizer import build_optimizer, clip_gradients, set_lr, sum_gradients
 from llama3.training.placed import PlacedModel
 from llama3.training.rollouts import Rollouts
 from llama3.training.schedule import Schedule
@@ -266,16 +265,19 @@ class Trainer:
 
     def update(self, batch: Batch, logged: bool) -> dict[str, float]:
         """One optimizer update; its metrics if they are logged. Where nothing can be learnt it is left out, counted."""
-        microbatches = [Microbatch(part) for part in cut(batch, self.options.microbatch_tokens)]
+        parts = cut(batch, self.options.microbatch_tokens)
         counts = self.context.reduce(count_units(batch), "sum")
         if not any(counts):
             return self.skip("nothing to train on")
-        (passes,) = self.context.reduce([len(microbatches)], "max")
-        microbatches += [Microbatch(batch.select([]))] * (int(passes) - len(microbatches))
+        (passes,) = self.context.reduce([len(parts)], "max")
+        parts += [batch.select([])] * (int(passes) - len(parts))
 
         meter = Meter() if logged else None
+        want = self.want | self.want_logged if logged else self.want
         self.optimizer.zero_grad(set_to_none=True)
-        self.model.runner.forward_backward(microbatches, partial(self.loss, counts, meter))
+        microbatches = [Microbatch.of(part, want, self.module.multiple) for part in parts]
+        self.model.runner.forward_backward(microbatches, partial(self.loss, counts, want, meter))
+        sum_gradients(self.module.parameters(), self.context)
         norm = clip_gradients(self.module.parameters(), self.options.clip, self.context)
         if not math.isfinite(norm):
             self.progress.bad_in_a_row += 1
@@ -286,13 +288,19 @@ class Trainer:
         self.optimizer.step()
         return {**meter.read(self.context), "grad_norm": norm} if meter is not None else {}
 
-    def loss(self, counts: Sequence[float], meter: Meter | None, microbatch: Microbatch, x_TD: Tensor | None) -> Tensor:
+    def loss(
+        self,
+        counts: Sequence[float],
+        want: frozenset[Want],
+        meter: Meter | None,
+        microbatch: Microbatch,
+        x_TD: Tensor | None,
+    ) -> Tensor:
         """The microbatch's share of the update's loss, or what this stage of a pipeline makes of the hidden states
         `x_TD` for the next. `meter`: of a logged step, takes its metrics too."""
-        batch = self.model.parallel.shard_batch(microbatch.batch)
-        want = self.want if meter is None else self.want | self.want_logged
+        batch = microbatch.batch
         with autocast(self.options.precision, batch.tokens_T.device):
-            scored = score_stage(self.module, batch, want, self.temperature, x_TD)
+            scored = score_stage(self.module, microbatch, want, self.temperature, x_TD)
         if isinstance(scored, Tensor):
             return scored
         losses = shares(self.algorithm.loss(scored, batch), counts)

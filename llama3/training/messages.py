@@ -13,14 +13,14 @@ import torch.distributed as dist
 from torch import Tensor
 
 
-def broadcast(value: Any, source: int = 0) -> Any:
-    """The JSON value of rank `source`, on every rank of the world; what the others give is ignored."""
+def broadcast(value: Any, source: int = 0, group: dist.ProcessGroup | None = None) -> Any:
+    """The JSON value of rank `source`, on every rank of a group (the world); what the others give is ignored."""
     message = _packed(value)
     size = torch.tensor([len(message)])
-    dist.broadcast(size, src=source)
+    dist.broadcast(size, src=source, group=group)
     if dist.get_rank() != source:
         message = torch.empty(int(size), dtype=torch.uint8)
-    dist.broadcast(message, src=source)
+    dist.broadcast(message, src=source, group=group)
     return _unpacked(message)
 
 
@@ -38,14 +38,17 @@ def gather(value: Any, group: dist.ProcessGroup) -> list[Any]:
     return [_unpacked(row[: int(size)]) for row, size in zip(messages, sizes, strict=True)]
 
 
-def broadcast_tensor(tensor: Tensor | None, source: int, device: torch.device) -> Tensor:
-    """The tensor of rank `source`, on every rank of the world; what the others give is ignored."""
+def broadcast_tensor(
+    tensor: Tensor | None, source: int, device: torch.device, group: dist.ProcessGroup | None = None
+) -> Tensor:
+    """The tensor of rank `source`, on every rank of a group (the world); what the others give is ignored."""
     mine = dist.get_rank() == source
-    shape, dtype = broadcast([list(tensor.shape), str(tensor.dtype)] if mine and tensor is not None else None, source)
+    described = [list(tensor.shape), str(tensor.dtype)] if mine and tensor is not None else None
+    shape, dtype = broadcast(described, source, group)
     sent = tensor.contiguous() if mine and tensor is not None else None
     if sent is None:
         sent = torch.empty(shape, dtype=getattr(torch, dtype.removeprefix("torch.")), device=device)
-    dist.broadcast(sent, src=source)
+    dist.broadcast(sent, src=source, group=group)
     return sent
 
 

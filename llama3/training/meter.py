@@ -28,7 +28,7 @@ class Meter:
         """`loss`, `loss/<term>` where there are several, and the metrics, over all ranks. Every rank calls it."""
         named = {f"loss/{name}": loss for name, loss in self._losses.items()} | self._metrics
         values = torch.stack(list(named.values())).tolist() if named else []
-        sums = context.sum_by_name(dict(zip(named, values, strict=True)), "loss")
+        sums = context.sum_by_name(dict(zip(named, values, strict=True)))
         # Of a pipeline only the last stage has seen any loss.
         totals: dict[str, float] = next(row for row in context.gather(sums, "model") if row)
         losses = {name: total for name, total in totals.items() if name.startswith("loss/")}

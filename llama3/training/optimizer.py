@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd.graph import increment_version
 from torch.distributed.device_mesh import DeviceMesh
@@ -46,6 +47,19 @@ def build_optimizer(model: nn.Module, options: OptimizerSection) -> torch.optim.
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
     for group in optimizer.param_groups:
         group["lr"] = lr
+
+
+def sum_gradients(parameters: Iterable[nn.Parameter], context: ParallelContext) -> None:
+    """Add up over cp the gradients of the parameters that are not cut over it: each rank has those of its tokens.
+
+    Along dp this is the work of the strategy, which may do it while the backward pass still runs."""
+    if context.dims.cp == 1:
+        return
+    group, _, _ = context.axis("cp")
+    for parameter in parameters:
+        cut = isinstance(parameter, DTensor) and "loss" in (parameter.device_mesh.mesh_dim_names or ())
+        if parameter.grad is not None and not cut:
+            dist.all_reduce(_local(parameter.grad), group=group)
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], limit: float, context: ParallelContext) -> float:

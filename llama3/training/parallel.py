@@ -24,18 +24,24 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from llama3.config.schema import Axis, ParallelismSection
 from llama3.errors import ConfigError, DoesNotFit, Problem
+from llama3.model.score import Microbatch
 from llama3.training import messages
 
 if TYPE_CHECKING:
-    from llama3.model.batch import Batch
     from llama3.model.config import ModelConfig
     from llama3.plugins.registry import Registry
 
-NO_STRATEGY = ConfigError.declare("L3-PAR-001", "names no strategy", fix="set {axis}: 1")
 OTHER_WORLD = DoesNotFit.declare(
     "L3-PAR-002",
     "needs {needed} processes, this run has {world}",
     fix="torchrun --nproc-per-node {needed} -m llama3 ...",
+)
+
+WHOLE_ADAPTERS = ConfigError.declare(
+    "L3-PAR-014",
+    "adapters (LoRA) cannot be trained where matrices are cut over {ranks} ranks",
+    why="no rank has the whole matrix that an adapter is added to",
+    fix="set parallelism.tp: 1, or train all weights",
 )
 
 MESH: tuple[Axis, ...] = ("dp", "pp", "cp", "tp")
@@ -48,8 +54,8 @@ GROUPS: Mapping[Group, tuple[Axis, ...]] = {
     "model": ("pp", "cp", "tp"),
     "world": MESH,
 }
-"""The ranks that a reduction is over: those with other examples (batch), with other tokens too (loss), with other parts
-of one copy of the model (model), all."""
+"""The ranks that a reduction is over: those with other examples (batch), with other tokens too (loss: gradients are
+sums over these), with other parts of one copy of the model (model), all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +105,18 @@ class ParallelContext:
         """Which share of each step's examples this process takes. Ranks that share a model take the same."""
         return self.mesh.get_local_rank("dp") if self.mesh is not None else 0
 
+    def axis(self, axis: Axis) -> tuple[dist.ProcessGroup, int, int]:
+        """The group of ranks that differ from this one in one axis of the mesh only, this one's place in it, and its
+        size. Needs a mesh."""
+        assert self.mesh is not None
+        return self.mesh.get_group(axis), self.mesh.get_local_rank(axis), getattr(self.dims, axis)
+
+    @property
+    def loss_mesh(self) -> DeviceMesh:
+        """The ranks over which gradients are summed, as one axis of the mesh. Needs a mesh."""
+        assert self.mesh is not None
+        return self.mesh["dp"] if self.dims.cp == 1 else self.mesh["loss"]
+
     def all_reduce(self, x: Tensor, group: Group = "batch") -> Tensor:
         """The sum of `x` over a group, in place; `x` itself in a group of one."""
         if group in self.groups:
@@ -125,23 +143,25 @@ class ParallelContext:
                 totals[name] = totals.get(name, 0.0) + number
         return totals
 
+    def shared(self, tensors: Sequence[Tensor], axis: Axis, place: int) -> tuple[Tensor, ...]:
+        """The tensors of the rank at a place of an axis, on every rank along it; what the others give is ignored."""
+        group, _, _ = self.axis(axis)
+        source = dist.get_global_rank(group, place)
+        count = messages.broadcast(len(tensors), source, group)
+        given = [*tensors, *[None] * count][:count]
+        return tuple(messages.broadcast_tensor(tensor, source, self.device, group) for tensor in given)
+
     def barrier(self) -> None:
         """Wait until every process has come here."""
         if self.mesh is not None:
             dist.barrier()
 
 
-@dataclass(frozen=True, slots=True)
-class Microbatch:
-    """One forward and backward. An empty one keeps the ranks in step."""
-
-    batch: Batch
-
-
 Loss = Callable[[Microbatch, Tensor | None], Tensor]
 """One forward of what this rank has of the model: all of it, or a pipeline's stage, which is called with the hidden
 states x_TD that the stage before it returned. The last stage gives the microbatch's share of the update's loss, whose
-backward adds to the gradients; an earlier one gives the hidden states for the next."""
+backward adds to the gradients; an earlier one gives the hidden states for the next. Ranks that share the tokens or the
+matrices of a microbatch compute the same loss."""
 Columns = tuple[Tensor, ...]
 Read = Callable[[Microbatch, Tensor | None], Tensor | Columns]
 """The same without gradient: the last stage gives columns with a row for each target."""
@@ -169,11 +189,7 @@ class ParallelStrategy(Protocol):
     def apply(self, model: nn.Module, context: ParallelContext) -> None:
         """Cut the model, which has no storage yet, in place. Parameters keep their names; one that is cut becomes a
         `DTensor` of its whole shape. A pipeline takes away what other ranks have: it deletes layers and sets what
-        stands outside of them to None."""
-
-    def shard_batch(self, batch: Batch, context: ParallelContext) -> Batch:
-        """This rank's part of a microbatch; the identity unless the axis cuts sequences (cp)."""
-        return batch
+        stands outside of them to None. What cuts the rows of a forest says so (`model.multiple`, `model.rows`)."""
 
     def runner(self, model: nn.Module, context: ParallelContext) -> Runner | None:
         """A pipeline's own schedule (pp); None for the plain loop over microbatches."""
@@ -204,11 +220,6 @@ class Parallel:
         for strategy in self._strategies:
             strategy.apply(model, self.context)
 
-    def shard_batch(self, batch: Batch) -> Batch:
-        for strategy in self._strategies:
-            batch = strategy.shard_batch(batch, self.context)
-        return batch
-
     def runner(self, model: nn.Module) -> Runner:
         runners = (strategy.runner(model, self.context) for strategy in self._strategies)
         return next((runner for runner in runners if runner is not None), MicrobatchRunner())
@@ -217,23 +228,29 @@ class Parallel:
 def start(section: ParallelismSection, model: ModelConfig, device: torch.device, registry: Registry) -> Parallel:
     """Build the configured strategies, check them against the model and the launched world, and connect.
 
-    Raises ConfigError where the sizes contradict each other and DoesNotFit where the world is of another size.
+    Raises ConfigError with everything that speaks against them; DoesNotFit where only the world is of another size.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     dims = Dims(**section.sizes(world))
-    strategies: dict[Axis, ParallelStrategy] = {}
-    problems: list[Problem] = []
-    for axis, slot in section.slots.items():
-        if slot.name:
-            strategies[axis] = registry.build("parallelism", slot.name, slot.options)
-            problems += strategies[axis].check(model, dims)
-        elif getattr(dims, axis) > 1:
-            problems.append(NO_STRATEGY.problem(f"parallelism.{axis}", axis=axis))
+    strategies = build_strategies(section, world, registry)
+    problems = [problem for strategy in strategies.values() for problem in strategy.check(model, dims)]
+    if dims.world != world:
+        problems.append(OTHER_WORLD.problem("parallelism", needed=dims.world, world=world))
     if problems:
         raise ConfigError.of(problems)
-    if dims.world != world:
-        raise OTHER_WORLD("parallelism", needed=dims.world, world=world)
     return Parallel(connect(dims, device), strategies)
+
+
+def adapter_problems(dims: Dims, where: str) -> list[Problem]:
+    """What speaks against adapters in a layout."""
+    return [WHOLE_ADAPTERS.problem(where, ranks=dims.tp)] if dims.tp > 1 else []
+
+
+def build_strategies(section: ParallelismSection, world: int, registry: Registry) -> dict[Axis, ParallelStrategy]:
+    """The strategies of a config in a world of so many processes, by their axes."""
+    return {
+        axis: registry.build("parallelism", slot.name, slot.options) for axis, slot in section.strategies(world).items()
+    }
 
 
 def connect(dims: Dims, device: torch.device) -> ParallelContext:
@@ -254,6 +271,8 @@ def connect(dims: Dims, device: torch.device) -> ParallelContext:
 def _lay(dims: Dims, device: str) -> tuple[DeviceMesh, dict[Group, dist.ProcessGroup]]:
     """The mesh and the named groups of more than one rank; made once, because groups are never given back."""
     mesh = init_device_mesh(device, dims.sizes, mesh_dim_names=MESH)
+    if dims.cp > 1:
+        mesh["dp", "cp"]._flatten("loss")
     made = {group: _group(dims.members(group), dims.world) for group in GROUPS}
     return mesh, {group: process_group for group, process_group in made.items() if process_group is not None}
 

@@ -26,7 +26,7 @@ from llama3.checkpoints.load import check_shapes, read_parameter
 from llama3.checkpoints.weights import write_model
 from llama3.config.precision import AutoPrecision
 from llama3.config.schema import LoRASection
-from llama3.errors import CheckpointError, Problem
+from llama3.errors import CheckpointError, ConfigError, Problem
 from llama3.inference.completion import Completion, Generator
 from llama3.inference.engine import throughput_engine
 from llama3.inference.sampling import Sampling
@@ -36,12 +36,12 @@ from llama3.model.build import HEADS, draw_weight, empty_model
 from llama3.model.config import ModelConfig
 from llama3.model.lora import MergeError, adapter_tensors, draw_adapter, merge, place_lora, without_adapters
 from llama3.model.precision import autocast
-from llama3.model.score import score_stage, top_stage
+from llama3.model.score import Microbatch, score_stage, top_stage
 from llama3.model.shards import like, whole
 from llama3.model.transformer import Transformer
 from llama3.training.messages import broadcast_tensor
 from llama3.training.microbatch import cut
-from llama3.training.parallel import Columns, Microbatch, Parallel, ParallelContext, Read
+from llama3.training.parallel import Columns, Parallel, ParallelContext, Read, adapter_problems
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -79,8 +79,11 @@ class PlacedModel:
                 they have learnt.
             lora: with new adapters, drawn by `seed`; all else is frozen.
 
-        Raises CheckpointError naming every tensor that is missing, extra, misshapen or not finite.
+        Raises CheckpointError naming every tensor that is missing, extra, misshapen or not finite, ConfigError where
+        the layout has no place for adapters.
         """
+        if lora is not None and (refused := adapter_problems(parallel.context.dims, "lora")):
+            raise ConfigError.of(refused)
         source = open_weights(folder)
         check_shapes(source)
         module = empty_model(source.config, {*source.shapes, *(f"{head}.weight" for head in heads)})
@@ -155,16 +158,19 @@ class PlacedModel:
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """As `gathered`: every weight of the plain model (adapters merged) in the model's order."""
-        names = (name for name, _ in self._plain().named_parameters())
+        names = [name for name, _ in self._plain().named_parameters()]
         held = ((name, partial(weight_of, self.module, name)) for name in names)
-        return self._gathered({name: make for name, make in held if _holds(self.module, name)})
+        return self._gathered({name: make for name, make in held if _holds(self.module, name)}, names)
 
-    def _gathered(self, makers: Mapping[str, Callable[[], Tensor]]) -> Iterator[tuple[str, Tensor]]:
-        """A tensor that only some ranks have (a pipeline's) comes from the first of them."""
+    def _gathered(
+        self, makers: Mapping[str, Callable[[], Tensor]], order: Sequence[str] | None = None
+    ) -> Iterator[tuple[str, Tensor]]:
+        """In the given order. A tensor that only some ranks have (a pipeline's) comes from the first of them."""
         owners: dict[str, int] = {}
         for rank, names in enumerate(self.context.gather(list(makers), "world")):
             owners |= {name: rank for name in names if name not in owners}
-        for name, owner in owners.items():
+        for name in order or owners:
+            owner = owners[name]
             tensor = whole(makers[name]().detach()) if name in makers else None
             if self.context.dims.pp > 1 or tensor is None:
                 tensor = broadcast_tensor(tensor, owner, self.context.device)
@@ -233,14 +239,14 @@ class ModelScorer:
         """The k likeliest tokens (M, k) at each target and their log-probs (M, k) at `temperature`, fp32."""
 
         def stage(microbatch: Microbatch, x_TD: Tensor | None) -> Tensor | Columns:
-            return top_stage(self.model.module, microbatch.batch, k, self.temperature, x_TD)
+            return top_stage(self.model.module, microbatch, k, self.temperature, x_TD)
 
         ids_Mk, logps_Mk = self._read(batch, stage)
         return ids_Mk, logps_Mk
 
     def _column(self, name: Literal["logps", "values"]) -> Read:
         def stage(microbatch: Microbatch, x_TD: Tensor | None) -> Tensor | Columns:
-            scored = score_stage(self.model.module, microbatch.batch, {name}, self.temperature, x_TD)
+            scored = score_stage(self.model.module, microbatch, {name}, self.temperature, x_TD)
             return scored if isinstance(scored, Tensor) else (scored.logps_M if name == "logps" else scored.values_M,)
 
         return stage
@@ -255,7 +261,8 @@ class ModelScorer:
         padded = [*parts, *[batch.select([])] * (int(passes) - len(parts))]
         base = nullcontext() if self.adapters else without_adapters(self.model.module)
         with base, autocast(self.precision, batch.tokens_T.device):
-            found = self.model.runner.forward([Microbatch(part) for part in padded], stage)
+            multiple = self.model.module.multiple
+            found = self.model.runner.forward([Microbatch.of(part, multiple=multiple) for part in padded], stage)
         order = torch.cat([numbers_M[:0], *(part.per_target["number"] for part in parts)]).argsort()
         return tuple(torch.cat(column)[order] for column in zip(*found, strict=True))
 

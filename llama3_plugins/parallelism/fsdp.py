@@ -1,4 +1,4 @@
-"""Fully sharded data parallelism: torch's FSDP2 over the `dp` axis (ZeRO-3).
+"""Fully sharded data parallelism: torch's FSDP2 over the `dp` axis (ZeRO-3), and over `cp` with it.
 
 Weights, gradients and moments are cut over the ranks; a block's weights are gathered just before it computes.
 """
@@ -17,7 +17,7 @@ class Fsdp(ParallelStrategy):
     def apply(self, model: nn.Module, context: ParallelContext) -> None:
         if context.mesh is None:
             return
-        mesh = context.mesh["dp"]
+        mesh = context.loss_mesh
         for block in model.get_submodule("layers").children():
             fully_shard(block, mesh=mesh)
         # The root too gives its weights back after a forward: a frozen model has no backward that would do it.

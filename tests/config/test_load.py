@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from llama3.config import load
+from llama3.config.schema import ParallelismSection
 from llama3.errors import ConfigError, PluginError
 
 pytestmark = pytest.mark.usefixtures("built_ins")
@@ -112,6 +113,14 @@ def test_an_axis_is_a_name_a_size_or_both(write):
     assert load(write(loaded.to_yaml()), environ={}).config == loaded.config
     other = load(write("parallelism: {tp: {name: megatron, size: 2}}\n"), ["parallelism.tp=4"], environ={})
     assert (other.config.parallelism.tp.name, other.config.parallelism.tp.size) == ("megatron", 4)
+
+
+@pytest.mark.parametrize(("axis", "name"), [("tp", "tensor"), ("cp", "all_gather"), ("pp", "pipeline"), ("dp", "fsdp")])
+def test_several_ranks_are_enough_to_name_a_strategy(axis, name):
+    assert getattr(ParallelismSection.model_validate({axis: 2}), axis).name == name
+    assert getattr(ParallelismSection.model_validate({axis: {"size": 2}}), axis).name == name
+    assert getattr(ParallelismSection.model_validate({axis: 1}), axis).name == ""
+    assert getattr(ParallelismSection.model_validate({axis: {"name": "acme", "size": 2}}), axis).name == "acme"
 
 
 def test_set_reaches_into_lists_and_free_mappings(write):
@@ -241,11 +250,7 @@ def test_extends_goes_one_level(write, site, built_ins):
             "'lost' learns from 'step', a kind of data that no plugin brings. did you mean 'steps'?",
         ),
         ("post_training: {average: [0, 0]}", "no weights of the sft and the preference checkpoint"),
-        (
-            "parallelism: {tp: 2}",
-            "no strategy supplies the tp axis. strategies for it: megatron. Fix: write tp: {name: megatron, size: 2}",
-        ),
-        ("parallelism: {pp: 2}", "no strategy supplies the pp axis. strategies for it: none installed. Fix: set pp: 1"),
+        ("parallelism: {tp: 2}", "parallelism.tp: no plugin 'tensor'"),
         ("parallelism: {dp: megatron}", "'megatron' is a strategy for tp, not dp"),
         ("parallelism: {cp: {name: megatron, size: 2}}", "'megatron' is a strategy for tp, not cp"),
         ("safety: {policy: {output: prompt_injection}}", "does not stand at 'output'"),

@@ -10,7 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from llama3.checkpoints.load import load_model
 from llama3.checkpoints.weights import save_model
-from llama3.model.attention import ForestAttention, forest_mask
+from llama3.model.attention import ForestAttention, forest_attention, forest_mask
 from llama3.model.batch import Batch, Segment, Tree
 from llama3.model.build import init_weights
 from llama3.model.config import ModelConfig, RopeScaling
@@ -121,6 +121,20 @@ def test_forest_attention_equals_dense_oracle(kept: bool, monkeypatch) -> None:
         results.append([out, *torch.autograd.grad((out * weight).sum(), inputs)])
     for ours, expected in zip(*results, strict=True):
         torch.testing.assert_close(ours, expected, atol=1e-10, rtol=1e-8)
+
+
+@pytest.mark.parametrize("runs", [[(0, 7)], [(3, 40), (61, 90)], [(0, 1), (2, 3), (100, 300)], [(130, 200)]])
+def test_attention_of_some_queries_is_that_of_all(runs) -> None:
+    batch = forest()
+    queries_t = torch.cat([torch.arange(first, min(end, batch.num_tokens)) for first, end in runs])
+    torch.manual_seed(0)
+    shapes = [(batch.num_tokens, 2, 3, 8), (batch.num_tokens, 2, 8), (batch.num_tokens, 2, 8)]
+    q, k, v = (torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes)
+    some = forest_attention(batch, queries_t).attend(0, q[queries_t], k, v)
+    among_all = ForestAttention(batch).attend(0, q, k, v)[queries_t]
+    torch.testing.assert_close(some, among_all, atol=1e-12, rtol=0)
+    for ours, expected in zip(*(torch.autograd.grad(x.sin().sum(), (q, k, v)) for x in (some, among_all)), strict=True):
+        torch.testing.assert_close(ours, expected, atol=1e-12, rtol=0)
 
 
 def test_whole_model_gradients_equal_dense_oracle(monkeypatch) -> None:

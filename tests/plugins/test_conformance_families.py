@@ -152,6 +152,18 @@ class TestFsdp(ParallelConformance):
     plugin = "fsdp"
 
 
+class TestTensorParallel(ParallelConformance):
+    plugin = "tensor"
+
+
+class TestAllGather(ParallelConformance):
+    plugin = "all_gather"
+
+
+class TestPipeline(ParallelConformance):
+    plugin = "pipeline"
+
+
 class TestSingle(ParallelConformance):
     plugin = "single"
 

@@ -1,13 +1,17 @@
 """Strategies: what they refuse before anything starts."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from llama3.config.schema import ParallelismSection
+from llama3.config.schema import LoRASection, ParallelismSection
 from llama3.errors import ConfigError, DoesNotFit
 from llama3.model.config import PRESETS
 from llama3.plugins.registry import discover
-from llama3.training.parallel import Dims, GlobalStats, ParallelContext, start
+from llama3.preflight import load_config, ready
+from llama3.training.parallel import Dims, GlobalStats, Parallel, ParallelContext, start
+from llama3.training.placed import PlacedModel
 
 CPU = torch.device("cpu")
 TINY = PRESETS["tiny"]
@@ -20,22 +24,59 @@ def test_a_single_process_needs_no_process_group():
     assert parallel.context.reduce([1, 2], "sum") == [1, 2]
 
 
-@pytest.mark.parametrize("section", [{"tp": 2}, {"cp": 2}, {"pp": 2}])
-def test_an_axis_that_no_plugin_supplies_is_refused(section):
-    with pytest.raises(ConfigError, match="L3-PAR-001"):
-        start(ParallelismSection.model_validate(section), TINY, CPU, discover())
-
-
 def test_single_refuses_company_and_names_the_way_out(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match=r"runs in one process, this run has 2.*name: fsdp, size: 2"):
-        start(ParallelismSection(), TINY, CPU, discover())
+        start(ParallelismSection.model_validate({"dp": "single"}), TINY, CPU, discover())
+
+
+def test_processes_that_no_axis_asks_for_share_the_examples():
+    section = ParallelismSection.model_validate({"tp": 2})
+    assert {axis: slot.name for axis, slot in section.strategies(6).items()} == {"tp": "tensor", "dp": "fsdp"}
+    assert {axis: slot.name for axis, slot in section.strategies(2).items()} == {"tp": "tensor"}
+    assert ParallelismSection().strategies(1) == {}
 
 
 def test_a_world_of_another_size_is_refused():
     section = ParallelismSection.model_validate({"dp": {"name": "fsdp", "size": 4}})
     with pytest.raises(DoesNotFit, match=r"needs 4 processes, this run has 1.*--nproc-per-node 4"):
         start(section, TINY, CPU, discover())
+
+
+def test_everything_that_speaks_against_a_mesh_is_named_at_once_before_work_starts(monkeypatch):
+    config = {
+        "model": {"preset": "tiny", "n_heads": 4, "n_kv_heads": 2},
+        "parallelism": {"tp": 4, "dp": 2},
+        "post_training": {"sft": {"lora": {"rank": 4}}},
+    }
+    expected = {"L3-CFG-025", "L3-PAR-010", "L3-PAR-014"}
+    with pytest.raises(ConfigError) as caught:
+        ready(load_config(config))
+    assert {problem.code for problem in caught.value.problems} == expected
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError) as caught:
+        load_config(config)
+    assert {problem.code for problem in caught.value.problems} == expected
+
+
+@pytest.mark.parametrize(
+    ("section", "change", "code"),
+    [
+        ({"tp": 2}, {"n_kv_heads": 1}, "L3-PAR-010"),
+        ({"tp": 2}, {"n_heads": 6, "n_kv_heads": 6, "ffn_dim": 9, "dim": 48}, "L3-PAR-011"),
+        ({"tp": 4}, {"n_heads": 4, "n_kv_heads": 4, "vocab_size": 5}, "L3-PAR-012"),
+    ],
+)
+def test_a_strategy_refuses_what_it_cannot_cut(section, change, code):
+    with pytest.raises(ConfigError) as caught:
+        start(ParallelismSection.model_validate(section), replace(TINY, head_dim=0, **change), CPU, discover())
+    assert caught.value.problems[0].code == code
+
+
+def test_adapters_are_refused_before_weights_load():
+    parallel = Parallel(ParallelContext(CPU, Dims(tp=2)))
+    with pytest.raises(ConfigError, match="L3-PAR-014"):
+        PlacedModel.loaded("nowhere", parallel, lora=LoRASection(rank=4))
 
 
 def test_moments_of_one_rank():

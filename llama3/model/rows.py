@@ -1,0 +1,49 @@
+"""Which rows of a forest this process computes: all, unless a strategy cuts sequences over ranks (context parallelism).
+
+Legend: T tokens, N tokens that are read, H of these those whose rows stand here.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from llama3.model.attention import Attention, forest_attention
+from llama3.model.batch import Batch
+
+
+class Rows:
+    """All rows of a forest, in its order. A strategy that cuts sequences gives a model a subclass (`model.rows`)."""
+
+    tokens_T: Tensor
+    """Ids of the tokens that are computed here."""
+    positions_T: Tensor
+    attention: Attention
+    """Attends their queries to whatever of the whole forest they see."""
+
+    def __init__(self, forest: Batch) -> None:
+        self.tokens_T, self.positions_T = forest.tokens_T, forest.positions_T
+        self.attention = forest_attention(forest)
+
+    def held(self, read_N: Tensor) -> tuple[Tensor, Tensor]:
+        """Of the tokens `read_N` of the forest: which of N have their rows here, and the number of each one's row."""
+        return torch.arange(len(read_N), device=read_N.device), read_N
+
+    def joined(self, column_H: Tensor, held_H: Tensor, count: int) -> Tensor:
+        """The column of all N (`count`) tokens, from its values at those held here. Differentiable: whoever calls it
+        computes the same with the result on every rank that shares the forest."""
+        return column_H
+
+
+def padded(forest: Batch, multiple: int) -> Batch:
+    """The forest with as many tokens as a multiple, at least one: a last root that nothing reads fills it up."""
+    missing = multiple - forest.num_tokens if forest.num_tokens < multiple else -forest.num_tokens % multiple
+    if multiple == 1 or not missing:
+        return forest
+    new = forest.tokens_T.new_zeros
+    return Batch(
+        tokens_T=torch.cat([forest.tokens_T, new(missing)]),
+        starts_S1=torch.cat([forest.starts_S1, forest.starts_S1[-1:] + missing]),
+        parents_S=torch.cat([forest.parents_S, forest.parents_S.new_tensor([-1])]),
+        targets_M=new(0),
+    )

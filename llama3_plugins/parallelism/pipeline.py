@@ -1,0 +1,197 @@
+"""Pipeline parallelism: consecutive layers on each rank of `pp`, in the order of llama3_plugins.parallelism.schedule.
+
+Every rank knows every microbatch, hence the size of every message: all receives of an update are posted before it
+begins, and microbatches may differ in length. Hidden states travel through CPU memory, also between GPUs.
+
+Legend: T rows that a rank has of a forest, D model dim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from llama3.errors import ConfigError, Problem
+from llama3.parallelism import (
+    Columns,
+    Dims,
+    Loss,
+    Microbatch,
+    ModelConfig,
+    ParallelContext,
+    ParallelStrategy,
+    Read,
+    Runner,
+    Transformer,
+)
+from llama3_plugins.parallelism.options import PipelineOptions
+from llama3_plugins.parallelism.schedule import Action, forward_order, order
+
+FEW_LAYERS = ConfigError.declare(
+    "L3-PAR-013",
+    "{stages} stages for {layers} layers",
+    why="a stage has one layer at least; the embedding and the output matrix count as one each",
+    fix="set parallelism.pp.size x stages to {most} or less",
+)
+TIED = ConfigError.declare(
+    "L3-PAR-015",
+    "a pipeline cannot train a model whose output matrix is its embedding",
+    why="the two stand on the first and the last rank",
+    fix="set model.tied: false for a new model; else use parallelism.tp or parallelism.dp",
+)
+
+
+class Pipeline(ParallelStrategy):
+    """Stages of about as many layers each. The embedding and the output matrix count as layers (paper 3.3.2)."""
+
+    def __init__(self, options: PipelineOptions) -> None:
+        self.options = options
+
+    def check(self, model: ModelConfig, dims: Dims) -> list[Problem]:
+        if dims.pp == 1:
+            return []
+        problems, stages = [], dims.pp * self.options.chunks
+        if stages > model.n_layers + 2:
+            layers, most = model.n_layers, model.n_layers + 2
+            problems.append(FEW_LAYERS.problem("parallelism.pp", stages=stages, layers=layers, most=most))
+        if model.tied:
+            problems.append(TIED.problem("parallelism.pp"))
+        return problems
+
+    def apply(self, model: nn.Module, context: ParallelContext) -> None:
+        if context.mesh is None or context.dims.pp == 1:
+            return
+        assert isinstance(model, Transformer)
+        _, rank, ranks = context.axis("pp")
+        stages = stage_layers(model.config.n_layers, ranks * self.options.chunks)
+        model.chunks = [[str(layer) for layer in stages[stage]] for stage in range(rank, len(stages), ranks)]
+        held = {name for chunk in model.chunks for name in chunk}
+        for name in [name for name in model.layers if name not in held]:
+            del model.layers[name]
+        others = ["embed"] if rank > 0 else []
+        others += ["norm", "lm_head", "value_head", "score_head"] if rank < ranks - 1 else []
+        for name in others:
+            setattr(model, name, None)
+
+    def runner(self, model: nn.Module, context: ParallelContext) -> Runner | None:
+        if context.mesh is None or context.dims.pp == 1:
+            return None
+        assert isinstance(model, Transformer)
+        return PipelineRunner(model, context, self.options)
+
+
+def stage_layers(layers: int, stages: int) -> list[range]:
+    """The layers of each stage. With the embedding before the first and the output matrix behind the last, all stages
+    have as many layers, or one more."""
+    slots = layers + 2
+    bounds = [stage * slots // stages for stage in range(stages + 1)]
+    return [range(max(first - 1, 0), min(end - 1, layers)) for first, end in pairwise(bounds)]
+
+
+class PipelineRunner(Runner):
+    """One rank's part of the schedule."""
+
+    def __init__(self, model: Transformer, context: ParallelContext, options: PipelineOptions) -> None:
+        self._context, self._device = context, context.device
+        self._group, self._rank, self._ranks = context.axis("pp")
+        self._chunks, self._last = options.chunks, self._ranks * options.chunks - 1
+        self._consecutive = options.consecutive or self._ranks
+        self._dim, self._dtype = model.config.dim, next(model.parameters()).dtype
+
+    def forward_backward(self, microbatches: Sequence[Microbatch], loss: Loss) -> None:
+        actions = order(self._rank, self._ranks, self._chunks, len(microbatches), self._consecutive)
+        mail = self._mail(microbatches, actions)
+        live: dict[tuple[int, int], tuple[Tensor | None, Tensor]] = {}
+        for action in actions:
+            stage, place = self._stage(action), (action.chunk, action.microbatch)
+            if action.kind == "forward":
+                x_TD = mail.receive(action).requires_grad_() if stage > 0 else None
+                y = loss(replace(microbatches[action.microbatch], chunk=action.chunk), x_TD)
+                live[place] = (x_TD, y)
+                if stage < self._last:
+                    mail.send(action, y.detach())
+            else:
+                x_TD, y = live.pop(place)
+                y.backward(mail.receive(action) if stage < self._last else None)
+                if x_TD is not None:
+                    mail.send(action, torch.zeros_like(x_TD) if x_TD.grad is None else x_TD.grad)
+        mail.sent()
+
+    def forward(self, microbatches: Sequence[Microbatch], read: Read) -> Sequence[Columns]:
+        actions = forward_order(self._ranks, self._chunks, len(microbatches), self._consecutive)
+        mail = self._mail(microbatches, actions)
+        found: dict[int, Columns] = {}
+        for action in actions:
+            stage = self._stage(action)
+            x_TD = mail.receive(action) if stage > 0 else None
+            y = read(replace(microbatches[action.microbatch], chunk=action.chunk), x_TD)
+            if stage < self._last:
+                mail.send(action, cast(Tensor, y))
+            else:
+                found[action.microbatch] = cast(Columns, y)
+        mail.sent()
+        return [self._context.shared(found.get(i, ()), "pp", self._ranks - 1) for i in range(len(microbatches))]
+
+    def _stage(self, action: Action) -> int:
+        return action.chunk * self._ranks + self._rank
+
+    def _mail(self, microbatches: Sequence[Microbatch], actions: Sequence[Action]) -> _Mail:
+        """With a receive posted for every action that needs one."""
+        mail = _Mail(self._group, self._rank, self._ranks, len(microbatches), self._device)
+        cut = self._context.dims.tp * self._context.dims.cp
+        for action in actions:
+            stage = self._stage(action)
+            if (stage > 0) if action.kind == "forward" else (stage < self._last):
+                rows = microbatches[action.microbatch].forest.num_tokens // cut
+                mail.expect(action, torch.empty(rows, self._dim, dtype=self._dtype))
+        return mail
+
+
+class _Mail:
+    """The messages of one pass: hidden states to the next stage, their gradients back to the one before."""
+
+    def __init__(
+        self, group: dist.ProcessGroup, rank: int, ranks: int, microbatches: int, device: torch.device
+    ) -> None:
+        self.group, self.rank, self.ranks = group, rank, ranks
+        self.microbatches, self.device = microbatches, device
+        self._expected: dict[Action, tuple[Tensor, dist.Work]] = {}
+        self._sent: list[tuple[Tensor, dist.Work]] = []
+
+    def expect(self, action: Action, x_TD: Tensor) -> None:
+        """Have the message that an action needs written into `x_TD`, when it comes."""
+        step = -1 if action.kind == "forward" else 1
+        work = dist.irecv(x_TD, group=self.group, group_src=self._peer(step), tag=self._tag(action))
+        self._expected[action] = (x_TD, cast(dist.Work, work))
+
+    def receive(self, action: Action) -> Tensor:
+        """The message that an action needs."""
+        x_TD, work = self._expected.pop(action)
+        work.wait()
+        return x_TD.to(self.device)
+
+    def send(self, action: Action, x_TD: Tensor) -> None:
+        """What an action gives, to the stage that goes on with it."""
+        step = 1 if action.kind == "forward" else -1
+        message = x_TD.cpu().contiguous()
+        work = dist.isend(message, group=self.group, group_dst=self._peer(step), tag=self._tag(action, step))
+        self._sent.append((message, cast(dist.Work, work)))
+
+    def sent(self) -> None:
+        """Wait until all that was sent is received."""
+        for _, work in self._sent:
+            work.wait()
+
+    def _peer(self, step: int) -> int:
+        return (self.rank + step) % self.ranks
+
+    def _tag(self, action: Action, step: int = 0) -> int:
+        """Names a message by the stage that receives it."""
+        stage = action.chunk * self.ranks + self.rank + step
+        return (stage * self.microbatches + action.microbatch) * 2 + (action.kind == "backward")

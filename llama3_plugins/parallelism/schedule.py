@@ -1,0 +1,57 @@
+"""The order in which a rank of a pipeline runs the parts of an update: 1F1B and its interleaved form.
+
+A model of S = ranks x chunks stages stands round the ranks in turn: stage s is chunk s // ranks of rank s % ranks. With
+F and B forwards and backwards, a rank of one chunk begins with as many F as ranks follow it, alternates F and B, and
+ends with B (Narayanan et al. 2021). With several chunks, N microbatches of one chunk follow each other before the next
+chunk's turn; N is free (Llama 3, section 3.3.2): ranks (depth first) up to all microbatches (breadth first). It need
+not divide the number of microbatches, and there may be fewer of these than ranks.
+
+A rank waits (ranks - 1) / (chunks x microbatches) of the time that it works: `bubble`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """One forward or backward of one microbatch through one of a rank's chunks."""
+
+    kind: Literal["forward", "backward"]
+    chunk: int
+    microbatch: int
+
+
+def order(rank: int, ranks: int, chunks: int, microbatches: int, consecutive: int) -> list[Action]:
+    """What a rank does in one update."""
+    groups = _groups(ranks, microbatches, consecutive)
+    forwards = forward_order(ranks, chunks, microbatches, consecutive)
+    # The last chunk's backwards come first.
+    backwards = [Action("backward", chunks - 1 - action.chunk, action.microbatch) for action in forwards]
+    longest = max((len(group) for group in groups), default=0)
+    ahead = ranks - 1 - rank if chunks == 1 else 2 * (ranks - 1 - rank) + (chunks - 1) * longest
+    ahead = min(ahead, len(forwards))
+    steady = [action for pair in zip(forwards[ahead:], backwards, strict=False) for action in pair]
+    return [*forwards[:ahead], *steady, *backwards[len(forwards) - ahead :]]
+
+
+def forward_order(ranks: int, chunks: int, microbatches: int, consecutive: int) -> list[Action]:
+    """The forwards of a rank: all that it does where nothing is learnt."""
+    groups = _groups(ranks, microbatches, consecutive)
+    return [Action("forward", chunk, number) for group in groups for chunk in range(chunks) for number in group]
+
+
+def _groups(ranks: int, microbatches: int, consecutive: int) -> list[range]:
+    """Microbatches that one chunk runs in a row: `consecutive` of them, at least one per rank, for with fewer ranks
+    would wait for each other for ever. What would be left over joins the last group."""
+    size = max(consecutive, ranks)
+    count = max(microbatches // size, min(microbatches, 1))
+    ends = [*range(size, count * size, size), microbatches] if count else []
+    return [range(first, end) for first, end in zip([0, *ends], ends, strict=False)]
+
+
+def bubble(ranks: int, chunks: int, microbatches: int) -> float:
+    """The time that a rank waits over the time that it works, where all stages and microbatches take as long."""
+    return (ranks - 1) / (chunks * microbatches)

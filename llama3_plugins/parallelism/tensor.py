@@ -1,0 +1,152 @@
+"""Tensor parallelism with sequence-parallel norms (Shoeybi et al. 2019; Korthikanti et al. 2022), along `tp`.
+
+A rank has some of the heads, of the FFN's channels and of the vocabulary, and between the blocks some of the rows:
+
+    rows of a rank -> norm -> gather rows -> its heads (channels) -> add up over ranks, each keeps its rows -> residual
+
+Scores over the vocabulary never stand whole on one rank; neither do the hidden states between the blocks.
+
+Legend: T tokens, t those of a rank, D model dim, O outputs, I inputs of a matrix, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
+
+from llama3.errors import ConfigError, Problem
+from llama3.parallelism import Dims, ModelConfig, ParallelContext, ParallelStrategy, Transformer, rms_norm
+from llama3_plugins.parallelism.collectives import gather_rows, gather_same, same_on_all, scatter_sums
+
+UNEVEN_HEADS = ConfigError.declare(
+    "L3-PAR-010",
+    "{ranks} ranks cannot share {heads} key-value heads evenly",
+    why="a rank computes whole heads",
+    fix="set parallelism.tp to one of {fitting}",
+)
+UNEVEN_FFN = ConfigError.declare(
+    "L3-PAR-011",
+    "{ranks} ranks cannot share an FFN of {width} channels evenly",
+    why="its rows stand in {groups} groups, and a rank has whole ones",
+    fix="choose an ffn_dim that {heads} (n_kv_heads) divides, or a smaller parallelism.tp",
+)
+FEW_TOKENS = ConfigError.declare(
+    "L3-PAR-012",
+    "{ranks} ranks leave some of them without a token of a vocabulary of {size}",
+    why="each has {part} tokens but the last ones",
+    fix="set a smaller parallelism.tp",
+)
+
+
+class TensorParallel(ParallelStrategy):
+    """Rows and columns of every matrix over the ranks. Any vocabulary: the last rank has what is left."""
+
+    def check(self, model: ModelConfig, dims: Dims) -> list[Problem]:
+        ranks, part = dims.tp, math.ceil(model.vocab_size / dims.tp)
+        problems = []
+        if model.n_kv_heads % ranks:
+            fitting = [size for size in range(1, model.n_kv_heads + 1) if model.n_kv_heads % size == 0]
+            heads = model.n_kv_heads
+            problems.append(UNEVEN_HEADS.problem("parallelism.tp", ranks=ranks, heads=heads, fitting=fitting))
+        elif model.ffn_groups % ranks:
+            numbers = {"width": model.ffn_dim, "groups": model.ffn_groups, "heads": model.n_kv_heads}
+            problems.append(UNEVEN_FFN.problem("parallelism.tp", ranks=ranks, **numbers))
+        if (ranks - 1) * part >= model.vocab_size:
+            problems.append(FEW_TOKENS.problem("parallelism.tp", ranks=ranks, size=model.vocab_size, part=part))
+        return problems
+
+    def apply(self, model: nn.Module, context: ParallelContext) -> None:
+        if context.mesh is None or context.dims.tp == 1:
+            return
+        assert isinstance(model, Transformer)
+        mesh, (group, rank, ranks) = context.mesh["tp"], context.axis("tp")
+        model.multiple *= ranks
+        for block in model.layers.values():
+            for name in ("attention_norm", "ffn_norm"):
+                block.set_submodule(name, RowsNorm(block.get_submodule(name), group))
+            for name in ("attention.qkv", "ffn.gate_up"):
+                block.set_submodule(name, ColumnLinear(_cut(block.get_submodule(name), 0, mesh)))
+            for name in ("attention.out", "ffn.down"):
+                block.set_submodule(name, RowLinear(_cut(block.get_submodule(name), 1, mesh), group))
+        if model.embed is not None:
+            model.set_submodule("embed", CutEmbedding(_cut(model.embed, 0, mesh), group, rank))
+        if model.norm is not None:
+            model.set_submodule("norm", LastNorm(model.norm, group))
+            model.lm_head.weight = _cut(model.lm_head, 0, mesh)
+            if model.config.tied and model.embed is not None:
+                model.lm_head.weight = model.embed.weight
+
+
+def _cut(module: nn.Module, dim: int, mesh: DeviceMesh) -> nn.Parameter:
+    """The module's weight, cut over the ranks."""
+    weight = module.get_parameter("weight")
+    cut = distribute_tensor(weight.detach(), mesh, [Shard(dim)], src_data_rank=None)
+    return nn.Parameter(cut, requires_grad=weight.requires_grad)
+
+
+def _local(weight: Tensor) -> Tensor:
+    assert isinstance(weight, DTensor)
+    return weight.to_local()
+
+
+class RowsNorm(nn.Module):
+    """RMSNorm of a rank's rows, which are then gathered for matrices that each rank has others of."""
+
+    def __init__(self, norm: nn.Module, group: dist.ProcessGroup) -> None:
+        super().__init__()
+        self.weight, self.eps, self.group = norm.get_parameter("weight"), norm.eps, group
+
+    def forward(self, x_tD: Tensor) -> Tensor:
+        return gather_rows(self._normal(x_tD), self.group)
+
+    def _normal(self, x_tD: Tensor) -> Tensor:
+        return rms_norm(x_tD, same_on_all(self.weight, self.group), self.eps)  # type: ignore[arg-type]
+
+
+class LastNorm(RowsNorm):
+    """The last norm: all ranks compute the same with what it gives (llama3.model.vocabulary adds up over parts)."""
+
+    def forward(self, x_tD: Tensor) -> Tensor:
+        return gather_same(self._normal(x_tD), self.group)
+
+
+class ColumnLinear(nn.Module):
+    """A rank's outputs, of all inputs: a part of the rows of W [O, I]."""
+
+    def __init__(self, weight: nn.Parameter) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, x_TI: Tensor) -> Tensor:
+        return F.linear(x_TI, _local(self.weight))
+
+
+class RowLinear(nn.Module):
+    """All outputs, of a rank's inputs (a part of the columns of W), added up over ranks; each keeps its rows."""
+
+    def __init__(self, weight: nn.Parameter, group: dist.ProcessGroup) -> None:
+        super().__init__()
+        self.weight, self.group = weight, group
+
+    def forward(self, x_TI: Tensor) -> Tensor:
+        return scatter_sums(F.linear(x_TI, _local(self.weight)), self.group)
+
+
+class CutEmbedding(nn.Module):
+    """A rank's part of the vocabulary; a token's embedding comes from the rank that has it."""
+
+    def __init__(self, weight: nn.Parameter, group: dist.ProcessGroup, rank: int) -> None:
+        super().__init__()
+        self.weight, self.group = weight, group
+        self.first = rank * math.ceil(len(weight) / dist.get_world_size(group))
+
+    def forward(self, tokens_T: Tensor) -> Tensor:
+        part_VD = _local(self.weight)
+        here_T = (tokens_T >= self.first) & (tokens_T < self.first + len(part_VD))
+        row_T = (tokens_T - self.first).clamp(0, len(part_VD) - 1)
+        return scatter_sums(F.embedding(row_T, part_VD) * here_T[:, None], self.group)

@@ -1,0 +1,60 @@
+"""The order of a pipeline: it comes to an end whatever the sizes, and waits no longer than the formula says."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+
+from llama3_plugins.parallelism.pipeline import stage_layers
+from llama3_plugins.parallelism.schedule import Action, bubble, order
+
+COST = {"forward": 1.0, "backward": 2.0}
+
+
+def simulated(ranks: int, chunks: int, microbatches: int, consecutive: int) -> float:
+    """When the last rank is done, if a stage's forward takes 1 / chunks and its backward twice that; messages are free.
+    Fails where ranks wait for each other for ever."""
+    todo = [order(rank, ranks, chunks, microbatches, consecutive)[::-1] for rank in range(ranks)]
+    done: dict[tuple[str, int, int], float] = {}
+    clock = [0.0] * ranks
+    last = ranks * chunks - 1
+
+    def needs(rank: int, action: Action) -> list[tuple[str, int, int]]:
+        stage = action.chunk * ranks + rank
+        if action.kind == "forward":
+            return [("forward", stage - 1, action.microbatch)] if stage > 0 else []
+        own = ("forward", stage, action.microbatch)
+        return [own, ("backward", stage + 1, action.microbatch)] if stage < last else [own]
+
+    while any(todo):
+        ready = [r for r in range(ranks) if todo[r] and all(need in done for need in needs(r, todo[r][-1]))]
+        assert ready, "every rank waits for another"
+        for rank in ready:
+            action = todo[rank].pop()
+            begin = max([clock[rank], *(done[need] for need in needs(rank, action))])
+            clock[rank] = begin + COST[action.kind] / chunks
+            done[action.kind, action.chunk * ranks + rank, action.microbatch] = clock[rank]
+    return max(clock)
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4, 8])
+def test_every_order_ends_with_everything_done_once(ranks):
+    for chunks, microbatches, consecutive in product((1, 2, 3), (1, 2, 5, 8), (1, 2, 4, 9)):
+        simulated(ranks, chunks, microbatches, consecutive)
+        actions = order(0, ranks, chunks, microbatches, consecutive)
+        assert len(set(actions)) == len(actions) == 2 * chunks * microbatches
+
+
+@pytest.mark.parametrize(("ranks", "chunks", "microbatches"), [(2, 1, 4), (4, 1, 8), (4, 1, 5), (2, 2, 4), (4, 2, 8)])
+def test_ranks_wait_as_long_as_the_formula_says(ranks, chunks, microbatches):
+    working = 3.0 * microbatches
+    waiting = simulated(ranks, chunks, microbatches, ranks) - working
+    assert waiting / working == pytest.approx(bubble(ranks, chunks, microbatches))
+
+
+def test_the_embedding_and_the_output_matrix_count_as_layers():
+    stages = stage_layers(126, 16 * 8)  # the paper's: 126 layers and 2 are 8 for each of 16 ranks
+    assert [len(stage) for stage in stages] == [0, *[1] * 126, 0]
+    assert [list(stage) for stage in stage_layers(5, 3)] == [[0], [1, 2], [3, 4]]
+    assert [layer for stage in stage_layers(32, 7) for layer in stage] == list(range(32))
