@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -56,7 +57,7 @@ def show(run: Run) -> None:
     rows += [
         ("report", str(run.path / "report.html")),
         ("release", str(run.path / "artifacts" / "release")),
-        ("chat", f"llama3 chat {run.path}"),
+        ("chat", f"llama3 chat {shlex.quote(str(run.path))}"),
     ]
     print_table(rows)
     if report.get("audit"):

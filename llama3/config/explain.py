@@ -75,7 +75,7 @@ def all_keys(model: type[BaseModel] = Config, prefix: tuple[str, ...] = ()) -> I
 
 
 def _explain(path: tuple[str, ...], info: FieldInfo, loaded: Loaded | None, *, deep: bool = False) -> Explanation:
-    section = section_of(info.annotation)
+    section = _section(info.annotation)
     family = family_of(info)
     children: list[Explanation] = []
     plugins: dict[str, str] = {}
@@ -115,15 +115,22 @@ def _below(info: FieldInfo, path: list[str], loaded: Loaded | None, key: str) ->
         if options is None:
             raise NO_OPTIONS(key, above=".".join(path))
         return options
-    section = section_of(info.annotation)
+    section = _section(info.annotation)
     if section is None:
         raise NO_KEYS(key, above=".".join(path))
     return section
 
 
+def _section(annotation: Any) -> type[BaseModel] | None:
+    """The section of a field, or of each item of its list."""
+    lists = (part for part in (annotation, *get_args(annotation)) if get_origin(part) is list)
+    return section_of(annotation) or next((section_of(get_args(one)[0]) for one in lists), None)
+
+
 def _options_of(family: str, path: tuple[str, ...], loaded: Loaded | None) -> type[BaseModel] | None:
-    """The options model of the plugin chosen at `path` (of the default one without a config)."""
+    """The options model of the plugin chosen at `path` (of the default one without a config); of a list its first."""
     chosen = _value(loaded.values if loaded else Config().model_dump(), path, None)
+    chosen = chosen[0] if isinstance(chosen, list) and chosen else chosen
     if not isinstance(chosen, dict):
         return None
     try:

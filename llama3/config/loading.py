@@ -27,6 +27,7 @@ from llama3.config.merge import (
     nearest,
     set_overrides,
 )
+from llama3.config.phases import own_lengths
 from llama3.config.presets import preset
 from llama3.config.schema import Config
 from llama3.config.slots import Choice, choices, identities
@@ -128,7 +129,10 @@ def load(
     completed(layers)
     config = _core_pass(layers, problems)
     chosen, problems = choices(config, lambda path: nearest(layers.origins, path))
-    loaded = Loaded(config, label, dict(layers.origins), tuple(layers.notes), tuple(chosen))
+    notes = list(layers.notes)
+    if (given := layers.origins.get(("pretrain", "steps"))) and given.kind in ("set", "env"):
+        notes += own_lengths(config.pretrain, str(given))
+    loaded = Loaded(config, label, dict(layers.origins), tuple(notes), tuple(chosen))
     problems += cross_check(config, discover(), loaded.place, environ)
     for check in checks:
         problems += check(loaded)

@@ -64,6 +64,13 @@ def phases_of(section: PretrainSection) -> list[Phase]:
     return phases
 
 
+def own_lengths(section: PretrainSection, where: str) -> Iterator[str]:
+    """That `pretrain.steps`, which was given at `where`, is not the length of phases that have their own."""
+    own = [f"pretrain.phases.{i}" for i, phase in enumerate(section.phases) if phase.steps or phase.tokens]
+    if own:
+        yield f"{where}: pretrain.steps is not the length of {', '.join(own)}, which have their own"
+
+
 def rows_of(phases: Sequence[Phase], step: int) -> range:
     """The rows of a step over all ranks: a pure function of the step."""
     phase = next(phase for phase in reversed(phases) if phase.first_step <= step)

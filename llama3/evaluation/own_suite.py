@@ -39,6 +39,11 @@ def add_own_suite(layers: Layers) -> None:
     suite = None if _is_there(tasks) else _suite(path, kind, held_out, audit.get("margin"))
     if suite is not None:
         layers.set(["evaluation", "tasks"], [*tasks, suite], origin)
+    elif kind == "dialogs" and not _is_there(tasks):
+        layers.notes.append(
+            f"{path}: {len(held_out)} of its dialogs are held out, {ENOUGH_DOCUMENTS} are needed to measure by: "
+            "they are no suite. Give more rows, or mark some with split: held_out"
+        )
     if _is_inherited(layers, "audit", "must_improve") and (
         kind == "dialogs" or _is_inherited(layers, "post_training", "rewards")
     ):

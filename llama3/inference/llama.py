@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -52,7 +53,12 @@ NO_MODEL = ArtifactError.declare(
     why="a model directory holds config.json, weights and a tokenizer; a run has one when its first round is over",
     fix="give the path of a checkpoint, a release, a run or a .gguf file",
 )
-
+DANGLING = ArtifactError.declare(
+    "L3-EXP-021",
+    "is a link to {target}, which is not beside it",
+    why="a run's artifacts/release is a link, and cp -r copies links as links",
+    fix="copy what it points to: cp -rL RUN/artifacts/release FOLDER",
+)
 NO_MESSAGES = DataError.declare(
     "L3-GEN-010", "there are no messages", fix='write [{{"role": "user", "content": "..."}}]'
 )
@@ -317,4 +323,6 @@ def find_model(path: Path) -> Path:
     ggufs = sorted(path.glob("*.gguf")) if path.is_dir() else []
     if len(ggufs) == 1:
         return ggufs[0]
+    if path.is_symlink() and not path.exists():
+        raise DANGLING(path, target=os.readlink(path))
     raise NO_MODEL(path)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from difflib import get_close_matches
 from typing import Any, get_args
 
 from llama3.errors import DataError, did_you_mean
@@ -29,6 +30,12 @@ NOT_TEXT = DataError.declare("L3-OWN-003", "{column} is {type}", fix="give text 
 EMPTY_PROMPT = DataError.declare("L3-OWN-004", "the prompt is empty", fix="write what is asked, or drop the row")
 ODD_COLUMN = DataError.declare(
     "L3-OWN-015", "{columns} does not belong to {kind}", why="{near}", fix="remove the column"
+)
+MISSPELT_COLUMN = DataError.declare(
+    "L3-CLI-041",
+    "column {column!r} is hardly more than {near!r} misspelt",
+    why="as it is, the row is one of {kind}",
+    fix="write {near}, or give the column another name",
 )
 MISSING_COLUMN = DataError.declare("L3-OWN-016", "{kind} need {columns}", fix="add the column")
 BAD_ID = DataError.declare("L3-OWN-017", "id is {type}", fix="give text or a number")
@@ -51,6 +58,8 @@ NO_MESSAGES = DataError.declare("L3-OWN-053", "not text and not a list of messag
 ODD_MESSAGE = DataError.declare("L3-OWN-054", "a message is {{role, content}} with text or parts as content")
 UNKNOWN_ROLE = DataError.declare("L3-OWN-055", "unknown role {role!r}", why="{near}", fix="one of {roles}")
 
+_SAME_WORD = 0.88
+"""How alike two names are that differ in a letter of an ending or two (difflib's ratio): completions, Chosen."""
 OF_EVERY_KIND = frozenset({"id", "split"})
 _ROLES = {role: role for role in ROLES}
 """Roles as llama3.tokenizer.chat calls them."""
@@ -87,7 +96,19 @@ def _kind(kinds: Kinds, columns: frozenset[str], where: str) -> str:
         raise NO_KIND(where, columns=sorted(columns), what=what, near=near)
     (name,) = names
     _check_columns(name, kinds[name], columns, where)
+    if kinds[name].optional is None:
+        _check_spelling(name, kinds, columns, where)
     return name
+
+
+def _check_spelling(name: str, kinds: Kinds, columns: frozenset[str], where: str) -> None:
+    """Raises DataError where a kind that takes any column got one of another kind, but for its spelling: it would be
+    taken for that kind, and what the column says never be learnt."""
+    known = frozenset().union(*(kind.columns for kind in kinds.values()))
+    for column in sorted(columns - known):
+        near = get_close_matches(column.casefold(), known - columns, n=1, cutoff=_SAME_WORD)
+        if near:
+            raise MISSPELT_COLUMN(where, column=column, near=near[0], kind=name)
 
 
 def _check_columns(name: str, kind: DataKind[Any], columns: frozenset[str], where: str) -> None:

@@ -6,10 +6,13 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from llama3.cli import app as cli
+from llama3.cli.run import show as show_run
 from llama3.errors import ConfigError, DoesNotFit, GateFailed, LlamaError, PluginError, Problem
 from llama3.plugins.registry import discover
 
@@ -248,6 +251,13 @@ def test_plugins_list_and_show(llama3):
     assert "in a config: {name: prompt_injection" in out
     assert "did you mean 'prompt_injection'" in llama3("plugins", "show", "prompt_injektion")[2]
     assert llama3("plugins", "list", "--family", "guard")[0] == 2
+
+
+def test_a_command_that_is_shown_can_be_pasted(capsys):
+    """A run's name may have a space."""
+    report = {"bits_per_byte_by_model": {}, "bits_per_byte": {"gzip": None, "order3": None}, "pass_rate": {}}
+    show_run(SimpleNamespace(path=Path("runs/my run"), report=report))
+    assert "llama3 chat 'runs/my run'" in capsys.readouterr().out
 
 
 def test_runs_list_reads_what_is_there(llama3, tmp_path):

@@ -120,6 +120,16 @@ def test_chat_ends_with_its_input(llama3, model):
     assert llama3("chat", model, stdin="")[0] == 0
 
 
+def test_a_link_that_was_copied_as_a_link_says_so(llama3, tmp_path):
+    """As `cp -r runs/x/artifacts/release elsewhere` leaves it."""
+    (tmp_path / "copied").symlink_to("release-0123456789ab")
+    for command in (("show",), ("generate", "one"), ("convert", tmp_path / "out", "--to", "hf")):
+        code, _, err = llama3(command[0], tmp_path / "copied", *command[1:])
+        assert code == 1
+        assert "L3-EXP-021" in err
+        assert "cp -rL" in err
+
+
 def test_no_model_there(llama3, tmp_path):
     for command in ("chat", "generate"):
         code, _, err = llama3(command, tmp_path, *(["x"] if command == "generate" else []), stdin="hi\n")

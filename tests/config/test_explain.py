@@ -44,6 +44,19 @@ def test_a_slot_lists_its_plugins_and_the_options_of_the_chosen_one(write):
     assert explain("data.sources.0.path").type == "text"
 
 
+def test_items_of_a_list_have_keys(write):
+    loaded = load(write("pretrain: {phases: [{}, {steps: 7}]}\n"), environ={})
+    second = explain("pretrain.phases.1.steps", loaded)
+    assert (second.type, second.value, second.origin) == ("integer or null", 7, "run.yaml:1:26")
+    assert explain("pretrain.phases.0.steps", loaded).value is None
+    assert "steps" in explain("pretrain.phases.steps").key
+    for key in ("pretrain.phases", "pretrain.phases.0"):
+        assert "average_last" in [child.key.split(".")[-1] for child in explain(key).children]
+    assert explain("data.sources.path").type == explain("data.sources.0.path").type == "text"
+    with pytest.raises(ConfigError, match="did you mean 'steps'"):
+        explain("pretrain.phases.0.step")
+
+
 def test_a_section_lists_its_keys_and_nothing_lists_the_sections():
     assert "steps" in [child.key.split(".")[-1] for child in explain("pretrain").children]
     assert [child.key for child in explain("").children][:2] == ["extends", "run"]

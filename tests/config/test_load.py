@@ -324,3 +324,13 @@ def test_further_checks_are_reported_with_the_last_pass(write):
     file = write("data: {sources: [files], mix: {nope: 1}}\n")
     error = refused(file, checks=[lambda loaded: [Problem("L3-CFG-099", loaded.place("run.seed"), "extra")]])
     assert [problem.code for problem in error.problems] == ["L3-CFG-028", "L3-CFG-099"]
+
+
+@pytest.mark.parametrize(("overrides", "environ"), [(["pretrain.steps=7"], {}), ([], {"LLAMA3__PRETRAIN__STEPS": "7"})])
+def test_steps_that_reach_only_some_phases_are_told_of(write, overrides, environ):
+    loaded = load(write("pretrain: {phases: [{}, {steps: 150}, {tokens: 4096}]}\n"), overrides, environ=environ)
+    (told,) = loaded.notes
+    assert "pretrain.steps is not the length of pretrain.phases.1, pretrain.phases.2" in told
+    assert loaded.config.pretrain.steps == 7
+    assert load(write("pretrain: {phases: [{}, {lr: 1.0e-4}]}\n"), overrides, environ=environ).notes == ()
+    assert load(write("pretrain: {steps: 7, phases: [{}, {steps: 150}]}\n"), environ={}).notes == ()

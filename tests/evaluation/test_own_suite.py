@@ -58,6 +58,10 @@ def test_dialogs_bring_a_suite_that_must_improve(loaded, rows):
 def test_few_held_out_rows_are_no_suite(loaded, rows):
     found = loaded(rows(DIALOG, 40, held_out=9))
     assert SUITE not in suites(found)
+    assert any("9 of its dialogs are held out, 10 are needed" in note for note in found.notes)
+    other = loaded(rows(DIALOG, 40, held_out=9), "audit.must_improve=[harmless]")
+    assert any("9 of its dialogs are held out, 10 are needed" in note for note in other.notes)
+    assert not any("needed to measure" in note for note in loaded(rows(DIALOG, 40)).notes)
     assert found.config.audit.must_improve == []
 
 

@@ -88,6 +88,9 @@ def test_the_implicit_prompt_of_messages_is_trls(prompt):
         ({"prompt": "?", "ranking": ["5", "6"], "chosen": "5"}, "a ranking holds all answers"),
         ({"prompt": "?", "ranking": ["5"]}, "at least two"),
         ({"prompt": "?", "chosen": "5", "rejected": "6", "score": 2}, "score does not belong"),
+        ({"prompt": "?", "completions": "5"}, "'completions' is hardly more than 'completion' misspelt"),
+        ({"prompt": "?", "Completion": "5"}, "write completion"),
+        ({"prompt": "?", "choosen": "5", "rejectd": "6"}, "'choosen' is hardly more than 'chosen'"),
         ({"messages": [ASK]}, "ends with the user"),
         ({"messages": []}, "not a list of messages"),
         ({"messages": [SAY]}, "prompt is empty"),
@@ -211,6 +214,11 @@ def test_labels(made):
         {"id": "my-2", "messages": asked, "completion": "1", "label": True},
     ]
     assert len(files["prompts.jsonl"]) == 1
+
+
+def test_columns_of_rewards_are_no_misspellings():
+    row = {"prompt": "?", "answer": "5", "answers": ["5"], "source": "x", "prompts": 3, "tests": [], "level": 1}
+    assert parse_row(KINDS, row, "x").kind == "prompts"
 
 
 def test_prompts_keep_their_columns_for_rewards(made):
