@@ -33,6 +33,7 @@ from torch import Tensor
 from llama3.config.precision import AutoPrecision
 from llama3.errors import ConfigError, DoesNotFit
 from llama3.inference.completion import Completion
+from llama3.inference.decoder import Decoder
 from llama3.inference.kv_pool import KvPool
 from llama3.inference.paged_cache import Ints, PagedCache
 from llama3.inference.request import Answer, Constraint, Reader, Request
@@ -125,6 +126,7 @@ class Engine:
         _require_room(model.config, num_blocks, block_size, max_batch, weight)
         self.pool = KvPool(num_blocks, block_size, max_seqs=max_batch, max_blocks=min(context, max(1, num_blocks - 1)))
         self.cache = PagedCache(model.config, self.pool, dtype=weight.dtype, device=weight.device)
+        self._decoder = Decoder(self.model, self.cache)
         self._live: dict[Request, None] = {}  # every request that is not over, in the order of arrival
         self._waiting: deque[Request] = deque()  # those with answers that have not started
         self._half: _Prefill | None = None  # the prompt that is begun and not computed to its end
@@ -396,7 +398,7 @@ class Engine:
     def _compute(self, tokens: npt.NDArray[np.uint32], rows: Ints, starts: Ints, ends: Ints) -> Tensor:
         positions_T = self.cache.plan(rows, starts, ends)
         tokens_T = torch.from_numpy(tokens.astype(np.int64)).to(positions_T.device)
-        return self.model.step(tokens_T, positions_T, self.cache)
+        return self._decoder.step(tokens_T, positions_T)
 
     def _draw(self, logits_BV: Tensor) -> None:
         """Draw the next token of each running answer and end those that are over."""

@@ -114,6 +114,18 @@ class PagedCache:
         self._groups = self._plan_groups(rows, ends, new, np.flatnonzero(~few))
         return self._tensor(positions_T)
 
+    @property
+    def in_place(self) -> _InPlace | None:
+        """The plan, if the core reads the blocks of all new tokens where they lie."""
+        whole = self._in_place is not None and self._in_place.tokens is None
+        return self._in_place if whole else None
+
+    @property
+    def slots(self) -> Ints:
+        """Where the plan puts the keys and values of each new token, block * block_size + offset."""
+        slots: Ints = self._slots_T.numpy()
+        return slots
+
     def attend(self, layer: int, q_TKGC: Tensor, k_TKC: Tensor, v_TKC: Tensor) -> Tensor:
         """Stores the new keys and values, then attends each new token to its sequence up to itself."""
         keys, values = self.kv[0, layer], self.kv[1, layer]

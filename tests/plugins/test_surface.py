@@ -52,7 +52,7 @@ SURFACE = {
         Batch Columns Dims Group Loss Microbatch ModelConfig ParallelContext ParallelStrategy Problem Read Runner
     """,
     "quantization": """
-        ModelConfig Parts Problem QuantizationScheme
+        Matrix ModelConfig Parts Problem QuantizationScheme is_for_core multiply
     """,
     "rewards": """
         Check Custom DialogExample Exact Example Limits Line NotEnoughTasks Program Reward Split Task TaskReward
