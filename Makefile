@@ -103,7 +103,7 @@ clean: ## remove what was built (runs/ stays)
 
 # Said before anything is downloaded or built.
 define NEED_TOOLS
-@command -v cargo >/dev/null || { echo "Rust is missing (1.85 or newer builds llama3._core). Get it from https://rustup.rs, then run make again."; exit 1; }
+@command -v cargo >/dev/null || { echo "Rust is missing (1.89 or newer builds llama3._core). Get it from https://rustup.rs, then run make again."; exit 1; }
 @$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed, with its venv module. Say which: make PYTHON=python3.11"; exit 1; }
 endef
 

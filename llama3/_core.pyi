@@ -24,21 +24,23 @@ __all__ = [
     "blake3_bytes",
     "blake3_file",
     "debug_build",
+    "decode",
     "drop_lines",
     "duplicate_groups",
     "frequent_keys",
     "html_main_text",
     "html_page_text",
     "line_keys",
-    "linear",
     "minhash_keys",
     "minhash_signatures",
+    "multiply",
     "near_duplicates",
     "num_threads",
     "paged_attention",
     "rms_norm",
     "rotate",
     "set_num_threads",
+    "summarize_scores",
     "text_ids",
     "text_statistics",
 ]
@@ -270,8 +272,30 @@ class KvPool:
 HAS_SIMD: bool
 """Whether this processor has the instructions that make the kernels fast."""
 
-def linear(x: npt.NDArray[Any], w: npt.NDArray[Any], y: npt.NDArray[Any]) -> None:
-    """y [M, N] = x [M, K] w [N, K]'."""
+def multiply(x: npt.NDArray[Any], w: tuple[Any, ...], y: npt.NDArray[Any]) -> None:
+    """y [M, N] = x [M, K] w', w one of the forms of `llama3.model.ops.Matrix` with N rows."""
+
+def decode(
+    x: npt.NDArray[np.float32],
+    layers: list[tuple[Any, ...]],
+    eps: float,
+    ffn_group: int,
+    cos: npt.NDArray[Any],
+    sin: npt.NDArray[Any],
+    cache: npt.NDArray[Any],
+    slots: npt.NDArray[np.int64],
+    table: npt.NDArray[np.int32],
+    rows: npt.NDArray[np.int64],
+    seen: npt.NDArray[np.int64],
+) -> None:
+    """Replaces x [T, D] by the hidden states after all layers, each (attention norm, qkv, out, FFN norm, gate and up,
+    down). cos and sin [T, C / 2] are the angles of each token; its key and value go to its slot of the cache [2,
+    layers, K, blocks, block size, C]; it sees the first `seen` tokens of its line of the block table."""
+
+def summarize_scores(
+    scores: npt.NDArray[Any], likeliest: npt.NDArray[np.int64], normalizer: npt.NDArray[np.float32]
+) -> None:
+    """Writes of each row of scores [B, V] the first of the largest, and log(sum(exp(row)))."""
 
 def paged_attention(
     q: npt.NDArray[Any],

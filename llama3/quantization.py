@@ -7,10 +7,14 @@ from __future__ import annotations
 from llama3.checkpoints.quantized import Parts, QuantizationScheme
 from llama3.errors import Problem
 from llama3.model.config import ModelConfig
+from llama3.model.ops import Matrix, is_for_core, multiply
 
 __all__ = [
+    "Matrix",
     "ModelConfig",
     "Parts",
     "Problem",
     "QuantizationScheme",
+    "is_for_core",
+    "multiply",
 ]

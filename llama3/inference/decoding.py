@@ -14,6 +14,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from llama3.errors import PluginError
+from llama3.inference.core_step import CoreStep
 from llama3.inference.kv_pool import KvPool
 from llama3.inference.paged_attention import Ints, ranges, to_device
 from llama3.inference.paged_cache import PagedCache
@@ -52,6 +53,7 @@ class Decoder:
         self.fail, self.draft_rows = fail, draft_rows
         self.drafted = self.accepted = 0
         has_graphs = cache.kv.device.type == "cuda" and cache.ways.few == "triton"
+        self._core_step = CoreStep(model, cache)
         self._graphs = StepGraphs(model, cache) if has_graphs else None
 
     def follow_weights(self) -> None:
@@ -124,7 +126,7 @@ class Decoder:
             return self._graphs.step(tokens, rows, starts, ends)
         positions_T = self.cache.plan(rows, starts, ends)
         tokens_T = to_device(tokens.astype(np.int64), positions_T.device)
-        return self.model.step(tokens_T, positions_T, self.cache)
+        return self._core_step.step(tokens_T, positions_T)
 
     def draw(self, running: list[Answer], drafts: list[list[int]], logits_RV: Tensor) -> None:
         """Draw the next token of each running answer, and those after it as far as its draft was right."""

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from llama3.inference.kv_codes import KvCodes
 from llama3.inference.kv_pool import KvPool
-from llama3.inference.paged_attention import Ints, Reads, Way, ranges, reads, taken, to_device
+from llama3.inference.paged_attention import CoreReads, Ints, Reads, Way, ranges, reads, taken, to_device
 from llama3.model.config import ModelConfig
 
 FEW_TOKENS = 8
@@ -142,6 +142,18 @@ class PagedCache:
     def follow(self, slots_T: Tensor, reads: Reads) -> None:
         """Instead of `plan`, for who has put the next tokens' slots and what they see on the device."""
         self._slots_T, self._in_place, self._groups = slots_T, [_InPlace(reads, None)], []
+
+    @property
+    def of_core(self) -> CoreReads | None:
+        """What the plan lets each new token see, if the core reads the blocks of all of them."""
+        whole = self._in_place[0] if len(self._in_place) == 1 and self._in_place[0].tokens is None else None
+        return whole.reads if whole is not None and isinstance(whole.reads, CoreReads) else None
+
+    @property
+    def slots(self) -> Ints:
+        """Where the plan puts the keys and values of each new token, block * block_size + offset."""
+        slots: Ints = self._slots_T.numpy()
+        return slots
 
     def attend(self, layer: int, q_TKGC: Tensor, k_TKC: Tensor, v_TKC: Tensor) -> Tensor:
         """Stores the new keys and values, then attends each new token to its sequence up to itself."""

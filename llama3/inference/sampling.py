@@ -19,6 +19,7 @@ from torch import Tensor
 
 from llama3 import _core
 from llama3.errors import ConfigError, LlamaError
+from llama3.model.ops import as_array, is_for_core
 
 OUT_OF_RANGE = ConfigError.declare("L3-GEN-001", "is {value}", why="it must be {rule}", fix="change it")
 NOT_FINITE = LlamaError.declare("L3-GEN-002", "the model's scores are not finite numbers", fix="use another checkpoint")
@@ -143,14 +144,15 @@ def draw(logits_BV: Tensor, draws: Draws, scores_BV: Tensor | None = None) -> tu
     another temperature takes them from `score`.
     Raises LlamaError if a score is not a finite number.
     """
-    logits_BV = logits_BV.float()
-    normalizer_B = _exp(logits_BV).sum(-1).log_().add_(logits_BV.amax(-1))
+    likeliest_B, normalizer_B = summary(logits_BV)
     if not bool(normalizer_B.isfinite().all()):
         raise NOT_FINITE("generation")
-    scores_BV = logits_BV if scores_BV is None else scores_BV
+    if scores_BV is not None:
+        likeliest_B = scores_BV.argmax(-1)
+    scores_BV = logits_BV.float() if scores_BV is None else scores_BV
     temperature_B = torch.from_numpy(draws.temperature_B).to(logits_BV.device)
     if (draws.temperature_B == 0).all():
-        ids_B = scores_BV.argmax(-1)
+        ids_B = likeliest_B
     else:
         # Greedy rows take part with temperature 1 and are put back below.
         divisor_B = torch.where(temperature_B > 0, temperature_B, 1)
@@ -159,9 +161,20 @@ def draw(logits_BV: Tensor, draws: Draws, scores_BV: Tensor | None = None) -> tu
         scaled_BV = keep_likeliest(scaled_BV, draws.top_k_B, draws.top_p_B)
         ids_B = _inverse_cdf(scaled_BV, torch.from_numpy(draws.uniform_B).to(logits_BV.device))
         if (draws.temperature_B == 0).any():
-            ids_B = torch.where(temperature_B > 0, ids_B, scores_BV.argmax(-1))
-    logps_B = logits_BV.gather(1, ids_B[:, None]).squeeze(1) - normalizer_B
+            ids_B = torch.where(temperature_B > 0, ids_B, likeliest_B)
+    logps_B = logits_BV.gather(1, ids_B[:, None]).squeeze(1).float() - normalizer_B
     return ids_B, logps_B
+
+
+def summary(logits_BV: Tensor) -> tuple[Tensor, Tensor]:
+    """The first of each row's largest scores, int64[B], and log(sum(exp(row))), float32[B]."""
+    if is_for_core(logits_BV, math.inf):
+        likeliest_B = torch.empty(len(logits_BV), dtype=torch.int64)
+        normalizer_B = torch.empty(len(logits_BV))
+        _core.summarize_scores(as_array(logits_BV.contiguous()), likeliest_B.numpy(), normalizer_B.numpy())
+        return likeliest_B, normalizer_B
+    logits_BV = logits_BV.float()
+    return logits_BV.argmax(-1), _exp(logits_BV).sum(-1).log_().add_(logits_BV.amax(-1))
 
 
 def keep_likeliest(logits_BV: Tensor, top_k_B: npt.NDArray[np.int64], top_p_B: npt.NDArray[np.float32]) -> Tensor:

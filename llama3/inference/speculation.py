@@ -20,10 +20,11 @@ import torch
 from llama3.config.serving import Speculative
 from llama3.errors import ConfigError
 from llama3.inference.paged_cache import FEW_TOKENS
-from llama3.model.ops import FEW_ROWS
 
 NO_METHOD = ConfigError.declare("L3-GEN-020", "{name!r} is no way to speculate", fix="give one of: {methods}")
 
+DRAFT_ROWS = {torch.float32: 16, torch.bfloat16: 8}
+"""Rows of a forward that cost little more than one (`make bench-speculative`)."""
 LONGEST_DRAFT = FEW_TOKENS - 1
 """With the token before it as many as the core attends to where their keys lie."""
 FIRST_DRAFT = 4
@@ -38,7 +39,7 @@ def draft_rows(method: str, dtype: torch.dtype) -> int:
     weights, and a draft costs what it gives. 0: there are no drafts. Raises ConfigError for an unknown method."""
     if method not in get_args(Speculative):
         raise NO_METHOD("speculative", name=method, methods=", ".join(get_args(Speculative)))
-    return 0 if method == "off" else FEW_ROWS.get(dtype, max(FEW_ROWS.values()))
+    return 0 if method == "off" else DRAFT_ROWS.get(dtype, max(DRAFT_ROWS.values()))
 
 
 class PromptLookup:

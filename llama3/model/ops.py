@@ -19,9 +19,21 @@ from torch import Tensor, nn
 
 from llama3 import _core
 
-FEW_ROWS = {torch.float32: 16, torch.bfloat16: 8}
-"""Up to so many rows the core is faster than torch (measured on one thread of a Zen 4: twice at one row, 1.3 times at
-16 rows of float32; at 16 of bfloat16 torch is 1.3 times faster, as it has the processor's own products of it)."""
+DTYPES = (torch.float32, torch.bfloat16)
+"""What the core computes with."""
+FEW_ROWS = 32
+"""Up to so many rows the core computes: as many as the answers that a server runs at once, so that none of them depends
+on the others (measured on one thread with AVX-512, `make bench-serving`)."""
+
+Matrix = tuple[Any, ...]
+"""A weight as the core takes it: its form and its arrays.
+
+("float", w [R, C]): float32, or bfloat16 as its bits
+("int8", codes [R, C], scales [R]): int8 times a float32 for each row
+("int8_dynamic", codes, scales): the same, and every row that it meets becomes int8 with a scale too
+("int4", codes uint8[R, C / 2], scales [N, R]): four bits, the even column in the low half, times a float32 for each of
+the N equal groups of a row's columns
+"""
 
 
 class Linear(nn.Linear):
@@ -32,33 +44,47 @@ class Linear(nn.Linear):
 
     def forward(self, x_TI: Tensor) -> Tensor:
         if _in_core(x_TI, self.weight) and x_TI.dim() == 2 and x_TI.is_contiguous():
-            y_TO = x_TI.new_empty(len(x_TI), len(self.weight))
-            _core.linear(as_array(x_TI), _weight_array(self.weight), as_array(y_TO))
-            return y_TO
+            return multiply(x_TI, self.matrix(), len(self.weight))
         return F.linear(x_TI, self.weight)
 
+    def matrix(self) -> Matrix:
+        """The weight, where it lies."""
+        return ("float", weight_array(self.weight))
 
-def _in_core(x: Tensor, weight: Tensor) -> bool:
-    """Whether the core computes this operation: in inference, with plain tensors of a few rows on the CPU."""
+
+def multiply(x_TC: Tensor, matrix: Matrix, rows: int) -> Tensor:
+    """x W' of a matrix with so many rows, computed by the core. `is_for_core` says whether it can."""
+    y_TR = x_TC.new_empty(len(x_TC), rows)
+    _core.multiply(as_array(x_TC.contiguous()), matrix, as_array(y_TR))
+    return y_TR
+
+
+def is_for_core(x: Tensor, most_rows: float = FEW_ROWS) -> bool:
+    """Whether the core computes an operation of x: in inference, with a plain tensor of `most_rows` at most on the
+    CPU."""
     return (
         not torch.compiler.is_compiling()  # first: in a trace the number of rows is a symbol
         and not torch.is_grad_enabled()
         and is_of_core(x)
-        and len(x) <= FEW_ROWS[x.dtype]
-        and weight.dtype == x.dtype
+        and len(x) <= most_rows
         and type(x) is Tensor
-        and type(weight) in (Tensor, nn.Parameter)
-        and weight.is_contiguous()
         and not torch.is_autocast_enabled("cpu")
+    )
+
+
+def _in_core(x: Tensor, weight: Tensor) -> bool:
+    """Whether the core computes this operation of a few rows and a weight."""
+    return (
+        is_for_core(x) and weight.dtype == x.dtype and type(weight) in (Tensor, nn.Parameter) and weight.is_contiguous()
     )
 
 
 def is_of_core(x: Tensor) -> bool:
     """Whether the core can compute with a tensor like this on this machine, and fast."""
-    return _core.HAS_SIMD and x.device.type == "cpu" and x.dtype in FEW_ROWS
+    return _core.HAS_SIMD and x.device.type == "cpu" and x.dtype in DTYPES
 
 
-def _weight_array(weight: Tensor) -> npt.NDArray[np.generic]:
+def weight_array(weight: Tensor) -> npt.NDArray[np.generic]:
     """As `as_array`, by DLPack: `Tensor.numpy` forbids for good that storage is resized, which FSDP does to weights."""
     weight = weight.detach()
     array: npt.NDArray[np.generic] = np.from_dlpack(
@@ -83,7 +109,7 @@ def rms_norm(x_TD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
         return F.rms_norm(x_TD.float(), x_TD.shape[-1:], weight_D.float(), eps).to(dtype)
     if _in_core(x_TD, weight_D) and x_TD.dim() == 2 and x_TD.is_contiguous():
         out_TD = torch.empty_like(x_TD)
-        _core.rms_norm(as_array(x_TD), _weight_array(weight_D), eps, as_array(out_TD))
+        _core.rms_norm(as_array(x_TD), weight_array(weight_D), eps, as_array(out_TD))
         return out_TD
     if device != "cpu":
         return F.rms_norm(x_TD, x_TD.shape[-1:], weight_D.to(x_TD.dtype), eps).to(dtype)

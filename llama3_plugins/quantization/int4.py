@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llama3.errors import ConfigError, Problem
-from llama3.quantization import ModelConfig, Parts
+from llama3.quantization import Matrix, ModelConfig, Parts, is_for_core, multiply
 from llama3_plugins.quantization.matrices import MATRICES, columns_of, in_layers
 from llama3_plugins.quantization.options import Int4Options
 
@@ -108,7 +108,13 @@ class Int4Linear(nn.Module):
         self.register_buffer("scale", scale)
 
     def forward(self, x: Tensor) -> Tensor:
+        if is_for_core(x) and x.dim() == 2:
+            return multiply(x, self.matrix(), len(self.codes))
         return F.linear(x, weight_of(self.codes, self.scale).to(x.dtype))
+
+    def matrix(self) -> Matrix:
+        """As the core takes it."""
+        return ("int4", self.codes.numpy(), self.scale.float().numpy())
 
 
 def _advice(columns: int, group: int) -> str:

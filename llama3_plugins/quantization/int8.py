@@ -15,12 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llama3.errors import Problem
-from llama3.quantization import ModelConfig, Parts
+from llama3.quantization import Matrix, ModelConfig, Parts, is_for_core, multiply
 from llama3_plugins.quantization.matrices import CodedRows, in_layers, int8_rows
-
-PACKED_ROWS = 16
-"""Up to this many bfloat16 rows torch's int8 kernel beats unpacking the matrix (measured, 8192 x 2048: 1 ms against 20
-ms at one row, 9 against 24 at 16); in float32 it never does."""
 
 
 class Int8:
@@ -58,7 +54,10 @@ class Int8Linear(CodedRows):
         super().__init__(codes, scale, torch.int8)
 
     def forward(self, x: Tensor) -> Tensor:
-        few = x.dim() == 2 and len(x) <= PACKED_ROWS and x.dtype == torch.bfloat16 and x.device.type == "cpu"
-        if few and not x.requires_grad:
-            return torch._weight_int8pack_mm(x, self.codes, self.scale.to(x.dtype))
+        if is_for_core(x) and x.dim() == 2:
+            return multiply(x, self.matrix(), len(self.codes))
         return F.linear(x, self.codes.to(x.dtype)) * self.scale.to(x.dtype)
+
+    def matrix(self) -> Matrix:
+        """As the core takes it."""
+        return ("int8", self.codes.numpy(), self.scale.float().numpy())

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from llama3.errors import PluginError, Problem
-from llama3.quantization import Parts
+from llama3.quantization import Matrix, Parts, is_for_core, multiply
 from llama3_plugins.quantization.int8 import Int8
 from llama3_plugins.quantization.matrices import CodedRows, int8_rows
 
@@ -43,6 +43,12 @@ class Int8DynamicLinear(CodedRows):
         super().__init__(codes, scale, torch.int8)
 
     def forward(self, x_TC: Tensor) -> Tensor:
+        if is_for_core(x_TC):
+            return multiply(x_TC, self.matrix(), len(self.codes))
         codes_TC, scale_T = int8_rows(x_TC)
         product_TR = torch._int_mm(codes_TC, self.codes.t())
         return (product_TR * scale_T[:, None] * self.scale).to(x_TC.dtype)
+
+    def matrix(self) -> Matrix:
+        """As the core takes it."""
+        return ("int8_dynamic", self.codes.numpy(), self.scale.float().numpy())

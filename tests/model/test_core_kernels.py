@@ -10,8 +10,10 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from llama3 import _core
+from llama3.inference.sampling import summary
 from llama3.model import ops
 from llama3.model.ops import FEW_ROWS, Linear, as_array, rms_norm, rotate
+from llama3.plugins.registry import discover
 
 DTYPES = [torch.float32, torch.bfloat16]
 pytestmark = pytest.mark.skipif(not _core.HAS_SIMD, reason="the kernels are not used on this processor")
@@ -42,14 +44,45 @@ def test_products_equal_torch(dtype: torch.dtype, shape: tuple[int, int, int]) -
     rows, inputs, outputs = shape
     x, weight = random(rows, inputs, dtype=dtype), random(outputs, inputs, dtype=dtype, seed=1)
     y = x.new_empty(rows, outputs)
-    _core.linear(as_array(x), as_array(weight), as_array(y))
+    _core.multiply(as_array(x), ("float", as_array(weight)), as_array(y))
     assert_close(
         y, F.linear(x.double(), weight.double()).to(dtype), rtol=1e-5 if dtype == torch.float32 else 8e-3, atol=1e-4
     )
     for row in range(rows):
         alone = x.new_empty(1, outputs)
-        _core.linear(as_array(x[row : row + 1]), as_array(weight), as_array(alone))
+        _core.multiply(as_array(x[row : row + 1]), ("float", as_array(weight)), as_array(alone))
         assert torch.equal(alone[0], y[row]), "a row has the same bits alone"
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("scheme", ["int8", "int8_dynamic", "int4"])
+@pytest.mark.parametrize("rows", [1, 13])
+def test_coded_matrices_equal_torch(scheme: str, dtype: torch.dtype, rows: int) -> None:
+    """The modules' plain forms, which gradients pass, are the oracle."""
+    built = discover().build("quantization", scheme, {"group": 32} if scheme == "int4" else {})
+    layer = built.make_linear(built.quantize({"w": random(70, 96, seed=1)}, None)["w"])
+    x = random(rows, 96, dtype=dtype)
+    expected = layer(x)
+    with torch.no_grad():
+        found = layer(x)
+        alone = layer(x[-1:])
+    assert_close(
+        found, expected, rtol=1e-5 if dtype == torch.float32 else 3e-2, atol=1e-4 if dtype == torch.float32 else 5e-2
+    )
+    assert torch.equal(alone[0], found[-1]), "a row has the same bits alone"
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_scores_are_summed_up(dtype: torch.dtype) -> None:
+    scores = random(3, 1000, dtype=dtype) * 5
+    scores[1, 7] = scores[1].max()
+    with torch.no_grad():
+        likeliest, normalizer = summary(scores)
+    assert likeliest.tolist() == scores.argmax(-1).tolist()
+    assert_close(normalizer, scores.double().logsumexp(-1).float())
+    scores[2, 5] = float("nan")
+    with torch.no_grad():
+        assert not summary(scores)[1][2].isfinite()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -70,7 +103,7 @@ def test_norm_and_rotation_equal_those_of_training(dtype: torch.dtype, calls: li
 def test_the_core_is_used_for_few_rows_in_inference_only(calls: list[str]) -> None:
     layer, x = Linear(12, 20), random(3, 12)
     expected = F.linear(x, layer.weight)
-    many = random(FEW_ROWS[torch.float32] + 1, 12)
+    many = random(FEW_ROWS + 1, 12)
     layer(x).sum().backward()
     assert layer.weight.grad is not None
     with torch.no_grad():
@@ -85,7 +118,7 @@ def test_the_core_is_used_for_few_rows_in_inference_only(calls: list[str]) -> No
     assert calls == []
     with torch.inference_mode():
         assert_close(layer(x), expected)
-    assert calls == ["linear"]
+    assert calls == ["multiply"]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -105,11 +138,18 @@ def test_pages_are_read_as_a_sequence(dtype: torch.dtype) -> None:
 
 def test_what_does_not_belong_together_is_refused() -> None:
     f = lambda *shape: np.zeros(shape, np.float32)
+    i = lambda *shape: np.zeros(shape, np.int8)
+    u = lambda *shape: np.zeros(shape, np.uint8)
     table, row, one = np.array([[1, 7]], np.int32), np.array([0]), np.array([1])
     attend = _core.paged_attention
     refused = [
-        lambda: _core.linear(f(2, 3), f(4, 5), f(2, 4)),
-        lambda: _core.linear(f(2, 3), f(4, 3), f(2, 5)),
+        lambda: _core.multiply(f(2, 3), ("float", f(4, 5)), f(2, 4)),
+        lambda: _core.multiply(f(2, 3), ("float", f(4, 3)), f(2, 5)),
+        lambda: _core.multiply(f(2, 3), ("int8", i(4, 3), f(5)), f(2, 4)),
+        lambda: _core.multiply(f(2, 3), ("int8_dynamic", i(4, 5), f(4)), f(2, 4)),
+        lambda: _core.multiply(f(2, 8), ("int4", u(4, 4), f(3, 4)), f(2, 4)),
+        lambda: _core.multiply(f(2, 8), ("int4", u(4, 4), f(2, 5)), f(2, 4)),
+        lambda: _core.multiply(f(2, 8), ("int4", u(4, 4), f(0, 4)), f(2, 4)),
         lambda: _core.rms_norm(f(2, 3), f(4), 0.0, f(2, 3)),
         lambda: _core.rotate(f(1, 1, 1, 4), f(1, 3), f(1, 2), f(1, 1, 1, 4)),
         lambda: attend(f(1, 1, 1, 4), f(1, 3, 2, 4), f(1, 3, 2, 4), table, row + 1, one, f(1, 1, 1, 4)),
@@ -121,4 +161,6 @@ def test_what_does_not_belong_together_is_refused() -> None:
         with pytest.raises(ValueError, match="belong together"):
             call()
     with pytest.raises(TypeError):
-        _core.linear(f(2, 3), f(4, 3).astype(np.float64), f(2, 4))
+        _core.multiply(f(2, 3), ("float", f(4, 3).astype(np.float64)), f(2, 4))
+    with pytest.raises(ValueError, match="no form"):
+        _core.multiply(f(2, 3), ("int3", f(4, 3)), f(2, 4))

@@ -53,7 +53,7 @@ SURFACE = {
         Rows Runner Transformer forest_attention rms_norm
     """,
     "quantization": """
-        ModelConfig Parts Problem QuantizationScheme
+        Matrix ModelConfig Parts Problem QuantizationScheme is_for_core multiply
     """,
     "rewards": """
         Check Custom DialogExample Exact Example Limits Line NotEnoughTasks Program Reward Split Task TaskReward

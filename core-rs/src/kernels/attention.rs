@@ -168,7 +168,7 @@ fn exponentials(scores: &mut [f32]) -> f32 {
 /// e^x for x <= 0, to 2 units in the last place: x = n ln 2 + r, and a polynomial in r (minimax coefficients of degree 6
 /// by Cephes' `expf`). Written out, because the one of the system differs from machine to machine.
 #[inline(always)]
-fn exp(x: f32) -> f32 {
+pub(super) fn exp(x: f32) -> f32 {
     const SMALLEST: f32 = -87.0;
     const LN_2_HIGH: f32 = 355.0 / 512.0;
     const LN_2_LOW: f32 = -2.121_944_4e-4;

@@ -1,46 +1,335 @@
 //! y = x W' for a few rows x, as decoding needs it: `W` is read once, row by row, as it lies.
 //!
-//! A dot product is `LANES` sums of fused multiply-adds, added up as a tree; nothing else has a say in the result. Up
-//! to two rows of x share each load of a weight (measured: with four the compiler may leave the sums in memory, and two rows
-//! of the weight at once are slower).
+//! A dot product is `LANES` sums of fused multiply-adds, added up as a tree; nothing else has a say in the result. The
+//! rows of a matrix of fewer bits become numbers a few at a time and then meet all rows of x. Only `Int8Dynamic` is
+//! multiplied as whole numbers, whose sums are exact.
 
+use super::matrix::{Entry, Matrix};
 use super::{LANES, Number, best_of, lanes_at, padded, sum, worth_threads};
 use crate::threads;
 use rayon::prelude::*;
 
 /// Weight rows that one thread takes in one go: they stay in the second-level cache while all rows of x meet them.
 const BLOCK: usize = 48;
+/// Weight rows that become numbers before they meet the rows of x: they stay near the processor.
+const DECODED: usize = 24;
+/// Rows of x that stay in the first-level cache while a block of the weight meets them.
+const TOGETHER: usize = 16;
+/// The largest code of a row of x in `Matrix::Int8Dynamic`.
+const LARGEST_CODE: f32 = 127.0;
 
 /// y[m, n] = sum over i of x[m, i] * w[n, i], with m rows of `width` numbers in `x`, n in `w`, all row-major.
-pub fn linear<T: Number>(x: &[T], w: &[T], width: usize, y: &mut [T]) {
+pub fn linear<T: Entry>(x: &[T], w: &[T], width: usize, y: &mut [T]) {
+    multiply(x, T::matrix(w), width, y);
+}
+
+/// As `linear`, for a matrix in any form.
+pub fn multiply<T: Number>(x: &[T], w: Matrix<'_>, width: usize, y: &mut [T]) {
     if width == 0 {
         y.fill(T::default());
         return;
     }
-    let x: Vec<f32> = x.iter().map(|value| value.widen()).collect();
-    let (rows, outputs) = (x.len() / width, w.len() / width);
     if y.is_empty() {
         return;
     }
-    // Transposed, so that every thread writes to its own part.
+    let (rows, outputs) = (x.len() / width, w.rows(width));
+    let groups: Vec<Inputs> = x
+        .chunks(TOGETHER * width)
+        .map(|x| Inputs::of(x, width, w))
+        .collect();
+    // By blocks of the weight, so that every thread writes to its own part; in each by groups of x; in those [w, x].
     let mut sums = vec![0.0; rows * outputs];
-    let block = best_block::<T>();
-    let blocks = |(sums, w): (&mut [f32], &[T])| block(&x, w, width, sums);
-    let (sums_step, w_step) = (BLOCK * rows, BLOCK * width);
-    if worth_threads(rows * w.len()) {
+    let is_decoded = !matches!(w, Matrix::Float32(_) | Matrix::Int8Dynamic { .. });
+    let scratch = || Aligned::zeros(if is_decoded { DECODED * width } else { 0 });
+    let block = |numbers: &mut Aligned<f32>, index: usize, mut sums: &mut [f32]| {
+        let count = sums.len() / rows;
+        for inputs in &groups {
+            let (part, rest) = sums.split_at_mut(inputs.rows * count);
+            inputs.products(w, index * BLOCK, width, numbers, part);
+            sums = rest;
+        }
+    };
+    if worth_threads(x.len() * outputs) {
         threads::install(|| {
-            let parts = sums.par_chunks_mut(sums_step).zip(w.par_chunks(w_step));
-            parts.for_each(blocks);
+            let blocks = sums.par_chunks_mut(BLOCK * rows).enumerate();
+            blocks.for_each_init(scratch, |numbers, (index, sums)| {
+                block(numbers, index, sums)
+            });
         });
     } else {
-        sums.chunks_mut(sums_step)
-            .zip(w.chunks(w_step))
-            .for_each(blocks);
+        let mut numbers = scratch();
+        let blocks = sums.chunks_mut(BLOCK * rows).enumerate();
+        blocks.for_each(|(index, sums)| block(&mut numbers, index, sums));
     }
-    for (row, y) in y.chunks_exact_mut(outputs).enumerate() {
-        for (y, sums) in y.iter_mut().zip(sums.chunks_exact(rows)) {
-            *y = T::narrow(sums[row]);
+    for (index, sums) in sums.chunks(BLOCK * rows).enumerate() {
+        let count = sums.len() / rows;
+        for (group, sums) in sums.chunks(TOGETHER * count).enumerate() {
+            let together = sums.len() / count;
+            for row in 0..together {
+                let at = (group * TOGETHER + row) * outputs + index * BLOCK;
+                for (y, sums) in y[at..at + count]
+                    .iter_mut()
+                    .zip(sums.chunks_exact(together))
+                {
+                    *y = T::narrow(sums[row]);
+                }
+            }
         }
+    }
+}
+
+/// Some rows of x as a matrix's form wants them.
+struct Inputs {
+    rows: usize,
+    form: Form,
+}
+
+enum Form {
+    /// On AVX-512 with zeros up to whole lanes behind each row.
+    Numbers(Aligned<f32>),
+    /// With zeros up to a multiple of `CODES` behind each row, the scale of each, and the sum of its codes.
+    Codes {
+        codes: Aligned<i8>,
+        scales: Vec<f32>,
+        totals: Vec<i32>,
+    },
+}
+
+/// Codes of a row are padded to a multiple of so many.
+const CODES: usize = 64;
+
+impl Inputs {
+    fn of<T: Number>(x: &[T], width: usize, w: Matrix<'_>) -> Self {
+        let rows = x.len() / width;
+        let form = if let Matrix::Int8Dynamic { .. } = w {
+            codes_of(x, width)
+        } else {
+            let stride = if has_avx512() {
+                width.next_multiple_of(LANES)
+            } else {
+                width
+            };
+            let mut numbers = Aligned::zeros(rows * stride);
+            for (out, x) in numbers
+                .as_mut()
+                .chunks_exact_mut(stride)
+                .zip(x.chunks_exact(width))
+            {
+                for (out, x) in out.iter_mut().zip(x) {
+                    *out = x.widen();
+                }
+            }
+            Form::Numbers(numbers)
+        };
+        Self { rows, form }
+    }
+
+    /// The products with the rows of w from `first` on, [w rows, x rows], as far as `sums` reaches. In `numbers` there
+    /// is room for `DECODED` rows.
+    fn products(
+        &self,
+        w: Matrix<'_>,
+        first: usize,
+        width: usize,
+        numbers: &mut Aligned<f32>,
+        sums: &mut [f32],
+    ) {
+        let count = sums.len() / self.rows;
+        match (&self.form, w) {
+            (Form::Numbers(x), Matrix::Float32(w)) => {
+                float_products(
+                    x.as_ref(),
+                    &w[first * width..][..count * width],
+                    width,
+                    sums,
+                );
+            }
+            (Form::Numbers(x), Matrix::Bfloat16(w)) if !has_avx512() => {
+                best_block::<u16>()(
+                    x.as_ref(),
+                    &w[first * width..][..count * width],
+                    width,
+                    sums,
+                );
+            }
+            (Form::Numbers(x), w) => {
+                for (index, sums) in sums.chunks_mut(DECODED * self.rows).enumerate() {
+                    let first = first + index * DECODED;
+                    let numbers = &mut numbers.as_mut()[..sums.len() / self.rows * width];
+                    best_decode()(w, first, width, numbers);
+                    float_products(x.as_ref(), numbers, width, sums);
+                    if let Matrix::Int8 { scales, .. } = w {
+                        for (sums, scale) in sums.chunks_exact_mut(self.rows).zip(&scales[first..])
+                        {
+                            sums.iter_mut().for_each(|sum| *sum *= scale);
+                        }
+                    }
+                }
+            }
+            (
+                Form::Codes {
+                    codes,
+                    scales,
+                    totals,
+                },
+                Matrix::Int8Dynamic {
+                    codes: w,
+                    scales: w_scales,
+                },
+            ) => {
+                let mut whole = vec![0; sums.len()];
+                int8_products(
+                    codes.as_ref(),
+                    totals,
+                    &w[first * width..][..count * width],
+                    width,
+                    &mut whole,
+                );
+                let parts = sums
+                    .chunks_exact_mut(self.rows)
+                    .zip(whole.chunks_exact(self.rows));
+                for ((sums, whole), w_scale) in parts.zip(&w_scales[first..]) {
+                    for ((sum, &whole), scale) in sums.iter_mut().zip(whole).zip(scales) {
+                        *sum = whole as f32 * scale * w_scale;
+                    }
+                }
+            }
+            (Form::Codes { .. }, _) => unreachable!("codes are made for `Int8Dynamic` only"),
+        }
+    }
+}
+
+/// Each row symmetrically: its largest number becomes `LARGEST_CODE`.
+fn codes_of<T: Number>(x: &[T], width: usize) -> Form {
+    let stride = width.next_multiple_of(CODES);
+    let rows = x.len() / width;
+    let (mut codes, mut scales, mut totals) = (Aligned::zeros(rows * stride), vec![], vec![]);
+    for (codes, x) in codes
+        .as_mut()
+        .chunks_exact_mut(stride)
+        .zip(x.chunks_exact(width))
+    {
+        let x: Vec<f32> = x.iter().map(|x| x.widen()).collect();
+        let mut scale = 0.0;
+        best_coder()(&x, &mut codes[..width], &mut scale);
+        scales.push(scale);
+        totals.push(codes.iter().map(|&code| i32::from(code)).sum());
+    }
+    Form::Codes {
+        codes,
+        scales,
+        totals,
+    }
+}
+
+best_of!(best_coder, coder(x: &[f32], codes: &mut [i8], scale: &mut f32));
+
+#[inline(always)]
+fn coder(x: &[f32], codes: &mut [i8], scale: &mut f32) {
+    let mut lanes = [0.0f32; LANES];
+    for chunk in x.chunks(LANES) {
+        for (lane, x) in lanes.iter_mut().zip(chunk) {
+            // Not `max`, which would hide what is not a number.
+            *lane = if x.abs() <= *lane { *lane } else { x.abs() };
+        }
+    }
+    let largest = lanes
+        .into_iter()
+        .fold(0.0, |a: f32, b| if b <= a { a } else { b });
+    // A quotient that is no ordinary number would not scale back.
+    *scale = if largest == 0.0 {
+        1.0
+    } else {
+        (largest / LARGEST_CODE).max(f32::MIN_POSITIVE)
+    };
+    if largest.is_nan() {
+        *scale = f32::NAN;
+    }
+    for (code, x) in codes.iter_mut().zip(x) {
+        *code = (x / *scale)
+            .round_ties_even()
+            .clamp(-LARGEST_CODE, LARGEST_CODE) as i8;
+    }
+}
+
+fn has_avx512() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    let has = super::avx512::is_here();
+    #[cfg(not(target_arch = "x86_64"))]
+    let has = false;
+    has
+}
+
+fn float_products(x: &[f32], w: &[f32], width: usize, sums: &mut [f32]) {
+    #[cfg(target_arch = "x86_64")]
+    if has_avx512() {
+        // SAFETY: the processor has what it needs.
+        return unsafe { super::avx512::float_products(x, w, width, sums) };
+    }
+    best_block::<f32>()(x, w, width, sums);
+}
+
+/// The products of codes, of which those of x have these totals.
+fn int8_products(x: &[i8], totals: &[i32], w: &[i8], width: usize, sums: &mut [i32]) {
+    #[cfg(target_arch = "x86_64")]
+    if has_avx512() {
+        // SAFETY: the processor has what it needs.
+        unsafe { super::avx512::int8_products(x, w, width, sums) };
+        for sums in sums.chunks_exact_mut(totals.len()) {
+            for (sum, total) in sums.iter_mut().zip(totals) {
+                *sum = sum.wrapping_sub(total << 7); // what `int8_products` adds to every code of w
+            }
+        }
+        return;
+    }
+    best_int8_block()(x, totals, w, width, sums);
+}
+
+best_of!(best_decode, decode(w: Matrix<'_>, first: usize, width: usize, out: &mut [f32]));
+
+#[inline(always)]
+fn decode(w: Matrix<'_>, first: usize, width: usize, out: &mut [f32]) {
+    w.decode(first, width, out);
+}
+
+best_of!(best_int8_block, int8_block(x: &[i8], totals: &[i32], w: &[i8], width: usize, sums: &mut [i32]));
+
+#[inline(always)]
+fn int8_block(x: &[i8], totals: &[i32], w: &[i8], width: usize, sums: &mut [i32]) {
+    let stride = width.next_multiple_of(CODES);
+    for (w, sums) in w
+        .chunks_exact(width)
+        .zip(sums.chunks_exact_mut(totals.len()))
+    {
+        for (x, sum) in x.chunks_exact(stride).zip(sums) {
+            let products = x.iter().zip(w).map(|(&x, &w)| i32::from(x) * i32::from(w));
+            *sum = products.fold(0, i32::wrapping_add);
+        }
+    }
+}
+
+/// Numbers that begin at a line of the cache: AVX-512 reads a whole line at once, and two where they are shifted.
+struct Aligned<T> {
+    numbers: Vec<T>,
+    start: usize,
+}
+
+impl<T: Copy + Default> Aligned<T> {
+    const LINE: usize = 64;
+
+    fn zeros(count: usize) -> Self {
+        let numbers = vec![T::default(); count + Self::LINE];
+        let start = numbers.as_ptr().align_offset(Self::LINE).min(Self::LINE);
+        Self { numbers, start }
+    }
+
+    fn as_ref(&self) -> &[T] {
+        &self.numbers[self.start..self.numbers.len() - Self::LINE + self.start]
+    }
+
+    fn as_mut(&mut self) -> &mut [T] {
+        let end = self.numbers.len() - Self::LINE + self.start;
+        &mut self.numbers[self.start..end]
     }
 }
 
@@ -142,7 +431,7 @@ mod tests {
     proptest! {
         #[test]
         fn every_shape_gives_the_bits_of_the_definition(
-            rows in 1usize..9, outputs in 1usize..110, width in 1usize..70, seed in any::<u64>(),
+            rows in 1usize..40, outputs in 1usize..110, width in 1usize..70, seed in any::<u64>(),
         ) {
             let mut state = seed;
             let mut number = || {
@@ -154,6 +443,69 @@ mod tests {
             check(&x, &w, width);
             let bits = |values: &[f32]| values.iter().map(|&value| Bf16::narrow(value)).collect::<Vec<Bf16>>();
             check(&bits(&x), &bits(&w), width);
+        }
+
+        #[test]
+        fn codes_give_the_bits_of_the_definition(
+            rows in 1usize..40, outputs in 1usize..60, groups in 1usize..4, pairs in 1usize..40, seed in any::<u64>(),
+        ) {
+            let mut state = seed;
+            let mut bits = || {
+                state = crate::text::hash::spread(state.wrapping_add(1));
+                state >> 40
+            };
+            let width = groups * 2 * pairs;
+            let x: Vec<f32> = (0..rows * width).map(|_| bits() as f32 / (1 << 23) as f32 - 1.0).collect();
+            let codes: Vec<i8> = (0..outputs * width).map(|_| (bits() % 255) as i8).collect();
+            let scales: Vec<f32> = (0..outputs * groups).map(|_| bits() as f32 / (1 << 24) as f32).collect();
+            let numbers: Vec<f32> = codes.iter().map(|&code| f32::from(code)).collect();
+            let each = |form: &dyn Fn(&[f32], usize) -> f32| -> Vec<f32> {
+                x.chunks_exact(width).flat_map(|x| (0..outputs).map(|row| form(x, row)).collect::<Vec<_>>()).collect()
+            };
+            let found = |matrix| {
+                let mut y = vec![0.0f32; rows * outputs];
+                multiply(&x, matrix, width, &mut y);
+                y
+            };
+            let (codes, scales) = (&codes[..], &scales[..]);
+            let row_scales = &scales[..outputs];
+            prop_assert_eq!(
+                found(Matrix::Int8 { codes, scales: row_scales }),
+                each(&|x, row| oracle(x, &numbers[row * width..][..width]) * scales[row])
+            );
+            prop_assert_eq!(
+                found(Matrix::Int8Dynamic { codes, scales: row_scales }),
+                each(&|x, row| {
+                    let scale = x.iter().fold(0.0f32, |a, x| a.max(x.abs())) / 127.0;
+                    let codes = codes[row * width..][..width].iter();
+                    let products = x.iter().zip(codes).map(|(x, &w)| (x / scale).round_ties_even() as i32 * i32::from(w));
+                    products.sum::<i32>() as f32 * scale * scales[row]
+                })
+            );
+            let packed: Vec<u8> = codes.chunks_exact(2).map(|pair| pair[0] as u8 & 15 | (pair[1] as u8) << 4).collect();
+            let weight: Vec<f32> = (0..outputs * width)
+                .map(|i| f32::from((codes[i] << 4) >> 4) * scales[i % width / (width / groups) * outputs + i / width])
+                .collect();
+            prop_assert_eq!(
+                found(Matrix::Int4 { codes: &packed, scales }),
+                each(&|x, row| oracle(x, &weight[row * width..][..width]))
+            );
+        }
+
+        #[test]
+        fn instruction_sets_agree(
+            rows in 1usize..20, outputs in 1usize..20, width in 1usize..200, seed in any::<u64>(),
+        ) {
+            let code = |i: usize| crate::text::hash::spread(seed ^ i as u64) as i8;
+            let stride = width.next_multiple_of(CODES);
+            let x: Vec<i8> = (0..rows * stride).map(|i| if i % stride < width { code(i) } else { 0 }).collect();
+            let w: Vec<i8> = (0..outputs * width).map(|i| code(!i)).collect();
+            let totals: Vec<i32> =
+                x.chunks_exact(stride).map(|x| x.iter().map(|&x| i32::from(x)).sum()).collect();
+            let (mut fast, mut plain) = (vec![0; rows * outputs], vec![0; rows * outputs]);
+            int8_products(&x, &totals, &w, width, &mut fast);
+            int8_block(&x, &totals, &w, width, &mut plain);
+            prop_assert_eq!(fast, plain);
         }
 
         #[test]
@@ -184,6 +536,20 @@ mod tests {
             y
         };
         assert_eq!(with(1), with(3));
+    }
+
+    #[test]
+    fn what_is_no_number_is_not_hidden() {
+        let (codes, scales) = (&[1i8; 4][..], &[1.0f32; 2][..]);
+        let mut y = [0.0f32; 4];
+        multiply(
+            &[1.0, f32::NAN, 0.0, 0.0],
+            Matrix::Int8Dynamic { codes, scales },
+            2,
+            &mut y,
+        );
+        assert!(y[0].is_nan() && y[1].is_nan());
+        assert_eq!(y[2..], [0.0; 2]);
     }
 
     #[test]

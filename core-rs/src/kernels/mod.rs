@@ -5,8 +5,13 @@
 //! any number of threads and beside any other rows. Measured: AVX-512 is no faster, as weights come from memory.
 
 pub mod attention;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+pub mod decoder;
 pub mod elementwise;
 pub mod linear;
+pub mod matrix;
+pub mod scores;
 
 use crate::threads;
 

@@ -1,4 +1,4 @@
-//! Python names: `HAS_SIMD`, `linear`, `paged_attention`, `rms_norm`, `rotate`.
+//! Python names: `HAS_SIMD`, `paged_attention`, `rms_norm`, `rotate`.
 //!
 //! Tensors cross as NumPy views of their memory, bfloat16 as uint16, and are neither copied nor kept. They are read
 //! without the GIL: whoever changes them meanwhile gets a result of both.
@@ -15,7 +15,7 @@ use pyo3::prelude::*;
 
 type Any<'a, 'py> = &'a Bound<'py, PyAny>;
 
-fn check(holds: bool, what: &str) -> PyResult<()> {
+pub(super) fn check(holds: bool, what: &str) -> PyResult<()> {
     if holds {
         Ok(())
     } else {
@@ -25,40 +25,12 @@ fn check(holds: bool, what: &str) -> PyResult<()> {
     }
 }
 
-fn is_float32(array: Any<'_, '_>) -> bool {
+pub(super) fn is_float32(array: Any<'_, '_>) -> bool {
     is::<f32>(array)
 }
 
 fn is<T: Element>(array: Any<'_, '_>) -> bool {
     array.cast::<PyArrayDyn<T>>().is_ok()
-}
-
-/// y = x w', all float32 or all bfloat16.
-#[pyfunction]
-fn linear(py: Python<'_>, x: Any, w: Any, y: Any) -> PyResult<()> {
-    let run = if is_float32(x) {
-        linear_of::<f32>
-    } else {
-        linear_of::<u16>
-    };
-    run(py, x, w, y)
-}
-
-fn linear_of<T: Number + Element>(py: Python<'_>, x: Any, w: Any, y: Any) -> PyResult<()> {
-    let (x, w) = (
-        x.extract::<PyReadonlyArray2<'_, T>>()?,
-        w.extract::<PyReadonlyArray2<'_, T>>()?,
-    );
-    let mut y: PyReadwriteArray2<'_, T> = y.extract()?;
-    let (rows, width) = x.as_array().dim();
-    let (outputs, inputs) = w.as_array().dim();
-    check(
-        inputs == width && y.as_array().dim() == (rows, outputs),
-        "the shapes of x, w and y",
-    )?;
-    let (x, w, y) = (x.as_slice()?, w.as_slice()?, y.as_slice_mut()?);
-    py.detach(|| kernels::linear::linear(x, w, width, y));
-    Ok(())
 }
 
 /// Attention of tokens [T, heads, group, channels] to the first `seen` tokens of their `rows` of the block table. The
@@ -126,27 +98,7 @@ fn paged_attention_of<Q: Number + Element, T: Number + Element>(
         scales.is_some() == are_codes && scales.as_ref().is_none_or(fit),
         "the codes of the cache and their scales",
     )?;
-    // Copied: the pool may change its table once the GIL is released.
-    let mut blocks: Vec<Vec<i32>> = Vec::with_capacity(tokens);
-    let table = table.as_array();
-    for (&row, &seen) in rows.as_slice()?.iter().zip(seen.as_slice()?) {
-        let line = usize::try_from(row).ok().filter(|&row| row < table.nrows());
-        let count = usize::try_from(seen)
-            .unwrap_or(0)
-            .div_ceil(block_size.max(1));
-        let line = line.filter(|_| count <= table.ncols() && seen > 0);
-        let ids: Vec<i32> = line.map_or_else(Vec::new, |line| {
-            table.row(line).iter().take(count).copied().collect()
-        });
-        let exist = ids
-            .iter()
-            .all(|&id| usize::try_from(id).is_ok_and(|id| id < num_blocks));
-        check(
-            !ids.is_empty() && exist,
-            "the rows, the block table and the cache",
-        )?;
-        blocks.push(ids);
-    }
+    let blocks = blocks_of(&table, &rows, &seen, num_blocks, block_size)?;
     let seen = seen.as_slice()?.iter();
     let sights: Vec<Sight<'_>> = blocks
         .iter()
@@ -177,6 +129,38 @@ fn paged_attention_of<Q: Number + Element, T: Number + Element>(
         py.detach(|| kernels::attention::attend(&queries, pages, &sights, out));
     }
     Ok(())
+}
+
+/// The blocks that hold the first `seen` tokens of each of the `rows` of the block table. They are copied: the pool may
+/// change its table once the GIL is released.
+pub(super) fn blocks_of(
+    table: &PyReadonlyArray2<'_, i32>,
+    rows: &PyReadonlyArray1<'_, i64>,
+    seen: &PyReadonlyArray1<'_, i64>,
+    num_blocks: usize,
+    block_size: usize,
+) -> PyResult<Vec<Vec<i32>>> {
+    let mut blocks = Vec::with_capacity(rows.len()?);
+    let table = table.as_array();
+    for (&row, &seen) in rows.as_slice()?.iter().zip(seen.as_slice()?) {
+        let line = usize::try_from(row).ok().filter(|&row| row < table.nrows());
+        let count = usize::try_from(seen)
+            .unwrap_or(0)
+            .div_ceil(block_size.max(1));
+        let line = line.filter(|_| count <= table.ncols() && seen > 0);
+        let ids: Vec<i32> = line.map_or_else(Vec::new, |line| {
+            table.row(line).iter().take(count).copied().collect()
+        });
+        let exist = ids
+            .iter()
+            .all(|&id| usize::try_from(id).is_ok_and(|id| id < num_blocks));
+        check(
+            !ids.is_empty() && exist,
+            "the rows, the block table and the cache",
+        )?;
+        blocks.push(ids);
+    }
+    Ok(blocks)
 }
 
 /// The numbers of each of the first two axes' places, which must lie together.
@@ -273,7 +257,6 @@ fn rotate_of<T: Number + Element>(
 
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("HAS_SIMD", kernels::has_simd())?;
-    module.add_function(wrap_pyfunction!(linear, module)?)?;
     module.add_function(wrap_pyfunction!(paged_attention, module)?)?;
     module.add_function(wrap_pyfunction!(rms_norm, module)?)?;
     module.add_function(wrap_pyfunction!(rotate, module)?)?;

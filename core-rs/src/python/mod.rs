@@ -1,5 +1,6 @@
 //! The PyO3 layer: one file per service, each with a `register` that adds its names to `llama3._core`.
 
+mod decoder;
 mod dedup;
 mod hashing;
 mod html;
@@ -17,6 +18,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("debug_build", cfg!(debug_assertions))?;
     hashing::register(module)?;
     html::register(module)?;
+    decoder::register(module)?;
     kernels::register(module)?;
     threads::register(module)?;
     tokenizer::register(module)?;
