@@ -72,7 +72,8 @@ class CoreStep:
 
     def _current_weights(self) -> _Weights | None:
         """Those of the model now, or None where the core cannot compute with them."""
-        if not is_for_core(self._cache.kv, math.inf):
+        is_defined_here = type(self._model).step is Transformer.step and "step" not in vars(self._model)
+        if not is_defined_here or not is_for_core(self._cache.kv, math.inf):
             return None
         if self._weights is None or not self._weights.are_current():
             self._weights = _weights_of(self._model)

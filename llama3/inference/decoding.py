@@ -54,12 +54,12 @@ class Decoder:
         self.drafted = self.accepted = 0
         has_graphs = cache.kv.device.type == "cuda" and cache.ways.few == "triton"
         self._core_step = CoreStep(model, cache)
-        self._graphs = StepGraphs(model, cache) if has_graphs else None
+        self.graphs = StepGraphs(model, cache) if has_graphs else None
 
     def follow_weights(self) -> None:
         """The model's weights were changed."""
-        if self._graphs is not None:
-            self._graphs.follow_weights()
+        if self.graphs is not None:
+            self.graphs.follow_weights()
 
     def lookup(self, request: Request) -> PromptLookup | None:
         """A constraint is asked after each token, so what it constrains is not drawn several tokens at a time."""
@@ -91,7 +91,7 @@ class Decoder:
         new = np.append(drawn, [prefill.piece for prefill in prefills]).astype(np.int64)
         pieces = [prefill.request.prompt[prefill.done : prefill.done + prefill.piece] for prefill in prefills]
         last = np.fromiter(chain.from_iterable(tokens), np.uint32)
-        h_TD = self._compute(np.concatenate([last, *pieces]), rows, starts, starts + new)
+        h_TD = self.compute(np.concatenate([last, *pieces]), rows, starts, starts + new)
         ends = np.cumsum(new)[len(running) :]
         for prefill, end in zip(prefills, ends.tolist(), strict=True):
             prefill.done += prefill.piece
@@ -121,9 +121,9 @@ class Decoder:
         except Exception as error:
             self.fail(request, error)
 
-    def _compute(self, tokens: npt.NDArray[np.uint32], rows: Ints, starts: Ints, ends: Ints) -> Tensor:
-        if self._graphs is not None and self._graphs.serve(ends - starts):
-            return self._graphs.step(tokens, rows, starts, ends)
+    def compute(self, tokens: npt.NDArray[np.uint32], rows: Ints, starts: Ints, ends: Ints) -> Tensor:
+        if self.graphs is not None and self.graphs.serve(ends - starts):
+            return self.graphs.step(tokens, rows, starts, ends)
         positions_T = self.cache.plan(rows, starts, ends)
         tokens_T = to_device(tokens.astype(np.int64), positions_T.device)
         return self._core_step.step(tokens_T, positions_T)

@@ -58,13 +58,13 @@ class Traced:
 
 def with_graphs(model, capture, **options):
     engine = Engine(model, attention="triton", **options)
-    engine._graphs = StepGraphs(engine.model, engine.cache, capture)
+    engine.decoder.graphs = StepGraphs(engine.model, engine.cache, capture)
     return engine
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="without a GPU only")
 def test_an_engine_on_a_cpu_has_no_graphs(model):
-    assert Engine(model, attention="triton")._graphs is None
+    assert Engine(model, attention="triton").decoder.graphs is None
 
 
 def test_answers_from_graphs_are_those_of_plain_steps(model):
@@ -93,9 +93,9 @@ def test_rows_of_several_tokens_are_steps_too(model):
         with torch.inference_mode():
             for starts, ends in steps:
                 pieces = [tokens[i, start:end] for i, (start, end) in enumerate(zip(starts, ends, strict=True))]
-                h_TD = engine._compute(np.concatenate(pieces), rows, starts, ends)
+                h_TD = engine.decoder.compute(np.concatenate(pieces), rows, starts, ends)
         found.append(h_TD)
-    assert engines[0]._graphs._capture.sizes == [16], "the second step alone has few tokens of each"
+    assert engines[0].decoder.graphs._capture.sizes == [16], "the second step alone has few tokens of each"
     torch.testing.assert_close(*found, atol=1e-4, rtol=1e-4)  # sums in another order
 
 
@@ -105,7 +105,7 @@ def test_padding_touches_no_sequence(model):
     before = engine.cache.kv[:, :, :, 1:].clone()
     rows = np.array([engine.pool.admit([1, 2, 3])[0] for _ in range(3)], np.int64)
     with torch.inference_mode():
-        engine._compute(np.array([3, 3, 3], np.uint32), rows, np.array([2, 2, 2]), np.array([3, 3, 3]))
+        engine.decoder.compute(np.array([3, 3, 3], np.uint32), rows, np.array([2, 2, 2]), np.array([3, 3, 3]))
     changed = (engine.cache.kv[:, :, :, 1:] != before).flatten(-2).any(-1).any(0).any(0).any(0)
     assert set(changed.nonzero().flatten().add(1).tolist()) <= set(engine.pool.block_table[rows, 0].tolist())
 
@@ -214,8 +214,8 @@ def test_a_step_on_a_gpu_stays_on_it(on_fake_gpu, attention):
     engine._running = [answer for prefill in prefills for answer in prefill.answers]
     for answer in engine._running:
         answer.ids.append(1)
-    if engine._graphs is not None:
-        engine._graphs._capture = lambda compute: compute
+    if engine.decoder.graphs is not None:
+        engine.decoder.graphs._capture = lambda compute: compute
     with torch.inference_mode(), Watched() as decode:
         logits_BV = engine._forward([])
     assert (logits_BV.device.type, logits_BV.shape) == ("cuda", (6, 61))
