@@ -38,19 +38,23 @@ def render(report: Mapping[str, Any]) -> str:
 
 def _plots(report: Mapping[str, Any]) -> Iterator[tuple[str, Markup]]:
     """Title and plot of each device and context: throughput of one GPU over the time of a token, a line a format."""
-    rows = [row for row in report["rows"] if row["fits"]]
-    for gpu, context in dict.fromkeys((row["gpu"], row["context"]) for row in rows):
+    groups: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
+    for row in report["rows"]:
+        if row["fits"]:
+            groups.setdefault((row["gpu"], row["context"]), []).append(row)
+    for (gpu, context), rows in groups.items():
+        # More than three digits would run into the label of the axis.
+        unit = 1000 if max(row["tokens_per_second_per_gpu"] for row in rows) >= 1000 else 1
         offers: dict[str, list[Offered]] = {}
         for row in rows:
-            if (row["gpu"], row["context"]) == (gpu, context):
-                offers.setdefault(row["quantization"], []).append(_offered(row))
+            offers.setdefault(row["quantization"], []).append(_offered(row, unit))
+        label = "1,000 tokens/s of a GPU" if unit > 1 else "tokens/s of a GPU"
         # Charts escape what they show.
-        chart = Markup(offer_chart(offers, "milliseconds per token of an answer", "tokens/s of a GPU"))
-        yield f"{gpu}, context {context:,}", chart
+        yield f"{gpu}, context {context:,}", Markup(offer_chart(offers, "milliseconds per token of an answer", label))
 
 
-def _offered(row: Mapping[str, Any]) -> Offered:
+def _offered(row: Mapping[str, Any], unit: int) -> Offered:
     milliseconds, rate = 1000 * row["seconds_per_token"], row["tokens_per_second_per_gpu"]
     basis = "predicted" if row["measured"] is None else "measured"
     label = f"{row['quantization']}, batch {row['batch']}: {milliseconds:.3g} ms, {rate:.4g} tokens/s, {basis}"
-    return Offered(milliseconds, rate, label, bool(row["on_front"]))
+    return Offered(milliseconds, rate / unit, label, bool(row["on_front"]))

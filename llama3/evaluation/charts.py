@@ -49,11 +49,12 @@ def line_chart(series: Series, x_label: str, y_label: str) -> str:
 
 def offer_chart(offers: Mapping[str, Sequence[Offered]], x_label: str, y_label: str) -> str:
     """Lines through points that are offered for choice, and a mark at each: filled where it is worth choosing, hollow
-    where another one beats it both ways. Both axes begin at 0."""
+    where another one beats it both ways. The y axis begins at 0."""
     lines = {name: [(offer.x, offer.y) for offer in points] for name, points in offers.items() if points}
     if not lines:
         return "<p>No points are there.</p>"
-    at_x, at_y, parts = _axes({**lines, "": [(0.0, 0.0)]}, x_label, y_label)
+    origin = min(x for points in lines.values() for x, _ in points), 0.0
+    at_x, at_y, parts = _axes({**lines, "": [origin]}, x_label, y_label)
     for index, name in enumerate(lines):
         path = " ".join(f"{at_x(x):.1f},{at_y(y):.1f}" for x, y in lines[name])
         parts.append(f'<polyline class="curve {_colour(index)}"{_dash(index)} points="{path}"/>')

@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ET
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from llama3.evaluation.charts import funnel_chart, histogram_chart, line_chart, rate_chart, ticks
+from llama3.evaluation.charts import Offered, funnel_chart, histogram_chart, line_chart, offer_chart, rate_chart, ticks
 from llama3.evaluation.intervals import wilson
 
 finite = st.floats(-1e9, 1e9)
@@ -26,6 +26,17 @@ def test_lines_stay_inside_the_picture(points):
 def test_no_finite_point_is_said_so():
     assert "No points" in line_chart({"a": [(1, math.nan)]}, "x", "y")
     assert "No steps" in funnel_chart([])
+
+
+@given(st.lists(st.tuples(st.floats(0, 1e9), st.floats(0, 1e9), st.booleans()), min_size=1, max_size=20))
+def test_offers_stay_inside_the_picture_and_show_which_are_worth_choosing(points):
+    offers = [Offered(x, y, f"<{number}>", is_best) for number, (x, y, is_best) in enumerate(points)]
+    svg = ET.fromstring(offer_chart({"a": offers, "none": []}, "ms", "tokens/s"))
+    marks = svg.findall("circle")
+    assert [mark.findtext("title") for mark in marks] == [offer.label for offer in offers]
+    assert ["beaten" not in mark.attrib["class"].split() for mark in marks] == [offer.is_best for offer in offers]
+    assert all(0 <= float(mark.attrib["cx"]) <= 480 and 0 <= float(mark.attrib["cy"]) <= 240 for mark in marks)
+    assert "No points" in offer_chart({"none": []}, "ms", "tokens/s")
 
 
 def test_bars_and_funnels_parse():
