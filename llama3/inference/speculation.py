@@ -22,7 +22,7 @@ from llama3.errors import ConfigError
 from llama3.inference.paged_cache import FEW_TOKENS
 from llama3.model.ops import FEW_ROWS
 
-NO_METHOD = ConfigError.declare("L3-GEN-020", "{name!r} is no way to speculate", fix="give one of: {methods}")
+NO_SPECULATION = ConfigError.declare("L3-GEN-020", "{name!r} is no way to speculate", fix="give one of: {methods}")
 
 LONGEST_DRAFT = FEW_TOKENS - 1
 """With the token before it as many as the core attends to where their keys lie."""
@@ -37,7 +37,7 @@ def draft_rows(method: str, dtype: torch.dtype) -> int:
     """Rows of a forward that drafts may fill up: with more of them it is bound by arithmetic, no longer by reading the
     weights, and a draft costs what it gives. 0: there are no drafts. Raises ConfigError for an unknown method."""
     if method not in get_args(Speculative):
-        raise NO_METHOD("speculative", name=method, methods=", ".join(get_args(Speculative)))
+        raise NO_SPECULATION("speculative", name=method, methods=", ".join(get_args(Speculative)))
     return 0 if method == "off" else FEW_ROWS.get(dtype, max(FEW_ROWS.values()))
 
 
