@@ -41,9 +41,9 @@ def agreement(ids: list[list[int]], expected: list[list[int]]) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("model", help="a model's directory or GGUF file")
-    parser.add_argument("--texts", type=int, default=8)
-    parser.add_argument("--context", type=int, default=512, help="tokens of a text")
-    parser.add_argument("--tokens", type=int, default=32, help="tokens of an answer")
+    parser.add_argument("--texts", type=int, default=6)
+    parser.add_argument("--context", type=int, default=384, help="tokens of a text")
+    parser.add_argument("--tokens", type=int, default=24, help="tokens of an answer")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     _core.set_num_threads(1)

@@ -272,7 +272,7 @@ class Engine:
         """Nothing in the cache can be trusted after a step that broke off. What the model raises is every request's; an
         interrupt is meant for the thread it reached, so the requests begin again and those of the others go on."""
         with self._turns:
-            requests = [request for request in self._live if request.error is None]
+            requests = [request for request in self._live if not request.is_over]
             self._live.clear()
             self._waiting.clear()
             self._running.clear()

@@ -21,7 +21,7 @@ from llama3.config.serving import Speculative
 from llama3.errors import ConfigError
 from llama3.inference.paged_cache import FEW_TOKENS
 
-NO_METHOD = ConfigError.declare("L3-GEN-020", "{name!r} is no way to speculate", fix="give one of: {methods}")
+NO_SPECULATION = ConfigError.declare("L3-GEN-020", "{name!r} is no way to speculate", fix="give one of: {methods}")
 
 DRAFT_ROWS = {torch.float32: 16, torch.bfloat16: 8}
 """Rows of a forward that cost little more than one (`make bench-speculative`)."""
@@ -38,7 +38,7 @@ def draft_rows(method: str, dtype: torch.dtype) -> int:
     """Rows of a forward that drafts may fill up: with more of them it is bound by arithmetic, no longer by reading the
     weights, and a draft costs what it gives. 0: there are no drafts. Raises ConfigError for an unknown method."""
     if method not in get_args(Speculative):
-        raise NO_METHOD("speculative", name=method, methods=", ".join(get_args(Speculative)))
+        raise NO_SPECULATION("speculative", name=method, methods=", ".join(get_args(Speculative)))
     return 0 if method == "off" else DRAFT_ROWS.get(dtype, max(DRAFT_ROWS.values()))
 
 

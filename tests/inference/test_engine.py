@@ -541,6 +541,29 @@ def test_a_request_is_over_when_all_of_its_answers_are_dropped(model: Transforme
     assert_clean(engine)
 
 
+def test_what_was_dropped_stays_so_when_an_interrupt_makes_requests_begin_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = make_model()
+    engine, step = Engine(model), model.step
+    gone, part = engine.submit([1, 2, 3], replace(GREEDY, n=2)), engine.submit([4, 5], replace(GREEDY, n=2))
+    engine.step()
+
+    def interrupted(*args: object) -> Tensor:
+        for request, index in ((gone, 0), (gone, 1), (part, 1)):
+            engine.cancel(request, index)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(model, "step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        engine.step()
+    monkeypatch.setattr(model, "step", step)
+    assert_clean(engine)
+    assert [len(answer.ids) for answer in engine.wait(gone)] == [1, 1]
+    assert [answer.ids for answer in engine.wait(part)] == [dense(model, [4, 5], 12), dense(model, [4, 5], 1)]
+    assert_clean(engine)
+
+
 def test_an_answer_is_dropped_while_its_prompt_is_half_computed(model: Transformer) -> None:
     engine = Engine(model, block_size=2, prefill_tokens=6)
     prompt = random_prompts(1, 1, seed=3)[0] * 40

@@ -166,7 +166,7 @@ def on_fake_gpu(monkeypatch):
     monkeypatch.setattr(paged_attention, "_tried", lambda *shape: None)
     no_numbers = lambda array, device: torch.empty(array.shape, dtype=torch.from_numpy(array).dtype, device=device)
     monkeypatch.setattr(paged_attention, "to_device", no_numbers)
-    for module in ("engine", "paged_cache", "step_graphs"):
+    for module in ("decoding", "paged_cache", "step_graphs"):
         monkeypatch.setattr(f"llama3.inference.{module}.to_device", no_numbers)
     monkeypatch.setattr(varlen, "_should_use_cudnn", lambda index: True)
     monkeypatch.setattr(varlen, "_cudnn_version", lambda query: 92600)
