@@ -28,8 +28,7 @@ FAULTS = {
         "serving/test_connections.py::test_a_client_that_does_not_read_loses_its_connection",
     ),
     "S2 abusive parameters": (
-        "serving/test_any_body.py::test_any_completion",
-        "serving/test_any_body.py::test_any_chat",
+        "serving/test_any_body.py::test_any_body",
         "serving/test_refusals_over_http.py::test_abusive_parameters_of_a_completion",
         "serving/test_refusals_over_http.py::test_abusive_parameters_of_a_chat",
     ),

@@ -94,5 +94,7 @@ def test_nothing_is_lost_and_nothing_leaks():
         assert min(found["whole"], found["left"], found["busy"]) > 0
         assert site.service.engine.pool.check() == []
         assert open_files(site) <= before
+        assert site.server.served.under_way == len(site.server.server_state.tasks) == 0
+        print(f"{sum(found.values()):,} requests: {dict(found)}")
         again = site.client.completions.create(model=NAME, prompt=PROMPTS, max_tokens=8, temperature=0)
         assert [choice.text for choice in again.choices] == expected
