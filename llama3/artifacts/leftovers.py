@@ -13,7 +13,7 @@ import re
 import shutil
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from llama3.artifacts.files import TEMPORARY_MARK
@@ -28,7 +28,8 @@ def owned(temporary: Path) -> Iterator[None]:
     lock.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)  # a sweeper that looks at it just now lets it go
+        with suppress(OSError):  # a file system without locks: then nothing is ever taken for a leftover
+            fcntl.flock(descriptor, fcntl.LOCK_EX)  # a sweeper that looks at it just now lets it go
         os.pwrite(descriptor, json.dumps(_this_process()).encode(), 0)
         yield
     finally:
@@ -58,7 +59,7 @@ def _removed(lock: Path) -> str:
             shutil.rmtree(folder, ignore_errors=True)
         lock.unlink(missing_ok=True)
         return folder.name
-    except BlockingIOError:
+    except OSError:  # it is locked, or cannot be
         return ""
     finally:
         os.close(descriptor)

@@ -34,6 +34,12 @@ TOO_LARGE = DataError.declare("L3-TOK-006", "a size is out of bounds", why="{det
 UNREADABLE = DataError.declare(
     "L3-TOK-007", "the tokenizer cannot be read", why="{reason}", fix="name the tokenizer's file or its directory"
 )
+TAKEN_NAME = DataError.declare(
+    "L3-CLI-042",
+    "the added token {name!r} has the id {id}, a token of the vocabulary has its name and the id {base}",
+    why="in a tokenizer's file a name has one id",
+    fix="give it that id, or another name",
+)
 NO_GGUF_NAME = DataError.declare(
     "L3-TOK-015",
     "GGUF has no name for the way this tokenizer splits or marks texts",

@@ -16,6 +16,7 @@ from llama3.artifacts.files import write_bytes_atomic
 from llama3.errors import from_core
 from llama3.foreign import MAX_TABLE, UnusableFile, read_bytes
 from llama3.tokenizer import problems, special
+from llama3.tokenizer.byte_names import bytes_named
 from llama3.tokenizer.controls import CONFIG_NAME, TEMPLATE_NAME, Controls, read_added, read_controls
 from llama3.tokenizer.gguf import RULES, Rule, read_vocabulary, write_vocabulary
 from llama3.tokenizer.template import CHAT_TEMPLATE
@@ -48,6 +49,7 @@ class Tokenizer:
         self.vocab_size: int = core.vocab_size
         """Rows that an embedding table needs: one more than the highest id."""
         self._kept: dict[Hashable, Any] = {}
+        self._check_names(where)
         self._check_controls(where)
 
     # -- making and keeping --------------------------------------------------------------------
@@ -414,6 +416,15 @@ class Tokenizer:
     def _id_of(self, role: Role) -> int | None:
         name = self._name_of(role)
         return None if name is None else self.special_tokens[name]
+
+    def _check_names(self, where: str) -> None:
+        """Raises DataError where an added token has the name of another one, by which a file would take one for the
+        other."""
+        for id, name, _ in self._core.added:
+            data = bytes_named(name)
+            ids = self._core.encode_bytes(data) if data else []
+            if len(ids) == 1 and ids[0] != id:
+                raise problems.TAKEN_NAME(where, name=name, id=id, base=int(ids[0]))
 
     def _check_controls(self, where: str) -> None:
         """Raises DataError where the files name a BOS, EOS or end of generation that the vocabulary does not have."""
