@@ -150,7 +150,7 @@ def test_a_stop_that_one_rank_sees_stops_all_after_saving(ready, tmp_path):
 def test_a_mesh_of_four_processes_raises_the_model_that_one_does(ready, tmp_path):
     """Pretraining, finetuning and preferences with the matrices and the layers cut, as a user starts it."""
     _, config, changes = ready
-    changes = [*changes, "model.n_kv_heads=2", "model.tied=false", "post_training.algorithm=dpo", "evaluation.limit=1"]
+    changes = [*changes, "model.n_kv_heads=2", "post_training.algorithm=dpo", "evaluation.limit=1"]
     llama3.run(config, [*changes, f"run.dir={tmp_path / 'one'}"])
     mesh = ["parallelism.tp=2", "parallelism.pp=2"]
     output = launch(config, *changes, *mesh, f"run.dir={tmp_path / 'many'}", processes=4).communicate(timeout=400)[0]

@@ -9,10 +9,10 @@ Legend: T tokens, D model dim, M targets of a batch.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -144,6 +144,14 @@ class PlacedModel:
         are first gathered, one at a time, into a copy for the engine.
         """
         return _Gathering(self, precision) if self.is_sharded else throughput_engine(self.module, precision)
+
+    @cached_property
+    def stages(self) -> Mapping[str, int]:
+        """How many stages of a pipeline have each parameter. Every rank must ask together, the first time."""
+        names = [name for name, _ in self.module.named_parameters()]
+        counts = Counter(name for held in self.context.gather(names, "model") for name in held)
+        dims = self.context.dims
+        return {name: count // (dims.tp * dims.cp) for name, count in counts.items()}
 
     @property
     def is_sharded(self) -> bool:

@@ -81,7 +81,7 @@ def run(
     store: CheckpointStore | None = None,
 ) -> tuple[PlacedModel, dict[str, Any]]:
     """Five steps from a checkpoint; losses and gradient norms of each."""
-    parallel = parallel_of(parallelism)
+    parallel = parallel_of(parallelism, read_config(checkpoint))
     heads = ["score_head"] if algorithm == "reward_model" else []
     model = PlacedModel.loaded(checkpoint, parallel, heads=heads, lora=lora)
     spec = discover().spec("algorithms", algorithm)
@@ -108,9 +108,14 @@ def run(
     return model, found
 
 
+def trained(parallelism: dict[str, Any] | None, checkpoint: Path, folder: Path, algorithm: str) -> dict[str, Any]:
+    """What comes of one algorithm."""
+    return run(parallelism, checkpoint, folder, algorithm)[1]
+
+
 def work(parallelism: dict[str, Any] | None, checkpoint: Path, folder: Path) -> dict[str, Any]:
     """What comes of every algorithm; only rank 0 reports."""
-    return {name: run(parallelism, checkpoint, folder, name)[1] for name in ALGORITHMS}
+    return {name: trained(parallelism, checkpoint, folder, name) for name in ALGORITHMS}
 
 
 def columns(parallelism: dict[str, Any] | None, checkpoint: Path, folder: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from forked import run_ranks
-from parity_work import ALGORITHMS, CONFIG, STEPS, adapted, columns, parallel_of, resumed, work
+from parity_work import ALGORITHMS, CONFIG, STEPS, adapted, columns, parallel_of, resumed, trained, work
 
 from llama3.checkpoints.load import load_model
 from llama3.training.placed import PlacedModel
@@ -64,7 +64,8 @@ def test_a_layout_trains_as_one_process_does(checkpoint, alone, tmp_path, layout
 
 
 @pytest.mark.parametrize(
-    ("layout", "tied"), [("tp2", False), ("tp2", True), ("cp2", False), ("tp2 cp2", True), ("pp2 interleaved", False)]
+    ("layout", "tied"),
+    [("tp2", False), ("tp2", True), ("cp2", False), ("tp2 cp2", True), ("pp2 interleaved", False), ("pp2", True)],
 )
 def test_a_layout_says_and_writes_what_one_process_does(tmp_path, layout, tied):
     source = tmp_path / "checkpoint"
@@ -76,6 +77,16 @@ def test_a_layout_says_and_writes_what_one_process_does(tmp_path, layout, tied):
         torch.testing.assert_close(many, expected, atol=2e-5, rtol=1e-5)
     for name in ("one", "many"):
         assert (tmp_path / name / "model.safetensors").read_bytes() == (source / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("algorithm", ["sft", "reward_model"])
+def test_both_ends_of_a_pipeline_learn_a_tied_matrix(tmp_path, algorithm):
+    source = tmp_path / "checkpoint"
+    PlacedModel.drawn(replace(CONFIG, tied=True), 0, parallel_of(None)).save(source)
+    one = trained(None, source, tmp_path / "one", algorithm)
+    many, *_ = run_ranks(tmp_path / "ranks", 2, trained, LAYOUTS["pp2"], source, tmp_path / "many", algorithm)
+    for figure in ("loss", "grad_norm"):
+        assert many[figure] == pytest.approx(one[figure], abs=TOLERANCE)
 
 
 @pytest.mark.parametrize("layout", ["tp2", "cp2", "pp2 interleaved"])
