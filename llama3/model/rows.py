@@ -12,7 +12,7 @@ from llama3.model.attention import Attention, forest_attention
 from llama3.model.batch import Batch
 
 
-class Rows:
+class ForestRows:
     """All rows of a forest, in its order. A strategy that cuts sequences gives a model a subclass (`model.rows`)."""
 
     tokens_T: Tensor

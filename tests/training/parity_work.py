@@ -33,14 +33,14 @@ ALGORITHMS = ("next_token", "sft", "dpo", "reward_model")
 
 
 class Forests:
-    """Seven rows a step: documents for `next_token`, else prompts with two answers. Lengths and shares are uneven."""
+    """Five rows a step: documents for `next_token`, else prompts with two answers. Lengths and shares are uneven."""
 
     def __init__(self, algorithm: str) -> None:
         self.row = self._documents if algorithm == "next_token" else self._answers
         self.last_only = algorithm == "reward_model"
 
     def examples(self, step: int) -> list[Batch]:
-        return [self.row(np.random.default_rng((3, step, row))) for row in range(7)]
+        return [self.row(np.random.default_rng((3, step, row))) for row in range(5)]
 
     def _documents(self, rng: np.random.Generator) -> Batch:
         border = int(rng.integers(4, 20))
