@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import asdict
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -100,8 +101,10 @@ class PlacedModel:
             return tensor
 
         model = cls._filled(module, parallel, value)
-        if problems:
-            raise CheckpointError.of(problems)
+        # A pipeline's stage has read its own tensors only, and all ranks must stop together.
+        told = parallel.context.gather([asdict(problem) for problem in problems], "world")
+        if found := dict.fromkeys(Problem(**row) for rows in told for row in rows):
+            raise CheckpointError.of(found)
         return model
 
     @classmethod

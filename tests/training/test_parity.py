@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from forked import run_ranks
 from parity_work import ALGORITHMS, CONFIG, STEPS, adapted, columns, parallel_of, resumed, trained, work
+from safetensors.torch import load_file, save_file
 
 from llama3.checkpoints.load import load_model
+from llama3.errors import CheckpointError
 from llama3.training.placed import PlacedModel
 
 TOLERANCE = 2e-6
@@ -106,3 +110,22 @@ def test_adapters_are_trained_where_matrices_are_whole(checkpoint, tmp_path, lay
         assert many[figure] == pytest.approx(one[figure], abs=TOLERANCE)
     torch.testing.assert_close(many["adapter"], one["adapter"], atol=1e-4, rtol=0)
     assert many["base"] == one["base"]
+
+
+def refused(parallelism: dict, checkpoint: Path) -> dict:
+    try:
+        PlacedModel.loaded(checkpoint, parallel_of(parallelism))
+    except CheckpointError as error:
+        return {"problems": [str(problem) for problem in error.problems]}
+    return {"problems": []}
+
+
+def test_all_ranks_refuse_weights_that_one_of_them_reads(checkpoint, tmp_path):
+    shutil.copytree(checkpoint, tmp_path / "broken")
+    tensors = load_file(tmp_path / "broken" / "model.safetensors")
+    tensors["model.layers.3.input_layernorm.weight"][0] = torch.nan
+    save_file(tensors, tmp_path / "broken" / "model.safetensors", {"format": "pt"})
+    one, other = run_ranks(tmp_path / "ranks", 2, refused, LAYOUTS["pp2"], tmp_path / "broken")
+    assert one == other
+    assert len(one["problems"]) == 1
+    assert "model.layers.3.input_layernorm.weight" in one["problems"][0]
