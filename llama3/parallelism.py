@@ -9,7 +9,7 @@ from llama3.model.attention import Attention, forest_attention
 from llama3.model.batch import Batch
 from llama3.model.config import ModelConfig
 from llama3.model.ops import rms_norm
-from llama3.model.rows import Rows
+from llama3.model.rows import ForestRows
 from llama3.model.score import Microbatch
 from llama3.model.transformer import Transformer
 from llama3.training.parallel import (
@@ -28,6 +28,7 @@ __all__ = [
     "Batch",
     "Columns",
     "Dims",
+    "ForestRows",
     "Group",
     "Loss",
     "Microbatch",
@@ -36,7 +37,6 @@ __all__ = [
     "ParallelStrategy",
     "Problem",
     "Read",
-    "Rows",
     "Runner",
     "Transformer",
     "forest_attention",

@@ -147,13 +147,15 @@ def test_a_stop_that_one_rank_sees_stops_all_after_saving(ready, tmp_path):
     assert list(run.rglob("COMMIT")), "what was done is saved"
 
 
-def test_a_mesh_of_four_processes_raises_the_model_that_one_does(ready, tmp_path):
+@pytest.mark.parametrize("mesh", [("pp=2",), pytest.param(("tp=2", "pp=2"), marks=pytest.mark.slow)], ids=" x ".join)
+def test_a_mesh_raises_the_model_that_one_process_does(ready, tmp_path, mesh):
     """Pretraining, finetuning and preferences with the matrices and the layers cut, as a user starts it."""
     _, config, changes = ready
-    changes = [*changes, "model.n_kv_heads=2", "model.tied=false", "post_training.algorithm=dpo", "evaluation.limit=1"]
+    changes = [*changes, "model.n_kv_heads=2", "post_training.algorithm=dpo", "evaluation.limit=1"]
     llama3.run(config, [*changes, f"run.dir={tmp_path / 'one'}"])
-    mesh = ["parallelism.tp=2", "parallelism.pp=2"]
-    output = launch(config, *changes, *mesh, f"run.dir={tmp_path / 'many'}", processes=4).communicate(timeout=400)[0]
+    axes = [f"parallelism.{size}" for size in mesh]
+    process = launch(config, *changes, *axes, f"run.dir={tmp_path / 'many'}", processes=2 ** len(mesh))
+    output, _ = process.communicate(timeout=400)
     one, many = (metrics_of(tmp_path / name / "small") for name in ("one", "many"))
     assert {row["stage"] for row in one} >= {"pretrain", "sft", "prefer"}
     assert len(one) == len(many), output[-3000:]

@@ -206,8 +206,8 @@ class _ForestAttend(torch.autograd.Function):
         saved = iter(rest)
         grad_q_TKGC = torch.empty_like(o_TKGC)
         # Keys of ancestors receive from many segments: summed in float32.
-        like_TKC = o_TKGC.new_empty(1, *o_TKGC.shape[1::2]).expand(ctx.tokens, -1, -1)
-        grad_k_TKC, grad_v_TKC = (_zeros_for_sums(like_TKC) for _ in range(2))
+        key_heads, channels = o_TKGC.shape[1], o_TKGC.shape[3]
+        grad_k_TKC, grad_v_TKC = (_zeros_for_sums(o_TKGC, ctx.tokens, key_heads, channels) for _ in range(2))
         for bucket in ctx.buckets:
             q, k, v = next(saved), next(saved), next(saved)
             grad_o = _heads_first(_rows(bucket, grad_o_TKGC))
@@ -217,7 +217,7 @@ class _ForestAttend(torch.autograd.Function):
             # sum over keys of p * dp equals o . do, row by row
             delta = (grad_o * _heads_first(_rows(bucket, o_TKGC))).sum(-1, keepdim=True)
             grad_q = torch.empty_like(q)
-            grad_k, grad_v = (_zeros_for_sums(x) for x in (k, v))
+            grad_k, grad_v = (_zeros_for_sums(x, *x.shape) for x in (k, v))
             for rows, columns in _blocks(bucket):
                 p = next(saved) if ctx.kept else _probabilities(bucket, q, k, rows, columns)
                 grad_o_rows = _fold(grad_o, rows)
@@ -235,9 +235,9 @@ class _ForestAttend(torch.autograd.Function):
 # heads of a group is folded into G * Q rows, so that keys and values are never repeated.
 
 
-def _zeros_for_sums(x: Tensor) -> Tensor:
-    """Zeros like `x` in float32 or wider."""
-    return x.new_zeros(x.shape, dtype=torch.promote_types(x.dtype, torch.float32))
+def _zeros_for_sums(x: Tensor, *shape: int) -> Tensor:
+    """Zeros where `x` is, in its dtype or in float32, whichever is wider."""
+    return x.new_zeros(shape, dtype=torch.promote_types(x.dtype, torch.float32))
 
 
 def _scale(q: Tensor) -> float:

@@ -86,9 +86,12 @@ def shortage(config: Config, model: ModelConfig, there: int, place: str, share: 
 
 
 def local_share(config: Config, environ: Mapping[str, str] = os.environ) -> float:
-    """How much of the model the processes on this machine hold together: all, or their share of a sharded one."""
+    """How much of the model the processes on this machine hold together: all, or their share of a sharded one. Ranks
+    along cp each have all weights, unless a strategy along dp cuts them."""
     world, local = (_count(environ, name) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
-    return min(local, world) / world if environ.get("LOCAL_WORLD_SIZE") else 1.0
+    section = config.parallelism
+    copies = 1 if "dp" in section.strategies(world) else section.sizes(world)["cp"]
+    return copies * min(local, world) / world if environ.get("LOCAL_WORLD_SIZE") else 1.0
 
 
 def _count(environ: Mapping[str, str], name: str) -> int:

@@ -12,7 +12,7 @@ from llama3.model.attention import Attention, forest_attention
 from llama3.model.batch import Batch
 
 
-class Rows:
+class ForestRows:
     """All rows of a forest, in its order. A strategy that cuts sequences gives a model a subclass (`model.rows`)."""
 
     tokens_T: Tensor
@@ -36,9 +36,11 @@ class Rows:
 
 
 def padded(forest: Batch, multiple: int) -> Batch:
-    """The forest with as many tokens as a multiple, at least one: a last root that nothing reads fills it up."""
-    missing = multiple - forest.num_tokens if forest.num_tokens < multiple else -forest.num_tokens % multiple
-    if multiple == 1 or not missing:
+    """The forest with a multiple of so many tokens, at least once: a last root that nothing reads fills it up."""
+    if multiple == 1:
+        return forest
+    missing = max(-(-forest.num_tokens // multiple), 1) * multiple - forest.num_tokens
+    if not missing:
         return forest
     new = forest.tokens_T.new_zeros
     return Batch(

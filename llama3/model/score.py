@@ -22,7 +22,7 @@ from torch import Tensor
 
 from llama3.errors import ConfigError, DataError, Problem
 from llama3.model.batch import Batch
-from llama3.model.rows import Rows, padded
+from llama3.model.rows import ForestRows, padded
 from llama3.model.share import share
 from llama3.model.transformer import Transformer, compute_dtype
 from llama3.model.vocabulary import Vocabulary
@@ -131,7 +131,7 @@ def _problems(want: Set[str], temperature: float) -> list[Problem]:
 
 
 def _heads(
-    model: Transformer, h_TD: Tensor, rows: Rows, *, microbatch: Microbatch, want: Set[Want], temperature: float
+    model: Transformer, h_TD: Tensor, rows: ForestRows, *, microbatch: Microbatch, want: Set[Want], temperature: float
 ) -> dict[str, Tensor]:
     """The wanted outputs; a dict of tensors, because wrappers look for tensors in what `forward` returns."""
     out: dict[str, Tensor] = {}
@@ -277,7 +277,7 @@ def top_stage(
 ) -> tuple[Tensor, Tensor] | Tensor:
     """As `top`, by a pipeline's stage (see `score_stage`)."""
 
-    def heads(model: Transformer, h_TD: Tensor, rows: Rows) -> dict[str, Tensor]:
+    def heads(model: Transformer, h_TD: Tensor, rows: ForestRows) -> dict[str, Tensor]:
         size = len(model.lm_head.weight)
         if not 1 <= k <= size:
             raise NOT_SO_MANY("top", k=k, size=size)

@@ -29,7 +29,7 @@ from llama3.model.attention import Attention, KVCache, forest_attention
 from llama3.model.batch import Batch
 from llama3.model.config import ModelConfig
 from llama3.model.ops import Linear, rms_norm, rotate
-from llama3.model.rows import Rows
+from llama3.model.rows import ForestRows
 
 T = TypeVar("T")
 KVSink = Callable[[int, Tensor, Tensor], None]
@@ -104,7 +104,7 @@ class Transformer(nn.Module):
     names the layers of each, in the order of the model.
     """
 
-    rows: Callable[[Batch], Rows] = Rows
+    rows: Callable[[Batch], ForestRows] = ForestRows
     """Which rows of a forest are computed here."""
     multiple: int = 1
     """Of how many tokens a forest must be, for its rows to be cut evenly over ranks."""
@@ -123,7 +123,11 @@ class Transformer(nn.Module):
         self.score_head = Linear(config.dim, 1) if score_head else None
 
     def forward(
-        self, batch: Batch, head: Callable[[Transformer, Tensor, Rows], T], x_TD: Tensor | None = None, chunk: int = 0
+        self,
+        batch: Batch,
+        head: Callable[[Transformer, Tensor, ForestRows], T],
+        x_TD: Tensor | None = None,
+        chunk: int = 0,
     ) -> T | Tensor:
         """`head(self, hidden(batch), rows)`: everything that touches parameters happens inside one call of the module,
         so that wrappers which gather parameters around `forward` (FSDP) see it.

@@ -278,7 +278,8 @@ class Trainer:
         microbatches = [Microbatch.of(part, want, self.module.multiple) for part in parts]
         self.model.runner.forward_backward(microbatches, partial(self.loss, counts, want, meter))
         sum_gradients(self.module.parameters(), self.context)
-        norm = clip_gradients(self.module.parameters(), self.options.clip, self.context)
+        parameters = dict(self.module.named_parameters())
+        norm = clip_gradients(parameters, self.options.clip, self.context, self.model.stages)
         if not math.isfinite(norm):
             self.progress.bad_in_a_row += 1
             if self.progress.bad_in_a_row >= MAX_BAD_UPDATES:

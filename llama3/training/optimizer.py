@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -62,34 +62,38 @@ def sum_gradients(parameters: Iterable[nn.Parameter], context: ParallelContext) 
             dist.all_reduce(_local(parameter.grad), group=group)
 
 
-def clip_gradients(parameters: Iterable[nn.Parameter], limit: float, context: ParallelContext) -> float:
+def clip_gradients(
+    parameters: Mapping[str, nn.Parameter], limit: float, context: ParallelContext, stages: Mapping[str, int]
+) -> float:
     """Scale all gradients so that their norm over all ranks is at most `limit`. Returns the norm before.
+
+    stages: how many stages of a pipeline have each parameter
 
     A norm that is not finite leaves the gradients unusable, which the caller must check.
     """
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    norm = _norm(gradients, context)
+    gradients = {name: p.grad for name, p in parameters.items() if p.grad is not None}
+    norm = _norm(gradients, context, stages)
     scale = (limit / (norm + 1e-6)).clamp(max=1.0)
-    for gradient in gradients:
+    for gradient in gradients.values():
         _local(gradient).mul_(scale)
     return float(norm)
 
 
-def _norm(gradients: Sequence[Tensor], context: ParallelContext) -> Tensor:
+def _norm(gradients: Mapping[str, Tensor], context: ParallelContext, stages: Mapping[str, int]) -> Tensor:
     """The norm over all ranks, a scalar: each part of a gradient counts once, however many ranks have it."""
     if context.dims.world == 1:
-        return torch.nn.utils.get_total_norm([_local(gradient) for gradient in gradients])
+        return torch.nn.utils.get_total_norm([_local(gradient) for gradient in gradients.values()])
     parts: dict[int, list[Tensor]] = {}
-    for gradient in gradients:
-        parts.setdefault(_copies(gradient, context.dims), []).append(_local(gradient))
+    for name, gradient in gradients.items():
+        parts.setdefault(_copies(gradient, context.dims) * stages[name], []).append(_local(gradient))
     mine = sum(float(torch.nn.utils.get_total_norm(part)) ** 2 / copies for copies, part in parts.items())
     (squares,) = context.reduce([mine], "sum", "world")
     return torch.tensor(squares, device=context.device).sqrt()
 
 
 def _copies(gradient: Tensor, dims: Dims) -> int:
-    """How many ranks have the same part of a gradient."""
-    copies = dims.world // dims.pp  # a pipeline's stage has what no other has
+    """How many ranks of one stage have the same part of a gradient."""
+    copies = dims.world // dims.pp
     if isinstance(gradient, DTensor):
         for axis, placement in enumerate(gradient.placements):
             copies //= 1 if placement.is_replicate() else gradient.device_mesh.size(axis)

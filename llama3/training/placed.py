@@ -9,10 +9,11 @@ Legend: T tokens, D model dim, M targets of a batch.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from functools import partial
+from dataclasses import asdict
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -100,8 +101,10 @@ class PlacedModel:
             return tensor
 
         model = cls._filled(module, parallel, value)
-        if problems:
-            raise CheckpointError.of(problems)
+        # A pipeline's stage has read its own tensors only, and all ranks must stop together.
+        told = parallel.context.gather([asdict(problem) for problem in problems], "world")
+        if found := dict.fromkeys(Problem(**row) for rows in told for row in rows):
+            raise CheckpointError.of(found)
         return model
 
     @classmethod
@@ -144,6 +147,14 @@ class PlacedModel:
         are first gathered, one at a time, into a copy for the engine.
         """
         return _Gathering(self, precision) if self.is_sharded else throughput_engine(self.module, precision)
+
+    @cached_property
+    def stages(self) -> Mapping[str, int]:
+        """How many stages of a pipeline have each parameter. Every rank must ask together, the first time."""
+        names = [name for name, _ in self.module.named_parameters()]
+        counts = Counter(name for held in self.context.gather(names, "model") for name in held)
+        dims = self.context.dims
+        return {name: count // (dims.tp * dims.cp) for name, count in counts.items()}
 
     @property
     def is_sharded(self) -> bool:

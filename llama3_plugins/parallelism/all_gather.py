@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from llama3.parallelism import (
     Attention,
     Batch,
+    ForestRows,
     ParallelContext,
     ParallelStrategy,
-    Rows,
     Transformer,
     forest_attention,
 )
@@ -41,7 +41,7 @@ class AllGather(ParallelStrategy):
         model.rows = partial(HeadTailRows, group=group, rank=rank, ranks=ranks)
 
 
-class HeadTailRows(Rows):
+class HeadTailRows(ForestRows):
     """A rank's two chunks of a forest."""
 
     def __init__(self, forest: Batch, *, group: dist.ProcessGroup, rank: int, ranks: int) -> None:

@@ -16,6 +16,7 @@ from typing import cast
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from llama3.errors import ConfigError, Problem
 from llama3.parallelism import (
@@ -39,16 +40,11 @@ FEW_LAYERS = ConfigError.declare(
     why="a stage has one layer at least; the embedding and the output matrix count as one each",
     fix="set parallelism.pp.size x stages to {most} or less",
 )
-TIED = ConfigError.declare(
-    "L3-PAR-015",
-    "a pipeline cannot train a model whose output matrix is its embedding",
-    why="the two stand on the first and the last rank",
-    fix="set model.tied: false for a new model; else use parallelism.tp or parallelism.dp",
-)
 
 
 class Pipeline(ParallelStrategy):
-    """Stages of about as many layers each. The embedding and the output matrix count as layers (paper 3.3.2)."""
+    """Stages of about as many layers each. The embedding and the output matrix count as layers (paper 3.3.2); where
+    they are one, the first and the last rank both have it, and add up what they learn of it."""
 
     def __init__(self, options: PipelineOptions) -> None:
         self.options = options
@@ -56,13 +52,10 @@ class Pipeline(ParallelStrategy):
     def check(self, model: ModelConfig, dims: Dims) -> list[Problem]:
         if dims.pp == 1:
             return []
-        problems, stages = [], dims.pp * self.options.chunks
-        if stages > model.n_layers + 2:
-            layers, most = model.n_layers, model.n_layers + 2
-            problems.append(FEW_LAYERS.problem("parallelism.pp", stages=stages, layers=layers, most=most))
-        if model.tied:
-            problems.append(TIED.problem("parallelism.pp"))
-        return problems
+        stages, most = dims.pp * self.options.chunks, model.n_layers + 2
+        if stages <= most:
+            return []
+        return [FEW_LAYERS.problem("parallelism.pp", stages=stages, layers=model.n_layers, most=most)]
 
     def apply(self, model: nn.Module, context: ParallelContext) -> None:
         if context.mesh is None or context.dims.pp == 1:
@@ -74,7 +67,8 @@ class Pipeline(ParallelStrategy):
         held = {name for chunk in model.chunks for name in chunk}
         for name in [name for name in model.layers if name not in held]:
             del model.layers[name]
-        others = ["embed"] if rank > 0 else []
+        has_embed = rank == 0 or (model.config.tied and rank == ranks - 1)
+        others = [] if has_embed else ["embed"]
         others += ["norm", "lm_head", "value_head", "score_head"] if rank < ranks - 1 else []
         for name in others:
             setattr(model, name, None)
@@ -103,6 +97,7 @@ class PipelineRunner(Runner):
         self._chunks, self._last = options.chunks, self._ranks * options.chunks - 1
         self._consecutive = options.consecutive or self._ranks
         self._dim, self._dtype = model.config.dim, next(model.parameters()).dtype
+        self._tied_to = model.embed if model.config.tied and self._rank in (0, self._ranks - 1) else None
 
     def forward_backward(self, microbatches: Sequence[Microbatch], loss: Loss) -> None:
         actions = order(self._rank, self._ranks, self._chunks, len(microbatches), self._consecutive)
@@ -122,6 +117,7 @@ class PipelineRunner(Runner):
                 if x_TD is not None:
                     mail.send(action, torch.zeros_like(x_TD) if x_TD.grad is None else x_TD.grad)
         mail.sent()
+        self._add_tied()
 
     def forward(self, microbatches: Sequence[Microbatch], read: Read) -> Sequence[Columns]:
         actions = forward_order(self._ranks, self._chunks, len(microbatches), self._consecutive)
@@ -137,6 +133,19 @@ class PipelineRunner(Runner):
                 found[action.microbatch] = cast(Columns, y)
         mail.sent()
         return [self._context.shared(found.get(i, ()), "pp", self._ranks - 1) for i in range(len(microbatches))]
+
+    def _add_tied(self) -> None:
+        """Add what the other end of the pipeline has learnt of a matrix that is both embedding and output matrix."""
+        if self._tied_to is None or not (weight := self._tied_to.weight).requires_grad:
+            return
+        weight.grad = torch.zeros_like(weight) if weight.grad is None else weight.grad
+        mine = weight.grad.to_local() if isinstance(weight.grad, DTensor) else weight.grad
+        message, other = mine.cpu().contiguous(), self._ranks - 1 - self._rank
+        theirs = torch.empty_like(message)
+        received = dist.irecv(theirs, group=self._group, group_src=other)
+        dist.send(message, group=self._group, group_dst=other)
+        cast(dist.Work, received).wait()
+        mine += theirs.to(self._device)
 
     def _stage(self, action: Action) -> int:
         return action.chunk * self._ranks + self._rank

@@ -54,8 +54,9 @@ class TensorParallel(ParallelStrategy):
             heads = model.n_kv_heads
             problems.append(UNEVEN_HEADS.problem("parallelism.tp", ranks=ranks, heads=heads, fitting=fitting))
         elif model.ffn_groups % ranks:
-            numbers = {"width": model.ffn_dim, "groups": model.ffn_groups, "heads": model.n_kv_heads}
-            problems.append(UNEVEN_FFN.problem("parallelism.tp", ranks=ranks, **numbers))
+            width, groups, heads = model.ffn_dim, model.ffn_groups, model.n_kv_heads
+            where = "parallelism.tp"
+            problems.append(UNEVEN_FFN.problem(where, ranks=ranks, width=width, groups=groups, heads=heads))
         if (ranks - 1) * part >= model.vocab_size:
             problems.append(FEW_TOKENS.problem("parallelism.tp", ranks=ranks, size=model.vocab_size, part=part))
         return problems

@@ -65,6 +65,9 @@ def test_a_machine_holds_its_processes_share_of_a_sharded_model():
     assert local_share(config, {}) == 1
     assert local_share(config, {"WORLD_SIZE": "64", "LOCAL_WORLD_SIZE": "8"}) == 1 / 8
     assert local_share(config, {"WORLD_SIZE": "64"}) == 1
+    four = {"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "4"}
+    for parallelism, share in (({"cp": 4}, 4), ({"cp": 2, "tp": 2}, 2), ({"cp": 2, "dp": 2}, 1), ({"pp": 4}, 1)):
+        assert local_share(load({"parallelism": parallelism}, environ={}).config, four) == share
 
 
 def test_a_run_that_cannot_fit_starts_nothing(tmp_path, monkeypatch, capsys):

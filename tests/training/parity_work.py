@@ -33,14 +33,14 @@ ALGORITHMS = ("next_token", "sft", "dpo", "reward_model")
 
 
 class Forests:
-    """Seven rows a step: documents for `next_token`, else prompts with two answers. Lengths and shares are uneven."""
+    """Five rows a step: documents for `next_token`, else prompts with two answers. Lengths and shares are uneven."""
 
     def __init__(self, algorithm: str) -> None:
         self.row = self._documents if algorithm == "next_token" else self._answers
         self.last_only = algorithm == "reward_model"
 
     def examples(self, step: int) -> list[Batch]:
-        return [self.row(np.random.default_rng((3, step, row))) for row in range(7)]
+        return [self.row(np.random.default_rng((3, step, row))) for row in range(5)]
 
     def _documents(self, rng: np.random.Generator) -> Batch:
         border = int(rng.integers(4, 20))
@@ -81,7 +81,7 @@ def run(
     store: CheckpointStore | None = None,
 ) -> tuple[PlacedModel, dict[str, Any]]:
     """Five steps from a checkpoint; losses and gradient norms of each."""
-    parallel = parallel_of(parallelism)
+    parallel = parallel_of(parallelism, read_config(checkpoint))
     heads = ["score_head"] if algorithm == "reward_model" else []
     model = PlacedModel.loaded(checkpoint, parallel, heads=heads, lora=lora)
     spec = discover().spec("algorithms", algorithm)
@@ -108,9 +108,14 @@ def run(
     return model, found
 
 
+def trained(parallelism: dict[str, Any] | None, checkpoint: Path, folder: Path, algorithm: str) -> dict[str, Any]:
+    """What comes of one algorithm."""
+    return run(parallelism, checkpoint, folder, algorithm)[1]
+
+
 def work(parallelism: dict[str, Any] | None, checkpoint: Path, folder: Path) -> dict[str, Any]:
     """What comes of every algorithm; only rank 0 reports."""
-    return {name: run(parallelism, checkpoint, folder, name)[1] for name in ALGORITHMS}
+    return {name: trained(parallelism, checkpoint, folder, name) for name in ALGORITHMS}
 
 
 def columns(parallelism: dict[str, Any] | None, checkpoint: Path, folder: Path) -> dict[str, Any]:

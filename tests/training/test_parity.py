@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from forked import run_ranks
-from parity_work import ALGORITHMS, CONFIG, STEPS, adapted, columns, parallel_of, resumed, work
+from parity_work import ALGORITHMS, CONFIG, STEPS, adapted, columns, parallel_of, resumed, trained, work
+from safetensors.torch import load_file, save_file
 
 from llama3.checkpoints.load import load_model
+from llama3.errors import CheckpointError
 from llama3.training.placed import PlacedModel
 
 TOLERANCE = 2e-6
@@ -64,7 +68,8 @@ def test_a_layout_trains_as_one_process_does(checkpoint, alone, tmp_path, layout
 
 
 @pytest.mark.parametrize(
-    ("layout", "tied"), [("tp2", False), ("tp2", True), ("cp2", False), ("tp2 cp2", True), ("pp2 interleaved", False)]
+    ("layout", "tied"),
+    [("tp2", False), ("tp2", True), ("cp2", False), ("tp2 cp2", True), ("pp2 interleaved", False), ("pp2", True)],
 )
 def test_a_layout_says_and_writes_what_one_process_does(tmp_path, layout, tied):
     source = tmp_path / "checkpoint"
@@ -76,6 +81,16 @@ def test_a_layout_says_and_writes_what_one_process_does(tmp_path, layout, tied):
         torch.testing.assert_close(many, expected, atol=2e-5, rtol=1e-5)
     for name in ("one", "many"):
         assert (tmp_path / name / "model.safetensors").read_bytes() == (source / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("algorithm", ["sft", "reward_model"])
+def test_both_ends_of_a_pipeline_learn_a_tied_matrix(tmp_path, algorithm):
+    source = tmp_path / "checkpoint"
+    PlacedModel.drawn(replace(CONFIG, tied=True), 0, parallel_of(None)).save(source)
+    one = trained(None, source, tmp_path / "one", algorithm)
+    many, *_ = run_ranks(tmp_path / "ranks", 2, trained, LAYOUTS["pp2"], source, tmp_path / "many", algorithm)
+    for figure in ("loss", "grad_norm"):
+        assert many[figure] == pytest.approx(one[figure], abs=TOLERANCE)
 
 
 @pytest.mark.parametrize("layout", ["tp2", "cp2", "pp2 interleaved"])
@@ -95,3 +110,22 @@ def test_adapters_are_trained_where_matrices_are_whole(checkpoint, tmp_path, lay
         assert many[figure] == pytest.approx(one[figure], abs=TOLERANCE)
     torch.testing.assert_close(many["adapter"], one["adapter"], atol=1e-4, rtol=0)
     assert many["base"] == one["base"]
+
+
+def refused(parallelism: dict, checkpoint: Path) -> dict:
+    try:
+        PlacedModel.loaded(checkpoint, parallel_of(parallelism))
+    except CheckpointError as error:
+        return {"problems": [str(problem) for problem in error.problems]}
+    return {"problems": []}
+
+
+def test_all_ranks_refuse_weights_that_one_of_them_reads(checkpoint, tmp_path):
+    shutil.copytree(checkpoint, tmp_path / "broken")
+    tensors = load_file(tmp_path / "broken" / "model.safetensors")
+    tensors["model.layers.3.input_layernorm.weight"][0] = torch.nan
+    save_file(tensors, tmp_path / "broken" / "model.safetensors", {"format": "pt"})
+    one, other = run_ranks(tmp_path / "ranks", 2, refused, LAYOUTS["pp2"], tmp_path / "broken")
+    assert one == other
+    assert len(one["problems"]) == 1
+    assert "model.layers.3.input_layernorm.weight" in one["problems"][0]
