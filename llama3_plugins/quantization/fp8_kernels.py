@@ -19,8 +19,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llama3_plugins.quantization.fp8_rowwise import E4M3, LARGEST
-
 try:
     import triton
     import triton.language as tl
@@ -33,6 +31,7 @@ def jit(**options: Any) -> Any:
     return triton.jit(**options) if triton is not None else lambda kernel: kernel
 
 
+E4M3 = torch.float8_e4m3fn
 FEW_TOKENS = 16
 """Tokens of a product here at most: as many as a matrix unit takes at once."""
 ROWS, COLUMNS = 32, 256
@@ -107,7 +106,7 @@ def quantize_rows(x_TC: Tensor, cap: float) -> tuple[Tensor, Tensor]:
     codes_TC = torch.empty(tokens, columns, dtype=E4M3, device=x_TC.device)
     scale_T = torch.empty(tokens, dtype=torch.float32, device=x_TC.device)
     tiny = torch.finfo(torch.float32).tiny
-    sizes = {"LARGEST": LARGEST, "COLUMNS": min(INPUT_COLUMNS, triton.next_power_of_2(columns))}
+    sizes = {"LARGEST": torch.finfo(E4M3).max, "COLUMNS": min(INPUT_COLUMNS, triton.next_power_of_2(columns))}
     with torch.cuda.device_of(x_TC):  # Triton launches on the current device
         _quantize_row[(tokens,)](x_TC, codes_TC, scale_T, x_TC.stride(0), columns, cap, tiny, **sizes, num_warps=8)
     return codes_TC, scale_T

@@ -98,7 +98,7 @@ LENGTHS = st.lists(st.sampled_from([1, 2, 15, 16, 17, 31, 33, 255, 256, 257, 300
 
 
 @needs_triton
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(
     lengths=LENGTHS,
     new=st.integers(1, 3),
