@@ -11,6 +11,7 @@ use std::arch::x86_64::*;
 pub fn is_here() -> bool {
     is_x86_feature_detected!("avx512f")
         && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512vl")
         && is_x86_feature_detected!("avx512vnni")
 }
 
@@ -18,8 +19,8 @@ pub fn is_here() -> bool {
 /// numbers; one of x is followed by zeros up to a multiple of `$chunk`.
 macro_rules! products_of {
     ($products:ident, $tile:ident, $number:ty, $weight:ty, $sum:ty, $chunk:literal, $zero:ident, $load:ident,
-     $load_w:ident, $multiply_add:ident, $store:ident) => {
-        #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+     $load_w:ident, $load_some:ident, $multiply_add:ident, $store:ident) => {
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
         pub fn $products(x: &[$number], w: &[$weight], width: usize, sums: &mut [$sum]) {
             let stride = width.next_multiple_of($chunk);
             let (rows, outputs) = (x.len() / stride, w.len() / width);
@@ -59,7 +60,7 @@ macro_rules! products_of {
         }
 
         /// Those of X rows of x from `first` on with W rows of w from `start` on.
-        #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
         #[inline]
         fn $tile<const X: usize, const W: usize>(
             x: &[$number],
@@ -106,10 +107,9 @@ macro_rules! products_of {
             if rest > 0 {
                 let at = width - rest;
                 for j in 0..W {
-                    let mut last = [<$weight>::default(); $chunk];
-                    last[..rest].copy_from_slice(&w_rows[j][at..]);
-                    // SAFETY: there are as many as a chunk has.
-                    let part = unsafe { $load_w(last.as_ptr()) };
+                    // SAFETY: only the `rest` numbers that are left of the row are read.
+                    let part =
+                        unsafe { $load_some(u64::MAX >> (64 - rest), w_rows[j].as_ptr().add(at)) };
                     for i in 0..X {
                         // SAFETY: zeros follow in x.
                         let x = unsafe { $load(x_rows[i].as_ptr().add(at).cast()) };
@@ -132,6 +132,7 @@ products_of!(
     _mm512_setzero_ps,
     _mm512_loadu_ps,
     float_lanes,
+    some_float_lanes,
     float_multiply_add,
     store_floats
 );
@@ -145,6 +146,7 @@ products_of!(
     _mm512_setzero_ps,
     _mm512_loadu_ps,
     bfloat16_lanes,
+    some_bfloat16_lanes,
     float_multiply_add,
     store_floats
 );
@@ -158,6 +160,7 @@ products_of!(
     _mm512_setzero_ps,
     _mm512_loadu_ps,
     code_lanes,
+    some_code_lanes,
     float_multiply_add,
     store_floats
 );
@@ -171,13 +174,14 @@ products_of!(
     _mm512_setzero_si512,
     _mm512_loadu_si512,
     int8_lanes,
+    some_int8_lanes,
     int8_multiply_add,
     store_int8_sums
 );
 
 /// # Safety
 /// There are 16 numbers.
-#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 #[inline]
 unsafe fn float_lanes(numbers: *const f32) -> __m512 {
     // SAFETY: the caller's.
@@ -185,43 +189,86 @@ unsafe fn float_lanes(numbers: *const f32) -> __m512 {
 }
 
 /// # Safety
-/// There are 16 numbers.
-#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+/// There are the numbers that `which` has bits for; the others become 0.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 #[inline]
-unsafe fn bfloat16_lanes(numbers: *const Bf16) -> __m512 {
+unsafe fn some_float_lanes(which: u64, numbers: *const f32) -> __m512 {
     // SAFETY: the caller's.
-    let bits = _mm512_cvtepu16_epi32(unsafe { _mm256_loadu_si256(numbers.cast()) });
-    _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16))
+    unsafe { _mm512_maskz_loadu_ps(which as u16, numbers) }
 }
 
 /// # Safety
-/// There are 16 codes.
-#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+/// There are 16 numbers.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 #[inline]
-unsafe fn code_lanes(codes: *const i8) -> __m512 {
+unsafe fn bfloat16_lanes(numbers: *const Bf16) -> __m512 {
+    // SAFETY: the caller's.
+    bfloat16_numbers(unsafe { _mm256_loadu_si256(numbers.cast()) })
+}
+
+/// # Safety
+/// There are the numbers that `which` has bits for; the others become 0.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+#[inline]
+unsafe fn some_bfloat16_lanes(which: u64, numbers: *const Bf16) -> __m512 {
+    // SAFETY: the caller's.
+    bfloat16_numbers(unsafe { _mm256_maskz_loadu_epi16(which as u16, numbers.cast()) })
+}
+
+/// # Safety
+/// There are 16 numbers.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+#[inline]
+unsafe fn code_lanes(numbers: *const i8) -> __m512 {
     // SAFETY: the caller's.
     _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(unsafe {
-        _mm_loadu_si128(codes.cast())
+        _mm_loadu_si128(numbers.cast())
     }))
 }
 
 /// # Safety
-/// There are 64 codes.
-#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+/// There are the numbers that `which` has bits for; the others become 0.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 #[inline]
-unsafe fn int8_lanes(codes: *const i8) -> __m512i {
+unsafe fn some_code_lanes(which: u64, numbers: *const i8) -> __m512 {
     // SAFETY: the caller's.
-    unsafe { _mm512_loadu_si512(codes.cast()) }
+    _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(unsafe {
+        _mm_maskz_loadu_epi8(which as u16, numbers)
+    }))
 }
 
-#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+/// # Safety
+/// There are 64 numbers.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+#[inline]
+unsafe fn int8_lanes(numbers: *const i8) -> __m512i {
+    // SAFETY: the caller's.
+    unsafe { _mm512_loadu_si512(numbers.cast()) }
+}
+
+/// # Safety
+/// There are the numbers that `which` has bits for; the others become 0.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+#[inline]
+unsafe fn some_int8_lanes(which: u64, numbers: *const i8) -> __m512i {
+    // SAFETY: the caller's.
+    unsafe { _mm512_maskz_loadu_epi8(which, numbers) }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+#[inline]
+fn bfloat16_numbers(bits: __m256i) -> __m512 {
+    _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16))
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 #[inline]
 fn float_multiply_add(sums: __m512, w: __m512, x: __m512) -> __m512 {
     _mm512_fmadd_ps(w, x, sums)
 }
 
 /// Adds (w + 128) x: the instruction wants one factor without a sign.
-#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 #[inline]
 fn int8_multiply_add(sums: __m512i, w: __m512i, x: __m512i) -> __m512i {
     _mm512_dpbusd_epi32(sums, _mm512_xor_si512(w, _mm512_set1_epi8(-128)), x)
@@ -231,7 +278,7 @@ fn int8_multiply_add(sums: __m512i, w: __m512i, x: __m512i) -> __m512i {
 /// reaches.
 macro_rules! store_of {
     ($store:ident, $lanes:ty, $sum:ty, $zero:ident, $sums:ident) => {
-        #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
         #[inline]
         fn $store<const X: usize, const W: usize>(
             lanes: [[$lanes; X]; W],
@@ -264,7 +311,7 @@ store_of!(
 );
 
 /// The sum of all lanes of each, halves first.
-#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 #[inline]
 fn float_sums(lanes: [__m512; 8]) -> [f32; 8] {
     let [a, b, c, d, e, f, g, h] = lanes;
@@ -304,7 +351,7 @@ fn float_sums(lanes: [__m512; 8]) -> [f32; 8] {
     ]
 }
 
-#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 #[inline]
 fn int8_sums(lanes: [__m512i; 8]) -> [i32; 8] {
     let [a, b, c, d, e, f, g, h] = lanes;
@@ -343,7 +390,7 @@ fn int8_sums(lanes: [__m512i; 8]) -> [i32; 8] {
 
 /// As `float_products`, with rows of w from `from` on in four bits (see `Matrix::Int4`), as far as `sums` reaches; a
 /// group has `group` columns, a multiple of 16.
-#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 pub fn int4_products(x: &[f32], w: Int4<'_>, from: usize, width: usize, sums: &mut [f32]) {
     let rows = x.len() / width;
     let outputs = sums.len() / rows;
@@ -377,7 +424,7 @@ pub struct Int4<'a> {
     pub group: usize,
 }
 
-#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 #[inline]
 fn int4_tile<const X: usize, const W: usize>(
     x: &[f32],

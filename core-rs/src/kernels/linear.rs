@@ -467,7 +467,7 @@ mod tests {
         T::narrow(lanes[0])
     }
 
-    fn check<T: Number + PartialEq + std::fmt::Debug>(x: &[T], w: &[T], width: usize) {
+    fn check<T: Entry + PartialEq + std::fmt::Debug>(x: &[T], w: &[T], width: usize) {
         let expected: Vec<T> = x
             .chunks_exact(width)
             .flat_map(|x| w.chunks_exact(width).map(move |w| oracle(x, w)))
