@@ -73,8 +73,9 @@ bench-pager: $(VENV)/.installed-test ## KV-cache accounting beside vLLM (if VLLM
 bench-generation: $(VENV)/.installed-test ## generation beside transformers
 	$(BIN)/python benchmarks/generation.py
 
-bench-serving: $(VENV)/.installed-test ## decoding of a real model, one answer and sixteen, beside transformers
+bench-serving: $(VENV)/.installed-test ## decoding of a real model beside transformers and llama.cpp; the server beside its engine
 	$(BIN)/python benchmarks/serving.py $(SMOLLM2)
+	$(BIN)/python benchmarks/serving_http.py $(SMOLLM2)
 
 bench-speculative: $(VENV)/.installed-test ## prompt-lookup speculation on a real model, answers that repeat their prompt or not
 	$(BIN)/python benchmarks/speculative.py $(SMOLLM2)

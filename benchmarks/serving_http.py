@@ -2,7 +2,9 @@
 the first token of a long prompt against its bare computation.
 
 The server, with its event loop and its engine, runs on one core and the clients on another, so that what HTTP costs is
-taken from what is computed. The engine in process runs on one core too. Greedy ids of both must be equal first.
+taken from what is computed. The engine in process runs on one core too. Both texts must be equal first. Times are CPU
+seconds of the server and of the engine's process, which other programs disturb less than wall time: on one core that is
+never idle they are what the answers take.
 """
 
 from __future__ import annotations
@@ -17,9 +19,12 @@ import statistics
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from http.client import HTTPConnection
+from pathlib import Path
 
 import common
 import numpy as np
@@ -27,7 +32,8 @@ import torch
 from generation import Ids
 
 from llama3 import _core
-from llama3.checkpoints.load import load_model, load_tokenizer
+from llama3.checkpoints.formats import load_tokenizer
+from llama3.checkpoints.load import load_model
 from llama3.inference import Engine, FinishReason, Sampling
 from llama3.serving.service import MAX_BATCH, PREFILL_TOKENS
 from llama3.tokenizer.chat import stop_ids
@@ -37,8 +43,8 @@ PINNED = "import os; os.sched_setaffinity(0, {{{core}}}); from llama3.cli.app im
 
 
 @contextmanager
-def served(model: str, core: int) -> Iterator[int]:
-    """The port of a server that runs on one core."""
+def served(model: str, core: int) -> Iterator[tuple[int, int]]:
+    """The port and the process id of a server that runs on one core."""
     program = [sys.executable, "-c", PINNED.format(core=core), "serve", model, "--port", "0", "--name", NAME]
     with subprocess.Popen(
         program, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
@@ -49,7 +55,7 @@ def served(model: str, core: int) -> Iterator[int]:
                 if found := re.search(r"http://[^:]+:(\d+)/v1", line):
                     # What it tells of each request is read, or it would wait at a full pipe.
                     threading.Thread(target=server.stderr.read, daemon=True).start()
-                    yield int(found[1])
+                    yield int(found[1]), server.pid
                     return
             sys.exit("the server did not start")
         finally:
@@ -83,6 +89,12 @@ def together(port: int, prompts: Ids, tokens: int) -> list[str]:
     return texts
 
 
+def cpu_seconds(pid: int) -> float:
+    """That a process has used so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def on_core(core: int, run: Callable[[], object]) -> Callable[[], object]:
     def pinned() -> object:
         before = os.sched_getaffinity(0)
@@ -109,7 +121,7 @@ def main() -> None:
     torch.set_num_threads(1)
     _core.set_num_threads(1)
     model = load_model(arguments.model)
-    engine = Engine(model, max_batch=MAX_BATCH, prefill_tokens=PREFILL_TOKENS)
+    engine, bare = Engine(model, max_batch=MAX_BATCH, prefill_tokens=PREFILL_TOKENS), Engine(model)
     tokenizer = load_tokenizer(arguments.model)
     sampling = Sampling(arguments.tokens, temperature=0, stop_ids=stop_ids(tokenizer))
     vocab_size = model.config.vocab_size
@@ -121,7 +133,7 @@ def main() -> None:
     def long_prompt(seed: int) -> list[int]:
         return np.random.default_rng(seed).integers(100, vocab_size, arguments.long).tolist()
 
-    with served(arguments.model, cores[0]) as port:
+    with served(arguments.model, cores[0]) as (port, pid):
         os.sched_setaffinity(0, {cores[1]})
         seeds = {name: itertools.count() for name in ("in process", "server", "prefill", "first token")}
         counts: list[int] = []
@@ -136,23 +148,26 @@ def main() -> None:
             return together(port, prompts(next(seeds["server"])), arguments.tokens)
 
         def prefill() -> object:
-            return Engine(model).generate([long_prompt(next(seeds["prefill"]))], Sampling(1, temperature=0))
+            return bare.generate([long_prompt(next(seeds["prefill"]))], Sampling(1, temperature=0))
 
         def first_token() -> None:
             streamed(port, long_prompt(next(seeds["first token"])), 1)
 
         if server() != in_process():
             sys.exit("not timed: the server's answers are not the engine's")
-        timings = common.interleaved(
-            {
-                "engine in process": on_core(cores[0], in_process),
-                "server": server,
-                "bare prefill": on_core(cores[0], prefill),
-                "first token": first_token,
-            },
-            rounds=arguments.rounds,
-            warmup=0,
-        )
+        candidates = {
+            "engine in process": (on_core(cores[0], in_process), time.process_time),
+            "server": (server, partial(cpu_seconds, pid)),
+            "bare prefill": (on_core(cores[0], prefill), time.process_time),
+            "first token": (first_token, partial(cpu_seconds, pid)),
+        }
+        seconds: dict[str, list[float]] = {name: [] for name in candidates}
+        for _ in range(arguments.rounds):
+            for name, (run, clock) in candidates.items():
+                start = clock()
+                run()
+                seconds[name].append(clock() - start)
+    timings = {name: common.Timing(values) for name, values in seconds.items()}
     count = statistics.mean(counts[1:])
     speed = {name: count / timings[name].median for name in ("engine in process", "server")}
     overhead = 1 - speed["server"] / speed["engine in process"]
@@ -168,7 +183,7 @@ def main() -> None:
             "command": "make bench-serving",
             "versions": common.versions("torch", "uvicorn", "starlette"),
             "workload": {key: value for key, value in vars(arguments).items() if key != "model"},
-            "clock": "seconds of wall time; the server, and the engine in process, on one core",
+            "clock": "CPU seconds of the server and of the engine's process, one core each",
             "overhead": overhead,
             "first token by bare prefill": late,
             "timings": rows,

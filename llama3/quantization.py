@@ -7,7 +7,7 @@ from __future__ import annotations
 from llama3.checkpoints.quantized import Parts, QuantizationScheme
 from llama3.errors import Problem
 from llama3.model.config import ModelConfig
-from llama3.model.ops import Matrix, is_for_core, multiply
+from llama3.model.ops import Matrix, is_for_core, multiply, product_dtype
 
 __all__ = [
     "Matrix",
@@ -17,4 +17,5 @@ __all__ = [
     "QuantizationScheme",
     "is_for_core",
     "multiply",
+    "product_dtype",
 ]

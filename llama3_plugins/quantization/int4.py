@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llama3.errors import ConfigError, Problem
-from llama3.quantization import Matrix, ModelConfig, Parts, is_for_core, multiply
+from llama3.quantization import Matrix, ModelConfig, Parts, is_for_core, multiply, product_dtype
 from llama3_plugins.quantization.matrices import MATRICES, columns_of, in_layers
 from llama3_plugins.quantization.options import Int4Options
 
@@ -110,7 +110,8 @@ class Int4Linear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if is_for_core(x) and x.dim() == 2:
             return multiply(x, self.matrix(), len(self.codes))
-        return F.linear(x, weight_of(self.codes, self.scale).to(x.dtype))
+        dtype = product_dtype(x)
+        return F.linear(x.to(dtype), weight_of(self.codes, self.scale).to(dtype)).to(x.dtype)
 
     def matrix(self) -> Matrix:
         """As the core takes it."""

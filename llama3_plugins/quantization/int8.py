@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llama3.errors import Problem
-from llama3.quantization import Matrix, ModelConfig, Parts, is_for_core, multiply
+from llama3.quantization import Matrix, ModelConfig, Parts, is_for_core, multiply, product_dtype
 from llama3_plugins.quantization.matrices import CodedRows, in_layers, int8_rows
 
 
@@ -56,7 +56,8 @@ class Int8Linear(CodedRows):
     def forward(self, x: Tensor) -> Tensor:
         if is_for_core(x) and x.dim() == 2:
             return multiply(x, self.matrix(), len(self.codes))
-        return F.linear(x, self.codes.to(x.dtype)) * self.scale.to(x.dtype)
+        dtype = product_dtype(x)
+        return (F.linear(x.to(dtype), self.codes.to(dtype)) * self.scale.to(dtype)).to(x.dtype)
 
     def matrix(self) -> Matrix:
         """As the core takes it."""

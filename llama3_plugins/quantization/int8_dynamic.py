@@ -4,7 +4,8 @@
 
 The product is one of whole numbers, summed exactly in int32, for which CPUs have instructions (measured beside float32,
 2048 x 2048, one thread with AVX-512: 0.11 against 0.51 ms at one token, 1.1 against 2.8 at 16, 13 against 100 at 256).
-The output matrix is never quantized, so neither is what meets it.
+Of few tokens the Rust core computes it, of more torch, whose sums of whole numbers are the same. The output matrix is
+never quantized, so neither is what meets it.
 
 Legend: T tokens, R rows, C columns of the matrix.
 """

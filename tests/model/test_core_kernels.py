@@ -72,6 +72,18 @@ def test_coded_matrices_equal_torch(scheme: str, dtype: torch.dtype, rows: int) 
     assert torch.equal(alone[0], found[-1]), "a row has the same bits alone"
 
 
+def test_bfloat16_is_multiplied_in_float32_where_the_cpu_has_no_products_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, x = Linear(96, 50).bfloat16(), random(FEW_ROWS + 8, 96, dtype=torch.bfloat16)
+    expected = F.linear(x.double(), layer.weight.double()).to(torch.bfloat16)
+    monkeypatch.setattr(ops, "WIDENED", 96 * 7)
+    for multiplies, dtype in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr(ops, "_multiplies_bfloat16", lambda multiplies=multiplies: multiplies)
+        assert ops.product_dtype(x) == dtype
+        with torch.no_grad():
+            assert_close(layer(x), expected, rtol=8e-3, atol=1e-3)
+    assert torch.equal(ops.linear_by_parts(x, layer.weight), (x.float() @ layer.weight.float().T).bfloat16())
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_scores_are_summed_up(dtype: torch.dtype) -> None:
     scores = random(3, 1000, dtype=dtype) * 5

@@ -54,6 +54,7 @@ SURFACE = {
     """,
     "quantization": """
         Matrix ModelConfig Parts Problem QuantizationScheme is_for_core multiply
+        product_dtype
     """,
     "rewards": """
         Check Custom DialogExample Exact Example Limits Line NotEnoughTasks Program Reward Split Task TaskReward

@@ -135,6 +135,13 @@ impl Inputs {
         sums: &mut [f32],
     ) {
         let count = sums.len() / self.rows;
+        #[cfg(target_arch = "x86_64")]
+        if let Form::Numbers(x) = &self.form
+            && has_avx512()
+            && avx512_products(x.as_ref(), w, first, width, sums)
+        {
+            return;
+        }
         match (&self.form, w) {
             (Form::Numbers(x), Matrix::Float32(w)) => {
                 float_products(
@@ -267,6 +274,48 @@ fn float_products(x: &[f32], w: &[f32], width: usize, sums: &mut [f32]) {
         return unsafe { super::avx512::float_products(x, w, width, sums) };
     }
     best_block::<f32>()(x, w, width, sums);
+}
+
+/// Without numbers in between, where AVX-512 can; whether it did.
+#[cfg(target_arch = "x86_64")]
+fn avx512_products(x: &[f32], w: Matrix<'_>, first: usize, width: usize, sums: &mut [f32]) -> bool {
+    use super::avx512;
+    let rows = x.len() / width.next_multiple_of(LANES);
+    let part = first * width..first * width + sums.len() / rows * width;
+    // SAFETY: the caller has found that the processor has what these need.
+    unsafe {
+        match w {
+            Matrix::Float32(w) => avx512::float_products(x, &w[part], width, sums),
+            Matrix::Bfloat16(w) => avx512::bfloat16_products(x, &w[part], width, sums),
+            Matrix::Int8 { codes, scales } => {
+                avx512::code_products(x, &codes[part], width, sums);
+                scale_rows(sums, rows, &scales[first..]);
+            }
+            Matrix::Int4 { codes, scales } => {
+                let outputs = 2 * codes.len() / width;
+                let group = width * outputs / scales.len();
+                if group % LANES > 0 {
+                    return false;
+                }
+                let w = avx512::Int4 {
+                    codes,
+                    scales,
+                    rows: outputs,
+                    group,
+                };
+                avx512::int4_products(x, w, first, width, sums);
+            }
+            Matrix::Int8Dynamic { .. } => return false,
+        }
+    }
+    true
+}
+
+/// Multiplies each of the rows of w by its scale.
+fn scale_rows(sums: &mut [f32], rows: usize, scales: &[f32]) {
+    for (sums, scale) in sums.chunks_exact_mut(rows).zip(scales) {
+        sums.iter_mut().for_each(|sum| *sum *= scale);
+    }
 }
 
 /// The products of codes, of which those of x have these totals.
@@ -418,7 +467,7 @@ mod tests {
         T::narrow(lanes[0])
     }
 
-    fn check<T: Number + PartialEq + std::fmt::Debug>(x: &[T], w: &[T], width: usize) {
+    fn check<T: Entry + PartialEq + std::fmt::Debug>(x: &[T], w: &[T], width: usize) {
         let expected: Vec<T> = x
             .chunks_exact(width)
             .flat_map(|x| w.chunks_exact(width).map(move |w| oracle(x, w)))

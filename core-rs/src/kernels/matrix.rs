@@ -60,7 +60,7 @@ impl Matrix<'_> {
                     let codes = codes[row * width / 2..][..width / 2].chunks_exact(group / 2);
                     for (index, (codes, out)) in codes.zip(out.chunks_exact_mut(group)).enumerate()
                     {
-                        int4_group(codes, scales[index * rows + row], out);
+                        int4_numbers(codes, scales[index * rows + row], out);
                     }
                 }
             }
@@ -92,19 +92,9 @@ fn widen(numbers: &[Bf16], out: &mut [f32]) {
     }
 }
 
-#[inline(always)]
-fn int4_group(codes: &[u8], scale: f32, out: &mut [f32]) {
-    #[cfg(target_arch = "x86_64")]
-    if super::avx512::is_here() {
-        // SAFETY: the processor has what it needs.
-        return unsafe { super::avx512::int4_numbers(codes, scale, out) };
-    }
-    int4_numbers(codes, scale, out);
-}
-
 /// Two's complement of four bits, two columns to a byte, the even one in the low half: each times `scale`.
 #[inline(always)]
-pub(super) fn int4_numbers(codes: &[u8], scale: f32, out: &mut [f32]) {
+fn int4_numbers(codes: &[u8], scale: f32, out: &mut [f32]) {
     for (&byte, out) in codes.iter().zip(out.chunks_exact_mut(2)) {
         out[0] = f32::from((byte << 4).cast_signed() >> 4) * scale;
         out[1] = f32::from(byte.cast_signed() >> 4) * scale;

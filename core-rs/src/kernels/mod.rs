@@ -2,7 +2,8 @@
 //!
 //! Every kernel is one plain function over lanes of `f32` with fused multiply-add and a fixed order of sums. The same
 //! function is compiled once more for AVX2 (`best_of`), so a result has the same bits on every instruction set, with
-//! any number of threads and beside any other rows. Measured: AVX-512 is no faster, as weights come from memory.
+//! any number of threads and beside any other rows. Products have a third form for AVX-512 (`avx512`), which keeps that
+//! order; elsewhere it was measured to be no faster, as what is read comes from memory.
 
 pub mod attention;
 #[cfg(target_arch = "x86_64")]

@@ -34,19 +34,27 @@ best_of!(best_summary, summary<T>(scores: &[T], out: &mut Summary));
 
 #[inline(always)]
 fn summary<T: Number>(scores: &[T], out: &mut Summary) {
+    let (chunks, rest) = scores.as_chunks::<LANES>();
     let mut largest = [f32::NEG_INFINITY; LANES];
-    for chunk in scores.chunks(LANES) {
+    for chunk in chunks {
         for (lane, score) in largest.iter_mut().zip(chunk) {
             let score = score.widen();
             *lane = if score > *lane { score } else { *lane };
         }
     }
-    let largest = largest.into_iter().fold(f32::NEG_INFINITY, f32::max);
+    let rest_largest = rest.iter().map(|score| score.widen());
+    let largest = largest
+        .into_iter()
+        .chain(rest_largest)
+        .fold(f32::NEG_INFINITY, f32::max);
     let mut lanes = [0.0; LANES];
-    for chunk in scores.chunks(LANES) {
+    for chunk in chunks {
         for (lane, score) in lanes.iter_mut().zip(chunk) {
             *lane += exp(score.widen() - largest);
         }
+    }
+    for (lane, score) in lanes.iter_mut().zip(rest) {
+        *lane += exp(score.widen() - largest);
     }
     let first = scores.iter().position(|score| score.widen() == largest);
     out.likeliest = first.unwrap_or(0);
