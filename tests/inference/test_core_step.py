@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from llama3.inference.core_step import CoreStep
 from torch import Tensor
 from torch.testing import assert_close
 
 from llama3 import _core
 from llama3.checkpoints.quantized import quantize_model
 from llama3.inference import Engine, Sampling, core_step
+from llama3.inference.core_step import CoreStep
 from llama3.model.build import init_weights
 from llama3.model.config import ModelConfig
 from llama3.model.ops import FEW_ROWS

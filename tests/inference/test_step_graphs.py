@@ -205,7 +205,7 @@ def test_a_step_on_a_gpu_stays_on_it(on_fake_gpu, attention):
     engine._queue([Request(np.array(prompt, np.uint32), sampling) for prompt in PROMPTS])
     with torch.inference_mode(), Watched() as prefill:
         prefills = engine._admit()
-        logits_BV = engine._forward(prefills)
+        logits_BV = engine.decoder.forward([], [], prefills)
     assert (logits_BV.device.type, logits_BV.shape) == ("cuda", (6, 61))
     assert "aten.index_copy_.default" in prefill.ops
     assert not prefill.waits
@@ -217,7 +217,7 @@ def test_a_step_on_a_gpu_stays_on_it(on_fake_gpu, attention):
     if engine.decoder.graphs is not None:
         engine.decoder.graphs._capture = lambda compute: compute
     with torch.inference_mode(), Watched() as decode:
-        logits_BV = engine._forward([])
+        logits_BV = engine.decoder.forward(engine._running, [[] for _ in engine._running], [])
     assert (logits_BV.device.type, logits_BV.shape) == ("cuda", (6, 61))
     assert set(decode.devices) == {"cuda"}, decode.devices
     assert not decode.waits
