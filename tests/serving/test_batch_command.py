@@ -17,7 +17,7 @@ from llama3.checkpoints.weights import save_model
 from llama3.cli import app as cli
 from llama3.cli.guarding import open_policy
 from llama3.inference import Llama
-from llama3.inference.engine import Engine
+from llama3.inference.decoding import Decoder
 from llama3.serving import batch_lines
 from llama3.serving.batch_answers import Answers
 from llama3.testing.toys import toy_llama
@@ -172,14 +172,14 @@ def test_a_batch_that_is_stopped_anywhere_goes_on(batch, model, many, tmp_path):
 def test_a_fault_of_the_engine_stops_it_and_loses_nothing(batch, model, many, tmp_path, monkeypatch):
     out, steps = tmp_path / "answers.jsonl", []
 
-    def forward(engine, prefills):
-        steps.append(engine)
+    def forward(decoder, *args):
+        steps.append(decoder)
         if len(steps) == 100:
             raise RuntimeError("injected")
-        return actual(engine, prefills)
+        return actual(decoder, *args)
 
-    actual = Engine._forward
-    monkeypatch.setattr(Engine, "_forward", forward)
+    actual = Decoder.forward
+    monkeypatch.setattr(Decoder, "forward", forward)
     code, _, stderr = batch(model, many, out, "--max-batch", 4)
     assert (code, "L3-SRV-014" in stderr) == (1, True)
     assert 0 < len(answers_of(out)) < len(MANY)
