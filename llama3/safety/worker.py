@@ -52,7 +52,7 @@ class Raised:
 
 
 @dataclass(eq=False, slots=True)
-class Check:
+class GuardCheck:
     """A question on its way to a guard. `began` is in seconds of the monotonic clock; `answer` is what the guard gave,
     and after how many seconds; `over` is there when the guard does no more for it, whoever still waits."""
 
@@ -74,10 +74,10 @@ class Worker:
         self.guard = build()
         self._build = build
         self._lock = threading.RLock()  # for what follows
-        self._queue = FairQueue[Check]()  # by seconds
+        self._queue = FairQueue[GuardCheck]()  # by seconds
         self._thread: GuardThread | None = None
         self._end: Callable[[], object] = lambda: None
-        self._under_way: set[Check] = set()
+        self._under_way: set[GuardCheck] = set()
         self._abandoned: set[GuardThread] = set()
         self._is_closed = False
         self._failure = ""  # why there is no thread
@@ -98,7 +98,7 @@ class Worker:
         Raises TimeoutError where that takes over `limit` seconds from its beginning, or the guard cannot be asked, and
         LlamaError where `most` checks of the tenant wait already.
         """
-        check = self._submit(Check(ask, tenant, limit), most)
+        check = self._submit(GuardCheck(ask, tenant, limit), most)
         try:
             began = await asyncio.wrap_future(check.began)
             answer = asyncio.wrap_future(check.answer)
@@ -141,7 +141,7 @@ class Worker:
 
     # -- checks ------------------------------------------------------------------------------------
 
-    def _submit(self, check: Check, most: int | None) -> Check:
+    def _submit(self, check: GuardCheck, most: int | None) -> GuardCheck:
         with self._lock:
             if self._failure:
                 raise TimeoutError(self._failure)
@@ -172,7 +172,7 @@ class Worker:
         thread.is_beginning = False
         self._begin(thread)
 
-    async def _run(self, check: Check, thread: GuardThread) -> None:
+    async def _run(self, check: GuardCheck, thread: GuardThread) -> None:
         began = time.monotonic()
         if check.began.set_running_or_notify_cancel():
             check.began.set_result(began)
@@ -186,7 +186,7 @@ class Worker:
         check.over.set_result(None)
         self._begin(thread)
 
-    def _leave(self, check: Check) -> None:
+    def _leave(self, check: GuardCheck) -> None:
         """Nobody waits for this check any more."""
         with self._lock:
             self._queue.remove(check.tenant, check)
@@ -202,7 +202,7 @@ class Worker:
 
     # -- threads that hang -------------------------------------------------------------------------
 
-    def _watch(self, check: Check, thread: GuardThread) -> None:
+    def _watch(self, check: GuardCheck, thread: GuardThread) -> None:
         """See whether a check that was left ends in its time, or lets the thread turn to others."""
         left = check.began.result() + check.limit - time.monotonic()
         if wait([check.over], max(0.0, left) + TURNING_SECONDS).done:
@@ -262,7 +262,7 @@ class GuardThread:
 
     def __init__(self, name: str, guard: Guard, *, is_open: bool = True) -> None:
         self.guard, self.is_open, self.is_beginning = guard, is_open, False
-        self.overdue: set[Check] = set()
+        self.overdue: set[GuardCheck] = set()
         self.loop = asyncio.new_event_loop()
         # A daemon: a guard that hangs does not keep the program from ending.
         threading.Thread(target=_serve, args=(self.loop,), name=f"guard {name}", daemon=True).start()

@@ -153,7 +153,10 @@ def test_the_time_of_a_check_does_not_count_while_it_waits(guarded):
 
 
 def test_what_waits_for_a_guard_is_bounded_for_each_key(guarded):
-    with guarded(max_queue=2) as found, ThreadPoolExecutor(8) as threads:
+    with guarded() as found, ThreadPoolExecutor(8) as threads:
+        policy = found.server.served.guard
+        assert policy.most_waiting == found.service.max_queue
+        policy.most_waiting = 2  # and not of the engine's queue, in which those that were judged wait again
         held = threads.submit(ask, found, "HANG", "greedy")
         assert found.plugin.began.wait(30)
         asked = [threads.submit(ask, found, "fine", "greedy") for _ in range(5)]
