@@ -73,8 +73,8 @@ def convert(path: str | Path, folder: str | Path, to: WrittenLayout, dtype: torc
     source, tokenizer = open_model(path)
     dtype = dtype or (require_quantized(source).rest_dtype if to in QUANTIZED else source.dtype)
     with new_directory(folder) as place:
-        write = {"hf": write_hf, "meta": write_meta, **QUANTIZED}[to]
-        notes = write(source, tokenizer, place, dtype)
+        writers: Mapping[WrittenLayout, Any] = {"hf": write_hf, "meta": write_meta, **QUANTIZED}
+        notes = writers[to](source, tokenizer, place, dtype)
         write_terms(source, place, {"stage": "convert", **facts_of(source)})
         carry_policy(Path(path), place)
     return Converted(folder, dtype_name(dtype), source.config.num_params(), tuple(notes))

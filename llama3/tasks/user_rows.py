@@ -106,7 +106,7 @@ def _check_spelling(name: str, kinds: Kinds, columns: frozenset[str], where: str
     taken for that kind, and what the column says never be learnt."""
     known = frozenset().union(*(kind.columns for kind in kinds.values()))
     for column in sorted(columns - known):
-        near = get_close_matches(column.casefold(), known - columns, n=1, cutoff=_SAME_WORD)
+        near = get_close_matches(column.casefold(), sorted(known - columns), n=1, cutoff=_SAME_WORD)
         if near:
             raise MISSPELT_COLUMN(where, column=column, near=near[0], kind=name)
 

@@ -421,10 +421,10 @@ class Tokenizer:
         """Raises DataError where an added token has the name of another one, by which a file would take one for the
         other."""
         for id, name, _ in self._core.added:
-            data = bytes_named(name)
-            ids = self._core.encode_bytes(data) if data else []
-            if len(ids) == 1 and ids[0] != id:
-                raise problems.TAKEN_NAME(where, name=name, id=id, base=int(ids[0]))
+            if data := bytes_named(name):
+                ids = self._core.encode_bytes(data)
+                if len(ids) == 1 and ids[0] != id:
+                    raise problems.TAKEN_NAME(where, name=name, id=id, base=int(ids[0]))
 
     def _check_controls(self, where: str) -> None:
         """Raises DataError where the files name a BOS, EOS or end of generation that the vocabulary does not have."""
