@@ -166,10 +166,7 @@ impl Inputs {
                     best_decode()(w, first, width, numbers);
                     float_products(x.as_ref(), numbers, width, sums);
                     if let Matrix::Int8 { scales, .. } = w {
-                        for (sums, scale) in sums.chunks_exact_mut(self.rows).zip(&scales[first..])
-                        {
-                            sums.iter_mut().for_each(|sum| *sum *= scale);
-                        }
+                        scale_rows(sums, self.rows, &scales[first..]);
                     }
                 }
             }
@@ -236,22 +233,17 @@ fn coder(x: &[f32], codes: &mut [i8], scale: &mut f32) {
     let mut lanes = [0.0f32; LANES];
     for chunk in x.chunks(LANES) {
         for (lane, x) in lanes.iter_mut().zip(chunk) {
-            // Not `max`, which would hide what is not a number.
-            *lane = if x.abs() <= *lane { *lane } else { x.abs() };
+            *lane = lane.max(x.abs());
         }
     }
-    let largest = lanes
-        .into_iter()
-        .fold(0.0, |a: f32, b| if b <= a { a } else { b });
-    // A quotient that is no ordinary number would not scale back.
-    *scale = if largest == 0.0 {
+    let largest = lanes.into_iter().fold(0.0, f32::max);
+    *scale = if x.iter().any(|x| x.is_nan()) {
+        f32::NAN // which `max` hides
+    } else if largest == 0.0 {
         1.0
     } else {
-        (largest / LARGEST_CODE).max(f32::MIN_POSITIVE)
+        (largest / LARGEST_CODE).max(f32::MIN_POSITIVE) // a smaller one would not scale back
     };
-    if largest.is_nan() {
-        *scale = f32::NAN;
-    }
     for (code, x) in codes.iter_mut().zip(x) {
         *code = (x / *scale)
             .round_ties_even()
@@ -592,7 +584,7 @@ mod tests {
         let (codes, scales) = (&[1i8; 4][..], &[1.0f32; 2][..]);
         let mut y = [0.0f32; 4];
         multiply(
-            &[1.0, f32::NAN, 0.0, 0.0],
+            &[f32::NAN, 1.0, 0.0, 0.0],
             Matrix::Int8Dynamic { codes, scales },
             2,
             &mut y,
