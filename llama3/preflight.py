@@ -16,6 +16,7 @@ from llama3.config import Loaded, load
 from llama3.config.crosscheck import world_problems
 from llama3.config.merge import Override
 from llama3.errors import ConfigError, LlamaError, Problem
+from llama3.plugins.registry import discover
 
 if TYPE_CHECKING:
     from llama3.model.config import ModelConfig
@@ -77,7 +78,6 @@ def layout_problems(loaded: Loaded, world: int) -> Iterator[Problem]:
     sizes = section.sizes(world)
     if set(sizes.values()) == {1}:
         return
-    from llama3.plugins.registry import discover
     from llama3.training.parallel import Dims, adapter_problems, build_strategies
 
     try:

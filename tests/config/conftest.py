@@ -106,8 +106,9 @@ def built_ins(site, monkeypatch):
 
     def use():
         registry = site.registry()
-        for module in ("slots", "loading", "presets", "explain", "json_schema"):
-            monkeypatch.setattr(f"llama3.config.{module}.discover", lambda: registry)
+        modules = [f"config.{name}" for name in ("slots", "loading", "presets", "explain", "json_schema")]
+        for module in (*modules, "preflight"):
+            monkeypatch.setattr(f"llama3.{module}.discover", lambda: registry)
         return registry
 
     use()
