@@ -92,9 +92,11 @@ def _weights_of(model: Transformer) -> _Weights | None:
     ]
     if not all(_is_plain(tensor) for _, _, tensor, _ in tensors):
         return None
-    layers = [_weights_of_layer(layer) for layer in model.layers.values()]
-    if any(layer is None for layer in layers):
-        return None
+    layers = []
+    for module in model.layers.values():
+        if (layer := _weights_of_layer(module)) is None:
+            return None
+        layers.append(layer)
     found = _Weights(layers, modules, tensors)
     return found if found.are_current() else None
 

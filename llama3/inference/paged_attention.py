@@ -180,7 +180,7 @@ class CoreReads:
     def attend(self, q_TKGC: Tensor, k_KNXC: Tensor, v_KNXC: Tensor, *scales_KNX: Tensor) -> Tensor:
         o_TKGC = torch.empty_like(q_TKGC, memory_format=torch.contiguous_format)
         arrays = as_array(q_TKGC), as_array(k_KNXC), as_array(v_KNXC)
-        scales = map(as_array, scales_KNX)
+        scales = [scales.numpy() for scales in scales_KNX]
         _core.paged_attention(*arrays, self.table, self.row_T, self.seen_T, as_array(o_TKGC), *scales)
         return o_TKGC
 
