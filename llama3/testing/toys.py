@@ -113,7 +113,7 @@ def toy_rollouts(model: Transformer, rewarder: Rewarder | None = None) -> Rollou
 
 def expected_toy_reward(model: Transformer, batch: Batch) -> float:
     """What `ToyRewarder` would give on average for the next token at each target: the mass on even tokens."""
-    logits_MV = model(batch, lambda inner, h_TD: inner.logits(h_TD[batch.source_M]))
+    logits_MV = model(batch, lambda inner, h_TD, _: inner.logits(h_TD[batch.source_M]))
     return float(logits_MV.softmax(-1)[:, ::2].sum(-1).mean())
 
 

@@ -331,12 +331,12 @@ def test_python_m_llama3_is_the_program():
 
 
 @pytest.mark.parametrize("axis", ["tp", "cp", "pp"])
-def test_an_axis_that_no_plugin_supplies_is_refused_before_work(llama3, tmp_path, monkeypatch, axis):
+def test_a_strategy_that_cannot_supply_an_axis_is_refused_before_work(llama3, tmp_path, monkeypatch, axis):
     monkeypatch.chdir(tmp_path)
     fsdp = ("run", "quickstart", "--set", "parallelism.dp={name: fsdp, size: 2}")
-    code, _, err = llama3(*fsdp, "--set", f"parallelism.{axis}=2")
-    assert code == 2
-    assert f"parallelism.{axis}: no strategy supplies the {axis} axis. strategies for it: none installed" in err
+    code, _, err = llama3(*fsdp, "--set", f"parallelism.{axis}={{name: acme, size: 2}}")
+    assert code == 4
+    assert f"parallelism.{axis}: no plugin 'acme'" in err
     code, _, err = llama3(*fsdp, "--set", f"parallelism.{axis}={{name: fsdp, size: 2}}")
     assert code == 2
     assert f"parallelism.{axis}: 'fsdp' is a strategy for dp, not {axis}" in err
