@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import re
 import string
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
@@ -34,6 +34,11 @@ class Problem:
     what: str
     why: str = ""
     fix: str = ""
+
+    @classmethod
+    def of_row(cls, row: Mapping[str, str]) -> Problem:
+        """A problem that another process told as plain data (`dataclasses.asdict`)."""
+        return cls(**row)
 
     def __str__(self) -> str:
         text = ""

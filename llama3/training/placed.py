@@ -103,7 +103,7 @@ class PlacedModel:
         model = cls._filled(module, parallel, value)
         # A pipeline's stage has read its own tensors only, and all ranks must stop together.
         told = parallel.context.gather([asdict(problem) for problem in problems], "world")
-        if found := dict.fromkeys(Problem(**row) for rows in told for row in rows):
+        if found := dict.fromkeys(Problem.of_row(row) for rows in told for row in rows):
             raise CheckpointError.of(found)
         return model
 

@@ -22,6 +22,7 @@ OTHER_THINGS = {
     "files": "a key of manifests",
     "gguf": "a layout of weights",
     "hf": "a layout of weights",
+    "int8": "a type of codes in caches and of products",
     "labels": "a file of a stage",
     "pairs": "a figure of a stage",
     "pass_rate": "a figure of report.json",
@@ -29,6 +30,7 @@ OTHER_THINGS = {
     "rejection_sampling": "where a dialog comes from",
     "sft": "a stage",
     "single": "a part of a chat template",
+    "tensor": "an argument of torch's functions",
     "tokens": "a figure of a stage",
 }
 """Names of built-in plugins that are words of the core too."""

@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from web import NAME, idle, running
 
-from llama3.serving.fields import ChatBody, ChatMessage, CompletionBody
+from llama3.serving.chat_fields import ChatBody, ChatMessage
+from llama3.serving.fields import CompletionBody
 from llama3.testing.toys import toy_llama
 
 GREEDY = {"model": NAME, "prompt": "the river", "max_tokens": 12, "temperature": 0}
@@ -63,12 +64,13 @@ DRAWING = {
     "n": st.integers(1, 8), "seed": st.integers(-(2**63), 2**63 - 1), "stop": WORDS | st.lists(WORDS, max_size=4),
     "logit_bias": st.dictionaries(st.integers(-1, 400).map(str), st.floats(-100, 100), max_size=4),
     "stream": st.booleans(), "stream_options": objects(include_usage=st.booleans(), include_obfuscation=st.booleans()),
-    "frequency_penalty": st.just(0.0), "presence_penalty": st.just(0.0),
+    "frequency_penalty": st.just(0.0), "presence_penalty": st.just(0.0), "repetition_penalty": st.just(1.0),
+    "min_p": st.just(0.0),
 }  # fmt: skip
 COMPLETION = {
     **DRAWING, "prompt": WORDS | st.lists(WORDS, max_size=3) | IDS | st.lists(IDS, max_size=3),
     "max_tokens": st.integers(0, MOST), "logprobs": st.integers(0, 20), "echo": st.booleans(), "suffix": st.none(),
-    "best_of": st.integers(1, 2),
+    "best_of": st.integers(1, 2), "return_token_ids": st.booleans(), "return_tokens_as_token_ids": st.booleans(),
 }  # fmt: skip
 CHAT = {
     **DRAWING, "messages": st.lists(MESSAGE, max_size=4), "max_tokens": st.integers(1, MOST),

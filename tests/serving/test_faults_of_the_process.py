@@ -96,7 +96,7 @@ def test_it_listens_nowhere_else_tells_no_secrets_and_its_end_is_an_error(model,
             peer.sendall(b"canary no HTTP\r\n\r\n")
             assert peer.recv(100)
         rows = [json.loads(line) for line in site.told().splitlines() if line.startswith("{")]
-        assert rows[-1]["path"] == '/\n{"path":"forged"}\x1b[31m', "one line of JSON, whatever was asked"
+        assert rows[-1]["path"] == r'/\n{"path":"forged"}\x1b[31m', "one line of JSON, whatever was asked, escaped"
         assert not any(row["path"] == "forged" for row in rows)
 
         with httpx.stream("POST", f"{site.url}/v1/completions", json=LONG, headers=HEADERS, timeout=60) as reply:

@@ -71,7 +71,8 @@ def test_answers_are_the_engines_and_their_log_probs_those_of_score(site, llama,
 
 def test_one_prompt_is_that_of_several_and_control_tokens_are_told(site, llama, prompts):
     several = ask(site, prompts, n=1, max_tokens=MORE)
-    assert ask(site, prompts[0], n=1, max_tokens=MORE) == several[:1]
+    (alone,) = ask(site, prompts[0], n=1, max_tokens=MORE)
+    assert alone["token_ids"] == several[0]["token_ids"]
     control = set(llama.tokenizer.special_tokens.values()) - stop_ids(llama.tokenizer)
     assert control & {id for choice in ask(site, prompts, n=8, max_tokens=MORE) for id in choice["token_ids"]}
     plain = site.http.post(PATH, json={"token_ids": prompts[0]}).json()["choices"]
@@ -193,4 +194,10 @@ def test_trl_reads_rollouts_of_several_prompts(site, llama, prompts):
     for told, answer in zip(logps, answers, strict=True):
         np.testing.assert_allclose(told, answer.logps, atol=1e-5)
     one_by_one = client.generate(prompts, features=[None, None], n=2, max_tokens=20, generation_kwargs={"seed": 9})
-    assert one_by_one == found
+    assert one_by_one.keys() == found.keys()
+    for key in found:
+        if key == "logprobs":  # prompts that come together are summed in another order
+            for told, again in zip(found[key], one_by_one[key], strict=True):
+                np.testing.assert_allclose(told, again, atol=1e-5)
+        else:
+            assert one_by_one[key] == found[key]

@@ -4,6 +4,7 @@
 //! rows of a matrix of fewer bits become numbers a few at a time and then meet all rows of x. Only `Int8Dynamic` is
 //! multiplied as whole numbers, whose sums are exact.
 
+use super::aligned::Aligned;
 use super::matrix::{Entry, Matrix};
 use super::{LANES, Number, best_of, lanes_at, padded, sum, worth_threads};
 use crate::threads;
@@ -346,31 +347,6 @@ fn int8_block(x: &[i8], totals: &[i32], w: &[i8], width: usize, sums: &mut [i32]
             let products = x.iter().zip(w).map(|(&x, &w)| i32::from(x) * i32::from(w));
             *sum = products.fold(0, i32::wrapping_add);
         }
-    }
-}
-
-/// Numbers that begin at a line of the cache: AVX-512 reads a whole line at once, and two where they are shifted.
-struct Aligned<T> {
-    numbers: Vec<T>,
-    start: usize,
-}
-
-impl<T: Copy + Default> Aligned<T> {
-    const LINE: usize = 64;
-
-    fn zeros(count: usize) -> Self {
-        let numbers = vec![T::default(); count + Self::LINE];
-        let start = numbers.as_ptr().align_offset(Self::LINE).min(Self::LINE);
-        Self { numbers, start }
-    }
-
-    fn as_ref(&self) -> &[T] {
-        &self.numbers[self.start..self.numbers.len() - Self::LINE + self.start]
-    }
-
-    fn as_mut(&mut self) -> &mut [T] {
-        let end = self.numbers.len() - Self::LINE + self.start;
-        &mut self.numbers[self.start..end]
     }
 }
 

@@ -5,6 +5,7 @@
 //! any number of threads and beside any other rows. Products have a third form for AVX-512 (`avx512`), which keeps that
 //! order; elsewhere it was measured to be no faster, as what is read comes from memory.
 
+mod aligned;
 pub mod attention;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
