@@ -36,6 +36,8 @@ from llama3.model.config import ModelConfig
 FEW_TOKENS = 8
 """Up to so many new tokens of a sequence are few: its blocks are read in place, one query at a time; where they are
 gathered, the scores are a tensor of their own."""
+QUERIES_TOGETHER = 256
+"""New tokens of a sequence that are attended together where blocks are gathered."""
 KEYS_TOGETHER = 255
 """Sequences up to this length are padded to each other; longer ones only up to the next power of two."""
 
@@ -215,10 +217,12 @@ class PagedCache:
         """The sequences whose blocks are gathered, `many`: those of about equal numbers of new tokens and of keys are
         padded to the longest and attended together."""
         first = np.cumsum(new) - new
+        are_decoded = bool((new == 1).all())
+        rows, lens, new, first = _cut(rows[many], lens[many], new[many], first[many])
         members: dict[tuple[int, int], list[int]] = defaultdict(list)
-        for index in many.tolist():
+        for index in range(len(rows)):
             members[_padded(int(new[index])), max(KEYS_TOGETHER, int(lens[index]) - 1).bit_length()].append(index)
-        if len(members) == 1 and (new == 1).all():
+        if len(members) == 1 and are_decoded:
             return [self._group(rows, lens, new, None)]
         return [self._group(rows[chosen], lens[chosen], new[chosen], first[chosen]) for chosen in members.values()]
 
@@ -278,8 +282,8 @@ def _attend_products(q_KBQC: Tensor, k_KBXC: Tensor, v_KBXC: Tensor, hidden_BQX:
 
 
 def _attend_fused(q_KBQC: Tensor, k_KBXC: Tensor, v_KBXC: Tensor, hidden_BQX: Tensor) -> Tensor:
-    """For a long prompt, whose scores would not fit in memory."""
-    return F.scaled_dot_product_attention(q_KBQC, k_KBXC, v_KBXC, attn_mask=~hidden_BQX)
+    """For a long prompt, whose scores would not fit in memory. The kernel that keeps none takes masks of four axes."""
+    return F.scaled_dot_product_attention(q_KBQC, k_KBXC, v_KBXC, attn_mask=~hidden_BQX[None])
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -288,6 +292,15 @@ def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> 
     if device.type != "cpu":
         return torch.zeros(shape, dtype=dtype, device=device)
     return torch.from_numpy(np.zeros(math.prod(shape) * dtype.itemsize, np.uint8)).view(dtype).view(shape)
+
+
+def _cut(rows: Ints, lens: Ints, new: Ints, first: Ints) -> tuple[Ints, Ints, Ints, Ints]:
+    """Sequences with many new tokens as several with fewer each, the later ones longer: a query is not multiplied with
+    keys that come long after it."""
+    pieces = -(-new // QUERIES_TOGETHER)
+    sequence, start = np.repeat(np.arange(len(rows)), pieces), ranges(np.zeros_like(pieces), pieces) * QUERIES_TOGETHER
+    count = np.minimum(new[sequence] - start, QUERIES_TOGETHER)
+    return rows[sequence], (lens - new)[sequence] + start + count, count, first[sequence] + start
 
 
 def _padded(length: int) -> int:
