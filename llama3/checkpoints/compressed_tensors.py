@@ -72,8 +72,9 @@ class CompressedWeights(HfWeights):
             module, _, kind = name.rpartition(".")
             weight = f"{module}.weight"
             if kind == "weight_packed":
-                rows, columns = shape[0], expected.get(weight, (0, 0))[1]
-                found[weight] = (rows, columns) if 32 * shape[1] in (4 * columns, 8 * columns) else shape
+                columns = expected.get(weight, (0, 0))[1]
+                are_packed = len(shape) == 2 and 32 * shape[1] in (4 * columns, 8 * columns)
+                found[weight] = (shape[0], columns) if are_packed else shape
             elif not (kind in _BESIDE and weight in expected):
                 found[name] = shape
         return found
@@ -87,21 +88,21 @@ class CompressedWeights(HfWeights):
         return torch.float32
 
     def get(self, name: str) -> Tensor:
-        scale_name = f"{name}_scale"
-        if scale_name not in self._tensors.shapes:
-            if self._tensors.types[name] in _CODES:
-                shape = self._tensors.shapes[name]
-                raise OTHER_FORM(f"{self.path}: {name}", codes=self._tensors.types[name], scales="none", shape=shape)
-            return self._tensors.get(name)
-        packed = f"{name}_packed"
-        stored = self._tensors.get(packed if packed in self._tensors.shapes else name)
-        scale = self._tensors.get(scale_name)
+        scale_name, packed, where = f"{name}_scale", f"{name}_packed", f"{self.path}: {name}"
+        kept = packed if packed in self._tensors.shapes else name
         shape = self.shapes[name]
+        if scale_name not in self._tensors.shapes:
+            if kept == packed or self._tensors.types[name] in _CODES:
+                raise OTHER_FORM(where, codes=self._tensors.types[kept], scales="none", shape=shape)
+            return self._tensors.get(name)
+        stored, scale = self._tensors.get(kept), self._tensors.get(scale_name)
         try:
-            return _weight(_unpacked(stored, shape[1]).float(), scale.float())
+            weight = _weight(_unpacked(stored, shape[1]).float(), scale.float())
         except RuntimeError as error:
-            where = f"{self.path}: {name}"
             raise OTHER_FORM(where, codes=_form(stored), scales=_form(scale), shape=shape) from error
+        if weight.shape != shape:
+            raise OTHER_FORM(where, codes=_form(stored), scales=_form(scale), shape=shape)
+        return weight
 
 
 def _weight(codes_RC: Tensor, scale: Tensor) -> Tensor:

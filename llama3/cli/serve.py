@@ -69,13 +69,11 @@ def serve(
     from llama3.plugins.registry import discover
     from llama3.serving.limits import RateLimits
     from llama3.serving.served import Served
-    from llama3.serving.server import HttpServer, keys_for, require_port
+    from llama3.serving.server import HttpServer, keys_for, require_ports
     from llama3.serving.service import Service
 
     keys = keys_for(host, api_key_file)
-    require_port(host, port)
-    if metrics_port is not None:
-        require_port("127.0.0.1", metrics_port)
+    require_ports(host, port, metrics_port)
     access = logging.getLogger("llama3.serving.access")
     access.setLevel(logging.INFO)
     access.propagate = False

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
 
@@ -30,7 +31,7 @@ NOT_OPEN = ConfigError.declare(
 )
 
 NO_PORT = ConfigError.declare(
-    "L3-SRV-023", "nothing can listen here", why="{error}", fix="give another --port (0: any that is free) or --host"
+    "L3-SRV-023", "nothing can listen here", why="{error}", fix="give another {option} (0: any that is free)"
 )
 
 GRACE = 60.0
@@ -53,12 +54,17 @@ def keys_for(host: str, file: Path | None) -> ApiKeys | None:
     return None
 
 
-def require_port(host: str, port: int) -> None:
+def require_ports(host: str, port: int, metrics_port: int | None) -> None:
     """Raises ConfigError where nothing can listen there, before a model is loaded for it."""
-    try:
-        _listener(host, port).close()
-    except OSError as error:
-        raise NO_PORT(f"{host}:{port}", error=error.strerror or error) from None
+    wanted = [("--port", host, port)] + (
+        [] if metrics_port is None else [("--metrics-port", LOOPBACK[0], metrics_port)]
+    )
+    with ExitStack() as held:  # all at once, so that two are not one
+        for option, place, number in wanted:
+            try:
+                held.enter_context(_listener(place, number))
+            except OSError as error:
+                raise NO_PORT(f"{place}:{number}", error=error.strerror or error, option=option) from None
 
 
 def _listener(host: str, port: int) -> socket.socket:

@@ -11,6 +11,7 @@ Legend: R rows, C columns, B bytes of a row (C / 2), N groups of a row.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -45,8 +46,9 @@ class Int4:
     def targets(self, config: ModelConfig) -> Sequence[str]:
         """Raises ConfigError where the columns of a matrix do not divide into groups: none is left out unsaid."""
         columns = {matrix: columns_of(config, matrix) for matrix in MATRICES}
+        advice = _advice(math.gcd(*columns.values()), self.group)
         problems = [
-            UNEVEN.problem(f"layers.*.{matrix}", columns=count, group=self.group, advice=_advice(count, self.group))
+            UNEVEN.problem(f"layers.*.{matrix}", columns=count, group=self.group, advice=advice)
             for matrix, count in columns.items()
             if count % self.group
         ]
@@ -119,7 +121,8 @@ class Int4Linear(nn.Module):
 
 
 def _advice(columns: int, group: int) -> str:
-    """The largest even divisor of `columns` up to `group`, or what else to do."""
+    """The largest even divisor up to `group` of `columns`, the most that all matrices have in common; or what else
+    to do."""
     divisor = next((size for size in range(group, 1, -1) if columns % size == 0 and size % 2 == 0), None)
     if divisor is None:
         return "use another scheme, such as int8: no even number of columns divides them"

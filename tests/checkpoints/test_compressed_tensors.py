@@ -145,6 +145,27 @@ def test_damage_is_named(what, change, tmp_path):
         load_model(tmp_path / "theirs")
 
 
+PACKED = "model.layers.1.mlp.down_proj.weight_packed"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda t: t.pop("model.layers.1.mlp.down_proj.weight_scale"),
+        lambda t: t.update({PACKED: t[PACKED].flatten()}),
+        lambda t: t.update({PACKED: t[PACKED].double()}),
+        lambda t: t.update({PACKED: t[PACKED][:, :-1].contiguous()}),
+    ],
+)
+def test_damage_of_packed_codes_is_named(change, tmp_path):
+    convert(quantized(tmp_path / "ours", "int8"), tmp_path / "theirs", "compressed-tensors")
+    tensors = load_file(tmp_path / "theirs" / "model.safetensors")
+    change(tensors)
+    save_file(tensors, tmp_path / "theirs" / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"down_proj.*L3-CKP-0"):
+        load_model(tmp_path / "theirs")
+
+
 @pytest.mark.parametrize("method", ["gptq", "awq", "fp8", 7])
 def test_other_ways_of_quantizing_are_refused_by_name(method, tmp_path):
     convert(quantized(tmp_path / "ours", "int8"), tmp_path / "theirs", "compressed-tensors")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import socket
 
 import httpx
@@ -48,7 +49,12 @@ def test_the_port_of_metrics_is_looked_at_before_the_model_is_loaded(tmp_path, c
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(SystemExit) as caught:
         cli.main(["serve", str(tmp_path), "--port", "0", "--metrics-port", str(taken.getsockname()[1])])
     assert caught.value.code == 2
-    assert "L3-SRV-023" in capsys.readouterr().err
+    assert re.search(r"--metrics-port.*L3-SRV-023", capsys.readouterr().err)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    with pytest.raises(SystemExit):
+        cli.main(["serve", str(tmp_path), "--port", port, "--metrics-port", port])
+    assert re.search(r"--metrics-port.*L3-SRV-023", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize(

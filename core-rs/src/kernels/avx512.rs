@@ -105,11 +105,10 @@ macro_rules! products_of {
             }
             let rest = width % $chunk;
             if rest > 0 {
-                let at = width - rest;
+                let (at, left) = (width - rest, u64::MAX >> (64 - rest));
                 for j in 0..W {
                     // SAFETY: only the `rest` numbers that are left of the row are read.
-                    let part =
-                        unsafe { $load_some(u64::MAX >> (64 - rest), w_rows[j].as_ptr().add(at)) };
+                    let part = unsafe { $load_some(left, w_rows[j].as_ptr().add(at)) };
                     for i in 0..X {
                         // SAFETY: zeros follow in x.
                         let x = unsafe { $load(x_rows[i].as_ptr().add(at).cast()) };
@@ -394,7 +393,7 @@ fn int8_sums(lanes: [__m512i; 8]) -> [i32; 8] {
 pub fn int4_products(x: &[f32], w: Int4<'_>, from: usize, width: usize, sums: &mut [f32]) {
     let rows = x.len() / width;
     let outputs = sums.len() / rows;
-    assert!(w.group % 16 == 0 && width % w.group == 0);
+    assert!(w.group.is_multiple_of(16) && width.is_multiple_of(w.group));
     let mut first = 0;
     while first < rows {
         let (height, breadth) = match rows - first {

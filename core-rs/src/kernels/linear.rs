@@ -287,7 +287,7 @@ fn avx512_products(x: &[f32], w: Matrix<'_>, first: usize, width: usize, sums: &
             Matrix::Int4 { codes, scales } => {
                 let outputs = 2 * codes.len() / width;
                 let group = width * outputs / scales.len();
-                if group % LANES > 0 {
+                if !group.is_multiple_of(LANES) {
                     return false;
                 }
                 let w = avx512::Int4 {

@@ -353,7 +353,7 @@ impl KvPool {
         let parent = self.rows[source];
         let (held, is_open) = (
             self.blocks_for(parent.len),
-            parent.len % self.blocks.size != 0,
+            !parent.len.is_multiple_of(self.blocks.size),
         );
         let promise = self.promise_at(parent.limit, parent.len) + usize::from(is_open);
         let needed = promise.checked_mul(count);

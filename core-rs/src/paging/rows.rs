@@ -202,7 +202,7 @@ impl KvPool {
             (before - 1) / self.blocks.size,
             (len - 1) / self.blocks.size,
         );
-        let opens = |end: usize| i32::from(end % self.blocks.size != 0);
+        let opens = |end: usize| i32::from(!end.is_multiple_of(self.blocks.size));
         let change = |at: usize| Change {
             refs: -i32::from(at > keep),
             open: opens(len) * i32::from(at == keep) - opens(before) * i32::from(at == last),

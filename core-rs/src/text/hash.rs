@@ -45,7 +45,7 @@ impl Hash64 {
     pub fn push(&mut self, byte: u8) {
         self.pending = self.pending << 8 | u64::from(byte);
         self.length += 1;
-        if self.length % 8 == 0 {
+        if self.length.is_multiple_of(8) {
             self.state = fold(self.state ^ self.pending, SECOND);
             self.pending = 0;
         }
