@@ -3,15 +3,13 @@ for GPUs that are not there; torch's varlen attention is checked up to the call.
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
+from gpu_compile import output_of
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -173,20 +171,7 @@ def test_offsets_into_the_slab_do_not_overflow():
 
 
 COMPILES = """
-import torch
-from triton.backends.compiler import GPUTarget
-from triton.runtime.driver import driver
-from triton.runtime.jit import JITFunction
 from llama3.inference import paged_kernel
-
-class Absent:  # a GPU that is only compiled for; its number is its compute capability
-    get_current_target = lambda self: GPUTarget("cuda", capability, 32)
-    get_current_device = lambda self: capability
-    get_current_stream = lambda self, device: 0
-
-driver.set_active(Absent())
-made, run = [], JITFunction.run
-JITFunction.run = lambda self, *args, **options: made.append(run(self, *args, **(options | {"warmup": True})))
 table, seen = torch.zeros(3, 40, dtype=torch.int32), torch.ones(3, dtype=torch.int32)
 for capability in (80, 90, 100):
     q, slab = (torch.empty(*shape, dtype=torch.bfloat16) for shape in ((3, 8, 4, 128), (8, 20, 16, 128)))
@@ -197,16 +182,7 @@ print([len(kernel.asm["cubin"]) > 0 for kernel in made], max(kernel.metadata.sha
 
 @needs_triton
 def test_the_kernels_compile_for_gpus_that_are_not_here(tmp_path):
-    environ = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", COMPILES],
-        env=environ | {"TRITON_CACHE_DIR": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    compiled, shared = done.stdout.rsplit(maxsplit=1)
+    compiled, shared = output_of(COMPILES, tmp_path).rsplit(maxsplit=1)
     assert compiled == str([True] * 6)
     assert int(shared) <= 80 << 10, "two programs fit on a processor of an A100"
 

@@ -2,8 +2,7 @@
 //!
 //! A matrix crosses as (form, its array, its scales if it has some), see `Held`.
 
-use super::kernels::{blocks_of, check, is_float32};
-use crate::kernels::attention::Sight;
+use super::kernels::{blocks_of, check, is_float32, sights_of};
 use crate::kernels::decoder::{Layer, Shape, Tokens, forward};
 use crate::kernels::linear;
 use crate::kernels::matrix::Matrix;
@@ -282,15 +281,7 @@ fn decode_of<T: Number + Element>(
         places.push(slot);
     }
     let blocks = blocks_of(&table, &rows, &seen, num_blocks, block_size)?;
-    let seen = seen.as_slice()?;
-    let sights: Vec<Sight<'_>> = blocks
-        .iter()
-        .zip(seen)
-        .map(|(blocks, &seen)| Sight {
-            blocks,
-            seen: seen as usize,
-        })
-        .collect();
+    let sights = sights_of(&blocks, seen.as_slice()?);
     let news = Tokens {
         cos: cos.as_slice()?,
         sin: sin.as_slice()?,

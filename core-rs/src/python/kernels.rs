@@ -99,15 +99,7 @@ fn paged_attention_of<Q: Number + Element, T: Number + Element>(
         "the codes of the cache and their scales",
     )?;
     let blocks = blocks_of(&table, &rows, &seen, num_blocks, block_size)?;
-    let seen = seen.as_slice()?.iter();
-    let sights: Vec<Sight<'_>> = blocks
-        .iter()
-        .zip(seen)
-        .map(|(blocks, &seen)| Sight {
-            blocks,
-            seen: seen as usize,
-        })
-        .collect();
+    let sights = sights_of(&blocks, seen.as_slice()?);
     let queries = parts(&q)?;
     let scales = match &scales {
         Some((keys, values)) => Some(Scales {
@@ -129,6 +121,17 @@ fn paged_attention_of<Q: Number + Element, T: Number + Element>(
         py.detach(|| kernels::attention::attend(&queries, pages, &sights, out));
     }
     Ok(())
+}
+
+/// What each token sees of its blocks, which hold that many tokens.
+pub(super) fn sights_of<'a>(blocks: &'a [Vec<i32>], seen: &[i64]) -> Vec<Sight<'a>> {
+    let pairs = blocks.iter().zip(seen);
+    pairs
+        .map(|(blocks, &seen)| Sight {
+            blocks,
+            seen: seen as usize,
+        })
+        .collect()
 }
 
 /// The blocks that hold the first `seen` tokens of each of the `rows` of the block table. They are copied: the pool may
