@@ -30,6 +30,7 @@ from llama3.checkpoints.hf import HfWeights
 from llama3.checkpoints.layouts import CONFIG_FILE
 from llama3.checkpoints.quantized import QuantizedWeights
 from llama3.checkpoints.source import WeightSource
+from llama3.checkpoints.stated_form import stated_forms
 from llama3.checkpoints.weights import hf_tensors, hf_views, write_tensors
 from llama3.errors import CheckpointError
 from llama3.plugins.registry import discover
@@ -50,6 +51,16 @@ OTHER_FORM = CheckpointError.declare(
     fix="use a checkpoint with symmetric codes of 4 or 8 bits, scaled by rows or groups of columns",
 )
 
+OTHER_STATED = CheckpointError.declare(
+    "L3-CKP-019",
+    "is kept in another form than quantization_config says ({stated})",
+    why="its codes are {codes}, its scales {scales}",
+    fix="fetch the checkpoint again: config.json and the tensors are not of one",
+)
+BAD_STATED = CheckpointError.declare(
+    "L3-CKP-020", "its quantization_config cannot be understood", why="{error}", fix="fetch the checkpoint again"
+)
+
 METHOD = "compressed-tensors"
 """Its value of quant_method."""
 _BESIDE = ("weight_scale", "weight_shape", "input_scale", "input_scale_ub")
@@ -62,6 +73,13 @@ _CODES = ("F8_E4M3", "I8")
 
 class CompressedWeights(HfWeights):
     """A Hugging Face directory with quantized matrices, as a `llama3.checkpoints.source.WeightSource`."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        faults: list[str] = []
+        self._forms = stated_forms(self.raw, faults)
+        if faults:
+            raise BAD_STATED(path / CONFIG_FILE, error="; ".join(faults))
 
     @property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
@@ -102,6 +120,10 @@ class CompressedWeights(HfWeights):
             raise OTHER_FORM(where, codes=_form(stored), scales=_form(scale), shape=shape) from error
         if weight.shape != shape:
             raise OTHER_FORM(where, codes=_form(stored), scales=_form(scale), shape=shape)
+        packed_bits = 32 * stored.shape[-1] // shape[1] if kept == packed else None
+        if self._forms and not any(form.fits(packed_bits, tuple(scale.shape), shape[1]) for form in self._forms):
+            stated = ", or ".join(map(str, self._forms))
+            raise OTHER_STATED(where, stated=stated, codes=_form(stored), scales=_form(scale))
         return weight
 
 

@@ -166,6 +166,33 @@ def test_damage_of_packed_codes_is_named(change, tmp_path):
         load_model(tmp_path / "theirs")
 
 
+@pytest.mark.parametrize(
+    ("scheme", "stated"),
+    [
+        ("int4", {"group_size": 64}),
+        ("int4", {"num_bits": 8}),
+        ("int4", {"strategy": "channel", "group_size": None}),
+        ("int8", {"num_bits": 4}),
+        ("int8", {"strategy": "tensor"}),
+        ("fp8_rowwise", {"strategy": "group", "group_size": 32}),
+    ],
+)
+def test_a_description_of_another_checkpoint_is_refused(scheme, stated, tmp_path):
+    convert(quantized(tmp_path / "ours", scheme), tmp_path / "theirs", "compressed-tensors")
+    weights = lambda raw: raw["quantization_config"]["config_groups"]["group_0"]["weights"]
+    edit(tmp_path / "theirs", lambda raw: weights(raw).update(stated))
+    with pytest.raises(CheckpointError, match=r"_proj.weight: is kept in another form.*L3-CKP-019"):
+        load_model(tmp_path / "theirs")
+
+
+@pytest.mark.parametrize("groups", [7, {"group_0": {"weights": {"num_bits": "four"}}}])
+def test_a_description_of_odd_types_is_refused(groups, tmp_path):
+    convert(quantized(tmp_path / "ours", "int4"), tmp_path / "theirs", "compressed-tensors")
+    edit(tmp_path / "theirs", lambda raw: raw["quantization_config"].update(config_groups=groups))
+    with pytest.raises(CheckpointError, match="L3-CKP-020"):
+        load_model(tmp_path / "theirs")
+
+
 @pytest.mark.parametrize("method", ["gptq", "awq", "fp8", 7])
 def test_other_ways_of_quantizing_are_refused_by_name(method, tmp_path):
     convert(quantized(tmp_path / "ours", "int8"), tmp_path / "theirs", "compressed-tensors")
