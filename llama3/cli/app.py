@@ -48,7 +48,9 @@ from llama3.plugins.loader import Offer
 from llama3.plugins.targets import tried_to_exit
 
 INTERRUPTED = Interrupted.declare(
-    "L3-CLI-001", "interrupted", why="what was finished is saved", fix="run the same command again"
+    "L3-CLI-001",
+    "interrupted",
+    fix="run the same command again: what a run, a batch or a training has finished is kept, all else begins anew",
 )
 DISK_FULL = LlamaError.declare(
     "L3-CLI-006",
