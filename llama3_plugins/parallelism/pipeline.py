@@ -32,7 +32,8 @@ from llama3.parallelism import (
     local,
 )
 from llama3_plugins.parallelism.options import PipelineOptions
-from llama3_plugins.parallelism.schedule import Action, forward_order, order
+from llama3_plugins.parallelism.schedule import Action, forward_order, order, split_order
+from llama3_plugins.parallelism.split_backward import Weights, backward_to_input
 
 FEW_LAYERS = ConfigError.declare(
     "L3-PAR-013",
@@ -111,14 +112,16 @@ class PipelineRunner(Runner):
         self._model, self._context, self._device = model, context, context.device
         self._group, self._rank, self._ranks = context.axis("pp")
         self._chunks, self._last = options.chunks, self._ranks * options.chunks - 1
-        self._consecutive = options.consecutive or self._ranks
+        self._consecutive, self._splits = options.consecutive or self._ranks, options.schedule == "zero_bubble"
         self._dim, self._dtype = model.config.dim, next(model.parameters()).dtype
 
     def forward_backward(self, microbatches: Sequence[Microbatch], loss: Loss) -> None:
-        actions = order(self._rank, self._ranks, self._chunks, len(microbatches), self._consecutive)
+        actions = self._order(len(microbatches))
+        last = actions[-1] if actions and actions[-1].kind == "backward" else None
         mail = self._mail(microbatches, actions)
         live: dict[tuple[int, int], tuple[Tensor | None, Tensor]] = {}
-        for number, action in enumerate(actions, start=1):
+        waiting: dict[tuple[int, int], Weights] = {}
+        for action in actions:
             stage, place = self._stage(action), (action.chunk, action.microbatch)
             if action.kind == "forward":
                 x_TD = mail.receive(action).requires_grad_() if stage > 0 else None
@@ -126,13 +129,28 @@ class PipelineRunner(Runner):
                 live[place] = (x_TD, y)
                 if stage < self._last:
                     mail.send(action, y.detach())
+            elif action.kind == "weights":
+                waiting.pop(place)()
             else:
                 x_TD, y = live.pop(place)
-                self._model.set_gradient_sync(number == len(actions))
-                y.backward(mail.receive(action).to(y.dtype) if stage < self._last else None)
+                grad = mail.receive(action).to(y.dtype) if stage < self._last else None
+                self._model.set_gradient_sync(action == last)
+                waiting[place] = self._backward(y, grad, x_TD)
                 if x_TD is not None:
                     mail.send(action, torch.zeros_like(x_TD) if x_TD.grad is None else x_TD.grad)
         mail.sent()
+
+    def _order(self, microbatches: int) -> list[Action]:
+        if self._splits:
+            return split_order(self._rank, self._ranks, microbatches)
+        return order(self._rank, self._ranks, self._chunks, microbatches, self._consecutive)
+
+    def _backward(self, y: Tensor, grad: Tensor | None, x_TD: Tensor | None) -> Weights:
+        """What is left to do of it. The first stage has no input whose gradient anybody waits for."""
+        if self._splits and x_TD is not None and y.grad_fn is not None:
+            return backward_to_input(y, grad, x_TD)
+        y.backward(grad)
+        return lambda: None
 
     def forward(self, microbatches: Sequence[Microbatch], read: Read) -> Sequence[Columns]:
         actions = forward_order(self._ranks, self._chunks, len(microbatches), self._consecutive)

@@ -168,6 +168,12 @@ def resumed(parallelism: dict[str, Any] | None, checkpoint: Path, folder: Path) 
 
 
 def adapted(parallelism: dict[str, Any] | None, checkpoint: Path, folder: Path) -> dict[str, Any]:
-    """Adapters trained on a checkpoint."""
+    """Adapters trained on a checkpoint: what they say beside the model they were added to, and merged into it."""
     model, found = run(parallelism, checkpoint, folder, "sft", lora=LoRASection(rank=4))
-    return {**found, "adapter": model.adapter(), "base": model.base_hash()}
+    batch = Batch.concat(Forests("sft").examples(9))
+    logps = {name: model.scorer(adapters=name == "adapted").logps(batch) for name in ("adapted", "base")}
+    adapter, base = model.adapter(), model.base_hash()
+    model.merge()
+    logps["merged"] = model.scorer().logps(batch)
+    weights = {name: tensor.clone() for name, tensor in model.weights()}
+    return {**found, "adapter": adapter, "base": base, "logps": logps, "weights": weights}

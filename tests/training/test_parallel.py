@@ -10,7 +10,7 @@ from llama3.errors import ConfigError, DoesNotFit
 from llama3.model.config import PRESETS
 from llama3.plugins.registry import discover
 from llama3.preflight import load_config, ready
-from llama3.training.parallel import Dims, GlobalStats, Parallel, ParallelContext, start
+from llama3.training.parallel import Dims, GlobalStats, Parallel, ParallelContext, ParallelStrategy, start
 from llama3.training.placed import PlacedModel
 
 CPU = torch.device("cpu")
@@ -46,10 +46,9 @@ def test_a_world_of_another_size_is_refused():
 def test_everything_that_speaks_against_a_mesh_is_named_at_once_before_work_starts(monkeypatch):
     config = {
         "model": {"preset": "tiny", "n_heads": 4, "n_kv_heads": 2},
-        "parallelism": {"tp": 4, "dp": 2},
-        "post_training": {"sft": {"lora": {"rank": 4}}},
+        "parallelism": {"tp": 4, "dp": {"name": "fsdp", "size": 2, "replicas": 3}},
     }
-    expected = {"L3-CFG-025", "L3-PAR-010", "L3-PAR-014"}
+    expected = {"L3-CFG-025", "L3-PAR-010", "L3-PAR-020"}
     with pytest.raises(ConfigError) as caught:
         ready(load_config(config))
     assert {problem.code for problem in caught.value.problems} == expected
@@ -65,6 +64,7 @@ def test_everything_that_speaks_against_a_mesh_is_named_at_once_before_work_star
         ({"tp": 2}, {"n_kv_heads": 1}, "L3-PAR-010"),
         ({"tp": 2}, {"n_heads": 6, "n_kv_heads": 6, "ffn_dim": 9, "dim": 48}, "L3-PAR-011"),
         ({"tp": 4}, {"n_heads": 4, "n_kv_heads": 4, "vocab_size": 5}, "L3-PAR-012"),
+        ({"dp": {"name": "fsdp", "size": 4, "replicas": 3}}, {}, "L3-PAR-020"),
     ],
 )
 def test_a_strategy_refuses_what_it_cannot_cut(section, change, code):
@@ -73,8 +73,10 @@ def test_a_strategy_refuses_what_it_cannot_cut(section, change, code):
     assert caught.value.problems[0].code == code
 
 
-def test_adapters_are_refused_before_weights_load():
-    parallel = Parallel(ParallelContext(CPU, Dims(tp=2)))
+def test_adapters_are_refused_before_weights_load_by_a_strategy_without_place_for_them():
+    class Plain(ParallelStrategy): ...
+
+    parallel = Parallel(ParallelContext(CPU, Dims(tp=2)), {"tp": Plain()})
     with pytest.raises(ConfigError, match="L3-PAR-014"):
         PlacedModel.loaded("nowhere", parallel, lora=LoRASection(rank=4))
 

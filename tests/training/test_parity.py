@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 from forked import run_ranks
+from installing import ROOT, lay
 from parity_work import ALGORITHMS, CONFIG, STEPS, adapted, columns, parallel_of, resumed, trained, work
 from safetensors.torch import load_file, save_file
 
 from llama3.checkpoints.load import load_model
 from llama3.errors import CheckpointError
+from llama3.plugins.registry import discover
 from llama3.training.placed import PlacedModel
 
 TOLERANCE = 2e-6
@@ -33,7 +35,11 @@ LAYOUTS = {
     "tp2 cp2": {"tp": 2, "cp": 2},
     "pp2": {"pp": 2},
     "pp2 interleaved": {"pp": {"size": 2, "schedule": "interleaved", "consecutive": 3}},
+    "pp2 zero_bubble": {"pp": {"size": 2, "schedule": "zero_bubble"}},
+    "pp2 dp2 zero_bubble": {"pp": {"size": 2, "schedule": "zero_bubble"}, "dp": 2},
+    "cp2 ulysses": {"cp": {"name": "ulysses", "size": 2}},
     "pp2 dp2": {"pp": {"size": 2, "schedule": "interleaved"}, "dp": 2},
+    "tp2 pp2": {"tp": 2, "pp": 2},
     "tp2 pp2 dp2": {"tp": 2, "pp": 2, "dp": 2},
 }
 
@@ -43,6 +49,18 @@ def world_of(layout: str) -> int:
     for part in layout.split():
         world *= int(part[-1]) if part[-1].isdigit() else 1
     return world
+
+
+@pytest.fixture(scope="module", autouse=True)
+def third_party(tmp_path_factory):
+    """The example of a strategy, as `pip install` leaves it."""
+    site = tmp_path_factory.mktemp("site")
+    lay(ROOT / "examples" / "llama3-ulysses", site)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(site))
+        discover.cache_clear()
+        yield
+    discover.cache_clear()
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +77,7 @@ def alone(checkpoint, tmp_path_factory):
     return folder, work(None, checkpoint, folder)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", sorted(LAYOUTS.keys() - {"tp2 pp2"}))  # "tp2 pp2 dp2" has it
 def test_a_layout_trains_as_one_process_does(checkpoint, alone, tmp_path, layout):
     folder, one = alone
     many, *_ = run_ranks(tmp_path / "ranks", world_of(layout), work, LAYOUTS[layout], checkpoint, tmp_path)
@@ -106,14 +124,24 @@ def test_a_layout_resumes_to_the_bit(checkpoint, tmp_path, layout):
     assert straight.read_bytes() == again.read_bytes()
 
 
-@pytest.mark.parametrize("layout", ["cp2", "pp2"])
-def test_adapters_are_trained_where_matrices_are_whole(checkpoint, tmp_path, layout):
-    one = adapted(None, checkpoint, tmp_path / "one")
-    many, *_ = run_ranks(tmp_path / "ranks", 2, adapted, LAYOUTS[layout], checkpoint, tmp_path / "many")
-    for figure in ("loss", "grad_norm"):
-        assert many[figure] == pytest.approx(one[figure], abs=TOLERANCE)
-    torch.testing.assert_close(many["adapter"], one["adapter"], atol=1e-4, rtol=0)
-    assert many["base"] == one["base"]
+@pytest.fixture(scope="module")
+def adapted_alone(checkpoint, tmp_path_factory):
+    return adapted(None, checkpoint, tmp_path_factory.mktemp("adapted"))
+
+
+@pytest.mark.parametrize("layout", ["cp2", "pp2", "tp2", "tp2 ddp2", "tp2 pp2"])
+def test_adapters_are_trained_scored_and_merged_as_in_one_process(checkpoint, adapted_alone, tmp_path, layout):
+    one, world = adapted_alone, world_of(layout)
+    for many in run_ranks(tmp_path / "ranks", world, adapted, LAYOUTS[layout], checkpoint, tmp_path / "many"):
+        if many["loss"]:  # rank 0 logs
+            for figure in ("loss", "grad_norm"):
+                assert many[figure] == pytest.approx(one[figure], abs=TOLERANCE)
+        assert many["base"] == one["base"]
+        for name in ("adapter", "logps", "weights"):
+            torch.testing.assert_close(many[name], one[name], atol=1e-4, rtol=0)
+        # It has learnt something, which the model without adapters does not know.
+        assert not torch.equal(many["logps"]["adapted"], many["logps"]["base"])
+        assert many["logps"]["merged"] == pytest.approx(many["logps"]["adapted"], abs=1e-5)
 
 
 def refused(parallelism: dict, checkpoint: Path) -> dict:
