@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -24,11 +25,16 @@ def run(
     """Raise a herd: from raw text to an aligned, guarded, quantized release. Resumes what was interrupted."""
     from llama3.config.merge import Origin
     from llama3.config.yaml import dump
-    from llama3.errors import GateFailed
+    from llama3.errors import GateFailed, LlamaError
     from llama3.preflight import load_config, ready
 
     named = [] if name is None else [(["run", "name"], dump(name), Origin("set", "--name"))]
-    loaded = ready(load_config(config, [*(overrides or []), *named]))
+    try:
+        loaded = ready(load_config(config, [*(overrides or []), *named]))
+    except LlamaError as error:
+        if os.environ.get("RANK", "0") == "0":
+            raise
+        raise typer.Exit(error.exit_code) from error  # every rank finds the same, and rank 0 says it
     for line in loaded.notes:
         note(f"note: {line}")
 

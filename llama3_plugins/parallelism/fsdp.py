@@ -26,6 +26,8 @@ UNEVEN_REPLICAS = ConfigError.declare(
     fix="set replicas to one of {fitting}",
 )
 
+FINISHES = hasattr(FSDPModule, "finalize_backward")
+"""Whether this torch can exchange gradients after the backward passes. One that cannot does it all in the last pass."""
 GATHERED = {"fp32": None, "bf16": torch.bfloat16}
 
 
@@ -56,14 +58,15 @@ class Fsdp(ParallelStrategy):
             # The plain sum also keeps gloo working, which lacks the pre-multiplied one.
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)
-        root.set_manual_backward_finalization(True)
+        if FINISHES:
+            root.set_manual_backward_finalization(True)
         model.set_gradient_sync = partial(_set_gradient_sync, root, reshard)
         if not reshard:
             model.register_forward_hook(_give_back)
 
     def sum_gradients(self, model: nn.Module, context: ParallelContext) -> None:
         """Exchanges what the last backward pass has left: of blocks that it did not go through."""
-        if isinstance(model, FSDPModule):
+        if FINISHES and isinstance(model, FSDPModule):
             _set_gradient_sync(model, True, True)
             model.finalize_backward()
 

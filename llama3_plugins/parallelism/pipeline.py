@@ -31,6 +31,7 @@ from llama3.parallelism import (
     Transformer,
     local,
 )
+from llama3_plugins.parallelism.fsdp import FINISHES
 from llama3_plugins.parallelism.options import PipelineOptions
 from llama3_plugins.parallelism.schedule import Action, forward_order, order, split_order
 from llama3_plugins.parallelism.split_backward import Weights, backward_to_input
@@ -40,6 +41,14 @@ FEW_LAYERS = ConfigError.declare(
     "{stages} stages for {layers} layers",
     why="a stage has one layer at least; the embedding and the output matrix count as one each",
     fix="set parallelism.pp.size x stages to {most} or less",
+)
+
+
+OLD_TORCH = ConfigError.declare(
+    "L3-PAR-021",
+    "the schedule 'zero_bubble' cannot run beside parallelism.dp with torch {version}",
+    why="its FSDP cannot exchange gradients after the last backward pass",
+    fix="install torch 2.15, or choose the schedule 1f1b or interleaved",
 )
 
 
@@ -53,10 +62,13 @@ class Pipeline(ParallelStrategy):
     def check(self, model: ModelConfig, dims: Dims) -> list[Problem]:
         if dims.pp == 1:
             return []
+        problems = []
         stages, most = dims.pp * self.options.chunks, model.n_layers + 2
-        if stages <= most:
-            return []
-        return [FEW_LAYERS.problem("parallelism.pp", stages=stages, layers=model.n_layers, most=most)]
+        if stages > most:
+            problems.append(FEW_LAYERS.problem("parallelism.pp", stages=stages, layers=model.n_layers, most=most))
+        if self.options.schedule == "zero_bubble" and dims.dp > 1 and not FINISHES:
+            problems.append(OLD_TORCH.problem("parallelism.pp", version=torch.__version__))
+        return problems
 
     def apply(self, model: nn.Module, context: ParallelContext) -> None:
         if context.mesh is None or context.dims.pp == 1:

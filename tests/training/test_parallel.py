@@ -47,8 +47,10 @@ def test_everything_that_speaks_against_a_mesh_is_named_at_once_before_work_star
     config = {
         "model": {"preset": "tiny", "n_heads": 4, "n_kv_heads": 2},
         "parallelism": {"tp": 4, "dp": {"name": "fsdp", "size": 2, "replicas": 3}},
+        "post_training": {"sft": {"lora": {"rank": 4}}},
     }
-    expected = {"L3-CFG-025", "L3-PAR-010", "L3-PAR-020"}
+    monkeypatch.setattr("llama3_plugins.parallelism.tensor.TensorParallel.places_adapters", False)
+    expected = {"L3-CFG-025", "L3-PAR-010", "L3-PAR-014", "L3-PAR-020"}
     with pytest.raises(ConfigError) as caught:
         ready(load_config(config))
     assert {problem.code for problem in caught.value.problems} == expected
@@ -71,6 +73,14 @@ def test_a_strategy_refuses_what_it_cannot_cut(section, change, code):
     with pytest.raises(ConfigError) as caught:
         start(ParallelismSection.model_validate(section), replace(TINY, head_dim=0, **change), CPU, discover())
     assert caught.value.problems[0].code == code
+
+
+def test_zero_bubble_beside_shards_needs_a_torch_that_finishes_when_told(monkeypatch):
+    section = ParallelismSection.model_validate({"pp": {"size": 2, "schedule": "zero_bubble"}, "dp": 2})
+    monkeypatch.setattr("llama3_plugins.parallelism.pipeline.FINISHES", False)
+    with pytest.raises(ConfigError) as caught:
+        start(section, TINY, CPU, discover())
+    assert caught.value.problems[0].code == "L3-PAR-021"
 
 
 def test_adapters_are_refused_before_weights_load_by_a_strategy_without_place_for_them():

@@ -10,7 +10,20 @@ import pytest
 import torch
 from forked import run_ranks
 from installing import ROOT, lay
-from parity_work import ALGORITHMS, CONFIG, STEPS, adapted, columns, parallel_of, resumed, trained, work
+from parity_work import (
+    ALGORITHMS,
+    CONFIG,
+    STEPS,
+    adapted,
+    columns,
+    exchanges,
+    parallel_of,
+    resumed,
+    row_by_row,
+    sampled,
+    trained,
+    work,
+)
 from safetensors.torch import load_file, save_file
 
 from llama3.checkpoints.load import load_model
@@ -105,6 +118,37 @@ def test_a_layout_says_and_writes_what_one_process_does(tmp_path, layout, tied):
         assert (tmp_path / name / "model.safetensors").read_bytes() == (source / "model.safetensors").read_bytes()
 
 
+UNITS = CONFIG.n_layers + 1
+"""What FSDP gathers one by one: the blocks, and all else."""
+
+
+@pytest.mark.parametrize(
+    ("strategy", "gathers", "sums"),
+    [
+        ({"name": "fsdp"}, 2 * UNITS, UNITS),
+        ({"name": "fsdp", "reshard": False}, None, UNITS),
+        ({"name": "ddp"}, 0, 1),
+    ],
+    ids=["fsdp", "gathered once", "ddp"],
+)
+def test_gradients_are_exchanged_once_per_update(checkpoint, tmp_path, strategy, gathers, sums):
+    for count in (1, 3):
+        found, _ = run_ranks(tmp_path / str(count), 2, exchanges, {"dp": {**strategy, "size": 2}}, checkpoint, count)
+        assert found == {"gathered": UNITS if gathers is None else gathers * count, "added": sums}
+
+
+def test_gradients_of_weights_in_bfloat16_are_added_up_in_float32(checkpoint, tmp_path):
+    """Both layouts add up the same gradients, one of each row. A sum in bfloat16 would be 1e-3 off."""
+    found = []
+    for world in (1, 2):
+        layout = {"dp": {"name": "fsdp", "size": world, "gather": "bf16"}}
+        found.append(
+            run_ranks(tmp_path / f"{world}", world, row_by_row, layout, checkpoint, tmp_path / f"of-{world}")[0]
+        )
+    for figure in ("loss", "grad_norm"):
+        assert found[1][figure] == pytest.approx(found[0][figure], abs=TOLERANCE)
+
+
 @pytest.mark.parametrize("algorithm", ["sft", "reward_model"])
 def test_both_ends_of_a_pipeline_learn_a_tied_matrix(tmp_path, algorithm):
     source = tmp_path / "checkpoint"
@@ -115,6 +159,16 @@ def test_both_ends_of_a_pipeline_learn_a_tied_matrix(tmp_path, algorithm):
         assert many[figure] == pytest.approx(one[figure], abs=TOLERANCE)
 
 
+@pytest.mark.parametrize("layout", ["tp2", "cp2", "pp2", "fsdp2"])
+def test_a_layout_learns_from_its_own_answers_as_one_process_does(checkpoint, sampled_alone, tmp_path, layout):
+    many, *_ = run_ranks(tmp_path / "ranks", world_of(layout), sampled, LAYOUTS[layout], checkpoint)
+    for algorithm, rows in sampled_alone.items():
+        assert len({row["reward"] for row in rows}) == len(rows) == 3, "rewards differ from step to step"
+        assert rows[-1]["grad_norm"] > 0
+        for ours, theirs in zip(many[algorithm], rows, strict=True):
+            assert ours == pytest.approx(theirs, abs=1e-5), algorithm
+
+
 @pytest.mark.parametrize("layout", ["tp2", "cp2", "pp2 interleaved"])
 def test_a_layout_resumes_to_the_bit(checkpoint, tmp_path, layout):
     found, *_ = run_ranks(tmp_path / "ranks", world_of(layout), resumed, LAYOUTS[layout], checkpoint, tmp_path)
@@ -122,6 +176,11 @@ def test_a_layout_resumes_to_the_bit(checkpoint, tmp_path, layout):
         assert found["again"][figure] == straight[3:]
     straight, again = (tmp_path / name / "dpo" / "model.safetensors" for name in ("straight", "again"))
     assert straight.read_bytes() == again.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def sampled_alone(checkpoint):
+    return sampled(None, checkpoint)
 
 
 @pytest.fixture(scope="module")
