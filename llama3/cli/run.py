@@ -29,13 +29,14 @@ def run(
     from llama3.preflight import load_config, ready
 
     named = [] if name is None else [(["run", "name"], dump(name), Origin("set", "--name"))]
+    leads = os.environ.get("RANK", "0") == "0"
     try:
         loaded = ready(load_config(config, [*(overrides or []), *named]))
     except LlamaError as error:
-        if os.environ.get("RANK", "0") == "0":
+        if leads:
             raise
         raise typer.Exit(error.exit_code) from error  # every rank finds the same, and rank 0 says it
-    for line in loaded.notes:
+    for line in loaded.notes if leads else ():
         note(f"note: {line}")
 
     from llama3 import recipe  # after the checks: this imports torch
@@ -46,9 +47,9 @@ def run(
         if not json:
             show_audit(Path(loaded.config.run.dir) / loaded.config.run.name)
         raise
-    if json:
+    if json and leads:
         print_json(dict(finished.report))
-    else:
+    elif leads:
         show(finished)
 
 

@@ -42,8 +42,6 @@ FEW_LAYERS = ConfigError.declare(
     why="a stage has one layer at least; the embedding and the output matrix count as one each",
     fix="set parallelism.pp.size x stages to {most} or less",
 )
-
-
 OLD_TORCH = ConfigError.declare(
     "L3-PAR-021",
     "the schedule 'zero_bubble' cannot run beside parallelism.dp with torch {version}",
@@ -188,7 +186,7 @@ class PipelineRunner(Runner):
         cut = self._context.dims.tp * self._context.dims.cp
         for action in actions:
             stage = self._stage(action)
-            if (stage > 0) if action.kind == "forward" else (stage < self._last):
+            if {"forward": stage > 0, "backward": stage < self._last}.get(action.kind):
                 rows = microbatches[action.microbatch].forest.num_tokens // cut
                 mail.expect(action, rows, self._dim)
         return mail

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -115,9 +116,11 @@ def trained(parallelism: dict[str, Any] | None, checkpoint: Path, folder: Path, 
     return run(parallelism, checkpoint, folder, algorithm)[1]
 
 
-def work(parallelism: dict[str, Any] | None, checkpoint: Path, folder: Path) -> dict[str, Any]:
-    """What comes of every algorithm; only rank 0 reports."""
-    return {name: trained(parallelism, checkpoint, folder, name) for name in ALGORITHMS}
+def work(
+    parallelism: dict[str, Any] | None, checkpoint: Path, folder: Path, algorithms: Sequence[str]
+) -> dict[str, Any]:
+    """What comes of each algorithm; only rank 0 reports."""
+    return {name: trained(parallelism, checkpoint, folder, name) for name in algorithms}
 
 
 class Prompts:
