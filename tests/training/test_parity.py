@@ -109,6 +109,22 @@ def test_a_layout_trains_as_one_process_does(checkpoint, alone, tmp_path, layout
         torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=0)
 
 
+@pytest.mark.parametrize(
+    ("layout", "tied"),
+    [("tp2", False), ("tp2", True), ("cp2", False), ("tp2 cp2", True), ("pp2 interleaved", False), ("pp2", True)],
+)
+def test_a_layout_says_and_writes_what_one_process_does(tmp_path, layout, tied):
+    source = tmp_path / "checkpoint"
+    PlacedModel.drawn(replace(CONFIG, tied=tied), 0, parallel_of(None)).save(source)
+    one = columns(None, source, tmp_path / "one")
+    for many in run_ranks(tmp_path / "ranks", world_of(layout), columns, LAYOUTS[layout], source, tmp_path / "many"):
+        # Of a pipeline only the last stage sees what its loss is made of.
+        expected = one if many["columns"] else {**one, "columns": {}}
+        torch.testing.assert_close(many, expected, atol=2e-5, rtol=1e-5)
+    for name in ("one", "many"):
+        assert (tmp_path / name / "model.safetensors").read_bytes() == (source / "model.safetensors").read_bytes()
+
+
 UNITS = CONFIG.n_layers + 1
 """What FSDP gathers one by one: the blocks, and all else."""
 
