@@ -50,7 +50,7 @@ def started(command: list[str], monkeypatch) -> dict[str, str]:
     world = 1
     if split:
         launch = torchrun.parse_args([*command[1:split], "-m", "llama3"])
-        world = int(launch.nnodes) * int(launch.nproc_per_node)
+        world = int(launch.nnodes.split(":")[-1]) * int(launch.nproc_per_node)
         monkeypatch.setenv("WORLD_SIZE", str(world))
     program = command[split:]
     assert program[: 4 if split else 3] == [*(["-m"] if split else []), "llama3", "run", "my.yaml"]

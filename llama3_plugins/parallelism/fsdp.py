@@ -53,7 +53,7 @@ class Fsdp(ParallelStrategy):
         for block in model.layers.children():
             fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=reshard)
         root = fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=reshard)
-        for module in _units(root):
+        for module in _units(model):
             # The loop's loss is already a share of the global sum: gradients are added, never averaged.
             # The plain sum also keeps gloo working, which lacks the pre-multiplied one.
             module.set_gradient_divide_factor(1.0)

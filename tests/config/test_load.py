@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-import yaml
 
 from llama3.config import load
 from llama3.config.schema import ParallelismSection
@@ -335,12 +334,3 @@ def test_steps_that_reach_only_some_phases_are_told_of(write, overrides, environ
     assert loaded.config.pretrain.steps == 7
     assert load(write("pretrain: {phases: [{}, {lr: 1.0e-4}]}\n"), overrides, environ=environ).notes == ()
     assert load(write("pretrain: {steps: 7, phases: [{}, {steps: 150}]}\n"), environ={}).notes == ()
-
-
-@pytest.mark.parametrize("mesh", [{}, {"tp": 2}, {"dp": "fsdp"}, {"dp": {"name": "fsdp", "size": 2, "reshard": False}}])
-def test_a_mesh_is_shown_as_it_can_be_written(mesh):
-    loaded = load({"parallelism": mesh}, environ={})
-    shown = loaded.values["parallelism"]
-    assert shown["dp"] == mesh.get("dp", "auto")
-    assert "null" not in yaml.safe_dump(shown)
-    assert load(yaml.safe_load(loaded.to_yaml()), environ={}).config == loaded.config

@@ -230,11 +230,11 @@ def exchanges(parallelism: dict[str, Any] | None, checkpoint: Path, count: int) 
     with CommDebugMode() as seen:
         model.runner.forward_backward(microbatches, loss)
         parallel.sum_gradients(model.module)
-    names = {"all_gather": "gathered", "reduce_scatter": "added", "allreduce": "added"}
+    names = {"allgather": "gathered", "reducescatter": "added", "allreduce": "added"}
     found = dict.fromkeys(names.values(), 0)
     for operation, times in seen.get_comm_counts().items():
         for part, name in names.items():
-            found[name] += times if part in str(operation).replace("all_reduce", "allreduce") else 0
+            found[name] += times if part in str(operation).replace("_", "") else 0
     return found
 
 

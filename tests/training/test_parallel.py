@@ -4,7 +4,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+import yaml
 
+from llama3.config import load
 from llama3.config.schema import LoRASection, ParallelismSection
 from llama3.errors import ConfigError, DoesNotFit
 from llama3.model.config import PRESETS
@@ -41,6 +43,15 @@ def test_a_world_of_another_size_is_refused():
     section = ParallelismSection.model_validate({"dp": {"name": "fsdp", "size": 4}})
     with pytest.raises(DoesNotFit, match=r"needs 4 processes, this run has 1.*--nproc-per-node 4"):
         start(section, TINY, CPU, discover())
+
+
+@pytest.mark.parametrize("mesh", [{}, {"tp": 2}, {"dp": "fsdp"}, {"dp": {"name": "fsdp", "size": 2, "reshard": False}}])
+def test_a_mesh_is_shown_as_it_can_be_written(mesh):
+    loaded = load({"parallelism": mesh}, environ={})
+    shown = loaded.values["parallelism"]
+    assert shown["dp"] == mesh.get("dp", "auto")
+    assert "null" not in yaml.safe_dump(shown)
+    assert load(yaml.safe_load(loaded.to_yaml()), environ={}).config == loaded.config
 
 
 def test_everything_that_speaks_against_a_mesh_is_named_at_once_before_work_starts(monkeypatch):
