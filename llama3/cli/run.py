@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,6 +15,10 @@ from llama3.cli.output import ConfigArgument, JsonOption, SetOption, note, print
 
 if TYPE_CHECKING:
     from llama3.recipe import Run
+
+
+PATIENCE = 60
+"""Seconds that a rank waits for rank 0 to end the run."""
 
 
 def run(
@@ -33,9 +38,9 @@ def run(
     try:
         loaded = ready(load_config(config, [*(overrides or []), *named]))
     except LlamaError as error:
-        if leads:
-            raise
-        raise typer.Exit(error.exit_code) from error  # every rank finds the same, and rank 0 says it
+        if not leads and _ended_by_rank_0():
+            raise typer.Exit(error.exit_code) from error
+        raise
     for line in loaded.notes if leads else ():
         note(f"note: {line}")
 
@@ -51,6 +56,15 @@ def run(
         print_json(dict(finished.report))
     elif leads:
         show(finished)
+
+
+def _ended_by_rank_0() -> bool:
+    """Whether rank 0 has ended the processes of `torchrun`, as it does where it finds the same mistakes as every rank
+    and says so. Where it goes on, as from a file that another machine lacks, this rank must speak for itself."""
+    try:
+        return Event().wait(PATIENCE)
+    except KeyboardInterrupt:  # torchrun's SIGTERM
+        return True
 
 
 def show(run: Run) -> None:
