@@ -8,9 +8,11 @@ from llama3.errors import Problem
 from llama3.model.attention import Attention, forest_attention
 from llama3.model.batch import Batch
 from llama3.model.config import ModelConfig
+from llama3.model.lora import LoRALinear
 from llama3.model.ops import rms_norm
-from llama3.model.rows import ForestRows
+from llama3.model.rows import CutRows, ForestRows
 from llama3.model.score import Microbatch
+from llama3.model.shards import local
 from llama3.model.transformer import Transformer
 from llama3.training.parallel import (
     Columns,
@@ -27,9 +29,11 @@ __all__ = [
     "Attention",
     "Batch",
     "Columns",
+    "CutRows",
     "Dims",
     "ForestRows",
     "Group",
+    "LoRALinear",
     "Loss",
     "Microbatch",
     "ModelConfig",
@@ -40,5 +44,6 @@ __all__ = [
     "Runner",
     "Transformer",
     "forest_attention",
+    "local",
     "rms_norm",
 ]

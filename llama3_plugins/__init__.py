@@ -324,16 +324,23 @@ def llama3_loggers() -> list[LoggerSpec]:
 def llama3_parallel_strategies() -> list[ParallelSpec]:
     return [
         ParallelSpec(
+            name="ddp",
+            factory="llama3_plugins.parallelism.ddp:Ddp",
+            summary="whole weights on every rank, gradients added up once per update",
+            axis="dp",
+        ),
+        ParallelSpec(
             name="fsdp",
             factory="llama3_plugins.parallelism.fsdp:Fsdp",
-            summary="fully sharded data parallelism (FSDP2) over the processes of torchrun",
+            options="llama3_plugins.parallelism.options:FsdpOptions",
+            summary="weights, gradients and moments sharded over the ranks (FSDP2), or within each of several copies",
             axis="dp",
         ),
         ParallelSpec(
             name="pipeline",
             factory="llama3_plugins.parallelism.pipeline:Pipeline",
             options="llama3_plugins.parallelism.options:PipelineOptions",
-            summary="consecutive layers on each rank: 1F1B, or interleaved with any number of microbatches",
+            summary="microbatches in turn through layers of each rank: 1F1B, interleaved, or zero-bubble",
             axis="pp",
         ),
         ParallelSpec(

@@ -16,7 +16,6 @@ from typing import cast
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from llama3.errors import ConfigError, Problem
 from llama3.parallelism import (
@@ -30,15 +29,24 @@ from llama3.parallelism import (
     Read,
     Runner,
     Transformer,
+    local,
 )
+from llama3_plugins.parallelism.fsdp import FINISHES
 from llama3_plugins.parallelism.options import PipelineOptions
-from llama3_plugins.parallelism.schedule import Action, forward_order, order
+from llama3_plugins.parallelism.schedule import Action, forward_order, order, split_order
+from llama3_plugins.parallelism.split_backward import Weights, backward_to_input
 
 FEW_LAYERS = ConfigError.declare(
     "L3-PAR-013",
     "{stages} stages for {layers} layers",
     why="a stage has one layer at least; the embedding and the output matrix count as one each",
     fix="set parallelism.pp.size x stages to {most} or less",
+)
+OLD_TORCH = ConfigError.declare(
+    "L3-PAR-021",
+    "the schedule 'zero_bubble' cannot run beside parallelism.dp with torch {version}",
+    why="its FSDP cannot exchange gradients after the last backward pass",
+    fix="install torch 2.15, or choose the schedule 1f1b or interleaved",
 )
 
 
@@ -52,10 +60,13 @@ class Pipeline(ParallelStrategy):
     def check(self, model: ModelConfig, dims: Dims) -> list[Problem]:
         if dims.pp == 1:
             return []
+        problems = []
         stages, most = dims.pp * self.options.chunks, model.n_layers + 2
-        if stages <= most:
-            return []
-        return [FEW_LAYERS.problem("parallelism.pp", stages=stages, layers=model.n_layers, most=most)]
+        if stages > most:
+            problems.append(FEW_LAYERS.problem("parallelism.pp", stages=stages, layers=model.n_layers, most=most))
+        if self.options.schedule == "zero_bubble" and dims.dp > 1 and not FINISHES:
+            problems.append(OLD_TORCH.problem("parallelism.pp", version=torch.__version__))
+        return problems
 
     def apply(self, model: nn.Module, context: ParallelContext) -> None:
         if context.mesh is None or context.dims.pp == 1:
@@ -79,6 +90,22 @@ class Pipeline(ParallelStrategy):
         assert isinstance(model, Transformer)
         return PipelineRunner(model, context, self.options)
 
+    def sum_gradients(self, model: nn.Module, context: ParallelContext) -> None:
+        """Both ends of the pipeline have the matrix of a tied model: each adds what the other has learnt of it."""
+        assert isinstance(model, Transformer)
+        if context.dims.pp == 1 or not model.config.tied or model.embed is None or not model.embed.weight.requires_grad:
+            return
+        group, rank, ranks = context.axis("pp")
+        weight = model.embed.weight
+        weight.grad = torch.zeros_like(weight) if weight.grad is None else weight.grad
+        mine, other = local(weight.grad), ranks - 1 - rank
+        message = mine.cpu().contiguous()
+        theirs = torch.empty_like(message)
+        received = dist.irecv(theirs, group=group, group_src=other)
+        dist.send(message, group=group, group_dst=other)
+        cast(dist.Work, received).wait()
+        mine += theirs.to(mine.device)
+
 
 def stage_layers(layers: int, stages: int) -> list[range]:
     """The layers of each stage. With the embedding before the first and the output matrix behind the last, all stages
@@ -92,17 +119,18 @@ class PipelineRunner(Runner):
     """One rank's part of the schedule."""
 
     def __init__(self, model: Transformer, context: ParallelContext, options: PipelineOptions) -> None:
-        self._context, self._device = context, context.device
+        self._model, self._context, self._device = model, context, context.device
         self._group, self._rank, self._ranks = context.axis("pp")
         self._chunks, self._last = options.chunks, self._ranks * options.chunks - 1
-        self._consecutive = options.consecutive or self._ranks
+        self._consecutive, self._splits = options.consecutive or self._ranks, options.schedule == "zero_bubble"
         self._dim, self._dtype = model.config.dim, next(model.parameters()).dtype
-        self._tied_to = model.embed if model.config.tied and self._rank in (0, self._ranks - 1) else None
 
     def forward_backward(self, microbatches: Sequence[Microbatch], loss: Loss) -> None:
-        actions = order(self._rank, self._ranks, self._chunks, len(microbatches), self._consecutive)
+        actions = self._order(len(microbatches))
+        last = actions[-1] if actions and actions[-1].kind == "backward" else None
         mail = self._mail(microbatches, actions)
         live: dict[tuple[int, int], tuple[Tensor | None, Tensor]] = {}
+        waiting: dict[tuple[int, int], Weights] = {}
         for action in actions:
             stage, place = self._stage(action), (action.chunk, action.microbatch)
             if action.kind == "forward":
@@ -111,13 +139,28 @@ class PipelineRunner(Runner):
                 live[place] = (x_TD, y)
                 if stage < self._last:
                     mail.send(action, y.detach())
+            elif action.kind == "weights":
+                waiting.pop(place)()
             else:
                 x_TD, y = live.pop(place)
-                y.backward(mail.receive(action) if stage < self._last else None)
+                grad = mail.receive(action).to(y.dtype) if stage < self._last else None
+                self._model.set_gradient_sync(action == last)
+                waiting[place] = self._backward(y, grad, x_TD)
                 if x_TD is not None:
                     mail.send(action, torch.zeros_like(x_TD) if x_TD.grad is None else x_TD.grad)
         mail.sent()
-        self._add_tied()
+
+    def _order(self, microbatches: int) -> list[Action]:
+        if self._splits:
+            return split_order(self._rank, self._ranks, microbatches)
+        return order(self._rank, self._ranks, self._chunks, microbatches, self._consecutive)
+
+    def _backward(self, y: Tensor, grad: Tensor | None, x_TD: Tensor | None) -> Weights:
+        """What is left to do of it. The first stage has no input whose gradient anybody waits for."""
+        if self._splits and x_TD is not None and y.grad_fn is not None:
+            return backward_to_input(y, grad, x_TD)
+        y.backward(grad)
+        return lambda: None
 
     def forward(self, microbatches: Sequence[Microbatch], read: Read) -> Sequence[Columns]:
         actions = forward_order(self._ranks, self._chunks, len(microbatches), self._consecutive)
@@ -134,31 +177,18 @@ class PipelineRunner(Runner):
         mail.sent()
         return [self._context.shared(found.get(i, ()), "pp", self._ranks - 1) for i in range(len(microbatches))]
 
-    def _add_tied(self) -> None:
-        """Add what the other end of the pipeline has learnt of a matrix that is both embedding and output matrix."""
-        if self._tied_to is None or not (weight := self._tied_to.weight).requires_grad:
-            return
-        weight.grad = torch.zeros_like(weight) if weight.grad is None else weight.grad
-        mine = weight.grad.to_local() if isinstance(weight.grad, DTensor) else weight.grad
-        message, other = mine.cpu().contiguous(), self._ranks - 1 - self._rank
-        theirs = torch.empty_like(message)
-        received = dist.irecv(theirs, group=self._group, group_src=other)
-        dist.send(message, group=self._group, group_dst=other)
-        cast(dist.Work, received).wait()
-        mine += theirs.to(self._device)
-
     def _stage(self, action: Action) -> int:
         return action.chunk * self._ranks + self._rank
 
     def _mail(self, microbatches: Sequence[Microbatch], actions: Sequence[Action]) -> _Mail:
         """With a receive posted for every action that needs one."""
-        mail = _Mail(self._group, self._rank, self._ranks, len(microbatches), self._device)
+        mail = _Mail(self._group, self._rank, self._ranks, len(microbatches), self._device, self._dtype)
         cut = self._context.dims.tp * self._context.dims.cp
         for action in actions:
             stage = self._stage(action)
-            if (stage > 0) if action.kind == "forward" else (stage < self._last):
+            if {"forward": stage > 0, "backward": stage < self._last}.get(action.kind):
                 rows = microbatches[action.microbatch].forest.num_tokens // cut
-                mail.expect(action, torch.empty(rows, self._dim, dtype=self._dtype))
+                mail.expect(action, rows, self._dim)
         return mail
 
 
@@ -166,15 +196,22 @@ class _Mail:
     """The messages of one pass: hidden states to the next stage, their gradients back to the one before."""
 
     def __init__(
-        self, group: dist.ProcessGroup, rank: int, ranks: int, microbatches: int, device: torch.device
+        self,
+        group: dist.ProcessGroup,
+        rank: int,
+        ranks: int,
+        microbatches: int,
+        device: torch.device,
+        dtype: torch.dtype,
     ) -> None:
         self.group, self.rank, self.ranks = group, rank, ranks
-        self.microbatches, self.device = microbatches, device
+        self.microbatches, self.device, self.dtype = microbatches, device, dtype
         self._expected: dict[Action, tuple[Tensor, dist.Work]] = {}
         self._sent: list[tuple[Tensor, dist.Work]] = []
 
-    def expect(self, action: Action, x_TD: Tensor) -> None:
-        """Have the message that an action needs written into `x_TD`, when it comes."""
+    def expect(self, action: Action, rows: int, dim: int) -> None:
+        """Prepare for the message that an action needs."""
+        x_TD = torch.empty(rows, dim, dtype=self.dtype)
         step = -1 if action.kind == "forward" else 1
         work = dist.irecv(x_TD, group=self.group, group_src=self._peer(step), tag=self._tag(action))
         self._expected[action] = (x_TD, cast(dist.Work, work))
@@ -188,7 +225,7 @@ class _Mail:
     def send(self, action: Action, x_TD: Tensor) -> None:
         """What an action gives, to the stage that goes on with it."""
         step = 1 if action.kind == "forward" else -1
-        message = x_TD.cpu().contiguous()
+        message = x_TD.to("cpu", self.dtype).contiguous()
         work = dist.isend(message, group=self.group, group_dst=self._peer(step), tag=self._tag(action, step))
         self._sent.append((message, cast(dist.Work, work)))
 
