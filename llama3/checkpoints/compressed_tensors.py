@@ -32,6 +32,7 @@ from llama3.checkpoints.quantized import QuantizedWeights
 from llama3.checkpoints.source import WeightSource
 from llama3.checkpoints.weights import hf_tensors, hf_views, write_tensors
 from llama3.errors import CheckpointError
+from llama3.model.shards import Part
 from llama3.plugins.registry import discover
 from llama3.plugins.specs import QuantizationSpec
 from llama3.tokenizer import Tokenizer
@@ -103,6 +104,9 @@ class CompressedWeights(HfWeights):
         if weight.shape != shape:
             raise OTHER_FORM(where, codes=_form(stored), scales=_form(scale), shape=shape)
         return weight
+
+    def part(self, name: str, part: Part) -> Tensor:
+        return self.get(name)[part]
 
 
 def _weight(codes_RC: Tensor, scale: Tensor) -> Tensor:
