@@ -45,6 +45,9 @@ class StoredTensors(Mapping[str, Tensor]):
         shape = self.shapes[name]
         return self.part(name, part_at([0] * len(shape), shape))
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._index  # a Mapping's own would read the tensor
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._index)
 
