@@ -36,7 +36,7 @@ def owned(temporary: Path) -> Iterator[None]:
 
 
 def _locked(lock: Path) -> int:
-    """A descriptor of a new file, locked. A sweeper may have taken it for a leftover before it was: then another one."""
+    """A descriptor of a new file, locked; of another one where a sweeper took the first before it was locked."""
     while True:
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
         with suppress(OSError):  # a file system without locks: then nothing is ever taken for a leftover

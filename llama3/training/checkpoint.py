@@ -52,8 +52,8 @@ OTHER_SCHEMA = CheckpointError.declare(
 INCOMPLETE = CheckpointError.declare(
     "L3-TRN-041",
     "has {found} bytes where its writer counted {wanted}",
-    why="not every rank writes into the same file system, or the file system lost some of it",
-    fix="put run.dir into a directory that all machines share",
+    why="the file system has lost some of it, or shows it to other machines late",
+    fix="put run.dir on a file system on which all machines see at once what one of them has written",
 )
 OTHER_RUN = CheckpointError.declare(
     "L3-TRN-014",

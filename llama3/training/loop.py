@@ -4,7 +4,7 @@
       -> prepare (no gradient)
       -> for each epoch and minibatch, one update:
            microbatches: score -> loss -> backward  ->  clip -> finite guard -> AdamW
-      -> weight average -> metrics -> checkpoint
+      -> weight average -> metrics -> checkpoint, which is written behind the next steps
 
 A loss term is a sum with its unit. It is divided by the number of these units in the whole update, counted before
 the forward over all microbatches and ranks; so neither accumulation nor sharding changes the gradient. Metrics are

@@ -35,7 +35,10 @@ from llama3.training.parallel import ParallelContext
 from llama3.training.parts import Groups, Row, held, merged, share_out
 
 NOT_WRITTEN = CheckpointError.declare(
-    "L3-TRN-013", "checkpoint was not written", why="{error}", fix="check the disk and its permissions"
+    "L3-TRN-013",
+    "checkpoint was not written",
+    why="{error}",
+    fix="check the disk and its permissions; several machines need a run.dir that all of them see",
 )
 DISK_FULL = CheckpointError.declare(
     "L3-TRN-016",

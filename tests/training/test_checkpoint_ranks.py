@@ -35,9 +35,10 @@ LAYOUTS = {
     "cp2": {"cp": 2},
     "dp2": {"dp": 2},
     "pp2": {"pp": 2},
+    "dp3": {"dp": 3},
     "tp2 dp2": {"tp": 2, "dp": 2},
 }
-WORLDS = {"1": 1, "tp2 dp2": 4}
+WORLDS = {"1": 1, "dp3": 3, "tp2 dp2": 4}
 
 
 def run(folder: Path, layout: str, work, *arguments) -> list[dict]:
@@ -195,14 +196,16 @@ def read_in_parts(parallelism, checkpoint: Path, store: Path) -> dict:
     return {**found, "run": counting.bytes, "weights": whole}
 
 
-def test_a_rank_reads_what_it_holds(tmp_path):
+@pytest.mark.parametrize(("layout", "share"), [("tp2 dp2", 0.27), ("dp3", 0.36)])
+def test_a_rank_reads_what_it_holds(tmp_path, layout, share):
+    """In `dp3` the cuts go through the heads, so that a part has rows of several tensors."""
     alone = PlacedModel.drawn(CONFIG, 0, parallel_of(None))
     alone.save(tmp_path / "model")
     run(tmp_path / "before", "tp2", saved, tmp_path / "store", False)
     whole = sum(x.nbytes for x in alone.module.parameters())
-    for found in run(tmp_path / "ranks", "tp2 dp2", read_in_parts, tmp_path / "model", tmp_path / "store"):
-        assert found["model"] == found["holds"] < 0.27 * whole
-        assert found["run"] < 4 * 0.27 * whole  # weights, two moments, the sum of the average
+    for found in run(tmp_path / "ranks", layout, read_in_parts, tmp_path / "model", tmp_path / "store"):
+        assert found["model"] == found["holds"] < share * whole
+        assert found["run"] < 4 * share * whole  # weights, two moments, the sum of the average
         torch.testing.assert_close(found["weights"], dict(alone.module.named_parameters()), rtol=0, atol=0)
 
 

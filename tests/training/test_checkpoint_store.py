@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from llama3.errors import CheckpointError
 from llama3.training import checkpoint as checkpoint_module
-from llama3.training.checkpoint import CheckpointStore, check_identity
+from llama3.training.checkpoint import CheckpointStore, check_identity, write_parts
 from llama3.training.parallel import ParallelContext
+from llama3.training.parts import StoredTensors, held
 from llama3.training.saving import CheckpointSaver
 
 
@@ -172,6 +173,54 @@ def test_hostile_manifest_is_refused(store):
     (path / "COMMIT").write_text(checkpoint_module.blake3_bytes(content))
     with pytest.raises(CheckpointError, match="L3-TRN-011"):
         store.verify(1)
+
+
+def test_a_checkpoint_of_the_older_format_is_refused_by_name(store):
+    save(store, 1)
+    path = store.directory / "step-1"
+    content = json.dumps({**json.loads((path / "manifest.json").read_text()), "schema": 1}).encode()
+    (path / "manifest.json").write_bytes(content)
+    (path / "COMMIT").write_text(checkpoint_module.blake3_bytes(content))
+    with pytest.raises(CheckpointError, match=r"its schema is 1, this version reads 2.*L3-TRN-012"):
+        store.load()
+
+
+def test_at_most_takes_an_older_one(store):
+    save(store, 4, 8)
+    assert store.load(at_most=8).step == store.load(at_most=99).step == 8
+    assert_is(store.load(at_most=7), 4)
+    assert store.load(at_most=3) is None
+
+
+def commit(store, change):
+    """A save whose files are changed after they were written, before they are committed."""
+    directory = store.begin(3)
+    files, index = write_parts(directory, 0, tensors(3), held(tensors(3)))
+    change(directory, index)
+    return store.commit(3, directory, files, index, b"{}")
+
+
+def test_what_is_not_all_there_is_not_committed(store):
+    def truncate(directory, index):
+        file = directory / "model-00000-00000.safetensors"
+        file.write_bytes(file.read_bytes()[:-1])
+
+    def forget(directory, index):
+        index["model"]["w1"]["parts"].clear()
+
+    for change, message in ((truncate, "L3-TRN-041"), (forget, r"lacks 15 of the 15 numbers of w1.*L3-TRN-040")):
+        with pytest.raises(CheckpointError, match=message):
+            commit(store, change)
+        assert store.steps() == []
+    commit(store, lambda directory, index: None)
+    assert store.steps() == [3]
+
+
+def test_a_part_that_no_file_has_is_named(store):
+    save(store, 1)
+    stored = StoredTensors(store.directory / "step-1", {"w0": {"dtype": "float32", "shape": [5, 3], "parts": []}})
+    with pytest.raises(CheckpointError, match="lacks 15 of the 15 numbers of w0"):
+        stored["w0"]
 
 
 def test_another_runs_checkpoint_is_refused_with_every_difference(tmp_path):
