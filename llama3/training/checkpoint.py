@@ -120,9 +120,9 @@ class CheckpointStore:
         names = (_STEP.fullmatch(path.name) for path in self.directory.iterdir() if (path / "COMMIT").exists())
         return sorted(int(name[1]) for name in names if name)
 
-    def load(self, context: ParallelContext = _ALONE, *, at_most: int | None = None) -> Checkpoint | None:
-        """The newest checkpoint that verifies, or None where none was ever committed; `at_most`: of this step or an
-        older one. All ranks of a context must call it together: each verifies a share, and all find the same.
+    def load(self, at_most: int | None = None, context: ParallelContext = _ALONE) -> Checkpoint | None:
+        """The newest checkpoint that verifies (of step `at_most` or before), or None where none was ever committed. All
+        ranks of a context must call it together: each verifies a share, and all find the same.
 
         A damaged one is named in a warning and the next older is taken. Raises CheckpointError, with the damage of
         each, where checkpoints were committed and none of them verifies: training anew would hide a fault.
@@ -178,14 +178,15 @@ class CheckpointStore:
 
     # -- writing ---------------------------------------------------------------------------------
 
-    def begin(self, step: int) -> Path | None:
+    def begin(self, step: int, state: bytes) -> Path | None:
         """An empty directory for the files of a checkpoint, after what a killed save left was removed; None where the
-        checkpoint of this step is there and verifies (a resumed run repeats its steps bit for bit). Raises OSError."""
+        checkpoint of this step is there, verifies and has this state: a resumed run repeats its steps bit for bit.
+        Raises OSError."""
         final = self._path(step)
         self.directory.mkdir(parents=True, exist_ok=True)
         self._sweep()
         if final.exists():
-            if not self._examined(step, Share())[1]:
+            if not self._examined(step, Share())[1] and (final / "state.json").read_bytes() == state:
                 return None
             self._discard(final)
         temporary = temporary_beside(final)
@@ -232,6 +233,12 @@ class CheckpointStore:
             elif step not in bad:
                 good += 1
 
+    def forget_after(self, step: int) -> None:
+        """Drop the checkpoints of later steps: training goes another way from here. Raises OSError."""
+        for later in self.steps():
+            if later > step:
+                self._discard(self._path(later))
+
     def _sweep(self) -> None:
         """Remove what a killed save left behind: temporary directories, and renamed ones without COMMIT."""
         sweep(self.directory)
@@ -261,10 +268,9 @@ def write_parts(directory: Path, rank: int, groups: Groups, rows: Iterable[Row])
             file = directory / f"{group}-{rank:05d}-{number:05d}.safetensors"
             save_tensors(shard, file)
             files.append(synced(file))
-            for name, tensor in shard.items():
+            for name in shard:
                 whole, offsets, shape = places[group, name]
-                dtype = str(tensor.dtype).removeprefix("torch.")
-                index[group][name] = {"dtype": dtype, "shape": whole, "parts": [(file.name, offsets, shape)]}
+                index[group][name] = {"shape": whole, "parts": [(file.name, offsets, shape)]}
     return files, index
 
 

@@ -376,12 +376,11 @@ class Trainer:
         self.saver.settle()
 
     def restore(self, at_most: int | None = None) -> None:
-        """Go on where the newest good checkpoint stands (`at_most`: of this step or an older one); start anew where
-        there is none."""
+        """Go on where the newest good checkpoint stands (of step `at_most` or before); anew where there is none."""
         if self.store is None or self.saver is None:
             return
         self.saver.settle(wait=True)
-        checkpoint = self.store.load(self.context, at_most=at_most)
+        checkpoint = self.store.load(at_most, self.context)
         if checkpoint is None:
             return
         state, where = checkpoint.state, str(checkpoint.path)

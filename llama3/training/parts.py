@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from llama3.errors import CheckpointError
@@ -25,10 +25,17 @@ GAPS = CheckpointError.declare(
     fix="go on from an older checkpoint",
 )
 
+NO_TENSORS = CheckpointError.declare(
+    "L3-TRN-042",
+    "does not hold the tensors that the index lists",
+    why="{error}",
+    fix="go on from an older checkpoint",
+)
+
 Groups = Mapping[str, Mapping[str, Tensor]]
 """Named tensors of each group ("model", "optimizer"), as far as this rank holds them."""
 Index = dict[str, dict[str, dict[str, Any]]]
-"""Of each group and tensor: `dtype`, `shape`, and `parts` as rows of (file, offsets, shape)."""
+"""Of each group and tensor: `shape`, and `parts` as rows of (file, offsets, shape)."""
 Row = tuple[str, str, tuple[int, ...], tuple[int, ...], tuple[int, ...], int]
 """A part that a rank holds: group and name of its tensor, the tensor's shape, the part's offsets, its shape, its
 bytes."""
@@ -56,21 +63,34 @@ class StoredTensors(Mapping[str, Tensor]):
 
     def part(self, name: str, part: Part) -> Tensor:
         """A part of a tensor; no other is read. Raises CheckpointError where no file has some of it."""
-        entry = self._index[name]
-        made = torch.empty([axis.stop - axis.start for axis in part], dtype=getattr(torch, entry["dtype"]))
-        missing = made.numel()
+        entry, wanted = self._index[name], [axis.stop - axis.start for axis in part]
+        pieces: list[tuple[Part, Tensor]] = []
         for file, offsets, shape in entry["parts"]:
             stored = part_at(offsets, shape)
             common = [slice(max(a.start, b.start), min(a.stop, b.stop)) for a, b in zip(part, stored, strict=True)]
-            if any(axis.start >= axis.stop for axis in common):
-                continue
-            with safe_open(self._folder / file, framework="pt") as tensors:
-                piece = tensors.get_slice(name)[_within(common, stored)] if shape else tensors.get_tensor(name)
-            made[_within(common, part)] = piece
-            missing -= piece.numel()
-        if missing:
-            raise GAPS(self._folder, missing=missing, count=made.numel(), name=name)
+            if all(axis.start < axis.stop for axis in common):
+                pieces.append((_within(common, part), self._read(file, name, shape, _within(common, stored))))
+        count = math.prod(wanted)
+        if missing := count - sum(piece.numel() for _, piece in pieces):
+            raise GAPS(self._folder, missing=missing, count=count, name=name)
+        made = torch.empty(wanted, dtype=pieces[0][1].dtype if pieces else torch.float32)
+        for place, piece in pieces:
+            made[place] = piece
         return made
+
+    def _read(self, file: str, name: str, shape: list[int], part: Part) -> Tensor:
+        """A part of what a file has of a tensor. A file that somebody made up is refused as any other damage."""
+        if Path(file).name != file:
+            raise NO_TENSORS(self._folder, error=f"it names a file {file} outside of itself")
+        try:
+            with safe_open(self._folder / file, framework="pt") as tensors:
+                piece = tensors.get_slice(name)
+                if piece.get_shape() != shape:
+                    raise NO_TENSORS(self._folder / file, error=f"{name} has the shape {piece.get_shape()}")
+                read: Tensor = piece[part] if shape else tensors.get_tensor(name)
+                return read
+        except SafetensorError as error:
+            raise NO_TENSORS(self._folder / file, error=error) from error
 
 
 def held(groups: Groups) -> list[Row]:

@@ -33,6 +33,7 @@ from llama3.training.agreement import problems_of_all
 from llama3.training.checkpoint import CheckpointStore, Share, write_parts
 from llama3.training.parallel import ParallelContext
 from llama3.training.parts import Groups, Row, held, merged, share_out
+from llama3.training.ranks import PATIENCE
 
 NOT_WRITTEN = CheckpointError.declare(
     "L3-TRN-013",
@@ -73,7 +74,7 @@ class CheckpointSaver:
         """
         self.settle(wait=True)
         content, mine = canonical_json(state), self._plan.mine(groups)
-        directory, problems = self._begin(step)
+        directory, problems = self._begin(step, content)
         if problems:
             self._failed(problems, last)
         elif directory is None:
@@ -100,12 +101,12 @@ class CheckpointSaver:
         else:
             self._done(writing.step)
 
-    def _begin(self, step: int) -> tuple[Path | None, list[Problem]]:
+    def _begin(self, step: int, state: bytes) -> tuple[Path | None, list[Problem]]:
         """The directory that rank 0 has made for the checkpoint; None where it is there already."""
         name, problems = "", []
         if self._context.is_main:
             try:
-                made = self.store.begin(step)
+                made = self.store.begin(step, state)
                 name = "" if made is None else made.name
             except OSError as error:
                 problems = [_failure(self.store, step, error)]
@@ -238,7 +239,7 @@ class _Writing(threading.Thread):
 @cache
 def _group() -> dist.ProcessGroup:
     """Of the writing threads of all ranks. Made once, because groups are never given back."""
-    group = dist.new_group(backend="gloo")
+    group = dist.new_group(backend="gloo", timeout=PATIENCE)
     assert isinstance(group, dist.ProcessGroup)
     return group
 

@@ -12,7 +12,7 @@ from training_toys import Counting, options, schedule, toy_model, weights
 
 from llama3.errors import CheckpointError, Interrupted
 from llama3.model.batch import Batch
-from llama3.training import saving
+from llama3.training import loop, saving
 from llama3.training.checkpoint import CheckpointStore
 from llama3.training.loop import train
 from llama3.training.metrics import Reporter
@@ -151,6 +151,29 @@ def test_a_signal_saves_its_step_after_the_save_that_was_under_way(gate, tmp_pat
         run(tmp_path, Watched({5: stop}), steps=20, every=4, reporter=told)
     assert told.steps == [4, 6]
     assert CheckpointStore(tmp_path).load().step == 6
+
+
+def test_going_back_gives_up_the_checkpoints_of_later_steps(tmp_path, monkeypatch):
+    run(tmp_path / "straight", steps=6, every=2)
+    gone_back = []
+    real = loop.Trainer.save_if_due
+
+    def save_if_due(self, stopping):
+        real(self, stopping)
+        if self.progress.step == 5 and not gone_back:
+            gone_back.append(CheckpointStore(tmp_path / "back").steps())
+            self.restore(at_most=3)
+            self.store.forget_after(self.progress.step)
+            gone_back.append((self.progress.step, CheckpointStore(tmp_path / "back").steps()))
+
+    monkeypatch.setattr(loop.Trainer, "save_if_due", save_if_due)
+    told = Told()
+    run(tmp_path / "back", steps=6, every=2, reporter=told)
+    assert gone_back[1] == (2, [2])
+    assert told.steps == [2, 4, 4, 6]
+    ours, theirs = (CheckpointStore(tmp_path / name).load() for name in ("back", "straight"))
+    assert ours.state == theirs.state
+    assert all(torch.equal(ours.tensors("model")[name], x) for name, x in theirs.tensors("model").items())
 
 
 class Disk:

@@ -192,9 +192,18 @@ def test_at_most_takes_an_older_one(store):
     assert store.load(at_most=3) is None
 
 
+def test_another_state_of_a_step_replaces_it(store):
+    save(store, 1, 2)
+    saver = CheckpointSaver(store, ParallelContext(torch.device("cpu")))
+    saver.save(2, tensors(3), {"step": 3}, last=True)
+    assert store.load().state == {"step": 3}
+    assert torch.equal(store.load().tensors("model")["w0"], tensors(3)["model"]["w0"])
+    assert store.steps() == [1, 2]
+
+
 def commit(store, change):
     """A save whose files are changed after they were written, before they are committed."""
-    directory = store.begin(3)
+    directory = store.begin(3, b"{}")
     files, index = write_parts(directory, 0, tensors(3), held(tensors(3)))
     change(directory, index)
     return store.commit(3, directory, files, index, b"{}")
@@ -218,9 +227,28 @@ def test_what_is_not_all_there_is_not_committed(store):
 
 def test_a_part_that_no_file_has_is_named(store):
     save(store, 1)
-    stored = StoredTensors(store.directory / "step-1", {"w0": {"dtype": "float32", "shape": [5, 3], "parts": []}})
+    stored = StoredTensors(store.directory / "step-1", {"w0": {"shape": [5, 3], "parts": []}})
     with pytest.raises(CheckpointError, match="lacks 15 of the 15 numbers of w0"):
         stored["w0"]
+
+
+FILE = "model-00000-00000.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "shape", "message"),
+    [
+        ("w0", "../step-2/" + FILE, [5, 3], "outside of itself"),
+        ("w0", "state.json", [5, 3], "does not hold the tensors"),
+        ("w9", FILE, [5, 3], "w9"),
+        ("w0", FILE, [5_000_000_000, 3], r"has the shape \[5, 3\]"),
+    ],
+)
+def test_an_index_that_somebody_made_up_is_refused(store, name, file, shape, message):
+    save(store, 1, 2)
+    index = {name: {"shape": shape, "parts": [[file, [0, 0], shape]]}}
+    with pytest.raises(CheckpointError, match=rf"{message}.*L3-TRN-042"):
+        StoredTensors(store.directory / "step-1", index)[name]
 
 
 def test_another_runs_checkpoint_is_refused_with_every_difference(tmp_path):
