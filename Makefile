@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find core-rs/src core-rs/Cargo.toml Cargo.toml pyproject.toml -type f 2>/dev/null)
 
-.PHONY: help adopt quickstart test test-slow test-tensorrt lint format docs fuzz bench-core bench-dedup bench-pager bench-generation bench-gpu bench-posttraining bench-loader bench-serving bench-speculative bench-kv-cache bench-threads bench-tokenizer wheel clean setup
+.PHONY: help adopt quickstart test test-slow test-tensorrt lint format docs fuzz bench-checkpoint bench-core bench-dedup bench-pager bench-generation bench-gpu bench-posttraining bench-loader bench-serving bench-speculative bench-kv-cache bench-threads bench-tokenizer wheel clean setup
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -54,6 +54,9 @@ docs: $(VENV)/.installed ## write the generated pages: docs/api.md, docs/hooks.m
 
 bench-tokenizer: $(VENV)/.installed-test ## the tokenizer beside tiktoken and Hugging Face tokenizers
 	$(BIN)/python benchmarks/tokenizer.py
+
+bench-checkpoint: $(VENV)/.installed-test ## what a checkpoint costs training, and each part of resuming
+	$(BIN)/python benchmarks/checkpointing.py
 
 bench-core: ## the Rust core alone: encode, decode, train, deduplicate, load, page
 	cargo bench --locked --bench core

@@ -365,7 +365,7 @@ def killed_after(owner, name, is_the_moment):
 if sys.argv[1] == "between":
     killed_after(RunDir, "execute", lambda stage: stage.name == "shard")
 else:
-    killed_after(CheckpointStore, "save", lambda step: step == 4)
+    killed_after(CheckpointStore, "commit", lambda step: step == 4)
 main(["run", sys.argv[2]])
 """
 

@@ -26,14 +26,23 @@ def owned(temporary: Path) -> Iterator[None]:
     """Say that this process writes `temporary`, until it is done with it."""
     lock = temporary.with_name(temporary.name + LOCK_SUFFIX)
     lock.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
+    descriptor = _locked(lock)
     try:
-        with suppress(OSError):  # a file system without locks: then nothing is ever taken for a leftover
-            fcntl.flock(descriptor, fcntl.LOCK_EX)  # a sweeper that looks at it just now lets it go
         os.pwrite(descriptor, json.dumps(_this_process()).encode(), 0)
         yield
     finally:
         lock.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _locked(lock: Path) -> int:
+    """A descriptor of a new file, locked; of another one where a sweeper took the first before it was locked."""
+    while True:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
+        with suppress(OSError):  # a file system without locks: then nothing is ever taken for a leftover
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if os.fstat(descriptor).st_nlink:
+            return descriptor
         os.close(descriptor)
 
 
@@ -52,9 +61,10 @@ def _removed(lock: Path) -> str:
         return ""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if not _is_ours(os.pread(descriptor, 4096, 0)):
+        folder, content = lock.with_name(lock.name.removesuffix(LOCK_SUFFIX)), os.pread(descriptor, 4096, 0)
+        # A process that was killed before it could sign has not begun its folder.
+        if not (_is_ours(content) if content else not os.path.lexists(folder)):
             return ""
-        folder = lock.with_name(lock.name.removesuffix(LOCK_SUFFIX))
         if folder.is_dir() and not folder.is_symlink():
             shutil.rmtree(folder, ignore_errors=True)
         lock.unlink(missing_ok=True)
@@ -66,7 +76,7 @@ def _removed(lock: Path) -> str:
 
 
 def _is_ours(content: bytes) -> bool:
-    """Whether a process of this machine wrote it. One that is about to write has written nothing yet."""
+    """Whether a process of this machine wrote it."""
     try:
         return bool(json.loads(content)["host"] == socket.gethostname())
     except (ValueError, KeyError, TypeError):

@@ -10,12 +10,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from llama3._core import blake3_bytes
 from llama3.artifacts.files import fsync_file, publish, temporary_beside, write_json_atomic
-from llama3.checkpoints.weights import refuse_non_finite
+from llama3.checkpoints.weights import refuse_non_finite, save_tensors
 from llama3.config.schema import LoRASection
 from llama3.model.transformer import Transformer
 
@@ -53,7 +52,7 @@ def save_adapter(tensors: Mapping[str, Tensor], section: LoRASection, folder: st
     refuse_non_finite(tensors, "the adapter")
     target = folder / WEIGHTS_NAME
     temporary = temporary_beside(target)
-    save_file(tensors, temporary, {"format": "pt"})
+    save_tensors(tensors, temporary, {"format": "pt"})
     fsync_file(temporary)
     publish(temporary, target)
     write_json_atomic(folder / FACTS_NAME, {"base": base})

@@ -33,6 +33,7 @@ from llama3.checkpoints.source import WeightSource
 from llama3.checkpoints.stated_form import stated_forms
 from llama3.checkpoints.weights import hf_tensors, hf_views, write_tensors
 from llama3.errors import CheckpointError
+from llama3.model.shards import Part
 from llama3.plugins.registry import discover
 from llama3.plugins.specs import QuantizationSpec
 from llama3.tokenizer import Tokenizer
@@ -125,6 +126,9 @@ class CompressedWeights(HfWeights):
             stated = ", or ".join(map(str, self._forms))
             raise OTHER_STATED(where, stated=stated, codes=_form(stored), scales=_form(scale))
         return weight
+
+    def part(self, name: str, part: Part) -> Tensor:
+        return self.get(name)[part]
 
 
 def _weight(codes_RC: Tensor, scale: Tensor) -> Tensor:

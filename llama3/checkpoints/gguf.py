@@ -17,6 +17,7 @@ from llama3.checkpoints.gguf_file import GgufFile, TensorInfo, ggml, read_gguf
 from llama3.checkpoints.source import common_dtype, half_split, no_architecture, read_tensor
 from llama3.errors import CheckpointError, ConfigError, Problem
 from llama3.model.config import ModelConfig, RopeScaling
+from llama3.model.shards import Part
 from llama3.model.transformer import rope_frequencies
 
 UNREADABLE_TYPE = CheckpointError.declare(
@@ -115,6 +116,9 @@ class GgufWeights:
         if name.endswith("q_proj.weight"):
             return half_split(tensor, self.config.n_heads)
         return half_split(tensor, self.config.n_kv_heads) if name.endswith("k_proj.weight") else tensor
+
+    def part(self, name: str, part: Part) -> Tensor:
+        return self.get(name)[part]
 
     def _dequantized(self, info: TensorInfo) -> Tensor:
         """A few rows at a time, each block of them exactly as `gguf` gives it."""

@@ -20,6 +20,7 @@ from llama3.checkpoints.source import common_dtype, no_architecture
 from llama3.errors import CheckpointError, ConfigError
 from llama3.foreign import MAX_TABLE, Fields, UnusableFile, checked, read_json
 from llama3.model.config import ModelConfig
+from llama3.model.shards import Part
 
 UNREADABLE = CheckpointError.declare(
     "L3-CKP-002", "cannot be read as the description of a model", why="{reason}", fix="fetch the checkpoint again"
@@ -96,6 +97,9 @@ class HfWeights:
     def get(self, name: str) -> Tensor:
         return self._tensors.get(name)
 
+    def part(self, name: str, part: Part) -> Tensor:
+        return self._tensors.part(name, part)
+
 
 class Tensors:
     """The tensors of a checkpoint directory, from one file or from the shards that its index names.
@@ -114,6 +118,12 @@ class Tensors:
     def get(self, name: str) -> Tensor:
         with _open(self._file_of[name]) as file:
             return file.get_tensor(self._stored.get(name, name))
+
+    def part(self, name: str, part: Part) -> Tensor:
+        """A part of a tensor; of the file, the pages that hold it."""
+        with _open(self._file_of[name]) as file:
+            piece: Tensor = file.get_slice(self._stored.get(name, name))[part]
+            return piece
 
     def differ(self, name: str, other: str) -> bool:
         """Whether both tensors are there and are not the same numbers. Memory holds some rows of each."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -12,11 +14,12 @@ from llama3.checkpoints.hf import read_raw_config
 from llama3.checkpoints.layouts import layout_of
 from llama3.checkpoints.quantized import load_quantized
 from llama3.checkpoints.source import WeightSource
-from llama3.checkpoints.weights import hf_views, non_finite, refuse_odd_names
+from llama3.checkpoints.weights import hf_rows, non_finite, refuse_odd_names
 from llama3.errors import CheckpointError, Problem
 from llama3.model.build import HEADS, assign, empty_model
 from llama3.model.config import ModelConfig
 from llama3.model.needs import NOT_LOADED, memory_here, size
+from llama3.model.shards import local, part_of
 from llama3.model.transformer import Transformer
 
 TOO_FEW_TENSORS = CheckpointError.declare(
@@ -69,13 +72,34 @@ def load_model(
     return model.requires_grad_(True)
 
 
+@torch.no_grad()
 def read_parameter(source: WeightSource, name: str, parameter: Tensor) -> list[Problem]:
-    """Fill our parameter `name` from a file; the problems of what is not finite."""
+    """Fill our parameter `name` from a file, or what this rank holds of it; the problems of what is not finite.
+
+    Where a layout can, only that part is read.
+    """
+    mine, (rows, *columns) = local(parameter), part_of(parameter)
+    if not mine.numel():
+        return []
     problems: list[Problem] = []
-    for hf, view in hf_views(source.config, name, parameter):
-        view.copy_(source.get(hf).view(view.shape))
-        problems += non_finite(view, f"{source.path}: {hf}")
+    for hf, row_R in hf_rows(source.config, name, len(parameter)).items():
+        first, stop = torch.searchsorted(row_R, torch.tensor([rows.start, rows.stop])).tolist()
+        if first == stop:
+            continue
+        read = source.part(hf, (slice(first, stop), *columns))
+        views = list(_views(mine, row_R[first:stop] - rows.start))
+        for view, values in zip(views, read.split([len(view) for view in views]), strict=True):
+            view.copy_(values)
+        bad = (problem for view in views for problem in non_finite(view, f"{source.path}: {hf}"))
+        problems += islice(bad, 1)
     return problems
+
+
+def _views(tensor: Tensor, row_R: Tensor) -> Iterator[Tensor]:
+    """Rows of a tensor, which rise: a view of each run of neighbours."""
+    breaks = (row_R.diff() != 1).nonzero().squeeze(-1) + 1
+    for run in torch.tensor_split(row_R, breaks):
+        yield tensor[int(run[0]) : int(run[-1]) + 1]
 
 
 def read_config(path: str | Path) -> ModelConfig:

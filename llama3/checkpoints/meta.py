@@ -23,6 +23,7 @@ from llama3.checkpoints.source import common_dtype, half_split, no_architecture,
 from llama3.errors import CheckpointError, ConfigError
 from llama3.foreign import Fields, UnusableFile, read_json
 from llama3.model.config import PRESETS, ModelConfig, RopeScaling
+from llama3.model.shards import Part
 
 GAP = CheckpointError.declare(
     "L3-MTA-001",
@@ -105,6 +106,9 @@ class MetaWeights:
         if name.endswith("q_proj.weight"):
             return half_split(whole, self.config.n_heads)
         return half_split(whole, self.config.n_kv_heads) if name.endswith("k_proj.weight") else whole
+
+    def part(self, name: str, part: Part) -> Tensor:
+        return self.get(name)[part]
 
     def _whole(self, name: str) -> tuple[int, ...]:
         shape = self._ranks[0][name].shape

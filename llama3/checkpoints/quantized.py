@@ -35,6 +35,7 @@ from llama3.errors import CheckpointError, PluginError, Problem
 from llama3.foreign import Fields
 from llama3.model.build import HEADS, assign, empty_model
 from llama3.model.config import ModelConfig
+from llama3.model.shards import Part
 from llama3.model.transformer import Transformer
 from llama3.plugins.registry import discover
 
@@ -252,6 +253,9 @@ class QuantizedWeights(HfWeights):
         if self._kept[0] != home:  # three tensors lie in one parameter
             self._kept = home, dict(hf_tensors(self.config, home, self._parameter(home)))
         return self._kept[1][name]
+
+    def part(self, name: str, part: Part) -> Tensor:
+        return self.get(name)[part]
 
     def _parameter(self, name: str) -> Tensor:
         target = name.removesuffix(".weight")

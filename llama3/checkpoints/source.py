@@ -14,6 +14,7 @@ from torch import Tensor
 
 from llama3.errors import CheckpointError, ConfigError, LlamaError
 from llama3.model.config import ModelConfig
+from llama3.model.shards import Part
 
 ENDS_EARLY = CheckpointError.declare(
     "L3-CKP-012", "ends {missing} bytes before a tensor does", fix="fetch the checkpoint again"
@@ -63,6 +64,10 @@ class WeightSource(Protocol):
 
     def get(self, name: str) -> Tensor:
         """Read one tensor from disk, dequantized, in the type it is stored in (float32 where it was quantized)."""
+        ...
+
+    def part(self, name: str, part: Part) -> Tensor:
+        """A part of a tensor as `get` would read it. Layouts whose tensors can be read in parts read only that."""
         ...
 
 

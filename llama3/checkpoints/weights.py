@@ -65,6 +65,12 @@ def hf_views(config: ModelConfig, name: str, tensor: Tensor) -> list[tuple[str, 
     return [(theirs + _PLAIN[ours], tensor)]
 
 
+def hf_rows(config: ModelConfig, name: str, rows: int) -> dict[str, Tensor]:
+    """For every tensor that is part of our parameter `name`: which of the parameter's rows its own rows are. These
+    rise, so that rows that follow each other in a parameter do so in the tensor too."""
+    return {hf: view.flatten() for hf, view in hf_views(config, name, torch.arange(rows))}
+
+
 def to_hf(config: ModelConfig, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Our state dict as Hugging Face's; a tied output matrix is left out, extra heads keep their names."""
     return dict(hf for name, tensor in state.items() for hf in hf_tensors(config, name, tensor))
@@ -178,7 +184,7 @@ def write_shards(sizes: Mapping[str, int], get: Callable[[str], Tensor], folder:
         else [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
     )
     for file, names in zip(files, shards, strict=True):
-        _replace(folder / file, partial(_save_tensors, {name: get(name) for name in names}))
+        _replace(folder / file, partial(save_tensors, {name: get(name) for name in names}, metadata={"format": "pt"}))
     if len(shards) > 1:
         weight_map = {name: file for file, names in zip(files, shards, strict=True) for name in names}
         metadata = {"total_size": sum(sizes.values())}
@@ -186,8 +192,12 @@ def write_shards(sizes: Mapping[str, int], get: Callable[[str], Tensor], folder:
         (folder / SINGLE_FILE).unlink(missing_ok=True)
 
 
-def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
-    save_file(tensors, path, metadata={"format": "pt"})
+def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
+    """As safetensors' `save_file`, readable by whom any new file is: the library's own are their owner's alone."""
+    path.touch()
+    mode = path.stat().st_mode
+    save_file(tensors, path, metadata)
+    path.chmod(mode)
 
 
 def _shards(sizes: Mapping[str, int], limit: int) -> list[list[str]]:

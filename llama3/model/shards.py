@@ -1,9 +1,14 @@
-"""Whole tensors and their shards: a parameter that a strategy has cut over ranks is a `DTensor` of the whole shape."""
+"""Whole tensors and their parts: a parameter that a strategy has cut over ranks is a `DTensor` of the whole shape."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
+
+Part = tuple[slice, ...]
+"""Where a part of a tensor stands in the whole, axis by axis, each with its start and its stop."""
 
 
 def whole(tensor: Tensor) -> Tensor:
@@ -12,8 +17,22 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 def local(tensor: Tensor) -> Tensor:
-    """What of the tensor stands here: differentiable, and the tensor itself where it is not cut."""
+    """What this rank holds of a tensor, in the tensor's own storage: differentiable, and the tensor itself where it
+    is not cut."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def part_of(tensor: Tensor) -> Part:
+    """Which part of a tensor this rank holds."""
+    if not isinstance(tensor, DTensor):
+        return part_at([0] * tensor.ndim, tensor.shape)
+    (chunk,) = tensor.__create_chunk_list__()
+    return part_at(chunk.offsets, local(tensor).shape)
+
+
+def part_at(offsets: Sequence[int], shape: Sequence[int]) -> Part:
+    """The part of a shape that begins at the offsets."""
+    return tuple(slice(offset, offset + size) for offset, size in zip(offsets, shape, strict=True))
 
 
 def like(parameter: Tensor, tensor: Tensor) -> Tensor:

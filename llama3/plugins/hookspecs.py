@@ -111,7 +111,8 @@ def llama3_step_end(stage: str, step: int, metrics: dict[str, float]) -> None:
 
 @hookspec
 def llama3_checkpoint_saved(stage: str, step: int, path: Path) -> None:
-    """Observer: a checkpoint was committed."""
+    """Observer: a checkpoint was committed. Told between two steps, some steps after the one it is of: checkpoints are
+    written behind training."""
 
 
 @hookspec

@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from llama3.checkpoints.weights import save_tensors
 from llama3.errors import CheckpointError
 from llama3.model.batch import Batch
 from llama3.training.algorithm import Scorer
@@ -99,7 +99,7 @@ class CachedScorer:
         }
         path = self._folder / f"{hashlib.blake2b(keys.tobytes(), digest_size=16).hexdigest()}.safetensors"
         temporary = path.with_name(f"{path.name}.tmp-{secrets.token_hex(4)}")
-        save_file(tensors, temporary, {"format": _FORMAT, "model": self._model})
+        save_tensors(tensors, temporary, {"format": _FORMAT, "model": self._model})
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)

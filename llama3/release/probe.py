@@ -14,10 +14,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from llama3.artifacts.files import fsync_file
+from llama3.checkpoints.weights import save_tensors
 from llama3.errors import CheckpointError
 from llama3.inference.engine import Engine
 from llama3.inference.sampling import Sampling
@@ -63,7 +64,7 @@ def _greedy(model: Transformer, prompt_T: Tensor) -> Tensor:
 
 def write_probe(folder: Path, made: dict[str, Tensor]) -> None:
     """Put a probe beside the weights."""
-    save_file(made, folder / PROBE_FILE)
+    save_tensors(made, folder / PROBE_FILE)
     fsync_file(folder / PROBE_FILE)
 
 

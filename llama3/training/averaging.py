@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor, nn
 
-from llama3.model.shards import like
+from llama3.training.parts import StoredTensors
+from llama3.training.state import read_like
 
 
 def snapshot_steps(start: int, steps: int, count: int) -> frozenset[int]:
@@ -36,10 +35,10 @@ class WeightAverage:
                 self.sums[name] = parameter.detach().float().clone()
         self.count += 1
 
-    def load(self, model: nn.Module, sums: Mapping[str, Tensor], count: int) -> None:
-        """Take back whole sums of the parameters held here, cut as these are."""
+    def load(self, model: nn.Module, sums: StoredTensors, count: int) -> None:
+        """Take back what was saved of the parameters held here."""
         parameters = model.named_parameters()
-        self.sums = {name: like(parameter, sums[name]) for name, parameter in parameters if name in sums}
+        self.sums = {name: read_like(parameter, sums, name) for name, parameter in parameters if name in sums}
         self.count = count
 
     @torch.no_grad()

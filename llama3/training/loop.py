@@ -4,7 +4,7 @@
       -> prepare (no gradient)
       -> for each epoch and minibatch, one update:
            microbatches: score -> loss -> backward  ->  clip -> finite guard -> AdamW
-      -> weight average -> metrics -> checkpoint
+      -> weight average -> metrics -> checkpoint, which is written behind the next steps
 
 A loss term is a sum with its unit. It is divided by the number of these units in the whole update, counted before
 the forward over all microbatches and ranks; so neither accumulation nor sharding changes the gradient. Metrics are
@@ -21,8 +21,8 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any, NoReturn
@@ -32,12 +32,13 @@ import torch
 from torch import Tensor
 
 from llama3.config.schema import OptimizerSection
-from llama3.errors import DataError, Interrupted, LlamaError, PluginError
+from llama3.errors import CheckpointError, DataError, Interrupted, LlamaError, PluginError
 from llama3.model.batch import Batch
 from llama3.model.memory import give_back_freed_memory
 from llama3.model.precision import autocast
 from llama3.model.score import Microbatch, score_stage
 from llama3.plugins.specs import Want
+from llama3.training.agreement import refuse_together
 from llama3.training.algorithm import Algorithm, Collate, Dataset, Services, Term
 from llama3.training.averaging import WeightAverage
 from llama3.training.checkpoint import CheckpointStore, check_identity
@@ -48,8 +49,15 @@ from llama3.training.microbatch import UNITS, count_units, cut, drop_unscorable
 from llama3.training.optimizer import build_optimizer, clip_gradients, set_lr
 from llama3.training.placed import PlacedModel
 from llama3.training.rollouts import Rollouts
+from llama3.training.saving import CheckpointSaver
 from llama3.training.schedule import Schedule
-from llama3.training.state import load_model_tensors, load_optimizer_tensors, optimizer_tensors, trainable
+from llama3.training.state import (
+    load_model_tensors,
+    load_optimizer_tensors,
+    model_problems,
+    optimizer_tensors,
+    trainable,
+)
 
 STOPPED = Interrupted.declare(
     "L3-TRN-001", "stopped after step {step} of {total}, which {saved}", fix="run the same command again to go on"
@@ -173,11 +181,12 @@ class Trainer:
         self.temperature = self.rollouts.sampling.temperature if self.rollouts is not None else 1.0
         self.progress = Progress()
         self.average = WeightAverage()
+        self.saver = CheckpointSaver(self.store, self.context, self.reporter.saved) if self.store is not None else None
 
     def run(self) -> Progress:
         self.restore()
         self.module.train()
-        with StopRequest() as stop:
+        with StopRequest() as stop, self.saver or nullcontext():
             while self.progress.step < self.schedule.total:
                 self.step()
                 stopping = self.context.reduce([stop.requested], "max", "world") == [1]
@@ -345,16 +354,17 @@ class Trainer:
             self.reporter.advanced(1, metrics)
 
     def save_if_due(self, stopping: bool) -> None:
-        step = self.progress.step
-        due = stopping or step == self.schedule.total or step % self.options.checkpoint_every == 0
-        if self.store is None or not due:
+        """Begin to save a step that is due, and wait for it where it is the last."""
+        if self.saver is None:
             return
-        groups = {
-            "model": self.model.gathered(trainable(self.module)),
-            "optimizer": self.model.gathered(optimizer_tensors(self.module, self.optimizer)),
-            "average": self.model.gathered(self.average.sums),
-        }
-        if self.context.is_main:
+        step = self.progress.step
+        last = stopping or step == self.schedule.total
+        if last or step % self.options.checkpoint_every == 0:
+            groups = {
+                "model": trainable(self.module),
+                "optimizer": optimizer_tensors(self.module, self.optimizer),
+                "average": self.average.sums,
+            }
             state = {
                 "identity": self.identity,
                 "seed": self.seed,
@@ -362,14 +372,15 @@ class Trainer:
                 "average_count": self.average.count,
                 "algorithm": self.algorithm.state_dict(),
             }
-            self.reporter.saved(step, self.store.save(step, groups, state))
-        for tensors in groups.values():  # all ranks gather what rank 0 writes
-            deque(tensors, maxlen=0)
-        self.context.barrier()
+            self.saver.save(step, groups, state, last=last)
+        self.saver.settle()
 
-    def restore(self) -> None:
-        """Go on where the newest good checkpoint stands; start anew where there is none."""
-        checkpoint = self.store.load() if self.store is not None else None
+    def restore(self, at_most: int | None = None) -> None:
+        """Go on where the newest good checkpoint stands (of step `at_most` or before); anew where there is none."""
+        if self.store is None or self.saver is None:
+            return
+        self.saver.settle(wait=True)
+        checkpoint = self.store.load(at_most, self.context)
         if checkpoint is None:
             return
         state, where = checkpoint.state, str(checkpoint.path)
@@ -377,7 +388,9 @@ class Trainer:
             {**state["identity"], "seed": state["seed"]}, {**self.identity, "seed": self.seed}, checkpoint.path
         )
         held = set().union(*self.context.gather(list(trainable(self.module)), "model"))
-        load_model_tensors(self.module, checkpoint.tensors("model"), held, where)
+        tensors = checkpoint.tensors("model")
+        refuse_together(model_problems(self.module, tensors, held, where), self.context, CheckpointError)
+        load_model_tensors(self.module, tensors)
         load_optimizer_tensors(self.module, self.optimizer, checkpoint.tensors("optimizer"))
         self.average.load(self.module, checkpoint.tensors("average"), state["average_count"])
         self.algorithm.load_state_dict(state["algorithm"])

@@ -4,7 +4,7 @@ The mesh is ordered inner to outer [tp, cp, pp, dp]. A run on several processes 
 
     torchrun --nproc-per-node 2 -m llama3 run config.yaml --set parallelism.dp=fsdp
 
-Every process runs the same program; only rank 0 writes.
+Every process runs the same program. Rank 0 writes what is made; checkpoints are written by all.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class ParallelContext:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes checkpoints, logs and artifacts."""
+        """Whether this process writes logs and artifacts, and commits checkpoints."""
         return self.rank == 0
 
     @property

@@ -1,8 +1,8 @@
 """One placed model: a network laid over the ranks of a run, and all that others want of it.
 
 Training, scoring, sampling, checkpoints and the final weights ask it, and nobody else knows who holds which part.
-It is built without storage, cut by the strategies, and only then filled, one parameter at a time: no rank ever holds
-the whole of a sharded model, but for the copy it samples with.
+It is built without storage, cut by the strategies, and only then filled, each rank with what it holds: none ever has or
+reads the whole of a sharded model, but for the copy it samples with.
 
 Legend: T tokens, D model dim, M targets of a batch.
 """
@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -38,8 +37,9 @@ from llama3.model.config import ModelConfig
 from llama3.model.lora import MergeError, adapter_tensors, draw_adapter, merge, place_lora, without_adapters
 from llama3.model.precision import autocast
 from llama3.model.score import Microbatch, score_stage, top_stage
-from llama3.model.shards import like, whole
+from llama3.model.shards import like, local, whole
 from llama3.model.transformer import Transformer
+from llama3.training.agreement import refuse_together
 from llama3.training.messages import broadcast_tensor
 from llama3.training.microbatch import cut
 from llama3.training.parallel import Columns, Parallel, ParallelContext, Read
@@ -61,7 +61,11 @@ class PlacedModel:
     @classmethod
     def drawn(cls, config: ModelConfig, seed: int, parallel: Parallel) -> Self:
         """A new model. Its weights depend on the seed and their names only, not on how it is placed."""
-        return cls._filled(empty_model(config, ()), parallel, partial(draw_weight, config, seed))
+
+        def fill(name: str, parameter: Tensor) -> None:
+            parameter.copy_(like(parameter, draw_weight(config, seed, name, parameter.shape)))
+
+        return cls._filled(empty_model(config, ()), parallel, fill)
 
     @classmethod
     def loaded(
@@ -92,24 +96,22 @@ class PlacedModel:
             place_lora(module, lora)
         problems: list[Problem] = []
 
-        def value(name: str, shape: torch.Size) -> Tensor:
+        def fill(name: str, parameter: Tensor) -> None:
             if ".lora_" in name:
-                return draw_adapter(seed, name, shape)
-            tensor = torch.zeros(shape)
-            if name not in HEADS or name in source.shapes:
-                problems.extend(read_parameter(source, name.replace(".base.", "."), tensor))
-            return tensor
+                parameter.copy_(like(parameter, draw_adapter(seed, name, parameter.shape)))
+            elif name in HEADS and name not in source.shapes:
+                local(parameter).zero_()
+            else:
+                problems.extend(read_parameter(source, name.replace(".base.", "."), parameter))
 
-        model = cls._filled(module, parallel, value)
-        # A pipeline's stage has read its own tensors only, and all ranks must stop together.
-        told = parallel.context.gather([asdict(problem) for problem in problems], "world")
-        if found := dict.fromkeys(Problem.of_row(row) for rows in told for row in rows):
-            raise CheckpointError.of(found)
+        model = cls._filled(module, parallel, fill)
+        # A rank has read what it holds, and all ranks must stop together.
+        refuse_together(problems, parallel.context, CheckpointError)
         return model
 
     @classmethod
-    def _filled(cls, module: Transformer, parallel: Parallel, value: Callable[[str, torch.Size], Tensor]) -> Self:
-        """A model without storage, placed; then each parameter gets its part of `value(name, shape)`."""
+    def _filled(cls, module: Transformer, parallel: Parallel, fill: Callable[[str, Tensor], None]) -> Self:
+        """A model without storage, placed; then `fill` gives each parameter its values, or this rank's part of them."""
         parallel.apply(module)
         buffers = list(module.named_buffers())
         module.to_empty(device=parallel.context.device)
@@ -119,7 +121,7 @@ class PlacedModel:
             for name, buffer in buffers:
                 module.get_buffer(name).copy_(buffer)
             for name, parameter in module.named_parameters():
-                parameter.copy_(like(parameter, value(name, parameter.shape)))
+                fill(name, parameter)
         return cls(module, parallel)
 
     def frozen(self) -> Self:

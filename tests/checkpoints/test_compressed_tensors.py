@@ -58,6 +58,8 @@ def test_what_was_written_reads_back_as_the_same_numbers(written):
     assert one.shapes == other.shapes
     for name in one.shapes:
         torch.testing.assert_close(other.get(name).float(), one.get(name), rtol=1e-6, atol=0)
+        for source in (one, other):
+            assert torch.equal(source.part(name, (slice(1, 3),)), source.get(name)[1:3])
     assert torch.isfinite(logits(load_model(theirs))).all()
 
 

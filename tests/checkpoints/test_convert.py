@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from llama3.artifacts.run import RunDir
 from llama3.checkpoints.adopt import AdoptOptions, adopt, content_hash
 from llama3.checkpoints.convert import convert
+from llama3.checkpoints.formats import open_weights
 from llama3.checkpoints.license import license_of
 from llama3.checkpoints.load import load_model
 from llama3.checkpoints.weights import save_model
@@ -101,6 +102,14 @@ def test_a_gguf_file_becomes_the_numbers_its_codes_stand_for(gguf_file, tokenize
     facts = json.loads((made.folder / "llama3.json").read_text())
     assert (facts["name"], facts["license"], facts["types"]["Q8_0"]) == ("Small", "mit", 6)
     assert license_of(made.folder) == "mit"
+
+
+@pytest.mark.parametrize("layout", ["hf", "meta", "gguf_file"])
+def test_a_part_of_a_tensor_is_that_part_of_the_whole(layout, request):
+    source = open_weights(request.getfixturevalue(layout))
+    for name, shape in source.shapes.items():
+        part = tuple(slice(size // 3, size - size // 4) for size in shape)
+        assert torch.equal(source.part(name, part), source.get(name)[part])
 
 
 def test_hf_keeps_what_a_release_says(hf, model, tmp_path):

@@ -1,6 +1,7 @@
 """Checkpoint directories: round trips, shards, initialisation, damage."""
 
 import json
+import os
 
 import pytest
 import torch
@@ -35,6 +36,16 @@ def test_save_and_load_are_exact(config, shard, tmp_path) -> None:
     assert all(parameter.requires_grad for parameter in loaded.parameters())
     assert not list(tmp_path.glob("*.tmp-*"))
     assert (tmp_path / "model.safetensors").exists() == (shard > 10_000)
+
+
+def test_files_are_readable_by_whom_the_umask_says(model, tmp_path) -> None:
+    before = os.umask(0o027)
+    try:
+        save_model(model, tmp_path)
+    finally:
+        os.umask(before)
+    modes = {path.name: oct(path.stat().st_mode & 0o777) for path in tmp_path.iterdir()}
+    assert modes == {"config.json": "0o640", "model.safetensors": "0o640"}
 
 
 def test_bfloat16_files_load_as_asked(model, tmp_path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import signal
 import subprocess
 import sys
@@ -85,6 +86,34 @@ def test_a_lock_that_this_machine_did_not_sign_stays(tmp_path, content):
     (tmp_path / "out.tmp-12345678.lock").write_bytes(content)
     assert remove_leftovers(tmp_path / "out") == []
     assert names(tmp_path) == ["out.tmp-12345678", "out.tmp-12345678.lock"]
+
+
+def test_a_lock_whose_process_was_killed_before_it_signed_goes(tmp_path):
+    lock = tmp_path / "out.tmp-12345678.lock"
+    lock.touch()
+    with lock.open("r+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # it is about to sign
+        assert remove_leftovers(tmp_path / "out") == []
+        assert names(tmp_path) == [lock.name]
+    assert remove_leftovers(tmp_path / "out") == ["out.tmp-12345678"]
+    assert names(tmp_path) == []
+
+
+def test_a_lock_that_a_sweeper_took_before_it_was_locked_is_made_again(tmp_path, monkeypatch):
+    real, swept = fcntl.flock, []
+
+    def flock(descriptor, how):
+        if not swept:
+            swept.append(True)
+            swept.append(remove_leftovers(tmp_path / "out"))
+        real(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with owned(tmp_path / "out.tmp-12345678"):
+        assert swept == [True, ["out.tmp-12345678"]]
+        assert names(tmp_path) == ["out.tmp-12345678.lock"]
+        assert b"llama3" in (tmp_path / "out.tmp-12345678.lock").read_bytes()
+    assert names(tmp_path) == []
 
 
 def test_nothing_is_left_behind_by_what_ends_itself(tmp_path):

@@ -11,7 +11,10 @@ from hypothesis import strategies as st
 
 from llama3.errors import CheckpointError
 from llama3.training import checkpoint as checkpoint_module
-from llama3.training.checkpoint import CheckpointStore, check_identity
+from llama3.training.checkpoint import CheckpointStore, check_identity, write_parts
+from llama3.training.parallel import ParallelContext
+from llama3.training.parts import StoredTensors, held
+from llama3.training.saving import CheckpointSaver
 
 
 def tensors(step: int) -> dict[str, dict[str, torch.Tensor]]:
@@ -29,9 +32,9 @@ def store(tmp_path):
 
 
 def save(store, *steps):
+    saver = CheckpointSaver(store, ParallelContext(torch.device("cpu")))
     for step in steps:
-        groups = {group: found.items() for group, found in tensors(step).items()}
-        store.save(step, groups, {"step": step})
+        saver.save(step, tensors(step), {"step": step}, last=True)
 
 
 def assert_is(found, step):
@@ -51,13 +54,20 @@ def test_round_trip_and_newest_wins(store):
 
 
 def test_shards_are_cut_by_size_and_read_back(store, monkeypatch):
-    monkeypatch.setattr(checkpoint_module, "SHARD_BYTES", 130)
+    monkeypatch.setattr(checkpoint_module, "FILE_BYTES", 130)
     save(store, 1)
     assert len(list((store.directory / "step-1").glob("model-*.safetensors"))) == 2
     assert_is(store.load(), 1)
 
 
-FILES = ["model-00000.safetensors", "optimizer-00000.safetensors", "state.json", "manifest.json", "COMMIT"]
+FILES = [
+    "model-00000-00000.safetensors",
+    "optimizer-00000-00000.safetensors",
+    "index.json",
+    "state.json",
+    "manifest.json",
+    "COMMIT",
+]
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -75,8 +85,8 @@ def test_damage_falls_back_to_the_older_one(store, name, damage, caplog):
         shutil.copy(store.directory / "step-1" / name, file)
     else:
         file.unlink()
-    if (name, damage) == ("COMMIT", "truncate"):
-        assert_is(store.load(), 2)  # only the newline is gone: the hash is whole
+    if (name, damage) in (("COMMIT", "truncate"), ("index.json", "swap")):
+        assert_is(store.load(), 2)  # only the newline is gone: the hash is whole; both list the same tensors
         return
     assert_is(store.load(), 1)
     if not (name == "COMMIT" and damage == "remove"):  # without COMMIT it never was a checkpoint
@@ -137,7 +147,7 @@ def test_saving_a_step_again_keeps_the_good_and_replaces_the_damaged(store):
     assert_is(store.load(), 1)
 
 
-@pytest.mark.parametrize("failing", ["save_file", "atomic_directory", "write_bytes_atomic"])
+@pytest.mark.parametrize("failing", ["save_tensors", "publish", "write_bytes_atomic"])
 def test_a_failed_save_says_so_and_loses_nothing(store, monkeypatch, failing):
     save(store, 1)
 
@@ -163,6 +173,82 @@ def test_hostile_manifest_is_refused(store):
     (path / "COMMIT").write_text(checkpoint_module.blake3_bytes(content))
     with pytest.raises(CheckpointError, match="L3-TRN-011"):
         store.verify(1)
+
+
+def test_a_checkpoint_of_the_older_format_is_refused_by_name(store):
+    save(store, 1)
+    path = store.directory / "step-1"
+    content = json.dumps({**json.loads((path / "manifest.json").read_text()), "schema": 1}).encode()
+    (path / "manifest.json").write_bytes(content)
+    (path / "COMMIT").write_text(checkpoint_module.blake3_bytes(content))
+    with pytest.raises(CheckpointError, match=r"its schema is 1, this version reads 2.*L3-TRN-012"):
+        store.load()
+
+
+def test_at_most_takes_an_older_one(store):
+    save(store, 4, 8)
+    assert store.load(at_most=8).step == store.load(at_most=99).step == 8
+    assert_is(store.load(at_most=7), 4)
+    assert store.load(at_most=3) is None
+
+
+def test_another_state_of_a_step_replaces_it(store):
+    save(store, 1, 2)
+    saver = CheckpointSaver(store, ParallelContext(torch.device("cpu")))
+    saver.save(2, tensors(3), {"step": 3}, last=True)
+    assert store.load().state == {"step": 3}
+    assert torch.equal(store.load().tensors("model")["w0"], tensors(3)["model"]["w0"])
+    assert store.steps() == [1, 2]
+
+
+def commit(store, change):
+    """A save whose files are changed after they were written, before they are committed."""
+    directory = store.begin(3, b"{}")
+    files, index = write_parts(directory, 0, tensors(3), held(tensors(3)))
+    change(directory, index)
+    return store.commit(3, directory, files, index, b"{}")
+
+
+def test_what_is_not_all_there_is_not_committed(store):
+    def truncate(directory, index):
+        file = directory / "model-00000-00000.safetensors"
+        file.write_bytes(file.read_bytes()[:-1])
+
+    def forget(directory, index):
+        index["model"]["w1"]["parts"].clear()
+
+    for change, message in ((truncate, "L3-TRN-041"), (forget, r"lacks 15 of the 15 numbers of w1.*L3-TRN-040")):
+        with pytest.raises(CheckpointError, match=message):
+            commit(store, change)
+        assert store.steps() == []
+    commit(store, lambda directory, index: None)
+    assert store.steps() == [3]
+
+
+def test_a_part_that_no_file_has_is_named(store):
+    save(store, 1)
+    stored = StoredTensors(store.directory / "step-1", {"w0": {"shape": [5, 3], "parts": []}})
+    with pytest.raises(CheckpointError, match="lacks 15 of the 15 numbers of w0"):
+        stored["w0"]
+
+
+FILE = "model-00000-00000.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "shape", "message"),
+    [
+        ("w0", "../step-2/" + FILE, [5, 3], "outside of itself"),
+        ("w0", "state.json", [5, 3], "does not hold the tensors"),
+        ("w9", FILE, [5, 3], "w9"),
+        ("w0", FILE, [5_000_000_000, 3], r"has the shape \[5, 3\]"),
+    ],
+)
+def test_an_index_that_somebody_made_up_is_refused(store, name, file, shape, message):
+    save(store, 1, 2)
+    index = {name: {"shape": shape, "parts": [[file, [0, 0], shape]]}}
+    with pytest.raises(CheckpointError, match=rf"{message}.*L3-TRN-042"):
+        StoredTensors(store.directory / "step-1", index)[name]
 
 
 def test_another_runs_checkpoint_is_refused_with_every_difference(tmp_path):
