@@ -213,15 +213,19 @@ class Parallel:
     def __init__(self, context: ParallelContext, strategies: Mapping[Axis, ParallelStrategy] | None = None) -> None:
         self.context = context
         order: tuple[Axis, ...] = ("pp", "tp", "cp", "dp")
-        self._strategies = [strategies[axis] for axis in order if axis in strategies] if strategies else []
+        self._strategies = {axis: strategies[axis] for axis in order if axis in strategies} if strategies else {}
+
+    def only(self, *axes: Axis) -> Parallel:
+        """The strategies of these axes alone, in the same mesh."""
+        return Parallel(self.context, {axis: found for axis, found in self._strategies.items() if axis in axes})
 
     def apply(self, model: nn.Module) -> None:
         """Cut a model, in place."""
-        for strategy in self._strategies:
+        for strategy in self._strategies.values():
             strategy.apply(model, self.context)
 
     def runner(self, model: nn.Module) -> Runner:
-        runners = (strategy.runner(model, self.context) for strategy in self._strategies)
+        runners = (strategy.runner(model, self.context) for strategy in self._strategies.values())
         return next((runner for runner in runners if runner is not None), MicrobatchRunner())
 
 
