@@ -14,6 +14,7 @@ from llama3.checkpoints.formats import open_weights
 from llama3.checkpoints.quantized import QuantizationScheme, QuantizedWeights
 from llama3.cost.footprint import Footprint, plain, quantized
 from llama3.cost.gpus import HERE, Gpu, find_gpu
+from llama3.cost.layout import GpuLayout, read_layouts
 from llama3.errors import ConfigError, LlamaError, PluginError, Problem, did_you_mean
 from llama3.inference.llama import find_model
 from llama3.model.config import PRESETS, ModelConfig
@@ -43,13 +44,13 @@ UNEVEN = ConfigError.declare(
     "L3-CST-009",
     "{heads} key-value heads do not divide over {count} GPUs",
     why="tensor parallelism gives each GPU whole heads",
-    fix="choose among {divisors}",
+    fix="choose among {divisors}, or share the layers too: --layout all",
 )
 ONE_DEVICE = ConfigError.declare(
     "L3-CST-010", "this machine computes on one device", fix="leave out --gpus, or name a GPU with --gpu"
 )
 NO_LINK = ConfigError.declare(
-    "L3-CST-011", "its description has no `link`", why="what several GPUs send each other takes time", fix="add it"
+    "L3-CST-011", "its description has no `{field}`", why="what several GPUs send each other takes time", fix="add it"
 )
 OTHER_FORMAT = ConfigError.declare(
     "L3-CST-012",
@@ -112,7 +113,8 @@ class Format:
 class Question:
     """The points that are asked for, and on what.
 
-    gpu: what is predicted for, None: only this machine; count: of that GPU; price: of one of it, an hour
+    gpu: what is predicted for, None: only this machine; layouts: how several of that GPU share the model; price: of one
+    of it, an hour
     device: of this machine ("cpu", "cuda"); seconds: how long to measure here at most, 0: not at all
     """
 
@@ -122,7 +124,7 @@ class Question:
     contexts: tuple[int, ...]
     gpu_name: str
     gpu: Gpu | None
-    count: int
+    layouts: tuple[GpuLayout, ...]
     price: float | None
     device: str
     seconds: float
@@ -133,6 +135,7 @@ def read_question(
     *,
     gpu: str = HERE,
     gpus: int = 1,
+    layout: str | None = None,
     quantization: str | None = None,
     options: Mapping[str, Any] | None = None,
     batch: str = "1",
@@ -147,6 +150,7 @@ def read_question(
     Raises everything that is wrong at once: a ConfigError where that is of several classes.
     """
     wrong: list[Problem] = []
+    layouts: list[GpuLayout] = []
     found = _tried(lambda: Model.find(model), wrong)
     where = _tried(lambda: device_of(device).type, wrong) or "cpu"
     described = None if gpu == HERE else _tried(lambda: find_gpu(gpu), wrong)
@@ -156,13 +160,14 @@ def read_question(
     formats = _formats(found, quantization, options or {}, where if gpu == HERE else "cuda", wrong)
     if found is not None:
         wrong += _too_long(found.config, contexts)
-        wrong += _uneven(found.config, gpus, described[1] if described else None, gpu)
+        offered = described[1] if described else None
+        layouts = _layouts(found.config, gpus, layout, offered, gpu, wrong)
     if wrong:
         raise ConfigError.of(wrong)
     assert found is not None
     name, offered = described or (HERE, None)
     price = offered.price if price is None and offered is not None else price
-    return Question(found, tuple(formats), batches, contexts, name, offered, gpus, price, where, seconds)
+    return Question(found, tuple(formats), batches, contexts, name, offered, tuple(layouts), price, where, seconds)
 
 
 def _tried(work: Callable[[], T], wrong: list[Problem]) -> T | None:
@@ -195,18 +200,29 @@ def _too_long(config: ModelConfig, contexts: Iterable[int]) -> list[Problem]:
     return [LONG_CONTEXT.problem("--context", context=f"{context:,}", limit=f"{limit:,}") for context in longer]
 
 
-def _uneven(config: ModelConfig, gpus: int, offered: Gpu | None, gpu: str) -> list[Problem]:
-    """What keeps the model from being split over so many GPUs."""
-    if gpus == 1:
-        return []
+def _layouts(
+    config: ModelConfig, gpus: int, text: str | None, offered: Gpu | None, gpu: str, wrong: list[Problem]
+) -> list[GpuLayout]:
+    """How so many GPUs share the model."""
     if gpu == HERE:
-        return [ONE_DEVICE.problem("--gpus")]
+        wrong += [ONE_DEVICE.problem(option) for option, given in (("--gpus", gpus > 1), ("--layout", text)) if given]
+        return [GpuLayout()]
+    layouts = read_layouts(text, gpus, config, wrong)
     heads = config.n_kv_heads
-    problems = [] if offered is None or offered.link else [NO_LINK.problem(gpu)]
-    if heads % gpus:
+    if text is None and heads % gpus:
         divisors = [count for count in range(1, heads + 1) if heads % count == 0]
-        problems.append(UNEVEN.problem("--gpus", heads=heads, count=gpus, divisors=divisors))
-    return problems
+        wrong.append(UNEVEN.problem("--gpus", heads=heads, count=gpus, divisors=divisors))
+    for field, is_needed in _needed(layouts, offered).items():
+        if offered is not None and is_needed and not getattr(offered, field):
+            wrong.append(NO_LINK.problem(gpu, field=field))
+    return layouts
+
+
+def _needed(layouts: Iterable[GpuLayout], offered: Gpu | None) -> dict[str, bool]:
+    """Which figures of a GPU's connections the layouts are predicted by."""
+    node = offered.node if offered is not None else 0
+    sizes = {size for layout in layouts for size in (layout.tp, layout.count) if size > 1}
+    return {"link": any(size <= node for size in sizes), "network": any(size > node for size in sizes)}
 
 
 def _formats(

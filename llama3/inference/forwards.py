@@ -87,8 +87,9 @@ class WholeForwards(Forwards):
     def launch(self, plan: ForwardPlan) -> None:
         """Compute it."""
         h_TD = self.hidden(plan)
-        scored_R, shown_S = (to_device(places, h_TD.device) for places in (plan.scored_R, plan.shown_S))
-        self._computed.append((self.logits(h_TD[scored_R]), h_TD[shown_S]))
+        logits_RV = self.logits(h_TD[to_device(plan.scored_R, h_TD.device)])
+        shown = to_device(plan.shown_S, h_TD.device) if len(plan.shown_S) else slice(0)
+        self._computed.append((logits_RV, h_TD[shown]))
 
     def hidden(self, plan: ForwardPlan) -> Tensor:
         """Final hidden states of all its tokens."""

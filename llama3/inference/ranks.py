@@ -35,9 +35,9 @@ from llama3.inference.shard import BlockLines, Numbers, Shard, StepNumbers
 
 LOST = LlamaError.declare(
     "L3-SRV-060",
-    "a process that computes a part of the model has ended, or failed",
-    why="{reason}",
-    fix="start it again; the log of that process says more",
+    "a process that computes a part of the model has ended",
+    why="without it nothing is computed",
+    fix="ask again when all of them are back; their log says more",
 )
 
 ARRAYS = 7
@@ -198,7 +198,7 @@ class Leader(Forwards):
         self._wire = _Wire(shard)
         self._launched: deque[tuple[int, int]] = deque()  # places scored and shown of what was not received
         self._received: deque[tuple[Tensor, Tensor]] = deque()
-        self._lost: str | None = None
+        self._lost = False
 
     def begin(self, pool: KvPool, kv_dtype: KvDtype) -> PagedCache:
         """Empty caches for the blocks of a pool, on all ranks; this one's."""
@@ -246,7 +246,7 @@ class Leader(Forwards):
 
     def wipe(self) -> None:
         """What is under way is received and dropped. Does nothing once ranks are lost."""
-        if self._lost is None:
+        if not self._lost:
             while self._launched:
                 self._receive()
             self._received.clear()
@@ -259,18 +259,17 @@ class Leader(Forwards):
 
     def check(self) -> None:
         """Raises LlamaError where a rank is lost."""
-        if self._lost is None:
-            self._check_others()
-        else:
-            raise LOST(reason=self._lost)
+        if self._lost:
+            raise LOST()
+        self._check_others()
 
     def close(self) -> None:
         """Let the others end, if they are there."""
-        if self._lost is None:
+        if not self._lost:
             with self._whole():
                 self._wire.start(_Frame(_Kind.END, []))
                 self._wire.flush()
-            self._lost = "it was told to"
+            self._lost = True
 
     def _receive(self) -> None:
         scored, shown = self._launched.popleft()
@@ -281,14 +280,14 @@ class Leader(Forwards):
     @contextmanager
     def _whole(self) -> Iterator[None]:
         """Work that all ranks do together: what breaks it off is the end. Raises LlamaError."""
-        if self._lost is not None:
-            raise LOST(reason=self._lost)
+        if self._lost:
+            raise LOST()
         try:
             yield
         except BaseException as error:
-            self._lost = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            self._lost = True
             if isinstance(error, Exception):
-                raise LOST(reason=self._lost) from error
+                raise LOST() from error
             raise
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from llama3.errors import ConfigError, DataError, DoesNotFit, GuardBlocked, LlamaError
+from llama3.inference.ranks import LOST
 from llama3.safety.worker import BUSY as GUARD_BUSY
 from llama3.serving.limits import TOO_FAST
 
@@ -66,6 +67,7 @@ STATUS = {
     TOO_FAST.code: 429,
     STOPPING.code: 503,
     CROWDED.code: 503,
+    LOST.code: 503,
     LATE.code: 504,
 }
 """Of errors whose class does not say it."""
