@@ -35,9 +35,7 @@ def cost(
     gpus: Annotated[int, typer.Option(min=1, help="GPUs that share the work.")] = 1,
     layout: Annotated[
         str | None,
-        typer.Option(
-            metavar="all|LIST", help="How they share it, TPxPP each. Default: by tensor parallelism alone."
-        ),
+        typer.Option(metavar="all|LIST", help="How they share it, TPxPP each. Default: by tensor parallelism alone."),
     ] = None,
     quantization: Annotated[
         str | None,

@@ -12,7 +12,7 @@ from typing import Any
 from llama3.artifacts.environment import describe
 from llama3.cost.gpus import HERE
 from llama3.cost.here import this_machine
-from llama3.cost.layout import GpuLayout
+from llama3.cost.layout import ALONE
 from llama3.cost.measuring import measure
 from llama3.cost.point import Point, mark_front, points_of
 from llama3.cost.question import Question
@@ -27,7 +27,7 @@ def answer(question: Question) -> dict[str, Any]:
     gpus = {} if question.gpu is None else {question.gpu_name: (question.gpu, question.layouts)}
     if question.gpu is None or is_measured:
         factors = {kind for format in question.formats for kind in format.footprint.factors}
-        gpus[HERE] = this_machine(model.config, question.device, sorted(factors)), (GpuLayout(),)
+        gpus[HERE] = this_machine(model.config, question.device, sorted(factors)), (ALONE,)
     points = [point for name, (gpu, layouts) in gpus.items() for point in points_of(question, name, gpu, layouts)]
     here = [point for point in points if point.gpu == HERE]
     if is_measured:

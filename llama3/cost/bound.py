@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from llama3.cost.footprint import Footprint
 from llama3.cost.gpus import Gpu
-from llama3.cost.layout import GpuLayout
+from llama3.cost.layout import ALONE, GpuLayout
 from llama3.inference.engine import PREFILL_TOKENS
 from llama3.model.config import ModelConfig
 from llama3.model.precision import DTYPES
@@ -52,7 +52,7 @@ class Bounds:
     config: ModelConfig
     footprint: Footprint
     gpu: Gpu
-    layout: GpuLayout = GpuLayout()
+    layout: GpuLayout = ALONE
 
     def step(self, batch: int, context: int) -> Bound:
         """Adding a token to each of `batch` answers, `context` tokens of each in the cache."""

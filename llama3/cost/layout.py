@@ -1,4 +1,4 @@
-"""How GPUs share a model: `tp` of them each matrix, `pp` such groups the layers, with so many micro-batches under way."""
+"""How GPUs share a model: `tp` of them each matrix, `pp` such groups the layers, with so many micro-batches at once."""
 
 from __future__ import annotations
 
@@ -93,3 +93,6 @@ def _with_microbatches(layout: GpuLayout) -> list[GpuLayout]:
 
 def _is_even(layout: GpuLayout, config: ModelConfig) -> bool:
     return config.n_kv_heads % layout.tp == 0 and layout.pp <= config.n_layers
+
+
+ALONE = GpuLayout()

@@ -14,7 +14,7 @@ from llama3.checkpoints.formats import open_weights
 from llama3.checkpoints.quantized import QuantizationScheme, QuantizedWeights
 from llama3.cost.footprint import Footprint, plain, quantized
 from llama3.cost.gpus import HERE, Gpu, find_gpu
-from llama3.cost.layout import GpuLayout, read_layouts
+from llama3.cost.layout import ALONE, GpuLayout, read_layouts
 from llama3.errors import ConfigError, LlamaError, PluginError, Problem, did_you_mean
 from llama3.inference.llama import find_model
 from llama3.model.config import PRESETS, ModelConfig
@@ -206,15 +206,15 @@ def _layouts(
     """How so many GPUs share the model."""
     if gpu == HERE:
         wrong += [ONE_DEVICE.problem(option) for option, given in (("--gpus", gpus > 1), ("--layout", text)) if given]
-        return [GpuLayout()]
+        return [ALONE]
     layouts = read_layouts(text, gpus, config, wrong)
     heads = config.n_kv_heads
     if text is None and heads % gpus:
         divisors = [count for count in range(1, heads + 1) if heads % count == 0]
         wrong.append(UNEVEN.problem("--gpus", heads=heads, count=gpus, divisors=divisors))
-    for field, is_needed in _needed(layouts, offered).items():
-        if offered is not None and is_needed and not getattr(offered, field):
-            wrong.append(NO_LINK.problem(gpu, field=field))
+    for figure, is_needed in _needed(layouts, offered).items():
+        if offered is not None and is_needed and not getattr(offered, figure):
+            wrong.append(NO_LINK.problem(gpu, field=figure))
     return layouts
 
 

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from llama3.errors import PluginError
-from llama3.inference.forwards import Forwards, ForwardPlan
+from llama3.inference.forwards import ForwardPlan, Forwards
 from llama3.inference.kv_pool import KvPool
 from llama3.inference.paged_attention import Ints, ranges
 from llama3.inference.request import Answer, Prefill, Request

@@ -121,9 +121,7 @@ class Shard:
     def make_cache(self, lines: BlockLines, kv_dtype: KvDtype) -> PagedCache:
         """An empty cache, in place of the one before."""
         self.lines = lines
-        self.cache = PagedCache(
-            self.kept, lines, dtype=self.dtype, device=self.device, codes=codes_of(kv_dtype)
-        )
+        self.cache = PagedCache(self.kept, lines, dtype=self.dtype, device=self.device, codes=codes_of(kv_dtype))
         return self.cache
 
     def rows(self, tokens: int) -> int:

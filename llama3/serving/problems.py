@@ -52,6 +52,12 @@ CROWDED = LlamaError.declare(
 NOT_HTTP = DataError.declare(
     "L3-SRV-051", "this is no request of HTTP/1.1", fix="send a request with a head of less than 16 KiB"
 )
+GUARD_DOWN = LlamaError.declare(
+    "L3-SRV-067",
+    "nothing can be judged by the guard {guards}",
+    why="it hangs, or could not be opened again after it did",
+    fix="ask again later; /health/ready says when it is back",
+)
 
 STATUS = {
     NO_KEY.code: 401,
@@ -68,6 +74,7 @@ STATUS = {
     STOPPING.code: 503,
     CROWDED.code: 503,
     LOST.code: 503,
+    GUARD_DOWN.code: 503,
     LATE.code: 504,
 }
 """Of errors whose class does not say it."""

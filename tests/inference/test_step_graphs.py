@@ -111,9 +111,7 @@ def test_padding_touches_no_sequence(model):
     before = engine.cache.kv[:, :, :, 1:].clone()
     rows = np.array([engine.pool.admit([1, 2, 3])[0] for _ in range(3)], np.int64)
     with torch.inference_mode():
-        engine.forwards.hidden(
-            plan_of(np.array([3, 3, 3], np.uint32), rows, np.array([2, 2, 2]), np.array([3, 3, 3]))
-        )
+        engine.forwards.hidden(plan_of(np.array([3, 3, 3], np.uint32), rows, np.array([2, 2, 2]), np.array([3, 3, 3])))
     changed = (engine.cache.kv[:, :, :, 1:] != before).flatten(-2).any(-1).any(0).any(0).any(0)
     assert set(changed.nonzero().flatten().add(1).tolist()) <= set(engine.pool.block_table[rows, 0].tolist())
 
