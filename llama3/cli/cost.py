@@ -12,6 +12,7 @@ from llama3.cli import completion
 from llama3.cli.generate import DeviceOption
 from llama3.cli.options import given_options
 from llama3.cli.output import JsonOption, note, print_json, print_table, say
+from llama3.cli.serve import KvDtypeOption
 from llama3.cost.gpus import HERE
 from llama3.errors import ConfigError
 
@@ -60,6 +61,7 @@ def cost(
     ] = None,
     seconds: Annotated[float, typer.Option(min=0, help="How long to measure on this machine; 0: not at all.")] = 60.0,
     out: Annotated[Path | None, typer.Option(help="New directory for cost.json and a page with the plots.")] = None,
+    kv_cache_dtype: KvDtypeOption = "auto",
     device: DeviceOption = "auto",
     json: JsonOption = False,
 ) -> None:
@@ -85,6 +87,7 @@ def cost(
         price=price,
         device=device,
         seconds=seconds,
+        kv_dtype=kv_cache_dtype,
     )
     report = answer(question)
     if out is not None:

@@ -45,6 +45,7 @@ def answer(question: Question) -> dict[str, Any]:
         },
         "gpus": {name: {**gpu.model_dump(), "count": layouts[0].count} for name, (gpu, layouts) in gpus.items()},
         "price": question.price,
+        "kv_cache_dtype": question.kv_dtype,
         "formats": {format.name: asdict(format.footprint) for format in question.formats},
         "rows": [_row(point, question.price if point.gpu == question.gpu_name else None) for point in points],
         "error": _error(here),

@@ -12,6 +12,7 @@ from typing import Any, TypeVar, cast
 
 from llama3.checkpoints.formats import open_weights
 from llama3.checkpoints.quantized import QuantizationScheme, QuantizedWeights
+from llama3.config.serving import KvDtype
 from llama3.cost.footprint import Footprint, plain, quantized
 from llama3.cost.gpus import HERE, Gpu, find_gpu
 from llama3.cost.layout import ALONE, GpuLayout, read_layouts
@@ -115,7 +116,7 @@ class Question:
 
     gpu: what is predicted for, None: only this machine; layouts: how several of that GPU share the model; price: of one
     of it, an hour
-    device: of this machine ("cpu", "cuda"); seconds: how long to measure here at most, 0: not at all
+    kv_dtype: of the cache; device: of this machine ("cpu", "cuda"); seconds: how long to measure here at most, 0: not at all
     """
 
     model: Model
@@ -128,6 +129,7 @@ class Question:
     price: float | None
     device: str
     seconds: float
+    kv_dtype: KvDtype = "auto"
 
 
 def read_question(
@@ -143,6 +145,7 @@ def read_question(
     price: float | None = None,
     device: str = "auto",
     seconds: float = 60.0,
+    kv_dtype: KvDtype = "auto",
 ) -> Question:
     """Read what the command line says. `options`: of schemes, as "SCHEME.OPTION"; `context`: by default DEFAULT_CONTEXT
     or the model's own, where that is shorter.
@@ -157,7 +160,7 @@ def read_question(
     batches, contexts = _numbers("--batch", batch, 1, wrong), _contexts(found, context, wrong)
     if price is not None and not 0 <= price < math.inf:
         wrong.append(NO_PRICE.problem("--price", price=price))
-    formats = _formats(found, quantization, options or {}, where if gpu == HERE else "cuda", wrong)
+    formats = _formats(found, quantization, options or {}, where if gpu == HERE else "cuda", kv_dtype, wrong)
     if found is not None:
         wrong += _too_long(found.config, contexts)
         offered = described[1] if described else None
@@ -167,7 +170,8 @@ def read_question(
     assert found is not None
     name, offered = described or (HERE, None)
     price = offered.price if price is None and offered is not None else price
-    return Question(found, tuple(formats), batches, contexts, name, offered, tuple(layouts), price, where, seconds)
+    asked = tuple(formats), batches, contexts, name, offered, tuple(layouts)
+    return Question(found, *asked, price, where, seconds, kv_dtype)
 
 
 def _tried(work: Callable[[], T], wrong: list[Problem]) -> T | None:
@@ -226,7 +230,12 @@ def _needed(layouts: Iterable[GpuLayout], offered: Gpu | None) -> dict[str, bool
 
 
 def _formats(
-    model: Model | None, asked: str | None, options: Mapping[str, Any], device: str, wrong: list[Problem]
+    model: Model | None,
+    asked: str | None,
+    options: Mapping[str, Any],
+    device: str,
+    kv_dtype: KvDtype,
+    wrong: list[Problem],
 ) -> list[Format]:
     """The formats that are asked for, by default the one that the model is kept in, or bf16; none without a model."""
     kept = model.scheme if model is not None else None
@@ -246,20 +255,20 @@ def _formats(
         elif kept is not None and (name != kept or given[name]):
             wrong.append(OTHER_FORMAT.problem(f"--quantization {name}", scheme=kept))
         elif model is not None:
-            found.append(_tried(partial(_format, model, name, given[name], device), wrong))
+            found.append(_tried(partial(_format, model, name, given[name], device, kv_dtype), wrong))
     return [format for format in found if format is not None]
 
 
-def _format(model: Model, name: str, options: Mapping[str, Any], device: str) -> Format:
+def _format(model: Model, name: str, options: Mapping[str, Any], device: str, kv_dtype: KvDtype) -> Format:
     """The format of this name. Raises where a scheme does not run on the device, or takes nothing of the model."""
     if name in DTYPES:
-        return Format(plain(model.config, cast(ComputePrecision, name)))
+        return Format(plain(model.config, cast(ComputePrecision, name), kv_dtype))
     spec = discover().spec("quantization", name)
     assert isinstance(spec, QuantizationSpec)
     scheme: QuantizationScheme = discover().build("quantization", name, options or model.options)
     if problems := scheme.supports(device):
         raise PluginError.of(problems)
-    taken = quantized(model.config, name, scheme, inputs=spec.activation_bits is not None)
+    taken = quantized(model.config, name, scheme, inputs=spec.activation_bits is not None, kv_dtype=kv_dtype)
     if not taken.quantized:
         raise NOTHING("--quantization", scheme=name, layers=model.config.n_layers)
     return Format(taken, scheme)

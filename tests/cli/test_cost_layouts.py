@@ -105,3 +105,13 @@ def test_the_table_and_the_page_tell_layouts_and_the_price(llama3, tmp_path):
     assert [line.split()[:4] for line in printed.splitlines() if line.startswith("2 x 2")] == [
         ["2", "x", "2", "1"], ["2", "x", "2", "2"]]  # fmt: skip
     assert "bf16, 2 x 2, 2 micro-batches" in (out / "cost.html").read_text()
+
+
+@pytest.mark.parametrize(("kind", "each"), [("auto", 2 * 128), ("int8", 128 + 4), ("fp8", 128 + 4)])
+def test_a_cache_of_codes_is_counted(llama3, kind, each):
+    code, printed, told = llama3("cost", HERD, "--gpu", "h100", "--kv-cache-dtype", kind, "--json")
+    assert code == 0, told
+    report = json.loads(printed)
+    config = PRESETS[HERD]
+    assert report["kv_cache_dtype"] == kind
+    assert report["formats"]["bf16"]["cache"] == 2 * config.n_layers * config.n_kv_heads * each

@@ -93,7 +93,7 @@ def test_matrices_are_shared_and_a_lost_process_ends_every_answer_with_its_error
         assert [choice.text for choice in drawn.choices] == texts
         scored = client.completions.create(**{**ASK, "echo": True, "logprobs": 1, "max_tokens": 1}).choices[0]
         logps = alone.logprobs(ASK["prompt"])
-        assert scored.logprobs.token_logprobs[1 : len(logps)] == pytest.approx(logps[1:].tolist(), abs=1e-4)
+        assert scored.logprobs.token_logprobs[1 : 1 + len(logps)] == pytest.approx(logps.tolist(), abs=1e-4)
 
         (other,) = ranks(site.process.pid)
         with httpx.stream("POST", f"{site.url}/v1/completions", json=LONG, timeout=60) as reply:
@@ -111,7 +111,7 @@ def test_layers_are_shared_and_a_stop_lets_answers_end(model, alone):
         body = httpx.post(f"{site.url}/v1/completions", json={**ASK, "echo": True, "logprobs": 0}, timeout=60).json()
         logps = alone.logprobs(ASK["prompt"])
         told = body["choices"][0]["logprobs"]["token_logprobs"]
-        assert told[1 : len(logps)] == pytest.approx(logps[1:].tolist(), abs=1e-4)
+        assert told[1 : 1 + len(logps)] == pytest.approx(logps.tolist(), abs=1e-4)
         assert body["choices"][0]["text"].endswith(alone.generate(ASK["prompt"], max_tokens=10, temperature=0))
         (other,) = ranks(site.process.pid)
         with httpx.stream("POST", f"{site.url}/v1/completions", json={**LONG, "max_tokens": 60}, timeout=60) as reply:
