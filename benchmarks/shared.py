@@ -46,7 +46,9 @@ def measure(folder: str, layout: str, answers: int, tokens: int) -> dict[str, ob
         began = time.perf_counter()
         engine.generate(prompts, Sampling(1, temperature=0))
         first = time.perf_counter()
-        found = engine.generate(prompts, Sampling(tokens, temperature=0))  # whose prompts are cached, but for the last block
+        found = engine.generate(
+            prompts, Sampling(tokens, temperature=0)
+        )  # whose prompts are cached, but for the last block
         seconds = time.perf_counter() - first
     return {
         "ids": [answer.ids for (answer,) in found],
@@ -82,7 +84,9 @@ def main() -> None:
                 {
                     "layout": layout,
                     "answers": answers,
-                    **{name: float(np.median([one[name] for one in found])) for name in ("tokens/s", "prompt tokens/s")},
+                    **{
+                        name: float(np.median([one[name] for one in found])) for name in ("tokens/s", "prompt tokens/s")
+                    },
                 }
                 for layout, found in rounds.items()
             ]

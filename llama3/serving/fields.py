@@ -176,7 +176,7 @@ class DetokenizeBody(BodyFields):
 
 
 def read_fields(kind: type[Body], data: bytes) -> Body:
-    """The body of a request. Raises ConfigError naming every field that is wrong, and what an unknown one is near to."""
+    """The body of a request. Raises ConfigError naming every wrong field, and what an unknown one is near."""
     try:
         return kind.model_validate_json(data)
     except ValidationError as error:

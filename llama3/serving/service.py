@@ -266,7 +266,7 @@ class Service:
 
     def _wait_for_work(self) -> bool:
         """Give the engine what it can run. False: the service has stopped, or will compute nothing any more."""
-        while not self._has_work() and self.lost is None:
+        while self.lost is None and not self._has_work():
             try:
                 self.engine.forwards.check()
             except LlamaError as error:

@@ -45,7 +45,7 @@ from llama3.model.precision import DTYPES, chosen
 from llama3.model.shards import like
 from llama3.plugins.registry import discover
 from llama3.safety.engine import PolicyEngine
-from llama3.training.parallel import Dims, Parallel, build_strategies, start
+from llama3.training.parallel import OTHER_WORLD, Dims, Parallel, build_strategies, start
 from llama3.training.sampler import axes_of, empty_shard
 
 log = logging.getLogger(__name__)
@@ -85,7 +85,12 @@ class Sharing:
 
 def follows() -> bool:
     """Whether torchrun has started this process as another rank than 0."""
-    return os.environ.get("RANK", "0") != "0"
+    return _launched() > 1 and os.environ.get("RANK", "0") != "0"
+
+
+def _launched() -> int:
+    """Processes that torchrun has started: 1 where it has not."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def serve_rank(model: str, *, device: str, sharing: Sharing) -> None:
@@ -104,13 +109,13 @@ def opened(
     Its `engine` computes with all of them. The other processes are there until the end of the context.
     Raises as `Llama.load`, and ConfigError where the model cannot be shared so, before any of it is loaded.
     """
-    if sharing.world == 1 and "WORLD_SIZE" not in os.environ:
+    if sharing.world == _launched() == 1:
         yield Llama.load(model, device=device, guard=guard), None
         return
     folder, where = find_model(Path(model)), device_of(device)
     _check(folder, where, sharing)
     with ExitStack() as stack:
-        others = None if "WORLD_SIZE" in os.environ else stack.enter_context(_Others(folder, device, sharing))
+        others = None if _launched() > 1 else stack.enter_context(_Others(folder, device, sharing))
         with _environment({} if others is None else _variables(0, sharing.world)):
             shard = _join(folder, where, sharing, None if others is None else others.meeting)
         leader = Leader(shard, check_others=(lambda: None) if others is None else others.check)
@@ -204,12 +209,14 @@ def _check(folder: Path, device: torch.device, sharing: Sharing) -> None:
     dims = Dims(tp=sharing.tp, pp=sharing.pp)
     strategies = build_strategies(sharing.section, sharing.world, discover())
     problems = [problem for strategy in strategies.values() for problem in strategy.check(source.config, dims)]
+    if _launched() not in (1, sharing.world):
+        problems.append(OTHER_WORLD.problem("--tp, --pp", needed=sharing.world, world=_launched()))
     if isinstance(source, QuantizedWeights) and sharing.tp > 1:
         problems.append(NOT_CUT.problem("--tp", scheme=source.scheme, ranks=sharing.tp))
     if problems:
         raise ConfigError.of(problems)
     dtype, there, parameters = _dtype(device), memory_here(), source.config.num_params()
-    if there and device.type == "cpu" and "WORLD_SIZE" not in os.environ and parameters * dtype.itemsize > there:
+    if there and device.type == "cpu" and _launched() == 1 and parameters * dtype.itemsize > there:
         raise NOT_LOADED(
             folder,
             needed=size(parameters * dtype.itemsize),

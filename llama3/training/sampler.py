@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from llama3.errors import LlamaError
 from llama3.inference.completion import Completion, FinishReason
 from llama3.inference.engine import Engine
 from llama3.inference.ranks import Leader, follow
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     import numpy.typing as npt
+
+NOT_MADE = LlamaError.declare("L3-SRV-068", "the rank that draws answers has failed", fix="see what that rank says")
 
 MAX_BATCH = 128
 
@@ -83,18 +86,29 @@ class ShardedSampler:
         return [answers[prompt] for prompt in mine]
 
     def _answers(self, prompts: list[tuple[int, ...]], sampling: Sampling) -> list[list[Completion]]:
-        found: list[list[Any]] = []
-        if self._leads:
-            leader = Leader(self._shard)
-            try:
-                engine = Engine(self._shard.model, max_batch=MAX_BATCH, ranks=leader)
-                made = engine.generate([list(prompt) for prompt in prompts], sampling)
-            finally:
-                leader.close()
-            found = [[[one.ids, one.logps, int(one.finish_reason)] for one in row] for row in made]
-        else:
+        found: list[list[Any]] | None = None
+        refused: LlamaError | None = None
+        if not self._leads:
             follow(self._shard)
+        else:
+            try:
+                found = self._made(prompts, sampling)
+            except LlamaError as error:  # all ranks stop together
+                refused = error
         for axis in (self._shard.tp, self._shard.pp):
             if axis.group is not None:
                 found = messages.broadcast(found, torch.distributed.get_global_rank(axis.group, 0), axis.group)
+        if refused is not None:
+            raise refused
+        if found is None:
+            raise NOT_MADE("sampling")
         return [[Completion(ids, logps, FinishReason(reason)) for ids, logps, reason in row] for row in found]
+
+    def _made(self, prompts: list[tuple[int, ...]], sampling: Sampling) -> list[list[Any]]:
+        leader = Leader(self._shard)
+        try:
+            engine = Engine(self._shard.model, max_batch=MAX_BATCH, ranks=leader)
+            made = engine.generate([list(prompt) for prompt in prompts], sampling)
+        finally:
+            leader.close()
+        return [[[one.ids, one.logps, int(one.finish_reason)] for one in row] for row in made]

@@ -139,7 +139,9 @@ def test_no_process_outlives_the_first_and_one_that_is_idle_sees_that_another_ha
 def test_torchrun_starts_the_processes_of_a_batch(model, alone, tmp_path):
     requests = tmp_path / "prompts.jsonl"
     prompts = ["the river", "a stone", "some words and some more of them"]
-    lines = [{"custom_id": p, "method": "POST", "url": "/v1/completions", "body": {**ASK, "prompt": p}} for p in prompts]
+    lines = [
+        {"custom_id": p, "method": "POST", "url": "/v1/completions", "body": {**ASK, "prompt": p}} for p in prompts
+    ]
     requests.write_text("".join(json.dumps(line) + "\n" for line in lines))
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "llama3"]
     path = os.pathsep.join(place for place in sys.path if place)
