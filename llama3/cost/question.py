@@ -116,8 +116,7 @@ class Question:
 
     gpu: what is predicted for, None: only this machine; layouts: how several of that GPU share the model; price: of one
     of it, an hour
-    kv_dtype: of the cache; device: of this machine ("cpu", "cuda"); seconds: how long to measure here at most, 0: not at
-    all
+    kv_dtype: of the cache; device: of this machine ("cpu", "cuda"); seconds: how long to measure here, 0: not at all
     """
 
     model: Model

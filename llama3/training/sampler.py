@@ -7,13 +7,14 @@ engine (llama3.inference.ranks).
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from llama3.errors import LlamaError
+from llama3.errors import LlamaError, Problem
 from llama3.inference.completion import Completion, FinishReason
 from llama3.inference.engine import Engine
 from llama3.inference.ranks import Leader, follow
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     import numpy.typing as npt
-
-NOT_MADE = LlamaError.declare("L3-SRV-068", "the rank that draws answers has failed", fix="see what that rank says")
 
 MAX_BATCH = 128
 
@@ -86,23 +85,20 @@ class ShardedSampler:
         return [answers[prompt] for prompt in mine]
 
     def _answers(self, prompts: list[tuple[int, ...]], sampling: Sampling) -> list[list[Completion]]:
-        found: list[list[Any]] | None = None
-        refused: LlamaError | None = None
-        if not self._leads:
-            follow(self._shard)
-        else:
+        found: dict[str, list[Any]] = {}
+        if self._leads:
             try:
-                found = self._made(prompts, sampling)
-            except LlamaError as error:  # all ranks stop together
-                refused = error
+                found["made"] = self._made(prompts, sampling)
+            except LlamaError as error:
+                found["problems"] = [asdict(problem) for problem in error.problems]
+        else:
+            follow(self._shard)
         for axis in (self._shard.tp, self._shard.pp):
             if axis.group is not None:
                 found = messages.broadcast(found, torch.distributed.get_global_rank(axis.group, 0), axis.group)
-        if refused is not None:
-            raise refused
-        if found is None:
-            raise NOT_MADE("sampling")
-        return [[Completion(ids, logps, FinishReason(reason)) for ids, logps, reason in row] for row in found]
+        if "problems" in found:  # all ranks stop together
+            raise LlamaError.of(Problem.of_row(row) for row in found["problems"])
+        return [[Completion(ids, logps, FinishReason(reason)) for ids, logps, reason in row] for row in found["made"]]
 
     def _made(self, prompts: list[tuple[int, ...]], sampling: Sampling) -> list[list[Any]]:
         leader = Leader(self._shard)

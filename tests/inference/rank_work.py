@@ -56,3 +56,61 @@ def work(folder: Path, parallelism: dict[str, Any], options: dict[str, Any]) -> 
     found = answers_of(Engine(shard.model, ranks=leader, **options))
     leader.close()
     return found
+
+
+def watched(folder: Path, parallelism: dict[str, Any]) -> dict[str, Any]:
+    """How many micro-batches are under way when one is waited for; answers around a draw that fails and a request that
+    is cancelled while it is computed; and by codes, guesses and bfloat16."""
+    shard = shard_of(folder, parallelism)
+    if not (shard.tp.rank == shard.pp.rank == 0):
+        follow(shard)
+        return {}
+    leader = Leader(shard)
+    under_way: list[int] = []
+    collect = leader.collect
+
+    def counting() -> Any:
+        under_way.append(len(leader._launched) + len(leader._received))
+        return collect()
+
+    leader.collect = counting  # type: ignore[method-assign]
+    greedy = Sampling(8, temperature=0)
+    engine = Engine(shard.model, ranks=leader, block_size=4)
+    rounds = {"before": engine.generate(PROMPTS, greedy)}
+    draw, engine.decoder.draw = engine.decoder.draw, broken  # type: ignore[method-assign]
+    try:
+        engine.generate(PROMPTS, greedy)
+    except ArithmeticError:
+        engine.decoder.draw = draw  # type: ignore[method-assign]
+    rounds["after"] = engine.generate(PROMPTS, greedy)
+    requests = [engine.submit(prompt, greedy) for prompt in PROMPTS]
+    for _ in range(3):
+        engine.step()
+    for request in requests[::2]:
+        engine.cancel(request)
+    rounds["left"] = [engine.wait(request) for request in requests[1::2]]
+    while engine._flights:
+        engine.step()
+    stats = engine.pool.stats()
+    assert (stats["free"], stats["rows"], stats["promised"]) == (stats["blocks"], 0, 0)
+    for kind in ("int8", "fp8"):
+        coded = Engine(shard.model, ranks=leader, kv_dtype=kind, speculative="prompt_lookup", block_size=4)
+        rounds[kind] = coded.generate(PROMPTS, greedy)
+    leader.close()
+    found = {name: [[one.ids for one in row] for row in answers] for name, answers in rounds.items()}
+    return {**found, "under_way": under_way}
+
+
+def broken(*_: Any) -> None:
+    raise ArithmeticError
+
+
+def in_bfloat16(folder: Path, parallelism: dict[str, Any]) -> dict[str, Any]:
+    shard = shard_of(folder, parallelism, torch.bfloat16)
+    if not (shard.tp.rank == shard.pp.rank == 0):
+        follow(shard)
+        return {}
+    leader = Leader(shard)
+    (answers,) = Engine(shard.model, ranks=leader).generate(PROMPTS[:1], Sampling(4, temperature=0, n=2))
+    leader.close()
+    return {"logps": [one.logps for one in answers]}
