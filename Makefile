@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find core-rs/src core-rs/Cargo.toml Cargo.toml pyproject.toml -type f 2>/dev/null)
 
-.PHONY: help adopt quickstart test test-slow test-tensorrt lint format docs fuzz bench-checkpoint bench-core bench-dedup bench-pager bench-generation bench-gpu bench-posttraining bench-loader bench-serving bench-speculative bench-kv-cache bench-threads bench-tokenizer wheel clean setup
+.PHONY: help adopt quickstart test test-slow test-tensorrt lint format docs fuzz bench-checkpoint bench-core bench-dedup bench-pager bench-generation bench-gpu bench-posttraining bench-loader bench-serving bench-shared bench-speculative bench-kv-cache bench-threads bench-tokenizer wheel clean setup
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -79,6 +79,9 @@ bench-generation: $(VENV)/.installed-test ## generation beside transformers
 bench-serving: $(VENV)/.installed-test ## decoding of a real model beside transformers and llama.cpp; the server beside its engine
 	$(BIN)/python benchmarks/serving.py $(SMOLLM2)
 	$(BIN)/python benchmarks/serving_http.py $(SMOLLM2)
+
+bench-shared: $(VENV)/.installed-test ## a model that two processes share beside one process of two threads
+	$(BIN)/python benchmarks/shared.py
 
 bench-speculative: $(VENV)/.installed-test ## prompt-lookup speculation on a real model, answers that repeat their prompt or not
 	$(BIN)/python benchmarks/speculative.py $(SMOLLM2)

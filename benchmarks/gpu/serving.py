@@ -117,7 +117,7 @@ def decode(
     blocks = 2 + answers * (-(-(context + longest) // 16) + 1)
     engine = Engine(model, num_blocks=blocks, max_batch=answers, prefill_tokens=PREFILL, attention=way)
     if not graphs:
-        engine.decoder.graphs = None
+        engine.forwards.graphs = None
     requests = [engine.submit(p, Sampling(longest, temperature=0)) for p in prompts_of(config, answers, context)]
     while any(not request.ids(0) for request in requests):
         engine.step()

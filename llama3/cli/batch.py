@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llama3.cli.generate import DeviceOption, ModelArgument
+from llama3.cli.generate import DeviceOption, ModelArgument, PpOption, TpOption
 from llama3.cli.output import JsonOption, print_json, print_table
 from llama3.cli.serve import KvDtypeOption, MaxBatchOption, NameOption, SpeculativeOption
 from llama3.errors import LlamaError
@@ -19,6 +19,7 @@ from llama3.errors import LlamaError
 if TYPE_CHECKING:
     from llama3.serving.batch_answers import Answers
     from llama3.serving.record import Record
+    from llama3.serving.shared import Sharing
 
 ERRORS = LlamaError.declare(
     "L3-CLI-022", "{errors} of {lines} answers are errors", fix="see `error` in those lines; the others are answers"
@@ -34,6 +35,8 @@ def batch(
     speculative: SpeculativeOption = "off",
     kv_cache_dtype: KvDtypeOption = "auto",
     device: DeviceOption = "auto",
+    tp: TpOption = 1,
+    pp: PpOption = 1,
     json: JsonOption = False,
 ) -> None:
     """Answer the requests of a file, guarded as the model's run says. Exit code 1 where an answer is an error."""
@@ -42,14 +45,19 @@ def batch(
     from llama3.inference.llama import find_model
     from llama3.serving.batch_answers import Answers
     from llama3.serving.batch_lines import check_lines
+    from llama3.serving.shared import Sharing, follows, serve_rank
 
+    sharing = Sharing(tp, pp)
+    if follows():
+        serve_rank(model, device=device, sharing=sharing)
+        return
     called = name or Path(model).resolve().name
     lines = check_lines(prompts, called)
     made_of = {"model": content_hash(find_model(Path(model))), "requests": _core.blake3_file(str(prompts))}
     with Answers(answers, made_of) as kept:
         before = len(kept.ids)
         service = {"max_batch": max_batch, "speculative": speculative, "kv_dtype": kv_cache_dtype}
-        work = _answer(model, called, prompts, kept, lines, device, service) if before < lines else {}
+        work = _answer(model, called, prompts, kept, lines, device, sharing, service) if before < lines else {}
     summary = {"lines": lines, "errors": kept.errors, "answered_before": before, **work}
     if json:
         print_json({"path": str(answers), **summary})
@@ -60,23 +68,33 @@ def batch(
 
 
 def _answer(
-    model: str, called: str, prompts: Path, kept: Answers, lines: int, device: str, options: dict[str, Any]
+    model: str,
+    called: str,
+    prompts: Path,
+    kept: Answers,
+    lines: int,
+    device: str,
+    sharing: Sharing,
+    options: dict[str, Any],
 ) -> dict[str, float]:
     """Answer what has no answer yet, by a `Service` with these options; the figures of that."""
     from llama3.artifacts.progress import Display
     from llama3.cli.guarding import open_policy
-    from llama3.inference.llama import Llama
     from llama3.serving.batch import answer_all
     from llama3.serving.batch_lines import read_lines
     from llama3.serving.forms import MOST_PROMPTS
     from llama3.serving.served import Served
     from llama3.serving.service import Service
+    from llama3.serving.shared import opened
 
     at_once = 2 * options["max_batch"]  # while some are judged by guards and written, the engine has others
     tokens = Counter[str]()
-    with open_policy(model) as guards, Display().task("answered", lines) as bar:
-        llama = Llama.load(model, device=device, guard=guards)
-        service = Service(llama.transformer, max_queue=at_once * MOST_PROMPTS, **options)
+    with (
+        open_policy(model) as guards,
+        opened(model, device=device, sharing=sharing, guard=guards) as (llama, ranks),
+        Display().task("answered", lines) as bar,
+    ):
+        service = Service(llama.transformer, max_queue=at_once * MOST_PROMPTS, ranks=ranks, **options)
         served = Served(llama, called, service, seconds=math.inf)
         left = (line for line in read_lines(prompts) if line.id not in kept.ids)
         bar.advance(len(kept.ids))

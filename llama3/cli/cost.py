@@ -12,6 +12,13 @@ from llama3.cli import completion
 from llama3.cli.generate import DeviceOption
 from llama3.cli.options import given_options
 from llama3.cli.output import JsonOption, note, print_json, print_table, say
+from llama3.cli.serve import KvDtypeOption
+from llama3.cost.gpus import HERE
+from llama3.errors import ConfigError
+
+TWO_GPUS = ConfigError.declare(
+    "L3-SRV-065", "one kind of GPU is asked about at a time, not {given}", fix="give the command once for each"
+)
 
 
 def cost(
@@ -19,14 +26,18 @@ def cost(
         str, typer.Argument(metavar="MODEL", help="A run, a release, a checkpoint, or a shape such as llama-3.1-8b.")
     ],
     gpu: Annotated[
-        str,
+        list[str] | None,
         typer.Option(
             metavar="here|NAME|FILE",
-            help="This machine, measured; or a GPU that is predicted: one that is known, or a YAML file's.",
+            help="This machine, measured (default); or a GPU that is predicted: one that is known, or a YAML file's.",
             autocompletion=completion.gpus,
         ),
-    ] = "here",
-    gpus: Annotated[int, typer.Option(min=1, help="GPUs that share the work by tensor parallelism.")] = 1,
+    ] = None,
+    gpus: Annotated[int, typer.Option(min=1, help="GPUs that share the work.")] = 1,
+    layout: Annotated[
+        str | None,
+        typer.Option(metavar="all|LIST", help="How they share it, TPxPP each. Default: by tensor parallelism alone."),
+    ] = None,
     quantization: Annotated[
         str | None,
         typer.Option(
@@ -50,6 +61,7 @@ def cost(
     ] = None,
     seconds: Annotated[float, typer.Option(min=0, help="How long to measure on this machine; 0: not at all.")] = 60.0,
     out: Annotated[Path | None, typer.Option(help="New directory for cost.json and a page with the plots.")] = None,
+    kv_cache_dtype: KvDtypeOption = "auto",
     device: DeviceOption = "auto",
     json: JsonOption = False,
 ) -> None:
@@ -59,12 +71,15 @@ def cost(
     from llama3.cost.page import write_page
     from llama3.cost.question import read_question
 
+    if gpu is not None and len(gpu) > 1:
+        raise TWO_GPUS("--gpu", given=gpu)
     if out is not None:
         require_new(out)
     question = read_question(
         model,
-        gpu=gpu,
+        gpu=gpu[0] if gpu else HERE,
         gpus=gpus,
+        layout=layout,
         quantization=quantization,
         options=given_options(overrides),
         batch=batch,
@@ -72,6 +87,7 @@ def cost(
         price=price,
         device=device,
         seconds=seconds,
+        kv_dtype=kv_cache_dtype,
     )
     report = answer(question)
     if out is not None:

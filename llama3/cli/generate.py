@@ -16,6 +16,13 @@ MaxTokensOption = Annotated[int, typer.Option("--max-tokens", min=1, help="Longe
 TemperatureOption = Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token each time.")]
 SeedOption = Annotated[int, typer.Option(min=0, help="The same seed gives the same answers.")]
 DeviceOption = Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="Where the model computes.")]
+TpOption = Annotated[
+    int,
+    typer.Option("--tp", "--tensor-parallel-size", min=1, max=1024, help="Processes that share each matrix."),
+]
+PpOption = Annotated[
+    int, typer.Option("--pp", "--pipeline-parallel-size", min=1, max=1024, help="Processes that share the layers.")
+]
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="A run, a release, or a checkpoint.")]
 
 
@@ -27,12 +34,17 @@ def generate(
     temperature: TemperatureOption = 0.6,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
+    tp: TpOption = 1,
+    pp: PpOption = 1,
     json: JsonOption = False,
 ) -> None:
     """Continue prompts. The guards of the run see every prompt and answer; exit code 5 where one refused."""
     from llama3.cli.guarding import open_policy
-    from llama3.inference.llama import Llama
+    from llama3.serving.shared import Sharing, engine_of, follows, opened, serve_rank
 
+    if follows():
+        serve_rank(model, device=device, sharing=Sharing(tp, pp))
+        return
     require_stdout()
     texts = list(prompts) if prompts else [line.rstrip("\n") for line in sys.stdin if line.strip()]
     if not texts:
@@ -47,8 +59,9 @@ def generate(
                 allowed.append(decision.text)
             except GuardBlocked as error:
                 refused.extend(error.problems)
-        llama = Llama.load(model, device=device)
-        answers = llama.generate(allowed, max_tokens=max_tokens, temperature=temperature, seed=seed, n=n)
+        with opened(model, device=device, sharing=Sharing(tp, pp)) as (llama, ranks):
+            engine_of(llama, ranks)
+            answers = llama.generate(allowed, max_tokens=max_tokens, temperature=temperature, seed=seed, n=n)
         for prompt, group in zip(allowed, answers, strict=True):
             for answer in [group] if n == 1 else group:
                 try:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from llama3.cli.generate import DeviceOption, ModelArgument
+from llama3.cli.generate import DeviceOption, ModelArgument, PpOption, TpOption
 from llama3.cli.output import note
 from llama3.config.serving import KvDtype, Speculative
 from llama3.errors import PluginError
@@ -59,27 +59,35 @@ def serve(
     ] = None,
     kv_cache_dtype: KvDtypeOption = "auto",
     device: DeviceOption = "auto",
+    tp: TpOption = 1,
+    pp: PpOption = 1,
 ) -> None:
     """Serve a model over HTTP, guarded as its run says. Each request is told of on stderr in a line of JSON."""
     missing = [package for package in PACKAGES if find_spec(package) is None]
     if missing:
         raise NEEDS(packages=missing)
     from llama3.cli.guarding import open_policy
-    from llama3.inference.llama import Llama
     from llama3.plugins.registry import discover
     from llama3.serving.limits import RateLimits
     from llama3.serving.served import Served
     from llama3.serving.server import HttpServer, keys_for, require_ports
     from llama3.serving.service import Service
+    from llama3.serving.shared import Sharing, follows, opened, serve_rank
 
+    sharing = Sharing(tp, pp)
+    if follows():
+        serve_rank(model, device=device, sharing=sharing)
+        return
     keys = keys_for(host, api_key_file)
     require_ports(host, port, metrics_port)
     access = logging.getLogger("llama3.serving.access")
     access.setLevel(logging.INFO)
     access.propagate = False
     access.addHandler(_Lines())
-    with open_policy(model) as guards:
-        llama = Llama.load(model, device=device, guard=guards)
+    with (
+        open_policy(model) as guards,
+        opened(model, device=device, sharing=sharing, guard=guards) as (llama, ranks),
+    ):
         called = name or Path(model).resolve().name
         limits = RateLimits(requests_per_minute, tokens_per_minute)
         service = Service(
@@ -89,6 +97,7 @@ def serve(
             limits=limits,
             speculative=speculative,
             kv_dtype=kv_cache_dtype,
+            ranks=ranks,
         )
         served = Served(llama, called, service, seconds=deadline)
         server = HttpServer(
@@ -102,6 +111,8 @@ def serve(
             told=lambda address: note(_told(called, address, server.metrics_url)),
         )
         server.run()
+        if service.lost is not None:
+            raise service.lost
     note("stopped")
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from llama3.artifacts.environment import describe
 from llama3.cost.gpus import HERE
 from llama3.cost.here import this_machine
+from llama3.cost.layout import ALONE
 from llama3.cost.measuring import measure
 from llama3.cost.point import Point, mark_front, points_of
 from llama3.cost.question import Question
@@ -23,11 +24,11 @@ def answer(question: Question) -> dict[str, Any]:
     """The report as plain data; docs/cost.md says what stands in it. It measures for about `question.seconds`."""
     model = question.model
     is_measured = model.path is not None and question.seconds > 0
-    gpus = {} if question.gpu is None else {question.gpu_name: (question.gpu, question.count)}
+    gpus = {} if question.gpu is None else {question.gpu_name: (question.gpu, question.layouts)}
     if question.gpu is None or is_measured:
         factors = {kind for format in question.formats for kind in format.footprint.factors}
-        gpus[HERE] = this_machine(model.config, question.device, sorted(factors)), 1
-    points = [point for name, (gpu, count) in gpus.items() for point in points_of(question, name, gpu, count)]
+        gpus[HERE] = this_machine(model.config, question.device, sorted(factors)), (ALONE,)
+    points = [point for name, (gpu, layouts) in gpus.items() for point in points_of(question, name, gpu, layouts)]
     here = [point for point in points if point.gpu == HERE]
     if is_measured:
         measure(question, here)
@@ -42,8 +43,9 @@ def answer(question: Question) -> dict[str, Any]:
             "parameters": model.config.num_params(),
             "max_seq_len": model.config.max_seq_len,
         },
-        "gpus": {name: {**gpu.model_dump(), "count": count} for name, (gpu, count) in gpus.items()},
+        "gpus": {name: {**gpu.model_dump(), "count": layouts[0].count} for name, (gpu, layouts) in gpus.items()},
         "price": question.price,
+        "kv_cache_dtype": question.kv_dtype,
         "formats": {format.name: asdict(format.footprint) for format in question.formats},
         "rows": [_row(point, question.price if point.gpu == question.gpu_name else None) for point in points],
         "error": _error(here),
@@ -53,13 +55,15 @@ def answer(question: Question) -> dict[str, Any]:
 
 def _row(point: Point, price: float | None) -> dict[str, Any]:
     """A point as plain data; figures of one that does not fit are null."""
-    count = point.bounds.count
+    layout = point.bounds.layout
+    count = layout.count
     known: dict[str, Any] = dict.fromkeys(FIGURES)
     prices = predicted = None
     if point.fits:
-        known = _figures(point, point.seconds, point.prompt_seconds)
+        known = _figures(point, point.seconds, point.prompt_seconds, point.prompt_every)
+        every = point.bounds.prompts(point.context - 1).seconds
         predicted = {
-            **_figures(point, point.predicted, point.prompt_predicted),
+            **_figures(point, point.predicted, point.prompt_predicted, every),
             "parts": asdict(point.bounds.step(point.batch, point.context)),
             "prompt_parts": asdict(point.bounds.prompt(point.context - 1)),
         }
@@ -72,6 +76,9 @@ def _row(point: Point, price: float | None) -> dict[str, Any]:
     return {
         "gpu": point.gpu,
         "gpus": count,
+        "tp": layout.tp,
+        "pp": layout.pp,
+        "microbatches": layout.microbatches,
         "quantization": point.format.name,
         "batch": point.batch,
         "context": point.context,
@@ -84,15 +91,18 @@ def _row(point: Point, price: float | None) -> dict[str, Any]:
         "price_per_million": prices,
         "on_front": point.on_front,
         "predicted": predicted,
-        "measured": None if point.measured is None else _figures(point, point.measured, point.prompt_measured),
+        "measured": None
+        if point.measured is None
+        else _figures(point, point.measured, point.prompt_measured, point.prompt_measured),
     }
 
 
 FIGURES = ("seconds_per_token", "tokens_per_second", "prompt_seconds", "prompt_tokens_per_second")
 
 
-def _figures(point: Point, step: float, prompt: float | None) -> dict[str, Any]:
-    rates = step, point.batch / step, prompt, None if prompt is None else (point.context - 1) / prompt
+def _figures(point: Point, step: float, prompt: float | None, every: float | None) -> dict[str, Any]:
+    """`prompt`: seconds of one alone, `every`: of each of many."""
+    rates = step, point.batch / step, prompt, None if every is None else (point.context - 1) / every
     return dict(zip(FIGURES, rates, strict=True))
 
 

@@ -14,8 +14,10 @@ import torch
 from torch import nn
 
 from llama3.checkpoints.quantized import Parts, QuantizationScheme, empty_parts
+from llama3.config.serving import KvDtype
 from llama3.cost.gpus import FactorType
 from llama3.errors import LlamaError, PluginError
+from llama3.inference.kv_codes import codes_of
 from llama3.inference.paged_cache import PagedCache
 from llama3.model.build import empty_model
 from llama3.model.config import ModelConfig
@@ -40,7 +42,7 @@ _FACTORS: Mapping[torch.dtype, FactorType] = {
 class Footprint:
     """What a model takes in the format `name`.
 
-    dtype: of the computation, of the cache and of weights that are not quantized
+    dtype: of the computation, of the cache (unless that holds codes) and of weights that are not quantized
     resident: bytes of all weights
     read: bytes of weights that a step reads: of an embedding that is not the output matrix too, it looks up rows only
     factors: how many weights of the layers' matrices are multiplied in which type
@@ -59,12 +61,14 @@ class Footprint:
     quantized: int = 0
 
 
-def plain(config: ModelConfig, dtype: ComputePrecision) -> Footprint:
-    """The footprint of a model that is not quantized."""
-    return _footprint(config, dtype, dtype, {}, {})
+def plain(config: ModelConfig, dtype: ComputePrecision, kv_dtype: KvDtype = "auto") -> Footprint:
+    """The footprint of a model that is not quantized; `kv_dtype`: of its cache."""
+    return _footprint(config, dtype, dtype, {}, {}, kv_dtype)
 
 
-def quantized(config: ModelConfig, name: str, scheme: QuantizationScheme, *, inputs: bool) -> Footprint:
+def quantized(
+    config: ModelConfig, name: str, scheme: QuantizationScheme, *, inputs: bool, kv_dtype: KvDtype = "auto"
+) -> Footprint:
     """The footprint under a scheme, the rest in bfloat16. `inputs`: it quantizes the inputs of a product too.
 
     Raises PluginError where the scheme does not tell, and what its `targets` raises.
@@ -77,7 +81,7 @@ def quantized(config: ModelConfig, name: str, scheme: QuantizationScheme, *, inp
         raise NO_SIZE(name, scheme=type(scheme).__name__, error=f"{type(error).__name__}: {error}") from error
     codes = {matrix: max(stored.values(), key=lambda part: part.nbytes) for matrix, stored in parts.items()}
     factors = {matrix: _FACTORS[x.dtype] for matrix, x in codes.items() if inputs and x.dtype in _FACTORS}
-    return _footprint(config, name, "bf16", parts, factors)
+    return _footprint(config, name, "bf16", parts, factors, kv_dtype)
 
 
 def _footprint(
@@ -86,6 +90,7 @@ def _footprint(
     dtype: ComputePrecision,
     parts: Mapping[str, Parts],
     factors: Mapping[str, FactorType],
+    kv_dtype: KvDtype,
 ) -> Footprint:
     """`factors`: the matrices that are multiplied in another type than `dtype`."""
     weights = _matrices(config)
@@ -103,7 +108,7 @@ def _footprint(
         read=resident if config.tied else resident - each * head,
         factors=dict(by_type),
         head=head,
-        cache=PagedCache.block_bytes(config, 1, DTYPES[dtype]),
+        cache=PagedCache.block_bytes(config, 1, DTYPES[dtype], codes_of(kv_dtype)),
         quantized=taken,
     )
 

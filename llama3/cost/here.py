@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
+from llama3.config.serving import KvDtype
 from llama3.cost.bound import KERNELS
 from llama3.cost.gpus import FactorType, Gpu
 from llama3.inference.engine import PREFILL_TOKENS, Engine
@@ -56,12 +57,12 @@ def this_machine(config: ModelConfig, device: str, factors: Iterable[FactorType]
         )
 
 
-def decode_seconds(model: Transformer, batch: int, context: int) -> float:
+def decode_seconds(model: Transformer, batch: int, context: int, kv_dtype: KvDtype = "auto") -> float:
     """Seconds of a step (the median) that adds a token to each of `batch` answers of up to `context` tokens, BLOCK or
     more."""
     length = (context - STEPS - 1) // BLOCK * BLOCK + 1  # its last token alone is in no full block
-    engine = _engine(model, batch, context)
-    engine.cache.kv.fill_(0.01)
+    engine = _engine(model, batch, context, kv_dtype)
+    engine.cache.kv.fill_(1)
     prompts = [_prompt(model.config, length, seed) for seed in range(batch)]
     for prompt in prompts:
         admitted = engine.pool.admit(prompt)
@@ -75,9 +76,9 @@ def decode_seconds(model: Transformer, batch: int, context: int) -> float:
     return statistics.median(seconds)
 
 
-def prompt_seconds(model: Transformer, tokens: int, limit: float) -> float | None:
+def prompt_seconds(model: Transformer, tokens: int, limit: float, kv_dtype: KvDtype = "auto") -> float | None:
     """Seconds from a prompt to the first token of its answer; None where it takes more than `limit`."""
-    engine = _engine(model, 1, tokens + 1)
+    engine = _engine(model, 1, tokens + 1, kv_dtype)
     best: float | None = None
     began = time.perf_counter()
     # The first time pays for making kernels, so a short prompt is read again.
@@ -95,12 +96,17 @@ def prompt_seconds(model: Transformer, tokens: int, limit: float) -> float | Non
     return best
 
 
-def _engine(model: Transformer, batch: int, context: int) -> Engine:
+def _engine(model: Transformer, batch: int, context: int, kv_dtype: KvDtype) -> Engine:
     """One whose cache holds `batch` sequences of `context` tokens."""
     blocks = batch * -(-context // BLOCK)
     blocks += blocks // 50 + 2  # the null block, and what admission leaves free
     return Engine(
-        model, num_blocks=blocks, block_size=BLOCK, max_batch=batch, prefill_tokens=max(PREFILL_TOKENS, batch)
+        model,
+        num_blocks=blocks,
+        block_size=BLOCK,
+        max_batch=batch,
+        prefill_tokens=max(PREFILL_TOKENS, batch),
+        kv_dtype=kv_dtype,
     )
 
 

@@ -9,6 +9,7 @@ from itertools import groupby
 from llama3.artifacts.progress import Display
 from llama3.checkpoints.load import load_model
 from llama3.checkpoints.quantized import quantize_model
+from llama3.config.serving import KvDtype
 from llama3.cost.here import decode_seconds, prompt_seconds
 from llama3.cost.point import Point
 from llama3.cost.question import Format, Question
@@ -37,25 +38,27 @@ def measure(question: Question, points: Sequence[Point]) -> None:
                     point.why = why
             elif fitting:
                 model = _load(question, format)
-                _measure(model, fitting, time.monotonic() + question.seconds / len(question.formats))
+                end = time.monotonic() + question.seconds / len(question.formats)
+                _measure(model, fitting, end, question.kv_dtype)
                 del model
                 give_back_freed_memory()
             bar.advance(len(own))
 
 
-def _measure(model: Transformer, points: Sequence[Point], end: float) -> None:
+def _measure(model: Transformer, points: Sequence[Point], end: float, kv_dtype: KvDtype) -> None:
     """Context by context: its prompt once, for a prompt is read alone, then the steps of all batches."""
     for context in dict.fromkeys(point.context for point in points):
         own = [point for point in points if point.context == context]
         share = (end - time.monotonic()) * PROMPTS_SHARE
-        seconds = prompt_seconds(model, context - 1, share) if own[0].prompt_predicted < share else None
+        is_short = own[0].prompt_predicted < share
+        seconds = prompt_seconds(model, context - 1, share, kv_dtype) if is_short else None
         for point in own:
             point.prompt_measured = seconds
             if time.monotonic() + SLOWER * point.predicted > end:
                 point.why = TIME_IS_OVER
                 continue
             try:
-                point.measured = decode_seconds(model, point.batch, context)
+                point.measured = decode_seconds(model, point.batch, context, kv_dtype)
             except DoesNotFit as error:  # more blocks than can be numbered
                 point.why = f"not measured: {error.problems[0].what}"
 

@@ -47,14 +47,22 @@ def _plots(report: Mapping[str, Any]) -> Iterator[tuple[str, Markup]]:
         unit = 1000 if max(row["tokens_per_second_per_gpu"] for row in rows) >= 1000 else 1
         offers: dict[str, list[Offered]] = {}
         for row in rows:
-            offers.setdefault(row["quantization"], []).append(_offered(row, unit))
+            offers.setdefault(_series(row), []).append(_offered(row, unit))
         label = "1,000 tokens/s of a GPU" if unit > 1 else "tokens/s of a GPU"
         # Charts escape what they show.
         yield f"{gpu}, context {context:,}", Markup(offer_chart(offers, "milliseconds per token of an answer", label))
 
 
+def _series(row: Mapping[str, Any]) -> str:
+    """What a line of a plot is called."""
+    if row["pp"] == 1:
+        return str(row["quantization"])
+    micro = f", {row['microbatches']} micro-batches" if row["microbatches"] > 1 else ""
+    return f"{row['quantization']}, {row['tp']} x {row['pp']}{micro}"
+
+
 def _offered(row: Mapping[str, Any], unit: int) -> Offered:
     milliseconds, rate = 1000 * row["seconds_per_token"], row["tokens_per_second_per_gpu"]
     basis = "predicted" if row["measured"] is None else "measured"
-    label = f"{row['quantization']}, batch {row['batch']}: {milliseconds:.3g} ms, {rate:.4g} tokens/s, {basis}"
+    label = f"{_series(row)}, batch {row['batch']}: {milliseconds:.3g} ms, {rate:.4g} tokens/s, {basis}"
     return Offered(milliseconds, rate / unit, label, bool(row["on_front"]))

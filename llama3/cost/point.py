@@ -9,6 +9,7 @@ from itertools import product
 
 from llama3.cost.bound import Bounds
 from llama3.cost.gpus import Gpu
+from llama3.cost.layout import GpuLayout
 from llama3.cost.pareto import front
 from llama3.cost.question import Format, Question
 from llama3.model.needs import size
@@ -39,7 +40,7 @@ class Point:
     @property
     def weights(self) -> float:
         """Bytes of each device."""
-        return self.bounds.footprint.resident / self.bounds.count
+        return self.bounds.footprint.resident / self.bounds.layout.count
 
     @property
     def cache(self) -> float:
@@ -86,15 +87,21 @@ class Point:
         return self.prompt_predicted if self.prompt_measured is None else self.prompt_measured
 
     @property
+    def prompt_every(self) -> float:
+        """Seconds that each prompt takes where one follows the other."""
+        return self.bounds.prompts(self.context - 1).seconds if self.prompt_measured is None else self.prompt_measured
+
+    @property
     def _cache_of_one(self) -> float:
-        return self.bounds.footprint.cache * self.context / self.bounds.count
+        return self.bounds.footprint.cache * self.context / self.bounds.layout.count
 
 
-def points_of(question: Question, name: str, gpu: Gpu, count: int) -> Iterator[Point]:
-    """Everything that is asked for on one kind of device."""
-    for format, context, batch in product(question.formats, question.contexts, question.batches):
-        bounds = Bounds(question.model.config, format.footprint, gpu, count)
-        yield Point(name, format, batch, context, bounds)
+def points_of(question: Question, name: str, gpu: Gpu, layouts: Iterable[GpuLayout]) -> Iterator[Point]:
+    """Everything that is asked for on one kind of device. A batch that gives no micro-batch an answer is left out."""
+    wanted = product(question.formats, layouts, question.contexts, question.batches)
+    for format, layout, context, batch in wanted:
+        if batch >= layout.microbatches:
+            yield Point(name, format, batch, context, Bounds(question.model.config, format.footprint, gpu, layout))
 
 
 def mark_front(points: Iterable[Point]) -> None:

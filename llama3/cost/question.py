@@ -12,8 +12,10 @@ from typing import Any, TypeVar, cast
 
 from llama3.checkpoints.formats import open_weights
 from llama3.checkpoints.quantized import QuantizationScheme, QuantizedWeights
+from llama3.config.serving import KvDtype
 from llama3.cost.footprint import Footprint, plain, quantized
 from llama3.cost.gpus import HERE, Gpu, find_gpu
+from llama3.cost.layout import ALONE, GpuLayout, read_layouts
 from llama3.errors import ConfigError, LlamaError, PluginError, Problem, did_you_mean
 from llama3.inference.llama import find_model
 from llama3.model.config import PRESETS, ModelConfig
@@ -43,13 +45,13 @@ UNEVEN = ConfigError.declare(
     "L3-CST-009",
     "{heads} key-value heads do not divide over {count} GPUs",
     why="tensor parallelism gives each GPU whole heads",
-    fix="choose among {divisors}",
+    fix="choose among {divisors}, or share the layers too: --layout all",
 )
 ONE_DEVICE = ConfigError.declare(
     "L3-CST-010", "this machine computes on one device", fix="leave out --gpus, or name a GPU with --gpu"
 )
 NO_LINK = ConfigError.declare(
-    "L3-CST-011", "its description has no `link`", why="what several GPUs send each other takes time", fix="add it"
+    "L3-CST-011", "its description has no `{field}`", why="what several GPUs send each other takes time", fix="add it"
 )
 OTHER_FORMAT = ConfigError.declare(
     "L3-CST-012",
@@ -112,8 +114,9 @@ class Format:
 class Question:
     """The points that are asked for, and on what.
 
-    gpu: what is predicted for, None: only this machine; count: of that GPU; price: of one of it, an hour
-    device: of this machine ("cpu", "cuda"); seconds: how long to measure here at most, 0: not at all
+    gpu: what is predicted for, None: only this machine; layouts: how several of that GPU share the model; price: of one
+    of it, an hour
+    kv_dtype: of the cache; device: of this machine ("cpu", "cuda"); seconds: how long to measure here, 0: not at all
     """
 
     model: Model
@@ -122,10 +125,11 @@ class Question:
     contexts: tuple[int, ...]
     gpu_name: str
     gpu: Gpu | None
-    count: int
+    layouts: tuple[GpuLayout, ...]
     price: float | None
     device: str
     seconds: float
+    kv_dtype: KvDtype = "auto"
 
 
 def read_question(
@@ -133,6 +137,7 @@ def read_question(
     *,
     gpu: str = HERE,
     gpus: int = 1,
+    layout: str | None = None,
     quantization: str | None = None,
     options: Mapping[str, Any] | None = None,
     batch: str = "1",
@@ -140,6 +145,7 @@ def read_question(
     price: float | None = None,
     device: str = "auto",
     seconds: float = 60.0,
+    kv_dtype: KvDtype = "auto",
 ) -> Question:
     """Read what the command line says. `options`: of schemes, as "SCHEME.OPTION"; `context`: by default DEFAULT_CONTEXT
     or the model's own, where that is shorter.
@@ -147,22 +153,25 @@ def read_question(
     Raises everything that is wrong at once: a ConfigError where that is of several classes.
     """
     wrong: list[Problem] = []
+    layouts: list[GpuLayout] = []
     found = _tried(lambda: Model.find(model), wrong)
     where = _tried(lambda: device_of(device).type, wrong) or "cpu"
     described = None if gpu == HERE else _tried(lambda: find_gpu(gpu), wrong)
     batches, contexts = _numbers("--batch", batch, 1, wrong), _contexts(found, context, wrong)
     if price is not None and not 0 <= price < math.inf:
         wrong.append(NO_PRICE.problem("--price", price=price))
-    formats = _formats(found, quantization, options or {}, where if gpu == HERE else "cuda", wrong)
+    formats = _formats(found, quantization, options or {}, where if gpu == HERE else "cuda", kv_dtype, wrong)
     if found is not None:
         wrong += _too_long(found.config, contexts)
-        wrong += _uneven(found.config, gpus, described[1] if described else None, gpu)
+        offered = described[1] if described else None
+        layouts = _layouts(found.config, gpus, layout, offered, gpu, wrong)
     if wrong:
         raise ConfigError.of(wrong)
     assert found is not None
     name, offered = described or (HERE, None)
     price = offered.price if price is None and offered is not None else price
-    return Question(found, tuple(formats), batches, contexts, name, offered, gpus, price, where, seconds)
+    asked = tuple(formats), batches, contexts, name, offered, tuple(layouts)
+    return Question(found, *asked, price, where, seconds, kv_dtype)
 
 
 def _tried(work: Callable[[], T], wrong: list[Problem]) -> T | None:
@@ -195,22 +204,38 @@ def _too_long(config: ModelConfig, contexts: Iterable[int]) -> list[Problem]:
     return [LONG_CONTEXT.problem("--context", context=f"{context:,}", limit=f"{limit:,}") for context in longer]
 
 
-def _uneven(config: ModelConfig, gpus: int, offered: Gpu | None, gpu: str) -> list[Problem]:
-    """What keeps the model from being split over so many GPUs."""
-    if gpus == 1:
-        return []
+def _layouts(
+    config: ModelConfig, gpus: int, text: str | None, offered: Gpu | None, gpu: str, wrong: list[Problem]
+) -> list[GpuLayout]:
+    """How so many GPUs share the model."""
     if gpu == HERE:
-        return [ONE_DEVICE.problem("--gpus")]
+        wrong += [ONE_DEVICE.problem(option) for option, given in (("--gpus", gpus > 1), ("--layout", text)) if given]
+        return [ALONE]
+    layouts = read_layouts(text, gpus, config, wrong)
     heads = config.n_kv_heads
-    problems = [] if offered is None or offered.link else [NO_LINK.problem(gpu)]
-    if heads % gpus:
+    if text is None and heads % gpus:
         divisors = [count for count in range(1, heads + 1) if heads % count == 0]
-        problems.append(UNEVEN.problem("--gpus", heads=heads, count=gpus, divisors=divisors))
-    return problems
+        wrong.append(UNEVEN.problem("--gpus", heads=heads, count=gpus, divisors=divisors))
+    for figure, is_needed in _needed(layouts, offered).items():
+        if offered is not None and is_needed and not getattr(offered, figure):
+            wrong.append(NO_LINK.problem(gpu, field=figure))
+    return layouts
+
+
+def _needed(layouts: Iterable[GpuLayout], offered: Gpu | None) -> dict[str, bool]:
+    """Which figures of a GPU's connections the layouts are predicted by."""
+    node = offered.node if offered is not None else 0
+    sizes = {size for layout in layouts for size in (layout.tp, layout.count) if size > 1}
+    return {"link": any(size <= node for size in sizes), "network": any(size > node for size in sizes)}
 
 
 def _formats(
-    model: Model | None, asked: str | None, options: Mapping[str, Any], device: str, wrong: list[Problem]
+    model: Model | None,
+    asked: str | None,
+    options: Mapping[str, Any],
+    device: str,
+    kv_dtype: KvDtype,
+    wrong: list[Problem],
 ) -> list[Format]:
     """The formats that are asked for, by default the one that the model is kept in, or bf16; none without a model."""
     kept = model.scheme if model is not None else None
@@ -230,20 +255,20 @@ def _formats(
         elif kept is not None and (name != kept or given[name]):
             wrong.append(OTHER_FORMAT.problem(f"--quantization {name}", scheme=kept))
         elif model is not None:
-            found.append(_tried(partial(_format, model, name, given[name], device), wrong))
+            found.append(_tried(partial(_format, model, name, given[name], device, kv_dtype), wrong))
     return [format for format in found if format is not None]
 
 
-def _format(model: Model, name: str, options: Mapping[str, Any], device: str) -> Format:
+def _format(model: Model, name: str, options: Mapping[str, Any], device: str, kv_dtype: KvDtype) -> Format:
     """The format of this name. Raises where a scheme does not run on the device, or takes nothing of the model."""
     if name in DTYPES:
-        return Format(plain(model.config, cast(ComputePrecision, name)))
+        return Format(plain(model.config, cast(ComputePrecision, name), kv_dtype))
     spec = discover().spec("quantization", name)
     assert isinstance(spec, QuantizationSpec)
     scheme: QuantizationScheme = discover().build("quantization", name, options or model.options)
     if problems := scheme.supports(device):
         raise PluginError.of(problems)
-    taken = quantized(model.config, name, scheme, inputs=spec.activation_bits is not None)
+    taken = quantized(model.config, name, scheme, inputs=spec.activation_bits is not None, kv_dtype=kv_dtype)
     if not taken.quantized:
         raise NOTHING("--quantization", scheme=name, layers=model.config.n_layers)
     return Format(taken, scheme)

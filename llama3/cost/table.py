@@ -15,11 +15,14 @@ def device_lines(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The model, what each device offers, and the bytes of each format."""
     model = report["model"]
     lines = [("model", f"{model['name']}, {model['parameters']:,} parameters, context {model['max_seq_len']:,}")]
+    asked = next(iter(report["gpus"]))
     for name, gpu in report["gpus"].items():
         rates = ", ".join(f"{kind} {_scaled(rate)}FLOP/s" for kind, rate in gpu["flops"].items())
         count = f"{gpu['count']} x " if gpu["count"] > 1 else ""
         memory = f"{count}{size(int(gpu['memory']))}, {_scaled(gpu['bandwidth'])}B/s"
         told = f"{memory}, {rates}, {1e6 * gpu['launch']:.3g} us a launch"
+        if name == asked and report["price"] is not None:
+            told += f", {report['price']:.4g} an hour" + (" each" if gpu["count"] > 1 else "")
         lines.append((name, f"{told} (measured)" if name == HERE else told))
     for name, taken in report["formats"].items():
         lines.append((name, f"{size(taken['resident'])} of weights, {size(taken['cache'])} of cache a token"))
@@ -31,11 +34,18 @@ def table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     asked = next(iter(report["gpus"]))
     rows = [row for row in report["rows"] if row["gpu"] == asked]
     is_here, has_price = asked == HERE, report["price"] is not None
-    head = ["QUANTIZATION", "BATCH", "CONTEXT"]
+    has_layouts = any(row["pp"] > 1 for row in rows)
+    head = [*(["TP x PP", "MICRO-BATCHES"] if has_layouts else []), "QUANTIZATION", "BATCH", "CONTEXT"]
     head += ["MEASURED TOKENS/S", "PREDICTED", "ERROR"] if is_here else ["PREDICTED TOKENS/S"]
     head += ["MS/TOKEN", "PROMPT S", "MEMORY", "MAX BATCH"]
     head += ["OUTPUT/M", "INPUT/M"] if has_price else []
-    return [*head, "PARETO"], [[*_cells(row, is_here, has_price), _mark(row)] for row in rows]
+    return [*head, "PARETO"], [
+        [*(_layout(row) if has_layouts else []), *_cells(row, is_here, has_price), _mark(row)] for row in rows
+    ]
+
+
+def _layout(row: Mapping[str, Any]) -> list[str]:
+    return [f"{row['tp']} x {row['pp']}", f"{row['microbatches']}"]
 
 
 def _cells(row: Mapping[str, Any], is_here: bool, has_price: bool) -> Iterator[str]:

@@ -1,12 +1,15 @@
-"""One step of the running answers: one forward over their last tokens and drafts, then a draw at each place.
+"""One step of the running answers: a forward over their last tokens and drafts, then a draw at each place.
+
+The two are apart (`launch`, `finish`), because other forwards may be launched before this one is drawn from.
 
 Legend: T new tokens, D model dim, V vocabulary, R places whose next token is drawn: after the last token of each answer
-and after each token of its draft.
+and after each token of its draft; S places whose hidden states a reader is shown.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import chain, islice
 
 import numpy as np
@@ -14,15 +17,12 @@ import numpy.typing as npt
 from torch import Tensor
 
 from llama3.errors import PluginError
-from llama3.inference.core_step import CoreStep
+from llama3.inference.forwards import ForwardPlan, Forwards
 from llama3.inference.kv_pool import KvPool
-from llama3.inference.paged_attention import Ints, ranges, to_device
-from llama3.inference.paged_cache import PagedCache
+from llama3.inference.paged_attention import Ints, ranges
 from llama3.inference.request import Answer, Prefill, Request
 from llama3.inference.sampling import Draws, Top, draw, scores_of, tops_of, uniforms
 from llama3.inference.speculation import PromptLookup
-from llama3.inference.step_graphs import StepGraphs
-from llama3.model.transformer import Transformer
 
 NOTHING_ALLOWED = PluginError.declare(
     "L3-GEN-021",
@@ -32,8 +32,27 @@ NOTHING_ALLOWED = PluginError.declare(
 )
 
 
+@dataclass(frozen=True)
+class Flight:
+    """A forward under way: of running answers with their drafts, and of pieces of prompts.
+
+    begun: the answers of the prompts that are now computed to their end
+    shown: prompts whose reader is shown this many tokens' hidden states
+    """
+
+    running: list[Answer]
+    drafts: list[list[int]]
+    begun: list[Answer]
+    shown: list[tuple[Prefill, int]]
+
+    @property
+    def answers(self) -> list[Answer]:
+        """Those that get their next token from it."""
+        return self.running + self.begun
+
+
 class Decoder:
-    """Computes with a model and its cache for an engine, in whichever thread has the turn.
+    """Has forwards computed for an engine, in whichever thread has the turn, and draws from them.
 
     fail: told of a request whose constraint or reader raised; what the model raises is everybody's and is raised
     draft_rows: rows of a forward that drafts may fill up, 0: none are made
@@ -41,25 +60,11 @@ class Decoder:
     """
 
     def __init__(
-        self,
-        model: Transformer,
-        pool: KvPool,
-        cache: PagedCache,
-        *,
-        fail: Callable[[Request, Exception], None],
-        draft_rows: int,
+        self, pool: KvPool, forwards: Forwards, *, fail: Callable[[Request, Exception], None], draft_rows: int
     ) -> None:
-        self.model, self.pool, self.cache = model, pool, cache
+        self.pool, self.forwards = pool, forwards
         self.fail, self.draft_rows = fail, draft_rows
         self.drafted = self.accepted = 0
-        has_graphs = cache.kv.device.type == "cuda" and cache.ways.few == "triton"
-        self._core_step = CoreStep(model, cache)
-        self.graphs = StepGraphs(model, cache) if has_graphs else None
-
-    def follow_weights(self) -> None:
-        """The model's weights were changed."""
-        if self.graphs is not None:
-            self.graphs.follow_weights()
 
     def lookup(self, request: Request) -> PromptLookup | None:
         """A constraint is asked after each token, so what it constrains is not drawn several tokens at a time."""
@@ -77,10 +82,10 @@ class Decoder:
             drafts.append([] if answer.lookup is None else answer.lookup.draft(answer.ids, room))
         return drafts
 
-    def forward(self, running: list[Answer], drafts: list[list[int]], prefills: list[Prefill]) -> Tensor:
-        """One forward over the last token of each running answer with its draft, and the pieces of prompts; returns
-        the scores after each token of the running answers, then of the next one of those whose prompt is now computed.
-        """
+    def launch(self, running: list[Answer], drafts: list[list[int]], prefills: list[Prefill]) -> Flight:
+        """Have the last token of each running answer with its draft, and the pieces of prompts, computed. Scored are
+        the places after each token of the running answers, then the last one of each prompt that is now computed, once
+        for each of its answers."""
         appended = self._append(running, drafts)
         tokens = [[answer.ids[-1], *draft] for answer, draft in zip(running, drafts, strict=True)]
         drawn = np.fromiter(map(len, tokens), np.int64)
@@ -91,14 +96,35 @@ class Decoder:
         new = np.append(drawn, [prefill.piece for prefill in prefills]).astype(np.int64)
         pieces = [prefill.request.prompt[prefill.done : prefill.done + prefill.piece] for prefill in prefills]
         last = np.fromiter(chain.from_iterable(tokens), np.uint32)
-        h_TD = self.compute(np.concatenate([last, *pieces]), rows, starts, starts + new)
         ends = np.cumsum(new)[len(running) :]
+        shown, places = [], [np.empty(0, np.int64)]
         for prefill, end in zip(prefills, ends.tolist(), strict=True):
             prefill.done += prefill.piece
-            self._show(prefill, h_TD[end - prefill.piece : end])
+            if prefill.request.reader is not None and prefill.is_first:
+                shown.append((prefill, prefill.piece))
+                places.append(np.arange(end - prefill.piece, end))
         answers = [0 if prefill.left else len(prefill.answers) for prefill in prefills]
-        scored_R = np.append(np.arange(len(last)), np.repeat(ends - 1, np.array(answers, np.int64)))
-        return self.model.logits(h_TD[to_device(scored_R, h_TD.device)])
+        self.forwards.launch(
+            ForwardPlan(
+                tokens_T=np.concatenate([last, *pieces]),
+                rows_B=rows,
+                starts_B=starts,
+                ends_B=starts + new,
+                scored_R=np.append(np.arange(len(last)), np.repeat(ends - 1, np.array(answers, np.int64))),
+                shown_S=np.concatenate(places),
+            )
+        )
+        begun = [answer for prefill in prefills if not prefill.left for answer in prefill.answers]
+        return Flight(running, drafts, begun, shown)
+
+    def finish(self, flight: Flight) -> None:
+        """Show readers what the oldest flight, this one, computed, and draw from it."""
+        logits_RV, h_SD = self.forwards.collect()
+        counts = [count for _, count in flight.shown]
+        for (prefill, _), h_TD in zip(flight.shown, h_SD.split(counts), strict=True):
+            self._show(prefill.request, h_TD)
+        if flight.answers:
+            self.draw(flight.answers, flight.drafts + [[] for _ in flight.begun], logits_RV)
 
     def _append(self, running: list[Answer], drafts: list[list[int]]) -> Ints:
         """Make room for the last token of each running answer and its draft; the answers' rows."""
@@ -112,21 +138,13 @@ class Decoder:
                 assert slots is not None, "a draft is no longer than the answer may become"
         return rows
 
-    def _show(self, prefill: Prefill, h_TD: Tensor) -> None:
-        request = prefill.request
-        if request.reader is None or not prefill.is_first or request.error is not None:
+    def _show(self, request: Request, h_TD: Tensor) -> None:
+        if request.reader is None or request.error is not None:
             return
         try:
-            request.reader.read(self.model, h_TD)
+            request.reader.read(self.forwards, h_TD)
         except Exception as error:
             self.fail(request, error)
-
-    def compute(self, tokens: npt.NDArray[np.uint32], rows: Ints, starts: Ints, ends: Ints) -> Tensor:
-        if self.graphs is not None and self.graphs.serve(ends - starts):
-            return self.graphs.step(tokens, rows, starts, ends)
-        positions_T = self.cache.plan(rows, starts, ends)
-        tokens_T = to_device(tokens.astype(np.int64), positions_T.device)
-        return self._core_step.step(tokens_T, positions_T)
 
     def draw(self, running: list[Answer], drafts: list[list[int]], logits_RV: Tensor) -> None:
         """Draw the next token of each running answer, and those after it as far as its draft was right."""

@@ -9,11 +9,13 @@ A step computes at most `prefill_tokens` of prompts: a long one takes several, i
 gets its token. No other prompt starts while one is half computed, so whatever is found in the cache was computed
 before it is read.
 
+A pipeline of several processes (`ranks`) has a forward under way in each of its stages: the running answers are that
+many micro-batches. A step launches those that are idle, then draws from the forward that was launched first. Whatever
+a forward reads of the cache, forwards that were launched before it write earlier: every stage computes in that order.
+
 Many threads may read from one engine. None of them owns it: whoever waits for a token while nobody computes takes the
 next step, for all (`Engine._in_turn`). So a lone reader computes in its own thread, and readers that come together
 share every forward. A server gives it a thread that calls `step`.
-
-Legend: R places whose next token is drawn, V vocabulary.
 """
 
 from __future__ import annotations
@@ -33,11 +35,13 @@ from llama3.config.precision import AutoPrecision
 from llama3.config.serving import KvDtype, Speculative
 from llama3.inference.checks import check_prompts, longest_kept, require_memory
 from llama3.inference.completion import Completion
-from llama3.inference.decoding import Decoder
+from llama3.inference.decoding import Decoder, Flight
+from llama3.inference.forwards import Forwards, WholeForwards
 from llama3.inference.kv_codes import codes_of
 from llama3.inference.kv_pool import KvPool
 from llama3.inference.paged_attention import Way
 from llama3.inference.paged_cache import PagedCache
+from llama3.inference.ranks import Leader
 from llama3.inference.request import Answer, Constraint, Prefill, Reader, Request
 from llama3.inference.sampling import Sampling, stream_seed
 from llama3.inference.speculation import draft_rows
@@ -62,6 +66,7 @@ class Engine:
     speculative: "prompt_lookup" guesses tokens of answers that repeat their prompt or themselves; ids stay the same
     attention: how the cache is read (see paged_attention.py; default: the fastest way that works on the device)
     kv_dtype: "int8" or "fp8" keeps keys and values as codes of a byte: more tokens fit into the same memory
+    ranks: the processes that share the model, of which `model` is this one's part; dtype and attention are theirs
 
     `generate` and `stream` are the doors for most; who reads several answers at once, as a server does, calls `submit`,
     then `tokens` or `wait`, and `cancel`. All may be called from any thread. Nothing is computed while nobody waits.
@@ -82,6 +87,7 @@ class Engine:
         speculative: Speculative = "off",
         attention: Way | None = None,
         kv_dtype: KvDtype = "auto",
+        ranks: Leader | None = None,
     ) -> None:
         self._source = model
         copied = dtype not in (None, model.embed.weight.dtype)
@@ -89,25 +95,31 @@ class Engine:
         weight = self.model.embed.weight
         context = -(-model.config.max_seq_len // block_size)
         codes = codes_of(kv_dtype)
-        block_bytes = PagedCache.block_bytes(model.config, block_size, weight.dtype, codes)
+        kept = model.config if ranks is None else ranks.kept
+        block_bytes = PagedCache.block_bytes(kept, block_size, weight.dtype, codes)
         if num_blocks is None:
             num_blocks = 1 + max(context, min(_cache_bytes(weight.device) // block_bytes, max_batch * context))
         self.max_batch = max_batch
         self.prefill_tokens = prefill_tokens
         require_memory(num_blocks, block_size, block_bytes, max_batch, weight.device)
         self.pool = KvPool(num_blocks, block_size, max_seqs=max_batch, max_blocks=min(context, max(1, num_blocks - 1)))
-        self.cache = PagedCache(
-            model.config, self.pool, dtype=weight.dtype, device=weight.device, attention=attention, codes=codes
-        )
+        if ranks is None:
+            self.cache = PagedCache(
+                kept, self.pool, dtype=weight.dtype, device=weight.device, attention=attention, codes=codes
+            )
+            self.forwards: Forwards = WholeForwards(self.model, self.cache)
+        else:
+            self.cache, self.forwards = ranks.begin(self.pool, kv_dtype), ranks
         rows = draft_rows(speculative, weight.dtype)
-        self.decoder = Decoder(self.model, self.pool, self.cache, fail=self._end, draft_rows=rows)
+        self.decoder = Decoder(self.pool, self.forwards, fail=self._end, draft_rows=rows)
         self._live: dict[Request, None] = {}  # every request that is not over, in the order of arrival
         self._waiting: deque[Request] = deque()  # those with answers that have not started
         self._half: Prefill | None = None  # the prompt that is begun and not computed to its end
-        self._running: list[Answer] = []
+        self._running: list[Answer] = []  # those whose next token is not being computed
+        self._flights: deque[Flight] = deque()  # the forwards under way, the one that was launched first in front
         self._ended: list[Request] = []  # of which something is to be dropped when nobody computes
-        self._turns = threading.Condition()  # guards the five above and is told of every step
-        self._taken = False  # whether a thread computes; it alone then removes from the first four
+        self._turns = threading.Condition()  # guards the six above and is told of every step
+        self._taken = False  # whether a thread computes; it alone then removes from the first five
         self._weights = self._weight_versions()
 
     def generate(self, prompts: Sequence[npt.ArrayLike], sampling: Sampling) -> list[list[Completion]]:
@@ -180,11 +192,11 @@ class Engine:
 
     def step(self) -> None:
         """Compute the next token of every running answer, if there are any: for a thread that serves all others."""
-        self._in_turn(self._step, unless=lambda: not self._live)
+        self._in_turn(self._step, unless=lambda: not self._live and not self._flights)
 
     def cancel(self, request: Request, index: int | None = None) -> None:
         """Drop a request in any state, or only its answer `index`, which is then over with the tokens that it has. Its
-        blocks are free at once, or after the step that is being computed. What is over is left alone."""
+        blocks are free at once, or after the forward that computes it. What is over is left alone."""
         if index is None:
             self._end(request, CancelledError("the request was cancelled"))
             return
@@ -250,23 +262,39 @@ class Engine:
                 self._half = None
 
     def _step(self) -> None:
-        """Start what fits and compute the next token of every answer, in one forward."""
+        """Launch as many forwards as may be under way, and draw from the first of them."""
         try:
-            if not self._running and self._half is None:
+            if not self._running and self._half is None and not self._flights:
                 self._follow_weights()
             with torch.inference_mode():
-                prefills = self._admit()
-                drafts = self.decoder.drafts(self._running)
-                logits_RV = self.decoder.forward(self._running, drafts, prefills)
-                begun = [answer for prefill in prefills if not prefill.left for answer in prefill.answers]
-                self._running += begun
-                self._half = next((prefill for prefill in prefills if prefill.left), None)
-                if self._running:
-                    self.decoder.draw(self._running, drafts + [[] for _ in begun], logits_RV)
-                self._finish()
+                while len(self._flights) < self.forwards.depth and (flight := self._launch()) is not None:
+                    self._flights.append(flight)
+                while self._flights:
+                    self.decoder.finish(self._flights[0])
+                    self._running += self._flights.popleft().answers
+                    self._finish()
+                    if self._live:
+                        break
         except BaseException as error:
             self._abandon(error)
             raise
+
+    def _launch(self) -> Flight | None:
+        """A forward over what fits and is not under way: a micro-batch of the running answers, and pieces of prompts.
+        None where there is nothing."""
+        share = -(-(len(self._running) + self._under_way) // self.forwards.depth)
+        chosen, self._running = self._running[:share], self._running[share:]
+        prefills = self._admit(taken=len(chosen))
+        if not chosen and not prefills:
+            return None
+        flight = self.decoder.launch(chosen, self.decoder.drafts(chosen), prefills)
+        self._half = next((prefill for prefill in prefills if prefill.left), None)
+        return flight
+
+    @property
+    def _under_way(self) -> int:
+        """Answers whose next token is being computed."""
+        return sum(len(flight.answers) for flight in self._flights)
 
     def _abandon(self, error: BaseException) -> None:
         """Nothing in the cache can be trusted after a step that broke off. What the model raises is every request's; an
@@ -276,6 +304,7 @@ class Engine:
             self._live.clear()
             self._waiting.clear()
             self._running.clear()
+            self._flights.clear()
             self._half = None
             self._ended.clear()
             for request in requests:
@@ -286,7 +315,7 @@ class Engine:
                     self._live[request] = None
                     self._waiting.append(request)
         self._forget()
-        self.cache.wipe()
+        self.forwards.wipe()
 
     def _forget(self) -> None:
         self.pool.reset()
@@ -298,7 +327,7 @@ class Engine:
         if self._weights != versions:
             if self.model is not self._source:
                 refresh(self.model, self._source)
-            self.decoder.follow_weights()
+            self.forwards.follow_weights()
             self.pool.reset()
             self._weights = versions
 
@@ -314,12 +343,14 @@ class Engine:
             self._live.update(dict.fromkeys(requests))
             self._waiting.extend(requests)
 
-    def _admit(self) -> list[Prefill]:
-        """The prompts of which the next step computes a piece: the one that is begun, then as many waiting ones as fit.
-        All but the last will be computed to their end."""
+    def _admit(self, taken: int) -> list[Prefill]:
+        """The prompts of which the next forward computes a piece: the one that is begun, then as many waiting ones as
+        fit beside the running answers, of which the forward has `taken`. All but the last will be computed to their
+        end."""
         prefills = [self._half] if self._half is not None else []
-        room = self.max_batch - len(self._running) - sum(len(prefill.answers) for prefill in prefills)
-        budget = self.prefill_tokens - sum(prefill.left for prefill in prefills)
+        running = taken + len(self._running) + self._under_way
+        room = self.max_batch - running - sum(len(prefill.answers) for prefill in prefills)
+        budget = max(1, self.prefill_tokens // self.forwards.depth) - sum(prefill.left for prefill in prefills)
         while self._waiting and room > 0 and budget > 0:
             request = self._waiting[0]
             longest = longest_kept(request.prompt, request.sampling)

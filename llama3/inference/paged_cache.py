@@ -21,6 +21,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +30,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from llama3.inference.kv_codes import KvCodes
-from llama3.inference.kv_pool import KvPool
 from llama3.inference.paged_attention import CoreReads, Ints, Reads, Way, ranges, reads, taken, to_device
 from llama3.model.config import ModelConfig
 
@@ -40,6 +40,23 @@ QUERIES_TOGETHER = 256
 """New tokens of a sequence that are attended together where blocks are gathered."""
 KEYS_TOGETHER = 255
 """Sequences up to this length are padded to each other; longer ones only up to the next power of two."""
+
+
+class BlockTable(Protocol):
+    """What a cache asks of whoever keeps account of its blocks: `KvPool`, or what stands for one on another rank."""
+
+    num_blocks: int
+    block_size: int
+    max_blocks: int
+
+    @property
+    def block_table(self) -> npt.NDArray[np.int32]:
+        """Block ids of each row."""
+        ...
+
+    def take_copies(self) -> npt.NDArray[np.int32]:
+        """Pairs (from, to) of blocks that are copied before the next forward."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -90,7 +107,7 @@ class PagedCache:
     def __init__(
         self,
         config: ModelConfig,
-        pool: KvPool,
+        pool: BlockTable,
         *,
         dtype: torch.dtype,
         device: torch.device,

@@ -18,7 +18,7 @@ from llama3.inference.speculation import PromptLookup
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from llama3.model.transformer import Transformer
+    from llama3.inference.forwards import OutputHead
 
 
 class Constraint(Protocol):
@@ -37,7 +37,7 @@ class Reader(Protocol):
     """Is shown a prompt's final hidden states, piece by piece and in order, in the thread that computes. What it raises
     ends its request, and no other."""
 
-    def read(self, model: Transformer, h_TD: Tensor) -> None: ...
+    def read(self, model: OutputHead, h_TD: Tensor) -> None: ...
 
 
 @dataclass(eq=False)

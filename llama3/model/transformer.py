@@ -153,10 +153,17 @@ class Transformer(nn.Module):
             attention = _Recorded(attention, kv_sink)
         return self.norm(self._run(batch.tokens_T, batch.positions_T, attention))
 
-    def step(self, tokens_T: Tensor, positions_T: Tensor, cache: KVCache) -> Tensor:
+    def step(
+        self, tokens_T: Tensor, positions_T: Tensor, cache: KVCache, x_TD: Tensor | None = None, chunk: int = 0
+    ) -> Tensor:
         """Final normalised hidden states of new tokens whose past is in `cache`: one token of each running sequence
-        (decoding), or a chunk of a prompt. The cache knows which token belongs to which sequence."""
-        return self.norm(self._run(tokens_T, positions_T, cache))
+        (decoding), or a chunk of a prompt. The cache knows which token belongs to which sequence. A stage takes and
+        gives hidden states as in `forward`."""
+        layers = self.layers.keys() if self.chunks is None else self.chunks[chunk]
+        x_TD = self._run(tokens_T, positions_T, cache, x_TD, layers)
+        if self.norm is None or (self.chunks is not None and chunk < len(self.chunks) - 1):
+            return x_TD
+        return self.norm(x_TD)
 
     def logits(self, h_TD: Tensor) -> Tensor:
         """Scores over the vocabulary, in the dtype of the computation."""

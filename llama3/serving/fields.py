@@ -6,8 +6,9 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from llama3.errors import ConfigError
+from llama3.errors import ConfigError, did_you_mean
 from llama3.inference.sampling import MOST_TOPS
+from llama3.plugins.options import keys_at
 from llama3.serving.forms import (
     MOST_PROMPTS,
     MOST_TEXT,
@@ -175,14 +176,23 @@ class DetokenizeBody(BodyFields):
 
 
 def read_fields(kind: type[Body], data: bytes) -> Body:
-    """The body of a request. Raises ConfigError naming every field that is wrong."""
+    """The body of a request. Raises ConfigError naming every wrong field, and what an unknown one is near."""
     try:
         return kind.model_validate_json(data)
     except ValidationError as error:
         found: dict[str, str] = {}
         for one in error.errors(include_url=False, include_context=False, include_input=False):
-            found.setdefault(place_of(one["loc"]), one["msg"])
+            message = one["msg"].removeprefix("Value error, ")
+            if one["type"] == "extra_forbidden":
+                near = did_you_mean(str(one["loc"][-1]), keys_at(kind, one["loc"][:-1]))
+                message = "; ".join(part for part in (message, near) if part)
+            found.setdefault(place_of(one["loc"]) or _field_of(kind, message), message)
         raise ConfigError.of(
-            BAD_FIELD.problem(where, error=message.removeprefix("Value error, "))
-            for where, message in list(found.items())[:MOST_PROBLEMS]
+            BAD_FIELD.problem(where, error=message) for where, message in list(found.items())[:MOST_PROBLEMS]
         ) from None
+
+
+def _field_of(kind: type[BaseModel], message: str) -> str:
+    """The field that a message about several begins with."""
+    first = message.partition(" ")[0]
+    return first if first in kind.model_fields else ""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from llama3.errors import ConfigError, DataError, DoesNotFit, GuardBlocked, LlamaError
+from llama3.inference.ranks import LOST
 from llama3.safety.worker import BUSY as GUARD_BUSY
 from llama3.serving.limits import TOO_FAST
 
@@ -51,6 +52,12 @@ CROWDED = LlamaError.declare(
 NOT_HTTP = DataError.declare(
     "L3-SRV-051", "this is no request of HTTP/1.1", fix="send a request with a head of less than 16 KiB"
 )
+GUARD_DOWN = LlamaError.declare(
+    "L3-SRV-067",
+    "nothing can be judged by the guard {guards}",
+    why="it hangs, or could not be opened again after it did",
+    fix="ask again later; /health/ready says when it is back",
+)
 
 STATUS = {
     NO_KEY.code: 401,
@@ -66,6 +73,8 @@ STATUS = {
     TOO_FAST.code: 429,
     STOPPING.code: 503,
     CROWDED.code: 503,
+    LOST.code: 503,
+    GUARD_DOWN.code: 503,
     LATE.code: 504,
 }
 """Of errors whose class does not say it."""

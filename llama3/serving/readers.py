@@ -10,8 +10,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from llama3.inference.forwards import OutputHead
 from llama3.inference.sampling import Top, likeliest
-from llama3.model.transformer import Transformer
 
 ROWS = 64
 """Rows of scores over the vocabulary that exist at once in float32."""
@@ -28,7 +28,7 @@ class PromptLogps:
         self._top = top
         self._read = 0
 
-    def read(self, model: Transformer, h_TD: Tensor) -> None:
+    def read(self, model: OutputHead, h_TD: Tensor) -> None:
         """The next tokens' states."""
         for rows_TD in h_TD.split(ROWS):
             next_ids = self.prompt[self._read + 1 : self._read + 1 + len(rows_TD)].astype(np.int64)
@@ -49,7 +49,7 @@ class MeanState:
         self._sum: npt.NDArray[np.float64] | None = None
         self._count = 0
 
-    def read(self, model: Transformer, h_TD: Tensor) -> None:
+    def read(self, model: OutputHead, h_TD: Tensor) -> None:
         """The next tokens' states."""
         part = h_TD.double().sum(0).cpu().numpy()
         self._sum = part if self._sum is None else self._sum + part

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Sequence, Set
+from collections.abc import Iterator, Sequence, Set
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from llama3.errors import CheckpointError
+from llama3.errors import CheckpointError, GuardBlocked
 from llama3.inference.llama import Llama
 from llama3.inference.sampling import Sampling
 from llama3.inference.stops import read_stops
@@ -23,7 +24,7 @@ from llama3.safety.guard import Turn
 from llama3.serving.answers import AnswerText
 from llama3.serving.choices import Exchange, ServedChoice
 from llama3.serving.fields import Drawing
-from llama3.serving.problems import LONG_PROMPT, NO_MODEL
+from llama3.serving.problems import GUARD_DOWN, LONG_PROMPT, NO_MODEL
 from llama3.serving.record import Record
 from llama3.serving.service import Job, Service
 from llama3.serving.tools import CallReader
@@ -108,11 +109,12 @@ class Served:
 
     async def admit(self, text: str, record: Record) -> str:
         """What of a user's text the guards let in. Raises GuardBlocked, and LlamaError where too much waits for
-        them."""
+        them, or one of them cannot be asked."""
         if self.guard is None:
             return text
-        decision = await self.guard.adecide("input", text, (), record.id, record.tenant)
-        decision.raise_if_blocked()
+        with self._unless_down():
+            decision = await self.guard.adecide("input", text, (), record.id, record.tenant)
+            decision.raise_if_blocked()
         return decision.text
 
     async def admit_dialog(self, turns: Sequence[Turn], record: Record) -> list[Turn]:
@@ -121,7 +123,21 @@ class Served:
         self.require_room(sum(len(self.tokenizer.encode(turn.content.strip())) for turn in turns), "messages")
         if self._dialogs is None:
             return list(turns)
-        return await self._dialogs.aadmit(turns, record.id, record.tenant)
+        with self._unless_down():
+            return await self._dialogs.aadmit(turns, record.id, record.tenant)
+
+    @contextmanager
+    def _unless_down(self) -> Iterator[None]:
+        """Judging what is asked. Raises LlamaError instead of GuardBlocked where it was not the text that was refused:
+        a guard that cannot be asked objects to all."""
+        try:
+            yield
+        except GuardBlocked as refused:
+            reasons = refused.problems[0].why
+            down = [] if self.guard is None else [name for name in self.guard.down() if f"{name}: " in reasons]
+            if down:
+                raise GUARD_DOWN(guards=", ".join(down)) from refused
+            raise
 
     def sampling(self, body: Drawing, prompt: npt.NDArray[np.uint32], wanted: int | None, top_logps: int) -> Sampling:
         """How answers are drawn: `wanted` tokens, as far as there is room. Raises DoesNotFit, ConfigError."""

@@ -2,6 +2,7 @@
 
 At the first SIGTERM or Ctrl-C no more requests are taken and those under way go on, for `grace` seconds at most; then,
 or at the second signal, each of them ends with an error. Until then the server listens, to say that it is not ready.
+Where a process that shares the model is lost, every answer ends with that error, and so does the server.
 """
 
 from __future__ import annotations
@@ -131,6 +132,11 @@ class HttpServer(uvicorn.Server):
             await asyncio.sleep(TICK)
         self.should_exit = True
 
+    async def _end_with_ranks(self) -> None:
+        await self.served.service.aborted
+        if self.served.service.lost is not None:
+            await self._drain()
+
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         """Until it is told to stop. Raises OSError where it cannot listen."""
         self._loop, self._grace_is_over = asyncio.get_running_loop(), asyncio.Event()
@@ -148,5 +154,6 @@ class HttpServer(uvicorn.Server):
         """Begin to listen, and tell where."""
         await super().startup(sockets)
         if self.started and sockets:
+            self._watch = asyncio.ensure_future(self._end_with_ranks())
             host, port = sockets[0].getsockname()[:2]
             self._announce(f"http://{f'[{host}]' if ':' in host else host}:{port}")

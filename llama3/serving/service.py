@@ -23,6 +23,7 @@ from llama3.errors import LlamaError
 from llama3.fair_queue import FairQueue
 from llama3.inference.completion import FinishReason
 from llama3.inference.engine import Engine
+from llama3.inference.ranks import LOST, Leader
 from llama3.inference.request import Constraint, Reader, Request
 from llama3.inference.sampling import Sampling, Top
 from llama3.model.transformer import Transformer
@@ -34,6 +35,9 @@ MAX_BATCH = 32
 MAX_QUEUE = 256
 PREFILL_TOKENS = 256
 """Tokens of prompts in a step: what a running answer waits for at most when a long prompt comes."""
+
+CHECK_SECONDS = 1.0
+"""How often an idle engine is asked whether all that compute for it are there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +125,10 @@ class Job:
 class Service:
     """Answers the requests of one event loop with one engine.
 
+    Where ranks share the model and one of them is lost, all work ends with that error, which is `lost` from then on.
+
     max_batch: answers that run at once; max_queue: requests of one tenant that may wait
-    prefill_tokens: see `PREFILL_TOKENS`; limits: the rates of tenants; speculative, kv_dtype: see `Engine`
+    prefill_tokens: see `PREFILL_TOKENS`; limits: the rates of tenants; speculative, kv_dtype, ranks: see `Engine`
     """
 
     def __init__(
@@ -135,6 +141,7 @@ class Service:
         limits: RateLimits | None = None,
         speculative: Speculative = "off",
         kv_dtype: KvDtype = "auto",
+        ranks: Leader | None = None,
     ) -> None:
         self.limits = limits or RateLimits()
         self.engine = Engine(
@@ -143,10 +150,12 @@ class Service:
             prefill_tokens=prefill_tokens,
             speculative=speculative,
             kv_dtype=kv_dtype,
+            ranks=ranks,
         )
         self.max_tokens = self.engine.pool.max_tokens
         """Of a prompt with its answer."""
         self.max_queue = max_queue
+        self.lost: LlamaError | None = None
         self.draining = False
         """Whether new requests are refused; those that were taken go on."""
         self.aborted: asyncio.Future[LlamaError]
@@ -247,16 +256,24 @@ class Service:
                 except Exception as error:
                     fault = error  # its requests have it
                     log.exception("the engine failed in a step")
+                if isinstance(fault, LlamaError) and fault.problems[0].code == LOST.code:
+                    self.lost = fault
                 self._hand_back(fault)
         except BaseException:
             log.exception("the engine's thread ended")
         finally:
-            self._tell(lambda: self.abort(STOPPING()))
+            self._tell(lambda: self.abort(self.lost or STOPPING()))
 
     def _wait_for_work(self) -> bool:
-        """Give the engine what it can run. False: the service has stopped."""
+        """Give the engine what it can run. False: the service has stopped, or will compute nothing any more."""
+        while self.lost is None and not self._has_work():
+            try:
+                self.engine.forwards.check()
+            except LlamaError as error:
+                self.lost = error
+        if self.lost is not None:
+            return False
         with self._changed:
-            self._changed.wait_for(lambda: self._stopped or self._running or self._waiting)
             room = self.engine.max_batch - sum(job.running for job in self._running)
             while room > 0 and self._waiting:
                 job = self._waiting.pop()
@@ -274,6 +291,11 @@ class Service:
                 self._running.append(job)
                 room -= job.running
             return not self._stopped
+
+    def _has_work(self) -> bool:
+        """Wait for it, or for a while."""
+        with self._changed:
+            return bool(self._changed.wait_for(lambda: self._stopped or self._running or self._waiting, CHECK_SECONDS))
 
     def _hand_back(self, fault: Exception | None) -> None:
         """Pass on what a step drew, and the errors of jobs that will get no more. `fault`: the one that all have."""

@@ -234,28 +234,31 @@ class Parallel:
 
     def __init__(self, context: ParallelContext, strategies: Mapping[Axis, ParallelStrategy] | None = None) -> None:
         self.context = context
-        self._by_axis = dict(strategies or {})
         order: tuple[Axis, ...] = ("pp", "tp", "cp", "dp")
-        self._strategies = [self._by_axis[axis] for axis in order if axis in self._by_axis]
+        self._strategies = {axis: strategies[axis] for axis in order if axis in strategies} if strategies else {}
+
+    def only(self, *axes: Axis) -> Parallel:
+        """The strategies of these axes alone, in the same mesh."""
+        return Parallel(self.context, {axis: found for axis, found in self._strategies.items() if axis in axes})
 
     def apply(self, model: nn.Module) -> None:
         """Cut a model, in place."""
-        for strategy in self._strategies:
+        for strategy in self._strategies.values():
             strategy.apply(model, self.context)
 
     def runner(self, model: Transformer) -> Runner:
-        runners = (strategy.runner(model, self.context) for strategy in self._strategies)
+        runners = (strategy.runner(model, self.context) for strategy in self._strategies.values())
         return next((runner for runner in runners if runner is not None), MicrobatchRunner(model))
 
     def sum_gradients(self, model: nn.Module) -> None:
         """End the backward passes of an update: every gradient becomes that of all ranks. dp is first, pp last."""
-        for strategy in reversed(self._strategies):
+        for strategy in reversed(self._strategies.values()):
             strategy.sum_gradients(model, self.context)
         sum_over_cp(model.parameters(), self.context)
 
     def adapter_problems(self, where: str) -> list[Problem]:
         """What speaks against adapters in this layout."""
-        return adapter_problems(self._by_axis, self.context.dims, where)
+        return adapter_problems(self._strategies, self.context.dims, where)
 
 
 def start(section: ParallelismSection, model: ModelConfig, device: torch.device, registry: Registry) -> Parallel:

@@ -43,6 +43,7 @@ from llama3.training.agreement import refuse_together
 from llama3.training.messages import broadcast_tensor
 from llama3.training.microbatch import cut
 from llama3.training.parallel import Columns, Parallel, ParallelContext, Read
+from llama3.training.sampler import ShardedSampler
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -146,8 +147,12 @@ class PlacedModel:
         """Samples, in a precision of its own, with the weights as they are at each call.
 
         Every rank must call it together, each with prompts of its own, or none. Where the model is sharded its weights
-        are first gathered, one at a time, into a copy for the engine.
+        are first gathered, one at a time, into a copy for the engine; where its matrices are cut (tp), each rank keeps
+        its own part of them only.
         """
+        if self.context.dims.tp > 1:
+            dtype = sampling_dtype(self.module, precision)
+            return ShardedSampler(self.config, self.parallel, dtype, self.weights)
         return _Gathering(self, precision) if self.is_sharded else throughput_engine(self.module, precision)
 
     @cached_property

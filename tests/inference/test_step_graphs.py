@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from llama3 import _core
 from llama3.inference import Engine, Sampling, paged_attention, paged_kernel
 from llama3.inference import engine as engine_module
+from llama3.inference.forwards import ForwardPlan
 from llama3.inference.request import Request
 from llama3.inference.sampling import Draws, draw, scores_of
 from llama3.inference.step_graphs import StepGraphs
@@ -58,13 +59,18 @@ class Traced:
 
 def with_graphs(model, capture, **options):
     engine = Engine(model, attention="triton", **options)
-    engine.decoder.graphs = StepGraphs(engine.model, engine.cache, capture)
+    engine.forwards.graphs = StepGraphs(engine.model, engine.cache, capture)
     return engine
+
+
+def plan_of(tokens, rows, starts, ends):
+    none = np.empty(0, np.int64)
+    return ForwardPlan(tokens, rows, starts, ends, none, none)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="without a GPU only")
 def test_an_engine_on_a_cpu_has_no_graphs(model):
-    assert Engine(model, attention="triton").decoder.graphs is None
+    assert Engine(model, attention="triton").forwards.graphs is None
 
 
 def test_answers_from_graphs_are_those_of_plain_steps(model):
@@ -93,9 +99,9 @@ def test_rows_of_several_tokens_are_steps_too(model):
         with torch.inference_mode():
             for starts, ends in steps:
                 pieces = [tokens[i, start:end] for i, (start, end) in enumerate(zip(starts, ends, strict=True))]
-                h_TD = engine.decoder.compute(np.concatenate(pieces), rows, starts, ends)
+                h_TD = engine.forwards.hidden(plan_of(np.concatenate(pieces), rows, starts, ends))
         found.append(h_TD)
-    assert engines[0].decoder.graphs._capture.sizes == [16], "the second step alone has few tokens of each"
+    assert engines[0].forwards.graphs._capture.sizes == [16], "the second step alone has few tokens of each"
     torch.testing.assert_close(*found, atol=1e-4, rtol=1e-4)  # sums in another order
 
 
@@ -105,7 +111,7 @@ def test_padding_touches_no_sequence(model):
     before = engine.cache.kv[:, :, :, 1:].clone()
     rows = np.array([engine.pool.admit([1, 2, 3])[0] for _ in range(3)], np.int64)
     with torch.inference_mode():
-        engine.decoder.compute(np.array([3, 3, 3], np.uint32), rows, np.array([2, 2, 2]), np.array([3, 3, 3]))
+        engine.forwards.hidden(plan_of(np.array([3, 3, 3], np.uint32), rows, np.array([2, 2, 2]), np.array([3, 3, 3])))
     changed = (engine.cache.kv[:, :, :, 1:] != before).flatten(-2).any(-1).any(0).any(0).any(0)
     assert set(changed.nonzero().flatten().add(1).tolist()) <= set(engine.pool.block_table[rows, 0].tolist())
 
@@ -166,7 +172,7 @@ def on_fake_gpu(monkeypatch):
     monkeypatch.setattr(paged_attention, "_tried", lambda *shape: None)
     no_numbers = lambda array, device: torch.empty(array.shape, dtype=torch.from_numpy(array).dtype, device=device)
     monkeypatch.setattr(paged_attention, "to_device", no_numbers)
-    for module in ("decoding", "paged_cache", "step_graphs"):
+    for module in ("forwards", "paged_cache", "step_graphs"):
         monkeypatch.setattr(f"llama3.inference.{module}.to_device", no_numbers)
     monkeypatch.setattr(varlen, "_should_use_cudnn", lambda index: True)
     monkeypatch.setattr(varlen, "_cudnn_version", lambda query: 92600)
@@ -204,8 +210,9 @@ def test_a_step_on_a_gpu_stays_on_it(on_fake_gpu, attention):
     sampling = Sampling(8, temperature=0.7, top_k=5, top_p=0.9, n=2, top_logps=3, logit_bias=((3, 1.0), (4, -1.0)))
     engine._queue([Request(np.array(prompt, np.uint32), sampling) for prompt in PROMPTS])
     with torch.inference_mode(), Watched() as prefill:
-        prefills = engine._admit()
-        logits_BV = engine.decoder.forward([], [], prefills)
+        prefills = engine._admit(taken=0)
+        engine.decoder.launch([], [], prefills)
+        logits_BV, _ = engine.forwards.collect()
     assert (logits_BV.device.type, logits_BV.shape) == ("cuda", (6, 61))
     assert "aten.index_copy_.default" in prefill.ops
     assert not prefill.waits
@@ -214,10 +221,11 @@ def test_a_step_on_a_gpu_stays_on_it(on_fake_gpu, attention):
     engine._running = [answer for prefill in prefills for answer in prefill.answers]
     for answer in engine._running:
         answer.ids.append(1)
-    if engine.decoder.graphs is not None:
-        engine.decoder.graphs._capture = lambda compute: compute
+    if engine.forwards.graphs is not None:
+        engine.forwards.graphs._capture = lambda compute: compute
     with torch.inference_mode(), Watched() as decode:
-        logits_BV = engine.decoder.forward(engine._running, [[] for _ in engine._running], [])
+        engine.decoder.launch(engine._running, [[] for _ in engine._running], [])
+        logits_BV, _ = engine.forwards.collect()
     assert (logits_BV.device.type, logits_BV.shape) == ("cuda", (6, 61))
     assert set(decode.devices) == {"cuda"}, decode.devices
     assert not decode.waits

@@ -216,8 +216,11 @@ def test_a_guard_that_always_hangs_is_told_of_and_comes_back(guarded):
             statuses.add(told(ask(found, "HANG")))
         assert "blocking" in found.http.get("/health/ready").json()["status"]
         assert found.http.get("/health/live").status_code == 200
-        statuses |= {told(ask(found, "fine")) for _ in range(20)}
-        assert statuses == {(400, "L3-SAF-020")}, "what is not judged is refused"
+        assert statuses <= {(400, "L3-SAF-020"), (503, "L3-SRV-067")}, "what is not judged is refused"
+        assert {told(ask(found, "fine")) for _ in range(20)} == {(503, "L3-SRV-067")}, "the text is not at fault"
+        chat = {"model": NAME, "messages": [{"role": "user", "content": "fine"}], "max_tokens": 4}
+        reply = found.http.post("/v1/chat/completions", json=chat, headers=key_of("modest"))
+        assert (told(reply), "blocking" in reply.json()["error"]["message"]) == ((503, "L3-SRV-067"), True)
         assert threading.active_count() <= before + 2 * MOST_ABANDONED
         found.plugin.gate.set()
         until(lambda: found.http.get("/health/ready").status_code == 200)

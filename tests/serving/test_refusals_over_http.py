@@ -108,6 +108,9 @@ SAYS = {"type": "text", "text": "a"}
         ("chat/completions", {"tool_choice": "must"}, "tool_choice: Input should be 'none', 'auto' or 'required'"),
         ("chat/completions", {"tool_choice": {"type": "function"}}, "tool_choice.function: Field required"),
         ("moderations", {"input": ["a", None]}, "input.1: Input should be a valid string"),
+        ("completions", {"suffix": "a"}, "suffix: suffix is not supported: the model was not trained to fill in"),
+        ("chat/completions", {"frequency_penalty": 1},
+         "frequency_penalty: frequency_penalty and presence_penalty are not supported: leave them out"),
     ],
 )  # fmt: skip
 def test_a_problem_is_told_of_the_form_that_was_meant(site, path, change, told):
@@ -115,6 +118,16 @@ def test_a_problem_is_told_of_the_form_that_was_meant(site, path, change, told):
     error = site.http.post(f"/v1/{path}", json={**body, **change}).json()["error"]
     assert error["message"] == f"{told}. Fix: see docs/serving.md for what may be asked [L3-SRV-009]"
     assert error["param"] == told.partition(":")[0]
+
+
+def test_a_slip_of_the_keys_is_told_what_was_meant(site):
+    for path, body, near in [
+        ("completions", {**PROMPT, "temprature": 1}, "did you mean 'temperature'?"),
+        ("chat/completions", {**CHAT, "stream_options": {"include_usge": True}}, "did you mean 'include_usage'?"),
+    ]:
+        error = site.http.post(f"/v1/{path}", json=body).json()["error"]
+        assert (near in error["message"], error["code"]) == (True, "L3-SRV-009"), error
+        assert error["param"].split(".")[-1] in ("temprature", "include_usge")
 
 
 NUMBERS = st.integers(-(2**70), 2**70) | st.floats(allow_nan=False, allow_infinity=False)

@@ -47,7 +47,7 @@ def address(process):
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     folder, tokenizer = tmp_path_factory.mktemp("served") / "tiny", toy_tokenizer()
-    config = ModelConfig(16, 1, 2, 1, 32, tokenizer.vocab_size, max_seq_len=1024)
+    config = ModelConfig(16, 1, 2, 2, 32, tokenizer.vocab_size, max_seq_len=1024)
     llama = Llama(init_weights(Transformer(config), 0), tokenizer)
     save_model(llama.transformer, folder)
     tokenizer.save(folder)
@@ -78,7 +78,7 @@ def test_the_blocks_for_a_shell_run(url, block):
         assert json.loads(done.stdout)["choices"][0]["message"]["role"] == "assistant"
 
 
-@pytest.mark.parametrize("told", ["--host", "--speculative", "--kv-cache-dtype"])
+@pytest.mark.parametrize("told", ["--host", "--speculative", "--kv-cache-dtype", "--tp"])
 def test_the_other_servers_start_as_printed(model, tmp_path, monkeypatch, told):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "keys.txt").write_text("a-key-of-the-tests\n")
