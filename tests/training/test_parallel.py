@@ -45,7 +45,9 @@ def test_a_world_of_another_size_is_refused():
         start(section, TINY, CPU, discover())
 
 
-@pytest.mark.parametrize("mesh", [{}, {"tp": 2}, {"dp": "fsdp"}, {"dp": {"name": "fsdp", "size": 2, "reshard": False}}])
+@pytest.mark.parametrize(
+    "mesh", [{}, {"tp": 2}, {"dp": {"name": "fsdp"}}, {"dp": {"name": "fsdp", "size": 2, "reshard": False}}]
+)
 def test_a_mesh_is_shown_as_it_can_be_written(mesh):
     loaded = load({"parallelism": mesh}, environ={})
     shown = loaded.values["parallelism"]
