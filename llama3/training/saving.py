@@ -65,6 +65,7 @@ class CheckpointSaver:
         self._plan, self._copies = _Plan(context), _Copies()
         self._writing: _Writing | None = None
         self._failures = 0
+        self._group = _group() if context.dims.world > 1 else None
 
     def save(self, step: int, groups: Groups, state: Mapping[str, Any], *, last: bool = False) -> None:
         """Begin to save, after the save before has ended; the tensors may change when it returns. The `last` one is
@@ -81,7 +82,7 @@ class CheckpointSaver:
             self._done(step)
         else:
             copies = self._copies.take(groups, mine)
-            self._writing = _Writing(self.store, self._context, step, directory, copies, mine, content)
+            self._writing = _Writing(self.store, self._context, self._group, step, directory, copies, mine, content)
             self._writing.start()
             if last:
                 self.settle(wait=True, last=True)
@@ -189,6 +190,7 @@ class _Writing(threading.Thread):
         self,
         store: CheckpointStore,
         context: ParallelContext,
+        group: dist.ProcessGroup | None,
         step: int,
         directory: Path,
         copies: Groups,
@@ -199,9 +201,8 @@ class _Writing(threading.Thread):
         self.step = step
         self.problems: list[Problem] = []
         """What went wrong, once it has ended."""
-        self._store, self._context, self._directory = store, context, directory
+        self._store, self._context, self._group, self._directory = store, context, group, directory
         self._copies, self._rows, self._state = copies, rows, state
-        self._group = _group() if context.mesh is not None and context.dims.world > 1 else None
 
     def run(self) -> None:
         try:
