@@ -374,7 +374,8 @@ class Trainer:
                 "algorithm": self.algorithm.state_dict(),
             }
             self.saver.save(step, groups, state, last=last)
-        self.saver.settle()
+        else:
+            self.saver.settle()
 
     def restore(self, at_most: int | None = None) -> None:
         """Go on where the newest good checkpoint stands (of step `at_most` or before); anew where there is none."""
