@@ -137,7 +137,7 @@ class CheckpointStore:
             if found is not None and not damage:
                 return found
             problems += damage
-            log.warning("checkpoint of step %d is damaged, trying an older one: %s", step, CheckpointError(damage))
+            log.warning("checkpoint of step %d is damaged, trying an older one: %s", step, CheckpointError.of(damage))
         if problems:
             raise CheckpointError.of(problems)
         return None

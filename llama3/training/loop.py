@@ -47,6 +47,7 @@ from llama3.training.meter import Meter
 from llama3.training.metrics import Reporter, Throughput
 from llama3.training.microbatch import UNITS, count_units, cut, drop_unscorable
 from llama3.training.optimizer import build_optimizer, clip_gradients, set_lr
+from llama3.training.parts import Groups
 from llama3.training.placed import PlacedModel
 from llama3.training.rollouts import Rollouts
 from llama3.training.saving import CheckpointSaver
@@ -360,7 +361,7 @@ class Trainer:
         step = self.progress.step
         last = stopping or step == self.schedule.total
         if last or step % self.options.checkpoint_every == 0:
-            groups = {
+            groups: Groups = {
                 "model": trainable(self.module),
                 "optimizer": optimizer_tensors(self.module, self.optimizer),
                 "average": self.average.sums,
@@ -373,7 +374,8 @@ class Trainer:
                 "algorithm": self.algorithm.state_dict(),
             }
             self.saver.save(step, groups, state, last=last)
-        self.saver.settle()
+        else:
+            self.saver.settle()
 
     def restore(self, at_most: int | None = None) -> None:
         """Go on where the newest good checkpoint stands (of step `at_most` or before); anew where there is none."""

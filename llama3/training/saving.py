@@ -62,7 +62,11 @@ class CheckpointSaver:
         self, store: CheckpointStore, context: ParallelContext, saved: Callable[[int, Path], None] = lambda *_: None
     ) -> None:
         self.store, self._context, self._saved = store, context, saved
-        self._plan, self._copies = _Plan(context), _Copies()
+        self._held: list[Row] = []
+        self._mine: list[Row] = []
+        """Of the parts that this rank holds, those that it writes."""
+        self._copies = _Copies()
+        self._group = _group() if context.dims.world > 1 else None
         self._writing: _Writing | None = None
         self._failures = 0
 
@@ -73,15 +77,20 @@ class CheckpointSaver:
         Raises CheckpointError where training must stop (see above), ValueError for a state that JSON cannot hold.
         """
         self.settle(wait=True)
-        content, mine = canonical_json(state), self._plan.mine(groups)
-        directory, problems = self._begin(step, content)
-        if problems:
+        content, rows = canonical_json(state), held(groups)
+        begun = self._begin(step, content) if self._context.is_main else {}
+        told = self._context.gather({"other parts": rows != self._held, **begun}, "world")
+        if any(report["other parts"] for report in told):
+            self._share_out(rows)
+        if problems := [Problem.of_row(row) for row in told[0]["problems"]]:
             self._failed(problems, last)
-        elif directory is None:
+        elif not (name := told[0]["directory"]):
             self._done(step)
         else:
-            copies = self._copies.take(groups, mine)
-            self._writing = _Writing(self.store, self._context, step, directory, copies, mine, content)
+            copies, directory = self._copies.take(groups, self._mine), self.store.directory / name
+            self._writing = _Writing(
+                self.store, self._context, self._group, step, directory, copies, self._mine, content
+            )
             self._writing.start()
             if last:
                 self.settle(wait=True, last=True)
@@ -101,18 +110,19 @@ class CheckpointSaver:
         else:
             self._done(writing.step)
 
-    def _begin(self, step: int, state: bytes) -> tuple[Path | None, list[Problem]]:
-        """The directory that rank 0 has made for the checkpoint; None where it is there already."""
-        name, problems = "", []
-        if self._context.is_main:
-            try:
-                made = self.store.begin(step, state)
-                name = "" if made is None else made.name
-            except OSError as error:
-                problems = [_failure(self.store, step, error)]
-        problems = problems_of_all(problems, self._context)
-        name = self._context.gather(name, "world")[0]
-        return (self.store.directory / name if name else None), problems
+    def _begin(self, step: int, state: bytes) -> dict[str, Any]:
+        """The name of the directory that was made for a checkpoint, empty where that is there already; problems."""
+        try:
+            made = self.store.begin(step, state)
+        except OSError as error:
+            return {"problems": [asdict(_failure(self.store, step, error))]}
+        return {"directory": "" if made is None else made.name, "problems": []}
+
+    def _share_out(self, rows: list[Row]) -> None:
+        """Agree on which rank writes what, where one of them holds other parts than last time."""
+        everybody = [[_row(row) for row in told] for told in self._context.gather(rows, "world")]
+        chosen = share_out(everybody)[self._context.rank]
+        self._held, self._mine = rows, [row for row in rows if row[:2] in chosen]
 
     def _done(self, step: int) -> None:
         self._failures = 0
@@ -140,24 +150,6 @@ class CheckpointSaver:
             self._writing.join()
             for problem in self._writing.problems:
                 log.warning("%s", problem)
-
-
-class _Plan:
-    """Which parts this rank writes; made anew where a rank holds others than last time."""
-
-    def __init__(self, context: ParallelContext) -> None:
-        self._context = context
-        self._held: list[Row] = []
-        self._mine: list[Row] = []
-
-    def mine(self, groups: Groups) -> list[Row]:
-        rows = held(groups)
-        (changed,) = self._context.reduce([rows != self._held], "max", "world")
-        if changed:
-            everybody = [[_row(row) for row in told] for told in self._context.gather(rows, "world")]
-            chosen = share_out(everybody)[self._context.rank]
-            self._held, self._mine = rows, [row for row in rows if row[:2] in chosen]
-        return self._mine
 
 
 class _Copies:
@@ -189,6 +181,7 @@ class _Writing(threading.Thread):
         self,
         store: CheckpointStore,
         context: ParallelContext,
+        group: dist.ProcessGroup | None,
         step: int,
         directory: Path,
         copies: Groups,
@@ -199,9 +192,8 @@ class _Writing(threading.Thread):
         self.step = step
         self.problems: list[Problem] = []
         """What went wrong, once it has ended."""
-        self._store, self._context, self._directory = store, context, directory
+        self._store, self._context, self._group, self._directory = store, context, group, directory
         self._copies, self._rows, self._state = copies, rows, state
-        self._group = _group() if context.mesh is not None and context.dims.world > 1 else None
 
     def run(self) -> None:
         try:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import random
 import resource
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from forked import run_ranks
+from forked import _rank, run_ranks
 from parity_work import CONFIG, Forests, parallel_of
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -283,3 +286,33 @@ def test_a_full_disk_of_one_rank_is_survived_once_and_stops_all_the_second_time(
     assert "free disk space" in first["error"]
     assert [path.name for path in (tmp_path / "b").iterdir()] == ["step-1"]
     assert CheckpointStore(tmp_path / "b").load().state == {"step": 1}
+
+
+def for_ever(parallelism, folder: Path) -> dict:
+    context = parallel_of(parallelism).context
+    saver = CheckpointSaver(CheckpointStore(folder), context)
+    for step in range(1, 10_000):
+        groups = {"model": {f"w{context.rank}": torch.full((3000,), float(step))}}
+        saver.save(step, groups, {"step": step})
+    return {}
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_rank_that_is_killed_while_all_write_ends_the_others_and_loses_nothing(tmp_path, victim):
+    store, fork = CheckpointStore(tmp_path / "store"), multiprocessing.get_context("fork")
+    arguments = ({"dp": 2}, tmp_path / "store")
+    ranks = [fork.Process(target=_rank, args=(tmp_path, rank, 2, for_ever, arguments)) for rank in range(2)]
+    for process in ranks:
+        process.start()
+    while len(store.steps()) < 2:
+        time.sleep(0.01)
+    time.sleep(random.Random(victim).uniform(0, 0.1))
+    ranks[victim].kill()
+    for process in ranks:
+        process.join(60)
+        assert process.exitcode is not None, "it waits for the one that is gone"
+    committed = store.steps()
+    newest = store.load()
+    assert newest.state == {"step": newest.step} == {"step": committed[-1]}
+    for rank in range(2):
+        assert torch.equal(newest.tensors("model")[f"w{rank}"], torch.full((3000,), float(newest.step)))
