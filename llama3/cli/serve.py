@@ -84,6 +84,7 @@ def serve(
     access.setLevel(logging.INFO)
     access.propagate = False
     access.addHandler(_Lines())
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # what it warns of is answered and told by us
     with (
         open_policy(model) as guards,
         opened(model, device=device, sharing=sharing, guard=guards) as (llama, ranks),

@@ -19,8 +19,9 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -61,6 +62,8 @@ PATIENCE = timedelta(days=30)
 """How long a rank waits for the next request."""
 LEAVING = 10.0
 """Seconds that the others have to end, once they are told to."""
+TICK = 0.02
+"""Seconds between two looks for them."""
 LOOPBACK = {"darwin": "lo0"}
 """The interface at which ranks of one machine find each other, where it is not called lo."""
 
@@ -116,6 +119,8 @@ def opened(
     _check(folder, where, sharing)
     with ExitStack() as stack:
         others = None if _launched() > 1 else stack.enter_context(_Others(folder, device, sharing))
+        if others is not None:
+            others.wait()
         with _environment({} if others is None else _variables(0, sharing.world)):
             shard = _join(folder, where, sharing, None if others is None else others.meeting)
         leader = Leader(shard, check_others=(lambda: None) if others is None else others.check)
@@ -152,10 +157,18 @@ class _Others:
                 env=os.environ | _variables(rank, self._sharing.world) | {"PYTHONPATH": path},
             )
             assert process.stdin is not None
-            process.stdin.write(told)
-            process.stdin.flush()
             self._processes.append(process)
+            with suppress(BrokenPipeError):  # one that has ended already is found out by `wait`
+                process.stdin.write(told)
+                process.stdin.flush()
         return self
+
+    def wait(self) -> None:
+        """Until all of them are about to meet: who waits for one that has ended waits for ever. Raises LlamaError."""
+        for rank in range(1, self._sharing.world):
+            while not _arrived(self.meeting, rank).exists():
+                self.check()
+                time.sleep(TICK)
 
     def check(self) -> None:
         """Raises LlamaError where one of them has ended."""
@@ -167,7 +180,8 @@ class _Others:
     def __exit__(self, *_error: object) -> None:
         for process in self._processes:
             assert process.stdin is not None
-            process.stdin.close()
+            with suppress(BrokenPipeError):
+                process.stdin.close()
         for process in self._processes:
             try:
                 process.wait(LEAVING)
@@ -238,10 +252,17 @@ def _join(folder: Path, device: torch.device, sharing: Sharing, meeting: str | N
         threads = max(1, torch.get_num_threads() // world)
         torch.set_num_threads(threads)
         _core.set_num_threads(threads)
+    if meeting is not None:
+        _arrived(meeting, rank).touch()
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, meeting, PATIENCE, rank=rank, world_size=world)
     config = open_weights(folder).config
     return _load(folder, start(sharing.section, config, device, discover()))
+
+
+def _arrived(meeting: str, rank: int) -> Path:
+    """A file that says that a rank has come to the meeting."""
+    return Path(meeting.removeprefix("file://")).with_name(f"rank-{rank}")
 
 
 def _load(folder: Path, parallel: Parallel) -> Shard:

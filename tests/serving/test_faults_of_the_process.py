@@ -109,6 +109,7 @@ def test_it_listens_nowhere_else_tells_no_secrets_and_its_end_is_an_error(model,
         assert "canary" not in told
         assert expected.strip() not in told
         assert "\x1b" not in told
+        assert "Invalid HTTP" not in told, "the log has lines of one kind"
     with serving(model, "--api-key-file", keys, "--port", port) as again:
         assert answer(again.url, headers=HEADERS) == expected
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,12 +17,15 @@ import pytest
 from openai import OpenAI
 from web import serving
 
+from llama3.checkpoints.load import load_model
+from llama3.checkpoints.quantized import quantize_model, save_quantized
 from llama3.checkpoints.weights import save_model
 from llama3.cli import app as cli
 from llama3.inference import Llama
 from llama3.model.build import init_weights
 from llama3.model.config import ModelConfig
 from llama3.model.transformer import Transformer
+from llama3.plugins.registry import discover
 from llama3.testing.toys import toy_tokenizer
 
 ASK = {"model": "tiny", "prompt": "the river", "max_tokens": 10, "temperature": 0}
@@ -165,6 +169,13 @@ def test_generate_shares_too(model, alone):
     assert done.stdout == alone.generate("the river", max_tokens=10, temperature=0) + "\n", done.stderr
 
 
+def test_a_process_that_does_not_start_is_not_waited_for(model, capsys, monkeypatch):
+    monkeypatch.setattr("llama3.serving.shared.sys.executable", shutil.which("false"))
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["generate", str(model), "the river", "--pp", "3"])
+    assert (caught.value.code, "L3-SRV-060" in capsys.readouterr().err) == (1, True)
+
+
 @pytest.mark.parametrize(
     ("options", "code"), [(["--tp", "3"], "L3-PAR-010"), (["--pp", "9"], "L3-PAR-013"), (["--tp", "0"], "L3-CLI-007")]
 )
@@ -173,3 +184,19 @@ def test_what_cannot_be_shared_is_refused_before_anything_is_loaded(model, capsy
         cli.main(["generate", str(model), "the river", *options])
     assert caught.value.code == 2
     assert code in capsys.readouterr().err
+
+
+def test_a_quantized_model_shares_its_layers_and_not_its_matrices(model, alone, tmp_path, capfd):
+    folder, scheme = tmp_path / "int8", discover().build("quantization", "int8", {})
+    quantized = load_model(model)
+    quantize_model(quantized, scheme)
+    save_quantized(quantized, folder, "int8", scheme)
+    alone.tokenizer.save(folder)
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["generate", str(folder), "the river", "--tp", "2"])
+    assert (caught.value.code, "L3-SRV-061" in capfd.readouterr().err) == (2, True)
+    arguments = ["generate", str(folder), "the river", "--temperature", "0", "--max-tokens", "6"]
+    expected = Llama.load(folder).generate("the river", max_tokens=6, temperature=0)
+    program = [sys.executable, "-m", "llama3", *arguments, "--pp", "2"]
+    done = subprocess.run(program, capture_output=True, text=True, timeout=120)
+    assert done.stdout == expected + "\n", done.stderr
