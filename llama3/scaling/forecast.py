@@ -98,6 +98,8 @@ def fit_sigmoid(models: Sequence[Scored]) -> Sigmoid | None:
         information_22 = design_m2.T @ (design_m2 * (weight_m * slope_m**2)[:, None])
         tried_2 = beta_2 + np.linalg.solve(information_22 + (damping + _EDGE) * np.eye(2), score_2)
         found = parts(tried_2)
+        if abs(found[2] - likelihood) <= _EDGE * abs(likelihood):
+            break
         if found[2] > likelihood:
             beta_2, (p_m, slope_m, likelihood), damping = tried_2, found, damping / 10
         else:

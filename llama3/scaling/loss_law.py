@@ -21,6 +21,8 @@ from llama3.scaling.runs import FLOPS
 DELTA = 1e-3
 PARAMETERS = 5
 ITERATIONS = 300
+SETTLED = 1e-9
+"""A step that lowers a fit's cost by less than this share of it lowers it no more."""
 EXPONENTS = (0.02, 2.5)
 """Within which a and b are looked for: beyond them a term is a constant, or gone."""
 
@@ -121,6 +123,8 @@ def _solve(
         tried_Sn, tried_Sn5 = _residuals(tried_S5, log_n, log_d, logs_Sn)
         tried_cost_S = _huber(tried_Sn)
         better_S = tried_cost_S < cost_S
+        if ((cost_S - tried_cost_S)[better_S] <= SETTLED * cost_S[better_S]).all() and (damping_S >= 1.0)[~better_S].all():
+            break
         theta_S5 = np.where(better_S[:, None], tried_S5, theta_S5)
         residual_Sn = np.where(better_S[:, None], tried_Sn, residual_Sn)
         jacobian_Sn5 = np.where(better_S[:, None, None], tried_Sn5, jacobian_Sn5)

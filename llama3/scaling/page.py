@@ -11,8 +11,8 @@ from markupsafe import Markup
 
 from llama3.evaluation.charts import fit_chart
 from llama3.evaluation.templates import style, template
-from llama3.scaling.analysis import Measured
 from llama3.scaling.forecast import Scored, Sigmoid
+from llama3.scaling.optima import Measured
 from llama3.scaling.table import (
     BUDGETS_HEAD,
     LEFT_OUT_HEAD,

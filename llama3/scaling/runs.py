@@ -21,7 +21,7 @@ from llama3.model.needs import TRAINED, Need, memory_here
 FEW_SIZES = ConfigError.declare(
     "L3-SCL-001",
     "the budget of {budget:.3g} FLOPs gives {count} sizes of model, a curve needs 3",
-    why="widths go in steps of one attention head of {head} channels; there are only {sizes} parameters",
+    why="widths go in steps of one attention head of {head} channels; those of {sizes} parameters are in range",
     fix="widen scale.tokens_per_parameter, raise the budget, or give model more and narrower heads",
 )
 FEW_STEPS = ConfigError.declare(
@@ -182,12 +182,18 @@ def _batches(config: Config, section: ScaleSection) -> list[int]:
 def _sizes(
     section: ScaleSection, shape: ModelSection, base: ModelConfig, budget: float
 ) -> list[tuple[ModelSection, ModelConfig]]:
-    """The models nearest to sizes that lie evenly, in ratios, between the ends of tokens_per_parameter; each once."""
+    """Models whose tokens per parameter lie between the ends of tokens_per_parameter, smallest first; of many those
+    nearest to sizes that lie evenly, in ratios."""
     most, least = (math.sqrt(budget / (FLOPS * ratio)) for ratio in section.tokens_per_parameter)
-    wanted = [least * (most / least) ** (i / (section.sizes - 1)) for i in range(section.sizes)]
-    ladder = list(_ladder(shape, base, most))
-    nearest = [min(ladder, key=lambda rung: abs(math.log(rung[1].num_params() / size))) for size in wanted]
-    return list({model.num_params(): (section, model) for section, model in nearest}.values())
+    fitting = {model.num_params(): (own, model) for own, model in _ladder(shape, base, most)}
+    fitting = {size: fitting[size] for size in sorted(fitting) if least <= size <= most}
+    if len(fitting) <= section.sizes:
+        return list(fitting.values())
+    chosen: set[int] = set()
+    for i in range(section.sizes):
+        wanted = least * (most / least) ** (i / (section.sizes - 1))
+        chosen.add(min(fitting.keys() - chosen, key=lambda size: abs(math.log(size / wanted))))
+    return [fitting[size] for size in sorted(chosen)]
 
 
 def _ladder(shape: ModelSection, base: ModelConfig, most: float) -> Iterator[tuple[ModelSection, ModelConfig]]:

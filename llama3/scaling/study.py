@@ -23,8 +23,9 @@ from llama3.data.shards import ShardOptions, shard
 from llama3.data.vocabulary import TokenizerOptions, tokenizer
 from llama3.errors import DataError
 from llama3.evaluation.stages import RESULTS, EvaluateOptions, OutsideModel, evaluate
-from llama3.scaling.analysis import Measured, analyse
+from llama3.scaling.analysis import analyse
 from llama3.scaling.forecast import Scored
+from llama3.scaling.optima import Measured
 from llama3.scaling.page import render
 from llama3.scaling.runs import StudyRun, require_tokens, runs_of, section_of
 from llama3.tasks.named_files import named_files
