@@ -18,10 +18,6 @@ if TYPE_CHECKING:
 NO_PRICE = ConfigError.declare(
     "L3-SCL-012", "{name!r} has no price", fix="describe one with a price in a YAML file (docs/cost.md)"
 )
-NO_LAW = ConfigError.declare(
-    "L3-SCL-013", "the forecast has no loss law", why="it has too few runs", fix="give more budgets or sizes"
-)
-
 HOUR = 3600.0
 
 
@@ -64,13 +60,15 @@ def scale(
     place = Path(config)
     found = Artifact(place) if (place / MANIFEST).is_file() else _study(config, overrides)
 
-    from llama3.scaling.study import read_fits
+    from llama3.scaling.fits import read_fits
+    from llama3.scaling.lifetime import lifetime_of
 
     fits = read_fits(found)
     report: dict[str, Any] = dict(fits)
     if serve_tokens is not None:
+        # What an operation costs goes inversely with the share of the peak that it gets.
         ratio = train_utilisation / serve_utilisation
-        report["lifetime"] = _lifetime(fits, budget, serve_tokens, ratio)
+        report["lifetime"] = lifetime_of(fits, serve_tokens, budget=budget, serve_price=ratio)
         if price is not None:
             report["lifetime"]["money"] = _money(report["lifetime"], price / train_utilisation)
     if json:
@@ -97,16 +95,6 @@ def _study(config: str, overrides: list[str] | None) -> Artifact:
         return study(make, make.config, curated(make, make.config))
 
 
-def _lifetime(fits: Mapping[str, Any], budget: float | None, serve_tokens: float, serve_price: float) -> dict[str, Any]:
-    from llama3.scaling.lifetime import compare
-    from llama3.scaling.loss_law import LossLaw
-
-    if fits["loss_law"] is None:
-        raise NO_LAW("--serve-tokens")
-    law = LossLaw(**{name: fits["loss_law"][name] for name in ("E", "A", "B", "a", "b")})
-    return compare(law, budget or fits["forecast"]["flops"], serve_tokens, serve_price)
-
-
 def _price(gpu: str) -> float:
     """Money per operation at peak in bf16."""
     from llama3.cost.gpus import find_gpu
@@ -131,7 +119,8 @@ def show(report: Mapping[str, Any]) -> None:
     print_table(table.law_rows(report))
     say()
     say(table.left_out_words(report))
-    print_table(table.left_out_rows(report), table.LEFT_OUT_HEAD)
+    if report["left_out"]:
+        print_table(table.left_out_rows(report), table.LEFT_OUT_HEAD)
     if "lifetime" in report:
         found = report["lifetime"]
         say()
@@ -141,6 +130,8 @@ def show(report: Mapping[str, Any]) -> None:
         )
         print_table(table.lifetime_rows(found), table.LIFETIME_HEAD)
         say(f"saved: {table.percent(found['saved'])}")
+        for line in found["words"]:
+            say(line)
         if "money" in found:
             money = found["money"]
             say(f"money: {money['compute_optimal']:,.2f} against {money['cheapest']:,.2f}")

@@ -51,7 +51,8 @@ def fit_chart(points: Series, curves: Series, x_label: str, y_label: str) -> str
     """Measured points, and the curves that were fitted to them: a name in both has one colour. What is not finite is
     left out."""
     names = list(dict.fromkeys([*points, *curves]))
-    kept = {name: [p for p in [*points.get(name, ()), *curves.get(name, ())] if math.isfinite(sum(p))] for name in names}
+    drawn = {name: [*points.get(name, ()), *curves.get(name, ())] for name in names}
+    kept = {name: [(x, y) for x, y in row if math.isfinite(x + y)] for name, row in drawn.items()}
     if not any(kept.values()):
         return "<p>No points were recorded.</p>"
     at_x, at_y, parts = _axes({name: row for name, row in kept.items() if row}, x_label, y_label)

@@ -67,8 +67,11 @@ def predict(found: Fit, flops: float) -> dict[str, Any]:
     tokens = _told(None if best.law is None else float(best.law(flops)), tokens_R)
     parameters_R = None if tokens_R is None else flops / (FLOPS * tokens_R)
     parameters = _told(None if tokens["value"] is None else flops / (FLOPS * tokens["value"]), parameters_R)
-    laws = found.loss_laws
-    loss = None if found.loss_law is None else found.loss_law(*found.loss_law.optimum(flops))
+    law = found.loss_law
+    loss, loss_R = None, None
+    if law is not None and not law.at_edge:
+        loss = law(*law.optimum(flops))
+        loss_R = np.array([other(*other.optimum(flops)) for other in found.loss_laws])
     nll = _told(None if best.line is None else float(best.line(flops)), nll_R)
     accuracy, accuracy_R = None, None
     if found.sigmoid is not None and nll["value"] is not None:
@@ -85,7 +88,7 @@ def predict(found: Fit, flops: float) -> dict[str, Any]:
         "flops": flops,
         "tokens": tokens,
         "parameters": parameters,
-        "loss": _told(loss, np.array([law(*law.optimum(flops)) for law in laws]) if laws else None),
+        "loss": _told(loss, loss_R),
         "nll": nll,
         "accuracy": _told(accuracy, accuracy_R),
         "accuracy_by_line": None if best.baseline is None else float(best.baseline(flops)),
@@ -118,12 +121,11 @@ def analyse(runs: Sequence[Measured], trained: Sequence[Scored], target: float, 
             "interval": exponent,
             "words": _words_of_exponent(exponent),
         },
-        "loss_law": None
-        if found.loss_law is None
-        else {
-            **found.loss_law.to_json(),
-            "token_exponent": found.loss_law.token_exponent,
-            "interval": _told(0.0, np.array([law.token_exponent for law in found.loss_laws]))["interval"],
+        "loss_law": _loss_law_row(found),
+        "measured": {
+            "parameters": _span([run.parameters for run in runs]),
+            "tokens": _span([run.tokens for run in runs]),
+            "tokens_per_parameter": _span([run.tokens / run.parameters for run in runs]),
         },
         "benchmark": {
             "line": None if best.line is None else {k: float(v) for k, v in asdict(best.line).items()},
@@ -131,12 +133,27 @@ def analyse(runs: Sequence[Measured], trained: Sequence[Scored], target: float, 
             "scatter": None
             if found.sigmoid is None
             else scatter([*(run.scored for run in runs), *trained], found.sigmoid),
-            "words": "" if found.sigmoid is not None else "no accuracy is forecast: it does not rise above chance as "
-            "the NLL falls",
+            "words": ""
+            if found.sigmoid is not None
+            else "no accuracy is forecast: it does not rise above chance as the NLL falls",
         },
         "forecast": predict(found, target),
         "left_out": leave_largest_out(runs, trained, found, seed),
     }
+
+
+def _loss_law_row(found: Fit) -> dict[str, Any] | None:
+    law = found.loss_law
+    if law is None:
+        return None
+    words = "useless: the runs do not tell parameters from tokens" if law.at_edge else ""
+    exponents = np.array([other.token_exponent for other in found.loss_laws])
+    ends = interval(exponents) if len(exponents) else None
+    return {**law.to_json(), "token_exponent": law.token_exponent, "interval": ends, "words": words}
+
+
+def _span(values: Sequence[float]) -> list[float]:
+    return [min(values), max(values)]
 
 
 def _budget(best: Optima, curve: Curves) -> dict[str, Any]:
@@ -171,7 +188,7 @@ def _side(curve: Curves) -> str:
 def _words_of_exponent(ends: Interval) -> str:
     if ends is None:
         return "no interval: too few runs, or curves too flat, to tell chance from the law"
-    return "" if 0 < ends[0] and ends[1] < 1 else "useless: the interval does not tell whether both grow with FLOPs"
+    return "" if ends[0] > 0 and ends[1] < 1 else "useless: the interval does not tell whether both grow with FLOPs"
 
 
 def leave_largest_out(

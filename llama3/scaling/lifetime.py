@@ -11,6 +11,7 @@ A served token, read or written, costs 2 N operations; `serve_price` is what one
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,6 +19,12 @@ from llama3.errors import ConfigError
 from llama3.scaling.loss_law import LossLaw
 from llama3.scaling.runs import FLOPS
 
+NO_LAW = ConfigError.declare(
+    "L3-SCL-013",
+    "the forecast has no usable law of parameters and tokens",
+    why="{why}",
+    fix="give the study more budgets, more sizes, or a wider scale.tokens_per_parameter",
+)
 UNREACHABLE = ConfigError.declare(
     "L3-SCL-010",
     "no model of this law reaches a loss of {loss:.4g}",
@@ -50,7 +57,9 @@ class Lifetime:
         return {**asdict(self), "tokens_per_parameter": self.tokens_per_parameter}
 
 
-def lifetime(law: LossLaw, parameters: float, *, loss: float, serve_tokens: float, serve_price: float = 1.0) -> Lifetime:
+def lifetime(
+    law: LossLaw, parameters: float, *, loss: float, serve_tokens: float, serve_price: float = 1.0
+) -> Lifetime:
     """What a model of so many parameters costs that is trained to `loss`; infinite where it never gets there."""
     tokens = law.tokens_for(parameters, loss)
     training, serving = FLOPS * parameters * tokens, SERVED * parameters * serve_tokens
@@ -62,20 +71,18 @@ def cheapest(law: LossLaw, *, loss: float, serve_tokens: float, serve_price: flo
 
     Raises ConfigError for a loss that no model reaches, and for an amount below 0.
     """
-    if loss <= law.E:
-        raise UNREACHABLE("loss", loss=loss, least=law.E)
+    if loss <= law.floor:
+        raise UNREACHABLE("loss", loss=loss, least=law.floor)
     for name, value in (("serve_tokens", serve_tokens), ("serve_price", serve_price)):
         if not 0 <= value < math.inf:
             raise BAD_AMOUNT(name, name=name, value=value, fix="give a number from 0 on")
 
     def cost(log_parameters: float) -> float:
-        found = lifetime(
-            law, math.exp(log_parameters), loss=loss, serve_tokens=serve_tokens, serve_price=serve_price
-        )
+        found = lifetime(law, math.exp(log_parameters), loss=loss, serve_tokens=serve_tokens, serve_price=serve_price)
         return found.cost
 
     # Below `least` parameters no number of tokens is enough. Above the compute-optimal size everything is dearer.
-    least = math.log(law.A / (loss - law.E)) / law.a
+    least = math.log(law.A / (loss - law.floor)) / law.a
     most = math.log(compute_optimal(law, loss)[0])
     best = _lowest(cost, least, most)
     return lifetime(law, math.exp(best), loss=loss, serve_tokens=serve_tokens, serve_price=serve_price)
@@ -83,9 +90,9 @@ def cheapest(law: LossLaw, *, loss: float, serve_tokens: float, serve_price: flo
 
 def compute_optimal(law: LossLaw, loss: float) -> tuple[float, float]:
     """(parameters, tokens) that reach a loss by the least training: where a of the size's term is b of the tokens'."""
-    if loss <= law.E:
-        raise UNREACHABLE("loss", loss=loss, least=law.E)
-    of_size = (loss - law.E) * law.b / (law.a + law.b)
+    if loss <= law.floor:
+        raise UNREACHABLE("loss", loss=loss, least=law.floor)
+    of_size = (loss - law.floor) * law.b / (law.a + law.b)
     parameters = (law.A / of_size) ** (1 / law.a)
     return parameters, law.tokens_for(parameters, loss)
 
@@ -108,7 +115,34 @@ def compare(law: LossLaw, budget: float, serve_tokens: float, serve_price: float
     }
 
 
-def _lowest(function: Any, low: float, high: float) -> float:
+def lifetime_of(
+    fits: Mapping[str, Any], serve_tokens: float, *, budget: float | None = None, serve_price: float = 1.0
+) -> dict[str, Any]:
+    """`compare` by the law of a study (the content of its fits.json), for the loss of a training budget (default: the
+    one that the study forecasts), and in `words` where that goes beyond what was measured.
+
+    Raises ConfigError where the study has no usable law.
+    """
+    row = fits["loss_law"]
+    if row is None or row["words"]:
+        raise NO_LAW("loss_law", why="there are too few runs" if row is None else row["words"])
+    law = LossLaw(**{name: row[name] for name in ("floor", "A", "B", "a", "b")})
+    found = compare(law, budget or fits["forecast"]["flops"], serve_tokens, serve_price)
+    return {**found, "words": beyond(found, fits["measured"])}
+
+
+def beyond(found: Mapping[str, Any], measured: Mapping[str, Sequence[float]]) -> list[str]:
+    """In what the cheapest model of `compare` lies outside of what a study measured: there the law is extrapolated."""
+    names = {"parameters": "parameters", "tokens": "tokens", "tokens_per_parameter": "tokens per parameter"}
+    told = []
+    for name, label in names.items():
+        value, (low, high) = found["cheapest"][name], measured[name]
+        if not low <= value <= high:
+            told.append(f"extrapolated: {value:.3g} {label}, measured were {low:.3g} to {high:.3g}")
+    return told
+
+
+def _lowest(function: Callable[[float], float], low: float, high: float) -> float:
     """Where a function with one valley is lowest, by golden sections."""
     ratio = (math.sqrt(5) - 1) / 2
     while high - low > 1e-10 * max(1.0, abs(low)):

@@ -1,10 +1,10 @@
-"""The loss of N parameters after D tokens, L = E + A / N^a + B / D^b (Hoffmann et al. 2022, approach 3): a cross-check of
-the IsoFLOP curves, and what prices a model that is trained past its optimum.
+"""The loss of N parameters after D tokens, L = floor + A / N^a + B / D^b (Hoffmann et al. 2022, approach 3): a
+cross-check of the IsoFLOP curves, and what prices a model that is trained past its optimum.
 
 All runs fit it at once: Huber loss of log L - log L_run with delta 1e-3, from many starts. It is solved by
 Levenberg-Marquardt steps over Huber weights, all starts (and all draws of the bootstrap) in one array.
 
-Legend: S fits at once, n runs, 5 parameters (log E, log A, log B, a, b).
+Legend: S fits at once, n runs, 5 parameters (log floor, log A, log B, a, b).
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ EXPONENTS = (0.02, 2.5)
 
 @dataclass(frozen=True, slots=True)
 class LossLaw:
-    """L(N, D) = E + A / N^a + B / D^b."""
+    """L(N, D) = floor + A / N^a + B / D^b."""
 
-    E: float
+    floor: float
     A: float
     B: float
     a: float
@@ -39,7 +39,7 @@ class LossLaw:
 
     def __call__(self, parameters: float, tokens: float) -> float:
         """The loss."""
-        return self.E + self.A * parameters**-self.a + self.B * tokens**-self.b
+        return self.floor + self.A * parameters**-self.a + self.B * tokens**-self.b
 
     @property
     def token_exponent(self) -> float:
@@ -54,8 +54,14 @@ class LossLaw:
 
     def tokens_for(self, parameters: float, loss: float) -> float:
         """Training tokens with which so many parameters reach a loss; infinite where they never do."""
-        left = loss - self.E - self.A * parameters**-self.a
+        left = loss - self.floor - self.A * parameters**-self.a
         return (self.B / left) ** (1 / self.b) if left > 0 else math.inf
+
+    @property
+    def at_edge(self) -> bool:
+        """Whether an exponent lies at an end of where it is looked for: the runs do not tell the two terms apart."""
+        low, high = EXPONENTS
+        return not all(low * 1.001 < exponent < high * 0.999 for exponent in (self.a, self.b))
 
     def to_json(self) -> dict[str, float]:
         """The fields as plain data."""
@@ -75,7 +81,12 @@ def fit_law(parameters_n: np.ndarray, tokens_n: np.ndarray, loss_n: np.ndarray) 
 
 
 def redraw_law(
-    law: LossLaw, parameters_n: np.ndarray, tokens_n: np.ndarray, loss_n: np.ndarray, rng: np.random.Generator, draws: int
+    law: LossLaw,
+    parameters_n: np.ndarray,
+    tokens_n: np.ndarray,
+    loss_n: np.ndarray,
+    rng: np.random.Generator,
+    draws: int,
 ) -> list[LossLaw]:
     """Laws of losses drawn anew around `law`, by a parametric bootstrap as in llama3.scaling.isoflop; none where no run
     is left over to tell the scatter by."""
@@ -84,7 +95,7 @@ def redraw_law(
     if noise is None:
         return []
     logs_Sn = fitted_n + noise.draw(rng, len(loss_n), draws).T
-    start = [math.log(law.E), math.log(law.A), math.log(law.B), law.a, law.b]
+    start = [math.log(law.floor), math.log(law.A), math.log(law.B), law.a, law.b]
     found_S5, _ = _solve(np.tile(start, (draws, 1)), np.log(parameters_n), np.log(tokens_n), logs_Sn)
     return [_law(row) for row in found_S5]
 
@@ -123,7 +134,9 @@ def _solve(
         tried_Sn, tried_Sn5 = _residuals(tried_S5, log_n, log_d, logs_Sn)
         tried_cost_S = _huber(tried_Sn)
         better_S = tried_cost_S < cost_S
-        if ((cost_S - tried_cost_S)[better_S] <= SETTLED * cost_S[better_S]).all() and (damping_S >= 1.0)[~better_S].all():
+        if ((cost_S - tried_cost_S)[better_S] <= SETTLED * cost_S[better_S]).all() and (damping_S >= 1.0)[
+            ~better_S
+        ].all():
             break
         theta_S5 = np.where(better_S[:, None], tried_S5, theta_S5)
         residual_Sn = np.where(better_S[:, None], tried_Sn, residual_Sn)

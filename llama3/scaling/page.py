@@ -27,8 +27,9 @@ Points = list[tuple[float, float]]
 
 def render(runs: Sequence[Measured], trained: Sequence[Scored], fits: Mapping[str, Any]) -> str:
     """The page of a study: its table of runs and what was fitted to it."""
-    # Charts escape what they show.
-    plots = [(title, Markup(chart)) for title, chart in (_isoflop(runs, fits), _tokens(fits), *_steps(runs, trained, fits))]
+    charts = [_isoflop(runs, fits), _tokens(fits), *_steps(runs, trained, fits)]
+    # They escape what they show.
+    plots = [(title, Markup(chart)) for title, chart in charts]
     page = template("llama3.scaling", "forecast.html.jinja").render(
         style=style(),
         plots=plots,
@@ -64,16 +65,12 @@ def _tokens(fits: Mapping[str, Any]) -> tuple[str, str]:
     curves: dict[str, Points] = {}
     if (law := fits["tokens_law"]) is not None:
         ends = [fits["budgets"][0]["flops"], fits["forecast"]["flops"]]
-        curves["law"] = [
-            (math.log10(x), math.log10(law["factor"]) + law["exponent"] * math.log10(x)) for x in ends
-        ]
+        curves["law"] = [(math.log10(x), math.log10(law["factor"]) + law["exponent"] * math.log10(x)) for x in ends]
     chart = fit_chart(points, curves, "FLOPs, log10", "tokens, log10")
     return "Compute-optimal training tokens (figure 3)", chart
 
 
-def _steps(
-    runs: Sequence[Measured], trained: Sequence[Scored], fits: Mapping[str, Any]
-) -> list[tuple[str, str]]:
+def _steps(runs: Sequence[Measured], trained: Sequence[Scored], fits: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Both steps of the forecast of the benchmark."""
     told, line = fits["forecast"], fits["benchmark"]["line"]
     optima = [(math.log10(row["flops"]), row["optimum"]["nll"]) for row in fits["budgets"] if row["optimum"]]
@@ -93,6 +90,9 @@ def _steps(
         xs = np.linspace(min(seen), max(seen), 40).tolist()
         sigmoids["sigmoid"] = [(x, float(sigmoid(x))) for x in xs]
     return [
-        ("NLL of correct answers over FLOPs (figure 4, left)", fit_chart(first, curves, "FLOPs, log10", "nats/character")),
+        (
+            "NLL of correct answers over FLOPs (figure 4, left)",
+            fit_chart(first, curves, "FLOPs, log10", "nats/character"),
+        ),
         ("Accuracy over that NLL (figure 4, right)", fit_chart(second, sigmoids, "nats per character", "accuracy")),
     ]

@@ -26,7 +26,9 @@ def require_sound(loaded: Loaded) -> list[str]:
         raise ConfigError.of(problems)
     runs = runs_of(config, vocab_size)
     sizes = [run.parameters for run in runs]
-    told = f"{len(runs)} runs of {min(sizes):,} to {max(sizes):,} parameters, {sum(run.flops for run in runs):.3g} FLOPs"
+    told = (
+        f"{len(runs)} runs of {min(sizes):,} to {max(sizes):,} parameters, {sum(run.flops for run in runs):.3g} FLOPs"
+    )
     notes = [told]
     if config.pretrain.phases != [PhaseSection()]:
         notes.append("pretrain.phases play no part: each run of a study has one phase")

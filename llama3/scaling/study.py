@@ -24,6 +24,7 @@ from llama3.data.vocabulary import TokenizerOptions, tokenizer
 from llama3.errors import DataError
 from llama3.evaluation.stages import RESULTS, EvaluateOptions, OutsideModel, evaluate
 from llama3.scaling.analysis import analyse
+from llama3.scaling.fits import FITS, PAGE, RUNS
 from llama3.scaling.forecast import Scored
 from llama3.scaling.optima import Measured
 from llama3.scaling.page import render
@@ -40,8 +41,6 @@ NO_FIGURE = DataError.declare(
     fix="choose an evaluator that gives it, or mend its options; finished runs are kept",
 )
 
-RUNS, FITS, PAGE = "runs.jsonl", "fits.json", "forecast.html"
-"""Files of a forecast: the table of runs, everything that was fitted, and a page with the plots."""
 LOSS, BENCHMARK = "loss", "benchmark"
 """Suites of a report."""
 FARTHER = 10.0
@@ -161,19 +160,10 @@ def forecast(*, options: ForecastOptions, out: StageOutput, **reports: Artifact)
     table = []
     for run in options.runs:
         loss, scored = read_report(reports[run.key])
-        table.append(
-            Measured(run.key, run.budget, run.parameters, run.tokens, loss, scored, seed=run.seed, lr=run.lr)
-        )
+        table.append(Measured(run.key, run.budget, run.parameters, run.tokens, loss, scored, seed=run.seed, lr=run.lr))
     trained = [read_report(reports[role])[1] for role in options.trained]
     write_rows(out.path / RUNS, [run.to_json() for run in table])
     fits = finite(analyse(table, trained, options.target, options.seed))
     write_json_atomic(out.path / FITS, fits)
     (out.path / PAGE).write_text(render(table, trained, fits), encoding="utf-8")
     out.metrics |= {"runs": len(table), "tokens_law": fits["tokens_law"], "forecast": fits["forecast"]}
-
-
-def read_fits(artifact: Artifact) -> dict[str, Any]:
-    """What was fitted. Raises ArtifactError for what is no forecast, or a damaged one."""
-    fits: dict[str, Any] = json.loads(artifact.expect("forecast").file(FITS).read_bytes())
-    return fits
-

@@ -42,8 +42,9 @@ def law_rows(fits: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         exponent = f"{law['exponent']:.3f} {ends(law['interval'])}"
         yield "tokens", _and(f"{law['factor']:.3g} x FLOPs^{exponent}", law["words"])
     if loss is not None:
-        terms = f"{loss['E']:.3g} + {loss['A']:.3g} / N^{loss['a']:.3g} + {loss['B']:.3g} / D^{loss['b']:.3g}"
-        yield "loss", f"{terms}; by it tokens grow as FLOPs^{loss['token_exponent']:.3f} {ends(loss['interval'])}"
+        terms = f"{loss['floor']:.3g} + {loss['A']:.3g} / N^{loss['a']:.3g} + {loss['B']:.3g} / D^{loss['b']:.3g}"
+        by = f"{terms}; by it tokens grow as FLOPs^{loss['token_exponent']:.3f} {ends(loss['interval'])}"
+        yield "loss", _and(by, loss["words"])
     if benchmark["sigmoid"] is not None:
         sigmoid = benchmark["sigmoid"]
         by = f"half-way from {percent(sigmoid['chance'])} to 100 % at {sigmoid['middle']:.3g} nats per character"

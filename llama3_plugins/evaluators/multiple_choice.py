@@ -74,7 +74,9 @@ class MultipleChoice:
         limit = self.options.limit or limit
         items = self.items[:limit] if self.items else self._made(subject, limit, seed)
         costs = list(_costs(subject.model, items))
-        right = [min(range(len(row)), key=row.__getitem__) == item.answer for item, row in zip(items, costs, strict=True)]
+        right = [
+            min(range(len(row)), key=row.__getitem__) == item.answer for item, row in zip(items, costs, strict=True)
+        ]
         samples: list[dict[str, Any]] = [
             {"id": item.id, "context": item.context, "reference": item.choices[item.answer],
              "answer": item.choices[row.index(min(row))], "score": float(hit), "nll_per_character": row[item.answer]}

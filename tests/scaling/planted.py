@@ -12,7 +12,7 @@ from llama3.scaling.optima import Measured
 
 BUDGETS = (1e18, 3e18, 1e19, 3e19)
 FACTOR, EXPONENT = 0.3, 0.53
-CHINCHILLA = LossLaw(E=1.69, A=406.4, B=410.7, a=0.34, b=0.28)
+CHINCHILLA = LossLaw(floor=1.69, A=406.4, B=410.7, a=0.34, b=0.28)
 
 
 def nll(flops: float) -> float:

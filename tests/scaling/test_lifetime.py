@@ -56,9 +56,7 @@ def test_the_overtraining_argument_as_a_number():
     assert found["saved"] == pytest.approx(0.157, abs=0.001)
     assert found["cheapest"]["parameters"] < 0.6 * found["compute_optimal"]["parameters"]
     assert found["cheapest"]["tokens_per_parameter"] > 3 * found["compute_optimal"]["tokens_per_parameter"]
-    assert found["compute_optimal"]["serving_flops"] == pytest.approx(
-        2 * found["compute_optimal"]["parameters"] * 1e12
-    )
+    assert found["compute_optimal"]["serving_flops"] == pytest.approx(2 * found["compute_optimal"]["parameters"] * 1e12)
 
 
 @pytest.mark.parametrize("loss", [1.69, 1.0, -1.0])
