@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from llama3.scaling.forecast import Scored, Sigmoid, fit_sigmoid, redraw_sigmoid, scatter
+from llama3.scaling.forecast import BenchmarkScore, Sigmoid, fit_sigmoid, redraw_sigmoid, scatter
 from llama3.scaling.isoflop import Interval, interval
 from llama3.scaling.loss_law import LossLaw, fit_law, redraw_law
 from llama3.scaling.optima import Curves, Measured, Optima, find_optima
@@ -36,7 +36,7 @@ class Fit:
     sigmoids: Sequence[Sigmoid | None]
 
 
-def fit(runs: Sequence[Measured], trained: Sequence[Scored], seed: int) -> Fit:
+def fit(runs: Sequence[Measured], trained: Sequence[BenchmarkScore], seed: int) -> Fit:
     """All laws of a table of runs."""
     rng = np.random.default_rng(seed)
     models = [*(run.scored for run in runs), *trained]
@@ -99,7 +99,7 @@ def _told(value: float | None, values_R: np.ndarray | None) -> dict[str, Any]:
     return {"value": value, "interval": None if values_R is None else interval(values_R)}
 
 
-def analyse(runs: Sequence[Measured], trained: Sequence[Scored], target: float, seed: int) -> dict[str, Any]:
+def analyse(runs: Sequence[Measured], trained: Sequence[BenchmarkScore], target: float, seed: int) -> dict[str, Any]:
     """fits.json of a study."""
     found = fit(runs, trained, seed)
     best = found.optima
@@ -192,7 +192,7 @@ def _words_of_exponent(ends: Interval) -> str:
 
 
 def leave_largest_out(
-    runs: Sequence[Measured], trained: Sequence[Scored], found: Fit, seed: int
+    runs: Sequence[Measured], trained: Sequence[BenchmarkScore], found: Fit, seed: int
 ) -> dict[str, Any] | None:
     """What the smaller budgets forecast of the largest one, beside what was measured there. None where its optimum was
     not measured, or that of fewer than two others."""

@@ -23,14 +23,14 @@ _EDGE = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class LogLine:
     """y = at_one + slope * log10(x). Numbers, or arrays [R]."""
 
     at_one: Any
     slope: Any
 
     @classmethod
-    def through(cls, x_B: np.ndarray, y_BR: np.ndarray) -> Line:
+    def through(cls, x_B: np.ndarray, y_BR: np.ndarray) -> LogLine:
         """Least squares. x: [B]; y: [B], or [B, R]."""
         logs_B = np.log10(x_B)
         found, *_ = np.linalg.lstsq(np.stack([np.ones_like(logs_B), logs_B], 1), y_BR, rcond=None)
@@ -42,7 +42,7 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True)
-class Scored:
+class BenchmarkScore:
     """A model's figures on the benchmark."""
 
     nll: float
@@ -72,7 +72,7 @@ class Sigmoid:
         return asdict(self)
 
 
-def fit_sigmoid(models: Sequence[Scored]) -> Sigmoid | None:
+def fit_sigmoid(models: Sequence[BenchmarkScore]) -> Sigmoid | None:
     """The likeliest sigmoid of binomial answers, by Fisher scoring. None where it would say nothing: no model is above
     chance, all NLLs are the same, or accuracy does not fall as the NLL rises."""
     nll_m = np.array([model.nll for model in models])
@@ -109,17 +109,17 @@ def fit_sigmoid(models: Sequence[Scored]) -> Sigmoid | None:
     return Sigmoid(chance, float(-beta_2[1] / scale), float(centre - scale * beta_2[0] / beta_2[1]))
 
 
-def redraw_sigmoid(models: Sequence[Scored], rng: np.random.Generator, draws: int) -> list[Sigmoid | None]:
+def redraw_sigmoid(models: Sequence[BenchmarkScore], rng: np.random.Generator, draws: int) -> list[Sigmoid | None]:
     """Sigmoids of models drawn with replacement."""
     drawn = rng.integers(len(models), size=(draws, len(models)))
     return [fit_sigmoid([models[i] for i in row]) for row in drawn]
 
 
-def scatter(models: Sequence[Scored], sigmoid: Sigmoid) -> float:
+def scatter(models: Sequence[BenchmarkScore], sigmoid: Sigmoid) -> float:
     """Root mean square of how far measured accuracies lie from the sigmoid."""
     return math.sqrt(float(np.mean([(model.accuracy - float(sigmoid(model.nll))) ** 2 for model in models])))
 
 
-def _above_chance(model: Scored) -> bool:
+def _above_chance(model: BenchmarkScore) -> bool:
     """By its 95 % interval."""
     return wilson(round(model.accuracy * model.items), model.items).low > model.chance

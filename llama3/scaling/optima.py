@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from llama3.scaling.forecast import Line, Scored
+from llama3.scaling.forecast import BenchmarkScore, LogLine
 from llama3.scaling.isoflop import PARAMETERS, Noise, Parabola
 from llama3.scaling.power_law import PowerLaw
 from llama3.scaling.runs import FLOPS
@@ -31,7 +31,7 @@ class Measured:
     tokens: int
     loss: float
     """Of held-out text, in bits per byte."""
-    scored: Scored
+    scored: BenchmarkScore
     seed: int
     lr: float
 
@@ -94,10 +94,10 @@ class Optima:
     """ln(tokens) of the optimum of each used budget in each draw."""
     law: PowerLaw | None = None
     law_R: PowerLaw | None = None
-    line: Line | None = None
+    line: LogLine | None = None
     """NLL of log FLOPs."""
-    line_R: Line | None = None
-    baseline: Line | None = None
+    line_R: LogLine | None = None
+    baseline: LogLine | None = None
     """Accuracy as a line in log FLOPs: what a forecast must beat."""
 
 
@@ -118,9 +118,9 @@ def find_optima(runs: Sequence[Measured], rng: np.random.Generator) -> Optima:
         logs_BR,
         law=PowerLaw.through(x_B, tokens_B),
         law_R=None if logs_BR is None else PowerLaw.through(x_B, np.exp(logs_BR)),
-        line=Line.through(x_B, nll_B),
-        line_R=None if nll_BR is None else Line.through(x_B, nll_BR),
-        baseline=Line.through(x_B, accuracy_B),
+        line=LogLine.through(x_B, nll_B),
+        line_R=None if nll_BR is None else LogLine.through(x_B, nll_BR),
+        baseline=LogLine.through(x_B, accuracy_B),
     )
 
 

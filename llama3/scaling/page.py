@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from llama3.evaluation.charts import fit_chart
 from llama3.evaluation.templates import style, template
-from llama3.scaling.forecast import Scored, Sigmoid
+from llama3.scaling.forecast import BenchmarkScore, Sigmoid
 from llama3.scaling.optima import Measured
 from llama3.scaling.table import (
     BUDGETS_HEAD,
@@ -25,7 +25,7 @@ from llama3.scaling.table import (
 Points = list[tuple[float, float]]
 
 
-def render(runs: Sequence[Measured], trained: Sequence[Scored], fits: Mapping[str, Any]) -> str:
+def render(runs: Sequence[Measured], trained: Sequence[BenchmarkScore], fits: Mapping[str, Any]) -> str:
     """The page of a study: its table of runs and what was fitted to it."""
     charts = [_isoflop(runs, fits), _tokens(fits), *_steps(runs, trained, fits)]
     # They escape what they show.
@@ -70,7 +70,9 @@ def _tokens(fits: Mapping[str, Any]) -> tuple[str, str]:
     return "Compute-optimal training tokens (figure 3)", chart
 
 
-def _steps(runs: Sequence[Measured], trained: Sequence[Scored], fits: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _steps(
+    runs: Sequence[Measured], trained: Sequence[BenchmarkScore], fits: Mapping[str, Any]
+) -> list[tuple[str, str]]:
     """Both steps of the forecast of the benchmark."""
     told, line = fits["forecast"], fits["benchmark"]["line"]
     optima = [(math.log10(row["flops"]), row["optimum"]["nll"]) for row in fits["budgets"] if row["optimum"]]

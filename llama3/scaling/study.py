@@ -25,7 +25,7 @@ from llama3.errors import DataError
 from llama3.evaluation.stages import RESULTS, EvaluateOptions, OutsideModel, evaluate
 from llama3.scaling.analysis import analyse
 from llama3.scaling.fits import FITS, PAGE, RUNS
-from llama3.scaling.forecast import Scored
+from llama3.scaling.forecast import BenchmarkScore
 from llama3.scaling.optima import Measured
 from llama3.scaling.page import render
 from llama3.scaling.runs import StudyRun, require_tokens, runs_of, section_of
@@ -133,12 +133,12 @@ def _found_first(runs: Sequence[StudyRun], place: RunDir) -> list[StudyRun]:
     return sorted(runs, key=lambda run: f"{run.key}-report" not in made)
 
 
-def read_report(report: Artifact) -> tuple[float, Scored]:
+def read_report(report: Artifact) -> tuple[float, BenchmarkScore]:
     """The loss of a measured model and its figures on the benchmark. Raises DataError for what is not there."""
     results = json.loads(report.file(RESULTS).read_bytes())
     accuracy = _figure(results, BENCHMARK, "accuracy")
     rate = accuracy if isinstance(accuracy, dict) else {"rate": accuracy}
-    scored = Scored(
+    scored = BenchmarkScore(
         nll=float(_figure(results, BENCHMARK, "nll_per_character")),
         accuracy=float(rate["rate"]),
         items=int(rate["n"] if "n" in rate else _figure(results, BENCHMARK, "items")),

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from llama3.scaling.forecast import Scored
+from llama3.scaling.forecast import BenchmarkScore
 from llama3.scaling.loss_law import LossLaw
 from llama3.scaling.optima import Measured
 
@@ -24,9 +24,9 @@ def accuracy(nll: float) -> float:
     return 0.25 + 0.75 / (1 + math.exp(-8 * (1.3 - nll)))
 
 
-def scored(value: float, rng: np.random.Generator | None = None, items: int = 2000) -> Scored:
+def scored(value: float, rng: np.random.Generator | None = None, items: int = 2000) -> BenchmarkScore:
     true = accuracy(value)
-    return Scored(value, true if rng is None else rng.binomial(items, true) / items, items, 0.25)
+    return BenchmarkScore(value, true if rng is None else rng.binomial(items, true) / items, items, 0.25)
 
 
 def parabolas(seed: int = 0, noise: float = 0.0, sizes: int = 5, budgets=BUDGETS) -> list[Measured]:
@@ -57,5 +57,5 @@ def of_law(law: LossLaw = CHINCHILLA, noise: float = 0.0, seed: int = 0, budgets
     return runs
 
 
-def measured(flops: float, tokens: float, loss: float, on_benchmark: Scored, number: int) -> Measured:
+def measured(flops: float, tokens: float, loss: float, on_benchmark: BenchmarkScore, number: int) -> Measured:
     return Measured(f"run-{number}", flops, round(flops / 6 / tokens), round(tokens), loss, on_benchmark, 1, 1e-3)

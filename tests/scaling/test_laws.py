@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llama3.scaling.analysis import analyse, fit, predict
-from llama3.scaling.forecast import Line, Scored, fit_sigmoid
+from llama3.scaling.forecast import BenchmarkScore, LogLine, fit_sigmoid
 from llama3.scaling.isoflop import Noise, Parabola, interval
 from llama3.scaling.loss_law import LossLaw, fit_law
 from llama3.scaling.optima import find_optima
@@ -213,7 +213,9 @@ def test_the_same_table_gives_the_same_fits():
 @given(st.floats(2, 20), st.floats(0.8, 1.6), st.sampled_from([0.0, 0.25, 0.5]))
 def test_a_sigmoid_is_found(steepness, middle, chance):
     nlls = np.linspace(middle - 3 / steepness, middle + 3 / steepness, 8)
-    models = [Scored(x, chance + (1 - chance) / (1 + math.exp(-steepness * (middle - x))), 1000, chance) for x in nlls]
+    models = [
+        BenchmarkScore(x, chance + (1 - chance) / (1 + math.exp(-steepness * (middle - x))), 1000, chance) for x in nlls
+    ]
     found = fit_sigmoid(models)
     assert found.steepness == pytest.approx(steepness, rel=1e-3)
     assert found.middle == pytest.approx(middle, abs=1e-3)
@@ -224,9 +226,9 @@ def test_a_sigmoid_is_found(steepness, middle, chance):
 @pytest.mark.parametrize(
     "models",
     [
-        [Scored(1.5 - 0.1 * k, 0.25, 200, 0.25) for k in range(5)],
-        [Scored(1.0, 0.6, 200, 0.25)] * 4,
-        [Scored(1.0 + 0.1 * k, 0.4 + 0.1 * k, 500, 0.25) for k in range(5)],
+        [BenchmarkScore(1.5 - 0.1 * k, 0.25, 200, 0.25) for k in range(5)],
+        [BenchmarkScore(1.0, 0.6, 200, 0.25)] * 4,
+        [BenchmarkScore(1.0 + 0.1 * k, 0.4 + 0.1 * k, 500, 0.25) for k in range(5)],
     ],
     ids=["at chance", "one NLL", "upside down"],
 )
@@ -244,5 +246,5 @@ def test_trained_models_take_part_in_the_second_step_alone():
 
 
 def test_a_line_in_log_flops():
-    line = Line.through(np.array([1e18, 1e20]), np.array([1.4, 1.3]))
+    line = LogLine.through(np.array([1e18, 1e20]), np.array([1.4, 1.3]))
     assert float(line(1e22)) == pytest.approx(1.2)
