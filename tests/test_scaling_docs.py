@@ -1,5 +1,5 @@
-"""docs/scaling-laws.md is followed from top to bottom in a folder with `notes`. A study trains: any number stands for any
-other. What the preset `scale` found is shown as text, with the command; it takes minutes and differs between machines.
+"""docs/scaling-laws.md is followed from top to bottom in a folder with `notes`. A study trains: any number stands for
+any other. What the preset `scale` found is shown as text with its command: it takes minutes, and machines differ.
 """
 
 from __future__ import annotations

@@ -65,7 +65,8 @@ def predict(found: Fit, flops: float) -> dict[str, Any]:
     tokens_R = None if best.law_R is None else best.law_R(flops)
     nll_R = None if best.line_R is None else best.line_R(flops)
     tokens = _told(None if best.law is None else float(best.law(flops)), tokens_R)
-    parameters_R = None if tokens_R is None else flops / (FLOPS * tokens_R)
+    # A draw without tokens, or with more than a float holds, tells no size.
+    parameters_R = None if tokens_R is None else flops / (FLOPS * np.where(tokens_R > 0, tokens_R, np.nan))
     parameters = _told(None if tokens["value"] is None else flops / (FLOPS * tokens["value"]), parameters_R)
     law = found.loss_law
     loss, loss_R = None, None
@@ -172,11 +173,17 @@ def _budget(best: Optima, curve: Curves) -> dict[str, Any]:
     }
     if status == "measured" and best.logs_BR is not None:
         place = [other.budget for other in best.used].index(curve.budget)
-        row["interval"] = interval(np.exp(best.logs_BR[place]))
+        row["interval"] = interval(_exp(best.logs_BR[place]))
     if status != "measured":
         side = "" if status == "no minimum" else _side(curve)
         row["words"] = f"no optimum is claimed: the curve has no minimum {side or 'at all'}"
     return row
+
+
+def _exp(logs: np.ndarray) -> np.ndarray:
+    """Infinite where a float cannot hold it."""
+    with np.errstate(over="ignore"):
+        return np.exp(logs)
 
 
 def _side(curve: Curves) -> str:

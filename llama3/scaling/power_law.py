@@ -19,21 +19,23 @@ class PowerLaw:
     exponent: Any
 
     @classmethod
-    def through(cls, x_B: np.ndarray, y_BR: np.ndarray) -> PowerLaw:
-        """Least squares in logarithms. x: [B]; y: [B], or [B, R] for R laws at once."""
+    def through(cls, x_B: np.ndarray, log_y_BR: np.ndarray) -> PowerLaw:
+        """Least squares in logarithms. x: [B]; ln(y): [B], or [B, R] for R laws at once."""
         logs_B = np.log(x_B)
         design_B2 = np.stack([np.ones_like(logs_B), logs_B], 1)
-        found, *_ = np.linalg.lstsq(design_B2, np.log(y_BR), rcond=None)
+        found, *_ = np.linalg.lstsq(design_B2, log_y_BR, rcond=None)
         return cls(found[0], found[1])
 
     @property
     def factor(self) -> float:
-        """A."""
-        return math.exp(self.log_factor)
+        """A; infinite where a float cannot hold it."""
+        with np.errstate(over="ignore"):
+            return float(np.exp(self.log_factor))
 
     def __call__(self, x: float) -> Any:
-        """y at x."""
-        return np.exp(self.log_factor + self.exponent * math.log(x))
+        """y at x; infinite where a float cannot hold it."""
+        with np.errstate(over="ignore"):
+            return np.exp(self.log_factor + self.exponent * math.log(x))
 
 
 PAPER = PowerLaw(math.log(0.299), 0.537)
