@@ -61,43 +61,64 @@ def _loss_law(runs: Sequence[Measured], rng: np.random.Generator) -> tuple[LossL
 
 def predict(found: Fit, flops: float) -> dict[str, Any]:
     """What the laws say of a budget: each figure with its interval, and in words what is wrong with it."""
-    best = found.optima
-    tokens_R = None if best.law_R is None else best.law_R(flops)
-    nll_R = None if best.line_R is None else best.line_R(flops)
-    tokens = _told(None if best.law is None else float(best.law(flops)), tokens_R)
-    # A draw without tokens, or with more than a float holds, tells no size.
-    parameters_R = None if tokens_R is None else flops / (FLOPS * np.where(tokens_R > 0, tokens_R, np.nan))
-    parameters = _told(None if tokens["value"] is None else flops / (FLOPS * tokens["value"]), parameters_R)
-    law = found.loss_law
-    loss, loss_R = None, None
-    if law is not None and not law.at_edge:
-        loss = law(*law.optimum(flops))
-        loss_R = np.array([other(*other.optimum(flops)) for other in found.loss_laws])
-    nll = _told(None if best.line is None else float(best.line(flops)), nll_R)
-    accuracy, accuracy_R = None, None
-    if found.sigmoid is not None and nll["value"] is not None:
-        accuracy = float(found.sigmoid(nll["value"]))
-        if nll_R is not None:
-            drawn = [np.nan if s is None else float(s(nll_R[i])) for i, s in enumerate(found.sigmoids)]
-            accuracy_R = np.array(drawn)
-    if nll["value"] is not None and nll["value"] <= 0:
-        nll["words"] = "a line leads below 0 here, which no NLL is: too far from what was measured"
-    for size in (tokens, parameters):
-        if size["interval"] and size["interval"][1] > WIDE * size["interval"][0]:
-            size["words"] = f"useless: the ends of the interval differ more than {WIDE:.0f}-fold"
+    line = found.optima.baseline
+    nll, accuracy = _benchmark(found, flops)
+    tokens, parameters = _size(found.optima, flops)
     return {
         "flops": flops,
         "tokens": tokens,
         "parameters": parameters,
-        "loss": _told(loss, loss_R),
+        "loss": _loss(found, flops),
         "nll": nll,
-        "accuracy": _told(accuracy, accuracy_R),
-        "accuracy_by_line": None if best.baseline is None else float(best.baseline(flops)),
+        "accuracy": accuracy,
+        "accuracy_by_line": None if line is None else float(line(flops)),
     }
 
 
-def _told(value: float | None, values_R: np.ndarray | None) -> dict[str, Any]:
-    return {"value": value, "interval": None if values_R is None else interval(values_R)}
+def _size(best: Optima, flops: float) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Tokens and parameters of the compute-optimal model, by the law of tokens."""
+    if best.law is None:
+        return _told(None), _told(None)
+    tokens = float(best.law(flops))
+    if best.law_R is None:
+        return _told(tokens), _told(flops / (FLOPS * tokens))
+    tokens_R = best.law_R(flops)
+    # A draw without tokens, or with more than a float holds, tells no size.
+    parameters_R = flops / (FLOPS * np.where(tokens_R > 0, tokens_R, np.nan))
+    sizes = _told(tokens, tokens_R), _told(flops / (FLOPS * tokens), parameters_R)
+    for size in sizes:
+        if size["interval"] and size["interval"][1] > WIDE * size["interval"][0]:
+            size["words"] = f"useless: the ends of the interval differ more than {WIDE:.0f}-fold"
+    return sizes
+
+
+def _loss(found: Fit, flops: float) -> dict[str, Any]:
+    """Of the compute-optimal model, by the law of the loss."""
+    law = found.loss_law
+    if law is None or law.at_edge:
+        return _told(None)
+    return _told(law(*law.optimum(flops)), np.array([other(*other.optimum(flops)) for other in found.loss_laws]))
+
+
+def _benchmark(found: Fit, flops: float) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Both steps: NLL per character, and the accuracy that follows from it."""
+    line, line_R, sigmoid = found.optima.line, found.optima.line_R, found.sigmoid
+    if line is None:
+        return _told(None), _told(None)
+    nll, nll_R = float(line(flops)), None if line_R is None else line_R(flops)
+    words = "" if nll > 0 else "a line leads below 0 here, which no NLL is: too far from what was measured"
+    first = {**_told(nll, nll_R), "words": words}
+    if sigmoid is None or words:
+        return first, _told(None)
+    accuracy = float(sigmoid(nll))
+    if nll_R is None:
+        return first, _told(accuracy)
+    pairs = zip(found.sigmoids, nll_R[: len(found.sigmoids)], strict=True)
+    return first, _told(accuracy, np.array([np.nan if s is None else float(s(x)) for s, x in pairs]))
+
+
+def _told(value: float | None, values_R: np.ndarray | None = None) -> dict[str, Any]:
+    return {"value": value, "interval": None if values_R is None else interval(values_R), "words": ""}
 
 
 def analyse(runs: Sequence[Measured], trained: Sequence[BenchmarkScore], target: float, seed: int) -> dict[str, Any]:

@@ -57,7 +57,7 @@ def law_rows(fits: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         if found["value"] is not None:
             show = percent if name == "accuracy" else figure
             text = f"{show(found['value'])} {ends(found['interval'], show)}".strip()
-            yield f"{label} at {told['flops']:.3g}", _and(text, found.get("words", ""))
+            yield f"{label} at {told['flops']:.3g}", _and(text, found["words"])
 
 
 def left_out_rows(fits: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
