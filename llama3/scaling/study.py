@@ -86,45 +86,53 @@ def study(make: Make, config: Config, corpus: Artifact) -> Artifact:
     runs = runs_of(config, Tokenizer.load(vocabulary.path).vocab_size)
     require_tokens(config, runs, TokenPlan.load(shards.path))
 
-    reports: dict[str, Artifact] = {}
-    measuring = _measuring(config)
-    with make.progress("study, %", 100) as task:
-        done, total, shown = 0.0, sum(run.flops for run in runs), 0
-        for run in _found_first(runs, make.run):
-            own = config.model_copy(
-                update={
-                    "model": run.model,
-                    "pretrain": run.training(config.pretrain),
-                    "run": config.run.model_copy(update={"seed": run.seed}),
-                }
-            )
-            base = make(pretrain, run.key, PretrainOptions.of(own), shards=shards, tokenizer=vocabulary)
-            reports[run.key] = make(evaluate, f"{run.key}-report", measuring, checkpoint=base, corpus=corpus)
-            read_report(reports[run.key])
-            done += run.flops
-            task.advance(int(100 * done / total) - shown, run=run.key)
-            shown = int(100 * done / total)
-    for number, model in enumerate(outside, 1):
-        options = measuring.model_copy(update={"model": model})
-        reports[f"trained-{number}"] = make(evaluate, f"trained-{number}-report", options, corpus=corpus)
-        read_report(reports[f"trained-{number}"])
+    reports = _train_and_measure(make, config, runs, shards=shards, tokenizer=vocabulary, corpus=corpus)
+    further = {
+        f"trained-{number}": make(evaluate, f"trained-{number}-report", _measuring(config, model), corpus=corpus)
+        for number, model in enumerate(outside, 1)
+    }
     options = ForecastOptions(
         runs=runs,
-        trained=[role for role in reports if role.startswith("trained-")],
+        trained=list(further),
         target=section.target or FARTHER * section.budgets[-1],
         seed=config.run.seed,
     )
-    return make(forecast, "forecast", options, **reports)
+    return make(forecast, "forecast", options, **reports, **further)
 
 
-def _measuring(config: Config) -> EvaluateOptions:
+def _train_and_measure(
+    make: Make, config: Config, runs: Sequence[StudyRun], *, corpus: Artifact, **data: Artifact
+) -> dict[str, Artifact]:
+    """The report of every run by its key. Progress is told by FLOPs."""
+    reports: dict[str, Artifact] = {}
+    done, shown, total = 0.0, 0, sum(run.flops for run in runs)
+    with make.progress("study, %", 100) as task:
+        for run in _found_first(runs, make.run):
+            base = make(pretrain, run.key, PretrainOptions.of(_config_of(config, run)), **data)
+            reports[run.key] = make(evaluate, f"{run.key}-report", _measuring(config), checkpoint=base, corpus=corpus)
+            read_report(reports[run.key])  # figures that are not there are told now, not after the last run
+            done += run.flops
+            task.advance(round(100 * done / total) - shown, run=run.key)
+            shown = round(100 * done / total)
+    return reports
+
+
+def _config_of(config: Config, run: StudyRun) -> Config:
+    """The config of one run."""
+    section = config.run.model_copy(update={"seed": run.seed})
+    return config.model_copy(update={"model": run.model, "pretrain": run.training(config.pretrain), "run": section})
+
+
+def _measuring(config: Config, model: OutsideModel | None = None) -> EvaluateOptions:
     """Every model is measured by the two suites of the study, and by them alone."""
     section = section_of(config)
     tasks = [
         section.loss.model_copy(update={"suite": LOSS}),
         section.benchmark.model_copy(update={"suite": BENCHMARK}),
     ]
-    return EvaluateOptions.of(config).model_copy(update={"tasks": tasks, "rewards": [], "files": named_files(tasks)})
+    return EvaluateOptions.of(config, model).model_copy(
+        update={"tasks": tasks, "rewards": [], "files": named_files(tasks)}
+    )
 
 
 def _found_first(runs: Sequence[StudyRun], place: RunDir) -> list[StudyRun]:

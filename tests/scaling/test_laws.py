@@ -110,8 +110,8 @@ def test_intervals_hold_the_truth_as_often_as_they_say(noise, sizes):
         exponent += holds(interval(np.asarray(found.law_R.exponent)), planted.EXPONENT)
         tokens += holds(interval(found.law_R(FAR)), planted.FACTOR * FAR**planted.EXPONENT)
         cost += holds(interval(found.line_R(FAR)), planted.nll(FAR))
-    assert min(exponent, tokens, cost) >= 180, (exponent, tokens, cost)
-    assert max(exponent, tokens) <= STUDIES
+    print(f"of {STUDIES}: exponent {exponent}, tokens {tokens}, NLL {cost}")
+    assert min(exponent, tokens, cost) >= 180
 
 
 def holds(ends, truth) -> bool:
