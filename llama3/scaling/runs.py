@@ -6,6 +6,7 @@ convention by which the paper's 405B parameters and 15.6T tokens are 3.8e25. Att
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 
@@ -185,10 +186,9 @@ def _sizes(
     """Models whose tokens per parameter lie between the ends of tokens_per_parameter, smallest first; of many those
     nearest to sizes that lie evenly, in ratios."""
     most, least = (math.sqrt(budget / (FLOPS * ratio)) for ratio in section.tokens_per_parameter)
-    fitting = {model.num_params(): (own, model) for own, model in _ladder(shape, base, most)}
-    fitting = {size: fitting[size] for size in sorted(fitting) if least <= size <= most}
+    fitting = {model.num_params(): (own, model) for own, model in _ladder(shape, base, least, most)}
     if len(fitting) <= section.sizes:
-        return list(fitting.values())
+        return [fitting[size] for size in sorted(fitting)]
     chosen: set[int] = set()
     for i in range(section.sizes):
         wanted = least * (most / least) ** (i / (section.sizes - 1))
@@ -196,16 +196,15 @@ def _sizes(
     return [fitting[size] for size in sorted(chosen)]
 
 
-def _ladder(shape: ModelSection, base: ModelConfig, most: float) -> Iterator[tuple[ModelSection, ModelConfig]]:
-    """Models of about the base's proportions, one head wider each time, while the flattest of a width has no more than
-    `most` parameters.
+def _ladder(
+    shape: ModelSection, base: ModelConfig, least: float, most: float
+) -> Iterator[tuple[ModelSection, ModelConfig]]:
+    """Models of about the base's proportions with `least` to `most` parameters, one head wider each time.
 
     Kept are the width of a head, roughly the width of the hidden layer over the model's and the query heads of a
     key-value head, and within a factor of DEPTHS the width over the depth.
     """
-    heads = 0
-    while True:
-        heads += 1
+    for heads in itertools.count(1):
         dim = heads * (base.dim // base.n_heads)
         groups = max(1, heads * base.n_kv_heads // base.n_heads)
         size = {
@@ -214,10 +213,15 @@ def _ladder(shape: ModelSection, base: ModelConfig, most: float) -> Iterator[tup
             "n_kv_heads": max(kv for kv in range(1, groups + 1) if heads % kv == 0),
             "ffn_dim": max(8, 8 * round(dim * base.ffn_dim / base.dim / 8)),
         }
+
+        def rung(layers: int, size: dict[str, int] = size) -> tuple[ModelSection, ModelConfig]:
+            section = shape.model_copy(update={**size, "n_layers": layers})
+            return section, ModelConfig.from_section(section, base.vocab_size)
+
         depth = dim * base.n_layers / base.dim
-        depths = range(max(1, math.ceil(depth / DEPTHS)), max(1, math.floor(depth * DEPTHS)) + 1)
-        sections = [shape.model_copy(update={**size, "n_layers": layers}) for layers in depths]
-        rungs = [(section, ModelConfig.from_section(section, base.vocab_size)) for section in sections]
-        yield from rungs
-        if rungs[0][1].num_params() > most:
+        flattest, deepest = max(1, math.ceil(depth / DEPTHS)), max(1, math.floor(depth * DEPTHS))
+        if rung(flattest)[1].num_params() > most:
             return
+        if rung(deepest)[1].num_params() >= least:
+            rungs = map(rung, range(flattest, deepest + 1))
+            yield from ((section, model) for section, model in rungs if least <= model.num_params() <= most)

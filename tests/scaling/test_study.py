@@ -183,7 +183,7 @@ def test_trained_models_join_the_second_step(llama3, folder):
         ({"scale": None}, 2, "L3-SCL-003"),
         ({"scale__budgets": [1e5, 1e8, 2e8]}, 2, "L3-SCL-001"),
         ({"scale__batches": [400, 1, 1]}, 2, "L3-SCL-002"),
-        ({"model__path": "runs/small/artifacts/run-01"}, 2, "L3-SCL-004"),
+        ({"model": {"path": "runs/small/artifacts/run-01"}}, 2, "L3-SCL-004"),
         ({"scale__trained": ["no-such-model"]}, 2, "L3-SCL-007"),
         ({"scale__budgets": [3e8, 1e8, 6e8]}, 2, "the budgets must rise"),
         ({"scale__budgets": [3e8, 6e8]}, 2, "budgets"),
@@ -204,8 +204,9 @@ def test_what_cannot_be_studied_is_refused_before_any_work(llama3, folder, chang
 
 
 def test_a_model_that_memory_does_not_hold_is_refused(llama3, folder):
-    huge = {"scale__budgets": [1e26, 2e26, 4e26], "scale__batches": [1, 1, 1]}
-    config = write(folder, run__name="refused", **huge).rename(folder / "refused.yaml")
+    huge = {"scale__budgets": [1e24, 2e24, 4e24], "scale__batches": [1, 1, 1]}
+    wide = {"dim": 4096, "n_layers": 32, "n_heads": 32, "n_kv_heads": 8, "ffn_dim": 14336, "max_seq_len": 64}
+    config = write(folder, run__name="refused", model=wide, **huge).rename(folder / "refused.yaml")
     write(folder)
     code, _, err = llama3("scale", config)
     assert code == 3
@@ -255,7 +256,8 @@ def test_a_damaged_forecast_is_refused(llama3, folder):
 
 
 def test_the_study_says_what_it_will_do(llama3):
-    _, _, err = llama3("scale", "my-scale.yaml", "--set", "pretrain.phases=[{}, {steps: 5}]", "--set", "run.name=long")
+    _, _, err = llama3("scale", "my-scale.yaml", "--set", "pretrain.phases=[{}, {steps: 5}]")
+    assert err.count("nothing to do") == 3 + 2 * RUNS + 1, "it is the same study"
     assert re.search(r"note: 10 runs of [\d,]+ to [\d,]+ parameters, \d\.\d+e\+\d+ FLOPs", err)
     assert "pretrain.phases play no part" in err
 
