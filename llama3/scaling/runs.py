@@ -22,7 +22,7 @@ from llama3.model.needs import TRAINED, Need, memory_here
 FEW_SIZES = ConfigError.declare(
     "L3-SCL-001",
     "the budget of {budget:.3g} FLOPs gives {count} sizes of model, a curve needs 3",
-    why="widths go in steps of one attention head of {head} channels; those of {sizes} parameters are in range",
+    why="widths go in steps of one attention head of {head} channels; parameters in range: {sizes}",
     fix="widen scale.tokens_per_parameter, raise the budget, or give model more and narrower heads",
 )
 FEW_STEPS = ConfigError.declare(
@@ -144,7 +144,7 @@ def study_problems(config: Config, vocab_size: int, place: Callable[[Path], str]
         own = [run for run in runs if run.budget == budget]
         sizes, where = sorted({run.parameters for run in own}), place(("scale", "budgets", number))
         if len(sizes) < 3:
-            told = [f"{size:,}" for size in sizes]
+            told = [f"{size:,}" for size in sizes] or ["none"]
             yield FEW_SIZES.problem(where, budget=budget, count=len(sizes), head=base.head_dim, sizes=told)
         elif (shortest := min(own, key=lambda run: run.steps)).steps < LEAST_STEPS:
             yield FEW_STEPS.problem(
