@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +22,7 @@ from rich.markup import escape
 from llama3 import _core
 from llama3.artifacts import Artifact, PluginUse, Stage
 from llama3.artifacts.files import write_bytes_atomic, write_json_atomic
+from llama3.artifacts.progress import Display, ProgressBar
 from llama3.artifacts.run import RunDir
 from llama3.config import Config, Loaded
 from llama3.config.precision import Work, settled
@@ -124,6 +126,11 @@ class Executor:
         if self._ranks.leads:
             for line in lines:
                 self.run.display.note(f"[yellow]![/] {escape(line)}")
+
+    def progress(self, description: str, total: int) -> AbstractContextManager[ProgressBar]:
+        """Show how far a loop over stages is, on the rank that leads."""
+        display = self.run.display if self._ranks.leads else Display.silent()
+        return display.task(description, total)
 
     def publish(self, report: Mapping[str, Any]) -> None:
         """Write `report.json` and `report.html` into the run directory."""

@@ -179,6 +179,12 @@ def llama3_evaluators() -> list[EvaluatorSpec]:
             summary="share of instructions about the form of an answer that are followed",
         ),
         EvaluatorSpec(
+            name="multiple_choice",
+            factory="llama3_plugins.evaluators.multiple_choice:MultipleChoice",
+            options="llama3_plugins.evaluators.options:MultipleChoiceOptions",
+            summary="share of items whose correct continuation is the likeliest, and what it costs per character",
+        ),
+        EvaluatorSpec(
             name="pass_at_k",
             factory="llama3_plugins.evaluators.pass_at_k:PassAtK",
             options="llama3_plugins.evaluators.options:PassAtKOptions",

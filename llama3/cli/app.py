@@ -38,6 +38,7 @@ from llama3.cli import (
     quantize,
     run,
     runs,
+    scale,
     serve,
     show,
     tokens,
@@ -154,6 +155,7 @@ app.command("convert")(convert.convert)
 app.command("quantize")(quantize.quantize)
 app.command("export")(export.export)
 app.command("cost")(cost.cost)
+app.command("scale")(scale.scale)
 app.command("show")(show.show)
 app.command("doctor")(doctor.doctor)
 app.add_typer(config.app, name="config")

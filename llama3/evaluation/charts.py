@@ -47,6 +47,28 @@ def line_chart(series: Series, x_label: str, y_label: str) -> str:
     return _svg(parts, f"{y_label} over {x_label}: {_spans(lines)}", legend=list(lines), dashed=True)
 
 
+def fit_chart(points: Series, curves: Series, x_label: str, y_label: str) -> str:
+    """Measured points, and the curves that were fitted to them: a name in both has one colour. What is not finite is
+    left out."""
+    names = list(dict.fromkeys([*points, *curves]))
+    drawn = {name: [*points.get(name, ()), *curves.get(name, ())] for name in names}
+    kept = {name: [(x, y) for x, y in row if math.isfinite(x + y)] for name, row in drawn.items()}
+    if not any(kept.values()):
+        return "<p>No points were recorded.</p>"
+    at_x, at_y, parts = _axes({name: row for name, row in kept.items() if row}, x_label, y_label)
+    for index, name in enumerate(names):
+        path = " ".join(f"{at_x(x):.1f},{at_y(y):.1f}" for x, y in curves.get(name, ()) if math.isfinite(x + y))
+        if path:
+            parts.append(f'<polyline class="curve {_colour(index)}"{_dash(index)} points="{path}"/>')
+        for x, y in points.get(name, ()):
+            if math.isfinite(x + y):
+                place = f'cx="{at_x(x):.1f}" cy="{at_y(y):.1f}"'
+                label = f"<title>{escape(name)}: {x:.4g}, {y:.4g}</title>"
+                parts.append(f'<circle class="point {_colour(index)}" {place} r="4">{label}</circle>')
+    told = _spans({name: row for name, row in kept.items() if row})
+    return _svg(parts, f"{y_label} over {x_label}: {told}", legend=names, dashed=True)
+
+
 def offer_chart(offers: Mapping[str, Sequence[Offered]], x_label: str, y_label: str) -> str:
     """Lines through points that are offered for choice, and a mark at each: filled where it is worth choosing, hollow
     where another one beats it both ways. The y axis begins at 0."""

@@ -35,6 +35,18 @@ class AskOptions(BaseModel):
     max_tokens: int | None = Field(None, ge=1, description="longest answer (default: evaluation.max_tokens)")
 
 
+class MultipleChoiceOptions(BaseModel):
+    """Where the items come from: a file, or pieces of the held-out documents."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: str | None = Field(None, description="a .jsonl of items; default: made of held-out documents")
+    limit: int | None = Field(None, ge=1, description="items (default: evaluation.limit)")
+    choices: int = Field(4, ge=2, le=26, description="choices of an item that is made")
+    context: int = Field(200, ge=1, description="characters before the choices of an item that is made")
+    answer: int = Field(40, ge=1, description="characters of a choice that is made")
+
+
 class PassRateOptions(AskOptions):
     """Which tasks are asked. Several suites may ask others: `{name: pass_rate, suite: code, rewards: [...]}`."""
 

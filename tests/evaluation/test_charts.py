@@ -6,7 +6,16 @@ import xml.etree.ElementTree as ET
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from llama3.evaluation.charts import Offered, funnel_chart, histogram_chart, line_chart, offer_chart, rate_chart, ticks
+from llama3.evaluation.charts import (
+    Offered,
+    fit_chart,
+    funnel_chart,
+    histogram_chart,
+    line_chart,
+    offer_chart,
+    rate_chart,
+    ticks,
+)
 from llama3.evaluation.intervals import wilson
 
 finite = st.floats(-1e9, 1e9)
@@ -37,6 +46,16 @@ def test_offers_stay_inside_the_picture_and_show_which_are_worth_choosing(points
     assert ["beaten" not in mark.attrib["class"].split() for mark in marks] == [offer.is_best for offer in offers]
     assert all(0 <= float(mark.attrib["cx"]) <= 480 and 0 <= float(mark.attrib["cy"]) <= 240 for mark in marks)
     assert "No points" in offer_chart({"none": []}, "ms", "tokens/s")
+
+
+@given(st.lists(st.tuples(finite, finite), min_size=1, max_size=10), st.lists(st.tuples(finite, finite), max_size=10))
+def test_points_and_their_curve_have_one_colour_and_stay_inside(points, curve):
+    svg = ET.fromstring(fit_chart({"none": [], "a<b": points}, {"a<b": curve, "alone": [(0, math.nan)]}, "x", "y"))
+    marks = svg.findall("circle")
+    assert [mark.attrib["class"] for mark in marks] == ["point c1"] * len(points)
+    assert all(0 <= float(mark.attrib["cx"]) <= 480 and 0 <= float(mark.attrib["cy"]) <= 240 for mark in marks)
+    assert [line.attrib["class"] for line in svg.findall("polyline")] == ["curve c1"] * bool(curve)
+    assert "No points" in fit_chart({"a": [(math.inf, 1)]}, {}, "x", "y")
 
 
 def test_bars_and_funnels_parse():

@@ -184,6 +184,10 @@ class TestInstructionFormat(EvaluatorConformance):
     plugin = "instruction_format"
 
 
+class TestMultipleChoice(EvaluatorConformance):
+    plugin = "multiple_choice"
+
+
 class TestPassAtK(EvaluatorConformance):
     plugin = "pass_at_k"
     options: ClassVar = {"samples": 2, "k": [1]}
