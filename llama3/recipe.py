@@ -28,6 +28,7 @@ from llama3.evaluation.contamination import require_clean
 from llama3.evaluation.report import build_report
 from llama3.evaluation.stages import ContaminationOptions, EvaluateOptions, baselines, contamination, evaluate
 from llama3.execution import Executor
+from llama3.long_context import Base, has_stages, lengthen
 from llama3.model.device import device_of
 from llama3.posttraining.average import AverageOptions, average
 from llama3.posttraining.finetune import PreferOptions, RewardOptions, SFTOptions, prefer, reward, sft
@@ -82,8 +83,10 @@ def raise_model(make: Executor, config: Config) -> dict[str, Any]:
     given, leaks = own_rows(make, config, searched)
     shards = make(shard, "shard", ShardOptions.of(config), corpus=corpus, tokenizer=vocabulary)
 
-    # Pre-training (3.4): next-token prediction, annealed to a learning rate of 0, checkpoints averaged.
+    # Pre-training (3.4): next-token prediction, long-context stages, annealed to a learning rate of 0 and averaged.
     base = make(pretrain, "pretrain", PretrainOptions.of(config), shards=shards, tokenizer=vocabulary)
+    if has_stages(config):
+        base = lengthened(make, config, Base(base, corpus, shards, vocabulary), searched)
 
     trained = post_train(make, config, base, given)
     results = measure(make, config, trained, searched, contamination=leaks)
@@ -103,7 +106,12 @@ def improve(make: Executor, config: Config) -> dict[str, Any]:
     before = make(evaluate, "evaluate-base", EvaluateOptions.of(config), checkpoint=base, corpus=corpus)
     require_auditable(before, AuditOptions.of(config))
 
-    trained = post_train(make, config, base, given)
+    longer = base
+    if has_stages(config):
+        shards = make(shard, "shard", ShardOptions.of(config), corpus=corpus, tokenizer=base)
+        longer = lengthened(make, config, Base(base, corpus, shards, base), searched, base=before)
+
+    trained = post_train(make, config, longer, given)
     results = measure(make, config, trained, searched, base=before, contamination=leaks)
     audited = make(audit, "audit", AuditOptions.of(config), before=before, after=results.evaluations["final"])
 
@@ -125,6 +133,17 @@ def curated(make: Executor, config: Config) -> Artifact:
         corpus = make(curate, "curate", options.model_copy(update={"held_out": enough_for_one(corpus)}))
     make.warn(lost_input(corpus.metrics))
     return corpus
+
+
+def lengthened(make: Executor, config: Config, base: Base, searched: Searched, **known: Artifact | None) -> Artifact:
+    """The model after the long-context stages. Where it does not pass a gate, the report says how far it came; then
+    GateFailed is raised."""
+    model, lost = lengthen(make, config, base)
+    if lost:
+        stuck = Trained(base.model, sft=base.model, final=model, learnt_from={})
+        tell(make, config, stuck, measure(make, config, stuck, searched, **known))
+        raise GateFailed.of(lost)
+    return model
 
 
 Searched = Mapping[str, Artifact]

@@ -48,6 +48,7 @@ ORDER = [
     "scaffold",
     "preflight",
     "execution",
+    "long_context",
     "recipe",
     "cli",
 ]
