@@ -34,7 +34,7 @@ NOT_PERFECT = GateFailed.declare(
     "L3-CTX-011",
     "the model does not find everything in its context",
     why="{why}",
-    fix="give the stage more tokens, raise pretrain.gate.rounds, or mix in text that refers to what it said long before",
+    fix="give the stage more tokens, raise pretrain.gate.rounds, or mix in text that needs what it said long before",
 )
 
 EVERY = 1 << 30

@@ -135,12 +135,12 @@ def curated(make: Executor, config: Config) -> Artifact:
     return corpus
 
 
-def lengthened(make: Executor, config: Config, base: Base, searched: Searched, **known: Artifact | None) -> Artifact:
+def lengthened(make: Executor, config: Config, start: Base, searched: Searched, **known: Artifact | None) -> Artifact:
     """The model after the long-context stages. Where it does not pass a gate, the report says how far it came; then
     GateFailed is raised."""
-    model, lost = lengthen(make, config, base)
+    model, lost = lengthen(make, config, start)
     if lost:
-        stuck = Trained(base.model, sft=base.model, final=model, learnt_from={})
+        stuck = Trained(start.model, sft=start.model, final=model, learnt_from={})
         tell(make, config, stuck, measure(make, config, stuck, searched, **known))
         raise GateFailed.of(lost)
     return model

@@ -78,15 +78,13 @@ def phases_of(section: PretrainSection) -> list[Phase]:
     """The phases in order, long-context stages each as a phase of its own."""
     phases: list[Phase] = []
     context = 0  # that the parts before ended in; 0 in the first one
-    after_gate = False
+    after_gate, of_a_step = False, section.batch * section.seq_len
     for number, given in _stages(section):
         opens = given.opens_part or after_gate
         seq_len = given.seq_len or context or section.seq_len
-        batch = given.batch or section.batch
-        if not given.batch and (opens or context):
-            last = phases[-1] if phases else section
-            batch = max(1, last.batch * last.seq_len // seq_len)
         context = max(context, seq_len) if opens else context
+        batch = given.batch or (max(1, of_a_step // seq_len) if context else section.batch)
+        of_a_step = batch * seq_len if given.batch or not context else of_a_step
         steps = given.steps or section.steps if given.tokens is None else -(-given.tokens // (batch * seq_len))
         step, row = (phases[-1].first_step + phases[-1].steps, _end_row(phases[-1])) if phases else (0, 0)
         phases.append(Phase(step, steps, row, batch, seq_len, given, opens, number))
@@ -129,7 +127,7 @@ def start_of(section: PretrainSection, number: int) -> int:
 
 
 def stage_lengths(section: PretrainSection, number: int) -> list[int]:
-    """The contexts of the long-context stages of a phase, as given, or else: 1, 1.5, 2, 3, 4, 6 ... times the one before
+    """The contexts of the long-context stages of a phase, as given, or else 1.5, 2, 3, 4, 6 ... times the one before
     them, those nearest to a constant factor. (The paper tells that there are six, from 8K to 128K, not which.)"""
     extend, start = section.phases[number].extend, start_of(section, number)
     assert extend is not None

@@ -318,8 +318,8 @@ class PhaseSection(Section):
     """Steps of pretraining that are alike. What a phase does not name it takes from `pretrain`; a phase that names none
     of lr, final_lr, warmup and schedule goes on along the learning-rate curve of the one before it.
 
-    A phase that is gated, or that changes the rotary embedding, begins with a new optimizer, and so does the one after a
-    gated phase. Rows of these phases are as long as the longest before them, and their steps keep the number of tokens.
+    A phase that is gated, or that changes the rotary embedding, begins with a new optimizer, and so does the one after
+    a gated phase. From there on rows are as long as the longest before, and steps have as many tokens as before.
     """
 
     steps: int | None = Field(None, ge=1, description="steps of the phase")

@@ -128,8 +128,10 @@ class TokenLoader:
         window: int = 1,
     ) -> None:
         """Open the shards of `plan` (a TokenPlan, or the directory of a `shards` artifact), to be read in rows of
-        `seq_len` tokens, or in `phases`, of which the first begins at row 0. Windows are such that rows of `window` tokens
-        fill them too: with that of all phases, a loader of the first of them reads what one of all reads.
+        `seq_len` tokens, or in `phases`, of which the first begins at row 0.
+
+        With a `window` above 1, which the lengths of all phases divide, also of those to come, each phase takes windows
+        of its own; then what rows are does not depend on phases after the next.
 
         Raises DataError: L3-DAT-201 for a plan that cannot be read, L3-DAT-203 for a missing or damaged
         shard, L3-DAT-204 for rows or a mix that the shards cannot fill, L3-DAT-205 for a shard that is not

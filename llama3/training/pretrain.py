@@ -45,8 +45,8 @@ LONG_ROWS = ConfigError.declare(
 class PartOptions(BaseModel):
     """Which of the phases a model that is there already is trained on, and how the shards are read.
 
-    The phases from `reads` on read one stream of rows, those from `trains` on are trained now. A window of the stream is
-    filled by rows of `window` tokens, so that what is read now does not depend on the phases that are yet to come.
+    The phases from `reads` on read one stream of rows, those from `trains` on are trained now. Rows of `window` tokens
+    fill a window of the stream, so that what is read now does not depend on the phases that are yet to come.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -191,6 +191,9 @@ class TokenDataset:
         """The rows of `phases` from `first_step` on, which is step 0 of what is trained."""
         self._phases, self._first_step = phases, first_step
         rows = [RowPhase(phase.first_row, phase.seq_len, phase.given.mix) for phase in phases]
+        if window > 1:  # whatever comes next, the last phase ends where it does
+            last = phases[-1]
+            rows.append(RowPhase(last.first_row + last.steps * last.batch, last.seq_len, last.given.mix))
         self._loader = TokenLoader(plan, phases=rows, seed=seed, window=window)
 
     def examples(self, step: int) -> Rows:

@@ -67,7 +67,7 @@ class NeedleOptions(BaseModel):
     lengths: list[int] | None = Field(
         None,
         min_length=1,
-        description="tokens of prompt and answer; default: `steps` of them up to the model's context",
+        description="tokens of prompt and answer; default: `steps` of them, up to the context",
     )
     steps: int = Field(4, ge=1, le=100, description="lengths, evenly spaced")
     depths: int = Field(11, ge=1, le=1000, description="places from the beginning of the text to its end")

@@ -1,8 +1,8 @@
-"""Made texts that say again, far later, what they have said: practice in using a long context.
+"""Made texts that say again what they have said, word for word and far later: practice in using a long context.
 
-A document is lines of filler, among them facts ("The magic number of Oslo is 4711."), each told several times at random
-places. Whoever predicts the number the second time must find the first. Paper 4.3.4 makes its long-context data with a
-model; this needs none, and measures nothing but recall.
+A document is a passage, told several times: lines of words, and among them facts ("The magic number of Oslo is 4711.").
+Whoever predicts it the second time must find the first. The paper (4.3.4) makes long-context data with a model; this
+needs none, and teaches nothing but to look back.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ class RecallOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     documents: int = Field(1000, ge=1, description="how many")
-    lines: int = Field(200, ge=2, description="lines of each")
-    facts: int = Field(10, ge=1, le=len(KEYS), description="facts of each")
-    share: float = Field(0.2, gt=0, le=1, description="of lines that tell a fact, for the first time or again")
+    lines: int = Field(100, ge=1, description="lines of the longest passages; all lengths are equally frequent")
+    times: int = Field(3, ge=2, description="how often a passage is told")
+    facts: float = Field(0.2, ge=0, le=1, description="share of lines that are facts")
     words: int = Field(8, ge=1, description="words of the other lines")
-    digits: int = Field(4, ge=1, le=18, description="of the number of a fact")
+    digits: int = Field(5, ge=1, le=18, description="of the number of a fact")
     sentence: Sentence = Field(SENTENCE, description="how a fact is told, with {key} and {value}")
     seed: int = Field(0, ge=0, description="other documents for each")
 
@@ -54,12 +54,12 @@ class RecallSource:
 
     def document(self, number: int) -> str:
         """The text of a document."""
-        options, rng = self.options, random.Random(f"{self.options.seed} {number}")
-        facts = [
-            told(options.sentence, key, drawn_value(rng, options.digits)) for key in rng.sample(KEYS, options.facts)
-        ]
-        lines = [
-            rng.choice(facts) if rng.random() < options.share else " ".join(rng.choices(_WORDS, k=options.words))
-            for _ in range(options.lines)
-        ]
-        return "\n".join(lines) + "\n"
+        rng = random.Random(f"{self.options.seed} {number}")
+        passage = [self._line(rng) for _ in range(rng.randint(1, self.options.lines))]
+        return "\n".join(passage * self.options.times) + "\n"
+
+    def _line(self, rng: random.Random) -> str:
+        options = self.options
+        if rng.random() >= options.facts:
+            return " ".join(rng.choices(_WORDS, k=options.words))
+        return told(options.sentence, rng.choice(KEYS), drawn_value(rng, options.digits))

@@ -145,8 +145,9 @@ impl Loader {
         Self::with_window(sources, phases, seed, 1)
     }
 
-    /// As `new`, with windows that rows of `window` tokens fill too: a loader of these phases alone and one of these and
-    /// more, whose rows fill that window, agree on the rows of these.
+    /// As `new`; above a `window` of 1, of which the windows of all sources are multiples, each phase takes windows of its
+    /// own, though its rows are as long as those before. So a loader of the first phases and one of all agree on the rows
+    /// before the last phase of the first, where the lengths of all divide `window`.
     ///
     /// # Errors
     /// As `new`.
@@ -187,15 +188,16 @@ impl Loader {
             seed,
         };
         for phase in phases {
-            loader.extend(phase.from_row, u64::from(phase.seq_len));
+            loader.extend(phase.from_row, u64::from(phase.seq_len), window > 1);
         }
         Ok(loader)
     }
 
-    /// Rows of `seq_len` tokens from `from_row` on.
-    fn extend(&mut self, from_row: u64, seq_len: u64) {
+    /// Rows of `seq_len` tokens from `from_row` on, from windows that are new where that is asked for or they are longer or
+    /// shorter than those before.
+    fn extend(&mut self, from_row: u64, seq_len: u64, anew: bool) {
         let takes = match self.stretches.last() {
-            Some(last) if last.seq_len == seq_len => return,
+            Some(last) if last.seq_len == seq_len && !anew => return,
             None => vec![
                 Take {
                     rows_before: 0,
@@ -316,7 +318,9 @@ fn window_of(
             let longest = lengths.into_iter().max().unwrap_or(1);
             let what = match window {
                 Some(window) if window == longest => format!("one row of {longest}"),
-                Some(window) => format!("one window of {window}, which its rows of all lengths fill"),
+                Some(window) => {
+                    format!("one window of {window}, which its rows of all lengths fill")
+                }
                 None => "the window that its rows of all lengths fill".into(),
             };
             Err(LoaderError::Invalid(format!(
