@@ -104,7 +104,7 @@ def test_a_model_that_finds_nothing_is_held_back(held_back):
     assert read_config(made["extend-1-2"].path).max_seq_len == 96
     assert "release" not in made
     report = json.loads((folder / "report.json").read_text())
-    assert report["heat_maps"]["gate-extend-1-2: needle"]["recall"] == [[0.0] * 3]
+    assert report["heat_maps"]["gate-extend-1-2: needle"]["shares"] == [[0.0] * 3]
     page = (folder / "report.html").read_text()
     assert "gate-extend-1-2: needle (0 of 3 right)" in page
     assert 'class="cell c1"' in page

@@ -151,9 +151,9 @@ def _rollouts(curves: Mapping[str, Any]) -> Iterator[Figure]:
 def heat_figures(maps: Mapping[str, Mapping[str, Any]]) -> Iterator[Figure]:
     """One plot for each evaluation that asked at several lengths and depths."""
     for name, found in maps.items():
-        shares = [share for row in found["recall"] for share in row if share is not None]
+        shares = [share for row in found["shares"] for share in row if share is not None]
         right = sum(share == 1 for share in shares)
-        chart = heat_chart(found["lengths"], found["depths"], found["recall"], "length, tokens", "depth")
+        chart = heat_chart(found["lengths"], found["depths"], found["shares"], "length, tokens", "depth")
         yield Figure(f"{name} ({right} of {len(shares)} right)", _drawn(chart))
 
 

@@ -117,7 +117,7 @@ def _stages(artifacts: Mapping[str, Artifact], seconds: Mapping[str, float]) -> 
 
 
 def heat_maps(artifacts: Mapping[str, Artifact]) -> dict[str, dict[str, Any]]:
-    """By the key of an evaluation and its suite, what was found by length and depth: {lengths, depths, recall}."""
+    """By the key of an evaluation and its suite, what was found by length and depth: {lengths, depths, shares}."""
     return {
         f"{key}: {suite}": dict(result["heat_map"])
         for key, artifact in artifacts.items()

@@ -54,8 +54,8 @@ class Schedule:
 
     @classmethod
     def of(cls, section: PretrainSection) -> Schedule:
-        """The curves of the phases. A phase that starts none lengthens the one before it; one that begins with a new
-        optimizer warms up from 0."""
+        """The curves of the phases. A phase that starts none lengthens the one before it; a gated one, or one with
+        other rotary frequencies, warms up from 0."""
         curves: list[RateCurve] = []
         for phase in phases_of(section):
             if not phase.starts_curve:
@@ -63,7 +63,7 @@ class Schedule:
                 continue
             reached, lr, warmup = (curves[-1].end, curves[-1].end, 0) if curves else (0.0, section.lr, section.warmup)
             given, (shape, final) = phase.given, curve_of(section, phase)
-            if phase.opens_part:
+            if phase.given.opens_part:
                 reached, warmup = 0.0, section.warmup
             peak = lr if given.lr is None else given.lr
             warmup = warmup if given.warmup is None else given.warmup

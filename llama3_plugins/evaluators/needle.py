@@ -65,8 +65,8 @@ class Needle:
         samples = [self._sample(model, cell, hay_T) for cell in cells]
         found, out_of = sum(row["found"] for row in samples), options.retrieve * len(samples)
         by_cell = {(row["length"], row["depth"]): row["score"] for row in samples}
-        recall = [[by_cell.get((length, depth)) for depth in depths] for length in lengths]
-        heat_map = {"lengths": lengths, "depths": depths, "recall": recall}
+        shares = [[by_cell.get((length, depth)) for depth in depths] for length in lengths]
+        heat_map = {"lengths": lengths, "depths": depths, "shares": shares}
         return Result({"recall": wilson(found, out_of).to_json(), "heat_map": heat_map}, samples)
 
     def _lengths(self, model: Llama) -> list[int]:

@@ -61,7 +61,7 @@ def test_who_reads_all_finds_all_at_every_depth_and_exact_length(tokenizer, corp
     read = subject(tokenizer, corpus)
     result = Needle(NeedleOptions(steps=2, depths=5)).run(read, 1000, 0)
     assert result.metrics["heat_map"] == {
-        "lengths": [256, 512], "depths": [0, 0.25, 0.5, 0.75, 1], "recall": [[1.0] * 5] * 2
+        "lengths": [256, 512], "depths": [0, 0.25, 0.5, 0.75, 1], "shares": [[1.0] * 5] * 2
     }  # fmt: skip
     assert result.metrics["recall"]["rate"] == 1.0
     room = len(tokenizer.encode(" 99999")) + 1
@@ -75,7 +75,7 @@ def test_who_reads_all_finds_all_at_every_depth_and_exact_length(tokenizer, corp
 
 def test_who_sees_half_finds_what_lies_deep(tokenizer, corpus):
     result = Needle(NeedleOptions(lengths=[512], depths=11)).run(subject(tokenizer, corpus, 256), 1000, 0)
-    (column,) = result.metrics["heat_map"]["recall"]
+    (column,) = result.metrics["heat_map"]["shares"]
     assert column[:4] == [0.0] * 4
     assert column[-4:] == [1.0] * 4
     assert [row["score"] for row in result.samples] == column
@@ -95,7 +95,7 @@ def test_of_four_needles_two_are_asked_for(tokenizer, corpus):
 def test_the_limit_leaves_cells_out_and_the_seed_says_which(tokenizer, corpus):
     def asked(seed: int) -> list[str]:
         result = Needle(NeedleOptions(depths=11)).run(subject(tokenizer, corpus), 5, seed)
-        cells = [share for row in result.metrics["heat_map"]["recall"] for share in row]
+        cells = [share for row in result.metrics["heat_map"]["shares"] for share in row]
         assert (cells.count(None), len(result.samples)) == (len(cells) - 5, 5)
         return [row["id"] for row in result.samples]
 
