@@ -15,7 +15,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from llama3.sources import Collector, DocumentBatch, ShardRef
 from llama3_plugins.facts import KEYS, SENTENCE, Sentence, drawn_value, told
 
-LABEL = "recall"
 _WORDS = (
     "river", "stone", "bridge", "town", "winter", "light", "road", "field", "falls", "walks", "under", "over", "with",
     "and", "the", "a",
@@ -35,21 +34,22 @@ class RecallOptions(BaseModel):
     digits: int = Field(5, ge=1, le=18, description="of the number of a fact")
     sentence: Sentence = Field(SENTENCE, description="how a fact is told, with {key} and {value}")
     seed: int = Field(0, ge=0, description="other documents for each")
+    source: str = Field("recall", min_length=1, description="label of the documents")
 
 
 class RecallSource:
-    """Documents from a seed, labelled "recall"."""
+    """Documents from a seed."""
 
     def __init__(self, options: RecallOptions) -> None:
         self.options = options
 
     def shards(self) -> list[ShardRef]:
-        return [ShardRef(LABEL, "made", stamp=self.options.model_dump_json())]
+        return [ShardRef(self.options.source, "made", stamp=self.options.model_dump_json())]
 
     def read(self, shard: ShardRef) -> Iterator[DocumentBatch]:
-        collector = Collector(LABEL, "en")
+        collector = Collector(shard.source, "en")
         for number in range(self.options.documents):
-            yield from collector.add(self.document(number), f"recall:{self.options.seed}:{number}")
+            yield from collector.add(self.document(number), f"{shard.source}:{self.options.seed}:{number}")
         yield from collector.rest()
 
     def document(self, number: int) -> str:
