@@ -10,7 +10,7 @@ Every round and every measurement is an artifact, so a run that was stopped, or 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,10 +56,10 @@ def has_stages(config: Config) -> bool:
     return len(parts_of(config.pretrain)) > 1
 
 
-def lengthen(make: Executor, config: Config, base: Base) -> tuple[Artifact, list[Problem]]:
-    """The model after all stages, or the one that did not pass a gate and what it lacks.
+def lengthen(make: Executor, config: Config, base: Base, held_back: Callable[[Artifact], None]) -> Artifact:
+    """The model after all stages. One that does not pass a gate is told to `held_back`.
 
-    Raises GateFailed where no model could pass: a suite has failed, or too few items to tell.
+    Raises GateFailed then, and where no model could pass: a suite has failed, or too few items to tell.
     """
     first, *parts = parts_of(config.pretrain)
     short = first[-1].seq_len if first else config.pretrain.seq_len
@@ -68,15 +68,16 @@ def lengthen(make: Executor, config: Config, base: Base) -> tuple[Artifact, list
     if any(part[0].given.gated for part in parts):
         require_auditable(before, _margins(config))
     story = _Stages(make, config, base, done, len(done), before, short, _window(parts))
-    model, lost = base.model, list[Problem]()
+    model = base.model
     for number, part in enumerate(parts, start=1):
-        if lost:
-            break
-        if part[0].given.gated:
-            model, lost = story.pass_through(model, part, f"extend-{number}")
-        else:
+        if not part[0].given.gated:
             model = story.train(model, part, "anneal" if part is parts[-1] else f"extend-{number}")
-    return model, lost
+            continue
+        model, lost = story.pass_through(model, part, f"extend-{number}")
+        if lost:
+            held_back(model)
+            raise GateFailed.of(lost)
+    return model
 
 
 @dataclass(slots=True)

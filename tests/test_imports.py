@@ -48,6 +48,7 @@ ORDER = [
     "scaffold",
     "preflight",
     "execution",
+    "given",
     "long_context",
     "recipe",
     "cli",

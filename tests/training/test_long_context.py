@@ -102,7 +102,10 @@ def test_a_stage_warms_up_from_0_and_holds_its_rate_and_the_anneal_ends_at_0():
         ([{}, {"extend": {"to": 2048, "lengths": [1024]}}], "do not rise.*L3-CTX-002"),
         ([{}, {"extend": {"to": 1024}, "seq_len": 64}], "says how long the rows are"),
         ([{}, {"extend": {"to": 1024}, "average_last": 2}], "ends in no mean"),
-        ([{"seq_len": 499}, {"seq_len": 512}], r"rows of 499, 512 tokens together fill only windows of 255488.*L3-CFG-037"),
+        (
+            [{"seq_len": 499}, {"seq_len": 512}],
+            r"rows of 499, 512 tokens together fill only windows of 255488.*L3-CFG-037",
+        ),
         ([{}, {"seq_len": 2048}], "longer than model.max_seq_len = 1024.*L3-CFG-031"),
     ],
 )
