@@ -6,10 +6,12 @@ import os
 import signal
 
 import pytest
+from forked import run_ranks
 from hypothesis import given
 from hypothesis import strategies as st
 from test_pretrain import config, make_shards, make_tokenizer
 
+from llama3.artifacts import StageOutput
 from llama3.artifacts.run import RunDir
 from llama3.checkpoints.load import read_config
 from llama3.config import load
@@ -202,3 +204,21 @@ def test_parts_read_one_stream_whoever_shares_it(inputs):
             assert [b.tokens_T.tolist() for r in range(2) for b in got[r::2]] == [
                 b.tokens_T.tolist() for r in range(2) for b in wanted[r::2]
             ]
+
+
+def trained(inputs, folder) -> dict[str, float]:
+    """What the first stage comes to in this process, alone or as one of several."""
+    out = StageOutput(folder / "made", folder / "scratch")
+    for path in (out.path, out.scratch):
+        path.mkdir(parents=True, exist_ok=True)
+    pretrain.run(inputs, part(1), out)
+    return {name: float(out.metrics[name]) for name in ("loss", "steps", "tokens", "context")}
+
+
+def test_two_ranks_share_a_stage_and_come_to_the_same(inputs, tmp_path):
+    base = RunDir(tmp_path / "base").execute(pretrain, inputs, PretrainOptions.of(staged()))
+    given = {**inputs, "checkpoint": base}
+    one = trained(given, tmp_path / "one")
+    for many in run_ranks(tmp_path / "ranks", 2, trained, given, tmp_path / "two"):
+        assert many == pytest.approx(one, rel=1e-5)
+    assert read_config(tmp_path / "two" / "made").rope_scaling.factor == 1.5
