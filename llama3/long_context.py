@@ -37,6 +37,8 @@ NOT_PERFECT = GateFailed.declare(
     fix="give the stage more tokens, raise pretrain.gate.rounds, or mix in text that needs what it said long before",
 )
 
+Held = Callable[[Artifact, Sequence[Problem]], None]
+
 EVERY = 1 << 30
 """A gate asks all items of its suites."""
 
@@ -56,8 +58,8 @@ def has_stages(config: Config) -> bool:
     return len(parts_of(config.pretrain)) > 1
 
 
-def lengthen(make: Executor, config: Config, base: Base, held_back: Callable[[Artifact], None]) -> Artifact:
-    """The model after all stages. One that does not pass a gate is told to `held_back`.
+def lengthen(make: Executor, config: Config, base: Base, held_back: Held) -> Artifact:
+    """The model after all stages. One that does not pass a gate is told to `held_back`, with what it lacks.
 
     Raises GateFailed then, and where no model could pass: a suite has failed, or too few items to tell.
     """
@@ -75,7 +77,7 @@ def lengthen(make: Executor, config: Config, base: Base, held_back: Callable[[Ar
             continue
         model, lost = story.pass_through(model, part, f"extend-{number}")
         if lost:
-            held_back(model)
+            held_back(model, lost)
             raise GateFailed.of(lost)
     return model
 

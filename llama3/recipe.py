@@ -7,7 +7,7 @@ before, else made. So a run that was stopped, killed or had its config changed g
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from llama3.config import Config, Loaded
 from llama3.config.schema import TeacherSection
 from llama3.data.shards import ShardOptions, shard
 from llama3.data.vocabulary import TokenizerOptions, tokenizer
-from llama3.errors import GateFailed
+from llama3.errors import GateFailed, Problem
 from llama3.evaluation.audit import AuditOptions, audit, require_auditable, require_passed
 from llama3.evaluation.report import build_report
 from llama3.evaluation.stages import EvaluateOptions, baselines, evaluate
@@ -144,12 +144,13 @@ def tell_held_back(
     base: Artifact,
     searched: Searched,
     model: Artifact,
+    lost: Sequence[Problem],
     *,
     before: Artifact | None = None,
 ) -> None:
     """The report of a run whose `model` did not pass a long-context stage; `before` is the evaluation of its base."""
     trained = Trained(base, sft=base, final=model, learnt_from={})
-    tell(make, config, trained, measure(make, config, trained, searched, base=before))
+    tell(make, config, trained, measure(make, config, trained, searched, base=before), held_back=lost)
 
 
 def post_train(make: Executor, config: Config, base: Artifact, given: Artifact | None) -> Trained:
@@ -262,7 +263,12 @@ def publish(make: Executor, config: Config, trained: Trained, results: Results, 
 
 
 def tell(
-    make: Executor, config: Config, trained: Trained, results: Results, audited: Artifact | None = None
+    make: Executor,
+    config: Config,
+    trained: Trained,
+    results: Results,
+    audited: Artifact | None = None,
+    held_back: Sequence[Problem] = (),
 ) -> dict[str, Any]:
     """Write the report of the run; returns it."""
     report = build_report(
@@ -272,6 +278,7 @@ def tell(
         baselines=results.baselines,
         contamination=results.contamination,
         audit=audited,
+        held_back=[f"{problem.where}: {problem.why}" for problem in held_back],
         quantized=trained.quantized,
         metrics=make.run.rows_of("metrics", make.made),
         samples=make.run.rows_of("samples", make.made),

@@ -108,6 +108,8 @@ def test_a_model_that_finds_nothing_is_held_back(held_back):
     page = (folder / "report.html").read_text()
     assert "gate-extend-1-2: needle (0 of 3 right)" in page
     assert 'class="cell c1"' in page
+    assert "Failed: a long-context stage was not passed; not released" in page
+    assert "extend-1-2: context of 96 tokens: suite needle: 3 of 3 items are wrong" in report["verdict"]["lines"][0]
 
 
 def test_the_error_names_the_stage_its_context_and_the_score(home, held_back, capsys):

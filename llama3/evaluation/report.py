@@ -39,6 +39,7 @@ def build_report(
     artifacts: Mapping[str, Artifact],
     samples: Iterable[Mapping[str, Any]] = (),
     audit: Artifact | None = None,
+    held_back: Sequence[str] = (),
     seconds: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """The content of `report.json`.
@@ -47,6 +48,7 @@ def build_report(
         evaluations: by model (base, sft, final, int8), base first.
         metrics: rows of `metrics.jsonl`, with the `key` of the artifact that each tells of where it is known.
         samples: rows of `samples.jsonl`, likewise.
+        held_back: why a long-context stage was not passed, where the run ended there.
         artifacts: everything that the run made so far, by key.
         seconds: how long each of them took, by key.
     """
@@ -85,6 +87,7 @@ def build_report(
         "audit_examples": {} if audit is None else json.loads(audit.file("audit.json").read_text("utf-8"))["examples"],
         "quantization": {name: artifact.metrics for name, artifact in quantized.items()},
         "heat_maps": heat_maps(artifacts),
+        "held_back": list(held_back),
         "safety": {"policy": policy},
         "artifacts": {name: artifact.hash for name, artifact in artifacts.items()},
         "stages": _stages(artifacts, seconds or {}),

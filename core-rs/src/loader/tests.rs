@@ -198,7 +198,7 @@ proptest! {
             let used = phases.iter().filter(|phase| phase.weights[source] > 0.0);
             let lengths: Vec<u64> = used.map(|phase| u64::from(phase.seq_len)).collect();
             if lengths.is_empty() { continue }
-            let window = (1..).find(|window| lengths.iter().all(|length| window % length == 0)).unwrap();
+            let window = (1u64..).find(|window| lengths.iter().all(|length| window % length == 0)).unwrap();
             let whole = loader.windows(source) * window;
             prop_assert_eq!(loader.windows(source), loader.sources()[source].tokens() / window);
             let ended = &passes[..passes.len().saturating_sub(1)];
