@@ -23,6 +23,7 @@ from llama3.tasks.user_data import Line, by_split, read_lines
 if TYPE_CHECKING:
     from llama3.evaluation.answers import answers, drawn, replies
     from llama3.inference.llama import Llama
+    from llama3.inference.sampling import Sampling
     from llama3.model.batch import Batch, Segment, Tree
     from llama3.model.score import score
     from llama3.posttraining.packing import pack_answers
@@ -41,6 +42,7 @@ __all__ = [
     "Rate",
     "Result",
     "RewardSlot",
+    "Sampling",
     "Segment",
     "Subject",
     "Tree",
@@ -69,6 +71,7 @@ _HOMES = {
     "drawn": "llama3.evaluation.answers",
     "replies": "llama3.evaluation.answers",
     "Llama": "llama3.inference.llama",
+    "Sampling": "llama3.inference.sampling",
     "Batch": "llama3.model.batch",
     "Segment": "llama3.model.batch",
     "Tree": "llama3.model.batch",

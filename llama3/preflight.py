@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from llama3.config import Loaded, load
 from llama3.config.crosscheck import world_problems
 from llama3.config.merge import Override
+from llama3.config.phases import parts_of, start_of
 from llama3.errors import ConfigError, LlamaError, Problem
 from llama3.plugins.registry import discover
 
@@ -26,6 +27,17 @@ LOADED_ALREADY = ConfigError.declare(
 )
 NO_TOKENIZER = ConfigError.declare("L3-CFG-051", "{path} does not exist")
 NO_MODEL = ConfigError.declare("L3-CFG-052", "{path}: {what}", why="{why}", fix="{fix}")
+OTHER_START = ConfigError.declare(
+    "L3-CTX-003",
+    "the stages begin at rows of {start} tokens, the base is made for {context}",
+    fix="set pretrain.seq_len (or that of the phase before) to {context} or less",
+)
+SCALED_ALREADY = ConfigError.declare(
+    "L3-CTX-004",
+    "the base scales its rotary frequencies already, by {factor}",
+    why="the stages' scaling, which stretches unscaled ones, would take its place",
+    fix="give the phase a rope_scaling or a rope_theta",
+)
 OWN_SHAPE = ConfigError.declare(
     "L3-CFG-053",
     "cannot be set beside model.path ({path})",
@@ -44,7 +56,15 @@ def load_config(
         return source
     from llama3.evaluation.own_suite import add_own_suite
 
-    checks = (policy_problems, model_problems, tokenizer_problems, source_problems, data_problems, launched_problems)
+    checks = (
+        policy_problems,
+        model_problems,
+        context_problems,
+        tokenizer_problems,
+        source_problems,
+        data_problems,
+        launched_problems,
+    )
     return load(source, overrides, checks=checks, completed=add_own_suite)
 
 
@@ -143,6 +163,25 @@ def _adopted_problems(loaded: Loaded, path: str) -> Iterator[Problem]:
         for found in error.problems:
             where = loaded.place("model.path")
             yield NO_MODEL.problem(where, path=path, what=found.what, why=found.why, fix=found.fix)
+
+
+def context_problems(loaded: Loaded) -> Iterator[Problem]:
+    """Long-context stages that do not begin where the base ends: rows longer than its context, or a scaling of the
+    rotary frequencies that would take the place of the base's own."""
+    _, *parts = parts_of(loaded.config.pretrain)
+    if not parts:
+        return
+    try:
+        model = _model_config(loaded)
+    except LlamaError:
+        return  # told by others
+    number = parts[0][0].number
+    start, where = start_of(loaded.config.pretrain, number), loaded.place(("pretrain", "phases", number))
+    if start > model.max_seq_len:
+        yield OTHER_START.problem(where, start=start, context=model.max_seq_len)
+    written = loaded.config.pretrain.phases[number]
+    if written.extend and model.rope_scaling and written.rope_scaling is None and written.rope_theta is None:
+        yield SCALED_ALREADY.problem(where, factor=model.rope_scaling.factor)
 
 
 def tokenizer_problems(loaded: Loaded) -> Iterator[Problem]:

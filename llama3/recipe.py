@@ -7,8 +7,9 @@ before, else made. So a run that was stopped, killed or had its config changed g
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +18,15 @@ from llama3.checkpoints.adopt import AdoptOptions, adopt
 from llama3.checkpoints.load import read_config
 from llama3.config import Config, Loaded
 from llama3.config.schema import TeacherSection
-from llama3.data.curate import CurateOptions, curate
-from llama3.data.holding_out import enough_for_one, held_out_documents
-from llama3.data.ledger import lost_input
 from llama3.data.shards import ShardOptions, shard
 from llama3.data.vocabulary import TokenizerOptions, tokenizer
-from llama3.errors import GateFailed
+from llama3.errors import GateFailed, Problem
 from llama3.evaluation.audit import AuditOptions, audit, require_auditable, require_passed
-from llama3.evaluation.contamination import require_clean
 from llama3.evaluation.report import build_report
-from llama3.evaluation.stages import ContaminationOptions, EvaluateOptions, baselines, contamination, evaluate
+from llama3.evaluation.stages import EvaluateOptions, baselines, evaluate
 from llama3.execution import Executor
+from llama3.given import Searched, curated, find_leaks, own_rows
+from llama3.long_context import Base, has_stages, lengthen
 from llama3.model.device import device_of
 from llama3.posttraining.average import AverageOptions, average
 from llama3.posttraining.finetune import PreferOptions, RewardOptions, SFTOptions, prefer, reward, sft
@@ -38,7 +37,6 @@ from llama3.release.quantize import QuantizeOptions, quantize
 from llama3.release.release import ReleaseOptions, release
 from llama3.safety.carried import try_policy
 from llama3.tasks.rewards import try_rewards
-from llama3.tasks.user_data import UserDataOptions, own_data
 from llama3.training.pretrain import PretrainOptions, pretrain
 from llama3.training.room import require_room
 
@@ -82,8 +80,11 @@ def raise_model(make: Executor, config: Config) -> dict[str, Any]:
     given, leaks = own_rows(make, config, searched)
     shards = make(shard, "shard", ShardOptions.of(config), corpus=corpus, tokenizer=vocabulary)
 
-    # Pre-training (3.4): next-token prediction, annealed to a learning rate of 0, checkpoints averaged.
+    # Pre-training (3.4): next-token prediction, long-context stages, annealed to a learning rate of 0 and averaged.
     base = make(pretrain, "pretrain", PretrainOptions.of(config), shards=shards, tokenizer=vocabulary)
+    if has_stages(config):
+        stuck = partial(tell_held_back, make, config, base, searched)
+        base = lengthen(make, config, Base(base, corpus, shards, vocabulary), stuck)
 
     trained = post_train(make, config, base, given)
     results = measure(make, config, trained, searched, contamination=leaks)
@@ -103,7 +104,13 @@ def improve(make: Executor, config: Config) -> dict[str, Any]:
     before = make(evaluate, "evaluate-base", EvaluateOptions.of(config), checkpoint=base, corpus=corpus)
     require_auditable(before, AuditOptions.of(config))
 
-    trained = post_train(make, config, base, given)
+    longer = base
+    if has_stages(config):
+        shards = make(shard, "shard", ShardOptions.of(config), corpus=corpus, tokenizer=base)
+        stuck = partial(tell_held_back, make, config, base, searched, before=before)
+        longer = lengthen(make, config, Base(base, corpus, shards, base), stuck)
+
+    trained = post_train(make, config, longer, given)
     results = measure(make, config, trained, searched, base=before, contamination=leaks)
     audited = make(audit, "audit", AuditOptions.of(config), before=before, after=results.evaluations["final"])
 
@@ -112,35 +119,6 @@ def improve(make: Executor, config: Config) -> dict[str, Any]:
     require_passed(audited, trained.final)
     publish(make, config, trained, results, audit=audited, adopted=base)
     return tell(make, config, trained, results, audited)
-
-
-def curated(make: Executor, config: Config) -> Artifact:
-    """The documents of all sources; where so few are left that none happens to be held out, one of them is.
-
-    What of the sources could not be read is told every time: training on less than was given is the user's decision.
-    """
-    options = CurateOptions.of(config)
-    corpus = make(curate, "curate", options)
-    if not held_out_documents(corpus):
-        corpus = make(curate, "curate", options.model_copy(update={"held_out": enough_for_one(corpus)}))
-    make.warn(lost_input(corpus.metrics))
-    return corpus
-
-
-Searched = Mapping[str, Artifact]
-"""Where held-out tasks must not stand, beside the data of post-training: the corpus, and the tokenizer to read it."""
-
-
-def own_rows(make: Executor, config: Config, searched: Searched) -> tuple[Artifact, Artifact] | tuple[None, None]:
-    """The user's own rows, if any (`post_training.data`), and the report of held-out tasks in them. Rows that hold one
-    are refused."""
-    if config.post_training.data is None:
-        return None, None
-    options = UserDataOptions.of(config)
-    given = make(own_data(options), "own_data", options)
-    leaks = find_leaks(make, config, {given.type: given}, searched)
-    require_clean(leaks)
-    return given, leaks
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +136,21 @@ class Trained:
         """All of them by name; what no stage changed stands once."""
         tuned = {} if self.sft in (self.base, self.final) else {"sft": self.sft}
         return {"base": self.base, **tuned, "final": self.final, **self.quantized}
+
+
+def tell_held_back(
+    make: Executor,
+    config: Config,
+    base: Artifact,
+    searched: Searched,
+    model: Artifact,
+    lost: Sequence[Problem],
+    *,
+    before: Artifact | None = None,
+) -> None:
+    """The report of a run whose `model` did not pass a long-context stage; `before` is the evaluation of its base."""
+    trained = Trained(base, sft=base, final=model, learnt_from={})
+    tell(make, config, trained, measure(make, config, trained, searched, base=before), held_back=lost)
 
 
 def post_train(make: Executor, config: Config, base: Artifact, given: Artifact | None) -> Trained:
@@ -255,11 +248,6 @@ def measure(make: Executor, config: Config, trained: Trained, searched: Searched
     return Results(evaluations, corpus, make(baselines, "baselines", corpus=corpus), leaks)
 
 
-def find_leaks(make: Executor, config: Config, learnt_from: Mapping[str, Artifact], searched: Searched) -> Artifact:
-    """The report of how much of the held-out tasks stands in the data of training."""
-    return make(contamination, "contamination", ContaminationOptions.of(config), **searched, **learnt_from)
-
-
 def publish(make: Executor, config: Config, trained: Trained, results: Results, **known: Artifact) -> Artifact:
     """What is given to others: the weights with everything that is known of them."""
     return make(
@@ -275,7 +263,12 @@ def publish(make: Executor, config: Config, trained: Trained, results: Results, 
 
 
 def tell(
-    make: Executor, config: Config, trained: Trained, results: Results, audited: Artifact | None = None
+    make: Executor,
+    config: Config,
+    trained: Trained,
+    results: Results,
+    audited: Artifact | None = None,
+    held_back: Sequence[Problem] = (),
 ) -> dict[str, Any]:
     """Write the report of the run; returns it."""
     report = build_report(
@@ -285,6 +278,7 @@ def tell(
         baselines=results.baselines,
         contamination=results.contamination,
         audit=audited,
+        held_back=[f"{problem.where}: {problem.why}" for problem in held_back],
         quantized=trained.quantized,
         metrics=make.run.rows_of("metrics", make.made),
         samples=make.run.rows_of("samples", make.made),

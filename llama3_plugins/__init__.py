@@ -185,6 +185,12 @@ def llama3_evaluators() -> list[EvaluatorSpec]:
             summary="share of items whose correct continuation is the likeliest, and what it costs per character",
         ),
         EvaluatorSpec(
+            name="needle",
+            factory="llama3_plugins.evaluators.needle:Needle",
+            options="llama3_plugins.evaluators.options:NeedleOptions",
+            summary="sentences hidden in long text are found again, by depth and length",
+        ),
+        EvaluatorSpec(
             name="pass_at_k",
             factory="llama3_plugins.evaluators.pass_at_k:PassAtK",
             options="llama3_plugins.evaluators.options:PassAtKOptions",
@@ -481,6 +487,13 @@ def llama3_sources() -> list[SourceSpec]:
             factory="llama3_plugins.sources.parquet:ParquetSource",
             options="llama3_plugins.sources.parquet:ParquetOptions",
             summary="Parquet files with a column of text",
+        ),
+        SourceSpec(
+            name="recall",
+            factory="llama3_plugins.sources.recall:RecallSource",
+            options="llama3_plugins.sources.recall:RecallOptions",
+            summary="made texts that say again, far later, what they have said: practice in using a long context",
+            labels=("recall",),
         ),
         SourceSpec(
             name="stdlib",

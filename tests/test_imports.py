@@ -48,6 +48,8 @@ ORDER = [
     "scaffold",
     "preflight",
     "execution",
+    "given",
+    "long_context",
     "recipe",
     "cli",
 ]

@@ -103,7 +103,7 @@ def cross_check(config: Config, registry: Registry, place: Place, environ: Mappi
         *_quantization(config, registry, place),
         *_mix(config, registry, place),
         *_suites(config, place),
-        *phase_problems(config.pretrain, config.model.max_seq_len, place),
+        *phase_problems(config.pretrain, config.model.max_seq_len, place, adopted=config.model.path is not None),
         *_numbers(config, place),
     ]
 

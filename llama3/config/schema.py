@@ -298,9 +298,36 @@ Curve = Literal["cosine", "linear", "constant"]
 """How the learning rate goes from its peak to its end."""
 
 
+class ExtendSection(Section):
+    """Long-context stages in place of one phase (paper 3.4.2): a gated phase of longer rows for each length."""
+
+    to: int = Field(131_072, ge=16, le=1 << 30, description="context in the end")
+    stages: int = Field(6, ge=1, le=64, description="stages on the way there, at most")
+    lengths: list[int] = Field(
+        default_factory=list,
+        description="context of each stage, up to `to`; default: by about the same factor each time",
+    )
+
+
+class GateSection(Section):
+    """What a gated phase must show before the next one begins: the suites of `evaluation.tasks`, measured at the length
+    before the stages, are no worse than before them by the margins of `audit`, and every item of `tasks` is right."""
+
+    rounds: int = Field(3, ge=1, le=1000, description="how often the phase is trained until it passes, at most")
+    tasks: list[EvaluatorSlot] = Field(
+        default_factory=lambda: [SuiteSlot(name="needle")],
+        min_length=1,
+        description="suites whose items have a `length`; all must be right, up to the context of the phase",
+    )
+
+
 class PhaseSection(Section):
     """Steps of pretraining that are alike. What a phase does not name it takes from `pretrain`; a phase that names none
-    of lr, final_lr, warmup and schedule goes on along the learning-rate curve of the one before it."""
+    of lr, final_lr, warmup and schedule goes on along the learning-rate curve of the one before it.
+
+    A phase that is gated, or that changes the rotary embedding, begins with a new optimizer, and so does the one after
+    a gated phase. From there on rows are as long as the longest before, and steps have as many tokens as before.
+    """
 
     steps: int | None = Field(None, ge=1, description="steps of the phase")
     tokens: int | None = Field(None, ge=1, description="in place of steps: so many tokens, in whole steps")
@@ -314,12 +341,27 @@ class PhaseSection(Section):
     average_last: int = Field(
         0, ge=0, description="the final weights are the mean of so many checkpoints of this, the last phase; 0: no mean"
     )
+    rope_theta: float | None = Field(None, gt=1, description="base of the rotary frequencies from here on")
+    rope_scaling: RopeScalingSection | None = Field(None, description="scaling of the rotary frequencies from here on")
+    gated: bool = Field(False, description="the next phase begins only when the model passes `pretrain.gate`")
+    extend: ExtendSection | None = Field(
+        None, description="long-context stages, which share the phase's steps or tokens: {to: 131072}"
+    )
 
     @model_validator(mode="after")
-    def _one_length(self) -> Self:
+    def _no_contradiction(self) -> Self:
         if self.steps is not None and self.tokens is not None:
             raise ValueError("a phase has steps or tokens, not both")
+        if self.extend is not None and (self.seq_len is not None or self.batch is not None):
+            raise ValueError("`extend` says how long the rows are, and steps keep the tokens that they have before it")
+        if self.average_last and (self.gated or self.extend is not None):
+            raise ValueError("a gated phase ends in no mean: give `average_last` to a phase after it")
         return self
+
+    @property
+    def opens_part(self) -> bool:
+        """Whether it begins with a new optimizer."""
+        return self.gated or self.rope_theta is not None or self.rope_scaling is not None or self.extend is not None
 
 
 class PretrainSection(OptimizerSection):
@@ -333,6 +375,7 @@ class PretrainSection(OptimizerSection):
     phases: list[PhaseSection] = Field(
         default_factory=lambda: [PhaseSection()], min_length=1, description="what follows what; default: one phase"
     )
+    gate: GateSection | None = Field(None, description="what gated phases must show; default: that of {}")
 
     @model_validator(mode="before")
     @classmethod

@@ -112,10 +112,10 @@ class TokenLoader:
     (its share kept within one row at every point), a keyed permutation the window of its tokens (each
     exactly once per epoch). So a run resumes at any row, on any number of ranks, from a state of one number.
 
-    Where phases differ in row length, a window is as long as the longest row that its source gives, and each length
-    must divide the next. A phase reads whole windows: of those that it takes from an epoch all first rows, then all
-    second rows, and so on. So within an epoch no token comes twice, and a change of length leaves out less than one
-    window of each source.
+    Where phases differ in row length, a window is the least common multiple of the lengths that its source gives: the
+    longest row, where each length divides the next. A phase reads whole windows: of those that it takes from an epoch
+    all first rows, then all second rows, and so on. So within an epoch no token comes twice, and a change of length
+    leaves out less than one window of each source.
     """
 
     def __init__(
@@ -125,9 +125,13 @@ class TokenLoader:
         seq_len: int = 0,
         phases: Sequence[RowPhase] = (),
         seed: int = 0,
+        window: int = 1,
     ) -> None:
         """Open the shards of `plan` (a TokenPlan, or the directory of a `shards` artifact), to be read in rows of
         `seq_len` tokens, or in `phases`, of which the first begins at row 0.
+
+        With a `window` above 1, which the lengths of all phases divide, also of those to come, each phase takes windows
+        of its own; then what rows are does not depend on phases after the next.
 
         Raises DataError: L3-DAT-201 for a plan that cannot be read, L3-DAT-203 for a missing or damaged
         shard, L3-DAT-204 for rows or a mix that the shards cannot fill, L3-DAT-205 for a shard that is not
@@ -143,10 +147,10 @@ class TokenLoader:
             for phase in phases or [RowPhase(0, seq_len)]
         ]
         try:
-            self._core = _core.TokenLoader(sources, order, seed)
+            self._core = _core.TokenLoader(sources, order, seed, window)
         except CORE_ERRORS as error:
             raise _explained(error) from error
-        self._order = _core.blake3_bytes(canonical_json(order))
+        self._order = _core.blake3_bytes(canonical_json(order if window == 1 else [order, window]))
         self._check_shards()
 
     def _check_shards(self) -> None:
@@ -187,7 +191,7 @@ class TokenLoader:
 
     @property
     def epoch_rows(self) -> dict[str, int]:
-        """Rows of one epoch of each source: whole windows, of the longest row where lengths differ."""
+        """Whole windows of one epoch of each source; rows, where all have one length."""
         return dict(zip(self.sources, self._core.windows(), strict=True))
 
     def place(self, row: int) -> Place:

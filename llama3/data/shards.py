@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from llama3 import _core
-from llama3.artifacts import CorpusArtifact, StageOutput, TokenizerArtifact, stage
+from llama3.artifacts import Artifact, CorpusArtifact, StageOutput, stage
 from llama3.config.schema import Config
 from llama3.data.corpus import Corpus
 from llama3.data.documents import DocumentBatch
@@ -44,8 +44,8 @@ class ShardOptions(BaseModel):
 
 
 @stage(output="shards")
-def shard(corpus: CorpusArtifact, tokenizer: TokenizerArtifact, *, options: ShardOptions, out: StageOutput) -> None:
-    """Tokenise the corpus; write shards and plan.json.
+def shard(corpus: CorpusArtifact, tokenizer: Artifact, *, options: ShardOptions, out: StageOutput) -> None:
+    """Tokenise the corpus; write shards and plan.json. `tokenizer` is any artifact that has one.
 
     Raises DataError (L3-DAT-207) when the train split is empty, ConfigError (L3-DAT-202) when
     `options.mix` names a source that the corpus lacks.

@@ -127,6 +127,50 @@ def histogram_chart(edges: Sequence[float], counts: Mapping[str, Sequence[int]],
     return _svg(parts, f"share of answers over {x_label}: {told}", legend=list(shares) if len(shares) > 1 else ())
 
 
+def heat_chart(
+    lengths: Sequence[int],
+    depths: Sequence[float],
+    shares: Sequence[Sequence[float | None]],
+    x_label: str,
+    y_label: str,
+) -> str:
+    """A cell for each length (across) and depth (down, 0 to 1): full where all was found, else with its share in words;
+    hollow where nothing was asked. `shares` has a row of all depths for each length."""
+    top, row = TOP, max(14.0, (HEIGHT - TOP - BOTTOM) / max(1, len(depths)))
+    step, bottom = (WIDTH - LEFT - RIGHT) / max(1, len(lengths)), top + row * len(depths)
+    parts = []
+    for across, (length, by_depth) in enumerate(zip(lengths, shares, strict=True)):
+        x = LEFT + step * across
+        parts.append(_text(x + step / 2, bottom + 17, thousands(length)))
+        for down, share in enumerate(by_depth):
+            y = top + row * down
+            kind = "empty" if share is None else "c2" if share == 1 else "c1" if share == 0 else "c3"
+            size = f'width="{step - 2:.1f}" height="{row - 2:.1f}"'
+            parts.append(f'<rect class="cell {kind}" x="{x + 1:.1f}" y="{y + 1:.1f}" {size}/>')
+            if share is not None and share < 1:
+                parts.append(_text(x + step / 2, y + row / 2 + 5, f"{100 * share:.0f}"))
+    every = -(-len(depths) * FONT // max(1, int(row * len(depths))))
+    parts += [
+        _text(LEFT - 6, top + row * (down + 0.5) + 5, f"{100 * depth:.0f} %", anchor="end")
+        for down, depth in enumerate(depths)
+        if down % every == 0
+    ]
+    parts.append(_text((LEFT + WIDTH - RIGHT) / 2, bottom + 36, x_label))
+    parts.append(f'<g transform="translate(12,{(top + bottom) / 2:.1f}) rotate(-90)">{_text(0, 0, y_label)}</g>')
+    told = ", ".join(f"{thousands(n)} {_mean(by_depth)}" for n, by_depth in zip(lengths, shares, strict=True))
+    return _svg(parts, f"share found by {y_label} and {x_label}: {told}", height=bottom + BOTTOM)
+
+
+def _mean(shares: Sequence[float | None]) -> str:
+    known = [share for share in shares if share is not None]
+    return f"{100 * sum(known) / len(known):.0f} %" if known else "not asked"
+
+
+def thousands(count: int) -> str:
+    """`8K` of 8,192, `1.5K` of 1,536; smaller numbers as they are."""
+    return f"{count / 1024:.3g}K" if count >= 1024 else str(count)
+
+
 def funnel_chart(steps: Sequence[tuple[str, float]]) -> str:
     """What is left after each step, as horizontal bars."""
     if not steps:

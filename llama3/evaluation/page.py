@@ -17,7 +17,7 @@ import jinja2
 from markupsafe import Markup
 
 from llama3.evaluation.audit import TABLE_HEAD, table
-from llama3.evaluation.charts import funnel_chart, histogram_chart, line_chart, rate_chart
+from llama3.evaluation.charts import funnel_chart, heat_chart, histogram_chart, line_chart, rate_chart
 from llama3.evaluation.intervals import Rate
 from llama3.evaluation.templates import style, template
 
@@ -49,6 +49,7 @@ def render_html(report: Mapping[str, Any]) -> str:
         losses=list(line_figures(curves["loss"], "loss")),
         audit=[TABLE_HEAD, *table(report["audit"])] if report["audit"] else [],
         rollouts=list(_rollouts(curves)),
+        heat_maps=list(heat_figures(report.get("heat_maps", {}))),
     )
     return page.encode("utf-8", "replace").decode()  # surrogates without their other half, which a file cannot hold
 
@@ -145,6 +146,15 @@ def _rollouts(curves: Mapping[str, Any]) -> Iterator[Figure]:
             yield Figure(f"{label}: {figure.title}", figure.chart, figure.words)
     for key, histogram in curves["histograms"].items():
         yield _histogram(key, histogram)
+
+
+def heat_figures(maps: Mapping[str, Mapping[str, Any]]) -> Iterator[Figure]:
+    """One plot for each evaluation that asked at several lengths and depths."""
+    for name, found in maps.items():
+        shares = [share for row in found["shares"] for share in row if share is not None]
+        right = sum(share == 1 for share in shares)
+        chart = heat_chart(found["lengths"], found["depths"], found["shares"], "length, tokens", "depth")
+        yield Figure(f"{name} ({right} of {len(shares)} right)", _drawn(chart))
 
 
 def _histogram(key: str, histogram: Mapping[str, Any]) -> Figure:

@@ -13,6 +13,7 @@ from typing import Any
 from llama3.artifacts import Artifact
 from llama3.evaluation.page import render_html
 from llama3.evaluation.reward_histograms import reward_histograms, stored_samples
+from llama3.evaluation.stages import evaluate
 from llama3.evaluation.verdict import models_of, verdict_of
 
 __all__ = ["build_report", "curves", "render_html", "thin"]
@@ -38,6 +39,7 @@ def build_report(
     artifacts: Mapping[str, Artifact],
     samples: Iterable[Mapping[str, Any]] = (),
     audit: Artifact | None = None,
+    held_back: Sequence[str] = (),
     seconds: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """The content of `report.json`.
@@ -46,6 +48,7 @@ def build_report(
         evaluations: by model (base, sft, final, int8), base first.
         metrics: rows of `metrics.jsonl`, with the `key` of the artifact that each tells of where it is known.
         samples: rows of `samples.jsonl`, likewise.
+        held_back: why a long-context stage was not passed, where the run ended there.
         artifacts: everything that the run made so far, by key.
         seconds: how long each of them took, by key.
     """
@@ -83,6 +86,8 @@ def build_report(
         "audit": None if audit is None else audit.metrics,
         "audit_examples": {} if audit is None else json.loads(audit.file("audit.json").read_text("utf-8"))["examples"],
         "quantization": {name: artifact.metrics for name, artifact in quantized.items()},
+        "heat_maps": heat_maps(artifacts),
+        "held_back": list(held_back),
         "safety": {"policy": policy},
         "artifacts": {name: artifact.hash for name, artifact in artifacts.items()},
         "stages": _stages(artifacts, seconds or {}),
@@ -112,6 +117,17 @@ def _stages(artifacts: Mapping[str, Artifact], seconds: Mapping[str, float]) -> 
         }
         for key, artifact in artifacts.items()
     ]
+
+
+def heat_maps(artifacts: Mapping[str, Artifact]) -> dict[str, dict[str, Any]]:
+    """By the key of an evaluation and its suite, what was found by length and depth: {lengths, depths, shares}."""
+    return {
+        f"{key}: {suite}": dict(result["heat_map"])
+        for key, artifact in artifacts.items()
+        if artifact.manifest.stage == evaluate.name
+        for suite, result in artifact.metrics.items()
+        if isinstance(result, Mapping) and "heat_map" in result
+    }
 
 
 def _first_with(metric: str, results: Mapping[str, Mapping[str, Any]]) -> str:

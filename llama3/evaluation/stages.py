@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -61,6 +62,7 @@ class EvaluateOptions(BaseModel):
     max_tokens: int
     seed: int
     device: str = "cpu"
+    context: int | None = Field(None, description="measured as if the model had been made for no more tokens")
     files: dict[str, str] = Field({}, description="contents of the files that suites and rewards read")
 
     @classmethod
@@ -102,6 +104,9 @@ def measure(model: Llama, corpus: Artifact, options: EvaluateOptions, out: Stage
     result is {"error": ...}.
     """
     registry = discover()
+    if options.context is not None:
+        whole = model.transformer.config
+        model.transformer.config = replace(whole, max_seq_len=min(whole.max_seq_len, options.context))
     subject = Subject(
         model=model,
         corpus=Corpus(corpus.path),

@@ -49,6 +49,9 @@ def verdict_of(report: Mapping[str, Any]) -> dict[str, Any]:
     released = "release" in report["artifacts"]
     after = "released" if released else "not released"
     audit = report["audit"]
+    if stuck := report.get("held_back"):
+        title = f"Failed: a long-context stage was not passed; {after}"
+        return {"state": "failed", "title": title, "lines": [*stuck, *_warnings(report)]}
     if audit is None:
         title = f"{after.capitalize()}: raised from raw text, so there is no earlier model to hold it against"
         return {"state": "none", "title": title, "lines": [*_changes(report), *_warnings(report)]}

@@ -314,6 +314,7 @@ PRESETS: dict[str, ModelConfig] = {
     "tiny": ModelConfig(128, 6, 2, 1, 384, 4096, rope_theta=10_000.0, tied=True, max_seq_len=1024),
     "llama-3-8b": _8B,
     "llama-3-70b": _70B,
+    "llama-3-405b": _405B,
     "llama-3.1-8b": _long(_8B, _SCALED_8),
     "llama-3.1-70b": _long(_70B, _SCALED_8),
     "llama-3.1-405b": _long(_405B, _SCALED_8),

@@ -77,10 +77,12 @@ class PlacedModel:
         heads: Iterable[str] = (),
         lora: LoRASection | None = None,
         seed: int = 0,
+        config: ModelConfig | None = None,
     ) -> Self:
         """A checkpoint of any layout, in float32.
 
         Args:
+            config: in place of the checkpoint's own, with another context or other rotary frequencies.
             heads: scalar heads ("value_head") that it gets where it lacks them: of zeros, so that they say 0 until
                 they have learnt.
             lora: with new adapters, drawn by `seed`; all else is frozen.
@@ -92,7 +94,7 @@ class PlacedModel:
             raise ConfigError.of(refused)
         source = open_weights(folder)
         check_shapes(source)
-        module = empty_model(source.config, {*source.shapes, *(f"{head}.weight" for head in heads)})
+        module = empty_model(config or source.config, {*source.shapes, *(f"{head}.weight" for head in heads)})
         if lora is not None:
             place_lora(module, lora)
         problems: list[Problem] = []

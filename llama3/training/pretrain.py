@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Self, overload
+from dataclasses import replace
+from typing import Any, Self, overload
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from llama3.artifacts import Shards, StageOutput, TokenizerArtifact, stage
-from llama3.config.phases import Phase, phases_of, rows_of
-from llama3.config.schema import Config, ModelSection, ParallelismSection, PretrainSection, Slot
+from llama3.artifacts import Artifact, Checkpoint, Shards, StageOutput, stage
+from llama3.checkpoints.load import read_config
+from llama3.config.phases import Phase, parts_of, phases_of, rows_of
+from llama3.config.schema import Config, ModelSection, ParallelismSection, PhaseSection, PretrainSection, Slot
 from llama3.data.loader import RowPhase, TokenLoader
 from llama3.data.plan import TokenPlan
 from llama3.errors import ConfigError, DataError
 from llama3.model.batch import Batch
-from llama3.model.config import ModelConfig
+from llama3.model.config import ModelConfig, RopeScaling
 from llama3.model.device import device_of
 from llama3.plugins.registry import discover
 from llama3.plugins.specs import AlgorithmSpec
@@ -40,8 +42,22 @@ LONG_ROWS = ConfigError.declare(
 )
 
 
+class PartOptions(BaseModel):
+    """Which of the phases a model that is there already is trained on, and how the shards are read.
+
+    The phases from `reads` on read one stream of rows, those from `trains` on are trained now. Rows of `window` tokens
+    fill a window of the stream, so that what is read now does not depend on the phases that are yet to come.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    reads: int
+    trains: int
+    window: int
+
+
 class PretrainOptions(BaseModel):
-    """What the stage needs of the config.
+    """What the stage needs of the config. Without a `part` it is the pretraining of a new model.
 
     How many processes share the work and where it is logged change nothing of what is made (but rounding), so they
     are left out of its identity: a run may go on with another number of processes.
@@ -55,13 +71,27 @@ class PretrainOptions(BaseModel):
     seed: int
     device: str = "cpu"
     logging: tuple[Slot, ...] = Field(default=(), exclude=True)
+    part: PartOptions | None = None
 
     @classmethod
     def of(cls, config: Config) -> Self:
-        """From the whole config."""
+        """From the whole config: the phases before any long-context stage."""
+        first = parts_of(config.pretrain)[0]
+        written = {phase.number: phase.given for phase in first}  # those before a stage are as they are written
+        return cls._of(config, list(written.values()))
+
+    @classmethod
+    def of_part(cls, config: Config, phases: Sequence[PhaseSection], part: PartOptions) -> Self:
+        """From the whole config: a part of `phases`, which stand in the place of its own."""
+        return cls._of(config, phases, part)
+
+    @classmethod
+    def _of(cls, config: Config, phases: Sequence[PhaseSection], part: PartOptions | None = None) -> Self:
         return cls(
             model=config.model,
-            pretrain=config.pretrain,
+            # What a gate asks for changes nothing of what is trained before it.
+            pretrain=config.pretrain.model_copy(update={"phases": list(phases), "gate": None}),
+            part=part,
             parallelism=config.parallelism,
             seed=config.run.seed,
             device=str(device_of(config.run.device)),
@@ -70,29 +100,42 @@ class PretrainOptions(BaseModel):
 
 
 @stage(output="checkpoint", every_rank=True)
-def pretrain(shards: Shards, tokenizer: TokenizerArtifact, *, options: PretrainOptions, out: StageOutput) -> None:
-    """Train a new model on the shards and write it with the tokenizer as a checkpoint.
+def pretrain(
+    shards: Shards,
+    tokenizer: Artifact,
+    checkpoint: Checkpoint | None = None,
+    *,
+    options: PretrainOptions,
+    out: StageOutput,
+) -> None:
+    """Train a new model on the shards, or `checkpoint` on a part of the phases, and write it with the tokenizer as a
+    checkpoint. `tokenizer` is any artifact that has one.
 
     Raises DataError (L3-TRN-020) where the shards were made with another tokenizer, ConfigError (L3-TRN-021) for
     rows longer than the model's context, and what `llama3.training.loop.train` raises.
     """
-    section = options.pretrain
-    vocabulary = Tokenizer.load(tokenizer.path)
-    plan, phases = TokenPlan.load(shards.path), phases_of(section)
-    config = ModelConfig.from_section(options.model, vocabulary.vocab_size)
+    section, part = options.pretrain, options.part or PartOptions(reads=0, trains=0, window=1)
+    vocabulary, plan = Tokenizer.load(tokenizer.path), TokenPlan.load(shards.path)
+    stream = phases_of(section.model_copy(update={"phases": section.phases[part.reads :]}))
+    phases = stream[part.trains - part.reads :]
+    config = _config(options, vocabulary, checkpoint)
     check(plan, vocabulary, config, phases)
     registry = discover()
     spec = registry.spec("algorithms", section.algorithm.name)
     assert isinstance(spec, AlgorithmSpec)
     algorithm: Algorithm = registry.build("algorithms", section.algorithm.name, section.algorithm.options)
     parallel = start(options.parallelism, config, device_of(options.device), registry)
-    model = PlacedModel.drawn(config, options.seed, parallel)
-    schedule, last = Schedule.of(section), phases[-1]
+    if checkpoint is None:
+        model = PlacedModel.drawn(config, options.seed, parallel)
+    else:
+        model = PlacedModel.loaded(checkpoint.path, parallel, config=config)
+    schedule = Schedule.of(section).since(phases_of(section)[part.trains].first_step)
+    first, last = phases[0].first_step, phases[-1]
     with reporting("pretrain", options.logging, out, schedule.total, model.context) as reporter:
         progress = train(
             model,
             algorithm,
-            TokenDataset(plan, phases, options.seed),
+            TokenDataset(plan, stream, options.seed, first_step=first, window=part.window),
             options=section,
             schedule=schedule,
             seed=options.seed,
@@ -101,17 +144,33 @@ def pretrain(shards: Shards, tokenizer: TokenizerArtifact, *, options: PretrainO
             want_logged=spec.want_logged,
             store=CheckpointStore(out.scratch / "checkpoints"),
             identity={"plan": plan.hash, "tokenizer": vocabulary.hash, "options": options.model_dump(mode="json")},
-            snapshots=snapshot_steps(last.first_step, last.steps, last.given.average_last),
+            snapshots=snapshot_steps(last.first_step - first, last.steps, last.given.average_last),
             reporter=reporter,
         )
     facts = {"stage": "pretrain", "steps": progress.step, "tokens": progress.tokens, "plan": plan.hash}
-    save_checkpoint(out.path, model, vocabulary, facts)
+    save_checkpoint(out.path, model, vocabulary, facts, base=None if checkpoint is None else checkpoint.path)
     out.metrics |= {
         "parameters": config.num_params(),
         "precision": section.precision,
         "steps": progress.step,
+        **({} if checkpoint is None else {"context": config.max_seq_len}),
         **progress.metrics,
     }
+
+
+def _config(options: PretrainOptions, vocabulary: Tokenizer, checkpoint: Artifact | None) -> ModelConfig:
+    """Of a new model, or of the checkpoint with the context and the rotary frequencies of the part's first phase."""
+    if checkpoint is None or options.part is None:
+        return ModelConfig.from_section(options.model, vocabulary.vocab_size)
+    phase, config = phases_of(options.pretrain)[options.part.trains], read_config(checkpoint.path)
+    given = phase.given
+    rope: dict[str, Any] = {}
+    if given.rope_theta is not None or given.rope_scaling is not None:
+        scaling = given.rope_scaling
+        rope = {"rope_scaling": None if scaling is None else RopeScaling(**scaling.model_dump())}
+    if given.rope_theta is not None:
+        rope |= {"rope_theta": given.rope_theta}
+    return replace(config, max_seq_len=max(config.max_seq_len, phase.seq_len), **rope)
 
 
 def check(plan: TokenPlan, tokenizer: Tokenizer, config: ModelConfig, phases: Sequence[Phase]) -> None:
@@ -126,13 +185,19 @@ def check(plan: TokenPlan, tokenizer: Tokenizer, config: ModelConfig, phases: Se
 class TokenDataset:
     """The rows of every step, read when a rank has taken its share."""
 
-    def __init__(self, plan: TokenPlan, phases: Sequence[Phase], seed: int) -> None:
-        self._phases = phases
+    def __init__(
+        self, plan: TokenPlan, phases: Sequence[Phase], seed: int, *, first_step: int = 0, window: int = 1
+    ) -> None:
+        """The rows of `phases` from `first_step` on, which is step 0 of what is trained."""
+        self._phases, self._first_step = phases, first_step
         rows = [RowPhase(phase.first_row, phase.seq_len, phase.given.mix) for phase in phases]
-        self._loader = TokenLoader(plan, phases=rows, seed=seed)
+        if window > 1:  # whatever comes next, the last phase ends where it does
+            last = phases[-1]
+            rows.append(RowPhase(last.first_row + last.steps * last.batch, last.seq_len, last.given.mix))
+        self._loader = TokenLoader(plan, phases=rows, seed=seed, window=window)
 
     def examples(self, step: int) -> Rows:
-        return Rows(self._loader, rows_of(self._phases, step))
+        return Rows(self._loader, rows_of(self._phases, self._first_step + step))
 
 
 class Rows(Sequence[Batch]):

@@ -44,6 +44,8 @@ class Schedule:
     """A pure function of the step."""
 
     curves: Sequence[RateCurve]
+    before: int = 0
+    """Steps that were taken before the first one of this schedule."""
 
     @classmethod
     def cosine(cls, peak: float, final: float, warmup: int, steps: int) -> Schedule:
@@ -52,7 +54,8 @@ class Schedule:
 
     @classmethod
     def of(cls, section: PretrainSection) -> Schedule:
-        """The curves of the phases. A phase that starts none lengthens the one before it."""
+        """The curves of the phases. A phase that starts none lengthens the one before it; a gated one, or one with
+        other rotary frequencies, warms up from 0."""
         curves: list[RateCurve] = []
         for phase in phases_of(section):
             if not phase.starts_curve:
@@ -60,6 +63,8 @@ class Schedule:
                 continue
             reached, lr, warmup = (curves[-1].end, curves[-1].end, 0) if curves else (0.0, section.lr, section.warmup)
             given, (shape, final) = phase.given, curve_of(section, phase)
+            if phase.given.opens_part:
+                reached, warmup = 0.0, section.warmup
             peak = lr if given.lr is None else given.lr
             warmup = warmup if given.warmup is None else given.warmup
             curves.append(RateCurve(phase.steps, peak, final, warmup, shape, reached))
@@ -68,10 +73,15 @@ class Schedule:
     @property
     def total(self) -> int:
         """Steps in all."""
-        return sum(curve.steps for curve in self.curves)
+        return sum(curve.steps for curve in self.curves) - self.before
+
+    def since(self, step: int) -> Schedule:
+        """What is left of it from the 0-based `step` on."""
+        return replace(self, before=self.before + step)
 
     def lr(self, step: int) -> float:
         """Learning rate of the 0-based `step`."""
+        step += self.before
         for curve in self.curves:
             if step < curve.steps:
                 return curve.lr(step)

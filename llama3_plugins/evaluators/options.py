@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from llama3.evaluators import HELD_OUT_BYTES, RewardSlot
+from llama3_plugins.facts import SENTENCE, Sentence
 
 
 class BitsPerByteOptions(BaseModel):
@@ -67,4 +68,29 @@ class PassAtKOptions(PassRateOptions):
         """Enough answers for every k."""
         if wrong := [k for k in self.k if not 1 <= k <= self.samples]:
             raise ValueError(f"k = {wrong[0]} needs 1 to {self.samples}, the number of samples")
+        return self
+
+
+class NeedleOptions(BaseModel):
+    """What is hidden, how deep and in how long a text, and how much of it is asked for."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    lengths: list[int] | None = Field(
+        None,
+        min_length=1,
+        description="tokens of prompt and answer; default: `steps` of them, up to the context",
+    )
+    steps: int = Field(4, ge=1, le=100, description="lengths, evenly spaced")
+    depths: int = Field(11, ge=1, le=1000, description="places from the beginning of the text to its end")
+    needles: int = Field(1, ge=1, le=32, description="facts that are hidden in a text")
+    retrieve: int = Field(1, ge=1, le=32, description="of which so many are asked for")
+    digits: int = Field(5, ge=1, le=18, description="of the number of a fact")
+    sentence: Sentence = Field(SENTENCE, description="how a fact is told, with {key} and {value}")
+
+    @model_validator(mode="after")
+    def _hidden(self) -> NeedleOptions:
+        """Only what is hidden is asked for."""
+        if self.retrieve > self.needles:
+            raise ValueError(f"{self.retrieve} facts are asked for, {self.needles} are hidden")
         return self

@@ -271,8 +271,8 @@ def test_extends_goes_one_level(write, site, built_ins):
             "run.yaml:2:26: pretrain.phases.1.seq_len: rows of 1024 tokens are longer than model.max_seq_len = 512",
         ),
         (
-            "pretrain: {phases: [{}, {seq_len: 768}]}",
-            "pretrain.seq_len: rows of 512 tokens do not fill rows of 768",
+            "pretrain: {phases: [{}, {seq_len: 513}]}",
+            "pretrain.phases.1: rows of 512, 513 tokens together fill only windows of 262656",
         ),
         ("pretrain: {phases: [{average_last: 2}, {}]}", "only the last phase ends in a mean of checkpoints"),
         (

@@ -11,7 +11,7 @@ from llama3.data.corpus import Corpus
 from llama3.data.curate import CurateOptions, curate, split_of
 from llama3.data.holding_out import enough_for_one, held_out_documents
 from llama3.errors import DataError
-from llama3.recipe import curated
+from llama3.given import curated
 
 
 class Making:

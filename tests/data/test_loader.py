@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import random
 from collections import Counter
@@ -348,3 +349,28 @@ def test_a_shard_that_is_cut_while_it_is_open_is_damage(tmp_path):
         loader.rows(0, 500)
     with pytest.raises(DataError, match=r"was cut from \d+ to 4096 bytes"):
         list(islice(stream, 500))
+
+
+LENGTHS = st.lists(st.tuples(st.integers(1, 6), st.integers(1, 60)), min_size=1, max_size=5)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(phases=LENGTHS, data=st.data())
+def test_rows_of_any_lengths_read_no_token_twice_and_do_not_depend_on_what_comes_later(plan, phases, data):
+    """Any row lengths, whether they divide each other or not."""
+    rows = [RowPhase(sum(n for _, n in phases[:i]), length) for i, (length, _) in enumerate(phases)]
+    window = data.draw(st.sampled_from([1, math.lcm(2, *(length for length, _ in phases))]))
+    loader = TokenLoader(plan, phases=rows, seed=5, window=window)
+    total = sum(n for _, n in phases)
+    seen: dict[tuple[str, int], set[int]] = {}
+    for row in range(total + 50):
+        place, length = loader.place(row), len(loader.rows(row, 1).tokens[0])
+        read = seen.setdefault((place.source, place.epoch), set())
+        tokens = set(range(place.window * length, (place.window + 1) * length))
+        assert not read & tokens
+        read |= tokens
+    if window > 1 and len(rows) > 1:
+        kept = data.draw(st.integers(2, len(rows)))
+        early = TokenLoader(plan, phases=rows[:kept], seed=5, window=window)
+        border = rows[kept - 1].from_row
+        assert [early.place(row) for row in range(border)] == [loader.place(row) for row in range(border)]

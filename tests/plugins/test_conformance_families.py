@@ -101,6 +101,11 @@ class TestJsonl(SourceConformance):
     plugin = "jsonl"
 
 
+class TestRecall(SourceConformance):
+    plugin = "recall"
+    options: ClassVar = {"documents": 3, "lines": 10}
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 class TestAoti(ExporterConformance):
@@ -186,6 +191,11 @@ class TestInstructionFormat(EvaluatorConformance):
 
 class TestMultipleChoice(EvaluatorConformance):
     plugin = "multiple_choice"
+
+
+class TestNeedle(EvaluatorConformance):
+    plugin = "needle"
+    options: ClassVar = {"steps": 1, "depths": 6, "digits": 1, "sentence": "{key} {value}"}
 
 
 class TestPassAtK(EvaluatorConformance):

@@ -89,10 +89,11 @@ pub struct Place {
 
 /// Sources, their mixture, the row lengths and the seed: everything that decides what row `i` is.
 ///
-/// A source is cut into windows as long as the longest row that it gives in any phase. A pass visits them in an
-/// order of its own, each once. A phase takes whole windows of it: first the first rows of all windows that it takes
-/// from a pass, then the second rows, and so on. So within a pass no token comes twice, and where the row length
-/// changes each source leaves out less than one window.
+/// A source is cut into windows of the fewest tokens that rows of every length it gives in any phase fill (the least
+/// common multiple; the longest row, where each length divides the next). A pass visits them in an order of its own, each
+/// once. A phase takes whole windows of it: first the first rows of all windows that it takes from a pass, then the
+/// second rows, and so on. So within a pass no token comes twice, and where the row length changes each source leaves out
+/// less than one window.
 pub struct Loader {
     sources: Vec<Source>,
     mixture: Mixture,
@@ -138,9 +139,24 @@ impl Take {
 
 impl Loader {
     /// # Errors
-    /// `Invalid` for bad weights or rows out of order, a row of no tokens, a source with weight that is shorter than
-    /// its longest row, or a row length that does not divide that of a longer one.
+    /// `Invalid` for bad weights or rows out of order, a row of no tokens, or a source with weight that is shorter than
+    /// its window.
     pub fn new(sources: Vec<Source>, phases: &[Phase], seed: u64) -> Result<Self> {
+        Self::with_window(sources, phases, seed, 1)
+    }
+
+    /// As `new`; above a `window` of 1, of which the windows of all sources are multiples, each phase takes windows of its
+    /// own, though its rows are as long as those before. So a loader of the first phases and one of all agree on the rows
+    /// before the last phase of the first, where the lengths of all divide `window`.
+    ///
+    /// # Errors
+    /// As `new`.
+    pub fn with_window(
+        sources: Vec<Source>,
+        phases: &[Phase],
+        seed: u64,
+        window: u64,
+    ) -> Result<Self> {
         let Some(first) = phases.first() else {
             return Err(LoaderError::Invalid("there is no phase".into()));
         };
@@ -162,7 +178,7 @@ impl Loader {
         weights.dedup_by(|next, last| next.weights == last.weights); // what does not change goes on
         let mixture = Mixture::new(sources.len(), &weights)?;
         let window_tokens = (0..sources.len())
-            .map(|index| window_of(&sources[index], index, phases, first.seq_len))
+            .map(|index| window_of(&sources[index], index, phases, (first.seq_len, window)))
             .collect::<Result<_>>()?;
         let mut loader = Self {
             sources,
@@ -172,15 +188,16 @@ impl Loader {
             seed,
         };
         for phase in phases {
-            loader.extend(phase.from_row, u64::from(phase.seq_len));
+            loader.extend(phase.from_row, u64::from(phase.seq_len), window > 1);
         }
         Ok(loader)
     }
 
-    /// Rows of `seq_len` tokens from `from_row` on.
-    fn extend(&mut self, from_row: u64, seq_len: u64) {
+    /// Rows of `seq_len` tokens from `from_row` on, from windows that are new where that is asked for or they are longer or
+    /// shorter than those before.
+    fn extend(&mut self, from_row: u64, seq_len: u64, anew: bool) {
         let takes = match self.stretches.last() {
-            Some(last) if last.seq_len == seq_len => return,
+            Some(last) if last.seq_len == seq_len && !anew => return,
             None => vec![
                 Take {
                     rows_before: 0,
@@ -275,24 +292,49 @@ impl Phase {
     }
 }
 
-/// Tokens per window of the source at `index`: its longest row, or `otherwise` where it is not used.
-fn window_of(source: &Source, index: usize, phases: &[Phase], otherwise: u32) -> Result<u64> {
-    let lengths = phases.iter().filter(|phase| phase.uses(index));
-    let lengths: Vec<u64> = lengths.map(|phase| u64::from(phase.seq_len)).collect();
-    let Some(&longest) = lengths.iter().max() else {
+/// Tokens per window of the source at `index`: filled by its rows of every length and by rows of `also` tokens; the first
+/// of `otherwise` where it is not used.
+fn window_of(
+    source: &Source,
+    index: usize,
+    phases: &[Phase],
+    (otherwise, also): (u32, u64),
+) -> Result<u64> {
+    let lengths: Vec<u64> = phases
+        .iter()
+        .filter(|phase| phase.uses(index))
+        .map(|phase| u64::from(phase.seq_len))
+        .collect();
+    if lengths.is_empty() {
         return Ok(u64::from(otherwise));
-    };
-    let name = source.name();
-    if source.tokens() < longest {
-        let tokens = source.tokens();
-        return Err(LoaderError::Invalid(format!(
-            "source {name:?} has {tokens} tokens, less than one row of {longest}"
-        )));
     }
-    if let Some(odd) = lengths.iter().find(|&&length| longest % length != 0) {
-        return Err(LoaderError::Invalid(format!(
-            "source {name:?}: rows of {odd} tokens do not divide rows of {longest}"
-        )));
+    let (name, tokens) = (source.name(), source.tokens());
+    let window = lengths
+        .iter()
+        .try_fold(also.max(1), |window, &length| multiple(window, length));
+    match window {
+        Some(window) if window <= tokens => Ok(window),
+        window => {
+            let longest = lengths.into_iter().max().unwrap_or(1);
+            let what = match window {
+                Some(window) if window == longest => format!("one row of {longest}"),
+                Some(window) => {
+                    format!("one window of {window}, which its rows of all lengths fill")
+                }
+                None => "the window that its rows of all lengths fill".into(),
+            };
+            Err(LoaderError::Invalid(format!(
+                "source {name:?} has {tokens} tokens, less than {what}"
+            )))
+        }
     }
-    Ok(longest)
+}
+
+/// The least common multiple of two numbers above 0, where it is a number of 64 bits.
+fn multiple(a: u64, b: u64) -> Option<u64> {
+    let (mut divisor, mut rest) = (a, b);
+    while rest != 0 {
+        (divisor, rest) = (rest, divisor % rest);
+    }
+    (a / divisor).checked_mul(b)
 }

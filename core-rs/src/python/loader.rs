@@ -199,11 +199,13 @@ struct PyTokenLoader {
 #[pymethods]
 impl PyTokenLoader {
     #[new]
+    #[pyo3(signature = (sources, phases, seed, window=1))]
     fn new(
         py: Python<'_>,
         sources: Vec<(String, Vec<PathBuf>)>,
         phases: Vec<(u64, u32, Vec<f64>)>,
         seed: u64,
+        window: u64,
     ) -> PyResult<Self> {
         let build = || {
             let phases: Vec<Phase> = phases
@@ -221,7 +223,7 @@ impl PyTokenLoader {
                     .collect::<Result<_, _>>()?;
                 Source::new(name, shards)
             });
-            Loader::new(sources.collect::<Result<_, _>>()?, &phases, seed)
+            Loader::with_window(sources.collect::<Result<_, _>>()?, &phases, seed, window)
         };
         Ok(Self {
             inner: Arc::new(py.detach(build)?),
@@ -266,7 +268,7 @@ impl PyTokenLoader {
         (place.source, place.epoch, place.window)
     }
 
-    /// Windows of one pass, per source: each is as long as the longest row that the source gives.
+    /// Windows of one pass, per source.
     fn windows(&self) -> Vec<u64> {
         (0..self.inner.sources().len())
             .map(|source| self.inner.windows(source))

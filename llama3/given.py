@@ -1,0 +1,48 @@
+"""What a recipe starts from: the documents of all sources, and the user's own rows where none of them is held out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from llama3.artifacts import Artifact
+from llama3.config import Config
+from llama3.data.curate import CurateOptions, curate
+from llama3.data.holding_out import enough_for_one, held_out_documents
+from llama3.data.ledger import lost_input
+from llama3.evaluation.contamination import require_clean
+from llama3.evaluation.stages import ContaminationOptions, contamination
+from llama3.execution import Executor
+from llama3.tasks.user_data import UserDataOptions, own_data
+
+Searched = Mapping[str, Artifact]
+"""Where held-out tasks must not stand, beside the data of post-training: the corpus, and the tokenizer to read it."""
+
+
+def curated(make: Executor, config: Config) -> Artifact:
+    """The documents of all sources; where so few are left that none happens to be held out, one of them is.
+
+    What of the sources could not be read is told every time: training on less than was given is the user's decision.
+    """
+    options = CurateOptions.of(config)
+    corpus = make(curate, "curate", options)
+    if not held_out_documents(corpus):
+        corpus = make(curate, "curate", options.model_copy(update={"held_out": enough_for_one(corpus)}))
+    make.warn(lost_input(corpus.metrics))
+    return corpus
+
+
+def own_rows(make: Executor, config: Config, searched: Searched) -> tuple[Artifact, Artifact] | tuple[None, None]:
+    """The user's own rows, if any (`post_training.data`), and the report of held-out tasks in them. Rows that hold one
+    are refused."""
+    if config.post_training.data is None:
+        return None, None
+    options = UserDataOptions.of(config)
+    given = make(own_data(options), "own_data", options)
+    leaks = find_leaks(make, config, {given.type: given}, searched)
+    require_clean(leaks)
+    return given, leaks
+
+
+def find_leaks(make: Executor, config: Config, learnt_from: Mapping[str, Artifact], searched: Searched) -> Artifact:
+    """The report of how much of the held-out tasks stands in the data of training."""
+    return make(contamination, "contamination", ContaminationOptions.of(config), **searched, **learnt_from)
