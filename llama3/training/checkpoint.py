@@ -126,14 +126,14 @@ class CheckpointStore:
         names = (_STEP.fullmatch(path.name) for path in self.directory.iterdir() if (path / "COMMIT").exists())
         return sorted(int(name[1]) for name in names if name)
 
-    def load(self) -> Checkpoint | None:
-        """The newest checkpoint that verifies, or None where none was ever committed.
+    def load(self, at_most: int | None = None) -> Checkpoint | None:
+        """The newest checkpoint that verifies (of step `at_most` or before), or None where none was ever committed.
 
         A damaged one is named in a warning and the next older is taken. Raises CheckpointError, with the damage of
         each, where checkpoints were committed and none of them verifies: training anew would hide a fault.
         """
         problems: list[Problem] = []
-        for step in reversed(self.steps()):
+        for step in reversed([step for step in self.steps() if at_most is None or step <= at_most]):
             try:
                 return self.verify(step)
             except CheckpointError as error:
@@ -201,6 +201,12 @@ class CheckpointStore:
         self.verify(step)
         self._purge(step)
         return final
+
+    def forget_after(self, step: int) -> None:
+        """Drop the checkpoints of later steps: training goes another way from here."""
+        for later in self.steps():
+            if later > step:
+                self._discard(self._path(later))
 
     def _write(self, directory: Path, step: int, groups: Groups, state: Mapping[str, Any]) -> None:
         for group, tensors in groups.items():
