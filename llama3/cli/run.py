@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -12,6 +14,7 @@ from llama3.cli import audit
 from llama3.cli.output import ConfigArgument, JsonOption, SetOption, note, print_json, print_table
 
 if TYPE_CHECKING:
+    from llama3.config.schema import RunSection
     from llama3.recipe import Run
 
 
@@ -19,6 +22,9 @@ def run(
     config: ConfigArgument,
     overrides: SetOption = None,
     name: Annotated[str | None, typer.Option(help="Name of the run; its directory is runs/NAME.")] = None,
+    restarts: Annotated[
+        int, typer.Option(min=0, help="Start it again by itself when it crashes, hangs or is killed, up to so often.")
+    ] = 0,
     json: JsonOption = False,
 ) -> None:
     """Raise a herd: from raw text to an aligned, guarded, quantized release. Resumes what was interrupted."""
@@ -32,6 +38,9 @@ def run(
     for line in loaded.notes:
         note(f"note: {line}")
 
+    if restarts:
+        supervised(loaded.config.run, [config, *_again(overrides, name, json)], restarts)
+
     from llama3 import recipe  # after the checks: this imports torch
 
     try:
@@ -44,6 +53,21 @@ def run(
         print_json(dict(finished.report))
     else:
         show(finished)
+
+
+def supervised(run: RunSection, arguments: Sequence[str], restarts: int) -> NoReturn:
+    """Run it in processes of its own; ends this one with the exit code of the last."""
+    from llama3.cli.restarts import UNDER_LAUNCHER, child_command, supervise
+
+    if "WORLD_SIZE" in os.environ:
+        raise UNDER_LAUNCHER("--restarts", restarts=restarts)
+    raise typer.Exit(supervise(child_command(arguments), Path(run.dir) / run.name, restarts))
+
+
+def _again(overrides: Sequence[str] | None, name: str | None, json: bool) -> list[str]:
+    """The options of this command as they were given, but `--restarts`."""
+    settings = [part for override in overrides or () for part in ("--set", override)]
+    return [*settings, *(["--name", name] if name is not None else []), *(["--json"] if json else [])]
 
 
 def show(run: Run) -> None:

@@ -1,7 +1,7 @@
 """Why a run was interrupted, in the words of the paper's table of interruptions (paper 3.3.4, table 5). Torch-free.
 
-A cause is told by what is at hand: an exception, the exit code of a process, the watchdog. Hardware names itself only in
-the message of an exception; what leaves no witness is called so.
+A cause is told by what is at hand: an exception, the exit code of a process, the watchdog. Hardware names itself only
+in the message of an exception; what leaves no witness is called so.
 """
 
 from __future__ import annotations
@@ -55,7 +55,9 @@ def cause_of(error: BaseException) -> str:
     kind, said = type(error).__name__, str(error)
     if isinstance(error, KeyboardInterrupt | Interrupted):
         return "stopped"
-    if isinstance(error, LlamaError) and any(problem.code in ("L3-TRN-050", "L3-TRN-051") for problem in error.problems):
+    if isinstance(error, LlamaError) and any(
+        problem.code in ("L3-TRN-050", "L3-TRN-051") for problem in error.problems
+    ):
         return "bit flip"
     if is_disk_full(error) or (isinstance(error, OSError) and error.errno == 5):
         return "disk"

@@ -1,9 +1,10 @@
 """Silent corruption: weights and moments that are not what the updates made them (paper 3.3.4: six interruptions).
 
-After every `every`-th update each rank sums up the bits of what it holds, and again before it is used for the next update
-or a checkpoint: in between nothing may have changed. Then the ranks tell each other these sums, by what they are of: parts
-of which several ranks have a copy (all under cp alone, the norms under tp) must be equal everywhere. A sum that differs
-names its rank: one whose own memory changed, or the minority of the copies, or all holders where there is no majority.
+After every `every`-th update each rank sums up the bits of what it holds, and again before it is used for the next
+update or a checkpoint: in between nothing may have changed. Then the ranks tell each other these sums, by what they are
+of: parts of which several ranks have a copy (all under cp alone, the norms under tp) must be equal everywhere. A sum
+that differs names its rank: one whose own memory changed, or the minority of the copies, or all holders where there is
+no majority.
 
 Where each rank has a part of its own (fsdp) only the first of the two can be found.
 """
@@ -28,7 +29,9 @@ _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 class Integrity:
     """Compares the sums of one training loop. Every rank calls every method."""
 
-    def __init__(self, every: int, module: nn.Module, optimizer: torch.optim.Optimizer, context: ParallelContext) -> None:
+    def __init__(
+        self, every: int, module: nn.Module, optimizer: torch.optim.Optimizer, context: ParallelContext
+    ) -> None:
         """every: updates between two comparisons; 0: none"""
         self._every, self._module, self._optimizer, self._context = every, module, optimizer, context
         self._marked: dict[str, int] | None = None

@@ -5,8 +5,9 @@
       rank-<R>.jsonl     what each other rank measured of itself
       stacks-<R>.txt, flight-<R>.json      what a rank left that hung (llama3.training.watchdog)
 
-A row has its `kind`, the `artifact` that was being made, and two clocks. Durations are told by the monotonic one (`clock`,
-which is common to all processes since the `boot`), never by `time`, which may jump; the order is that of the lines.
+A row has its `kind`, the `artifact` that was being made, and two clocks. Durations are told by the monotonic one
+(`clock`, which is common to all processes since the `boot`), never by `time`, which may jump; the order is that of the
+lines.
 
     attempt   a process begins a stage                            {total, world}
     resumed   with what checkpoint (step 0: none)                 {step, seconds}
@@ -18,8 +19,8 @@ which is common to all processes since the `boot`), never by `time`, which may j
     hang, end, exit    why the process ended                      {cause, what}
     done      the stage is finished
 
-`content` has, of every step, a number of 32 bits that all tokens of the step make, whatever ranks had them: equal numbers
-mean that the same samples were trained on.
+`content` has, of every step, a number of 32 bits that all tokens of the step make, whatever ranks had them: equal
+numbers mean that the same samples were trained on.
 """
 
 from __future__ import annotations
@@ -148,5 +149,3 @@ def data_step(step: int, left_out: list[int]) -> int:
     for data in left_out:
         step += data <= step
     return step
-
-

@@ -139,7 +139,8 @@ def train(
     checkpoint by itself.
 
     Raises Interrupted after saving on Ctrl-C or SIGTERM, LlamaError (L3-TRN-002) when gradients stay non-finite and
-    (L3-TRN-051, 053) when going back does not help or is not possible, CheckpointError where checkpoints are damaged, of another run, or cannot be written.
+    (L3-TRN-051, 053) when going back does not help or is not possible, CheckpointError where checkpoints are damaged,
+    of another run, or cannot be written.
     """
     trainer = Trainer(
         model,
@@ -393,9 +394,7 @@ class Trainer:
     def require_no_spike(self, loss: float, factor: float) -> None:
         """Raises GoBack where the loss of the step that is finished is a spike."""
         progress = self.progress
-        if order := find_spike(
-            progress.losses, loss, factor, progress.step, self.options.log_every, progress.left_out
-        ):
+        if order := find_spike(progress.losses, loss, factor, progress.step, self.options.log_every, progress.left_out):
             raise order
         remember(progress.losses, loss)
 

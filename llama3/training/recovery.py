@@ -38,8 +38,6 @@ class GoBack(Exception):  # noqa: N818 - not an error: an order to the loop
     """Raised on all ranks together: go on from a checkpoint of step `at_most` or before (None: the newest), without the
     data of the steps `left_out`."""
 
-    def __init__(
-        self, cause: str, error: LlamaError, at_most: int | None = None, left_out: Sequence[int] = ()
-    ) -> None:
+    def __init__(self, cause: str, error: LlamaError, at_most: int | None = None, left_out: Sequence[int] = ()) -> None:
         super().__init__(str(error))
         self.cause, self.error, self.at_most, self.left_out = cause, error, at_most, list(left_out)

@@ -63,9 +63,9 @@ class Reliability:
     @contextmanager
     def attempt(self, context: ParallelContext, total: int) -> Iterator[None]:
         """One process' try of a stage of `total` steps: how it began and how it ended is written down."""
-        if held := self._watchdog.before():
-            if not any(row["kind"] == "hang" for row in self._last_rows()):
-                self.ledger.write("hang", cause="hang", what=f"no Python thread could run; {held.splitlines()[0]}")
+        held = self._watchdog.before()
+        if held and not any(row["kind"] == "hang" for row in self._last_rows()):
+            self.ledger.write("hang", cause="hang", what=f"no Python thread could run; {held.splitlines()[0]}")
         number = 1 + sum(row["kind"] == "attempt" for row in self._rows()) if context.is_main else 0
         self._watchdog.attempt = context.gather(number, "world")[0]
         self.ledger.write("attempt", total=total, world=context.dims.world, number=self._watchdog.attempt)

@@ -1,12 +1,12 @@
 """Loss spikes: a loss far above those before it, after which training goes back and leaves out the data of these steps.
 
-As PaLM did it by hand (Chowdhery et al. 2022, 5.1): restart from a checkpoint before the spike and skip the batches around
-it. A spike is a loss above
+As PaLM did it by hand (Chowdhery et al. 2022, 5.1): restart from a checkpoint before the spike and skip the batches
+around it. A spike is a loss above
 
     median + factor x max(median deviation, SMALL x median)    of the last WINDOW logged losses that were none
 
-Which steps: a logged loss is measured before the step's update. So the update of the last good logged step is among those
-that may have broken the model, and all after it.
+Which steps: a logged loss is measured before the step's update. So the update of the last good logged step is among
+those that may have broken the model, and all after it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ SMALL = 0.005
 """A loss that hardly moves is none when it moves a little."""
 
 
-def find_spike(losses: Sequence[float], loss: float, factor: float, step: int, every: int, left_out: list[int]) -> GoBack | None:
+def find_spike(
+    losses: Sequence[float], loss: float, factor: float, step: int, every: int, left_out: list[int]
+) -> GoBack | None:
     """What to do about the `loss` of the finished step `step`, after the good `losses`; None: nothing.
 
     every: steps between logged losses; left_out: data that is left out already

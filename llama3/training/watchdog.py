@@ -4,8 +4,8 @@ Two of them. A thread sees a process that waits (for a rank that is gone, a lock
 threads and the flight recorder, and exits with code 6. Where a thread holds the interpreter's lock for ever, no other
 Python thread runs: then `faulthandler`'s own thread, which needs no lock, dumps the stacks and exits with code 1.
 
-The time-out is learnt: LONGER times the longest that a section has taken, and never less than `least`. A process that was
-stopped as a whole (Ctrl-Z) is not hung: the thread sees that it slept itself, and waits anew.
+The time-out is learnt: LONGER times the longest that a section has taken, and never less than `least`. A process that
+was stopped as a whole (Ctrl-Z) is not hung: the thread sees that it slept itself, and waits anew.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Watchdog:
 
     def __enter__(self) -> Self:
         if self.is_on:
-            self._file = open(self.stacks, "w", encoding="utf-8")  # noqa: SIM115 - it is written to from a signal-safe dump
+            self._file = open(self.stacks, "w", encoding="utf-8")
             self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
             self._thread.start()
         return self
