@@ -1,4 +1,4 @@
-"""docs/reliability.md: its commands and config are valid, its table is that of the tests, its figures those of a drill."""
+"""docs/reliability.md: its commands and config are valid, its table is that of the tests."""
 
 from __future__ import annotations
 

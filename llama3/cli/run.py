@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -25,6 +26,7 @@ def run(
     restarts: Annotated[
         int, typer.Option(min=0, help="Start it again by itself when it crashes, hangs or is killed, up to so often.")
     ] = 0,
+    standby: Annotated[bool, typer.Option("--standby", hidden=True)] = False,
     json: JsonOption = False,
 ) -> None:
     """Raise a herd: from raw text to an aligned, guarded, quantized release. Resumes what was interrupted."""
@@ -42,6 +44,9 @@ def run(
         supervised(loaded.config.run, [config, *_again(overrides, name, json)], restarts)
 
     from llama3 import recipe  # after the checks: this imports torch
+
+    if standby and not sys.stdin.readline():
+        return  # whoever started it does not need it
 
     try:
         finished = recipe.run(loaded)

@@ -78,10 +78,16 @@ class StoredTensors(Mapping[str, Tensor]):
         self._files: dict[str, Path] = {}
         self.shapes: dict[str, torch.Size] = {}
         for file in files:
-            with safe_open(file, framework="pt") as tensors:
-                for name in tensors.keys():  # noqa: SIM118
-                    self._files[name] = file
-                    self.shapes[name] = torch.Size(tensors.get_slice(name).get_shape())
+            try:
+                self._open(file)
+            except SafetensorError as error:
+                raise DAMAGED(file, what=f"is no file of tensors ({error})") from error
+
+    def _open(self, file: Path) -> None:
+        with safe_open(file, framework="pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118
+                self._files[name] = file
+                self.shapes[name] = torch.Size(tensors.get_slice(name).get_shape())
 
     def __getitem__(self, name: str) -> Tensor:
         with safe_open(self._files[name], framework="pt") as tensors:

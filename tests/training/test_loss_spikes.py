@@ -47,14 +47,22 @@ def account(folder):
     return found
 
 
-def test_a_spike_goes_back_and_leaves_out_its_data_by_name(tmp_path):
-    data, store, spiked = Poisoned(43), CheckpointStore(tmp_path / "checkpoints"), toy_model()
-    progress, _ = run(spiked, data, store=store, reliability=Reliability(run=tmp_path, artifact="toy"), **RECIPE)
+@pytest.fixture(scope="module")
+def spiked(tmp_path_factory):
+    """A run with a spike: its folder, progress, weights, and the steps whose data was read."""
+    folder, data, model = tmp_path_factory.mktemp("spiked"), Poisoned(43), toy_model()
+    store, records = CheckpointStore(folder / "checkpoints"), Reliability(run=folder, artifact="toy")
+    progress, _ = run(model, data, store=store, reliability=records, **RECIPE)
+    return folder, progress, weights(model), data.read
+
+
+def test_a_spike_goes_back_and_leaves_out_its_data_by_name(spiked):
+    folder, progress, learnt, read = spiked
     # The step before it may have caused it: its loss was measured before its update.
     assert progress.left_out == [42, 43]
-    assert data.read[:44] == list(range(44))
-    assert data.read[44:] == [40, 41, *range(44, 62)]
-    found = account(tmp_path)
+    assert read[:44] == list(range(44))
+    assert read[44:] == [40, 41, *range(44, 62)]
+    found = account(folder)
     assert found.left_out == {42: ["document 42"], 43: ["document 43"]}
     assert [(hit.cause, hit.step, hit.lost_steps) for hit in found.interruptions] == [("loss spike", 43, 3)]
     assert found.problems() == []
@@ -67,12 +75,11 @@ def test_a_spike_goes_back_and_leaves_out_its_data_by_name(tmp_path):
     clean = toy_model()
     run(clean, Without(), **RECIPE)
     for name, weight in weights(clean).items():
-        assert np.array_equal(weight.numpy(), weights(spiked)[name].numpy()), name
+        assert np.array_equal(weight.numpy(), learnt[name].numpy()), name
 
 
-def test_killed_after_it_went_back_it_goes_on_the_same_way(tmp_path):
-    whole, parts = toy_model(), toy_model(seed=5)
-    run(whole, Poisoned(43), store=CheckpointStore(tmp_path / "whole"), **RECIPE)
+def test_killed_after_it_went_back_it_goes_on_the_same_way(spiked, tmp_path):
+    learnt, parts = spiked[2], toy_model(seed=5)
 
     class Killed(Poisoned):
         def examples(self, step):
@@ -86,7 +93,7 @@ def test_killed_after_it_went_back_it_goes_on_the_same_way(tmp_path):
     assert store.steps()[-1] <= 42, "no checkpoint of the way that was left"
     progress, _ = run(parts, Poisoned(43), store=store, **RECIPE)
     assert progress.left_out == [42, 43]
-    for name, weight in weights(whole).items():
+    for name, weight in learnt.items():
         assert np.array_equal(weight.numpy(), weights(parts)[name].numpy()), name
 
 
