@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from faulty_stage import LIMIT
 from forked import run_ranks
+from torch.optim.optimizer import register_optimizer_step_post_hook
 from training_toys import CONFIG, Counting, options, schedule
 
 from llama3.config.schema import ParallelismSection, ReliabilitySection
@@ -71,14 +72,21 @@ def account(run):
     return found
 
 
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """One process that nothing disturbs."""
+    run = tmp_path_factory.mktemp("alone")
+    learn(run, {})
+    return run
+
+
 # -- samples ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("mesh", [{"dp": "fsdp"}, {"tp": 2}, {"pp": 2}], ids=lambda mesh: "-".join(mesh))
-def test_every_layout_reads_the_same_samples(tmp_path, mesh):
+def test_every_layout_reads_the_same_samples(alone, tmp_path, mesh):
     """Half of the steps by two ranks, and the rest by one: the ledger is that of one process."""
-    alone, shared = tmp_path / "alone", tmp_path / "shared"
-    learn(alone, {})
+    shared = tmp_path / "shared"
 
     def half():
         stop = {4: lambda: os.kill(os.getpid(), signal.SIGTERM)}
@@ -147,7 +155,7 @@ def as_ranks(folder: Path, world: int, work) -> list[int]:
     return [codes[rank] for rank in range(world)]
 
 
-def test_a_frozen_rank_is_named_by_the_others(tmp_path):
+def test_a_frozen_rank_is_named_by_the_others(alone, tmp_path):
     """A rank that is stopped can say nothing; the other waits for it in a collective, and says so."""
     run = tmp_path / "run"
 
@@ -161,12 +169,9 @@ def test_a_frozen_rank_is_named_by_the_others(tmp_path):
     assert [hit["cause"] for hit in told["interruptions"]] == ["hang"]
     assert "all_reduce" in (run / "reliability" / "stacks-0.txt").read_text()
 
-    def again(rank):
-        learn(run, {"dp": "fsdp"})
-
-    as_ranks(tmp_path / "again", 2, again)
-    learn(tmp_path / "alone", {})
-    assert account(run).content == account(tmp_path / "alone").content
+    learn(run, {})
+    assert account(run).content == account(alone).content
+    assert account(run).problems() == []
 
 
 def test_a_rank_that_does_not_come_to_a_collective_is_named(tmp_path):
@@ -210,11 +215,9 @@ def test_who_is_behind():
 # -- a rank that computes nonsense ----------------------------------------------------------------------
 
 
-def test_a_rank_that_computed_otherwise_is_named(tmp_path):
+def test_a_rank_that_computed_otherwise_is_named(alone, tmp_path):
     """Under cp alone both ranks hold all weights. One update of one of them comes out wrong in one bit: its own memory
     is as it left it, so only the other's copy tells."""
-    learn(tmp_path / "alone", {"cp": 1})
-
     def work():
         steps = []
 
@@ -225,7 +228,7 @@ def test_a_rank_that_computed_otherwise_is_named(tmp_path):
                     optimizer.param_groups[0]["params"][0].view(torch.int32).view(-1)[5] ^= 1 << 12
 
         if os.environ["RANK"] == "1":
-            torch.optim.optimizer.register_optimizer_step_post_hook(wrong)
+            register_optimizer_step_post_hook(wrong)
         return learn(tmp_path / "run", {"cp": 2}, hash_every=1)
 
     faulty = run_ranks(tmp_path / "ranks", 2, work)
@@ -236,7 +239,7 @@ def test_a_rank_that_computed_otherwise_is_named(tmp_path):
     (hit,) = account(tmp_path / "run").interruptions
     assert hit.cause == "bit flip"
     assert "rank 0, 1" in hit.what  # of two copies nobody knows which is right
-    assert account(tmp_path / "run").content == account(tmp_path / "alone").content
+    assert account(tmp_path / "run").content == account(alone).content
 
 
 def test_the_minority_is_suspected():
@@ -282,5 +285,4 @@ def test_ranking_needs_no_collective_of_its_own(tmp_path, monkeypatch):
         train(model, NextToken(), Counting(), collate=Batch.concat, options=section, schedule=schedule(section, 3),
               seed=1, reliability=Reliability(run=records))  # fmt: skip
     one, two = " ".join(calls).split("begin")[1:]
-    assert one == two
-    assert one.split()
+    assert one.split() == two.split() != []
