@@ -57,7 +57,7 @@ class Drill:
         due.unlink()
         {"segfault": lambda: ctypes.string_at(1), "exit": lambda: os._exit(3), "abort": os.abort,
          "error": self.error, "hang": lambda: threading.Event().wait(),
-         "interpreter": lambda: re.match(r"(a?){40}a{40}b", "a" * 40), "flip": self.flip}[fault]()
+         "interpreter": lambda: re.match(r"(a+)+$", "a" * 60 + "b"), "flip": self.flip}[fault]()
 
     def error(self):
         raise KeyError("a fault of the drill")

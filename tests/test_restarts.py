@@ -52,7 +52,7 @@ class Striker:
             return
         mark.touch()
         {"segfault": lambda: ctypes.string_at(1), "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
-         "hang": lambda: re.match(r"(a?){40}a{40}b", "a" * 40)}[fault]()
+         "hang": lambda: re.match(r"(a+)+$", "a" * 60 + "b")}[fault]()
 """
 
 

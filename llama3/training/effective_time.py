@@ -106,7 +106,7 @@ class _Reader:
         self._noticed: Row | None = None
         self._begun: Row | None = None
         self._open: Interruption | None = None
-        self._catch_until = 0
+        self._catch_until = self._unwritten = 0
         self._running = False
 
     @property
@@ -127,9 +127,18 @@ class _Reader:
             self._interrupted("no witness", "the process ended without a word", row)
         if self._open is not None and self._noticed is not None:
             self._open.restart += between(self._noticed, row)
+            self._reached_more(self._open, self._noticed, row)
         self._begun = self._last_sign = row
         self._running, account.done = True, False
         self._count(row)
+
+    def _reached_more(self, hit: Interruption, noticed: Row, row: Row) -> None:
+        """The process that was lost had finished more steps than it had written down."""
+        step, when = row.get("reached"), {"clock": row.get("reached_clock"), "boot": row.get("reached_boot")}
+        if isinstance(step, int) and step > self.reached:
+            hit.step = self._unwritten = step
+            if when["boot"] == noticed.get("boot"):
+                hit.detect = between(when, noticed)
 
     def _interrupted(self, cause: str, what: str, row: Row) -> None:
         """Something was noticed. What follows of the same interruption only tells more of its cause."""
@@ -163,9 +172,10 @@ class _Reader:
             for kept in (self.account.seconds, self.account.content, self.account.data, self.account.skipped):
                 kept.pop(finished, None)
         if self._open is not None:
-            self._open.lost_steps = len(lost)
+            self._catch_until = max(reached, self._unwritten)
+            self._open.lost_steps = max(len(lost), self._catch_until - step)
             self._open.load = between(self._begun, row) if self._begun is not None else 0.0
-            self._catch_until = reached
+        self._unwritten = 0
         self._sign(row)
 
     def _steps(self, row: Row) -> None:

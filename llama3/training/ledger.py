@@ -3,13 +3,14 @@
     runs/<name>/reliability/
       ledger.jsonl       rank 0 and the supervisor; append-only, in the order in which things happened
       rank-<R>.jsonl     what each other rank measured of itself
+      reached-<R>        the last step that a rank has finished
       stacks-<R>.txt, flight-<R>.json      what a rank left that hung (llama3.training.watchdog)
 
 A row has its `kind`, the `artifact` that was being made, and two clocks. Durations are told by the monotonic one
 (`clock`, which is common to all processes since the `boot`), never by `time`, which may jump; the order is that of the
 lines.
 
-    attempt   a process begins a stage                            {total, world}
+    attempt   a process begins a stage; what its predecessor had reached    {total, world, number, reached ...}
     resumed   with what checkpoint (step 0: none)                 {step, seconds}
     steps     finished steps                                      {first, last, seconds, waited, data, content}
     saved     a checkpoint was handed to the store                {step, seconds}
@@ -25,6 +26,7 @@ numbers mean that the same samples were trained on.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -62,6 +64,7 @@ class RunLedger:
         """`folder`: of the records; None: nothing is written."""
         self.artifact, self.rank = artifact, rank
         self.path = None if folder is None else file_of(folder, rank)
+        self._beat = None if folder is None else folder / f"reached-{rank}"
         self._steps: dict[str, Any] = {}
         self._since = time.monotonic()
         if folder is not None:
@@ -86,8 +89,23 @@ class RunLedger:
         open_["seconds"] += seconds
         open_["waited"] += waited
         open_["content"].append(content)
+        self._write_beat(step)
         if time.monotonic() - self._since >= EVERY_SECONDS:
             self.flush()
+
+    def reached(self) -> dict[str, Any]:
+        """The last finished step of whoever worked here last, and when: known after a kill too. Empty where unknown."""
+        try:
+            step, clock, booted = self._beat.read_text().split() if self._beat is not None else ()
+            return {"reached": int(step), "reached_clock": float(clock), "reached_boot": booted}
+        except (OSError, ValueError):
+            return {}
+
+    def _write_beat(self, step: int) -> None:
+        """A few bytes in place, not a row: a kill may not lose which steps were lost."""
+        if self._beat is not None:
+            with suppress(OSError), open(os.open(self._beat, os.O_WRONLY | os.O_CREAT, 0o644), "w") as file:
+                file.write(f"{step:<12} {time.monotonic():<20.6f} {boot()}\n")
 
     def flush(self) -> None:
         """Write down the steps that are finished."""

@@ -405,6 +405,7 @@ class Trainer:
             return
         self.integrity.check()
         began = time.monotonic()
+        self.reliability.saving()
         groups = {
             "model": self.model.gathered(trainable(self.module)),
             "optimizer": self.model.gathered(optimizer_tensors(self.module, self.optimizer)),

@@ -68,7 +68,8 @@ class Reliability:
             self.ledger.write("hang", cause="hang", what=f"no Python thread could run; {held.splitlines()[0]}")
         number = 1 + sum(row["kind"] == "attempt" for row in self._rows()) if context.is_main else 0
         self._watchdog.attempt = context.gather(number, "world")[0]
-        self.ledger.write("attempt", total=total, world=context.dims.world, number=self._watchdog.attempt)
+        where = {"total": total, "world": context.dims.world, "number": self._watchdog.attempt}
+        self.ledger.write("attempt", **where, **self.ledger.reached())
         try:
             with self._watchdog:
                 yield
@@ -112,9 +113,12 @@ class Reliability:
         self._watchdog.step = step
         self.ledger.write("resumed", step=step, seconds=round(seconds, 6))
 
+    def saving(self) -> None:
+        """Before a checkpoint: no step may be in it that is not in the ledger."""
+        self.ledger.sync()
+
     def saved(self, step: int, seconds: float) -> None:
         self.ledger.write("saved", step=step, seconds=round(seconds, 6))
-        self.ledger.sync()
 
     def unlearnt(self, kind: str, step: int, data: int, why: str, dataset: object) -> None:
         """Data of a step is not learnt from: its update was "skipped", or it is "left_out" from `step` on."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import signal
 import time
@@ -32,6 +33,7 @@ def forked(work: Callable[[], Any], kill_after: float | None = None) -> int:
         code = 1
         try:
             torch.set_num_threads(1)
+            faulthandler.disable()  # of pytest, which would tell of each crash
             work()
             code = 0
         except BaseException as error:

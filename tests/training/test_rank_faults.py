@@ -218,6 +218,7 @@ def test_who_is_behind():
 def test_a_rank_that_computed_otherwise_is_named(alone, tmp_path):
     """Under cp alone both ranks hold all weights. One update of one of them comes out wrong in one bit: its own memory
     is as it left it, so only the other's copy tells."""
+
     def work():
         steps = []
 
