@@ -1,4 +1,4 @@
-"""docs/reliability.md: its commands and config are valid, its table is that of the tests."""
+"""docs/reliability.md: its commands and config are valid, and its tables are those of the tests and of the command."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ class Options(BaseModel):
 class Striker:
     '''Each fault once, after its step.'''
 
-    def __init__(self, faults, done): self.faults, self.done = faults, Path(done)
+    def __init__(self, options): self.faults, self.done = options.faults, Path(options.done)
     def open(self, directory, stage): self.stage = stage
     def sample(self, step, sample): ...
     def close(self): ...
