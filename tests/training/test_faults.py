@@ -78,7 +78,7 @@ FAULTS = {
     "T11 a crash, no memory": (
         "training/test_faults.py::test_a_process_that_falls",
         "training/test_faults.py::test_no_memory",
-        "test_restarts.py::test_a_run_that_crashes_hangs_and_is_killed_goes_on_by_itself",
+        "test_restarts.py::test_a_run_that_crashes_and_hangs_goes_on_by_itself",
     ),
     "T12 another number of processes": (
         "training/test_training_processes.py::test_a_run_goes_on_with_another_number_of_processes",
