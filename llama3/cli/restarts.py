@@ -1,22 +1,23 @@
-"""`llama3 run --restarts N`: a process that starts the run and starts it again when it falls. Torch-free.
+"""`llama3 run --restarts N`: a process that starts the run and starts it again when it falls.
 
-It starts `llama3 run` as a child and waits; the next child stands by already, with torch imported, so that a restart
-takes no longer than finding and loading the checkpoint. A child that ends in an error of its user's making (a config, a
-gate, a stop that was asked for) ends it too; after any other end it starts the next one, which goes on from the last
-checkpoint. It gives up where the run did not get on between PATIENCE ends: then a restart does not help.
+It forks itself: the child does the work, the parent waits. So a restart takes no longer than finding and loading the
+checkpoint: everything is imported already. The parent computes nothing, and never touches a device, which a fork could
+then not use.
 
-Ranks of torchrun are started again by torchrun itself (--max-restarts).
+A child that ends in an error of its user's making (a config, a gate, a stop that was asked for) ends the parent too;
+after any other end there is a next child, which goes on from the last checkpoint. It gives up where the run did not get
+on between PATIENCE ends: then a restart does not help. Ranks of torchrun are started again by torchrun
+(--max-restarts).
 """
 
 from __future__ import annotations
 
+import os
 import signal
-import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 from llama3.cli.output import note, say
 from llama3.errors import (
@@ -52,80 +53,57 @@ FINAL = {0, *(kind.exit_code for kind in (ConfigError, DoesNotFit, PluginError, 
 PATIENCE = 3
 
 
-def supervise(command: Sequence[str], run: Path, restarts: int) -> int:
-    """Run `command`, which works in the run directory `run`, until it comes to an end; the exit code of the last try.
+def supervise(run: Path, restarts: int) -> int | None:
+    """Returns None in every child, which then works in the run directory `run`; in the parent, when the work has come
+    to an end, the exit code of the last child.
 
-    Its stderr is ours; its stdout is told when it is over, of the last try only. SIGTERM and Ctrl-C are passed on, once
-    each. Raises LlamaError (L3-RUN-021, 022) when it gives up.
+    The children's stdout is told when it is over, of the last one only. SIGTERM and Ctrl-C are passed on, once each.
+    Raises LlamaError (L3-RUN-021, 022) when it gives up.
     """
-    spare = _Child(command)
     stood, ends = None, 0
-    try:
-        for restart in range(restarts + 1):
-            child, spare = spare, _Child(command)
-            code, stopped, cause = _try(child)
+    for restart in range(restarts + 1):
+        oom_kills = _oom_kills()
+        with tempfile.TemporaryFile("w+", encoding="utf-8", errors="backslashreplace") as told:
+            child = _fork(told)
+            if child is None:
+                return None
+            code, stopped = _wait(child)
             if code in FINAL or stopped:
-                say(child.told(), end="")
+                told.seek(0)
+                say(told.read(), end="")
                 return code if code >= 0 else Interrupted.exit_code
-            if run.is_dir():
-                RunLedger(run / FOLDER).write("exit", code=code, cause=cause, what=_named(code))
-            stands = _stand(run)
-            ends, stood = (ends + 1 if stands == stood else 1), stands
-            if ends >= PATIENCE:
-                raise NO_PROGRESS(run, ends=ends, cause=cause, code=code, run=run)
-            if restart < restarts:
-                note(f"{cause} ({_named(code)}); starting again, {restarts - restart} of {restarts} restarts left")
-    finally:
-        spare.dismiss()
+        cause = cause_of_exit(code, oom_killed=_oom_kills() > oom_kills)
+        if run.is_dir():
+            RunLedger(run / FOLDER).write("exit", code=code, cause=cause, what=_named(code))
+        stands = _stand(run)
+        ends, stood = (ends + 1 if stands == stood else 1), stands
+        if ends >= PATIENCE:
+            raise NO_PROGRESS(run, ends=ends, cause=cause, code=code, run=run)
+        if restart < restarts:
+            note(f"{cause} ({_named(code)}); starting again, {restarts - restart} of {restarts} restarts left")
     raise NO_RESTART_LEFT(run, restarts=restarts, cause=cause, code=code)
 
 
-def _try(child: _Child) -> tuple[int, bool, str]:
-    """Let a child work: its exit code, whether somebody asked us to stop, and the cause of its end."""
-    oom_kills = _oom_kills()
-    child.begin()
-    code, stopped = child.wait()
-    return code, stopped, "stopped" if stopped else cause_of_exit(code, oom_killed=_oom_kills() > oom_kills)
+def _fork(stdout: IO[str]) -> int | None:
+    """None in the child, whose stdout goes into a file; in the parent the child's number."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if child := os.fork():
+        return child
+    os.setpgid(0, 0)  # a terminal's Ctrl-C reaches it through the parent, once
+    os.dup2(stdout.fileno(), sys.stdout.fileno())
+    return None
 
 
-class _Child:
-    """One try, started before it is needed: it imports what it will need and waits for a line on its stdin."""
-
-    def __init__(self, command: Sequence[str]) -> None:
-        self._stdout = tempfile.TemporaryFile("w+", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
-        # A group of its own: a terminal's Ctrl-C reaches it through us, once.
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=self._stdout, process_group=0, text=True
-        )
-
-    def begin(self) -> None:
-        self._say("go\n")
-
-    def dismiss(self) -> None:
-        """It is not needed: without the line it ends by itself."""
-        self._say("")
-        self._process.wait()
-
-    def _say(self, line: str) -> None:
-        assert self._process.stdin is not None
-        with suppress(OSError):  # it has ended already, and its exit code will say why
-            self._process.stdin.write(line)
-            self._process.stdin.close()
-
-    def wait(self) -> tuple[int, bool]:
-        """Its exit code, and whether somebody asked us to stop."""
-        stopped = False
-        while True:
-            try:
-                return self._process.wait(), stopped
-            except KeyboardInterrupt:
-                stopped = True
-                self._process.send_signal(signal.SIGTERM)
-
-    def told(self) -> str:
-        """What it printed."""
-        self._stdout.seek(0)
-        return self._stdout.read()
+def _wait(child: int) -> tuple[int, bool]:
+    """The exit code of a child, and whether somebody asked us to stop."""
+    stopped = False
+    while True:
+        try:
+            return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), stopped
+        except KeyboardInterrupt:
+            stopped = True
+            os.kill(child, signal.SIGTERM)
 
 
 def _stand(run: Path) -> tuple[object, ...]:
@@ -151,8 +129,3 @@ def _oom_kills() -> int:
     except OSError:
         return 0
     return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
-
-
-def child_command(arguments: Sequence[str]) -> list[str]:
-    """The command of a child, from the arguments of `llama3 run`."""
-    return [sys.executable, "-m", "llama3", "run", *arguments, "--standby"]

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import shlex
-import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -26,7 +24,6 @@ def run(
     restarts: Annotated[
         int, typer.Option(min=0, help="Start it again by itself when it crashes, hangs or is killed, up to so often.")
     ] = 0,
-    standby: Annotated[bool, typer.Option("--standby", hidden=True)] = False,
     json: JsonOption = False,
 ) -> None:
     """Raise a herd: from raw text to an aligned, guarded, quantized release. Resumes what was interrupted."""
@@ -40,14 +37,10 @@ def run(
     for line in loaded.notes:
         note(f"note: {line}")
 
-    if restarts:
-        supervised(loaded.config.run, [config, *_again(overrides, name, json)], restarts)
-
     from llama3 import recipe  # after the checks: this imports torch
 
-    if standby and not sys.stdin.readline():
-        return  # whoever started it does not need it
-
+    if restarts:
+        supervised(loaded.config.run, restarts)
     try:
         finished = recipe.run(loaded)
     except GateFailed:
@@ -60,19 +53,14 @@ def run(
         show(finished)
 
 
-def supervised(run: RunSection, arguments: Sequence[str], restarts: int) -> NoReturn:
-    """Run it in processes of its own; ends this one with the exit code of the last."""
-    from llama3.cli.restarts import UNDER_LAUNCHER, child_command, supervise
+def supervised(run: RunSection, restarts: int) -> None:
+    """Returns in processes that do the work; the one that waits for them ends with the exit code of the last."""
+    from llama3.cli.restarts import UNDER_LAUNCHER, supervise
 
     if "WORLD_SIZE" in os.environ:
         raise UNDER_LAUNCHER("--restarts", restarts=restarts)
-    raise typer.Exit(supervise(child_command(arguments), Path(run.dir) / run.name, restarts))
-
-
-def _again(overrides: Sequence[str] | None, name: str | None, json: bool) -> list[str]:
-    """The options of this command as they were given, but `--restarts`."""
-    settings = [part for override in overrides or () for part in ("--set", override)]
-    return [*settings, *(["--name", name] if name is not None else []), *(["--json"] if json else [])]
+    if (code := supervise(Path(run.dir) / run.name, restarts)) is not None:
+        raise typer.Exit(code)
 
 
 def show(run: Run) -> None:
