@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find core-rs/src core-rs/Cargo.toml Cargo.toml pyproject.toml -type f 2>/dev/null)
 
-.PHONY: help adopt quickstart test test-slow test-tensorrt lint format docs fuzz bench-checkpoint bench-core bench-dedup bench-pager bench-generation bench-gpu bench-posttraining bench-loader bench-serving bench-shared bench-speculative bench-kv-cache bench-threads bench-tokenizer wheel clean setup
+.PHONY: help adopt drill quickstart test test-slow test-tensorrt lint format docs fuzz bench-checkpoint bench-core bench-dedup bench-pager bench-generation bench-gpu bench-posttraining bench-loader bench-serving bench-shared bench-speculative bench-kv-cache bench-threads bench-tokenizer wheel clean setup
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -98,6 +98,9 @@ bench-posttraining: $(VENV)/.installed-test ## SFT, DPO and sampling of a real m
 
 bench-threads: $(VENV)/.installed-test ## how OpenMP threads that wait affect training
 	$(BIN)/python benchmarks/threads.py
+
+drill: $(VENV)/.installed-test ## 60 random faults against a run that restarts itself (about fifteen minutes)
+	$(BIN)/python benchmarks/fault_drill.py
 
 bench-loader: $(VENV)/.installed-test ## token loading beside a NumPy memmap and torch's DataLoader
 	$(BIN)/python benchmarks/loader.py

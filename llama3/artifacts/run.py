@@ -6,6 +6,7 @@
       events.jsonl metrics.jsonl samples.jsonl         append-only, readable mid-run
       artifacts/<key>-<request>/                       finished artifacts; artifacts/<key> links to the
       current one scratch/<key>-<request>/                         of unfinished stages, kept for the next try
+      reliability/                                     what interrupted training (llama3.training.ledger)
       damaged/                                         artifacts that failed verification, moved aside, if any
       report.html report.json
 

@@ -1,7 +1,7 @@
 """The program: its commands, those of plugins, and how errors become messages and exit codes.
 
 Exit codes: 0 ok, 1 the run failed, 2 usage or config, 3 will not fit, 4 plugin problem, 5 a gate or guard refused,
-130 interrupted.
+6 hung and ended by its watchdog, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from llama3.cli import (
     doctor,
     export,
     generate,
+    ledger,
     lineage,
     merge,
     plugins,
@@ -149,6 +150,7 @@ app.command("serve")(serve.serve)
 app.command("batch")(batch.batch)
 app.command("audit")(audit.audit)
 app.command("lineage")(lineage.lineage)
+app.command("ledger")(ledger.ledger)
 app.command("merge")(merge.merge)
 app.command("tokens")(tokens.tokens)
 app.command("convert")(convert.convert)

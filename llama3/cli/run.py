@@ -14,6 +14,7 @@ from llama3.cli import audit
 from llama3.cli.output import ConfigArgument, JsonOption, SetOption, note, print_json, print_table
 
 if TYPE_CHECKING:
+    from llama3.config.schema import RunSection
     from llama3.recipe import Run
 
 
@@ -25,6 +26,9 @@ def run(
     config: ConfigArgument,
     overrides: SetOption = None,
     name: Annotated[str | None, typer.Option(help="Name of the run; its directory is runs/NAME.")] = None,
+    restarts: Annotated[
+        int, typer.Option(min=0, help="Start it again by itself when it crashes, hangs or is killed, up to so often.")
+    ] = 0,
     json: JsonOption = False,
 ) -> None:
     """Raise a herd: from raw text to an aligned, guarded, quantized release. Resumes what was interrupted."""
@@ -46,6 +50,8 @@ def run(
 
     from llama3 import recipe  # after the checks: this imports torch
 
+    if restarts:
+        supervised(loaded.config.run, restarts)
     try:
         finished = recipe.run(loaded)
     except GateFailed:
@@ -65,6 +71,16 @@ def _ended_by_rank_0() -> bool:
         return Event().wait(PATIENCE)
     except KeyboardInterrupt:  # torchrun's SIGTERM
         return True
+
+
+def supervised(run: RunSection, restarts: int) -> None:
+    """Returns in processes that do the work; the one that waits for them ends with the exit code of the last."""
+    from llama3.cli.restarts import UNDER_LAUNCHER, supervise
+
+    if "WORLD_SIZE" in os.environ:
+        raise UNDER_LAUNCHER("--restarts", restarts=restarts)
+    if (code := supervise(Path(run.dir) / run.name, restarts)) is not None:
+        raise typer.Exit(code)
 
 
 def show(run: Run) -> None:

@@ -275,6 +275,17 @@ def _with_strategy(axis: str | None, slot: AxisSlot, size: int) -> AxisSlot:
     return slot if slot.name or size == 1 else slot.model_copy(update={"name": STRATEGIES[axis]})
 
 
+class ReliabilitySection(Section):
+    """How a run finds out by itself that it hangs or computes nonsense. Changes nothing of what is made."""
+
+    hang_seconds: float = Field(
+        600, ge=0, description="a step that takes longer, and 10 times the longest so far, ends the process; 0: none"
+    )
+    hash_every: int = Field(
+        100, ge=0, description="updates between two comparisons of weights and moments with what they were; 0: none"
+    )
+
+
 class OptimizerSection(Section):
     """AdamW, its schedule and the size of a step."""
 
@@ -292,6 +303,12 @@ class OptimizerSection(Section):
     )
     checkpoint_every: int = Field(100, ge=1, description="steps between checkpoints")
     log_every: int = Field(10, ge=1, description="steps between logged metrics")
+    spike: float | None = Field(
+        None,
+        gt=0,
+        description="a logged loss above the median by so many median deviations makes training go back and leave out "
+        "the data of these steps; none: never",
+    )
 
 
 Curve = Literal["cosine", "linear", "constant"]
@@ -598,6 +615,7 @@ class Config(Section):
     tokenizer: TokenizerSection = TokenizerSection()
     model: ModelSection = ModelSection()
     parallelism: ParallelismSection = ParallelismSection()
+    reliability: ReliabilitySection = ReliabilitySection()
     pretrain: PretrainSection = PretrainSection()
     post_training: PostTrainingSection = PostTrainingSection()
     safety: SafetySection = SafetySection()

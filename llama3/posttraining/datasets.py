@@ -22,6 +22,7 @@ class Epochs(Generic[T]):
     """Examples for the loop: each epoch is a permutation by (seed, epoch); a step reads the next `batch` of the stream.
 
     `examples(step)` is a pure function of the step. The last step may be smaller: each example is used `epochs` times.
+    Steps beyond it, which are read where data was left out, go on with a further pass.
     """
 
     def __init__(self, examples: Sequence[T], *, batch: int, epochs: int, seed: int) -> None:
@@ -33,7 +34,8 @@ class Epochs(Generic[T]):
     def examples(self, step: int) -> list[T]:
         """The examples of one step."""
         count = len(self._examples)
-        stream = range(step * self._batch, min((step + 1) * self._batch, count * self._epochs))
+        end = count * self._epochs if step == self.steps - 1 else (step + 1) * self._batch
+        stream = range(step * self._batch, end)
         orders = {epoch: self._order(epoch) for epoch in {position // count for position in stream}}
         return [self._examples[orders[position // count][position % count]] for position in stream]
 

@@ -25,6 +25,7 @@ from llama3.config.schema import (
     Config,
     ParallelismSection,
     PreferSection,
+    ReliabilitySection,
     RewardSection,
     RewardSlot,
     SFTSection,
@@ -54,6 +55,7 @@ from llama3.training.checkpoint import CheckpointStore
 from llama3.training.loop import train
 from llama3.training.parallel import GlobalStats, Parallel, start
 from llama3.training.placed import ModelScorer, PlacedModel
+from llama3.training.reliability import Reliability
 from llama3.training.rollouts import Rollouts
 from llama3.training.schedule import Schedule
 from llama3.training.stage import reporting, save_checkpoint
@@ -91,6 +93,7 @@ class TrainingOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     parallelism: ParallelismSection = Field(ParallelismSection(), exclude=True)
+    reliability: ReliabilitySection = Field(ReliabilitySection(), exclude=True)
     seed: int
     device: str = "cpu"
     logging: tuple[Slot, ...] = Field(default=(), exclude=True)
@@ -100,6 +103,7 @@ class TrainingOptions(BaseModel):
         """The fields of this class, from the whole config."""
         return {
             "parallelism": config.parallelism,
+            "reliability": config.reliability,
             "seed": config.run.seed,
             "device": str(device_of(config.run.device)),
             "logging": tuple(config.logging),
@@ -322,6 +326,7 @@ class Finetuning:
                 store=CheckpointStore(self.out.scratch / "checkpoints"),
                 identity={"stage": self.stage, **{role: artifact.hash for role, artifact in self.inputs.items()}},
                 reporter=reporter,
+                reliability=Reliability.of(self.options.reliability, self.out, context),
             )
         self._merge_adapter()
         facts = {"stage": self.stage, "algorithm": self.slot.model_dump(), "examples": len(examples)}

@@ -169,7 +169,8 @@ class Services(Protocol):
 
 
 class Dataset(Protocol):
-    """Where a loop's examples come from."""
+    """Where a loop's examples come from. One that has `documents` too (llama3.training.reliability) can say by name
+    what was left out."""
 
     def examples(self, step: int) -> Sequence[Example]:
         """The examples of one step over all ranks: a pure function of the step."""

@@ -43,15 +43,19 @@ from llama3.training.algorithm import Algorithm, Collate, Dataset, Services, Ter
 from llama3.training.averaging import WeightAverage
 from llama3.training.checkpoint import CheckpointStore, check_identity
 from llama3.training.interrupt import StopRequest
+from llama3.training.ledger import data_step
 from llama3.training.meter import Meter
 from llama3.training.metrics import Reporter, Throughput
 from llama3.training.microbatch import UNITS, count_units, cut, drop_unscorable
 from llama3.training.optimizer import build_optimizer, clip_gradients, set_lr
 from llama3.training.parts import Groups
 from llama3.training.placed import PlacedModel
+from llama3.training.recovery import MOST, NO_WAY_BACK, TOO_OFTEN, GoBack
+from llama3.training.reliability import Reliability, content_of
 from llama3.training.rollouts import Rollouts
 from llama3.training.saving import CheckpointSaver
 from llama3.training.schedule import Schedule
+from llama3.training.spikes import find_spike, remember
 from llama3.training.state import (
     load_model_tensors,
     load_optimizer_tensors,
@@ -103,6 +107,14 @@ class Progress:
     """Segments with targets that were left out, by reason: `no_reward`, and what algorithms name."""
     metrics: dict[str, float] = field(default_factory=dict)
     """Of the last logged step; deterministic (no timings)."""
+    left_out: list[int] = field(default_factory=list)
+    """Data that steps pass over, ascending, by the 0-based steps that would have read it."""
+    losses: list[float] = field(default_factory=list)
+    """The last good ones, by which a spike is told."""
+    went_back: int = 0
+    """Times that a checkpoint was returned to without a restart, and without getting on in between."""
+    turned_at: int = 0
+    """The step of the last return."""
 
 
 def train(
@@ -122,6 +134,7 @@ def train(
     identity: Mapping[str, Any] | None = None,
     snapshots: frozenset[int] = frozenset(),
     reporter: Reporter | None = None,
+    reliability: Reliability | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Progress:
     """Train `model` in place over `schedule.total` steps.
@@ -131,8 +144,12 @@ def train(
     `collate` packs examples. With `rollouts` they are prompts to answer, and models are scored at the temperature at
     which answers are drawn. `want` and `want_logged` are those of the algorithm's spec.
 
-    Raises Interrupted after saving on Ctrl-C or SIGTERM, LlamaError (L3-TRN-002) when gradients stay non-finite,
-    CheckpointError where checkpoints are damaged, of another run, or cannot be written.
+    Where a loss spikes (`options.spike`) or memory does not hold what was computed (`reliability`) it goes back to a
+    checkpoint by itself.
+
+    Raises Interrupted after saving on Ctrl-C or SIGTERM, LlamaError (L3-TRN-002) when gradients stay non-finite and
+    (L3-TRN-051, 053) when going back does not help or is not possible, CheckpointError where checkpoints are damaged,
+    of another run, or cannot be written.
     """
     trainer = Trainer(
         model,
@@ -150,6 +167,7 @@ def train(
         identity=identity or {},
         snapshots=snapshots,
         reporter=reporter or Reporter("train"),
+        reliability=reliability or Reliability(),
         throughput=Throughput(clock),
     )
     return trainer.run()
@@ -174,6 +192,7 @@ class Trainer:
     identity: Mapping[str, Any]
     snapshots: frozenset[int]
     reporter: Reporter
+    reliability: Reliability
     throughput: Throughput
 
     def __post_init__(self) -> None:
@@ -182,29 +201,42 @@ class Trainer:
         self.temperature = self.rollouts.sampling.temperature if self.rollouts is not None else 1.0
         self.progress = Progress()
         self.average = WeightAverage()
+        self.integrity = self.reliability.integrity(self.module, self.optimizer, self.context)
         self.saver = CheckpointSaver(self.store, self.context, self.reporter.saved) if self.store is not None else None
 
     def run(self) -> Progress:
-        self.restore()
-        self.module.train()
-        with StopRequest() as stop, self.saver or nullcontext():
-            while self.progress.step < self.schedule.total:
-                self.step()
-                stopping = self.context.reduce([stop.requested], "max", "world") == [1]
-                self.save_if_due(stopping)
-                if stopping:
-                    self.interrupt()
+        with self.reliability.attempt(self.context, self.schedule.total):
+            self.restore()
+            self.module.train()
+            with StopRequest() as stop, self.saver or nullcontext():
+                while self.progress.step < self.schedule.total:
+                    try:
+                        self.advance(stop)
+                    except GoBack as order:
+                        self.go_back(order)
         self.average.copy_to(self.module)
         return self.progress
 
+    def advance(self, stop: StopRequest) -> None:
+        """One step, a checkpoint where one is due, and the end where it is asked for."""
+        data, began = data_step(self.progress.step, self.progress.left_out), self.reliability.now()
+        with self.reliability.watch("step"):
+            content = self.step(data)
+            stopping = self.context.reduce([stop.requested], "max", "world") == [1]
+        self.reliability.stepped(self.progress.step, data, content, began)
+        self.save_if_due(stopping)
+        if stopping:
+            self.interrupt()
+
     # -- one step --------------------------------------------------------------------------------
 
-    def step(self) -> None:
+    def step(self, data: int) -> int:
+        """Learn from what the dataset has for step `data`; returns what `content_of` says of it, over all ranks."""
         step, plan = self.progress.step, self.algorithm.plan
         torch.manual_seed(random_seed(self.seed, step, self.context.dp_rank))
         set_lr(self.optimizer, self.schedule.lr(step))
         logged = (step + 1) % self.options.log_every == 0 or step + 1 == self.schedule.total
-        batch = self.load(step)
+        batch, content = self.load(step, data)
         updates = [
             self.update(minibatch, logged)
             for epoch in range(plan.epochs)
@@ -218,12 +250,14 @@ class Trainer:
             self.report(updates)
         elif self.context.is_main:
             self.reporter.advanced(1, {})
+        return content
 
-    def load(self, step: int) -> Batch:
-        """This rank's share of a step as a prepared batch."""
-        examples = self.dataset.examples(step)
+    def load(self, step: int, data: int) -> tuple[Batch, int]:
+        """This rank's share of a step as a prepared batch, and the content of all shares."""
+        examples = self.dataset.examples(data)
         share = examples[self.context.dp_rank :: self.context.dims.dp]
         batch = self.collate(share) if len(share) else self.collate(examples[:1]).select([])
+        content = content_of(batch)
         batch = self.numbered(batch.to(self.context.device))
         with torch.no_grad():
             if self.rollouts is not None:
@@ -231,8 +265,7 @@ class Trainer:
                 self.require_rewards(batch)
             drawn = batch
             batch = self.algorithm.prepare(drop_unscorable(batch), self.services)  # type: ignore[arg-type]
-        self.count(drawn.num_tokens, batch.dropped)
-        return batch
+        return batch, self.count(drawn.num_tokens, batch.dropped, content)
 
     def require_rewards(self, drawn: Batch) -> None:
         """Raises DataError, on all ranks together, where no answer of the first step has a reward."""
@@ -242,9 +275,10 @@ class Trainer:
             if not known:
                 raise NO_REWARDS(self.reporter.stage, answers=int(answers))
 
-    def count(self, tokens: int, dropped: Mapping[str, int]) -> None:
-        """Add a step's tokens and what was dropped, over all ranks, to the progress."""
-        tokens, any_dropped = map(int, self.context.reduce([tokens, sum(dropped.values())], "sum"))
+    def count(self, tokens: int, dropped: Mapping[str, int], content: int) -> int:
+        """Add a step's tokens and what was dropped, over all ranks, to the progress; returns the content of all."""
+        counts = [tokens, sum(dropped.values()), content]
+        tokens, any_dropped, content = map(int, self.context.reduce(counts, "sum"))
         self.progress.tokens += tokens
         self.throughput.add(tokens)
         if any_dropped:
@@ -252,6 +286,7 @@ class Trainer:
             self.progress.dropped = {
                 why: so_far.get(why, 0) + int(told.get(why, 0)) for why in sorted({*so_far, *told})
             }
+        return content % (1 << 32)
 
     def numbered(self, batch: Batch) -> Batch:
         """With the numbers of its trees among those of all ranks, which take turns: per_tree["number"]."""
@@ -296,7 +331,9 @@ class Trainer:
                 raise self.diverged(norm)
             return self.skip(f"the gradient norm is {norm}")
         self.progress.bad_in_a_row = 0
+        self.integrity.check()
         self.optimizer.step()
+        self.integrity.mark(self.progress.step)
         return {**meter.read(self.context), "grad_norm": norm} if meter is not None else {}
 
     def loss(
@@ -322,11 +359,19 @@ class Trainer:
 
     def skip(self, why: str) -> dict[str, float]:
         self.progress.skipped += 1
+        step = self.progress.step
+        self.reliability.unlearnt("skipped", step + 1, data_step(step, self.progress.left_out), why, self.dataset)
         log.warning("step %d: %s; update skipped (%d so far)", self.progress.step + 1, why, self.progress.skipped)
         return {}
 
-    def diverged(self, norm: float) -> LlamaError:
-        return DIVERGED(f"step {self.progress.step + 1}", count=MAX_BAD_UPDATES, norm=norm)
+    def diverged(self, norm: float) -> Exception:
+        """The end of training; where spikes are left out, an order to leave out the data of these steps."""
+        step, left_out = self.progress.step, self.progress.left_out
+        error = DIVERGED(f"step {step + 1}", count=MAX_BAD_UPDATES, norm=norm)
+        if self.options.spike is None:
+            return error
+        first = max(step + 1 - MAX_BAD_UPDATES, 0)
+        return GoBack("loss spike", error, first, [data_step(at, left_out) for at in range(first, step + 1)])
 
     # -- reporting and checkpoints ---------------------------------------------------------------
 
@@ -353,6 +398,15 @@ class Trainer:
             metrics["tokens_per_second"] = self.throughput.read()
             self.reporter.logged(progress.step, metrics, watch.samples() if watch is not None else ())
             self.reporter.advanced(1, metrics)
+        if "loss" in metrics and self.options.spike is not None:
+            self.require_no_spike(metrics["loss"], self.options.spike)
+
+    def require_no_spike(self, loss: float, factor: float) -> None:
+        """Raises GoBack where the loss of the step that is finished is a spike."""
+        progress = self.progress
+        if order := find_spike(progress.losses, loss, factor, progress.step, self.options.log_every, progress.left_out):
+            raise order
+        remember(progress.losses, loss)
 
     def save_if_due(self, stopping: bool) -> None:
         """Begin to save a step that is due, and wait for it where it is the last."""
@@ -361,6 +415,9 @@ class Trainer:
         step = self.progress.step
         last = stopping or step == self.schedule.total
         if last or step % self.options.checkpoint_every == 0:
+            self.integrity.check()
+            began = time.monotonic()
+            self.reliability.saving()
             groups: Groups = {
                 "model": trainable(self.module),
                 "optimizer": optimizer_tensors(self.module, self.optimizer),
@@ -374,17 +431,20 @@ class Trainer:
                 "algorithm": self.algorithm.state_dict(),
             }
             self.saver.save(step, groups, state, last=last)
+            self.reliability.saved(step, time.monotonic() - began)
         else:
             self.saver.settle()
 
-    def restore(self, at_most: int | None = None) -> None:
-        """Go on where the newest good checkpoint stands (of step `at_most` or before); anew where there is none."""
-        if self.store is None or self.saver is None:
-            return
-        self.saver.settle(wait=True)
-        checkpoint = self.store.load(at_most, self.context)
+    def restore(self, at_most: int | None = None) -> bool:
+        """Go on where the newest good checkpoint (of step `at_most` or before) stands; start anew where there is none.
+        Returns whether there was one."""
+        began = time.monotonic()
+        if self.saver is not None:
+            self.saver.settle(wait=True)
+        checkpoint = self.store.load(at_most, self.context) if self.store is not None else None
         if checkpoint is None:
-            return
+            self.reliability.resumed(self.progress.step, time.monotonic() - began)
+            return False
         state, where = checkpoint.state, str(checkpoint.path)
         check_identity(
             {**state["identity"], "seed": state["seed"]}, {**self.identity, "seed": self.seed}, checkpoint.path
@@ -396,10 +456,33 @@ class Trainer:
         load_optimizer_tensors(self.module, self.optimizer, checkpoint.tensors("optimizer"))
         self.average.load(self.module, checkpoint.tensors("average"), state["average_count"])
         self.algorithm.load_state_dict(state["algorithm"])
-        self.progress = Progress(**state["progress"])
+        before, self.progress = self.progress.step, Progress(**state["progress"])
+        self.integrity.forget()
         log.info("resumed from %s", where)
         if self.context.is_main:
-            self.reporter.advanced(self.progress.step, self.progress.metrics)
+            self.reporter.advanced(self.progress.step - before, self.progress.metrics)
+        self.reliability.resumed(self.progress.step, time.monotonic() - began)
+        return True
+
+    def go_back(self, order: GoBack) -> None:
+        """Return to a checkpoint, and pass over the data that is to be left out. Raises LlamaError where that is not
+        possible, or did not help."""
+        reached = self.progress
+        got_on = reached.step >= reached.turned_at + self.options.checkpoint_every
+        times = 1 if got_on else reached.went_back + 1
+        log.warning("step %d: %s; going back to a checkpoint", reached.step, order)
+        if times > MOST:
+            raise TOO_OFTEN(self.reporter.stage, times=MOST, why=order.error)
+        self.reliability.going_back(reached.step, order)
+        if not self.restore(order.at_most):
+            raise NO_WAY_BACK(self.reporter.stage, why=order.error, step=order.at_most or reached.step)
+        if self.store is not None and self.context.is_main:
+            self.store.forget_after(self.progress.step)
+        self.context.barrier()
+        self.progress.went_back, self.progress.turned_at = times, reached.step
+        self.progress.left_out = sorted({*reached.left_out, *order.left_out})
+        for data in order.left_out:
+            self.reliability.unlearnt("left_out", reached.step, data, order.cause, self.dataset)
 
     def interrupt(self) -> NoReturn:
         saved = "is saved" if self.store is not None else "was not saved: this run keeps no checkpoints"

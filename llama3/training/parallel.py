@@ -29,6 +29,7 @@ from llama3.model.score import Microbatch
 from llama3.model.shards import local
 from llama3.model.transformer import Transformer
 from llama3.training import messages
+from llama3.training.flight import FLIGHT
 
 if TYPE_CHECKING:
     from llama3.model.config import ModelConfig
@@ -128,7 +129,8 @@ class ParallelContext:
     def all_reduce(self, x: Tensor, group: Group = "batch") -> Tensor:
         """The sum of `x` over a group, in place; `x` itself in a group of one."""
         if group in self.groups:
-            dist.all_reduce(x, group=self.groups[group])
+            with FLIGHT.collective("all_reduce", group, x.shape):
+                dist.all_reduce(x, group=self.groups[group])
         return x
 
     def reduce(self, numbers: Sequence[float], op: Literal["sum", "max"], group: Group = "batch") -> list[float]:
@@ -136,7 +138,9 @@ class ParallelContext:
         if group not in self.groups:
             return list(numbers)
         x = torch.tensor(numbers, dtype=torch.float64)
-        dist.all_reduce(x, {"sum": dist.ReduceOp.SUM, "max": dist.ReduceOp.MAX}[op], group=self.groups[group])
+        how = {"sum": dist.ReduceOp.SUM, "max": dist.ReduceOp.MAX}[op]
+        with FLIGHT.collective("reduce", group, x.shape):
+            dist.all_reduce(x, how, group=self.groups[group])
         return x.tolist()
 
     def gather(self, value: Any, group: Group) -> list[Any]:
@@ -162,7 +166,8 @@ class ParallelContext:
     def barrier(self) -> None:
         """Wait until every process has come here."""
         if self.mesh is not None:
-            dist.barrier()
+            with FLIGHT.collective("barrier", "world"):
+                dist.barrier()
 
 
 Loss = Callable[[Microbatch, Tensor | None], Tensor]

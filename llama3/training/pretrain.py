@@ -11,7 +11,15 @@ from pydantic import BaseModel, ConfigDict, Field
 from llama3.artifacts import Artifact, Checkpoint, Shards, StageOutput, stage
 from llama3.checkpoints.load import read_config
 from llama3.config.phases import Phase, parts_of, phases_of, rows_of
-from llama3.config.schema import Config, ModelSection, ParallelismSection, PhaseSection, PretrainSection, Slot
+from llama3.config.schema import (
+    Config,
+    ModelSection,
+    ParallelismSection,
+    PhaseSection,
+    PretrainSection,
+    ReliabilitySection,
+    Slot,
+)
 from llama3.data.loader import RowPhase, TokenLoader
 from llama3.data.plan import TokenPlan
 from llama3.errors import ConfigError, DataError
@@ -27,6 +35,7 @@ from llama3.training.checkpoint import CheckpointStore
 from llama3.training.loop import train
 from llama3.training.parallel import start
 from llama3.training.placed import PlacedModel
+from llama3.training.reliability import Reliability
 from llama3.training.schedule import Schedule
 from llama3.training.stage import reporting, save_checkpoint
 
@@ -59,8 +68,8 @@ class PartOptions(BaseModel):
 class PretrainOptions(BaseModel):
     """What the stage needs of the config. Without a `part` it is the pretraining of a new model.
 
-    How many processes share the work and where it is logged change nothing of what is made (but rounding), so they
-    are left out of its identity: a run may go on with another number of processes.
+    How many processes share the work, how they are watched and where it is logged change nothing of what is made (but
+    rounding), so they are left out of its identity: a run may go on with another number of processes.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -68,6 +77,7 @@ class PretrainOptions(BaseModel):
     model: ModelSection
     pretrain: PretrainSection
     parallelism: ParallelismSection = Field(ParallelismSection(), exclude=True)
+    reliability: ReliabilitySection = Field(ReliabilitySection(), exclude=True)
     seed: int
     device: str = "cpu"
     logging: tuple[Slot, ...] = Field(default=(), exclude=True)
@@ -93,6 +103,7 @@ class PretrainOptions(BaseModel):
             pretrain=config.pretrain.model_copy(update={"phases": list(phases), "gate": None}),
             part=part,
             parallelism=config.parallelism,
+            reliability=config.reliability,
             seed=config.run.seed,
             device=str(device_of(config.run.device)),
             logging=tuple(config.logging),
@@ -146,6 +157,7 @@ def pretrain(
             identity={"plan": plan.hash, "tokenizer": vocabulary.hash, "options": options.model_dump(mode="json")},
             snapshots=snapshot_steps(last.first_step - first, last.steps, last.given.average_last),
             reporter=reporter,
+            reliability=Reliability.of(options.reliability, out, model.context),
         )
     facts = {"stage": "pretrain", "steps": progress.step, "tokens": progress.tokens, "plan": plan.hash}
     save_checkpoint(out.path, model, vocabulary, facts, base=None if checkpoint is None else checkpoint.path)
@@ -198,6 +210,12 @@ class TokenDataset:
 
     def examples(self, step: int) -> Rows:
         return Rows(self._loader, rows_of(self._phases, self._first_step + step))
+
+    def documents(self, step: int) -> list[str]:
+        """The documents that a step reads, by the first half of their ids in the corpus (which begin with it)."""
+        rows = rows_of(self._phases, self._first_step + step)
+        read = self._loader.rows(rows.start, len(rows), rows.step)
+        return list(dict.fromkeys(f"{number:016x}" for number in read.doc_ids.tolist()))
 
 
 class Rows(Sequence[Batch]):

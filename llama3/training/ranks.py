@@ -47,13 +47,13 @@ class Ranks:
         """Rank 0: `execute` the stage, telling the others what happens."""
 
         def announced(*, out: StageOutput, **given: Any) -> None:
-            self._send("run", str(out.scratch))
+            self._send("run", str(out.scratch), str(out.logs or ""))
             stage(**given, out=out)
 
         try:
             artifact = execute(replace(stage, function=announced))
         except BaseException:
-            self._send("stop", "")
+            self._send("stop")
             raise
         self._send("done", str(artifact.location))
         return artifact
@@ -64,15 +64,17 @@ class Ranks:
         Raises Interrupted when rank 0 stopped.
         """
         while True:
-            what, where = self._receive()
+            what, *told = self._receive()
             if what == "done":
-                return Artifact(where)
+                return Artifact(told[0])
             if what == "stop":
                 raise RANK_0_STOPPED(f"rank {self.rank}", stage=stage.name)
             if stage.every_rank:
                 # All ranks stop together, and rank 0 then says so.
+                scratch, logs = told
                 with TemporaryDirectory() as unused, suppress(Interrupted):
-                    stage.run(inputs, options, StageOutput(Path(unused), Path(where)))
+                    out = StageOutput(Path(unused), Path(scratch), Path(logs) if logs else None)
+                    stage.run(inputs, options, out)
 
     def share(self, text: str) -> str:
         """The text that rank 0 has, on every rank."""
@@ -81,10 +83,10 @@ class Ranks:
         self._send("text", text)
         return text
 
-    def _send(self, what: str, text: str) -> None:
+    def _send(self, what: str, *texts: str) -> None:
         if self.world > 1:
-            broadcast([what, text])
+            broadcast([what, *texts])
 
-    def _receive(self) -> tuple[str, str]:
-        what, text = broadcast(None)
-        return what, text
+    def _receive(self) -> list[str]:
+        told: list[str] = broadcast(None)
+        return told

@@ -1,0 +1,131 @@
+"""`llama3 run --restarts N`: a process that starts the run and starts it again when it falls.
+
+It forks itself: the child does the work, the parent waits. So a restart takes no longer than finding and loading the
+checkpoint: everything is imported already. The parent computes nothing, and never touches a device, which a fork could
+then not use.
+
+A child that ends in an error of its user's making (a config, a gate, a stop that was asked for) ends the parent too;
+after any other end there is a next child, which goes on from the last checkpoint. It gives up where the run did not get
+on between PATIENCE ends: then a restart does not help. Ranks of torchrun are started again by torchrun
+(--max-restarts).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import tempfile
+from pathlib import Path
+from typing import IO
+
+from llama3.cli.output import note, say
+from llama3.errors import (
+    ConfigError,
+    DoesNotFit,
+    GateFailed,
+    Interrupted,
+    LlamaError,
+    PluginError,
+)
+from llama3.training.causes import cause_of_exit
+from llama3.training.ledger import FOLDER, RunLedger, rows_of_rank
+
+UNDER_LAUNCHER = ConfigError.declare(
+    "L3-RUN-020",
+    "torchrun starts its ranks again itself",
+    fix="torchrun --max-restarts {restarts} ..., without --restarts",
+)
+NO_PROGRESS = LlamaError.declare(
+    "L3-RUN-021",
+    "gave up after {ends} ends without progress; the last one: {cause} (exit code {code})",
+    why="the run stands where it stood before",
+    fix="see what it said above, and llama3 ledger {run}",
+)
+NO_RESTART_LEFT = LlamaError.declare(
+    "L3-RUN-022",
+    "gave up after {restarts} restarts; the last end: {cause} (exit code {code})",
+    fix="give the same command to go on, with more --restarts",
+)
+
+FINAL = {0, *(kind.exit_code for kind in (ConfigError, DoesNotFit, PluginError, GateFailed, Interrupted))}
+"""Exit codes after which a restart would do the same again, or was not asked for."""
+PATIENCE = 3
+
+
+def supervise(run: Path, restarts: int) -> int | None:
+    """Returns None in every child, which then works in the run directory `run`; in the parent, when the work has come
+    to an end, the exit code of the last child.
+
+    The children's stdout is told when it is over, of the last one only. SIGTERM and Ctrl-C are passed on, once each.
+    Raises LlamaError (L3-RUN-021, 022) when it gives up.
+    """
+    stood, ends = None, 0
+    for restart in range(restarts + 1):
+        oom_kills = _oom_kills()
+        with tempfile.TemporaryFile("w+", encoding="utf-8", errors="backslashreplace") as told:
+            child = _fork(told)
+            if child is None:
+                return None
+            code, stopped = _wait(child)
+            if code in FINAL or stopped:
+                told.seek(0)
+                say(told.read(), end="")
+                return code if code >= 0 else Interrupted.exit_code
+        cause = cause_of_exit(code, oom_killed=_oom_kills() > oom_kills)
+        if run.is_dir():
+            RunLedger(run / FOLDER).write("exit", code=code, cause=cause, what=_named(code))
+        stands = _stand(run)
+        ends, stood = (ends + 1 if stands == stood else 1), stands
+        if ends >= PATIENCE:
+            raise NO_PROGRESS(run, ends=ends, cause=cause, code=code, run=run)
+        if restart < restarts:
+            note(f"{cause} ({_named(code)}); starting again, {restarts - restart} of {restarts} restarts left")
+    raise NO_RESTART_LEFT(run, restarts=restarts, cause=cause, code=code)
+
+
+def _fork(stdout: IO[str]) -> int | None:
+    """None in the child, whose stdout goes into a file; in the parent the child's number."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if child := os.fork():
+        return child
+    os.setpgid(0, 0)  # a terminal's Ctrl-C reaches it through the parent, once
+    os.dup2(stdout.fileno(), sys.stdout.fileno())
+    return None
+
+
+def _wait(child: int) -> tuple[int, bool]:
+    """The exit code of a child, and whether somebody asked us to stop."""
+    stopped = False
+    while True:
+        try:
+            return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), stopped
+        except KeyboardInterrupt:
+            stopped = True
+            os.kill(child, signal.SIGTERM)
+
+
+def _stand(run: Path) -> tuple[object, ...]:
+    """How far a run is: its finished artifacts, and where training last went on from."""
+    made = sorted(path.name for path in (run / "artifacts").glob("*-*")) if run.is_dir() else []
+    resumed = [(row.get("artifact"), row.get("step")) for row in rows_of_rank(run) if row["kind"] == "resumed"]
+    return (*made, *resumed[-1:])
+
+
+def _named(code: int) -> str:
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return signal.Signals(-code).name
+    except ValueError:
+        return f"signal {-code}"
+
+
+def _oom_kills() -> int:
+    """Processes that the kernel has killed for memory since it was started; 0 where it does not say."""
+    try:
+        lines = Path("/proc/vmstat").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
