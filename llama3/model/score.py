@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from llama3.errors import ConfigError, DataError, Problem
+from llama3.model.activations import KEPT_LOGITS
 from llama3.model.batch import Batch
 from llama3.model.rows import ForestRows, padded
 from llama3.model.share import share
@@ -51,9 +52,6 @@ CHUNK_LOGITS = 1 << 20
 CHUNK_ROWS = 256
 """Rows computed at once at least: fewer would read the output matrix too often."""
 CHUNK_LOGITS_CUDA = 1 << 28
-KEPT_LOGITS = 1 << 26
-"""Logits of one batch that are kept for the backward pass; beyond this they are computed again, so that a vocabulary of
-128,256 costs one more product instead of its size in memory."""
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ from llama3.parallelism import (
     Transformer,
 )
 from llama3_plugins.parallelism.options import PipelineOptions
-from llama3_plugins.parallelism.schedule import Action, forward_order, order
+from llama3_plugins.parallelism.schedule import Action, forward_order, in_flight, order
 
 FEW_LAYERS = ConfigError.declare(
     "L3-PAR-013",
@@ -64,6 +64,7 @@ class Pipeline(ParallelStrategy):
         _, rank, ranks = context.axis("pp")
         stages = stage_layers(model.config.n_layers, ranks * self.options.chunks)
         model.chunks = [[str(layer) for layer in stages[stage]] for stage in range(rank, len(stages), ranks)]
+        model.in_flight = in_flight(rank, ranks, self.options.chunks, self.options.consecutive or ranks)
         held = {name for chunk in model.chunks for name in chunk}
         for name in [name for name in model.layers if name not in held]:
             del model.layers[name]

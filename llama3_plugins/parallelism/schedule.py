@@ -37,6 +37,15 @@ def order(rank: int, ranks: int, chunks: int, microbatches: int, consecutive: in
     return [*forwards[:ahead], *steady, *backwards[len(forwards) - ahead :]]
 
 
+def in_flight(rank: int, ranks: int, chunks: int, consecutive: int) -> int:
+    """Of how many forwards a rank keeps what their backwards need at once, at most, however many microbatches."""
+    alive = most = 0
+    for action in order(rank, ranks, chunks, 2 * (ranks + consecutive), consecutive):
+        alive += 1 if action.kind == "forward" else -1
+        most = max(most, alive)
+    return most
+
+
 def forward_order(ranks: int, chunks: int, microbatches: int, consecutive: int) -> list[Action]:
     """The forwards of a rank: all that it does where nothing is learnt."""
     groups = _groups(ranks, microbatches, consecutive)
