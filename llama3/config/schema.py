@@ -231,8 +231,8 @@ STRATEGIES: Mapping[str | None, str] = {"tp": "tensor", "cp": "all_gather", "pp"
 
 
 class ParallelismSection(Section):
-    """The device mesh, inner to outer [tp, cp, pp, dp], and how each device computes its share. An axis of size over 1 is
-    supplied by the named plugin, or by the axis's own: `tp: 2` is `tp: {name: tensor, size: 2}`."""
+    """The device mesh, inner to outer [tp, cp, pp, dp], and how each device computes its share. An axis of size over 1
+    is supplied by the named plugin, or by the axis's own: `tp: 2` is `tp: {name: tensor, size: 2}`."""
 
     tp: ParallelSlot = Field(AxisSlot(size=1), description="ranks that share each matrix")
     cp: ParallelSlot = Field(AxisSlot(size=1), description="ranks that share each sequence")

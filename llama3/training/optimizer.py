@@ -56,8 +56,8 @@ def _adamw(parameters: Sequence[nn.Parameter], options: OptimizerSection) -> tor
 
 
 def _muon(matrices: Sequence[nn.Parameter], options: OptimizerSection) -> torch.optim.Muon:
-    """Orthogonalised momentum (Jordan et al. 2024) with torch's constants, scaled to the size of AdamW's updates (Liu et
-    al. 2025), so that a learning rate means the same for both.
+    """Orthogonalised momentum (Jordan et al. 2024) with torch's constants, scaled to the size of AdamW's updates (Liu
+    et al. 2025), so that a learning rate means the same for both.
 
     What the model computes as one matrix (query, key and value; gate and up) is orthogonalised as one. A matrix that is
     cut over ranks is gathered for that: the update is that of the whole."""

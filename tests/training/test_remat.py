@@ -143,16 +143,15 @@ LAYOUTS = {
     "cp2": {"cp": 2},
     "pp2 interleaved": {"pp": {"size": 2, "schedule": "interleaved", "consecutive": 3}},
 }
-BUDGETS = {"some": 60_000, "none": 0}
-"""48 tokens of the toy keep about 26 kB a block."""
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_layout_recomputes_to_the_same_gradients(checkpoint, tmp_path, layout):
+def test_a_layout_recomputes_to_the_same_gradients(checkpoint, monkeypatch, tmp_path, layout):
     plain = run_ranks(tmp_path / "plain", 2, columns, LAYOUTS[layout], checkpoint, tmp_path / "a")
-    for name, budget in BUDGETS.items():
-        parallelism = {**LAYOUTS[layout], "activation_bytes": budget}
-        again = run_ranks(tmp_path / name, 2, columns, parallelism, checkpoint, tmp_path / "b")
+    for what in (Recompute.POINTWISE, Recompute.BLOCK):
+        # Ranks are forks and inherit it.
+        monkeypatch.setattr("llama3.model.remat.recomputed", lambda block, blocks, budget, what=what: [what] * blocks)
+        again = run_ranks(tmp_path / what.name, 2, columns, LAYOUTS[layout], checkpoint, tmp_path / "b")
         for one, other in zip(plain, again, strict=True):
             torch.testing.assert_close(other["gradients"], one["gradients"], atol=0, rtol=0)
             assert other["answers"] == one["answers"]
