@@ -241,7 +241,7 @@ class ParallelismSection(Section):
     activation_bytes: Literal["auto"] | Annotated[int, Field(ge=0)] = Field(
         "auto",
         description="bytes that a forward may keep for its backward on each device; beyond that, blocks are computed "
-        "again; auto: half of what is free beside weights, gradients and moments",
+        "again; 0: as little as can be; auto: half of what is free beside weights, gradients and moments",
     )
     compile: Literal["auto"] | bool = Field(
         "auto", description="whether the blocks are compiled for training; auto: on a GPU"

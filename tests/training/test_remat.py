@@ -1,6 +1,7 @@
 """Rematerialisation by a byte budget: what is kept is what was estimated, and gradients do not change by a bit."""
 
 import dataclasses
+import re
 
 import pytest
 import torch
@@ -8,6 +9,8 @@ from forked import run_ranks
 from parity_work import CONFIG, adapted, columns, parallel_of, trained
 from torch.utils.flop_counter import FlopCounterMode
 
+from llama3.config import load
+from llama3.errors import DoesNotFit
 from llama3.model.activations import Recompute, activation_bytes, block_bytes, head_bytes, recomputed
 from llama3.model.attention import forest_attention
 from llama3.model.batch import Batch
@@ -16,7 +19,9 @@ from llama3.model.config import ModelConfig
 from llama3.model.remat import Rematerialisation
 from llama3.model.score import score
 from llama3.model.transformer import Transformer
+from llama3.recipe import run
 from llama3.training.placed import PlacedModel
+from llama3.training.room import budget_problems
 
 WIDE = ModelConfig(64, 4, 4, 2, 160, 101, max_seq_len=512)
 SHAPES = {
@@ -190,3 +195,17 @@ def budget_where_ranks_differ() -> dict[str, int]:
     budget = PlacedModel.drawn(CONFIG, 0, parallel_of({"tp": 2})).module.remat.budget
     remat.free_bytes = whole
     return {"budget": budget}
+
+
+def test_a_budget_that_no_recomputation_meets_is_refused_before_work(tmp_path):
+    section = {"run": {"dir": str(tmp_path)}, "parallelism": {"activation_bytes": 1_000_000}}
+    with pytest.raises(DoesNotFit, match="L3-MEM-010") as caught:
+        run(load(section, environ={}))
+    assert len(caught.value.problems) == 3, "pretraining, finetuning and preferences"
+    assert not list(tmp_path.iterdir())
+    (fitting,) = re.findall(r"pretrain.microbatch_tokens to (\d+)", str(caught.value.problems[0]))
+    section["pretrain"] = {"microbatch_tokens": int(fitting)}
+    section["post_training"] = {"rounds": 0}
+    config = load(section, environ={}).config
+    model = ModelConfig.from_section(config.model, config.tokenizer.vocab_size)
+    assert budget_problems(config, model, torch.device("cpu")) == []
