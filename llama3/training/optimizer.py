@@ -107,11 +107,10 @@ def clip_gradients(
     A norm that is not finite leaves the gradients unusable, which the caller must check.
     """
     gradients = {name: p.grad for name, p in parameters.items() if p.grad is not None}
-    norm = _norm(gradients, context, stages)
-    scale = (limit / (norm + 1e-6)).clamp(max=1.0)
-    for gradient in gradients.values():
-        _local(gradient).mul_(scale)
-    return float(norm)
+    norm = float(_norm(gradients, context, stages))
+    if not norm <= limit:
+        torch._foreach_mul_([_local(gradient) for gradient in gradients.values()], limit / (norm + 1e-6))
+    return norm
 
 
 def _norm(gradients: Mapping[str, Tensor], context: ParallelContext, stages: Mapping[str, int]) -> Tensor:
