@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import re
 from pathlib import Path
 
@@ -28,3 +30,18 @@ def test_the_ramp_is_one_curve_and_the_anneal_another_that_ends_at_0():
     assert schedule.total == sum(phase.steps for phase in phases)
     assert schedule.lr(schedule.total - 1) == 0
     assert [phase.steps for phase in phases] == [489, 489, 245, 31]
+
+
+def test_the_estimate_prints_what_the_page_says():
+    (code,) = re.findall(r"^```python\n(.*?)^```", TEXT, re.DOTALL | re.M)
+    (expected,) = re.findall(r"^```text\n(.*?)^```", TEXT, re.DOTALL | re.M)
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        exec(code, {})
+    assert printed.getvalue() == expected
+
+
+def test_the_memory_block_says_what_its_keys_do():
+    config = load(CONFIGS[-1]).config
+    assert config.parallelism.activation_bytes == 2_000_000_000
+    assert config.parallelism.compile == "auto"
+    assert config.pretrain.optimizer == "muon"

@@ -26,7 +26,7 @@ AUTO_SHARE = 0.5
 other models beside this one, and for what the estimate does not know."""
 
 
-@dataclass(slots=True)
+@dataclass
 class Rematerialisation:
     """The budget of one model on one rank."""
 

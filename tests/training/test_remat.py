@@ -209,3 +209,26 @@ def test_a_budget_that_no_recomputation_meets_is_refused_before_work(tmp_path):
     config = load(section, environ={}).config
     model = ModelConfig.from_section(config.model, config.tokenizer.vocab_size)
     assert budget_problems(config, model, torch.device("cpu")) == []
+
+
+def kept_where_matrices_are_cut() -> dict[str, list[int]]:
+    """What a rank of two keeps of 200 tokens more, and what was estimated, for each of `Recompute`."""
+    model, found, expected = PlacedModel.drawn(WIDE, 0, parallel_of({"tp": 2}, WIDE)).module, [], []
+    batches = [documents(WIDE, tokens) for tokens in (200, 400)]
+    for what in Recompute:
+        model.remat.of_blocks = lambda blocks, *_, what=what: [what] * blocks
+        few, many = (kept_bytes(model, batch, "bf16") for batch in batches)
+        pairs = [forest_attention(batch).kept_pairs(WIDE.n_heads) for batch in batches]
+        less, more = (
+            activation_bytes(WIDE, batch.num_tokens, what, precision="bf16", pairs=count, tp=2)
+            for batch, count in zip(batches, pairs, strict=True)
+        )
+        angles = 200 * WIDE.head_dim * 2 if what is Recompute.BLOCK else 0
+        found.append(many - few)
+        expected.append(more - less - angles)
+    return {"found": found, "expected": expected}
+
+
+def test_what_a_rank_of_cut_matrices_keeps_is_what_is_estimated(tmp_path):
+    for rank in run_ranks(tmp_path / "ranks", 2, kept_where_matrices_are_cut):
+        assert rank["found"] == pytest.approx(rank["expected"], rel=0.05)
