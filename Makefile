@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find core-rs/src core-rs/Cargo.toml Cargo.toml pyproject.toml -type f 2>/dev/null)
 
-.PHONY: help adopt drill quickstart test test-slow test-tensorrt lint format docs fuzz bench-checkpoint bench-core bench-dedup bench-pager bench-generation bench-gpu bench-posttraining bench-loader bench-serving bench-shared bench-speculative bench-kv-cache bench-threads bench-tokenizer wheel clean setup
+.PHONY: help adopt drill quickstart test test-slow test-tensorrt lint format docs fuzz bench-checkpoint bench-core bench-dedup bench-pager bench-generation bench-gpu bench-posttraining bench-training bench-loader bench-serving bench-shared bench-speculative bench-kv-cache bench-threads bench-tokenizer wheel clean setup
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -95,6 +95,9 @@ bench-gpu: $(VENV)/.installed-test ## a GPU: decoding, prompts, FP8 and training
 
 bench-posttraining: $(VENV)/.installed-test ## SFT, DPO and sampling of a real model beside TRL and transformers
 	$(BIN)/python benchmarks/posttraining.py
+
+bench-training: $(VENV)/.installed-test ## a pretraining step beside transformers and torch; FSDP, and two processes, beside one
+	$(BIN)/python benchmarks/training.py
 
 bench-threads: $(VENV)/.installed-test ## how OpenMP threads that wait affect training
 	$(BIN)/python benchmarks/threads.py

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import re
 import shlex
 from pathlib import Path
@@ -54,3 +56,18 @@ def test_the_recipe_of_405b_is_the_table_of_the_page(capsys):
     assert schedule.lr(7999) == 8e-5
     assert schedule.lr(phases[3].first_step - 1) == pytest.approx(8e-7)
     assert schedule.lr(schedule.total - 1) == 0.0
+
+
+def test_the_estimate_prints_what_the_page_says():
+    (code,) = re.findall(r"^```python\n(.*?)^```", TEXT, re.DOTALL | re.M)
+    (expected,) = re.findall(r"^```text\n(.*?)^```", TEXT, re.DOTALL | re.M)
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        exec(code, {})
+    assert printed.getvalue() == expected
+
+
+def test_the_memory_block_says_what_its_keys_do():
+    config = load(CONFIGS[-1]).config
+    assert config.parallelism.activation_bytes == 2_000_000_000
+    assert config.parallelism.compile == "auto"
+    assert config.pretrain.optimizer == "muon"

@@ -238,13 +238,21 @@ STRATEGIES: Mapping[str | None, str] = {"tp": "tensor", "cp": "all_gather", "pp"
 
 
 class ParallelismSection(Section):
-    """The device mesh, inner to outer [tp, cp, pp, dp]; an axis of size over 1 is supplied by the named plugin, or by
-    the axis's own: `tp: 2` is `tp: {name: tensor, size: 2}`."""
+    """The device mesh, inner to outer [tp, cp, pp, dp], and how each device computes its share. An axis of size over 1
+    is supplied by the named plugin, or by the axis's own: `tp: 2` is `tp: {name: tensor, size: 2}`."""
 
     tp: ParallelSlot = Field(AxisSlot(size=1), description="ranks that share each matrix")
     cp: ParallelSlot = Field(AxisSlot(size=1), description="ranks that share each sequence")
     pp: ParallelSlot = Field(AxisSlot(size=1), description="ranks that share the layers")
     dp: ParallelSlot = Field(AxisSlot(), description="ranks that share the examples of a step")
+    activation_bytes: Literal["auto"] | Annotated[int, Field(ge=0)] = Field(
+        "auto",
+        description="bytes that a forward may keep for its backward on each device; beyond that, blocks are computed "
+        "again; 0: as little as can be; auto: half of what is free beside weights, gradients and moments",
+    )
+    compile: Literal["auto"] | bool = Field(
+        "auto", description="whether the blocks are compiled for training; auto: on a GPU"
+    )
 
     @field_validator("tp", "cp", "pp", "dp")
     @classmethod
@@ -287,8 +295,11 @@ class ReliabilitySection(Section):
 
 
 class OptimizerSection(Section):
-    """AdamW, its schedule and the size of a step."""
+    """The optimizer, its schedule and the size of a step."""
 
+    optimizer: Literal["adamw", "muon"] = Field(
+        "adamw", description="muon: Muon for the matrices of the blocks, AdamW for the rest, at the same learning rate"
+    )
     lr: float = Field(3e-4, gt=0, description="peak learning rate")
     final_lr: float = Field(0.01, ge=0, le=1, description="cosine floor as a share of the peak")
     warmup: int = Field(20, ge=0, description="steps of linear warm-up")

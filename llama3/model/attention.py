@@ -47,6 +47,13 @@ class Attention(Protocol):
         ...
 
 
+def kept_pairs(attention: Attention, heads: int) -> int:
+    """Pairs of a query and a key whose probability, of each of so many heads, an attention keeps for the backward
+    pass; 0 of a fused kernel, which keeps none."""
+    count = getattr(attention, "kept_pairs", None)
+    return count(heads) if count is not None else 0
+
+
 class KVCache(Attention, Protocol):
     """An `Attention` over keys and values of earlier calls. `attend` stores the new ones before it reads."""
 
@@ -90,6 +97,11 @@ class ForestAttention:
 
     def __init__(self, batch: Batch, queries_T: Tensor | None = None) -> None:
         self.buckets = _plan(batch) if queries_T is None else _plan_of(batch, queries_T)
+
+    def kept_pairs(self, heads: int) -> int:
+        """See the function of this name."""
+        pairs = _pairs(self.buckets)
+        return pairs if pairs * heads <= KEPT_PROBABILITIES else 0
 
     def attend(self, layer: int, q_TKGC: Tensor, k_TKC: Tensor, v_TKC: Tensor) -> Tensor:
         return _ForestAttend.apply(q_TKGC, k_TKC, v_TKC, self.buckets)
@@ -180,8 +192,8 @@ class _ForestAttend(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q_TKGC: Tensor, k_TKC: Tensor, v_TKC: Tensor, buckets: list[_Bucket]) -> Tensor:
         needs_backward = any(ctx.needs_input_grad)
-        size = sum(b.own_BN.numel() * b.keys_BX.shape[1] for b in buckets) * q_TKGC.shape[1] * q_TKGC.shape[2]
-        keep = needs_backward and size <= KEPT_PROBABILITIES
+        heads = q_TKGC.shape[1] * q_TKGC.shape[2]
+        keep = needs_backward and _pairs(buckets) * heads <= KEPT_PROBABILITIES
         o_TKGC = torch.empty_like(q_TKGC, memory_format=torch.contiguous_format)
         saved: list[Tensor] = [o_TKGC]
         for bucket in buckets:
@@ -278,6 +290,15 @@ def _blocks(bucket: _Bucket) -> list[tuple[slice, int]]:
         (slice(first, min(first + QUERY_BLOCK, own)), ancestors + min(first + QUERY_BLOCK, own))
         for first in range(0, own, QUERY_BLOCK)
     ]
+
+
+def _pairs(buckets: list[_Bucket]) -> int:
+    """Pairs of a query and a key that are computed, of one head; what blocks leave out above the diagonal is not."""
+    return sum(
+        len(bucket.own_BN) * (rows.stop - rows.start) * columns
+        for bucket in buckets
+        for rows, columns in _blocks(bucket)
+    )
 
 
 def _fold(x: Tensor, rows: slice) -> Tensor:

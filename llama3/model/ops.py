@@ -135,7 +135,7 @@ def rms_norm(x_TD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
     autocast's dtype where it is on (the next operation is a matrix product)."""
     device = x_TD.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x_TD.dtype
-    if torch.compiler.is_exporting():  # the one operator, which other runtimes have too
+    if torch.compiler.is_compiling():  # the one operator, which other runtimes have too and a compiler knows
         return F.rms_norm(x_TD.float(), x_TD.shape[-1:], weight_D.float(), eps).to(dtype)
     if _in_core(x_TD, weight_D) and x_TD.dim() == 2 and x_TD.is_contiguous():
         out_TD = torch.empty_like(x_TD)
@@ -168,9 +168,35 @@ class _RMSNorm(torch.autograd.Function):
         return grad_x_TD.to(x_TD.dtype), grad_weight_D.to(weight_D.dtype), None, None
 
 
+def swiglu(gate_up: Tensor) -> Tensor:
+    """silu(gate) * up of gate and up side by side [..., 2, F], which is all that is kept for the backward pass."""
+    if gate_up.device.type != "cpu" or torch.compiler.is_compiling():
+        gate, up = gate_up.unbind(-2)
+        return F.silu(gate) * up
+    return _SwiGLU.apply(gate_up)
+
+
+class _SwiGLU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, gate_up: Tensor) -> Tensor:
+        ctx.save_for_backward(gate_up)
+        gate, up = gate_up.unbind(-2)
+        return F.silu(gate).mul_(up)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        (gate_up,) = ctx.saved_tensors
+        gate, up = gate_up.unbind(-2)
+        grad = torch.empty_like(gate_up)
+        grad_gate, grad_up = grad.unbind(-2)
+        torch.mul(grads[0], F.silu(gate), out=grad_up)
+        torch.ops.aten.silu_backward.grad_input(grads[0] * up, gate, grad_input=grad_gate)
+        return grad
+
+
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turn the channel pairs (i, i + C/2) of x [..., C] by the angles whose cos and sin [..., C/2] are given."""
-    if torch.compiler.is_exporting():  # nothing is written into a part of a tensor
+    if torch.compiler.is_compiling():  # nothing is written into a part of a tensor
         first, second = x.chunk(2, dim=-1)
         return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
     if _in_core(x, cos) and x.dim() == 4 and len(cos) == len(x):

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from llama3.errors import ConfigError, DataError, Problem
+from llama3.model.activations import KEPT_LOGITS
 from llama3.model.batch import Batch
 from llama3.model.rows import ForestRows, padded
 from llama3.model.share import share
@@ -51,9 +52,6 @@ CHUNK_LOGITS = 1 << 20
 CHUNK_ROWS = 256
 """Rows computed at once at least: fewer would read the output matrix too often."""
 CHUNK_LOGITS_CUDA = 1 << 28
-KEPT_LOGITS = 1 << 26
-"""Logits of one batch that are kept for the backward pass; beyond this they are computed again, so that a vocabulary of
-128,256 costs one more product instead of its size in memory."""
 
 
 @dataclass(frozen=True)
@@ -207,11 +205,9 @@ class _LogProbs(torch.autograd.Function):
         ctx.weight_dtype, weight_VD = weight_VD.dtype, weight_VD.to(h_MD.dtype)
         keep = needs_backward and len(h_MD) * vocabulary.size <= KEPT_LOGITS
         logps_M, entropy_M, soft_M = (h_MD.new_zeros(len(h_MD), dtype=torch.float32) for _ in range(3))
-        kept: list[Tensor] = []
+        kept = [_logits(h_MD, weight_VD, temperature)] if keep else []
         for rows in _chunks(h_MD, vocabulary):
-            logits = _logits(h_MD[rows], weight_VD, temperature)
-            if keep:
-                kept.append(logits)
+            logits = kept[0][rows] if kept else _logits(h_MD[rows], weight_VD, temperature)
             log_p = vocabulary.log_softmax(logits)
             logps_M[rows] = vocabulary.pick(log_p, ids_M[rows, None]).squeeze(1)
             soft_M[rows] = -torch.linalg.vecdot(soft_probs_Mk[rows], vocabulary.pick(log_p, soft_ids_Mk[rows]))
@@ -228,10 +224,12 @@ class _LogProbs(torch.autograd.Function):
         h_MD, weight_VD, ids_M, entropy_M, soft_ids_Mk, soft_probs_Mk, *kept = ctx.saved_tensors
         grad_logps_M, grad_entropy_M, grad_soft_M = grads
         vocabulary: Vocabulary = ctx.vocabulary
+        # Logits that were kept give way to their gradient, of which two products are then made at once.
+        in_place = kept if kept and kept[0].dtype == h_MD.dtype else []
         grad_h_MD = torch.empty_like(h_MD)
         grad_weight_VD: Tensor | None = None
-        for index, rows in enumerate(_chunks(h_MD, vocabulary)):
-            logits = kept[index] if kept else _logits(h_MD[rows], weight_VD, ctx.temperature)
+        for rows in _chunks(h_MD, vocabulary):
+            logits = kept[0][rows] if kept else _logits(h_MD[rows], weight_VD, ctx.temperature)
             grad_logits = vocabulary.softmax(logits)
             slope = torch.zeros_like(entropy_M[rows, None])
             if grad_logps_M is not None:
@@ -250,11 +248,17 @@ class _LogProbs(torch.autograd.Function):
                 vocabulary.add_at(grad_logits, soft_ids_Mk[rows], -pull_Mk)
             if ctx.temperature != 1.0:
                 grad_logits.div_(ctx.temperature)
+            if in_place:
+                in_place[0][rows] = grad_logits
+                continue
             grad_logits = grad_logits.to(h_MD.dtype)
             grad_h_MD[rows] = torch.mm(grad_logits, weight_VD)
             # Sums over chunks in float32: a bfloat16 sum would lose small contributions.
             part_VD = torch.mm(grad_logits.t(), h_MD[rows])
             grad_weight_VD = part_VD.float() if grad_weight_VD is None else grad_weight_VD.add_(part_VD)
+        if in_place:
+            grad_h_MD = torch.mm(in_place[0], weight_VD)
+            grad_weight_VD = torch.mm(in_place[0].t(), h_MD)
         if grad_weight_VD is None:
             grad_weight_VD = torch.zeros_like(weight_VD)
         # Every part of the vocabulary pulls at the hidden states: what goes back is the whole pull, on all ranks.

@@ -17,18 +17,20 @@ vocabulary.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
+from llama3.model.activations import Recompute
 from llama3.model.attention import Attention, KVCache, forest_attention
 from llama3.model.batch import Batch
 from llama3.model.config import ModelConfig
-from llama3.model.ops import Linear, rms_norm, rotate
+from llama3.model.ops import Linear, rms_norm, rotate, swiglu
+from llama3.model.remat import Rematerialisation
 from llama3.model.rows import ForestRows
 
 T = TypeVar("T")
@@ -57,9 +59,10 @@ class SelfAttention(nn.Module):
         self.qkv = Linear(config.dim, config.n_kv_heads * (self.group + 2) * self.head_dim)
         self.out = Linear(config.n_heads * config.head_dim, config.dim)
 
-    def forward(self, x_TD: Tensor, rope: tuple[Tensor, Tensor], layer: int, attention: Attention) -> Tensor:
+    def forward(self, qkv: Tensor, rope: tuple[Tensor, Tensor], layer: int, attention: Attention) -> Tensor:
+        """qkv: what the matrix of that name gives for every token"""
         # As many heads as the matrix has here: a shard of its rows has some of them.
-        qkv = self.qkv(x_TD).unflatten(-1, (-1, self.group + 2, self.head_dim))
+        qkv = qkv.unflatten(-1, (-1, self.group + 2, self.head_dim))
         qk, v_TKC = rotate(qkv[:, :, :-1], *rope), qkv[:, :, -1]
         o_TKGC = attention.attend(layer, qk[:, :, :-1], qk[:, :, -1], v_TKC)
         return self.out(o_TKGC.flatten(1))
@@ -74,9 +77,9 @@ class FeedForward(nn.Module):
         self.gate_up = Linear(config.dim, 2 * config.ffn_dim)
         self.down = Linear(config.ffn_dim, config.dim)
 
-    def forward(self, x_TD: Tensor) -> Tensor:
-        gate_TNF, up_TNF = self.gate_up(x_TD).unflatten(-1, (-1, 2, self.group)).unbind(-2)
-        return self.down((F.silu(gate_TNF) * up_TNF).flatten(1))
+    def forward(self, gate_up: Tensor) -> Tensor:
+        """gate_up: what the matrix of that name gives for every token"""
+        return self.down(swiglu(gate_up.unflatten(-1, (-1, 2, self.group))).flatten(1))
 
 
 class Block(nn.Module):
@@ -89,9 +92,27 @@ class Block(nn.Module):
         self.ffn_norm = RMSNorm(config.dim, config.norm_eps)
         self.ffn = FeedForward(config)
 
-    def forward(self, x_TD: Tensor, rope: tuple[Tensor, Tensor], layer: int, attention: Attention) -> Tensor:
-        x_TD = x_TD + self.attention(self.attention_norm(x_TD), rope, layer, attention)
-        return x_TD + self.ffn(self.ffn_norm(x_TD))
+    def forward(
+        self, x_TD: Tensor, rope: tuple[Tensor, Tensor], layer: int, attention: Attention, keep_pointwise: bool = True
+    ) -> Tensor:
+        """keep_pointwise: whether norms and the SwiGLU product are kept for the backward pass, or computed again"""
+        # Each part begins with what is cheap and ends in a matrix product, before which recomputation stops. A compiled
+        # block decides by itself what it computes again.
+        run = _once if keep_pointwise or torch.compiler.is_compiling() else again
+        qkv = run(lambda x_TD: self.attention.qkv(self.attention_norm(x_TD)), x_TD)
+        x_TD = x_TD + self.attention(qkv, rope, layer, attention)
+        gate_up = run(lambda x_TD: self.ffn.gate_up(self.ffn_norm(x_TD)), x_TD)
+        return x_TD + run(self.ffn, gate_up)
+
+
+def again(function: Callable[..., Tensor], *arguments: Any) -> Tensor:
+    """`function(*arguments)`, of which nothing but the arguments is kept for the backward pass: that computes it again,
+    up to the last thing that it needs."""
+    return checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=False)  # nothing random in a block
+
+
+def _once(function: Callable[..., Tensor], *arguments: Any) -> Tensor:
+    return function(*arguments)
 
 
 class Transformer(nn.Module):
@@ -113,6 +134,12 @@ class Transformer(nn.Module):
     """Told before a backward pass whether it is the last of its update. A strategy that exchanges gradients during
     backward passes puts itself here, to do so in the last one only; where nobody tells, it does in all, and where none
     is the last, in `sum_gradients`."""
+    in_flight: int = 1
+    """Of how many forwards what they keep for their backward stands at once, at most: more in a pipeline."""
+    compiled: Mapping[str, Callable[..., Tensor]] | None = None
+    """What runs in place of each layer in `forward`, if it was compiled."""
+    remat: Rematerialisation | None = None
+    """Which blocks a forward with gradient keeps nothing of, and computes again; None: every block keeps all."""
 
     def __init__(self, config: ModelConfig, *, value_head: bool = False, score_head: bool = False) -> None:
         super().__init__()
@@ -140,7 +167,7 @@ class Transformer(nn.Module):
         """
         rows = self.rows(batch)
         layers = self.layers.keys() if self.chunks is None else self.chunks[chunk]
-        x_TD = self._run(rows.tokens_T, rows.positions_T, rows.attention, x_TD, layers)
+        x_TD = self._run(rows.tokens_T, rows.positions_T, rows.attention, x_TD, layers, self.compiled)
         if self.norm is None or (self.chunks is not None and chunk < len(self.chunks) - 1):
             return x_TD
         return head(self, self.norm(x_TD), rows)
@@ -176,12 +203,19 @@ class Transformer(nn.Module):
         attention: Attention,
         x_TD: Tensor | None = None,
         layers: Iterable[str] | None = None,
+        compiled: Mapping[str, Callable[..., Tensor]] | None = None,
     ) -> Tensor:
-        """Hidden states after `layers` (default: all)."""
+        """Hidden states after `layers` (default: all), by what was compiled of them where it is given."""
         x_TD = self.embed(tokens_T) if x_TD is None else x_TD
         rope = rope_table(self.config, positions_T, compute_dtype(x_TD))
-        for index in self.layers if layers is None else layers:
-            x_TD = self.layers[index](x_TD, rope, int(index), attention)
+        layers = list(self.layers if layers is None else layers)
+        recompute = [Recompute.NOTHING] * len(layers)
+        if self.remat is not None and torch.is_grad_enabled():
+            recompute = self.remat.of_blocks(len(layers), len(tokens_T), compute_dtype(x_TD), attention, self.in_flight)
+        blocks: Mapping[str, Callable[..., Tensor]] = compiled or self.layers  # type: ignore[assignment]
+        for index, what in zip(layers, recompute, strict=True):
+            run = again if what is Recompute.BLOCK else _once
+            x_TD = run(blocks[index], x_TD, rope, int(index), attention, what is not Recompute.POINTWISE)
         return x_TD
 
 

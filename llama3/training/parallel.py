@@ -25,6 +25,8 @@ from torch.distributed.tensor import DTensor
 
 from llama3.config.schema import Axis, ParallelismSection
 from llama3.errors import ConfigError, DoesNotFit, Problem
+from llama3.model.compilation import compile_blocks, is_compiled
+from llama3.model.remat import Rematerialisation, budget_of
 from llama3.model.score import Microbatch
 from llama3.model.shards import local
 from llama3.model.transformer import Transformer
@@ -235,21 +237,46 @@ class MicrobatchRunner:
 
 
 class Parallel:
-    """The strategies of a run in the order in which the core applies them: pp, tp, cp, dp."""
+    """The strategies of a run, and what each process does with its share of the model, in the order in which the core
+    applies them: pp, tp, cp, rematerialisation, compilation, dp."""
 
-    def __init__(self, context: ParallelContext, strategies: Mapping[Axis, ParallelStrategy] | None = None) -> None:
+    def __init__(
+        self,
+        context: ParallelContext,
+        strategies: Mapping[Axis, ParallelStrategy] | None = None,
+        section: ParallelismSection | None = None,
+    ) -> None:
         self.context = context
         order: tuple[Axis, ...] = ("pp", "tp", "cp", "dp")
         self._strategies = {axis: strategies[axis] for axis in order if axis in strategies} if strategies else {}
+        self._section = section
 
     def only(self, *axes: Axis) -> Parallel:
         """The strategies of these axes alone, in the same mesh."""
         return Parallel(self.context, {axis: found for axis, found in self._strategies.items() if axis in axes})
 
-    def apply(self, model: nn.Module) -> None:
-        """Cut a model, in place."""
-        for strategy in self._strategies.values():
-            strategy.apply(model, self.context)
+    def apply(self, model: Transformer) -> None:
+        """Cut a model without storage, in place."""
+        self._cut(model, "pp", "tp", "cp")
+        if self._section is not None:
+            model.remat = Rematerialisation(model.config, 0, self.context.dims.tp)
+            if is_compiled(self._section.compile, self.context.device):
+                compile_blocks(model, self.context.device)
+        self._cut(model, "dp")
+        if self._section is not None and model.remat is not None:  # what is free depends on what dp has left here
+            model.remat.budget = self._budget(model, self._section.activation_bytes)
+
+    def _cut(self, model: nn.Module, *axes: Axis) -> None:
+        for axis in axes:
+            if axis in self._strategies:
+                self._strategies[axis].apply(model, self.context)
+
+    def _budget(self, model: nn.Module, given: Literal["auto"] | int) -> int:
+        """The same on every rank: ranks that share a block compute it again together."""
+        if given != "auto":
+            return given
+        (most,) = self.context.reduce([-budget_of(model, self.context.device)], "max", "world")
+        return -int(most)
 
     def runner(self, model: Transformer) -> Runner:
         runners = (strategy.runner(model, self.context) for strategy in self._strategies.values())
@@ -279,7 +306,7 @@ def start(section: ParallelismSection, model: ModelConfig, device: torch.device,
         problems.append(OTHER_WORLD.problem("parallelism", needed=dims.world, world=world))
     if problems:
         raise ConfigError.of(problems)
-    return Parallel(connect(dims, device), strategies)
+    return Parallel(connect(dims, device), strategies, section)
 
 
 def adapter_problems(strategies: Mapping[Axis, ParallelStrategy], dims: Dims, where: str) -> list[Problem]:

@@ -5,10 +5,20 @@ from __future__ import annotations
 import torch
 
 from llama3.checkpoints.formats import open_weights
-from llama3.config.schema import Config
-from llama3.errors import DoesNotFit
+from llama3.config.schema import Config, OptimizerSection
+from llama3.errors import DoesNotFit, Problem
+from llama3.model.activations import least_bytes
 from llama3.model.config import ModelConfig
-from llama3.model.needs import local_share, memory_here, shortage
+from llama3.model.needs import local_share, memory_here, shortage, size
+from llama3.model.precision import chosen
+
+SMALL_BUDGET = DoesNotFit.declare(
+    "L3-MEM-010",
+    "activations of {tokens} tokens do not fit into {given}",
+    why="where every block is computed again, their inputs and one block at a time still take {needed}",
+    fix="set {section}.microbatch_tokens to {fitting} or less, or parallelism.activation_bytes to {bytes} or more "
+    "(0: as little as can be, whatever that is)",
+)
 
 
 def require_room(config: Config, device: torch.device) -> None:
@@ -18,6 +28,8 @@ def require_room(config: Config, device: torch.device) -> None:
         model = ModelConfig.from_section(section, config.tokenizer.vocab_size)
     else:
         model = open_weights(section.path).config
+    if problems := budget_problems(config, model, device):
+        raise DoesNotFit.of(problems)
     share, place = local_share(config), "this machine"
     if device.type == "cuda":
         there = sum(torch.cuda.get_device_properties(i).total_memory for i in range(torch.cuda.device_count()))
@@ -26,3 +38,38 @@ def require_room(config: Config, device: torch.device) -> None:
         there = memory_here() or 0
     if there and (problems := shortage(config, model, there, place, share)):
         raise DoesNotFit.of(problems)
+
+
+def budget_problems(config: Config, model: ModelConfig, device: torch.device) -> list[Problem]:
+    """The stages whose microbatches need more than `parallelism.activation_bytes`, if that is a number."""
+    given, tp, cp = (getattr(config.parallelism, name) for name in ("activation_bytes", "tp", "cp"))
+    if given in ("auto", 0):
+        return []
+    problems = []
+    for name, section in _trained(config).items():
+        precision = chosen(section.precision, "training", device)
+        tokens = -(-section.microbatch_tokens // (cp.size or 1))
+        needed = least_bytes(model, tokens, precision=precision, tp=tp.size or 1)
+        if needed > given:
+            problems.append(
+                SMALL_BUDGET.problem(
+                    "parallelism.activation_bytes",
+                    tokens=tokens,
+                    given=size(given),
+                    needed=size(needed),
+                    section=name,
+                    fitting=section.microbatch_tokens * given // needed,
+                    bytes=needed,
+                )
+            )
+    return problems
+
+
+def _trained(config: Config) -> dict[str, OptimizerSection]:
+    """The sections of the stages that a run trains in."""
+    post = config.post_training
+    sections: dict[str, OptimizerSection] = {} if config.model.path else {"pretrain": config.pretrain}
+    if post.rounds:
+        sections |= {"post_training.sft": post.sft, "post_training.prefer": post.prefer}
+        sections |= {"post_training.reward": post.reward} if post.reward is not None else {}
+    return sections

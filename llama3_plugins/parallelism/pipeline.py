@@ -33,7 +33,7 @@ from llama3.parallelism import (
 )
 from llama3_plugins.parallelism.fsdp import FINISHES
 from llama3_plugins.parallelism.options import PipelineOptions
-from llama3_plugins.parallelism.schedule import Action, forward_order, order, split_order
+from llama3_plugins.parallelism.schedule import Action, forward_order, in_flight, order, split_order
 from llama3_plugins.parallelism.split_backward import Weights, backward_to_input
 
 FEW_LAYERS = ConfigError.declare(
@@ -75,6 +75,8 @@ class Pipeline(ParallelStrategy):
         _, rank, ranks = context.axis("pp")
         stages = stage_layers(model.config.n_layers, ranks * self.options.chunks)
         model.chunks = [[str(layer) for layer in stages[stage]] for stage in range(rank, len(stages), ranks)]
+        consecutive, splits = self.options.consecutive or ranks, self.options.schedule == "zero_bubble"
+        model.in_flight = in_flight(rank, ranks, self.options.chunks, consecutive, split=splits)
         held = {name for chunk in model.chunks for name in chunk}
         for name in [name for name in model.layers if name not in held]:
             del model.layers[name]

@@ -52,6 +52,19 @@ def split_order(rank: int, ranks: int, microbatches: int) -> list[Action]:
     return actions + waiting
 
 
+def in_flight(rank: int, ranks: int, chunks: int, consecutive: int, *, split: bool = False) -> int:
+    """Of how many forwards a rank keeps what their backwards need at once, at most, however many microbatches. `split`:
+    backwards are in two halves, of which the second one lets go of it."""
+    alive = most = 0
+    microbatches = 2 * (ranks + consecutive)
+    actions = split_order(rank, ranks, microbatches) if split else order(rank, ranks, chunks, microbatches, consecutive)
+    ends = "weights" if split else "backward"
+    for action in actions:
+        alive += (action.kind == "forward") - (action.kind == ends)
+        most = max(most, alive)
+    return most
+
+
 def forward_order(ranks: int, chunks: int, microbatches: int, consecutive: int) -> list[Action]:
     """The forwards of a rank: all that it does where nothing is learnt."""
     groups = _groups(ranks, microbatches, consecutive)

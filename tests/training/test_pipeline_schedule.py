@@ -7,7 +7,7 @@ from itertools import product
 import pytest
 
 from llama3_plugins.parallelism.pipeline import stage_layers
-from llama3_plugins.parallelism.schedule import Action, bubble, order, split_order
+from llama3_plugins.parallelism.schedule import Action, bubble, in_flight, order, split_order
 
 
 def simulated(orders: list[list[Action]], cost: dict[str, float]) -> float:
@@ -80,3 +80,10 @@ def test_the_embedding_and_the_output_matrix_count_as_layers():
     assert [len(stage) for stage in stages] == [0, *[1] * 126, 0]
     assert [list(stage) for stage in stage_layers(5, 3)] == [[0], [1, 2], [3, 4]]
     assert [layer for stage in stage_layers(32, 7) for layer in stage] == list(range(32))
+
+
+@pytest.mark.parametrize("ranks", range(1, 6))
+def test_a_rank_holds_the_forwards_that_its_schedule_promises(ranks):
+    for rank in range(ranks):
+        assert in_flight(rank, ranks, 1, ranks) == ranks - rank
+        assert in_flight(rank, ranks, 1, ranks, split=True) == ranks, "no more than the first rank with 1F1B"
