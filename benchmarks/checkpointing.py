@@ -57,6 +57,7 @@ def pause_row(world: int, found: dict) -> dict:
         "MiB": median["bytes"] / 2**20,
         "sync, s": median["sync"],
         "async pause, s": median["async"],
+        "of it CPU, s": median["async CPU"],
         "pause / sync": median["async"] / median["sync"],
         "first async pause, s": median["first async"],
         "step, s": median["step"],

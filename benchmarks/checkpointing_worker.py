@@ -84,13 +84,16 @@ def timed(call, *arguments, **named) -> float:
 
 
 def pauses(folder: Path, rounds: int) -> dict[str, list[float]]:
-    """Seconds that training stands still for a save, of both kinds in turn, and of steps beside a save and without."""
+    """Seconds that training stands still for a save, of both kinds in turn, and of steps beside a save and without.
+    "async CPU": what this thread computed meanwhile, which other programs on the machine do not lengthen."""
     made, _ = trainer(folder)
-    found: dict[str, list[float]] = {"async": [], "sync": [], "step": [], "step beside a save": []}
+    found: dict[str, list[float]] = {"async": [], "async CPU": [], "sync": [], "step": [], "step beside a save": []}
     for turn in range(rounds + 1):
         found["step"].append(timed(made.step))
         made.context.barrier()
+        computed = time.thread_time()
         found["async"].append(timed(made.save_if_due, stopping=False))
+        found["async CPU"].append(time.thread_time() - computed)
         found["step beside a save"].append(timed(made.step))
         made.saver.settle(wait=True)
         made.step()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -28,6 +28,13 @@ def part_of(tensor: Tensor) -> Part:
         return part_at([0] * tensor.ndim, tensor.shape)
     (chunk,) = tensor.__create_chunk_list__()
     return part_at(chunk.offsets, local(tensor).shape)
+
+
+def layout_of(tensor: Tensor) -> Hashable:
+    """How a tensor is cut: of two that are cut alike, a rank holds the same part."""
+    if not isinstance(tensor, DTensor):
+        return tensor.shape
+    return tensor.shape, tensor.placements, tensor.device_mesh
 
 
 def part_at(offsets: Sequence[int], shape: Sequence[int]) -> Part:

@@ -7,7 +7,7 @@ what one layout of ranks has written is read in any other, and a rank reads what
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from llama3.errors import CheckpointError
-from llama3.model.shards import Part, local, part_at, part_of
+from llama3.model.shards import Part, layout_of, local, part_at, part_of
 
 GAPS = CheckpointError.declare(
     "L3-TRN-040",
@@ -96,9 +96,13 @@ class StoredTensors(Mapping[str, Tensor]):
 def held(groups: Groups) -> list[Row]:
     """The parts that this rank holds; an empty one is none."""
     rows: list[Row] = []
+    parts: dict[Hashable, Part] = {}
     for group, tensors in groups.items():
         for name, tensor in tensors.items():
-            mine, part = local(tensor), part_of(tensor)
+            mine, layout = local(tensor), layout_of(tensor)
+            if layout not in parts:
+                parts[layout] = part_of(tensor)  # takes a while, and training waits
+            part = parts[layout]
             if mine.numel():
                 offsets = tuple(axis.start for axis in part)
                 rows.append((group, name, tuple(tensor.shape), offsets, tuple(mine.shape), mine.nbytes))
