@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,7 +36,11 @@ class FlightRecorder:
     @contextmanager
     def collective(self, name: str, group: str, shape: Sequence[int] = ()) -> Iterator[None]:
         """Records one while it runs. Ranks of a group call the same ones in the same order, so its number in its group
-        says which rank is behind."""
+        says which rank is behind. Threads beside the training loop (that write checkpoints) have groups of their own and
+        are left out: nobody waits for them in a step."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
         self._numbers[group] += 1
         entry = {
             "collective": name,
