@@ -163,6 +163,7 @@ def test_torchrun_starts_the_processes_of_a_batch(model, alone, tmp_path):
     assert texts == {p: alone.generate(p, max_tokens=10, temperature=0) for p in prompts}
 
 
+@pytest.mark.slow
 def test_generate_shares_too(model, alone):
     arguments = ["generate", str(model), "the river", "--temperature", "0", "--max-tokens", "10", "--pp", "2"]
     done = subprocess.run([sys.executable, "-m", "llama3", *arguments], capture_output=True, text=True, timeout=120)
@@ -177,15 +178,18 @@ def test_a_process_that_does_not_start_is_not_waited_for(model, capsys, monkeypa
 
 
 @pytest.mark.parametrize(
-    ("options", "code"), [(["--tp", "3"], "L3-PAR-010"), (["--pp", "9"], "L3-PAR-013"), (["--tp", "0"], "L3-CLI-007")]
+    ("options", "world", "code"),
+    [(["--tp", "3"], "1", "L3-PAR-010"), (["--pp", "9"], "1", "L3-PAR-013"), (["--tp", "2"], "3", "L3-PAR-002")],
 )
-def test_what_cannot_be_shared_is_refused_before_anything_is_loaded(model, capsys, options, code):
+def test_what_cannot_be_shared_is_refused_before_anything_is_loaded(model, capsys, monkeypatch, options, world, code):
+    monkeypatch.setenv("WORLD_SIZE", world)
     with pytest.raises(SystemExit) as caught:
         cli.main(["generate", str(model), "the river", *options])
-    assert caught.value.code == 2
+    assert caught.value.code == (2 if world == "1" else 3)
     assert code in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_quantized_model_shares_its_layers_and_not_its_matrices(model, alone, tmp_path, capfd):
     folder, scheme = tmp_path / "int8", discover().build("quantization", "int8", {})
     quantized = load_model(model)
