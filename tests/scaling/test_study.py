@@ -277,7 +277,8 @@ def test_the_cheapest_size_over_its_life_is_refused_or_told(llama3, folder):
     assert math.isfinite(saved)
 
 
-def test_a_further_seed_and_a_further_budget_find_what_is_finished(folder):
+def test_a_further_seed_and_a_further_budget_find_what_is_finished(folder, monkeypatch):
+    monkeypatch.chdir(folder)
     config = load_config(json.loads(json.dumps(CONFIG))).config
     few = {run.key: run for run in runs_of(config, 300)}
     section = config.scale.model_copy(
