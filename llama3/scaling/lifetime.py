@@ -100,6 +100,8 @@ def compute_optimal(law: LossLaw, loss: float) -> tuple[float, float]:
 def compare(law: LossLaw, budget: float, serve_tokens: float, serve_price: float = 1.0) -> dict[str, Any]:
     """The compute-optimal model of a training budget beside the one of its loss that is cheapest over its life, and the
     share of the cost that this saves."""
+    if not 0 < budget < math.inf:
+        raise BAD_AMOUNT("budget", name="budget", value=budget, fix="give FLOPs, a number above 0")
     parameters, tokens = law.optimum(budget)
     loss = law(parameters, tokens)
     plain = lifetime(law, parameters, loss=loss, serve_tokens=serve_tokens, serve_price=serve_price)
@@ -127,7 +129,7 @@ def lifetime_of(
     if row is None or row["words"]:
         raise NO_LAW("loss_law", why="there are too few runs" if row is None else row["words"])
     law = LossLaw(**{name: row[name] for name in ("floor", "A", "B", "a", "b")})
-    found = compare(law, budget or fits["forecast"]["flops"], serve_tokens, serve_price)
+    found = compare(law, fits["forecast"]["flops"] if budget is None else budget, serve_tokens, serve_price)
     return {**found, "words": beyond(found, fits["measured"])}
 
 

@@ -110,13 +110,14 @@ def runs_of(config: Config, vocab_size: int) -> list[StudyRun]:
     for budget, batch in zip(section.budgets, _batches(config, section), strict=True):
         for shape, model in _sizes(section, config.model, base, budget):
             for seed in range(section.seeds):
+                steps = round(budget / (FLOPS * model.num_params() * batch * config.pretrain.seq_len))
                 runs.append(
                     StudyRun(
-                        key=f"run-{len(runs) + 1:02d}",
+                        key=_key(model.num_params(), steps * batch * config.pretrain.seq_len, seed),
                         budget=budget,
                         model=shape,
                         parameters=model.num_params(),
-                        steps=round(budget / (FLOPS * model.num_params() * batch * config.pretrain.seq_len)),
+                        steps=steps,
                         batch=batch,
                         seq_len=config.pretrain.seq_len,
                         lr=config.pretrain.lr * (base.num_params() / model.num_params()) ** section.lr_power,
@@ -124,6 +125,12 @@ def runs_of(config: Config, vocab_size: int) -> list[StudyRun]:
                     )
                 )
     return runs
+
+
+def _key(parameters: int, tokens: int, seed: int) -> str:
+    """A run is known by what it is, not by its place: further budgets, sizes and seeds leave finished runs as they
+    are."""
+    return f"run-{parameters}-{tokens}" + (f"-{seed + 1}" if seed else "")
 
 
 def section_of(config: Config) -> ScaleSection:

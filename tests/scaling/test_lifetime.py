@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from planted import CHINCHILLA
 
 from llama3.errors import ConfigError
-from llama3.scaling.lifetime import cheapest, compare, compute_optimal, lifetime
+from llama3.scaling.lifetime import cheapest, compare, compute_optimal, lifetime, lifetime_of
+from llama3.scaling.loss_law import LossLaw
 
 BUDGETS = st.floats(19, 25).map(lambda power: 10.0**power)
 SERVED = st.floats(6, 15).map(lambda power: 10.0**power)
@@ -70,6 +71,33 @@ def test_odd_amounts_are_refused(amount):
     for name in ("serve_tokens", "serve_price"):
         with pytest.raises(ConfigError, match="L3-SCL-011"):
             cheapest(CHINCHILLA, **{"loss": 2.0, "serve_tokens": 1e9, name: amount})
+
+
+@pytest.mark.parametrize("budget", [0.0, -1.0, math.nan, math.inf])
+def test_a_budget_that_is_none_is_refused(budget):
+    with pytest.raises(ConfigError, match="L3-SCL-011"):
+        compare(CHINCHILLA, budget, 1e9)
+
+
+def fits_of(law: LossLaw, words: str = "", most: float = 1e9) -> dict:
+    """What `lifetime_of` reads of a study."""
+    spans = {"parameters": [1e6, most], "tokens": [1e6, 1e12], "tokens_per_parameter": [1, 100]}
+    return {"loss_law": {**law.to_json(), "words": words}, "forecast": {"flops": 1e22}, "measured": spans}
+
+
+def test_by_a_study_it_says_what_goes_beyond_what_was_measured():
+    found = lifetime_of(fits_of(CHINCHILLA), 1e12)
+    assert {name: found[name] for name in ("budget", "saved")} == {
+        name: compare(CHINCHILLA, 1e22, 1e12)[name] for name in ("budget", "saved")
+    }
+    assert [line.split(",")[0].split(" ", 2)[2] for line in found["words"]] == ["parameters", "tokens per parameter"]
+    assert lifetime_of(fits_of(CHINCHILLA, most=1e12), 0)["words"] == []
+
+
+@pytest.mark.parametrize("fits", [{"loss_law": None}, fits_of(CHINCHILLA, words="useless: ...")])
+def test_without_a_law_there_is_no_answer(fits):
+    with pytest.raises(ConfigError, match="L3-SCL-013"):
+        lifetime_of(fits, 1e12)
 
 
 def test_too_small_a_model_never_gets_there():

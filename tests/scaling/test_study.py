@@ -18,7 +18,9 @@ from test_recipe import write_text
 from llama3.artifacts import Artifact
 from llama3.artifacts.files import read_json_lines
 from llama3.cli import app as cli
+from llama3.preflight import load_config
 from llama3.scaling.fits import read_fits
+from llama3.scaling.runs import runs_of
 
 CONFIG = {
     "run": {"name": "small", "threads": 1, "device": "cpu"},
@@ -147,8 +149,8 @@ def test_a_finished_study_is_shown_by_its_artifact(llama3):
 def test_killed_in_the_middle_it_goes_on_and_makes_the_same_bytes(llama3, folder):
     command = [sys.executable, "-m", "llama3", "scale", "my-scale.yaml", "--set", "run.name=killed"]
     child = subprocess.Popen(command, cwd=folder, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    place, deadline = folder / "runs" / "killed", time.monotonic() + 120
-    while not list(place.glob("scratch/run-04-*/checkpoints/step-*/COMMIT")):
+    place, deadline = folder / "runs" / "killed", time.monotonic() + 250
+    while not list(place.glob("scratch/run-5076-9792-*/checkpoints/step-*/COMMIT")):
         assert child.poll() is None, "it ended before it was killed"
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -156,20 +158,20 @@ def test_killed_in_the_middle_it_goes_on_and_makes_the_same_bytes(llama3, folder
     child.wait()
     code, _, err = llama3("scale", "my-scale.yaml", "--set", "run.name=killed")
     assert code == 0
-    assert "run-03[/]" not in err
-    assert re.search(r"run-03\s+nothing to do", err)
-    assert re.search(r"run-04\s+[\d.]+ s", err)
+    assert "▸ run-7408-3328\n" not in err
+    assert re.search(r"run-7408-3328\s+nothing to do", err)
+    assert re.search(r"run-5076-9792\s+[\d.]+ s", err)
     events = [e for e in read_json_lines(place / "events.jsonl") if e["kind"] == "stage_done"]
     assert len({e["key"] for e in events}) == len(events), "nothing that was finished was done again"
     one, other = forecast(folder), forecast(folder, "killed")
     for entry in one.manifest.files:
         assert one.file(entry.path).read_bytes() == other.file(entry.path).read_bytes(), entry.path
-    assert one.hash == other.hash
+    assert one.manifest.metrics == other.manifest.metrics
 
 
 def test_trained_models_join_the_second_step(llama3, folder):
     shutil.copytree(folder / "runs" / "small", folder / "runs" / "joined", symlinks=True)
-    path = str(folder / "runs" / "small" / "artifacts" / "run-10")
+    path = str(folder / "runs" / "small" / "artifacts" / "run-13032-7680")
     code, _, err = llama3("scale", "my-scale.yaml", "--set", "run.name=joined", "--set", f"scale.trained=[{path}]")
     assert code == 0, err
     assert len(re.findall(r"▸ (\S+)", err)) == 2, "the model is measured, and the laws are fitted anew"
@@ -183,7 +185,7 @@ def test_trained_models_join_the_second_step(llama3, folder):
         ({"scale": None}, 2, "L3-SCL-003"),
         ({"scale__budgets": [1e5, 1e8, 2e8]}, 2, "L3-SCL-001"),
         ({"scale__batches": [400, 1, 1]}, 2, "L3-SCL-002"),
-        ({"model": {"path": "runs/small/artifacts/run-01"}}, 2, "L3-SCL-004"),
+        ({"model": {"path": "runs/small/artifacts/run-3064-8192"}}, 2, "L3-SCL-004"),
         ({"scale__trained": ["no-such-model"]}, 2, "L3-SCL-007"),
         ({"scale__budgets": [3e8, 1e8, 6e8]}, 2, "the budgets must rise"),
         ({"scale__budgets": [3e8, 6e8]}, 2, "budgets"),
@@ -229,7 +231,7 @@ def test_more_tokens_than_the_corpus_has_are_refused_unless_asked_for(llama3, fo
     assert code == 1
     assert "L3-SCL-005" in err
     assert "scale.budgets[2]" in err
-    assert "run-01" not in err, "nothing was trained"
+    assert "run-" not in err, "nothing was trained"
 
 
 def test_a_suite_without_the_figures_is_told_after_the_first_run(llama3, folder):
@@ -237,7 +239,7 @@ def test_a_suite_without_the_figures_is_told_after_the_first_run(llama3, folder)
     code, _, err = llama3("scale", "my-scale.yaml", "--set", "run.name=other", "--set", other)
     assert code == 1
     assert "L3-SCL-006" in err
-    assert "run-02" not in err
+    assert "run-5076" not in err
 
 
 def test_what_is_no_forecast_is_refused(llama3):
@@ -273,3 +275,17 @@ def test_the_cheapest_size_over_its_life_is_refused_or_told(llama3, folder):
     saved = float(re.search(r"saved: (-?[\d.]+) %", out)[1])
     assert 0 <= saved <= 100
     assert math.isfinite(saved)
+
+
+def test_a_further_seed_and_a_further_budget_find_what_is_finished(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    config = load_config(json.loads(json.dumps(CONFIG))).config
+    few = {run.key: run for run in runs_of(config, 300)}
+    section = config.scale.model_copy(
+        update={"budgets": [1e8, *config.scale.budgets], "batches": [1, 2, 3, 6], "seeds": 2}
+    )
+    runs = runs_of(config.model_copy(update={"scale": section}), 300)
+    many = {run.key: run for run in runs}
+    assert len(many) == len(runs), "each has a name of its own"
+    assert len(few) == RUNS
+    assert {key: many[key] for key in few} == few
