@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 
 import pytest
@@ -161,33 +160,3 @@ def test_a_released_model_is_extended_and_its_own_pretraining_is_not_done_again(
     assert role.hash == made["adopt"].hash
     assert read_config(made["release"].path).max_seq_len == 128
     assert made["audit"].metrics["passed"] is True
-
-
-def page_config() -> dict:
-    """The config of docs/long-context.md whose figures the page tells."""
-    text = (Path(__file__).parents[1] / "docs" / "long-context.md").read_text(encoding="utf-8")
-    (block,) = re.findall(r"^```yaml\n(# my-long.yaml\n.*?)^```", text, re.DOTALL | re.M)
-    return yaml.safe_load(block)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1200)
-def test_a_tiny_model_passes_all_stages_of_the_page(tmp_path):
-    """Real gates on a model trained from nothing: perfect in every context up to eight times that of its base."""
-    path = tmp_path / "my-long.yaml"
-    path.write_text(yaml.safe_dump(page_config()))
-    assert run(path, f"run.dir={tmp_path}", "run.threads=1", "run.device=cpu") == 0
-    folder = tmp_path / "my-long"
-    maps = json.loads((folder / "report.json").read_text())["heat_maps"]
-    passed = [key for key, found in maps.items() if key.startswith("gate") and all_found(found)]
-    assert [maps[key]["lengths"][-1] for key in passed] == [96, 128, 192, 256, 384, 512]
-    made = RunDir(folder).current()
-    assert read_config(made["release"].path).max_seq_len == 512
-    rounds = sorted({key for key in made if key.startswith("extend")})
-    assert all(f"audit-{key}" in made for key in rounds)
-    last = [made[f"audit-{key.removeprefix('gate-').split(':')[0]}"] for key in passed]
-    assert all(audit.metrics["passed"] for audit in last)
-
-
-def all_found(found: dict) -> bool:
-    return all(share == 1 for row in found["shares"] for share in row)
