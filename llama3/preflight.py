@@ -72,7 +72,11 @@ def ready(loaded: Loaded) -> Loaded:
     """The last look before work starts: the mesh must match the processes that are running now, and the model the
     mesh. All of it at once."""
     world = _processes() or 1
-    problems = [*world_problems(loaded.config, world, loaded.place), *layout_problems(loaded, world)]
+    problems = [
+        *world_problems(loaded.config, world, loaded.place),
+        *layout_problems(loaded, world),
+        *(start_problems(loaded) if loaded.config.model.path else ()),
+    ]
     if problems:
         raise ConfigError.of(problems)
     return loaded
@@ -166,6 +170,12 @@ def _adopted_problems(loaded: Loaded, path: str) -> Iterator[Problem]:
 
 
 def context_problems(loaded: Loaded) -> Iterator[Problem]:
+    """What long-context stages have against a new model; `ready` asks of one in model.path, which imports torch."""
+    if loaded.config.model.path is None:
+        yield from start_problems(loaded)
+
+
+def start_problems(loaded: Loaded) -> Iterator[Problem]:
     """Long-context stages that do not begin where the base ends: rows longer than its context, or a scaling of the
     rotary frequencies that would take the place of the base's own."""
     _, *parts = parts_of(loaded.config.pretrain)

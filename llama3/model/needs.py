@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from llama3.config.phases import parts_of
 from llama3.config.schema import Config, LoRASection, PostTrainingSection
 from llama3.errors import DoesNotFit, Problem
 from llama3.model.config import ModelConfig
@@ -68,7 +69,8 @@ def needs(config: Config) -> list[Need]:
     """What a run certainly does with its model, as far as memory is concerned."""
     if config.model.path is None:
         return [Need("pretraining", TRAINED)]
-    return [Need("evaluation", WEIGHT), *_finetuning(config.post_training)]
+    stages = [Need("training on longer rows", TRAINED)] if len(parts_of(config.pretrain)) > 1 else []
+    return [Need("evaluation", WEIGHT), *_finetuning(config.post_training), *stages]
 
 
 def _finetuning(post: PostTrainingSection) -> list[Need]:

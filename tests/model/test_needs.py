@@ -60,6 +60,14 @@ def test_only_what_is_certain_counts_for_an_adopted_model(post, each):
     assert needs(config)[-1].each == each
 
 
+def test_long_context_stages_train_an_adopted_model():
+    config = load(
+        {"pretrain": {"phases": [{}, {"extend": {"to": 4096}}]}, "post_training": {"rounds": 0}}, environ={}
+    ).config
+    adopted = config.model_copy(update={"model": config.model.model_copy(update={"path": "x"})})
+    assert [(need.work, need.each) for need in needs(adopted)] == [("evaluation", 4), ("training on longer rows", 16)]
+
+
 def test_a_machine_holds_its_processes_share_of_a_sharded_model():
     config = load({}, environ={}).config
     assert local_share(config, {}) == 1

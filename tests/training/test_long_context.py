@@ -19,9 +19,15 @@ from llama3.config.phases import parts_of, phases_of, start_of, window_of
 from llama3.config.schema import PretrainSection
 from llama3.data.plan import TokenPlan
 from llama3.errors import ConfigError, Interrupted
-from llama3.preflight import load_config
+from llama3.model.build import init_weights
+from llama3.model.config import ModelConfig
+from llama3.model.transformer import Transformer
+from llama3.preflight import load_config, ready
+from llama3.testing.toys import toy_tokenizer
+from llama3.training.placed import PlacedModel
 from llama3.training.pretrain import PartOptions, PretrainOptions, TokenDataset, pretrain
 from llama3.training.schedule import Schedule
+from llama3.training.stage import save_checkpoint
 
 K = 1024
 
@@ -126,6 +132,15 @@ def test_stages_that_do_not_fit_the_base_are_refused():
     with pytest.raises(ConfigError, match=r"begin at rows of 2048 tokens, the base is made for 1024.*L3-CTX-003"):
         load_config(stages)
     assert start_of(section({"seq_len": 64}, STAGES), 1) == 64
+
+
+def test_stages_that_do_not_fit_an_adopted_base_are_refused_before_work(tmp_path):
+    shape = ModelConfig(16, 1, 2, 1, 32, toy_tokenizer().vocab_size, tied=True, max_seq_len=256)
+    save_checkpoint(tmp_path, PlacedModel(init_weights(Transformer(shape), 1)), toy_tokenizer(), {})
+    given = {"model": {"path": str(tmp_path)}, "pretrain": {"phases": [{}, {"extend": {"to": 2048}}]}}
+    with pytest.raises(ConfigError, match=r"begin at rows of 512 tokens, the base is made for 256.*L3-CTX-003"):
+        ready(load_config(given))
+    ready(load_config(given, ["pretrain.seq_len=256"]))
 
 
 # -- the stage --------------------------------------------------------------------------------------------------------
