@@ -40,7 +40,8 @@ def order(rank: int, ranks: int, chunks: int, microbatches: int, consecutive: in
 def in_flight(rank: int, ranks: int, chunks: int, consecutive: int) -> int:
     """Of how many forwards a rank keeps what their backwards need at once, at most, however many microbatches."""
     alive = most = 0
-    for action in order(rank, ranks, chunks, 2 * (ranks + consecutive), consecutive):
+    longest = 2 * max(consecutive, ranks) - 1  # group of microbatches, which is the worst case
+    for action in order(rank, ranks, chunks, longest, consecutive):
         alive += 1 if action.kind == "forward" else -1
         most = max(most, alive)
     return most
