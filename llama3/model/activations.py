@@ -10,6 +10,7 @@ vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import IntEnum
 
 from llama3.config.precision import AutoPrecision
@@ -92,7 +93,7 @@ def causal_pairs(tokens: int, query_block: int) -> int:
     return query_block * query_block * whole * (whole + 1) // 2 + rest * tokens
 
 
-def recomputed(block: tuple[int, int, int], blocks: int, budget: int) -> list[Recompute]:
+def recomputed(block: Sequence[int], blocks: int, budget: int) -> list[Recompute]:
     """What each of `blocks` blocks recomputes so that all of them together keep at most `budget` bytes.
 
     block: bytes that one keeps, by `Recompute`

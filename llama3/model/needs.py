@@ -1,7 +1,7 @@
 """How much memory training a model needs at least, and how much there is: what cannot fit is refused before any work.
 
-Only what is certain is counted: weights, gradients and the two moments of AdamW, in float32. Activations, a frozen
-reference and caches come on top. Torch-free.
+Only what is certain is counted: weights, gradients and moments, in float32. Activations (llama3.model.activations), a
+frozen reference and caches come on top. Torch-free.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llama3.config.phases import parts_of
-from llama3.config.schema import Config, LoRASection, PostTrainingSection
+from llama3.config.schema import Config, OptimizerSection, PostTrainingSection
 from llama3.errors import DoesNotFit, Problem
 from llama3.model.config import ModelConfig
 
@@ -34,6 +34,13 @@ WEIGHT = 4
 """Bytes of a parameter in float32."""
 TRAINED = 4 * WEIGHT
 """The weight, its gradient and two moments."""
+TRAINED_BY_MUON = 3 * WEIGHT
+"""One moment: of the matrices of the blocks, which are nearly all."""
+PARTS = {
+    WEIGHT: "in float32",
+    TRAINED_BY_MUON: "weight, gradient and the moment of Muon in float32",
+    TRAINED: "weight, gradient and two moments of AdamW in float32",
+}
 _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
@@ -51,7 +58,6 @@ class Need:
         needed = int(self.each * parameters * share)
         if needed <= there:
             return None
-        parts = "weight, gradient and two moments of AdamW in float32" if self.each == TRAINED else "in float32"
         return TOO_LARGE.problem(
             "model",
             work=self.work,
@@ -60,7 +66,7 @@ class Need:
             there=size(there),
             parameters=f"{parameters:,}",
             each=self.each,
-            parts=parts,
+            parts=PARTS[self.each],
             further=" or LoRA (post_training.sft.lora, post_training.prefer.lora)" if self.lora else "",
         )
 
@@ -68,17 +74,23 @@ class Need:
 def needs(config: Config) -> list[Need]:
     """What a run certainly does with its model, as far as memory is concerned."""
     if config.model.path is None:
-        return [Need("pretraining", TRAINED)]
-    stages = [Need("training on longer rows", TRAINED)] if len(parts_of(config.pretrain)) > 1 else []
+        return [Need("pretraining", trained_bytes(config.pretrain))]
+    longer = [Need("training on longer rows", trained_bytes(config.pretrain))]
+    stages = longer if len(parts_of(config.pretrain)) > 1 else []
     return [Need("evaluation", WEIGHT), *_finetuning(config.post_training), *stages]
 
 
 def _finetuning(post: PostTrainingSection) -> list[Need]:
-    loras: Mapping[str, LoRASection | None] = {"finetuning": post.sft.lora, "preference": post.prefer.lora}
-    full = [name for name, lora in loras.items() if lora is None]
+    stages = (post.sft, post.prefer)
+    full = [section for section in stages if section.lora is None]
     # Own rows go to one of the two stages: which is not known before they are read.
-    certain = len(full) == len(loras) if post.data is not None else post.rounds > 0 and bool(full)
-    return [Need("finetuning all weights", TRAINED, lora=True)] if certain else []
+    certain = len(full) == len(stages) if post.data is not None else post.rounds > 0 and bool(full)
+    return [Need("finetuning all weights", min(map(trained_bytes, full)), lora=True)] if certain else []
+
+
+def trained_bytes(section: OptimizerSection) -> int:
+    """Bytes that a trained parameter takes at least, all in all."""
+    return TRAINED_BY_MUON if section.optimizer == "muon" else TRAINED
 
 
 def shortage(config: Config, model: ModelConfig, there: int, place: str, share: float = 1.0) -> list[Problem]:

@@ -56,8 +56,8 @@ def in_flight(rank: int, ranks: int, chunks: int, consecutive: int, *, split: bo
     """Of how many forwards a rank keeps what their backwards need at once, at most, however many microbatches. `split`:
     backwards are in two halves, of which the second one lets go of it."""
     alive = most = 0
-    microbatches = 2 * (ranks + consecutive)
-    actions = split_order(rank, ranks, microbatches) if split else order(rank, ranks, chunks, microbatches, consecutive)
+    longest = 2 * max(consecutive, ranks) - 1  # group of microbatches, which is the worst case
+    actions = split_order(rank, ranks, longest) if split else order(rank, ranks, chunks, longest, consecutive)
     ends = "weights" if split else "backward"
     for action in actions:
         alive += (action.kind == "forward") - (action.kind == ends)

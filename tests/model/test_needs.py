@@ -28,6 +28,14 @@ def test_what_training_keeps_is_what_is_counted():
     assert need.each * model.config.num_params() == sum(kept)
 
 
+def test_muon_keeps_one_moment():
+    config = load({"pretrain": {"optimizer": "muon"}, "model": {"preset": "llama-3-70b"}}, environ={}).config
+    (need,) = needs(config)
+    assert need.each == 12
+    model = ModelConfig.from_section(config.model, config.tokenizer.vocab_size)
+    assert "the moment of Muon" in str(shortage(config, model, 10**9, "this machine")[0])
+
+
 def test_seventy_billion_do_not_fit_into_24_gb():
     config = load({"model": {"preset": "llama-3-70b"}}, environ={}).config
     model = ModelConfig.from_section(config.model, config.tokenizer.vocab_size)

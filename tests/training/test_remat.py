@@ -23,6 +23,7 @@ from llama3.model.transformer import Transformer
 from llama3.recipe import run
 from llama3.training.placed import PlacedModel
 from llama3.training.room import budget_problems
+from llama3_plugins.parallelism.schedule import in_flight, order
 
 WIDE = ModelConfig(64, 4, 4, 2, 160, 101, max_seq_len=512)
 SHAPES = {
@@ -122,6 +123,18 @@ def test_a_budget_is_met_with_the_least_work():
     assert recomputed(block, blocks, 8000) == [Recompute.NOTHING] * blocks
     assert recomputed(block, blocks, 4800) == [Recompute.POINTWISE] * blocks
     assert recomputed(block, blocks, 0) == [Recompute.BLOCK] * blocks
+
+
+@pytest.mark.parametrize(("ranks", "chunks", "consecutive"), [(2, 1, 2), (4, 1, 4), (2, 2, 3), (4, 3, 6)])
+def test_a_pipeline_shares_the_budget_among_what_is_in_flight(ranks, chunks, consecutive):
+    for rank in range(ranks):
+        most = in_flight(rank, ranks, chunks, consecutive)
+        alive = [0]
+        for microbatches in range(1, 40):
+            for action in order(rank, ranks, chunks, microbatches, consecutive):
+                alive.append(alive[-1] + (1 if action.kind == "forward" else -1))
+        assert max(alive) == most
+        assert chunks > 1 or most == ranks - rank
 
 
 def test_scoring_without_gradient_recomputes_nothing():
