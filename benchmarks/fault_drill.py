@@ -55,7 +55,7 @@ class Drill:
             return
         fault = due.read_text()
         due.unlink()
-        {"segfault": lambda: ctypes.string_at(1), "exit": lambda: os._exit(3), "abort": os.abort,
+        {"segfault": lambda: ctypes.string_at(1), "exit": lambda: os._exit(9), "abort": os.abort,
          "error": self.error, "hang": lambda: threading.Event().wait(),
          "interpreter": lambda: re.match(r"(a+)+$", "a" * 60 + "b"), "flip": self.flip}[fault]()
 

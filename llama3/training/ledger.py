@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache
@@ -95,8 +95,10 @@ class RunLedger:
 
     def reached(self) -> dict[str, Any]:
         """The last finished step of whoever worked here last, and when: known after a kill too. Empty where unknown."""
+        if self._beat is None:
+            return {}
         try:
-            step, clock, booted = self._beat.read_text().split() if self._beat is not None else ()
+            step, clock, booted = self._beat.read_text().split()
             return {"reached": int(step), "reached_clock": float(clock), "reached_boot": booted}
         except (OSError, ValueError):
             return {}
@@ -151,7 +153,7 @@ def ranks_of(run: Path) -> list[int]:
     return [0, *sorted(int(name) for name in others if name.isdecimal())]
 
 
-def between(earlier: dict[str, Any], later: dict[str, Any]) -> float:
+def between(earlier: Mapping[str, Any], later: Mapping[str, Any]) -> float:
     """Seconds from one row to a later one: by the monotonic clock, across a restart of the machine by the wall's."""
     if earlier.get("boot") == later.get("boot"):
         return max(0.0, later["clock"] - earlier["clock"])
