@@ -98,16 +98,17 @@ class RunLedger:
         if self._beat is None:
             return {}
         try:
-            step, clock, booted = self._beat.read_text().split()
-            return {"reached": int(step), "reached_clock": float(clock), "reached_boot": booted}
-        except (OSError, ValueError):
+            step, clock, booted, artifact = self._beat.read_text().splitlines()[0].split(" ", 3)
+            known = {"reached": int(step), "reached_clock": float(clock), "reached_boot": booted}
+        except (OSError, ValueError, IndexError):
             return {}
+        return known if artifact == self.artifact else {}
 
     def _write_beat(self, step: int) -> None:
         """A few bytes in place, not a row: a kill may not lose which steps were lost."""
         if self._beat is not None:
             with suppress(OSError), open(os.open(self._beat, os.O_WRONLY | os.O_CREAT, 0o644), "w") as file:
-                file.write(f"{step:<12} {time.monotonic():<20.6f} {boot()}\n")
+                file.write(f"{step:012} {time.monotonic():020.6f} {boot()} {self.artifact}\n")
 
     def flush(self) -> None:
         """Write down the steps that are finished."""

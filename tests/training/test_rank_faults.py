@@ -161,7 +161,7 @@ def test_a_frozen_rank_is_named_by_the_others(alone, tmp_path):
 
     def work(rank):
         frozen = {4: lambda: os.kill(os.getpid(), signal.SIGSTOP)} if rank == 1 else {}
-        learn(run, {"dp": "fsdp"}, frozen, hang=0.5)
+        learn(run, {"dp": "fsdp"}, frozen, hang=1.0)
 
     assert as_ranks(tmp_path / "ranks", 2, work) == [HANG_EXIT, -signal.SIGKILL]
     told = summary(run)
@@ -180,7 +180,7 @@ def test_a_rank_that_does_not_come_to_a_collective_is_named(tmp_path):
 
     def work(rank):
         stuck = {4: threading.Event().wait} if rank == 1 else {}
-        learn(run, {"dp": "fsdp"}, stuck, hang=0.5)
+        learn(run, {"dp": "fsdp"}, stuck, hang=1.0)
 
     assert as_ranks(tmp_path / "ranks", 2, work) == [HANG_EXIT, HANG_EXIT]
     told = summary(run)
