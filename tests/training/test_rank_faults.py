@@ -17,6 +17,8 @@ from forked import run_ranks
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from training_toys import CONFIG, Counting, options, schedule
 
+from llama3.artifacts import stage
+from llama3.artifacts.run import RunDir
 from llama3.config.schema import ParallelismSection, ReliabilitySection
 from llama3.model.batch import Batch
 from llama3.plugins.registry import discover
@@ -29,6 +31,7 @@ from llama3.training.ledger import rows_of_rank
 from llama3.training.loop import train
 from llama3.training.parallel import ParallelContext, start
 from llama3.training.placed import PlacedModel
+from llama3.training.ranks import Ranks
 from llama3.training.reliability import Reliability, content_of
 from llama3_plugins.algorithms.next_token import NextToken
 
@@ -113,6 +116,26 @@ def test_content_is_of_the_samples_and_their_order_within():
     other = Batch(swapped, whole.starts_S1, whole.parents_S, whole.targets_M)
     assert content_of(other) != content_of(whole)
     assert content_of(whole.select([])) == 0
+
+
+def test_every_rank_writes_into_the_run_directory(tmp_path):
+    """Rank 0 executes a stage; the other is told where the records of the run go."""
+
+    @stage(output="report", every_rank=True)
+    def measured(*, out):
+        (out.logs / f"rank-{os.environ['RANK']}").touch()
+        (out.path / "report.json").write_text("{}")
+
+    def work():
+        ranks = Ranks()
+        if ranks.leads:
+            ranks.lead(measured, lambda told: RunDir(tmp_path / "run").execute(told, {}))
+        else:
+            ranks.follow(measured, {}, None)
+        return {}
+
+    run_ranks(tmp_path / "ranks", 2, work)
+    assert {path.name for path in (tmp_path / "run").glob("rank-*")} == {"rank-0", "rank-1"}
 
 
 # -- a rank that hangs -----------------------------------------------------------------------------
