@@ -1,6 +1,6 @@
 """A drill of 60 random faults: a run that is killed, crashed, frozen and bit-flipped, and what that cost.
 
-    python benchmarks/fault_drill.py [--faults 60] [--every 8]     or: make drill
+    python benchmarks/fault_drill.py [--faults 60] [--every 15]     or: make drill
 
 `llama3 run --restarts` trains a small model while a seeded list of faults strikes, one about `--every` seconds after
 the last, as the paper's 54 days had 466 (one in 2.8 hours): kills from outside, crashes from inside, hangs of a thread
@@ -55,7 +55,7 @@ class Drill:
             return
         fault = due.read_text()
         due.unlink()
-        {"segfault": lambda: ctypes.string_at(1), "exit": lambda: os._exit(3), "abort": os.abort,
+        {"segfault": lambda: ctypes.string_at(1), "exit": lambda: os._exit(9), "abort": os.abort,
          "error": self.error, "hang": lambda: threading.Event().wait(),
          "interpreter": lambda: re.match(r"(a+)+$", "a" * 60 + "b"), "flip": self.flip}[fault]()
 
@@ -161,7 +161,7 @@ def weights(run: Path) -> str:
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--faults", type=int, default=60)
-    arguments.add_argument("--every", type=float, default=8.0, help="seconds between faults, about")
+    arguments.add_argument("--every", type=float, default=15.0, help="seconds between faults, about")
     arguments.add_argument("--steps", type=int, default=0, help="default: as many as last beyond the faults")
     arguments.add_argument("--hang-seconds", type=float, default=2.0)
     arguments.add_argument("--seed", type=int, default=1)

@@ -63,7 +63,7 @@ def test_the_codes_exist():
 
 def test_the_drill_is_told_as_the_command_tells_it():
     (told,) = blocks("text")
-    assert "benchmarks/fault_drill.py" in TEXT
+    assert "python benchmarks/fault_drill.py --faults 7" in TEXT
     share = float(re.search(r"^effective training time +([\d.]+)%$", told, re.M)[1])
     useful, elapsed = map(float, re.search(r"^useful of elapsed +([\d.]+) s of ([\d.]+) s$", told, re.M).groups())
     assert abs(share - 100 * useful / elapsed) < 0.06

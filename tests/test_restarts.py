@@ -94,7 +94,7 @@ def test_a_run_that_crashes_and_hangs_goes_on_by_itself(calm, tmp_path):
     config, changes, undisturbed = calm
     faults = "{2: segfault, 5: hang}"
     striker = f"logging=[jsonl, {{name: striker, faults: {faults}, done: {tmp_path}}}]"
-    more = [f"run.dir={tmp_path / 'runs'}", striker, "reliability.hang_seconds=0.5"]
+    more = [f"run.dir={tmp_path / 'runs'}", striker, "reliability.hang_seconds=1"]
     process = launch([sys.executable, *command(config, [*changes, *more], "--restarts", "5", "--json")])
     output, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors[-3000:]

@@ -134,7 +134,7 @@ class _Reader:
 
     def _reached_more(self, hit: Interruption, noticed: Row, row: Row) -> None:
         """The process that was lost had finished more steps than it had written down."""
-        step, when = row.get("reached"), {"clock": row.get("reached_clock"), "boot": row.get("reached_boot")}
+        step, when = row.get("reached"), {"clock": row.get("reached_clock", 0.0), "boot": row.get("reached_boot")}
         if isinstance(step, int) and step > self.reached:
             hit.step = self._unwritten = step
             if when["boot"] == noticed.get("boot"):

@@ -42,20 +42,21 @@ class FlightRecorder:
             yield
             return
         self._numbers[group] += 1
-        entry = {
+        began = time.monotonic()
+        entry: dict[str, Any] = {
             "collective": name,
             "group": group,
             "number": self._numbers[group],
             "shape": list(shape),
             "where": _where(),
-            "began": time.monotonic(),
+            "began": began,
             "seconds": None,
         }
         self._ring.append(entry)
         try:
             yield
         finally:
-            entry["seconds"] = time.monotonic() - entry["began"]
+            entry["seconds"] = time.monotonic() - began
             self.waited += entry["seconds"]
 
     def dump(self, path: Path, rank: int, attempt: int, step: int) -> None:
@@ -81,7 +82,7 @@ def _where() -> list[str]:
 
 def read_dumps(folder: Path) -> list[dict[str, Any]]:
     """The dumps of the last hang in a folder of records, by rank; unreadable ones are left out."""
-    found = []
+    found: list[dict[str, Any]] = []
     for path in sorted(folder.glob("flight-*.json")):
         with suppress(OSError, ValueError, KeyError, TypeError):
             dump = json.loads(path.read_bytes())

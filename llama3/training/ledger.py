@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache
@@ -95,17 +95,20 @@ class RunLedger:
 
     def reached(self) -> dict[str, Any]:
         """The last finished step of whoever worked here last, and when: known after a kill too. Empty where unknown."""
-        try:
-            step, clock, booted = self._beat.read_text().split() if self._beat is not None else ()
-            return {"reached": int(step), "reached_clock": float(clock), "reached_boot": booted}
-        except (OSError, ValueError):
+        if self._beat is None:
             return {}
+        try:
+            step, clock, booted, artifact = self._beat.read_text().splitlines()[0].split(" ", 3)
+            known = {"reached": int(step), "reached_clock": float(clock), "reached_boot": booted}
+        except (OSError, ValueError, IndexError):
+            return {}
+        return known if artifact == self.artifact else {}
 
     def _write_beat(self, step: int) -> None:
         """A few bytes in place, not a row: a kill may not lose which steps were lost."""
         if self._beat is not None:
             with suppress(OSError), open(os.open(self._beat, os.O_WRONLY | os.O_CREAT, 0o644), "w") as file:
-                file.write(f"{step:<12} {time.monotonic():<20.6f} {boot()}\n")
+                file.write(f"{step:012} {time.monotonic():020.6f} {boot()} {self.artifact}\n")
 
     def flush(self) -> None:
         """Write down the steps that are finished."""
@@ -151,7 +154,7 @@ def ranks_of(run: Path) -> list[int]:
     return [0, *sorted(int(name) for name in others if name.isdecimal())]
 
 
-def between(earlier: dict[str, Any], later: dict[str, Any]) -> float:
+def between(earlier: Mapping[str, Any], later: Mapping[str, Any]) -> float:
     """Seconds from one row to a later one: by the monotonic clock, across a restart of the machine by the wall's."""
     if earlier.get("boot") == later.get("boot"):
         return max(0.0, later["clock"] - earlier["clock"])

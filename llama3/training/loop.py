@@ -206,7 +206,8 @@ class Trainer:
 
     def run(self) -> Progress:
         with self.reliability.attempt(self.context, self.schedule.total):
-            self.restore()
+            with self.reliability.watch("restore"):
+                self.restore()
             self.module.train()
             with StopRequest() as stop, self.saver or nullcontext():
                 while self.progress.step < self.schedule.total:
@@ -224,7 +225,8 @@ class Trainer:
             content = self.step(data)
             stopping = self.context.reduce([stop.requested], "max", "world") == [1]
         self.reliability.stepped(self.progress.step, data, content, began)
-        self.save_if_due(stopping)
+        with self.reliability.watch("save"):
+            self.save_if_due(stopping)
         if stopping:
             self.interrupt()
 
@@ -474,7 +476,9 @@ class Trainer:
         if times > MOST:
             raise TOO_OFTEN(self.reporter.stage, times=MOST, why=order.error)
         self.reliability.going_back(reached.step, order)
-        if not self.restore(order.at_most):
+        with self.reliability.watch("restore"):
+            found = self.restore(order.at_most)
+        if not found:
             raise NO_WAY_BACK(self.reporter.stage, why=order.error, step=order.at_most or reached.step)
         if self.store is not None and self.context.is_main:
             self.store.forget_after(self.progress.step)

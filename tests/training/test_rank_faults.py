@@ -17,6 +17,8 @@ from forked import run_ranks
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from training_toys import CONFIG, Counting, options, schedule
 
+from llama3.artifacts import stage
+from llama3.artifacts.run import RunDir
 from llama3.config.schema import ParallelismSection, ReliabilitySection
 from llama3.model.batch import Batch
 from llama3.plugins.registry import discover
@@ -29,6 +31,7 @@ from llama3.training.ledger import rows_of_rank
 from llama3.training.loop import train
 from llama3.training.parallel import ParallelContext, start
 from llama3.training.placed import PlacedModel
+from llama3.training.ranks import Ranks
 from llama3.training.reliability import Reliability, content_of
 from llama3_plugins.algorithms.next_token import NextToken
 
@@ -115,6 +118,26 @@ def test_content_is_of_the_samples_and_their_order_within():
     assert content_of(whole.select([])) == 0
 
 
+def test_every_rank_writes_into_the_run_directory(tmp_path):
+    """Rank 0 executes a stage; the other is told where the records of the run go."""
+
+    @stage(output="report", every_rank=True)
+    def measured(*, out):
+        (out.logs / f"rank-{os.environ['RANK']}").touch()
+        (out.path / "report.json").write_text("{}")
+
+    def work():
+        ranks = Ranks()
+        if ranks.leads:
+            ranks.lead(measured, lambda told: RunDir(tmp_path / "run").execute(told, {}))
+        else:
+            ranks.follow(measured, {}, None)
+        return {}
+
+    run_ranks(tmp_path / "ranks", 2, work)
+    assert {path.name for path in (tmp_path / "run").glob("rank-*")} == {"rank-0", "rank-1"}
+
+
 # -- a rank that hangs -----------------------------------------------------------------------------
 
 
@@ -161,7 +184,7 @@ def test_a_frozen_rank_is_named_by_the_others(alone, tmp_path):
 
     def work(rank):
         frozen = {4: lambda: os.kill(os.getpid(), signal.SIGSTOP)} if rank == 1 else {}
-        learn(run, {"dp": "fsdp"}, frozen, hang=0.5)
+        learn(run, {"dp": "fsdp"}, frozen, hang=1.0)
 
     assert as_ranks(tmp_path / "ranks", 2, work) == [HANG_EXIT, -signal.SIGKILL]
     told = summary(run)
@@ -180,7 +203,7 @@ def test_a_rank_that_does_not_come_to_a_collective_is_named(tmp_path):
 
     def work(rank):
         stuck = {4: threading.Event().wait} if rank == 1 else {}
-        learn(run, {"dp": "fsdp"}, stuck, hang=0.5)
+        learn(run, {"dp": "fsdp"}, stuck, hang=1.0)
 
     assert as_ranks(tmp_path / "ranks", 2, work) == [HANG_EXIT, HANG_EXIT]
     told = summary(run)
