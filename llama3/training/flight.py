@@ -36,8 +36,8 @@ class FlightRecorder:
     @contextmanager
     def collective(self, name: str, group: str, shape: Sequence[int] = ()) -> Iterator[None]:
         """Records one while it runs. Ranks of a group call the same ones in the same order, so its number in its group
-        says which rank is behind. Threads beside the training loop (that write checkpoints) have groups of their own and
-        are left out: nobody waits for them in a step."""
+        says which rank is behind. Threads beside the training loop, which write checkpoints, have groups of their own
+        and are left out: no step waits for them."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
