@@ -76,6 +76,15 @@ def third_party(tmp_path_factory):
     discover.cache_clear()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """As each rank has: on a busy machine the threads of tiny products wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     """Weights that were drawn by one process."""
