@@ -12,6 +12,7 @@ from llama3.model.ops import rms_norm
 from llama3.model.rows import ForestRows
 from llama3.model.score import Microbatch
 from llama3.model.transformer import Transformer
+from llama3.training.estimate import Cost, Kept, StepShape, Turn
 from llama3.training.parallel import (
     Columns,
     Dims,
@@ -27,9 +28,11 @@ __all__ = [
     "Attention",
     "Batch",
     "Columns",
+    "Cost",
     "Dims",
     "ForestRows",
     "Group",
+    "Kept",
     "Loss",
     "Microbatch",
     "ModelConfig",
@@ -38,7 +41,9 @@ __all__ = [
     "Problem",
     "Read",
     "Runner",
+    "StepShape",
     "Transformer",
+    "Turn",
     "forest_attention",
     "rms_norm",
 ]

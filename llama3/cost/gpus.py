@@ -41,6 +41,8 @@ class Gpu(BaseModel):
     bandwidth: Amount = Field(description="bytes a second between memory and processor")
     flops: dict[FactorType, Amount] = Field(description="operations a second of dense products; bf16 at least")
     link: Amount | None = Field(None, description="bytes a second between GPUs, both directions together")
+    node: int = Field(8, ge=1, description="GPUs that `link` joins")
+    network: Amount | None = Field(None, description="bytes a second of each GPU to other nodes, one direction")
     launch: float = Field(0.0, ge=0, allow_inf_nan=False, description="seconds from one kernel to the next")
     price: float | None = Field(None, ge=0, allow_inf_nan=False, description="money an hour")
 

@@ -8,11 +8,15 @@ from __future__ import annotations
 from torch import nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
-from llama3.parallelism import ParallelContext, ParallelStrategy
+from llama3.parallelism import Cost, Dims, ModelConfig, ParallelContext, ParallelStrategy, StepShape
+from llama3_plugins.parallelism.sharding import sharded
 
 
 class Fsdp(ParallelStrategy):
     """Each block is a unit of its own; embedding, last norm and head belong to the root. Uneven shards are padded."""
+
+    def estimate(self, model: ModelConfig, dims: Dims, step: StepShape) -> Cost:
+        return sharded(model, dims, step, reshard=False)
 
     def apply(self, model: nn.Module, context: ParallelContext) -> None:
         if context.mesh is None:

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 from itertools import pairwise
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -21,6 +22,7 @@ from torch.distributed.tensor import DTensor
 from llama3.errors import ConfigError, Problem
 from llama3.parallelism import (
     Columns,
+    Cost,
     Dims,
     Loss,
     Microbatch,
@@ -29,10 +31,12 @@ from llama3.parallelism import (
     ParallelStrategy,
     Read,
     Runner,
+    StepShape,
     Transformer,
+    Turn,
 )
 from llama3_plugins.parallelism.options import PipelineOptions
-from llama3_plugins.parallelism.schedule import Action, forward_order, order
+from llama3_plugins.parallelism.schedule import Action, bubble, forward_order, order
 
 FEW_LAYERS = ConfigError.declare(
     "L3-PAR-013",
@@ -56,6 +60,35 @@ class Pipeline(ParallelStrategy):
         if stages <= most:
             return []
         return [FEW_LAYERS.problem("parallelism.pp", stages=stages, layers=model.n_layers, most=most)]
+
+    def estimate(self, model: ModelConfig, dims: Dims, step: StepShape) -> Cost:
+        """The fullest of the ranks for each: in work, in weights, and in what is alive for the backward pass. Hidden
+        states travel while a rank computes."""
+        ranks, chunks = dims.pp, self.options.chunks
+        if ranks == 1:
+            return Cost()
+        alive = _alive(model.n_layers, ranks, chunks, step.microbatches, self.options.consecutive or ranks)
+        rows = step.tokens / (dims.tp * dims.cp) * model.dim * step.width
+        return Cost(
+            work=_fullest(model, ranks, chunks, in_work=True),
+            weights=_fullest(model, ranks, chunks, in_work=False),
+            rows=alive,
+            inputs=alive,
+            channels=alive,
+            keys=alive,
+            behind=2 * step.microbatches * (chunks - 1 / ranks) * rows,
+            bubble=bubble(ranks, chunks, step.microbatches),
+        )
+
+    def choices(self, model: ModelConfig, dims: Dims) -> list[dict[str, Any]]:
+        """One stage per rank, and every power of two of them that leaves each a layer."""
+        most = (model.n_layers + 2) // dims.pp if dims.pp > 1 else 1
+        stages = [2**power for power in range(1, most.bit_length()) if 2**power <= most]
+        return [{}, *({"schedule": "interleaved", "stages": count} for count in stages)]
+
+    def turns(self, dims: Dims, step: StepShape) -> list[list[Turn]]:
+        ranks, consecutive = dims.pp, self.options.consecutive or dims.pp
+        return [list(order(r, ranks, self.options.chunks, step.microbatches, consecutive)) for r in range(ranks)]
 
     def apply(self, model: nn.Module, context: ParallelContext) -> None:
         if context.mesh is None or context.dims.pp == 1:
@@ -86,6 +119,40 @@ def stage_layers(layers: int, stages: int) -> list[range]:
     slots = layers + 2
     bounds = [stage * slots // stages for stage in range(stages + 1)]
     return [range(max(first - 1, 0), min(end - 1, layers)) for first, end in pairwise(bounds)]
+
+
+@lru_cache(maxsize=4096)
+def _fullest(model: ModelConfig, ranks: int, chunks: int, *, in_work: bool) -> float:
+    """The fullest rank's share of the model's products (`in_work`) or of its weights."""
+    head = model.vocab_size * model.dim
+    norms = (2 * model.n_layers + 1) * model.dim
+    block = (model.num_params() - norms - head * (1 if model.tied else 2)) / model.n_layers
+    layers = [0] * ranks
+    for stage, held in enumerate(stage_layers(model.n_layers, ranks * chunks)):
+        layers[stage % ranks] += len(held)
+    shares = [count * (block if in_work else block + 2 * model.dim) for count in layers]
+    shares[0] += 0 if in_work else head
+    shares[-1] += head if in_work else head + model.dim
+    return max(shares) / (model.n_layers * block + head if in_work else model.num_params())
+
+
+@lru_cache(maxsize=4096)
+def _alive(layers: int, ranks: int, chunks: int, microbatches: int, consecutive: int) -> float:
+    """The most that a rank keeps at once for the backward pass, in models' worth of one microbatch."""
+    stages = stage_layers(layers, ranks * chunks)
+    few = min(microbatches, 3 * max(ranks, consecutive))  # after that it alternates
+    # The first ranks are the most ahead; the very first one may have a layer less than the second.
+    return max(_most_alive(rank, ranks, chunks, few, consecutive, stages) for rank in {0, 1, ranks - 1}) / layers
+
+
+def _most_alive(rank: int, ranks: int, chunks: int, microbatches: int, consecutive: int, stages: list[range]) -> int:
+    """Layers times microbatches."""
+    alive = most = 0
+    for action in order(rank, ranks, chunks, microbatches, consecutive):
+        held = len(stages[action.chunk * ranks + rank])
+        alive += held if action.kind == "forward" else -held
+        most = max(most, alive)
+    return most
 
 
 class PipelineRunner(Runner):

@@ -6,7 +6,8 @@ ends with B (Narayanan et al. 2021). With several chunks, N microbatches of one 
 chunk's turn; N is free (Llama 3, section 3.3.2): ranks (depth first) up to all microbatches (breadth first). It need
 not divide the number of microbatches, and there may be fewer of these than ranks.
 
-A rank waits (ranks - 1) / (chunks x microbatches) of the time that it works: `bubble`.
+A rank waits (ranks - 1) / (chunks x microbatches) of the time that it works, and longer where microbatches are fewer
+than ranks: `bubble`.
 """
 
 from __future__ import annotations
@@ -53,5 +54,7 @@ def _groups(ranks: int, microbatches: int, consecutive: int) -> list[range]:
 
 
 def bubble(ranks: int, chunks: int, microbatches: int) -> float:
-    """The time that a rank waits over the time that it works, where all stages and microbatches take as long."""
-    return (ranks - 1) / (chunks * microbatches)
+    """The time that a rank waits over the time that it works, where all stages and microbatches take as long, and as
+    many microbatches as ranks follow each other. With fewer microbatches than ranks, each turn of a chunk waits for the
+    first of them to come round."""
+    return (ranks - 1 + (chunks - 1) * max(0, ranks - microbatches)) / (chunks * microbatches)
