@@ -52,9 +52,13 @@ class Run:
         step = StepShape(
             self.batch // self.dims.dp // self.rows, self.rows * self.seq_len, self.seq_len, recompute=self.recompute
         )
-        work = Workload(self.name, self.model, "", self.gpu, self.dims.world, self.seq_len, self.batch, 0, None, REGISTRY)
+        work = Workload(
+            self.name, self.model, "", self.gpu, self.dims.world, self.seq_len, self.batch, 0, None, REGISTRY
+        )
         pipeline = {"schedule": "interleaved", "stages": self.stages} if self.stages > 1 else {}
-        options = {axis: pipeline if axis == "pp" else {} for axis in ("tp", "cp", "pp") if getattr(self.dims, axis) > 1}
+        options = {
+            axis: pipeline if axis == "pp" else {} for axis in ("tp", "cp", "pp") if getattr(self.dims, axis) > 1
+        }
         way = Way(self.dims, options, self.rows, step)
         costs = {**costs_of(work, way), "dp": self._dp(step)}
         if self.dp == "replicated" and "pp" in costs:  # as many layers on each rank, the embedding and the head besides

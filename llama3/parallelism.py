@@ -8,9 +8,11 @@ from llama3.errors import Problem
 from llama3.model.attention import Attention, forest_attention
 from llama3.model.batch import Batch
 from llama3.model.config import ModelConfig
+from llama3.model.lora import LoRALinear
 from llama3.model.ops import rms_norm
-from llama3.model.rows import ForestRows
+from llama3.model.rows import CutRows, ForestRows
 from llama3.model.score import Microbatch
+from llama3.model.shards import local
 from llama3.model.transformer import Transformer
 from llama3.training.estimate import Cost, Kept, StepShape, Turn
 from llama3.training.parallel import (
@@ -29,10 +31,12 @@ __all__ = [
     "Batch",
     "Columns",
     "Cost",
+    "CutRows",
     "Dims",
     "ForestRows",
     "Group",
     "Kept",
+    "LoRALinear",
     "Loss",
     "Microbatch",
     "ModelConfig",
@@ -45,5 +49,6 @@ __all__ = [
     "Transformer",
     "Turn",
     "forest_attention",
+    "local",
     "rms_norm",
 ]

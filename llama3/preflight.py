@@ -90,7 +90,7 @@ def layout_problems(loaded: Loaded, world: int) -> Iterator[Problem]:
             yield replace(problem, where=loaded.place(("parallelism", axis)))
     for stage, lora in (("sft", post.sft.lora), ("prefer", post.prefer.lora)):
         if lora is not None:
-            yield from adapter_problems(dims, loaded.place(("post_training", stage, "lora")))
+            yield from adapter_problems(strategies, dims, loaded.place(("post_training", stage, "lora")))
 
 
 def _model_config(loaded: Loaded) -> ModelConfig:

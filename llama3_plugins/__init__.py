@@ -324,9 +324,16 @@ def llama3_loggers() -> list[LoggerSpec]:
 def llama3_parallel_strategies() -> list[ParallelSpec]:
     return [
         ParallelSpec(
+            name="ddp",
+            factory="llama3_plugins.parallelism.ddp:Ddp",
+            summary="whole weights on every rank, gradients added up once per update",
+            axis="dp",
+        ),
+        ParallelSpec(
             name="fsdp",
             factory="llama3_plugins.parallelism.fsdp:Fsdp",
-            summary="fully sharded data parallelism (FSDP2) over the processes of torchrun",
+            options="llama3_plugins.parallelism.options:FsdpOptions",
+            summary="weights, gradients and moments sharded over the ranks (FSDP2), or within each of several copies",
             axis="dp",
         ),
         ParallelSpec(

@@ -11,6 +11,11 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
+def local(tensor: Tensor) -> Tensor:
+    """What of the tensor stands here: differentiable, and the tensor itself where it is not cut."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
 def like(parameter: Tensor, tensor: Tensor) -> Tensor:
     """A whole `tensor` on the device, and cut the way, of `parameter`. Every rank has it: nothing is sent."""
     tensor = tensor.to(parameter.device)

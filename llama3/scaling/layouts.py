@@ -119,9 +119,7 @@ def used_axes(dims: Dims) -> list[Axis]:
 
 def problems_of(work: Workload, dims: Dims) -> list[Problem]:
     """What speaks against a layout whatever way it is run: its strategies, and a batch that it cannot share."""
-    problems = [
-        problem for axis in used_axes(dims) for problem in work.strategy(axis, {}).check(work.model, dims)
-    ]
+    problems = [problem for axis in used_axes(dims) for problem in work.strategy(axis, {}).check(work.model, dims)]
     if work.batch % dims.dp:
         problems.append(UNEVEN_BATCH.problem("parallelism.dp", rows=work.batch, ranks=dims.dp))
     return problems

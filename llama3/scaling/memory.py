@@ -36,7 +36,9 @@ class RankBytes:
         return sum(getattr(self, field.name) for field in fields(self))
 
 
-def rank_bytes(model: ModelConfig, step: StepShape, cost: Cost, *, chunk_logits: float, kept_logits: float) -> RankBytes:
+def rank_bytes(
+    model: ModelConfig, step: StepShape, cost: Cost, *, chunk_logits: float, kept_logits: float
+) -> RankBytes:
     """What a rank needs where `cost` is what all strategies of its layout leave to it.
 
     chunk_logits, kept_logits: how many scores over the vocabulary are computed at once, and up to how many of a

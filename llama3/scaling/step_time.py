@@ -61,13 +61,7 @@ class StepTime:
     @property
     def total(self) -> float:
         return (
-            self.products
-            + self.attention
-            + self.passes
-            + self.exchanges
-            + self.bubble
-            + self.exposed
-            + self.optimizer
+            self.products + self.attention + self.passes + self.exchanges + self.bubble + self.exposed + self.optimizer
         )
 
 

@@ -45,7 +45,7 @@ from llama3.training.interrupt import StopRequest
 from llama3.training.meter import Meter
 from llama3.training.metrics import Reporter, Throughput
 from llama3.training.microbatch import UNITS, count_units, cut, drop_unscorable
-from llama3.training.optimizer import build_optimizer, clip_gradients, set_lr, sum_gradients
+from llama3.training.optimizer import build_optimizer, clip_gradients, set_lr
 from llama3.training.placed import PlacedModel
 from llama3.training.rollouts import Rollouts
 from llama3.training.schedule import Schedule
@@ -277,7 +277,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         microbatches = [Microbatch.of(part, want, self.module.multiple) for part in parts]
         self.model.runner.forward_backward(microbatches, partial(self.loss, counts, want, meter))
-        sum_gradients(self.module.parameters(), self.context)
+        self.model.parallel.sum_gradients(self.module)
         parameters = dict(self.module.named_parameters())
         norm = clip_gradients(parameters, self.options.clip, self.context, self.model.stages)
         if not math.isfinite(norm):

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd.graph import increment_version
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 
 from llama3.config.schema import OptimizerSection
+from llama3.model.shards import local
 from llama3.training.parallel import Dims, ParallelContext
 
 
@@ -49,19 +49,6 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
         group["lr"] = lr
 
 
-def sum_gradients(parameters: Iterable[nn.Parameter], context: ParallelContext) -> None:
-    """Add up over cp the gradients of the parameters that are not cut over it: each rank has those of its tokens.
-
-    Along dp this is the work of the strategy, which may do it while the backward pass still runs."""
-    if context.dims.cp == 1:
-        return
-    group, _, _ = context.axis("cp")
-    for parameter in parameters:
-        cut = isinstance(parameter, DTensor) and "loss" in (parameter.device_mesh.mesh_dim_names or ())
-        if parameter.grad is not None and not cut:
-            dist.all_reduce(_local(parameter.grad), group=group)
-
-
 def clip_gradients(
     parameters: Mapping[str, nn.Parameter], limit: float, context: ParallelContext, stages: Mapping[str, int]
 ) -> float:
@@ -75,17 +62,17 @@ def clip_gradients(
     norm = _norm(gradients, context, stages)
     scale = (limit / (norm + 1e-6)).clamp(max=1.0)
     for gradient in gradients.values():
-        _local(gradient).mul_(scale)
+        local(gradient).mul_(scale)
     return float(norm)
 
 
 def _norm(gradients: Mapping[str, Tensor], context: ParallelContext, stages: Mapping[str, int]) -> Tensor:
     """The norm over all ranks, a scalar: each part of a gradient counts once, however many ranks have it."""
     if context.dims.world == 1:
-        return torch.nn.utils.get_total_norm([_local(gradient) for gradient in gradients.values()])
+        return torch.nn.utils.get_total_norm([local(gradient) for gradient in gradients.values()])
     parts: dict[int, list[Tensor]] = {}
     for name, gradient in gradients.items():
-        parts.setdefault(_copies(gradient, context.dims) * stages[name], []).append(_local(gradient))
+        parts.setdefault(_copies(gradient, context.dims) * stages[name], []).append(local(gradient))
     mine = sum(float(torch.nn.utils.get_total_norm(part)) ** 2 / copies for copies, part in parts.items())
     (squares,) = context.reduce([mine], "sum", "world")
     return torch.tensor(squares, device=context.device).sqrt()
@@ -98,7 +85,3 @@ def _copies(gradient: Tensor, dims: Dims) -> int:
         for axis, placement in enumerate(gradient.placements):
             copies //= 1 if placement.is_replicate() else gradient.device_mesh.size(axis)
     return copies
-
-
-def _local(gradient: Tensor) -> Tensor:
-    return gradient.to_local() if isinstance(gradient, DTensor) else gradient

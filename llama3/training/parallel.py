@@ -12,7 +12,7 @@ from __future__ import annotations
 import atexit
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
@@ -21,10 +21,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.tensor import DTensor
 
 from llama3.config.schema import Axis, ParallelismSection
 from llama3.errors import ConfigError, DoesNotFit, Problem
 from llama3.model.score import Microbatch
+from llama3.model.shards import local
+from llama3.model.transformer import Transformer
 from llama3.training import messages
 from llama3.training.estimate import Cost, StepShape, Turn
 
@@ -38,11 +41,11 @@ OTHER_WORLD = DoesNotFit.declare(
     fix="torchrun --nproc-per-node {needed} -m llama3 ...",
 )
 
-WHOLE_ADAPTERS = ConfigError.declare(
+NO_PLACE = ConfigError.declare(
     "L3-PAR-014",
-    "adapters (LoRA) cannot be trained where matrices are cut over {ranks} ranks",
-    why="no rank has the whole matrix that an adapter is added to",
-    fix="set parallelism.tp: 1, or train all weights",
+    "adapters (LoRA) cannot be trained where {strategy} cuts matrices over {ranks} ranks",
+    why="it has no place for them (`places_adapters`)",
+    fix="set parallelism.tp: 1 or name another strategy, or train all weights",
 )
 
 MESH: tuple[Axis, ...] = ("dp", "pp", "cp", "tp")
@@ -57,6 +60,10 @@ GROUPS: Mapping[Group, tuple[Axis, ...]] = {
 }
 """The ranks that a reduction is over: those with other examples (batch), with other tokens too (loss: gradients are
 sums over these), with other parts of one copy of the model (model), all."""
+
+
+REPLICAS, SHARDS = "replicas", "shards"
+"""The two levels of a loss mesh: copies of the weights, and the ranks that share one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,11 +119,12 @@ class ParallelContext:
         assert self.mesh is not None
         return self.mesh.get_group(axis), self.mesh.get_local_rank(axis), getattr(self.dims, axis)
 
-    @property
-    def loss_mesh(self) -> DeviceMesh:
-        """The ranks over which gradients are summed, as one axis of the mesh. Needs a mesh."""
+    def loss_mesh(self, replicas: int = 1) -> DeviceMesh:
+        """The ranks over which gradients are summed, as one axis of the mesh; with `replicas` as two, of which the
+        inner one ("shards") has neighbours. Needs a mesh."""
         assert self.mesh is not None
-        return self.mesh["dp"] if self.dims.cp == 1 else self.mesh["loss"]
+        mesh = self.mesh["dp"] if self.dims.cp == 1 else self.mesh["loss"]
+        return mesh if replicas == 1 else _two_levels(mesh, replicas)
 
     def all_reduce(self, x: Tensor, group: Group = "batch") -> Tensor:
         """The sum of `x` over a group, in place; `x` itself in a group of one."""
@@ -172,7 +180,8 @@ class Runner(Protocol):
     """Runs forwards and backwards over microbatches, of which every rank is given the same number."""
 
     def forward_backward(self, microbatches: Sequence[Microbatch], loss: Loss) -> None:
-        """Those of one update, leaving gradients on the parameters."""
+        """Those of one update, leaving gradients on the parameters. It may say before each backward pass whether
+        another one follows (`Transformer.set_gradient_sync`), so that gradients are exchanged once."""
         ...
 
     def forward(self, microbatches: Sequence[Microbatch], read: Read) -> Sequence[Columns]:
@@ -182,6 +191,9 @@ class Runner(Protocol):
 
 class ParallelStrategy(Protocol):
     """One axis of the mesh. Subclass it to inherit the defaults written here."""
+
+    places_adapters: bool = False
+    """Of a strategy along tp: whether `apply` cuts layers with adapters (`LoRALinear`) too. Others need not care."""
 
     def check(self, model: ModelConfig, dims: Dims) -> list[Problem]:
         """What speaks against these sizes. Needs neither devices nor a process group."""
@@ -204,7 +216,12 @@ class ParallelStrategy(Protocol):
     def apply(self, model: nn.Module, context: ParallelContext) -> None:
         """Cut the model, which has no storage yet, in place. Parameters keep their names; one that is cut becomes a
         `DTensor` of its whole shape. A pipeline takes away what other ranks have: it deletes layers and sets what
-        stands outside of them to None. What cuts the rows of a forest says so (`model.multiple`, `model.rows`)."""
+        stands outside of them to None. What cuts the rows of a forest says so (`model.multiple`, `model.rows`); what
+        exchanges gradients during a backward pass can wait for the last one (`model.set_gradient_sync`)."""
+
+    def sum_gradients(self, model: nn.Module, context: ParallelContext) -> None:
+        """Asked when all backward passes of an update are done: add up over this axis what its ranks have learnt (dp),
+        or whatever else is missing. Gradients along cp are the core's work, but for parameters cut over `loss`."""
 
     def runner(self, model: nn.Module, context: ParallelContext) -> Runner | None:
         """A pipeline's own schedule (pp); None for the plain loop over microbatches."""
@@ -214,9 +231,14 @@ class ParallelStrategy(Protocol):
 class MicrobatchRunner:
     """The plain runner: the whole model, one microbatch after another."""
 
+    def __init__(self, model: Transformer) -> None:
+        self._model = model
+
     def forward_backward(self, microbatches: Sequence[Microbatch], loss: Loss) -> None:
-        for microbatch in microbatches:
-            loss(microbatch, None).backward()
+        for place, microbatch in enumerate(microbatches, start=1):
+            share = loss(microbatch, None)
+            self._model.set_gradient_sync(place == len(microbatches))
+            share.backward()
 
     def forward(self, microbatches: Sequence[Microbatch], read: Read) -> Sequence[Columns]:
         return [cast(Columns, read(microbatch, None)) for microbatch in microbatches]  # there is no earlier stage
@@ -227,17 +249,28 @@ class Parallel:
 
     def __init__(self, context: ParallelContext, strategies: Mapping[Axis, ParallelStrategy] | None = None) -> None:
         self.context = context
+        self._by_axis = dict(strategies or {})
         order: tuple[Axis, ...] = ("pp", "tp", "cp", "dp")
-        self._strategies = [strategies[axis] for axis in order if axis in strategies] if strategies else []
+        self._strategies = [self._by_axis[axis] for axis in order if axis in self._by_axis]
 
     def apply(self, model: nn.Module) -> None:
         """Cut a model, in place."""
         for strategy in self._strategies:
             strategy.apply(model, self.context)
 
-    def runner(self, model: nn.Module) -> Runner:
+    def runner(self, model: Transformer) -> Runner:
         runners = (strategy.runner(model, self.context) for strategy in self._strategies)
-        return next((runner for runner in runners if runner is not None), MicrobatchRunner())
+        return next((runner for runner in runners if runner is not None), MicrobatchRunner(model))
+
+    def sum_gradients(self, model: nn.Module) -> None:
+        """End the backward passes of an update: every gradient becomes that of all ranks. dp is first, pp last."""
+        for strategy in reversed(self._strategies):
+            strategy.sum_gradients(model, self.context)
+        sum_over_cp(model.parameters(), self.context)
+
+    def adapter_problems(self, where: str) -> list[Problem]:
+        """What speaks against adapters in this layout."""
+        return adapter_problems(self._by_axis, self.context.dims, where)
 
 
 def start(section: ParallelismSection, model: ModelConfig, device: torch.device, registry: Registry) -> Parallel:
@@ -256,9 +289,23 @@ def start(section: ParallelismSection, model: ModelConfig, device: torch.device,
     return Parallel(connect(dims, device), strategies)
 
 
-def adapter_problems(dims: Dims, where: str) -> list[Problem]:
+def adapter_problems(strategies: Mapping[Axis, ParallelStrategy], dims: Dims, where: str) -> list[Problem]:
     """What speaks against adapters in a layout."""
-    return [WHOLE_ADAPTERS.problem(where, ranks=dims.tp)] if dims.tp > 1 else []
+    cutting = strategies.get("tp")
+    if dims.tp == 1 or cutting is None or cutting.places_adapters:
+        return []
+    return [NO_PLACE.problem(where, strategy=type(cutting).__name__, ranks=dims.tp)]
+
+
+def sum_over_cp(parameters: Iterable[nn.Parameter], context: ParallelContext) -> None:
+    """Add up over cp the gradients of the parameters that are not cut over it: each rank has those of its tokens."""
+    if context.dims.cp == 1:
+        return
+    group, _, _ = context.axis("cp")
+    for parameter in parameters:
+        names = parameter.device_mesh.mesh_dim_names if isinstance(parameter, DTensor) else None
+        if parameter.grad is not None and not {"loss", SHARDS}.intersection(names or ()):
+            dist.all_reduce(local(parameter.grad), group=group)
 
 
 def build_strategies(section: ParallelismSection, world: int, registry: Registry) -> dict[Axis, ParallelStrategy]:
@@ -290,6 +337,11 @@ def _lay(dims: Dims, device: str) -> tuple[DeviceMesh, dict[Group, dist.ProcessG
         mesh["dp", "cp"]._flatten("loss")
     made = {group: _group(dims.members(group), dims.world) for group in GROUPS}
     return mesh, {group: process_group for group, process_group in made.items() if process_group is not None}
+
+
+@cache
+def _two_levels(mesh: DeviceMesh, replicas: int) -> DeviceMesh:
+    return mesh._unflatten(0, (replicas, mesh.size() // replicas), (REPLICAS, SHARDS))
 
 
 def _group(members: list[list[int]], world: int) -> dist.ProcessGroup | None:

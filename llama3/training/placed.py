@@ -42,7 +42,7 @@ from llama3.model.shards import like, whole
 from llama3.model.transformer import Transformer
 from llama3.training.messages import broadcast_tensor
 from llama3.training.microbatch import cut
-from llama3.training.parallel import Columns, Parallel, ParallelContext, Read, adapter_problems
+from llama3.training.parallel import Columns, Parallel, ParallelContext, Read
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -83,7 +83,7 @@ class PlacedModel:
         Raises CheckpointError naming every tensor that is missing, extra, misshapen or not finite, ConfigError where
         the layout has no place for adapters.
         """
-        if lora is not None and (refused := adapter_problems(parallel.context.dims, "lora")):
+        if lora is not None and (refused := parallel.adapter_problems("lora")):
             raise ConfigError.of(refused)
         source = open_weights(folder)
         check_shapes(source)

@@ -4,14 +4,12 @@ A forest is cut into 2 x cp chunks; rank r computes chunks r and 2 x cp - 1 - r,
 equal work for all. Keys and values of all ranks are gathered before each attention, which then sees whatever the forest
 says: documents, prompts with their answers, deeper trees.
 
-Legend: T tokens of a forest, t those of a rank, K key-value heads, G query heads per key-value head, C channels, N
-tokens that are read, H those of them that stand here.
+Legend: T tokens of a forest, t those of a rank, K key-value heads, G query heads per key-value head, C channels.
 """
 
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -21,8 +19,8 @@ from llama3.parallelism import (
     Attention,
     Batch,
     Cost,
+    CutRows,
     Dims,
-    ForestRows,
     ModelConfig,
     ParallelContext,
     ParallelStrategy,
@@ -63,25 +61,14 @@ class AllGather(ParallelStrategy):
         model.rows = partial(HeadTailRows, group=group, rank=rank, ranks=ranks)
 
 
-class HeadTailRows(ForestRows):
+class HeadTailRows(CutRows):
     """A rank's two chunks of a forest."""
 
     def __init__(self, forest: Batch, *, group: dist.ProcessGroup, rank: int, ranks: int) -> None:
         chunks = torch.arange(forest.num_tokens, device=forest.tokens_T.device).chunk(2 * ranks)
         of_ranks = [torch.cat([chunks[r], chunks[2 * ranks - 1 - r]]) for r in range(ranks)]
-        own_t, self._group = of_ranks[rank], group
-        self.tokens_T, self.positions_T = forest.tokens_T[own_t], forest.positions_T[own_t]
-        self.attention = _GatheredKeys(forest_attention(forest, own_t), torch.cat(of_ranks).argsort(), group)
-        self._row_T = torch.full_like(forest.tokens_T, -1)
-        self._row_T[own_t] = torch.arange(len(own_t), device=own_t.device)
-
-    def held(self, read_N: Tensor) -> tuple[Tensor, Tensor]:
-        row_N = self._row_T[read_N]
-        held_H = (row_N >= 0).nonzero().squeeze(-1)
-        return held_H, row_N[held_H]
-
-    def joined(self, column_H: Tensor, held_H: Tensor, count: int) -> Tensor:
-        return _Join.apply(column_H, held_H, count, self._group)
+        own_t, natural_T = of_ranks[rank], torch.cat(of_ranks).argsort()
+        super().__init__(forest, own_t, _GatheredKeys(forest_attention(forest, own_t), natural_T, group), group)
 
 
 class _GatheredKeys:
@@ -94,21 +81,3 @@ class _GatheredKeys:
     def attend(self, layer: int, q_TKGC: Tensor, k_TKC: Tensor, v_TKC: Tensor) -> Tensor:
         both = gather_rows(torch.stack([k_TKC, v_TKC], dim=1), self._group)[self._natural_T]
         return self._attention.attend(layer, q_TKGC, both[:, 0], both[:, 1])
-
-
-class _Join(torch.autograd.Function):
-    """Values that each stand on one rank, put together on all. What all then compute with them is the same, so that
-    each takes its own values' part of the gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, column_H: Tensor, held_H: Tensor, count: int, group: dist.ProcessGroup) -> Tensor:
-        ctx.save_for_backward(held_H)
-        column_N = column_H.new_zeros(count, *column_H.shape[1:])
-        column_N[held_H] = column_H
-        dist.all_reduce(column_N, group=group)
-        return column_N
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
-        (held_H,) = ctx.saved_tensors
-        return grads[0][held_H], None, None, None

@@ -1,10 +1,11 @@
-"""Collectives along the rows of a tensor that gradients go back through.
+"""Collectives along the rows of a tensor that gradients go back through, and the sum of many tensors at once.
 
 Legend: T all rows of a group's ranks, t a rank's share of them, in the order of the ranks; D channels.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -12,6 +13,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 Group = dist.ProcessGroup
+MESSAGE = 1 << 25
+"""Bytes: large enough that its latency does not count, small beside the gradients of a model that needs it."""
 
 
 def gather_rows(x_tD: Tensor, group: Group) -> Tensor:
@@ -32,6 +35,29 @@ def scatter_sums(x_TD: Tensor, group: Group) -> Tensor:
 def same_on_all(weight: Tensor, group: Group) -> Tensor:
     """A weight that all ranks have, each of which computes other rows with it: its gradient is the sum of theirs."""
     return _SumGradient.apply(weight, group)
+
+
+def sum_together(tensors: Iterable[Tensor], group: Group) -> None:
+    """Replace tensors by their sums over ranks, a message of about MESSAGE bytes at a time. All ranks give the same
+    shapes in the same order."""
+    for bucket in _buckets(tensors):
+        message = torch.cat([tensor.flatten() for tensor in bucket])
+        dist.all_reduce(message, group=group)
+        for tensor, total in zip(bucket, message.split([tensor.numel() for tensor in bucket]), strict=True):
+            tensor.copy_(total.view_as(tensor))
+
+
+def _buckets(tensors: Iterable[Tensor]) -> Iterator[list[Tensor]]:
+    """Tensors of one dtype that follow each other, closed by the one that fills a message."""
+    bucket: list[Tensor] = []
+    for tensor in tensors:
+        full = sum(each.nbytes for each in bucket) >= MESSAGE
+        if bucket and (full or tensor.dtype != bucket[0].dtype):
+            yield bucket
+            bucket = []
+        bucket.append(tensor)
+    if bucket:
+        yield bucket
 
 
 def _gathered(x_tD: Tensor, group: Group) -> Tensor:

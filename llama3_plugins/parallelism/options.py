@@ -7,6 +7,25 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 
+class FsdpOptions(BaseModel):
+    """What the ranks along dp share, and when they exchange it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    replicas: int = Field(
+        1, ge=1, description="copies of the weights; the neighbours in each share it (hybrid: a copy per machine, say)"
+    )
+    reshard: bool = Field(
+        True,
+        description="give a block's weights back after its forward and gather them again for its backward; false: "
+        "gather them once per update (Llama 3), which needs room for a whole copy",
+    )
+    gather: Literal["fp32", "bf16"] = Field(
+        "fp32",
+        description="precision in which weights are gathered and computed with; gradients are added up in float32",
+    )
+
+
 class PipelineOptions(BaseModel):
     """How a pipeline's ranks take turns."""
 

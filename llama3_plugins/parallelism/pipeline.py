@@ -17,7 +17,6 @@ from typing import Any, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from llama3.errors import ConfigError, Problem
 from llama3.parallelism import (
@@ -34,6 +33,7 @@ from llama3.parallelism import (
     StepShape,
     Transformer,
     Turn,
+    local,
 )
 from llama3_plugins.parallelism.options import PipelineOptions
 from llama3_plugins.parallelism.schedule import Action, bubble, forward_order, order
@@ -112,6 +112,22 @@ class Pipeline(ParallelStrategy):
         assert isinstance(model, Transformer)
         return PipelineRunner(model, context, self.options)
 
+    def sum_gradients(self, model: nn.Module, context: ParallelContext) -> None:
+        """Both ends of the pipeline have the matrix of a tied model: each adds what the other has learnt of it."""
+        assert isinstance(model, Transformer)
+        if context.dims.pp == 1 or not model.config.tied or model.embed is None or not model.embed.weight.requires_grad:
+            return
+        group, rank, ranks = context.axis("pp")
+        weight = model.embed.weight
+        weight.grad = torch.zeros_like(weight) if weight.grad is None else weight.grad
+        mine, other = local(weight.grad), ranks - 1 - rank
+        message = mine.cpu().contiguous()
+        theirs = torch.empty_like(message)
+        received = dist.irecv(theirs, group=group, group_src=other)
+        dist.send(message, group=group, group_dst=other)
+        cast(dist.Work, received).wait()
+        mine += theirs.to(mine.device)
+
 
 def stage_layers(layers: int, stages: int) -> list[range]:
     """The layers of each stage. With the embedding before the first and the output matrix behind the last, all stages
@@ -159,18 +175,17 @@ class PipelineRunner(Runner):
     """One rank's part of the schedule."""
 
     def __init__(self, model: Transformer, context: ParallelContext, options: PipelineOptions) -> None:
-        self._context, self._device = context, context.device
+        self._model, self._context, self._device = model, context, context.device
         self._group, self._rank, self._ranks = context.axis("pp")
         self._chunks, self._last = options.chunks, self._ranks * options.chunks - 1
         self._consecutive = options.consecutive or self._ranks
         self._dim, self._dtype = model.config.dim, next(model.parameters()).dtype
-        self._tied_to = model.embed if model.config.tied and self._rank in (0, self._ranks - 1) else None
 
     def forward_backward(self, microbatches: Sequence[Microbatch], loss: Loss) -> None:
         actions = order(self._rank, self._ranks, self._chunks, len(microbatches), self._consecutive)
         mail = self._mail(microbatches, actions)
         live: dict[tuple[int, int], tuple[Tensor | None, Tensor]] = {}
-        for action in actions:
+        for number, action in enumerate(actions, start=1):
             stage, place = self._stage(action), (action.chunk, action.microbatch)
             if action.kind == "forward":
                 x_TD = mail.receive(action).requires_grad_() if stage > 0 else None
@@ -180,11 +195,11 @@ class PipelineRunner(Runner):
                     mail.send(action, y.detach())
             else:
                 x_TD, y = live.pop(place)
-                y.backward(mail.receive(action) if stage < self._last else None)
+                self._model.set_gradient_sync(number == len(actions))
+                y.backward(mail.receive(action).to(y.dtype) if stage < self._last else None)
                 if x_TD is not None:
                     mail.send(action, torch.zeros_like(x_TD) if x_TD.grad is None else x_TD.grad)
         mail.sent()
-        self._add_tied()
 
     def forward(self, microbatches: Sequence[Microbatch], read: Read) -> Sequence[Columns]:
         actions = forward_order(self._ranks, self._chunks, len(microbatches), self._consecutive)
@@ -201,31 +216,18 @@ class PipelineRunner(Runner):
         mail.sent()
         return [self._context.shared(found.get(i, ()), "pp", self._ranks - 1) for i in range(len(microbatches))]
 
-    def _add_tied(self) -> None:
-        """Add what the other end of the pipeline has learnt of a matrix that is both embedding and output matrix."""
-        if self._tied_to is None or not (weight := self._tied_to.weight).requires_grad:
-            return
-        weight.grad = torch.zeros_like(weight) if weight.grad is None else weight.grad
-        mine = weight.grad.to_local() if isinstance(weight.grad, DTensor) else weight.grad
-        message, other = mine.cpu().contiguous(), self._ranks - 1 - self._rank
-        theirs = torch.empty_like(message)
-        received = dist.irecv(theirs, group=self._group, group_src=other)
-        dist.send(message, group=self._group, group_dst=other)
-        cast(dist.Work, received).wait()
-        mine += theirs.to(self._device)
-
     def _stage(self, action: Action) -> int:
         return action.chunk * self._ranks + self._rank
 
     def _mail(self, microbatches: Sequence[Microbatch], actions: Sequence[Action]) -> _Mail:
         """With a receive posted for every action that needs one."""
-        mail = _Mail(self._group, self._rank, self._ranks, len(microbatches), self._device)
+        mail = _Mail(self._group, self._rank, self._ranks, len(microbatches), self._device, self._dtype)
         cut = self._context.dims.tp * self._context.dims.cp
         for action in actions:
             stage = self._stage(action)
             if (stage > 0) if action.kind == "forward" else (stage < self._last):
                 rows = microbatches[action.microbatch].forest.num_tokens // cut
-                mail.expect(action, torch.empty(rows, self._dim, dtype=self._dtype))
+                mail.expect(action, rows, self._dim)
         return mail
 
 
@@ -233,15 +235,22 @@ class _Mail:
     """The messages of one pass: hidden states to the next stage, their gradients back to the one before."""
 
     def __init__(
-        self, group: dist.ProcessGroup, rank: int, ranks: int, microbatches: int, device: torch.device
+        self,
+        group: dist.ProcessGroup,
+        rank: int,
+        ranks: int,
+        microbatches: int,
+        device: torch.device,
+        dtype: torch.dtype,
     ) -> None:
         self.group, self.rank, self.ranks = group, rank, ranks
-        self.microbatches, self.device = microbatches, device
+        self.microbatches, self.device, self.dtype = microbatches, device, dtype
         self._expected: dict[Action, tuple[Tensor, dist.Work]] = {}
         self._sent: list[tuple[Tensor, dist.Work]] = []
 
-    def expect(self, action: Action, x_TD: Tensor) -> None:
-        """Have the message that an action needs written into `x_TD`, when it comes."""
+    def expect(self, action: Action, rows: int, dim: int) -> None:
+        """Prepare for the message that an action needs."""
+        x_TD = torch.empty(rows, dim, dtype=self.dtype)
         step = -1 if action.kind == "forward" else 1
         work = dist.irecv(x_TD, group=self.group, group_src=self._peer(step), tag=self._tag(action))
         self._expected[action] = (x_TD, cast(dist.Work, work))
@@ -255,7 +264,7 @@ class _Mail:
     def send(self, action: Action, x_TD: Tensor) -> None:
         """What an action gives, to the stage that goes on with it."""
         step = 1 if action.kind == "forward" else -1
-        message = x_TD.cpu().contiguous()
+        message = x_TD.to("cpu", self.dtype).contiguous()
         work = dist.isend(message, group=self.group, group_dst=self._peer(step), tag=self._tag(action, step))
         self._sent.append((message, cast(dist.Work, work)))
 

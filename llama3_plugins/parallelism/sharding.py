@@ -6,18 +6,17 @@ from llama3.parallelism import Cost, Dims, ModelConfig, StepShape
 
 
 def sharded(
-    model: ModelConfig, dims: Dims, step: StepShape, *, reshard: bool, replicas: int = 1, width: int | None = None
+    model: ModelConfig, dims: Dims, step: StepShape, *, reshard: bool, replicas: int = 1, width: int = 2
 ) -> Cost:
     """Of ranks along dp and cp that share everything they keep; with `replicas` in so many whole copies.
 
-    A rank gathers weights in `width` bytes a number (default: as products take them): for every forward and every
+    A rank gathers weights in `width` bytes a number: for every forward and every
     backward (`reshard`), where the ends of the model and two blocks stand whole at a time, or once an update, where all
     do. Gradients are added up whole over the microbatches and handed on once.
     """
     ranks, of_parts = dims.dp * dims.cp // replicas, dims.tp * dims.pp
     if dims.dp * dims.cp == 1:
         return Cost()
-    width = width or step.width
     own, away = model.num_params() / of_parts, 1 - 1 / ranks
     embedding = model.vocab_size * model.dim
     ends = embedding * (1 if model.tied or dims.pp > 1 else 2) / dims.tp

@@ -17,7 +17,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor, Shard, distribute_tensor
+from torch.distributed.tensor import Shard, distribute_tensor
 
 from llama3.errors import ConfigError, Problem
 from llama3.parallelism import (
@@ -28,6 +28,7 @@ from llama3.parallelism import (
     ParallelStrategy,
     StepShape,
     Transformer,
+    local,
     rms_norm,
 )
 from llama3_plugins.parallelism.collectives import gather_rows, gather_same, same_on_all, scatter_sums
@@ -118,11 +119,6 @@ def _cut(module: nn.Module, dim: int, mesh: DeviceMesh) -> nn.Parameter:
     return nn.Parameter(cut, requires_grad=weight.requires_grad)
 
 
-def _local(weight: Tensor) -> Tensor:
-    assert isinstance(weight, DTensor)
-    return weight.to_local()
-
-
 class RowsNorm(nn.Module):
     """RMSNorm of a rank's rows, which are then gathered for matrices that each rank has others of."""
 
@@ -152,7 +148,7 @@ class ColumnLinear(nn.Module):
         self.weight = weight
 
     def forward(self, x_TI: Tensor) -> Tensor:
-        return F.linear(x_TI, _local(self.weight))
+        return F.linear(x_TI, local(self.weight))
 
 
 class RowLinear(nn.Module):
@@ -163,7 +159,7 @@ class RowLinear(nn.Module):
         self.weight, self.group = weight, group
 
     def forward(self, x_TI: Tensor) -> Tensor:
-        return scatter_sums(F.linear(x_TI, _local(self.weight)), self.group)
+        return scatter_sums(F.linear(x_TI, local(self.weight)), self.group)
 
 
 class CutEmbedding(nn.Module):
@@ -175,7 +171,7 @@ class CutEmbedding(nn.Module):
         self.first = rank * math.ceil(len(weight) / dist.get_world_size(group))
 
     def forward(self, tokens_T: Tensor) -> Tensor:
-        part_VD = _local(self.weight)
+        part_VD = local(self.weight)
         here_T = (tokens_T >= self.first) & (tokens_T < self.first + len(part_VD))
         row_T = (tokens_T - self.first).clamp(0, len(part_VD) - 1)
         return scatter_sums(F.embedding(row_T, part_VD) * here_T[:, None], self.group)

@@ -21,12 +21,11 @@ from llama3.plugins.registry import discover
 from llama3.training.checkpoint import CheckpointStore
 from llama3.training.loop import train
 from llama3.training.metrics import Loggers, Reporter
-from llama3.training.optimizer import sum_gradients
 from llama3.training.parallel import GlobalStats, Parallel, ParallelContext, start
 from llama3.training.placed import PlacedModel
 
 CPU = torch.device("cpu")
-CONFIG = ModelConfig(dim=32, n_layers=4, n_heads=4, n_kv_heads=2, ffn_dim=48, vocab_size=61, max_seq_len=64)
+CONFIG = ModelConfig(dim=32, n_layers=3, n_heads=4, n_kv_heads=2, ffn_dim=48, vocab_size=61, max_seq_len=64)
 """The vocabulary is odd, so that it divides by no number of ranks."""
 STEPS = 5
 ALGORITHMS = ("next_token", "sft", "dpo", "reward_model")
@@ -142,7 +141,7 @@ def columns(parallelism: dict[str, Any] | None, checkpoint: Path, folder: Path) 
         return torch.stack([column.square().mean() for column in found.values()]).sum()
 
     model.runner.forward_backward([Microbatch.of(batch, want, model.module.multiple)], loss)
-    sum_gradients(model.module.parameters(), model.context)
+    parallel.sum_gradients(model.module)
     gradients = {name: parameter.grad for name, parameter in model.module.named_parameters()}
     top_ids, top_logps = model.scorer(microbatch_tokens=48).top(batch, 5)
     sampling = Sampling(max_tokens=5, n=2, seed=3, stop_ids=frozenset({0}))

@@ -21,6 +21,10 @@ TOLERANCE = 2e-6
 LAYOUTS = {
     "tp2": {"tp": 2},
     "fsdp2": {"dp": 2},
+    "fsdp2 gathered once": {"dp": {"name": "fsdp", "size": 2, "reshard": False}},
+    "hybrid2 x2": {"dp": {"name": "fsdp", "size": 4, "replicas": 2}},
+    "ddp2": {"dp": {"name": "ddp", "size": 2}},
+    "tp2 ddp2": {"tp": 2, "dp": {"name": "ddp", "size": 2}},
     "tp2 dp2": {"tp": 2, "dp": 2},
     "cp2": {"cp": 2},
     "cp4": {"cp": 4},
@@ -123,9 +127,9 @@ def refused(parallelism: dict, checkpoint: Path) -> dict:
 def test_all_ranks_refuse_weights_that_one_of_them_reads(checkpoint, tmp_path):
     shutil.copytree(checkpoint, tmp_path / "broken")
     tensors = load_file(tmp_path / "broken" / "model.safetensors")
-    tensors["model.layers.3.input_layernorm.weight"][0] = torch.nan
+    tensors["model.layers.2.input_layernorm.weight"][0] = torch.nan
     save_file(tensors, tmp_path / "broken" / "model.safetensors", {"format": "pt"})
     one, other = run_ranks(tmp_path / "ranks", 2, refused, LAYOUTS["pp2"], tmp_path / "broken")
     assert one == other
     assert len(one["problems"]) == 1
-    assert "model.layers.3.input_layernorm.weight" in one["problems"][0]
+    assert "model.layers.2.input_layernorm.weight" in one["problems"][0]
