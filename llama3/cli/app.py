@@ -34,6 +34,7 @@ from llama3.cli import (
     generate,
     lineage,
     merge,
+    plan,
     plugins,
     quantize,
     run,
@@ -143,6 +144,7 @@ app.command("run")(run.run)
 app.command("chat")(chat.chat)
 app.command("generate")(generate.generate)
 app.command("serve")(serve.serve)
+app.command("plan")(plan.plan)
 app.command("batch")(batch.batch)
 app.command("audit")(audit.audit)
 app.command("lineage")(lineage.lineage)

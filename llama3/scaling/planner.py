@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-from llama3.errors import Problem
+from llama3.errors import ConfigError, DoesNotFit, LlamaError, Problem
 from llama3.model.needs import size
 from llama3.scaling.layouts import TOO_FULL, Way, Workload, all_dims, costs_of, problems_of, ways_of
 from llama3.scaling.memory import RankBytes, rank_bytes
@@ -121,6 +121,27 @@ def shortage(one: Predicted) -> Problem | None:
         parts=told,
         fix=_HELP[largest[0]],
     )
+
+
+def refusals(work: Workload) -> Iterator[tuple[Dims, list[Problem]]]:
+    """Every layout that is not ranked, and what speaks against it."""
+    for dims in all_dims(work.gpus):
+        problems = problems_of(work, dims)
+        if not problems and (best := best_way(work, dims)) is not None and (short := shortage(best)) is not None:
+            problems = [short]
+        if problems:
+            yield dims, problems
+
+
+def none_fits(work: Workload, dims: Dims | None = None) -> LlamaError:
+    """That no layout can be used: of those that are legal the one that needs least, or what is against the first."""
+    legal = [one for one in ([dims] if dims else all_dims(work.gpus)) if not problems_of(work, one)]
+    best = [found for found in (best_way(work, one) for one in legal) if found is not None]
+    if best:
+        short = shortage(min(best, key=lambda one: one.bytes.total))
+        assert short is not None
+        return DoesNotFit.of([short])
+    return ConfigError.of(problems_of(work, dims or Dims(dp=work.gpus)))
 
 
 _HELP = {
