@@ -96,6 +96,9 @@ bench-threads: $(VENV)/.installed-test ## how OpenMP threads that wait affect tr
 bench-loader: $(VENV)/.installed-test ## token loading beside a NumPy memmap and torch's DataLoader
 	$(BIN)/python benchmarks/loader.py
 
+bench-planner: $(VENV)/.installed-test ## the planner's step times beside published runs, each left out of the fit
+	$(BIN)/python benchmarks/planner.py
+
 wheel: $(VENV)/.installed-test ## build the abi3 wheel into dist/
 	$(BIN)/maturin build --release --locked --out dist
 

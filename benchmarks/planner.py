@@ -17,7 +17,7 @@ from llama3.model.config import PRESETS, ModelConfig
 from llama3.plugins.registry import discover
 from llama3.scaling.layouts import Way, Workload, costs_of
 from llama3.scaling.planner import Predicted
-from llama3.scaling.step_time import Efficiency
+from llama3.scaling.step_time import ON_GPU, Efficiency
 from llama3.training.estimate import Cost, Recompute, StepShape
 from llama3.training.parallel import Dims
 from llama3_plugins.parallelism.sharding import sharded
@@ -140,7 +140,7 @@ def misfit(runs: Sequence[Run], efficiency: Efficiency) -> float:
     return sum(math.log1p(error(run, efficiency)) ** 2 for run in runs)
 
 
-def fit(runs: Sequence[Run], start: Efficiency = Efficiency()) -> Efficiency:
+def fit(runs: Sequence[Run], start: Efficiency = ON_GPU) -> Efficiency:
     """The least sum of squared logarithms, by going along one share after the other in ever smaller steps."""
     best, least = start, misfit(runs, start)
     step = 0.25
@@ -162,7 +162,7 @@ def main() -> None:
     whole = fit(FITTED)
     shares = ", ".join(f"{name} {getattr(whole, name):.3g}" for name in LIMITS)
     print(f"fitted to the {len(FITTED)} runs on H100: {shares}")
-    print(f"in use: {', '.join(f'{name} {getattr(Efficiency(), name):.3g}' for name in LIMITS)}\n")
+    print(f"in use: {', '.join(f'{name} {getattr(ON_GPU, name):.3g}' for name in LIMITS)}\n")
     print(f"{'tokens/s of a GPU':52}  measured  by all  error  by the others  error")
     left_out = []
     for run in FITTED:
@@ -173,9 +173,9 @@ def main() -> None:
         print(f"{run.name:52}  {run.measured:8,.0f}{told}")
     print(f"mean size of the error when left out: {sum(map(abs, left_out)) / len(left_out):.0%}\n")
     print("never fitted, another GPU and another program:")
-    unseen = [error(run, Efficiency()) for run in UNSEEN]
+    unseen = [error(run, ON_GPU) for run in UNSEEN]
     for run, missed in zip(UNSEEN, unseen, strict=True):
-        print(f"{run.name:52}  {run.measured:8,.0f}{run.predicted(Efficiency()):8,.0f}  {missed:+5.0%}")
+        print(f"{run.name:52}  {run.measured:8,.0f}{run.predicted(ON_GPU):8,.0f}  {missed:+5.0%}")
     print(f"mean size of the error: {sum(map(abs, unseen)) / len(unseen):.0%}")
 
 

@@ -21,8 +21,8 @@ def plan(
         str,
         typer.Argument(
             metavar="MODEL|CONFIG|RUN",
-            help="A shape such as 405b, to find its fastest layout on GPUs; or a config or a run, to see its phases and "
-            "whether this machine holds it.",
+            help="A shape such as 405b, to find its fastest layouts on GPUs; or a config or a run, to see its phases "
+            "and whether this machine holds it.",
         ),
     ],
     overrides: SetOption = None,
@@ -47,7 +47,7 @@ def plan(
     explain: Annotated[
         str | None,
         typer.Option(
-            metavar="TP,CP,PP,DP|refused", help="Say why a layout is illegal or slow; or why each refused is."
+            metavar="TP,CP,PP,DP|refused", help="Say why a layout is illegal or slow, or why each refused is."
         ),
     ] = None,
     schedule: Annotated[
@@ -57,9 +57,10 @@ def plan(
     json: JsonOption = False,
 ) -> None:
     """Rank the layouts of a training by predicted step time; or tell what a run will do and whether it fits here."""
+    from llama3.config.presets import presets
     from llama3.scaling.asked import read_question, shape_of
 
-    if shape_of(what) is None:
+    if shape_of(what) is None and (Path(what).exists() or what in presets()):
         plan_run(what, overrides, probe=probe, json=json)
         return
     question = read_question(
@@ -189,13 +190,9 @@ def explain_layouts(question: Question, *, json: bool) -> None:
 
 def plan_run(what: str, overrides: list[str] | None, *, probe: bool, json: bool) -> None:
     """What a run will do. Exit code 3 where this machine does not hold it."""
-    from llama3.config.presets import presets
-    from llama3.errors import ConfigError, DoesNotFit, Problem
+    from llama3.errors import DoesNotFit, Problem
     from llama3.preflight import load_config
-    from llama3.scaling.asked import not_known
 
-    if not Path(what).exists() and what not in presets():
-        raise ConfigError.of([not_known(what)])
     loaded = load_config(what, overrides or ())
     from llama3.scaling.run_plan import PHASE_HEAD, RunPlan, lines, phase_rows, report_of
 

@@ -20,11 +20,14 @@ FLOAT = 4
 class RankBytes:
     """Of the fullest rank, at the moment of a step at which it needs the most.
 
-    weights: its own in float32, those it has gathered or copied for products; keys: keys and values; head: scores over
-    the vocabulary and the gradient of the output matrix, while they are made
+    weights: its own in float32
+    gathered: weights of others, sums of whole gradients, or a copy of its weights for products
+    keys: keys and values, of all ranks' tokens where they are gathered
+    head: scores over the vocabulary and the gradient of the output matrix, while they are made
     """
 
     weights: float
+    gathered: float
     gradients: float
     optimizer: float
     activations: float
@@ -55,7 +58,8 @@ def rank_bytes(
     kept_scores = scores * step.width * (scores <= kept_logits)
     copy = cost.gathered or (own * step.width if step.width < FLOAT else 0.0)
     found = RankBytes(
-        weights=FLOAT * own * cost.states + copy,
+        weights=FLOAT * own * cost.states,
+        gathered=copy,
         gradients=FLOAT * own * cost.states,
         optimizer=2 * FLOAT * own * cost.states,
         activations=layers * rows + ends,

@@ -13,9 +13,9 @@ from llama3.scaling.planner import Predicted
 from llama3.scaling.step_time import link_rate
 from llama3.training.parallel import Dims
 
-HEAD = (
-    "TP,CP,PP,DP", "STAGES", "ROWS", "RECOMPUTE", "STEP S", "MFU", "CAUSAL", "BUBBLE", "GB/RANK", "SENT GB", "DAYS", "COST", "DP"
-)  # fmt: skip
+HEAD = ("TP,CP,PP,DP", "STAGES", "ROWS", "RECOMPUTE", "STEP S", "MFU", "CAUSAL", "BUBBLE", "GB/RANK", "SENT GB", "DAYS",
+        "COST", "DP")  # fmt: skip
+"""MFU counts attention over the full square of a row, CAUSAL over what the mask leaves."""
 
 
 def layout_text(dims: Dims) -> str:

@@ -10,7 +10,7 @@ from llama3.errors import ConfigError, DoesNotFit, LlamaError, Problem
 from llama3.model.needs import size
 from llama3.scaling.layouts import TOO_FULL, Way, Workload, all_dims, costs_of, problems_of, ways_of
 from llama3.scaling.memory import RankBytes, rank_bytes
-from llama3.scaling.step_time import Efficiency, StepTime, step_time
+from llama3.scaling.step_time import ON_GPU, Efficiency, StepTime, step_time
 from llama3.training.estimate import Cost, combined
 from llama3.training.parallel import Dims
 
@@ -26,7 +26,7 @@ class Predicted:
     work: Workload
     way: Way
     costs: dict[str, Cost]
-    efficiency: Efficiency = Efficiency()
+    efficiency: Efficiency = ON_GPU
 
     @property
     def dims(self) -> Dims:
@@ -84,13 +84,13 @@ class Predicted:
         return None if self.work.price is None else self.days * DAY / HOUR * self.work.gpus * self.work.price
 
 
-def plan(work: Workload, efficiency: Efficiency = Efficiency()) -> list[Predicted]:
+def plan(work: Workload, efficiency: Efficiency = ON_GPU) -> list[Predicted]:
     """Of every legal layout that fits its fastest way, fastest first."""
     found = (best_way(work, dims, efficiency) for dims in all_dims(work.gpus) if not problems_of(work, dims))
     return sorted((one for one in found if one is not None and one.fits), key=lambda one: one.seconds)
 
 
-def best_way(work: Workload, dims: Dims, efficiency: Efficiency = Efficiency()) -> Predicted | None:
+def best_way(work: Workload, dims: Dims, efficiency: Efficiency = ON_GPU) -> Predicted | None:
     """The fastest way that fits, or the one that needs least where none does; None where no strategy has one."""
     ways = list(predictions(work, ways_of(work, dims), efficiency))
     fitting = [one for one in ways if one.fits]
@@ -99,7 +99,7 @@ def best_way(work: Workload, dims: Dims, efficiency: Efficiency = Efficiency()) 
     return min(ways, key=lambda one: one.bytes.total, default=None)
 
 
-def predictions(work: Workload, ways: Iterable[Way], efficiency: Efficiency = Efficiency()) -> Iterator[Predicted]:
+def predictions(work: Workload, ways: Iterable[Way], efficiency: Efficiency = ON_GPU) -> Iterator[Predicted]:
     """What each way takes."""
     for way in ways:
         yield Predicted(work, way, costs_of(work, way), efficiency)
@@ -146,6 +146,7 @@ def none_fits(work: Workload, dims: Dims | None = None) -> LlamaError:
 
 _HELP = {
     "weights": "raise tp or pp, or let dp cut weights (fsdp)",
+    "gathered": "raise tp or pp, or let dp give weights back (fsdp with reshard: true)",
     "gradients": "raise tp or pp, or let dp cut gradients (fsdp)",
     "optimizer": "raise dp with a strategy that cuts moments (fsdp), or tp or pp",
     "activations": "raise tp or cp, which cut what microbatches keep; more pp does not",

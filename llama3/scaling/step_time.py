@@ -3,8 +3,9 @@
     step = (microbatches x (products + attention + passes) x the fullest rank's share + exchanges that are waited for)
              x (1 + bubble) + what exchanges behind computation take longer than it + AdamW
 
-A product of an [M, K] and a [K, N] matrix runs at a share of the data sheet's rate that falls where one of the three is
-small: products x M/(M+knee) x K/(K+knee) x N/(N+knee). Legend: D model dim, Q query channels, K key channels, F FFN dim.
+A product of an [M, K] and a [K, N] matrix runs at a share of the data sheet's rate that falls where one of the three
+is small: products x M/(M+knee) x K/(K+knee) x N/(N+knee). Legend: D model dim, Q query channels, K key channels, F FFN
+dim.
 """
 
 from __future__ import annotations
@@ -17,8 +18,6 @@ from llama3.model.config import ModelConfig
 from llama3.training.estimate import Cost, StepShape
 from llama3.training.parallel import Dims
 
-MEMORY_SHARE = 0.8
-"""Of the data sheet's bandwidth, what a pass over memory reaches."""
 ADAMW_BYTES = 28
 """Read and written of each parameter: weight, gradient and two moments are read, all but the gradient are written."""
 LATENCY = 10e-6
@@ -34,16 +33,22 @@ class Efficiency:
     """Shares of the data sheet's rates that real kernels and networks reach. `make bench-planner` fits these to
     published runs, and tells the error on each run of a fit to the others.
 
-    products: of large products; knee: the size at which a product is half as fast as a large one; attention: of
-    attention's products; link: of the bytes a second between GPUs; overlap: of computation, what can run beside an
-    exchange
+    products: of large products; knee: the size at which a product is half as fast as a large one
+    attention: of attention's products; link: of the bytes a second between GPUs
+    memory: of the bandwidth, in passes over memory (eager operations, which pass several times, reach less)
+    overlap: of computation, what can run beside an exchange
     """
 
     products: float = 0.602
     knee: float = 200.0
     attention: float = 0.241
     link: float = 0.777
+    memory: float = 0.8
     overlap: float = 0.8
+
+
+ON_GPU = Efficiency()
+"""As fitted to published runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +88,10 @@ def step_time(
     share = step.microbatches * together.work
     rate = gpu.rate(precision)
     products = share * (forwards + BACKWARD) * _products(model, dims, step, rate, efficiency)
-    attention = share * (forwards + ATTENTION_BACKWARD) * _attention(model, step, gpu.rate("bf16"), efficiency)
-    passes = share * _passed(model, step) / (gpu.bandwidth * MEMORY_SHARE)
+    attention = (
+        share * (forwards + ATTENTION_BACKWARD) * _attention(model, step, min(rate, gpu.rate("bf16")), efficiency)
+    )
+    passes = share * _passed(model, step) / (gpu.bandwidth * efficiency.memory)
     waits = sum(
         cost.sent / (link_rate(gpu, dims, axis) * efficiency.link)
         + cost.messages * LATENCY * math.log2(max(2, getattr(dims, axis)))
@@ -100,7 +107,7 @@ def step_time(
         exchanges=waits,
         bubble=together.bubble * (busy + waits),
         exposed=max(0.0, behind - efficiency.overlap * busy),
-        optimizer=moments / (gpu.bandwidth * MEMORY_SHARE),
+        optimizer=moments / (gpu.bandwidth * efficiency.memory),
     )
 
 

@@ -1,8 +1,8 @@
 """What a parallel strategy costs a rank, told without devices: the figures that `llama3 plan` composes. Torch-free.
 
-A strategy says which share of the model's work and memory is left to the fullest rank along its axis, and what it sends.
-Shares of several strategies multiply, bytes and messages add up (`combined`), so that a strategy need know only its own
-axis.
+A strategy says which share of the model's work and memory is left to the fullest rank along its axis, and what it
+sends. Shares of several strategies multiply, bytes and messages add up (`combined`), so that a strategy need know only
+its own axis.
 
 Legend of the numbers kept for the backward pass, of one token and layer: D model dim, Q query channels (heads x head
 dim), K key channels, F FFN dim.

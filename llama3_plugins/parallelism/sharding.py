@@ -1,4 +1,4 @@
-"""What sharding weights, gradients and moments over ranks costs (ZeRO-3; Rajbhandari et al. 2020), told without devices."""
+"""What sharding weights, gradients and moments over ranks costs (ZeRO-3; Rajbhandari et al. 2020)."""
 
 from __future__ import annotations
 
