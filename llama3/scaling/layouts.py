@@ -126,7 +126,8 @@ def problems_of(work: Workload, dims: Dims) -> list[Problem]:
 
 
 def ways_of(work: Workload, dims: Dims) -> Iterator[Way]:
-    """Every way worth comparing in which a legal layout can be run; those that a strategy refuses are left out."""
+    """Every way worth comparing in which a legal layout can be run, the least computed again first; those that a
+    strategy refuses are left out."""
     own = work.batch // dims.dp
     axes = used_axes(dims)
     offered = [work.strategy(axis, {}).choices(work.model, dims) for axis in axes]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
@@ -45,7 +45,7 @@ def table(found: Sequence[Predicted], top: int) -> list[list[str]]:
 def _row(one: Predicted) -> list[str]:
     stages = one.way.options.get("pp", {}).get("stages", 1)
     sent = sum(cost.sent + cost.behind for cost in one.costs.values())
-    dp = ", ".join(f"{name} {value}" for name, value in one.way.options.get("dp", {}).items())
+    dp = _options(one.way.options.get("dp", {}))
     return [
         layout_text(one.dims),
         str(stages),
@@ -68,6 +68,7 @@ def as_data(one: Predicted) -> dict[str, Any]:
     return {
         "layout": asdict(one.dims),
         "options": {axis: dict(options) for axis, options in one.way.options.items()},
+        "config": config_text(one),
         "rows": one.way.rows,
         "microbatches": one.way.step.microbatches,
         "recompute": one.way.step.recompute,
@@ -91,6 +92,7 @@ def as_data(one: Predicted) -> dict[str, Any]:
 def explained(one: Predicted, problems: Sequence[Problem], best: Predicted | None) -> Iterator[tuple[str, str]]:
     """Why a layout is refused, or where its time goes, beside the best one."""
     yield "layout", f"{layout_text(one.dims)}{_way_text(one)}"
+    yield "config", config_text(one)
     for problem in problems:
         yield "refused", str(problem)
     parts = {field.name: getattr(one.bytes, field.name) for field in fields(one.bytes)}
@@ -115,13 +117,25 @@ def explained(one: Predicted, problems: Sequence[Problem], best: Predicted | Non
 
 
 def _way_text(one: Predicted) -> str:
-    options = "; ".join(
-        f"{axis} {', '.join(f'{name} {value}' for name, value in given.items())}"
-        for axis, given in one.way.options.items()
-        if given
-    )
-    rows = f"{one.way.rows} rows in each of {one.way.step.microbatches} microbatches"
-    return f": {rows}, {one.way.step.recompute} recomputed" + (f"; {options}" if options else "")
+    step = one.way.step
+    return f": {step.tokens:,} tokens in each of {step.microbatches} microbatches, recompute {step.recompute}"
+
+
+def config_text(one: Predicted) -> str:
+    """The layout as a section of a config."""
+    axes = []
+    for axis in AXES:
+        size, options = getattr(one.dims, axis), one.way.options.get(axis, {})
+        name = one.work.strategies.get(axis)
+        named = {**({"name": name} if name else {}), "size": size, **options}
+        if size > 1:
+            axes.append(f"{axis}: {{{_options(named)}}}" if len(named) > 1 else f"{axis}: {size}")
+    return f"parallelism: {{{', '.join(axes)}}}"
+
+
+def _options(options: Mapping[str, Any]) -> str:
+    """As YAML."""
+    return ", ".join(f"{name}: {str(value).lower()}" for name, value in options.items())
 
 
 def _beside(part: str, seconds: float, best: Predicted | None) -> str:

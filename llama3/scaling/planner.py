@@ -92,11 +92,18 @@ def plan(work: Workload, efficiency: Efficiency = ON_GPU) -> list[Predicted]:
 
 def best_way(work: Workload, dims: Dims, efficiency: Efficiency = ON_GPU) -> Predicted | None:
     """The fastest way that fits, or the one that needs least where none does; None where no strategy has one."""
-    ways = list(predictions(work, ways_of(work, dims), efficiency))
-    fitting = [one for one in ways if one.fits]
-    if fitting:
-        return min(fitting, key=lambda one: one.seconds)
-    return min(ways, key=lambda one: one.bytes.total, default=None)
+    fastest = leanest = None
+    done: tuple[object, int] | None = None
+    for way in ways_of(work, dims):
+        if done == (id(way.options), way.rows):
+            continue  # the same fits with less computed again
+        one = Predicted(work, way, costs_of(work, way), efficiency)
+        if one.fits:
+            done = (id(way.options), way.rows)
+            fastest = one if fastest is None or one.seconds < fastest.seconds else fastest
+        elif fastest is None and (leanest is None or one.bytes.total < leanest.bytes.total):
+            leanest = one
+    return fastest or leanest
 
 
 def predictions(work: Workload, ways: Iterable[Way], efficiency: Efficiency = ON_GPU) -> Iterator[Predicted]:

@@ -50,8 +50,8 @@ NO_ROOM = DoesNotFit.declare(
 )
 
 ON_CPU = Efficiency(products=1.0, knee=48.0, attention=0.3, link=0.5, memory=0.15)
-"""Of a thread's rate in products of training's shape, and of a pass over memory. Fitted to steps of five models of 0.9 to
-18 million parameters in both precisions on one core, of which it was off by -37 to +21 %; a probe says how far it is
+"""Of a thread's rate in products of training's shape, and of a pass over memory. Fitted to steps of five models of 0.9
+to 18 million parameters in both precisions on one core, of which it was off by -37 to +21 %; a probe says how far it is
 here."""
 PROBE_SECONDS = 20.0
 """A probe that would take longer is not made."""
@@ -281,6 +281,8 @@ def _rows(file: Path) -> Iterator[dict[str, Any]]:
 
 def report_of(plan: RunPlan, *, with_probe: bool) -> dict[str, Any]:
     """The plan as plain data."""
+    if (threads := plan.loaded.config.run.threads) is not None:
+        torch.set_num_threads(threads)
     seconds = plan.predicted()
     own = plan.measured()
     measured, source = (None, None) if own is None else (own[1], own[0])
@@ -349,7 +351,7 @@ def lines(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield (
         "step",
         (
-            f"{step['microbatches']} microbatches of {step['tokens']:,} tokens on each of {layout['dp']} shares, "
+            f"{step['tokens']:,} tokens in each of {step['microbatches']} microbatches on each of {layout['dp']} shares, "
             f"{step['precision']} on {step['device']}"
         ),
     )

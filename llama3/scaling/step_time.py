@@ -20,8 +20,8 @@ from llama3.training.parallel import Dims
 
 ADAMW_BYTES = 28
 """Read and written of each parameter: weight, gradient and two moments are read, all but the gradient are written."""
-LATENCY = 10e-6
-"""Seconds of an exchange of nothing between two ranks; it grows with the logarithm of their number."""
+HOP = 5e-6
+"""Seconds from one rank of an exchange to the next, an estimate; a collective goes round all of its ranks."""
 BACKWARD = 2.0
 """Operations of a product's backward pass over those of its forward pass; of attention 2.5, which computes the scores
 again."""
@@ -42,7 +42,7 @@ class Efficiency:
     products: float = 0.602
     knee: float = 200.0
     attention: float = 0.241
-    link: float = 0.777
+    link: float = 0.782
     memory: float = 0.8
     overlap: float = 0.8
 
@@ -92,12 +92,11 @@ def step_time(
         share * (forwards + ATTENTION_BACKWARD) * _attention(model, step, min(rate, gpu.rate("bf16")), efficiency)
     )
     passes = share * _passed(model, step) / (gpu.bandwidth * efficiency.memory)
-    waits = sum(
-        cost.sent / (link_rate(gpu, dims, axis) * efficiency.link)
-        + cost.messages * LATENCY * math.log2(max(2, getattr(dims, axis)))
-        for axis, cost in costs.items()
-    )
-    behind = sum(cost.behind / (link_rate(gpu, dims, axis) * efficiency.link) for axis, cost in costs.items())
+    waits = behind = 0.0
+    for axis, cost in costs.items():
+        rate, round_trip = link_rate(gpu, dims, axis) * efficiency.link, HOP * _hops(dims, axis)
+        waits += cost.sent / rate + cost.messages * round_trip
+        behind += cost.behind / rate + cost.messages_behind * round_trip
     busy = products + attention + passes
     moments = ADAMW_BYTES * model.num_params() * together.weights * together.states
     return StepTime(
@@ -120,6 +119,12 @@ def link_rate(gpu: Gpu, dims: Dims, axis: str) -> float:
         return inside
     neighbours = 1 if axis == "pp" else max(1, gpu.node // inner)
     return min(inside, neighbours * gpu.network) if gpu.network else inside
+
+
+def _hops(dims: Dims, axis: str) -> int:
+    """From rank to rank until an exchange along an axis is done. What cuts weights along dp does so along cp too."""
+    sizes = {"tp": dims.tp - 1, "cp": dims.cp - 1, "pp": 1, "dp": dims.dp * dims.cp - 1}
+    return sizes[axis]
 
 
 def _products(model: ModelConfig, dims: Dims, step: StepShape, rate: float, efficiency: Efficiency) -> float:

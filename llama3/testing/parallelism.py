@@ -66,7 +66,11 @@ class ParallelConformance(Conformance):
             figures = {name: getattr(cost, name) for name in (*SHARES, *SUMS)}
             odd = [name for name, figure in figures.items() if not (math.isfinite(figure) and figure >= 0)]
             assert not odd, f"at size {size}: {', '.join(f'{name} {figures[name]}' for name in odd)}"
-            waits = [name for name in ("sent", "behind", "messages", "bubble") if size == 1 and figures[name]]
+            waits = [
+                name
+                for name in ("sent", "behind", "messages", "messages_behind", "bubble")
+                if size == 1 and figures[name]
+            ]
             assert not waits, f"a single rank sends or waits: {', '.join(waits)}"
             assert strategy.choices(CONFIG, dims), "offers no options to compare, not even its defaults"
 

@@ -82,7 +82,7 @@ class Cost:
     What adds up:
         gathered: bytes of weights and gradients that it has beside its own
         sent: bytes that it sends in a step while it waits; behind: those that it sends while it computes
-        messages: exchanges of a step that it waits for
+        messages: exchanges of a step that it waits for; messages_behind: those while it computes
         bubble: time that it waits for its turn, over the time that it works
     """
 
@@ -98,11 +98,12 @@ class Cost:
     sent: float = 0.0
     behind: float = 0.0
     messages: float = 0.0
+    messages_behind: float = 0.0
     bubble: float = 0.0
 
 
 SHARES = ("work", "weights", "states", "rows", "inputs", "channels", "keys", "logits")
-SUMS = ("gathered", "sent", "behind", "messages", "bubble")
+SUMS = ("gathered", "sent", "behind", "messages", "messages_behind", "bubble")
 
 
 def combined(costs: Iterable[Cost]) -> Cost:

@@ -77,6 +77,7 @@ class Pipeline(ParallelStrategy):
             channels=alive,
             keys=alive,
             behind=2 * step.microbatches * (chunks - 1 / ranks) * rows,
+            messages_behind=2 * step.microbatches * (chunks - 1 / ranks),
             bubble=bubble(ranks, chunks, step.microbatches),
         )
 

@@ -29,4 +29,5 @@ def sharded(
         states=1 / ranks,
         gathered=width * (at_once if reshard else own) + gradients,
         behind=away * own * (gathers * width + 4) + copies,
+        messages_behind=(gathers + 1) * (model.n_layers / dims.pp + 1),
     )

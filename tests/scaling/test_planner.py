@@ -202,4 +202,4 @@ def test_a_third_partys_strategy_takes_part():
         other = replace(work, strategies={"dp": "theirs"})
         other._built["theirs", ()] = strategy
         times.append(best_way(other, dims).seconds)
-    assert times[0] <= own.seconds < times[1]
+    assert max(times[0], own.seconds) < times[1]
