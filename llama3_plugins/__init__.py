@@ -340,7 +340,7 @@ def llama3_parallel_strategies() -> list[ParallelSpec]:
             name="pipeline",
             factory="llama3_plugins.parallelism.pipeline:Pipeline",
             options="llama3_plugins.parallelism.options:PipelineOptions",
-            summary="consecutive layers on each rank: 1F1B, or interleaved with any number of microbatches",
+            summary="microbatches in turn through layers of each rank: 1F1B, interleaved, or zero-bubble",
             axis="pp",
         ),
         ParallelSpec(

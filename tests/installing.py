@@ -1,14 +1,29 @@
-"""Virtual environments for tests of installed packages."""
+"""Virtual environments for tests of installed packages, and packages laid into a folder as if they were installed."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
+import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+
+
+def lay(package: Path, site: Path) -> None:
+    """What `pip install` leaves of a package: its modules, and metadata with its entry points."""
+    project = tomllib.loads((package / "pyproject.toml").read_text())["project"]
+    info = site / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")
+    entries = project["entry-points"]["llama3.plugins"]
+    lines = "".join(f"{name} = {target}\n" for name, target in entries.items())
+    (info / "entry_points.txt").write_text(f"[llama3.plugins]\n{lines}")
+    for target in entries.values():
+        shutil.copytree(package / target, site / target)
 
 
 class Env:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,6 +17,10 @@ if TYPE_CHECKING:
     from llama3.recipe import Run
 
 
+PATIENCE = 60
+"""Seconds that a rank waits for rank 0 to end the run."""
+
+
 def run(
     config: ConfigArgument,
     overrides: SetOption = None,
@@ -24,12 +30,18 @@ def run(
     """Raise a herd: from raw text to an aligned, guarded, quantized release. Resumes what was interrupted."""
     from llama3.config.merge import Origin
     from llama3.config.yaml import dump
-    from llama3.errors import GateFailed
+    from llama3.errors import GateFailed, LlamaError
     from llama3.preflight import load_config, ready
 
     named = [] if name is None else [(["run", "name"], dump(name), Origin("set", "--name"))]
-    loaded = ready(load_config(config, [*(overrides or []), *named]))
-    for line in loaded.notes:
+    leads = os.environ.get("RANK", "0") == "0"
+    try:
+        loaded = ready(load_config(config, [*(overrides or []), *named]))
+    except LlamaError as error:
+        if not leads and _ended_by_rank_0():
+            raise typer.Exit(error.exit_code) from error
+        raise
+    for line in loaded.notes if leads else ():
         note(f"note: {line}")
 
     from llama3 import recipe  # after the checks: this imports torch
@@ -40,10 +52,19 @@ def run(
         if not json:
             show_audit(Path(loaded.config.run.dir) / loaded.config.run.name)
         raise
-    if json:
+    if json and leads:
         print_json(dict(finished.report))
-    else:
+    elif leads:
         show(finished)
+
+
+def _ended_by_rank_0() -> bool:
+    """Whether rank 0 has ended the processes of `torchrun`, as it does where it finds the same mistakes as every rank
+    and says so. Where it goes on, as from a file that another machine lacks, this rank must speak for itself."""
+    try:
+        return Event().wait(PATIENCE)
+    except KeyboardInterrupt:  # torchrun's SIGTERM
+        return True
 
 
 def show(run: Run) -> None:

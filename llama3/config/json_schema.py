@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from llama3.config.schema import Config
+from llama3.config.schema import AUTO, Config
 from llama3.errors import LlamaError
 from llama3.plugins.registry import Registry, discover
 
@@ -55,8 +55,8 @@ def _plugins(registry: Registry, family: str, definitions: dict[str, Any]) -> di
                 "additionalProperties": False,
             }
         )
-    sizes = [{"type": "integer", "minimum": 1}] if family == "parallelism" else []
-    return {"oneOf": [*sizes, {"enum": names}, *objects]}
+    short = [{"type": "integer", "minimum": 1}, {"const": AUTO}] if family == "parallelism" else []
+    return {"oneOf": [*short, {"enum": names}, *objects]}
 
 
 def _marks(node: Any) -> set[str]:

@@ -62,9 +62,12 @@ class Slot(BaseModel):
         return {"name": value} if isinstance(value, str) else value
 
 
+AUTO = "auto"
+
+
 class AxisSlot(Slot):
-    """A parallelism strategy and the number of ranks along its axis. `2` is short for `{size: 2}`; an axis of one rank
-    needs no strategy."""
+    """A parallelism strategy and the number of ranks along its axis. `2` is short for `{size: 2}`, and `auto` for
+    neither: the axis's own strategy, of its own size. An axis of one rank needs no strategy."""
 
     name: str = Field("", description="name of the strategy (default: the one of the axis, where there are more ranks)")
     size: int | None = Field(
@@ -75,12 +78,15 @@ class AxisSlot(Slot):
     def written_out(cls, value: Any) -> Any:
         """A number is a size."""
         is_size = isinstance(value, int) and not isinstance(value, bool)
+        if value == AUTO:
+            return {}
         return {"size": value} if is_size else super().written_out(value)
 
     @model_serializer(mode="wrap")
     def _short(self, serialize: SerializerFunctionWrapHandler) -> Any:
-        is_size = not self.name and not self.model_extra and self.size is not None
-        return self.size if is_size else serialize(self)
+        if not self.name and not self.model_extra:
+            return AUTO if self.size is None else self.size
+        return {key: value for key, value in serialize(self).items() if value is not None or key in self.options}
 
 
 class SuiteSlot(Slot):

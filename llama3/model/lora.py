@@ -10,7 +10,7 @@ Legend: T tokens, I inputs, O outputs, R rank.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import cast
@@ -39,7 +39,10 @@ _HF_NAMES = {
 
 
 class LoRALinear(nn.Module):
-    """A frozen linear layer and the adapters of its projections. `enabled=False` is the layer without them."""
+    """A frozen linear layer and the adapters of its projections. `enabled=False` is the layer without them.
+
+    A strategy that cuts the layer over ranks makes a subclass whose `forward` adds what a rank has of the adapters.
+    """
 
     rows_O: Tensor
 
@@ -49,7 +52,7 @@ class LoRALinear(nn.Module):
         """rows: of each adapted projection, the rows of `base.weight` that are its own, in its order
         rank: of all of them, or of each."""
         super().__init__()
-        self.base = base.requires_grad_(False)
+        self.base: nn.Module = base.requires_grad_(False)
         self.scale, self.enabled = scale, True
         weight, inputs = base.weight, base.weight.shape[1]
         make = lambda *shape: nn.Parameter(weight.new_zeros(shape))
@@ -64,23 +67,34 @@ class LoRALinear(nn.Module):
         y_TO = self.base(x_TI)
         if not self.enabled:
             return y_TO
-        low_TR = F.linear(x_TI, torch.cat(list(self.lora_A.values())))
-        return y_TO + F.linear(low_TR, self._b().to(low_TR.dtype)) * self.scale
+        return y_TO + self.low_rank(x_TI, self.lora_A.values(), self.lora_B.values(), self.rows_O, y_TO.shape[-1])
+
+    def low_rank(self, x_TI: Tensor, a: Iterable[Tensor], b: Iterable[Tensor], rows_O: Tensor, outputs: int) -> Tensor:
+        """What adapters A and B of the projections add to so many outputs: B's rows are the outputs `rows_O`."""
+        low_TR = F.linear(x_TI, torch.cat(list(a)))
+        return F.linear(low_TR, _stacked(b, rows_O, outputs).to(low_TR.dtype)) * self.scale
+
+    @property
+    def rows(self) -> dict[str, Tensor]:
+        """Of each adapted projection, its rows of the whole matrix."""
+        return dict(zip(self.lora_B, self.rows_O.split([len(b) for b in self.lora_B.values()]), strict=True))
 
     @property
     def weight(self) -> Tensor:
         """The matrix that this layer computes with [O, I], whole: the base's plus the adapters'."""
-        weight = whole(self.base.weight)
+        weight = whole(self.base.get_parameter("weight"))
         return weight + self.delta() if self.enabled else weight
 
     def delta(self) -> Tensor:
         """What the adapters add to the whole matrix [O, I]."""
-        return self._b() @ torch.cat([whole(a) for a in self.lora_A.values()]) * self.scale
+        a, b = ([whole(x) for x in part.values()] for part in (self.lora_A, self.lora_B))
+        return _stacked(b, self.rows_O, len(self.base.get_parameter("weight"))) @ torch.cat(a) * self.scale
 
-    def _b(self) -> Tensor:
-        """All B as one matrix over the stacked A: each projection reads its own ranks and writes its own rows."""
-        b = torch.block_diag(*(whole(b) for b in self.lora_B.values()))
-        return b.new_zeros(self.base.weight.shape[0], b.shape[1]).index_copy(0, self.rows_O, b)
+
+def _stacked(b: Iterable[Tensor], rows_O: Tensor, outputs: int) -> Tensor:
+    """All B as one matrix over the stacked A: each projection reads its own ranks and writes its own rows."""
+    stacked = torch.block_diag(*b)
+    return stacked.new_zeros(outputs, stacked.shape[1]).index_copy(0, rows_O, stacked)
 
 
 def add_lora(model: Transformer, section: LoRASection, seed: int) -> Transformer:
@@ -190,12 +204,13 @@ def merge(model: Transformer, dtype: torch.dtype | None = None) -> list[MergeErr
     """
     errors = []
     for name, layer in adapters(model).items():
-        base, delta = whole(layer.base.weight), layer.delta()
+        weight = layer.base.get_parameter("weight")
+        base, delta = whole(weight), layer.delta()
         exact = base.double() + delta.double()
         merged = exact.to(dtype or base.dtype).to(base.dtype)
         change = float(delta.norm() / base.norm().clamp(min=1e-30))
         errors.append(MergeError(name, float((merged.double() - exact).abs().max()), change))
-        layer.base.weight.copy_(like(layer.base.weight, merged))
+        weight.copy_(like(weight, merged))
         model.set_submodule(name, layer.base)
     model.requires_grad_(True)
     return errors

@@ -111,7 +111,8 @@ class Transformer(nn.Module):
     chunks: Sequence[Sequence[str]] | None = None
     set_gradient_sync: Callable[[bool], None] = staticmethod(lambda last: None)
     """Told before a backward pass whether it is the last of its update. A strategy that exchanges gradients during
-    backward passes puts itself here, to do so in the last one only; where nobody tells, it does in all."""
+    backward passes puts itself here, to do so in the last one only; where nobody tells, it does in all, and where none
+    is the last, in `sum_gradients`."""
 
     def __init__(self, config: ModelConfig, *, value_head: bool = False, score_head: bool = False) -> None:
         super().__init__()

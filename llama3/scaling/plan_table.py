@@ -13,8 +13,8 @@ from llama3.scaling.planner import Predicted
 from llama3.scaling.step_time import link_rate
 from llama3.training.parallel import Dims
 
-HEAD = ("TP,CP,PP,DP", "STAGES", "ROWS", "RECOMPUTE", "STEP S", "MFU", "CAUSAL", "BUBBLE", "GB/RANK", "SENT GB", "DAYS",
-        "COST", "DP")  # fmt: skip
+HEAD = ("TP,CP,PP,DP", "ROWS", "RECOMPUTE", "STEP S", "MFU", "CAUSAL", "BUBBLE", "GB/RANK", "SENT GB", "DAYS", "COST",
+        "OPTIONS")  # fmt: skip
 """MFU counts attention over the full square of a row, CAUSAL over what the mask leaves."""
 
 
@@ -43,12 +43,10 @@ def table(found: Sequence[Predicted], top: int) -> list[list[str]]:
 
 
 def _row(one: Predicted) -> list[str]:
-    stages = one.way.options.get("pp", {}).get("stages", 1)
     sent = sum(cost.sent + cost.behind for cost in one.costs.values())
-    dp = _options(one.way.options.get("dp", {}))
+    told = (f"{axis} {_options(options)}" for axis, options in one.way.options.items() if options)
     return [
         layout_text(one.dims),
-        str(stages),
         str(one.way.rows),
         one.way.step.recompute,
         f"{one.seconds:.3g}",
@@ -59,7 +57,7 @@ def _row(one: Predicted) -> list[str]:
         f"{sent / 1e9:,.0f}",
         f"{one.days:,.1f}",
         "-" if one.price is None else f"{one.price:,.0f}",
-        dp,
+        "; ".join(told),
     ]
 
 

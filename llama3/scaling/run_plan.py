@@ -351,8 +351,8 @@ def lines(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield (
         "step",
         (
-            f"{step['tokens']:,} tokens in each of {step['microbatches']} microbatches on each of {layout['dp']} shares, "
-            f"{step['precision']} on {step['device']}"
+            f"{step['tokens']:,} tokens in each of {step['microbatches']} microbatches "
+            f"on each of {layout['dp']} shares, {step['precision']} on {step['device']}"
         ),
     )
     parts = [field.name for field in fields(RankBytes)]

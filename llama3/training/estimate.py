@@ -114,10 +114,11 @@ def combined(costs: Iterable[Cost]) -> Cost:
 
 
 class Turn(Protocol):
-    """One forward or backward of one microbatch through one of the parts of the model that a rank of a pipeline has."""
+    """One forward or backward of one microbatch through one of the parts of the model that a rank of a pipeline has; of
+    a backward in two halves the second one is of kind "weights"."""
 
     @property
-    def kind(self) -> Literal["forward", "backward"]: ...
+    def kind(self) -> Literal["forward", "backward", "weights"]: ...
     @property
     def chunk(self) -> int: ...
     @property

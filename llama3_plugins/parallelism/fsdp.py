@@ -35,6 +35,8 @@ UNEVEN_REPLICAS = ConfigError.declare(
     fix="set replicas to one of {fitting}",
 )
 
+FINISHES = hasattr(FSDPModule, "finalize_backward")
+"""Whether this torch can exchange gradients after the backward passes. One that cannot does it all in the last pass."""
 GATHERED = {"fp32": None, "bf16": torch.bfloat16}
 
 
@@ -69,19 +71,20 @@ class Fsdp(ParallelStrategy):
         for block in model.layers.children():
             fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=reshard)
         root = fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=reshard)
-        for module in _units(root):
+        for module in _units(model):
             # The loop's loss is already a share of the global sum: gradients are added, never averaged.
             # The plain sum also keeps gloo working, which lacks the pre-multiplied one.
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)
-        root.set_manual_backward_finalization(True)
+        if FINISHES:
+            root.set_manual_backward_finalization(True)
         model.set_gradient_sync = partial(_set_gradient_sync, root, reshard)
         if not reshard:
             model.register_forward_hook(_give_back)
 
     def sum_gradients(self, model: nn.Module, context: ParallelContext) -> None:
         """Exchanges what the last backward pass has left: of blocks that it did not go through."""
-        if isinstance(model, FSDPModule):
+        if FINISHES and isinstance(model, FSDPModule):
             _set_gradient_sync(model, True, True)
             model.finalize_backward()
 

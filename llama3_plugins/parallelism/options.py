@@ -31,8 +31,10 @@ class PipelineOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    schedule: Literal["1f1b", "interleaved"] = Field(
-        "1f1b", description="1f1b: one stage per rank; interleaved: several, which shortens waiting"
+    schedule: Literal["1f1b", "interleaved", "zero_bubble"] = Field(
+        "1f1b",
+        description="1f1b: one stage per rank; interleaved: several, which shortens waiting; zero_bubble: one, and "
+        "gradients of the weights (ZB-H1) are computed while the rank would wait",
     )
     stages: int = Field(2, ge=2, description="stages per rank of the interleaved schedule")
     consecutive: int | None = Field(

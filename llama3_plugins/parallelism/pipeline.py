@@ -35,14 +35,22 @@ from llama3.parallelism import (
     Turn,
     local,
 )
+from llama3_plugins.parallelism.fsdp import FINISHES
 from llama3_plugins.parallelism.options import PipelineOptions
-from llama3_plugins.parallelism.schedule import Action, bubble, forward_order, order
+from llama3_plugins.parallelism.schedule import Action, bubble, forward_order, order, split_order
+from llama3_plugins.parallelism.split_backward import Weights, backward_to_input
 
 FEW_LAYERS = ConfigError.declare(
     "L3-PAR-013",
     "{stages} stages for {layers} layers",
     why="a stage has one layer at least; the embedding and the output matrix count as one each",
     fix="set parallelism.pp.size x stages to {most} or less",
+)
+OLD_TORCH = ConfigError.declare(
+    "L3-PAR-021",
+    "the schedule 'zero_bubble' cannot run beside parallelism.dp with torch {version}",
+    why="its FSDP cannot exchange gradients after the last backward pass",
+    fix="install torch 2.15, or choose the schedule 1f1b or interleaved",
 )
 
 
@@ -56,10 +64,13 @@ class Pipeline(ParallelStrategy):
     def check(self, model: ModelConfig, dims: Dims) -> list[Problem]:
         if dims.pp == 1:
             return []
+        problems = []
         stages, most = dims.pp * self.options.chunks, model.n_layers + 2
-        if stages <= most:
-            return []
-        return [FEW_LAYERS.problem("parallelism.pp", stages=stages, layers=model.n_layers, most=most)]
+        if stages > most:
+            problems.append(FEW_LAYERS.problem("parallelism.pp", stages=stages, layers=model.n_layers, most=most))
+        if self.options.schedule == "zero_bubble" and dims.dp > 1 and not FINISHES:
+            problems.append(OLD_TORCH.problem("parallelism.pp", version=torch.__version__))
+        return problems
 
     def estimate(self, model: ModelConfig, dims: Dims, step: StepShape) -> Cost:
         """The fullest of the ranks for each: in work, in weights, and in what is alive for the backward pass. Hidden
@@ -69,6 +80,8 @@ class Pipeline(ParallelStrategy):
             return Cost()
         alive = _alive(model.n_layers, ranks, chunks, step.microbatches, self.options.consecutive or ranks)
         rows = step.tokens / (dims.tp * dims.cp) * model.dim * step.width
+        # With fewer microbatches than ranks, halves of backwards fill less; that is not counted.
+        splits = self.options.schedule == "zero_bubble" and step.microbatches >= ranks
         return Cost(
             work=_fullest(model, ranks, chunks, in_work=True),
             weights=_fullest(model, ranks, chunks, in_work=False),
@@ -78,18 +91,18 @@ class Pipeline(ParallelStrategy):
             keys=alive,
             behind=2 * step.microbatches * (chunks - 1 / ranks) * rows,
             messages_behind=2 * step.microbatches * (chunks - 1 / ranks),
-            bubble=bubble(ranks, chunks, step.microbatches),
+            bubble=bubble(ranks, chunks, step.microbatches, split=splits),
         )
 
     def choices(self, model: ModelConfig, dims: Dims) -> list[dict[str, Any]]:
-        """One stage per rank, and every power of two of them that leaves each a layer."""
+        """One stage per rank, its backwards whole or in halves, and every power of two of stages that have a layer."""
         most = (model.n_layers + 2) // dims.pp if dims.pp > 1 else 1
         stages = [2**power for power in range(1, most.bit_length()) if 2**power <= most]
-        return [{}, *({"schedule": "interleaved", "stages": count} for count in stages)]
+        several = [{"schedule": "interleaved", "stages": count} for count in stages]
+        return [{}, {"schedule": "zero_bubble"}, *several] if dims.pp > 1 else [{}]
 
     def turns(self, dims: Dims, step: StepShape) -> list[list[Turn]]:
-        ranks, consecutive = dims.pp, self.options.consecutive or dims.pp
-        return [list(order(r, ranks, self.options.chunks, step.microbatches, consecutive)) for r in range(ranks)]
+        return [list(_order(self.options, rank, dims.pp, step.microbatches)) for rank in range(dims.pp)]
 
     def apply(self, model: nn.Module, context: ParallelContext) -> None:
         if context.mesh is None or context.dims.pp == 1:
@@ -138,6 +151,13 @@ def stage_layers(layers: int, stages: int) -> list[range]:
     return [range(max(first - 1, 0), min(end - 1, layers)) for first, end in pairwise(bounds)]
 
 
+def _order(options: PipelineOptions, rank: int, ranks: int, microbatches: int) -> list[Action]:
+    """What a rank does in one update."""
+    if options.schedule == "zero_bubble":
+        return split_order(rank, ranks, microbatches)
+    return order(rank, ranks, options.chunks, microbatches, options.consecutive or ranks)
+
+
 @lru_cache(maxsize=4096)
 def _fullest(model: ModelConfig, ranks: int, chunks: int, *, in_work: bool) -> float:
     """The fullest rank's share of the model's products (`in_work`) or of its weights."""
@@ -177,16 +197,19 @@ class PipelineRunner(Runner):
 
     def __init__(self, model: Transformer, context: ParallelContext, options: PipelineOptions) -> None:
         self._model, self._context, self._device = model, context, context.device
+        self._options = options
         self._group, self._rank, self._ranks = context.axis("pp")
         self._chunks, self._last = options.chunks, self._ranks * options.chunks - 1
-        self._consecutive = options.consecutive or self._ranks
+        self._consecutive, self._splits = options.consecutive or self._ranks, options.schedule == "zero_bubble"
         self._dim, self._dtype = model.config.dim, next(model.parameters()).dtype
 
     def forward_backward(self, microbatches: Sequence[Microbatch], loss: Loss) -> None:
-        actions = order(self._rank, self._ranks, self._chunks, len(microbatches), self._consecutive)
+        actions = _order(self._options, self._rank, self._ranks, len(microbatches))
+        last = actions[-1] if actions and actions[-1].kind == "backward" else None
         mail = self._mail(microbatches, actions)
         live: dict[tuple[int, int], tuple[Tensor | None, Tensor]] = {}
-        for number, action in enumerate(actions, start=1):
+        waiting: dict[tuple[int, int], Weights] = {}
+        for action in actions:
             stage, place = self._stage(action), (action.chunk, action.microbatch)
             if action.kind == "forward":
                 x_TD = mail.receive(action).requires_grad_() if stage > 0 else None
@@ -194,13 +217,23 @@ class PipelineRunner(Runner):
                 live[place] = (x_TD, y)
                 if stage < self._last:
                     mail.send(action, y.detach())
+            elif action.kind == "weights":
+                waiting.pop(place)()
             else:
                 x_TD, y = live.pop(place)
-                self._model.set_gradient_sync(number == len(actions))
-                y.backward(mail.receive(action).to(y.dtype) if stage < self._last else None)
+                grad = mail.receive(action).to(y.dtype) if stage < self._last else None
+                self._model.set_gradient_sync(action == last)
+                waiting[place] = self._backward(y, grad, x_TD)
                 if x_TD is not None:
                     mail.send(action, torch.zeros_like(x_TD) if x_TD.grad is None else x_TD.grad)
         mail.sent()
+
+    def _backward(self, y: Tensor, grad: Tensor | None, x_TD: Tensor | None) -> Weights:
+        """What is left to do of it. The first stage has no input whose gradient anybody waits for."""
+        if self._splits and x_TD is not None and y.grad_fn is not None:
+            return backward_to_input(y, grad, x_TD)
+        y.backward(grad)
+        return lambda: None
 
     def forward(self, microbatches: Sequence[Microbatch], read: Read) -> Sequence[Columns]:
         actions = forward_order(self._ranks, self._chunks, len(microbatches), self._consecutive)
@@ -226,7 +259,7 @@ class PipelineRunner(Runner):
         cut = self._context.dims.tp * self._context.dims.cp
         for action in actions:
             stage = self._stage(action)
-            if (stage > 0) if action.kind == "forward" else (stage < self._last):
+            if {"forward": stage > 0, "backward": stage < self._last}.get(action.kind):
                 rows = microbatches[action.microbatch].forest.num_tokens // cut
                 mail.expect(action, rows, self._dim)
         return mail

@@ -12,7 +12,9 @@ Legend: T tokens, t those of a rank, D model dim, O outputs, I inputs of a matri
 from __future__ import annotations
 
 import math
+from typing import cast
 
+import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -23,6 +25,7 @@ from llama3.errors import ConfigError, Problem
 from llama3.parallelism import (
     Cost,
     Dims,
+    LoRALinear,
     ModelConfig,
     ParallelContext,
     ParallelStrategy,
@@ -54,7 +57,10 @@ FEW_TOKENS = ConfigError.declare(
 
 
 class TensorParallel(ParallelStrategy):
-    """Rows and columns of every matrix over the ranks. Any vocabulary: the last rank has what is left."""
+    """Rows and columns of every matrix over the ranks, and of adapters (LoRA) what follows them. Any vocabulary: the
+    last rank has what is left."""
+
+    places_adapters = True
 
     def check(self, model: ModelConfig, dims: Dims) -> list[Problem]:
         ranks, part = dims.tp, math.ceil(model.vocab_size / dims.tp)
@@ -100,21 +106,32 @@ class TensorParallel(ParallelStrategy):
             for name in ("attention_norm", "ffn_norm"):
                 block.set_submodule(name, RowsNorm(block.get_submodule(name), group))
             for name in ("attention.qkv", "ffn.gate_up"):
-                block.set_submodule(name, ColumnLinear(_cut(block.get_submodule(name), 0, mesh)))
+                block.set_submodule(name, _columns(block.get_submodule(name), mesh))
             for name in ("attention.out", "ffn.down"):
-                block.set_submodule(name, RowLinear(_cut(block.get_submodule(name), 1, mesh), group))
+                block.set_submodule(name, _rows(block.get_submodule(name), mesh))
         if model.embed is not None:
-            model.set_submodule("embed", CutEmbedding(_cut(model.embed, 0, mesh), group, rank))
+            model.set_submodule("embed", CutEmbedding(_cut(model.embed.weight, 0, mesh), group, rank))
         if model.norm is not None:
             model.set_submodule("norm", LastNorm(model.norm, group))
-            model.lm_head.weight = _cut(model.lm_head, 0, mesh)
+            model.lm_head.weight = _cut(model.lm_head.weight, 0, mesh)
             if model.config.tied and model.embed is not None:
                 model.lm_head.weight = model.embed.weight
 
 
-def _cut(module: nn.Module, dim: int, mesh: DeviceMesh) -> nn.Parameter:
-    """The module's weight, cut over the ranks."""
-    weight = module.get_parameter("weight")
+def _columns(layer: nn.Module, mesh: DeviceMesh) -> nn.Module:
+    if isinstance(layer, LoRALinear):
+        return ColumnLoRA(layer, mesh)
+    return ColumnLinear(_cut(layer.get_parameter("weight"), 0, mesh))
+
+
+def _rows(layer: nn.Module, mesh: DeviceMesh) -> nn.Module:
+    if isinstance(layer, LoRALinear):
+        return RowLoRA(layer, mesh)
+    return RowLinear(_cut(layer.get_parameter("weight"), 1, mesh), mesh.get_group())
+
+
+def _cut(weight: Tensor, dim: int, mesh: DeviceMesh) -> nn.Parameter:
+    """A weight, cut over the ranks."""
     cut = distribute_tensor(weight.detach(), mesh, [Shard(dim)], src_data_rank=None)
     return nn.Parameter(cut, requires_grad=weight.requires_grad)
 
@@ -158,8 +175,61 @@ class RowLinear(nn.Module):
         super().__init__()
         self.weight, self.group = weight, group
 
+    def part(self, x_TI: Tensor) -> Tensor:
+        """A rank's share of the sum."""
+        return F.linear(x_TI, local(self.weight))
+
     def forward(self, x_TI: Tensor) -> Tensor:
-        return scatter_sums(F.linear(x_TI, local(self.weight)), self.group)
+        return scatter_sums(self.part(x_TI), self.group)
+
+
+class ColumnLoRA(LoRALinear):
+    """Adapters of a `ColumnLinear`: A whole on every rank, of B the rows that are the rank's outputs."""
+
+    here_O: Tensor
+
+    def __init__(self, layer: LoRALinear, mesh: DeviceMesh) -> None:
+        super().__init__(*_parts(layer))
+        self.group, ranks, rank = mesh.get_group(), mesh.size(), mesh.get_local_rank()
+        weight = layer.base.get_parameter("weight")
+        self.base = ColumnLinear(_cut(weight, 0, mesh))
+        self.lora_B = nn.ParameterDict([(name, _cut(b, 0, mesh)) for name, b in self.lora_B.items()])
+        # A rank has whole heads and whole groups of gate and up, hence an equal share of every projection.
+        first = len(weight) // ranks * rank
+        here = [own_O.chunk(ranks)[rank] - first for own_O in layer.rows.values()]
+        self.register_buffer("here_O", torch.cat(here), persistent=False)
+
+    def forward(self, x_TI: Tensor) -> Tensor:
+        y_TO = self.base(x_TI)
+        if not self.enabled:
+            return y_TO
+        a = [same_on_all(a, self.group) for a in self.lora_A.values()]
+        b = [local(b) for b in self.lora_B.values()]
+        return y_TO + self.low_rank(x_TI, a, b, self.here_O, y_TO.shape[-1])
+
+
+class RowLoRA(LoRALinear):
+    """Adapters of a `RowLinear`: of A the columns that are the rank's inputs, B whole on every rank. What they add is
+    added up over ranks with what the layer gives."""
+
+    def __init__(self, layer: LoRALinear, mesh: DeviceMesh) -> None:
+        super().__init__(*_parts(layer))
+        self.group = mesh.get_group()
+        self.base: RowLinear = RowLinear(_cut(layer.base.get_parameter("weight"), 1, mesh), self.group)
+        self.lora_A = nn.ParameterDict([(name, _cut(a, 1, mesh)) for name, a in self.lora_A.items()])
+
+    def forward(self, x_TI: Tensor) -> Tensor:
+        if not self.enabled:
+            return self.base(x_TI)
+        y_TO = self.base.part(x_TI)
+        a = [local(a) for a in self.lora_A.values()]
+        b = [same_on_all(b, self.group) for b in self.lora_B.values()]
+        return scatter_sums(y_TO + self.low_rank(x_TI, a, b, self.rows_O, y_TO.shape[-1]), self.group)
+
+
+def _parts(layer: LoRALinear) -> tuple[nn.Linear, dict[str, Tensor], dict[str, int], float]:
+    """What a layer with adapters is made of."""
+    return cast(nn.Linear, layer.base), layer.rows, {name: len(a) for name, a in layer.lora_A.items()}, layer.scale
 
 
 class CutEmbedding(nn.Module):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -328,6 +330,19 @@ def test_import_of_the_package_is_light():
 def test_python_m_llama3_is_the_program():
     done = subprocess.run([sys.executable, "-m", "llama3", "--version"], capture_output=True, text=True, timeout=60)
     assert done.stdout == "llama3 0.1.0\n"
+
+
+def test_a_rank_leaves_the_word_to_rank_0_and_speaks_where_that_goes_on(llama3, monkeypatch):
+    mistake = ("run", "quickstart", "--set", "parallelism.dp=fsdpp")
+    monkeypatch.setenv("RANK", "1")
+    end = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM))  # as torchrun does when rank 0 has failed
+    end.start()
+    code, out, err = llama3(*mistake)
+    assert (code, out, err) == (4, "", "")
+    monkeypatch.setattr("llama3.cli.run.PATIENCE", 0.01)
+    code, _, err = llama3(*mistake)
+    assert code == 4
+    assert "did you mean 'fsdp'?" in err
 
 
 @pytest.mark.parametrize("axis", ["tp", "cp", "pp"])

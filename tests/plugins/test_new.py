@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
 import pytest
-from installing import ROOT
+from installing import ROOT, lay
 
 from llama3.cli import main
 from llama3.errors import ConfigError
@@ -19,19 +18,6 @@ from llama3.plugins.registry import FAMILIES, discover
 from llama3.scaffold.package import new_package
 
 PACKAGE_FILES = {"pyproject.toml", "README.md", "tests/test_plugin.py"}
-
-
-def lay(package: Path, site: Path) -> None:
-    """What `pip install` leaves of a package: its modules, and metadata with its entry points."""
-    project = tomllib.loads((package / "pyproject.toml").read_text())["project"]
-    info = site / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
-    info.mkdir(parents=True)
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")
-    entries = project["entry-points"]["llama3.plugins"]
-    lines = "".join(f"{name} = {target}\n" for name, target in entries.items())
-    (info / "entry_points.txt").write_text(f"[llama3.plugins]\n{lines}")
-    for target in entries.values():
-        shutil.copytree(package / target, site / target)
 
 
 @pytest.fixture(scope="module")
@@ -96,9 +82,11 @@ def test_its_own_test_file_runs_the_kit(packages):
         assert "passed" in done.stdout
 
 
-def test_the_example_package_passes_its_own_tests(tmp_path):
-    lay(ROOT / "examples" / "llama3-acme", tmp_path)
-    file = ROOT / "examples" / "llama3-acme" / "tests" / "test_acme.py"
+@pytest.mark.parametrize("name", ["acme", "ulysses"])
+def test_an_example_package_passes_its_own_tests(tmp_path, name):
+    package = ROOT / "examples" / f"llama3-{name}"
+    lay(package, tmp_path)
+    file = package / "tests" / f"test_{name}.py"
     done = python(tmp_path, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(file.parent), str(file))
     assert done.returncode == 0, done.stdout
     assert "llama3.testing" in file.read_text()

@@ -117,16 +117,24 @@ def test_shares_of_a_layout_are_shares(power, microbatches, recompute):
 
 def test_a_pipeline_waits_as_its_schedule_says():
     """The bubble is the formula's, checked by the drawing's own clock."""
-    for ranks, stages, microbatches in ((4, 1, 8), (4, 2, 8), (4, 2, 3), (8, 4, 8)):
-        options = {"schedule": "interleaved", "stages": stages} if stages > 1 else {}
+    whole, halves = {}, {"schedule": "zero_bubble"}
+    for ranks, options, microbatches in (
+        (4, whole, 8),
+        (4, halves, 8),
+        (4, halves, 4),
+        (4, {"schedule": "interleaved", "stages": 2}, 8),
+        (4, {"schedule": "interleaved", "stages": 2}, 3),
+        (8, {"schedule": "interleaved", "stages": 4}, 8),
+    ):
         strategy = Pipeline(PipelineOptions(**options))
-        dims, step = Dims(pp=ranks), StepShape(microbatches, 8192, 8192)
+        dims, step, stages = Dims(pp=ranks), StepShape(microbatches, 8192, 8192), strategy.options.chunks
         rows = placed(strategy.turns(dims, step))
-        assert waiting(rows) == pytest.approx(bubble(ranks, stages, microbatches))
+        assert waiting(rows) == pytest.approx(bubble(ranks, stages, microbatches, split=options is halves))
         assert strategy.estimate(B405, dims, step).bubble == pytest.approx(waiting(rows))
         lines = text(rows)
         assert len(lines) == ranks
-        assert sum(line.count("-") for line in lines) == ranks * stages * microbatches
+        ends = "+" if options is halves else "-"
+        assert sum(line.count(ends) for line in lines) == ranks * stages * microbatches
 
 
 def test_sharding_once_gathers_less_and_keeps_more():

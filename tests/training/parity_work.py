@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch.distributed.tensor.debug import CommDebugMode
 from training_toys import Recorder, options, schedule
 
 from llama3.checkpoints.load import read_config
@@ -23,6 +25,7 @@ from llama3.training.loop import train
 from llama3.training.metrics import Loggers, Reporter
 from llama3.training.parallel import GlobalStats, Parallel, ParallelContext, start
 from llama3.training.placed import PlacedModel
+from llama3.training.rollouts import Rewards, Rollouts
 
 CPU = torch.device("cpu")
 CONFIG = ModelConfig(dim=32, n_layers=3, n_heads=4, n_kv_heads=2, ffn_dim=48, vocab_size=61, max_seq_len=64)
@@ -78,6 +81,7 @@ def run(
     algorithm: str,
     lora: LoRASection | None = None,
     store: CheckpointStore | None = None,
+    microbatch_tokens: int = 48,
 ) -> tuple[PlacedModel, dict[str, Any]]:
     """Five steps from a checkpoint; losses and gradient norms of each."""
     parallel = parallel_of(parallelism, read_config(checkpoint))
@@ -85,7 +89,7 @@ def run(
     model = PlacedModel.loaded(checkpoint, parallel, heads=heads, lora=lora)
     spec = discover().spec("algorithms", algorithm)
     services = Services(PlacedModel.loaded(checkpoint, parallel)) if "reference" in spec.needs else None
-    section = options(lr=1e-3, warmup=1, microbatch_tokens=48, checkpoint_every=3)
+    section = options(lr=1e-3, warmup=1, microbatch_tokens=microbatch_tokens, checkpoint_every=3)
     recorder = Recorder()
     train(
         model,
@@ -112,9 +116,62 @@ def trained(parallelism: dict[str, Any] | None, checkpoint: Path, folder: Path, 
     return run(parallelism, checkpoint, folder, algorithm)[1]
 
 
-def work(parallelism: dict[str, Any] | None, checkpoint: Path, folder: Path) -> dict[str, Any]:
-    """What comes of every algorithm; only rank 0 reports."""
-    return {name: trained(parallelism, checkpoint, folder, name) for name in ALGORITHMS}
+def work(
+    parallelism: dict[str, Any] | None, checkpoint: Path, folder: Path, algorithms: Sequence[str]
+) -> dict[str, Any]:
+    """What comes of each algorithm; only rank 0 reports."""
+    return {name: trained(parallelism, checkpoint, folder, name) for name in algorithms}
+
+
+class Prompts:
+    """Five prompts a step."""
+
+    def examples(self, step: int) -> list[Batch]:
+        rng = np.random.default_rng((4, step))
+        ids = [rng.integers(0, CONFIG.vocab_size, int(rng.integers(2, 9))) for _ in range(5)]
+        return [Batch.of_trees([Tree([Segment(prompt)])]) for prompt in ids]
+
+
+class EvenTokens:
+    """Rewards each answer by its share of even tokens."""
+
+    def score(self, batch: Batch) -> Rewards:
+        even_M = (batch.target_ids_M % 2 == 0).float()
+        sums_S = torch.zeros(batch.num_segments).index_add(0, batch.segment_M, even_M)
+        is_answer_S = batch.targets_per_segment_S > 0
+        shares = (sums_S / batch.targets_per_segment_S)[is_answer_S].tolist()
+        return Rewards({"reward": shares, "reward/even": shares}, [("", "")] * len(shares))
+
+
+def sampled(parallelism: dict[str, Any] | None, checkpoint: Path) -> dict[str, Any]:
+    """What the loop logs of three steps of algorithms that learn from their own answers."""
+    parallel = parallel_of(parallelism, read_config(checkpoint))
+    found = {}
+    for algorithm in ("ppo", "grpo"):
+        spec = discover().spec("algorithms", algorithm)
+        model = PlacedModel.loaded(checkpoint, parallel, heads=["value_head"] if "value" in spec.needs else [])
+        services = Services(PlacedModel.loaded(checkpoint, parallel))
+        services.policy = services.value = model.scorer(microbatch_tokens=48)
+        sampling = Sampling(max_tokens=6, stop_ids=frozenset({0}))
+        section, recorder = options(lr=1e-3, warmup=1, microbatch_tokens=48), Recorder()
+        train(
+            model,
+            discover().build("algorithms", algorithm, {"samples": 3}),
+            Prompts(),
+            collate=Batch.concat,
+            options=section,
+            schedule=schedule(section, 3),
+            seed=5,
+            want=spec.want,
+            want_logged=spec.want_logged,
+            services=services,
+            rollouts=Rollouts(model.generator("fp32"), sampling, EvenTokens()),
+            reporter=Reporter("toy", Loggers([("recorder", recorder)])),
+        )
+        for _, row in recorder.rows:
+            row.pop("tokens_per_second")
+        found[algorithm] = [row for _, row in recorder.rows]
+    return found
 
 
 def columns(parallelism: dict[str, Any] | None, checkpoint: Path, folder: Path) -> dict[str, Any]:
@@ -155,6 +212,32 @@ def columns(parallelism: dict[str, Any] | None, checkpoint: Path, folder: Path) 
     }
 
 
+def row_by_row(parallelism: dict[str, Any] | None, checkpoint: Path, folder: Path) -> dict[str, Any]:
+    """What comes of steps whose rows each have a backward pass of their own."""
+    return run(parallelism, checkpoint, folder, "sft", microbatch_tokens=1)[1]
+
+
+def exchanges(parallelism: dict[str, Any] | None, checkpoint: Path, count: int) -> dict[str, Any]:
+    """How often an update of so many microbatches gathers weights and adds up gradients over ranks."""
+    parallel = parallel_of(parallelism, read_config(checkpoint))
+    model = PlacedModel.loaded(checkpoint, parallel)
+
+    def loss(microbatch: Microbatch, x_TD: torch.Tensor | None) -> torch.Tensor:
+        scored = score_stage(model.module, microbatch, frozenset({"logps"}), 1.0, x_TD)
+        return scored if isinstance(scored, torch.Tensor) else scored.logps_M.sum()
+
+    microbatches = [Microbatch.of(row) for row in Forests("sft").examples(0)[:count]]
+    with CommDebugMode() as seen:
+        model.runner.forward_backward(microbatches, loss)
+        parallel.sum_gradients(model.module)
+    names = {"allgather": "gathered", "reducescatter": "added", "allreduce": "added"}
+    found = dict.fromkeys(names.values(), 0)
+    for operation, times in seen.get_comm_counts().items():
+        for part, name in names.items():
+            found[name] += times if part in str(operation).replace("_", "") else 0
+    return found
+
+
 def resumed(parallelism: dict[str, Any] | None, checkpoint: Path, folder: Path) -> dict[str, Any]:
     """Five steps, and the last two of them again from what was saved after the third."""
     places = {name: folder / name for name in ("straight", "again")}
@@ -168,6 +251,12 @@ def resumed(parallelism: dict[str, Any] | None, checkpoint: Path, folder: Path) 
 
 
 def adapted(parallelism: dict[str, Any] | None, checkpoint: Path, folder: Path) -> dict[str, Any]:
-    """Adapters trained on a checkpoint."""
+    """Adapters trained on a checkpoint: what they say beside the model they were added to, and merged into it."""
     model, found = run(parallelism, checkpoint, folder, "sft", lora=LoRASection(rank=4))
-    return {**found, "adapter": model.adapter(), "base": model.base_hash()}
+    batch = Batch.concat(Forests("sft").examples(9))
+    logps = {name: model.scorer(adapters=name == "adapted").logps(batch) for name in ("adapted", "base")}
+    adapter, base = model.adapter(), model.base_hash()
+    model.merge()
+    logps["merged"] = model.scorer().logps(batch)
+    weights = {name: tensor.clone() for name, tensor in model.weights()}
+    return {**found, "adapter": adapter, "base": base, "logps": logps, "weights": weights}

@@ -4,13 +4,15 @@ from dataclasses import replace
 
 import pytest
 import torch
+import yaml
 
+from llama3.config import load
 from llama3.config.schema import LoRASection, ParallelismSection
 from llama3.errors import ConfigError, DoesNotFit
 from llama3.model.config import PRESETS
 from llama3.plugins.registry import discover
 from llama3.preflight import load_config, ready
-from llama3.training.parallel import Dims, GlobalStats, Parallel, ParallelContext, start
+from llama3.training.parallel import Dims, GlobalStats, Parallel, ParallelContext, ParallelStrategy, start
 from llama3.training.placed import PlacedModel
 
 CPU = torch.device("cpu")
@@ -43,13 +45,23 @@ def test_a_world_of_another_size_is_refused():
         start(section, TINY, CPU, discover())
 
 
+@pytest.mark.parametrize("mesh", [{}, {"tp": 2}, {"dp": "fsdp"}, {"dp": {"name": "fsdp", "size": 2, "reshard": False}}])
+def test_a_mesh_is_shown_as_it_can_be_written(mesh):
+    loaded = load({"parallelism": mesh}, environ={})
+    shown = loaded.values["parallelism"]
+    assert shown["dp"] == mesh.get("dp", "auto")
+    assert "null" not in yaml.safe_dump(shown)
+    assert load(yaml.safe_load(loaded.to_yaml()), environ={}).config == loaded.config
+
+
 def test_everything_that_speaks_against_a_mesh_is_named_at_once_before_work_starts(monkeypatch):
     config = {
         "model": {"preset": "tiny", "n_heads": 4, "n_kv_heads": 2},
-        "parallelism": {"tp": 4, "dp": 2},
+        "parallelism": {"tp": 4, "dp": {"name": "fsdp", "size": 2, "replicas": 3}},
         "post_training": {"sft": {"lora": {"rank": 4}}},
     }
-    expected = {"L3-CFG-025", "L3-PAR-010", "L3-PAR-014"}
+    monkeypatch.setattr("llama3_plugins.parallelism.tensor.TensorParallel.places_adapters", False)
+    expected = {"L3-CFG-025", "L3-PAR-010", "L3-PAR-014", "L3-PAR-020"}
     with pytest.raises(ConfigError) as caught:
         ready(load_config(config))
     assert {problem.code for problem in caught.value.problems} == expected
@@ -65,6 +77,7 @@ def test_everything_that_speaks_against_a_mesh_is_named_at_once_before_work_star
         ({"tp": 2}, {"n_kv_heads": 1}, "L3-PAR-010"),
         ({"tp": 2}, {"n_heads": 6, "n_kv_heads": 6, "ffn_dim": 9, "dim": 48}, "L3-PAR-011"),
         ({"tp": 4}, {"n_heads": 4, "n_kv_heads": 4, "vocab_size": 5}, "L3-PAR-012"),
+        ({"dp": {"name": "fsdp", "size": 4, "replicas": 3}}, {}, "L3-PAR-020"),
     ],
 )
 def test_a_strategy_refuses_what_it_cannot_cut(section, change, code):
@@ -73,8 +86,18 @@ def test_a_strategy_refuses_what_it_cannot_cut(section, change, code):
     assert caught.value.problems[0].code == code
 
 
-def test_adapters_are_refused_before_weights_load():
-    parallel = Parallel(ParallelContext(CPU, Dims(tp=2)))
+def test_zero_bubble_beside_shards_needs_a_torch_that_finishes_when_told(monkeypatch):
+    section = ParallelismSection.model_validate({"pp": {"size": 2, "schedule": "zero_bubble"}, "dp": 2})
+    monkeypatch.setattr("llama3_plugins.parallelism.pipeline.FINISHES", False)
+    with pytest.raises(ConfigError) as caught:
+        start(section, TINY, CPU, discover())
+    assert caught.value.problems[0].code == "L3-PAR-021"
+
+
+def test_adapters_are_refused_before_weights_load_by_a_strategy_without_place_for_them():
+    class Plain(ParallelStrategy): ...
+
+    parallel = Parallel(ParallelContext(CPU, Dims(tp=2)), {"tp": Plain()})
     with pytest.raises(ConfigError, match="L3-PAR-014"):
         PlacedModel.loaded("nowhere", parallel, lora=LoRASection(rank=4))
 

@@ -1,0 +1,5 @@
+from llama3.testing import ParallelConformance
+
+
+class TestUlysses(ParallelConformance):
+    plugin = "ulysses"
