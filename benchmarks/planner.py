@@ -16,7 +16,8 @@ from llama3.cost.gpus import Gpu, known_gpus
 from llama3.model.config import PRESETS, ModelConfig
 from llama3.plugins.registry import discover
 from llama3.scaling.layouts import Way, Workload, costs_of
-from llama3.scaling.planner import Predicted
+from llama3.scaling.plan_table import layout_text
+from llama3.scaling.planner import Predicted, plan
 from llama3.scaling.step_time import ON_GPU, Efficiency
 from llama3.training.estimate import Cost, Recompute, StepShape
 from llama3.training.parallel import Dims
@@ -140,7 +141,7 @@ def misfit(runs: Sequence[Run], efficiency: Efficiency) -> float:
     return sum(math.log1p(error(run, efficiency)) ** 2 for run in runs)
 
 
-def fit(runs: Sequence[Run], start: Efficiency = ON_GPU) -> Efficiency:
+def fit(runs: Sequence[Run], start: Efficiency) -> Efficiency:
     """The least sum of squared logarithms, by going along one share after the other in ever smaller steps."""
     best, least = start, misfit(runs, start)
     step = 0.25
@@ -156,27 +157,52 @@ def fit(runs: Sequence[Run], start: Efficiency = ON_GPU) -> Efficiency:
     return best
 
 
-def main() -> None:
+def left_out(run: Run, whole: Efficiency) -> Efficiency:
+    """The fit to the other runs."""
+    return fit([other for other in FITTED if other is not run], whole)
+
+
+def paper_rows() -> list[str]:
+    """The paper's layouts among all that fit, as rows of the table of docs/planning.md."""
+    rows = []
+    stated = {(8_192, 8_192): "43 %", (16_384, 8_192): "41 %", (16_384, 131_072): "38 %"}
+    for run in FITTED[-3:]:
+        gpus = run.dims.world
+        work = Workload(run.name, B405, "h100", H100, gpus, run.seq_len, run.batch, 0, None, REGISTRY)
+        ranked = plan(work)
+        place = next(place for place, one in enumerate(ranked) if one.dims == run.dims)
+        one, behind = ranked[place], ranked[place].seconds / ranked[0].seconds - 1
+        others = run.predicted(left_out(run, ON_GPU)) * B405.flops_per_token(run.seq_len) / H100.rate("bf16")
+        rows.append(
+            f"| {layout_text(run.dims)} ({gpus:,}, {run.seq_len:,}) | {place + 1} of {len(ranked)} | {behind:.1%} "
+            f"| {one.mfu:.1%} | {others:.1%} | {stated[gpus, run.seq_len]} |"
+        )
+    return rows
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.parse_args()
-    whole = fit(FITTED)
-    shares = ", ".join(f"{name} {getattr(whole, name):.3g}" for name in LIMITS)
-    print(f"fitted to the {len(FITTED)} runs on H100: {shares}")
-    print(f"in use: {', '.join(f'{name} {getattr(ON_GPU, name):.3g}' for name in LIMITS)}\n")
-    print(f"{'tokens/s of a GPU':52}  measured  by all  error  by the others  error")
-    left_out = []
+    parser.parse_args(arguments)
+    whole = fit(FITTED, ON_GPU)
+    print(f"fitted to the {len(FITTED)} runs on H100: {', '.join(f'{n} {getattr(whole, n):.3f}' for n in LIMITS)}")
+    print(f"in use: {', '.join(f'{name} {getattr(ON_GPU, name):.3f}' for name in LIMITS)}\n")
+    print(f"{'tokens/s of a GPU':52}  measured   by all  error   others  error")
+    missed = []
     for run in FITTED:
-        others = fit([other for other in FITTED if other is not run], whole)
-        left_out.append(error(run, others))
-        both = [(run.predicted(found), error(run, found)) for found in (whole, others)]
-        told = f"{both[0][0]:8,.0f}  {both[0][1]:+5.0%}  {both[1][0]:13,.0f}  {both[1][1]:+5.0%}"
+        others = left_out(run, whole)
+        missed.append(error(run, others))
+        told = "".join(f"{run.predicted(found):9,.0f}  {error(run, found):+5.0%}" for found in (whole, others))
         print(f"{run.name:52}  {run.measured:8,.0f}{told}")
-    print(f"mean size of the error when left out: {sum(map(abs, left_out)) / len(left_out):.0%}\n")
+    print(f"mean size of the error when left out: {sum(map(abs, missed)) / len(missed):.0%}\n")
     print("never fitted, another GPU and another program:")
     unseen = [error(run, ON_GPU) for run in UNSEEN]
-    for run, missed in zip(UNSEEN, unseen, strict=True):
-        print(f"{run.name:52}  {run.measured:8,.0f}{run.predicted(ON_GPU):8,.0f}  {missed:+5.0%}")
-    print(f"mean size of the error: {sum(map(abs, unseen)) / len(unseen):.0%}")
+    for run, off in zip(UNSEEN, unseen, strict=True):
+        print(f"{run.name:52}  {run.measured:8,.0f}{run.predicted(ON_GPU):9,.0f}  {off:+5.0%}")
+    print(f"mean size of the error: {sum(map(abs, unseen)) / len(unseen):.0%}\n")
+    print("| layout (GPUs, tokens of a row) | rank | behind the first | MFU, fitted | left out | paper |")
+    print("|---|---|---|---|---|---|")
+    for row in paper_rows():
+        print(row)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from llama3.errors import ConfigError, DoesNotFit, LlamaError, Problem
@@ -145,9 +146,11 @@ def none_fits(work: Workload, dims: Dims | None = None) -> LlamaError:
     legal = [one for one in ([dims] if dims else all_dims(work.gpus)) if not problems_of(work, one)]
     best = [found for found in (best_way(work, one) for one in legal) if found is not None]
     if best:
-        short = shortage(min(best, key=lambda one: one.bytes.total))
+        least = min(best, key=lambda one: one.bytes.total)
+        short = shortage(least)
         assert short is not None
-        return DoesNotFit.of([short])
+        more = 1 << math.ceil(math.log2(work.gpus * least.bytes.total / work.room))
+        return DoesNotFit.of([replace(short, fix=f"use about {more:,} GPUs, or one with more memory; or {short.fix}")])
     return ConfigError.of(problems_of(work, dims or Dims(dp=work.gpus)))
 
 
