@@ -94,8 +94,8 @@ def text(rows: Sequence[Sequence[Placed]]) -> list[str]:
 
 
 def svg(rows: Sequence[Sequence[Placed]], title: str) -> str:
-    """The same as a picture: forwards blue, backwards green, their second halves orange, later chunks darker. It names a
-    turn on hovering."""
+    """The same as a picture: forwards blue, backwards green, their second halves orange, later chunks darker. It names
+    a turn on hovering."""
     end = max(row[-1].end for row in rows)
     unit = (WIDTH - LABEL) / end
     chunks = 1 + max(one.turn.chunk for row in rows for one in row)

@@ -7,7 +7,7 @@ the backward pass computes again.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import product
 from typing import Any
@@ -45,8 +45,8 @@ RECOMPUTE: tuple[Recompute, ...] = ("none", "selective", "full")
 FREE = 0.05
 """Share of the memory on a GPU's data sheet that is left to libraries and gaps. One that is sold with 80 GB has 85.5e9
 bytes, so this leaves an eighth of what is there."""
-MOST_ROWS = 16
-"""Rows of a microbatch that are tried at most, in powers of two: more make products no faster."""
+MOST_ROWS, ENOUGH_TOKENS = 16, 1 << 15
+"""Rows of a microbatch, and tokens of one on a rank: more make products no faster, so they are not tried."""
 
 
 @dataclass(frozen=True)
@@ -135,11 +135,12 @@ def ways_of(work: Workload, dims: Dims) -> Iterator[Way]:
         options = dict(zip(axes, chosen, strict=True))
         if any(work.strategy(axis, given).check(work.model, dims) for axis, given in options.items()):
             continue
-        for power, recompute in product(range(MOST_ROWS.bit_length()), RECOMPUTE):
-            rows = 1 << power
-            if own % rows == 0:
-                step = StepShape(own // rows, rows * work.seq_len, work.seq_len, recompute=recompute)
-                yield Way(dims, options, rows, step)
+        rows = 1
+        most = min(MOST_ROWS, max(1, ENOUGH_TOKENS * dims.cp // work.seq_len))
+        while own % rows == 0 and rows <= most:
+            step = StepShape(own // rows, rows * work.seq_len, work.seq_len)
+            yield from (Way(dims, options, rows, replace(step, recompute=recompute)) for recompute in RECOMPUTE)
+            rows *= 2
 
 
 def costs_of(work: Workload, way: Way) -> dict[str, Cost]:

@@ -7,7 +7,7 @@ counted tensor by tensor (`llama3.training.estimate.Kept`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 from llama3.model.config import ModelConfig
 from llama3.training.estimate import Cost, Kept, StepShape
@@ -36,7 +36,8 @@ class RankBytes:
 
     @property
     def total(self) -> float:
-        return sum(getattr(self, field.name) for field in fields(self))
+        states = self.weights + self.gathered + self.gradients + self.optimizer
+        return states + self.activations + self.keys + self.head
 
 
 def rank_bytes(

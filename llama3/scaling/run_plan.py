@@ -363,9 +363,11 @@ def lines(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             + ", ".join(f"{name} {size(int(report['bytes'][name]))}" for name in parts)
         ),
     )
-    there = "an unknown amount" if memory["there"] is None else size(int(memory["there"]))
-    held = f"{size(int(memory['needed']))} with {size(report['bytes']['program'])} a process for the program"
-    yield "this machine", f"has {there}, {'holds it' if memory['fits'] else 'does not hold it'}: {held}"
+    there = "an unknown amount" if memory["there"] is None else f"{memory['there'] / 1e9:,.1f} GB"
+    needed, program = memory["needed"] / 1e9, report["bytes"]["program"] / 1e9
+    holds = "holds it" if memory["fits"] else "does not hold it"
+    ranks = f"{memory['ranks_here']} processes of {program:.1f} GB besides the model"
+    yield "this machine", f"has {there}, {holds}: {needed:,.1f} GB with {ranks}"
     told = "not measured"
     if seconds["measured"] is not None:
         by = "by a probe" if seconds["measured_by"] == "probe" else f"by {seconds['measured_by']}"

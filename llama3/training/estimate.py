@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Literal, Protocol
 
 from llama3.model.config import ModelConfig
@@ -102,15 +103,20 @@ class Cost:
     bubble: float = 0.0
 
 
+# In the order of the fields.
 SHARES = ("work", "weights", "states", "rows", "inputs", "channels", "keys", "logits")
 SUMS = ("gathered", "sent", "behind", "messages", "messages_behind", "bubble")
+
+
+_SHARES, _SUMS = attrgetter(*SHARES), attrgetter(*SUMS)
 
 
 def combined(costs: Iterable[Cost]) -> Cost:
     """What several strategies cost together."""
     found = list(costs)
-    shares = {name: math.prod(getattr(cost, name) for cost in found) for name in SHARES}
-    return Cost(**shares, **{name: sum(getattr(cost, name) for cost in found) for name in SUMS})
+    shares = map(math.prod, zip(*map(_SHARES, found), strict=True))
+    sums = map(sum, zip(*map(_SUMS, found), strict=True))
+    return Cost(*shares, *sums)
 
 
 class Turn(Protocol):
