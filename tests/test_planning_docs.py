@@ -79,6 +79,7 @@ def benchmark():
     return module
 
 
+@pytest.mark.slow
 def test_the_benchmark_says_what_the_page_shows(capsys):
     benchmark().main([])
     printed = capsys.readouterr().out.strip()
