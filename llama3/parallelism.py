@@ -14,7 +14,7 @@ from llama3.model.rows import CutRows, ForestRows
 from llama3.model.score import Microbatch
 from llama3.model.shards import local
 from llama3.model.transformer import Transformer
-from llama3.training.estimate import Cost, Kept, StepShape, Turn
+from llama3.training.estimate import Cost, Kept, PipelineTurn, StepShape
 from llama3.training.parallel import (
     Columns,
     Dims,
@@ -42,12 +42,12 @@ __all__ = [
     "ModelConfig",
     "ParallelContext",
     "ParallelStrategy",
+    "PipelineTurn",
     "Problem",
     "Read",
     "Runner",
     "StepShape",
     "Transformer",
-    "Turn",
     "forest_attention",
     "local",
     "rms_norm",

@@ -12,7 +12,7 @@ from llama3.cli import completion
 from llama3.cli.output import JsonOption, SetOption, note, print_json, print_table, say
 
 if TYPE_CHECKING:
-    from llama3.scaling.asked import Question
+    from llama3.scaling.asked import PlanQuestion
     from llama3.scaling.planner import Predicted
 
 
@@ -81,7 +81,7 @@ def plan(
         rank(question, top=top, schedule=schedule, json=json)
 
 
-def rank(question: Question, *, top: int, schedule: Path | None, json: bool) -> None:
+def rank(question: PlanQuestion, *, top: int, schedule: Path | None, json: bool) -> None:
     """The fastest layouts, or the ways to run one. Raises DoesNotFit where none fits."""
     from llama3.scaling.layouts import problems_of, ways_of
     from llama3.scaling.plan_table import HEAD, as_data, table, work_lines
@@ -146,7 +146,7 @@ def draw(one: Predicted, file: Path, *, quiet: bool) -> str | None:
     return str(file)
 
 
-def explain_layouts(question: Question, *, json: bool) -> None:
+def explain_layouts(question: PlanQuestion, *, json: bool) -> None:
     """Why one layout is refused or slow; without one, why each that is refused is."""
     from llama3.scaling.plan_table import as_data, explained, refused_lines
     from llama3.scaling.planner import best_way, plan, refusals, shortage

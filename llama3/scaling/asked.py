@@ -23,20 +23,20 @@ NO_MODEL = ConfigError.declare(
     fix="give one of the shapes {shapes}, a YAML file or the folder of a run",
 )
 NOT_POSITIVE = ConfigError.declare(
-    "L3-PLN-002", "{value:g} is not above 0 and finite", fix="give what you mean to train with"
+    "L3-PLN-002", "{value} is not above 0 and finite", fix="give what you mean to train with"
 )
 LONG_ROWS = ConfigError.declare(
-    "L3-PLN-003", "rows of {seq_len:,} tokens are longer than the model's context of {most:,}", fix="ask for less"
+    "L3-PLN-003", "rows of {seq_len} tokens are longer than the model's context of {most}", fix="ask for less"
 )
 UNEVEN_TOKENS = ConfigError.declare(
     "L3-PLN-004",
-    "{tokens:,} tokens a step are no whole rows of {seq_len:,}",
-    fix="choose a multiple, such as {nearest:,}",
+    "{tokens} tokens a step are no whole rows of {seq_len}",
+    fix="choose a multiple, such as {nearest}",
 )
 NO_LINK = ConfigError.declare(
     "L3-PLN-005",
     "its description has no {missing}",
-    why="what {count:,} GPUs send each other takes time",
+    why="what {count} GPUs send each other takes time",
     fix="add it (docs/planning.md)",
 )
 ELSEWHERE = ConfigError.declare(
@@ -49,7 +49,7 @@ BAD_LAYOUT = ConfigError.declare(
 )
 OTHER_COUNT = ConfigError.declare(
     "L3-PLN-008",
-    "{text} are {product:,} GPUs, not {gpus:,}",
+    "{text} are {product} GPUs, not {gpus}",
     fix="choose sizes that multiply to the number of GPUs",
 )
 NO_AXIS = ConfigError.declare(
@@ -65,7 +65,7 @@ DEFAULT_SEQ_LEN = 8192
 
 
 @dataclass(frozen=True)
-class Question:
+class PlanQuestion:
     """The work, and the layouts that are asked about by name, if any."""
 
     work: Workload
@@ -98,7 +98,7 @@ def read_question(
     strategies: Iterable[str] = (),
     layout: str | None = None,
     explain: str | None = None,
-) -> Question:
+) -> PlanQuestion:
     """The question as data. Raises ConfigError with everything that is wrong with it."""
     wrong: list[Problem] = []
     shape = shape_of(model)
@@ -108,17 +108,19 @@ def read_question(
     numbers = {"--gpus": gpus, "--seq-len": seq_len, "--batch-tokens": batch_tokens, "--tokens": tokens}
     for name, value in numbers.items():
         if value is not None and not 0 < value < MOST * 1024:
-            wrong.append(NOT_POSITIVE.problem(name, value=float(value)))
+            wrong.append(NOT_POSITIVE.problem(name, value=f"{value:g}"))
     if price is not None and not (0 <= price < math.inf):
-        wrong.append(NOT_POSITIVE.problem("--price", value=price))
+        wrong.append(NOT_POSITIVE.problem("--price", value=f"{price:g}"))
     config = None if shape is None else shape[1]
     length = seq_len or min(DEFAULT_SEQ_LEN, config.max_seq_len if config else DEFAULT_SEQ_LEN)
     if config is not None and length > config.max_seq_len:
-        wrong.append(LONG_ROWS.problem("--seq-len", seq_len=length, most=config.max_seq_len))
+        wrong.append(LONG_ROWS.problem("--seq-len", seq_len=f"{length:,}", most=f"{config.max_seq_len:,}"))
     batch = int(batch_tokens or DEFAULT_BATCH)
     if length > 0 and batch > 0 and batch % length:
         nearest = max(1, round(batch / length)) * length
-        wrong.append(UNEVEN_TOKENS.problem("--batch-tokens", tokens=batch, seq_len=length, nearest=nearest))
+        wrong.append(
+            UNEVEN_TOKENS.problem("--batch-tokens", tokens=f"{batch:,}", seq_len=f"{length:,}", nearest=nearest)
+        )
     supplied = _strategies(strategies, wrong)
     dims = {name: _dims(name, text, gpus, wrong) for name, text in (("--layout", layout), ("--explain", explain))}
     if wrong or shape is None or offered is None:
@@ -137,7 +139,7 @@ def read_question(
         registry=discover(),
         strategies=supplied,
     )
-    return Question(work, dims["--layout"], dims["--explain"])
+    return PlanQuestion(work, dims["--layout"], dims["--explain"])
 
 
 def _gpu(name: str, count: int, wrong: list[Problem]) -> tuple[str, Gpu] | None:
@@ -151,7 +153,7 @@ def _gpu(name: str, count: int, wrong: list[Problem]) -> tuple[str, Gpu] | None:
         return None
     missing = "link" if not found[1].link else "network" if not found[1].network and count > found[1].node else ""
     if count > 1 and missing:
-        wrong.append(NO_LINK.problem(name, missing=f"`{missing}`", count=count))
+        wrong.append(NO_LINK.problem(name, missing=f"`{missing}`", count=f"{count:,}"))
     return found
 
 
@@ -183,5 +185,5 @@ def _dims(where: str, text: str | None, gpus: int, wrong: list[Problem]) -> Dims
         return None
     dims = Dims(**dict(zip(AXES, map(int, pieces), strict=True)))
     if dims.world != gpus:
-        wrong.append(OTHER_COUNT.problem(where, text=text, product=dims.world, gpus=gpus))
+        wrong.append(OTHER_COUNT.problem(where, text=text, product=f"{dims.world:,}", gpus=f"{gpus:,}"))
     return dims

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-from llama3.training.estimate import Turn
+from llama3.training.estimate import PipelineTurn
 
 DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 HUES = {"forward": 210, "backward": 140, "weights": 40}
@@ -21,7 +21,7 @@ MOST_COLUMNS = 150
 class Placed:
     """A turn with the units of time at which it begins and ends."""
 
-    turn: Turn
+    turn: PipelineTurn
     begin: int
     end: int
 
@@ -30,7 +30,7 @@ class Placed:
         return self.end - self.begin
 
 
-def placed(turns: Sequence[Sequence[Turn]]) -> list[list[Placed]]:
+def placed(turns: Sequence[Sequence[PipelineTurn]]) -> list[list[Placed]]:
     """When each rank's turns begin: as soon as the rank is free and what they need is there.
 
     Raises ValueError where ranks wait for each other for ever.
@@ -55,7 +55,7 @@ def placed(turns: Sequence[Sequence[Turn]]) -> list[list[Placed]]:
     return found
 
 
-def _ready(turn: Turn, rank: int, ranks: int, last: int, done: dict[tuple[str, int, int], int]) -> int | None:
+def _ready(turn: PipelineTurn, rank: int, ranks: int, last: int, done: dict[tuple[str, int, int], int]) -> int | None:
     """When what a turn needs is there; None while it is not."""
     stage = turn.chunk * ranks + rank
     if turn.kind == "forward":

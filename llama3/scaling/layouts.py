@@ -22,9 +22,9 @@ from llama3.training.parallel import Dims, ParallelStrategy
 
 UNEVEN_BATCH = ConfigError.declare(
     "L3-PLN-010",
-    "{rows:,} rows of a step do not divide over {ranks:,} ranks along dp",
+    "{rows} rows of a step do not divide over {ranks} ranks along dp",
     why="each takes whole rows, and as many as the others",
-    fix="choose a dp among the divisors of {rows:,}, or another batch",
+    fix="choose a dp among the divisors of {rows}, or another batch",
 )
 TOO_FULL = DoesNotFit.declare(
     "L3-PLN-011",
@@ -121,7 +121,7 @@ def problems_of(work: Workload, dims: Dims) -> list[Problem]:
     """What speaks against a layout whatever way it is run: its strategies, and a batch that it cannot share."""
     problems = [problem for axis in used_axes(dims) for problem in work.strategy(axis, {}).check(work.model, dims)]
     if work.batch % dims.dp:
-        problems.append(UNEVEN_BATCH.problem("parallelism.dp", rows=work.batch, ranks=dims.dp))
+        problems.append(UNEVEN_BATCH.problem("parallelism.dp", rows=f"{work.batch:,}", ranks=f"{dims.dp:,}"))
     return problems
 
 

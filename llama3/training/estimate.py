@@ -119,7 +119,7 @@ def combined(costs: Iterable[Cost]) -> Cost:
     return Cost(*shares, *sums)
 
 
-class Turn(Protocol):
+class PipelineTurn(Protocol):
     """One forward or backward of one microbatch through one of the parts of the model that a rank of a pipeline has; of
     a backward in two halves the second one is of kind "weights"."""
 

@@ -29,7 +29,7 @@ from llama3.model.score import Microbatch
 from llama3.model.shards import local
 from llama3.model.transformer import Transformer
 from llama3.training import messages
-from llama3.training.estimate import Cost, StepShape, Turn
+from llama3.training.estimate import Cost, PipelineTurn, StepShape
 
 if TYPE_CHECKING:
     from llama3.model.config import ModelConfig
@@ -208,7 +208,7 @@ class ParallelStrategy(Protocol):
         """Options that are worth comparing at these sizes, for `llama3 plan`."""
         return [{}]
 
-    def turns(self, dims: Dims, step: StepShape) -> list[list[Turn]]:
+    def turns(self, dims: Dims, step: StepShape) -> list[list[PipelineTurn]]:
         """What each rank along the axis does in a step, in order, where ranks take turns; nothing elsewhere. A chunk c
         of rank r is stage c x ranks + r of the model."""
         return []

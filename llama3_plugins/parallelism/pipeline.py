@@ -28,11 +28,11 @@ from llama3.parallelism import (
     ModelConfig,
     ParallelContext,
     ParallelStrategy,
+    PipelineTurn,
     Read,
     Runner,
     StepShape,
     Transformer,
-    Turn,
     local,
 )
 from llama3_plugins.parallelism.fsdp import FINISHES
@@ -101,7 +101,7 @@ class Pipeline(ParallelStrategy):
         several = [{"schedule": "interleaved", "stages": count} for count in stages]
         return [{}, {"schedule": "zero_bubble"}, *several] if dims.pp > 1 else [{}]
 
-    def turns(self, dims: Dims, step: StepShape) -> list[list[Turn]]:
+    def turns(self, dims: Dims, step: StepShape) -> list[list[PipelineTurn]]:
         return [list(_order(self.options, rank, dims.pp, step.microbatches)) for rank in range(dims.pp)]
 
     def apply(self, model: nn.Module, context: ParallelContext) -> None:

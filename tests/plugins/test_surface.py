@@ -50,7 +50,8 @@ SURFACE = {
     """,
     "parallelism": """
         Attention Batch Columns Cost CutRows Dims ForestRows Group Kept LoRALinear Loss Microbatch ModelConfig
-        ParallelContext ParallelStrategy Problem Read Runner StepShape Transformer Turn forest_attention local rms_norm
+        ParallelContext ParallelStrategy PipelineTurn Problem Read Runner StepShape Transformer forest_attention local
+        rms_norm
     """,
     "quantization": """
         Matrix ModelConfig Parts Problem QuantizationScheme is_for_core multiply
