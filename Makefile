@@ -108,6 +108,9 @@ drill: $(VENV)/.installed-test ## 60 random faults against a run that restarts i
 bench-loader: $(VENV)/.installed-test ## token loading beside a NumPy memmap and torch's DataLoader
 	$(BIN)/python benchmarks/loader.py
 
+bench-planner: $(VENV)/.installed-test ## the planner's step times beside published runs, each left out of the fit
+	$(BIN)/python benchmarks/planner.py
+
 wheel: $(VENV)/.installed-test ## build the abi3 wheel into dist/
 	$(BIN)/maturin build --release --locked --out dist
 

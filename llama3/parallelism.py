@@ -14,6 +14,7 @@ from llama3.model.rows import CutRows, ForestRows
 from llama3.model.score import Microbatch
 from llama3.model.shards import local
 from llama3.model.transformer import Transformer
+from llama3.training.estimate import Cost, Kept, PipelineTurn, StepShape
 from llama3.training.parallel import (
     Columns,
     Dims,
@@ -29,19 +30,23 @@ __all__ = [
     "Attention",
     "Batch",
     "Columns",
+    "Cost",
     "CutRows",
     "Dims",
     "ForestRows",
     "Group",
+    "Kept",
     "LoRALinear",
     "Loss",
     "Microbatch",
     "ModelConfig",
     "ParallelContext",
     "ParallelStrategy",
+    "PipelineTurn",
     "Problem",
     "Read",
     "Runner",
+    "StepShape",
     "Transformer",
     "forest_attention",
     "local",

@@ -35,6 +35,7 @@ from llama3.cli import (
     ledger,
     lineage,
     merge,
+    plan,
     plugins,
     quantize,
     run,
@@ -147,6 +148,7 @@ app.command("run")(run.run)
 app.command("chat")(chat.chat)
 app.command("generate")(generate.generate)
 app.command("serve")(serve.serve)
+app.command("plan")(plan.plan)
 app.command("batch")(batch.batch)
 app.command("audit")(audit.audit)
 app.command("lineage")(lineage.lineage)

@@ -1,1 +1,1 @@
-"""What training costs and what it buys: scaling laws, forecasts, and plans. Torch-free."""
+"""What training costs and what it buys: scaling laws and forecasts, layouts of a mesh, memory, time and money."""

@@ -6,6 +6,7 @@ python -m llama3.testing.parallelism FOLDER RANK SIZE AXIS PLUGIN OPTIONS      o
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -30,6 +31,7 @@ from llama3.plugins.specs import ParallelSpec
 from llama3.testing.conformance import Conformance, child_environment
 from llama3.testing.toys import toy_ids
 from llama3.training.algorithm import Algorithm, Term
+from llama3.training.estimate import SHARES, SUMS, StepShape
 from llama3.training.loop import train
 from llama3.training.parallel import MESH, Dims, Parallel, ParallelContext, ParallelStrategy, connect
 from llama3.training.placed import PlacedModel
@@ -51,6 +53,26 @@ class ParallelConformance(Conformance):
             problems = self._problems(size)
             assert all(isinstance(problem, Problem) for problem in problems)
         assert not self._problems(1), f"refuses a size of 1: {self._problems(1)[0]}"
+
+    def test_it_estimates_what_it_costs(self) -> None:
+        """`llama3 plan` asks for any size that `check` allows; alone a strategy waits for nobody."""
+        strategy: ParallelStrategy = self.build()
+        step = StepShape(microbatches=4, tokens=64, seq_len=32)
+        for size in (1, SIZE):
+            dims = replace(Dims(), **{self._axis: size})
+            if self._problems(size):
+                continue
+            cost = strategy.estimate(CONFIG, dims, step)
+            figures = {name: getattr(cost, name) for name in (*SHARES, *SUMS)}
+            odd = [name for name, figure in figures.items() if not (math.isfinite(figure) and figure >= 0)]
+            assert not odd, f"at size {size}: {', '.join(f'{name} {figures[name]}' for name in odd)}"
+            waits = [
+                name
+                for name in ("sent", "behind", "messages", "messages_behind", "bubble")
+                if size == 1 and figures[name]
+            ]
+            assert not waits, f"a single rank sends or waits: {', '.join(waits)}"
+            assert strategy.choices(CONFIG, dims), "offers no options to compare, not even its defaults"
 
     def test_one_process_trains_as_without_it(self) -> None:
         self._assert_same(self._trained(1))

@@ -31,6 +31,7 @@ from llama3.model.score import Microbatch
 from llama3.model.shards import local
 from llama3.model.transformer import Transformer
 from llama3.training import messages
+from llama3.training.estimate import Cost, PipelineTurn, StepShape
 from llama3.training.flight import FLIGHT
 
 if TYPE_CHECKING:
@@ -203,6 +204,20 @@ class ParallelStrategy(Protocol):
 
     def check(self, model: ModelConfig, dims: Dims) -> list[Problem]:
         """What speaks against these sizes. Needs neither devices nor a process group."""
+        return []
+
+    def estimate(self, model: ModelConfig, dims: Dims, step: StepShape) -> Cost:
+        """What is left to the fullest rank along this axis, and what it sends in a step. As `check`, it needs nothing
+        but numbers: `llama3 plan` asks it for thousands of layouts. By default a strategy costs nothing."""
+        return Cost()
+
+    def choices(self, model: ModelConfig, dims: Dims) -> list[dict[str, Any]]:
+        """Options that are worth comparing at these sizes, for `llama3 plan`."""
+        return [{}]
+
+    def turns(self, dims: Dims, step: StepShape) -> list[list[PipelineTurn]]:
+        """What each rank along the axis does in a step, in order, where ranks take turns; nothing elsewhere. A chunk c
+        of rank r is stage c x ranks + r of the model."""
         return []
 
     def apply(self, model: nn.Module, context: ParallelContext) -> None:

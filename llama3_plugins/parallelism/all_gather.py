@@ -18,9 +18,13 @@ from torch import Tensor, nn
 from llama3.parallelism import (
     Attention,
     Batch,
+    Cost,
     CutRows,
+    Dims,
+    ModelConfig,
     ParallelContext,
     ParallelStrategy,
+    StepShape,
     Transformer,
     forest_attention,
 )
@@ -29,6 +33,24 @@ from llama3_plugins.parallelism.collectives import gather_rows
 
 class AllGather(ParallelStrategy):
     """Any sequence: forests are padded to a multiple of 2 x cp tokens."""
+
+    def estimate(self, model: ModelConfig, dims: Dims, step: StepShape) -> Cost:
+        """A rank has its share of the rows, and keys and values of all. These are gathered once forward, and once more
+        where blocks are computed again; their gradients go back the same way."""
+        ranks, away = dims.cp, 1 - 1 / dims.cp
+        exchanges = step.microbatches * (3 if step.recompute == "full" else 2) * model.n_layers / dims.pp
+        keys = step.tokens * 2 * model.n_kv_heads * model.head_dim / dims.tp * step.width
+        # With other ranks along dp the gradients are summed by what supplies that axis.
+        gradients = 8 * model.num_params() / (dims.tp * dims.pp) if dims.dp == 1 else 0
+        return Cost(
+            work=1 / ranks,
+            rows=1 / ranks,
+            inputs=1 / ranks,
+            channels=1 / ranks,
+            logits=1 / ranks,
+            sent=away * (exchanges * keys + gradients),
+            messages=exchanges * (ranks > 1),
+        )
 
     def apply(self, model: nn.Module, context: ParallelContext) -> None:
         if context.mesh is None or context.dims.cp == 1:

@@ -7,12 +7,17 @@ from __future__ import annotations
 
 from torch import nn
 
-from llama3.parallelism import ParallelContext, ParallelStrategy, local
+from llama3.parallelism import Cost, Dims, ModelConfig, ParallelContext, ParallelStrategy, StepShape, local
 from llama3_plugins.parallelism.collectives import sum_together
 
 
 class Ddp(ParallelStrategy):
     """Any model of which a rank's part fits on its device with gradients and moments."""
+
+    def estimate(self, model: ModelConfig, dims: Dims, step: StepShape) -> Cost:
+        """Nothing is shared; all gradients are added up over the ranks when the last backward pass is done."""
+        gradients = 4 * model.num_params() / (dims.tp * dims.pp)
+        return Cost(sent=2 * (1 - 1 / dims.dp) * gradients, messages=2.0 * (dims.dp > 1))
 
     def sum_gradients(self, model: nn.Module, context: ParallelContext) -> None:
         if context.mesh is None or context.dims.dp == 1:

@@ -16,8 +16,17 @@ from torch import nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from llama3.errors import ConfigError, Problem
-from llama3.parallelism import Dims, ModelConfig, ParallelContext, ParallelStrategy, Transformer
+from llama3.parallelism import (
+    Cost,
+    Dims,
+    ModelConfig,
+    ParallelContext,
+    ParallelStrategy,
+    StepShape,
+    Transformer,
+)
 from llama3_plugins.parallelism.options import FsdpOptions
+from llama3_plugins.parallelism.sharding import sharded
 
 UNEVEN_REPLICAS = ConfigError.declare(
     "L3-PAR-020",
@@ -43,6 +52,15 @@ class Fsdp(ParallelStrategy):
             return []
         fitting = [count for count in range(1, dims.dp + 1) if dims.dp % count == 0]
         return [UNEVEN_REPLICAS.problem("parallelism.dp", ranks=dims.dp, replicas=replicas, fitting=fitting)]
+
+    def estimate(self, model: ModelConfig, dims: Dims, step: StepShape) -> Cost:
+        width = 2 if self.options.gather == "bf16" else 4
+        reshard, replicas = self.options.reshard, self.options.replicas
+        return sharded(model, dims, step, reshard=reshard, replicas=replicas, width=width)
+
+    def choices(self, model: ModelConfig, dims: Dims) -> list[dict[str, Any]]:
+        """Weights in the type of the products, gathered for each pass or once an update."""
+        return [{"gather": "bf16"}, {"gather": "bf16", "reshard": False}]
 
     def apply(self, model: nn.Module, context: ParallelContext) -> None:
         if context.mesh is None:

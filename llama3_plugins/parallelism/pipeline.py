@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 from itertools import pairwise
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -20,20 +21,23 @@ from torch import Tensor, nn
 from llama3.errors import ConfigError, Problem
 from llama3.parallelism import (
     Columns,
+    Cost,
     Dims,
     Loss,
     Microbatch,
     ModelConfig,
     ParallelContext,
     ParallelStrategy,
+    PipelineTurn,
     Read,
     Runner,
+    StepShape,
     Transformer,
     local,
 )
 from llama3_plugins.parallelism.fsdp import FINISHES
 from llama3_plugins.parallelism.options import PipelineOptions
-from llama3_plugins.parallelism.schedule import Action, forward_order, in_flight, order, split_order
+from llama3_plugins.parallelism.schedule import Action, bubble, forward_order, in_flight, order, split_order
 from llama3_plugins.parallelism.split_backward import Weights, backward_to_input
 
 FEW_LAYERS = ConfigError.declare(
@@ -67,6 +71,38 @@ class Pipeline(ParallelStrategy):
         if self.options.schedule == "zero_bubble" and dims.dp > 1 and not FINISHES:
             problems.append(OLD_TORCH.problem("parallelism.pp", version=torch.__version__))
         return problems
+
+    def estimate(self, model: ModelConfig, dims: Dims, step: StepShape) -> Cost:
+        """The fullest of the ranks for each: in work, in weights, and in what is alive for the backward pass. Hidden
+        states travel while a rank computes."""
+        ranks, chunks = dims.pp, self.options.chunks
+        if ranks == 1:
+            return Cost()
+        alive = _alive(model.n_layers, ranks, chunks, step.microbatches, self.options.consecutive or ranks)
+        rows = step.tokens / (dims.tp * dims.cp) * model.dim * step.width
+        # With fewer microbatches than ranks, halves of backwards fill less; that is not counted.
+        splits = self.options.schedule == "zero_bubble" and step.microbatches >= ranks
+        return Cost(
+            work=_fullest(model, ranks, chunks, in_work=True),
+            weights=_fullest(model, ranks, chunks, in_work=False),
+            rows=alive,
+            inputs=alive,
+            channels=alive,
+            keys=alive,
+            behind=2 * step.microbatches * (chunks - 1 / ranks) * rows,
+            messages_behind=2 * step.microbatches * (chunks - 1 / ranks),
+            bubble=bubble(ranks, chunks, step.microbatches, split=splits),
+        )
+
+    def choices(self, model: ModelConfig, dims: Dims) -> list[dict[str, Any]]:
+        """One stage per rank, its backwards whole or in halves, and every power of two of stages that have a layer."""
+        most = (model.n_layers + 2) // dims.pp if dims.pp > 1 else 1
+        stages = [2**power for power in range(1, most.bit_length()) if 2**power <= most]
+        several = [{"schedule": "interleaved", "stages": count} for count in stages]
+        return [{}, {"schedule": "zero_bubble"}, *several] if dims.pp > 1 else [{}]
+
+    def turns(self, dims: Dims, step: StepShape) -> list[list[PipelineTurn]]:
+        return [list(_order(self.options, rank, dims.pp, step.microbatches)) for rank in range(dims.pp)]
 
     def apply(self, model: nn.Module, context: ParallelContext) -> None:
         if context.mesh is None or context.dims.pp == 1:
@@ -117,18 +153,60 @@ def stage_layers(layers: int, stages: int) -> list[range]:
     return [range(max(first - 1, 0), min(end - 1, layers)) for first, end in pairwise(bounds)]
 
 
+def _order(options: PipelineOptions, rank: int, ranks: int, microbatches: int) -> list[Action]:
+    """What a rank does in one update."""
+    if options.schedule == "zero_bubble":
+        return split_order(rank, ranks, microbatches)
+    return order(rank, ranks, options.chunks, microbatches, options.consecutive or ranks)
+
+
+@lru_cache(maxsize=4096)
+def _fullest(model: ModelConfig, ranks: int, chunks: int, *, in_work: bool) -> float:
+    """The fullest rank's share of the model's products (`in_work`) or of its weights."""
+    head = model.vocab_size * model.dim
+    norms = (2 * model.n_layers + 1) * model.dim
+    block = (model.num_params() - norms - head * (1 if model.tied else 2)) / model.n_layers
+    layers = [0] * ranks
+    for stage, held in enumerate(stage_layers(model.n_layers, ranks * chunks)):
+        layers[stage % ranks] += len(held)
+    shares = [count * (block if in_work else block + 2 * model.dim) for count in layers]
+    shares[0] += 0 if in_work else head
+    shares[-1] += head if in_work else head + model.dim
+    return max(shares) / (model.n_layers * block + head if in_work else model.num_params())
+
+
+@lru_cache(maxsize=4096)
+def _alive(layers: int, ranks: int, chunks: int, microbatches: int, consecutive: int) -> float:
+    """The most that a rank keeps at once for the backward pass, in models' worth of one microbatch."""
+    stages = stage_layers(layers, ranks * chunks)
+    few = min(microbatches, 3 * max(ranks, consecutive))  # after that it alternates
+    # The first ranks are the most ahead; the very first one may have a layer less than the second.
+    return max(_most_alive(rank, ranks, chunks, few, consecutive, stages) for rank in {0, 1, ranks - 1}) / layers
+
+
+def _most_alive(rank: int, ranks: int, chunks: int, microbatches: int, consecutive: int, stages: list[range]) -> int:
+    """Layers times microbatches."""
+    alive = most = 0
+    for action in order(rank, ranks, chunks, microbatches, consecutive):
+        held = len(stages[action.chunk * ranks + rank])
+        alive += held if action.kind == "forward" else -held
+        most = max(most, alive)
+    return most
+
+
 class PipelineRunner(Runner):
     """One rank's part of the schedule."""
 
     def __init__(self, model: Transformer, context: ParallelContext, options: PipelineOptions) -> None:
         self._model, self._context, self._device = model, context, context.device
+        self._options = options
         self._group, self._rank, self._ranks = context.axis("pp")
         self._chunks, self._last = options.chunks, self._ranks * options.chunks - 1
         self._consecutive, self._splits = options.consecutive or self._ranks, options.schedule == "zero_bubble"
         self._dim, self._dtype = model.config.dim, next(model.parameters()).dtype
 
     def forward_backward(self, microbatches: Sequence[Microbatch], loss: Loss) -> None:
-        actions = self._order(len(microbatches))
+        actions = _order(self._options, self._rank, self._ranks, len(microbatches))
         last = actions[-1] if actions and actions[-1].kind == "backward" else None
         mail = self._mail(microbatches, actions)
         live: dict[tuple[int, int], tuple[Tensor | None, Tensor]] = {}
@@ -151,11 +229,6 @@ class PipelineRunner(Runner):
                 if x_TD is not None:
                     mail.send(action, torch.zeros_like(x_TD) if x_TD.grad is None else x_TD.grad)
         mail.sent()
-
-    def _order(self, microbatches: int) -> list[Action]:
-        if self._splits:
-            return split_order(self._rank, self._ranks, microbatches)
-        return order(self._rank, self._ranks, self._chunks, microbatches, self._consecutive)
 
     def _backward(self, y: Tensor, grad: Tensor | None, x_TD: Tensor | None) -> Weights:
         """What is left to do of it. The first stage has no input whose gradient anybody waits for."""

@@ -6,9 +6,10 @@ ends with B (Narayanan et al. 2021). With several chunks, N microbatches of one 
 chunk's turn; N is free (Llama 3, section 3.3.2): ranks (depth first) up to all microbatches (breadth first). It need
 not divide the number of microbatches, and there may be fewer of these than ranks.
 
-A rank waits (ranks - 1) / (chunks x microbatches) of the time that it works: `bubble`. ZB-H1 (Qi et al. 2023) is 1F1B
-with each backward in two: the gradient of the input goes to the stage before at once, those of the weights are computed
-while the rank would wait. Rank r is r microbatches behind with them, so that it holds no more than with 1F1B.
+A rank waits (ranks - 1) / (chunks x microbatches) of the time that it works, and longer where microbatches are fewer
+than ranks: `bubble`. ZB-H1 (Qi et al. 2023) is 1F1B with each backward in two: the gradient of the input goes to the
+stage before at once, those of the weights are computed while the rank would wait. Rank r is r microbatches behind with
+them, so that it holds no more than with 1F1B.
 """
 
 from __future__ import annotations
@@ -81,6 +82,9 @@ def _groups(ranks: int, microbatches: int, consecutive: int) -> list[range]:
 
 
 def bubble(ranks: int, chunks: int, microbatches: int, *, split: bool = False) -> float:
-    """The time that a rank waits over the time that it works, where all stages and microbatches take as long. `split`:
-    with backwards in halves that each take as long as a forward, and as many microbatches as ranks at least."""
-    return (ranks - 1) / (chunks * microbatches) / (3 if split else 1)
+    """The time that a rank waits over the time that it works, where all stages and microbatches take as long, and as
+    many microbatches as ranks follow each other. With fewer microbatches than ranks, each turn of a chunk waits for the
+    first of them to come round. `split`: with backwards in halves that each take as long as a forward, and as many
+    microbatches as ranks at least."""
+    waits = ranks - 1 + (chunks - 1) * max(0, ranks - microbatches)
+    return waits / (chunks * microbatches) / (3 if split else 1)

@@ -23,11 +23,13 @@ from torch.distributed.tensor import Shard, distribute_tensor
 
 from llama3.errors import ConfigError, Problem
 from llama3.parallelism import (
+    Cost,
     Dims,
     LoRALinear,
     ModelConfig,
     ParallelContext,
     ParallelStrategy,
+    StepShape,
     Transformer,
     local,
     rms_norm,
@@ -74,6 +76,25 @@ class TensorParallel(ParallelStrategy):
         if (ranks - 1) * part >= model.vocab_size:
             problems.append(FEW_TOKENS.problem("parallelism.tp", ranks=ranks, size=model.vocab_size, part=part))
         return problems
+
+    def estimate(self, model: ModelConfig, dims: Dims, step: StepShape) -> Cost:
+        """Everything is shared but the norms, and the gathered rows that matrices multiply. Each block exchanges its
+        rows four times forward and four times backward; what is computed again is exchanged again."""
+        ranks, rows = dims.tp, step.tokens / dims.cp
+        norms = (2 * model.n_layers + 1) * model.dim
+        again = {"none": 0, "selective": 2, "full": 4}[step.recompute]
+        # The embedding's rows, the last norm's and what goes back from the vocabulary are exchanged once each.
+        exchanges = step.microbatches * ((8 + again) * model.n_layers / dims.pp + 4)
+        return Cost(
+            work=1 / ranks,
+            weights=1 / ranks + (1 - 1 / ranks) * norms / model.num_params(),
+            rows=1 / ranks,
+            channels=1 / ranks,
+            keys=1 / ranks,
+            logits=1 / ranks,
+            sent=exchanges * (1 - 1 / ranks) * rows * model.dim * step.width,
+            messages=exchanges * (ranks > 1),
+        )
 
     def apply(self, model: nn.Module, context: ParallelContext) -> None:
         if context.mesh is None or context.dims.tp == 1:

@@ -47,7 +47,10 @@ def test_every_order_ends_with_everything_done_once(ranks):
         assert len(set(actions)) == len(actions) == 2 * chunks * microbatches
 
 
-@pytest.mark.parametrize(("ranks", "chunks", "microbatches"), [(2, 1, 4), (4, 1, 8), (4, 1, 5), (2, 2, 4), (4, 2, 8)])
+@pytest.mark.parametrize(
+    ("ranks", "chunks", "microbatches"),
+    [(2, 1, 4), (4, 1, 8), (4, 1, 5), (2, 2, 4), (4, 2, 8), (4, 2, 6), (4, 3, 1), (8, 4, 3)],
+)
 def test_ranks_wait_as_long_as_the_formula_says(ranks, chunks, microbatches):
     working = 3.0 * microbatches
     orders = [order(rank, ranks, chunks, microbatches, ranks) for rank in range(ranks)]

@@ -1,0 +1,209 @@
+"""`llama3 plan`: what training costs, before it is trained."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from llama3.cli import completion
+from llama3.cli.output import JsonOption, SetOption, note, print_json, print_table, say
+
+if TYPE_CHECKING:
+    from llama3.scaling.asked import PlanQuestion
+    from llama3.scaling.planner import Predicted
+
+
+def plan(
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL|CONFIG|RUN",
+            help="A shape such as 405b, to find its fastest layouts on GPUs; or a config or a run, to see its phases "
+            "and whether this machine holds it.",
+        ),
+    ],
+    overrides: SetOption = None,
+    gpus: Annotated[int, typer.Option(help="GPUs in all.")] = 8,
+    gpu: Annotated[
+        str, typer.Option(metavar="NAME|FILE", help="A known GPU, or a YAML file's.", autocompletion=completion.gpus)
+    ] = "h100",
+    seq_len: Annotated[int | None, typer.Option(help="Tokens of a row. Default: 8192, or the model's own.")] = None,
+    batch_tokens: Annotated[
+        float | None, typer.Option(help="Tokens of a step over all GPUs. Default: 16,777,216, as the paper's.")
+    ] = None,
+    tokens: Annotated[float, typer.Option(help="Tokens of the whole training, for days and cost.")] = 15.6e12,
+    price: Annotated[float | None, typer.Option(help="Of one GPU, an hour. Default: what is known.")] = None,
+    strategy: Annotated[
+        list[str] | None,
+        typer.Option(metavar="AXIS=NAME", help="What supplies an axis, in place of its own. Repeatable."),
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, help="Layouts to show.")] = 10,
+    layout: Annotated[
+        str | None, typer.Option(metavar="TP,CP,PP,DP", help="Show the ways to run this one layout only.")
+    ] = None,
+    explain: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TP,CP,PP,DP|refused", help="Say why a layout is illegal or slow, or why each refused is."
+        ),
+    ] = None,
+    schedule: Annotated[
+        Path | None, typer.Option(metavar="FILE.svg", help="Draw the fastest pipeline: as text here, as SVG there.")
+    ] = None,
+    probe: Annotated[bool, typer.Option(help="Of a config: measure a step where the run has not.")] = True,
+    json: JsonOption = False,
+) -> None:
+    """Rank the layouts of a training by predicted step time; or tell what a run will do and whether it fits here."""
+    from llama3.config.presets import presets
+    from llama3.scaling.asked import read_question, shape_of
+
+    if shape_of(what) is None and (Path(what).exists() or what in presets()):
+        plan_run(what, overrides, probe=probe, json=json)
+        return
+    question = read_question(
+        what,
+        gpus=gpus,
+        gpu=gpu,
+        seq_len=seq_len,
+        batch_tokens=batch_tokens,
+        tokens=tokens,
+        price=price,
+        strategies=strategy or (),
+        layout=layout,
+        explain=explain,
+    )
+    if explain is not None:
+        explain_layouts(question, json=json)
+    else:
+        rank(question, top=top, schedule=schedule, json=json)
+
+
+def rank(question: PlanQuestion, *, top: int, schedule: Path | None, json: bool) -> None:
+    """The fastest layouts, or the ways to run one. Raises DoesNotFit where none fits."""
+    from llama3.scaling.layouts import problems_of, ways_of
+    from llama3.scaling.plan_table import HEAD, as_data, table, work_lines
+    from llama3.scaling.planner import none_fits, plan, predictions
+
+    work, dims = question.work, question.layout
+    if dims is None:
+        found = plan(work)
+    else:
+        from llama3.errors import ConfigError
+
+        if problems := problems_of(work, dims):
+            raise ConfigError.of(problems)
+        every = predictions(work, ways_of(work, dims))
+        found = sorted((one for one in every if one.fits), key=lambda one: one.seconds)
+    if not found:
+        raise none_fits(work, dims)
+    drawn = None if schedule is None else draw(found[0], schedule, quiet=json)
+    if json:
+        print_json(
+            {
+                "model": work.name,
+                "gpu": {"name": work.gpu_name, **work.gpu.model_dump()},
+                "gpus": work.gpus,
+                "seq_len": work.seq_len,
+                "batch": work.batch,
+                "tokens": work.tokens,
+                "price": work.price,
+                "layouts": [{"rank": place, **as_data(one)} for place, one in enumerate(found, start=1)],
+                "schedule": drawn,
+            }
+        )
+        return
+    print_table(work_lines(work))
+    say()
+    print_table(table(found, top), HEAD)
+    if len(found) > top:
+        kind = "layouts" if dims is None else "ways"
+        say(f"... and {len(found) - top} slower {kind} that fit (--top)")
+
+
+def draw(one: Predicted, file: Path, *, quiet: bool) -> str | None:
+    """The schedule of a layout with a pipeline: text on stdout, a picture in the file."""
+    from llama3.artifacts.files import write_bytes_atomic
+    from llama3.scaling.drawing import placed, svg, text, waiting
+    from llama3.scaling.plan_table import layout_text
+
+    options = one.way.options.get("pp")
+    turns = [] if options is None else one.work.strategy("pp", options).turns(one.dims, one.way.step)
+    if not turns:
+        note(f"{layout_text(one.dims)} has no pipeline to draw")
+        return None
+    rows = placed(turns)
+    title = f"{layout_text(one.dims)}: {one.way.step.microbatches} microbatches, bubble {waiting(rows):.1%}"
+    write_bytes_atomic(file, svg(rows, title).encode())
+    if not quiet:
+        say(title)
+        for line in text(rows):
+            say(line)
+        say()
+    note(f"written: {file}")
+    return str(file)
+
+
+def explain_layouts(question: PlanQuestion, *, json: bool) -> None:
+    """Why one layout is refused or slow; without one, why each that is refused is."""
+    from llama3.scaling.plan_table import as_data, explained, refused_lines
+    from llama3.scaling.planner import best_way, plan, refusals, shortage
+
+    work, dims = question.work, question.explained
+    if dims is None:
+        refused = list(refusals(work))
+        if json:
+            rows: list[dict[str, Any]] = [
+                {"layout": asdict(one), "problems": [asdict(problem) for problem in problems]}
+                for one, problems in refused
+            ]
+            print_json({"refused": rows})
+        else:
+            print_table(refused_lines(work, refused), ("TP,CP,PP,DP", "WHY"))
+        return
+    from llama3.scaling.layouts import problems_of
+
+    problems = problems_of(work, dims)
+    if problems:
+        if json:
+            print_json({"layout": asdict(dims), "problems": [asdict(problem) for problem in problems]})
+        else:
+            print_table([("refused", str(problem)) for problem in problems])
+        return
+    found, ranked = best_way(work, dims), plan(work)
+    assert found is not None, "a legal layout has a way"
+    short = shortage(found)
+    best = ranked[0] if ranked else None
+    told = [] if short is None else [short]
+    place = next((place for place, one in enumerate(ranked, start=1) if one.dims == dims), None)
+    if json:
+        print_json({**as_data(found), "rank": place, "of": len(ranked), "problems": [asdict(one) for one in told]})
+        return
+    print_table(list(explained(found, told, None if best is None or best.dims == dims else best)))
+    if place is not None and best is not None:
+        say(
+            f"number {place} of {len(ranked)} layouts that fit, {found.seconds / best.seconds - 1:.1%} behind the first"
+        )
+
+
+def plan_run(what: str, overrides: list[str] | None, *, probe: bool, json: bool) -> None:
+    """What a run will do. Exit code 3 where this machine does not hold it."""
+    from llama3.errors import DoesNotFit, Problem
+    from llama3.preflight import load_config
+
+    loaded = load_config(what, overrides or ())
+    from llama3.scaling.run_plan import PHASE_HEAD, RunPlan, lines, phase_rows, report_of
+
+    report = report_of(RunPlan.of(loaded), with_probe=probe)
+    if json:
+        print_json(report)
+    else:
+        for text in loaded.notes:
+            note(f"note: {text}")
+        print_table(list(phase_rows(report)), PHASE_HEAD)
+        say()
+        print_table(list(lines(report)))
+    if report["problems"]:
+        raise DoesNotFit.of(Problem.of_row(row) for row in report["problems"])
