@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from llama3.errors import ConfigError, DoesNotFit, LlamaError, Problem
+from llama3.model.activations import KEPT_LOGITS
 from llama3.model.needs import size
 from llama3.scaling.layouts import TOO_FULL, Way, Workload, all_dims, costs_of, problems_of, ways_of
 from llama3.scaling.memory import RankBytes, rank_bytes
@@ -16,8 +17,8 @@ from llama3.training.estimate import Cost, combined
 from llama3.training.parallel import Dims
 
 HOUR, DAY = 3600.0, 86400.0
-CHUNK_LOGITS, KEPT_LOGITS = 1 << 28, 1 << 26
-"""Scores over the vocabulary that a GPU computes at once, and that are kept (llama3.model.score)."""
+CHUNK_LOGITS = 1 << 28
+"""Scores over the vocabulary that a GPU computes at once (llama3.model.score)."""
 
 
 @dataclass(frozen=True)

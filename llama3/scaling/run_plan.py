@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -26,14 +26,17 @@ from llama3.config.phases import Phase, phases_of
 from llama3.cost.gpus import Gpu
 from llama3.cost.here import this_machine
 from llama3.errors import DoesNotFit, Problem
+from llama3.model.activations import KEPT_LOGITS
 from llama3.model.attention import KEPT_PROBABILITIES, QUERY_BLOCK
 from llama3.model.batch import Batch
 from llama3.model.config import ModelConfig
 from llama3.model.device import device_of
 from llama3.model.needs import memory_here, size
 from llama3.model.precision import ComputePrecision, chosen, probe
-from llama3.model.score import CHUNK_LOGITS, CHUNK_LOGITS_CUDA, CHUNK_ROWS, KEPT_LOGITS
+from llama3.model.remat import AUTO_SHARE
+from llama3.model.score import CHUNK_LOGITS, CHUNK_LOGITS_CUDA, CHUNK_ROWS
 from llama3.plugins.registry import discover
+from llama3.scaling.layouts import RECOMPUTE
 from llama3.scaling.memory import RankBytes, rank_bytes
 from llama3.scaling.step_time import ON_GPU, Efficiency, step_time
 from llama3.training.estimate import Cost, StepShape, combined
@@ -91,7 +94,7 @@ class RunPlan:
         # The phase whose microbatch keeps the most, and of those the one with the most of them.
         shapes = [_step(model, dims, phase, config.pretrain.microbatch_tokens, precision, device) for phase in phases]
         step = max(shapes, key=lambda shape: (shape.tokens * (1 + shape.scores), shape.microbatches))
-        return cls(
+        plan = cls(
             loaded=loaded,
             model=model,
             dims=dims,
@@ -103,6 +106,23 @@ class RunPlan:
             step=step,
             local_ranks=_whole(environ, "LOCAL_WORLD_SIZE") or world,
         )
+        return replace(plan, step=plan._recomputing(config.parallelism.activation_bytes))
+
+    def _recomputing(self, given: Literal["auto"] | int) -> StepShape:
+        """The step with as little computed again as the budget of activations allows (llama3.model.remat)."""
+        for recompute in RECOMPUTE:
+            step = replace(self.step, recompute=recompute)
+            found = self._bytes(step)
+            kept = found.activations + found.keys
+            if given != "auto":
+                budget = float(given)
+            elif (there := self.there) is not None:
+                budget = AUTO_SHARE * (there / self.local_ranks - (found.total - kept))
+            else:
+                break
+            if kept <= budget:
+                break
+        return step
 
     @property
     def bytes(self) -> RankBytes:

@@ -58,13 +58,13 @@ class Kept:
 
     @classmethod
     def of(cls, model: ModelConfig, step: StepShape) -> Kept:
-        """Of the transformer of this project: rows 2D; inputs 2D; queries and outputs 2Q, gate and up 2F, silu and its
-        product with up 2F; keys and values 2K."""
+        """Of the transformer of this project: rows 2D; inputs 2D; queries and outputs 2Q, gate and up 2F, the product
+        of the two F; keys and values 2K (as llama3.model.activations counts them)."""
         dim, queries = model.dim, model.n_heads * model.head_dim
         if step.recompute == "full":
             return cls(dim, 0, 0, 0)
         is_whole = step.recompute == "none"
-        channels = 2 * queries + (4 if is_whole else 2) * model.ffn_dim + step.scores
+        channels = 2 * queries + (3 if is_whole else 2) * model.ffn_dim + step.scores
         return cls(2 * dim, 2 * dim * is_whole, channels, 2 * model.n_kv_heads * model.head_dim)
 
 

@@ -12,9 +12,10 @@ from memory_work import MODEL, measured, world_of
 
 from llama3.config.schema import ParallelismSection
 from llama3.cost.gpus import known_gpus
+from llama3.model.activations import KEPT_LOGITS
 from llama3.model.attention import QUERY_BLOCK
 from llama3.model.config import PRESETS
-from llama3.model.score import CHUNK_LOGITS, CHUNK_ROWS, KEPT_LOGITS
+from llama3.model.score import CHUNK_LOGITS, CHUNK_ROWS
 from llama3.parallelism import Cost, ParallelStrategy
 from llama3.plugins.registry import discover
 from llama3.scaling.drawing import placed, text, waiting
