@@ -178,8 +178,8 @@ def test_a_fault_of_the_engine_stops_it_and_loses_nothing(batch, model, many, tm
             raise RuntimeError("injected")
         return actual(decoder, *args)
 
-    actual = Decoder.forward
-    monkeypatch.setattr(Decoder, "forward", forward)
+    actual = Decoder.launch
+    monkeypatch.setattr(Decoder, "launch", forward)
     code, _, stderr = batch(model, many, out, "--max-batch", 4)
     assert (code, "L3-SRV-014" in stderr) == (1, True)
     assert 0 < len(answers_of(out)) < len(MANY)
