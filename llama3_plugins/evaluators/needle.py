@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import cycle
+from typing import Any
 
 import numpy as np
 
@@ -102,9 +103,9 @@ class Needle:
                 keys = rng.sample(KEYS, self.options.needles)
                 yield Cell(length, depth, tuple((key, drawn_value(rng, self.options.digits)) for key in keys))
 
-    def _sample(self, model: Llama, cell: Cell, hay_T: np.ndarray) -> dict[str, object]:
-        chosen, answers = cell.facts[: self.options.retrieve], []
-        room = self._room(model)
+    def _sample(self, model: Llama, cell: Cell, hay_T: np.ndarray) -> dict[str, Any]:
+        chosen, room = cell.facts[: self.options.retrieve], self._room(model)
+        answers: list[str] = []
         for key, _ in chosen:
             sampling = Sampling(max_tokens=room, temperature=0.0)
             ((completion,),) = model.engine.generate([self._prompt(model, cell, key, hay_T, room)], sampling)
@@ -147,7 +148,8 @@ def haystack(subject: Subject, tokens: int) -> np.ndarray:
     free = [line for line in lines if line.strip() and not _KEY.search(line)]
     if not free:
         raise NO_HAYSTACK("needle")
-    parts, total = [], 0
+    parts: list[np.ndarray] = []
+    total = 0
     for line in cycle(free):
         ids = subject.model.tokenizer.encode(f"{line}\n")
         parts.append(ids)
