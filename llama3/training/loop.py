@@ -3,7 +3,7 @@
     examples(step) -> collate -> for rollouts: draw answers, reward them -> drop what has no reward
       -> prepare (no gradient)
       -> for each epoch and minibatch, one update:
-           microbatches: score -> loss -> backward  ->  clip -> finite guard -> AdamW
+           microbatches: score -> loss -> backward  ->  clip -> finite guard -> optimizer
       -> weight average -> metrics -> checkpoint, which is written behind the next steps
 
 A loss term is a sum with its unit. It is divided by the number of these units in the whole update, counted before

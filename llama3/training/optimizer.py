@@ -23,7 +23,7 @@ def build_optimizer(model: nn.Module, options: OptimizerSection) -> torch.optim.
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     of_muon = {name for name, p in named if options.optimizer == "muon" and name.startswith("layers.") and p.ndim == 2}
     hidden, others = [p for name, p in named if name in of_muon], [p for name, p in named if name not in of_muon]
-    parts = [_muon(hidden, options)] if hidden else []
+    parts: list[torch.optim.Optimizer] = [_muon(hidden, options)] if hidden else []
     parts += [_adamw(others, options)] if others else []
     optimizer = parts[0] if len(parts) == 1 else Together(parts)
 
