@@ -21,7 +21,7 @@ from llama3.training.effective_time import Account, accounts
 from llama3.training.ledger import rows_of_rank
 from llama3.training.pretrain import PretrainOptions, TokenDataset, pretrain
 
-LIMIT = 60.0
+LIMIT = 240.0
 """Seconds after which a fork that does not end has failed its test."""
 
 

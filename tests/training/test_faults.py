@@ -255,7 +255,7 @@ def test_restarts_go_on_while_the_run_does(tmp_path):
 def test_a_wait_that_never_ends(inputs, whole, tmp_path):  # noqa: F811
     """A worker that died, a lock that nobody opens: Python's threads run, and one of them sees it."""
     hang = at_step(8, lambda: threading.Event().wait())
-    assert train(tmp_path, inputs, options(hang=1.0), hang) == HANG_EXIT
+    assert train(tmp_path, inputs, options(hang=2.0), hang) == HANG_EXIT
     stacks = (tmp_path / "reliability" / "stacks-0.txt").read_text()
     assert "step 9 took over" in stacks
     assert "in examples" in stacks
@@ -269,7 +269,7 @@ def test_a_wait_that_never_ends(inputs, whole, tmp_path):  # noqa: F811
 def test_a_thread_that_keeps_the_interpreter(inputs, whole, tmp_path):  # noqa: F811
     """No Python thread runs any more: the watchdog that needs none does."""
     stuck = at_step(8, lambda: re.match(r"(a+)+$", "a" * 60 + "b"))
-    assert train(tmp_path, inputs, options(hang=1.0), stuck) == 1
+    assert train(tmp_path, inputs, options(hang=2.0), stuck) == 1
     assert "in match" in (tmp_path / "reliability" / "stacks-0.txt").read_text()
     assert train(tmp_path, inputs, options(hang=30)) == 0
     assert_same(tmp_path, whole)
