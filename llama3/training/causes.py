@@ -55,9 +55,8 @@ def cause_of(error: BaseException) -> str:
     kind, said = type(error).__name__, str(error)
     if isinstance(error, KeyboardInterrupt | Interrupted):
         return "stopped"
-    if isinstance(error, LlamaError) and any(
-        problem.code in ("L3-TRN-050", "L3-TRN-051") for problem in error.problems
-    ):
+    flipped = {FLIPPED.code, TOO_OFTEN.code}
+    if isinstance(error, LlamaError) and any(problem.code in flipped for problem in error.problems):
         return "bit flip"
     if is_disk_full(error) or (isinstance(error, OSError) and error.errno == 5):
         return "disk"

@@ -19,8 +19,8 @@ TOO_OFTEN = LlamaError.declare(
 )
 SPIKE = LlamaError.declare(
     "L3-TRN-052",
-    "the loss is {loss:.4g} after a median of {median:.4g}",
-    why="that is over {factor:g} times the median deviation above it",
+    "the loss is {loss} after a median of {median}",
+    why="that is over {factor} times the median deviation above it",
     fix="the data of the last steps is left out; see llama3 ledger",
 )
 NO_WAY_BACK = LlamaError.declare(
