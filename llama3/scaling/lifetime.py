@@ -27,11 +27,11 @@ NO_LAW = ConfigError.declare(
 )
 UNREACHABLE = ConfigError.declare(
     "L3-SCL-010",
-    "no model of this law reaches a loss of {loss:.4g}",
-    why="with any number of parameters and tokens it stays above {least:.4g}",
+    "no model of this law reaches a loss of {loss}",
+    why="with any number of parameters and tokens it stays above {least}",
     fix="ask for a higher loss, or a smaller budget",
 )
-BAD_AMOUNT = ConfigError.declare("L3-SCL-011", "{name} cannot be {value:g}", fix="{fix}")
+BAD_AMOUNT = ConfigError.declare("L3-SCL-011", "{name} cannot be {value}", fix="{fix}")
 
 SERVED = 2
 """Operations of one parameter and one served token: a forward."""
@@ -72,10 +72,10 @@ def cheapest(law: LossLaw, *, loss: float, serve_tokens: float, serve_price: flo
     Raises ConfigError for a loss that no model reaches, and for an amount below 0.
     """
     if loss <= law.floor:
-        raise UNREACHABLE("loss", loss=loss, least=law.floor)
+        raise UNREACHABLE("loss", loss=f"{loss:.4g}", least=f"{law.floor:.4g}")
     for name, value in (("serve_tokens", serve_tokens), ("serve_price", serve_price)):
         if not 0 <= value < math.inf:
-            raise BAD_AMOUNT(name, name=name, value=value, fix="give a number from 0 on")
+            raise BAD_AMOUNT(name, name=name, value=f"{value:g}", fix="give a number from 0 on")
 
     def cost(log_parameters: float) -> float:
         found = lifetime(law, math.exp(log_parameters), loss=loss, serve_tokens=serve_tokens, serve_price=serve_price)
@@ -91,7 +91,7 @@ def cheapest(law: LossLaw, *, loss: float, serve_tokens: float, serve_price: flo
 def compute_optimal(law: LossLaw, loss: float) -> tuple[float, float]:
     """(parameters, tokens) that reach a loss by the least training: where a of the size's term is b of the tokens'."""
     if loss <= law.floor:
-        raise UNREACHABLE("loss", loss=loss, least=law.floor)
+        raise UNREACHABLE("loss", loss=f"{loss:.4g}", least=f"{law.floor:.4g}")
     of_size = (loss - law.floor) * law.b / (law.a + law.b)
     parameters = (law.A / of_size) ** (1 / law.a)
     return parameters, law.tokens_for(parameters, loss)
@@ -101,7 +101,7 @@ def compare(law: LossLaw, budget: float, serve_tokens: float, serve_price: float
     """The compute-optimal model of a training budget beside the one of its loss that is cheapest over its life, and the
     share of the cost that this saves."""
     if not 0 < budget < math.inf:
-        raise BAD_AMOUNT("budget", name="budget", value=budget, fix="give FLOPs, a number above 0")
+        raise BAD_AMOUNT("budget", name="budget", value=f"{budget:g}", fix="give FLOPs, a number above 0")
     parameters, tokens = law.optimum(budget)
     loss = law(parameters, tokens)
     plain = lifetime(law, parameters, loss=loss, serve_tokens=serve_tokens, serve_price=serve_price)

@@ -21,14 +21,14 @@ from llama3.model.needs import TRAINED, Need, memory_here
 
 FEW_SIZES = ConfigError.declare(
     "L3-SCL-001",
-    "the budget of {budget:.3g} FLOPs gives {count} sizes of model, a curve needs 3",
+    "the budget of {budget} FLOPs gives {count} sizes of model, a curve needs 3",
     why="widths go in steps of one attention head of {head} channels; parameters in range: {sizes}",
     fix="widen scale.tokens_per_parameter, raise the budget, or give model more and narrower heads",
 )
 FEW_STEPS = ConfigError.declare(
     "L3-SCL-002",
-    "the budget of {budget:.3g} FLOPs is {steps} steps of its largest model, a run needs {least}",
-    why="{parameters:,} parameters see {tokens:,} tokens, in steps of {step:,}",
+    "the budget of {budget} FLOPs is {steps} steps of its largest model, a run needs {least}",
+    why="{parameters} parameters see {tokens} tokens, in steps of {step}",
     fix="lower scale.batches or pretrain.seq_len, raise the budget, or lower the most of scale.sizes",
 )
 NO_STUDY = ConfigError.declare(
@@ -42,8 +42,8 @@ ADOPTED = ConfigError.declare(
 )
 FEW_TOKENS = DataError.declare(
     "L3-SCL-005",
-    "the smallest model of the budget of {budget:.3g} FLOPs needs {needed:,} tokens, the corpus has {there:,}",
-    why="scale.epochs is {epochs:g}",
+    "the smallest model of the budget of {budget} FLOPs needs {needed} tokens, the corpus has {there}",
+    why="scale.epochs is {epochs}",
     fix="give more text, lower the budget or the most of scale.tokens_per_parameter, or raise scale.epochs",
 )
 
@@ -152,16 +152,16 @@ def study_problems(config: Config, vocab_size: int, place: Callable[[Path], str]
         sizes, where = sorted({run.parameters for run in own}), place(("scale", "budgets", number))
         if len(sizes) < 3:
             told = [f"{size:,}" for size in sizes] or ["none"]
-            yield FEW_SIZES.problem(where, budget=budget, count=len(sizes), head=base.head_dim, sizes=told)
+            yield FEW_SIZES.problem(where, budget=f"{budget:.3g}", count=len(sizes), head=base.head_dim, sizes=told)
         elif (shortest := min(own, key=lambda run: run.steps)).steps < LEAST_STEPS:
             yield FEW_STEPS.problem(
                 where,
-                budget=budget,
+                budget=f"{budget:.3g}",
                 steps=shortest.steps,
                 least=LEAST_STEPS,
-                parameters=shortest.parameters,
-                tokens=round(budget / (FLOPS * shortest.parameters)),
-                step=shortest.batch * shortest.seq_len,
+                parameters=f"{shortest.parameters:,}",
+                tokens=f"{budget / (FLOPS * shortest.parameters):,.0f}",
+                step=f"{shortest.batch * shortest.seq_len:,}",
             )
     largest = max(runs, key=lambda run: run.parameters)
     there = memory_here()
@@ -178,7 +178,13 @@ def require_tokens(config: Config, runs: list[StudyRun], plan: TokenPlan) -> Non
         needed = max(run.tokens for run in runs if run.budget == budget)
         if needed > epochs * there:
             where = f"scale.budgets[{number}]"
-            problems.append(FEW_TOKENS.problem(where, budget=budget, needed=needed, there=there, epochs=epochs))
+            figures = {
+                "budget": f"{budget:.3g}",
+                "needed": f"{needed:,}",
+                "there": f"{there:,}",
+                "epochs": f"{epochs:g}",
+            }
+            problems.append(FEW_TOKENS.problem(where, **figures))
     if problems:
         raise DataError.of(problems)
 
