@@ -160,7 +160,11 @@ def study_problems(config: Config, vocab_size: int, place: Callable[[Path], str]
                 steps=shortest.steps,
                 least=LEAST_STEPS,
                 parameters=f"{shortest.parameters:,}",
+<<<<<<< HEAD
                 tokens=f"{round(budget / (FLOPS * shortest.parameters)):,}",
+=======
+                tokens=f"{budget / (FLOPS * shortest.parameters):,.0f}",
+>>>>>>> part-scale
                 step=f"{shortest.batch * shortest.seq_len:,}",
             )
     largest = max(runs, key=lambda run: run.parameters)
@@ -178,8 +182,18 @@ def require_tokens(config: Config, runs: list[StudyRun], plan: TokenPlan) -> Non
         needed = max(run.tokens for run in runs if run.budget == budget)
         if needed > epochs * there:
             where = f"scale.budgets[{number}]"
+<<<<<<< HEAD
             told = {"needed": f"{needed:,}", "there": f"{there:,}", "epochs": f"{epochs:g}"}
             problems.append(FEW_TOKENS.problem(where, budget=f"{budget:.3g}", **told))
+=======
+            figures = {
+                "budget": f"{budget:.3g}",
+                "needed": f"{needed:,}",
+                "there": f"{there:,}",
+                "epochs": f"{epochs:g}",
+            }
+            problems.append(FEW_TOKENS.problem(where, **figures))
+>>>>>>> part-scale
     if problems:
         raise DataError.of(problems)
 
