@@ -32,7 +32,7 @@ FEW_STEPS = ConfigError.declare(
     fix="lower scale.batches or pretrain.seq_len, raise the budget, or lower the most of scale.sizes",
 )
 NO_STUDY = ConfigError.declare(
-    "L3-SCL-003", "the config describes no study", fix="add `scale: {{budgets}}`"
+    "L3-SCL-003", "the config describes no study", fix="add `scale: {{budgets: [1.0e12, 3.0e12, 1.0e13]}}`"
 )
 ADOPTED = ConfigError.declare(
     "L3-SCL-004",
@@ -160,11 +160,7 @@ def study_problems(config: Config, vocab_size: int, place: Callable[[Path], str]
                 steps=shortest.steps,
                 least=LEAST_STEPS,
                 parameters=f"{shortest.parameters:,}",
-<<<<<<< HEAD
-                tokens=f"{round(budget / (FLOPS * shortest.parameters)):,}",
-=======
                 tokens=f"{budget / (FLOPS * shortest.parameters):,.0f}",
->>>>>>> part-scale
                 step=f"{shortest.batch * shortest.seq_len:,}",
             )
     largest = max(runs, key=lambda run: run.parameters)
@@ -182,10 +178,6 @@ def require_tokens(config: Config, runs: list[StudyRun], plan: TokenPlan) -> Non
         needed = max(run.tokens for run in runs if run.budget == budget)
         if needed > epochs * there:
             where = f"scale.budgets[{number}]"
-<<<<<<< HEAD
-            told = {"needed": f"{needed:,}", "there": f"{there:,}", "epochs": f"{epochs:g}"}
-            problems.append(FEW_TOKENS.problem(where, budget=f"{budget:.3g}", **told))
-=======
             figures = {
                 "budget": f"{budget:.3g}",
                 "needed": f"{needed:,}",
@@ -193,7 +185,6 @@ def require_tokens(config: Config, runs: list[StudyRun], plan: TokenPlan) -> Non
                 "epochs": f"{epochs:g}",
             }
             problems.append(FEW_TOKENS.problem(where, **figures))
->>>>>>> part-scale
     if problems:
         raise DataError.of(problems)
 

@@ -10,7 +10,8 @@ import signal
 from dataclasses import dataclass
 
 from llama3.artifacts.files import is_disk_full
-from llama3.errors import Interrupted, LlamaError
+from llama3.errors import Interrupted
+from llama3.training.recovery import BIT_FLIP, SPIKE
 
 HANG_EXIT = 6
 """Exit code of a process that its watchdog ended."""
@@ -55,9 +56,10 @@ def cause_of(error: BaseException) -> str:
     kind, said = type(error).__name__, str(error)
     if isinstance(error, KeyboardInterrupt | Interrupted):
         return "stopped"
-    flipped = {FLIPPED.code, TOO_OFTEN.code}
-    if isinstance(error, LlamaError) and any(problem.code in flipped for problem in error.problems):
+    if BIT_FLIP.code in said:
         return "bit flip"
+    if SPIKE.code in said:
+        return "loss spike"
     if is_disk_full(error) or (isinstance(error, OSError) and error.errno == 5):
         return "disk"
     if isinstance(error, MemoryError):
