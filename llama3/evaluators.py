@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from llama3.config.schema import RewardSlot
+from llama3.config.slot_types import RewardSlot
 from llama3.evaluation.evaluator import HELD_OUT_BYTES, Evaluator, Result, Subject, texts
 from llama3.evaluation.intervals import Rate, wilson
 from llama3.posttraining.examples import DialogExample, answer_example, dialog_example

@@ -37,7 +37,7 @@ def quantize(
     """Write a quantized copy of a model; tell its size, the error of each layer, and how its answers moved."""
     options = given_options(overrides)
 
-    from llama3.config.schema import Slot
+    from llama3.config.slot_types import Slot
     from llama3.release.quantized_copy import Comparison, quantize_to
 
     slot = Slot.model_validate({**options, "name": plugin_name("quantization", scheme)})

@@ -14,7 +14,8 @@ from pydantic_core import PydanticUndefined
 
 from llama3.config.loading import Loaded
 from llama3.config.merge import section_of
-from llama3.config.schema import Config, Slot
+from llama3.config.schema import Config
+from llama3.config.slot_types import Slot
 from llama3.config.slots import family_of
 from llama3.errors import ConfigError, LlamaError, did_you_mean
 from llama3.plugins.registry import discover

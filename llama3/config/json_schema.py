@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from llama3.config.schema import AUTO, Config
+from llama3.config.schema import Config
+from llama3.config.slot_types import AUTO
 from llama3.errors import LlamaError
 from llama3.plugins.registry import Registry, discover
 

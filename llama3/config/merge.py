@@ -14,7 +14,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
-from llama3.config.schema import Config, ModelSection, Slot
+from llama3.config.schema import Config, ModelSection
+from llama3.config.slot_types import Slot
 from llama3.config.yaml import Path, parse_value
 from llama3.errors import ConfigError, Problem
 from llama3.plugins.options import dotted

@@ -11,7 +11,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from llama3.config.schema import GuardSlot, GuardTrees, PluginFamily, Slot
+from llama3.config.slot_types import GuardSlot, GuardTrees, PluginFamily, Slot
 from llama3.errors import LlamaError, Problem
 from llama3.plugins.options import Loc, dotted
 from llama3.plugins.registry import discover

@@ -20,7 +20,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from llama3 import _core
 from llama3.artifacts import StageOutput, stage
-from llama3.config.schema import Config, FilterSlot, LineDedupSection, MinHashSection, Slot, SourceSlot
+from llama3.config.schema import Config, LineDedupSection, MinHashSection
+from llama3.config.slot_types import FilterSlot, Slot, SourceSlot
 from llama3.data.columns import printable
 from llama3.data.corpus import DOCUMENTS, FUNNEL, REJECTS, SCORES, SPLITS, Split
 from llama3.data.dedup import Deduplicator, Duplicates

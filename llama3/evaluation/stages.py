@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from llama3.artifacts import Artifact, Checkpoint, CorpusArtifact, Dialogs, Preferences, StageOutput, stage
-from llama3.config.schema import Config, EvaluatorSlot, RewardSlot
+from llama3.config.schema import Config
+from llama3.config.slot_types import EvaluatorSlot, RewardSlot
 from llama3.data.corpus import Corpus
 from llama3.errors import ArtifactError
 from llama3.evaluation.baselines import ORDER, ByteModel, gzip_bits_per_byte

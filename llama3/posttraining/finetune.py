@@ -21,16 +21,14 @@ from llama3.artifacts import Artifact, Checkpoint, Dialogs, Preferences, StageOu
 from llama3.checkpoints.adapter import ADAPTER, save_adapter
 from llama3.checkpoints.load import read_config
 from llama3.config.schema import (
-    AlgorithmSlot,
     Config,
     ParallelismSection,
     PreferSection,
     ReliabilitySection,
     RewardSection,
-    RewardSlot,
     SFTSection,
-    Slot,
 )
+from llama3.config.slot_types import AlgorithmSlot, RewardSlot, Slot
 from llama3.errors import ConfigError, DataError
 from llama3.inference.sampling import Sampling
 from llama3.model.config import ModelConfig

@@ -13,7 +13,8 @@ from pydantic import BaseModel, ConfigDict
 
 from llama3.artifacts import Artifact, StageOutput
 from llama3.config.precision import AutoPrecision
-from llama3.config.schema import PreferSection, RejectSection, RewardSlot, Slot
+from llama3.config.schema import PreferSection, RejectSection
+from llama3.config.slot_types import RewardSlot, Slot
 from llama3.errors import CheckpointError, DataError
 from llama3.foreign import Fields, UnusableFile, read_json
 from llama3.inference.completion import FinishReason, Generator

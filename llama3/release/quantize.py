@@ -17,7 +17,8 @@ from llama3.checkpoints.convert import open_model, write_terms
 from llama3.checkpoints.formats import is_quantized
 from llama3.checkpoints.load import load_model
 from llama3.checkpoints.quantized import QuantizationScheme, TensorError, quantize_model, save_quantized
-from llama3.config.schema import Config, QuantizationSlot, Slot
+from llama3.config.schema import Config
+from llama3.config.slot_types import QuantizationSlot, Slot
 from llama3.errors import CheckpointError, GateFailed, PluginError
 from llama3.model.transformer import Transformer
 from llama3.plugins.registry import discover

@@ -17,7 +17,7 @@ from llama3.checkpoints.convert import facts_of, new_directory, require_new
 from llama3.checkpoints.formats import load_tokenizer, open_weights
 from llama3.checkpoints.load import load_model
 from llama3.checkpoints.quantized import QuantizationScheme, TensorError, quantize_model
-from llama3.config.schema import Slot
+from llama3.config.slot_types import Slot
 from llama3.errors import ConfigError
 from llama3.inference.llama import Llama, find_model
 from llama3.model.build import empty_model

@@ -24,7 +24,8 @@ from llama3.artifacts.files import write_bytes_atomic, write_json_atomic
 from llama3.artifacts.lineage import LineageNode, trace
 from llama3.checkpoints.license import copy_terms
 from llama3.checkpoints.load import read_config
-from llama3.config.schema import Config, ExporterSlot, GuardPolicy, Slot
+from llama3.config.schema import Config
+from llama3.config.slot_types import ExporterSlot, GuardPolicy, Slot
 from llama3.errors import ConfigError
 from llama3.evaluation.audit import require_passed
 from llama3.evaluation.contamination import require_clean

@@ -20,7 +20,7 @@ from typing import Any, get_args
 
 from pydantic import TypeAdapter, ValidationError
 
-from llama3.config.schema import GuardSlot, Slot
+from llama3.config.slot_types import GuardSlot, Slot
 from llama3.errors import ConfigError, Problem
 from llama3.plugins.specs import GuardStage
 from llama3.safety.guard import Action

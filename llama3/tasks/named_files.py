@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from llama3 import _core
-from llama3.config.schema import Slot
+from llama3.config.slot_types import Slot
 
 
 def named_files(slots: Iterable[Slot]) -> dict[str, str]:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-from llama3.config.schema import Slot
+from llama3.config.slot_types import Slot
 from llama3.errors import DataError, LlamaError, PluginError
 from llama3.plugins.registry import discover
 from llama3.tasks import NotEnoughTasks, Split, Task

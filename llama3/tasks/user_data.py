@@ -17,7 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from llama3 import _core
 from llama3.artifacts import Stage, StageOutput, stage
-from llama3.config.schema import Config, DataKindSlot, PostTrainingSection, Slot
+from llama3.config.schema import Config, PostTrainingSection
+from llama3.config.slot_types import DataKindSlot, Slot
 from llama3.errors import ConfigError, DataError, LlamaError, Problem
 from llama3.plugins.registry import discover
 from llama3.plugins.specs import AlgorithmSpec

@@ -18,8 +18,8 @@ from llama3.config.schema import (
     PhaseSection,
     PretrainSection,
     ReliabilitySection,
-    Slot,
 )
+from llama3.config.slot_types import Slot
 from llama3.data.loader import RowPhase, TokenLoader
 from llama3.data.plan import TokenPlan
 from llama3.errors import ConfigError, DataError

@@ -11,7 +11,7 @@ from llama3.artifacts import StageOutput
 from llama3.artifacts.files import write_json_atomic
 from llama3.checkpoints.companions import stated_ids, write_companions
 from llama3.checkpoints.formats import open_weights
-from llama3.config.schema import Slot
+from llama3.config.slot_types import Slot
 from llama3.plugins.registry import discover
 from llama3.tokenizer import Tokenizer
 from llama3.training.metrics import Loggers, Reporter

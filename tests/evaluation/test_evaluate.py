@@ -20,7 +20,7 @@ import llama3
 from llama3.artifacts import CorpusArtifact, stage
 from llama3.artifacts.run import RunDir
 from llama3.config import load as load_config
-from llama3.config.schema import Slot, SuiteSlot
+from llama3.config.slot_types import Slot, SuiteSlot
 from llama3.data.corpus import Corpus
 from llama3.errors import ConfigError, DataError, PluginError
 from llama3.evaluation.evaluator import Result, texts

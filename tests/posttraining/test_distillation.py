@@ -11,7 +11,8 @@ from test_plugins_docs import STEPS, write_entry_points
 from tiny import put, put_checkpoint, tiny_model
 from trl_oracle import total
 
-from llama3.config.schema import OptimizerSection, SFTSection, Slot
+from llama3.config.schema import OptimizerSection, SFTSection
+from llama3.config.slot_types import Slot
 from llama3.errors import ConfigError
 from llama3.model.score import score
 from llama3.plugins.registry import discover

@@ -14,7 +14,8 @@ from llama3.artifacts.run import RunDir
 from llama3.checkpoints.load import load_model
 from llama3.checkpoints.peft_adapter import load_adapter
 from llama3.cli import main
-from llama3.config.schema import LoRASection, PreferSection, SFTSection, Slot
+from llama3.config.schema import LoRASection, PreferSection, SFTSection
+from llama3.config.slot_types import Slot
 from llama3.errors import Interrupted
 from llama3.model.lora import adapters
 from llama3.posttraining.finetune import PreferOptions, SFTOptions, prefer, sft

@@ -9,7 +9,7 @@ from importlib.resources import files
 import pytest
 from tiny import put_checkpoint, tiny_model
 
-from llama3.config.schema import Slot
+from llama3.config.slot_types import Slot
 from llama3.inference import Completion, FinishReason
 from llama3.posttraining.rehearsal import HARMFUL, SOUND_WORSE, rehearsals
 from llama3.posttraining.reject import RejectOptions, reject, whole_sentences

@@ -13,7 +13,8 @@ from tiny import put, put_checkpoint, tiny_model
 from trl_oracle import means, span, total
 
 from llama3.checkpoints.load import load_model
-from llama3.config.schema import PreferSection, RewardSection, Slot
+from llama3.config.schema import PreferSection, RewardSection
+from llama3.config.slot_types import Slot
 from llama3.errors import CheckpointError, ConfigError
 from llama3.model.score import Scored
 from llama3.posttraining.finetune import PreferOptions, RewardOptions, prefer, reward

@@ -10,7 +10,8 @@ import torch
 from tiny import put, put_checkpoint, tiny_model
 
 from llama3.checkpoints.load import load_model
-from llama3.config.schema import Config, PreferSection, Slot
+from llama3.config.schema import Config, PreferSection
+from llama3.config.slot_types import Slot
 from llama3.errors import DataError
 from llama3.inference import Engine, Sampling
 from llama3.posttraining import finetune

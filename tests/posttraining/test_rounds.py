@@ -9,7 +9,8 @@ import torch
 from tiny import put, put_checkpoint, tiny_model
 
 from llama3.checkpoints.load import load_model
-from llama3.config.schema import Config, PreferSection, RejectSection, SFTSection, Slot
+from llama3.config.schema import Config, PreferSection, RejectSection, SFTSection
+from llama3.config.slot_types import Slot
 from llama3.errors import CheckpointError, ConfigError, DataError
 from llama3.plugins import AlgorithmSpec
 from llama3.plugins.registry import Registry

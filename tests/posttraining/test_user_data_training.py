@@ -7,7 +7,8 @@ import json
 import pytest
 from tiny import put_checkpoint, tiny_model
 
-from llama3.config.schema import PreferSection, SFTSection, Slot
+from llama3.config.schema import PreferSection, SFTSection
+from llama3.config.slot_types import Slot
 from llama3.posttraining.finetune import PreferOptions, SFTOptions, prefer, sft
 from llama3.preflight import load_config
 from llama3.tasks.user_data import UserDataOptions, own_data

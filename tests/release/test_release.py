@@ -14,7 +14,8 @@ from llama3.artifacts import Artifact, Checkpoint, CorpusArtifact, Stage, stage
 from llama3.artifacts.run import RunDir
 from llama3.checkpoints.load import load_model
 from llama3.checkpoints.weights import save_model
-from llama3.config.schema import Config, Slot
+from llama3.config.schema import Config
+from llama3.config.slot_types import Slot
 from llama3.errors import CheckpointError, ConfigError, GateFailed, PluginError
 from llama3.evaluation.audit import AuditOptions, audit
 from llama3.model.batch import Batch

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from llama3.config.schema import Slot
+from llama3.config.slot_types import Slot
 from llama3.errors import DataError, PluginError
 from llama3.tasks import Custom, Exact, NotEnoughTasks, Task, UnitTests, rewards
 from llama3.tasks.rewards import CombinedReward, build_rewards, try_rewards

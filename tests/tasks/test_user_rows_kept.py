@@ -13,7 +13,7 @@ import pytest
 
 from llama3.artifacts.run import RunDir
 from llama3.cli import main
-from llama3.config.schema import Slot
+from llama3.config.slot_types import Slot
 from llama3.errors import DataError
 from llama3.posttraining.examples import dialog_example
 from llama3.tasks.data_kind import data_kind, written_kinds
