@@ -178,13 +178,11 @@ def require_tokens(config: Config, runs: list[StudyRun], plan: TokenPlan) -> Non
         needed = max(run.tokens for run in runs if run.budget == budget)
         if needed > epochs * there:
             where = f"scale.budgets[{number}]"
-            figures = {
-                "budget": f"{budget:.3g}",
-                "needed": f"{needed:,}",
-                "there": f"{there:,}",
-                "epochs": f"{epochs:g}",
-            }
-            problems.append(FEW_TOKENS.problem(where, **figures))
+            problems.append(
+                FEW_TOKENS.problem(
+                    where, budget=f"{budget:.3g}", needed=f"{needed:,}", there=f"{there:,}", epochs=f"{epochs:g}"
+                )
+            )
     if problems:
         raise DataError.of(problems)
 

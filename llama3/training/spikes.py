@@ -40,8 +40,8 @@ def find_spike(
         return None
     first = max(step - 1 - every, 0)
     data = [data_step(at, left_out) for at in range(first, step)]
-    told = {"loss": f"{loss:.4g}", "median": f"{middle:.4g}", "factor": f"{factor:g}"}
-    return GoBack("loss spike", SPIKE("training", **told), first, data)
+    error = SPIKE("training", loss=f"{loss:.4g}", median=f"{middle:.4g}", factor=f"{factor:g}")
+    return GoBack("loss spike", error, first, data)
 
 
 def remember(losses: list[float], loss: float) -> None:
