@@ -10,19 +10,27 @@ import typer
 
 from llama3.cli import completion
 from llama3.cli.output import JsonOption, SetOption, note, print_json, print_table, say
+from llama3.errors import ConfigError
 
 if TYPE_CHECKING:
     from llama3.scaling.asked import PlanQuestion
     from llama3.scaling.planner import Predicted
+
+NO_FORECAST = ConfigError.declare(
+    "L3-PLN-014",
+    "is not the forecast of a study",
+    why="--serve-tokens asks its law what each size costs",
+    fix="llama3 scale CONFIG makes one, and says where it is",
+)
 
 
 def plan(
     what: Annotated[
         str,
         typer.Argument(
-            metavar="MODEL|CONFIG|RUN",
-            help="A shape such as 405b, to find its fastest layouts on GPUs; or a config or a run, to see its phases "
-            "and whether this machine holds it.",
+            metavar="MODEL|CONFIG|RUN|FORECAST",
+            help="A shape such as 405b, to find its fastest layouts on GPUs; a config or a run, to see its phases "
+            "and whether this machine holds it; with --serve-tokens the forecast of a study (llama3 scale).",
         ),
     ],
     overrides: SetOption = None,
@@ -54,9 +62,18 @@ def plan(
         Path | None, typer.Option(metavar="FILE.svg", help="Draw the fastest pipeline: as text here, as SVG there.")
     ] = None,
     probe: Annotated[bool, typer.Option(help="Of a config: measure a step where the run has not.")] = True,
+    serve_tokens: Annotated[
+        float | None,
+        typer.Option(
+            min=0, help="Of a forecast: tokens that the model will serve. Which size is cheapest over its life?"
+        ),
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Rank the layouts of a training by predicted step time; or tell what a run will do and whether it fits here."""
+    if serve_tokens is not None:
+        plan_lifetime(Path(what), serve_tokens, json=json)
+        return
     from llama3.config.presets import presets
     from llama3.scaling.asked import read_question, shape_of
 
@@ -81,6 +98,22 @@ def plan(
         rank(question, top=top, schedule=schedule, json=json)
 
 
+def plan_lifetime(folder: Path, serve_tokens: float, *, json: bool) -> None:
+    """The size that is cheapest over its life, by the laws of a study. Raises ConfigError for what is no forecast."""
+    from llama3.artifacts.artifact import MANIFEST, Artifact
+    from llama3.cli.scale import show_lifetime
+    from llama3.scaling.fits import read_fits
+    from llama3.scaling.lifetime import lifetime_of
+
+    if not (folder / MANIFEST).is_file():
+        raise NO_FORECAST(folder)
+    found = lifetime_of(read_fits(Artifact(folder)), serve_tokens)
+    if json:
+        print_json(found)
+    else:
+        show_lifetime(found)
+
+
 def rank(question: PlanQuestion, *, top: int, schedule: Path | None, json: bool) -> None:
     """The fastest layouts, or the ways to run one. Raises DoesNotFit where none fits."""
     from llama3.scaling.layouts import problems_of, ways_of
@@ -91,8 +124,6 @@ def rank(question: PlanQuestion, *, top: int, schedule: Path | None, json: bool)
     if dims is None:
         found = plan(work)
     else:
-        from llama3.errors import ConfigError
-
         if problems := problems_of(work, dims):
             raise ConfigError.of(problems)
         every = predictions(work, ways_of(work, dims))

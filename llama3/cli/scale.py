@@ -122,16 +122,22 @@ def show(report: Mapping[str, Any]) -> None:
     if report["left_out"]:
         print_table(table.left_out_rows(report), table.LEFT_OUT_HEAD)
     if "lifetime" in report:
-        found = report["lifetime"]
         say()
-        say(
-            f"a loss of {found['loss']:.4g}, that of {found['budget']:.3g} FLOPs, and "
-            f"{table.figure(found['serve_tokens'])} tokens served:"
-        )
-        print_table(table.lifetime_rows(found), table.LIFETIME_HEAD)
-        say(f"saved: {table.percent(found['saved'])}")
-        for line in found["words"]:
-            say(line)
-        if "money" in found:
-            money = found["money"]
-            say(f"money: {money['compute_optimal']:,.2f} against {money['cheapest']:,.2f}")
+        show_lifetime(report["lifetime"])
+
+
+def show_lifetime(found: Mapping[str, Any]) -> None:
+    """The compute-optimal model beside the one that is cheapest over its life."""
+    from llama3.scaling import table
+
+    say(
+        f"a loss of {found['loss']:.4g}, that of {found['budget']:.3g} FLOPs, and "
+        f"{table.figure(found['serve_tokens'])} tokens served:"
+    )
+    print_table(table.lifetime_rows(found), table.LIFETIME_HEAD)
+    say(f"saved: {table.percent(found['saved'])}")
+    for line in found["words"]:
+        say(line)
+    if "money" in found:
+        money = found["money"]
+        say(f"money: {money['compute_optimal']:,.2f} against {money['cheapest']:,.2f}")

@@ -275,6 +275,14 @@ def test_the_cheapest_size_over_its_life_is_refused_or_told(llama3, folder):
     saved = float(re.search(r"saved: (-?[\d.]+) %", out)[1])
     assert 0 <= saved <= 100
     assert math.isfinite(saved)
+    _, planned, _ = llama3("plan", "runs/small/artifacts/forecast", "--serve-tokens", "1e9")
+    assert planned
+    assert planned in out
+
+
+def test_a_plan_over_a_life_needs_a_forecast(llama3):
+    code, _, err = llama3("plan", "405b", "--serve-tokens", "1e12")
+    assert (code, "L3-PLN-014" in err) == (2, True)
 
 
 def test_a_further_seed_and_a_further_budget_find_what_is_finished(folder, monkeypatch):
