@@ -180,6 +180,15 @@ _FULL = re.compile(
 )
 
 
+def why_full(error: BaseException | None) -> str:
+    """What is full, of an error that `is_disk_full`, in words."""
+    while error is not None:
+        if (isinstance(error, OSError) and error.errno == errno.EFBIG) or os.strerror(errno.EFBIG) in str(error):
+            return "a file would be larger than this process may write (ulimit -f)"
+        error = error.__cause__ or error.__context__
+    return "no space left on the device"
+
+
 def is_disk_full(error: BaseException | None) -> bool:
     """Whether an error, or one that it was raised from, says that the disk, the quota or the file limit is
     full.

@@ -52,6 +52,7 @@ from llama3.artifacts.files import (
     read_json_lines,
     sweep,
     temporary_beside,
+    why_full,
     write_bytes_atomic,
     write_json_atomic,
 )
@@ -71,8 +72,8 @@ NOT_WRITABLE = ArtifactError.declare(
 DISK_FULL = ArtifactError.declare(
     "L3-RUN-003",
     "{key} could not be written",
-    why="no space left on the device ({free} MiB free); the unfinished output was removed",
-    fix="free some space and give the same command again; finished stages are kept",
+    why="{error} ({free} MiB are free there); the unfinished output was removed",
+    fix="give it room, and the same command again; finished stages are kept",
 )
 NOT_A_RUN = ArtifactError.declare(
     "L3-RUN-005",
@@ -356,4 +357,5 @@ class RunDir:
         if isinstance(error, SystemExit):
             raise tried_to_exit(error) from error
         if is_disk_full(error):
-            raise DISK_FULL(self.path, key=key, free=shutil.disk_usage(self.path).free // 2**20) from error
+            free = shutil.disk_usage(self.path).free // 2**20
+            raise DISK_FULL(self.path, key=key, error=why_full(error), free=free) from error

@@ -16,6 +16,14 @@ if TYPE_CHECKING:
     from llama3.scaling.asked import PlanQuestion
     from llama3.scaling.planner import Predicted
 
+NO_QUESTION = ConfigError.declare(
+    "L3-PLN-015",
+    "is an artifact",
+    fix="of a study's forecast ask --serve-tokens N; else give a shape, a config or a run",
+)
+NO_FOLDER = ConfigError.declare(
+    "L3-PLN-016", "there is no folder {folder}", fix="make it, or name a file in one that is there"
+)
 NO_FORECAST = ConfigError.declare(
     "L3-PLN-014",
     "is not the forecast of a study",
@@ -71,6 +79,10 @@ def plan(
     json: JsonOption = False,
 ) -> None:
     """Rank the layouts of a training by predicted step time; or tell what a run will do and whether it fits here."""
+    from llama3.artifacts.artifact import MANIFEST
+
+    if schedule is not None and not schedule.absolute().parent.is_dir():
+        raise NO_FOLDER("--schedule", folder=schedule.parent)
     if serve_tokens is not None:
         plan_lifetime(Path(what), serve_tokens, json=json)
         return
@@ -78,6 +90,8 @@ def plan(
     from llama3.scaling.asked import read_question, shape_of
 
     if shape_of(what) is None and (Path(what).exists() or what in presets()):
+        if (Path(what) / MANIFEST).is_file():
+            raise NO_QUESTION(what)
         plan_run(what, overrides, probe=probe, json=json)
         return
     question = read_question(

@@ -12,6 +12,7 @@ on between PATIENCE ends: then a restart does not help. Ranks of torchrun are st
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import sys
@@ -51,6 +52,7 @@ NO_RESTART_LEFT = LlamaError.declare(
 FINAL = {0, *(kind.exit_code for kind in (ConfigError, DoesNotFit, PluginError, GateFailed, Interrupted))}
 """Exit codes after which a restart would do the same again, or was not asked for."""
 PATIENCE = 3
+_PR_SET_PDEATHSIG = 1
 
 
 def supervise(run: Path, restarts: int) -> int | None:
@@ -88,11 +90,22 @@ def _fork(stdout: IO[str]) -> int | None:
     """None in the child, whose stdout goes into a file; in the parent the child's number."""
     sys.stdout.flush()
     sys.stderr.flush()
+    supervisor = os.getpid()
     if child := os.fork():
         return child
     os.setpgid(0, 0)  # a terminal's Ctrl-C reaches it through the parent, once
+    _stop_with(supervisor)
     os.dup2(stdout.fileno(), sys.stdout.fileno())
     return None
+
+
+def _stop_with(supervisor: int) -> None:
+    """Save and stop when the supervisor is killed (Linux): nobody would start this process again, or end it."""
+    if sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != supervisor:  # it was killed before this was set
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _wait(child: int) -> tuple[int, bool]:

@@ -56,7 +56,7 @@ SUITE_FAILED = GateFailed.declare(
 )
 NOT_AUDITABLE = GateFailed.declare(
     "L3-AUD-005",
-    "no audit could pass, so nothing was trained",
+    "no audit could pass, so this model is not trained on",
     why="{why}",
     fix="evaluate more items (evaluation.limit, more held-out rows), mend the evaluator, or widen audit.margins",
 )

@@ -115,7 +115,7 @@ def read_question(
     length = seq_len or min(DEFAULT_SEQ_LEN, config.max_seq_len if config else DEFAULT_SEQ_LEN)
     if config is not None and length > config.max_seq_len:
         wrong.append(LONG_ROWS.problem("--seq-len", seq_len=f"{length:,}", most=f"{config.max_seq_len:,}"))
-    batch = int(batch_tokens or DEFAULT_BATCH)
+    batch = int(batch_tokens) if batch_tokens is not None and math.isfinite(batch_tokens) else DEFAULT_BATCH
     if length > 0 and batch > 0 and batch % length:
         nearest = max(1, round(batch / length)) * length
         wrong.append(

@@ -14,11 +14,11 @@ from typing import Any
 
 from llama3.config.schema import STRATEGIES, Axis
 from llama3.cost.gpus import Gpu
-from llama3.errors import ConfigError, DoesNotFit, PluginError, Problem
+from llama3.errors import ConfigError, DoesNotFit, Problem
 from llama3.model.config import ModelConfig
 from llama3.plugins.registry import Registry
 from llama3.training.estimate import Cost, Recompute, StepShape
-from llama3.training.parallel import Dims, ParallelStrategy
+from llama3.training.parallel import Dims, ParallelStrategy, checked, estimated
 
 UNEVEN_BATCH = ConfigError.declare(
     "L3-PLN-010",
@@ -31,12 +31,6 @@ TOO_FULL = DoesNotFit.declare(
     "the fullest rank needs {needed}, {over} more than the {there} that a GPU has to give",
     why="{parts}",
     fix="{fix}",
-)
-NO_ESTIMATE = PluginError.declare(
-    "L3-PLN-012",
-    "{strategy} does not tell what it costs",
-    why="its `estimate` raised {error}",
-    fix="its author finds what is wrong with: llama3 plugins check",
 )
 
 AXES: tuple[Axis, ...] = ("tp", "cp", "pp", "dp")
@@ -119,7 +113,9 @@ def used_axes(dims: Dims) -> list[Axis]:
 
 def problems_of(work: Workload, dims: Dims) -> list[Problem]:
     """What speaks against a layout whatever way it is run: its strategies, and a batch that it cannot share."""
-    problems = [problem for axis in used_axes(dims) for problem in work.strategy(axis, {}).check(work.model, dims)]
+    problems = [
+        problem for axis in used_axes(dims) for problem in checked(axis, work.strategy(axis, {}), work.model, dims)
+    ]
     if work.batch % dims.dp:
         problems.append(UNEVEN_BATCH.problem("parallelism.dp", rows=f"{work.batch:,}", ranks=f"{dims.dp:,}"))
     return problems
@@ -133,7 +129,7 @@ def ways_of(work: Workload, dims: Dims) -> Iterator[Way]:
     offered = [work.strategy(axis, {}).choices(work.model, dims) for axis in axes]
     for chosen in product(*offered):
         options = dict(zip(axes, chosen, strict=True))
-        if any(work.strategy(axis, given).check(work.model, dims) for axis, given in options.items()):
+        if any(checked(axis, work.strategy(axis, given), work.model, dims) for axis, given in options.items()):
             continue
         rows = 1
         most = min(MOST_ROWS, max(1, ENOUGH_TOKENS * dims.cp // work.seq_len))
@@ -147,10 +143,5 @@ def costs_of(work: Workload, way: Way) -> dict[str, Cost]:
     """What each strategy of a way costs, by axis. Raises PluginError where one does not tell."""
     costs: dict[str, Cost] = {}
     for axis, options in way.options.items():
-        strategy = work.strategy(axis, options)
-        try:
-            costs[axis] = strategy.estimate(work.model, way.dims, way.step)
-        except Exception as error:
-            told = f"{type(error).__name__}: {error}"
-            raise NO_ESTIMATE(f"parallelism.{axis}", strategy=type(strategy).__name__, error=told) from error
+        costs[axis] = estimated(axis, work.strategy(axis, options), work.model, way.dims, way.step)
     return costs

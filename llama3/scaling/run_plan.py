@@ -25,7 +25,7 @@ from llama3.config import Loaded
 from llama3.config.phases import Phase, phases_of
 from llama3.cost.gpus import Gpu
 from llama3.cost.here import this_machine
-from llama3.errors import DoesNotFit, Problem
+from llama3.errors import ConfigError, DoesNotFit, Problem
 from llama3.model.activations import KEPT_LOGITS
 from llama3.model.attention import KEPT_PROBABILITIES, QUERY_BLOCK
 from llama3.model.batch import Batch
@@ -41,7 +41,7 @@ from llama3.scaling.memory import RankBytes, rank_bytes
 from llama3.scaling.step_time import ON_GPU, Efficiency, step_time
 from llama3.training.estimate import Cost, StepShape, combined
 from llama3.training.loop import train
-from llama3.training.parallel import Dims, Parallel, ParallelContext, build_strategies
+from llama3.training.parallel import Dims, Parallel, ParallelContext, build_strategies, checked, estimated
 from llama3.training.placed import PlacedModel
 from llama3.training.schedule import Schedule
 
@@ -91,6 +91,8 @@ class RunPlan:
         phases = phases_of(config.pretrain)
         precision = chosen(config.pretrain.precision, "training", device)
         strategies = build_strategies(config.parallelism, world, discover())
+        if problems := [one for axis, found in strategies.items() for one in checked(axis, found, model, dims)]:
+            raise ConfigError.of(problems)
         # The phase whose microbatch keeps the most, and of those the one with the most of them.
         shapes = [_step(model, dims, phase, config.pretrain.microbatch_tokens, precision, device) for phase in phases]
         step = max(shapes, key=lambda shape: (shape.tokens * (1 + shape.scores), shape.microbatches))
@@ -102,7 +104,7 @@ class RunPlan:
             phases=phases,
             device=device,
             precision=precision,
-            costs={axis: strategy.estimate(model, dims, step) for axis, strategy in strategies.items()},
+            costs={axis: estimated(axis, strategy, model, dims, step) for axis, strategy in strategies.items()},
             step=step,
             local_ranks=_whole(environ, "LOCAL_WORLD_SIZE") or world,
         )

@@ -185,10 +185,10 @@ class _Reader:
         for number, step in enumerate(range(first, last + 1)):
             data, said = int(row["data"]) + number, content[number] if number < len(content) else ""
             known = self._known.get(step)
-            if known is not None:
+            if known is not None or step <= self._catch_until:
                 account.repeated += 1
-                if known[0] == data and known[1] != said:
-                    account.differing.append(step)
+            if known is not None and known[0] == data and known[1] != said:
+                account.differing.append(step)
             self._known[step] = (data, said)
             account.seconds[step], account.data[step], account.content[step] = each, data, said
             if self._open is not None and step <= self._catch_until:

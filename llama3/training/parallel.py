@@ -12,8 +12,9 @@ from __future__ import annotations
 import atexit
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
@@ -24,7 +25,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor
 
 from llama3.config.schema import Axis, ParallelismSection
-from llama3.errors import ConfigError, DoesNotFit, Problem
+from llama3.errors import ConfigError, DoesNotFit, LlamaError, PluginError, Problem
 from llama3.model.compilation import compile_blocks, is_compiled
 from llama3.model.remat import Rematerialisation, budget_of
 from llama3.model.score import Microbatch
@@ -49,6 +50,13 @@ NO_PLACE = ConfigError.declare(
     "adapters (LoRA) cannot be trained where {strategy} cuts matrices over {ranks} ranks",
     why="it has no place for them (`places_adapters`)",
     fix="set parallelism.tp: 1 or name another strategy, or train all weights",
+)
+
+FAULTY = PluginError.declare(
+    "L3-PAR-022",
+    "the strategy {strategy} failed",
+    why="its `{method}`: {error}",
+    fix="tell its author, whose conformance test finds it (docs/plugins.md); or choose another strategy",
 )
 
 MESH: tuple[Axis, ...] = ("dp", "pp", "cp", "tp")
@@ -283,8 +291,9 @@ class Parallel:
 
     def _cut(self, model: nn.Module, *axes: Axis) -> None:
         for axis in axes:
-            if axis in self._strategies:
-                self._strategies[axis].apply(model, self.context)
+            if (strategy := self._strategies.get(axis)) is not None:
+                with naming(axis, strategy, "apply"):
+                    strategy.apply(model, self.context)
 
     def _budget(self, model: nn.Module, given: Literal["auto"] | int) -> int:
         """The same on every rank: ranks that share a block compute it again together."""
@@ -316,7 +325,7 @@ def start(section: ParallelismSection, model: ModelConfig, device: torch.device,
     world = int(os.environ.get("WORLD_SIZE", "1"))
     dims = Dims(**section.sizes(world))
     strategies = build_strategies(section, world, registry)
-    problems = [problem for strategy in strategies.values() for problem in strategy.check(model, dims)]
+    problems = [problem for axis, strategy in strategies.items() for problem in checked(axis, strategy, model, dims)]
     if dims.world != world:
         problems.append(OTHER_WORLD.problem("parallelism", needed=dims.world, world=world))
     if problems:
@@ -362,6 +371,39 @@ def connect(dims: Dims, device: torch.device) -> ParallelContext:
         atexit.register(_leave)
     mesh, groups = _lay(dims, device.type)
     return ParallelContext(device, dims, dist.get_rank(), mesh, groups)
+
+
+def checked(axis: Axis, strategy: ParallelStrategy, model: ModelConfig, dims: Dims) -> list[Problem]:
+    """What a strategy says against the sizes. Raises PluginError where it does not answer as it should."""
+    with naming(axis, strategy, "check"):
+        found = strategy.check(model, dims)
+        if not isinstance(found, list) or not all(isinstance(problem, Problem) for problem in found):
+            raise TypeError(f"it returned {found!r}, not a list of problems")
+        return found
+
+
+def estimated(axis: Axis, strategy: ParallelStrategy, model: ModelConfig, dims: Dims, step: StepShape) -> Cost:
+    """What a strategy costs. Raises PluginError where it does not answer as it should."""
+    with naming(axis, strategy, "estimate"):
+        found = strategy.estimate(model, dims, step)
+        if not isinstance(found, Cost):
+            raise TypeError(f"it returned {found!r}, not a Cost")
+        if wrong := [name for name, value in asdict(found).items() if not 0 <= value < math.inf]:
+            raise ValueError(f"{', '.join(wrong)}: below 0 or not finite")
+        return found
+
+
+@contextmanager
+def naming(axis: Axis, strategy: ParallelStrategy, method: str) -> Iterator[None]:
+    """Tells a fault of a strategy as that strategy's. Raises PluginError in its place."""
+    try:
+        yield
+    except LlamaError:
+        raise
+    except Exception as error:
+        told = f"{type(error).__name__}: {error}"
+        name = f"{type(strategy).__module__}:{type(strategy).__name__}"
+        raise FAULTY(f"parallelism.{axis}", strategy=name, method=method, error=told) from error
 
 
 @cache

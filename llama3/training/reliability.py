@@ -5,6 +5,7 @@ The loop calls it at a few places; by default nothing is written, watched or com
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ import torch
 from torch import nn
 
 from llama3.config.schema import ReliabilitySection
+from llama3.errors import LlamaError
 from llama3.training.causes import cause_of
 from llama3.training.flight import FLIGHT
 from llama3.training.integrity import Integrity
@@ -26,6 +28,14 @@ from llama3.training.watchdog import Watchdog
 if TYPE_CHECKING:
     from llama3.artifacts import StageOutput
     from llama3.model.batch import Batch
+
+RANK_LOST = LlamaError.declare(
+    "L3-TRN-054",
+    "another rank is gone: it ended, or answers no more",
+    why="{error}",
+    fix="see what that rank said, and llama3 ledger; the same command goes on from the last checkpoint "
+    "(torchrun --max-restarts gives it by itself)",
+)
 
 OFF = ReliabilitySection(hang_seconds=0, hash_every=0)
 
@@ -74,8 +84,11 @@ class Reliability:
             with self._watchdog:
                 yield
         except BaseException as error:
-            self.ledger.write("end", cause=cause_of(error), what=f"{type(error).__name__}: {error}"[:2000])
+            cause = cause_of(error)
+            self.ledger.write("end", cause=cause, what=f"{type(error).__name__}: {error}"[:2000])
             self.ledger.sync()
+            if cause == "lost a rank" and not isinstance(error, LlamaError):
+                raise RANK_LOST(f"rank {context.rank}", error=_short(error)) from error
             raise
         self.ledger.write("done")
         self.ledger.sync()
@@ -128,6 +141,12 @@ class Reliability:
 
     def _hung(self, what: str) -> None:
         self.ledger.write("hang", cause="hang", what=what)
+
+
+def _short(error: BaseException) -> str:
+    """The first line of what torch says, without where in its source that is written."""
+    first = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return re.sub(r"^\[[^]]*\]\s*", "", first)
 
 
 def content_of(batch: Batch) -> int:

@@ -16,8 +16,7 @@ SMALL_BUDGET = DoesNotFit.declare(
     "L3-MEM-010",
     "activations of {tokens} tokens do not fit into {given}",
     why="where every block is computed again, their inputs and one block at a time still take {needed}",
-    fix="set {section}.microbatch_tokens to {fitting} or less, or parallelism.activation_bytes to {bytes} or more "
-    "(0: as little as can be, whatever that is)",
+    fix="{smaller}set parallelism.activation_bytes to {bytes} or more (0: as little as can be, whatever that is)",
 )
 
 
@@ -50,6 +49,7 @@ def budget_problems(config: Config, model: ModelConfig, device: torch.device) ->
         precision = chosen(section.precision, "training", device)
         tokens = -(-section.microbatch_tokens // (cp.size or 1))
         needed = least_bytes(model, tokens, precision=precision, tp=tp.size or 1)
+        fitting = section.microbatch_tokens * given // needed
         if needed > given:
             problems.append(
                 SMALL_BUDGET.problem(
@@ -57,8 +57,7 @@ def budget_problems(config: Config, model: ModelConfig, device: torch.device) ->
                     tokens=tokens,
                     given=size(given),
                     needed=size(needed),
-                    section=name,
-                    fitting=section.microbatch_tokens * given // needed,
+                    smaller=f"set {name}.microbatch_tokens to {fitting} or less, or " if fitting else "",
                     bytes=needed,
                 )
             )
