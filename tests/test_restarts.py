@@ -157,3 +157,29 @@ def test_torchrun_starts_ranks_again(calm, tmp_path):
     assert (stage["done"], stage["problems"]) == (True, []), output[-2000:] + errors[-2000:]
     assert stage["interruptions"] >= 1
     assert (run / "report.json").exists()
+
+
+LEFT = """
+import tempfile, time
+from llama3.cli.restarts import _fork
+
+child = _fork(tempfile.TemporaryFile("w+"))
+if child:
+    print(child, flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_child_ends_with_its_supervisor():
+    with subprocess.Popen([sys.executable, "-c", LEFT], stdout=subprocess.PIPE, text=True) as supervisor:
+        assert supervisor.stdout is not None
+        child = int(supervisor.stdout.readline())
+        assert Path(f"/proc/{child}").exists()
+        supervisor.kill()
+    for _ in range(200):
+        status = Path(f"/proc/{child}/status")
+        if not status.exists() or "State:\tZ" in status.read_text():
+            return
+        time.sleep(0.05)
+    os.kill(child, signal.SIGKILL)
+    pytest.fail("it goes on without anybody who would start it again")

@@ -172,16 +172,17 @@ def test_ranks_of_the_layout_are_counted(llama3, config):
 
 
 def test_a_machine_that_is_too_small_says_what_to_change(llama3, config, monkeypatch):
+    keeps_all = ("--no-probe", "--set", "parallelism.activation_bytes=1000000000000")
     monkeypatch.setattr(run_plan.RunPlan, "program", 0)
-    whole = report(llama3, config, "--no-probe")["bytes"]["total"]
+    whole = report(llama3, config, *keeps_all)["bytes"]["total"]
     monkeypatch.setattr(run_plan, "memory_here", lambda: int(whole * 0.9))
-    code, printed, told = llama3("plan", config, "--no-probe")
+    code, printed, told = llama3("plan", config, *keeps_all)
     assert code == 3
     assert "does not hold it" in printed
     assert "L3-PLN-013" in told
     assert "pretrain.microbatch_tokens" in told
     monkeypatch.setattr(run_plan, "memory_here", lambda: 1000)
-    code, _, told = llama3("plan", config, "--no-probe")
+    code, _, told = llama3("plan", config, *keeps_all)
     assert code == 3
     assert "parallelism.dp: fsdp" in told
 
@@ -190,3 +191,23 @@ def test_a_broken_config_is_refused_as_elsewhere(llama3, config):
     code, _, told = llama3("plan", config, "--set", "pretrain.lr=-1")
     assert code == 2
     assert "pretrain.lr" in told
+
+
+@pytest.mark.parametrize(
+    ("layout", "code"),
+    [
+        ("parallelism.tp=4", "L3-PAR-010"),
+        ("parallelism.pp=32", "L3-PAR-013"),
+        ("parallelism.dp={size: 3, replicas: 2}", "L3-PAR-020"),
+    ],
+)
+def test_a_plan_refuses_what_a_run_refuses(llama3, config, layout, code):
+    found, _, told = llama3("plan", config, "--no-probe", "--set", layout)
+    assert (found, code in told) == (2, True)
+
+
+def test_what_is_no_question_is_refused_before_work(llama3, tmp_path):
+    code, _, told = llama3("plan", "8b", "--batch-tokens", "nan")
+    assert (code, "L3-PLN-002" in told) == (2, True)
+    code, _, told = llama3("plan", "8b", "--schedule", str(tmp_path / "nowhere" / "x.svg"))
+    assert (code, "L3-PLN-016" in told) == (2, True)

@@ -8,11 +8,22 @@ import yaml
 
 from llama3.config import load
 from llama3.config.schema import LoRASection, ParallelismSection
-from llama3.errors import ConfigError, DoesNotFit
+from llama3.errors import ConfigError, DoesNotFit, PluginError
+from llama3.model.build import empty_model
 from llama3.model.config import PRESETS
 from llama3.plugins.registry import discover
 from llama3.preflight import load_config, ready
-from llama3.training.parallel import Dims, GlobalStats, Parallel, ParallelContext, ParallelStrategy, start
+from llama3.training.estimate import Cost, StepShape
+from llama3.training.parallel import (
+    Dims,
+    GlobalStats,
+    Parallel,
+    ParallelContext,
+    ParallelStrategy,
+    checked,
+    estimated,
+    start,
+)
 from llama3.training.placed import PlacedModel
 
 CPU = torch.device("cpu")
@@ -110,3 +121,42 @@ def test_moments_of_one_rank():
     torch.testing.assert_close(mean, x_N.mean())
     torch.testing.assert_close(std, x_N.std())
     assert GlobalStats(ParallelContext(CPU)).moments(x_N[:1])[1] == 0
+
+
+class Odd(ParallelStrategy):
+    """Answers what it is made with, or raises it."""
+
+    def __init__(self, answer):
+        self.answer = answer
+
+    def _answer(self):
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+    def check(self, model, dims):
+        return self._answer()
+
+    def estimate(self, model, dims, step):
+        return self._answer()
+
+    def apply(self, model, context):
+        self._answer()
+
+
+@pytest.mark.parametrize("answer", [None, "bad", ["bad"], KeyError("tp")])
+def test_a_strategy_that_checks_nonsense_is_named(answer):
+    with pytest.raises(PluginError, match=r"parallelism\.dp: .*test_parallel:Odd failed.*`check`.*L3-PAR-022"):
+        checked("dp", Odd(answer), TINY, Dims(dp=2))
+
+
+@pytest.mark.parametrize("answer", [None, "free", Cost(weights=-1.0), Cost(sent=float("nan")), ZeroDivisionError()])
+def test_a_strategy_that_costs_nonsense_is_named(answer):
+    with pytest.raises(PluginError, match=r"test_parallel:Odd failed.*`estimate`.*L3-PAR-022"):
+        estimated("dp", Odd(answer), TINY, Dims(dp=2), StepShape(1, 512, 512))
+
+
+def test_a_strategy_that_cannot_be_applied_is_named():
+    parallel = Parallel(ParallelContext(CPU), {"dp": Odd(RuntimeError("no room"))})
+    with pytest.raises(PluginError, match=r"`apply`: RuntimeError: no room.*L3-PAR-022"):
+        parallel.apply(empty_model(TINY, ()))
