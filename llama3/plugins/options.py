@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, get_args
 
@@ -13,6 +14,7 @@ UNKNOWN_KEY = ConfigError.declare("L3-CFG-010", "unknown key", why="{near}")
 BAD_VALUE = ConfigError.declare("L3-CFG-011", "{message}", why="{got}")
 
 Loc = tuple[str | int, ...]
+_TYPE = re.compile(r"literal\[.*\]|constrained-\w+|bool|int|float|str")
 
 
 def dotted(loc: Sequence[str | int]) -> str:
@@ -28,17 +30,31 @@ def problems_of(
     `where` gives the place (such as "run.yaml:5:3") of a path; `prefix` is the path of `model` itself.
     """
     problems = []
+    alternatives: dict[Loc, list[str]] = {}
     for item in error.errors(include_url=False, include_context=False):
-        loc: Loc = (*prefix, *item["loc"])
+        at, is_alternative = _without_type(item["loc"])
+        loc: Loc = (*prefix, *at)
         place = ": ".join(part for part in (where(loc), dotted(loc)) if part)
         if item["type"] == "extra_forbidden":
             known = keys_at(model, item["loc"][:-1])
             near = did_you_mean(str(item["loc"][-1]), known) or f"known here: {', '.join(sorted(known))}"
             problems.append(UNKNOWN_KEY.problem(place, near=near))
-        else:
-            got = "" if isinstance(item["input"], dict | list) else f"got {_brief(item['input'])}"
-            problems.append(BAD_VALUE.problem(place, message=_sentence(item["msg"]), got=got))
+            continue
+        got = "" if isinstance(item["input"], dict | list) else f"got {_brief(item['input'])}"
+        message = _sentence(item["msg"])
+        if is_alternative:  # one mistake, told by pydantic once for each type that the value might have been of
+            told = alternatives.setdefault(loc, [])
+            told.append(message)
+            message = ", or ".join(told)
+            problems = problems if len(told) == 1 else problems[:-1]
+        problems.append(BAD_VALUE.problem(place, message=message, got=got))
     return problems
+
+
+def _without_type(loc: Loc) -> tuple[Loc, bool]:
+    """A path without the name of a type at its end, by which pydantic tells apart the types of one field."""
+    is_type = len(loc) > 1 and _TYPE.fullmatch(str(loc[-1])) is not None
+    return (loc[:-1], True) if is_type else (loc, False)
 
 
 def _brief(value: Any) -> str:
