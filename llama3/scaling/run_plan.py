@@ -170,7 +170,7 @@ class RunPlan:
             needed=size(int(self.needed)),
             ranks=self.local_ranks,
             there=size(there),
-            each=f"{size(int(self.bytes.total))} and {size(self.program)} for the program",
+            each=f"{size(int(self.bytes.total))} and {self.program / 1e9:.1f} GB for the program",
             parts=parts,
             fix=self._change(there),
         )

@@ -27,6 +27,7 @@ from llama3.training.checkpoint import CheckpointStore
 from llama3.training.loop import Trainer
 from llama3.training.metrics import Reporter, Throughput
 from llama3.training.placed import PlacedModel
+from llama3.training.reliability import Reliability
 from llama3.training.saving import CheckpointSaver
 from llama3.training.state import optimizer_tensors
 from llama3_plugins.algorithms.next_token import NextToken
@@ -68,6 +69,7 @@ def trainer(parallelism, folder: Path, *, tied=False, seed=0, total=4) -> Traine
         identity={},
         snapshots=frozenset({2, 4}),
         reporter=Reporter("toy"),
+        reliability=Reliability(),
         throughput=Throughput(),
     )
 
@@ -87,7 +89,7 @@ def saved(parallelism, folder: Path, tied: bool) -> dict:
     """Three steps, and what is then saved."""
     made = trainer(parallelism, folder, tied=tied)
     for _ in range(3):
-        made.step()
+        made.step(made.progress.step)
     made.save_if_due(stopping=True)
     return state(made)
 
