@@ -224,12 +224,12 @@ def refused(parallelism, checkpoint: Path) -> dict:
 def test_all_ranks_refuse_a_number_that_one_of_them_reads(tmp_path):
     PlacedModel.drawn(CONFIG, 0, parallel_of(None)).save(tmp_path)
     tensors = load_file(tmp_path / "model.safetensors")
-    tensors["model.layers.3.self_attn.v_proj.weight"][-1, -1] = torch.nan
+    tensors["model.layers.2.self_attn.v_proj.weight"][-1, -1] = torch.nan
     save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
     found = run(tmp_path / "ranks", "tp2 dp2", refused, tmp_path)
     assert all(one == found[0] for one in found)
     assert len(found[0]["problems"]) == 1
-    assert "model.layers.3.self_attn.v_proj.weight" in found[0]["problems"][0]
+    assert "model.layers.2.self_attn.v_proj.weight" in found[0]["problems"][0]
 
 
 # -- faults --------------------------------------------------------------------------------------
