@@ -96,7 +96,7 @@ def pauses(folder: Path, rounds: int) -> dict[str, list[float]]:
         found["async CPU"].append(time.thread_time() - computed)
         found["step beside a save"].append(timed(made.step))
         made.saver.settle(wait=True)
-        made.step()
+        made.step(made.progress.step)
         made.context.barrier()
         found["sync"].append(timed(made.save_if_due, stopping=True))
         if turn == 0:  # warms up: memory for the copies is asked of the system

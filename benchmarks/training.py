@@ -93,7 +93,7 @@ class Ours:
         self.trainer.module.train()
 
     def step(self) -> None:
-        self.trainer.step()
+        self.trainer.step(self.trainer.progress.step)
 
 
 class Transformers:

@@ -192,7 +192,7 @@ class Trainer:
     identity: Mapping[str, Any]
     snapshots: frozenset[int]
     reporter: Reporter
-    reliability: Reliability
+    reliability: Reliability = field(default_factory=Reliability)
     throughput: Throughput
 
     def __post_init__(self) -> None:

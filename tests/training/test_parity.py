@@ -185,7 +185,11 @@ def test_a_layout_learns_from_its_own_answers_as_one_process_does(checkpoint, sa
         assert len({row["reward"] for row in rows}) == len(rows) == 3, "rewards differ from step to step"
         assert rows[-1]["grad_norm"] > 0
         for ours, theirs in zip(many[algorithm], rows, strict=True):
-            assert ours == pytest.approx(theirs, abs=1e-5, nan_ok=True), algorithm
+            for name, figure in theirs.items():
+                # A share counts targets beyond a bound: one that lies on it may fall to either side.
+                tolerance = 0.005 if "clipfrac" in name else 1e-5
+                assert ours[name] == pytest.approx(figure, abs=tolerance, nan_ok=True), (algorithm, name)
+            assert ours.keys() == theirs.keys()
 
 
 @pytest.mark.parametrize("layout", ["tp2", "cp2", "pp2 interleaved"])
