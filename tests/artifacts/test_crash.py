@@ -105,5 +105,6 @@ def test_a_full_disk_is_said_and_leaves_nothing_half_made(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     assert "L3-RUN-003" in done.stderr
+    assert "ulimit -f" in done.stderr, "the disk has room"
     assert [path.name for path in (tmp_path / "artifacts").iterdir() if "tokenizer" in path.name] == []
     assert run(tmp_path).returncode == 0

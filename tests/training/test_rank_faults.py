@@ -20,6 +20,7 @@ from training_toys import CONFIG, Counting, options, schedule
 from llama3.artifacts import stage
 from llama3.artifacts.run import RunDir
 from llama3.config.schema import ParallelismSection, ReliabilitySection
+from llama3.errors import LlamaError
 from llama3.model.batch import Batch
 from llama3.plugins.registry import discover
 from llama3.training.causes import HANG_EXIT
@@ -195,6 +196,23 @@ def test_a_frozen_rank_is_named_by_the_others(alone, tmp_path):
     learn(run, {})
     assert account(run).content == account(alone).content
     assert account(run).problems() == []
+
+
+def test_a_rank_that_is_killed_is_no_fault_of_the_others(tmp_path):
+    """Whoever waits for it ends with an error that says so, not with what a library says of its socket."""
+    run, told = tmp_path / "run", tmp_path / "told"
+
+    def work(rank):
+        killed = {4: lambda: os.kill(os.getpid(), signal.SIGKILL)} if rank == 1 else {}
+        try:
+            learn(run, {"dp": "fsdp"}, killed)
+        except LlamaError as error:
+            told.write_text(str(error))
+
+    assert as_ranks(tmp_path / "ranks", 2, work)[1] == -signal.SIGKILL
+    assert "another rank is gone" in told.read_text()
+    assert "L3-TRN-054" in told.read_text()
+    assert [hit.cause for hit in account(run).interruptions] == ["lost a rank"]
 
 
 def test_a_rank_that_does_not_come_to_a_collective_is_named(tmp_path):
