@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError, ThreadPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import CancelledError
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from engines import CONFIGS, GREEDY, VOCAB, Failing, assert_clean, dense, failure_of, make_model, random_prompts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -21,54 +21,15 @@ from llama3.config.schema import LoRASection
 from llama3.errors import ConfigError, DoesNotFit, LlamaError
 from llama3.inference import Completion, Engine, FinishReason, Sampling, decoding
 from llama3.model.batch import Batch, Segment, Tree
-from llama3.model.build import empty_model, init_weights
-from llama3.model.config import ModelConfig, RopeScaling
+from llama3.model.build import empty_model
 from llama3.model.lora import adapters, add_lora
 from llama3.model.score import score, top
 from llama3.model.transformer import Transformer
-
-VOCAB = 61
-CONFIGS = {
-    "grouped": ModelConfig(32, 2, 4, 2, 64, VOCAB, max_seq_len=128),
-    "scaled-rope": ModelConfig(
-        24, 3, 3, 1, 40, VOCAB, rope_scaling=RopeScaling(8.0, 1.0, 4.0, 32), tied=True, max_seq_len=128
-    ),
-    "multi-head": ModelConfig(16, 1, 2, 2, 32, VOCAB, max_seq_len=128),
-}
-GREEDY = Sampling(12, temperature=0)
-
-
-def make_model(name: str = "grouped", seed: int = 0) -> Transformer:
-    model = init_weights(Transformer(CONFIGS[name]), seed)
-    with torch.no_grad():
-        for parameter in model.parameters():  # larger weights, for scores that differ clearly
-            parameter.mul_(2.5)
-    return model
 
 
 @pytest.fixture(scope="module")
 def model() -> Transformer:
     return make_model()
-
-
-def random_prompts(count: int, longest: int, seed: int = 0) -> list[list[int]]:
-    random = np.random.default_rng(seed)
-    return [random.integers(0, VOCAB, random.integers(1, longest + 1)).tolist() for _ in range(count)]
-
-
-def dense(model: Transformer, prompt: list[int], tokens: int) -> list[int]:
-    """Greedy generation that computes the whole sequence for every token."""
-    ids = list(prompt)
-    with torch.no_grad():
-        for _ in range(tokens):
-            ids.append(int(model.logits(model.hidden(Batch.of_documents(ids))[-1]).argmax()))
-    return ids[len(prompt) :]
-
-
-def assert_clean(engine: Engine) -> None:
-    stats = engine.pool.stats()
-    assert engine.pool.check() == []
-    assert (stats["free"], stats["rows"], stats["promised"]) == (stats["blocks"], 0, 0)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -410,31 +371,6 @@ def test_what_cannot_fit_is_refused_at_once_and_all_of_it_reported(model: Transf
     assert_clean(engine)
 
 
-class Failing(Transformer):
-    """Fails, or computes nonsense, in one step."""
-
-    error: BaseException | None = None
-    spoil = False
-    countdown = 0
-
-    def step(self, tokens_T, positions_T, cache):  # type: ignore[no-untyped-def]
-        self.countdown -= 1
-        if self.countdown == 0:
-            if self.error is not None:
-                super().step(tokens_T[:1], positions_T[:1], _FirstLayerOnly(cache, self.error))
-            return super().step(tokens_T, positions_T, cache) * float("nan")
-        return super().step(tokens_T, positions_T, cache)
-
-
-class _FirstLayerOnly:
-    def __init__(self, cache, error: BaseException) -> None:  # type: ignore[no-untyped-def]
-        self.cache, self.error = cache, error
-
-    def attend(self, layer, q_TKGC, k_TKC, v_TKC):  # type: ignore[no-untyped-def]
-        self.cache.kv[:, layer] = float("nan")
-        raise self.error
-
-
 @pytest.mark.parametrize("countdown", [1, 2, 5])
 @pytest.mark.parametrize("error", [RuntimeError("out of memory"), KeyboardInterrupt(), None])
 def test_a_failure_in_the_model_loses_no_block_and_spoils_nothing(error: BaseException | None, countdown: int) -> None:
@@ -481,123 +417,6 @@ def test_requests_join_a_running_batch(model: Transformer) -> None:
     assert_clean(engine)
 
 
-@pytest.mark.parametrize("gone", [0, 2])
-@pytest.mark.parametrize("speculative", ["off", "prompt_lookup"])
-def test_one_answer_of_a_request_is_dropped_and_its_siblings_go_on(
-    model: Transformer, gone: int, speculative: str
-) -> None:
-    engine = Engine(model, block_size=2, speculative=speculative)  # type: ignore[arg-type]
-    sampling = Sampling(30, n=3, seed=5, temperature=0.5)
-    (expected,) = Engine(model).generate([[1, 2, 3]], sampling)
-    request = engine.submit([1, 2, 3], sampling)
-    while len(request.ids(gone)) < 4:
-        engine.step()
-    before = engine.pool.stats()
-    engine.cancel(request, gone)
-    engine.cancel(request, gone)
-    now = engine.pool.stats()
-    assert (now["rows"], engine.pool.check()) == (2, [])
-    assert now["free"] - now["promised"] > before["free"] - before["promised"] + 10, "nobody needs its blocks any more"
-    answers = engine.wait(request)
-    assert [answer.ids for answer in answers if answer is not answers[gone]] == [
-        answer.ids for answer in expected if answer is not expected[gone]
-    ]
-    assert answers[gone].finish_reason is FinishReason.CANCELLED
-    assert answers[gone].ids == expected[gone].ids[: len(answers[gone].ids)]
-    assert 4 <= len(answers[gone].ids) == len(answers[gone].logps) < 30
-    assert list(engine.tokens(request, gone)) == answers[gone].ids
-    assert_clean(engine)
-
-
-def test_an_answer_that_is_dropped_before_it_starts_never_does(model: Transformer) -> None:
-    engine = Engine(model, block_size=2, max_batch=2)
-    sampling = Sampling(6, n=6, seed=5)
-    (expected,) = Engine(model).generate([[1, 2, 3]], sampling)
-    request = engine.submit([1, 2, 3], sampling)
-    engine.step()
-    for index in (3, 5):
-        engine.cancel(request, index)
-    answers = engine.wait(request)
-    assert [len(answer.ids) for answer in answers] == [6, 6, 6, 0, 6, 0]
-    assert [answers[index].ids for index in (0, 1, 2, 4)] == [expected[index].ids for index in (0, 1, 2, 4)]
-    assert_clean(engine)
-
-
-@pytest.mark.parametrize("steps", [0, 1, 2])
-def test_a_request_is_over_when_all_of_its_answers_are_dropped(model: Transformer, steps: int) -> None:
-    """Before its prompt is computed, in the middle of that, and after."""
-    engine = Engine(model, block_size=2, prefill_tokens=6, max_batch=4)
-    prompt = [1, 2, 3] * 3
-    request, other = engine.submit(prompt, replace(GREEDY, n=3)), engine.submit([4, 5], GREEDY)
-    for _ in range(steps):
-        engine.step()
-    for index in range(3):
-        assert not request.is_over
-        engine.cancel(request, index)
-    assert [answer.finish_reason for answer in engine.wait(request)] == [FinishReason.CANCELLED] * 3
-    assert engine.pool.check() == []
-    assert engine.wait(other)[0].ids == dense(model, [4, 5], 12)
-    assert engine.wait(engine.submit(prompt, GREEDY))[0].ids == dense(model, prompt, 12)
-    assert_clean(engine)
-
-
-def test_what_was_dropped_stays_so_when_an_interrupt_makes_requests_begin_again(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    model = make_model()
-    engine, step = Engine(model), model.step
-    gone, part = engine.submit([1, 2, 3], replace(GREEDY, n=2)), engine.submit([4, 5], replace(GREEDY, n=2))
-    engine.step()
-
-    def interrupted(*args: object) -> Tensor:
-        for request, index in ((gone, 0), (gone, 1), (part, 1)):
-            engine.cancel(request, index)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(model, "step", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        engine.step()
-    monkeypatch.setattr(model, "step", step)
-    assert_clean(engine)
-    assert [len(answer.ids) for answer in engine.wait(gone)] == [1, 1]
-    assert [answer.ids for answer in engine.wait(part)] == [dense(model, [4, 5], 12), dense(model, [4, 5], 1)]
-    assert_clean(engine)
-
-
-def test_an_answer_is_dropped_while_its_prompt_is_half_computed(model: Transformer) -> None:
-    engine = Engine(model, block_size=2, prefill_tokens=6)
-    prompt = random_prompts(1, 1, seed=3)[0] * 40
-    request = engine.submit(prompt, replace(GREEDY, n=3))
-    engine.step()
-    engine.cancel(request, 0)
-    answers = engine.wait(request)
-    assert [len(answer.ids) for answer in answers] == [0, 12, 12]
-    assert answers[1].ids == answers[2].ids == dense(model, prompt, 12)
-    assert_clean(engine)
-
-
-def test_what_another_thread_drops_ends_for_those_who_read_it(model: Transformer) -> None:
-    engine = Engine(model)
-    request = engine.submit([1, 2, 3], Sampling(120, n=2, temperature=0))
-    begun = threading.Event()
-
-    def read(index: int) -> list[int]:
-        found = []
-        for token in engine.tokens(request, index):
-            found.append(token)
-            begun.set()
-        return found
-
-    def drop() -> None:
-        begun.wait()
-        engine.cancel(request, 1)
-
-    whole, part, _ = in_threads(lambda: read(0), lambda: read(1), drop)
-    assert whole == dense(model, [1, 2, 3], 120)
-    assert part == whole[: len(part)] == engine.wait(request)[1].ids  # type: ignore[arg-type, index]
-    assert_clean(engine)
-
-
 def test_reset_cancels_what_is_under_way(model: Transformer) -> None:
     engine = Engine(model, block_size=2)
     reader = engine.stream([1, 2, 3, 4, 5], GREEDY)
@@ -618,117 +437,6 @@ def test_reset_takes_weights_anew_that_were_changed_unseen() -> None:
     engine.reset()
     engine.generate([[1, 2, 3]], GREEDY)
     assert torch.equal(engine.model.embed.weight, model.embed.weight.bfloat16())
-
-
-def in_threads(*work: Callable[[], object]) -> list[object]:
-    """Results of functions that start together, each in a thread of its own."""
-    start = threading.Barrier(len(work))
-
-    def run(function: Callable[[], object]) -> object:
-        start.wait()
-        return function()
-
-    with ThreadPoolExecutor(len(work)) as threads:
-        return [found.result(timeout=60) for found in [threads.submit(run, function) for function in work]]
-
-
-def failure_of(function: Callable[[], object]) -> BaseException | None:
-    try:
-        function()
-    except BaseException as error:
-        return error
-    return None
-
-
-def test_threads_that_share_an_engine_get_what_they_would_alone(model: Transformer) -> None:
-    prompts = random_prompts(12, 30, seed=5)
-    samplings = [Sampling(5 + 3 * i, seed=i, n=1 + i % 3) for i in range(4)]
-    alone = Engine(model)
-    streams = [list(alone.stream(prompt, replace(samplings[i % 4], n=1))) for i, prompt in enumerate(prompts[:6])]
-    groups = [alone.generate(prompts, sampling) for sampling in samplings]
-
-    engine = Engine(model, num_blocks=60, block_size=4, max_batch=5)
-    readers = [
-        lambda prompt=prompt, i=i: list(engine.stream(prompt, replace(samplings[i % 4], n=1)))
-        for i, prompt in enumerate(prompts[:6])
-    ]
-    callers = [lambda sampling=sampling: engine.generate(prompts, sampling) for sampling in samplings]
-    found = in_threads(*readers, *callers)
-    assert found[:6] == streams
-    for mine, expected in zip(found[6:], groups, strict=True):
-        ids = [[answer.ids for answer in answers] for answers in mine]  # type: ignore[attr-defined]
-        assert ids == [[answer.ids for answer in answers] for answers in expected]
-    assert_clean(engine)
-
-
-def test_a_reader_that_leaves_disturbs_nobody(model: Transformer) -> None:
-    engine = Engine(model, max_batch=3)
-    prompts = random_prompts(6, 20, seed=7)
-    expected = [dense(model, prompt, 12) for prompt in prompts]
-
-    def leave() -> list[int]:
-        stream = engine.stream([1, 2, 3], Sampling(80, temperature=0))
-        drawn = [next(stream) for _ in range(3)]
-        stream.close()
-        return drawn
-
-    found = in_threads(*[lambda prompt=prompt: list(engine.stream(prompt, GREEDY)) for prompt in prompts], *[leave] * 4)
-    assert found[:6] == expected
-    assert found[6:] == [dense(model, [1, 2, 3], 3)] * 4
-    assert_clean(engine)
-
-
-def test_a_cancelled_request_ends_in_the_thread_that_reads_it(model: Transformer) -> None:
-    engine = Engine(model)
-    request = engine.submit([1, 2, 3], Sampling(120, temperature=0))
-    begun = threading.Event()
-
-    def read() -> None:
-        for _ in engine.tokens(request):
-            begun.set()
-
-    def cancel() -> None:
-        begun.wait()
-        engine.cancel(request)
-
-    error, _ = in_threads(lambda: failure_of(read), cancel)
-    assert isinstance(error, CancelledError) or len(request.ids(0)) == 120
-    assert_clean(engine)
-
-
-@pytest.mark.parametrize("countdown", [1, 3, 9])
-def test_a_failing_model_reaches_everyone_who_waits(countdown: int) -> None:
-    model = Failing(CONFIGS["grouped"])
-    model.load_state_dict(make_model().state_dict())
-    engine = Engine(model, max_batch=3)
-    prompts = random_prompts(4, 15)
-    requests = [engine.submit(prompt, GREEDY) for prompt in prompts]
-    model.error, model.countdown = RuntimeError("out of memory"), countdown
-    errors = in_threads(
-        *[lambda request=request: failure_of(lambda: engine.wait(request)) for request in requests[:2]],
-        *[lambda request=request: failure_of(lambda: list(engine.tokens(request))) for request in requests[2:]],
-    )
-    assert errors == [model.error] * 4
-    assert_clean(engine)
-    assert [answer.ids for (answer,) in engine.generate(prompts, GREEDY)] == [dense(model, p, 12) for p in prompts]
-
-
-@pytest.mark.parametrize("countdown", [1, 3, 9])
-def test_an_interrupt_ends_one_reader_and_the_others_go_on(countdown: int) -> None:
-    model = Failing(CONFIGS["grouped"])
-    model.load_state_dict(make_model().state_dict())
-    engine = Engine(model)
-    prompts = random_prompts(4, 15)
-    model.error, model.countdown = KeyboardInterrupt(), countdown
-    answers: dict[int, list[int]] = {}
-
-    def read(index: int) -> None:
-        answers[index] = list(engine.stream(prompts[index], GREEDY))
-
-    errors = in_threads(*[lambda index=index: failure_of(lambda: read(index)) for index in range(4)])
-    assert [error for error in errors if error is not None] == [model.error]
-    assert answers == {i: dense(model, prompts[i], 12) for i in range(4) if errors[i] is None}
-    assert_clean(engine)
 
 
 def test_cached_prompts_are_forgotten_when_the_weights_change() -> None:
