@@ -163,7 +163,10 @@ def matches(command: Command, printed: str, code: int) -> bool:
 
 
 def plain(line: str, numbers: bool) -> str:
-    line = re.sub(r"\b[0-9a-f]{12}\b|[-+]?\d+(?:[.,:]\d+)*", "#", line) if numbers else line
+    """With one space for many; with one sign for any number, and none for thousands of its unit."""
+    if numbers:
+        line = re.sub(r"\b[0-9a-f]{12}\b|[-+]?\d+(?:[.,:]\d+)*", "#", line)
+        line = re.sub(r"# [kMGTP]?(?=B\b|FLOP/s)", "# ", line)
     return " ".join(line.split())
 
 

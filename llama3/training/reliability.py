@@ -77,7 +77,7 @@ class Reliability:
         if held and not any(row["kind"] == "hang" for row in self._last_rows()):
             self.ledger.write("hang", cause="hang", what=f"no Python thread could run; {held.splitlines()[0]}")
         number = 1 + sum(row["kind"] == "attempt" for row in self._rows()) if context.is_main else 0
-        self._watchdog.attempt = context.gather(number, "world")[0]
+        self._watchdog.attempt, self._watchdog.world = context.gather(number, "world")[0], context.dims.world
         where = {"total": total, "world": context.dims.world, "number": self._watchdog.attempt}
         self.ledger.write("attempt", **where, **self.ledger.reached())
         try:

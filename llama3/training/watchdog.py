@@ -4,6 +4,9 @@ Two of them. A thread sees a process that waits (for a rank that is gone, a lock
 threads and the flight recorder, and exits with code 6. Where a thread holds the interpreter's lock for ever, no other
 Python thread runs: then `faulthandler`'s own thread, which needs no lock, dumps the stacks and exits with code 1.
 
+A process that ends takes its connections along, and whoever waits for it would tell of these and not of the hang. So it
+stays until every rank has left its dump, or for another time-out where one cannot.
+
 The time-out is learnt: LONGER times the longest that a section has taken, and never less than `least`. A process that
 was stopped as a whole (Ctrl-Z) is not hung: the thread sees that it slept itself, and waits anew.
 """
@@ -21,7 +24,7 @@ from types import TracebackType
 from typing import IO, Self
 
 from llama3.training.causes import HANG_EXIT
-from llama3.training.flight import FLIGHT
+from llama3.training.flight import FLIGHT, read_dumps
 
 LONGER = 10.0
 """A section may take so many times its longest time so far."""
@@ -31,6 +34,8 @@ LATER = 2.0
 """When the thread has not ended a process after so many time-outs, it could not run."""
 FROZEN = 1.0
 """Seconds that the thread slept longer than it meant to: the whole process stood still."""
+STAYS = 30.0
+"""Seconds at most that a process waits for the dumps of others before it ends."""
 
 
 class Watchdog:
@@ -48,7 +53,7 @@ class Watchdog:
         told: Callable[[str], None] = lambda what: None,
         end: Callable[[int], None] = os._exit,
     ) -> None:
-        self.step, self.attempt = 0, 0
+        self.step, self.attempt, self.world = 0, 0, 1
         self.is_on = least > 0 and folder is not None
         self._least, self._folder, self._rank, self._told, self._end = least, folder or Path(), rank, told, end
         self._longest: dict[str, float] = {}
@@ -136,4 +141,15 @@ class Watchdog:
             faulthandler.dump_traceback(file=self._file, all_threads=True)
             FLIGHT.dump(self._folder / f"flight-{self._rank}.json", self._rank, self.attempt, self.step)
         self._told(what)
+        self._stay(min(self.limit(self._section), STAYS))
         self._end(HANG_EXIT)
+
+    def _stay(self, seconds: float) -> None:
+        """Until all ranks have dumped in this attempt, or so long."""
+        faulthandler.cancel_dump_traceback_later()
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            told = {dump["rank"] for dump in read_dumps(self._folder) if dump["attempt"] == self.attempt}
+            if told >= set(range(self.world)):
+                return
+            time.sleep(0.05)

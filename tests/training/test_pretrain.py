@@ -54,6 +54,7 @@ def config(**pretrain_section):
         "seq_len": 64,
         "lr": 1e-2,
         "warmup": 2,
+        "precision": "fp32",  # the commands choose once for a run; here each process would measure
         "log_every": 4,
         "checkpoint_every": 5,
         "phases": [{}, {"steps": 4, "schedule": "linear", "final_lr": 0, "average_last": 2, "mix": {"prose": 1.0}}],
