@@ -89,12 +89,12 @@ def pauses(folder: Path, rounds: int) -> dict[str, list[float]]:
     made, _ = trainer(folder)
     found: dict[str, list[float]] = {"async": [], "async CPU": [], "sync": [], "step": [], "step beside a save": []}
     for turn in range(rounds + 1):
-        found["step"].append(timed(made.step))
+        found["step"].append(timed(made.step, made.progress.step))
         made.context.barrier()
         computed = time.thread_time()
         found["async"].append(timed(made.save_if_due, stopping=False))
         found["async CPU"].append(time.thread_time() - computed)
-        found["step beside a save"].append(timed(made.step))
+        found["step beside a save"].append(timed(made.step, made.progress.step))
         made.saver.settle(wait=True)
         made.step(made.progress.step)
         made.context.barrier()
@@ -125,7 +125,7 @@ def resume(folder: Path, started: float) -> dict[str, float]:
         setattr(loop, function, measured(getattr(loop, function), name))
     made.restore()
     assert made.progress.step > 0
-    parts["first step"] = timed(made.step)
+    parts["first step"] = timed(made.step, made.progress.step)
     return {**parts, "all": time.monotonic() - started}
 
 
