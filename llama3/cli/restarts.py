@@ -13,6 +13,8 @@ on between PATIENCE ends: then a restart does not help. Ranks of torchrun are st
 from __future__ import annotations
 
 import ctypes
+import gc
+import importlib
 import os
 import signal
 import sys
@@ -62,6 +64,7 @@ def supervise(run: Path, restarts: int) -> int | None:
     The children's stdout is told when it is over, of the last one only. SIGTERM and Ctrl-C are passed on, once each.
     Raises LlamaError (L3-RUN-021, 022) when it gives up.
     """
+    _prepare()
     stood, ends = None, 0
     for restart in range(restarts + 1):
         oom_kills = _oom_kills()
@@ -84,6 +87,14 @@ def supervise(run: Path, restarts: int) -> int | None:
         if restart < restarts:
             note(f"{cause} ({_named(code)}); starting again, {restarts - restart} of {restarts} restarts left")
     raise NO_RESTART_LEFT(run, restarts=restarts, cause=cause, code=code)
+
+
+def _prepare() -> None:
+    """Once, what each child would do: import what torch imports at its first optimizer. And what is there by now is
+    no garbage: a child, which looks for some before it trains, need not go through it."""
+    importlib.import_module("torch._dynamo")
+    gc.collect()
+    gc.freeze()
 
 
 def _fork(stdout: IO[str]) -> int | None:

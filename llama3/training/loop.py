@@ -248,7 +248,7 @@ class Trainer:
         if self.progress.step in self.snapshots:
             self.average.add(self.module)
         if logged:
-            give_back_freed_memory()
+            give_back_freed_memory(generation=1)
             self.report(updates)
         elif self.context.is_main:
             self.reporter.advanced(1, {})

@@ -2,13 +2,15 @@
 
 Two of them. A thread sees a process that waits (for a rank that is gone, a lock, a disk): it dumps the stacks of all
 threads and the flight recorder, and exits with code 6. Where a thread holds the interpreter's lock for ever, no other
-Python thread runs: then `faulthandler`'s own thread, which needs no lock, dumps the stacks and exits with code 1.
+Python thread runs: then `faulthandler`'s own thread, which needs no lock, dumps the stacks and exits with code 1. The
+first thread puts it off each time it wakes, so that a step pays for neither.
 
 A process that ends takes its connections along, and whoever waits for it would tell of these and not of the hang. So it
 stays until every rank has left its dump, or for another time-out where one cannot.
 
-The time-out is learnt: LONGER times the longest that a section has taken, and never less than `least`. A process that
-was stopped as a whole (Ctrl-Z) is not hung: the thread sees that it slept itself, and waits anew.
+The time-out is learnt: LONGER times the longest that a section has taken after its first time, and never less than
+`least`. A process that was stopped as a whole (Ctrl-Z) is not hung: the thread sees that it slept itself, and waits
+anew.
 """
 
 from __future__ import annotations
@@ -57,6 +59,8 @@ class Watchdog:
         self.is_on = least > 0 and folder is not None
         self._least, self._folder, self._rank, self._told, self._end = least, folder or Path(), rank, told, end
         self._longest: dict[str, float] = {}
+        self._again: set[str] = set()
+        """Sections that were entered more than once."""
         self._section = ""
         self._deadline: float | None = None
         self._lock = threading.Lock()
@@ -82,6 +86,7 @@ class Watchdog:
     def __enter__(self) -> Self:
         if self.is_on:
             self._file = open(self.stacks, "w", encoding="utf-8")
+            self._put_off()
             self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
             self._thread.start()
         return self
@@ -91,9 +96,9 @@ class Watchdog:
     ) -> None:
         if self._thread is None or self._file is None:
             return
-        faulthandler.cancel_dump_traceback_later()
         self._stopped.set()
         self._thread.join()
+        faulthandler.cancel_dump_traceback_later()
         self._file.close()
 
     @contextmanager
@@ -105,15 +110,15 @@ class Watchdog:
         limit, began = self.limit(name), time.monotonic()
         with self._lock:
             self._section, self._deadline = name, began + limit
-        assert self._file is not None
-        faulthandler.dump_traceback_later(limit * LATER, exit=True, file=self._file)
         try:
             yield
         finally:
             with self._lock:
                 self._deadline = None
-            faulthandler.cancel_dump_traceback_later()
-        self._longest[name] = max(self._longest.get(name, 0.0), time.monotonic() - began)
+        took, known = time.monotonic() - began, self._longest.get(name)
+        self._longest[name] = took if known is None or name not in self._again else max(known, took)
+        if known is not None:
+            self._again.add(name)  # the first one is forgotten: it is long for reasons of its own
 
     def limit(self, name: str) -> float:
         """Seconds that a section may take now."""
@@ -124,6 +129,7 @@ class Watchdog:
         pause = min(0.25 * self._least, 5.0)
         before = time.monotonic()
         while not self._stopped.wait(pause):
+            self._put_off()
             now = time.monotonic()
             slept, before = now - before - pause, now
             with self._lock:
@@ -131,6 +137,11 @@ class Watchdog:
                     self._deadline += slept
                 elif self._deadline is not None and now > self._deadline:
                     self._bark()
+
+    def _put_off(self) -> None:
+        """The end of a process in which no Python thread runs: LATER time-outs from now."""
+        assert self._file is not None
+        faulthandler.dump_traceback_later(self.limit(self._section) * LATER, exit=True, file=self._file)
 
     def _bark(self) -> None:
         what = f"{self._section} {self.step + 1} took over {self.limit(self._section):.0f} s"

@@ -268,7 +268,12 @@ def test_a_wait_that_never_ends(inputs, whole, tmp_path):  # noqa: F811
 
 def test_a_thread_that_keeps_the_interpreter(inputs, whole, tmp_path):  # noqa: F811
     """No Python thread runs any more: the watchdog that needs none does."""
-    stuck = at_step(8, lambda: re.match(r"(a+)+$", "a" * 60 + "b"))
+
+    def keep():
+        time.sleep(1)  # the steps were quick: the watchdog has not looked yet
+        re.match(r"(a+)+$", "a" * 60 + "b")
+
+    stuck = at_step(8, keep)
     assert train(tmp_path, inputs, options(hang=2.0), stuck) == 1
     assert "in match" in (tmp_path / "reliability" / "stacks-0.txt").read_text()
     assert train(tmp_path, inputs, options(hang=30)) == 0
