@@ -22,7 +22,7 @@ import torch
 
 from llama3.checkpoints.formats import open_weights
 from llama3.config import Loaded
-from llama3.config.phases import Phase, phases_of
+from llama3.config.phases import Phase, parts_of
 from llama3.cost.gpus import Gpu
 from llama3.cost.here import this_machine
 from llama3.errors import ConfigError, DoesNotFit, Problem
@@ -50,6 +50,13 @@ NO_ROOM = DoesNotFit.declare(
     "{work} needs {needed} on {ranks} ranks of this machine, which has {there}",
     why="each needs {each}: {parts}",
     fix="{fix}",
+)
+
+NO_PRETRAINING = ConfigError.declare(
+    "L3-PLN-018",
+    "nothing is pretrained here",
+    why="the model in model.path has that behind it, and no phase makes its context longer",
+    fix="leave out model.path to plan a pretraining; llama3 config validate says whether memory holds the rest",
 )
 
 ON_CPU = Efficiency(products=1.0, knee=48.0, attention=0.3, link=0.5, memory=0.15)
@@ -88,7 +95,10 @@ class RunPlan:
         world = _whole(environ, "WORLD_SIZE") or Dims(**config.parallelism.sizes(1)).world
         dims = Dims(**config.parallelism.sizes(world))
         device = device_of(config.run.device)
-        phases = phases_of(config.pretrain)
+        before, *stages = parts_of(config.pretrain)
+        phases = [phase for part in ([] if section.path else before, *stages) for phase in part]
+        if not phases:
+            raise NO_PRETRAINING(loaded.place("model.path"))
         precision = chosen(config.pretrain.precision, "training", device)
         strategies = build_strategies(config.parallelism, world, discover())
         if problems := [one for axis, found in strategies.items() for one in checked(axis, found, model, dims)]:

@@ -8,7 +8,13 @@ import xml.etree.ElementTree as ET
 import pytest
 import yaml
 
+from llama3.model.build import init_weights
+from llama3.model.config import ModelConfig
+from llama3.model.transformer import Transformer
 from llama3.scaling import run_plan
+from llama3.testing.toys import toy_tokenizer
+from llama3.training.placed import PlacedModel
+from llama3.training.stage import save_checkpoint
 
 # -- a shape ----------------------------------------------------------------------------------------------------------
 
@@ -142,6 +148,20 @@ def test_phases_are_told_in_tokens(llama3, config):
     assert phases[2]["lr_last"] == 0
     assert found["seconds"]["measured"] is None
     assert found["memory"]["fits"]
+
+
+def test_what_a_given_model_has_behind_it_is_no_part_of_the_plan(llama3, config, tmp_path):
+    shape = ModelConfig(32, 2, 2, 1, 64, toy_tokenizer().vocab_size, max_seq_len=256)
+    save_checkpoint(tmp_path / "given", PlacedModel(init_weights(Transformer(shape), 0)), toy_tokenizer(), {})
+    given = {key: TINY[key] for key in ("run", "pretrain")} | {"model": {"path": "given"}}
+    (tmp_path / "given.yaml").write_text(yaml.safe_dump(given))
+    phases = [{"steps": 9}, {"steps": 4, "gated": True, "seq_len": 64}, {"steps": 2, "schedule": "linear"}]
+    asked = ["given.yaml", "--no-probe"]
+    found = report(llama3, *asked, "--set", f"pretrain.phases={json.dumps(phases)}")
+    assert [(phase["steps"], phase["seq_len"]) for phase in found["phases"]] == [(4, 64), (2, 64)]
+    code, _, told = llama3("plan", *asked, "--set", "pretrain.phases=[{}]")
+    assert code == 2
+    assert "nothing is pretrained here" in told
 
 
 def test_a_probe_measures_a_step(llama3, config):
