@@ -115,10 +115,17 @@ class Watchdog:
         finally:
             with self._lock:
                 self._deadline = None
-        took, known = time.monotonic() - began, self._longest.get(name)
-        self._longest[name] = took if known is None or name not in self._again else max(known, took)
-        if known is not None:
-            self._again.add(name)  # the first one is forgotten: it is long for reasons of its own
+        self._learn(name, time.monotonic() - began)
+
+    def _learn(self, name: str, seconds: float) -> None:
+        """How long a section has taken. The first time is forgotten at the second: it is long for its own reasons."""
+        if name in self._again:
+            self._longest[name] = max(self._longest[name], seconds)
+            return
+        if name in self._longest:
+            self._again.add(name)
+        self._longest[name] = seconds
+        self._put_off()  # by the time-out that is known now
 
     def limit(self, name: str) -> float:
         """Seconds that a section may take now."""

@@ -14,10 +14,10 @@ import random
 import re
 import resource
 import signal
-import subprocess
 import sys
 import threading
 import time
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
@@ -31,8 +31,8 @@ from typer.testing import CliRunner
 from llama3.artifacts.progress import Display
 from llama3.artifacts.run import RunDir
 from llama3.cli.app import app
-from llama3.cli.restarts import PATIENCE
-from llama3.errors import CheckpointError
+from llama3.cli.restarts import PATIENCE, supervise
+from llama3.errors import CheckpointError, LlamaError
 from llama3.training import ledger, loop
 from llama3.training.checkpoint import CheckpointStore
 from llama3.training.effective_time import summary
@@ -197,31 +197,50 @@ def test_killed_again_and_again_while_it_recovers(inputs, whole, tmp_path):  # n
     assert [hit.lost_steps for hit in account(tmp_path).interruptions] == [0] * 5 + [2]
 
 
-SUPERVISED = """
-import json, os, sys
-from pathlib import Path
-from llama3.cli.restarts import supervise
-from llama3.errors import LlamaError
+@dataclass
+class Supervised:
+    """What a supervisor and its children printed, and its exit code."""
 
-run, restarts = Path(sys.argv[1]), int(sys.argv[2])
-try:
-    code = supervise(run, restarts)
-except LlamaError as error:
-    sys.exit(str(error))
-if code is not None:
-    sys.exit(code)
-"""
+    returncode: int
+    stdout: str
+    stderr: str
 
 
 def supervised(run, restarts, work):
-    """A supervisor whose children do `work`."""
+    """A supervisor, a fork of this process, whose children do `work`."""
     (run / "reliability").mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-c", SUPERVISED + work, str(run), str(restarts)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    files = [run / "stdout", run / "stderr"]
+
+    def supervisor():
+        for number, file in enumerate(files, start=1):
+            os.dup2(os.open(file, os.O_CREAT | os.O_WRONLY | os.O_TRUNC), number)
+        sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
+        try:
+            code = supervise(run, restarts)
+            if code is None:
+                code = ends_with(work)
+        except LlamaError as error:
+            print(error, file=sys.stderr)
+            code = 1
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+    code = forked(supervisor)
+    return Supervised(code, *(file.read_text() for file in files))
+
+
+def ends_with(work):
+    """The exit code of `work`."""
+    try:
+        work()
+    except SystemExit as end:
+        return end.code
+    return 0
 
 
 def test_a_run_that_does_not_get_on_is_given_up(tmp_path):
-    done = supervised(tmp_path, 20, "os.abort()")
+    done = supervised(tmp_path, 20, os.abort)
     assert done.returncode == 1
     assert re.search(rf"{PATIENCE} ends without progress.*crash.*L3-RUN-021", done.stderr), done.stderr
     exits = [row for row in ledger.rows_of_rank(tmp_path) if row["kind"] == "exit"]
@@ -231,23 +250,26 @@ def test_a_run_that_does_not_get_on_is_given_up(tmp_path):
 
 @pytest.mark.parametrize("code", [0, 5, 130])
 def test_an_end_that_a_restart_would_repeat_is_final(tmp_path, code):
-    done = supervised(tmp_path, 20, f"print('told'); sys.exit({code})")
+    done = supervised(tmp_path, 20, lambda: (print("told"), sys.exit(code)))
     assert (done.returncode, done.stdout) == (code, "told\n")
     assert not [row for row in ledger.rows_of_rank(tmp_path) if row["kind"] == "exit"]
 
 
 def test_restarts_go_on_while_the_run_does(tmp_path):
-    work = (
-        "path = run / 'reliability' / 'ledger.jsonl'\n"
-        "done = path.read_text().count('resumed') if path.exists() else 0\n"
-        "row = {'kind': 'resumed', 'artifact': 'a', 'step': done, 'clock': 0}\n"
-        "path.open('a').write(json.dumps(row) + chr(10))\n"
-        "print(done)\n"
-        "sys.exit(0 if done == 6 else 1)\n"
-    )
-    done = supervised(tmp_path / "all", 6, work)
+    def in_(run):
+        def work():
+            path = run / "reliability" / "ledger.jsonl"
+            done = path.read_text().count("resumed") if path.exists() else 0
+            with path.open("a") as rows:
+                rows.write(json.dumps({"kind": "resumed", "artifact": "a", "step": done, "clock": 0}) + "\n")
+            print(done)
+            sys.exit(0 if done == 6 else 1)
+
+        return work
+
+    done = supervised(tmp_path / "all", 6, in_(tmp_path / "all"))
     assert (done.returncode, done.stdout) == (0, "6\n"), done.stderr
-    done = supervised(tmp_path / "some", 4, work)
+    done = supervised(tmp_path / "some", 4, in_(tmp_path / "some"))
     assert re.search(r"gave up after 4 restarts.*L3-RUN-022", done.stderr), done.stderr
     assert done.stdout == ""
 
