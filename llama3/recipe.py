@@ -18,6 +18,7 @@ from llama3.checkpoints.adopt import AdoptOptions, adopt
 from llama3.checkpoints.load import read_config
 from llama3.config import Config, Loaded
 from llama3.config.schema import TeacherSection
+from llama3.data.plan import TokenPlan
 from llama3.data.shards import ShardOptions, shard
 from llama3.data.vocabulary import TokenizerOptions, tokenizer
 from llama3.errors import GateFailed, Problem
@@ -78,7 +79,7 @@ def raise_model(make: Executor, config: Config) -> dict[str, Any]:
     vocabulary = make(tokenizer, "tokenizer", TokenizerOptions.of(config), corpus=corpus)
     searched = {"corpus": corpus, "tokenizer": vocabulary}
     given, leaks = own_rows(make, config, searched)
-    shards = make(shard, "shard", ShardOptions.of(config), corpus=corpus, tokenizer=vocabulary)
+    shards = tokenised(make, config, corpus, vocabulary)
 
     # Pre-training (3.4): next-token prediction, long-context stages, annealed to a learning rate of 0 and averaged.
     base = make(pretrain, "pretrain", PretrainOptions.of(config), shards=shards, tokenizer=vocabulary)
@@ -106,7 +107,7 @@ def improve(make: Executor, config: Config) -> dict[str, Any]:
 
     longer = base
     if has_stages(config):
-        shards = make(shard, "shard", ShardOptions.of(config), corpus=corpus, tokenizer=base)
+        shards = tokenised(make, config, corpus, base)
         stuck = partial(tell_held_back, make, config, base, searched, before=before)
         longer = lengthen(make, config, Base(base, corpus, shards, base), stuck)
 
@@ -151,6 +152,14 @@ def tell_held_back(
     """The report of a run whose `model` did not pass a long-context stage; `before` is the evaluation of its base."""
     trained = Trained(base, sft=base, final=model, learnt_from={})
     tell(make, config, trained, measure(make, config, trained, searched, base=before), held_back=lost)
+
+
+def tokenised(make: Executor, config: Config, corpus: Artifact, tokenizer: Artifact) -> Artifact:
+    """The shards. A mix of a later phase that cannot be read from them is refused now, and not when its turn comes."""
+    shards = make(shard, "shard", ShardOptions.of(config), corpus=corpus, tokenizer=tokenizer)
+    mixes = {f"pretrain.phases.{number}.mix": phase.mix for number, phase in enumerate(config.pretrain.phases)}
+    TokenPlan.load(shards.path).require({where: mix for where, mix in mixes.items() if mix})
+    return shards
 
 
 def post_train(make: Executor, config: Config, base: Artifact, given: Artifact | None) -> Trained:

@@ -11,7 +11,7 @@ import yaml
 from llama3.artifacts.run import RunDir
 from llama3.checkpoints.load import read_config
 from llama3.cli import main
-from llama3.errors import GateFailed
+from llama3.errors import ConfigError, GateFailed
 from llama3.plugins.registry import discover
 
 ANYTHING = """
@@ -64,8 +64,7 @@ def write_config(home: Path, name: str, gate: dict, **changes) -> Path:
     config = {
         "extends": "long-context",
         "run": {"name": name, "dir": str(home / "runs"), "threads": 1, "device": "cpu"},
-        "data": {"sources": [{"name": "recall", "documents": 80, "lines": 6, "words": 3, "digits": 1}], "filters": [],
-                 "minhash": {"enabled": False}, "lines": {"enabled": False}, "held_out": 0.3},
+        "data": {"sources": [{"name": "recall", "documents": 80, "lines": 6, "words": 3, "digits": 1}], "held_out": 0.3},
         "tokenizer": {"vocab_size": 330, "num_special": 16},
         "model": {"preset": "tiny", "dim": 16, "n_layers": 1, "n_heads": 1, "n_kv_heads": 1, "ffn_dim": 16,
                   "max_seq_len": 64},
@@ -110,6 +109,20 @@ def test_a_model_that_finds_nothing_is_held_back(held_back):
     assert 'class="cell c1"' in page
     assert "Failed: a long-context stage was not passed; not released" in page
     assert "extend-1-2: context of 96 tokens: suite needle: 3 of 3 items are wrong" in report["verdict"]["lines"][0]
+
+
+def test_a_mix_of_what_was_filtered_away_is_refused_before_the_base_is_trained(home, capsys):
+    """Not when its phase comes, which is weeks later."""
+    (home / "junk").mkdir()
+    (home / "junk" / "a.txt").write_text("too short\n")
+    made = {"name": "recall", "documents": 80, "lines": 6}
+    sources = [made, {"name": "files", "path": str(home / "junk"), "source": "junk"}]
+    data = {"sources": sources, "held_out": 0.3}
+    phases = [{}, {"steps": 2, "extend": {"to": 128, "stages": 2}, "mix": {"junk": 0.5, "recall": 0.5}}]
+    config = write_config(home, "filtered", {"tasks": [NEEDLE]}, data=data)
+    assert run(config, f"pretrain.phases={json.dumps(phases)}") == ConfigError.exit_code
+    assert "pretrain.phases.1.mix: no source is called 'junk'" in capsys.readouterr().err
+    assert set(RunDir(home / "runs" / "filtered").current()) == {"curate", "tokenizer", "shard"}
 
 
 def test_the_error_names_the_stage_its_context_and_the_score(home, held_back, capsys):

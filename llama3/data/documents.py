@@ -15,7 +15,8 @@ import pyarrow as pa
 from llama3 import _core
 from llama3.data.columns import HALF_A_PAIR, SURROGATE, printable, text_column
 
-Kind = Literal["prose", "code"]
+Kind = Literal["prose", "code", "made"]
+"""Rules for found text fit one of the first two; what a program made on purpose is judged by none of them."""
 
 FEATURES: tuple[str, ...] = _core.TEXT_STATISTICS
 """What the analysis pass knows of every document; a filter declares the ones that it reads."""
@@ -28,7 +29,7 @@ SCHEMA = pa.schema(
         ("url", pa.string()),  # where the document was found: URL, path, or path:line
         ("language", pa.string()),  # language tag, or the programming language; "und" where unknown
         ("date", pa.string()),  # as the source tells it; "" where unknown
-        ("kind", pa.string()),  # "prose" or "code": rules made for one do not fit the other
+        ("kind", pa.string()),  # a Kind
         ("origin", pa.string()),  # documents cut from one origin fall on one side of the held-out split
     ]
 )

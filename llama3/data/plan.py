@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from llama3 import _core
 from llama3.artifacts.files import canonical_json, write_json_atomic
-from llama3.errors import ConfigError, DataError
+from llama3.errors import ConfigError, DataError, Problem
 
 NO_PLAN = DataError.declare(
     "L3-DAT-201",
@@ -116,11 +116,18 @@ class TokenPlan(_Part):
         return [float(source.tokens // seq_len) for source in self.sources]
 
     def _check(self, mix: Mapping[str, float]) -> None:
-        known = [source.name for source in self.sources]
-        unknown = sorted(set(mix) - set(known))
-        if unknown or not any(weight > 0 for weight in mix.values()):
-            lacking = f"is called {unknown[0]!r}" if unknown else "has a weight above 0"
-            raise BAD_MIX("mix", lacking=lacking, known=known)
+        self.require({"mix": mix})
+
+    def require(self, mixes: Mapping[str, Mapping[str, float]]) -> None:
+        """Raises ConfigError (L3-DAT-202) for all mixes, by where they are written, that cannot be read from here."""
+        known, problems = [source.name for source in self.sources], list[Problem]()
+        for where, mix in mixes.items():
+            unknown = sorted(set(mix) - set(known))
+            if unknown or not any(weight > 0 for weight in mix.values()):
+                lacking = f"is called {unknown[0]!r}" if unknown else "has a weight above 0"
+                problems.append(BAD_MIX.problem(where, lacking=lacking, known=known))
+        if problems:
+            raise ConfigError.of(problems)
 
     def paths(self, source: SourceEntry) -> list[str]:
         """Where the shards of a source lie."""

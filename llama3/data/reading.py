@@ -42,7 +42,7 @@ class FileOptions(BaseModel):
     source: str = Field(min_length=1, description="label of the documents, weighted by data.mix")
     glob: str = Field("**/*", description="which files of a folder; names with a leading dot are left out")
     language: str = Field("und", description="language tag of the documents")
-    kind: Kind = Field("prose", description="prose or code: decides which rules apply")
+    kind: Kind = Field("prose", description="prose, code or made (by a program: no rule applies)")
     max_document_bytes: int = Field(64 << 20, ge=1, description="larger documents are rejected unread")
 
 

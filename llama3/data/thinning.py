@@ -1,7 +1,8 @@
 """Line deduplication over staged documents (paper 3.1.1): in every bucket of documents, lines that occur more often
 than the limit are dropped, all their occurrences.
 
-Only prose is thinned: the most frequent lines of code (`else:`, `return None`) are part of it.
+Only prose is thinned: the most frequent lines of code (`else:`, `return None`) are part of it, and what a program made
+repeats itself on purpose.
 """
 
 from __future__ import annotations

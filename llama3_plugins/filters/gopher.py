@@ -87,7 +87,7 @@ class GopherOptions(BaseModel):
 
 
 class Gopher:
-    """One table of limits for prose and one for code."""
+    """One table of limits for prose and one for code; made text passes."""
 
     def __init__(self, options: GopherOptions) -> None:
         self.limits = {"prose": PROSE | options.prose, "code": CODE | options.code}

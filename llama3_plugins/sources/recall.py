@@ -47,7 +47,7 @@ class RecallSource:
         return [ShardRef(self.options.source, "made", stamp=self.options.model_dump_json())]
 
     def read(self, shard: ShardRef) -> Iterator[DocumentBatch]:
-        collector = Collector(shard.source, "en")
+        collector = Collector(shard.source, "en", "made")
         for number in range(self.options.documents):
             yield from collector.add(self.document(number), f"{shard.source}:{self.options.seed}:{number}")
         yield from collector.rest()
