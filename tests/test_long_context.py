@@ -64,7 +64,8 @@ def write_config(home: Path, name: str, gate: dict, **changes) -> Path:
     config = {
         "extends": "long-context",
         "run": {"name": name, "dir": str(home / "runs"), "threads": 1, "device": "cpu"},
-        "data": {"sources": [{"name": "recall", "documents": 80, "lines": 6, "words": 3, "digits": 1}], "held_out": 0.3},
+        "data": {"sources": [{"name": "recall", "documents": 80, "lines": 6, "words": 3, "digits": 1}],
+                 "held_out": 0.3},
         "tokenizer": {"vocab_size": 330, "num_special": 16},
         "model": {"preset": "tiny", "dim": 16, "n_layers": 1, "n_heads": 1, "n_kv_heads": 1, "ffn_dim": 16,
                   "max_seq_len": 64},
