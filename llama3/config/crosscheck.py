@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import operator
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -68,7 +70,7 @@ OTHER_AXIS = ConfigError.declare("L3-CFG-024", "{name!r} is a strategy for {supp
 OTHER_WORLD = ConfigError.declare(
     "L3-CFG-025",
     "the mesh ({mesh}) needs {wanted} processes, there are {world}",
-    fix="torchrun --nproc-per-node {wanted} -m llama3 run ..., or change `size`",
+    fix="torchrun --nproc-per-node {wanted} -m llama3 run ..., or another size of {axis}",
 )
 MISPLACED_GUARD = ConfigError.declare(
     "L3-CFG-026", "guard {name!r} does not stand at {stage!r}", fix="move it to {stages}"
@@ -247,12 +249,15 @@ def _mesh(config: Config, registry: Registry, place: Place, environ: Mapping[str
 
 
 def world_problems(config: Config, world: int, place: Place) -> Iterator[Problem]:
-    """The mesh must use exactly the processes that were started."""
+    """The mesh must use exactly the processes that were started. Told of the innermost axis that does not fit: up to
+    it the ranks of a model cannot share them out, or (dp) they are not all used."""
     sizes = config.parallelism.sizes(world)
     wanted = math.prod(sizes.values())
     if wanted != world:
         mesh = " x ".join(f"{axis} {size}" for axis, size in sizes.items())
-        yield OTHER_WORLD.problem(place(("parallelism", "dp")), mesh=mesh, wanted=wanted, world=world)
+        products = zip(sizes, itertools.accumulate(sizes.values(), operator.mul), strict=True)
+        axis = next((axis for axis, product in products if world % product), "dp")
+        yield OTHER_WORLD.problem(place(("parallelism", axis)), mesh=mesh, wanted=wanted, world=world, axis=axis)
 
 
 def _axis(registry: Registry, name: str) -> str:

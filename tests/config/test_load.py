@@ -318,6 +318,23 @@ def test_the_mesh_uses_exactly_the_processes_that_were_started(write, size, worl
         assert f"there are {world}" in str(refused(file, environ=environ))
 
 
+@pytest.mark.parametrize(
+    ("sizes", "world", "axis"),
+    [
+        ("tp: {name: megatron, size: 8}", 4, "tp"),
+        ("tp: {name: megatron, size: 2}, cp: {name: single, size: 3}", 4, "cp"),
+        ("tp: {name: megatron, size: 2}, pp: {name: single, size: 4}", 6, "pp"),
+        ("tp: {name: megatron, size: 2}, dp: {name: single, size: 3}", 4, "dp"),
+        ("tp: {name: megatron, size: 2}, dp: {name: single, size: 2}", 8, "dp"),
+    ],
+)
+def test_the_axis_that_does_not_fit_is_named(write, sizes, world, axis):
+    error = refused(write(f"parallelism: {{{sizes}}}\n"), environ={"WORLD_SIZE": str(world)})
+    (problem,) = [problem for problem in error.problems if problem.code == "L3-CFG-025"]
+    assert f": parallelism.{axis}" in problem.where
+    assert problem.fix.endswith(f"or another size of {axis}")
+
+
 MIXED_UP = """
 model: {preset: tiny, max_seq_len: 16}
 pretrain: {seq_len: 64, algorithm: dpo, phases: [{mix: {nope: 1, python: -1}}]}
