@@ -179,21 +179,25 @@ def as_ranks(folder: Path, world: int, work) -> list[int]:
     return [codes[rank] for rank in range(world)]
 
 
-def test_a_frozen_rank_is_named_by_the_others(alone, tmp_path):
-    """A rank that is stopped can say nothing; the other waits for it in a collective, and says so."""
-    run = tmp_path / "run"
+@pytest.mark.parametrize("stopped", [1, 0])
+def test_a_frozen_rank_is_named_by_the_others(alone, tmp_path, stopped):
+    """A rank that is stopped can say nothing; the other waits for it in a collective, and says so. It was noticed when
+    the time-out of a step was over, not when the rows before it were written."""
+    run, other = tmp_path / "run", 1 - stopped
 
     def work(rank):
-        frozen = {4: lambda: os.kill(os.getpid(), signal.SIGSTOP)} if rank == 1 else {}
+        frozen = {5: lambda: os.kill(os.getpid(), signal.SIGSTOP)} if rank == stopped else {}
         learn(run, {"dp": "fsdp"}, frozen, hang=1.0)
 
-    assert as_ranks(tmp_path / "ranks", 2, work) == [HANG_EXIT, -signal.SIGKILL]
-    told = summary(run)
-    assert told["behind"] == "no word of rank 1: stopped, frozen or gone"
-    assert [hit["cause"] for hit in told["interruptions"]] == ["hang"]
-    assert "all_reduce" in (run / "reliability" / "stacks-0.txt").read_text()
+    codes = as_ranks(tmp_path / "ranks", 2, work)
+    assert (codes[other], codes[stopped]) == (HANG_EXIT, -signal.SIGKILL)
+    assert summary(run)["behind"] == f"no word of rank {stopped}: stopped, frozen or gone"
+    assert "all_reduce" in (run / "reliability" / f"stacks-{other}.txt").read_text()
 
     learn(run, {})
+    (hit,) = summary(run)["interruptions"]
+    assert (hit["cause"], hit["step"]) == ("hang", 5)
+    assert hit["detect"] >= 1.0
     assert account(run).content == account(alone).content
     assert account(run).problems() == []
 
