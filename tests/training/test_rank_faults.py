@@ -30,6 +30,7 @@ from llama3.training.flight import FLIGHT, FlightRecorder, behind
 from llama3.training.integrity import suspects
 from llama3.training.ledger import rows_of_rank
 from llama3.training.loop import train
+from llama3.training.messages import broadcast
 from llama3.training.parallel import ParallelContext, start
 from llama3.training.placed import PlacedModel
 from llama3.training.ranks import Ranks
@@ -200,6 +201,31 @@ def test_a_frozen_rank_is_named_by_the_others(alone, tmp_path, stopped):
     assert hit["detect"] >= 1.0
     assert account(run).content == account(alone).content
     assert account(run).problems() == []
+
+
+def test_a_signal_to_all_ranks_is_a_stop_whoever_leaves_first(tmp_path):
+    """Rank 0 cannot tell a rank that is gone already; what becomes of that does not take the place of the stop."""
+    told, gone = tmp_path / "told", tmp_path / "gone"
+
+    @stage(output="report")
+    def stopped(*, out):
+        while not gone.exists():
+            time.sleep(0.01)
+        time.sleep(0.3)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def work(rank):
+        if rank == 1:
+            broadcast(None)  # that there is a stage to run
+            gone.touch()
+            return
+        try:
+            Ranks().lead(stopped, lambda announced: RunDir(tmp_path / "run").execute(announced, {}))
+        except Exception as error:
+            told.write_text(f"{type(error).__name__}: {error}")
+
+    as_ranks(tmp_path / "ranks", 2, work)
+    assert told.read_text().startswith("Interrupted: ")
 
 
 def test_a_rank_that_is_killed_is_no_fault_of_the_others(tmp_path):
