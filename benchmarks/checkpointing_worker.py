@@ -51,7 +51,8 @@ def trainer(folder: Path) -> tuple[Trainer, dict[str, float]]:
     section = ParallelismSection(dp="fsdp" if world > 1 else "single")
     parallel = start(section, CONFIG, torch.device("cpu"), discover())
     connected = time.monotonic()
-    model = PlacedModel.drawn(CONFIG, 0, parallel)
+    store = CheckpointStore(folder)
+    model = PlacedModel.undrawn(CONFIG, parallel) if store.steps() else PlacedModel.drawn(CONFIG, 0, parallel)
     options = OptimizerSection(
         lr=1e-4, warmup=1, precision="fp32", log_every=STEPS, checkpoint_every=1, microbatch_tokens=ROW
     )
@@ -63,7 +64,7 @@ def trainer(folder: Path) -> tuple[Trainer, dict[str, float]]:
         schedule=Schedule([RateCurve(STEPS, 1e-4, 0.1, 1)]),
         seed=0,
         collate=Batch.concat,
-        store=CheckpointStore(folder),
+        store=store,
     )
     return made, {"process group": connected - IMPORTED, "model build": time.monotonic() - connected}
 
