@@ -23,7 +23,6 @@ from llama3.plugins.registry import discover
 from llama3.training import loop
 from llama3.training.checkpoint import CheckpointStore
 from llama3.training.loop import Trainer
-from llama3.training.metrics import Reporter, Throughput
 from llama3.training.parallel import start
 from llama3.training.placed import PlacedModel
 from llama3.training.schedule import RateCurve, Schedule
@@ -52,7 +51,8 @@ def trainer(folder: Path) -> tuple[Trainer, dict[str, float]]:
     section = ParallelismSection(dp="fsdp" if world > 1 else "single")
     parallel = start(section, CONFIG, torch.device("cpu"), discover())
     connected = time.monotonic()
-    model = PlacedModel.drawn(CONFIG, 0, parallel)
+    store = CheckpointStore(folder)
+    model = PlacedModel.undrawn(CONFIG, parallel) if store.steps() else PlacedModel.drawn(CONFIG, 0, parallel)
     options = OptimizerSection(
         lr=1e-4, warmup=1, precision="fp32", log_every=STEPS, checkpoint_every=1, microbatch_tokens=ROW
     )
@@ -64,17 +64,13 @@ def trainer(folder: Path) -> tuple[Trainer, dict[str, float]]:
         schedule=Schedule([RateCurve(STEPS, 1e-4, 0.1, 1)]),
         seed=0,
         collate=Batch.concat,
-        want=frozenset({"logps"}),
-        want_logged=frozenset(),
-        services=None,
-        rollouts=None,
-        store=CheckpointStore(folder),
-        identity={},
-        snapshots=frozenset(),
-        reporter=Reporter("benchmark"),
-        throughput=Throughput(),
+        store=store,
     )
     return made, {"process group": connected - IMPORTED, "model build": time.monotonic() - connected}
+
+
+def step(made: Trainer) -> None:
+    made.step(made.progress.step)
 
 
 def timed(call, *arguments, **named) -> float:
@@ -89,14 +85,14 @@ def pauses(folder: Path, rounds: int) -> dict[str, list[float]]:
     made, _ = trainer(folder)
     found: dict[str, list[float]] = {"async": [], "async CPU": [], "sync": [], "step": [], "step beside a save": []}
     for turn in range(rounds + 1):
-        found["step"].append(timed(made.step, made.progress.step))
+        found["step"].append(timed(step, made))
         made.context.barrier()
         computed = time.thread_time()
         found["async"].append(timed(made.save_if_due, stopping=False))
         found["async CPU"].append(time.thread_time() - computed)
-        found["step beside a save"].append(timed(made.step, made.progress.step))
+        found["step beside a save"].append(timed(step, made))
         made.saver.settle(wait=True)
-        made.step(made.progress.step)
+        step(made)
         made.context.barrier()
         found["sync"].append(timed(made.save_if_due, stopping=True))
         if turn == 0:  # warms up: memory for the copies is asked of the system
@@ -125,7 +121,7 @@ def resume(folder: Path, started: float) -> dict[str, float]:
         setattr(loop, function, measured(getattr(loop, function), name))
     made.restore()
     assert made.progress.step > 0
-    parts["first step"] = timed(made.step, made.progress.step)
+    parts["first step"] = timed(step, made)
     return {**parts, "all": time.monotonic() - started}
 
 

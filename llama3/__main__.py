@@ -1,5 +1,14 @@
 """`python -m llama3`, which is also how `torchrun -m llama3 run ...` starts every rank."""
 
-from llama3.cli import main
+import signal
+import sys
+
+# Until `main` has handlers of its own: torchrun may be told to stop before its ranks have begun.
+signal.signal(signal.SIGTERM, signal.default_int_handler)
+try:
+    from llama3.cli import main
+except KeyboardInterrupt:
+    print("error: interrupted", file=sys.stderr)
+    sys.exit(130)
 
 main()

@@ -11,7 +11,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from llama3.config.slot_types import RewardSlot
-from llama3.evaluation.evaluator import HELD_OUT_BYTES, Evaluator, Result, Subject, texts
+from llama3.evaluation.evaluator import HELD_OUT_BYTES, AsksAtLengths, Evaluator, Result, Subject, texts
 from llama3.evaluation.intervals import Rate, wilson
 from llama3.posttraining.examples import DialogExample, answer_example, dialog_example
 from llama3.safety.refusals import Judgement, is_repetitive, judge
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = [
     "HELD_OUT_BYTES",
     "Asked",
+    "AsksAtLengths",
     "Batch",
     "CombinedReward",
     "DialogExample",

@@ -27,7 +27,7 @@ from llama3.artifacts.run import RunDir
 from llama3.config import Config, Loaded
 from llama3.config.precision import Work, settled
 from llama3.config.slots import choices, identities
-from llama3.errors import Interrupted, PluginError
+from llama3.errors import Interrupted, LlamaError, PluginError
 from llama3.evaluation.report import render_html
 from llama3.model.device import device_of
 from llama3.model.memory import give_back_freed_memory
@@ -90,7 +90,10 @@ class Executor:
     ) -> None:
         if not self._ranks.leads:
             return
-        between = isinstance(error, KeyboardInterrupt)  # within a stage it is an Interrupted that names the stage
+        # Within a stage it is an Interrupted that names the stage; what C code made of a signal is no fault.
+        between = isinstance(error, KeyboardInterrupt) or (
+            error is not None and self.run.signals.seen and not isinstance(error, LlamaError)
+        )
         stopped = between or isinstance(error, Interrupted)
         status = "ok" if error is None else "interrupted" if stopped else "failed"
         why = None if error is None else str(error)

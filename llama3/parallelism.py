@@ -5,6 +5,7 @@ version of the protocols.
 from __future__ import annotations
 
 from llama3.errors import Problem
+from llama3.model.activations import Kept
 from llama3.model.attention import Attention, forest_attention
 from llama3.model.batch import Batch
 from llama3.model.config import ModelConfig
@@ -14,7 +15,7 @@ from llama3.model.rows import CutRows, ForestRows
 from llama3.model.score import Microbatch
 from llama3.model.shards import local
 from llama3.model.transformer import Transformer
-from llama3.training.estimate import Cost, Kept, PipelineTurn, StepShape
+from llama3.training.estimate import Cost, PipelineTurn, StepShape
 from llama3.training.parallel import (
     Columns,
     Dims,

@@ -60,6 +60,7 @@ def load_config(
         policy_problems,
         model_problems,
         context_problems,
+        suite_problems,
         tokenizer_problems,
         source_problems,
         data_problems,
@@ -75,7 +76,7 @@ def ready(loaded: Loaded) -> Loaded:
     problems = [
         *world_problems(loaded.config, world, loaded.place),
         *layout_problems(loaded, world),
-        *(start_problems(loaded) if loaded.config.model.path else ()),
+        *(_adopted_contexts(loaded) if loaded.config.model.path else ()),
     ]
     if problems:
         raise ConfigError.of(problems)
@@ -118,12 +119,13 @@ def layout_problems(loaded: Loaded, world: int) -> Iterator[Problem]:
 
 
 def _model_config(loaded: Loaded) -> ModelConfig:
-    """The shape of the model that a config trains."""
-    from llama3.checkpoints.formats import open_weights
+    """The shape of the model that a config trains. Of one in model.path it imports torch."""
     from llama3.model.config import ModelConfig
 
     section = loaded.config.model
     if section.path is not None:
+        from llama3.checkpoints.formats import open_weights
+
         return open_weights(section.path).config
     return ModelConfig.from_section(section, loaded.config.tokenizer.vocab_size)
 
@@ -173,6 +175,31 @@ def context_problems(loaded: Loaded) -> Iterator[Problem]:
     """What long-context stages have against a new model; `ready` asks of one in model.path, which imports torch."""
     if loaded.config.model.path is None:
         yield from start_problems(loaded)
+
+
+def suite_problems(loaded: Loaded) -> Iterator[Problem]:
+    """Suites that have no room in the contexts of a new model; of one in model.path, what is certain of any."""
+    from llama3.evaluation.room import suites_without_room
+
+    base = None
+    if loaded.config.model.path is None:
+        try:
+            base = _model_config(loaded).max_seq_len
+        except LlamaError:
+            return  # told by others
+    yield from suites_without_room(loaded.config, discover(), loaded.place, base)
+
+
+def _adopted_contexts(loaded: Loaded) -> Iterator[Problem]:
+    """Stages that do not begin where the model in model.path ends, and suites that it has no room for."""
+    from llama3.evaluation.room import suites_without_room
+
+    try:
+        model = _model_config(loaded)
+    except LlamaError:
+        return  # told by others
+    yield from start_problems(loaded)
+    yield from suites_without_room(loaded.config, discover(), loaded.place, model.max_seq_len)
 
 
 def start_problems(loaded: Loaded) -> Iterator[Problem]:

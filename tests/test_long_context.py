@@ -174,3 +174,42 @@ def test_a_released_model_is_extended_and_its_own_pretraining_is_not_done_again(
     assert role.hash == made["adopt"].hash
     assert read_config(made["release"].path).max_seq_len == 128
     assert made["audit"].metrics["passed"] is True
+
+
+def test_suites_without_room_are_refused_before_any_work(home, capsys):
+    """One that is longer than the context before the stages, and a gate that asks at less than its stage's length."""
+    far, gated = ({**NEEDLE, "suite": suite, "lengths": [100]} for suite in ("far", "gate"))
+    gate = {"tasks": [NEEDLE, gated]}
+    config = write_config(home, "no-room", gate, evaluation={"tasks": ["bits_per_byte", far]})
+    for command in ("config", "validate"), ("run",):
+        with pytest.raises(SystemExit) as stopped:
+            main([*command, str(config)])
+        told = capsys.readouterr().err
+        assert stopped.value.code == 2
+        assert "evaluation.tasks.1: the suite 'far' has no room in a context of 64 tokens, that before" in told
+        assert "pretrain.gate.tasks.1: the suite 'gate' asks at most at 0 tokens, the stage goes to 96" in told
+        assert len(told.splitlines()) == 2
+    assert not (home / "runs" / "no-room").exists()
+    assert run(config, "pretrain.phases=[{}]", "evaluation.tasks.1.lengths=[65]") == 2, (
+        "without stages: the model's own"
+    )
+    assert "no room in a context of 64 tokens, that of the model in the end" in capsys.readouterr().err
+
+
+def test_the_preset_of_a_smaller_model_is_refused_with_the_suites_that_it_inherits(capsys):
+    sizes = ["model.max_seq_len=512", "pretrain.seq_len=512", "pretrain.phases.1.extend={to: 4096}"]
+    assert run(Path("long-context"), *sizes) == 2
+    told = capsys.readouterr().err
+    assert "evaluation.tasks.1: the suite 'four_needles' has no room in a context of 512 tokens" in told
+    assert "L3-CTX-005" in told
+
+
+def test_an_adopted_models_context_is_asked_of_the_model(home, held_back, capsys):
+    """A validation, which loads nothing, tells what is wrong with any model; a run what is wrong with this one."""
+    base = RunDir(held_back[1]).current()["pretrain"]
+    far = {**NEEDLE, "suite": "far", "lengths": [80]}
+    changes = {"model": {"path": str(base.path)}, "tokenizer": {}, "evaluation": {"tasks": ["bits_per_byte", far]}}
+    config = write_config(home, "adopted-far", {}, **changes)
+    assert run(config, "pretrain.phases=[{}]") == 2
+    assert "no room in a context of 64 tokens, that of the model in model.path" in capsys.readouterr().err
+    assert not (home / "runs" / "adopted-far").exists()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -51,11 +52,11 @@ def ready(tmp_path_factory):
     return folder, config, changes
 
 
-def launch(config: Path, *changes: str, processes: int = 2) -> subprocess.Popen:
+def launch(config: Path, *changes: str, processes: int = 2, program: tuple[str, ...] = ()) -> subprocess.Popen:
     path = os.pathsep.join(part for part in sys.path if part)
     settings = [part for change in changes for part in ("--set", change)]
     return subprocess.Popen(
-        [*TORCHRUN, str(processes), "-m", "llama3", "run", str(config), *settings],
+        [*TORCHRUN, str(processes), *(program or ("-m", "llama3")), "run", str(config), *settings],
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -145,6 +146,32 @@ def test_a_stop_that_one_rank_sees_stops_all_after_saving(ready, tmp_path):
     assert output.count("L3-TRN-001") == 1, output[-3000:]  # rank 0 says it, the other follows
     assert "[rank" not in output, output[-3000:]  # how torch begins the lines of a rank's traceback
     assert list(run.rglob("COMMIT")), "what was done is saved"
+
+
+ENDED = 'trap : INT TERM; "$0" -m llama3 "$@"; echo "rank $RANK ended with $?"'
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+def test_a_signal_to_torchrun_ends_every_rank_after_saving(ready, tmp_path, number):
+    """torchrun hands it on, and ends with code 1 and a traceback of its own, as docs/scale.md tells."""
+    folder, config, changes = ready
+    shutil.copytree(folder / "runs", tmp_path / "runs", symlinks=True)
+    run = tmp_path / "runs" / "small"
+    before = len((run / "metrics.jsonl").read_text().splitlines())
+    changes = [*changes, f"run.dir={tmp_path / 'runs'}", "pretrain.steps=100000"]
+    program = ("--no-python", "bash", "-c", ENDED, sys.executable)
+    process = launch(config, *changes, "parallelism.dp=fsdp", program=program)
+    deadline = time.monotonic() + 120
+    while len((run / "metrics.jsonl").read_text().splitlines()) <= before + 2 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=120)
+    assert sorted(re.findall(r"rank (\d) ended with (\d+)", output)) == [("0", "130"), ("1", "130")], output[-3000:]
+    assert output.count("error: ") == output.count("L3-TRN-001") + output.count("L3-RUN-010") == 2, output[-3000:]
+    package = str(Path(llama3.__file__).parent)
+    assert not [place for place in re.findall(r'File "(.*?)"', output) if place.startswith(package)]
+    assert list(run.rglob("COMMIT")), "what was done is saved"
+    assert (process.returncode, "SignalException" in output) == (1, True)
 
 
 @pytest.mark.parametrize("mesh", [("pp=2",), pytest.param(("tp=2", "pp=2"), marks=pytest.mark.slow)], ids=" x ".join)

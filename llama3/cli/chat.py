@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llama3.cli.generate import DeviceOption, MaxTokensOption, ModelArgument, SeedOption, TemperatureOption
+from llama3.cli.generate import (
+    DeviceOption,
+    MaxTokensOption,
+    ModelArgument,
+    PpOption,
+    SeedOption,
+    TemperatureOption,
+    TpOption,
+)
 from llama3.cli.output import note, require_stdout, say
 
 if TYPE_CHECKING:
@@ -25,19 +33,28 @@ def chat(
     temperature: TemperatureOption = 0.6,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
+    tp: TpOption = 1,
+    pp: PpOption = 1,
 ) -> None:
     """Talk to a model. Reads lines; /reset starts over, /exit leaves. What no longer fits the context is left out, the
     oldest first; a message that alone is too long is refused, and ends the program where input is no terminal.
     """
     from llama3.cli.guarding import open_policy
     from llama3.errors import DoesNotFit, GuardBlocked
-    from llama3.inference.llama import Llama
+    from llama3.serving.shared import Sharing, engine_of, follows, opened, serve_rank
     from llama3.tokenizer.chat import Message
 
+    sharing = Sharing(tp, pp)
+    if follows():
+        serve_rank(model, device=device, sharing=sharing)
+        return
     require_stdout()
     start = [Message("system", system)] if system else []
-    with open_policy(model) as guards:
-        llama = Llama.load(model, device=device, guard=guards)
+    with (
+        open_policy(model) as guards,
+        opened(model, device=device, sharing=sharing, guard=guards) as (llama, ranks),
+    ):
+        engine_of(llama, ranks)
         note(HELP)
         turns: list[Message] = []
         options: dict[str, Any] = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
@@ -81,15 +98,22 @@ def _answer(
 
 
 def _show(stream: Iterator[str]) -> str:
-    """Print an answer while it is made; what stood there when the user stopped it is the answer."""
+    """Print an answer while it is made; what stood there when the user stopped it is the answer. It is stopped between
+    two pieces, because ranks that share the model compute a step together or not at all."""
+    from llama3.training.interrupt import StopRequest
+
     pieces: list[str] = []
     try:
-        for piece in stream:
-            pieces.append(piece)
-            say(piece, end="")
-    except KeyboardInterrupt:
-        note(" (stopped)")
+        with StopRequest() as stop:
+            for piece in stream:
+                pieces.append(piece)
+                say(piece, end="")
+                if stop.requested:
+                    note(" (stopped)")
+                    break
     finally:
+        if isinstance(stream, Generator):
+            stream.close()
         say()
     return "".join(pieces)
 

@@ -23,7 +23,8 @@ TWO_GPUS = ConfigError.declare(
 
 def cost(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="A run, a release, a checkpoint, or a shape such as llama-3.1-8b.")
+        str,
+        typer.Argument(metavar="MODEL", help="A run, a release, a checkpoint, or a shape such as llama-3.1-8b or 8b."),
     ],
     gpu: Annotated[
         list[str] | None,

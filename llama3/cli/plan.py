@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from llama3.cli import completion
 from llama3.cli.output import JsonOption, SetOption, note, print_json, print_table, say
-from llama3.errors import ConfigError
+from llama3.errors import ConfigError, DoesNotFit, LlamaError, Problem
 
 if TYPE_CHECKING:
+    from llama3.config import Loaded
     from llama3.scaling.asked import PlanQuestion
     from llama3.scaling.planner import Predicted
+
+T = TypeVar("T")
 
 NO_QUESTION = ConfigError.declare(
     "L3-PLN-015",
@@ -32,7 +36,21 @@ NO_FORECAST = ConfigError.declare(
 )
 
 
+OTHER_QUESTION = ConfigError.declare("L3-PLN-017", "says nothing of {asked}", fix="leave it out, or {instead}")
+
+_OF_A_SHAPE = frozenset({"gpus", "gpu", "seq_len", "batch_tokens", "tokens", "price", "strategy"})
+_SHAPE, _EXPLAINED, _CONFIG, _FORECAST = "a shape", "--explain", "a config or a run", "a forecast"
+_OPTIONS: dict[str, tuple[frozenset[str], str]] = {
+    _SHAPE: (_OF_A_SHAPE | {"top", "layout", "schedule"}, "give a config: llama3 plan my.yaml"),
+    _EXPLAINED: (_OF_A_SHAPE | {"explain"}, "leave out --explain"),
+    _CONFIG: (frozenset({"overrides", "probe"}), "change the config by --set, or ask of a shape: llama3 plan 8b"),
+    _FORECAST: (frozenset({"serve_tokens"}), "leave out --serve-tokens"),
+}
+"""Of each kind of question the options that change its answer, and what to do where another one is meant."""
+
+
 def plan(
+    context: typer.Context,
     what: Annotated[
         str,
         typer.Argument(
@@ -81,35 +99,73 @@ def plan(
     """Rank the layouts of a training by predicted step time; or tell what a run will do and whether it fits here."""
     from llama3.artifacts.artifact import MANIFEST
 
-    if schedule is not None and not schedule.absolute().parent.is_dir():
-        raise NO_FOLDER("--schedule", folder=schedule.parent)
     if serve_tokens is not None:
+        told_with(idle_options(context, _FORECAST), lambda: None)
         plan_lifetime(Path(what), serve_tokens, json=json)
         return
     from llama3.config.presets import presets
-    from llama3.scaling.asked import read_question, shape_of
+    from llama3.model.config import named_shape
 
-    if shape_of(what) is None and (Path(what).exists() or what in presets()):
+    shape = named_shape(what)
+    if shape is None and (Path(what).exists() or what in presets()):
         if (Path(what) / MANIFEST).is_file():
             raise NO_QUESTION(what)
-        plan_run(what, overrides, probe=probe, json=json)
+        from llama3.preflight import load_config
+
+        loaded = told_with(idle_options(context, _CONFIG), lambda: load_config(what, overrides or ()))
+        plan_run(loaded, probe=probe, json=json)
         return
-    question = read_question(
-        what,
-        gpus=gpus,
-        gpu=gpu,
-        seq_len=seq_len,
-        batch_tokens=batch_tokens,
-        tokens=tokens,
-        price=price,
-        strategies=strategy or (),
-        layout=layout,
-        explain=explain,
+    from llama3.scaling.asked import read_question
+
+    idle = [] if shape is None else idle_options(context, _SHAPE if explain is None else _EXPLAINED)
+    if schedule is not None and not schedule.absolute().parent.is_dir():
+        idle.append(NO_FOLDER.problem("--schedule", folder=schedule.parent))
+    question = told_with(
+        idle,
+        lambda: read_question(
+            what,
+            gpus=gpus,
+            gpu=gpu,
+            seq_len=seq_len,
+            batch_tokens=batch_tokens,
+            tokens=tokens,
+            price=price,
+            strategies=strategy or (),
+            layout=layout,
+            explain=explain,
+        ),
     )
     if explain is not None:
         explain_layouts(question, json=json)
     else:
         rank(question, top=top, schedule=schedule, json=json)
+
+
+def idle_options(context: typer.Context, asked: str) -> list[Problem]:
+    """The options that were given and would change nothing of the answer to such a question."""
+    applying, instead = _OPTIONS[asked]
+    sources = {name: context.get_parameter_source(name) for name in context.params.keys() - applying - {"what", "json"}}
+    given = sorted(name for name, source in sources.items() if source is not None and source.name != "DEFAULT")
+    return [OTHER_QUESTION.problem(_written(context, name), asked=asked, instead=instead) for name in given]
+
+
+def _written(context: typer.Context, name: str) -> str:
+    """An option as it is written: of a switch the side that was chosen."""
+    option = next(one for one in context.command.params if one.name == name)
+    return (option.opts if context.params[name] is not False else option.secondary_opts)[0]
+
+
+def told_with(problems: list[Problem], work: Callable[[], T]) -> T:
+    """What `work` gives. Raises `problems`, if there are any, together with those that it raises."""
+    try:
+        found = work()
+    except LlamaError as error:
+        if not problems:
+            raise
+        raise ConfigError.of([*problems, *error.problems]) from error
+    if problems:
+        raise ConfigError.of(problems)
+    return found
 
 
 def plan_lifetime(folder: Path, serve_tokens: float, *, json: bool) -> None:
@@ -233,12 +289,8 @@ def explain_layouts(question: PlanQuestion, *, json: bool) -> None:
         )
 
 
-def plan_run(what: str, overrides: list[str] | None, *, probe: bool, json: bool) -> None:
+def plan_run(loaded: Loaded, *, probe: bool, json: bool) -> None:
     """What a run will do. Exit code 3 where this machine does not hold it."""
-    from llama3.errors import DoesNotFit, Problem
-    from llama3.preflight import load_config
-
-    loaded = load_config(what, overrides or ())
     from llama3.scaling.run_plan import PHASE_HEAD, RunPlan, lines, phase_rows, report_of
 
     report = report_of(RunPlan.of(loaded), with_probe=probe)

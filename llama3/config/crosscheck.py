@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import operator
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
-from llama3.config.phases import phase_problems
+from llama3.config.partial import found_by
+from llama3.config.phases import base_problems, phase_problems
 from llama3.config.schema import Config, PostTrainingSection
 from llama3.config.slots import slots_of
 from llama3.config.yaml import Path
@@ -66,7 +70,7 @@ OTHER_AXIS = ConfigError.declare("L3-CFG-024", "{name!r} is a strategy for {supp
 OTHER_WORLD = ConfigError.declare(
     "L3-CFG-025",
     "the mesh ({mesh}) needs {wanted} processes, there are {world}",
-    fix="torchrun --nproc-per-node {wanted} -m llama3 run ..., or change `size`",
+    fix="torchrun --nproc-per-node {wanted} -m llama3 run ..., or another size of {axis}",
 )
 MISPLACED_GUARD = ConfigError.declare(
     "L3-CFG-026", "guard {name!r} does not stand at {stage!r}", fix="move it to {stages}"
@@ -95,17 +99,23 @@ S = TypeVar("S", bound=PluginSpec)
 
 
 def cross_check(config: Config, registry: Registry, place: Place, environ: Mapping[str, str]) -> list[Problem]:
-    """All problems between sections; `place` gives "file:line:col: dotted.path" of a path."""
-    return [
-        *_algorithms(config, registry, place),
-        *_mesh(config, registry, place, environ),
-        *_guards(config, registry, place),
-        *_quantization(config, registry, place),
-        *_mix(config, registry, place),
-        *_suites(config, place),
-        *phase_problems(config.pretrain, config.model.max_seq_len, place, adopted=config.model.path is not None),
-        *_numbers(config, place),
+    """All problems between sections; `place` gives "file:line:col: dotted.path" of a path. Each check stands alone, so
+    that a section that is wrong ends only those that ask for it (llama3.config.partial)."""
+    checks: list[Callable[[], Iterator[Problem]]] = [
+        *(partial(_algorithm, learner, config, registry, place) for learner in _LEARNERS),
+        lambda: _mesh(config, registry, place, environ),
+        lambda: _guards(config, registry, place),
+        lambda: _quantization(config, registry, place),
+        lambda: _weights(config.data.mix, ("data", "mix"), place),
+        lambda: _phase_weights(config, place),
+        lambda: _labels(config, registry, place),
+        lambda: _suites(config, place),
+        lambda: phase_problems(config.pretrain, place),
+        lambda: base_problems(config.pretrain, config.model, place),
+        lambda: _vocabulary(config, place),
+        lambda: _average(config, place),
     ]
+    return [problem for check in checks for problem in found_by(check)]
 
 
 def _spec(registry: Registry, family: str, name: str) -> PluginSpec | None:
@@ -166,16 +176,15 @@ _LEARNERS = (
 )
 
 
-def _algorithms(config: Config, registry: Registry, place: Place) -> Iterator[Problem]:
-    post = config.post_training
-    judge = post.reward.algorithm if post.reward else None
-    slots = [config.pretrain.algorithm, post.algorithm, post.sft.algorithm, judge]
-    for learner, slot in zip(_LEARNERS, slots, strict=True):
-        spec = _spec(registry, "algorithms", slot.name) if slot is not None else None
-        if isinstance(spec, AlgorithmSpec):
-            yield from _learner(learner, spec, registry, place(learner.path))
-            yield from _sources(config, spec, registry, place(learner.path))
-            yield from _teacher(config, spec, learner, place)
+def _algorithm(learner: _Learner, config: Config, registry: Registry, place: Place) -> Iterator[Problem]:
+    slot: Any = config
+    for key in learner.path:
+        slot = getattr(slot, key, None)
+    spec = _spec(registry, "algorithms", slot.name) if slot is not None else None
+    if isinstance(spec, AlgorithmSpec):
+        yield from _learner(learner, spec, registry, place(learner.path))
+        yield from _sources(config, spec, registry, place(learner.path))
+        yield from _teacher(config, spec, learner, place)
 
 
 def _teacher(config: Config, spec: AlgorithmSpec, learner: _Learner, place: Place) -> Iterator[Problem]:
@@ -240,12 +249,15 @@ def _mesh(config: Config, registry: Registry, place: Place, environ: Mapping[str
 
 
 def world_problems(config: Config, world: int, place: Place) -> Iterator[Problem]:
-    """The mesh must use exactly the processes that were started."""
+    """The mesh must use exactly the processes that were started. Told of the innermost axis that does not fit: up to
+    it the ranks of a model cannot share them out, or (dp) they are not all used."""
     sizes = config.parallelism.sizes(world)
     wanted = math.prod(sizes.values())
     if wanted != world:
         mesh = " x ".join(f"{axis} {size}" for axis, size in sizes.items())
-        yield OTHER_WORLD.problem(place(("parallelism", "dp")), mesh=mesh, wanted=wanted, world=world)
+        products = zip(sizes, itertools.accumulate(sizes.values(), operator.mul), strict=True)
+        axis = next((axis for axis, product in products if world % product), "dp")
+        yield OTHER_WORLD.problem(place(("parallelism", axis)), mesh=mesh, wanted=wanted, world=world, axis=axis)
 
 
 def _axis(registry: Registry, name: str) -> str:
@@ -270,22 +282,37 @@ def _quantization(config: Config, registry: Registry, place: Place) -> Iterator[
             yield OTHER_DEVICE.problem(where, name=slot.name, device=device, devices=devices)
 
 
-def _mix(config: Config, registry: Registry, place: Place) -> Iterator[Problem]:
-    known = _labels(config, registry)
-    mixes: list[tuple[Path, Mapping[str, float]]] = [(("data", "mix"), config.data.mix)]
-    mixes += [(("pretrain", "phases", i, "mix"), phase.mix) for i, phase in enumerate(config.pretrain.phases)]
-    for path, mix in mixes:
-        for name, weight in mix.items():
-            if known is not None and name not in known:
-                near = did_you_mean(name, known) or f"labels: {', '.join(sorted(known))}"
-                yield NO_LABEL.problem(place((*path, name)), label=name, near=near)
-            if not weight >= 0:
-                yield NEGATIVE_WEIGHT.problem(place((*path, name)), weight=weight)
-        if mix and not sum(mix.values()) > 0:
-            yield NO_WEIGHT.problem(place(path))
+def _phase_weights(config: Config, place: Place) -> Iterator[Problem]:
+    for i, phase in enumerate(config.pretrain.phases):
+        yield from _weights(phase.mix, ("pretrain", "phases", i, "mix"), place)
 
 
-def _labels(config: Config, registry: Registry) -> set[str] | None:
+def _weights(mix: Mapping[str, float], path: Path, place: Place) -> Iterator[Problem]:
+    for name, weight in mix.items():
+        if not weight >= 0:
+            yield NEGATIVE_WEIGHT.problem(place((*path, name)), weight=weight)
+    if mix and not sum(mix.values()) > 0:
+        yield NO_WEIGHT.problem(place(path))
+
+
+def _labels(config: Config, registry: Registry, place: Place) -> Iterator[Problem]:
+    """Mixes name sources that are there."""
+    known = _labels_of_sources(config, registry)
+    if known is None:
+        return
+    for path, mix in _mixes(config):
+        for name in (name for name in mix if name not in known):
+            near = did_you_mean(name, known) or f"labels: {', '.join(sorted(known))}"
+            yield NO_LABEL.problem(place((*path, name)), label=name, near=near)
+
+
+def _mixes(config: Config) -> Iterator[tuple[Path, Mapping[str, float]]]:
+    yield ("data", "mix"), config.data.mix
+    for i, phase in enumerate(config.pretrain.phases):
+        yield ("pretrain", "phases", i, "mix"), phase.mix
+
+
+def _labels_of_sources(config: Config, registry: Registry) -> set[str] | None:
     """Labels of all sources, or None where a source does not tell its labels before it is read."""
     labels: set[str] = set()
     for slot in config.data.sources:
@@ -317,11 +344,14 @@ def _suites(config: Config, place: Place) -> Iterator[Problem]:
             yield NO_SUITE.problem(place(path), name=name, near=near)
 
 
-def _numbers(config: Config, place: Place) -> Iterator[Problem]:
+def _vocabulary(config: Config, place: Place) -> Iterator[Problem]:
     tokenizer = config.tokenizer
     if tokenizer.path is None and tokenizer.vocab_size < 256 + tokenizer.num_special:
         where, least = place(("tokenizer", "vocab_size")), 256 + tokenizer.num_special
         yield SMALL_VOCABULARY.problem(where, size=tokenizer.vocab_size, least=least)
+
+
+def _average(config: Config, place: Place) -> Iterator[Problem]:
     average = config.post_training.average
     if len(average) not in (2, 3) or min(average) < 0 or not sum(average) > 0:
         yield NO_AVERAGE.problem(place(("post_training", "average")), weights=average)

@@ -1,7 +1,8 @@
-"""Loads a config: layers, then the passes. All mistakes of a pass are reported at once, each at its place.
+"""Loads a config: layers, then the passes. All mistakes are reported at once, each at its place.
 
 Pass 1 checks the core schema with open slots; pass 2 each chosen plugin's options against the plugin's own model;
-pass 3 what no single key can know (llama3.config.crosscheck). Nothing here imports a plugin's implementation.
+pass 3 what no single key can know (llama3.config.crosscheck). Passes 2 and 3 tell of the sections that pass 1 found
+right, whatever it found wrong in others. Nothing here imports a plugin's implementation.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -21,12 +23,14 @@ from llama3.config.merge import (
     Layers,
     Origin,
     Override,
+    Wrong,
     apply_overrides,
     environment_overrides,
     misspelt,
     nearest,
     set_overrides,
 )
+from llama3.config.partial import found_by, without
 from llama3.config.phases import own_lengths
 from llama3.config.presets import preset
 from llama3.config.schema import Config
@@ -124,18 +128,20 @@ def load(
     layers = Layers()
     rows = [*environment_overrides(environ), *set_overrides(overrides)]
     label = _add_source(layers, source, [row for row in rows if row[0] == ["extends"]])
-    problems = [*misspelt(environ), *apply_overrides(layers, [row for row in rows if row[0] != ["extends"]])]
-    problems += _odd_numbers(layers.values, (), layers)
+    wrong = [*misspelt(environ), *apply_overrides(layers, [row for row in rows if row[0] != ["extends"]])]
+    wrong += _odd_numbers(layers.values, (), layers)
     completed(layers)
-    config = _core_pass(layers, problems)
-    chosen, problems = choices(config, lambda path: nearest(layers.origins, path))
+    config, problems = _core_pass(layers, wrong)
+    chosen, unfit = choices(config, lambda path: nearest(layers.origins, path))
     notes = list(layers.notes)
-    if (given := layers.origins.get(("pretrain", "steps"))) and given.kind in ("set", "env"):
+    given = layers.origins.get(("pretrain", "steps"))
+    if not problems and given and given.kind in ("set", "env"):
         notes += own_lengths(config.pretrain, str(given))
     loaded = Loaded(config, label, dict(layers.origins), tuple(notes), tuple(chosen))
+    problems += unfit
     problems += cross_check(config, discover(), loaded.place, environ)
     for check in checks:
-        problems += check(loaded)
+        problems += found_by(partial(check, loaded))
     if problems:
         raise ConfigError.of(problems)
     return loaded
@@ -201,30 +207,37 @@ def _mark(label: str, parsed: Parsed, path: Path) -> str:
     return f"{label}:{parsed.marks[path]}" if path in parsed.marks else label
 
 
-def _odd_numbers(value: Any, path: Path, layers: Layers) -> list[Problem]:
+def _odd_numbers(value: Any, path: Path, layers: Layers) -> list[Wrong]:
     """Numbers that nothing can be done with, wherever they stand: in the options of a plugin too."""
     if isinstance(value, Mapping | list):
         items = value.items() if isinstance(value, Mapping) else enumerate(value)
-        return [problem for key, item in items for problem in _odd_numbers(item, (*path, key), layers)]
+        return [found for key, item in items for found in _odd_numbers(item, (*path, key), layers)]
     if isinstance(value, bool) or not isinstance(value, int | float):
         return []
     if -GREATEST < value < GREATEST and (not isinstance(value, int) or -(2**63) <= value < 2**63):
         return []
-    return [ODD_NUMBER.problem(_place(layers.origins, path), value=value)]
+    return [(path, ODD_NUMBER.problem(_place(layers.origins, path), value=value))]
 
 
-def _core_pass(layers: Layers, problems: list[Problem]) -> Config:
+def _core_pass(layers: Layers, wrong: list[Wrong]) -> tuple[Config, list[Problem]]:
+    """The config, or the sections of it that are right, and what is wrong with the others. Raises ConfigError where
+    nobody can tell which sections are right."""
+
     def where(path: Path) -> str:
         return str(nearest(layers.origins, path))
 
+    problems, sections = [problem for _, problem in wrong], {path[:1] for path, _ in wrong}
     try:
         config = Config.model_validate(layers.values)
+        if not wrong:
+            return config, []
     except ValidationError as error:
         told = {problem.where for problem in problems}  # an odd number is not also out of its field's range
-        problems = [*problems, *(found for found in problems_of(error, Config, where) if found.where not in told)]
-    if problems:
+        problems += [found for found in problems_of(error, Config, where) if found.where not in told]
+        sections |= {item["loc"][:1] for item in error.errors(include_url=False, include_context=False)}
+    if () in sections:
         raise ConfigError.of(problems)
-    return config
+    return without(layers.values, {name for (name,) in sections}), problems
 
 
 def _path(path: Path | str) -> Path:

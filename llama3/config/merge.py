@@ -179,14 +179,18 @@ def _small(parts: list[str]) -> list[str]:
     return [part.lower() if part.isupper() else part for part in parts]
 
 
-def misspelt(environ: Mapping[str, str]) -> list[Problem]:
+Wrong = tuple[Path, Problem]
+"""What is wrong with a value, after the path that it was meant for; () where that is unknown."""
+
+
+def misspelt(environ: Mapping[str, str]) -> list[Wrong]:
     """`LLAMA3_PRETRAIN__STEPS`, which would change nothing and means something."""
-    found = []
+    found: list[Wrong] = []
     for name in sorted(environ):
         section, _, rest = name.removeprefix(NEAR_PREFIX).partition("_")
         meant = name.startswith(NEAR_PREFIX) and not name.startswith(ENV_PREFIX) and section.lower()
         if meant in Config.model_fields and rest.startswith("_"):
-            found.append(MISSPELT.problem(name, name=name.replace(NEAR_PREFIX, ENV_PREFIX, 1)))
+            found.append(((meant,), MISSPELT.problem(name, name=name.replace(NEAR_PREFIX, ENV_PREFIX, 1))))
     return found
 
 
@@ -206,18 +210,18 @@ def _short(text: str) -> str:
     return text if len(text) <= 120 else f"{text[:117]}..."
 
 
-def apply_overrides(layers: Layers, rows: list[Override]) -> list[Problem]:
+def apply_overrides(layers: Layers, rows: list[Override]) -> list[Wrong]:
     """Set every override; the problems of those that cannot be."""
-    problems = []
+    wrong: list[Wrong] = []
     for keys, text, origin in rows:
         if not keys or not all(keys):
-            problems.append(NOT_AN_OVERRIDE.problem(origin))
+            wrong.append(((), NOT_AN_OVERRIDE.problem(origin)))
             continue
         try:
             layers.set(keys, parse_value(text, str(origin)), origin)
         except ConfigError as error:
-            problems.extend(error.problems)
-    return problems
+            wrong.extend((tuple(keys), problem) for problem in error.problems)
+    return wrong
 
 
 def _index(container: Any, key: str, path: Path, origin: Origin) -> str | int:

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from llama3.config.schema import Curve, PhaseSection, PretrainSection, RopeScalingSection
+from llama3.config.schema import Curve, ModelSection, PhaseSection, PretrainSection, RopeScalingSection
 from llama3.config.yaml import Path
 from llama3.errors import ConfigError, Problem
 
@@ -182,19 +182,14 @@ def curve_of(section: PretrainSection, phase: Phase) -> tuple[Curve, float]:
     return curve, 1.0 if curve == "constant" else final
 
 
-def phase_problems(
-    section: PretrainSection, longest: int | None, place: Callable[[Path], str], *, adopted: bool = False
-) -> Iterator[Problem]:
-    """Rows longer than `longest` before any stage makes the context longer, contexts that do not rise, lengths with no
-    window in common, a rate that would stay 0, a mean before the end, stages without a model (`adopted`: there is one
-    before all phases)."""
-    falling = list(_falling(section, place))
-    yield from falling
-    if falling:
+def phase_problems(section: PretrainSection, place: Callable[[Path], str]) -> Iterator[Problem]:
+    """What is wrong with phases of whatever model: contexts that do not rise, lengths with no window in common, a rate
+    that would stay 0, a mean before the end."""
+    wrong = list(falling(section, place))
+    yield from wrong
+    if wrong:
         return  # what follows from such lengths is worth nothing
     parts = parts_of(section)
-    if not parts[0] and not adopted:
-        yield NO_BASE.problem(place(("pretrain", "phases", 0)))
     for stream in (parts[0], [phase for part in parts[1:] for phase in part]):
         lengths = sorted({phase.seq_len for phase in stream})
         if lengths and window_of(stream) > WIDEST * lengths[-1]:
@@ -203,9 +198,6 @@ def phase_problems(
     phases, end = phases_of(section), 1.0
     for i, phase in enumerate(phases):
         path: Path = ("pretrain", "phases", phase.number)
-        if longest is not None and phase.seq_len > longest and phase in parts[0]:
-            where = place((*path, "seq_len") if phase.given.seq_len else ("pretrain", "seq_len"))
-            yield LONG_ROWS.problem(where, row=phase.seq_len, most=longest)
         if phase.given.average_last and i + 1 < len(phases):
             yield EARLY_MEAN.problem(place((*path, "average_last")))
         if i and phase.starts_curve and phase.given.lr is None and end == 0:
@@ -213,7 +205,21 @@ def phase_problems(
         end = curve_of(section, phase)[1] if phase.starts_curve else end
 
 
-def _falling(section: PretrainSection, place: Callable[[Path], str]) -> Iterator[Problem]:
+def base_problems(section: PretrainSection, model: ModelSection, place: Callable[[Path], str]) -> Iterator[Problem]:
+    """What is wrong with the phases of this model: rows that are longer than its context before any stage makes it
+    longer, stages without a model (one in model.path is there before all phases)."""
+    if any(falling(section, place)):
+        return
+    first, longest = parts_of(section)[0], model.max_seq_len
+    if not first and model.path is None:
+        yield NO_BASE.problem(place(("pretrain", "phases", 0)))
+    for phase in first:
+        if longest is not None and phase.seq_len > longest:
+            written: Path = ("pretrain", "phases", phase.number) if phase.given.seq_len else ("pretrain",)
+            yield LONG_ROWS.problem(place((*written, "seq_len")), row=phase.seq_len, most=longest)
+
+
+def falling(section: PretrainSection, place: Callable[[Path], str]) -> Iterator[Problem]:
     """Stages whose contexts do not rise."""
     for number, given in enumerate(section.phases):
         before = start_of(section, number)

@@ -66,11 +66,11 @@ def identities(chosen: Iterable[Choice]) -> list[dict[str, str]]:
 
 def slots_of(model: BaseModel, path: Loc = ()) -> Iterator[Choice]:
     """Every slot of a model with its family, in the order of the schema; not what is left out of its identity
-    (`exclude=True`)."""
+    (`exclude=True`), nor the sections that a config in part lacks."""
     for name, info in type(model).model_fields.items():
-        value = getattr(model, name)
-        if info.exclude:
+        if info.exclude or name not in vars(model):
             continue
+        value = getattr(model, name)
         if any(isinstance(mark, GuardTrees) for mark in info.metadata):
             yield from _guards(value, (*path, name))
         else:

@@ -18,7 +18,7 @@ from llama3.cost.gpus import HERE, Gpu, find_gpu
 from llama3.cost.layout import ALONE, GpuLayout, read_layouts
 from llama3.errors import ConfigError, LlamaError, PluginError, Problem, did_you_mean
 from llama3.inference.llama import find_model
-from llama3.model.config import PRESETS, ModelConfig
+from llama3.model.config import PRESETS, ModelConfig, named_shape, shape_names
 from llama3.model.device import device_of
 from llama3.model.precision import DTYPES, ComputePrecision
 from llama3.plugins.registry import discover
@@ -85,12 +85,12 @@ class Model:
 
     @classmethod
     def find(cls, text: str) -> Model:
-        """The model that `llama3 serve` would take for `text`, or the preset of this name. Raises what is wrong."""
+        """The model that `llama3 serve` would take for `text`, or a preset (`named_shape`). Raises what is wrong."""
         if not Path(text).exists():
-            if text not in PRESETS:
-                near = did_you_mean(text, PRESETS)
-                raise NO_MODEL(text, near=near, shapes=list(PRESETS))
-            return cls(text, PRESETS[text])
+            shape = named_shape(text)
+            if shape is None:
+                raise NO_MODEL(text, near=did_you_mean(text, shape_names()), shapes=list(PRESETS))
+            return cls(*shape)
         path = find_model(Path(text))
         source = open_weights(path)
         if isinstance(source, QuantizedWeights):

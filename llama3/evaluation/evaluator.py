@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from llama3.data.corpus import Corpus, Split
@@ -48,10 +48,22 @@ class Result:
 
 
 class Evaluator(Protocol):
-    """Built by `factory(options)`. An exception fails this evaluator's task only."""
+    """Built by `factory(options)`. An exception fails this evaluator's task only. Options whose items are of chosen
+    lengths say so (`AsksAtLengths`)."""
 
     def run(self, subject: Subject, limit: int, seed: int) -> Result:
         """Measure `subject` on at most `limit` held-out items chosen by `seed`."""
+        ...
+
+
+@runtime_checkable
+class AsksAtLengths(Protocol):
+    """Options of an evaluator whose items are of chosen lengths. A config whose suite has no room in the context of its
+    model, or of a stage, is refused before any training. Optional."""
+
+    def lengths_at(self, context: int) -> Collection[int]:
+        """The lengths in tokens, prompt and answer, of the items that a model with such a context is asked; none where
+        none fits, whatever the tokenizer."""
         ...
 
 

@@ -11,6 +11,7 @@ vocabulary.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import IntEnum
 
 from llama3.config.precision import AutoPrecision
@@ -18,6 +19,8 @@ from llama3.model.config import ModelConfig
 
 RESIDUAL = 4
 """Bytes of a number of the residual stream: float32 in either precision."""
+FLOAT = 4
+"""Bytes of a float32."""
 INDICES = 32
 """Bytes of a token's numbers: its id, its target's, the row that predicts it, its entropy."""
 KEPT_LOGITS = 1 << 26
@@ -33,6 +36,36 @@ class Recompute(IntEnum):
     """Norms and the SwiGLU product: what no matrix product made."""
     BLOCK = 2
     """All; only its input is kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Numbers that a block keeps of each token for its backward pass, by what they are cut along.
+
+    rows: hidden states between the sublayers, and norms: what these were divided by, in float32; inputs: normed ones,
+    which matrices multiply; channels: of heads and of the FFN; keys: keys and values
+    """
+
+    rows: int
+    norms: int
+    inputs: int
+    channels: int
+    keys: int
+
+    @classmethod
+    def of(cls, model: ModelConfig, recompute: Recompute = Recompute.NOTHING, scores: int = 0) -> Kept:
+        """Of the transformer of this project: rows 2D, a number of each of two norms, inputs 2D; queries and outputs 2Q
+        with Q = HC, gate and up 2F, the product of the two F; keys and values 2KC.
+
+        scores: of attention, kept for a token by all heads; 0 for a fused kernel
+        """
+        if recompute is Recompute.BLOCK:
+            return cls(model.dim, 0, 0, 0, 0)
+        channels = 2 * model.n_heads * model.head_dim + 2 * model.ffn_dim + scores
+        keys = 2 * model.n_kv_heads * model.head_dim
+        if recompute is Recompute.POINTWISE:
+            return cls(2 * model.dim, 0, 0, channels, keys)
+        return cls(2 * model.dim, 2, 2 * model.dim, channels + model.ffn_dim, keys)
 
 
 def block_bytes(
@@ -53,16 +86,11 @@ def block_bytes(
             kernel, as on a GPU
         tp: ranks that share each matrix, and the rows between the blocks
     """
-    wide, product = config.dim * RESIDUAL, _bytes(precision)
-    if recompute is Recompute.BLOCK:
-        return tokens * wide // tp
-    # Queries, keys, values and what attention gives; gate and up.
-    channels = 2 * config.head_dim * (config.n_heads + config.n_kv_heads) + 2 * config.ffn_dim
-    kept = tokens * (2 * wide + channels * product) // tp + pairs * config.n_heads * product // tp
-    if recompute is Recompute.POINTWISE:
-        return kept
-    normal = 2 * (config.dim * product + RESIDUAL // tp)
-    return kept + tokens * (normal + config.ffn_dim * product // tp)
+    kept, product = Kept.of(config, recompute), _bytes(precision)
+    shared = tokens * (kept.rows * RESIDUAL + kept.norms * FLOAT + (kept.channels + kept.keys) * product) // tp
+    if recompute is not Recompute.BLOCK:
+        shared += pairs * config.n_heads * product // tp
+    return shared + tokens * kept.inputs * product
 
 
 def head_bytes(config: ModelConfig, tokens: int, *, precision: AutoPrecision = "fp32", tp: int = 1) -> int:

@@ -326,3 +326,14 @@ PRESETS: dict[str, ModelConfig] = {
 
 The size of `tiny` is what a budget of minutes can feed: after 100 core-seconds on Python source, 1.3 M parameters had
 reached 2.12 bits per byte, 2.8 M 2.33 and 5.5 M 2.51; with some five times that budget about 1.7 M are right."""
+
+
+def named_shape(text: str) -> tuple[str, ModelConfig] | None:
+    """The preset of a name, or the newest one whose name ends with it: 405b is llama-3.1-405b. None where none is."""
+    names = [name for name in PRESETS if name == text or name.endswith(f"-{text.lower()}")]
+    return (names[-1], PRESETS[names[-1]]) if names else None
+
+
+def shape_names() -> list[str]:
+    """What `named_shape` knows: the presets, and the sizes at their ends."""
+    return [*PRESETS, *dict.fromkeys(name.rpartition("-")[2] for name in PRESETS if "-" in name)]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import resource
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,20 +96,6 @@ def shortage(config: Config, model: ModelConfig, there: int, place: str, share: 
     """The worst that does not fit, if anything."""
     found = [need.problem(model, there, place, share) for need in needs(config)]
     return [problem for problem in found if problem][-1:]
-
-
-def local_share(config: Config, environ: Mapping[str, str] = os.environ) -> float:
-    """How much of the model the processes on this machine hold together: all, or their share of a sharded one. Ranks
-    along cp each have all weights, unless a strategy along dp cuts them."""
-    world, local = (_count(environ, name) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
-    section = config.parallelism
-    copies = 1 if "dp" in section.strategies(world) else section.sizes(world)["cp"]
-    return copies * min(local, world) / world if environ.get("LOCAL_WORLD_SIZE") else 1.0
-
-
-def _count(environ: Mapping[str, str], name: str) -> int:
-    text = environ.get(name, "")
-    return max(int(text), 1) if text.isdecimal() else 1
 
 
 def memory_here() -> int | None:

@@ -10,7 +10,7 @@ from llama3.config.presets import presets
 from llama3.config.schema import STRATEGIES
 from llama3.cost.gpus import HERE, Gpu, find_gpu
 from llama3.errors import ConfigError, LlamaError, Problem, did_you_mean
-from llama3.model.config import PRESETS, ModelConfig
+from llama3.model.config import PRESETS, named_shape, shape_names
 from llama3.plugins.registry import discover
 from llama3.plugins.specs import ParallelSpec
 from llama3.scaling.layouts import AXES, Workload
@@ -73,16 +73,9 @@ class PlanQuestion:
     explained: Dims | None = None
 
 
-def shape_of(text: str) -> tuple[str, ModelConfig] | None:
-    """The preset of a name, or the newest one whose name ends with it: 405b is llama-3.1-405b."""
-    names = [name for name in PRESETS if name == text or name.endswith(f"-{text.lower()}")]
-    return (names[-1], PRESETS[names[-1]]) if names else None
-
-
 def not_known(text: str) -> Problem:
     """That a text names nothing that can be planned."""
-    short = [name.rpartition("-")[2] for name in PRESETS]
-    near = did_you_mean(text, [*PRESETS, *short, *presets()])
+    near = did_you_mean(text, [*shape_names(), *presets()])
     return NO_MODEL.problem(text, near=near, shapes=list(PRESETS))
 
 
@@ -101,7 +94,7 @@ def read_question(
 ) -> PlanQuestion:
     """The question as data. Raises ConfigError with everything that is wrong with it."""
     wrong: list[Problem] = []
-    shape = shape_of(model)
+    shape = named_shape(model)
     if shape is None:
         wrong.append(not_known(model))
     offered = _gpu(gpu, gpus, wrong)

@@ -2,18 +2,16 @@
 
 Weights, gradients, their sums over microbatches and AdamW's two moments are float32, whatever the products are computed
 in; a copy of the weights in the type of the products stands beside them. What a layer keeps for the backward pass is
-counted tensor by tensor (`llama3.training.estimate.Kept`).
+counted tensor by tensor (`llama3.model.activations.Kept`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from llama3.model.activations import FLOAT
 from llama3.model.config import ModelConfig
-from llama3.training.estimate import Cost, Kept, StepShape
-
-FLOAT = 4
-"""Bytes of a float32."""
+from llama3.training.estimate import Cost, StepShape
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +47,8 @@ def rank_bytes(
     microbatch are kept for the backward pass (llama3.model.score)
     """
     own, tokens = model.num_params() * cost.weights, step.tokens
-    kept, layers = Kept.of(model, step), model.n_layers * tokens
-    rows = step.stream * cost.rows * kept.rows
+    kept, layers = step.kept(model), model.n_layers * tokens
+    rows = cost.rows * (step.stream * kept.rows + FLOAT * kept.norms)
     rows += step.width * (cost.inputs * kept.inputs + cost.channels * kept.channels)
     # Of one microbatch only, whatever else is alive: the last hidden states, normed and picked, and the scores.
     ends = cost.logits * tokens * model.dim * (step.stream + 2 * step.width)

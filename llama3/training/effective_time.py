@@ -221,7 +221,8 @@ class _Reader:
 
 
 def accounts(rows: Iterable[Row]) -> list[Account]:
-    """An account for each stage in the rows of rank 0 and its supervisor, in the order in which they began.
+    """An account for each stage in the rows of rank 0 and its supervisor (as `witnessed`, or alone), in the order in
+    which they began.
 
     Rows of no stage (a process that a supervisor saw end) belong to the stage that was running, if one was.
     """
@@ -259,6 +260,22 @@ def rank_times(run: Path) -> list[RankTime]:
     return sorted(times, key=lambda time: (-time.own, time.waited, time.rank))
 
 
+def witnessed(run: Path) -> list[Row]:
+    """The rows of rank 0 and its supervisor, and among them, by the clock, the hangs that other ranks have noticed: of
+    one of rank 0 nobody else knows when it was."""
+    rows: list[Row] = list(rows_of_rank(run))
+    for rank in ranks_of(run)[1:]:
+        for row in rows_of_rank(run, rank):
+            before = [at for at, other in enumerate(rows) if _is_before(other, row)] if row["kind"] == "hang" else []
+            if before:
+                rows.insert(before[-1] + 1, row)
+    return rows
+
+
+def _is_before(earlier: Row, later: Row) -> bool:
+    return earlier.get("boot") == later.get("boot") and bool(earlier["clock"] <= later["clock"])
+
+
 def told_by_other_ranks(run: Path) -> list[str]:
     """What befell ranks but the first, a line each."""
     lines = []
@@ -271,7 +288,7 @@ def told_by_other_ranks(run: Path) -> list[str]:
 
 def summary(run: Path) -> dict[str, Any]:
     """Everything that `llama3 ledger` tells of a run directory, as JSON values."""
-    stages = accounts(rows_of_rank(run))
+    stages = accounts(witnessed(run))
     elapsed, useful = sum(stage.elapsed for stage in stages), sum(stage.useful for stage in stages)
     hits = [hit for stage in stages for hit in stage.interruptions]
     world = max((stage.world for stage in stages), default=1)

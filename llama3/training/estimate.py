@@ -3,9 +3,6 @@
 A strategy says which share of the model's work and memory is left to the fullest rank along its axis, and what it
 sends. Shares of several strategies multiply, bytes and messages add up (`combined`), so that a strategy need know only
 its own axis.
-
-Legend of the numbers kept for the backward pass, of one token and layer: D model dim, Q query channels (heads x head
-dim), K key channels, F FFN dim.
 """
 
 from __future__ import annotations
@@ -14,12 +11,15 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
+from llama3.model import activations
+from llama3.model.activations import Kept
 from llama3.model.config import ModelConfig
 
 Recompute = Literal["none", "selective", "full"]
 """What the backward pass computes again: nothing; norms and the gate's product; every block from its input."""
+_RECOMPUTE = dict(zip(get_args(Recompute), activations.Recompute, strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,30 +42,9 @@ class StepShape:
     recompute: Recompute = "none"
     scores: int = 0
 
-
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """Numbers that a layer keeps of each token for its backward pass, by what they are cut along.
-
-    rows: hidden states between the sublayers; inputs: normed ones, which matrices multiply; channels: of heads and of
-    the FFN; keys: keys and values
-    """
-
-    rows: int
-    inputs: int
-    channels: int
-    keys: int
-
-    @classmethod
-    def of(cls, model: ModelConfig, step: StepShape) -> Kept:
-        """Of the transformer of this project: rows 2D; inputs 2D; queries and outputs 2Q, gate and up 2F, the product
-        of the two F; keys and values 2K (as llama3.model.activations counts them)."""
-        dim, queries = model.dim, model.n_heads * model.head_dim
-        if step.recompute == "full":
-            return cls(dim, 0, 0, 0)
-        is_whole = step.recompute == "none"
-        channels = 2 * queries + (3 if is_whole else 2) * model.ffn_dim + step.scores
-        return cls(2 * dim, 2 * dim * is_whole, channels, 2 * model.n_kv_heads * model.head_dim)
+    def kept(self, model: ModelConfig) -> Kept:
+        """Numbers that a layer keeps of each token for its backward pass."""
+        return Kept.of(model, _RECOMPUTE[self.recompute], self.scores)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@
 
 A row has its `kind`, the `artifact` that was being made, and two clocks. Durations are told by the monotonic one
 (`clock`, which is common to all processes since the `boot`), never by `time`, which may jump; the order is that of the
-lines.
+lines. Both tell when a thing happened, of `steps` when the last of them was finished, however late the row was written.
 
     attempt   a process begins a stage; what its predecessor had reached    {total, world, number, reached ...}
     resumed   with what checkpoint (step 0: none)                 {step, seconds}
@@ -30,7 +30,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -85,7 +85,7 @@ class RunLedger:
             open_ = self._steps
         if not open_:
             open_.update(first=step, last=step, seconds=0.0, waited=0.0, data=data, content=[])
-        open_["last"] = step
+        open_["last"], open_["clock"] = step, time.monotonic()
         open_["seconds"] += seconds
         open_["waited"] += waited
         open_["content"].append(content)
@@ -115,9 +115,9 @@ class RunLedger:
         row, self._steps = self._steps, {}
         self._since = time.monotonic()
         if row:
-            content = " ".join(f"{number:08x}" for number in row.pop("content"))
+            content, clock = " ".join(f"{number:08x}" for number in row.pop("content")), row.pop("clock")
             times = {name: round(row.pop(name), 6) for name in ("seconds", "waited")}
-            self._append("steps", {**row, **times, **({"content": content} if self.rank == 0 else {})})
+            self._append("steps", {**row, **times, **({"content": content} if self.rank == 0 else {})}, clock)
 
     def sync(self) -> None:
         """Force all rows to the disk."""
@@ -126,16 +126,19 @@ class RunLedger:
             with suppress(OSError):
                 fsync_file(self.path)
 
-    def _append(self, kind: str, fields: dict[str, Any]) -> None:
+    def _append(self, kind: str, fields: dict[str, Any], clock: float | None = None) -> None:
+        """`clock`: when what the row tells happened; by default now."""
         if self.path is None:
             return
+        now = time.monotonic()
+        clock = now if clock is None else clock
         row = {
             "kind": kind,
             "artifact": self.artifact,
             **fields,
-            "clock": round(time.monotonic(), 6),
+            "clock": round(clock, 6),
             "boot": boot(),
-            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "time": (datetime.now(UTC) - timedelta(seconds=now - clock)).isoformat(timespec="milliseconds"),
         }
         with suppress(OSError):
             append_json_line(self.path, row)

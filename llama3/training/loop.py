@@ -184,16 +184,16 @@ class Trainer:
     schedule: Schedule
     seed: int
     collate: Collate
-    want: frozenset[Want]
-    want_logged: frozenset[Want]
-    services: Services | None
-    rollouts: Rollouts | None
-    store: CheckpointStore | None
-    identity: Mapping[str, Any]
-    snapshots: frozenset[int]
-    reporter: Reporter
+    want: frozenset[Want] = frozenset({"logps"})
+    want_logged: frozenset[Want] = frozenset()
+    services: Services | None = None
+    rollouts: Rollouts | None = None
+    store: CheckpointStore | None = None
+    identity: Mapping[str, Any] = field(default_factory=dict)
+    snapshots: frozenset[int] = frozenset()
+    reporter: Reporter = field(default_factory=lambda: Reporter("train"))
     reliability: Reliability = field(default_factory=Reliability)
-    throughput: Throughput
+    throughput: Throughput = field(default_factory=Throughput)
 
     def __post_init__(self) -> None:
         self.context, self.module = self.model.context, self.model.module

@@ -69,6 +69,11 @@ class PlacedModel:
         return cls._filled(empty_model(config, ()), parallel, fill)
 
     @classmethod
+    def undrawn(cls, config: ModelConfig, parallel: Parallel) -> Self:
+        """A model whose weights are whatever memory holds, until those of a training's checkpoint take their place."""
+        return cls._filled(empty_model(config, ()), parallel, lambda name, parameter: None)
+
+    @classmethod
     def loaded(
         cls,
         folder: str | Path,

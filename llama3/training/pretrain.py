@@ -136,10 +136,13 @@ def pretrain(
     assert isinstance(spec, AlgorithmSpec)
     algorithm: Algorithm = registry.build("algorithms", section.algorithm.name, section.algorithm.options)
     parallel = start(options.parallelism, config, device_of(options.device), registry)
-    if checkpoint is None:
-        model = PlacedModel.drawn(config, options.seed, parallel)
-    else:
+    store = CheckpointStore(out.scratch / "checkpoints")
+    if checkpoint is not None:
         model = PlacedModel.loaded(checkpoint.path, parallel, config=config)
+    elif parallel.context.gather(store.steps(), "world")[0]:
+        model = PlacedModel.undrawn(config, parallel)  # the loop goes on from one of them, or refuses to go on
+    else:
+        model = PlacedModel.drawn(config, options.seed, parallel)
     schedule = Schedule.of(section).since(phases_of(section)[part.trains].first_step)
     first, last = phases[0].first_step, phases[-1]
     with reporting("pretrain", options.logging, out, schedule.total, model.context) as reporter:
@@ -153,7 +156,7 @@ def pretrain(
             collate=algorithm.collate or registry.build("data_kinds", spec.data).collate,
             want=spec.want,
             want_logged=spec.want_logged,
-            store=CheckpointStore(out.scratch / "checkpoints"),
+            store=store,
             identity={"plan": plan.hash, "tokenizer": vocabulary.hash, "options": options.model_dump(mode="json")},
             snapshots=snapshot_steps(last.first_step - first, last.steps, last.given.average_last),
             reporter=reporter,

@@ -53,7 +53,8 @@ class Ranks:
         try:
             artifact = execute(replace(stage, function=announced))
         except BaseException:
-            self._send("stop")
+            with suppress(RuntimeError):  # a signal to all ranks may have ended them already
+                self._send("stop")
             raise
         self._send("done", str(artifact.location))
         return artifact

@@ -72,12 +72,10 @@ class Needle:
 
     def _lengths(self, model: Llama) -> list[int]:
         """Those that hold everything and that the model can read."""
-        context, steps = model.config.max_seq_len, self.options.steps
-        wanted = self.options.lengths or [round(context * n / steps) for n in range(1, steps + 1)]
-        needed = self._needed(model)
-        fitting = sorted({length for length in wanted if needed <= length <= context})
+        context, needed = model.config.max_seq_len, self._needed(model)
+        fitting = self.options.lengths_at(context, needed)
         if not fitting:
-            raise NO_ROOM("needle", context=context, lengths=wanted, needed=needed)
+            raise NO_ROOM("needle", context=context, lengths=self.options.lengths or f"up to {context}", needed=needed)
         return fitting
 
     def _needed(self, model: Llama) -> int:

@@ -94,3 +94,10 @@ class NeedleOptions(BaseModel):
         if self.retrieve > self.needles:
             raise ValueError(f"{self.retrieve} facts are asked for, {self.needles} are hidden")
         return self
+
+    def lengths_at(self, context: int, needed: int | None = None) -> list[int]:
+        """The lengths within a context that hold `needed` tokens: all that is hidden, the question and the answer.
+        Before there is a tokenizer each of them takes a token at least, and so do BOS and the end of the answer."""
+        least = self.needles + 4 if needed is None else needed
+        wanted = self.lengths or [round(context * n / self.steps) for n in range(1, self.steps + 1)]
+        return sorted({length for length in wanted if least <= length <= context})

@@ -364,3 +364,13 @@ def test_a_file_that_describes_no_gpu(llama3, tmp_path, text, said):
 def test_several_gpus_need_a_link(llama3, bound):
     (told,) = problems(llama3, "llama-3.1-8b", "--gpu", bound, "--gpus", "2")
     assert "no `link`" in told
+
+
+@pytest.mark.parametrize("short", ["8b", "70B", "405b", "3.2-1b"])
+def test_a_shape_has_the_same_short_names_as_in_a_plan(llama3, ask, short):
+    asked = ("--gpu", "h100", "--quantization", "bf16")
+    gpus = ("--gpus", "8") if short in ("70B", "405b") else ()
+    name = ask(short, *asked, *gpus)["model"]["name"]
+    layout = ("--gpus", "2048", "--layout", "8,1,16,16")
+    code, printed, _ = llama3("plan", short, *layout, "--json")
+    assert (code, json.loads(printed)["model"]) == (0, name)

@@ -1,4 +1,5 @@
-"""A killed export leaves a folder beside OUT; the next one with the same OUT removes it, and nothing else."""
+"""A killed export leaves a folder beside OUT; the next one with the same OUT removes it, and nothing else. A signal
+before the program has begun is a stop like any other."""
 
 from __future__ import annotations
 
@@ -121,3 +122,25 @@ def test_nothing_is_left_behind_by_what_ends_itself(tmp_path):
         assert names(tmp_path) == ["out.tmp-12345678.lock"]
         assert remove_leftovers(tmp_path / "out") == []
     assert names(tmp_path) == []
+
+
+EARLY = """
+import os, runpy, signal, sys
+
+class Stop:
+    def find_spec(self, name, path=None, target=None):
+        if name == "llama3.cli.app":
+            os.kill(os.getpid(), signal.{name})
+
+sys.meta_path.insert(0, Stop())
+sys.argv = ["llama3", "--version"]
+runpy.run_module("llama3", run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_signal_before_the_program_has_begun_is_a_stop(name):
+    """As torchrun's, which is told to stop while its ranks still import."""
+    program = [sys.executable, "-c", EARLY.format(name=name)]
+    done = subprocess.run(program, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "error: interrupted\n")

@@ -231,3 +231,30 @@ def test_what_is_no_question_is_refused_before_work(llama3, tmp_path):
     assert (code, "L3-PLN-002" in told) == (2, True)
     code, _, told = llama3("plan", "8b", "--schedule", str(tmp_path / "nowhere" / "x.svg"))
     assert (code, "L3-PLN-016" in told) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("asked", "idle"),
+    [
+        (["8b", "--set", "pretrain.steps=1", "--no-probe"], ["--no-probe", "--set"]),
+        (["8b", "--explain", "refused", "--top", "3", "--layout", "1,1,1,8"], ["--layout", "--top"]),
+        (["CONFIG", "--gpus", "8", "--gpu", "h100", "--seq-len", "9", "--top", "10"],
+         ["--gpu", "--gpus", "--seq-len", "--top"]),
+        (["CONFIG", "--explain", "1,1,1,1", "--schedule", "x.svg"], ["--explain", "--schedule"]),
+        (["nowhere", "--serve-tokens", "1", "--price", "2", "--probe"], ["--price", "--probe"]),
+    ],
+)  # fmt: skip
+def test_options_that_would_change_nothing_are_refused_by_name(llama3, config, asked, idle):
+    """Given with their default value too: who writes an option expects something of it."""
+    code, printed, told = llama3("plan", *(config if word == "CONFIG" else word for word in asked))
+    assert (code, printed) == (2, "")
+    lines = [line for line in told.splitlines() if "L3-PLN-017" in line]
+    assert sorted(line.removeprefix("error: ").partition(":")[0] for line in lines) == idle
+    assert all("Fix: leave it out, or" in line for line in lines)
+
+
+def test_an_idle_option_and_a_wrong_one_are_told_together(llama3, config):
+    code, _, told = llama3("plan", "8b", "--no-probe", "--batch-tokens", "nan")
+    assert (code, "L3-PLN-017" in told, "L3-PLN-002" in told) == (2, True, True)
+    code, _, told = llama3("plan", config, "--gpus", "8", "--set", "pretrain.stepz=1")
+    assert (code, "L3-PLN-017" in told, "L3-CFG-010" in told) == (2, True, True)

@@ -318,6 +318,75 @@ def test_the_mesh_uses_exactly_the_processes_that_were_started(write, size, worl
         assert f"there are {world}" in str(refused(file, environ=environ))
 
 
+@pytest.mark.parametrize(
+    ("sizes", "world", "axis"),
+    [
+        ("tp: {name: megatron, size: 8}", 4, "tp"),
+        ("tp: {name: megatron, size: 2}, cp: {name: single, size: 3}", 4, "cp"),
+        ("tp: {name: megatron, size: 2}, pp: {name: single, size: 4}", 6, "pp"),
+        ("tp: {name: megatron, size: 2}, dp: {name: single, size: 3}", 4, "dp"),
+        ("tp: {name: megatron, size: 2}, dp: {name: single, size: 2}", 8, "dp"),
+    ],
+)
+def test_the_axis_that_does_not_fit_is_named(write, sizes, world, axis):
+    error = refused(write(f"parallelism: {{{sizes}}}\n"), environ={"WORLD_SIZE": str(world)})
+    (problem,) = [problem for problem in error.problems if problem.code == "L3-CFG-025"]
+    assert f": parallelism.{axis}" in problem.where
+    assert problem.fix.endswith(f"or another size of {axis}")
+
+
+MIXED_UP = """
+model: {preset: tiny, max_seq_len: 16}
+pretrain: {seq_len: 64, algorithm: dpo, phases: [{mix: {nope: 1, python: -1}}]}
+post_training: {algorithm: ppo, rewards: []}
+tokenizer: {vocab_size: 300, num_special: 100}
+audit: {must_improve: [nothing]}
+safety: {policy: {output: {guard: prompt_injection}}}
+parallelism: {tp: {name: single, size: 2}}
+quantization: [fp8]
+"""
+CROSSED = {
+    "L3-CFG-020": {"pretrain"},
+    "L3-CFG-021": {"post_training"},
+    "L3-CFG-024": {"parallelism"},
+    "L3-CFG-026": {"safety"},
+    "L3-CFG-027": {"quantization", "run"},
+    "L3-CFG-028": {"pretrain", "data"},
+    "L3-CFG-029": {"pretrain"},
+    "L3-CFG-030": {"tokenizer"},
+    "L3-CFG-031": {"pretrain", "model"},
+    "L3-CFG-043": {"pretrain"},
+    "L3-CFG-061": {"audit", "evaluation"},
+}
+"""What is wrong with it: codes, and the sections that each check reads."""
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    ["", "pretrain.steps=few", "model.dim=wide", "tokenizer.num_special=-1", "data.sauces=1", "evaluation.limit=all",
+     "run.seed=1e300", "run=", "quantization=5", "pretrain.phases.7.steps=3", "post_training.rounds=-2"],
+)  # fmt: skip
+def test_what_is_wrong_in_a_section_hides_no_check_of_others(write, wrong):
+    error = refused(write(MIXED_UP), "run.device=cpu", *([wrong] if wrong else []))
+    codes = [problem.code for problem in error.problems]
+    section = wrong.partition(".")[0].partition("=")[0]
+    assert set(codes) & CROSSED.keys() == {code for code, read in CROSSED.items() if section not in read}
+    assert len(codes) == len(set(codes)), "each once"
+    assert bool(set(codes) - CROSSED.keys()) == bool(wrong)
+
+
+def test_a_misspelt_section_and_variable_hide_what_they_may_stand_for(write):
+    text = str(
+        refused(write(MIXED_UP + "modle: {max_seq_len: 128}\n"), environ={"LLAMA3_TOKENIZER__VOCAB_SIZE": "999"})
+    )
+    assert "L3-CFG-031" not in text
+    assert "L3-CFG-030" not in text
+    assert "L3-CFG-020" in text
+    text = str(refused(write(MIXED_UP), "vocab_size"))
+    assert "L3-CFG-005" in text
+    assert "L3-CFG-020" not in text, "nobody knows what the override was for"
+
+
 def test_further_checks_are_reported_with_the_last_pass(write):
     from llama3.errors import Problem
 

@@ -12,9 +12,10 @@ from llama3.config import load
 from llama3.errors import DoesNotFit
 from llama3.model.build import init_weights
 from llama3.model.config import PRESETS, ModelConfig
-from llama3.model.needs import local_share, memory_here, needs, shortage
+from llama3.model.needs import memory_here, needs, shortage
 from llama3.model.transformer import Transformer
 from llama3.recipe import run
+from llama3.training.room import local_share
 
 
 def test_what_training_keeps_is_what_is_counted():
@@ -76,14 +77,47 @@ def test_long_context_stages_train_an_adopted_model():
     assert [(need.work, need.each) for need in needs(adopted)] == [("evaluation", 4), ("training on longer rows", 16)]
 
 
-def test_a_machine_holds_its_processes_share_of_a_sharded_model():
+@pytest.mark.parametrize(
+    ("parallelism", "share"),
+    [
+        ({}, 1),  # fsdp
+        ({"cp": 4}, 4),
+        ({"cp": 2, "tp": 2}, 2),
+        ({"cp": 2, "dp": 2}, 1),
+        ({"pp": 4}, 1),
+        ({"dp": "ddp"}, 4),
+        ({"dp": "ddp", "tp": 2}, 2),
+        ({"dp": "ddp", "cp": 2}, 4),
+        ({"dp": {"name": "fsdp", "replicas": 2}}, 2),
+        ({"dp": {"name": "fsdp", "replicas": 4}}, 4),
+        ({"dp": {"name": "fsdp", "replicas": 2}, "cp": 2}, 2),
+    ],
+)
+def test_a_machine_holds_its_processes_share_of_a_sharded_model(parallelism, share):
+    config = load({"parallelism": parallelism}, environ={}).config
+    model = ModelConfig.from_section(config.model, config.tokenizer.vocab_size)
+    assert local_share(config, model, {}) == 1
+    assert local_share(config, model, {"WORLD_SIZE": "4"}) == 1
+    assert local_share(config, model, {"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "4"}) == pytest.approx(share)
+    assert local_share(config, model, {"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "1"}) == pytest.approx(share / 4)
+
+
+def test_a_run_counts_what_every_rank_of_the_machine_holds(tmp_path, monkeypatch, capsys):
+    """Four whole copies do not fit where one would, and where four parts do."""
     config = load({}, environ={}).config
-    assert local_share(config, {}) == 1
-    assert local_share(config, {"WORLD_SIZE": "64", "LOCAL_WORLD_SIZE": "8"}) == 1 / 8
-    assert local_share(config, {"WORLD_SIZE": "64"}) == 1
-    four = {"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "4"}
-    for parallelism, share in (({"cp": 4}, 4), ({"cp": 2, "tp": 2}, 2), ({"cp": 2, "dp": 2}, 1), ({"pp": 4}, 1)):
-        assert local_share(load({"parallelism": parallelism}, environ={}).config, four) == share
+    one = 16 * ModelConfig.from_section(config.model, config.tokenizer.vocab_size).num_params()
+    monkeypatch.setattr("llama3.training.room.memory_here", lambda: 2 * one)
+    for name, value in {"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "4", "RANK": "0", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    asked = ["--set", f"run.dir={tmp_path / 'runs'}", "--set", "run.device=cpu", "--set", "parallelism.dp=ddp"]
+    empty = tmp_path / "my.yaml"
+    empty.write_text("run: {name: my}\n")
+    with pytest.raises(SystemExit) as done:
+        cli.main(["run", str(empty), *asked])
+    told = capsys.readouterr().err
+    assert done.value.code == 3, told
+    assert "L3-MEM-001" in told
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_run_that_cannot_fit_starts_nothing(tmp_path, monkeypatch, capsys):

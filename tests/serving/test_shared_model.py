@@ -1,5 +1,5 @@
-"""`llama3 serve`, `batch` and `generate` with a model that several processes share: answers are those of one process,
-and the processes end together."""
+"""`llama3 serve`, `batch`, `generate` and `chat` with a model that several processes share: answers are those of one
+process, and the processes end together."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from llama3.checkpoints.load import load_model
 from llama3.checkpoints.quantized import quantize_model, save_quantized
 from llama3.checkpoints.weights import save_model
 from llama3.cli import app as cli
+from llama3.errors import printable
 from llama3.inference import Llama
 from llama3.model.build import init_weights
 from llama3.model.config import ModelConfig
@@ -170,6 +171,26 @@ def test_generate_shares_too(model, alone):
     assert done.stdout == alone.generate("the river", max_tokens=10, temperature=0) + "\n", done.stderr
 
 
+def test_ranks_of_a_chat_answer_on_after_ctrl_c(model, alone):
+    """Ctrl-C reaches all processes of the terminal, wherever they stand: the answer ends, the chat does not."""
+    arguments = ["chat", str(model), "--temperature", "0", "--max-tokens", "900", "--tp", "2"]
+    program = [sys.executable, "-u", "-m", "llama3", *arguments]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(program, text=True, start_new_session=True, **pipes) as process:
+        process.stdin.write("the river\n")
+        process.stdin.flush()
+        begun = os.read(process.stdout.fileno(), 1).decode()
+        os.killpg(process.pid, signal.SIGINT)
+        rest, told = process.communicate("/reset\nthe river\n", timeout=60)
+    assert process.returncode == 0, told
+    assert told.count("(stopped)") == 1, told
+    expected = "".join(map(printable, alone.stream("the river", max_tokens=40, temperature=0)))
+    first, _, second = (begun + rest).partition(f"\n{expected}")
+    assert second, rest
+    assert expected.startswith(first[: len(expected)])
+    assert len(first) < len(second)
+
+
 def test_a_process_that_does_not_start_is_not_waited_for(model, capsys, monkeypatch):
     monkeypatch.setattr("llama3.serving.shared.sys.executable", shutil.which("false"))
     with pytest.raises(SystemExit) as caught:
@@ -197,7 +218,7 @@ def test_a_quantized_model_shares_its_layers_and_not_its_matrices(model, alone, 
     save_quantized(quantized, folder, "int8", scheme)
     alone.tokenizer.save(folder)
     with pytest.raises(SystemExit) as caught:
-        cli.main(["generate", str(folder), "the river", "--tp", "2"])
+        cli.main(["chat", str(folder), "--tp", "2"])
     assert (caught.value.code, "L3-SRV-061" in capfd.readouterr().err) == (2, True)
     arguments = ["generate", str(folder), "the river", "--temperature", "0", "--max-tokens", "6"]
     expected = Llama.load(folder).generate("the river", max_tokens=6, temperature=0)

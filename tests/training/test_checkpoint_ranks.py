@@ -25,9 +25,7 @@ from llama3.model.shards import local
 from llama3.training import parts
 from llama3.training.checkpoint import CheckpointStore
 from llama3.training.loop import Trainer
-from llama3.training.metrics import Reporter, Throughput
 from llama3.training.placed import PlacedModel
-from llama3.training.reliability import Reliability
 from llama3.training.saving import CheckpointSaver
 from llama3.training.state import optimizer_tensors
 from llama3_plugins.algorithms.next_token import NextToken
@@ -61,16 +59,8 @@ def trainer(parallelism, folder: Path, *, tied=False, seed=0, total=4) -> Traine
         schedule=schedule(section, total),
         seed=5,
         collate=Batch.concat,
-        want=frozenset({"logps"}),
-        want_logged=frozenset(),
-        services=None,
-        rollouts=None,
         store=CheckpointStore(folder),
-        identity={},
         snapshots=frozenset({2, 4}),
-        reporter=Reporter("toy"),
-        reliability=Reliability(),
-        throughput=Throughput(),
     )
 
 

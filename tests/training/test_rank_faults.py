@@ -30,6 +30,7 @@ from llama3.training.flight import FLIGHT, FlightRecorder, behind
 from llama3.training.integrity import suspects
 from llama3.training.ledger import rows_of_rank
 from llama3.training.loop import train
+from llama3.training.messages import broadcast
 from llama3.training.parallel import ParallelContext, start
 from llama3.training.placed import PlacedModel
 from llama3.training.ranks import Ranks
@@ -179,23 +180,52 @@ def as_ranks(folder: Path, world: int, work) -> list[int]:
     return [codes[rank] for rank in range(world)]
 
 
-def test_a_frozen_rank_is_named_by_the_others(alone, tmp_path):
-    """A rank that is stopped can say nothing; the other waits for it in a collective, and says so."""
-    run = tmp_path / "run"
+@pytest.mark.parametrize("stopped", [1, 0])
+def test_a_frozen_rank_is_named_by_the_others(alone, tmp_path, stopped):
+    """A rank that is stopped can say nothing; the other waits for it in a collective, and says so. It was noticed when
+    the time-out of a step was over, not when the rows before it were written."""
+    run, other = tmp_path / "run", 1 - stopped
 
     def work(rank):
-        frozen = {4: lambda: os.kill(os.getpid(), signal.SIGSTOP)} if rank == 1 else {}
+        frozen = {5: lambda: os.kill(os.getpid(), signal.SIGSTOP)} if rank == stopped else {}
         learn(run, {"dp": "fsdp"}, frozen, hang=1.0)
 
-    assert as_ranks(tmp_path / "ranks", 2, work) == [HANG_EXIT, -signal.SIGKILL]
-    told = summary(run)
-    assert told["behind"] == "no word of rank 1: stopped, frozen or gone"
-    assert [hit["cause"] for hit in told["interruptions"]] == ["hang"]
-    assert "all_reduce" in (run / "reliability" / "stacks-0.txt").read_text()
+    codes = as_ranks(tmp_path / "ranks", 2, work)
+    assert (codes[other], codes[stopped]) == (HANG_EXIT, -signal.SIGKILL)
+    assert summary(run)["behind"] == f"no word of rank {stopped}: stopped, frozen or gone"
+    assert "all_reduce" in (run / "reliability" / f"stacks-{other}.txt").read_text()
 
     learn(run, {})
+    (hit,) = summary(run)["interruptions"]
+    assert (hit["cause"], hit["step"]) == ("hang", 5)
+    assert hit["detect"] >= 1.0
     assert account(run).content == account(alone).content
     assert account(run).problems() == []
+
+
+def test_a_signal_to_all_ranks_is_a_stop_whoever_leaves_first(tmp_path):
+    """Rank 0 cannot tell a rank that is gone already; what becomes of that does not take the place of the stop."""
+    told, gone = tmp_path / "told", tmp_path / "gone"
+
+    @stage(output="report")
+    def stopped(*, out):
+        while not gone.exists():
+            time.sleep(0.01)
+        time.sleep(0.3)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def work(rank):
+        if rank == 1:
+            broadcast(None)  # that there is a stage to run
+            gone.touch()
+            return
+        try:
+            Ranks().lead(stopped, lambda announced: RunDir(tmp_path / "run").execute(announced, {}))
+        except Exception as error:
+            told.write_text(f"{type(error).__name__}: {error}")
+
+    as_ranks(tmp_path / "ranks", 2, work)
+    assert told.read_text().startswith("Interrupted: ")
 
 
 def test_a_rank_that_is_killed_is_no_fault_of_the_others(tmp_path):
