@@ -1,0 +1,116 @@
+"""Code as tokens, by the parsers of tree-sitter (the extra `code-guard`): they know where strings and comments are, and
+what of a string is code. Broken code is parsed as far as it goes.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache
+from typing import Any, Literal
+
+from llama3_plugins.guards.code.tokens import Kind, Token, takes, tokens_of
+
+GRAMMARS = {
+    "c": ("tree_sitter_c", "language"),
+    "cpp": ("tree_sitter_cpp", "language"),
+    "java": ("tree_sitter_java", "language"),
+    "javascript": ("tree_sitter_javascript", "language"),
+    "php": ("tree_sitter_php", "language_php_only"),
+    "php_in_html": ("tree_sitter_php", "language_php"),
+    "c_sharp": ("tree_sitter_c_sharp", "language"),
+    "rust": ("tree_sitter_rust", "language"),
+    "go": ("tree_sitter_go", "language"),
+}
+"""The module of each language's parser, and what it calls it."""
+_LITERAL = re.compile(r"string|char_literal|character_literal|rune_literal|regex$|heredoc|nowdoc|shell_command")
+_PART = re.compile(r"fragment|content|escape|start|end|encoding|text|body|delimiter|flags|pattern|quote")
+
+
+def missing() -> list[str]:
+    """The modules that cannot be imported."""
+    absent = []
+    for name in ("tree_sitter", *(module for module, _ in GRAMMARS.values())):
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            absent.append(name)
+    return absent
+
+
+@cache
+def _parser(language: str) -> Any:
+    tree_sitter = importlib.import_module("tree_sitter")
+    module, name = GRAMMARS[language]
+    return tree_sitter.Parser(tree_sitter.Language(getattr(importlib.import_module(module), name)()))
+
+
+def parsed_tokens(code: str, language: str) -> Iterator[Token]:
+    """Everything but white space, in order. `language` is one of `GRAMMARS`. Raises ImportError."""
+    if language == "php" and "<?" in code:
+        language = "php_in_html"
+    source = code.encode("utf-8", "surrogatepass")
+    place = _places(code, source)
+    before = -1
+    for kind, start, end, is_joined in _leaves(_parser(language).parse(source).root_node):
+        first, last = place(start), place(end)
+        if last <= first:
+            continue
+        is_line = before < 0 or "\n" in code[before:first]
+        before = last
+        if kind == "raw":
+            yield from (replace(token, start=token.start + first) for token in tokens_of(code[first:last], language))
+        else:
+            yield Token(kind, code[first:last], first, is_line, is_joined)
+
+
+def _places(code: str, source: bytes) -> Any:
+    """From places in bytes to places in characters."""
+    if len(code) == len(source):
+        return lambda place: place
+    table = [index for index, character in enumerate(code) for _ in range(len(character.encode("utf-8", "surrogatepass")))]
+    table.append(len(code))
+    return table.__getitem__
+
+
+def _leaves(root: Any) -> Iterator[tuple[Kind | Literal["raw"], int, int, bool]]:
+    """Kind, from and to in bytes, whether something is put into it; `raw` is what the grammar leaves unread (macros)."""
+    stack = [root]
+    while stack:
+        node = stack.pop()
+        kind = node.type
+        if "comment" in kind:
+            yield "comment", node.start_byte, node.end_byte, False
+        elif kind == "shell_command_expression":
+            yield "string", node.start_byte, node.end_byte, _has_code(node)
+        elif node.is_named and _LITERAL.search(kind) and not _has_code(node):
+            yield "string", node.start_byte, node.end_byte, kind.startswith("here") and takes(f'"{node.text}')
+        elif kind == "preproc_arg":
+            yield "raw", node.start_byte, node.end_byte, False
+        elif kind == "variable_name":
+            yield "name", node.start_byte, node.end_byte, False
+        elif node.child_count:
+            stack.extend(reversed(node.children))
+        elif _LITERAL.search(kind) or _is_text(node):
+            yield "string", node.start_byte, node.end_byte, True
+        else:
+            yield _kind_of(node.text), node.start_byte, node.end_byte, False
+
+
+def _has_code(node: Any) -> bool:
+    """Whether something but text stands in a literal: what is interpolated, or other literals."""
+    return any(not _PART.search(child.type) for child in node.named_children)
+
+
+def _is_text(node: Any) -> bool:
+    """Whether a leaf is a piece of a literal into which something is put."""
+    return node.is_named and node.parent is not None and bool(_LITERAL.search(node.parent.type)) and bool(_PART.search(node.type))
+
+
+def _kind_of(text: bytes) -> Kind:
+    first = text[:1]
+    if first.isdigit():
+        return "number"
+    return "name" if first.isalpha() or first in (b"_", b"$") or first >= b"\x80" else "sign"
