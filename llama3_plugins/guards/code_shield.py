@@ -107,6 +107,8 @@ class CodeShieldGuard:
         """Every alarm of a block, once."""
         called = block.language or (language or "").lower() or self.options.language.lower()
         known = LANGUAGES.get(called)
+        if known is None and block.code.lstrip().startswith("<?php"):
+            known = "php"
         seen: set[tuple[int, int, Category]] = set()
         for alarm in [*self._uses(block, known, called), *_written(block.code, known)]:
             if (key := (alarm.start, alarm.end, alarm.rule.category)) not in seen:
@@ -121,7 +123,8 @@ class CodeShieldGuard:
         found, parsed = _of_tree(block) if language in ("python", None) else ([], 0)
         yield from found
         rest = block.code[parsed:]
-        if is_strict and block.is_complete and rest.strip():
+        is_unknown = language is None and bool(called)
+        if is_strict and block.is_complete and (rest.strip() or is_unknown):
             raise NOT_PARSED("code_shield", language=called or "none that is named")
         if language == "python":
             yield from _of_rest(block, rest, parsed)
@@ -155,7 +158,7 @@ def _of_tree(block: CodeBlock) -> tuple[list[Alarm], int]:
 def _of_tokens(block: CodeBlock, language: str | None, rules: frozenset[str], *, is_parsed: bool = False) -> Iterator[Alarm]:
     code = block.code if block.is_complete else without_open_end(block.code, language)
     tokens: list[Token] = list(parsed_tokens(code, language) if is_parsed and language else tokens_of(code, language))
-    yield from alarms(TokenUses(code, tokens).uses(), rules, code, is_complete=block.is_complete)
+    yield from alarms(TokenUses(code, tokens, language).uses(), rules, code, is_complete=block.is_complete)
 
 
 def _written(code: str, language: str | None) -> Iterator[Alarm]:

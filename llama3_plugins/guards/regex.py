@@ -50,11 +50,19 @@ class RegexOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    patterns: tuple[GuardPattern, ...] = Field(min_length=1, description="what is looked for")
+    patterns: tuple[GuardPattern, ...] = Field(description="what is looked for: one pattern or more")
     undisguised: bool = Field(
         False,
         description="match also on the text without invisible and look-alike characters and s p a c e d letters",
     )
+
+    @field_validator("patterns")
+    @classmethod
+    def _is_there(cls, patterns: tuple[GuardPattern, ...]) -> tuple[GuardPattern, ...]:
+        # Not min_length: that would be a second problem where all patterns are bad.
+        if not patterns:
+            raise ValueError("no pattern is given")
+        return patterns
 
 
 class RegexGuard:

@@ -49,7 +49,8 @@ _AS = re.compile(r"(\w+)\s*(?:\bas\b|:|=)\s*(\w+)|(\w+)")
 class TokenUses:
     """Reads the uses off the tokens of a piece of code."""
 
-    def __init__(self, code: str, tokens: Sequence[Token]) -> None:
+    def __init__(self, code: str, tokens: Sequence[Token], language: str | None) -> None:
+        self._has_ticks = language == "php"
         self.tokens = [token for token in tokens if token.kind != "comment"]
         self._partner = _partners(self.tokens)
         self._aliases: dict[str, set[str]] = defaultdict(set)
@@ -67,7 +68,7 @@ class TokenUses:
                 self._note_value(at)
                 yield from self._set(at)
                 yield from self._call(at)
-            elif token.kind == "string" and token.text.startswith("`"):
+            elif self._has_ticks and token.kind == "string" and token.text.startswith("`"):
                 value = Argument(token.text, not token.is_joined, token.is_joined)
                 yield Use(frozenset(("`",)), token.start, token.end, lambda value=value: (value,))  # type: ignore[misc]
 

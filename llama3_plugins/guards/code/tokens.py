@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Kind = Literal["name", "string", "comment", "number", "sign"]
@@ -53,13 +53,15 @@ def _pattern(comment: str, quotes: str) -> re.Pattern[str]:
 _TRIPLE = r"\"\"\"(?:[^\\]|\\[\s\S])*?(?:\"\"\"|\Z)|\'\'\'(?:[^\\]|\\[\s\S])*?(?:\'\'\'|\Z)"
 _PLAIN = r"\"(?:[^\"\\\n]|\\[\s\S])*\"|\'(?:[^\'\\\n]|\\[\s\S])*\'"
 _TICKS = r"`(?:[^`\\]|\\[\s\S])*(?:`|\Z)"
+_REGEX = r"(?:(?<=[=(,:!&|?])|(?<=[=(,:!&|?] ))/(?![/*=\s])(?:[^/\\\n\[]|\\.|\[(?:[^\]\\\n]|\\.)*\])+/[dgimsuvy]*"
 _LEXERS = {
     "hash": _pattern(_LINE["hash"], rf"{_TRIPLE}|{_PLAIN}"),
-    "slashes": _pattern(_LINE["slashes"], rf"{_PLAIN}|{_TICKS}"),
+    "slashes": _pattern(_LINE["slashes"], rf"{_PLAIN}|{_TICKS}|{_REGEX}"),
     "both": _pattern(_LINE["both"], rf"{_PLAIN}|{_TICKS}"),
-    "unsure": _pattern(_UNSURE, rf"{_TRIPLE}|{_PLAIN}|`[^`\n]*`"),
+    "unsure": _pattern(_UNSURE, rf"{_TRIPLE}|{_PLAIN}|`[^`\n]*`|{_REGEX}"),
 }
 _INTO = re.compile(r"\$\{|\$\w|\{\$")
+_TEMPLATE_CODE = re.compile(r"\$\{([^{}`]*)\}")
 _FIELD = re.compile(r"(?<!\{)\{[^{}]")
 
 
@@ -73,6 +75,15 @@ def tokens_of(code: str, language: str | None) -> Iterator[Token]:
             what, text, match.start(), before < 0 or "\n" in code[before : match.start()], what == "string" and takes(text)
         )
         before = match.end()
+        if text.startswith("`"):
+            yield from _put_into(text, match.start(), language)
+
+
+def _put_into(template: str, start: int, language: str | None) -> Iterator[Token]:
+    """The tokens of the code within a template, after its own."""
+    for inner in _TEMPLATE_CODE.finditer(template):
+        for token in tokens_of(inner[1], language):
+            yield replace(token, start=token.start + start + inner.start(1), is_line=False)
 
 
 def without_open_end(code: str, language: str | None) -> str:

@@ -26,7 +26,7 @@ GRAMMARS = {
 }
 """The module of each language's parser, and what it calls it."""
 _LITERAL = re.compile(r"string|char_literal|character_literal|rune_literal|regex$|heredoc|nowdoc|shell_command")
-_PART = re.compile(r"fragment|content|escape|start|end|encoding|text|body|delimiter|flags|pattern|quote")
+_PART = re.compile(r"fragment|content|escape|start|end|encoding|text|body|delimiter|flags|pattern|quote|^character$")
 
 
 def missing() -> list[str]:
@@ -83,6 +83,8 @@ def _leaves(root: Any) -> Iterator[tuple[Kind | Literal["raw"], int, int, bool]]
         kind = node.type
         if "comment" in kind:
             yield "comment", node.start_byte, node.end_byte, False
+        elif not node.child_count and _is_text(node):
+            yield "string", node.start_byte, node.end_byte, True
         elif kind == "shell_command_expression":
             yield "string", node.start_byte, node.end_byte, _has_code(node)
         elif node.is_named and _LITERAL.search(kind) and not _has_code(node):
@@ -93,8 +95,6 @@ def _leaves(root: Any) -> Iterator[tuple[Kind | Literal["raw"], int, int, bool]]
             yield "name", node.start_byte, node.end_byte, False
         elif node.child_count:
             stack.extend(reversed(node.children))
-        elif _LITERAL.search(kind) or _is_text(node):
-            yield "string", node.start_byte, node.end_byte, True
         else:
             yield _kind_of(node.text), node.start_byte, node.end_byte, False
 
@@ -113,4 +113,6 @@ def _kind_of(text: bytes) -> Kind:
     first = text[:1]
     if first.isdigit():
         return "number"
+    if text == b"${":
+        return "sign"
     return "name" if first.isalpha() or first in (b"_", b"$") or first >= b"\x80" else "sign"
