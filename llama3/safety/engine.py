@@ -268,9 +268,7 @@ class PolicyEngine:
         async for piece in pieces:
             if held.add(piece):
                 begin = held.begin
-                window = self._decide(
-                    stage, held.text[begin:], turns, request_id, tenant, begins=not begin, ends=False
-                )
+                window = self._decide(stage, held.text[begin:], turns, request_id, tenant, begins=not begin, ends=False)
                 yield _pass_on(held, await window, begin)
         yield _pass_on(held, await self.adecide(stage, held.text, turns, request_id, tenant), whole=True)
 

@@ -1,8 +1,8 @@
 """Insecure code in what a model writes: rules with CWE numbers (llama3_plugins.guards.code.rules) for what code calls.
 
-Python is read by `ast`, other languages by tree-sitter where the extra `code-guard` is installed, else by a lexer of our
-own, as is all that does not parse or whose language is not known: that is judged by the rules of all languages. It finds
-calls and settings, and follows no data through a program: it is no proof that code is secure.
+Python is read by `ast`, other languages by tree-sitter where the extra `code-guard` is installed, else by a lexer of
+our own, as is all that does not parse or whose language is not known: that is judged by the rules of all languages. It
+finds calls and settings, and follows no data through a program: it is no proof that code is secure.
 """
 
 from __future__ import annotations
@@ -16,8 +16,17 @@ from llama3.errors import PluginError
 from llama3.guards import Action, GuardInput, Span, Verdict
 from llama3_plugins.guards.code.blocks import LANGUAGES, CodeBlock, blocks_of, blocks_of_call
 from llama3_plugins.guards.code.calls import TokenUses
-from llama3_plugins.guards.code.python import PythonUses, Unparsable, parse_python
-from llama3_plugins.guards.code.rules import CATEGORIES, RULES, SHELL_LINES, Alarm, Category, CodeRule, alarms
+from llama3_plugins.guards.code.python import PythonUses, UnparsableError, parse_python
+from llama3_plugins.guards.code.rules import (
+    CATEGORIES,
+    RULES,
+    SHELL_LINES,
+    Alarm,
+    Category,
+    CodeRule,
+    alarms,
+    may_alarm,
+)
 from llama3_plugins.guards.code.tokens import Token, tokens_of, without_open_end
 from llama3_plugins.guards.code.trees import GRAMMARS, missing, parsed_tokens
 from llama3_plugins.guards.secrets import secrets_in
@@ -80,14 +89,16 @@ class CodeShieldGuard:
         """Raises PluginError for code in a language without a parser, where that must not pass."""
         found = [(block, alarm) for block in self._blocks(x) for alarm in self._alarms(block, x.language)]
         acts = [self._action(alarm.rule) for _, alarm in found]
-        action = max(acts, key=_ACTIONS.index, default="allow")
+        actions: list[Action] = ["allow", *acts]
         told = [pair for pair, act in zip(found, acts, strict=True) if act != "allow"]
-        scores = dict.fromkeys(CATEGORIES, 0.0) | _scores(alarm for _, alarm in told)
+        scores: dict[str, float] = {**dict.fromkeys(CATEGORIES, 0.0), **_scores(alarm for _, alarm in told)}
         return Verdict(
-            action=action,
+            action=max(actions, key=_ACTIONS.index),
             p=max(scores.values()),
-            categories=dict(scores),
-            spans=tuple(sorted({_span(*pair) for pair in told}, key=lambda span: (span.start, span.end, span.category))),
+            categories=scores,
+            spans=tuple(
+                sorted({_span(*pair) for pair in told}, key=lambda span: (span.start, span.end, span.category))
+            ),
             reason="; ".join(dict.fromkeys(map(_reason, (alarm for _, alarm in told[:_REASONS])))),
             version="1",
         )
@@ -134,6 +145,7 @@ class CodeShieldGuard:
             yield from _of_tokens(block, None, _ALL)
 
 
+_PYTHON = frozenset(("python",))
 _ALSO = {"cpp": ("c",), "c": ("cpp",)}
 
 
@@ -141,7 +153,7 @@ def _of_rest(block: CodeBlock, rest: str, start: int) -> Iterator[Alarm]:
     """The alarms of what does not parse, by its tokens; if no more is to come by all rules, for what is called Python
     and does not parse may be another language."""
     if rest.strip() and (block.is_complete or rest.count("\n") > _UNFINISHED):
-        rules = _ALL if block.is_complete else frozenset(("python",))
+        rules = _ALL if block.is_complete else _PYTHON
         yield from (alarm for alarm in _of_tokens(block, "python", rules) if alarm.start >= start)
 
 
@@ -150,12 +162,16 @@ def _of_tree(block: CodeBlock) -> tuple[list[Alarm], int]:
     try:
         tree, lines_before, length = parse_python(block.code)
         uses = PythonUses(block.code, tree, lines_before).found
-        return list(alarms(uses, frozenset(("python",)), block.code, is_complete=block.is_complete)), length
-    except (Unparsable, RecursionError):
+        return list(alarms(uses, _PYTHON, block.code, is_complete=block.is_complete)), length
+    except (UnparsableError, RecursionError):
         return [], 0
 
 
-def _of_tokens(block: CodeBlock, language: str | None, rules: frozenset[str], *, is_parsed: bool = False) -> Iterator[Alarm]:
+def _of_tokens(
+    block: CodeBlock, language: str | None, rules: frozenset[str], *, is_parsed: bool = False
+) -> Iterator[Alarm]:
+    if not may_alarm(block.code, rules):
+        return
     code = block.code if block.is_complete else without_open_end(block.code, language)
     tokens: list[Token] = list(parsed_tokens(code, language) if is_parsed and language else tokens_of(code, language))
     yield from alarms(TokenUses(code, tokens, language).uses(), rules, code, is_complete=block.is_complete)
@@ -186,7 +202,9 @@ def _scores(found: Iterable[Alarm]) -> dict[Category, float]:
     """1 where a rule says `block`, 0.5 where it says `flag`."""
     scores: dict[Category, float] = {}
     for alarm in found:
-        scores[alarm.rule.category] = max(scores.get(alarm.rule.category, 0), 1.0 if alarm.rule.action == "block" else 0.5)
+        scores[alarm.rule.category] = max(
+            scores.get(alarm.rule.category, 0), 1.0 if alarm.rule.action == "block" else 0.5
+        )
     return scores
 
 

@@ -29,7 +29,8 @@ def verdict_of(x: GuardInput, marks: Iterable[Mark], categories: Sequence[str], 
     """The severest action of the marks that are certain. What is to be redacted is marked before it is certain: that
     only keeps a stream from passing it on."""
     kept = [mark for mark in marks if _begins_there(x, mark) and (mark.action == "redact" or _ends_there(x, mark))]
-    action = max((mark.action for mark in kept), key=_ACTIONS.index, default="allow")
+    actions: list[Action] = ["allow", *(mark.action for mark in kept)]
+    action = max(actions, key=_ACTIONS.index)
     shown = [mark for mark in kept if action != "redact" or mark.action == "redact"]
     found = {mark.category for mark in kept}
     return Verdict(

@@ -16,7 +16,9 @@ import sys
 
 def main() -> None:
     """Answer until the input ends."""
-    patterns = [re.compile(pattern, re.IGNORECASE if folds else 0) for pattern, folds in json.loads(sys.stdin.readline())]
+    patterns = [
+        re.compile(pattern, re.IGNORECASE if folds else 0) for pattern, folds in json.loads(sys.stdin.readline())
+    ]
     print("[]", flush=True)
     for line in sys.stdin:
         seconds, *texts = json.loads(line)

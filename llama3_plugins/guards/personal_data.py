@@ -71,8 +71,34 @@ def _plain_sign(character: str) -> str:
 Finds = Iterator[tuple[int, int, bool]]
 
 _LABEL = r"[^\W_](?:[\w-]{0,20}[^\W_])?"
-_EMAIL = re.compile(rf"(?<![\w.+%@-])([^\W_](?:[\w.+%-]{{0,62}}[\w])?)@((?:{_LABEL}\.){{1,4}}[^\W\d_]{{2,18}})(?![\w@])")
-_FILE_TYPES = frozenset("png jpg jpeg gif svg webp ico css js mjs ts py rs go so html htm json md txt lock".split())
+_EMAIL = re.compile(
+    rf"(?<![\w.+%@-])([^\W_](?:[\w.+%-]{{0,62}}[\w])?)@((?:{_LABEL}\.){{1,4}}[^\W\d_]{{2,18}})(?![\w@])"
+)
+_FILE_TYPES = frozenset(
+    [
+        "png",
+        "jpg",
+        "jpeg",
+        "gif",
+        "svg",
+        "webp",
+        "ico",
+        "css",
+        "js",
+        "mjs",
+        "ts",
+        "py",
+        "rs",
+        "go",
+        "so",
+        "html",
+        "htm",
+        "json",
+        "md",
+        "txt",
+        "lock",
+    ]
+)
 
 
 def _emails(text: str) -> Finds:
@@ -89,7 +115,9 @@ _CODES = (  # of countries
     r"|9[0-58]|9[679]\d)"
 )
 _PHONE = re.compile(
-    r"(?<![\w+])(?:\+|(?<!\d[ .-])\b00(?=\d{1,3}[ ./(-]))" + _CODES + r"(?:[ ./-]{0,2}\(?\d{1,5}+\)?){2,6}(?![\w]|[.,]\d)"
+    r"(?<![\w+])(?:\+|(?<!\d[ .-])\b00(?=\d{1,3}[ ./(-]))"
+    + _CODES
+    + r"(?:[ ./-]{0,2}\(?\d{1,5}+\)?){2,6}(?![\w]|[.,]\d)"
 )
 _AMERICAN_PHONE = re.compile(
     r"(?<![\w.+/-])(?:\([2-9]\d\d\) ?[2-9]\d\d[-. ]|[2-9]\d\d(?P<between>[-.])[2-9]\d\d(?P=between))\d{4}(?![\w-]|\.\d)"
@@ -183,7 +211,9 @@ def iban(account: str) -> bool:
     return int("".join(str(int(character, 36)) for character in account[4:] + account[:4])) % 97 == 1
 
 
-_IPV4 = re.compile(r"(?<![\w.])(?:(?:25[0-5]|2[0-4]\d|1?\d?\d)\.){3}(?:25[0-5]|2[0-4]\d|1?\d?\d)(?![\w]|\.\d|-[A-Za-z])")
+_IPV4 = re.compile(
+    r"(?<![\w.])(?:(?:25[0-5]|2[0-4]\d|1?\d?\d)\.){3}(?:25[0-5]|2[0-4]\d|1?\d?\d)(?![\w]|\.\d|-[A-Za-z])"
+)
 _IPV6 = re.compile(r"(?<![\w:.])[23][0-9A-Fa-f]{3}:(?:[0-9A-Fa-f]{0,4}:){1,6}[0-9A-Fa-f]{0,4}(?![\w:])")
 _IS_VERSION = re.compile(
     r"(?i)(?:\b(?:versions?|ver|v|releases?|build|rev|revision|firmware|driver|section|chapter|clause|oid)\b[^\w\n]{0,4}"

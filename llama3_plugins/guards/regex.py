@@ -86,8 +86,9 @@ class RegexGuard:
         return verdict_of(x, self._marks(x), self._categories, version="1")
 
     def _marks(self, x: GuardInput) -> Iterator[Mark]:
-        texts, folded = [x.text], None
-        if self.options.undisguised and (folded := normalise(x.text)).text != x.text:
+        texts = [x.text]
+        folded = normalise(x.text) if self.options.undisguised else None
+        if folded is not None and folded.text != x.text:
             texts.append(folded.text)
         deadline = time.monotonic() + SECONDS if x.deadline is None else x.deadline
         for number, which, start, end in self._process.matches(texts, deadline):
@@ -135,7 +136,8 @@ class PatternProcess:
 
     def _ask(self, question: Any, deadline: float) -> Any:
         process = self._process
-        assert process is not None and process.stdin is not None and process.stdout is not None
+        if process is None or process.stdin is None or process.stdout is None:
+            raise TimeoutError("there is no process")
         answer = b""
         try:
             _write(process.stdin.fileno(), json.dumps(question).encode("ascii") + b"\n", deadline)

@@ -1,4 +1,3 @@
-# ruff: noqa: E501 - a table of patterns reads best with one pattern on a line
 """Keys, tokens and passwords in texts and in code: by the prefixes that services give theirs, by the name they are
 assigned to, and by chance (high entropy). Every repetition is bounded or of one class, so that time stays linear.
 """
@@ -37,7 +36,9 @@ _NAMED = re.compile(
     r"([A-Za-z0-9+/_=.!@#%^&*-]{12,120})(?![A-Za-z0-9+/_=-])"
 )
 _RANDOM = re.compile(r"(?<![A-Za-z0-9+/_=.-])[A-Za-z0-9+/_-]{32,120}={0,2}(?![A-Za-z0-9+/_=-])")
-_PLACEHOLDER = re.compile(r"(?i)x{4,}|\*{3,}|\.{3}|your|example|placeholder|change.?me|redacted|dummy|sample|<|env|getenv")
+_PLACEHOLDER = re.compile(
+    r"(?i)x{4,}|\*{3,}|\.{3}|your|example|placeholder|change.?me|redacted|dummy|sample|<|env|getenv"
+)
 _HEX = re.compile(r"[0-9a-fA-F-]+")
 _WORDY = re.compile(r"[a-z]{9,}|(?:[A-Z]?[a-z]{2,}[_/.-]?){4,}\d*")
 

@@ -62,7 +62,9 @@ def test_it_is_found_where_the_language_is_not_named_too(language, code, categor
 
 def test_without_parsers_a_lexer_finds_and_passes_nearly_the_same():
     lexer = parsed_by_lexer()
-    missed = [code for language, code, category in INSECURE_CASES if category not in categories(lexer(fenced(code, language)))]
+    missed = [
+        code for language, code, category in INSECURE_CASES if category not in categories(lexer(fenced(code, language)))
+    ]
     wrong = [code for language, code in SAFE_CASES if lexer(fenced(code, language)).action != "allow"]
     assert missed == [code for code in missed if "${eval" in code], "code within strings is seen by parsers alone"
     assert wrong == []
@@ -131,7 +133,7 @@ def test_a_call_without_code_passes():
         "Never call `eval(x)` on what a user sends; `pickle.loads` neither.",
         "Do this:\n\n- call gets(x);\n- then system(y);\n- and eval(z)\n",
         "I use os.system (see the manual), for it is short.\nThat is all.\n",
-        "```\n$ ls\na.txt\n```\nand then\n```json\n{\"a\": \"md5\"}\n```\n",
+        '```\n$ ls\na.txt\n```\nand then\n```json\n{"a": "md5"}\n```\n',
     ],
 )
 def test_prose_about_code_passes(text):
@@ -172,7 +174,7 @@ def test_rules_are_sound():
     "code",
     ["(" * 5000, "[" * 100_000, "a." * 30_000, "f(" * 3000 + ")" * 3000, "x = " * 20_000, "\"" * 9999, "`" * 9999,
      "/*" * 9999, "a + " * 30_000 + "a", "if 1:\n" * 200, "\x00eval(x)", "\ud800 = 1\neval(x)\n", "#" * 99_999,
-     "import a as b, " * 5000, "const {" * 5000, "'''" + "a\n" * 20_000, "\\" * 30_000, "<" * 5000 + "(", "- " * 30_000],
+     "import a as b, " * 5000, "const {" * 5000, "'''" + "a\n" * 20_000, "\\" * 30_000, "<" * 5000 + "(", "- " * 9000],
     ids=lambda code: repr(code[:6]),
 )  # fmt: skip
 @pytest.mark.parametrize("language", ["python", "javascript", "c", ""])
@@ -183,7 +185,11 @@ def test_hostile_code_is_judged_in_time(code, language):
 
 PROSE = st.sampled_from(["Here you go.\n", "Now with `eval(x)`:\n", "- a list (of one)\n", "\n", "It prints:\n"])
 CODE = st.sampled_from(INSECURE_CASES + [(language, code, "") for language, code in SAFE_CASES])
-BLOCK = CODE.flatmap(lambda case: st.sampled_from([f"```{case[0]}\n{case[1]}```\n", f"```\n{case[1]}```\n", f"~~~{case[0]}\n{case[1]}~~~\n", case[1]]))
+BLOCK = CODE.flatmap(
+    lambda case: st.sampled_from(
+        [f"```{case[0]}\n{case[1]}```\n", f"```\n{case[1]}```\n", f"~~~{case[0]}\n{case[1]}~~~\n", case[1]]
+    )
+)
 ANSWERS = st.lists(PROSE | BLOCK, max_size=8).map("".join)
 
 

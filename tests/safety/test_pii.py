@@ -27,8 +27,13 @@ FOUND = {
         "4111 1111 1111 1111", "4111-1111-1111-1111", "4111111111111111", "5500 0055 5555 5559", "3782 822463 10005",
         "6011000990139424", "3530111333300000", "30569309025904",
     ],
-    "iban": ["DE89 3704 0044 0532 0130 00", "GB29NWBK60161331926819", "fr14 2004 1010 0505 0001 3M02 606", "NO9386011117947"],
-    "ip": ["93.184.216.34", "8.8.4.4:53", "server 8.8.8.8", "http://1.2.3.4", "2606:4700:4700::1111", "2001:4860:4860::8888"],
+    "iban": [
+        "DE89 3704 0044 0532 0130 00", "GB29NWBK60161331926819", "fr14 2004 1010 0505 0001 3M02 606", "NO9386011117947",
+    ],
+    "ip": [
+        "93.184.216.34", "8.8.4.4:53", "server 8.8.8.8", "http://1.2.3.4", "2606:4700:4700::1111",
+        "2001:4860:4860::8888",
+    ],
     "secret": [
         "AKIAQ3EGRT5YU7IOPLK2", "ghp_" + TOKEN + "abcd", "sk-proj-" + TOKEN, "xoxb-123456789012-abcdefABCDEF",
         "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.c2lnbmF0dXJl", TOKEN, "password = hunter2hunter7",
@@ -117,7 +122,7 @@ def test_one_wrong_digit_is_found_by_luhn(digits):
     right = [d for d in "0123456789" if luhn(digits + d)]
     assert len(right) == 1
     for at in range(len(digits)):
-        other = f"{digits[:at]}{(int(digits[at]) + 1) % 10}{digits[at + 1:]}{right[0]}"
+        other = f"{digits[:at]}{(int(digits[at]) + 1) % 10}{digits[at + 1 :]}{right[0]}"
         assert not luhn(other)
 
 
@@ -129,7 +134,9 @@ def test_check_digits_of_accounts(number):
     assert not iban(f"DE{(check + 1) % 100:02d}{account}")
 
 
-NEAR = st.sampled_from([" ", "\n", ", ", ". ", " and ", "word ", "x = 1; ", "\u200b \u00e9\u00df ", "(", ") ", "\ud83e\udd99 ", "=", '"'])
+NEAR = st.sampled_from(
+    [" ", "\n", ", ", ". ", " and ", "word ", "x = 1; ", "\u200b \u00e9\u00df ", "(", ") ", "\ud83e\udd99 ", "=", '"']
+)
 TEXTS = st.lists(st.sampled_from([text for _, text in TRUE] + NOT[:45]) | NEAR, max_size=14).map(" ".join)
 
 
@@ -144,13 +151,20 @@ def test_redaction_leaves_nothing(text):
     assert (said == text) == (verdict.action == "allow")
 
 
-@given(st.lists(st.sampled_from([text for _, text in TRUE]), min_size=1, max_size=6), st.sampled_from([", ", "\n", " and "]))
+@given(
+    st.lists(st.sampled_from([text for _, text in TRUE]), min_size=1, max_size=6),
+    st.sampled_from([", ", "\n", " and "]),
+)
 def test_what_stands_beside_other_data_is_redacted_too(texts, between):
     said = redacted(between.join(texts))
     assert not [text for text in texts if text in said and text != REDACTED], said
 
 
-@given(TEXTS.map(lambda text: text + " word" * 60), st.lists(st.integers(1, 300), min_size=1, max_size=4), st.sampled_from(["redact", "block"]))
+@given(
+    TEXTS.map(lambda text: text + " word" * 60),
+    st.lists(st.integers(1, 300), min_size=1, max_size=4),
+    st.sampled_from(["redact", "block"]),
+)
 def test_a_stream_ends_as_the_whole_text_does(text, sizes, action):
     with engine("pii", dict.fromkeys(KINDS, action)) as guards:
         assert streamed(guards, cut(text, sizes)) == outcome(guards, text)

@@ -1,4 +1,4 @@
-"""The guard of a user's own patterns: what they match, that one without end holds nobody up, and that bad ones are told."""
+"""The guard of a user's own patterns: what they match, that one without end holds nobody up, that bad ones are told."""
 
 from __future__ import annotations
 
@@ -54,10 +54,18 @@ def test_disguises_are_seen_through_on_request():
 
 
 def test_bad_patterns_are_refused_before_work_starts_all_at_once():
-    patterns = [{"category": "a", "pattern": "("}, {"category": "b", "pattern": "*"}, {"category": "", "pattern": "x"},
-                {"category": "d", "pattern": "x", "action": "drop"}, {"category": "e", "pattern": "(?P<n>x)(?P<n>y)"}]  # fmt: skip
+    patterns = [
+        {"category": "a", "pattern": "("},
+        {"category": "b", "pattern": "*"},
+        {"category": "", "pattern": "x"},
+        {"category": "d", "pattern": "x", "action": "drop"},
+        {"category": "e", "pattern": "(?P<n>x)(?P<n>y)"},
+    ]
     with pytest.raises(ConfigError) as wrong:
-        load_config("quickstart", [f"safety.policy={json.dumps({'output': {'guard': {'name': 'regex', 'patterns': patterns}}})}"])
+        load_config(
+            "quickstart",
+            [f"safety.policy={json.dumps({'output': {'guard': {'name': 'regex', 'patterns': patterns}}})}"],
+        )
     told = str(wrong.value)
     assert len(wrong.value.problems) == 5
     assert all(f"patterns.{number}" in told for number in range(5))
@@ -125,7 +133,10 @@ def test_odd_texts_go_there_and_back(words, text):
     assert words.decide("output", text).blocked == ("xyzzy" in text)
 
 
-PIECES = st.lists(st.sampled_from(["xyzzy", "project Orion", "EMP-1234", "5", "x", " ", "\n", "word " * 30, "projec", "t Z"]), max_size=20).map("".join)
+PIECES = st.lists(
+    st.sampled_from(["xyzzy", "project Orion", "EMP-1234", "5", "x", " ", "\n", "word " * 30, "projec", "t Z"]),
+    max_size=20,
+).map("".join)
 
 
 @given(PIECES, st.lists(st.integers(1, 300), min_size=1, max_size=4))

@@ -43,8 +43,24 @@ _CODE_LINE = re.compile(
 _NEUTRAL = re.compile(r"\s*(?:$|#|//|/\*|\*)")
 _JSON_STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _KEY = re.compile(r"\s*:")
-_CODE_KEYS = frozenset("code script source program snippet expression python javascript js src content file_text text".split())
-_SHELL_KEYS = frozenset("command cmd commands shell bash sh".split())
+_CODE_KEYS = frozenset(
+    [
+        "code",
+        "script",
+        "source",
+        "program",
+        "snippet",
+        "expression",
+        "python",
+        "javascript",
+        "js",
+        "src",
+        "content",
+        "file_text",
+        "text",
+    ]
+)
+_SHELL_KEYS = frozenset(["command", "cmd", "commands", "shell", "bash", "sh"])
 
 
 @dataclass(frozen=True, slots=True)

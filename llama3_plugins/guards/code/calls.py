@@ -16,15 +16,69 @@ from llama3_plugins.guards.code.uses import Argument, Use
 _DOTS = frozenset((".", "::", "->", "?.", "\\"))
 _OPEN = {"(": ")", "[": "]", "{": "}", "${": "}"}
 _CLOSE = frozenset(_OPEN.values())
-_NO_CALL = frozenset("if for while switch catch function def return func fn match and or not in elif foreach".split())
+_NO_CALL = frozenset(
+    [
+        "if",
+        "for",
+        "while",
+        "switch",
+        "catch",
+        "function",
+        "def",
+        "return",
+        "func",
+        "fn",
+        "match",
+        "and",
+        "or",
+        "not",
+        "in",
+        "elif",
+        "foreach",
+    ]
+)
 _BEFORE_A_CALL = frozenset(
-    "return new await else throw in case do echo print go defer yield typeof unsafe not and or delete assert co_await"
-    " raise from import lambda if while elif then sudo is as".split()
+    [
+        "return",
+        "new",
+        "await",
+        "else",
+        "throw",
+        "in",
+        "case",
+        "do",
+        "echo",
+        "print",
+        "go",
+        "defer",
+        "yield",
+        "typeof",
+        "unsafe",
+        "not",
+        "and",
+        "or",
+        "delete",
+        "assert",
+        "co_await",
+        "raise",
+        "from",
+        "import",
+        "lambda",
+        "if",
+        "while",
+        "elif",
+        "then",
+        "sudo",
+        "is",
+        "as",
+    ]
 )
 """Names that may stand right before a call. Another one is a type, or says that something is defined here."""
-_SPOKEN = frozenset("echo print include include_once require require_once".split())
+_SPOKEN = frozenset(["echo", "print", "include", "include_once", "require", "require_once"])
 """What PHP calls without brackets."""
-_CONSTANTS = frozenset("True False None true false null nil NULL nullptr undefined TRUE FALSE void".split())
+_CONSTANTS = frozenset(
+    ["True", "False", "None", "true", "false", "null", "nil", "NULL", "nullptr", "undefined", "TRUE", "FALSE", "void"]
+)
 _LONGEST = 80
 """Tokens of a value that is set."""
 _JOINS = frozenset(("+", ".", "%", "||", "&", "<<"))
@@ -167,6 +221,8 @@ class TokenUses:
 
     def _call(self, at: int) -> Iterator[Use]:
         tokens, name = self.tokens, self.tokens[at].text
+        if name not in ASKED and name.lstrip("$") not in self._aliases:
+            return
         is_spoken = name in _SPOKEN and at + 1 < len(tokens) and tokens[at + 1].text != "("
         opened = at + 1 if is_spoken else self._opening(at)
         if opened is None or (name in _NO_CALL and not is_spoken):
@@ -180,7 +236,7 @@ class TokenUses:
             return
         names = frozenset(n for n in self._names(parts) if n not in self._defined)
         if any(n.rpartition(".")[2] in ASKED for n in names):
-            inside = tokens[opened : closed] if is_spoken else tokens[opened + 1 : closed]
+            inside = tokens[opened:closed] if is_spoken else tokens[opened + 1 : closed]
             end = tokens[closed - 1].end if is_spoken else tokens[closed].end
             yield Use(names, tokens[begin].start, end, partial(self._arguments, _split(inside)))
 
@@ -221,10 +277,17 @@ class TokenUses:
         signs = [token for token in tokens if token.kind == "sign"]
         is_constant = len(plain) + len(signs) == len(tokens) and not any(token.is_joined for token in strings)
         values = [self._values.get(token.text) for token in tokens if token.kind == "name"]
-        is_joined = any(token.is_joined for token in strings) or any(value is not None and value.is_joined for value in values)
+        is_joined = any(token.is_joined for token in strings) or any(
+            value is not None and value.is_joined for value in values
+        )
         if strings and not is_constant and len(tokens) > 1:
             is_joined = True
-        if is_constant and strings and all(sign.text in _JOINS for sign in signs) and len(strings) + len(signs) == len(tokens):
+        if (
+            is_constant
+            and strings
+            and all(sign.text in _JOINS for sign in signs)
+            and len(strings) + len(signs) == len(tokens)
+        ):
             return Argument(f'"{"".join(_inner(string.text) for string in strings)}"', is_constant=True)
         return Argument(_source(tokens), is_constant, is_joined)
 
@@ -235,7 +298,9 @@ def _goes_on(token: Token) -> bool:
 
 
 def _is_constant_name(token: Token) -> bool:
-    return token.kind == "name" and (token.text in _CONSTANTS or (token.text.isupper() and len(token.text) > 1 and token.text[0] != "$"))
+    return token.kind == "name" and (
+        token.text in _CONSTANTS or (token.text.isupper() and len(token.text) > 1 and token.text[0] != "$")
+    )
 
 
 def _joined(first: Argument, second: Argument) -> Argument:

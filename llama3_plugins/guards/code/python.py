@@ -21,14 +21,14 @@ _DEEPEST = 4
 """Names that stand for names."""
 
 
-class Unparsable(ValueError):
+class UnparsableError(ValueError):
     """Nothing of it can be parsed."""
 
 
 def parse_python(code: str) -> tuple[ast.Module, int, int]:
     """The tree of the longest beginning that parses, the lines that were put before it, and the characters of it.
 
-    Raises Unparsable.
+    Raises UnparsableError.
     """
     lines = code.splitlines(keepends=True)
     before = _outside(lines)
@@ -44,7 +44,7 @@ def parse_python(code: str) -> tuple[ast.Module, int, int]:
             end = max(0, min(at, end - 1))
         except (ValueError, RecursionError, MemoryError):
             break
-    raise Unparsable
+    raise UnparsableError
 
 
 def _outside(lines: list[str]) -> str:
@@ -197,7 +197,10 @@ class PythonUses(ast.NodeVisitor):
         return isinstance(function, ast.Call)
 
     def _add(self, names: frozenset[str], first: ast.expr, last: ast.expr, arguments: object, *, is_set: bool) -> None:
-        start, end = self._place.of(first.lineno, first.col_offset), self._place.of(last.end_lineno, last.end_col_offset)
+        start, end = (
+            self._place.of(first.lineno, first.col_offset),
+            self._place.of(last.end_lineno, last.end_col_offset),
+        )
         self.found.append(Use(names, start, end, arguments, is_set))  # type: ignore[arg-type]
 
     def _arguments(self, node: ast.Call, values: dict[str, ast.expr]) -> list[Argument]:
@@ -281,7 +284,7 @@ def _dotted(node: ast.expr) -> str:
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.args:
         first, second = node.args[0], node.args[1] if len(node.args) > 1 else None
         if node.func.id == "getattr" and isinstance(second, ast.Constant) and (before := _dotted(first)):
-            return f"{before}.{second.value}"
+            return ".".join((before, str(second.value)))
         if node.func.id == "__import__" and isinstance(first, ast.Constant):
             return str(first.value)
     return ""
@@ -293,9 +296,9 @@ def _value(node: ast.expr, values: dict[str, ast.expr], depth: int) -> ast.expr:
         node, depth = values[node.id], depth - 1
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add) and depth:
         left, right = _value(node.left, values, depth - 1), _value(node.right, values, depth - 1)
-        if isinstance(left, ast.Constant) and isinstance(right, ast.Constant):
-            if isinstance(left.value, str) and isinstance(right.value, str):
-                return ast.Constant(left.value + right.value)
+        texts = [part.value for part in (left, right) if isinstance(part, ast.Constant)]
+        if len(texts) == 2 and all(isinstance(text, str) for text in texts):
+            return ast.Constant("".join(map(str, texts)))
         return ast.BinOp(left, node.op, right)
     return node
 
@@ -312,7 +315,9 @@ def _is_constant(node: ast.expr, values: dict[str, ast.expr], depth: int = _DEEP
         parts = [*node.args, *(word.value for word in node.keywords), *([function.value] if is_format else [])]  # type: ignore[attr-defined]
         return is_format and depth > 0 and all(_is_constant(part, values, depth - 1) for part in parts)
     inner = [child for child in ast.iter_child_nodes(node) if isinstance(child, ast.expr)]
-    is_made_of_others = isinstance(node, ast.BinOp | ast.JoinedStr | ast.FormattedValue | ast.List | ast.Tuple | ast.UnaryOp)
+    is_made_of_others = isinstance(
+        node, ast.BinOp | ast.JoinedStr | ast.FormattedValue | ast.List | ast.Tuple | ast.UnaryOp
+    )
     return is_made_of_others and depth > -8 and all(_is_constant(child, values, depth - 1) for child in inner)
 
 

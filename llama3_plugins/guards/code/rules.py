@@ -10,6 +10,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal, get_args
 
 from llama3_plugins.guards.code.uses import Argument, Use
@@ -45,9 +46,22 @@ class CodeRule:
     """Stands nowhere in the code: asked when the code is complete."""
 
 
-def _rules(languages: str, category: Category, cwe: int, action: Literal["flag", "block"], names: str, *, is_set: bool = False, dynamic: int | None = None, joined: bool = False, **patterns: str) -> CodeRule:
+def _rules(
+    languages: str,
+    category: Category,
+    cwe: int,
+    action: Literal["flag", "block"],
+    names: str,
+    *,
+    is_set: bool = False,
+    dynamic: int | None = None,
+    joined: bool = False,
+    **patterns: str,
+) -> CodeRule:
     conditions = {name: re.compile(pattern) for name, pattern in patterns.items()}
-    return CodeRule(category, cwe, action, frozenset(languages.split()), tuple(names.split()), is_set, dynamic, joined, **conditions)
+    return CodeRule(
+        category, cwe, action, frozenset(languages.split()), tuple(names.split()), is_set, dynamic, joined, **conditions
+    )
 
 
 _SQL = r"(?is:.*\b(?:select\b.{0,200}\bfrom|insert\s+into|update\b.{0,200}\bset|delete\s+from|drop\s+table|alter\s+table|where)\b)"
@@ -263,6 +277,20 @@ SET = frozenset(name.rpartition(".")[2] for rule in RULES if rule.is_set for nam
 """Those of names that are set."""
 
 
+_WORD = re.compile(r"[A-Za-z_]\w*|`")
+
+
+@cache
+def _asked_of(languages: frozenset[str]) -> frozenset[str]:
+    return frozenset(last for last, rules in _BY_LAST.items() if any(rule.languages & languages for _, rule in rules))
+
+
+def may_alarm(code: str, languages: frozenset[str]) -> bool:
+    """Whether the last part of a name that these rules ask for stands anywhere in code: however it is imported or
+    renamed, it does where it is used."""
+    return not _asked_of(languages).isdisjoint(_WORD.findall(code))
+
+
 def alarms(uses: Iterable[Use], languages: frozenset[str], code: str, *, is_complete: bool) -> Iterator[Alarm]:
     """What rules of these languages say of uses in code. Of code that goes on is said what will hold of all of it."""
     for use in uses:
@@ -270,7 +298,12 @@ def alarms(uses: Iterable[Use], languages: frozenset[str], code: str, *, is_comp
         for name in sorted(use.names):
             for wanted, rule in _BY_LAST.get(name.rpartition(".")[2], ()):
                 key = rule.category, rule.cwe
-                if key not in told and rule.languages & languages and _is_named(name, wanted) and _holds(rule, use, code, is_complete):
+                if (
+                    key not in told
+                    and rule.languages & languages
+                    and _is_named(name, wanted)
+                    and _holds(rule, use, code, is_complete)
+                ):
                     told.add(key)
                     yield Alarm(rule, use.start, use.end, name)
 
@@ -299,5 +332,3 @@ def _holds(rule: CodeRule, use: Use, code: str, is_complete: bool) -> bool:
 
 def _texts(arguments: Iterable[Argument]) -> list[str]:
     return [argument.text for argument in arguments]
-
-

@@ -13,7 +13,7 @@ from typing import Literal
 Kind = Literal["name", "string", "comment", "number", "sign"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # frozen ones take twice the time, and there are thousands
 class Token:
     """Something of the code that begins at `start`. `is_line` says whether it is the first of its line; `is_joined` of
     a string, that something is put into it."""
@@ -30,9 +30,25 @@ class Token:
         return self.start + len(self.text)
 
 
-_HASH = frozenset("python bash ruby perl r julia elixir yaml powershell make nim".split())
+_HASH = frozenset(["python", "bash", "ruby", "perl", "r", "julia", "elixir", "yaml", "powershell", "make", "nim"])
 _SLASHES = frozenset(
-    "c cpp java javascript typescript c_sharp rust go kotlin swift scala dart objective-c groovy zig".split()
+    [
+        "c",
+        "cpp",
+        "java",
+        "javascript",
+        "typescript",
+        "c_sharp",
+        "rust",
+        "go",
+        "kotlin",
+        "swift",
+        "scala",
+        "dart",
+        "objective-c",
+        "groovy",
+        "zig",
+    ]
 )
 _LINE = {"hash": r"\#[^\n]*", "slashes": r"//[^\n]*", "both": r"(?://|\#(?!\[))[^\n]*"}
 _UNSURE = r"^[ \t]*(?://|\#(?!include|define|if|endif|else|pragma|undef|\[))[^\n]*|(?<=[;{}),])[ \t]+(?://|\#)[^\n]*"
@@ -72,7 +88,11 @@ def tokens_of(code: str, language: str | None) -> Iterator[Token]:
         what: Kind = match.lastgroup  # type: ignore[assignment]
         text = match[0]
         yield Token(
-            what, text, match.start(), before < 0 or "\n" in code[before : match.start()], what == "string" and takes(text)
+            what,
+            text,
+            match.start(),
+            before < 0 or "\n" in code[before : match.start()],
+            what == "string" and takes(text),
         )
         before = match.end()
         if text.startswith("`"):
@@ -92,7 +112,10 @@ def without_open_end(code: str, language: str | None) -> str:
         text = match[0]
         is_open = match.end() == len(code) and (
             (text.startswith("/*") and not (text.endswith("*/") and len(text) > 3))
-            or any(text.startswith(ticks) and not (text.endswith(ticks) and len(text) > len(ticks)) for ticks in _MANY_LINES)
+            or any(
+                text.startswith(ticks) and not (text.endswith(ticks) and len(text) > len(ticks))
+                for ticks in _MANY_LINES
+            )
         )
         if is_open:
             return code[: match.start()]

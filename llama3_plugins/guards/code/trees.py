@@ -70,43 +70,59 @@ def _places(code: str, source: bytes) -> Any:
     """From places in bytes to places in characters."""
     if len(code) == len(source):
         return lambda place: place
-    table = [index for index, character in enumerate(code) for _ in range(len(character.encode("utf-8", "surrogatepass")))]
+    table = [
+        index for index, character in enumerate(code) for _ in range(len(character.encode("utf-8", "surrogatepass")))
+    ]
     table.append(len(code))
     return table.__getitem__
 
 
+@cache
+def _is_literal(kind: str) -> bool:
+    return bool(_LITERAL.search(kind))
+
+
+@cache
+def _is_part(kind: str) -> bool:
+    return bool(_PART.search(kind))
+
+
 def _leaves(root: Any) -> Iterator[tuple[Kind | Literal["raw"], int, int, bool]]:
-    """Kind, from and to in bytes, whether something is put into it; `raw` is what the grammar leaves unread (macros)."""
+    """Kind, from, to in bytes, whether something is put into it; `raw` is what the grammar leaves unread (macros)."""
     stack = [root]
     while stack:
         node = stack.pop()
-        kind = node.type
-        if "comment" in kind:
+        kind, children = node.type, node.children
+        if not node.is_named:  # keywords and signs
+            if not children:
+                yield _kind_of(node.text), node.start_byte, node.end_byte, False
+            stack.extend(reversed(children))
+        elif "comment" in kind:
             yield "comment", node.start_byte, node.end_byte, False
-        elif not node.child_count and _is_text(node):
+        elif not children and _is_text(node):
             yield "string", node.start_byte, node.end_byte, True
         elif kind == "shell_command_expression":
             yield "string", node.start_byte, node.end_byte, _has_code(node)
-        elif node.is_named and _LITERAL.search(kind) and not _has_code(node):
+        elif _is_literal(kind) and not _has_code(node):
             yield "string", node.start_byte, node.end_byte, kind.startswith("here") and takes(f'"{node.text}')
         elif kind == "preproc_arg":
             yield "raw", node.start_byte, node.end_byte, False
         elif kind == "variable_name":
             yield "name", node.start_byte, node.end_byte, False
-        elif node.child_count:
-            stack.extend(reversed(node.children))
+        elif children:
+            stack.extend(reversed(children))
         else:
             yield _kind_of(node.text), node.start_byte, node.end_byte, False
 
 
 def _has_code(node: Any) -> bool:
     """Whether something but text stands in a literal: what is interpolated, or other literals."""
-    return any(not _PART.search(child.type) for child in node.named_children)
+    return any(not _is_part(child.type) for child in node.named_children)
 
 
 def _is_text(node: Any) -> bool:
     """Whether a leaf is a piece of a literal into which something is put."""
-    return node.is_named and node.parent is not None and bool(_LITERAL.search(node.parent.type)) and bool(_PART.search(node.type))
+    return _is_part(node.type) and node.parent is not None and _is_literal(node.parent.type)
 
 
 def _kind_of(text: bytes) -> Kind:
