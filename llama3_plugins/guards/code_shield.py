@@ -91,7 +91,7 @@ class CodeShieldGuard:
         acts = [self._action(alarm.rule) for _, alarm in found]
         actions: list[Action] = ["allow", *acts]
         told = [pair for pair, act in zip(found, acts, strict=True) if act != "allow"]
-        scores: dict[str, float] = {**dict.fromkeys(CATEGORIES, 0.0), **_scores(alarm for _, alarm in told)}
+        scores = _scores(alarm for _, alarm in told)
         return Verdict(
             action=max(actions, key=_ACTIONS.index),
             p=max(scores.values()),
@@ -198,9 +198,9 @@ def _without_comments(code: str, language: str | None) -> str:
     return "".join([*pieces, code[end:]])
 
 
-def _scores(found: Iterable[Alarm]) -> dict[Category, float]:
-    """1 where a rule says `block`, 0.5 where it says `flag`."""
-    scores: dict[Category, float] = {}
+def _scores(found: Iterable[Alarm]) -> dict[str, float]:
+    """Of each category: 1 where a rule says `block`, 0.5 where it says `flag`."""
+    scores: dict[str, float] = dict.fromkeys(CATEGORIES, 0.0)
     for alarm in found:
         scores[alarm.rule.category] = max(
             scores.get(alarm.rule.category, 0), 1.0 if alarm.rule.action == "block" else 0.5

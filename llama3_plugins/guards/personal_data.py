@@ -124,22 +124,29 @@ _AMERICAN_PHONE = re.compile(
 )
 _CALLED_PHONE = re.compile(
     r"(?i)\b(?:tele?phone|tel|phone|mobile|cell|fax|call|dial|ring|sms|whatsapp|text me|handy|mobil|portable)\b"
-    r"[^\d\n+(]{0,16}(\+?\(?\d[\d ()./-]{5,20}\d)(?![\w]|[.:]\d)"
+    r"(?:[ \t:.#=-]{0,3}\b(?:number|no|nr|is|me|us|him|her|them|at|on|under|or)\b){0,3}[ \t:.#=-]{0,3}"
+    r"(\+?\(?\d[\d ()./-]{5,20}\d)(?![\w]|[.:]\d)"
 )
 
 
 def _phones(text: str) -> Finds:
     for match in _PHONE.finditer(text):
-        number = match[0]
-        while _count_digits(number) > 15 and (groups := _LAST_GROUP.match(number)):
-            number = groups[1]
+        number = _no_longer(match[0])
         if 8 <= _count_digits(number) <= 15:
             yield match.start(), match.start() + len(number), False
     for match in _AMERICAN_PHONE.finditer(text):
         yield match.start(), match.end(), False
     for match in _CALLED_PHONE.finditer(text):
-        if 7 <= _count_digits(match[1]) <= 15 and not _DATE.fullmatch(match[1]):
-            yield *match.span(1), False
+        number = _no_longer(match[1])
+        if 7 <= _count_digits(number) <= 15 and not _DATE.fullmatch(number):
+            yield match.start(1), match.start(1) + len(number), False
+
+
+def _no_longer(number: str) -> str:
+    """As many groups of digits as a phone number may have: another number may stand behind it."""
+    while _count_digits(number) > 15 and (groups := _LAST_GROUP.match(number)):
+        number = groups[1]
+    return number
 
 
 _LAST_GROUP = re.compile(r"(.*\d\)?)[ ./-]+\(?\d+\)?$")
@@ -151,9 +158,9 @@ def _count_digits(text: str) -> int:
 
 
 _CARD = re.compile(
-    r"(?<![\w.])(?<!\w-)(?:"
-    r"\d{4}(?P<four>[ -])\d{4}(?P=four)\d{4}(?P=four)\d{4}(?:(?P=four)\d{3})?"
-    r"|\d{4}(?P<six>[ -])\d{6}(?P=six)\d{4,5}|\d{12,19})(?![\w]|-\w|\.\d)"
+    r"(?<![\w.])(?<!\w-)(?=("  # looked ahead at: the groups of another number may stand before its own
+    r"\d{4}(?P<four>[ -])\d{4}(?P=four)\d{4}(?P=four)\d{4}(?:(?P=four)\d{3})?(?![\w]|-\w|\.\d)"
+    r"|\d{4}(?P<six>[ -])\d{6}(?P=six)\d{4,5}(?![\w]|-\w|\.\d)|\d{12,19}(?![\w]|-\w|\.\d)))"
 )
 _ISSUED = re.compile(
     r"4(?:\d{12}|\d{15}|\d{18})|(?:5[1-5]\d\d|222[1-9]|22[3-9]\d|2[3-6]\d\d|27[01]\d|2720)\d{12}|3[47]\d{13}"
@@ -167,12 +174,18 @@ _OTHER_NUMBER = re.compile(
 
 def _cards(text: str) -> Finds:
     for match in _CARD.finditer(text):
-        digits = "".join(filter(str.isdigit, match[0]))
-        if not _ISSUED.fullmatch(digits) or not luhn(digits):
+        number = match[1]
+        if match["four"] and not _is_card(number):
+            number = number[:19]  # three digits behind it may be something else
+        is_bare = number.isdigit()
+        if not _is_card(number) or (is_bare and _OTHER_NUMBER.search(text[max(0, match.start() - 40) : match.start()])):
             continue
-        if match[0] == digits and _OTHER_NUMBER.search(text[max(0, match.start() - 40) : match.start()]):
-            continue
-        yield match.start(), match.end(), False
+        yield match.start(), match.start() + len(number), False
+
+
+def _is_card(number: str) -> bool:
+    digits = "".join(filter(str.isdigit, number))
+    return _ISSUED.fullmatch(digits) is not None and luhn(digits)
 
 
 def luhn(digits: str) -> bool:

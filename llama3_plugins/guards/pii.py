@@ -3,15 +3,21 @@ counts, secrets what a key or token is."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from llama3.guards import GuardInput, Verdict
 from llama3_plugins.guards.marks import Mark, verdict_of
 from llama3_plugins.guards.personal_data import KINDS, Kind, personal_data
 
-Handling = Literal["off", "flag", "redact", "review", "block"]
+
+def _as_written(value: Any) -> Any:
+    """YAML reads a plain `off` as false."""
+    return "off" if value is False else value
+
+
+Handling = Annotated[Literal["off", "flag", "redact", "review", "block"], BeforeValidator(_as_written)]
 
 
 class PiiOptions(BaseModel):

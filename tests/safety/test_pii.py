@@ -160,6 +160,11 @@ def test_what_stands_beside_other_data_is_redacted_too(texts, between):
     assert not [text for text in texts if text in said and text != REDACTED], said
 
 
+def test_a_number_behind_a_card_hides_none():
+    for text in ("4111 1111 1111 1111 123", "0958 4111 1111 1111 1111", "4111 1111 1111 1111 12/27"):
+        assert "1111 1111" not in redacted(text)
+
+
 @given(
     TEXTS.map(lambda text: text + " word" * 60),
     st.lists(st.integers(1, 300), min_size=1, max_size=4),
