@@ -49,23 +49,17 @@ def figures(_: str | None) -> str:
     alarms = [line.replace(": ", ": `", 1) + "`" for action in ("block", "flag") for line in told[action]]
     rows = [f"| {NAMES.get(r['language'], r['language'].capitalize())} | {r['median_ms']:.1f} | {r['p90_ms']:.1f} |"
             for r in results["times"]]  # fmt: skip
-    return "\n".join(
-        [
-            f"Of {said['functions']} functions of Python's standard library (`make bench-code-guard`, seed {said['seed']}) "
-            f"it blocks {said['block']} and flags {said['flag']}. All of them do what the rule says, and in their place for "
-            "a reason; to a guard of answers they are false alarms:",
-            "",
-            *(f"- {line}" for line in alarms),
-            "",
-            "What a check of 200 lines costs, one statement a line, of which for all but Python nearly every one is insecure "
-            f"(milliseconds of one processor, {results['machine']['processor']}; the same command):",
-            "",
-            "| language | median | 90% |",
-            "|---|---|---|",
-            *rows,
-            "",
-        ]
-    )  # fmt: skip
+    drawn = (
+        f"Of {said['functions']} functions of Python's standard library (`make bench-code-guard`, seed {said['seed']})\n"
+        f"it blocks {said['block']} and flags {said['flag']}. All of them do what the rule says, and in their place for a\n"
+        "reason; to a guard of answers they are false alarms:"
+    )
+    costs = (
+        "What a check of 200 lines costs, one statement a line, of which for all but Python nearly every one is insecure\n"
+        f"(milliseconds of one processor, {results['machine']['processor']}; the same command):"
+    )
+    table = ["| language | median | 90% |", "|---|---|---|", *rows]
+    return "\n".join([drawn, "", *(f"- {line}" for line in alarms), "", costs, "", *table, ""])
 
 
 GENERATORS = {"options": page.options, "categories": categories, "figures": figures}

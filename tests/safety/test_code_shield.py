@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
+from pathlib import Path
 
 import pytest
-from code_texts import INSECURE, SAFE
+from code_texts import INSECURE, SAFE, VARIED
 from guarding import Asked, cut, engine, outcome, severity, streamed
 from hypothesis import given
 from hypothesis import strategies as st
@@ -88,6 +90,13 @@ def test_missing_parsers_are_named(monkeypatch):
     with pytest.raises(LlamaError, match=r"tree_sitter_go.*code-guard"):
         Asked("code_shield", {"without_parser": "error"})
     assert "weak_hash" in categories(Asked("code_shield")(fenced(INSECURE["go"][0][0], "go")))
+
+
+def test_varied_snippets_are_found_as_the_page_says():
+    page = (Path(__file__).parents[2] / "docs" / "safety.md").read_text("utf-8")
+    missed = [code for language, code in VARIED if shield(fenced(code, language)).action == "allow"]
+    assert f"{len(VARIED) - len(missed)} of {len(VARIED)}" in page
+    assert all(re.search("random|telnetlib|ftplib|globals|params", code) for code in missed), missed
 
 
 def test_spans_are_those_of_what_is_called():

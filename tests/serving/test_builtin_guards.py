@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import openai
 import pytest
 from web import NAME, running
@@ -24,9 +22,9 @@ DRAWN = {"model": NAME, "max_tokens": 40, "temperature": 1.0, "seed": 3}
 @pytest.fixture(scope="module")
 def guarded():
     plain = toy_llama()
-    with PolicyEngine(POLICY, lambda name, options: discover().build("guards", name, options)) as policy:
-        with running(Llama(plain.transformer, plain.tokenizer, guard=policy)) as site:
-            yield site
+    policy = PolicyEngine(POLICY, lambda name, options: discover().build("guards", name, options))
+    with policy, running(Llama(plain.transformer, plain.tokenizer, guard=policy)) as site:
+        yield site
 
 
 def test_what_is_asked_is_refused_with_its_reason(guarded):

@@ -81,6 +81,8 @@ _CONSTANTS = frozenset(
 )
 _LONGEST = 80
 """Tokens of a value that is set."""
+_MOST = 600
+"""Characters of an argument that rules see."""
 _JOINS = frozenset(("+", ".", "%", "||", "&", "<<"))
 
 _IMPORTS = (
@@ -137,11 +139,18 @@ class TokenUses:
                 before = self._partner[before] - 1
             if before < 0 or self.tokens[before].kind != "name":
                 break
-            parts.insert(0, self.tokens[before].text.lstrip("$"))
+            parts.insert(0, self._named_by(before))
             begin = before
         if begin >= 1 and self.tokens[begin - 1].text in _DOTS:
             parts.insert(0, "?")
         return parts, begin
+
+    def _named_by(self, at: int) -> str:
+        """A part of a dotted name; where a module is imported right there, the module."""
+        name, inside = self.tokens[at].text.lstrip("$"), self.tokens[at + 1 : at + 3]
+        if name in ("require", "import") and len(inside) == 2 and inside[1].kind == "string":
+            return _inner(inside[1].text).removeprefix("node:")
+        return name
 
     def _names(self, parts: list[str]) -> frozenset[str]:
         """What a dotted name may mean."""
@@ -238,7 +247,17 @@ class TokenUses:
         if any(n.rpartition(".")[2] in ASKED for n in names):
             inside = tokens[opened:closed] if is_spoken else tokens[opened + 1 : closed]
             end = tokens[closed - 1].end if is_spoken else tokens[closed].end
-            yield Use(names, tokens[begin].start, end, partial(self._arguments, _split(inside)))
+            chained = self._chained(begin, at) if name in ("arg", "args") else []
+            yield Use(names, tokens[begin].start, end, partial(self._arguments, [*chained, *_split(inside)]))
+
+    def _chained(self, begin: int, at: int) -> list[list[Token]]:
+        """The arguments of the calls before this one in its chain: a builder's command is all of them."""
+        parts: list[list[Token]] = []
+        while begin < at:
+            if self.tokens[begin].text == "(" and begin in self._partner:
+                parts += _split(self.tokens[begin + 1 : self._partner[begin]])
+            begin = max(self._partner.get(begin, begin), begin) + 1
+        return parts
 
     def _opening(self, at: int) -> int | None:
         """The bracket that opens the arguments of a call by the name at a token."""
@@ -289,7 +308,8 @@ class TokenUses:
             and len(strings) + len(signs) == len(tokens)
         ):
             return Argument(f'"{"".join(_inner(string.text) for string in strings)}"', is_constant=True)
-        return Argument(_source(tokens), is_constant, is_joined)
+        meant = " ".join(value.text for value in values if value is not None and not value.is_constant)
+        return Argument(f"{_source(tokens)} {meant}".rstrip()[:_MOST], is_constant, is_joined)
 
 
 def _goes_on(token: Token) -> bool:

@@ -67,6 +67,7 @@ class PythonUses(ast.NodeVisitor):
         self._aliases = _aliases(tree)
         self._own: list[set[str]] = [set()]  # of the module, then of the functions that are read
         self._values: dict[str, ast.expr] = {}
+        self._called: set[ast.expr] = set()
         self.visit(tree)
 
     # -- names -------------------------------------------------------------------------------------
@@ -78,8 +79,9 @@ class PythonUses(ast.NodeVisitor):
         if isinstance(node, ast.Name):
             if node.id in self._aliases:
                 return self._of_alias(node.id, _DEEPEST)
-            is_own = any(node.id in own for own in self._own)
-            return frozenset(("?" if is_own else node.id,))
+            if any(node.id in own for own in self._own):
+                return frozenset("?")
+            return frozenset((node.id, *(f"{module}.{node.id}" for module in self._aliases.get("*", ()))))
         if isinstance(node, ast.Attribute):
             return frozenset(f"{name}.{node.attr}" for name in self._meant(node.value, depth + 1))
         if isinstance(node, ast.Call):
@@ -114,7 +116,7 @@ class PythonUses(ast.NodeVisitor):
         self._own[-1].add(node.name)
         for part in (*node.decorator_list, node.args, *([node.returns] if node.returns else [])):
             self.visit(part)
-            if part in node.decorator_list and not isinstance(part, ast.Call):
+            if part in node.decorator_list and isinstance(part, ast.Name):
                 self._call(part, part, lambda: ())
         self._inner(node.args, node.body)
 
@@ -179,7 +181,14 @@ class PythonUses(ast.NodeVisitor):
 
     # -- uses --------------------------------------------------------------------------------------
 
+    def visit_Attribute(self, node: ast.Attribute) -> None:
+        """What is handed on without being called: rules without conditions hold of it."""
+        self.visit(node.value)
+        if isinstance(node.ctx, ast.Load) and node.attr in ASKED and node not in self._called:
+            self._call(node, node, lambda: ())
+
     def visit_Call(self, node: ast.Call) -> None:
+        self._called.add(node.func)
         self.generic_visit(node)
         values = dict(self._values) if self._is_asked(node.func) else {}
         self._call(node.func, node, partial(self._arguments, node, values))
@@ -265,7 +274,8 @@ def _imported(node: ast.AST) -> Iterator[tuple[str, str]]:
             yield (alias.asname, alias.name) if alias.asname else (first, first)
     elif isinstance(node, ast.ImportFrom):
         for alias in node.names:
-            yield alias.asname or alias.name, f"{node.module or ''}.{alias.name}"
+            of = node.module or ""
+            yield (alias.asname or alias.name), (of if alias.name == "*" else f"{of}.{alias.name}")
 
 
 def _renamed(node: ast.AST) -> Iterator[tuple[str, str]]:

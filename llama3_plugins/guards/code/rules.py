@@ -71,6 +71,7 @@ _PHP_ASKED = r"(?s).*\$_(?:GET|POST|REQUEST|COOKIE|FILES|SERVER)\b"
 _HASHES = r'(?i)"(?:md2|md4|md5|sha-?1|ripemd-?160|rmd160)"'
 _CIPHERS = r'(?i)"(?:[\w/-]*[-_/])?(?:des|des3|3des|des-?ede3?|rc2|rc4|arc4|arcfour|bf|blowfish|cast5|idea|seed|tripledes)(?=[-_/"])|(?i:"[\w/-]*\becb\b)'
 _SHELLS = r'(?s).*"(?:/(?:usr/)?bin/)?(?:sh|bash|zsh|cmd|cmd\.exe|powershell)"\]?, \[?"(?:-c|-lc|/c|/C|-Command)"'
+_NOT_FIXED = r', (?!"[^"]*"\]?(?:,|$))'
 
 RULES: tuple[CodeRule, ...] = (
     # Python
@@ -91,7 +92,7 @@ RULES: tuple[CodeRule, ...] = (
     _rules("python", "certificates", 295, "flag", "*.set_missing_host_key_policy", argument=r"(?:paramiko\.)?(?:AutoAddPolicy|WarningPolicy)\b|paramiko\.client\.AutoAddPolicy"),
     _rules("python", "shell", 78, "block", "os.system os.popen subprocess.getoutput subprocess.getstatusoutput commands.getoutput commands.getstatusoutput popen2.popen2 asyncio.create_subprocess_shell", dynamic=0),
     _rules("python", "shell", 78, "block", "subprocess.run subprocess.call subprocess.check_call subprocess.check_output subprocess.Popen", dynamic=0, argument=r"shell=(?:True|1)\b"),
-    _rules("python", "shell", 78, "block", "subprocess.run subprocess.call subprocess.check_call subprocess.check_output subprocess.Popen asyncio.create_subprocess_exec os.execl os.execlp os.spawnl", together=_SHELLS + r", (?!\")"),
+    _rules("python", "shell", 78, "block", "subprocess.run subprocess.call subprocess.check_call subprocess.check_output subprocess.Popen asyncio.create_subprocess_exec os.execl os.execlp os.spawnl", together=_SHELLS + _NOT_FIXED),
     _rules("python", "sql", 89, "block", "*.execute *.executemany *.executescript *.raw *.read_sql *.read_sql_query sqlalchemy.text", joined=True, argument=r"(?:\w+=)?" + _SQL),
     _rules("python", "query", 643, "flag", "*.xpath *.XPath", joined=True, argument=r".*//?\w+\["),
     _rules("python", "query", 90, "flag", "*.search_s *.search_ext_s *.search_st", joined=True, argument=r".*\((?:&|\||!)?\(?\w+="),
@@ -118,6 +119,7 @@ RULES: tuple[CodeRule, ...] = (
     _rules("python", "cookies", 1004, "flag", "SESSION_COOKIE_SECURE SESSION_COOKIE_HTTPONLY CSRF_COOKIE_SECURE", is_set=True, argument=r"False\b"),
     _rules("python", "files", 377, "block", "tempfile.mktemp os.tempnam os.tmpnam"),
     _rules("python", "files", 732, "flag", "os.chmod os.fchmod *.chmod", argument=r"(?:mode=)?(?:0o?777|0o?666|511|438)$"),
+    _rules("python", "certificates", 347, "block", "jwt.decode jose.jwt.decode", together=r"verify=False|['\"]verify_signature['\"]: False"),
     # C and C++
     _rules("c cpp", "memory", 242, "block", "gets _getts"),
     _rules("c cpp", "memory", 120, "flag", "strcpy strcat wcscpy wcscat lstrcpy stpcpy _mbscpy StrCpy", dynamic=1),
@@ -130,19 +132,20 @@ RULES: tuple[CodeRule, ...] = (
     _rules("c cpp", "files", 377, "flag", "tmpnam tempnam mktemp"),
     _rules("c cpp", "files", 732, "flag", "chmod fchmod", together=r", 0?777$|, 0?666$"),
     _rules("c cpp", "shell", 78, "block", "system popen _popen _wsystem", dynamic=0),
-    _rules("c cpp", "shell", 78, "block", "execl execlp", together=_SHELLS + r", (?!\")"),
+    _rules("c cpp", "shell", 78, "block", "execl execlp", together=_SHELLS + _NOT_FIXED),
     _rules("c cpp", "weak_random", 338, "flag", "rand srand random srandom drand48 rand_r"),
     _rules("c cpp", "weak_hash", 328, "flag", "MD5 MD5_Init MD5_Update MD4 MD4_Init SHA1 SHA1_Init EVP_md5 EVP_sha1 EVP_md4 CC_MD5 CC_SHA1"),
     _rules("c cpp", "weak_cipher", 327, "block", "DES_set_key DES_ecb_encrypt DES_ncbc_encrypt RC4 RC4_set_key RC2_set_key BF_set_key EVP_des_ecb EVP_des_cbc EVP_des_ede3_cbc EVP_rc4 EVP_rc2_cbc EVP_bf_cbc EVP_aes_128_ecb EVP_aes_192_ecb EVP_aes_256_ecb AES_ecb_encrypt"),
     _rules("c cpp", "certificates", 295, "block", "curl_easy_setopt", together=r"CURLOPT_SSL_VERIFY(?:PEER|HOST), (?:0|0L|false|FALSE)$"),
     _rules("c cpp", "certificates", 295, "block", "SSL_CTX_set_verify SSL_set_verify", together=r", SSL_VERIFY_NONE\b"),
+    _rules("c cpp", "sql", 89, "block", "mysql_query mysql_real_query sqlite3_exec sqlite3_prepare_v2 PQexec *.execute *.executeQuery *.exec", joined=True, argument=_SQL),
     # Java
     _rules("java", "weak_hash", 328, "flag", "*.MessageDigest.getInstance", argument=_HASHES),
     _rules("java", "weak_hash", 328, "flag", "*.DigestUtils.md5Hex *.DigestUtils.md5 *.DigestUtils.sha1Hex *.DigestUtils.sha1 *.Hashing.md5 *.Hashing.sha1"),
     _rules("java", "weak_cipher", 327, "block", "*.Cipher.getInstance *.KeyGenerator.getInstance *.SecretKeyFactory.getInstance", argument=_CIPHERS + r'|"AES"$'),
     _rules("java", "weak_random", 338, "flag", "*.Random *.Math.random"),
     _rules("java", "shell", 78, "block", "*.Runtime.getRuntime.exec *.runtime.exec *.rt.exec", dynamic=0),
-    _rules("java", "shell", 78, "block", "*.ProcessBuilder *.command", together=_SHELLS + r", (?!\")"),
+    _rules("java", "shell", 78, "block", "*.ProcessBuilder *.command", together=_SHELLS + _NOT_FIXED),
     _rules("java", "sql", 89, "block", "*.executeQuery *.executeUpdate *.execute *.prepareStatement *.createQuery *.createNativeQuery *.addBatch *.queryForObject *.queryForList *.query *.update *.jdbcTemplate.query", joined=True, argument=_SQL),
     _rules("java", "query", 643, "flag", "*.xpath.evaluate *.xpath.compile *.XPath.evaluate", joined=True, argument=r".*//?\w+\["),
     _rules("java", "query", 90, "flag", "*.ctx.search *.context.search *.dirContext.search", joined=True, argument=r".*\((?:&|\||!)?\(?\w+="),
@@ -156,6 +159,7 @@ RULES: tuple[CodeRule, ...] = (
     _rules("java", "cookies", 614, "flag", "*.setSecure", argument=r"false$"),
     _rules("java", "cookies", 1004, "flag", "*.setHttpOnly", argument=r"false$"),
     _rules("java", "certificates", 295, "block", "*.NoopHostnameVerifier *.AllowAllHostnameVerifier *.setDefaultHostnameVerifier *.setHostnameVerifier", together=r"^$|->true|NoopHostnameVerifier|ALLOW_ALL"),
+    _rules("java", "certificates", 295, "flag", "*.X509TrustManager"),
     # JavaScript
     _rules("javascript", "weak_hash", 328, "flag", "*.crypto.createHash *.createHash *.createHmac", argument=_HASHES),
     _rules("javascript", "weak_hash", 328, "flag", "CryptoJS.MD5 CryptoJS.SHA1"),
@@ -164,7 +168,7 @@ RULES: tuple[CodeRule, ...] = (
     _rules("javascript", "weak_random", 338, "flag", "Math.random"),
     _rules("javascript", "shell", 78, "block", "child_process.exec child_process.execSync *.child_process.exec shelljs.exec", dynamic=0),
     _rules("javascript", "shell", 78, "block", "child_process.spawn child_process.spawnSync child_process.execFile child_process.execFileSync", dynamic=0, together=r"shell:true"),
-    _rules("javascript", "shell", 78, "block", "child_process.spawn child_process.spawnSync child_process.execFile", together=_SHELLS + r", (?!\")"),
+    _rules("javascript", "shell", 78, "block", "child_process.spawn child_process.spawnSync child_process.execFile", together=_SHELLS + _NOT_FIXED),
     _rules("javascript", "sql", 89, "block", "*.query *.execute *.raw *.run *.all *.prepare *.$queryRawUnsafe", joined=True, argument=_SQL),
     _rules("javascript", "query", 943, "flag", "*.find *.findOne", argument=r"(?:\{.*)?\b(?:req|request)\.(?:body|query)\b|\{\$where:"),
     _rules("javascript", "eval", 95, "block", "eval window.eval globalThis.eval vm.runInNewContext vm.runInThisContext vm.runInContext vm.Script", dynamic=0),
@@ -183,6 +187,8 @@ RULES: tuple[CodeRule, ...] = (
     _rules("javascript", "cookies", 1004, "flag", "httpOnly", is_set=True, argument=r"false$"),
     _rules("javascript", "certificates", 295, "block", "*.rejectUnauthorized", is_set=True, argument=r"false$"),
     _rules("javascript", "certificates", 295, "block", "*.NODE_TLS_REJECT_UNAUTHORIZED", is_set=True, argument=r'"?0"?$'),
+    _rules("javascript", "certificates", 347, "block", "*.jwt.verify jsonwebtoken.verify", together=r'(?i)algorithms:\["none"'),
+    _rules("javascript", "web", 942, "flag", "cors *.cors", together=r'origin:"\*"'),
     # PHP
     _rules("php", "weak_hash", 328, "flag", "md5 sha1 md5_file sha1_file"),
     _rules("php", "weak_hash", 328, "flag", "hash hash_hmac", argument=_HASHES),
@@ -222,19 +228,21 @@ RULES: tuple[CodeRule, ...] = (
     _rules("c_sharp", "cookies", 614, "flag", "*.Secure", is_set=True, argument=r"false$"),
     _rules("c_sharp", "cookies", 1004, "flag", "*.HttpOnly", is_set=True, argument=r"false$"),
     _rules("c_sharp", "certificates", 295, "block", "*.ServerCertificateValidationCallback *.ServerCertificateCustomValidationCallback *.RemoteCertificateValidationCallback", is_set=True, argument=r".*=>\{?(?:return )?true|.*DangerousAcceptAnyServerCertificateValidator"),
+    _rules("c_sharp", "shell", 78, "block", "*.StartInfo.Arguments", is_set=True, joined=True, argument=r".*"),
     # Rust
     _rules("rust", "weak_hash", 328, "flag", "*.md5.compute *.Md5.new *.Sha1.new *.Md5.digest *.Sha1.digest *.Md4.new"),
     _rules("rust", "weak_cipher", 327, "block", "*.Des.new *.TdesEde3.new *.Rc4.new *.Cipher.des_cbc *.Cipher.rc4 *.Cipher.aes_128_ecb *.Cipher.aes_256_ecb"),
     _rules("rust", "certificates", 295, "block", "*.danger_accept_invalid_certs *.danger_accept_invalid_hostnames", argument=r"true$"),
     _rules("rust", "certificates", 295, "block", "*.set_verify", argument=r"(?:\w+\.)?SslVerifyMode\.NONE"),
     _rules("rust", "shell", 78, "block", "*.Command.new.arg.arg", joined=True, argument=r".*"),
+    _rules("rust", "shell", 78, "block", "*.Command.new.arg.arg *.Command.new.args", together=_SHELLS + _NOT_FIXED),
     _rules("rust", "sql", 89, "block", "*.sqlx.query *.query *.execute *.query_as *.prepare *.sql_query", joined=True, argument=_SQL),
     _rules("rust", "memory", 119, "flag", "*.mem.transmute *.transmute *.get_unchecked *.get_unchecked_mut *.from_raw_parts *.from_raw_parts_mut *.from_utf8_unchecked"),
     # Go
     _rules("go", "weak_hash", 328, "flag", "md5.New md5.Sum sha1.New sha1.Sum md4.New"),
     _rules("go", "weak_cipher", 327, "block", "des.NewCipher des.NewTripleDESCipher rc4.NewCipher"),
     _rules("go", "weak_random", 338, "flag", "rand.Int rand.Intn rand.Int31 rand.Int31n rand.Int63 rand.Float64 rand.Seed rand.New", unless_code=r'"crypto/rand"'),
-    _rules("go", "shell", 78, "block", "exec.Command exec.CommandContext", together=_SHELLS + r", (?!\")"),
+    _rules("go", "shell", 78, "block", "exec.Command exec.CommandContext", together=_SHELLS + _NOT_FIXED),
     _rules("go", "sql", 89, "block", "*.Query *.QueryRow *.Exec *.QueryContext *.QueryRowContext *.ExecContext *.Prepare *.Raw", joined=True, argument=_SQL),
     _rules("go", "certificates", 295, "block", "*.InsecureSkipVerify", is_set=True, argument=r"true$"),
     _rules("go", "path", 22, "block", "os.Open os.ReadFile ioutil.ReadFile http.ServeFile", together=r"\br\.(?:URL\.Query\(|FormValue\(|PathValue\()"),
@@ -244,11 +252,10 @@ RULES: tuple[CodeRule, ...] = (
     _rules("go", "cookies", 614, "flag", "Secure", is_set=True, argument=r"false$"),
     _rules("go", "cookies", 1004, "flag", "HttpOnly", is_set=True, argument=r"false$"),
     _rules("go", "files", 732, "flag", "os.Chmod os.OpenFile os.WriteFile os.Mkdir os.MkdirAll", together=r", 0?o?(?:777|666)$"),
-    # Shells
-    _rules("bash", "eval", 95, "flag", "eval", dynamic=0),
 )  # fmt: skip
 
 SHELL_LINES = (
+    (95, re.compile(r"\beval\s+[\"']?\$\{?\w")),
     (494, re.compile(r"\b(?:curl|wget)\b[^\n|;]{0,300}\|\s?(?:sudo )?(?:ba|z|da)?sh\b")),
     (78, re.compile(r"\bbase64 (?:-d|--decode)\b[^\n|;]{0,100}\|\s?(?:ba)?sh\b")),
     (732, re.compile(r"\bchmod (?:-R )?(?:0?777|a\+rwx)\b")),
