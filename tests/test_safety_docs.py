@@ -50,13 +50,13 @@ def figures(_: str | None) -> str:
     rows = [f"| {NAMES.get(r['language'], r['language'].capitalize())} | {r['median_ms']:.1f} | {r['p90_ms']:.1f} |"
             for r in results["times"]]  # fmt: skip
     drawn = (
-        f"Of {said['functions']} functions of Python's standard library (`make bench-code-guard`, seed {said['seed']})\n"
-        f"it blocks {said['block']} and flags {said['flag']}. All of them do what the rule says, and in their place for a\n"
+        f"Of {said['functions']} functions of Python's standard library (`make bench-code-guard`, seed\n"
+        f"{said['seed']}) it blocks {said['block']} and flags {said['flag']}. All of them do what the rule says, in their place for a\n"
         "reason; to a guard of answers they are false alarms:"
     )
     costs = (
-        "What a check of 200 lines costs, one statement a line, of which for all but Python nearly every one is insecure\n"
-        f"(milliseconds of one processor, {results['machine']['processor']}; the same command):"
+        "What a check of 200 lines costs, one statement a line, of which for all but Python nearly every one is\n"
+        f"insecure (milliseconds of one processor, {results['machine']['processor']}; the same command):"
     )
     table = ["| language | median | 90% |", "|---|---|---|", *rows]
     return "\n".join([drawn, "", *(f"- {line}" for line in alarms), "", costs, "", *table, ""])
