@@ -49,9 +49,9 @@ def figures(_: str | None) -> str:
     alarms = [line.replace(": ", ": `", 1) + "`" for action in ("block", "flag") for line in told[action]]
     rows = [f"| {NAMES.get(r['language'], r['language'].capitalize())} | {r['median_ms']:.1f} | {r['p90_ms']:.1f} |"
             for r in results["times"]]  # fmt: skip
-    counts = f"it blocks {said['block']} and flags {said['flag']}"
+    seed, counts = said["seed"], f"it blocks {said['block']} and flags {said['flag']}"
     drawn = (
-        f"Of {said['functions']} functions of Python's standard library (`make bench-code-guard`, seed {said['seed']})\n"
+        f"Of {said['functions']} functions of Python's standard library (`make bench-code-guard`, seed {seed})\n"
         f"{counts}. All of them do what the rule says, in their place for a\n"
         "reason; to a guard of answers they are false alarms:"
     )
