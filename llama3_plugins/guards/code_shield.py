@@ -8,7 +8,7 @@ finds calls and settings, and follows no data through a program: it is no proof 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -28,7 +28,7 @@ from llama3_plugins.guards.code.rules import (
     may_alarm,
 )
 from llama3_plugins.guards.code.tokens import Token, tokens_of, without_open_end
-from llama3_plugins.guards.code.trees import GRAMMARS, missing, parsed_tokens
+from llama3_plugins.guards.code.trees import missing, parsed_tokens, parsers
 from llama3_plugins.guards.secrets import secrets_in
 
 NO_PARSERS = PluginError.declare(
@@ -72,15 +72,14 @@ class CodeShieldGuard:
 
     def __init__(self, options: CodeShieldOptions) -> None:
         self.options = options
-        self._parsed: frozenset[str] = frozenset()
+        self._parsers: Mapping[str, Any] = {}
 
     async def open(self) -> None:
-        """Look for parsers. Raises PluginError where they are missing and must not."""
+        """Load the parsers that are here. Raises PluginError where they are missing and must not."""
         absent = missing()
         if absent and self.options.without_parser == "error":
             raise NO_PARSERS("code_shield", modules=", ".join(absent))
-        if "tree_sitter" not in absent:
-            self._parsed = frozenset(name for name, (module, _) in GRAMMARS.items() if module not in absent)
+        self._parsers = parsers()
 
     async def close(self) -> None:
         """Nothing to release."""
@@ -128,8 +127,8 @@ class CodeShieldGuard:
 
     def _uses(self, block: CodeBlock, language: str | None, called: str) -> Iterator[Alarm]:
         is_strict = self.options.without_parser == "error"
-        if language in self._parsed:
-            yield from _of_tokens(block, language, frozenset((language, *_ALSO.get(language, ()))), is_parsed=True)
+        if language is not None and language in self._parsers:
+            yield from _of_tokens(block, language, _rules_of(language), self._parsers)
             return
         found, parsed = _of_tree(block) if language in ("python", None) else ([], 0)
         yield from found
@@ -140,7 +139,7 @@ class CodeShieldGuard:
         if language == "python":
             yield from _of_rest(block, rest, parsed)
         elif language is not None:
-            yield from _of_tokens(block, language, frozenset((language, *_ALSO.get(language, ()))))
+            yield from _of_tokens(block, language, _rules_of(language))
         else:
             yield from _of_tokens(block, None, _ALL)
 
@@ -167,13 +166,20 @@ def _of_tree(block: CodeBlock) -> tuple[list[Alarm], int]:
         return [], 0
 
 
+def _rules_of(language: str) -> frozenset[str]:
+    """Languages whose rules are asked of code in one."""
+    return frozenset((language, *_ALSO.get(language, ())))
+
+
 def _of_tokens(
-    block: CodeBlock, language: str | None, rules: frozenset[str], *, is_parsed: bool = False
+    block: CodeBlock, language: str | None, rules: frozenset[str], parser_of: Mapping[str, Any] | None = None
 ) -> Iterator[Alarm]:
     if not may_alarm(block.code, rules):
         return
     code = block.code if block.is_complete else without_open_end(block.code, language)
-    tokens: list[Token] = list(parsed_tokens(code, language) if is_parsed and language else tokens_of(code, language))
+    tokens: list[Token] = list(
+        parsed_tokens(code, language, parser_of) if parser_of and language else tokens_of(code, language)
+    )
     yield from alarms(TokenUses(code, tokens, language).uses(), rules, code, is_complete=block.is_complete)
 
 

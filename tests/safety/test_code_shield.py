@@ -34,7 +34,7 @@ def categories(verdict):
 def parsed_by_lexer():
     """The guard as it is without the extra."""
     asked = Asked("code_shield")
-    asked.guard._parsed = frozenset()
+    asked.guard._parsers = {}
     return asked
 
 

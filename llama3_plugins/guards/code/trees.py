@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import cache
 from typing import Any, Literal
@@ -40,21 +40,26 @@ def missing() -> list[str]:
     return absent
 
 
-@cache
-def _parser(language: str) -> Any:
+def parsers() -> dict[str, Any]:
+    """A parser of each language of which the module is here. For one thread: parsers keep what they are doing."""
+    absent = missing()
+    if "tree_sitter" in absent:
+        return {}
     tree_sitter = importlib.import_module("tree_sitter")
-    module, name = GRAMMARS[language]
-    return tree_sitter.Parser(tree_sitter.Language(getattr(importlib.import_module(module), name)()))
+    return {
+        language: tree_sitter.Parser(tree_sitter.Language(getattr(importlib.import_module(module), name)()))
+        for language, (module, name) in GRAMMARS.items()
+        if module not in absent
+    }
 
 
-def parsed_tokens(code: str, language: str) -> Iterator[Token]:
-    """Everything but white space, in order. `language` is one of `GRAMMARS`. Raises ImportError."""
-    if language == "php" and "<?" in code:
-        language = "php_in_html"
+def parsed_tokens(code: str, language: str, parser_of: Mapping[str, Any]) -> Iterator[Token]:
+    """Everything but white space, in order. `parser_of` is what `parsers` gave, and has the language."""
+    parser = parser_of["php_in_html" if language == "php" and "<?" in code else language]
     source = code.encode("utf-8", "surrogatepass")
     place = _places(code, source)
     before = -1
-    for kind, start, end, is_joined in _leaves(_parser(language).parse(source).root_node):
+    for kind, start, end, is_joined in _leaves(parser.parse(source).root_node):
         first, last = place(start), place(end)
         if last <= first:
             continue
