@@ -114,12 +114,18 @@ class PatternProcess:
     def matches(self, texts: list[str], deadline: float) -> list[list[int]]:
         """[number of the pattern, number of the text, from, to] of each match that is not empty.
 
-        Raises TimeoutError, with the process ended, where that is not known by then (seconds of the monotonic clock).
+        Raises TimeoutError where that is not known by then (seconds of the monotonic clock); another process stands in
+        place of this one then.
         """
         if self._process is None or self._process.poll() is not None:
             self.end()
             self.start(deadline)
-        found: list[list[int]] = self._ask([deadline - time.monotonic(), *texts], deadline)
+        try:
+            found: list[list[int]] = self._ask([deadline - time.monotonic(), *texts], deadline)
+        except TimeoutError:
+            with suppress(OSError):  # TimeoutError is one
+                self.start(time.monotonic() + SECONDS)  # now, and not in the time of the next text
+            raise
         return found
 
     def end(self) -> None:
