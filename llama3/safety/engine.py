@@ -155,12 +155,33 @@ class PolicyEngine:
 
         Raises LlamaError where `most_waiting` texts of the tenant wait already.
         """
+        return await self._decide(stage, text, tuple(trace), request_id, tenant)
+
+    async def _decide(
+        self,
+        stage: str,
+        text: str,
+        trace: tuple[Turn, ...],
+        request_id: str,
+        tenant: str,
+        *,
+        begins: bool = True,
+        ends: bool = True,
+    ) -> Decision:
         stages = self.policy.stages
         tree = stages.get("input" if stage == "tool_result" and stage not in stages else stage)
         if tree is None:
             return Decision(stage, "allow", text=text)
         trust = {"input": "user", "tool_result": "third_party"}.get(stage, "model")
-        x = GuardInput(stage=stage, text=text, trust=trust, trace=tuple(trace), request_id=request_id)  # type: ignore[arg-type]
+        x = GuardInput(
+            stage=stage,  # type: ignore[arg-type]
+            text=text,
+            begins=begins,
+            ends=ends,
+            trust=trust,  # type: ignore[arg-type]
+            trace=trace,
+            request_id=request_id,
+        )
         action, verdicts = await self._evaluate(tree, x, tenant)
         ranges = marked(verdicts, text) if action == "redact" else ()
         assert ranges is not None, "such a verdict is a failure of its leaf"
@@ -247,7 +268,8 @@ class PolicyEngine:
         async for piece in pieces:
             if held.add(piece):
                 begin = held.begin
-                yield _pass_on(held, await self.adecide(stage, held.text[begin:], turns, request_id, tenant), begin)
+                window = self._decide(stage, held.text[begin:], turns, request_id, tenant, begins=not begin, ends=False)
+                yield _pass_on(held, await window, begin)
         yield _pass_on(held, await self.adecide(stage, held.text, turns, request_id, tenant), whole=True)
 
     def guard_stream(
@@ -262,7 +284,8 @@ class PolicyEngine:
         for piece in pieces:
             if held.add(piece):
                 begin = held.begin
-                yield _pass_on(held, self.decide(stage, held.text[begin:], turns, request_id), begin)
+                window = self._decide(stage, held.text[begin:], turns, request_id, "", begins=not begin, ends=False)
+                yield _pass_on(held, run_here(window), begin)
         yield _pass_on(held, self.decide(stage, held.text, turns, request_id), whole=True)
 
 

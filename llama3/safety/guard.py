@@ -40,10 +40,16 @@ class Span:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GuardInput:
-    """One text at one stage. `deadline` is in seconds of the monotonic clock."""
+    """One text at one stage. `deadline` is in seconds of the monotonic clock.
+
+    Of a stream windows are judged as it comes, and at its end all of it: `begins` and `ends` say whether `text` begins
+    and ends where the whole does. What touches an end that is none may look different with more text beside it.
+    """
 
     stage: GuardStage
     text: str
+    begins: bool = True
+    ends: bool = True
     trust: Trust = "user"
     trace: tuple[Turn, ...] = ()
     language: str | None = None

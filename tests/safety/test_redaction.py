@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 
 import pytest
@@ -83,3 +84,38 @@ def test_only_the_composed_action_redacts():
     make = lambda tree: PolicyEngine({"input": tree}, lambda name, options: built[name]())
     assert make({"all": ["g", "fine"]}).decide("input", "a 1").text == "a 1"
     assert make({"any": ["g", "fine"]}).decide("input", "a 1").text == f"a {REDACTED}"
+
+
+def test_a_guard_is_told_which_window_of_a_stream_it_sees():
+    seen = []
+
+    class Watching(Redacting):
+        async def check(self, x):
+            seen.append((x.begins, x.ends, x.text))
+            return Verdict(action="allow")
+
+    text = "".join(f"{n:04d}" for n in range(2500))
+    guards = PolicyEngine({"output": "g"}, lambda name, options: Watching())
+    for streamed_by in ("sync", "async"):
+        seen.clear()
+        pieces = [text[i : i + 500] for i in range(0, len(text), 500)]
+        if streamed_by == "sync":
+            assert "".join(guards.guard_stream(pieces)) == text
+        else:
+            assert asyncio.run(collected(guards.aguard_stream(each(pieces)))) == text
+        *windows, last = seen
+        assert last == (True, True, text)
+        assert {begins for begins, _, _ in windows} == {True, False}
+        assert all(not ends and begins == text.startswith(window) for begins, ends, window in windows)
+    seen.clear()
+    guards.decide("output", "whole")
+    assert seen == [(True, True, "whole")]
+
+
+async def each(pieces):
+    for piece in pieces:
+        yield piece
+
+
+async def collected(stream):
+    return "".join([piece async for piece in stream])

@@ -1,0 +1,161 @@
+"""Where code stands in a text: between fences, in runs of lines that look like code, in the strings of a tool call.
+
+Of a text that goes on, lines that are not complete are left out: more text would change them. A beginning of a text has
+no block that the whole has not, but that blocks get longer.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+LANGUAGES = {
+    name: language
+    for language, names in {
+        "python": "py python2 python3 ipython pycon py3 sage",
+        "c": "h",
+        "cpp": "c++ cc cxx hpp hxx h++ arduino cuda",
+        "java": "",
+        "javascript": "js jsx node nodejs mjs cjs ts tsx typescript ecmascript vue",
+        "php": "php3 php5 php7 php8",
+        "c_sharp": "c# cs csharp dotnet",
+        "rust": "rs",
+        "go": "golang",
+        "bash": "sh shell zsh ksh console shell-session shellsession terminal",
+    }.items()
+    for name in (language, *names.split())
+}
+"""What fences call the languages that rules are for."""
+_FENCE = re.compile(r"[ \t>]*(?:[-*+] |\d+[.)] )?[ \t]*(`{3,}|~{3,})[ \t]*([^\s`{,:]*)[^\n`]*$")
+_FEWEST = 3
+"""Lines of a run that is taken for code without a fence."""
+_CODE_LINE = re.compile(
+    r"\s*(?![-*\u2022] |\d+[.)] )(?:"
+    r".*[;{}]$"
+    r"|.*\w\(.*\)[:,]?$|.*\w\($|[)\]}][)\]},;]*$"
+    r"|[\w.$\[\]\"'*]+(?: [\w.$*]+)?\s*(?::=|[-+*/|&%]?=)\s?\S.*"
+    r"|(?:import [\w.]+(?: as \w+)?|from [\w.]+ import .+|(?:async )?def \w+.*:|class \w+.*:|@[\w.]+.*)$"
+    r"|#\s*(?:include|define)\b.*|(?:return|raise|throw|yield)\b.*[^.!?]$|(?:try|else|finally):$|(?:pass|break|continue)$"
+    r")"
+)
+_NEUTRAL = re.compile(r"\s*(?:$|#|//|/\*|\*)")
+_JSON_STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_KEY = re.compile(r"\s*:")
+_CODE_KEYS = frozenset(
+    [
+        "code",
+        "script",
+        "source",
+        "program",
+        "snippet",
+        "expression",
+        "python",
+        "javascript",
+        "js",
+        "src",
+        "content",
+        "file_text",
+        "text",
+    ]
+)
+_SHELL_KEYS = frozenset(["command", "cmd", "commands", "shell", "bash", "sh"])
+
+
+@dataclass(frozen=True, slots=True)
+class CodeBlock:
+    """Code that begins at `start` of a text. `language`: as the text calls it, lower case; "" where it does not.
+    `is_complete`: no more of it is to come. `span`: of the text, where places of the code are none of the text's."""
+
+    code: str
+    start: int
+    language: str
+    is_complete: bool
+    span: tuple[int, int] | None = None
+
+
+def blocks_of(text: str, *, begins: bool = True, ends: bool = True) -> Iterator[CodeBlock]:
+    """The code in a text that people read. `begins`, `ends`: whether the text does there."""
+    lines = _lines(text, begins, ends)
+    opened: tuple[str, str, int] | None = None  # the fence, the language, where the code begins
+    loose: list[tuple[int, str]] = []
+    is_inside = not begins and _begins_inside(lines)
+    end = lines[-1][0] + len(lines[-1][1]) if lines else 0
+    for start, line in lines:
+        fence = _FENCE.match(line.rstrip("\n"))
+        if fence is None:
+            if opened is None:
+                loose.append((start, line))
+            continue
+        if is_inside and not fence[2]:
+            is_inside = False  # it closes what was opened before the window
+            loose.append((start, "\n"))
+            continue
+        is_inside = False
+        closes = opened is not None and not fence[2] and fence[1].startswith(opened[0])
+        if opened is not None and (closes or fence[2]):
+            yield CodeBlock(text[opened[2] : start], opened[2], opened[1], True)
+            opened = None
+        elif opened is not None:
+            continue  # a shorter fence, or one of the other sign, is part of the code
+        if not closes:
+            yield from _runs(text, loose, True)
+            loose = []
+            opened = fence[1], fence[2].lower(), start + len(line)
+    yield from _runs(text, loose, ends)
+    if opened is not None:
+        yield CodeBlock(text[opened[2] : end], opened[2], opened[1], ends)
+
+
+def _lines(text: str, begins: bool, ends: bool) -> list[tuple[int, str]]:
+    """The lines that are complete, each with where it begins."""
+    found, start = [], 0
+    for line in re.findall(r"[^\n]*\n|[^\n]+", text):
+        found.append((start, line))
+        start += len(line)
+    if not ends and found and not found[-1][1].endswith("\n"):
+        found.pop()
+    return found if begins else found[1:]
+
+
+def _begins_inside(lines: list[tuple[int, str]]) -> bool:
+    """Whether a window may begin within a block: its first fence names no language."""
+    fences = (fence for _, line in lines if (fence := _FENCE.match(line.rstrip("\n"))))
+    first = next(fences, None)
+    return first is not None and not first[2]
+
+
+def _runs(text: str, lines: list[tuple[int, str]], ends: bool) -> Iterator[CodeBlock]:
+    """Lines without a fence that look like code, as many as it takes not to be a slip."""
+    run: list[tuple[int, str]] = []
+    for start, line in [*lines, (-1, "End of it.")]:
+        if _CODE_LINE.match(line.rstrip()):
+            run.append((start, line))
+        elif run and not _NEUTRAL.match(line):
+            if len(run) >= _FEWEST:
+                begin, end = run[0][0], run[-1][0] + len(run[-1][1])
+                yield CodeBlock(text[begin:end], begin, "", ends or start >= 0)
+            run = []
+
+
+def blocks_of_call(text: str) -> Iterator[CodeBlock]:
+    """The code in a tool call, which is JSON: what stands under the keys that tools have for code and commands, and
+    what looks like code anywhere. Reads broken JSON too."""
+    key = ""
+    for match in _JSON_STRING.finditer(text):
+        try:
+            value = json.loads(match[0], strict=False)
+        except ValueError:
+            continue
+        if _KEY.match(text, match.end()):
+            key = value.lower()
+        elif key in _SHELL_KEYS or key in _CODE_KEYS:
+            yield CodeBlock(value, 0, "bash" if key in _SHELL_KEYS else _called(key), True, match.span())
+        else:
+            for block in blocks_of(value):
+                yield CodeBlock(block.code, 0, block.language, True, match.span())
+
+
+def _called(key: str) -> str:
+    return key if key in LANGUAGES else ""
