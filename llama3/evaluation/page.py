@@ -96,7 +96,7 @@ def suites(evaluations: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Iterat
     for suite in dict.fromkeys(name for results in evaluations.values() for name in results):
         cells = {model: results[suite] for model, results in evaluations.items() if suite in results}
         better = next((row["better"] for row in cells.values() if row.get("better")), "")
-        figures = {model: _headline(row) for model, row in cells.items()}
+        figures = {model: headline(row) for model, row in cells.items()}
         metric = next((name for name, _ in figures.values() if name), "")
         yield {
             "suite": suite,
@@ -106,7 +106,7 @@ def suites(evaluations: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Iterat
         }
 
 
-def _headline(row: Mapping[str, Any]) -> tuple[str, str | Mapping[str, Any]]:
+def headline(row: Mapping[str, Any]) -> tuple[str, str | Mapping[str, Any]]:
     """The first figure of a suite with its name: a rate with its interval, or a number as text."""
     if "error" in row:
         return "", f"failed: {row['error']}"
