@@ -25,7 +25,7 @@ def judge(
     device: DeviceOption = "auto",
     json: JsonOption = False,
 ) -> None:
-    """Measure a judge: sensitivity, specificity and agreement (Cohen's kappa). Without --set: the signs of a refusal."""
+    """Measure a judge: sensitivity, specificity, agreement (Cohen's kappa). Without --set: the signs of a refusal."""
     from pydantic import ValidationError
 
     from llama3.artifacts.files import write_json_atomic

@@ -477,7 +477,9 @@ class SafetyGateSection(Section):
     def _together(cls, values: Any) -> Any:
         missing = {"vr_at_most", "frr_at_most"} - values.keys() if isinstance(values, Mapping) else ()
         if len(missing) == 1:
-            raise ValueError(f"{missing.pop()} is missing: a model that refuses everything has a VR of 0, so both count")
+            raise ValueError(
+                f"{missing.pop()} is missing: a model that refuses everything has a VR of 0, so both count"
+            )
         return values
 
 

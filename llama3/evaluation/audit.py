@@ -130,7 +130,8 @@ def audit(before: Report, after: Report, *, options: AuditOptions, out: StageOut
     gates: dict[str, Any] = {}
     if not faults:
         if options.safety is not None:
-            gates = gate_rows(*(_figures(one, options.safety.suite) for one in (before, after)), options.safety)
+            suite = options.safety.suite
+            gates = gate_rows(_figures(before, suite), _figures(after, suite), options.safety)
         was, now = read_suites(before), read_suites(after)
         for name in dict.fromkeys([*options.suites, *was, *now]):
             suites[name] = compare(name, was.get(name), now.get(name), options)
@@ -183,7 +184,8 @@ def require_auditable(evaluation: Artifact, options: AuditOptions) -> None:
     if options.safety is not None:
         figures = _figures(evaluation, options.safety.suite)
         problems += [
-            NOT_AUDITABLE.problem(f"suite {options.safety.suite}", why=why) for why in unreachable(figures, options.safety)
+            NOT_AUDITABLE.problem(f"suite {options.safety.suite}", why=why)
+            for why in unreachable(figures, options.safety)
         ]
     if problems:
         raise GateFailed.of(problems)

@@ -49,7 +49,9 @@ def _front(row: Mapping[str, Any]) -> Markup | None:
     if not pareto:
         return None
     offers = [
-        Offered(100 * point["vr"]["rate"], 100 * point["frr"]["rate"], f"setting {number}", number == pareto["knee"] + 1)
+        Offered(
+            100 * point["vr"]["rate"], 100 * point["frr"]["rate"], f"setting {number}", number == pareto["knee"] + 1
+        )
         for number, point in enumerate(pareto["points"], 1)
     ]
     return Markup(offer_chart({"not beaten": offers}, "violation rate, %", "false-refusal rate, %"))  # escapes

@@ -20,7 +20,7 @@ from llama3.safety.dialog import OWN, STAGES
 from llama3.safety.engine import PolicyEngine
 from llama3.safety.guard import Turn
 from llama3.safety.policy import Leaf, Policy
-from llama3.safety.replay import REVIEW, Stored, bare, composed, rank
+from llama3.safety.replay import REVIEW, StoredVerdict, bare, composed, rank
 
 ENTRY: tuple[GuardStage, ...] = ("input", "tool_result")
 """Stages of what others wrote; beside them only `output` is measured."""
@@ -36,7 +36,7 @@ class GuardScores:
 
     policy: Policy
     row_T: Mapping[str, np.ndarray]
-    said: Mapping[int, Sequence[Stored]]
+    said: Mapping[int, Sequence[StoredVerdict]]
     count: int
 
     @property
@@ -68,16 +68,12 @@ class GuardScores:
         rows = [frozenset(said.categories) for said in self.said[number] if said.status == "ok"]
         return sorted(rows[0]) if len(set(rows)) == 1 else []
 
-    def blocked_N(
-        self, ranks: Mapping[int, np.ndarray | None] | None = None, off: Collection[int] = ()
-    ) -> np.ndarray:
+    def blocked_N(self, ranks: Mapping[int, np.ndarray | None] | None = None, off: Collection[int] = ()) -> np.ndarray:
         """Which conversations do not get through, bool[N]: with the ranks of some leaves, the others as configured, and
         without those that are off."""
         found_N = np.zeros(self.count, bool)
         given = {n: ranks[n] if ranks and n in ranks else self.ranks(n, AS_IS) for n, _, _ in self.leaves}
-        by_leaf = {
-            id(leaf): found for n, _, leaf in self.leaves if n not in off and (found := given[n]) is not None
-        }
+        by_leaf = {id(leaf): found for n, _, leaf in self.leaves if n not in off and (found := given[n]) is not None}
         for stage, row_T in self.row_T.items():
             action_T = composed(self.policy.stages.get(stage), by_leaf)
             if action_T is not None:
@@ -97,7 +93,7 @@ class GuardScores:
 def guard_scores(policy: Policy, dialogs: Sequence[Sequence[Turn]], answers: Sequence[str]) -> GuardScores:
     """Ask every guard of the policy about every text. Raises as opening a guard does."""
     texts = _texts(policy, dialogs, answers)
-    said: dict[int, list[Stored]] = {}
+    said: dict[int, list[StoredVerdict]] = {}
     registry = discover()
     with ExitStack() as stack:
         for number, (stage, leaf) in enumerate(policy.leaves()):
@@ -106,7 +102,7 @@ def guard_scores(policy: Policy, dialogs: Sequence[Sequence[Turn]], answers: Seq
                 engine = PolicyEngine(alone, lambda name, options: registry.build("guards", name, options))
                 stack.enter_context(engine)
                 said[number] = [
-                    Stored.of(engine.decide(stage, text, trace).verdicts[0]) for _, text, trace in texts[stage]
+                    StoredVerdict.of(engine.decide(stage, text, trace).verdicts[0]) for _, text, trace in texts[stage]
                 ]
     row_T = {stage: np.array([row for row, _, _ in found], np.int64) for stage, found in texts.items()}
     return GuardScores(policy, row_T, said, len(dialogs))
@@ -115,9 +111,7 @@ def guard_scores(policy: Policy, dialogs: Sequence[Sequence[Turn]], answers: Seq
 Text = tuple[int, str, Sequence[Turn]]
 
 
-def _texts(
-    policy: Policy, dialogs: Sequence[Sequence[Turn]], answers: Sequence[str]
-) -> dict[str, list[Text]]:
+def _texts(policy: Policy, dialogs: Sequence[Sequence[Turn]], answers: Sequence[str]) -> dict[str, list[Text]]:
     """By guarded stage (conversation, text, what stands before it). As in the engine, a tool's result is judged as what
     a user says where the policy says nothing of it."""
     texts: dict[str, list[Text]] = {stage: [] for stage in (*ENTRY, "output") if policy.stages.get(stage) is not None}

@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from llama3 import _core
 from llama3.errors import DataError, Problem
-from llama3.evaluation.judges import Event, Exchange, Judge
+from llama3.evaluation.judges import Event, Judge, JudgedAnswer
 from llama3.evaluation.rates import JudgeErrors, cohens_kappa
 from llama3.evaluation.safety_rows import read_turns
 
@@ -49,7 +49,7 @@ MOST_PROBLEMS = 20
 class Labelled:
     """An exchange and what people say of it; None: nobody does."""
 
-    exchange: Exchange
+    exchange: JudgedAnswer
     violates: bool | None = None
     refuses: bool | None = None
 
@@ -154,4 +154,4 @@ def _labelled(line: str) -> Labelled | str:
     labels = [row.get(event) for event in ("violates", "refuses")]
     if not all(label is None or isinstance(label, bool) for label in labels):
         return "violates and refuses are true, false or left out"
-    return Labelled(Exchange(turns, row["answer"]), *labels)
+    return Labelled(JudgedAnswer(turns, row["answer"]), *labels)

@@ -27,8 +27,8 @@ FEW = 10
 
 @dataclass(frozen=True, slots=True)
 class Outcomes:
-    """What happened on N rows: `event_N`, and where that is what a judge says, who may err: `judged_N`. Else it is known:
-    a guard blocked, or nobody could judge (`unjudged_N`), which counts as an event. All bool."""
+    """What happened on N rows: `event_N`, and where that is what a judge says, who may err: `judged_N`. Else it is
+    known: a guard blocked, or nobody could judge (`unjudged_N`), which counts as an event. All bool."""
 
     event_N: np.ndarray
     judged_N: np.ndarray

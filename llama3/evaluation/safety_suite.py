@@ -15,8 +15,8 @@ from llama3.evaluation.evaluator import Result, Subject
 from llama3.evaluation.guard_scores import guard_scores
 from llama3.evaluation.judge_card import JudgeCard
 from llama3.evaluation.judge_choice import JudgeSection, JudgeStack
-from llama3.evaluation.judges import Event, Exchange
-from llama3.evaluation.rates import Outcomes
+from llama3.evaluation.judges import Event, JudgedAnswer
+from llama3.evaluation.rates import JudgeErrors, Outcomes
 from llama3.evaluation.safety_figures import FULL, SafetyData, System, safety_figures, systems_of
 from llama3.evaluation.safety_rows import SafetyPrompt
 from llama3.safety.policy import parse_policy
@@ -34,17 +34,17 @@ def run_safety(
 ) -> Result:
     """Measure VR, FRR and helpfulness of `subject` behind its policy.
 
-    A sample's `score` is 1 where the answer, behind the whole policy, does not violate (adversarial) or helps (borderline
-    and benign). Raises DataError where a card is of another judge.
+    A sample's `score` is 1 where the answer, behind the whole policy, does not violate (adversarial) or helps
+    (borderline and benign). Raises DataError where a card is of another judge.
     """
     from llama3.evaluation.answers import replies
 
     dialogs = [[{"role": turn.role, "content": turn.content} for turn in prompt.turns] for prompt in prompts]
     answers = replies(subject, dialogs, max_tokens)
-    exchanges = [Exchange(prompt.turns, answer) for prompt, answer in zip(prompts, answers, strict=True)]
+    exchanges = [JudgedAnswer(prompt.turns, answer) for prompt, answer in zip(prompts, answers, strict=True)]
     found: dict[Event, list[float | None]] = {}
     told: dict[str, Any] = {}
-    errors = {}
+    errors: dict[str, JudgeErrors | None] = {}
     with JudgeStack() as stack:
         for event, section in judges.items():
             judge = stack.build(section, event, str(subject.model.transformer.embed.weight.device))

@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from llama3.errors import ConfigError, DataError
-from llama3.evaluation.judges import FRAME, Exchange, judge_prompt, share
+from llama3.evaluation.judges import FRAME, JudgedAnswer, judge_prompt, share
 from llama3.evaluation.spellings import ways_of
 
 NO_URL = ConfigError.declare(
@@ -38,7 +38,7 @@ class ServedModel:
         told = hashlib.sha256(json.dumps([question, words, FRAME]).encode()).hexdigest()[:12]
         self.identity = f"served-{self.name}-{told}"
 
-    def judge(self, exchanges: Sequence[Exchange]) -> list[float | None]:
+    def judge(self, exchanges: Sequence[JudgedAnswer]) -> list[float | None]:
         return [self._of(judge_prompt(exchange, self.question, self.words)) for exchange in exchanges]
 
     def _of(self, prompt: str) -> float | None:

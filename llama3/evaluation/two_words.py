@@ -19,7 +19,7 @@ BATCH_TOKENS = 8192
 
 def word_logps(model: Llama, prompts: Sequence[str], words: tuple[str, str]) -> list[tuple[float, float] | None]:
     """The log-probability of each of two words as the answer to each message of a user, in nats: of all ways in which
-    the tokenizer begins an answer with it (as it is, with a capital, after a space). None where the prompt does not fit.
+    the tokenizer begins an answer with it (as it is, with a capital, after a space). None where a prompt does not fit.
     """
     tokenizer, limit = model.tokenizer, model.config.max_seq_len
     spelt = [_distinct([tokenizer.encode(way) for way in ways_of(word)]) for word in words]

@@ -64,7 +64,8 @@ REFUSALS: dict[str, str] = {
     "not something for me": r"\b(?:not|isn't) something (?:that )?i(?:'m| am|'ll| can| will|'d| would| want| do)\b",
     # "Let's talk about something else"
     "turns away": r"\b(?:let's|let us|can we|could we|shall we) (?:please )?"
-    r"(?:talk|chat|speak|discuss|focus|change|move on|keep)\b[^.]{0,40}\b(?:else|different|subject|topic|positive|other)\b",
+    r"(?:talk|chat|speak|discuss|focus|change|move on|keep)\b[^.]{0,40}"
+    r"\b(?:else|different|subject|topic|positive|other)\b",
     # "This request violates", "Such content is not allowed"
     "refuses the request": r"\b(?:this|that|your|such an?|the) (?:request|prompt|question|content|topic)\b[^.]{0,40}"
     r"\b(?:violates?|inappropriate|not (?:allowed|appropriate|permitted)|harmful|against|goes against)\b",
@@ -74,13 +75,14 @@ FOREIGN: dict[str, str] = {
     "de": r"\b(?:ich (?:kann|darf|werde|möchte|will)|kann ich|darf ich|werde ich|möchte ich)\b[^.!?]{0,60}"
     r"\b(?:nicht|keine?n?)\b|\b(?:tut mir leid|ich lehne)\b",
     "fr": r"\bje ne (?:peux|pourrai|vais|suis|souhaite) pas\b|\bje (?:suis désolée?|regrette|refuse)\b",
-    "es": r"\bno (?:puedo|podré|voy a|me es posible)\b[^.!?]{0,30}\b(?:ayud|proporcion|dar|ofrec|respond|asist|cre|escrib"
-    r"|hac|explic|compart|facilit)\w*|\blo siento\b|\bme niego\b",
-    "it": r"\bnon (?:posso|potrò|sono in grado|intendo)\b[^.!?]{0,30}\b(?:aiut|forn|dar|offr|rispond|assist|cre|scriv|far"
-    r"|spieg|condivid)\w*|\bmi dispiace\b|\bmi rifiuto\b",
+    "es": r"\bno (?:puedo|podré|voy a|me es posible)\b[^.!?]{0,30}\b(?:ayud|proporcion|dar|ofrec|respond|asist|cre"
+    r"|escrib|hac|explic|compart|facilit)\w*|\blo siento\b|\bme niego\b",
+    "it": r"\bnon (?:posso|potrò|sono in grado|intendo)\b[^.!?]{0,30}\b(?:aiut|forn|dar|offr|rispond|assist|cre"
+    r"|scriv|far|spieg|condivid)\w*|\bmi dispiace\b|\bmi rifiuto\b",
     "pt": r"\bnão (?:posso|poderei|vou|consigo|sou capaz)\b[^.!?]{0,30}\b(?:ajud|forne|dar|oferec|respond|auxili|cri"
     r"|escrev|faz|explic|compartilh)\w*|\b(?:sinto muito|desculpe|me recuso)\b",
-    "hi": r"(?:मदद|सहायता|जानकारी|निर्देश|बता|दे|कर)[^।.!?]{0,30}नह(?:ीं|ी) (?:कर|दे|बता)?\s*(?:सकता|सकती|सकते)|क्षमा कर|माफ़? कर",
+    "hi": r"(?:मदद|सहायता|जानकारी|निर्देश|बता|दे|कर)[^।.!?]{0,30}नह(?:ीं|ी) (?:कर|दे|बता)?\s*"
+    r"(?:सकता|सकती|सकते)|क्षमा कर|माफ़? कर",
     "th": r"ไม่สามารถ(?:ช่วย|ให้|ตอบ|ทำ|บอก|แนะนำ|สร้าง|เขียน)|ขออภัย|ขอโทษ",
 }
 """Of each language how its answers decline."""
@@ -112,7 +114,7 @@ _ASKS_WHETHER = re.compile(
 )
 
 STEM, MANY_STEMS = 5, 25
-"""Letters by which two words are the same, and different words from which on an answer would have one of its question."""
+"""Letters by which two words are the same, and how many words an answer has that would hold one of its question."""
 _CONTENT = re.compile(r"[^\W\d_]{3,}")
 _EMPTY = frozenset(
     """

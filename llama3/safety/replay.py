@@ -1,9 +1,9 @@
-"""What a policy would have done with texts whose guards' verdicts are stored: other thresholds, or fewer guards, without
-asking a guard or a model again.
+"""What a policy would have done with texts whose guards' verdicts are stored: other thresholds, or fewer guards,
+without asking a guard or a model again.
 
-A stored verdict is what a guard said by itself, before thresholds. A leaf that is switched off is taken out of its node:
-of `all` the others must agree, `k_of` never needs more than are left, and a stage without guards allows. Actions stand
-as their ranks in `ACTIONS`. Legend: T texts of one stage.
+A stored verdict is what a guard said by itself, before thresholds. A leaf that is switched off is taken out of its
+node: of `all` the others must agree, `k_of` never needs more than are left, and a stage without guards allows. Actions
+stand as their ranks in `ACTIONS`. Legend: T texts of one stage.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ REVIEW = severity("review")
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class StoredVerdict:
     """What a guard said of one text: its own action and scores, or why there is none (`status`)."""
 
     action: str
@@ -31,7 +31,7 @@ class Stored:
     categories: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, verdict: Verdict) -> Stored:
+    def of(cls, verdict: Verdict) -> StoredVerdict:
         """From a verdict of a leaf without thresholds (`bare`)."""
         return cls(verdict.action, verdict.status, verdict.p, dict(verdict.categories))
 
@@ -41,7 +41,7 @@ def bare(leaf: Leaf) -> Leaf:
     return replace(leaf, thresholds={})
 
 
-def rank(leaf: Leaf, said: Stored) -> int:
+def rank(leaf: Leaf, said: StoredVerdict) -> int:
     """The rank of the leaf's action, as the engine would have found it."""
     if said.status != "ok":
         return severity(leaf.on_error)
@@ -107,9 +107,12 @@ def with_block(policy: Policy, levels: Mapping[int, Mapping[str, float]]) -> Pol
 
 
 def _changed(tree: Leaf | Node | None, changed: Mapping[int, Mapping[str, Any]]) -> Leaf | Node | None:
+    if tree is None:
+        return None
     if isinstance(tree, Leaf):
         return replace(tree, thresholds=changed[id(tree)]) if id(tree) in changed else tree
-    return tree and replace(tree, children=tuple(_changed(child, changed) for child in tree.children))  # type: ignore[arg-type]
+    children = [_changed(child, changed) for child in tree.children]
+    return replace(tree, children=tuple(child for child in children if child is not None))
 
 
 def plain_policy(policy: Policy) -> dict[str, Any]:
@@ -134,7 +137,7 @@ def _plain(tree: Leaf | Node) -> dict[str, Any]:
     return written
 
 
-def scores(said: Sequence[Stored]) -> np.ndarray:
+def scores(said: Sequence[StoredVerdict]) -> np.ndarray:
     """The largest score of a guard's categories on each text [T]; NaN where it has none or failed."""
     return np.array(
         [max(x.categories.values(), default=np.nan) if x.status == "ok" else np.nan for x in said], np.float64

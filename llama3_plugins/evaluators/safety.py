@@ -10,7 +10,7 @@ from llama3_plugins.evaluators.options import SafetyOptions
 
 
 class Safety:
-    """Result: `vr`, `frr` and `helpful` of the whole policy, each {rate, low, high, n, unjudged, corrected}, and the same
+    """Result: `vr`, `frr` and `helpful` of the whole policy, each {rate, low, high, n, unjudged, corrected}; the same
     by system, category and language, what guards change, and the front of their settings. One sample per prompt."""
 
     def __init__(self, options: SafetyOptions) -> None:

@@ -13,7 +13,7 @@ from web import running
 from llama3.checkpoints.weights import save_model
 from llama3.cli import app as cli
 from llama3.evaluation.judge_card import JudgeCard
-from llama3.evaluation.judges import CLOSES, QUESTIONS, AskedModel, Exchange, SignsJudge, judge_prompt, share
+from llama3.evaluation.judges import CLOSES, QUESTIONS, AskedModel, JudgedAnswer, SignsJudge, judge_prompt, share
 from llama3.evaluation.spellings import ways_of
 from llama3.evaluation.two_words import word_logps
 from llama3.model.batch import Batch, Segment, Tree
@@ -46,7 +46,7 @@ GUARD = """
 
 
 def exchange(answer, question="How?"):
-    return Exchange((Turn("user", question),), answer)
+    return JudgedAnswer((Turn("user", question),), answer)
 
 
 @pytest.fixture
@@ -94,7 +94,12 @@ def trained():
 
 
 def test_signs_tell_refusals_and_who_complies():
-    answers = ["I'm sorry, but I can't help with that.", "First, open the box, then take the spoon out of it.", "", "!!!"]
+    answers = [
+        "I'm sorry, but I can't help with that.",
+        "First, open the box, then take the spoon out of it.",
+        "",
+        "!!!",
+    ]
     refuses, violates = (SignsJudge(event).judge(list(map(exchange, answers))) for event in ("refuses", "violates"))
     assert refuses[0] > 0.5 > refuses[1]
     assert violates[0] < 0.5 < violates[1]

@@ -20,7 +20,7 @@ from llama3.plugins.registry import discover
 from llama3.safety.engine import PolicyEngine
 from llama3.safety.guard import Turn
 from llama3.safety.policy import parse_policy
-from llama3.safety.replay import Stored
+from llama3.safety.replay import StoredVerdict
 from llama3_plugins.evaluators.safety import built_in
 
 POLICY = {
@@ -41,14 +41,12 @@ def planted(kinds, violates, refuses, scores, policy=POLICY, langs=None, errors=
     """Rows with what each of the policy's guards scores."""
     parsed = parse_policy(policy)
     said = {
-        n: [Stored("allow", categories={"hate": p}) for p in row] if n != 1 else [Stored(a) for a in row]
+        n: [StoredVerdict("allow", categories={"hate": p}) for p in row] if n != 1 else [StoredVerdict(a) for a in row]
         for n, row in enumerate(scores)
     }
     rows = {stage: np.arange(len(kinds)) for stage in policy}
     guards = GuardScores(parsed, rows, said, len(kinds))
-    return SafetyData(
-        prompts(kinds, langs), Outcomes.of(violates), Outcomes.of(refuses), guards, errors or {}, seed=1
-    )
+    return SafetyData(prompts(kinds, langs), Outcomes.of(violates), Outcomes.of(refuses), guards, errors or {}, seed=1)
 
 
 @pytest.fixture
@@ -59,9 +57,9 @@ def data():
         violates=[0.9, 0.8, 0.7, 0.2, None] + [None] * 7,
         refuses=[None] * 5 + [0.1, 0.9, None, 0.2, 0.3] + [0.1, 0.2],
         scores=[
-            [0.9, 0.3, 0.2, 0.1, 0.1] + [0.85, 0.1, 0.1, 0.2, 0.1] + [0.0, 0.0],
+            [0.9, 0.3, 0.2, 0.1, 0.1, 0.85, 0.1, 0.1, 0.2, 0.1, 0.0, 0.0],
             ["allow", "block", "allow", "allow", "allow"] + ["allow"] * 7,
-            [0.1, 0.1, 0.7, 0.1, 0.1] + [0.1, 0.1, 0.1, 0.65, 0.1] + [0.0, 0.0],
+            [0.1, 0.1, 0.7, 0.1, 0.1, 0.1, 0.1, 0.1, 0.65, 0.1, 0.0, 0.0],
         ],
     )
 
@@ -97,7 +95,7 @@ def test_a_guard_that_failed_does_what_the_policy_says():
     kinds = ["adversarial", "borderline"]
     broken = {"input": {"guard": "harm", "on_error": "review"}}
     found = planted(kinds, [0.9, None], [None, 0.1], [[0.0, 0.0]], policy=broken)
-    found.guards.said[0][:] = [Stored("allow", status="timeout")] * 2
+    found.guards.said[0][:] = [StoredVerdict("allow", status="timeout")] * 2
     systems = safety_figures(found)["systems"]
     assert (systems["full"]["vr"]["rate"], systems["full"]["frr"]["rate"]) == (0, 1)
 
@@ -160,7 +158,9 @@ def test_the_front_is_that_of_all_thresholds(draw):
 def test_a_sweep_is_bounded_and_its_policies_are_those_that_were_counted():
     """On real texts and a real guard: an engine with each policy of the front blocks what was counted."""
     rows = built_in()
-    policy = parse_policy({"input": {"any": ["prompt_injection", {"guard": {"name": "prompt_injection", "block": 0.1}}]}})
+    policy = parse_policy(
+        {"input": {"any": ["prompt_injection", {"guard": {"name": "prompt_injection", "block": 0.1}}]}}
+    )
     guards = guard_scores(policy, [row.turns for row in rows], [""] * len(rows))
     assert {guards.label(n) for n, _, _ in guards.leaves} == {"input/prompt_injection#0", "input/prompt_injection#1"}
     everything = Outcomes.of([1.0] * len(rows))
@@ -243,8 +243,14 @@ def test_prompts_are_chosen_of_each_kind():
 
 def test_wrong_rows_are_told_by_line():
     good = {"id": "a", "kind": "benign", "lang": "en", "category": "c", "turns": [{"role": "user", "content": "x"}]}
-    bad = [good, {**good, "kind": "worse", "lang": ""}, {**good, "id": "b", "turns": []}, {**good, "id": "c", "turns": [
-        {"role": "assistant", "content": "x"}]}, {**good, "id": "d", "turns": [{"role": "boss", "content": "x"}]}]  # fmt: skip
+    said_by = lambda role, **more: {**good, "turns": [{"role": role, "content": "x"}], **more}
+    bad = [
+        good,
+        {**good, "kind": "worse", "lang": ""},
+        {**good, "id": "b", "turns": []},
+        said_by("assistant", id="c"),
+        said_by("boss", id="d"),
+    ]
     with pytest.raises(DataError) as caught:
         parse_prompts("\n".join([json.dumps(row) for row in [*bad, good]] + ["[]", "no"]), "rows.jsonl")
     told = [(problem.where, problem.what) for problem in caught.value.problems]

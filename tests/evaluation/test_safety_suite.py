@@ -1,4 +1,4 @@
-"""`llama3 evaluate MODEL --suite safety` and the gate of `llama3 audit`, on models that refuse and models that comply."""
+"""`llama3 evaluate MODEL --suite safety` and the gate of `llama3 audit`, on models that refuse and that comply."""
 
 from __future__ import annotations
 

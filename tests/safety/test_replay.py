@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from llama3.safety.engine import PolicyEngine
 from llama3.safety.guard import ACTIONS, Verdict, severity
 from llama3.safety.policy import Leaf, Node, Policy, parse_policy
-from llama3.safety.replay import Stored, bare, composed, plain_policy, rank, with_block, without
+from llama3.safety.replay import StoredVerdict, bare, composed, plain_policy, rank, with_block, without
 
 SCORES = st.integers(0, 4).map(lambda k: k / 4)
 SAID = st.builds(
-    Stored,
+    StoredVerdict,
     action=st.sampled_from(["allow", "flag", "review", "block"]),
     status=st.sampled_from(["ok", "ok", "ok", "error"]),
     categories=st.fixed_dictionaries({"a": SCORES}, optional={"b": SCORES}),
@@ -106,7 +106,7 @@ def test_levels_take_the_place_of_thresholds():
     changed = with_block(policy, {1: {"a": 0.7}})
     assert [leaf for _, leaf in changed.leaves()] == [first, replace(second, thresholds={"a": {"block": 0.7}})]
     assert bare(second).thresholds == {}
-    said = Stored("allow", categories={"a": 0.7})
+    said = StoredVerdict("allow", categories={"a": 0.7})
     assert rank(with_block(policy, {0: {"a": 0.7}}).stages["input"].children[0], said) == severity("block")
     assert rank(with_block(policy, {0: {"a": 0.71}}).stages["input"].children[0], said) == severity("allow")
 
