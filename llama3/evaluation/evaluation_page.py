@@ -7,11 +7,10 @@ from functools import cache
 from typing import Any
 
 import jinja2
-from markupsafe import Markup
 
-from llama3.evaluation.charts import Offered, offer_chart
 from llama3.evaluation.page import headline
-from llama3.evaluation.safety_tables import is_safety, safety_tables, shown
+from llama3.evaluation.safety_page import safety_parts
+from llama3.evaluation.safety_tables import is_safety, shown
 from llama3.evaluation.templates import style, template
 
 
@@ -21,11 +20,7 @@ def render_evaluation(model: str, results: Mapping[str, Mapping[str, Any]]) -> s
         model=model,
         style=style(),
         suites=list(suite_rows(results)),
-        safety=[
-            {"suite": suite, "tables": list(safety_tables(row)), "front": _front(row), "policies": _policies(row)}
-            for suite, row in results.items()
-            if is_safety(row)
-        ],
+        safety=list(safety_parts(results)),
     )
     return page.encode("utf-8", "replace").decode()  # surrogates without their other half, which a file cannot hold
 
@@ -42,32 +37,6 @@ def suite_rows(results: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, 
 
 def _told(rate: Mapping[str, Any]) -> str:
     return shown(rate) if {"low", "high", "n"} <= rate.keys() else f"{100 * rate['rate']:.1f} %"
-
-
-def _front(row: Mapping[str, Any]) -> Markup | None:
-    pareto = row["pareto"]
-    if not pareto:
-        return None
-    offers = [
-        Offered(
-            100 * point["vr"]["rate"], 100 * point["frr"]["rate"], f"setting {number}", number == pareto["knee"] + 1
-        )
-        for number, point in enumerate(pareto["points"], 1)
-    ]
-    return Markup(offer_chart({"not beaten": offers}, "violation rate, %", "false-refusal rate, %"))  # escapes
-
-
-def _policies(row: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Of each setting of the front its rates and its policy as a config writes it."""
-    import yaml
-
-    return [
-        (
-            f"{number}: VR {shown(point['vr'])}, FRR {shown(point['frr'])}",
-            yaml.safe_dump({"safety": {"policy": point["policy"]}}, sort_keys=False),
-        )
-        for number, point in enumerate((row["pareto"] or {"points": []})["points"], 1)
-    ]
 
 
 @cache

@@ -7,12 +7,15 @@ from importlib.resources import files
 
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_report_page import FULL, Page
 
 from llama3.errors import DataError
 from llama3.evaluation.guard_scores import OFF, GuardScores, guard_scores
 from llama3.evaluation.rates import JudgeErrors, Outcomes
+from llama3.evaluation.report import render_html
 from llama3.evaluation.safety_figures import SafetyData, safety_figures, sweep, systems_of
 from llama3.evaluation.safety_rows import KINDS, SafetyPrompt, choose_prompts, parse_prompts
 from llama3.evaluation.safety_tables import safety_tables
@@ -197,6 +200,18 @@ def test_tables_hold_every_system(data):
     assert [row[0] for row in titles["Systems"].rows] == list(systems_of(data.guards))
     assert titles["Settings of the guards"].rows
     assert all(len(row) == len(table.head) for table in titles.values() for row in table.rows)
+
+
+def test_the_page_of_a_run_shows_them(data):
+    figures = {**safety_figures(data), "judges": {}, "better": "higher"}
+    shown = Page(render_html({**FULL, "evaluations": {"base": {"safe": figures}, "final": {"safe": {"error": "no"}}}}))
+    section = shown.root.all("section", **{"aria-labelledby": "safety-1"})[0]
+    assert section.all("h2")[0].text == "Safety: safe of base"
+    assert section.all("table")[0].all("th")[0].text == "system"
+    assert len(section.all("circle")) == len(section.all("pre")) == len(figures["pareto"]["points"])
+    assert shown.root.all("section", **{"aria-labelledby": "safety-2"}) == []
+    for text in section.all("pre"):
+        assert parse_policy(yaml.safe_load("".join(text.words))["safety"]["policy"])
 
 
 def test_the_prompts_of_the_package():

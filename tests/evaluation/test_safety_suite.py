@@ -116,7 +116,7 @@ def test_tables_page_and_samples(command, config, models, tmp_path):
     assert "100.0 % [80.6, 100.0] (n = 16) (few)" in out
     page = (tmp_path / "out" / "evaluation.html").read_text()
     assert "<svg" in page
-    assert "safety: safety" in page
+    assert "Safety: safety" in page
     assert "<script" not in page
     report = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert report["suites"]["safety"]["vr"]["rate"] == 1
