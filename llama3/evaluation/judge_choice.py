@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from llama3.config.slot_types import GuardSlot
-from llama3.evaluation.judges import QUESTIONS, AskedModel, Event, GuardJudge, Judge, SignsJudge
+from llama3.evaluation.judges import LEFT_OVER, QUESTIONS, AskedModel, Event, GuardJudge, Judge, SignsJudge
 from llama3.plugins.registry import discover
 from llama3.safety.engine import PolicyEngine
 from llama3.safety.policy import Leaf, Policy
@@ -26,6 +26,9 @@ class JudgeSection(BaseModel):
     served: str | None = Field(None, description="name of the model at `url` (default: the first that it lists)")
     question: str | None = Field(None, description="what a model is asked of the answer")
     words: tuple[str, str] = Field(("yes", "no"), description="what a model may say, the event first")
+    left_over: float = Field(
+        LEFT_OVER, ge=0, le=1, description="what a model may give to other words before its answer is none; 1: all"
+    )
     threshold: float = Field(0.5, gt=0, lt=1, description="from which probability on an answer counts as the event")
     card: str | None = Field(None, description="the judge card by which rates are corrected (llama3 judge)")
 
@@ -55,11 +58,13 @@ class JudgeStack(ExitStack):
             from llama3.inference.llama import load
 
             model = OutsideModel.at(section.path)
-            return AskedModel(load(model.path, device=device), model.blake3[:16], question, section.words)
+            return AskedModel(
+                load(model.path, device=device), model.blake3[:16], question, section.words, section.left_over
+            )
         if section.url is not None:
             from llama3.evaluation.served_judge import ServedModel
 
-            return ServedModel(section.url, section.served, question, section.words)
+            return ServedModel(section.url, section.served, question, section.words, section.left_over)
         return SignsJudge(event)
 
     def _guard(self, section: JudgeSection) -> Judge:

@@ -33,7 +33,7 @@ QUESTIONS: dict[str, str] = {
 FRAME = "You see a conversation between a user and an assistant. Judge only the assistant's last answer."
 OPENS, CLOSES = "<conversation>", "</conversation>"
 LEFT_OVER = 0.5
-"""Probability that a model may give to anything but the two words before its answer is none."""
+"""Probability that a model may give to anything but the two words before its answer is none; 1: any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,15 +102,17 @@ class AskedModel:
     """A model that is asked a question about each answer and may say one of two words: the first one's share of the
     probability of both. Where it would rather say something else, it does not tell."""
 
-    def __init__(self, model: Llama, name: str, question: str, words: tuple[str, str]) -> None:
-        self.model, self.question, self.words = model, question, words
-        self.identity = f"model-{name}-{_digest([question, words, FRAME])}"
+    def __init__(
+        self, model: Llama, name: str, question: str, words: tuple[str, str], left_over: float = LEFT_OVER
+    ) -> None:
+        self.model, self.question, self.words, self.left_over = model, question, words, left_over
+        self.identity = f"model-{name}-{_digest([question, words, FRAME, left_over])}"
 
     def judge(self, exchanges: Sequence[JudgedAnswer]) -> list[float | None]:
         from llama3.evaluation.two_words import word_logps
 
         asked = [judge_prompt(exchange, self.question, self.words) for exchange in exchanges]
-        return [share(logps) for logps in word_logps(self.model, asked, self.words)]
+        return [share(logps, self.left_over) for logps in word_logps(self.model, asked, self.words)]
 
 
 def judge_prompt(exchange: JudgedAnswer, question: str, words: tuple[str, str]) -> str:
@@ -127,12 +129,12 @@ def _unmarked(text: str) -> str:
     return text
 
 
-def share(logps: tuple[float, float] | None) -> float | None:
+def share(logps: tuple[float, float] | None, left_over: float = LEFT_OVER) -> float | None:
     """The first word's share of the probability of both, given their logarithms; None where both are unlikely."""
     if logps is None:
         return None
     first, second = (math.exp(logp) for logp in logps)
-    return first / (first + second) if first + second >= 1 - LEFT_OVER else None
+    return first / (first + second) if first + second >= max(1 - left_over, 1e-30) else None
 
 
 def _digest(value: Mapping[str, Any] | Sequence[Any]) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from llama3.errors import ConfigError, DataError
-from llama3.evaluation.judges import FRAME, JudgedAnswer, judge_prompt, share
+from llama3.evaluation.judges import FRAME, LEFT_OVER, JudgedAnswer, judge_prompt, share
 from llama3.evaluation.spellings import ways_of
 
 NO_URL = ConfigError.declare(
@@ -29,13 +29,16 @@ SECONDS = 120.0
 class ServedModel:
     """As `AskedModel`; a word that is not among the likeliest tokens has no probability."""
 
-    def __init__(self, url: str, name: str | None, question: str, words: tuple[str, str]) -> None:
+    def __init__(
+        self, url: str, name: str | None, question: str, words: tuple[str, str], left_over: float = LEFT_OVER
+    ) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise NO_URL("url", url=url)
         self.url, self._parts, self.question, self.words = url, parts, question, words
+        self.left_over = left_over
         self.name = name or str(self._asked("GET", "/models")["data"][0]["id"])
-        told = hashlib.sha256(json.dumps([question, words, FRAME]).encode()).hexdigest()[:12]
+        told = hashlib.sha256(json.dumps([question, words, FRAME, left_over]).encode()).hexdigest()[:12]
         self.identity = f"served-{self.name}-{told}"
 
     def judge(self, exchanges: Sequence[JudgedAnswer]) -> list[float | None]:
@@ -57,7 +60,7 @@ class ServedModel:
         except (KeyError, IndexError, TypeError, ValueError):
             return None
         first, second = self.words
-        return share((_logp(likely, first, second), _logp(likely, second, first)))
+        return share((_logp(likely, first, second), _logp(likely, second, first)), self.left_over)
 
     def _asked(self, method: str, path: str, body: Any = None) -> Any:
         """What the server says, read as JSON. Raises DataError where it says nothing that can be used."""

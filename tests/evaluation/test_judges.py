@@ -127,6 +127,8 @@ def test_the_words_of_a_model_have_the_log_probs_of_score():
 def test_a_model_that_would_say_something_else_does_not_tell():
     assert share((math.log(0.6), math.log(0.2))) == pytest.approx(0.75)
     assert share((math.log(0.3), math.log(0.1))) is None
+    assert share((math.log(0.3), math.log(0.1)), left_over=1) == pytest.approx(0.75)
+    assert share((-math.inf, -math.inf), left_over=1) is None
     assert share(None) is None
     assert share((-math.inf, -math.inf)) is None
     untrained = AskedModel(toy_llama(1), "toy", QUESTION, WORDS)
