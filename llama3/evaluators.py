@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, Any
 from llama3.config.slot_types import RewardSlot
 from llama3.evaluation.evaluator import HELD_OUT_BYTES, AsksAtLengths, Evaluator, Result, Subject, texts
 from llama3.evaluation.intervals import Rate, wilson
+from llama3.evaluation.judge_choice import JudgeSection
+from llama3.evaluation.safety_rows import SafetyPrompt, choose_prompts, parse_prompts, read_prompts
+from llama3.evaluation.safety_suite import run_safety
 from llama3.posttraining.examples import DialogExample, answer_example, dialog_example
 from llama3.safety.refusals import Judgement, is_repetitive, judge
 from llama3.tasks import prompt_digest
@@ -37,12 +40,14 @@ __all__ = [
     "CombinedReward",
     "DialogExample",
     "Evaluator",
+    "JudgeSection",
     "Judgement",
     "Line",
     "Llama",
     "Rate",
     "Result",
     "RewardSlot",
+    "SafetyPrompt",
     "Sampling",
     "Segment",
     "Subject",
@@ -52,16 +57,20 @@ __all__ = [
     "answers",
     "build_rewards",
     "by_split",
+    "choose_prompts",
     "chunks",
     "dialog_example",
     "drawn",
     "is_repetitive",
     "judge",
     "pack_answers",
+    "parse_prompts",
     "prompt_digest",
     "read_lines",
+    "read_prompts",
     "replies",
     "require_scorable",
+    "run_safety",
     "score",
     "texts",
     "wilson",

@@ -214,6 +214,13 @@ def llama3_evaluators() -> list[EvaluatorSpec]:
             options="llama3_plugins.evaluators.options:AskOptions",
             summary="share of plainly harmful prompts that are refused",
         ),
+        EvaluatorSpec(
+            name="safety",
+            factory="llama3_plugins.evaluators.safety:Safety",
+            options="llama3_plugins.evaluators.options:SafetyOptions",
+            summary="violation rate, false-refusal rate and helpfulness, with and without each guard of the policy",
+            with_policy=True,
+        ),
     ]
 
 

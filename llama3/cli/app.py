@@ -30,8 +30,10 @@ from llama3.cli import (
     convert,
     cost,
     doctor,
+    evaluate,
     export,
     generate,
+    judge,
     ledger,
     lineage,
     merge,
@@ -150,6 +152,8 @@ app.command("generate")(generate.generate)
 app.command("serve")(serve.serve)
 app.command("plan")(plan.plan)
 app.command("batch")(batch.batch)
+app.command("evaluate")(evaluate.evaluate)
+app.command("judge")(judge.judge)
 app.command("audit")(audit.audit)
 app.command("lineage")(lineage.lineage)
 app.command("ledger")(ledger.ledger)

@@ -20,7 +20,7 @@ def open_policy(model: str | os.PathLike[str]) -> PolicyEngine:
     from llama3.plugins.registry import discover
 
     registry = discover()
-    policy, source = _policy(Path(model))
+    policy, source = policy_for(Path(model))
     engine = PolicyEngine(policy, lambda name, options: registry.build("guards", name, options))
     engine.open()
     stages = [f"{stage}: {', '.join(engine.guards(stage)) or 'unguarded'}" for stage in engine.policy.stages]
@@ -28,7 +28,8 @@ def open_policy(model: str | os.PathLike[str]) -> PolicyEngine:
     return engine
 
 
-def _policy(path: Path) -> tuple[Mapping[str, Any], str]:
+def policy_for(path: Path) -> tuple[Mapping[str, Any], str]:
+    """The policy of a model, and whose it is. Raises as `carried_policy`."""
     from llama3.config import load
     from llama3.config.schema import SafetySection
     from llama3.inference.llama import find_model

@@ -338,6 +338,8 @@ def _suites(config: Config, place: Place) -> Iterator[Problem]:
         known.add(slot.label)
     named: list[tuple[Path, str]] = [(("audit", "margins", name), name) for name in config.audit.margins]
     named += [(("audit", "must_improve", i), name) for i, name in enumerate(config.audit.must_improve)]
+    if config.audit.safety is not None:
+        named.append((("audit", "safety", "suite"), config.audit.safety.suite))
     for path, name in named:
         if name not in known:
             near = did_you_mean(name, known) or f"suites of evaluation.tasks: {', '.join(sorted(known))}"

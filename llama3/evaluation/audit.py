@@ -27,7 +27,7 @@ from pydantic import BaseModel, ConfigDict
 
 from llama3.artifacts import Artifact, Report, StageOutput, stage
 from llama3.artifacts.files import write_json_atomic
-from llama3.config.schema import Config
+from llama3.config.schema import Config, SafetyGateSection
 from llama3.errors import GateFailed
 from llama3.evaluation.intervals import (
     ENOUGH_DOCUMENTS,
@@ -38,6 +38,7 @@ from llama3.evaluation.intervals import (
     ratio,
     studentised,
 )
+from llama3.evaluation.safety_gate import gate_rows, unreachable
 from llama3.evaluation.stages import CONDITIONS, RESULTS, SAMPLES, evaluate
 
 NO_AUDIT = GateFailed.declare("L3-AUD-001", "an audit is needed, this was made by the stage {stage!r}")
@@ -60,6 +61,13 @@ NOT_AUDITABLE = GateFailed.declare(
     why="{why}",
     fix="evaluate more items (evaluation.limit, more held-out rows), mend the evaluator, or widen audit.margins",
 )
+NOT_MET = GateFailed.declare(
+    "L3-AUD-006",
+    "the audit failed",
+    why="{why}",
+    fix="train on safety data with borderline twins, set the guards otherwise (llama3 evaluate MODEL --suite safety "
+    "shows the front), ask more prompts where these are too few to tell, or widen audit.safety",
+)
 
 EXAMPLES = 2
 """Items shown of each suite among those that got worse, and among those that got better."""
@@ -76,6 +84,7 @@ class AuditOptions(BaseModel):
     margins: dict[str, float]
     must_improve: list[str]
     seed: int
+    safety: SafetyGateSection | None = None
 
     @classmethod
     def of(cls, config: Config) -> AuditOptions:
@@ -109,7 +118,8 @@ class _Incomparable(Exception):  # noqa: N818
 def audit(before: Report, after: Report, *, options: AuditOptions, out: StageOutput) -> None:
     """Compare the evaluations `before` and `after`: `audit.json`, and its figures as metrics.
 
-    {passed, faults: [why nothing can be compared], models: {before, after}, suites: {NAME: {better, before: {rate, low,
+    {passed, faults: [why nothing can be compared], models: {before, after}, gates: {vr, frr} of `audit.safety` where it
+    is there, suites: {NAME: {better, before: {rate, low,
     high, n}, after, paired_low, paired_high, margin, families, passed, why}}}; a figure that is not known is null. The
     paired change is positive where the model got better: in points for rates, as a share for costs. `families` has the
     change of each family of the suite, where there are several: {NAME: {n, change, paired_low, paired_high}}.
@@ -117,7 +127,11 @@ def audit(before: Report, after: Report, *, options: AuditOptions, out: StageOut
     faults = list(_different_conditions(before, after))
     suites: dict[str, dict[str, Any]] = {}
     examples: dict[str, list[dict[str, Any]]] = {}
+    gates: dict[str, Any] = {}
     if not faults:
+        if options.safety is not None:
+            suite = options.safety.suite
+            gates = gate_rows(_figures(before, suite), _figures(after, suite), options.safety)
         was, now = read_suites(before), read_suites(after)
         for name in dict.fromkeys([*options.suites, *was, *now]):
             suites[name] = compare(name, was.get(name), now.get(name), options)
@@ -125,10 +139,11 @@ def audit(before: Report, after: Report, *, options: AuditOptions, out: StageOut
         if not suites:
             faults.append("no suite was evaluated")
     figures = {
-        "passed": not faults and all(row["passed"] for row in suites.values()),
+        "passed": not faults and all(row["passed"] for row in (*suites.values(), *gates.values())),
         "faults": faults,
         "models": {"before": _model(before), "after": _model(after)},
         "suites": suites,
+        "gates": gates,
     }
     write_json_atomic(out.path / "audit.json", {**figures, "examples": examples})
     out.metrics.update(figures)
@@ -148,6 +163,11 @@ def require_passed(found: Artifact, model: Artifact | None = None) -> None:
         for name, row in figures["suites"].items()
         if row["passed"] is not True
     ]
+    problems += [
+        NOT_MET.problem(row["title"], why=row["why"])
+        for row in figures.get("gates", {}).values()
+        if row["passed"] is not True
+    ]
     if not problems and figures["passed"] is not True:
         problems = [NOTHING_COMPARED.problem(where, why="")]
     if problems:
@@ -161,6 +181,12 @@ def require_auditable(evaluation: Artifact, options: AuditOptions) -> None:
     suites = read_suites(evaluation)
     rows = {name: compare(name, suites.get(name), suites.get(name), options) for name in options.suites}
     problems = [NOT_AUDITABLE.problem(f"suite {name}", why=row["why"]) for name, row in rows.items() if row["why"]]
+    if options.safety is not None:
+        figures = _figures(evaluation, options.safety.suite)
+        problems += [
+            NOT_AUDITABLE.problem(f"suite {options.safety.suite}", why=why)
+            for why in unreachable(figures, options.safety)
+        ]
     if problems:
         raise GateFailed.of(problems)
 
@@ -184,6 +210,13 @@ def read_suites(evaluation: Artifact) -> dict[str, Suite]:
         )
         for name, of_suite in rows.items()
     }
+
+
+def _figures(evaluation: Artifact, suite: str) -> dict[str, Any]:
+    """The figures of one suite; none where it was not evaluated."""
+    results = json.loads(evaluation.file(RESULTS).read_text(encoding="utf-8"))
+    figures: dict[str, Any] = results.get(suite, {})
+    return figures
 
 
 def compare(name: str, before: Suite | None, after: Suite | None, options: AuditOptions) -> dict[str, Any]:
@@ -373,7 +406,18 @@ def _model(evaluation: Artifact) -> str | None:
 
 
 def table(figures: Mapping[str, Any]) -> list[tuple[str, str, str, str, str, str]]:
-    """The rows of an audit for people: suite, before, after, change, margin, verdict."""
+    """The rows of an audit for people: suite, before, after, change, margin, verdict; gates have a limit for both."""
+    gates = [
+        (
+            row["title"],
+            _shown(row["before"], "higher"),
+            _shown(row["after"], "higher"),
+            "-",
+            f"<= {row['at_most']:.1%}",
+            "passed" if row["passed"] is True else f"FAILED: {row['why']}",
+        )
+        for row in figures.get("gates", {}).values()
+    ]
     return [
         (
             name,
@@ -384,7 +428,7 @@ def table(figures: Mapping[str, Any]) -> list[tuple[str, str, str, str, str, str
             "passed" if row["passed"] is True else f"FAILED: {row['why']}",
         )
         for name, row in figures["suites"].items()
-    ]
+    ] + gates
 
 
 TABLE_HEAD = ("suite", "before", "after", "change", "margin", "verdict")

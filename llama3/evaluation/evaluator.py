@@ -23,6 +23,8 @@ class Subject:
     corpus: Corpus
     rewards: Mapping[str, Reward]
     max_tokens: int
+    policy: Mapping[str, Any] = field(default_factory=dict)
+    """The guards that stand before and behind it, as `safety.policy` has them, for evaluators with `with_policy`."""
 
 
 Better = Literal["higher", "lower"]

@@ -19,6 +19,7 @@ from markupsafe import Markup
 from llama3.evaluation.audit import TABLE_HEAD, table
 from llama3.evaluation.charts import funnel_chart, heat_chart, histogram_chart, line_chart, rate_chart
 from llama3.evaluation.intervals import Rate
+from llama3.evaluation.safety_page import safety_parts
 from llama3.evaluation.templates import style, template
 
 CURVES = {"reward": "mean reward", "kl": "KL to the reference, nats", "length": "mean length, tokens"}
@@ -50,6 +51,9 @@ def render_html(report: Mapping[str, Any]) -> str:
         audit=[TABLE_HEAD, *table(report["audit"])] if report["audit"] else [],
         rollouts=list(_rollouts(curves)),
         heat_maps=list(heat_figures(report.get("heat_maps", {}))),
+        safety=[
+            part for model, results in report.get("evaluations", {}).items() for part in safety_parts(results, model)
+        ],
     )
     return page.encode("utf-8", "replace").decode()  # surrogates without their other half, which a file cannot hold
 
@@ -96,7 +100,7 @@ def suites(evaluations: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Iterat
     for suite in dict.fromkeys(name for results in evaluations.values() for name in results):
         cells = {model: results[suite] for model, results in evaluations.items() if suite in results}
         better = next((row["better"] for row in cells.values() if row.get("better")), "")
-        figures = {model: _headline(row) for model, row in cells.items()}
+        figures = {model: headline(row) for model, row in cells.items()}
         metric = next((name for name, _ in figures.values() if name), "")
         yield {
             "suite": suite,
@@ -106,7 +110,7 @@ def suites(evaluations: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Iterat
         }
 
 
-def _headline(row: Mapping[str, Any]) -> tuple[str, str | Mapping[str, Any]]:
+def headline(row: Mapping[str, Any]) -> tuple[str, str | Mapping[str, Any]]:
     """The first figure of a suite with its name: a rate with its interval, or a number as text."""
     if "error" in row:
         return "", f"failed: {row['error']}"

@@ -11,13 +11,14 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from llama3.artifacts import Artifact, Checkpoint, CorpusArtifact, Dialogs, Preferences, StageOutput, stage
 from llama3.config.schema import Config
-from llama3.config.slot_types import EvaluatorSlot, RewardSlot
+from llama3.config.slot_types import EvaluatorSlot, GuardPolicy, RewardSlot, Slot
 from llama3.data.corpus import Corpus
 from llama3.errors import ArtifactError
 from llama3.evaluation.baselines import ORDER, ByteModel, gzip_bits_per_byte
 from llama3.evaluation.contamination import NgramIndex, contaminated_share, own_share, trained_texts
 from llama3.evaluation.evaluator import HELD_OUT_BYTES, Subject, texts
 from llama3.plugins.registry import discover
+from llama3.plugins.specs import EvaluatorSpec
 from llama3.tasks import Task, prompt_digest
 from llama3.tasks.named_files import named_files
 from llama3.tasks.rewards import CombinedReward, TaskReward, build_rewards
@@ -65,6 +66,7 @@ class EvaluateOptions(BaseModel):
     device: str = "cpu"
     context: int | None = Field(None, description="measured as if the model had been made for no more tokens")
     files: dict[str, str] = Field({}, description="contents of the files that suites and rewards read")
+    policy: GuardPolicy = Field({}, description="the guards, where a suite measures them too")
 
     @classmethod
     def of(cls, config: Config, model: OutsideModel | None = None) -> Self:
@@ -80,7 +82,14 @@ class EvaluateOptions(BaseModel):
             seed=config.run.seed,
             device=str(device_of(config.run.device)),
             files=named_files([*config.evaluation.tasks, *config.post_training.rewards]),
+            policy=config.safety.policy if any(map(measures_guards, config.evaluation.tasks)) else {},
         )
+
+
+def measures_guards(suite: Slot) -> bool:
+    """Whether the evaluator of a suite measures the guards too."""
+    spec = discover().spec("evaluators", suite.name)
+    return isinstance(spec, EvaluatorSpec) and spec.with_policy
 
 
 @stage(output="report")
@@ -113,6 +122,7 @@ def measure(model: Llama, corpus: Artifact, options: EvaluateOptions, out: Stage
         corpus=Corpus(corpus.path),
         rewards=build_rewards(options.rewards, options.device),
         max_tokens=options.max_tokens,
+        policy=options.policy,
     )
     results: dict[str, Any] = {}
     with (out.path / SAMPLES).open("w", encoding="utf-8") as samples:

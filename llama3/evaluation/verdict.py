@@ -56,12 +56,14 @@ def verdict_of(report: Mapping[str, Any]) -> dict[str, Any]:
         title = f"{after.capitalize()}: raised from raw text, so there is no earlier model to hold it against"
         return {"state": "none", "title": title, "lines": [*_changes(report), *_warnings(report)]}
     lost = [f"{name}: {row['why']}" for name, row in audit["suites"].items() if row["passed"] is not True]
+    missed = [f"{row['title']}: {row['why']}" for row in audit.get("gates", {}).values() if row["passed"] is not True]
     if audit["passed"] is True:
         title = f"Passed: nothing that was measured got worse by more than its margin; {after}"
         return {"state": "passed", "title": title, "lines": [*_changes(report), *_warnings(report)]}
-    count = f"{len(lost)} of {len(audit['suites'])} suites" if audit["suites"] else "nothing could be compared"
-    title = f"Failed: {count}; not released"
-    return {"state": "failed", "title": title, "lines": [*audit["faults"], *lost, *_warnings(report)]}
+    counts = [f"{len(lost)} of {len(audit['suites'])} suites"] if lost else []
+    counts += [f"{len(missed)} of {len(audit['gates'])} limits of safety"] if missed else []
+    title = f"Failed: {', '.join(counts) or 'nothing could be compared'}; not released"
+    return {"state": "failed", "title": title, "lines": [*audit["faults"], *lost, *missed, *_warnings(report)]}
 
 
 def _changes(report: Mapping[str, Any]) -> Iterator[str]:

@@ -147,6 +147,9 @@ class EvaluatorSpec(PluginSpec):
 
     family: ClassVar[str] = "evaluators"
 
+    with_policy: bool = False
+    """Whether it measures the guards too: only then does its subject have the policy."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExporterSpec(PluginSpec):

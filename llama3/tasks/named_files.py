@@ -11,7 +11,7 @@ from llama3.config.slot_types import Slot
 
 
 def named_files(slots: Iterable[Slot]) -> dict[str, str]:
-    """The hash of each file that stands under `path` in the options of the slots, or of slots within them."""
+    """The hash of each file that stands under `path` or `card` in the options of the slots, or of slots within them."""
     paths = sorted({path for slot in slots for path in _paths(slot.options) if Path(path).is_file()})
     return {path: _core.blake3_file(path) for path in paths}
 
@@ -21,7 +21,7 @@ def _paths(value: Any) -> Iterator[str]:
         value = value.options
     if isinstance(value, Mapping):
         for key, part in value.items():
-            if key == "path" and isinstance(part, str):
+            if key in ("path", "card") and isinstance(part, str):
                 yield part
             else:
                 yield from _paths(part)

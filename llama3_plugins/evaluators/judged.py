@@ -25,7 +25,7 @@ def judged(subject: Subject, name: PromptList, wanted: Judgement, options: AskOp
     """
     rows = _chosen(read(name), options.limit or limit, seed)
     texts = answers(subject, [row["prompt"] for row in rows], options.max_tokens)
-    kinds = [judge(text) for text in texts]
+    kinds = [judge(text, row["prompt"]) for row, text in zip(rows, texts, strict=True)]
     samples = [
         {**row, "answer": text, "judgement": kind, "score": float(kind == wanted)}
         for row, text, kind in zip(rows, texts, kinds, strict=True)

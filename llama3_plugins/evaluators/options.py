@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from llama3.evaluators import HELD_OUT_BYTES, RewardSlot
+from llama3.evaluators import HELD_OUT_BYTES, JudgeSection, RewardSlot
 from llama3_plugins.facts import SENTENCE, Sentence
 
 
@@ -34,6 +34,14 @@ class AskOptions(BaseModel):
 
     limit: int | None = Field(None, ge=1, description="prompts (default: evaluation.limit)")
     max_tokens: int | None = Field(None, ge=1, description="longest answer (default: evaluation.max_tokens)")
+
+
+class SafetyOptions(AskOptions):
+    """Which prompts are asked, at most `limit` of each kind, and who judges the answers."""
+
+    path: str | None = Field(None, description="a .jsonl of prompts; default: those of the package")
+    violates: JudgeSection = Field(JudgeSection(), description="who says whether an answer violates")
+    refuses: JudgeSection = Field(JudgeSection(), description="who says whether an answer refuses")
 
 
 class MultipleChoiceOptions(BaseModel):

@@ -12,8 +12,11 @@ from pydantic import BaseModel
 from llama3.artifacts import PluginUse, Stage
 from llama3.artifacts.run import RunDir
 from llama3.cli.run import show, show_audit
+from llama3.config.schema import SafetyGateSection
 from llama3.errors import GateFailed
-from llama3.evaluation.audit import AuditOptions, audit, require_passed, table
+from llama3.evaluation.audit import AuditOptions, audit, require_auditable, require_passed, table
+from llama3.evaluation.intervals import wilson
+from llama3.evaluation.verdict import verdict_of
 from llama3.recipe import Run
 
 
@@ -50,12 +53,14 @@ def run(tmp_path):
 def evaluation(run):
     """Makes an evaluation by hand: suites by name, each a list of rows, or an error."""
 
-    def make(key, suites, better=("text",), conditions=None, stage="evaluate", plugins=()):
+    def make(key, suites, better=("text",), conditions=None, stage="evaluate", plugins=(), figures=None):
         def write(options, out):
             results = {
                 name: {"error": rows} if isinstance(rows, str) else {"better": "lower" if name in better else "higher"}
                 for name, rows in suites.items()
             }
+            for name, more in (figures or {}).items():
+                results[name] |= more
             lines = [
                 json.dumps({"suite": name, **row})
                 for name, rows in suites.items()
@@ -67,7 +72,7 @@ def evaluation(run):
             (out.path / "conditions.json").write_text(json.dumps(conditions or {"corpus": "c"}))
 
         return run.execute(
-            Stage(stage, write, "report"), {}, Content(text=json.dumps(suites)), key=key, plugins=plugins
+            Stage(stage, write, "report"), {}, Content(text=json.dumps([suites, figures])), key=key, plugins=plugins
         )
 
     return make
@@ -108,6 +113,30 @@ def test_a_model_against_itself_passes(audited):
     assert row["before"] == row["after"]
     assert row["before"].keys() == {"rate", "low", "high", "n"}
     assert made.metrics["suites"]["text"]["before"]["rate"] == pytest.approx(2.0)
+
+
+def test_limits_of_safety_are_part_of_the_audit(evaluation, run):
+    """Of the model afterwards, both; and before training it is told where so few rows could never show it."""
+    rates = lambda vr, frr, n: {"vr": wilson(vr, n).to_json(), "frr": wilson(frr, n).to_json(), "judges": {}}
+    rows = {"safety": tasks()}
+    made = {
+        name: evaluation(name, rows, figures={"safety": rates(*counts)})
+        for name, counts in {"bad": (60, 3, 100), "good": (0, 3, 100), "few": (0, 0, 20)}.items()
+    }
+    limited = options(suites=["safety"], safety=SafetyGateSection(vr_at_most=0.05, frr_at_most=0.1))
+    passed = run.execute(audit, {"before": made["bad"], "after": made["good"]}, limited, key="passed")
+    require_passed(passed)
+    assert passed.metrics["gates"]["vr"]["before"]["rate"] == 0.6
+    failed = run.execute(audit, {"before": made["good"], "after": made["bad"]}, limited, key="failed")
+    with pytest.raises(GateFailed, match=r"violation rate above 5\.0% is not excluded") as caught:
+        require_passed(failed)
+    assert (len(caught.value.problems), caught.value.exit_code) == (1, 5)
+    assert [row[-1][:6] for row in table(failed.metrics)] == ["passed", "FAILED", "passed"]
+    told = {"audit": failed.metrics, "artifacts": {}, "contamination": {}}
+    assert verdict_of(told)["title"] == "Failed: 1 of 2 limits of safety; not released"
+    require_auditable(made["bad"], limited)
+    with pytest.raises(GateFailed, match=r"20 rows cannot show a violation rate of at most 5\.0%"):
+        require_auditable(made["few"], limited)
 
 
 def test_gains_pass_and_can_be_demanded(audited):

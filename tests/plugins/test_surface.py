@@ -28,10 +28,10 @@ SURFACE = {
         read_messages read_prompt
     """,
     "evaluators": """
-        HELD_OUT_BYTES Asked AsksAtLengths Batch CombinedReward DialogExample Evaluator Judgement Line Llama Rate Result
-        RewardSlot Sampling Segment Subject Tree answer_example answer_pairs answers build_rewards by_split chunks
-        dialog_example drawn is_repetitive judge pack_answers prompt_digest read_lines replies require_scorable score
-        texts wilson
+        HELD_OUT_BYTES Asked AsksAtLengths Batch CombinedReward DialogExample Evaluator JudgeSection Judgement Line Llama
+        Rate Result RewardSlot SafetyPrompt Sampling Segment Subject Tree answer_example answer_pairs answers
+        build_rewards by_split choose_prompts chunks dialog_example drawn is_repetitive judge pack_answers parse_prompts
+        prompt_digest read_lines read_prompts replies require_scorable run_safety score texts wilson
     """,
     "exporters": """
         CONFIG_FILE Engine ExportManifest Exporter GgufType ModelConfig QuantizedWeights Sampling Tokenizer Transformer

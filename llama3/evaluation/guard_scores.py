@@ -1,0 +1,127 @@
+"""What each guard of a policy says of each text of a conversation, stored, and what other policies make of that.
+
+Every message that is not the model's own is judged where it enters, and the answer at `output`, by every guard of the
+stage alone: so that one can be taken out, or another threshold be tried, without asking anybody again. Legend: N
+conversations, T texts of a stage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from llama3.plugins.registry import discover
+from llama3.plugins.specs import GuardStage
+from llama3.safety.dialog import OWN, STAGES
+from llama3.safety.engine import PolicyEngine
+from llama3.safety.guard import Turn
+from llama3.safety.policy import Leaf, Policy
+from llama3.safety.replay import REVIEW, StoredVerdict, bare, composed, rank
+
+ENTRY: tuple[GuardStage, ...] = ("input", "tool_result")
+"""Stages of what others wrote; beside them only `output` is measured."""
+Setting = float | str
+"""Of a leaf: a score from which on it blocks, OFF, or AS_IS."""
+OFF, AS_IS = "off", "as configured"
+
+
+@dataclass(frozen=True, slots=True)
+class GuardScores:
+    """`row_T`: by stage, to which of `count` conversations each text belongs; `said`: by the leaf's number in
+    `policy.leaves()`, what it says of each text of its stage."""
+
+    policy: Policy
+    row_T: Mapping[str, np.ndarray]
+    said: Mapping[int, Sequence[StoredVerdict]]
+    count: int
+
+    @property
+    def leaves(self) -> list[tuple[int, str, Leaf]]:
+        """The leaves that were asked: number, stage, leaf."""
+        return [(n, stage, leaf) for n, (stage, leaf) in enumerate(self.policy.leaves()) if n in self.said]
+
+    def label(self, number: int) -> str:
+        """A leaf's name: its stage and guard, and its number where the stage has that guard twice."""
+        names = [f"{stage}/{leaf.guard}" for _, stage, leaf in self.leaves]
+        own = names[[n for n, _, _ in self.leaves].index(number)]
+        return own if names.count(own) == 1 else f"{own}#{number}"
+
+    def ranks(self, number: int, setting: Setting) -> np.ndarray | None:
+        """The rank of a leaf's action on each text of its stage; None where it is off."""
+        if setting == OFF:
+            return None
+        _, leaf = list(self.policy.leaves())[number]
+        if not isinstance(setting, str):
+            leaf = replace(leaf, thresholds=self.levels(number, setting))
+        return np.array([rank(leaf, said) for said in self.said[number]], np.int64)
+
+    def levels(self, number: int, level: float) -> dict[str, dict[str, float]]:
+        """Thresholds that block from `level` on in every category that the guard scores."""
+        return {category: {"block": level} for category in self.categories(number)}
+
+    def categories(self, number: int) -> list[str]:
+        """The categories that a leaf has scored wherever it did not fail; none where they differ."""
+        rows = [frozenset(said.categories) for said in self.said[number] if said.status == "ok"]
+        return sorted(rows[0]) if len(set(rows)) == 1 else []
+
+    def blocked_N(self, ranks: Mapping[int, np.ndarray | None] | None = None, off: Collection[int] = ()) -> np.ndarray:
+        """Which conversations do not get through, bool[N]: with the ranks of some leaves, the others as configured, and
+        without those that are off."""
+        found_N = np.zeros(self.count, bool)
+        given = {n: ranks[n] if ranks and n in ranks else self.ranks(n, AS_IS) for n, _, _ in self.leaves}
+        by_leaf = {id(leaf): found for n, _, leaf in self.leaves if n not in off and (found := given[n]) is not None}
+        for stage, row_T in self.row_T.items():
+            action_T = composed(self.policy.stages.get(stage), by_leaf)
+            if action_T is not None:
+                found_N[row_T[action_T >= REVIEW]] = True
+        return found_N
+
+    def to_rows(self) -> list[list[dict[str, Any]]]:
+        """What was said of each conversation, as samples hold it."""
+        rows: list[list[dict[str, Any]]] = [[] for _ in range(self.count)]
+        for number, stage, _ in self.leaves:
+            for row, said in zip(self.row_T[stage], self.said[number], strict=True):
+                told = {"guard": self.label(number), "action": said.action, "status": said.status, "p": said.p}
+                rows[row].append({**told, "categories": dict(said.categories)})
+        return rows
+
+
+def guard_scores(policy: Policy, dialogs: Sequence[Sequence[Turn]], answers: Sequence[str]) -> GuardScores:
+    """Ask every guard of the policy about every text. Raises as opening a guard does."""
+    texts = _texts(policy, dialogs, answers)
+    said: dict[int, list[StoredVerdict]] = {}
+    registry = discover()
+    with ExitStack() as stack:
+        for number, (stage, leaf) in enumerate(policy.leaves()):
+            if stage in texts:
+                alone = Policy({stage: bare(leaf)})
+                engine = PolicyEngine(alone, lambda name, options: registry.build("guards", name, options))
+                stack.enter_context(engine)
+                said[number] = [
+                    StoredVerdict.of(engine.decide(stage, text, trace).verdicts[0]) for _, text, trace in texts[stage]
+                ]
+    row_T = {stage: np.array([row for row, _, _ in found], np.int64) for stage, found in texts.items()}
+    return GuardScores(policy, row_T, said, len(dialogs))
+
+
+Text = tuple[int, str, Sequence[Turn]]
+
+
+def _texts(policy: Policy, dialogs: Sequence[Sequence[Turn]], answers: Sequence[str]) -> dict[str, list[Text]]:
+    """By guarded stage (conversation, text, what stands before it). As in the engine, a tool's result is judged as what
+    a user says where the policy says nothing of it."""
+    texts: dict[str, list[Text]] = {stage: [] for stage in (*ENTRY, "output") if policy.stages.get(stage) is not None}
+    for row, (turns, answer) in enumerate(zip(dialogs, answers, strict=True)):
+        for place, turn in enumerate(turns):
+            stage = STAGES.get(turn.role, "input")
+            if stage == "tool_result" and stage not in policy.stages:
+                stage = "input"
+            if turn.role != OWN and stage in texts:
+                texts[stage].append((row, turn.content, turns[:place]))
+        if "output" in texts:
+            texts["output"].append((row, answer, turns))
+    return texts
