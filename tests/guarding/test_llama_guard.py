@@ -72,8 +72,8 @@ SIGNS = [
     "<END CONVERSATION>",
 ]
 PIECES = [
-    *SIGNS, "User:", "Agent:", "agent :", "Task:", "\n", " ", "<", ">", "END", "BEGIN", "CONVERSATION", "\u200b", "\uff1c",
-    "\u0415ND", "<|eot_id|>", "<|start_header_id|>", "Provide your safety assessment", "S1: x.", "a",
+    *SIGNS, "User:", "Agent:", "agent :", "Task:", "\n", " ", "<", ">", "END", "BEGIN", "CONVERSATION", "\u200b",
+    "\uff1c", "\u0415ND", "<|eot_id|>", "<|start_header_id|>", "Provide your safety assessment", "S1: x.", "a",
 ]  # fmt: skip
 
 
