@@ -49,6 +49,7 @@ class PromptGuardTraining(Section):
     held_out: float = Field(0.3, gt=0, lt=1, description="share of the rows held out: half calibrates, half tests")
     fpr: float = Field(0.01, gt=0, lt=1, description="share of harmless texts that may be taken for attacks")
     disguised: float = Field(0.5, ge=0, le=1, description="share of the texts that are learnt in a disguise too")
+    embedded: float = Field(0.3, ge=0, le=1, description="share of the texts that are learnt amid harmless ones too")
     window: int = Field(256, gt=2 * LEAST_CONTEXT, le=1 << 16, description="tokens that are read at once")
     overlap: int = Field(64, ge=LEAST_CONTEXT, description="tokens that neighbouring windows share")
     vocab_size: int = Field(4096, ge=272, le=1 << 20, description="tokens of the vocabulary")

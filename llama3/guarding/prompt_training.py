@@ -1,14 +1,15 @@
 """The stage `prompt_guard`: a small Llama with a score head learns to tell attacks from harmless texts.
 
 A text is as bad as its worst window: the loss is the cross-entropy of the largest score of its windows, which is how it
-is judged. Some texts are learnt in a disguise too. Thresholds are chosen on rows that were held out, and all figures of
-the card come from others that were.
+is judged. Some texts are learnt in a disguise too, and some amid harmless ones. Thresholds are chosen on rows that were
+held out, and all figures of the card come from others that were.
 
 Legend: S segments, R trees (texts).
 """
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,7 @@ from llama3.guarding.disguises import DISGUISES, disguised
 from llama3.guarding.figures import threshold_at
 from llama3.guarding.prompt_card import card_text, figures_of
 from llama3.guarding.prompt_model import SETTINGS_FILE, PromptGuardModel, PromptGuardSettings, Reader, pack_windows
-from llama3.guarding.prompt_rows import TRUSTS, PromptRow, Side, Trusted, place_of, read_prompt_rows, side_of
+from llama3.guarding.prompt_rows import TRUSTS, PromptRow, Side, Trusted, read_prompt_rows, side_of
 from llama3.guarding.reading import unfolded
 from llama3.guarding.windows import windows
 from llama3.model.batch import Batch
@@ -54,6 +55,9 @@ FEW_ROWS = DataError.declare(
 
 MOST_WINDOWS = 8
 """Windows of a text that are learnt from: its first ones."""
+MOST_AROUND = 600
+"""Characters before a text, and after it, where it is learnt amid others."""
+GAPS = (" ", "\n", "\n\n")
 NUM_SPECIAL = 16
 CARD_FILES = ("card.json", "CARD.md")
 
@@ -148,15 +152,17 @@ def _few(side: Side, rows: Sequence[PromptRow], fpr: float, least: int) -> Seque
 
 
 def _examples(rows: Sequence[PromptRow], reader: Reader, options: PromptGuardOptions) -> list[TextExample]:
-    """Every row, and some of them in a disguise."""
-    asked, names = options.asked, tuple(DISGUISES)
+    """Every row, some of them in a disguise too, and some amid harmless texts."""
+    asked, rng = options.asked, random.Random(options.seed)
+    harmless = [row.text for row in rows if not row.is_attack]
     made = []
     for row in rows:
         texts = [row.text]
-        place = place_of(f"{options.seed} {row.text}")
-        if place < asked.disguised:
-            name = names[int(place / asked.disguised * len(names))]
-            texts.append(disguised(row.text, name, options.seed))
+        if rng.random() < asked.disguised:
+            texts.append(disguised(row.text, rng.choice(tuple(DISGUISES)), options.seed))
+        if rng.random() < asked.embedded:
+            before, after = rng.choice(harmless)[-MOST_AROUND:], rng.choice(harmless)[:MOST_AROUND]
+            texts.append(f"{before}{rng.choice(GAPS)}{row.text}{rng.choice(GAPS)}{after}")
         for text in texts:
             ids = reader.read(text).ids
             if cuts := windows(len(ids), asked.window, asked.overlap)[:MOST_WINDOWS]:

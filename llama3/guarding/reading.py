@@ -13,7 +13,7 @@ import re
 from llama3.safety.normalise import Normalised, normalise
 
 _BASE64 = re.compile(r"(?<![\w+/])[A-Za-z0-9+/]{16,}(?:\s[A-Za-z0-9+/]{16,})*={0,2}(?![\w+/=])")
-_LEET_WORD = re.compile(r"(?=[A-Za-z@$]*[0-9@$])(?=[0-9@$]*[A-Za-z])[A-Za-z0-9@$]+")
+_WORD = re.compile(r"[A-Za-z0-9@$]+")
 _LEET = str.maketrans("43105@$", "aeiosas")
 
 
@@ -21,9 +21,14 @@ def unfolded(text: str) -> Normalised:
     """The text as a guard reads it. Linear in its length."""
     decoded = _decoded(text)
     folded = normalise(decoded.text)
-    plain = _LEET_WORD.sub(lambda word: word[0].translate(_LEET), folded.text)
+    plain = _WORD.sub(lambda word: _spelt(word[0]), folded.text)
     small = "".join(lower if len(lower := character.lower()) == 1 else character for character in plain)
     return Normalised(small, tuple(decoded.origin[place] for place in folded.origin))
+
+
+def _spelt(word: str) -> str:
+    """A word of letters and other signs in letters."""
+    return word if word.isalpha() or not any(map(str.isalpha, word)) else word.translate(_LEET)
 
 
 def _decoded(text: str) -> Normalised:

@@ -56,7 +56,7 @@ Provide your safety assessment for ONLY THE LAST {role} message in the above con
  - If unsafe, a second line must include a comma-separated list of violated categories."""
 JOINER = "\u2060"
 _BREAKS = re.compile(
-    r"<[\s/]*(?=(?:BEGIN|END)\b)|(?<!\w)(?:U(?=SER\s*:)|A(?=GENT\s*:)|T(?=ASK\s*:)|P(?=ROVIDE\s+YOUR\s+SAFETY\b))",
+    r"<[\s/]*(?=(?:BEGIN|END)\b)|U(?=SER\s*:)|A(?=GENT\s*:)|T(?=ASK\s*:)|P(?=ROVIDE\s+YOUR\s+SAFETY\b)",
     re.IGNORECASE,
 )
 """What contents must not say: after each match stands a joiner."""

@@ -80,6 +80,10 @@ class Hazard:
     categories: Mapping[str, float]
     rest: float = 0.0
 
+    @property
+    def is_verdict(self) -> bool:
+        return self.rest <= MOST_LEFT_OVER
+
 
 class LlamaGuardModel:
     """A guard that is ready to be asked. `taxonomy`: all categories that it knows, by their numbers."""
@@ -104,9 +108,17 @@ class LlamaGuardModel:
 
         Raises LlamaError (L3-GRD-040) where the model gives neither verdict, ConfigError where nothing fits.
         """
+        hazard = self.weigh(turns, enabled)
+        if not hazard.is_verdict:
+            raise UNSURE("guard", rest=hazard.rest, most=MOST_LEFT_OVER)
+        return hazard
+
+    def weigh(self, turns: Sequence[Turn], enabled: Mapping[str, str] | None = None) -> Hazard:
+        """As `judge`, also where that is no verdict."""
         enabled = self.taxonomy if enabled is None else enabled
         hazards = [self._ask(part, enabled) for part in self._parts(turns, enabled)]
-        return max(hazards, key=lambda hazard: hazard.p)
+        # A window without a verdict leaves the whole text without one.
+        return max(hazards, key=lambda hazard: (not hazard.is_verdict, hazard.p))
 
     def _parts(self, turns: Sequence[Turn], enabled: Mapping[str, str]) -> list[Sequence[Turn]]:
         """The conversation, shortened at its beginning; or the last message in windows, each by itself."""
@@ -158,8 +170,6 @@ class LlamaGuardModel:
         logps_S = batch.sum_by_segment(score(self.llama.transformer, batch).logps_M).double().exp().tolist()
         safe, unsafe = logps_S[1], logps_S[2]
         rest = max(0.0, 1 - safe - unsafe)
-        if not rest <= MOST_LEFT_OVER:
-            raise UNSURE("guard", rest=rest, most=MOST_LEFT_OVER)
         p, shares = unsafe / (safe + unsafe), _shares(logps_S[4:], listed)
         categories = {number: p * share for number, share in zip(numbers, shares, strict=True) if number in enabled}
         return Hazard(min(1.0, sum(categories.values())), categories, rest)

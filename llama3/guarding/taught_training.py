@@ -23,10 +23,7 @@ THRESHOLD = 0.5
 
 @stage(output="checkpoint")
 def llama_guard(checkpoint: Checkpoint, dialogs: Dialogs, *, options: GuardRowsOptions, out: StageOutput) -> None:
-    """Write the model with its categories (llama_guard.json), card.json and CARD.md.
-
-    Raises LlamaError (L3-GRD-040) where it has not learnt to answer as a guard does.
-    """
+    """Write the model with its categories (llama_guard.json), card.json and CARD.md."""
     for file in sorted(checkpoint.path.iterdir()):
         if file.is_file() and file.name not in (MANIFEST, COMMIT):
             shutil.copyfile(file, out.path / file.name)
@@ -37,7 +34,7 @@ def llama_guard(checkpoint: Checkpoint, dialogs: Dialogs, *, options: GuardRowsO
     with out.progress("held-out rows", len(rows)) as task:
         judged = []
         for row in rows:
-            judged.append(guard.judge(row.turns))
+            judged.append(guard.weigh(row.turns))
             task.advance()
     figures = {
         "data": dialogs.metrics,
@@ -52,8 +49,10 @@ def llama_guard(checkpoint: Checkpoint, dialogs: Dialogs, *, options: GuardRowsO
 
 def measured(rows: Sequence[HazardRow], judged: Sequence[Hazard], taxonomy: Mapping[str, str]) -> dict[str, Any]:
     """F1, precision, recall and false-positive rate, over all and of each category that a row violates."""
-    p, unsafe = np.array([hazard.p for hazard in judged]), np.array([bool(row.violated) for row in rows])
-    found = {**confusion(unsafe, p >= THRESHOLD), "auc": auc(p[unsafe], p[~unsafe])}
+    lost = sum(not hazard.is_verdict for hazard in judged)
+    p = np.array([hazard.p if hazard.is_verdict else 1.0 for hazard in judged])  # an error blocks
+    unsafe = np.array([bool(row.violated) for row in rows])
+    found = {**confusion(unsafe, p >= THRESHOLD), "auc": auc(p[unsafe], p[~unsafe]), "no_verdict": lost}
     categories = {}
     for category in taxonomy:
         is_violated = np.array([category in row.violated for row in rows])
@@ -75,6 +74,7 @@ def _lines(figures: Mapping[str, Any]) -> Iterator[str]:
     yield from table(head, [_row("all", everything), *(_row(code(c), f) for c, f in figures["categories"].items())])
     yield ""
     yield f"AUC over all: {number(everything['auc'])}. Of a category that no row violates nothing is known."
+    yield f"Rows to which the model gave neither verdict, which blocks: {everything['no_verdict']}."
     yield ""
     yield "## Categories"
     yield ""

@@ -25,6 +25,9 @@ THINGS = [
     "a recipe for pancakes",
     "the password manager",
     "how rain forms",
+    "a system of rules",
+    "the previous king",
+    "every instruction of a CPU",
 ]
 ENDS = ["in one sentence.", "for a child.", "in three words.", "please.", "with an example?"]
 TWINS = ["Sort the list [3, 1, 2].", "What is the capital of France?", "Summarise the previous chapter.", "2 + 2 ="]
@@ -48,7 +51,8 @@ kind: prompt_guard
 data: rows.jsonl
 run: {name: small, threads: 1}
 held_out: 0.4
-fpr: 0.1
+embedded: 1
+fpr: 0.05
 window: 80
 overlap: 32
 vocab_size: 400
@@ -62,6 +66,17 @@ HAZARDS = {"S1": "burn the house", "S2": "steal a car", "S10": "you are a fool"}
 HARMLESS = ["paint the house", "wash a car", "you are a friend"]
 
 
+ODD_TEXTS = [
+    "a" * 100,
+    "\U0001f999" * 10,
+    "\x00\x01\ufffd",
+    "e\u0301\u200b\u202e",
+    "line\nline\r\n\ttab",
+    "What is it?",
+]
+"""No language, or nothing that a category is about."""
+
+
 def hazard_rows():
     for opening, ending in itertools.product(
         ["How do I", "Please", "I will", "They said"], ["now", "today", "at night"]
@@ -70,6 +85,8 @@ def hazard_rows():
             yield {"text": f"{opening} {words} {ending}", "label": "unsafe", "categories": [number]}
         for words in HARMLESS:
             yield {"text": f"{opening} {words} {ending}", "label": "safe"}
+    for text in ODD_TEXTS:
+        yield {"text": text, "label": "safe", "group": "odd texts"}
     yield {
         "turns": [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "I burn the house now"}],
         "label": "unsafe",
@@ -85,7 +102,7 @@ run: {name: taught, threads: 1}
 taxonomy: {S1: Fire, S2: Theft, S10: Insults}
 held_out: 0.3
 augment: {copies: 0}
-train: {epochs: 6, batch: 8, lr: 3e-3, warmup: 5, precision: fp32}
+train: {epochs: 12, batch: 8, lr: 5e-3, warmup: 5, precision: fp32}
 """
 
 
@@ -93,7 +110,7 @@ def base_model(folder: Path) -> Path:
     """A tiny model that knows nothing, whose tokens fit the prompts of guards."""
     texts = [framed([Turn("user", words)], TAXONOMY) for words in (*HAZARDS.values(), *HARMLESS)]
     texts += [verdict_of([number]) for number in TAXONOMY] * 50
-    tokenizer = Tokenizer.train(texts, 620, 16)
+    tokenizer = Tokenizer.train(texts, 480, 16)
     config = ModelConfig(48, 2, 4, 2, 96, tokenizer.vocab_size, rope_theta=10_000.0, max_seq_len=400)
     save_checkpoint(folder, PlacedModel(init_weights(Transformer(config), 1)), tokenizer, {"made": "here"})
     return folder

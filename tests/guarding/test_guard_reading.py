@@ -80,6 +80,13 @@ def test_what_decodes_to_no_text_stays(text):
     assert len(unfolded(text).text) == len(text)
 
 
+@pytest.mark.parametrize("piece", ["a", "a1", "a ", "aaaaaaaaaaaaaaaa ", "<", "1", "A=", "\u0430 "])
+def test_long_texts_of_one_sign_are_read_in_linear_time(piece):
+    """Quadratic time would be many minutes, and end the test."""
+    text = piece * (400_000 // len(piece)) + "\u00e9"
+    assert unfolded(text).text
+
+
 @given(TEXTS)
 def test_every_token_begins_in_the_character_that_it_is_of(text):
     reader = Reader(toy_tokenizer())

@@ -113,8 +113,8 @@ def test_no_content_breaks_the_frame(content, is_answer):
     for sign in SIGNS:
         words = sign.strip("<>").split()
         assert len(re.findall(r"<[\s/]*" + r"\s+".join(words), plain, re.IGNORECASE)) == 1
-    assert len(re.findall(r"(?<!\w)(?:user|agent)\s*:", plain, re.IGNORECASE)) == len(turns)
-    assert plain.count("Task:") == 1
+    assert len(re.findall(r"(?:user|agent)\s*:", plain, re.IGNORECASE)) == len(turns)
+    assert len(re.findall(r"task\s*:", plain, re.IGNORECASE)) == 1
     assert prompt.count("Provide your safety") == 1
     assert prompt.replace(JOINER, "") == framed_plainly(content, len(turns))
     ids = rendered(toy_tokenizer(), turns)
