@@ -34,7 +34,7 @@ class TrainSection(OptimizerSection):
     """How often the rows are learnt, and how fast."""
 
     lr: float = Field(1e-3, gt=0, description="peak learning rate")
-    precision: TrainingPrecision = Field("fp32", description="of matrix products in training")
+    precision: TrainingPrecision = Field("auto", description="of matrix products in training")
     epochs: int = Field(4, ge=1, description="passes over the rows")
     batch: int = Field(32, ge=1, le=1 << 24, description="texts per step")
 
@@ -78,7 +78,6 @@ class TaughtSection(TrainSection):
     """As the product's own SFT stage learns."""
 
     lr: float = Field(1e-4, gt=0, description="peak learning rate")
-    precision: TrainingPrecision = Field("auto", description="of matrix products in training")
     epochs: int = Field(3, ge=1, description="passes over the rows")
     lora: LoRASection | None = Field(None, description="train adapters instead of all weights: {rank: 16}")
 

@@ -53,7 +53,7 @@ FEW_ROWS = DataError.declare(
     fix="add rows, or raise fpr or held_out",
 )
 
-MOST_WINDOWS = 8
+MOST_WINDOWS = 4
 """Windows of a text that are learnt from: its first ones."""
 MOST_AROUND = 600
 """Characters before a text, and after it, where it is learnt amid others."""

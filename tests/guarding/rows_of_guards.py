@@ -57,7 +57,7 @@ window: 80
 overlap: 32
 vocab_size: 400
 model: {dim: 32, n_layers: 2, n_heads: 2, n_kv_heads: 1, ffn_dim: 64}
-train: {epochs: 8, batch: 16, lr: 3e-3, warmup: 5}
+train: {epochs: 8, batch: 16, lr: 3e-3, warmup: 5, precision: fp32}
 """
 
 TAXONOMY = {"S1": "Fire", "S2": "Theft", "S10": "Insults"}
@@ -67,7 +67,7 @@ HARMLESS = ["paint the house", "wash a car", "you are a friend"]
 
 
 ODD_TEXTS = [
-    "a" * 100,
+    "a" * 120,
     "\U0001f999" * 10,
     "\x00\x01\ufffd",
     "e\u0301\u200b\u202e",
@@ -111,6 +111,6 @@ def base_model(folder: Path) -> Path:
     texts = [framed([Turn("user", words)], TAXONOMY) for words in (*HAZARDS.values(), *HARMLESS)]
     texts += [verdict_of([number]) for number in TAXONOMY] * 50
     tokenizer = Tokenizer.train(texts, 480, 16)
-    config = ModelConfig(48, 2, 4, 2, 96, tokenizer.vocab_size, rope_theta=10_000.0, max_seq_len=400)
+    config = ModelConfig(48, 2, 4, 2, 96, tokenizer.vocab_size, rope_theta=10_000.0, max_seq_len=256)
     save_checkpoint(folder, PlacedModel(init_weights(Transformer(config), 1)), tokenizer, {"made": "here"})
     return folder
