@@ -106,8 +106,8 @@ class PromptGuardModel:
         return self.of_read([self.reader.read(text) for text in texts])
 
     @cached_property
-    def reader(self) -> Reader:
-        return Reader(self.tokenizer)
+    def reader(self) -> TextReader:
+        return TextReader(self.tokenizer)
 
     @torch.no_grad()
     def of_read(self, texts: Sequence[ReadText]) -> list[PromptScore]:
@@ -132,7 +132,7 @@ class PromptGuardModel:
         return scored.score_S[batch.parents_S >= 0].cpu().numpy()
 
 
-class Reader:
+class TextReader:
     """Texts as token ids."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:

@@ -27,7 +27,7 @@ from llama3.guarding.asked import PromptGuardTraining, StageOptions
 from llama3.guarding.disguises import DISGUISES, disguised
 from llama3.guarding.figures import threshold_at
 from llama3.guarding.prompt_card import card_text, figures_of
-from llama3.guarding.prompt_model import SETTINGS_FILE, PromptGuardModel, PromptGuardSettings, Reader, pack_windows
+from llama3.guarding.prompt_model import SETTINGS_FILE, PromptGuardModel, PromptGuardSettings, TextReader, pack_windows
 from llama3.guarding.prompt_rows import TRUSTS, PromptRow, Side, Trusted, read_prompt_rows, side_of
 from llama3.guarding.reading import unfolded
 from llama3.guarding.windows import windows
@@ -62,7 +62,7 @@ NUM_SPECIAL = 16
 CARD_FILES = ("card.json", "CARD.md")
 
 
-class PromptGuardOptions(StageOptions):
+class PromptTrainingOptions(StageOptions):
     """`asked` without the places of the files, whose contents count. `paths` are those of `data`, then of
     `elsewhere`."""
 
@@ -103,14 +103,14 @@ class TextExample:
 
 
 @stage(output="checkpoint")
-def prompt_guard(*, options: PromptGuardOptions, out: StageOutput) -> None:
+def prompt_guard(*, options: PromptTrainingOptions, out: StageOutput) -> None:
     """Train, calibrate, measure. Writes the model, its tokenizer, how it is asked (prompt_guard.json), and its card.
 
     Raises DataError for bad rows, and where too few are held out to state what is asked for.
     """
     asked = options.asked
     sides = split_rows(read_prompt_rows([Path(file) for file in asked.data]), asked)
-    reader = Reader(Tokenizer.train([unfolded(r.text).text for r in sides["train"]], asked.vocab_size, NUM_SPECIAL))
+    reader = TextReader(Tokenizer.train([unfolded(r.text).text for r in sides["train"]], asked.vocab_size, NUM_SPECIAL))
     model = _learnt(_examples(sides["train"], reader, options), reader, options, out)
     save_checkpoint(out.path, model, reader.tokenizer, {"stage": "prompt_guard", "examples": len(sides["train"])})
     guard = PromptGuardModel(
@@ -151,7 +151,7 @@ def _few(side: Side, rows: Sequence[PromptRow], fpr: float, least: int) -> Seque
     return [FEW_ROWS.problem("data", side=side, attacks=attacks, harmless=harmless, fpr=fpr, least=least)]
 
 
-def _examples(rows: Sequence[PromptRow], reader: Reader, options: PromptGuardOptions) -> list[TextExample]:
+def _examples(rows: Sequence[PromptRow], reader: TextReader, options: PromptTrainingOptions) -> list[TextExample]:
     """Every row, some of them in a disguise too, and some amid harmless texts."""
     asked, rng = options.asked, random.Random(options.seed)
     harmless = [row.text for row in rows if not row.is_attack]
@@ -171,7 +171,7 @@ def _examples(rows: Sequence[PromptRow], reader: Reader, options: PromptGuardOpt
 
 
 def _learnt(
-    examples: Sequence[TextExample], reader: Reader, options: PromptGuardOptions, out: StageOutput
+    examples: Sequence[TextExample], reader: TextReader, options: PromptTrainingOptions, out: StageOutput
 ) -> PlacedModel:
     asked, section = options.asked, options.asked.train
     shape = asked.model.model_copy(update={"max_seq_len": asked.window + 1})

@@ -21,7 +21,7 @@ from llama3.config.schema import SFTSection
 from llama3.config.slot_types import Slot
 from llama3.config.slots import choices, identities
 from llama3.guarding.asked import GuardTraining, LlamaGuardTraining, PromptGuardTraining, contents
-from llama3.guarding.prompt_training import PromptGuardOptions, prompt_guard
+from llama3.guarding.prompt_training import PromptTrainingOptions, prompt_guard
 from llama3.guarding.taught_rows import GuardRowsOptions, guard_rows
 from llama3.guarding.taught_training import llama_guard
 from llama3.model.device import device_of
@@ -42,7 +42,7 @@ def train_guard(asked: GuardTraining, written: str) -> Artifact:
 
 
 def _prompt_guard(run: RunDir, asked: PromptGuardTraining) -> Artifact:
-    options = PromptGuardOptions(
+    options = PromptTrainingOptions(
         asked=asked,
         contents=contents([*asked.data, *asked.elsewhere]),
         seed=asked.run.seed,

@@ -9,7 +9,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from llama3.guarding.disguises import DISGUISES, disguised
-from llama3.guarding.prompt_model import Reader
+from llama3.guarding.prompt_model import TextReader
 from llama3.guarding.reading import unfolded
 from llama3.guarding.windows import LEAST_CONTEXT, windows
 from llama3.testing.toys import toy_tokenizer
@@ -89,7 +89,7 @@ def test_long_texts_of_one_sign_are_read_in_linear_time(piece):
 
 @given(TEXTS)
 def test_every_token_begins_in_the_character_that_it_is_of(text):
-    reader = Reader(toy_tokenizer())
+    reader = TextReader(toy_tokenizer())
     read = reader.read(text)
     assume(len(read.ids))
     data = read.read.text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
