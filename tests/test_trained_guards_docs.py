@@ -5,6 +5,7 @@ Refresh them with: python tests/test_trained_guards_docs.py
 
 from __future__ import annotations
 
+import importlib
 import re
 import sys
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 import test_post_training_docs as page
 import yaml
+from pydantic import BaseModel
 
 sys.path.insert(0, str(Path(__file__).parent / "guarding"))
 from rows_of_guards import base_model
@@ -43,12 +45,26 @@ COMMANDS = [
 ]
 
 
+def table(target: str) -> str:
+    """The options of a class; of a section what it sets itself."""
+    module, _, name = target.partition(":")
+    rows = ["| option | default | meaning |", "|---|---|---|"]
+    for key, field in getattr(importlib.import_module(module), name).model_fields.items():
+        value = field.get_default(call_default_factory=True)
+        if isinstance(value, BaseModel):
+            shown = f"`{yaml.safe_dump(value.model_dump(exclude_unset=True), default_flow_style=True).strip()}`"
+        else:
+            shown = page.default(field)
+        rows.append(f"| `{key}` | {shown} | {field.description} |")
+    return "\n".join(rows) + "\n"
+
+
 def refreshed(text: str) -> str:
-    return OPTIONS.sub(lambda found: f"{found[1]}\n{page.options(found[2])}\n{found[4]}", text)
+    return OPTIONS.sub(lambda found: f"{found[1]}\n{table(found[2])}\n{found[4]}", text)
 
 
 def test_the_tables_are_up_to_date():
-    assert len(OPTIONS.findall(TEXT)) == 4
+    assert len(OPTIONS.findall(TEXT)) == 5
     assert refreshed(TEXT) == TEXT, "run: python tests/test_trained_guards_docs.py"
 
 

@@ -27,6 +27,8 @@ def _listed(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
 
 
+_RUN = "name, dir, seed, threads and device, as in a run"
+_TRAIN = "epochs, batch, lr, precision and the rest of a training stage"
 Files = Annotated[tuple[str, ...], BeforeValidator(_listed)]
 
 
@@ -42,8 +44,8 @@ class TrainSection(OptimizerSection):
 class PromptGuardTraining(Section):
     """A small classifier of prompt attacks, trained from nothing."""
 
-    kind: Literal["prompt_guard"]
-    run: RunSection = Field(RunSection(name="prompt-guard"), exclude=True)
+    kind: Literal["prompt_guard"] = Field(description="prompt_guard")
+    run: RunSection = Field(RunSection(name="prompt-guard"), exclude=True, description=_RUN)
     data: Files = Field(min_length=1, exclude=True, description="files of rows: text, label and perhaps trust")
     elsewhere: Files = Field((), exclude=True, description="files of rows that are only tested on: from elsewhere")
     held_out: float = Field(0.3, gt=0, lt=1, description="share of the rows held out: half calibrates, half tests")
@@ -53,8 +55,8 @@ class PromptGuardTraining(Section):
     window: int = Field(256, gt=2 * LEAST_CONTEXT, le=1 << 16, description="tokens that are read at once")
     overlap: int = Field(64, ge=LEAST_CONTEXT, description="tokens that neighbouring windows share")
     vocab_size: int = Field(4096, ge=272, le=1 << 20, description="tokens of the vocabulary")
-    model: ModelSection = ModelSection(preset="tiny")
-    train: TrainSection = TrainSection()
+    model: ModelSection = Field(ModelSection(preset="tiny"), description="the architecture, as in a run")
+    train: TrainSection = Field(TrainSection(), description=_TRAIN)
 
     @model_validator(mode="after")
     def _fits(self) -> PromptGuardTraining:
@@ -85,14 +87,14 @@ class TaughtSection(TrainSection):
 class LlamaGuardTraining(Section):
     """A language model that learns to answer as Llama Guard does."""
 
-    kind: Literal["llama_guard"]
-    run: RunSection = Field(RunSection(name="llama-guard"), exclude=True)
+    kind: Literal["llama_guard"] = Field(description="llama_guard")
+    run: RunSection = Field(RunSection(name="llama-guard"), exclude=True, description=_RUN)
     data: Files = Field(min_length=1, exclude=True, description="files of rows: text or turns, role, label, categories")
     model: str = Field(exclude=True, description="the model to start from, of any layout")
-    taxonomy: dict[str, str] | None = Field(None, description="categories by number: {S1: Violent Crimes.}")
+    taxonomy: dict[str, str] | None = Field(None, description="categories by number: {S1: Violent Crimes}")
     held_out: float = Field(0.2, gt=0, lt=1, description="share of the rows that only tests")
-    augment: AugmentSection = AugmentSection()
-    train: TaughtSection = TaughtSection()
+    augment: AugmentSection = Field(AugmentSection(), description="how rows are varied")
+    train: TaughtSection = Field(TaughtSection(), description=_TRAIN)
 
 
 GuardTraining = PromptGuardTraining | LlamaGuardTraining
