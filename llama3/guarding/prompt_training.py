@@ -49,12 +49,12 @@ from llama3.training.stage import reporting, save_checkpoint
 FEW_ROWS = DataError.declare(
     "L3-GRD-030",
     "the side {side!r} has {attacks} attacks and {harmless} harmless texts",
-    why="a false-positive rate of {fpr:g} is told from {least} harmless texts at least, and recall from an attack",
+    why="a false-positive rate of {fpr} is told from {least} harmless texts at least, and recall from an attack",
     fix="add rows, or raise fpr or held_out",
 )
 
-MOST_WINDOWS = 4
-"""Windows of a text that are learnt from: its first ones."""
+MOST_WINDOWS = 2
+"""Windows of a text that are learnt from: its first ones. All are judged."""
 MOST_AROUND = 600
 """Characters before a text, and after it, where it is learnt amid others."""
 GAPS = (" ", "\n", "\n\n")

@@ -1,7 +1,7 @@
 """What a trained guard reads of a text: disguises undone, with the place of every character in the original.
 
-Base64 is decoded in its place, then the text is normalised (llama3.safety.normalise), digits that stand for letters
-become letters, and all is written small. Training and checking read through this one function.
+Base64 is decoded in its place, then the text is normalised (llama3.safety.normalise), more look-alikes and digits that
+stand for letters become letters, and all is written small. Training and checking read through this one function.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from llama3.safety.normalise import Normalised, normalise
 
 _BASE64 = re.compile(r"(?<![\w+/])[A-Za-z0-9+/]{16,}(?:\s[A-Za-z0-9+/]{16,})*={0,2}(?![\w+/=])")
 _WORD = re.compile(r"[A-Za-z0-9@$]+")
+_LOOKALIKES = str.maketrans("мтвкнгпиѵѡոսհզքյημωσγβςđłøħŧ", "mtbkhrnuvwnuhqpjnuwoybcdloht")
+"""Small letters that look like Latin ones, beside those that `normalise` knows."""
 _LEET = str.maketrans("43105@$", "aeiosas")
 
 
@@ -21,7 +23,7 @@ def unfolded(text: str) -> Normalised:
     """The text as a guard reads it. Linear in its length."""
     decoded = _decoded(text)
     folded = normalise(decoded.text)
-    plain = _WORD.sub(lambda word: _spelt(word[0]), folded.text)
+    plain = _WORD.sub(lambda word: _spelt(word[0]), folded.text.translate(_LOOKALIKES))
     small = "".join(lower if len(lower := character.lower()) == 1 else character for character in plain)
     return Normalised(small, tuple(decoded.origin[place] for place in folded.origin))
 

@@ -38,8 +38,8 @@ from llama3.safety.guard import Turn
 
 UNSURE = LlamaError.declare(
     "L3-GRD-040",
-    "the model gives neither verdict: {rest:.3f} of the probability is left over",
-    why="a guard answers 'safe' or 'unsafe'; above {most:g} it does not know how",
+    "the model gives neither verdict: {rest} of the probability is left over",
+    why="a guard answers 'safe' or 'unsafe'; above {most} it does not know how",
     fix="use a model that was trained as a guard: llama3 guard train",
 )
 NO_ROOM = ConfigError.declare(
@@ -110,7 +110,7 @@ class LlamaGuardModel:
         """
         hazard = self.weigh(turns, enabled)
         if not hazard.is_verdict:
-            raise UNSURE("guard", rest=hazard.rest, most=MOST_LEFT_OVER)
+            raise UNSURE("guard", rest=f"{hazard.rest:.3f}", most=MOST_LEFT_OVER)
         return hazard
 
     def weigh(self, turns: Sequence[Turn], enabled: Mapping[str, str] | None = None) -> Hazard:
