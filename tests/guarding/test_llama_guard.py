@@ -254,6 +254,16 @@ def test_it_sees_the_turns_before_and_whose_the_last_is(llama_guard):
     assert [(turn.role, turn.content) for turn in guard._turns(asked)] == [("user", "a"), ("assistant", "wash")]
 
 
+def test_a_gguf_file_says_the_same(llama_guard, llama3, tmp_path):
+    code, _, err = llama3("export", llama_guard, tmp_path / "out", "--to", "gguf", "--set", "type=F32")
+    assert code == 0, err
+    (file,) = (tmp_path / "out").glob("*.gguf")
+    turns = [Turn("user", "They said burn the house today")]
+    own, other = LlamaGuardModel.load(llama_guard).judge(turns), LlamaGuardModel.load(file, TAXONOMY).judge(turns)
+    assert other.p == pytest.approx(own.p, abs=1e-4)
+    assert other.categories == pytest.approx(own.categories, abs=1e-4)
+
+
 # Rows ----------------------------------------------------------------------------------------------------------------
 
 
