@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,7 @@ def figures_of(
         "thresholds": dict(thresholds),
         "fpr": fpr,
         "test": measured.of(test, fpr, seed),
-        "disguises": {name: measured.rates(test, lambda t, name=name: disguised(t, name, seed)) for name in DISGUISES},
+        "disguises": {name: measured.rates(test, partial(disguised, name=name, seed=seed)) for name in DISGUISES},
     }
     if elsewhere:
         found["elsewhere"] = measured.of(elsewhere, fpr, seed)

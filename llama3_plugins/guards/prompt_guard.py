@@ -17,17 +17,17 @@ class PromptGuard:
     def open(self) -> None:
         """Load the model. Raises CheckpointError and ArtifactError where it is none, or damaged."""
         self._model = PromptGuardModel.load(self.options.model, self.options.device)
-        trained = self._model.settings.thresholds
         given = {"user": self.options.user, "third_party": self.options.third_party}
-        self._thresholds = {trust: trained[trust] if given[trust] is None else given[trust] for trust in trained}
+        self._thresholds: dict[str, float] = {**self._model.settings.thresholds}
+        self._thresholds |= {trust: level for trust, level in given.items() if level is not None}
 
     def close(self) -> None:
         """Nothing to release."""
 
     def check(self, x: GuardInput) -> Verdict:
-        trust = "third_party" if x.trust == "third_party" else "user"
         (found,) = self._model.scores([x.text])
-        action: Action = "block" if found.p >= self._thresholds[trust] else "allow"
+        threshold = self._thresholds["third_party" if x.trust == "third_party" else "user"]
+        action: Action = "block" if found.p >= threshold else "allow"
         blocked = action == "block"
         return Verdict(
             action=action,
