@@ -18,8 +18,8 @@ class PromptGuard:
         """Load the model. Raises CheckpointError and ArtifactError where it is none, or damaged."""
         self._model = PromptGuardModel.load(self.options.model, self.options.device)
         given = {"user": self.options.user, "third_party": self.options.third_party}
-        self._thresholds: dict[str, float] = {**self._model.settings.thresholds}
-        self._thresholds |= {trust: level for trust, level in given.items() if level is not None}
+        trained = self._model.settings.thresholds.items()
+        self._thresholds = {trust: level for trust, level in (*trained, *given.items()) if level is not None}
 
     def close(self) -> None:
         """Nothing to release."""
