@@ -92,11 +92,10 @@ def test_check_tells_the_verdict_and_where(prompt_guard, llama3, tmp_path):
 
 
 def test_an_attack_far_into_a_long_text_is_found_where_it_stands(prompt_guard):
-    filler = " ".join(BENIGN) * 2
-    text = f"{filler} {ATTACK} {filler}"
+    filler = f"{BENIGN[0]} " * 60
+    text = f"{filler}{ATTACK} {filler}"
     guard = PromptGuardModel.load(prompt_guard)
-    (score,) = guard.scores([text])
-    (calm,) = guard.scores([f"{filler} {filler}"])
+    (score,), (calm,) = guard.scores([text]), guard.scores([filler + filler])
     assert score.p > calm.p
     first = text.index(ATTACK)
     assert score.start < first + len(ATTACK)
