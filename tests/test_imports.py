@@ -30,6 +30,7 @@ ORDER = [
     "posttraining",
     "evaluation",
     "release",
+    "guarding",
     "algorithms",
     "data_kinds",
     "evaluators",

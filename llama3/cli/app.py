@@ -33,6 +33,7 @@ from llama3.cli import (
     evaluate,
     export,
     generate,
+    guard,
     judge,
     ledger,
     lineage,
@@ -167,6 +168,7 @@ app.command("scale")(scale.scale)
 app.command("show")(show.show)
 app.command("doctor")(doctor.doctor)
 app.add_typer(config.app, name="config")
+app.add_typer(guard.app, name="guard")
 app.add_typer(plugins.app, name="plugins")
 app.add_typer(runs.app, name="runs")
 

@@ -1,0 +1,208 @@
+"""A language model that judges as Llama Guard does, asked for probabilities instead of words.
+
+One forward pass over the prompt and all that may follow it, as a tree:
+
+    [prompt] <- [safe]
+             <- [unsafe\\nS] <- [1] ... [14]
+
+gives the probabilities of both verdicts and of every category after the second one. p = P(unsafe) / (P(safe) +
+P(unsafe)), and p of a category = p times its share among the categories. What belongs to neither verdict is left over:
+where that is much, the model is no such guard, and there is no verdict. Which tokens spell an answer follows from the
+model's own tokenizer and chat template.
+
+Legend: M targets, S segments.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from llama3.errors import CheckpointError, ConfigError, LlamaError
+from llama3.foreign import UnusableFile, read_text
+from llama3.guarding.taught_frame import LLAMA_GUARD_3, SAFE, UNSAFE, framed, hardened
+from llama3.guarding.windows import LEAST_CONTEXT, windows
+from llama3.inference.llama import Llama, find_model
+from llama3.model.batch import Batch, Segment, Tree
+from llama3.model.score import score
+from llama3.posttraining.examples import answer_example
+from llama3.safety.guard import Turn
+
+UNSURE = LlamaError.declare(
+    "L3-GRD-040",
+    "the model gives neither verdict: {rest} of the probability is left over",
+    why="a guard answers 'safe' or 'unsafe'; above {most} it does not know how",
+    fix="use a model that was trained as a guard: llama3 guard train",
+)
+NO_ROOM = ConfigError.declare(
+    "L3-GRD-041",
+    "the prompt of a guard has {tokens} tokens with nothing to judge",
+    why="the model was made for {limit}",
+    fix="use a model with a longer context, or fewer categories",
+)
+ONE_WORD = ConfigError.declare(
+    "L3-GRD-042",
+    "this tokenizer cannot tell the answers apart",
+    why="{first!r} and {second!r} begin with the same tokens",
+    fix="use another model",
+)
+BAD_SETTINGS = CheckpointError.declare(
+    "L3-GRD-043", "how this guard is to be asked cannot be read", why="{error}", fix="train it again, or restore it"
+)
+
+SETTINGS_FILE = "llama_guard.json"
+MOST_LEFT_OVER = 0.05
+SLACK = 16
+"""Tokens by which a text that is cut in the middle of a word may grow."""
+
+
+class LlamaGuardSettings(BaseModel):
+    """The categories that the guard was taught."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    taxonomy: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Hazard:
+    """The probability that a text is unsafe, and of each category; `rest` belongs to neither verdict."""
+
+    p: float
+    categories: Mapping[str, float]
+    rest: float = 0.0
+
+    @property
+    def is_verdict(self) -> bool:
+        return self.rest <= MOST_LEFT_OVER
+
+
+class LlamaGuardModel:
+    """A guard that is ready to be asked. `taxonomy`: all categories that it knows, by their numbers."""
+
+    def __init__(self, llama: Llama, taxonomy: Mapping[str, str] = LLAMA_GUARD_3) -> None:
+        self.llama, self.taxonomy = llama, dict(taxonomy)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], taxonomy: Mapping[str, str] | None = None, device: str = "cpu") -> Self:
+        """A model of any layout. `taxonomy`: in place of the one that it was taught, or of Llama Guard 3's.
+
+        Raises what `Llama.load` raises; CheckpointError where a guard of ours is damaged.
+        """
+        place = find_model(Path(path))
+        return cls(Llama.load(place, device=device), taxonomy or _taught(place))
+
+    def judge(self, turns: Sequence[Turn], enabled: Mapping[str, str] | None = None) -> Hazard:
+        """The last of `turns` (see `framed`), in the light of those before it as far as the context reaches.
+
+        A message that is longer than that is judged in windows, the worst of which counts. `enabled`: the categories
+        that count, of those of `taxonomy`; others are left out of the prompt, and what the model finds of them is safe.
+
+        Raises LlamaError (L3-GRD-040) where the model gives neither verdict, ConfigError where nothing fits.
+        """
+        hazard = self.weigh(turns, enabled)
+        if not hazard.is_verdict:
+            raise UNSURE("guard", rest=f"{hazard.rest:.3f}", most=MOST_LEFT_OVER)
+        return hazard
+
+    def weigh(self, turns: Sequence[Turn], enabled: Mapping[str, str] | None = None) -> Hazard:
+        """As `judge`, also where that is no verdict."""
+        enabled = self.taxonomy if enabled is None else enabled
+        hazards = [self._ask(part, enabled) for part in self._parts(turns, enabled)]
+        # A window without a verdict leaves the whole text without one.
+        return max(hazards, key=lambda hazard: (not hazard.is_verdict, hazard.p))
+
+    def _parts(self, turns: Sequence[Turn], enabled: Mapping[str, str]) -> list[Sequence[Turn]]:
+        """The conversation, shortened at its beginning; or the last message in windows, each by itself."""
+        limit = self.llama.config.max_seq_len - self._answer_tokens
+        for first in range(len(turns)):
+            if len(self._prompt(turns[first:], enabled)) <= limit:
+                return [turns[first:]]
+        last = turns[-1]
+        room = limit - len(self._prompt([Turn(last.role, "")], enabled)) - SLACK
+        if room < 3 * LEAST_CONTEXT:
+            raise NO_ROOM("guard", tokens=limit - room, limit=self.llama.config.max_seq_len)
+        tokenizer, ids = self.llama.tokenizer, self.llama.tokenizer.encode(hardened(last.content))
+        cuts = windows(len(ids), room, LEAST_CONTEXT)
+        return [[Turn(last.role, tokenizer.decode(ids[start:end]))] for start, end in cuts]
+
+    def _prompt(self, turns: Sequence[Turn], enabled: Mapping[str, str]) -> np.ndarray:
+        return self._answered(framed(turns, enabled), "")[0]
+
+    def _answered(self, prompt: str, answer: str) -> tuple[np.ndarray, np.ndarray]:
+        """The ids of a prompt, and of an answer without what ends it."""
+        example = answer_example(self.llama.tokenizer, [{"role": "user", "content": prompt}], answer)
+        content = ~example.answer.is_format & example.answer.is_target
+        return example.prompt, example.answer.ids[content]
+
+    @cached_property
+    def _answers(self) -> Mapping[str, np.ndarray]:
+        """The tokens of "safe" and of "unsafe" with each category. Raises ConfigError where one verdict begins the
+        other."""
+        texts = [SAFE, UNSAFE, *(f"{UNSAFE}\n{number}" for number in self.taxonomy)]
+        answers = {text: self._answered("", text)[1] for text in texts}
+        if _begins(answers[SAFE], answers[UNSAFE]):
+            raise ONE_WORD("guard", first=SAFE, second=UNSAFE)
+        return answers
+
+    @cached_property
+    def _answer_tokens(self) -> int:
+        return max(map(len, self._answers.values()))
+
+    @torch.no_grad()
+    def _ask(self, turns: Sequence[Turn], enabled: Mapping[str, str]) -> Hazard:
+        answers, numbers = self._answers, list(self.taxonomy)
+        listed = [answers[f"{UNSAFE}\n{number}"] for number in numbers]
+        shared = _shared(listed)
+        segments = [Segment(self._prompt(turns, enabled))]
+        segments += [Segment(answers[word], parent=0, is_target=True) for word in (SAFE, UNSAFE)]
+        segments.append(Segment(listed[0][:shared], parent=0))
+        segments += [Segment(ids[shared:], parent=3, is_target=True) for ids in listed]
+        batch = Batch.of_trees([Tree(segments)]).to(self.llama.transformer.embed.weight.device)
+        logps_S = batch.sum_by_segment(score(self.llama.transformer, batch).logps_M).double().exp().tolist()
+        safe, unsafe = logps_S[1], logps_S[2]
+        rest = max(0.0, 1 - safe - unsafe)
+        p, shares = unsafe / (safe + unsafe), _shares(logps_S[4:], listed)
+        categories = {number: p * share for number, share in zip(numbers, shares, strict=True) if number in enabled}
+        return Hazard(min(1.0, sum(categories.values())), categories, rest)
+
+
+def _shares(found: Sequence[float], answers: Sequence[np.ndarray]) -> list[float]:
+    """The share of each category. Where a number is spelt in digits "1" begins "10" too: what belongs to longer ones is
+    not its own."""
+    longer = [sum(p for p, other in zip(found, answers, strict=True) if _begins(own, other)) for own in answers]
+    own = [max(0.0, p - more) for p, more in zip(found, longer, strict=True)]
+    total = sum(own)
+    return [p / total for p in own] if total > 0 else [1 / len(own)] * len(own)
+
+
+def _begins(first: np.ndarray, second: np.ndarray) -> bool:
+    """Whether `second` is `first` and more."""
+    return len(first) < len(second) and bool((second[: len(first)] == first).all())
+
+
+def _shared(answers: Sequence[np.ndarray]) -> int:
+    """How many tokens all begin with; each has one more at least."""
+    shortest = min(map(len, answers))
+    same = [len({int(ids[place]) for ids in answers}) == 1 for place in range(shortest - 1)]
+    return next((place for place, is_same in enumerate(same) if not is_same), shortest - 1)
+
+
+def _taught(place: Path) -> Mapping[str, str]:
+    """The categories that a guard of ours was taught; those of Llama Guard 3 for any other model."""
+    if place.is_file():
+        return LLAMA_GUARD_3
+    try:
+        return LlamaGuardSettings.model_validate_json(read_text(place / SETTINGS_FILE)).taxonomy
+    except FileNotFoundError:
+        return LLAMA_GUARD_3
+    except (UnusableFile, ValidationError) as error:
+        raise BAD_SETTINGS(place / SETTINGS_FILE, error=error) from None

@@ -1,0 +1,46 @@
+"""Options of the guards that are models. Torch-free."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class PromptGuardOptions(BaseModel):
+    """Options of `prompt_guard`. Thresholds that are not given are those that were calibrated in training."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str = Field(description="folder of a trained prompt guard: RUN/artifacts/prompt_guard")
+    user: float | None = Field(None, ge=0, le=1, description="probability at which a user's text is blocked")
+    third_party: float | None = Field(None, ge=0, le=1, description="the same of text from elsewhere: tool results")
+    device: Literal["auto", "cpu", "cuda"] = Field("cpu", description="where the model computes")
+
+
+class LlamaGuardOptions(BaseModel):
+    """Options of `llama_guard`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str = Field(description="a model of any layout that was trained as a guard")
+    threshold: float = Field(0.5, ge=0, le=1, description="probability of a violation at which a text is blocked")
+    taxonomy: dict[str, str] | None = Field(
+        None, description="categories by number, {S1: NAME}; none: those it was taught, else Llama Guard 3's"
+    )
+    categories: dict[str, bool | float] = Field(
+        default_factory=dict, description="by number: false switches one off, a number is a threshold of its own"
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field("cpu", description="where the model computes")
+
+    @model_validator(mode="after")
+    def _numbers(self) -> LlamaGuardOptions:
+        for name in (*(self.taxonomy or ()), *self.categories):
+            if not re.fullmatch(r"S[1-9]\d{0,2}", name):
+                raise ValueError(f"{name!r} is no number of a category: S1, S2 ...")
+        if self.taxonomy is not None and not self.taxonomy:
+            raise ValueError("a taxonomy has one category at least")
+        if wrong := [name for name, value in self.categories.items() if not 0 <= value <= 1]:
+            raise ValueError(f"the threshold of {wrong[0]} is not between 0 and 1")
+        return self
