@@ -25,6 +25,7 @@ from llama3.training.parallel import (
     Read,
     Runner,
 )
+from llama3.training.replicas import HandedOver, Member, Replicas
 
 __all__ = [
     "Attention",
@@ -35,9 +36,11 @@ __all__ = [
     "Dims",
     "ForestRows",
     "Group",
+    "HandedOver",
     "Kept",
     "LoRALinear",
     "Loss",
+    "Member",
     "Microbatch",
     "ModelConfig",
     "ParallelContext",
@@ -45,6 +48,7 @@ __all__ = [
     "PipelineTurn",
     "Problem",
     "Read",
+    "Replicas",
     "Runner",
     "StepShape",
     "Transformer",
