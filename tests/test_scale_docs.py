@@ -69,7 +69,9 @@ EXPECTED = [
     {"dp": "torchft"},
     {"cp": "ulysses"},
 ]
-WITHOUT = [index for index, expected in enumerate(EXPECTED) if "torchft" in expected.values() and not find_spec("torchft")]
+WITHOUT = [
+    index for index, expected in enumerate(EXPECTED) if "torchft" in expected.values() and not find_spec("torchft")
+]
 """Blocks whose plugin lacks its library."""
 
 
@@ -86,17 +88,18 @@ def test_a_command_starts_as_many_processes_as_its_mesh_has(number, tmp_path, mo
         if words[:3] == ["pip", "install", "-e"]:
             assert (ROOT / words[3] / "pyproject.toml").is_file()
         elif words[0] == "torchft_lighthouse":
-            assert_lighthouse(words)
+            assert_lighthouse(words, tmp_path)
         else:
             assert started(words, monkeypatch) == EXPECTED[number]
 
 
-def assert_lighthouse(words: list[str]) -> None:
-    """It takes these options: asked for its help beside them, it says so and ends."""
-    program = f"import sys; sys.argv = {[*words, '--help']}; from torchft._torchft import lighthouse_main as main; main()"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+def assert_lighthouse(words: list[str], folder: Path) -> None:
+    """Asked for its help, it tells of these options. The script is the one that `pip install` makes."""
+    script = folder / words[0]
+    script.write_text("from torchft._torchft import lighthouse_main\nlighthouse_main()\n")
+    done = subprocess.run([sys.executable, str(script), "--help"], capture_output=True, text=True, check=True)
     for option in (word for word in words if word.startswith("--")):
-        assert option.replace("_", "-") in done.stdout.replace("_", "-"), done.stdout + done.stderr
+        assert f"{option} <" in done.stdout
 
 
 def submitted(script: str, folder: Path) -> list[str]:

@@ -500,7 +500,7 @@ class Trainer:
 
     def held(self) -> tuple[Groups, dict[str, Any]]:
         """All that training goes on from."""
-        groups = {
+        groups: Groups = {
             "model": trainable(self.module),
             "optimizer": optimizer_tensors(self.module, self.optimizer),
             "average": self.average.sums,

@@ -26,4 +26,6 @@ class Ddp(ParallelStrategy):
         if context.mesh is None or context.dims.dp == 1:
             return
         gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-        sum_together([local(gradient) for gradient in gradients], partial(dist.all_reduce, group=context.groups["batch"]))
+        sum_together(
+            [local(gradient) for gradient in gradients], partial(dist.all_reduce, group=context.groups["batch"])
+        )

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import socket
 from datetime import timedelta
 from typing import Any, Literal
@@ -138,6 +139,7 @@ class Quorum:
         """The manager of this rank. torchft is imported no earlier than it is used."""
         if self._manager is not None:
             return self._manager
+        os.environ.setdefault("RUST_LOG", "error")  # its core tells of every request
         from torchft import Manager, ProcessGroupGloo
 
         class Counting(ProcessGroupGloo):
@@ -195,7 +197,9 @@ class Courier:
         told: HandedOver = state_dict["user"]["default"]
         tensors = [tensor for held in told.tensors.values() for tensor in held.values()]
         rows = {
-            group: {name: [list(tensor.shape), str(tensor.dtype).removeprefix("torch.")] for name, tensor in held.items()}
+            group: {
+                name: [list(tensor.shape), str(tensor.dtype).removeprefix("torch.")] for name, tensor in held.items()
+            }
             for group, held in told.tensors.items()
         }
         text = json.dumps({"manager": state_dict["torchft"], "state": told.state, "rows": rows}).encode()

@@ -170,4 +170,3 @@ def test_what_cannot_be_done_again_is_refused_all_at_once(tmp_path):
         learn(tmp_path, Pair(), SeveralUpdates(), spike=10)
     assert [problem.code for problem in told.value.problems] == ["L3-TRN-060"] * 2
     assert not (tmp_path / "checkpoints").exists()
-

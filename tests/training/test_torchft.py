@@ -80,6 +80,11 @@ def account(run):
     return found
 
 
+def groups_of(run):
+    """How many groups took part, from change to change."""
+    return [row["count"] for row in rows_of_rank(run) if row["kind"] == "groups"]
+
+
 def weights(found):
     return {name: x for name, x in found.items() if name.startswith("weight")}
 
@@ -142,6 +147,7 @@ class Herd:
 
 
 def _lighthouse(told: Path, least: int) -> None:
+    os.environ["RUST_LOG"] = "error"
     from torchft.coordination import LighthouseServer
 
     server = LighthouseServer(bind="[::]:0", min_replicas=least, quorum_tick_ms=10, heartbeat_timeout_ms=2000)
@@ -172,9 +178,9 @@ def herd(tmp_path):
 
 
 def in_company(step, groups):
-    """Whoever is alone takes its time."""
+    """Whoever is alone takes its time, so that others find it there."""
     if groups == 1:
-        time.sleep(0.2)
+        time.sleep(0.4)
 
 
 @torchft
@@ -195,7 +201,7 @@ def test_two_runs_train_as_two_ranks_do(herd, tmp_path):
 
 @torchft
 def test_a_run_that_is_killed_comes_back_and_heals_while_the_other_goes_on(herd, tmp_path):
-    steps, seen_together = 60, []
+    steps, seen_together = 40, []
 
     def dies(step, groups):
         in_company(step, groups)
@@ -208,6 +214,7 @@ def test_a_run_that_is_killed_comes_back_and_heals_while_the_other_goes_on(herd,
     stays, killed = both.start("a", steps, seen=in_company), both.start("b", steps, seen=dies)
     killed.join(LIMIT)
     assert killed.exitcode == -signal.SIGKILL
+    wait_for(lambda: groups_of(tmp_path / "a")[-1:] == [1])
     back = both.start("b", steps, seen=in_company)
     one, other = both.result("a", stays), both.result("b", back)
 
@@ -223,21 +230,20 @@ def test_a_run_that_is_killed_comes_back_and_heals_while_the_other_goes_on(herd,
     assert [hit.cause for hit in theirs.interruptions] == ["no witness"]
     assert theirs.healed
     assert theirs.healed | theirs.data.keys() == set(range(1, steps + 1))
-    counts = [row["count"] for row in rows_of_rank(tmp_path / "a") if row["kind"] == "groups"]
-    assert counts[-3:] == [2, 1, 2], "it went on alone"
+    assert groups_of(tmp_path / "a")[-3:] == [2, 1, 2], "it went on alone"
     (told,) = summary(tmp_path / "b")["stages"]
     assert (told["finished"], told["done"]) == (steps, True)
 
 
 @torchft
 def test_a_run_that_trains_something_else_is_turned_away(herd, tmp_path):
-    steps = 30
+    steps, told = 20, tmp_path / "b.txt"
     both = herd(least=1)
-    stays = both.start("a", steps, seen=in_company)
+    stays = both.start("a", steps, seen=lambda step, groups: told.exists() or time.sleep(0.4))
     wait_for(lambda: (tmp_path / "a" / "reliability" / "reached-0").exists())
     stranger = both.start("b", steps, seed=6)
     stranger.join(LIMIT)
-    assert "L3-PAR-025" in (tmp_path / "b.txt").read_text()
+    assert "L3-PAR-025" in told.read_text()
     both.result("a", stays)
     learn(tmp_path / "alone", {}, steps)
     assert account(tmp_path / "a").content == account(tmp_path / "alone").content
