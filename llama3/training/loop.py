@@ -228,13 +228,12 @@ class Trainer:
 
     def advance(self, stop: StopRequest) -> None:
         """One step, a checkpoint where one is due, and the end where it is asked for."""
-        began = self.reliability.now()
         with self.reliability.watch("step"):
             self.meet()
             if self.progress.step == self.schedule.total:
                 self.parted = True
                 return
-            data = data_step(self.progress.step, self.progress.left_out)
+            data, began = data_step(self.progress.step, self.progress.left_out), self.reliability.now()
             content = self.step(data) if self.others is None else self.try_step(data)
             stopping = self.context.reduce([stop.requested], "max", "world") == [1]
         if content is not None:
