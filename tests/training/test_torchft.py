@@ -24,6 +24,7 @@ from llama3.config.schema import ParallelismSection
 from llama3.errors import LlamaError
 from llama3.model.batch import Batch
 from llama3.plugins.registry import discover
+from llama3.training import loop
 from llama3.training.checkpoint import CheckpointStore
 from llama3.training.effective_time import accounts, summary
 from llama3.training.ledger import rows_of_rank
@@ -114,7 +115,8 @@ def began(work, *arguments):
 class Herd:
     """A lighthouse and the runs that ask it."""
 
-    def __init__(self, folder: Path, least: int) -> None:
+    def __init__(self, folder: Path, least: int, seconds: float) -> None:
+        self.seconds = seconds
         self.folder, told = folder, folder / "address"
         self.processes = [began(_lighthouse, told, least)]
         wait_for(told.exists)
@@ -126,7 +128,7 @@ class Herd:
         return process
 
     def _run(self, name, steps, given):
-        mesh = {"dp": {"name": "torchft", "lighthouse": self.address, "seconds": 30, "host": "localhost"}}
+        mesh = {"dp": {"name": "torchft", "lighthouse": self.address, "seconds": self.seconds, "host": "localhost"}}
         try:
             found = learn(self.folder / name, mesh, steps, **given)
             torch.save(found, self.folder / f"{name}.pt")
@@ -168,8 +170,8 @@ def wait_for(condition):
 def herd(tmp_path):
     made = []
 
-    def make(least):
-        made.append(Herd(tmp_path, least))
+    def make(least, seconds=30.0):
+        made.append(Herd(tmp_path, least, seconds))
         return made[0]
 
     yield make
@@ -211,7 +213,9 @@ def test_a_run_that_is_killed_comes_back_and_heals_while_the_other_goes_on(herd,
 
     alone = learn(tmp_path / "alone", {}, steps)
     both = herd(least=1)
-    stays, killed = both.start("a", steps, seen=in_company), both.start("b", steps, seen=dies)
+    stays = both.start("a", steps, seen=in_company)
+    wait_for(lambda: groups_of(tmp_path / "a") == [1])
+    killed = both.start("b", steps, seen=dies)
     killed.join(LIMIT)
     assert killed.exitcode == -signal.SIGKILL
     wait_for(lambda: groups_of(tmp_path / "a")[-1:] == [1])
@@ -233,6 +237,31 @@ def test_a_run_that_is_killed_comes_back_and_heals_while_the_other_goes_on(herd,
     assert groups_of(tmp_path / "a")[-3:] == [2, 1, 2], "it went on alone"
     (told,) = summary(tmp_path / "b")["stages"]
     assert (told["finished"], told["done"]) == (steps, True)
+
+
+@torchft
+def test_groups_that_did_a_step_apart_are_made_equal(herd, tmp_path):
+    """Each had lost the other, or so it seemed: both have finished as many steps, with other weights."""
+
+    def half(name, more):
+        def stop(step, groups):
+            if step == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        set_lr = loop.set_lr
+        loop.set_lr = lambda optimizer, lr: set_lr(optimizer, lr * more)
+        with pytest.raises(LlamaError, match="L3-TRN-001"):
+            learn(tmp_path / name, {}, 6, seen=stop)
+
+    for name, more in (("a", 1.0), ("b", 1.001)):
+        began(half, name, more).join(LIMIT)
+    stored = [CheckpointStore(tmp_path / name / "checkpoints").load().tensors("model") for name in ("a", "b")]
+    assert not torch.equal(*(tensors["norm.weight"] for tensors in stored))
+    both = herd(least=2)
+    runs = {name: both.start(name, 6) for name in ("a", "b")}
+    found = [both.result(name, process) for name, process in runs.items()]
+    assert_equal(*found)
+    assert [account(tmp_path / name).problems() for name in runs] == [[], []]
 
 
 @torchft
@@ -273,3 +302,57 @@ def test_a_group_is_a_run_of_its_own():
     (problem,) = Torchft(TorchftOptions()).check(CONFIG, Dims(dp=2))
     assert problem.code == "L3-PAR-023"
     assert Torchft(TorchftOptions()).check(CONFIG, Dims(tp=2)) == []
+
+
+@torchft
+@pytest.mark.slow
+def test_a_run_that_is_frozen_is_left_behind_and_heals(herd, tmp_path):
+    """Nothing of it breaks: only its silence tells."""
+    steps, seen_together = 40, []
+
+    def freezes(step, groups):
+        in_company(step, groups)
+        seen_together.extend([step] * (groups == 2))
+        if len(seen_together) == 5 and groups == 2:
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+    both = herd(least=1, seconds=3)
+    stays = both.start("a", steps, seen=in_company)
+    wait_for(lambda: groups_of(tmp_path / "a") == [1])
+    frozen = both.start("b", steps, seen=freezes)
+    wait_for(lambda: groups_of(tmp_path / "a")[-2:] == [2, 1])
+    os.kill(frozen.pid, signal.SIGCONT)
+    assert_equal(both.result("a", stays), both.result("b", frozen))
+    learn(tmp_path / "alone", {}, steps)
+    ours, theirs, planned = (account(tmp_path / name) for name in ("a", "b", "alone"))
+    assert ours.content == planned.content
+    assert ours.problems() == theirs.problems() == []
+    assert theirs.healed
+    assert ours.interruptions == theirs.interruptions == []
+
+
+@torchft
+@pytest.mark.slow
+def test_groups_whose_model_is_cut_heal_part_by_part(herd, tmp_path):
+    """Two groups of two ranks along tp; the second comes when the first has done some steps."""
+    both, steps = herd(least=1), 20
+    mesh = {"tp": 2, "dp": {"name": "torchft", "lighthouse": both.address, "seconds": 30, "host": "localhost"}}
+
+    def group(name):
+        ranks = tmp_path / f"ranks-{name}"
+        found = run_ranks(ranks, 2, lambda: learn(tmp_path / name, mesh, steps, seen=in_company))
+        torch.save(found[0], tmp_path / f"{name}.pt")
+
+    first = FORK.Process(target=group, args=("a",))
+    first.start()
+    both.processes.append(first)
+    wait_for(lambda: groups_of(tmp_path / "a") == [1])
+    group("b")
+    one, other = both.result("a", first), torch.load(tmp_path / "b.pt", weights_only=True)
+    assert_equal(one, other)
+    alone = learn(tmp_path / "alone", {}, steps)
+    torch.testing.assert_close(weights(one), weights(alone), atol=1e-3, rtol=0)
+    assert account(tmp_path / "b").healed
+    for name in ("a", "b"):
+        assert account(tmp_path / name).problems() == []
+    assert account(tmp_path / "a").content == account(tmp_path / "alone").content
