@@ -26,6 +26,7 @@ from llama3.training.parallel import (
     Read,
     Runner,
 )
+from llama3.training.replicas import HandedOver, Member, Replicas
 
 __all__ = [
     "Attention",
@@ -36,9 +37,11 @@ __all__ = [
     "Dims",
     "ForestRows",
     "Group",
+    "HandedOver",
     "Kept",
     "LoRALinear",
     "Loss",
+    "Member",
     "Microbatch",
     "ModelConfig",
     "ParallelContext",
@@ -46,6 +49,7 @@ __all__ = [
     "PipelineTurn",
     "Problem",
     "Read",
+    "Replicas",
     "Runner",
     "StepShape",
     "Transformer",

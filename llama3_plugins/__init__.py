@@ -404,6 +404,16 @@ def llama3_parallel_strategies() -> list[ParallelSpec]:
             axis="dp",
         ),
         ParallelSpec(
+            name="torchft",
+            factory="llama3_plugins.parallelism.torchft:Torchft",
+            options="llama3_plugins.parallelism.options:TorchftOptions",
+            summary="as ddp over runs that may come and go: one that was lost is healed by the others while they go on",
+            requires=("torchft",),
+            extra="torchft",
+            stability="experimental",
+            axis="dp",
+        ),
+        ParallelSpec(
             name="all_gather",
             factory="llama3_plugins.parallelism.all_gather:AllGather",
             summary="parts of every sequence over ranks, keys and values gathered (Llama 3's way)",

@@ -8,6 +8,8 @@ import os
 import re
 import shlex
 import subprocess
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -64,22 +66,40 @@ EXPECTED = [
     {"dp": "fsdp"},
     {"tp": "tensor", "pp": "pipeline", "dp": "fsdp"},
     {"tp": "tensor", "dp": "fsdp"},
+    {"dp": "torchft"},
     {"cp": "ulysses"},
 ]
+WITHOUT = [
+    index for index, expected in enumerate(EXPECTED) if "torchft" in expected.values() and not find_spec("torchft")
+]
+"""Blocks whose plugin lacks its library."""
 
 
 @pytest.mark.usefixtures("ulysses")
 @pytest.mark.parametrize("number", range(len(EXPECTED)))
 def test_a_command_starts_as_many_processes_as_its_mesh_has(number, tmp_path, monkeypatch):
     assert len(blocks("bash")) == len(EXPECTED)
+    if number in WITHOUT:
+        pytest.skip("torchft is not installed (the extra torchft)")
     block = blocks("bash")[number]
     lines = submitted(block, tmp_path) if block.startswith("#!") else block.splitlines()
     for line in lines:
         words = shlex.split(line)
         if words[:3] == ["pip", "install", "-e"]:
             assert (ROOT / words[3] / "pyproject.toml").is_file()
+        elif words[0] == "torchft_lighthouse":
+            assert_lighthouse(words, tmp_path)
         else:
             assert started(words, monkeypatch) == EXPECTED[number]
+
+
+def assert_lighthouse(words: list[str], folder: Path) -> None:
+    """Asked for its help, it tells of these options. The script is the one that `pip install` makes."""
+    script = folder / words[0]
+    script.write_text("from torchft._torchft import lighthouse_main\nlighthouse_main()\n")
+    done = subprocess.run([sys.executable, str(script), "--help"], capture_output=True, text=True, check=True)
+    for option in (word for word in words if word.startswith("--")):
+        assert f"{option} <" in done.stdout
 
 
 def submitted(script: str, folder: Path) -> list[str]:
@@ -140,6 +160,7 @@ def test_the_figures_are_what_the_code_prints():
 def test_the_codes_of_the_page_exist():
     import llama3_plugins.parallelism.fsdp
     import llama3_plugins.parallelism.pipeline
-    import llama3_plugins.parallelism.tensor  # noqa: F401
+    import llama3_plugins.parallelism.tensor
+    import llama3_plugins.parallelism.torchft  # noqa: F401
 
     assert set(re.findall(r"L3-[A-Z]+-\d+", TEXT)) <= set(DECLARED)

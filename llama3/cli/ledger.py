@@ -74,7 +74,8 @@ def _interruptions(hits: list[dict[str, Any]]) -> str:
 
 
 def _stage(stage: Mapping[str, Any]) -> tuple[str, ...]:
-    samples = "; ".join(stage["problems"]) or "as planned, each once"
+    others = f", {stage['healed_steps']} steps by other replica groups" if stage["healed_steps"] else ""
+    samples = "; ".join(stage["problems"]) or f"as planned, each once{others}"
     return (
         stage["artifact"],
         f"{stage['finished']}/{stage['steps']}",

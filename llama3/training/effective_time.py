@@ -65,6 +65,8 @@ class Account:
     """Data that is passed over, with its documents."""
     skipped: dict[int, str] = field(default_factory=dict)
     """Steps whose update was skipped, and why."""
+    healed: set[int] = field(default_factory=set)
+    """Steps that other replica groups did while this one was away."""
     repeated: int = 0
     """Steps that were done again after a fault, and `differing`: those that then had other samples."""
     differing: list[int] = field(default_factory=list)
@@ -83,8 +85,9 @@ class Account:
     def problems(self) -> list[str]:
         """Why the samples are not the planned ones, each once and in order. Nothing: they are."""
         steps, left_out = sorted(self.data), sorted(self.left_out)
+        all_steps = sorted({*steps, *self.healed})
         found = []
-        if steps != list(range(1, len(steps) + 1)):
+        if all_steps != list(range(1, len(all_steps) + 1)):
             found.append("steps are missing from the ledger")
         moved = [step for step in steps if self.data[step] != data_step(step - 1, left_out)]
         if moved and not found:
@@ -175,7 +178,17 @@ class _Reader:
             self._catch_until = max(reached, self._unwritten)
             self._open.lost_steps = max(len(lost), self._catch_until - step)
             self._open.load = between(self._begun, row) if self._begun is not None else 0.0
+        account = self.account
+        account.healed = {done for done in account.healed if done <= step}
         self._unwritten = 0
+        self._sign(row)
+
+    def _healed(self, row: Row) -> None:
+        last = int(row["last"])
+        self.account.healed |= set(range(int(row["first"]), last + 1)) - self.account.data.keys()
+        if self._open is not None:  # what this process had lost, others have
+            self._open.lost_steps = max(0, self._open.step - last)
+            self._catch_until = min(self._catch_until, last)
         self._sign(row)
 
     def _steps(self, row: Row) -> None:
@@ -326,7 +339,7 @@ def _stage(stage: Account) -> dict[str, Any]:
     return {
         "artifact": stage.artifact,
         "steps": stage.total,
-        "finished": max(stage.seconds, default=0),
+        "finished": max({*stage.seconds, *stage.healed}, default=0),
         "done": stage.done,
         "world": stage.world,
         "effective_training_time": stage.share,
@@ -334,6 +347,7 @@ def _stage(stage: Account) -> dict[str, Any]:
         "elapsed_seconds": stage.elapsed,
         "interruptions": len(stage.interruptions),
         "repeated_steps": stage.repeated,
+        "healed_steps": len(stage.healed),
         "skipped": {str(step): why for step, why in sorted(stage.skipped.items())},
         "left_out": {str(data): documents for data, documents in sorted(stage.left_out.items())},
         "problems": stage.problems(),

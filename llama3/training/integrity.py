@@ -60,7 +60,8 @@ class Integrity:
         its parts belong."""
         parts: dict[str, list[Tensor]] = defaultdict(list)
         for parameter in self._module.parameters():
-            held = (parameter, *self._optimizer.state.get(parameter, {}).values())
+            moments = self._optimizer.state.get(parameter, {})  # a checkpoint gives them back in another order
+            held = (parameter, *(moments[name] for name in sorted(moments)))
             parts[self._part(parameter)] += [_bits(tensor) for tensor in held]
         return {part: _combined(torch.stack(sums).tolist()) for part, sums in parts.items()}
 

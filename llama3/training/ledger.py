@@ -13,6 +13,8 @@ lines. Both tell when a thing happened, of `steps` when the last of them was fin
     attempt   a process begins a stage; what its predecessor had reached    {total, world, number, reached ...}
     resumed   with what checkpoint (step 0: none)                 {step, seconds}
     steps     finished steps                                      {first, last, seconds, waited, data, content}
+    groups    so many replica groups take part from a step on     {step, count}
+    healed    these steps were done by other replica groups, and their state was taken over    {first, last}
     saved     a checkpoint was handed to the store                {step, seconds}
     skipped   an update was, and what the step had read           {step, data, why, documents}
     back      goes back to a checkpoint without a restart         {step, cause, what}

@@ -22,9 +22,10 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
+from copy import deepcopy
 from dataclasses import asdict, dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, NoReturn
 
 import numpy as np
@@ -32,11 +33,12 @@ import torch
 from torch import Tensor
 
 from llama3.config.schema import OptimizerSection
-from llama3.errors import CheckpointError, DataError, Interrupted, LlamaError, PluginError
+from llama3.errors import CheckpointError, ConfigError, DataError, Interrupted, LlamaError, PluginError
 from llama3.model.batch import Batch
 from llama3.model.memory import give_back_freed_memory
 from llama3.model.precision import autocast
 from llama3.model.score import Microbatch, score_stage
+from llama3.model.shards import local
 from llama3.plugins.specs import Want
 from llama3.training.agreement import refuse_together
 from llama3.training.algorithm import Algorithm, Collate, Dataset, Services, Term
@@ -48,10 +50,11 @@ from llama3.training.meter import Meter
 from llama3.training.metrics import Reporter, Throughput
 from llama3.training.microbatch import UNITS, count_units, cut, drop_unscorable
 from llama3.training.optimizer import build_optimizer, clip_gradients, set_lr
-from llama3.training.parts import Groups
+from llama3.training.parts import Groups, StoredTensors
 from llama3.training.placed import PlacedModel
 from llama3.training.recovery import MOST, NO_WAY_BACK, TOO_OFTEN, GoBack
 from llama3.training.reliability import Reliability, content_of
+from llama3.training.replicas import HandedOver, Member, NotCommitted, SentTensors, number_of, unfit, whole_shapes
 from llama3.training.rollouts import Rollouts
 from llama3.training.saving import CheckpointSaver
 from llama3.training.schedule import Schedule
@@ -203,14 +206,19 @@ class Trainer:
         self.average = WeightAverage()
         self.integrity = self.reliability.integrity(self.module, self.optimizer, self.context)
         self.saver = CheckpointSaver(self.store, self.context, self.reporter.saved) if self.store is not None else None
+        self.others = self.context.replicas
+        """The replica groups, this one among them, where there may be others; `parted` when the last step is done."""
+        self.parted = self.others is None
 
     def run(self) -> Progress:
+        self.require_fit()
         with self.reliability.attempt(self.context, self.schedule.total):
             with self.reliability.watch("restore"):
                 self.restore()
             self.module.train()
-            with StopRequest() as stop, self.saver or nullcontext():
-                while self.progress.step < self.schedule.total:
+            together = closing(self.others) if self.others is not None else nullcontext()
+            with StopRequest() as stop, self.saver or nullcontext(), together:
+                while self.progress.step < self.schedule.total or not self.parted:
                     try:
                         self.advance(stop)
                     except GoBack as order:
@@ -220,15 +228,75 @@ class Trainer:
 
     def advance(self, stop: StopRequest) -> None:
         """One step, a checkpoint where one is due, and the end where it is asked for."""
-        data, began = data_step(self.progress.step, self.progress.left_out), self.reliability.now()
         with self.reliability.watch("step"):
-            content = self.step(data)
+            self.meet()
+            if self.progress.step == self.schedule.total:
+                self.parted = True
+                return
+            data, began = data_step(self.progress.step, self.progress.left_out), self.reliability.now()
+            content = self.step(data) if self.others is None else self.try_step(data)
             stopping = self.context.reduce([stop.requested], "max", "world") == [1]
-        self.reliability.stepped(self.progress.step, data, content, began)
-        with self.reliability.watch("save"):
-            self.save_if_due(stopping)
+        if content is not None:
+            self.reliability.stepped(self.progress.step, data, content, began)
+        if content is not None or stopping:
+            with self.reliability.watch("save"):
+                self.save_if_due(stopping)
         if stopping:
             self.interrupt()
+
+    # -- with other replica groups (llama3.training.replicas) ------------------------------------
+
+    def require_fit(self) -> None:
+        """Raises ConfigError where a step could not be done again together."""
+        if self.others is not None:
+            draws, goes_back = self.rollouts is not None, self.options.spike is not None
+            if problems := unfit(self.reporter.stage, self.algorithm.plan, draws=draws, goes_back=goes_back):
+                raise ConfigError.of(problems)
+
+    def meet(self) -> None:
+        """Begin a step with whoever is there, on the state of those that are furthest."""
+        if self.others is not None:
+            self.others.meet(self.member)
+            self.reliability.met(self.progress.step + 1, self.others.count)
+
+    @cached_property
+    def member(self) -> Member:
+        """This launch, for the others."""
+        trained = {**self.identity, "seed": self.seed, "steps": self.schedule.total}
+        return Member(
+            identity=number_of(trained),
+            step=lambda: self.progress.step,
+            fingerprint=lambda: number_of(self.integrity.sums()),
+            give=self.hand_over,
+            take=self.take_over,
+        )
+
+    def hand_over(self) -> HandedOver:
+        groups, state = self.held()
+        parts = {group: {name: local(x).detach() for name, x in held.items()} for group, held in groups.items()}
+        return HandedOver({**state, "shapes": whole_shapes(groups)}, parts)
+
+    def take_over(self, told: HandedOver) -> None:
+        before, shapes = self.progress.step, told.state["shapes"]
+        self.go_on_from(told.state, lambda group: SentTensors(told.tensors[group], shapes[group]))
+        self.reliability.healed(before, self.progress.step)
+        log.info("took over the state of another replica group, after step %d", self.progress.step)
+
+    def try_step(self, data: int) -> int | None:
+        """`step`; None where somebody was lost in it, and all is as it was before."""
+        before, state = deepcopy(self.progress), deepcopy(self.algorithm.state_dict())
+        try:
+            return self.step(data)
+        except NotCommitted:
+            log.warning("step %d: a replica group was lost; the step is done again", before.step + 1)
+            self.progress = before
+            self.algorithm.load_state_dict(state)
+            return None
+
+    def require_commit(self) -> None:
+        """Raises NotCommitted where the sums of this step are not those of all."""
+        if self.others is not None and not self.others.commit():
+            raise NotCommitted
 
     # -- one step --------------------------------------------------------------------------------
 
@@ -257,7 +325,7 @@ class Trainer:
     def load(self, step: int, data: int) -> tuple[Batch, int]:
         """This rank's share of a step as a prepared batch, and the content of all shares."""
         examples = self.dataset.examples(data)
-        share = examples[self.context.dp_rank :: self.context.dims.dp]
+        share = examples[self.context.dp_rank :: self.context.dp_shares]
         batch = self.collate(share) if len(share) else self.collate(examples[:1]).select([])
         content = content_of(batch)
         batch = self.numbered(batch.to(self.context.device))
@@ -293,7 +361,7 @@ class Trainer:
     def numbered(self, batch: Batch) -> Batch:
         """With the numbers of its trees among those of all ranks, which take turns: per_tree["number"]."""
         number_R = torch.arange(batch.num_trees, device=batch.tokens_T.device)
-        return batch.with_(per_tree={"number": number_R * self.context.dims.dp + self.context.dp_rank})
+        return batch.with_(per_tree={"number": number_R * self.context.dp_shares + self.context.dp_rank})
 
     def minibatches(self, batch: Batch, epoch: int) -> list[Batch]:
         """The updates of one pass, whose trees are drawn anew for every pass. A tree's update depends on its number
@@ -315,8 +383,9 @@ class Trainer:
         parts = cut(batch, self.options.microbatch_tokens)
         counts = self.context.reduce(count_units(batch), "sum")
         if not any(counts):
+            self.require_commit()
             return self.skip("nothing to train on")
-        (passes,) = self.context.reduce([len(parts)], "max")
+        (passes,) = self.context.reduce([len(parts)], "max", "loss")
         parts += [batch.select([])] * (int(passes) - len(parts))
 
         meter = Meter() if logged else None
@@ -327,6 +396,8 @@ class Trainer:
         self.model.parallel.sum_gradients(self.module)
         parameters = dict(self.module.named_parameters())
         norm = clip_gradients(parameters, self.options.clip, self.context, self.model.stages)
+        metrics = {**meter.read(self.context), "grad_norm": norm} if meter is not None else {}
+        self.require_commit()
         if not math.isfinite(norm):
             self.progress.bad_in_a_row += 1
             if self.progress.bad_in_a_row >= MAX_BAD_UPDATES:
@@ -336,7 +407,7 @@ class Trainer:
         self.integrity.check()
         self.optimizer.step()
         self.integrity.mark(self.progress.step)
-        return {**meter.read(self.context), "grad_norm": norm} if meter is not None else {}
+        return metrics
 
     def loss(
         self,
@@ -420,22 +491,39 @@ class Trainer:
             self.integrity.check()
             began = time.monotonic()
             self.reliability.saving()
-            groups: Groups = {
-                "model": trainable(self.module),
-                "optimizer": optimizer_tensors(self.module, self.optimizer),
-                "average": self.average.sums,
-            }
-            state = {
-                "identity": self.identity,
-                "seed": self.seed,
-                "progress": asdict(self.progress),
-                "average_count": self.average.count,
-                "algorithm": self.algorithm.state_dict(),
-            }
+            groups, state = self.held()
             self.saver.save(step, groups, state, last=last)
             self.reliability.saved(step, time.monotonic() - began)
         else:
             self.saver.settle()
+
+    def held(self) -> tuple[Groups, dict[str, Any]]:
+        """All that training goes on from."""
+        groups: Groups = {
+            "model": trainable(self.module),
+            "optimizer": optimizer_tensors(self.module, self.optimizer),
+            "average": self.average.sums,
+        }
+        return groups, {
+            "identity": self.identity,
+            "seed": self.seed,
+            "progress": asdict(self.progress),
+            "average_count": self.average.count,
+            "algorithm": self.algorithm.state_dict(),
+        }
+
+    def go_on_from(self, state: Mapping[str, Any], tensors: Callable[[str], StoredTensors]) -> None:
+        """Take what `held` was, here or elsewhere."""
+        before = self.progress.step
+        load_model_tensors(self.module, tensors("model"))
+        self.optimizer.state.clear()
+        load_optimizer_tensors(self.module, self.optimizer, tensors("optimizer"))
+        self.average.load(self.module, tensors("average"), state["average_count"])
+        self.algorithm.load_state_dict(state["algorithm"])
+        self.progress = Progress(**state["progress"])
+        self.integrity.forget()
+        if self.context.is_main:
+            self.reporter.advanced(self.progress.step - before, self.progress.metrics)
 
     def restore(self, at_most: int | None = None) -> bool:
         """Go on where the newest good checkpoint (of step `at_most` or before) stands; start anew where there is none.
@@ -454,15 +542,8 @@ class Trainer:
         held = set().union(*self.context.gather(list(trainable(self.module)), "model"))
         tensors = checkpoint.tensors("model")
         refuse_together(model_problems(self.module, tensors, held, where), self.context, CheckpointError)
-        load_model_tensors(self.module, tensors)
-        load_optimizer_tensors(self.module, self.optimizer, checkpoint.tensors("optimizer"))
-        self.average.load(self.module, checkpoint.tensors("average"), state["average_count"])
-        self.algorithm.load_state_dict(state["algorithm"])
-        before, self.progress = self.progress.step, Progress(**state["progress"])
-        self.integrity.forget()
+        self.go_on_from(state, checkpoint.tensors)
         log.info("resumed from %s", where)
-        if self.context.is_main:
-            self.reporter.advanced(self.progress.step - before, self.progress.metrics)
         self.reliability.resumed(self.progress.step, time.monotonic() - began)
         return True
 

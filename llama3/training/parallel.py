@@ -14,7 +14,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
@@ -31,9 +31,10 @@ from llama3.model.remat import Rematerialisation, budget_of
 from llama3.model.score import Microbatch
 from llama3.model.shards import local
 from llama3.model.transformer import Transformer
-from llama3.training import messages
+from llama3.training import messages, replicas
 from llama3.training.estimate import Cost, PipelineTurn, StepShape
 from llama3.training.flight import FLIGHT
+from llama3.training.replicas import Replicas
 
 if TYPE_CHECKING:
     from llama3.model.config import ModelConfig
@@ -113,6 +114,9 @@ class ParallelContext:
     mesh: DeviceMesh | None = None
     groups: Mapping[Group, dist.ProcessGroup] = field(default_factory=dict)
     """The groups of more than one rank."""
+    replicas: Replicas | None = None
+    """Other launches that share the examples of a step and may come and go; None: this one is all. What is reduced
+    over `batch` is then reduced over these."""
 
     @property
     def is_main(self) -> bool:
@@ -121,8 +125,15 @@ class ParallelContext:
 
     @property
     def dp_rank(self) -> int:
-        """Which share of each step's examples this process takes. Ranks that share a model take the same."""
+        """Which share of a step's examples this process takes. Ranks that share a model take the same."""
+        if self.replicas is not None:
+            return self.replicas.place
         return self.mesh.get_local_rank("dp") if self.mesh is not None else 0
+
+    @property
+    def dp_shares(self) -> int:
+        """How many shares a step's examples are cut into."""
+        return self.dims.dp if self.replicas is None else self.replicas.count
 
     def axis(self, axis: Axis) -> tuple[dist.ProcessGroup, int, int]:
         """The group of ranks that differ from this one in one axis of the mesh only, this one's place in it, and its
@@ -139,16 +150,24 @@ class ParallelContext:
 
     def all_reduce(self, x: Tensor, group: Group = "batch") -> Tensor:
         """The sum of `x` over a group, in place; `x` itself in a group of one."""
-        if group in self.groups:
+        if (others := self._others(group)) is not None:
+            with FLIGHT.collective("all_reduce", group, x.shape):
+                others.all_reduce(x)
+        elif group in self.groups:
             with FLIGHT.collective("all_reduce", group, x.shape):
                 dist.all_reduce(x, group=self.groups[group])
         return x
 
     def reduce(self, numbers: Sequence[float], op: Literal["sum", "max"], group: Group = "batch") -> list[float]:
         """Numbers reduced one by one over a group, through the CPU: a GPU is not waited for."""
-        if group not in self.groups:
+        others = self._others(group)
+        if others is None and group not in self.groups:
             return list(numbers)
         x = torch.tensor(numbers, dtype=torch.float64)
+        if others is not None:
+            with FLIGHT.collective("reduce", group, x.shape):
+                others.all_reduce(x, op)
+            return x.tolist()
         how = {"sum": dist.ReduceOp.SUM, "max": dist.ReduceOp.MAX}[op]
         with FLIGHT.collective("reduce", group, x.shape):
             dist.all_reduce(x, how, group=self.groups[group])
@@ -156,7 +175,15 @@ class ParallelContext:
 
     def gather(self, value: Any, group: Group) -> list[Any]:
         """The JSON values of all ranks of a group, in its order."""
+        if (others := self._others(group)) is not None:
+            with FLIGHT.collective("gather", group):
+                return replicas.gather(value, others)
         return messages.gather(value, self.groups[group]) if group in self.groups else [value]
+
+    def _others(self, group: Group) -> Replicas | None:
+        """The launches that a group is, where there are any beside this one."""
+        several = group == "batch" and self.replicas is not None and self.replicas.count > 1
+        return self.replicas if several else None
 
     def sum_by_name(self, numbers: Mapping[str, float], group: Group = "batch") -> dict[str, float]:
         """Named numbers summed over a group, each rank of which may know other names."""
@@ -240,6 +267,11 @@ class ParallelStrategy(Protocol):
 
     def runner(self, model: nn.Module, context: ParallelContext) -> Runner | None:
         """A pipeline's own schedule (pp); None for the plain loop over microbatches."""
+        return None
+
+    def replicas(self, context: ParallelContext) -> Replicas | None:
+        """Other launches that train the same and may come and go (dp), which the loop then goes through every step
+        with; None: there are none. Asked once, before the model is made; nobody need be there yet."""
         return None
 
 
@@ -330,7 +362,11 @@ def start(section: ParallelismSection, model: ModelConfig, device: torch.device,
         problems.append(OTHER_WORLD.problem("parallelism", needed=dims.world, world=world))
     if problems:
         raise ConfigError.of(problems)
-    return Parallel(connect(dims, device), strategies, section)
+    context = connect(dims, device)
+    if (strategy := strategies.get("dp")) is not None:
+        with naming("dp", strategy, "replicas"):
+            context = replace(context, replicas=strategy.replicas(context))
+    return Parallel(context, strategies, section)
 
 
 def adapter_problems(strategies: Mapping[Axis, ParallelStrategy], dims: Dims, where: str) -> list[Problem]:
@@ -455,7 +491,7 @@ class GlobalStats:
 
     def gather(self, x_N: Tensor) -> tuple[Tensor, slice]:
         rank = self._context.dp_rank
-        lengths = x_N.new_zeros(self._context.dims.dp, dtype=torch.int64)
+        lengths = x_N.new_zeros(self._context.dp_shares, dtype=torch.int64)
         lengths[rank] = len(x_N)
         ends = self.sum(lengths).cumsum(0).tolist()
         mine = slice(ends[rank] - len(x_N), ends[rank])

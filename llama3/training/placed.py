@@ -282,7 +282,7 @@ class ModelScorer:
         numbers_M = torch.arange(batch.num_targets, device=batch.tokens_T.device)
         parts = cut(batch.with_(per_target={"number": numbers_M}), self.microbatch_tokens)
         # At least one, which says what an empty column is.
-        (passes,) = self.model.context.reduce([max(len(parts), 1)], "max")
+        (passes,) = self.model.context.reduce([max(len(parts), 1)], "max", "loss")
         padded = [*parts, *[batch.select([])] * (int(passes) - len(parts))]
         base = nullcontext() if self.adapters else without_adapters(self.model.module)
         with base, autocast(self.precision, batch.tokens_T.device):

@@ -59,7 +59,7 @@ class Reliability:
         folder = None if run is None else run / FOLDER
         self.ledger = RunLedger(folder, artifact, rank)
         self._watchdog = Watchdog(options.hang_seconds, folder, rank, self._hung)
-        self._rank = rank
+        self._rank, self._groups = rank, 0
 
     @classmethod
     def of(cls, options: ReliabilitySection, out: StageOutput, context: ParallelContext) -> Reliability:
@@ -125,6 +125,18 @@ class Reliability:
     def resumed(self, step: int, seconds: float) -> None:
         self._watchdog.step = step
         self.ledger.write("resumed", step=step, seconds=round(seconds, 6))
+
+    def met(self, step: int, groups: int) -> None:
+        """So many replica groups take part in step `step`."""
+        if groups != self._groups:
+            self._groups = groups
+            self.ledger.write("groups", step=step, count=groups)
+
+    def healed(self, before: int, step: int) -> None:
+        """The state of another replica group was taken over, which had finished `step`; this one had `before`."""
+        self._watchdog.step = step
+        if step != before:
+            self.ledger.write("healed", first=before + 1, last=step)
 
     def saving(self) -> None:
         """Before a checkpoint: no step may be in it that is not in the ledger."""

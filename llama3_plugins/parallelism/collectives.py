@@ -5,7 +5,7 @@ Legend: T all rows of a group's ranks, t a rank's share of them, in the order of
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -37,12 +37,12 @@ def same_on_all(weight: Tensor, group: Group) -> Tensor:
     return _SumGradient.apply(weight, group)
 
 
-def sum_together(tensors: Iterable[Tensor], group: Group) -> None:
-    """Replace tensors by their sums over ranks, a message of about MESSAGE bytes at a time. All ranks give the same
-    shapes in the same order."""
+def sum_together(tensors: Iterable[Tensor], all_reduce: Callable[[Tensor], object]) -> None:
+    """Replace tensors by their sums over ranks, a message of about MESSAGE bytes at a time, which `all_reduce` adds up
+    in place. All ranks give the same shapes in the same order."""
     for bucket in _buckets(tensors):
         message = torch.cat([tensor.flatten() for tensor in bucket])
-        dist.all_reduce(message, group=group)
+        all_reduce(message)
         for tensor, total in zip(bucket, message.split([tensor.numel() for tensor in bucket]), strict=True):
             tensor.copy_(total.view_as(tensor))
 

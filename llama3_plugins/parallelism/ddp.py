@@ -5,6 +5,9 @@ Beside `tp` and `pp` "all weights" are those of the rank's part of the model.
 
 from __future__ import annotations
 
+from functools import partial
+
+import torch.distributed as dist
 from torch import nn
 
 from llama3.parallelism import Cost, Dims, ModelConfig, ParallelContext, ParallelStrategy, StepShape, local
@@ -23,4 +26,6 @@ class Ddp(ParallelStrategy):
         if context.mesh is None or context.dims.dp == 1:
             return
         gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-        sum_together([local(gradient) for gradient in gradients], context.groups["batch"])
+        sum_together(
+            [local(gradient) for gradient in gradients], partial(dist.all_reduce, group=context.groups["batch"])
+        )

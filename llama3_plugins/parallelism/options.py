@@ -26,6 +26,25 @@ class FsdpOptions(BaseModel):
     )
 
 
+class TorchftOptions(BaseModel):
+    """Where replica groups find each other, and how long they wait."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    lighthouse: str = Field(
+        "http://localhost:29510", description="address of the `torchft_lighthouse` that all groups ask who is there"
+    )
+    seconds: float = Field(
+        60.0, gt=0, description="of silence after which another group counts as lost in the middle of a step"
+    )
+    patience: float = Field(
+        300.0, gt=0, description="seconds that the beginning of a step waits for the lighthouse's answer"
+    )
+    host: str | None = Field(
+        None, description="name by which the other groups reach this machine; default: the name it has for itself"
+    )
+
+
 class PipelineOptions(BaseModel):
     """How a pipeline's ranks take turns."""
 

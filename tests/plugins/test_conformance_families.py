@@ -173,6 +173,13 @@ class TestSingle(ParallelConformance):
     plugin = "single"
 
 
+@pytest.mark.skipif(importlib.util.find_spec("torchft") is None, reason="torchft is not installed (the extra torchft)")
+class TestTorchft(ParallelConformance):
+    """Of one process, which needs no others; tests/training/test_torchft.py has several."""
+
+    plugin = "torchft"
+
+
 class TestAnswerBits(EvaluatorConformance):
     plugin = "answer_bits"
 

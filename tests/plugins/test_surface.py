@@ -50,9 +50,9 @@ SURFACE = {
         Logger Sample append_json_line key_now
     """,
     "parallelism": """
-        Attention Batch Columns Cost CutRows Dims ForestRows Group Kept LoRALinear Loss Microbatch ModelConfig
-        ParallelContext ParallelStrategy PipelineTurn Problem Read Runner StepShape Transformer forest_attention local
-        rms_norm
+        Attention Batch Columns Cost CutRows Dims ForestRows Group HandedOver Kept LoRALinear Loss Member Microbatch
+        ModelConfig ParallelContext ParallelStrategy PipelineTurn Problem Read Replicas Runner StepShape Transformer
+        forest_attention local rms_norm
     """,
     "quantization": """
         Matrix ModelConfig Parts Problem QuantizationScheme is_for_core multiply
