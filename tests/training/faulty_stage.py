@@ -70,6 +70,18 @@ def at_step(step: int, fault: Callable[[], Any]) -> Callable[[], None]:
     return install
 
 
+def once_saved(run: Path, step: int, fault: Callable[[], Any]) -> Callable[[], Any]:
+    """The fault, no earlier than the checkpoint of `step` is committed: it is written behind the steps."""
+
+    def wait() -> Any:
+        end = time.monotonic() + LIMIT
+        while not list(run.glob(f"scratch/*/checkpoints/step-{step}/COMMIT")) and time.monotonic() < end:
+            time.sleep(0.01)
+        return fault()
+
+    return wait
+
+
 def train(
     run: Path,
     inputs: Mapping[str, Artifact],

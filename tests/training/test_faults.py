@@ -24,7 +24,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from faulty_stage import account, at_step, causes, forked, made, train
+from faulty_stage import account, at_step, causes, forked, made, once_saved, train
 from test_pretrain import config, inputs, make_shards, make_tokenizer  # noqa: F401
 from typer.testing import CliRunner
 
@@ -184,7 +184,8 @@ def test_killed_at_random_moments(inputs, whole, tmp_path, seed):  # noqa: F811
 
 
 def test_killed_again_and_again_while_it_recovers(inputs, whole, tmp_path):  # noqa: F811
-    assert train(tmp_path, inputs, options(), at_step(8, lambda: os.kill(os.getpid(), signal.SIGKILL))) < 0
+    killed = once_saved(tmp_path, 6, lambda: os.kill(os.getpid(), signal.SIGKILL))
+    assert train(tmp_path, inputs, options(), at_step(8, killed)) < 0
 
     def while_loading():
         CheckpointStore.verify = lambda self, *given: os.kill(os.getpid(), signal.SIGKILL)
@@ -437,7 +438,7 @@ def test_a_shard_that_rots_is_set_aside_and_made_again(inputs, whole, tmp_path):
 
         TokenDataset.__init__ = rotten
 
-    assert story(at_step(8, lambda: os._exit(9))) == 9
+    assert story(at_step(8, once_saved(tmp_path, 6, lambda: os._exit(9)))) == 9
     assert story(rot) == 1
     assert story(lambda: None) == 0
     failed = [row for row in RunDir(tmp_path).rows("events") if row["kind"] == "stage_failed"]
