@@ -5,15 +5,13 @@ The recipe says what is made from what; everything about *how* it is executed is
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any, cast, get_args
+from typing import Any, cast
 
 import torch
 from pydantic import BaseModel
@@ -22,6 +20,7 @@ from rich.markup import escape
 from llama3 import _core
 from llama3.artifacts import Artifact, PluginUse, Stage
 from llama3.artifacts.files import write_bytes_atomic, write_json_atomic
+from llama3.artifacts.precision import kept_probe
 from llama3.artifacts.progress import Display, ProgressBar
 from llama3.artifacts.run import RunDir
 from llama3.config import Config, Loaded
@@ -31,7 +30,7 @@ from llama3.errors import Interrupted, LlamaError, PluginError
 from llama3.evaluation.report import render_html
 from llama3.model.device import device_of
 from llama3.model.memory import give_back_freed_memory
-from llama3.model.precision import ComputePrecision, Probe, probe
+from llama3.model.precision import ComputePrecision
 from llama3.plugins.registry import discover
 from llama3.training.ranks import Ranks
 
@@ -41,8 +40,6 @@ STOPPED_BETWEEN = Interrupted.declare(
     why="finished stages are kept",
     fix="give the same command to go on",
 )
-PRECISION_FILE = "precision.json"
-"""What a run computes in where its config leaves that to the machine: {work: {precision, gflops}}."""
 
 
 class Executor:
@@ -149,28 +146,9 @@ class Executor:
     def _precision(self, work: Work) -> ComputePrecision:
         """What this kind of work is computed in: measured once on rank 0, then kept with the run, so that the same
         command asks for the same artifacts."""
-        found = self._kept_probe(work).precision if self._ranks.leads else ""
+        device = device_of(self._loaded.config.run.device)
+        found = kept_probe(self.run, work, device).precision if self._ranks.leads else ""
         return cast(ComputePrecision, self._ranks.share(found))
-
-    def _kept_probe(self, work: Work) -> Probe:
-        file = self.run.path / PRECISION_FILE
-        kept = _kept(file)
-        if work not in kept:
-            measured = probe(work, device_of(self._loaded.config.run.device))
-            self.run.display.note(f"[dim]{work} in {measured}[/]")
-            kept[work] = {"precision": measured.precision, "gflops": dict(measured.gflops)}
-            write_json_atomic(file, kept)
-            self.run.event("precision", work=work, **kept[work])
-        return Probe(**kept[work])
-
-
-def _kept(file: Path) -> dict[str, Any]:
-    """What was measured before; nothing where that is not there yet, or not ours any more."""
-    try:
-        rows = json.loads(file.read_bytes()).items()
-        return {work: asdict(Probe(**row)) for work, row in rows if row["precision"] in get_args(ComputePrecision)}
-    except (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError):
-        return {}
 
 
 def plugins_of(options: BaseModel | None) -> list[PluginUse]:

@@ -6,10 +6,11 @@ import json
 
 import pytest
 
+from llama3.artifacts.precision import PRECISION_FILE
 from llama3.config import load
 from llama3.config.schema import Config
 from llama3.evaluation.stages import ContaminationOptions, EvaluateOptions
-from llama3.execution import PRECISION_FILE, Executor, plugins_of
+from llama3.execution import Executor, plugins_of
 from llama3.posttraining.finetune import PreferOptions, SFTOptions
 from llama3.posttraining.reject import RejectOptions
 from llama3.release.quantize import QuantizeOptions

@@ -10,7 +10,8 @@ from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_v
 
 from llama3 import _core
 from llama3.config.precision import TrainingPrecision
-from llama3.config.schema import LoRASection, ModelSection, OptimizerSection, RunSection, Section
+from llama3.config.schema import Config, LoRASection, ModelSection, OptimizerSection, RunSection, Section
+from llama3.config.slot_types import LoggerSlot, Slot
 from llama3.config.yaml import Path as YamlPath
 from llama3.config.yaml import parse
 from llama3.errors import ConfigError, Problem
@@ -30,6 +31,12 @@ def _listed(value: Any) -> Any:
 _RUN = "name, dir, seed, threads and device, as in a run"
 _TRAIN = "epochs, batch, lr, precision and the rest of a training stage"
 Files = Annotated[tuple[str, ...], BeforeValidator(_listed)]
+
+
+def _loggers() -> list[Slot]:
+    """Those of a run that names none."""
+    found: list[Slot] = Config.model_fields["logging"].get_default(call_default_factory=True)
+    return found
 
 
 class TrainSection(OptimizerSection):
@@ -57,6 +64,7 @@ class PromptGuardTraining(Section):
     vocab_size: int = Field(4096, ge=272, le=1 << 20, description="tokens of the vocabulary")
     model: ModelSection = Field(ModelSection(preset="tiny"), description="the architecture, as in a run")
     train: TrainSection = Field(TrainSection(), description=_TRAIN)
+    logging: list[LoggerSlot] = Field(default_factory=_loggers, exclude=True, description="where metrics go")
 
     @model_validator(mode="after")
     def _fits(self) -> PromptGuardTraining:
@@ -95,6 +103,7 @@ class LlamaGuardTraining(Section):
     held_out: float = Field(0.2, gt=0, lt=1, description="share of the rows that only tests")
     augment: AugmentSection = Field(AugmentSection(), description="how rows are varied")
     train: TaughtSection = Field(TaughtSection(), description=_TRAIN)
+    logging: list[LoggerSlot] = Field(default_factory=_loggers, exclude=True, description="where metrics go")
 
 
 GuardTraining = PromptGuardTraining | LlamaGuardTraining

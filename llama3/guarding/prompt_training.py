@@ -21,7 +21,6 @@ from torch import Tensor
 
 from llama3.artifacts import StageOutput, stage
 from llama3.artifacts.files import write_bytes_atomic, write_json_atomic
-from llama3.config.slot_types import Slot
 from llama3.errors import DataError, Problem
 from llama3.guarding.asked import PromptGuardTraining, StageOptions
 from llama3.guarding.disguises import DISGUISES, disguised
@@ -180,7 +179,7 @@ def _learnt(
     model = PlacedModel(drawn.to(device_of(options.device)))
     dataset = Epochs(examples, batch=section.batch, epochs=section.epochs, seed=options.seed)
     algorithm = WorstWindow()
-    with reporting("prompt_guard", (Slot(name="jsonl"),), out, dataset.steps, model.context) as reporter:
+    with reporting("prompt_guard", asked.logging, out, dataset.steps, model.context) as reporter:
         train(
             model,
             algorithm,

@@ -15,10 +15,11 @@ import torch
 from llama3 import _core
 from llama3.artifacts import Artifact, PluginUse
 from llama3.artifacts.files import write_bytes_atomic
+from llama3.artifacts.precision import kept_probe
 from llama3.artifacts.run import RunDir
 from llama3.checkpoints.adopt import AdoptOptions, adopt
+from llama3.config.precision import settled
 from llama3.config.schema import SFTSection
-from llama3.config.slot_types import Slot
 from llama3.config.slots import choices, identities
 from llama3.guarding.asked import GuardTraining, LlamaGuardTraining, PromptGuardTraining, contents
 from llama3.guarding.prompt_training import PromptTrainingOptions, prompt_guard
@@ -38,6 +39,7 @@ def train_guard(asked: GuardTraining, written: str) -> Artifact:
         _core.set_num_threads(asked.run.threads)
     with RunDir(Path(asked.run.dir) / asked.run.name) as run:
         write_bytes_atomic(run.path / FILE, written.encode())
+        asked = settled(asked, lambda work: kept_probe(run, work, device_of(asked.run.device)).precision)
         return _prompt_guard(run, asked) if isinstance(asked, PromptGuardTraining) else _llama_guard(run, asked)
 
 
@@ -57,7 +59,7 @@ def _llama_guard(run: RunDir, asked: LlamaGuardTraining) -> Artifact:
     rows = run.execute(guard_rows, {}, options, "rows")
     base = run.execute(adopt, {}, AdoptOptions.at(asked.model), "base")
     section = SFTSection(**asked.train.model_dump())
-    learning = SFTOptions(sft=section, seed=seed, device=device, logging=(Slot(name="jsonl"),))
+    learning = SFTOptions(sft=section, seed=seed, device=device, logging=tuple(asked.logging))
     plugins = [PluginUse(**row) for row in identities(choices(learning)[0])]
     taught = run.execute(sft, {"checkpoint": base, "dialogs": rows}, learning, "sft", plugins)
     return run.execute(llama_guard, {"checkpoint": taught, "dialogs": rows}, options)
