@@ -12,6 +12,7 @@ on between PATIENCE ends: then a restart does not help. Ranks of torchrun are st
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import gc
 import importlib
@@ -19,6 +20,7 @@ import os
 import signal
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import IO
 
@@ -57,10 +59,11 @@ PATIENCE = 3
 _PR_SET_PDEATHSIG = 1
 
 
-def supervise(run: Path, restarts: int) -> int | None:
+def supervise(run: Path, restarts: int, frozen: float = 0.0) -> int | None:
     """Returns None in every child, which then works in the run directory `run`; in the parent, when the work has come
     to an end, the exit code of the last child.
 
+    `frozen`: seconds after which a child that somebody has stopped (SIGSTOP) is killed, and started again; 0: never.
     The children's stdout is told when it is over, of the last one only. SIGTERM and Ctrl-C are passed on, once each.
     Raises LlamaError (L3-RUN-021, 022) when it gives up.
     """
@@ -72,12 +75,12 @@ def supervise(run: Path, restarts: int) -> int | None:
             child = _fork(told)
             if child is None:
                 return None
-            code, stopped = _wait(child)
+            code, stopped, hung = _wait(child, frozen)
             if code in FINAL or stopped:
                 told.seek(0)
                 say(told.read(), end="")
                 return code if code >= 0 else Interrupted.exit_code
-        cause = cause_of_exit(code, oom_killed=_oom_kills() > oom_kills)
+        cause = "hang" if hung else cause_of_exit(code, oom_killed=_oom_kills() > oom_kills)
         if run.is_dir():
             RunLedger(run / FOLDER).write("exit", code=code, cause=cause, what=_named(code))
         stands = _stand(run)
@@ -85,7 +88,8 @@ def supervise(run: Path, restarts: int) -> int | None:
         if ends >= PATIENCE:
             raise NO_PROGRESS(run, ends=ends, cause=cause, code=code, run=run)
         if restart < restarts:
-            note(f"{cause} ({_named(code)}); starting again, {restarts - restart} of {restarts} restarts left")
+            left = restarts - restart - 1
+            note(f"{cause} ({_named(code)}); starting again, {left} of {restarts} restarts left")
     raise NO_RESTART_LEFT(run, restarts=restarts, cause=cause, code=code)
 
 
@@ -95,6 +99,7 @@ def _prepare() -> None:
     importlib.import_module("torch._dynamo")
     gc.collect()
     gc.freeze()
+    atexit.register(gc.unfreeze)  # extensions complain of objects that are there at the end
 
 
 def _fork(stdout: IO[str]) -> int | None:
@@ -119,15 +124,34 @@ def _stop_with(supervisor: int) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _wait(child: int) -> tuple[int, bool]:
-    """The exit code of a child, and whether somebody asked us to stop."""
-    stopped = False
+def _wait(child: int, frozen: float) -> tuple[int, bool, bool]:
+    """The exit code of a child, whether somebody asked us to stop, and whether it was killed because it stood still."""
+    stopped = hung = False
     while True:
         try:
-            return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), stopped
+            status = os.waitpid(child, os.WUNTRACED if frozen else 0)[1]
+            if not os.WIFSTOPPED(status):
+                return os.waitstatus_to_exitcode(status), stopped, hung
+            if not _goes_on(child, frozen):
+                hung = True
+                os.kill(child, signal.SIGKILL)
         except KeyboardInterrupt:
             stopped = True
             os.kill(child, signal.SIGTERM)
+            os.kill(child, signal.SIGCONT)
+
+
+def _goes_on(child: int, seconds: float) -> bool:
+    """Whether a child that was stopped is continued, or ends, in time."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        found = os.waitid(os.P_PID, child, os.WCONTINUED | os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        if found is not None:
+            if found.si_code == os.CLD_CONTINUED:
+                os.waitid(os.P_PID, child, os.WCONTINUED | os.WNOHANG)
+            return True
+        time.sleep(min(0.2, seconds / 10))
+    return False
 
 
 def _stand(run: Path) -> tuple[object, ...]:

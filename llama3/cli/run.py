@@ -14,7 +14,7 @@ from llama3.cli import audit
 from llama3.cli.output import ConfigArgument, JsonOption, SetOption, note, print_json, print_table
 
 if TYPE_CHECKING:
-    from llama3.config.schema import RunSection
+    from llama3.config.schema import Config
     from llama3.recipe import Run
 
 
@@ -51,7 +51,7 @@ def run(
     from llama3 import recipe  # after the checks: this imports torch
 
     if restarts:
-        supervised(loaded.config.run, restarts)
+        supervised(loaded.config, restarts)
     try:
         finished = recipe.run(loaded)
     except GateFailed:
@@ -73,13 +73,14 @@ def _ended_by_rank_0() -> bool:
         return True
 
 
-def supervised(run: RunSection, restarts: int) -> None:
+def supervised(config: Config, restarts: int) -> None:
     """Returns in processes that do the work; the one that waits for them ends with the exit code of the last."""
     from llama3.cli.restarts import UNDER_LAUNCHER, supervise
 
     if "WORLD_SIZE" in os.environ:
         raise UNDER_LAUNCHER("--restarts", restarts=restarts)
-    if (code := supervise(Path(run.dir) / run.name, restarts)) is not None:
+    run = Path(config.run.dir) / config.run.name
+    if (code := supervise(run, restarts, config.reliability.hang_seconds)) is not None:
         raise typer.Exit(code)
 
 

@@ -21,11 +21,11 @@ import numpy as np
 import torch
 
 from llama3.checkpoints.formats import open_weights
-from llama3.config import Loaded
+from llama3.config import Loaded, load
 from llama3.config.phases import Phase, parts_of
 from llama3.cost.gpus import Gpu
 from llama3.cost.here import this_machine
-from llama3.errors import ConfigError, DoesNotFit, Problem
+from llama3.errors import ConfigError, DoesNotFit, LlamaError, Problem
 from llama3.model.activations import KEPT_LOGITS
 from llama3.model.attention import KEPT_PROBABILITIES, QUERY_BLOCK
 from llama3.model.batch import Batch
@@ -211,10 +211,12 @@ class RunPlan:
         return found.total * (1 if on_gpu else self.local_ranks)  # processes on one CPU share it
 
     def measured(self) -> tuple[str, float] | None:
-        """Seconds of a step as the run has measured them in its last logged steps, if it has."""
+        """Seconds of a step as the run has measured them in its last logged steps, if it has: the run of this name,
+        where it trains the same in the same way."""
         config = self.loaded.config
-        file = Path(config.run.dir) / config.run.name / "metrics.jsonl"
-        if not file.is_file():
+        folder = Path(config.run.dir) / config.run.name
+        file = folder / "metrics.jsonl"
+        if not file.is_file() or not _is_run_of(self.loaded, folder / "config.yaml"):
             return None
         rates = [row["tokens_per_second"] for row in _rows(file) if row.get("stage") == "pretrain"]
         known = [rate for rate in rates if rate]
@@ -237,6 +239,17 @@ class RunPlan:
         schedule = Schedule.cosine(1e-4, 1.0, 0, 3)
         train(model, algorithm, data, collate=Batch.concat, options=section, schedule=schedule, seed=0)
         return (clock.times[2] - clock.times[1]) * self.step.microbatches
+
+
+def _is_run_of(loaded: Loaded, file: Path) -> bool:
+    """Whether the config of a run asks for the same steps: its model, its text's vocabulary, its phases, its layout."""
+    try:
+        found = load(file, environ={}).config
+    except (LlamaError, OSError):
+        return False
+    names = ("model", "tokenizer", "pretrain", "parallelism")
+    alike = all(getattr(found, name) == getattr(loaded.config, name) for name in names)
+    return alike and (found.run.device, found.run.threads) == (loaded.config.run.device, loaded.config.run.threads)
 
 
 def _this_cpu() -> Gpu:

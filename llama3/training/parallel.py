@@ -34,6 +34,7 @@ from llama3.model.transformer import Transformer
 from llama3.training import messages, replicas
 from llama3.training.estimate import Cost, PipelineTurn, StepShape
 from llama3.training.flight import FLIGHT
+from llama3.training.joining import join
 from llama3.training.replicas import Replicas
 
 if TYPE_CHECKING:
@@ -403,7 +404,7 @@ def connect(dims: Dims, device: torch.device) -> ParallelContext:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
     if not dist.is_initialized():
-        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+        join("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
         atexit.register(_leave)
     mesh, groups = _lay(dims, device.type)
     return ParallelContext(device, dims, dist.get_rank(), mesh, groups)

@@ -21,6 +21,7 @@ from pydantic import BaseModel
 
 from llama3.artifacts import Artifact, Stage, StageOutput
 from llama3.errors import Interrupted
+from llama3.training.joining import join
 from llama3.training.messages import broadcast
 
 RANK_0_STOPPED = Interrupted.declare("L3-RUN-010", "rank 0 stopped during {stage}")
@@ -36,7 +37,7 @@ class Ranks:
         self.world = int(os.environ.get("WORLD_SIZE", "1"))
         self.rank = int(os.environ.get("RANK", "0"))
         if self.world > 1 and not dist.is_initialized():
-            dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
+            join("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", PATIENCE)
 
     @property
     def leads(self) -> bool:

@@ -181,6 +181,8 @@ def test_a_runs_own_metrics_are_read(llama3, config, tmp_path):
     seconds = report(llama3, "runs/run")["seconds"]
     assert seconds["measured"] == pytest.approx(128 / 1280)
     assert seconds["measured_by"].endswith("metrics.jsonl")
+    other = report(llama3, config, "--no-probe", "--set", "run.name=run", "--set", "model.n_layers=3")
+    assert other["seconds"]["measured"] is None, "the run of this name trains another model"
 
 
 def test_ranks_of_the_layout_are_counted(llama3, config):

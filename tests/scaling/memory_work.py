@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import math
+import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,8 +15,9 @@ import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
+sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "training")]
 
+from forked import run_ranks
 from training_toys import options, schedule
 
 from llama3.config.schema import ParallelismSection
@@ -94,3 +98,23 @@ def measured(layout: dict[str, Any], rows: int, seq_len: int, microbatch_tokens:
 
 def world_of(layout: dict[str, Any]) -> int:
     return math.prod(ParallelismSection.model_validate(layout).sizes(1).values())
+
+
+def fullest_rank(folder: Path, layout: dict[str, Any], *shape: int) -> int:
+    """What the fullest rank took. In an interpreter of its own: in the heap of a long-lived one garbage is freed while
+    a rank trains, and the allocator takes minutes to count."""
+    command = [sys.executable, __file__, str(folder), json.dumps([layout, *shape])]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(part for part in sys.path if part),
+        "OMP_NUM_THREADS": "1",
+    }
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout)
+
+
+if __name__ == "__main__":
+    layout, *shape = json.loads(sys.argv[2])
+    found = run_ranks(Path(sys.argv[1]), world_of(layout), measured, layout, *shape)
+    print(max(rank["most"] for rank in found))

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from forked import run_ranks
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from memory_work import MODEL, measured, world_of
+from memory_work import MODEL, fullest_rank, world_of
 
 from llama3.config.schema import ParallelismSection
 from llama3.cost.gpus import known_gpus
@@ -83,8 +82,7 @@ def test_every_layout_needs_what_the_planner_says(name, tmp_path):
 
 def compare(name, tmp_path):
     layout, *shape = LAYOUTS[name]
-    found = run_ranks(tmp_path / "ranks", world_of(layout), measured, layout, *shape)
-    most = max(rank["most"] for rank in found)
+    most = fullest_rank(tmp_path / "ranks", layout, *shape)
     error = planned(layout, *shape) / most - 1
     print(f"{name}: {most / 1e6:.1f} MB measured, error of the planner {error:+.1%}")
     assert abs(error) < TOLERANCE

@@ -207,7 +207,7 @@ class Supervised:
     stderr: str
 
 
-def supervised(run, restarts, work):
+def supervised(run, restarts, work, frozen=0.0):
     """A supervisor, a fork of this process, whose children do `work`."""
     (run / "reliability").mkdir(parents=True, exist_ok=True)
     files = [run / "stdout", run / "stderr"]
@@ -217,7 +217,7 @@ def supervised(run, restarts, work):
             os.dup2(os.open(file, os.O_CREAT | os.O_WRONLY | os.O_TRUNC), number)
         sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
         try:
-            code = supervise(run, restarts)
+            code = supervise(run, restarts, frozen)
             if code is None:
                 code = ends_with(work)
         except LlamaError as error:
@@ -273,6 +273,34 @@ def test_restarts_go_on_while_the_run_does(tmp_path):
     done = supervised(tmp_path / "some", 4, in_(tmp_path / "some"))
     assert re.search(r"gave up after 4 restarts.*L3-RUN-022", done.stderr), done.stderr
     assert done.stdout == ""
+
+
+def test_a_child_that_somebody_stops_is_started_again(tmp_path):
+    def work():
+        if not (tmp_path / "stopped").exists():
+            (tmp_path / "stopped").touch()
+            os.kill(os.getpid(), signal.SIGSTOP)
+            sys.exit(9)
+        print("went on")
+
+    done = supervised(tmp_path, 2, work, frozen=0.5)
+    assert (done.returncode, done.stdout) == (0, "went on\n"), done.stderr
+    assert "hang (SIGKILL); starting again, 1 of 2 restarts left" in done.stderr
+    assert [row["cause"] for row in ledger.rows_of_rank(tmp_path) if row["kind"] == "exit"] == ["hang"]
+
+
+def test_a_child_that_is_continued_in_time_goes_on(tmp_path):
+    def work():
+        if os.fork() == 0:
+            time.sleep(0.3)
+            os.kill(os.getppid(), signal.SIGCONT)
+            os._exit(0)
+        os.kill(os.getpid(), signal.SIGSTOP)
+        print("went on")
+
+    done = supervised(tmp_path, 2, work, frozen=30.0)
+    assert (done.returncode, done.stdout) == (0, "went on\n"), done.stderr
+    assert "starting again" not in done.stderr
 
 
 def test_a_wait_that_never_ends(inputs, whole, tmp_path):  # noqa: F811
