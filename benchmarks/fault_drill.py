@@ -2,8 +2,8 @@
 
     python benchmarks/fault_drill.py [--faults 60] [--every 15]     or: make drill
 
-`llama3 run --restarts` trains a small model while a seeded list of faults strikes, one about `--every` seconds after
-the last, as the paper's 54 days had 466 (one in 2.8 hours): kills from outside, crashes from inside, hangs of a thread
+`llama3 run --restarts` trains a small model while a seeded list of faults strikes, one after about `--every` seconds of
+work, as the paper's 54 days had 466 (one in 2.8 hours): kills from outside, crashes from inside, hangs of a thread
 and of the interpreter, flipped bits of weights. It prints `llama3 ledger`, and whether the weights are to the bit those
 of the same run without faults.
 """
@@ -14,7 +14,6 @@ import argparse
 import json
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -122,15 +121,14 @@ def worker_of(pid: int) -> int | None:
     return int(found[0]) if found else None
 
 
-def strike(faults: Sequence[str], every: float, folder: Path, supervisor: subprocess.Popen[str], seed: int) -> int:
-    """Let the faults strike while the run trains; how many did."""
+def strike(faults: Sequence[str], steps: int, folder: Path, supervisor: subprocess.Popen[str], seed: int) -> int:
+    """Let the faults strike, evenly but for chance among the steps of the run; how many did."""
     rng, struck = random.Random(seed), 0
+    gaps = [rng.uniform(0.5, 1.5) for _ in range(len(faults) + 1)]
     ledger = folder / "runs" / "drill" / "reliability" / "ledger.jsonl"
-    for fault in faults:
-        until = time.monotonic() + rng.uniform(0.5, 1.5) * every
-        while time.monotonic() < until and supervisor.poll() is None:
-            time.sleep(0.05)
-        while supervisor.poll() is None and not training(ledger):
+    for number, fault in enumerate(faults, start=1):
+        due = steps * sum(gaps[:number]) / sum(gaps)
+        while reached(ledger) < due and supervisor.poll() is None:
             time.sleep(0.05)
         if supervisor.poll() is not None:
             break
@@ -145,24 +143,26 @@ def strike(faults: Sequence[str], every: float, folder: Path, supervisor: subpro
     return struck
 
 
-def training(ledger: Path) -> bool:
-    """Whether steps are being made just now."""
+def reached(ledger: Path) -> int:
+    """The last step that was made, where steps are being made just now; else -1."""
     try:
-        return json.loads(ledger.read_text().splitlines()[-1])["kind"] in ("steps", "saved")
-    except (OSError, ValueError, IndexError):
-        return False
+        rows = [json.loads(row) for row in ledger.read_text().splitlines()[-2:]]
+    except (OSError, ValueError):
+        return -1
+    made = [row["last"] for row in rows if row["kind"] == "steps"]
+    return made[-1] if made and rows[-1]["kind"] in ("steps", "saved") else -1
 
 
-def weights(run: Path) -> str:
-    """The identity of the pretrained checkpoint."""
-    return (run / "artifacts" / "pretrain" / "COMMIT").read_text().strip()
+def weights(run: Path) -> bytes:
+    """Of the pretrained model."""
+    return (run / "artifacts" / "pretrain" / "model.safetensors").read_bytes()
 
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--faults", type=int, default=60)
-    arguments.add_argument("--every", type=float, default=15.0, help="seconds between faults, about")
-    arguments.add_argument("--steps", type=int, default=0, help="default: as many as last beyond the faults")
+    arguments.add_argument("--every", type=float, default=15.0, help="seconds of work between faults, about")
+    arguments.add_argument("--steps", type=int, default=0, help="default: as many as take so long")
     arguments.add_argument("--hang-seconds", type=float, default=2.0)
     arguments.add_argument("--seed", type=int, default=1)
     given = arguments.parse_args()
@@ -171,7 +171,7 @@ def main() -> None:
         site.mkdir()
         install(site)
         pace = measure(folder / "pace", site)
-        steps = given.steps or round(given.faults * given.every * 1.0 / pace)
+        steps = given.steps or round(given.faults * given.every / pace)
         print(f"a step takes {1000 * pace:.1f} ms; {steps} steps; a fault in about {given.every:g} s")
         rng = random.Random(given.seed)
         faults = [fault for fault, count in MIX.items() for _ in range(round(count * given.faults / 60))]
@@ -180,14 +180,13 @@ def main() -> None:
         home.mkdir()
         config = write_config(home, steps, given.hang_seconds)
         run = start(config, site, "--restarts", str(2 * given.faults))
-        struck = strike(faults, given.every, home, run, given.seed)
+        struck = strike(faults, steps, home, run, given.seed)
         _, errors = run.communicate()
         print(f"{struck} faults struck; exit code {run.returncode}")
         if run.returncode:
             print(errors[-3000:])
         told = subprocess.run([sys.executable, "-m", "llama3", "ledger", str(home / "runs/drill")], check=False)
         assert told.returncode == 0
-        shutil.copytree(home / "text", folder / "text")
         calm = folder / "calm"
         calm.mkdir()
         again = start(write_config(calm, steps, given.hang_seconds), site)
