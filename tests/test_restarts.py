@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -140,10 +141,21 @@ def test_ranks_of_a_launcher_are_not_restarted_from_within(calm, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds the second rank in /proc")
 def test_torchrun_starts_ranks_again(calm, tmp_path):
-    """A rank is killed; torchrun's own restarts bring the run to its end."""
+    """A rank is killed; torchrun's own restarts bring the run to its end. Without --standalone, as the documents write
+    it: then all attempts share one store, in which the addresses of dead ranks stay."""
     config, changes, _ = calm
     changes = [*changes, f"run.dir={tmp_path / 'runs'}", "parallelism.dp=fsdp", "pretrain.phases=[{steps: 150}]"]
-    launcher = [*TORCHRUN, "2", "--max-restarts", "3"]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = ["--master-port", str(free.getsockname()[1])]
+    launcher = [
+        *(word for word in TORCHRUN[:-1] if word != "--standalone"),
+        *port,
+        TORCHRUN[-1],
+        "2",
+        "--max-restarts",
+        "3",
+    ]
     process = launch([*launcher, *command(config, changes)])
     run = tmp_path / "runs" / "small"
     deadline = time.monotonic() + 240
