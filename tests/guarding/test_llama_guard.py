@@ -6,6 +6,7 @@ import importlib.util
 import json
 import random
 import re
+import shutil
 import unicodedata
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rows_of_guards import HARMLESS, HAZARDS, LLAMA_GUARD, TAXONOMY, base_model, hazard_rows, write_jsonl
 
-from llama3.errors import ConfigError, DataError, LlamaError
+from llama3.errors import ArtifactError, ConfigError, DataError, LlamaError
 from llama3.guarding.asked import LlamaGuardTraining
 from llama3.guarding.taught_frame import JOINER, LLAMA_GUARD_3, framed, hardened, verdict_of
 from llama3.guarding.taught_model import LlamaGuardModel, _shares
@@ -204,6 +205,22 @@ def test_it_tells_what_it_was_taught_and_the_card_says_how_well(llama_guard):
     hazard = guard.judge([Turn("user", "They said burn the house today")])
     assert hazard.p > 0.5
     assert max(hazard.categories, key=hazard.categories.get) == "S1"
+
+
+@pytest.mark.parametrize(("manifest", "code"), [("{}", "L3-ART-002"), (None, "L3-ART-001"), ("whole", "L3-ART-005")])
+@pytest.mark.parametrize("options", [{}, {"taxonomy": TAXONOMY}])
+def test_a_guard_that_is_not_whole_is_refused(llama_guard, tmp_path, manifest, code, options):
+    copy = tmp_path / "guard"
+    shutil.copytree(llama_guard, copy)
+    settings = (copy / "llama_guard.json").read_text()
+    (copy / "llama_guard.json").write_text(settings.replace("Fire", "Fine"))
+    if manifest != "whole":
+        (copy / "manifest.json").unlink()
+        (copy / "COMMIT").unlink()
+    if manifest == "{}":
+        (copy / "manifest.json").write_text(manifest)
+    with pytest.raises(ArtifactError, match=code):
+        built(copy, **options)
 
 
 def built(folder, **options):
