@@ -248,6 +248,23 @@ def test_categories_are_switched_off_or_have_thresholds_of_their_own(llama_guard
         built(llama_guard, categories={"fire": False})
 
 
+NO_NUMBERS = [float("nan"), float("inf"), "0.5", "true", -0.1, 1.1, None]
+
+
+@pytest.mark.parametrize("level", [True, False, *NO_NUMBERS], ids=repr)
+def test_a_threshold_is_a_number(level):
+    with pytest.raises(LlamaError, match="threshold"):
+        discover().build("guards", "llama_guard", {"model": "m", "threshold": level})
+
+
+@pytest.mark.parametrize("level", NO_NUMBERS, ids=repr)
+def test_a_category_is_on_or_off_or_has_a_number(level):
+    with pytest.raises(LlamaError, match=r"categories\.S1"):
+        discover().build("guards", "llama_guard", {"model": "m", "categories": {"S1": level}})
+    for fine in (True, False, 0, 1, 0.5):
+        discover().build("guards", "llama_guard", {"model": "m", "categories": {"S1": fine}})
+
+
 def test_a_text_longer_than_the_context_is_judged_in_windows(llama_guard):
     guard = LlamaGuardModel.load(llama_guard)
     parts = guard._parts([Turn("user", "wash a car " * 400 + "burn the house now")], TAXONOMY)

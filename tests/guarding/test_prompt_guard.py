@@ -11,7 +11,7 @@ import torch
 from rows_of_guards import ATTACKS, BENIGN, PROMPT_GUARD, TWINS, write_jsonl
 
 from llama3.artifacts import Artifact
-from llama3.errors import ArtifactError, CheckpointError, ConfigError, DataError
+from llama3.errors import ArtifactError, CheckpointError, ConfigError, DataError, LlamaError
 from llama3.guarding.asked import PromptGuardTraining, read_training
 from llama3.guarding.prompt_model import PromptGuardModel
 from llama3.guarding.prompt_rows import PromptRow, place_of, read_prompt_rows, side_of
@@ -124,6 +124,23 @@ def test_what_others_say_has_its_own_threshold(prompt_guard):
         threshold = PromptGuardModel.load(prompt_guard).settings.thresholds["user"]
         assert (verdict.action == "block") == (verdict.p >= threshold)
         assert verdict.version
+
+
+NO_NUMBERS = [True, False, float("nan"), float("inf"), "0.5", "nan", -0.1, 1.1, [0.5]]
+
+
+@pytest.mark.parametrize("level", NO_NUMBERS, ids=repr)
+@pytest.mark.parametrize("option", ["user", "third_party"])
+def test_a_threshold_in_a_policy_is_a_number(option, level):
+    with pytest.raises(LlamaError, match=option):
+        discover().build("guards", "prompt_guard", {"model": "m", option: level})
+
+
+def test_yes_is_no_threshold_on_the_command_line(prompt_guard, tmp_path, llama3):
+    leaf = {"guard": {"name": "prompt_guard", "model": str(prompt_guard), "user": True}}
+    code, out, err = llama3("guard", "check", ATTACK, "--policy", policy_file(tmp_path, {"input": leaf}))
+    assert (code, out) == (2, "")
+    assert "user" in err
 
 
 def test_thresholds_follow_whose_text_it_is(tmp_path):
