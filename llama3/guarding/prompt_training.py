@@ -115,6 +115,7 @@ def prompt_guard(*, options: PromptTrainingOptions, out: StageOutput) -> None:
     """
     asked = options.asked
     sides = split_rows(read_prompt_rows([Path(file) for file in asked.data]), asked)
+    elsewhere = read_prompt_rows([Path(file) for file in asked.elsewhere])
     reader = TextReader(Tokenizer.train([unfolded(r.text).text for r in sides["train"]], asked.vocab_size, NUM_SPECIAL))
     model = _learnt(_examples(sides["train"], reader, options), reader, options, out)
     save_checkpoint(out.path, model, reader.tokenizer, {"stage": "prompt_guard", "examples": len(sides["train"])})
@@ -126,7 +127,6 @@ def prompt_guard(*, options: PromptTrainingOptions, out: StageOutput) -> None:
     thresholds = _calibrated(guard, sides["calibrate"], asked.fpr)
     settings = guard.settings.model_copy(update={"thresholds": thresholds})
     write_json_atomic(out.path / SETTINGS_FILE, settings.model_dump(mode="json"))
-    elsewhere = read_prompt_rows([Path(file) for file in asked.elsewhere])
     seen = {unfolded(row.text).text for rows in sides.values() for row in rows}
     elsewhere = [row for row in elsewhere if unfolded(row.text).text not in seen]
     figures = figures_of(guard, thresholds, sides, elsewhere, asked.fpr, options.seed)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from rows_of_guards import ATTACKS, BENIGN, PROMPT_GUARD, TWINS, write_jsonl
+from rows_of_guards import ATTACKS, BENIGN, PROMPT_GUARD, TWINS, prompt_rows, write_jsonl
 
 from llama3.artifacts import Artifact
 from llama3.errors import ArtifactError, CheckpointError, ConfigError, DataError, LlamaError
@@ -263,6 +263,52 @@ def test_bad_rows_are_all_told(tmp_path):
         ("rows.jsonl:5", "L3-GRD-004"),
         ("rows.jsonl:5", "L3-GRD-001"),
     ]
+
+
+BAD_LINES = b"""{"text": "a", "label": "attack"}
+{"text": "caf\xe9", "label": "benign"}
+{"text": "b", "label": "maybe"}
+{"text": "c",
+["d"]
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "label", "more"), [("prompt_guard", "L3-GRD-002", "{}"), ("llama_guard", "L3-GRD-050", "base")]
+)
+def test_lines_that_are_no_rows_are_all_told(tmp_path, monkeypatch, llama3, kind, label, more):
+    monkeypatch.chdir(tmp_path)
+    lines = BAD_LINES if kind == "prompt_guard" else BAD_LINES.replace(b"attack", b"safe").replace(b"benign", b"safe")
+    Path("rows.jsonl").write_bytes(lines)
+    Path("guard.yaml").write_text(f"kind: {kind}\ndata: rows.jsonl\nmodel: {more}\n")
+    code, _, err = llama3("guard", "train", "guard.yaml")
+    assert code == DataError.exit_code
+    told = [line for line in err.splitlines() if "rows.jsonl:" in line]
+    places = [("2", "L3-DLG-005"), ("3", label), ("4", "L3-DLG-005"), ("5", "L3-DLG-009")]
+    assert len(told) == len(places), err
+    for line, (number, name) in zip(told, places, strict=True):
+        assert f"rows.jsonl:{number}: " in line
+        assert name in line
+    assert "0xe9" in err
+    assert "fault of the program" not in err
+
+
+def test_rows_from_elsewhere_are_read_before_anything_is_learnt(tmp_path, monkeypatch, llama3):
+    monkeypatch.chdir(tmp_path)
+    write_jsonl(Path("rows.jsonl"), prompt_rows())
+    Path("others.jsonl").write_bytes(BAD_LINES)
+    Path("guard.yaml").write_text(f"{PROMPT_GUARD}elsewhere: others.jsonl\n")
+    code, _, err = llama3("guard", "train", "guard.yaml")
+    assert (code, "others.jsonl:2: " in err) == (DataError.exit_code, True)
+    assert not list(Path("runs").rglob("*.safetensors"))
+
+
+def test_a_folder_is_no_file_of_rows(tmp_path, monkeypatch, llama3):
+    monkeypatch.chdir(tmp_path)
+    Path("rows.jsonl").mkdir()
+    Path("guard.yaml").write_text(PROMPT_GUARD)
+    code, _, err = llama3("guard", "train", "guard.yaml")
+    assert (code, "L3-GRD-020" in err, "it is a folder" in err) == (2, True, True)
 
 
 def test_a_rate_that_too_few_rows_can_show_is_refused(tmp_path):
