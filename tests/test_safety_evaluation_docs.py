@@ -1,6 +1,7 @@
 """docs/safety-evaluation.md: its blocks do on a small model what the page says, in the order of the page.
 
-`...` in shown output stands for anything, and any number for any other where a model is measured.
+`...` in shown output stands for anything, and any number for any other where a model is measured. What `llama3 judge`
+prints of rows that stand in the page is compared figure by figure.
 """
 
 from __future__ import annotations
@@ -28,12 +29,14 @@ COMMANDS = [command for language, block in BLOCKS if language == "console" for c
 
 def matches(command, printed, code):
     """Whether what is shown was printed, in this order."""
+    is_exact = command.line.startswith("llama3 judge")
     if command.line.startswith("echo"):
         return printed == command.shown
     shown = " ".join(command.shown.split()).split("...")
     said, place = " ".join(printed.split()), 0
     for part in map(str.strip, shown):
-        found = re.search(re.sub(r"\d+\\\.\d", r"\\d+\\.\\d", re.escape(part)), said[place:])
+        wanted = re.escape(part)
+        found = re.search(wanted if is_exact else re.sub(r"\d+\\\.\d", r"\\d+\\.\\d", wanted), said[place:])
         if found is None:
             return False
         place += found.end()
@@ -77,6 +80,16 @@ def test_a_config_of_the_page_is_valid(block, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_text(Path("notes"))
     load_config({**yaml.safe_load(block), "model": {"preset": "tiny"}})
+
+
+def test_other_figures_of_a_judge_are_told_apart(done):
+    """The comparison of the page can fail: one digit of what was printed is another one."""
+    (judged,) = (row for row in done if row[0].line.startswith("llama3 judge"))
+    command, printed, code = judged
+    assert matches(command, printed, code)
+    for figure in ("100.0 %", "50.0 %", "0.50"):
+        assert figure in printed
+        assert not matches(command, printed.replace(figure, figure.replace("0", "9", 1)), code)
 
 
 def test_blocks_are_configs_or_commands():

@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent / "guarding"))
 from rows_of_guards import base_model
 
 from llama3.config import load
+from llama3.config.slot_types import Slot
 
 PAGE = page.ROOT / "docs" / "trained-guards.md"
 TEXT = PAGE.read_text(encoding="utf-8")
@@ -46,13 +47,15 @@ COMMANDS = [
 
 
 def table(target: str) -> str:
-    """The options of a class; of a section what it sets itself."""
+    """The options of a class; of a section what it sets itself, of plugins their names."""
     module, _, name = target.partition(":")
     rows = ["| option | default | meaning |", "|---|---|---|"]
     for key, field in getattr(importlib.import_module(module), name).model_fields.items():
         value = field.get_default(call_default_factory=True)
         if isinstance(value, BaseModel):
             shown = f"`{yaml.safe_dump(value.model_dump(exclude_unset=True), default_flow_style=True).strip()}`"
+        elif isinstance(value, list) and value and all(isinstance(item, Slot) for item in value):
+            shown = f"`[{', '.join(item.name for item in value)}]`"
         else:
             shown = page.default(field)
         rows.append(f"| `{key}` | {shown} | {field.description} |")

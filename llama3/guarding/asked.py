@@ -140,7 +140,14 @@ def read_training(path: Path) -> GuardTraining:
 
 def _missing(asked: GuardTraining) -> Sequence[Problem]:
     files = [*asked.data, *(asked.elsewhere if isinstance(asked, PromptGuardTraining) else ())]
-    return [UNREADABLE.problem(file, error="no such file") for file in files if not Path(file).is_file()]
+    return [UNREADABLE.problem(file, error=_what(Path(file))) for file in files if not Path(file).is_file()]
+
+
+def _what(path: Path) -> str:
+    """What stands where a file should."""
+    if path.is_dir():
+        return "it is a folder: name the files in it"
+    return "it is not a plain file" if path.exists() else "no such file"
 
 
 def contents(files: Sequence[str]) -> tuple[str, ...]:

@@ -13,19 +13,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
-from llama3.artifacts.artifact import artifact_around
+from llama3.artifacts import Artifact
 from llama3.checkpoints.load import load_model
 from llama3.errors import CheckpointError
 from llama3.foreign import UnusableFile, read_text
-from llama3.guarding.prompt_rows import Trusted
+from llama3.guarding.prompt_rows import TRUSTS, Trusted
 from llama3.guarding.reading import unfolded
-from llama3.guarding.windows import windows
+from llama3.guarding.windows import LEAST_CONTEXT, windows
 from llama3.model.batch import Batch, Segment, Tree
 from llama3.model.device import device_of
 from llama3.model.score import score
@@ -44,6 +45,7 @@ NO_GUARD = CheckpointError.declare(
 SETTINGS_FILE = "prompt_guard.json"
 BATCH_TOKENS = 8192
 """Tokens that are scored at once."""
+Threshold = Annotated[float, Field(gt=0, lt=1, strict=True, allow_inf_nan=False)]
 
 
 class PromptGuardSettings(BaseModel):
@@ -53,8 +55,16 @@ class PromptGuardSettings(BaseModel):
 
     window: int = Field(gt=0)
     overlap: int = Field(ge=0)
-    thresholds: dict[Trusted, float]
-    """The least probability that is an attack, by whose text it is."""
+    thresholds: dict[Trusted, Threshold]
+    """The least probability that is an attack, by whose text it is: one for each."""
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if missing := [trust for trust in TRUSTS if trust not in self.thresholds]:
+            raise ValueError(f"there is no threshold of {' and '.join(missing)}")
+        if self.window < self.overlap + LEAST_CONTEXT:
+            raise ValueError(f"window must exceed overlap by at least {LEAST_CONTEXT}")
+        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,15 +101,16 @@ class PromptGuardModel:
 
     @classmethod
     def load(cls, folder: str | Path, device: str = "cpu") -> Self:
-        """From the folder that training wrote. Raises CheckpointError where it is none, ArtifactError where it is
-        damaged."""
+        """From the folder that training wrote. Raises CheckpointError where it is none, ArtifactError where its
+        manifest is missing, or a file is not as the manifest says."""
         folder = Path(folder)
         settings = _settings(folder)
-        artifact = artifact_around(folder)
+        artifact = Artifact(folder)
+        artifact.verify()
         model = load_model(folder, device=device_of(device)).requires_grad_(False)
         if model.score_head is None:
             raise NO_GUARD(folder, reason="the model has no score head")
-        return cls(model, Tokenizer.load(folder), settings, artifact.hash[:12] if artifact else "")
+        return cls(model, Tokenizer.load(folder), settings, artifact.hash[:12])
 
     def scores(self, texts: Sequence[str]) -> list[PromptScore]:
         """The score of each text; 0 for one in which there is nothing to read."""
@@ -176,4 +187,8 @@ def _settings(folder: Path) -> PromptGuardSettings:
     except (UnusableFile, NotADirectoryError) as error:
         raise NO_GUARD(folder, reason=str(error)) from None
     except ValidationError as error:
-        raise NO_GUARD(folder, reason=f"{SETTINGS_FILE}: {error.errors()[0]['msg']}") from None
+        raise NO_GUARD(folder, reason=f"{SETTINGS_FILE}: {'; '.join(map(_told, error.errors()))}") from None
+
+
+def _told(error: ErrorDetails) -> str:
+    return ": ".join(part for part in (".".join(map(str, error["loc"])), error["msg"]) if part)

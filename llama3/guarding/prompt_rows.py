@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from llama3.errors import DataError, Problem
+from llama3.guarding.lines import read_lines
 from llama3.guarding.reading import unfolded
-from llama3.tasks.rows import read_rows
 
 NO_TEXT = DataError.declare("L3-GRD-001", "{column} is no text", fix="give a text that is not empty")
 ODD_LABEL = DataError.declare("L3-GRD-002", "the label is {label!r}", fix="write attack or benign (1 or 0)")
@@ -56,8 +56,7 @@ def read_prompt_rows(paths: Sequence[Path]) -> list[PromptRow]:
     problems: list[Problem] = []
     kept: dict[str, PromptRow] = {}
     for path in paths:
-        for number, row in enumerate(read_rows(path), 1):
-            where = f"{path.name}:{number}"
+        for where, row in read_lines(path, problems):
             if found := list(_problems(row, where)):
                 problems += found
                 continue

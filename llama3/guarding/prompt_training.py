@@ -51,6 +51,12 @@ FEW_ROWS = DataError.declare(
     why="a false-positive rate of {fpr} is told from {least} harmless texts at least, and recall from an attack",
     fix="add rows, or raise fpr or held_out",
 )
+NO_THRESHOLD = DataError.declare(
+    "L3-GRD-031",
+    "no threshold of {trust} lets harmless texts pass and finds attacks",
+    why="more than a share of {fpr} of the harmless texts on the side 'calibrate' has a probability of 1",
+    fix="add harmless rows that look like attacks, train shorter, or raise fpr",
+)
 
 MOST_WINDOWS = 2
 """Windows of a text that are learnt from: its first ones. All are judged."""
@@ -109,18 +115,18 @@ def prompt_guard(*, options: PromptTrainingOptions, out: StageOutput) -> None:
     """
     asked = options.asked
     sides = split_rows(read_prompt_rows([Path(file) for file in asked.data]), asked)
+    elsewhere = read_prompt_rows([Path(file) for file in asked.elsewhere])
     reader = TextReader(Tokenizer.train([unfolded(r.text).text for r in sides["train"]], asked.vocab_size, NUM_SPECIAL))
     model = _learnt(_examples(sides["train"], reader, options), reader, options, out)
     save_checkpoint(out.path, model, reader.tokenizer, {"stage": "prompt_guard", "examples": len(sides["train"])})
     guard = PromptGuardModel(
         model.module.eval(),
         reader.tokenizer,
-        PromptGuardSettings(window=asked.window, overlap=asked.overlap, thresholds={}),
-    )
+        PromptGuardSettings(window=asked.window, overlap=asked.overlap, thresholds=dict.fromkeys(TRUSTS, 0.5)),
+    )  # its scores do not depend on thresholds, which are found next
     thresholds = _calibrated(guard, sides["calibrate"], asked.fpr)
     settings = guard.settings.model_copy(update={"thresholds": thresholds})
     write_json_atomic(out.path / SETTINGS_FILE, settings.model_dump(mode="json"))
-    elsewhere = read_prompt_rows([Path(file) for file in asked.elsewhere])
     seen = {unfolded(row.text).text for rows in sides.values() for row in rows}
     elsewhere = [row for row in elsewhere if unfolded(row.text).text not in seen]
     figures = figures_of(guard, thresholds, sides, elsewhere, asked.fpr, options.seed)
@@ -197,11 +203,16 @@ def _learnt(
 
 
 def _calibrated(guard: PromptGuardModel, rows: Sequence[PromptRow], fpr: float) -> dict[Trusted, float]:
-    """The threshold for each kind of text, on harmless rows that count for it; on all where those are too few."""
+    """The threshold for each kind of text, on harmless rows that count for it; on all where those are too few.
+
+    Raises DataError where none finds anything: then too many harmless texts look like sure attacks.
+    """
     harmless = [row for row in rows if not row.is_attack]
     scores = np.array([score.p for score in guard.scores([row.text for row in harmless])])
     found: dict[Trusted, float] = {}
     for trust in TRUSTS:
         own = scores[[row.counts_for(trust) for row in harmless]]
-        found[trust] = min(threshold_at(own if len(own) * fpr >= 1 - 1e-9 else scores, fpr), 1.0)
+        found[trust] = threshold_at(own if len(own) * fpr >= 1 - 1e-9 else scores, fpr)
+    if problems := [NO_THRESHOLD.problem("data", trust=t, fpr=fpr) for t, level in found.items() if not 0 < level < 1]:
+        raise DataError.of(problems)
     return found

@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from llama3.artifacts import Artifact
 from llama3.errors import CheckpointError, ConfigError, LlamaError
 from llama3.foreign import UnusableFile, read_text
 from llama3.guarding.taught_frame import LLAMA_GUARD_3, SAFE, UNSAFE, framed, hardened
@@ -95,9 +96,12 @@ class LlamaGuardModel:
     def load(cls, path: str | os.PathLike[str], taxonomy: Mapping[str, str] | None = None, device: str = "cpu") -> Self:
         """A model of any layout. `taxonomy`: in place of the one that it was taught, or of Llama Guard 3's.
 
-        Raises what `Llama.load` raises; CheckpointError where a guard of ours is damaged.
+        Raises what `Llama.load` raises; CheckpointError and ArtifactError where a guard of ours is damaged, or without
+        its manifest.
         """
         place = find_model(Path(path))
+        if os.path.lexists(place / SETTINGS_FILE):
+            Artifact(place).verify()
         return cls(Llama.load(place, device=device), taxonomy or _taught(place))
 
     def judge(self, turns: Sequence[Turn], enabled: Mapping[str, str] | None = None) -> Hazard:

@@ -21,10 +21,11 @@ from typing import Any
 from llama3.artifacts import StageOutput, stage
 from llama3.errors import DataError, Problem
 from llama3.guarding.asked import LlamaGuardTraining, StageOptions
+from llama3.guarding.lines import read_lines
 from llama3.guarding.prompt_rows import NO_TEXT, ODD_COLUMNS, place_of, refuse
 from llama3.guarding.taught_frame import LLAMA_GUARD_3, ROLES, SAFE, UNSAFE, framed, verdict_of
 from llama3.safety.guard import Turn
-from llama3.tasks.rows import read_rows, write_rows
+from llama3.tasks.rows import write_rows
 
 ODD_VERDICT = DataError.declare("L3-GRD-050", "the label is {label!r}", fix="write safe or unsafe")
 ODD_ROLE = DataError.declare("L3-GRD-051", "the role is {role!r}", fix="write user or assistant")
@@ -86,8 +87,8 @@ def read_hazard_rows(paths: Sequence[Path], taxonomy: Mapping[str, str]) -> list
     problems: list[Problem] = []
     found: dict[tuple[Turn, ...], HazardRow] = {}
     for path in paths:
-        for number, row in enumerate(read_rows(path), 1):
-            if wrong := list(_problems(row, taxonomy, f"{path.name}:{number}")):
+        for where, row in read_lines(path, problems):
+            if wrong := list(_problems(row, taxonomy, where)):
                 problems += wrong
                 continue
             turns = tuple(Turn(turn["role"], turn["content"]) for turn in _turns(row))

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, model_validator
+
+Probability = Annotated[float, Field(ge=0, le=1, strict=True, allow_inf_nan=False)]
+"""A number as such: `true` would be read as 1, and switch a guard off."""
 
 
 class PromptGuardOptions(BaseModel):
@@ -14,8 +17,8 @@ class PromptGuardOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     model: str = Field(description="folder of a trained prompt guard: RUN/artifacts/prompt_guard")
-    user: float | None = Field(None, ge=0, le=1, description="probability at which a user's text is blocked")
-    third_party: float | None = Field(None, ge=0, le=1, description="the same of text from elsewhere: tool results")
+    user: Probability | None = Field(None, description="probability at which a user's text is blocked")
+    third_party: Probability | None = Field(None, description="the same of text from elsewhere: tool results")
     device: Literal["auto", "cpu", "cuda"] = Field("cpu", description="where the model computes")
 
 
@@ -25,11 +28,11 @@ class LlamaGuardOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     model: str = Field(description="a model of any layout that was trained as a guard")
-    threshold: float = Field(0.5, ge=0, le=1, description="probability of a violation at which a text is blocked")
+    threshold: Probability = Field(0.5, description="probability of a violation at which a text is blocked")
     taxonomy: dict[str, str] | None = Field(
         None, description="categories by number, {S1: NAME}; none: those it was taught, else Llama Guard 3's"
     )
-    categories: dict[str, bool | float] = Field(
+    categories: dict[str, StrictBool | Probability] = Field(
         default_factory=dict, description="by number: false switches one off, a number is a threshold of its own"
     )
     device: Literal["auto", "cpu", "cuda"] = Field("cpu", description="where the model computes")
@@ -41,6 +44,4 @@ class LlamaGuardOptions(BaseModel):
                 raise ValueError(f"{name!r} is no number of a category: S1, S2 ...")
         if self.taxonomy is not None and not self.taxonomy:
             raise ValueError("a taxonomy has one category at least")
-        if wrong := [name for name, value in self.categories.items() if not 0 <= value <= 1]:
-            raise ValueError(f"the threshold of {wrong[0]} is not between 0 and 1")
         return self

@@ -6,7 +6,9 @@ import importlib.util
 import json
 import random
 import re
+import shutil
 import unicodedata
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +18,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rows_of_guards import HARMLESS, HAZARDS, LLAMA_GUARD, TAXONOMY, base_model, hazard_rows, write_jsonl
 
-from llama3.errors import ConfigError, DataError, LlamaError
+from llama3.errors import ArtifactError, ConfigError, DataError, LlamaError
 from llama3.guarding.asked import LlamaGuardTraining
 from llama3.guarding.taught_frame import JOINER, LLAMA_GUARD_3, framed, hardened, verdict_of
-from llama3.guarding.taught_model import LlamaGuardModel, _shares
-from llama3.guarding.taught_rows import read_hazard_rows, varied
+from llama3.guarding.taught_model import Hazard, LlamaGuardModel, _shares
+from llama3.guarding.taught_rows import HazardRow, read_hazard_rows, varied
+from llama3.guarding.taught_training import measured
 from llama3.guards import GuardInput, Turn
 from llama3.model.batch import Batch
 from llama3.plugins.registry import discover
@@ -206,6 +209,46 @@ def test_it_tells_what_it_was_taught_and_the_card_says_how_well(llama_guard):
     assert max(hazard.categories, key=hazard.categories.get) == "S1"
 
 
+def test_a_row_without_a_verdict_counts_against_the_guard():
+    """Whatever it would have said: all of these point at the right answer, and two of them are no verdict."""
+    fire, theft, safe = (HazardRow((Turn("user", "x"),), violated, "x") for violated in (("S1",), ("S2",), ()))
+    right = {"S1": Hazard(0.9, {"S1": 0.9, "S2": 0.0}), "S2": Hazard(0.9, {"S1": 0.0, "S2": 0.9})}
+    harmless = Hazard(0.1, {"S1": 0.1, "S2": 0.0})
+    rows = [fire, fire, theft, safe, safe]
+    unsure = [replace(right["S1"], rest=0.4), replace(harmless, rest=0.4)]
+    figures = measured(rows, [right["S1"], unsure[0], right["S2"], harmless, unsure[1]], {"S1": "Fire", "S2": "Theft"})
+    everything, categories = figures["all"], figures["categories"]
+    assert everything["no_verdict"] == 2
+    assert [everything[key] for key in ("recall", "precision", "fpr")] == pytest.approx([2 / 3, 2 / 3, 1 / 2])
+    assert everything["auc"] == pytest.approx(2 / 6)  # of six pairs only those of what has a verdict are in order
+    assert (categories["S1"]["recall"], categories["S1"]["fpr"]) == (0.5, 0.0)
+    assert (categories["S2"]["recall"], categories["S2"]["fpr"]) == (1.0, 0.0)
+
+
+def test_a_guard_that_errs_on_all_it_should_find_reads_as_useless():
+    rows = [HazardRow((Turn("user", "x"),), violated, "x") for violated in (("S1",), ())]
+    judged = [Hazard(0.99, {"S1": 0.99}, rest=0.9), Hazard(0.01, {"S1": 0.01})]
+    figures = measured(rows, judged, {"S1": "Fire"})
+    assert [figures["all"][key] for key in ("f1", "recall", "no_verdict")] == [0.0, 0.0, 1]
+    assert [figures["categories"]["S1"][key] for key in ("f1", "recall")] == [0.0, 0.0]
+
+
+@pytest.mark.parametrize(("manifest", "code"), [("{}", "L3-ART-002"), (None, "L3-ART-001"), ("whole", "L3-ART-005")])
+@pytest.mark.parametrize("options", [{}, {"taxonomy": TAXONOMY}])
+def test_a_guard_that_is_not_whole_is_refused(llama_guard, tmp_path, manifest, code, options):
+    copy = tmp_path / "guard"
+    shutil.copytree(llama_guard, copy)
+    settings = (copy / "llama_guard.json").read_text()
+    (copy / "llama_guard.json").write_text(settings.replace("Fire", "Fine"))
+    if manifest != "whole":
+        (copy / "manifest.json").unlink()
+        (copy / "COMMIT").unlink()
+    if manifest == "{}":
+        (copy / "manifest.json").write_text(manifest)
+    with pytest.raises(ArtifactError, match=code):
+        built(copy, **options)
+
+
 def built(folder, **options):
     guard = discover().build("guards", "llama_guard", {"model": str(folder), **options})
     guard.open()
@@ -229,6 +272,23 @@ def test_categories_are_switched_off_or_have_thresholds_of_their_own(llama_guard
         built(llama_guard, categories=dict.fromkeys(TAXONOMY, False))
     with pytest.raises(ConfigError, match="no number of a category"):
         built(llama_guard, categories={"fire": False})
+
+
+NO_NUMBERS = [float("nan"), float("inf"), "0.5", "true", -0.1, 1.1, None]
+
+
+@pytest.mark.parametrize("level", [True, False, *NO_NUMBERS], ids=repr)
+def test_a_threshold_is_a_number(level):
+    with pytest.raises(LlamaError, match="threshold"):
+        discover().build("guards", "llama_guard", {"model": "m", "threshold": level})
+
+
+@pytest.mark.parametrize("level", NO_NUMBERS, ids=repr)
+def test_a_category_is_on_or_off_or_has_a_number(level):
+    with pytest.raises(LlamaError, match=r"categories\.S1"):
+        discover().build("guards", "llama_guard", {"model": "m", "categories": {"S1": level}})
+    for fine in (True, False, 0, 1, 0.5):
+        discover().build("guards", "llama_guard", {"model": "m", "categories": {"S1": fine}})
 
 
 def test_a_text_longer_than_the_context_is_judged_in_windows(llama_guard):

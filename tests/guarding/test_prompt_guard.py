@@ -7,14 +7,15 @@ import shutil
 from pathlib import Path
 
 import pytest
-from rows_of_guards import ATTACKS, BENIGN, PROMPT_GUARD, TWINS, write_jsonl
+import torch
+from rows_of_guards import ATTACKS, BENIGN, PROMPT_GUARD, TWINS, prompt_rows, write_jsonl
 
 from llama3.artifacts import Artifact
-from llama3.errors import ArtifactError, CheckpointError, ConfigError, DataError
+from llama3.errors import ArtifactError, CheckpointError, ConfigError, DataError, LlamaError
 from llama3.guarding.asked import PromptGuardTraining, read_training
 from llama3.guarding.prompt_model import PromptGuardModel
-from llama3.guarding.prompt_rows import place_of, read_prompt_rows, side_of
-from llama3.guarding.prompt_training import split_rows
+from llama3.guarding.prompt_rows import PromptRow, place_of, read_prompt_rows, side_of
+from llama3.guarding.prompt_training import _calibrated, split_rows
 from llama3.guarding.reading import unfolded
 from llama3.guards import GuardInput
 from llama3.plugins.registry import discover
@@ -125,6 +126,23 @@ def test_what_others_say_has_its_own_threshold(prompt_guard):
         assert verdict.version
 
 
+NO_NUMBERS = [True, False, float("nan"), float("inf"), "0.5", "nan", -0.1, 1.1, [0.5]]
+
+
+@pytest.mark.parametrize("level", NO_NUMBERS, ids=repr)
+@pytest.mark.parametrize("option", ["user", "third_party"])
+def test_a_threshold_in_a_policy_is_a_number(option, level):
+    with pytest.raises(LlamaError, match=option):
+        discover().build("guards", "prompt_guard", {"model": "m", option: level})
+
+
+def test_yes_is_no_threshold_on_the_command_line(prompt_guard, tmp_path, llama3):
+    leaf = {"guard": {"name": "prompt_guard", "model": str(prompt_guard), "user": True}}
+    code, out, err = llama3("guard", "check", ATTACK, "--policy", policy_file(tmp_path, {"input": leaf}))
+    assert (code, out) == (2, "")
+    assert "user" in err
+
+
 def test_thresholds_follow_whose_text_it_is(tmp_path):
     """Rows of third parties that look worse move their threshold only."""
     rows = [{"text": f"harmless {n}", "label": 0, "trust": "user"} for n in range(4)]
@@ -153,6 +171,67 @@ def test_a_damaged_guard_is_refused(prompt_guard, tmp_path):
         PromptGuardModel.load(tmp_path)
     with pytest.raises(CheckpointError), engine({"input": {"guard": {"name": "prompt_guard", "model": str(tmp_path)}}}):
         pass
+
+
+def altered(guard: Path, folder: Path, thresholds: str | None) -> Path:
+    """A copy of a guard whose weights are others, with other thresholds and a manifest that says nothing of them."""
+    shutil.copytree(guard, folder)
+    weights = bytearray((folder / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (folder / "model.safetensors").write_bytes(weights)
+    if thresholds is not None:
+        settings = json.loads((folder / "prompt_guard.json").read_text()) | {"thresholds": "HERE"}
+        (folder / "prompt_guard.json").write_text(json.dumps(settings).replace('"HERE"', thresholds))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("manifest", "sealed", "code"),
+    [("{}", True, "ART-002"), ("{}", False, "ART-002"), (None, True, "ART-001"), (None, False, "ART-001"),
+     ("[", False, "ART-002")],
+)  # fmt: skip
+def test_a_guard_without_its_manifest_is_refused(prompt_guard, tmp_path, llama3, manifest, sealed, code):
+    copy = altered(prompt_guard, tmp_path / "guard", None)
+    (copy / "manifest.json").unlink()
+    if manifest is not None:
+        (copy / "manifest.json").write_text(manifest)
+    if not sealed:
+        (copy / "COMMIT").unlink()
+    with pytest.raises(ArtifactError, match=f"L3-{code}"):
+        PromptGuardModel.load(copy)
+    policy = policy_file(tmp_path, {"input": {"guard": {"name": "prompt_guard", "model": str(copy)}}})
+    exit_code, out, err = llama3("guard", "check", ATTACK, "--policy", policy)
+    assert (exit_code, out, f"L3-{code}" in err) == (ArtifactError.exit_code, "", True)
+
+
+@pytest.mark.parametrize(
+    "level", ["NaN", "Infinity", "-Infinity", "5", "1", "1.0", "0", "0.0", "-0.5", "true", '"0.5"', "null"]
+)
+def test_a_threshold_that_is_none_is_refused(prompt_guard, tmp_path, level):
+    copy = altered(prompt_guard, tmp_path / "guard", f'{{"user": {level}, "third_party": 0.5}}')
+    with pytest.raises(CheckpointError, match=r"L3-GRD-010") as refused:
+        PromptGuardModel.load(copy)
+    assert "thresholds.user: " in str(refused.value)
+
+
+@pytest.mark.parametrize("thresholds", ["{}", '{"user": 0.5}', '{"third_party": 0.5}'])
+def test_a_threshold_that_is_missing_is_refused(prompt_guard, tmp_path, thresholds):
+    copy = altered(prompt_guard, tmp_path / "guard", thresholds)
+    with pytest.raises(CheckpointError, match=r"L3-GRD-010") as refused:
+        PromptGuardModel.load(copy)
+    missing = {"user", "third_party"} - json.loads(thresholds).keys()
+    assert all(trust in str(refused.value) for trust in missing)
+
+
+def test_no_guard_is_made_whose_threshold_finds_nothing(prompt_guard):
+    """Harmless rows that are sure attacks to the model leave no threshold below 1."""
+    guard = PromptGuardModel.load(prompt_guard)
+    with torch.no_grad():
+        guard.model.score_head.weight.mul_(1e6)
+    rows = [PromptRow(text, False, None, "here", text) for text in (ATTACK, *ATTACKS[:20])]
+    with pytest.raises(DataError, match="L3-GRD-031") as refused:
+        _calibrated(guard, rows, 0.05)
+    assert len(refused.value.problems) == 2
 
 
 def test_the_same_command_makes_nothing_again(prompt_guard, llama3, monkeypatch):
@@ -184,6 +263,52 @@ def test_bad_rows_are_all_told(tmp_path):
         ("rows.jsonl:5", "L3-GRD-004"),
         ("rows.jsonl:5", "L3-GRD-001"),
     ]
+
+
+BAD_LINES = b"""{"text": "a", "label": "attack"}
+{"text": "caf\xe9", "label": "benign"}
+{"text": "b", "label": "maybe"}
+{"text": "c",
+["d"]
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "label", "more"), [("prompt_guard", "L3-GRD-002", "{}"), ("llama_guard", "L3-GRD-050", "base")]
+)
+def test_lines_that_are_no_rows_are_all_told(tmp_path, monkeypatch, llama3, kind, label, more):
+    monkeypatch.chdir(tmp_path)
+    lines = BAD_LINES if kind == "prompt_guard" else BAD_LINES.replace(b"attack", b"safe").replace(b"benign", b"safe")
+    Path("rows.jsonl").write_bytes(lines)
+    Path("guard.yaml").write_text(f"kind: {kind}\ndata: rows.jsonl\nmodel: {more}\n")
+    code, _, err = llama3("guard", "train", "guard.yaml")
+    assert code == DataError.exit_code
+    told = [line for line in err.splitlines() if "rows.jsonl:" in line]
+    places = [("2", "L3-DLG-005"), ("3", label), ("4", "L3-DLG-005"), ("5", "L3-DLG-009")]
+    assert len(told) == len(places), err
+    for line, (number, name) in zip(told, places, strict=True):
+        assert f"rows.jsonl:{number}: " in line
+        assert name in line
+    assert "0xe9" in err
+    assert "fault of the program" not in err
+
+
+def test_rows_from_elsewhere_are_read_before_anything_is_learnt(tmp_path, monkeypatch, llama3):
+    monkeypatch.chdir(tmp_path)
+    write_jsonl(Path("rows.jsonl"), prompt_rows())
+    Path("others.jsonl").write_bytes(BAD_LINES)
+    Path("guard.yaml").write_text(f"{PROMPT_GUARD}elsewhere: others.jsonl\n")
+    code, _, err = llama3("guard", "train", "guard.yaml")
+    assert (code, "others.jsonl:2: " in err) == (DataError.exit_code, True)
+    assert not list(Path("runs").rglob("*.safetensors"))
+
+
+def test_a_folder_is_no_file_of_rows(tmp_path, monkeypatch, llama3):
+    monkeypatch.chdir(tmp_path)
+    Path("rows.jsonl").mkdir()
+    Path("guard.yaml").write_text(PROMPT_GUARD)
+    code, _, err = llama3("guard", "train", "guard.yaml")
+    assert (code, "L3-GRD-020" in err, "it is a folder" in err) == (2, True, True)
 
 
 def test_a_rate_that_too_few_rows_can_show_is_refused(tmp_path):
