@@ -1,9 +1,9 @@
 """A process of its own that matches patterns, so that one without end can be ended: a regular expression of Python
 cannot be interrupted, and holds the interpreter. Run as a script; it needs nothing but the standard library.
 
-In: a line [[pattern, ignore_case], ...]; then a line [seconds, text, ...] for each question. Out, for each: a line with
-the matches [number of the pattern, number of the text, from, to]. It ends with its input, and of itself when a question
-takes longer than its seconds.
+In, as UTF-8 with surrogates: a line [[pattern, ignore_case], ...]; then a line [seconds, text, ...] for each question.
+Out, for each: a line with the matches [number of the pattern, number of the text, from, to]. It ends with its input,
+and of itself when a question takes longer than its seconds.
 """
 
 from __future__ import annotations
@@ -12,16 +12,15 @@ import json
 import re
 import signal
 import sys
+from typing import Any
 
 
 def main() -> None:
     """Answer until the input ends."""
-    patterns = [
-        re.compile(pattern, re.IGNORECASE if folds else 0) for pattern, folds in json.loads(sys.stdin.readline())
-    ]
+    lines = map(_read, sys.stdin.buffer)
+    patterns = [re.compile(pattern, re.IGNORECASE if folds else 0) for pattern, folds in next(lines)]
     print("[]", flush=True)
-    for line in sys.stdin:
-        seconds, *texts = json.loads(line)
+    for seconds, *texts in lines:
         # The signal's default ends the process, whatever it is in.
         signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.001))
         found = [
@@ -33,6 +32,11 @@ def main() -> None:
         ]
         signal.setitimer(signal.ITIMER_REAL, 0)
         print(json.dumps(found), flush=True)
+
+
+def _read(line: bytes) -> Any:
+    """Surrogates stay what they are, one character each."""
+    return json.loads(line.decode("utf-8", "surrogatepass"))
 
 
 if __name__ == "__main__":

@@ -146,7 +146,7 @@ class PatternProcess:
             raise TimeoutError("there is no process")
         answer = b""
         try:
-            _write(process.stdin.fileno(), json.dumps(question).encode("ascii") + b"\n", deadline)
+            _write(process.stdin.fileno(), _line(question), deadline)
             while not answer.endswith(b"\n"):
                 if not select.select([process.stdout], [], [], max(0.0, deadline - time.monotonic()))[0]:
                     raise TimeoutError
@@ -158,6 +158,11 @@ class PatternProcess:
             self.end()
             raise TimeoutError("the patterns did not come to an end in time") from None
         return json.loads(answer)
+
+
+def _line(question: Any) -> bytes:
+    """As the process reads it. No escapes: json joins those of two surrogates, and places would move."""
+    return json.dumps(question, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
 
 
 def _write(pipe: int, line: bytes, deadline: float) -> None:

@@ -192,6 +192,24 @@ def test_hostile_code_is_judged_in_time(code, language):
     assert all(verdict.status == "ok" for verdict in decision.verdicts), decision
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("stage", ["output", "tool_call", "code"])
+@pytest.mark.parametrize(
+    "text",
+    ['"a\\' * 60_000, '"code": "a\\' * 30_000, "'a\\" * 60_000, "a(" * 100_000, "def " + "a" * 200_000, " " * 200_000,
+     "~" * 100_000 + "`", "=/[" * 20_000],
+    ids=lambda text: repr(text[:9]),
+)  # fmt: skip
+def test_time_goes_by_the_length_of_a_text(text, stage):
+    """Each of these would be read anew from each of its characters: for minutes to hours."""
+    assert shield(text, stage=stage).action == "allow"
+
+
+def test_a_string_that_never_closes_hides_none_before_it():
+    assert shield('{"code": "eval(x)", "note": "a\\"b', stage="tool_call").action == "block"
+    assert shield(r"x = \"a\"; eval(y)", stage="code").action == "block"
+
+
 PROSE = st.sampled_from(["Here you go.\n", "Now with `eval(x)`:\n", "- a list (of one)\n", "\n", "It prints:\n"])
 CODE = st.sampled_from(INSECURE_CASES + [(language, code, "") for language, code in SAFE_CASES])
 BLOCK = CODE.flatmap(

@@ -133,6 +133,20 @@ def test_odd_texts_go_there_and_back(words, text):
     assert words.decide("output", text).blocked == ("xyzzy" in text)
 
 
+SIGNS = st.text(
+    st.sampled_from(["\ud83d", "\ude00", "\U0001f600", "\u2028", "\x85", "\n", "\\", '"', "\u00e9", "x", " "]),
+    max_size=30,
+)
+
+
+@given(SIGNS, SIGNS)
+def test_surrogates_move_no_place(words, before, after):
+    text = f"{before} project Orion {after}"
+    (span,) = words._workers[next(iter(words._workers))].guard.check(GuardInput(stage="output", text=text)).spans
+    assert text[span.start : span.end] == "project Orion"
+    assert outcome(words, text) == f"{before} {REDACTED} {after}"
+
+
 PIECES = st.lists(
     st.sampled_from(["xyzzy", "project Orion", "EMP-1234", "5", "x", " ", "\n", "word " * 30, "projec", "t Z"]),
     max_size=20,

@@ -28,20 +28,24 @@ LANGUAGES = {
     for name in (language, *names.split())
 }
 """What fences call the languages that rules are for."""
-_FENCE = re.compile(r"[ \t>]*(?:[-*+] |\d+[.)] )?[ \t]*(`{3,}|~{3,})[ \t]*([^\s`{,:]*)[^\n`]*$")
+# Every line is held against these: what repeats gives nothing back, so that time stays linear.
+_FENCE = re.compile(r"[ \t>]*+(?:[-*+] |\d++[.)] )?[ \t]*+(`{3,}+|~{3,}+)[ \t]*+([^\s`{,:]*+)[^\n`]*+$")
 _FEWEST = 3
 """Lines of a run that is taken for code without a fence."""
+_ITEM = r"[-*\u2022] |\d+[.)] "
+"""Begins an item of a list."""
 _CODE_LINE = re.compile(
-    r"\s*(?![-*\u2022] |\d+[.)] )(?:"
+    rf"(?!{_ITEM})\s*+(?:"
     r".*[;{}]$"
-    r"|.*\w\(.*\)[:,]?$|.*\w\($|[)\]}][)\]},;]*$"
-    r"|[\w.$\[\]\"'*]+(?: [\w.$*]+)?\s*(?::=|[-+*/|&%]?=)\s?\S.*"
-    r"|(?:import [\w.]+(?: as \w+)?|from [\w.]+ import .+|(?:async )?def \w+.*:|class \w+.*:|@[\w.]+.*)$"
+    r"|(?>.*?\w\().*\)[:,]?$|.*\w\($|[)\]}][)\]},;]*$"
+    rf"|(?!{_ITEM})[\w.$\[\]\"'*]+(?: [\w.$*]+)?\s*(?::=|[-+*/|&%]?=)\s?\S.*"
+    r"|(?:import [\w.]+(?: as \w+)?|from [\w.]+ import .+|(?:async )?def \w.*:|class \w.*:|@[\w.].*)$"
     r"|#\s*(?:include|define)\b.*|(?:return|raise|throw|yield)\b.*[^.!?]$|(?:try|else|finally):$|(?:pass|break|continue)$"
     r")"
 )
 _NEUTRAL = re.compile(r"\s*(?:$|#|//|/\*|\*)")
-_JSON_STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_JSON_STRING = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+("?)', re.DOTALL)
+"""One that never closes goes to the end of the text, where no other begins: its quotes are all escaped."""
 _KEY = re.compile(r"\s*:")
 _CODE_KEYS = frozenset(
     [
@@ -144,6 +148,8 @@ def blocks_of_call(text: str) -> Iterator[CodeBlock]:
     what looks like code anywhere. Reads broken JSON too."""
     key = ""
     for match in _JSON_STRING.finditer(text):
+        if not match[1]:
+            return
         try:
             value = json.loads(match[0], strict=False)
         except ValueError:

@@ -67,9 +67,10 @@ def _pattern(comment: str, quotes: str) -> re.Pattern[str]:
 
 
 _TRIPLE = r"\"\"\"(?:[^\\]|\\[\s\S])*?(?:\"\"\"|\Z)|\'\'\'(?:[^\\]|\\[\s\S])*?(?:\'\'\'|\Z)"
-_PLAIN = r"\"(?:[^\"\\\n]|\\[\s\S])*\"|\'(?:[^\'\\\n]|\\[\s\S])*\'"
+_PLAIN = r"(?<!\\)(?:\"(?:[^\"\\\n]|\\[\s\S])*+\"|\'(?:[^\'\\\n]|\\[\s\S])*+\')"
+"""None begins with an escaped quote: of one that never closes all are, and each would be read to the end again."""
 _TICKS = r"`(?:[^`\\]|\\[\s\S])*(?:`|\Z)"
-_REGEX = r"(?:(?<=[=(,:!&|?])|(?<=[=(,:!&|?] ))/(?![/*=\s])(?:[^/\\\n\[]|\\.|\[(?:[^\]\\\n]|\\.)*\])+/[dgimsuvy]*"
+_REGEX = r"(?:(?<=[=(,:!&|?])|(?<=[=(,:!&|?] ))/(?![/*=\s])(?:[^/\\\n\[]|\\.|\[(?:[^\]\\\n]|\\.){0,200}\])+/[dgimsuvy]*"
 _LEXERS = {
     "hash": _pattern(_LINE["hash"], rf"{_TRIPLE}|{_PLAIN}"),
     "slashes": _pattern(_LINE["slashes"], rf"{_PLAIN}|{_TICKS}|{_REGEX}"),
