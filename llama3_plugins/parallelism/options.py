@@ -32,7 +32,9 @@ class TorchftOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     lighthouse: str = Field(
-        "http://localhost:29510", description="address of the `torchft_lighthouse` that all groups ask who is there"
+        "http://localhost:29510",
+        pattern=r"^https?://",
+        description="address of the `torchft_lighthouse` that all groups ask who is there",
     )
     seconds: float = Field(
         60.0, gt=0, description="of silence after which another group counts as lost in the middle of a step"

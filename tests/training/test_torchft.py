@@ -20,8 +20,9 @@ import torch
 from forked import run_ranks
 from training_toys import CONFIG, Counting, Recorder, options, schedule
 
+from llama3.config import load
 from llama3.config.schema import ParallelismSection
-from llama3.errors import LlamaError
+from llama3.errors import ConfigError, LlamaError
 from llama3.model.batch import Batch
 from llama3.plugins.registry import discover
 from llama3.training import loop
@@ -356,3 +357,8 @@ def test_groups_whose_model_is_cut_heal_part_by_part(herd, tmp_path):
     for name in ("a", "b"):
         assert account(tmp_path / name).problems() == []
     assert account(tmp_path / "a").content == account(tmp_path / "alone").content
+
+
+def test_an_address_without_a_scheme_is_refused_before_work():
+    with pytest.raises(ConfigError, match="lighthouse"):
+        load({"extends": "quickstart", "parallelism": {"dp": {"name": "torchft", "lighthouse": "localhost:29510"}}})
