@@ -210,6 +210,62 @@ def test_a_string_that_never_closes_hides_none_before_it():
     assert shield(r"x = \"a\"; eval(y)", stage="code").action == "block"
 
 
+BOUND_AGAIN = [
+    "def f(c):\n    pass",
+    "def f(*c):\n    pass",
+    "f = lambda c: c",
+    "for c in lines:\n    pass",
+    "with open(p) as c:\n    pass",
+    "try:\n    pass\nexcept ValueError as c:\n    pass",
+    "match p:\n    case [c]:\n        pass",
+    "match p:\n    case [*c]:\n        pass",
+    "match p:\n    case {**c}:\n        pass",
+    "import a.b as c",
+    "import c.d",
+    "from a import c",
+    "[c for c in lines]",
+    "c, d = lines",
+    "[d, *c] = lines",
+    "def f():\n    global c\n    c = input()",
+    "def f():\n    def g():\n        nonlocal c\n    c = input()",
+    "class A:\n    c = input()",
+    "print(c := input())",
+    "del c",
+    "c += input()",
+    "c = input()",
+    "c: str = input()",
+    "def c():\n    pass",
+    "class c:\n    pass",
+]
+
+
+@pytest.mark.parametrize("again", BOUND_AGAIN)
+@pytest.mark.parametrize("name", ["c", "COMMAND"])
+def test_a_name_is_a_constant_only_where_it_is_bound_once(again, name):
+    again = re.sub(r"\bc\b", name, again)
+    code = f"import os\n{name} = 'ls'\ndef run():\n    os.system({name})\n"
+    assert shield(fenced(code, "python")).action == "allow"
+    assert shield(fenced(f"{code}{again}\n", "python")).action == "block"
+    assert shield(fenced(f"{again}\n{code}", "python")).action == "block"
+
+
+def test_what_a_name_that_is_bound_again_was_set_to_is_still_held_against_rules():
+    assert "weak_hash" in categories(shield(fenced("import hashlib\na = 'md5'\nhashlib.new(a)\na = 1\n", "python")))
+    query = "t = 'a'\nfor t in names:\n    pass\nq = 'SELECT b FROM ' + t\ncur.execute(q)\n"
+    assert "sql" in categories(shield(fenced(query, "python")))
+    assert shield(fenced("q = 'SELECT a'\nq += ' FROM t'\ncur.execute(q)\n", "python")).action == "allow"
+
+
+def test_capitals_are_constants_where_nothing_here_sets_them_to_what_is_none():
+    for code, action in {
+        "from settings import COMMAND": "allow",
+        "": "allow",
+        "COMMAND = input()": "block",
+        "for COMMAND in lines:\n    pass": "block",
+    }.items():
+        assert shield(fenced(f"import os\n{code}\nos.system(COMMAND)\n", "python")).action == action
+
+
 PROSE = st.sampled_from(["Here you go.\n", "Now with `eval(x)`:\n", "- a list (of one)\n", "\n", "It prints:\n"])
 CODE = st.sampled_from(INSECURE_CASES + [(language, code, "") for language, code in SAFE_CASES])
 BLOCK = CODE.flatmap(
