@@ -266,6 +266,36 @@ def test_capitals_are_constants_where_nothing_here_sets_them_to_what_is_none():
         assert shield(fenced(f"import os\n{code}\nos.system(COMMAND)\n", "python")).action == action
 
 
+DISGUISED = [
+    "getattr(os, 'sys' + 'tem')(c)",
+    "x = 'system'\ngetattr(os, x)(c)",
+    "x = 'sys'\ngetattr(os, x + 'tem')(c)",
+    "x = 'system'\nf = getattr(os, x)\nf(c)",
+    "x, y = 'system', 1\ndef run():\n    getattr(os, x)(c)",
+    "x = 'system'\ngetattr(os, x)(c)\nx = 'getcwd'",
+    "__import__('o' + 's').system(c)",
+    "f, g = os.system, 1\nf(c)",
+    "[g, (f, h)] = 1, (os.system, 2)\nf(c)",
+    "f, g = getattr(os, 'sys' + 'tem'), 1\nf(c)",
+    "f: object = os.system\nf(c)",
+]
+
+
+@pytest.mark.parametrize("code", DISGUISED)
+def test_functions_of_computed_and_unpacked_names_are_found(code):
+    code = f"import os\n{code}\n"
+    for text, stage in ((fenced(code, "python"), "output"), (fenced(code), "output"), (code, "code")):
+        verdict = shield(text, stage=stage)
+        assert (verdict.action, categories(verdict)) == ("block", {"shell"})
+
+
+@pytest.mark.parametrize(
+    "code", ["getattr(os, 'get' + 'cwd')(c)", "x = 'system'\nx = 'getcwd'\ngetattr(os, x)(c)", "f, g = os.system\ng(c)"]
+)
+def test_other_computed_names_pass(code):
+    assert shield(fenced(f"import os\n{code}\n", "python")).action == "allow"
+
+
 PROSE = st.sampled_from(["Here you go.\n", "Now with `eval(x)`:\n", "- a list (of one)\n", "\n", "It prints:\n"])
 CODE = st.sampled_from(INSECURE_CASES + [(language, code, "") for language, code in SAFE_CASES])
 BLOCK = CODE.flatmap(

@@ -95,12 +95,17 @@ class PythonUses(ast.NodeVisitor):
     def _of_call(self, node: ast.Call, depth: int) -> frozenset[str]:
         """The name of a call's result: the module that it imports, the attribute that it gets."""
         names = self._meant(node.func, depth)
-        texts = [word.value for word in node.args if isinstance(word, ast.Constant) and isinstance(word.value, str)]
-        if names & {"__import__", "importlib.import_module", "builtins.__import__"} and texts:
-            return frozenset((texts[0],))
-        if names & {"getattr", "builtins.getattr"} and texts and len(node.args) > 1:
-            return frozenset(f"{name}.{texts[0]}" for name in self._meant(node.args[0], depth))
+        known = [self._known_text(argument) for argument in node.args[:2]]
+        if names & {"__import__", "importlib.import_module", "builtins.__import__"} and known and known[0]:
+            return frozenset((known[0],))
+        if names & {"getattr", "builtins.getattr"} and len(known) == 2 and known[1]:
+            return frozenset(f"{name}.{known[1]}" for name in self._meant(node.args[0], depth))
         return frozenset(f"{name}()" for name in names)
+
+    def _known_text(self, node: ast.expr) -> str:
+        """The string that an expression is, as far as names were set before; else nothing."""
+        value = value_of(node, self._values)
+        return value.value if isinstance(value, ast.Constant) and isinstance(value.value, str) else ""
 
     def _of_alias(self, name: str, depth: int) -> frozenset[str]:
         found: set[str] = set()
@@ -175,8 +180,11 @@ class PythonUses(ast.NodeVisitor):
     def _set(self, target: ast.expr, value: ast.expr) -> None:
         self.visit(target)
         last = target.attr if isinstance(target, ast.Attribute) else getattr(target, "id", "")
-        if isinstance(target, ast.Name):
-            self._values[target.id] = value
+        for name, given in _unpacked(target, value):
+            self._values[name] = given
+            meant = self._meant(given) if isinstance(given, ast.Call) else ()  # getattr of what names before it tell
+            if asked := {full for full in meant if full.rpartition(".")[2] in ASKED}:
+                self._aliases.setdefault(name, set()).update(asked)
         if last in SET:
             names = self._meant(target) if isinstance(target, ast.Attribute) else frozenset((last,))
             self._add(names, target, value, lambda: [self._argument(value)], is_set=True)
@@ -280,10 +288,23 @@ def _imported(node: ast.AST) -> Iterator[tuple[str, str]]:
 
 
 def _renamed(node: ast.AST) -> Iterator[tuple[str, str]]:
-    if isinstance(node, ast.Assign | ast.NamedExpr):
-        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-        if meant := _dotted(node.value):
-            yield from ((target.id, meant) for target in targets if isinstance(target, ast.Name))
+    if isinstance(node, ast.Assign | ast.NamedExpr | ast.AnnAssign) and node.value is not None:
+        for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
+            for name, value in _unpacked(target, node.value):
+                if meant := _dotted(value):
+                    yield name, meant
+
+
+def _unpacked(target: ast.expr, value: ast.expr) -> Iterator[tuple[str, ast.expr]]:
+    """The names that an assignment sets, each with what it is set to; of what is unpacked, as far as both sides are
+    written out."""
+    if isinstance(target, ast.Name):
+        yield target.id, value
+    elif isinstance(target, ast.Tuple | ast.List) and isinstance(value, ast.Tuple | ast.List):
+        parts = [*target.elts, *value.elts]
+        if len(target.elts) == len(value.elts) and not any(isinstance(part, ast.Starred) for part in parts):
+            for inner, given in zip(target.elts, value.elts, strict=True):
+                yield from _unpacked(inner, given)
 
 
 def _dotted(node: ast.expr) -> str:
