@@ -192,12 +192,12 @@ def test_hostile_code_is_judged_in_time(code, language):
     assert all(verdict.status == "ok" for verdict in decision.verdicts), decision
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(20)
 @pytest.mark.parametrize("stage", ["output", "tool_call", "code"])
 @pytest.mark.parametrize(
     "text",
-    ['"a\\' * 60_000, '"code": "a\\' * 30_000, "'a\\" * 60_000, "a(" * 100_000, "def " + "a" * 200_000, " " * 200_000,
-     "~" * 100_000 + "`", "=/[" * 20_000],
+    ['"a\\' * 60_000, '"code": "a\\' * 30_000, "'a\\" * 60_000, "a(" * 300_000, "def " + "a" * 400_000,
+     " " * 400_000 + "a", "~" * 100_000 + "`", "=/[" * 20_000],
     ids=lambda text: repr(text[:9]),
 )  # fmt: skip
 def test_time_goes_by_the_length_of_a_text(text, stage):
@@ -208,6 +208,92 @@ def test_time_goes_by_the_length_of_a_text(text, stage):
 def test_a_string_that_never_closes_hides_none_before_it():
     assert shield('{"code": "eval(x)", "note": "a\\"b', stage="tool_call").action == "block"
     assert shield(r"x = \"a\"; eval(y)", stage="code").action == "block"
+
+
+BOUND_AGAIN = [
+    "def f(c):\n    pass",
+    "def f(*c):\n    pass",
+    "f = lambda c: c",
+    "for c in lines:\n    pass",
+    "with open(p) as c:\n    pass",
+    "try:\n    pass\nexcept ValueError as c:\n    pass",
+    "match p:\n    case [c]:\n        pass",
+    "match p:\n    case [*c]:\n        pass",
+    "match p:\n    case {**c}:\n        pass",
+    "import a.b as c",
+    "import c.d",
+    "from a import c",
+    "[c for c in lines]",
+    "c, d = lines",
+    "[d, *c] = lines",
+    "def f():\n    global c\n    c = input()",
+    "def f():\n    def g():\n        nonlocal c\n    c = input()",
+    "class A:\n    c = input()",
+    "print(c := input())",
+    "del c",
+    "c += input()",
+    "c = input()",
+    "c: str = input()",
+    "def c():\n    pass",
+    "class c:\n    pass",
+]
+
+
+@pytest.mark.parametrize("again", BOUND_AGAIN)
+@pytest.mark.parametrize("name", ["c", "COMMAND"])
+def test_a_name_is_a_constant_only_where_it_is_bound_once(again, name):
+    again = re.sub(r"\bc\b", name, again)
+    code = f"import os\n{name} = 'ls'\ndef run():\n    os.system({name})\n"
+    assert shield(fenced(code, "python")).action == "allow"
+    assert shield(fenced(f"{code}{again}\n", "python")).action == "block"
+    assert shield(fenced(f"{again}\n{code}", "python")).action == "block"
+
+
+def test_what_a_name_that_is_bound_again_was_set_to_is_still_held_against_rules():
+    assert "weak_hash" in categories(shield(fenced("import hashlib\na = 'md5'\nhashlib.new(a)\na = 1\n", "python")))
+    query = "t = 'a'\nfor t in names:\n    pass\nq = 'SELECT b FROM ' + t\ncur.execute(q)\n"
+    assert "sql" in categories(shield(fenced(query, "python")))
+    assert shield(fenced("q = 'SELECT a'\nq += ' FROM t'\ncur.execute(q)\n", "python")).action == "allow"
+
+
+def test_capitals_are_constants_where_nothing_here_sets_them_to_what_is_none():
+    for code, action in {
+        "from settings import COMMAND": "allow",
+        "": "allow",
+        "COMMAND = input()": "block",
+        "for COMMAND in lines:\n    pass": "block",
+    }.items():
+        assert shield(fenced(f"import os\n{code}\nos.system(COMMAND)\n", "python")).action == action
+
+
+DISGUISED = [
+    "getattr(os, 'sys' + 'tem')(c)",
+    "x = 'system'\ngetattr(os, x)(c)",
+    "x = 'sys'\ngetattr(os, x + 'tem')(c)",
+    "x = 'system'\nf = getattr(os, x)\nf(c)",
+    "x, y = 'system', 1\ndef run():\n    getattr(os, x)(c)",
+    "x = 'system'\ngetattr(os, x)(c)\nx = 'getcwd'",
+    "__import__('o' + 's').system(c)",
+    "f, g = os.system, 1\nf(c)",
+    "[g, (f, h)] = 1, (os.system, 2)\nf(c)",
+    "f, g = getattr(os, 'sys' + 'tem'), 1\nf(c)",
+    "f: object = os.system\nf(c)",
+]
+
+
+@pytest.mark.parametrize("code", DISGUISED)
+def test_functions_of_computed_and_unpacked_names_are_found(code):
+    code = f"import os\n{code}\n"
+    for text, stage in ((fenced(code, "python"), "output"), (fenced(code), "output"), (code, "code")):
+        verdict = shield(text, stage=stage)
+        assert (verdict.action, categories(verdict)) == ("block", {"shell"})
+
+
+@pytest.mark.parametrize(
+    "code", ["getattr(os, 'get' + 'cwd')(c)", "x = 'system'\nx = 'getcwd'\ngetattr(os, x)(c)", "f, g = os.system\ng(c)"]
+)
+def test_other_computed_names_pass(code):
+    assert shield(fenced(f"import os\n{code}\n", "python")).action == "allow"
 
 
 PROSE = st.sampled_from(["Here you go.\n", "Now with `eval(x)`:\n", "- a list (of one)\n", "\n", "It prints:\n"])

@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from functools import partial
 
+from llama3_plugins.guards.code.constants import Constants, value_of
 from llama3_plugins.guards.code.rules import ASKED, SET
 from llama3_plugins.guards.code.uses import Argument, Use
 
@@ -65,6 +66,7 @@ class PythonUses(ast.NodeVisitor):
         self.found: list[Use] = []
         self._place = _Places(code, lines_before)
         self._aliases = _aliases(tree)
+        self._constants = Constants(tree)
         self._own: list[set[str]] = [set()]  # of the module, then of the functions that are read
         self._values: dict[str, ast.expr] = {}
         self._called: set[ast.expr] = set()
@@ -93,12 +95,17 @@ class PythonUses(ast.NodeVisitor):
     def _of_call(self, node: ast.Call, depth: int) -> frozenset[str]:
         """The name of a call's result: the module that it imports, the attribute that it gets."""
         names = self._meant(node.func, depth)
-        texts = [word.value for word in node.args if isinstance(word, ast.Constant) and isinstance(word.value, str)]
-        if names & {"__import__", "importlib.import_module", "builtins.__import__"} and texts:
-            return frozenset((texts[0],))
-        if names & {"getattr", "builtins.getattr"} and texts and len(node.args) > 1:
-            return frozenset(f"{name}.{texts[0]}" for name in self._meant(node.args[0], depth))
+        known = [self._known_text(argument) for argument in node.args[:2]]
+        if names & {"__import__", "importlib.import_module", "builtins.__import__"} and known and known[0]:
+            return frozenset((known[0],))
+        if names & {"getattr", "builtins.getattr"} and len(known) == 2 and known[1]:
+            return frozenset(f"{name}.{known[1]}" for name in self._meant(node.args[0], depth))
         return frozenset(f"{name}()" for name in names)
+
+    def _known_text(self, node: ast.expr) -> str:
+        """The string that an expression is, as far as names were set before; else nothing."""
+        value = value_of(node, self._values)
+        return value.value if isinstance(value, ast.Constant) and isinstance(value.value, str) else ""
 
     def _of_alias(self, name: str, depth: int) -> frozenset[str]:
         found: set[str] = set()
@@ -173,8 +180,11 @@ class PythonUses(ast.NodeVisitor):
     def _set(self, target: ast.expr, value: ast.expr) -> None:
         self.visit(target)
         last = target.attr if isinstance(target, ast.Attribute) else getattr(target, "id", "")
-        if isinstance(target, ast.Name):
-            self._values[target.id] = value
+        for name, given in _unpacked(target, value):
+            self._values[name] = given
+            meant = self._meant(given) if isinstance(given, ast.Call) else ()  # getattr of what names before it tell
+            if asked := {full for full in meant if full.rpartition(".")[2] in ASKED}:
+                self._aliases.setdefault(name, set()).update(asked)
         if last in SET:
             names = self._meant(target) if isinstance(target, ast.Attribute) else frozenset((last,))
             self._add(names, target, value, lambda: [self._argument(value)], is_set=True)
@@ -226,15 +236,14 @@ class PythonUses(ast.NodeVisitor):
             parts = [self._argument(part, values) for part in node.elts]
             text = f"[{', '.join(part.text for part in parts)}]"
             return Argument(text, all(part.is_constant for part in parts))
-        value = _value(node, values, _DEEPEST)
+        value, is_constant = value_of(node, values), self._constants.has(node, values)
+        is_joined = not is_constant and self._constants.is_joined(node, values)
         if isinstance(value, ast.Constant):
             text = f'"{value.value}"' if isinstance(value.value, str) else repr(value.value)
-            return Argument(text, is_constant=True)
-        if _is_constant(value, values):
-            return Argument(_text(value), is_constant=True)
-        names = isinstance(value, ast.Name | ast.Attribute) and self._meant(value)
+            return Argument(text, is_constant, is_joined)
+        names = not is_constant and isinstance(value, ast.Name | ast.Attribute) and self._meant(value)
         text = sorted(names)[0] if names and "?" not in "".join(names) else _text(value)
-        return Argument(text, False, _is_joined(value, values))
+        return Argument(text, is_constant, is_joined)
 
 
 class _Places:
@@ -279,10 +288,23 @@ def _imported(node: ast.AST) -> Iterator[tuple[str, str]]:
 
 
 def _renamed(node: ast.AST) -> Iterator[tuple[str, str]]:
-    if isinstance(node, ast.Assign | ast.NamedExpr):
-        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-        if meant := _dotted(node.value):
-            yield from ((target.id, meant) for target in targets if isinstance(target, ast.Name))
+    if isinstance(node, ast.Assign | ast.NamedExpr | ast.AnnAssign) and node.value is not None:
+        for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
+            for name, value in _unpacked(target, node.value):
+                if meant := _dotted(value):
+                    yield name, meant
+
+
+def _unpacked(target: ast.expr, value: ast.expr) -> Iterator[tuple[str, ast.expr]]:
+    """The names that an assignment sets, each with what it is set to; of what is unpacked, as far as both sides are
+    written out."""
+    if isinstance(target, ast.Name):
+        yield target.id, value
+    elif isinstance(target, ast.Tuple | ast.List) and isinstance(value, ast.Tuple | ast.List):
+        parts = [*target.elts, *value.elts]
+        if len(target.elts) == len(value.elts) and not any(isinstance(part, ast.Starred) for part in parts):
+            for inner, given in zip(target.elts, value.elts, strict=True):
+                yield from _unpacked(inner, given)
 
 
 def _dotted(node: ast.expr) -> str:
@@ -298,53 +320,6 @@ def _dotted(node: ast.expr) -> str:
         if node.func.id == "__import__" and isinstance(first, ast.Constant):
             return str(first.value)
     return ""
-
-
-def _value(node: ast.expr, values: dict[str, ast.expr], depth: int) -> ast.expr:
-    """An expression, or what the name that it is was set to; strings that are added are one."""
-    while isinstance(node, ast.Name) and node.id in values and depth:
-        node, depth = values[node.id], depth - 1
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add) and depth:
-        left, right = _value(node.left, values, depth - 1), _value(node.right, values, depth - 1)
-        texts = [part.value for part in (left, right) if isinstance(part, ast.Constant)]
-        if len(texts) == 2 and all(isinstance(text, str) for text in texts):
-            return ast.Constant("".join(map(str, texts)))
-        return ast.BinOp(left, node.op, right)
-    return node
-
-
-def _is_constant(node: ast.expr, values: dict[str, ast.expr], depth: int = _DEEPEST) -> bool:
-    if isinstance(node, ast.Constant):
-        return True
-    if isinstance(node, ast.Name):
-        value = values.get(node.id)
-        return node.id.isupper() or (value is not None and depth > 0 and _is_constant(value, values, depth - 1))
-    if isinstance(node, ast.Call):
-        function = node.func
-        is_format = isinstance(function, ast.Attribute) and function.attr in ("format", "join", "strip", "encode")
-        parts = [*node.args, *(word.value for word in node.keywords), *([function.value] if is_format else [])]  # type: ignore[attr-defined]
-        return is_format and depth > 0 and all(_is_constant(part, values, depth - 1) for part in parts)
-    inner = [child for child in ast.iter_child_nodes(node) if isinstance(child, ast.expr)]
-    is_made_of_others = isinstance(
-        node, ast.BinOp | ast.JoinedStr | ast.FormattedValue | ast.List | ast.Tuple | ast.UnaryOp
-    )
-    return is_made_of_others and depth > -8 and all(_is_constant(child, values, depth - 1) for child in inner)
-
-
-def _is_joined(node: ast.expr, values: dict[str, ast.expr]) -> bool:
-    """Whether it is a string that something is put into; `_is_constant` was asked before."""
-    if isinstance(node, ast.JoinedStr):
-        return True
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add | ast.Mod):
-        return any(_is_text(part, values) for part in (node.left, node.right))
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-        return node.func.attr in ("format", "join", "format_map") and _is_text(node.func.value, values)
-    return False
-
-
-def _is_text(node: ast.expr, values: dict[str, ast.expr]) -> bool:
-    node = _value(node, values, _DEEPEST)
-    return (isinstance(node, ast.Constant) and isinstance(node.value, str)) or _is_joined(node, values)
 
 
 def _text(node: ast.expr) -> str:
