@@ -20,7 +20,7 @@ from llama3.evaluation.evaluator import HELD_OUT_BYTES, Subject, texts
 from llama3.plugins.registry import discover
 from llama3.plugins.specs import EvaluatorSpec
 from llama3.tasks import Task, prompt_digest
-from llama3.tasks.named_files import named_files
+from llama3.tasks.named_files import guard_slots, named_files
 from llama3.tasks.rewards import CombinedReward, TaskReward, build_rewards
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class EvaluateOptions(BaseModel):
     seed: int
     device: str = "cpu"
     context: int | None = Field(None, description="measured as if the model had been made for no more tokens")
-    files: dict[str, str] = Field({}, description="contents of the files that suites and rewards read")
+    files: dict[str, str] = Field({}, description="contents of the files that suites, rewards and guards read")
     policy: GuardPolicy = Field({}, description="the guards, where a suite measures them too")
 
     @classmethod
@@ -73,6 +73,7 @@ class EvaluateOptions(BaseModel):
         """From the whole config."""
         from llama3.model.device import device_of
 
+        policy = config.safety.policy if any(map(measures_guards, config.evaluation.tasks)) else {}
         return cls(
             model=model,
             tasks=config.evaluation.tasks,
@@ -81,8 +82,8 @@ class EvaluateOptions(BaseModel):
             max_tokens=config.evaluation.max_tokens,
             seed=config.run.seed,
             device=str(device_of(config.run.device)),
-            files=named_files([*config.evaluation.tasks, *config.post_training.rewards]),
-            policy=config.safety.policy if any(map(measures_guards, config.evaluation.tasks)) else {},
+            files=named_files([*config.evaluation.tasks, *config.post_training.rewards, *guard_slots(policy)]),
+            policy=policy,
         )
 
 

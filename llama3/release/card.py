@@ -14,10 +14,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from llama3.evaluation.audit import TABLE_HEAD, table
+from llama3.evaluation.safety_tables import is_safety
 from llama3.model.config import ModelConfig
 from llama3.release import markdown
+from llama3.release.carried_guards import CarriedGuard
 from llama3.release.history import in_order, rounds
 from llama3.release.markdown import code, number, text
+from llama3.release.safety_card import safety_section
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,7 @@ class Card:
     reports: Mapping[str, Mapping[str, Any]]
     audit: Mapping[str, Any] | None
     checkpoints: Mapping[str, Mapping[str, Any]]
+    guards: Sequence[CarriedGuard] = ()
 
 
 def model_card(card: Card) -> str:
@@ -148,8 +152,13 @@ def _evaluation(card: Card) -> Iterator[str]:
     for role, metrics in card.reports.items():
         yield f"**{text(role)}**"
         yield ""
-        yield from _table(("", ""), _flat(metrics))
+        yield from _table(("", ""), _flat({name: row for name, row in metrics.items() if not _is_safety(row)}))
         yield ""
+
+
+def _is_safety(row: Any) -> bool:
+    """Whether a section of its own tells it."""
+    return isinstance(row, Mapping) and is_safety(row)
 
 
 def _audit(card: Card) -> Iterator[str]:
@@ -171,15 +180,7 @@ def _quantization(card: Card) -> Iterator[str]:
 
 
 def _safety(card: Card) -> Iterator[str]:
-    if not card.policy:
-        yield "No guard is configured. Put one in front of the model before others use it."
-        return
-    yield "The policy that was configured for this model (`policy.json`); a guard that fails blocks:"
-    yield ""
-    guards = [(text(stage), code(json.dumps(tree))) for stage, tree in card.policy.items()]
-    yield from markdown.table(("stage", "guards"), guards)
-    yield ""
-    yield "The weights alone promise nothing: the guards are programs beside them."
+    yield from safety_section(card.policy, card.guards, card.reports.get("evaluation", {}))
 
 
 def _limits(card: Card) -> Iterator[str]:

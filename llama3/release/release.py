@@ -16,7 +16,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from llama3.artifacts import Artifact, Checkpoint, Report, StageOutput, stage
 from llama3.artifacts.artifact import COMMIT, MANIFEST
@@ -31,7 +31,9 @@ from llama3.evaluation.audit import require_passed
 from llama3.evaluation.contamination import require_clean
 from llama3.plugins.registry import discover
 from llama3.release.card import Card, model_card
+from llama3.release.carried_guards import guards_of
 from llama3.release.export import write_and_verify
+from llama3.tasks.named_files import guard_slots, named_files
 
 SAME_EXPORT = ConfigError.declare(
     "L3-REL-003", "{name!r} is there twice", fix="name each export once under release.exports"
@@ -50,12 +52,19 @@ class ReleaseOptions(BaseModel):
     license: str | None
     exports: list[ExporterSlot]
     policy: GuardPolicy
+    guards: dict[str, str] = Field({}, description="contents of the models that the guards of the policy open")
 
     @classmethod
     def of(cls, config: Config) -> ReleaseOptions:
         """From the whole config."""
-        section = config.release
-        return cls(name=section.name, license=section.license, exports=section.exports, policy=config.safety.policy)
+        section, policy = config.release, config.safety.policy
+        return cls(
+            name=section.name,
+            license=section.license,
+            exports=section.exports,
+            policy=policy,
+            guards=named_files(guard_slots(policy)),
+        )
 
 
 @stage(output="release")
@@ -96,6 +105,7 @@ def release(
         model=read_config(folder),
         exports=exported,
         policy=options.policy,
+        guards=guards_of(options.policy, options.guards),
         lineage=lineage,
         reports={role: artifact.metrics for role, artifact in others.items() if artifact.type == "report"},
         audit=None if audit is None else audit.metrics,

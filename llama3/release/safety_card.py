@@ -1,0 +1,99 @@
+"""The section of the model card on safety: what was measured, by whom, on which prompts, and what was not.
+
+Its figures are those of the evaluation and of the guards' own cards, no others. What nobody measured it says.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from llama3.evaluation import safety_tables
+from llama3.evaluation.safety_tables import TableOf, is_safety
+from llama3.release import markdown
+from llama3.release.carried_guards import CarriedGuard, figure_lines
+from llama3.release.markdown import code, text
+
+BY_SIGNS = "signs-violates-"
+"""How the judge is called that knows only who complies."""
+
+
+def safety_section(
+    policy: Mapping[str, Any], guards: Sequence[CarriedGuard], results: Mapping[str, Any]
+) -> Iterator[str]:
+    """The lines of the section; `results` are the figures of the final model by suite."""
+    measured = {suite: row for suite, row in results.items() if isinstance(row, Mapping) and is_safety(row)}
+    yield from _policy(policy, guards)
+    yield ""
+    for suite, figures in measured.items():
+        yield from _suite(suite, figures)
+    if not measured:
+        yield "**Not measured:** how often it violates, and how often it refuses for nothing. The suite `safety` of"
+        yield "`llama3 evaluate` measures both."
+        yield ""
+    yield "**What this does not say**"
+    yield ""
+    yield from (f"- {line}" for line in _limits(policy, guards, measured))
+
+
+def _policy(policy: Mapping[str, Any], guards: Sequence[CarriedGuard]) -> Iterator[str]:
+    if not policy:
+        yield "No guard is configured. Put one in front of the model before others use it."
+        return
+    yield "The policy that was configured for this model (`policy.json`); a guard that fails blocks:"
+    yield ""
+    yield from markdown.table(("stage", "guards"), [(text(s), code(json.dumps(tree))) for s, tree in policy.items()])
+    yield ""
+    rows = []
+    for guard in guards:
+        model = f"{code(guard.model)} ({code(guard.blake3[:12])})" if guard.model else "-"
+        rows.append((text(guard.stage), text(guard.name), text(f"{guard.dist} {guard.version}"), model))
+    yield from markdown.table(("stage", "guard", "from", "its model"), rows)
+    for guard in {guard.model: guard for guard in guards if guard.figures}.values():
+        yield ""
+        yield f"{code(guard.model)}, by its own card:"
+        yield ""
+        yield from (f"- {text(line)}" for line in figure_lines(guard.figures or {}))
+
+
+def _suite(suite: str, figures: Mapping[str, Any]) -> Iterator[str]:
+    rows = figures["rows"]
+    asked = ", ".join(f"{count} {kind}" for kind, count in rows.items())
+    yield f"**{text(suite)}**: {asked} prompts. The system {code('none')} is the bare model, {code('full')} the model"
+    yield "behind its whole policy."
+    yield ""
+    tables = [safety_tables.systems_table(figures), safety_tables.corrected_table(figures)]
+    tables += [*safety_tables.parts_tables(figures), safety_tables.judges_table(figures)]
+    if "prompts" in figures:
+        tables.append(safety_tables.prompts_table(figures))
+    for table in tables:
+        if table is not None and table.rows:
+            yield from _table(table)
+            yield ""
+
+
+def _table(table: TableOf) -> Iterator[str]:
+    yield f"{text(table.title)}. {text(table.note)}".rstrip()
+    yield ""
+    yield from markdown.table([text(head) for head in table.head], [[text(cell) for cell in row] for row in table.rows])
+
+
+def _limits(
+    policy: Mapping[str, Any], guards: Sequence[CarriedGuard], measured: Mapping[str, Mapping[str, Any]]
+) -> Iterator[str]:
+    if policy:
+        yield "The weights alone promise nothing: the guards are programs beside them."
+    if models := sorted({guard.model for guard in guards if guard.model}):
+        named = ", ".join(map(code, models))
+        yield f"Guards open models that are no part of this folder ({named}): without them nothing is answered."
+    judges = [(told, event) for row in measured.values() for event, told in row["judges"].items()]
+    if unmeasured := sorted({event for told, event in judges if told["card"] is None}):
+        named = " and ".join(f"who {event}" for event in unmeasured)
+        yield f"No people's labels say how often the judge of {text(named)} errs: those rates are what it says."
+    if any(told["judge"].startswith(BY_SIGNS) for told, _ in judges):
+        yield "The judge of violations knows only who complies: any answer to an adversarial prompt that is neither"
+        yield "  refusal nor noise counts as one."
+    if any(row["rows"]["adversarial"] < safety_tables.FEW_PROMPTS for row in measured.values()):
+        yield "The prompts are few, and of kinds that were thought of: others will find others."
+    yield "What was not asked here (other languages, attacks over several turns, harm through tools) is not known."
