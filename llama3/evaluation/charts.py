@@ -100,7 +100,7 @@ def offer_chart(offers: Mapping[str, Sequence[Offered]], x_label: str, y_label: 
 def plane_chart(points: Mapping[str, Sequence[Placed]], x_label: str, y_label: str) -> str:
     """Points of two rates, each with both intervals, over the whole square of 0 to 100 %. Those of a name have one
     colour."""
-    at_x = _scale(0, 1, LEFT, WIDTH - RIGHT)
+    at_x = _scale(0, 1, LEFT, WIDTH - 2 * RIGHT)  # its last label has room
     at_y = _scale(0, 1, HEIGHT - BOTTOM, TOP)
     axis = [0, 0.25, 0.5, 0.75, 1]
     parts = [_axis_y(axis, at_y, y_label, whole_percent), _axis_x(axis, at_x, x_label, whole_percent)]

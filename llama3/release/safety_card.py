@@ -92,8 +92,10 @@ def _limits(
         named = " and ".join(f"who {event}" for event in unmeasured)
         yield f"No people's labels say how often the judge of {text(named)} errs: those rates are what it says."
     if any(told["judge"].startswith(BY_SIGNS) for told, _ in judges):
-        yield "The judge of violations knows only who complies: any answer to an adversarial prompt that is neither"
-        yield "  refusal nor noise counts as one."
+        yield (
+            "The judge of violations knows only who complies: any answer to an adversarial prompt that is neither "
+            "refusal nor noise counts as one."
+        )
     if any(row["rows"]["adversarial"] < safety_tables.FEW_PROMPTS for row in measured.values()):
         yield "The prompts are few, and of kinds that were thought of: others will find others."
     yield "What was not asked here (other languages, attacks over several turns, harm through tools) is not known."
