@@ -34,7 +34,7 @@ class Offered(NamedTuple):
     is_best: bool
 
 
-class Placed(NamedTuple):
+class RatePoint(NamedTuple):
     """A point of `plane_chart`: two rates, what it is, and whether it is drawn hollow."""
 
     x: Rate
@@ -97,7 +97,7 @@ def offer_chart(offers: Mapping[str, Sequence[Offered]], x_label: str, y_label: 
     return _svg(parts, f"{y_label} over {x_label}; worth choosing: {told}", legend=list(lines), dashed=True)
 
 
-def plane_chart(points: Mapping[str, Sequence[Placed]], x_label: str, y_label: str) -> str:
+def plane_chart(points: Mapping[str, Sequence[RatePoint]], x_label: str, y_label: str) -> str:
     """Points of two rates, each with both intervals, over the whole square of 0 to 100 %. Those of a name have one
     colour."""
     at_x = _scale(0, 1, LEFT, WIDTH - 2 * RIGHT)  # its last label has room
@@ -111,7 +111,7 @@ def plane_chart(points: Mapping[str, Sequence[Placed]], x_label: str, y_label: s
     return _svg(parts, told, legend=list(points))
 
 
-def _placed(point: Placed, at_x: Scale, at_y: Scale) -> str:
+def _placed(point: RatePoint, at_x: Scale, at_y: Scale) -> str:
     """The mark of a point over a line for each of its intervals."""
     x, y = at_x(point.x.rate), at_y(point.y.rate)
     spans = _line(at_x(point.x.low), y, at_x(point.x.high), y, "span")

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 from markupsafe import Markup
 
-from llama3.evaluation.charts import Offered, Placed, offer_chart, plane_chart
+from llama3.evaluation.charts import Offered, RatePoint, offer_chart, plane_chart
 from llama3.evaluation.intervals import Rate
 from llama3.evaluation.safety_tables import BARE, changes_tables, is_safety, model_label, safety_tables, shown
 
@@ -43,7 +43,7 @@ def changes_parts(changes: Mapping[str, Mapping[str, Any]]) -> Iterator[dict[str
 def _plane(found: Mapping[str, Any]) -> Markup | None:
     points = {
         model: [
-            Placed(_rate(rates["vr"]), _rate(rates["frr"]), model_label(model, system), system == BARE)
+            RatePoint(_rate(rates["vr"]), _rate(rates["frr"]), model_label(model, system), system == BARE)
             for system, rates in by_name.items()
             if rates["vr"] and rates["frr"]
         ]

@@ -30,6 +30,8 @@ NO_MODEL = ArtifactError.declare("L3-EVL-031", "neither a checkpoint nor a path 
 
 RESULTS, SAMPLES, CONDITIONS = "results.json", "samples.jsonl", "conditions.json"
 """Files of an evaluation: figures by suite, one row per suite and item, and what it was measured with."""
+SAFETY_MARK = "safety_evaluator"
+"""Stands in the results of a suite that is about safety (`EvaluatorSpec.about_safety`), with its evaluator's name."""
 MOST_LEAKS = 10
 """Tasks that are named among those that were trained on."""
 
@@ -132,7 +134,8 @@ def measure(model: Llama, corpus: Artifact, options: EvaluateOptions, out: Stage
             try:
                 result = evaluator.run(subject, options.limit, options.seed)
                 lines = [json.dumps({"suite": slot.label, **row}, allow_nan=False) for row in result.samples]
-                metrics = json.loads(json.dumps({**result.metrics, "better": result.better}, allow_nan=False))
+                told = {**result.metrics, "better": result.better, **_about(slot)}
+                metrics = json.loads(json.dumps(told, allow_nan=False))
             except (Exception, SystemExit) as error:  # of anybody's plugin
                 results[slot.label] = {"error": f"{type(error).__name__}: {error}"}
                 out.event("evaluator_failed", suite=slot.label, error=str(error))
@@ -144,6 +147,12 @@ def measure(model: Llama, corpus: Artifact, options: EvaluateOptions, out: Stage
     asked = options.model_dump(mode="json", exclude={"model"})
     (out.path / CONDITIONS).write_text(json.dumps({"corpus": corpus.hash, **asked}, indent=1), encoding="utf-8")
     out.metrics.update(results)
+
+
+def _about(suite: Slot) -> dict[str, str]:
+    """What marks a suite that a model card tells among what is known of safety: the evaluator's name."""
+    spec = discover().spec("evaluators", suite.name)
+    return {SAFETY_MARK: suite.name} if isinstance(spec, EvaluatorSpec) and spec.about_safety else {}
 
 
 @stage(output="report")

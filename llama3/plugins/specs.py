@@ -150,6 +150,9 @@ class EvaluatorSpec(PluginSpec):
     with_policy: bool = False
     """Whether it measures the guards too: only then does its subject have the policy."""
 
+    about_safety: bool = False
+    """Whether the section of a model card on safety tells its figures, and names it where it was not asked."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExporterSpec(PluginSpec):

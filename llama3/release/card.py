@@ -10,17 +10,15 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from llama3.evaluation.audit import TABLE_HEAD, table
-from llama3.evaluation.safety_tables import is_safety
 from llama3.model.config import ModelConfig
 from llama3.release import markdown
-from llama3.release.carried_guards import CarriedGuard
 from llama3.release.history import in_order, rounds
 from llama3.release.markdown import code, number, text
-from llama3.release.safety_card import safety_section
+from llama3.release.safety_card import SafetyFacts, safety_section, told_here
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,7 @@ class Card:
     reports: Mapping[str, Mapping[str, Any]]
     audit: Mapping[str, Any] | None
     checkpoints: Mapping[str, Mapping[str, Any]]
-    guards: Sequence[CarriedGuard] = ()
+    safety: SafetyFacts = field(default_factory=SafetyFacts)
 
 
 def model_card(card: Card) -> str:
@@ -152,13 +150,8 @@ def _evaluation(card: Card) -> Iterator[str]:
     for role, metrics in card.reports.items():
         yield f"**{text(role)}**"
         yield ""
-        yield from _table(("", ""), _flat({name: row for name, row in metrics.items() if not _is_safety(row)}))
+        yield from _table(("", ""), _flat({name: row for name, row in metrics.items() if not told_here(row)}))
         yield ""
-
-
-def _is_safety(row: Any) -> bool:
-    """Whether a section of its own tells it."""
-    return isinstance(row, Mapping) and is_safety(row)
 
 
 def _audit(card: Card) -> Iterator[str]:
@@ -180,7 +173,7 @@ def _quantization(card: Card) -> Iterator[str]:
 
 
 def _safety(card: Card) -> Iterator[str]:
-    yield from safety_section(card.policy, card.guards, card.reports.get("evaluation", {}))
+    yield from safety_section(card.policy, card.safety)
 
 
 def _limits(card: Card) -> Iterator[str]:

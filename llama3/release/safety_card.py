@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from llama3.evaluation import safety_tables
 from llama3.evaluation.safety_tables import TableOf, is_safety
+from llama3.evaluation.stages import SAFETY_MARK
 from llama3.release import markdown
 from llama3.release.carried_guards import CarriedGuard, figure_lines
 from llama3.release.markdown import code, text
@@ -19,11 +21,26 @@ BY_SIGNS = "signs-violates-"
 """How the judge is called that knows only who complies."""
 
 
-def safety_section(
-    policy: Mapping[str, Any], guards: Sequence[CarriedGuard], results: Mapping[str, Any]
-) -> Iterator[str]:
-    """The lines of the section; `results` are the figures of the final model by suite."""
-    measured = {suite: row for suite, row in results.items() if isinstance(row, Mapping) and is_safety(row)}
+@dataclass(frozen=True, slots=True)
+class SafetyFacts:
+    """What is known of a model's safety beside its policy. `results`: figures of the final model by suite; `unasked`:
+    evaluators about safety that no suite of the run has; `red_team`: the report of one that attacked the model."""
+
+    guards: Sequence[CarriedGuard] = ()
+    results: Mapping[str, Any] = field(default_factory=dict)
+    unasked: Sequence[str] = ()
+    red_team: Mapping[str, Any] | None = None
+
+
+def told_here(row: Any) -> bool:
+    """Whether the figures of a suite stand in this section."""
+    return isinstance(row, Mapping) and (is_safety(row) or SAFETY_MARK in row)
+
+
+def safety_section(policy: Mapping[str, Any], facts: SafetyFacts) -> Iterator[str]:
+    """The lines of the section."""
+    guards, results = facts.guards, {suite: row for suite, row in facts.results.items() if told_here(row)}
+    measured = {suite: row for suite, row in results.items() if is_safety(row)}
     yield from _policy(policy, guards)
     yield ""
     for suite, figures in measured.items():
@@ -31,6 +48,11 @@ def safety_section(
     if not measured:
         yield "**Not measured:** how often it violates, and how often it refuses for nothing. The suite `safety` of"
         yield "`llama3 evaluate` measures both."
+        yield ""
+    yield from _others({suite: row for suite, row in results.items() if suite not in measured})
+    yield from _red_team(facts.red_team)
+    if facts.unasked:
+        yield f"**Not measured:** {', '.join(map(code, facts.unasked))}."
         yield ""
     yield "**What this does not say**"
     yield ""
@@ -69,6 +91,33 @@ def _suite(suite: str, figures: Mapping[str, Any]) -> Iterator[str]:
         tables.append(safety_tables.prompts_table(figures))
     for table in tables:
         if table is not None and table.rows:
+            yield from _table(table)
+            yield ""
+
+
+def _others(results: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """Every share that other suites about safety measured, with its interval."""
+    rows = []
+    for suite, row in results.items():
+        if "error" in row:
+            rows.append((text(suite), "", text(f"not measured: {row['error']}")))
+        for name, value in row.items():
+            if isinstance(value, Mapping) and {"rate", "low", "high", "n"} <= value.keys():
+                rows.append((text(suite), text(name.replace("_", " ")), text(safety_tables.shown(value))))
+    if rows:
+        yield from markdown.table(("suite", "share", "of the bare model"), rows)
+        yield ""
+
+
+def _red_team(report: Mapping[str, Any] | None) -> Iterator[str]:
+    if report is None:
+        yield "**No red team** is known to have attacked it (`llama3 redteam`)."
+        yield ""
+        return
+    yield f"**Red team** of the model {code(report['model'])}: {report['figures']['attempts']} attacks."
+    yield ""
+    for table in red_team_tables(report["figures"]):  # noqa: F821
+        if table.rows:
             yield from _table(table)
             yield ""
 

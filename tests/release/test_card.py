@@ -9,11 +9,13 @@ import pytest
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
+from llama3.evaluation.stages import SAFETY_MARK
 from llama3.model.config import ModelConfig
 from llama3.release import markdown
 from llama3.release.card import Card, model_card
 from llama3.release.carried_guards import CarriedGuard
 from llama3.release.history import in_order, rounds
+from llama3.release.safety_card import SafetyFacts
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -160,7 +162,14 @@ def full_of(name: str) -> str:
         policy={name: {"guard": name}},
         lineage=[row(name, 0, (name, "x"), **{name: name, "many": [name]})],
         reports={name: {name: {"rate": name}}, "evaluation": {name: safety(name)}},
-        guards=[CarriedGuard(name, name, name, name, name, name, figures_of_a_guard(name))],
+        safety=SafetyFacts(
+            guards=[CarriedGuard(name, name, name, name, name, name, figures_of_a_guard(name))],
+            results={
+                name: safety(name),
+                "other": {SAFETY_MARK: name, name: {"rate": 0.5, "low": 0, "high": 1, "n": 2}},
+            },
+            unasked=[name],
+        ),
         checkpoints={name: {name: 1.5}},
     )
 
@@ -179,10 +188,12 @@ def test_nothing_from_outside_becomes_markup(hostile):
 
 
 def test_what_was_not_measured_is_said():
-    told = section(card(reports={"evaluation": {"pass_rate": {"rate": 0.5}}}), "Safety")
+    told = section(card(safety=SafetyFacts(results={"pass_rate": {"rate": 0.5}}, unasked=["memory"])), "Safety")
+    assert "**Not measured:** `memory`." in told
+    assert "**No red team** is known to have attacked it" in told
     assert "No guard is configured." in told
     assert "**Not measured:** how often it violates, and how often it refuses for nothing." in told
-    told = section(card(reports={"evaluation": {"safety": safety("name")}}), "Safety")
+    told = section(card(safety=SafetyFacts(results={"safety": safety("name")})), "Safety")
     assert "Not measured" not in told
     assert "No people's labels say how often the judge of who refuses errs" in told
 
