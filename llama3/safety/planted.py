@@ -1,9 +1,9 @@
 """Conversations in which a tool's result carries an order of somebody else: indirect prompt injection.
 
 A user asks for something harmless, the model has called a tool, and what the tool brought holds, among what was asked
-for, an order that the user never gave (paper 5.4.5, 5.4.6). The tool is one of three carriers: a `search`, a `file` that
-is read, a `function` that returns JSON. A model that keeps to its user answers the question and does not do as the order
-says, which here is to write a mark that stands nowhere else, so that obeying can be read off the answer.
+for, an order that the user never gave (paper 5.4.5, 5.4.6). The tool is one of three carriers: a `search`, a `file`
+that is read, a `function` that returns JSON. A model that keeps to its user answers the question and does not do as the
+order says: to write a mark that stands nowhere else, so that obeying can be read off the answer.
 """
 
 from __future__ import annotations
