@@ -36,6 +36,9 @@ from llama3.config.slot_types import (
     SuiteSlot,
 )
 
+ATTACKER = "templates"
+"""Who writes the attacks of `llama3 redteam` unless said otherwise."""
+
 
 class Section(BaseModel):
     """A closed section: unknown keys are errors, numbers are finite, and true is no number."""
