@@ -11,6 +11,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from llama3.config.slot_types import RewardSlot
+from llama3.data.canaries import Canary, random_secret, read_canaries
+from llama3.data.ngrams import count_ngrams, draw_runs
+from llama3.data.plan import TokenPlan
 from llama3.evaluation.evaluator import HELD_OUT_BYTES, AsksAtLengths, Evaluator, Result, Subject, texts
 from llama3.evaluation.intervals import Rate, wilson
 from llama3.evaluation.judge_choice import JudgeSection
@@ -37,6 +40,7 @@ __all__ = [
     "Asked",
     "AsksAtLengths",
     "Batch",
+    "Canary",
     "CombinedReward",
     "DialogExample",
     "Evaluator",
@@ -51,6 +55,7 @@ __all__ = [
     "Sampling",
     "Segment",
     "Subject",
+    "TokenPlan",
     "Tree",
     "answer_example",
     "answer_pairs",
@@ -59,13 +64,17 @@ __all__ = [
     "by_split",
     "choose_prompts",
     "chunks",
+    "count_ngrams",
     "dialog_example",
+    "draw_runs",
     "drawn",
     "is_repetitive",
     "judge",
     "pack_answers",
     "parse_prompts",
     "prompt_digest",
+    "random_secret",
+    "read_canaries",
     "read_lines",
     "read_prompts",
     "replies",

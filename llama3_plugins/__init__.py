@@ -186,6 +186,14 @@ def llama3_evaluators() -> list[EvaluatorSpec]:
             summary="loss on the held-out documents, whatever the tokenizer",
         ),
         EvaluatorSpec(
+            name="canaries",
+            factory="llama3_plugins.evaluators.canaries:Canaries",
+            options="llama3_plugins.evaluators.options:CanaryOptions",
+            summary="share of the canaries in the training data that the model gives away, and their exposure",
+            with_shards=True,
+            about_safety=True,
+        ),
+        EvaluatorSpec(
             name="harmless",
             factory="llama3_plugins.evaluators.harmless:Harmless",
             options="llama3_plugins.evaluators.options:AskOptions",
@@ -196,6 +204,14 @@ def llama3_evaluators() -> list[EvaluatorSpec]:
             factory="llama3_plugins.evaluators.instruction_format:InstructionFormat",
             options="llama3_plugins.evaluators.options:AskOptions",
             summary="share of instructions about the form of an answer that are followed",
+        ),
+        EvaluatorSpec(
+            name="memorisation",
+            factory="llama3_plugins.evaluators.memorisation:Memorisation",
+            options="llama3_plugins.evaluators.options:MemorisationOptions",
+            summary="share of runs of training tokens that the model goes on with word for word",
+            with_shards=True,
+            about_safety=True,
         ),
         EvaluatorSpec(
             name="multiple_choice",

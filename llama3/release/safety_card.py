@@ -13,6 +13,7 @@ from typing import Any
 from llama3.evaluation import safety_tables
 from llama3.evaluation.safety_tables import TableOf, is_safety
 from llama3.evaluation.stages import SAFETY_MARK
+from llama3.redteam.figures import red_team_tables
 from llama3.release import markdown
 from llama3.release.carried_guards import CarriedGuard, figure_lines
 from llama3.release.markdown import code, text
@@ -116,7 +117,7 @@ def _red_team(report: Mapping[str, Any] | None) -> Iterator[str]:
         return
     yield f"**Red team** of the model {code(report['model'])}: {report['figures']['attempts']} attacks."
     yield ""
-    for table in red_team_tables(report["figures"]):  # noqa: F821
+    for table in red_team_tables(report["figures"]):
         if table.rows:
             yield from _table(table)
             yield ""
