@@ -8,10 +8,9 @@ measured on shares its pattern, or a run of words, with anything that is learnt:
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import judge_cards
 import llama_guard_rows
@@ -49,8 +48,8 @@ def safety_texts(folders: Mapping[str, Path], share: float) -> SafetyTexts:
         "harmbench": picked(harmbench, share * ASKED["harmbench"]),
         "lists": picked(of_sources(hazards, REQUESTS, "unsafe"), share * ASKED["lists"]),
         "jailbreaks": picked((row for row in attacks if row["label"] == "attack"), share * ASKED["jailbreaks"]),
-        "borderline": picked(of_sources(hazards, ("borderline",), "safe"), share * ASKED["borderline"]),
-        "twins": picked((row for row in attacks if row["source"] == "twins"), share * ASKED["twins"]),
+        "borderline": picked(of_sources(hazards, ("borderline",), "safe"), share * ASKED["borderline"], 3),
+        "twins": picked((row for row in attacks if row["source"] == "twins"), share * ASKED["twins"], 3),
         "benign": picked(of_sources(hazards, ("requests", "reasoning tasks"), "safe"), share * ASKED["benign"]),
     }
     measured = {row["text"] for rows in asked.values() for row in rows}
@@ -94,13 +93,13 @@ def picked(rows: Iterable[Row], most: float, of_a_group: int = 1) -> list[Row]:
             by_group.setdefault(row["group"], []).append(row)
     groups = sorted(by_group)
     random.Random(1).shuffle(groups)
-    found = [row for group in groups for row in random.Random(group).sample(by_group[group], len(by_group[group]))[:of_a_group]]
-    return found[: max(1, round(most))]
+    drawn = (random.Random(group).sample(by_group[group], len(by_group[group])) for group in groups)
+    return [row for rows in drawn for row in rows[:of_a_group]][: max(1, round(most))]
 
 
 def apart(sets: Sequence[Sequence[Row]], measured: set[str]) -> list[list[Row]]:
     """The sets without rows that stand in one group, or share runs of words, with a text that is measured on."""
-    texts = list(dict.fromkeys([*measured, *(text_of(row) for rows in sets for row in rows)]))
+    texts = list(dict.fromkeys([*sorted(measured), *(text_of(row) for rows in sets for row in rows)]))
     family = dict(zip(texts, families(texts), strict=True))
     taken = {family[text] for text in measured}
     kept = []
@@ -140,7 +139,7 @@ def category_of(name: str, row: Row) -> str:
 def labelled(folders: Mapping[str, Path]) -> Iterator[Row]:
     """Answers that people labelled, as `llama3 judge` reads them."""
     folder = folders["pyrit"].parent / judge_cards.EVALS
-    read: Mapping[str, Callable[[Path], Any]] = {"refuses": lambda place: judge_cards.refusals(place)[1], "violates": judge_cards.harm}
-    for event, rows in read.items():
-        for row in rows(folder):
+    rows = {"refuses": judge_cards.refusals(folder)[1], "violates": judge_cards.harm(folder)}
+    for event, answers in rows.items():
+        for row in answers:
             yield {"prompt": row.exchange.question, "answer": row.exchange.answer, event: getattr(row, event)}

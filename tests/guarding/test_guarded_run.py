@@ -97,7 +97,8 @@ def test_the_card_tells_what_was_measured(run):
     assert "| from &lt;b&gt;a list&lt;/b&gt; | 16 |" in told
     assert "| attack: plain | 16 |" in told
     assert "The prompts are few" in told
-    assert "Not measured" not in told
+    (unasked,) = re.findall(r"^\*\*Not measured:\*\* (.*)$", told, re.MULTILINE)
+    assert "`memorisation`" in unasked
     assert "pareto" not in card
 
 
