@@ -64,7 +64,7 @@ class Archive:
     def choose(self, count: int, rng: random.Random) -> list[Chosen]:
         """What is tried next: the cells that were tried least, among them those whose elite is weakest.
 
-        A cell's parent is its own elite, or else the best of the same category and language, or a seed.
+        A parent is the best of the elites of the same category and language that can take the style, or a seed.
         """
         chosen, planned = [], dict(self.tries)
         for _ in range(count):
@@ -82,17 +82,18 @@ class Archive:
     def _begun(self, cell: Cell, rng: random.Random) -> Chosen:
         seeds = self.groups[cell.category, cell.lang]
         elites = [self.elites[other] for other in self.tries if self._varies(cell, other)]
-        own = self.elites.get(cell)
-        if rng.random() < FROM_SEED or not (own or elites):
+        if rng.random() < FROM_SEED or not elites:
             return Chosen(cell, rng.choice(seeds), None)
-        parent = own or max(elites, key=lambda row: (score(row), rng.random()))
+        parent = max(elites, key=lambda row: (score(row), rng.random()))
         (prompt,) = (prompt for prompt in seeds if prompt.id == parent["seed"])
         return Chosen(cell, prompt, parent["n"])
 
     def _varies(self, cell: Cell, other: Cell) -> bool:
-        """Whether the elite of another cell can take the style of this one on top."""
+        """Whether the elite of a cell is varied for another one, whose style it can take on top, or for its own."""
         elite = self.elites.get(other)
-        if elite is None or (other.category, other.lang) != (cell.category, cell.lang) or score(elite) <= 0:
+        if elite is None or other == cell:
+            return elite is not None
+        if (other.category, other.lang) != (cell.category, cell.lang) or score(elite) <= 0:
             return False
         styles = parent_of(elite).styles
         return cell.style not in styles and len(styles) < MOST_STYLES
