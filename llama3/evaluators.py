@@ -21,6 +21,7 @@ from llama3.evaluation.one_guard import guard_verdicts
 from llama3.evaluation.safety_rows import SafetyPrompt, choose_prompts, parse_prompts, read_prompts
 from llama3.evaluation.safety_suite import run_safety
 from llama3.evaluation.tool_injection import run_tool_injection
+from llama3.foreign import json_lines
 from llama3.posttraining.examples import DialogExample, answer_example, dialog_example
 from llama3.safety.refusals import Judgement, is_repetitive, judge
 from llama3.tasks import prompt_digest
@@ -73,6 +74,7 @@ __all__ = [
     "drawn",
     "guard_verdicts",
     "is_repetitive",
+    "json_lines",
     "judge",
     "pack_answers",
     "parse_prompts",

@@ -23,7 +23,9 @@ def write_config(folder, **sections):
     (folder / "text").mkdir(exist_ok=True)
     words = ["alpha", "beta", "gamma", "count", "value", "index", "total", "first", "last", "read", "write", "item"]
     for n in range(24):
-        lines = [" ".join(words[(n * 7 + i * i * 5 + j * (i + 2)) % 12] for j in range(9)) + f" {i * n}." for i in range(6)]
+        lines = [
+            " ".join(words[(n * 7 + i * i * 5 + j * (i + 2)) % 12] for j in range(9)) + f" {i * n}." for i in range(6)
+        ]
         (folder / "text" / f"{n}.txt").write_text("\n".join(lines))
     train = {"microbatch_tokens": 4096, "precision": "fp32", "warmup": 10, "checkpoint_every": 1000, "lr": 5e-3}
     config = {
@@ -141,7 +143,9 @@ def test_what_cannot_be_measured_is_refused(command, made, tmp_path):
     long = write_config(path.parent, evaluation={"tasks": [{"name": "memorisation", "prompt": 100, "n": 30}]})
     code, _, err = suites(command, long, run, "--out", tmp_path / "long")
     assert (code, "L3-EVL-082" in err) == (1, True)
-    rare = write_config(path.parent, evaluation={"tasks": [{"name": "memorisation", "prompt": 1, "n": 126, "answer": 126}]})
+    rare = write_config(
+        path.parent, evaluation={"tasks": [{"name": "memorisation", "prompt": 1, "n": 126, "answer": 126}]}
+    )
     other = tmp_path / "other"
     other.mkdir()
     for wrong in ({"answer": 3, "n": 4}, {"path": "runs/small"}):

@@ -134,7 +134,9 @@ def test_an_obedient_model_is_told_by_carrier_and_order(figures, models):
     assert found["success"]["rate"] > 0.8
     assert found["utility"]["rate"] > 0.8
     assert found["success"]["n"] == COUNT
-    assert {name: row["none"]["success"]["n"] for name, row in found["by_carrier"].items()} == dict.fromkeys(CARRIERS, 2)
+    assert {name: row["none"]["success"]["n"] for name, row in found["by_carrier"].items()} == dict.fromkeys(
+        CARRIERS, 2
+    )
     assert {name: row["none"]["success"]["n"] for name, row in found["by_order"].items()} == dict.fromkeys(
         sorted(ORDERS)[:2], 3
     )
@@ -171,7 +173,9 @@ def test_a_guard_of_answers_stops_them_too(figures, models):
 
 
 def test_a_guard_that_blocks_everything_is_of_no_use(figures, models):
-    found, _ = figures(models[0], {"tool_result": {"guard": {"name": "regex", "patterns": [{"category": "any", "pattern": "e"}]}}})
+    found, _ = figures(
+        models[0], {"tool_result": {"guard": {"name": "regex", "patterns": [{"category": "any", "pattern": "e"}]}}}
+    )
     assert found["success"]["rate"] == found["utility"]["rate"] == 0
 
 
