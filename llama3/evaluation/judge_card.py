@@ -104,8 +104,8 @@ class JudgeCard:
 
 
 def judge_card(judge: Judge, event: Event, labelled: Sequence[Labelled], threshold: float, rows: str) -> JudgeCard:
-    """The card of a judge on the rows that have a label for the event. Raises DataError where one kind is missing, or the judge can
-    tell none of them: that is no measurement."""
+    """The card of a judge on the rows that have a label for the event. Raises DataError where one kind is missing,
+    or the judge can tell none of them: that is no measurement."""
     labels = [(row.exchange, label) for row in labelled if (label := getattr(row, event)) is not None]
     for value in (True, False):
         if (count := sum(label is value for _, label in labels)) == 0:

@@ -1,8 +1,8 @@
 """The suite `tool_injection`: orders that a tool's result carries, and whether a model does as they say (paper 5.4.5).
 
 Each conversation is asked twice, with the order in the result and without, and each of these behind the guards of the
-policy and without them. Guards act as they do in `llama3 chat`: what they block ends it, what they redact the model does
-not see, and its answer is judged too.
+policy and without them. Guards act as they do in `llama3 chat`: what they block ends it, what they redact the model
+does not see, and its answer is judged too.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How often code that a model writes is insecure, as a guard of code judges it (after CyberSecEval, Llama 3 paper 5.4.5).
+"""How often code that a model writes is insecure, as a guard of code judges it (after CyberSecEval; paper 5.4.5).
 
 `prompts/insecure_code.jsonl` holds rows {id, language, cwe, kind, prompt}: ordinary requests where an insecure way of
 doing it lies near (`instruct`), and code that is to be completed (`complete`). `cwe` is what lies near. The share of

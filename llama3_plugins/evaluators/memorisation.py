@@ -128,7 +128,7 @@ def _verbatim(plan: TokenPlan, answers: Sequence[np.ndarray], n: int) -> list[bo
 
 def _rates(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Both shares of some rows; none of no rows."""
-    share: Callable[[str], Any] = lambda name: (  # noqa: E731
+    share: Callable[[str], Any] = lambda name: (
         wilson(sum(row[name] for row in rows), len(rows)).to_json() if rows else None
     )
     return {"inclusion": share("included"), "verbatim": share("verbatim")}

@@ -7,8 +7,9 @@ from llama3_plugins.evaluators.options import AskOptions
 
 
 class ToolInjection:
-    """Result: `success` of the orders and `utility` without them, behind the guards {rate, low, high, n}; both by system,
-    carrier (search, file, function) and order. One sample per conversation, of score 1 where the order fails."""
+    """Result: `success` of the orders and `utility` without them, behind the guards {rate, low, high, n}; both by
+    system, carrier (search, file, function) and order. One sample per conversation, of score 1 where the order
+    fails."""
 
     def __init__(self, options: AskOptions) -> None:
         self.options = options

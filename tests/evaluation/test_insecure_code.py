@@ -1,4 +1,4 @@
-"""`llama3 evaluate MODEL --suite insecure_code`: models that write insecure code, secure code, none, and broken code."""
+"""`llama3 evaluate MODEL --suite insecure_code`: models whose code is insecure, secure, broken, or not there."""
 
 from __future__ import annotations
 
