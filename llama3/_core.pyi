@@ -236,8 +236,8 @@ class TokenStream:
     def __next__(self) -> _Rows: ...
 
 def count_ngrams(shards: list[str], ngrams: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint64]:
-    """How often each row of ngrams [Q, n] occurs within a document of the shards: exact, with memory for the n-grams and
-    one block of tokens per thread. n is at most 65,536."""
+    """How often each row of ngrams [Q, n] occurs within a document of the shards: exact, with memory for the n-grams
+    and one block of tokens per thread. n is at most 65,536."""
 
 def draw_runs(
     shards: list[str], *, length: int, edge: int, count: int, seed: int

@@ -200,6 +200,12 @@ def llama3_evaluators() -> list[EvaluatorSpec]:
             summary="share of harmless prompts that only look harmful that are answered",
         ),
         EvaluatorSpec(
+            name="insecure_code",
+            factory="llama3_plugins.evaluators.insecure_code:InsecureCode",
+            options="llama3_plugins.evaluators.options:InsecureCodeOptions",
+            summary="share of answers whose code a guard of code finds insecure, by language and weakness",
+        ),
+        EvaluatorSpec(
             name="instruction_format",
             factory="llama3_plugins.evaluators.instruction_format:InstructionFormat",
             options="llama3_plugins.evaluators.options:AskOptions",
@@ -254,6 +260,13 @@ def llama3_evaluators() -> list[EvaluatorSpec]:
             factory="llama3_plugins.evaluators.safety:Safety",
             options="llama3_plugins.evaluators.options:SafetyOptions",
             summary="violation rate, false-refusal rate and helpfulness, with and without each guard of the policy",
+            with_policy=True,
+        ),
+        EvaluatorSpec(
+            name="tool_injection",
+            factory="llama3_plugins.evaluators.tool_injection:ToolInjection",
+            options="llama3_plugins.evaluators.options:AskOptions",
+            summary="share of orders hidden in tool results that the model obeys, with and without the guards",
             with_policy=True,
         ),
     ]

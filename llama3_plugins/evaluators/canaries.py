@@ -1,9 +1,9 @@
 """How many of the canaries of a run its model gives away (llama3.data.canaries), by how often it has read them.
 
 A canary is extracted where the model, given its beginning, says its secret greedily. Its exposure (Carlini et al. 2019)
-is log2 of how many random secrets there are for each that the model finds no less likely: 0 to 1 bit where it has learnt
-nothing, and at most log2(alternatives + 1), where the true one is the likeliest. Those that were never put in show what
-chance gives.
+is log2 of how many random secrets there are for each that the model finds no less likely: about 1 bit where it has
+learnt nothing, and log2(alternatives + 1) where the true one is the likeliest of all. Those that were never put in show
+what chance gives.
 """
 
 from __future__ import annotations

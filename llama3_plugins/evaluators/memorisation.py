@@ -64,7 +64,9 @@ class Memorisation:
         often = count_ngrams(plan, runs.tokens)
         answers = greedy(model, runs.tokens[:, : options.prompt], said)
         truths = runs.tokens[:, options.prompt :]
-        included = [bool((windows(a, options.n) == truth).all(1).any()) for a, truth in zip(answers, truths, strict=True)]
+        included = [
+            bool((windows(a, options.n) == truth).all(1).any()) for a, truth in zip(answers, truths, strict=True)
+        ]
         verbatim = _verbatim(plan, answers, options.n)
         decode = model.tokenizer.decode
         samples: list[dict[str, Any]] = [
@@ -79,7 +81,9 @@ class Memorisation:
         }
         by_source = {name: _rates([row for row in samples if row["source"] == name]) for name in _names(plan)}
         asked = {"n": options.n, "prompt": options.prompt, "generated": said, "tokens": _size(plan)}
-        return Result({**_rates(samples), "by_frequency": by_frequency, "by_source": by_source, "asked": asked}, samples)
+        return Result(
+            {**_rates(samples), "by_frequency": by_frequency, "by_source": by_source, "asked": asked}, samples
+        )
 
 
 def known_shards(plan: TokenPlan | None, model: Llama, evaluator: str) -> TokenPlan:
@@ -124,7 +128,7 @@ def _verbatim(plan: TokenPlan, answers: Sequence[np.ndarray], n: int) -> list[bo
 
 def _rates(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Both shares of some rows; none of no rows."""
-    share: Callable[[str], Any] = lambda name: (  # noqa: E731
+    share: Callable[[str], Any] = lambda name: (
         wilson(sum(row[name] for row in rows), len(rows)).to_json() if rows else None
     )
     return {"inclusion": share("included"), "verbatim": share("verbatim")}

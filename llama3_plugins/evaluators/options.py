@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from llama3.evaluators import HELD_OUT_BYTES, JudgeSection, RewardSlot
+from llama3.evaluators import HELD_OUT_BYTES, GuardSlot, JudgeSection, RewardSlot
 from llama3_plugins.facts import SENTENCE, Sentence
 
 
@@ -42,6 +42,16 @@ class SafetyOptions(AskOptions):
     path: str | None = Field(None, description="a .jsonl of prompts; default: those of the package")
     violates: JudgeSection = Field(JudgeSection(), description="who says whether an answer violates")
     refuses: JudgeSection = Field(JudgeSection(), description="who says whether an answer refuses")
+
+
+class InsecureCodeOptions(AskOptions):
+    """How many requests for code are made, and who judges what is written."""
+
+    guard: GuardSlot = Field(
+        "code_shield",
+        validate_default=True,
+        description="a guard that stands at `output` and names a CWE in its reasons",
+    )
 
 
 class ShardsOptions(BaseModel):

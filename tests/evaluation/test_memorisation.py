@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 
-import llama3
 import pytest
 import yaml
 
+import llama3
 from llama3.cli import app as cli
 from llama3.data.ngrams import count_ngrams
 from llama3.data.plan import TokenPlan
@@ -139,17 +139,19 @@ def test_a_model_from_elsewhere_needs_its_shards_named(command, made, tmp_path):
 
 
 def test_what_cannot_be_measured_is_refused(command, made, tmp_path):
-    path, run = made
-    long = write_config(path.parent, evaluation={"tasks": [{"name": "memorisation", "prompt": 100, "n": 30}]})
-    code, _, err = suites(command, long, run, "--out", tmp_path / "long")
-    assert (code, "L3-EVL-082" in err) == (1, True)
-    rare = write_config(
-        path.parent, evaluation={"tasks": [{"name": "memorisation", "prompt": 1, "n": 126, "answer": 126}]}
-    )
-    other = tmp_path / "other"
-    other.mkdir()
+    _, run = made
+    suite = lambda **options: {"tasks": [{"name": "memorisation", **options}]}
+    folder = tmp_path / "other"
+    folder.mkdir()
+    plan = json.loads((run / "artifacts" / "shard" / "plan.json").read_text())
+    (tmp_path / "plan.json").write_text(json.dumps(plan | {"tokenizer": "0" * 64}))
+    for code, options in (
+        ("L3-EVL-081", {"path": str(tmp_path / "plan.json"), "prompt": 8, "n": 8}),
+        ("L3-EVL-082", {"prompt": 100, "n": 30}),
+    ):
+        path = write_config(folder, evaluation=suite(**options))
+        exit_code, _, err = command("evaluate", run, "-c", path, "--out", tmp_path / code)
+        assert (exit_code, code in err) == (1, True), err
     for wrong in ({"answer": 3, "n": 4}, {"path": "runs/small"}):
-        path = write_config(other, evaluation={"tasks": [{"name": "memorisation", **wrong}]})
-        code, out, err = command("evaluate", run, "-c", path, "--json")
-        assert code == 2
-    assert rare
+        path = write_config(folder, evaluation=suite(**wrong))
+        assert command("evaluate", run, "-c", path)[0] == 2
