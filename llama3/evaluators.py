@@ -10,13 +10,14 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from llama3.config.safety_data import JudgeSection
 from llama3.config.slot_types import RewardSlot
-from llama3.evaluation.evaluator import HELD_OUT_BYTES, AsksAtLengths, Evaluator, Result, Subject, texts
+from llama3.evaluation.evaluator import HELD_OUT_BYTES, AsksAtLengths, Evaluator, KeepsPrompts, Result, Subject, texts
 from llama3.evaluation.intervals import Rate, wilson
-from llama3.evaluation.judge_choice import JudgeSection
 from llama3.evaluation.safety_rows import SafetyPrompt, choose_prompts, parse_prompts, read_prompts
 from llama3.evaluation.safety_suite import run_safety
 from llama3.posttraining.examples import DialogExample, answer_example, dialog_example
+from llama3.safety.guard import Turn
 from llama3.safety.refusals import Judgement, is_repetitive, judge
 from llama3.tasks import prompt_digest
 from llama3.tasks.answer_pairs import Asked, answer_pairs
@@ -42,6 +43,7 @@ __all__ = [
     "Evaluator",
     "JudgeSection",
     "Judgement",
+    "KeepsPrompts",
     "Line",
     "Llama",
     "Rate",
@@ -52,6 +54,7 @@ __all__ = [
     "Segment",
     "Subject",
     "Tree",
+    "Turn",
     "answer_example",
     "answer_pairs",
     "answers",

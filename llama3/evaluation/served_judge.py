@@ -10,8 +10,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
+from llama3.config.safety_data import LEFT_OVER
 from llama3.errors import ConfigError, DataError
-from llama3.evaluation.judges import FRAME, LEFT_OVER, JudgedAnswer, judge_prompt, share
+from llama3.evaluation.judges import FRAME, JudgedAnswer, judge_prompt, share
 from llama3.evaluation.spellings import ways_of
 
 NO_URL = ConfigError.declare(

@@ -149,6 +149,9 @@ class EvaluatorSpec(PluginSpec):
 
     with_policy: bool = False
     """Whether it measures the guards too: only then does its subject have the policy."""
+    keeps_prompts: bool = False
+    """Whether it tells the prompts that it asks (`llama3.evaluators.KeepsPrompts`), so that none of them is trained
+    on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,8 +28,8 @@ SURFACE = {
         read_messages read_prompt
     """,
     "evaluators": """
-        HELD_OUT_BYTES Asked AsksAtLengths Batch CombinedReward DialogExample Evaluator JudgeSection Judgement Line
-        Llama Rate Result RewardSlot SafetyPrompt Sampling Segment Subject Tree answer_example answer_pairs answers
+        HELD_OUT_BYTES Asked AsksAtLengths Batch CombinedReward DialogExample Evaluator JudgeSection Judgement
+        KeepsPrompts Line Llama Rate Result RewardSlot SafetyPrompt Sampling Segment Subject Tree Turn answer_example answer_pairs answers
         build_rewards by_split choose_prompts chunks dialog_example drawn is_repetitive judge pack_answers parse_prompts
         prompt_digest read_lines read_prompts replies require_scorable run_safety score texts wilson
     """,
