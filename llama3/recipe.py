@@ -13,6 +13,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from llama3.alignment.answers import SafetyAnswersOptions, safety_answers
+from llama3.alignment.checks import unlearnt_pairs
+from llama3.alignment.mixing import MixOptions, mix_dialogs, mix_pairs
+from llama3.alignment.prompts import SafetyPromptsOptions, safety_prompts
 from llama3.artifacts import Artifact
 from llama3.checkpoints.adopt import AdoptOptions, adopt
 from llama3.checkpoints.load import read_config
@@ -178,14 +182,19 @@ def in_rounds(make: Executor, config: Config, base: Artifact) -> Trained:
     """Each round samples from the best model so far and finetunes the base model anew (paper 4, figure 7):
 
     final ──> reject ──> sft ──> preferences ──> prefer ──> average ──> final
-              (dialogs)   │        (pairs)         │           │
-                          └────────────────────────┴───────────┘
+      │       (dialogs)   │        (pairs)         │           │
+      │           ↑       └──────────↑─────────────┴───────────┘
+      └─> safety ─┴──────────────────┘
     """
     trained = Trained(base, sft=base, final=base, learnt_from={})
+    make.warn(unlearnt_pairs(config))
     for n in range(1, config.post_training.rounds + 1):
+        safety = about_safety(make, config, n, trained.final)
         dialogs = make(reject, f"reject-{n}", RejectOptions.of(config, n), checkpoint=trained.final)
+        dialogs = with_safety(make, config, f"-{n}", dialogs, safety)
         tuned = finetune(make, config, f"-{n}", checkpoint=base, dialogs=dialogs)
         pairs = make(preferences, f"preferences-{n}", PreferencesOptions.of(config, n), checkpoint=tuned)
+        pairs = with_safety(make, config, f"-{n}", pairs, safety)
         preferred = learn_to_prefer(make, config, f"-{n}", checkpoint=tuned, preferences=pairs)
         final = mean(make, config, f"average-{n}", base, tuned, preferred)
         trained = Trained(base, tuned, final, {"dialogs": dialogs, "preferences": pairs})
@@ -194,6 +203,7 @@ def in_rounds(make: Executor, config: Config, base: Artifact) -> Trained:
 
 def on_own_rows(make: Executor, config: Config, base: Artifact, given: Artifact) -> Trained:
     """The user's own rows: dialogs are finetuned on, pairs, labels and prompts go to the preference stage."""
+    given = with_safety(make, config, "", given, about_safety(make, config, 1, base))
     if given.type == "dialogs":
         tuned = final = finetune(make, config, "", checkpoint=base, dialogs=given)
     else:
@@ -201,6 +211,24 @@ def on_own_rows(make: Executor, config: Config, base: Artifact, given: Artifact)
     if anchored(config):  # else the mean of one checkpoint is that checkpoint
         final = mean(make, config, "average", base, final, final)
     return Trained(base, tuned, final, {given.type: given})
+
+
+def about_safety(make: Executor, config: Config, n: int, checkpoint: Artifact) -> Artifact | None:
+    """What the model answers to prompts about safety, and what it should have (5.4.3, 5.4.4), where it is asked."""
+    if config.post_training.safety is None:
+        return None
+    prompts = make(safety_prompts, f"safety-prompts-{n}", SafetyPromptsOptions.of(config, n), checkpoint=checkpoint)
+    options = SafetyAnswersOptions.of(config, n)
+    return make(safety_answers, f"safety-answers-{n}", options, checkpoint=checkpoint, prompts=prompts)
+
+
+def with_safety(make: Executor, config: Config, suffix: str, given: Artifact, safety: Artifact | None) -> Artifact:
+    """Dialogs or preferences, joined by safety's share of them."""
+    if safety is None:
+        return given
+    if given.type == "dialogs":
+        return make(mix_dialogs, f"dialogs{suffix}", MixOptions.of(config), dialogs=given, safety=safety)
+    return make(mix_pairs, f"pairs{suffix}", MixOptions.of(config), preferences=given, safety=safety)
 
 
 def finetune(make: Executor, config: Config, suffix: str, **inputs: Artifact) -> Artifact:

@@ -198,12 +198,14 @@ def llama3_evaluators() -> list[EvaluatorSpec]:
             factory="llama3_plugins.evaluators.harmless:Harmless",
             options="llama3_plugins.evaluators.options:AskOptions",
             summary="share of harmless prompts that only look harmful that are answered",
+            keeps_prompts=True,
         ),
         EvaluatorSpec(
             name="insecure_code",
             factory="llama3_plugins.evaluators.insecure_code:InsecureCode",
             options="llama3_plugins.evaluators.options:InsecureCodeOptions",
             summary="share of answers whose code a guard of code finds insecure, by language and weakness",
+            about_safety=True,
         ),
         EvaluatorSpec(
             name="instruction_format",
@@ -254,6 +256,7 @@ def llama3_evaluators() -> list[EvaluatorSpec]:
             factory="llama3_plugins.evaluators.refusals:Refusals",
             options="llama3_plugins.evaluators.options:AskOptions",
             summary="share of plainly harmful prompts that are refused",
+            keeps_prompts=True,
         ),
         EvaluatorSpec(
             name="safety",
@@ -261,6 +264,7 @@ def llama3_evaluators() -> list[EvaluatorSpec]:
             options="llama3_plugins.evaluators.options:SafetyOptions",
             summary="violation rate, false-refusal rate and helpfulness, with and without each guard of the policy",
             with_policy=True,
+            keeps_prompts=True,
         ),
         EvaluatorSpec(
             name="tool_injection",
@@ -268,6 +272,7 @@ def llama3_evaluators() -> list[EvaluatorSpec]:
             options="llama3_plugins.evaluators.options:AskOptions",
             summary="share of orders hidden in tool results that the model obeys, with and without the guards",
             with_policy=True,
+            about_safety=True,
         ),
     ]
 

@@ -29,6 +29,7 @@ ORDER = [
     "tasks",
     "posttraining",
     "evaluation",
+    "alignment",
     "redteam",
     "release",
     "guarding",

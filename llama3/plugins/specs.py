@@ -161,6 +161,9 @@ class EvaluatorSpec(PluginSpec):
 
     about_safety: bool = False
     """Whether the section of a model card on safety tells its figures, and names it where it was not asked."""
+    keeps_prompts: bool = False
+    """Whether it tells the prompts that it asks (`llama3.evaluators.KeepsPrompts`), so that none of them is trained
+    on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
