@@ -23,7 +23,7 @@ from typing import Any
 
 import common
 import yaml
-from llama_guard_rows import TAXONOMY
+from llama_guard import RECIPE
 from prompt_guard import folders_of, write
 from safety_prompts import labelled, safety_texts
 
@@ -36,10 +36,6 @@ BUDGET = 240
 ANSWER_TOKENS = 32
 PATIENCE_MS = 60_000
 """How long a guard may take: with one core beside others a model that judges is slow."""
-LLAMA_GUARD: dict[str, Any] = {
-    "augment": {"copies": 0},
-    "train": {"epochs": 1, "batch": 16, "lr": 1e-4, "warmup": 10, "microbatch_tokens": 2048},
-}
 GUARDS = {"prompt_guard": "prompt-guard/artifacts/prompt_guard", "llama_guard": "llama-guard/artifacts/llama_guard"}
 GATE_CLOSED = 5
 """What `llama3 run` exits with where an audit found something lost. The figures are there all the same."""
@@ -119,13 +115,13 @@ def write_guards(folder: Path, model: Path, share: float) -> list[Path]:
         "train": {"epochs": 2, "batch": 16},
     }
     llama_guard = {
-        "kind": "llama_guard",
+        **yaml.safe_load(RECIPE.read_text("utf-8")),
         "data": str(folder / "hazards.jsonl"),
         "model": str(model),
         "run": {**run, "name": "llama-guard"},
-        "taxonomy": TAXONOMY,
-        **LLAMA_GUARD,
     }
+    if share < 1:  # so few rows calibrate nothing
+        llama_guard |= {"fpr": None}
     return [written(folder / f"{config['run']['name']}.yaml", config) for config in (prompt_guard, llama_guard)]
 
 
@@ -173,7 +169,8 @@ def card_of(folder: Path, event: str) -> Path:
 
 
 def written(path: Path, config: Mapping[str, Any]) -> Path:
-    path.write_text(yaml.safe_dump(config, sort_keys=False), "utf-8")
+    plain = json.loads(json.dumps(config))  # nothing stands in it twice, so that no anchor is written
+    path.write_text(yaml.safe_dump(plain, sort_keys=False), "utf-8")
     return path
 
 

@@ -15,8 +15,11 @@ from pathlib import Path
 import judge_cards
 import llama_guard_rows
 import prompt_guard
+import yaml
+from llama_guard import RECIPE
 from prompt_guard import Row, families
 
+CATEGORIES: Mapping[str, str] = yaml.safe_load(RECIPE.read_text("utf-8"))["taxonomy"]
 LONGEST = 1200
 """Characters of a prompt that is asked."""
 ASKED = {"harmbench": 48, "lists": 48, "jailbreaks": 48, "borderline": 64, "twins": 32, "benign": 32}
@@ -132,7 +135,7 @@ def prompts(name: str, kind: str, rows: Sequence[Row]) -> list[Row]:
 
 def category_of(name: str, row: Row) -> str:
     """The category of a prompt: what a guard's row says, else where it comes from."""
-    named = [llama_guard_rows.TAXONOMY[number].lower() for number in row.get("categories", ())]
+    named = [CATEGORIES[number].lower() for number in row.get("categories", ())]
     return named[0] if named else {"harmbench": "HarmBench"}.get(name, row["source"].removeprefix("borderline "))
 
 
