@@ -36,10 +36,6 @@ from llama3.config.slot_types import (
     SuiteSlot,
 )
 
-ATTACKER = "templates"
-"""Who writes the attacks of `llama3 redteam` unless said otherwise."""
-
-
 class Section(BaseModel):
     """A closed section: unknown keys are errors, numbers are finite, and true is no number."""
 
@@ -595,3 +591,7 @@ def own_rows_suite(suite: str, path: str, kind: str) -> dict[str, Any]:
     if kind == "prompts":
         return {"name": "pass_rate", "suite": suite, "rewards": [{"name": "jsonl_tasks", "path": path}]}
     return {"name": "answer_bits" if kind == "dialogs" else "preference_accuracy", "suite": suite, "path": path}
+
+
+ATTACKER = "templates"
+"""Who writes the attacks of `llama3 redteam` unless said otherwise."""
