@@ -36,6 +36,7 @@ from llama3.config.slot_types import (
     SuiteSlot,
 )
 
+
 class Section(BaseModel):
     """A closed section: unknown keys are errors, numbers are finite, and true is no number."""
 
