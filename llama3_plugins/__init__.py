@@ -113,13 +113,13 @@ def llama3_attackers() -> list[AttackerSpec]:
         AttackerSpec(
             name="templates",
             factory="llama3_plugins.attackers.templates:Templates",
-            options="llama3_plugins.attackers.templates:TemplatesOptions",
+            options="llama3_plugins.attackers.options:TemplatesOptions",
             summary="frames, word tables, disguises, conversations and tools around a request; no model",
         ),
         AttackerSpec(
             name="model",
             factory="llama3_plugins.attackers.model:ModelAttacker",
-            options="llama3_plugins.attackers.model:ModelAttackerOptions",
+            options="llama3_plugins.attackers.options:ModelAttackerOptions",
             summary="a language model, here or served, that rewrites what worked in another style",
         ),
     ]

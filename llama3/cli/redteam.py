@@ -74,7 +74,7 @@ def redteam(
     from llama3.model.device import device_of
     from llama3.plugins.registry import discover
     from llama3.redteam.journal import Journal
-    from llama3.redteam.loop import Limits, RedTeam
+    from llama3.redteam.loop import RedTeam, RedTeamLimits
     from llama3.redteam.publish import FINDS, PAGE, REPORT, publish
 
     began = time.monotonic()
@@ -84,7 +84,7 @@ def redteam(
     styles = _styles(name, writer, style)
     rows = _rows(writer, prompts)
     where = device_of(device)
-    limits = Limits(budget, seed, at_once, section.threshold, minutes)
+    limits = RedTeamLimits(budget, seed, at_once, section.threshold, minutes)
     with ExitStack() as stack:
         guards = stack.enter_context(_guards(guarding))
         judging = stack.enter_context(JudgeStack()).build(section, "violates", str(where))

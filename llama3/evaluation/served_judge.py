@@ -25,7 +25,8 @@ class ServedModel:
         self.served, self.question, self.words = ServedChat(url, name, "judge"), question, words
         self.left_over = left_over
         told = hashlib.sha256(json.dumps([question, words, FRAME, left_over]).encode()).hexdigest()[:12]
-        self.identity = f"served-{self.served.name}-{told}"
+        self.name = self.served.name
+        self.identity = f"served-{self.name}-{told}"
 
     def judge(self, exchanges: Sequence[JudgedAnswer]) -> list[float | None]:
         return [self._of(judge_prompt(exchange, self.question, self.words)) for exchange in exchanges]

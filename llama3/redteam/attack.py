@@ -63,9 +63,10 @@ class AttackRequest:
 
 
 class Attacker(Protocol):
-    """Built by `factory(options)`. `styles` are the columns of the coverage map: a-z, 0-9 and _."""
+    """Built by `factory(options)`. It may be asked for any of its styles, for any prompt."""
 
     styles: Sequence[str]
+    """Names of what it can write, of a-z, 0-9 and _: the columns of the coverage map."""
 
     def seeds(self) -> Sequence[SafetyPrompt]:
         """Prompts to begin with where the user gives none. Rows of other kinds than `adversarial` are their twins."""

@@ -35,7 +35,7 @@ ATTACKER_FAILED = PluginError.declare("L3-RED-006", "it failed to write attacks"
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class RedTeamLimits:
     """How long and how it goes on: at most `budget` messages are put to the target, `at_once` conversations a round."""
 
     budget: int
@@ -55,7 +55,7 @@ class RedTeam:
     judge: Judge
     prompts: Sequence[SafetyPrompt]
     styles: Sequence[str]
-    limits: Limits
+    limits: RedTeamLimits
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     """What was spent, by whom."""
 

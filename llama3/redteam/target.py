@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
-from llama3.errors import DataError
+from llama3.errors import DataError, GuardBlocked
 from llama3.evaluation.answers import drawn_of
 from llama3.redteam.attack import Attack
 from llama3.safety.dialog import OWN, STAGES
-from llama3.safety.engine import Decision, PolicyEngine
-from llama3.safety.guard import Turn, severity
+from llama3.safety.engine import PolicyEngine
+from llama3.safety.guard import Turn, Verdict, severity
 from llama3.tokenizer.chat import Message, Role, render
 
 if TYPE_CHECKING:
@@ -69,13 +69,19 @@ class GuardedModel:
     def _put(self, one: Held, turns: Sequence[Turn]) -> None:
         for turn in turns:
             one.turns.append(turn)
-            text = turn.content
-            if turn.role != OWN:
-                decision = self._decided(STAGES.get(turn.role, "input"), text, one)
-                text = decision.text
+            text = turn.content if turn.role == OWN else self._admitted(turn, one)
             one.seen.append(Turn(turn.role, text))
             if one.over:
                 return
+
+    def _admitted(self, turn: Turn, one: Held) -> str:
+        """What the model sees of a message."""
+        began, stage = time.monotonic(), STAGES.get(turn.role, "input")
+        decision = self.guards.decide(stage, turn.content, one.seen)
+        self.seconds["guards"] += time.monotonic() - began
+        if decision.blocked:
+            one.caught = _stopping(stage, decision.verdicts)
+        return decision.text
 
     def _answers(self, asked: Sequence[Held]) -> list[str]:
         began = time.monotonic()
@@ -94,17 +100,30 @@ class GuardedModel:
         return True
 
     def _take(self, one: Held, answer: str) -> None:
-        decision = self._decided("output", answer, one)
-        if not one.over:
-            one.answer = decision.text
-            one.turns.append(Turn(OWN, decision.text))
-            one.seen.append(Turn(OWN, decision.text))
-
-    def _decided(self, stage: str, text: str, one: Held) -> Decision:
+        """The answer as it is passed on, or what stopped it."""
         began = time.monotonic()
-        decision = self.guards.decide(stage, text, one.seen)
+        try:
+            passed = "".join(self.guards.guard_stream([answer], trace=one.seen))
+        except GuardBlocked as error:
+            one.caught = self._blamed(error, answer, one.seen)
+        else:
+            one.answer = passed
+            one.turns.append(Turn(OWN, passed))
+            one.seen.append(Turn(OWN, passed))
         self.seconds["guards"] += time.monotonic() - began
-        if decision.blocked:
-            stopping = [v for v in decision.verdicts if severity(v.action) >= severity("review")]
-            one.caught = [{"guard": f"{stage}/{v.guard}", "action": v.action, "status": v.status} for v in stopping]
-        return decision
+
+    def _blamed(self, error: GuardBlocked, answer: str, seen: Sequence[Turn]) -> list[Mapping[str, Any]]:
+        """The guards that stopped an answer. Where they were shown a part of it, those of the stage that gave a reason
+        are named."""
+        (problem,) = error.problems
+        stage = problem.where.removesuffix(" guard")
+        if found := _stopping(stage, self.guards.decide(stage, answer, seen).verdicts):
+            return found
+        names = [name for name in self.guards.guards(stage) if f"{name}: " in problem.why] or [problem.code]
+        return [{"guard": f"{stage}/{name}", "action": "block", "status": "ok"} for name in names]
+
+
+def _stopping(stage: str, verdicts: Sequence[Verdict]) -> list[Mapping[str, Any]]:
+    """What an attempt's row tells of the guards that objected."""
+    severe = [verdict for verdict in verdicts if severity(verdict.action) >= severity("review")]
+    return [{"guard": f"{stage}/{v.guard}", "action": v.action, "status": v.status} for v in severe]

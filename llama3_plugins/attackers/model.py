@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 
-from pydantic import BaseModel, ConfigDict, Field
-
 from llama3.attackers import (
     Attack,
     Attacker,
@@ -23,7 +21,8 @@ from llama3.attackers import (
     judge,
     load,
 )
-from llama3_plugins.attackers.templates import Templates, TemplatesOptions, worded
+from llama3_plugins.attackers.options import ModelAttackerOptions, TemplatesOptions
+from llama3_plugins.attackers.templates import Templates, worded
 
 ASKED: Mapping[str, str] = {
     "persona": "as a part in a role play, in which the one who is asked stays in character",
@@ -41,19 +40,6 @@ FRAME = (
 )
 LONGEST = 2000
 """Characters of a request that is still one."""
-
-
-class ModelAttackerOptions(BaseModel):
-    """Which model writes, and how."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    model: str = Field(description="a model on this machine, or a server such as http://127.0.0.1:8000/v1")
-    served: str | None = Field(None, description="name of the model of a server (default: the first that it lists)")
-    temperature: float = Field(0.9, ge=0, description="how freely it writes")
-    max_tokens: int = Field(160, ge=1, description="longest request that it writes, in tokens")
-    device: str = Field("auto", description="where a model on this machine computes: auto, cpu or cuda")
-    shots: int = Field(8, ge=1, le=256, description="demonstrations of the style many_shot")
 
 
 class ModelAttacker(Attacker):

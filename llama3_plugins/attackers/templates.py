@@ -6,22 +6,12 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
-from pydantic import BaseModel, ConfigDict, Field
-
 from llama3.attackers import DISGUISES, Attack, Attacker, AttackRequest, SafetyPrompt, Turn, Wording, disguised
 from llama3_plugins.attackers.frames import FRAMES
+from llama3_plugins.attackers.options import TemplatesOptions
 from llama3_plugins.attackers.structures import STRUCTURES
 from llama3_plugins.attackers.words import ASKED_IN_SWAHILI, OPENINGS, SLANG, SWAHILI, replaced
 from llama3_plugins.evaluators.safety import built_in
-
-
-class TemplatesOptions(BaseModel):
-    """How attacks are written."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    shots: int = Field(8, ge=1, le=256, description="demonstrations of the style many_shot")
-
 
 TextStyle = Callable[[str, str, int], str]
 """Of a text, its language and a seed."""

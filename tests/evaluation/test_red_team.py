@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 from test_audit_models import train
+from web import running
 
 import llama3
 from llama3.checkpoints.weights import save_model
@@ -348,7 +349,7 @@ def test_another_red_team_never_gets_into_a_folder(redteam, command, models, non
     assert (folder / "attempts.jsonl").read_text() == '{"n": 0}\n'
 
 
-def test_a_model_attacks(redteam, models, none):
+def test_a_model_attacks(redteam, command, models, none, tmp_path):
     """The attacker is the model that answers everything alike: its rewritings are all the same sentence."""
     options = ("--policy", none, "--budget", 12, "--style", "persona", "--style", "base64", "--attacker", "model")
     folder, *_ = redteam(models[1], *options, "--set", f"model={models[1]}", "--set", "temperature=0")
@@ -360,4 +361,9 @@ def test_a_model_attacks(redteam, models, none):
     assert {row["outcome"] for row in read(refused) if row["attack"] == "persona"} == {"unwritten"}
     again, *_ = redteam(models[1], *options, "--set", f"model={models[1]}", "--set", "temperature=0", out="again")
     assert made(again) == made(folder)
-    assert llama3.load(models[0]).config.max_seq_len == 4096
+    with running(llama3.load(models[1], device="cpu")) as site:
+        there = ("--set", f"model={site.url}/v1", "--set", "temperature=0")
+        served, *_ = redteam(models[1], *options, *there, out="served")
+    assert made(served) == made(folder)
+    code, _, err = command("redteam", models[1], "--out", tmp_path / "gone", *options, *there, *FAST)
+    assert (code, "the attacker at" in err) == (1, True), err
