@@ -42,7 +42,7 @@ def draw_runs(plan: TokenPlan, length: int, count: int, seed: int) -> DrawnRuns:
     return DrawnRuns(tokens, [named[shard][0] for shard in shards.tolist()], ids)
 
 
-def count_ngrams(plan: TokenPlan, runs_KL: np.ndarray, n: int) -> np.ndarray:  # noqa: N803 - the shape
+def count_ngrams(plan: TokenPlan, runs_KL: np.ndarray, n: int) -> np.ndarray:
     """How often every `n` tokens that stand together in each run occur in a document of the shards, uint64
     [K, L - n + 1]. Exact: what the hash finds is compared. Reads all shards once; memory holds the runs, 80 bytes for
     each n-gram and a block of tokens per thread.
