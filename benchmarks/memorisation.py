@@ -61,7 +61,7 @@ def windows(tokens: bytes) -> Iterator[bytes]:
 
 def by_rust(plan: TokenPlan, ngrams: np.ndarray, threads: int) -> list[int]:
     _core.set_num_threads(threads)
-    return [int(count) for count in count_ngrams(plan, ngrams)]
+    return count_ngrams(plan, ngrams, N)[:, 0].tolist()
 
 
 def by_dictionary(plan: TokenPlan, ngrams: np.ndarray) -> list[int]:

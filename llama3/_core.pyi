@@ -235,9 +235,10 @@ class TokenStream:
     def __iter__(self) -> TokenStream: ...
     def __next__(self) -> _Rows: ...
 
-def count_ngrams(shards: list[str], ngrams: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint64]:
-    """How often each row of ngrams [Q, n] occurs within a document of the shards: exact, with memory for the n-grams
-    and one block of tokens per thread. n is at most 65,536."""
+def count_ngrams(shards: list[str], runs: npt.NDArray[np.uint32], n: int) -> npt.NDArray[np.uint64]:
+    """How often every n tokens that stand together in each row of runs [K, length] occur within a document of the
+    shards, [K, length - n + 1]: exact, with memory for the n-grams and one block of tokens per thread. A run has at
+    most 65,536 tokens."""
 
 def draw_runs(
     shards: list[str], *, length: int, edge: int, count: int, seed: int

@@ -1,6 +1,6 @@
 """Runs of tokens in the token shards of a plan: drawn by how often they occur, and counted exactly.
 
-Letters: K runs, Q n-grams.
+Letters: K runs, L tokens of each.
 """
 
 from __future__ import annotations
@@ -42,14 +42,15 @@ def draw_runs(plan: TokenPlan, length: int, count: int, seed: int) -> DrawnRuns:
     return DrawnRuns(tokens, [named[shard][0] for shard in shards.tolist()], ids)
 
 
-def count_ngrams(plan: TokenPlan, ngrams: np.ndarray) -> np.ndarray:
-    """How often each row of `ngrams` [Q, n] occurs in a document of the shards, uint64 [Q]. Exact: what the hash finds
-    is compared. Reads all shards once; memory holds the n-grams and a block of tokens per thread.
+def count_ngrams(plan: TokenPlan, runs_KL: np.ndarray, n: int) -> np.ndarray:
+    """How often every `n` tokens that stand together in each run occur in a document of the shards, uint64
+    [K, L - n + 1]. Exact: what the hash finds is compared. Reads all shards once; memory holds the runs, 80 bytes for
+    each n-gram and a block of tokens per thread.
 
     Raises DataError (L3-DAT-203, L3-DAT-204) as reading the shards does.
     """
     paths = [path for source in plan.sources for path in plan.paths(source)]
     try:
-        return _core.count_ngrams(paths, np.ascontiguousarray(ngrams, np.uint32))
+        return _core.count_ngrams(paths, np.ascontiguousarray(runs_KL, np.uint32), n)
     except CORE_ERRORS as error:
         raise explained(error) from error

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 from llama3.errors import DataError
 from llama3.evaluators import Llama, Result, Sampling, Subject, TokenPlan, count_ngrams, draw_runs, wilson
@@ -61,13 +62,14 @@ class Memorisation:
         runs = draw_runs(plan, options.prompt + options.n, options.limit or limit, seed)
         if not runs.ids:
             raise NO_RUN("memorisation", length=options.prompt + options.n)
-        often = count_ngrams(plan, runs.tokens)
+        often = count_ngrams(plan, runs.tokens, runs.tokens.shape[1])[:, 0]
         answers = greedy(model, runs.tokens[:, : options.prompt], said)
         truths = runs.tokens[:, options.prompt :]
         included = [
-            bool((windows(a, options.n) == truth).all(1).any()) for a, truth in zip(answers, truths, strict=True)
+            bool((sliding_window_view(a, options.n) == truth).all(1).any())
+            for a, truth in zip(answers, truths, strict=True)
         ]
-        verbatim = _verbatim(plan, answers, options.n)
+        verbatim = (count_ngrams(plan, np.stack(answers), options.n) > 0).any(1).tolist()
         decode = model.tokenizer.decode
         samples: list[dict[str, Any]] = [
             {"id": runs.ids[k], "source": runs.sources[k], "occurs": int(often[k]), "answer": decode(answers[k]),
@@ -108,22 +110,6 @@ def greedy(model: Llama, prompts: Sequence[np.ndarray] | np.ndarray, tokens: int
     sampling = Sampling(max_tokens=tokens, temperature=0.0, stop_ids=frozenset())
     asked = [np.concatenate([bos, prompt]) for prompt in prompts]
     return [np.array(answer.ids, np.uint32) for (answer,) in model.engine.generate(asked, sampling)]
-
-
-def windows(ids: np.ndarray, n: int) -> np.ndarray:
-    """Every n tokens that stand together [W, n]."""
-    if len(ids) < n:
-        return np.empty((0, n), ids.dtype)
-    found: np.ndarray = np.lib.stride_tricks.sliding_window_view(ids, n)
-    return found
-
-
-def _verbatim(plan: TokenPlan, answers: Sequence[np.ndarray], n: int) -> list[bool]:
-    """Whether each answer holds n tokens that stand together in the shards."""
-    pieces = [windows(answer, n) for answer in answers]
-    counts = count_ngrams(plan, np.concatenate(pieces))
-    ends = np.cumsum([len(piece) for piece in pieces])
-    return [bool(found.any()) for found in np.split(counts, ends[:-1])]
 
 
 def _rates(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -41,14 +41,14 @@ def brute(content, n):
 @given(n=st.integers(1, 6), threads=st.sampled_from([1, 2, 3]), data=st.data())
 def test_counts_are_those_of_a_dictionary(plan, n, threads, data):
     found, content = plan
-    asked = data.draw(st.lists(st.lists(st.integers(0, 5), min_size=n, max_size=n), max_size=40))
+    asked = data.draw(st.lists(st.lists(st.integers(0, 5), min_size=6, max_size=6), max_size=12))
     expected = brute(content, n)
     _core.set_num_threads(threads)
     try:
-        counts = count_ngrams(found, np.array(asked, np.uint32).reshape(-1, n))
+        counts = count_ngrams(found, np.array(asked, np.uint32).reshape(-1, 6), n)
     finally:
         _core.set_num_threads(0)
-    assert counts.tolist() == [expected[tuple(row)] for row in asked]
+    assert counts.tolist() == [[expected[tuple(row[at : at + n])] for at in range(7 - n)] for row in asked]
 
 
 def test_what_occurs_often_is_drawn_often(plan):
@@ -68,9 +68,9 @@ def test_what_occurs_often_is_drawn_often(plan):
 
 def test_bad_requests_and_damaged_shards_are_refused(tmp_path):
     plan, _ = make_plan(tmp_path / "plan", sources=1)
-    for ngrams in (np.zeros((1, 0), np.uint32), np.zeros((1, 1 << 17), np.uint32)):
+    for length, n in ((0, 0), (3, 0), (3, 4), (1 << 17, 3), (3, -1)):
         with pytest.raises(DataError, match="L3-DAT-204"):
-            count_ngrams(plan, ngrams)
+            count_ngrams(plan, np.zeros((1, length), np.uint32), n)
     with pytest.raises(DataError, match="L3-DAT-204"):
         draw_runs(plan, 10**5, 1, seed=0)
     (path, *_) = plan.paths(plan.sources[0])
@@ -78,7 +78,7 @@ def test_bad_requests_and_damaged_shards_are_refused(tmp_path):
         file.seek(4100)
         file.write(b"\xff\xff")
     with pytest.raises(DataError, match="L3-DAT-203"):
-        count_ngrams(plan, np.zeros((1, 2), np.uint32))
+        count_ngrams(plan, np.zeros((1, 2), np.uint32), 2)
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +109,7 @@ def test_canaries_are_in_the_shards_as_often_as_is_written_beside_them(made):
     assert len({canary.prefix for canary in canaries}) == 9
     for canary in canaries:
         ids = tokenizer.encode(canary.text, bos=True, eos=True)
-        assert count_ngrams(plan, ids[None]).tolist() == [canary.copies]
+        assert count_ngrams(plan, ids[None], len(ids)).tolist() == [[canary.copies]]
     metrics = artifacts["with"].metrics
     assert metrics["canaries"] == {"source": "large", "seed": 5, "count": 3, "copies": [1, 7]}
     # All that was there is still there, and what is counted counts them.
@@ -118,7 +118,8 @@ def test_canaries_are_in_the_shards_as_often_as_is_written_beside_them(made):
     assert metrics["sources"]["large"]["documents"] == bare["sources"]["large"]["documents"] + 24
     documents = [text for batch in Corpus(artifacts["corpus"].path).documents("train") for text in batch.texts]
     for text in documents[:5]:
-        assert count_ngrams(plan, tokenizer.encode(text, bos=True, eos=True)[None]).tolist() == [1]
+        ids = tokenizer.encode(text, bos=True, eos=True)
+        assert count_ngrams(plan, ids[None], len(ids)).tolist() == [[1]]
     assert "canaries" not in bare
     with pytest.raises(DataError, match="L3-DAT-209"):
         read_canaries(artifacts["without"].path)

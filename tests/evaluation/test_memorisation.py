@@ -104,7 +104,7 @@ def test_samples_are_what_they_say(made):
             assert row["reference"] in row["answer"]
         ids = tokenizer.encode(row["prompt"] + row["reference"])
         if len(ids) == 14:  # cut elsewhere it is other tokens
-            assert count_ngrams(plan, ids[None]).tolist() == [row["occurs"]]
+            assert count_ngrams(plan, ids[None], 14).tolist() == [[row["occurs"]]]
     assert len({row["id"] for row in rows}) == len(rows) == 40
 
 

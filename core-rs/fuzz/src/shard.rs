@@ -75,7 +75,7 @@ fn ngrams(shards: &[Shard]) {
             continue;
         };
         assert_eq!(drawn.tokens.len(), drawn.starts.len() * length);
-        let Ok(counts) = count_ngrams(shards, &drawn.tokens, length) else {
+        let Ok(counts) = count_ngrams(shards, &drawn.tokens, length, length) else {
             continue; // a block that was not drawn from is damaged
         };
         for (row, count) in drawn.tokens.chunks_exact(length).zip(counts) {

@@ -3,7 +3,8 @@
 //!
 //! The index is one of the n-grams that are asked for, not of the training data: the shards are read once beside it with
 //! a rolling hash, and what the hash finds is compared token by token. So counts are exact, whatever collides, and
-//! memory holds the n-grams (4n + 40 bytes each) and one block of tokens per thread, however long the shards are.
+//! memory holds what is asked for (4 bytes a token, 80 an n-gram) and one block of tokens per thread, however long the
+//! shards are.
 
 use super::permutation::Permutation;
 use super::{LoaderError, Result, Shard};
@@ -25,24 +26,32 @@ const FILTER_BITS: usize = 32;
 const BASE: u64 = 0x9e37_79b9_7f4a_7c15;
 const SCATTER: u64 = 0xd6e8_feb8_6659_fd93;
 
-/// How often each n-gram occurs within a document, by a row of `n` tokens each; n-grams may overlap, and those that are
-/// given twice are counted twice.
+/// How often every `n` tokens that stand together in `runs`, each of `length` tokens, occur within a document: run by
+/// run `length - n + 1` counts. What occurs in overlapping places counts at each.
 ///
 /// # Errors
-/// `Invalid` for an `n` of 0 or beyond 65,536, or rows that are not whole; `Io` and `Damaged` of a shard.
-pub fn count_ngrams(shards: &[Shard], ngrams: &[u32], n: usize) -> Result<Vec<u64>> {
-    count_in_blocks(shards, ngrams, n, BLOCK)
+/// `Invalid` for an `n` of 0 or beyond `length`, a `length` beyond 65,536, or runs that are not whole; `Io` and
+/// `Damaged` of a shard.
+pub fn count_ngrams(shards: &[Shard], runs: &[u32], length: usize, n: usize) -> Result<Vec<u64>> {
+    count_in_blocks(shards, runs, length, n, BLOCK)
 }
 
-fn count_in_blocks(shards: &[Shard], ngrams: &[u32], n: usize, block: u64) -> Result<Vec<u64>> {
-    check_length(n)?;
-    if !ngrams.len().is_multiple_of(n) || ngrams.len() > MOST_TOKENS {
-        let tokens = ngrams.len();
+fn count_in_blocks(
+    shards: &[Shard],
+    runs: &[u32],
+    length: usize,
+    n: usize,
+    block: u64,
+) -> Result<Vec<u64>> {
+    check_length(length)?;
+    if n == 0 || n > length || !runs.len().is_multiple_of(length) || runs.len() > MOST_TOKENS {
+        let tokens = runs.len();
         return Err(LoaderError::Invalid(format!(
-            "{tokens} tokens are not n-grams of {n}, or more than {MOST_TOKENS}"
+            "{tokens} tokens are not runs of {length} with n-grams of {n}, or more than {MOST_TOKENS}"
         )));
     }
-    let index = Index::new(ngrams, n);
+    let ngrams = runs.chunks_exact(length).flat_map(|run| run.windows(n));
+    let index = Index::new(ngrams.collect(), n);
     threads::install(|| {
         shards.par_iter().try_for_each(|shard| {
             let blocks = shard.header().tokens.div_ceil(block);
@@ -82,8 +91,7 @@ struct Index<'a> {
 }
 
 impl<'a> Index<'a> {
-    fn new(tokens: &'a [u32], n: usize) -> Self {
-        let rows: Vec<&[u32]> = tokens.chunks_exact(n).collect();
+    fn new(rows: Vec<&'a [u32]>, n: usize) -> Self {
         let mut order: Vec<(u64, usize)> = rows
             .iter()
             .enumerate()
@@ -313,12 +321,12 @@ mod tests {
         ) {
             let folder = Folder::new();
             let opened = written(&folder, &shards);
-            let ngrams: Vec<u32> = asked.iter().flat_map(|row| row[..n].to_vec()).collect();
+            let runs = asked.concat();
             let counts = brute_counts(&shards, n);
             let expected: Vec<u64> =
-                ngrams.chunks_exact(n).map(|row| counts.get(row).copied().unwrap_or(0)).collect();
+                asked.iter().flat_map(|run| run.windows(n)).map(|row| counts.get(row).copied().unwrap_or(0)).collect();
             for threads in [1, 3] {
-                let found = with_threads(threads, || count_in_blocks(&opened, &ngrams, n, block));
+                let found = with_threads(threads, || count_in_blocks(&opened, &runs, 4, n, block));
                 prop_assert_eq!(found.unwrap(), expected.clone());
             }
         }
@@ -355,10 +363,8 @@ mod tests {
 
     #[test]
     fn equal_hashes_are_no_match() {
-        // With powers of BASE, tokens (a, b) and (a - 1, b + BASE) collide only beyond 32 bits: n of 3 gives room.
         let rows: [&[u32]; 2] = [&[1, 2, 3], &[3, 2, 1]];
-        let tokens = rows.concat();
-        let mut index = Index::new(&tokens, 3);
+        let mut index = Index::new(rows.to_vec(), 3);
         let same = index.hashes[0];
         index.hashes.fill(same);
         index.filter.fill(u64::MAX);
@@ -370,13 +376,12 @@ mod tests {
 
     #[test]
     fn what_cannot_be_asked_is_refused() {
-        for (ngrams, n) in [(vec![1, 2, 3], 2), (vec![1], 0), (vec![1], LONGEST + 1)] {
-            assert!(matches!(
-                count_ngrams(&[], &ngrams, n),
-                Err(LoaderError::Invalid(_))
-            ));
+        let long = LONGEST + 1;
+        for (runs, length, n) in [(3, 2, 2), (1, 1, 0), (2, 2, 3), (1, 0, 0), (long, long, 1)] {
+            let found = count_ngrams(&[], &vec![1; runs], length, n);
+            assert!(matches!(found, Err(LoaderError::Invalid(_))));
         }
-        assert_eq!(count_ngrams(&[], &[1, 2], 1).unwrap(), [0, 0]);
+        assert_eq!(count_ngrams(&[], &[1, 2], 2, 1).unwrap(), [0, 0]);
         assert!(matches!(
             draw_runs(&[], 1 << 10, 1, u64::MAX, 0),
             Err(LoaderError::Invalid(_))

@@ -310,16 +310,20 @@ fn open_all(paths: &[PathBuf]) -> loader::Result<Vec<Shard>> {
     paths.iter().map(|path| Shard::open(path)).collect()
 }
 
-/// How often each row of `ngrams` occurs within a document of the shards.
+/// How often every `n` tokens that stand together in each row of `runs` occur within a document of the shards.
 #[pyfunction]
 fn count_ngrams<'py>(
     py: Python<'py>,
     shards: Vec<PathBuf>,
-    ngrams: PyReadonlyArray2<'py, u32>,
-) -> PyResult<Bound<'py, PyArray1<u64>>> {
-    let n = ngrams.as_array().dim().1;
-    let tokens = ngrams.as_slice()?;
-    let counts = py.detach(|| loader::count_ngrams(&open_all(&shards)?, tokens, n))?;
+    runs: PyReadonlyArray2<'py, u32>,
+    n: usize,
+) -> PyResult<Bound<'py, PyArray2<u64>>> {
+    let (rows, length) = runs.as_array().dim();
+    let tokens = runs.as_slice()?;
+    let counts = py.detach(|| loader::count_ngrams(&open_all(&shards)?, tokens, length, n))?;
+    // Counted: `n` is at most `length`.
+    let counts = Array2::from_shape_vec((rows, length + 1 - n), counts)
+        .map_err(|error| PyValueError::new_err(error.to_string()))?;
     Ok(counts.into_pyarray(py))
 }
 
