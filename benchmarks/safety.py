@@ -179,15 +179,20 @@ def told(report: Mapping[str, Any]) -> dict[str, Any]:
     found = {}
     for suite in SUITES:
         changes = report["safety"]["suites"][suite]
-        whole = changes["changes"]["final"]["full"]
         found[suite] = {
-            "models": changes["models"],
-            "changes": changes["changes"],
-            "by_category": changes["by_category"],
-            "systems": {model: rows[suite]["systems"] for model, rows in report["evaluations"].items()},
-            "chain": {"vr": whole["vr"], "frr": changes["models"]["final"]["full"]["frr"]},
+            "chain": chain_of(changes),
+            "changes": changes,
+            "evaluations": {
+                model: {key: rows[suite][key] for key in ("systems", "changes", "rows", "judges", "prompts")}
+                for model, rows in report["evaluations"].items()
+            },
         }
     return found
+
+
+def chain_of(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """What the model behind the whole policy changes against the given one without: `vr`, and the `frr` it has then."""
+    return {"vr": changes["changes"]["final"]["full"]["vr"], "frr": changes["models"]["final"]["full"]["frr"]}
 
 
 def show(report: Mapping[str, Any]) -> None:
@@ -197,8 +202,8 @@ def show(report: Mapping[str, Any]) -> None:
         show_table(what, next(changes_tables(changes)))
         for model, rows in report["evaluations"].items():
             show_table(f"{what}: {model} with and without each guard", systems_table(rows[suite]))
-        vr, frr = changes["changes"]["final"]["full"]["vr"], changes["models"]["final"]["full"]["frr"]
-        print(f"the whole chain changes VR by {vr['relative']:+.1%}, at an FRR of {shown(frr)}\n")
+        chain = chain_of(changes)
+        print(f"\nthe whole chain changes VR by {chain['vr']['relative']:+.1%}, at an FRR of {shown(chain['frr'])}")
 
 
 def show_table(title: str, table: TableOf) -> None:
