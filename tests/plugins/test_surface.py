@@ -29,9 +29,10 @@ SURFACE = {
     """,
     "evaluators": """
         HELD_OUT_BYTES Asked AsksAtLengths Batch CombinedReward DialogExample Evaluator JudgeSection Judgement
-        KeepsPrompts Line Llama Rate Result RewardSlot SafetyPrompt Sampling Segment Subject Tree Turn answer_example answer_pairs answers
-        build_rewards by_split choose_prompts chunks dialog_example drawn is_repetitive judge pack_answers parse_prompts
-        prompt_digest read_lines read_prompts replies require_scorable run_safety score texts wilson
+        KeepsPrompts Line Llama Rate Result RewardSlot SafetyPrompt Sampling Segment Subject Tree Turn answer_example
+        answer_pairs answers build_rewards by_split choose_prompts chunks dialog_example drawn is_repetitive judge
+        pack_answers parse_prompts prompt_digest read_lines read_prompts replies require_scorable run_safety score texts
+        wilson
     """,
     "exporters": """
         CONFIG_FILE Engine ExportManifest Exporter GgufType ModelConfig QuantizedWeights Sampling Tokenizer Transformer
