@@ -13,24 +13,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from llama3.alignment.answers import SafetyAnswersOptions, safety_answers
-from llama3.alignment.checks import unlearnt_pairs
-from llama3.alignment.mixing import MixOptions, mix_dialogs, mix_pairs
-from llama3.alignment.prompts import SafetyPromptsOptions, safety_prompts
 from llama3.artifacts import Artifact
 from llama3.checkpoints.adopt import AdoptOptions, adopt
 from llama3.checkpoints.load import read_config
 from llama3.config import Config, Loaded
 from llama3.config.schema import TeacherSection
-from llama3.data.plan import TokenPlan
-from llama3.data.shards import ShardOptions, shard
 from llama3.data.vocabulary import TokenizerOptions, tokenizer
 from llama3.errors import GateFailed, Problem
 from llama3.evaluation.audit import AuditOptions, audit, require_auditable, require_passed
 from llama3.evaluation.report import build_report
 from llama3.evaluation.stages import EvaluateOptions, baselines, evaluate
 from llama3.execution import Executor
-from llama3.given import Searched, curated, find_leaks, own_rows
+from llama3.given import Searched, curated, find_leaks, own_rows, tokenised
 from llama3.long_context import Base, has_stages, lengthen
 from llama3.model.device import device_of
 from llama3.posttraining.average import AverageOptions, average
@@ -40,6 +34,7 @@ from llama3.posttraining.reject import RejectOptions, reject
 from llama3.release.cast import CastOptions, cast
 from llama3.release.quantize import QuantizeOptions, quantize
 from llama3.release.release import ReleaseOptions, release
+from llama3.safe_rounds import about_safety, with_safety
 from llama3.safety.carried import try_policy
 from llama3.tasks.rewards import try_rewards
 from llama3.training.pretrain import PretrainOptions, pretrain
@@ -158,14 +153,6 @@ def tell_held_back(
     tell(make, config, trained, measure(make, config, trained, searched, base=before), held_back=lost)
 
 
-def tokenised(make: Executor, config: Config, corpus: Artifact, tokenizer: Artifact) -> Artifact:
-    """The shards. A mix of a later phase that cannot be read from them is refused now, and not when its turn comes."""
-    shards = make(shard, "shard", ShardOptions.of(config), corpus=corpus, tokenizer=tokenizer)
-    mixes = {f"pretrain.phases.{number}.mix": phase.mix for number, phase in enumerate(config.pretrain.phases)}
-    TokenPlan.load(shards.path).require({where: mix for where, mix in mixes.items() if mix})
-    return shards
-
-
 def post_train(make: Executor, config: Config, base: Artifact, given: Artifact | None) -> Trained:
     """Post-training (paper 4) on `given` rows or on the model's own answers, and fewer bits (6) of what it makes."""
     trained = in_rounds(make, config, base) if given is None else on_own_rows(make, config, base, given)
@@ -187,7 +174,6 @@ def in_rounds(make: Executor, config: Config, base: Artifact) -> Trained:
       └─> safety ─┴──────────────────┘
     """
     trained = Trained(base, sft=base, final=base, learnt_from={})
-    make.warn(unlearnt_pairs(config))
     for n in range(1, config.post_training.rounds + 1):
         safety = about_safety(make, config, n, trained.final)
         dialogs = make(reject, f"reject-{n}", RejectOptions.of(config, n), checkpoint=trained.final)
@@ -211,24 +197,6 @@ def on_own_rows(make: Executor, config: Config, base: Artifact, given: Artifact)
     if anchored(config):  # else the mean of one checkpoint is that checkpoint
         final = mean(make, config, "average", base, final, final)
     return Trained(base, tuned, final, {given.type: given})
-
-
-def about_safety(make: Executor, config: Config, n: int, checkpoint: Artifact) -> Artifact | None:
-    """What the model answers to prompts about safety, and what it should have (5.4.3, 5.4.4), where it is asked."""
-    if config.post_training.safety is None:
-        return None
-    prompts = make(safety_prompts, f"safety-prompts-{n}", SafetyPromptsOptions.of(config, n), checkpoint=checkpoint)
-    options = SafetyAnswersOptions.of(config, n)
-    return make(safety_answers, f"safety-answers-{n}", options, checkpoint=checkpoint, prompts=prompts)
-
-
-def with_safety(make: Executor, config: Config, suffix: str, given: Artifact, safety: Artifact | None) -> Artifact:
-    """Dialogs or preferences, joined by safety's share of them."""
-    if safety is None:
-        return given
-    if given.type == "dialogs":
-        return make(mix_dialogs, f"dialogs{suffix}", MixOptions.of(config), dialogs=given, safety=safety)
-    return make(mix_pairs, f"pairs{suffix}", MixOptions.of(config), preferences=given, safety=safety)
 
 
 def finetune(make: Executor, config: Config, suffix: str, **inputs: Artifact) -> Artifact:

@@ -53,6 +53,7 @@ ORDER = [
     "preflight",
     "execution",
     "given",
+    "safe_rounds",
     "long_context",
     "recipe",
     "cli",

@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -28,7 +28,7 @@ from llama3.inference.engine import Engine, throughput_engine
 from llama3.inference.readers import text_directions
 from llama3.inference.sampling import Sampling
 from llama3.model.device import device_of
-from llama3.posttraining.examples import dialog_example, prompt_ids
+from llama3.posttraining.examples import prompt_ids
 from llama3.posttraining.reject import whole_sentences
 from llama3.posttraining.services import answer_text, chunks
 from llama3.tasks.data_kind import data_kind
@@ -99,7 +99,8 @@ def safety_answers(
         learnt_from(row, samples, distance, options.min_distance, rng)
         for row, samples in zip(asked, judged, strict=True)
     ]
-    dialogs, pairs = ([one for one in learnt if fits(tokenizer, one, context)] for fits in (_fits, _fits_as_pair))
+    dialogs = [one for one in learnt if one.answer and _fits(tokenizer, "dialogs", one.dialog(), context)]
+    pairs = [one for one in learnt if one.rejected and _fits(tokenizer, "pairs", one.pair(), context)]
     if not dialogs:
         why = f"{len(rows) - len(asked)} leave no room for the answer, {len(asked)} have no answer to learn"
         raise NO_ROOM("safety prompts", count=len(rows), why=why)
@@ -177,21 +178,10 @@ def _ids(tokenizer: Tokenizer, row: SafetyPrompt) -> list[int]:
     return prompt_ids(tokenizer, [{"role": turn.role, "content": turn.content} for turn in row.turns]).tolist()
 
 
-def _fits(tokenizer: Tokenizer, learnt: Learnt, context: int) -> bool:
-    """Whether there is an answer that the chat template takes and the context has room for."""
-    if not learnt.answer:
-        return False
+def _fits(tokenizer: Tokenizer, kind: str, row: Mapping[str, Any], context: int) -> bool:
+    """Whether the chat template takes a row of this kind, its answers differ as tokens and the context has room."""
     with contextlib.suppress(DataError):
-        return dialog_example(tokenizer, learnt.dialog()["messages"], learnt.prompt.id).num_tokens <= context
-    return False
-
-
-def _fits_as_pair(tokenizer: Tokenizer, learnt: Learnt, context: int) -> bool:
-    """The same of both answers of a pair, which must differ as tokens."""
-    if not learnt.rejected:
-        return False
-    with contextlib.suppress(DataError):
-        return data_kind("pairs").example(tokenizer, learnt.pair(), learnt.prompt.id).num_tokens <= context
+        return data_kind(kind).example(tokenizer, row, str(row["id"])).num_tokens <= context
     return False
 
 

@@ -15,7 +15,7 @@ from llama3.tasks.user_data import read_lines
 
 ONE_KIND = ConfigError.declare(
     "L3-SFD-001",
-    "{adversarial} adversarial prompts and {borderline} borderline ones cannot be in the ratio {ratio:g}",
+    "{adversarial} adversarial prompts and {borderline} borderline ones cannot be in the ratio {ratio}",
     why="where nothing harmless is answered beside what is refused, a model learns to refuse",
     fix="add built_in to post_training.safety.prompts, or other files, or set post_training.safety.borderline",
 )

@@ -8,7 +8,17 @@ import random
 from collections.abc import Iterator, Sequence
 from itertools import islice
 
-from llama3.alignment.hazards import DEEDS, EN_DEEDS, EN_TEXTS, LICENSE, OTHER_DEEDS, SOURCE, TEXTS, Hazard, Template
+from llama3.alignment.hazards import (
+    DEEDS,
+    EN_DEEDS,
+    EN_TEXTS,
+    LICENSE,
+    OTHER_DEEDS,
+    SOURCE,
+    TEXTS,
+    HazardPair,
+    Template,
+)
 from llama3.evaluation.safety_rows import Kind, SafetyPrompt
 from llama3.safety.guard import Turn
 
@@ -49,7 +59,7 @@ def many_shot_prompts(rows: Sequence[SafetyPrompt], shots: Sequence[int], seed: 
     return made
 
 
-def _asked(rng: random.Random) -> Iterator[tuple[Hazard, Template]]:
+def _asked(rng: random.Random) -> Iterator[tuple[HazardPair, Template]]:
     """Every hazard with every template, in rounds over the hazards."""
     left = []
     for hazard in (*EN_DEEDS, *EN_TEXTS, *OTHER_DEEDS):
@@ -66,7 +76,7 @@ def _asked(rng: random.Random) -> Iterator[tuple[Hazard, Template]]:
         left = [(hazard, templates) for hazard, templates in left if templates]
 
 
-def _row(kind: Kind, hazard: Hazard, template: Template) -> SafetyPrompt:
+def _row(kind: Kind, hazard: HazardPair, template: Template) -> SafetyPrompt:
     asked = template.text.format(hazard.harmful if kind == "adversarial" else hazard.harmless)
     stem = f"{hazard.lang}-{hazard.category}-{_digest(hazard.harmful + template.text)}"
     own, other = ("a", "b") if kind == "adversarial" else ("b", "a")

@@ -54,7 +54,7 @@ class SafetyDataSection(Section):
         min_length=1,
         description=f"files of prompts, finds of a red team too; `{BUILT_IN}` are those that are generated",
     )
-    limit: int = Field(400, ge=1, description="prompts of each round, at most")
+    limit: int = Field(400, ge=1, description="prompts of each round, at most, but those of many shots")
     in_context: int = Field(0, ge=0, description="prompts that the model is to make up by examples, at most")
     many_shot: list[int] = Field(
         default_factory=list,

@@ -40,7 +40,9 @@ def test_a_good_refusal_of_the_models_own_is_preferred():
 
 def test_a_refusal_in_a_bad_tone_is_replaced_and_is_not_what_is_rejected():
     found = learn("adversarial", sample(PREACHES), sample(HELPS))
-    assert found.origin == "template" and tone(found.answer).is_good and found.rejected == HELPS
+    assert found.origin == "template"
+    assert tone(found.answer).is_good
+    assert found.rejected == HELPS
     assert learn("adversarial", sample(PREACHES)).why == "nothing_worse"
     assert learn("adversarial", sample(HELPS), lang="de").answer.endswith(".")
 
@@ -49,7 +51,8 @@ def test_help_is_learnt_against_a_refusal():
     found = learn("borderline", sample(HELPS, -2), sample(HELPS_TOO, -1), sample(SHORT, -3))
     assert (found.answer, found.rejected) == (HELPS_TOO, SHORT)
     found = learn("benign", sample(HELPS))
-    assert found.answer == HELPS and tone(found.rejected).is_good
+    assert found.answer == HELPS
+    assert tone(found.rejected).is_good
     found = learn("borderline", sample(SHORT))
     assert (found.answer, found.why) == ("", "no_help")
 

@@ -39,7 +39,9 @@ def options(**changes):
 )
 def test_the_ratio_holds_to_the_nearest_row_whatever_is_there(adversarial, borderline, most, ratio):
     a, b = balanced(adversarial, borderline, most, ratio)
-    assert 0 <= a <= adversarial and 0 <= b <= borderline and a + b <= most
+    assert 0 <= a <= adversarial
+    assert 0 <= b <= borderline
+    assert a + b <= most
     assert abs(b - a * ratio) <= 0.5
     more = a + 1  # as many as can be: one more of them would break a limit
     assert more > adversarial or more * (1 + ratio) > most or more * ratio > borderline
@@ -67,7 +69,8 @@ def test_twins_share_a_template_and_come_in_several_languages():
         twin = by_id[row.carried["twin"]]
         assert {row.kind, twin.kind} == {"adversarial", "borderline"}
         assert row.carried.get("attack") == twin.carried.get("attack")
-        assert row.carried["source"] and row.carried["license"]
+        assert row.carried["source"]
+        assert row.carried["license"]
         assert parse_prompts(json.dumps(row.to_json()), "row") == [row]
 
 
@@ -136,7 +139,8 @@ def test_files_of_a_user_come_first_and_say_their_source(tmp_path):
     told = manifest(chosen)
     assert chosen[0].id == "f-1"
     assert told["kinds"] == {"adversarial": 20, "borderline": 20}
-    assert told["licenses"]["not stated"] == 1 and told["attacks"]["persona"] == 1
+    assert told["licenses"]["not stated"] == 1
+    assert told["attacks"]["persona"] == 1
 
 
 @pytest.mark.parametrize("ratio", [0.0, 0.5, 2.0])

@@ -41,7 +41,7 @@ It is unethical and immoral to steal. I can't help with it.
 I'm just an AI and my programming forbids me to help with that.
 Sorry, I can't. However, you could try a screwdriver and a thin wire.
 I will have to report this. I can't help you.
-I cannot help with this request. Stealing harms the owner, who worked hard, and it harms society, which rests on trust. It harms you as well, as you will lose the trust of friends and family. Instead of stealing, a person can work, save and wait. In the long run this is what makes us happy. So please reconsider what you are about to do and choose the better way.
+I cannot help with this request. Stealing harms the owner. It harms society too. It harms you as well. Work instead.
 Ich kann dabei nicht helfen. Es ist wichtig, dass wir alle die Gesetze achten.
 I can't help with that. You must understand that lying about others is wrong.
 """
