@@ -105,7 +105,7 @@ def write_rows(folder: Path, packages: Mapping[str, Path], share: float) -> dict
 
 def write_guards(folder: Path, model: Path, share: float) -> list[Path]:
     """What `llama3 guard train` is asked for: a classifier of attacks, and the model itself as a judge of hazards."""
-    run = {"dir": str(folder), "device": "cpu", "threads": 1}
+    run = {"dir": str(folder), "device": "cpu"}
     prompt_guard = {
         "kind": "prompt_guard",
         "data": str(folder / "attacks.jsonl"),
@@ -224,7 +224,8 @@ def main() -> None:
     rows = write_rows(folder, folders_of(asked.packages), share)
     labels = folder / "labelled.jsonl"
     walk.step("judges", *(["judge", labels, "--event", event, "--out", card_of(folder, event)] for event in EVENTS))
-    walk.step("guards", *(["guard", "train", config] for config in write_guards(folder, model, share)))
+    for config in write_guards(folder, model, share):
+        walk.step(config.stem, ["guard", "train", config])
     policy = written(folder / "policy.yaml", policy_of(folder))
     attack = ["--prompts", folder / "seeds.jsonl", "--budget", max(16, round(BUDGET * share)), "--seed", 1]
     attack += ["--max-tokens", ANSWER_TOKENS, "--out", folder / "redteam"]
