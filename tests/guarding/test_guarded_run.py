@@ -7,6 +7,7 @@ import re
 
 import pytest
 import yaml
+from rows_of_guards import base_model
 from test_recipe import install_coin, write_config, write_text
 
 from llama3.artifacts.run import RunDir
@@ -45,7 +46,14 @@ def run(prompt_guard, tmp_path_factory):
             "input": {"any": ["prompt_injection", {"guard": {"name": "prompt_guard", "model": str(prompt_guard)}}]}
         }
     }
+    config["release"]["red_team"] = str(folder / "redteam")
     path.write_text(yaml.safe_dump(config))
+    policy = folder / "policy.yaml"
+    policy.write_text(yaml.safe_dump({"input": {"guard": "prompt_injection"}}))
+    attack = ["--policy", policy, "--prompts", folder / "prompts.jsonl", "--budget", 8, "--max-tokens", 4]
+    with pytest.raises(SystemExit) as attacked:
+        cli.main(list(map(str, ["redteam", base_model(folder / "base"), *attack, "--out", folder / "redteam"])))
+    assert not attacked.value.code
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(install_coin(tmp_path_factory.mktemp("site"))))
         discover.cache_clear()
@@ -109,6 +117,15 @@ def test_the_card_tells_the_guards_and_their_own_cards(run, prompt_guard):
     assert f"AUC {own['value']:.3f} [{own['low']:.3f}, {own['high']:.3f}]" in told
     assert "| input | prompt_guard | llama3 " in told
     assert str(prompt_guard) in told
+
+
+def test_the_card_tells_the_red_team(run):
+    *_, card = run
+    told = section(card)
+    (count,) = re.findall(r"^\*\*Red team\*\* of the model `base`: (\d+) attacks\.$", told, re.MULTILINE)
+    assert 0 < int(count) <= 8
+    assert re.search(rf"^\| all \| .*\(n = {count}\)", told, re.MULTILINE)
+    assert "No red team" not in told
 
 
 def test_another_model_of_a_guard_is_another_request(run, prompt_guard):
