@@ -12,7 +12,7 @@ import argparse
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -125,7 +125,7 @@ def main() -> None:
         memory = {name: peak_mb(run) for name, run in candidates.items()}
         timings = common.interleaved(candidates, rounds=arguments.rounds, warmup=0)
     ours = timings["llama3, 1 thread"].median
-    rows = [
+    rows: list[Mapping[str, object]] = [
         {
             "candidate": name,
             "M tokens/s": tokens / timing.median / 1e6,
