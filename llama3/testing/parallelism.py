@@ -103,7 +103,7 @@ class ParallelConformance(Conformance):
             folder = Path(name)
             ranks = [fork.Process(target=_rank, args=(folder, rank, size, axis, build)) for rank in range(size)]
             with warnings.catch_warnings():
-                # Newer Pythons warn of forks beside threads. A rank computes with one thread and needs no lock of others.
+                # Newer Pythons warn of forks beside threads. A rank has one thread, and needs no lock of others.
                 warnings.simplefilter("ignore", DeprecationWarning)
                 for process in ranks:
                     process.start()
