@@ -61,10 +61,11 @@ class Command:
 
 
 def plain(line: str, numbers: bool) -> str:
-    """With one space for many; with one sign for any number, and none for thousands of its unit."""
+    """With one space for many; with one sign for any number, and none for thousands of its unit or for units of time."""
     if numbers:
         line = re.sub(r"\b[0-9a-f]{12}\b|[-+]?\d+(?:[.,:]\d+)*", "#", line)
         line = re.sub(r"# [kMGTP]?(?=B\b|FLOP/s)", "# ", line)
+        line = re.sub(r"# (?:ms|s|seconds|minutes|hours|days)\b", "# of time", line)
     return " ".join(line.split())
 
 
