@@ -5,6 +5,7 @@ from typing import Any
 
 from llama3.plugins import (
     AlgorithmSpec,
+    AttackerSpec,
     DataKindSpec,
     EvaluatorSpec,
     ExporterSpec,
@@ -102,6 +103,24 @@ def llama3_algorithms() -> list[AlgorithmSpec]:
             factory="llama3_plugins.algorithms.sft:SFT",
             summary="supervised finetuning: loss on the answers only",
             data="dialogs",
+        ),
+    ]
+
+
+@hookimpl
+def llama3_attackers() -> list[AttackerSpec]:
+    return [
+        AttackerSpec(
+            name="templates",
+            factory="llama3_plugins.attackers.templates:Templates",
+            options="llama3_plugins.attackers.options:TemplatesOptions",
+            summary="frames, word tables, disguises, conversations and tools around a request; no model",
+        ),
+        AttackerSpec(
+            name="model",
+            factory="llama3_plugins.attackers.model:ModelAttacker",
+            options="llama3_plugins.attackers.options:ModelAttackerOptions",
+            summary="a language model, here or served, that rewrites what worked in another style",
         ),
     ]
 

@@ -34,6 +34,8 @@ ORDER = [
     "algorithms",
     "data_kinds",
     "evaluators",
+    "redteam",
+    "attackers",
     "exporters",
     "filters",
     "guards",

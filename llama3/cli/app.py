@@ -41,6 +41,7 @@ from llama3.cli import (
     plan,
     plugins,
     quantize,
+    redteam,
     run,
     runs,
     scale,
@@ -155,6 +156,7 @@ app.command("plan")(plan.plan)
 app.command("batch")(batch.batch)
 app.command("evaluate")(evaluate.evaluate)
 app.command("judge")(judge.judge)
+app.command("redteam")(redteam.redteam)
 app.command("audit")(audit.audit)
 app.command("lineage")(lineage.lineage)
 app.command("ledger")(ledger.ledger)

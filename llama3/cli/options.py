@@ -24,7 +24,7 @@ def plugin_name(family: str, given: str) -> str:
     return discover().spelled(family, given)
 
 
-def given_options(overrides: Iterable[str] | None) -> dict[str, Any]:
+def given_options(overrides: Iterable[str] | None, option: str = "--set") -> dict[str, Any]:
     """The options that were given, their values read as YAML. Raises ConfigError."""
     from llama3.config.yaml import parse_value
 
@@ -32,6 +32,6 @@ def given_options(overrides: Iterable[str] | None) -> dict[str, Any]:
     for text in overrides or ():
         key, equals, value = text.partition("=")
         if not (key and equals):
-            raise NO_OPTION(f"--set {text}")
-        given[key.strip()] = parse_value(value, f"--set {text}")
+            raise NO_OPTION(f"{option} {text}")
+        given[key.strip()] = parse_value(value, f"{option} {text}")
     return given

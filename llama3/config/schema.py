@@ -592,3 +592,7 @@ def own_rows_suite(suite: str, path: str, kind: str) -> dict[str, Any]:
     if kind == "prompts":
         return {"name": "pass_rate", "suite": suite, "rewards": [{"name": "jsonl_tasks", "path": path}]}
     return {"name": "answer_bits" if kind == "dialogs" else "preference_accuracy", "suite": suite, "path": path}
+
+
+ATTACKER = "templates"
+"""Who writes the attacks of `llama3 redteam` unless said otherwise."""

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from llama3.evaluation.evaluator import Subject
 from llama3.inference.sampling import Sampling
 from llama3.tokenizer.chat import Message, Role, render, stop_ids
+
+if TYPE_CHECKING:
+    from llama3.inference.llama import Llama
 
 
 def answers(subject: Subject, prompts: Sequence[str], max_tokens: int | None = None) -> list[str]:
@@ -32,26 +35,36 @@ def drawn(
     samples: int = 1,
     seed: int = 0,
 ) -> list[list[str]]:
-    """`samples` answers to each dialog in order, without control tokens, of at most `max_tokens` tokens each (default:
-    the subject's)."""
-    tokenizer = subject.model.tokenizer
+    """`drawn_of` the subject's model, of at most `max_tokens` tokens each (default: the subject's)."""
+    longest = max_tokens or subject.max_tokens
+    return drawn_of(subject.model, dialogs, max_tokens=longest, temperature=temperature, samples=samples, seed=seed)
+
+
+def drawn_of(
+    model: Llama,
+    dialogs: Sequence[Sequence[Mapping[str, str]]],
+    *,
+    max_tokens: int,
+    temperature: float,
+    samples: int = 1,
+    seed: int = 0,
+) -> list[list[str]]:
+    """`samples` answers to each dialog in order, without control tokens, of at most `max_tokens` tokens each."""
+    tokenizer = model.tokenizer
     messages = [[Message(cast(Role, row["role"]), row["content"]) for row in dialog] for dialog in dialogs]
     rendered = [render(tokenizer, dialog, generation_prompt=True).ids for dialog in messages]
     stops = stop_ids(tokenizer)
-    longest = max_tokens or subject.max_tokens
-    sampling = Sampling(max_tokens=longest, temperature=temperature, n=samples, seed=seed, stop_ids=stops)
+    sampling = Sampling(max_tokens=max_tokens, temperature=temperature, n=samples, seed=seed, stop_ids=stops)
     # A prompt that leaves less room has a shorter answer, or none: it fails like any wrong one.
-    limit = subject.model.engine.pool.max_tokens
-    fit = [len(ids) + longest <= limit for ids in rendered]
-    whole = iter(
-        subject.model.engine.generate([ids for ids, fits in zip(rendered, fit, strict=True) if fits], sampling)
-    )
+    limit = model.engine.pool.max_tokens
+    fit = [len(ids) + max_tokens <= limit for ids in rendered]
+    whole = iter(model.engine.generate([ids for ids, fits in zip(rendered, fit, strict=True) if fits], sampling))
     texts = []
     for ids, fits in zip(rendered, fit, strict=True):
         if fits:
             row = next(whole)
         elif len(ids) < limit:
-            (row,) = subject.model.engine.generate([ids], replace(sampling, max_tokens=limit - len(ids)))
+            (row,) = model.engine.generate([ids], replace(sampling, max_tokens=limit - len(ids)))
         else:
             row = []
         said = [tokenizer.decode([i for i in one.ids if i not in stops]) for one in row]

@@ -6,6 +6,7 @@ Everything importable from here is torch-free, so that plugin modules stay cheap
 from llama3.plugins.hookspecs import hookimpl
 from llama3.plugins.specs import (
     AlgorithmSpec,
+    AttackerSpec,
     CommandSpec,
     DataKindSpec,
     EvaluatorSpec,
@@ -23,6 +24,7 @@ from llama3.plugins.specs import (
 
 __all__ = [
     "AlgorithmSpec",
+    "AttackerSpec",
     "CommandSpec",
     "DataKindSpec",
     "EvaluatorSpec",

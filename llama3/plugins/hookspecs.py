@@ -70,6 +70,13 @@ def llama3_guards() -> list[specs.GuardSpec]:
 
 
 @hookspec
+def llama3_attackers() -> list[specs.AttackerSpec]:
+    """Writers of attacks, chosen by `llama3 redteam --attacker`. On failure: the red team ends, and goes on when it is
+    begun again."""
+    raise AssertionError("specification only")
+
+
+@hookspec
 def llama3_evaluators() -> list[specs.EvaluatorSpec]:
     """Evaluators, chosen under `evaluation.tasks`. On failure: that task only."""
     raise AssertionError("specification only")
@@ -143,6 +150,7 @@ REGISTRATION: dict[str, type[specs.PluginSpec]] = {
     "llama3_rewards": specs.RewardSpec,
     "llama3_quantization_schemes": specs.QuantizationSpec,
     "llama3_guards": specs.GuardSpec,
+    "llama3_attackers": specs.AttackerSpec,
     "llama3_evaluators": specs.EvaluatorSpec,
     "llama3_exporters": specs.ExporterSpec,
     "llama3_loggers": specs.LoggerSpec,

@@ -142,6 +142,13 @@ class GuardSpec(PluginSpec):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AttackerSpec(PluginSpec):
+    """Writes attacks for `llama3 redteam`: builds a `llama3.attackers.Attacker`."""
+
+    family: ClassVar[str] = "attackers"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluatorSpec(PluginSpec):
     """Measures a model: builds a `llama3.evaluators.Evaluator`."""
 

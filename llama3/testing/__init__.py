@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from llama3.testing.algorithms import AlgorithmConformance
+    from llama3.testing.attackers import AttackerConformance
     from llama3.testing.commands import CommandConformance
     from llama3.testing.conformance import Conformance
     from llama3.testing.data_kinds import DataKindConformance
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AlgorithmConformance",
+    "AttackerConformance",
     "CommandConformance",
     "Conformance",
     "DataKindConformance",
@@ -51,6 +53,7 @@ __all__ = [
 
 _HOMES = {
     "AlgorithmConformance": "llama3.testing.algorithms",
+    "AttackerConformance": "llama3.testing.attackers",
     "CommandConformance": "llama3.testing.commands",
     "Conformance": "llama3.testing.conformance",
     "DataKindConformance": "llama3.testing.data_kinds",

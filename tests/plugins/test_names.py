@@ -26,6 +26,7 @@ OTHER_THINGS = {
     "int8": "a type of codes in caches and of products",
     "labels": "a file of a stage",
     "llama_guard": "a kind of guard that is trained",
+    "model": "a section of the config",
     "pairs": "a figure of a stage",
     "pass_rate": "a figure of report.json",
     "prompt_guard": "a kind of guard that is trained",
@@ -35,6 +36,7 @@ OTHER_THINGS = {
     "safety": "a section of the config",
     "sft": "a stage",
     "single": "a part of a chat template",
+    "templates": "a folder of the scaffold",
     "tensor": "an argument of torch's functions",
     "tokens": "a figure of a stage",
 }

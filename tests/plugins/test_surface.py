@@ -22,6 +22,10 @@ SURFACE = {
         Algorithm Batch FinishReason Plan Scored Scorer Segment Services Stats Term Tree ValueModel gae
         group_advantages kl_estimate last_M pack_answers pack_rankings score whiten
     """,
+    "attackers": """
+        CARRIERS DISGUISES Attack AttackRequest Attacker Carrier Llama SafetyPrompt ServedChat Turn Wording bare
+        disguised drawn_of judge load parse_prompts plant read_prompts
+    """,
     "data_kinds": """
         OF_EVERY_KIND AnswerTokens Batch Custom DataKind DialogExample Message Row Segment Task Tokenizer Tree UserRow
         Writer answer_example as_prompt dialog_example pack_answers pack_rankings prompt_digest prompt_ids read_answer

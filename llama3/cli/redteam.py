@@ -1,0 +1,218 @@
+"""`llama3 redteam`: attack a model behind its guards, and keep what gets through for the next round of training."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from llama3.cli.generate import DeviceOption, MaxTokensOption, ModelArgument, SeedOption
+from llama3.cli.options import PluginOptions, given_options, plugin_name
+from llama3.cli.output import JsonOption, note, print_json, print_table, say
+from llama3.errors import ConfigError, did_you_mean
+
+if TYPE_CHECKING:
+    from llama3.attackers import Attacker, SafetyPrompt
+    from llama3.evaluators import JudgeSection
+    from llama3.redteam.archive import Archive
+    from llama3.redteam.journal import Journal
+    from llama3.redteam.loop import RedTeam
+    from llama3.redteam.target import GuardedModel
+    from llama3.safety.engine import PolicyEngine
+
+TWO_POLICIES = ConfigError.declare(
+    "L3-RED-007", "two policies are given", fix="name a config by -c, or a policy by --policy"
+)
+NO_SEEDS = ConfigError.declare(
+    "L3-RED-008",
+    "there is no prompt to begin with",
+    why="an attack begins at a row of the kind adversarial",
+    fix="give a file of such rows by --prompts",
+)
+NO_STYLE = ConfigError.declare("L3-RED-009", "the attacker {attacker!r} has no style {style!r}", why="{near}")
+
+
+def redteam(
+    model: ModelArgument,
+    prompts: Annotated[
+        Path | None, typer.Option(dir_okay=False, help="Rows to begin with (default: those that the attacker brings).")
+    ] = None,
+    out: Annotated[Path, typer.Option(file_okay=False, help="A new folder, or one that this command began.")] = Path(
+        "redteam"
+    ),
+    budget: Annotated[int, typer.Option(min=1, help="Messages that are put to the model, at most.")] = 300,
+    seed: SeedOption = 0,
+    config: Annotated[
+        str | None,
+        typer.Option("--config", "-c", help="Its safety.policy stands before the model (default: the model's own)."),
+    ] = None,
+    policy: Annotated[Path | None, typer.Option(help="A policy as a file, or a release with one.")] = None,
+    attacker: Annotated[
+        str | None, typer.Option(help="Who writes them, of the plugins of the family attackers (default: templates).")
+    ] = None,
+    overrides: PluginOptions = None,
+    style: Annotated[list[str] | None, typer.Option(help="Only this style. Repeatable; default: all.")] = None,
+    judge: Annotated[
+        list[str] | None,
+        typer.Option(metavar="OPTION=VALUE", help="Who judges: guard, path, url, threshold ... Repeatable."),
+    ] = None,
+    at_once: Annotated[int, typer.Option(min=1, max=1024, help="Conversations that are held at once.")] = 16,
+    max_tokens: MaxTokensOption = 64,
+    minutes: Annotated[float | None, typer.Option(min=0.0, help="Begin no round after so many minutes.")] = None,
+    device: DeviceOption = "auto",
+    json: JsonOption = False,
+) -> None:
+    """Attack a model behind its guards. finds.jsonl holds what got through, as rows for training and for the suite
+    `safety`; report.html shows where. The same command goes on where it was killed."""
+    from llama3.checkpoints.adopt import content_hash
+    from llama3.evaluation.judge_choice import JudgeStack
+    from llama3.inference.llama import find_model
+    from llama3.model.device import device_of
+    from llama3.plugins.registry import discover
+    from llama3.redteam.journal import Journal
+    from llama3.redteam.loop import RedTeam, RedTeamLimits
+    from llama3.redteam.publish import FINDS, PAGE, REPORT, publish
+
+    began = time.monotonic()
+    name, options = _attacker_name(attacker), given_options(overrides)
+    section, guarding = _judge_section(judge), _policy(model, config, policy)
+    writer: Attacker = discover().build("attackers", name, options)
+    styles = _styles(name, writer, style)
+    rows = _rows(writer, prompts)
+    where = device_of(device)
+    limits = RedTeamLimits(budget, seed, at_once, section.threshold, minutes)
+    with ExitStack() as stack:
+        guards = stack.enter_context(_guards(guarding))
+        judging = stack.enter_context(JudgeStack()).build(section, "violates", str(where))
+        made_of = {
+            "model": content_hash(find_model(Path(model))),
+            "device": str(where),
+            "prompts": [row.to_json() for row in rows],
+            "policy": guarding,
+            "attacker": {"options": options, **discover().identity("attackers", name)},
+            "styles": styles,
+            "judge": [judging.identity, section.threshold],
+            "limits": [seed, at_once, max_tokens],
+        }
+        journal = stack.enter_context(Journal(out, made_of))
+        seeds = [row for row in rows if row.kind == "adversarial"]
+        targets: list[GuardedModel] = []
+
+        def target() -> GuardedModel:
+            from llama3.inference.llama import load
+            from llama3.redteam.target import GuardedModel
+
+            targets.append(GuardedModel(load(model, device=device), guards, max_tokens))
+            return targets[-1]
+
+        seeds = [row for row in rows if row.kind == "adversarial"]
+        team = RedTeam(writer, name, target, judging, seeds, styles, limits)
+        archive = _run(team, journal)
+        cost = _cost(team.seconds, sum(one.answers for one in targets), time.monotonic() - began)
+        head = {"model": Path(model).name or model, "attacker": name, "judge": judging.identity, "styles": styles}
+        report = publish(out, head, archive, journal.attempts, rows, cost)
+    if json:
+        print_json({"path": str(out), **report})
+    else:
+        _show(report)
+        note(f"details: {out / REPORT}, {out / PAGE}; for the next round: {out / FINDS}")
+
+
+def _attacker_name(given: str | None) -> str:
+    from llama3.config.schema import ATTACKER
+
+    return ATTACKER if given is None else plugin_name("attackers", given)
+
+
+def _judge_section(given: list[str] | None) -> JudgeSection:
+    """Who judges. Raises ConfigError with everything that is wrong in it."""
+    from pydantic import ValidationError
+
+    from llama3.evaluators import JudgeSection
+    from llama3.plugins.options import problems_of
+
+    try:
+        return JudgeSection.model_validate(given_options(given, "--judge"))
+    except ValidationError as error:
+        raise ConfigError.of(problems_of(error, JudgeSection, lambda loc: "--judge")) from error
+
+
+def _policy(model: str, config: str | None, policy: Path | None) -> Mapping[str, Any]:
+    """The guards that stand before the model, checked."""
+    from llama3.cli.guarding import policy_for
+    from llama3.config import load
+    from llama3.config.yaml import parse
+    from llama3.safety.carried import carried_policy
+    from llama3.safety.policy import parse_policy
+
+    if config is not None and policy is not None:
+        raise TWO_POLICIES("--policy")
+    if config is not None:
+        found, source = load(config).config.safety.policy, f"policy of {config}"
+    elif policy is None:
+        carried, source = policy_for(Path(model))
+        found = dict(carried)
+    elif policy.is_dir():
+        found, source = dict(carried_policy(policy) or {}), f"policy of {policy}"
+    else:
+        found, source = parse(policy.read_text(encoding="utf-8"), str(policy)).data, str(policy)
+    parse_policy(found, source)
+    note(f"guards: {source}")
+    return found
+
+
+def _guards(policy: Mapping[str, Any]) -> PolicyEngine:
+    from llama3.plugins.registry import discover
+    from llama3.safety.engine import PolicyEngine
+
+    registry = discover()
+    return PolicyEngine(policy, lambda name, options: registry.build("guards", name, options))
+
+
+def _styles(name: str, attacker: Attacker, wanted: Sequence[str] | None) -> list[str]:
+    """The styles that are tried. Raises ConfigError for one that the attacker does not have."""
+    known = list(attacker.styles)
+    for style in wanted or ():
+        if style not in known:
+            near = did_you_mean(style, known) or f"it has {', '.join(known)}"
+            raise NO_STYLE("--style", attacker=name, style=style, near=near)
+    return [style for style in known if not wanted or style in wanted]
+
+
+def _rows(attacker: Attacker, prompts: Path | None) -> list[SafetyPrompt]:
+    """Seeds and their twins. Raises DataError for a bad file, and ConfigError where there is nothing to begin with."""
+    from llama3.attackers import read_prompts
+
+    rows = list(attacker.seeds()) if prompts is None else read_prompts(prompts)
+    if not any(row.kind == "adversarial" for row in rows):
+        raise NO_SEEDS(prompts or "--prompts")
+    return rows
+
+
+def _run(team: RedTeam, journal: Journal) -> Archive:
+    from llama3.artifacts.progress import Display
+
+    with Display().task("messages", team.limits.budget) as bar:
+        return team.run(journal, lambda messages: bar.advance(messages))
+
+
+def _cost(seconds: Mapping[str, float], answers: int, whole: float) -> dict[str, float]:
+    """What this call of the command took; what it found done already cost nothing."""
+    spent = {f"{name}_seconds": round(value, 3) for name, value in sorted(seconds.items())}
+    each = answers / seconds["target"] if answers else 0.0
+    return {"answers": answers, "seconds": round(whole, 3), **spent, "answers_per_second": round(each, 2)}
+
+
+def _show(report: Mapping[str, Any]) -> None:
+    from llama3.redteam.figures import red_team_tables
+
+    for table in red_team_tables(report["figures"]):
+        if table.rows:
+            say(f"\n{table.title.lower()}")
+            print_table(table.rows, [head.upper() for head in table.head])
+    say()
+    print_table([(name.replace("_", " "), f"{value:,}") for name, value in report["cost"].items()])

@@ -1,0 +1,1 @@
+"""The built-in attackers of `llama3 redteam`."""
