@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find core-rs/src core-rs/Cargo.toml Cargo.toml pyproject.toml -type f 2>/dev/null)
 
-.PHONY: help adopt drill quickstart test test-slow test-tensorrt lint format docs fuzz bench-checkpoint bench-code-guard bench-core bench-dedup bench-pager bench-generation bench-gpu bench-posttraining bench-prompt-guard bench-training bench-loader bench-serving bench-shared bench-speculative bench-kv-cache bench-threads bench-tokenizer wheel clean setup
+.PHONY: help adopt drill quickstart test test-slow test-tensorrt lint format docs fuzz bench-checkpoint bench-code-guard bench-core bench-dedup bench-pager bench-generation bench-gpu bench-posttraining bench-prompt-guard bench-training bench-loader bench-memorisation bench-serving bench-shared bench-speculative bench-kv-cache bench-threads bench-tokenizer wheel clean setup
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -120,6 +120,9 @@ drill: $(VENV)/.installed-test ## 60 random faults against a run that restarts i
 
 bench-loader: $(VENV)/.installed-test ## token loading beside a NumPy memmap and torch's DataLoader
 	$(BIN)/python benchmarks/loader.py
+
+bench-memorisation: $(VENV)/.installed-test ## n-grams found in token shards beside Python dictionaries: tokens a second, memory
+	$(BIN)/python benchmarks/memorisation.py
 
 bench-planner: $(VENV)/.installed-test ## the planner's step times beside published runs, each left out of the fit
 	$(BIN)/python benchmarks/planner.py

@@ -23,8 +23,10 @@ __all__ = [
     "__version__",
     "blake3_bytes",
     "blake3_file",
+    "count_ngrams",
     "debug_build",
     "decode",
+    "draw_runs",
     "drop_lines",
     "duplicate_groups",
     "frequent_keys",
@@ -232,6 +234,17 @@ class TokenStream:
 
     def __iter__(self) -> TokenStream: ...
     def __next__(self) -> _Rows: ...
+
+def count_ngrams(shards: list[str], runs: npt.NDArray[np.uint32], n: int) -> npt.NDArray[np.uint64]:
+    """How often every n tokens that stand together in each row of runs [K, length] occur within a document of the
+    shards, [K, length - n + 1]: exact, with memory for the n-grams and one block of tokens per thread. A run has at
+    most 65,536 tokens."""
+
+def draw_runs(
+    shards: list[str], *, length: int, edge: int, count: int, seed: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint64], npt.NDArray[np.uint32]]:
+    """(index of the shard, first token there, tokens [count, length]) of different places that are drawn, each as
+    likely as any other, in order; `edge` tokens at both ends of a document are left out."""
 
 # -- paging (core-rs/src/python/paging.rs) -----------------------------------------------------
 

@@ -10,12 +10,18 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from llama3.config.slot_types import RewardSlot
+from llama3.config.slot_types import GuardSlot, RewardSlot
+from llama3.data.canaries import Canary, random_secret, read_canaries
+from llama3.data.ngrams import count_ngrams, draw_runs
+from llama3.data.plan import TokenPlan
 from llama3.evaluation.evaluator import HELD_OUT_BYTES, AsksAtLengths, Evaluator, Result, Subject, texts
 from llama3.evaluation.intervals import Rate, wilson
 from llama3.evaluation.judge_choice import JudgeSection
+from llama3.evaluation.one_guard import guard_verdicts
 from llama3.evaluation.safety_rows import SafetyPrompt, choose_prompts, parse_prompts, read_prompts
 from llama3.evaluation.safety_suite import run_safety
+from llama3.evaluation.tool_injection import run_tool_injection
+from llama3.foreign import json_lines
 from llama3.posttraining.examples import DialogExample, answer_example, dialog_example
 from llama3.safety.refusals import Judgement, is_repetitive, judge
 from llama3.tasks import prompt_digest
@@ -37,9 +43,11 @@ __all__ = [
     "Asked",
     "AsksAtLengths",
     "Batch",
+    "Canary",
     "CombinedReward",
     "DialogExample",
     "Evaluator",
+    "GuardSlot",
     "JudgeSection",
     "Judgement",
     "Line",
@@ -51,6 +59,7 @@ __all__ = [
     "Sampling",
     "Segment",
     "Subject",
+    "TokenPlan",
     "Tree",
     "answer_example",
     "answer_pairs",
@@ -59,18 +68,25 @@ __all__ = [
     "by_split",
     "choose_prompts",
     "chunks",
+    "count_ngrams",
     "dialog_example",
+    "draw_runs",
     "drawn",
+    "guard_verdicts",
     "is_repetitive",
+    "json_lines",
     "judge",
     "pack_answers",
     "parse_prompts",
     "prompt_digest",
+    "random_secret",
+    "read_canaries",
     "read_lines",
     "read_prompts",
     "replies",
     "require_scorable",
     "run_safety",
+    "run_tool_injection",
     "score",
     "texts",
     "wilson",

@@ -206,3 +206,13 @@ def _kind(value: Any) -> str:
 
 def _said(error: Exception) -> str:
     return error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+
+
+def json_lines(text: str) -> Iterator[tuple[int, Any]]:
+    """The values of the lines that are not blank, each with its number from 1; None for what is no JSON."""
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.strip():
+            try:
+                yield number, json.loads(line)
+            except (ValueError, RecursionError):
+                yield number, None

@@ -186,16 +186,36 @@ def llama3_evaluators() -> list[EvaluatorSpec]:
             summary="loss on the held-out documents, whatever the tokenizer",
         ),
         EvaluatorSpec(
+            name="canaries",
+            factory="llama3_plugins.evaluators.canaries:Canaries",
+            options="llama3_plugins.evaluators.options:CanaryOptions",
+            summary="share of the canaries in the training data that the model gives away, and their exposure",
+            with_shards=True,
+        ),
+        EvaluatorSpec(
             name="harmless",
             factory="llama3_plugins.evaluators.harmless:Harmless",
             options="llama3_plugins.evaluators.options:AskOptions",
             summary="share of harmless prompts that only look harmful that are answered",
         ),
         EvaluatorSpec(
+            name="insecure_code",
+            factory="llama3_plugins.evaluators.insecure_code:InsecureCode",
+            options="llama3_plugins.evaluators.options:InsecureCodeOptions",
+            summary="share of answers whose code a guard of code finds insecure, by language and weakness",
+        ),
+        EvaluatorSpec(
             name="instruction_format",
             factory="llama3_plugins.evaluators.instruction_format:InstructionFormat",
             options="llama3_plugins.evaluators.options:AskOptions",
             summary="share of instructions about the form of an answer that are followed",
+        ),
+        EvaluatorSpec(
+            name="memorisation",
+            factory="llama3_plugins.evaluators.memorisation:Memorisation",
+            options="llama3_plugins.evaluators.options:MemorisationOptions",
+            summary="share of runs of training tokens that the model goes on with word for word",
+            with_shards=True,
         ),
         EvaluatorSpec(
             name="multiple_choice",
@@ -238,6 +258,13 @@ def llama3_evaluators() -> list[EvaluatorSpec]:
             factory="llama3_plugins.evaluators.safety:Safety",
             options="llama3_plugins.evaluators.options:SafetyOptions",
             summary="violation rate, false-refusal rate and helpfulness, with and without each guard of the policy",
+            with_policy=True,
+        ),
+        EvaluatorSpec(
+            name="tool_injection",
+            factory="llama3_plugins.evaluators.tool_injection:ToolInjection",
+            options="llama3_plugins.evaluators.options:AskOptions",
+            summary="share of orders hidden in tool results that the model obeys, with and without the guards",
             with_policy=True,
         ),
     ]

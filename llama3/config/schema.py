@@ -19,6 +19,7 @@ from pydantic import (
     model_validator,
 )
 
+from llama3.config.canaries import CanarySection
 from llama3.config.precision import SamplingPrecision, TrainingPrecision
 from llama3.config.slot_types import (
     AlgorithmSlot,
@@ -114,6 +115,7 @@ class DataSection(Section):
     lines: LineDedupSection = LineDedupSection()
     mix: dict[str, float] = Field(default_factory=dict, description="weight of each source; default: by size")
     held_out: float = Field(0.01, gt=0, lt=0.5, description="share of documents kept for evaluation")
+    canaries: CanarySection | None = Field(None, description="made-up secrets in the shards; default: none")
 
 
 class TokenizerSection(Section):

@@ -149,7 +149,7 @@ class TokenLoader:
         try:
             self._core = _core.TokenLoader(sources, order, seed, window)
         except CORE_ERRORS as error:
-            raise _explained(error) from error
+            raise explained(error) from error
         self._order = _core.blake3_bytes(canonical_json(order if window == 1 else [order, window]))
         self._check_shards()
 
@@ -199,7 +199,7 @@ class TokenLoader:
         try:
             source, epoch, window = self._core.place(row)
         except CORE_ERRORS as error:
-            raise _explained(error) from error
+            raise explained(error) from error
         return Place(self.sources[source], epoch, window)
 
     def rows(self, start: int, count: int, stride: int = 1) -> TokenRows:
@@ -211,7 +211,7 @@ class TokenLoader:
         try:
             return _rows(self._core.rows(start, count, stride))
         except CORE_ERRORS as error:
-            raise _explained(error) from error
+            raise explained(error) from error
 
     def batches(
         self, batch: int, *, rank: int = 0, world: int = 1, prefetch: int = 4, threads: int = 1
@@ -223,12 +223,12 @@ class TokenLoader:
         try:
             stream = self._core.stream(self.next_row, batch, rank, world, prefetch, threads)
         except CORE_ERRORS as error:
-            raise _explained(error) from error
+            raise explained(error) from error
         while True:
             try:
                 rows = _rows(next(stream))
             except CORE_ERRORS as error:
-                raise _explained(error) from error
+                raise explained(error) from error
             self.next_row += batch
             yield rows
 
@@ -265,7 +265,7 @@ def _rows(arrays: tuple[np.ndarray, ...]) -> TokenRows:
     return TokenRows(tokens, source_ids, doc_ids, splits, bounds)
 
 
-def _explained(error: Exception) -> DataError:
+def explained(error: Exception) -> DataError:
     """What the Rust core says, as this project's error."""
     if isinstance(error, _core.ShardError):
         return DAMAGED("token shard", error=error)

@@ -88,6 +88,11 @@ class TokenPlan(_Part):
             return plan
         raise NO_PLAN(file, why=why)
 
+    @property
+    def folder(self) -> Path:
+        """Where it was loaded from, and its shards lie."""
+        return self._folder
+
     def save(self, folder: Path) -> None:
         """Write plan.json into `folder`."""
         write_json_atomic(folder / PLAN, self.model_dump(mode="json"))

@@ -1,6 +1,7 @@
 """The stage `shard`: a corpus in tokens, as `.tok` shards per source and the plan to read them by.
 
-Every document of the train split becomes BOS, its tokens, EOS. Finished shards wait in scratch until all are
+Every document of the train split becomes BOS, its tokens, EOS; with `data.canaries` those come first in the largest
+source (llama3.data.canaries). Finished shards wait in scratch until all are
 there, so that a killed run does not tokenise them again.
 """
 
@@ -17,7 +18,9 @@ from pydantic import BaseModel, ConfigDict
 
 from llama3 import _core
 from llama3.artifacts import Artifact, CorpusArtifact, StageOutput, stage
+from llama3.config.canaries import CanarySection
 from llama3.config.schema import Config
+from llama3.data.canaries import canary_batches, make_canaries, write_canaries
 from llama3.data.corpus import Corpus
 from llama3.data.documents import DocumentBatch
 from llama3.data.plan import ShardEntry, SourceEntry, TokenPlan
@@ -31,16 +34,19 @@ SHARD_TOKENS = 1 << 27
 
 
 class ShardOptions(BaseModel):
-    """The weight of each source; none: by its size."""
+    """The weight of each source; none: by its size. The canaries that are put in; of what seed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     mix: dict[str, float] = {}
+    canaries: CanarySection | None = None
+    seed: int = 0
 
     @classmethod
     def of(cls, config: Config) -> Self:
         """From the whole config."""
-        return cls(mix=config.data.mix)
+        data = config.data
+        return cls(mix=data.mix, canaries=data.canaries, seed=config.run.seed if data.canaries else 0)
 
 
 @stage(output="shards")
@@ -51,10 +57,12 @@ def shard(corpus: CorpusArtifact, tokenizer: Artifact, *, options: ShardOptions,
     `options.mix` names a source that the corpus lacks.
     """
     text, vocabulary = Corpus(corpus.path), Tokenizer.load(tokenizer.path)
-    train = text.counts.get("train", {})
+    train = {name: dict(counts) for name, counts in text.counts.get("train", {}).items()}
     if not train:
         raise NO_DOCUMENT(text.path)
     writers = {name: SourceWriter(name, number, vocabulary, out.scratch) for number, name in enumerate(sorted(train))}
+    if options.canaries is not None:
+        _put_in_canaries(options.canaries, options.seed, writers, train, out)
     with out.progress("tokenise", sum(counts["documents"] for counts in train.values())) as task:
         for batch in text.documents("train"):
             for name, documents in _by_source(batch):
@@ -68,6 +76,24 @@ def shard(corpus: CorpusArtifact, tokenizer: Artifact, *, options: ShardOptions,
     plan = plan.with_mix(options.mix) if options.mix else plan
     plan.save(out.path)
     _measure(plan, train, out)
+
+
+def _put_in_canaries(
+    section: CanarySection,
+    seed: int,
+    writers: Mapping[str, SourceWriter],
+    train: Mapping[str, dict[str, int]],
+    out: StageOutput,
+) -> None:
+    """Canaries into the largest source, first: the end of a source may fill no whole row, and is then not read."""
+    name = max(sorted(train), key=lambda source: train[source]["bytes"])
+    canaries = make_canaries(section, seed)
+    for batch in canary_batches(canaries, name):
+        writers[name].write(batch)
+        train[name]["documents"] += len(batch)
+        train[name]["bytes"] += sum(len(text.encode()) for text in batch.texts)
+    write_canaries(canaries, out.path)
+    out.metrics["canaries"] = {"source": name, "seed": seed, **section.model_dump()}
 
 
 def _by_source(batch: DocumentBatch) -> list[tuple[str, DocumentBatch]]:

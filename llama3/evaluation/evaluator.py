@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from llama3.data.corpus import Corpus, Split
+    from llama3.data.plan import TokenPlan
     from llama3.inference.llama import Llama
     from llama3.tasks.rewards import Reward
 
@@ -25,6 +26,8 @@ class Subject:
     max_tokens: int
     policy: Mapping[str, Any] = field(default_factory=dict)
     """The guards that stand before and behind it, as `safety.policy` has them, for evaluators with `with_policy`."""
+    shards: TokenPlan | None = None
+    """The token shards that it was pre-trained on, for evaluators with `with_shards`; None where nobody knows them."""
 
 
 Better = Literal["higher", "lower"]

@@ -18,6 +18,7 @@ from llama3.errors import DataError, Problem
 from llama3.evaluation.judges import Event, Judge, JudgedAnswer
 from llama3.evaluation.rates import JudgeErrors, cohens_kappa
 from llama3.evaluation.safety_rows import read_turns
+from llama3.foreign import json_lines
 
 NO_FILE = DataError.declare("L3-EVL-050", "cannot read the file", why="{error}")
 NO_ROW = DataError.declare(
@@ -30,6 +31,12 @@ NO_LABEL = DataError.declare(
     "{count} rows are labelled {event!r} {value}",
     why="sensitivity and specificity each need rows of their own kind",
     fix="label some rows of both kinds",
+)
+NOTHING_JUDGED = DataError.declare(
+    "L3-EVL-084",
+    "the judge {identity} could tell none of {count} rows",
+    why="a guard that fails, or a model that says neither word, is no judge; errors of none say nothing",
+    fix="try it on one row (llama3 guard check, llama3 generate), then give it another question or words",
 )
 NO_CARD = DataError.declare(
     "L3-EVL-053", "this is no judge card", why="{error}", fix="write one: llama3 judge ROWS --out card.json"
@@ -97,12 +104,15 @@ class JudgeCard:
 
 
 def judge_card(judge: Judge, event: Event, labelled: Sequence[Labelled], threshold: float, rows: str) -> JudgeCard:
-    """The card of a judge on the rows that have a label for the event. Raises DataError where one kind is missing."""
+    """The card of a judge on the rows that have a label for the event. Raises DataError where one kind is missing,
+    or the judge can tell none of them: that is no measurement."""
     labels = [(row.exchange, label) for row in labelled if (label := getattr(row, event)) is not None]
     for value in (True, False):
         if (count := sum(label is value for _, label in labels)) == 0:
             raise NO_LABEL("rows", count=count, event=event, value=str(value).lower())
     found = judge.judge([exchange for exchange, _ in labels])
+    if all(p is None for p in found):
+        raise NOTHING_JUDGED("rows", identity=judge.identity, count=len(found))
     # What nobody can tell is wrong whatever the label says.
     said = [(not label) if p is None else p >= threshold for p, (_, label) in zip(found, labels, strict=True)]
     pairs = [(seen, label) for seen, (_, label) in zip(said, labels, strict=True)]
@@ -118,19 +128,18 @@ def judge_card(judge: Judge, event: Event, labelled: Sequence[Labelled], thresho
 def read_labelled(path: Path) -> tuple[list[Labelled], str]:
     """The rows of a file, and its hash. Raises DataError with all that is wrong, by line."""
     try:
-        lines = path.read_text("utf-8").splitlines()
+        text = path.read_text("utf-8")
         digest = _core.blake3_file(str(path))
     except (OSError, UnicodeDecodeError) as error:
         raise NO_FILE(path, error=error) from None
     rows: list[Labelled] = []
     problems: list[Problem] = []
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            found = _labelled(line)
-            if isinstance(found, str):
-                problems.append(NO_ROW.problem(f"{path}:{number}", what=found))
-            else:
-                rows.append(found)
+    for number, row in json_lines(text):
+        found = _labelled(row)
+        if isinstance(found, str):
+            problems.append(NO_ROW.problem(f"{path}:{number}", what=found))
+        else:
+            rows.append(found)
     if not rows and not problems:
         problems.append(NO_ROW.problem(path, what="the file has no row"))
     if problems:
@@ -138,12 +147,8 @@ def read_labelled(path: Path) -> tuple[list[Labelled], str]:
     return rows, digest
 
 
-def _labelled(line: str) -> Labelled | str:
+def _labelled(row: Any) -> Labelled | str:
     """A row, or what is wrong with it."""
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
-        return "not JSON"
     if not isinstance(row, Mapping):
         return "not a JSON object"
     turns = read_turns(row.get("turns", row.get("prompt", [])))

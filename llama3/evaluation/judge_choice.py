@@ -8,9 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from llama3.config.slot_types import GuardSlot
 from llama3.evaluation.judges import LEFT_OVER, QUESTIONS, AskedModel, Event, GuardJudge, Judge, SignsJudge
-from llama3.plugins.registry import discover
-from llama3.safety.engine import PolicyEngine
-from llama3.safety.policy import Leaf, Policy
+from llama3.evaluation.one_guard import one_guard
 
 
 class JudgeSection(BaseModel):
@@ -68,8 +66,6 @@ class JudgeStack(ExitStack):
         return SignsJudge(event)
 
     def _guard(self, section: JudgeSection) -> Judge:
-        registry, slot = discover(), section.guard
+        slot = section.guard
         assert slot is not None
-        policy = Policy({"output": Leaf(slot.name, slot.options)})
-        engine = PolicyEngine(policy, lambda name, options: registry.build("guards", name, options))
-        return GuardJudge(self.enter_context(engine), slot.name, section.category)
+        return GuardJudge(self.enter_context(one_guard(slot)), slot.name, section.category)

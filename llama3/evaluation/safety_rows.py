@@ -7,7 +7,6 @@ little, `attack` how it tries to get around a refusal; `source` and `split` are 
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from llama3.errors import DataError, Problem
+from llama3.foreign import json_lines
 from llama3.safety.guard import Turn
 from llama3.tokenizer.messages import ROLES
 
@@ -63,10 +63,7 @@ def parse_prompts(text: str, where: str) -> list[SafetyPrompt]:
     """The rows of a text. Raises DataError as `read_prompts`."""
     rows: dict[str, SafetyPrompt] = {}
     problems: list[Problem] = []
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip():
-            continue
-        row = _object(line)
+    for number, row in json_lines(text):
         faults = list(_faults(row))
         if not faults and row["id"] in rows:
             faults = [f"the id {row['id']!r} is there twice"]
@@ -88,13 +85,6 @@ def choose_prompts(rows: Sequence[SafetyPrompt], most: int, seed: int) -> list[S
         ids = [row.id for row in rows if row.kind == kind]
         kept.update(ids if len(ids) <= most else random.Random(f"{seed}/{kind}").sample(ids, most))
     return [row for row in rows if row.id in kept]
-
-
-def _object(line: str) -> Any:
-    try:
-        return json.loads(line)
-    except (ValueError, RecursionError):
-        return None
 
 
 def _faults(row: Any) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -13,10 +14,12 @@ from llama3.artifacts import Artifact, Checkpoint, CorpusArtifact, Dialogs, Pref
 from llama3.config.schema import Config
 from llama3.config.slot_types import EvaluatorSlot, GuardPolicy, RewardSlot, Slot
 from llama3.data.corpus import Corpus
+from llama3.data.plan import TokenPlan
 from llama3.errors import ArtifactError
 from llama3.evaluation.baselines import ORDER, ByteModel, gzip_bits_per_byte
 from llama3.evaluation.contamination import NgramIndex, contaminated_share, own_share, trained_texts
 from llama3.evaluation.evaluator import HELD_OUT_BYTES, Subject, texts
+from llama3.evaluation.trained_on import shards_of
 from llama3.plugins.registry import discover
 from llama3.plugins.specs import EvaluatorSpec
 from llama3.tasks import Task, prompt_digest
@@ -82,14 +85,14 @@ class EvaluateOptions(BaseModel):
             seed=config.run.seed,
             device=str(device_of(config.run.device)),
             files=named_files([*config.evaluation.tasks, *config.post_training.rewards]),
-            policy=config.safety.policy if any(map(measures_guards, config.evaluation.tasks)) else {},
+            policy=config.safety.policy if any(spec.with_policy for spec in specs_of(config.evaluation.tasks)) else {},
         )
 
 
-def measures_guards(suite: Slot) -> bool:
-    """Whether the evaluator of a suite measures the guards too."""
-    spec = discover().spec("evaluators", suite.name)
-    return isinstance(spec, EvaluatorSpec) and spec.with_policy
+def specs_of(suites: Sequence[Slot]) -> list[EvaluatorSpec]:
+    """What the evaluators of suites say of themselves."""
+    specs = [discover().spec("evaluators", suite.name) for suite in suites]
+    return [spec for spec in specs if isinstance(spec, EvaluatorSpec)]
 
 
 @stage(output="report")
@@ -100,15 +103,20 @@ def evaluate(
     from llama3.inference.llama import load
 
     if checkpoint is not None:
-        measure(load(checkpoint.path, device=options.device), corpus, options, out)
+        path = checkpoint.path
     elif options.model is not None:
-        measure(load(options.model.path, device=options.device), corpus, options, out)
+        path = Path(options.model.path)
     else:
         raise NO_MODEL("stage evaluate")
+    shards = shards_of(path) if any(spec.with_shards for spec in specs_of(options.tasks)) else None
+    measure(load(path, device=options.device), corpus, options, out, shards)
 
 
-def measure(model: Llama, corpus: Artifact, options: EvaluateOptions, out: StageOutput) -> None:
+def measure(
+    model: Llama, corpus: Artifact, options: EvaluateOptions, out: StageOutput, shards: TokenPlan | None = None
+) -> None:
     """Run every evaluator on a model: results by suite, samples by item, and the conditions that make two comparable.
+    `shards` are what it was pre-trained on, where that is known.
 
     An evaluator that fails, or that measures something which is no finite number, spoils its own suite only: its
     result is {"error": ...}.
@@ -123,6 +131,7 @@ def measure(model: Llama, corpus: Artifact, options: EvaluateOptions, out: Stage
         rewards=build_rewards(options.rewards, options.device),
         max_tokens=options.max_tokens,
         policy=options.policy,
+        shards=shards,
     )
     results: dict[str, Any] = {}
     with (out.path / SAMPLES).open("w", encoding="utf-8") as samples:

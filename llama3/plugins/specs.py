@@ -156,6 +156,8 @@ class EvaluatorSpec(PluginSpec):
 
     with_policy: bool = False
     """Whether it measures the guards too: only then does its subject have the policy."""
+    with_shards: bool = False
+    """Whether it asks what the model was trained on: only then does its subject have the token shards."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from llama3.evaluators import HELD_OUT_BYTES, JudgeSection, RewardSlot
+from llama3.evaluators import HELD_OUT_BYTES, GuardSlot, JudgeSection, RewardSlot
 from llama3_plugins.facts import SENTENCE, Sentence
 
 
@@ -42,6 +42,50 @@ class SafetyOptions(AskOptions):
     path: str | None = Field(None, description="a .jsonl of prompts; default: those of the package")
     violates: JudgeSection = Field(JudgeSection(), description="who says whether an answer violates")
     refuses: JudgeSection = Field(JudgeSection(), description="who says whether an answer refuses")
+
+
+class InsecureCodeOptions(AskOptions):
+    """How many requests for code are made, and who judges what is written."""
+
+    guard: GuardSlot = Field(
+        "code_shield",
+        validate_default=True,
+        description="a guard that stands at `output` and names a CWE in its reasons",
+    )
+
+
+class ShardsOptions(BaseModel):
+    """Options of the evaluators of what a model was trained on."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: str | None = Field(
+        None,
+        pattern=r"\.json$",
+        description="the plan.json of token shards; default: of those that the model was trained on",
+    )
+
+
+class MemorisationOptions(ShardsOptions):
+    """How long a prompt is, and how many tokens that follow it make it known by heart."""
+
+    limit: int | None = Field(None, ge=1, description="runs that are drawn (default: evaluation.limit)")
+    prompt: int = Field(50, ge=1, le=30_000, description="tokens of a prompt")
+    n: int = Field(50, ge=1, le=30_000, description="tokens of a continuation")
+    answer: int | None = Field(None, ge=1, description="tokens that the model says, n or more (default: 2 n)")
+
+    @model_validator(mode="after")
+    def _long_enough(self) -> MemorisationOptions:
+        """A shorter answer could not hold the continuation."""
+        if self.answer is not None and self.answer < self.n:
+            raise ValueError(f"an answer of {self.answer} tokens holds no {self.n}")
+        return self
+
+
+class CanaryOptions(ShardsOptions):
+    """Among how many others a secret is ranked."""
+
+    alternatives: int = Field(255, ge=1, le=100_000, description="random secrets beside each canary's own")
 
 
 class MultipleChoiceOptions(BaseModel):

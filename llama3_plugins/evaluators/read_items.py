@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from llama3.errors import DataError, Problem
+from llama3.evaluators import json_lines
 
 NO_FILE = DataError.declare("L3-SCL-022", "cannot read the items", why="{error}")
 NO_ITEM = DataError.declare(
@@ -22,15 +22,13 @@ Row = tuple[str, tuple[str, ...], int]
 def read_items(path: Path) -> list[Row]:
     """(context, choices, answer) of every line. Raises DataError with everything that is wrong, by line."""
     try:
-        lines = path.read_text("utf-8").splitlines()
+        text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise NO_FILE(path, error=error) from None
     rows: list[Row] = []
     problems: list[Problem] = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        faults = list(_faults(row := _object(line)))
+    for number, row in json_lines(text):
+        faults = list(_faults(row))
         if faults:
             problems += [NO_ITEM.problem(f"{path}:{number}", what=fault) for fault in faults]
         else:
@@ -40,13 +38,6 @@ def read_items(path: Path) -> list[Row]:
     if problems:
         raise DataError.of(problems)
     return rows
-
-
-def _object(line: str) -> Any:
-    try:
-        return json.loads(line)
-    except (ValueError, RecursionError):
-        return None
 
 
 def _faults(row: Any) -> Iterator[str]:

@@ -178,6 +178,19 @@ def test_a_card_counts_hits_and_errors(command, rows, tmp_path):
     assert "2 of 6" in printed
 
 
+def test_a_judge_that_can_tell_nothing_has_no_card(command, rows, tmp_path):
+    out = tmp_path / "card.json"
+    path = rows((HARM, True), (GOOD, False))
+    assert command(path, "--event", "violates", "--out", out)[0] == 0
+    before = out.read_bytes()
+    noise = rows(("!!!", True), ("?!?!?!", False), event="refuses")
+    code, printed, err = command(noise, "--event", "refuses", "--out", out)
+    assert code == 1
+    assert "L3-EVL-084" in err
+    assert printed == ""
+    assert out.read_bytes() == before
+
+
 def test_a_model_judges_by_its_path(command, rows, trained, tmp_path):
     save_model(trained.transformer, tmp_path / "judge")
     trained.tokenizer.save(tmp_path / "judge")
@@ -227,7 +240,9 @@ def test_wrong_rows_are_told_by_line(command, tmp_path):
     path.write_text('{"prompt": "a", "answer": "b", "violates": 1}\nnot json\n{"prompt": "a"}\n[]\n{"turns": 3}\n')
     code, _, err = command(path)
     assert code == 1
-    for number, told in enumerate(("true, false", "not JSON", "answer is no text", "no JSON object", "no list"), 1):
+    for number, told in enumerate(
+        ("true, false", "no JSON object", "answer is no text", "no JSON object", "no list"), 1
+    ):
         assert f"rows.jsonl:{number}: " in err
         assert told.replace("no JSON", "not a JSON") in err
 

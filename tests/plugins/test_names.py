@@ -16,6 +16,7 @@ HOME = ROOT / "llama3" / "config" / "schema.py"
 NAMES = {row.name for row in discover().list() if row.dist == BUILT_IN}
 OTHER_THINGS = {
     "bits_per_byte": "a figure of report.json",
+    "canaries": "a section of the config and a figure of a stage",
     "compressed_tensors": "a layout of weights",
     "dialogs": "a type of artifact",
     "fbgemm_fp8": "a layout of weights",

@@ -32,10 +32,11 @@ SURFACE = {
         read_messages read_prompt
     """,
     "evaluators": """
-        HELD_OUT_BYTES Asked AsksAtLengths Batch CombinedReward DialogExample Evaluator JudgeSection Judgement Line
-        Llama Rate Result RewardSlot SafetyPrompt Sampling Segment Subject Tree answer_example answer_pairs answers
-        build_rewards by_split choose_prompts chunks dialog_example drawn is_repetitive judge pack_answers parse_prompts
-        prompt_digest read_lines read_prompts replies require_scorable run_safety score texts wilson
+        HELD_OUT_BYTES Asked AsksAtLengths Batch Canary CombinedReward DialogExample Evaluator GuardSlot JudgeSection
+        Judgement Line Llama Rate Result RewardSlot SafetyPrompt Sampling Segment Subject TokenPlan Tree answer_example
+        answer_pairs answers build_rewards by_split choose_prompts chunks count_ngrams dialog_example draw_runs drawn
+        guard_verdicts is_repetitive json_lines judge pack_answers parse_prompts prompt_digest random_secret
+        read_canaries read_lines read_prompts replies require_scorable run_safety run_tool_injection score texts wilson
     """,
     "exporters": """
         CONFIG_FILE Engine ExportManifest Exporter GgufType ModelConfig QuantizedWeights Sampling Tokenizer Transformer

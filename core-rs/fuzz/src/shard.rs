@@ -2,7 +2,7 @@
 //! header, the columns and the tokens are, and a flag for each checksum whether it is made to fit.
 
 use super::bytes::Bytes;
-use llama3_core::loader::{Header, Loader, Phase, Shard, Source};
+use llama3_core::loader::{Header, Loader, Phase, Shard, Source, count_ngrams, draw_runs};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,7 +19,7 @@ impl Drop for Scratch {
     }
 }
 
-/// Opening, verifying, reading and making rows: refused as damaged, or within bounds.
+/// Opening, verifying, reading, counting n-grams and making rows: refused as damaged, or within bounds.
 pub fn shard(data: &[u8]) {
     let mut input = Bytes(data);
     let raw = input.flag();
@@ -62,7 +62,30 @@ fn read(path: &Path) {
             shard.document_at(start),
         );
     }
+    let shards = [shard];
+    ngrams(&shards);
+    let [shard] = shards;
     rows(shard);
+}
+
+/// What is drawn from a shard is counted there, at least once for each place.
+fn ngrams(shards: &[Shard]) {
+    for (length, edge) in [(1, 0), (3, 1)] {
+        let Ok(drawn) = draw_runs(shards, length, edge, 20, 7) else {
+            continue;
+        };
+        assert_eq!(drawn.tokens.len(), drawn.starts.len() * length);
+        let Ok(counts) = count_ngrams(shards, &drawn.tokens, length, length) else {
+            continue; // a block that was not drawn from is damaged
+        };
+        for (row, count) in drawn.tokens.chunks_exact(length).zip(counts) {
+            let places = drawn
+                .tokens
+                .chunks_exact(length)
+                .filter(|other| *other == row);
+            assert!(count >= places.count() as u64);
+        }
+    }
 }
 
 fn rows(shard: Shard) {

@@ -7,6 +7,7 @@
 
 mod format;
 mod mixture;
+mod ngrams;
 mod order;
 mod permutation;
 mod ring;
@@ -18,6 +19,7 @@ mod writer;
 
 pub use format::{BLOCK_BYTES, Header};
 pub use mixture::{Mixture, Weights};
+pub use ngrams::{DrawnRuns, count_ngrams, draw_runs};
 pub use order::{Loader, Phase, Place, Source};
 pub use permutation::Permutation;
 pub use ring::{Batches, Prefetcher};

@@ -10,10 +10,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 static FOLDERS: AtomicU64 = AtomicU64::new(0);
 
 /// A directory that goes when the test does.
-struct Folder(PathBuf);
+pub(super) struct Folder(pub PathBuf);
 
 impl Folder {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let n = FOLDERS.fetch_add(1, Ordering::Relaxed);
         let path = std::env::temp_dir().join(format!("llama3-loader-{}-{n}", std::process::id()));
         fs::create_dir_all(&path).unwrap();
@@ -28,9 +28,14 @@ impl Drop for Folder {
 }
 
 /// Documents of one shard: (identity, tokens).
-type Documents = Vec<(u64, Vec<u32>)>;
+pub(super) type Documents = Vec<(u64, Vec<u32>)>;
 
-fn write(path: &Path, vocab_size: u32, documents: &Documents, block_bytes: u64) -> Header {
+pub(super) fn write(
+    path: &Path,
+    vocab_size: u32,
+    documents: &Documents,
+    block_bytes: u64,
+) -> Header {
     let mut writer = ShardWriter::with_block_bytes(path, vocab_size, [7; 32], block_bytes).unwrap();
     for (id, tokens) in documents {
         writer
@@ -40,7 +45,7 @@ fn write(path: &Path, vocab_size: u32, documents: &Documents, block_bytes: u64) 
     writer.finish().unwrap()
 }
 
-fn documents(vocab_size: u32) -> impl Strategy<Value = Documents> {
+pub(super) fn documents(vocab_size: u32) -> impl Strategy<Value = Documents> {
     let tokens = prop::collection::vec(0..vocab_size, 1..40);
     prop::collection::vec((any::<u64>(), tokens), 1..12)
 }

@@ -1,10 +1,10 @@
-//! Python names: `ShardWriter`, `Shard`, `TokenLoader`, `TokenStream`, `ShardError`.
+//! Python names: `ShardWriter`, `Shard`, `TokenLoader`, `TokenStream`, `ShardError`, `count_ngrams`, `draw_runs`.
 
 use crate::loader::{
-    Batches, Header, Loader, LoaderError, Phase, Prefetcher, Rows, Shard, ShardWriter, Source,
+    self, Batches, Header, Loader, LoaderError, Phase, Prefetcher, Rows, Shard, ShardWriter, Source,
 };
 use numpy::ndarray::Array2;
-use numpy::{IntoPyArray, PyArray1, PyArray2, PyReadonlyArray1};
+use numpy::{IntoPyArray, PyArray1, PyArray2, PyReadonlyArray1, PyReadonlyArray2};
 use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
 use std::path::PathBuf;
@@ -306,11 +306,62 @@ impl PyTokenStream {
     }
 }
 
+fn open_all(paths: &[PathBuf]) -> loader::Result<Vec<Shard>> {
+    paths.iter().map(|path| Shard::open(path)).collect()
+}
+
+/// How often every `n` tokens that stand together in each row of `runs` occur within a document of the shards.
+#[pyfunction]
+fn count_ngrams<'py>(
+    py: Python<'py>,
+    shards: Vec<PathBuf>,
+    runs: PyReadonlyArray2<'py, u32>,
+    n: usize,
+) -> PyResult<Bound<'py, PyArray2<u64>>> {
+    let (rows, length) = runs.as_array().dim();
+    let tokens = runs.as_slice()?;
+    let counts = py.detach(|| loader::count_ngrams(&open_all(&shards)?, tokens, length, n))?;
+    // Counted: `n` is at most `length`.
+    let counts = Array2::from_shape_vec((rows, length + 1 - n), counts)
+        .map_err(|error| PyValueError::new_err(error.to_string()))?;
+    Ok(counts.into_pyarray(py))
+}
+
+type Runs<'py> = (
+    Bound<'py, PyArray1<i64>>,
+    Bound<'py, PyArray1<u64>>,
+    Bound<'py, PyArray2<u32>>,
+);
+
+/// (index of the shard, first token there, tokens) of runs of `length` tokens that are drawn from the shards.
+#[pyfunction]
+#[pyo3(signature = (shards, *, length, edge, count, seed))]
+fn draw_runs(
+    py: Python<'_>,
+    shards: Vec<PathBuf>,
+    length: usize,
+    edge: u64,
+    count: u64,
+    seed: u64,
+) -> PyResult<Runs<'_>> {
+    let drawn = py.detach(|| loader::draw_runs(&open_all(&shards)?, length, edge, count, seed))?;
+    let shape = (drawn.starts.len(), length);
+    let tokens = Array2::from_shape_vec(shape, drawn.tokens)
+        .map_err(|error| PyValueError::new_err(error.to_string()))?;
+    Ok((
+        drawn.shards.into_pyarray(py),
+        drawn.starts.into_pyarray(py),
+        tokens.into_pyarray(py),
+    ))
+}
+
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("ShardError", module.py().get_type::<ShardError>())?;
     module.add_class::<PyShardWriter>()?;
     module.add_class::<PyShard>()?;
     module.add_class::<PyTokenLoader>()?;
     module.add_class::<PyTokenStream>()?;
+    module.add_function(wrap_pyfunction!(count_ngrams, module)?)?;
+    module.add_function(wrap_pyfunction!(draw_runs, module)?)?;
     Ok(())
 }
