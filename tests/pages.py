@@ -61,7 +61,7 @@ class Command:
 
 
 def plain(line: str, numbers: bool) -> str:
-    """With one space for many; with one sign for any number, and none for thousands of its unit or for units of time."""
+    """With one space for many; with one sign for any number or unit of time, and none for thousands of a unit."""
     if numbers:
         line = re.sub(r"\b[0-9a-f]{12}\b|[-+]?\d+(?:[.,:]\d+)*", "#", line)
         line = re.sub(r"# [kMGTP]?(?=B\b|FLOP/s)", "# ", line)
