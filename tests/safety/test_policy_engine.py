@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llama3.errors import ConfigError, GuardBlocked
+from llama3.safety.audit import AuditLog
 from llama3.safety.engine import PolicyEngine
 from llama3.safety.guard import ACTIONS, GuardInput, Turn, Verdict, severity
 from llama3.safety.policy import parse_policy
@@ -161,11 +162,12 @@ def test_works_inside_a_running_event_loop():
 
 
 def test_the_audit_holds_the_hash_and_not_the_text(tmp_path):
-    audit = tmp_path / "audit.jsonl"
-    engine({"input": "block"}, audit=audit).decide("input", "my secret", request_id="r1")
-    line = audit.read_text()
-    row = json.loads(line)
-    assert "secret" not in line
+    path = tmp_path / "audit.jsonl"
+    with engine({"input": "block"}, audit=AuditLog(path)) as guarded:
+        guarded.decide("input", "my secret", request_id="r1")
+    told = path.read_text()
+    _, row = map(json.loads, told.splitlines())
+    assert "secret" not in told
     assert (row["request"], row["action"], len(row["text_sha256"])) == ("r1", "block", 64)
 
 
