@@ -348,6 +348,15 @@ def llama3_guards() -> list[GuardSpec]:
             summary="your own patterns, matched in a process of their own that can be ended",
             stages=frozenset({"input", "tool_result", "output", "tool_call", "code", "stream"}),
         ),
+        GuardSpec(
+            name="tool_calls",
+            factory="llama3_plugins.guards.tool_calls:ToolCallGuard",
+            options="llama3_plugins.guards.tool_calls:ToolCallOptions",
+            summary="tool calls by name, by the JSON schema of the tool, and by rules for their arguments",
+            stages=frozenset({"tool_call"}),
+            requires=("jsonschema",),
+            extra="tool-guard",
+        ),
     ]
 
 
