@@ -27,7 +27,7 @@ PpOption = Annotated[
 AuditOption = Annotated[
     Path | None,
     typer.Option(
-        "--audit", dir_okay=False, help="Append each decision of the guards to a file; see: llama3 guard replay."
+        "--audit", dir_okay=False, help="Append each decision of the guards to a file, for llama3 guard replay."
     ),
 ]
 AuditTextsOption = Annotated[

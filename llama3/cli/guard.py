@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from llama3.cli import completion
+from llama3.cli.generate import AuditOption, AuditTextsOption
 from llama3.cli.output import JsonOption, note, print_json, print_table, say
 from llama3.errors import ConfigError, DataError
 
@@ -61,18 +62,22 @@ def check(
         Path | None,
         typer.Option(dir_okay=False, help="A JSON list of the tools that may be called, as a request has it."),
     ] = None,
+    audit: AuditOption = None,
+    audit_texts: AuditTextsOption = False,
     json: JsonOption = False,
 ) -> None:
     """Judge a text by the guards of a stage: each verdict, its probabilities and where. Exit code 5 where it is
     refused."""
-    from llama3.cli.guarding import policy_named
+    from llama3.cli.guarding import log_at, policy_named
     from llama3.plugins.registry import discover
     from llama3.safety.engine import PolicyEngine
 
+    log = log_at(audit, texts=audit_texts)
     judged = sys.stdin.read() if text == "-" else text
     schemas = {} if tools is None else _schemas(tools)
     registry, asked = discover(), policy_named(policy)
-    with PolicyEngine(_at_stage(asked, stage), lambda name, options: registry.build("guards", name, options)) as engine:
+    build = lambda name, options: registry.build("guards", name, options)
+    with PolicyEngine(_at_stage(asked, stage), build, log) as engine:
         decision = engine.decide(stage, judged, tools=schemas)
         if not engine.guards(stage) and stage != "tool_result":
             note(f"the policy has no guard at {stage}")

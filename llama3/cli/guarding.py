@@ -26,15 +26,20 @@ def open_policy(model: str | os.PathLike[str], audit: Path | None = None, *, aud
     from llama3.plugins.registry import discover
 
     registry = discover()
-    if audit_texts and audit is None:
-        raise TEXTS_OF_WHAT("--audit-texts")
+    log = log_at(audit, texts=audit_texts)
     policy, source = policy_for(Path(model))
-    log = None if audit is None else AuditLog(audit, texts=audit_texts)
     engine = PolicyEngine(policy, lambda name, options: registry.build("guards", name, options), log)
     engine.open()
     stages = [f"{stage}: {', '.join(engine.guards(stage)) or 'unguarded'}" for stage in engine.policy.stages]
     note(f"guards ({source}): {'; '.join(stages) or 'none'}")
     return engine
+
+
+def log_at(path: Path | None, *, texts: bool) -> AuditLog | None:
+    """The audit log that was asked for. Raises ConfigError for texts without one."""
+    if path is None and texts:
+        raise TEXTS_OF_WHAT("--audit-texts")
+    return None if path is None else AuditLog(path, texts=texts)
 
 
 def policy_for(path: Path) -> tuple[Mapping[str, Any], str]:

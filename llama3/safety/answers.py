@@ -32,7 +32,7 @@ TEXT_STAGES: tuple[GuardStage, ...] = ("output", "stream")
 """Where the text of an answer is judged."""
 
 
-class Judge(Protocol):
+class TextJudge(Protocol):
     """Decides on a text at a stage: `PolicyEngine`, for one answer."""
 
     def __call__(
@@ -48,7 +48,7 @@ class GuardedAnswer:
         stages: those that have guards.
     """
 
-    def __init__(self, judge: Judge, stages: Set[str]) -> None:
+    def __init__(self, judge: TextJudge, stages: Set[str]) -> None:
         self._judge = judge
         self._stages = [stage for stage in TEXT_STAGES if stage in stages]
         self._fences = CodeFences() if "code" in stages else None

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +96,8 @@ class AuditLog:
 
     def _append(self, row: dict[str, Any]) -> None:
         # As ASCII: texts may have surrogates, which UTF-8 does not write.
-        line = json.dumps({"time": datetime.now(UTC).isoformat(timespec="milliseconds"), **row}, allow_nan=False)
+        created = time.time()
+        line = json.dumps({"created": round(created, 3), **row}, allow_nan=False)
         with self.path.open("ab", buffering=0) as file:
             file.write(line.encode("ascii") + b"\n")
 

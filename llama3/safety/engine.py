@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from typing import Any, SupportsFloat, TypeVar
 
-from llama3.errors import PluginError
+from llama3.errors import LlamaError, PluginError
 from llama3.plugins.specs import GuardStage
 from llama3.plugins.targets import describe
 from llama3.safety.answers import TEXT_STAGES, GuardedAnswer
@@ -31,10 +31,12 @@ NO_GUARD = PluginError.declare(
     why="a guard has the methods open, check and close, plain or async",
     fix="derive it from llama3.guards.Guard, which has the first and the last",
 )
-NOT_OPENED = PluginError.declare("L3-SAF-022", "the guard {guard!r} tried to end the program", why="{error}")
+NOT_OPENED = PluginError.declare("L3-SAF-022", "the guard {guard!r} could not be opened", why="{error}")
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+OPENING_SECONDS = 600.0
+"""How long a guard may take to load what it needs, which may be a large model."""
 CLOSING_SECONDS = 5.0
 """How long a guard may take to release what it holds."""
 
@@ -69,34 +71,26 @@ class PolicyEngine:
         self.close()
 
     def open(self) -> None:
-        """Load every guard once; an error here is the caller's, so that nothing starts unguarded. Raises ConfigError
-        where the audit cannot be written."""
+        """Load every guard once, so that nothing starts unguarded; where one cannot, those before it are closed again.
+
+        Raises PluginError, what errors of this package a guard raises, and ConfigError where the audit cannot be
+        written.
+        """
         if self.audit is not None:
             self.audit.begin(self.policy)
-        for _, leaf in self.policy.leaves():
-            worker = self._workers[id(leaf)]
-            missing = [name for name in ("open", "check", "close") if not hasattr(worker.guard, name)]
-            if missing:
-                raise NO_GUARD("safety.policy", guard=leaf.guard, missing=" and ".join(missing))
-            result = worker.open()
-            if isinstance(result, Raised):
-                if isinstance(result.error, Exception):
-                    raise result.error
-                raise NOT_OPENED("safety.policy", guard=leaf.guard, error=describe(result.error)) from result.error
+        opened: list[Worker] = []
+        try:
+            for _, leaf in self.policy.leaves():
+                opened.append(self._workers[id(leaf)])
+                _open(leaf, opened[-1])
+        except BaseException:
+            _close(opened[:-1])
+            raise
 
     def close(self) -> None:
         """Release what the guards hold. One that fails or hangs in that is named in a warning; one that hangs already
         is not waited for, and is closed if ever it comes back."""
-        closings = [(worker, *worker.close()) for worker in self._workers.values()]
-        wait([turned for _, turned, _ in closings], TURNING_SECONDS)
-        for worker, turned, closed in closings:
-            try:
-                result = closed.result(CLOSING_SECONDS if turned.done() else 0)
-            except TimeoutError:
-                result = Raised(TimeoutError("it hangs"))
-            worker.stop(closed)
-            if isinstance(result, Raised):
-                log.warning("guard %s failed to close: %s", worker.name, describe(result.error))
+        _close(self._workers.values())
 
     def guards(self, stage: str) -> list[str]:
         """Names of the guards that stand at a stage."""
@@ -268,6 +262,34 @@ class PolicyEngine:
             return self.ajudge(x, tenant)
 
         return GuardedAnswer(judge, {stage for stage, tree in self.policy.stages.items() if tree is not None})
+
+
+def _open(leaf: Leaf, worker: Worker) -> None:
+    missing = [name for name in ("open", "check", "close") if not hasattr(worker.guard, name)]
+    if missing:
+        raise NO_GUARD("safety.policy", guard=leaf.guard, missing=" and ".join(missing))
+    try:
+        result = worker.open(OPENING_SECONDS)
+    except TimeoutError:
+        why = f"it takes longer than {OPENING_SECONDS:g} s"
+        raise NOT_OPENED("safety.policy", guard=leaf.guard, error=why) from None
+    if isinstance(result, Raised):
+        if isinstance(result.error, LlamaError):
+            raise result.error
+        raise NOT_OPENED("safety.policy", guard=leaf.guard, error=describe(result.error)) from result.error
+
+
+def _close(workers: Iterable[Worker]) -> None:
+    closings = [(worker, *worker.close()) for worker in workers]
+    wait([turned for _, turned, _ in closings], TURNING_SECONDS)
+    for worker, turned, closed in closings:
+        try:
+            result = closed.result(CLOSING_SECONDS if turned.done() else 0)
+        except TimeoutError:
+            result = Raised(TimeoutError("it hangs"))
+        worker.stop(closed)
+        if isinstance(result, Raised):
+            log.warning("guard %s failed to close: %s", worker.name, describe(result.error))
 
 
 def _worker(leaf: Leaf, build: Callable[[str, Mapping[str, Any]], Guard]) -> Worker:

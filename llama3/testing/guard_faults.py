@@ -1,5 +1,5 @@
-"""What goes wrong in guards, injected: each fault takes the place of a guard's sound verdict. And cases of them, drawn by
-a seed: a policy, what its guards say, what fails; `check_case` tells where the engine passed what it must not."""
+"""What goes wrong in guards, injected: each fault takes the place of a guard's sound verdict. And cases of them, drawn
+by a seed: a policy, what its guards say, what fails; `check_case` tells where the engine passed what it must not."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""A process of its own that holds arguments of tools to JSON schemas and patterns: the schemas are those of whoever asks,
-and a regular expression of Python cannot be interrupted. Run as a script.
+"""A process of its own that holds arguments of tools to JSON schemas and patterns: the schemas are those of whoever
+asks, and a regular expression of Python cannot be interrupted. Run as a script.
 
 In, as UTF-8 with surrogates: a line with the folders that Python's modules are imported from; then a line
 [seconds, schema or null, arguments, [[value, pattern], ...]] for each question. Out, for each: a line [faults, matches]
@@ -14,6 +14,7 @@ import re
 import signal
 import sys
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 MOST = 20
@@ -30,7 +31,7 @@ def main() -> None:
     for seconds, schema, arguments, values in lines:
         # The signal's default ends the process, whatever it is in.
         signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.001))
-        faults = [] if schema is None else [fault for fault, _ in zip(_faults(schema, arguments), range(MOST))]
+        faults = [] if schema is None else list(islice(_faults(schema, arguments), MOST))
         matches = [re.fullmatch(pattern, value) is not None for value, pattern in values]
         signal.setitimer(signal.ITIMER_REAL, 0)
         print(json.dumps([faults, matches]), flush=True)

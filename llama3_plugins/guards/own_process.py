@@ -20,8 +20,8 @@ SECONDS = 5.0
 class OwnProcess:
     """The process of a script, started anew where it was ended.
 
-    The script reads lines of JSON and answers each by one: first `setting`, then a list [seconds, ...] for each question,
-    which it gives up when it takes longer. `what` it judges is named where that does not come to an end.
+    The script reads lines of JSON and answers each by one: first `setting`, then a list [seconds, ...] for each
+    question, which it gives up when it takes longer. `what` it judges is named where that does not come to an end.
     """
 
     def __init__(self, script: Path, setting: Any, what: str, *, packages: bool = False) -> None:

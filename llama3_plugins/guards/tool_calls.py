@@ -1,5 +1,5 @@
-"""Tool calls by name, by the JSON schema of the tool, and by rules for arguments (llama3_plugins.guards.call_rules). What
-is no call is blocked. Schemas and patterns are held against in a process of its own (call_process)."""
+"""Tool calls by name, by the JSON schema of the tool, and by rules for arguments (llama3_plugins.guards.call_rules).
+What is no call is blocked. Schemas and patterns are held against in a process of its own (call_process)."""
 
 from __future__ import annotations
 

@@ -37,6 +37,7 @@ OTHER_THINGS = {
     "single": "a part of a chat template",
     "tensor": "an argument of torch's functions",
     "tokens": "a figure of a stage",
+    "tool_calls": "a field of OpenAI's messages",
 }
 """Names of built-in plugins that are words of the core too."""
 LOOKUPS = {

@@ -47,9 +47,8 @@ def test_a_guard_is_asked_again_after_every_fault():
     says = MarkedWord("<w>", "flag", {})
     for fault in SLOW_FAULTS:
         guards = iter([FaultyGuard(says, FAULTS[fault])] + [FaultyGuard(says, None)] * 9)
-        with PolicyEngine(
-            {"input": {"guard": "g", "timeout_ms": 300}}, lambda name, options, g=guards: next(g)
-        ) as engine:
+        policy = {"input": {"guard": "g", "timeout_ms": 300}}
+        with PolicyEngine(policy, lambda name, options, guards=guards: next(guards)) as engine:
             assert engine.decide("input", "<w>").verdicts[0].status == "timeout"
             guard_faults.let_go()
             engine._workers[next(iter(engine._workers))].guard._fault = None

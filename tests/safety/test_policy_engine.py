@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama3.errors import ConfigError, GuardBlocked
+from llama3.errors import ConfigError, GuardBlocked, PluginError
 from llama3.safety.audit import AuditLog
 from llama3.safety.engine import PolicyEngine
 from llama3.safety.guard import ACTIONS, GuardInput, Turn, Verdict, severity
@@ -129,8 +129,27 @@ def test_nested_trees_compose():
 
 
 def test_a_guard_that_cannot_open_refuses_to_start():
-    with pytest.raises(OSError, match="weights are missing"), engine({"input": "bad_open"}):
+    refusal = pytest.raises(PluginError, match=r"'bad_open' could not be opened.*weights are missing.*L3-SAF-022")
+    with refusal, engine({"input": "bad_open"}):
         pass
+
+
+def test_a_guard_that_hangs_as_it_opens_is_named_and_those_before_it_are_closed(monkeypatch):
+    monkeypatch.setattr("llama3.safety.engine.OPENING_SECONDS", 0.05)
+    events = []
+
+    class Opening(Scripted):
+        async def open(self):
+            await asyncio.sleep(3600 if self.behaviour == "hang" else 0)
+            events.append(f"open {self.behaviour}")
+
+        async def close(self):
+            events.append(f"close {self.behaviour}")
+
+    guarded = PolicyEngine({"input": {"any": ["allow", "hang", "flag"]}}, lambda name, _: Opening(name))
+    with pytest.raises(PluginError, match=r"'hang' could not be opened.*longer than 0.05 s"):
+        guarded.open()
+    assert events == ["open allow", "close allow"]
 
 
 def test_a_stage_without_guards_must_say_so():
