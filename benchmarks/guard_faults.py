@@ -3,8 +3,8 @@
 Each case is a policy of up to six guards, what they say of a text, and what goes wrong in some of them (all that
 `llama3.testing.guard_faults` injects: what is raised, what no sound guard says, guards that hang or end their thread).
 The decision is compared with a composition written anew, one of five is found again from its audit log, and in answers
-the stream is compared with the whole text. A case fails open where a fault makes pass what would not pass without it, though no guard that
-fails is advisory; or where it lowers the action, though all of them say `on_error: block`.
+the stream is compared with the whole text. A case fails open where a fault makes pass what would not pass without it,
+though no guard that fails is advisory; or where it lowers the action, though all of them say `on_error: block`.
 """
 
 from __future__ import annotations
@@ -65,7 +65,11 @@ def main() -> None:
         for found, wrong in chunks:
             injected += found
             wrongs += wrong
-    seconds = time.monotonic() - begun
+    sys.exit(report(options, injected, wrongs, time.monotonic() - begun))
+
+
+def report(options: argparse.Namespace, injected: Counter[str], wrongs: list[str], seconds: float) -> int:
+    """Print what was found and write it; the exit code."""
     counts = {name: injected.pop(name, 0) for name in ("cases", "guards", "with a fault", "streamed", "logged")}
     fail_open = sum("fail-open" in wrong for wrong in wrongs)
     print(table([{"fault": name, "is slow": name in SLOW_FAULTS, "injected": injected[name]} for name in FAULTS]))
@@ -75,7 +79,7 @@ def main() -> None:
     print("; ".join(f"{name.replace('_', ' ')}: {value}" for name, value in figures.items()))
     if not options.no_results:
         write_results("guard_faults", {**figures, "injected": {name: injected[name] for name in FAULTS}})
-    sys.exit(1 if wrongs else 0)
+    return 1 if wrongs else 0
 
 
 if __name__ == "__main__":

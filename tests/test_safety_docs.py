@@ -73,8 +73,8 @@ def faults(_: str | None) -> str:
     return (
         f"Of {found['cases']:,} policies with faults, drawn by the seed {found['seed']} (`make guard-faults`: "
         f"{found['guards']:,} guards, {found['with a fault']:,}\npolicies of which at least one failed, "
-        f"{found['streamed']:,} answers that were streamed too), {found['fail_open']} failed open. The {found['logged']:,}\n"
-        "decisions that were written to an audit log were all found again from it.\n"
+        f"{found['streamed']:,} answers that were streamed too), {found['fail_open']} failed open.\n"
+        f"The {found['logged']:,} decisions that were written to an audit log were all found again from it.\n"
     )
 
 

@@ -12,10 +12,10 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, TypeAdapter, ValidationError
 
 from llama3.errors import DataError, LlamaError, Problem
 from llama3.plugins.specs import GuardStage
@@ -39,6 +39,18 @@ MOST_UNKNOWN = 6
 """Guards that were not asked, of which every answer is tried."""
 
 
+def _as_text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError("this is no text")
+    return value
+
+
+AnyText = Annotated[str, PlainValidator(_as_text)]
+"""Texts may have surrogates, which pydantic's own strings have not."""
+Place = Annotated[tuple[int, int], Field(strict=False)]
+CategorySpan = Annotated[tuple[int, int, AnyText], Field(strict=False)]
+
+
 class LoggedVerdict(BaseModel):
     """What came of a guard; `said` is its own action, before thresholds."""
 
@@ -52,8 +64,8 @@ class LoggedVerdict(BaseModel):
     action: Action
     p: float | None
     categories: dict[str, float]
-    spans: list[tuple[int, int, str]]
-    reason: str
+    spans: list[CategorySpan]
+    reason: AnyText
 
     @property
     def stored(self) -> StoredVerdict:
@@ -66,8 +78,8 @@ class LoggedTurn(BaseModel):
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
-    role: str
-    content: str
+    role: AnyText
+    content: AnyText
 
 
 class LoggedDecision(BaseModel):
@@ -81,13 +93,13 @@ class LoggedDecision(BaseModel):
     request: str
     stage: GuardStage
     action: Action
-    redacted: list[tuple[int, int]]
+    redacted: list[Place]
     begins: bool
     ends: bool
     characters: int
     text_sha256: str
     verdicts: list[LoggedVerdict]
-    text: str | None = None
+    text: AnyText | None = None
     trace: list[LoggedTurn] = []
     language: str | None = None
     tools: dict[str, dict[str, Any]] = {}
@@ -127,12 +139,12 @@ def read_log(path: Path) -> list[Entry]:
         raise NO_LOG(path, error=error.strerror or error) from error
     for number, line in enumerate(lines, 1):
         try:
-            found = _LINE.validate_json(line)
+            found = _LINE.validate_python(json.loads(line))
             if isinstance(found, LoggedPolicy):
                 policies[found.policy] = _policy_of(found)
             else:
                 entries.append(Entry(number, found, policies[found.policy]))
-        except (ValidationError, ValueError, LlamaError, KeyError) as error:
+        except (ValidationError, ValueError, RecursionError, LlamaError, KeyError) as error:
             problems.append(BAD_LINE.problem(f"{path}:{number}", error=_said(error)))
     if problems:
         raise DataError.of(problems)
