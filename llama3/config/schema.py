@@ -448,6 +448,9 @@ class SafetySection(Section):
         description="stage -> leaf {guard: NAME or {name: NAME, ...}} or node {any|all: [...]} or "
         "{k_of: {k: 2, of: [...]}}",
     )
+    rollouts: bool = Field(
+        False, description="judge the answers that a model draws to learn from too: what is refused is not learnt"
+    )
 
 
 class EvaluationSection(Section):

@@ -115,28 +115,6 @@ def _changed(tree: Leaf | Node | None, changed: Mapping[int, Mapping[str, Any]])
     return replace(tree, children=tuple(child for child in children if child is not None))
 
 
-def plain_policy(policy: Policy) -> dict[str, Any]:
-    """The policy as a config writes it."""
-    return {stage: {"unguarded": True} if tree is None else _plain(tree) for stage, tree in policy.stages.items()}
-
-
-def _plain(tree: Leaf | Node) -> dict[str, Any]:
-    if isinstance(tree, Node):
-        children = [_plain(child) for child in tree.children]
-        return {"k_of": {"k": tree.k, "of": children}} if tree.kind == "k_of" else {tree.kind: children}
-    defaults = Leaf(tree.guard)
-    written: dict[str, Any] = {"guard": {"name": tree.guard, **tree.options} if tree.options else tree.guard}
-    if tree.thresholds:
-        written["thresholds"] = {category: dict(levels) for category, levels in tree.thresholds.items()}
-    if tree.on_error != defaults.on_error:
-        written["on_error"] = tree.on_error
-    if tree.on_error == "allow":
-        written["advisory"] = True
-    if tree.timeout_ms != defaults.timeout_ms:
-        written["timeout_ms"] = tree.timeout_ms
-    return written
-
-
 def scores(said: Sequence[StoredVerdict]) -> np.ndarray:
     """The largest score of a guard's categories on each text [T]; NaN where it has none or failed."""
     return np.array(

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from llama3.safety.engine import PolicyEngine
 from llama3.safety.guard import ACTIONS, Verdict, severity
-from llama3.safety.policy import Leaf, Node, Policy, parse_policy
-from llama3.safety.replay import StoredVerdict, bare, composed, plain_policy, rank, with_block, without
+from llama3.safety.policy import Leaf, Node, Policy, parse_policy, plain_policy
+from llama3.safety.replay import StoredVerdict, bare, composed, rank, with_block, without
 
 SCORES = st.integers(0, 4).map(lambda k: k / 4)
 SAID = st.builds(
