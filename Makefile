@@ -4,11 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find core-rs/src core-rs/Cargo.toml Cargo.toml pyproject.toml -type f 2>/dev/null)
 
-<<<<<<< HEAD
-.PHONY: help adopt drill quickstart test test-slow test-tensorrt lint format docs fuzz bench-checkpoint bench-code-guard bench-core bench-dedup bench-pager bench-generation bench-gpu bench-posttraining bench-prompt-guard bench-training bench-loader bench-memorisation bench-serving bench-shared bench-speculative bench-kv-cache bench-threads bench-tokenizer wheel clean setup
-=======
-.PHONY: help adopt drill guard-faults quickstart test test-slow test-tensorrt lint format docs fuzz bench-checkpoint bench-code-guard bench-core bench-dedup bench-pager bench-generation bench-gpu bench-guard-stream bench-posttraining bench-prompt-guard bench-training bench-loader bench-serving bench-shared bench-speculative bench-kv-cache bench-threads bench-tokenizer wheel clean setup
->>>>>>> part-engine
+# Every target with a remark is a name, no file.
+.PHONY: $(shell sed -n 's/^\([a-z-]*\):.*\#\# .*/\1/p' $(firstword $(MAKEFILE_LIST)))
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
