@@ -173,13 +173,18 @@ class PolicyEngine:
         return ACTIONS[ranked[tree.k - 1]], [one for _, asked in results for one in asked]
 
     async def _first(self, node: Node, x: GuardInput, tenant: str) -> tuple[Action, list[LeafVerdict]]:
+        """The first that objects decides. Where it objects because a guard failed, those behind it are asked too and
+        the severest counts: a failure in front of them must not keep them from being asked."""
         seen: list[LeafVerdict] = []
+        worst: Action = "allow"
         for child in node.children:
             action, asked = await self._evaluate(child, x, tenant)
             seen += asked
-            if action != "allow":
-                return action, seen
-        return "allow", seen
+            worst = max(worst, action, key=severity)
+            has_failed = any(one.verdict.status != "ok" for one in asked)
+            if action == "block" or (action != "allow" and not has_failed):
+                break
+        return worst, seen
 
     async def _ask(self, leaf: Leaf, x: GuardInput, tenant: str) -> LeafVerdict:
         """The verdict of one guard, whatever it does: a late answer is none, and a failure is the leaf's `on_error`."""

@@ -25,7 +25,7 @@ from llama3.safety.engine import PolicyEngine, run_here
 from llama3.safety.guard import ACTIONS, Action, GuardInput, Span, Status, Turn, Verdict, severity, trust_of
 from llama3.safety.policy import Leaf, Policy, leaves_of, parse_policy
 from llama3.safety.redaction import marked
-from llama3.safety.replay import StoredVerdict, composed, rank
+from llama3.safety.replay import StoredVerdict, composed, has_failed, rank
 
 NO_LOG = DataError.declare("L3-SAF-051", "the audit log cannot be read ({error})", fix="name the file of --audit")
 BAD_LINE = DataError.declare(
@@ -212,11 +212,17 @@ def possible_actions(policy: Policy, stage: str, said: Mapping[int, StoredVerdic
     unknown = [leaf for leaf in leaves if id(leaf) not in said]
     if len(unknown) > MOST_UNKNOWN:
         return set(ACTIONS)
-    every = list(itertools.product(range(len(ACTIONS)), repeat=len(unknown)))
-    tries = np.array(every, np.int64).reshape(len(every), len(unknown))
-    ranks = {id(leaf): tries[:, column] for column, leaf in enumerate(unknown)}
-    ranks |= {id(leaf): np.full(len(tries), rank(leaf, said[id(leaf)])) for leaf in leaves if id(leaf) in said}
-    found = composed(tree, ranks)
+    answers = [range(len(ACTIONS) + 1)] * len(unknown)  # the last stands for a failure
+    tries = np.array(list(itertools.product(*answers)), np.int64).reshape(-1 if unknown else 1, len(unknown))
+    ranks, failed = {}, {}
+    for column, leaf in enumerate(unknown):
+        failed[id(leaf)] = tries[:, column] == len(ACTIONS)
+        ranks[id(leaf)] = np.where(failed[id(leaf)], severity(leaf.on_error), tries[:, column])
+    for leaf in leaves:
+        if id(leaf) in said:
+            failed[id(leaf)] = np.full(len(tries), has_failed(leaf, said[id(leaf)]))
+            ranks[id(leaf)] = np.full(len(tries), rank(leaf, said[id(leaf)]))
+    found = composed(tree, ranks, failed)
     assert found is not None, "every leaf has a rank"
     return {ACTIONS[n] for n in np.unique(found)}
 

@@ -8,7 +8,8 @@
     output: {k_of: {k: 2, of: [a, b, c]}}
 
 A node's action is the k-th most severe among its children: `any` is k = 1, `all` is k = n. `first` asks one after
-the other and stops at the first that does not allow.
+the other and stops at the first that does not allow; where that is because a guard failed, it goes on, and the severest
+counts.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ import asyncio
 import math
 import random
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -231,7 +231,7 @@ def check_case(case: FaultCase, log: Path | None = None) -> list[str]:
 def _wrongs(case: FaultCase, tree: Leaf | Node, decision: Decision) -> Iterator[str]:
     sound = {name: says(_asked(case)) for name, says in case.says.items()}
     clean = _composed(tree, lambda leaf: _sound_rank(leaf, sound[leaf.guard]))
-    expected = _composed(tree, lambda leaf: _rank(case, leaf, sound))
+    expected = _composed(tree, lambda leaf: _rank(case, leaf, sound), case.faults.keys())
     failing = [leaf for leaf in leaves_of(tree) if leaf.guard in case.faults]
     rank = severity(decision.action)
     if rank != expected:
@@ -293,11 +293,22 @@ def _sound_rank(leaf: Leaf, verdict: Verdict) -> int:
     return max(reached, default=0)
 
 
-def _composed(tree: Leaf | Node, rank: Callable[[Leaf], int]) -> int:
+def _composed(tree: Leaf | Node, rank: Callable[[Leaf], int], failing: Set[str] = frozenset()) -> int:
     """Written anew for what it is to judge: the engine's own composition is not asked."""
+    return _asked_in_turn(tree, rank, failing)[0]
+
+
+def _asked_in_turn(tree: Leaf | Node, rank: Callable[[Leaf], int], failing: Set[str]) -> tuple[int, bool]:
+    """The rank, and whether one that was asked has failed."""
     if isinstance(tree, Leaf):
-        return rank(tree)
-    ranks = [_composed(child, rank) for child in tree.children]
-    if tree.kind == "first":
-        return next((found for found in ranks if found), 0)
-    return sorted(ranks, reverse=True)[tree.k - 1]
+        return rank(tree), tree.guard in failing
+    if tree.kind != "first":
+        found = [_asked_in_turn(child, rank, failing) for child in tree.children]
+        return sorted((one for one, _ in found), reverse=True)[tree.k - 1], any(fails for _, fails in found)
+    worst, has_failed = 0, False
+    for child in tree.children:
+        one, fails = _asked_in_turn(child, rank, failing)
+        worst, has_failed = max(worst, one), has_failed or fails
+        if one == severity("block") or (one and not fails):
+            break
+    return worst, has_failed

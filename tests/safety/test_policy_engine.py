@@ -117,6 +117,17 @@ def test_first_stops_at_the_first_objection():
     assert [built[name].calls for name in ("allow", "flag", "block")] == [1, 1, 0]
 
 
+def test_a_failure_keeps_nobody_behind_it_from_being_asked():
+    """Of `all` a failing guard leaves what the others say: that is no reason to stop at it."""
+    broken = {"all": ["raise", "flag"]}
+    assert action({"first": [{"all": ["allow", "flag"]}, "block"]}) == "block"
+    assert action({"first": [broken, "block"]}) == "block"
+    assert action({"first": [broken, "redact"]}) == "redact"
+    assert action({"first": [{"first": [broken]}, "allow", "review", "block"]}) == "review"
+    assert action({"first": [{"guard": "raise", "on_error": "review"}, "block"]}) == "block"
+    assert action({"first": [broken, "allow"]}) == "flag"
+
+
 def test_thresholds_decide_and_a_missing_score_is_an_error():
     leaf = {"guard": "hate", "thresholds": {"hate": {"flag": 0.5, "block": 0.9}}}
     assert action(leaf) == "flag"
