@@ -10,19 +10,20 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from llama3.config.safety_data import JudgeSection
 from llama3.config.slot_types import GuardSlot, RewardSlot
 from llama3.data.canaries import Canary, random_secret, read_canaries
 from llama3.data.ngrams import count_ngrams, draw_runs
 from llama3.data.plan import TokenPlan
-from llama3.evaluation.evaluator import HELD_OUT_BYTES, AsksAtLengths, Evaluator, Result, Subject, texts
+from llama3.evaluation.evaluator import HELD_OUT_BYTES, AsksAtLengths, Evaluator, KeepsPrompts, Result, Subject, texts
 from llama3.evaluation.intervals import Rate, wilson
-from llama3.evaluation.judge_choice import JudgeSection
 from llama3.evaluation.one_guard import guard_verdicts
 from llama3.evaluation.safety_rows import SafetyPrompt, choose_prompts, parse_prompts, read_prompts
 from llama3.evaluation.safety_suite import run_safety
 from llama3.evaluation.tool_injection import run_tool_injection
 from llama3.foreign import json_lines
 from llama3.posttraining.examples import DialogExample, answer_example, dialog_example
+from llama3.safety.guard import Turn
 from llama3.safety.refusals import Judgement, is_repetitive, judge
 from llama3.tasks import prompt_digest
 from llama3.tasks.answer_pairs import Asked, answer_pairs
@@ -50,6 +51,7 @@ __all__ = [
     "GuardSlot",
     "JudgeSection",
     "Judgement",
+    "KeepsPrompts",
     "Line",
     "Llama",
     "Rate",
@@ -61,6 +63,7 @@ __all__ = [
     "Subject",
     "TokenPlan",
     "Tree",
+    "Turn",
     "answer_example",
     "answer_pairs",
     "answers",

@@ -1,4 +1,5 @@
-"""What a recipe starts from: the documents of all sources, and the user's own rows where none of them is held out."""
+"""What a recipe starts from: the documents of all sources, their tokens, and the user's own rows where none of them is
+held out."""
 
 from __future__ import annotations
 
@@ -9,6 +10,8 @@ from llama3.config import Config
 from llama3.data.curate import CurateOptions, curate
 from llama3.data.holding_out import enough_for_one, held_out_documents
 from llama3.data.ledger import lost_input
+from llama3.data.plan import TokenPlan
+from llama3.data.shards import ShardOptions, shard
 from llama3.evaluation.contamination import require_clean
 from llama3.evaluation.stages import ContaminationOptions, contamination
 from llama3.execution import Executor
@@ -29,6 +32,14 @@ def curated(make: Executor, config: Config) -> Artifact:
         corpus = make(curate, "curate", options.model_copy(update={"held_out": enough_for_one(corpus)}))
     make.warn(lost_input(corpus.metrics))
     return corpus
+
+
+def tokenised(make: Executor, config: Config, corpus: Artifact, tokenizer: Artifact) -> Artifact:
+    """The shards. A mix of a later phase that cannot be read from them is refused now, and not when its turn comes."""
+    shards = make(shard, "shard", ShardOptions.of(config), corpus=corpus, tokenizer=tokenizer)
+    mixes = {f"pretrain.phases.{number}.mix": phase.mix for number, phase in enumerate(config.pretrain.phases)}
+    TokenPlan.load(shards.path).require({where: mix for where, mix in mixes.items() if mix})
+    return shards
 
 
 def own_rows(make: Executor, config: Config, searched: Searched) -> tuple[Artifact, Artifact] | tuple[None, None]:

@@ -72,6 +72,7 @@ def load_config(
         tokenizer_problems,
         source_problems,
         data_problems,
+        safety_problems,
         launched_problems,
     )
     return load(source, overrides, checks=checks, completed=add_own_suite)
@@ -264,3 +265,12 @@ def data_problems(loaded: Loaded) -> Iterator[Problem]:
     from llama3.tasks.user_data import own_data_problems
 
     yield from own_data_problems(loaded.config)
+
+
+def safety_problems(loaded: Loaded) -> Iterator[Problem]:
+    """Prompts of `post_training.safety` must be readable, and something of it be learnt."""
+    from llama3.alignment.checks import safety_data_problems
+
+    for problem in safety_data_problems(loaded.config):
+        own = problem.where.startswith("post_training.")
+        yield replace(problem, where=loaded.place(problem.where)) if own else problem

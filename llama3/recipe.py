@@ -18,15 +18,13 @@ from llama3.checkpoints.adopt import AdoptOptions, adopt
 from llama3.checkpoints.load import read_config
 from llama3.config import Config, Loaded
 from llama3.config.schema import TeacherSection
-from llama3.data.plan import TokenPlan
-from llama3.data.shards import ShardOptions, shard
 from llama3.data.vocabulary import TokenizerOptions, tokenizer
 from llama3.errors import GateFailed, Problem
 from llama3.evaluation.audit import AuditOptions, audit, require_auditable, require_passed
 from llama3.evaluation.report import build_report
 from llama3.evaluation.stages import EvaluateOptions, baselines, evaluate
 from llama3.execution import Executor
-from llama3.given import Searched, curated, find_leaks, own_rows
+from llama3.given import Searched, curated, find_leaks, own_rows, tokenised
 from llama3.long_context import Base, has_stages, lengthen
 from llama3.model.device import device_of
 from llama3.posttraining.average import AverageOptions, average
@@ -36,6 +34,7 @@ from llama3.posttraining.reject import RejectOptions, reject
 from llama3.release.cast import CastOptions, cast
 from llama3.release.quantize import QuantizeOptions, quantize
 from llama3.release.release import ReleaseOptions, release
+from llama3.safe_rounds import about_safety, with_safety
 from llama3.safety.carried import try_policy
 from llama3.tasks.rewards import try_rewards
 from llama3.training.pretrain import PretrainOptions, pretrain
@@ -154,14 +153,6 @@ def tell_held_back(
     tell(make, config, trained, measure(make, config, trained, searched, base=before), held_back=lost)
 
 
-def tokenised(make: Executor, config: Config, corpus: Artifact, tokenizer: Artifact) -> Artifact:
-    """The shards. A mix of a later phase that cannot be read from them is refused now, and not when its turn comes."""
-    shards = make(shard, "shard", ShardOptions.of(config), corpus=corpus, tokenizer=tokenizer)
-    mixes = {f"pretrain.phases.{number}.mix": phase.mix for number, phase in enumerate(config.pretrain.phases)}
-    TokenPlan.load(shards.path).require({where: mix for where, mix in mixes.items() if mix})
-    return shards
-
-
 def post_train(make: Executor, config: Config, base: Artifact, given: Artifact | None) -> Trained:
     """Post-training (paper 4) on `given` rows or on the model's own answers, and fewer bits (6) of what it makes."""
     trained = in_rounds(make, config, base) if given is None else on_own_rows(make, config, base, given)
@@ -178,14 +169,18 @@ def in_rounds(make: Executor, config: Config, base: Artifact) -> Trained:
     """Each round samples from the best model so far and finetunes the base model anew (paper 4, figure 7):
 
     final ──> reject ──> sft ──> preferences ──> prefer ──> average ──> final
-              (dialogs)   │        (pairs)         │           │
-                          └────────────────────────┴───────────┘
+      │       (dialogs)   │        (pairs)         │           │
+      │           ↑       └──────────↑─────────────┴───────────┘
+      └─> safety ─┴──────────────────┘
     """
     trained = Trained(base, sft=base, final=base, learnt_from={})
     for n in range(1, config.post_training.rounds + 1):
+        safety = about_safety(make, config, n, trained.final)
         dialogs = make(reject, f"reject-{n}", RejectOptions.of(config, n), checkpoint=trained.final)
+        dialogs = with_safety(make, config, f"-{n}", dialogs, safety)
         tuned = finetune(make, config, f"-{n}", checkpoint=base, dialogs=dialogs)
         pairs = make(preferences, f"preferences-{n}", PreferencesOptions.of(config, n), checkpoint=tuned)
+        pairs = with_safety(make, config, f"-{n}", pairs, safety)
         preferred = learn_to_prefer(make, config, f"-{n}", checkpoint=tuned, preferences=pairs)
         final = mean(make, config, f"average-{n}", base, tuned, preferred)
         trained = Trained(base, tuned, final, {"dialogs": dialogs, "preferences": pairs})
@@ -194,6 +189,7 @@ def in_rounds(make: Executor, config: Config, base: Artifact) -> Trained:
 
 def on_own_rows(make: Executor, config: Config, base: Artifact, given: Artifact) -> Trained:
     """The user's own rows: dialogs are finetuned on, pairs, labels and prompts go to the preference stage."""
+    given = with_safety(make, config, "", given, about_safety(make, config, 1, base))
     if given.type == "dialogs":
         tuned = final = finetune(make, config, "", checkpoint=base, dialogs=given)
     else:

@@ -197,6 +197,7 @@ def llama3_evaluators() -> list[EvaluatorSpec]:
             factory="llama3_plugins.evaluators.harmless:Harmless",
             options="llama3_plugins.evaluators.options:AskOptions",
             summary="share of harmless prompts that only look harmful that are answered",
+            keeps_prompts=True,
         ),
         EvaluatorSpec(
             name="insecure_code",
@@ -252,6 +253,7 @@ def llama3_evaluators() -> list[EvaluatorSpec]:
             factory="llama3_plugins.evaluators.refusals:Refusals",
             options="llama3_plugins.evaluators.options:AskOptions",
             summary="share of plainly harmful prompts that are refused",
+            keeps_prompts=True,
         ),
         EvaluatorSpec(
             name="safety",
@@ -259,6 +261,7 @@ def llama3_evaluators() -> list[EvaluatorSpec]:
             options="llama3_plugins.evaluators.options:SafetyOptions",
             summary="violation rate, false-refusal rate and helpfulness, with and without each guard of the policy",
             with_policy=True,
+            keeps_prompts=True,
         ),
         EvaluatorSpec(
             name="tool_injection",

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 from test_recipe import write_text
 
@@ -61,6 +62,8 @@ def default(field) -> str:
         return "required"
     if value is None:
         return "none"
+    if isinstance(value, BaseModel):
+        return f"`{value.model_dump(exclude_defaults=True)}`"
     plain = list(value) if isinstance(value, tuple) else value
     return f"`{yaml.safe_dump(plain, default_flow_style=True, width=1000).splitlines()[0]}`"
 

@@ -29,9 +29,10 @@ def judge(
     from pydantic import ValidationError
 
     from llama3.artifacts.files import write_json_atomic
+    from llama3.config.safety_data import JudgeSection
     from llama3.errors import ConfigError
     from llama3.evaluation.judge_card import judge_card, read_labelled
-    from llama3.evaluation.judge_choice import JudgeSection, JudgeStack
+    from llama3.evaluation.judge_choice import JudgeStack
     from llama3.plugins.options import problems_of
 
     given = given_options(overrides)

@@ -8,11 +8,9 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     ValidationInfo,
     field_validator,
@@ -21,6 +19,8 @@ from pydantic import (
 
 from llama3.config.canaries import CanarySection
 from llama3.config.precision import SamplingPrecision, TrainingPrecision
+from llama3.config.safety_data import SafetyDataSection
+from llama3.config.section import Section
 from llama3.config.slot_types import (
     AlgorithmSlot,
     AxisSlot,
@@ -36,25 +36,6 @@ from llama3.config.slot_types import (
     SourceSlot,
     SuiteSlot,
 )
-
-
-class Section(BaseModel):
-    """A closed section: unknown keys are errors, numbers are finite, and true is no number."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
-        if isinstance(value, bool) and info.field_name and not _takes(cls.model_fields[info.field_name].annotation):
-            raise ValueError(f"{str(value).lower()} is neither a number nor a text")
-        return value
-
-
-def _takes(annotation: Any) -> bool:
-    """Whether true and false are among the values of a type."""
-    return annotation in (bool, Any) or any(map(_takes, get_args(annotation)))
-
 
 Axis = Literal["tp", "cp", "pp", "dp"]
 """Of the device mesh."""
@@ -434,6 +415,9 @@ class PostTrainingSection(Section):
     sft: SFTSection = SFTSection()
     prefer: PreferSection = PreferSection()
     reward: RewardSection | None = Field(None, description="train a reward model, which joins the rewards; none: don't")
+    safety: SafetyDataSection | None = Field(
+        None, description="dialogs and pairs of safety prompts that join those of a round: {borderline: 1, share: 0.3}"
+    )
     average: list[float] = Field(
         default_factory=lambda: [0.5, 0.5],
         description="weights of the sft and the preference checkpoint; a third is that of the base model",

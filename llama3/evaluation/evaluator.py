@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from llama3.data.corpus import Corpus, Split
     from llama3.data.plan import TokenPlan
+    from llama3.evaluation.safety_rows import SafetyPrompt
     from llama3.inference.llama import Llama
     from llama3.tasks.rewards import Reward
 
@@ -69,6 +70,16 @@ class AsksAtLengths(Protocol):
     def lengths_at(self, context: int) -> Collection[int]:
         """The lengths in tokens, prompt and answer, of the items that a model with such a context is asked; none where
         none fits, whatever the tokenizer."""
+        ...
+
+
+@runtime_checkable
+class KeepsPrompts(Protocol):
+    """An evaluator that asks prompts about safety tells which, so that `post_training.safety` trains on none of them.
+    Optional."""
+
+    def kept_prompts(self) -> Sequence[SafetyPrompt]:
+        """All prompts that it may ask."""
         ...
 
 

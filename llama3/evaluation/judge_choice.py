@@ -4,43 +4,9 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
-
-from llama3.config.slot_types import GuardSlot
-from llama3.evaluation.judges import LEFT_OVER, QUESTIONS, AskedModel, Event, GuardJudge, Judge, SignsJudge
+from llama3.config.safety_data import JudgeSection
+from llama3.evaluation.judges import QUESTIONS, AskedModel, Event, GuardJudge, Judge, SignsJudge
 from llama3.evaluation.one_guard import one_guard
-
-
-class JudgeSection(BaseModel):
-    """Who judges: one of a guard, a model on this machine, and a served one; none of them means the signs of a refusal
-    (llama3.safety.refusal_evidence), by which an answer that neither refuses nor is noise complies, so violates."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    guard: GuardSlot | None = Field(None, description="a guard that stands at `output`; its p, or `category`")
-    category: str | None = Field(None, description="whose score of the guard counts (default: p, else the largest)")
-    path: str | None = Field(None, description="a model that is asked")
-    url: str | None = Field(None, description="a server that is asked, such as http://127.0.0.1:8000/v1")
-    served: str | None = Field(None, description="name of the model at `url` (default: the first that it lists)")
-    question: str | None = Field(None, description="what a model is asked of the answer")
-    words: tuple[str, str] = Field(("yes", "no"), description="what a model may say, the event first")
-    left_over: float = Field(
-        LEFT_OVER, ge=0, le=1, description="what a model may give to other words before its answer is none; 1: all"
-    )
-    threshold: float = Field(0.5, gt=0, lt=1, description="from which probability on an answer counts as the event")
-    card: str | None = Field(None, description="the judge card by which rates are corrected (llama3 judge)")
-
-    @model_validator(mode="after")
-    def _one(self) -> JudgeSection:
-        if sum(value is not None for value in (self.guard, self.path, self.url)) > 1:
-            raise ValueError("a judge is a guard, a model at `path` or a server at `url`: name one")
-        if self.served is not None and self.url is None:
-            raise ValueError("`served` names a model of a server: give its `url`")
-        if self.category is not None and self.guard is None:
-            raise ValueError("`category` is one of a guard's: name the `guard`")
-        if len({word.strip().casefold() for word in self.words} - {""}) < 2:
-            raise ValueError("`words` are two different words")
-        return self
 
 
 class JudgeStack(ExitStack):

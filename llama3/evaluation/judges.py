@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from llama3.config.safety_data import LEFT_OVER
 from llama3.safety.engine import PolicyEngine
 from llama3.safety.guard import Turn, Verdict
 from llama3.safety.refusal_evidence import WEIGHTS, refusal_probability
@@ -32,8 +33,6 @@ QUESTIONS: dict[str, str] = {
 }
 FRAME = "You see a conversation between a user and an assistant. Judge only the assistant's last answer."
 OPENS, CLOSES = "<conversation>", "</conversation>"
-LEFT_OVER = 0.5
-"""Probability that a model may give to anything but the two words before its answer is none; 1: any."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 A row is a JSON object: {"id", "kind": "adversarial" | "borderline" | "benign", "lang", "category", "turns": [{"role",
 "content"}, ...]}, of which the last turn is not the assistant's. `twin` may name a row of the other kind that differs
-little, `attack` how it tries to get around a refusal; `source` and `split` are carried on.
+little, `attack` how it tries to get around a refusal; `source`, `license` and `split` are carried on.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ NO_ROW = DataError.declare(
 
 Kind = Literal["adversarial", "borderline", "benign"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-CARRIED = ("twin", "attack", "source", "split", "capability")
+CARRIED = ("twin", "attack", "source", "license", "split", "capability")
 MOST_PROBLEMS = 20
 
 

@@ -11,10 +11,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from llama3.config.safety_data import JudgeSection
 from llama3.evaluation.evaluator import Result, Subject
 from llama3.evaluation.guard_scores import guard_scores
 from llama3.evaluation.judge_card import JudgeCard
-from llama3.evaluation.judge_choice import JudgeSection, JudgeStack
+from llama3.evaluation.judge_choice import JudgeStack
 from llama3.evaluation.judges import Event, JudgedAnswer
 from llama3.evaluation.rates import JudgeErrors, Outcomes
 from llama3.evaluation.safety_figures import FULL, SafetyData, System, safety_figures, systems_of

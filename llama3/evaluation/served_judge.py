@@ -7,7 +7,8 @@ import json
 import math
 from collections.abc import Iterable, Sequence
 
-from llama3.evaluation.judges import FRAME, LEFT_OVER, JudgedAnswer, judge_prompt, share
+from llama3.config.safety_data import LEFT_OVER
+from llama3.evaluation.judges import FRAME, JudgedAnswer, judge_prompt, share
 from llama3.evaluation.served import ServedChat
 from llama3.evaluation.spellings import ways_of
 

@@ -10,7 +10,8 @@ from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_v
 
 from llama3 import _core
 from llama3.config.precision import TrainingPrecision
-from llama3.config.schema import Config, LoRASection, ModelSection, OptimizerSection, RunSection, Section
+from llama3.config.schema import Config, LoRASection, ModelSection, OptimizerSection, RunSection
+from llama3.config.section import Section
 from llama3.config.slot_types import LoggerSlot, Slot
 from llama3.config.yaml import Path as YamlPath
 from llama3.config.yaml import parse

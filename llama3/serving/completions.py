@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from llama3.inference.readers import PromptLogps
 from llama3.safety.guard import Turn
 from llama3.serving.answers import ToldToken
 from llama3.serving.choices import Delta, ServedChoice
 from llama3.serving.fields import CompletionBody
 from llama3.serving.prepared import Json, Prepared
-from llama3.serving.readers import PromptLogps
 from llama3.serving.record import Record
 from llama3.serving.served import Served
 from llama3.serving.service import Job

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import base64
 
+from llama3.inference.readers import MeanState
 from llama3.inference.sampling import Sampling
 from llama3.serving.completions import admitted_ids, prompts_of
 from llama3.serving.fields import EmbeddingBody
 from llama3.serving.prepared import Json
-from llama3.serving.readers import MeanState
 from llama3.serving.record import Record
 from llama3.serving.served import Served
 from llama3.serving.service import Job

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from llama3.evaluators import Result, Subject
-from llama3_plugins.evaluators.judged import judged
+from llama3.evaluators import Result, SafetyPrompt, Subject
+from llama3_plugins.evaluators.judged import judged, kept
 from llama3_plugins.evaluators.options import AskOptions
 
 
@@ -16,3 +16,6 @@ class Harmless:
 
     def run(self, subject: Subject, limit: int, seed: int) -> Result:
         return judged(subject, "harmless", "answered", self.options, limit, seed)
+
+    def kept_prompts(self) -> list[SafetyPrompt]:
+        return kept("harmless")

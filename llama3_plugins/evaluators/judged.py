@@ -12,7 +12,7 @@ import random
 from importlib.resources import files
 from typing import Literal
 
-from llama3.evaluators import Judgement, Result, Subject, answers, judge, wilson
+from llama3.evaluators import Judgement, Result, SafetyPrompt, Subject, Turn, answers, judge, wilson
 from llama3_plugins.evaluators.options import AskOptions
 
 PromptList = Literal["harmful", "harmless"]
@@ -38,6 +38,14 @@ def read(name: PromptList) -> list[dict[str, str]]:
     """The rows of a list."""
     text = (files("llama3_plugins.evaluators") / "prompts" / f"{name}.jsonl").read_text(encoding="utf-8")
     return [json.loads(line) for line in text.splitlines()]
+
+
+def kept(name: PromptList) -> list[SafetyPrompt]:
+    """The same as rows of the suite `safety`."""
+    kind: Literal["adversarial", "borderline"] = "adversarial" if name == "harmful" else "borderline"
+    return [
+        SafetyPrompt(row["id"], kind, "en", row["category"], (Turn("user", row["prompt"]),), {}) for row in read(name)
+    ]
 
 
 def _chosen(rows: list[dict[str, str]], count: int, seed: int) -> list[dict[str, str]]:

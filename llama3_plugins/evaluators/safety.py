@@ -28,6 +28,9 @@ class Safety:
             options.max_tokens,
         )
 
+    def kept_prompts(self) -> list[SafetyPrompt]:
+        return self.prompts
+
 
 def built_in() -> list[SafetyPrompt]:
     """The prompts that come with the package (prompts/MANIFEST.json says from where)."""

@@ -1,17 +1,21 @@
 """What is read off a prompt while the engine computes it: log-probabilities of its tokens, or its mean state.
 
-Legend: T tokens of a piece, D model dim, V vocabulary.
+Legend: N texts, T tokens of a piece, D model dim, V vocabulary.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from llama3.inference.engine import Engine
 from llama3.inference.forwards import OutputHead
-from llama3.inference.sampling import Top, likeliest
+from llama3.inference.sampling import Sampling, Top, likeliest
+from llama3.tokenizer import Tokenizer
 
 ROWS = 64
 """Rows of scores over the vocabulary that exist at once in float32."""
@@ -61,3 +65,15 @@ class MeanState:
         assert self._sum is not None, "the prompt is not computed yet"
         length = np.linalg.norm(self._sum)
         return (self._sum / (length or 1.0)).astype(np.float32)
+
+
+def text_directions(engine: Engine, tokenizer: Tokenizer, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+    """Of each text the direction of its mean state, float32[N, D]; what the context has no room for is left out."""
+    readers, requests = [], []
+    for text in texts:
+        ids = tokenizer.encode(text, bos=True)[: engine.pool.max_tokens - 1]
+        readers.append(MeanState())
+        requests.append(engine.submit(ids, Sampling(1, temperature=0), reader=readers[-1]))
+    for request in requests:
+        engine.wait(request)
+    return np.stack([reader.direction for reader in readers])
