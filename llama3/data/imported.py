@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Self
 
@@ -249,5 +250,5 @@ class _Reading:
 def _identities(ids_T: np.ndarray, starts_D1: np.ndarray) -> Iterator[int]:
     """The first 8 bytes of the hash of each document's tokens: there is no text that it could be known by."""
     data, places = ids_T.astype("<u4").tobytes(), (4 * starts_D1).tolist()
-    for start, stop in zip(places[:-1], places[1:], strict=True):
+    for start, stop in pairwise(places):
         yield int(_core.blake3_bytes(data[start:stop])[:16], 16)
