@@ -174,7 +174,7 @@ def pretrain(
         "parameters": config.num_params(),
         "precision": section.precision,
         "steps": progress.step,
-        **({"left_out": progress.left_out} if progress.left_out else {}),
+        **({"left_out": [data + 1 for data in progress.left_out]} if progress.left_out else {}),
         **({} if checkpoint is None else {"context": config.max_seq_len}),
         **progress.metrics,
     }
