@@ -82,9 +82,11 @@ def skip(
     json: JsonOption = False,
 ) -> None:
     """Leave out the data of some steps when the run goes on: from a checkpoint before them, on any number of ranks."""
+    numbers = _steps(steps)
+
     from llama3.training.behind_steps import StepReader
 
-    told = StepReader(run, stage).leave_out(_steps(steps), why)
+    told = StepReader(run, stage).leave_out(numbers, why)
     if json:
         print_json(told)
         return

@@ -387,11 +387,6 @@ def left(skipped, count):
     return list(islice(rows, count))
 
 
-def documents_of(rows, n):
-    """Of a row its source and its documents."""
-    return int(rows.source_ids[n]), rows.doc_ids[rows.splits[n] : rows.splits[n + 1]].tolist()
-
-
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     skipped=st.lists(st.tuples(st.integers(0, 60), st.integers(0, 20)).map(lambda p: (p[0], p[0] + p[1])), max_size=5),
