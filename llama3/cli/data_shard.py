@@ -83,9 +83,8 @@ def _table(sources: dict[str, Any], head: str) -> None:
 def _export(path: Path, format: TokenFormat, out: Path, *, json: bool) -> None:
     from llama3.artifacts.progress import Display
     from llama3.data.exported import export_tokens
-    from llama3.data.plan import TokenPlan
 
-    written = export_tokens(TokenPlan.load(path), format, out, Display())
+    written = export_tokens(path, format, out, Display())
     if json:
         print_json({"path": str(out), "format": format, "files": written})
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,15 +20,19 @@ from llama3.data.token_files import PORTION, TokenFileWriter, TokenFormat
 
 
 def export_tokens(
-    plan: TokenPlan, format: TokenFormat, folder: Path, display: Display | None = None
+    plan: TokenPlan | str | os.PathLike[str],
+    format: TokenFormat,
+    folder: str | os.PathLike[str],
+    display: Display | None = None,
 ) -> dict[str, dict[str, int]]:
-    """Write every source of a plan as one file of the format (with what belongs to it) into the new directory
-    `folder`, which appears when all of it is on disk; returns documents and tokens by file.
+    """Write every source of a plan (or of a directory of shards) as one file of the format, with what belongs to it,
+    into the new directory `folder`, which appears when all of it is on disk; returns documents and tokens by file.
 
     Documents keep all of their tokens, BOS and EOS too, and their order; what they are called and where they came from
     has no place there. Raises ConfigError (L3-CNV-001) where `folder` holds something, DataError (L3-DAT-203, 205) for
     a shard that is damaged or not the plan's.
     """
+    folder, plan = Path(folder), plan if isinstance(plan, TokenPlan) else TokenPlan.load(plan)
     require_new(folder)
     display = display or Display.silent()
     written: dict[str, dict[str, int]] = {}
