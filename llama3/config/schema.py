@@ -100,6 +100,29 @@ class LineDedupSection(Section):
     bucket_documents: int = Field(30_000_000, ge=1, description="documents per bucket")
 
 
+class BenchmarkSection(Section):
+    """A benchmark that a corpus must not hold: JSON lines, one example a row."""
+
+    path: str = Field(description="the file")
+    keys: list[str] = Field(default_factory=list, description="keys of a row whose text is the example; default: all")
+    threshold: float | None = Field(
+        None, gt=0, le=1, description="share of an example's words; default: that of all benchmarks"
+    )
+
+
+class DecontaminationSection(Section):
+    """Benchmarks that are taken out of the corpus (paper 5.1.4)."""
+
+    benchmarks: dict[str, BenchmarkSection] = Field(default_factory=dict, description="by the name that reports use")
+    ngram: int = Field(8, ge=1, description="words of the n-grams that are looked for")
+    threshold: float = Field(
+        0.8, gt=0, le=1, description="share of an example's words in a document's n-grams from which it covers it"
+    )
+    action: Literal["drop", "mask"] = Field(
+        "drop", description="what happens to a document that covers an example: it goes, or only those words of it"
+    )
+
+
 class DataSection(Section):
     """What text is read, how it is cleaned and in which proportions it is trained on."""
 
@@ -112,6 +135,7 @@ class DataSection(Section):
     exact: bool = Field(True, description="drop exact duplicates")
     minhash: MinHashSection = MinHashSection()
     lines: LineDedupSection = LineDedupSection()
+    decontaminate: DecontaminationSection = DecontaminationSection()
     mix: dict[str, float] = Field(default_factory=dict, description="weight of each source; default: by size")
     held_out: float = Field(0.01, gt=0, lt=0.5, description="share of documents kept for evaluation")
 

@@ -1,6 +1,6 @@
 """The `curate` stage: sources in, one corpus of unique, filtered documents out (paper 3.1.1).
 
-    read -> exact duplicates -> near duplicates -> frequent lines -> filters -> held-out split
+    read -> exact duplicates -> near duplicates -> frequent lines -> benchmarks -> filters -> held-out split
 
 Documents are staged on disk shard by shard; only ids, band keys and sizes stay in memory. Everything that is
 taken out is logged with its stage, reason and score. Letters: N documents read, B bands.
@@ -20,10 +20,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from llama3 import _core
 from llama3.artifacts import StageOutput, stage
-from llama3.config.schema import Config, LineDedupSection, MinHashSection
+from llama3.config.schema import Config, DecontaminationSection, LineDedupSection, MinHashSection
 from llama3.config.slot_types import FilterSlot, Slot, SourceSlot
 from llama3.data.columns import printable
 from llama3.data.corpus import DOCUMENTS, FUNNEL, REJECTS, SCORES, SPLITS, Split
+from llama3.data.decontaminate import Cleaning, benchmark_hashes
 from llama3.data.dedup import Deduplicator, Duplicates
 from llama3.data.documents import FEATURES, SCHEMA, DocumentBatch, Filter, Judgement, Reject, ShardRef, Source
 from llama3.data.ledger import Funnel, Losses, RejectLog
@@ -68,6 +69,7 @@ class CurateOptions(BaseModel):
     exact: bool
     minhash: MinHashSection
     lines: LineDedupSection
+    decontaminate: DecontaminationSection
     held_out: float
     found: str = Field(description="hash of the names and contents of everything that is read")
 
@@ -78,14 +80,16 @@ class CurateOptions(BaseModel):
         _near(section.minhash)
         shards = [shard for _, shard in _all_shards(_sources(section.sources))]
         facts = [(shard.source, shard.location, shard.part, shard.bytes, shard.stamp) for shard in shards]
+        benchmarks = benchmark_hashes(section.decontaminate)
         return cls(
             sources=section.sources,
             filters=section.filters,
             exact=section.exact,
             minhash=section.minhash,
             lines=section.lines,
+            decontaminate=section.decontaminate,
             held_out=section.held_out,
-            found=_core.blake3_bytes(repr(facts).encode("utf-8", "surrogateescape")),
+            found=_core.blake3_bytes(repr((facts, benchmarks)).encode("utf-8", "surrogateescape")),
         )
 
 
@@ -97,6 +101,7 @@ def curate(*, options: CurateOptions, out: StageOutput) -> None:
     could be read or nothing is left for training.
     """
     filters = _filters(options.filters)
+    cleaning = Cleaning(options.decontaminate)
     shards = _all_shards(_sources(options.sources))
     funnel = Funnel()
     reading = out.scratch / "read"
@@ -110,11 +115,12 @@ def curate(*, options: CurateOptions, out: StageOutput) -> None:
             if options.minhash.enabled:
                 kept_N = _drop_near(staged, kept_N, funnel, rejects, out)
             thinning = Thinning(staged, kept_N, options.lines)
-            _judge_and_write(thinning, filters, options.held_out, funnel, rejects, out)
+            _judge_and_write(thinning, cleaning, filters, options.held_out, funnel, rejects, out)
             out.metrics["rejects"] = rejects.counts
     finally:
         shutil.rmtree(reading, ignore_errors=True)  # a full disk is not kept full
     out.metrics["lines"] = {"frequent": thinning.frequent, "dropped": thinning.dropped}
+    out.metrics["decontamination"] = cleaning.report
     out.metrics["funnel"] = funnel.stages
     funnel.write(out.path / FUNNEL)
     if not funnel.documents("train"):
@@ -268,6 +274,7 @@ def _judge(name: str, filter: Filter, batch: DocumentBatch) -> Judgement:
 
 def _judge_and_write(
     thinning: Thinning,
+    cleaning: Cleaning,
     filters: Mapping[str, Filter],
     held_out: float,
     funnel: Funnel,
@@ -285,8 +292,12 @@ def _judge_and_write(
     ):
         for batch in thinning.documents():
             task.advance(len(batch))
-            batch = _drop_emptied(batch, rejects).with_features()
+            batch = _drop_emptied(batch, rejects)
             funnel.count("lines", batch.column("source"), batch.bytes_D)
+            if cleaning.report:
+                batch = cleaning.clean(batch, rejects)
+                funnel.count("decontaminate", batch.column("source"), batch.bytes_D)
+            batch = batch.with_features()
             keep_D = np.ones(len(batch), bool)
             columns: dict[str, Any] = {name: batch.features[name] for name in features}
             for name, filter in filters.items():

@@ -13,9 +13,10 @@ from llama3.artifacts import Artifact, Checkpoint, CorpusArtifact, Dialogs, Pref
 from llama3.config.schema import Config
 from llama3.config.slot_types import EvaluatorSlot, GuardPolicy, RewardSlot, Slot
 from llama3.data.corpus import Corpus
+from llama3.data.covering import ExampleNgrams
 from llama3.errors import ArtifactError
 from llama3.evaluation.baselines import ORDER, ByteModel, gzip_bits_per_byte
-from llama3.evaluation.contamination import NgramIndex, contaminated_share, own_share, trained_texts
+from llama3.evaluation.contamination import contaminated_share, own_share, trained_texts
 from llama3.evaluation.evaluator import HELD_OUT_BYTES, Subject, texts
 from llama3.plugins.registry import discover
 from llama3.plugins.specs import EvaluatorSpec
@@ -220,9 +221,9 @@ def contamination(
 
     vocabulary = Tokenizer.load(tokenizer.path)
     tasks = options.tasks()
-    ids = [vocabulary.encode(task.prompt) for task in tasks]
+    examples = ExampleNgrams([vocabulary.encode(task.prompt) for task in tasks])
     rows = (vocabulary.encode(data.decode()) for data in texts(Corpus(corpus.path), "train"))
-    results: dict[str, Any] = {"text": contaminated_share(NgramIndex(rows), ids)}
+    results: dict[str, Any] = {"text": contaminated_share(examples, examples.found_in(rows))}
     for artifact in (dialogs, preferences):
         if artifact is not None:
             trained = list(dict.fromkeys(trained_texts(artifact)))
@@ -232,7 +233,7 @@ def contamination(
                 "n": len(tasks),
                 "contaminated": len(leaks),
                 "leaks": [{"id": task.id, "prompt": task.prompt[:200]} for task in leaks[:MOST_LEAKS]],
-                "ngrams": own_share(NgramIndex(vocabulary.encode(text) for text in trained), ids),
+                "ngrams": own_share(examples, examples.found_in(map(vocabulary.encode, trained))),
             }
     (out.path / "results.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
     out.metrics.update(results)
