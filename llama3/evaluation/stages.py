@@ -31,6 +31,9 @@ NO_MODEL = ArtifactError.declare("L3-EVL-031", "neither a checkpoint nor a path 
 
 RESULTS, SAMPLES, CONDITIONS = "results.json", "samples.jsonl", "conditions.json"
 """Files of an evaluation: figures by suite, one row per suite and item, and what it was measured with."""
+COVERAGE = "coverage.jsonl"
+"""File of a contamination report: of each task its id, the share of its tokens that the training text covers, and that
+of the longest covered run."""
 MOST_LEAKS = 10
 """Tasks that are named among those that were trained on."""
 
@@ -223,7 +226,12 @@ def contamination(
     tasks = options.tasks()
     examples = ExampleNgrams([vocabulary.encode(task.prompt) for task in tasks])
     rows = (vocabulary.encode(data.decode()) for data in texts(Corpus(corpus.path), "train"))
-    results: dict[str, Any] = {"text": contaminated_share(examples, examples.found_in(rows))}
+    found_G = examples.found_in(rows)
+    results: dict[str, Any] = {"text": contaminated_share(examples, found_G)}
+    shares = zip(tasks, examples.coverage(found_G).tolist(), examples.longest(found_G).tolist(), strict=True)
+    with (out.path / COVERAGE).open("w", encoding="utf-8") as file:
+        for task, share, longest in shares:
+            file.write(json.dumps({"id": task.id, "coverage": share, "longest": longest}) + "\n")
     for artifact in (dialogs, preferences):
         if artifact is not None:
             trained = list(dict.fromkeys(trained_texts(artifact)))
