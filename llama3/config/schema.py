@@ -132,6 +132,7 @@ class DataSection(Section):
     filters: list[FilterSlot] = Field(
         default_factory=lambda: [Slot(name="gopher")], description="which documents are kept; applied in this order"
     )
+    urls: bool = Field(True, description="of the documents of one web address keep the newest only")
     exact: bool = Field(True, description="drop exact duplicates")
     minhash: MinHashSection = MinHashSection()
     lines: LineDedupSection = LineDedupSection()

@@ -1,6 +1,7 @@
 """The `curate` stage: sources in, one corpus of unique, filtered documents out (paper 3.1.1).
 
-    read -> exact duplicates -> near duplicates -> frequent lines -> benchmarks -> filters -> held-out split
+    read -> older versions of pages -> exact duplicates -> near duplicates -> frequent lines -> benchmarks -> filters
+    -> held-out split
 
 Documents are staged on disk shard by shard; only ids, band keys and sizes stay in memory. Everything that is
 taken out is logged with its stage, reason and score. Letters: N documents read, B bands.
@@ -56,6 +57,7 @@ SAME_FILTER = ConfigError.declare(
 FILTER_FAILED = PluginError.declare("L3-DAT-106", "{filter} failed", why="{error}")
 ODD_JUDGEMENT = PluginError.declare("L3-DAT-107", "{filter} judged {judged} of {count} documents")
 
+NAN = float("nan")
 WRITTEN = pa.schema([*STAGED, ("lines_dropped", pa.int64()), ("split", pa.string())])
 
 
@@ -66,6 +68,7 @@ class CurateOptions(BaseModel):
 
     sources: list[SourceSlot]
     filters: list[FilterSlot]
+    urls: bool
     exact: bool
     minhash: MinHashSection
     lines: LineDedupSection
@@ -84,6 +87,7 @@ class CurateOptions(BaseModel):
         return cls(
             sources=section.sources,
             filters=section.filters,
+            urls=section.urls,
             exact=section.exact,
             minhash=section.minhash,
             lines=section.lines,
@@ -110,8 +114,10 @@ def curate(*, options: CurateOptions, out: StageOutput) -> None:
         with RejectLog(out.path / REJECTS) as rejects:
             staged = _read(shards, Staged(reading, _near(options.minhash)), funnel, rejects, out)
             kept_N = np.ones(len(staged), bool)
+            if options.urls:
+                kept_N = _drop_older(staged, funnel, rejects)
             if options.exact:
-                kept_N = _drop_exact(staged, funnel, rejects)
+                kept_N = _drop_exact(staged, kept_N, funnel, rejects)
             if options.minhash.enabled:
                 kept_N = _drop_near(staged, kept_N, funnel, rejects, out)
             thinning = Thinning(staged, kept_N, options.lines)
@@ -207,12 +213,31 @@ def _in_our_types(batch: DocumentBatch) -> DocumentBatch:
 # -- duplicates ------------------------------------------------------------------------------------
 
 
-def _drop_exact(staged: Staged, funnel: Funnel, rejects: RejectLog) -> np.ndarray:
+def _drop_older(staged: Staged, funnel: Funnel, rejects: RejectLog) -> np.ndarray:
+    """Keeps the newest document of every address (paper 3.1.1), of equally new ones the first."""
+    kept_N = np.ones(len(staged), bool)
+    page_N, date_N = staged.pages_N2.T
+    if not page_N.any():
+        return kept_N  # nothing of it is from the web
+    order = np.lexsort((np.arange(len(staged)), ~date_N, page_N))
+    order = order[page_N[order] > 0]
+    begins = np.diff(page_N[order], prepend=np.uint64(0)) > 0
+    newest = order[np.maximum.accumulate(np.where(begins, np.arange(len(order)), 0))]
+    kept_N[order[~begins]] = False
+    pairs = sorted(zip(order[~begins].tolist(), newest[~begins].tolist(), strict=True))
+    rejects.add("url", (_duplicate(staged, n, "same_address", staged.ids[kept], NAN) for n, kept in pairs))
+    funnel.count("url", staged.sources, staged.bytes_N, kept_N)
+    return kept_N
+
+
+def _drop_exact(staged: Staged, kept_N: np.ndarray, funnel: Funnel, rejects: RejectLog) -> np.ndarray:
     """Keeps the first document of every id."""
     first: dict[str, int] = {}
-    kept_N = np.array([first.setdefault(id, n) == n for n, id in enumerate(staged.ids)], bool)
-    removed = np.flatnonzero(~kept_N)
+    is_first_N = np.array([not kept or first.setdefault(id, n) == n for n, (id, kept) in
+                           enumerate(zip(staged.ids, kept_N.tolist(), strict=True))], bool)  # fmt: skip
+    removed = np.flatnonzero(~is_first_N)
     rejects.add("exact", (_duplicate(staged, int(n), "exact_duplicate", staged.ids[n], 1.0) for n in removed))
+    kept_N = kept_N & is_first_N
     funnel.count("exact", staged.sources, staged.bytes_N, kept_N)
     return kept_N
 

@@ -25,6 +25,8 @@ THRESHOLDS = tuple(step / 10 for step in range(1, 11))
 
 def contamination_gains(found: Artifact, evaluations: Mapping[str, Artifact]) -> dict[str, dict[str, Any]]:
     """The gain of every suite whose items are among those that were looked for: by model, as `suite_gain` tells it."""
+    if all(entry.path != COVERAGE for entry in found.manifest.files):
+        return {}  # of a run that an earlier version began
     with found.file(COVERAGE).open(encoding="utf-8") as file:
         coverage = {row["id"]: row["coverage"] for row in map(json.loads, file)}
     by_suite: dict[str, dict[str, Suite]] = {}
