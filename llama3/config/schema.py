@@ -123,6 +123,13 @@ class DecontaminationSection(Section):
     )
 
 
+class RemovalAlarmSection(Section):
+    """When a stage of the curation takes out more than is usual."""
+
+    most: float = Field(0.9, gt=0, le=1, description="share of a source's documents, or of their bytes")
+    action: Literal["warn", "stop"] = Field("warn", description="warn with the stage's name, or stop the run")
+
+
 class DataSection(Section):
     """What text is read, how it is cleaned and in which proportions it is trained on."""
 
@@ -135,8 +142,12 @@ class DataSection(Section):
     urls: bool = Field(True, description="of the documents of one web address keep the newest only")
     exact: bool = Field(True, description="drop exact duplicates")
     minhash: MinHashSection = MinHashSection()
+    by_language: bool = Field(
+        False, description="look for near duplicates and frequent lines inside each language on its own"
+    )
     lines: LineDedupSection = LineDedupSection()
     decontaminate: DecontaminationSection = DecontaminationSection()
+    alarm: RemovalAlarmSection = RemovalAlarmSection()
     mix: dict[str, float] = Field(default_factory=dict, description="weight of each source; default: by size")
     held_out: float = Field(0.01, gt=0, lt=0.5, description="share of documents kept for evaluation")
 

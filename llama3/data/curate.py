@@ -21,14 +21,14 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from llama3 import _core
 from llama3.artifacts import StageOutput, stage
-from llama3.config.schema import Config, DecontaminationSection, LineDedupSection, MinHashSection
+from llama3.config.schema import Config, DecontaminationSection, LineDedupSection, MinHashSection, RemovalAlarmSection
 from llama3.config.slot_types import FilterSlot, Slot, SourceSlot
 from llama3.data.columns import printable
 from llama3.data.corpus import DOCUMENTS, FUNNEL, REJECTS, SCORES, SPLITS, Split
 from llama3.data.decontaminate import Cleaning, benchmark_hashes
 from llama3.data.dedup import Deduplicator, Duplicates
 from llama3.data.documents import FEATURES, SCHEMA, DocumentBatch, Filter, Judgement, Reject, ShardRef, Source
-from llama3.data.ledger import Funnel, Losses, RejectLog
+from llama3.data.ledger import Funnel, Losses, RejectLog, removal_alarms, told_alarm
 from llama3.data.staging import STAGED, Staged
 from llama3.data.thinning import Thinning
 from llama3.errors import ConfigError, DataError, LlamaError, PluginError, Problem
@@ -58,6 +58,13 @@ FILTER_FAILED = PluginError.declare("L3-DAT-106", "{filter} failed", why="{error
 ODD_JUDGEMENT = PluginError.declare("L3-DAT-107", "{filter} judged {judged} of {count} documents")
 
 NAN = float("nan")
+REMOVES_TOO_MUCH = DataError.declare(
+    "L3-DAT-123",
+    "{stage} takes out too much",
+    why="{told}",
+    fix="look at the rejects of that stage with data.alarm.action: warn; then mend the stage, or raise data.alarm.most",
+)
+
 WRITTEN = pa.schema([*STAGED, ("lines_dropped", pa.int64()), ("split", pa.string())])
 
 
@@ -71,8 +78,10 @@ class CurateOptions(BaseModel):
     urls: bool
     exact: bool
     minhash: MinHashSection
+    by_language: bool
     lines: LineDedupSection
     decontaminate: DecontaminationSection
+    alarm: RemovalAlarmSection
     held_out: float
     found: str = Field(description="hash of the names and contents of everything that is read")
 
@@ -90,8 +99,10 @@ class CurateOptions(BaseModel):
             urls=section.urls,
             exact=section.exact,
             minhash=section.minhash,
+            by_language=section.by_language,
             lines=section.lines,
             decontaminate=section.decontaminate,
+            alarm=section.alarm,
             held_out=section.held_out,
             found=_core.blake3_bytes(repr((facts, benchmarks)).encode("utf-8", "surrogateescape")),
         )
@@ -119,8 +130,8 @@ def curate(*, options: CurateOptions, out: StageOutput) -> None:
             if options.exact:
                 kept_N = _drop_exact(staged, kept_N, funnel, rejects)
             if options.minhash.enabled:
-                kept_N = _drop_near(staged, kept_N, funnel, rejects, out)
-            thinning = Thinning(staged, kept_N, options.lines)
+                kept_N = _drop_near(staged, kept_N, options.by_language, funnel, rejects, out)
+            thinning = Thinning(staged, kept_N, options.lines, options.by_language)
             _judge_and_write(thinning, cleaning, filters, options.held_out, funnel, rejects, out)
             out.metrics["rejects"] = rejects.counts
     finally:
@@ -129,8 +140,21 @@ def curate(*, options: CurateOptions, out: StageOutput) -> None:
     out.metrics["decontamination"] = cleaning.report
     out.metrics["funnel"] = funnel.stages
     funnel.write(out.path / FUNNEL)
+    _ring(removal_alarms(funnel.stages, rejects.counts, options.alarm.most), options.alarm, out)
     if not funnel.documents("train"):
         raise NOTHING_LEFT("curate", lost=_counted(rejects))
+
+
+def _ring(alarms: list[dict[str, Any]], options: RemovalAlarmSection, out: StageOutput) -> None:
+    """Tells what took out more than is usual. Raises DataError (L3-DAT-123) naming all where that stops the run."""
+    out.metrics["alarms"] = alarms
+    for alarm in alarms:
+        out.event("removal_alarm", **alarm)
+    if alarms and options.action == "stop":
+        raise DataError.of(
+            REMOVES_TOO_MUCH.problem(f"source {alarm['source']!r}", stage=alarm["stage"], told=told_alarm(alarm))
+            for alarm in alarms
+        )
 
 
 # -- reading ---------------------------------------------------------------------------------------
@@ -216,7 +240,7 @@ def _in_our_types(batch: DocumentBatch) -> DocumentBatch:
 def _drop_older(staged: Staged, funnel: Funnel, rejects: RejectLog) -> np.ndarray:
     """Keeps the newest document of every address (paper 3.1.1), of equally new ones the first."""
     kept_N = np.ones(len(staged), bool)
-    page_N, date_N = staged.pages_N2.T
+    page_N, date_N, _ = staged.pages_N3.T
     if not page_N.any():
         return kept_N  # nothing of it is from the web
     order = np.lexsort((np.arange(len(staged)), ~date_N, page_N))
@@ -242,13 +266,16 @@ def _drop_exact(staged: Staged, kept_N: np.ndarray, funnel: Funnel, rejects: Rej
     return kept_N
 
 
-def _drop_near(staged: Staged, kept_N: np.ndarray, funnel: Funnel, rejects: RejectLog, out: StageOutput) -> np.ndarray:
+def _drop_near(
+    staged: Staged, kept_N: np.ndarray, by_language: bool, funnel: Funnel, rejects: RejectLog, out: StageOutput
+) -> np.ndarray:
     """Keeps the first document of every cluster of near duplicates."""
     assert staged.near is not None
     rows = np.flatnonzero(kept_N)
-    found: Duplicates = staged.near.settle(
-        staged.keys_NB[rows], lambda chosen: staged.texts(rows[chosen]), staged.bytes_N[rows]
-    )
+    keys_DB = staged.keys_NB[rows]
+    if by_language:  # documents of two languages share no key
+        keys_DB ^= staged.pages_N3[rows, 2:]
+    found: Duplicates = staged.near.settle(keys_DB, lambda chosen: staged.texts(rows[chosen]), staged.bytes_N[rows])
     removed = np.flatnonzero(~found.keep_D)
     pairs = ((int(rows[d]), int(rows[found.duplicate_of_D[d]]), float(found.similarity_D[d])) for d in removed)
     rejects.add("near", (_duplicate(staged, n, "near_duplicate", staged.ids[kept], j) for n, kept, j in pairs))

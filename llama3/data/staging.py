@@ -28,8 +28,8 @@ STAGED = pa.schema([*SCHEMA, ("shard", pa.string()), ("position", pa.int64())])
 class Staged:
     """Documents on disk, a file per shard, and what the next steps need of them in memory.
 
-    Documents are numbered in the order in which they were added; 16 bytes of id, 16 of address and date, and 8 per band
-    are kept of each.
+    Documents are numbered in the order in which they were added; 16 bytes of id, 24 of address, date and language, and
+    8 per band are kept of each.
     """
 
     def __init__(self, folder: Path, near: Deduplicator | None) -> None:
@@ -85,9 +85,10 @@ class Staged:
         return np.concatenate([np.empty(0, np.int64), *self._bytes])
 
     @property
-    def pages_N2(self) -> np.ndarray:
-        """uint64 [N, 2]: a hash of each document's address (llama3.data.urls; 0: it has none) and its date's number."""
-        return np.concatenate([np.empty((0, 2), np.uint64), *self._pages])
+    def pages_N3(self) -> np.ndarray:
+        """uint64 [N, 3]: of each document a hash of its address (llama3.data.urls; 0: it has none), its date's number
+        and a hash of its language."""
+        return np.concatenate([np.empty((0, 3), np.uint64), *self._pages])
 
     @property
     def keys_NB(self) -> np.ndarray:
@@ -113,8 +114,18 @@ class Staged:
 
 def _pages(batch: DocumentBatch) -> np.ndarray:
     urls = [normalised_url(url) for url in batch.column("url")]
-    found = [int(_core.blake3_bytes(url.encode())[:16], 16) if url else 0 for url in urls]
-    return np.array([found, [date_key(date) for date in batch.column("date")]], np.uint64).T
+    languages = batch.column("language")
+    of_language = {language: _hash(language) for language in set(languages)}
+    columns = [
+        [_hash(url) if url else 0 for url in urls],
+        [date_key(date) for date in batch.column("date")],
+        [of_language[language] for language in languages],
+    ]
+    return np.array(columns, np.uint64).T
+
+
+def _hash(text: str) -> int:
+    return int(_core.blake3_bytes(text.encode())[:16], 16)
 
 
 def _pieces(batch: DocumentBatch) -> Iterator[DocumentBatch]:
