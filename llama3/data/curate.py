@@ -137,7 +137,7 @@ def curate(*, options: CurateOptions, out: StageOutput) -> None:
     finally:
         shutil.rmtree(reading, ignore_errors=True)  # a full disk is not kept full
     out.metrics["lines"] = {"frequent": thinning.frequent, "dropped": thinning.dropped}
-    out.metrics["decontamination"] = cleaning.report
+    out.metrics["decontamination"] = cleaning.report()
     out.metrics["funnel"] = funnel.stages
     funnel.write(out.path / FUNNEL)
     _ring(removal_alarms(funnel.stages, rejects.counts, options.alarm.most), options.alarm, out)
@@ -346,7 +346,7 @@ def _judge_and_write(
             task.advance(len(batch))
             batch = _drop_emptied(batch, rejects)
             funnel.count("lines", batch.column("source"), batch.bytes_D)
-            if cleaning.report:
+            if cleaning.active:
                 batch = cleaning.clean(batch, rejects)
                 funnel.count("decontaminate", batch.column("source"), batch.bytes_D)
             batch = batch.with_features()

@@ -73,17 +73,33 @@ class Decontaminator:
     ) -> None:
         """`benchmarks` are the texts of their examples by name; `thresholds` those of some benchmarks."""
         named = [(name, number, text) for name, texts in benchmarks.items() for number, text in enumerate(texts)]
-        self._names = [(name, number) for name, number, _ in named]
+        self.names = [(name, number) for name, number, _ in named]
         words = [_words(text) for _, _, text in named]
         self._number = {word: n for n, word in enumerate(dict.fromkeys(w for some in words for w in some), 1)}
         self.examples = ExampleNgrams([self._ids(some) for some in words], ngram)
         each = thresholds or {}
-        self._threshold_E = np.array([each.get(name, threshold) for name, _ in self._names])
+        self._threshold_E = np.array([each.get(name, threshold) for name, _ in self.names])
 
     def find(self, text: str) -> list[CoveredExample]:
         """The examples that a text covers to their threshold."""
-        _, grams = self.examples.find(self._ids(_words(text)))
-        return [CoveredExample(*self._names[e], share) for e, share in self._covered(grams).items()]
+        return self.covered_by(self.ngrams_in(text))
+
+    def ngrams_in(self, text: str) -> np.ndarray:
+        """The numbers (in `examples`) of the n-grams of a text that an example has."""
+        return self.examples.find(self._ids(_words(text)))[1]
+
+    def covered_by(self, ngrams: np.ndarray) -> list[CoveredExample]:
+        """The examples that these n-grams of one text cover to their threshold."""
+        return [CoveredExample(*self.names[e], share) for e, share in self._covered(ngrams).items()]
+
+    def coverage(self, texts: Iterable[str]) -> dict[str, list[float]]:
+        """The share of each example's words that all the texts together cover, by benchmark: what a benchmark's scores
+        are worth after training on them (llama3.evaluation.gain)."""
+        found_G = self.examples.found_in(self._ids(_words(text)) for text in texts)
+        shares: dict[str, list[float]] = {name: [] for name, _ in self.names}
+        for (name, _), share in zip(self.names, self.examples.coverage(found_G).tolist(), strict=True):
+            shares[name].append(share)
+        return shares
 
     def masked(self, text: str) -> str:
         """The text without the words that lie in an n-gram of an example that it covers, an end of line in the place of
@@ -97,10 +113,14 @@ class Decontaminator:
             hit = starts[np.isin(grams, self.examples.grams_of(covered))]
             text = _without(text, found, hit, self.examples.n)
 
+    def threshold_of(self, example: int) -> float:
+        """From which coverage on a text counts as covering this example (a place in `names`)."""
+        return float(self._threshold_E[example])
+
     def too_short(self, benchmark: str) -> int:
         """How many examples of a benchmark have fewer words than an n-gram, so that nothing finds them."""
         short_E = self.examples.too_short_E.tolist()
-        return sum(short for (name, _), short in zip(self._names, short_E, strict=True) if name == benchmark)
+        return sum(short for (name, _), short in zip(self.names, short_E, strict=True) if name == benchmark)
 
     def _covered(self, grams: np.ndarray) -> dict[int, float]:
         return self.examples.covered_by(grams, self._threshold_E)
@@ -157,12 +177,12 @@ class Cleaning:
         self.finder = Decontaminator(examples, ngram=section.ngram, threshold=section.threshold, thresholds=own)
         if examples and self.finder.examples.too_short_E.all():
             raise ALL_SHORT("data.decontaminate", count=len(self.finder.examples), ngram=section.ngram)
+        self._left_G = self.finder.examples.found_in([])
         self._found: dict[str, set[int]] = {name: set() for name in examples}
-        self.report: dict[str, dict[str, Any]] = {
+        self._rows: dict[str, dict[str, Any]] = {
             name: {
                 "examples": len(texts),
                 "too_short": self.finder.too_short(name),
-                "found": 0,
                 "documents": 0,
                 "action": self.action,
                 "samples": [],
@@ -170,19 +190,39 @@ class Cleaning:
             for name, texts in examples.items()
         }
 
+    @property
+    def active(self) -> bool:
+        """Whether there is anything to look for."""
+        return bool(self._rows)
+
+    def report(self) -> dict[str, dict[str, Any]]:
+        """By benchmark: its `examples`, those `too_short` to be found, those `found` in a document, the `documents`
+        that held one and what was done with them (`action`), some `samples`, and the examples that the `left` text
+        still covers with several documents together, none of which does alone."""
+        shares = self.finder.examples.coverage(self._left_G).tolist()
+        left = [share >= self.finder.threshold_of(example) for example, share in enumerate(shares)]
+        rows = {}
+        for name, row in self._rows.items():
+            still = sum(is_left for is_left, (of, _) in zip(left, self.finder.names, strict=True) if of == name)
+            rows[name] = {**row, "found": len(self._found[name]), "left": still}
+        return rows
+
     def clean(self, batch: DocumentBatch, rejects: RejectLog) -> DocumentBatch:
         """The batch without the documents that cover an example, or without those words of them. Both are logged."""
         texts, ids, sources = batch.texts, batch.column("id"), batch.column("source")
         keep_D = np.ones(len(batch), bool)
         changed: dict[int, str] = {}
         for d, text in enumerate(texts):
-            covered = self.finder.find(text)
+            ngrams = self.finder.ngrams_in(text)
+            covered = self.finder.covered_by(ngrams)
             if not covered:
+                self._left_G[ngrams] = True
                 continue
             most = max(covered, key=lambda example: example.share)
             left = self.finder.masked(text) if self.action == "mask" else ""
             keep_D[d] = bool(left.strip())
             changed[d] = left
+            self._left_G[self.finder.ngrams_in(left)] = True
             detail = f"{'masked: ' if keep_D[d] else ''}covers example {most.number}"
             rejects.add("decontaminate", [Reject("", most.benchmark, detail, sources[d], ids[d], most.share)])
             self._count(covered, ids[d])
@@ -192,9 +232,8 @@ class Cleaning:
 
     def _count(self, covered: list[CoveredExample], id: str) -> None:
         for benchmark in {example.benchmark for example in covered}:
-            row, here = self.report[benchmark], [e for e in covered if e.benchmark == benchmark]
+            row, here = self._rows[benchmark], [e for e in covered if e.benchmark == benchmark]
             self._found[benchmark].update(example.number for example in here)
-            row["found"] = len(self._found[benchmark])
             row["documents"] += 1
             if len(row["samples"]) < MOST_SAMPLES:
                 most = max(here, key=lambda example: example.share)

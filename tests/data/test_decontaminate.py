@@ -35,6 +35,7 @@ def test_what_is_found_is_what_the_definition_says(text, examples, n, threshold)
     shares = {number: naive(text, example, n) for number, example in enumerate(examples)}
     found = {example.number: example.share for example in finder.find(written)}
     assert found == {number: share for number, share in shares.items() if share >= threshold}
+    assert finder.coverage([written, ""]).get("x", []) == list(shares.values())
     masked = finder.masked(written)
     assert finder.find(masked) == []
     assert (masked == written) == (not found)
@@ -89,12 +90,25 @@ def test_documents_that_cover_an_example_go(folder: Path, curated: Callable) -> 
     assert (row["reason"], row["score"], row["detail"]) == ("sums", 1.0, "covers example 0")
     report = out.metrics["decontamination"]["sums"]
     assert report == {
-        "examples": 3, "too_short": 0, "found": 1, "documents": 1, "action": "drop",
+        "examples": 3, "too_short": 0, "found": 1, "documents": 1, "action": "drop", "left": 0,
         "samples": [{"document": row["id"], "example": 0, "coverage": 1.0}],
     }  # fmt: skip
     assert corpus.funnel["decontaminate"]["files"]["documents"] == 5
     corpus, _ = curated(**section(folder, threshold=0.4))
     assert sorted(documents(corpus)) == ["0.txt", "2.txt", "3.txt", "5.txt"]
+
+
+def test_what_several_documents_cover_together_is_told(folder: Path, curated: Callable) -> None:
+    """None of two halves covers the example, so both stay: the report says that it is still there."""
+    words = json.loads((folder / "sums.jsonl").read_text().splitlines()[1])["question"].split()
+    (folder / "texts" / "2.txt").write_text(f"{prose(2)} {' '.join(words[:18])}")
+    (folder / "texts" / "3.txt").write_text(f"{prose(3)} {' '.join(words[11:])}")
+    corpus, out = curated(**section(folder))
+    assert {"2.txt", "3.txt"} <= documents(corpus).keys()
+    report = out.metrics["decontamination"]["sums"]
+    assert (report["found"], report["left"]) == (1, 1)
+    finder = Decontaminator({"sums": [" ".join(words)]})
+    assert finder.coverage(documents(corpus).values()) == {"sums": [1.0]}
 
 
 def test_or_lose_those_words_only(folder: Path, curated: Callable) -> None:

@@ -228,7 +228,13 @@ def test_a_stage_that_takes_out_too_much_is_named(tmp_path: Path, curated: Calla
     sources = [{"name": "jsonl", "path": str(tmp_path / f"{n}.jsonl"), "source": n} for n in ("a", "b", "few")]
     _, out = curated(sources=sources)
     assert out.metrics["alarms"] == [
-        {"stage": "filter.gopher", "source": "a", "removed": 0.9375, "of": 32, "reasons": {"stop_words": 10, "words": 20}}
+        {
+            "stage": "filter.gopher",
+            "source": "a",
+            "removed": 0.9375,
+            "of": 32,
+            "reasons": {"stop_words": 10, "words": 20},
+        }
     ]
     (line,) = lost_input(out.metrics)
     assert line == "source 'a': filter.gopher took out 93.8 % of 32 documents or of their text, mostly words"

@@ -108,7 +108,7 @@ def test_suites_whose_items_were_looked_for_are_told_in_the_report(gains):
     found = gains(coverage, tasks + other, {"tasks": better, "other": better})
     assert list(found) == ["tasks"]
     assert found["tasks"]["models"]["final"]["gain"] == pytest.approx(0.25)
-    taken_out = {"sums": {"examples": 3, "too_short": 1, "found": 2, "documents": 7, "action": "mask", "samples": []}}
+    taken_out = {"sums": {"examples": 3, "too_short": 1, "found": 2, "documents": 7, "action": "mask", "left": 0}}
     page = render_html(REPORT | {"contamination_gain": found, "decontamination": taken_out})
     assert "50 of 100 items are contaminated" in page
     assert "0.250" in page
