@@ -612,4 +612,10 @@ def llama3_sources() -> list[SourceSpec]:
             summary="the standard library of the running Python: code and English",
             labels=("python", "prose"),
         ),
+        SourceSpec(
+            name="warc",
+            factory="llama3_plugins.sources.warc:WarcSource",
+            options="llama3_plugins.sources.warc:WarcOptions",
+            summary="web archives (.warc, .wet, also .gz and .zst): main text of their pages",
+        ),
     ]

@@ -89,7 +89,7 @@ def _loaded(text: str, overrides: list[str], out: Path | None, reader: str | Non
 
 def _reader_of(place: Path) -> str:
     """The source that reads a file, or all files of a folder. Raises ConfigError."""
-    from llama3.config.schema import PACKED, READER_BY_ENDING, READER_OF_OTHERS
+    from llama3.config.readers import PACKED, READER_BY_ENDING, READER_OF_OTHERS
     from llama3.data.finding import find
 
     def reader(path: Path) -> str:
