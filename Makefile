@@ -116,6 +116,9 @@ $(ATTACK_LISTS)/.installed:
 bench-prompt-guard: $(VENV)/.installed-test $(ATTACK_LISTS)/.installed ## a prompt guard trained on public lists of attacks: AUC, recall, disguises
 	$(BIN)/python benchmarks/prompt_guard.py --packages $(ATTACK_LISTS)
 
+bench-llama-guard: $(VENV)/.installed-test $(ATTACK_LISTS)/.installed ## a Llama Guard trained from a real model, beside a list of words and the model before
+	$(BIN)/python benchmarks/llama_guard.py $(SMOLLM2) --packages $(ATTACK_LISTS)
+
 bench-training: $(VENV)/.installed-test ## a pretraining step beside transformers and torch; FSDP, and two processes, beside one
 	$(BIN)/python benchmarks/training.py
 

@@ -160,20 +160,25 @@ def strings(value: Any) -> Iterator[str]:
 
 def grouped(rows: Iterable[Row]) -> list[Row]:
     """Each text once; those that share runs of words, and have no group yet, are in one."""
-    unique = {row["text"].strip(): row for row in rows if row["text"].strip()}
+    kept = list({row["text"].strip(): row for row in rows if row["text"].strip()}.values())
+    first = [kept[place]["text"] for place in families([row["text"] for row in kept])]
+    return [{**row, "group": row.get("group", f"near {text[:200]}")} for row, text in zip(kept, first, strict=True)]
+
+
+def families(texts: Sequence[str]) -> list[int]:
+    """For each text the place of one that stands for all those that share runs of words with it, or with such."""
     first: dict[tuple[int, int, int], int] = {}
-    parent = list(range(len(unique)))
+    parent = list(range(len(texts)))
 
     def root(place: int) -> int:
         while parent[place] != place:
             place = parent[place]
         return place
 
-    kept = list(unique.values())
-    for place, row in enumerate(kept):
-        for band in bands_of(row["text"]):
+    for place, text in enumerate(texts):
+        for band in bands_of(text):
             parent[root(place)] = root(first.setdefault(band, place))
-    return [{**row, "group": row.get("group", f"near {kept[root(i)]['text'][:200]}")} for i, row in enumerate(kept)]
+    return [root(place) for place in range(len(texts))]
 
 
 def bands_of(text: str) -> Iterator[tuple[int, int, int]]:

@@ -101,7 +101,10 @@ class LlamaGuardTraining(Section):
     data: Files = Field(min_length=1, exclude=True, description="files of rows: text or turns, role, label, categories")
     model: str = Field(exclude=True, description="the model to start from, of any layout")
     taxonomy: dict[str, str] | None = Field(None, description="categories by number: {S1: Violent Crimes}")
-    held_out: float = Field(0.2, gt=0, lt=1, description="share of the rows that only tests")
+    held_out: float = Field(0.2, gt=0, lt=1, description="share of the rows held out; with fpr half of it calibrates")
+    fpr: float | None = Field(
+        None, gt=0, lt=1, description="share of safe texts that may be blocked, which chooses the threshold; none: 0.5"
+    )
     augment: AugmentSection = Field(AugmentSection(), description="how rows are varied")
     train: TaughtSection = Field(TaughtSection(), description=_TRAIN)
     logging: list[LoggerSlot] = Field(default_factory=_loggers, exclude=True, description="where metrics go")

@@ -69,3 +69,12 @@ def confusion(is_attack_N: np.ndarray, is_found_N: np.ndarray) -> Mapping[str, f
         "attacks": int(there),
         "harmless": int(harmless),
     }
+
+
+def confusion_intervals(is_attack_N: np.ndarray, is_found_N: np.ndarray, seed: int = 0) -> dict[str, list[float]]:
+    """The 95 % intervals of F1 and the false-positive rate: the texts are drawn again with replacement."""
+    rng, n = np.random.default_rng(seed), len(is_attack_N)
+    drawn_BN = rng.integers(n, size=(RESAMPLES, n))
+    again = [confusion(is_attack_N[draw], is_found_N[draw]) for draw in drawn_BN]
+    ends = {key: np.quantile([found[key] for found in again], [TAIL, 1 - TAIL]) for key in ("f1", "fpr")}
+    return {key: [float(low), float(high)] for key, (low, high) in ends.items()}

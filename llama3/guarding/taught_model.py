@@ -24,7 +24,7 @@ from typing import Self
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from llama3.artifacts import Artifact
 from llama3.errors import CheckpointError, ConfigError, LlamaError
@@ -60,17 +60,20 @@ BAD_SETTINGS = CheckpointError.declare(
 )
 
 SETTINGS_FILE = "llama_guard.json"
+THRESHOLD = 0.5
+"""Of a guard that was not calibrated."""
 MOST_LEFT_OVER = 0.05
 SLACK = 16
 """Tokens by which a text that is cut in the middle of a word may grow."""
 
 
 class LlamaGuardSettings(BaseModel):
-    """The categories that the guard was taught."""
+    """The categories that the guard was taught, and the probability at which it was found to block best."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     taxonomy: dict[str, str]
+    threshold: float = Field(THRESHOLD, gt=0, lt=1, strict=True, allow_inf_nan=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +90,11 @@ class Hazard:
 
 
 class LlamaGuardModel:
-    """A guard that is ready to be asked. `taxonomy`: all categories that it knows, by their numbers."""
+    """A guard that is ready to be asked. `taxonomy`: all categories that it knows, by their numbers; `threshold`: the
+    probability at which it blocks if nothing else is said."""
 
-    def __init__(self, llama: Llama, taxonomy: Mapping[str, str] = LLAMA_GUARD_3) -> None:
-        self.llama, self.taxonomy = llama, dict(taxonomy)
+    def __init__(self, llama: Llama, taxonomy: Mapping[str, str] = LLAMA_GUARD_3, threshold: float = THRESHOLD) -> None:
+        self.llama, self.taxonomy, self.threshold = llama, dict(taxonomy), threshold
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], taxonomy: Mapping[str, str] | None = None, device: str = "cpu") -> Self:
@@ -102,7 +106,8 @@ class LlamaGuardModel:
         place = find_model(Path(path))
         if os.path.lexists(place / SETTINGS_FILE):
             Artifact(place).verify()
-        return cls(Llama.load(place, device=device), taxonomy or _taught(place))
+        taught = _taught(place)
+        return cls(Llama.load(place, device=device), taxonomy or taught.taxonomy, taught.threshold)
 
     def judge(self, turns: Sequence[Turn], enabled: Mapping[str, str] | None = None) -> Hazard:
         """The last of `turns` (see `framed`), in the light of those before it as far as the context reaches.
@@ -200,13 +205,14 @@ def _shared(answers: Sequence[np.ndarray]) -> int:
     return next((place for place, is_same in enumerate(same) if not is_same), shortest - 1)
 
 
-def _taught(place: Path) -> Mapping[str, str]:
-    """The categories that a guard of ours was taught; those of Llama Guard 3 for any other model."""
+def _taught(place: Path) -> LlamaGuardSettings:
+    """What a guard of ours was taught; for any other model Llama Guard 3's categories."""
+    foreign = LlamaGuardSettings(taxonomy=dict(LLAMA_GUARD_3))
     if place.is_file():
-        return LLAMA_GUARD_3
+        return foreign
     try:
-        return LlamaGuardSettings.model_validate_json(read_text(place / SETTINGS_FILE)).taxonomy
+        return LlamaGuardSettings.model_validate_json(read_text(place / SETTINGS_FILE))
     except FileNotFoundError:
-        return LLAMA_GUARD_3
+        return foreign
     except (UnusableFile, ValidationError) as error:
         raise BAD_SETTINGS(place / SETTINGS_FILE, error=error) from None

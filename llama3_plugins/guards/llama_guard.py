@@ -31,6 +31,7 @@ class LlamaGuard:
         """Load the model. Raises ConfigError for categories that it does not know."""
         self._model = LlamaGuardModel.load(self.options.model, self.options.taxonomy, self.options.device)
         taxonomy, chosen = self._model.taxonomy, self.options.categories
+        self._threshold = self._model.threshold if self.options.threshold is None else self.options.threshold
         if problems := [
             UNKNOWN_CATEGORY.problem("guard llama_guard", name=name, known=list(taxonomy))
             for name in chosen
@@ -55,7 +56,7 @@ class LlamaGuard:
         found = self._model.judge(self._turns(x), self._enabled)
         common = sum(p for number, p in found.categories.items() if number not in self._own)
         violated = [number for number, level in self._own.items() if found.categories[number] >= level]
-        if common >= self.options.threshold:
+        if common >= self._threshold:
             others = [number for number in self._enabled if number not in self._own]
             violated.append(max(others, key=lambda number: found.categories[number], default=""))
         named = [f"{number} {self._enabled[number]}" for number in violated if number]

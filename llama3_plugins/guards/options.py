@@ -28,7 +28,9 @@ class LlamaGuardOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     model: str = Field(description="a model of any layout that was trained as a guard")
-    threshold: Probability = Field(0.5, description="probability of a violation at which a text is blocked")
+    threshold: Probability | None = Field(
+        None, description="probability of a violation at which a text is blocked; none: as calibrated, else 0.5"
+    )
     taxonomy: dict[str, str] | None = Field(
         None, description="categories by number, {S1: NAME}; none: those it was taught, else Llama Guard 3's"
     )

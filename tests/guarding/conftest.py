@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from rows_of_guards import LLAMA_GUARD, PROMPT_GUARD, base_model, hazard_rows, prompt_rows, write_jsonl
+from rows_of_guards import LLAMA_GUARD, PROMPT_GUARD, base_model, hazard_rows, prompt_rows, train, write_jsonl
 
 from llama3.cli import app as cli
 
@@ -21,16 +21,6 @@ def llama3(capsys):
         return int(caught.value.code or 0), captured.out, captured.err
 
     return call
-
-
-def train(folder: Path, config: str) -> None:
-    """`llama3 guard train` in a folder."""
-    (folder / "guard.yaml").write_text(config)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        with pytest.raises(SystemExit) as stopped:
-            cli.main(["guard", "train", "guard.yaml"])
-    assert not stopped.value.code
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,9 @@ import itertools
 import json
 from pathlib import Path
 
+import pytest
+
+from llama3.cli import app as cli
 from llama3.guarding.taught_frame import framed, verdict_of
 from llama3.model.build import init_weights
 from llama3.model.config import ModelConfig
@@ -114,3 +117,13 @@ def base_model(folder: Path) -> Path:
     config = ModelConfig(48, 2, 4, 2, 96, tokenizer.vocab_size, rope_theta=10_000.0, max_seq_len=256)
     save_checkpoint(folder, PlacedModel(init_weights(Transformer(config), 1)), tokenizer, {"made": "here"})
     return folder
+
+
+def train(folder: Path, config: str) -> None:
+    """`llama3 guard train` in a folder."""
+    (folder / "guard.yaml").write_text(config)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        with pytest.raises(SystemExit) as stopped:
+            cli.main(["guard", "train", "guard.yaml"])
+    assert not stopped.value.code

@@ -16,14 +16,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from rows_of_guards import HARMLESS, HAZARDS, LLAMA_GUARD, TAXONOMY, base_model, hazard_rows, write_jsonl
+from rows_of_guards import HARMLESS, HAZARDS, LLAMA_GUARD, TAXONOMY, base_model, hazard_rows, train, write_jsonl
 
 from llama3.errors import ArtifactError, ConfigError, DataError, LlamaError
 from llama3.guarding.asked import LlamaGuardTraining
 from llama3.guarding.taught_frame import JOINER, LLAMA_GUARD_3, framed, hardened, verdict_of
 from llama3.guarding.taught_model import Hazard, LlamaGuardModel, _shares
 from llama3.guarding.taught_rows import HazardRow, read_hazard_rows, varied
-from llama3.guarding.taught_training import measured
+from llama3.guarding.taught_training import calibrated, measured
 from llama3.guards import GuardInput, Turn
 from llama3.model.batch import Batch
 from llama3.plugins.registry import discover
@@ -216,7 +216,8 @@ def test_a_row_without_a_verdict_counts_against_the_guard():
     harmless = Hazard(0.1, {"S1": 0.1, "S2": 0.0})
     rows = [fire, fire, theft, safe, safe]
     unsure = [replace(right["S1"], rest=0.4), replace(harmless, rest=0.4)]
-    figures = measured(rows, [right["S1"], unsure[0], right["S2"], harmless, unsure[1]], {"S1": "Fire", "S2": "Theft"})
+    judged = [right["S1"], unsure[0], right["S2"], harmless, unsure[1]]
+    figures = measured(list(zip(rows, judged, strict=True)), {"S1": "Fire", "S2": "Theft"})
     everything, categories = figures["all"], figures["categories"]
     assert everything["no_verdict"] == 2
     assert [everything[key] for key in ("recall", "precision", "fpr")] == pytest.approx([2 / 3, 2 / 3, 1 / 2])
@@ -225,10 +226,46 @@ def test_a_row_without_a_verdict_counts_against_the_guard():
     assert (categories["S2"]["recall"], categories["S2"]["fpr"]) == (1.0, 0.0)
 
 
+def test_the_threshold_lets_the_asked_share_of_safe_rows_pass():
+    rng = random.Random(2)
+    levels = [(("S1",) if i % 2 else (), rng.random()) for i in range(200)]
+    judged = [(HazardRow((Turn("user", "x"),), v, "x"), Hazard(p, {"S1": p})) for v, p in levels]
+    for fpr in (0.01, 0.1, 0.5):
+        threshold = calibrated(judged, fpr)
+        safe = [p for violated, p in levels if not violated]
+        assert sum(p >= threshold for p in safe) == int(fpr * len(safe))
+    unsure = [(row, replace(hazard, rest=0.5)) if not row.violated else (row, hazard) for row, hazard in judged]
+    with pytest.raises(DataError, match="L3-GRD-056"):
+        calibrated(unsure, 0.1)
+    with pytest.raises(DataError, match="L3-GRD-055"):
+        calibrated(judged[:10], 0.1)
+
+
+def test_a_calibrated_guard_blocks_at_its_threshold(llama_guard, tmp_path):
+    """The same model, whose file tells another threshold, in a policy that names none, one that names one, the card."""
+    write_jsonl(tmp_path / "hazards.jsonl", hazard_rows())
+    base_model(tmp_path / "base")
+    train(tmp_path, LLAMA_GUARD.replace("held_out: 0.3", "held_out: 0.6\nfpr: 0.4"))
+    made = tmp_path / "runs" / "taught" / "artifacts" / "llama_guard"
+    threshold = json.loads((made / "llama_guard.json").read_text())["threshold"]
+    card = json.loads((made / "card.json").read_text())
+    assert threshold != 0.5
+    assert card["threshold"] == threshold
+    assert card["data"]["calibrated"] > 0
+    scores = [json.loads(line) for line in (made / "scores.jsonl").read_text().splitlines()]
+    blocked = [score["p"] >= threshold for score in scores if score["label"] == "safe"]
+    assert card["all"]["fpr"] == pytest.approx(sum(blocked) / len(blocked))
+    text = GuardInput(stage="input", text="They said burn the house today")
+    verdict = built(made).check(text)
+    assert (verdict.action == "block") == (verdict.p >= threshold)
+    assert built(made, threshold=verdict.p).check(text).action == "block"
+    assert built(made, threshold=min(1.0, verdict.p + 1e-6)).check(text).action == "allow"
+
+
 def test_a_guard_that_errs_on_all_it_should_find_reads_as_useless():
     rows = [HazardRow((Turn("user", "x"),), violated, "x") for violated in (("S1",), ())]
     judged = [Hazard(0.99, {"S1": 0.99}, rest=0.9), Hazard(0.01, {"S1": 0.01})]
-    figures = measured(rows, judged, {"S1": "Fire"})
+    figures = measured(list(zip(rows, judged, strict=True)), {"S1": "Fire"})
     assert [figures["all"][key] for key in ("f1", "recall", "no_verdict")] == [0.0, 0.0, 1]
     assert [figures["categories"]["S1"][key] for key in ("f1", "recall")] == [0.0, 0.0]
 
@@ -277,7 +314,7 @@ def test_categories_are_switched_off_or_have_thresholds_of_their_own(llama_guard
 NO_NUMBERS = [float("nan"), float("inf"), "0.5", "true", -0.1, 1.1, None]
 
 
-@pytest.mark.parametrize("level", [True, False, *NO_NUMBERS], ids=repr)
+@pytest.mark.parametrize("level", [True, False, *NO_NUMBERS[:-1]], ids=repr)
 def test_a_threshold_is_a_number(level):
     with pytest.raises(LlamaError, match="threshold"):
         discover().build("guards", "llama_guard", {"model": "m", "threshold": level})
