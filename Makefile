@@ -4,7 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find core-rs/src core-rs/Cargo.toml Cargo.toml pyproject.toml -type f 2>/dev/null)
 
-.PHONY: help adopt drill quickstart safety test test-slow test-tensorrt lint format docs fuzz bench-checkpoint bench-code-guard bench-core bench-dedup bench-pager bench-generation bench-gpu bench-posttraining bench-prompt-guard bench-training bench-llama-guard bench-loader bench-memorisation bench-serving bench-shared bench-speculative bench-kv-cache bench-threads bench-tokenizer wheel clean setup
+# Every target with a remark is a name, no file.
+.PHONY: $(shell sed -n 's/^\([a-z-]*\):.*\#\# .*/\1/p' $(firstword $(MAKEFILE_LIST)))
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -71,6 +72,12 @@ bench-checkpoint: $(VENV)/.installed-test ## what a checkpoint costs training, a
 
 bench-code-guard: $(VENV)/.installed-test ## false alarms of code_shield on the standard library, and what it costs
 	$(BIN)/python benchmarks/code_guard.py
+
+bench-guard-stream: $(VENV)/.installed-test ## what guards cost a stream, per token
+	$(BIN)/python benchmarks/guard_stream.py
+
+guard-faults: $(VENV)/.installed-test ## 100,000 policies with injected faults: does any fail open?
+	$(BIN)/python benchmarks/guard_faults.py
 
 bench-core: ## the Rust core alone: encode, decode, train, deduplicate, load, page
 	cargo bench --locked --bench core

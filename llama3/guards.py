@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from llama3.safety.fences import Fence
 from llama3.safety.guard import Action, Guard, GuardInput, Span, Turn, Verdict
 from llama3.safety.normalise import Normalised, normalise
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Action",
+    "Fence",
     "Guard",
     "GuardInput",
     "LlamaGuardModel",

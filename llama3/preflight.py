@@ -18,6 +18,7 @@ from llama3.config.merge import Override
 from llama3.config.phases import parts_of, start_of
 from llama3.errors import ConfigError, LlamaError, Problem
 from llama3.plugins.registry import discover
+from llama3.plugins.specs import AlgorithmSpec
 
 if TYPE_CHECKING:
     from llama3.model.config import ModelConfig
@@ -37,6 +38,13 @@ SCALED_ALREADY = ConfigError.declare(
     "the base scales its rotary frequencies already, by {factor}",
     why="the stages' scaling, which stretches unscaled ones, would take its place",
     fix="give the phase a rope_scaling or a rope_theta",
+)
+OWN_ROLLOUTS = ConfigError.declare(
+    "L3-CFG-054",
+    "guards do not judge what {algorithm} draws",
+    why="it learns from its answers as it draws them, by their rewards alone",
+    fix="write safety.rollouts: false, and a reward that scores what must not be said; or choose an algorithm that "
+    "learns from rows",
 )
 OWN_SHAPE = ConfigError.declare(
     "L3-CFG-053",
@@ -135,11 +143,21 @@ def policy_problems(loaded: Loaded) -> Iterator[Problem]:
     """What the policy's own reader refuses."""
     from llama3.safety.policy import parse_policy
 
+    if loaded.config.safety.rollouts and _draws_itself(algorithm := loaded.config.post_training.algorithm.name):
+        yield OWN_ROLLOUTS.problem(loaded.place("safety.rollouts"), algorithm=algorithm)
     try:
         parse_policy(loaded.config.safety.policy)
     except LlamaError as error:
         for problem in error.problems:
             yield replace(problem, where=loaded.place(problem.where))
+
+
+def _draws_itself(algorithm: str) -> bool:
+    try:
+        spec = discover().spec("algorithms", algorithm)
+    except LlamaError:
+        return False  # told by others
+    return isinstance(spec, AlgorithmSpec) and "rollouts" in spec.needs
 
 
 def model_problems(loaded: Loaded) -> Iterator[Problem]:

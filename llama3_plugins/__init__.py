@@ -284,21 +284,30 @@ def llama3_guards() -> list[GuardSpec]:
             factory="llama3_plugins.guards.code_shield:CodeShieldGuard",
             options="llama3_plugins.guards.code_shield:CodeShieldOptions",
             summary="insecure code by rules with CWE numbers; Python by ast, others by tree-sitter (extra code-guard)",
-            stages=frozenset({"output", "tool_call", "code"}),
+            stages=frozenset({"output", "tool_call", "code", "stream"}),
         ),
         GuardSpec(
             name="pii",
             factory="llama3_plugins.guards.pii:PiiGuard",
             options="llama3_plugins.guards.pii:PiiOptions",
             summary="redacts e-mail, phone, card, IBAN, public IP, keys and tokens; no model",
-            stages=frozenset({"input", "tool_result", "output", "tool_call", "code"}),
+            stages=frozenset({"input", "tool_result", "output", "tool_call", "code", "stream"}),
         ),
         GuardSpec(
             name="regex",
             factory="llama3_plugins.guards.regex:RegexGuard",
             options="llama3_plugins.guards.regex:RegexOptions",
             summary="your own patterns, matched in a process of their own that can be ended",
-            stages=frozenset({"input", "tool_result", "output", "tool_call", "code"}),
+            stages=frozenset({"input", "tool_result", "output", "tool_call", "code", "stream"}),
+        ),
+        GuardSpec(
+            name="tool_calls",
+            factory="llama3_plugins.guards.tool_calls:ToolCallGuard",
+            options="llama3_plugins.guards.tool_calls:ToolCallOptions",
+            summary="tool calls by name, by the JSON schema of the tool, and by rules for their arguments",
+            stages=frozenset({"tool_call"}),
+            requires=("jsonschema",),
+            extra="tool-guard",
         ),
     ]
 
@@ -505,5 +514,11 @@ def llama3_sources() -> list[SourceSpec]:
             options="llama3_plugins.sources.stdlib:StdlibOptions",
             summary="the standard library of the running Python: code and English",
             labels=("python", "prose"),
+        ),
+        SourceSpec(
+            name="warc",
+            factory="llama3_plugins.sources.warc:WarcSource",
+            options="llama3_plugins.sources.warc:WarcOptions",
+            summary="web archives (.warc, .wet, also .gz and .zst): main text of their pages",
         ),
     ]

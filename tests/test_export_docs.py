@@ -11,24 +11,16 @@ from pathlib import Path
 
 import pytest
 from exporting import write_checkpoint
-from test_post_training_docs import Command, call, commands, matches
+from pages import DOCS, Command, call, commands
 
 from llama3.errors import PluginError
 from llama3.plugins.registry import discover
 
-PAGE = Path(__file__).parents[1] / "docs" / "export.md"
+PAGE = DOCS / "export.md"
 TEXT = PAGE.read_text(encoding="utf-8")
 _, *PARTS = re.split(r"^<!-- (\w+) -->$", TEXT, flags=re.MULTILINE)
 SECTIONS = dict(zip(PARTS[::2], PARTS[1::2], strict=True))
 SLOW = {"aoti"}
-
-
-class Shown(Command):
-    """A command of this page: every machine rounds in its own way."""
-
-    @property
-    def trains(self) -> bool:
-        return True
 
 
 @pytest.fixture
@@ -59,4 +51,5 @@ def test_a_section_does_what_it_shows(folder, name):
         assert language == "console"
         for command in commands(block):
             printed, code = call(command.line, code)
-            assert matches(Shown(command.line, command.shown), printed, code), f"exit code {code}, printed:\n{printed}"
+            shown = Command(command.line, command.shown, measures=True)  # every machine rounds in its own way
+            assert shown.matches(printed, code), f"exit code {code}, printed:\n{printed}"

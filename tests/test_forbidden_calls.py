@@ -26,6 +26,7 @@ CREATED = {
     "llama3/serving/record.py": "when an answer was made, as OpenAI's clients read it",
     "llama3/serving/telemetry.py": "when a request ended, which traces tell by the wall's clock",
     "llama3/serving/served.py": "since when a model is served, the same",
+    "llama3/safety/audit.py": "when a decision was made, for whoever reads the log",
     "llama3/serving/batch_answers.py": "when a file of answers was begun, the same",
 }
 """Files that may ask what time it is, and what for."""

@@ -92,7 +92,36 @@ def markdown(table: TableOf) -> list[str]:
     return [f"| {' | '.join(row)} |" for row in rows]
 
 
-GENERATORS = {"options": page.options, "categories": categories, "figures": figures, "stack": stack}
+def result(name: str) -> dict:
+    return json.loads((page.ROOT / "benchmarks" / "results" / f"{name}.json").read_text("utf-8"))
+
+
+def faults(_: str | None) -> str:
+    """What came of the drawn policies."""
+    found = result("guard_faults")
+    return (
+        f"Of {found['cases']:,} policies with faults, drawn by the seed {found['seed']} (`make guard-faults`: "
+        f"{found['guards']:,} guards, {found['with a fault']:,}\npolicies of which at least one failed, "
+        f"{found['streamed']:,} answers that were streamed too), {found['fail_open']} failed open.\n"
+        f"The {found['logged']:,} decisions that were written to an audit log were all found again from it.\n"
+    )
+
+
+def costs(_: str | None) -> str:
+    """What guards add to a token of a stream."""
+    found = result("guard_stream")
+    step, ms = found["model_ms_per_token"], {row["guards"]: row["ms_per_token"] for row in found["guards"]}
+    rows = [f"| {name} | {cost:.3f} | {cost / step:.1%} |" for name, cost in ms.items()]
+    told = (
+        f"Of an answer of {found['tokens']:,} tokens, a third of it code, on one processor "
+        f"({found['machine']['processor']};\n`make bench-guard-stream`). A token of SmolLM2-135M takes "
+        f"{step:.0f} ms there:"
+    )
+    return "\n".join([told, "", "| guards | ms per token | of a token |", "|---|---|---|", *rows, ""])
+
+
+GENERATORS = {"faults": faults, "costs": costs, "options": page.options, "categories": categories, "figures": figures,
+              "stack": stack}  # fmt: skip
 
 
 def refreshed(text: str) -> str:
@@ -153,7 +182,7 @@ def test_every_block_is_tested():
     assert {language for language, _ in BLOCKS} <= {"yaml", "console", "python", "text"}
 
 
-@pytest.mark.parametrize("target", ["bench-code-guard", "safety"])
+@pytest.mark.parametrize("target", ["bench-code-guard", "bench-guard-stream", "guard-faults", "safety"])
 def test_targets_of_make_exist(target):
     assert re.search(rf"^{target}:", (page.ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     assert f"make {target}" in TEXT

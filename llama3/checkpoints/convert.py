@@ -7,8 +7,7 @@ Memory holds one file of the result at a time. The tokenizer goes along, as do t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,8 +15,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from llama3.artifacts.files import atomic_directory, temporary_beside, write_json_atomic
-from llama3.artifacts.leftovers import owned, remove_leftovers
+from llama3.artifacts.files import write_json_atomic
+from llama3.artifacts.new_directory import new_directory, require_new
 from llama3.checkpoints.companions import carry_policy, stated_ids, write_companions
 from llama3.checkpoints.compressed_tensors import require_quantized, write_compressed
 from llama3.checkpoints.fbgemm_fp8 import write_fbgemm_fp8
@@ -29,12 +28,11 @@ from llama3.checkpoints.meta import meta_name, meta_params
 from llama3.checkpoints.source import WeightSource, interleave
 from llama3.checkpoints.weights import MAX_SHARD_BYTES, non_finite, write_shards
 from llama3.config.schema import Precision
-from llama3.errors import CheckpointError, ConfigError
+from llama3.errors import CheckpointError
 from llama3.model.build import HEADS
 from llama3.tokenizer import Tokenizer
 from llama3.tokenizer.special import NUM_SPECIAL
 
-NOT_NEW = ConfigError.declare("L3-CNV-001", "is {found}", fix="give a new directory; nothing is ever overwritten")
 TOO_MANY_TOKENS = CheckpointError.declare(
     "L3-CNV-003",
     "the tokenizer has {tokens} tokens, the model only {rows}",
@@ -78,29 +76,6 @@ def convert(path: str | Path, folder: str | Path, to: WrittenLayout, dtype: torc
         write_terms(source, place, {"stage": "convert", **facts_of(source)})
         carry_policy(Path(path), place)
     return Converted(folder, dtype_name(dtype), source.config.num_params(), tuple(notes))
-
-
-def require_new(folder: Path) -> None:
-    """Raise ConfigError where `folder` holds something."""
-    if folder.is_symlink():
-        raise NOT_NEW(folder, found="a link")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise NOT_NEW(folder, found="not empty" if folder.is_dir() else "a file")
-
-
-@contextmanager
-def new_directory(folder: Path) -> Iterator[Path]:
-    """Yield a directory to fill, which on success takes the place of `folder`: nothing, or an empty directory.
-
-    What a killed process left of an earlier attempt is removed first.
-    """
-    folder = folder.absolute()
-    if folder.exists():
-        folder.rmdir()
-    remove_leftovers(folder)
-    temporary = temporary_beside(folder)
-    with owned(temporary), atomic_directory(folder, temporary) as place:
-        yield place
 
 
 def open_model(path: str | Path) -> tuple[WeightSource, Tokenizer]:

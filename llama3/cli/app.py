@@ -29,6 +29,7 @@ from llama3.cli import (
     config,
     convert,
     cost,
+    data,
     doctor,
     evaluate,
     export,
@@ -170,6 +171,7 @@ app.command("scale")(scale.scale)
 app.command("show")(show.show)
 app.command("doctor")(doctor.doctor)
 app.add_typer(config.app, name="config")
+app.add_typer(data.app, name="data")
 app.add_typer(guard.app, name="guard")
 app.add_typer(plugins.app, name="plugins")
 app.add_typer(runs.app, name="runs")

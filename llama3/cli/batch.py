@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llama3.cli.generate import DeviceOption, ModelArgument, PpOption, TpOption
+from llama3.cli.generate import AuditOption, AuditTextsOption, DeviceOption, ModelArgument, PpOption, TpOption
 from llama3.cli.output import JsonOption, print_json, print_table
 from llama3.cli.serve import KvDtypeOption, MaxBatchOption, NameOption, SpeculativeOption
 from llama3.errors import LlamaError
@@ -37,6 +37,8 @@ def batch(
     device: DeviceOption = "auto",
     tp: TpOption = 1,
     pp: PpOption = 1,
+    audit: AuditOption = None,
+    audit_texts: AuditTextsOption = False,
     json: JsonOption = False,
 ) -> None:
     """Answer the requests of a file, guarded as the model's run says. Exit code 1 where an answer is an error."""
@@ -56,8 +58,9 @@ def batch(
     made_of = {"model": content_hash(find_model(Path(model))), "requests": _core.blake3_file(str(prompts))}
     with Answers(answers, made_of) as kept:
         before = len(kept.ids)
+        guarded = {"audit": audit, "audit_texts": audit_texts}
         service = {"max_batch": max_batch, "speculative": speculative, "kv_dtype": kv_cache_dtype}
-        work = _answer(model, called, prompts, kept, lines, device, sharing, service) if before < lines else {}
+        work = _answer(model, called, prompts, kept, lines, device, sharing, service, guarded) if before < lines else {}
     summary = {"lines": lines, "errors": kept.errors, "answered_before": before, **work}
     if json:
         print_json({"path": str(answers), **summary})
@@ -76,8 +79,9 @@ def _answer(
     device: str,
     sharing: Sharing,
     options: dict[str, Any],
+    guarded: dict[str, Any],
 ) -> dict[str, float]:
-    """Answer what has no answer yet, by a `Service` with these options; the figures of that."""
+    """Answer what has no answer yet, by a `Service` and guards with these options; the figures of that."""
     from llama3.artifacts.progress import Display
     from llama3.cli.guarding import open_policy
     from llama3.serving.batch import answer_all
@@ -90,7 +94,7 @@ def _answer(
     at_once = 2 * options["max_batch"]  # while some are judged by guards and written, the engine has others
     tokens = Counter[str]()
     with (
-        open_policy(model) as guards,
+        open_policy(model, **guarded) as guards,
         opened(model, device=device, sharing=sharing, guard=guards) as (llama, ranks),
         Display().task("answered", lines) as bar,
     ):

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from llama3.cli.generate import (
+    AuditOption,
+    AuditTextsOption,
     DeviceOption,
     MaxTokensOption,
     ModelArgument,
@@ -35,6 +37,8 @@ def chat(
     device: DeviceOption = "auto",
     tp: TpOption = 1,
     pp: PpOption = 1,
+    audit: AuditOption = None,
+    audit_texts: AuditTextsOption = False,
 ) -> None:
     """Talk to a model. Reads lines; /reset starts over, /exit leaves. What no longer fits the context is left out, the
     oldest first; a message that alone is too long is refused, and ends the program where input is no terminal.
@@ -51,7 +55,7 @@ def chat(
     require_stdout()
     start = [Message("system", system)] if system else []
     with (
-        open_policy(model) as guards,
+        open_policy(model, audit, audit_texts=audit_texts) as guards,
         opened(model, device=device, sharing=sharing, guard=guards) as (llama, ranks),
     ):
         engine_of(llama, ranks)

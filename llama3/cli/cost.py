@@ -67,7 +67,7 @@ def cost(
     json: JsonOption = False,
 ) -> None:
     """Tell throughput, latency, memory and price of serving a model, and the error of what is predicted."""
-    from llama3.checkpoints.convert import require_new
+    from llama3.artifacts.new_directory import require_new
     from llama3.cost.answer import answer
     from llama3.cost.page import write_page
     from llama3.cost.question import read_question

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -23,6 +24,15 @@ TpOption = Annotated[
 PpOption = Annotated[
     int, typer.Option("--pp", "--pipeline-parallel-size", min=1, max=1024, help="Processes that share the layers.")
 ]
+AuditOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--audit", dir_okay=False, help="Append each decision of the guards to a file, for llama3 guard replay."
+    ),
+]
+AuditTextsOption = Annotated[
+    bool, typer.Option("--audit-texts", help="Write down the texts too, not only their hashes.")
+]
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="A run, a release, or a checkpoint.")]
 
 
@@ -36,10 +46,13 @@ def generate(
     device: DeviceOption = "auto",
     tp: TpOption = 1,
     pp: PpOption = 1,
+    audit: AuditOption = None,
+    audit_texts: AuditTextsOption = False,
     json: JsonOption = False,
 ) -> None:
     """Continue prompts. The guards of the run see every prompt and answer; exit code 5 where one refused."""
     from llama3.cli.guarding import open_policy
+    from llama3.safety.guard import Turn
     from llama3.serving.shared import Sharing, engine_of, follows, opened, serve_rank
 
     if follows():
@@ -50,7 +63,7 @@ def generate(
     if not texts:
         raise NO_PROMPTS("stdin")
     refused: list[Problem] = []
-    with open_policy(model) as guards:
+    with open_policy(model, audit, audit_texts=audit_texts) as guards:
         allowed = []
         for text in texts:
             try:
@@ -65,11 +78,10 @@ def generate(
         for prompt, group in zip(allowed, answers, strict=True):
             for answer in [group] if n == 1 else group:
                 try:
-                    decision = guards.decide("output", answer)
-                    decision.raise_if_blocked()
+                    told = guards.judge_answer(answer, [Turn("user", prompt)])
                 except GuardBlocked as error:
                     refused.extend(error.problems)
                 else:
-                    say(json_text({"prompt": prompt, "answer": decision.text}) if json else decision.text)
+                    say(json_text({"prompt": prompt, "answer": told}) if json else told)
     if refused:
         raise GuardBlocked.of(refused)

@@ -1,54 +1,84 @@
-"""`llama3 guard`: train guards, and ask those of a policy about a text."""
+"""`llama3 guard`: train guards, ask those of a policy about a text, and read what was decided."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from llama3.cli import completion
+from llama3.cli.generate import AuditOption, AuditTextsOption
 from llama3.cli.output import JsonOption, note, print_json, print_table, say
+from llama3.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from llama3.safety.engine import Decision
+    from llama3.safety.decision import Decision
     from llama3.safety.guard import Verdict
+    from llama3.safety.logged import Entry
 
+NO_TOOLS = ConfigError.declare(
+    "L3-CLI-024", "is no list of tools ({error})", fix='write [{{"type": "function", "function": {{"name": ...}}}}]'
+)
+
+PolicyOption = Annotated[
+    str,
+    typer.Option(
+        metavar="CONFIG",
+        help="A config or a run with a safety.policy, or a release.",
+        autocompletion=completion.configs,
+    ),
+]
+NO_TEXTS = DataError.declare(
+    "L3-SAF-054",
+    "the log has no texts to ask about",
+    why="it was written without --audit-texts",
+    fix="replay it without --ask, from what its guards said",
+)
+NOT_FOUND_AGAIN = DataError.declare(
+    "L3-SAF-053",
+    "{count} of {decisions} decisions do not follow from what the log says of them",
+    why="the log was changed, or was written by another version",
+    fix="see `faults` of those lines",
+)
 REFUSED = 5
 """The exit code where a guard refuses, as in all commands."""
 SHOWN = 60
 """Characters of a span that are printed."""
 
-app = typer.Typer(no_args_is_help=True, help="Train guards, and ask those of a policy about a text.")
+app = typer.Typer(no_args_is_help=True, help="Train guards, ask those of a policy, and read what was decided.")
 
 
 @app.command("check")
 def check(
     text: Annotated[str, typer.Argument(help="The text to judge; - reads it from stdin.")],
-    policy: Annotated[
-        str,
-        typer.Option(
-            metavar="CONFIG",
-            help="A config or a run with a safety.policy, or a release.",
-            autocompletion=completion.configs,
-        ),
-    ],
+    policy: PolicyOption,
     stage: Annotated[
         str, typer.Option(help="Where it stands: input, tool_result, output, tool_call, code or stream.")
     ] = "input",
+    tools: Annotated[
+        Path | None,
+        typer.Option(dir_okay=False, help="A JSON list of the tools that may be called, as a request has it."),
+    ] = None,
+    audit: AuditOption = None,
+    audit_texts: AuditTextsOption = False,
     json: JsonOption = False,
 ) -> None:
     """Judge a text by the guards of a stage: each verdict, its probabilities and where. Exit code 5 where it is
     refused."""
+    from llama3.cli.guarding import log_at, policy_named
     from llama3.plugins.registry import discover
     from llama3.safety.engine import PolicyEngine
 
+    log = log_at(audit, texts=audit_texts)
     judged = sys.stdin.read() if text == "-" else text
-    registry, asked = discover(), _policy(policy)
-    with PolicyEngine(_at_stage(asked, stage), lambda name, options: registry.build("guards", name, options)) as engine:
-        decision = engine.decide(stage, judged)
+    schemas = {} if tools is None else _schemas(tools)
+    registry, asked = discover(), policy_named(policy)
+    build = lambda name, options: registry.build("guards", name, options)
+    with PolicyEngine(_at_stage(asked, stage), build, log) as engine:
+        decision = engine.decide(stage, judged, tools=schemas)
         if not engine.guards(stage) and stage != "tool_result":
             note(f"the policy has no guard at {stage}")
     if json:
@@ -63,14 +93,20 @@ def check(
         raise typer.Exit(REFUSED)
 
 
-def _policy(given: str) -> Mapping[str, Any]:
-    """The policy of a release, or that of a config."""
-    from llama3.config import load
-    from llama3.safety.carried import POLICY_FILE, carried_policy
+def _schemas(path: Path) -> dict[str, dict[str, Any]]:
+    """The JSON schemas of the arguments of tools, by their names. Raises ConfigError."""
+    from pydantic import TypeAdapter, ValidationError
 
-    if (Path(given) / POLICY_FILE).is_file() and (carried := carried_policy(Path(given))) is not None:
-        return carried
-    return load(given).config.safety.policy
+    from llama3.serving.chat_fields import ToolSpec
+    from llama3.serving.tools import schemas_of
+
+    try:
+        return schemas_of(TypeAdapter(list[ToolSpec]).validate_json(path.read_bytes()))
+    except OSError as error:
+        raise NO_TOOLS(path, error=error.strerror or error) from None
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        raise NO_TOOLS(path, error=f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
 
 
 def _at_stage(policy: Mapping[str, Any], stage: str) -> Mapping[str, Any]:
@@ -148,3 +184,88 @@ def train(
         return
     say((made.path / "CARD.md").read_text(encoding="utf-8"), end="")
     note(f"the guard: {key}")
+
+
+@app.command("replay")
+def replay(
+    log: Annotated[Path, typer.Argument(dir_okay=False, help="What --audit of chat, generate, serve or batch wrote.")],
+    policy: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CONFIG",
+            help="Tell where this policy would have decided otherwise: a config, a run or a release.",
+            autocompletion=completion.configs,
+        ),
+    ] = None,
+    ask: Annotated[
+        bool, typer.Option("--ask", help="Ask the guards again, about the texts of a log that has them.")
+    ] = False,
+    json: JsonOption = False,
+) -> None:
+    """Find each decision of an audit log again, from what its guards said. Exit code 1 where one does not follow."""
+    from llama3.safety.logged import read_log
+
+    entries = read_log(log)
+    rows = list(_replayed(entries, policy, ask=ask))
+    wrong = sum(bool(row["faults"]) for row in rows)
+    summary = {
+        "decisions": len(rows),
+        "found_again": len(rows) - wrong,
+        "otherwise": sum("would_be" in row and row["would_be"] != [row["action"]] for row in rows),
+        "said_otherwise": sum(bool(row.get("now")) for row in rows),
+    }
+    if json:
+        print_json({"path": str(log), **summary, "rows": [row for row in rows if _is_told(row)]})
+    else:
+        for row in filter(_is_told, rows):
+            say(f"{log}:{row['line']}: {row['stage']}: " + "; ".join(_outcomes(row)))
+        say("; ".join(f"{name.replace('_', ' ')}: {count}" for name, count in summary.items()))
+    if wrong:
+        raise NOT_FOUND_AGAIN(log, count=wrong, decisions=len(rows))
+
+
+def _replayed(entries: Sequence[Entry], policy: str | None, *, ask: bool) -> Iterator[dict[str, Any]]:
+    """What is found of each decision. Raises DataError where guards are to be asked about texts that are not there."""
+    from contextlib import ExitStack
+
+    from llama3.cli.guarding import policy_named
+    from llama3.plugins.registry import discover
+    from llama3.safety.engine import PolicyEngine
+    from llama3.safety.logged import asked_again, changed_verdicts, decided_by, faults_of
+    from llama3.safety.policy import parse_policy
+
+    other = None if policy is None else parse_policy(policy_named(policy))
+    if ask and any(entry.decision.text is None for entry in entries):
+        raise NO_TEXTS("--ask")
+    registry = discover()
+    with ExitStack() as open_now:
+        engines: dict[int, PolicyEngine] = {}
+        for entry in entries:
+            logged = entry.decision
+            row: dict[str, Any] = {"line": entry.line, "request": logged.request, "stage": logged.stage}
+            row |= {"action": logged.action, "faults": faults_of(entry)}
+            if ask:
+                chosen = other or entry.policy
+                if id(chosen) not in engines:
+                    engine = PolicyEngine(chosen, lambda name, options: registry.build("guards", name, options))
+                    engines[id(chosen)] = open_now.enter_context(engine)
+                decision = asked_again(engines[id(chosen)], entry)
+                row["would_be"] = [decision.action]
+                row["now"] = [] if other else list(changed_verdicts(entry, decision))
+            elif other is not None:
+                found = decided_by(other, entry)
+                row |= {"would_be": sorted(found.actions), "not_asked": found.missing}
+            yield row
+
+
+def _is_told(row: Mapping[str, Any]) -> bool:
+    return bool(row["faults"] or row.get("now") or row.get("would_be", [row["action"]]) != [row["action"]])
+
+
+def _outcomes(row: Mapping[str, Any]) -> Iterator[str]:
+    yield from (f"fault: {fault}" for fault in row["faults"])
+    if row.get("not_asked"):
+        yield f"{row['action']}, not known by the other policy: {', '.join(row['not_asked'])} was not asked"
+    elif row.get("would_be", [row["action"]]) != [row["action"]]:
+        yield f"{row['action']}, now {' or '.join(row['would_be'])}"
+    yield from row.get("now", ())

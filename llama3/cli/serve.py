@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from llama3.cli.generate import DeviceOption, ModelArgument, PpOption, TpOption
+from llama3.cli.generate import AuditOption, AuditTextsOption, DeviceOption, ModelArgument, PpOption, TpOption
 from llama3.cli.output import note
 from llama3.config.serving import KvDtype, Speculative
 from llama3.errors import PluginError
@@ -61,6 +61,8 @@ def serve(
     device: DeviceOption = "auto",
     tp: TpOption = 1,
     pp: PpOption = 1,
+    audit: AuditOption = None,
+    audit_texts: AuditTextsOption = False,
 ) -> None:
     """Serve a model over HTTP, guarded as its run says. Each request is told of on stderr in a line of JSON."""
     missing = [package for package in PACKAGES if find_spec(package) is None]
@@ -86,7 +88,7 @@ def serve(
     access.addHandler(_Lines())
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # what it warns of is answered and told by us
     with (
-        open_policy(model) as guards,
+        open_policy(model, audit, audit_texts=audit_texts) as guards,
         opened(model, device=device, sharing=sharing, guard=guards) as (llama, ranks),
     ):
         called = name or Path(model).resolve().name

@@ -18,6 +18,7 @@ from pydantic import (
 )
 
 from llama3.config.canaries import CanarySection
+from llama3.config.curation import DecontaminationSection, LineDedupSection, MinHashSection, RemovalAlarmSection
 from llama3.config.precision import SamplingPrecision, TrainingPrecision
 from llama3.config.safety_data import SafetyDataSection
 from llama3.config.section import Section
@@ -63,26 +64,6 @@ class RunSection(Section):
         return name
 
 
-class MinHashSection(Section):
-    """Near-duplicate documents (MinHash over word n-grams, banding, verification)."""
-
-    enabled: bool = Field(True, description="look for near-duplicates")
-    ngram: int = Field(5, ge=1, description="words per shingle")
-    bands: int | None = Field(
-        None, ge=1, description="bands of the signature, of which one makes a candidate pair; default: by the threshold"
-    )
-    rows: int | None = Field(None, ge=1, description="hashes per band; default: by the threshold")
-    threshold: float = Field(0.8, gt=0, le=1, description="verified Jaccard similarity above which a document goes")
-
-
-class LineDedupSection(Section):
-    """Lines that occur too often (paper 3.1.1)."""
-
-    enabled: bool = Field(True, description="remove lines that occur too often")
-    max_count: int = Field(6, ge=1, description="a line that occurs more often than this in a bucket is removed")
-    bucket_documents: int = Field(30_000_000, ge=1, description="documents per bucket")
-
-
 class DataSection(Section):
     """What text is read, how it is cleaned and in which proportions it is trained on."""
 
@@ -92,9 +73,15 @@ class DataSection(Section):
     filters: list[FilterSlot] = Field(
         default_factory=lambda: [Slot(name="gopher")], description="which documents are kept; applied in this order"
     )
+    urls: bool = Field(True, description="of the documents of one web address keep the newest only")
     exact: bool = Field(True, description="drop exact duplicates")
     minhash: MinHashSection = MinHashSection()
+    by_language: bool = Field(
+        False, description="look for near duplicates and frequent lines inside each language on its own"
+    )
     lines: LineDedupSection = LineDedupSection()
+    decontaminate: DecontaminationSection = DecontaminationSection()
+    alarm: RemovalAlarmSection = RemovalAlarmSection()
     mix: dict[str, float] = Field(default_factory=dict, description="weight of each source; default: by size")
     held_out: float = Field(0.01, gt=0, lt=0.5, description="share of documents kept for evaluation")
     canaries: CanarySection | None = Field(None, description="made-up secrets in the shards; default: none")
@@ -432,6 +419,9 @@ class SafetySection(Section):
         default_factory=lambda: {"input": {"guard": "prompt_injection"}},
         description="stage -> leaf {guard: NAME or {name: NAME, ...}} or node {any|all: [...]} or "
         "{k_of: {k: 2, of: [...]}}",
+    )
+    rollouts: bool = Field(
+        False, description="judge the answers that a model draws to learn from too: what is refused is not learnt"
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from markupsafe import Markup
 
 from llama3.artifacts.files import finite, write_bytes_atomic, write_json_atomic
-from llama3.checkpoints.convert import new_directory
+from llama3.artifacts.new_directory import new_directory
 from llama3.cost.table import device_lines, error_lines, table
 from llama3.evaluation.charts import Offered, offer_chart
 from llama3.evaluation.templates import style, template

@@ -1,8 +1,10 @@
 """From raw text to token rows: documents and their sources, deduplication, curation, token shards, the loader.
 
 The fast parts stand alone: `Deduplicator` finds exact and near duplicates in any collection of texts,
+`Decontaminator` the examples of benchmarks,
 `ShardWriter` writes texts as token shards, `TokenLoader` reads them in an order that is a pure function of plan, seed
-and index.
+and index, `export_tokens` writes them as files of other tools, and `MegatronFile` and `DatatroveFile` read those
+(`portions` gives their documents).
 """
 
 from __future__ import annotations
@@ -11,16 +13,35 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from llama3.data.datatrove import DatatroveFile
+    from llama3.data.decontaminate import Decontaminator
     from llama3.data.dedup import Deduplicator
+    from llama3.data.exported import export_tokens
     from llama3.data.loader import TokenLoader
+    from llama3.data.megatron import MegatronFile
     from llama3.data.shard_writer import ShardWriter
+    from llama3.data.token_files import portions
 
-__all__ = ["Deduplicator", "ShardWriter", "TokenLoader"]
+__all__ = [
+    "DatatroveFile",
+    "Decontaminator",
+    "Deduplicator",
+    "MegatronFile",
+    "ShardWriter",
+    "TokenLoader",
+    "export_tokens",
+    "portions",
+]
 
 _HOME = {
+    "DatatroveFile": "llama3.data.datatrove",
+    "Decontaminator": "llama3.data.decontaminate",
     "Deduplicator": "llama3.data.dedup",
+    "MegatronFile": "llama3.data.megatron",
     "ShardWriter": "llama3.data.shard_writer",
     "TokenLoader": "llama3.data.loader",
+    "export_tokens": "llama3.data.exported",
+    "portions": "llama3.data.token_files",
 }
 
 

@@ -1,6 +1,7 @@
 """The `curate` stage: sources in, one corpus of unique, filtered documents out (paper 3.1.1).
 
-    read -> exact duplicates -> near duplicates -> frequent lines -> filters -> held-out split
+    read -> older versions of pages -> exact duplicates -> near duplicates -> frequent lines -> benchmarks -> filters
+    -> held-out split
 
 Documents are staged on disk shard by shard; only ids, band keys and sizes stay in memory. Everything that is
 taken out is logged with its stage, reason and score. Letters: N documents read, B bands.
@@ -20,13 +21,15 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from llama3 import _core
 from llama3.artifacts import StageOutput, stage
-from llama3.config.schema import Config, LineDedupSection, MinHashSection
+from llama3.config.curation import DecontaminationSection, LineDedupSection, MinHashSection, RemovalAlarmSection
+from llama3.config.schema import Config
 from llama3.config.slot_types import FilterSlot, Slot, SourceSlot
 from llama3.data.columns import printable
 from llama3.data.corpus import DOCUMENTS, FUNNEL, REJECTS, SCORES, SPLITS, Split
+from llama3.data.decontaminate import Cleaning, benchmark_hashes
 from llama3.data.dedup import Deduplicator, Duplicates
 from llama3.data.documents import FEATURES, SCHEMA, DocumentBatch, Filter, Judgement, Reject, ShardRef, Source
-from llama3.data.ledger import Funnel, Losses, RejectLog
+from llama3.data.ledger import Funnel, Losses, RejectLog, removal_alarms, told_alarm
 from llama3.data.staging import STAGED, Staged
 from llama3.data.thinning import Thinning
 from llama3.errors import ConfigError, DataError, LlamaError, PluginError, Problem
@@ -55,6 +58,14 @@ SAME_FILTER = ConfigError.declare(
 FILTER_FAILED = PluginError.declare("L3-DAT-106", "{filter} failed", why="{error}")
 ODD_JUDGEMENT = PluginError.declare("L3-DAT-107", "{filter} judged {judged} of {count} documents")
 
+NAN = float("nan")
+REMOVES_TOO_MUCH = DataError.declare(
+    "L3-DAT-123",
+    "{stage} takes out too much",
+    why="{told}",
+    fix="look at the rejects of that stage with data.alarm.action: warn; then mend the stage, or raise data.alarm.most",
+)
+
 WRITTEN = pa.schema([*STAGED, ("lines_dropped", pa.int64()), ("split", pa.string())])
 
 
@@ -65,9 +76,13 @@ class CurateOptions(BaseModel):
 
     sources: list[SourceSlot]
     filters: list[FilterSlot]
+    urls: bool
     exact: bool
     minhash: MinHashSection
+    by_language: bool
     lines: LineDedupSection
+    decontaminate: DecontaminationSection
+    alarm: RemovalAlarmSection
     held_out: float
     found: str = Field(description="hash of the names and contents of everything that is read")
 
@@ -78,14 +93,19 @@ class CurateOptions(BaseModel):
         _near(section.minhash)
         shards = [shard for _, shard in _all_shards(_sources(section.sources))]
         facts = [(shard.source, shard.location, shard.part, shard.bytes, shard.stamp) for shard in shards]
+        benchmarks = benchmark_hashes(section.decontaminate)
         return cls(
             sources=section.sources,
             filters=section.filters,
+            urls=section.urls,
             exact=section.exact,
             minhash=section.minhash,
+            by_language=section.by_language,
             lines=section.lines,
+            decontaminate=section.decontaminate,
+            alarm=section.alarm,
             held_out=section.held_out,
-            found=_core.blake3_bytes(repr(facts).encode("utf-8", "surrogateescape")),
+            found=_core.blake3_bytes(repr((facts, benchmarks)).encode("utf-8", "surrogateescape")),
         )
 
 
@@ -97,6 +117,7 @@ def curate(*, options: CurateOptions, out: StageOutput) -> None:
     could be read or nothing is left for training.
     """
     filters = _filters(options.filters)
+    cleaning = Cleaning(options.decontaminate)
     shards = _all_shards(_sources(options.sources))
     funnel = Funnel()
     reading = out.scratch / "read"
@@ -105,20 +126,36 @@ def curate(*, options: CurateOptions, out: StageOutput) -> None:
         with RejectLog(out.path / REJECTS) as rejects:
             staged = _read(shards, Staged(reading, _near(options.minhash)), funnel, rejects, out)
             kept_N = np.ones(len(staged), bool)
+            if options.urls:
+                kept_N = _drop_older(staged, funnel, rejects)
             if options.exact:
-                kept_N = _drop_exact(staged, funnel, rejects)
+                kept_N = _drop_exact(staged, kept_N, funnel, rejects)
             if options.minhash.enabled:
-                kept_N = _drop_near(staged, kept_N, funnel, rejects, out)
-            thinning = Thinning(staged, kept_N, options.lines)
-            _judge_and_write(thinning, filters, options.held_out, funnel, rejects, out)
+                kept_N = _drop_near(staged, kept_N, options.by_language, funnel, rejects, out)
+            thinning = Thinning(staged, kept_N, options.lines, options.by_language)
+            _judge_and_write(thinning, cleaning, filters, options.held_out, funnel, rejects, out)
             out.metrics["rejects"] = rejects.counts
     finally:
         shutil.rmtree(reading, ignore_errors=True)  # a full disk is not kept full
     out.metrics["lines"] = {"frequent": thinning.frequent, "dropped": thinning.dropped}
+    out.metrics["decontamination"] = cleaning.report()
     out.metrics["funnel"] = funnel.stages
     funnel.write(out.path / FUNNEL)
+    _ring(removal_alarms(funnel.stages, rejects.counts, options.alarm.most), options.alarm, out)
     if not funnel.documents("train"):
         raise NOTHING_LEFT("curate", lost=_counted(rejects))
+
+
+def _ring(alarms: list[dict[str, Any]], options: RemovalAlarmSection, out: StageOutput) -> None:
+    """Tells what took out more than is usual. Raises DataError (L3-DAT-123) naming all where that stops the run."""
+    out.metrics["alarms"] = alarms
+    for alarm in alarms:
+        out.event("removal_alarm", **alarm)
+    if alarms and options.action == "stop":
+        raise DataError.of(
+            REMOVES_TOO_MUCH.problem(f"source {alarm['source']!r}", stage=alarm["stage"], told=told_alarm(alarm))
+            for alarm in alarms
+        )
 
 
 # -- reading ---------------------------------------------------------------------------------------
@@ -201,23 +238,45 @@ def _in_our_types(batch: DocumentBatch) -> DocumentBatch:
 # -- duplicates ------------------------------------------------------------------------------------
 
 
-def _drop_exact(staged: Staged, funnel: Funnel, rejects: RejectLog) -> np.ndarray:
+def _drop_older(staged: Staged, funnel: Funnel, rejects: RejectLog) -> np.ndarray:
+    """Keeps the newest document of every address (paper 3.1.1), of equally new ones the first."""
+    kept_N = np.ones(len(staged), bool)
+    page_N, date_N, _ = staged.pages_N3.T
+    if not page_N.any():
+        return kept_N  # nothing of it is from the web
+    order = np.lexsort((np.arange(len(staged)), ~date_N, page_N))
+    order = order[page_N[order] > 0]
+    begins = np.diff(page_N[order], prepend=np.uint64(0)) > 0
+    newest = order[np.maximum.accumulate(np.where(begins, np.arange(len(order)), 0))]
+    kept_N[order[~begins]] = False
+    pairs = sorted(zip(order[~begins].tolist(), newest[~begins].tolist(), strict=True))
+    rejects.add("url", (_duplicate(staged, n, "same_address", staged.ids[kept], NAN) for n, kept in pairs))
+    funnel.count("url", staged.sources, staged.bytes_N, kept_N)
+    return kept_N
+
+
+def _drop_exact(staged: Staged, kept_N: np.ndarray, funnel: Funnel, rejects: RejectLog) -> np.ndarray:
     """Keeps the first document of every id."""
     first: dict[str, int] = {}
-    kept_N = np.array([first.setdefault(id, n) == n for n, id in enumerate(staged.ids)], bool)
-    removed = np.flatnonzero(~kept_N)
+    is_first_N = np.array([not kept or first.setdefault(id, n) == n for n, (id, kept) in
+                           enumerate(zip(staged.ids, kept_N.tolist(), strict=True))], bool)  # fmt: skip
+    removed = np.flatnonzero(~is_first_N)
     rejects.add("exact", (_duplicate(staged, int(n), "exact_duplicate", staged.ids[n], 1.0) for n in removed))
+    kept_N = kept_N & is_first_N
     funnel.count("exact", staged.sources, staged.bytes_N, kept_N)
     return kept_N
 
 
-def _drop_near(staged: Staged, kept_N: np.ndarray, funnel: Funnel, rejects: RejectLog, out: StageOutput) -> np.ndarray:
+def _drop_near(
+    staged: Staged, kept_N: np.ndarray, by_language: bool, funnel: Funnel, rejects: RejectLog, out: StageOutput
+) -> np.ndarray:
     """Keeps the first document of every cluster of near duplicates."""
     assert staged.near is not None
     rows = np.flatnonzero(kept_N)
-    found: Duplicates = staged.near.settle(
-        staged.keys_NB[rows], lambda chosen: staged.texts(rows[chosen]), staged.bytes_N[rows]
-    )
+    keys_DB = staged.keys_NB[rows]
+    if by_language:  # documents of two languages share no key
+        keys_DB ^= staged.pages_N3[rows, 2:]
+    found: Duplicates = staged.near.settle(keys_DB, lambda chosen: staged.texts(rows[chosen]), staged.bytes_N[rows])
     removed = np.flatnonzero(~found.keep_D)
     pairs = ((int(rows[d]), int(rows[found.duplicate_of_D[d]]), float(found.similarity_D[d])) for d in removed)
     rejects.add("near", (_duplicate(staged, n, "near_duplicate", staged.ids[kept], j) for n, kept, j in pairs))
@@ -268,6 +327,7 @@ def _judge(name: str, filter: Filter, batch: DocumentBatch) -> Judgement:
 
 def _judge_and_write(
     thinning: Thinning,
+    cleaning: Cleaning,
     filters: Mapping[str, Filter],
     held_out: float,
     funnel: Funnel,
@@ -285,8 +345,12 @@ def _judge_and_write(
     ):
         for batch in thinning.documents():
             task.advance(len(batch))
-            batch = _drop_emptied(batch, rejects).with_features()
+            batch = _drop_emptied(batch, rejects)
             funnel.count("lines", batch.column("source"), batch.bytes_D)
+            if cleaning.active:
+                batch = cleaning.clean(batch, rejects)
+                funnel.count("decontaminate", batch.column("source"), batch.bytes_D)
+            batch = batch.with_features()
             keep_D = np.ones(len(batch), bool)
             columns: dict[str, Any] = {name: batch.features[name] for name in features}
             for name, filter in filters.items():

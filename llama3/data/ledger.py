@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from llama3.artifacts.files import write_json_atomic
 from llama3.data.columns import printable
+from llama3.data.corpus import SPLITS
 from llama3.data.documents import Reject
 
 REJECT_SCHEMA = pa.schema(
@@ -95,7 +96,8 @@ class Losses:
 
 
 def lost_input(metrics: Mapping[str, Any]) -> list[str]:
-    """What a corpus lacks of its input, a line for each source and reason, from the metrics of the artifact."""
+    """What a corpus lacks of its input, a line for each source and reason, and each stage that took out more than is
+    usual, from the metrics of the artifact."""
     lines = []
     for loss in metrics.get("losses", []):
         first, count = loss["examples"][0], loss["count"]
@@ -105,7 +107,39 @@ def lost_input(metrics: Mapping[str, Any]) -> list[str]:
         detail = f": {first['detail']}" if first["detail"] and not whole else ""
         where = first["detail"] if whole else f"{first['where']}{detail}"
         lines.append(f"source {loss['source']!r}: not read: {what}: {where}{more}")
-    return lines
+    return lines + [told_alarm(alarm) for alarm in metrics.get("alarms", [])]
+
+
+LEAST = 20
+"""Documents of a source below which a share of them says nothing."""
+
+
+def removal_alarms(
+    funnel: Mapping[str, Mapping[str, Mapping[str, int]]], rejects: Mapping[str, int], most: float
+) -> list[dict[str, Any]]:
+    """Every stage and source where more than `most` of the documents, or of their bytes, were taken out: {stage,
+    source, removed, of, reasons}, `removed` being the larger share and `reasons` how often the stage had each."""
+    stages = [stage for stage in funnel if stage not in SPLITS]
+    alarms = []
+    for before, stage in pairwise(stages):
+        for source, had in funnel[before].items():
+            has = funnel[stage].get(source, {"documents": 0, "bytes": 0})
+            removed = max(1 - has[unit] / max(had[unit], 1) for unit in ("documents", "bytes"))
+            if removed > most and had["documents"] >= LEAST:
+                reasons = {
+                    key.removeprefix(f"{stage}."): n for key, n in rejects.items() if key.startswith(f"{stage}.")
+                }
+                row = {"stage": stage, "source": source, "removed": round(removed, 4), "of": had["documents"]}
+                alarms.append({**row, "reasons": reasons})
+    return alarms
+
+
+def told_alarm(alarm: Mapping[str, Any]) -> str:
+    """An alarm as a sentence."""
+    reasons = sorted(alarm["reasons"], key=lambda reason: (-alarm["reasons"][reason], reason))[:3]
+    why = f", mostly {', '.join(reasons)}" if reasons else ""
+    share = f"{100 * alarm['removed']:.1f} % of {alarm['of']:,} documents or of their text"
+    return f"source {alarm['source']!r}: {alarm['stage']} took out {share}{why}"
 
 
 class Funnel:

@@ -5,10 +5,12 @@ Letters: N rows, T tokens per row, D document segments of all N rows.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import count
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,7 +37,8 @@ OTHER_STREAM = DataError.declare(
     fix="resume with the shards, mix, seed and row lengths it was saved with, or start anew",
 )
 
-STATE_VERSION = 2
+STATE_VERSION = 3
+ENDLESS = math.inf
 CORE_ERRORS = (ValueError, OverflowError, OSError)
 
 
@@ -141,6 +144,7 @@ class TokenLoader:
         self.seed = seed
         self.next_row = 0
         """The first row that `batches` has not handed out."""
+        self._skipped: list[tuple[int, int]] = []
         sources = [(source.name, self.plan.paths(source)) for source in self.plan.sources]
         order = [
             (phase.from_row, phase.seq_len, self.plan.weights(max(phase.seq_len, 1), phase.mix))
@@ -220,26 +224,70 @@ class TokenLoader:
 
         `next_row` counts whole batches as they are handed out, never those that are only prefetched.
         """
-        try:
-            stream = self._core.stream(self.next_row, batch, rank, world, prefetch, threads)
-        except CORE_ERRORS as error:
-            raise explained(error) from error
         while True:
+            start, whole = self._stretch(batch)
+            if not whole:
+                yield self._across(batch, rank, world)
+                continue
             try:
-                rows = _rows(next(stream))
+                stream = self._core.stream(start, batch, rank, world, prefetch, threads)
             except CORE_ERRORS as error:
                 raise explained(error) from error
-            self.next_row += batch
-            yield rows
+            for number in count() if whole is ENDLESS else range(int(whole)):
+                try:
+                    rows = _rows(next(stream))
+                except CORE_ERRORS as error:
+                    raise explained(error) from error
+                self.next_row = start + (number + 1) * batch
+                yield rows
+
+    def skip(self, rows: range) -> None:
+        """Leave `rows` out: `batches` that are asked for from now on pass them over, on any world size the same ones.
+        Batches keep their size: the rows that follow move up. The state remembers them.
+
+        Raises DataError (L3-DAT-204) for what is no range of rows.
+        """
+        if rows.step != 1 or not 0 <= rows.start <= rows.stop:
+            raise NO_SUCH_ROWS("skip", error=f"{rows} is no range of rows")
+        self._skipped = _merged([*self._skipped, (rows.start, rows.stop)])
+
+    def _gap(self, row: int) -> tuple[int, float]:
+        """The first row from `row` on that is not skipped, and where the next skipped ones begin."""
+        for start, stop in self._skipped:
+            if start > row:
+                return row, start
+            row = max(row, stop)
+        return row, ENDLESS
+
+    def _stretch(self, batch: int) -> tuple[int, float]:
+        """The next row that is not skipped, and how many whole batches follow without a gap."""
+        row, end = self._gap(self.next_row)
+        return row, ENDLESS if end is ENDLESS else (int(end) - row) // max(batch, 1)
+
+    def _across(self, batch: int, rank: int, world: int) -> TokenRows:
+        """This rank's share of a batch whose rows do not lie together."""
+        if not 0 <= rank < world <= batch:
+            raise NO_SUCH_ROWS("token stream", error=f"a batch of {batch} rows has none for rank {rank} of {world}")
+        parts, taken = [], 0
+        while taken < batch:
+            row, end = self._gap(self.next_row)
+            size = int(min(batch - taken, end - row))
+            first = (rank - taken) % world
+            if first < size:
+                parts.append(self.rows(row + first, -(-(size - first) // world), world))
+            self.next_row, taken = row + size, taken + size
+        return _joined(parts)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on: under 1 KB of JSON values, whatever was read."""
+        """Everything needed to go on: under 1 KB of JSON values, whatever was read, and two numbers for each range of
+        rows that is skipped."""
         return {
             "version": STATE_VERSION,
             "plan_hash": self.plan.hash,
             "seed": self.seed,
             "order": self._order,
             "next_row": self.next_row,
+            "skipped": [list(gap) for gap in self._skipped],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -254,10 +302,48 @@ class TokenLoader:
             for name in ("version", "plan_hash", "seed", "order")
             if state.get(name) != mine[name]
         ]
-        row = state.get("next_row")
-        if differences or not isinstance(row, int) or isinstance(row, bool) or row < 0:
-            raise OTHER_STREAM("loader state", differences="; ".join(differences) or f"next_row is {row!r}")
-        self.next_row = row
+        row, skipped = state.get("next_row"), state.get("skipped")
+        if not _is_row(row):
+            differences.append(f"next_row is {row!r}")
+        if not (isinstance(skipped, list) and all(map(_is_gap, skipped))):
+            differences.append(f"skipped is {skipped!r}")
+        if differences:
+            raise OTHER_STREAM("loader state", differences="; ".join(differences))
+        assert isinstance(row, int)
+        assert isinstance(skipped, list)
+        self.next_row, self._skipped = row, _merged([(start, stop) for start, stop in skipped])
+
+
+def _is_row(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_gap(value: object) -> bool:
+    return isinstance(value, list | tuple) and len(value) == 2 and all(map(_is_row, value)) and value[0] <= value[1]
+
+
+def _merged(gaps: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The same rows in ranges that neither touch nor overlap, ascending; empty ones go."""
+    merged: list[tuple[int, int]] = []
+    for start, stop in sorted(gap for gap in gaps if gap[0] < gap[1]):
+        if merged and start <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(stop, merged[-1][1]))
+        else:
+            merged.append((start, stop))
+    return merged
+
+
+def _joined(parts: Sequence[TokenRows]) -> TokenRows:
+    """Rows one after the other. Raises DataError (L3-DAT-204) where they are not of one length."""
+    lengths = sorted({part.tokens.shape[1] for part in parts})
+    if len(lengths) != 1:
+        raise NO_SUCH_ROWS("token stream", error=f"a batch would have rows of {lengths} tokens")
+    counts = np.concatenate([np.diff(part.splits) for part in parts])
+    tokens, source_ids, doc_ids, bounds = (
+        np.concatenate([getattr(part, name) for part in parts])
+        for name in ("tokens", "source_ids", "doc_ids", "bounds")
+    )
+    return TokenRows(tokens, source_ids, doc_ids, np.concatenate([[0], np.cumsum(counts)]), bounds)
 
 
 def _rows(arrays: tuple[np.ndarray, ...]) -> TokenRows:

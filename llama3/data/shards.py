@@ -133,22 +133,34 @@ class SourceWriter:
         """Append documents. Shards end at batch borders, so a resumed run cuts them where the first one
         would have.
         """
-        if self._skip:
-            done = min(self._skip, len(batch))
-            self._skip -= done
+        if done := self._done_of(len(batch)):
             batch = batch.take(np.arange(len(batch)) >= done)
-            if not len(batch):
-                return
-        tokenizer = self._tokenizer
+        if len(batch):
+            ids_T, starts_D1 = self._tokenizer.encode_batch(batch.texts, bos=True, eos=True)
+            doc_ids_D = np.array([int(identity[:16], 16) for identity in batch.column("id")], np.uint64)
+            self._append(ids_T, starts_D1, doc_ids_D)
+
+    def write_tokens(self, ids_T: np.ndarray, starts_D1: np.ndarray, doc_ids_D: np.ndarray) -> None:
+        """Append documents that are tokens already: document d is `ids_T[starts_D1[d] : starts_D1[d + 1]]`."""
+        done = self._done_of(len(doc_ids_D))
+        if done < len(doc_ids_D):
+            begun = starts_D1[done]
+            self._append(ids_T[begun:], starts_D1[done:] - begun, doc_ids_D[done:])
+
+    def _done_of(self, count: int) -> int:
+        """How many of the next `count` documents a killed run has written."""
+        done = min(self._skip, count)
+        self._skip -= done
+        return done
+
+    def _append(self, ids_T: np.ndarray, starts_D1: np.ndarray, doc_ids_D: np.ndarray) -> None:
         if self._writer is None:
             self._writer = _core.ShardWriter(
                 str(self._folder / self._next_name()),
-                vocab_size=tokenizer.vocab_size,
-                tokenizer_hash=tokenizer.hash,
+                vocab_size=self._tokenizer.vocab_size,
+                tokenizer_hash=self._tokenizer.hash,
             )
-        ids, starts_D1 = tokenizer.encode_batch(batch.texts, bos=True, eos=True)
-        doc_ids_D = np.array([int(identity[:16], 16) for identity in batch.column("id")], np.uint64)
-        self._writer.append(ids, starts_D1, doc_ids_D)
+        self._writer.append(ids_T, starts_D1, doc_ids_D)
         if self._writer.tokens >= SHARD_TOKENS:
             self._finish()
 

@@ -12,10 +12,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from llama3 import _core
 from llama3.data.columns import printable
 from llama3.data.corpus import batches
 from llama3.data.dedup import Deduplicator
 from llama3.data.documents import SCHEMA, DocumentBatch, Reject, ShardRef
+from llama3.data.urls import date_key, normalised_url
 
 ROWS = 4096
 GROUP_BYTES = 16 << 20
@@ -26,7 +28,8 @@ STAGED = pa.schema([*SCHEMA, ("shard", pa.string()), ("position", pa.int64())])
 class Staged:
     """Documents on disk, a file per shard, and what the next steps need of them in memory.
 
-    Documents are numbered in the order in which they were added; 16 bytes of id and 8 per band are kept of each.
+    Documents are numbered in the order in which they were added; 16 bytes of id, 24 of address, date and language, and
+    8 per band are kept of each.
     """
 
     def __init__(self, folder: Path, near: Deduplicator | None) -> None:
@@ -37,6 +40,7 @@ class Staged:
         self._ids: list[str] = []
         self._bytes: list[np.ndarray] = []
         self._keys: list[np.ndarray] = []
+        self._pages: list[np.ndarray] = []
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -44,7 +48,7 @@ class Staged:
     def add(self, found: Iterator[DocumentBatch], shard: ShardRef) -> list[Reject]:
         """Stages a whole shard and returns its rejects; where reading fails nothing of it is staged."""
         file = self.folder / f"{len(self.files):06}.parquet"
-        facts: list[tuple[list[str], list[str], np.ndarray, np.ndarray | None]] = []
+        facts: list[tuple[list[str], list[str], np.ndarray, np.ndarray, np.ndarray | None]] = []
         rejects: list[Reject] = []
         position = 0
         with pq.ParquetWriter(file, STAGED, compression="zstd", compression_level=1) as writer:
@@ -57,12 +61,13 @@ class Staged:
                 )
                 writer.write_batch(batch.with_column("position", pa.array(place)).records.select(STAGED.names), ROWS)
                 keys = self.near.keys(*batch.buffers) if self.near is not None else None
-                facts.append((batch.column("source"), batch.column("id"), batch.bytes_D, keys))
+                facts.append((batch.column("source"), batch.column("id"), batch.bytes_D, _pages(batch), keys))
         self.files.append(file)
-        for sources, ids, sizes, keys in facts:
+        for sources, ids, sizes, pages, keys in facts:
             self._sources.extend(sources)
             self._ids.extend(ids)
             self._bytes.append(sizes)
+            self._pages.append(pages)
             if keys is not None:
                 self._keys.append(keys)
         return rejects
@@ -78,6 +83,12 @@ class Staged:
     @property
     def bytes_N(self) -> np.ndarray:
         return np.concatenate([np.empty(0, np.int64), *self._bytes])
+
+    @property
+    def pages_N3(self) -> np.ndarray:
+        """uint64 [N, 3]: of each document a hash of its address (llama3.data.urls; 0: it has none), its date's number
+        and a hash of its language."""
+        return np.concatenate([np.empty((0, 3), np.uint64), *self._pages])
 
     @property
     def keys_NB(self) -> np.ndarray:
@@ -99,6 +110,22 @@ class Staged:
         wanted_N[rows] = True
         chunks = [batch.records.column("text") for _, batch in self.documents(wanted_N)]
         return pa.chunked_array(chunks, pa.large_string()).combine_chunks()
+
+
+def _pages(batch: DocumentBatch) -> np.ndarray:
+    urls = [normalised_url(url) for url in batch.column("url")]
+    languages = batch.column("language")
+    of_language = {language: _hash(language) for language in set(languages)}
+    columns = [
+        [_hash(url) if url else 0 for url in urls],
+        [date_key(date) for date in batch.column("date")],
+        [of_language[language] for language in languages],
+    ]
+    return np.array(columns, np.uint64).T
+
+
+def _hash(text: str) -> int:
+    return int(_core.blake3_bytes(text.encode())[:16], 16)
 
 
 def _pieces(batch: DocumentBatch) -> Iterator[DocumentBatch]:

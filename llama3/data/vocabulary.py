@@ -19,6 +19,7 @@ NO_TOKENIZER_FILE = ConfigError.declare(
     "{path} is not a file",
     fix="give a tiktoken .model or a tokenizer.json, or leave the key out to train one",
 )
+NO_TEXT = ConfigError.declare("L3-TOK-041", "there is no text to train a tokenizer on", fix="name a tokenizer")
 
 
 class TokenizerOptions(BaseModel):
@@ -41,14 +42,17 @@ class TokenizerOptions(BaseModel):
 
 
 @stage(output="tokenizer")
-def tokenizer(corpus: CorpusArtifact, *, options: TokenizerOptions, out: StageOutput) -> None:
-    """Write the tokenizer in the Hugging Face layout; metrics: its size and hash."""
+def tokenizer(corpus: CorpusArtifact | None = None, *, options: TokenizerOptions, out: StageOutput) -> None:
+    """Write the tokenizer in the Hugging Face layout; metrics: its size and hash. A `corpus` to train it on is needed
+    only where none is named (else ConfigError, L3-TOK-041)."""
     section = options.section
-    if section.path is None:
+    if section.path is not None:
+        made = Tokenizer.load(section.path)
+    elif corpus is not None:
         sample = _sample(Corpus(corpus.path), section.sample_bytes)
         made = Tokenizer.train(sample, section.vocab_size, num_special=section.num_special)
     else:
-        made = Tokenizer.load(section.path)
+        raise NO_TEXT("tokenizer.path")
     made.save(out.path)
     out.metrics.update(vocab_size=made.vocab_size, tokenizer_hash=made.hash)
 

@@ -20,7 +20,7 @@ from llama3.safety.dialog import OWN, STAGES
 from llama3.safety.engine import PolicyEngine
 from llama3.safety.guard import Turn
 from llama3.safety.policy import Leaf, Policy
-from llama3.safety.replay import REVIEW, StoredVerdict, bare, composed, rank
+from llama3.safety.replay import REVIEW, StoredVerdict, bare, composed, has_failed, rank
 
 ENTRY: tuple[GuardStage, ...] = ("input", "tool_result")
 """Stages of what others wrote; beside them only `output` is measured."""
@@ -59,6 +59,11 @@ class GuardScores:
             leaf = replace(leaf, thresholds=self.levels(number, setting))
         return np.array([rank(leaf, said) for said in self.said[number]], np.int64)
 
+    def failed(self, number: int) -> np.ndarray:
+        """Of which texts of its stage a leaf's guard gave no sound answer."""
+        _, leaf = list(self.policy.leaves())[number]
+        return np.array([has_failed(leaf, said) for said in self.said[number]], np.bool_)
+
     def levels(self, number: int, level: float) -> dict[str, dict[str, float]]:
         """Thresholds that block from `level` on in every category that the guard scores."""
         return {category: {"block": level} for category in self.categories(number)}
@@ -74,8 +79,9 @@ class GuardScores:
         found_N = np.zeros(self.count, bool)
         given = {n: ranks[n] if ranks and n in ranks else self.ranks(n, AS_IS) for n, _, _ in self.leaves}
         by_leaf = {id(leaf): found for n, _, leaf in self.leaves if n not in off and (found := given[n]) is not None}
+        failed = {id(leaf): self.failed(n) for n, _, leaf in self.leaves}
         for stage, row_T in self.row_T.items():
-            action_T = composed(self.policy.stages.get(stage), by_leaf)
+            action_T = composed(self.policy.stages.get(stage), by_leaf, failed)
             if action_T is not None:
                 found_N[row_T[action_T >= REVIEW]] = True
         return found_N

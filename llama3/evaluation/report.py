@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from llama3.artifacts import Artifact
+from llama3.evaluation.gain import contamination_gains
 from llama3.evaluation.page import render_html
 from llama3.evaluation.reward_histograms import reward_histograms, stored_samples
 from llama3.evaluation.safety_changes import safety_changes
@@ -78,6 +79,8 @@ def build_report(
         "pass_rate_by_family": _by_family(passed),
         "evaluations": results,
         "contamination": contamination.metrics,
+        "contamination_gain": contamination_gains(contamination, evaluations),
+        "decontamination": corpus.metrics.get("decontamination", {}),
         "examples": _examples(evaluations, tasks),
         "funnel": _funnel(corpus.metrics["funnel"]),
         "losses": corpus.metrics.get("losses", []),

@@ -22,7 +22,8 @@ from llama3.evaluation.pareto import REFERENCE, front, hypervolume, knee
 from llama3.evaluation.rates import JudgeErrors, Outcomes, corrected, paired_difference
 from llama3.evaluation.safety_rows import SafetyPrompt
 from llama3.evaluation.safety_tables import BARE
-from llama3.safety.replay import plain_policy, scores, with_block, without
+from llama3.safety.policy import plain_policy
+from llama3.safety.replay import scores, with_block, without
 
 MOST_POLICIES = 4096
 """Combinations of settings that a sweep tries: of several guards each has so many fewer levels."""

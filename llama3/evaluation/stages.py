@@ -14,10 +14,11 @@ from llama3.artifacts import Artifact, Checkpoint, CorpusArtifact, Dialogs, Pref
 from llama3.config.schema import Config
 from llama3.config.slot_types import EvaluatorSlot, GuardPolicy, RewardSlot, Slot
 from llama3.data.corpus import Corpus
+from llama3.data.covering import ExampleNgrams
 from llama3.data.plan import TokenPlan
 from llama3.errors import ArtifactError
 from llama3.evaluation.baselines import ORDER, ByteModel, gzip_bits_per_byte
-from llama3.evaluation.contamination import NgramIndex, contaminated_share, own_share, trained_texts
+from llama3.evaluation.contamination import contaminated_share, own_share, trained_texts
 from llama3.evaluation.evaluator import HELD_OUT_BYTES, Subject, texts
 from llama3.evaluation.trained_on import shards_of
 from llama3.plugins.registry import discover
@@ -35,6 +36,9 @@ RESULTS, SAMPLES, CONDITIONS = "results.json", "samples.jsonl", "conditions.json
 """Files of an evaluation: figures by suite, one row per suite and item, and what it was measured with."""
 SAFETY_MARK = "safety_evaluator"
 """Stands in the results of a suite that is about safety (`EvaluatorSpec.about_safety`), with its evaluator's name."""
+COVERAGE = "coverage.jsonl"
+"""File of a contamination report: of each task its id, the share of its tokens that the training text covers, and that
+of the longest covered run."""
 MOST_LEAKS = 10
 """Tasks that are named among those that were trained on."""
 
@@ -238,9 +242,14 @@ def contamination(
 
     vocabulary = Tokenizer.load(tokenizer.path)
     tasks = options.tasks()
-    ids = [vocabulary.encode(task.prompt) for task in tasks]
+    examples = ExampleNgrams([vocabulary.encode(task.prompt) for task in tasks])
     rows = (vocabulary.encode(data.decode()) for data in texts(Corpus(corpus.path), "train"))
-    results: dict[str, Any] = {"text": contaminated_share(NgramIndex(rows), ids)}
+    found_G = examples.found_in(rows)
+    results: dict[str, Any] = {"text": contaminated_share(examples, found_G)}
+    shares = zip(tasks, examples.coverage(found_G).tolist(), examples.longest(found_G).tolist(), strict=True)
+    with (out.path / COVERAGE).open("w", encoding="utf-8") as file:
+        for task, share, longest in shares:
+            file.write(json.dumps({"id": task.id, "coverage": share, "longest": longest}) + "\n")
     for artifact in (dialogs, preferences):
         if artifact is not None:
             trained = list(dict.fromkeys(trained_texts(artifact)))
@@ -250,7 +259,7 @@ def contamination(
                 "n": len(tasks),
                 "contaminated": len(leaks),
                 "leaks": [{"id": task.id, "prompt": task.prompt[:200]} for task in leaks[:MOST_LEAKS]],
-                "ngrams": own_share(NgramIndex(vocabulary.encode(text) for text in trained), ids),
+                "ngrams": own_share(examples, examples.found_in(map(vocabulary.encode, trained))),
             }
     (out.path / "results.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
     out.metrics.update(results)

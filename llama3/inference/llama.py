@@ -146,12 +146,15 @@ class Llama:
         sampling = Sampling(max_tokens, temperature, top_p, top_k, n, seed, stop_ids(self.tokenizer))
         if stream and not (isinstance(prompts, str) and n == 1):
             raise MANY_STREAMS("stream", prompts=len(texts), n=n)
-        texts = [self._judged("input", prompt) for prompt in texts]
+        texts = [self._admitted(prompt) for prompt in texts]
         ids = [self.tokenizer.encode(prompt, bos=True) for prompt in texts]
         if stream:
             pieces = self._pieces(ids[0], sampling, stops)
             return pieces if self.guard is None else self.guard.guard_stream(pieces, trace=[Turn("user", texts[0])])
-        answers = [[self._judged("output", text) for text in group] for group in self._answers(ids, sampling, stops)]
+        answers = [
+            [self._judged(answer, [Turn("user", text)]) for answer in group]
+            for text, group in zip(texts, self._answers(ids, sampling, stops), strict=True)
+        ]
         found = answers if n > 1 else [group[0] for group in answers]
         return found[0] if isinstance(prompts, str) else found
 
@@ -174,7 +177,7 @@ class Llama:
         if stream:
             return self.stream(messages, **options)
         pieces, trace = self._answer(messages, **options)
-        return Message("assistant", self._judged("output", "".join(pieces), trace))
+        return Message("assistant", self._judged("".join(pieces), trace))
 
     def stream(self, messages: Dialog, **options: Unpack[ChatOptions]) -> Iterator[str]:
         """The assistant's next message, piece by piece as it is made; leaving the loop stops it. Options as in `chat`.
@@ -285,13 +288,17 @@ class Llama:
                 return
         yield ending.push(decoder.flush()) + ending.flush()
 
-    def _judged(self, stage: str, text: str, trace: Sequence[Turn] = ()) -> str:
-        """What of a text the guard lets pass. Raises GuardBlocked."""
+    def _admitted(self, prompt: str) -> str:
+        """What of a user's text the guard lets in. Raises GuardBlocked."""
         if self.guard is None:
-            return text
-        decision = self.guard.decide(stage, text, trace)
+            return prompt
+        decision = self.guard.decide("input", prompt)
         decision.raise_if_blocked()
         return decision.text
+
+    def _judged(self, answer: str, trace: Sequence[Turn]) -> str:
+        """What of an answer the guard lets pass. Raises GuardBlocked."""
+        return answer if self.guard is None else self.guard.judge_answer(answer, trace)
 
     def _text(self, completion: Completion) -> str:
         ids = completion.ids[:-1] if completion.finish_reason is FinishReason.STOP else completion.ids

@@ -19,6 +19,7 @@ from llama3.inference.engine import throughput_engine
 from llama3.model.device import device_of
 from llama3.plugins.registry import discover
 from llama3.plugins.specs import AlgorithmSpec
+from llama3.posttraining.guarded_answers import policy_of_rollouts
 from llama3.posttraining.sampling import (
     Sampled,
     SamplingOptions,
@@ -62,6 +63,7 @@ class PreferencesOptions(SamplingOptions):
             seed=config.run.seed * 1000 + 2 * round_number + 1,
             device=str(device_of(config.run.device)),
             precision=config.post_training.prefer.sampling_precision,
+            policy=policy_of_rollouts(config),
         )
 
 

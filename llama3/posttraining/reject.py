@@ -20,6 +20,7 @@ from llama3.inference.engine import throughput_engine
 from llama3.inference.sampling import Sampling
 from llama3.model.device import device_of
 from llama3.posttraining.examples import dialog_example, prompt_ids
+from llama3.posttraining.guarded_answers import AnswerFilter, policy_of_rollouts
 from llama3.posttraining.rehearsal import rehearsals
 from llama3.posttraining.sampling import (
     Sampled,
@@ -76,6 +77,7 @@ class RejectOptions(SamplingOptions):
             seed=config.run.seed * 1000 + 2 * round_number,
             device=str(device_of(config.run.device)),
             precision=section.precision,
+            policy=policy_of_rollouts(config),
         )
 
 
@@ -116,14 +118,15 @@ def rehearse(
     `rehearsal_tokens` is cut after its last whole sentence, because learning the rest would teach to break off."""
     dialogs = []
     greedy = Sampling(options.rehearsal_tokens, temperature=0, seed=options.seed, stop_ids=stop_ids(tokenizer))
-    with out.progress("rehearsal", options.rehearsal) as progress:
+    with out.progress("rehearsal", options.rehearsal) as progress, AnswerFilter(options.policy) as guard:
         for chunk in chunks(rehearsals(options.rehearsal, options.seed), 64):
             asked = [row for row in chunk if row.answer is None]
             prompts = [prompt_ids(tokenizer, [{"role": "user", "content": row.prompt}]).tolist() for row in asked]
             found = generator.generate(prompts, greedy)
             own = {row.prompt: whole_sentences(tokenizer, answer) for row, (answer,) in zip(asked, found, strict=True)}
             for row in chunk:
-                if answer := row.answer or own[row.prompt]:
+                asked_with = [{"role": "user", "content": row.prompt}]
+                if (answer := row.answer or own[row.prompt]) and (row.answer or guard.passes(asked_with, answer)):
                     turns = (("user", row.prompt), ("assistant", answer))
                     messages = [{"role": role, "content": content} for role, content in turns]
                     dialogs.append({"id": prompt_digest(row.prompt), "source": "rehearsal", "messages": messages})

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from llama3.artifacts import Artifact, StageOutput
 from llama3.config.precision import AutoPrecision
 from llama3.config.schema import PreferSection, RejectSection
-from llama3.config.slot_types import RewardSlot, Slot
+from llama3.config.slot_types import GuardPolicy, RewardSlot, Slot
 from llama3.errors import CheckpointError, DataError
 from llama3.foreign import Fields, UnusableFile, read_json
 from llama3.inference.completion import FinishReason, Generator
@@ -22,6 +22,7 @@ from llama3.inference.sampling import Sampling
 from llama3.plugins.registry import discover
 from llama3.plugins.specs import AlgorithmSpec
 from llama3.posttraining.examples import prompt_ids
+from llama3.posttraining.guarded_answers import AnswerFilter
 from llama3.posttraining.services import answer_text, chunks
 from llama3.tasks import Task
 from llama3.tasks.rewards import PASS, CombinedReward, Scores, build_rewards, require_scorable
@@ -59,6 +60,8 @@ class SamplingOptions(BaseModel):
     """Of sampling."""
     files: dict[str, str] = {}
     """Contents of the files that rewards read."""
+    policy: GuardPolicy = {}
+    """Of guards that answers must pass to be learnt from; empty: all are."""
 
     def sampling(self, tokenizer: Tokenizer) -> Sampling:
         """As the engine takes it."""
@@ -168,9 +171,9 @@ def sample_tasks(
     options: SamplingOptions,
     out: StageOutput,
 ) -> list[Sampled]:
-    """`options.samples` scored answers to every task, in order."""
+    """`options.samples` scored answers to every task, in order; fewer where the policy refuses some."""
     sampled: list[Sampled] = []
-    with out.progress("sample", len(tasks)) as progress:
+    with out.progress("sample", len(tasks)) as progress, AnswerFilter(options.policy) as guard:
         for chunk in chunks(tasks, _CHUNK):
             prompts = [prompt_ids(tokenizer, task_messages(task)).tolist() for task in chunk]
             completions = generator.generate(prompts, options.sampling(tokenizer))
@@ -186,11 +189,14 @@ def sample_tasks(
                     tuple(
                         Sample(text, total, _mean(answer.logps), answer.finish_reason, passed)
                         for text, answer, (total, passed) in zip(row, answers, verdicts, strict=False)
+                        if guard.passes(task_messages(task), text)
                     ),
                 )
                 for task, row, answers in zip(chunk, texts, completions, strict=True)
             ]
             progress.advance(len(chunk), **_shown(sampled))
+    if options.policy:
+        out.metrics["refused_by_guards"] = guard.refused
     return sampled
 
 

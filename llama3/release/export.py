@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from llama3.artifacts.new_directory import new_directory, require_new
 from llama3.checkpoints.companions import carry_policy
-from llama3.checkpoints.convert import new_directory, require_new
 from llama3.checkpoints.license import copy_terms
 from llama3.errors import GateFailed
 from llama3.plugins.registry import discover

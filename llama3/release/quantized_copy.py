@@ -12,8 +12,9 @@ from typing import Any, get_args
 from pydantic import BaseModel
 
 from llama3.artifacts.files import write_json_atomic
+from llama3.artifacts.new_directory import new_directory, require_new
 from llama3.checkpoints.companions import carry_policy
-from llama3.checkpoints.convert import facts_of, new_directory, require_new
+from llama3.checkpoints.convert import facts_of
 from llama3.checkpoints.formats import load_tokenizer, open_weights
 from llama3.checkpoints.load import load_model
 from llama3.checkpoints.quantized import QuantizationScheme, TensorError, quantize_model

@@ -36,12 +36,12 @@ def open_carried(folder: Path) -> PolicyEngine | None:
     Raises ConfigError and PluginError where they cannot stand.
     """
     policy = policy_of(folder)
-    return None if policy is None else _opened(policy)
+    return None if policy is None else opened_policy(policy)
 
 
 def try_policy(policy: Mapping[str, Any]) -> None:
     """Open and close the guards of a policy, before work whose result needs them. Raises as `PolicyEngine.open`."""
-    _opened(policy).close()
+    opened_policy(policy).close()
 
 
 def policy_of(model: Path) -> Mapping[str, Any] | None:
@@ -52,7 +52,8 @@ def policy_of(model: Path) -> Mapping[str, Any] | None:
     return policy
 
 
-def _opened(policy: Mapping[str, Any]) -> PolicyEngine:
+def opened_policy(policy: Mapping[str, Any]) -> PolicyEngine:
+    """The guards of a policy, opened. Raises as `PolicyEngine.open`."""
     registry = discover()
     engine = PolicyEngine(policy, lambda name, options: registry.build("guards", name, options))
     engine.open()

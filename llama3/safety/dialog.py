@@ -11,7 +11,8 @@ from collections import OrderedDict
 from collections.abc import Sequence
 
 from llama3.plugins.specs import GuardStage
-from llama3.safety.engine import Decision, PolicyEngine, run_here
+from llama3.safety.decision import Decision
+from llama3.safety.engine import PolicyEngine, run_here
 from llama3.safety.guard import Turn
 
 STAGES: dict[str, GuardStage] = {"tool": "tool_result", "ipython": "tool_result"}

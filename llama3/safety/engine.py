@@ -7,76 +7,38 @@ code without an event loop.
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
 import logging
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any, SupportsFloat, TypeVar
 
-from llama3.errors import GuardBlocked, PluginError
+from llama3.errors import LlamaError, PluginError
+from llama3.plugins.specs import GuardStage
 from llama3.plugins.targets import describe
-from llama3.safety.guard import ACTIONS, Action, Guard, GuardInput, Span, Turn, Verdict, severity
+from llama3.safety.answers import TEXT_STAGES, GuardedAnswer
+from llama3.safety.audit import AuditLog, LeafVerdict
+from llama3.safety.decision import Decision
+from llama3.safety.guard import ACTIONS, Action, Guard, GuardInput, Span, Turn, Verdict, severity, trust_of
 from llama3.safety.policy import Leaf, Node, Policy, parse_policy
-from llama3.safety.redaction import HeldBack, Ranges, marked, without
+from llama3.safety.redaction import marked, without
 from llama3.safety.worker import TURNING_SECONDS, Raised, Worker
 
-REFUSED = GuardBlocked.declare(
-    "L3-SAF-020",
-    "the text was refused",
-    why="{reasons}",
-    fix="rephrase the text, or change safety.policy if it should pass",
-)
-TOO_LATE = GuardBlocked.declare(
-    "L3-SAF-021",
-    "the answer was cut short",
-    why="a guard wants something redacted that was passed on already",
-    fix="ask without a stream, where the whole answer is judged before any of it is seen",
-)
 NO_GUARD = PluginError.declare(
     "L3-SAF-024",
     "the guard {guard!r} has no {missing}",
     why="a guard has the methods open, check and close, plain or async",
     fix="derive it from llama3.guards.Guard, which has the first and the last",
 )
-NOT_OPENED = PluginError.declare("L3-SAF-022", "the guard {guard!r} tried to end the program", why="{error}")
+NOT_OPENED = PluginError.declare("L3-SAF-022", "the guard {guard!r} could not be opened", why="{error}")
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-HOLD_BACK = 200
-"""Characters of a stream that are kept until more text has been scanned after them."""
+OPENING_SECONDS = 600.0
+"""How long a guard may take to load what it needs, which may be a large model."""
 CLOSING_SECONDS = 5.0
 """How long a guard may take to release what it holds."""
-WINDOW = 4000
-"""Characters before the held-back tail that every scan of a stream sees again."""
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """The composed action of one stage and the verdicts behind it."""
-
-    stage: str
-    action: Action
-    verdicts: tuple[Verdict, ...] = ()
-    text: str = ""
-    """What may pass: the text that was judged, without what is to be redacted."""
-    marked: Ranges = ()
-    """The characters of the judged text that are redacted in `text`."""
-
-    @property
-    def blocked(self) -> bool:
-        """Whether the text must not pass (`review` waits for a human, so it does not pass either)."""
-        return severity(self.action) >= severity("review")
-
-    def raise_if_blocked(self) -> None:
-        """Raises GuardBlocked with the reason of every guard that objected."""
-        if not self.blocked:
-            return
-        reasons = "; ".join(f"{v.guard}: {v.reason}" for v in self.verdicts if severity(v.action) >= severity("review"))
-        raise REFUSED(f"{self.stage} guard", reasons=reasons)
 
 
 class PolicyEngine:
@@ -85,14 +47,14 @@ class PolicyEngine:
     Args:
         policy: the parsed policy, or its plain data.
         build: makes the guard of a leaf from its name and options (the plugin registry's `build`).
-        audit: a JSONL file to which every decision is appended; the text enters only as its hash.
+        audit: where every decision is written down.
     """
 
     def __init__(
         self,
         policy: Policy | Mapping[str, Any],
         build: Callable[[str, Mapping[str, Any]], Guard],
-        audit: Path | None = None,
+        audit: AuditLog | None = None,
     ) -> None:
         self.policy = policy if isinstance(policy, Policy) else parse_policy(policy)
         self.audit = audit
@@ -109,31 +71,26 @@ class PolicyEngine:
         self.close()
 
     def open(self) -> None:
-        """Load every guard once; an error here is the caller's, so that nothing starts unguarded."""
-        for _, leaf in self.policy.leaves():
-            worker = self._workers[id(leaf)]
-            missing = [name for name in ("open", "check", "close") if not hasattr(worker.guard, name)]
-            if missing:
-                raise NO_GUARD("safety.policy", guard=leaf.guard, missing=" and ".join(missing))
-            result = worker.open()
-            if isinstance(result, Raised):
-                if isinstance(result.error, Exception):
-                    raise result.error
-                raise NOT_OPENED("safety.policy", guard=leaf.guard, error=describe(result.error)) from result.error
+        """Load every guard once, so that nothing starts unguarded; where one cannot, those before it are closed again.
+
+        Raises PluginError, what errors of this package a guard raises, and ConfigError where the audit cannot be
+        written.
+        """
+        if self.audit is not None:
+            self.audit.begin(self.policy)
+        opened: list[Worker] = []
+        try:
+            for _, leaf in self.policy.leaves():
+                opened.append(self._workers[id(leaf)])
+                _open(leaf, opened[-1])
+        except BaseException:
+            _close(opened[:-1])
+            raise
 
     def close(self) -> None:
         """Release what the guards hold. One that fails or hangs in that is named in a warning; one that hangs already
         is not waited for, and is closed if ever it comes back."""
-        closings = [(worker, *worker.close()) for worker in self._workers.values()]
-        wait([turned for _, turned, _ in closings], TURNING_SECONDS)
-        for worker, turned, closed in closings:
-            try:
-                result = closed.result(CLOSING_SECONDS if turned.done() else 0)
-            except TimeoutError:
-                result = Raised(TimeoutError("it hangs"))
-            worker.stop(closed)
-            if isinstance(result, Raised):
-                log.warning("guard %s failed to close: %s", worker.name, describe(result.error))
+        _close(self._workers.values())
 
     def guards(self, stage: str) -> list[str]:
         """Names of the guards that stand at a stage."""
@@ -143,56 +100,67 @@ class PolicyEngine:
         """Guards that cannot be asked now: they hang, or could not be opened again after they did."""
         return sorted({worker.name for worker in self._workers.values() if worker.is_down})
 
-    def decide(self, stage: str, text: str, trace: Iterable[Turn] = (), request_id: str = "") -> Decision:
+    def decide(
+        self,
+        stage: str,
+        text: str,
+        trace: Iterable[Turn] = (),
+        request_id: str = "",
+        *,
+        language: str | None = None,
+        tools: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> Decision:
         """The synchronous form of `adecide`."""
-        return run_here(self.adecide(stage, text, trace, request_id))
+        return run_here(self.adecide(stage, text, trace, request_id, language=language, tools=tools))
 
     async def adecide(
-        self, stage: str, text: str, trace: Iterable[Turn] = (), request_id: str = "", tenant: str = ""
+        self,
+        stage: str,
+        text: str,
+        trace: Iterable[Turn] = (),
+        request_id: str = "",
+        tenant: str = "",
+        *,
+        language: str | None = None,
+        tools: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> Decision:
         """Judge one text. A stage without guards allows; tool results of which a policy says nothing are judged as
         what a user says. Where texts wait for a guard, tenants share its time fairly.
 
+        language, tools: as `GuardInput` has them.
+
         Raises LlamaError where `most_waiting` texts of the tenant wait already.
         """
-        return await self._decide(stage, text, tuple(trace), request_id, tenant)
-
-    async def _decide(
-        self,
-        stage: str,
-        text: str,
-        trace: tuple[Turn, ...],
-        request_id: str,
-        tenant: str,
-        *,
-        begins: bool = True,
-        ends: bool = True,
-    ) -> Decision:
-        stages = self.policy.stages
-        tree = stages.get("input" if stage == "tool_result" and stage not in stages else stage)
-        if tree is None:
-            return Decision(stage, "allow", text=text)
-        trust = {"input": "user", "tool_result": "third_party"}.get(stage, "model")
+        at: GuardStage = stage  # type: ignore[assignment]  # one that nobody knows has no guards
         x = GuardInput(
-            stage=stage,  # type: ignore[arg-type]
+            stage=at,
             text=text,
-            begins=begins,
-            ends=ends,
-            trust=trust,  # type: ignore[arg-type]
-            trace=trace,
+            trust=trust_of(at),
+            trace=tuple(trace),
+            language=language,
+            tools=tools or {},
             request_id=request_id,
         )
-        action, verdicts = await self._evaluate(tree, x, tenant)
-        ranges = marked(verdicts, text) if action == "redact" else ()
+        return await self.ajudge(x, tenant)
+
+    async def ajudge(self, x: GuardInput, tenant: str = "") -> Decision:
+        """Judge a text as guards will see it. Raises as `adecide`."""
+        tree = self.policy.tree(x.stage)
+        if tree is None:
+            return Decision(x.stage, "allow", text=x.text)
+        action, asked = await self._evaluate(tree, x, tenant)
+        verdicts = tuple(one.verdict for one in asked)
+        ranges = marked(verdicts, len(x.text)) if action == "redact" else ()
         assert ranges is not None, "such a verdict is a failure of its leaf"
-        decision = Decision(stage, action, tuple(verdicts), without(text, ranges), ranges)
-        self._record(decision, x)
+        decision = Decision(x.stage, action, verdicts, without(x.text, ranges), ranges)
+        if self.audit is not None:
+            self.audit.record(decision, x, asked)
         return decision
 
-    async def _evaluate(self, tree: Leaf | Node, x: GuardInput, tenant: str) -> tuple[Action, list[Verdict]]:
+    async def _evaluate(self, tree: Leaf | Node, x: GuardInput, tenant: str) -> tuple[Action, list[LeafVerdict]]:
         if isinstance(tree, Leaf):
-            verdict = await self._ask(tree, x, tenant)
-            return verdict.action, [verdict]
+            found = await self._ask(tree, x, tenant)
+            return found.verdict.action, [found]
         if tree.kind == "first":
             return await self._first(tree, x, tenant)
         children = [asyncio.ensure_future(self._evaluate(child, x, tenant)) for child in tree.children]
@@ -202,18 +170,23 @@ class PolicyEngine:
             for child in children:
                 child.cancel()
         ranked = sorted((severity(action) for action, _ in results), reverse=True)
-        return ACTIONS[ranked[tree.k - 1]], [verdict for _, verdicts in results for verdict in verdicts]
+        return ACTIONS[ranked[tree.k - 1]], [one for _, asked in results for one in asked]
 
-    async def _first(self, node: Node, x: GuardInput, tenant: str) -> tuple[Action, list[Verdict]]:
-        seen: list[Verdict] = []
+    async def _first(self, node: Node, x: GuardInput, tenant: str) -> tuple[Action, list[LeafVerdict]]:
+        """The first that objects decides. Where it objects because a guard failed, those behind it are asked too and
+        the severest counts: a failure in front of them must not keep them from being asked."""
+        seen: list[LeafVerdict] = []
+        worst: Action = "allow"
         for child in node.children:
-            action, verdicts = await self._evaluate(child, x, tenant)
-            seen += verdicts
-            if action != "allow":
-                return action, seen
-        return "allow", seen
+            action, asked = await self._evaluate(child, x, tenant)
+            seen += asked
+            worst = max(worst, action, key=severity)
+            has_failed = any(one.verdict.status != "ok" for one in asked)
+            if action == "block" or (action != "allow" and not has_failed):
+                break
+        return worst, seen
 
-    async def _ask(self, leaf: Leaf, x: GuardInput, tenant: str) -> Verdict:
+    async def _ask(self, leaf: Leaf, x: GuardInput, tenant: str) -> LeafVerdict:
         """The verdict of one guard, whatever it does: a late answer is none, and a failure is the leaf's `on_error`."""
         started = time.monotonic()
         limit = leaf.timeout_ms / 1000
@@ -226,109 +199,147 @@ class PolicyEngine:
             raw = await self._workers[id(leaf)].check(ask, tenant, limit, most)
         except TimeoutError as error:
             why = str(error) or f"no answer in {leaf.timeout_ms:g} ms"
-            verdict = Verdict(action=leaf.on_error, status="timeout", reason=why)
+            verdict, said = Verdict(action=leaf.on_error, status="timeout", reason=why), None
         else:
-            verdict = _verdict_of(leaf, raw, x.text)
-        return replace(verdict, guard=leaf.guard, ms=1000 * (time.monotonic() - started))
+            verdict, said = _verdict_of(leaf, raw, x.text)
+        return LeafVerdict(leaf, replace(verdict, guard=leaf.guard, ms=1000 * (time.monotonic() - started)), said)
 
-    def _record(self, decision: Decision, x: GuardInput) -> None:
-        if self.audit is None:
-            return
-        row = {
-            "request": x.request_id,
-            "stage": decision.stage,
-            "action": decision.action,
-            "text_sha256": hashlib.sha256(x.text.encode("utf-8", "surrogatepass")).hexdigest(),
-            "verdicts": [
-                {"guard": v.guard, "action": v.action, "status": v.status, "p": v.p, "reason": v.reason}
-                for v in decision.verdicts
-            ],
-        }
-        with self.audit.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+    async def ajudge_answer(self, text: str, trace: Iterable[Turn] = (), request_id: str = "", tenant: str = "") -> str:
+        """What may pass of an answer of a model, judged as `aguard_stream` does. Raises GuardBlocked."""
+        answer = self._answer(trace, request_id, tenant)
+        answer.add(text)
+        return await answer.rest()
+
+    def judge_answer(self, text: str, trace: Iterable[Turn] = (), request_id: str = "") -> str:
+        """The synchronous form of `ajudge_answer`."""
+        return run_here(self.ajudge_answer(text, trace, request_id))
 
     async def aguard_stream(
-        self,
-        pieces: AsyncIterable[str],
-        stage: str = "output",
-        trace: Iterable[Turn] = (),
-        request_id: str = "",
-        tenant: str = "",
+        self, pieces: AsyncIterable[str], trace: Iterable[Turn] = (), request_id: str = "", tenant: str = ""
     ) -> AsyncIterator[str]:
-        """Pass on the pieces of a stream, each character only after it was scanned with text behind it.
+        """Pass on the pieces of an answer of a model, each character only after the guards of `output` and `stream`
+        scanned it with text behind it, and those of `code` saw it whole where it is code between fences.
 
         Raises:
             GuardBlocked: when the policy refuses; nothing of the refused tail was passed on.
         """
-        if not self.guards(stage):
+        if not self._guards_answers():
             async for piece in pieces:
                 yield piece
             return
-        held, turns = HeldBack(HOLD_BACK, WINDOW), tuple(trace)
+        answer = self._answer(trace, request_id, tenant)
         async for piece in pieces:
-            if held.add(piece):
-                begin = held.begin
-                window = self._decide(stage, held.text[begin:], turns, request_id, tenant, begins=not begin, ends=False)
-                yield _pass_on(held, await window, begin)
-        yield _pass_on(held, await self.adecide(stage, held.text, turns, request_id, tenant), whole=True)
+            if answer.add(piece):
+                yield await answer.window()
+        yield await answer.rest()
 
-    def guard_stream(
-        self, pieces: Iterable[str], stage: str = "output", trace: Iterable[Turn] = (), request_id: str = ""
-    ) -> Iterator[str]:
+    def guard_stream(self, pieces: Iterable[str], trace: Iterable[Turn] = (), request_id: str = "") -> Iterator[str]:
         """The synchronous form of `aguard_stream`. The pieces are made outside of any event loop, so that what makes
         them may take its time and be interrupted."""
-        if not self.guards(stage):
+        if not self._guards_answers():
             yield from pieces
             return
-        held, turns = HeldBack(HOLD_BACK, WINDOW), tuple(trace)
+        answer = self._answer(trace, request_id)
         for piece in pieces:
-            if held.add(piece):
-                begin = held.begin
-                window = self._decide(stage, held.text[begin:], turns, request_id, "", begins=not begin, ends=False)
-                yield _pass_on(held, run_here(window), begin)
-        yield _pass_on(held, self.decide(stage, held.text, turns, request_id), whole=True)
+            if answer.add(piece):
+                yield run_here(answer.window())
+        yield run_here(answer.rest())
+
+    def _guards_answers(self) -> bool:
+        return any(self.policy.stages.get(stage) is not None for stage in (*TEXT_STAGES, "code"))
+
+    def _answer(self, trace: Iterable[Turn], request_id: str, tenant: str = "") -> GuardedAnswer:
+        turns = tuple(trace)
+
+        def judge(
+            stage: GuardStage, text: str, *, begins: bool = True, ends: bool = True, language: str | None = None
+        ) -> Coroutine[Any, Any, Decision]:
+            x = GuardInput(
+                stage=stage,
+                text=text,
+                begins=begins,
+                ends=ends,
+                trust=trust_of(stage),
+                trace=turns,
+                language=language,
+                request_id=request_id,
+            )
+            return self.ajudge(x, tenant)
+
+        return GuardedAnswer(judge, {stage for stage, tree in self.policy.stages.items() if tree is not None})
 
 
-def _pass_on(held: HeldBack, decision: Decision, begin: int = 0, *, whole: bool = False) -> str:
-    """What of a stream may be passed on after a decision. Raises GuardBlocked."""
-    decision.raise_if_blocked()
-    piece = held.release(decision.marked, begin, whole=whole)
-    if piece is None:
-        raise TOO_LATE(f"{decision.stage} guard")
-    return piece
+def _open(leaf: Leaf, worker: Worker) -> None:
+    missing = [name for name in ("open", "check", "close") if not hasattr(worker.guard, name)]
+    if missing:
+        raise NO_GUARD("safety.policy", guard=leaf.guard, missing=" and ".join(missing))
+    try:
+        result = worker.open(OPENING_SECONDS)
+    except TimeoutError:
+        why = f"it takes longer than {OPENING_SECONDS:g} s"
+        raise NOT_OPENED("safety.policy", guard=leaf.guard, error=why) from None
+    if isinstance(result, Raised):
+        if isinstance(result.error, LlamaError):
+            raise result.error
+        raise NOT_OPENED("safety.policy", guard=leaf.guard, error=describe(result.error)) from result.error
+
+
+def _close(workers: Iterable[Worker]) -> None:
+    closings = [(worker, *worker.close()) for worker in workers]
+    wait([turned for _, turned, _ in closings], TURNING_SECONDS)
+    for worker, turned, closed in closings:
+        try:
+            result = closed.result(CLOSING_SECONDS if turned.done() else 0)
+        except TimeoutError:
+            result = Raised(TimeoutError("it hangs"))
+        worker.stop(closed)
+        if isinstance(result, Raised):
+            log.warning("guard %s failed to close: %s", worker.name, describe(result.error))
 
 
 def _worker(leaf: Leaf, build: Callable[[str, Mapping[str, Any]], Guard]) -> Worker:
     return Worker(leaf.guard, lambda: build(leaf.guard, leaf.options))
 
 
-def _verdict_of(leaf: Leaf, answer: Any, text: str) -> Verdict:
+def _verdict_of(leaf: Leaf, answer: Any, text: str) -> tuple[Verdict, Action | None]:
+    """The leaf's verdict, and the action that its guard gave; None where that is no sound answer."""
     try:
         if isinstance(answer, Raised):
-            return Verdict(action=leaf.on_error, status="error", reason=describe(answer.error))
-        return _judge(leaf, answer, text)
+            return Verdict(action=leaf.on_error, status="error", reason=describe(answer.error)), None
+        verdict = _sound(answer, len(text))
+        return replace(verdict, action=_action(leaf, verdict)), verdict.action
     except Exception as error:
-        return Verdict(action=leaf.on_error, status="error", reason=describe(error))
+        return Verdict(action=leaf.on_error, status="error", reason=describe(error)), None
 
 
-def _judge(leaf: Leaf, answer: Any, text: str) -> Verdict:
-    """The leaf's action from an answer; raises ValueError on anything a sound guard cannot say."""
+def _sound(answer: Any, length: int) -> Verdict:
+    """A verdict on a text of so many characters; raises ValueError on anything that a sound guard cannot say."""
     if not isinstance(answer, Verdict):
         raise ValueError(f"the guard returned {type(answer).__name__}, not a Verdict")
     verdict = _read_once(answer)
     if verdict.action not in ACTIONS or verdict.status != "ok":
         raise ValueError(f"the guard's verdict is not usable ({verdict.status}, {verdict.action}, {verdict.reason})")
-    if verdict.action == "redact" and not leaf.thresholds and marked([verdict], text) is None:
+    is_outside = any(not _is_place(span.start, span.end, length) for span in verdict.spans)
+    if is_outside or (verdict.action == "redact" and marked([verdict], length) is None):
         raise ValueError("the guard marks characters that the text does not have")
+    return verdict
+
+
+def _is_place(start: object, end: object, length: int) -> bool:
+    return type(start) is int and type(end) is int and 0 <= start <= end <= length
+
+
+def _action(leaf: Leaf, verdict: Verdict) -> Action:
+    """What the leaf does. Raises ValueError for scores that it needs and the guard does not give."""
     if not leaf.thresholds:
-        return verdict
+        return verdict.action
     missing = leaf.thresholds.keys() - verdict.categories.keys()
     if missing:
         raise ValueError(f"the guard gave no score for {', '.join(sorted(missing))}")
     actions: list[Action] = ["allow"]
     for category, levels in leaf.thresholds.items():
         actions += [action for action, level in levels.items() if verdict.categories[category] >= level]  # type: ignore[misc]
-    return replace(verdict, action=max(actions, key=severity))
+    return max(actions, key=severity)
 
 
 def _read_once(answer: Verdict) -> Verdict:

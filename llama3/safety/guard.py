@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from llama3.plugins.specs import GuardStage
 
@@ -19,6 +19,13 @@ ACTIONS: tuple[Action, ...] = ("allow", "flag", "redact", "review", "block")
 def severity(action: Action) -> int:
     """The rank of an action in `ACTIONS`."""
     return ACTIONS.index(action)
+
+
+def trust_of(stage: GuardStage) -> Trust:
+    """Whose text is judged at a stage."""
+    if stage == "input":
+        return "user"
+    return "third_party" if stage == "tool_result" else "model"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +51,9 @@ class GuardInput:
 
     Of a stream windows are judged as it comes, and at its end all of it: `begins` and `ends` say whether `text` begins
     and ends where the whole does. What touches an end that is none may look different with more text beside it.
+
+    `language` is that of code, as its fence or its tool tells it. `tools` are those that the model may call: the JSON
+    schema of its arguments by the name of each.
     """
 
     stage: GuardStage
@@ -53,6 +63,7 @@ class GuardInput:
     trust: Trust = "user"
     trace: tuple[Turn, ...] = ()
     language: str | None = None
+    tools: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     deadline: float | None = None
     request_id: str = ""
 

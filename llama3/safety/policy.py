@@ -8,7 +8,8 @@
     output: {k_of: {k: 2, of: [a, b, c]}}
 
 A node's action is the k-th most severe among its children: `any` is k = 1, `all` is k = n. `first` asks one after
-the other and stops at the first that does not allow.
+the other and stops at the first that does not allow; where that is because a guard failed, it goes on, and the severest
+counts.
 """
 
 from __future__ import annotations
@@ -98,18 +99,23 @@ class Policy:
 
     stages: Mapping[str, Leaf | Node | None]
 
+    def tree(self, stage: str) -> Leaf | Node | None:
+        """What judges at a stage. Tool results of which a policy says nothing are judged as what a user says."""
+        return self.stages.get("input" if stage == "tool_result" and stage not in self.stages else stage)
+
     def leaves(self) -> Iterator[tuple[str, Leaf]]:
         """Every (stage, leaf) of the policy, in the order of the config."""
         for stage, tree in self.stages.items():
-            yield from ((stage, leaf) for leaf in _leaves(tree))
+            yield from ((stage, leaf) for leaf in leaves_of(tree))
 
 
-def _leaves(tree: Leaf | Node | None) -> Iterator[Leaf]:
+def leaves_of(tree: Leaf | Node | None) -> Iterator[Leaf]:
+    """The leaves of a tree, in the order of the config."""
     if isinstance(tree, Leaf):
         yield tree
     elif tree is not None:
         for child in tree.children:
-            yield from _leaves(child)
+            yield from leaves_of(child)
 
 
 def parse_policy(raw: Mapping[str, Any], where: str = "safety.policy") -> Policy:
@@ -214,3 +220,25 @@ def _is_probability(value: Any) -> bool:
 def _is_number(value: Any) -> bool:
     """A finite number; True and False are none."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and -math.inf < value < math.inf
+
+
+def plain_policy(policy: Policy) -> dict[str, Any]:
+    """The policy as a config writes it."""
+    return {stage: {"unguarded": True} if tree is None else _plain(tree) for stage, tree in policy.stages.items()}
+
+
+def _plain(tree: Leaf | Node) -> dict[str, Any]:
+    if isinstance(tree, Node):
+        children = [_plain(child) for child in tree.children]
+        return {"k_of": {"k": tree.k, "of": children}} if tree.kind == "k_of" else {tree.kind: children}
+    defaults = Leaf(tree.guard)
+    written: dict[str, Any] = {"guard": {"name": tree.guard, **tree.options} if tree.options else tree.guard}
+    if tree.thresholds:
+        written["thresholds"] = {category: dict(levels) for category, levels in tree.thresholds.items()}
+    if tree.on_error != defaults.on_error:
+        written["on_error"] = tree.on_error
+    if tree.on_error == "allow":
+        written["advisory"] = True
+    if tree.timeout_ms != defaults.timeout_ms:
+        written["timeout_ms"] = tree.timeout_ms
+    return written

@@ -11,22 +11,22 @@ Ranges = Sequence[tuple[int, int]]
 """Characters from and to, ascending and apart."""
 
 
-def marked(verdicts: Iterable[Verdict], text: str) -> Ranges | None:
-    """What verdicts that say `redact` mark of a text: all of it where one does not say what. None where one marks
-    characters that the text does not have."""
+def marked(verdicts: Iterable[Verdict], length: int) -> Ranges | None:
+    """What verdicts that say `redact` mark of a text of so many characters: all of it where one does not say what. None
+    where one marks characters that the text does not have."""
     found: list[tuple[int, int]] = []
     for verdict in verdicts:
         if verdict.action != "redact":
             continue
-        spans = [(span.start, span.end) for span in verdict.spans] or [(0, len(text))] * bool(text)
-        if not all(_inside(start, end, text) for start, end in spans):
+        spans = [(span.start, span.end) for span in verdict.spans] or [(0, length)] * bool(length)
+        if not all(_inside(start, end, length) for start, end in spans):
             return None
         found += spans
     return _joined(found)
 
 
-def _inside(start: object, end: object, text: str) -> bool:
-    return type(start) is int and type(end) is int and 0 <= start < end <= len(text)
+def _inside(start: object, end: object, length: int) -> bool:
+    return type(start) is int and type(end) is int and 0 <= start < end <= length
 
 
 def _joined(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -58,6 +58,7 @@ class HeldBack:
 
     def __init__(self, hold_back: int, window: int) -> None:
         self.text, self.released, self.scanned = "", 0, 0
+        self._cleared = 0  # characters that may be passed on, but for those that wait for another judge
         self._hold_back, self._window = hold_back, window
         self._done: Ranges = ()
 
@@ -69,22 +70,23 @@ class HeldBack:
     @property
     def begin(self) -> int:
         """Where the window that is to be scanned begins."""
-        return max(0, self.released - self._window)
+        return max(0, self._cleared - self._window)
 
-    def release(self, ranges: Ranges, begin: int, *, whole: bool) -> str | None:
-        """What may be passed on after a scan from `begin` on that marked `ranges` of what it saw; with `whole` all of
-        it. None where what is marked now was passed on before: it cannot be taken back."""
-        marks = [(first + begin, last + begin) for first, last in ranges]
+    def release(self, marks: Ranges, *, whole: bool, stop: int | None = None) -> str | None:
+        """What may be passed on after a scan that marked these characters of `text`: with `whole` all of it, else
+        nothing that was not judged yet, which begins at `stop`. None where what is marked now was passed on before: it
+        cannot be taken back."""
         if any(not self._was_redacted(first, min(last, self.released)) for first, last in marks):
             return None
         self.scanned = len(self.text)
-        end = self.scanned if whole else max(self.released, self.scanned - self._hold_back)
+        clear = self.scanned if whole else max(self._cleared, self.scanned - self._hold_back)
         # What reaches beyond the end is kept whole, to be seen whole in the next scan.
-        end = min([end, *(max(first, self.released) for first, last in marks if first < end < last)])
+        clear = min([clear, *(max(first, self._cleared) for first, last in marks if first < clear < last)])
+        end = clear if stop is None else max(self.released, min(clear, stop))
         marks = _joined([*self._done, *marks])
         piece = without(self.text, marks, self.released, end)
-        self._done = [mark for mark in marks if mark[0] < end]
-        self.released = end
+        self._done = [mark for mark in marks if mark[0] < clear]
+        self._cleared, self.released = clear, end
         return piece
 
     def _was_redacted(self, first: int, last: int) -> bool:

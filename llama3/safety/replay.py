@@ -41,14 +41,17 @@ def bare(leaf: Leaf) -> Leaf:
     return replace(leaf, thresholds={})
 
 
+def has_failed(leaf: Leaf, said: StoredVerdict) -> bool:
+    """Whether the engine would have found no sound answer in it: a score that the leaf needs may be missing."""
+    return said.status != "ok" or bool(leaf.thresholds.keys() - said.categories.keys())
+
+
 def rank(leaf: Leaf, said: StoredVerdict) -> int:
     """The rank of the leaf's action, as the engine would have found it."""
-    if said.status != "ok":
+    if has_failed(leaf, said):
         return severity(leaf.on_error)
     if not leaf.thresholds:
         return severity(said.action)  # type: ignore[arg-type]
-    if leaf.thresholds.keys() - said.categories.keys():
-        return severity(leaf.on_error)
     reached = [
         severity(action)  # type: ignore[arg-type]
         for category, levels in leaf.thresholds.items()
@@ -58,23 +61,40 @@ def rank(leaf: Leaf, said: StoredVerdict) -> int:
     return max(reached, default=0)
 
 
-def composed(tree: Leaf | Node | None, ranks: Mapping[int, np.ndarray]) -> np.ndarray | None:
-    """The rank of a stage's action on each text [T], from those of its leaves by `id`; None where all are off."""
-    if tree is None:
-        return None
+def composed(
+    tree: Leaf | Node | None, ranks: Mapping[int, np.ndarray], failed: Mapping[int, np.ndarray]
+) -> np.ndarray | None:
+    """The rank of a stage's action on each text [T], from those of its leaves by `id`; None where all are off. `failed`
+    [T]: whether the guard of a leaf, by `id`, gave no sound answer."""
+    found = None if tree is None else _composed(tree, ranks, failed)
+    return None if found is None else found[0]
+
+
+def _composed(
+    tree: Leaf | Node, ranks: Mapping[int, np.ndarray], failed: Mapping[int, np.ndarray]
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """The ranks [T], and whether one that was asked has failed [T]."""
     if isinstance(tree, Leaf):
-        return ranks.get(id(tree))
-    children = [found for child in tree.children if (found := composed(child, ranks)) is not None]
+        return (ranks[id(tree)], failed[id(tree)]) if id(tree) in ranks else None
+    children = [found for child in tree.children if (found := _composed(child, ranks, failed)) is not None]
     if not children:
         return None
-    ranks_CT = np.stack(children)
     if tree.kind == "first":
-        first_T = (ranks_CT > 0).argmax(0)
-        firsts: np.ndarray = np.take_along_axis(ranks_CT, first_T[None], 0)[0]
-        return firsts
+        return _first(children)
+    ranks_CT, failed_CT = np.stack([child[0] for child in children]), np.stack([child[1] for child in children])
     k = len(children) if tree.kind == "all" else min(tree.k, len(children))
-    kth: np.ndarray = np.sort(ranks_CT, 0)[::-1][k - 1]
-    return kth
+    return np.sort(ranks_CT, 0)[::-1][k - 1], failed_CT.any(0)
+
+
+def _first(children: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """As the engine asks: on with it after an `allow`, and after what objects because a guard failed."""
+    worst_T, failed_T = np.zeros_like(children[0][0]), np.zeros_like(children[0][1])
+    goes_on_T = np.ones_like(failed_T)
+    for ranks_T, fails_T in children:
+        worst_T = np.where(goes_on_T, np.maximum(worst_T, ranks_T), worst_T)
+        failed_T = failed_T | (goes_on_T & fails_T)
+        goes_on_T = goes_on_T & ((ranks_T == 0) | (fails_T & (ranks_T < severity("block"))))
+    return worst_T, failed_T
 
 
 def without(policy: Policy, off: Iterable[int]) -> Policy:
@@ -113,28 +133,6 @@ def _changed(tree: Leaf | Node | None, changed: Mapping[int, Mapping[str, Any]])
         return replace(tree, thresholds=changed[id(tree)]) if id(tree) in changed else tree
     children = [_changed(child, changed) for child in tree.children]
     return replace(tree, children=tuple(child for child in children if child is not None))
-
-
-def plain_policy(policy: Policy) -> dict[str, Any]:
-    """The policy as a config writes it."""
-    return {stage: {"unguarded": True} if tree is None else _plain(tree) for stage, tree in policy.stages.items()}
-
-
-def _plain(tree: Leaf | Node) -> dict[str, Any]:
-    if isinstance(tree, Node):
-        children = [_plain(child) for child in tree.children]
-        return {"k_of": {"k": tree.k, "of": children}} if tree.kind == "k_of" else {tree.kind: children}
-    defaults = Leaf(tree.guard)
-    written: dict[str, Any] = {"guard": {"name": tree.guard, **tree.options} if tree.options else tree.guard}
-    if tree.thresholds:
-        written["thresholds"] = {category: dict(levels) for category, levels in tree.thresholds.items()}
-    if tree.on_error != defaults.on_error:
-        written["on_error"] = tree.on_error
-    if tree.on_error == "allow":
-        written["advisory"] = True
-    if tree.timeout_ms != defaults.timeout_ms:
-        written["timeout_ms"] = tree.timeout_ms
-    return written
 
 
 def scores(said: Sequence[StoredVerdict]) -> np.ndarray:

@@ -87,10 +87,11 @@ class Worker:
         """Whether there is no thread in which the guard could be asked, nor will be before one comes back."""
         return bool(self._failure)
 
-    def open(self) -> Any:
-        """Open the guard; what that gave, or a `Raised`."""
+    def open(self, limit: float) -> Any:
+        """Open the guard; what that gave, or a `Raised`. Raises TimeoutError where that takes over `limit` seconds: its
+        thread is left to itself then."""
         self._is_closed = False
-        return self._call(self.guard.open).result()
+        return self._call(self.guard.open).result(limit)
 
     async def check(self, ask: Ask, tenant: str, limit: float, most: int | None) -> Any:
         """What `ask` gives, or a `Raised`.
@@ -177,12 +178,16 @@ class Worker:
         if check.began.set_running_or_notify_cancel():
             check.began.set_result(began)
             result = await _caught(lambda: check.ask(thread.guard, began))
-            with suppress(InvalidStateError):  # nobody waits any more
-                check.answer.set_result((result, time.monotonic() - began))
+        else:
+            result = None
+        seconds = time.monotonic() - began
+        # Before the answer is there: whoever waits for it finds the check gone.
         with self._lock:
-            self._queue.charge(check.tenant, time.monotonic() - began)
+            self._queue.charge(check.tenant, seconds)
             self._under_way.discard(check)
             thread.overdue.discard(check)
+        with suppress(InvalidStateError):  # nobody waits any more
+            check.answer.set_result((result, seconds))
         check.over.set_result(None)
         self._begin(thread)
 

@@ -18,7 +18,7 @@ from llama3.serving.record import Record
 from llama3.serving.served import Served
 from llama3.serving.service import Job
 from llama3.serving.spelling import spelling
-from llama3.serving.tools import FunctionCall, call_schema, told_calls, with_tools
+from llama3.serving.tools import FunctionCall, call_schema, schemas_of, told_calls, with_tools
 from llama3.tokenizer.chat import Message, knows_tools, render
 from llama3.tokenizer.tokenizer import Tokenizer
 
@@ -45,7 +45,7 @@ async def chat(served: Served, record: Record, body: ChatBody) -> Prepared:
     schema = schema_of(body)
     constrain = None if schema is None else await asyncio.to_thread(lambda: served.schemas.constrain(schema))
     jobs = [Job(prompt, sampling, constrain)]
-    choices = served.choices(asked, jobs, body.stop, [trace], {tool.function.name for tool in tools})
+    choices = served.choices(asked, jobs, body.stop, [trace], schemas_of(tools))
     shape = ChatShape(served.tokenizer, record, body)
     return Prepared(record, served.service, jobs, choices, shape, body.tells_usage)
 

@@ -8,13 +8,14 @@ after the first redaction their texts would tell what was redacted.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from llama3.errors import GuardBlocked
-from llama3.safety.engine import Decision, PolicyEngine
+from llama3.safety.calls import code_of_call
+from llama3.safety.engine import PolicyEngine
 from llama3.safety.guard import Turn
 from llama3.serving.answers import AnswerText, ToldToken
 from llama3.serving.problems import LATE
@@ -60,16 +61,11 @@ class Exchange:
         except TimeoutError:
             raise LATE(seconds=f"{self.seconds:g}") from None
 
-    async def judge(self, guard: PolicyEngine, stage: str, text: str, trace: Sequence[Turn]) -> Decision:
-        """What the guards say of something that the model wrote. Raises GuardBlocked."""
-        decision = await guard.adecide(stage, text, trace, self.record.id, self.record.tenant)
-        decision.raise_if_blocked()
-        return decision
-
 
 @dataclass(eq=False)
 class ServedChoice:
-    """Answer `index` of a job, which is number `number` of what was asked for. `trace` is what it answers to."""
+    """Answer `index` of a job, which is number `number` of what was asked for. `trace` is what it answers to; `tools`
+    are what it may call, with the JSON schema of each."""
 
     asked: Exchange
     job: Job
@@ -78,6 +74,7 @@ class ServedChoice:
     answer: AnswerText
     trace: Sequence[Turn] = ()
     calls: CallReader | None = None
+    tools: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     finish_reason: str = ""
     _drawn: str = field(init=False, default="")  # text as the model wrote it, as far as it may be told
     _tokens: list[ToldToken] = field(init=False, default_factory=list)  # of it, not passed on yet
@@ -108,10 +105,18 @@ class ServedChoice:
             self.asked.service.close(self.job, self.index)
 
     async def _judge_call(self, call: FunctionCall) -> None:
-        """Raises GuardBlocked for a call that the guards refuse, or would change."""
-        if self.asked.guard is not None:
-            decision = await self.asked.judge(self.asked.guard, "tool_call", str(call), self.trace)
-            if decision.text != str(call):
+        """Raises GuardBlocked for a call that the guards refuse, or would change: of the call itself, and of the code
+        that it would run."""
+        guard, record = self.asked.guard, self.asked.record
+        if guard is None:
+            return
+        code = [("code", text, language or None) for language, text in code_of_call(call.name, call.arguments)]
+        for stage, text, language in [("tool_call", str(call), None), *code]:
+            decision = await guard.adecide(
+                stage, text, self.trace, record.id, record.tenant, language=language, tools=self.tools
+            )
+            decision.raise_if_blocked()
+            if decision.text != text:
                 raise CHANGED_CALL(call.name)
 
     async def _judged(self) -> AsyncGenerator[str, None]:
@@ -122,13 +127,13 @@ class ServedChoice:
                 async for piece in pieces:
                     yield piece
             elif asked.is_stream:
-                guarded = guard.aguard_stream(pieces, "output", self.trace, asked.record.id, asked.record.tenant)
+                guarded = guard.aguard_stream(pieces, self.trace, asked.record.id, asked.record.tenant)
                 async with aclosing(guarded) as passed:  # type: ignore[type-var]
                     async for piece in passed:
                         yield piece
             else:
                 text = "".join([piece async for piece in pieces])
-                yield (await asked.judge(guard, "output", text, self.trace)).text
+                yield await guard.ajudge_answer(text, self.trace, asked.record.id, asked.record.tenant)
 
     async def _pieces(self) -> AsyncGenerator[str, None]:
         while self.answer.finish_reason is None:

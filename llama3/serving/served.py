@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -161,14 +161,15 @@ class Served:
         jobs: Sequence[Job],
         stop: str | list[str] | None,
         traces: Sequence[Sequence[Turn]],
-        functions: Set[str] = frozenset(),
+        tools: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> list[ServedChoice]:
-        """The answers to jobs, each of which answers to its trace; calls of these functions are read from them."""
+        """The answers to jobs, each of which answers to its trace; calls of these tools, which have the JSON schemas
+        of their arguments here, are read from them."""
         stops = read_stops(stop)
         found: list[ServedChoice] = []
         for job, trace in zip(jobs, traces, strict=True):
             for index in range(job.sampling.n):
                 text = AnswerText(self.tokenizer, stops, job.sampling.stop_ids)
-                calls = CallReader(functions) if functions else None
-                found.append(ServedChoice(asked, job, index, len(found), text, trace, calls))
+                calls = CallReader(tools.keys()) if tools else None
+                found.append(ServedChoice(asked, job, index, len(found), text, trace, calls, tools or {}))
         return found

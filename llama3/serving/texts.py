@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from llama3.errors import DataError
-from llama3.safety.engine import Decision
+from llama3.safety.decision import Decision
 from llama3.serving.embeddings import embeddings
 from llama3.serving.fields import DetokenizeBody, EmbeddingBody, ModerationBody, TokenizeBody
 from llama3.serving.served import Served

@@ -159,20 +159,25 @@ def with_tools(messages: Sequence[Message], tools: Sequence[dict[str, Any]]) -> 
     return [Message("system", text), *messages]
 
 
+def schemas_of(tools: Sequence[ToolSpec]) -> dict[str, dict[str, Any]]:
+    """The JSON schema of the arguments of each tool, by its name."""
+    return {tool.function.name: tool.function.parameters or {"type": "object"} for tool in tools}
+
+
 def call_schema(tools: Sequence[ToolSpec], choice: str | NamedTool | None) -> dict[str, Any]:
     """The JSON schema of a call of one of the tools, or of the one that is named."""
     named = choice.function.name if isinstance(choice, NamedTool) else None
-    chosen = [tool.function for tool in tools if named in (None, tool.function.name)]
+    chosen = {name: schema for name, schema in schemas_of(tools).items() if named in (None, name)}
     schemas = [
         {
             "type": "object",
             "properties": {
-                "name": {"const": function.name},
-                "parameters": function.parameters or {"type": "object"},
+                "name": {"const": name},
+                "parameters": schema,
             },
             "required": ["name", "parameters"],
             "additionalProperties": False,
         }
-        for function in chosen
+        for name, schema in chosen.items()
     ]
     return schemas[0] if len(schemas) == 1 else {"anyOf": schemas}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from functools import partial
 from typing import Any
 
 from llama3.plugins.specs import GuardSpec
@@ -11,6 +12,7 @@ from llama3.safety.engine import PolicyEngine
 from llama3.safety.guard import ACTIONS, GuardInput, Verdict
 from llama3.safety.worker import settled
 from llama3.testing.conformance import Conformance
+from llama3.testing.guard_faults import FAULT_MS, FAULTS, SLOW_FAULTS, Fault, FaultyGuard, let_go
 
 TEXTS = (
     "What is the capital of France?",
@@ -25,13 +27,22 @@ TEXTS = (
 """Harmless, empty, control characters, outside the basic plane, combining and invisible, long, many lines."""
 
 
+TOOLS = {"weather": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}}
+"""What may be called, wherever a guard is asked."""
+
+
+def _failing(verdict: Verdict, fault: Fault, name: str, options: object) -> FaultyGuard:
+    return FaultyGuard(lambda x: verdict, fault)
+
+
 class GuardConformance(Conformance):
     """Checks of a guard, whose methods may be plain or `async`. `benign` must pass; texts in `harmful` (if you name
-    some) must not."""
+    some) must not. At `tool_call` the calls `benign_calls`, of `TOOLS`, stand in the place of `benign`."""
 
     family = "guards"
     benign: tuple[str, ...] = ("What is the capital of France?", "Sort the list [3, 1, 2].")
     harmful: tuple[str, ...] = ()
+    benign_calls: tuple[str, ...] = ('{"name": "weather", "parameters": {"city": "Oslo"}}',)
 
     def test_it_declares_its_stages(self) -> None:
         spec = self.spec
@@ -60,30 +71,39 @@ class GuardConformance(Conformance):
     def test_benign_text_passes_and_harmful_text_does_not(self) -> None:
         for stage in self._stages():
             with self._engine(stage) as engine:
-                for text in self.benign:
-                    assert not engine.decide(stage, text).blocked, f"blocked: {text}"
+                for text in self._benign(stage):
+                    assert not engine.decide(stage, text, tools=TOOLS).blocked, f"blocked: {text}"
                 for text in self.harmful:
-                    assert engine.decide(stage, text).blocked, f"passed: {text}"
+                    assert engine.decide(stage, text, tools=TOOLS).blocked, f"passed: {text}"
 
-    def test_an_error_inside_blocks(self) -> None:
+    def test_whatever_fails_inside_blocks(self) -> None:
+        stage = self._stages()[0]
+        text = self._benign(stage)[0]
+        verdict = self._verdict(stage, text)
+        for name, fault in FAULTS.items():
+            leaf = {"guard": self.plugin, "timeout_ms": FAULT_MS if name in SLOW_FAULTS else 60_000}
+            with PolicyEngine({stage: leaf}, partial(_failing, verdict, fault)) as engine:
+                decision = engine.decide(stage, text, tools=TOOLS)
+                let_go()
+            assert decision.blocked, f"passed where it {name}"
+            assert decision.verdicts[0].status != "ok", f"not told of where it {name}"
+
+    def test_it_opens_and_closes_again(self) -> None:
         guard = self.build()
 
-        class Failing:
-            """The same guard, whose check is interrupted by an error."""
+        async def twice() -> None:
+            for _ in range(2):
+                await settled(guard.open())
+                await settled(guard.close())
 
-            open, close = guard.open, guard.close
-
-            async def check(self, x: GuardInput) -> Verdict:
-                await settled(guard.check(x))
-                raise RuntimeError("injected")
-
-        stage = self._stages()[0]
-        with PolicyEngine({stage: {"guard": self.plugin}}, lambda name, options: Failing()) as engine:
-            assert engine.decide(stage, self.benign[0]).blocked
+        asyncio.run(twice())
 
     def _stages(self) -> list[Any]:
         spec = self.spec
         return sorted(spec.stages) if isinstance(spec, GuardSpec) else []
+
+    def _benign(self, stage: str) -> tuple[str, ...]:
+        return self.benign_calls if stage == "tool_call" else self.benign
 
     def _engine(self, stage: str) -> PolicyEngine:
         return PolicyEngine({stage: {"guard": self.plugin}}, lambda name, options: self.build())
@@ -94,7 +114,7 @@ class GuardConformance(Conformance):
         async def ask() -> Verdict:
             await settled(guard.open())
             try:
-                verdict: Verdict = await settled(guard.check(GuardInput(stage=stage, text=text)))
+                verdict: Verdict = await settled(guard.check(GuardInput(stage=stage, text=text, tools=TOOLS)))
                 return verdict
             finally:
                 await settled(guard.close())

@@ -1,17 +1,18 @@
 """Conformance of parallel strategies: two processes along the strategy's axis train as one does.
 
-python -m llama3.testing.parallelism FOLDER RANK SIZE AXIS PLUGIN OPTIONS      one of these processes
+The processes are forks of this one, which has imported torch: so a check takes a second or two.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import multiprocessing
 import os
-import subprocess
-import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+import traceback
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -26,9 +27,8 @@ from llama3.errors import Problem
 from llama3.model.batch import Batch
 from llama3.model.config import ModelConfig
 from llama3.model.score import Scored
-from llama3.plugins.registry import discover
 from llama3.plugins.specs import ParallelSpec
-from llama3.testing.conformance import Conformance, child_environment
+from llama3.testing.conformance import Conformance
 from llama3.testing.toys import toy_ids
 from llama3.training.algorithm import Algorithm, Term
 from llama3.training.estimate import SHARES, SUMS, StepShape
@@ -97,19 +97,22 @@ class ParallelConformance(Conformance):
 
     def _trained(self, size: int) -> list[dict[str, Any]]:
         """What each of `size` processes reports."""
+        axis, build = self._axis, self.build
+        fork = multiprocessing.get_context("fork")
         with tempfile.TemporaryDirectory() as name:
-            given = [self._axis, self.plugin, json.dumps(self.options)]
-            command = [sys.executable, "-m", "llama3.testing.parallelism", name]
-            environment = {**child_environment(), "OMP_NUM_THREADS": "1"}
-            ranks = [
-                subprocess.Popen([*command, str(rank), str(size), *given], env=environment, stderr=subprocess.PIPE)
-                for rank in range(size)
-            ]
-            said = [rank.communicate(timeout=2 * PATIENCE)[1].decode(errors="replace").strip() for rank in ranks]
-            files = [Path(name) / f"{rank}.json" for rank in range(size)]
-            lost = [f"rank {rank}: {said[rank][-1500:]}" for rank, file in enumerate(files) if not file.exists()]
-            assert not lost, "\n".join(lost)
-            return [json.loads(file.read_text()) for file in files]
+            folder = Path(name)
+            ranks = [fork.Process(target=_rank, args=(folder, rank, size, axis, build)) for rank in range(size)]
+            with warnings.catch_warnings():
+                # Newer Pythons warn of forks beside threads. A rank has one thread, and needs no lock of others.
+                warnings.simplefilter("ignore", DeprecationWarning)
+                for process in ranks:
+                    process.start()
+            for process in ranks:
+                process.join(2 * PATIENCE)
+                process.kill()
+            lost = [_lost(folder, rank, process.exitcode) for rank, process in enumerate(ranks)]
+            assert not any(lost), "\n".join(filter(None, lost))
+            return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(size)]
 
     @staticmethod
     def _assert_same(reports: Sequence[Mapping[str, Any]]) -> None:
@@ -152,22 +155,29 @@ def work(parallel: Parallel) -> dict[str, Any]:
     return {"loss": progress.metrics["loss"], "weights": weights}
 
 
-def _rank(folder: Path, rank: int, size: int, axis: str, plugin: str, options: str) -> None:
+def _rank(folder: Path, rank: int, size: int, axis: Axis, build: Callable[[], ParallelStrategy]) -> None:
     """One process: joins the others, trains with the strategy, and leaves its report."""
     os.environ |= {"WORLD_SIZE": str(size), "RANK": str(rank), "LOCAL_RANK": str(rank)}
     torch.set_num_threads(1)
-    meeting = f"file://{folder}/meeting"
-    dist.init_process_group("gloo", meeting, timedelta(seconds=PATIENCE), rank=rank, world_size=size)
-    strategy = discover(strict=False).build("parallelism", plugin, json.loads(options))
-    context = connect(replace(Dims(), **{axis: size}), torch.device("cpu"))
-    report = work(Parallel(context, {axis: strategy}))  # type: ignore[dict-item]
-    written = folder / f"{rank}.tmp"
-    written.write_text(json.dumps(report))
-    written.rename(folder / f"{rank}.json")
-    dist.barrier()
-    # Without cleaning up: gloo's threads sometimes abort a process that has already done its work.
-    os._exit(0)
+    try:
+        meeting = f"file://{folder}/meeting"
+        dist.init_process_group("gloo", meeting, timedelta(seconds=PATIENCE), rank=rank, world_size=size)
+        context = connect(replace(Dims(), **{axis: size}), torch.device("cpu"))
+        report = work(Parallel(context, {axis: build()}))
+        written = folder / f"{rank}.tmp"
+        written.write_text(json.dumps(report))
+        written.rename(folder / f"{rank}.json")
+        dist.barrier()
+    except BaseException:
+        (folder / f"{rank}.error").write_text(traceback.format_exc())
+    finally:
+        # Without cleaning up: gloo's threads sometimes abort a process that has already done its work.
+        os._exit(0)
 
 
-if __name__ == "__main__":
-    _rank(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:7])
+def _lost(folder: Path, rank: int, code: int | None) -> str | None:
+    """Why a rank left no report; None: it did."""
+    if (folder / f"{rank}.json").exists():
+        return None
+    error = folder / f"{rank}.error"
+    return f"rank {rank}: {error.read_text()[-1500:] if error.exists() else f'ended with {code}'}"

@@ -45,6 +45,7 @@ CAUSES = {
         Cause("loss spike", "Loss Spike", 6),
         Cause("bit flip", "Silent Data Corruption", 7),
         Cause("stopped", "Planned Maintenance", 8, planned=True),
+        Cause("data left out", "Planned Maintenance", 8, planned=True),
     )
 }
 

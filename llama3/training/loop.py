@@ -45,6 +45,7 @@ from llama3.training.algorithm import Algorithm, Collate, Dataset, Services, Ter
 from llama3.training.averaging import WeightAverage
 from llama3.training.checkpoint import CheckpointStore, check_identity
 from llama3.training.interrupt import StopRequest
+from llama3.training.leaving_out import order_of
 from llama3.training.ledger import data_step
 from llama3.training.meter import Meter
 from llama3.training.metrics import Reporter, Throughput
@@ -215,6 +216,8 @@ class Trainer:
         with self.reliability.attempt(self.context, self.schedule.total):
             with self.reliability.watch("restore"):
                 self.restore()
+            if self.others is None and (order := self.asked()):
+                self.go_back(order)
             self.module.train()
             together = closing(self.others) if self.others is not None else nullcontext()
             with StopRequest() as stop, self.saver or nullcontext(), together:
@@ -249,7 +252,10 @@ class Trainer:
     def require_fit(self) -> None:
         """Raises ConfigError where a step could not be done again together."""
         if self.others is not None:
-            draws, goes_back = self.rollouts is not None, self.options.spike is not None
+            draws, goes_back = (
+                self.rollouts is not None,
+                self.options.spike is not None or bool(self.reliability.asked()),
+            )
             if problems := unfit(self.reporter.stage, self.algorithm.plan, draws=draws, goes_back=goes_back):
                 raise ConfigError.of(problems)
 
@@ -551,6 +557,8 @@ class Trainer:
         """Return to a checkpoint, and pass over the data that is to be left out. Raises LlamaError where that is not
         possible, or did not help."""
         reached = self.progress
+        if order.at_most is not None and reached.step <= order.at_most:
+            return self.pass_over(order, reached)  # no step has read it yet
         got_on = reached.step >= reached.turned_at + self.options.checkpoint_every
         times = 1 if got_on else reached.went_back + 1
         log.warning("step %d: %s; going back to a checkpoint", reached.step, order)
@@ -565,6 +573,14 @@ class Trainer:
             self.store.forget_after(self.progress.step)
         self.context.barrier()
         self.progress.went_back, self.progress.turned_at = times, reached.step
+        self.pass_over(order, reached)
+
+    def asked(self) -> GoBack | None:
+        """Where somebody wants data left out that is not: the order to do it, on all ranks the same."""
+        wanted = self.context.gather(list(self.reliability.asked().items()), "world")[0]
+        return order_of(dict(wanted), self.progress.left_out)
+
+    def pass_over(self, order: GoBack, reached: Progress) -> None:
         self.progress.left_out = sorted({*reached.left_out, *order.left_out})
         for data in order.left_out:
             self.reliability.unlearnt("left_out", reached.step, data, order.cause, self.dataset)

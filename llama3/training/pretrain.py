@@ -20,7 +20,7 @@ from llama3.config.schema import (
     ReliabilitySection,
 )
 from llama3.config.slot_types import Slot
-from llama3.data.loader import RowPhase, TokenLoader
+from llama3.data.loader import RowPhase, TokenLoader, TokenRows
 from llama3.data.plan import TokenPlan
 from llama3.errors import ConfigError, DataError
 from llama3.model.batch import Batch
@@ -63,6 +63,11 @@ class PartOptions(BaseModel):
     reads: int
     trains: int
     window: int
+
+
+WHOLE = PartOptions(reads=0, trains=0, window=1)
+READS = "reads"
+"""The event that says what a stage's steps read: its options and the hash of its plan."""
 
 
 class PretrainOptions(BaseModel):
@@ -125,10 +130,9 @@ def pretrain(
     Raises DataError (L3-TRN-020) where the shards were made with another tokenizer, ConfigError (L3-TRN-021) for
     rows longer than the model's context, and what `llama3.training.loop.train` raises.
     """
-    section, part = options.pretrain, options.part or PartOptions(reads=0, trains=0, window=1)
+    section, part = options.pretrain, options.part or WHOLE
     vocabulary, plan = Tokenizer.load(tokenizer.path), TokenPlan.load(shards.path)
-    stream = phases_of(section.model_copy(update={"phases": section.phases[part.reads :]}))
-    phases = stream[part.trains - part.reads :]
+    phases = stream_of(options)[part.trains - part.reads :]
     config = _config(options, vocabulary, checkpoint)
     check(plan, vocabulary, config, phases)
     registry = discover()
@@ -145,11 +149,13 @@ def pretrain(
         model = PlacedModel.drawn(config, options.seed, parallel)
     schedule = Schedule.of(section).since(phases_of(section)[part.trains].first_step)
     first, last = phases[0].first_step, phases[-1]
+    if model.context.is_main:
+        out.event(READS, artifact=out.scratch.name, plan=plan.hash, options=options.model_dump(mode="json"))
     with reporting("pretrain", options.logging, out, schedule.total, model.context) as reporter:
         progress = train(
             model,
             algorithm,
-            TokenDataset(plan, stream, options.seed, first_step=first, window=part.window),
+            dataset_of(options, plan),
             options=section,
             schedule=schedule,
             seed=options.seed,
@@ -168,6 +174,7 @@ def pretrain(
         "parameters": config.num_params(),
         "precision": section.precision,
         "steps": progress.step,
+        **({"left_out": [data + 1 for data in progress.left_out]} if progress.left_out else {}),
         **({} if checkpoint is None else {"context": config.max_seq_len}),
         **progress.metrics,
     }
@@ -186,6 +193,19 @@ def _config(options: PretrainOptions, vocabulary: Tokenizer, checkpoint: Artifac
     if given.rope_theta is not None:
         rope |= {"rope_theta": given.rope_theta}
     return replace(config, max_seq_len=max(config.max_seq_len, phase.seq_len), **rope)
+
+
+def stream_of(options: PretrainOptions) -> list[Phase]:
+    """The phases of one stream of rows, those before the trained ones among them."""
+    section, part = options.pretrain, options.part or WHOLE
+    return phases_of(section.model_copy(update={"phases": section.phases[part.reads :]}))
+
+
+def dataset_of(options: PretrainOptions, plan: TokenPlan) -> TokenDataset:
+    """What the steps of the stage read."""
+    stream, part = stream_of(options), options.part or WHOLE
+    first = stream[part.trains - part.reads].first_step
+    return TokenDataset(plan, stream, options.seed, first_step=first, window=part.window)
 
 
 def check(plan: TokenPlan, tokenizer: Tokenizer, config: ModelConfig, phases: Sequence[Phase]) -> None:
@@ -209,16 +229,23 @@ class TokenDataset:
         if window > 1:  # whatever comes next, the last phase ends where it does
             last = phases[-1]
             rows.append(RowPhase(last.first_row + last.steps * last.batch, last.seq_len, last.given.mix))
-        self._loader = TokenLoader(plan, phases=rows, seed=seed, window=window)
+        self.loader = TokenLoader(plan, phases=rows, seed=seed, window=window)
+
+    def rows(self, step: int) -> range:
+        """The rows that a step reads."""
+        return rows_of(self._phases, self._first_step + step)
 
     def examples(self, step: int) -> Rows:
-        return Rows(self._loader, rows_of(self._phases, self._first_step + step))
+        return Rows(self.loader, self.rows(step))
+
+    def read(self, step: int) -> TokenRows:
+        """All that a step reads."""
+        rows = self.rows(step)
+        return self.loader.rows(rows.start, len(rows), rows.step)
 
     def documents(self, step: int) -> list[str]:
         """The documents that a step reads, by the first half of their ids in the corpus (which begin with it)."""
-        rows = rows_of(self._phases, self._first_step + step)
-        read = self._loader.rows(rows.start, len(rows), rows.step)
-        return list(dict.fromkeys(f"{number:016x}" for number in read.doc_ids.tolist()))
+        return list(dict.fromkeys(f"{number:016x}" for number in self.read(step).doc_ids.tolist()))
 
 
 class Rows(Sequence[Batch]):

@@ -29,6 +29,9 @@ NO_WAY_BACK = LlamaError.declare(
     why="there is no checkpoint of step {step} or before",
     fix="lower checkpoint_every, and run the same command again",
 )
+ASKED = LlamaError.declare(
+    "L3-TRN-056", "the data of {count} steps is left out: {why}", fix="see llama3 ledger for its documents"
+)
 
 MOST = 5
 """Times that a stage goes back before it gives up."""

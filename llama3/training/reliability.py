@@ -20,6 +20,7 @@ from llama3.errors import LlamaError
 from llama3.training.causes import cause_of
 from llama3.training.flight import FLIGHT
 from llama3.training.integrity import Integrity
+from llama3.training.leaving_out import asked_of
 from llama3.training.ledger import FOLDER, RunLedger, rows_of_rank
 from llama3.training.parallel import ParallelContext
 from llama3.training.recovery import GoBack
@@ -150,6 +151,10 @@ class Reliability:
         if self._rank == 0 and self.ledger.path is not None:
             documents = dataset.documents(data) if isinstance(dataset, NamesDocuments) else []
             self.ledger.write(kind, step=step, data=data, why=why, documents=documents)
+
+    def asked(self) -> dict[int, str]:
+        """Data that this stage is to leave out, and why (llama3.training.leaving_out)."""
+        return {} if self._run is None else asked_of(self._run, self.ledger.artifact)
 
     def _hung(self, what: str) -> None:
         self.ledger.write("hang", cause="hang", what=what)

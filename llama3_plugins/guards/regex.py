@@ -3,25 +3,18 @@ the time that its text may take, and nobody else anything (llama3_plugins.guards
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import select
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from llama3.guards import GuardInput, Verdict, normalise
 from llama3_plugins.guards.marks import Mark, verdict_of
+from llama3_plugins.guards.own_process import SECONDS, OwnProcess
 
-SECONDS = 5.0
-"""A text may take as long where nobody says how long."""
 _SCRIPT = Path(__file__).with_name("pattern_process.py")
 
 
@@ -71,7 +64,8 @@ class RegexGuard:
     def __init__(self, options: RegexOptions) -> None:
         self.options = options
         self._categories = sorted({pattern.category for pattern in options.patterns})
-        self._process = PatternProcess([(pattern.pattern, pattern.ignore_case) for pattern in options.patterns])
+        patterns = [(pattern.pattern, pattern.ignore_case) for pattern in options.patterns]
+        self._process = OwnProcess(_SCRIPT, patterns, "the patterns")
 
     def open(self) -> None:
         """Start the process. Raises TimeoutError where the patterns are not compiled in time."""
@@ -91,83 +85,8 @@ class RegexGuard:
         if folded is not None and folded.text != x.text:
             texts.append(folded.text)
         deadline = time.monotonic() + SECONDS if x.deadline is None else x.deadline
-        for number, which, start, end in self._process.matches(texts, deadline):
+        for number, which, start, end in self._process.ask(texts, deadline):
             if which and folded is not None:
                 start, end = folded.original_span(start, end)
             pattern = self.options.patterns[number]
             yield Mark(start, end, pattern.category, pattern.action)
-
-
-class PatternProcess:
-    """The process, started anew where it was ended."""
-
-    def __init__(self, patterns: list[tuple[str, bool]]) -> None:
-        self._patterns = patterns
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self, deadline: float) -> None:
-        """Raises TimeoutError."""
-        command = [sys.executable, "-I", "-S", str(_SCRIPT)]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
-        self._ask(self._patterns, deadline)
-
-    def matches(self, texts: list[str], deadline: float) -> list[list[int]]:
-        """[number of the pattern, number of the text, from, to] of each match that is not empty.
-
-        Raises TimeoutError where that is not known by then (seconds of the monotonic clock); another process stands in
-        place of this one then.
-        """
-        if self._process is None or self._process.poll() is not None:
-            self.end()
-            self.start(deadline)
-        try:
-            found: list[list[int]] = self._ask([deadline - time.monotonic(), *texts], deadline)
-        except TimeoutError:
-            with suppress(OSError):  # TimeoutError is one
-                self.start(time.monotonic() + SECONDS)  # now, and not in the time of the next text
-            raise
-        return found
-
-    def end(self) -> None:
-        """End the process, whatever it does."""
-        process, self._process = self._process, None
-        if process is None:
-            return
-        process.kill()
-        for pipe in (process.stdin, process.stdout):
-            if pipe is not None:
-                with suppress(OSError):
-                    pipe.close()
-        process.wait()
-
-    def _ask(self, question: Any, deadline: float) -> Any:
-        process = self._process
-        if process is None or process.stdin is None or process.stdout is None:
-            raise TimeoutError("there is no process")
-        answer = b""
-        try:
-            _write(process.stdin.fileno(), _line(question), deadline)
-            while not answer.endswith(b"\n"):
-                if not select.select([process.stdout], [], [], max(0.0, deadline - time.monotonic()))[0]:
-                    raise TimeoutError
-                piece = process.stdout.read(1 << 16)
-                if not piece:  # it ended itself
-                    raise TimeoutError
-                answer += piece
-        except (OSError, TimeoutError):
-            self.end()
-            raise TimeoutError("the patterns did not come to an end in time") from None
-        return json.loads(answer)
-
-
-def _line(question: Any) -> bytes:
-    """As the process reads it. No escapes: json joins those of two surrogates, and places would move."""
-    return json.dumps(question, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
-
-
-def _write(pipe: int, line: bytes, deadline: float) -> None:
-    """Raises OSError, TimeoutError."""
-    while line:
-        if not select.select([], [pipe], [], max(0.0, deadline - time.monotonic()))[1]:
-            raise TimeoutError
-        line = line[os.write(pipe, line[: select.PIPE_BUF]) :]

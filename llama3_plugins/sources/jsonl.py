@@ -5,18 +5,11 @@ A `.json` file may also be one array of such objects.
 
 from __future__ import annotations
 
-import bz2
-import gzip
-import io
 import json
-import lzma
-import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import zstandard
 from pydantic import Field
 
 from llama3.errors import DataError
@@ -30,13 +23,13 @@ from llama3.sources import (
     require_unchanged,
     shards_of,
 )
+from llama3_plugins.sources.packed import BROKEN, PACKED, Damaged, opened
 
 LARGE_ARRAY = DataError.declare(
     "L3-SRC-015", "a JSON array of more than {limit} bytes", fix="write it as JSON lines, or raise max_document_bytes"
 )
 CUT_OFF = DataError.declare("L3-SRC-010", "cannot be read to its end", why="{error}")
 
-PACKED = ("", ".gz", ".zst", ".zstd", ".bz2", ".xz")
 SUFFIXES = tuple(f"{name}{packed}" for name in (".jsonl", ".ndjson", ".json", ".jsonlines") for packed in PACKED)
 
 
@@ -47,6 +40,9 @@ class JsonlOptions(FileOptions):
     text: str = Field("text", description="key of the text")
     url: str = Field("url", description="key of the document's address; default: file:line")
     date: str = Field("date", description="key of the document's date")
+    damaged: Damaged = Field(
+        "quarantine", description="a file that breaks off: quarantine it, or keep the documents before the break"
+    )
 
 
 class JsonlSource:
@@ -64,13 +60,15 @@ class JsonlSource:
         path = shard.files[0].path
         origin = origin_of(options, path)
         try:
-            with _opened(Path(path)) as file:
+            with opened(Path(path)) as file:
                 is_array = ".json" in Path(path).suffixes and _first(file) == b"["
                 rows = self._array(file, shard.location) if is_array else self._lines(file, shard.location, collector)
                 for number, row in rows:
                     yield from self._document(row, f"{shard.location}:{number}", f"{origin}:{number}", collector)
-        except (OSError, EOFError, zlib.error, zstandard.ZstdError, lzma.LZMAError) as error:
-            raise CUT_OFF(shard.location, error=error) from error
+        except BROKEN as error:
+            if options.damaged == "quarantine":
+                raise CUT_OFF(shard.location, error=error) from error
+            collector.reject(shard.location, "cut_off", str(error))
         require_unchanged(shard)
         yield from collector.rest()
 
@@ -120,53 +118,3 @@ def _parsed(data: bytes) -> Any:
 
 
 def _nothing(number: str) -> None: ...
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
-    """The file, decompressed by its suffix; all frames and members of it."""
-    with path.open("rb") as raw:
-        suffix = path.suffix.lower()
-        if suffix == ".gz":
-            yield io.BufferedReader(gzip.GzipFile(fileobj=raw), 1 << 20)
-        elif suffix in (".zst", ".zstd"):
-            yield io.BufferedReader(_Zstd(raw), 1 << 20)
-        elif suffix == ".bz2":
-            yield io.BufferedReader(bz2.BZ2File(raw), 1 << 20)
-        elif suffix == ".xz":
-            yield io.BufferedReader(lzma.LZMAFile(raw), 1 << 20)  # noqa: SIM115
-        else:
-            yield raw
-
-
-class _Zstd(io.RawIOBase):
-    """All frames of a zstd file. The library's own reader takes a file that ends inside a frame for complete."""
-
-    PIECE = 4096  # compressed bytes taken at a time: bounds what one piece can grow to
-
-    def __init__(self, raw: BinaryIO) -> None:
-        self._raw = raw
-        self._decompressor = zstandard.ZstdDecompressor(max_window_size=2**31)
-        self._frame: zstandard.ZstdDecompressionObj | None = None
-        self._input = b""
-        self._output = memoryview(b"")
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        while not self._output:
-            self._input = self._input or self._raw.read(self.PIECE)
-            if not self._input:
-                if self._frame is not None:
-                    raise EOFError("the file ends inside a zstd frame")
-                return 0
-            self._frame = self._frame or self._decompressor.decompressobj()
-            self._output = memoryview(self._frame.decompress(self._input))
-            self._input = self._frame.unused_data
-            if self._frame.eof:
-                self._frame = None
-        size = min(len(buffer), len(self._output))
-        buffer[:size] = self._output[:size]
-        self._output = self._output[size:]
-        return size

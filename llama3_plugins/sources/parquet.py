@@ -24,6 +24,7 @@ from llama3.sources import (
     require_unchanged,
     shards_of,
 )
+from llama3_plugins.sources.packed import Damaged
 
 NO_COLUMN = DataError.declare("L3-SRC-011", "no column {column!r}", why="{near}")
 CUT_OFF = DataError.declare("L3-SRC-012", "cannot be read to its end", why="{error}")
@@ -39,6 +40,9 @@ class ParquetOptions(FileOptions):
     text: str = Field("text", description="column of the text")
     url: str = Field("url", description="column of the document's address; default: file:row")
     date: str = Field("date", description="column of the document's date")
+    damaged: Damaged = Field(
+        "quarantine", description="a file with a damaged row group: quarantine it, or keep the other groups"
+    )
 
 
 class ParquetSource:
@@ -61,13 +65,19 @@ class ParquetSource:
             raise NO_COLUMN(shard.location, column=options.text, near=near)
         columns = [name for name in (options.text, options.url, options.date) if name in names]
         origin = origin_of(options, path)
-        row = 0
-        try:
-            for records in file.iter_batches(_rows_at_once(file), columns=columns):
-                yield from self._documents(records, shard.location, origin, row, collector)
-                row += records.num_rows
-        except (OSError, pa.ArrowException) as error:
-            raise CUT_OFF(shard.location, error=error) from error
+        first_row = 0
+        for group in range(file.num_row_groups):
+            row = first_row
+            first_row += file.metadata.row_group(group).num_rows
+            try:
+                for records in file.iter_batches(_rows_at_once(file), row_groups=[group], columns=columns):
+                    yield from self._documents(records, shard.location, origin, row, collector)
+                    row += records.num_rows
+            except (OSError, pa.ArrowException) as error:
+                if options.damaged == "quarantine":
+                    raise CUT_OFF(shard.location, error=error) from error
+                told = f"row group {group}, rows {row} to {first_row - 1}: {error}"
+                collector.reject(shard.location, "cut_off", told, first_row - row)
         require_unchanged(shard)
         yield from collector.rest()
 

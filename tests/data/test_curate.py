@@ -313,3 +313,24 @@ def test_changed_files_change_the_request(tmp_path: Path) -> None:
     assert CurateOptions.of(config(folder)).found != before.found
     with pytest.raises(ConfigError, match="L3-SRC-001"):
         CurateOptions.of(config(tmp_path / "no"))
+
+
+def test_a_language_is_a_corpus_of_its_own_where_it_may_be(tmp_path: Path, curated: Callable) -> None:
+    """Near duplicates and frequent lines of two languages do not meet."""
+    line = "A line that stands in many documents of the place"
+    sources = []
+    for language, shift in (("en", 0), ("de", 1), ("fr", 2)):
+        folder = tmp_path / language
+        texts = {f"{n}": f"{prose(10 * shift + n)}\n{line}\n{prose(100 * (shift + 1) + n)}" for n in range(4)}
+        write(folder, **texts, same=prose(77) + f" {language}.")
+        sources.append({"name": "files", "path": str(folder), "source": language, "language": language})
+    together, _ = curated(sources=sources, filters=[])
+    assert not any(line in text for text in texts_of(together))
+    assert len(texts_of(together)) == 13
+    apart, out = curated(sources=sources, filters=[], by_language=True)
+    assert len(texts_of(apart)) == 15
+    assert sum(line in text for text in texts_of(apart)) == 12
+    assert out.metrics["lines"] == {"frequent": 0, "dropped": 0}
+    few, out = curated(sources=sources, filters=[], by_language=True, lines={"max_count": 3})
+    assert not any(line in text for text in texts_of(few))
+    assert out.metrics["lines"] == {"frequent": 3, "dropped": 12}

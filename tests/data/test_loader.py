@@ -354,6 +354,11 @@ def test_a_shard_that_is_cut_while_it_is_open_is_damage(tmp_path):
 LENGTHS = st.lists(st.tuples(st.integers(1, 6), st.integers(1, 60)), min_size=1, max_size=5)
 
 
+def documents_of(rows, n):
+    """Of a row its source and its documents."""
+    return int(rows.source_ids[n]), rows.doc_ids[rows.splits[n] : rows.splits[n + 1]].tolist()
+
+
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(phases=LENGTHS, data=st.data())
 def test_rows_of_any_lengths_read_no_token_twice_and_do_not_depend_on_what_comes_later(plan, phases, data):
@@ -374,3 +379,60 @@ def test_rows_of_any_lengths_read_no_token_twice_and_do_not_depend_on_what_comes
         early = TokenLoader(plan, phases=rows[:kept], seed=5, window=window)
         border = rows[kept - 1].from_row
         assert [early.place(row) for row in range(border)] == [loader.place(row) for row in range(border)]
+
+
+def left(skipped, count):
+    """The first `count` rows that are not skipped, as plainly as possible."""
+    rows = (row for row in range(1_000_000) if not any(start <= row < stop for start, stop in skipped))
+    return list(islice(rows, count))
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    skipped=st.lists(st.tuples(st.integers(0, 60), st.integers(0, 20)).map(lambda p: (p[0], p[0] + p[1])), max_size=5),
+    batch=st.integers(4, 9),
+    worlds=st.lists(st.integers(1, 4), min_size=1, max_size=4),
+    seed=st.integers(0, 5),
+)
+def test_skipped_rows_are_left_out_on_any_world_size_and_after_any_resume(plan, skipped, batch, worlds, seed):
+    whole = TokenLoader(plan, seq_len=16, seed=seed)
+    expected, state, read = left(skipped, batch * 3 * len(worlds)), None, []
+    for world in worlds:  # three batches each, then it goes on on another number of ranks
+        shares = []
+        for rank in range(world):
+            loader = TokenLoader(plan, seq_len=16, seed=seed)
+            if state is not None:
+                loader.load_state_dict(json.loads(json.dumps(state)))
+            else:
+                for start, stop in skipped:
+                    loader.skip(range(start, stop))
+            shares.append(list(islice(loader.batches(batch, rank=rank, world=world), 3)))
+        state = loader.state_dict()
+        for step in range(3):
+            rows = [None] * batch
+            for rank in range(world):
+                share = shares[rank][step]
+                for n, place in enumerate(range(rank, batch, world)):
+                    rows[place] = (share.tokens[n].tolist(), share.cu_seqlens[n].tolist(), documents_of(share, n))
+            read += rows
+    assert len(read) == len(expected)
+    for (tokens, bounds, documents), row in zip(read, expected, strict=True):
+        alone = whole.rows(row, 1)
+        assert tokens == alone.tokens[0].tolist()
+        assert bounds == alone.cu_seqlens[0].tolist()
+        assert documents == documents_of(alone, 0)
+
+
+@pytest.mark.parametrize("rows", [range(5, 2), range(0, 9, 2), range(-3, 4)])
+def test_what_is_no_range_of_rows_is_not_skipped(plan, rows):
+    loader = TokenLoader(plan, seq_len=16)
+    with pytest.raises(DataError, match="L3-DAT-204"):
+        loader.skip(rows)
+    assert loader.state_dict()["skipped"] == []
+
+
+@pytest.mark.parametrize("skipped", [None, [1], [[3, 2]], [[0, 1, 2]], [["a", "b"]], "no"])
+def test_a_state_with_odd_gaps_is_refused(plan, skipped):
+    loader = TokenLoader(plan, seq_len=16)
+    with pytest.raises(DataError, match="skipped is"):
+        loader.load_state_dict({**loader.state_dict(), "skipped": skipped})

@@ -25,7 +25,7 @@ from llama3.data.curate import CurateOptions, curate
 from llama3.data.documents import DocumentBatch, Reject, ShardRef
 from llama3.data.ledger import Losses, lost_input
 from llama3.data.staging import Staged
-from llama3.errors import ArtifactError
+from llama3.errors import ArtifactError, DataError
 
 
 def lines(texts: list[str], **more: object) -> bytes:
@@ -218,3 +218,37 @@ def test_a_curation_that_fails_keeps_nothing(tmp_path: Path, monkeypatch: pytest
                 run.execute(curate, {}, options)
         assert [path for path in run.scratch.rglob("*") if path.is_file()] == []
         run.execute(curate, {}, options)
+
+
+def test_a_stage_that_takes_out_too_much_is_named(tmp_path: Path, curated: Callable) -> None:
+    short = [prose(100 + n, 6) for n in range(30)]
+    (tmp_path / "a.jsonl").write_bytes(lines([*short, prose(1), prose(2)]))
+    (tmp_path / "b.jsonl").write_bytes(lines([prose(n) for n in range(10, 40)]))
+    (tmp_path / "few.jsonl").write_bytes(lines(short[:5]))
+    sources = [{"name": "jsonl", "path": str(tmp_path / f"{n}.jsonl"), "source": n} for n in ("a", "b", "few")]
+    _, out = curated(sources=sources)
+    assert out.metrics["alarms"] == [
+        {
+            "stage": "filter.gopher",
+            "source": "a",
+            "removed": 0.9375,
+            "of": 32,
+            "reasons": {"stop_words": 10, "words": 20},
+        }
+    ]
+    (line,) = lost_input(out.metrics)
+    assert line == "source 'a': filter.gopher took out 93.8 % of 32 documents or of their text, mostly words"
+    with pytest.raises(DataError, match=r"source 'a': filter\.gopher takes out too much.*L3-DAT-123"):
+        curated(sources=sources, alarm={"action": "stop"})
+    _, out = curated(sources=sources, alarm={"most": 0.95, "action": "stop"})
+    assert out.metrics["alarms"] == []
+
+
+def test_lines_that_are_taken_out_raise_the_alarm_by_their_bytes(tmp_path: Path, curated: Callable) -> None:
+    menu = "\n".join(f"Item {n} of the menu that stands on every page of this place" for n in range(60))
+    (tmp_path / "a.jsonl").write_bytes(lines([f"{menu}\n{prose(n)}" for n in range(30)]))
+    sources = [{"name": "jsonl", "path": str(tmp_path)}]
+    _, out = curated(sources=sources, minhash={"enabled": False}, alarm={"most": 0.5})
+    (alarm,) = out.metrics["alarms"]
+    assert (alarm["stage"], alarm["of"]) == ("lines", 30)
+    assert 0.7 < alarm["removed"] < 0.9

@@ -175,6 +175,17 @@ def test_a_cut_off_archive_fails_as_a_shard(tmp_path: Path, suffix: str) -> None
             read(source)
 
 
+@pytest.mark.parametrize("suffix", [".jsonl.gz", ".jsonl.zst"])
+def test_what_stands_before_a_break_is_kept_where_it_may_be(tmp_path: Path, suffix: str) -> None:
+    compress = gzip.compress if suffix.endswith("gz") else zstandard.ZstdCompressor().compress
+    members = [compress(lines_of({"text": prose(n)})) for n in range(3)]
+    path = tmp_path / f"cut{suffix}"
+    path.write_bytes(b"".join(members)[:-50])
+    rows, rejects = read(build("jsonl", path=str(path), damaged="keep"))
+    assert [text for _, text in rows] == [prose(0), prose(1)]
+    assert [(r.where, r.reason) for r in rejects] == [(str(path), "cut_off")]
+
+
 def test_a_long_line_is_skipped_in_pieces(tmp_path: Path) -> None:
     path = tmp_path / "long"
     with path.open("wb") as file:
@@ -211,6 +222,21 @@ def test_parquet(tmp_path: Path) -> None:
     (tmp_path / "a.parquet").write_bytes(b"nonsense")
     with pytest.raises(DataError, match=r"a\.parquet: cannot be read as Parquet"):
         read(build("parquet", path=str(tmp_path), text="body"))
+
+
+def test_a_damaged_row_group_costs_no_other_where_it_may_not(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": [prose(n) for n in range(30)]}), path, row_group_size=10)
+    data = bytearray(path.read_bytes())
+    column = pq.ParquetFile(path).metadata.row_group(1).column(0)
+    start = column.dictionary_page_offset
+    data[start : start + column.total_compressed_size] = bytes(column.total_compressed_size)
+    path.write_bytes(bytes(data))
+    with pytest.raises(DataError, match="L3-SRC-012"):
+        read(build("parquet", path=str(path)))
+    rows, rejects = read(build("parquet", path=str(path), damaged="keep"))
+    assert rows == [(f"{path}:{n}", prose(n)) for n in range(30) if n // 10 != 1]
+    assert [(r.reason, r.score, "rows 10 to 19" in r.detail) for r in rejects] == [("cut_off", 10, True)]
 
 
 # -- the standard library --------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The n-gram index against the definition, and held-out tasks planted in training data."""
+"""Coverage by n-grams against the definition, and held-out tasks planted in training data."""
 
 import json
 
@@ -11,40 +11,57 @@ from pydantic import BaseModel
 from llama3.artifacts import Stage
 from llama3.artifacts.run import RunDir
 from llama3.config.schema import Config
+from llama3.data.covering import ExampleNgrams
 from llama3.errors import GateFailed
-from llama3.evaluation.contamination import NgramIndex, contaminated_share, own_share, require_clean
+from llama3.evaluation.contamination import contaminated_share, own_share, require_clean
 from llama3.evaluation.stages import ContaminationOptions, contamination
 from llama3.tasks.families import tasks
 
 ids = st.lists(st.integers(0, 3), max_size=30)
 
 
-def naive_coverage(rows, tokens, n):
+def covered_places(rows, tokens, n):
     grams = {tuple(row[i : i + n]) for row in rows for i in range(len(row) - n + 1)}
-    covered = {i + k for i in range(len(tokens) - n + 1) if tuple(tokens[i : i + n]) in grams for k in range(n)}
-    return len(covered) / len(tokens) if len(tokens) >= n else 0.0
+    return {i + k for i in range(len(tokens) - n + 1) if tuple(tokens[i : i + n]) in grams for k in range(n)}
 
 
-@given(st.lists(ids, max_size=4), ids, st.integers(1, 5))
-def test_coverage_is_the_share_of_tokens_in_a_known_ngram(rows, tokens, n):
-    index = NgramIndex([np.array(row, np.uint32) for row in rows], n)
-    assert index.coverage(np.array(tokens, np.uint32)) == naive_coverage(rows, tokens, n)
+def naive_coverage(rows, tokens, n):
+    return len(covered_places(rows, tokens, n)) / len(tokens) if len(tokens) >= n else 0.0
+
+
+def naive_longest(rows, tokens, n):
+    covered = covered_places(rows, tokens, n)
+    signs = "".join("x" if i in covered else " " for i in range(len(tokens)))
+    return max(map(len, signs.split()), default=0) / max(len(tokens), 1)
+
+
+@given(st.lists(ids, max_size=4), st.lists(ids, max_size=3), ids, st.integers(1, 5))
+def test_coverage_is_the_share_of_tokens_in_a_known_ngram(rows, others, tokens, n):
+    examples = ExampleNgrams([np.array(row, np.uint32) for row in [*others, tokens]], n)
+    found_G = examples.found_in(np.array(row, np.uint32) for row in rows)
+    asked = [*others, tokens]
+    assert examples.coverage(found_G).tolist() == [naive_coverage(rows, one, n) for one in asked]
+    assert examples.longest(found_G).tolist() == [naive_longest(rows, one, n) for one in asked]
+    for row in rows:
+        by_one = examples.covered_by(examples.find(np.array(row, np.uint32))[1], np.full(len(asked), 0.5))
+        shares = {e: naive_coverage([row], one, n) for e, one in enumerate(asked)}
+        assert by_one == {e: share for e, share in shares.items() if share >= 0.5}
 
 
 def test_a_planted_leak_is_found():
     rng = np.random.default_rng(0)
     text = rng.integers(0, 4096, 5000).astype(np.uint32)
     leaked, fresh = text[100:140], rng.integers(0, 4096, 40).astype(np.uint32)
-    figures = contaminated_share(NgramIndex([text]), [leaked, fresh, fresh[:5]])
+    examples = ExampleNgrams([leaked, fresh, fresh[:5]])
+    figures = contaminated_share(examples, examples.found_in([text]))
     assert (figures["n"], figures["contaminated"], figures["too_short"]) == (3, 1, 1)
     assert figures["max_coverage"] == 1.0
 
 
 @given(st.lists(ids, max_size=4), st.lists(ids, max_size=4), st.integers(1, 4))
 def test_own_ngrams_are_those_of_one_task_only(rows, asked, n):
-    figures = own_share(
-        NgramIndex([np.array(row, np.uint32) for row in rows], n), [np.array(a, np.uint32) for a in asked]
-    )
+    examples = ExampleNgrams([np.array(a, np.uint32) for a in asked], n)
+    figures = own_share(examples, examples.found_in(np.array(row, np.uint32) for row in rows))
     known = {tuple(row[i : i + n]) for row in rows for i in range(len(row) - n + 1)}
     grams = [{tuple(task[i : i + n]) for i in range(len(task) - n + 1)} for task in asked]
     own = [gram - set().union(*grams[:i], *grams[i + 1 :]) for i, gram in enumerate(grams)]

@@ -241,7 +241,7 @@ def test_what_is_marked_late_stops_a_stream_and_is_redacted_in_a_whole_answer(
         async def check(self, x: GuardInput) -> Verdict:
             return Verdict(action="redact" if len(x.text) > 12 else "allow")
 
-    monkeypatch.setattr("llama3.safety.engine.HOLD_BACK", 4)
+    monkeypatch.setattr("llama3.safety.answers.HOLD_BACK", 4)
     model = Llama(llama.transformer, llama.tokenizer, guard=PolicyEngine({"output": "late"}, lambda *_: Late()))
     assert len(llama.chat("Hi", max_tokens=40).text) > 16
     assert model.chat("Hi", max_tokens=40).text == "[redacted]"

@@ -120,6 +120,12 @@ class TestRegex(GuardConformance):
     harmful = ("say Xyzzy!",)
 
 
+class TestToolCalls(GuardConformance):
+    plugin = "tool_calls"
+    benign_calls = (*GuardConformance.benign_calls, '{"name": "weather", "arguments": {"city": ""}}')
+    harmful = ("What is it?", '{"name": "weather", "parameters": {}}', '{"name": "other", "parameters": {}}')
+
+
 class TestFp8Rowwise(QuantizationConformance):
     plugin = "fp8_rowwise"
 

@@ -40,6 +40,7 @@ OTHER_THINGS = {
     "templates": "a folder of the scaffold",
     "tensor": "an argument of torch's functions",
     "tokens": "a figure of a stage",
+    "tool_calls": "a field of OpenAI's messages",
 }
 """Names of built-in plugins that are words of the core too."""
 LOOKUPS = {

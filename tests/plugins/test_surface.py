@@ -32,7 +32,7 @@ SURFACE = {
         read_messages read_prompt
     """,
     "evaluators": """
-        Asked AsksAtLengths Batch Canary CombinedReward DialogExample Evaluator GuardSlot HELD_OUT_BYTES JudgeSection
+        HELD_OUT_BYTES Asked AsksAtLengths Batch Canary CombinedReward DialogExample Evaluator GuardSlot JudgeSection
         Judgement KeepsPrompts Line Llama Rate Result RewardSlot SafetyPrompt Sampling Segment Subject TokenPlan Tree
         Turn answer_example answer_pairs answers build_rewards by_split choose_prompts chunks count_ngrams
         dialog_example draw_runs drawn guard_verdicts is_repetitive json_lines judge pack_answers parse_prompts
@@ -50,7 +50,7 @@ SURFACE = {
         FEATURES DocumentBatch Filter Judgement
     """,
     "guards": """
-        Action Guard GuardInput LlamaGuardModel Normalised PromptGuardModel Span Turn Verdict normalise
+        Action Fence Guard GuardInput LlamaGuardModel Normalised PromptGuardModel Span Turn Verdict normalise
     """,
     "loggers": """
         Logger Sample append_json_line key_now

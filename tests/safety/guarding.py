@@ -23,10 +23,10 @@ def outcome(guards, text, stage="output"):
     return None if decision.blocked else decision.text
 
 
-def streamed(guards, pieces, stage="output"):
-    """The same of a stream."""
+def streamed(guards, pieces):
+    """The same of a stream of an answer."""
     try:
-        return "".join(guards.guard_stream(iter(pieces), stage))
+        return "".join(guards.guard_stream(iter(pieces)))
     except GuardBlocked:
         return None
 

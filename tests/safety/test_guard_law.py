@@ -191,7 +191,7 @@ def test_a_guard_that_ends_the_program_when_it_is_opened_is_a_plugins_failure():
             raise SystemExit(0)
 
     guarded = PolicyEngine({"input": "g"}, lambda name, options: Leaving(None))
-    with pytest.raises(PluginError, match=r"'g' tried to end the program.*SystemExit: 0.*L3-SAF-022"):
+    with pytest.raises(PluginError, match=r"'g' could not be opened.*SystemExit: 0.*L3-SAF-022"):
         guarded.open()
 
 

@@ -6,6 +6,7 @@ import asyncio
 import random
 import threading
 import time
+from concurrent.futures import Future
 
 import pytest
 
@@ -55,7 +56,7 @@ def test_every_check_gets_its_own_answer_and_those_that_are_left_leave_nothing(p
     async def all_of_them():
         return await asyncio.gather(*map(ask, range(600)))
 
-    worker.open()
+    worker.open(FOREVER)
     found = asyncio.run(all_of_them())
     assert set(found) == {True, None}
     assert asyncio.run(worker.check(lambda guard, began: guard.check(0, "last"), "d", FOREVER, 1)) == "last"
@@ -63,6 +64,23 @@ def test_every_check_gets_its_own_answer_and_those_that_are_left_leave_nothing(p
     assert not worker._under_way
     assert not worker._thread.overdue
     assert not worker.is_down
+
+
+def test_whoever_has_an_answer_finds_the_check_gone(monkeypatch):
+    """However long the guard's thread takes from the answer on."""
+    worker = Worker("echo", lambda: Echo(True))
+    worker.open(FOREVER)
+    told = Future.set_result
+
+    def slowly(future, result):
+        told(future, result)
+        if isinstance(result, tuple):
+            time.sleep(0.2)
+
+    monkeypatch.setattr(Future, "set_result", slowly)
+    assert asyncio.run(worker.check(lambda guard, began: guard.check(0, "a"), "a", FOREVER, None)) == "a"
+    assert not worker._under_way
+    assert not worker._thread.overdue
 
 
 def test_what_a_model_wrote_is_judged_however_much_waits():

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama3.errors import ConfigError, GuardBlocked
+from llama3.errors import ConfigError, GuardBlocked, PluginError
+from llama3.safety.audit import AuditLog
 from llama3.safety.engine import PolicyEngine
 from llama3.safety.guard import ACTIONS, GuardInput, Turn, Verdict, severity
 from llama3.safety.policy import parse_policy
@@ -116,6 +117,17 @@ def test_first_stops_at_the_first_objection():
     assert [built[name].calls for name in ("allow", "flag", "block")] == [1, 1, 0]
 
 
+def test_a_failure_keeps_nobody_behind_it_from_being_asked():
+    """Of `all` a failing guard leaves what the others say: that is no reason to stop at it."""
+    broken = {"all": ["raise", "flag"]}
+    assert action({"first": [{"all": ["allow", "flag"]}, "block"]}) == "block"
+    assert action({"first": [broken, "block"]}) == "block"
+    assert action({"first": [broken, "redact"]}) == "redact"
+    assert action({"first": [{"first": [broken]}, "allow", "review", "block"]}) == "review"
+    assert action({"first": [{"guard": "raise", "on_error": "review"}, "block"]}) == "block"
+    assert action({"first": [broken, "allow"]}) == "flag"
+
+
 def test_thresholds_decide_and_a_missing_score_is_an_error():
     leaf = {"guard": "hate", "thresholds": {"hate": {"flag": 0.5, "block": 0.9}}}
     assert action(leaf) == "flag"
@@ -128,8 +140,27 @@ def test_nested_trees_compose():
 
 
 def test_a_guard_that_cannot_open_refuses_to_start():
-    with pytest.raises(OSError, match="weights are missing"), engine({"input": "bad_open"}):
+    refusal = pytest.raises(PluginError, match=r"'bad_open' could not be opened.*weights are missing.*L3-SAF-022")
+    with refusal, engine({"input": "bad_open"}):
         pass
+
+
+def test_a_guard_that_hangs_as_it_opens_is_named_and_those_before_it_are_closed(monkeypatch):
+    monkeypatch.setattr("llama3.safety.engine.OPENING_SECONDS", 0.05)
+    events = []
+
+    class Opening(Scripted):
+        async def open(self):
+            await asyncio.sleep(3600 if self.behaviour == "hang" else 0)
+            events.append(f"open {self.behaviour}")
+
+        async def close(self):
+            events.append(f"close {self.behaviour}")
+
+    guarded = PolicyEngine({"input": {"any": ["allow", "hang", "flag"]}}, lambda name, _: Opening(name))
+    with pytest.raises(PluginError, match=r"'hang' could not be opened.*longer than 0.05 s"):
+        guarded.open()
+    assert events == ["open allow", "close allow"]
 
 
 def test_a_stage_without_guards_must_say_so():
@@ -161,11 +192,12 @@ def test_works_inside_a_running_event_loop():
 
 
 def test_the_audit_holds_the_hash_and_not_the_text(tmp_path):
-    audit = tmp_path / "audit.jsonl"
-    engine({"input": "block"}, audit=audit).decide("input", "my secret", request_id="r1")
-    line = audit.read_text()
-    row = json.loads(line)
-    assert "secret" not in line
+    path = tmp_path / "audit.jsonl"
+    with engine({"input": "block"}, audit=AuditLog(path)) as guarded:
+        guarded.decide("input", "my secret", request_id="r1")
+    told = path.read_text()
+    _, row = map(json.loads, told.splitlines())
+    assert "secret" not in told
     assert (row["request"], row["action"], len(row["text_sha256"])) == ("r1", "block", 64)
 
 

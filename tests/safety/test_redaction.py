@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llama3.errors import GuardBlocked
-from llama3.safety.engine import HOLD_BACK, PolicyEngine
+from llama3.safety.answers import HOLD_BACK
+from llama3.safety.engine import PolicyEngine
 from llama3.safety.guard import Span, Verdict
 from llama3.safety.redaction import REDACTED
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from llama3.safety.engine import PolicyEngine
 from llama3.safety.guard import ACTIONS, Verdict, severity
-from llama3.safety.policy import Leaf, Node, Policy, parse_policy
-from llama3.safety.replay import StoredVerdict, bare, composed, plain_policy, rank, with_block, without
+from llama3.safety.policy import Leaf, Node, Policy, parse_policy, plain_policy
+from llama3.safety.replay import StoredVerdict, bare, composed, has_failed, rank, with_block, without
 
 SCORES = st.integers(0, 4).map(lambda k: k / 4)
 SAID = st.builds(
@@ -70,7 +70,8 @@ def decided(policy, said):
 def replayed(policy, said, off=()):
     leaves = [leaf for _, leaf in policy.leaves()]
     ranks = {id(leaf): np.array([rank(leaf, said[n])]) for n, leaf in enumerate(leaves) if n not in off}
-    found = composed(policy.stages["input"], ranks)
+    failed = {id(leaf): np.array([has_failed(leaf, said[n])]) for n, leaf in enumerate(leaves)}
+    found = composed(policy.stages["input"], ranks, failed)
     return "allow" if found is None else ACTIONS[int(found[0])]
 
 
@@ -116,5 +117,7 @@ def test_many_texts_are_composed_at_once(kind):
     rows = np.array(list(itertools.product(range(5), repeat=3))).T
     leaves = tuple(Leaf("g", {"k": n}) for n in range(3))
     k = {"any": 1, "all": 3, "k_of": 2}[kind]
-    found = composed(Node(kind, k, leaves), {id(leaf): row for leaf, row in zip(leaves, rows, strict=True)})
+    ranks = {id(leaf): row for leaf, row in zip(leaves, rows, strict=True)}
+    sound = {id(leaf): np.zeros(rows.shape[1], np.bool_) for leaf in leaves}
+    found = composed(Node(kind, k, leaves), ranks, sound)
     assert found.tolist() == [sorted(column, reverse=True)[k - 1] for column in rows.T.tolist()]

@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from llama3.guards import Fence
+
 LANGUAGES = {
     name: language
     for language, names in {
@@ -28,8 +30,7 @@ LANGUAGES = {
     for name in (language, *names.split())
 }
 """What fences call the languages that rules are for."""
-# Every line is held against these: what repeats gives nothing back, so that time stays linear.
-_FENCE = re.compile(r"[ \t>]*+(?:[-*+] |\d++[.)] )?[ \t]*+(`{3,}+|~{3,}+)[ \t]*+([^\s`{,:]*+)[^\n`]*+$")
+# Every line is held against what follows: what repeats gives nothing back, so that time stays linear.
 _FEWEST = 3
 """Lines of a run that is taken for code without a fence."""
 _ITEM = r"[-*\u2022] |\d+[.)] "
@@ -82,34 +83,34 @@ class CodeBlock:
 def blocks_of(text: str, *, begins: bool = True, ends: bool = True) -> Iterator[CodeBlock]:
     """The code in a text that people read. `begins`, `ends`: whether the text does there."""
     lines = _lines(text, begins, ends)
-    opened: tuple[str, str, int] | None = None  # the fence, the language, where the code begins
+    opened: tuple[Fence, int] | None = None  # and where the code begins
     loose: list[tuple[int, str]] = []
     is_inside = not begins and _begins_inside(lines)
     end = lines[-1][0] + len(lines[-1][1]) if lines else 0
     for start, line in lines:
-        fence = _FENCE.match(line.rstrip("\n"))
+        fence = Fence.of(line)
         if fence is None:
             if opened is None:
                 loose.append((start, line))
             continue
-        if is_inside and not fence[2]:
+        if is_inside and not fence.language:
             is_inside = False  # it closes what was opened before the window
             loose.append((start, "\n"))
             continue
         is_inside = False
-        closes = opened is not None and not fence[2] and fence[1].startswith(opened[0])
-        if opened is not None and (closes or fence[2]):
-            yield CodeBlock(text[opened[2] : start], opened[2], opened[1], True)
+        closes = opened is not None and fence.closes(opened[0])
+        if opened is not None and (closes or fence.language):
+            yield CodeBlock(text[opened[1] : start], opened[1], opened[0].language, True)
             opened = None
         elif opened is not None:
             continue  # a shorter fence, or one of the other sign, is part of the code
         if not closes:
             yield from _runs(text, loose, True)
             loose = []
-            opened = fence[1], fence[2].lower(), start + len(line)
+            opened = fence, start + len(line)
     yield from _runs(text, loose, ends)
     if opened is not None:
-        yield CodeBlock(text[opened[2] : end], opened[2], opened[1], ends)
+        yield CodeBlock(text[opened[1] : end], opened[1], opened[0].language, ends)
 
 
 def _lines(text: str, begins: bool, ends: bool) -> list[tuple[int, str]]:
@@ -125,9 +126,8 @@ def _lines(text: str, begins: bool, ends: bool) -> list[tuple[int, str]]:
 
 def _begins_inside(lines: list[tuple[int, str]]) -> bool:
     """Whether a window may begin within a block: its first fence names no language."""
-    fences = (fence for _, line in lines if (fence := _FENCE.match(line.rstrip("\n"))))
-    first = next(fences, None)
-    return first is not None and not first[2]
+    first = next(filter(None, (Fence.of(line) for _, line in lines)), None)
+    return first is not None and not first.language
 
 
 def _runs(text: str, lines: list[tuple[int, str]], ends: bool) -> Iterator[CodeBlock]:

@@ -1,0 +1,145 @@
+"""`llama3 data`: one part of the way from text to token shards at a time, each by the stage that a run has for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from llama3.cli import completion
+from llama3.cli.data_audit import audit, skip
+from llama3.cli.data_look import inspect, sample
+from llama3.cli.data_shard import shard
+from llama3.cli.output import JsonOption, SetOption, note, print_json, print_table, say
+from llama3.errors import ConfigError
+
+if TYPE_CHECKING:
+    from llama3.artifacts import Artifact
+    from llama3.config import Loaded
+
+NO_PLACE = ConfigError.declare("L3-DAT-232", "nothing says where the corpus is to be written", fix="give --out DIR")
+NO_TEXT_FILE = ConfigError.declare("L3-DAT-233", "holds no file")
+SEVERAL_KINDS = ConfigError.declare(
+    "L3-DAT-234",
+    "holds files of several kinds, for {readers}",
+    fix="say by --as which of them reads it, or write a config with a source for each",
+)
+
+app = typer.Typer(no_args_is_help=True, help="Curate, deduplicate, tokenise, convert and look at training data.")
+
+TextArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="CONFIG|FOLDER",
+        help="A config, a preset or a run; or a folder or a file of text.",
+        autocompletion=completion.configs,
+    ),
+]
+OutOption = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Run directory to work in; default: the config's. What is there is used again."),
+]
+ReaderOption = Annotated[
+    str | None, typer.Option("--as", metavar="SOURCE", help="What reads a folder. Default: by its files' endings.")
+]
+
+
+@app.command("curate")
+def curate(
+    text: TextArgument,
+    overrides: SetOption = None,
+    out: OutOption = None,
+    reader: ReaderOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Read, deduplicate and filter text: the first stage of a run, alone."""
+    _show(_curated(_loaded(text, overrides or [], out, reader), out), json=json)
+
+
+@app.command("dedup")
+def dedup(
+    text: TextArgument,
+    overrides: SetOption = None,
+    out: OutOption = None,
+    reader: ReaderOption = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="Jaccard similarity of word n-grams from which the later of two goes.")
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Remove exact and near duplicates of text, and nothing else: no filter, no frequent lines."""
+    only = ["data.filters=[]", "data.lines.enabled=false"]
+    only += [] if threshold is None else [f"data.minhash.threshold={threshold}"]
+    _show(_curated(_loaded(text, [*only, *(overrides or [])], out, reader), out), json=json)
+
+
+def _loaded(text: str, overrides: list[str], out: Path | None, reader: str | None) -> Loaded:
+    """The config that was given, or one that reads the text that was. Raises ConfigError."""
+    from llama3.preflight import load_config, ready
+
+    place = Path(text)
+    if not place.exists() or (place / "config.yaml").is_file() or place.suffix in (".yaml", ".yml"):
+        return ready(load_config(text, overrides))
+    if out is None:
+        raise NO_PLACE(text)
+    source = {"name": reader or _reader_of(place), "path": str(place), "source": place.absolute().name}
+    return ready(load_config({"data": {"sources": [source]}}, overrides))
+
+
+def _reader_of(place: Path) -> str:
+    """The source that reads a file, or all files of a folder. Raises ConfigError."""
+    from llama3.config.readers import PACKED, READER_BY_ENDING, READER_OF_OTHERS
+    from llama3.data.finding import find
+
+    def reader(path: Path) -> str:
+        endings = [ending.lower() for ending in path.suffixes if ending.lower() not in PACKED]
+        return READER_BY_ENDING.get(endings[-1] if endings else "", READER_OF_OTHERS)
+
+    readers = sorted({reader(path) for path in find(place, "**/*", ()).files})
+    if not readers:
+        raise NO_TEXT_FILE(place)
+    if len(readers) > 1:
+        raise SEVERAL_KINDS(place, readers=readers)
+    return readers[0]
+
+
+def _curated(loaded: Loaded, out: Path | None) -> Artifact:
+    """The corpus, made now or found."""
+    from llama3.data.curate import CurateOptions
+    from llama3.data.curate import curate as stage
+    from llama3.data.ledger import lost_input
+
+    for line in loaded.notes:
+        note(f"note: {line}")
+    options = CurateOptions.of(loaded.config)  # what is missing is told before torch is imported
+
+    from llama3.execution import Executor
+
+    with Executor(loaded, out) as make:
+        corpus = make(stage, "curate", options)
+        make.warn(lost_input(corpus.metrics))
+    return corpus
+
+
+def _show(corpus: Artifact, *, json: bool) -> None:
+    figures: dict[str, Any] = corpus.metrics
+    if json:
+        print_json({"path": str(corpus.location), **figures})
+        return
+    rows = []
+    for stage, cells in figures["funnel"].items():
+        documents, size = (sum(cell[name] for cell in cells.values()) for name in ("documents", "bytes"))
+        rows.append((stage, f"{documents:,}", f"{size:,}"))
+    print_table(rows, ("AFTER", "DOCUMENTS", "BYTES"))
+    if figures["rejects"]:
+        say()
+        print_table([(reason, f"{count:,}") for reason, count in figures["rejects"].items()], ("REMOVED", "COUNT"))
+    note(f"corpus: {corpus.location}")
+
+
+app.command("inspect")(inspect)
+app.command("sample")(sample)
+app.command("shard")(shard)
+app.command("audit")(audit)
+app.command("skip")(skip)

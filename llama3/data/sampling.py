@@ -1,0 +1,72 @@
+"""Documents of a corpus that are drawn: of those that stayed, and of those that went, with the reasons."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from llama3 import _core
+from llama3.data.corpus import REJECTS, Corpus, batches, open_parquet
+
+Row = dict[str, Any]
+SHOWN = 400
+"""Characters of a text."""
+
+
+class _Drawing:
+    """The `count` rows whose names, hashed with the seed, are lowest: those, whatever comes in which order."""
+
+    def __init__(self, count: int, seed: int) -> None:
+        self.count, self.seed = count, seed
+        self._heap: list[tuple[int, int, Row]] = []
+        """Negative places, so that the highest stands first."""
+        self._offered = 0
+
+    def offer(self, name: str, row: Callable[[], Row]) -> None:
+        """`row` is made only where it is drawn, for now."""
+        self._offered += 1
+        place = int(_core.blake3_bytes(f"{self.seed} {name}".encode("utf-8", "backslashreplace"))[:16], 16)
+        if len(self._heap) < self.count:
+            heapq.heappush(self._heap, (-place, -self._offered, row()))
+        elif self._heap and -place > self._heap[0][0]:
+            heapq.heapreplace(self._heap, (-place, -self._offered, row()))
+
+    @property
+    def rows(self) -> list[Row]:
+        """Lowest place first."""
+        return [row for _, _, row in sorted(self._heap, key=lambda item: (-item[0], -item[1]))]
+
+
+def draw_kept(place: Path, count: int, seed: int, *, source: str | None = None, characters: int = SHOWN) -> list[Row]:
+    """`count` documents of a corpus (of one source), with the beginnings of their texts; the same for the same seed.
+
+    Raises DataError where the corpus cannot be read.
+    """
+    drawing = _Drawing(count, seed)
+    names = ("id", "source", "url", "language", "split")
+    for batch in Corpus(place).documents(None, source):
+        texts, sizes = batch.records.column("text"), batch.bytes_D.tolist()
+        for number, facts in enumerate(zip(*(batch.column(name) for name in names), strict=True)):
+
+            def row(number: int = number, facts: tuple[str, ...] = facts) -> Row:
+                text = texts[number].as_py()[:characters]  # noqa: B023 - called before the next batch
+                return {**dict(zip(names, facts, strict=True)), "bytes": sizes[number], "text": text}  # noqa: B023
+
+            drawing.offer(facts[0], row)
+    return drawing.rows
+
+
+def draw_removed(place: Path, count: int, seed: int) -> dict[str, list[Row]]:
+    """`count` of the documents and records that went for every reason, by "stage.reason".
+
+    Texts of what went are not kept: a row has id, source, where it was found, score and detail. Raises DataError where
+    the log cannot be read.
+    """
+    drawings: dict[str, _Drawing] = {}
+    for records in batches(open_parquet(place / REJECTS)):
+        for row in records.to_pylist():
+            drawing = drawings.setdefault(f"{row['stage']}.{row['reason']}", _Drawing(count, seed))
+            drawing.offer(f"{row['id']} {row['where']}", lambda row=row: row)  # type: ignore[misc]
+    return {name: drawing.rows for name, drawing in sorted(drawings.items())}

@@ -1,0 +1,112 @@
+"""The audit log: a line of JSON for the policy that decides, and one for each decision, with all that it takes to find
+the decision again (llama3.safety.logged). Texts are in it only where that is asked for; else their length and hash.
+
+Lines are appended whole, so that processes may share a file. What cannot be written down is not decided: the error goes
+to whoever asked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llama3.errors import ConfigError
+from llama3.safety.decision import Decision
+from llama3.safety.guard import Action, GuardInput, Verdict
+from llama3.safety.policy import Leaf, Policy, plain_policy
+
+NOT_WRITABLE = ConfigError.declare(
+    "L3-SAF-050",
+    "the audit log cannot be written ({error})",
+    why="nothing is decided that is not written down",
+    fix="name a file in a folder that is there and writable",
+)
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True)
+class LeafVerdict:
+    """What came of asking the guard of a leaf. `said` is its own action, before thresholds; None where it failed."""
+
+    leaf: Leaf
+    verdict: Verdict
+    said: Action | None
+
+
+class AuditLog:
+    """Appends to a file. `texts`: whether judged texts, with what they answer to, are written down too."""
+
+    def __init__(self, path: Path, *, texts: bool = False) -> None:
+        self.path, self.texts = path, texts
+        self._hash = ""
+        self._numbers: dict[int, int] = {}
+
+    def begin(self, policy: Policy) -> None:
+        """Write the policy down by which decisions follow. Raises ConfigError where that cannot be written."""
+        plain = plain_policy(policy)
+        self._hash = policy_hash(policy)
+        self._numbers = {id(leaf): number for number, (_, leaf) in enumerate(policy.leaves())}
+        try:
+            self._append({"event": "policy", "schema_version": SCHEMA, "policy": self._hash, "stages": plain})
+        except OSError as error:
+            raise NOT_WRITABLE(self.path, error=error.strerror or error) from error
+
+    def record(self, decision: Decision, x: GuardInput, asked: Iterable[LeafVerdict]) -> None:
+        """Write a decision down. Raises OSError."""
+        row: dict[str, Any] = {
+            "event": "decision",
+            "schema_version": SCHEMA,
+            "policy": self._hash,
+            "request": x.request_id,
+            "stage": decision.stage,
+            "action": decision.action,
+            "redacted": [list(marks) for marks in decision.marked],
+            "begins": x.begins,
+            "ends": x.ends,
+            "characters": len(x.text),
+            "text_sha256": text_hash(x.text),
+            "verdicts": [self._told(one) for one in asked],
+        }
+        if self.texts:
+            trace = [{"role": turn.role, "content": turn.content} for turn in x.trace]
+            row |= {"text": x.text, "trace": trace, "language": x.language, "tools": x.tools}
+        self._append(row)
+
+    def _told(self, one: LeafVerdict) -> dict[str, Any]:
+        verdict = one.verdict
+        return {
+            "leaf": self._numbers[id(one.leaf)],
+            "guard": verdict.guard,
+            "version": verdict.version,
+            "status": verdict.status,
+            "said": one.said,
+            "action": verdict.action,
+            "p": verdict.p,
+            "categories": dict(verdict.categories),
+            "spans": [[span.start, span.end, span.category] for span in verdict.spans],
+            "reason": verdict.reason,
+            "ms": round(verdict.ms, 3),
+        }
+
+    def _append(self, row: dict[str, Any]) -> None:
+        # As ASCII: texts may have surrogates, which UTF-8 does not write.
+        created = time.time()
+        line = json.dumps({"created": round(created, 3), **row}, allow_nan=False)
+        with self.path.open("ab", buffering=0) as file:
+            file.write(line.encode("ascii") + b"\n")
+
+
+def policy_hash(policy: Policy) -> str:
+    """sha256 of the policy as a config writes it, in the order in which its guards are counted."""
+    return hashlib.sha256(json.dumps(plain_policy(policy)).encode()).hexdigest()
+
+
+def text_hash(text: str) -> str:
+    """sha256 of a text, which may have surrogates."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

@@ -1,0 +1,94 @@
+"""Compressed files, read by their ending (.gz, .zst, .bz2, .xz): all members and frames, and an error where one is cut
+off."""
+
+from __future__ import annotations
+
+import bz2
+import io
+import lzma
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, Protocol
+
+import zstandard
+
+PACKED = ("", ".gz", ".zst", ".zstd", ".bz2", ".xz")
+BROKEN = (OSError, EOFError, zlib.error, zstandard.ZstdError, lzma.LZMAError)
+"""What reading raises where a file is damaged, cut off or cannot be read."""
+
+Damaged = Literal["quarantine", "keep"]
+"""What is done with a damaged file: none of it is used, or what can be read of it is. Told it is in either case."""
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """The file, decompressed by its suffix; all frames and members of it. Reading gives all that can be read, then
+    raises one of BROKEN."""
+    with path.open("rb") as raw:
+        begin = _FORMATS.get(path.suffix.lower())
+        yield raw if begin is None else io.BufferedReader(_Frames(raw, begin), 1 << 20)
+
+
+class _Frame(Protocol):
+    """A decompressor of one frame (zstd) or member (gzip) or stream (bz2, xz)."""
+
+    @property
+    def eof(self) -> bool: ...
+
+    @property
+    def unused_data(self) -> bytes: ...
+
+    def decompress(self, data: bytes, /) -> bytes: ...
+
+
+def _zstd() -> _Frame:
+    return zstandard.ZstdDecompressor(max_window_size=2**31).decompressobj()
+
+
+_FORMATS: dict[str, Callable[[], _Frame]] = {
+    ".gz": lambda: zlib.decompressobj(31),
+    ".zst": _zstd,
+    ".zstd": _zstd,
+    ".bz2": bz2.BZ2Decompressor,
+    ".xz": lzma.LZMADecompressor,
+}
+
+
+class _Frames(io.RawIOBase):
+    """All frames of a file. The libraries' own readers take a file that ends inside a frame for complete (zstandard),
+    or keep back what stands before the break (gzip)."""
+
+    PIECE = 4096  # compressed bytes taken at a time: bounds what one piece can grow to
+
+    def __init__(self, raw: BinaryIO, begin: Callable[[], _Frame]) -> None:
+        self._raw, self._begin = raw, begin
+        self._frame: _Frame | None = None
+        self._input = b""
+        self._output = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._output:
+            self._input = self._input or self._raw.read(self.PIECE)
+            if not self._input:
+                if self._frame is not None:
+                    raise EOFError("the file ends inside a compressed frame")
+                return 0
+            if self._frame is None:
+                self._input = self._input.lstrip(b"\0")  # which fill up blocks between frames
+                if not self._input:
+                    continue
+                self._frame = self._begin()
+            self._output = memoryview(self._frame.decompress(self._input))
+            self._input = b""
+            if self._frame.eof:
+                self._input = self._frame.unused_data
+                self._frame = None
+        size = min(len(buffer), len(self._output))
+        buffer[:size] = self._output[:size]
+        self._output = self._output[size:]
+        return size

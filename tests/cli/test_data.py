@@ -1,0 +1,241 @@
+"""`llama3 data`: each part alone, over the same stages as a run, and what is refused before any work."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from llama3 import _core
+from llama3.artifacts import Artifact
+from llama3.data import TokenLoader
+from llama3.data.corpus import Corpus
+from llama3.data.plan import TokenPlan
+from llama3.tokenizer import Tokenizer
+
+WORDS = [
+    "the",
+    "sea",
+    "of",
+    "ships",
+    "and",
+    "to",
+    "that",
+    "with",
+    "be",
+    "have",
+    "wind",
+    "over",
+    "water",
+    "they",
+    "sing",
+]
+
+
+def text(number: int, words: int = 120) -> str:
+    draw = np.random.default_rng(number)
+    return " ".join(draw.choice(WORDS, words)) + "."
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """12 documents, one of them twice and one nearly so."""
+    place = tmp_path / "book"
+    place.mkdir()
+    texts = [text(n) for n in range(12)]
+    for number, content in enumerate([*texts, texts[3], texts[5].replace(".", " again.")]):
+        (place / f"{number:02}.txt").write_text(content)
+    return place
+
+
+@pytest.fixture
+def vocabulary(tmp_path) -> Path:
+    Tokenizer.train([text(n) for n in range(12)], 290, 16).save(tmp_path / "tokenizer")
+    return tmp_path / "tokenizer"
+
+
+@pytest.fixture
+def ask(llama3):
+    """The JSON of a command that does its work."""
+
+    def call(*args) -> dict:
+        code, printed, told = llama3("data", *args, "--json")
+        assert code == 0, told
+        return json.loads(printed)
+
+    return call
+
+
+def refused(llama3, code, *args):
+    exit_code, _, told = llama3("data", *args)
+    assert exit_code != 0
+    assert code in told, told
+    return told
+
+
+# -- curate and dedup ------------------------------------------------------------------------------
+
+
+def test_dedup_removes_duplicates_and_nothing_else(ask, folder, tmp_path):
+    made = ask("dedup", folder, "--out", tmp_path / "out")
+    assert made["rejects"] == {"exact.exact_duplicate": 1, "near.near_duplicate": 1}
+    corpus = Corpus(made["path"])
+    assert len(corpus) == 12
+    assert corpus.sources == ["book"]
+    assert len(Corpus(ask("dedup", folder, "--out", tmp_path / "exact", "--threshold", 1)["path"])) == 13
+    again = ask("dedup", folder, "--out", tmp_path / "out")
+    assert again["path"] == made["path"], "found, not made again"
+
+
+def test_curate_is_the_first_stage_of_a_run(llama3, ask, folder, tmp_path):
+    config = tmp_path / "c.yaml"
+    config.write_text(
+        f"run: {{dir: {tmp_path}, name: mine}}\n"
+        f"data: {{sources: [{{name: files, path: {folder}, source: book}}], filters: []}}\n"
+    )
+    made = ask("curate", config)
+    assert Path(made["path"]).parent == tmp_path / "mine" / "artifacts"
+    assert ask("curate", tmp_path / "mine")["path"] == made["path"], "a run is a config too"
+    told = llama3("data", "curate", config, "--set", "data.exact=false")
+    assert "near_duplicate" in told[1]
+    assert "exact_duplicate" not in told[1]
+
+
+def test_a_folder_is_read_by_its_endings(llama3, ask, folder, tmp_path):
+    lines = tmp_path / "lines"
+    lines.mkdir()
+    rows = [json.dumps({"text": text(n), "url": f"http://a/{n}"}) for n in range(4)]
+    (lines / "a.jsonl").write_text("\n".join(rows))
+    made = ask("curate", lines, "--out", tmp_path / "lines-run", "--set", "data.filters=[]")
+    (batch,) = Corpus(made["path"]).documents(None)
+    assert batch.column("url") == [f"http://a/{n}" for n in range(4)]
+    (folder / "odd.jsonl").write_text("{}")
+    told = refused(llama3, "L3-DAT-234", "dedup", folder, "--out", tmp_path / "no")
+    assert "files, jsonl" in told
+    assert not (tmp_path / "no").exists()
+    assert len(Corpus(ask("dedup", folder, "--out", tmp_path / "as", "--as", "files")["path"])) == 13
+
+
+def test_what_cannot_be_read_is_refused_before_anything_is_there(llama3, folder, tmp_path):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    refused(llama3, "L3-DAT-232", "curate", folder)
+    refused(llama3, "L3-DAT-233", "curate", empty, "--out", tmp_path / "no")
+    refused(llama3, "L3-CFG", "dedup", folder, "--out", tmp_path / "no", "--threshold", "2")
+    assert not (tmp_path / "no").exists()
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.txt").write_text("thesis")
+    refused(llama3, "L3-RUN-005", "dedup", folder, "--out", mine)
+    assert [path.name for path in mine.iterdir()] == ["thesis.txt"]
+
+
+# -- inspect and sample ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def corpus(ask, folder, tmp_path) -> Path:
+    """A run directory with a corpus."""
+    ask("dedup", folder, "--out", tmp_path / "run")
+    return tmp_path / "run"
+
+
+def test_inspect_tells_what_is_in_a_corpus(llama3, ask, corpus):
+    found = ask("inspect", corpus)
+    figures = found["corpus"]
+    assert found["ok"]
+    assert figures["verified"]
+    assert figures["documents"] == 12
+    assert sum(cell["documents"] for cell in figures["sources"]["book"].values()) == 12
+    assert figures["removed"] == {"exact.exact_duplicate": 1, "near.near_duplicate": 1}
+    assert figures["kinds"] == {"prose": 12}
+    code, printed, _ = llama3("data", "inspect", corpus)
+    assert code == 0
+    assert "near.near_duplicate" in printed
+
+
+def test_inspect_names_what_is_damaged(llama3, corpus):
+    file = corpus / "artifacts" / "curate" / "scores.parquet"
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(bytes(data))
+    code, printed, told = llama3("data", "inspect", corpus, "--json")
+    assert code == 1
+    assert not json.loads(printed)["ok"]
+    assert "scores.parquet" in told
+    refused(llama3, "L3-DAT-230", "inspect", corpus.parent / "tokenizer-that-is-not")
+
+
+def test_samples_are_drawn_by_the_seed(llama3, ask, corpus):
+    drawn = ask("sample", corpus, "--count", 4, "--seed", 7, "--characters", 20)
+    assert drawn == ask("sample", corpus / "artifacts" / "curate", "--count", 4, "--seed", 7, "--characters", 20)
+    assert len(drawn["kept"]) == 4
+    assert all(len(row["text"]) == 20 for row in drawn["kept"])
+    others = [ask("sample", corpus, "--count", 4, "--seed", seed)["kept"] for seed in range(6)]
+    assert len({tuple(row["id"] for row in rows) for rows in others}) > 1
+    assert {reason: len(rows) for reason, rows in drawn["removed"].items()} == {
+        "exact.exact_duplicate": 1,
+        "near.near_duplicate": 1,
+    }
+    everything = ask("sample", corpus, "--count", 99)["kept"]
+    assert len({row["id"] for row in everything}) == 12
+    assert ask("sample", corpus, "--count", 0)["kept"] == []
+    refused(llama3, "L3-DAT-231", "sample", corpus.parent)
+
+
+# -- shard -----------------------------------------------------------------------------------------
+
+
+def documents(shards: Path) -> list[list[int]]:
+    plan = TokenPlan.load(shards)
+    found = [_core.Shard(path) for source in plan.sources for path in plan.paths(source)]
+    return [shard.document(n)[1].tolist() for shard in found for n in range(shard.documents)]
+
+
+def test_a_corpus_becomes_shards_and_they_other_files_and_those_shards_again(ask, corpus, vocabulary, tmp_path):
+    made = ask("shard", corpus, "--tokenizer", vocabulary, "--out", tmp_path / "shards")
+    tokenizer = Tokenizer.load(vocabulary)
+    texts = [text for batch in Corpus(corpus / "artifacts" / "curate").documents("train") for text in batch.texts]
+    assert documents(Path(made["path"])) == [tokenizer.encode(one, bos=True, eos=True).tolist() for one in texts]
+    assert len(TokenLoader(tmp_path / "shards", seq_len=16)) > 0, "the run directory is enough for the loader"
+    for format in ("megatron", "datatrove"):
+        written = ask("shard", tmp_path / "shards", "--to", format, "--out", tmp_path / format)
+        assert sum(row["tokens"] for row in written["files"].values()) == made["tokens"]
+        seen = ask("inspect", tmp_path / format)["tokens"]
+        assert (seen["format"], seen["tokens"], seen["documents"]) == (format, made["tokens"], len(texts))
+        back = ask("shard", tmp_path / format, "--from", format, "--tokenizer", vocabulary,
+                   "--out", tmp_path / f"{format}-back")  # fmt: skip
+        assert documents(Path(back["path"])) == documents(Path(made["path"]))
+        assert (back["added_bos"], back["added_eos"]) == (0, 0)
+        shards = ask("inspect", tmp_path / f"{format}-back")["shards"]
+        assert shards["verified"]
+        assert shards["origins"]["format"] == format
+        assert Artifact(back["path"]).type == "shards"
+
+
+def test_inspect_finds_a_flipped_bit_in_a_shard(llama3, ask, corpus, vocabulary, tmp_path):
+    made = ask("shard", corpus, "--tokenizer", vocabulary, "--out", tmp_path / "shards")
+    (file,) = Path(made["path"]).glob("*.tok")
+    data = bytearray(file.read_bytes())
+    data[4100] ^= 1
+    file.write_bytes(bytes(data))
+    told = refused(llama3, "L3-DAT-203", "inspect", tmp_path / "shards")
+    assert file.name in told
+
+
+def test_a_wrong_question_is_refused_at_once(llama3, corpus, vocabulary, tmp_path):
+    out = tmp_path / "out"
+    refused(llama3, "L3-DAT-236", "shard", corpus, "--out", out)
+    refused(llama3, "L3-DAT-236", "shard", corpus, "--from", "megatron", "--out", out)
+    refused(llama3, "L3-DAT-237", "shard", corpus, "--from", "megatron", "--to", "datatrove", "--out", out)
+    refused(llama3, "L3-DAT-238", "shard", corpus, corpus, "--out", out)
+    assert "'megatron'" in refused(llama3, "L3-DAT-235", "shard", corpus, "--to", "megatrom", "--out", out)
+    refused(llama3, "L3-DAT-224", "shard", corpus, "--from", "datatrove", "--tokenizer", vocabulary, "--out", out)
+    refused(llama3, "L3-DAT-201", "shard", corpus, "--to", "megatron", "--out", out)
+    refused(llama3, "L3-DAT-239", "audit", corpus)
+    refused(llama3, "L3-DAT-241", "audit", corpus, "--step", "1")
+    refused(llama3, "L3-DAT-240", "skip", corpus, "--steps", "9-3")
+    refused(llama3, "L3-DAT-241", "skip", corpus, "--steps", "3-9")
+    assert not out.exists()
