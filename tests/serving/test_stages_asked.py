@@ -98,7 +98,7 @@ def asked(tmp_path):
 
 def documented():
     """The table of the page: stages by way."""
-    section = PAGE.read_text("utf-8").partition("<!-- stages asked -->")[2].partition("<!-- end -->")[0]
+    section = PAGE.read_text("utf-8").partition("<!-- stages asked -->")[2].partition("<!-- end of stages -->")[0]
     rows = re.findall(r"^\| `(.+?)`.*?\| (.*) \|$", section, re.MULTILINE)
     return {way: [stage for stage, cell in zip(STAGES, cells.split(" | "), strict=True) if cell == "yes"]
             for way, cells in rows}  # fmt: skip
