@@ -38,7 +38,6 @@ from llama3.config.slot_types import (
     SuiteSlot,
 )
 
-
 Axis = Literal["tp", "cp", "pp", "dp"]
 """Of the device mesh."""
 

@@ -24,33 +24,34 @@ class CarriedGuard:
     dist: str
     version: str
     model: str = ""
-    blake3: str = ""
+    hash: str = ""
     figures: Mapping[str, Any] | None = None
 
 
-def guards_of(policy: Mapping[str, Any], hashes: Mapping[str, str]) -> list[CarriedGuard]:
-    """The guards of a policy, stage by stage; `hashes` are those of the models that they open, by path."""
-    return [_guard(stage, leaf, hashes) for stage, leaf in parse_policy(policy).leaves()]
+def guards_of(policy: Mapping[str, Any], release: Path) -> list[CarriedGuard]:
+    """The guards of a policy, stage by stage, whose models lie in the folder of a release, as the policy names them."""
+    return [_guard(stage, leaf, release) for stage, leaf in parse_policy(policy).leaves()]
 
 
-def _guard(stage: str, leaf: Leaf, hashes: Mapping[str, str]) -> CarriedGuard:
+def _guard(stage: str, leaf: Leaf, release: Path) -> CarriedGuard:
     identity = discover().identity("guards", leaf.guard)
     model = leaf.options.get("model")
-    model = model if isinstance(model, str) and model in hashes else ""
+    known = _artifact(release / model) if isinstance(model, str) else None
     return CarriedGuard(
         stage=stage,
         name=leaf.guard,
         dist=identity["dist"],
         version=identity["version"],
-        model=model,
-        blake3=hashes.get(model, ""),
-        figures=_figures(Path(model)) if model else None,
+        model=model if isinstance(model, str) else "",
+        hash="" if known is None else known.hash,
+        figures=None if known is None else known.metrics,
     )
 
 
-def _figures(model: Path) -> Mapping[str, Any] | None:
+def _artifact(model: Path) -> Artifact | None:
+    """The artifact that a model is, where a stage of ours made it."""
     try:
-        return Artifact(model).metrics if (model / MANIFEST).is_file() else None
+        return Artifact(model) if (model / MANIFEST).is_file() else None
     except LlamaError:
         return None
 

@@ -14,7 +14,7 @@ probe.safetensors    log-probabilities to check any implementation against
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ from llama3.foreign import read_json
 from llama3.plugins.registry import discover
 from llama3.plugins.specs import EvaluatorSpec
 from llama3.release.card import Card, model_card
-from llama3.release.carried_guards import guards_of
+from llama3.release.carried_guards import CarriedGuard, guards_of
 from llama3.release.export import write_and_verify
 from llama3.release.safety_card import SafetyFacts
 from llama3.tasks.named_files import guard_slots, named_files
@@ -147,21 +147,21 @@ def release(
         reports={role: artifact.metrics for role, artifact in others.items() if artifact.type == "report"},
         audit=None if audit is None else audit.metrics,
         checkpoints={role: artifact.metrics for role, artifact in checkpoints.items()},
-        safety=_safety(options, others.get("evaluation")),
+        safety=_safety(options, others.get("evaluation"), guards_of(policy, out.path)),
     )
     write_json_atomic(out.path / "lineage.json", lineage)
     write_bytes_atomic(out.path / "README.md", model_card(card).encode())
     out.metrics |= {"name": options.name, "exports": exported, "checkpoints": sorted(checkpoints)}
 
 
-def _safety(options: ReleaseOptions, evaluation: Artifact | None) -> SafetyFacts:
+def _safety(options: ReleaseOptions, evaluation: Artifact | None, guards: Sequence[CarriedGuard]) -> SafetyFacts:
     """What is known of safety, and which evaluators of it were not asked."""
     results = {} if evaluation is None else evaluation.metrics
     asked = {row.get(SAFETY_MARK) for row in results.values() if isinstance(row, Mapping)}
     specs = [offer.spec for offer in discover().offers]
     known = sorted({spec.name for spec in specs if isinstance(spec, EvaluatorSpec) and spec.about_safety})
     return SafetyFacts(
-        guards=guards_of(options.policy, options.guards),
+        guards=guards,
         results=results,
         unasked=[name for name in known if name not in asked],
         red_team=None if options.red_team is None else options.red_team.read(),

@@ -57,7 +57,7 @@ def safety_section(policy: Mapping[str, Any], facts: SafetyFacts) -> Iterator[st
         yield ""
     yield "**What this does not say**"
     yield ""
-    yield from (f"- {line}" for line in _limits(policy, guards, measured))
+    yield from (f"- {line}" for line in _limits(policy, measured))
 
 
 def _policy(policy: Mapping[str, Any], guards: Sequence[CarriedGuard]) -> Iterator[str]:
@@ -70,7 +70,8 @@ def _policy(policy: Mapping[str, Any], guards: Sequence[CarriedGuard]) -> Iterat
     yield ""
     rows = []
     for guard in guards:
-        model = f"{code(guard.model)} ({code(guard.blake3[:12])})" if guard.model else "-"
+        known = f" ({code(guard.hash[:12])})" if guard.hash else ""
+        model = code(guard.model) + known if guard.model else "-"
         rows.append((text(guard.stage), text(guard.name), text(f"{guard.dist} {guard.version}"), model))
     yield from markdown.table(("stage", "guard", "from", "its model"), rows)
     for guard in {guard.model: guard for guard in guards if guard.figures}.values():
@@ -129,14 +130,9 @@ def _table(table: TableOf) -> Iterator[str]:
     yield from markdown.table([text(head) for head in table.head], [[text(cell) for cell in row] for row in table.rows])
 
 
-def _limits(
-    policy: Mapping[str, Any], guards: Sequence[CarriedGuard], measured: Mapping[str, Mapping[str, Any]]
-) -> Iterator[str]:
+def _limits(policy: Mapping[str, Any], measured: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     if policy:
         yield "The weights alone promise nothing: the guards are programs beside them."
-    if models := sorted({guard.model for guard in guards if guard.model}):
-        named = ", ".join(map(code, models))
-        yield f"Guards open models that are no part of this folder ({named}): without them nothing is answered."
     judges = [(told, event) for row in measured.values() for event, told in row["judges"].items()]
     if unmeasured := sorted({event for told, event in judges if told["card"] is None}):
         named = " and ".join(f"who {event}" for event in unmeasured)
