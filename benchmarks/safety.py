@@ -161,6 +161,8 @@ def run_of(folder: Path, model: Path, share: float) -> dict[str, Any]:
         },
         "safety": {"policy": policy_of(folder)},
         "release": {"red_team": str(folder / "redteam")},
+        # So few rows as somebody tries cannot show that nothing was lost.
+        **({} if share == 1 else {"audit": {"margin": 0.9, "relative_margin": 0.9, "must_improve": []}}),
     }  # fmt: skip
 
 
@@ -232,6 +234,8 @@ def main() -> None:
     walk.step("red team", ["redteam", model, "--policy", policy, *attack])
     walk.step("model", ["run", written(folder / "model.yaml", run_of(folder, model, share))], may_fail=[GATE_CLOSED])
 
+    if not (folder / "model" / "report.json").exists():  # refused before anything was trained
+        sys.exit((folder / "model.log").read_text("utf-8")[-2000:])
     report = json.loads((folder / "model" / "report.json").read_text("utf-8"))
     show(report)
     if share < 1:

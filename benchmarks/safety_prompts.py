@@ -22,7 +22,7 @@ from prompt_guard import Row, families
 CATEGORIES: Mapping[str, str] = yaml.safe_load(RECIPE.read_text("utf-8"))["taxonomy"]
 LONGEST = 1200
 """Characters of a prompt that is asked."""
-ASKED = {"harmbench": 48, "lists": 48, "jailbreaks": 48, "borderline": 64, "twins": 32, "benign": 32}
+ASKED = {"harmbench": 40, "lists": 40, "jailbreaks": 40, "borderline": 60, "twins": 24, "benign": 24}
 """Held-out prompts of each origin."""
 LEARNT_PROMPTS = 320
 """Prompts of each kind that the model may learn from, at most."""
