@@ -2,8 +2,9 @@
 n-gram of the shards, and a set of the n-grams that are asked for, held against every window.
 
 All candidates must give the same counts before anything is timed. Tokens are of this Python's standard library; half of
-the n-grams that are asked for are drawn from the shards, half are drawn and changed in one token. Memory is what a
-process of its own adds at its peak, the mapped shards among it.
+the n-grams that are asked for are drawn from the shards, half are drawn and changed in one token. All compute in one
+thread, whose time on the processor counts, so that a machine at other work says the same. Memory is what a process of
+its own adds at its peak, the mapped shards among it.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ from __future__ import annotations
 import argparse
 import os
 import tempfile
+import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -26,7 +28,6 @@ from llama3.data.plan import TokenPlan
 from llama3.tokenizer import Tokenizer
 
 N = 50
-CORE = 1
 
 
 def make_shards(folder: Path, limit_bytes: int) -> TokenPlan:
@@ -59,8 +60,7 @@ def windows(tokens: bytes) -> Iterator[bytes]:
     return (tokens[at : at + 2 * N] for at in range(0, len(tokens) - 2 * N + 1, 2))
 
 
-def by_rust(plan: TokenPlan, ngrams: np.ndarray, threads: int) -> list[int]:
-    _core.set_num_threads(threads)
+def by_rust(plan: TokenPlan, ngrams: np.ndarray) -> list[int]:
     return count_ngrams(plan, ngrams, N)[:, 0].tolist()
 
 
@@ -108,24 +108,24 @@ def main() -> None:
     parser.add_argument("--ngrams", type=int, default=20_000)
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
+    _core.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:
         plan = make_shards(Path(scratch) / "shards", arguments.bytes)
         ngrams = asked(plan, arguments.ngrams)
         tokens = sum(source.tokens for source in plan.sources)
         candidates: dict[str, Callable[[], list[int]]] = {
-            "llama3, 1 thread": partial(by_rust, plan, ngrams, CORE),
-            f"llama3, {os.cpu_count()} threads": partial(by_rust, plan, ngrams, os.cpu_count() or CORE),
+            "llama3": partial(by_rust, plan, ngrams),
             "Python, dictionary of all n-grams": partial(by_dictionary, plan, ngrams),
             "Python, set of those asked for": partial(by_set, plan, ngrams),
         }
         counts = {name: run() for name, run in candidates.items()}
-        different = [name for name, found in counts.items() if found != counts["llama3, 1 thread"]]
+        different = [name for name, found in counts.items() if found != counts["llama3"]]
         if different:
             raise SystemExit(f"other counts than ours: {', '.join(different)}")
         memory = {name: peak_mb(run) for name, run in candidates.items()}
-        timings = common.interleaved(candidates, rounds=arguments.rounds, warmup=0)
-    ours = timings["llama3, 1 thread"].median
-    rows = [
+        timings = common.interleaved(candidates, rounds=arguments.rounds, clock=time.process_time)
+    ours = timings["llama3"].median
+    rows: list[Mapping[str, object]] = [
         {
             "candidate": name,
             "M tokens/s": tokens / timing.median / 1e6,
@@ -136,7 +136,7 @@ def main() -> None:
         for name, timing in timings.items()
     ]
     print(common.table(rows))
-    occur = sum(count > 0 for count in counts["llama3, 1 thread"])
+    occur = sum(count > 0 for count in counts["llama3"])
     print(f"{tokens:,} tokens; of {len(ngrams):,} {N}-grams {occur:,} occur; all candidates count the same")
     path = common.write_results(
         "memorisation",

@@ -8,7 +8,7 @@ many hold any n tokens that stand together in the training data.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,30 +62,48 @@ class Memorisation:
         runs = draw_runs(plan, options.prompt + options.n, options.limit or limit, seed)
         if not runs.ids:
             raise NO_RUN("memorisation", length=options.prompt + options.n)
-        often = count_ngrams(plan, runs.tokens, runs.tokens.shape[1])[:, 0]
         answers = greedy(model, runs.tokens[:, : options.prompt], said)
-        truths = runs.tokens[:, options.prompt :]
-        included = [
-            bool((sliding_window_view(a, options.n) == truth).all(1).any())
-            for a, truth in zip(answers, truths, strict=True)
+        rows = [
+            {"id": runs.ids[k], "source": runs.sources[k], **facts}
+            for k, facts in enumerate(self._facts(plan, model, runs.tokens, answers))
         ]
-        verbatim = (count_ngrams(plan, np.stack(answers), options.n) > 0).any(1).tolist()
-        decode = model.tokenizer.decode
-        samples: list[dict[str, Any]] = [
-            {"id": runs.ids[k], "source": runs.sources[k], "occurs": int(often[k]), "answer": decode(answers[k]),
-             "prompt": decode(runs.tokens[k, : options.prompt]), "reference": decode(truths[k]),
-             "included": included[k], "verbatim": verbatim[k], "score": float(not included[k])}
-            for k in range(len(runs.ids))
-        ]  # fmt: skip
-        by_frequency = {
-            name: _rates([row for row in samples if low <= row["occurs"] <= high])
-            for name, (low, high) in BANDS.items()
+        metrics = {
+            **_rates(rows),
+            "by_frequency": {
+                name: _rates([row for row in rows if low <= row["occurs"] <= high])
+                for name, (low, high) in BANDS.items()
+            },
+            "by_source": {
+                source.name: _rates([row for row in rows if row["source"] == source.name]) for source in plan.sources
+            },
+            "asked": {
+                "n": options.n,
+                "prompt": options.prompt,
+                "generated": said,
+                "tokens": sum(source.tokens for source in plan.sources),
+            },
         }
-        by_source = {name: _rates([row for row in samples if row["source"] == name]) for name in _names(plan)}
-        asked = {"n": options.n, "prompt": options.prompt, "generated": said, "tokens": _size(plan)}
-        return Result(
-            {**_rates(samples), "by_frequency": by_frequency, "by_source": by_source, "asked": asked}, samples
-        )
+        return Result(metrics, rows)
+
+    def _facts(
+        self, plan: TokenPlan, model: Llama, runs: np.ndarray, answers: Sequence[np.ndarray]
+    ) -> Iterator[dict[str, Any]]:
+        """What is told of each run and its answer."""
+        n, decode = self.options.n, model.tokenizer.decode
+        often = count_ngrams(plan, runs, runs.shape[1])[:, 0]
+        is_verbatim = [bool(found.any()) for found in count_ngrams(plan, np.stack(answers), n)]
+        for run, answer, occurs, verbatim in zip(runs, answers, often, is_verbatim, strict=True):
+            prompt, truth = run[: self.options.prompt], run[self.options.prompt :]
+            included = bool((sliding_window_view(answer, n) == truth).all(1).any())
+            yield {
+                "occurs": int(occurs),
+                "prompt": decode(prompt),
+                "reference": decode(truth),
+                "answer": decode(answer),
+                "included": included,
+                "verbatim": verbatim,
+                "score": float(not included),
+            }
 
 
 def known_shards(plan: TokenPlan | None, model: Llama, evaluator: str) -> TokenPlan:
@@ -114,15 +132,7 @@ def greedy(model: Llama, prompts: Sequence[np.ndarray] | np.ndarray, tokens: int
 
 def _rates(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Both shares of some rows; none of no rows."""
-    share: Callable[[str], Any] = lambda name: (
-        wilson(sum(row[name] for row in rows), len(rows)).to_json() if rows else None
-    )
-    return {"inclusion": share("included"), "verbatim": share("verbatim")}
-
-
-def _names(plan: TokenPlan) -> list[str]:
-    return [source.name for source in plan.sources]
-
-
-def _size(plan: TokenPlan) -> int:
-    return sum(source.tokens for source in plan.sources)
+    return {
+        name: wilson(sum(row[column] for row in rows), len(rows)).to_json() if rows else None
+        for name, column in (("inclusion", "included"), ("verbatim", "verbatim"))
+    }
