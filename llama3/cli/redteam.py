@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 TWO_POLICIES = ConfigError.declare(
     "L3-RED-007", "two policies are given", fix="name a config by -c, or a policy by --policy"
 )
+NO_POLICY = ConfigError.declare("L3-RED-010", "there is no policy to be read", why="{error}")
 NO_SEEDS = ConfigError.declare(
     "L3-RED-008",
     "there is no prompt to begin with",
@@ -157,9 +158,14 @@ def _policy(model: str, config: str | None, policy: Path | None) -> Mapping[str,
         carried, source = policy_for(Path(model))
         found = dict(carried)
     elif policy.is_dir():
-        found, source = dict(carried_policy(policy) or {}), f"policy of {policy}"
+        if (own := carried_policy(policy)) is None:
+            raise NO_POLICY(policy, error="this folder has no policy.json")
+        found, source = dict(own), f"policy of {policy}"
     else:
-        found, source = parse(policy.read_text(encoding="utf-8"), str(policy)).data, str(policy)
+        try:
+            found, source = parse(policy.read_text(encoding="utf-8"), str(policy)).data, str(policy)
+        except (OSError, UnicodeDecodeError) as error:
+            raise NO_POLICY(policy, error=error) from None
     parse_policy(found, source)
     note(f"guards: {source}")
     return found

@@ -313,7 +313,9 @@ def test_who_judges_is_an_option(redteam, models, none, tmp_path):
         (["--judge", "threshold"], 2, "--judge threshold"),
         (["--policy", "none.yaml", "-c", "adopt"], 2, "two policies"),
         (["--policy", "bad.yaml"], 2, "unknown stage 'inputs'"),
-        (["--policy", "missing.yaml"], 1, "missing.yaml"),
+        (["--policy", "missing.yaml"], 2, "missing.yaml: there is no policy to be read"),
+        (["--policy", "."], 2, "no policy.json"),
+        (["--policy", "binary.yaml"], 2, "binary.yaml"),
         (["--prompts", "bad.jsonl"], 1, "bad.jsonl:1"),
         (["--prompts", "benign.jsonl"], 2, "no prompt to begin with"),
         (["--attacker", "model"], 2, "model"),
@@ -323,6 +325,7 @@ def test_bad_input_is_refused_before_anything_is_written(command, models, tmp_pa
     monkeypatch.chdir(tmp_path)
     Path("none.yaml").write_text("{}")
     Path("bad.yaml").write_text("inputs: regex")
+    Path("binary.yaml").write_bytes(b"\xff\xfe\x00")
     Path("bad.jsonl").write_text("{}\n")
     Path("benign.jsonl").write_text(json.dumps({**ROWS[0], "kind": "benign"}) + "\n")
     found, _, err = command("redteam", models[1], "--out", "out", "--device", "cpu", *arguments)
