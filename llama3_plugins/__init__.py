@@ -361,6 +361,7 @@ def llama3_guards() -> list[GuardSpec]:
             options="llama3_plugins.guards.options:LlamaGuardOptions",
             summary="a language model that judges by categories, asked as Llama Guard 3 is",
             stages=frozenset({"input", "tool_result", "output", "tool_call"}),
+            models=frozenset({"model"}),
         ),
         GuardSpec(
             name="prompt_guard",
@@ -368,6 +369,7 @@ def llama3_guards() -> list[GuardSpec]:
             options="llama3_plugins.guards.options:PromptGuardOptions",
             summary="a small classifier of prompt attacks, trained with `llama3 guard train`",
             stages=frozenset({"input", "tool_result"}),
+            models=frozenset({"model"}),
         ),
         GuardSpec(
             name="prompt_injection",

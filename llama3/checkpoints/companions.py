@@ -3,22 +3,32 @@ defaults of generation. Files of Hugging Face's layout are copied as they are, n
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from llama3.artifacts.files import write_bytes_atomic, write_json_atomic
 from llama3.checkpoints.hf import HfWeights
 from llama3.checkpoints.source import WeightSource
-from llama3.errors import CheckpointError
+from llama3.errors import CheckpointError, ConfigError
 from llama3.foreign import MAX_TABLE, UnusableFile, read_bytes
-from llama3.safety.carried import POLICY_FILE, policy_of
+from llama3.safety.carried import POLICY_FILE, policy_of, with_models
 from llama3.tokenizer import Tokenizer, stop_ids
 
 NOT_A_FILE = CheckpointError.declare(
     "L3-CNV-005", "cannot be taken along", why="{reason}", fix="put the file itself there, or remove it"
 )
 
+NO_GUARD_MODEL = ConfigError.declare(
+    "L3-SAF-016",
+    "the guard {guard!r} names {path}, which cannot be carried along: {reason}",
+    why="a model that is copied or released has its guards with it",
+    fix="name the folder or file of a guard's model, such as RUN/artifacts/prompt_guard",
+)
+
+GUARDS_FOLDER = "guards"
+"""Where the models of a carried policy lie."""
 GENERATION_FILE = "generation_config.json"
 TOKENIZER_FILE = "tokenizer.json"
 _TOKENIZER_FILES = (
@@ -45,7 +55,42 @@ def carry_policy(source: Path, target: Path) -> None:
     """Give `target` the policy that the model `source` carries, if any: whoever copies a model copies its guards."""
     policy = policy_of(source)
     if policy is not None:
-        write_json_atomic(target / POLICY_FILE, policy)
+        carry(policy, target)
+
+
+def carry(policy: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
+    """Write a policy beside a model, and what models its guards name below; the policy as it is written.
+
+    Raises ConfigError for models that are not there.
+    """
+    places: dict[str, str] = {}
+
+    def copied(guard: str, path: str) -> str:
+        if path not in places:
+            suffix = Path(path).suffix if Path(path).is_file() else ""
+            places[path] = f"{GUARDS_FOLDER}/{len(places)}{suffix}"
+            _copy_model(guard, Path(path), folder / places[path])
+        return places[path]
+
+    carried = with_models(policy, copied)
+    write_json_atomic(folder / POLICY_FILE, carried)
+    return carried
+
+
+def _copy_model(guard: str, source: Path, target: Path) -> None:
+    reason = "there is none" if not source.exists() else ""
+    if (source / "artifacts").is_dir():
+        reason = "it is a whole run"
+    if reason:
+        raise NO_GUARD_MODEL("safety.policy", guard=guard, path=source, reason=reason)
+    target.parent.mkdir(exist_ok=True)
+    try:
+        if source.is_dir():
+            shutil.copytree(source, target)
+        else:
+            shutil.copyfile(source, target)
+    except OSError as error:
+        raise NO_GUARD_MODEL("safety.policy", guard=guard, path=source, reason=error) from error
 
 
 def write_companions(source: WeightSource, tokenizer: Tokenizer, folder: Path) -> None:

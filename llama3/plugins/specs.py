@@ -139,6 +139,8 @@ class GuardSpec(PluginSpec):
     """Where it can stand: a policy may name it at these stages only."""
     deterministic: bool = True
     """Whether it says the same of the same text again; the conformance tests hold it to that."""
+    models: frozenset[str] = frozenset()
+    """Its options that name a folder or file of a model: a release carries what they name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,6 +4,7 @@ config.json model.safetensors tokenizer.json ...   the first export (as a rule H
 README.md            the model card, written from manifests
 LICENSE NOTICE ...   the terms of the released model that it was made from, if any
 policy.json          the guard policy that belongs in front of the model
+guards/              the models that its guards name, if any
 lineage.json         every artifact behind the weights, up to the corpus and its sources
 probe.safetensors    log-probabilities to check any implementation against
 <role>/              further checkpoints (quantized ones), whole
@@ -22,6 +23,7 @@ from llama3.artifacts import Artifact, Checkpoint, Report, StageOutput, stage
 from llama3.artifacts.artifact import COMMIT, MANIFEST
 from llama3.artifacts.files import write_bytes_atomic, write_json_atomic
 from llama3.artifacts.lineage import LineageNode, trace
+from llama3.checkpoints.companions import carry
 from llama3.checkpoints.license import copy_terms
 from llama3.checkpoints.load import read_config
 from llama3.config.schema import Config
@@ -89,19 +91,19 @@ def release(
     for role, artifact in checkpoints.items():
         _copy(artifact.path, out.path / role)
     lineage = _lineage(checkpoint)
+    policy = carry(options.policy, out.path)
     card = Card(
         name=options.name,
         license=options.license or _license(adopted),
         made_from=None if adopted is None else adopted.metrics["name"],
         model=read_config(folder),
         exports=exported,
-        policy=options.policy,
+        policy=policy,
         lineage=lineage,
         reports={role: artifact.metrics for role, artifact in others.items() if artifact.type == "report"},
         audit=None if audit is None else audit.metrics,
         checkpoints={role: artifact.metrics for role, artifact in checkpoints.items()},
     )
-    write_json_atomic(out.path / "policy.json", options.policy)
     write_json_atomic(out.path / "lineage.json", lineage)
     write_bytes_atomic(out.path / "README.md", model_card(card).encode())
     out.metrics |= {"name": options.name, "exports": exported, "checkpoints": sorted(checkpoints)}

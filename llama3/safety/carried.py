@@ -1,14 +1,20 @@
-"""The guard policy that a model carries: `policy.json` beside its weights, which a release always has."""
+"""The guard policy that a model carries: `policy.json` beside its weights, which a release always has.
+
+Models that guards of a config name by relative paths are looked for from the working directory, as all paths of a
+config are. What carries a policy carries them too: they lie under `guards/` beside `policy.json`, which names them
+relative to itself, so that the folder may be moved.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from llama3.errors import ConfigError
+from llama3.errors import ConfigError, LlamaError
 from llama3.foreign import UnusableFile, read_json
 from llama3.plugins.registry import discover
+from llama3.plugins.specs import GuardSpec
 from llama3.safety.engine import PolicyEngine
 from llama3.safety.policy import parse_policy
 
@@ -61,7 +67,8 @@ def opened_policy(policy: Mapping[str, Any]) -> PolicyEngine:
 
 
 def carried_policy(folder: Path) -> Mapping[str, Any] | None:
-    """The policy of the model in a folder, as plain data; None for a model that is no release and has none.
+    """The policy of the model in a folder, as plain data, with the places where its guards' models lie; None for a
+    model that is no release and has none.
 
     Raises ConfigError where it is missing from a release, or is no policy.
     """
@@ -77,4 +84,32 @@ def carried_policy(folder: Path) -> Mapping[str, Any] | None:
     except UnusableFile as error:
         raise NOT_READABLE(file, error=error) from error
     parse_policy(policy, str(file))
-    return policy
+    return with_models(policy, lambda guard, path: str(folder.resolve() / path))
+
+
+def with_models(policy: Mapping[str, Any], place: Callable[[str, str], str]) -> dict[str, Any]:
+    """The policy, where the models that guards name are what `place` makes of each guard and path."""
+    return {stage: _placed(tree, place) for stage, tree in policy.items()}
+
+
+def _placed(tree: Any, place: Callable[[str, str], str]) -> Any:
+    if isinstance(tree, list):
+        return [_placed(child, place) for child in tree]
+    if not isinstance(tree, Mapping):
+        return tree
+    if "guard" not in tree:
+        return {key: _placed(child, place) for key, child in tree.items()}
+    guard = tree["guard"]
+    if not isinstance(guard, Mapping) or "name" not in guard:
+        return tree
+    changed = {key: place(guard["name"], guard[key]) for key in _models_of(guard["name"]) if guard.get(key)}
+    return {**tree, "guard": {**guard, **changed}}
+
+
+def _models_of(guard: str) -> frozenset[str]:
+    """The options of a guard that name models; of one that is not installed none are known."""
+    try:
+        spec = discover().spec("guards", guard)
+    except LlamaError:
+        return frozenset()
+    return spec.models if isinstance(spec, GuardSpec) else frozenset()

@@ -228,7 +228,7 @@ def possible_actions(policy: Policy, stage: str, said: Mapping[int, StoredVerdic
 
 
 def _either(actions: set[Action]) -> str:
-    return " or ".join(sorted(actions, key=severity))
+    return " or ".join(action for action in ACTIONS if action in actions)
 
 
 @dataclass(frozen=True, slots=True)

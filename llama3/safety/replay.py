@@ -83,7 +83,8 @@ def _composed(
         return _first(children)
     ranks_CT, failed_CT = np.stack([child[0] for child in children]), np.stack([child[1] for child in children])
     k = len(children) if tree.kind == "all" else min(tree.k, len(children))
-    return np.sort(ranks_CT, 0)[::-1][k - 1], failed_CT.any(0)
+    kth_T: np.ndarray = np.sort(ranks_CT, 0)[::-1][k - 1]
+    return kth_T, np.any(failed_CT, axis=0, keepdims=False)
 
 
 def _first(children: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:

@@ -29,9 +29,9 @@ FAULT_MS = 8.0
 _release = threading.Event()
 
 
-def _raise(error: BaseException) -> Fault:
+def _raise(error: Callable[[], BaseException]) -> Fault:
     def fault(x: GuardInput, verdict: Verdict) -> Any:
-        raise error
+        raise error()  # a new one: each raise adds to the traceback of an old one
 
     return fault
 
@@ -71,10 +71,10 @@ def _says(**fields: Any) -> Fault:
 
 
 QUICK_FAULTS: Mapping[str, Fault] = {
-    "raises": _raise(RuntimeError("injected")),
-    "is cancelled": _raise(asyncio.CancelledError()),
-    "is interrupted": _raise(KeyboardInterrupt()),
-    "ends the program": _raise(SystemExit(0)),
+    "raises": _raise(lambda: RuntimeError("injected")),
+    "is cancelled": _raise(asyncio.CancelledError),
+    "is interrupted": _raise(KeyboardInterrupt),
+    "ends the program": _raise(lambda: SystemExit(0)),
     "nothing": lambda x, verdict: None,
     "no verdict": lambda x, verdict: {"action": "allow", "status": "ok"},
     "too few fields": lambda x, verdict: SimpleNamespace(action="allow", status="ok"),

@@ -20,6 +20,7 @@ from llama3.inference import Llama
 from llama3.model.build import init_weights
 from llama3.model.transformer import Transformer
 from llama3.plugins.registry import discover
+from llama3.posttraining import guarded_answers
 from llama3.safety.engine import PolicyEngine
 from llama3.safety.policy import STAGES
 from llama3.serving.app import make_app
@@ -97,7 +98,7 @@ def asked(tmp_path):
 
 def documented():
     """The table of the page: stages by way."""
-    section = PAGE.read_text("utf-8").partition("<!-- stages asked -->")[2].partition("<!-- end -->")[0]
+    section = PAGE.read_text("utf-8").partition("<!-- stages asked -->")[2].partition("<!-- end of stages -->")[0]
     rows = re.findall(r"^\| `(.+?)`.*?\| (.*) \|$", section, re.MULTILINE)
     return {way: [stage for stage, cell in zip(STAGES, cells.split(" | "), strict=True) if cell == "yes"]
             for way, cells in rows}  # fmt: skip
@@ -148,6 +149,14 @@ def test_in_python(model, script, asked, tmp_path, way):
                 answer = llama.generate("Hello", max_tokens=99, stream=stream)
             assert "x = 1" in ("".join(answer) if stream else getattr(answer, "text", answer))
     assert asked(log) == documented()[way]
+
+
+def test_in_rollouts_of_a_run(model, asked, monkeypatch, tmp_path):
+    log = tmp_path / "log.jsonl"
+    monkeypatch.setattr(guarded_answers, "opened_policy", lambda policy: open_policy(model, log))
+    with guarded_answers.AnswerFilter({"any": "policy"}) as guard:
+        assert guard.passes([{"role": "user", "content": "Hello"}], SAID)
+    assert asked(log) == documented()["safety.rollouts: true"]
 
 
 @pytest.mark.parametrize("path", POSTS)
