@@ -19,6 +19,7 @@ from llama3.alignment.holding_out import keeps_prompts, kept_prompts, without_ke
 from llama3.alignment.in_context import made_up
 from llama3.artifacts import Checkpoint, StageOutput, stage
 from llama3.checkpoints.load import load_model
+from llama3.config.precision import AutoPrecision
 from llama3.config.safety_data import BUILT_IN
 from llama3.config.schema import Config
 from llama3.config.slot_types import EvaluatorSlot
@@ -65,6 +66,8 @@ class SafetyPromptsOptions(BaseModel):
     """Contents of the files that the suites read."""
     seed: int
     device: str = "cpu"
+    precision: AutoPrecision = Field("auto", exclude=True)
+    """In which prompts are made up."""
 
     @classmethod
     def of(cls, config: Config, round_number: int) -> Self:
@@ -84,6 +87,7 @@ class SafetyPromptsOptions(BaseModel):
             named=named_files(suites),
             seed=config.run.seed * 1000 + round_number,
             device=str(device_of(config.run.device)),
+            precision=config.post_training.reject.precision,
         )
 
 
@@ -98,7 +102,7 @@ def safety_prompts(checkpoint: Checkpoint, *, options: SafetyPromptsOptions, out
     rows, left = without_kept(_unique([*given(options), *generated(options)]), kept)
     written: dict[str, Any] = {}
     if options.in_context:
-        engine = throughput_engine(load_model(checkpoint.path, device=options.device))
+        engine = throughput_engine(load_model(checkpoint.path, device=options.device), options.precision)
         tokenizer = Tokenizer.load(checkpoint.path)
         new, written = made_up(engine, tokenizer, rows, options.in_context, options.seed)
         free, again = without_kept(new, kept)

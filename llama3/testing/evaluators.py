@@ -12,7 +12,7 @@ from typing import get_args
 
 import torch
 
-from llama3.evaluation.evaluator import Better, Evaluator, Result, Subject
+from llama3.evaluation.evaluator import Better, Evaluator, KeepsPrompts, Result, Subject
 from llama3.testing.conformance import Conformance
 from llama3.testing.toy_texts import toy_corpus
 from llama3.testing.toys import ToyTaskReward, toy_llama
@@ -60,6 +60,13 @@ class EvaluatorConformance(Conformance):
             self._evaluator().run(subject, LIMIT, 0)
             after = subject.model.transformer.state_dict()
             assert all(torch.equal(value, after[name]) for name, value in before.items()), "the weights were changed"
+
+    def test_prompts_that_nothing_may_learn_are_told_where_the_spec_says_so(self) -> None:
+        evaluator = self._evaluator()
+        if isinstance(evaluator, KeepsPrompts):
+            assert getattr(self.spec, "keeps_prompts", False), "the spec needs keeps_prompts=True"
+            assert evaluator.kept_prompts(), "no prompt is told"
+            assert len({row.id for row in evaluator.kept_prompts()}) == len(evaluator.kept_prompts())
 
     # -- helpers ---------------------------------------------------------------------------------
 

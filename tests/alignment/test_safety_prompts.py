@@ -15,7 +15,9 @@ from llama3.alignment.mixing import MixOptions, join
 from llama3.alignment.prompts import PromptFile, SafetyPromptsOptions, choose, generated, manifest
 from llama3.alignment.prompts import given as rows_of_files
 from llama3.config.slot_types import Slot
+from llama3.evaluation.evaluator import KeepsPrompts
 from llama3.evaluation.safety_rows import parse_prompts
+from llama3.plugins.registry import discover
 from llama3.safety.guard import Turn
 from llama3.safety.refusals import is_garbage
 from llama3.safety.tone import INSTEAD
@@ -101,6 +103,15 @@ def test_nothing_generated_is_a_prompt_of_the_suites():
     free, left = without_kept(generated_prompts(ALL, ALL, seed=1), kept)
     assert (len(free), dict(left)) == (len(generated_prompts(ALL, ALL, seed=1)), {})
     assert not keeps_prompts(Slot(name="bits_per_byte"))
+
+
+def test_specs_say_which_evaluators_keep_prompts():
+    registry = discover()
+    keeping = {name for name in registry.names("evaluators") if keeps_prompts(Slot(name=name))}
+    assert keeping == {"safety", "harmless", "refusals"}
+    for name in keeping:
+        assert isinstance(registry.build("evaluators", name), KeepsPrompts)
+    assert not isinstance(registry.build("evaluators", "bits_per_byte"), KeepsPrompts)
 
 
 def test_copies_twins_and_wrappings_of_what_is_measured_are_left_out():
