@@ -321,6 +321,13 @@ def llama3_guards() -> list[GuardSpec]:
             stages=frozenset({"input", "tool_result"}),
         ),
         GuardSpec(
+            name="toxicity",
+            factory="llama3_plugins.guards.prompt_guard:ToxicityGuard",
+            options="llama3_plugins.guards.options:PromptGuardOptions",
+            summary="a small classifier of toxic texts, trained with `llama3 guard train`",
+            stages=frozenset({"input", "tool_result", "output", "tool_call"}),
+        ),
+        GuardSpec(
             name="prompt_injection",
             factory="llama3_plugins.guards.prompt_injection:PromptInjectionGuard",
             options="llama3_plugins.guards.prompt_injection:PromptInjectionOptions",

@@ -12,12 +12,12 @@ Probability = Annotated[float, Field(ge=0, le=1, strict=True, allow_inf_nan=Fals
 
 
 class PromptGuardOptions(BaseModel):
-    """Options of `prompt_guard`. Thresholds that are not given are those that were calibrated in training."""
+    """Options of `prompt_guard` and `toxicity`. Thresholds that are not given are those of training."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    model: str = Field(description="folder of a trained prompt guard: RUN/artifacts/prompt_guard")
-    user: Probability | None = Field(None, description="probability at which a user's text is blocked")
+    model: str = Field(description="folder of a trained guard: RUN/artifacts/prompt_guard (or toxicity)")
+    user: Probability | None = Field(None, description="probability at which a user's text, or a model's, is blocked")
     third_party: Probability | None = Field(None, description="the same of text from elsewhere: tool results")
     device: Literal["auto", "cpu", "cuda"] = Field("cpu", description="where the model computes")
 
