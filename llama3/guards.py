@@ -12,6 +12,7 @@ from llama3.safety.guard import Action, Guard, GuardInput, Span, Turn, Verdict
 from llama3.safety.normalise import Normalised, normalise
 
 if TYPE_CHECKING:
+    from llama3.evaluation.served_judge import ServedModel
     from llama3.guarding.prompt_model import PromptGuardModel
     from llama3.guarding.taught_model import LlamaGuardModel
 
@@ -22,6 +23,7 @@ __all__ = [
     "LlamaGuardModel",
     "Normalised",
     "PromptGuardModel",
+    "ServedModel",
     "Span",
     "Turn",
     "Verdict",
@@ -29,6 +31,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "ServedModel": "llama3.evaluation.served_judge",
     "PromptGuardModel": "llama3.guarding.prompt_model",
     "LlamaGuardModel": "llama3.guarding.taught_model",
 }

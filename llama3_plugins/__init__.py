@@ -328,6 +328,14 @@ def llama3_guards() -> list[GuardSpec]:
             stages=frozenset({"input", "tool_result", "output", "tool_call"}),
         ),
         GuardSpec(
+            name="judge",
+            factory="llama3_plugins.guards.judge:JudgeGuard",
+            options="llama3_plugins.guards.options:JudgeOptions",
+            summary="any model behind an OpenAI-compatible address, asked whether a text violates",
+            stages=frozenset({"input", "tool_result", "output", "tool_call", "code"}),
+            deterministic=False,
+        ),
+        GuardSpec(
             name="prompt_injection",
             factory="llama3_plugins.guards.prompt_injection:PromptInjectionGuard",
             options="llama3_plugins.guards.prompt_injection:PromptInjectionOptions",

@@ -44,7 +44,7 @@ SURFACE = {
         FEATURES DocumentBatch Filter Judgement
     """,
     "guards": """
-        Action Guard GuardInput LlamaGuardModel Normalised PromptGuardModel Span Turn Verdict normalise
+        Action Guard GuardInput LlamaGuardModel Normalised PromptGuardModel ServedModel Span Turn Verdict normalise
     """,
     "loggers": """
         Logger Sample append_json_line key_now
