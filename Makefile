@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find core-rs/src core-rs/Cargo.toml Cargo.toml pyproject.toml -type f 2>/dev/null)
 
-.PHONY: help adopt drill quickstart test test-slow test-tensorrt lint format docs fuzz bench-checkpoint bench-code-guard bench-core bench-dedup bench-pager bench-generation bench-gpu bench-posttraining bench-prompt-guard bench-training bench-loader bench-serving bench-shared bench-speculative bench-kv-cache bench-llama-guard bench-threads bench-tokenizer wheel clean setup
+.PHONY: help adopt drill quickstart test test-slow test-tensorrt lint format docs fuzz bench-checkpoint bench-code-guard bench-core bench-dedup bench-pager bench-generation bench-gpu bench-posttraining bench-prompt-guard bench-training bench-loader bench-serving bench-shared bench-speculative bench-kv-cache bench-llama-guard bench-threads bench-tokenizer bench-toxicity wheel clean setup
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -111,6 +111,9 @@ bench-prompt-guard: $(VENV)/.installed-test $(ATTACK_LISTS)/.installed ## a prom
 
 bench-llama-guard: $(VENV)/.installed-test $(ATTACK_LISTS)/.installed ## a Llama Guard trained from a real model, beside a list of words and the model before
 	$(BIN)/python benchmarks/llama_guard.py $(SMOLLM2) --packages $(ATTACK_LISTS)
+
+bench-toxicity: $(VENV)/.installed-test $(ATTACK_LISTS)/.installed ## a guard of toxic texts trained on public lists: AUC, recall, answers that people scored
+	$(BIN)/python benchmarks/toxicity.py --packages $(ATTACK_LISTS)
 
 bench-training: $(VENV)/.installed-test ## a pretraining step beside transformers and torch; FSDP, and two processes, beside one
 	$(BIN)/python benchmarks/training.py
