@@ -14,7 +14,7 @@ from llama3_plugins.guards.options import JudgeOptions
 NEITHER = LlamaError.declare(
     "L3-GRD-070",
     "the judge at {url} says neither {first!r} nor {second!r}",
-    why="both together must have {least:.0%} of the probability, among the likeliest tokens that the server tells",
+    why="both together must have {least} of the probability, among the likeliest tokens that the server tells",
     fix="use a model that follows the question, a server that tells top_logprobs, or a larger left_over",
 )
 
@@ -40,9 +40,8 @@ class JudgeGuard:
         p = self._model.ask([*x.trace, Turn("assistant" if x.trust == "model" else "user", x.text)])
         if p is None:
             first, second = self.options.words
-            raise NEITHER(
-                "guard judge", url=self.options.url, first=first, second=second, least=1 - self.options.left_over
-            )
+            least = f"{1 - self.options.left_over:.0%}"
+            raise NEITHER("guard judge", url=self.options.url, first=first, second=second, least=least)
         blocks = p >= self.options.threshold
         return Verdict(
             action="block" if blocks else "allow",

@@ -24,6 +24,7 @@ OTHER_THINGS = {
     "harmless": "a label of texts",
     "hf": "a layout of weights",
     "int8": "a type of codes in caches and of products",
+    "judge": "a command, and what judges answers in a suite",
     "labels": "a file of a stage",
     "llama_guard": "a kind of guard that is trained",
     "pairs": "a figure of a stage",
@@ -37,6 +38,7 @@ OTHER_THINGS = {
     "single": "a part of a chat template",
     "tensor": "an argument of torch's functions",
     "tokens": "a figure of a stage",
+    "toxicity": "a kind of guard that is trained",
 }
 """Names of built-in plugins that are words of the core too."""
 LOOKUPS = {

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import time
 from pathlib import Path
 
 import pytest
+import yaml
 
+from llama3.config import load
 from llama3.errors import PluginError
 from llama3.plugins.registry import discover
 from llama3.safety.engine import PolicyEngine
@@ -130,6 +133,12 @@ def test_what_is_missing_is_told_before_anything_is_judged(rules, tmp_path):
     for executable, files in (("no-such-semgrep", [rules]), ("sh", []), ("sh", [str(tmp_path / "none.yaml")])):
         with pytest.raises(PluginError, match="L3-SAF-042"):
             engine_of(executable, *files).__enter__()
+
+
+def test_the_page_shows_a_policy_that_is_one():
+    page = (Path(__file__).parents[2] / "docs" / "safety.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```yaml\n(# semgrep.yaml\n.*?)^```", page, re.DOTALL | re.MULTILINE)
+    assert load(yaml.safe_load(block), environ={}).safety.policy
 
 
 def test_the_real_one_finds_what_its_rules_say(rules, monkeypatch):
