@@ -138,7 +138,7 @@ def test_what_is_missing_is_told_before_anything_is_judged(rules, tmp_path):
 def test_the_page_shows_a_policy_that_is_one():
     page = (Path(__file__).parents[2] / "docs" / "safety.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"^```yaml\n(# semgrep.yaml\n.*?)^```", page, re.DOTALL | re.MULTILINE)
-    assert load(yaml.safe_load(block), environ={}).safety.policy
+    assert load(yaml.safe_load(block), environ={}).config.safety.policy
 
 
 def test_the_real_one_finds_what_its_rules_say(rules, monkeypatch):

@@ -117,10 +117,9 @@ def _read(said: bytes) -> dict[str, Any]:
         told = json.loads(said) if len(said) <= MOST_BYTES else None
     except (ValueError, RecursionError):
         told = None
-    whole = isinstance(told, dict) and all(isinstance(told.get(key), list) for key in ("results", "errors"))
-    if not whole or not isinstance(told.get("paths"), dict):
+    if not isinstance(told, dict) or not all(isinstance(told.get(key), list) for key in ("results", "errors")):
         raise NO_FINDINGS("code_shield", what="its answer is no JSON of findings")
-    return dict(told)
+    return told
 
 
 def _require_whole(told: dict[str, Any], language: str | None) -> None:
