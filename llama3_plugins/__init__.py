@@ -372,6 +372,21 @@ def llama3_guards() -> list[GuardSpec]:
             models=frozenset({"model"}),
         ),
         GuardSpec(
+            name="toxicity",
+            factory="llama3_plugins.guards.prompt_guard:ToxicityGuard",
+            options="llama3_plugins.guards.options:PromptGuardOptions",
+            summary="a small classifier of toxic texts, trained with `llama3 guard train`",
+            stages=frozenset({"input", "tool_result", "output", "tool_call"}),
+        ),
+        GuardSpec(
+            name="judge",
+            factory="llama3_plugins.guards.judge:JudgeGuard",
+            options="llama3_plugins.guards.options:JudgeOptions",
+            summary="any model behind an OpenAI-compatible address, asked whether a text violates",
+            stages=frozenset({"input", "tool_result", "output", "tool_call", "code"}),
+            deterministic=False,
+        ),
+        GuardSpec(
             name="prompt_injection",
             factory="llama3_plugins.guards.prompt_injection:PromptInjectionGuard",
             options="llama3_plugins.guards.prompt_injection:PromptInjectionOptions",
