@@ -17,6 +17,7 @@ from llama3.plugins import (
     SourceSpec,
     hookimpl,
 )
+from llama3_plugins.sources.endings import ALL_OTHERS, JSON_LINES, PAGES, PARQUET
 
 
 @hookimpl
@@ -521,24 +522,28 @@ def llama3_sources() -> list[SourceSpec]:
             factory="llama3_plugins.sources.files:FilesSource",
             options="llama3_plugins.sources.files:FilesOptions",
             summary="text files: a file, a folder or a pattern",
+            endings=ALL_OTHERS,
         ),
         SourceSpec(
             name="html",
             factory="llama3_plugins.sources.html:HtmlSource",
             options="llama3_plugins.sources.html:HtmlOptions",
             summary="HTML pages: main text with code, formulas and alternative texts kept",
+            endings=PAGES,
         ),
         SourceSpec(
             name="jsonl",
             factory="llama3_plugins.sources.jsonl:JsonlSource",
             options="llama3_plugins.sources.jsonl:JsonlOptions",
             summary="JSON lines, plain or compressed (.gz, .zst)",
+            endings=JSON_LINES,
         ),
         SourceSpec(
             name="parquet",
             factory="llama3_plugins.sources.parquet:ParquetSource",
             options="llama3_plugins.sources.parquet:ParquetOptions",
             summary="Parquet files with a column of text",
+            endings=PARQUET,
         ),
         SourceSpec(
             name="recall",

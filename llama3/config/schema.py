@@ -100,16 +100,6 @@ class LineDedupSection(Section):
     bucket_documents: int = Field(30_000_000, ge=1, description="documents per bucket")
 
 
-READER_BY_ENDING: Mapping[str, str] = {
-    **dict.fromkeys((".jsonl", ".ndjson", ".jsonlines", ".json"), "jsonl"),
-    **dict.fromkeys((".parquet", ".pq"), "parquet"),
-    **dict.fromkeys((".html", ".htm", ".xhtml", ".xht", ".shtml"), "html"),
-}
-"""The sources that read files of an ending, where a folder is named in the place of a config; of all others:"""
-READER_OF_OTHERS = "files"
-PACKED = (".gz", ".zst", ".zstd", ".bz2", ".xz")
-
-
 class DataSection(Section):
     """What text is read, how it is cleaned and in which proportions it is trained on."""
 

@@ -18,9 +18,9 @@ from llama3.sources import (
     read_page,
     shards_of,
 )
+from llama3_plugins.sources.endings import PAGES
 
 FILES_PER_SHARD = 256
-SUFFIXES = (".html", ".htm", ".xhtml", ".xht", ".shtml")
 MOST_UNDECODABLE = 0.01
 """Of a page's characters; with more it is no text, or not in the encoding that it declares."""
 
@@ -40,7 +40,7 @@ class HtmlSource:
 
     def shards(self) -> list[ShardRef]:
         limit = self.options.max_document_bytes
-        return shards_of(self.options, SUFFIXES, files_per_shard=FILES_PER_SHARD, unread_above=limit)
+        return shards_of(self.options, PAGES, files_per_shard=FILES_PER_SHARD, unread_above=limit)
 
     def read(self, shard: ShardRef) -> Iterator[DocumentBatch]:
         options = self.options

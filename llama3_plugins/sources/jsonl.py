@@ -30,14 +30,12 @@ from llama3.sources import (
     require_unchanged,
     shards_of,
 )
+from llama3_plugins.sources.endings import JSON_LINES
 
 LARGE_ARRAY = DataError.declare(
     "L3-SRC-015", "a JSON array of more than {limit} bytes", fix="write it as JSON lines, or raise max_document_bytes"
 )
 CUT_OFF = DataError.declare("L3-SRC-010", "cannot be read to its end", why="{error}")
-
-PACKED = ("", ".gz", ".zst", ".zstd", ".bz2", ".xz")
-SUFFIXES = tuple(f"{name}{packed}" for name in (".jsonl", ".ndjson", ".json", ".jsonlines") for packed in PACKED)
 
 
 class JsonlOptions(FileOptions):
@@ -56,7 +54,7 @@ class JsonlSource:
         self.options = options
 
     def shards(self) -> list[ShardRef]:
-        return shards_of(self.options, SUFFIXES)
+        return shards_of(self.options, JSON_LINES)
 
     def read(self, shard: ShardRef) -> Iterator[DocumentBatch]:
         options = self.options

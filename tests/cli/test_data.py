@@ -239,3 +239,11 @@ def test_a_wrong_question_is_refused_at_once(llama3, corpus, vocabulary, tmp_pat
     refused(llama3, "L3-DAT-240", "skip", corpus, "--steps", "9-3")
     refused(llama3, "L3-DAT-241", "skip", corpus, "--steps", "3-9")
     assert not out.exists()
+
+
+def test_a_source_reads_files_of_the_endings_that_it_names(tmp_path, ask):
+    rows = [json.dumps({"text": text(n)}) for n in range(3)]
+    (tmp_path / "one.NDJSON").write_text("\n".join(rows))
+    made = ask("dedup", tmp_path / "one.NDJSON", "--out", tmp_path / "run")
+    assert Corpus(made["path"]).sources == ["one.NDJSON"]
+    assert len(Corpus(made["path"])) == 3
