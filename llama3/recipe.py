@@ -18,8 +18,8 @@ from llama3.checkpoints.adopt import AdoptOptions, adopt
 from llama3.checkpoints.load import read_config
 from llama3.config import Config, Loaded
 from llama3.config.schema import TeacherSection
+from llama3.data.imported import sharded
 from llama3.data.plan import TokenPlan
-from llama3.data.shards import ShardOptions, shard
 from llama3.data.vocabulary import TokenizerOptions, tokenizer
 from llama3.errors import GateFailed, Problem
 from llama3.evaluation.audit import AuditOptions, audit, require_auditable, require_passed
@@ -156,7 +156,7 @@ def tell_held_back(
 
 def tokenised(make: Executor, config: Config, corpus: Artifact, tokenizer: Artifact) -> Artifact:
     """The shards. A mix of a later phase that cannot be read from them is refused now, and not when its turn comes."""
-    shards = make(shard, "shard", ShardOptions.of(config), corpus=corpus, tokenizer=tokenizer)
+    shards = sharded(make, config, corpus, tokenizer)
     mixes = {f"pretrain.phases.{number}.mix": phase.mix for number, phase in enumerate(config.pretrain.phases)}
     TokenPlan.load(shards.path).require({where: mix for where, mix in mixes.items() if mix})
     return shards

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from llama3.cli import main
+from llama3.preflight import load_config
 
 PAGE = Path(__file__).parents[1] / "docs" / "data.md"
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
@@ -53,6 +54,9 @@ def executed(text: str) -> str:
             content = "".join(f"{line}\n{run(line.removeprefix('$ '))}" for line in commands)
         elif kind == "text":
             content = last
+        elif kind == "yaml":
+            Path("config.yaml").write_text(content)
+            load_config("config.yaml")
         return f"```{kind}\n{content}```"
 
     return BLOCK.sub(block, text)

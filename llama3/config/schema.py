@@ -35,6 +35,7 @@ from llama3.config.slot_types import (
     SourceSlot,
     SuiteSlot,
 )
+from llama3.config.token_files import TokensSection
 
 
 class Section(BaseModel):
@@ -112,6 +113,7 @@ class DataSection(Section):
     exact: bool = Field(True, description="drop exact duplicates")
     minhash: MinHashSection = MinHashSection()
     lines: LineDedupSection = LineDedupSection()
+    tokens: TokensSection | None = Field(None, description="token files of another tool to train on")
     mix: dict[str, float] = Field(default_factory=dict, description="weight of each source; default: by size")
     held_out: float = Field(0.01, gt=0, lt=0.5, description="share of documents kept for evaluation")
 
