@@ -18,6 +18,7 @@ from llama3.plugins import (
     SourceSpec,
     hookimpl,
 )
+from llama3_plugins.sources.endings import ALL_OTHERS, ARCHIVES, JSON_LINES, PAGES, PARQUET
 
 
 @hookimpl
@@ -377,6 +378,7 @@ def llama3_guards() -> list[GuardSpec]:
             options="llama3_plugins.guards.options:PromptGuardOptions",
             summary="a small classifier of toxic texts, trained with `llama3 guard train`",
             stages=frozenset({"input", "tool_result", "output", "tool_call"}),
+            models=frozenset({"model"}),
         ),
         GuardSpec(
             name="judge",
@@ -596,24 +598,28 @@ def llama3_sources() -> list[SourceSpec]:
             factory="llama3_plugins.sources.files:FilesSource",
             options="llama3_plugins.sources.files:FilesOptions",
             summary="text files: a file, a folder or a pattern",
+            endings=ALL_OTHERS,
         ),
         SourceSpec(
             name="html",
             factory="llama3_plugins.sources.html:HtmlSource",
             options="llama3_plugins.sources.html:HtmlOptions",
             summary="HTML pages: main text with code, formulas and alternative texts kept",
+            endings=PAGES,
         ),
         SourceSpec(
             name="jsonl",
             factory="llama3_plugins.sources.jsonl:JsonlSource",
             options="llama3_plugins.sources.jsonl:JsonlOptions",
             summary="JSON lines, plain or compressed (.gz, .zst)",
+            endings=JSON_LINES,
         ),
         SourceSpec(
             name="parquet",
             factory="llama3_plugins.sources.parquet:ParquetSource",
             options="llama3_plugins.sources.parquet:ParquetOptions",
             summary="Parquet files with a column of text",
+            endings=PARQUET,
         ),
         SourceSpec(
             name="recall",
@@ -634,5 +640,6 @@ def llama3_sources() -> list[SourceSpec]:
             factory="llama3_plugins.sources.warc:WarcSource",
             options="llama3_plugins.sources.warc:WarcOptions",
             summary="web archives (.warc, .wet, also .gz and .zst): main text of their pages",
+            endings=ARCHIVES,
         ),
     ]
