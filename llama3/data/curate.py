@@ -21,7 +21,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from llama3 import _core
 from llama3.artifacts import StageOutput, stage
-from llama3.config.schema import Config, DecontaminationSection, LineDedupSection, MinHashSection, RemovalAlarmSection
+from llama3.config.curation import DecontaminationSection, LineDedupSection, MinHashSection, RemovalAlarmSection
+from llama3.config.schema import Config
 from llama3.config.slot_types import FilterSlot, Slot, SourceSlot
 from llama3.data.columns import printable
 from llama3.data.corpus import DOCUMENTS, FUNNEL, REJECTS, SCORES, SPLITS, Split

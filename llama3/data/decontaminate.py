@@ -25,7 +25,7 @@ from llama3.data.ledger import RejectLog
 from llama3.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
-    from llama3.config.schema import BenchmarkSection, DecontaminationSection
+    from llama3.config.curation import BenchmarkSection, DecontaminationSection
 
 UNREADABLE = ConfigError.declare("L3-DAT-120", "benchmark {name!r} cannot be read as JSON lines", why="{error}")
 NO_TEXT = ConfigError.declare("L3-DAT-121", "row {number} of benchmark {name!r} has no text", why="{error}")

@@ -19,7 +19,7 @@ from llama3.data.documents import DocumentBatch
 from llama3.data.staging import Staged
 
 if TYPE_CHECKING:
-    from llama3.config.schema import LineDedupSection
+    from llama3.config.curation import LineDedupSection
 
 
 class Thinning:
