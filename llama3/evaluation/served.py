@@ -23,8 +23,8 @@ SECONDS = 120.0
 
 
 class ServedChat:
-    """The model `name` at `url` (default: the first that it lists); `whose` is what errors call it, `seconds` how long it
-    may be silent. Raises ConfigError for what is no address, and DataError where it does not answer."""
+    """The model `name` at `url` (default: the first that it lists); `whose` is what errors call it, `seconds` how long
+    it may be silent. Raises ConfigError for what is no address, and DataError where it does not answer."""
 
     def __init__(self, url: str, name: str | None, whose: str = "model", seconds: float = SECONDS) -> None:
         parts = urlsplit(url)
