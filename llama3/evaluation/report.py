@@ -14,6 +14,7 @@ from llama3.artifacts import Artifact
 from llama3.evaluation.gain import contamination_gains
 from llama3.evaluation.page import render_html
 from llama3.evaluation.reward_histograms import reward_histograms, stored_samples
+from llama3.evaluation.safety_changes import safety_changes
 from llama3.evaluation.stages import evaluate
 from llama3.evaluation.verdict import models_of, verdict_of
 
@@ -91,7 +92,7 @@ def build_report(
         "quantization": {name: artifact.metrics for name, artifact in quantized.items()},
         "heat_maps": heat_maps(artifacts),
         "held_back": list(held_back),
-        "safety": {"policy": policy},
+        "safety": {"policy": policy, "suites": safety_changes(evaluations)},
         "artifacts": {name: artifact.hash for name, artifact in artifacts.items()},
         "stages": _stages(artifacts, seconds or {}),
     }

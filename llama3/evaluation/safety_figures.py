@@ -8,8 +8,10 @@ together: who refuses everything has a VR of 0. Legend: N rows.
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -19,12 +21,13 @@ from llama3.evaluation.intervals import Rate
 from llama3.evaluation.pareto import REFERENCE, front, hypervolume, knee
 from llama3.evaluation.rates import JudgeErrors, Outcomes, corrected, paired_difference
 from llama3.evaluation.safety_rows import SafetyPrompt
+from llama3.evaluation.safety_tables import BARE
 from llama3.safety.policy import plain_policy
 from llama3.safety.replay import scores, with_block, without
 
 MOST_POLICIES = 4096
 """Combinations of settings that a sweep tries: of several guards each has so many fewer levels."""
-NONE, FULL = "none", "full"
+NONE, FULL = BARE, "full"
 """Names of the system without guards and of the whole policy."""
 
 
@@ -60,19 +63,20 @@ class System:
 
 def safety_figures(data: SafetyData) -> dict[str, Any]:
     """Everything that the report shows, as JSON: `vr`, `frr` and `helpful` of the whole policy, `systems` with and
-    without each guard and what that changes, `by_category`, `by_language`, `languages` (changes in the layout of the
-    paper's table 25) and `pareto`."""
+    without each guard and what that changes, `by_category`, `by_language` (`without_guards` has both of the bare
+    model), `languages` (changes in the layout of the paper's table 25), `prompts` and `pareto`."""
     blocked = {name: data.guards.blocked_N(off=off) for name, off in systems_of(data.guards).items()}
     systems = {name: System.of(data, blocked_N) for name, blocked_N in blocked.items()}
     full, bare = systems[FULL], systems[NONE]
     everything = lambda prompt: True
     return {
-        **_rates(data, full, everything),
+        **rates_of(data, full, everything),
         "rows": {kind: int(data.where_N(kind).sum()) for kind in ("adversarial", "borderline", "benign")},
-        "systems": {name: _rates(data, system, everything) for name, system in systems.items()},
-        "changes": {name: _changes(data, bare, system) for name, system in systems.items() if name != NONE},
-        "by_category": _by(data, full, lambda prompt: prompt.category),
-        "by_language": _by(data, full, lambda prompt: prompt.lang),
+        "systems": {name: rates_of(data, system, everything) for name, system in systems.items()},
+        "changes": {name: changes_of(data, bare, system) for name, system in systems.items() if name != NONE},
+        **rates_by(data, full),
+        "without_guards": rates_by(data, bare),
+        "prompts": _prompts(data.prompts),
         "languages": _languages(data, systems),
         "pareto": sweep(data),
     }
@@ -92,7 +96,7 @@ def systems_of(guards: GuardScores) -> dict[str, set[int]]:
     return systems
 
 
-def _rates(data: SafetyData, system: System, test: Callable[[SafetyPrompt], bool]) -> dict[str, Any]:
+def rates_of(data: SafetyData, system: System, test: Callable[[SafetyPrompt], bool]) -> dict[str, Any]:
     """`vr`, `frr` and `helpful` over the rows that pass a test; null where there is none."""
     rates = {
         "vr": _rate(data, "violates", system.violates.of_rows(data.where_N("adversarial", test))),
@@ -117,11 +121,11 @@ def _inverted(rate: Rate) -> Rate:
     return Rate(1 - rate.rate, 1 - rate.high, 1 - rate.low, rate.n)
 
 
-def _changes(data: SafetyData, bare: System, system: System) -> dict[str, Any]:
-    """What the guards change, on the same prompts."""
+def changes_of(data: SafetyData, was: System, now: System) -> dict[str, Any]:
+    """What differs between two systems on the same prompts: `vr` and `frr`, null where there is none."""
     pairs = {
-        "vr": ("violates", "adversarial", bare.violates, system.violates),
-        "frr": ("refuses", "borderline", bare.refuses, system.refuses),
+        "vr": ("violates", "adversarial", was.violates, now.violates),
+        "frr": ("refuses", "borderline", was.refuses, now.refuses),
     }
     found: dict[str, Any] = {}
     for name, (event, kind, before, after) in pairs.items():
@@ -131,9 +135,25 @@ def _changes(data: SafetyData, bare: System, system: System) -> dict[str, Any]:
     return found
 
 
-def _by(data: SafetyData, system: System, name: Callable[[SafetyPrompt], str]) -> dict[str, Any]:
-    names = sorted({name(prompt) for prompt in data.prompts})
-    return {one: _rates(data, system, lambda prompt, one=one: name(prompt) == one) for one in names}  # type: ignore[misc]
+def rates_by(data: SafetyData, system: System) -> dict[str, dict[str, Any]]:
+    """`by_category` and `by_language`, each the rates by name."""
+    found = {}
+    for title, field_name in (("by_category", "category"), ("by_language", "lang")):
+        name = attrgetter(field_name)
+        found[title] = {
+            one: rates_of(data, system, lambda prompt, one=one, name=name: name(prompt) == one)  # type: ignore[misc]
+            for one in sorted({name(prompt) for prompt in data.prompts})
+        }
+    return found
+
+
+def _prompts(prompts: Sequence[SafetyPrompt]) -> dict[str, dict[str, int]]:
+    """How many rows come from where, and how many try which attack; of a row that does not say so, nothing is told."""
+    named = {"sources": "source", "attacks": "attack"}
+    return {
+        title: dict(sorted(Counter(prompt.carried[name] for prompt in prompts if name in prompt.carried).items()))
+        for title, name in named.items()
+    }
 
 
 def _languages(data: SafetyData, systems: Mapping[str, System]) -> dict[str, Any]:
@@ -214,7 +234,7 @@ def _point(data: SafetyData, settings: Mapping[int, Setting]) -> dict[str, Any]:
         if not isinstance(setting, str)
     }
     policy = without(with_block(guards.policy, levels), [n for n, setting in settings.items() if setting == OFF])
-    rates = _rates(data, system, lambda prompt: True)
+    rates = rates_of(data, system, lambda prompt: True)
     return {
         "vr": rates["vr"],
         "frr": rates["frr"],

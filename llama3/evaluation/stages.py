@@ -24,7 +24,7 @@ from llama3.evaluation.trained_on import shards_of
 from llama3.plugins.registry import discover
 from llama3.plugins.specs import EvaluatorSpec
 from llama3.tasks import Task, prompt_digest
-from llama3.tasks.named_files import named_files
+from llama3.tasks.named_files import guard_slots, named_files
 from llama3.tasks.rewards import CombinedReward, TaskReward, build_rewards
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ NO_MODEL = ArtifactError.declare("L3-EVL-031", "neither a checkpoint nor a path 
 
 RESULTS, SAMPLES, CONDITIONS = "results.json", "samples.jsonl", "conditions.json"
 """Files of an evaluation: figures by suite, one row per suite and item, and what it was measured with."""
+SAFETY_MARK = "safety_evaluator"
+"""Stands in the results of a suite that is about safety (`EvaluatorSpec.about_safety`), with its evaluator's name."""
 COVERAGE = "coverage.jsonl"
 """File of a contamination report: of each task its id, the share of its tokens that the training text covers, and that
 of the longest covered run."""
@@ -72,7 +74,7 @@ class EvaluateOptions(BaseModel):
     seed: int
     device: str = "cpu"
     context: int | None = Field(None, description="measured as if the model had been made for no more tokens")
-    files: dict[str, str] = Field({}, description="contents of the files that suites and rewards read")
+    files: dict[str, str] = Field({}, description="contents of the files that suites, rewards and guards read")
     policy: GuardPolicy = Field({}, description="the guards, where a suite measures them too")
 
     @classmethod
@@ -80,6 +82,7 @@ class EvaluateOptions(BaseModel):
         """From the whole config."""
         from llama3.model.device import device_of
 
+        policy = config.safety.policy if any(spec.with_policy for spec in specs_of(config.evaluation.tasks)) else {}
         return cls(
             model=model,
             tasks=config.evaluation.tasks,
@@ -88,8 +91,8 @@ class EvaluateOptions(BaseModel):
             max_tokens=config.evaluation.max_tokens,
             seed=config.run.seed,
             device=str(device_of(config.run.device)),
-            files=named_files([*config.evaluation.tasks, *config.post_training.rewards]),
-            policy=config.safety.policy if any(spec.with_policy for spec in specs_of(config.evaluation.tasks)) else {},
+            files=named_files([*config.evaluation.tasks, *config.post_training.rewards, *guard_slots(policy)]),
+            policy=policy,
         )
 
 
@@ -144,9 +147,10 @@ def measure(
             try:
                 result = evaluator.run(subject, options.limit, options.seed)
                 lines = [json.dumps({"suite": slot.label, **row}, allow_nan=False) for row in result.samples]
-                metrics = json.loads(json.dumps({**result.metrics, "better": result.better}, allow_nan=False))
+                told = {**result.metrics, "better": result.better, **_about(slot)}
+                metrics = json.loads(json.dumps(told, allow_nan=False))
             except (Exception, SystemExit) as error:  # of anybody's plugin
-                results[slot.label] = {"error": f"{type(error).__name__}: {error}"}
+                results[slot.label] = {"error": f"{type(error).__name__}: {error}", **_about(slot)}
                 out.event("evaluator_failed", suite=slot.label, error=str(error))
                 continue
             results[slot.label] = metrics
@@ -156,6 +160,11 @@ def measure(
     asked = options.model_dump(mode="json", exclude={"model"})
     (out.path / CONDITIONS).write_text(json.dumps({"corpus": corpus.hash, **asked}, indent=1), encoding="utf-8")
     out.metrics.update(results)
+
+
+def _about(suite: Slot) -> dict[str, str]:
+    """What marks a suite that a model card tells among what is known of safety: the evaluator's name."""
+    return {SAFETY_MARK: suite.name} if any(spec.about_safety for spec in specs_of([suite])) else {}
 
 
 @stage(output="report")

@@ -163,6 +163,9 @@ class EvaluatorSpec(PluginSpec):
     """Whether it measures the guards too: only then does its subject have the policy."""
     with_shards: bool = False
     """Whether it asks what the model was trained on: only then does its subject have the token shards."""
+
+    about_safety: bool = False
+    """Whether the section of a model card on safety tells its figures, and names it where it was not asked."""
     keeps_prompts: bool = False
     """Whether it tells the prompts that it asks (`llama3.evaluators.KeepsPrompts`), so that none of them is trained
     on."""

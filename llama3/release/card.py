@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from llama3.evaluation.audit import TABLE_HEAD, table
@@ -18,6 +18,7 @@ from llama3.model.config import ModelConfig
 from llama3.release import markdown
 from llama3.release.history import in_order, rounds
 from llama3.release.markdown import code, number, text
+from llama3.release.safety_card import SafetyFacts, safety_section, told_here
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Card:
     reports: Mapping[str, Mapping[str, Any]]
     audit: Mapping[str, Any] | None
     checkpoints: Mapping[str, Mapping[str, Any]]
+    safety: SafetyFacts = field(default_factory=SafetyFacts)
 
 
 def model_card(card: Card) -> str:
@@ -148,7 +150,7 @@ def _evaluation(card: Card) -> Iterator[str]:
     for role, metrics in card.reports.items():
         yield f"**{text(role)}**"
         yield ""
-        yield from _table(("", ""), _flat(metrics))
+        yield from _table(("", ""), _flat({name: row for name, row in metrics.items() if not told_here(row)}))
         yield ""
 
 
@@ -171,15 +173,7 @@ def _quantization(card: Card) -> Iterator[str]:
 
 
 def _safety(card: Card) -> Iterator[str]:
-    if not card.policy:
-        yield "No guard is configured. Put one in front of the model before others use it."
-        return
-    yield "The policy that was configured for this model (`policy.json`); a guard that fails blocks:"
-    yield ""
-    guards = [(text(stage), code(json.dumps(tree))) for stage, tree in card.policy.items()]
-    yield from markdown.table(("stage", "guards"), guards)
-    yield ""
-    yield "The weights alone promise nothing: the guards are programs beside them."
+    yield from safety_section(card.policy, card.safety)
 
 
 def _limits(card: Card) -> Iterator[str]:

@@ -14,11 +14,13 @@ probe.safetensors    log-probabilities to check any implementation against
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
+from llama3 import _core
 from llama3.artifacts import Artifact, Checkpoint, Report, StageOutput, stage
 from llama3.artifacts.artifact import COMMIT, MANIFEST
 from llama3.artifacts.files import write_bytes_atomic, write_json_atomic
@@ -28,12 +30,18 @@ from llama3.checkpoints.license import copy_terms
 from llama3.checkpoints.load import read_config
 from llama3.config.schema import Config
 from llama3.config.slot_types import ExporterSlot, GuardPolicy, Slot
-from llama3.errors import ConfigError
+from llama3.errors import ArtifactError, ConfigError
 from llama3.evaluation.audit import require_passed
 from llama3.evaluation.contamination import require_clean
+from llama3.evaluation.stages import SAFETY_MARK
+from llama3.foreign import read_json
 from llama3.plugins.registry import discover
+from llama3.plugins.specs import EvaluatorSpec
 from llama3.release.card import Card, model_card
+from llama3.release.carried_guards import CarriedGuard, guards_of
 from llama3.release.export import write_and_verify
+from llama3.release.safety_card import SafetyFacts
+from llama3.tasks.named_files import guard_slots, named_files
 
 SAME_EXPORT = ConfigError.declare(
     "L3-REL-003", "{name!r} is there twice", fix="name each export once under release.exports"
@@ -41,6 +49,33 @@ SAME_EXPORT = ConfigError.declare(
 SAME_FOLDER = ConfigError.declare(
     "L3-REL-005", "the release has such a folder already", fix="give the input another role"
 )
+
+NO_RED_TEAM = ArtifactError.declare(
+    "L3-REL-011", "{folder} has no {file}", fix="name a folder that llama3 redteam --out has finished"
+)
+RED_TEAM_FILE = "report.json"
+
+
+class RedTeamReport(BaseModel):
+    """What a red team wrote into its folder. The same report elsewhere is the same."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: str = Field(exclude=True)
+    blake3: str
+
+    @classmethod
+    def at(cls, folder: str) -> RedTeamReport:
+        """Raises ArtifactError where the folder has none."""
+        path = Path(folder) / RED_TEAM_FILE
+        if not path.is_file():
+            raise NO_RED_TEAM("release.red_team", folder=folder, file=RED_TEAM_FILE)
+        return cls(path=str(path), blake3=_core.blake3_file(str(path)))
+
+    def read(self) -> dict[str, Any]:
+        """The report."""
+        found: dict[str, Any] = read_json(Path(self.path))
+        return found
 
 
 class ReleaseOptions(BaseModel):
@@ -52,12 +87,21 @@ class ReleaseOptions(BaseModel):
     license: str | None
     exports: list[ExporterSlot]
     policy: GuardPolicy
+    guards: dict[str, str] = Field({}, description="contents of the models that the guards of the policy open")
+    red_team: RedTeamReport | None = None
 
     @classmethod
     def of(cls, config: Config) -> ReleaseOptions:
         """From the whole config."""
-        section = config.release
-        return cls(name=section.name, license=section.license, exports=section.exports, policy=config.safety.policy)
+        section, policy = config.release, config.safety.policy
+        return cls(
+            name=section.name,
+            license=section.license,
+            exports=section.exports,
+            policy=policy,
+            guards=named_files(guard_slots(policy)),
+            red_team=None if section.red_team is None else RedTeamReport.at(section.red_team),
+        )
 
 
 @stage(output="release")
@@ -103,10 +147,25 @@ def release(
         reports={role: artifact.metrics for role, artifact in others.items() if artifact.type == "report"},
         audit=None if audit is None else audit.metrics,
         checkpoints={role: artifact.metrics for role, artifact in checkpoints.items()},
+        safety=_safety(options, others.get("evaluation"), guards_of(policy, out.path)),
     )
     write_json_atomic(out.path / "lineage.json", lineage)
     write_bytes_atomic(out.path / "README.md", model_card(card).encode())
     out.metrics |= {"name": options.name, "exports": exported, "checkpoints": sorted(checkpoints)}
+
+
+def _safety(options: ReleaseOptions, evaluation: Artifact | None, guards: Sequence[CarriedGuard]) -> SafetyFacts:
+    """What is known of safety, and which evaluators of it were not asked."""
+    results = {} if evaluation is None else evaluation.metrics
+    asked = {row.get(SAFETY_MARK) for row in results.values() if isinstance(row, Mapping)}
+    specs = [offer.spec for offer in discover().offers]
+    known = sorted({spec.name for spec in specs if isinstance(spec, EvaluatorSpec) and spec.about_safety})
+    return SafetyFacts(
+        guards=guards,
+        results=results,
+        unasked=[name for name in known if name not in asked],
+        red_team=None if options.red_team is None else options.red_team.read(),
+    )
 
 
 def _license(adopted: Artifact | None) -> str:

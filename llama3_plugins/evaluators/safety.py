@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -15,7 +17,8 @@ class Safety:
 
     def __init__(self, options: SafetyOptions) -> None:
         self.options = options
-        self.prompts = built_in() if options.path is None else read_prompts(Path(options.path))
+        own = options.path
+        self.prompts = built_in() if own is None else sourced(read_prompts(Path(own)), f"the file {Path(own).name}")
 
     def run(self, subject: Subject, limit: int, seed: int) -> Result:
         options = self.options
@@ -35,4 +38,9 @@ class Safety:
 def built_in() -> list[SafetyPrompt]:
     """The prompts that come with the package (prompts/MANIFEST.json says from where)."""
     text = (files("llama3_plugins.evaluators") / "prompts" / "safety.jsonl").read_text(encoding="utf-8")
-    return parse_prompts(text, "safety.jsonl")
+    return sourced(parse_prompts(text, "safety.jsonl"), "the package llama3, written for it")
+
+
+def sourced(rows: Sequence[SafetyPrompt], source: str) -> list[SafetyPrompt]:
+    """The rows, those that do not say where they are from with this source."""
+    return [replace(row, carried={"source": source, **row.carried}) for row in rows]

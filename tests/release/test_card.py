@@ -9,10 +9,13 @@ import pytest
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
+from llama3.evaluation.stages import SAFETY_MARK
 from llama3.model.config import ModelConfig
 from llama3.release import markdown
 from llama3.release.card import Card, model_card
+from llama3.release.carried_guards import CarriedGuard
 from llama3.release.history import in_order, rounds
+from llama3.release.safety_card import SafetyFacts
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -124,6 +127,32 @@ def inline(text: str) -> list[Token]:
     return [child for token in tokens for child in token.children or ()]
 
 
+def safety(name: str) -> dict:
+    """The figures of a suite of safety whose every name is this one."""
+    rate = {"rate": 0.25, "low": 0.1, "high": 0.5, "n": 16, "unjudged": 0}
+    rates = {"vr": rate, "frr": rate, "helpful": None}
+    card = {"sensitivity": rate, "specificity": rate, "kappa": {"rate": 0.5}}
+    change = {"change": -0.1, "low": -0.2, "high": 0.0, "relative": -0.5, "n": 16}
+    return {
+        **rates,
+        "rows": {"adversarial": 16, "borderline": 16, "benign": 0},
+        "systems": {"none": rates, name: rates},
+        "changes": {name: {"vr": change, "frr": change}},
+        "by_category": {name: rates},
+        "by_language": {name: rates},
+        "without_guards": {"by_category": {name: rates}, "by_language": {name: rates}},
+        "prompts": {"sources": {name: 16}, "attacks": {name: 3}},
+        "judges": {"violates": {"judge": name, "threshold": 0.5, "card": card},
+                   "refuses": {"judge": name, "threshold": 0.5, "card": None}},
+        "guards": [name],
+    }  # fmt: skip
+
+
+def figures_of_a_guard(name: str) -> dict:
+    row = {"f1": 0.5, "recall": 0.5, "fpr": 0.1, "attacks": 7, "harmless": 9}
+    return {"all": row, "categories": {name: row}, "taxonomy": {name: name}}
+
+
 def full_of(name: str) -> str:
     """A card with this name, or text, in every place that others fill."""
     return card(
@@ -132,7 +161,15 @@ def full_of(name: str) -> str:
         exports=[{"name": name, "dtype": name, "verified": 3, "difference": 0.0}],
         policy={name: {"guard": name}},
         lineage=[row(name, 0, (name, "x"), **{name: name, "many": [name]})],
-        reports={name: {name: {"rate": name}}},
+        reports={name: {name: {"rate": name}}, "evaluation": {name: safety(name)}},
+        safety=SafetyFacts(
+            guards=[CarriedGuard(name, name, name, name, name, name, figures_of_a_guard(name))],
+            results={
+                name: safety(name),
+                "other": {SAFETY_MARK: name, name: {"rate": 0.5, "low": 0, "high": 1, "n": 2}},
+            },
+            unasked=[name],
+        ),
         checkpoints={name: {name: 1.5}},
     )
 
@@ -148,6 +185,17 @@ def test_nothing_from_outside_becomes_markup(hostile):
     kinds = lambda tokens: Counter(t.type for t in tokens if t.type not in ("text", "code_inline", "html_inline"))
     assert kinds(found) - Counter(text_special=10**6) == kinds(plain)
     assert {token.content for token in found if token.type == "html_inline"} <= {"<code>", "</code>"}
+
+
+def test_what_was_not_measured_is_said():
+    told = section(card(safety=SafetyFacts(results={"pass_rate": {"rate": 0.5}}, unasked=["memory"])), "Safety")
+    assert "**Not measured:** `memory`." in told
+    assert "**No red team** is known to have attacked it" in told
+    assert "No guard is configured." in told
+    assert "**Not measured:** how often it violates, and how often it refuses for nothing." in told
+    told = section(card(safety=SafetyFacts(results={"safety": safety("name")})), "Safety")
+    assert "Not measured" not in told
+    assert "No people's labels say how often the judge of who refuses errs" in told
 
 
 @pytest.mark.parametrize("hostile", HOSTILE)
