@@ -123,6 +123,9 @@ bench-prompt-guard: $(VENV)/.installed-test $(ATTACK_LISTS)/.installed ## a prom
 bench-llama-guard: $(VENV)/.installed-test $(ATTACK_LISTS)/.installed ## a Llama Guard trained from a real model, beside a list of words and the model before
 	$(BIN)/python benchmarks/llama_guard.py $(SMOLLM2) --packages $(ATTACK_LISTS)
 
+bench-toxicity: $(VENV)/.installed-test $(ATTACK_LISTS)/.installed ## a guard of toxic texts trained on public lists: AUC, recall, answers that people scored
+	$(BIN)/python benchmarks/toxicity.py --packages $(ATTACK_LISTS)
+
 bench-training: $(VENV)/.installed-test ## a pretraining step beside transformers and torch; FSDP, and two processes, beside one
 	$(BIN)/python benchmarks/training.py
 

@@ -13,11 +13,11 @@ from typing import get_args
 import common
 import numpy as np
 import torch
+from llama3.serving.readers import PromptLogps
 
 from llama3 import _core
 from llama3.config.serving import KvDtype
 from llama3.inference import Engine, Llama, Sampling
-from llama3.serving.readers import PromptLogps
 
 
 def logps_of(engine: Engine, texts: list[np.ndarray]) -> np.ndarray:

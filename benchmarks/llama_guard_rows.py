@@ -79,9 +79,9 @@ def adv_bench(pyrit: Path) -> Iterator[Row]:
         yield unsafe(seed["value"], found[0] if found else "S2", "AdvBench")
 
 
-def scored_answers(pyrit: Path) -> Iterator[Row]:
-    """What models answered, with the mean of what people gave it."""
-    for name, category in SCORED.items():
+def scored_answers(pyrit: Path, scored: Mapping[str, str] = SCORED) -> Iterator[Row]:
+    """What models answered, with the mean of what people gave it. `scored`: files and their categories."""
+    for name, category in scored.items():
         written = (pyrit / "datasets" / "scorer_evals" / "harm" / f"{name}.csv").read_text("utf-8-sig")
         if written.startswith("#"):
             written = written.partition("\n")[2]

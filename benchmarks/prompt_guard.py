@@ -197,13 +197,13 @@ def write(path: Path, rows: Sequence[Row]) -> None:
 
 
 def trained(
-    folder: Path, name: str, data: Sequence[Row], elsewhere: Sequence[Row], epochs: int
+    folder: Path, name: str, data: Sequence[Row], elsewhere: Sequence[Row], epochs: int, kind: str = "prompt_guard"
 ) -> tuple[Artifact, float]:
     """A guard and the CPU seconds that it took, figures included."""
     write(folder / f"{name}.jsonl", data)
     write(folder / f"{name}-elsewhere.jsonl", elsewhere)
     config = {
-        "kind": "prompt_guard",
+        "kind": kind,
         "data": str(folder / f"{name}.jsonl"),
         "elsewhere": str(folder / f"{name}-elsewhere.jsonl"),
         "run": {"dir": str(folder), "name": name, "device": "cpu"},

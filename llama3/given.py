@@ -9,9 +9,9 @@ from llama3.artifacts import Artifact
 from llama3.config import Config
 from llama3.data.curate import CurateOptions, curate
 from llama3.data.holding_out import enough_for_one, held_out_documents
+from llama3.data.imported import sharded
 from llama3.data.ledger import lost_input
 from llama3.data.plan import TokenPlan
-from llama3.data.shards import ShardOptions, shard
 from llama3.evaluation.contamination import require_clean
 from llama3.evaluation.stages import ContaminationOptions, contamination
 from llama3.execution import Executor
@@ -36,7 +36,7 @@ def curated(make: Executor, config: Config) -> Artifact:
 
 def tokenised(make: Executor, config: Config, corpus: Artifact, tokenizer: Artifact) -> Artifact:
     """The shards. A mix of a later phase that cannot be read from them is refused now, and not when its turn comes."""
-    shards = make(shard, "shard", ShardOptions.of(config), corpus=corpus, tokenizer=tokenizer)
+    shards = sharded(make, config, corpus, tokenizer)
     mixes = {f"pretrain.phases.{number}.mix": phase.mix for number, phase in enumerate(config.pretrain.phases)}
     TokenPlan.load(shards.path).require({where: mix for where, mix in mixes.items() if mix})
     return shards

@@ -13,6 +13,7 @@ from llama3.safety.guard import Action, Guard, GuardInput, Span, Turn, Verdict
 from llama3.safety.normalise import Normalised, normalise
 
 if TYPE_CHECKING:
+    from llama3.evaluation.served_judge import ServedModel
     from llama3.guarding.prompt_model import PromptGuardModel
     from llama3.guarding.taught_model import LlamaGuardModel
 
@@ -24,6 +25,7 @@ __all__ = [
     "LlamaGuardModel",
     "Normalised",
     "PromptGuardModel",
+    "ServedModel",
     "Span",
     "Turn",
     "Verdict",
@@ -31,6 +33,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "ServedModel": "llama3.evaluation.served_judge",
     "PromptGuardModel": "llama3.guarding.prompt_model",
     "LlamaGuardModel": "llama3.guarding.taught_model",
 }

@@ -27,6 +27,12 @@ LOADED_ALREADY = ConfigError.declare(
     "L3-CFG-050", "a loaded config takes no overrides", fix="give them to llama3.config.load"
 )
 NO_TOKENIZER = ConfigError.declare("L3-CFG-051", "{path} does not exist")
+NO_VOCABULARY = ConfigError.declare(
+    "L3-DAT-247",
+    "nothing says which tokenizer made these tokens",
+    why="one that is trained now would give them other meanings",
+    fix="set tokenizer.path, or start from a model by model.path",
+)
 NO_MODEL = ConfigError.declare("L3-CFG-052", "{path}: {what}", why="{why}", fix="{fix}")
 OTHER_START = ConfigError.declare(
     "L3-CTX-003",
@@ -70,6 +76,7 @@ def load_config(
         context_problems,
         suite_problems,
         tokenizer_problems,
+        token_problems,
         source_problems,
         data_problems,
         safety_problems,
@@ -245,6 +252,24 @@ def tokenizer_problems(loaded: Loaded) -> Iterator[Problem]:
     path = loaded.config.tokenizer.path
     if path is not None and not Path(path).exists():
         yield NO_TOKENIZER.problem(loaded.place("tokenizer.path"), path=path)
+
+
+def token_problems(loaded: Loaded) -> Iterator[Problem]:
+    """Token files must be sound, and their tokenizer known."""
+    from llama3.data.datatrove import NO_INDEX
+    from llama3.data.imported import token_files
+
+    given, config = loaded.config.data.tokens, loaded.config
+    if given is None:
+        return
+    if config.tokenizer.path is None and config.model.path is None:
+        yield NO_VOCABULARY.problem(loaded.place("data.tokens"))
+    for path in given.paths:
+        try:
+            token_files(Path(path).expanduser(), given.format)
+        except LlamaError as error:
+            # Where documents end is known when the tokenizer is.
+            yield from (problem for problem in error.problems if problem.code != NO_INDEX.code)
 
 
 def source_problems(loaded: Loaded) -> Iterator[Problem]:

@@ -19,6 +19,7 @@ from llama3.plugins import (
     hookimpl,
 )
 from llama3_plugins.evaluators.listed import EVALUATORS
+from llama3_plugins.sources.endings import ALL_OTHERS, ARCHIVES, JSON_LINES, PAGES, PARQUET
 
 
 @hookimpl
@@ -275,6 +276,22 @@ def llama3_guards() -> list[GuardSpec]:
             models=frozenset({"model"}),
         ),
         GuardSpec(
+            name="toxicity",
+            factory="llama3_plugins.guards.prompt_guard:ToxicityGuard",
+            options="llama3_plugins.guards.options:PromptGuardOptions",
+            summary="a small classifier of toxic texts, trained with `llama3 guard train`",
+            stages=frozenset({"input", "tool_result", "output", "tool_call"}),
+            models=frozenset({"model"}),
+        ),
+        GuardSpec(
+            name="judge",
+            factory="llama3_plugins.guards.judge:JudgeGuard",
+            options="llama3_plugins.guards.options:JudgeOptions",
+            summary="any model behind an OpenAI-compatible address, asked whether a text violates",
+            stages=frozenset({"input", "tool_result", "output", "tool_call", "code"}),
+            deterministic=False,
+        ),
+        GuardSpec(
             name="prompt_injection",
             factory="llama3_plugins.guards.prompt_injection:PromptInjectionGuard",
             options="llama3_plugins.guards.prompt_injection:PromptInjectionOptions",
@@ -484,24 +501,28 @@ def llama3_sources() -> list[SourceSpec]:
             factory="llama3_plugins.sources.files:FilesSource",
             options="llama3_plugins.sources.files:FilesOptions",
             summary="text files: a file, a folder or a pattern",
+            endings=ALL_OTHERS,
         ),
         SourceSpec(
             name="html",
             factory="llama3_plugins.sources.html:HtmlSource",
             options="llama3_plugins.sources.html:HtmlOptions",
             summary="HTML pages: main text with code, formulas and alternative texts kept",
+            endings=PAGES,
         ),
         SourceSpec(
             name="jsonl",
             factory="llama3_plugins.sources.jsonl:JsonlSource",
             options="llama3_plugins.sources.jsonl:JsonlOptions",
             summary="JSON lines, plain or compressed (.gz, .zst)",
+            endings=JSON_LINES,
         ),
         SourceSpec(
             name="parquet",
             factory="llama3_plugins.sources.parquet:ParquetSource",
             options="llama3_plugins.sources.parquet:ParquetOptions",
             summary="Parquet files with a column of text",
+            endings=PARQUET,
         ),
         SourceSpec(
             name="recall",
@@ -522,5 +543,6 @@ def llama3_sources() -> list[SourceSpec]:
             factory="llama3_plugins.sources.warc:WarcSource",
             options="llama3_plugins.sources.warc:WarcOptions",
             summary="web archives (.warc, .wet, also .gz and .zst): main text of their pages",
+            endings=ARCHIVES,
         ),
     ]

@@ -12,30 +12,28 @@ import re
 import shlex
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from llama3.cli import main
+from llama3.preflight import load_config
 
 PAGE = Path(__file__).parents[1] / "docs" / "data.md"
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
 
-@contextlib.contextmanager
-def printed() -> Iterator[io.StringIO]:
-    out = io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(io.StringIO()) as told:
-        try:
-            yield out
-        except SystemExit as done:
-            assert not done.code, told.getvalue()
+def exit_code(arguments: list[str]) -> int | str | None:
+    try:
+        main(arguments)
+    except SystemExit as done:
+        return done.code
 
 
 def run(command: str) -> str:
     """What a command of the page prints."""
-    with printed() as out:
-        main(shlex.split(command)[1:])
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as told:
+        code = exit_code(shlex.split(command)[1:])
+    assert not code, told.getvalue()
     return "".join(f"{line.rstrip()}\n" for line in out.getvalue().splitlines())
 
 
@@ -48,7 +46,7 @@ def executed(text: str) -> str:
         nonlocal last
         kind, content = found.groups()
         if kind == "python":
-            with printed() as out:
+            with contextlib.redirect_stdout(io.StringIO()) as out:
                 exec(content, names)
             last = out.getvalue()
         elif kind == "console":
@@ -56,6 +54,9 @@ def executed(text: str) -> str:
             content = "".join(f"{line}\n{run(line.removeprefix('$ '))}" for line in commands)
         elif kind == "text":
             content = last
+        elif kind == "yaml":
+            Path("config.yaml").write_text(content)
+            load_config("config.yaml")
         return f"```{kind}\n{content}```"
 
     return BLOCK.sub(block, text)

@@ -40,6 +40,7 @@ def categories(_: str | None) -> str:
         languages[rule.category] |= {NAMES.get(name, name.capitalize()) for name in rule.languages}
         actions[rule.category].add(rule.action)
     cwes["secrets"], languages["secrets"], actions["secrets"] = {798}, {"all"}, {"block"}
+    cwes["semgrep"], languages["semgrep"], actions["semgrep"] = {"your rules'"}, {"your rules'"}, {"by severity"}
     rows = [
         f"| `{category}` | {', '.join(map(str, sorted(cwes[category])))} | {', '.join(sorted(languages[category]))} "
         f"| {' or '.join(sorted(actions[category]))} |"

@@ -89,14 +89,16 @@ def _loaded(text: str, overrides: list[str], out: Path | None, reader: str | Non
 
 def _reader_of(place: Path) -> str:
     """The source that reads a file, or all files of a folder. Raises ConfigError."""
-    from llama3.config.readers import PACKED, READER_BY_ENDING, READER_OF_OTHERS
     from llama3.data.finding import find
+    from llama3.plugins.registry import discover
+    from llama3.plugins.specs import SourceSpec
 
-    def reader(path: Path) -> str:
-        endings = [ending.lower() for ending in path.suffixes if ending.lower() not in PACKED]
-        return READER_BY_ENDING.get(endings[-1] if endings else "", READER_OF_OTHERS)
-
-    readers = sorted({reader(path) for path in find(place, "**/*", ()).files})
+    specs = [offer.spec for offer in discover().offers if isinstance(offer.spec, SourceSpec)]
+    known = sorted(
+        ((ending, spec.name) for spec in specs for ending in spec.endings), key=lambda row: (-len(row[0]), row[1])
+    )
+    names = [path.name.lower() for path in find(place, "**/*", ()).files]
+    readers = sorted({next(name for ending, name in known if file.endswith(ending)) for file in names})
     if not readers:
         raise NO_TEXT_FILE(place)
     if len(readers) > 1:

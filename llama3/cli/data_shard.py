@@ -14,7 +14,7 @@ from llama3.errors import ConfigError, did_you_mean
 if TYPE_CHECKING:
     from llama3.artifacts import Artifact
     from llama3.artifacts.run import RunDir
-    from llama3.data.token_files import TokenFormat
+    from llama3.config.token_files import TokenFormat
     from llama3.tokenizer import Tokenizer
 
 NO_FORMAT = ConfigError.declare(

@@ -35,7 +35,7 @@ MASKED = DataError.declare(
 )
 
 ENDING = ".ds"
-WIDTHS = {2: np.dtype("<u2"), 4: np.dtype("<u4")}
+WIDTHS: dict[int, np.dtype] = {2: np.dtype("<u2"), 4: np.dtype("<u4")}
 
 
 def beside(path: Path, ending: str) -> Path:

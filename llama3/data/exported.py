@@ -12,11 +12,12 @@ import numpy as np
 from llama3 import _core
 from llama3.artifacts.new_directory import new_directory, require_new
 from llama3.artifacts.progress import Display
+from llama3.config.token_files import TokenFormat
 from llama3.data.datatrove import ENDING, DatatroveWriter
 from llama3.data.loader import CORE_ERRORS, DAMAGED, OTHER_SHARD
 from llama3.data.megatron import MegatronWriter
 from llama3.data.plan import SourceEntry, TokenPlan
-from llama3.data.token_files import PORTION, TokenFileWriter, TokenFormat
+from llama3.data.token_files import PORTION, TokenFileWriter
 
 
 def export_tokens(

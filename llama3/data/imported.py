@@ -13,21 +13,23 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Self
+from typing import Protocol, Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from llama3 import _core
-from llama3.artifacts import Artifact, StageOutput, stage
+from llama3.artifacts import Artifact, Stage, StageOutput, stage
 from llama3.artifacts.files import write_json_atomic
 from llama3.artifacts.progress import ProgressBar
+from llama3.config.schema import Config
+from llama3.config.token_files import TokenFormat
 from llama3.data.columns import printable
 from llama3.data.datatrove import ENDING, DatatroveFile
 from llama3.data.megatron import MegatronFile, stem_of, with_ending
 from llama3.data.plan import TokenPlan
-from llama3.data.shards import NO_DOCUMENT, SourceWriter
-from llama3.data.token_files import TokenFile, TokenFormat, portions
+from llama3.data.shards import NO_DOCUMENT, ShardOptions, SourceWriter, shard
+from llama3.data.token_files import TokenFile, portions
 from llama3.errors import ConfigError, DataError, Problem
 from llama3.tokenizer import Tokenizer
 
@@ -66,6 +68,16 @@ class ImportOptions(BaseModel):
     format: TokenFormat
     sources: dict[str, list[list[FileHash]]] = Field(description="of each source its token files with all that belongs")
     complete: bool = Field(True, description="add BOS and EOS where a document lacks them")
+    mix: dict[str, float] = Field({}, description="weight of each source; none: by its size")
+
+    @classmethod
+    def of_config(cls, config: Config, tokenizer: Artifact) -> Self:
+        """From the whole config, whose `data.tokens` is given; `tokenizer` is any artifact that has one."""
+        given = config.data.tokens
+        assert given is not None
+        paths, vocabulary = [Path(path).expanduser() for path in given.paths], Tokenizer.load(tokenizer.path)
+        found = cls.of(paths, given.format, vocabulary, complete=given.complete)
+        return found.model_copy(update={"mix": config.data.mix})
 
     @classmethod
     def of(cls, paths: Sequence[Path], format: TokenFormat, tokenizer: Tokenizer, *, complete: bool = True) -> Self:
@@ -138,7 +150,7 @@ def imported(tokenizer: Artifact, *, options: ImportOptions, out: StageOutput) -
     Documents without any token are left out, counted. `tokenizer` is any artifact that has one.
 
     Raises DataError: L3-DAT-225 for tokens that the tokenizer does not have, in all files at once, L3-DAT-207 where
-    there is no document, L3-DAT-226 for files that changed.
+    there is no document, L3-DAT-226 for files that changed; ConfigError (L3-DAT-202) where the mix names no source.
     """
     vocabulary = Tokenizer.load(tokenizer.path)
     opened = {name: [_reopened(files, options.format, vocabulary) for files in given]
@@ -159,6 +171,7 @@ def imported(tokenizer: Artifact, *, options: ImportOptions, out: StageOutput) -
         for entry in source.shards:
             os.rename(out.scratch / entry.path, out.path / entry.path)
     plan = TokenPlan(tokenizer=vocabulary.hash, vocab_size=vocabulary.vocab_size, sources=sources)
+    plan = plan.with_mix(options.mix) if options.mix else plan
     plan.save(out.path)
     write_json_atomic(out.path / ORIGINS, {"format": options.format, "sources": _origins(options)})
     out.metrics |= {
@@ -173,6 +186,21 @@ def imported(tokenizer: Artifact, *, options: ImportOptions, out: StageOutput) -
         "added_eos": reading.added_eos,
         "plan_hash": plan.hash,
     }
+
+
+class MakesArtifacts(Protocol):
+    """What executes stages (llama3.execution.Executor)."""
+
+    def __call__(
+        self, stage: Stage, key: str, options: BaseModel | None = None, /, **inputs: Artifact | None
+    ) -> Artifact: ...
+
+
+def sharded(make: MakesArtifacts, config: Config, corpus: Artifact, tokenizer: Artifact) -> Artifact:
+    """The shards that a config asks for: of the corpus, or of the token files that it names."""
+    if config.data.tokens is None:
+        return make(shard, "shard", ShardOptions.of(config), corpus=corpus, tokenizer=tokenizer)
+    return make(imported, "shard", ImportOptions.of_config(config, tokenizer), tokenizer=tokenizer)
 
 
 def _reopened(files: list[FileHash], format: TokenFormat, tokenizer: Tokenizer) -> TokenFile:

@@ -16,12 +16,12 @@ import pyarrow.compute as pc
 
 from llama3 import _core
 from llama3.artifacts.artifact import MANIFEST, Artifact
+from llama3.config.token_files import TokenFormat
 from llama3.data.corpus import DOCUMENTS, FUNNEL, REJECTS, Corpus, batches, open_parquet
 from llama3.data.imported import ORIGINS, token_files
 from llama3.data.loader import CORE_ERRORS, DAMAGED, OTHER_SHARD
 from llama3.data.plan import IN_RUN as SHARDS_IN_RUN
 from llama3.data.plan import PLAN, SourceEntry, TokenPlan
-from llama3.data.token_files import TokenFormat
 from llama3.errors import ConfigError, LlamaError, Problem
 from llama3.tokenizer import Tokenizer
 

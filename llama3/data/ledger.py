@@ -118,7 +118,8 @@ def removal_alarms(
     funnel: Mapping[str, Mapping[str, Mapping[str, int]]], rejects: Mapping[str, int], most: float
 ) -> list[dict[str, Any]]:
     """Every stage and source where more than `most` of the documents, or of their bytes, were taken out: {stage,
-    source, removed, of, reasons}, `removed` being the larger share and `reasons` how often the stage had each."""
+    source, removed, of, reasons}, `removed` being the larger share and `reasons` how often the stage had each, in all
+    sources."""
     stages = [stage for stage in funnel if stage not in SPLITS]
     alarms = []
     for before, stage in pairwise(stages):

@@ -151,7 +151,8 @@ class MegatronWriter:
     """Writes NAME.bin and NAME.idx, a sequence for each document. Holds 4 bytes per document."""
 
     def __init__(self, stem: Path, vocab_size: int) -> None:
-        self._type, self._code = (np.dtype("<u2"), 8) if vocab_size < NARROW else (np.dtype("<i4"), 4)
+        self._code = 8 if vocab_size < NARROW else 4
+        self._type: np.dtype = np.dtype(TYPES[self._code])
         self._index = with_ending(stem, ".idx")
         self._data: BinaryIO = with_ending(stem, ".bin").open("xb")
         self._lengths: list[np.ndarray] = []

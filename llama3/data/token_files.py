@@ -8,13 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from llama3.errors import DataError
-
-TokenFormat = Literal["megatron", "datatrove"]
 
 NOT_SOUND = DataError.declare(
     "L3-DAT-220",

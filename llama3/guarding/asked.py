@@ -16,6 +16,7 @@ from llama3.config.slot_types import LoggerSlot, Slot
 from llama3.config.yaml import Path as YamlPath
 from llama3.config.yaml import parse
 from llama3.errors import ConfigError, Problem
+from llama3.guarding.prompt_rows import ClassifierKind
 from llama3.guarding.windows import LEAST_CONTEXT
 from llama3.plugins.options import problems_of
 
@@ -50,14 +51,14 @@ class TrainSection(OptimizerSection):
 
 
 class PromptGuardTraining(Section):
-    """A small classifier of prompt attacks, trained from nothing."""
+    """A small classifier of prompt attacks, or of toxic texts, trained from nothing."""
 
-    kind: Literal["prompt_guard"] = Field(description="prompt_guard")
+    kind: ClassifierKind = Field(description="prompt_guard or toxicity: what the rows labelled attack or toxic are")
     run: RunSection = Field(RunSection(name="prompt-guard"), exclude=True, description=_RUN)
     data: Files = Field(min_length=1, exclude=True, description="files of rows: text, label and perhaps trust")
     elsewhere: Files = Field((), exclude=True, description="files of rows that are only tested on: from elsewhere")
     held_out: float = Field(0.3, gt=0, lt=1, description="share of the rows held out: half calibrates, half tests")
-    fpr: float = Field(0.01, gt=0, lt=1, description="share of harmless texts that may be taken for attacks")
+    fpr: float = Field(0.01, gt=0, lt=1, description="share of harmless texts that may be blocked")
     disguised: float = Field(0.5, ge=0, le=1, description="share of the texts that are learnt in a disguise too")
     embedded: float = Field(0.3, ge=0, le=1, description="share of the texts that are learnt amid harmless ones too")
     window: int = Field(256, gt=2 * LEAST_CONTEXT, le=1 << 16, description="tokens that are read at once")
@@ -113,6 +114,7 @@ class LlamaGuardTraining(Section):
 GuardTraining = PromptGuardTraining | LlamaGuardTraining
 KINDS: Mapping[str, type[PromptGuardTraining] | type[LlamaGuardTraining]] = {
     "prompt_guard": PromptGuardTraining,
+    "toxicity": PromptGuardTraining,
     "llama_guard": LlamaGuardTraining,
 }
 

@@ -12,8 +12,14 @@ import numpy as np
 from llama3.guarding.disguises import DISGUISES, disguised
 from llama3.guarding.figures import separation, share_on_or_above
 from llama3.guarding.prompt_model import PromptGuardModel
-from llama3.guarding.prompt_rows import PromptRow, Side, Trusted
+from llama3.guarding.prompt_rows import ClassifierKind, PromptRow, Side, Trusted
 from llama3.release.markdown import number, table, text
+
+NAMES: Mapping[ClassifierKind, tuple[str, str, str]] = {
+    "prompt_guard": ("Prompt guard", "prompt attacks", "attacks"),
+    "toxicity": ("Toxicity guard", "toxic texts", "toxic texts"),
+}
+"""Of each kind: what it is called, what it finds, and that in a table."""
 
 
 def figures_of(
@@ -85,14 +91,15 @@ def card_text(figures: Mapping[str, Any]) -> str:
 
 def _lines(figures: Mapping[str, Any]) -> Iterator[str]:
     test = figures["test"]
-    yield "# Prompt guard"
+    title, found, finds = NAMES[figures["kind"]]
+    yield f"# {title}"
     yield ""
-    yield f"A classifier of prompt attacks with {figures['parameters']:,} parameters, which reads windows of "
+    yield f"A classifier of {found} with {figures['parameters']:,} parameters, which reads windows of "
     yield f"{figures['window']} tokens that overlap by {figures['overlap']}. It was trained on these rows from nothing."
     yield ""
     yield "## Data"
     yield ""
-    head = ("side", "attacks", "harmless", "sources")
+    head = ("side", finds, "harmless", "sources")
     rows = ((side, str(n["attacks"]), str(n["harmless"]), _named(n["sources"])) for side, n in figures["data"].items())
     yield from table(head, rows)
     yield ""
@@ -104,7 +111,7 @@ def _lines(figures: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     yield "## Texts of the same sources that it never saw"
     yield ""
-    yield from _section(test)
+    yield from _section(test, finds)
     yield "## In disguise"
     yield ""
     yield from table(
@@ -114,21 +121,21 @@ def _lines(figures: Mapping[str, Any]) -> Iterator[str]:
     if "elsewhere" in figures:
         yield "## Texts from elsewhere"
         yield ""
-        yield from _section(figures["elsewhere"])
+        yield from _section(figures["elsewhere"], finds)
     yield "## Limits"
     yield ""
-    yield "It knows attacks like those that it was shown. Whoever can ask it at will finds texts that pass."
+    yield f"It knows {finds} like those that it was shown. Whoever can ask it at will finds texts that pass."
     yield "False positives rise where texts are unlike those that it was trained and calibrated on."
 
 
-def _section(found: Mapping[str, Any]) -> Iterator[str]:
+def _section(found: Mapping[str, Any], finds: str) -> Iterator[str]:
     if "separation" in found:
         names = {"auc": "AUC", "recall": f"recall at {found['separation']['fpr']:.2%} false positives"}
         for key, name in names.items():
             value = found["separation"][key]
             yield f"- {name}: {value['value']:.4f} [{value['low']:.4f}, {value['high']:.4f}]"
     recall, fpr = _pair(found)
-    yield f"- at the thresholds: {recall} of the attacks are found, {fpr} of the harmless texts too"
+    yield f"- at the thresholds: {recall} of the {finds} are found, {fpr} of the harmless texts too"
     yield ""
     yield from table(
         ("source", "found", "false positives"), ((text(n), *_pair(r)) for n, r in found["sources"].items())

@@ -1,6 +1,7 @@
 """A trained prompt guard: how like an attack a text is, and where.
 
-The model is a small Llama with a score head. A text is unfolded (llama3.guarding.reading) and cut into windows that
+The model is a small Llama with a score head. A text is unfolded (llama3.guarding.reading), its words are parted
+(llama3.guarding.words), and it is cut into windows that
 overlap; each follows the beginning-of-text token, and its score is read at its last token. The text's score is the
 largest of its windows.
 
@@ -24,9 +25,10 @@ from llama3.artifacts import Artifact
 from llama3.checkpoints.load import load_model
 from llama3.errors import CheckpointError
 from llama3.foreign import UnusableFile, read_text
-from llama3.guarding.prompt_rows import TRUSTS, Trusted
+from llama3.guarding.prompt_rows import TRUSTS, ClassifierKind, Trusted
 from llama3.guarding.reading import unfolded
 from llama3.guarding.windows import LEAST_CONTEXT, windows
+from llama3.guarding.words import costs_of, parted
 from llama3.model.batch import Batch, Segment, Tree
 from llama3.model.device import device_of
 from llama3.model.score import score
@@ -42,6 +44,12 @@ NO_GUARD = CheckpointError.declare(
     fix="train one with `llama3 guard train`, and give its folder: RUN/artifacts/prompt_guard",
 )
 
+OTHER_KIND = CheckpointError.declare(
+    "L3-GRD-011",
+    "this model was trained as {kind}, not as {wanted}",
+    fix="name it for the guard {kind}, or train another with kind: {wanted}",
+)
+
 SETTINGS_FILE = "prompt_guard.json"
 BATCH_TOKENS = 8192
 """Tokens that are scored at once."""
@@ -53,6 +61,9 @@ class PromptGuardSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    kind: ClassifierKind = "prompt_guard"
+    words: tuple[str, ...] = ()
+    """The commonest words of what it learnt from, by which letters are parted (llama3.guarding.words)."""
     window: int = Field(gt=0)
     overlap: int = Field(ge=0)
     thresholds: dict[Trusted, Threshold]
@@ -100,11 +111,13 @@ class PromptGuardModel:
         self.model, self.tokenizer, self.settings, self.version = model, tokenizer, settings, version
 
     @classmethod
-    def load(cls, folder: str | Path, device: str = "cpu") -> Self:
-        """From the folder that training wrote. Raises CheckpointError where it is none, ArtifactError where its
-        manifest is missing, or a file is not as the manifest says."""
+    def load(cls, folder: str | Path, device: str = "cpu", kind: ClassifierKind = "prompt_guard") -> Self:
+        """From the folder that training wrote. Raises CheckpointError where it is none of that kind, ArtifactError
+        where its manifest is missing, or a file is not as the manifest says."""
         folder = Path(folder)
         settings = _settings(folder)
+        if settings.kind != kind:
+            raise OTHER_KIND(folder, kind=settings.kind, wanted=kind)
         artifact = Artifact(folder)
         artifact.verify()
         model = load_model(folder, device=device_of(device)).requires_grad_(False)
@@ -118,7 +131,7 @@ class PromptGuardModel:
 
     @cached_property
     def reader(self) -> TextReader:
-        return TextReader(self.tokenizer)
+        return TextReader(self.tokenizer, self.settings.words)
 
     @torch.no_grad()
     def of_read(self, texts: Sequence[ReadText]) -> list[PromptScore]:
@@ -144,10 +157,10 @@ class PromptGuardModel:
 
 
 class TextReader:
-    """Texts as token ids."""
+    """Texts as token ids. `words`: those by which letters that stand together are parted."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self.tokenizer = tokenizer
+    def __init__(self, tokenizer: Tokenizer, words: Sequence[str] = ()) -> None:
+        self.tokenizer, self.words, self._costs = tokenizer, tuple(words), costs_of(words)
         bos = tokenizer.bos_id
         assert bos is not None, "our own tokenizers have one"
         self.bos = bos
@@ -155,7 +168,7 @@ class TextReader:
 
     def read(self, text: str) -> ReadText:
         """Linear in the text."""
-        read = unfolded(text)
+        read = parted(unfolded(text), self._costs) if self._costs else unfolded(text)
         ids = self.tokenizer.encode(read.text).astype(np.int64)
         ends_of_chars = np.cumsum(_utf8_lengths(read.text))
         first_bytes = np.cumsum(self._bytes_of[ids]) - self._bytes_of[ids]

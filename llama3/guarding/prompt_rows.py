@@ -1,6 +1,6 @@
 """Rows that a prompt guard learns from: {text, label[, trust][, source][, group]}, one JSON object per line.
 
-label: "attack" or "benign" (1 and 0, true and false too)
+label: "attack" or "benign" (1 and 0, true and false too; "toxic" is the same as "attack")
 trust: "user" or "third_party", whose text it is; without it the row counts for both
 source: where it comes from, for figures by source; without it the name of the file
 group: what belongs together, such as an attack and its borderline twin, and stands on one side; without it the text
@@ -19,7 +19,7 @@ from llama3.guarding.lines import read_lines
 from llama3.guarding.reading import unfolded
 
 NO_TEXT = DataError.declare("L3-GRD-001", "{column} is no text", fix="give a text that is not empty")
-ODD_LABEL = DataError.declare("L3-GRD-002", "the label is {label!r}", fix="write attack or benign (1 or 0)")
+ODD_LABEL = DataError.declare("L3-GRD-002", "the label is {label!r}", fix="write attack (or toxic) or benign (1 or 0)")
 ODD_TRUST = DataError.declare(
     "L3-GRD-003", "the trust is {trust!r}", fix="write user or third_party, or leave the column out"
 )
@@ -29,12 +29,14 @@ ON_BOTH_SIDES = DataError.declare(
 )
 MORE = DataError.declare("L3-GRD-006", "and {count} more problems")
 
+ClassifierKind = Literal["prompt_guard", "toxicity"]
+"""What a small classifier was trained to find: attacks on the prompt, or toxic texts."""
 Trusted = Literal["user", "third_party"]
 Side = Literal["train", "calibrate", "test"]
 TRUSTS: tuple[Trusted, ...] = ("user", "third_party")
 COLUMNS = ("text", "label", "trust", "source", "group")
 MOST_PROBLEMS = 20
-_LABELS: Mapping[object, bool] = {"attack": True, "benign": False, 1: True, 0: False}
+_LABELS: Mapping[object, bool] = {"attack": True, "toxic": True, "benign": False, 1: True, 0: False}
 
 
 @dataclass(frozen=True, slots=True)

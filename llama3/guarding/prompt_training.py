@@ -30,6 +30,7 @@ from llama3.guarding.prompt_model import SETTINGS_FILE, PromptGuardModel, Prompt
 from llama3.guarding.prompt_rows import TRUSTS, PromptRow, Side, Trusted, read_prompt_rows, side_of
 from llama3.guarding.reading import unfolded
 from llama3.guarding.windows import windows
+from llama3.guarding.words import common_words, costs_of, parted
 from llama3.model.batch import Batch
 from llama3.model.build import init_weights
 from llama3.model.config import ModelConfig
@@ -37,6 +38,7 @@ from llama3.model.device import device_of
 from llama3.model.score import Scored
 from llama3.model.transformer import Transformer
 from llama3.posttraining.datasets import Epochs
+from llama3.safety.normalise import Normalised
 from llama3.tokenizer import Tokenizer
 from llama3.training.algorithm import Algorithm, Term
 from llama3.training.checkpoint import CheckpointStore
@@ -116,13 +118,19 @@ def prompt_guard(*, options: PromptTrainingOptions, out: StageOutput) -> None:
     asked = options.asked
     sides = split_rows(read_prompt_rows([Path(file) for file in asked.data]), asked)
     elsewhere = read_prompt_rows([Path(file) for file in asked.elsewhere])
-    reader = TextReader(Tokenizer.train([unfolded(r.text).text for r in sides["train"]], asked.vocab_size, NUM_SPECIAL))
+    reader = _reader([unfolded(row.text) for row in sides["train"]], asked.vocab_size)
     model = _learnt(_examples(sides["train"], reader, options), reader, options, out)
-    save_checkpoint(out.path, model, reader.tokenizer, {"stage": "prompt_guard", "examples": len(sides["train"])})
+    save_checkpoint(out.path, model, reader.tokenizer, {"stage": asked.kind, "examples": len(sides["train"])})
     guard = PromptGuardModel(
         model.module.eval(),
         reader.tokenizer,
-        PromptGuardSettings(window=asked.window, overlap=asked.overlap, thresholds=dict.fromkeys(TRUSTS, 0.5)),
+        PromptGuardSettings(
+            kind=asked.kind,
+            words=reader.words,
+            window=asked.window,
+            overlap=asked.overlap,
+            thresholds=dict.fromkeys(TRUSTS, 0.5),
+        ),
     )  # its scores do not depend on thresholds, which are found next
     thresholds = _calibrated(guard, sides["calibrate"], asked.fpr)
     settings = guard.settings.model_copy(update={"thresholds": thresholds})
@@ -130,11 +138,18 @@ def prompt_guard(*, options: PromptTrainingOptions, out: StageOutput) -> None:
     seen = {unfolded(row.text).text for rows in sides.values() for row in rows}
     elsewhere = [row for row in elsewhere if unfolded(row.text).text not in seen]
     figures = figures_of(guard, thresholds, sides, elsewhere, asked.fpr, options.seed)
-    figures |= {"parameters": model.config.num_params(), "vocabulary": reader.tokenizer.vocab_size,
+    figures |= {"kind": asked.kind, "parameters": model.config.num_params(), "vocabulary": reader.tokenizer.vocab_size,
                 "window": asked.window, "overlap": asked.overlap}  # fmt: skip
     write_json_atomic(out.path / CARD_FILES[0], figures)
     write_bytes_atomic(out.path / CARD_FILES[1], card_text(figures).encode())
     out.metrics |= figures
+
+
+def _reader(texts: Sequence[Normalised], vocab_size: int) -> TextReader:
+    """Reads with the words of these texts, and a tokenizer that was made for them."""
+    words = common_words(text.text for text in texts)
+    costs = costs_of(words)
+    return TextReader(Tokenizer.train([parted(text, costs).text for text in texts], vocab_size, NUM_SPECIAL), words)
 
 
 def split_rows(rows: Sequence[PromptRow], asked: PromptGuardTraining) -> Mapping[Side, list[PromptRow]]:

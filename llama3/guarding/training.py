@@ -1,6 +1,7 @@
 """What `llama3 guard train` does: the stages of each kind of guard, in a run directory.
 
     prompt_guard:  rows -> prompt_guard
+    toxicity:      rows -> toxicity
     llama_guard:   a model -> base;  rows -> rows;  base + rows -> sft;  sft + rows -> llama_guard
 
 A stage that is there already is not made again, and one that was killed goes on.
@@ -50,7 +51,7 @@ def _prompt_guard(run: RunDir, asked: PromptGuardTraining) -> Artifact:
         seed=asked.run.seed,
         device=str(device_of(asked.run.device)),
     )
-    return run.execute(prompt_guard, {}, options)
+    return run.execute(prompt_guard, {}, options, asked.kind)
 
 
 def _llama_guard(run: RunDir, asked: LlamaGuardTraining) -> Artifact:

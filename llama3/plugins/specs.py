@@ -54,6 +54,9 @@ class SourceSpec(PluginSpec):
 
     labels: tuple[str, ...] = ()
     """Labels (weighted by `data.mix`) of a source that has no `source` option to set its one label."""
+    endings: tuple[str, ...] = ()
+    """Endings of the files that it reads where a folder is named alone, in the place of a config; "": all others. Its
+    options then need `path` and `source` only."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,8 +18,8 @@ from llama3.artifacts.files import finite, write_json_atomic
 from llama3.artifacts.progress import ProgressBar
 from llama3.artifacts.run import RunDir
 from llama3.config.schema import Config
+from llama3.data.imported import sharded
 from llama3.data.plan import TokenPlan
-from llama3.data.shards import ShardOptions, shard
 from llama3.data.vocabulary import TokenizerOptions, tokenizer
 from llama3.errors import DataError
 from llama3.evaluation.stages import RESULTS, EvaluateOptions, OutsideModel, evaluate
@@ -82,7 +82,7 @@ def study(make: Make, config: Config, corpus: Artifact) -> Artifact:
     section = section_of(config)
     outside = [OutsideModel.at(path) for path in section.trained]
     vocabulary = make(tokenizer, "tokenizer", TokenizerOptions.of(config), corpus=corpus)
-    shards = make(shard, "shard", ShardOptions.of(config), corpus=corpus, tokenizer=vocabulary)
+    shards = sharded(make, config, corpus, vocabulary)
     runs = runs_of(config, Tokenizer.load(vocabulary.path).vocab_size)
     require_tokens(config, runs, TokenPlan.load(shards.path))
 

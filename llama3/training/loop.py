@@ -45,7 +45,6 @@ from llama3.training.algorithm import Algorithm, Collate, Dataset, Services, Ter
 from llama3.training.averaging import WeightAverage
 from llama3.training.checkpoint import CheckpointStore, check_identity
 from llama3.training.interrupt import StopRequest
-from llama3.training.leaving_out import order_of
 from llama3.training.ledger import data_step
 from llama3.training.meter import Meter
 from llama3.training.metrics import Reporter, Throughput
@@ -216,7 +215,7 @@ class Trainer:
         with self.reliability.attempt(self.context, self.schedule.total):
             with self.reliability.watch("restore"):
                 self.restore()
-            if self.others is None and (order := self.asked()):
+            if self.others is None and (order := self.reliability.order(self.context, self.progress.left_out)):
                 self.go_back(order)
             self.module.train()
             together = closing(self.others) if self.others is not None else nullcontext()
@@ -574,11 +573,6 @@ class Trainer:
         self.context.barrier()
         self.progress.went_back, self.progress.turned_at = times, reached.step
         self.pass_over(order, reached)
-
-    def asked(self) -> GoBack | None:
-        """Where somebody wants data left out that is not: the order to do it, on all ranks the same."""
-        wanted = self.context.gather(list(self.reliability.asked().items()), "world")[0]
-        return order_of(dict(wanted), self.progress.left_out)
 
     def pass_over(self, order: GoBack, reached: Progress) -> None:
         self.progress.left_out = sorted({*reached.left_out, *order.left_out})

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -20,7 +20,7 @@ from llama3.errors import LlamaError
 from llama3.training.causes import cause_of
 from llama3.training.flight import FLIGHT
 from llama3.training.integrity import Integrity
-from llama3.training.leaving_out import asked_of
+from llama3.training.leaving_out import asked_of, order_of
 from llama3.training.ledger import FOLDER, RunLedger, rows_of_rank
 from llama3.training.parallel import ParallelContext
 from llama3.training.recovery import GoBack
@@ -155,6 +155,10 @@ class Reliability:
     def asked(self) -> dict[int, str]:
         """Data that this stage is to leave out, and why (llama3.training.leaving_out)."""
         return {} if self._run is None else asked_of(self._run, self.ledger.artifact)
+
+    def order(self, context: ParallelContext, left_out: Sequence[int]) -> GoBack | None:
+        """Where data is to be left out that is not yet: the order to do it, on all ranks the same."""
+        return order_of(dict(context.gather(list(self.asked().items()), "world")[0]), left_out)
 
     def _hung(self, what: str) -> None:
         self.ledger.write("hang", cause="hang", what=what)

@@ -7,6 +7,7 @@ finds calls and settings, and follows no data through a program: it is no proof 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal, get_args
 
@@ -27,6 +28,7 @@ from llama3_plugins.guards.code.rules import (
     alarms,
     may_alarm,
 )
+from llama3_plugins.guards.code.semgrep import Semgrep
 from llama3_plugins.guards.code.tokens import Token, tokens_of, without_open_end
 from llama3_plugins.guards.code.trees import missing, parsed_tokens, parsers
 from llama3_plugins.guards.secrets import secrets_in
@@ -65,6 +67,10 @@ class CodeShieldOptions(BaseModel):
     without_parser: Literal["lexer", "error"] = Field(
         "lexer", description="what judges code in a language without a parser: our lexer, or nothing (it is blocked)"
     )
+    backend: Literal["rules", "semgrep"] = Field("rules", description="semgrep: our rules, and semgrep with yours")
+    executable: str = Field("semgrep", description="semgrep, or what answers as it does")
+    rules: tuple[str, ...] = Field((), description="files of rules for semgrep")
+    seconds: float = Field(30.0, gt=0, le=600, description="how long semgrep may take for a block of code")
 
 
 class CodeShieldGuard:
@@ -73,20 +79,25 @@ class CodeShieldGuard:
     def __init__(self, options: CodeShieldOptions) -> None:
         self.options = options
         self._parsers: Mapping[str, Any] = {}
+        self._semgrep: Semgrep | None = None
 
     async def open(self) -> None:
-        """Load the parsers that are here. Raises PluginError where they are missing and must not."""
+        """Load the parsers that are here. Raises PluginError where they, or semgrep, are missing and must not."""
         absent = missing()
         if absent and self.options.without_parser == "error":
             raise NO_PARSERS("code_shield", modules=", ".join(absent))
         self._parsers = parsers()
+        if self.options.backend == "semgrep":
+            self._semgrep = Semgrep(self.options.executable, self.options.rules)
+            self._semgrep.require()
 
     async def close(self) -> None:
         """Nothing to release."""
 
     async def check(self, x: GuardInput) -> Verdict:
-        """Raises PluginError for code in a language without a parser, where that must not pass."""
-        found = [(block, alarm) for block in self._blocks(x) for alarm in self._alarms(block, x.language)]
+        """Raises PluginError for code in a language without a parser, where that must not pass, and for code that
+        semgrep should judge and does not."""
+        found = [(block, alarm) for block in self._blocks(x) for alarm in self._alarms(block, x)]
         acts = [self._action(alarm.rule) for _, alarm in found]
         actions: list[Action] = ["allow", *acts]
         told = [pair for pair, act in zip(found, acts, strict=True) if act != "allow"]
@@ -113,17 +124,27 @@ class CodeShieldGuard:
         is_fenced = any(block.language for block in blocks)
         yield from [CodeBlock(x.text, 0, "", x.ends)] if x.stage == "code" and not is_fenced else blocks
 
-    def _alarms(self, block: CodeBlock, language: str | None) -> Iterator[Alarm]:
+    def _alarms(self, block: CodeBlock, x: GuardInput) -> Iterator[Alarm]:
         """Every alarm of a block, once."""
-        called = block.language or (language or "").lower() or self.options.language.lower()
+        called = block.language or (x.language or "").lower() or self.options.language.lower()
         known = LANGUAGES.get(called)
         if known is None and block.code.lstrip().startswith("<?php"):
             known = "php"
         seen: set[tuple[int, int, Category]] = set()
-        for alarm in [*self._uses(block, known, called), *_written(block.code, known)]:
+        for alarm in [
+            *self._uses(block, known, called),
+            *_written(block.code, known),
+            *self._further(block, known, x.deadline),
+        ]:
             if (key := (alarm.start, alarm.end, alarm.rule.category)) not in seen:
                 seen.add(key)
                 yield alarm
+
+    def _further(self, block: CodeBlock, language: str | None, deadline: float | None) -> Iterator[Alarm]:
+        """What semgrep finds in code that is complete: what goes on may not parse yet."""
+        if self._semgrep is not None and block.is_complete and block.code.strip():
+            left = self.options.seconds if deadline is None else deadline - time.monotonic()
+            yield from self._semgrep.alarms(block.code, language, max(0.0, min(left, self.options.seconds)))
 
     def _uses(self, block: CodeBlock, language: str | None, called: str) -> Iterator[Alarm]:
         is_strict = self.options.without_parser == "error"
@@ -215,11 +236,12 @@ def _scores(found: Iterable[Alarm]) -> dict[str, float]:
 
 
 def _span(block: CodeBlock, alarm: Alarm) -> Span:
-    category = f"{alarm.rule.category} CWE-{alarm.rule.cwe}"
+    category = f"{alarm.rule.category} CWE-{alarm.rule.cwe}" if alarm.rule.cwe else alarm.rule.category
     if block.span is not None:
         return Span(start=block.span[0], end=block.span[1], category=category)
     return Span(start=block.start + alarm.start, end=block.start + alarm.end, category=category)
 
 
 def _reason(alarm: Alarm) -> str:
-    return f"{alarm.rule.category} (CWE-{alarm.rule.cwe}): {alarm.name}"
+    number = f" (CWE-{alarm.rule.cwe})" if alarm.rule.cwe else ""
+    return f"{alarm.rule.category}{number}: {alarm.name}"

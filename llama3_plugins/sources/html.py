@@ -17,10 +17,10 @@ from llama3.sources import (
     read_page,
     shards_of,
 )
+from llama3_plugins.sources.endings import PAGES
 from llama3_plugins.sources.extractors import Extractor, library_extractor
 
 FILES_PER_SHARD = 256
-SUFFIXES = (".html", ".htm", ".xhtml", ".xht", ".shtml")
 MOST_UNDECODABLE = 0.01
 """Of a page's characters; with more it is no text, or not in the encoding that it declares."""
 
@@ -47,7 +47,7 @@ class HtmlSource:
 
     def shards(self) -> list[ShardRef]:
         limit = self.options.max_document_bytes
-        return shards_of(self.options, SUFFIXES, files_per_shard=FILES_PER_SHARD, unread_above=limit)
+        return shards_of(self.options, PAGES, files_per_shard=FILES_PER_SHARD, unread_above=limit)
 
     def read(self, shard: ShardRef) -> Iterator[DocumentBatch]:
         options = self.options

@@ -23,14 +23,13 @@ from llama3.sources import (
     require_unchanged,
     shards_of,
 )
-from llama3_plugins.sources.packed import BROKEN, PACKED, Damaged, opened
+from llama3_plugins.sources.endings import JSON_LINES
+from llama3_plugins.sources.packed import BROKEN, Damaged, opened
 
 LARGE_ARRAY = DataError.declare(
     "L3-SRC-015", "a JSON array of more than {limit} bytes", fix="write it as JSON lines, or raise max_document_bytes"
 )
 CUT_OFF = DataError.declare("L3-SRC-010", "cannot be read to its end", why="{error}")
-
-SUFFIXES = tuple(f"{name}{packed}" for name in (".jsonl", ".ndjson", ".json", ".jsonlines") for packed in PACKED)
 
 
 class JsonlOptions(FileOptions):
@@ -52,7 +51,7 @@ class JsonlSource:
         self.options = options
 
     def shards(self) -> list[ShardRef]:
-        return shards_of(self.options, SUFFIXES)
+        return shards_of(self.options, JSON_LINES)
 
     def read(self, shard: ShardRef) -> Iterator[DocumentBatch]:
         options = self.options

@@ -14,7 +14,6 @@ from typing import Any, BinaryIO, Literal, Protocol
 
 import zstandard
 
-PACKED = ("", ".gz", ".zst", ".zstd", ".bz2", ".xz")
 BROKEN = (OSError, EOFError, zlib.error, zstandard.ZstdError, lzma.LZMAError)
 """What reading raises where a file is damaged, cut off or cannot be read."""
 

@@ -24,6 +24,7 @@ from llama3.sources import (
     require_unchanged,
     shards_of,
 )
+from llama3_plugins.sources.endings import PARQUET
 from llama3_plugins.sources.packed import Damaged
 
 NO_COLUMN = DataError.declare("L3-SRC-011", "no column {column!r}", why="{near}")
@@ -52,7 +53,7 @@ class ParquetSource:
         self.options = options
 
     def shards(self) -> list[ShardRef]:
-        return shards_of(self.options, (".parquet", ".pq"))
+        return shards_of(self.options, PARQUET)
 
     def read(self, shard: ShardRef) -> Iterator[DocumentBatch]:
         options = self.options

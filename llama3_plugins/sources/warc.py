@@ -17,10 +17,11 @@ from pydantic import Field
 
 from llama3.errors import DataError
 from llama3.sources import Collector, DocumentBatch, ShardRef, decode, require_unchanged, shards_of
+from llama3_plugins.sources.endings import ARCHIVES
 from llama3_plugins.sources.extractors import library_extractor
 from llama3_plugins.sources.html import MOST_UNDECODABLE, PageOptions, page_text
 from llama3_plugins.sources.http_body import NoPageError, content_type, read_response
-from llama3_plugins.sources.packed import BROKEN, PACKED, Damaged
+from llama3_plugins.sources.packed import BROKEN, Damaged
 from llama3_plugins.sources.warc_records import BrokenRecord, WarcRecord, warc_records
 
 CUT_OFF = DataError.declare("L3-SRC-020", "cannot be read to its end", why="{error}")
@@ -31,7 +32,6 @@ DAMAGED = DataError.declare(
     fix="fetch the archive again, or read what is whole of it with damaged: keep",
 )
 
-SUFFIXES = tuple(f"{name}{packed}" for name in (".warc", ".wet", ".warc.wet") for packed in PACKED)
 HTML = ("text/html", "application/xhtml+xml")
 LANGUAGES = {
     "ara": "ar", "ben": "bn", "bul": "bg", "cat": "ca", "ces": "cs", "dan": "da", "deu": "de", "ell": "el",
@@ -76,7 +76,7 @@ class WarcSource:
         self._library = library_extractor(options.extractor)
 
     def shards(self) -> list[ShardRef]:
-        return shards_of(self.options, SUFFIXES)
+        return shards_of(self.options, ARCHIVES)
 
     def read(self, shard: ShardRef) -> Iterator[DocumentBatch]:
         options = self.options

@@ -13,6 +13,11 @@ from llama3.artifacts import Artifact
 from llama3.data import TokenLoader
 from llama3.data.corpus import Corpus
 from llama3.data.plan import TokenPlan
+from llama3.data.vocabulary import TokenizerOptions, tokenizer
+from llama3.errors import LlamaError
+from llama3.execution import Executor
+from llama3.preflight import load_config, ready
+from llama3.recipe import curated, tokenised
 from llama3.tokenizer import Tokenizer
 
 WORDS = [
@@ -239,3 +244,38 @@ def test_a_wrong_question_is_refused_at_once(llama3, corpus, vocabulary, tmp_pat
     refused(llama3, "L3-DAT-240", "skip", corpus, "--steps", "9-3")
     refused(llama3, "L3-DAT-241", "skip", corpus, "--steps", "3-9")
     assert not out.exists()
+
+
+def test_a_source_reads_files_of_the_endings_that_it_names(tmp_path, ask):
+    rows = [json.dumps({"text": text(n)}) for n in range(3)]
+    (tmp_path / "one.NDJSON").write_text("\n".join(rows))
+    made = ask("dedup", tmp_path / "one.NDJSON", "--out", tmp_path / "run")
+    assert Corpus(made["path"]).sources == ["one.NDJSON"]
+    assert len(Corpus(made["path"])) == 3
+
+
+def test_a_run_trains_on_token_files_that_its_config_names(llama3, ask, folder, corpus, vocabulary, tmp_path):
+    ask("shard", corpus, "--tokenizer", vocabulary, "--out", tmp_path / "shards")
+    ask("shard", tmp_path / "shards", "--to", "datatrove", "--out", tmp_path / "files")
+    config = {
+        "run": {"dir": str(tmp_path), "name": "mine", "threads": 1},
+        "tokenizer": {"path": str(vocabulary / "tokenizer.json")},
+        "data": {
+            "sources": [{"name": "files", "path": str(folder), "source": "book"}],
+            "filters": [],
+            "tokens": {"format": "datatrove", "paths": [str(tmp_path / "files")]},
+        },
+    }
+    loaded = ready(load_config(config))
+    with Executor(loaded) as make:
+        made = curated(make, loaded.config)
+        known = make(tokenizer, "tokenizer", TokenizerOptions.of(loaded.config), corpus=made)
+        shards = tokenised(make, loaded.config, made, known)
+    assert shards.manifest.stage == "imported"
+    assert documents(shards.path) == documents(tmp_path / "shards" / "artifacts" / "shard")
+
+    config["tokenizer"] = {}
+    (tmp_path / "files" / "0000-book.ds").write_bytes(b"x")
+    with pytest.raises(LlamaError) as refused:
+        load_config(config)
+    assert {"L3-DAT-247", "L3-DAT-220"} <= {problem.code for problem in refused.value.problems}

@@ -45,6 +45,10 @@ def test_what_is_found_is_what_the_definition_says(text, examples, n, threshold)
 
 def test_words_are_the_same_in_any_case_form_and_punctuation() -> None:
     finder = Decontaminator({"x": ["Où est la bibliothèque, s'il vous plaît, mon ami?", "図書館はどこですか"]})
+    plain = Decontaminator({"x": ["What_is the 1st sum of 2 and 3, and A?"]}, ngram=2)
+    assert (
+        plain.find("what IS the 1ST sum_of 2 and 3 and a") == plain.find("what IS the 1ST sum_of 2 and 3 and a é") != []
+    )
     for text in ("OU\u0300 EST LA BIBLIOTHE\u0300QUE s il vous plai\u0302t mon AMI", "あの図書館はどこですか。"):
         assert len(finder.find(text)) == 1
     assert finder.find("Où est la bibliothèque, s'il vous") == []

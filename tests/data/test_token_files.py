@@ -18,6 +18,7 @@ from llama3 import _core
 from llama3.artifacts import Artifact
 from llama3.artifacts.run import RunDir
 from llama3.config.schema import TokenizerSection
+from llama3.config.token_files import TokenFormat
 from llama3.data import datatrove, imported, megatron, token_files
 from llama3.data.exported import export_tokens
 from llama3.data.imported import ImportOptions
@@ -68,7 +69,7 @@ def convert(tmp_path, tokenizer):
     """Token files as shards in a run directory."""
     tokenizer.save(tmp_path / "tokenizer")
 
-    def run(paths: list[Path], format: token_files.TokenFormat, *, complete: bool = True) -> Artifact:
+    def run(paths: list[Path], format: TokenFormat, *, complete: bool = True) -> Artifact:
         options = ImportOptions.of(paths, format, tokenizer, complete=complete)
         named = TokenizerOptions(section=TokenizerSection(path=str(tmp_path / "tokenizer")))
         with RunDir(tmp_path / "run") as run:

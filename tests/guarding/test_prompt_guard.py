@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from rows_of_guards import ATTACKS, BENIGN, PROMPT_GUARD, TWINS, prompt_rows, write_jsonl
+from rows_of_guards import ATTACKS, BENIGN, PROMPT_GUARD, TWINS, prompt_rows, train, write_jsonl
 
 from llama3.artifacts import Artifact
 from llama3.errors import ArtifactError, CheckpointError, ConfigError, DataError, LlamaError
@@ -342,6 +343,52 @@ def test_a_config_is_refused_before_any_work(tmp_path, monkeypatch):
     Path("guard.yaml").write_text("kind: magic\n")
     with pytest.raises(ConfigError, match="L3-GRD-021"):
         read_training(Path("guard.yaml"))
+
+
+TOXIC = PROMPT_GUARD.replace("kind: prompt_guard", "kind: toxicity").replace("name: small", "name: rude")
+
+
+@pytest.fixture(scope="module")
+def toxicity(tmp_path_factory) -> Path:
+    """The folder of a trained guard of toxic texts."""
+    folder = tmp_path_factory.mktemp("toxicity")
+    rude = itertools.product(["a", "such a", "no more than a", "the worst"], INSULTS, FAREWELLS)
+    rows = [{"text": f"You are {a} {b}, {c}.", "label": "toxic"} for a, b, c in rude] + [
+        {"text": text, "label": "benign"} for text in BENIGN
+    ]
+    write_jsonl(folder / "rows.jsonl", rows)
+    train(folder, TOXIC)
+    return folder / "runs" / "rude" / "artifacts" / "toxicity"
+
+
+INSULTS = ["stupid fool", "lazy pig", "filthy liar", "worthless idiot", "rotten coward"]
+FAREWELLS = ["go away", "and all know it", "be quiet", "nobody likes you"]
+
+
+def test_a_guard_of_toxic_texts_is_trained_the_same_way(toxicity, prompt_guard):
+    card = (toxicity / "CARD.md").read_text()
+    assert "# Toxicity guard" in card
+    assert "toxic texts are found" in card
+    guard = discover().build("guards", "toxicity", {"model": str(toxicity)})
+    guard.open()
+    rude, kind = (guard.check(GuardInput(stage="output", text=t, trust="model")) for t in (RUDE, "Explain rain."))
+    assert (rude.action, rude.categories.keys(), kind.action) == ("block", {"toxicity"}, "allow")
+    for name, folder in (("toxicity", prompt_guard), ("prompt_guard", toxicity)):
+        with pytest.raises(CheckpointError, match="L3-GRD-011"):
+            discover().build("guards", name, {"model": str(folder)}).open()
+
+
+RUDE = "You are such a lazy pig, nobody likes you."
+
+
+class TestToxicityConformance(GuardConformance):
+    plugin = "toxicity"
+    benign = tuple(text for text in BENIGN if place_of(unfolded(text).text) > 0.4)[:3]
+    harmful = (RUDE,)
+
+    @pytest.fixture(autouse=True)
+    def _model(self, toxicity):
+        self.options = {"model": str(toxicity)}
 
 
 class TestPromptGuardConformance(GuardConformance):

@@ -25,6 +25,7 @@ OTHER_THINGS = {
     "harmless": "a label of texts",
     "hf": "a layout of weights",
     "int8": "a type of codes in caches and of products",
+    "judge": "a command, and what judges answers in a suite",
     "labels": "a file of a stage",
     "llama_guard": "a kind of guard that is trained",
     "model": "a section of the config",
@@ -41,6 +42,7 @@ OTHER_THINGS = {
     "tensor": "an argument of torch's functions",
     "tokens": "a figure of a stage",
     "tool_calls": "a field of OpenAI's messages",
+    "toxicity": "a kind of guard that is trained",
 }
 """Names of built-in plugins that are words of the core too."""
 LOOKUPS = {

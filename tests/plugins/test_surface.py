@@ -50,7 +50,8 @@ SURFACE = {
         FEATURES DocumentBatch Filter Judgement
     """,
     "guards": """
-        Action Fence Guard GuardInput LlamaGuardModel Normalised PromptGuardModel Span Turn Verdict normalise
+        Action Fence Guard GuardInput LlamaGuardModel Normalised PromptGuardModel ServedModel Span Turn Verdict
+        normalise
     """,
     "loggers": """
         Logger Sample append_json_line key_now

@@ -173,7 +173,7 @@ def test_thresholds_of_a_policy_go_by_category():
 
 
 def test_rules_are_sound():
-    assert {rule.category for rule in RULES} | {"secrets"} == set(CATEGORIES)
+    assert {rule.category for rule in RULES} | {"secrets", "semgrep"} == set(CATEGORIES)
     known = {"python", "bash", *GRAMMARS}
     assert all(rule.languages <= known and rule.names and rule.cwe for rule in RULES)
     assert all(rule.argument for rule in RULES if rule.joined)

@@ -17,7 +17,7 @@ from llama3_plugins.guards.code.uses import Argument, Use
 
 Category = Literal[
     "weak_hash", "weak_cipher", "weak_random", "certificates", "shell", "sql", "query", "eval", "deserialisation",
-    "xml", "path", "memory", "web", "cookies", "files", "secrets",
+    "xml", "path", "memory", "web", "cookies", "files", "secrets", "semgrep",
 ]  # fmt: skip
 CATEGORIES: tuple[Category, ...] = get_args(Category)
 

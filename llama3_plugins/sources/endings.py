@@ -1,0 +1,8 @@
+"""Endings of the files that each source reads."""
+
+PACKED = ("", ".gz", ".zst", ".zstd", ".bz2", ".xz")
+JSON_LINES = tuple(f"{name}{packed}" for name in (".jsonl", ".ndjson", ".json", ".jsonlines") for packed in PACKED)
+ARCHIVES = tuple(f"{name}{packed}" for name in (".warc", ".wet", ".warc.wet") for packed in PACKED)
+PARQUET = (".parquet", ".pq")
+PAGES = (".html", ".htm", ".xhtml", ".xht", ".shtml")
+ALL_OTHERS = ("",)
