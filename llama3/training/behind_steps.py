@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from llama3.artifacts.files import read_json_lines
+from llama3.artifacts.lock import RunLock
 from llama3.artifacts.logbook import EVENTS
 from llama3.data.corpus import DOCUMENTS, batches, open_parquet
 from llama3.data.inspecting import CORPUS_IN_RUN
@@ -50,7 +51,7 @@ NO_CHECKPOINT = DataError.declare(
 
 
 class StepReader:
-    """The data of one training of a run, finished or not. Needs no lock: the run may be training."""
+    """The data of one training of a run, finished or not. The run may be at work."""
 
     def __init__(self, run: Path, key: str) -> None:
         """Raises ArtifactError (L3-DAT-241, 242) where nothing is known of it."""
@@ -156,7 +157,15 @@ class StepReader:
     def leave_out(self, steps: Sequence[int], why: str) -> dict[str, Any]:
         """Have the data of these steps left out when the run goes on.
 
-        Raises ConfigError (L3-DAT-243, 245) and DataError (L3-DAT-246) where that is not possible."""
+        Raises ConfigError (L3-DAT-243, 245) and DataError (L3-DAT-246) where that is not possible, ArtifactError
+        (L3-RUN-001) while the run is at work: until it goes on, the checkpoint that is needed could be gone."""
+        lock = RunLock(self.run)
+        try:
+            return self._leave_out(steps, why)
+        finally:
+            lock.release()
+
+    def _leave_out(self, steps: Sequence[int], why: str) -> dict[str, Any]:
         if (self.run / "artifacts" / self.artifact).exists():
             raise FINISHED(self.run)
         data = [self.data_of(step) for step in steps]

@@ -128,6 +128,8 @@ def test_what_cannot_be_left_out_is_refused_and_nothing_is_written(died, inputs)
         reader.steps_of("no id at all, really")
     with pytest.raises(ArtifactError, match=r"those that have: pretrain.*L3-DAT-241"):
         StepReader(died, "extend")
+    with RunDir(died), pytest.raises(ArtifactError, match="L3-RUN-001"):
+        reader.leave_out([12], "while it works")
     assert not (died / "reliability" / "leave_out.jsonl").exists()
     train(died, inputs)
     with pytest.raises(ConfigError, match="L3-DAT-245"):

@@ -138,7 +138,7 @@ def dataset(inputs, **section) -> TokenDataset:
 
 
 def test_a_phase_reads_its_own_mix(inputs):
-    loader = dataset(inputs)._loader
+    loader = dataset(inputs).loader
     border = 12 * 4
     sources = [loader.place(row).source for row in range(border + 16)]
     assert set(sources[:border]) == {"prose", "code"}
@@ -163,7 +163,7 @@ def test_steps_of_phases_read_the_rows_one_after_the_other(inputs):
 def test_tokens_come_once_per_pass_through_every_change_of_length(inputs):
     """Brute force over documented rule: none twice, and less than a window of 64 tokens left out per change."""
     long = [{"steps": 40, "seq_len": 16}, {"steps": 30, "seq_len": 64}, {"steps": 50, "seq_len": 32}]
-    loader = dataset(inputs, phases=long)._loader
+    loader = dataset(inputs, phases=long).loader
     seen: dict[tuple[str, int], list[int]] = {}
     for row in range(120 * 4):
         place, length = loader.place(row), len(loader.rows(row, 1).tokens[0])

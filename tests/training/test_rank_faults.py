@@ -28,6 +28,7 @@ from llama3.training.checkpoint import CheckpointStore
 from llama3.training.effective_time import accounts, rank_times, summary
 from llama3.training.flight import FLIGHT, FlightRecorder, behind
 from llama3.training.integrity import suspects
+from llama3.training.leaving_out import ask
 from llama3.training.ledger import rows_of_rank
 from llama3.training.loop import train
 from llama3.training.messages import broadcast
@@ -106,6 +107,25 @@ def test_every_layout_reads_the_same_samples(alone, tmp_path, mesh):
     assert many.problems() == one.problems() == []
     assert [hit.cause for hit in many.interruptions] == ["stopped"]
     assert many.interruptions[0].lost_steps == 0
+
+
+def test_data_that_is_left_out_when_a_run_goes_on_is_the_same_on_any_number_of_ranks(tmp_path):
+    """Finished on two ranks or one, it is told to leave out a step: it goes back, and on."""
+    for world in (1, 2):
+        run = tmp_path / str(world)
+        for _ in range(2):
+            if world == 1:
+                learn(run, {})
+            else:
+                run_ranks(tmp_path / f"ranks-{len(list(tmp_path.iterdir()))}", world, lambda run=run: learn(run, {}))
+            ask(run, "toy", [4], "a bad page")
+    one, two = account(tmp_path / "1"), account(tmp_path / "2")
+    assert one.data == two.data == {1: 0, 2: 1, 3: 2, 4: 3, 5: 5, 6: 6}
+    assert one.content == two.content
+    assert one.problems() == two.problems() == []
+    for found in (one, two):
+        (hit,) = found.interruptions
+        assert (hit.cause, hit.about.planned, hit.lost_steps) == ("data left out", True, 2)
 
 
 def test_content_is_of_the_samples_and_their_order_within():
