@@ -27,7 +27,7 @@ Dialog = Sequence[Turn]
 
 
 @dataclass(frozen=True, slots=True)
-class GuardedAnswer:
+class ReceivedAnswer:
     """What comes out: `answer`, None where something was blocked, at the stage `blocked`."""
 
     answer: str | None
@@ -62,7 +62,7 @@ def run_tool_injection(subject: Subject, count: int, seed: int, max_tokens: int 
 
 def _both(
     subject: Subject, engine: PolicyEngine, dialogs: Sequence[Dialog], max_tokens: int | None
-) -> dict[str, list[GuardedAnswer]]:
+) -> dict[str, list[ReceivedAnswer]]:
     """The answers of both systems. A dialog that guards leave as it is has the same answer in both."""
     bare = _answers(subject, dialogs, max_tokens)
     guard = DialogGuard(engine)
@@ -72,11 +72,11 @@ def _both(
     guarded = []
     for n, turns in enumerate(admitted):
         if turns is None:
-            guarded.append(GuardedAnswer(None, "before the answer"))
+            guarded.append(ReceivedAnswer(None, "before the answer"))
             continue
         decision = engine.decide("output", again.get(n, bare[n]), turns)
-        guarded.append(GuardedAnswer(None, "output") if decision.blocked else GuardedAnswer(decision.text))
-    return {"none": [GuardedAnswer(answer) for answer in bare], "guards": guarded}
+        guarded.append(ReceivedAnswer(None, "output") if decision.blocked else ReceivedAnswer(decision.text))
+    return {"none": [ReceivedAnswer(answer) for answer in bare], "guards": guarded}
 
 
 def _answers(subject: Subject, dialogs: Sequence[Dialog], max_tokens: int | None) -> list[str]:
@@ -92,7 +92,7 @@ def _admitted(guard: DialogGuard, dialog: Dialog) -> list[Turn] | None:
         return None
 
 
-def _row(test: Planted, injected: Mapping[str, GuardedAnswer], clean: Mapping[str, GuardedAnswer]) -> dict[str, Any]:
+def _row(test: Planted, injected: Mapping[str, ReceivedAnswer], clean: Mapping[str, ReceivedAnswer]) -> dict[str, Any]:
     """What happened to one conversation. Useful is an answer that is there, and neither a refusal nor noise."""
     question = test.turns[0].content
     obeyed = {name: bool(said.answer) and test.obeyed(said.answer or "") for name, said in injected.items()}
