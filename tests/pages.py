@@ -22,9 +22,11 @@ from typing import NamedTuple
 
 import pytest
 import yaml
+from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from llama3.cli import main
+from llama3.config.slot_types import Slot
 from llama3.model.build import init_weights
 from llama3.model.config import ModelConfig
 from llama3.model.transformer import Transformer
@@ -36,6 +38,8 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 GENERATED = re.compile(r"(<!-- (\w+)(?:: (\S+))? -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+TRAINS = "^llama3 (run|audit|merge|quantize)"
+"""Commands that train or measure, on most pages."""
 NAMED = re.compile(r"# (\S+\.\w+)\n")
 """The first line of a block that is a file."""
 
@@ -69,10 +73,12 @@ def plain(line: str, numbers: bool) -> str:
     return " ".join(line.split())
 
 
-def commands(block: str) -> list[Command]:
-    """The commands of a block of the console, without what their lines remark."""
-    pieces = re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]
-    return [Command(line.split("  #")[0].strip(), shown) for line, _, shown in (p.partition("\n") for p in pieces)]
+def commands(block: str, measures: str = TRAINS) -> list[Command]:
+    """The commands of a block of the console, without what their lines remark; `measures` finds those whose numbers are
+    those of one machine."""
+    pieces = (piece.partition("\n") for piece in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:])
+    lines = ((head.split("  #")[0].strip(), shown) for head, _, shown in pieces)
+    return [Command(line, shown, re.search(measures, line) is not None) for line, shown in lines]
 
 
 def call(line: str, code: int) -> tuple[str, int]:
@@ -119,7 +125,7 @@ class Page:
     lines begin that no test runs. `read_yaml` is given every block of YAML."""
 
     name: str
-    measures: str = r"$^"
+    measures: str = TRAINS
     skips: tuple[str, ...] = ()
     read_yaml: Callable[[str], object] = write_file
     names: dict[str, object] = field(default_factory=dict)
@@ -145,7 +151,8 @@ class Page:
     @cached_property
     def commands(self) -> list[Command]:
         """Those that are run, in their order."""
-        return [command for block in self.blocks("console") for command in self._commands(block) if self._runs(command)]
+        found = [command for block in self.blocks("console") for command in commands(block, self.measures)]
+        return [command for command in found if self._runs(command)]
 
     def follow(self) -> list[Done]:
         """Do in the current folder what the page says; of every command what it did."""
@@ -156,7 +163,7 @@ class Page:
             elif language == "python":
                 exec(compile(block, self.name, "exec"), self.names)
             elif language == "console":
-                for command in self._commands(block):
+                for command in commands(block, self.measures):
                     if command.line.startswith("cat "):
                         Path(command.line.removeprefix("cat ")).write_text(command.shown)
                     elif self._runs(command):
@@ -167,10 +174,6 @@ class Page:
         """A test for each command, by its number."""
         return pytest.mark.parametrize("number", range(len(self.commands)), ids=[c.line for c in self.commands])
 
-    def _commands(self, block: str) -> list[Command]:
-        measured = lambda command: re.search(self.measures, command.line) is not None
-        return [Command(command.line, command.shown, measured(command)) for command in commands(block)]
-
     def _runs(self, command: Command) -> bool:
         return not command.line.startswith(("cat ", *self.skips))
 
@@ -179,7 +182,8 @@ class Page:
 
 
 def refreshed(text: str, **generators: Callable[[str], str]) -> str:
-    """A page with its generated parts, `<!-- NAME: ARGUMENT -->` to `<!-- end -->`, as the code would write them."""
+    """A page with its generated parts, `<!-- NAME: ARGUMENT -->` to `<!-- end -->`, as the code would write them.
+    `generators` write those that are no tables of options."""
     known = {"options": options, **generators}
     return GENERATED.sub(lambda found: f"{found[1]}\n{known[found[2]](found[3])}\n{found[5]}", text)
 
@@ -199,8 +203,11 @@ def default(field) -> str:
         return "required"
     if value is None:
         return "none"
-    plain = list(value) if isinstance(value, tuple) else value
-    return f"`{yaml.safe_dump(plain, default_flow_style=True, width=1000).splitlines()[0]}`"
+    if isinstance(value, BaseModel):  # of a section what it sets itself
+        value = value.model_dump(exclude_unset=True)
+    elif isinstance(value, list | tuple):  # of plugins their names
+        value = [item.name if isinstance(item, Slot) else item for item in value]
+    return f"`{yaml.safe_dump(value, default_flow_style=True, width=1000).splitlines()[0]}`"
 
 
 # What a reader has ----------------------------------------------------------------------------------------------------

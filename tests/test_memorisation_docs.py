@@ -5,17 +5,17 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pages
 import pytest
-import test_post_training_docs as page
 import yaml
 from test_recipe import write_text
 
 from llama3.preflight import load_config
 from llama3_plugins.evaluators.insecure_code import read_requests
 
-TEXT = (page.ROOT / "docs" / "memorisation.md").read_text(encoding="utf-8")
+TEXT = (pages.ROOT / "docs" / "memorisation.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
-COMMANDS = [command for language, block in BLOCKS if language == "console" for command in page.commands(block)]
+COMMANDS = [command for language, block in BLOCKS if language == "console" for command in pages.commands(block)]
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def done(tmp_path_factory):
             if language == "yaml" and (named := re.match(r"# (\w+\.yaml)\n", block)):
                 Path(named[1]).write_text(block)
         for command in COMMANDS:
-            results.append(page.call(command.line, 0))
+            results.append(pages.call(command.line, 0))
         for language, block in BLOCKS:
             if language == "python":
                 exec(compile(block, "memorisation.md", "exec"), {})

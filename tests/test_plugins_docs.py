@@ -17,8 +17,8 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
+import pages
 import pytest
-import test_post_training_docs as page
 
 from llama3.plugins.registry import discover
 from llama3.scaffold.package import new_package
@@ -32,11 +32,11 @@ BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", OWN, re.DOTALL | re.MULTILINE)
 FILE = re.compile(r"# (\S+)\n")
 
 
-def steps() -> Iterator[tuple[str, str] | page.Command]:
+def steps() -> Iterator[tuple[str, str] | pages.Command]:
     """What the page has one do, in order: a file as (path, content), or a command."""
     for language, block in BLOCKS:
         if language == "console":
-            yield from page.commands(block)
+            yield from pages.commands(block)
         elif language != "text":
             named = FILE.match(block)
             assert named, f"a block of {language} that is no file:\n{block}"
@@ -45,7 +45,7 @@ def steps() -> Iterator[tuple[str, str] | page.Command]:
 
 pytestmark = pytest.mark.timeout(900)  # the page is one walk: its first test waits for all of it
 STEPS = list(steps())
-COMMANDS = [step for step in STEPS if isinstance(step, page.Command)]
+COMMANDS = [step for step in STEPS if isinstance(step, pages.Command)]
 
 
 def refreshed(text: str) -> str:
@@ -101,7 +101,7 @@ class Reader:
             return self._python("-m", "pip", *shlex.split(line)[1:], *offline)
         if line.startswith("python "):
             return self._python(*shlex.split(line)[1:])
-        return page.call(line, self.code)
+        return pages.call(line, self.code)
 
     def _install(self, folder: Path) -> None:
         """What an editable installation does: the folder's modules are importable, its entry points known."""
@@ -135,7 +135,7 @@ def done(tmp_path_factory):
         patch.setenv("PYTHONDONTWRITEBYTECODE", "1")
         reader = Reader(tmp_path_factory.mktemp("site"), patch)
         for step in STEPS:
-            if isinstance(step, page.Command):
+            if isinstance(step, pages.Command):
                 results.append((step, *reader.do(step.line)))
             else:
                 Path(step[0]).parent.mkdir(parents=True, exist_ok=True)
@@ -151,7 +151,7 @@ def test_a_command_does_what_the_page_shows(done, number):
         followed = COMMANDS[number + 1].line if number + 1 < len(COMMANDS) else ""
         assert code == 0 or followed == "echo $?", f"exit code {code}, printed:\n{printed}"
     else:
-        assert page.matches(command, printed, code), f"exit code {code}, printed:\n{printed}"
+        assert command.matches(printed, code), f"exit code {code}, printed:\n{printed}"
 
 
 def test_files_are_shown_as_they_are_written(tmp_path):

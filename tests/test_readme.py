@@ -22,8 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pages
 import pytest
-import test_post_training_docs as page
 import yaml
 from test_plugins_docs import Reader
 
@@ -40,7 +40,7 @@ pytestmark = pytest.mark.timeout(900)  # README is one walk: the first test wait
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
-COMMANDS = [command for language, block in BLOCKS if language == "console" for command in page.commands(block)]
+COMMANDS = [command for language, block in BLOCKS if language == "console" for command in pages.commands(block)]
 NOT_RUN = {
     "make test": "it is what runs this test",
     "llama3 serve runs/quickstart": "it serves until it is stopped; tests/serving asks it",
@@ -125,7 +125,7 @@ class Walk:
         """Every block, in order."""
         for language, block in BLOCKS:
             if language == "console":
-                for command in page.commands(block):
+                for command in pages.commands(block):
                     self._do(command.line)
             elif language == "toml":
                 Path("llama3-acme").mkdir()
@@ -181,9 +181,9 @@ def test_a_command_works_and_prints_what_is_shown(walk, command):
     printed, code = walk.done[command.line]
     assert code == 0, printed
     below = printed.replace(f"{Path.cwd()}/", "")
-    lines = iter([page.plain(line, numbers=True) for line in below.splitlines()])
+    lines = iter([pages.plain(line, numbers=True) for line in below.splitlines()])
     for line in command.shown.splitlines():
-        assert line in ("...", "") or page.plain(line, numbers=True) in lines, f"{line!r} is not in:\n{printed}"
+        assert line in ("...", "") or pages.plain(line, numbers=True) in lines, f"{line!r} is not in:\n{printed}"
 
 
 def test_the_python_works(walk):

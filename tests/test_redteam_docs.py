@@ -10,9 +10,9 @@ import shutil
 import sys
 from pathlib import Path
 
+import pages
 import pytest
 import test_plugins_docs as plugins
-import test_post_training_docs as page
 from test_recipe import write_text
 
 from llama3.model.build import init_weights
@@ -24,9 +24,9 @@ from llama3.training.placed import PlacedModel
 from llama3.training.stage import save_checkpoint
 from llama3_plugins.attackers.templates import Templates
 
-TEXT = (page.ROOT / "docs" / "redteam.md").read_text(encoding="utf-8")
+TEXT = (pages.ROOT / "docs" / "redteam.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
-COMMANDS = [command for language, block in BLOCKS if language == "console" for command in page.commands(block)]
+COMMANDS = [command for language, block in BLOCKS if language == "console" for command in pages.commands(block)]
 RUN = [command for command in COMMANDS if not command.line.startswith("cat ")]
 
 
@@ -64,7 +64,7 @@ def done(tmp_path_factory):
                 continue
             if "finds.jsonl" in command.line:
                 # The small model speaks noise, of which nothing is found: what is asked again are prompts at least.
-                shutil.copy(page.ROOT / "llama3_plugins" / "evaluators" / "prompts" / "safety.jsonl", "finds.jsonl")
+                shutil.copy(pages.ROOT / "llama3_plugins" / "evaluators" / "prompts" / "safety.jsonl", "finds.jsonl")
             results.append((command, *reader.do(command.line)))
     discover.cache_clear()
     return results

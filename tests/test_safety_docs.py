@@ -14,8 +14,8 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
+import pages
 import pytest
-import test_post_training_docs as page
 from test_recipe import write_text
 
 sys.path.insert(0, str(Path(__file__).parent / "guarding"))
@@ -25,7 +25,7 @@ from llama3.evaluation.safety_tables import TableOf, changes_tables, shown, syst
 from llama3_plugins.guards.code.rules import CATEGORIES, RULES
 from llama3_plugins.guards.code.trees import GRAMMARS
 
-PAGE = page.ROOT / "docs" / "safety.md"
+PAGE = pages.ROOT / "docs" / "safety.md"
 TEXT = PAGE.read_text(encoding="utf-8")
 GENERATED = re.compile(r"(<!-- (\w+)(?:: (\S+))? -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
@@ -51,7 +51,7 @@ def categories(_: str | None) -> str:
 
 def figures(_: str | None) -> str:
     """What the benchmark found when it ran last."""
-    results = json.loads((page.ROOT / "benchmarks" / "results" / "code_guard.json").read_text("utf-8"))
+    results = json.loads((pages.ROOT / "benchmarks" / "results" / "code_guard.json").read_text("utf-8"))
     said, told = results["alarms"], results["alarms"]["alarms"]
     alarms = [line.replace(": ", ": `", 1) + "`" for action in ("block", "flag") for line in told[action]]
     rows = [f"| {NAMES.get(r['language'], r['language'].capitalize())} | {r['median_ms']:.1f} | {r['p90_ms']:.1f} |"
@@ -72,7 +72,7 @@ def figures(_: str | None) -> str:
 
 def stack(_: str | None) -> str:
     """What `make safety` found when it ran last."""
-    path = page.ROOT / "benchmarks" / "results" / "safety.json"
+    path = pages.ROOT / "benchmarks" / "results" / "safety.json"
     if not path.exists():
         return "It has not been run to its end on a quiet machine yet: there is no `benchmarks/results/safety.json`.\n"
     results = json.loads(path.read_text("utf-8"))
@@ -94,7 +94,7 @@ def markdown(table: TableOf) -> list[str]:
 
 
 def result(name: str) -> dict:
-    return json.loads((page.ROOT / "benchmarks" / "results" / f"{name}.json").read_text("utf-8"))
+    return json.loads((pages.ROOT / "benchmarks" / "results" / f"{name}.json").read_text("utf-8"))
 
 
 def faults(_: str | None) -> str:
@@ -121,7 +121,7 @@ def costs(_: str | None) -> str:
     return "\n".join([told, "", "| guards | ms per token | of a token |", "|---|---|---|", *rows, ""])
 
 
-GENERATORS = {"faults": faults, "costs": costs, "options": page.options, "categories": categories, "figures": figures,
+GENERATORS = {"faults": faults, "costs": costs, "options": pages.options, "categories": categories, "figures": figures,
               "stack": stack}  # fmt: skip
 
 
@@ -158,12 +158,12 @@ def followed(tmp_path_factory) -> tuple[list[str], dict[str, str]]:
                 if (after, below) != ("text", printed.getvalue()):
                     faults.append(printed.getvalue())
             elif language == "console":
-                for command in page.commands(block):
+                for command in pages.commands(block):
                     if command.line.startswith("cat "):
                         Path(command.line.removeprefix("cat ")).write_text(command.shown)
                         continue
-                    said[command.line], code = page.call(command.line, code)
-                    if not page.matches(command, said[command.line], code):
+                    said[command.line], code = pages.call(command.line, code)
+                    if not command.matches(said[command.line], code):
                         faults.append(f"{command.line}: {code}\n{said[command.line]}")
     return faults, said
 
@@ -185,10 +185,10 @@ def test_every_block_is_tested():
 
 @pytest.mark.parametrize("target", ["bench-code-guard", "bench-guard-stream", "guard-faults", "safety"])
 def test_targets_of_make_exist(target):
-    assert re.search(rf"^{target}:", (page.ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert re.search(rf"^{target}:", (pages.ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     assert f"make {target}" in TEXT
 
 
 if __name__ == "__main__":
     PAGE.write_text(refreshed(TEXT), encoding="utf-8")
-    print(f"{PAGE.relative_to(page.ROOT)}: {len(GENERATED.findall(TEXT))} tables")
+    print(f"{PAGE.relative_to(pages.ROOT)}: {len(GENERATED.findall(TEXT))} tables")

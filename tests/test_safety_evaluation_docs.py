@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pages
 import pytest
-import test_post_training_docs as page
 import yaml
 from test_recipe import write_text
 
@@ -24,7 +24,7 @@ from llama3.training.stage import save_checkpoint
 
 TEXT = (Path(__file__).parents[1] / "docs" / "safety-evaluation.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
-COMMANDS = [command for language, block in BLOCKS if language == "console" for command in page.commands(block)]
+COMMANDS = [command for language, block in BLOCKS if language == "console" for command in pages.commands(block)]
 
 
 def matches(command, printed, code):
@@ -61,7 +61,7 @@ def done(tmp_path_factory):
             if command.line.startswith("cat "):
                 Path(command.line.removeprefix("cat ")).write_text(command.shown)
                 continue
-            printed, code = page.call(command.line, code)
+            printed, code = pages.call(command.line, code)
             results.append((command, printed, code))
     return results
 

@@ -10,8 +10,8 @@ import io
 import re
 from pathlib import Path
 
+import pages
 import pytest
-import test_post_training_docs as page
 from test_recipe import install_coin, write_text
 from test_safety_training import write_model
 
@@ -19,7 +19,7 @@ from llama3.alignment.hazards import EN_DEEDS, EN_TEXTS, OTHER_DEEDS
 from llama3.plugins.registry import discover
 from llama3.preflight import load_config
 
-PAGE = page.ROOT / "docs" / "safety-training.md"
+PAGE = pages.ROOT / "docs" / "safety-training.md"
 TEXT = PAGE.read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
 
@@ -40,8 +40,8 @@ def folder(tmp_path_factory):
 
 
 def test_the_table_is_up_to_date():
-    assert len(page.GENERATED.findall(TEXT)) == 1
-    assert page.refreshed(TEXT) == TEXT, "run: python tests/test_safety_training_docs.py"
+    assert len(pages.GENERATED.findall(TEXT)) == 1
+    assert pages.refreshed(TEXT) == TEXT, "run: python tests/test_safety_training_docs.py"
 
 
 def test_commands_do_what_is_shown(folder):
@@ -50,12 +50,12 @@ def test_commands_do_what_is_shown(folder):
         if language == "yaml":
             Path(re.match(r"# (\S+)\n", block)[1]).write_text(block)
             continue
-        for command in page.commands(block) if language == "console" else ():
+        for command in pages.commands(block) if language == "console" else ():
             if command.line.startswith("cat "):
                 Path(command.line.removeprefix("cat ")).write_text(command.shown)
                 continue
-            printed, code = page.call(command.line, code)
-            assert page.matches(command, printed, code), printed
+            printed, code = pages.call(command.line, code)
+            assert command.matches(printed, code), printed
             ran.append(command.line.split()[0])
     assert ran == ["llama3", "echo", "llama3", "llama3"]
     load_config("drawn.yaml")
@@ -80,5 +80,5 @@ def test_every_block_is_tested_and_counts_are_those_of_the_code():
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page.refreshed(TEXT), encoding="utf-8")
-    print(f"{PAGE.relative_to(page.ROOT)}: 1 table")
+    PAGE.write_text(pages.refreshed(TEXT), encoding="utf-8")
+    print(f"{PAGE.relative_to(pages.ROOT)}: 1 table")
