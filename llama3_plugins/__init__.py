@@ -280,7 +280,7 @@ def llama3_guards() -> list[GuardSpec]:
             factory="llama3_plugins.guards.prompt_guard:ToxicityGuard",
             options="llama3_plugins.guards.options:PromptGuardOptions",
             summary="a small classifier of toxic texts, trained with `llama3 guard train`",
-            stages=frozenset({"input", "tool_result", "output", "tool_call"}),
+            stages=frozenset({"input", "tool_result", "output"}),
             models=frozenset({"model"}),
         ),
         GuardSpec(
