@@ -205,7 +205,8 @@ def show(report: Mapping[str, Any]) -> None:
         for model, rows in report["evaluations"].items():
             show_table(f"{what}: {model} with and without each guard", systems_table(rows[suite]))
         chain = chain_of(changes)
-        print(f"\nthe whole chain changes VR by {chain['vr']['relative']:+.1%}, at an FRR of {shown(chain['frr'])}")
+        relative = chain["vr"]["relative"] or 0.0  # none where nothing violated before
+        print(f"\nthe whole chain changes VR by {relative:+.1%}, at an FRR of {shown(chain['frr'])}")
 
 
 def show_table(title: str, table: TableOf) -> None:
