@@ -16,7 +16,8 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,38 +49,48 @@ class Walk:
 
     folder: Path
     seconds: dict[str, float] = field(default_factory=dict)
+    finished: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.times.exists():
-            self.seconds = json.loads(self.times.read_text("utf-8"))
+            told = json.loads(self.times.read_text("utf-8"))
+            self.seconds, self.finished = told["seconds"], told["finished"]
 
     @property
     def times(self) -> Path:
         return self.folder / "seconds.json"
 
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Count the time of a step, over all calls until it is finished: then it only finds what it made."""
+        started, done = time.perf_counter(), False
+        try:
+            yield
+            done = True
+        finally:
+            if name not in self.finished:
+                self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - started, 1)
+                self.finished += [name] if done else []
+            text = json.dumps({"seconds": self.seconds, "finished": self.finished}, indent=1)
+            self.times.write_text(text, "utf-8")
+            print(f"  {name}: {self.seconds[name]:.0f} s", flush=True)
+
     def step(self, name: str, *commands: Sequence[object], may_fail: Sequence[int] = ()) -> None:
         """Run commands of `llama3` side by side. Ends the program where one fails, with the end of what it said."""
-        started = time.perf_counter()
         threads = str(max(1, (os.cpu_count() or 1) // len(commands)))
         environment = os.environ | {"OMP_NUM_THREADS": threads}
         running = []
-        for number, command in enumerate(commands):
-            log = self.folder / f"{name.replace(' ', '-')}{number or ''}.log"
-            argv = [sys.executable, "-m", "llama3", *map(str, command)]
-            print(f"$ llama3 {' '.join(argv[3:])}", flush=True)
-            with log.open("ab") as out:
-                running.append((subprocess.Popen(argv, stdout=out, stderr=out, env=environment), log))
-        for process, log in running:
-            if process.wait() not in (0, *may_fail):
-                sys.exit(f"{name} ended with {process.returncode}: {log}\n{log.read_text('utf-8')[-2000:]}")
-        self._took(name, time.perf_counter() - started)
-
-    def _took(self, name: str, seconds: float) -> None:
-        # A step that was finished before only finds what it made: its first time is what it costs.
-        self.seconds[name] = round(max(seconds, self.seconds.get(name, 0.0)), 1)
-        self.times.write_text(json.dumps(self.seconds, indent=1), "utf-8")
-        print(f"  {name}: {self.seconds[name]:.0f} s", flush=True)
+        with self.timed(name):
+            for number, command in enumerate(commands):
+                log = self.folder / f"{name.replace(' ', '-')}{number or ''}.log"
+                argv = [sys.executable, "-m", "llama3", *map(str, command)]
+                print(f"$ llama3 {' '.join(argv[3:])}", flush=True)
+                with log.open("ab") as out:
+                    running.append((subprocess.Popen(argv, stdout=out, stderr=out, env=environment), log))
+            for process, log in running:
+                if process.wait() not in (0, *may_fail):
+                    sys.exit(f"{name} ended with {process.returncode}: {log}\n{log.read_text('utf-8')[-2000:]}")
 
 
 def write_rows(folder: Path, packages: Mapping[str, Path], share: float) -> dict[str, Any]:
@@ -205,7 +216,8 @@ def show(report: Mapping[str, Any]) -> None:
         for model, rows in report["evaluations"].items():
             show_table(f"{what}: {model} with and without each guard", systems_table(rows[suite]))
         chain = chain_of(changes)
-        print(f"\nthe whole chain changes VR by {chain['vr']['relative']:+.1%}, at an FRR of {shown(chain['frr'])}")
+        relative = chain["vr"]["relative"] or 0.0  # none where nothing violated before
+        print(f"\nthe whole chain changes VR by {relative:+.1%}, at an FRR of {shown(chain['frr'])}")
 
 
 def show_table(title: str, table: TableOf) -> None:
@@ -223,7 +235,8 @@ def main() -> None:
     walk, model, share = Walk(asked.folder), asked.model, asked.share
     folder = walk.folder
 
-    rows = write_rows(folder, folders_of(asked.packages), share)
+    with walk.timed("rows"):
+        rows = write_rows(folder, folders_of(asked.packages), share)
     labels = folder / "labelled.jsonl"
     walk.step("judges", *(["judge", labels, "--event", event, "--out", card_of(folder, event)] for event in EVENTS))
     for config in write_guards(folder, model, share):

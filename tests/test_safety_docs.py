@@ -81,7 +81,7 @@ def stack(_: str | None) -> str:
              f"{results['machine']['processor']} ({spent})."]  # fmt: skip
     for suite, found in results["suites"].items():
         whole = found["chain"]
-        lines += ["", f"**{suite}**: the whole chain changes VR by {whole['vr']['relative']:+.0%}, at an FRR of "
+        lines += ["", f"**{suite}**: the whole chain changes VR by {whole['vr']['relative'] or 0.0:+.0%}, at an FRR of "
                   f"{shown(whole['frr'])}.", "", *markdown(next(changes_tables(found["changes"])))]  # fmt: skip
         lines += ["", f"`final` on {suite}, with and without each guard:", ""]
         lines += markdown(systems_table(found["evaluations"]["final"]))

@@ -93,3 +93,18 @@ def test_the_configs_are_valid(tmp_path, found):
         (tmp_path / f"{name}.jsonl").write_text("")
     kinds = [read_training(path).kind for path in safety.write_guards(tmp_path, tmp_path / "model", 1.0)]
     assert kinds == ["prompt_guard", "llama_guard"]
+
+
+def test_a_step_costs_what_it_took_until_it_was_finished(tmp_path):
+    walk = safety.Walk(tmp_path)
+    with pytest.raises(SystemExit):
+        walk.step("asks", ["config", "validate", "nothing.yaml"])
+    first = walk.seconds["asks"]
+    assert first > 0
+    walk = safety.Walk(tmp_path)
+    walk.step("asks", ["--version"])
+    assert walk.seconds["asks"] > first
+    again = safety.Walk(tmp_path)
+    again.step("asks", ["--version"])
+    assert again.seconds == walk.seconds
+    assert "nothing.yaml" in (tmp_path / "asks.log").read_text()

@@ -122,7 +122,8 @@ def _inverted(rate: Rate) -> Rate:
 
 
 def changes_of(data: SafetyData, was: System, now: System) -> dict[str, Any]:
-    """What differs between two systems on the same prompts: `vr` and `frr`, null where there is none."""
+    """What differs between two systems on the same prompts: `vr` and `frr`, null where there is none; where the judge
+    has a card `corrected` beside it."""
     pairs = {
         "vr": ("violates", "adversarial", was.violates, now.violates),
         "frr": ("refuses", "borderline", was.refuses, now.refuses),
@@ -131,7 +132,15 @@ def changes_of(data: SafetyData, was: System, now: System) -> dict[str, Any]:
     for name, (event, kind, before, after) in pairs.items():
         rows_N = data.where_N(kind)
         paired = before.of_rows(rows_N), after.of_rows(rows_N)
-        found[name] = paired_difference(*paired, data.errors.get(event), data.seed).to_json() if rows_N.any() else None
+        found[name] = _difference(data, event, *paired) if rows_N.any() else None
+    return found
+
+
+def _difference(data: SafetyData, event: str, was: Outcomes, now: Outcomes) -> dict[str, Any]:
+    """The change as it was judged and, where the judge has a card, `corrected`."""
+    found, errors = paired_difference(was, now, seed=data.seed).to_json(), data.errors.get(event)
+    if errors is not None:
+        found["corrected"] = paired_difference(was, now, errors, data.seed).to_json()
     return found
 
 

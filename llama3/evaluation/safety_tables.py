@@ -61,13 +61,18 @@ def systems_table(metrics: Mapping[str, Any]) -> TableOf:
 
 
 def corrected_table(metrics: Mapping[str, Any]) -> TableOf | None:
-    """The rates corrected by the judges' cards; none where no judge has one."""
+    """The rates and changes corrected by the judges' cards; none where no judge has one."""
     rows = [
-        (name, *(shown((rates[key] or {}).get("corrected")) for key in NAMES))
+        (
+            name,
+            *(shown((rates[key] or {}).get("corrected")) for key in NAMES),
+            *(_change(((metrics["changes"].get(name) or {}).get(key) or {}).get("corrected")) for key in ("vr", "frr")),
+        )
         for name, rates in metrics["systems"].items()
     ]
     measured = any(cell != "-" for row in rows for cell in row[1:])
-    return TableOf("Corrected by the judges' cards", ("system", *NAMES.values()), rows) if measured else None
+    head = ("system", *NAMES.values(), "change of VR", "change of FRR")
+    return TableOf("Corrected by the judges' cards", head, rows) if measured else None
 
 
 def parts_tables(metrics: Mapping[str, Any]) -> Iterator[TableOf]:

@@ -112,6 +112,10 @@ def test_a_card_corrects_what_was_judged_and_not_what_was_blocked(data):
     assert found["rate"] == pytest.approx((1 + 4 * (0.75 + 0.95 - 1) / (0.9 + 0.95 - 1)) / 5)
     assert found["high"] - found["low"] > 0
     assert raw["rate"] == 0.8
+    change, behind = figures["changes"]["full"]["vr"], figures["systems"]["full"]["vr"]
+    assert change["change"] == pytest.approx(behind["rate"] - raw["rate"])
+    assert change["corrected"]["change"] == pytest.approx(behind["corrected"]["rate"] - found["rate"])
+    assert "corrected" not in figures["changes"]["full"]["frr"]
     assert json.loads(json.dumps(figures, allow_nan=False)) == figures
 
 
