@@ -65,11 +65,13 @@ def seconds_of(call):
 
 @pytest.mark.parametrize("piece", ["^", " ", "a", "\n", "0", "'", "é", "한", "🙂", " a", "\u200d", "<|", "\t \n"])
 def test_the_work_for_a_text_grows_with_its_length_alone(site, piece):
-    """Eight times the text is eight times the work: were the work quadratic, it would be 64 times."""
+    """Eight times the text is eight times the work: were the work quadratic, it would be 64 times, whenever one looks. A
+    busy machine may say so once."""
     tokenizer = site.llama.tokenizer
     count = 200_000 // len(piece)
     short, long = piece * count, piece * (8 * count)
-    assert seconds_of(lambda: tokenizer.encode(long)) < 24 * seconds_of(lambda: tokenizer.encode(short))
+    costs = lambda text: seconds_of(lambda: tokenizer.encode(text))
+    assert any(costs(long) < 24 * costs(short) for _ in range(5))
     reply = site.http.post("/tokenize", json={"prompt": piece * (150_000 // len(piece.encode())), "model": NAME})
     assert reply.status_code == 200
 
