@@ -213,3 +213,10 @@ def test_one_limit_alone_is_refused(command, config, models):
     code, _, err = command("config", "validate", config(audit=gate(0.1, 0.1), evaluation={"tasks": ["pass_rate"]}))
     assert code == 2
     assert "no suite 'safety' is evaluated" in err
+
+
+def test_a_guard_that_judges_no_answers_is_no_judge(command, config):
+    suite = {"name": "safety", "violates": {"guard": "prompt_injection"}}
+    code, _, err = command("config", "validate", config(evaluation={"tasks": [suite]}))
+    assert code == 2
+    assert "evaluation.tasks.0.violates.guard: guard 'prompt_injection' does not stand at 'output'" in err
