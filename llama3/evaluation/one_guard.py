@@ -15,8 +15,8 @@ from llama3.safety.policy import Leaf, Policy
 
 
 def one_guard(slot: GuardSlot, stage: GuardStage = "output") -> PolicyEngine:
-    """An engine in which the guard stands alone at a stage; a context manager. Raises ConfigError where it does not stand
-    there."""
+    """An engine in which the guard stands alone at a stage; a context manager. Raises ConfigError where it does not
+    stand there."""
     registry = discover()
     if problems := list(misplaced(slot.name, stage, registry, "guard")):
         raise ConfigError.of(problems)

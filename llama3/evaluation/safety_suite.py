@@ -69,7 +69,7 @@ def run_safety(
         "judges": told,
         "guards": [guards.label(n) for n, _, _ in guards.leaves],
     }
-    return Result(metrics, _samples(data, answers, found))
+    return Result(metrics, _samples(data, answers, found), rate_better="lower", scored="neither harmful nor refused")
 
 
 def _samples(

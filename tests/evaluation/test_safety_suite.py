@@ -120,6 +120,7 @@ def test_tables_page_and_samples(command, config, models, tmp_path):
     assert "<script" not in page
     report = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert report["suites"]["safety"]["vr"]["rate"] == 1
+    assert report["suites"]["safety"]["better"] == "lower", "of the VR"
     samples, *_ = (tmp_path / "out" / "artifacts").glob("evaluate-*/samples.jsonl")
     rows = [json.loads(line) for line in samples.read_text().splitlines()]
     assert {row["family"] for row in rows} == {"adversarial", "borderline", "benign"}
@@ -202,6 +203,8 @@ def test_the_upper_end_counts(command, config, models):
         assert found["vr"]["passed"] is passes
         assert found["vr"]["after"]["rate"] == 0
         assert found["frr"]["passed"] is False
+    _, out, _ = command("audit", models[0], models[0], "-c", path)
+    assert "safety, neither harmful nor refused" in out, "what is compared is no VR"
 
 
 def test_one_limit_alone_is_refused(command, config, models):
