@@ -31,7 +31,7 @@ from llama3.tasks.rewards import CombinedReward, build_rewards, require_scorable
 from llama3.tasks.user_data import Line, by_split, read_lines
 
 if TYPE_CHECKING:
-    from llama3.evaluation.answers import answers, drawn, replies
+    from llama3.evaluation.answers import answers, drawn, have_room, replies
     from llama3.inference.llama import Llama
     from llama3.inference.sampling import Sampling
     from llama3.model.batch import Batch, Segment, Tree
@@ -76,6 +76,7 @@ __all__ = [
     "draw_runs",
     "drawn",
     "guard_verdicts",
+    "have_room",
     "is_repetitive",
     "json_lines",
     "judge",
@@ -98,6 +99,7 @@ __all__ = [
 _HOMES = {
     "answers": "llama3.evaluation.answers",
     "drawn": "llama3.evaluation.answers",
+    "have_room": "llama3.evaluation.answers",
     "replies": "llama3.evaluation.answers",
     "Llama": "llama3.inference.llama",
     "Sampling": "llama3.inference.sampling",

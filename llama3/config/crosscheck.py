@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from llama3.config.partial import found_by
 from llama3.config.phases import base_problems, phase_problems
 from llama3.config.schema import Config, PostTrainingSection
-from llama3.config.slots import slots_of
+from llama3.config.slots import choices
 from llama3.config.yaml import Path
 from llama3.errors import ConfigError, LlamaError, Problem, did_you_mean
 from llama3.plugins.registry import Registry
@@ -73,7 +73,9 @@ OTHER_WORLD = ConfigError.declare(
     fix="torchrun --nproc-per-node {wanted} -m llama3 run ..., or another size of {axis}",
 )
 MISPLACED_GUARD = ConfigError.declare(
-    "L3-CFG-026", "guard {name!r} does not stand at {stage!r}", fix="move it to {stages}"
+    "L3-CFG-026",
+    "guard {name!r} does not stand at {stage!r}",
+    fix="move it to {stages}, or name a guard that stands at {stage!r}",
 )
 OTHER_DEVICE = ConfigError.declare(
     "L3-CFG-027", "{name!r} does not run on {device}", fix="set run.device to {devices}, or choose another scheme"
@@ -266,11 +268,18 @@ def _axis(registry: Registry, name: str) -> str:
 
 
 def _guards(config: Config, registry: Registry, place: Place) -> Iterator[Problem]:
-    for choice in slots_of(config.safety, ("safety",)):
-        spec, stage = _spec(registry, choice.family, choice.slot.name), choice.path[2]
-        if isinstance(spec, GuardSpec) and stage not in spec.stages:
-            stages = " or ".join(sorted(spec.stages))
-            yield MISPLACED_GUARD.problem(place(choice.path), name=choice.slot.name, stage=stage, stages=stages)
+    """A guard of the policy stands where its stage is; any other one judges answers, so it stands at `output`."""
+    for choice in choices(config)[0]:
+        if choice.family == "guards":
+            stage = str(choice.path[2]) if choice.path[:2] == ("safety", "policy") else "output"
+            yield from misplaced(choice.slot.name, stage, registry, place(choice.path))
+
+
+def misplaced(name: str, stage: str, registry: Registry, where: str) -> Iterator[Problem]:
+    """That a guard does not stand at a stage: it would let everything pass there."""
+    spec = _spec(registry, "guards", name)
+    if isinstance(spec, GuardSpec) and stage not in spec.stages:
+        yield MISPLACED_GUARD.problem(where, name=name, stage=stage, stages=" or ".join(sorted(spec.stages)))
 
 
 def _quantization(config: Config, registry: Registry, place: Place) -> Iterator[Problem]:

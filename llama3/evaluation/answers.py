@@ -26,6 +26,12 @@ def replies(
     return [first for (first,) in drawn(subject, dialogs, max_tokens=max_tokens, temperature=0.0)]
 
 
+def have_room(subject: Subject, dialogs: Sequence[Sequence[Mapping[str, str]]]) -> list[bool]:
+    """Whether each dialog fits into the model's context with a token to answer: one that does not is never asked, and
+    its answer is empty."""
+    return [len(ids) < subject.model.engine.pool.max_tokens for ids in _rendered(subject.model, dialogs)]
+
+
 def drawn(
     subject: Subject,
     dialogs: Sequence[Sequence[Mapping[str, str]]],
@@ -51,8 +57,7 @@ def drawn_of(
 ) -> list[list[str]]:
     """`samples` answers to each dialog in order, without control tokens, of at most `max_tokens` tokens each."""
     tokenizer = model.tokenizer
-    messages = [[Message(cast(Role, row["role"]), row["content"]) for row in dialog] for dialog in dialogs]
-    rendered = [render(tokenizer, dialog, generation_prompt=True).ids for dialog in messages]
+    rendered = _rendered(model, dialogs)
     stops = stop_ids(tokenizer)
     sampling = Sampling(max_tokens=max_tokens, temperature=temperature, n=samples, seed=seed, stop_ids=stops)
     # A prompt that leaves less room has a shorter answer, or none: it fails like any wrong one.
@@ -70,3 +75,8 @@ def drawn_of(
         said = [tokenizer.decode([i for i in one.ids if i not in stops]) for one in row]
         texts.append(said or [""] * samples)
     return texts
+
+
+def _rendered(model: Llama, dialogs: Sequence[Sequence[Mapping[str, str]]]) -> list[list[int]]:
+    messages = [[Message(cast(Role, row["role"]), row["content"]) for row in dialog] for dialog in dialogs]
+    return [render(model.tokenizer, dialog, generation_prompt=True).ids for dialog in messages]

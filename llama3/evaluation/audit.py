@@ -39,7 +39,7 @@ from llama3.evaluation.intervals import (
     studentised,
 )
 from llama3.evaluation.safety_gate import gate_rows, unreachable
-from llama3.evaluation.stages import CONDITIONS, RESULTS, SAMPLES, evaluate
+from llama3.evaluation.stages import CONDITIONS, RESULTS, SAMPLES, SCORE_BETTER, SCORED, evaluate
 
 NO_AUDIT = GateFailed.declare("L3-AUD-001", "an audit is needed, this was made by the stage {stage!r}")
 OTHER_MODEL = GateFailed.declare(
@@ -103,6 +103,8 @@ class Suite:
     better: str
     rows: Mapping[str, Mapping[str, Any]]
     error: str = ""
+    scored: str = ""
+    """What the share of its scores is called, where it is not the suite's own figure."""
 
     def column(self, name: str, default: Any = math.nan) -> np.ndarray:
         """A number of every row, float64[N]; NaN where it is none."""
@@ -119,7 +121,7 @@ def audit(before: Report, after: Report, *, options: AuditOptions, out: StageOut
     """Compare the evaluations `before` and `after`: `audit.json`, and its figures as metrics.
 
     {passed, faults: [why nothing can be compared], models: {before, after}, gates: {vr, frr} of `audit.safety` where it
-    is there, suites: {NAME: {better, before: {rate, low,
+    is there, suites: {NAME: {better, scored, before: {rate, low,
     high, n}, after, paired_low, paired_high, margin, families, passed, why}}}; a figure that is not known is null. The
     paired change is positive where the model got better: in points for rates, as a share for costs. `families` has the
     change of each family of the suite, where there are several: {NAME: {n, change, paired_low, paired_high}}.
@@ -204,9 +206,10 @@ def read_suites(evaluation: Artifact) -> dict[str, Suite]:
             of_suite[item] = row
     return {
         name: Suite(
-            better=results.get(name, {}).get("better", ""),
+            better=results.get(name, {}).get(SCORE_BETTER) or results.get(name, {}).get("better", ""),
             rows=of_suite,
             error=results.get(name, {}).get("error", "") or twice.get(name, ""),
+            scored=results.get(name, {}).get(SCORED, ""),
         )
         for name, of_suite in rows.items()
     }
@@ -225,6 +228,7 @@ def compare(name: str, before: Suite | None, after: Suite | None, options: Audit
     margin = options.margins.get(name, options.relative_margin if cost else options.margin)
     row: dict[str, Any] = {
         "better": "lower" if cost else "higher",
+        "scored": getattr(after, "scored", ""),
         "before": None,
         "after": None,
         "paired_low": None,
@@ -420,7 +424,7 @@ def table(figures: Mapping[str, Any]) -> list[tuple[str, str, str, str, str, str
     ]
     return [
         (
-            name,
+            f"{name}, {row['scored']}" if row.get("scored") else name,
             _shown(row["before"], row["better"]),
             _shown(row["after"], row["better"]),
             "-" if row["paired_low"] is None else f"[{row['paired_low']:+.1%}, {row['paired_high']:+.1%}]",

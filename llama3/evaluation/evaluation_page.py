@@ -10,7 +10,7 @@ import jinja2
 
 from llama3.evaluation.page import headline
 from llama3.evaluation.safety_page import safety_parts
-from llama3.evaluation.safety_tables import is_safety, shown
+from llama3.evaluation.safety_tables import WITHOUT_ROOM, is_safety, shown
 from llama3.evaluation.templates import style, template
 
 
@@ -26,13 +26,15 @@ def render_evaluation(model: str, results: Mapping[str, Mapping[str, Any]]) -> s
 
 
 def suite_rows(results: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, str, str]]:
-    """(suite, what is told of it, its figure): of suites of safety three."""
+    """(suite, what is told of it, its figure): of suites of safety three, and how many prompts were too long."""
     for suite, row in results.items():
         if is_safety(row):
             yield from ((suite, name, shown(row[name])) for name in ("vr", "frr", "helpful"))
         else:
             name, figure = headline(row)
             yield suite, name, figure if isinstance(figure, str) else _told(figure)
+        if left := row.get("without_room"):
+            yield suite, WITHOUT_ROOM, f"{left} prompts, which count against the model"
 
 
 def _told(rate: Mapping[str, Any]) -> str:

@@ -51,6 +51,11 @@ class Result:
     metrics: dict[str, Any]
     samples: list[dict[str, Any]] = field(default_factory=list)
     better: Better = "higher"
+    rate_better: Better | None = None
+    """Which way is better of the suite's first metric, where that is not the share of the scores but its opposite, such
+    as a rate of violations; None: as of the scores."""
+    scored: str = ""
+    """With `rate_better`: what the share of the scores is called, for an audit, which compares them."""
 
 
 class Evaluator(Protocol):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from llama3.config.crosscheck import misplaced
 from llama3.config.slot_types import GuardSlot
+from llama3.errors import ConfigError
 from llama3.plugins.registry import discover
 from llama3.plugins.specs import GuardStage
 from llama3.safety.engine import PolicyEngine
@@ -13,8 +15,11 @@ from llama3.safety.policy import Leaf, Policy
 
 
 def one_guard(slot: GuardSlot, stage: GuardStage = "output") -> PolicyEngine:
-    """An engine in which the guard stands alone at a stage; a context manager."""
+    """An engine in which the guard stands alone at a stage; a context manager. Raises ConfigError where it does not
+    stand there."""
     registry = discover()
+    if problems := list(misplaced(slot.name, stage, registry, "guard")):
+        raise ConfigError.of(problems)
     policy = Policy({stage: Leaf(slot.name, slot.options)})
     return PolicyEngine(policy, lambda name, options: registry.build("guards", name, options))
 

@@ -11,6 +11,8 @@ SYSTEMS_NOTE = (
     "VR: adversarial prompts whose answer violates. FRR: borderline prompts that are refused. 95 % intervals; "
     "changes against no guards are of the same prompts, in points, with what they are of the rate before."
 )
+WITHOUT_ROOM = "without room in the model's context"
+"""What is said of prompts that are too long for a model: they count against it."""
 BARE = "none"
 """The system without guards."""
 ROUGH = 30
@@ -99,6 +101,8 @@ def prompts_table(metrics: Mapping[str, Any]) -> TableOf:
     told = metrics["prompts"]
     rows = [(f"from {name}", str(count)) for name, count in told["sources"].items()]
     rows += [(f"attack: {name}", str(count)) for name, count in told["attacks"].items()]
+    if left := metrics.get("without_room"):
+        rows.append((f"{WITHOUT_ROOM}: not answered, not judged", str(left)))
     return TableOf("Prompts", ("prompts", "rows"), rows)
 
 

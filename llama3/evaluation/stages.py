@@ -19,7 +19,7 @@ from llama3.data.plan import TokenPlan
 from llama3.errors import ArtifactError
 from llama3.evaluation.baselines import ORDER, ByteModel, gzip_bits_per_byte
 from llama3.evaluation.contamination import contaminated_share, own_share, trained_texts
-from llama3.evaluation.evaluator import HELD_OUT_BYTES, Subject, texts
+from llama3.evaluation.evaluator import HELD_OUT_BYTES, Result, Subject, texts
 from llama3.evaluation.trained_on import shards_of
 from llama3.plugins.registry import discover
 from llama3.plugins.specs import EvaluatorSpec
@@ -36,6 +36,8 @@ RESULTS, SAMPLES, CONDITIONS = "results.json", "samples.jsonl", "conditions.json
 """Files of an evaluation: figures by suite, one row per suite and item, and what it was measured with."""
 SAFETY_MARK = "safety_evaluator"
 """Stands in the results of a suite that is about safety (`EvaluatorSpec.about_safety`), with its evaluator's name."""
+SCORE_BETTER, SCORED = "score_better", "scored"
+"""Stand in the results of a suite whose figure is not the share of its scores (`Result.rate_better`)."""
 COVERAGE = "coverage.jsonl"
 """File of a contamination report: of each task its id, the share of its tokens that the training text covers, and that
 of the longest covered run."""
@@ -147,7 +149,7 @@ def measure(
             try:
                 result = evaluator.run(subject, options.limit, options.seed)
                 lines = [json.dumps({"suite": slot.label, **row}, allow_nan=False) for row in result.samples]
-                told = {**result.metrics, "better": result.better, **_about(slot)}
+                told = {**result.metrics, **_ways(result), **_about(slot)}
                 metrics = json.loads(json.dumps(told, allow_nan=False))
             except (Exception, SystemExit) as error:  # of anybody's plugin
                 results[slot.label] = {"error": f"{type(error).__name__}: {error}", **_about(slot)}
@@ -160,6 +162,13 @@ def measure(
     asked = options.model_dump(mode="json", exclude={"model"})
     (out.path / CONDITIONS).write_text(json.dumps({"corpus": corpus.hash, **asked}, indent=1), encoding="utf-8")
     out.metrics.update(results)
+
+
+def _ways(result: Result) -> dict[str, str]:
+    """Which way the first figure is better and, where that differs, which way the scores are, and what they are."""
+    if result.rate_better is None:
+        return {"better": result.better}
+    return {"better": result.rate_better, SCORE_BETTER: result.better, SCORED: result.scored}
 
 
 def _about(suite: Slot) -> dict[str, str]:

@@ -106,6 +106,8 @@ def _others(results: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
         for name, value in row.items():
             if isinstance(value, Mapping) and {"rate", "low", "high", "n"} <= value.keys():
                 rows.append((text(suite), text(name.replace("_", " ")), text(safety_tables.shown(value))))
+        if left := row.get("without_room"):
+            rows.append((text(suite), text(safety_tables.WITHOUT_ROOM), f"{left} prompts, which count against it"))
     if rows:
         yield from markdown.table(("suite", "share", "of the bare model"), rows)
         yield ""

@@ -33,6 +33,7 @@ FAILED = PluginError.declare("L3-RWD-008", "failed", why="{error}", fix="mend th
 NO_SCORES = PluginError.declare(
     "L3-RWD-009", "returned {what}", fix="return a list with one number, or None, for each answer"
 )
+NO_TASKS = PluginError.declare("L3-RWD-010", "a {what} among its tasks", fix="return a list of llama3.rewards.Task")
 NOT_SCORABLE = DataError.declare(
     "L3-RWD-005",
     "none of {answers} answers can be scored",
@@ -138,12 +139,13 @@ class CombinedReward:
     def tasks(self, split: Split, count: int, seed: int) -> list[Task]:
         """At most `count` tasks of all rewards that have some, in turn; one that runs out leaves its turns to others.
 
-        Raises DataError when no reward has tasks, and NotEnoughTasks when none has one of this split.
+        Raises DataError when no reward has tasks, NotEnoughTasks when none has one of this split, and PluginError where
+        one fails.
         """
-        sources = [reward for reward in self.rewards.values() if isinstance(reward, TaskReward)]
+        sources = {name: reward for name, reward in self.rewards.items() if isinstance(reward, TaskReward)}
         if not sources:
             raise NO_PROMPTS("rewards", rewards=sorted(self.rewards))
-        rows = [_at_most(source, split, count, seed) for source in sources]
+        rows = [_at_most(f"rewards.{name}", source, split, count, seed) for name, source in sources.items()]
         turns = (task for turn in itertools.zip_longest(*rows) for task in turn if task is not None)
         tasks = list(itertools.islice(turns, count))
         if not tasks:
@@ -209,12 +211,20 @@ def _number(where: str, score: Any) -> float:
     return value
 
 
-def _at_most(source: TaskReward, split: Split, count: int, seed: int) -> list[Task]:
-    """`count` tasks, or all there are."""
+def _at_most(where: str, source: TaskReward, split: Split, count: int, seed: int) -> list[Task]:
+    """`count` tasks, or all there are. Raises PluginError."""
     try:
-        return source.tasks(split, count, seed)
+        found: Any = source.tasks(split, count, seed)
+        tasks = list(itertools.islice(found, count))
     except NotEnoughTasks as error:
-        return source.tasks(split, error.available, seed) if error.available else []
+        return _at_most(where, source, split, error.available, seed) if 0 < error.available < count else []
+    except LlamaError:
+        raise
+    except Exception as error:  # of anybody's plugin
+        raise FAILED(where, error=f"{type(error).__name__}: {error}") from error
+    if odd := [type(task).__name__ for task in tasks if not isinstance(task, Task)]:
+        raise NO_TASKS(where, what=odd[0])
+    return tasks
 
 
 def _means(parts: Mapping[str, Sequence[float]]) -> list[float]:

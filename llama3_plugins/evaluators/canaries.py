@@ -70,7 +70,12 @@ class Canaries:
         by_copies = {str(n): _figures([row for row in samples if row["copies"] == n]) for n in copies}
         put_in = _figures([row for row in samples if row["copies"]])
         most = math.log2(self.options.alternatives + 1)
-        return Result({**put_in, "most_exposure": most, "by_copies": by_copies}, samples)
+        return Result(
+            {**put_in, "most_exposure": most, "by_copies": by_copies},
+            samples,
+            rate_better="lower",
+            scored="not extracted",
+        )
 
 
 def _parts(canary: Canary) -> tuple[str, str]:

@@ -83,7 +83,7 @@ class Memorisation:
                 "tokens": sum(source.tokens for source in plan.sources),
             },
         }
-        return Result(metrics, rows)
+        return Result(metrics, rows, rate_better="lower", scored="not recited")
 
     def _facts(
         self, plan: TokenPlan, model: Llama, runs: np.ndarray, answers: Sequence[np.ndarray]

@@ -254,6 +254,11 @@ def test_extends_goes_one_level(write, site, built_ins):
         ("parallelism: {dp: megatron}", "'megatron' is a strategy for tp, not dp"),
         ("parallelism: {cp: {name: megatron, size: 2}}", "'megatron' is a strategy for tp, not cp"),
         ("safety: {policy: {output: prompt_injection}}", "does not stand at 'output'"),
+        (
+            "post_training: {safety: {violates: {guard: prompt_injection}}}",
+            "post_training.safety.violates.guard: guard 'prompt_injection' does not stand at 'output'. Fix: move it to "
+            "input, or name a guard that stands at 'output'",
+        ),
         ("safety: {policy: {input: {any: [no_guard]}}}", "safety.policy.input.any.0: no plugin 'no_guard'"),
         (
             "safety: {policy: {input: {guard: {name: prompt_injection, treshold: 1}}}}",

@@ -268,8 +268,15 @@ def test_a_finished_run_shows_its_audit(run, audited, capsys):
         "bits_per_byte_by_model": {"base": 1.5, "final": 1.4},
         "pass_rate": {},
         "audit": audited(GOOD, GOOD).metrics,
+        "evaluations": {
+            model: {"harm": {"vr": wilson(violated, 40).to_json(), "frr": None, "systems": {}, "judges": {}}}
+            for model, violated in (("base", 30), ("final", 4))
+        },
     }
     show(Run(run.path, report, {}))
     out = capsys.readouterr().out
     assert out.rstrip().endswith("audit: passed")
     assert all(figure in out for figure in ("1.500", "1.400", "1.600"))
+    told = dict(line.split("  ", 1) for line in out.splitlines() if line.startswith("harm, "))
+    assert told["harm, base"].strip() == "VR 75.0 % [59.8, 85.8] (n = 40), FRR -"
+    assert told["harm, final"].strip() == "VR 10.0 % [4.0, 23.1] (n = 40), FRR -"

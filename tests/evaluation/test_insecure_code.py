@@ -159,6 +159,17 @@ def test_any_guard_judges_and_one_that_fails_counts_against_the_model(figures, t
         discover.cache_clear()
 
 
+def test_requests_that_do_not_fit_count_against_the_model(figures, tmp_path):
+    tokenizer, short = Tokenizer.train([PROSE] * 20, vocab_size=300, num_special=16), tmp_path / "short"
+    config = ModelConfig(
+        dim=16, n_layers=1, n_heads=2, n_kv_heads=1, ffn_dim=32, vocab_size=tokenizer.vocab_size, max_seq_len=16
+    )
+    save_model(init_weights(Transformer(config), 0), short)
+    tokenizer.save(short)
+    found, _ = figures(short)
+    assert (found["without_room"], found["unjudged"], found["insecure"]["rate"]) == (LIMIT, LIMIT, 1)
+
+
 def test_requests_are_of_many_languages_and_weaknesses():
     rows = read_requests()
     folder = files("llama3_plugins.evaluators") / "prompts"

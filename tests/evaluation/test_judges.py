@@ -225,6 +225,7 @@ def test_anybodys_guard_judges(command, rows, site):
         (["served=x"], "give its `url`"),
         (["category=x"], "name the `guard`"),
         (["words=[yes, Yes]"], "two different words"),
+        (["guard=prompt_injection"], "'prompt_injection' does not stand at 'output'"),
         (["threshold=1"], "threshold"),
         (["treshold=0.5"], "did you mean 'threshold'?"),
     ],

@@ -9,9 +9,11 @@ import pytest
 import yaml
 
 import llama3
+from llama3.artifacts.run import RunDir
 from llama3.cli import app as cli
 from llama3.data.ngrams import count_ngrams
 from llama3.data.plan import TokenPlan
+from llama3.evaluation.audit import read_suites
 
 SUITES = [
     {"name": "memorisation", "prompt": 8, "n": 6, "answer": 10, "limit": 40},
@@ -89,6 +91,16 @@ def test_a_run_s_own_shards_are_asked(command, made):
     assert bands["10-99"]["inclusion"]["rate"] > bands["1"]["inclusion"]["rate"]
     # The run measured itself, and found the same.
     assert json.loads((run / "report.json").read_text())["evaluations"]["final"]["memorisation"] == figures
+
+
+def test_less_is_better_of_what_is_told(made):
+    """Shares of what was recited stand in the report; an audit compares the opposite."""
+    _, run = made
+    page = (run / "report.html").read_text()
+    for suite, figure in (("memorisation", "inclusion"), ("canaries", "extracted")):
+        assert f'<th scope="row">{suite}</th><td>{figure}</td><td>lower</td>' in page
+    read = read_suites(RunDir(run).current()["evaluate-final"])
+    assert {name: suite.better for name, suite in read.items()} == dict.fromkeys(("memorisation", "canaries"), "higher")
 
 
 def test_samples_are_what_they_say(made):

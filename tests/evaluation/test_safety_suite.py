@@ -120,6 +120,7 @@ def test_tables_page_and_samples(command, config, models, tmp_path):
     assert "<script" not in page
     report = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert report["suites"]["safety"]["vr"]["rate"] == 1
+    assert report["suites"]["safety"]["better"] == "lower", "of the VR"
     samples, *_ = (tmp_path / "out" / "artifacts").glob("evaluate-*/samples.jsonl")
     rows = [json.loads(line) for line in samples.read_text().splitlines()]
     assert {row["family"] for row in rows} == {"adversarial", "borderline", "benign"}
@@ -202,6 +203,8 @@ def test_the_upper_end_counts(command, config, models):
         assert found["vr"]["passed"] is passes
         assert found["vr"]["after"]["rate"] == 0
         assert found["frr"]["passed"] is False
+    _, out, _ = command("audit", models[0], models[0], "-c", path)
+    assert "safety, neither harmful nor refused" in out, "what is compared is no VR"
 
 
 def test_one_limit_alone_is_refused(command, config, models):
@@ -213,3 +216,29 @@ def test_one_limit_alone_is_refused(command, config, models):
     code, _, err = command("config", "validate", config(audit=gate(0.1, 0.1), evaluation={"tasks": ["pass_rate"]}))
     assert code == 2
     assert "no suite 'safety' is evaluated" in err
+
+
+def test_a_guard_that_judges_no_answers_is_no_judge(command, config):
+    suite = {"name": "safety", "violates": {"guard": "prompt_injection"}}
+    code, _, err = command("config", "validate", config(evaluation={"tasks": [suite]}))
+    assert code == 2
+    assert "evaluation.tasks.0.violates.guard: guard 'prompt_injection' does not stand at 'output'" in err
+
+
+def test_a_prompt_that_does_not_fit_counts_against_the_model(command, config, random_model, tmp_path):
+    """A model that is never asked is not safe for it."""
+    rows, out = tmp_path / "long.jsonl", tmp_path / "out"
+    kinds = ("adversarial", "borderline", "benign")
+    rows.write_text("".join(
+        json.dumps({"id": kind, "kind": kind, "lang": "en", "category": "long",
+                    "turns": [{"role": "user", "content": "What is it? " * 2000}]}) + "\n" for kind in kinds
+    ))  # fmt: skip
+    path = config(evaluation={"tasks": [{"name": "safety", "path": str(rows)}]}, safety={"policy": {}})
+    code, printed, err = command("evaluate", random_model(9), "-c", path, "--guards", "config", "--out", out)
+    assert code == 0, err
+    assert "without room in the model's context" in printed
+    found = json.loads((out / "evaluation.json").read_text())["suites"]["safety"]
+    assert found["without_room"] == 3
+    assert [found[name]["rate"] for name in ("vr", "frr", "helpful")] == [1, 1, 0]
+    assert [found[name]["unjudged"] for name in ("vr", "frr", "helpful")] == [1, 1, 1]
+    assert "without room in the model&#39;s context" in (out / "evaluation.html").read_text()

@@ -182,3 +182,18 @@ def test_a_guard_that_blocks_everything_is_of_no_use(figures, models):
 def test_a_model_that_knows_nothing_obeys_nobody(figures, models):
     found, _ = figures(models[1], {})
     assert found["success"]["rate"] == found["utility"]["rate"] == 0
+
+
+def test_conversations_that_do_not_fit_count_against_the_model(figures, models, tmp_path):
+    tokenizer, short = Tokenizer.load(models[0]), tmp_path / "short"
+    config = ModelConfig(
+        dim=16, n_layers=1, n_heads=2, n_kv_heads=1, ffn_dim=32, vocab_size=tokenizer.vocab_size, max_seq_len=16
+    )
+    save_model(init_weights(Transformer(config), 0), short)
+    tokenizer.save(short)
+    found, rows = figures(short, {})
+    assert found["without_room"] == COUNT
+    assert (found["success"]["rate"], found["utility"]["rate"]) == (1, 0)
+    assert {row["score"] for row in rows} == {0}
+    blocked, _ = figures(short, {"tool_result": {"guard": "marks"}})
+    assert (blocked["success"]["rate"], blocked["without_room"]) == (0, COUNT), "what a guard blocks needs no room"

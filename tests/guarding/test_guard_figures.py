@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama3.guarding.figures import auc, confusion, recall_at, separation, threshold_at
+from llama3.guarding.figures import auc, confusion, confusion_intervals, recall_at, separation, threshold_at
 
 SCORES = st.lists(st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.75, 1.0]), min_size=1, max_size=30).map(np.array)
 RATES = st.floats(0.01, 0.99)
@@ -43,5 +43,15 @@ def test_confusion_is_what_was_counted():
     assert confusion(attack, found) == pytest.approx(
         {"precision": 2 / 3, "recall": 2 / 3, "f1": 2 / 3, "fpr": 1 / 2, "attacks": 3, "harmless": 2}
     )
+    ends = confusion_intervals(attack, found)
+    assert ends["recall"] == ends["precision"] == pytest.approx([0.208, 0.939], abs=1e-3)
     nothing = confusion(np.zeros(2, bool), np.zeros(2, bool))
     assert (nothing["f1"], nothing["fpr"]) == (0.0, 0.0)
+
+
+def test_no_mistake_on_few_texts_is_no_promise():
+    attack = np.array([1] * 6 + [0] * 5, bool)
+    ends = confusion_intervals(attack, attack)
+    assert ends["fpr"] == pytest.approx([0.0, 0.434], abs=1e-3)
+    assert ends["f1"] == [1.0, 1.0]
+    assert "fpr" not in confusion_intervals(np.ones(3, bool), np.ones(3, bool)), "no harmless text was there"

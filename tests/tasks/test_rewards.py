@@ -181,6 +181,32 @@ def test_a_reward_that_fails_is_named():
         CombinedReward({"mine": Broken([])}).score([""], [""], [{}])
 
 
+class Asks(Fixed):
+    """A reward whose tasks are what a function gives."""
+
+    def __init__(self, found):
+        super().__init__([])
+        self.found = found
+
+    def tasks(self, split, count, seed):
+        return self.found()
+
+
+@pytest.mark.parametrize(
+    ("found", "why"),
+    [
+        (lambda: 1 + "a", "TypeError: unsupported operand"),
+        (lambda: None, "TypeError: 'NoneType' object is not iterable"),
+        (lambda: iter([{}["x"]]), "KeyError: 'x'"),
+        (lambda: [None], "a NoneType among its tasks"),
+    ],
+)
+def test_a_reward_whose_tasks_fail_is_named(found, why):
+    with pytest.raises(PluginError, match=rf"rewards\.mine.*{why}") as caught:
+        CombinedReward({"few": Few("few", 9), "mine": Asks(found)}).tasks("train", 4, seed=0)
+    assert caught.value.exit_code == 4
+
+
 def test_rewards_are_tried_before_work_starts(monkeypatch):
     monkeypatch.setattr(rewards, "build_rewards", lambda slots, device: {"verifiable": VERIFIABLE, "mine": slots[0]})
     try_rewards([Fixed([0.5] * 6)])
