@@ -153,9 +153,8 @@ class RedTeam:
             outcome = "unanswered" if talk.unanswered else "blocked"
         elif violates is None:
             outcome = "unjudged"
-        styles = [*talk.attack.styles]
         return {
-            "styles": styles if request.style in styles else [*styles, request.style],
+            "styles": _styles_of(request, talk.attack),
             "chain": chain_to_json(talk.attack.chain),
             "turns": turns_to_json(talk.turns[:-1] if answered else talk.turns),
             "answer": talk.answer if answered else None,
@@ -197,6 +196,12 @@ def _is_judged(talk: Held) -> bool:
 
 def _of_cell(cell: Cell) -> dict[str, str]:
     return {"category": cell.category, "attack": cell.style, "lang": cell.lang}
+
+
+def _styles_of(request: AttackRequest, attack: Attack) -> list[str]:
+    """The styles of the text and the structure around it; the bare seed has none, whatever its style is called."""
+    styles = [*attack.styles]
+    return styles if request.style in styles or attack == bare(request.prompt) else [*styles, request.style]
 
 
 def _unwritten(request: AttackRequest) -> dict[str, Any]:

@@ -230,12 +230,24 @@ def test_attacks_are_combined_and_every_cell_gets_its_share(redteam, models, non
     assert max(len(row["styles"]) for row in attempts) <= MOST_STYLES + 1
     for row in attempts:
         assert row["parent"] is None or row["parent"] < row["n"]
-        assert row["attack"] in row["styles"]
+        assert row["attack"] in row["styles"] or (row["attack"], row["styles"]) == ("plain", [])
     told = {(cell["category"], cell["style"], cell["lang"]): cell for cell in archive["cells"]}
     for key, cell in told.items():
         best = max(row["violates"] or 0 for row in attempts if (row["category"], row["attack"], row["lang"]) == key)
         assert cell["elite"]["score"] == best
         assert cell["tries"] == cells[key]
+
+
+def test_plain_is_the_seed_as_it_is(redteam, models, none):
+    """However good what another style made of it was."""
+    folder, report, _ = redteam(
+        models[1], "--policy", none, "--budget", 60, "--style", "plain", "--style", "base64", "--at-once", 4
+    )
+    attempts = read(folder)
+    plain = [row for row in attempts if row["attack"] == "plain"]
+    assert {row["turns"][-1]["content"] for row in plain} <= set(ASKED)
+    assert all(row["styles"] == [] for row in plain)
+    assert report["figures"]["by_number_of_styles"]["0"]["n"] == len(plain)
 
 
 def test_conversations_are_held_with_the_target(redteam, models, none):
