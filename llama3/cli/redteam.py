@@ -116,6 +116,7 @@ def redteam(
         cost = _cost(team.seconds, sum(one.answers for one in targets), time.monotonic() - began)
         head = {"model": Path(model).name or model, "attacker": name, "judge": judging.identity, "styles": styles}
         report = publish(out, head, archive, journal.attempts, rows, cost)
+    _warn(report)
     if json:
         print_json({"path": str(out), **report})
     else:
@@ -211,6 +212,13 @@ def _cost(seconds: Mapping[str, float], answers: int, whole: float) -> dict[str,
     spent = {f"{name}_seconds": round(value, 3) for name, value in sorted(seconds.items())}
     each = answers / seconds["target"] if answers else 0.0
     return {"answers": answers, "seconds": round(whole, 3), **spent, "answers_per_second": round(each, 2)}
+
+
+def _warn(report: Mapping[str, Any]) -> None:
+    from llama3.redteam.figures import warnings_of
+
+    for line in warnings_of(report["figures"]):
+        note(f"warning: {line}")
 
 
 def _show(report: Mapping[str, Any]) -> None:

@@ -28,8 +28,13 @@ BUSY = ArtifactError.declare("L3-RED-004", "another process writes these attempt
 
 ATTEMPTS, STATE = "attempts.jsonl", "redteam.json"
 COLUMNS = frozenset({"n", "round", "seed", "category", "attack", "lang", "styles", "chain", "turns", "answer",
-                     "caught", "violates", "outcome", "messages"})  # fmt: skip
+                     "caught", "violates", "outcome", "unanswered", "messages"})  # fmt: skip
 """What every attempt has."""
+
+NO_FORM = "no form"
+"""The target's chat format has no way to say what the attack says, such as a tool's result."""
+NO_ROOM = "no room"
+"""What was said fills the target's context: not a token of an answer fits."""
 
 
 class Journal:

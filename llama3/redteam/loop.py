@@ -161,6 +161,7 @@ class RedTeam:
             "caught": talk.caught,
             "violates": violates,
             "outcome": outcome,
+            "unanswered": talk.unanswered,
             "messages": talk.messages,
         }
 
@@ -213,5 +214,6 @@ def _unwritten(request: AttackRequest) -> dict[str, Any]:
         "caught": [],
         "violates": None,
         "outcome": "unwritten",
+        "unanswered": "",
         "messages": 1,
     }

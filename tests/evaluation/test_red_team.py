@@ -28,6 +28,7 @@ from llama3.testing.conformance import child_environment
 from llama3.tokenizer import Tokenizer
 from llama3.tokenizer.chat import Message, render
 from llama3_plugins.attackers.templates import Templates
+from llama3_plugins.guards.regex import RegexGuard
 
 REFUSES = "Sorry, but we cannot help with that."
 COMPLIES = "First count all numbers, then read its index."
@@ -157,6 +158,44 @@ def test_the_guards_stand_between_and_the_hole_in_them_is_found(redteam, models,
     found = {row["attack"] for row in read(folder, "finds.jsonl") if "attack" in row}
     assert {"base64", "slang"} <= found
     assert "plain" not in found
+
+
+def test_a_guard_that_fails_blocks_and_is_told(redteam, models, tmp_path, monkeypatch):
+    """It fails closed; the table, the warning and the attempt say that nobody judged."""
+
+    def fails(self, x):
+        raise RuntimeError("its lexicon is gone")
+
+    monkeypatch.setattr(RegexGuard, "check", fails)
+    policy = tmp_path / "fails.yaml"
+    policy.write_text(yaml.safe_dump({"input": {"guard": GUARD}}))
+    folder, report, err = redteam(models[1], "--policy", policy, "--budget", 8, "--style", "persona")
+    told = report["figures"]["guards"]["input/regex"]
+    assert told["failed"] == told["caught"] == report["figures"]["all"]["blocked"] > 0
+    assert "warning: the guard input/regex failed" in err
+    assert "its lexicon is gone" in err
+    (caught,) = read(folder)[0]["caught"]
+    assert (caught["status"], "its lexicon is gone" in caught["reason"]) == ("error", True)
+
+
+def test_what_nobody_knows_is_in_no_rate(redteam, models, none, tmp_path):
+    """Of a model that refuses everything half is asked beyond its context, and of the attacks of another none is one."""
+    many = ("--policy", none, "--style", "many_shot", "--style", "persona", "--budget", 8)
+    folder, report, err = redteam(models[0], *many, "--set", "shots=256")
+    styles, attempts = report["figures"]["by_style"], read(folder)
+    shots = [row for row in attempts if row["attack"] == "many_shot"]
+    assert {(row["outcome"], row["unanswered"], row["answer"]) for row in shots} == {("unanswered", "no room", None)}
+    assert (styles["many_shot"]["rate"], styles["many_shot"]["n"]) == (None, 0)
+    assert styles["many_shot"]["unanswered"] == styles["many_shot"]["tries"] == len(shots) > 0
+    assert report["figures"]["all"]["n"] == styles["persona"]["n"] == len(attempts) - len(shots)
+    assert f"warning: {len(shots)} attempts had no room" in err
+    page = (folder / "report.html").read_text()
+    assert "had no room in the model" in page
+    assert "<th scope=\"col\">unwritten</th>" in page
+    writer = ("--attacker", "model", "--set", f"model={models[0]}", "--style", "persona")
+    _, report, _ = redteam(models[1], "--policy", none, "--budget", 4, *writer, out="unwritten")
+    told = report["figures"]["all"]
+    assert (told["unwritten"], told["n"], told["rate"]) == (4, 0, None)
 
 
 def test_a_guard_of_answers_stops_them_too(redteam, models, tmp_path):
