@@ -74,11 +74,12 @@ def redteam(
     from llama3.inference.llama import find_model
     from llama3.model.device import device_of
     from llama3.plugins.registry import discover
-    from llama3.redteam.journal import Journal
+    from llama3.redteam.journal import Journal, require_ours
     from llama3.redteam.loop import RedTeam, RedTeamLimits
     from llama3.redteam.publish import FINDS, PAGE, REPORT, publish
 
     began = time.monotonic()
+    require_ours(out)
     name, options = _attacker_name(attacker), given_options(overrides)
     section, guarding = _judge_section(judge), _policy(model, config, policy)
     writer: Attacker = discover().build("attackers", name, options)

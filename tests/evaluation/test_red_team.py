@@ -403,6 +403,23 @@ def test_another_red_team_never_gets_into_a_folder(redteam, command, models, non
     assert (folder / "attempts.jsonl").read_text() == '{"n": 0}\n'
 
 
+def test_a_folder_of_somebody_elses_is_refused_before_any_work(command, models, tmp_path):
+    out = tmp_path / "texts"
+    out.mkdir()
+    for name, content in (("letter.txt", "Dear Ida"), ("attempts.jsonl", "{}\n")):
+        (out / name).write_text(content)
+        code, told, err = command("redteam", models[1], "--policy", "missing.yaml", "--out", out, *FAST)
+        assert (code, f"it holds {name}, and no redteam.json" in err) == (1, True), err
+        assert [path.read_text() for path in out.iterdir()] == [content]
+        (out / name).unlink()
+
+
+def test_a_folder_that_a_killed_one_had_hardly_begun_is_taken(redteam, models, none, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "attempts.jsonl").touch()
+    redteam(models[1], "--policy", none, "--budget", 2)
+
+
 def test_a_model_attacks(redteam, command, models, none, tmp_path):
     """The attacker is the model that answers everything alike: its rewritings are all the same sentence."""
     options = ("--policy", none, "--budget", 12, "--style", "persona", "--style", "base64", "--attacker", "model")
