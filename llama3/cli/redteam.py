@@ -115,7 +115,8 @@ def redteam(
         team = RedTeam(writer, name, target, judging, seeds, styles, limits)
         archive = _run(team, journal)
         cost = _cost(team.seconds, sum(one.answers for one in targets), time.monotonic() - began)
-        head = {"model": Path(model).name or model, "attacker": name, "judge": judging.identity, "styles": styles}
+        head = {"model": Path(model).name or model, "attacker": name, "judge": judging.identity, "styles": styles,
+                "exhausted": team.exhausted}  # fmt: skip
         report = publish(out, head, archive, journal.attempts, rows, cost)
     _warn(report)
     if json:
@@ -218,6 +219,8 @@ def _cost(seconds: Mapping[str, float], answers: int, whole: float) -> dict[str,
 def _warn(report: Mapping[str, Any]) -> None:
     from llama3.redteam.figures import warnings_of
 
+    if report["exhausted"]:
+        note("ended: nothing new could be tried; more prompts or styles make more attacks")
     for line in warnings_of(report["figures"]):
         note(f"warning: {line}")
 
@@ -229,5 +232,5 @@ def _show(report: Mapping[str, Any]) -> None:
         if table.rows:
             say(f"\n{table.title.lower()}")
             print_table(table.rows, [head.upper() for head in table.head])
-    say()
-    print_table([(name.replace("_", " "), f"{value:,}") for name, value in report["cost"].items()])
+    say("\ncost of this call")
+    print_table([(name.replace("_", " "), f"{value:,}") for name, value in report["cost_of_last_call"].items()])

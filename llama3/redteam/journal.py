@@ -28,7 +28,7 @@ BUSY = ArtifactError.declare("L3-RED-004", "another process writes these attempt
 
 ATTEMPTS, STATE = "attempts.jsonl", "redteam.json"
 COLUMNS = frozenset({"n", "round", "seed", "category", "attack", "lang", "styles", "chain", "turns", "answer",
-                     "caught", "violates", "outcome", "unanswered", "messages"})  # fmt: skip
+                     "caught", "violates", "outcome", "unanswered", "messages", "put"})  # fmt: skip
 """What every attempt has."""
 
 NO_FORM = "no form"

@@ -21,7 +21,7 @@ def render_red_team(report: Mapping[str, Any]) -> str:
         tables=[table for table in red_team_tables(report["figures"]) if table.rows],
         styles=styles,
         coverage=list(_coverage(report["figures"]["coverage"], styles)),
-        cost=[(name.replace("_", " "), f"{value:,}") for name, value in report["cost"].items()],
+        cost=[(name.replace("_", " "), f"{value:,}") for name, value in report["cost_of_last_call"].items()],
     )
     return page.encode("utf-8", "replace").decode()  # surrogates without their other half, which a file cannot hold
 

@@ -235,7 +235,7 @@ def test_the_same_command_goes_on_where_it_was_cut(redteam, models, policy, tmp_
     redteam(*arguments, "--budget", 60, out="small")
     assert made(small) == made(whole)
     _, nothing, _ = redteam(*arguments, "--budget", 60, out="small")
-    assert nothing["cost"]["answers"] == 0
+    assert nothing["cost_of_last_call"]["answers"] == 0
     assert nothing["figures"] == report["figures"]
 
 
@@ -264,7 +264,8 @@ def test_attacks_are_combined_and_every_cell_gets_its_share(redteam, models, non
     cells = Counter((row["category"], row["attack"], row["lang"]) for row in attempts)
     assert report["cells"]["of"] == 2 * len(Templates.styles) == archive["of"]
     assert report["cells"]["tried"] == len(cells) == archive["of"]
-    assert max(cells.values()) - min(cells.values()) <= 1
+    shares = [tries for (_, style, _), tries in cells.items() if style not in ("plain", "base64")]
+    assert max(shares) - min(shares) <= 1, "of the two others there are few"
     assert sum(len(row["styles"]) > 1 for row in attempts) >= 20
     assert max(len(row["styles"]) for row in attempts) <= MOST_STYLES + 1
     for row in attempts:
@@ -287,6 +288,30 @@ def test_plain_is_the_seed_as_it_is(redteam, models, none):
     assert {row["turns"][-1]["content"] for row in plain} <= set(ASKED)
     assert all(row["styles"] == [] for row in plain)
     assert report["figures"]["by_number_of_styles"]["0"]["n"] == len(plain)
+
+
+def test_nothing_is_put_twice_and_the_end_of_what_is_new_is_told(redteam, models, none, tmp_path):
+    """Three prompts, and no more than each as it is and as Base64; killed in between, it ends in the same way."""
+    few = ("--policy", none, "--style", "plain", "--style", "base64", "--at-once", 4)
+    folder, report, err = redteam(models[1], *few, "--budget", 100)
+    said = [json.dumps(row["turns"]) for row in read(folder)]
+    assert len(said) == len(set(said)) == report["figures"]["attempts"]
+    assert len([row for row in read(folder) if row["attack"] == "plain"]) == len(ASKED)
+    assert report["exhausted"]
+    assert "nothing new could be tried" in err
+    assert "nothing new could be tried" in (folder / "report.html").read_text()
+    data = (folder / "attempts.jsonl").read_bytes()
+    for part in (0.3, 0.9):
+        cut = tmp_path / f"cut{part}"
+        shutil.copytree(folder, cut)
+        (cut / "attempts.jsonl").write_bytes(data[: int(part * len(data))])
+        redteam(models[1], *few, "--budget", 100, out=cut.name)
+        assert made(cut) == made(folder)
+    redteam(models[1], *few, "--budget", 3, out="small")
+    for budget in (100, 200):
+        small, report, _ = redteam(models[1], *few, "--budget", budget, out="small")
+        assert report["exhausted"]
+        assert made(small) == made(folder)
 
 
 def test_conversations_are_held_with_the_target(redteam, models, none):
@@ -336,7 +361,7 @@ def test_table_and_page(command, models, rows, policy, tmp_path):
     assert code == 0, err
     assert "VIOLATED BEHIND THE GUARDS" in out
     assert "what guards stopped" in out
-    assert "answers per second" in out
+    assert "answers per second" in out.partition("cost of this call")[2]
     page = (tmp_path / "out" / "report.html").read_text()
     assert "<script" not in page
     report = json.loads((tmp_path / "out" / "report.json").read_text())
