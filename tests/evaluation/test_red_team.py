@@ -20,11 +20,13 @@ from web import running
 import llama3
 from llama3.checkpoints.weights import save_model
 from llama3.cli import app as cli
+from llama3.inference.llama import Llama
 from llama3.model.build import init_weights
 from llama3.model.config import ModelConfig
 from llama3.model.transformer import Transformer
 from llama3.redteam.archive import MOST_STYLES
 from llama3.testing.conformance import child_environment
+from llama3.testing.toys import toy_tokenizer
 from llama3.tokenizer import Tokenizer
 from llama3.tokenizer.chat import Message, render
 from llama3_plugins.attackers.templates import Templates
@@ -377,6 +379,27 @@ def test_who_judges_is_an_option(redteam, models, none, tmp_path):
     )
     assert report["judge"].startswith("guard-regex")
     assert {row["outcome"] for row in read(folder)} <= {"resists", "unjudged"}
+
+
+def test_a_conversation_that_is_too_long_for_a_served_judge_is_unjudged(
+    redteam, command, models, none, rows, tmp_path, caplog
+):
+    """The server's own words are told, also where they end the red team."""
+    shots = ("--policy", none, "--style", "plain", "--style", "many_shot", "--set", "shots=16", "--budget", 4)
+    config = ModelConfig(
+        dim=16, n_layers=1, n_heads=2, n_kv_heads=1, ffn_dim=32, vocab_size=toy_tokenizer().vocab_size, max_seq_len=1024
+    )
+    with running(Llama(init_weights(Transformer(config), 0), toy_tokenizer())) as site:
+        judge = ("--judge", f"url={site.url}/v1", "--judge", "left_over=1")
+        folder, report, _ = redteam(models[1], *shots, *judge)
+        # An unknown model is not about one prompt.
+        refused = command("redteam", models[1], *shots, *judge, "--judge", "served=nobody", "--prompts", rows,
+                          "--out", tmp_path / "other", *FAST)  # fmt: skip
+    outcomes = [row["outcome"] for row in read(folder) if row["attack"] == "many_shot"]
+    assert outcomes == ["unjudged"] * report["figures"]["by_style"]["many_shot"]["unjudged"] != []
+    assert caplog.text.count("refuses a prompt: HTTP 400: messages: ") == len(outcomes)
+    assert refused[0] == 1
+    assert re.search(r"HTTP 404: .*nobody", refused[2]), refused[2]
 
 
 @pytest.mark.parametrize(
