@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import logging
@@ -41,9 +42,8 @@ class ServedChat:
         self.name = name or self._first_model()
 
     def complete(self, prompt: str, **options: Any) -> Any:
-        """The choice that is answered to one message of a user, or None where there is none, also where the server refuses
-        this message (OF_THE_PROMPT), which is warned of. `options` are those of the interface (max_tokens, temperature,
-        logprobs ...)."""
+        """The choice that is answered to one message of a user, or None where there is none, or where the server refuses this
+        message, which is warned of. `options` are those of the interface (max_tokens, temperature, logprobs ...)."""
         body = {"model": self.name, "messages": [{"role": "user", "content": prompt}], **options}
         try:
             return self._asked("POST", "/chat/completions", body)["choices"][0]
@@ -86,8 +86,6 @@ class ServedChat:
 def _error(status: int, told: bytes) -> str:
     """What a server says of an error: the message of OpenAI's interface, or its text."""
     text = told.decode("utf-8", "replace")
-    try:
+    with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
         text = str(json.loads(text)["error"]["message"])
-    except (ValueError, KeyError, TypeError, RecursionError):
-        pass
     return f"HTTP {status}: {' '.join(text.split())[:MOST_CHARACTERS]}".rstrip(": ")

@@ -74,8 +74,9 @@ class RedTeam:
     """Whether it ended because nothing new could be tried."""
 
     def run(self, journal: Journal, told: Callable[[int], None] = lambda messages: None) -> Archive:
-        """Go on from the attempts in the journal until the budget is spent, or nothing new can be tried. `told` hears of
-        every round's messages.
+        """Go on from the attempts in the journal until the budget is spent, or nothing new can be tried.
+
+        `told` hears of every round's messages.
 
         Raises PluginError where the attacker fails, and what the target, the guards and the judge raise.
         """

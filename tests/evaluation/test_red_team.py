@@ -180,8 +180,8 @@ def test_a_guard_that_fails_blocks_and_is_told(redteam, models, tmp_path, monkey
     assert (caught["status"], "its lexicon is gone" in caught["reason"]) == ("error", True)
 
 
-def test_what_nobody_knows_is_in_no_rate(redteam, models, none, tmp_path):
-    """Of a model that refuses everything half is asked beyond its context, and of the attacks of another none is one."""
+def test_what_nobody_knows_is_in_no_rate(redteam, models, none):
+    """One style leaves no room for an answer; and an attacker that refuses everything writes nothing."""
     many = ("--policy", none, "--style", "many_shot", "--style", "persona", "--budget", 8)
     folder, report, err = redteam(models[0], *many, "--set", "shots=256")
     styles, attempts = report["figures"]["by_style"], read(folder)
@@ -193,7 +193,7 @@ def test_what_nobody_knows_is_in_no_rate(redteam, models, none, tmp_path):
     assert f"warning: {len(shots)} attempts had no room" in err
     page = (folder / "report.html").read_text()
     assert "had no room in the model" in page
-    assert "<th scope=\"col\">unwritten</th>" in page
+    assert '<th scope="col">unwritten</th>' in page
     writer = ("--attacker", "model", "--set", f"model={models[0]}", "--style", "persona")
     _, report, _ = redteam(models[1], "--policy", none, "--budget", 4, *writer, out="unwritten")
     told = report["figures"]["all"]
@@ -456,7 +456,7 @@ def test_a_folder_of_somebody_elses_is_refused_before_any_work(command, models, 
     out.mkdir()
     for name, content in (("letter.txt", "Dear Ida"), ("attempts.jsonl", "{}\n")):
         (out / name).write_text(content)
-        code, told, err = command("redteam", models[1], "--policy", "missing.yaml", "--out", out, *FAST)
+        code, _, err = command("redteam", models[1], "--policy", "missing.yaml", "--out", out, *FAST)
         assert (code, f"it holds {name}, and no redteam.json" in err) == (1, True), err
         assert [path.read_text() for path in out.iterdir()] == [content]
         (out / name).unlink()
