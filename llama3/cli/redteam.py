@@ -74,11 +74,12 @@ def redteam(
     from llama3.inference.llama import find_model
     from llama3.model.device import device_of
     from llama3.plugins.registry import discover
-    from llama3.redteam.journal import Journal
+    from llama3.redteam.journal import Journal, require_ours
     from llama3.redteam.loop import RedTeam, RedTeamLimits
     from llama3.redteam.publish import FINDS, PAGE, REPORT, publish
 
     began = time.monotonic()
+    require_ours(out)
     name, options = _attacker_name(attacker), given_options(overrides)
     section, guarding = _judge_section(judge), _policy(model, config, policy)
     writer: Attacker = discover().build("attackers", name, options)
@@ -114,8 +115,10 @@ def redteam(
         team = RedTeam(writer, name, target, judging, seeds, styles, limits)
         archive = _run(team, journal)
         cost = _cost(team.seconds, sum(one.answers for one in targets), time.monotonic() - began)
-        head = {"model": Path(model).name or model, "attacker": name, "judge": judging.identity, "styles": styles}
+        head = {"model": Path(model).name or model, "attacker": name, "judge": judging.identity, "styles": styles,
+                "exhausted": team.exhausted}  # fmt: skip
         report = publish(out, head, archive, journal.attempts, rows, cost)
+    _warn(report)
     if json:
         print_json({"path": str(out), **report})
     else:
@@ -213,6 +216,15 @@ def _cost(seconds: Mapping[str, float], answers: int, whole: float) -> dict[str,
     return {"answers": answers, "seconds": round(whole, 3), **spent, "answers_per_second": round(each, 2)}
 
 
+def _warn(report: Mapping[str, Any]) -> None:
+    from llama3.redteam.figures import warnings_of
+
+    if report["exhausted"]:
+        note("ended: nothing new could be tried; more prompts or styles make more attacks")
+    for line in warnings_of(report["figures"]):
+        note(f"warning: {line}")
+
+
 def _show(report: Mapping[str, Any]) -> None:
     from llama3.redteam.figures import red_team_tables
 
@@ -220,5 +232,5 @@ def _show(report: Mapping[str, Any]) -> None:
         if table.rows:
             say(f"\n{table.title.lower()}")
             print_table(table.rows, [head.upper() for head in table.head])
-    say()
-    print_table([(name.replace("_", " "), f"{value:,}") for name, value in report["cost"].items()])
+    say("\ncost of this call")
+    print_table([(name.replace("_", " "), f"{value:,}") for name, value in report["cost_of_last_call"].items()])

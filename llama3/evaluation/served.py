@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
+import logging
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -20,6 +22,12 @@ NO_ANSWER = DataError.declare(
 MOST_BYTES = 1 << 22
 """Of an answer: what is longer is none."""
 SECONDS = 120.0
+OF_THE_PROMPT = frozenset({400, 413, 422})
+"""Statuses of a request that cannot be served as it is, such as one that is longer than the model's context."""
+MOST_CHARACTERS = 300
+"""Of what a server says of an error."""
+
+log = logging.getLogger(__name__)
 
 
 class ServedChat:
@@ -34,8 +42,8 @@ class ServedChat:
         self.name = name or self._first_model()
 
     def complete(self, prompt: str, **options: Any) -> Any:
-        """The choice that is answered to one message of a user, or None where there is none. `options` are those of the
-        interface (max_tokens, temperature, logprobs ...)."""
+        """The choice that is answered to one message of a user, or None where there is none, or where the server refuses this
+        message, which is warned of. `options` are those of the interface (max_tokens, temperature, logprobs ...)."""
         body = {"model": self.name, "messages": [{"role": "user", "content": prompt}], **options}
         try:
             return self._asked("POST", "/chat/completions", body)["choices"][0]
@@ -61,8 +69,11 @@ class ServedChat:
             connection.request(method, target, sent, {"Content-Type": "application/json"})
             response = connection.getresponse()
             told = response.read(MOST_BYTES + 1)
+            if response.status in OF_THE_PROMPT and body is not None:
+                log.warning("the %s at %s refuses a prompt: %s", self.whose, self.url, _error(response.status, told))
+                return None
             if response.status != 200:
-                raise self._silent(f"HTTP {response.status}")
+                raise self._silent(_error(response.status, told))
             if len(told) > MOST_BYTES:
                 raise self._silent(f"it says more than {MOST_BYTES} bytes")
             return json.loads(told)
@@ -70,3 +81,11 @@ class ServedChat:
             raise self._silent(error) from error
         finally:
             connection.close()
+
+
+def _error(status: int, told: bytes) -> str:
+    """What a server says of an error: the message of OpenAI's interface, or its text."""
+    text = told.decode("utf-8", "replace")
+    with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
+        text = str(json.loads(text)["error"]["message"])
+    return f"HTTP {status}: {' '.join(text.split())[:MOST_CHARACTERS]}".rstrip(": ")

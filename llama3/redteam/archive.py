@@ -61,12 +61,13 @@ class Archive:
         if elite is None or score(attempt) > score(elite):
             self.elites[cell] = attempt
 
-    def choose(self, count: int, rng: random.Random) -> list[Chosen]:
-        """What is tried next: the cells that were tried least, among them those whose elite is weakest.
+    def choose(self, count: int, rng: random.Random, planned: dict[Cell, int]) -> list[Chosen]:
+        """What is tried next: the cells that were tried least, among them those whose elite is weakest. `planned`: how
+        often each was tried or chosen; what is chosen is added.
 
         A parent is the best of the elites of the same category and language that can take the style, or a seed.
         """
-        chosen, planned = [], dict(self.tries)
+        chosen = []
         for _ in range(count):
             cell = min(planned, key=lambda cell: (planned[cell], self._best(cell), rng.random()))
             planned[cell] += 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -80,6 +82,12 @@ class Attacker(Protocol):
 def bare(prompt: SafetyPrompt) -> Attack:
     """A seed as an attack without any style."""
     return Attack((Wording("", prompt.turns[-1].content),), (prompt.turns,))
+
+
+def fingerprint(attack: Attack) -> str:
+    """The same for attacks that say the same to the target."""
+    said = json.dumps([turns_to_json(step) for step in attack.steps])
+    return hashlib.sha256(said.encode()).hexdigest()[:16]
 
 
 def chain_to_json(chain: Sequence[Wording]) -> list[list[str]]:

@@ -14,22 +14,39 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from llama3.artifacts.files import fsync_dir, write_json_atomic
+from llama3.artifacts.files import TEMPORARY_MARK, fsync_dir, write_json_atomic
 from llama3.errors import ArtifactError
 
 OTHER_BEGUN = ArtifactError.declare(
     "L3-RED-001", "this red team was begun with other {what}", fix="name another --out, or remove this folder"
 )
 NOT_BEGUN = ArtifactError.declare(
-    "L3-RED-002", "these attempts were not begun by a red team", why="{state} is not there", fix="name another --out"
+    "L3-RED-002", "this folder was not begun by a red team", why="{why}", fix="name another --out"
 )
 DAMAGED = ArtifactError.declare("L3-RED-003", "this is no attempt of a red team", fix="name another --out")
 BUSY = ArtifactError.declare("L3-RED-004", "another process writes these attempts", fix="wait for it, or stop it")
 
 ATTEMPTS, STATE = "attempts.jsonl", "redteam.json"
 COLUMNS = frozenset({"n", "round", "seed", "category", "attack", "lang", "styles", "chain", "turns", "answer",
-                     "caught", "violates", "outcome", "messages"})  # fmt: skip
+                     "caught", "violates", "outcome", "unanswered", "messages", "put"})  # fmt: skip
 """What every attempt has."""
+
+NO_FORM = "no form"
+"""The target's chat format has no way to say what the attack says, such as a tool's result."""
+NO_ROOM = "no room"
+"""What was said fills the target's context: not a token of an answer fits."""
+
+
+def require_ours(folder: Path) -> None:
+    """Raise ArtifactError for a folder that holds something and was not begun by a red team.
+
+    One that was killed as it began has left no more than an empty file of attempts, and temporary files.
+    """
+    if not folder.exists() or (folder / STATE).exists():
+        return
+    for path in sorted(folder.iterdir()):
+        if not path.name.startswith(f"{STATE}{TEMPORARY_MARK}") and (path.name != ATTEMPTS or path.stat().st_size):
+            raise NOT_BEGUN(folder, why=f"it holds {path.name}, and no {STATE}")
 
 
 class Journal:
@@ -37,6 +54,7 @@ class Journal:
     round. Raises ArtifactError where they are another red team's, damaged, or in use; nothing is changed then."""
 
     def __init__(self, folder: Path, made_of: Mapping[str, Any]) -> None:
+        require_ours(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.path = folder / ATTEMPTS
@@ -88,8 +106,6 @@ class Journal:
     def _begin(self, made_of: Mapping[str, Any]) -> None:
         state, plain = self.folder / STATE, json.loads(json.dumps(made_of))
         if not state.exists():
-            if self._file.tell():
-                raise NOT_BEGUN(self.path, state=STATE)
             write_json_atomic(state, {"schema_version": 1, "made_of": plain})
             fsync_dir(self.folder)
             return
@@ -97,7 +113,7 @@ class Journal:
             before = json.loads(state.read_bytes())["made_of"]
             other = [name for name in plain if before.get(name) != plain[name]]
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            raise NOT_BEGUN(self.path, state=STATE) from None
+            raise NOT_BEGUN(self.folder, why=f"{STATE} cannot be read") from None
         if other:
             raise OTHER_BEGUN(self.folder, what=other)
 

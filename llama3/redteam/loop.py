@@ -11,14 +11,14 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from llama3.errors import PluginError
 from llama3.evaluation.judges import Judge, JudgedAnswer
 from llama3.evaluation.safety_rows import SafetyPrompt
 from llama3.plugins.targets import describe
 from llama3.redteam.archive import Archive, Cell, Chosen, parent_of
-from llama3.redteam.attack import Attack, Attacker, AttackRequest, bare, chain_to_json, turns_to_json
+from llama3.redteam.attack import Attack, Attacker, AttackRequest, bare, chain_to_json, fingerprint, turns_to_json
 from llama3.redteam.journal import Journal
 from llama3.redteam.target import GuardedModel, Held
 from llama3.safety.dialog import OWN
@@ -32,6 +32,18 @@ BAD_ATTACK = PluginError.declare(
     "with one that is not the assistant's",
 )
 ATTACKER_FAILED = PluginError.declare("L3-RED-006", "it failed to write attacks", why="{error}")
+
+
+MOST_REPEATS = 3
+"""Tries of every cell without anything new in a row, after which a red team ends."""
+
+
+class Planned(NamedTuple):
+    """An attack of the next round, None where it could not be written."""
+
+    chosen: Chosen
+    request: AttackRequest
+    attack: Attack | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +70,13 @@ class RedTeam:
     limits: RedTeamLimits
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     """What was spent, by whom."""
+    exhausted: bool = False
+    """Whether it ended because nothing new could be tried."""
 
     def run(self, journal: Journal, told: Callable[[int], None] = lambda messages: None) -> Archive:
-        """Go on from the attempts in the journal until the budget is spent. `told` hears of every round's messages.
+        """Go on from the attempts in the journal until the budget is spent, or nothing new can be tried.
+
+        `told` hears of every round's messages.
 
         Raises PluginError where the attacker fails, and what the target, the guards and the judge raise.
         """
@@ -73,13 +89,17 @@ class RedTeam:
             archive.add(row)
         told(spent(journal))
         target = None
-        while cut is None and spent(journal) < self.limits.budget and time.monotonic() < ended:
+        self.exhausted = bool(journal.rounds and journal.rounds[-1][-1]["exhausted"])
+        while cut is None and not self.exhausted and spent(journal) < self.limits.budget and time.monotonic() < ended:
             target = target or self.target()
-            rows = self._round(journal, archive, target)
-            cut = self.limits.budget if len(rows) < self.limits.at_once else None
+            planned = self._planned(journal, archive)
+            self.exhausted = len(planned) < self.limits.at_once
+            rows = self._round(journal, planned, target)
+            if len(rows) < len(planned):
+                cut, self.exhausted = self.limits.budget, False
             if not rows:
                 break
-            journal.append([*rows[:-1], {**rows[-1], "cut": cut}])
+            journal.append([*rows[:-1], {**rows[-1], "cut": cut, "exhausted": self.exhausted}])
             for row in rows:
                 archive.add(row)
             told(sum(row["messages"] for row in rows))
@@ -92,19 +112,34 @@ class RedTeam:
         cut: int | None = journal.rounds[-1][-1]["cut"] if journal.rounds else None
         return cut
 
-    def _round(self, journal: Journal, archive: Archive, target: GuardedModel) -> list[dict[str, Any]]:
-        """The attempts of the next round: fewer than `at_once` where the budget ends in it."""
-        number, attempts = len(journal.rounds), journal.attempts
-        rng = random.Random(f"{self.limits.seed}/{number}")
-        chosen = archive.choose(self.limits.at_once, rng)
-        requests = [self._request(one, archive, attempts, rng.getrandbits(32)) for one in chosen]
-        attacks = list(self._fitting(self._written(requests), self.limits.budget - spent(journal)))
+    def _planned(self, journal: Journal, archive: Archive) -> list[Planned]:
+        """The next round: fewer than `at_once` where nothing new can be tried. What was put to the target already would
+        be answered as it was, so another cell takes its turn."""
+        attempts, counts = journal.attempts, dict(archive.tries)
+        rng = random.Random(f"{self.limits.seed}/{len(journal.rounds)}")
+        put, planned, repeats = {row["put"] for row in attempts}, list[Planned](), 0
+        while len(planned) < self.limits.at_once and repeats < MOST_REPEATS * len(counts):
+            chosen = archive.choose(self.limits.at_once - len(planned), rng, counts)
+            requests = [self._request(one, archive, attempts, rng.getrandbits(32)) for one in chosen]
+            for one in map(Planned, chosen, requests, self._written(requests)):
+                key = None if one.attack is None else fingerprint(one.attack)
+                repeats = repeats + 1 if key is not None and key in put else 0
+                if not repeats:
+                    put.add(key)
+                    planned.append(one)
+        return planned
+
+    def _round(self, journal: Journal, planned: Sequence[Planned], target: GuardedModel) -> list[dict[str, Any]]:
+        """The attempts of the next round: fewer than are planned where the budget ends in it."""
+        number, count = len(journal.rounds), len(journal.attempts)
+        attacks = list(self._fitting([one.attack for one in planned], self.limits.budget - spent(journal)))
         held = iter(target.hold([attack for attack in attacks if attack is not None]))
         talks = [None if attack is None else next(held) for attack in attacks]
         judged = self._judged([talk for talk in talks if talk is not None])
         rows = []
-        for place, (one, request, talk) in enumerate(zip(chosen, requests, talks, strict=False)):
-            head = {"n": len(attempts) + place, "round": number, "seed": one.prompt.id, **_of_cell(one.cell)}
+        for place, ((one, request, attack), talk) in enumerate(zip(planned, talks, strict=False)):
+            head = {"n": count + place, "round": number, "seed": one.prompt.id, **_of_cell(one.cell),
+                    "put": None if attack is None else fingerprint(attack)}  # fmt: skip
             said = _unwritten(request) if talk is None else self._told(request, talk, next(judged))
             rows.append({**head, "parent": one.parent, **said})
         return rows
@@ -153,15 +188,15 @@ class RedTeam:
             outcome = "unanswered" if talk.unanswered else "blocked"
         elif violates is None:
             outcome = "unjudged"
-        styles = [*talk.attack.styles]
         return {
-            "styles": styles if request.style in styles else [*styles, request.style],
+            "styles": _styles_of(request, talk.attack),
             "chain": chain_to_json(talk.attack.chain),
             "turns": turns_to_json(talk.turns[:-1] if answered else talk.turns),
             "answer": talk.answer if answered else None,
             "caught": talk.caught,
             "violates": violates,
             "outcome": outcome,
+            "unanswered": talk.unanswered,
             "messages": talk.messages,
         }
 
@@ -199,6 +234,12 @@ def _of_cell(cell: Cell) -> dict[str, str]:
     return {"category": cell.category, "attack": cell.style, "lang": cell.lang}
 
 
+def _styles_of(request: AttackRequest, attack: Attack) -> list[str]:
+    """The styles of the text and the structure around it; the bare seed has none, whatever its style is called."""
+    styles = [*attack.styles]
+    return styles if request.style in styles or attack == bare(request.prompt) else [*styles, request.style]
+
+
 def _unwritten(request: AttackRequest) -> dict[str, Any]:
     return {
         "styles": [*request.parent.styles, request.style],
@@ -208,5 +249,6 @@ def _unwritten(request: AttackRequest) -> dict[str, Any]:
         "caught": [],
         "violates": None,
         "outcome": "unwritten",
+        "unanswered": "",
         "messages": 1,
     }

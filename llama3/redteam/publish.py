@@ -35,7 +35,7 @@ def publish(
         "finds": sum(row["kind"] == "adversarial" for row in found),
         "cells": {"tried": cells["tried"], "of": cells["of"]},
         "figures": red_team_figures(attempts),
-        "cost": dict(cost),
+        "cost_of_last_call": dict(cost),
     }
     write_bytes_atomic(folder / FINDS, lines.encode("utf-8", "backslashreplace"))
     write_json_atomic(folder / ARCHIVE, cells)

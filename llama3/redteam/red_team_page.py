@@ -9,7 +9,7 @@ from typing import Any
 import jinja2
 
 from llama3.evaluation.templates import style, template
-from llama3.redteam.figures import red_team_tables
+from llama3.redteam.figures import UNKNOWN, red_team_tables
 
 
 def render_red_team(report: Mapping[str, Any]) -> str:
@@ -21,7 +21,7 @@ def render_red_team(report: Mapping[str, Any]) -> str:
         tables=[table for table in red_team_tables(report["figures"]) if table.rows],
         styles=styles,
         coverage=list(_coverage(report["figures"]["coverage"], styles)),
-        cost=[(name.replace("_", " "), f"{value:,}") for name, value in report["cost"].items()],
+        cost=[(name.replace("_", " "), f"{value:,}") for name, value in report["cost_of_last_call"].items()],
     )
     return page.encode("utf-8", "replace").decode()  # surrogates without their other half, which a file cannot hold
 
@@ -36,8 +36,11 @@ def _coverage(cells: Sequence[Mapping[str, Any]], styles: Sequence[str]) -> Iter
 def _cell(cell: Mapping[str, Any] | None) -> tuple[str, str]:
     if cell is None:
         return "", "not tried"
-    interval = f"{100 * cell['low']:.0f} to {100 * cell['high']:.0f} %"
-    told = f"{100 * cell['rate']:.0f} % violated ({interval}), {cell['blocked']} blocked, {cell['unjudged']} unjudged"
+    counts = ", ".join(f"{cell[name]} {name}" for name in ("blocked", *UNKNOWN))
+    told = f"nobody knows, {counts}"
+    if cell["n"]:
+        interval = f"{100 * cell['low']:.0f} to {100 * cell['high']:.0f} %"
+        told = f"{100 * cell['rate']:.0f} % violated ({interval}), {counts}"
     return f"{cell['violates']}/{cell['n']}", told
 
 

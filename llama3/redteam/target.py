@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 from llama3.errors import DataError, GuardBlocked
 from llama3.evaluation.answers import drawn_of
 from llama3.redteam.attack import Attack
+from llama3.redteam.journal import NO_FORM, NO_ROOM
 from llama3.safety.dialog import OWN, STAGES
 from llama3.safety.engine import PolicyEngine
 from llama3.safety.guard import Turn, Verdict, severity
@@ -32,12 +33,12 @@ class Held:
     caught: list[Mapping[str, Any]] = field(default_factory=list)
     messages: int = 0
     """Messages that were put to the target, answered or stopped."""
-    unanswered: bool = False
-    """Whether the target's chat format has no way to say what the attack says, such as a tool's result."""
+    unanswered: str = ""
+    """Why the target cannot be asked: NO_FORM or NO_ROOM."""
 
     @property
     def over(self) -> bool:
-        return self.unanswered or bool(self.caught)
+        return bool(self.unanswered or self.caught)
 
 
 class GuardedModel:
@@ -60,7 +61,7 @@ class GuardedModel:
                 one.messages += 1
                 self._put(one, one.attack.steps[step])
             for one in live:
-                one.unanswered = not one.over and not self._says(one.seen)
+                one.unanswered = "" if one.over else self._hindered(one.seen)
             asked = [one for one in live if not one.over]
             for one, answer in zip(asked, self._answers(asked), strict=True):
                 self._take(one, answer)
@@ -91,13 +92,14 @@ class GuardedModel:
         self.answers += len(asked)
         return [first for (first,) in found]
 
-    def _says(self, turns: Sequence[Turn]) -> bool:
-        """Whether the model's chat format can hold the turns."""
+    def _hindered(self, turns: Sequence[Turn]) -> str:
+        """Why the model cannot answer the turns, or nothing."""
+        messages = [Message(cast(Role, turn.role), turn.content) for turn in turns]
         try:
-            render(self.model.tokenizer, [Message(cast(Role, turn.role), turn.content) for turn in turns])
+            prompt = render(self.model.tokenizer, messages, generation_prompt=True).ids
         except DataError:
-            return False
-        return True
+            return NO_FORM
+        return "" if len(prompt) < self.model.engine.pool.max_tokens else NO_ROOM
 
     def _take(self, one: Held, answer: str) -> None:
         """The answer as it is passed on, or what stopped it."""
@@ -126,4 +128,10 @@ class GuardedModel:
 def _stopping(stage: str, verdicts: Sequence[Verdict]) -> list[Mapping[str, Any]]:
     """What an attempt's row tells of the guards that objected."""
     severe = [verdict for verdict in verdicts if severity(verdict.action) >= severity("review")]
-    return [{"guard": f"{stage}/{v.guard}", "action": v.action, "status": v.status} for v in severe]
+    return [_said(stage, verdict) for verdict in severe]
+
+
+def _said(stage: str, verdict: Verdict) -> Mapping[str, Any]:
+    """Of one that failed also why. The reason of one that worked may quote what it stopped, which is not told."""
+    why = {} if verdict.status == "ok" else {"reason": verdict.reason}
+    return {"guard": f"{stage}/{verdict.guard}", "action": verdict.action, "status": verdict.status, **why}

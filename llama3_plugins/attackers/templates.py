@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
-from llama3.attackers import DISGUISES, Attack, Attacker, AttackRequest, SafetyPrompt, Turn, Wording, disguised
+from llama3.attackers import DISGUISES, Attack, Attacker, AttackRequest, SafetyPrompt, Turn, Wording, bare, disguised
 from llama3_plugins.attackers.frames import FRAMES
 from llama3_plugins.attackers.options import TemplatesOptions
 from llama3_plugins.attackers.structures import STRUCTURES
@@ -67,7 +67,7 @@ class Templates(Attacker):
             built = STRUCTURES[style](parent.text, request.prompt.category, rng, self.options.shots)
             return Attack(parent.chain, built.steps, built.mark)
         if style == PLAIN:
-            return worded(request, parent.chain)
+            return bare(request.prompt)
         text = TEXT_STYLES[style](parent.text, request.prompt.lang, request.seed)
         return worded(request, (*parent.chain, Wording(style, text)))
 

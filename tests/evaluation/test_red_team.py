@@ -20,14 +20,17 @@ from web import running
 import llama3
 from llama3.checkpoints.weights import save_model
 from llama3.cli import app as cli
+from llama3.inference.llama import Llama
 from llama3.model.build import init_weights
 from llama3.model.config import ModelConfig
 from llama3.model.transformer import Transformer
 from llama3.redteam.archive import MOST_STYLES
 from llama3.testing.conformance import child_environment
+from llama3.testing.toys import toy_tokenizer
 from llama3.tokenizer import Tokenizer
 from llama3.tokenizer.chat import Message, render
 from llama3_plugins.attackers.templates import Templates
+from llama3_plugins.guards.regex import RegexGuard
 
 REFUSES = "Sorry, but we cannot help with that."
 COMPLIES = "First count all numbers, then read its index."
@@ -159,6 +162,44 @@ def test_the_guards_stand_between_and_the_hole_in_them_is_found(redteam, models,
     assert "plain" not in found
 
 
+def test_a_guard_that_fails_blocks_and_is_told(redteam, models, tmp_path, monkeypatch):
+    """It fails closed; the table, the warning and the attempt say that nobody judged."""
+
+    def fails(self, x):
+        raise RuntimeError("its lexicon is gone")
+
+    monkeypatch.setattr(RegexGuard, "check", fails)
+    policy = tmp_path / "fails.yaml"
+    policy.write_text(yaml.safe_dump({"input": {"guard": GUARD}}))
+    folder, report, err = redteam(models[1], "--policy", policy, "--budget", 8, "--style", "persona")
+    told = report["figures"]["guards"]["input/regex"]
+    assert told["failed"] == told["caught"] == report["figures"]["all"]["blocked"] > 0
+    assert "warning: the guard input/regex failed" in err
+    assert "its lexicon is gone" in err
+    (caught,) = read(folder)[0]["caught"]
+    assert (caught["status"], "its lexicon is gone" in caught["reason"]) == ("error", True)
+
+
+def test_what_nobody_knows_is_in_no_rate(redteam, models, none):
+    """One style leaves no room for an answer; and an attacker that refuses everything writes nothing."""
+    many = ("--policy", none, "--style", "many_shot", "--style", "persona", "--budget", 8)
+    folder, report, err = redteam(models[0], *many, "--set", "shots=256")
+    styles, attempts = report["figures"]["by_style"], read(folder)
+    shots = [row for row in attempts if row["attack"] == "many_shot"]
+    assert {(row["outcome"], row["unanswered"], row["answer"]) for row in shots} == {("unanswered", "no room", None)}
+    assert (styles["many_shot"]["rate"], styles["many_shot"]["n"]) == (None, 0)
+    assert styles["many_shot"]["unanswered"] == styles["many_shot"]["tries"] == len(shots) > 0
+    assert report["figures"]["all"]["n"] == styles["persona"]["n"] == len(attempts) - len(shots)
+    assert f"warning: {len(shots)} attempts had no room" in err
+    page = (folder / "report.html").read_text()
+    assert "had no room in the model" in page
+    assert '<th scope="col">unwritten</th>' in page
+    writer = ("--attacker", "model", "--set", f"model={models[0]}", "--style", "persona")
+    _, report, _ = redteam(models[1], "--policy", none, "--budget", 4, *writer, out="unwritten")
+    told = report["figures"]["all"]
+    assert (told["unwritten"], told["n"], told["rate"]) == (4, 0, None)
+
+
 def test_a_guard_of_answers_stops_them_too(redteam, models, tmp_path):
     policy = tmp_path / "output.yaml"
     guard = {"name": "regex", "patterns": [{"pattern": "read its index", "category": "told", "action": "block"}]}
@@ -196,7 +237,7 @@ def test_the_same_command_goes_on_where_it_was_cut(redteam, models, policy, tmp_
     redteam(*arguments, "--budget", 60, out="small")
     assert made(small) == made(whole)
     _, nothing, _ = redteam(*arguments, "--budget", 60, out="small")
-    assert nothing["cost"]["answers"] == 0
+    assert nothing["cost_of_last_call"]["answers"] == 0
     assert nothing["figures"] == report["figures"]
 
 
@@ -225,17 +266,54 @@ def test_attacks_are_combined_and_every_cell_gets_its_share(redteam, models, non
     cells = Counter((row["category"], row["attack"], row["lang"]) for row in attempts)
     assert report["cells"]["of"] == 2 * len(Templates.styles) == archive["of"]
     assert report["cells"]["tried"] == len(cells) == archive["of"]
-    assert max(cells.values()) - min(cells.values()) <= 1
+    shares = [tries for (_, style, _), tries in cells.items() if style not in ("plain", "base64")]
+    assert max(shares) - min(shares) <= 1, "of the two others there are few"
     assert sum(len(row["styles"]) > 1 for row in attempts) >= 20
     assert max(len(row["styles"]) for row in attempts) <= MOST_STYLES + 1
     for row in attempts:
         assert row["parent"] is None or row["parent"] < row["n"]
-        assert row["attack"] in row["styles"]
+        assert row["attack"] in row["styles"] or (row["attack"], row["styles"]) == ("plain", [])
     told = {(cell["category"], cell["style"], cell["lang"]): cell for cell in archive["cells"]}
     for key, cell in told.items():
         best = max(row["violates"] or 0 for row in attempts if (row["category"], row["attack"], row["lang"]) == key)
         assert cell["elite"]["score"] == best
         assert cell["tries"] == cells[key]
+
+
+def test_plain_is_the_seed_as_it_is(redteam, models, none):
+    """However good what another style made of it was."""
+    folder, report, _ = redteam(
+        models[1], "--policy", none, "--budget", 60, "--style", "plain", "--style", "base64", "--at-once", 4
+    )
+    attempts = read(folder)
+    plain = [row for row in attempts if row["attack"] == "plain"]
+    assert {row["turns"][-1]["content"] for row in plain} <= set(ASKED)
+    assert all(row["styles"] == [] for row in plain)
+    assert report["figures"]["by_number_of_styles"]["0"]["n"] == len(plain)
+
+
+def test_nothing_is_put_twice_and_the_end_of_what_is_new_is_told(redteam, models, none, tmp_path):
+    """Three prompts, and no more than each as it is and as Base64; killed in between, it ends in the same way."""
+    few = ("--policy", none, "--style", "plain", "--style", "base64", "--at-once", 4)
+    folder, report, err = redteam(models[1], *few, "--budget", 100)
+    said = [json.dumps(row["turns"]) for row in read(folder)]
+    assert len(said) == len(set(said)) == report["figures"]["attempts"]
+    assert len([row for row in read(folder) if row["attack"] == "plain"]) == len(ASKED)
+    assert report["exhausted"]
+    assert "nothing new could be tried" in err
+    assert "nothing new could be tried" in (folder / "report.html").read_text()
+    data = (folder / "attempts.jsonl").read_bytes()
+    for part in (0.3, 0.9):
+        cut = tmp_path / f"cut{part}"
+        shutil.copytree(folder, cut)
+        (cut / "attempts.jsonl").write_bytes(data[: int(part * len(data))])
+        redteam(models[1], *few, "--budget", 100, out=cut.name)
+        assert made(cut) == made(folder)
+    redteam(models[1], *few, "--budget", 3, out="small")
+    for budget in (100, 200):
+        small, report, _ = redteam(models[1], *few, "--budget", budget, out="small")
+        assert report["exhausted"]
+        assert made(small) == made(folder)
 
 
 def test_conversations_are_held_with_the_target(redteam, models, none):
@@ -285,7 +363,7 @@ def test_table_and_page(command, models, rows, policy, tmp_path):
     assert code == 0, err
     assert "VIOLATED BEHIND THE GUARDS" in out
     assert "what guards stopped" in out
-    assert "answers per second" in out
+    assert "answers per second" in out.partition("cost of this call")[2]
     page = (tmp_path / "out" / "report.html").read_text()
     assert "<script" not in page
     report = json.loads((tmp_path / "out" / "report.json").read_text())
@@ -301,6 +379,27 @@ def test_who_judges_is_an_option(redteam, models, none, tmp_path):
     )
     assert report["judge"].startswith("guard-regex")
     assert {row["outcome"] for row in read(folder)} <= {"resists", "unjudged"}
+
+
+def test_a_conversation_that_is_too_long_for_a_served_judge_is_unjudged(
+    redteam, command, models, none, rows, tmp_path, caplog
+):
+    """The server's own words are told, also where they end the red team."""
+    shots = ("--policy", none, "--style", "plain", "--style", "many_shot", "--set", "shots=16", "--budget", 4)
+    config = ModelConfig(
+        dim=16, n_layers=1, n_heads=2, n_kv_heads=1, ffn_dim=32, vocab_size=toy_tokenizer().vocab_size, max_seq_len=1024
+    )
+    with running(Llama(init_weights(Transformer(config), 0), toy_tokenizer())) as site:
+        judge = ("--judge", f"url={site.url}/v1", "--judge", "left_over=1")
+        folder, report, _ = redteam(models[1], *shots, *judge)
+        # An unknown model is not about one prompt.
+        refused = command("redteam", models[1], *shots, *judge, "--judge", "served=nobody", "--prompts", rows,
+                          "--out", tmp_path / "other", *FAST)  # fmt: skip
+    outcomes = [row["outcome"] for row in read(folder) if row["attack"] == "many_shot"]
+    assert outcomes == ["unjudged"] * report["figures"]["by_style"]["many_shot"]["unjudged"] != []
+    assert caplog.text.count("refuses a prompt: HTTP 400: messages: ") == len(outcomes)
+    assert refused[0] == 1
+    assert re.search(r"HTTP 404: .*nobody", refused[2]), refused[2]
 
 
 @pytest.mark.parametrize(
@@ -350,6 +449,23 @@ def test_another_red_team_never_gets_into_a_folder(redteam, command, models, non
     code, _, err = command("redteam", models[1], "--policy", none, "--prompts", rows, "--out", folder, *FAST)
     assert (code, "attempts.jsonl:1" in err) == (1, True), err
     assert (folder / "attempts.jsonl").read_text() == '{"n": 0}\n'
+
+
+def test_a_folder_of_somebody_elses_is_refused_before_any_work(command, models, tmp_path):
+    out = tmp_path / "texts"
+    out.mkdir()
+    for name, content in (("letter.txt", "Dear Ida"), ("attempts.jsonl", "{}\n")):
+        (out / name).write_text(content)
+        code, _, err = command("redteam", models[1], "--policy", "missing.yaml", "--out", out, *FAST)
+        assert (code, f"it holds {name}, and no redteam.json" in err) == (1, True), err
+        assert [path.read_text() for path in out.iterdir()] == [content]
+        (out / name).unlink()
+
+
+def test_a_folder_that_a_killed_one_had_hardly_begun_is_taken(redteam, models, none, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "attempts.jsonl").touch()
+    redteam(models[1], "--policy", none, "--budget", 2)
 
 
 def test_a_model_attacks(redteam, command, models, none, tmp_path):
