@@ -35,6 +35,8 @@ NO_SEEDS = ConfigError.declare(
     fix="give a file of such rows by --prompts",
 )
 NO_STYLE = ConfigError.declare("L3-RED-009", "the attacker {attacker!r} has no style {style!r}", why="{near}")
+MEASURES = "safety"
+"""The suite whose prompts are the seeds where no others are given."""
 
 
 def redteam(
@@ -100,7 +102,6 @@ def redteam(
             "limits": [seed, at_once, max_tokens],
         }
         journal = stack.enter_context(Journal(out, made_of))
-        seeds = [row for row in rows if row.kind == "adversarial"]
         targets: list[GuardedModel] = []
 
         def target() -> GuardedModel:
@@ -116,6 +117,7 @@ def redteam(
         cost = _cost(team.seconds, sum(one.answers for one in targets), time.monotonic() - began)
         head = {"model": Path(model).name or model, "attacker": name, "judge": judging.identity, "styles": styles}
         report = publish(out, head, archive, journal.attempts, rows, cost)
+    _tell_what_is_left_out(seeds)
     if json:
         print_json({"path": str(out), **report})
     else:
@@ -197,6 +199,19 @@ def _rows(attacker: Attacker, prompts: Path | None) -> list[SafetyPrompt]:
     if not any(row.kind == "adversarial" for row in rows):
         raise NO_SEEDS(prompts or "--prompts")
     return rows
+
+
+def _tell_what_is_left_out(seeds: Sequence[SafetyPrompt]) -> None:
+    """Of finds that no round may learn, as long as it is measured on what they began at."""
+    from llama3.alignment.holding_out import kept_prompts, without_kept
+    from llama3.config.slot_types import Slot
+
+    free, _ = without_kept(seeds, kept_prompts([Slot(name=MEASURES)]))
+    if len(free) < len(seeds):
+        note(
+            f"{len(seeds) - len(free)} of {len(seeds)} seeds are prompts of the suite {MEASURES}: a round that is "
+            "measured on it leaves out what was found from them; for one that learns give seeds of your own (--prompts)"
+        )
 
 
 def _run(team: RedTeam, journal: Journal) -> Archive:

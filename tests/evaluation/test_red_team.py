@@ -293,6 +293,15 @@ def test_table_and_page(command, models, rows, policy, tmp_path):
         assert f">{cell['violates']}/{cell['n']}</td>" in page
 
 
+def test_whoever_begins_at_the_suite_is_told_that_no_round_learns_from_it(redteam, command, models, none, tmp_path):
+    _, _, told = redteam(models[1], "--policy", none, "--budget", 4)
+    assert "prompts of the suite" not in told
+    arguments = ("--out", tmp_path / "suite", "--policy", none, "--budget", 4)
+    code, _, told = command("redteam", models[1], *arguments, *FAST)
+    assert code == 0, told
+    assert "of 66 seeds are prompts of the suite safety" in " ".join(told.split())
+
+
 def test_who_judges_is_an_option(redteam, models, none, tmp_path):
     guard = {"name": "regex", "patterns": [{"pattern": "read its index", "category": "told", "action": "block"}]}
     (*_,) = redteam(models[1], "--policy", none, "--budget", 6, "--judge", "threshold=0.4", out="signs")
