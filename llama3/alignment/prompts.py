@@ -140,8 +140,9 @@ def _left_out_of_files(options: SafetyPromptsOptions, kept: Sequence[SafetyPromp
 def told_left_out(metrics: Mapping[str, Any]) -> list[str]:
     """What a user is told of files that are left out of a round in part, from the metrics of `safety_prompts`."""
     return [
-        f"{one['left_out']} of {one['of']} prompts of {one['file']} are left out: what the run is measured on "
-        f"({', '.join(one['suites'])}) asks them, their twins or the like; give a red team seeds of your own (--prompts)"
+        f"{one['left_out']} of {one['of']} prompts of {one['file']} are left out: "
+        f"what the run is measured on ({', '.join(one['suites'])}) asks them, their twins or the like; "
+        "give the red team seeds of your own (--prompts)"
         for one in metrics.get("left_out_of_files", [])
     ]
 

@@ -159,6 +159,20 @@ def test_the_guards_stand_between_and_the_hole_in_them_is_found(redteam, models,
     assert "plain" not in found
 
 
+def test_a_policy_has_two_shapes_and_every_command_takes_both(redteam, command, models, policy, tmp_path):
+    config, log = tmp_path / "config.yaml", tmp_path / "log.jsonl"
+    config.write_text(yaml.safe_dump({"safety": {"policy": yaml.safe_load(policy.read_text())}}))
+    folders = [redteam(models[1], "--policy", file, "--budget", 12, out=file.stem)[0] for file in (policy, config)]
+    assert made(folders[0]) == made(folders[1])
+    text = read(folders[0])[0]["turns"][0]["content"]
+    audit = ("--audit", log, "--audit-texts")
+    judged = [command("guard", "check", text, "--policy", file, *audit, "--json") for file in (policy, config)]
+    assert json.loads(judged[0][1])["verdicts"][0]["guard"] == json.loads(judged[1][1])["verdicts"][0]["guard"]
+    replayed = [command("guard", "replay", log, "--policy", file, "--json") for file in (policy, config)]
+    assert replayed[0] == replayed[1]
+    assert replayed[0][0] == 0
+
+
 def test_a_guard_of_answers_stops_them_too(redteam, models, tmp_path):
     policy = tmp_path / "output.yaml"
     guard = {"name": "regex", "patterns": [{"pattern": "read its index", "category": "told", "action": "block"}]}
@@ -321,9 +335,12 @@ def test_who_judges_is_an_option(redteam, models, none, tmp_path):
         (["--judge", "threshold=2"], 2, "less than 1"),
         (["--judge", "threshold"], 2, "--judge threshold"),
         (["--policy", "none.yaml", "-c", "adopt"], 2, "two policies"),
-        (["--policy", "bad.yaml"], 2, "unknown stage 'inputs'"),
+        (["--policy", "bad.yaml"], 2, "inputs: neither a stage of a policy nor a section of a config"),
+        (["--policy", "both.yaml"], 2, "a policy has no safety, and a config no input"),
+        (["--policy", "neither.yaml"], 2, "write a policy (input: GUARD) or a config with one (safety: {policy:"),
+        (["--policy", "stage.yaml"], 2, "unknown stage 'outputs'"),
         (["--policy", "missing.yaml"], 2, "missing.yaml: there is no policy to be read"),
-        (["--policy", "."], 2, "no policy.json"),
+        (["--policy", "."], 2, "no release, run or model"),
         (["--policy", "binary.yaml"], 2, "binary.yaml"),
         (["--prompts", "bad.jsonl"], 1, "bad.jsonl:1"),
         (["--prompts", "benign.jsonl"], 2, "no prompt to begin with"),
@@ -334,6 +351,9 @@ def test_bad_input_is_refused_before_anything_is_written(command, models, tmp_pa
     monkeypatch.chdir(tmp_path)
     Path("none.yaml").write_text("{}")
     Path("bad.yaml").write_text("inputs: regex")
+    Path("both.yaml").write_text("{safety: {policy: {}}, input: regex}")
+    Path("neither.yaml").write_text("[regex]")
+    Path("stage.yaml").write_text("{input: regex, outputs: regex}")
     Path("binary.yaml").write_bytes(b"\xff\xfe\x00")
     Path("bad.jsonl").write_text("{}\n")
     Path("benign.jsonl").write_text(json.dumps({**ROWS[0], "kind": "benign"}) + "\n")
