@@ -194,7 +194,20 @@ def _adopted_problems(loaded: Loaded, path: str) -> Iterator[Problem]:
     except LlamaError as error:
         for found in error.problems:
             where = loaded.place("model.path")
-            yield NO_MODEL.problem(where, path=path, what=found.what, why=found.why, fix=found.fix)
+            fix = _model_within(path) or found.fix
+            yield NO_MODEL.problem(where, path=path, what=found.what, why=found.why, fix=fix)
+
+
+def _model_within(path: str) -> str:
+    """What to write in place of a run that has a model, which a command takes as it is. Imports torch for a run."""
+    if not (Path(path) / "artifacts").is_dir():
+        return ""
+    from llama3.inference.llama import find_model
+
+    try:
+        return f"a config names the model within a run: write {find_model(Path(path))}"
+    except LlamaError:
+        return ""
 
 
 def context_problems(loaded: Loaded) -> Iterator[Problem]:

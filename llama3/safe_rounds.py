@@ -5,7 +5,7 @@ from __future__ import annotations
 from llama3.alignment.answers import SafetyAnswersOptions, safety_answers
 from llama3.alignment.checks import unlearnt_pairs
 from llama3.alignment.mixing import MixOptions, mix_dialogs, mix_pairs
-from llama3.alignment.prompts import SafetyPromptsOptions, safety_prompts
+from llama3.alignment.prompts import SafetyPromptsOptions, safety_prompts, told_left_out
 from llama3.artifacts import Artifact
 from llama3.config import Config
 from llama3.execution import Executor
@@ -17,6 +17,7 @@ def about_safety(make: Executor, config: Config, n: int, checkpoint: Artifact) -
         return None
     make.warn(unlearnt_pairs(config))
     prompts = make(safety_prompts, f"safety-prompts-{n}", SafetyPromptsOptions.of(config, n), checkpoint=checkpoint)
+    make.warn(told_left_out(prompts.metrics))
     options = SafetyAnswersOptions.of(config, n)
     return make(safety_answers, f"safety-answers-{n}", options, checkpoint=checkpoint, prompts=prompts)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -95,7 +95,7 @@ class SafetyPromptsOptions(BaseModel):
 def safety_prompts(checkpoint: Checkpoint, *, options: SafetyPromptsOptions, out: StageOutput) -> None:
     """Write safety_prompts.jsonl, rows of llama3.evaluation.safety_rows of which each has its source and license.
 
-    Metrics: counts by kind, language, category, attack, source and license, and what was left out, by reason.
+    Metrics: counts by kind, language, category, attack, source and license, and what was left out, by reason and file.
     Raises DataError (L3-SFD-004) where nothing is left.
     """
     kept = kept_prompts(options.suites)
@@ -114,6 +114,7 @@ def safety_prompts(checkpoint: Checkpoint, *, options: SafetyPromptsOptions, out
         raise NONE_LEFT("prompts", adversarial=counts[True], borderline=counts[False], left=dict(left))
     write_rows(out.path / PROMPTS, [row.to_json() for row in chosen])
     out.metrics |= manifest(chosen) | {"left_out": dict(sorted(left.items())), "in_context": written}
+    out.metrics["left_out_of_files"] = list(_left_out_of_files(options, kept))
 
 
 def given(options: SafetyPromptsOptions) -> list[SafetyPrompt]:
@@ -125,6 +126,25 @@ def given(options: SafetyPromptsOptions) -> list[SafetyPrompt]:
             rows.append(replace(row, carried=stated))
     random.Random(f"given/{options.seed}").shuffle(rows)
     return rows
+
+
+def _left_out_of_files(options: SafetyPromptsOptions, kept: Sequence[SafetyPrompt]) -> Iterator[dict[str, Any]]:
+    """Of each file that the run is measured on in part: how many of its rows that is."""
+    suites = sorted({slot.name for slot in options.suites})
+    for file in options.files:
+        rows = read_prompts(Path(file.path))
+        if left := sum(without_kept(rows, kept)[1].values()):
+            yield {"file": Path(file.path).name, "left_out": left, "of": len(rows), "suites": suites}
+
+
+def told_left_out(metrics: Mapping[str, Any]) -> list[str]:
+    """What a user is told of files that are left out of a round in part, from the metrics of `safety_prompts`."""
+    return [
+        f"{one['left_out']} of {one['of']} prompts of {one['file']} are left out: "
+        f"what the run is measured on ({', '.join(one['suites'])}) asks them, their twins or the like; "
+        "give the red team seeds of your own (--prompts)"
+        for one in metrics.get("left_out_of_files", [])
+    ]
 
 
 def generated(options: SafetyPromptsOptions) -> list[SafetyPrompt]:

@@ -26,8 +26,8 @@ NO_TOOLS = ConfigError.declare(
 PolicyOption = Annotated[
     str,
     typer.Option(
-        metavar="CONFIG",
-        help="A config or a run with a safety.policy, or a release.",
+        metavar="POLICY",
+        help="A policy, a config or a run with one (safety.policy), or a release.",
         autocompletion=completion.configs,
     ),
 ]
@@ -66,8 +66,8 @@ def check(
     audit_texts: AuditTextsOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Judge a text by the guards of a stage: each verdict, its probabilities and where. Exit code 5 where it is
-    refused."""
+    """Judge a text by the guards of a stage: each verdict, its probabilities and where, and what of it passes where it
+    is redacted. Exit code 5 where it is refused."""
     from llama3.cli.guarding import log_at, policy_named
     from llama3.plugins.registry import discover
     from llama3.safety.engine import PolicyEngine
@@ -75,7 +75,7 @@ def check(
     log = log_at(audit, texts=audit_texts)
     judged = sys.stdin.read() if text == "-" else text
     schemas = {} if tools is None else _schemas(tools)
-    registry, asked = discover(), policy_named(policy)
+    registry, asked = discover(), policy_named(policy)[0]
     build = lambda name, options: registry.build("guards", name, options)
     with PolicyEngine(_at_stage(asked, stage), build, log) as engine:
         decision = engine.decide(stage, judged, tools=schemas)
@@ -89,6 +89,8 @@ def check(
             [_row(verdict, judged) for verdict in decision.verdicts],
             ("GUARD", "ACTION", "P", "CATEGORIES", "WHY", "WHERE"),
         )
+        if decision.marked and not decision.blocked:
+            say(f"passes as: {decision.text}")
     if decision.blocked:
         raise typer.Exit(REFUSED)
 
@@ -192,8 +194,8 @@ def replay(
     policy: Annotated[
         str | None,
         typer.Option(
-            metavar="CONFIG",
-            help="Tell where this policy would have decided otherwise: a config, a run or a release.",
+            metavar="POLICY",
+            help="Tell where this policy would have decided otherwise: a policy, a config, a run or a release.",
             autocompletion=completion.configs,
         ),
     ] = None,
@@ -234,7 +236,7 @@ def _replayed(entries: Sequence[Entry], policy: str | None, *, ask: bool) -> Ite
     from llama3.safety.logged import asked_again, changed_verdicts, decided_by, faults_of
     from llama3.safety.policy import parse_policy
 
-    other = None if policy is None else parse_policy(policy_named(policy))
+    other = None if policy is None else parse_policy(policy_named(policy)[0])
     if ask and any(entry.decision.text is None for entry in entries):
         raise NO_TEXTS("--ask")
     registry = discover()

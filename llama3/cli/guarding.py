@@ -15,6 +15,13 @@ from llama3.safety.engine import PolicyEngine
 TEXTS_OF_WHAT = ConfigError.declare(
     "L3-CLI-023", "there is no audit log for texts", fix="name one: --audit FILE --audit-texts"
 )
+NO_POLICY = ConfigError.declare(
+    "L3-CLI-026",
+    "there is no policy to be read",
+    why="{error}",
+    fix="write a policy (input: GUARD) or a config with one (safety: {{policy: {{input: GUARD}}}}), or name a run or a "
+    "release",
+)
 
 
 def open_policy(model: str | os.PathLike[str], audit: Path | None = None, *, audit_texts: bool = False) -> PolicyEngine:
@@ -59,13 +66,42 @@ def policy_for(path: Path) -> tuple[Mapping[str, Any], str]:
     return SafetySection().policy, "default policy"
 
 
-def policy_named(given: str) -> Mapping[str, Any]:
-    """The policy of a config, a run, a release or any other model. Raises as `carried_policy` and `load`."""
+def policy_named(given: str) -> tuple[Mapping[str, Any], str]:
+    """The policy that an option names, and whose it is: that in a file, of a config, a run, a release or any other
+    model. Raises ConfigError where it is none of them, and as `carried_policy` and `load`."""
     from llama3.config import load
+    from llama3.safety.policy import parse_policy
 
-    if Path(given).is_dir():
+    path = Path(given)
+    if path.is_dir():
         try:
-            return policy_for(Path(given))[0]
+            return policy_for(path)
         except ArtifactError:  # a run that has no model yet
-            pass
-    return load(given).config.safety.policy
+            if not (path / "config.yaml").is_file():
+                raise NO_POLICY(path, error="this folder is no release, run or model") from None
+    elif (path.suffix or path.exists()) and (policy := _bare_policy(path)) is not None:
+        parse_policy(policy, given)
+        return policy, given
+    return load(given).config.safety.policy, f"policy of {given}"
+
+
+def _bare_policy(file: Path) -> Mapping[str, Any] | None:
+    """The policy in a file; None where it is a config, which may have one. Raises ConfigError where it is neither."""
+    from llama3.config import Config
+    from llama3.config.yaml import parse
+    from llama3.safety.policy import STAGES
+
+    try:
+        found = parse(file.read_text(encoding="utf-8"), str(file)).data
+    except (OSError, UnicodeDecodeError) as error:
+        raise NO_POLICY(file, error=error) from None
+    if not isinstance(found, Mapping):
+        raise NO_POLICY(file, error="it has no keys")
+    sections, stages = set(found) & {*Config.model_fields, "extends"}, set(found) & set(STAGES)
+    if sections and stages:
+        raise NO_POLICY(file, error=f"a policy has no {min(sections)}, and a config no {min(stages)}")
+    if found and not sections and not stages:
+        raise NO_POLICY(
+            file, error=f"{', '.join(map(str, found))}: neither a stage of a policy nor a section of a config"
+        )
+    return None if sections else found

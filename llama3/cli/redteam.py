@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from llama3.cli import completion
 from llama3.cli.generate import DeviceOption, MaxTokensOption, ModelArgument, SeedOption
 from llama3.cli.options import PluginOptions, given_options, plugin_name
 from llama3.cli.output import JsonOption, note, print_json, print_table, say
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 TWO_POLICIES = ConfigError.declare(
     "L3-RED-007", "two policies are given", fix="name a config by -c, or a policy by --policy"
 )
-NO_POLICY = ConfigError.declare("L3-RED-010", "there is no policy to be read", why="{error}")
 NO_SEEDS = ConfigError.declare(
     "L3-RED-008",
     "there is no prompt to begin with",
@@ -35,6 +35,8 @@ NO_SEEDS = ConfigError.declare(
     fix="give a file of such rows by --prompts",
 )
 NO_STYLE = ConfigError.declare("L3-RED-009", "the attacker {attacker!r} has no style {style!r}", why="{near}")
+MEASURES = "safety"
+"""The suite whose prompts are the seeds where no others are given."""
 
 
 def redteam(
@@ -51,7 +53,14 @@ def redteam(
         str | None,
         typer.Option("--config", "-c", help="Its safety.policy stands before the model (default: the model's own)."),
     ] = None,
-    policy: Annotated[Path | None, typer.Option(help="A policy as a file, or a release with one.")] = None,
+    policy: Annotated[
+        str | None,
+        typer.Option(
+            metavar="POLICY",
+            help="The same by any name: a policy, a config or a run with one (safety.policy), or a release.",
+            autocompletion=completion.configs,
+        ),
+    ] = None,
     attacker: Annotated[
         str | None, typer.Option(help="Who writes them, of the plugins of the family attackers (default: templates).")
     ] = None,
@@ -101,7 +110,6 @@ def redteam(
             "limits": [seed, at_once, max_tokens],
         }
         journal = stack.enter_context(Journal(out, made_of))
-        seeds = [row for row in rows if row.kind == "adversarial"]
         targets: list[GuardedModel] = []
 
         def target() -> GuardedModel:
@@ -119,6 +127,7 @@ def redteam(
                 "exhausted": team.exhausted}  # fmt: skip
         report = publish(out, head, archive, journal.attempts, rows, cost)
     _warn(report)
+    _tell_what_is_left_out(seeds)
     if json:
         print_json({"path": str(out), **report})
     else:
@@ -145,30 +154,20 @@ def _judge_section(given: list[str] | None) -> JudgeSection:
         raise ConfigError.of(problems_of(error, JudgeSection, lambda loc: "--judge")) from error
 
 
-def _policy(model: str, config: str | None, policy: Path | None) -> Mapping[str, Any]:
+def _policy(model: str, config: str | None, policy: str | None) -> Mapping[str, Any]:
     """The guards that stand before the model, checked."""
-    from llama3.cli.guarding import policy_for
+    from llama3.cli.guarding import policy_for, policy_named
     from llama3.config import load
-    from llama3.config.yaml import parse
-    from llama3.safety.carried import carried_policy
     from llama3.safety.policy import parse_policy
 
     if config is not None and policy is not None:
         raise TWO_POLICIES("--policy")
     if config is not None:
         found, source = load(config).config.safety.policy, f"policy of {config}"
-    elif policy is None:
-        carried, source = policy_for(Path(model))
-        found = dict(carried)
-    elif policy.is_dir():
-        if (own := carried_policy(policy)) is None:
-            raise NO_POLICY(policy, error="this folder has no policy.json")
-        found, source = dict(own), f"policy of {policy}"
+    elif policy is not None:
+        found, source = policy_named(policy)
     else:
-        try:
-            found, source = parse(policy.read_text(encoding="utf-8"), str(policy)).data, str(policy)
-        except (OSError, UnicodeDecodeError) as error:
-            raise NO_POLICY(policy, error=error) from None
+        found, source = policy_for(Path(model))
     parse_policy(found, source)
     note(f"guards: {source}")
     return found
@@ -200,6 +199,19 @@ def _rows(attacker: Attacker, prompts: Path | None) -> list[SafetyPrompt]:
     if not any(row.kind == "adversarial" for row in rows):
         raise NO_SEEDS(prompts or "--prompts")
     return rows
+
+
+def _tell_what_is_left_out(seeds: Sequence[SafetyPrompt]) -> None:
+    """Of finds that no round may learn, as long as it is measured on what they began at."""
+    from llama3.alignment.holding_out import kept_prompts, without_kept
+    from llama3.config.slot_types import Slot
+
+    free, _ = without_kept(seeds, kept_prompts([Slot(name=MEASURES)]))
+    if len(free) < len(seeds):
+        note(
+            f"{len(seeds) - len(free)} of {len(seeds)} seeds are prompts of the suite {MEASURES}: a round that is "
+            "measured on it leaves out what was found from them; for one that learns give seeds of your own (--prompts)"
+        )
 
 
 def _run(team: RedTeam, journal: Journal) -> Archive:

@@ -100,7 +100,7 @@ class LlamaGuardTraining(Section):
     kind: Literal["llama_guard"] = Field(description="llama_guard")
     run: RunSection = Field(RunSection(name="llama-guard"), exclude=True, description=_RUN)
     data: Files = Field(min_length=1, exclude=True, description="files of rows: text or turns, role, label, categories")
-    model: str = Field(exclude=True, description="the model to start from, of any layout")
+    model: str = Field(exclude=True, description="the model to start from, of any layout, or a run that has one")
     taxonomy: dict[str, str] | None = Field(None, description="categories by number: {S1: Violent Crimes}")
     held_out: float = Field(0.2, gt=0, lt=1, description="share of the rows held out; with fpr half of it calibrates")
     fpr: float | None = Field(

@@ -39,9 +39,9 @@ from llama3.training.microbatch import cut
 
 NO_GUARD = CheckpointError.declare(
     "L3-GRD-010",
-    "this is no prompt guard",
+    "this is no guard of the kind {kind}",
     why="{reason}",
-    fix="train one with `llama3 guard train`, and give its folder: RUN/artifacts/prompt_guard",
+    fix="train one with `llama3 guard train` (kind: {kind}), and give its folder: RUN/artifacts/{kind}",
 )
 
 OTHER_KIND = CheckpointError.declare(
@@ -115,14 +115,14 @@ class PromptGuardModel:
         """From the folder that training wrote. Raises CheckpointError where it is none of that kind, ArtifactError
         where its manifest is missing, or a file is not as the manifest says."""
         folder = Path(folder)
-        settings = _settings(folder)
+        settings = _settings(folder, kind)
         if settings.kind != kind:
             raise OTHER_KIND(folder, kind=settings.kind, wanted=kind)
         artifact = Artifact(folder)
         artifact.verify()
         model = load_model(folder, device=device_of(device)).requires_grad_(False)
         if model.score_head is None:
-            raise NO_GUARD(folder, reason="the model has no score head")
+            raise NO_GUARD(folder, kind=kind, reason="the model has no score head")
         return cls(model, Tokenizer.load(folder), settings, artifact.hash[:12])
 
     def scores(self, texts: Sequence[str]) -> list[PromptScore]:
@@ -192,15 +192,15 @@ def _tree(ids: np.ndarray, cuts: Sequence[tuple[int, int]], columns: Mapping[str
     return Tree([Segment(np.array([bos])), *segments], dict(columns))
 
 
-def _settings(folder: Path) -> PromptGuardSettings:
+def _settings(folder: Path, kind: ClassifierKind) -> PromptGuardSettings:
     try:
         return PromptGuardSettings.model_validate_json(read_text(folder / SETTINGS_FILE))
     except FileNotFoundError:
-        raise NO_GUARD(folder, reason=f"it has no {SETTINGS_FILE}") from None
+        raise NO_GUARD(folder, kind=kind, reason=f"it has no {SETTINGS_FILE}") from None
     except (UnusableFile, NotADirectoryError) as error:
-        raise NO_GUARD(folder, reason=str(error)) from None
+        raise NO_GUARD(folder, kind=kind, reason=str(error)) from None
     except ValidationError as error:
-        raise NO_GUARD(folder, reason=f"{SETTINGS_FILE}: {'; '.join(map(_told, error.errors()))}") from None
+        raise NO_GUARD(folder, kind=kind, reason=f"{SETTINGS_FILE}: {'; '.join(map(_told, error.errors()))}") from None
 
 
 def _told(error: ErrorDetails) -> str:

@@ -200,7 +200,7 @@ def _learnt(
     model = PlacedModel(drawn.to(device_of(options.device)))
     dataset = Epochs(examples, batch=section.batch, epochs=section.epochs, seed=options.seed)
     algorithm = WorstWindow()
-    with reporting("prompt_guard", asked.logging, out, dataset.steps, model.context) as reporter:
+    with reporting(asked.kind, asked.logging, out, dataset.steps, model.context) as reporter:
         train(
             model,
             algorithm,

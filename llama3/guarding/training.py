@@ -26,6 +26,7 @@ from llama3.guarding.asked import GuardTraining, LlamaGuardTraining, PromptGuard
 from llama3.guarding.prompt_training import PromptTrainingOptions, prompt_guard
 from llama3.guarding.taught_rows import GuardRowsOptions, guard_rows
 from llama3.guarding.taught_training import llama_guard
+from llama3.inference.llama import find_model
 from llama3.model.device import device_of
 from llama3.posttraining.finetune import SFTOptions, sft
 
@@ -58,7 +59,7 @@ def _llama_guard(run: RunDir, asked: LlamaGuardTraining) -> Artifact:
     seed, device = asked.run.seed, str(device_of(asked.run.device))
     options = GuardRowsOptions(asked=asked, contents=contents(asked.data), seed=seed, device=device)
     rows = run.execute(guard_rows, {}, options, "rows")
-    base = run.execute(adopt, {}, AdoptOptions.at(asked.model), "base")
+    base = run.execute(adopt, {}, AdoptOptions.at(str(find_model(Path(asked.model)))), "base")
     section = SFTSection(**asked.train.model_dump())
     learning = SFTOptions(sft=section, seed=seed, device=device, logging=tuple(asked.logging))
     plugins = [PluginUse(**row) for row in identities(choices(learning)[0])]

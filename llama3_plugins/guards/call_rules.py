@@ -82,8 +82,15 @@ class ArgumentRule(BaseModel):
             yield f"has more than {self.longest} characters"
         if self.under is not None and not all(_is_under(path, self.under) for path in _decoded(value)):
             yield f"leads out of {self.under}"
-        if self.hosts is not None and not all(_names_one_of(url, self.hosts, self.schemes) for url in _decoded(value)):
+        if self.hosts is not None:
+            yield from self._faults_of_url(value, self.hosts)
+
+    def _faults_of_url(self, value: str, hosts: tuple[str, ...]) -> Iterator[str]:
+        schemes = [_scheme_of(url, hosts) for url in _decoded(value)]
+        if None in schemes:
             yield "names none of the hosts"
+        elif not set(schemes) <= set(self.schemes):
+            yield f"names a host by another scheme than {' or '.join(self.schemes)}"
 
 
 def _decoded(value: str) -> Iterator[str]:
@@ -105,17 +112,19 @@ def _is_under(path: str, root: str) -> bool:
     return found == root or found.startswith(root.rstrip("/") + "/")
 
 
-def _names_one_of(url: str, hosts: tuple[str, ...], schemes: tuple[str, ...]) -> bool:
+def _scheme_of(url: str, hosts: tuple[str, ...]) -> str | None:
+    """The scheme of a URL that names one of the hosts; None where it names none."""
     if _CONTROL.search(url) or " " in url:
-        return False
+        return None
     try:
         parts = urlsplit(url)
         host, _ = (parts.hostname or "").lower(), parts.port
     except ValueError:
-        return False
-    if parts.scheme not in schemes or "@" in parts.netloc or not _HOST.fullmatch(host):
-        return False
-    return any(host.endswith(name[1:].lower()) if name.startswith("*.") else host == name.lower() for name in hosts)
+        return None
+    if "@" in parts.netloc or not _HOST.fullmatch(host):
+        return None
+    is_named = any(host.endswith(h[1:].lower()) if h.startswith("*.") else host == h.lower() for h in hosts)
+    return parts.scheme if is_named else None
 
 
 def values_of(arguments: Any, name: str) -> Iterator[Any]:

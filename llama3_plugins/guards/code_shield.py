@@ -201,7 +201,8 @@ def _of_tokens(
     tokens: list[Token] = list(
         parsed_tokens(code, language, parser_of) if parser_of and language else tokens_of(code, language)
     )
-    yield from alarms(TokenUses(code, tokens, language).uses(), rules, code, is_complete=block.is_complete)
+    uses = TokenUses(code, tokens, language, is_complete=block.is_complete).uses()
+    yield from alarms(uses, rules, code, is_complete=block.is_complete)
 
 
 def _written(code: str, language: str | None) -> Iterator[Alarm]:

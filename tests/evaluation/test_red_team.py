@@ -200,6 +200,20 @@ def test_what_nobody_knows_is_in_no_rate(redteam, models, none):
     assert (told["unwritten"], told["n"], told["rate"]) == (4, 0, None)
 
 
+def test_a_policy_has_two_shapes_and_every_command_takes_both(redteam, command, models, policy, tmp_path):
+    config, log = tmp_path / "config.yaml", tmp_path / "log.jsonl"
+    config.write_text(yaml.safe_dump({"safety": {"policy": yaml.safe_load(policy.read_text())}}))
+    folders = [redteam(models[1], "--policy", file, "--budget", 12, out=file.stem)[0] for file in (policy, config)]
+    assert made(folders[0]) == made(folders[1])
+    text = read(folders[0])[0]["turns"][0]["content"]
+    audit = ("--audit", log, "--audit-texts")
+    judged = [command("guard", "check", text, "--policy", file, *audit, "--json") for file in (policy, config)]
+    assert json.loads(judged[0][1])["verdicts"][0]["guard"] == json.loads(judged[1][1])["verdicts"][0]["guard"]
+    replayed = [command("guard", "replay", log, "--policy", file, "--json") for file in (policy, config)]
+    assert replayed[0] == replayed[1]
+    assert replayed[0][0] == 0
+
+
 def test_a_guard_of_answers_stops_them_too(redteam, models, tmp_path):
     policy = tmp_path / "output.yaml"
     guard = {"name": "regex", "patterns": [{"pattern": "read its index", "category": "told", "action": "block"}]}
@@ -371,6 +385,15 @@ def test_table_and_page(command, models, rows, policy, tmp_path):
         assert f">{cell['violates']}/{cell['n']}</td>" in page
 
 
+def test_whoever_begins_at_the_suite_is_told_that_no_round_learns_from_it(redteam, command, models, none, tmp_path):
+    _, _, told = redteam(models[1], "--policy", none, "--budget", 4)
+    assert "prompts of the suite" not in told
+    arguments = ("--out", tmp_path / "suite", "--policy", none, "--budget", 4)
+    code, _, told = command("redteam", models[1], *arguments, *FAST)
+    assert code == 0, told
+    assert "of 66 seeds are prompts of the suite safety" in " ".join(told.split())
+
+
 def test_who_judges_is_an_option(redteam, models, none, tmp_path):
     guard = {"name": "regex", "patterns": [{"pattern": "read its index", "category": "told", "action": "block"}]}
     (*_,) = redteam(models[1], "--policy", none, "--budget", 6, "--judge", "threshold=0.4", out="signs")
@@ -411,9 +434,12 @@ def test_a_conversation_that_is_too_long_for_a_served_judge_is_unjudged(
         (["--judge", "threshold=2"], 2, "less than 1"),
         (["--judge", "threshold"], 2, "--judge threshold"),
         (["--policy", "none.yaml", "-c", "adopt"], 2, "two policies"),
-        (["--policy", "bad.yaml"], 2, "unknown stage 'inputs'"),
+        (["--policy", "bad.yaml"], 2, "inputs: neither a stage of a policy nor a section of a config"),
+        (["--policy", "both.yaml"], 2, "a policy has no safety, and a config no input"),
+        (["--policy", "neither.yaml"], 2, "write a policy (input: GUARD) or a config with one (safety: {policy:"),
+        (["--policy", "stage.yaml"], 2, "unknown stage 'outputs'"),
         (["--policy", "missing.yaml"], 2, "missing.yaml: there is no policy to be read"),
-        (["--policy", "."], 2, "no policy.json"),
+        (["--policy", "."], 2, "no release, run or model"),
         (["--policy", "binary.yaml"], 2, "binary.yaml"),
         (["--prompts", "bad.jsonl"], 1, "bad.jsonl:1"),
         (["--prompts", "benign.jsonl"], 2, "no prompt to begin with"),
@@ -424,6 +450,9 @@ def test_bad_input_is_refused_before_anything_is_written(command, models, tmp_pa
     monkeypatch.chdir(tmp_path)
     Path("none.yaml").write_text("{}")
     Path("bad.yaml").write_text("inputs: regex")
+    Path("both.yaml").write_text("{safety: {policy: {}}, input: regex}")
+    Path("neither.yaml").write_text("[regex]")
+    Path("stage.yaml").write_text("{input: regex, outputs: regex}")
     Path("binary.yaml").write_bytes(b"\xff\xfe\x00")
     Path("bad.jsonl").write_text("{}\n")
     Path("benign.jsonl").write_text(json.dumps({**ROWS[0], "kind": "benign"}) + "\n")

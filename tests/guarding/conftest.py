@@ -37,6 +37,6 @@ def llama_guard(tmp_path_factory) -> Path:
     """The folder of a trained guard of the kind of Llama Guard."""
     folder = tmp_path_factory.mktemp("llama_guard")
     write_jsonl(folder / "hazards.jsonl", hazard_rows())
-    base_model(folder / "base")
-    train(folder, LLAMA_GUARD)
+    base_model(folder / "mine" / "artifacts" / "release")  # a run serves as a model does
+    train(folder, LLAMA_GUARD.replace("model: base", "model: mine"))
     return folder / "runs" / "taught" / "artifacts" / "llama_guard"

@@ -27,6 +27,7 @@ from llama3.guarding.taught_training import calibrated, measured
 from llama3.guards import GuardInput, Turn
 from llama3.model.batch import Batch
 from llama3.plugins.registry import discover
+from llama3.preflight import load_config
 from llama3.safety.engine import PolicyEngine
 from llama3.testing import GuardConformance
 from llama3.testing.toys import toy_llama, toy_tokenizer
@@ -176,6 +177,15 @@ def test_probabilities_are_those_of_separate_passes(llama_guard):
         total = sum(found.values())
         expected = {number: hazard.p * p / total for number, p in found.items()}
         assert hazard.categories == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_config_names_the_model_within_a_run(llama_guard, tmp_path):
+    run = llama_guard.parents[3] / "mine"  # the guard was taught from it
+    with pytest.raises(ConfigError, match="L3-CFG-052") as told:
+        load_config({"model": {"path": str(run)}})
+    assert f"write {run}/artifacts/release" in str(told.value)
+    with pytest.raises(ConfigError, match=r"give a \.gguf file"):
+        load_config({"model": {"path": str(tmp_path)}})
 
 
 def test_a_number_that_begins_another_leaves_it_its_share():

@@ -378,6 +378,17 @@ def test_a_guard_of_toxic_texts_is_trained_the_same_way(toxicity, prompt_guard):
             discover().build("guards", name, {"model": str(folder)}).open()
 
 
+def test_a_guard_is_called_by_its_own_kind(tmp_path_factory, toxicity, capsys):
+    with pytest.raises(CheckpointError, match=r"no guard of the kind toxicity(.|\n)*RUN/artifacts/toxicity"):
+        discover().build("guards", "toxicity", {"model": "nowhere"}).open()
+    folder = tmp_path_factory.mktemp("again")
+    (folder / "rows.jsonl").write_bytes((toxicity.parents[3] / "rows.jsonl").read_bytes())
+    train(folder, TOXIC)
+    told = capsys.readouterr().err
+    assert "toxicity 10 " in " ".join(told.split())
+    assert "prompt_guard" not in told
+
+
 RUDE = "You are such a lazy pig, nobody likes you."
 
 

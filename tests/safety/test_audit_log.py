@@ -147,6 +147,14 @@ def test_guards_are_asked_again_only_where_there_are_texts(log, command, tmp_pat
     assert (code, "L3-SAF-051" in err) == (1, True)
 
 
+def test_what_passes_of_a_redacted_text_is_printed(tmp_path, command):
+    policy = tmp_path / "pii.yaml"
+    policy.write_text("input: pii")
+    code, out, _ = command("guard", "check", "write to bob@example.com", "--policy", policy)
+    assert (code, out.splitlines()[0], out.splitlines()[-1]) == (0, "redact", "passes as: write to [redacted]")
+    assert "passes as" not in command("guard", "check", "hello", "--policy", policy)[1]
+
+
 def test_what_cannot_be_written_down_is_not_decided(tmp_path, command):
     policy = config(tmp_path / "policy.yaml", POLICY)
     code, _, err = command("guard", "check", "hello", "--policy", policy, "--audit", tmp_path / "no" / "log")

@@ -296,6 +296,63 @@ def test_other_computed_names_pass(code):
     assert shield(fenced(f"import os\n{code}\n", "python")).action == "allow"
 
 
+LAST = [
+    ("javascript", "process.env.NODE_TLS_REJECT_UNAUTHORIZED = 0", "certificates"),
+    ("javascript", "el.innerHTML = location.hash", "web"),
+    ("go", "config.InsecureSkipVerify = true", "certificates"),
+    ("c_sharp", "aes.Mode = CipherMode.ECB", "weak_cipher"),
+    ("php", "<?php\ninclude $_GET['page']", "path"),
+    ("bash", "eval $line", "shell"),
+]
+
+
+@pytest.mark.parametrize("name", [True, False])
+@pytest.mark.parametrize(("language", "code", "category"), LAST + INSECURE_CASES)
+def test_the_last_statement_needs_nothing_behind_it(language, code, category, name):
+    code = code.rstrip().removesuffix(";")
+    for asked in (shield, parsed_by_lexer()):
+        for text, stage in ((fenced(code, language if name else ""), "output"), (code, "code")):
+            whole = asked(text.replace(code, f"{code};\n"), stage=stage)
+            assert categories(asked(text, stage=stage)) == categories(whole)
+            assert category in categories(whole) or "${eval" in code
+
+
+def test_of_code_that_goes_on_the_last_value_is_not_judged_before_it_ends():
+    text = "```js\nel.innerHTML = location.hash\n"
+    assert shield(text, ends=False).action == "allow"
+    assert shield(text).action == "flag"
+
+
+TAKEN = [
+    ("javascript", "const c = 'ls';", "function run(c) { eval(c); }"),
+    ("javascript", "const c = 'ls';", "const run = (c) => eval(c);"),
+    ("javascript", "const c = 'ls';", "const run = c => eval(c);"),
+    ("javascript", "const C = 'ls';", "function run(C) { eval('a' + C); }"),
+    ("typescript", "const c = 'ls';", "class A { run(c: string): void { eval(c); } }"),
+    ("javascript", "let c = 'ls';", "function run() { eval(c); }\nc = location.hash;"),
+    ("php", "$c = 'ls';", "function run($c) { eval($c); }"),
+    ("java", 'String c = "ls";', "void run(String c) throws IOException { Runtime.getRuntime().exec(c); }"),
+    ("c", 'char *c = "ls";', "void run(char *c) { system(c); }"),
+    ("", "val c = 'ls'", "fun run(c: String) { eval(c) }"),
+]
+
+
+@pytest.mark.parametrize(("language", "constant", "function"), TAKEN)
+def test_a_parameter_is_no_constant_whatever_has_its_name_elsewhere(language, constant, function):
+    for asked in (shield, parsed_by_lexer()):
+        for code in (f"{constant}\n{function}", f"{function}\n{constant}"):
+            code = f"<?php\n{code}" if language == "php" else code
+            assert asked(fenced(code, language)).action in ("flag", "block"), code
+
+
+def test_a_constant_stays_one_where_it_is_passed_on():
+    for code in (
+        "const c = 'ls';\nfunction run() { if (known(c)) { return eval(c); } }",
+        "const c = 'ls';\neval(c);\nfunction other() { const c = 'pwd'; eval(c); }",
+    ):
+        assert shield(fenced(code, "javascript")).action == "allow"
+
+
 PROSE = st.sampled_from(["Here you go.\n", "Now with `eval(x)`:\n", "- a list (of one)\n", "\n", "It prints:\n"])
 CODE = st.sampled_from(INSECURE_CASES + [(language, code, "") for language, code in SAFE_CASES])
 BLOCK = CODE.flatmap(

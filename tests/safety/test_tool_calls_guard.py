@@ -157,6 +157,19 @@ def test_urls_name_hosts_that_are_listed(url, passes):
 
 
 @pytest.mark.parametrize(
+    ("url", "fault"),
+    [
+        ("http://example.org/", "a names a host by another scheme than https"),
+        ("//example.org/", "a names a host by another scheme than https"),
+        ("http://example.com/", "a names none of the hosts"),
+        ("https://example.com/", "a names none of the hosts"),
+    ],
+)
+def test_what_of_a_url_is_refused_is_told(url, fault):
+    assert ruled({"hosts": ["example.org"]}, url).reason == fault
+
+
+@pytest.mark.parametrize(
     ("rule", "value", "passes"),
     [
         ({"least": 0, "most": 100}, 50, True),

@@ -7,8 +7,10 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 
+from llama3_plugins.guards.code.parameters import parameters
 from llama3_plugins.guards.code.rules import ASKED, SET
 from llama3_plugins.guards.code.tokens import Token
 from llama3_plugins.guards.code.uses import Argument, Use
@@ -103,19 +105,29 @@ _AS = re.compile(r"(\w+)\s*(?:\bas\b|:|=)\s*(\w+)|(\w+)")
 
 
 class TokenUses:
-    """Reads the uses off the tokens of a piece of code."""
+    """Reads the uses off the tokens of a piece of code. Where it `is_complete`, what is said last ends with it."""
 
-    def __init__(self, code: str, tokens: Sequence[Token], language: str | None) -> None:
+    def __init__(self, code: str, tokens: Sequence[Token], language: str | None, *, is_complete: bool) -> None:
         self._has_ticks = language == "php"
+        self._is_complete = is_complete
         self.tokens = [token for token in tokens if token.kind != "comment"]
         self._partner = _partners(self.tokens)
         self._aliases: dict[str, set[str]] = defaultdict(set)
         self._values: dict[str, Argument] = {}
+        self._varying: set[str] = set()
+        """Names that are taken by a function, or set to what is no constant, wherever that is: they are none."""
         self._defined: set[str] = set()
         for name, meant in _imports(_without_comments(code, tokens)):
             self._aliases[name].add(meant)
         for at in range(len(self.tokens)):
             self._note_alias(at)
+        self._varying = parameters(self.tokens, self._partner, language)
+        for at, token in enumerate(self.tokens):
+            if token.kind == "name":
+                self._note_value(at)
+                if token.text in self._values and not self._values[token.text].is_constant:
+                    self._varying.add(token.text)
+        self._values.clear()
 
     def uses(self) -> Iterator[Use]:
         """In order. Only what has come to its end."""
@@ -216,6 +228,10 @@ class TokenUses:
             at = self._partner.get(at, at) + 1
         return at
 
+    def _has_ended(self, end: int) -> bool:
+        """Whether no more text can make a value that ends there longer."""
+        return end < len(self.tokens) or self._is_complete
+
     # -- uses --------------------------------------------------------------------------------------
 
     def _set(self, at: int) -> Iterator[Use]:
@@ -223,7 +239,7 @@ class TokenUses:
         if token.text.lstrip("$") not in SET or not follows or follows[0].text not in ("=", ":", "=>", "+="):
             return
         end = self._end_of_value(at + 2)
-        if at + 2 < end < len(self.tokens):
+        if at + 2 < end and self._has_ended(end):
             parts, begin = self._chain(at)
             value = partial(self._arguments, [self.tokens[at + 2 : end]])
             yield Use(self._names(parts), self.tokens[begin].start, self.tokens[end - 1].end, value, is_set=True)
@@ -236,8 +252,8 @@ class TokenUses:
         opened = at + 1 if is_spoken else self._opening(at)
         if opened is None or (name in _NO_CALL and not is_spoken):
             return
-        closed = self._end_of_value(opened) if is_spoken else self._partner.get(opened, len(tokens))
-        if closed >= len(tokens):
+        closed = self._end_of_value(opened) if is_spoken else self._partner.get(opened)
+        if closed is None or (is_spoken and not self._has_ended(closed)):
             return
         parts, begin = self._chain(at)
         if len(parts) == 1 and self._is_definition(at, closed):
@@ -290,9 +306,10 @@ class TokenUses:
 
     def _argument(self, tokens: Sequence[Token]) -> Argument:
         if len(tokens) == 1 and tokens[0].kind == "name" and tokens[0].text in self._values:
-            return self._values[tokens[0].text]
+            value = self._values[tokens[0].text]
+            return replace(value, is_constant=False) if tokens[0].text in self._varying else value
         strings = [token for token in tokens if token.kind == "string"]
-        plain = [token for token in tokens if token.kind in ("string", "number") or _is_constant_name(token)]
+        plain = [token for token in tokens if token.kind in ("string", "number") or self._is_constant(token)]
         signs = [token for token in tokens if token.kind == "sign"]
         is_constant = len(plain) + len(signs) == len(tokens) and not any(token.is_joined for token in strings)
         values = [self._values.get(token.text) for token in tokens if token.kind == "name"]
@@ -310,6 +327,9 @@ class TokenUses:
             return Argument(f'"{"".join(_inner(string.text) for string in strings)}"', is_constant=True)
         meant = " ".join(value.text for value in values if value is not None and not value.is_constant)
         return Argument(f"{_source(tokens)} {meant}".rstrip()[:_MOST], is_constant, is_joined)
+
+    def _is_constant(self, token: Token) -> bool:
+        return token.text not in self._varying and _is_constant_name(token)
 
 
 def _goes_on(token: Token) -> bool:
