@@ -74,8 +74,10 @@ def _both(
         if turns is None:
             guarded.append(ReceivedAnswer(None, "before the answer"))
             continue
-        decision = engine.decide("output", again.get(n, bare[n]), turns)
-        guarded.append(ReceivedAnswer(None, "output") if decision.blocked else ReceivedAnswer(decision.text))
+        try:
+            guarded.append(ReceivedAnswer(engine.judge_answer(again.get(n, bare[n]), turns)))
+        except GuardBlocked as error:
+            guarded.append(ReceivedAnswer(None, error.problems[0].where.removesuffix(" guard")))
     return {"none": [ReceivedAnswer(answer) for answer in bare], "guards": guarded}
 
 
