@@ -11,9 +11,9 @@ import itertools
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, Literal, get_args
 
-from dataclasses import replace
 from pydantic import BaseModel, ConfigDict, Field
 
 from llama3.errors import PluginError
