@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from llama3.safety.calls import argument_language, code_texts
 from llama3.safety.fences import Fence
 from llama3.safety.guard import Action, Guard, GuardInput, Span, Turn, Verdict
 from llama3.safety.normalise import Normalised, normalise
@@ -29,6 +30,8 @@ __all__ = [
     "Span",
     "Turn",
     "Verdict",
+    "argument_language",
+    "code_texts",
     "normalise",
 ]
 

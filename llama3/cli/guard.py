@@ -43,6 +43,12 @@ NOT_FOUND_AGAIN = DataError.declare(
     why="the log was changed, or was written by another version",
     fix="see `faults` of those lines",
 )
+NOTHING = DataError.declare(
+    "L3-SAF-055",
+    "the log has no decision: nothing was verified",
+    why="it is empty, or nobody was asked at a stage with guards",
+    fix="name the file of --audit of a command that has ended",
+)
 REFUSED = 5
 """The exit code where a guard refuses, as in all commands."""
 SHOWN = 60
@@ -204,26 +210,40 @@ def replay(
     ] = False,
     json: JsonOption = False,
 ) -> None:
-    """Find each decision of an audit log again, from what its guards said. Exit code 1 where one does not follow."""
+    """Find each decision of an audit log again, from what its guards said. Exit code 1 where one does not follow, where
+    a line is torn, and where there is none."""
     from llama3.safety.logged import read_log
 
-    entries = read_log(log)
-    rows = list(_replayed(entries, policy, ask=ask))
+    found = read_log(log)
+    rows = list(_replayed(found.entries, policy, ask=ask))
     wrong = sum(bool(row["faults"]) for row in rows)
     summary = {
         "decisions": len(rows),
         "found_again": len(rows) - wrong,
         "otherwise": sum("would_be" in row and row["would_be"] != [row["action"]] for row in rows),
         "said_otherwise": sum(bool(row.get("now")) for row in rows),
+        "torn": len(found.torn),
     }
     if json:
-        print_json({"path": str(log), **summary, "rows": [row for row in rows if _is_told(row)]})
+        print_json(
+            {
+                "path": str(log),
+                **summary,
+                "torn_lines": list(found.torn),
+                "rows": [row for row in rows if _is_told(row)],
+            }
+        )
     else:
         for row in filter(_is_told, rows):
             say(f"{log}:{row['line']}: {row['stage']}: " + "; ".join(_outcomes(row)))
         say("; ".join(f"{name.replace('_', ' ')}: {count}" for name, count in summary.items()))
+    problems = list(found.torn.values())
     if wrong:
-        raise NOT_FOUND_AGAIN(log, count=wrong, decisions=len(rows))
+        problems.append(NOT_FOUND_AGAIN.problem(log, count=wrong, decisions=len(rows)))
+    if not rows:
+        problems.append(NOTHING.problem(log))
+    if problems:
+        raise DataError.of(problems)
 
 
 def _replayed(entries: Sequence[Entry], policy: str | None, *, ask: bool) -> Iterator[dict[str, Any]]:
@@ -232,6 +252,7 @@ def _replayed(entries: Sequence[Entry], policy: str | None, *, ask: bool) -> Ite
 
     from llama3.cli.guarding import policy_named
     from llama3.plugins.registry import discover
+    from llama3.safety.audit import policy_hash
     from llama3.safety.engine import PolicyEngine
     from llama3.safety.logged import asked_again, changed_verdicts, decided_by, faults_of
     from llama3.safety.policy import parse_policy
@@ -241,17 +262,18 @@ def _replayed(entries: Sequence[Entry], policy: str | None, *, ask: bool) -> Ite
         raise NO_TEXTS("--ask")
     registry = discover()
     with ExitStack() as open_now:
-        engines: dict[int, PolicyEngine] = {}
+        engines: dict[str, PolicyEngine] = {}
         for entry in entries:
             logged = entry.decision
             row: dict[str, Any] = {"line": entry.line, "request": logged.request, "stage": logged.stage}
             row |= {"action": logged.action, "faults": faults_of(entry)}
             if ask:
                 chosen = other or entry.policy
-                if id(chosen) not in engines:
+                key = policy_hash(chosen)
+                if key not in engines:
                     engine = PolicyEngine(chosen, lambda name, options: registry.build("guards", name, options))
-                    engines[id(chosen)] = open_now.enter_context(engine)
-                decision = asked_again(engines[id(chosen)], entry)
+                    engines[key] = open_now.enter_context(engine)
+                decision = asked_again(engines[key], entry)
                 row["would_be"] = [decision.action]
                 row["now"] = [] if other else list(changed_verdicts(entry, decision))
             elif other is not None:

@@ -1,8 +1,9 @@
 """What each guard of a policy says of each text of a conversation, stored, and what other policies make of that.
 
-Every message that is not the model's own is judged where it enters, and the answer at `output`, by every guard of the
-stage alone: so that one can be taken out, or another threshold be tried, without asking anybody again. Legend: N
-conversations, T texts of a stage.
+Every message that is not the model's own is judged where it enters, the answer at `output` and `stream`, and each code
+between its fences at `code`, by every guard of the stage alone: so that one can be taken out, or another threshold be
+tried, without asking anybody again. Guards at `tool_call` are not asked: no tools are offered. Legend: N conversations,
+T texts of a stage.
 """
 
 from __future__ import annotations
@@ -16,14 +17,18 @@ import numpy as np
 
 from llama3.plugins.registry import discover
 from llama3.plugins.specs import GuardStage
+from llama3.safety.answers import TEXT_STAGES
 from llama3.safety.dialog import OWN, STAGES
 from llama3.safety.engine import PolicyEngine
+from llama3.safety.fences import CodeFences
 from llama3.safety.guard import Turn
 from llama3.safety.policy import Leaf, Policy
 from llama3.safety.replay import REVIEW, StoredVerdict, bare, composed, has_failed, rank
 
 ENTRY: tuple[GuardStage, ...] = ("input", "tool_result")
-"""Stages of what others wrote; beside them only `output` is measured."""
+"""Stages of what others wrote."""
+ASKED: tuple[GuardStage, ...] = (*ENTRY, *TEXT_STAGES, "code")
+"""Stages whose guards are measured."""
 Setting = float | str
 """Of a leaf: a score from which on it blocks, OFF, or AS_IS."""
 OFF, AS_IS = "off", "as configured"
@@ -108,26 +113,31 @@ def guard_scores(policy: Policy, dialogs: Sequence[Sequence[Turn]], answers: Seq
                 engine = PolicyEngine(alone, lambda name, options: registry.build("guards", name, options))
                 stack.enter_context(engine)
                 said[number] = [
-                    StoredVerdict.of(engine.decide(stage, text, trace).verdicts[0]) for _, text, trace in texts[stage]
+                    StoredVerdict.of(engine.decide(stage, text, trace, language=language).verdicts[0])
+                    for _, text, trace, language in texts[stage]
                 ]
-    row_T = {stage: np.array([row for row, _, _ in found], np.int64) for stage, found in texts.items()}
+    row_T = {stage: np.array([row for row, *_ in found], np.int64) for stage, found in texts.items()}
     return GuardScores(policy, row_T, said, len(dialogs))
 
 
-Text = tuple[int, str, Sequence[Turn]]
+Text = tuple[int, str, Sequence[Turn], str | None]
 
 
 def _texts(policy: Policy, dialogs: Sequence[Sequence[Turn]], answers: Sequence[str]) -> dict[str, list[Text]]:
-    """By guarded stage (conversation, text, what stands before it). As in the engine, a tool's result is judged as what
-    a user says where the policy says nothing of it."""
-    texts: dict[str, list[Text]] = {stage: [] for stage in (*ENTRY, "output") if policy.stages.get(stage) is not None}
+    """By guarded stage (conversation, text, what stands before it, the language of code). As in the engine, a tool's
+    result is judged as what a user says where the policy says nothing of it."""
+    texts: dict[str, list[Text]] = {stage: [] for stage in ASKED if policy.stages.get(stage) is not None}
     for row, (turns, answer) in enumerate(zip(dialogs, answers, strict=True)):
         for place, turn in enumerate(turns):
             stage = STAGES.get(turn.role, "input")
             if stage == "tool_result" and stage not in policy.stages:
                 stage = "input"
             if turn.role != OWN and stage in texts:
-                texts[stage].append((row, turn.content, turns[:place]))
-        if "output" in texts:
-            texts["output"].append((row, answer, turns))
+                texts[stage].append((row, turn.content, turns[:place], None))
+        for stage in TEXT_STAGES:
+            if stage in texts:
+                texts[stage].append((row, answer, turns, None))
+        if "code" in texts:
+            blocks = CodeFences().flush(answer)
+            texts["code"] += [(row, block.code, turns, block.language or None) for block in blocks]
     return texts

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from llama3.evaluation.guard_scores import AS_IS, OFF, GuardScores, Setting
+from llama3.evaluation.guard_scores import AS_IS, ENTRY, OFF, GuardScores, Setting
 from llama3.evaluation.intervals import Rate
 from llama3.evaluation.pareto import REFERENCE, front, hypervolume, knee
 from llama3.evaluation.rates import JudgeErrors, Outcomes, corrected, paired_difference
@@ -87,7 +87,7 @@ def systems_of(guards: GuardScores) -> dict[str, set[int]]:
     leaves = guards.leaves
     every = {number for number, _, _ in leaves}
     systems: dict[str, set[int]] = {NONE: every, FULL: set()}
-    ends = {"input": {n for n, stage, _ in leaves if stage != "output"}, "output": set()}
+    ends = {"input": {n for n, stage, _ in leaves if stage in ENTRY}, "output": set()}
     ends["output"] = every - ends["input"]
     if all(ends.values()):
         systems |= {name: every - on for name, on in ends.items()}

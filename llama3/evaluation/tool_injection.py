@@ -80,8 +80,10 @@ def _both(
             guarded.append(ReceivedAnswer(None, "before the answer"))
             continue
         said = again.get(n, bare[n])
-        decision = engine.decide("output", said.answer or "", turns)
-        guarded.append(ReceivedAnswer(None, "output") if decision.blocked else replace(said, answer=decision.text))
+        try:
+            guarded.append(replace(said, answer=engine.judge_answer(said.answer or "", turns)))
+        except GuardBlocked as error:
+            guarded.append(ReceivedAnswer(None, error.problems[0].where.removesuffix(" guard")))
     return {"none": bare, "guards": guarded}
 
 

@@ -1,17 +1,22 @@
 """The audit log: a line of JSON for the policy that decides, and one for each decision, with all that it takes to find
 the decision again (llama3.safety.logged). Texts are in it only where that is asked for; else their length and hash.
 
-Lines are appended whole, so that processes may share a file. What cannot be written down is not decided: the error goes
-to whoever asked.
+Lines are appended whole or not at all, so that processes may share a file. What cannot be written down is not decided:
+the error goes to whoever asked.
 """
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import json
+import os
+import stat
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -52,13 +57,10 @@ class AuditLog:
         plain = plain_policy(policy)
         self._hash = policy_hash(policy)
         self._numbers = {id(leaf): number for number, (_, leaf) in enumerate(policy.leaves())}
-        try:
-            self._append({"event": "policy", "schema_version": SCHEMA, "policy": self._hash, "stages": plain})
-        except OSError as error:
-            raise NOT_WRITABLE(self.path, error=error.strerror or error) from error
+        self._append({"event": "policy", "schema_version": SCHEMA, "policy": self._hash, "stages": plain})
 
     def record(self, decision: Decision, x: GuardInput, asked: Iterable[LeafVerdict]) -> None:
-        """Write a decision down. Raises OSError."""
+        """Write a decision down. Raises ConfigError where it cannot be written whole; the log is then as it was."""
         row: dict[str, Any] = {
             "event": "decision",
             "schema_version": SCHEMA,
@@ -98,8 +100,36 @@ class AuditLog:
         # As ASCII: texts may have surrogates, which UTF-8 does not write.
         created = time.time()
         line = json.dumps({"created": round(created, 3), **row}, allow_nan=False)
-        with self.path.open("ab", buffering=0) as file:
-            file.write(line.encode("ascii") + b"\n")
+        try:
+            with self.path.open("ab+", buffering=0) as file:
+                _append_line(file, line.encode("ascii") + b"\n")
+        except OSError as error:
+            raise NOT_WRITABLE(self.path, error=error.strerror or error) from error
+
+
+def _append_line(file: FileIO, line: bytes) -> None:
+    """Append a line whole, and on a line of its own where a process was killed as it wrote the last. Raises OSError;
+    what was written of it is cut off again then."""
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        _write(file, line)
+        return
+    fcntl.flock(file, fcntl.LOCK_EX)  # the file's end is ours until it is closed
+    end = file.seek(0, os.SEEK_END)
+    is_torn = end > 0 and os.pread(file.fileno(), 1, end - 1) != b"\n"
+    try:
+        _write(file, b"\n" + line if is_torn else line)
+    except BaseException:
+        file.truncate(end)
+        raise
+
+
+def _write(file: FileIO, data: bytes) -> None:
+    """All of it: a full disk takes a part, and says so only when the rest is tried."""
+    while data:
+        written = file.write(data)
+        if not written:
+            raise OSError(errno.EIO, "nothing more is taken")
+        data = data[written:]
 
 
 def policy_hash(policy: Policy) -> str:

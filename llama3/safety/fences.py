@@ -1,4 +1,5 @@
-"""Fenced code in texts of Markdown, as it is written: lines between ``` or ~~~, in lists and quotations too."""
+"""Fenced code in texts of Markdown, as it is written: lines between ``` or ~~~, in lists and quotations, and in those
+of each other. A line ends as Markdown has it: with a line feed, a carriage return or both."""
 
 from __future__ import annotations
 
@@ -6,7 +7,9 @@ import re
 from dataclasses import dataclass
 
 # Every line is held against it: what repeats gives nothing back, so that time stays linear.
-_FENCE = re.compile(r"[ \t>]*+(?:[-*+] |\d++[.)] )?[ \t]*+(`{3,}+|~{3,}+)[ \t]*+([^\s`{,:]*+)[^\n`]*+$")
+_FENCE = re.compile(r"\ufeff?+(?:[ \t>]|[-*+][ \t]|\d++[.)][ \t])*+(`{3,}+|~{3,}+)[ \t]*+([^\s`{,:]*+)[^\n`]*+$")
+_END = re.compile(r"\n|\r\n|\r(?=.)")
+"""Of a line; a carriage return at the end of a text that grows may be the first half of one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +23,7 @@ class Fence:
     @classmethod
     def of(cls, line: str) -> Fence | None:
         """The fence that a line is, with or without its end; None: it is none."""
-        found = _FENCE.match(line.rstrip("\n"))
+        found = _FENCE.match(line.rstrip("\r\n"))
         return None if found is None else cls(found[1], found[2].lower())
 
     def closes(self, opened: Fence) -> bool:
@@ -50,9 +53,9 @@ class CodeFences:
     def push(self, text: str) -> list[FencedCode]:
         """The code that is closed with this text, which begins with all that was pushed before."""
         found: list[FencedCode] = []
-        while (end := text.find("\n", self._looked)) >= 0:
-            self._read(text, end + 1, found)
-        self._looked = len(text)
+        while end := _END.search(text, self._looked):
+            self._read(text, end.end(), found)
+        self._looked = max(self._looked, len(text) - text.endswith("\r"))
         return found
 
     def flush(self, text: str) -> list[FencedCode]:

@@ -32,7 +32,7 @@ BAD_LINE = DataError.declare(
     "L3-SAF-052",
     "is no line of an audit log ({error})",
     why="a decision is only found again from a line that is whole",
-    fix="restore the line; the last one is cut short where the program was killed as it wrote",
+    fix="restore the line; one is cut short where the program was killed as it wrote, and those around it are read",
 )
 
 MOST_UNKNOWN = 6
@@ -128,9 +128,18 @@ class Entry:
     policy: Policy
 
 
-def read_log(path: Path) -> list[Entry]:
-    """Every decision. Raises DataError where the file cannot be read, or with every line that is none of a log's."""
-    entries: list[Entry] = []
+@dataclass(frozen=True, slots=True)
+class LogEntries:
+    """The decisions of the whole lines, and a problem for each line that is torn, `torn` by its number."""
+
+    entries: list[Entry] = field(default_factory=list)
+    torn: dict[int, Problem] = field(default_factory=dict)
+
+
+def read_log(path: Path) -> LogEntries:
+    """Every decision. Raises DataError where the file cannot be read, or with every whole line that is none of a
+    log's."""
+    log = LogEntries()
     problems: list[Problem] = []
     policies: dict[str, Policy] = {}
     try:
@@ -138,17 +147,23 @@ def read_log(path: Path) -> list[Entry]:
     except OSError as error:
         raise NO_LOG(path, error=error.strerror or error) from error
     for number, line in enumerate(lines, 1):
+        where = f"{path}:{number}"
         try:
-            found = _LINE.validate_python(json.loads(line))
+            data = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            log.torn[number] = BAD_LINE.problem(where, error=error)
+            continue
+        try:
+            found = _LINE.validate_python(data)
             if isinstance(found, LoggedPolicy):
                 policies[found.policy] = _policy_of(found)
             else:
-                entries.append(Entry(number, found, policies[found.policy]))
+                log.entries.append(Entry(number, found, policies[found.policy]))
         except (ValidationError, ValueError, RecursionError, LlamaError, KeyError) as error:
-            problems.append(BAD_LINE.problem(f"{path}:{number}", error=_said(error)))
+            problems.append(BAD_LINE.problem(where, error=_said(error)))
     if problems:
         raise DataError.of(problems)
-    return entries
+    return log
 
 
 def _policy_of(found: LoggedPolicy) -> Policy:

@@ -5,10 +5,12 @@ Errors of the other packages keep their codes: their class says whose fault they
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from llama3.errors import ConfigError, DataError, DoesNotFit, GuardBlocked, LlamaError
 from llama3.inference.ranks import LOST
+from llama3.safety.audit import NOT_WRITABLE
 from llama3.safety.worker import BUSY as GUARD_BUSY
 from llama3.serving.limits import TOO_FAST
 
@@ -59,6 +61,8 @@ GUARD_DOWN = LlamaError.declare(
     fix="ask again later; /health/ready says when it is back",
 )
 
+log = logging.getLogger(__name__)
+
 STATUS = {
     NO_KEY.code: 401,
     NO_HOST.code: 403,
@@ -75,6 +79,7 @@ STATUS = {
     CROWDED.code: 503,
     LOST.code: 503,
     GUARD_DOWN.code: 503,
+    NOT_WRITABLE.code: 500,
     LATE.code: 504,
 }
 """Of errors whose class does not say it."""
@@ -91,6 +96,9 @@ def status_of(error: LlamaError) -> int:
 
 def error_body(error: LlamaError) -> dict[str, Any]:
     """What OpenAI's clients read: message, type, the parameter that is wrong, and our code."""
+    if error.problems[0].code == NOT_WRITABLE.code:
+        log.error("%s", error)
+        error = FAULT()  # the paths of this machine are not for whoever asks
     first = error.problems[0]
     status = status_of(error)
     kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")

@@ -219,7 +219,7 @@ def check_case(case: FaultCase, log: Path | None = None) -> list[str]:
         decision = engine.decide(case.stage, case.text)
         found = list(_wrongs(case, tree, decision))
         if log is not None:
-            found += [f"replay: {fault}" for entry in read_log(log) for fault in faults_of(entry)]
+            found += [f"replay: {fault}" for entry in read_log(log).entries for fault in faults_of(entry)]
         if case.is_answer:
             found += _wrongs_of_stream(case, engine, decision)
         return found

@@ -7,8 +7,11 @@ finds calls and settings, and follows no data through a program: it is no proof 
 
 from __future__ import annotations
 
+import itertools
+import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -17,6 +20,7 @@ from llama3.errors import PluginError
 from llama3.guards import Action, GuardInput, Span, Verdict
 from llama3_plugins.guards.code.blocks import LANGUAGES, CodeBlock, blocks_of, blocks_of_call
 from llama3_plugins.guards.code.calls import TokenUses
+from llama3_plugins.guards.code.ipython import shell_and_rest
 from llama3_plugins.guards.code.python import PythonUses, UnparsableError, parse_python
 from llama3_plugins.guards.code.rules import (
     CATEGORIES,
@@ -120,9 +124,12 @@ class CodeShieldGuard:
         if x.stage == "tool_call":
             yield from blocks_of_call(x.text)
             return
-        blocks = list(blocks_of(x.text, begins=x.begins, ends=x.ends))
-        is_fenced = any(block.language for block in blocks)
-        yield from [CodeBlock(x.text, 0, "", x.ends)] if x.stage == "code" and not is_fenced else blocks
+        blocks = blocks_of(x.text, begins=x.begins, ends=x.ends)
+        if x.stage == "code":
+            # All of it runs, whatever fences stand in it: they may be those of a text within the code.
+            yield CodeBlock(x.text, 0, "", x.ends)
+            blocks = (block for block in blocks if block.language)
+        yield from blocks
 
     def _alarms(self, block: CodeBlock, x: GuardInput) -> Iterator[Alarm]:
         """Every alarm of a block, once."""
@@ -130,15 +137,18 @@ class CodeShieldGuard:
         known = LANGUAGES.get(called)
         if known is None and block.code.lstrip().startswith("<?php"):
             known = "php"
+        # A carriage return ends a line, and so a comment.
+        block = replace(block, code=_LONE_RETURN.sub("\n", block.code))
         seen: set[tuple[int, int, Category]] = set()
-        for alarm in [
-            *self._uses(block, known, called),
-            *_written(block.code, known),
-            *self._further(block, known, x.deadline),
-        ]:
+        further = self._further(block, known, x.deadline)
+        for alarm in itertools.chain(*(self._found(part, of, called) for part, of in _parts(block, known)), further):
             if (key := (alarm.start, alarm.end, alarm.rule.category)) not in seen:
                 seen.add(key)
                 yield alarm
+
+    def _found(self, block: CodeBlock, language: str | None, called: str) -> Iterator[Alarm]:
+        yield from self._uses(block, language, called)
+        yield from _written(block.code, language)
 
     def _further(self, block: CodeBlock, language: str | None, deadline: float | None) -> Iterator[Alarm]:
         """What semgrep finds in code that is complete: what goes on may not parse yet."""
@@ -165,6 +175,17 @@ class CodeShieldGuard:
             yield from _of_tokens(block, None, _ALL)
 
 
+def _parts(block: CodeBlock, language: str | None) -> Iterator[tuple[CodeBlock, str | None]]:
+    """A block with its language; of Python also what IPython hands to a shell, and the rest without that."""
+    yield block, language
+    if language == "python":
+        commands, rest = shell_and_rest(block.code)
+        if commands.strip():
+            yield replace(block, code=commands), "bash"
+            yield replace(block, code=rest), language
+
+
+_LONE_RETURN = re.compile(r"\r(?!\n)")
 _PYTHON = frozenset(("python",))
 _ALSO = {"cpp": ("c",), "c": ("cpp",)}
 

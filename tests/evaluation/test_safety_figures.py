@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from importlib.resources import files
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_report_page import FULL, Page
 
-from llama3.errors import DataError
+from llama3.errors import DataError, GuardBlocked
 from llama3.evaluation.guard_scores import OFF, GuardScores, guard_scores
 from llama3.evaluation.rates import JudgeErrors, Outcomes
 from llama3.evaluation.report import render_html
@@ -197,6 +198,23 @@ def test_every_message_is_judged_where_it_enters():
     assert guards.row_T["input"].tolist() == [0, 0, 0, 1]
     assert guards.blocked_N().tolist() == [True, False]
     assert [len(row) for row in guards.to_rows()] == [3, 1]
+
+
+def test_an_answer_is_judged_at_every_stage_that_the_engine_asks():
+    """Of three answers one has bad code between fences, and one an address; the engine passes the same."""
+    answers = ["```python\nimport os\nos.system(c)\n```\n~~~\nx = 1\n~~~\n", "write to bob@example.com", "hello"]
+    policy = parse_policy({"stream": {"guard": {"name": "pii", "email": "block"}}, "code": "code_shield"})
+    guards = guard_scores(policy, [(Turn("user", "go"),)] * len(answers), answers)
+    assert [guards.label(n) for n, _, _ in guards.leaves] == ["stream/pii", "code/code_shield"]
+    assert [guards.row_T[stage].tolist() for stage in ("stream", "code")] == [[0, 1, 2], [0, 0]]
+    assert guards.blocked_N().tolist() == [True, True, False]
+    assert [len(row) for row in guards.to_rows()] == [3, 1, 1]
+    registry = discover()
+    with PolicyEngine(policy, lambda name, options: registry.build("guards", name, options)) as engine:
+        for answer, is_blocked in zip(answers, guards.blocked_N(), strict=True):
+            with pytest.raises(GuardBlocked) if is_blocked else nullcontext():
+                engine.judge_answer(answer)
+    assert systems_of(guards).keys() == {"none", "full", "without stream/pii", "without code/code_shield"}
 
 
 def test_tables_hold_every_system(data):

@@ -54,7 +54,7 @@ class Marks:
 
 @hookimpl
 def llama3_guards():
-    stages = frozenset({"input", "tool_result", "output"})
+    stages = frozenset({"input", "tool_result", "output", "stream"})
     return [GuardSpec(name="marks", factory="acme_marks:Marks", options="acme_marks:Options", stages=stages)]
 '''
 
@@ -166,10 +166,11 @@ def test_what_a_guard_redacts_the_model_does_not_see(figures, models):
     assert found["utility"] == found["systems"]["none"]["utility"], "nothing is redacted of what is clean"
 
 
-def test_a_guard_of_answers_stops_them_too(figures, models):
-    found, rows = figures(models[0], {"output": {"guard": "marks"}})
+@pytest.mark.parametrize("stage", ["output", "stream"])
+def test_a_guard_of_answers_stops_them_too(figures, models, stage):
+    found, rows = figures(models[0], {stage: {"guard": "marks"}})
     assert found["success"]["rate"] == 0
-    assert {row["blocked"] for row in rows if row["obeyed"]["none"]} == {"output"}
+    assert {row["blocked"] for row in rows if row["obeyed"]["none"]} == {stage}
 
 
 def test_a_guard_that_blocks_everything_is_of_no_use(figures, models):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import random
+import resource
 from dataclasses import replace
 
 import pytest
@@ -66,7 +67,7 @@ def test_another_policy_decides_what_is_told(tmp_path_factory, seed):
     path.unlink(missing_ok=True)
     with PolicyEngine({case.stage: case.tree}, says(case), AuditLog(path)) as engine:
         engine.decide(case.stage, case.text)
-    (entry,) = read_log(path)
+    (entry,) = read_log(path).entries
     policy = parse_policy({case.stage: other.tree})
     both = replace(case, says={**other.says, **case.says})
     found = decided_by(policy, entry)
@@ -77,7 +78,7 @@ def test_another_policy_decides_what_is_told(tmp_path_factory, seed):
 
 
 def test_the_same_policy_decides_the_same(log):
-    for entry in read_log(log):
+    for entry in read_log(log).entries:
         assert decided_by(entry.policy, entry).actions == {entry.decision.action}
         assert faults_of(entry) == []
 
@@ -167,7 +168,7 @@ def test_what_cannot_be_written_down_is_not_decided(tmp_path, command):
         assert engine.decide("input", "hello").action == "allow"
         path.unlink()
         path.parent.rmdir()
-        with pytest.raises(OSError, match="No such file"):
+        with pytest.raises(ConfigError, match=r"No such file.*L3-SAF-050"):
             engine.decide("input", "hello")
     with pytest.raises(ConfigError, match="L3-SAF-050"):
         PolicyEngine({}, lambda name, options: _pii(), AuditLog(path)).open()
@@ -193,7 +194,49 @@ def test_all_that_a_guard_was_shown_is_there_to_ask_it_again(tmp_path):
         list(engine.guard_stream(["a" * 250, "\ud800\n```c\n", "b" * 300, "\n```\n"], [Turn("user", "x")], "r1"))
         engine.decide("tool_call", "{}", [Turn("user", "x")], tools={"t": {"type": "object"}})
         first, seen[:] = list(seen), []
-        assert {entry.decision.action for entry in read_log(path)} <= set(ACTIONS)
-        for entry in read_log(path):
+        assert {entry.decision.action for entry in read_log(path).entries} <= set(ACTIONS)
+        for entry in read_log(path).entries:
             asked_again(engine, entry)
     assert seen == first
+
+
+def test_a_line_that_is_not_taken_whole_leaves_the_log_as_it_was(tmp_path):
+    """As on a full disk: the first bytes of a line are taken, and no more."""
+    path = tmp_path / "log"
+    with PolicyEngine({"input": "pii"}, lambda name, options: _pii(), AuditLog(path)) as engine:
+        engine.decide("input", "hello")
+        before = path.read_bytes()
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 50, limits[1]))
+        try:
+            with pytest.raises(ConfigError, match=f"{path}: .*too large.*L3-SAF-050"):
+                engine.decide("input", "hello")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert path.read_bytes() == before
+        engine.decide("input", "hello")
+    assert (len(read_log(path).entries), read_log(path).torn) == (2, {})
+
+
+def test_a_torn_line_is_named_and_hides_no_other(log, command, tmp_path):
+    lines = log.read_bytes().splitlines(keepends=True)
+    log.write_bytes(b"".join(lines)[:-40])
+    assert command("guard", "check", "hi", "--policy", tmp_path / "policy.yaml", "--audit", log)[0] == 0
+    code, out, err = command("guard", "replay", log)
+    assert "decisions: 3; found again: 3" in out
+    assert (code, err.count("L3-SAF-052"), f"{log}:{len(lines)}: " in err) == (1, 1, True)
+    assert json.loads(command("guard", "replay", log, "--json")[1])["torn_lines"] == [len(lines)]
+
+
+@pytest.mark.parametrize("kept", [0, 1])
+def test_where_nothing_is_written_nothing_was_verified(log, command, kept):
+    log.write_text("".join(log.read_text().splitlines(keepends=True)[:kept]))
+    code, _, err = command("guard", "replay", log)
+    assert (code, "L3-SAF-055" in err) == (1, True)
+
+
+def test_guards_are_opened_once_for_each_policy(log, command, monkeypatch):
+    opened, really = [], PolicyEngine.open
+    monkeypatch.setattr(PolicyEngine, "open", lambda engine: (opened.append(engine), really(engine)))
+    assert command("guard", "replay", log, "--ask")[0] == 0
+    assert (log.read_text().count('"event": "policy"'), len(opened)) == (3, 2)

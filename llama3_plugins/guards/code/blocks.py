@@ -11,12 +11,12 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from llama3.guards import Fence
+from llama3.guards import Fence, argument_language, code_texts
 
 LANGUAGES = {
     name: language
     for language, names in {
-        "python": "py python2 python3 ipython pycon py3 sage",
+        "python": "py python2 python3 ipython pycon py3 sage jupyter code_interpreter",
         "c": "h",
         "cpp": "c++ cc cxx hpp hxx h++ arduino cuda",
         "java": "",
@@ -48,24 +48,11 @@ _NEUTRAL = re.compile(r"\s*(?:$|#|//|/\*|\*)")
 _JSON_STRING = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+("?)', re.DOTALL)
 """One that never closes goes to the end of the text, where no other begins: its quotes are all escaped."""
 _KEY = re.compile(r"\s*:")
-_CODE_KEYS = frozenset(
-    [
-        "code",
-        "script",
-        "source",
-        "program",
-        "snippet",
-        "expression",
-        "python",
-        "javascript",
-        "js",
-        "src",
-        "content",
-        "file_text",
-        "text",
-    ]
-)
-_SHELL_KEYS = frozenset(["command", "cmd", "commands", "shell", "bash", "sh"])
+_COMMA = re.compile(r"\s*,\s*")
+_WRITTEN_KEYS = frozenset(["content", "file_text", "text"])
+"""Keys of what is written to files, which may be code; those of what runs are the engine's own."""
+_WORDS = re.compile(r"[\w\s.$@/:-]*")
+"""What a key is that is no code."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +103,7 @@ def blocks_of(text: str, *, begins: bool = True, ends: bool = True) -> Iterator[
 def _lines(text: str, begins: bool, ends: bool) -> list[tuple[int, str]]:
     """The lines that are complete, each with where it begins."""
     found, start = [], 0
-    for line in re.findall(r"[^\n]*\n|[^\n]+", text):
+    for line in re.findall(r"[^\r\n]*(?:\r\n?|\n)|[^\r\n]+", text):
         found.append((start, line))
         start += len(line)
     if not ends and found and not found[-1][1].endswith("\n"):
@@ -144,24 +131,40 @@ def _runs(text: str, lines: list[tuple[int, str]], ends: bool) -> Iterator[CodeB
 
 
 def blocks_of_call(text: str) -> Iterator[CodeBlock]:
-    """The code in a tool call, which is JSON: what stands under the keys that tools have for code and commands, and
-    what looks like code anywhere. Reads broken JSON too."""
-    key = ""
+    """The code in a tool call, which is JSON: what stands under the keys that tools have for code and commands, keys
+    that are code themselves, and what looks like code anywhere. Strings of a list are lines of one text. Reads broken
+    JSON too."""
+    for key, strings, span in _values(text):
+        language = argument_language(key)
+        for code in code_texts(strings, language):
+            if language is not None or key.lower() in _WRITTEN_KEYS:
+                yield CodeBlock(code, 0, language or "", True, span)
+            else:
+                for block in blocks_of(code):
+                    yield CodeBlock(block.code, 0, block.language, True, span)
+
+
+def _values(text: str) -> Iterator[tuple[str, list[str], tuple[int, int]]]:
+    """(key, strings, place) of each string, or of those that follow one another in a list; a key that is no word is
+    code."""
+    key, strings, begin, end = "", list[str](), 0, 0
     for match in _JSON_STRING.finditer(text):
         if not match[1]:
-            return
+            break
         try:
             value = json.loads(match[0], strict=False)
         except ValueError:
             continue
-        if _KEY.match(text, match.end()):
-            key = value.lower()
-        elif key in _SHELL_KEYS or key in _CODE_KEYS:
-            yield CodeBlock(value, 0, "bash" if key in _SHELL_KEYS else _called(key), True, match.span())
-        else:
-            for block in blocks_of(value):
-                yield CodeBlock(block.code, 0, block.language, True, match.span())
-
-
-def _called(key: str) -> str:
-    return key if key in LANGUAGES else ""
+        is_key = _KEY.match(text, match.end()) is not None
+        if strings and (is_key or not _COMMA.fullmatch(text, end, match.start())):
+            yield key, strings, (begin, end)
+            strings = []
+        if is_key:
+            key = value
+            if not _WORDS.fullmatch(key):
+                yield "code", [key], match.span()
+            continue
+        begin, end = begin if strings else match.start(), match.end()
+        strings.append(value)
+    if strings:
+        yield key, strings, (begin, end)
