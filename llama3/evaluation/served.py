@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from llama3.errors import ConfigError, DataError
 
@@ -22,15 +22,23 @@ MOST_BYTES = 1 << 22
 SECONDS = 120.0
 
 
+def address_of(url: str) -> SplitResult:
+    """The parts of a server's address. Raises ConfigError for what is none."""
+    try:
+        parts = urlsplit(url)
+        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
+            return parts
+    except ValueError:  # a port that is none, half of an IPv6 address
+        pass
+    raise NO_URL("url", url=url)
+
+
 class ServedChat:
     """The model `name` at `url` (default: the first that it lists); `whose` is what errors call it, `seconds` how long
     it may be silent. Raises ConfigError for what is no address, and DataError where it does not answer."""
 
     def __init__(self, url: str, name: str | None, whose: str = "model", seconds: float = SECONDS) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise NO_URL("url", url=url)
-        self.url, self.whose, self.seconds, self._parts = url, whose, seconds, parts
+        self.url, self.whose, self.seconds, self._parts = url, whose, seconds, address_of(url)
         self.name = name or self._first_model()
 
     def complete(self, prompt: str, **options: Any) -> Any:

@@ -18,7 +18,7 @@ from web import running
 
 from llama3.errors import ConfigError, DataError, LlamaError
 from llama3.evaluation.judges import LAST_FRAME, conversation_prompt, share
-from llama3.evaluation.served_judge import MOST_BYTES
+from llama3.evaluation.served import MOST_BYTES
 from llama3.evaluation.two_words import word_logps
 from llama3.guards import GuardInput, Turn
 from llama3.model.batch import Batch, Segment, Tree
@@ -159,8 +159,9 @@ def built(**options):
 
 
 def test_a_guard_without_a_server_is_refused():
-    with pytest.raises(ConfigError, match="L3-EVL-060"):
-        built(url="there").open()
+    for url in ("there", "http://127.0.0.1:99999/v1", "http://127.0.0.1:x/v1", "http://[::1/v1"):
+        with pytest.raises(ConfigError, match="L3-EVL-060"):
+            built(url=url).open()
     with pytest.raises(DataError, match="L3-EVL-061"):
         built(url="http://127.0.0.1:9/v1", seconds=0.5).open()
 
