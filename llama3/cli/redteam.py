@@ -155,7 +155,7 @@ def _policy(model: str, config: str | None, policy: Path | None) -> Mapping[str,
     from llama3.cli.guarding import policy_for
     from llama3.config import load
     from llama3.config.yaml import parse
-    from llama3.safety.carried import carried_policy
+    from llama3.safety.carried import carried_policy, require_places
     from llama3.safety.policy import parse_policy
 
     if config is not None and policy is not None:
@@ -174,7 +174,7 @@ def _policy(model: str, config: str | None, policy: Path | None) -> Mapping[str,
             found, source = parse(policy.read_text(encoding="utf-8"), str(policy)).data, str(policy)
         except (OSError, UnicodeDecodeError) as error:
             raise NO_POLICY(policy, error=error) from None
-    parse_policy(found, source)
+    require_places(parse_policy(found, source), source)
     note(f"guards: {source}")
     return found
 
