@@ -89,11 +89,12 @@ def read_text(path: Path, limit: int = MAX_TEXT) -> str:
         raise UnusableFile(f"it is not UTF-8 ({error.reason} at byte {error.start})") from None
 
 
-def read_json(path: Path, limit: int = MAX_TEXT) -> dict[str, Any]:
-    """The one object that a file of JSON holds. Raises UnusableFile; FileNotFoundError where nothing is there."""
+def read_json(path: Path, limit: int = MAX_TEXT, *, once: bool = False) -> dict[str, Any]:
+    """The one object that a file of JSON holds. `once`: no key may stand twice in an object, of which else the last
+    counts. Raises UnusableFile; FileNotFoundError where nothing is there."""
     data = read_bytes(path, limit)
     try:
-        value = json.loads(data)
+        value = json.loads(data, object_pairs_hook=_once if once else None)
     except RecursionError:
         raise UnusableFile(f"its values lie over {MAX_DEPTH} levels deep") from None
     except ValueError as error:
@@ -106,6 +107,15 @@ def read_json(path: Path, limit: int = MAX_TEXT) -> dict[str, Any]:
         json.dumps(value, ensure_ascii=False).encode("utf-8")
     except UnicodeEncodeError:
         raise UnusableFile("it holds half of a character (a lone surrogate)") from None
+    return value
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value: dict[str, Any] = {}
+    for key, part in pairs:
+        if key in value:
+            raise UnusableFile(f"the key {key!r} is there twice")
+        value[key] = part
     return value
 
 

@@ -34,7 +34,7 @@ from llama3.posttraining.reject import RejectOptions, reject
 from llama3.release.cast import CastOptions, cast
 from llama3.release.quantize import QuantizeOptions, quantize
 from llama3.release.release import ReleaseOptions, release
-from llama3.safe_rounds import about_safety, with_safety
+from llama3.safe_rounds import about_safety, try_judges, with_safety
 from llama3.safety.carried import try_policy
 from llama3.tasks.rewards import try_rewards
 from llama3.training.pretrain import PretrainOptions, pretrain
@@ -61,6 +61,8 @@ def run(loaded: Loaded) -> Run:
     post = loaded.config.post_training
     if post.rewards and (post.rounds or post.data):
         try_rewards(post.rewards, loaded.config.run.device, must_ask=post.data is None)
+    if post.rounds or post.data:
+        try_judges(loaded.config, str(device_of(loaded.config.run.device)))
     with Executor(loaded) as make:
         story = improve if loaded.config.model.path else raise_model
         try:

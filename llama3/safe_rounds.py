@@ -2,13 +2,37 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from llama3.alignment.answers import SafetyAnswersOptions, safety_answers
 from llama3.alignment.checks import unlearnt_pairs
 from llama3.alignment.mixing import MixOptions, mix_dialogs, mix_pairs
 from llama3.alignment.prompts import SafetyPromptsOptions, safety_prompts, told_left_out
 from llama3.artifacts import Artifact
 from llama3.config import Config
+from llama3.errors import LlamaError
+from llama3.evaluation.judge_choice import JudgeStack
+from llama3.evaluation.judges import EVENTS, JudgedAnswer
 from llama3.execution import Executor
+from llama3.safety.guard import Turn
+
+
+def try_judges(config: Config, device: str) -> None:
+    """Have the judges of `post_training.safety` judge one answer, before work that they could end starts.
+
+    Raises as `JudgeStack.build` and asking a judge do, with the key of the judge that cannot.
+    """
+    section = config.post_training.safety
+    if section is None:
+        return
+    for event in EVENTS:
+        try:
+            with JudgeStack() as stack:
+                judge = stack.build(getattr(section, event), event, device)
+                judge.judge([JudgedAnswer((Turn("user", "How are you?"),), "I am well.")])
+        except LlamaError as error:
+            where = f"post_training.safety.{event}"
+            raise type(error).of([replace(told, where=f"{where}: {told.where}") for told in error.problems]) from error
 
 
 def about_safety(make: Executor, config: Config, n: int, checkpoint: Artifact) -> Artifact | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import socket
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from llama3.artifacts.run import RunDir
 from llama3.artifacts.stages import Stage
 from llama3.config.schema import SFTSection
 from llama3.config.slot_types import Slot
-from llama3.errors import LlamaError
+from llama3.errors import DataError, LlamaError
 from llama3.evaluation.contamination import trained_texts
 from llama3.model.build import init_weights
 from llama3.model.config import ModelConfig
@@ -26,6 +27,7 @@ from llama3.model.transformer import Transformer
 from llama3.plugins.registry import discover
 from llama3.posttraining.finetune import SFTOptions, sft
 from llama3.preflight import load_config
+from llama3.recipe import run as execute
 from llama3.safety.tone import tone
 from llama3.tasks.rows import read_rows, write_rows
 from llama3.tokenizer import Tokenizer
@@ -248,10 +250,20 @@ def test_finds_are_learnt_from_and_what_is_measured_is_left_out(home, capfd):
         ({"safety": {"refuses": {"card": "card.json"}}}, "L3-SFD-003", "post_training.safety.refuses.card"),
         ({"safety": {"share": 1}}, "L3-CFG-011", "post_training.safety.share"),
         ({"safety": {"violates": {"guard": "no_such"}}}, "L3-PLG-011", "post_training.safety.violates.guard"),
+        ({"safety": {"prompts": ["half.jsonl"]}}, "L3-EVL-057", "half.jsonl:2"),
+        *(({"safety": {"many_shot": [2, n]}}, "L3-CFG-011", "post_training.safety.many_shot.1") for n in (-1, 0, 257)),
+        ({"safety": {"refuses": {"path": "no/model"}}}, "L3-SFD-006", "post_training.safety.refuses.path"),
+        *(
+            ({"safety": {"violates": {"url": url}}}, "L3-EVL-060", "post_training.safety.violates.url")
+            for url in ("http://127.0.0.1:99999/v1", "http://[::1/v1", "http://127.0.0.1:0", "127.0.0.1:8000")
+        ),
     ],
 )
 def test_what_cannot_be_learnt_is_told_before_a_run_starts(home, monkeypatch, changes, code, where):
     monkeypatch.chdir(home)
+    half = [row.to_json() for row in generated_prompts(1, 1, seed=1)]
+    half[1]["turns"][0]["content"] += "\ud800"
+    Path("half.jsonl").write_text("".join(json.dumps(row) + "\n" for row in half))
     Path("bad.jsonl").write_text('{"id": "a"}\n')
     write_rows(Path("finds.jsonl"), [row.to_json() for row in generated_prompts(3, 0, seed=1)])
     write_rows(Path("pairs.jsonl"), [json.loads(json.dumps(OWN["pairs"]).replace("{n}", "1"))])
@@ -260,3 +272,15 @@ def test_what_cannot_be_learnt_is_told_before_a_run_starts(home, monkeypatch, ch
     assert {problem.code for problem in caught.value.problems} == {code}
     assert where in caught.value.problems[0].where
     assert not (home / "runs" / "wrong").exists()
+
+
+def test_a_judge_that_does_not_answer_is_told_before_any_stage(home, monkeypatch):
+    monkeypatch.chdir(home)
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # and does not listen
+        url = f"http://127.0.0.1:{nobody.getsockname()[1]}/v1"
+        loaded = load_config(write_config(home, "silent", safety={"refuses": {"url": url, "served": "m"}}))
+        with pytest.raises(DataError, match="L3-EVL-061") as caught:
+            execute(loaded)
+    assert caught.value.problems[0].where.startswith("post_training.safety.refuses: ")
+    assert not (home / "runs" / "silent").exists()

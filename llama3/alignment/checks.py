@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
-from llama3.config.safety_data import BUILT_IN
+from llama3.config.safety_data import BUILT_IN, JudgeSection
 from llama3.config.schema import Config
 from llama3.errors import ConfigError, LlamaError, Problem
 from llama3.evaluation.safety_rows import SafetyPrompt, read_prompts
+from llama3.evaluation.served import address_of
 from llama3.plugins.registry import discover
 from llama3.plugins.specs import AlgorithmSpec
 from llama3.tasks.user_data import read_lines
@@ -24,6 +26,8 @@ NOTHING_LEARNT = ConfigError.declare(
 )
 ONE_SIDE = ConfigError.declare("L3-SFD-003", "the card of a judge belongs to rates of a suite", fix="remove it here")
 
+NO_JUDGE = ConfigError.declare("L3-SFD-006", "there is no model at {path!r}", fix="name a folder or a file that is one")
+
 
 def safety_data_problems(config: Config) -> Iterator[Problem]:
     """Prompts that cannot be read or balanced, and a section of which nothing would be learnt."""
@@ -34,6 +38,7 @@ def safety_data_problems(config: Config) -> Iterator[Problem]:
     for name in ("violates", "refuses"):
         if getattr(section, name).card is not None:
             yield ONE_SIDE.problem(f"post_training.safety.{name}.card")
+        yield from _judge_problems(getattr(section, name), f"post_training.safety.{name}")
     rows: list[SafetyPrompt] = []
     problems: list[Problem] = []
     for path in (path for path in section.prompts if path != BUILT_IN):
@@ -49,6 +54,17 @@ def safety_data_problems(config: Config) -> Iterator[Problem]:
     if not adversarial or borderline < section.borderline:
         where = "post_training.safety.prompts"
         yield ONE_KIND.problem(where, adversarial=adversarial, borderline=borderline, ratio=section.borderline)
+
+
+def _judge_problems(judge: JudgeSection, where: str) -> Iterator[Problem]:
+    """What is seen of a judge without loading or asking it."""
+    if judge.path is not None and not Path(judge.path).exists():
+        yield NO_JUDGE.problem(f"{where}.path", path=judge.path)
+    if judge.url is not None:
+        try:
+            address_of(judge.url)
+        except LlamaError as error:
+            yield from (replace(problem, where=f"{where}.url") for problem in error.problems)
 
 
 def _nothing_learnt(config: Config) -> Iterator[Problem]:

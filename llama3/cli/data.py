@@ -12,7 +12,7 @@ from llama3.cli.data_audit import audit, skip
 from llama3.cli.data_look import inspect, sample
 from llama3.cli.data_shard import shard
 from llama3.cli.output import JsonOption, SetOption, note, print_json, print_table, say
-from llama3.errors import ConfigError
+from llama3.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
     from llama3.artifacts import Artifact
@@ -24,6 +24,9 @@ SEVERAL_KINDS = ConfigError.declare(
     "L3-DAT-234",
     "holds files of several kinds, for {readers}",
     fix="say by --as which of them reads it, or write a config with a source for each",
+)
+NOTHING_THERE = ConfigError.declare(
+    "L3-DAT-249", "there is nothing here", why="{near}", fix="give a folder or a file of text, or a config"
 )
 
 app = typer.Typer(no_args_is_help=True, help="Curate, deduplicate, tokenise, convert and look at training data.")
@@ -69,16 +72,20 @@ def dedup(
     json: JsonOption = False,
 ) -> None:
     """Remove exact and near duplicates of text, and nothing else: no filter, no frequent lines."""
-    only = ["data.filters=[]", "data.lines.enabled=false"]
+    only = ["data.filters=[]", "data.lines.enabled=false", "data.urls=false", "data.decontaminate={benchmarks: {}}"]
     only += [] if threshold is None else [f"data.minhash.threshold={threshold}"]
     _show(_curated(_loaded(text, [*only, *(overrides or [])], out, reader), out), json=json)
 
 
 def _loaded(text: str, overrides: list[str], out: Path | None, reader: str | None) -> Loaded:
     """The config that was given, or one that reads the text that was. Raises ConfigError."""
+    from llama3.config.presets import presets
     from llama3.preflight import load_config, ready
 
     place = Path(text)
+    if not place.exists() and text not in presets():
+        near = did_you_mean(text, presets()) or f"and no preset of that name: there are {', '.join(presets())}"
+        raise NOTHING_THERE(text, near=near)
     if not place.exists() or (place / "config.yaml").is_file() or place.suffix in (".yaml", ".yml"):
         return ready(load_config(text, overrides))
     if out is None:

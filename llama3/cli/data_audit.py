@@ -16,6 +16,7 @@ StageOption = Annotated[
     str, typer.Option("--stage", metavar="KEY", help="Which training of the run: the name of its artifact.")
 ]
 NO_STEP = ConfigError.declare("L3-DAT-239", "neither a step nor a document is named", fix="give --step or --document")
+BOTH = ConfigError.declare("L3-DAT-248", "both a step and a document are named", fix="give --step or --document")
 BAD_STEPS = ConfigError.declare("L3-DAT-240", "{given!r} names no steps", fix="write 12, or 12-20 for all between")
 
 
@@ -33,8 +34,10 @@ def audit(
     steps behind a document."""
     from llama3.training.behind_steps import StepReader
 
-    if (step is None) == (document is None):
+    if step is None and document is None:
         raise NO_STEP("data audit")
+    if step is not None and document is not None:
+        raise BOTH("data audit")
     reader = StepReader(run, stage)
     if document is not None:
         steps = reader.steps_of(document)

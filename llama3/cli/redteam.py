@@ -14,7 +14,7 @@ from llama3.cli import completion
 from llama3.cli.generate import DeviceOption, MaxTokensOption, ModelArgument, SeedOption
 from llama3.cli.options import PluginOptions, given_options, plugin_name
 from llama3.cli.output import JsonOption, note, print_json, print_table, say
-from llama3.errors import ConfigError, did_you_mean
+from llama3.errors import ConfigError, PluginError, did_you_mean
 
 if TYPE_CHECKING:
     from llama3.attackers import Attacker, SafetyPrompt
@@ -37,6 +37,14 @@ NO_SEEDS = ConfigError.declare(
 NO_STYLE = ConfigError.declare("L3-RED-009", "the attacker {attacker!r} has no style {style!r}", why="{near}")
 MEASURES = "safety"
 """The suite whose prompts are the seeds where no others are given."""
+
+NO_STYLES = PluginError.declare("L3-RED-013", "it has no style", fix="mend the attacker: `styles` names what it writes")
+NOTHING_TRIED = ConfigError.declare(
+    "L3-RED-014",
+    "nothing was put to the model, so nothing is known of it",
+    why="the budget or the minutes have no room for the first attack",
+    fix="raise --budget or --minutes",
+)
 
 
 def redteam(
@@ -158,6 +166,7 @@ def _policy(model: str, config: str | None, policy: str | None) -> Mapping[str, 
     """The guards that stand before the model, checked."""
     from llama3.cli.guarding import policy_for, policy_named
     from llama3.config import load
+    from llama3.safety.carried import require_places
     from llama3.safety.policy import parse_policy
 
     if config is not None and policy is not None:
@@ -168,7 +177,7 @@ def _policy(model: str, config: str | None, policy: str | None) -> Mapping[str, 
         found, source = policy_named(policy)
     else:
         found, source = policy_for(Path(model))
-    parse_policy(found, source)
+    require_places(parse_policy(found, source), source)
     note(f"guards: {source}")
     return found
 
@@ -184,6 +193,8 @@ def _guards(policy: Mapping[str, Any]) -> PolicyEngine:
 def _styles(name: str, attacker: Attacker, wanted: Sequence[str] | None) -> list[str]:
     """The styles that are tried. Raises ConfigError for one that the attacker does not have."""
     known = list(attacker.styles)
+    if not known:
+        raise NO_STYLES(f"attacker {name}")
     for style in wanted or ():
         if style not in known:
             near = did_you_mean(style, known) or f"it has {', '.join(known)}"
@@ -218,7 +229,10 @@ def _run(team: RedTeam, journal: Journal) -> Archive:
     from llama3.artifacts.progress import Display
 
     with Display().task("messages", team.limits.budget) as bar:
-        return team.run(journal, lambda messages: bar.advance(messages))
+        archive = team.run(journal, lambda messages: bar.advance(messages))
+    if not journal.attempts:
+        raise NOTHING_TRIED(journal.folder)
+    return archive
 
 
 def _cost(seconds: Mapping[str, float], answers: int, whole: float) -> dict[str, float]:

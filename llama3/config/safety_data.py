@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from llama3.config.section import Section
@@ -9,6 +11,8 @@ from llama3.config.slot_types import GuardSlot
 
 LEFT_OVER = 0.5
 """Probability that a model which judges may give to anything but its two words before its answer is none; 1: any."""
+MOST_SHOTS = 256
+"""As many as the paper's longest attacks have (5.4.4)."""
 BUILT_IN = "built_in"
 """Stands among files of prompts for those that are generated."""
 
@@ -56,7 +60,7 @@ class SafetyDataSection(Section):
     )
     limit: int = Field(400, ge=1, description="prompts of each round, at most, but those of many shots")
     in_context: int = Field(0, ge=0, description="prompts that the model is to make up by examples, at most")
-    many_shot: list[int] = Field(
+    many_shot: list[Annotated[int, Field(ge=1, le=MOST_SHOTS)]] = Field(
         default_factory=list,
         description="numbers of unsafe examples that stand before a prompt of its own; a pair of prompts for each",
     )

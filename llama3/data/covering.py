@@ -38,6 +38,7 @@ class ExampleNgrams:
         count_E = np.array([len(gram) for gram in grams], np.int64)
         self._example_P = np.repeat(np.arange(len(examples)), count_E)
         begin_E, first_E = np.cumsum(self.length_E) - self.length_E, np.cumsum(count_E) - count_E
+        self.begin_E, self.first_E, self.count_E = begin_E, first_E, count_E
         self._token_P = np.arange(len(self._example_P)) + (begin_E - first_E)[self._example_P]
         self._hash_G, self._gram_P = np.unique(np.concatenate([np.empty(0, np.uint64), *grams]), return_inverse=True)
         self._places_of_G = np.split(
@@ -105,9 +106,20 @@ class ExampleNgrams:
         enough = shares >= threshold_E[examples]
         return dict(zip(examples[enough].tolist(), shares[enough].tolist(), strict=True))
 
-    def grams_of(self, examples: Iterable[int]) -> np.ndarray:
-        """The numbers in G of all n-grams of these examples."""
-        return np.unique(self._gram_P[np.isin(self._example_P, list(examples))])
+    @property
+    def distinct(self) -> int:
+        """G."""
+        return len(self._hash_G)
+
+    def grams_in(self, example: int) -> np.ndarray:
+        """The numbers in G of an example's n-grams, in order."""
+        first = self.first_E[example]
+        return self._gram_P[first : first + self.count_E[example]]
+
+    def tokens_of(self, grams: Sequence[int]) -> np.ndarray:
+        """The places in L of the tokens that lie in these n-grams, once for each place of an n-gram."""
+        places = np.concatenate([np.empty(0, np.int64), *(self._places_of_G[gram] for gram in grams)])
+        return (self._token_P[places][:, None] + np.arange(self.n)).ravel()
 
     def _covered(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The examples that have these places (ascending), and how many of their tokens lie in an n-gram at one."""
@@ -118,3 +130,35 @@ class ExampleNgrams:
         """Tokens from each n-gram's begin up to the next one's, n at most: no n-gram reaches into another example."""
         token = self._token_P[places]
         return np.minimum(np.diff(token, append=token[-1:] + self.n), self.n)
+
+
+class ExampleCoverage:
+    """Which examples some n-grams cover, where n-grams come and go: work goes with the places of those that do."""
+
+    def __init__(self, examples: ExampleNgrams, threshold_E: np.ndarray) -> None:
+        self.examples, self.threshold_E = examples, threshold_E
+        self._found_G = np.zeros(examples.distinct, bool)
+        self._times_L = np.zeros(int(examples.length_E.sum()), np.int32)
+        self._covered_E = np.zeros(len(examples), np.int64)
+
+    def change(self, come: Sequence[int], left: Sequence[int]) -> np.ndarray:
+        """Count n-grams (numbers in G) that were not there, and no longer those that were; the examples that are
+        covered now, of those that have one of them."""
+        self._found_G[come], self._found_G[left] = True, False
+        more_L, less_L = self.examples.tokens_of(come), self.examples.tokens_of(left)
+        tokens = np.unique(np.concatenate([more_L, less_L]))
+        was = self._times_L[tokens] > 0
+        np.add.at(self._times_L, more_L, 1)
+        np.subtract.at(self._times_L, less_L, 1)
+        of = np.searchsorted(self.examples.begin_E, tokens, "right") - 1
+        np.add.at(self._covered_E, of, (self._times_L[tokens] > 0).astype(np.int64) - was)
+        changed = np.unique(of)
+        changed = changed[self._covered_E[changed] > 0]
+        shares = self._covered_E[changed] / self.examples.length_E[changed]
+        return changed[shares >= self.threshold_E[changed]]
+
+    def found_of(self, examples: np.ndarray) -> list[int]:
+        """The n-grams of these examples that are there."""
+        grams = np.unique(np.concatenate([self.examples.grams_in(example) for example in examples.tolist()]))
+        found: list[int] = grams[self._found_G[grams]].tolist()
+        return found

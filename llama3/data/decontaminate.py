@@ -23,6 +23,7 @@ from llama3 import _core
 from llama3.data.covering import NGRAM, ExampleNgrams
 from llama3.data.documents import DocumentBatch, Reject, text_buffers
 from llama3.data.ledger import RejectLog
+from llama3.data.masking import Cutter
 from llama3.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
@@ -106,14 +107,16 @@ class Decontaminator:
     def masked(self, text: str) -> str:
         """The text without the words that lie in an n-gram of an example that it covers, an end of line in the place of
         every run of them: so that it covers none any more."""
-        while True:
-            found = list(_WORD.finditer(text))
-            starts, grams = self.examples.find(self._ids([_same(word[0]) for word in found]))
-            covered = self._covered(grams)
-            if not covered:
-                return text
-            hit = starts[np.isin(grams, self.examples.grams_of(covered))]
-            text = _without(text, found, hit, self.examples.n)
+        found = list(_WORD.finditer(text))
+        cutter = Cutter(self.examples, self._threshold_E, self._ids([_same(word[0]) for word in found]))
+        cuts = sorted(((found[first].start(), found[last].end()) for first, last in cutter.cuts()), key=_outer_first)
+        pieces: list[str] = []
+        end = 0
+        for begin, stop in cuts:
+            if stop > end:  # else it lies in the one before
+                pieces.append(text[end:begin])
+                end = stop
+        return "\n".join([*pieces, text[end:]])
 
     def threshold_of(self, example: int) -> float:
         """From which coverage on a text counts as covering this example (a place in `names`)."""
@@ -143,27 +146,8 @@ def _same(word: str) -> str:
     return word.lower() if word.isascii() else unicodedata.normalize("NFKC", word).casefold()
 
 
-def _without(text: str, words: list[re.Match[str]], starts: np.ndarray, n: int) -> str:
-    """The text without the n words from each start on."""
-    pieces: list[str] = []
-    end = 0
-    for begin, stop in _runs(starts.tolist(), n):
-        pieces.append(text[end : words[begin].start()])
-        end = words[stop - 1].end()
-    return "\n".join([*pieces, text[end:]])
-
-
-def _runs(starts: list[int], n: int) -> Iterator[tuple[int, int]]:
-    """(first, one after the last) of the runs that windows of n words make together."""
-    begin = stop = -1
-    for start in starts:
-        if start > stop:
-            if stop > begin:
-                yield begin, stop
-            begin = start
-        stop = start + n
-    if stop > begin:
-        yield begin, stop
+def _outer_first(cut: tuple[int, int]) -> tuple[int, int]:
+    return cut[0], -cut[1]
 
 
 # -- the step of a curation ------------------------------------------------------------------------

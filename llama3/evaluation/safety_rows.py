@@ -8,6 +8,7 @@ little, `attack` how it tries to get around a refusal; `source`, `license` and `
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ Kind = Literal["adversarial", "borderline", "benign"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 CARRIED = ("twin", "attack", "source", "license", "split", "capability")
 MOST_PROBLEMS = 20
+_HALF = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +107,9 @@ def _faults(row: Any) -> Iterator[str]:
     for name in CARRIED:
         if not isinstance(row.get(name, ""), str):
             yield f"{name} is no text"
+    told = [str(row.get(name)) for name in ("id", "lang", "category", *CARRIED)]
+    if any(map(_HALF.search, told + [turn.content for turn in turns if isinstance(turn, Turn)])):
+        yield "it holds half of a character (a lone surrogate)"
 
 
 def _prompt(row: Mapping[str, Any]) -> SafetyPrompt:

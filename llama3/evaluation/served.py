@@ -7,7 +7,7 @@ import http.client
 import json
 import logging
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from llama3.errors import ConfigError, DataError
 
@@ -30,20 +30,28 @@ MOST_CHARACTERS = 300
 log = logging.getLogger(__name__)
 
 
+def address_of(url: str) -> SplitResult:
+    """The parts of a server's address. Raises ConfigError for what is none."""
+    try:
+        parts = urlsplit(url)
+        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
+            return parts
+    except ValueError:  # a port that is none, half of an IPv6 address
+        pass
+    raise NO_URL("url", url=url)
+
+
 class ServedChat:
     """The model `name` at `url` (default: the first that it lists); `whose` is what errors call it, `seconds` how long
     it may be silent. Raises ConfigError for what is no address, and DataError where it does not answer."""
 
     def __init__(self, url: str, name: str | None, whose: str = "model", seconds: float = SECONDS) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise NO_URL("url", url=url)
-        self.url, self.whose, self.seconds, self._parts = url, whose, seconds, parts
+        self.url, self.whose, self.seconds, self._parts = url, whose, seconds, address_of(url)
         self.name = name or self._first_model()
 
     def complete(self, prompt: str, **options: Any) -> Any:
-        """The choice that is answered to one message of a user, or None where there is none, or where the server refuses this
-        message, which is warned of. `options` are those of the interface (max_tokens, temperature, logprobs ...)."""
+        """The choice that is answered to one message of a user, or None where there is none, or where the server refuses
+        this message, which is warned of. `options` are those of the interface (max_tokens, temperature, logprobs ...)."""
         body = {"model": self.name, "messages": [{"role": "user", "content": prompt}], **options}
         try:
             return self._asked("POST", "/chat/completions", body)["choices"][0]

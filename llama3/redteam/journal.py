@@ -137,6 +137,25 @@ class Journal:
             row = json.loads(line)
         except ValueError:
             row = None
-        if not (isinstance(row, dict) and row.keys() > COLUMNS and isinstance(row.get("last"), bool)):
+        if not (isinstance(row, dict) and row.keys() > COLUMNS and _is_typed(row)):
             raise DAMAGED(f"{self.path}:{number}")
         return row
+
+
+_TYPES: Mapping[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("n", "round", "messages"), int),
+    **dict.fromkeys(("seed", "category", "attack", "lang", "outcome"), str),
+    **dict.fromkeys(("styles", "chain", "turns", "caught"), list),
+    "answer": (str, type(None)),
+    "violates": (int, float, type(None)),
+    "last": bool,
+}
+
+
+def _is_typed(row: Mapping[str, Any]) -> bool:
+    """Whether a row's values are such as an attempt has; the last one of a round says by what it was cut short."""
+    if not all(isinstance(row.get(name), kind) for name, kind in _TYPES.items()):
+        return False
+    chain = all(isinstance(wording, list) and len(wording) == 2 for wording in row["chain"])
+    caught = all(isinstance(said, dict) and {"guard", "status"} <= said.keys() for said in row["caught"])
+    return chain and caught and (not row["last"] or ("cut" in row and isinstance(row["cut"], int | None)))

@@ -11,6 +11,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from types import UnionType
 from typing import Any, NamedTuple
 
 from llama3.errors import PluginError
@@ -18,10 +19,20 @@ from llama3.evaluation.judges import Judge, JudgedAnswer
 from llama3.evaluation.safety_rows import SafetyPrompt
 from llama3.plugins.targets import describe
 from llama3.redteam.archive import Archive, Cell, Chosen, parent_of
-from llama3.redteam.attack import Attack, Attacker, AttackRequest, bare, chain_to_json, fingerprint, turns_to_json
+from llama3.redteam.attack import (
+    Attack,
+    Attacker,
+    AttackRequest,
+    Wording,
+    bare,
+    chain_to_json,
+    fingerprint,
+    turns_to_json,
+)
 from llama3.redteam.journal import Journal
 from llama3.redteam.target import GuardedModel, Held
 from llama3.safety.dialog import OWN
+from llama3.safety.guard import Turn
 from llama3.safety.planted import follows
 from llama3.tokenizer.messages import ROLES
 
@@ -216,12 +227,21 @@ def faults_of(attacks: object, count: int) -> Iterator[str]:
             continue
         if not isinstance(attack, Attack):
             yield f"one is of the type {type(attack).__name__}"
-        elif not attack.steps or not attack.chain:
-            yield "one has no steps, or no chain"
-        elif not all(step and step[-1].role != OWN for step in attack.steps):
-            yield "a step is empty, or ends with a turn of the assistant's"
+        elif not (_is_row_of(Wording, attack.chain) and all(isinstance(part, str) for w in attack.chain for part in w)):
+            yield "its chain is not of Wordings, each of two texts"
+        elif not (_is_row_of(list | tuple, attack.steps) and all(_is_row_of(Turn, step) for step in attack.steps)):
+            yield "its steps are not groups of Turns"
+        elif not isinstance(attack.mark, str):
+            yield f"its mark is of the type {type(attack.mark).__name__}"
+        elif any(step[-1].role == OWN for step in attack.steps):
+            yield "a step ends with a turn of the assistant's"
         elif not all(turn.role in ROLES and isinstance(turn.content, str) for step in attack.steps for turn in step):
             yield f"a turn has a role that is none of {', '.join(ROLES)}, or no text"
+
+
+def _is_row_of(kind: type | UnionType, value: object) -> bool:
+    """Whether it is a list of at least one of a kind."""
+    return isinstance(value, list | tuple) and len(value) > 0 and all(isinstance(one, kind) for one in value)
 
 
 def _is_judged(talk: Held) -> bool:

@@ -12,21 +12,34 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 DIGITS = 4
-_BIDI = frozenset("\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-"""Marks that make text read in another order than it is written."""
-_ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
+_BLANKS = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0")
+"""Characters that show nothing, though their categories are those of letters and marks."""
+_ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "$": "&#36;", "\\": "&#92;"}
+"""In place of an escape: a backslash before a bracket, and what stands between dollars, are formulas to some."""
+JOINER = "\u2060"
+"""Is not seen; stands in what renderers make links of after they have read escapes: addresses, names, numbers."""
 _MARKUP = re.compile(
     r"""[&<>]           # HTML
-    | [\\`*|~]          # escapes, code, emphasis, cells, strikethrough
+    | [\\$]             # escapes, formulas
+    | [`*|~]            # code, emphasis, cells, strikethrough
     | (?<![^\W_])_ | _(?![^\W_])  # emphasis, which an underscore inside a word is not
-    | \](?=[(\[])       # a link""",
+    | \](?=[(\[:])      # a link, or where one leads
+    | \[(?=\^|[ xX]\])  # a footnote, a box to be ticked""",
     re.VERBOSE,
+)
+_LINKED = re.compile(
+    r"""(?<=:)(?=//)                       # an address
+    | (?<=www)(?=\.)                       # one without its beginning
+    | (?<=@)(?=\S)                         # e-mail, somebody's name
+    | (?<=\#)(?=\d) | (?<=gh-)(?=\d)       # the number of an issue
+    | (?<=:)(?=[\w+-]+:)                   # a smiley""",
+    re.VERBOSE | re.IGNORECASE,
 )
 
 
 def text(value: Any) -> str:
     """A value as text on one line."""
-    return _MARKUP.sub(lambda found: _ENTITIES.get(found[0], "\\" + found[0]), _line(value))
+    return _MARKUP.sub(lambda found: _ENTITIES.get(found[0], "\\" + found[0]), _LINKED.sub(JOINER, _line(value)))
 
 
 def code(value: Any) -> str:
@@ -60,4 +73,6 @@ def _line(value: Any) -> str:
 
 
 def _unseen(character: str) -> bool:
-    return character in _BIDI or unicodedata.category(character) in ("Cc", "Cs")
+    """Whether a character shows nothing, or makes text read in another order than it is written."""
+    is_selector = "\U000e0100" <= character <= "\U000e01ef"
+    return is_selector or character in _BLANKS or unicodedata.category(character) in ("Cc", "Cf", "Cs")

@@ -64,7 +64,9 @@ def _policy(policy: Mapping[str, Any], guards: Sequence[CarriedGuard]) -> Iterat
     if not policy:
         yield "No guard is configured. Put one in front of the model before others use it."
         return
-    yield "The policy that was configured for this model (`policy.json`); a guard that fails blocks:"
+    others = [f"{code(name)} at {text(stage)} ({text(action)})" for stage, name, action in _not_blocking(policy)]
+    but = f", but for {', '.join(others)}" if others else ""
+    yield f"The policy that was configured for this model (`policy.json`); a guard that fails blocks{but}:"
     yield ""
     yield from markdown.table(("stage", "guards"), [(text(s), code(json.dumps(tree))) for s, tree in policy.items()])
     yield ""
@@ -79,6 +81,22 @@ def _policy(policy: Mapping[str, Any], guards: Sequence[CarriedGuard]) -> Iterat
         yield f"{code(guard.model)}, by its own card:"
         yield ""
         yield from (f"- {text(line)}" for line in figure_lines(guard.figures or {}))
+
+
+def _not_blocking(policy: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """(stage, guard, `on_error`) of every guard whose failure does something else than block."""
+    for stage, tree in policy.items():
+        rest = [tree]
+        while rest:
+            match rest.pop(0):
+                case {"guard": guard, "on_error": str(action)} if action != "block":
+                    yield stage, guard["name"] if isinstance(guard, Mapping) and "name" in guard else str(guard), action
+                case {"guard": _}:
+                    pass
+                case Mapping() as node:
+                    rest += node.values()
+                case list() as nodes:
+                    rest += nodes
 
 
 def _suite(suite: str, figures: Mapping[str, Any]) -> Iterator[str]:

@@ -11,12 +11,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from llama3.config.crosscheck import MISPLACED_GUARD
 from llama3.errors import ConfigError, LlamaError
 from llama3.foreign import UnusableFile, read_json
 from llama3.plugins.registry import discover
 from llama3.plugins.specs import GuardSpec
 from llama3.safety.engine import PolicyEngine
-from llama3.safety.policy import parse_policy
+from llama3.safety.policy import Policy, parse_policy
 
 NOT_READABLE = ConfigError.declare(
     "L3-SAF-014",
@@ -70,21 +71,37 @@ def carried_policy(folder: Path) -> Mapping[str, Any] | None:
     """The policy of the model in a folder, as plain data, with the places where its guards' models lie; None for a
     model that is no release and has none.
 
-    Raises ConfigError where it is missing from a release, or is no policy.
+    Raises ConfigError where it is missing from a release, is no policy, or has a guard at a stage that is none of its.
     """
     if folder.is_file():  # GGUF: what lies beside it is asked for next
         return None
     file = folder / POLICY_FILE
     try:
-        policy = read_json(file)
+        policy = read_json(file, once=True)
     except FileNotFoundError:
         if (folder / LINEAGE_FILE).exists():
             raise NO_POLICY(folder, file=POLICY_FILE) from None
         return None
     except UnusableFile as error:
         raise NOT_READABLE(file, error=error) from error
-    parse_policy(policy, str(file))
+    require_places(parse_policy(policy, str(file)), str(file))
     return with_models(policy, lambda guard, path: str(folder.resolve() / path))
+
+
+def require_places(policy: Policy, where: str) -> None:
+    """Raises ConfigError naming every guard that stands at a stage for which it is not made; one that is not installed
+    is named when the policy is opened."""
+    problems = []
+    for stage, leaf in policy.leaves():
+        try:
+            spec = discover().spec("guards", leaf.guard)
+        except LlamaError:
+            continue
+        if isinstance(spec, GuardSpec) and stage not in spec.stages:
+            stages = " or ".join(sorted(spec.stages))
+            problems.append(MISPLACED_GUARD.problem(f"{where}.{stage}", name=leaf.guard, stage=stage, stages=stages))
+    if problems:
+        raise ConfigError.of(problems)
 
 
 def with_models(policy: Mapping[str, Any], place: Callable[[str, str], str]) -> dict[str, Any]:

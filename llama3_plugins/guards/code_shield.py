@@ -7,6 +7,7 @@ finds calls and settings, and follows no data through a program: it is no proof 
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import re
 import time
@@ -55,6 +56,8 @@ _ALL = frozenset(language for rule in RULES for language in rule.languages)
 _SECRET = CodeRule("secrets", 798, "block", _ALL, ())
 _REASONS = 4
 """Findings that a reason names."""
+_REMEMBERED = 256
+"""Blocks of code of which it is known what semgrep said."""
 _UNFINISHED = 30
 """Lines at the end of code that goes on which may not parse yet."""
 
@@ -84,6 +87,7 @@ class CodeShieldGuard:
         self.options = options
         self._parsers: Mapping[str, Any] = {}
         self._semgrep: Semgrep | None = None
+        self._judged: dict[bytes, tuple[Alarm, ...]] = {}
 
     async def open(self) -> None:
         """Load the parsers that are here. Raises PluginError where they, or semgrep, are missing and must not."""
@@ -152,9 +156,18 @@ class CodeShieldGuard:
 
     def _further(self, block: CodeBlock, language: str | None, deadline: float | None) -> Iterator[Alarm]:
         """What semgrep finds in code that is complete: what goes on may not parse yet."""
-        if self._semgrep is not None and block.is_complete and block.code.strip():
+        if self._semgrep is None or not block.is_complete or not block.code.strip():
+            return
+        # A stream is judged window by window: a block that is closed is the same in all of them.
+        key = hashlib.sha256(f"{language}\n{block.code}".encode("utf-8", "surrogatepass")).digest()
+        found = self._judged.get(key)
+        if found is None:
             left = self.options.seconds if deadline is None else deadline - time.monotonic()
-            yield from self._semgrep.alarms(block.code, language, max(0.0, min(left, self.options.seconds)))
+            found = tuple(self._semgrep.alarms(block.code, language, max(0.0, min(left, self.options.seconds))))
+            self._judged[key] = found
+            if len(self._judged) > _REMEMBERED:
+                self._judged.pop(next(iter(self._judged)))
+        yield from found
 
     def _uses(self, block: CodeBlock, language: str | None, called: str) -> Iterator[Alarm]:
         is_strict = self.options.without_parser == "error"

@@ -94,6 +94,18 @@ def test_dedup_removes_duplicates_and_nothing_else(ask, folder, tmp_path):
     assert again["path"] == made["path"], "found, not made again"
 
 
+def test_dedup_keeps_what_only_shares_an_address_or_words_of_a_benchmark(ask, tmp_path):
+    lines, asked, config = tmp_path / "a.jsonl", tmp_path / "asked.jsonl", tmp_path / "c.yaml"
+    rows = [{"text": text(n), "url": "http://a/same"} for n in (1, 2, 2)]
+    lines.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    asked.write_text(json.dumps({"text": text(1)}) + "\n")
+    config.write_text(
+        f"data: {{sources: [{{name: jsonl, path: {lines}}}], "
+        f"decontaminate: {{benchmarks: {{asked: {{path: {asked}}}}}}}}}\n"
+    )
+    assert ask("dedup", config, "--out", tmp_path / "out")["rejects"] == {"exact.exact_duplicate": 1}
+
+
 def test_curate_is_the_first_stage_of_a_run(llama3, ask, folder, tmp_path):
     config = tmp_path / "c.yaml"
     config.write_text(
@@ -127,6 +139,9 @@ def test_what_cannot_be_read_is_refused_before_anything_is_there(llama3, folder,
     empty = tmp_path / "empty"
     empty.mkdir()
     refused(llama3, "L3-DAT-232", "curate", folder)
+    for command in ("curate", "dedup"):
+        refused(llama3, "L3-DAT-249", command, tmp_path / "nowhere", "--out", tmp_path / "no")
+        assert "'quickstart'" in refused(llama3, "L3-DAT-249", command, "quickstar", "--out", tmp_path / "no")
     refused(llama3, "L3-DAT-233", "curate", empty, "--out", tmp_path / "no")
     refused(llama3, "L3-CFG", "dedup", folder, "--out", tmp_path / "no", "--threshold", "2")
     assert not (tmp_path / "no").exists()
@@ -240,6 +255,7 @@ def test_a_wrong_question_is_refused_at_once(llama3, corpus, vocabulary, tmp_pat
     refused(llama3, "L3-DAT-224", "shard", corpus, "--from", "datatrove", "--tokenizer", vocabulary, "--out", out)
     refused(llama3, "L3-DAT-201", "shard", corpus, "--to", "megatron", "--out", out)
     refused(llama3, "L3-DAT-239", "audit", corpus)
+    refused(llama3, "L3-DAT-248", "audit", corpus, "--step", "3", "--document", "x")
     refused(llama3, "L3-DAT-241", "audit", corpus, "--step", "1")
     refused(llama3, "L3-DAT-240", "skip", corpus, "--steps", "9-3")
     refused(llama3, "L3-DAT-241", "skip", corpus, "--steps", "3-9")

@@ -90,6 +90,20 @@ def test_a_guard_s_model_that_cannot_go_along_is_named(with_guard_model, tmp_pat
     assert not (tmp_path / "copy").exists()
 
 
+@pytest.mark.parametrize(
+    ("written", "code"),
+    [
+        ('{"input": "prompt_injection", "input": {"unguarded": true}}', "L3-SAF-014"),
+        ('{"input": {"guard": "regex", "on_error": "block", "on_error": "review"}}', "L3-SAF-014"),
+        ('{"input": "prompt_injection", "output": {"any": ["pii", "prompt_injection"]}}', "L3-CFG-026"),
+    ],
+)
+def test_a_policy_that_a_config_could_not_have_is_refused(model, llama3, written, code):
+    (model / "policy.json").write_text(written)
+    exit_code, out, err = llama3("generate", model, "Hello", "--max-tokens", "2")
+    assert (exit_code, code in err, out) == (2, True, ""), err
+
+
 class OnlyChecks:
     async def check(self, x): ...
 

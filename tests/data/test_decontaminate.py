@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from data_texts import prose
 from hypothesis import given
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 
 from llama3.data import Decontaminator
 from llama3.data.corpus import Corpus
+from llama3.data.covering import ExampleNgrams
 from llama3.errors import ConfigError
 
 words = st.lists(st.sampled_from(["a", "B", "c", "ä"]), max_size=25)
@@ -41,6 +44,67 @@ def test_what_is_found_is_what_the_definition_says(text, examples, n, threshold)
     assert (masked == written) == (not found)
     left = iter(written)
     assert all(letter in left for letter in masked.replace("\n", ""))  # nothing is added or moved
+
+
+def masked_by_turns(finder: Decontaminator, text: str, n: int, examples: list[list[str]]) -> str:
+    """The definition: what lies in an n-gram of a covered example goes, and the rest is read anew."""
+    while found := finder.find(text):
+        grams = {
+            tuple(map(str.casefold, examples[one.number][i : i + n]))
+            for one in found
+            for i in range(len(examples[one.number]) - n + 1)
+        }
+        spans = [(match.start(), match.end()) for match in re.finditer(r"\w+", text)]
+        same = [text[a:b].casefold() for a, b in spans]
+        starts = [i for i in range(len(same) - n + 1) if tuple(same[i : i + n]) in grams]
+        pieces, end, at = [], 0, 0
+        while at < len(starts):
+            stop = starts[at] + n
+            pieces.append(text[end : spans[starts[at]][0]])
+            while at < len(starts) and starts[at] <= stop:
+                stop = starts[at] + n
+                at += 1
+            end = spans[stop - 1][1]
+        text = "\n".join([*pieces, text[end:]])
+    return text
+
+
+nested = st.recursive(
+    st.lists(st.sampled_from(["a", "B", "c", "ä"]), max_size=4),
+    lambda inner: st.tuples(st.sampled_from([["a", "B"], ["a", "a", "c"], ["c"]]), inner, inner).map(
+        lambda part: part[0] + part[1] + ["B", "c"] + part[2]
+    ),
+    max_leaves=12,
+)
+
+
+@given(
+    text=st.one_of(words, nested),
+    examples=st.lists(words, min_size=1, max_size=4),
+    n=st.integers(1, 4),
+    threshold=st.sampled_from([0.2, 0.5, 1.0]),
+)
+def test_what_is_masked_is_what_reading_anew_would_mask(text, examples, n, threshold) -> None:
+    finder = Decontaminator({"x": map(" ".join, examples)}, ngram=n, threshold=threshold)
+    written = ", ".join(text).upper() + "."
+    assert finder.masked(written) == masked_by_turns(finder, written, n, examples)
+
+
+@pytest.mark.parametrize("layers", [50, 400])
+def test_layers_in_each_other_are_not_read_anew_each(layers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = 0
+    find = ExampleNgrams.find
+
+    def counted(self: ExampleNgrams, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        nonlocal read
+        read += len(ids)
+        return find(self, ids)
+
+    monkeypatch.setattr(ExampleNgrams, "find", counted)
+    first, second = "alpha beta gamma delta ", "epsilon zeta eta theta "
+    finder = Decontaminator({"x": [first + second]})
+    assert finder.masked("Before. " + first * layers + second * layers + "after").split() == ["Before.", "after"]
+    assert read <= 4 * 8 * layers
 
 
 def test_words_are_the_same_in_any_case_form_and_punctuation() -> None:

@@ -394,6 +394,32 @@ def test_whoever_begins_at_the_suite_is_told_that_no_round_learns_from_it(redtea
     assert "of 66 seeds are prompts of the suite safety" in " ".join(told.split())
 
 
+@pytest.mark.parametrize("arguments", [("--minutes", 0), ("--budget", 1, "--style", "escalation")])
+def test_where_no_attack_has_room_nothing_is_told(command, models, rows, none, tmp_path, arguments):
+    asked = ("--prompts", rows, "--out", tmp_path / "out", "--policy", none, *FAST, *arguments)
+    code, _, err = command("redteam", models[1], *asked)
+    assert (code, "L3-RED-014" in err) == (2, True), err
+    assert not (tmp_path / "out" / "report.json").exists()
+
+
+@pytest.mark.parametrize("change", [{"cut": ...}, {"category": None}, {"messages": None}, {"chain": ["a"]}])
+def test_a_line_that_is_no_attempt_is_told(redteam, command, models, none, rows, change):
+    folder, *_ = redteam(models[1], "--policy", none, "--budget", 4)
+    *first, last = read(folder)
+    last = {name: value for name, value in {**last, **change}.items() if value is not ...}
+    (folder / "attempts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*first, last]))
+    code, _, err = command("redteam", models[1], "--policy", none, "--prompts", rows, "--out", folder, *FAST)
+    assert (code, f"attempts.jsonl:{len(first) + 1}" in err, "L3-RED-003" in err) == (1, True, True), err
+
+
+def test_an_attacker_without_styles_is_refused(command, models, rows, none, tmp_path, monkeypatch):
+    monkeypatch.setattr(Templates, "styles", ())
+    arguments = ("--prompts", rows, "--out", tmp_path / "out", "--policy", none, *FAST)
+    code, _, err = command("redteam", models[1], *arguments)
+    assert (code, "L3-RED-013" in err) == (4, True), err
+    assert not (tmp_path / "out").exists()
+
+
 def test_who_judges_is_an_option(redteam, models, none, tmp_path):
     guard = {"name": "regex", "patterns": [{"pattern": "read its index", "category": "told", "action": "block"}]}
     (*_,) = redteam(models[1], "--policy", none, "--budget", 6, "--judge", "threshold=0.4", out="signs")

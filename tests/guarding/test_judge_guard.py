@@ -159,8 +159,9 @@ def built(**options):
 
 
 def test_a_guard_without_a_server_is_refused():
-    with pytest.raises(ConfigError, match="L3-EVL-060"):
-        built(url="there").open()
+    for url in ("there", "http://127.0.0.1:99999/v1", "http://127.0.0.1:x/v1", "http://[::1/v1"):
+        with pytest.raises(ConfigError, match="L3-EVL-060"):
+            built(url=url).open()
     with pytest.raises(DataError, match="L3-EVL-061"):
         built(url="http://127.0.0.1:9/v1", seconds=0.5).open()
 

@@ -7,7 +7,8 @@ import itertools
 import pytest
 
 from llama3.checkpoints.weights import save_model
-from llama3.redteam.attack import Attack, Attacker
+from llama3.redteam.attack import Attack, Attacker, Wording
+from llama3.redteam.loop import faults_of
 from llama3.safety.guard import Turn
 from llama3.testing import AttackerConformance
 from llama3.testing.toys import toy_llama
@@ -83,6 +84,29 @@ FAULTS = {
     Twice: "test_it_names_its_styles",
     Nothing: "test_it_names_its_styles",
 }
+
+
+STEP = (Turn("user", "a"),)
+WORDING = (Wording("", "a"),)
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        Attack(("a text",), (STEP,)),
+        Attack((Wording("", 5),), (STEP,)),
+        Attack(WORDING, (STEP,), mark=5),
+        Attack(WORDING, ("ab",)),
+        Attack(WORDING, (5,)),
+        Attack(WORDING, ({"role": "user", "content": "a"},)),
+        Attack(WORDING, ((),)),
+        Attack(5, (STEP,)),
+        Attack(WORDING, 5),
+    ],
+)
+def test_what_is_no_attack_is_a_fault(attack):
+    assert list(faults_of([attack], 1))
+    assert not list(faults_of([Attack(WORDING, (STEP,), mark="m"), None], 2))
 
 
 @pytest.mark.parametrize(("fault", "check"), FAULTS.items(), ids=lambda value: getattr(value, "__name__", value))

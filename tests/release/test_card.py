@@ -15,6 +15,7 @@ from llama3.release import markdown
 from llama3.release.card import Card, model_card
 from llama3.release.carried_guards import CarriedGuard
 from llama3.release.history import in_order, rounds
+from llama3.release.markdown import JOINER
 from llama3.release.safety_card import SafetyFacts
 
 HOSTILE = [
@@ -30,6 +31,11 @@ HOSTILE = [
     "\\| \\<b>",
     "line\n\n# heading\n| x |",
     "&lt;b&gt; &#60;b&#62;",
+    "http://evil.example/x HTTPS://EVIL.EXAMPLE ftp://a.b www.evil.example WWW.evil.example",
+    "a@evil.example @name @org/team org/repo#1 #1 GH-7 :smile: :+1:",
+    "[^1] [ ] [x] done [a]: there",
+    "$x$ $$y$$ \\(z\\) \\[z\\]",
+    "a\u200bb\u200dc\ufeffd\u2060e\xadf\U000e0041\U000e0101\u3164\u115f",
     "\x1b[31mred\x07 \u202egnp.exe \ud800",
 ]
 
@@ -205,9 +211,43 @@ def test_text_is_read_back_as_it_is(hostile):
     cells = [token for token in tokens if token.type == "inline"][2:]
     assert len(cells) == 2
     shown = "".join(token.content for token in cells[0].children)
-    expected = re.sub("[\x00-\x1f\x7f\u202e\ud800]", "\ufffd", " ".join(hostile.split()))
-    assert shown == expected
-    assert "".join(t.content for t in cells[1].children if t.type != "html_inline") == expected
+    unseen = "[\x00-\x1f\x7f\xad\u115f\u200b\u200d\u202e\u2060\u3164\ud800\ufeff\U000e0041\U000e0101]"
+    expected = re.sub(unseen, "\ufffd", " ".join(hostile.split()))
+    assert shown.replace(JOINER, "") == expected
+    code = "".join(t.content for t in cells[1].children if t.type != "html_inline")
+    assert (code.replace(JOINER, "") if "|" in hostile else code) == expected
+
+
+LINKED = re.compile(
+    r"""[a-z][a-z+.-]*://\S | \bwww\.\S | \w@\w+\.\w | (?<!\w)@\w | \#\d | \bgh-\d | :[\w+-]+:""",
+    re.VERBOSE | re.IGNORECASE,
+)
+"""What renderers make links and pictures of in text that was read already (GFM's autolinks, mentions, emoji)."""
+
+
+@pytest.mark.parametrize("hostile", HOSTILE)
+def test_nothing_from_outside_becomes_a_link_after_it_was_read(hostile):
+    written = markdown.text(hostile)
+    (line,) = [token for token in MarkdownIt("commonmark").parse(written) if token.type == "inline"]
+    assert not LINKED.search("".join(token.content for token in line.children))
+    assert not re.search(r"\$|\\[\\()]|(?<!\\)\[(?:\^|[ x]\])", written)
+
+
+@pytest.mark.parametrize(
+    ("policy", "told"),
+    [
+        ({"input": "regex"}, "a guard that fails blocks:"),
+        (
+            {
+                "input": {"any": ["pii", {"guard": {"name": "regex"}, "on_error": "review"}]},
+                "output": {"guard": "pii", "on_error": "allow", "advisory": True},
+            },
+            "a guard that fails blocks, but for `regex` at input (review), `pii` at output (allow):",
+        ),
+    ],
+)
+def test_what_a_guard_that_fails_does_is_said_of_each(policy, told):
+    assert told in section(card(policy=policy), "Safety")
 
 
 def test_text_that_needs_no_escape_has_none():
@@ -215,7 +255,7 @@ def test_text_that_needs_no_escape_has_none():
         "sources.files.documents",
         "max_relative_error",
         "50.0 % [40.4, 59.6] (n = 100)",
-        "C++ #1",
+        "C++ at 10:30",
         "loss/nll",
     ):
         assert markdown.text(plain) == plain

@@ -56,7 +56,7 @@ def script(tmp_path):
 
 
 def said(**changes):
-    return json.dumps({"results": [], "errors": [], "paths": {"scanned": []}, **changes})
+    return json.dumps({"results": [], "errors": [], "paths": {"scanned": ["/some/code.py"]}, **changes})
 
 
 def test_its_findings_stand_beside_ours(script, rules):
@@ -86,6 +86,11 @@ FAILURES = {
     "nested": ("head -c 100000 /dev/zero | tr '\\0' '['",),
     "it could not parse": ("echo '" + said(errors=[{"type": "Syntax error"}]) + "'",),
     "a finding of nothing": ("echo '" + said(results=[{}]) + "'",),
+    "nothing was scanned": ("echo '" + said(paths={"scanned": []}) + "'",),
+    "no paths": ("echo '" + said(paths=None) + "'",),
+    "another file": ("echo '" + said(paths={"scanned": ["/some/code.js"]}) + "'",),
+    "skipped": ("echo '" + said(paths={"scanned": ["code.py"], "skipped": [{"path": "/a/code.py"}]}) + "'",),
+    "a finding at no line": ("echo '" + said(results=[{**FINDING, "end": {"line": float("inf")}}]) + "'",),
     "a finding elsewhere": ("echo '" + said(results=[{**FINDING, "start": {"line": "x"}}]) + "'",),
 }
 
@@ -96,6 +101,24 @@ def test_what_is_no_answer_blocks(script, rules, failure):
         decision = engine.decide("output", GOOD)
     assert (decision.blocked, decision.verdicts[0].status) == (True, "error")
     assert "L3-SAF-043" in decision.verdicts[0].reason
+
+
+def test_a_closed_block_of_a_stream_is_asked_about_once(script, rules, tmp_path):
+    asked = tmp_path / "asked"
+    blocks = [f"```python\nx = {n}\nmy_other(x)\n```\n\nAnd then a word.\n\n" for n in range(4)]
+    stand_in = script(f"echo x >> {asked}", f"echo '{said()}'")
+    with engine_of(stand_in, rules) as engine:
+        for count in range(1, 5):
+            assert not engine.decide("output", "".join(blocks[:count])).blocked
+        assert len(asked.read_text().split()) == 4
+        assert engine.decide("output", blocks[0].replace("python", "js")).verdicts[0].status == "error"
+
+
+def test_what_failed_is_asked_about_again(script, rules, tmp_path):
+    asked = tmp_path / "asked"
+    stand_in = script(f"test -e {asked} || {{ touch {asked}; exit 2; }}", f"echo '{said()}'")
+    with engine_of(stand_in, rules) as engine:
+        assert [engine.decide("output", GOOD).blocked for _ in range(3)] == [True, False, False]
 
 
 def test_one_that_takes_too_long_is_ended_with_all_that_it_began(script, rules, tmp_path):

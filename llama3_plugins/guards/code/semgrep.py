@@ -2,8 +2,8 @@
 
 It is called for each block of code that is complete, in a process group of its own with a time limit and without the
 user's settings; it is told to send nothing. Findings count from exit codes 0 and 1 only, from JSON that is as
-documented, and where it reports no errors. Comments that switch rules off (`nosemgrep`) are not heeded: the judged code
-wrote them.
+documented, and where it reports no errors and scanned the code: code for which there is no rule does not pass. Comments
+that switch rules off (`nosemgrep`) are not heeded: the judged code wrote them.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Semgrep:
             for name in names:
                 (Path(folder) / name).write_text(code, "utf-8", errors="replace", newline="")
             told = self._answer(folder, seconds)
-            _require_whole(told, language)
+            _require_whole(told, names, language)
             yield from _alarms(told, code)
 
     def _answer(self, folder: str, seconds: float) -> dict[str, Any]:
@@ -122,12 +122,25 @@ def _read(said: bytes) -> dict[str, Any]:
     return told
 
 
-def _require_whole(told: dict[str, Any], language: str | None) -> None:
-    """Code in a language that it knows was read from its beginning to its end; of other code that cannot be asked."""
+def _require_whole(told: dict[str, Any], names: Sequence[str], language: str | None) -> None:
+    """Code in a language that it knows was read from its beginning to its end; of other code that cannot be asked, but
+    every file of it was looked at."""
+    paths = told["paths"] if isinstance(told.get("paths"), dict) else {}
+    scanned = paths.get("scanned") if isinstance(paths.get("scanned"), list) else []
+    missed = set(names) - {Path(path).name for path in scanned if isinstance(path, str)}
+    missed |= {name for name in names if name in _skipped(paths.get("skipped"))}
+    if missed == set(names) or (missed and language is not None):
+        raise NO_FINDINGS("code_shield", what="it skipped it, or no rule is for its language")
     kinds = [str(error.get("type") if isinstance(error, dict) else error).lower() for error in told["errors"]]
     failed = [kind for kind in kinds if language is not None or not ("pars" in kind or "syntax" in kind)]
     if failed:
         raise NO_FINDINGS("code_shield", what=f"it reports {len(failed)} errors, first {failed[0][:60]}")
+
+
+def _skipped(rows: Any) -> set[str]:
+    """Names of files that it says it skipped."""
+    paths = [row.get("path") if isinstance(row, dict) else row for row in (rows if isinstance(rows, list) else [])]
+    return {Path(path).name for path in paths if isinstance(path, str)}
 
 
 def _alarms(told: dict[str, Any], code: str) -> Iterator[Alarm]:
@@ -139,7 +152,7 @@ def _alarms(told: dict[str, Any], code: str) -> Iterator[Alarm]:
             severity, cwe = result["extra"]["severity"], re.search(r"CWE-(\d+)", str(result["extra"].get("metadata")))
             first, last = int(result["start"]["line"]) - 1, int(result["end"]["line"]) - 1
             place = starts[max(first, 0)], starts[min(last + 1, len(starts) - 1)]
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError):
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError):
             raise NO_FINDINGS("code_shield", what="a finding is not as documented") from None
         action: Literal["block", "flag"] = "block" if str(severity).upper() in BLOCKS else "flag"
         rule = CodeRule("semgrep", int(cwe[1]) if cwe else 0, action, frozenset(), ())
