@@ -65,8 +65,8 @@ def seconds_of(call):
 
 @pytest.mark.parametrize("piece", ["^", " ", "a", "\n", "0", "'", "é", "한", "🙂", " a", "\u200d", "<|", "\t \n"])
 def test_the_work_for_a_text_grows_with_its_length_alone(site, piece):
-    """Eight times the text is eight times the work: were the work quadratic, it would be 64 times, whenever one looks. A
-    busy machine may say so once."""
+    """Eight times the text is eight times the work: were the work quadratic, it would be 64 times, whenever one looks.
+    A busy machine may say so once."""
     tokenizer = site.llama.tokenizer
     count = 200_000 // len(piece)
     short, long = piece * count, piece * (8 * count)
