@@ -172,7 +172,8 @@ def _policy(model: str, config: str | None, policy: str | None) -> Mapping[str, 
     if config is not None and policy is not None:
         raise TWO_POLICIES("--policy")
     if config is not None:
-        found, source = load(config).config.safety.policy, f"policy of {config}"
+        found: Mapping[str, Any] = load(config).config.safety.policy
+        source = f"policy of {config}"
     elif policy is not None:
         found, source = policy_named(policy)
     else:

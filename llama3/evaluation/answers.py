@@ -79,4 +79,4 @@ def drawn_of(
 
 def _rendered(model: Llama, dialogs: Sequence[Sequence[Mapping[str, str]]]) -> list[list[int]]:
     messages = [[Message(cast(Role, row["role"]), row["content"]) for row in dialog] for dialog in dialogs]
-    return [render(model.tokenizer, dialog, generation_prompt=True).ids for dialog in messages]
+    return [render(model.tokenizer, dialog, generation_prompt=True).ids.tolist() for dialog in messages]

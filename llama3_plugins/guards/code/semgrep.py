@@ -126,7 +126,8 @@ def _require_whole(told: dict[str, Any], names: Sequence[str], language: str | N
     """Code in a language that it knows was read from its beginning to its end; of other code that cannot be asked, but
     every file of it was looked at."""
     paths = told["paths"] if isinstance(told.get("paths"), dict) else {}
-    scanned = paths.get("scanned") if isinstance(paths.get("scanned"), list) else []
+    told_of = paths.get("scanned")
+    scanned = told_of if isinstance(told_of, list) else []
     missed = set(names) - {Path(path).name for path in scanned if isinstance(path, str)}
     missed |= {name for name in names if name in _skipped(paths.get("skipped"))}
     if missed == set(names) or (missed and language is not None):
