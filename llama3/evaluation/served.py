@@ -42,8 +42,9 @@ class ServedChat:
         self.name = name or self._first_model()
 
     def complete(self, prompt: str, **options: Any) -> Any:
-        """The choice that is answered to one message of a user, or None where there is none, or where the server refuses this
-        message, which is warned of. `options` are those of the interface (max_tokens, temperature, logprobs ...)."""
+        """The choice that is answered to one message of a user, or None where there is none or the server refuses
+        this message, which is warned of. `options` are those of the interface (max_tokens, temperature, logprobs ...).
+        """
         body = {"model": self.name, "messages": [{"role": "user", "content": prompt}], **options}
         try:
             return self._asked("POST", "/chat/completions", body)["choices"][0]
