@@ -12,11 +12,10 @@ from pathlib import Path
 
 import pages
 import pytest
-from test_recipe import install_coin, write_text
+from test_recipe import write_text
 from test_safety_training import write_model
 
 from llama3.alignment.hazards import EN_DEEDS, EN_TEXTS, OTHER_DEEDS
-from llama3.plugins.registry import discover
 from llama3.preflight import load_config
 
 PAGE = pages.ROOT / "docs" / "safety-training.md"
@@ -26,17 +25,14 @@ BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """What the page is read in: my-model, notes, and a reward called coin."""
+    """What the page is read in: my-model and notes."""
     folder = tmp_path_factory.mktemp("page")
     write_text(folder / "notes")
     write_model(folder)
     (folder / "my-model").symlink_to((folder / "model").resolve())
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.syspath_prepend(str(install_coin(tmp_path_factory.mktemp("site"))))
-        discover.cache_clear()
         yield folder
-    discover.cache_clear()
 
 
 def test_the_table_is_up_to_date():
