@@ -7,7 +7,7 @@ import json
 from typing import Any
 from urllib.parse import urlsplit
 
-from llama3.errors import ConfigError, DataError
+from llama3.errors import ConfigError, DataError, without_credentials
 
 NO_URL = ConfigError.declare(
     "L3-EVL-060", "{url!r} is no address of a server", fix="write one such as http://127.0.0.1:8000/v1"
@@ -30,7 +30,7 @@ class ServedChat:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise NO_URL("url", url=url)
-        self.url, self.whose, self.seconds, self._parts = url, whose, seconds, parts
+        self.url, self.whose, self.seconds, self._parts = without_credentials(url), whose, seconds, parts
         self.name = name or self._first_model()
 
     def complete(self, prompt: str, **options: Any) -> Any:
