@@ -46,7 +46,8 @@ class Problem:
             if sentence := _without_stop(part):
                 text += (" " if text.endswith((".", "?", "!")) else ". ") * bool(text) + sentence
         where = self.where.rstrip(": ")
-        return printable(f"{where}: {text} [{self.code}]" if where else f"{text} [{self.code}]", lines=False)
+        told = f"{where}: {text} [{self.code}]" if where else f"{text} [{self.code}]"
+        return printable(without_credentials(told), lines=False)
 
 
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -60,6 +61,14 @@ def printable(text: str, *, lines: bool = True) -> str:
     """
     text = _CONTROLS.sub(lambda found: found[0].encode("unicode_escape", "surrogatepass").decode("ascii"), text)
     return text if lines else text.replace("\n", "\\n").replace("\t", "\\t")
+
+
+_CREDENTIALS = re.compile(r"(?<=://)(?:[^/?#\s\"'<>@]*+@)++")
+
+
+def without_credentials(text: str) -> str:
+    """`text` whose URLs name no user and no password."""
+    return _CREDENTIALS.sub("", text)
 
 
 def _without_stop(text: str) -> str:

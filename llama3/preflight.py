@@ -52,6 +52,12 @@ OWN_ROLLOUTS = ConfigError.declare(
     fix="write safety.rollouts: false, and a reward that scores what must not be said; or choose an algorithm that "
     "learns from rows",
 )
+NO_JUDGE = ConfigError.declare(
+    "L3-CFG-075",
+    "the policy has no guard that judges answers",
+    why="what a model draws to learn from is judged at {stages}, and at none of them stands a guard",
+    fix="put a guard at one of them in safety.policy, or write safety.rollouts: false",
+)
 OWN_SHAPE = ConfigError.declare(
     "L3-CFG-053",
     "cannot be set beside model.path ({path})",
@@ -148,12 +154,15 @@ def _model_config(loaded: Loaded) -> ModelConfig:
 
 def policy_problems(loaded: Loaded) -> Iterator[Problem]:
     """What the policy's own reader refuses."""
+    from llama3.safety.answers import ANSWER_STAGES
     from llama3.safety.policy import parse_policy
 
     if loaded.config.safety.rollouts and _draws_itself(algorithm := loaded.config.post_training.algorithm.name):
         yield OWN_ROLLOUTS.problem(loaded.place("safety.rollouts"), algorithm=algorithm)
     try:
-        parse_policy(loaded.config.safety.policy)
+        stages = parse_policy(loaded.config.safety.policy).stages
+        if loaded.config.safety.rollouts and all(stages.get(stage) is None for stage in ANSWER_STAGES):
+            yield NO_JUDGE.problem(loaded.place("safety.rollouts"), stages=list(ANSWER_STAGES))
     except LlamaError as error:
         for problem in error.problems:
             yield replace(problem, where=loaded.place(problem.where))

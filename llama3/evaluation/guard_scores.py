@@ -17,7 +17,7 @@ import numpy as np
 
 from llama3.plugins.registry import discover
 from llama3.plugins.specs import GuardStage
-from llama3.safety.answers import TEXT_STAGES
+from llama3.safety.answers import ANSWER_STAGES, TEXT_STAGES
 from llama3.safety.dialog import OWN, STAGES
 from llama3.safety.engine import PolicyEngine
 from llama3.safety.fences import CodeFences
@@ -27,7 +27,7 @@ from llama3.safety.replay import REVIEW, StoredVerdict, bare, composed, has_fail
 
 ENTRY: tuple[GuardStage, ...] = ("input", "tool_result")
 """Stages of what others wrote."""
-ASKED: tuple[GuardStage, ...] = (*ENTRY, *TEXT_STAGES, "code")
+ASKED: tuple[GuardStage, ...] = (*ENTRY, *ANSWER_STAGES)
 """Stages whose guards are measured."""
 Setting = float | str
 """Of a leaf: a score from which on it blocks, OFF, or AS_IS."""

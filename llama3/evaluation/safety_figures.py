@@ -22,7 +22,7 @@ from llama3.evaluation.pareto import REFERENCE, front, hypervolume, knee
 from llama3.evaluation.rates import JudgeErrors, Outcomes, corrected, paired_difference
 from llama3.evaluation.safety_rows import SafetyPrompt
 from llama3.evaluation.safety_tables import BARE
-from llama3.safety.policy import plain_policy
+from llama3.safety.audit import logged_policy
 from llama3.safety.replay import scores, with_block, without
 
 MOST_POLICIES = 4096
@@ -248,5 +248,5 @@ def _point(data: SafetyData, settings: Mapping[int, Setting]) -> dict[str, Any]:
         "vr": rates["vr"],
         "frr": rates["frr"],
         "settings": {guards.label(n): setting for n, setting in settings.items()},
-        "policy": plain_policy(policy),
+        "policy": logged_policy(policy),
     }

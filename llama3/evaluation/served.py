@@ -9,7 +9,7 @@ import logging
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
-from llama3.errors import ConfigError, DataError
+from llama3.errors import ConfigError, DataError, without_credentials
 
 NO_URL = ConfigError.declare(
     "L3-EVL-060", "{url!r} is no address of a server", fix="write one such as http://127.0.0.1:8000/v1"
@@ -46,7 +46,8 @@ class ServedChat:
     it may be silent. Raises ConfigError for what is no address, and DataError where it does not answer."""
 
     def __init__(self, url: str, name: str | None, whose: str = "model", seconds: float = SECONDS) -> None:
-        self.url, self.whose, self.seconds, self._parts = url, whose, seconds, address_of(url)
+        self.url, self.whose, self.seconds = without_credentials(url), whose, seconds
+        self._parts = address_of(url)
         self.name = name or self._first_model()
 
     def complete(self, prompt: str, **options: Any) -> Any:

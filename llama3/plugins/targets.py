@@ -6,7 +6,7 @@ import importlib
 import re
 from typing import Any
 
-from llama3.errors import PluginError
+from llama3.errors import PluginError, without_credentials
 
 NOT_A_TARGET = PluginError.declare(
     "L3-PLG-001", "not a target", why='expected the form "package.module:Class"', fix="correct the plugin's spec"
@@ -58,7 +58,7 @@ def tried_to_exit(error: SystemExit) -> PluginError:
 
 def describe(error: BaseException) -> str:
     """`ValueError: what it said`, in one line."""
-    text = " ".join(str(error).split())
+    text = without_credentials(" ".join(str(error).split()))
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 

@@ -30,6 +30,8 @@ WINDOW = 4000
 """Characters before the held-back tail that every scan of a stream sees again."""
 TEXT_STAGES: tuple[GuardStage, ...] = ("output", "stream")
 """Where the text of an answer is judged."""
+ANSWER_STAGES: tuple[GuardStage, ...] = (*TEXT_STAGES, "code")
+"""Where an answer is judged: its text, and the code between its fences."""
 
 
 class TextJudge(Protocol):

@@ -1,5 +1,6 @@
 """The audit log: a line of JSON for the policy that decides, and one for each decision, with all that it takes to find
-the decision again (llama3.safety.logged). Texts are in it only where that is asked for; else their length and hash.
+the decision again (llama3.safety.logged). Texts are in it only where that is asked for; else their length and hash, and
+those of reasons, which may quote them. URLs of the policy are in it without user and password.
 
 Lines are appended whole or not at all, so that processes may share a file. What cannot be written down is not decided:
 the error goes to whoever asked.
@@ -12,15 +13,16 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import stat
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from llama3.errors import ConfigError
+from llama3.errors import ConfigError, without_credentials
 from llama3.safety.decision import Decision
 from llama3.safety.guard import Action, GuardInput, Verdict
 from llama3.safety.policy import Leaf, Policy, plain_policy
@@ -33,6 +35,8 @@ NOT_WRITABLE = ConfigError.declare(
 )
 
 SCHEMA = 1
+_OWN_CODE = re.compile(r"\[(L3-[A-Z]{3}-\d{3})\]")
+"""The code of an error of this package, as a text tells it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +58,7 @@ class AuditLog:
 
     def begin(self, policy: Policy) -> None:
         """Write the policy down by which decisions follow. Raises ConfigError where that cannot be written."""
-        plain = plain_policy(policy)
+        plain = logged_policy(policy)
         self._hash = policy_hash(policy)
         self._numbers = {id(leaf): number for number, (_, leaf) in enumerate(policy.leaves())}
         self._append({"event": "policy", "schema_version": SCHEMA, "policy": self._hash, "stages": plain})
@@ -92,7 +96,7 @@ class AuditLog:
             "p": verdict.p,
             "categories": dict(verdict.categories),
             "spans": [[span.start, span.end, span.category] for span in verdict.spans],
-            "reason": verdict.reason,
+            "reason": verdict.reason if self.texts else _outline(verdict.reason),
             "ms": round(verdict.ms, 3),
         }
 
@@ -132,9 +136,32 @@ def _write(file: FileIO, data: bytes) -> None:
         data = data[written:]
 
 
+def _outline(reason: str) -> str:
+    """Of a reason the codes of errors, its length and its hash: it may quote what was judged."""
+    if not reason:
+        return ""
+    codes = dict.fromkeys(_OWN_CODE.findall(reason))
+    return ", ".join([*codes, f"{len(reason)} characters", f"sha256 {text_hash(reason)}"])
+
+
+def logged_policy(policy: Policy) -> dict[str, Any]:
+    """The policy as a config writes it, without the credentials of URLs."""
+    plain: dict[str, Any] = bare_urls(plain_policy(policy))
+    return plain
+
+
+def bare_urls(value: Any) -> Any:
+    """Plain data whose URLs name no user and no password."""
+    if isinstance(value, str):
+        return without_credentials(value)
+    if isinstance(value, Mapping):
+        return {key: bare_urls(child) for key, child in value.items()}
+    return [bare_urls(child) for child in value] if isinstance(value, list | tuple) else value
+
+
 def policy_hash(policy: Policy) -> str:
-    """sha256 of the policy as a config writes it, in the order in which its guards are counted."""
-    return hashlib.sha256(json.dumps(plain_policy(policy)).encode()).hexdigest()
+    """sha256 of the policy as the log has it, in the order in which its guards are counted."""
+    return hashlib.sha256(json.dumps(logged_policy(policy)).encode()).hexdigest()
 
 
 def text_hash(text: str) -> str:

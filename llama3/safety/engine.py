@@ -17,7 +17,7 @@ from typing import Any, SupportsFloat, TypeVar
 from llama3.errors import LlamaError, PluginError
 from llama3.plugins.specs import GuardStage
 from llama3.plugins.targets import describe
-from llama3.safety.answers import TEXT_STAGES, GuardedAnswer
+from llama3.safety.answers import ANSWER_STAGES, GuardedAnswer
 from llama3.safety.audit import AuditLog, LeafVerdict
 from llama3.safety.decision import Decision
 from llama3.safety.guard import ACTIONS, Action, Guard, GuardInput, Span, Turn, Verdict, severity, trust_of
@@ -246,7 +246,7 @@ class PolicyEngine:
         yield run_here(answer.rest())
 
     def _guards_answers(self) -> bool:
-        return any(self.policy.stages.get(stage) is not None for stage in (*TEXT_STAGES, "code"))
+        return any(self.policy.stages.get(stage) is not None for stage in ANSWER_STAGES)
 
     def _answer(self, trace: Iterable[Turn], request_id: str, tenant: str = "") -> GuardedAnswer:
         turns = tuple(trace)

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, PlainValidator, TypeAdapter, 
 
 from llama3.errors import DataError, LlamaError, Problem
 from llama3.plugins.specs import GuardStage
-from llama3.safety.audit import policy_hash, text_hash
+from llama3.safety.audit import bare_urls, policy_hash, text_hash
 from llama3.safety.decision import Decision
 from llama3.safety.engine import PolicyEngine, run_here
 from llama3.safety.guard import ACTIONS, Action, GuardInput, Span, Status, Turn, Verdict, severity, trust_of
@@ -267,7 +267,7 @@ def decided_by(policy: Policy, entry: Entry) -> Otherwise:
 
 
 def _key(leaf: Leaf) -> str:
-    return json.dumps([leaf.guard, leaf.options], sort_keys=True)
+    return json.dumps([leaf.guard, bare_urls(leaf.options)], sort_keys=True)
 
 
 def asked_again(engine: PolicyEngine, entry: Entry) -> Decision:

@@ -158,6 +158,16 @@ def built(**options):
     return discover().build("guards", "judge", options)
 
 
+def test_an_error_names_no_password():
+    with pytest.raises(DataError, match="L3-EVL-061") as caught:
+        built(url="http://ann:s3cr3t@127.0.0.1:9/v1").open()
+    assert "http://127.0.0.1:9/v1" in str(caught.value)
+    assert "s3cr3t" not in str(caught.value)
+    with pytest.raises(ConfigError, match="L3-EVL-060") as wrong:
+        built(url="ftp://ann:s3cr3t@127.0.0.1/v1").open()
+    assert "s3cr3t" not in str(wrong.value)
+
+
 def test_a_guard_without_a_server_is_refused():
     for url in ("there", "http://127.0.0.1:99999/v1", "http://127.0.0.1:x/v1", "http://[::1/v1"):
         with pytest.raises(ConfigError, match="L3-EVL-060"):

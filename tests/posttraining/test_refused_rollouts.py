@@ -56,3 +56,11 @@ def test_a_config_says_so_and_is_refused_where_guards_cannot_stand():
         assert options.of(load_config("quickstart").config, 1).policy == {}
     with pytest.raises(ConfigError, match=r"guards do not judge what grpo draws.*L3-CFG-054"):
         load_config(CONFIG | {"post_training": {"algorithm": {"name": "grpo"}}})
+
+
+def test_a_policy_that_judges_no_answer_is_refused():
+    for policy in ({"input": "pii"}, {"tool_call": "tool_calls", "output": {"unguarded": True}}):
+        with pytest.raises(ConfigError, match=r"no guard that judges answers.*L3-CFG-075"):
+            load_config({"extends": "quickstart", "safety": {"rollouts": True, "policy": policy}})
+    for stage in ("output", "stream", "code"):
+        load_config({"extends": "quickstart", "safety": {"rollouts": True, "policy": {stage: "code_shield"}}})

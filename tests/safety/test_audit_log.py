@@ -240,3 +240,32 @@ def test_guards_are_opened_once_for_each_policy(log, command, monkeypatch):
     monkeypatch.setattr(PolicyEngine, "open", lambda engine: (opened.append(engine), really(engine)))
     assert command("guard", "replay", log, "--ask")[0] == 0
     assert (log.read_text().count('"event": "policy"'), len(opened)) == (3, 2)
+
+
+def test_without_texts_the_log_quotes_nothing_and_names_no_password(tmp_path, command):
+    """A model's own words: the name of an argument, what a guard raised; and what a config has in a URL."""
+    path, address = tmp_path / "log", "https://ann:s3cr3t@example.com/v1?to=a@b"
+    tools = {"send": {"type": "object", "properties": {}, "additionalProperties": False}}
+    call = json.dumps({"name": "send", "parameters": {"my-private-words": 1}})
+
+    class Quoting(FaultyGuard):
+        def check(self, x):
+            raise ValueError(f"cannot read {x.text}: {address}")
+
+    def build(name, options):
+        found = discover().build("guards", name, options)
+        return found if name == "tool_calls" else Quoting(draw_case(random.Random(1), slow=0).says["g0"], None)
+
+    rule = {"category": "a", "pattern": address}
+    policy = {"tool_call": "tool_calls", "output": {"guard": {"name": "regex", "patterns": [rule]}}}
+    with PolicyEngine(policy, build, AuditLog(path)) as engine:
+        shown = engine.decide("tool_call", call, tools=tools).verdicts[0]
+        failed = engine.decide("output", "other-private-words").verdicts[0]
+    assert "s3cr3t" not in failed.reason
+    assert (shown.action, failed.status) == ("block", "error")
+    assert all(len(verdict.reason) > 20 for verdict in (shown, failed)), "on the screen they say why"
+    written = path.read_text()
+    assert [word for word in ("private", "s3cr3t", "ann:") if word in written] == []
+    assert "https://example.com/v1?to=a@b" in written
+    assert command("guard", "replay", path)[0] == 0
+    assert decided_by(parse_policy(policy), read_log(path).entries[1]).missing == []
