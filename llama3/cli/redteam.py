@@ -159,6 +159,7 @@ def _policy(model: str, config: str | None, policy: str | None) -> Mapping[str, 
 
     if config is not None and policy is not None:
         raise TWO_POLICIES("--policy")
+    found: Mapping[str, Any]
     if config is not None:
         found, source = load(config).config.safety.policy, f"policy of {config}"
     elif policy is not None:
