@@ -171,6 +171,7 @@ def _policy(model: str, config: str | None, policy: str | None) -> Mapping[str, 
 
     if config is not None and policy is not None:
         raise TWO_POLICIES("--policy")
+    found: Mapping[str, Any]
     if config is not None:
         found: Mapping[str, Any] = load(config).config.safety.policy
         source = f"policy of {config}"
