@@ -18,7 +18,7 @@ from web import running
 
 from llama3.errors import ConfigError, DataError, LlamaError
 from llama3.evaluation.judges import LAST_FRAME, conversation_prompt, share
-from llama3.evaluation.served_judge import MOST_BYTES
+from llama3.evaluation.served import MOST_BYTES
 from llama3.evaluation.two_words import word_logps
 from llama3.guards import GuardInput, Turn
 from llama3.model.batch import Batch, Segment, Tree
