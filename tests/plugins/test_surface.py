@@ -51,7 +51,7 @@ SURFACE = {
     """,
     "guards": """
         Action Fence Guard GuardInput LlamaGuardModel Normalised PromptGuardModel ServedModel Span Turn Verdict
-        normalise
+        argument_language code_texts normalise
     """,
     "loggers": """
         Logger Sample append_json_line key_now
