@@ -11,6 +11,8 @@ from llama3.inference.sampling import Sampling
 from llama3.tokenizer.chat import Message, Role, render, stop_ids
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from llama3.inference.llama import Llama
 
 
@@ -77,6 +79,6 @@ def drawn_of(
     return texts
 
 
-def _rendered(model: Llama, dialogs: Sequence[Sequence[Mapping[str, str]]]) -> list[list[int]]:
+def _rendered(model: Llama, dialogs: Sequence[Sequence[Mapping[str, str]]]) -> list[np.ndarray]:
     messages = [[Message(cast(Role, row["role"]), row["content"]) for row in dialog] for dialog in dialogs]
     return [render(model.tokenizer, dialog, generation_prompt=True).ids.tolist() for dialog in messages]

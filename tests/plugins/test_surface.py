@@ -35,9 +35,9 @@ SURFACE = {
         HELD_OUT_BYTES Asked AsksAtLengths Batch Canary CombinedReward DialogExample Evaluator GuardSlot JudgeSection
         Judgement KeepsPrompts Line Llama Rate Result RewardSlot SafetyPrompt Sampling Segment Subject TokenPlan Tree
         Turn answer_example answer_pairs answers build_rewards by_split choose_prompts chunks count_ngrams
-        dialog_example draw_runs drawn guard_verdicts is_repetitive json_lines judge pack_answers parse_prompts
-        prompt_digest random_secret read_canaries read_lines read_prompts replies require_scorable run_safety
-        run_tool_injection score texts wilson
+        dialog_example draw_runs drawn guard_verdicts have_room is_repetitive json_lines judge pack_answers
+        parse_prompts prompt_digest random_secret read_canaries read_lines read_prompts replies require_scorable
+        run_safety run_tool_injection score texts wilson
     """,
     "exporters": """
         CONFIG_FILE Engine ExportManifest Exporter GgufType ModelConfig QuantizedWeights Sampling Tokenizer Transformer
