@@ -134,9 +134,7 @@ def _require_whole(told: dict[str, Any], names: Sequence[str], language: str | N
     """Code in a language that it knows was read from its beginning to its end; of other code that cannot be asked.
     `names`: files for whose languages there are rules, of which it scanned one."""
     paths = told["paths"] if isinstance(told.get("paths"), dict) else {}
-    scanned = paths.get("scanned") if isinstance(paths.get("scanned"), list) else []
-    missed = set(names) - {Path(path).name for path in scanned if isinstance(path, str)}
-    missed |= {name for name in names if name in _skipped(paths.get("skipped"))}
+    missed = set(names) - (_named(paths.get("scanned")) - _named(paths.get("skipped")))
     if names and missed == set(names):
         raise NO_FINDINGS("code_shield", what="it did not scan it")
     kinds = [str(error.get("type") if isinstance(error, dict) else error).lower() for error in told["errors"]]
@@ -160,8 +158,8 @@ def _languages(rules: Sequence[str]) -> set[str]:
     return found
 
 
-def _skipped(rows: Any) -> set[str]:
-    """Names of files that it says it skipped."""
+def _named(rows: Any) -> set[str]:
+    """Names of the files of a list: paths, or objects with one."""
     paths = [row.get("path") if isinstance(row, dict) else row for row in (rows if isinstance(rows, list) else [])]
     return {Path(path).name for path in paths if isinstance(path, str)}
 
