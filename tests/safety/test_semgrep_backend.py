@@ -112,6 +112,9 @@ def test_a_closed_block_of_a_stream_is_asked_about_once(script, rules, tmp_path)
             assert not engine.decide("output", "".join(blocks[:count])).blocked
         assert len(asked.read_text().split()) == 4
         assert engine.decide("output", blocks[0].replace("python", "js")).verdicts[0].status == "error"
+        assert engine.decide("output", blocks[0].replace("python", "go")).verdicts[0].status == "ok", (
+            "no rule is for it"
+        )
 
 
 def test_what_failed_is_asked_about_again(script, rules, tmp_path):

@@ -2,8 +2,8 @@
 
 It is called for each block of code that is complete, in a process group of its own with a time limit and without the
 user's settings; it is told to send nothing. Findings count from exit codes 0 and 1 only, from JSON that is as
-documented, and where it reports no errors and scanned the code: code for which there is no rule does not pass. Comments
-that switch rules off (`nosemgrep`) are not heeded: the judged code wrote them.
+documented, and where it reports no errors and scanned the code, if a rule is for its language. Comments that switch
+rules off (`nosemgrep`) are not heeded: the judged code wrote them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import yaml
+
 from llama3.errors import PluginError
+from llama3_plugins.guards.code.blocks import LANGUAGES
 from llama3_plugins.guards.code.rules import Alarm, CodeRule
 
 NO_SEMGREP = PluginError.declare(
@@ -37,6 +40,9 @@ NO_FINDINGS = PluginError.declare(
 ENDINGS = {"python": "py", "c": "c", "cpp": "cpp", "java": "java", "javascript": "js", "php": "php", "c_sharp": "cs",
            "rust": "rs", "go": "go", "bash": "sh"}  # fmt: skip
 """Of the files that code is written to."""
+_OF_ALL = frozenset(["generic", "regex", "none"])
+_OF_OTHERS = frozenset(["ts", "typescript", "vue"])
+"""Of which we write no file."""
 BLOCKS = frozenset(["ERROR", "CRITICAL", "HIGH"])
 """Severities of rules that block; all others are flagged."""
 MOST_BYTES = 1 << 24
@@ -64,11 +70,13 @@ class Semgrep:
         Raises PluginError where it does not answer as it should in that time.
         """
         with tempfile.TemporaryDirectory() as folder:
-            names = [f"code.{ENDINGS[name]}" for name in ([language] if language is not None else ENDINGS)]
+            asked = [language] if language is not None else [*ENDINGS]
+            names = [f"code.{ENDINGS[name]}" for name in asked]
             for name in names:
                 (Path(folder) / name).write_text(code, "utf-8", errors="replace", newline="")
             told = self._answer(folder, seconds)
-            _require_whole(told, names, language)
+            known = _languages(self.rules)
+            _require_whole(told, [name for name, of in zip(names, asked, strict=True) if of in known], language)
             yield from _alarms(told, code)
 
     def _answer(self, folder: str, seconds: float) -> dict[str, Any]:
@@ -123,23 +131,35 @@ def _read(said: bytes) -> dict[str, Any]:
 
 
 def _require_whole(told: dict[str, Any], names: Sequence[str], language: str | None) -> None:
-    """Code in a language that it knows was read from its beginning to its end; of other code that cannot be asked, but
-    every file of it was looked at."""
+    """Code in a language that it knows was read from its beginning to its end; of other code that cannot be asked.
+    `names`: files for whose languages there are rules, of which it scanned one."""
     paths = told["paths"] if isinstance(told.get("paths"), dict) else {}
-    told_of = paths.get("scanned")
-    scanned = told_of if isinstance(told_of, list) else []
-    missed = set(names) - {Path(path).name for path in scanned if isinstance(path, str)}
-    missed |= {name for name in names if name in _skipped(paths.get("skipped"))}
-    if missed == set(names) or (missed and language is not None):
-        raise NO_FINDINGS("code_shield", what="it skipped it, or no rule is for its language")
+    missed = set(names) - (_named(paths.get("scanned")) - _named(paths.get("skipped")))
+    if names and missed == set(names):
+        raise NO_FINDINGS("code_shield", what="it did not scan it")
     kinds = [str(error.get("type") if isinstance(error, dict) else error).lower() for error in told["errors"]]
     failed = [kind for kind in kinds if language is not None or not ("pars" in kind or "syntax" in kind)]
     if failed:
         raise NO_FINDINGS("code_shield", what=f"it reports {len(failed)} errors, first {failed[0][:60]}")
 
 
-def _skipped(rows: Any) -> set[str]:
-    """Names of files that it says it skipped."""
+def _languages(rules: Sequence[str]) -> set[str]:
+    """The languages that some rule is for, by our names; all of them where a file cannot be read as rules."""
+    found: set[str] = set()
+    for file in rules:
+        try:
+            names = {str(name).lower() for rule in yaml.safe_load(Path(file).read_bytes())["rules"]
+                     for name in rule["languages"]}  # fmt: skip
+        except (OSError, ValueError, RecursionError, KeyError, TypeError, yaml.YAMLError):
+            return set(ENDINGS)
+        if names & _OF_ALL:
+            return set(ENDINGS)
+        found |= {LANGUAGES[name] for name in names - _OF_OTHERS if name in LANGUAGES}
+    return found
+
+
+def _named(rows: Any) -> set[str]:
+    """Names of the files of a list: paths, or objects with one."""
     paths = [row.get("path") if isinstance(row, dict) else row for row in (rows if isinstance(rows, list) else [])]
     return {Path(path).name for path in paths if isinstance(path, str)}
 
