@@ -173,7 +173,7 @@ def _policy(model: str, config: str | None, policy: str | None) -> Mapping[str, 
         raise TWO_POLICIES("--policy")
     found: Mapping[str, Any]
     if config is not None:
-        found: Mapping[str, Any] = load(config).config.safety.policy
+        found = load(config).config.safety.policy
         source = f"policy of {config}"
     elif policy is not None:
         found, source = policy_named(policy)
