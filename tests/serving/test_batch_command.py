@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -99,7 +100,8 @@ def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models") / NAME
     save_model(llama.transformer, folder)
     llama.tokenizer.save(folder)
-    (folder / "policy.json").write_text('{"input": "prompt_injection", "output": "prompt_injection"}')
+    ordered = {"name": "regex", "patterns": [{"category": "order", "pattern": re.escape(ORDER)}]}
+    (folder / "policy.json").write_text(json.dumps({"input": "prompt_injection", "output": {"guard": ordered}}))
     return folder
 
 
