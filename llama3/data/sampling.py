@@ -25,7 +25,7 @@ class _Drawing:
         self._offered = 0
 
     def offer(self, name: str, row: Callable[[], Row]) -> None:
-        """`row` is made only where it is drawn, for now."""
+        """`row` is made only where it is among the lowest so far."""
         self._offered += 1
         place = int(_core.blake3_bytes(f"{self.seed} {name}".encode("utf-8", "backslashreplace"))[:16], 16)
         if len(self._heap) < self.count:
