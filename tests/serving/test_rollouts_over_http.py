@@ -75,9 +75,9 @@ def test_one_prompt_is_that_of_several_and_control_tokens_are_told(site, llama, 
     assert alone["token_ids"] == several[0]["token_ids"]
     control = set(llama.tokenizer.special_tokens.values()) - stop_ids(llama.tokenizer)
     assert control & {id for choice in ask(site, prompts, n=8, max_tokens=MORE) for id in choice["token_ids"]}
-    plain = site.http.post(PATH, json={"token_ids": prompts[0]}).json()["choices"]
-    assert plain[0]["logprobs"] is None
-    assert len(plain[0]["token_ids"]) == 16
+    plain = site.http.post(PATH, json={"token_ids": prompts[:1] * 8}).json()["choices"]
+    assert all(choice["logprobs"] is None for choice in plain)
+    assert max(len(choice["token_ids"]) for choice in plain) == 16  # one drawn by chance may stop before
 
 
 def test_a_trainer_says_what_ends_an_answer(site, prompts):
