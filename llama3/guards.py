@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from llama3.guarding.together import Together
 from llama3.safety.calls import argument_language, code_texts
 from llama3.safety.fences import Fence
 from llama3.safety.guard import Action, Guard, GuardInput, Span, Turn, Verdict
@@ -28,6 +29,7 @@ __all__ = [
     "PromptGuardModel",
     "ServedModel",
     "Span",
+    "Together",
     "Turn",
     "Verdict",
     "argument_language",

@@ -113,6 +113,14 @@ class PolicyEngine:
         """The synchronous form of `adecide`."""
         return run_here(self.adecide(stage, text, trace, request_id, language=language, tools=tools))
 
+    def judge_all(self, inputs: Iterable[GuardInput]) -> list[Decision]:
+        """The decision of each (see `guard_input`), side by side where their guards judge several texts at once."""
+
+        async def judged() -> list[Decision]:
+            return await asyncio.gather(*map(self.ajudge, inputs))
+
+        return run_here(judged())
+
     async def adecide(
         self,
         stage: str,
@@ -131,16 +139,7 @@ class PolicyEngine:
 
         Raises LlamaError where `most_waiting` texts of the tenant wait already.
         """
-        at: GuardStage = stage  # type: ignore[assignment]  # one that nobody knows has no guards
-        x = GuardInput(
-            stage=at,
-            text=text,
-            trust=trust_of(at),
-            trace=tuple(trace),
-            language=language,
-            tools=tools or {},
-            request_id=request_id,
-        )
+        x = guard_input(stage, text, trace, request_id, language=language, tools=tools)
         return await self.ajudge(x, tenant)
 
     async def ajudge(self, x: GuardInput, tenant: str = "") -> Decision:
@@ -356,6 +355,28 @@ def _probability(score: Any) -> float:
     if isinstance(score, bool) or not isinstance(score, SupportsFloat) or not 0 <= (value := float(score)) <= 1:
         raise ValueError(f"the score {score!r} is no probability")
     return value
+
+
+def guard_input(
+    stage: str,
+    text: str,
+    trace: Iterable[Turn] = (),
+    request_id: str = "",
+    *,
+    language: str | None = None,
+    tools: Mapping[str, Mapping[str, Any]] | None = None,
+) -> GuardInput:
+    """A whole text as the guards of a stage see it."""
+    at: GuardStage = stage  # type: ignore[assignment]  # one that nobody knows has no guards
+    return GuardInput(
+        stage=at,
+        text=text,
+        trust=trust_of(at),
+        trace=tuple(trace),
+        language=language,
+        tools=tools or {},
+        request_id=request_id,
+    )
 
 
 def run_here(work: Coroutine[Any, Any, T]) -> T:
