@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from llama3.guarding.together import Together
+from llama3.guarding.batcher import Batcher
 from llama3.safety.calls import argument_language, code_texts
 from llama3.safety.fences import Fence
 from llama3.safety.guard import Action, Guard, GuardInput, Span, Turn, Verdict
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Action",
+    "Batcher",
     "Fence",
     "Guard",
     "GuardInput",
@@ -29,7 +30,6 @@ __all__ = [
     "PromptGuardModel",
     "ServedModel",
     "Span",
-    "Together",
     "Turn",
     "Verdict",
     "argument_language",

@@ -45,7 +45,7 @@ def llama_guard(checkpoint: Checkpoint, dialogs: Dialogs, *, options: GuardRowsO
         if file.is_file() and file.name not in (MANIFEST, COMMIT):
             shutil.copyfile(file, out.path / file.name)
     asked, taxonomy = options.asked, dict(options.asked.taxonomy or LLAMA_GUARD_3)
-    guard = LlamaGuardModel.load(checkpoint.path, taxonomy, options.device, asked.train.precision)
+    guard = LlamaGuardModel.load(checkpoint.path, taxonomy, options.device)
     rows = read_hazard_rows([dialogs.file(HELD_OUT_FILE)], taxonomy)
     with out.progress("held-out rows", len(rows)) as task:
         judged: list[Judged] = []

@@ -32,7 +32,7 @@ from llama3.inference.stops import Stops, read_stops
 from llama3.model.batch import Batch
 from llama3.model.config import ModelConfig
 from llama3.model.device import device_of
-from llama3.model.precision import DTYPES, ComputePrecision, chosen
+from llama3.model.precision import DTYPES, chosen
 from llama3.model.score import score
 from llama3.model.transformer import Transformer
 from llama3.safety.dialog import DialogGuard
@@ -99,28 +99,20 @@ class Llama:
         self._dialogs = None if guard is None else DialogGuard(guard)
 
     @classmethod
-    def load(
-        cls,
-        path: str | Path,
-        *,
-        device: str = "auto",
-        guard: PolicyEngine | None = None,
-        precision: ComputePrecision | None = None,
-    ) -> Llama:
+    def load(cls, path: str | Path, *, device: str = "auto", guard: PolicyEngine | None = None) -> Llama:
         """From a checkpoint or a release (a directory with config.json, weights and tokenizer; quantized ones too),
         Meta's directory, a .gguf file, or a run directory (see `find_model`).
 
         device: "cpu", "cuda", or "auto": the GPU where there is one. There the weights are bfloat16, the precision that
-        Llama 3 is published in, if it computes in it; on a CPU they are float32. precision: "fp32" or "bf16" instead.
+        Llama 3 is published in, if it computes in it; on a CPU they are float32.
 
         Raises DoesNotFit if there is no such device, ArtifactError if there is no model, CheckpointError or DataError
         if it is damaged.
         """
         where = device_of(device)
         folder = find_model(Path(path))
-        usual: ComputePrecision = chosen("auto", "sampling", where) if where.type == "cuda" else "fp32"
-        model = load_model(folder, dtype=DTYPES[precision or usual], device=where)
-        return cls(model, load_tokenizer(folder), guard=guard)
+        dtype = DTYPES[chosen("auto", "sampling", where)] if where.type == "cuda" else torch.float32
+        return cls(load_model(folder, dtype=dtype, device=where), load_tokenizer(folder), guard=guard)
 
     @property
     def config(self) -> ModelConfig:

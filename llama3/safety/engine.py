@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any, SupportsFloat, TypeVar
 
@@ -23,13 +24,19 @@ from llama3.safety.decision import Decision
 from llama3.safety.guard import ACTIONS, Action, Guard, GuardInput, Span, Turn, Verdict, severity, trust_of
 from llama3.safety.policy import Leaf, Node, Policy, parse_policy
 from llama3.safety.redaction import marked, without
-from llama3.safety.worker import TURNING_SECONDS, Raised, Worker
+from llama3.safety.worker import AT_ONCE, TURNING_SECONDS, Raised, Worker
 
 NO_GUARD = PluginError.declare(
     "L3-SAF-024",
     "the guard {guard!r} has no {missing}",
     why="a guard has the methods open, check and close, plain or async",
     fix="derive it from llama3.guards.Guard, which has the first and the last",
+)
+BAD_AT_ONCE = PluginError.declare(
+    "L3-SAF-025",
+    "`at_once` of the guard {guard!r} is {value!r}",
+    why="it says about how many texts the guard is asked at once",
+    fix="give a whole number from 1, or leave it out",
 )
 NOT_OPENED = PluginError.declare("L3-SAF-022", "the guard {guard!r} could not be opened", why="{error}")
 
@@ -117,7 +124,12 @@ class PolicyEngine:
         """The decision of each (see `guard_input`), side by side where their guards judge several texts at once."""
 
         async def judged() -> list[Decision]:
-            return await asyncio.gather(*map(self.ajudge, inputs))
+            with ExitStack() as stack:
+                for worker in self._workers.values():
+                    stack.enter_context(worker.held())
+                asked = [asyncio.ensure_future(self.ajudge(x)) for x in inputs]
+                await asyncio.sleep(0)  # each asks its first guard
+            return await asyncio.gather(*asked)
 
         return run_here(judged())
 
@@ -272,6 +284,9 @@ def _open(leaf: Leaf, worker: Worker) -> None:
     missing = [name for name in ("open", "check", "close") if not hasattr(worker.guard, name)]
     if missing:
         raise NO_GUARD("safety.policy", guard=leaf.guard, missing=" and ".join(missing))
+    at_once = getattr(worker.guard, "at_once", AT_ONCE)
+    if type(at_once) is not int or at_once < 1:
+        raise BAD_AT_ONCE("safety.policy", guard=leaf.guard, value=at_once)
     try:
         result = worker.open(OPENING_SECONDS)
     except TimeoutError:

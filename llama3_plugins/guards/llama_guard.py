@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from llama3.errors import ConfigError
-from llama3.guards import GuardInput, LlamaGuardModel, Together, Turn, Verdict
+from llama3.guards import Batcher, GuardInput, LlamaGuardModel, Turn, Verdict
 from llama3_plugins.guards.options import LlamaGuardOptions
 
 UNKNOWN_CATEGORY = ConfigError.declare(
@@ -24,14 +24,15 @@ _ROLES = ("user", "assistant")
 class LlamaGuard:
     """Judges what users ask, what tools bring and what the model answers, in the light of the turns before."""
 
+    at_once = 8
+    """Each of them waits for all: more would hardly be faster."""
+
     def __init__(self, options: LlamaGuardOptions) -> None:
         self.options = options
 
     def open(self) -> None:
         """Load the model. Raises ConfigError for categories that it does not know."""
-        self._model = LlamaGuardModel.load(
-            self.options.model, self.options.taxonomy, self.options.device, self.options.precision
-        )
+        self._model = LlamaGuardModel.load(self.options.model, self.options.taxonomy, self.options.device)
         taxonomy, chosen = self._model.taxonomy, self.options.categories
         self._threshold = self._model.threshold if self.options.threshold is None else self.options.threshold
         if problems := [
@@ -44,7 +45,7 @@ class LlamaGuard:
         if not self._enabled:
             raise ALL_OFF("guard llama_guard")
         # Texts that wait are judged together: what all prompts begin with is computed once.
-        self._together = Together(lambda dialogs: self._model.weigh(dialogs, self._enabled))
+        self._batcher = Batcher(lambda dialogs: self._model.weigh(dialogs, self._enabled))
         self._own = {
             number: float(level)
             for number, level in chosen.items()
@@ -57,7 +58,7 @@ class LlamaGuard:
     async def check(self, x: GuardInput) -> Verdict:
         if not x.text.strip():
             return Verdict(action="allow", p=0.0, categories=dict.fromkeys(self._enabled, 0.0))
-        found = (await self._together.ask(self._turns(x))).verdict()
+        found = (await self._batcher.ask(self._turns(x))).verdict()
         common = sum(p for number, p in found.categories.items() if number not in self._own)
         violated = [number for number, level in self._own.items() if found.categories[number] >= level]
         if common >= self._threshold:

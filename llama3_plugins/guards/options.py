@@ -38,9 +38,6 @@ class LlamaGuardOptions(BaseModel):
         default_factory=dict, description="by number: false switches one off, a number is a threshold of its own"
     )
     device: Literal["auto", "cpu", "cuda"] = Field("cpu", description="where the model computes")
-    precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="of its weights: auto is the one that this machine multiplies fastest in"
-    )
 
     @model_validator(mode="after")
     def _numbers(self) -> LlamaGuardOptions:

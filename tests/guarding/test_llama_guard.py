@@ -167,7 +167,7 @@ def direct(guard: LlamaGuardModel, turns, answer: str, enabled=None) -> float:
 
 
 def test_probabilities_are_those_of_separate_passes(llama_guard):
-    guard = LlamaGuardModel.load(llama_guard, precision="fp32")
+    guard = LlamaGuardModel.load(llama_guard)
     assert guard.taxonomy == TAXONOMY
     for words in (*HAZARDS.values(), *HARMLESS):
         turns = [Turn("user", f"Please {words} today")]
@@ -185,7 +185,7 @@ def test_probabilities_are_those_of_separate_passes(llama_guard):
 
 
 def test_several_are_judged_as_each_alone(llama_guard, monkeypatch):
-    guard = LlamaGuardModel.load(llama_guard, precision="fp32")
+    guard = LlamaGuardModel.load(llama_guard)
     texts = [f"Please {words} today" for words in (*HAZARDS.values(), *HARMLESS, "burn the house " * 400)]
     dialogs = [[Turn("user", text)] for text in texts]
     dialogs += [[Turn("user", text), Turn("assistant", "It is done.")] for text in texts[:3]]
@@ -207,23 +207,12 @@ def test_texts_that_wait_for_the_guard_are_judged_together(llama_guard, monkeypa
     monkeypatch.setattr(
         LlamaGuardModel, "_ask", lambda self, trees, on: sizes.append(len(trees)) or ask(self, trees, on)
     )
-    leaf = Leaf("llama_guard", {"model": str(llama_guard), "precision": "fp32"})
+    leaf = Leaf("llama_guard", {"model": str(llama_guard)})
     texts = [f"Please {words} today" for words in (*HAZARDS.values(), *HARMLESS)] * 4
     scores = guard_scores(Policy({"input": leaf}), [[Turn("user", text)] for text in texts], ["Yes."] * len(texts))
-    assert sum(sizes) == len(texts)
-    assert max(sizes) > 4
-    expected = LlamaGuardModel.load(llama_guard, precision="fp32").weigh([[Turn("user", text)] for text in texts])
+    assert sizes == [8] * (len(texts) // 8) + [len(texts) % 8] * (len(texts) % 8 > 0), "the same texts, every time"
+    expected = LlamaGuardModel.load(llama_guard).weigh([[Turn("user", text)] for text in texts])
     assert [said.p for said in scores.said[0]] == pytest.approx([hazard.p for hazard in expected], abs=1e-5)
-
-
-def test_weights_may_be_of_the_precision_that_the_machine_multiplies_fastest(llama_guard):
-    exact, rounded = (LlamaGuardModel.load(llama_guard, precision=precision) for precision in ("fp32", "bf16"))
-    assert rounded.llama.transformer.embed.weight.dtype == torch.bfloat16
-    turns = [Turn("user", "They said burn the house today")]
-    assert exact.judge(turns).p == pytest.approx(rounded.judge(turns).p, abs=0.05)
-    guard = discover().build("guards", "llama_guard", {"model": str(llama_guard), "precision": "bf16"})
-    guard.open()
-    assert guard._model.llama.transformer.embed.weight.dtype == torch.bfloat16
 
 
 def test_a_config_names_the_model_within_a_run(llama_guard, tmp_path):
@@ -417,8 +406,8 @@ def test_a_gguf_file_says_the_same(llama_guard, llama3, tmp_path):
     assert code == 0, err
     (file,) = (tmp_path / "out").glob("*.gguf")
     turns = [Turn("user", "They said burn the house today")]
-    own = LlamaGuardModel.load(llama_guard, precision="fp32").judge(turns)
-    other = LlamaGuardModel.load(file, TAXONOMY, precision="fp32").judge(turns)
+    own = LlamaGuardModel.load(llama_guard).judge(turns)
+    other = LlamaGuardModel.load(file, TAXONOMY).judge(turns)
     assert other.p == pytest.approx(own.p, abs=1e-4)
     assert other.categories == pytest.approx(own.categories, abs=1e-4)
 

@@ -13,7 +13,7 @@ Question = TypeVar("Question")
 Answer = TypeVar("Answer")
 
 
-class Together(Generic[Question, Answer]):
+class Batcher(Generic[Question, Answer]):
     """Gives `answer` all questions that are asked by the time it is free; it answers each, in their order. Where it
     raises, each is answered alone, so that one does not spoil the others' answers. For one event loop, a guard's own.
     """
