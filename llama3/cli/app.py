@@ -26,6 +26,7 @@ from llama3.cli import (
     audit,
     batch,
     chat,
+    compare,
     config,
     convert,
     cost,
@@ -159,6 +160,7 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("judge")(judge.judge)
 app.command("redteam")(redteam.redteam)
 app.command("audit")(audit.audit)
+app.command("compare")(compare.compare)
 app.command("lineage")(lineage.lineage)
 app.command("ledger")(ledger.ledger)
 app.command("merge")(merge.merge)
