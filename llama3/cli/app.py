@@ -24,6 +24,7 @@ from typer.core import TyperCommand, TyperGroup
 from llama3 import __version__
 from llama3.cli import (
     audit,
+    audit_reward,
     batch,
     chat,
     compare,
@@ -160,6 +161,7 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("judge")(judge.judge)
 app.command("redteam")(redteam.redteam)
 app.command("audit")(audit.audit)
+app.command("audit-reward")(audit_reward.audit_reward)
 app.command("compare")(compare.compare)
 app.command("lineage")(lineage.lineage)
 app.command("ledger")(ledger.ledger)
