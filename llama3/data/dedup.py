@@ -36,8 +36,8 @@ MOST_BANDS = 256
 """8 bytes per document each. Below a threshold of 0.012 more would be needed."""
 FEW_BANDS = 40
 HIGH = (0.8, 16, 7)
-"""From this threshold on: of the pairs at 0.8 98 % are found (1 - (1 - 0.8^7)^16). The usual 14 x 8 hashes find 92 %, and
-spare comparisons that cost little."""
+"""From this threshold on: of the pairs at 0.8 98 % are found (1 - (1 - 0.8^7)^16). The usual 14 x 8 hashes find 92 %,
+and spare comparisons that cost little."""
 CANDIDATE_BYTES = 256 << 20
 """Text that is compared at a time; a group of documents that hang together is never cut."""
 

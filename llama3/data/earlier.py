@@ -68,13 +68,13 @@ class Earlier:
         return [corpus.hash for corpus in self.corpora]
 
     def known(self, ids: Iterable[str]) -> dict[str, str]:
-        """Of these ids those that a corpus has, with the name of the first that has it."""
+        """Of these ids those that a corpus has, with the identity of the first that has it."""
         wanted = set(ids)
         found: dict[str, str] = {}
         for corpus in self.corpora:
             for records in batches(open_parquet(corpus.path / DOCUMENTS), columns=["id"]):
                 for id in wanted.intersection(records.column("id").to_pylist()):
-                    found.setdefault(id, str(corpus.location))
+                    found.setdefault(id, _told(corpus))
         return found
 
     def meet(self, keys_DB: np.ndarray) -> Met:
@@ -96,10 +96,10 @@ class Earlier:
         return pa.concat_arrays([pa.array([], pa.large_string()), *self._columns("text", met, chosen)])
 
     def names(self, met: Met, chosen: np.ndarray) -> list[str]:
-        """ "id in corpus" of some of those documents."""
+        """ "id in corpus" of some of those documents, the corpus by its identity."""
         columns = self._columns("id", met, chosen)
         corpora = zip(self.corpora, columns, strict=True)
-        return [f"{id} in {corpus.location}" for corpus, column in corpora for id in column.to_pylist()]
+        return [f"{id} in {_told(corpus)}" for corpus, column in corpora for id in column.to_pylist()]
 
     def _columns(self, name: str, met: Met, chosen: np.ndarray) -> list[pa.Array]:
         """Of each corpus the column at those of the chosen documents that are its own."""
@@ -109,6 +109,10 @@ class Earlier:
             here = chosen[(chosen >= start) & (chosen < end)] - start
             columns.append(_at(open_parquet(corpus.path / DOCUMENTS), name, rows[here]))
         return columns
+
+
+def _told(corpus: Artifact) -> str:
+    return f"corpus {corpus.hash[:12]}"
 
 
 def _run(corpus: Artifact, parameters: BandParameters) -> BandRun:
