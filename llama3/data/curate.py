@@ -312,7 +312,8 @@ def _drop_near(
         return pa.concat_arrays([earlier.texts(met, old), staged.texts(rows[new - first])])
 
     sizes = np.concatenate([earlier.bytes(met), staged.bytes_N[rows]])
-    found: Duplicates = staged.near.settle(np.concatenate([met.keys_FB, keys_DB]), texts, sizes, first)
+    all_keys = np.concatenate([met.keys_FB, keys_DB]) if first else keys_DB
+    found: Duplicates = staged.near.settle(all_keys, texts, sizes, first)
     removed, removed_by = np.flatnonzero(~found.keep_D), found.duplicate_of_D[~found.keep_D]
     old = np.unique(removed_by[removed_by < first])
     names = dict(zip(old.tolist(), earlier.names(met, old), strict=True))

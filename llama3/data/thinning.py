@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from llama3 import _core
 from llama3.data.counting import HELD, KeyCounter
@@ -58,7 +59,7 @@ class Thinning:
             languages = self._languages
             names = batch.column("language")
             bucket_D += np.array([languages.setdefault(name, len(languages)) for name in names], np.int64) << 32
-        prose_D = np.array([kind == "prose" for kind in batch.column("kind")], bool)
+        prose_D = np.asarray(pc.equal(batch.records.column("kind"), "prose"), bool)
         return np.where(prose_D, bucket_D, LEFT_ALONE)
 
     def documents(self) -> Iterator[DocumentBatch]:
