@@ -3,9 +3,9 @@
 use rayon::prelude::*;
 
 /// Documents of a part of a band, about.
-const PART: usize = 256;
+const PART: usize = 512;
 /// More parts than this are slower to fill than they are faster to sort.
-const MOST_BITS: u32 = 12;
+const MOST_BITS: u32 = 11;
 
 /// The documents of every bucket that holds at least two, ascending; bucket `b` is `docs[starts[b]..starts[b + 1]]`.
 pub struct Buckets {
@@ -14,7 +14,7 @@ pub struct Buckets {
 }
 
 impl Buckets {
-    /// Groups the documents of a row-major `[documents, bands]` table of keys, band by band: 32 bytes per document and
+    /// Groups the documents of a row-major `[documents, bands]` table of keys, band by band: 8 bytes per document and
     /// thread while a band is worked on.
     #[must_use]
     pub fn of(keys: &[u64], bands: usize) -> Self {
@@ -36,13 +36,16 @@ impl Buckets {
         buckets
     }
 
-    /// Sorts the band by leading bits into parts that fit into the fast memory of a core, and those by comparing.
+    /// Sorts the band by leading bits into parts that fit into the fast memory of a core. In a part a document is one
+    /// number: the next bits of its key, then its place; where those bits are equal, whole keys decide.
     fn of_band(keys: &[u64], bands: usize, band: usize) -> Self {
         let documents = keys.len() / bands;
         let bits = (documents / PART)
             .checked_ilog2()
-            .map_or(1, |bits| bits.min(MOST_BITS) + 1);
-        let column = || keys[band.min(keys.len())..].iter().step_by(bands);
+            .map_or(1, |bits| bits.min(MOST_BITS));
+        let places = (1u64 << (usize::BITS - documents.leading_zeros())) - 1;
+        let key_of = |doc: u64| keys[doc as usize * bands + band];
+        let column = || keys.iter().skip(band).step_by(bands);
         let part_of = |key: u64| (key >> (u64::BITS - bits)) as usize;
         let mut ends = vec![0usize; 1 << bits];
         column().for_each(|&key| ends[part_of(key)] += 1);
@@ -50,30 +53,43 @@ impl Buckets {
         for end in &mut ends {
             before += std::mem::replace(end, before);
         }
-        let mut sorted = vec![(0u64, 0u32); documents];
+        let mut sorted = vec![0u64; documents];
         for (doc, &key) in column().enumerate() {
             let end = &mut ends[part_of(key)];
-            sorted[*end] = (key, doc as u32);
+            sorted[*end] = key << bits & !places | doc as u64;
             *end += 1;
         }
         let mut found = Self {
             starts: vec![0],
             docs: vec![],
         };
+        let mut alike = vec![];
         let mut start = 0;
         for end in ends {
             let part = &mut sorted[start..end];
             part.sort_unstable();
-            for bucket in part
-                .chunk_by(|a, b| a.0 == b.0)
-                .filter(|some| some.len() > 1)
-            {
-                found.docs.extend(bucket.iter().map(|&(_, doc)| doc));
-                found.starts.push(found.docs.len());
+            let runs = part.chunk_by(|a, b| a & !places == b & !places);
+            for run in runs.filter(|run| run.len() > 1) {
+                alike.clear();
+                alike.extend(
+                    run.iter()
+                        .map(|number| (key_of(number & places), number & places)),
+                );
+                alike.sort_unstable();
+                found.take(&alike);
             }
             start = end;
         }
         found
+    }
+
+    /// Takes up the buckets of documents that are sorted by key.
+    fn take(&mut self, sorted: &[(u64, u64)]) {
+        let buckets = sorted.chunk_by(|a, b| a.0 == b.0);
+        for bucket in buckets.filter(|bucket| bucket.len() > 1) {
+            self.docs.extend(bucket.iter().map(|&(_, doc)| doc as u32));
+            self.starts.push(self.docs.len());
+        }
     }
 
     #[must_use]

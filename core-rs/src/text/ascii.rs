@@ -89,12 +89,19 @@ fn masks_avx2(bytes: &[u8], masks: &mut Vec<u64>) {
         let either = _mm256_or_si256(letters, within(x, b'0', 10));
         u64::from(_mm256_movemask_epi8(either) as u32)
     };
-    let mut blocks = bytes.chunks_exact(BLOCK);
-    for block in blocks.by_ref() {
+    let mask = |block: &[u8; BLOCK]| {
         let (low, high) = block.split_at(BLOCK / 2);
-        masks.push(half(low) | half(high) << 32);
+        half(low) | half(high) << 32
+    };
+    let (blocks, rest) = bytes.as_chunks::<BLOCK>();
+    for block in blocks {
+        masks.push(mask(block));
     }
-    masks_plain(blocks.remainder(), masks);
+    if !rest.is_empty() {
+        let mut last = [0; BLOCK];
+        last[..rest.len()].copy_from_slice(rest);
+        masks.push(mask(&last));
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
