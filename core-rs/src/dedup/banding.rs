@@ -42,7 +42,7 @@ impl Buckets {
         let documents = keys.len() / bands;
         let bits = (documents / PART)
             .checked_ilog2()
-            .map_or(1, |bits| bits.min(MOST_BITS));
+            .map_or(1, |bits| bits.clamp(1, MOST_BITS));
         let places = (1u64 << (usize::BITS - documents.leading_zeros())) - 1;
         let key_of = |doc: u64| keys[doc as usize * bands + band];
         let column = || keys.iter().skip(band).step_by(bands);
