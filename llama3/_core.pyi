@@ -145,18 +145,25 @@ def near_duplicates(
     *,
     ngram: int,
     threshold: float,
+    fixed: int = 0,
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64], int, int]:
-    """duplicate_of (-1: kept), exact similarity, comparisons made, buckets that were full."""
+    """duplicate_of (-1: kept), exact similarity, comparisons made, buckets that were full. The first `fixed` documents
+    stay whatever they resemble."""
 
-def line_keys(data: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]: ...
+def line_keys(
+    data: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64], buckets: npt.NDArray[np.int64]
+) -> npt.NDArray[np.uint64]:
+    """Of all lines, mixed with the bucket of their document; of documents whose bucket is negative none."""
+
 def frequent_keys(keys: npt.NDArray[np.uint64], max_count: int) -> npt.NDArray[np.uint64]: ...
 def drop_lines(
     data: npt.NDArray[np.uint8],
     offsets: npt.NDArray[np.int64],
-    thin: npt.NDArray[np.bool_],
+    buckets: npt.NDArray[np.int64],
     frequent: npt.NDArray[np.uint64],
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Data and offsets without the frequent lines of the documents where `thin` is true; lines each document lost."""
+    """Data and offsets without the lines that are frequent in their document's bucket, documents of negative buckets
+    as they are; lines each document lost."""
 
 # -- HTML (core-rs/src/python/html.rs) ---------------------------------------------------------
 

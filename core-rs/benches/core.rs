@@ -161,18 +161,26 @@ fn minhash(bencher: Bencher) {
 fn settle_near_duplicates(bencher: Bencher) {
     let (batch, hashes) = (batch(), MinHash::new(5, 112));
     let keys = hashes.band_keys(batch, 14);
+    let question = cluster::Question {
+        batch,
+        keys: &keys,
+        bands: 14,
+        ngram: 5,
+        threshold: 0.8,
+        fixed: 0,
+    };
     bencher
         .counter(size())
-        .bench_local(|| cluster::settle(black_box(batch), &keys, 14, 5, 0.8));
+        .bench_local(|| cluster::settle(black_box(&question)));
 }
 
 #[divan::bench]
 fn line_dedup(bencher: Bencher) {
-    let (batch, thin) = (batch(), vec![true; DOCUMENTS]);
+    let (batch, bucket) = (batch(), vec![0; DOCUMENTS]);
     bencher.counter(size()).bench_local(|| {
-        let mut keys = lines::line_keys(black_box(batch));
+        let mut keys = lines::line_keys(black_box(batch), &bucket);
         let frequent = lines::frequent(&mut keys, 6);
-        lines::drop_lines(batch, &thin, &frequent)
+        lines::drop_lines(batch, &bucket, &frequent)
     });
 }
 

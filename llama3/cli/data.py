@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -69,10 +70,17 @@ def dedup(
     threshold: Annotated[
         float | None, typer.Option(help="Jaccard similarity of word n-grams from which the later of two goes.")
     ] = None,
+    against: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CORPUS", help="An earlier corpus, or a run that made one: what it holds goes. Can be repeated."
+        ),
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Remove exact and near duplicates of text, and nothing else: no filter, no frequent lines."""
     only = ["data.filters=[]", "data.lines.enabled=false", "data.urls=false", "data.decontaminate={benchmarks: {}}"]
+    only += [f"data.against={dumps(against)}"] if against else []
     only += [] if threshold is None else [f"data.minhash.threshold={threshold}"]
     _show(_curated(_loaded(text, [*only, *(overrides or [])], out, reader), out), json=json)
 

@@ -82,7 +82,7 @@ def sample(
     json: JsonOption = False,
 ) -> None:
     """Show documents drawn from a corpus: some that stayed, and some of every reason for which others went."""
-    from llama3.data.inspecting import corpus_at
+    from llama3.data.corpus import corpus_at
     from llama3.data.sampling import draw_kept, draw_removed
 
     place = corpus_at(path)

@@ -108,7 +108,7 @@ def _imported(paths: list[Path], format: TokenFormat, out: Path, tokenizer: Path
 def _sharded(path: Path, out: Path, tokenizer: Path | None) -> Artifact:
     from llama3.artifacts import Artifact
     from llama3.artifacts.run import RunDir
-    from llama3.data.inspecting import corpus_at
+    from llama3.data.corpus import corpus_at
     from llama3.data.shards import ShardOptions
     from llama3.data.shards import shard as stage
     from llama3.tokenizer import Tokenizer

@@ -76,6 +76,11 @@ class DataSection(Section):
     urls: bool = Field(True, description="of the documents of one web address keep the newest only")
     exact: bool = Field(True, description="drop exact duplicates")
     minhash: MinHashSection = MinHashSection()
+    against: list[str] = Field(
+        default_factory=list,
+        description="earlier corpora, or runs that made one, whose documents are not taken again: no exact duplicate, "
+        "and with minhash no near one",
+    )
     by_language: bool = Field(
         False, description="look for near duplicates and frequent lines inside each language on its own"
     )

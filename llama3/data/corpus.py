@@ -4,6 +4,7 @@ documents.parquet   the documents that stayed: SCHEMA, shard, position, lines_dr
 scores.parquet      id, source, kept, and for every judged document the scores and statistics of the filters
 rejects.parquet     id, source, stage, reason, score, where, detail of everything that was taken out
 funnel.json         documents and bytes after every stage, by source
+bands.run           band keys of the documents that stayed, in their order (layout: llama3.data.bands)
 """
 
 from __future__ import annotations
@@ -21,14 +22,28 @@ import pyarrow.parquet as pq
 
 from llama3.data.columns import printable
 from llama3.data.documents import DocumentBatch
-from llama3.errors import DataError
+from llama3.errors import ConfigError, DataError
 
 UNREADABLE = DataError.declare("L3-DAT-110", "cannot be read as Parquet", why="{error}")
+
+NO_CORPUS = ConfigError.declare(
+    "L3-DAT-231", "is no corpus, and no run that has made one", fix="make one: llama3 data curate"
+)
 
 Split = Literal["train", "held_out"]
 SPLITS: tuple[Split, ...] = ("train", "held_out")
 
 DOCUMENTS, SCORES, REJECTS, FUNNEL = "documents.parquet", "scores.parquet", "rejects.parquet", "funnel.json"
+BANDS = "bands.run"
+CORPUS_IN_RUN = "artifacts/curate"
+
+
+def corpus_at(path: Path) -> Path:
+    """The folder of the corpus that a path names. Raises ConfigError (L3-DAT-231)."""
+    for place in (path, path / CORPUS_IN_RUN):
+        if (place / DOCUMENTS).is_file():
+            return place
+    raise NO_CORPUS(path)
 
 
 class Corpus:

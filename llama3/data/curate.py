@@ -22,13 +22,15 @@ from pydantic import BaseModel, ConfigDict, Field
 from llama3 import _core
 from llama3.artifacts import StageOutput, stage
 from llama3.config.curation import DecontaminationSection, LineDedupSection, MinHashSection, RemovalAlarmSection
-from llama3.config.schema import Config
+from llama3.config.schema import Config, DataSection
 from llama3.config.slot_types import FilterSlot, Slot, SourceSlot
+from llama3.data.bands import BandParameters, write_run
 from llama3.data.columns import printable
-from llama3.data.corpus import DOCUMENTS, FUNNEL, REJECTS, SCORES, SPLITS, Split
+from llama3.data.corpus import BANDS, DOCUMENTS, FUNNEL, REJECTS, SCORES, SPLITS, Split
 from llama3.data.decontaminate import Cleaning, benchmark_hashes
 from llama3.data.dedup import Deduplicator, Duplicates
 from llama3.data.documents import FEATURES, SCHEMA, DocumentBatch, Filter, Judgement, Reject, ShardRef, Source
+from llama3.data.earlier import Earlier
 from llama3.data.ledger import Funnel, Losses, RejectLog, removal_alarms, told_alarm
 from llama3.data.staging import STAGED, Staged
 from llama3.data.thinning import Thinning
@@ -59,6 +61,7 @@ FILTER_FAILED = PluginError.declare("L3-DAT-106", "{filter} failed", why="{error
 ODD_JUDGEMENT = PluginError.declare("L3-DAT-107", "{filter} judged {judged} of {count} documents")
 
 NAN = float("nan")
+IN_EARLIER = "in_earlier_corpus"
 REMOVES_TOO_MUCH = DataError.declare(
     "L3-DAT-123",
     "{stage} takes out too much",
@@ -79,6 +82,7 @@ class CurateOptions(BaseModel):
     urls: bool
     exact: bool
     minhash: MinHashSection
+    against: list[str]
     by_language: bool
     lines: LineDedupSection
     decontaminate: DecontaminationSection
@@ -90,7 +94,7 @@ class CurateOptions(BaseModel):
     def of(cls, config: Config) -> Self:
         """From the whole config and what its sources hold. Raises ConfigError as `curate` does, before any work."""
         section = config.data
-        _near(section.minhash)
+        earlier = _earlier(section, _near(section.minhash))
         shards = [shard for _, shard in _all_shards(_sources(section.sources))]
         facts = [(shard.source, shard.location, shard.part, shard.bytes, shard.stamp) for shard in shards]
         benchmarks = benchmark_hashes(section.decontaminate)
@@ -100,12 +104,13 @@ class CurateOptions(BaseModel):
             urls=section.urls,
             exact=section.exact,
             minhash=section.minhash,
+            against=section.against,
             by_language=section.by_language,
             lines=section.lines,
             decontaminate=section.decontaminate,
             alarm=section.alarm,
             held_out=section.held_out,
-            found=_core.blake3_bytes(repr((facts, benchmarks)).encode("utf-8", "surrogateescape")),
+            found=_core.blake3_bytes(repr((facts, benchmarks, earlier.hashes)).encode("utf-8", "surrogateescape")),
         )
 
 
@@ -116,6 +121,8 @@ def curate(*, options: CurateOptions, out: StageOutput) -> None:
     Raises ConfigError, before any work, naming every source that is missing or empty, and DataError where nothing
     could be read or nothing is left for training.
     """
+    near = _near(options.minhash)
+    earlier = _earlier(options, near)
     filters = _filters(options.filters)
     cleaning = Cleaning(options.decontaminate)
     shards = _all_shards(_sources(options.sources))
@@ -124,16 +131,18 @@ def curate(*, options: CurateOptions, out: StageOutput) -> None:
     shutil.rmtree(reading, ignore_errors=True)  # of a process that was killed: nothing goes on from it
     try:
         with RejectLog(out.path / REJECTS) as rejects:
-            staged = _read(shards, Staged(reading, _near(options.minhash)), funnel, rejects, out)
+            staged = _read(shards, Staged(reading, near), funnel, rejects, out)
             kept_N = np.ones(len(staged), bool)
             if options.urls:
                 kept_N = _drop_older(staged, funnel, rejects)
             if options.exact:
-                kept_N = _drop_exact(staged, kept_N, funnel, rejects)
-            if options.minhash.enabled:
-                kept_N = _drop_near(staged, kept_N, options.by_language, funnel, rejects, out)
+                kept_N = _drop_exact(staged, kept_N, earlier, funnel, rejects)
+            if near is not None:
+                kept_N = _drop_near(staged, kept_N, options.by_language, earlier, funnel, rejects, out)
             thinning = Thinning(staged, kept_N, options.lines, options.by_language)
-            _judge_and_write(thinning, cleaning, filters, options.held_out, funnel, rejects, out)
+            written = _judge_and_write(thinning, cleaning, filters, options.held_out, funnel, rejects, out)
+            if near is not None:
+                write_run(out.path / BANDS, staged.keys(written, options.by_language), _parameters(options, near))
             out.metrics["rejects"] = rejects.counts
     finally:
         shutil.rmtree(reading, ignore_errors=True)  # a full disk is not kept full
@@ -166,12 +175,14 @@ def _sources(slots: Sequence[Slot]) -> list[Source]:
 
 
 def _all_shards(sources: list[Source]) -> list[tuple[Source, ShardRef]]:
-    """Every shard of every source; the problems of all sources at once."""
+    """Every shard of every source, of each by place, in whatever order it lists them; the problems of all sources at
+    once."""
     shards: list[tuple[Source, ShardRef]] = []
     problems: list[Problem] = []
     for source in sources:
         try:
-            shards.extend((source, shard) for shard in source.shards())
+            listed = sorted(source.shards(), key=lambda shard: (shard.location, shard.part))
+            shards.extend((source, shard) for shard in listed)
         except ConfigError as error:
             problems.extend(error.problems)
     if problems:
@@ -183,6 +194,14 @@ def _near(options: MinHashSection) -> Deduplicator | None:
     if not options.enabled:
         return None
     return Deduplicator(threshold=options.threshold, ngram=options.ngram, bands=options.bands, rows=options.rows)
+
+
+def _parameters(options: CurateOptions | DataSection, near: Deduplicator) -> BandParameters:
+    return BandParameters(near.ngram, near.bands, near.rows, options.by_language)
+
+
+def _earlier(options: CurateOptions | DataSection, near: Deduplicator | None) -> Earlier:
+    return Earlier(options.against, None if near is None else _parameters(options, near))
 
 
 def _read(
@@ -255,8 +274,13 @@ def _drop_older(staged: Staged, funnel: Funnel, rejects: RejectLog) -> np.ndarra
     return kept_N
 
 
-def _drop_exact(staged: Staged, kept_N: np.ndarray, funnel: Funnel, rejects: RejectLog) -> np.ndarray:
-    """Keeps the first document of every id."""
+def _drop_exact(staged: Staged, kept_N: np.ndarray, earlier: Earlier, funnel: Funnel, rejects: RejectLog) -> np.ndarray:
+    """Keeps the first document of every id that no earlier corpus has."""
+    known = earlier.known(staged.ids)
+    known_N = np.array([id in known for id in staged.ids], bool) & kept_N
+    there = ((int(n), f"{staged.ids[n]} in {known[staged.ids[n]]}") for n in np.flatnonzero(known_N))
+    rejects.add("exact", (_duplicate(staged, n, IN_EARLIER, of, 1.0) for n, of in there))
+    kept_N = kept_N & ~known_N
     first: dict[str, int] = {}
     is_first_N = np.array([not kept or first.setdefault(id, n) == n for n, (id, kept) in
                            enumerate(zip(staged.ids, kept_N.tolist(), strict=True))], bool)  # fmt: skip
@@ -268,20 +292,44 @@ def _drop_exact(staged: Staged, kept_N: np.ndarray, funnel: Funnel, rejects: Rej
 
 
 def _drop_near(
-    staged: Staged, kept_N: np.ndarray, by_language: bool, funnel: Funnel, rejects: RejectLog, out: StageOutput
+    staged: Staged,
+    kept_N: np.ndarray,
+    by_language: bool,
+    earlier: Earlier,
+    funnel: Funnel,
+    rejects: RejectLog,
+    out: StageOutput,
 ) -> np.ndarray:
-    """Keeps the first document of every cluster of near duplicates."""
+    """Keeps the first document of every cluster of near duplicates, and none of what earlier corpora have."""
     assert staged.near is not None
     rows = np.flatnonzero(kept_N)
-    keys_DB = staged.keys_NB[rows]
-    if by_language:  # documents of two languages share no key
-        keys_DB ^= staged.pages_N3[rows, 2:]
-    found: Duplicates = staged.near.settle(keys_DB, lambda chosen: staged.texts(rows[chosen]), staged.bytes_N[rows])
-    removed = np.flatnonzero(~found.keep_D)
-    pairs = ((int(rows[d]), int(rows[found.duplicate_of_D[d]]), float(found.similarity_D[d])) for d in removed)
-    rejects.add("near", (_duplicate(staged, n, "near_duplicate", staged.ids[kept], j) for n, kept, j in pairs))
+    keys_DB = staged.keys(rows, by_language)
+    met = earlier.meet(keys_DB)
+    first = len(met.keys_FB)  # those of earlier corpora stand before the new ones
+
+    def texts(chosen: np.ndarray) -> pa.Array:
+        old, new = np.split(chosen, [np.searchsorted(chosen, first)])
+        return pa.concat_arrays([earlier.texts(met, old), staged.texts(rows[new - first])])
+
+    sizes = np.concatenate([earlier.bytes(met), staged.bytes_N[rows]])
+    all_keys = np.concatenate([met.keys_FB, keys_DB]) if first else keys_DB
+    found: Duplicates = staged.near.settle(all_keys, texts, sizes, first)
+    removed, removed_by = np.flatnonzero(~found.keep_D), found.duplicate_of_D[~found.keep_D]
+    old = np.unique(removed_by[removed_by < first])
+    names = dict(zip(old.tolist(), earlier.names(met, old), strict=True))
+    rejects.add(
+        "near",
+        (
+            _duplicate(staged, n, IN_EARLIER, names[of], similarity)
+            if of < first
+            else _duplicate(staged, n, "near_duplicate", staged.ids[rows[of - first]], similarity)
+            for n, of, similarity in zip(
+                rows[removed - first].tolist(), removed_by.tolist(), found.similarity_D[removed].tolist(), strict=True
+            )
+        ),
+    )
     kept_N = kept_N.copy()
-    kept_N[rows[removed]] = False
+    kept_N[rows[removed - first]] = False
     funnel.count("near", staged.sources, staged.bytes_N, kept_N)
     out.metrics["near_duplicates"] = {
         "bands": staged.near.bands,
@@ -333,8 +381,10 @@ def _judge_and_write(
     funnel: Funnel,
     rejects: RejectLog,
     out: StageOutput,
-) -> None:
-    """Every filter scores every document; then the first that says no is the reason. Writes documents and scores."""
+) -> np.ndarray:
+    """Every filter scores every document; then the first that says no is the reason. Writes documents and scores; the
+    numbers of the documents that were written."""
+    written: list[np.ndarray] = []
     features = [name for name in FEATURES if any(name in filter.features for filter in filters.values())]
     scores_schema = _scores_schema(filters, features)
     total = int(thinning.kept_N.sum())
@@ -366,9 +416,11 @@ def _judge_and_write(
             for split in SPLITS:
                 here_D = np.array([s == split for s in splits], bool)
                 funnel.count(split, kept.column("source"), kept.bytes_D, here_D)
+            written.append(np.asarray(kept.records.column("number")))
             documents.write_batch(
                 kept.with_column("split", pa.array(splits, pa.string())).records.select(WRITTEN.names)
             )
+    return np.concatenate([np.empty(0, np.int64), *written])
 
 
 def _scores_schema(filters: Mapping[str, Filter], features: list[str]) -> pa.Schema:

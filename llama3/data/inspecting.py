@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from llama3 import _core
 from llama3.artifacts.artifact import MANIFEST, Artifact
 from llama3.config.token_files import TokenFormat
-from llama3.data.corpus import DOCUMENTS, FUNNEL, REJECTS, Corpus, batches, open_parquet
+from llama3.data.corpus import CORPUS_IN_RUN, DOCUMENTS, FUNNEL, REJECTS, Corpus, batches, open_parquet
 from llama3.data.imported import ORIGINS, token_files
 from llama3.data.loader import CORE_ERRORS, DAMAGED, OTHER_SHARD
 from llama3.data.plan import IN_RUN as SHARDS_IN_RUN
@@ -30,11 +30,6 @@ NO_DATA = ConfigError.declare(
     "holds no data that is known here",
     fix="give a corpus, token shards, a run that has made some, or NAME.bin, NAME.idx or NAME.ds",
 )
-NO_CORPUS = ConfigError.declare(
-    "L3-DAT-231", "is no corpus, and no run that has made one", fix="make one: llama3 data curate"
-)
-
-CORPUS_IN_RUN = "artifacts/curate"
 FORMATS: dict[str, TokenFormat] = {".bin": "megatron", ".idx": "megatron", ".ds": "datatrove"}
 
 
@@ -51,14 +46,6 @@ class Inspected:
             self.parts[kind] = look()
         except LlamaError as error:
             self.problems += error.problems
-
-
-def corpus_at(path: Path) -> Path:
-    """The folder of the corpus that a path names. Raises ConfigError (L3-DAT-231)."""
-    for place in (path, path / CORPUS_IN_RUN):
-        if (place / DOCUMENTS).is_file():
-            return place
-    raise NO_CORPUS(path)
 
 
 def inspect(path: Path, tokenizer: Tokenizer | None = None) -> Inspected:

@@ -90,9 +90,12 @@ class Staged:
         and a hash of its language."""
         return np.concatenate([np.empty((0, 3), np.uint64), *self._pages])
 
-    @property
-    def keys_NB(self) -> np.ndarray:
-        return np.concatenate(self._keys)
+    def keys(self, rows: np.ndarray, by_language: bool) -> np.ndarray:
+        """uint64 [D, B]: band keys of the documents with these numbers; by language, those of two share none."""
+        keys_DB = np.concatenate(self._keys)[rows]
+        if by_language:
+            keys_DB ^= self.pages_N3[rows, 2:]
+        return keys_DB
 
     def documents(self, keep_N: np.ndarray) -> Iterator[tuple[np.ndarray, DocumentBatch]]:
         """The documents where the mask is true, in order, with their numbers."""

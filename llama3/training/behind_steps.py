@@ -13,8 +13,7 @@ import numpy as np
 from llama3.artifacts.files import read_json_lines
 from llama3.artifacts.lock import RunLock
 from llama3.artifacts.logbook import EVENTS
-from llama3.data.corpus import DOCUMENTS, batches, open_parquet
-from llama3.data.inspecting import CORPUS_IN_RUN
+from llama3.data.corpus import CORPUS_IN_RUN, DOCUMENTS, batches, open_parquet
 from llama3.data.loader import TokenRows
 from llama3.data.plan import IN_RUN, TokenPlan
 from llama3.errors import ArtifactError, ConfigError, DataError

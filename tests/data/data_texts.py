@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import unicodedata
 
 WORDS = [
     "the",
@@ -66,3 +67,18 @@ def prose(seed: int, words: int = 120) -> str:
         sentences.append(" ".join(rng.choices(WORDS, k=length)).capitalize() + ".")
         words -= length
     return " ".join(sentences)
+
+
+def line_form(line: str) -> str:
+    """The normal form of a line, by Python's Unicode database."""
+    decomposed = unicodedata.normalize("NFD", "".join(c.lower() for c in line))
+    out = ""
+    for c in decomposed:
+        category = unicodedata.category(c)
+        if c.isspace():
+            out += " "
+        elif category == "Nd":
+            out += "0"
+        elif category != "Mn" and category[0] not in "PC":
+            out += c
+    return " ".join(out.split())

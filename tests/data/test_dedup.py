@@ -186,7 +186,7 @@ def test_threads_change_nothing() -> None:
         for threads in (1, 2, 7):
             _core.set_num_threads(threads)
             found = Deduplicator().find(texts)
-            keys = _core.line_keys(*buffers(texts))
+            keys = _core.line_keys(*buffers(texts), np.zeros(len(texts), np.int64))
             results.append((found.duplicate_of_D, found.similarity_D, keys, _core.text_statistics(*buffers(texts))))
     finally:
         _core.set_num_threads(before)
@@ -252,7 +252,7 @@ def test_pairs_above_any_threshold_are_found(threshold: float) -> None:
 
 
 def test_bands_and_rows_that_miss_most_are_refused() -> None:
-    assert (Deduplicator().bands, Deduplicator().rows) == (14, 8)
+    assert (Deduplicator().bands, Deduplicator().rows) == (16, 7)
     assert Deduplicator(threshold=0.5, bands=20).rows == 2
     assert Deduplicator(threshold=0.5, rows=4).bands == 47
     assert Deduplicator(threshold=0.01).bands == 256  # finds 92 %: the most that is offered
@@ -388,9 +388,11 @@ def test_arguments_are_checked() -> None:
     with pytest.raises(ValueError, match="at most"):
         _core.minhash_keys(data, offsets, ngram=5, bands=2**62, rows=8)
     with pytest.raises(ValueError, match="ascending"):
-        _core.drop_lines(data, offsets, np.ones(2, bool), np.array([2, 1], np.uint64))
-    with pytest.raises(ValueError, match="values of thin"):
-        _core.drop_lines(data, offsets, np.ones(1, bool), np.array([], np.uint64))
+        _core.drop_lines(data, offsets, np.zeros(2, np.int64), np.array([2, 1], np.uint64))
+    with pytest.raises(ValueError, match="2 documents but 1 buckets"):
+        _core.drop_lines(data, offsets, np.zeros(1, np.int64), np.array([], np.uint64))
+    with pytest.raises(ValueError, match="2 documents but 3 buckets"):
+        _core.line_keys(data, offsets, np.zeros(3, np.int64))
     with pytest.raises(TypeError):
         _core.text_ids(data.astype(np.int8), offsets)
 

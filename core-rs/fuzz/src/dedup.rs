@@ -36,7 +36,14 @@ fn near(batch: TextBatch, ngram: usize, bands: usize, rows: usize, threshold: f6
     let keys = hashes.band_keys(batch, bands);
     assert_eq!(keys.len(), batch.len() * bands);
     assert_eq!(hashes.signatures(batch).len(), batch.len() * bands * rows);
-    let verdict = cluster::settle(batch, &keys, bands, ngram, threshold);
+    let verdict = cluster::settle(&cluster::Question {
+        batch,
+        keys: &keys,
+        bands,
+        ngram,
+        threshold,
+        fixed: 0,
+    });
     let set = |doc: usize| shingle::shingle_set(batch.get(doc), ngram, &mut vec![]);
     for (doc, &original) in verdict.duplicate_of.iter().enumerate() {
         let Ok(original) = usize::try_from(original) else {
@@ -51,13 +58,14 @@ fn near(batch: TextBatch, ngram: usize, bands: usize, rows: usize, threshold: f6
 }
 
 fn by_line(batch: TextBatch, documents: &[String], most: usize) {
-    let mut keys = lines::line_keys(batch);
+    let bucket = vec![0; batch.len()];
+    let mut keys = lines::line_keys(batch, &bucket);
     let mut counts: HashMap<u64, usize> = HashMap::new();
     keys.iter()
         .for_each(|&key| *counts.entry(key).or_default() += 1);
     let frequent = lines::frequent(&mut keys, most);
     let often = |line: &str| lines::line_key(line).is_some_and(|key| counts[&key] > most);
-    let thinned = lines::drop_lines(batch, &vec![true; batch.len()], &frequent);
+    let thinned = lines::drop_lines(batch, &bucket, &frequent);
     let kept: String = documents
         .iter()
         .flat_map(|text| text.split_inclusive('\n'))

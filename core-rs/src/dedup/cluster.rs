@@ -29,15 +29,29 @@ pub struct Verdict {
     pub full_buckets: u64,
 }
 
-/// Settles all documents of `batch`; `keys` is their row-major `[documents, bands]` table of band keys.
+/// What is settled, and how.
+#[derive(Clone, Copy)]
+pub struct Question<'a> {
+    pub batch: TextBatch<'a>,
+    /// Row-major `[documents, bands]` table of band keys.
+    pub keys: &'a [u64],
+    pub bands: usize,
+    pub ngram: usize,
+    pub threshold: f64,
+    /// So many documents, the first ones, stay whatever they resemble: those of earlier corpora.
+    pub fixed: usize,
+}
+
+/// Settles all documents.
 #[must_use]
-pub fn settle(
-    batch: TextBatch<'_>,
-    keys: &[u64],
-    bands: usize,
-    ngram: usize,
-    threshold: f64,
-) -> Verdict {
+pub fn settle(question: &Question<'_>) -> Verdict {
+    let &Question {
+        batch,
+        keys,
+        bands,
+        ngram,
+        ..
+    } = question;
     let documents = batch.len();
     let buckets = Buckets::of(keys, bands);
     let membership = Membership::of(&buckets, documents);
@@ -50,7 +64,7 @@ pub fn settle(
                 members.iter().map(|&(_, doc)| doc),
                 &membership,
                 read,
-                threshold,
+                question,
             )
         })
         .collect();
@@ -147,7 +161,9 @@ fn settle_component(
     ascending: impl Iterator<Item = u32>,
     membership: &Membership,
     read: impl Fn(u32, &mut Vec<Word>) -> Vec<u64>,
-    threshold: f64,
+    &Question {
+        threshold, fixed, ..
+    }: &Question<'_>,
 ) -> Component {
     let mut out = Component::default();
     let mut words = vec![];
@@ -156,10 +172,12 @@ fn settle_component(
     let mut sets: HashMap<u32, Vec<u64>> = HashMap::new();
     for doc in ascending {
         let buckets = membership.of_doc(doc);
+        let stays = (doc as usize) < fixed;
         candidates.clear();
         candidates.extend(
             buckets
                 .iter()
+                .filter(|_| !stays)
                 .filter_map(|bucket| representatives.get(bucket))
                 .flatten(),
         );
@@ -249,15 +267,16 @@ mod tests {
     proptest! {
         /// Against the definition, written out over all pairs.
         #[test]
-        fn equals_brute_force(texts in near_texts(), threshold in 0.3f64..1.0) {
+        fn equals_brute_force(texts in near_texts(), threshold in 0.3f64..1.0, fixed in 0usize..8) {
             let (data, offsets) = pack(&texts);
             let batch = TextBatch::new(&data, &offsets).unwrap();
             let keys = MinHash::new(NGRAM, BANDS * 4).band_keys(batch, BANDS);
-            let verdict = settle(batch, &keys, BANDS, NGRAM, threshold);
+            let fixed = fixed.min(texts.len());
+            let verdict = settle(&Question { batch, keys: &keys, bands: BANDS, ngram: NGRAM, threshold, fixed });
             let sets: Vec<Vec<u64>> = texts.iter().map(|t| shingle_set(t, NGRAM, &mut vec![])).collect();
             let share = |a: usize, b: usize| (0..BANDS).any(|band| keys[a * BANDS + band] == keys[b * BANDS + band]);
             let mut expected = vec![-1i64; texts.len()];
-            for doc in 0..texts.len() {
+            for doc in fixed..texts.len() {
                 let kept = (0..doc).find(|&o| expected[o] < 0 && share(doc, o) && jaccard(&sets[doc], &sets[o]) >= threshold);
                 expected[doc] = kept.map_or(-1, |o| o as i64);
             }
@@ -273,7 +292,7 @@ mod tests {
             let batch = TextBatch::new(&data, &offsets).unwrap();
             let run = |threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(|| {
                 let keys = MinHash::new(NGRAM, BANDS * 4).band_keys(batch, BANDS);
-                settle(batch, &keys, BANDS, NGRAM, 0.6)
+                settle(&Question { batch, keys: &keys, bands: BANDS, ngram: NGRAM, threshold: 0.6, fixed: 0 })
             });
             prop_assert_eq!(run(1), run(4));
         }
@@ -286,13 +305,14 @@ mod tests {
         texts.push(texts[79].clone());
         texts.push(texts[3].clone());
         let (data, offsets) = pack(&texts);
-        let verdict = settle(
-            TextBatch::new(&data, &offsets).unwrap(),
-            &[7; 82],
-            1,
-            NGRAM,
-            0.8,
-        );
+        let verdict = settle(&Question {
+            batch: TextBatch::new(&data, &offsets).unwrap(),
+            keys: &[7; 82],
+            bands: 1,
+            ngram: NGRAM,
+            threshold: 0.8,
+            fixed: 0,
+        });
         assert_eq!(verdict.duplicate_of[80..], [-1, 3]);
         assert_eq!((verdict.full_buckets, verdict.similarity[81]), (1, 1.0));
     }

@@ -2,7 +2,7 @@
 //! normal form, and every line that occurs too often in a bucket of documents is dropped, all its occurrences.
 
 use crate::text::TextBatch;
-use crate::text::hash::Hash64;
+use crate::text::hash::{Hash64, spread};
 use rayon::prelude::*;
 use std::borrow::Cow;
 use unicode_normalization::UnicodeNormalization;
@@ -59,12 +59,18 @@ fn is_ascii_punctuation(c: char) -> bool {
     c.is_ascii_punctuation() && !matches!(c, '$' | '+' | '<' | '=' | '>' | '^' | '`' | '|' | '~')
 }
 
-/// The keys of all lines that have one, document after document.
+/// The keys of the lines of a bucket of documents, so that one count serves all buckets.
+fn key_in(bucket: u64, line: &str) -> Option<u64> {
+    line_key(line).map(|key| key ^ spread(bucket))
+}
+
+/// The keys of all lines that have one, document after document; of documents whose bucket is negative none.
 #[must_use]
-pub fn line_keys(batch: TextBatch<'_>) -> Vec<u64> {
+pub fn line_keys(batch: TextBatch<'_>, buckets: &[i64]) -> Vec<u64> {
     (0..batch.len())
         .into_par_iter()
-        .flat_map_iter(|i| batch.get(i).lines().filter_map(line_key))
+        .filter_map(|i| Some((batch.get(i), u64::try_from(buckets[i]).ok()?)))
+        .flat_map_iter(|(text, bucket)| text.lines().filter_map(move |line| key_in(bucket, line)))
         .collect()
 }
 
@@ -86,12 +92,13 @@ pub struct Thinned {
     pub dropped: Vec<i64>,
 }
 
-/// Drops the frequent lines of the documents where `thin` is true; the others stay as they are.
+/// Drops the lines of documents that are frequent in their bucket; documents whose bucket is negative stay as they are.
 #[must_use]
-pub fn drop_lines(batch: TextBatch<'_>, thin: &[bool], frequent: &[u64]) -> Thinned {
-    let thinned = |text: &str| {
-        let is_dropped =
-            |line: &str| line_key(line).is_some_and(|key| frequent.binary_search(&key).is_ok());
+pub fn drop_lines(batch: TextBatch<'_>, buckets: &[i64], frequent: &[u64]) -> Thinned {
+    let thinned = |text: &str, bucket: u64| {
+        let is_dropped = |line: &str| {
+            key_in(bucket, line).is_some_and(|key| frequent.binary_search(&key).is_ok())
+        };
         let mut kept = String::with_capacity(text.len());
         let mut dropped = 0;
         for line in text.split_inclusive('\n') {
@@ -105,9 +112,9 @@ pub fn drop_lines(batch: TextBatch<'_>, thin: &[bool], frequent: &[u64]) -> Thin
     };
     let texts: Vec<(Cow<'_, str>, i64)> = (0..batch.len())
         .into_par_iter()
-        .map(|i| match batch.get(i) {
-            text if thin[i] => thinned(text),
-            text => (Cow::Borrowed(text), 0),
+        .map(|i| match u64::try_from(buckets[i]) {
+            Ok(bucket) => thinned(batch.get(i), bucket),
+            Err(_) => (Cow::Borrowed(batch.get(i)), 0),
         })
         .collect();
     let mut out = Thinned {
@@ -155,16 +162,18 @@ mod tests {
         let data = texts.concat();
         let batch_offsets = [0, texts[0].len() as i64, data.len() as i64];
         let batch = TextBatch::new(data.as_bytes(), &batch_offsets).unwrap();
-        let mut keys = line_keys(batch);
+        let mut keys = line_keys(batch, &[0, 0]);
         let often = frequent(&mut keys, 1);
-        let thinned = drop_lines(batch, &[true, true], &often);
+        let thinned = drop_lines(batch, &[0, 0], &often);
         assert_eq!(thinned.dropped, [3, 3]);
         assert_eq!(thinned.offsets, [0, 5, 9]);
         assert_eq!(thinned.data, b"one\n\ntwo\n");
-        assert_eq!(
-            drop_lines(batch, &[false, false], &often).data,
-            data.as_bytes()
-        );
+        assert_eq!(drop_lines(batch, &[-1, -1], &often).data, data.as_bytes());
+        // Each in a bucket of its own: only what one document repeats is frequent.
+        let often = frequent(&mut line_keys(batch, &[3, 8]), 1);
+        assert_eq!(drop_lines(batch, &[3, 8], &often).dropped, [2, 2]);
+        assert_eq!(drop_lines(batch, &[8, 3], &often).dropped, [2, 2]);
+        assert_eq!(line_keys(batch, &[-1, 0]).len(), 4);
     }
 
     proptest! {
@@ -180,7 +189,7 @@ mod tests {
         fn dropping_nothing_changes_nothing(text in "\\PC*[\\n\\r ]*\\PC*") {
             let offsets = [0, text.len() as i64];
             let batch = TextBatch::new(text.as_bytes(), &offsets).unwrap();
-            prop_assert_eq!(drop_lines(batch, &[true], &[]).data, text.as_bytes());
+            prop_assert_eq!(drop_lines(batch, &[0], &[]).data, text.as_bytes());
         }
     }
 }

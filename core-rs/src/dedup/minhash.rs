@@ -145,9 +145,19 @@ fn minima_avx2(groups: &[Lanes], shingles: &[u32], minima: &mut [[u32; LANES]]) 
     minima_plain(groups, shingles, minima);
 }
 
+/// The plain version compiled for AVX-512: one register holds all lanes.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+fn minima_avx512(groups: &[Lanes], shingles: &[u32], minima: &mut [[u32; LANES]]) {
+    minima_plain(groups, shingles, minima);
+}
+
 #[cfg(target_arch = "x86_64")]
 fn best_minima() -> MinimaFn {
-    if is_x86_feature_detected!("avx2") {
+    if is_x86_feature_detected!("avx512f") {
+        // SAFETY: the processor has AVX-512F, the only thing the function needs beyond the baseline.
+        |groups, shingles, minima| unsafe { minima_avx512(groups, shingles, minima) }
+    } else if is_x86_feature_detected!("avx2") {
         // SAFETY: the processor has AVX2, the only thing the function needs beyond the baseline.
         |groups, shingles, minima| unsafe { minima_avx2(groups, shingles, minima) }
     } else {

@@ -3,6 +3,7 @@
 //!
 //! Documents come in as one UTF-8 buffer and int64 offsets and are never copied; arrays go out.
 
+use crate::dedup::cluster::Question;
 use crate::dedup::minhash::MinHash;
 use crate::dedup::{cluster, identity, lines};
 use crate::text::{TextBatch, statistics};
@@ -140,7 +141,7 @@ type Verdict<'py> = (
 );
 
 #[pyfunction]
-#[pyo3(signature = (data, offsets, keys, *, ngram, threshold))]
+#[pyo3(signature = (data, offsets, keys, *, ngram, threshold, fixed = 0))]
 fn near_duplicates<'py>(
     py: Python<'py>,
     data: Bytes<'py>,
@@ -148,6 +149,7 @@ fn near_duplicates<'py>(
     keys: Keys<'py>,
     ngram: usize,
     threshold: f64,
+    fixed: usize,
 ) -> PyResult<Verdict<'py>> {
     let (table, bands) = key_table(&keys)?;
     check_shape(ngram, bands, 1)?;
@@ -163,7 +165,16 @@ fn near_duplicates<'py>(
             table.len() / bands
         )));
     }
-    let settle = |batch: TextBatch<'_>| cluster::settle(batch, table, bands, ngram, threshold);
+    let settle = |batch: TextBatch<'_>| {
+        cluster::settle(&Question {
+            batch,
+            keys: table,
+            bands,
+            ngram,
+            threshold,
+            fixed,
+        })
+    };
     let verdict = with_batch(py, &data, &offsets, settle)?;
     let (duplicate_of, similarity) = (
         verdict.duplicate_of.into_pyarray(py),
@@ -177,13 +188,31 @@ fn near_duplicates<'py>(
     ))
 }
 
+/// One bucket for each document.
+fn check_buckets(offsets: &Offsets<'_>, buckets: &[i64]) -> PyResult<()> {
+    let documents = offsets.as_slice()?.len().saturating_sub(1);
+    if buckets.len() == documents {
+        return Ok(());
+    }
+    Err(refused(format!(
+        "{documents} documents but {} buckets",
+        buckets.len()
+    )))
+}
+
 #[pyfunction]
 fn line_keys<'py>(
     py: Python<'py>,
     data: Bytes<'py>,
     offsets: Offsets<'py>,
+    buckets: PyReadonlyArray1<'py, i64>,
 ) -> PyResult<Bound<'py, PyArray1<u64>>> {
-    Ok(with_batch(py, &data, &offsets, lines::line_keys)?.into_pyarray(py))
+    let buckets = buckets.as_slice()?;
+    check_buckets(&offsets, buckets)?;
+    let keys = with_batch(py, &data, &offsets, |batch| {
+        lines::line_keys(batch, buckets)
+    })?;
+    Ok(keys.into_pyarray(py))
 }
 
 #[pyfunction]
@@ -209,22 +238,16 @@ fn drop_lines<'py>(
     py: Python<'py>,
     data: Bytes<'py>,
     offsets: Offsets<'py>,
-    thin: PyReadonlyArray1<'py, bool>,
+    buckets: PyReadonlyArray1<'py, i64>,
     frequent: PyReadonlyArray1<'py, u64>,
 ) -> PyResult<Thinned<'py>> {
-    let (thin, frequent) = (thin.as_slice()?, frequent.as_slice()?);
-    let documents = offsets.as_slice()?.len().saturating_sub(1);
-    if thin.len() != documents {
-        return Err(refused(format!(
-            "{documents} documents but {} values of thin",
-            thin.len()
-        )));
-    }
+    let (buckets, frequent) = (buckets.as_slice()?, frequent.as_slice()?);
+    check_buckets(&offsets, buckets)?;
     if !frequent.is_sorted() {
         return Err(refused("frequent keys must be ascending"));
     }
     let thinned = with_batch(py, &data, &offsets, |batch| {
-        lines::drop_lines(batch, thin, frequent)
+        lines::drop_lines(batch, buckets, frequent)
     })?;
     Ok((
         thinned.data.into_pyarray(py),

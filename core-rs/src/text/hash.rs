@@ -51,6 +51,14 @@ impl Hash64 {
         }
     }
 
+    /// As eight times `push`, from the highest byte to the lowest; only where a multiple of eight bytes came before.
+    #[inline]
+    pub fn push_eight(&mut self, bytes: u64) {
+        debug_assert!(self.length.is_multiple_of(8));
+        self.state = fold(self.state ^ bytes, SECOND);
+        self.length += 8;
+    }
+
     pub fn push_char(&mut self, c: char) {
         for &byte in c.encode_utf8(&mut [0; 4]).as_bytes() {
             self.push(byte);
@@ -69,6 +77,13 @@ impl Hash64 {
         *self = Self::default();
         hash
     }
+}
+
+/// The hash of fewer than eight bytes, the last one the lowest of `bytes`: equal to pushing them one by one.
+#[inline]
+#[must_use]
+pub fn hash_word(bytes: u64, length: u64) -> u64 {
+    fold(FIRST ^ bytes, SECOND ^ length)
 }
 
 /// The hash of bytes that lie together: equal to pushing them one by one.

@@ -1,5 +1,6 @@
 //! One analysis pass per document: words, lines, character classes, repetition statistics.
 
+pub mod ascii;
 pub mod counter;
 pub mod hash;
 pub mod statistics;

@@ -4,6 +4,7 @@
 //! In scripts written without spaces (Chinese, Japanese, Thai, Lao, Burmese, Khmer) every character is a word of
 //! its own, so that n-grams of words become n-grams of characters there.
 
+use super::ascii::for_each_ascii_word;
 use super::hash::Hash64;
 use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfc_quick};
 use unicode_properties::{GeneralCategoryGroup, UnicodeGeneralCategory};
@@ -30,16 +31,55 @@ static LOWER: [u8; 256] = {
     table
 };
 
+/// Bytes of ASCII that are worth a change of the way of scanning.
+const AHEAD: usize = 32;
+
 /// Calls `found` with every word in order. Time linear in the bytes; a text that is not composed is copied.
 pub fn for_each_word(text: &str, found: impl FnMut(Word)) {
-    if text.is_ascii() || is_nfc_quick(text.chars()) == IsNormalized::Yes {
+    if is_composed(text) {
         scan(text, found);
     } else {
         scan(&text.nfc().collect::<String>(), found);
     }
 }
 
+/// Whether the text is surely in the form NFC. Characters below U+0300 are, in any order.
+fn is_composed(text: &str) -> bool {
+    text.is_ascii() || is_nfc_quick(text.chars().filter(|&c| c >= '\u{300}')) == IsNormalized::Yes
+}
+
+/// Stretches of ASCII by [`for_each_ascii_word`], what lies between them character by character.
 fn scan(text: &str, mut found: impl FnMut(Word)) {
+    let bytes = text.as_bytes();
+    let mut masks = Vec::new();
+    let mut at = 0;
+    while at < bytes.len() {
+        let stretch = ascii_stretch(&bytes[at..]);
+        for_each_ascii_word(&bytes[at..at + stretch], &mut masks, &mut found);
+        at += stretch;
+        at += scan_characters(&text[at..], &mut found);
+    }
+}
+
+/// Bytes of ASCII that `bytes` begins with, without a word at its end that may go on in other characters.
+fn ascii_stretch(bytes: &[u8]) -> usize {
+    const LEAP: usize = 64;
+    let leaps = bytes.chunks_exact(LEAP).take_while(|leap| leap.is_ascii());
+    let leapt = LEAP * leaps.count();
+    let Some(steps) = bytes[leapt..].iter().position(|byte| !byte.is_ascii()) else {
+        return bytes.len();
+    };
+    let ascii = leapt + steps;
+    let word = bytes[..ascii]
+        .iter()
+        .rev()
+        .take_while(|&&byte| LOWER[usize::from(byte)] != 0);
+    ascii - word.count()
+}
+
+/// Scans characters up to the end of a word behind which [`AHEAD`] bytes of ASCII follow, or to the end of the text;
+/// the bytes that were scanned.
+fn scan_characters(text: &str, found: &mut impl FnMut(Word)) -> usize {
     let bytes = text.as_bytes();
     let mut hash = Hash64::default();
     let mut chars = 0u32;
@@ -63,7 +103,7 @@ fn scan(text: &str, mut found: impl FnMut(Word)) {
                 continue;
             }
             if is_unspaced(c) {
-                end_word(&mut hash, &mut chars, &mut found);
+                end_word(&mut hash, &mut chars, found);
                 hash.push_char(c);
                 chars = 1;
             } else if c.is_alphanumeric() || (chars > 0 && is_mark(c)) {
@@ -73,10 +113,14 @@ fn scan(text: &str, mut found: impl FnMut(Word)) {
                 continue;
             }
         }
-        end_word(&mut hash, &mut chars, &mut found);
+        end_word(&mut hash, &mut chars, found);
         at += step;
+        if step == 1 && bytes.get(at..at + AHEAD).is_some_and(<[u8]>::is_ascii) {
+            return at;
+        }
     }
-    end_word(&mut hash, &mut chars, &mut found);
+    end_word(&mut hash, &mut chars, found);
+    at
 }
 
 #[inline]
@@ -169,6 +213,18 @@ mod tests {
             prop_assert_eq!(words(&spaced), words(&marked));
             prop_assert_eq!(words(&spaced), words(&spaced.to_uppercase()));
             prop_assert_eq!(words(&spaced).len(), parts.len());
+        }
+
+        #[test]
+        fn stretches_of_ascii_change_nothing(text in "([ a-zA-Z0-9_.]{0,90}(é|漢|\u{ad}|E\u{301}|—)?){0,6}") {
+            let composed: String = text.nfc().collect();
+            let mut expected = vec![];
+            let mut at = 0;
+            while at < composed.len() {
+                // A scan that begins behind the end of a word goes on as one that did not stop.
+                at += scan_characters(&composed[at..], &mut |word| expected.push(word));
+            }
+            prop_assert_eq!(words(&text), expected);
         }
 
         #[test]
