@@ -4,6 +4,7 @@ documents.parquet   the documents that stayed: SCHEMA, shard, position, lines_dr
 scores.parquet      id, source, kept, and for every judged document the scores and statistics of the filters
 rejects.parquet     id, source, stage, reason, score, where, detail of everything that was taken out
 funnel.json         documents and bytes after every stage, by source
+samples.jsonl       of every reason some documents, as they were read and as they stayed
 """
 
 from __future__ import annotations
