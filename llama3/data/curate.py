@@ -20,16 +20,18 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field
 
 from llama3 import _core
-from llama3.artifacts import StageOutput, stage
+from llama3.artifacts import StageOutput, Texts, stage
 from llama3.config.curation import DecontaminationSection, LineDedupSection, MinHashSection, RemovalAlarmSection
 from llama3.config.schema import Config
 from llama3.config.slot_types import FilterSlot, Slot, SourceSlot
+from llama3.data.before_after import write_samples
 from llama3.data.columns import printable
 from llama3.data.corpus import DOCUMENTS, FUNNEL, REJECTS, SCORES, SPLITS, Split
 from llama3.data.decontaminate import Cleaning, benchmark_hashes
 from llama3.data.dedup import Deduplicator, Duplicates
 from llama3.data.documents import FEATURES, SCHEMA, DocumentBatch, Filter, Judgement, Reject, ShardRef, Source
 from llama3.data.ledger import Funnel, Losses, RejectLog, removal_alarms, told_alarm
+from llama3.data.made import MadeTexts
 from llama3.data.staging import STAGED, Staged
 from llama3.data.thinning import Thinning
 from llama3.errors import ConfigError, DataError, LlamaError, PluginError, Problem
@@ -110,15 +112,15 @@ class CurateOptions(BaseModel):
 
 
 @stage(output="corpus")
-def curate(*, options: CurateOptions, out: StageOutput) -> None:
-    """Reads `options.sources`, writes the corpus (layout: llama3.data.corpus).
+def curate(synthetic: Texts | None = None, *, options: CurateOptions, out: StageOutput) -> None:
+    """Reads `options.sources` and `synthetic` text, writes the corpus (layout: llama3.data.corpus).
 
     Raises ConfigError, before any work, naming every source that is missing or empty, and DataError where nothing
     could be read or nothing is left for training.
     """
     filters = _filters(options.filters)
     cleaning = Cleaning(options.decontaminate)
-    shards = _all_shards(_sources(options.sources))
+    shards = _all_shards([*_sources(options.sources), *(() if synthetic is None else (MadeTexts(synthetic),))])
     funnel = Funnel()
     reading = out.scratch / "read"
     shutil.rmtree(reading, ignore_errors=True)  # of a process that was killed: nothing goes on from it
@@ -135,6 +137,7 @@ def curate(*, options: CurateOptions, out: StageOutput) -> None:
             thinning = Thinning(staged, kept_N, options.lines, options.by_language)
             _judge_and_write(thinning, cleaning, filters, options.held_out, funnel, rejects, out)
             out.metrics["rejects"] = rejects.counts
+        write_samples(out.path, staged)
     finally:
         shutil.rmtree(reading, ignore_errors=True)  # a full disk is not kept full
     out.metrics["lines"] = {"frequent": thinning.frequent, "dropped": thinning.dropped}
@@ -190,7 +193,7 @@ def _read(
 ) -> Staged:
     quarantined = 0
     losses = Losses()
-    with out.progress("read", sum(shard.bytes for _, shard in shards)) as task:
+    with out.progress("read", sum(shard.bytes for _, shard in shards), unit="B") as task:
         for source, shard in shards:
             try:
                 found = [*shard.unread, *staged.add(_guarded(source, shard), shard)]
