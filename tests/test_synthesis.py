@@ -160,6 +160,9 @@ def test_what_was_answered_is_not_asked_again(config, server, tmp_path, capsys):
     assert exit_code("data", "curate", config) == 0
     assert len(server.seen) == 48 - 18
     assert not first & {prompt for prompt, _ in server.seen}
+    asked_before = len(server.seen)
+    assert exit_code("data", "curate", config, "--set", "data.synthetic.parallel=1") == 0
+    assert len(server.seen) == asked_before, "how many are asked at a time changes no text"
     halves = (tmp_path / "run/artifacts/synthetic/rows.jsonl").read_bytes()
     assert exit_code("data", "curate", config, "--out", tmp_path / "whole") == 0
     assert (tmp_path / "whole/artifacts/synthetic/rows.jsonl").read_bytes() == halves

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
-from llama3.data.corpus import DOCUMENTS, Corpus, batches, open_parquet
+from llama3.data.corpus import DOCUMENTS, batches, open_parquet
 from llama3.data.sampling import DrawnRows, draw_removed
 from llama3.data.staging import Staged
 
@@ -75,19 +75,23 @@ def _changed(place: Path) -> Iterator[Row]:
 
 def _staged_texts(staged: Staged, ids: Collection[str]) -> dict[str, str]:
     """The texts of these documents as they were read."""
-    first = {id: n for n, id in reversed([*enumerate(staged.ids)]) if id in ids}
+    first: dict[str, int] = {}
+    for n, id in enumerate(staged.ids):
+        if id in ids:
+            first.setdefault(id, n)
     numbers = np.array(sorted(first.values()), np.int64)
     texts = staged.texts(numbers).to_pylist() if len(numbers) else []
     return {staged.ids[n]: text for n, text in zip(numbers.tolist(), texts, strict=True)}
 
 
-def _corpus_texts(place: Path, ids: Collection[str]) -> dict[str, str]:
+def _corpus_texts(place: Path, ids: set[str]) -> dict[str, str]:
     """The texts of these documents as they stayed."""
-    found: dict[str, str] = {}
-    for batch in Corpus(place).documents(None) if ids else ():
-        for d, id in enumerate(batch.column("id")):
-            if id in ids:
-                found[id] = batch.records.column("text")[d].as_py()
+    file, found = open_parquet(place / DOCUMENTS), dict[str, str]()
+    for group in range(file.num_row_groups):
+        here = file.read_row_group(group, ["id"]).column("id").to_pylist()
+        if not ids.isdisjoint(here):
+            texts = file.read_row_group(group, ["text"]).column("text")
+            found |= {id: texts[n].as_py() for n, id in enumerate(here) if id in ids}
     return found
 
 

@@ -14,7 +14,7 @@ from markupsafe import Markup
 from llama3.artifacts import Artifact
 from llama3.data.before_after import read_samples
 from llama3.data.corpus import DOCUMENTS, SPLITS, batches, open_parquet
-from llama3.data.ledger import told_alarm
+from llama3.data.ledger import lost_input
 from llama3.evaluation.charts import funnel_chart
 from llama3.evaluation.templates import style, template
 
@@ -38,7 +38,7 @@ def curation_figures(corpus: Artifact) -> dict[str, Any]:
         "bytes": sum(row["bytes"] for row in kept),
         "sources": list(funnel["read"]),
         "stages": stages,
-        "alarms": [told_alarm(alarm) for alarm in metrics.get("alarms", [])],
+        "told": lost_input(metrics),
         "removed": [
             {"reason": reason, "count": count, "share": count / gone}
             for reason, count in sorted(rejects.items(), key=lambda item: (-item[1], item[0]))

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from llama3 import _core
 from llama3.artifacts import StageOutput, stage
@@ -61,6 +61,7 @@ class SynthesisOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     section: SyntheticSection
+    parallel: int = Field(exclude=True, description="of the section, which has its default: it changes no text")
     sources: list[SourceSlot]
     found: str
     """Hash of the names and contents of everything that is read."""
@@ -79,7 +80,8 @@ class SynthesisOptions(BaseModel):
         assert section is not None
         facts = [(s.source, s.location, s.part, s.bytes, s.stamp) for _, s in _shards(config.data.sources)]
         return cls(
-            section=section,
+            section=section.model_copy(update={"parallel": SyntheticSection.model_fields["parallel"].default}),
+            parallel=section.parallel,
             sources=config.data.sources,
             found=_core.blake3_bytes(repr(facts).encode("utf-8", "surrogateescape")),
             model="" if is_served(section.model) else OutsideModel.at(section.model).blake3,
@@ -221,7 +223,7 @@ def _answered(requests: Sequence[_Request], options: SynthesisOptions, out: Stag
         section.served,
         max_tokens=section.max_tokens,
         temperature=section.temperature,
-        parallel=section.parallel,
+        parallel=options.parallel,
         device=options.device,
     )
     with out.progress("write", len(requests)) as task:

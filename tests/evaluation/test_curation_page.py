@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
+from test_report_page import Page, page, readable
 
 from llama3.cli import main
 from llama3.data.before_after import CHARACTERS, read_samples
@@ -51,46 +51,27 @@ def config(tmp_path: Path) -> Path:
     return place
 
 
-class Words(HTMLParser):
-    """The text of a page, and its elements."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.elements: list[str] = []
-        self.words: list[str] = []
-        self.feed(page)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append(tag)
-
-    def handle_data(self, data: str) -> None:
-        self.words.append(data)
-
-    @property
-    def text(self) -> str:
-        return " ".join(" ".join(self.words).split())
-
-
 def test_the_page_has_every_figure_and_samples_of_every_reason(config, tmp_path, capsys):
     assert run("curate", config) == 0
     printed = capsys.readouterr()
     assert "ropes: 1 examples, 0 too short to be found, 1 found in 1 documents, 0 left\n" in printed.out
     assert f"report: {tmp_path / 'run' / 'report.html'}" in printed.err
-    page = Words((tmp_path / "run" / "report.html").read_text())
-    assert "script" not in page.elements
-    assert "alert(1)" not in re.sub(r"<script>alert\(1\)</script>", "", page.text)
+    shown = Page((tmp_path / "run" / "report.html").read_text()).root
+    readable(shown)
+    assert shown.all("script") == []
+    assert "<script>alert(1)</script>" in shown.text, "as text"
     corpus = Corpus(tmp_path / "run" / "artifacts" / "curate")
     manifest = json.loads((corpus.path / "manifest.json").read_text())
     for stage, cells in manifest["metrics"]["funnel"].items():
         documents, size = (sum(cell[unit] for cell in cells.values()) for unit in ("documents", "bytes"))
         row = rf"{re.escape(stage)} {documents:,} [\d.]+ % {size:,} [\d.]+ %"
-        assert re.search(row, page.text), row
+        assert re.search(row, shown.text), row
     for reason, count in manifest["metrics"]["rejects"].items():
-        assert f"{reason} {count} " in page.text
-    assert re.search(r"language documents share en \d+ \d", page.text)
-    assert re.search(r"kind documents share prose \d+ 100.0 %", page.text)
-    assert "ropes 1 1 0 1 masked 0" in page.text
-    assert "broken_json" in page.text
+        assert f"{reason} {count} " in shown.text
+    assert re.search(r"language documents share en \d+ \d", shown.text)
+    assert re.search(r"kind documents share prose \d+ 100.0 %", shown.text)
+    assert "ropes 1 1 0 1 masked 0" in shown.text
+    assert "broken_json" in shown.text
 
 
 def test_samples_show_what_changed(config, tmp_path, capsys):
@@ -124,3 +105,14 @@ def test_the_report_of_a_whole_run_stays(config, tmp_path):
     page.write_text("of the whole run")
     assert run("curate", config) == 0
     assert page.read_text() == "of the whole run"
+
+
+def test_the_report_of_a_run_has_it_too():
+    whole = page()
+    told = {name: whole.section(name).text for name in ("left", "told", "removed", "shares", "samples")}
+    assert "train 80 80.0 % 9,000 90.0 % 80 0" in told["left"]
+    assert "source 'web': <much> went" in told["told"]
+    assert "near.near_duplicate 20 100.0 %" in told["removed"]
+    assert "en 80 100.0 %" in told["shares"]
+    assert "as it was read <b>" in told["samples"]
+    assert page(curation={}).section("left") is None, "a report of an earlier version"
