@@ -145,7 +145,7 @@ class Executor:
         page = self.run.path / "report.html"
         if not self._ranks.leads or (self.run.path / "report.json").exists():
             return None
-        write_bytes_atomic(page, render_curation(self.run.path.name, corpus).encode())
+        write_bytes_atomic(page, render_curation(self.run.path.name, corpus, self.made.get("synthetic")).encode())
         return page
 
     def withdraw(self, key: str) -> None:

@@ -24,9 +24,9 @@ MOST_VALUES = 30
 """Of a column that are told one by one."""
 
 
-def curation_figures(corpus: Artifact) -> dict[str, Any]:
+def curation_figures(corpus: Artifact, synthetic: Artifact | None = None) -> dict[str, Any]:
     """Documents and bytes after every step, all and by source; what went and why; the shares of languages and classes;
-    samples of texts. Raises DataError where the corpus cannot be read."""
+    samples of texts; what is known of the synthetic text in it. Raises DataError where the corpus cannot be read."""
     metrics = corpus.metrics
     funnel: Mapping[str, Any] = metrics["funnel"]
     stages = [_left(stage, cells, funnel["read"]) for stage, cells in funnel.items()]
@@ -44,6 +44,7 @@ def curation_figures(corpus: Artifact) -> dict[str, Any]:
             for reason, count in sorted(rejects.items(), key=lambda item: (-item[1], item[0]))
         ],
         "shares": _shares(corpus),
+        "synthetic": {} if synthetic is None else dict(synthetic.metrics),
         "samples": read_samples(corpus.path),
     }
 
@@ -81,9 +82,9 @@ def _rows(found: Counter[str]) -> list[dict[str, Any]]:
     return [{"value": value, "documents": count, "share": count / total} for value, count in shown]
 
 
-def render_curation(run: str, corpus: Artifact) -> str:
+def render_curation(run: str, corpus: Artifact, synthetic: Artifact | None = None) -> str:
     """The page of a corpus that this run made: one file, styles inline, plots as SVG, no script, no link."""
-    curation = curation_figures(corpus)
+    curation = curation_figures(corpus, synthetic)
     page = _template().render(
         run=run,
         curation=curation,

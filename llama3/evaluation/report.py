@@ -85,7 +85,7 @@ def build_report(
         "examples": _examples(evaluations, tasks),
         "funnel": _funnel(corpus.metrics["funnel"]),
         "losses": corpus.metrics.get("losses", []),
-        "curation": curation_figures(corpus),
+        "curation": curation_figures(corpus, artifacts.get("synthetic")),
         "loss": curves(rows, "loss"),
         "rollouts": _of_answers(rows, drawn, "stage"),
         "curves": {"loss": curves(rows, "loss", "key"), **_of_answers(rows, drawn, "key")},

@@ -93,7 +93,7 @@ class SynthesisOptions(BaseModel):
 @stage(output="texts")
 def synthesise(*, options: SynthesisOptions, out: StageOutput) -> None:
     """Writes rows.jsonl (text with its provenance; read by llama3.data.made) and rejected.jsonl (answers that are none,
-    with the reason).
+    with the reason). Memory holds the documents that are drawn and all answers.
 
     Raises DataError where there is nothing to make text of (L3-SYN-002), where no answer could be used (L3-SYN-001),
     and where the text collapses and that stops the run (L3-SYN-003).
@@ -193,7 +193,7 @@ def _requests(document: Row, section: SyntheticSection, seed: int) -> Iterator[_
         for task in section.tasks:
             key = f"{task}:{document['id']}:{number}"
             style = style_of(f"{seed} {key}", task)
-            prompt = asked(task, passage, style) if style else asked(task, passage)
+            prompt = asked(task, passage, style)
             row = {
                 "url": f"synthetic:{key}",
                 "task": task,
