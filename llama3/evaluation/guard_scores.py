@@ -19,7 +19,7 @@ from llama3.plugins.registry import discover
 from llama3.plugins.specs import GuardStage
 from llama3.safety.answers import ANSWER_STAGES, TEXT_STAGES
 from llama3.safety.dialog import OWN, STAGES
-from llama3.safety.engine import PolicyEngine
+from llama3.safety.engine import PolicyEngine, guard_input
 from llama3.safety.fences import CodeFences
 from llama3.safety.guard import Turn
 from llama3.safety.policy import Leaf, Policy
@@ -112,10 +112,8 @@ def guard_scores(policy: Policy, dialogs: Sequence[Sequence[Turn]], answers: Seq
                 alone = Policy({stage: bare(leaf)})
                 engine = PolicyEngine(alone, lambda name, options: registry.build("guards", name, options))
                 stack.enter_context(engine)
-                said[number] = [
-                    StoredVerdict.of(engine.decide(stage, text, trace, language=language).verdicts[0])
-                    for _, text, trace, language in texts[stage]
-                ]
+                inputs = (guard_input(stage, text, trace, language=code) for _, text, trace, code in texts[stage])
+                said[number] = [StoredVerdict.of(decision.verdicts[0]) for decision in engine.judge_all(inputs)]
     row_T = {stage: np.array([row for row, *_ in found], np.int64) for stage, found in texts.items()}
     return GuardScores(policy, row_T, said, len(dialogs))
 
