@@ -18,15 +18,15 @@ from llama3.data.ledger import lost_input
 from llama3.evaluation.charts import funnel_chart
 from llama3.evaluation.templates import style, template
 
-SHARES = ("language", "kind", "class")
-"""Columns of documents whose values are counted, where a corpus has them."""
+SHARES = ("source", "language", "kind")
+"""Columns of documents whose values are counted; the classes of a mix are sources."""
 MOST_VALUES = 30
 """Of a column that are told one by one."""
 
 
 def curation_figures(corpus: Artifact, synthetic: Artifact | None = None) -> dict[str, Any]:
-    """Documents and bytes after every step, all and by source; what went and why; the shares of languages and classes;
-    samples of texts; what is known of the synthetic text in it. Raises DataError where the corpus cannot be read."""
+    """Documents and bytes after every step, all and by source; what went and why; the shares of sources, languages and
+    kinds; samples of texts; what is known of the synthetic text in it. Raises DataError where the corpus cannot be read."""
     metrics = corpus.metrics
     funnel: Mapping[str, Any] = metrics["funnel"]
     stages = [_left(stage, cells, funnel["read"]) for stage, cells in funnel.items()]
@@ -64,12 +64,10 @@ def _left(stage: str, cells: Mapping[str, Mapping[str, int]], read: Mapping[str,
 
 def _shares(corpus: Artifact) -> dict[str, list[dict[str, Any]]]:
     """Of each column its values with how many documents have them, most first; the rarest as one."""
-    file = open_parquet(corpus.path / DOCUMENTS)
-    names = [name for name in SHARES if name in file.schema_arrow.names]
-    counts = {name: Counter[str]() for name in names}
-    for records in batches(file, columns=names):
-        for name in names:
-            counts[name].update(records.column(name).to_pylist())
+    counts = {name: Counter[str]() for name in SHARES}
+    for records in batches(open_parquet(corpus.path / DOCUMENTS), columns=list(SHARES)):
+        for name, found in counts.items():
+            found.update(records.column(name).to_pylist())
     return {name: _rows(found) for name, found in counts.items() if found}
 
 

@@ -68,6 +68,7 @@ def test_the_page_has_every_figure_and_samples_of_every_reason(config, tmp_path,
         assert re.search(row, shown.text), row
     for reason, count in manifest["metrics"]["rejects"].items():
         assert f"{reason} {count} " in shown.text
+    assert re.search(r"source documents share web \d+ \d", shown.text)
     assert re.search(r"language documents share en \d+ \d", shown.text)
     assert re.search(r"kind documents share prose \d+ 100.0 %", shown.text)
     assert "ropes 1 1 0 1 masked 0" in shown.text
