@@ -26,7 +26,7 @@ MOST_VALUES = 30
 
 def curation_figures(corpus: Artifact, synthetic: Artifact | None = None) -> dict[str, Any]:
     """Documents and bytes after every step, all and by source; what went and why; the shares of sources, languages and
-    kinds; samples of texts; what is known of the synthetic text in it. Raises DataError where the corpus cannot be read."""
+    kinds; samples of texts; what is known of synthetic text. Raises DataError where the corpus cannot be read."""
     metrics = corpus.metrics
     funnel: Mapping[str, Any] = metrics["funnel"]
     stages = [_left(stage, cells, funnel["read"]) for stage, cells in funnel.items()]
