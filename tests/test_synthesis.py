@@ -66,6 +66,7 @@ class Answers(BaseHTTPRequestHandler):
             return
         turned = " ".join(reversed(prompt.split("Text:\n")[1].split()))
         said = {"Rew": turned, "Wri": f"Question: What is told of the ship?\nAnswer: {turned[:60]} is told of it."}
+        said = {start: ("\ud83d " + words if server.odd else words) for start, words in said.items()}
         answer = "The sea and the ship are to be with the wind of the morning." if server.dull else said[prompt[:3]]
         self._say({"choices": [{"message": {"content": answer}}]})
 
@@ -82,7 +83,7 @@ class Answers(BaseHTTPRequestHandler):
 @pytest.fixture
 def server() -> Iterator[Any]:
     made: Any = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
-    made.seen, made.most, made.dull = [], 10**9, False
+    made.seen, made.most, made.dull, made.odd = [], 10**9, False, False
     made.url = f"http://127.0.0.1:{made.server_address[1]}/v1"
     thread = threading.Thread(target=made.serve_forever, daemon=True)
     thread.start()
@@ -229,6 +230,22 @@ def test_only_prose_is_rewritten(config, server, capsys):
     assert exit_code("data", "curate", config, "--set", "data.sources.0.kind=code") == 1
     assert "L3-SYN-002" in capsys.readouterr().err
     assert server.seen == []
+
+
+def test_half_a_character_of_an_answer_costs_no_run(config, server, tmp_path, capsys):
+    server.odd = True
+    assert exit_code("data", "curate", config, "--set", "data.synthetic.tasks=[rephrase]") == 0, capsys.readouterr().err
+    assert all(row["text"].startswith("? ") for row in rows_of(tmp_path / "run"))
+
+
+def test_a_text_that_is_there_often_is_drawn_once(config, server, tmp_path):
+    again = (tmp_path / "texts" / "00.txt").read_text()
+    for n in range(20, 60):
+        (tmp_path / "texts" / f"{n}.txt").write_text(again)
+    assert exit_code("data", "curate", config, "--set", "data.synthetic.documents=15") == 0
+    rows = rows_of(tmp_path / "run")
+    assert len({row["of"] for row in rows}) == 15
+    assert len({row["url"] for row in rows}) == len(rows) == 60
 
 
 def test_dedup_makes_no_text(config, server):

@@ -93,7 +93,7 @@ class CurateOptions(BaseModel):
         """From the whole config and what its sources hold. Raises ConfigError as `curate` does, before any work."""
         section = config.data
         _near(section.minhash)
-        shards = [shard for _, shard in _all_shards(_sources(section.sources))]
+        shards = [shard for _, shard in all_shards(build_sources(section.sources))]
         facts = [(shard.source, shard.location, shard.part, shard.bytes, shard.stamp) for shard in shards]
         benchmarks = benchmark_hashes(section.decontaminate)
         return cls(
@@ -120,7 +120,7 @@ def curate(synthetic: Texts | None = None, *, options: CurateOptions, out: Stage
     """
     filters = _filters(options.filters)
     cleaning = Cleaning(options.decontaminate)
-    shards = _all_shards([*_sources(options.sources), *(() if synthetic is None else (MadeTexts(synthetic),))])
+    shards = all_shards([*build_sources(options.sources), *(() if synthetic is None else (MadeTexts(synthetic),))])
     funnel = Funnel()
     reading = out.scratch / "read"
     shutil.rmtree(reading, ignore_errors=True)  # of a process that was killed: nothing goes on from it
@@ -164,12 +164,13 @@ def _ring(alarms: list[dict[str, Any]], options: RemovalAlarmSection, out: Stage
 # -- reading ---------------------------------------------------------------------------------------
 
 
-def _sources(slots: Sequence[Slot]) -> list[Source]:
+def build_sources(slots: Sequence[Slot]) -> list[Source]:
+    """The sources that a config names."""
     return [discover().build("sources", slot.name, slot.options) for slot in slots]
 
 
-def _all_shards(sources: list[Source]) -> list[tuple[Source, ShardRef]]:
-    """Every shard of every source; the problems of all sources at once."""
+def all_shards(sources: list[Source]) -> list[tuple[Source, ShardRef]]:
+    """Every shard of every source. Raises ConfigError with the problems of all."""
     shards: list[tuple[Source, ShardRef]] = []
     problems: list[Problem] = []
     for source in sources:
@@ -196,7 +197,7 @@ def _read(
     with out.progress("read", sum(shard.bytes for _, shard in shards), unit="B") as task:
         for source, shard in shards:
             try:
-                found = [*shard.unread, *staged.add(_guarded(source, shard), shard)]
+                found = [*shard.unread, *staged.add(guarded(source, shard), shard)]
             except DataError as error:
                 quarantined += 1
                 where = printable(f"{shard.location}#{shard.part}")
@@ -218,7 +219,7 @@ def _counted(rejects: RejectLog) -> list[str]:
     return [f"{reason} {count}" for reason, count in rejects.counts.items()]
 
 
-def _guarded(source: Source, shard: ShardRef) -> Iterator[DocumentBatch]:
+def guarded(source: Source, shard: ShardRef) -> Iterator[DocumentBatch]:
     """The shard's batches; whatever goes wrong inside the source becomes a DataError of this shard."""
     try:
         for batch in source.read(shard):

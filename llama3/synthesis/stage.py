@@ -21,12 +21,12 @@ from llama3.artifacts.files import append_json_line, read_json_lines
 from llama3.config.schema import Config
 from llama3.config.slot_types import SourceSlot
 from llama3.config.synthesis import SyntheticSection, Writing
+from llama3.data.curate import all_shards, build_sources, guarded
 from llama3.data.documents import ShardRef, Source
 from llama3.data.made import ROWS
 from llama3.data.sampling import DrawnRows
-from llama3.errors import ConfigError, DataError, Problem
+from llama3.errors import DataError
 from llama3.model.device import device_of
-from llama3.plugins.registry import discover
 from llama3.synthesis.collapse import collapse_figures, collapse_signs
 from llama3.synthesis.tasks import asked, passages, style_of, text_of_answer
 from llama3.synthesis.writers import is_served, writer_of
@@ -78,7 +78,9 @@ class SynthesisOptions(BaseModel):
 
         section = config.data.synthetic
         assert section is not None
-        facts = [(s.source, s.location, s.part, s.bytes, s.stamp) for _, s in _shards(config.data.sources)]
+        facts = [
+            (s.source, s.location, s.part, s.bytes, s.stamp) for _, s in all_shards(build_sources(config.data.sources))
+        ]
         return cls(
             section=section.model_copy(update={"parallel": SyntheticSection.model_fields["parallel"].default}),
             parallel=section.parallel,
@@ -136,55 +138,50 @@ class _Request:
     """Its provenance."""
 
 
-def _shards(slots: Sequence[SourceSlot]) -> list[tuple[Source, ShardRef]]:
-    """Every shard of every source. Raises ConfigError with the problems of all."""
-    shards: list[tuple[Source, ShardRef]] = []
-    problems: list[Problem] = []
-    for slot in slots:
-        try:
-            source: Source = discover().build("sources", slot.name, slot.options)
-            shards += [(source, shard) for shard in source.shards()]
-        except ConfigError as error:
-            problems += error.problems
-    if problems:
-        raise ConfigError.of(problems)
-    return shards
-
-
 def _drawn(options: SynthesisOptions, out: StageOutput) -> tuple[list[Row], int]:
     """The documents that text is made of, and the bytes of all that were read. Of a shard that breaks off none is
     taken, as the curation quarantines it."""
     section = options.section
     drawing = DrawnRows(section.documents, options.seed)
-    shards = _shards(options.sources)
+    shards = all_shards(build_sources(options.sources))
     seen: set[str] = set()
     read = 0
     with out.progress("draw", sum(shard.bytes for _, shard in shards), unit="B") as task:
         for source, shard in shards:
-            of_shard = DrawnRows(section.documents, options.seed)
             try:
-                for row in _documents(source, shard):
-                    read += len(row["text"].encode())
-                    wanted = row["kind"] == "prose" and (not section.sources or row["source"] in section.sources)
-                    if wanted and row["id"] not in seen and row["text"].strip():
-                        of_shard.offer(row["id"], lambda row=row: row)  # type: ignore[misc]
+                rows, size = _of_shard(source, shard, seen, options)
             except DataError as error:
                 out.event("shard_left_out", source=shard.source, shard=shard.location, error=str(error))
-                of_shard = DrawnRows(0, options.seed)
-            for row in of_shard.rows:
-                if row["id"] not in seen:
-                    seen.add(row["id"])
-                    drawing.offer(row["id"], lambda row=row: row)  # type: ignore[misc]
-            task.advance(shard.bytes)
+                continue
+            finally:
+                task.advance(shard.bytes)
+            read += size
+            for row in rows:
+                drawing.offer(row["id"], lambda row=row: row)  # type: ignore[misc]
+            seen |= {row["id"] for row in rows}
     if not drawing.rows:
         labels = ", ".join(section.sources) or "any source"
         raise NOTHING_TO_READ("data.synthetic", count=len(shards), labels=labels)
     return drawing.rows, read
 
 
+def _of_shard(source: Source, shard: ShardRef, seen: set[str], options: SynthesisOptions) -> tuple[list[Row], int]:
+    """What may be drawn of a shard, each text once, and the bytes of all that it holds. Raises DataError where it
+    cannot be read to its end."""
+    section = options.section
+    drawing, here, read = DrawnRows(section.documents, options.seed), set[str](), 0
+    for row in _documents(source, shard):
+        read += len(row["text"].encode())
+        wanted = row["kind"] == "prose" and (not section.sources or row["source"] in section.sources)
+        if wanted and not (row["id"] in seen or row["id"] in here) and row["text"].strip():
+            here.add(row["id"])
+            drawing.offer(row["id"], lambda row=row: row)  # type: ignore[misc]
+    return drawing.rows, read
+
+
 def _documents(source: Source, shard: ShardRef) -> Iterator[Row]:
     names = ("text", "id", "source", "url", "language", "kind", "origin")
-    for batch in source.read(shard):
+    for batch in guarded(source, shard):
         yield from batch.records.select(names).to_pylist()
 
 
@@ -231,7 +228,8 @@ def _answered(requests: Sequence[_Request], options: SynthesisOptions, out: Stag
         for start in range(0, len(missing), writer.at_once):
             some = missing[start : start + writer.at_once]
             said = writer.write([request.prompt for request in some], options.seed)
-            for request, answer in zip(some, said, strict=True):
+            for request, raw in zip(some, said, strict=True):
+                answer = raw.encode("utf-8", "replace").decode()  # half of a surrogate pair, which no file can hold
                 append_json_line(journal, {"key": request.key, "answer": answer, "model": writer.name})
                 answers[request.key] = answer
             task.advance(len(some))
