@@ -44,16 +44,6 @@ def record(content: bytes, url: str, length: int | None = None) -> bytes:
 
 
 @pytest.fixture
-def ask(llama3):
-    def call(*args) -> dict:
-        code, printed, told = llama3("data", *args, "--json")
-        assert code == 0, told
-        return json.loads(printed)
-
-    return call
-
-
-@pytest.fixture
 def config(tmp_path) -> Path:
     """Sources of three kinds full of damage, beside texts that are whole."""
     rows, pages, crawl = (tmp_path / name for name in ("rows", "pages", "crawl"))
