@@ -27,6 +27,7 @@ from llama3.config import Config, Loaded
 from llama3.config.precision import Work, settled
 from llama3.config.slots import choices, identities
 from llama3.errors import Interrupted, LlamaError, PluginError
+from llama3.evaluation.curation_page import render_curation
 from llama3.evaluation.report import render_html
 from llama3.model.device import device_of
 from llama3.model.memory import give_back_freed_memory
@@ -137,6 +138,15 @@ class Executor:
         if self._ranks.leads:
             write_json_atomic(self.run.path / "report.json", dict(report))
             write_bytes_atomic(self.run.path / "report.html", render_html(report).encode())
+
+    def show_corpus(self, corpus: Artifact) -> Path | None:
+        """Write `report.html` of a run that has come no further than its corpus, and return where it is; None where the
+        run has a report of all its stages, which tells of its corpus too."""
+        page = self.run.path / "report.html"
+        if not self._ranks.leads or (self.run.path / "report.json").exists():
+            return None
+        write_bytes_atomic(page, render_curation(self.run.path.name, corpus, self.made.get("synthetic")).encode())
+        return page
 
     def withdraw(self, key: str) -> None:
         """Let `key` no longer name what an earlier execution of this run made."""

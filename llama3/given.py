@@ -15,6 +15,7 @@ from llama3.data.plan import TokenPlan
 from llama3.evaluation.contamination import require_clean
 from llama3.evaluation.stages import ContaminationOptions, contamination
 from llama3.execution import Executor
+from llama3.synthesis.stage import SynthesisOptions, synthesise, told_signs
 from llama3.tasks.user_data import UserDataOptions, own_data
 
 Searched = Mapping[str, Artifact]
@@ -26,12 +27,23 @@ def curated(make: Executor, config: Config) -> Artifact:
 
     What of the sources could not be read is told every time: training on less than was given is the user's decision.
     """
-    options = CurateOptions.of(config)
-    corpus = make(curate, "curate", options)
+    options, synthetic = CurateOptions.of(config), synthesised(make, config)
+    corpus = make(curate, "curate", options, synthetic=synthetic)
     if not held_out_documents(corpus):
-        corpus = make(curate, "curate", options.model_copy(update={"held_out": enough_for_one(corpus)}))
+        more = options.model_copy(update={"held_out": enough_for_one(corpus)})
+        corpus = make(curate, "curate", more, synthetic=synthetic)
     make.warn(lost_input(corpus.metrics))
     return corpus
+
+
+def synthesised(make: Executor, config: Config) -> Artifact | None:
+    """The text that a model makes of the sources, if it shall (`data.synthetic`). That it is too alike or too
+    much is told every time."""
+    if config.data.synthetic is None:
+        return None
+    made = make(synthesise, "synthetic", SynthesisOptions.of(config))
+    make.warn(told_signs(made.metrics))
+    return made
 
 
 def tokenised(make: Executor, config: Config, corpus: Artifact, tokenizer: Artifact) -> Artifact:

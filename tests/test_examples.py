@@ -17,6 +17,7 @@ SAYS = {
     "dedup_alone.py": r"in capitals: goes, 100% of it is in page",
     "shards_alone.py": r"0000-mine.ds: the same 9 documents",
     "extract_alone.py": r"page: \d+ of \d+ characters are its main text",
+    "synthetic_alone.py": r"turner: 8 of 8 answers can be used",
     "loader_alone.py": r"resumed and shared: the same rows",
     "custom_loop.py": r"step 150: loss [01]\.",
 }

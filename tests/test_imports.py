@@ -30,6 +30,7 @@ ORDER = [
     "posttraining",
     "evaluation",
     "alignment",
+    "synthesis",
     "redteam",
     "release",
     "guarding",

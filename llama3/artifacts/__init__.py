@@ -16,6 +16,7 @@ from llama3.artifacts.stages import (
     Shards,
     Stage,
     StageOutput,
+    Texts,
     TokenizerArtifact,
     stage,
 )
@@ -32,6 +33,7 @@ __all__ = [
     "Shards",
     "Stage",
     "StageOutput",
+    "Texts",
     "TokenizerArtifact",
     "stage",
 ]

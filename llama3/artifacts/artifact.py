@@ -78,6 +78,7 @@ TYPES = frozenset(
         "release",
         "report",
         "shards",
+        "texts",
         "tokenizer",
     }
 )

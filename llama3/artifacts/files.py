@@ -82,11 +82,21 @@ def publish(temporary: Path, target: Path) -> None:
     fsync_dir(target.parent)
 
 
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """An OSError that names no file, such as that of a full disk, names this one."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
 def write_bytes_atomic(path: Path, data: bytes) -> None:
     """Write a whole file so that a reader sees the old content or the new, never a part. Raises OSError."""
     temporary = temporary_beside(path)
     try:
-        with open(temporary, "xb") as file:
+        with naming(path), open(temporary, "xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -158,7 +168,10 @@ def append_json_line(path: Path, value: Any) -> None:
         size = os.fstat(descriptor).st_size
         if size and os.pread(descriptor, 1, size - 1) != b"\n":
             line = b"\n" + line
-        os.write(descriptor, line)
+        with naming(path):
+            done = os.write(descriptor, line)
+            while done < len(line):  # a disk that is nearly full takes a part, then says so
+                done += os.write(descriptor, line[done:])
     finally:
         os.close(descriptor)
 

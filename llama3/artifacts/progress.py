@@ -7,15 +7,18 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from llama3.errors import printable
 
 LINE_EVERY_SECONDS = 10.0
+Unit = Literal["", "B"]
+"""What is counted: things, or bytes, which are told in megabytes."""
 
 
 class ProgressBar(Protocol):
@@ -53,15 +56,16 @@ class Display:
             self.console.print(printable(text), highlight=False, soft_wrap=True)
 
     @contextmanager
-    def task(self, description: str, total: int | None = None) -> Iterator[ProgressBar]:
-        """Show one loop while the block runs. `total=None`: the end is not known."""
+    def task(self, description: str, total: int | None = None, unit: Unit = "") -> Iterator[ProgressBar]:
+        """Show one loop while the block runs: how far it is, how fast, and how long it will take. `total=None`: the end
+        is not known."""
         if not self.console.is_terminal:
-            task = _Lines(self, description, total)
+            task = _Lines(self, description, total, unit)
             yield task
             task.finish()
             return
         bars = self._start()
-        identity = bars.add_task(description, total=total, shown="")
+        identity = bars.add_task(description, total=total, shown="", unit=unit)
         try:
             yield _Bar(bars, identity)
         finally:
@@ -73,7 +77,7 @@ class Display:
             columns = (
                 TextColumn("  {task.description}"),
                 BarColumn(),
-                MofNCompleteColumn(),
+                _Done(),
                 TimeRemainingColumn(),
             )
             shown = TextColumn("{task.fields[shown]}", style="dim")
@@ -95,6 +99,26 @@ def _text(shown: dict[str, Any]) -> str:
     )
 
 
+def _amount(count: float, unit: Unit) -> str:
+    """`1,234`, or `12.3 MB`."""
+    return f"{count / 1e6:,.1f} MB" if unit else f"{count:,.0f}"
+
+
+def _pace(per_second: float, unit: Unit) -> str:
+    """`7.9 MB/s`, `120/s`, `0.25/s`."""
+    return f"{_amount(per_second, unit) if unit or per_second >= 100 else f'{per_second:.3g}'}/s"
+
+
+class _Done(ProgressColumn):
+    """How many of how many, and how fast."""
+
+    def render(self, task: Task) -> Text:
+        unit: Unit = task.fields["unit"]
+        of = "" if task.total is None else f"/{_amount(task.total, unit)}"
+        pace = "" if task.speed is None else f"  {_pace(task.speed, unit)}"
+        return Text(f"{_amount(task.completed, unit)}{of}{pace}", style="progress.download")
+
+
 class _Bar:
     def __init__(self, bars: Progress, identity: TaskID) -> None:
         self._bars, self._identity = bars, identity
@@ -111,8 +135,8 @@ class _Lines:
     task. The time left is measured from the first advance on, which may tell of work done before (a resumed run).
     """
 
-    def __init__(self, display: Display, description: str, total: int | None) -> None:
-        self._display, self._description, self._total = display, description, total
+    def __init__(self, display: Display, description: str, total: int | None, unit: Unit = "") -> None:
+        self._display, self._description, self._total, self._unit = display, description, total, unit
         self._done, self._shown = 0, ""
         self._last = time.monotonic()
         self._first: tuple[int, float] | None = None
@@ -129,17 +153,21 @@ class _Lines:
         if self._printed not in (None, self._done):
             self._print()
 
-    def _left(self) -> str:
-        """`0:01:20 left`, by the mean pace so far; nothing where it is not known."""
+    def _left(self) -> list[str]:
+        """`120/s` and `0:01:20 left`, by the mean pace so far; nothing where it is not known."""
         done, since = self._first or (self._done, 0.0)
-        if self._total is None or self._done == done or self._done >= self._total:
-            return ""
-        pace = (time.monotonic() - since) / (self._done - done)
-        return f"{timedelta(seconds=round(pace * (self._total - self._done)))} left"
+        seconds = time.monotonic() - since
+        if self._done == done or seconds <= 0:
+            return []
+        pace = (self._done - done) / seconds
+        told = [_pace(pace, self._unit)]
+        if self._total is not None and self._done < self._total:
+            told.append(f"{timedelta(seconds=round((self._total - self._done) / pace))} left")
+        return told
 
     def _print(self) -> None:
-        of = "" if self._total is None else f"/{self._total}"
-        parts = [f"  {self._description} {self._done}{of}", self._left(), self._shown]
+        of = "" if self._total is None else f"/{_amount(self._total, self._unit)}"
+        parts = [f"  {self._description} {_amount(self._done, self._unit)}{of}", *self._left(), self._shown]
         self._display.note(escape("  ".join(part for part in parts if part)))
         self._last = time.monotonic()
         self._printed = self._done

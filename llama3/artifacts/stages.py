@@ -21,7 +21,7 @@ from typing import Annotated, Any, get_args, get_type_hints
 from pydantic import BaseModel
 
 from llama3.artifacts.artifact import TYPES, Artifact
-from llama3.artifacts.progress import Display, ProgressBar
+from llama3.artifacts.progress import Display, ProgressBar, Unit
 from llama3.errors import ArtifactError
 
 ODD_INPUTS = ArtifactError.declare(
@@ -42,6 +42,7 @@ Dialogs = Annotated[Artifact, OfType("dialogs")]
 Preferences = Annotated[Artifact, OfType("preferences")]
 Report = Annotated[Artifact, OfType("report")]
 Shards = Annotated[Artifact, OfType("shards")]
+Texts = Annotated[Artifact, OfType("texts")]
 TokenizerArtifact = Annotated[Artifact, OfType("tokenizer")]
 # `Corpus` and `Tokenizer` are what reads the artifacts of these types.
 
@@ -138,6 +139,8 @@ class StageOutput:
         """Write one line to the run's events.jsonl."""
         self.record(kind, **fields)
 
-    def progress(self, description: str, total: int | None = None) -> AbstractContextManager[ProgressBar]:
+    def progress(
+        self, description: str, total: int | None = None, unit: Unit = ""
+    ) -> AbstractContextManager[ProgressBar]:
         """Show how far a loop is: `with out.progress("tokenise", n) as task: task.advance(1, loss=2.3)`."""
-        return self.display.task(description, total)
+        return self.display.task(description, total, unit)

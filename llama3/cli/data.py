@@ -79,7 +79,13 @@ def dedup(
     json: JsonOption = False,
 ) -> None:
     """Remove exact and near duplicates of text, and nothing else: no filter, no frequent lines."""
-    only = ["data.filters=[]", "data.lines.enabled=false", "data.urls=false", "data.decontaminate={benchmarks: {}}"]
+    only = [
+        "data.filters=[]",
+        "data.synthetic=null",
+        "data.lines.enabled=false",
+        "data.urls=false",
+        "data.decontaminate={benchmarks: {}}",
+    ]
     only += [f"data.against={dumps(against)}"] if against else []
     only += [] if threshold is None else [f"data.minhash.threshold={threshold}"]
     _show(_curated(_loaded(text, [*only, *(overrides or [])], out, reader), out), json=json)
@@ -132,14 +138,19 @@ def _curated(loaded: Loaded, out: Path | None) -> Artifact:
     options = CurateOptions.of(loaded.config)  # what is missing is told before torch is imported
 
     from llama3.execution import Executor
+    from llama3.given import synthesised
 
     with Executor(loaded, out) as make:
-        corpus = make(stage, "curate", options)
+        corpus = make(stage, "curate", options, synthetic=synthesised(make, loaded.config))
         make.warn(lost_input(corpus.metrics))
+        if page := make.show_corpus(corpus):
+            note(f"report: {page}")
     return corpus
 
 
 def _show(corpus: Artifact, *, json: bool) -> None:
+    from llama3.data.ledger import told_benchmarks
+
     figures: dict[str, Any] = corpus.metrics
     if json:
         print_json({"path": str(corpus.location), **figures})
@@ -152,6 +163,9 @@ def _show(corpus: Artifact, *, json: bool) -> None:
     if figures["rejects"]:
         say()
         print_table([(reason, f"{count:,}") for reason, count in figures["rejects"].items()], ("REMOVED", "COUNT"))
+    if found := told_benchmarks(figures):
+        say()
+        say("\n".join(found))
     note(f"corpus: {corpus.location}")
 
 

@@ -14,6 +14,7 @@ from llama3.config.partial import found_by
 from llama3.config.phases import base_problems, phase_problems
 from llama3.config.schema import Config, PostTrainingSection
 from llama3.config.slots import choices
+from llama3.config.synthesis import SYNTHETIC
 from llama3.config.yaml import Path
 from llama3.errors import ConfigError, LlamaError, Problem, did_you_mean
 from llama3.plugins.registry import Registry
@@ -305,14 +306,19 @@ def _weights(mix: Mapping[str, float], path: Path, place: Place) -> Iterator[Pro
 
 
 def _labels(config: Config, registry: Registry, place: Place) -> Iterator[Problem]:
-    """Mixes name sources that are there."""
+    """Mixes name sources that are there, and synthetic text is made of such."""
     known = _labels_of_sources(config, registry)
     if known is None:
         return
-    for path, mix in _mixes(config):
-        for name in (name for name in mix if name not in known):
-            near = did_you_mean(name, known) or f"labels: {', '.join(sorted(known))}"
-            yield NO_LABEL.problem(place((*path, name)), label=name, near=near)
+    synthetic = config.data.synthetic
+    mixed = known if synthetic is None else known | {SYNTHETIC}
+    named = [((*path, name), name, mixed) for path, mix in _mixes(config) for name in mix]
+    made_of = [] if synthetic is None else synthetic.sources
+    named += [(("data", "synthetic", "sources", i), name, known) for i, name in enumerate(made_of)]
+    for path, name, labels in named:
+        if name not in labels:
+            near = did_you_mean(name, labels) or f"labels: {', '.join(sorted(labels))}"
+            yield NO_LABEL.problem(place(path), label=name, near=near)
 
 
 def _mixes(config: Config) -> Iterator[tuple[Path, Mapping[str, float]]]:

@@ -37,6 +37,7 @@ from llama3.config.slot_types import (
     SourceSlot,
     SuiteSlot,
 )
+from llama3.config.synthesis import SyntheticSection
 from llama3.config.token_files import TokensSection
 
 Axis = Literal["tp", "cp", "pp", "dp"]
@@ -90,6 +91,9 @@ class DataSection(Section):
     tokens: TokensSection | None = Field(None, description="token files of another tool to train on")
     mix: dict[str, float] = Field(default_factory=dict, description="weight of each source; default: by size")
     held_out: float = Field(0.01, gt=0, lt=0.5, description="share of documents kept for evaluation")
+    synthetic: SyntheticSection | None = Field(
+        None, description="text that a model makes of the sources, before curation; default: none"
+    )
     canaries: CanarySection | None = Field(None, description="made-up secrets in the shards; default: none")
 
 

@@ -5,6 +5,7 @@ scores.parquet      id, source, kept, and for every judged document the scores a
 rejects.parquet     id, source, stage, reason, score, where, detail of everything that was taken out
 funnel.json         documents and bytes after every stage, by source
 bands.run           band keys of the documents that stayed, in their order (layout: llama3.data.bands)
+samples.jsonl       of every reason some documents, as they were read and as they stayed
 """
 
 from __future__ import annotations

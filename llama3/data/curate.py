@@ -20,11 +20,12 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field
 
 from llama3 import _core
-from llama3.artifacts import StageOutput, stage
+from llama3.artifacts import StageOutput, Texts, stage
 from llama3.config.curation import DecontaminationSection, LineDedupSection, MinHashSection, RemovalAlarmSection
 from llama3.config.schema import Config, DataSection
 from llama3.config.slot_types import FilterSlot, Slot, SourceSlot
 from llama3.data.bands import BandParameters, write_run
+from llama3.data.before_after import write_samples
 from llama3.data.columns import printable
 from llama3.data.corpus import BANDS, DOCUMENTS, FUNNEL, REJECTS, SCORES, SPLITS, Split
 from llama3.data.decontaminate import Cleaning, benchmark_hashes
@@ -32,6 +33,7 @@ from llama3.data.dedup import Deduplicator, Duplicates
 from llama3.data.documents import FEATURES, SCHEMA, DocumentBatch, Filter, Judgement, Reject, ShardRef, Source
 from llama3.data.earlier import Earlier
 from llama3.data.ledger import Funnel, Losses, RejectLog, removal_alarms, told_alarm
+from llama3.data.made import MadeTexts
 from llama3.data.staging import STAGED, Staged
 from llama3.data.thinning import Thinning
 from llama3.errors import ConfigError, DataError, LlamaError, PluginError, Problem
@@ -95,7 +97,7 @@ class CurateOptions(BaseModel):
         """From the whole config and what its sources hold. Raises ConfigError as `curate` does, before any work."""
         section = config.data
         earlier = _earlier(section, _near(section.minhash))
-        shards = [shard for _, shard in _all_shards(_sources(section.sources))]
+        shards = [shard for _, shard in all_shards(build_sources(section.sources))]
         facts = [(shard.source, shard.location, shard.part, shard.bytes, shard.stamp) for shard in shards]
         benchmarks = benchmark_hashes(section.decontaminate)
         return cls(
@@ -115,8 +117,8 @@ class CurateOptions(BaseModel):
 
 
 @stage(output="corpus")
-def curate(*, options: CurateOptions, out: StageOutput) -> None:
-    """Reads `options.sources`, writes the corpus (layout: llama3.data.corpus).
+def curate(synthetic: Texts | None = None, *, options: CurateOptions, out: StageOutput) -> None:
+    """Reads `options.sources` and `synthetic` text, writes the corpus (layout: llama3.data.corpus).
 
     Raises ConfigError, before any work, naming every source that is missing or empty, and DataError where nothing
     could be read or nothing is left for training.
@@ -125,7 +127,7 @@ def curate(*, options: CurateOptions, out: StageOutput) -> None:
     earlier = _earlier(options, near)
     filters = _filters(options.filters)
     cleaning = Cleaning(options.decontaminate)
-    shards = _all_shards(_sources(options.sources))
+    shards = all_shards([*build_sources(options.sources), *(() if synthetic is None else (MadeTexts(synthetic),))])
     funnel = Funnel()
     reading = out.scratch / "read"
     shutil.rmtree(reading, ignore_errors=True)  # of a process that was killed: nothing goes on from it
@@ -144,6 +146,7 @@ def curate(*, options: CurateOptions, out: StageOutput) -> None:
             if near is not None:
                 write_run(out.path / BANDS, staged.keys(written, options.by_language), _parameters(options, near))
             out.metrics["rejects"] = rejects.counts
+        write_samples(out.path, staged)
     finally:
         shutil.rmtree(reading, ignore_errors=True)  # a full disk is not kept full
     out.metrics["lines"] = {"frequent": thinning.frequent, "dropped": thinning.dropped}
@@ -170,13 +173,14 @@ def _ring(alarms: list[dict[str, Any]], options: RemovalAlarmSection, out: Stage
 # -- reading ---------------------------------------------------------------------------------------
 
 
-def _sources(slots: Sequence[Slot]) -> list[Source]:
+def build_sources(slots: Sequence[Slot]) -> list[Source]:
+    """The sources that a config names."""
     return [discover().build("sources", slot.name, slot.options) for slot in slots]
 
 
-def _all_shards(sources: list[Source]) -> list[tuple[Source, ShardRef]]:
-    """Every shard of every source, of each by place, in whatever order it lists them; the problems of all sources at
-    once."""
+def all_shards(sources: list[Source]) -> list[tuple[Source, ShardRef]]:
+    """Every shard of every source, of each by place, in whatever order it lists them. Raises ConfigError with the
+    problems of all."""
     shards: list[tuple[Source, ShardRef]] = []
     problems: list[Problem] = []
     for source in sources:
@@ -209,10 +213,10 @@ def _read(
 ) -> Staged:
     quarantined = 0
     losses = Losses()
-    with out.progress("read", sum(shard.bytes for _, shard in shards)) as task:
+    with out.progress("read", sum(shard.bytes for _, shard in shards), unit="B") as task:
         for source, shard in shards:
             try:
-                found = [*shard.unread, *staged.add(_guarded(source, shard), shard)]
+                found = [*shard.unread, *staged.add(guarded(source, shard), shard)]
             except DataError as error:
                 quarantined += 1
                 where = printable(f"{shard.location}#{shard.part}")
@@ -234,7 +238,7 @@ def _counted(rejects: RejectLog) -> list[str]:
     return [f"{reason} {count}" for reason, count in rejects.counts.items()]
 
 
-def _guarded(source: Source, shard: ShardRef) -> Iterator[DocumentBatch]:
+def guarded(source: Source, shard: ShardRef) -> Iterator[DocumentBatch]:
     """The shard's batches; whatever goes wrong inside the source becomes a DataError of this shard."""
     try:
         for batch in source.read(shard):

@@ -135,6 +135,15 @@ def removal_alarms(
     return alarms
 
 
+def told_benchmarks(metrics: Mapping[str, Any]) -> list[str]:
+    """What was found of each benchmark, a line for each, from the metrics of the artifact."""
+    return [
+        f"{name}: {row['examples']:,} examples, {row['too_short']:,} too short to be found, {row['found']:,} found in "
+        f"{row['documents']:,} documents, {row['left']:,} left"
+        for name, row in metrics.get("decontamination", {}).items()
+    ]
+
+
 def told_alarm(alarm: Mapping[str, Any]) -> str:
     """An alarm as a sentence."""
     reasons = sorted(alarm["reasons"], key=lambda reason: (-alarm["reasons"][reason], reason))[:3]

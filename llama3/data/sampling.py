@@ -15,7 +15,7 @@ SHOWN = 400
 """Characters of a text."""
 
 
-class _Drawing:
+class DrawnRows:
     """The `count` rows whose names, hashed with the seed, are lowest: those, whatever comes in which order."""
 
     def __init__(self, count: int, seed: int) -> None:
@@ -44,7 +44,7 @@ def draw_kept(place: Path, count: int, seed: int, *, source: str | None = None, 
 
     Raises DataError where the corpus cannot be read.
     """
-    drawing = _Drawing(count, seed)
+    drawing = DrawnRows(count, seed)
     names = ("id", "source", "url", "language", "split")
     for batch in Corpus(place).documents(None, source):
         texts, sizes = batch.records.column("text"), batch.bytes_D.tolist()
@@ -64,9 +64,9 @@ def draw_removed(place: Path, count: int, seed: int) -> dict[str, list[Row]]:
     Texts of what went are not kept: a row has id, source, where it was found, score and detail. Raises DataError where
     the log cannot be read.
     """
-    drawings: dict[str, _Drawing] = {}
+    drawings: dict[str, DrawnRows] = {}
     for records in batches(open_parquet(place / REJECTS)):
         for row in records.to_pylist():
-            drawing = drawings.setdefault(f"{row['stage']}.{row['reason']}", _Drawing(count, seed))
+            drawing = drawings.setdefault(f"{row['stage']}.{row['reason']}", DrawnRows(count, seed))
             drawing.offer(f"{row['id']} {row['where']}", lambda row=row: row)  # type: ignore[misc]
     return {name: drawing.rows for name, drawing in sorted(drawings.items())}

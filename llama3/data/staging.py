@@ -14,7 +14,6 @@ import pyarrow.parquet as pq
 
 from llama3 import _core
 from llama3.data.columns import printable
-from llama3.data.corpus import batches
 from llama3.data.dedup import Deduplicator
 from llama3.data.documents import SCHEMA, DocumentBatch, Reject, ShardRef
 from llama3.data.urls import date_key, normalised_url
@@ -100,12 +99,17 @@ class Staged:
     def documents(self, keep_N: np.ndarray) -> Iterator[tuple[np.ndarray, DocumentBatch]]:
         """The documents where the mask is true, in order, with their numbers."""
         at = 0
-        for file in self.files:
-            for records in batches(pq.ParquetFile(file), ROWS):
-                keep_D = keep_N[at : at + records.num_rows]
-                if keep_D.any():
-                    yield at + np.flatnonzero(keep_D), DocumentBatch(records).take(keep_D)
-                at += records.num_rows
+        for path in self.files:
+            file = pq.ParquetFile(path)
+            for group in range(file.num_row_groups):
+                end = at + file.metadata.row_group(group).num_rows
+                # A group of which nothing is wanted is not read.
+                for records in file.iter_batches(ROWS, row_groups=[group]) if keep_N[at:end].any() else ():
+                    keep_D = keep_N[at : at + records.num_rows]
+                    if keep_D.any():
+                        yield at + np.flatnonzero(keep_D), DocumentBatch(records).take(keep_D)
+                    at += records.num_rows
+                at = end
 
     def texts(self, rows: np.ndarray) -> pa.Array:
         """The text of the documents with these (ascending) numbers."""

@@ -47,6 +47,7 @@ def render_html(report: Mapping[str, Any]) -> str:
         else None,
         suites=list(suites(report.get("evaluations", {}))),
         funnel=_drawn(funnel_chart([(name, count) for name, count in report["funnel"]])) if report["funnel"] else None,
+        curation=report.get("curation", {}),
         losses=list(line_figures(curves["loss"], "loss")),
         audit=[TABLE_HEAD, *table(report["audit"])] if report["audit"] else [],
         rollouts=list(_rollouts(curves)),

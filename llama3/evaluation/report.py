@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from llama3.artifacts import Artifact
+from llama3.evaluation.curation_page import curation_figures
 from llama3.evaluation.gain import contamination_gains
 from llama3.evaluation.page import render_html
 from llama3.evaluation.reward_histograms import reward_histograms, stored_samples
@@ -84,6 +85,7 @@ def build_report(
         "examples": _examples(evaluations, tasks),
         "funnel": _funnel(corpus.metrics["funnel"]),
         "losses": corpus.metrics.get("losses", []),
+        "curation": curation_figures(corpus, artifacts.get("synthetic")),
         "loss": curves(rows, "loss"),
         "rollouts": _of_answers(rows, drawn, "stage"),
         "curves": {"loss": curves(rows, "loss", "key"), **_of_answers(rows, drawn, "key")},

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import re
+import resource
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,13 @@ from pydantic import BaseModel
 from rich.console import Console
 
 from llama3.artifacts import Artifact, CorpusArtifact, PluginUse, Stage, TokenizerArtifact, stage
-from llama3.artifacts.files import append_json_line, atomic_directory, read_json_lines, sweep
+from llama3.artifacts.files import (
+    append_json_line,
+    atomic_directory,
+    read_json_lines,
+    sweep,
+    write_bytes_atomic,
+)
 from llama3.artifacts.lineage import render, trace
 from llama3.artifacts.progress import Display
 from llama3.artifacts.run import RunDir
@@ -227,3 +235,22 @@ def test_lineage_tells_of_damaged_and_missing_parents(run_dir, tmp_path):
     assert node.parents[0].state == "ok", "found by hash where it was moved to"
     with pytest.raises(ArtifactError, match="L3-ART-001"):
         trace(tmp_path / "nowhere")
+
+
+def test_a_full_disk_is_told_with_the_name_of_the_file(tmp_path):
+    log, file = tmp_path / "log.jsonl", tmp_path / "file"
+    append_json_line(log, {"step": 1})
+    write_bytes_atomic(file, b"old")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (30, limits[1]))
+    try:
+        with pytest.raises(OSError, match=re.escape(f"File too large: '{log}'")):
+            append_json_line(log, {"step": 2, "text": "x" * 100})
+        with pytest.raises(OSError, match=re.escape(f"File too large: '{file}'")):
+            write_bytes_atomic(file, bytes(100))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    append_json_line(log, {"step": 3})
+    assert list(read_json_lines(log)) == [{"step": 1}, {"step": 3}]
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["file", "log.jsonl"]
+    assert file.read_bytes() == b"old"

@@ -61,18 +61,6 @@ def vocabulary(tmp_path) -> Path:
     return tmp_path / "tokenizer"
 
 
-@pytest.fixture
-def ask(llama3):
-    """The JSON of a command that does its work."""
-
-    def call(*args) -> dict:
-        code, printed, told = llama3("data", *args, "--json")
-        assert code == 0, told
-        return json.loads(printed)
-
-    return call
-
-
 def refused(llama3, code, *args):
     exit_code, _, told = llama3("data", *args)
     assert exit_code != 0

@@ -24,10 +24,10 @@ class Making:
     def warn(self, lines):
         assert list(lines) == []
 
-    def __call__(self, stage, key, options):
+    def __call__(self, stage, key, options, **inputs):
         self.asked.append(options.held_out)
         out = self._new_output()
-        stage(options=options, out=out)
+        stage(**inputs, options=options, out=out)
         return type("Made", (), {"path": out.path, "metrics": out.metrics})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from html import unescape
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llama3.plugins.registry import discover
-from llama3.sources import main_text
+from llama3.sources import main_text, read_page
 
 PRE = 'def f(x):\n\treturn x  # two  spaces\n\n\n  <indented> & "quoted"\n'
 PAGE = f"""<!DOCTYPE html><html><head><title>T</title><style>p {{}}</style></head><body>
@@ -44,13 +45,23 @@ two
 a b
 1 2
 
-Inline $x^2 + 1$ and $\\frac{{a}}{{b}}$ and \\sqrt{{2}} end.
+Inline $x^2 + 1$ and $\\frac{{a}}{{b}}$ and $\\sqrt{{2}}$ end.
 
 $$E = mc^2$$"""
 
 
 def test_a_whole_page() -> None:
     assert main_text(PAGE) == EXPECTED
+
+
+def test_every_trap_of_one_page() -> None:
+    """Formulas in seven forms, code with tabs and blank lines, a list within the article, a table, pictures: what other
+    extractors lose, print twice or mark up."""
+    pages = Path(__file__).parent / "pages"
+    page, text = (pages / "traps.html").read_bytes(), (pages / "traps.txt").read_text("utf-8")
+    assert read_page(page).text == text
+    code = page.split(b"<code>def", 1)[1].split(b"</code>", 1)[0].decode()
+    assert f"def{unescape(code)}" in text
 
 
 def test_pre_is_kept_to_the_byte() -> None:

@@ -19,6 +19,25 @@ VOID = {"meta", "br"}
 RATE = wilson(60, 100).to_json()
 FULL: dict[str, Any] = {
     **REPORT,
+    "curation": {
+        "documents": 80,
+        "bytes": 9000,
+        "sources": ["web", "book"],
+        "stages": [
+            {"stage": "read", "documents": 100, "bytes": 10_000, "document_share": 1.0, "byte_share": 1.0,
+             "by_source": {"web": 90, "book": 10}},
+            {"stage": "train", "documents": 80, "bytes": 9000, "document_share": 0.8, "byte_share": 0.9,
+             "by_source": {"web": 80}},
+        ],
+        "told": ["source 'web': <much> went"],
+        "removed": [{"reason": "near.near_duplicate", "count": 20, "share": 1.0}],
+        "shares": {"language": [{"value": "en", "documents": 80, "share": 1.0}]},
+        "samples": [
+            {"what": "changed", "source": "web", "id": "ab", "score": None, "detail": "", "before": "<b>", "after": ""},
+            {"what": "near.near_duplicate", "source": "web", "id": "cd", "score": 0.9, "detail": "of ef", "before": "x",
+             "other": "y"},
+        ],
+    },
     "made": {
         "date": "2026-11-30T05:22:07+00:00",
         "seconds": 3723.4,
@@ -124,7 +143,10 @@ def page(**changes: Any) -> Page:
 
 @pytest.mark.parametrize("report", [REPORT, FULL], ids=["of an earlier version", "whole"])
 def test_a_page_can_be_read_without_seeing_it(report):
-    root = Page(render_html(report)).root
+    readable(Page(render_html(report)).root)
+
+
+def readable(root: Element) -> None:
     (html,) = root.all("html")
     assert html.attributes["lang"] == "en"
     assert len(root.all("h1")) == len(root.all("main")) == len(root.all("title")) == 1

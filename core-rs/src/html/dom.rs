@@ -89,10 +89,14 @@ impl Tree {
     }
 
     fn node(&self, id: NodeId) -> &Node {
+        #[cfg(test)]
+        super::tests::work(1);
         &self.nodes[id as usize]
     }
 
     fn at(&mut self, id: NodeId) -> &mut Node {
+        #[cfg(test)]
+        super::tests::work(1);
         &mut self.nodes[id as usize]
     }
 

@@ -3,7 +3,7 @@
 
 use super::blocks::{Block, Blocks, Place, Style, join};
 use super::dom::{Content, DOCUMENT, Element, NodeId, Tree};
-use super::math::latex;
+use super::math::{Piece, Pieces, is_formula, latex, one_line, plain};
 
 /// Elements that begin a block of their own.
 const BLOCKS: [&str; 54] = [
@@ -157,11 +157,22 @@ impl<'a> Layout<'a> {
         let tree = self.tree;
         for child in tree.children(id) {
             match tree.content(child) {
-                Content::Text(text) if !inside.hidden => {
-                    self.blocks.write(text, inside.place, inside.style)
-                }
+                Content::Text(text) if !inside.hidden => self.write(text, inside),
                 Content::Element(element) => self.element(child, element, inside),
                 _ => {}
+            }
+        }
+    }
+
+    /// Text, and the formulas that an author wrote into it for a script such as MathJax to find.
+    fn write(&mut self, text: &str, inside: Inside<'a>) {
+        if inside.style.verbatim || inside.style.code {
+            return self.blocks.write(text, inside.place, inside.style);
+        }
+        for piece in Pieces::of(text) {
+            match piece {
+                Piece::Words(words) => self.blocks.write(words, inside.place, inside.style),
+                Piece::Formula { tex, display } => self.write_formula(tex, display, inside),
             }
         }
     }
@@ -170,7 +181,10 @@ impl<'a> Layout<'a> {
         let name = element.html();
         match name {
             "" if &*element.name == "math" => {
-                return self.formula(&latex(self.tree, id), element, inside);
+                let display = element
+                    .get("display")
+                    .is_some_and(|value| value.eq_ignore_ascii_case("block"));
+                return self.formula(&latex(self.tree, id), display, inside);
             }
             "script" => return self.script(id, element, inside),
             "br" if !inside.hidden => return self.blocks.line(inside.place),
@@ -319,46 +333,54 @@ impl<'a> Layout<'a> {
 
     // -- formulas and pictures -----------------------------------------------------------------------
 
-    fn formula(&mut self, tex: &str, element: &Element, inside: Inside<'a>) {
-        let tex = tex.trim();
-        let display = inside.display
-            || element
-                .get("display")
-                .is_some_and(|value| value.eq_ignore_ascii_case("block"));
-        let line = tex.split_whitespace().collect::<Vec<_>>().join(" ");
+    fn formula(&mut self, tex: &str, display: bool, inside: Inside<'a>) {
         // A formula stands twice where a page offers it in two ways.
-        if line.is_empty() || self.formula == (line.clone(), self.blocks.written()) {
-            return;
+        let line = one_line(tex);
+        if !line.is_empty() && self.formula != (line, self.blocks.written()) {
+            self.write_formula(tex, display, inside);
         }
-        let mark = if display { "$$" } else { "$" };
-        self.blocks
-            .write_whole(&format!("{mark}{tex}{mark}"), inside.place, inside.style);
-        self.formula = (line, self.blocks.written());
     }
 
-    fn script(&mut self, id: NodeId, element: &'a Element, mut inside: Inside<'a>) {
+    fn write_formula(&mut self, tex: &str, display: bool, inside: Inside<'a>) {
+        let tex = plain(tex);
+        if tex.is_empty() {
+            return;
+        }
+        let mark = if display || inside.display { "$$" } else { "$" };
+        self.blocks
+            .write_whole(&format!("{mark}{tex}{mark}"), inside.place, inside.style);
+        self.formula = (one_line(tex), self.blocks.written());
+    }
+
+    fn script(&mut self, id: NodeId, element: &'a Element, inside: Inside<'a>) {
         let kind = element.get("type").unwrap_or_default();
         if !kind.trim_start().starts_with("math/tex") {
             return;
         }
-        inside.display |= kind.replace(' ', "").contains("mode=display");
+        let display = kind.replace(' ', "").contains("mode=display");
         let tree = self.tree;
         for child in tree.children(id) {
             if let Content::Text(tex) = tree.content(child) {
-                self.formula(tex, element, inside);
+                self.formula(tex, display, inside);
             }
         }
     }
 
     fn picture(&mut self, element: &Element, inside: Inside<'a>) {
-        let alt = element
-            .get("alt")
-            .unwrap_or_default()
-            .split_whitespace()
-            .collect::<Vec<_>>()
-            .join(" ");
-        // A picture of a formula often follows the formula itself, as its fallback.
-        if inside.hidden || is_hidden(element, "img") || alt.is_empty() || alt == self.formula.0 {
+        let alt = element.get("alt").unwrap_or_default();
+        if inside.hidden || alt.trim().is_empty() {
+            return;
+        }
+        // A picture of a formula often follows the formula itself, as its fallback, and may be hidden then.
+        if is_formula(element.get("class").unwrap_or_default(), alt) {
+            let display = has_class(element, &["mwe-math-fallback-image-display"]);
+            if !is_hidden(element, "img") {
+                self.formula(alt, display, inside);
+            }
+            return;
+        }
+        let alt = alt.split_whitespace().collect::<Vec<_>>().join(" ");
+        if is_hidden(element, "img") || alt == self.formula.0 {
             return;
         }
         let style = Style {

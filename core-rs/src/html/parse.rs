@@ -252,6 +252,8 @@ impl Reader {
     }
 
     fn feed(&self, piece: &str) {
+        #[cfg(test)]
+        super::tests::work(piece.len());
         self.queue.push_back(StrTendril::from_slice(piece));
         let _ = self.tokenizer.feed(&self.queue); // the guard never stops it
     }
@@ -400,6 +402,8 @@ impl Attributes {
                 .count();
             match bytes.get(at) {
                 None => {
+                    #[cfg(test)]
+                    super::tests::work(at);
                     return Self {
                         end: at,
                         closed: false,

@@ -3,6 +3,23 @@
 use super::dom::{Content, DOCUMENT};
 use super::{main_text, page_text, parse};
 use proptest::prelude::*;
+use std::cell::Cell;
+
+thread_local! {
+    static WORK: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Counts work: nodes that are looked at, bytes that are read.
+pub fn work(amount: usize) {
+    WORK.set(WORK.get() + amount);
+}
+
+/// The work of reading a page.
+fn work_of(page: &str) -> usize {
+    WORK.set(0);
+    let _ = main_text(page);
+    WORK.get()
+}
 
 const PIECES: [&str; 26] = [
     "<p>",
@@ -129,4 +146,76 @@ fn attributes_are_bounded() {
         assert!(most <= Some(256));
         assert_eq!(main_text(&page), "text");
     }
+}
+
+/// Twice the page is at most little more than twice the work, in whatever it repeats: one line, nesting, nothing closed.
+#[test]
+fn work_is_linear_in_the_page() {
+    for piece in [
+        "word ",
+        "<p>x",
+        "<div>",
+        "<div></x>",
+        "<b>",
+        "<p><b id=x>",
+        "<a href=x>",
+        "<table><td>",
+        "<td>x",
+        "<ul><li>",
+        "<span><div>",
+        "<form><div></form>",
+        "<form><input>",
+        "<header><h2>",
+        "<section><header>x</header>",
+        "<math><mi>",
+        "<math><mrow>",
+        "<svg><g>",
+        "<template>",
+        "<select><option>",
+        "<script>",
+        "<textarea>",
+        "<!--",
+        "<!-- -->",
+        "<![CDATA[",
+        "<a ",
+        "<a x='",
+        "</",
+        "<?",
+        "&#",
+        "&amp",
+        "\\(",
+        "\\(\\[",
+        "\\)",
+        "\\\\(",
+        "$$",
+        "\0",
+        "<img alt='\\frac{' class=tex>",
+        "<script type=math/tex>x</script>",
+        "<pre>",
+        "<pre>\n</pre>",
+        "<h1>",
+        "<ruby><rb>",
+        "<aside hidden>",
+        "\u{5d0}",
+        "\u{4e00}",
+    ] {
+        let page = |bytes: usize| piece.repeat(bytes / piece.len());
+        let (once, twice) = (work_of(&page(60_000)), work_of(&page(120_000)));
+        assert!(
+            twice * 10 <= once * 21 + 50_000,
+            "{piece:?}: {once} and {twice}"
+        );
+        assert!(twice <= 600 * 120_000, "{piece:?}: {twice}");
+    }
+}
+
+#[test]
+fn formulas_in_text_are_found_without_searching_twice() {
+    let shown = |text: &str| main_text(&format!("<p>{text}</p>"));
+    assert_eq!(shown("a \\(x\\) b \\[y\\]"), "a $x$ b $$y$$");
+    assert_eq!(shown("\\( x \\[ y \\) z"), "$x \\[ y$ z");
+    assert_eq!(shown("\\\\(x\\) and \\(y"), "\\\\(x\\) and \\(y");
+    assert_eq!(shown("\\) \\(é\\)\\(\\)"), "\\) $é$\\(\\)");
+    assert_eq!(shown("[\\[\\]] \\(x\\) \\(x\\)"), "[\\[\\]] $x$ $x$");
+    assert_eq!(shown("<code>\\(x\\)</code>"), "\\(x\\)");
 }

@@ -1,0 +1,116 @@
+"""Samples of a curation for people: documents that went, by reason, and documents that lost a part, each as it was read
+and as it stayed. Drawn by their ids, so that they are the same ones every time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+
+from llama3.data.corpus import DOCUMENTS, batches, open_parquet
+from llama3.data.sampling import DrawnRows, draw_removed
+from llama3.data.staging import Staged
+
+SAMPLES = "samples.jsonl"
+COUNT, SEED = 3, 1
+"""Of every reason, and what draws them."""
+CHARACTERS, LEAD = 1200, 200
+"""Of a text, and those of them that stand before the first change."""
+CHANGED = "changed"
+
+Row = dict[str, Any]
+
+
+def write_samples(place: Path, staged: Staged) -> None:
+    """Draws from the corpus at `place`, whose documents still are staged, and writes `samples.jsonl`: rows of {what,
+    source, id, score, detail, before}, with `after` where a part of the document stayed, and with `other` where it went
+    for another document, which has that text."""
+    rows = [*_removed(place), *_changed(place)]
+    wanted = {row["id"] for row in rows} | {row["of"] for row in rows if row["of"]}
+    before = _staged_texts(staged, wanted)
+    after = _corpus_texts(place, {row["id"] for row in rows if row["stays"]})
+    with (place / SAMPLES).open("w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(_shown(row, before, after), ensure_ascii=False) + "\n")
+
+
+def read_samples(place: Path) -> list[Row]:
+    """The samples of a corpus; none where it was made without."""
+    path = place / SAMPLES
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.is_file() else []
+
+
+def _removed(place: Path) -> Iterator[Row]:
+    """Documents that went, or were masked; a record that never was a document has no text to show."""
+    for what, rows in draw_removed(place, COUNT, SEED).items():
+        for row in rows:
+            if row["id"]:
+                detail = row["detail"]
+                of = detail.removeprefix("of ") if detail.startswith("of ") else ""
+                yield {
+                    "what": what,
+                    "source": row["source"],
+                    "id": row["id"],
+                    "score": None if row["score"] != row["score"] else row["score"],
+                    "detail": detail,
+                    "of": of if of != row["id"] else "",
+                    "stays": detail.startswith("masked"),
+                }
+
+
+def _changed(place: Path) -> Iterator[Row]:
+    """Documents that lost lines and stayed."""
+    drawing = DrawnRows(COUNT, SEED)
+    for records in batches(open_parquet(place / DOCUMENTS), columns=["id", "source", "lines_dropped"]):
+        for row in records.filter(pc.greater(records.column("lines_dropped"), 0)).to_pylist():
+            lost = f"{row['lines_dropped']} frequent lines went"
+            found = {"source": row["source"], "id": row["id"], "score": None, "detail": lost, "of": "", "stays": True}
+            drawing.offer(row["id"], lambda found=found: found)  # type: ignore[misc]
+    yield from ({"what": CHANGED, **row} for row in drawing.rows)
+
+
+def _staged_texts(staged: Staged, ids: Collection[str]) -> dict[str, str]:
+    """The texts of these documents as they were read."""
+    first: dict[str, int] = {}
+    for n, id in enumerate(staged.ids):
+        if id in ids:
+            first.setdefault(id, n)
+    numbers = np.array(sorted(first.values()), np.int64)
+    texts = staged.texts(numbers).to_pylist() if len(numbers) else []
+    return {staged.ids[n]: text for n, text in zip(numbers.tolist(), texts, strict=True)}
+
+
+def _corpus_texts(place: Path, ids: set[str]) -> dict[str, str]:
+    """The texts of these documents as they stayed."""
+    file, found = open_parquet(place / DOCUMENTS), dict[str, str]()
+    for group in range(file.num_row_groups):
+        here = file.read_row_group(group, ["id"]).column("id").to_pylist()
+        if not ids.isdisjoint(here):
+            texts = file.read_row_group(group, ["text"]).column("text")
+            found |= {id: texts[n].as_py() for n, id in enumerate(here) if id in ids}
+    return found
+
+
+def _shown(row: Row, before: Mapping[str, str], after: Mapping[str, str]) -> Row:
+    text = before.get(row["id"], "")
+    stayed, other = after.get(row["id"]) if row["stays"] else None, before.get(row["of"])
+    compared = stayed if stayed is not None else other
+    start = max(0, _shared(text, compared) - LEAD) if compared is not None else 0
+    shown = {name: row[name] for name in ("what", "source", "id", "score", "detail")}
+    pieces = {"before": text, "after": stayed, "other": other}
+    return shown | {name: _cut(piece, start) for name, piece in pieces.items() if piece is not None}
+
+
+def _shared(one: str, other: str) -> int:
+    """Characters at the beginning that both texts have; 0 where they do not differ."""
+    ends = (n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
+    return next(ends, min(len(one), len(other)) if len(one) != len(other) else 0)
+
+
+def _cut(text: str, start: int) -> str:
+    piece = text[start : start + CHARACTERS]
+    return ("… " if start else "") + piece + (" …" if start + CHARACTERS < len(text) else "")
