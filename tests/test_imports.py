@@ -33,6 +33,7 @@ ORDER = [
     "redteam",
     "release",
     "guarding",
+    "classifying",
     "algorithms",
     "data_kinds",
     "evaluators",

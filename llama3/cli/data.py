@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llama3.cli import completion
+from llama3.cli import completion, data_classify
 from llama3.cli.data_audit import audit, skip
 from llama3.cli.data_look import inspect, sample
+from llama3.cli.data_mix import mix, mix_search, probe
 from llama3.cli.data_shard import shard
 from llama3.cli.output import JsonOption, SetOption, note, print_json, print_table, say
 from llama3.errors import ConfigError, did_you_mean
@@ -150,5 +151,9 @@ def _show(corpus: Artifact, *, json: bool) -> None:
 app.command("inspect")(inspect)
 app.command("sample")(sample)
 app.command("shard")(shard)
+app.command("mix")(mix)
+app.command("mix-search")(mix_search)
+app.command("probe")(probe)
 app.command("audit")(audit)
 app.command("skip")(skip)
+app.add_typer(data_classify.app, name="classify")

@@ -81,6 +81,12 @@ OTHER_DEVICE = ConfigError.declare(
     "L3-CFG-027", "{name!r} does not run on {device}", fix="set run.device to {devices}, or choose another scheme"
 )
 NO_LABEL = ConfigError.declare("L3-CFG-028", "no source has the label {label!r}", why="{near}")
+TWO_MEANINGS = ConfigError.declare(
+    "L3-CFG-080",
+    "{name!r} is the label of a source and a class with other sources",
+    why="a mix that names it could mean either",
+    fix="give the class another name",
+)
 NEGATIVE_WEIGHT = ConfigError.declare("L3-CFG-029", "a weight cannot be {weight}", fix="give 0 or more")
 NO_WEIGHT = ConfigError.declare("L3-CFG-043", "all weights are 0", fix="give one source a weight above 0")
 SAME_SUITE = ConfigError.declare(
@@ -305,10 +311,18 @@ def _weights(mix: Mapping[str, float], path: Path, place: Place) -> Iterator[Pro
 
 
 def _labels(config: Config, registry: Registry, place: Place) -> Iterator[Problem]:
-    """Mixes name sources that are there."""
+    """Mixes and classes name sources that are there, and no name means both."""
+    classes = config.data.classes
     known = _labels_of_sources(config, registry)
     if known is None:
         return
+    for name, of_class in classes.items():
+        if name not in known:
+            near = did_you_mean(name, known) or f"labels: {', '.join(sorted(known))}"
+            yield NO_LABEL.problem(place(("data", "classes", name)), label=name, near=near)
+        if of_class in known and any((classes.get(other) == of_class) != (other == of_class) for other in known):
+            yield TWO_MEANINGS.problem(place(("data", "classes", name)), name=of_class)
+    known |= set(classes.values())
     for path, mix in _mixes(config):
         for name in (name for name in mix if name not in known):
             near = did_you_mean(name, known) or f"labels: {', '.join(sorted(known))}"

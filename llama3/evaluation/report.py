@@ -84,6 +84,7 @@ def build_report(
         "examples": _examples(evaluations, tasks),
         "funnel": _funnel(corpus.metrics["funnel"]),
         "losses": corpus.metrics.get("losses", []),
+        "without_model": corpus.metrics.get("without_model", []),
         "loss": curves(rows, "loss"),
         "rollouts": _of_answers(rows, drawn, "stage"),
         "curves": {"loss": curves(rows, "loss", "key"), **_of_answers(rows, drawn, "key")},
