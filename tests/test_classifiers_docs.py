@@ -1,4 +1,4 @@
-"""docs/classifiers.md is followed from top to bottom: its rows train the classifier whose card it shows, and its configs
+"""docs/classifiers.md is followed from top to bottom: its rows train the classifier whose card it shows, its configs
 are configs."""
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ def test_a_command_does_what_the_page_shows(done, number):
 
 
 def test_what_is_only_shown_is_a_command():
-    (shown,) = PAGE.blocks("bash")
-    words = shown.replace("\\\n", " ").split()
-    command = get_command(app)
-    for name in words[1:4]:
-        command = command.commands[name]
-    options = {option for parameter in command.params for option in parameter.opts}
-    assert {word for word in words if word.startswith("--")} <= options
+    for shown in PAGE.blocks("bash"):
+        words = shown.replace("\\\n", " ").split()
+        command = get_command(app)
+        for name in words[1:4]:
+            command = command.commands[name]
+        options = {option for parameter in command.params for option in parameter.opts}
+        assert {word for word in words if word.startswith("--")} <= options

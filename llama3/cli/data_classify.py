@@ -1,4 +1,5 @@
-"""`llama3 data classify`: label documents by a served model, train a classifier on labelled rows, and measure one."""
+"""`llama3 data classify`: label documents by a served model, train a classifier on labelled rows, measure one, and part
+a corpus by one."""
 
 from __future__ import annotations
 
@@ -96,6 +97,30 @@ def label(
         return
     print_table([(name, f"{n:,}") for name, n in sorted(counts.items())], ("LABEL", "DOCUMENTS"))
     note(f"rows: {out}")
+
+
+@app.command("part")
+def part(
+    corpus: Annotated[Path, typer.Argument(metavar="CORPUS", help="A corpus, or a run with one.")],
+    model: Annotated[Path, typer.Option(metavar="MODEL", help="A .bin, or a folder that `train` wrote.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="A folder that is not there yet.")],
+    least: Annotated[
+        float, typer.Option("--min", min=0, max=1, help="Probability of the likeliest label, at least; else: unsure.")
+    ] = 0.5,
+    json: JsonOption = False,
+) -> None:
+    """Part a corpus by what a classifier takes its documents for: sources, each with a weight of its own."""
+    from llama3.classifying.parting import SNIPPET, part_corpus
+    from llama3.data.inspecting import corpus_at
+    from llama3.data.text_model import TextModel
+
+    counts = part_corpus(corpus_at(corpus), TextModel(model), out, least)
+    if json:
+        print_json({"path": str(out), "parts": counts})
+        return
+    rows = [(name, f"{cell['documents']:,}", f"{cell['bytes']:,}") for name, cell in counts.items()]
+    print_table(rows, ("SOURCE", "DOCUMENTS", "BYTES"))
+    note(f"for a config: {out / SNIPPET}")
 
 
 def _two(option: str, given: str) -> tuple[str, str]:

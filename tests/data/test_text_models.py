@@ -1,7 +1,8 @@
-"""Classifiers of texts: trained from labelled rows, loaded only when whole, applied as filters, and told when absent."""
+"""Classifiers of texts: trained from labelled rows, loaded only when whole, applied as filters, told when absent."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import struct
@@ -25,12 +26,13 @@ from llama3.data.ledger import lost_input
 from llama3.data.text_model import PREFIX, TextModel, as_line
 from llama3.errors import DataError, LlamaError
 from llama3.filters import DocumentBatch, ModelFilter
+from llama3.preflight import load_config
 from llama3_plugins.filters.encoder import batches
 from llama3_plugins.filters.models import Language, LanguageOptions, Quality, QualityOptions
 
-GOOD = "ship sea wind harbour captain letter morning island".split()
-BAD = "buy cheap click now free offer deal win".split()
-BOTH = "time way day man thing hand".split()
+GOOD = ["ship", "sea", "wind", "harbour", "captain", "letter", "morning", "island"]
+BAD = ["buy", "cheap", "click", "now", "free", "offer", "deal", "win"]
+BOTH = ["time", "way", "day", "man", "thing", "hand"]
 SMALL = ("--set", "dim=8", "--set", "buckets=500", "--set", "epochs=20")
 
 
@@ -108,7 +110,7 @@ def test_training_is_the_same_every_time_and_more_rows_move_none(trained, classi
 
 
 def test_probabilities_are_those_of_the_model(trained):
-    """Against the formula: the softmax of the output matrix times the mean of the input vectors of words and bigrams."""
+    """Against the formula: softmax of the output matrix times the mean of the input vectors of words and bigrams."""
     model = TextModel(trained)
     inputs, outputs = model._model.get_input_matrix(), model._model.get_output_matrix()
     buckets = 500
@@ -124,7 +126,7 @@ def test_probabilities_are_those_of_the_model(trained):
         known = [model._model.get_word_id(word) for word in words]
         rows = [number for number in known if number >= 0]
         signed = [value - (1 << 32) if value >> 31 else value for value in map(hashed, words)]
-        for first, second in zip(signed, signed[1:], strict=False):
+        for first, second in itertools.pairwise(signed):
             value = (first * 116049371 + second) % (1 << 64)
             rows.append(len(model._model.words) + value % buckets)
         logits_L = outputs @ inputs[rows].mean(0)
@@ -392,3 +394,33 @@ def test_a_served_model_labels_documents_and_the_rows_train_a_classifier(classif
     code, _, err = classify("train", out, "--out", tmp_path / "model", *SMALL)
     assert code == 0, err
     assert TextModel(tmp_path / "model").labels
+
+
+def test_a_corpus_is_parted_into_sources_that_a_config_reads(trained, classify, tmp_path):
+    rows = rows_of(80, seed=4)
+    write_rows(tmp_path / "texts.jsonl", [{"text": row["text"], "url": f"http://a/{n}"} for n, row in enumerate(rows)])
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(corpus_config(tmp_path, [])))
+    with pytest.raises(SystemExit):
+        cli.main(["data", "curate", str(tmp_path / "c.yaml")])
+    parts = tmp_path / "parts"
+    ask = ("part", tmp_path / "runs" / "quality", "--model", trained, "--out", parts, "--min", "0.7")
+    code, told, err = classify(*ask, "--json")
+    assert code == 0, err
+    wanted: dict[str, set[str]] = {}
+    model = TextModel(trained)
+    texts = [row["text"] for row in rows]
+    for text, p_L in zip(texts, model.probabilities(texts), strict=True):
+        wanted.setdefault(model.labels[int(p_L.argmax())] if p_L.max() >= 0.7 else "unsure", set()).add(text)
+    found = {
+        path.stem: {json.loads(line)["text"] for line in path.read_text().splitlines()}
+        for path in parts.glob("*.jsonl")
+    }
+    assert found == wanted
+    assert {name: cell["documents"] for name, cell in json.loads(told)["parts"].items()} == {
+        name: len(of_part) for name, of_part in sorted(wanted.items())
+    }
+    assert classify(*ask)[0] == 1, "it is there already"
+
+    data = yaml.safe_load((parts / "sources.yaml").read_text())["data"] | {"mix": {"yes": 3, "no": 1}, "filters": []}
+    config = load_config({"data": data}).config
+    assert {source.options["source"] for source in config.data.sources} == set(wanted)

@@ -22,8 +22,21 @@ from llama3.scaling.paired import PairedScores, draw, gain_rows, luck, verdict
 from llama3.scaling.shares import drawn_mixes, epochs_of, mix_key, shares_of
 
 VOCABULARIES = {
-    "tales": "ship sea wind harbour captain letter morning island rope lantern storm sail".split(),
-    "code": "def return value count index total first last read write item class".split(),
+    "tales": [
+        "ship",
+        "sea",
+        "wind",
+        "harbour",
+        "captain",
+        "letter",
+        "morning",
+        "island",
+        "rope",
+        "lantern",
+        "storm",
+        "sail",
+    ],
+    "code": ["def", "return", "value", "count", "index", "total", "first", "last", "read", "write", "item", "class"],
     "sums": [*map(str, range(60)), "plus", "minus", "times", "equals"],
 }
 CONFIG = {
