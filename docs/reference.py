@@ -55,6 +55,7 @@ MODULES = (
     "llama3.config",
     "llama3.tokenizer",
     "llama3.data",
+    "llama3.classifying",
     "llama3.model",
     "llama3.inference",
     "llama3.errors",

@@ -18,12 +18,13 @@ import yaml
 from llama3.artifacts.files import fsync_tree, publish, temporary_beside
 from llama3.data.corpus import Corpus
 from llama3.data.documents import DocumentBatch
+from llama3.data.finding import known_endings
 from llama3.data.text_model import TextModel
 from llama3.errors import ArtifactError
 
 THERE = ArtifactError.declare("L3-CLS-060", "is there already", fix="choose another --out, or remove it")
 
-SNIPPET = "sources.yaml"
+SNIPPET, ENDING = "sources.yaml", ".jsonl"
 UNSURE = "unsure"
 """The part of documents whose likeliest label is not likely enough."""
 MOST_OPEN = 256
@@ -50,13 +51,14 @@ def part_corpus(corpus: Path, model: TextModel, out: Path, least: float) -> dict
                     name = part_name(label)
                     name = name if name in files or len(files) < MOST_OPEN else UNSURE
                     if name not in files:
-                        path = temporary / f"{name}.jsonl"
+                        path = temporary / f"{name}{ENDING}"
                         files[name] = open_files.enter_context(path.open("w", encoding="utf-8"))
                     files[name].write(json.dumps(row, ensure_ascii=False) + "\n")
                     cell = counts.setdefault(name, {"documents": 0, "bytes": 0})
                     cell["documents"] += 1
                     cell["bytes"] += len(row["text"].encode())
-        sources = [{"name": "jsonl", "path": str(out / f"{name}.jsonl"), "source": name} for name in sorted(counts)]
+        reader = dict(known_endings())[ENDING]
+        sources = [{"name": reader, "path": str(out / f"{name}{ENDING}"), "source": name} for name in sorted(counts)]
         (temporary / SNIPPET).write_text(yaml.safe_dump({"data": {"sources": sources}}, sort_keys=False))
         fsync_tree(temporary)
         publish(temporary, out)

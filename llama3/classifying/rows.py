@@ -79,12 +79,12 @@ def split_rows(
     sides: dict[str, list[LabelledText]] = {"train": [], "held_out": []}
     for row in rows:
         sides[split_of(row.text, held_out)].append(row)
-    counts = {side: Counter(row.label for row in of_side) for side, of_side in sides.items()}
+    train, measured = (Counter(row.label for row in of_side) for of_side in sides.values())
     labels = sorted({row.label for row in rows})
     problems = [
-        FEW_ROWS.problem(where, label=label, least=LEAST, **{side: counts[side][label] for side in sides})
+        FEW_ROWS.problem(where, label=label, train=train[label], held_out=measured[label], least=LEAST)
         for label in (labels if len(labels) > 1 else [*labels, "another"])
-        if min(counts["train"][label], counts["held_out"][label]) < LEAST
+        if min(train[label], measured[label]) < LEAST
     ]
     if problems:
         raise DataError.of(problems)

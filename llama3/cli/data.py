@@ -97,14 +97,9 @@ def _loaded(text: str, overrides: list[str], out: Path | None, reader: str | Non
 
 def _reader_of(place: Path) -> str:
     """The source that reads a file, or all files of a folder. Raises ConfigError."""
-    from llama3.data.finding import find
-    from llama3.plugins.registry import discover
-    from llama3.plugins.specs import SourceSpec
+    from llama3.data.finding import find, known_endings
 
-    specs = [offer.spec for offer in discover().offers if isinstance(offer.spec, SourceSpec)]
-    known = sorted(
-        ((ending, spec.name) for spec in specs for ending in spec.endings), key=lambda row: (-len(row[0]), row[1])
-    )
+    known = known_endings()
     names = [path.name.lower() for path in find(place, "**/*", ()).files]
     readers = sorted({next(name for ending, name in known if file.endswith(ending)) for file in names})
     if not readers:

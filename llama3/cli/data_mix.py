@@ -149,9 +149,9 @@ def probe(
     from llama3.execution import Executor
     from llama3.given import curated
     from llama3.scaling import mix_pages
-    from llama3.scaling.probe import FIGURES, PAGE, Probe, probe_source
+    from llama3.scaling.probe import FIGURES, PAGE, SourceProbe, probe_source
 
-    asked = Probe(source, share, at, steps, seeds, suites or [], epochs)
+    asked = SourceProbe(source, share, at, steps, seeds, suites or [], epochs)
     with Executor(loaded, out) as make:
         found = probe_source(make, make.config, curated(make, make.config), asked)
     told = _read(found, FIGURES)

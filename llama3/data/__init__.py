@@ -1,7 +1,7 @@
 """From raw text to token rows: documents and their sources, deduplication, curation, token shards, the loader.
 
 The fast parts stand alone: `Deduplicator` finds exact and near duplicates in any collection of texts,
-`Decontaminator` the examples of benchmarks,
+`Decontaminator` the examples of benchmarks, `TextModel` gives texts the labels of a fastText classifier,
 `ShardWriter` writes texts as token shards, `TokenLoader` reads them in an order that is a pure function of plan, seed
 and index, `export_tokens` writes them as files of other tools, and `MegatronFile` and `DatatroveFile` read those
 (`portions` gives their documents).
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from llama3.data.loader import TokenLoader
     from llama3.data.megatron import MegatronFile
     from llama3.data.shard_writer import ShardWriter
+    from llama3.data.text_model import TextModel
     from llama3.data.token_files import portions
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "Deduplicator",
     "MegatronFile",
     "ShardWriter",
+    "TextModel",
     "TokenLoader",
     "export_tokens",
     "portions",
@@ -39,6 +41,7 @@ _HOME = {
     "Deduplicator": "llama3.data.dedup",
     "MegatronFile": "llama3.data.megatron",
     "ShardWriter": "llama3.data.shard_writer",
+    "TextModel": "llama3.data.text_model",
     "TokenLoader": "llama3.data.loader",
     "export_tokens": "llama3.data.exported",
     "portions": "llama3.data.token_files",

@@ -36,7 +36,7 @@ NOTHING_ELSE = ConfigError.declare(
     "L3-SCL-037", "{source!r} is all that the run would train on", fix="add other sources to data.sources"
 )
 FEW_STEPS = ConfigError.declare(
-    "L3-SCL-038", "{share:g} of {steps} steps is none, or all of them", fix="raise pretrain.steps, or change --at"
+    "L3-SCL-038", "{share} of {steps} steps is none, or all of them", fix="raise pretrain.steps, or change --at"
 )
 
 FIGURES, PAGE = "probe.json", "probe.html"
@@ -44,7 +44,7 @@ ARMS = ("control", "probe")
 
 
 @dataclass(frozen=True, slots=True)
-class Probe:
+class SourceProbe:
     """What is asked for."""
 
     source: str
@@ -76,7 +76,7 @@ class ProbeOptions(BaseModel):
     seed: int
 
 
-def probe_source(make: Make, config: Config, corpus: Artifact, asked: Probe) -> Artifact:
+def probe_source(make: Make, config: Config, corpus: Artifact, asked: SourceProbe) -> Artifact:
     """The gains of a source. Raises ConfigError and DataError, before anything is trained, for a source or suite that
     is not there, a run of this source alone, and an anneal that reads it too often."""
     adopted = make(adopt, "adopt", AdoptOptions.of(config)) if config.model.path else None
@@ -133,7 +133,7 @@ def _before(config: Config, at: float, mix: Mix) -> tuple[PhaseSection, float, s
     total = sum(phase.steps for phase in phases_of(section))
     steps = round(at * total)
     if not 0 < steps < total:
-        raise FEW_STEPS("--at", share=at, steps=total)
+        raise FEW_STEPS("--at", share=f"{at:g}", steps=total)
     lr = Schedule.of(section).lr(steps - 1)
     constant = section.schedule == "constant"
     phase = PhaseSection(steps=steps, mix=mix, final_lr=None if constant else min(1.0, lr / section.lr))

@@ -396,12 +396,13 @@ def test_a_served_model_labels_documents_and_the_rows_train_a_classifier(classif
     assert TextModel(tmp_path / "model").labels
 
 
-def test_a_corpus_is_parted_into_sources_that_a_config_reads(trained, classify, tmp_path):
+def test_a_corpus_is_parted_into_sources_that_a_config_reads(trained, classify, tmp_path, capsys):
     rows = rows_of(80, seed=4)
     write_rows(tmp_path / "texts.jsonl", [{"text": row["text"], "url": f"http://a/{n}"} for n, row in enumerate(rows)])
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(corpus_config(tmp_path, [])))
     with pytest.raises(SystemExit):
         cli.main(["data", "curate", str(tmp_path / "c.yaml")])
+    capsys.readouterr()
     parts = tmp_path / "parts"
     ask = ("part", tmp_path / "runs" / "quality", "--model", trained, "--out", parts, "--min", "0.7")
     code, told, err = classify(*ask, "--json")
@@ -411,10 +412,8 @@ def test_a_corpus_is_parted_into_sources_that_a_config_reads(trained, classify, 
     texts = [row["text"] for row in rows]
     for text, p_L in zip(texts, model.probabilities(texts), strict=True):
         wanted.setdefault(model.labels[int(p_L.argmax())] if p_L.max() >= 0.7 else "unsure", set()).add(text)
-    found = {
-        path.stem: {json.loads(line)["text"] for line in path.read_text().splitlines()}
-        for path in parts.glob("*.jsonl")
-    }
+    read = lambda path: {json.loads(line)["text"] for line in path.read_text().splitlines()}
+    found = {path.stem: read(path) for path in parts.glob("*.jsonl")}
     assert found == wanted
     assert {name: cell["documents"] for name, cell in json.loads(told)["parts"].items()} == {
         name: len(of_part) for name, of_part in sorted(wanted.items())
