@@ -45,7 +45,7 @@ def train(
 
 @app.command("card")
 def card(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A .bin, or a folder that `train` wrote.")],
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A .bin or .ftz, or a folder that `train` wrote.")],
     rows: RowsArgument,
     json: JsonOption = False,
 ) -> None:
@@ -102,7 +102,7 @@ def label(
 @app.command("part")
 def part(
     corpus: Annotated[Path, typer.Argument(metavar="CORPUS", help="A corpus, or a run with one.")],
-    model: Annotated[Path, typer.Option(metavar="MODEL", help="A .bin, or a folder that `train` wrote.")],
+    model: Annotated[Path, typer.Option(metavar="MODEL", help="A .bin or .ftz, or a folder that `train` wrote.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="A folder that is not there yet.")],
     least: Annotated[
         float, typer.Option("--min", min=0, max=1, help="Probability of the likeliest label, at least; else: unsure.")

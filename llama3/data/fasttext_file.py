@@ -1,4 +1,4 @@
-"""The file of a fastText classifier (`.bin`), read far enough to know that it is whole and sound.
+"""The file of a fastText classifier (`.bin`, or quantised `.ftz`), read far enough to know that it is whole and sound.
 
 The library trusts what it reads: a file that is cut off loads with numbers that are none, and a wrong size ends the
 process. So nothing is given to it that does not fit to the byte: header, dictionary, both matrices, end of file.
@@ -17,14 +17,18 @@ NOT_SOUND = DataError.declare(
     "L3-CLS-002",
     "no sound fastText classifier",
     why="{why}",
-    fix="give a whole .bin of a supervised model; a quantised .ftz is not read",
+    fix="give a whole .bin or .ftz of a supervised model",
 )
 
 MAGIC, VERSIONS = 793_712_314, (11, 12)
 SUPERVISED = 3
 _HEADER = struct.Struct("<2i12id")
 _COUNTS = struct.Struct("<3i2q")
-_SHAPE = struct.Struct("<?2q")
+_SHAPE = struct.Struct("<2q")
+_FLAG = struct.Struct("<B")
+_CODES = struct.Struct("<i")
+_PARTS = struct.Struct("<4i")
+CENTROIDS = 256
 _ENTRY = struct.Struct("<qb")
 LONGEST_NAME = 1 << 16
 
@@ -54,14 +58,14 @@ def _check(file: BinaryIO, size: int) -> None:
     entries, words, labels, _, pruned = _read(file, _COUNTS)
     if not (words >= 0 and labels > 0 and entries == words + labels and bucket >= (1 if hashed else 0)):
         raise _Odd("its dictionary has no such size")
-    if pruned >= 0:
-        raise _Odd("it is quantised")
     for number in range(entries):
         _name(file)
         if (_read(file, _ENTRY)[1] == 1) != (number >= words):
             raise _Odd("its dictionary has words where labels should be")
-    _matrix(file, words + bucket, dim, size)
-    _matrix(file, labels, dim, size)
+    _skip(file, 8 * max(pruned, 0), size)
+    hashed_rows = bucket if pruned < 0 else pruned
+    for rows in (words + hashed_rows, labels):
+        _matrix(file, rows, dim, size)
     if file.tell() != size:
         raise _Odd(f"{size - file.tell()} bytes follow its end")
 
@@ -84,12 +88,42 @@ def _name(file: BinaryIO) -> None:
 
 
 def _matrix(file: BinaryIO, rows: int, columns: int, size: int) -> None:
-    """Step over a matrix of this shape."""
-    quantised, there, wide = _read(file, _SHAPE)
-    if quantised:
-        raise _Odd("it is quantised")
+    """Step over a matrix of this shape, quantised or not."""
+    quantised = _flag(file)
+    has_norms = _flag(file) if quantised else False
+    there, wide = _read(file, _SHAPE)
     if (there, wide) != (rows, columns):
         raise _Odd(f"a matrix is {there} x {wide}, where it should be {rows} x {columns}")
-    file.seek(4 * rows * columns, os.SEEK_CUR)
+    if not quantised:
+        _skip(file, 4 * rows * columns, size)
+        return
+    (codes,) = _read(file, _CODES)
+    _skip(file, max(codes, 0), size)
+    parts = _quantizer(file, columns, size)
+    if codes != rows * parts:
+        raise _Odd(f"a matrix has {codes} codes, where it should have {rows * parts}")
+    if has_norms:
+        _skip(file, rows, size)
+        _quantizer(file, 1, size)
+
+
+def _quantizer(file: BinaryIO, columns: int, size: int) -> int:
+    """Step over the centroids of a product quantizer (Jegou et al. 2011); returns its parts of a row."""
+    wide, parts, width, last = _read(file, _PARTS)
+    if wide != columns or min(parts, width, last) < 1 or last > width or (parts - 1) * width + last != columns:
+        raise _Odd("its quantizer does not fit its matrix")
+    _skip(file, 4 * columns * CENTROIDS, size)
+    return parts
+
+
+def _flag(file: BinaryIO) -> bool:
+    (value,) = _read(file, _FLAG)
+    if value not in (0, 1):
+        raise _Odd("a mark is neither set nor unset")
+    return bool(value)
+
+
+def _skip(file: BinaryIO, count: int, size: int) -> None:
+    file.seek(count, os.SEEK_CUR)
     if file.tell() > size:
         raise _Odd("it is cut off")

