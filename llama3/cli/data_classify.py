@@ -110,17 +110,33 @@ def part(
     json: JsonOption = False,
 ) -> None:
     """Part a corpus by what a classifier takes its documents for: sources, each with a weight of its own."""
-    from llama3.classifying.parting import SNIPPET, part_corpus
+    from llama3.classifying.parting import part_corpus
     from llama3.data.inspecting import corpus_at
     from llama3.data.text_model import TextModel
 
-    counts = part_corpus(corpus_at(corpus), TextModel(model), out, least)
-    if json:
-        print_json({"path": str(out), "parts": counts})
-        return
-    rows = [(name, f"{cell['documents']:,}", f"{cell['bytes']:,}") for name, cell in counts.items()]
-    print_table(rows, ("SOURCE", "DOCUMENTS", "BYTES"))
-    note(f"for a config: {out / SNIPPET}")
+    _show_parts(out, part_corpus(corpus_at(corpus), TextModel(model), out, least), json=json)
+
+
+@app.command("rank")
+def rank(
+    corpus: Annotated[Path, typer.Argument(metavar="CORPUS", help="A corpus, or a run with one.")],
+    model: Annotated[Path, typer.Option(metavar="MODEL", help="A .bin or .ftz, or a folder that `train` wrote.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="A folder that is not there yet.")],
+    label: Annotated[str, typer.Option(help="The label whose probability ranks.")] = "yes",
+    share: Annotated[float, typer.Option(min=0.001, max=1, help="Of each language, kept.")] = 0.5,
+    languages: Annotated[
+        Path | None, typer.Option(metavar="MODEL", help="What tells the languages. Default: the sources.")
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Keep the best documents of each language by a classifier, so that none is measured by another's best."""
+    from llama3.classifying.parting import rank_corpus
+    from llama3.data.inspecting import corpus_at
+    from llama3.data.text_model import TextModel
+
+    told = TextModel(languages, 1000) if languages else None
+    counts = rank_corpus(corpus_at(corpus), TextModel(model), out, label, share, told)
+    _show_parts(out, counts, json=json)
 
 
 def _two(option: str, given: str) -> tuple[str, str]:
@@ -128,6 +144,17 @@ def _two(option: str, given: str) -> tuple[str, str]:
     if len(words) != 2 or not all(words) or words[0] == words[1]:
         raise TWO_WORDS(option, given=given, option=option)
     return words[0], words[1]
+
+
+def _show_parts(out: Path, counts: dict[str, dict[str, int]], *, json: bool) -> None:
+    from llama3.classifying.parting import SNIPPET
+
+    if json:
+        print_json({"path": str(out), "parts": counts})
+        return
+    rows = [(name, f"{cell['documents']:,}", f"{cell['bytes']:,}") for name, cell in counts.items()]
+    print_table(rows, ("SOURCE", "DOCUMENTS", "BYTES"))
+    note(f"for a config: {out / SNIPPET}")
 
 
 def _show(found: dict[str, Any], *, json: bool) -> None:

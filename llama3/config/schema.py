@@ -73,7 +73,9 @@ def _preset_mix(value: Any) -> Any:
     return dict(LLAMA3_MIX) if value == "llama3" else value
 
 
-Mix = Annotated[dict[str, float], BeforeValidator(_preset_mix)]
+Mix = Annotated[
+    dict[str, float], BeforeValidator(_preset_mix, json_schema_input_type=dict[str, float] | Literal["llama3"])
+]
 """Weights by source or class. `llama3` is short for those of Llama 3's four classes."""
 
 

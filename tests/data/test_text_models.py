@@ -454,3 +454,28 @@ def test_a_corpus_is_parted_into_sources_that_a_config_reads(trained, classify, 
     data = yaml.safe_load((parts / "sources.yaml").read_text())["data"] | {"mix": {"yes": 3, "no": 1}, "filters": []}
     config = load_config({"data": data}).config
     assert {source.options["source"] for source in config.data.sources} == set(wanted)
+
+
+def test_each_language_keeps_its_best(trained, classify, curated, tmp_path):
+    rows = rows_of(60, seed=6)
+    for language, part in (("de", rows[:20]), ("en", rows[20:])):
+        write_rows(tmp_path / f"{language}.jsonl", [{"text": row["text"]} for row in part])
+    sources = [
+        {"name": "jsonl", "path": str(tmp_path / f"{n}.jsonl"), "source": n, "language": n} for n in ("de", "en")
+    ]
+    corpus, _ = curated(**corpus_config(tmp_path, [])["data"] | {"sources": sources})
+    best = tmp_path / "best"
+    code, told, err = classify("rank", corpus.path, "--model", trained, "--share", "0.25", "--out", best, "--json")
+    assert code == 0, err
+    assert {name: cell["documents"] for name, cell in json.loads(told)["parts"].items()} == {"de": 5, "en": 10}
+    model = TextModel(trained)
+    for language, part, kept in (("de", rows[:20], 5), ("en", rows[20:], 10)):
+        p_N = model.of_label([row["text"] for row in part], "yes")
+        found = [json.loads(line) for line in (best / f"{language}.jsonl").read_text().splitlines()]
+        assert {row["text"] for row in found} == {part[n]["text"] for n in np.argsort(-p_N, kind="stable")[:kept]}
+    # By a model of languages, here one that calls texts yes and no.
+    again = tmp_path / "again"
+    ask = ("rank", corpus.path, "--model", trained, "--languages", trained, "--share", "1", "--out", again, "--json")
+    code, told, err = classify(*ask)
+    assert code == 0, err
+    assert set(json.loads(told)["parts"]) == {"yes", "no"}
