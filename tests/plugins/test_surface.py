@@ -50,7 +50,7 @@ SURFACE = {
         FEATURES DocumentBatch Filter Judgement ModelFilter TextModel
     """,
     "guards": """
-        Action Fence Guard GuardInput LlamaGuardModel Normalised PromptGuardModel ServedModel Span Turn Verdict
+        Action Batcher Fence Guard GuardInput LlamaGuardModel Normalised PromptGuardModel ServedModel Span Turn Verdict
         argument_language code_texts normalise
     """,
     "loggers": """
