@@ -56,6 +56,7 @@ MODULES = (
     "llama3.tokenizer",
     "llama3.data",
     "llama3.synthesis",
+    "llama3.classifying",
     "llama3.model",
     "llama3.inference",
     "llama3.errors",

@@ -252,7 +252,19 @@ def llama3_filters() -> list[FilterSpec]:
             factory="llama3_plugins.filters.gopher:Gopher",
             options="llama3_plugins.filters.gopher:GopherOptions",
             summary="quality and repetition rules of Gopher for prose, line shapes for code",
-        )
+        ),
+        FilterSpec(
+            name="language",
+            factory="llama3_plugins.filters.models:Language",
+            options="llama3_plugins.filters.models:LanguageOptions",
+            summary="languages that are kept, told by a fastText model such as lid.176.bin",
+        ),
+        FilterSpec(
+            name="quality",
+            factory="llama3_plugins.filters.models:Quality",
+            options="llama3_plugins.filters.models:QualityOptions",
+            summary="a fastText classifier of your own or another's, and an encoder where that is in doubt",
+        ),
     ]
 
 

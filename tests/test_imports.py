@@ -34,6 +34,7 @@ ORDER = [
     "redteam",
     "release",
     "guarding",
+    "classifying",
     "algorithms",
     "data_kinds",
     "evaluators",

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llama3.cli import completion
+from llama3.cli import completion, data_classify
 from llama3.cli.data_audit import audit, skip
 from llama3.cli.data_look import inspect, sample
+from llama3.cli.data_mix import mix, mix_search, probe
 from llama3.cli.data_shard import shard
 from llama3.cli.output import JsonOption, SetOption, note, print_json, print_table, say
 from llama3.errors import ConfigError, did_you_mean
@@ -110,14 +111,9 @@ def _loaded(text: str, overrides: list[str], out: Path | None, reader: str | Non
 
 def _reader_of(place: Path) -> str:
     """The source that reads a file, or all files of a folder. Raises ConfigError."""
-    from llama3.data.finding import find
-    from llama3.plugins.registry import discover
-    from llama3.plugins.specs import SourceSpec
+    from llama3.data.finding import find, known_endings
 
-    specs = [offer.spec for offer in discover().offers if isinstance(offer.spec, SourceSpec)]
-    known = sorted(
-        ((ending, spec.name) for spec in specs for ending in spec.endings), key=lambda row: (-len(row[0]), row[1])
-    )
+    known = known_endings()
     names = [path.name.lower() for path in find(place, "**/*", ()).files]
     readers = sorted({next(name for ending, name in known if file.endswith(ending)) for file in names})
     if not readers:
@@ -172,5 +168,9 @@ def _show(corpus: Artifact, *, json: bool) -> None:
 app.command("inspect")(inspect)
 app.command("sample")(sample)
 app.command("shard")(shard)
+app.command("mix")(mix)
+app.command("mix-search")(mix_search)
+app.command("probe")(probe)
 app.command("audit")(audit)
 app.command("skip")(skip)
+app.add_typer(data_classify.app, name="classify")

@@ -82,6 +82,12 @@ OTHER_DEVICE = ConfigError.declare(
     "L3-CFG-027", "{name!r} does not run on {device}", fix="set run.device to {devices}, or choose another scheme"
 )
 NO_LABEL = ConfigError.declare("L3-CFG-028", "no source has the label {label!r}", why="{near}")
+TWO_MEANINGS = ConfigError.declare(
+    "L3-CFG-080",
+    "{name!r} is the label of a source and a class with other sources",
+    why="a mix that names it could mean either",
+    fix="give the class another name",
+)
 NEGATIVE_WEIGHT = ConfigError.declare("L3-CFG-029", "a weight cannot be {weight}", fix="give 0 or more")
 NO_WEIGHT = ConfigError.declare("L3-CFG-043", "all weights are 0", fix="give one source a weight above 0")
 SAME_SUITE = ConfigError.declare(
@@ -306,19 +312,24 @@ def _weights(mix: Mapping[str, float], path: Path, place: Place) -> Iterator[Pro
 
 
 def _labels(config: Config, registry: Registry, place: Place) -> Iterator[Problem]:
-    """Mixes name sources that are there, and synthetic text is made of such."""
-    known = _labels_of_sources(config, registry)
-    if known is None:
+    """Mixes and classes name sources that are there, no name means both, and synthetic text is made of sources."""
+    classes, synthetic = config.data.classes, config.data.synthetic
+    read = _labels_of_sources(config, registry)
+    if read is None:
         return
-    synthetic = config.data.synthetic
-    mixed = known if synthetic is None else known | {SYNTHETIC}
-    named = [((*path, name), name, mixed) for path, mix in _mixes(config) for name in mix]
+    known = read if synthetic is None else read | {SYNTHETIC}
+    mixed = known | set(classes.values())
+    named = [(("data", "classes", name), name, known) for name in classes]
+    named += [((*path, name), name, mixed) for path, mix in _mixes(config) for name in mix]
     made_of = [] if synthetic is None else synthetic.sources
-    named += [(("data", "synthetic", "sources", i), name, known) for i, name in enumerate(made_of)]
+    named += [(("data", "synthetic", "sources", i), name, read) for i, name in enumerate(made_of)]
     for path, name, labels in named:
         if name not in labels:
             near = did_you_mean(name, labels) or f"labels: {', '.join(sorted(labels))}"
             yield NO_LABEL.problem(place(path), label=name, near=near)
+    for name, of_class in classes.items():
+        if of_class in known and any((classes.get(other) == of_class) != (other == of_class) for other in known):
+            yield TWO_MEANINGS.problem(place(("data", "classes", name)), name=of_class)
 
 
 def _mixes(config: Config) -> Iterator[tuple[Path, Mapping[str, float]]]:

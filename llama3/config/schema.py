@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    BeforeValidator,
     Field,
     ValidationInfo,
     field_validator,
@@ -65,6 +66,20 @@ class RunSection(Section):
         return name
 
 
+LLAMA3_MIX: Mapping[str, float] = {"general": 50, "reasoning": 25, "code": 17, "multilingual": 8}
+"""Percent of tokens of Llama 3's classes of text (paper 3.1.2)."""
+
+
+def _preset_mix(value: Any) -> Any:
+    return dict(LLAMA3_MIX) if value == "llama3" else value
+
+
+Mix = Annotated[
+    dict[str, float], BeforeValidator(_preset_mix, json_schema_input_type=dict[str, float] | Literal["llama3"])
+]
+"""Weights by source or class. `llama3` is short for those of Llama 3's four classes."""
+
+
 class DataSection(Section):
     """What text is read, how it is cleaned and in which proportions it is trained on."""
 
@@ -89,7 +104,11 @@ class DataSection(Section):
     decontaminate: DecontaminationSection = DecontaminationSection()
     alarm: RemovalAlarmSection = RemovalAlarmSection()
     tokens: TokensSection | None = Field(None, description="token files of another tool to train on")
-    mix: dict[str, float] = Field(default_factory=dict, description="weight of each source; default: by size")
+    mix: Mix = Field(default_factory=dict, description="weight of each source or class; default: by size")
+    classes: dict[str, str] = Field(
+        default_factory=dict,
+        description="class of each source, such as {web: general, proofs: reasoning}; its sources share its weight",
+    )
     held_out: float = Field(0.01, gt=0, lt=0.5, description="share of documents kept for evaluation")
     synthetic: SyntheticSection | None = Field(
         None, description="text that a model makes of the sources, before curation; default: none"
@@ -266,7 +285,7 @@ class PhaseSection(Section):
     tokens: int | None = Field(None, ge=1, description="in place of steps: so many tokens, in whole steps")
     batch: int | None = Field(None, ge=1, le=1 << 24, description="rows per step over all ranks")
     seq_len: int | None = Field(None, ge=8, le=1 << 30, description="tokens per row")
-    mix: dict[str, float] = Field(default_factory=dict, description="weight of each source; default: data.mix")
+    mix: Mix = Field(default_factory=dict, description="weight of each source or class; default: data.mix")
     lr: float | None = Field(None, gt=0, description="peak of a new curve; default: the rate that was reached")
     final_lr: float | None = Field(None, ge=0, le=1, description="end of the curve as a share of its peak")
     warmup: int | None = Field(None, ge=0, description="steps of linear warm-up to the peak; default: none")

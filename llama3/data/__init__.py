@@ -1,7 +1,8 @@
 """From raw text to token rows: documents and their sources, deduplication, curation, token shards, the loader.
 
 The parts stand alone, in the order of a run: `main_text` takes the text of a page, `Deduplicator` finds exact and near
-duplicates in any collection of texts, `Decontaminator` the examples of benchmarks, `diversity` how varied they are,
+duplicates in any collection of texts, `Decontaminator` the examples of benchmarks, `TextModel` gives texts the labels of a
+fastText classifier, `diversity` tells how varied they are,
 `ShardWriter` writes texts as token shards, `TokenLoader` reads them in an order that is a pure function of plan, seed
 and index, `export_tokens` writes them as files of other tools, and `MegatronFile` and `DatatroveFile` read those
 (`portions` gives their documents).
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from llama3.data.loader import TokenLoader
     from llama3.data.megatron import MegatronFile
     from llama3.data.shard_writer import ShardWriter
+    from llama3.data.text_model import TextModel
     from llama3.data.token_files import portions
     from llama3.data.variety import Diversity, diversity
 
@@ -32,6 +34,7 @@ __all__ = [
     "MegatronFile",
     "Page",
     "ShardWriter",
+    "TextModel",
     "TokenLoader",
     "diversity",
     "export_tokens",
@@ -48,6 +51,7 @@ _HOME = {
     "MegatronFile": "llama3.data.megatron",
     "Page": "llama3.data.html",
     "ShardWriter": "llama3.data.shard_writer",
+    "TextModel": "llama3.data.text_model",
     "TokenLoader": "llama3.data.loader",
     "diversity": "llama3.data.variety",
     "export_tokens": "llama3.data.exported",

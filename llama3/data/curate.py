@@ -30,7 +30,17 @@ from llama3.data.columns import printable
 from llama3.data.corpus import BANDS, DOCUMENTS, FUNNEL, REJECTS, SCORES, SPLITS, Split
 from llama3.data.decontaminate import Cleaning, benchmark_hashes
 from llama3.data.dedup import Deduplicator, Duplicates
-from llama3.data.documents import FEATURES, SCHEMA, DocumentBatch, Filter, Judgement, Reject, ShardRef, Source
+from llama3.data.documents import (
+    FEATURES,
+    SCHEMA,
+    DocumentBatch,
+    Filter,
+    Judgement,
+    ModelFilter,
+    Reject,
+    ShardRef,
+    Source,
+)
 from llama3.data.earlier import Earlier
 from llama3.data.ledger import Funnel, Losses, RejectLog, removal_alarms, told_alarm
 from llama3.data.made import MadeTexts
@@ -100,6 +110,7 @@ class CurateOptions(BaseModel):
         shards = [shard for _, shard in all_shards(build_sources(section.sources))]
         facts = [(shard.source, shard.location, shard.part, shard.bytes, shard.stamp) for shard in shards]
         benchmarks = benchmark_hashes(section.decontaminate)
+        models = models_of(_filters(section.filters))
         return cls(
             sources=section.sources,
             filters=section.filters,
@@ -112,7 +123,7 @@ class CurateOptions(BaseModel):
             decontaminate=section.decontaminate,
             alarm=section.alarm,
             held_out=section.held_out,
-            found=_core.blake3_bytes(repr((facts, benchmarks, earlier.hashes)).encode("utf-8", "surrogateescape")),
+            found=_core.blake3_bytes(repr((facts, benchmarks, models, earlier.hashes)).encode("utf-8", "surrogateescape")),
         )
 
 
@@ -151,6 +162,7 @@ def curate(synthetic: Texts | None = None, *, options: CurateOptions, out: Stage
         shutil.rmtree(reading, ignore_errors=True)  # a full disk is not kept full
     out.metrics["lines"] = {"frequent": thinning.frequent, "dropped": thinning.dropped}
     out.metrics["decontamination"] = cleaning.report()
+    out.metrics["without_model"] = [name for name, model in models_of(filters).items() if not model]
     out.metrics["funnel"] = funnel.stages
     funnel.write(out.path / FUNNEL)
     _ring(removal_alarms(funnel.stages, rejects.counts, options.alarm.most), options.alarm, out)
@@ -362,6 +374,11 @@ def _filters(slots: Sequence[Slot]) -> dict[str, Filter]:
             raise SAME_FILTER("data.filters", name=slot.name)
         filters[slot.name] = discover().build("filters", slot.name, slot.options)
     return filters
+
+
+def models_of(filters: Mapping[str, Filter]) -> dict[str, str]:
+    """The hash of the model of each filter that judges by one, "" where it has none."""
+    return {name: filter.model_hash for name, filter in filters.items() if isinstance(filter, ModelFilter)}
 
 
 def _judge(name: str, filter: Filter, batch: DocumentBatch) -> Judgement:

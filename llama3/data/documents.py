@@ -221,3 +221,12 @@ class Filter(Protocol):
     """The FEATURES it reads: they are recorded beside its score."""
 
     def judge(self, batch: DocumentBatch) -> Judgement: ...
+
+
+@runtime_checkable
+class ModelFilter(Filter, Protocol):
+    """A filter that judges by a model. Optional."""
+
+    model_hash: str
+    """Of the model's content: another content is another corpus. "" where there is no model: then it keeps every
+    document, and the corpus says that it judged nothing."""

@@ -14,6 +14,8 @@ from pathlib import Path
 
 from llama3.data.columns import printable
 from llama3.data.documents import Reject
+from llama3.plugins.registry import discover
+from llama3.plugins.specs import SourceSpec
 
 MAGIC = "*?["
 
@@ -145,3 +147,10 @@ class _Search:
         if (path, reason) not in self._seen:
             self._seen.add((path, reason))
             self.found.left_out.append((path, reason, detail))
+
+
+def known_endings() -> list[tuple[str, str]]:
+    """The endings of file names and the sources that read such files, the longest first."""
+    specs = [offer.spec for offer in discover().offers if isinstance(offer.spec, SourceSpec)]
+    rows = ((ending, spec.name) for spec in specs for ending in spec.endings)
+    return sorted(rows, key=lambda row: (-len(row[0]), row[1]))

@@ -68,7 +68,8 @@ class ImportOptions(BaseModel):
     format: TokenFormat
     sources: dict[str, list[list[FileHash]]] = Field(description="of each source its token files with all that belongs")
     complete: bool = Field(True, description="add BOS and EOS where a document lacks them")
-    mix: dict[str, float] = Field({}, description="weight of each source; none: by its size")
+    mix: dict[str, float] = Field({}, description="weight of each source or class; none: by its size")
+    classes: dict[str, str] = Field({}, description="class of each source")
 
     @classmethod
     def of_config(cls, config: Config, tokenizer: Artifact) -> Self:
@@ -77,7 +78,7 @@ class ImportOptions(BaseModel):
         assert given is not None
         paths, vocabulary = [Path(path).expanduser() for path in given.paths], Tokenizer.load(tokenizer.path)
         found = cls.of(paths, given.format, vocabulary, complete=given.complete)
-        return found.model_copy(update={"mix": config.data.mix})
+        return found.model_copy(update={"mix": config.data.mix, "classes": config.data.classes})
 
     @classmethod
     def of(cls, paths: Sequence[Path], format: TokenFormat, tokenizer: Tokenizer, *, complete: bool = True) -> Self:
@@ -171,7 +172,7 @@ def imported(tokenizer: Artifact, *, options: ImportOptions, out: StageOutput) -
         for entry in source.shards:
             os.rename(out.scratch / entry.path, out.path / entry.path)
     plan = TokenPlan(tokenizer=vocabulary.hash, vocab_size=vocabulary.vocab_size, sources=sources)
-    plan = plan.with_mix(options.mix) if options.mix else plan
+    plan = plan.with_mix(options.mix, options.classes)
     plan.save(out.path)
     write_json_atomic(out.path / ORIGINS, {"format": options.format, "sources": _origins(options)})
     out.metrics |= {

@@ -96,8 +96,8 @@ class Losses:
 
 
 def lost_input(metrics: Mapping[str, Any]) -> list[str]:
-    """What a corpus lacks of its input, a line for each source and reason, and each stage that took out more than is
-    usual, from the metrics of the artifact."""
+    """What a corpus lacks of its input, a line for each source and reason, each filter that had no model, and each
+    stage that took out more than is usual, from the metrics of the artifact."""
     lines = []
     for loss in metrics.get("losses", []):
         first, count = loss["examples"][0], loss["count"]
@@ -107,6 +107,7 @@ def lost_input(metrics: Mapping[str, Any]) -> list[str]:
         detail = f": {first['detail']}" if first["detail"] and not whole else ""
         where = first["detail"] if whole else f"{first['where']}{detail}"
         lines.append(f"source {loss['source']!r}: not read: {what}: {where}{more}")
+    lines += [f"filter {name!r} has no model and judged nothing" for name in metrics.get("without_model", [])]
     return lines + [told_alarm(alarm) for alarm in metrics.get("alarms", [])]
 
 

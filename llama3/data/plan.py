@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
@@ -57,13 +57,15 @@ class SourceEntry(_Part):
 
 class TokenPlan(_Part):
     """Sources and their weights. Without a `mix` each source is read in proportion to its size; a source that the mix
-    does not name is not read."""
+    does not name is not read. A mix may name a class in place of sources: its weight is shared by the sources that
+    `classes` puts into it, by their sizes."""
 
     version: Literal[2] = 2
     tokenizer: str
     vocab_size: int = Field(ge=1)
     sources: list[SourceEntry] = Field(min_length=1)
     mix: dict[str, float] = {}
+    classes: dict[str, str] = {}
     _folder: Path = PrivateAttr(default=Path())
 
     @classmethod
@@ -95,18 +97,24 @@ class TokenPlan(_Part):
 
     def save(self, folder: Path) -> None:
         """Write plan.json into `folder`."""
-        write_json_atomic(folder / PLAN, self.model_dump(mode="json"))
+        write_json_atomic(folder / PLAN, self._content())
 
     @property
     def hash(self) -> str:
         """blake3 of the plan: contents of all shards, mix and tokenizer."""
-        return _core.blake3_bytes(canonical_json(self.model_dump(mode="json")))
+        return _core.blake3_bytes(canonical_json(self._content()))
 
-    def with_mix(self, mix: Mapping[str, float]) -> TokenPlan:
-        """The same plan with other weights. Raises ConfigError (L3-DAT-202)."""
-        self._check(mix)
-        changed = self.model_copy(update={"mix": dict(mix)})
+    def _content(self) -> dict[str, Any]:
+        """As it is written. Without classes it says nothing of them, so that it is the same plan as ever."""
+        return self.model_dump(mode="json", exclude=None if self.classes else {"classes"})
+
+    def with_mix(self, mix: Mapping[str, float], classes: Mapping[str, str] | None = None) -> TokenPlan:
+        """The same plan with other weights, and other classes where they are given. Raises ConfigError (L3-DAT-202)."""
+        of_class = self.classes if classes is None else dict(classes)
+        changed = self.model_copy(update={"mix": dict(mix), "classes": of_class})
         changed._folder = self._folder
+        if mix:
+            changed._check(mix)
         return changed
 
     def weights(self, seq_len: int, mix: Mapping[str, float] | None = None) -> list[float]:
@@ -117,15 +125,25 @@ class TokenPlan(_Part):
         if mix:
             self._check(mix)
         if given := mix or self.mix:
-            return [given.get(source.name, 0.0) for source in self.sources]
+            return [self._weight(source, given) for source in self.sources]
         return [float(source.tokens // seq_len) for source in self.sources]
+
+    def _weight(self, source: SourceEntry, mix: Mapping[str, float]) -> float:
+        """Its own weight, and its share of that of its class."""
+        of_class = self.classes.get(source.name)
+        own = 0.0 if source.name == of_class else mix.get(source.name, 0.0)
+        if of_class is None or of_class not in mix:
+            return own
+        whole = sum(other.tokens for other in self.sources if self.classes.get(other.name) == of_class)
+        return own + mix[of_class] * source.tokens / whole
 
     def _check(self, mix: Mapping[str, float]) -> None:
         self.require({"mix": mix})
 
     def require(self, mixes: Mapping[str, Mapping[str, float]]) -> None:
         """Raises ConfigError (L3-DAT-202) for all mixes, by where they are written, that cannot be read from here."""
-        known, problems = [source.name for source in self.sources], list[Problem]()
+        sources, problems = [source.name for source in self.sources], list[Problem]()
+        known = sorted({*sources, *(self.classes[name] for name in sources if name in self.classes)})
         for where, mix in mixes.items():
             unknown = sorted(set(mix) - set(known))
             if unknown or not any(weight > 0 for weight in mix.values()):

@@ -34,11 +34,12 @@ SHARD_TOKENS = 1 << 27
 
 
 class ShardOptions(BaseModel):
-    """The weight of each source; none: by its size. The canaries that are put in; of what seed."""
+    """The weight of each source or class; none: by its size. The canaries that are put in; of what seed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     mix: dict[str, float] = {}
+    classes: dict[str, str] = {}
     canaries: CanarySection | None = None
     seed: int = 0
 
@@ -46,7 +47,9 @@ class ShardOptions(BaseModel):
     def of(cls, config: Config) -> Self:
         """From the whole config."""
         data = config.data
-        return cls(mix=data.mix, canaries=data.canaries, seed=config.run.seed if data.canaries else 0)
+        return cls(
+            mix=data.mix, classes=data.classes, canaries=data.canaries, seed=config.run.seed if data.canaries else 0
+        )
 
 
 @stage(output="shards")
@@ -73,7 +76,7 @@ def shard(corpus: CorpusArtifact, tokenizer: Artifact, *, options: ShardOptions,
         for entry in source.shards:
             os.rename(out.scratch / entry.path, out.path / entry.path)
     plan = TokenPlan(tokenizer=vocabulary.hash, vocab_size=vocabulary.vocab_size, sources=sources)
-    plan = plan.with_mix(options.mix) if options.mix else plan
+    plan = plan.with_mix(options.mix, options.classes)
     plan.save(out.path)
     _measure(plan, train, out)
 

@@ -90,13 +90,17 @@ class KeepsPrompts(Protocol):
 
 
 def texts(
-    corpus: Corpus, split: Split, max_bytes: int | None = None, document_bytes: int | None = None
+    corpus: Corpus,
+    split: Split,
+    max_bytes: int | None = None,
+    document_bytes: int | None = None,
+    source: str | None = None,
 ) -> Iterator[bytes]:
-    """The documents of a split as UTF-8, in corpus order, up to about `max_bytes`; with `document_bytes` of each its
-    first piece of that size that is none of another's."""
+    """The documents of a split and a source (None: all) as UTF-8, in corpus order, up to about `max_bytes`; with
+    `document_bytes` of each its first piece of that size that is none of another's."""
     total = 0
     seen: set[bytes] = set()
-    for batch in corpus.documents(split=split):
+    for batch in corpus.documents(split=split, source=source):
         for text in batch.texts:
             if max_bytes is not None and total >= max_bytes:
                 return

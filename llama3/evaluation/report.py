@@ -86,6 +86,7 @@ def build_report(
         "funnel": _funnel(corpus.metrics["funnel"]),
         "losses": corpus.metrics.get("losses", []),
         "curation": curation_figures(corpus, artifacts.get("synthetic")),
+        "without_model": corpus.metrics.get("without_model", []),
         "loss": curves(rows, "loss"),
         "rollouts": _of_answers(rows, drawn, "stage"),
         "curves": {"loss": curves(rows, "loss", "key"), **_of_answers(rows, drawn, "key")},

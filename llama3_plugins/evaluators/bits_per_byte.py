@@ -38,7 +38,8 @@ class BitsPerByte:
         self.options = options
 
     def run(self, subject: Subject, limit: int, seed: int) -> Result:
-        chosen = texts(subject.corpus, "held_out", self.options.max_bytes, self.options.document_bytes)
+        asked = self.options
+        chosen = texts(subject.corpus, "held_out", asked.max_bytes, asked.document_bytes, asked.source)
         documents = list(dict.fromkeys(chosen))
         if not documents:
             raise NO_TEXT("bits_per_byte")

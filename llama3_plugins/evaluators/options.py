@@ -17,6 +17,7 @@ class BitsPerByteOptions(BaseModel):
     document_bytes: int | None = Field(
         None, ge=4, description="the beginning of each document that is scored: more documents of the same text in all"
     )
+    source: str | None = Field(None, description="documents of this source only; default: of all")
 
 
 class OwnRowsOptions(BaseModel):

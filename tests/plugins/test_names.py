@@ -27,6 +27,7 @@ OTHER_THINGS = {
     "int8": "a type of codes in caches and of products",
     "judge": "a command, and what judges answers in a suite",
     "labels": "a file of a stage",
+    "language": "a column of documents",
     "llama_guard": "a kind of guard that is trained",
     "model": "a section of the config",
     "pairs": "a figure of a stage",

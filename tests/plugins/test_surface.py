@@ -47,7 +47,7 @@ SURFACE = {
         write_fbgemm_fp8 write_gguf write_json_atomic write_probe
     """,
     "filters": """
-        FEATURES DocumentBatch Filter Judgement
+        FEATURES DocumentBatch Filter Judgement ModelFilter TextModel
     """,
     "guards": """
         Action Batcher Fence Guard GuardInput LlamaGuardModel Normalised PromptGuardModel ServedModel Span Turn Verdict

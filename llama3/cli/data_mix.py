@@ -1,0 +1,213 @@
+"""`llama3 data mix`, `mix-search` and `probe`: in which shares sources are read, which shares are best, and what a new
+source is worth."""
+
+from __future__ import annotations
+
+import json as json_
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from llama3.cli.output import ConfigArgument, JsonOption, SetOption, note, print_json, print_table, say
+from llama3.errors import ConfigError
+
+if TYPE_CHECKING:
+    from llama3.artifacts import Artifact
+    from llama3.config import Config
+
+BAD_SHARES = ConfigError.declare(
+    "L3-SCL-039", "{given!r} are no shares of sources", why="{why}", fix="write web=0.6,code=0.4"
+)
+NOT_A_PROXY = ConfigError.declare(
+    "L3-SCL-040",
+    "{key} cannot be another for the small models",
+    why="they are trained on the run's own tokens",
+    fix="set keys of {sections} by --proxy, others by --set",
+)
+PROXY_SECTIONS = ("model", "pretrain")
+
+OutOption = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Run directory to work in; default: the config's. What is there is used again."),
+]
+SuitesOption = Annotated[
+    list[str] | None,
+    typer.Option("--suite", metavar="NAME", help="Measure a suite of evaluation.tasks as well. Repeatable."),
+]
+SeedsOption = Annotated[
+    int, typer.Option(min=2, max=64, help="Trainings of each mix: their scatter tells what luck is worth.")
+]
+EpochsOption = Annotated[float, typer.Option(min=0.01, help="How often a source may be read, at most.")]
+
+
+def mix(config: ConfigArgument, overrides: SetOption = None, out: OutOption = None, json: JsonOption = False) -> None:
+    """Show which share of each phase every source has, and how often it is read: the mix as a schedule over tokens."""
+    loaded = _ready(config, overrides)
+    from llama3.data.plan import TokenPlan
+    from llama3.data.vocabulary import TokenizerOptions, tokenizer
+    from llama3.execution import Executor
+    from llama3.given import curated, tokenised
+    from llama3.scaling.mix_schedule import schedule_rows
+
+    with Executor(loaded, out) as make:
+        corpus = curated(make, loaded.config)
+        vocabulary = make(tokenizer, "tokenizer", TokenizerOptions.of(loaded.config), corpus=corpus)
+        plan = TokenPlan.load(tokenised(make, loaded.config, corpus, vocabulary).path)
+    rows = schedule_rows(plan, loaded.config.pretrain)
+    if json:
+        print_json({"phases": rows})
+        return
+    cells = [
+        (
+            str(row["phase"]),
+            f"{row['from_token']:,}",
+            row["source"],
+            f"{100 * row['share']:.3g} %",
+            f"{row['tokens']:,}",
+            f"{row['epochs']:.3g}",
+        )
+        for row in rows
+    ]
+    print_table(cells, ("PHASE", "FROM TOKEN", "SOURCE", "SHARE", "TOKENS", "TIMES READ BY THEN"))
+
+
+def mix_search(
+    config: ConfigArgument,
+    overrides: SetOption = None,
+    proxy: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE",
+            help="Override a value for the small models alone, such as model.dim=64 or pretrain.steps=200. Repeatable.",
+        ),
+    ] = None,
+    mixes: Annotated[
+        list[str] | None,
+        typer.Option("--mix", metavar="SHARES", help="A mix to try, such as web=0.6,code=0.4. Repeatable."),
+    ] = None,
+    candidates: Annotated[int, typer.Option(min=0, help="Mixes that are drawn around the run's own.")] = 8,
+    seeds: SeedsOption = 3,
+    budget: Annotated[
+        float | None, typer.Option(min=0, metavar="FLOPS", help="Of all trainings together: so many mixes are drawn.")
+    ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(metavar="SHARES", help="What each source's bits per byte count. Default: all the same."),
+    ] = None,
+    suites: SuitesOption = None,
+    by: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Rank by this suite of evaluation.tasks, not by bits per byte.")
+    ] = None,
+    epochs: EpochsOption = 4.0,
+    out: OutOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Train small models on mixes of the run's sources, rank the mixes with intervals, and write the best. Resumes."""
+    given = [_shares("--mix", text) for text in mixes or []]
+    wanted = _shares("--target", target) if target else {}
+    loaded = _ready(config, overrides)
+    small = _proxy(config, overrides or [], proxy or [])
+    from llama3.execution import Executor
+    from llama3.given import curated
+    from llama3.scaling import mix_pages
+    from llama3.scaling.mix_search import PAGE, RANKING, SNIPPET, MixSearch, search_mixes
+
+    asked = MixSearch(given, candidates, seeds, wanted, suites or [], by, budget, epochs)
+    with Executor(loaded, out) as make:
+        corpus = curated(make, make.config)
+        found = search_mixes(make, make.config, _settled(make.config, small), corpus, asked)
+    told = _read(found, RANKING)
+    if json:
+        print_json(told)
+        return
+    print_table(mix_pages.search_rows(told), mix_pages.SEARCH_HEAD)
+    say()
+    say(f"ranked by {mix_pages.objective_words(told)}")
+    say(mix_pages.proxy_words(told))
+    say(mix_pages.search_words(told))
+    note(f"for a config: {found.location / SNIPPET}; details: {found.location / PAGE}")
+
+
+def probe(
+    config: ConfigArgument,
+    source: Annotated[str, typer.Option(metavar="NAME", help="The new source, one of data.sources.")],
+    overrides: SetOption = None,
+    share: Annotated[float, typer.Option(min=0.01, max=0.99, help="Of the new source in the anneal.")] = 0.3,
+    at: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Anneal the run's model after this share of its steps.")
+    ] = 0.5,
+    steps: Annotated[int | None, typer.Option(min=1, help="Of the anneal. Default: a tenth of the run's.")] = None,
+    seeds: SeedsOption = 3,
+    suites: SuitesOption = None,
+    epochs: EpochsOption = 4.0,
+    out: OutOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Anneal a model with and without a new source, and tell what the source is worth. Resumes."""
+    loaded = _ready(config, overrides)
+    from llama3.execution import Executor
+    from llama3.given import curated
+    from llama3.scaling import mix_pages
+    from llama3.scaling.probe import FIGURES, PAGE, SourceProbe, probe_source
+
+    asked = SourceProbe(source, share, at, steps, seeds, suites or [], epochs)
+    with Executor(loaded, out) as make:
+        found = probe_source(make, make.config, curated(make, make.config), asked)
+    told = _read(found, FIGURES)
+    if json:
+        print_json(told)
+        return
+    print_table(mix_pages.gain_cells(told["suites"]), mix_pages.GAINS_HEAD)
+    say()
+    print_table(mix_pages.probe_facts(told))
+    say(mix_pages.probe_words(told))
+    note(f"details: {found.location / PAGE}")
+
+
+def _ready(config: str, overrides: list[str] | None) -> Any:
+    from llama3.preflight import load_config, ready
+
+    loaded = ready(load_config(config, overrides or []))
+    for line in loaded.notes:
+        note(f"note: {line}")
+    return loaded
+
+
+def _proxy(config: str, overrides: list[str], changed: list[str]) -> Config:
+    """The config of the small models. Raises ConfigError for keys that are the run's."""
+    from llama3.preflight import load_config
+
+    keys = [text.partition("=")[0] for text in changed]
+    wrong = [key for key in keys if key.split(".")[0] not in PROXY_SECTIONS or key.startswith("model.path")]
+    if wrong:
+        sections = " and ".join(PROXY_SECTIONS)
+        raise ConfigError.of(NOT_A_PROXY.problem("--proxy", key=key, sections=sections) for key in wrong)
+    return load_config(config, [*overrides, *changed]).config
+
+
+def _settled(config: Config, proxy: Config) -> Config:
+    """The small models' config with what the run's leaves to the machine settled as in the run's."""
+    pretrain = proxy.pretrain
+    if pretrain.precision == "auto":
+        pretrain = pretrain.model_copy(update={"precision": config.pretrain.precision})
+    return config.model_copy(update={"model": proxy.model, "pretrain": pretrain})
+
+
+def _shares(option: str, text: str) -> dict[str, float]:
+    """Weights by source out of `web=0.6,code=0.4`. Raises ConfigError (L3-SCL-039)."""
+    found: dict[str, float] = {}
+    try:
+        for part in text.split(","):
+            name, _, weight = part.rpartition("=")
+            found[name.strip()] = float(weight)
+    except ValueError as error:
+        raise BAD_SHARES(option, given=text, why=str(error)) from None
+    if "" in found or not all(0 <= weight < float("inf") for weight in found.values()) or not any(found.values()):
+        raise BAD_SHARES(option, given=text, why="each source has a weight of 0 or more, one of them above 0")
+    return found
+
+
+def _read(artifact: Artifact, name: str) -> dict[str, Any]:
+    told: dict[str, Any] = json_.loads(artifact.file(name).read_bytes())
+    return told

@@ -1,0 +1,130 @@
+"""Filters that judge by a model: in which language a document is, and how good it is (paper 3.1.1).
+
+The fast model is a fastText classifier. Where it is in doubt, an encoder may decide: its scores take the place of the
+fast ones inside the band of doubt, and there alone, for it costs a thousand times as much. Without a model a filter
+keeps every document, and the corpus says that it judged nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Self
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from llama3.filters import DocumentBatch, Judgement, TextModel
+from llama3_plugins.filters.encoder import Encoder
+
+UNKNOWN = "und"
+"""The language of documents whose source does not tell."""
+
+
+class ModelOptions(BaseModel):
+    """Where the model is."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str | None = Field(
+        None,
+        description="a fastText .bin or .ftz, or a folder of `llama3 data classify train`; none: nothing is judged",
+    )
+
+
+class LanguageOptions(ModelOptions):
+    """Which languages are kept. Written for models such as lid.176.bin, whose labels are language tags."""
+
+    keep: list[str] = Field(default_factory=list, description="labels that are kept; none: all")
+    min: float = Field(0.65, ge=0, le=1, description="probability of the likeliest label, at least")
+    characters: int = Field(1000, ge=1, description="of a document are read")
+    told: bool = Field(False, description="judge documents too whose source tells their language")
+
+
+class QualityOptions(ModelOptions):
+    """Which documents are good enough."""
+
+    label: str = Field("yes", description="the label whose probability is the score")
+    min: float = Field(0.5, ge=0, le=1, description="score from which a document is kept")
+    characters: int = Field(10_000, ge=1, description="of a document are read")
+    kinds: list[str] = Field(["prose"], description="kinds of documents that are judged")
+    encoder: str | None = Field(
+        None, description="folder of a sequence classifier that decides where the fast model is in doubt"
+    )
+    doubt: tuple[float, float] = Field((0.3, 0.7), description="scores between which the encoder decides")
+    encoder_label: str | None = Field(None, description="the label of the encoder; default: `label`")
+    encoder_tokens: int = Field(512, ge=8, description="tokens of a document that the encoder reads")
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if not 0 <= self.doubt[0] <= self.doubt[1] <= 1:
+            raise ValueError("doubt: two scores from 0 to 1 that do not fall")
+        return self
+
+
+class Language:
+    """Keeps documents whose likeliest language is among the wanted ones, and likely enough."""
+
+    features: frozenset[str] = frozenset()
+
+    def __init__(self, options: LanguageOptions) -> None:
+        self.options = options
+        self.model = TextModel(options.model, options.characters) if options.model else None
+        self.model_hash = self.model.hash if self.model else ""
+        if self.model:
+            self.model.require(options.keep)
+
+    def judge(self, batch: DocumentBatch) -> Judgement:
+        if self.model is None:
+            return everything(batch)
+        unknown_D = np.array([language == UNKNOWN for language in batch.column("language")], bool)
+        asked_D = (np.array(batch.column("kind"), object) == "prose") & (unknown_D | self.options.told)
+        found_DL = self.model.probabilities([text for text, asked in zip(batch.texts, asked_D, strict=True) if asked])
+        score_D, keep_D, reason_D = np.ones(len(batch)), np.ones(len(batch), bool), [""] * len(batch)
+        for d, row_L in zip(np.flatnonzero(asked_D).tolist(), found_DL, strict=True):
+            label, score_D[d] = self.model.labels[int(row_L.argmax())], row_L.max()
+            wanted = not self.options.keep or label in self.options.keep
+            keep_D[d] = wanted and score_D[d] >= self.options.min
+            reason_D[d] = "" if keep_D[d] else "unsure" if wanted else f"language_{label}"
+        return Judgement(score_D, keep_D, reason_D)
+
+
+class Quality:
+    """Keeps documents to which the model gives the wanted label with enough probability."""
+
+    features: frozenset[str] = frozenset()
+
+    def __init__(self, options: QualityOptions) -> None:
+        self.options = options
+        self.model = TextModel(options.model, options.characters) if options.model else None
+        self.model_hash = self.model.hash if self.model else ""
+        self.encoder: Encoder | None = None
+        if self.model:
+            self.model.require([options.label])
+            if options.encoder:
+                label = options.encoder_label or options.label
+                self.encoder = Encoder(options.encoder, label, options.encoder_tokens)
+                self.model_hash += self.encoder.hash
+
+    def judge(self, batch: DocumentBatch) -> Judgement:
+        if self.model is None:
+            return everything(batch)
+        asked_D = np.isin(np.array(batch.column("kind"), object), self.options.kinds)
+        texts = [text for text, asked in zip(batch.texts, asked_D, strict=True) if asked]
+        score_D = np.ones(len(batch))
+        score_D[asked_D] = self._scores(texts)
+        keep_D = score_D >= self.options.min
+        return Judgement(score_D, keep_D, ["" if keep else "low_quality" for keep in keep_D.tolist()])
+
+    def _scores(self, texts: list[str]) -> np.ndarray:
+        """The fast model's, and the encoder's where the fast one's lie in the band of doubt."""
+        assert self.model is not None
+        score_D = self.model.of_label(texts, self.options.label)
+        if self.encoder is not None:
+            low, high = self.options.doubt
+            doubt = np.flatnonzero((low <= score_D) & (score_D <= high))
+            score_D[doubt] = self.encoder.probabilities([texts[d] for d in doubt.tolist()])
+        return score_D
+
+
+def everything(batch: DocumentBatch) -> Judgement:
+    """What is judged without a model."""
+    return Judgement(np.ones(len(batch)), np.ones(len(batch), bool), [""] * len(batch))
