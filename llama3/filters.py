@@ -4,11 +4,35 @@ of the protocols.
 
 from __future__ import annotations
 
-from llama3.data.documents import FEATURES, DocumentBatch, Filter, Judgement
+from llama3.data.documents import (
+    FEATURES,
+    DocumentBatch,
+    Editing,
+    Edits,
+    Filter,
+    Judgement,
+    ListReading,
+    Measuring,
+    Surveying,
+)
+from llama3.data.lists import Phrases, WordDistribution, read_lists
+from llama3.data.text_lines import LineFacts, citation_spans
+from llama3.data.urls import normalised_url
 
 __all__ = [
     "FEATURES",
     "DocumentBatch",
+    "Editing",
+    "Edits",
     "Filter",
     "Judgement",
+    "LineFacts",
+    "ListReading",
+    "Measuring",
+    "Phrases",
+    "Surveying",
+    "WordDistribution",
+    "citation_spans",
+    "normalised_url",
+    "read_lists",
 ]

@@ -1,7 +1,9 @@
 """Reading the `corpus` artifact.
 
 documents.parquet   the documents that stayed: SCHEMA, shard, position, lines_dropped, split
-scores.parquet      id, source, kept, and for every judged document the scores and statistics of the filters
+scores.parquet      id, source, kind, language, kept, and for every judged document the scores and statistics of the
+                    filters
+edits.parquet       id, filter, kind, start, end of every part of a document that a filter replaced, if some may
 rejects.parquet     id, source, stage, reason, score, where, detail of everything that was taken out
 funnel.json         documents and bytes after every stage, by source
 """
@@ -29,6 +31,7 @@ Split = Literal["train", "held_out"]
 SPLITS: tuple[Split, ...] = ("train", "held_out")
 
 DOCUMENTS, SCORES, REJECTS, FUNNEL = "documents.parquet", "scores.parquet", "rejects.parquet", "funnel.json"
+EDITED = "edits.parquet"
 
 
 class Corpus:

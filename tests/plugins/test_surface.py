@@ -47,7 +47,8 @@ SURFACE = {
         write_fbgemm_fp8 write_gguf write_json_atomic write_probe
     """,
     "filters": """
-        FEATURES DocumentBatch Filter Judgement
+        FEATURES DocumentBatch Editing Edits Filter Judgement LineFacts ListReading Measuring Phrases Surveying
+        WordDistribution citation_spans normalised_url read_lists
     """,
     "guards": """
         Action Fence Guard GuardInput LlamaGuardModel Normalised PromptGuardModel ServedModel Span Turn Verdict
