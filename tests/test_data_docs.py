@@ -70,7 +70,7 @@ def test_the_page_says_what_happens(tmp_path, monkeypatch):
 
 def test_every_command_and_example_is_on_the_page():
     text = PAGE.read_text("utf-8")
-    for name in ("curate", "dedup", "inspect", "sample", "shard", "audit", "skip"):
+    for name in ("curate", "dedup", "recut", "inspect", "sample", "shard", "audit", "skip"):
         assert f"llama3 data {name}" in text
     for path in (PAGE.parents[1] / "examples").glob("*_alone.py"):
         assert path.name in text
