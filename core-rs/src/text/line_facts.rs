@@ -4,6 +4,7 @@ use super::TextBatch;
 use super::terminal::sentences;
 use aho_corasick::{AhoCorasick, MatchKind};
 use rayon::prelude::*;
+use std::borrow::Cow;
 
 /// The columns of [`line_facts`], in order. `start` and `end` are bytes of the batch's buffer, the line break included;
 /// words are what spaces separate; the last seven are 0 or 1 and tell of the line without citations.
@@ -63,20 +64,10 @@ pub fn line_facts(batch: TextBatch<'_>) -> Vec<Row> {
 }
 
 fn row(document: usize, start: usize, end: usize, line: &str, phrases: &AhoCorasick) -> Row {
-    let (mut words, mut longest) = (0, 0);
-    for word in line.split_whitespace() {
-        words += 1;
-        longest = longest.max(word.chars().count());
-    }
-    let mut bare = String::new();
-    let mut from = 0;
-    for (begin, stop) in citations(line) {
-        bare.push_str(&line[from..begin]);
-        from = stop;
-    }
-    bare.push_str(&line[from..]);
+    let (words, longest) = words(line);
+    let bare = without_citations(line);
     let (mut lorem, mut script, mut policy) = (false, false, false);
-    for found in phrases.find_overlapping_iter(&bare) {
+    for found in phrases.find_overlapping_iter(bare.as_ref()) {
         match found.pattern().as_usize() {
             0 => lorem = true,
             1 => script = true,
@@ -90,7 +81,7 @@ fn row(document: usize, start: usize, end: usize, line: &str, phrases: &AhoCoras
         script,
         bare.contains('{'),
         policy,
-        from > 0,
+        bare.len() < line.len(),
     ];
     let mut row = [0; NAMES.len()];
     row[..6].copy_from_slice(&[
@@ -98,13 +89,44 @@ fn row(document: usize, start: usize, end: usize, line: &str, phrases: &AhoCoras
         start as i64,
         end as i64,
         words,
-        longest as i64,
+        longest,
         sentences(&bare) as i64,
     ]);
     for (cell, fact) in row[6..].iter_mut().zip(facts) {
         *cell = i64::from(fact);
     }
     row
+}
+
+/// How many words spaces separate, and the characters of the longest.
+fn words(line: &str) -> (i64, i64) {
+    let mut seen = (0, 0);
+    let mut length = 0;
+    let mut push = |c: char| {
+        length = if c.is_whitespace() { 0 } else { length + 1 };
+        seen.0 += i64::from(length == 1);
+        seen.1 = seen.1.max(length);
+    };
+    if line.is_ascii() {
+        line.bytes().for_each(|byte| push(char::from(byte)));
+    } else {
+        line.chars().for_each(push);
+    }
+    seen
+}
+
+fn without_citations(line: &str) -> Cow<'_, str> {
+    let mut bare = String::new();
+    let mut from = 0;
+    for (begin, stop) in citations(line) {
+        bare.push_str(&line[from..begin]);
+        from = stop;
+    }
+    if from == 0 {
+        return Cow::Borrowed(line);
+    }
+    bare.push_str(&line[from..]);
+    Cow::Owned(bare)
 }
 
 /// Where `[12]`, `[]`, `[edit]` and `[citation needed]` stand, as an encyclopedia writes them.

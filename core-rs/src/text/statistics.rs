@@ -199,9 +199,17 @@ struct Characters {
 
 impl Characters {
     fn of(text: &str) -> Self {
+        if text.is_ascii() {
+            Self::among(text.bytes().map(char::from))
+        } else {
+            Self::among(text.chars())
+        }
+    }
+
+    fn among(chars: impl Iterator<Item = char>) -> Self {
         let mut seen = Self::default();
         let (mut in_token, mut token_has_alpha, mut line, mut dots) = (false, false, 0u64, 0u32);
-        for c in text.chars() {
+        for c in chars {
             seen.all += 1;
             line = if c == '\n' { 0 } else { line + 1 };
             seen.longest_line = seen.longest_line.max(line);

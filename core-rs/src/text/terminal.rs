@@ -33,8 +33,16 @@ pub fn is_terminal(c: char) -> bool {
 /// what stands behind the last is one too.
 #[must_use]
 pub fn sentences(line: &str) -> u64 {
+    if line.is_ascii() {
+        sentences_of(line.bytes().map(char::from))
+    } else {
+        sentences_of(line.chars())
+    }
+}
+
+fn sentences_of(line: impl Iterator<Item = char>) -> u64 {
     let (mut count, mut ended, mut open) = (0, false, false);
-    for c in line.chars() {
+    for c in line {
         if is_terminal(c) || c == '…' {
             ended = open;
         } else if c.is_whitespace() {
