@@ -74,7 +74,7 @@ class C4:
             found.append(Edits(facts.document[go], facts.start[go], facts.end[go], [kind] * count, [""] * count))
             left_L &= ~goes_L
         if self.lines.citations:
-            document, start, end = (column for column in citation_spans(batch))
+            document, start, end = citation_spans(batch)
             prose = prose_D[document]
             count = int(prose.sum())
             found.append(Edits(document[prose], start[prose], end[prose], ["citation"] * count, [""] * count))

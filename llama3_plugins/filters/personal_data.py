@@ -42,11 +42,11 @@ class PersonalData:
         self.policy: dict[Kind, Policy] = {kind: getattr(options, kind) for kind in KINDS}
 
     def measure(self, batch: DocumentBatch) -> Mapping[str, np.ndarray]:
-        counts = {kind: np.zeros(len(batch)) for kind in KINDS}
+        counts: dict[str, np.ndarray] = {kind: np.zeros(len(batch)) for kind in KINDS}
         for d, _, found in self._found(batch, frozenset(KINDS)):
             for datum in found:
                 counts[datum.kind][d] += 1
-        return dict(counts)
+        return counts
 
     def judge(self, batch: DocumentBatch) -> Judgement:
         limits = {kind: Bound(max=0) for kind, policy in self.policy.items() if policy == "drop"}
@@ -58,11 +58,9 @@ class PersonalData:
         for d, text, found in self._found(batch, masked):
             byte = _bytes_before(text)
             rows += [(d, byte[datum.start], byte[datum.end], datum.kind) for datum in found]
-        if not rows:
-            return Edits.none()
-        documents, starts, ends, kinds = zip(*rows, strict=True)
-        places = (np.array(column, np.int64) for column in (documents, starts, ends))
-        return Edits(*places, kinds, [f"[{kind}]" for kind in kinds])
+        places_E3 = np.array([row[:3] for row in rows], np.int64).reshape(-1, 3)
+        kinds = [kind for *_, kind in rows]
+        return Edits(*places_E3.T, kind_E=kinds, text_E=[f"[{kind}]" for kind in kinds])
 
     def _found(self, batch: DocumentBatch, kinds: frozenset[Kind]) -> Iterator[tuple[int, str, list[PersonalDatum]]]:
         """(number, text, what was found) of the documents that show signs."""

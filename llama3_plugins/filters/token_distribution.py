@@ -17,7 +17,7 @@ class TokenDistributionOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    divergence: Bound = Field(Bound(max=9.0), description="bits per word")
+    divergence: Bound = Field(Bound(max=8.0), description="bits per word")
     bits: int = Field(20, ge=8, le=28, description="words fall into 2^bits buckets of 8 bytes per kind and language")
     least_words: int = Field(
         1_000_000, ge=1, description="words of a kind and language below which it is no measure and judges nothing"

@@ -30,14 +30,14 @@ class UrlLists:
     """Documents without an address pass; code is found by lists too, made text is not."""
 
     features: frozenset[str] = frozenset()
-    measures = ("host", "page", "words", "soft_words", "parts")
+    measures = ("hosts", "pages", "words", "soft_words", "parts")
 
     def __init__(self, options: UrlListsOptions) -> None:
-        named = {name: getattr(options, "hosts" if name == "host" else "pages" if name == "page" else name)
-                 for name in self.measures}  # fmt: skip
-        lists, self.stamp = read_lists({name: path for name, path in named.items() if path})
-        self.hosts = {entry.lower().rstrip(".") for entry in lists.get("host", [])}
-        self.pages = {normalised_url(entry if "://" in entry else f"http://{entry}") for entry in lists.get("page", [])}
+        paths = {name: getattr(options, name) for name in self.measures}
+        lists, self.stamp = read_lists({name: path for name, path in paths.items() if path})
+        self.hosts = {entry.lower().rstrip(".") for entry in lists.get("hosts", [])}
+        pages = (entry if "://" in entry else f"http://{entry}" for entry in lists.get("pages", []))
+        self.pages = {normalised_url(page) for page in pages}
         self.words, self.soft_words = (
             {entry.lower() for entry in lists.get(name, [])} for name in ("words", "soft_words")
         )

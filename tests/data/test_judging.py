@@ -155,9 +155,9 @@ def test_url_lists(tmp_path: Path, curated: Callable) -> None:
     for name, content in lists.items():
         (tmp_path / name).write_text(content, encoding="utf-8")
     urls = {
-        "https://www.bad.example/a": "host",
+        "https://www.bad.example/a": "hosts",
         "http://notbad.example/a": "",
-        "https://good.example:443/one?b=1#top": "page",
+        "https://good.example:443/one?b=1#top": "pages",
         "https://good.example/Casino-royal": "words",
         "https://good.example/casinos": "",
         "https://good.example/free": "",
