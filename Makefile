@@ -91,6 +91,10 @@ fuzz: ## search every reader of foreign bytes in the core for inputs that break 
 bench-dedup: $(VENV)/.installed-test ## deduplication beside datasketch (and rensa, if installed)
 	$(BIN)/python benchmarks/dedup.py
 
+CURATE_PAGES ?= /usr/share/doc
+bench-curate: $(VENV)/.installed-test ## curation of the HTML in CURATE_PAGES beside datatrove (if DATATROVE, folders by colon, has it)
+	$(BIN)/python benchmarks/curate.py --pages $(CURATE_PAGES) --packages "$(DATATROVE)"
+
 bench-pager: $(VENV)/.installed-test ## KV-cache accounting beside vLLM (if VLLM_PATH names one)
 	$(BIN)/python benchmarks/pager.py
 

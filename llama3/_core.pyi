@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 __all__ = [
     "HAS_SIMD",
+    "LINE_FACTS",
     "LLAMA3_PATTERN",
     "QWEN2_PATTERN",
     "TEXT_STATISTICS",
@@ -14,15 +15,18 @@ __all__ = [
     "BpeStream",
     "BpeTrainer",
     "KvPool",
+    "Phrases",
     "Shard",
     "ShardError",
     "ShardWriter",
     "TokenLoader",
     "TokenStream",
     "TokenizerError",
+    "WordDistribution",
     "__version__",
     "blake3_bytes",
     "blake3_file",
+    "citation_spans",
     "count_ngrams",
     "debug_build",
     "decode",
@@ -32,6 +36,7 @@ __all__ = [
     "frequent_keys",
     "html_main_text",
     "html_page_text",
+    "line_facts",
     "line_keys",
     "minhash_keys",
     "minhash_signatures",
@@ -39,6 +44,7 @@ __all__ = [
     "near_duplicates",
     "num_threads",
     "paged_attention",
+    "replace_spans",
     "rms_norm",
     "rotate",
     "set_num_threads",
@@ -122,13 +128,10 @@ class BpeTrainer:
     def feed(self, texts: list[str]) -> None: ...
     def finish(self, size: int) -> list[bytes]: ...
 
-# -- dedup and text analysis (core-rs/src/python/dedup.rs) -------------------------------------
+# -- deduplication (core-rs/src/python/dedup.rs) -----------------------------------------------
 # Documents come as one UTF-8 buffer (uint8) and int64 [D+1] offsets; ValueError for broken offsets or UTF-8.
 
-TEXT_STATISTICS: tuple[str, ...]
-
 def text_ids(data: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]: ...
-def text_statistics(data: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]: ...
 def minhash_signatures(
     data: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64], *, ngram: int, hashes: int
 ) -> npt.NDArray[np.uint32]: ...
@@ -164,6 +167,49 @@ def drop_lines(
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Data and offsets without the lines that are frequent in their document's bucket, documents of negative buckets
     as they are; lines each document lost."""
+
+# -- text analysis (core-rs/src/python/text.rs) ------------------------------------------------
+# Documents come as above.
+
+TEXT_STATISTICS: tuple[str, ...]
+LINE_FACTS: tuple[str, ...]
+
+def text_statistics(data: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """[D, statistics]"""
+
+def line_facts(data: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """[lines that are not blank, facts]; places are bytes of `data`."""
+
+def citation_spans(data: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """[citations, 3]: document, start and end in bytes of `data`."""
+
+def replace_spans(
+    data: npt.NDArray[np.uint8],
+    offsets: npt.NDArray[np.int64],
+    spans: npt.NDArray[np.int64],
+    texts: list[str],
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    """Data and offsets with a text in place of each span (document, start and end in bytes of `data`). ValueError for
+    a span that is not whole characters of its document."""
+
+@final
+class Phrases:
+    def __new__(cls, phrases: list[str]) -> Self: ...
+    def __len__(self) -> int: ...
+    def count(self, data: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """[D, 2]: occurrences, different ones."""
+
+@final
+class WordDistribution:
+    """ValueError for more than 28 bits."""
+
+    def __new__(cls, bits: int = 20) -> Self: ...
+    @property
+    def total(self) -> int: ...
+    def add(self, data: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64]) -> None: ...
+    def divergence(
+        self, data: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.float64]: ...
 
 # -- HTML (core-rs/src/python/html.rs) ---------------------------------------------------------
 

@@ -4,14 +4,39 @@ of the protocols.
 
 from __future__ import annotations
 
-from llama3.data.documents import FEATURES, DocumentBatch, Filter, Judgement, ModelFilter
+from llama3.data.documents import (
+    FEATURES,
+    DocumentBatch,
+    Editing,
+    Edits,
+    Filter,
+    Judgement,
+    ListReading,
+    Measuring,
+    ModelFilter,
+    Surveying,
+)
+from llama3.data.lists import Phrases, WordDistribution, read_lists
+from llama3.data.text_lines import LineFacts, citation_spans
 from llama3.data.text_model import TextModel
+from llama3.data.urls import normalised_url
 
 __all__ = [
     "FEATURES",
     "DocumentBatch",
+    "Editing",
+    "Edits",
     "Filter",
     "Judgement",
+    "LineFacts",
+    "ListReading",
+    "Measuring",
     "ModelFilter",
+    "Phrases",
+    "Surveying",
     "TextModel",
+    "WordDistribution",
+    "citation_spans",
+    "normalised_url",
+    "read_lists",
 ]

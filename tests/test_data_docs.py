@@ -70,7 +70,7 @@ def test_the_page_says_what_happens(tmp_path, monkeypatch):
 
 def test_every_command_and_example_is_on_the_page():
     text = PAGE.read_text("utf-8")
-    commands = "curate dedup inspect sample shard audit skip mix mix-search probe classify"
+    commands = "curate dedup recut inspect sample shard audit skip mix mix-search probe classify"
     for name in commands.split():
         assert f"llama3 data {name}" in text
     for path in (PAGE.parents[1] / "examples").glob("*_alone.py"):

@@ -12,6 +12,7 @@ from llama3.cli import completion, data_classify
 from llama3.cli.data_audit import audit, skip
 from llama3.cli.data_look import inspect, sample
 from llama3.cli.data_mix import mix, mix_search, probe
+from llama3.cli.data_recut import recut
 from llama3.cli.data_shard import shard
 from llama3.cli.output import JsonOption, SetOption, note, print_json, print_table, say
 from llama3.errors import ConfigError, did_you_mean
@@ -165,6 +166,7 @@ def _show(corpus: Artifact, *, json: bool) -> None:
     note(f"corpus: {corpus.location}")
 
 
+app.command("recut")(recut)
 app.command("inspect")(inspect)
 app.command("sample")(sample)
 app.command("shard")(shard)

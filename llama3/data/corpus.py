@@ -1,7 +1,9 @@
 """Reading the `corpus` artifact.
 
 documents.parquet   the documents that stayed: SCHEMA, shard, position, lines_dropped, split
-scores.parquet      id, source, kept, and for every judged document the scores and statistics of the filters
+scores.parquet      id, source, kind, language, kept, and for every judged document the scores and statistics of the
+                    filters
+edits.parquet       id, filter, kind, start, end of every part of a document that a filter replaced, if some may
 rejects.parquet     id, source, stage, reason, score, where, detail of everything that was taken out
 funnel.json         documents and bytes after every stage, by source
 bands.run           band keys of the documents that stayed, in their order (layout: llama3.data.bands)
@@ -35,7 +37,7 @@ Split = Literal["train", "held_out"]
 SPLITS: tuple[Split, ...] = ("train", "held_out")
 
 DOCUMENTS, SCORES, REJECTS, FUNNEL = "documents.parquet", "scores.parquet", "rejects.parquet", "funnel.json"
-BANDS = "bands.run"
+EDITED, BANDS = "edits.parquet", "bands.run"
 CORPUS_IN_RUN = "artifacts/curate"
 
 

@@ -27,26 +27,17 @@ from llama3.config.slot_types import FilterSlot, Slot, SourceSlot
 from llama3.data.bands import BandParameters, write_run
 from llama3.data.before_after import write_samples
 from llama3.data.columns import printable
-from llama3.data.corpus import BANDS, DOCUMENTS, FUNNEL, REJECTS, SCORES, SPLITS, Split
+from llama3.data.corpus import BANDS, DOCUMENTS, EDITED, FUNNEL, REJECTS, SCORES, SPLITS, Split
 from llama3.data.decontaminate import Cleaning, benchmark_hashes
 from llama3.data.dedup import Deduplicator, Duplicates
-from llama3.data.documents import (
-    FEATURES,
-    SCHEMA,
-    DocumentBatch,
-    Filter,
-    Judgement,
-    ModelFilter,
-    Reject,
-    ShardRef,
-    Source,
-)
+from llama3.data.documents import SCHEMA, DocumentBatch, Filter, Reject, ShardRef, Source
 from llama3.data.earlier import Earlier
+from llama3.data.judging import Editor, build_filters, judged, measured, models_of, recorded, stamps, survey, unwanted
 from llama3.data.ledger import Funnel, Losses, RejectLog, removal_alarms, told_alarm
 from llama3.data.made import MadeTexts
 from llama3.data.staging import STAGED, Staged
 from llama3.data.thinning import Thinning
-from llama3.errors import ConfigError, DataError, LlamaError, PluginError, Problem
+from llama3.errors import ConfigError, DataError, LlamaError, Problem
 from llama3.plugins.registry import discover
 from llama3.plugins.targets import describe
 
@@ -66,12 +57,6 @@ ODD_DOCUMENTS = DataError.declare(
     "L3-DAT-103", "{source} gave documents without {missing}", fix="make batches with DocumentBatch.of"
 )
 SOURCE_FAILED = DataError.declare("L3-DAT-104", "{source} failed", why="{error}")
-SAME_FILTER = ConfigError.declare(
-    "L3-DAT-105", "filter {name!r} is listed twice", fix="write its limits into one entry"
-)
-FILTER_FAILED = PluginError.declare("L3-DAT-106", "{filter} failed", why="{error}")
-ODD_JUDGEMENT = PluginError.declare("L3-DAT-107", "{filter} judged {judged} of {count} documents")
-
 NAN = float("nan")
 IN_EARLIER = "in_earlier_corpus"
 REMOVES_TOO_MUCH = DataError.declare(
@@ -81,6 +66,7 @@ REMOVES_TOO_MUCH = DataError.declare(
     fix="look at the rejects of that stage with data.alarm.action: warn; then mend the stage, or raise data.alarm.most",
 )
 
+OF_DOCUMENT = ("id", "source", "kind", "language")
 WRITTEN = pa.schema([*STAGED, ("lines_dropped", pa.int64()), ("split", pa.string())])
 
 
@@ -110,7 +96,7 @@ class CurateOptions(BaseModel):
         shards = [shard for _, shard in all_shards(build_sources(section.sources))]
         facts = [(shard.source, shard.location, shard.part, shard.bytes, shard.stamp) for shard in shards]
         benchmarks = benchmark_hashes(section.decontaminate)
-        models = models_of(_filters(section.filters))
+        read = stamps(build_filters(section.filters))
         return cls(
             sources=section.sources,
             filters=section.filters,
@@ -123,7 +109,7 @@ class CurateOptions(BaseModel):
             decontaminate=section.decontaminate,
             alarm=section.alarm,
             held_out=section.held_out,
-            found=_core.blake3_bytes(repr((facts, benchmarks, models, earlier.hashes)).encode("utf-8", "surrogateescape")),
+            found=_core.blake3_bytes(repr((facts, benchmarks, earlier.hashes, *read)).encode("utf-8", "surrogateescape")),
         )
 
 
@@ -136,7 +122,7 @@ def curate(synthetic: Texts | None = None, *, options: CurateOptions, out: Stage
     """
     near = _near(options.minhash)
     earlier = _earlier(options, near)
-    filters = _filters(options.filters)
+    filters = build_filters(options.filters)
     cleaning = Cleaning(options.decontaminate)
     shards = all_shards([*build_sources(options.sources), *(() if synthetic is None else (MadeTexts(synthetic),))])
     funnel = Funnel()
@@ -153,6 +139,7 @@ def curate(synthetic: Texts | None = None, *, options: CurateOptions, out: Stage
             if near is not None:
                 kept_N = _drop_near(staged, kept_N, options.by_language, earlier, funnel, rejects, out)
             thinning = Thinning(staged, kept_N, options.lines, options.by_language)
+            survey(filters, (batch for _, batch in staged.documents(kept_N)))
             written = _judge_and_write(thinning, cleaning, filters, options.held_out, funnel, rejects, out)
             if near is not None:
                 write_run(out.path / BANDS, staged.keys(written, options.by_language), _parameters(options, near))
@@ -367,33 +354,6 @@ def _duplicate(staged: Staged, n: int, reason: str, kept: str, similarity: float
 # -- filters and the split -------------------------------------------------------------------------
 
 
-def _filters(slots: Sequence[Slot]) -> dict[str, Filter]:
-    filters: dict[str, Filter] = {}
-    for slot in slots:
-        if slot.name in filters:
-            raise SAME_FILTER("data.filters", name=slot.name)
-        filters[slot.name] = discover().build("filters", slot.name, slot.options)
-    return filters
-
-
-def models_of(filters: Mapping[str, Filter]) -> dict[str, str]:
-    """The hash of the model of each filter that judges by one, "" where it has none."""
-    return {name: filter.model_hash for name, filter in filters.items() if isinstance(filter, ModelFilter)}
-
-
-def _judge(name: str, filter: Filter, batch: DocumentBatch) -> Judgement:
-    """The filter's judgement; a filter that fails stops the stage, because what it would let through is unknown."""
-    try:
-        judged = filter.judge(batch)
-        sizes = {len(judged.score_D), len(judged.keep_D), len(judged.reason_D)}
-    except Exception as error:
-        raise FILTER_FAILED(f"filter {name!r}", filter=type(filter).__name__, error=describe(error)) from error
-    if sizes != {len(batch)}:
-        found = sorted(sizes)
-        raise ODD_JUDGEMENT(f"filter {name!r}", filter=type(filter).__name__, judged=found, count=len(batch))
-    return judged
-
-
 def _judge_and_write(
     thinning: Thinning,
     cleaning: Cleaning,
@@ -406,12 +366,12 @@ def _judge_and_write(
     """Every filter scores every document; then the first that says no is the reason. Writes documents and scores; the
     numbers of the documents that were written."""
     written: list[np.ndarray] = []
-    features = [name for name in FEATURES if any(name in filter.features for filter in filters.values())]
-    scores_schema = _scores_schema(filters, features)
+    columns_schema = _scores_schema(filters)
     total = int(thinning.kept_N.sum())
     with (
         pq.ParquetWriter(out.path / DOCUMENTS, WRITTEN, compression="zstd") as documents,
-        pq.ParquetWriter(out.path / SCORES, scores_schema, compression="zstd") as scores,
+        pq.ParquetWriter(out.path / SCORES, columns_schema, compression="zstd") as scores,
+        Editor(filters, out.path / EDITED) as editor,
         out.progress("judge", total) as task,
     ):
         for batch in thinning.documents():
@@ -421,18 +381,21 @@ def _judge_and_write(
             if cleaning.active:
                 batch = cleaning.clean(batch, rejects)
                 funnel.count("decontaminate", batch.column("source"), batch.bytes_D)
-            batch = batch.with_features()
+            batch = measured(filters, batch)
             keep_D = np.ones(len(batch), bool)
-            columns: dict[str, Any] = {name: batch.features[name] for name in features}
+            columns: dict[str, Any] = {name: batch.features[name] for name in recorded(filters)}
             for name, filter in filters.items():
-                judged = _judge(name, filter, batch)
-                columns[f"{name}_score"] = judged.score_D
-                rejects.add(f"filter.{name}", _unwanted(batch, keep_D & ~judged.keep_D, judged))
-                keep_D = keep_D & judged.keep_D
+                judgement = judged(name, filter, batch)
+                columns[f"{name}_score"] = judgement.score_D
+                rejects.add(f"filter.{name}", unwanted(batch, keep_D & ~judgement.keep_D, judgement))
+                keep_D = keep_D & judgement.keep_D
                 funnel.count(f"filter.{name}", batch.column("source"), batch.bytes_D, keep_D)
-            columns |= {"id": batch.column("id"), "source": batch.column("source"), "kept": keep_D}
-            scores.write_table(pa.table({name: columns[name] for name in scores_schema.names}, schema=scores_schema))
+            columns |= {name: batch.records.column(name) for name in OF_DOCUMENT} | {"kept": keep_D}
+            scores.write_table(pa.table({name: columns[name] for name in columns_schema.names}, schema=columns_schema))
             kept = batch.take(keep_D)
+            if editor.active:
+                kept = _drop_emptied(editor.edit(kept), rejects, "edit")
+                funnel.count("edit", kept.column("source"), kept.bytes_D)
             splits = [split_of(origin, held_out) for origin in kept.column("origin")]
             for split in SPLITS:
                 here_D = np.array([s == split for s in splits], bool)
@@ -441,26 +404,22 @@ def _judge_and_write(
             documents.write_batch(
                 kept.with_column("split", pa.array(splits, pa.string())).records.select(WRITTEN.names)
             )
+    if editor.active:
+        out.metrics["edits"] = editor.counts
     return np.concatenate([np.empty(0, np.int64), *written])
 
 
-def _scores_schema(filters: Mapping[str, Filter], features: list[str]) -> pa.Schema:
-    numbers = [(name, pa.float64()) for name in [*(f"{name}_score" for name in filters), *features]]
-    return pa.schema([("id", pa.string()), ("source", pa.string()), ("kept", pa.bool_()), *numbers])
+def _scores_schema(filters: Mapping[str, Filter]) -> pa.Schema:
+    numbers = [(name, pa.float64()) for name in [*(f"{name}_score" for name in filters), *recorded(filters)]]
+    return pa.schema([*((name, pa.string()) for name in OF_DOCUMENT), ("kept", pa.bool_()), *numbers])
 
 
-def _drop_emptied(batch: DocumentBatch, rejects: RejectLog) -> DocumentBatch:
-    """Leaves out documents of which line deduplication left only whitespace."""
+def _drop_emptied(batch: DocumentBatch, rejects: RejectLog, stage: str = "lines") -> DocumentBatch:
+    """Leaves out documents of which a stage left only whitespace."""
     empty_D = np.array([not text.strip() for text in batch.texts], bool)
     rows = zip(batch.column("id"), batch.column("source"), empty_D, strict=True)
-    rejects.add("lines", (Reject("", "no_text_left", "", source, id) for id, source, empty in rows if empty))
+    rejects.add(stage, (Reject("", "no_text_left", "", source, id) for id, source, empty in rows if empty))
     return batch.take(~empty_D) if empty_D.any() else batch
-
-
-def _unwanted(batch: DocumentBatch, removed_D: np.ndarray, judged: Judgement) -> Iterator[Reject]:
-    ids, sources = batch.column("id"), batch.column("source")
-    for d in map(int, np.flatnonzero(removed_D)):
-        yield Reject("", judged.reason_D[d], "", sources[d], ids[d], float(judged.score_D[d]))
 
 
 def split_of(origin: str, held_out: float) -> Split:

@@ -124,13 +124,61 @@ class DocumentBatch:
         place = self.records.schema.get_field_index("text")
         return replace(self, records=self.records.set_column(place, "text", text), features={})
 
+    def edited(self, edits: Edits) -> DocumentBatch:
+        """The same documents with parts of their text replaced; of parts that overlap the first is, then the longest.
+
+        Raises ValueError for a part that is not whole characters of its document."""
+        if not len(edits):
+            return self
+        _, offsets = self.buffers
+        start_E, end_E = (offsets[edits.document_E] + place_E for place_E in (edits.start_E, edits.end_E))
+        spans_E3 = np.stack([edits.document_E, start_E, end_E], axis=1)
+        return self.with_text(*_core.replace_spans(*self.buffers, spans_E3, list(edits.text_E)))
+
     def with_column(self, name: str, values: pa.Array) -> DocumentBatch:
         return replace(self, records=self.records.append_column(name, values))
+
+    def with_measures(self, columns: Mapping[str, np.ndarray]) -> DocumentBatch:
+        """The same documents with more numbers beside those they have."""
+        return replace(self, features={**self.features, **columns})
 
     def with_features(self) -> DocumentBatch:
         """The same documents with all FEATURES, from one pass over the text."""
         table = _core.text_statistics(*self.buffers)
         return replace(self, features=dict(zip(FEATURES, table.T, strict=True)))
+
+
+@dataclass(frozen=True)
+class Edits:
+    """E parts of the texts of a batch, and what stands there instead."""
+
+    document_E: np.ndarray
+    """int64 [E], the number of each one's document in the batch."""
+    start_E: np.ndarray
+    """int64 [E], bytes from the start of the document."""
+    end_E: np.ndarray
+    kind_E: Sequence[str]
+    """What it was, for the record."""
+    text_E: Sequence[str]
+
+    def __len__(self) -> int:
+        return len(self.document_E)
+
+    @classmethod
+    def none(cls) -> Edits:
+        places = np.empty(0, np.int64)
+        return cls(places, places, places, (), ())
+
+    @classmethod
+    def all(cls, edits: Sequence[Edits]) -> Edits:
+        """Those of several rules, one after another."""
+        if not edits:
+            return cls.none()
+        document_E, start_E, end_E = (
+            np.concatenate([getattr(some, name) for some in edits]) for name in ("document_E", "start_E", "end_E")
+        )
+        kinds, texts = ([value for some in edits for value in getattr(some, name)] for name in ("kind_E", "text_E"))
+        return cls(document_E, start_E, end_E, kinds, texts)
 
 
 def _broken(texts: Sequence[str] | pa.Array) -> set[int]:
@@ -230,3 +278,39 @@ class ModelFilter(Filter, Protocol):
     model_hash: str
     """Of the model's content: another content is another corpus. "" where there is no model: then it keeps every
     document, and the corpus says that it judged nothing."""
+
+class Surveying(Protocol):
+    """A filter that looks at all documents before it judges the first."""
+
+    def survey(self, batch: DocumentBatch) -> None:
+        """Is given every document that is left after deduplication, frequent lines included, in order."""
+        ...
+
+
+@runtime_checkable
+class Measuring(Protocol):
+    """A filter with numbers of its own. They are recorded, and `judge` finds them in `batch.features` as
+    "<name of the filter>.<name>": so a cut by other limits needs no text."""
+
+    measures: tuple[str, ...]
+
+    def measure(self, batch: DocumentBatch) -> Mapping[str, np.ndarray]:
+        """Each of `measures` to float64 [D]. The batch has all FEATURES."""
+        ...
+
+
+@runtime_checkable
+class Editing(Protocol):
+    """A filter that replaces parts of documents, once all filters have judged them."""
+
+    def edits(self, batch: DocumentBatch) -> Edits:
+        """Of documents that stay; the batch has the features with which they were judged."""
+        ...
+
+
+@runtime_checkable
+class ListReading(Protocol):
+    """A filter that has read files: other contents make another corpus."""
+
+    stamp: str
+    """Hash of what it has read."""

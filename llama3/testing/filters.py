@@ -6,13 +6,15 @@ from dataclasses import replace
 
 import numpy as np
 
-from llama3.data.documents import FEATURES, DocumentBatch, Filter, Judgement, Kind
+from llama3.data.documents import FEATURES, DocumentBatch, Editing, Filter, Judgement, Kind
+from llama3.data.judging import survey, with_measures
 from llama3.testing.conformance import Conformance
 from llama3.testing.toy_texts import CODE, PROSE
 
 
 class FilterConformance(Conformance):
-    """Checks of a filter on a few documents of both kinds; it sees the statistics that it declares, and no other."""
+    """Checks of a filter on a few documents of both kinds; it sees the statistics that it declares, no other, and
+    what it measures itself."""
 
     family = "filters"
 
@@ -42,6 +44,14 @@ class FilterConformance(Conformance):
             assert alone.keep_D[0] == together.keep_D[place], f"document {place}: kept by itself or among others only"
             np.testing.assert_allclose(alone.score_D[0], together.score_D[place], rtol=1e-9)
 
+    def test_edits_are_parts_of_their_documents(self) -> None:
+        filter_ = self._filter()
+        if isinstance(filter_, Editing):
+            batch = self._measured(filter_, self._documents())
+            edits = filter_.edits(batch)
+            assert len(edits.kind_E) == len(edits.text_E) == len(edits), "kinds or texts are not one for each edit"
+            assert len(batch.edited(edits)) == len(batch)
+
     def test_no_documents_are_a_batch_too(self) -> None:
         batch = self._documents()
         assert len(self._judge(batch.take(np.zeros(len(batch), bool))).score_D) == 0
@@ -57,8 +67,14 @@ class FilterConformance(Conformance):
         filter_: Filter = self.build()
         return filter_
 
+    def _measured(self, filter_: Filter, batch: DocumentBatch) -> DocumentBatch:
+        """The batch with what the filter measures, once it has seen all documents."""
+        survey({self.plugin: filter_}, iter([self._documents()]))
+        return with_measures({self.plugin: filter_}, batch)
+
     def _judge(self, batch: DocumentBatch) -> Judgement:
-        judged = self._filter().judge(batch)
+        filter_ = self._filter()
+        judged = filter_.judge(self._measured(filter_, batch))
         assert isinstance(judged, Judgement), f"judge returned {type(judged).__name__}"
         return judged
 

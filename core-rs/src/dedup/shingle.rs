@@ -4,7 +4,7 @@
 //! its trimmed text. So every document has a shingle, and equal documents have equal shingles.
 
 use crate::text::hash::{hash_bytes, spread};
-use crate::text::statistics::ngram_hashes;
+use crate::text::repetition::ngram_hashes;
 use crate::text::words::{Word, for_each_word};
 
 /// Calls `found` with every shingle of `text`, repeats included. `words` is scratch memory.

@@ -1,29 +1,28 @@
-//! Python names: `text_ids`, `text_statistics`, `TEXT_STATISTICS`, `minhash_signatures`, `minhash_keys`,
-//! `duplicate_groups`, `near_duplicates`, `line_keys`, `frequent_keys`, `drop_lines`.
+//! Python names: `text_ids`, `minhash_signatures`, `minhash_keys`, `duplicate_groups`, `near_duplicates`, `line_keys`,
+//! `frequent_keys`, `drop_lines`.
 //!
 //! Documents come in as one UTF-8 buffer and int64 offsets and are never copied; arrays go out.
 
 use crate::dedup::cluster::Question;
 use crate::dedup::minhash::MinHash;
 use crate::dedup::{cluster, identity, lines};
-use crate::text::{TextBatch, statistics};
+use crate::text::TextBatch;
 use crate::threads;
 use numpy::ndarray::Array2;
 use numpy::{IntoPyArray, PyArray1, PyArray2, PyReadonlyArray1, PyReadonlyArray2};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::PyTuple;
 
-type Bytes<'py> = PyReadonlyArray1<'py, u8>;
-type Offsets<'py> = PyReadonlyArray1<'py, i64>;
+pub(super) type Bytes<'py> = PyReadonlyArray1<'py, u8>;
+pub(super) type Offsets<'py> = PyReadonlyArray1<'py, i64>;
 type Keys<'py> = PyReadonlyArray2<'py, u64>;
 
-fn refused(reason: impl ToString) -> PyErr {
+pub(super) fn refused(reason: impl ToString) -> PyErr {
     PyValueError::new_err(reason.to_string())
 }
 
 /// Checks the batch and runs `work` on it in the pool, without the GIL.
-fn with_batch<R: Send>(
+pub(super) fn with_batch<R: Send>(
     py: Python<'_>,
     data: &Bytes<'_>,
     offsets: &Offsets<'_>,
@@ -34,7 +33,7 @@ fn with_batch<R: Send>(
         .map_err(refused)
 }
 
-fn table<'py, T: numpy::Element>(
+pub(super) fn table<'py, T: numpy::Element>(
     py: Python<'py>,
     values: Vec<T>,
     columns: usize,
@@ -77,16 +76,6 @@ fn text_ids<'py>(
 ) -> PyResult<Bound<'py, PyArray2<u8>>> {
     let ids = with_batch(py, &data, &offsets, identity::ids)?;
     table(py, ids.into_flattened(), identity::ID_BYTES)
-}
-
-#[pyfunction]
-fn text_statistics<'py>(
-    py: Python<'py>,
-    data: Bytes<'py>,
-    offsets: Offsets<'py>,
-) -> PyResult<Bound<'py, PyArray2<f64>>> {
-    let rows = with_batch(py, &data, &offsets, statistics::analyse)?;
-    table(py, rows.into_flattened(), statistics::NAMES.len())
 }
 
 #[pyfunction]
@@ -257,12 +246,7 @@ fn drop_lines<'py>(
 }
 
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
-    module.add(
-        "TEXT_STATISTICS",
-        PyTuple::new(module.py(), statistics::NAMES)?,
-    )?;
     module.add_function(wrap_pyfunction!(text_ids, module)?)?;
-    module.add_function(wrap_pyfunction!(text_statistics, module)?)?;
     module.add_function(wrap_pyfunction!(minhash_signatures, module)?)?;
     module.add_function(wrap_pyfunction!(minhash_keys, module)?)?;
     module.add_function(wrap_pyfunction!(duplicate_groups, module)?)?;

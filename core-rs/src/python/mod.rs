@@ -7,6 +7,7 @@ mod html;
 mod kernels;
 mod loader;
 mod paging;
+mod text;
 mod threads;
 mod tokenizer;
 
@@ -23,6 +24,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     threads::register(module)?;
     tokenizer::register(module)?;
     dedup::register(module)?;
+    text::register(module)?;
     loader::register(module)?;
     paging::register(module)?;
     Ok(())

@@ -13,6 +13,7 @@ struct Slot {
     key: u64,
     round: u32,
     count: u32,
+    first: u32,
 }
 
 impl Counter {
@@ -31,6 +32,12 @@ impl Counter {
     /// Counts `key` once more and returns its new count. Keys must be hashes: the low bits choose the slot.
     #[inline]
     pub fn increment(&mut self, key: u64) -> u32 {
+        self.increment_at(key, 0).0
+    }
+
+    /// Counts `key` once more, at a place that the caller numbers; its new count and the place of its first time.
+    #[inline]
+    pub fn increment_at(&mut self, key: u64, place: u32) -> (u32, u32) {
         let mut at = key as usize & self.mask;
         loop {
             let slot = &mut self.slots[at];
@@ -39,15 +46,30 @@ impl Counter {
                     key,
                     round: self.round,
                     count: 1,
+                    first: place,
                 };
-                return 1;
+                return (1, place);
             }
             if slot.key == key {
                 slot.count = slot.count.saturating_add(1);
+                return (slot.count, slot.first);
+            }
+            at = (at + 1) & self.mask;
+        }
+    }
+
+    /// How often `key` was counted.
+    #[inline]
+    #[must_use]
+    pub fn count(&self, key: u64) -> u32 {
+        let mut at = key as usize & self.mask;
+        while let Some(slot) = self.slots.get(at).filter(|slot| slot.round == self.round) {
+            if slot.key == key {
                 return slot.count;
             }
             at = (at + 1) & self.mask;
         }
+        0
     }
 }
 
@@ -66,6 +88,7 @@ mod tests {
                 let key = crate::text::hash::spread(i * i % 17);
                 let expected = map.entry(key).and_modify(|n| *n += 1).or_insert(1);
                 assert_eq!(counter.increment(key), *expected);
+                assert_eq!(counter.count(key), *expected);
             }
         }
     }

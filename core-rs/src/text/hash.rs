@@ -90,7 +90,13 @@ pub fn hash_word(bytes: u64, length: u64) -> u64 {
 #[must_use]
 pub fn hash_bytes(bytes: &[u8]) -> u64 {
     let mut hash = Hash64::default();
-    for &byte in bytes {
+    let mut eights = bytes.chunks_exact(8);
+    for eight in &mut eights {
+        let pending = u64::from_be_bytes(eight.try_into().expect("eight bytes"));
+        hash.state = fold(hash.state ^ pending, SECOND);
+        hash.length += 8;
+    }
+    for &byte in eights.remainder() {
         hash.push(byte);
     }
     hash.finish()
@@ -106,6 +112,16 @@ mod tests {
         let inputs: [&[u8]; 7] = [b"", b"\0", b"\0\0", b"a", b"a\0", b"\0a", b"12345678\0"];
         let hashes: HashSet<u64> = inputs.iter().map(|bytes| hash_bytes(bytes)).collect();
         assert_eq!(hashes.len(), inputs.len());
+    }
+
+    #[test]
+    fn bytes_together_and_one_by_one_are_equal() {
+        let bytes: Vec<u8> = (0..40).map(|n| (n * 37 % 251) as u8).collect();
+        for length in 0..bytes.len() {
+            let mut hash = Hash64::default();
+            bytes[..length].iter().for_each(|&byte| hash.push(byte));
+            assert_eq!(hash.finish(), hash_bytes(&bytes[..length]));
+        }
     }
 
     #[test]

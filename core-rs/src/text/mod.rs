@@ -2,8 +2,15 @@
 
 pub mod ascii;
 pub mod counter;
+pub mod distribution;
+pub mod edits;
 pub mod hash;
+pub mod line_facts;
+pub mod phrases;
+pub mod repetition;
+pub mod signs;
 pub mod statistics;
+pub mod terminal;
 pub mod words;
 
 use rayon::prelude::*;
@@ -72,6 +79,12 @@ impl<'a> TextBatch<'a> {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Where the text of a document begins in the buffer, in bytes.
+    #[must_use]
+    pub fn start(&self, document: usize) -> usize {
+        self.offsets[document] as usize
     }
 
     fn bytes(&self, document: usize) -> &'a [u8] {

@@ -1,16 +1,20 @@
 //! The numbers that quality rules read: sizes, character classes, line shapes and repetition of one document.
 //!
 //! Quality statistics follow Rae et al. 2021 (Gopher), appendix A.1.1; line shapes for code follow
-//! Li et al. 2023 (StarCoder), section 3. Fractions are 0 where their denominator is 0.
+//! Li et al. 2023 (StarCoder), section 3; lines as written follow Penedo et al. 2024 (FineWeb), section 3.6.
+//! Fractions are 0 where their denominator is 0.
 
 use super::TextBatch;
 use super::counter::Counter;
-use super::hash::{hash_bytes, spread};
+use super::hash::hash_bytes;
+use super::repetition::Repeats;
+use super::signs::signs;
+use super::terminal::is_terminal;
 use super::words::{Word, for_each_word};
 use rayon::prelude::*;
 
 /// The columns of [`analyse`], in order.
-pub const NAMES: [&str; 33] = [
+pub const NAMES: [&str; 43] = [
     "chars",
     "words",
     "lines",
@@ -44,6 +48,16 @@ pub const NAMES: [&str; 33] = [
     "distinct_word_fraction",
     "longest_word",
     "tokens",
+    "terminal_line_fraction",
+    "short_line_fraction",
+    "repeated_line_char_fraction",
+    "newlines_per_word",
+    "email_signs",
+    "phone_signs",
+    "card_signs",
+    "iban_signs",
+    "ip_signs",
+    "secret_signs",
 ];
 
 pub type Row = [f64; NAMES.len()];
@@ -55,6 +69,8 @@ const STOP_WORDS: [&str; 8] = ["the", "be", "to", "of", "and", "that", "have", "
 pub struct Scratch {
     words: Vec<Word>,
     counter: Counter,
+    repeats: Repeats,
+    folded: String,
     stop_words: [u64; STOP_WORDS.len()],
 }
 
@@ -63,6 +79,8 @@ impl Default for Scratch {
         Self {
             words: vec![],
             counter: Counter::default(),
+            repeats: Repeats::default(),
+            folded: String::new(),
             stop_words: STOP_WORDS.map(|w| hash_bytes(w.as_bytes())),
         }
     }
@@ -138,18 +156,21 @@ pub fn analyse_one(text: &str, scratch: &mut Scratch) -> Row {
         ratio(paragraphs.repeated, paragraphs.count),
         ratio(paragraphs.repeated_chars, paragraphs.chars),
     ]);
-    row.extend((2..=4).map(|n| ratio(top_ngram_chars(words, n, &mut scratch.counter), word_chars)));
-    row.extend((5..=10).map(|n| {
-        ratio(
-            duplicate_ngram_chars(words, n, &mut scratch.counter),
-            word_chars,
-        )
-    }));
+    let repeats = scratch.repeats.of(words, &mut scratch.counter);
+    row.extend(repeats.map(|chars| ratio(chars, word_chars)));
     row.extend([
         ratio(distinct, count),
         f64::from(longest),
         characters.tokens as f64,
     ]);
+    let written = WrittenLines::of(text, &mut scratch.counter);
+    row.extend([
+        ratio(written.terminal, written.count),
+        ratio(written.short, written.count),
+        ratio(written.repeated_chars, characters.all - characters.newlines),
+        ratio(characters.newlines, count),
+    ]);
+    row.extend(signs(text, &mut scratch.folded).map(|count| count as f64));
     row.try_into().expect("one value per name")
 }
 
@@ -178,9 +199,17 @@ struct Characters {
 
 impl Characters {
     fn of(text: &str) -> Self {
+        if text.is_ascii() {
+            Self::among(text.bytes().map(char::from))
+        } else {
+            Self::among(text.chars())
+        }
+    }
+
+    fn among(chars: impl Iterator<Item = char>) -> Self {
         let mut seen = Self::default();
         let (mut in_token, mut token_has_alpha, mut line, mut dots) = (false, false, 0u64, 0u32);
-        for c in text.chars() {
+        for c in chars {
             seen.all += 1;
             line = if c == '\n' { 0 } else { line + 1 };
             seen.longest_line = seen.longest_line.max(line);
@@ -240,6 +269,36 @@ impl Blocks {
     }
 }
 
+/// Lines that are not blank, with the spaces at their ends, as FineWeb's rules read them.
+#[derive(Default)]
+struct WrittenLines {
+    count: u64,
+    terminal: u64,
+    short: u64,
+    repeated_chars: u64,
+}
+
+impl WrittenLines {
+    /// Characters up to which a line is short.
+    const SHORT: u64 = 30;
+
+    fn of(text: &str, counter: &mut Counter) -> Self {
+        let mut seen = Self::default();
+        let lines = || text.split('\n').filter(|line| !line.trim().is_empty());
+        counter.reset(lines().count());
+        for line in lines() {
+            let chars = line.chars().count() as u64;
+            seen.count += 1;
+            seen.terminal += u64::from(line.ends_with(is_terminal));
+            seen.short += u64::from(chars <= Self::SHORT);
+            if counter.increment(hash_bytes(line.as_bytes())) > 1 {
+                seen.repeated_chars += chars;
+            }
+        }
+        seen
+    }
+}
+
 /// Paragraphs: what empty lines separate.
 #[derive(Clone)]
 struct Paragraphs<'a> {
@@ -257,59 +316,6 @@ impl<'a> Iterator for Paragraphs<'a> {
         self.text = rest;
         Some(paragraph)
     }
-}
-
-/// The hash of every run of `n` words, by a rolling polynomial.
-pub fn ngram_hashes(words: &[Word], n: usize) -> impl Iterator<Item = u64> + '_ {
-    const BASE: u64 = 0x9fb2_1c65_1e98_df25;
-    let leaving = BASE.wrapping_pow(n as u32);
-    let mut rolling = 0u64;
-    words.iter().enumerate().filter_map(move |(i, word)| {
-        rolling = rolling.wrapping_mul(BASE).wrapping_add(word.hash);
-        if i >= n {
-            rolling = rolling.wrapping_sub(words[i - n].hash.wrapping_mul(leaving));
-        }
-        (i + 1 >= n).then(|| spread(rolling))
-    })
-}
-
-/// Word characters that the most covering repeated n-gram accounts for (count x length, overlaps counted).
-fn top_ngram_chars(words: &[Word], n: usize, counter: &mut Counter) -> u64 {
-    counter.reset(words.len());
-    let count = |(i, hash): (usize, u64)| {
-        let times = u64::from(counter.increment(hash));
-        if times > 1 {
-            times * chars_of(&words[i..i + n])
-        } else {
-            0
-        }
-    };
-    ngram_hashes(words, n)
-        .enumerate()
-        .map(count)
-        .max()
-        .unwrap_or(0)
-}
-
-/// Word characters inside n-grams that were seen before, no character counted twice: after a repeated n-gram the
-/// search goes on behind it.
-fn duplicate_ngram_chars(words: &[Word], n: usize, counter: &mut Counter) -> u64 {
-    counter.reset(words.len());
-    let (mut chars, mut free_from) = (0, 0);
-    for (i, hash) in ngram_hashes(words, n).enumerate() {
-        if i < free_from {
-            continue;
-        }
-        if counter.increment(hash) > 1 {
-            chars += chars_of(&words[i..i + n]);
-            free_from = i + n;
-        }
-    }
-    chars
-}
-
-fn chars_of(words: &[Word]) -> u64 {
-    words.iter().map(|w| u64::from(w.chars)).sum()
 }
 
 #[cfg(test)]

@@ -1,0 +1,163 @@
+//! Python names: `text_statistics`, `TEXT_STATISTICS`, `line_facts`, `LINE_FACTS`, `citation_spans`, `replace_spans`,
+//! `Phrases`, `WordDistribution`.
+//!
+//! Documents come in as one UTF-8 buffer and int64 offsets and are never copied; arrays go out.
+
+use super::dedup::{Bytes, Offsets, refused, table, with_batch};
+use crate::text::distribution::Distribution;
+use crate::text::edits::{Edit, replace};
+use crate::text::phrases::Phrases as PhraseList;
+use crate::text::{line_facts as lines, statistics};
+use numpy::{IntoPyArray, PyArray1, PyArray2, PyReadonlyArray2};
+use pyo3::prelude::*;
+use pyo3::types::PyTuple;
+
+#[pyfunction]
+fn text_statistics<'py>(
+    py: Python<'py>,
+    data: Bytes<'py>,
+    offsets: Offsets<'py>,
+) -> PyResult<Bound<'py, PyArray2<f64>>> {
+    let rows = with_batch(py, &data, &offsets, statistics::analyse)?;
+    table(py, rows.into_flattened(), statistics::NAMES.len())
+}
+
+#[pyfunction]
+fn line_facts<'py>(
+    py: Python<'py>,
+    data: Bytes<'py>,
+    offsets: Offsets<'py>,
+) -> PyResult<Bound<'py, PyArray2<i64>>> {
+    let rows = with_batch(py, &data, &offsets, lines::line_facts)?;
+    table(py, rows.into_flattened(), lines::NAMES.len())
+}
+
+#[pyfunction]
+fn citation_spans<'py>(
+    py: Python<'py>,
+    data: Bytes<'py>,
+    offsets: Offsets<'py>,
+) -> PyResult<Bound<'py, PyArray2<i64>>> {
+    let spans = with_batch(py, &data, &offsets, lines::citation_spans)?;
+    table(py, spans.into_flattened(), 3)
+}
+
+type Documents<'py> = (Bound<'py, PyArray1<u8>>, Bound<'py, PyArray1<i64>>);
+
+#[pyfunction]
+fn replace_spans<'py>(
+    py: Python<'py>,
+    data: Bytes<'py>,
+    offsets: Offsets<'py>,
+    spans: PyReadonlyArray2<'py, i64>,
+    texts: Vec<String>,
+) -> PyResult<Documents<'py>> {
+    let shape = spans.as_array().dim();
+    if shape != (texts.len(), 3) {
+        return Err(refused(format!(
+            "spans of shape {shape:?} for {} texts",
+            texts.len()
+        )));
+    }
+    let edits: Vec<Edit<'_>> = spans
+        .as_slice()?
+        .chunks_exact(3)
+        .zip(&texts)
+        .map(|(span, text)| Edit {
+            document: span[0],
+            start: span[1],
+            end: span[2],
+            text,
+        })
+        .collect();
+    let (data, offsets) =
+        with_batch(py, &data, &offsets, |batch| replace(batch, &edits))?.map_err(refused)?;
+    Ok((data.into_pyarray(py), offsets.into_pyarray(py)))
+}
+
+#[pyclass(module = "llama3._core", frozen)]
+struct Phrases {
+    list: PhraseList,
+}
+
+#[pymethods]
+impl Phrases {
+    #[new]
+    fn new(phrases: Vec<String>) -> Self {
+        Self {
+            list: PhraseList::new(phrases.iter().map(String::as_str)),
+        }
+    }
+
+    fn __len__(&self) -> usize {
+        self.list.len()
+    }
+
+    fn count<'py>(
+        &self,
+        py: Python<'py>,
+        data: Bytes<'py>,
+        offsets: Offsets<'py>,
+    ) -> PyResult<Bound<'py, PyArray2<i64>>> {
+        let counts = with_batch(py, &data, &offsets, |batch| self.list.count(batch))?;
+        table(py, counts.into_flattened(), 2)
+    }
+}
+
+#[pyclass(module = "llama3._core", frozen)]
+struct WordDistribution {
+    distribution: Distribution,
+}
+
+#[pymethods]
+impl WordDistribution {
+    #[new]
+    #[pyo3(signature = (bits = 20))]
+    fn new(bits: u32) -> PyResult<Self> {
+        if bits > Distribution::MOST_BITS {
+            return Err(refused(format!(
+                "bits {bits} is more than {}",
+                Distribution::MOST_BITS
+            )));
+        }
+        Ok(Self {
+            distribution: Distribution::new(bits),
+        })
+    }
+
+    #[getter]
+    fn total(&self) -> u64 {
+        self.distribution.total()
+    }
+
+    fn add<'py>(&self, py: Python<'py>, data: Bytes<'py>, offsets: Offsets<'py>) -> PyResult<()> {
+        with_batch(py, &data, &offsets, |batch| self.distribution.add(batch))
+    }
+
+    fn divergence<'py>(
+        &self,
+        py: Python<'py>,
+        data: Bytes<'py>,
+        offsets: Offsets<'py>,
+    ) -> PyResult<Bound<'py, PyArray1<f64>>> {
+        let found = with_batch(py, &data, &offsets, |batch| {
+            self.distribution.divergence(batch)
+        })?;
+        Ok(found.into_pyarray(py))
+    }
+}
+
+pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add(
+        "TEXT_STATISTICS",
+        PyTuple::new(module.py(), statistics::NAMES)?,
+    )?;
+    module.add("LINE_FACTS", PyTuple::new(module.py(), lines::NAMES)?)?;
+    module.add_function(wrap_pyfunction!(text_statistics, module)?)?;
+    module.add_function(wrap_pyfunction!(line_facts, module)?)?;
+    module.add_function(wrap_pyfunction!(citation_spans, module)?)?;
+    module.add_function(wrap_pyfunction!(replace_spans, module)?)?;
+    module.add_class::<Phrases>()?;
+    module.add_class::<WordDistribution>()?;
+    Ok(())
+}

@@ -1,0 +1,177 @@
+"""Filters at work: what they measure, judge and replace, in this order, over the batches of a curation.
+
+Letters: D documents of a batch, E parts that are replaced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from llama3.config.slot_types import Slot
+from llama3.data.documents import (
+    FEATURES,
+    DocumentBatch,
+    Editing,
+    Edits,
+    Filter,
+    Judgement,
+    ListReading,
+    Measuring,
+    ModelFilter,
+    Reject,
+    Surveying,
+)
+from llama3.errors import ConfigError, PluginError
+from llama3.plugins.registry import discover
+from llama3.plugins.targets import describe
+
+SAME_FILTER = ConfigError.declare(
+    "L3-DAT-105", "filter {name!r} is listed twice", fix="write its limits into one entry"
+)
+FILTER_FAILED = PluginError.declare("L3-DAT-106", "{filter} failed", why="{error}")
+ODD_JUDGEMENT = PluginError.declare("L3-DAT-107", "{filter} judged {judged} of {count} documents")
+ODD_MEASURES = PluginError.declare(
+    "L3-DAT-262", "{filter} measured {found}", why="it declares {declared}, one each of {count} documents"
+)
+
+EDITS = pa.schema(
+    [
+        ("id", pa.string()),
+        ("filter", pa.string()),
+        ("kind", pa.string()),
+        ("start", pa.int64()),  # bytes of the document as it was judged
+        ("end", pa.int64()),
+    ]
+)
+Result = TypeVar("Result")
+
+
+def build_filters(slots: Sequence[Slot]) -> dict[str, Filter]:
+    """The filters by name. Raises ConfigError for one that is listed twice or has wrong options."""
+    filters: dict[str, Filter] = {}
+    for slot in slots:
+        if slot.name in filters:
+            raise SAME_FILTER("data.filters", name=slot.name)
+        filters[slot.name] = discover().build("filters", slot.name, slot.options)
+    return filters
+
+
+def stamps(filters: Mapping[str, Filter]) -> list[tuple[str, str]]:
+    """What filters have read of files, and the models that they judge by, by hash."""
+    lists = [(name, filter.stamp) for name, filter in filters.items() if isinstance(filter, ListReading)]
+    return lists + list(models_of(filters).items())
+
+
+def models_of(filters: Mapping[str, Filter]) -> dict[str, str]:
+    """The hash of the model of each filter that judges by one, "" where it has none."""
+    return {name: filter.model_hash for name, filter in filters.items() if isinstance(filter, ModelFilter)}
+
+
+def _asked(name: str, filter: Filter, ask: Any, batch: DocumentBatch) -> Any:
+    """What a filter answers; one that fails stops the stage, because what it would let through is unknown."""
+    try:
+        return ask(batch)
+    except Exception as error:
+        raise FILTER_FAILED(f"filter {name!r}", filter=type(filter).__name__, error=describe(error)) from error
+
+
+def survey(filters: Mapping[str, Filter], batches: Iterator[DocumentBatch]) -> None:
+    """Shows all documents to the filters that look at all of them first; reads none where there is no such filter."""
+    surveying = {name: filter for name, filter in filters.items() if isinstance(filter, Surveying)}
+    if not surveying:
+        return
+    for batch in batches:
+        for name, filter in surveying.items():
+            _asked(name, filter, filter.survey, batch)  # type: ignore[attr-defined]
+
+
+def recorded(filters: Mapping[str, Filter]) -> list[str]:
+    """The columns that are written beside the scores: the features that filters read, then what they measure."""
+    features = [name for name in FEATURES if any(name in filter.features for filter in filters.values())]
+    own = [f"{name}.{column}" for name, filter in filters.items() if isinstance(filter, Measuring)
+           for column in filter.measures]  # fmt: skip
+    return features + own
+
+
+def measured(filters: Mapping[str, Filter], batch: DocumentBatch) -> DocumentBatch:
+    """The batch with all FEATURES and with what the filters measure."""
+    return with_measures(filters, batch.with_features())
+
+
+def with_measures(filters: Mapping[str, Filter], batch: DocumentBatch) -> DocumentBatch:
+    """The batch with what the filters measure beside the features it has."""
+    for name, filter in filters.items():
+        if not isinstance(filter, Measuring):
+            continue
+        columns = _asked(name, filter, filter.measure, batch)
+        if set(columns) != set(filter.measures) or {len(values) for values in columns.values()} - {len(batch)}:
+            found = {column: len(values) for column, values in columns.items()}
+            where, declared = f"filter {name!r}", sorted(filter.measures)
+            raise ODD_MEASURES(where, filter=type(filter).__name__, found=found, declared=declared, count=len(batch))
+        own = {f"{name}.{column}": np.asarray(values, np.float64) for column, values in columns.items()}
+        batch = batch.with_measures(own)
+    return batch
+
+
+def judged(name: str, filter: Filter, batch: DocumentBatch) -> Judgement:
+    """The filter's judgement of every document."""
+    judgement: Judgement = _asked(name, filter, filter.judge, batch)
+    sizes = {len(values) for values in (judgement.score_D, judgement.keep_D, judgement.reason_D)}
+    if sizes != {len(batch)}:
+        found = sorted(sizes)
+        raise ODD_JUDGEMENT(f"filter {name!r}", filter=type(filter).__name__, judged=found, count=len(batch))
+    return judgement
+
+
+def unwanted(batch: DocumentBatch, removed_D: np.ndarray, judgement: Judgement) -> Iterator[Reject]:
+    """What a filter took out."""
+    ids, sources = batch.column("id"), batch.column("source")
+    for d in map(int, np.flatnonzero(removed_D)):
+        yield Reject("", judgement.reason_D[d], "", sources[d], ids[d], float(judgement.score_D[d]))
+
+
+class Editor:
+    """Replaces what filters say in documents that stay, and writes down what; the file is made only if some may."""
+
+    def __init__(self, filters: Mapping[str, Filter], path: Path) -> None:
+        self._filters = {name: filter for name, filter in filters.items() if isinstance(filter, Editing)}
+        self._writer = pq.ParquetWriter(path, EDITS, compression="zstd") if self._filters else None
+        self.counts: dict[str, int] = {}
+
+    def __enter__(self) -> Editor:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+    @property
+    def active(self) -> bool:
+        return self._writer is not None
+
+    def edit(self, batch: DocumentBatch) -> DocumentBatch:
+        """The documents as the filters want them; where two want the same part, the longer one of the first."""
+        found: list[Edits] = []
+        for name, filter in self._filters.items():
+            edits: Edits = _asked(name, filter, filter.edits, batch)  # type: ignore[attr-defined]
+            self._record(name, edits, batch)
+            found.append(edits)
+        return batch.edited(Edits.all(found))
+
+    def _record(self, name: str, edits: Edits, batch: DocumentBatch) -> None:
+        if self._writer is None or not len(edits):
+            return
+        for kind in edits.kind_E:
+            key = f"{name}.{kind}"
+            self.counts[key] = self.counts.get(key, 0) + 1
+        ids = batch.records.column("id").take(pa.array(edits.document_E))
+        columns = [ids, pa.array([name] * len(edits), pa.string()), pa.array(edits.kind_E, pa.string())]
+        places = [pa.array(edits.start_E), pa.array(edits.end_E)]
+        self._writer.write_batch(pa.RecordBatch.from_arrays([*columns, *places], schema=EDITS))

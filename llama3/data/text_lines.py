@@ -1,0 +1,53 @@
+"""What rules for single lines read (Raffel et al. 2020, C4, section 2.2). Letters: L lines of a batch that are not
+blank."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from llama3 import _core
+from llama3.data.documents import DocumentBatch
+
+
+@dataclass(frozen=True)
+class LineFacts:
+    """The lines of a batch, their facts each an array [L]: int64 up to `sentences`, then bool."""
+
+    document: np.ndarray
+    start: np.ndarray
+    """Bytes from the start of the document."""
+    end: np.ndarray
+    """Behind the line break."""
+    words: np.ndarray
+    """What spaces separate."""
+    longest_word: np.ndarray
+    sentences: np.ndarray
+    terminal: np.ndarray
+    """Ends with . ? ! or a quote, spaces aside. This and all that follows is told of the line without citations."""
+    ellipsis: np.ndarray
+    lorem_ipsum: np.ndarray
+    javascript: np.ndarray
+    curly_bracket: np.ndarray
+    policy: np.ndarray
+    """Speaks of terms of use, privacy or cookies."""
+    citations: np.ndarray
+    """Had such as `[12]`, `[edit]` or `[citation needed]`."""
+
+    @classmethod
+    def of(cls, batch: DocumentBatch) -> LineFacts:
+        """From one pass over the text."""
+        data, offsets = batch.buffers
+        facts = dict(zip(_core.LINE_FACTS, _core.line_facts(data, offsets).T, strict=True))
+        first = offsets[facts["document"]]
+        numbers = {"document", "start", "end", "words", "longest_word", "sentences"}
+        columns = {name: column if name in numbers else column.astype(bool) for name, column in facts.items()}
+        return cls(**columns | {"start": facts["start"] - first, "end": facts["end"] - first})
+
+
+def citation_spans(batch: DocumentBatch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(document, start, end) of every citation, int64, in bytes from the start of its document."""
+    data, offsets = batch.buffers
+    document, start, end = _core.citation_spans(data, offsets).T
+    return document, start - offsets[document], end - offsets[document]
