@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
-    BeforeValidator,
     Field,
     ValidationInfo,
     field_validator,
@@ -20,6 +19,7 @@ from pydantic import (
 
 from llama3.config.canaries import CanarySection
 from llama3.config.curation import DecontaminationSection, LineDedupSection, MinHashSection, RemovalAlarmSection
+from llama3.config.mixes import Mix
 from llama3.config.precision import SamplingPrecision, TrainingPrecision
 from llama3.config.safety_data import SafetyDataSection
 from llama3.config.section import Section
@@ -64,20 +64,6 @@ class RunSection(Section):
         if name.strip() in ("", ".", "..") or "/" in name or not name.isprintable() or len(name.encode()) > 200:
             raise ValueError("not the name of a directory: letters, digits, - and _ make one")
         return name
-
-
-LLAMA3_MIX: Mapping[str, float] = {"general": 50, "reasoning": 25, "code": 17, "multilingual": 8}
-"""Percent of tokens of Llama 3's classes of text (paper 3.1.2)."""
-
-
-def _preset_mix(value: Any) -> Any:
-    return dict(LLAMA3_MIX) if value == "llama3" else value
-
-
-Mix = Annotated[
-    dict[str, float], BeforeValidator(_preset_mix, json_schema_input_type=dict[str, float] | Literal["llama3"])
-]
-"""Weights by source or class. `llama3` is short for those of Llama 3's four classes."""
 
 
 class DataSection(Section):

@@ -1,11 +1,10 @@
 """From raw text to token rows: documents and their sources, deduplication, curation, token shards, the loader.
 
 The parts stand alone, in the order of a run: `main_text` takes the text of a page, `Deduplicator` finds exact and near
-duplicates in any collection of texts, `Decontaminator` the examples of benchmarks, `TextModel` gives texts the labels of a
-fastText classifier, `diversity` tells how varied they are,
-`ShardWriter` writes texts as token shards, `TokenLoader` reads them in an order that is a pure function of plan, seed
-and index, `export_tokens` writes them as files of other tools, and `MegatronFile` and `DatatroveFile` read those
-(`portions` gives their documents).
+duplicates in any collection of texts, `Decontaminator` the examples of benchmarks, `TextModel` gives texts the labels
+of a fastText classifier, `diversity` tells how varied they are, `ShardWriter` writes texts as token shards,
+`TokenLoader` reads them in an order that is a pure function of plan, seed and index, `export_tokens` writes them as
+files of other tools, and `MegatronFile` and `DatatroveFile` read those (`portions` gives their documents).
 """
 
 from __future__ import annotations

@@ -96,7 +96,7 @@ class CurateOptions(BaseModel):
         shards = [shard for _, shard in all_shards(build_sources(section.sources))]
         facts = [(shard.source, shard.location, shard.part, shard.bytes, shard.stamp) for shard in shards]
         benchmarks = benchmark_hashes(section.decontaminate)
-        read = stamps(build_filters(section.filters))
+        found = (facts, benchmarks, earlier.hashes, *stamps(build_filters(section.filters)))
         return cls(
             sources=section.sources,
             filters=section.filters,
@@ -109,7 +109,7 @@ class CurateOptions(BaseModel):
             decontaminate=section.decontaminate,
             alarm=section.alarm,
             held_out=section.held_out,
-            found=_core.blake3_bytes(repr((facts, benchmarks, earlier.hashes, *read)).encode("utf-8", "surrogateescape")),
+            found=_core.blake3_bytes(repr(found).encode("utf-8", "surrogateescape")),
         )
 
 

@@ -279,6 +279,7 @@ class ModelFilter(Filter, Protocol):
     """Of the model's content: another content is another corpus. "" where there is no model: then it keeps every
     document, and the corpus says that it judged nothing."""
 
+
 class Surveying(Protocol):
     """A filter that looks at all documents before it judges the first."""
 

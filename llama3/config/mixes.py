@@ -1,0 +1,21 @@
+"""Weights of sources or classes, and those of Llama 3's classes by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator
+
+LLAMA3_MIX: Mapping[str, float] = {"general": 50, "reasoning": 25, "code": 17, "multilingual": 8}
+"""Percent of tokens of Llama 3's classes of text (paper 3.1.2)."""
+
+
+def _preset_mix(value: Any) -> Any:
+    return dict(LLAMA3_MIX) if value == "llama3" else value
+
+
+Mix = Annotated[
+    dict[str, float], BeforeValidator(_preset_mix, json_schema_input_type=dict[str, float] | Literal["llama3"])
+]
+"""Weights by source or class. `llama3` is short for those of Llama 3's four classes."""
