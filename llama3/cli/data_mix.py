@@ -44,6 +44,7 @@ EpochsOption = Annotated[float, typer.Option(min=0.01, help="How often a source 
 def mix(config: ConfigArgument, overrides: SetOption = None, out: OutOption = None, json: JsonOption = False) -> None:
     """Show which share of each phase every source has, and how often it is read: the mix as a schedule over tokens."""
     loaded = _ready(config, overrides)
+    from llama3.checkpoints.adopt import AdoptOptions, adopt
     from llama3.data.plan import TokenPlan
     from llama3.data.vocabulary import TokenizerOptions, tokenizer
     from llama3.execution import Executor
@@ -52,7 +53,10 @@ def mix(config: ConfigArgument, overrides: SetOption = None, out: OutOption = No
 
     with Executor(loaded, out) as make:
         corpus = curated(make, loaded.config)
-        vocabulary = make(tokenizer, "tokenizer", TokenizerOptions.of(loaded.config), corpus=corpus)
+        if loaded.config.model.path is not None:
+            vocabulary = make(adopt, "adopt", AdoptOptions.of(loaded.config))
+        else:
+            vocabulary = make(tokenizer, "tokenizer", TokenizerOptions.of(loaded.config), corpus=corpus)
         plan = TokenPlan.load(tokenised(make, loaded.config, corpus, vocabulary).path)
     rows = schedule_rows(plan, loaded.config.pretrain)
     if json:

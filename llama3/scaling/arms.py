@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from llama3.artifacts import Artifact
 from llama3.config.schema import Config
 from llama3.config.slot_types import SuiteSlot
-from llama3.data.plan import TokenPlan
 from llama3.errors import ConfigError, DataError, Problem
 from llama3.evaluation.stages import EvaluateOptions, evaluate
 from llama3.scaling.study import Make
@@ -66,13 +65,12 @@ def measuring(config: Config, corpus: Artifact, further: Sequence[str]) -> Evalu
         SuiteSlot.model_validate({"name": BITS, "suite": bits_suite(source), "source": source, **SCORED_TEXT})
         for source in counts
     ]
-    tasks = [*bits, *(own[name] for name in further)]
+    tasks = [*bits, *(own[name] for name in dict.fromkeys(further))]
     return EvaluateOptions.of(config).model_copy(update={"tasks": tasks, "files": named_files(tasks)})
 
 
-def require_sources(names: Mapping[str, str], plan: TokenPlan) -> None:
+def require_sources(names: Mapping[str, str], known: Sequence[str]) -> None:
     """Raises ConfigError (L3-SCL-033) for all names, by where they were given, that no source has."""
-    known = [source.name for source in plan.sources]
     wrong = {name: place for name, place in names.items() if name not in known}
     if wrong:
         raise ConfigError.of(NO_SUCH_SOURCE.problem(place, source=name, known=known) for name, place in wrong.items())

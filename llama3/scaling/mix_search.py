@@ -103,10 +103,12 @@ def search_mixes(make: Make, config: Config, proxy: Config, corpus: Artifact, as
     vocabulary = make(tokenizer, "tokenizer", TokenizerOptions.of(config), corpus=corpus)
     shards = sharded(make, config, corpus, vocabulary)
     inputs, plan = {"shards": shards, "tokenizer": vocabulary}, TokenPlan.load(shards.path)
+    sources = sorted(corpus.metrics["funnel"]["train"])
+    require_sources(dict.fromkeys(asked.target, "--target"), sources)
     measured = measuring(config, corpus, [*asked.suites, *([asked.by] if asked.by else [])])
     size = _size(proxy, Tokenizer.load(vocabulary.path).vocab_size)
     mixes = chosen_mixes(plan, config, size, asked)
-    objective = _objective(asked, sorted(corpus.metrics["funnel"]["train"]))
+    objective = _objective(asked, sources)
 
     def train(name: str, key: str, seed: int) -> Artifact:
         return make(pretrain, run_key(key, seed), _training(proxy, mixes[name], seed), **inputs)
@@ -128,7 +130,7 @@ def search_mixes(make: Make, config: Config, proxy: Config, corpus: Artifact, as
 def chosen_mixes(plan: TokenPlan, config: Config, size: Mapping[str, float], asked: MixSearch) -> dict[str, Mix]:
     """The arms by name: the run's own mix, those that were given, and drawn ones, each once."""
     given = [shares_of(mix) for mix in asked.given]
-    require_sources({name: "--mix" for mix in given for name in mix} | dict.fromkeys(asked.target, "--target"), plan)
+    require_sources({name: "--mix" for mix in given for name in mix}, [source.name for source in plan.sources])
     own, tokens = own_mix(plan, config.pretrain.seq_len), run_tokens(config.pretrain)
     mixes = {mix_key(mix): mix for mix in [own, *given]}
     names = [OWN, *(f"given-{number}" for number in range(1, len(mixes)))]

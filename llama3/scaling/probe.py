@@ -83,7 +83,7 @@ def probe_source(make: Make, config: Config, corpus: Artifact, asked: SourceProb
     vocabulary = adopted or make(tokenizer, "tokenizer", TokenizerOptions.of(config), corpus=corpus)
     shards = sharded(make, config, corpus, vocabulary)
     plan = TokenPlan.load(shards.path)
-    require_sources({asked.source: "--source"}, plan)
+    require_sources({asked.source: "--source"}, [source.name for source in plan.sources])
     others = {name: share for name, share in own_mix(plan, config.pretrain.seq_len).items() if name != asked.source}
     if not others:
         raise NOTHING_ELSE("--source", source=asked.source)

@@ -130,8 +130,9 @@ def test_mixes_are_trained_by_the_product_ranked_and_found_again(llama3, folder)
     code, _, err = llama3(*SEARCH)
     assert code == 0
     assert err.count("nothing to do") == 3 + 2 * 8 + 1
-    code, out, err = llama3(*SEARCH, "--mix", "sums=1,tales=1")
+    code, out, err = llama3(*SEARCH, "--mix", "sums=1,tales=1", "--by", "multiple_choice")
     assert code == 0
+    assert "ranked by multiple_choice 100 %; higher is better" in out
     assert err.count("nothing to do") == 3 + 2 * 8
     assert "ranked by" in out
 
