@@ -32,7 +32,7 @@ def run(*arguments: object) -> int:
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
     texts = [f"{text(n)}\n{MENU}" for n in range(10)]
-    texts += [texts[1], texts[2].replace(".", " again."), "short", "<script>alert(1)</script> " + text(20)]
+    texts += [texts[1], texts[2].replace(".", " again."), "<script>alert(1)</script>", text(20)]
     texts += [f"{text(30)}\n{ASKED}\n{text(31)}", "<b>" + "short " * 3]
     rows = "".join(json.dumps({"text": text}) + "\n" for text in texts)
     (tmp_path / "web.jsonl").write_text(rows + "no json\n")
