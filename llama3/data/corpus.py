@@ -38,6 +38,8 @@ SPLITS: tuple[Split, ...] = ("train", "held_out")
 
 DOCUMENTS, SCORES, REJECTS, FUNNEL = "documents.parquet", "scores.parquet", "rejects.parquet", "funnel.json"
 EDITED, BANDS = "edits.parquet", "bands.run"
+OF_DOCUMENT = ("id", "source", "kind", "language")
+"""Columns of documents that stand beside their scores."""
 CORPUS_IN_RUN = "artifacts/curate"
 
 

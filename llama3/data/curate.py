@@ -27,7 +27,7 @@ from llama3.config.slot_types import FilterSlot, Slot, SourceSlot
 from llama3.data.bands import BandParameters, write_run
 from llama3.data.before_after import write_samples
 from llama3.data.columns import printable
-from llama3.data.corpus import BANDS, DOCUMENTS, EDITED, FUNNEL, REJECTS, SCORES, SPLITS, Split
+from llama3.data.corpus import BANDS, DOCUMENTS, EDITED, FUNNEL, OF_DOCUMENT, REJECTS, SCORES, SPLITS, Split
 from llama3.data.decontaminate import Cleaning, benchmark_hashes
 from llama3.data.dedup import Deduplicator, Duplicates
 from llama3.data.documents import SCHEMA, DocumentBatch, Filter, Reject, ShardRef, Source
@@ -66,7 +66,6 @@ REMOVES_TOO_MUCH = DataError.declare(
     fix="look at the rejects of that stage with data.alarm.action: warn; then mend the stage, or raise data.alarm.most",
 )
 
-OF_DOCUMENT = ("id", "source", "kind", "language")
 WRITTEN = pa.schema([*STAGED, ("lines_dropped", pa.int64()), ("split", pa.string())])
 
 

@@ -17,17 +17,40 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from llama3.artifacts.files import fsync_tree, publish, temporary_beside
-from llama3.data.corpus import DOCUMENTS, SCORES, batches, open_parquet
-from llama3.data.documents import SCHEMA, DocumentBatch, Filter
+from llama3.data.corpus import DOCUMENTS, OF_DOCUMENT, SCORES, batches, open_parquet
+from llama3.data.documents import SCHEMA, DocumentBatch, Filter, Judgement
 from llama3.data.judging import judged, recorded
-from llama3.errors import DataError
+from llama3.errors import DataError, PluginError
 
+READS_TEXT = DataError.declare(
+    "L3-DAT-266",
+    "filter {filter!r} reads the {what} of documents, which is not recorded",
+    why="it would judge nothing",
+    fix="curate with it, or have it measure what it reads (llama3.filters.Measuring): that is recorded",
+)
 NOT_RECORDED = DataError.declare(
     "L3-DAT-263",
     "filter {filter!r} reads what is not recorded here: {missing}",
     fix="curate with this filter once, with limits as wide as you like",
 )
 IN_THE_WAY = DataError.declare("L3-DAT-264", "is there already", fix="give --out a new folder")
+
+
+class NotRecorded(Exception):  # noqa: N818
+    """A filter reads what is not recorded."""
+
+
+class RecordedBatch(DocumentBatch):
+    """Documents of which numbers are known, and some columns, but not the text."""
+
+    @property
+    def buffers(self) -> tuple[np.ndarray, np.ndarray]:
+        raise NotRecorded("text")
+
+    def column(self, name: str) -> list[str]:
+        if name not in OF_DOCUMENT:
+            raise NotRecorded(name)
+        return super().column(name)
 
 
 @dataclass(frozen=True)
@@ -70,7 +93,7 @@ def recut(place: Path, filters: Mapping[str, Filter]) -> Cut:
         batch = _without_text(records, recorded(filters))
         keep_D = np.ones(len(batch), bool)
         for name, filter in filters.items():
-            judgement = judged(name, filter, batch)
+            judgement = _judged(place, name, filter, batch)
             removed = np.flatnonzero(keep_D & ~judgement.keep_D)
             reasons.update(f"filter.{name}.{judgement.reason_D[d]}" for d in removed)
             keep_D &= judgement.keep_D
@@ -78,12 +101,21 @@ def recut(place: Path, filters: Mapping[str, Filter]) -> Cut:
     return Cut(file.read(), np.concatenate([np.empty(0, bool), *keeps]), dict(reasons.most_common()))
 
 
+def _judged(place: Path, name: str, filter: Filter, batch: DocumentBatch) -> Judgement:
+    try:
+        return judged(name, filter, batch)
+    except PluginError as error:
+        if isinstance(error.__cause__, NotRecorded):
+            raise READS_TEXT(place, filter=name, what=error.__cause__) from error
+        raise
+
+
 def _without_text(records: pa.RecordBatch, columns: Iterable[str]) -> DocumentBatch:
     """Recorded numbers as a batch whose other columns are empty but for those that judgements read."""
     empty = {field.name: pa.array([""] * records.num_rows, field.type) for field in SCHEMA}
-    known = {name: records.column(name) for name in ("id", "source", "kind", "language")}
+    known = {name: records.column(name) for name in OF_DOCUMENT}
     features = {name: np.asarray(records.column(name)) for name in columns}
-    return DocumentBatch(pa.record_batch(empty | known, schema=SCHEMA), features=features)
+    return RecordedBatch(pa.record_batch(empty | known, schema=SCHEMA), features=features)
 
 
 def write_cut(place: Path, cut: Cut, out: str | os.PathLike[str]) -> int:

@@ -7,6 +7,7 @@ keeps every document, and the corpus says that it judged nothing.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Self
 
 import numpy as np
@@ -14,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from llama3.filters import DocumentBatch, Judgement, TextModel
 from llama3_plugins.filters.encoder import Encoder
+from llama3_plugins.filters.limits import of_kind
 
 UNKNOWN = "und"
 """The language of documents whose source does not tell."""
@@ -61,9 +63,11 @@ class QualityOptions(ModelOptions):
 
 
 class Language:
-    """Keeps documents whose likeliest language is among the wanted ones, and likely enough."""
+    """Keeps documents whose likeliest language is among the wanted ones, and likely enough. `label` is the place of that
+    language among the model's, -1 of a document that the model was not asked about; `p` is its probability."""
 
     features: frozenset[str] = frozenset()
+    measures = ("label", "p")
 
     def __init__(self, options: LanguageOptions) -> None:
         self.options = options
@@ -72,15 +76,22 @@ class Language:
         if self.model:
             self.model.require(options.keep)
 
+    def measure(self, batch: DocumentBatch) -> Mapping[str, np.ndarray]:
+        label_D, p_D = np.full(len(batch), -1.0), np.ones(len(batch))
+        if self.model is not None:
+            unknown_D = np.array([language == UNKNOWN for language in batch.column("language")], bool)
+            asked_D = of_kind(batch, "prose") & (unknown_D | self.options.told)
+            found_DL = self.model.probabilities(_chosen(batch, asked_D))
+            label_D[asked_D], p_D[asked_D] = found_DL.argmax(1), found_DL.max(1)
+        return {"label": label_D, "p": p_D}
+
     def judge(self, batch: DocumentBatch) -> Judgement:
         if self.model is None:
             return everything(batch)
-        unknown_D = np.array([language == UNKNOWN for language in batch.column("language")], bool)
-        asked_D = (np.array(batch.column("kind"), object) == "prose") & (unknown_D | self.options.told)
-        found_DL = self.model.probabilities([text for text, asked in zip(batch.texts, asked_D, strict=True) if asked])
-        score_D, keep_D, reason_D = np.ones(len(batch)), np.ones(len(batch), bool), [""] * len(batch)
-        for d, row_L in zip(np.flatnonzero(asked_D).tolist(), found_DL, strict=True):
-            label, score_D[d] = self.model.labels[int(row_L.argmax())], row_L.max()
+        label_D, score_D = (batch.features[f"language.{name}"] for name in self.measures)
+        keep_D, reason_D = np.ones(len(batch), bool), [""] * len(batch)
+        for d in np.flatnonzero(label_D >= 0).tolist():
+            label = self.model.labels[int(label_D[d])]
             wanted = not self.options.keep or label in self.options.keep
             keep_D[d] = wanted and score_D[d] >= self.options.min
             reason_D[d] = "" if keep_D[d] else "unsure" if wanted else f"language_{label}"
@@ -88,9 +99,11 @@ class Language:
 
 
 class Quality:
-    """Keeps documents to which the model gives the wanted label with enough probability."""
+    """Keeps documents to which the model gives the wanted label with enough probability `p`, which is 1 of documents of
+    other kinds."""
 
     features: frozenset[str] = frozenset()
+    measures = ("p",)
 
     def __init__(self, options: QualityOptions) -> None:
         self.options = options
@@ -104,13 +117,17 @@ class Quality:
                 self.encoder = Encoder(options.encoder, label, options.encoder_tokens)
                 self.model_hash += self.encoder.hash
 
+    def measure(self, batch: DocumentBatch) -> Mapping[str, np.ndarray]:
+        p_D = np.ones(len(batch))
+        if self.model is not None:
+            asked_D = of_kind(batch, *self.options.kinds)
+            p_D[asked_D] = self._scores(_chosen(batch, asked_D))
+        return {"p": p_D}
+
     def judge(self, batch: DocumentBatch) -> Judgement:
         if self.model is None:
             return everything(batch)
-        asked_D = np.isin(np.array(batch.column("kind"), object), self.options.kinds)
-        texts = [text for text, asked in zip(batch.texts, asked_D, strict=True) if asked]
-        score_D = np.ones(len(batch))
-        score_D[asked_D] = self._scores(texts)
+        score_D = batch.features["quality.p"]
         keep_D = score_D >= self.options.min
         return Judgement(score_D, keep_D, ["" if keep else "low_quality" for keep in keep_D.tolist()])
 
@@ -123,6 +140,11 @@ class Quality:
             doubt = np.flatnonzero((low <= score_D) & (score_D <= high))
             score_D[doubt] = self.encoder.probabilities([texts[d] for d in doubt.tolist()])
         return score_D
+
+
+def _chosen(batch: DocumentBatch, chosen_D: np.ndarray) -> list[str]:
+    """The texts of some documents."""
+    return [text for text, chosen in zip(batch.texts, chosen_D, strict=True) if chosen]
 
 
 def everything(batch: DocumentBatch) -> Judgement:

@@ -361,3 +361,12 @@ def test_a_cut_by_other_limits_is_that_of_a_curation(
         write_cut(wide.path, recut(wide.path, {}), tmp_path / "cut")
     with pytest.raises(DataError, match=r"'fineweb' reads what is not recorded here: .*newlines_per_word"):
         recut(wide.path, build_filters([Slot(name="fineweb")]))
+
+    class Reading:
+        features: frozenset[str] = frozenset()
+
+        def judge(self, batch: DocumentBatch) -> Any:
+            return batch.texts
+
+    with pytest.raises(DataError, match="L3-DAT-266.*reads the text of documents"):
+        recut(wide.path, {"mine": Reading()})

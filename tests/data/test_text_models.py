@@ -23,7 +23,9 @@ from llama3.cli import app as cli
 from llama3.config.schema import Config
 from llama3.data.curate import CurateOptions
 from llama3.data.fasttext_file import check_fasttext
+from llama3.data.judging import build_filters, with_measures
 from llama3.data.ledger import lost_input
+from llama3.data.recut import recut
 from llama3.data.text_model import PREFIX, TextModel, as_line
 from llama3.errors import DataError, LlamaError
 from llama3.filters import DocumentBatch, ModelFilter
@@ -200,7 +202,7 @@ def test_a_real_model_of_languages_is_applied():
         "El barco sale del puerto por la ma\u00f1ana y el capit\u00e1n escribe una carta.",
         "\u8239\u306f\u671d\u306b\u6e2f\u3092\u51fa\u3066\u3001\u8239\u9577\u306f\u624b\u7d19\u3092\u66f8\u304f\u3002",
     ]
-    judged = Language(LanguageOptions(model=model, keep=["en", "de"])).judge(documents(texts))
+    judged = judgement("language", Language(LanguageOptions(model=model, keep=["en", "de"])), documents(texts))
     assert judged.keep_D.tolist() == [True, True, False, False]
     assert list(judged.reason_D[2:]) == ["language_es", "language_ja"]
 
@@ -230,20 +232,22 @@ def test_a_language_filter_keeps_what_is_wanted_and_sure(trained):
     model = TextModel(trained, 1000)
     p_DL = model.probabilities(texts)
     filter = Language(LanguageOptions(model=str(trained), keep=["yes"], min=0.8))
-    judged = filter.judge(documents(texts, language=["und", "und", "und", "en"]))
+    judged = judgement("language", filter, documents(texts, language=["und", "und", "und", "en"]))
     labels = [model.labels[int(row.argmax())] for row in p_DL]
     for d in range(3):
         assert judged.score_D[d] == pytest.approx(p_DL[d].max())
         assert judged.keep_D[d] == (labels[d] == "yes" and p_DL[d].max() >= 0.8)
     assert list(judged.reason_D[:2]) == ["", "language_no"]
     assert judged.keep_D[3], "its source told its language"
-    assert (
-        not Language(LanguageOptions(model=str(trained), keep=["no"], told=True))
-        .judge(documents(["ship sea wind harbour"], language=["en"]))
-        .keep_D[0]
-    )
-    code = Language(LanguageOptions(model=str(trained), keep=["no"])).judge(documents(["ship sea"], kind="code"))
-    assert code.keep_D[0]
+    strict = Language(LanguageOptions(model=str(trained), keep=["no"], told=True))
+    assert not judgement("language", strict, documents(["ship sea wind harbour"], language=["en"])).keep_D[0]
+    prose_only = Language(LanguageOptions(model=str(trained), keep=["no"]))
+    assert judgement("language", prose_only, documents(["ship sea"], kind="code")).keep_D[0]
+
+
+def judgement(name, filter, batch):
+    """What a filter makes of documents, as curation asks it."""
+    return filter.judge(with_measures({name: filter}, batch))
 
 
 def corpus_config(place: Path, filters) -> dict:
@@ -273,6 +277,11 @@ def test_a_corpus_is_cut_by_the_score_and_says_what_judged_nothing(trained, cura
     assert scores == pytest.approx(sorted(p_N))
     assert out.metrics["without_model"] == ["language"]
     assert "filter 'language' has no model and judged nothing" in lost_input(out.metrics)
+    # Its numbers are recorded: another cut reads no text.
+    higher = recut(
+        corpus.path, build_filters([Slot.model_validate({"name": "quality", "model": str(trained), "min": 0.9})])
+    )
+    assert higher.figures()["kept"] == sum(p >= 0.9 for p in p_N)
 
 
 def test_another_model_is_another_corpus(trained, tmp_path):
@@ -336,7 +345,7 @@ def test_the_encoder_decides_where_the_fast_model_is_in_doubt_and_nowhere_else(t
     fast_D = TextModel(trained).of_label(texts, "yes")
     doubt_D = (fast_D >= 0.2) & (fast_D <= 0.8)
     assert 0 < doubt_D.sum() < len(texts)
-    judged = filter.judge(documents(texts))
+    judged = judgement("quality", filter, documents(texts))
     assert judged.score_D[~doubt_D] == pytest.approx(fast_D[~doubt_D])
     alone = []
     for text in np.array(texts)[doubt_D].tolist():
