@@ -63,8 +63,8 @@ class QualityOptions(ModelOptions):
 
 
 class Language:
-    """Keeps documents whose likeliest language is among the wanted ones, and likely enough. `label` is the place of that
-    language among the model's, -1 of a document that the model was not asked about; `p` is its probability."""
+    """Keeps documents whose likeliest language is among the wanted ones, and likely enough. `label` is the place of
+    that language among the model's, -1 of a document that the model was not asked about; `p` is its probability."""
 
     features: frozenset[str] = frozenset()
     measures = ("label", "p")
