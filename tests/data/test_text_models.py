@@ -21,6 +21,7 @@ pytest.importorskip("fasttext")
 
 from llama3.cli import app as cli
 from llama3.config.schema import Config
+from llama3.config.slot_types import Slot
 from llama3.data.curate import CurateOptions
 from llama3.data.fasttext_file import check_fasttext
 from llama3.data.judging import build_filters, with_measures
@@ -278,9 +279,8 @@ def test_a_corpus_is_cut_by_the_score_and_says_what_judged_nothing(trained, cura
     assert out.metrics["without_model"] == ["language"]
     assert "filter 'language' has no model and judged nothing" in lost_input(out.metrics)
     # Its numbers are recorded: another cut reads no text.
-    higher = recut(
-        corpus.path, build_filters([Slot.model_validate({"name": "quality", "model": str(trained), "min": 0.9})])
-    )
+    slot = Slot.model_validate({"name": "quality", "model": str(trained), "min": 0.9})
+    higher = recut(corpus.path, build_filters([slot]))
     assert higher.figures()["kept"] == sum(p >= 0.9 for p in p_N)
 
 
