@@ -207,6 +207,24 @@ def test_a_probe_anneals_one_model_with_and_without_the_source(llama3, folder):
     assert "30 % of sums in the anneal" in out
 
 
+def test_a_finished_model_is_probed(llama3, folder):
+    assert llama3(*PROBE)[0] == 0
+    told = json.loads(made(folder, "probe").file("probe.json").read_bytes())
+    finished = made(folder, f"probe-base-{mix_key(told['control'])}").location
+    config = {name: section for name, section in CONFIG.items() if name not in ("model", "tokenizer", "evaluation")}
+    config |= {"model": {"path": str(finished)}, "run": {**CONFIG["run"], "name": "adopted"}}
+    (folder / "adopted.yaml").write_text(yaml.safe_dump(config))
+    code, out, err = llama3("probe", "adopted.yaml", *PROBE[2:], "--json")
+    assert code == 0, err
+    again = json.loads(out)
+    assert (again["base"], again["lr"]) == (str(finished), CONFIG["pretrain"]["lr"])
+    assert next(row for row in again["suites"] if row["suite"] == "bits_per_byte sums")["gain"] > 0
+    code, _, err = llama3("mix-search", "adopted.yaml")
+    assert (code, "small models are trained anew" in err) == (2, True)
+    code, out, err = llama3("mix", "adopted.yaml")
+    assert code == 0, err
+
+
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
