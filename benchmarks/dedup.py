@@ -17,7 +17,7 @@ import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import common
 import datasketch
@@ -196,7 +196,7 @@ def main() -> None:
         step: common.interleaved(timed, rounds=arguments.rounds, clock=time.process_time)
         for step, timed in (("text to signature", signatures), ("text to verdict", whole))
     }
-    rows = [
+    rows: list[Mapping[str, object]] = [
         {
             "step": step,
             "candidate": name,

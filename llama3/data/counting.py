@@ -38,7 +38,7 @@ class KeyCounter:
         if len(runs) == 1:
             return _core.frequent_keys(runs[0], self.most)
         ranges = -(-sum(map(len, runs)) // self.held)
-        borders = [n * 2**64 // ranges for n in range(ranges)]
+        borders: list[int | None] = [n * 2**64 // ranges for n in range(ranges)]
         found = (
             _core.frequent_keys(np.concatenate([_between(run, low, high) for run in runs]), self.most)
             for low, high in pairwise([*borders, None])
@@ -56,8 +56,9 @@ class KeyCounter:
         return keys[needed]
 
 
-def _between(run: np.ndarray, low: int, high: int | None) -> np.ndarray:
-    start = np.searchsorted(run, np.uint64(low))
+def _between(run: np.ndarray, low: int | None, high: int | None) -> np.ndarray:
+    """The keys of an ascending run from `low` on and below `high`, where there are such limits."""
+    start = 0 if low is None else np.searchsorted(run, np.uint64(low))
     stop = len(run) if high is None else np.searchsorted(run, np.uint64(high))
     return run[start:stop]
 
