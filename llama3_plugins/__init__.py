@@ -278,6 +278,12 @@ def llama3_filters() -> list[FilterSpec]:
             summary="e-mail, phone, card, IBAN, public IP, keys and tokens: documents dropped or spans masked",
         ),
         FilterSpec(
+            name="repeated_lines",
+            factory="llama3_plugins.filters.repeated_lines:RepeatedLines",
+            options="llama3_plugins.filters.repeated_lines:RepeatedLinesOptions",
+            summary="lines that repeat themselves, as logs do, and documents that are mostly such lines",
+        ),
+        FilterSpec(
             name="token_distribution",
             factory="llama3_plugins.filters.token_distribution:TokenDistribution",
             options="llama3_plugins.filters.token_distribution:TokenDistributionOptions",
