@@ -154,14 +154,14 @@ def main() -> None:
     words = WordList(learnt)
     base = LlamaGuardModel.load(arguments.model, guard.taxonomy)
     started = time.monotonic()
-    asked_base = [base.weigh(row.turns) for row in tested]
+    asked_base = base.weigh([row.turns for row in tested])
     per_check = (time.monotonic() - started) / len(tested)
     named: dict[str, Named] = {
         "guard": [named_by(hazard, guard.threshold) for hazard in judged],
         "word list": [words.named(row) for row in tested],
         "before training": [named_by(hazard, base.threshold) for hazard in asked_base],
     }
-    elsewhere = [guard.weigh([Turn("user", text)]).p >= guard.threshold for text in harm_bench(folders)]
+    elsewhere = [h.p >= guard.threshold for h in guard.weigh([[Turn("user", text)] for text in harm_bench(folders)])]
     results = {
         "versions": common.versions("torch"),
         "seconds": round(seconds, 1),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from llama3.guarding.batcher import Batcher
 from llama3.safety.calls import argument_language, code_texts
 from llama3.safety.fences import Fence
 from llama3.safety.guard import Action, Guard, GuardInput, Span, Turn, Verdict
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Action",
+    "Batcher",
     "Fence",
     "Guard",
     "GuardInput",

@@ -27,7 +27,6 @@ CREATED = {
     "llama3/serving/telemetry.py": "when a request ended, which traces tell by the wall's clock",
     "llama3/serving/served.py": "since when a model is served, the same",
     "llama3/safety/audit.py": "when a decision was made, for whoever reads the log",
-    "llama3/serving/batch_answers.py": "when a file of answers was begun, the same",
 }
 """Files that may ask what time it is, and what for."""
 TIMED = ("llama3/serving/", "llama3/safety/", "llama3/inference/")

@@ -105,7 +105,7 @@ def _answer(
         began = time.monotonic()
 
         def told(answer: dict[str, Any], record: Record) -> None:
-            kept.append(answer)
+            kept.add(answer)
             tokens.update(prompt_tokens=record.prompt_tokens, answer_tokens=record.completion_tokens)
             bar.advance(1, **{"tokens/s": tokens["answer_tokens"] / (time.monotonic() - began)})
 

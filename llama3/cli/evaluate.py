@@ -86,14 +86,16 @@ def measured(loaded: Loaded, config: Config, model: str, folder: Path) -> Artifa
     """The evaluation of a model in a run directory, found where it was made before."""
     from llama3.data.curate import CurateOptions, curate
     from llama3.data.ledger import lost_input
-    from llama3.evaluation.stages import EvaluateOptions, OutsideModel
+    from llama3.evaluation.stages import EvaluateOptions, OutsideModel, specs_of
     from llama3.evaluation.stages import evaluate as evaluate_stage
     from llama3.execution import Executor
 
     outside = OutsideModel.at(model)
     with Executor(loaded, folder) as make:
-        corpus = make(curate, "curate", CurateOptions.of(config))
-        make.warn(lost_input(corpus.metrics))
+        corpus = None
+        if any(spec.with_text for spec in specs_of(config.evaluation.tasks)):
+            corpus = make(curate, "curate", CurateOptions.of(config))
+            make.warn(lost_input(corpus.metrics))
         key = f"evaluate-{outside.blake3[:12]}"
         return make(evaluate_stage, key, EvaluateOptions.of(config, outside), corpus=corpus)
 

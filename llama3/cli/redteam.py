@@ -76,11 +76,17 @@ def redteam(
     style: Annotated[list[str] | None, typer.Option(help="Only this style. Repeatable; default: all.")] = None,
     judge: Annotated[
         list[str] | None,
-        typer.Option(metavar="OPTION=VALUE", help="Who judges: guard, path, url, threshold ... Repeatable."),
+        typer.Option(
+            metavar="OPTION=VALUE",
+            help="Who judges: guard=NAME (category), path=MODEL or url=ADDRESS (served, question, words); threshold, "
+            "card. Repeatable.",
+        ),
     ] = None,
     at_once: Annotated[int, typer.Option(min=1, max=1024, help="Conversations that are held at once.")] = 16,
     max_tokens: MaxTokensOption = 64,
-    minutes: Annotated[float | None, typer.Option(min=0.0, help="Begin no round after so many minutes.")] = None,
+    minutes: Annotated[
+        float | None, typer.Option(min=0.0, help="Begin no round after so many minutes; the same command goes on.")
+    ] = None,
     device: DeviceOption = "auto",
     json: JsonOption = False,
 ) -> None:
@@ -135,6 +141,8 @@ def redteam(
                 "exhausted": team.exhausted}  # fmt: skip
         report = publish(out, head, archive, journal.attempts, rows, cost)
     _warn(report)
+    if team.timed_out:
+        note("ended: the minutes were over before the budget was spent; the same command goes on")
     _tell_what_is_left_out(seeds)
     if json:
         print_json({"path": str(out), **report})

@@ -23,6 +23,7 @@ class Subject:
 
     model: Llama
     corpus: Corpus
+    """For evaluators with `with_text`."""
     rewards: Mapping[str, Reward]
     max_tokens: int
     policy: Mapping[str, Any] = field(default_factory=dict)

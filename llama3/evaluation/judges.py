@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 from llama3.config.safety_data import LEFT_OVER
-from llama3.safety.engine import PolicyEngine
+from llama3.safety.engine import PolicyEngine, guard_input
 from llama3.safety.guard import Turn, Verdict
 from llama3.safety.refusal_evidence import WEIGHTS, refusal_probability
 from llama3.safety.refusals import is_garbage
@@ -89,7 +89,8 @@ class GuardJudge:
         self.identity = f"guard-{guard}-{category or 'p'}-{_digest(leaf.options)}"
 
     def judge(self, exchanges: Sequence[JudgedAnswer]) -> list[float | None]:
-        return [self._of(self.engine.decide("output", x.answer, x.turns).verdicts[0]) for x in exchanges]
+        inputs = [guard_input("output", x.answer, x.turns) for x in exchanges]
+        return [self._of(decision.verdicts[0]) for decision in self.engine.judge_all(inputs)]
 
     def _of(self, verdict: Verdict) -> float | None:
         if verdict.status != "ok":

@@ -9,7 +9,7 @@ from llama3.config.slot_types import GuardSlot
 from llama3.errors import ConfigError
 from llama3.plugins.registry import discover
 from llama3.plugins.specs import GuardStage
-from llama3.safety.engine import PolicyEngine
+from llama3.safety.engine import PolicyEngine, guard_input
 from llama3.safety.guard import Turn, Verdict
 from llama3.safety.policy import Leaf, Policy
 
@@ -28,7 +28,6 @@ def guard_verdicts(slot: GuardSlot, texts: Sequence[str], questions: Sequence[st
     """What a guard says of each answer, with what was asked before it. A guard that fails says so (`status`). Raises as
     opening it does."""
     with one_guard(slot) as engine:
-        return [
-            engine.decide("output", text, [Turn("user", question)]).verdicts[0]
-            for text, question in zip(texts, questions, strict=True)
-        ]
+        asked = zip(texts, questions, strict=True)
+        inputs = [guard_input("output", text, [Turn("user", question)]) for text, question in asked]
+        return [decision.verdicts[0] for decision in engine.judge_all(inputs)]

@@ -106,9 +106,14 @@ def specs_of(suites: Sequence[Slot]) -> list[EvaluatorSpec]:
 
 @stage(output="report")
 def evaluate(
-    corpus: CorpusArtifact, checkpoint: Checkpoint | None = None, *, options: EvaluateOptions, out: StageOutput
+    corpus: CorpusArtifact | None = None,
+    checkpoint: Checkpoint | None = None,
+    *,
+    options: EvaluateOptions,
+    out: StageOutput,
 ) -> None:
-    """Run every evaluator on one model (see `measure`): the checkpoint, or else `options.model`."""
+    """Run every evaluator on one model (see `measure`): the checkpoint, or else `options.model`. Without a corpus no
+    evaluator may be `with_text`."""
     from llama3.inference.llama import load
 
     if checkpoint is not None:
@@ -122,7 +127,7 @@ def evaluate(
 
 
 def measure(
-    model: Llama, corpus: Artifact, options: EvaluateOptions, out: StageOutput, shards: TokenPlan | None = None
+    model: Llama, corpus: Artifact | None, options: EvaluateOptions, out: StageOutput, shards: TokenPlan | None = None
 ) -> None:
     """Run every evaluator on a model: results by suite, samples by item, and the conditions that make two comparable.
     `shards` are what it was pre-trained on, where that is known.
@@ -136,7 +141,7 @@ def measure(
         model.transformer.config = replace(whole, max_seq_len=min(whole.max_seq_len, options.context))
     subject = Subject(
         model=model,
-        corpus=Corpus(corpus.path),
+        corpus=None if corpus is None else Corpus(corpus.path),  # type: ignore[arg-type]  # none of them reads it
         rewards=build_rewards(options.rewards, options.device),
         max_tokens=options.max_tokens,
         policy=options.policy,
@@ -159,8 +164,8 @@ def measure(
             samples.writelines(f"{line}\n" for line in lines)
             registry.observers.notify("llama3_eval_done", task=slot.label, result=metrics)
     (out.path / RESULTS).write_text(json.dumps(results, indent=1), encoding="utf-8")
-    asked = options.model_dump(mode="json", exclude={"model"})
-    (out.path / CONDITIONS).write_text(json.dumps({"corpus": corpus.hash, **asked}, indent=1), encoding="utf-8")
+    asked = {"corpus": corpus and corpus.hash, **options.model_dump(mode="json", exclude={"model"})}
+    (out.path / CONDITIONS).write_text(json.dumps(asked, indent=1), encoding="utf-8")
     out.metrics.update(results)
 
 

@@ -10,13 +10,15 @@ P(unsafe)), and p of a category = p times its share among the categories. What b
 where that is much, the model is no such guard, and there is no verdict. Which tokens spell an answer follows from the
 model's own tokenizer and chat template.
 
+Several texts are such trees side by side. All prompts begin with the categories: that is computed once.
+
 Legend: M targets, S segments.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -65,6 +67,8 @@ THRESHOLD = 0.5
 MOST_LEFT_OVER = 0.05
 SLACK = 16
 """Tokens by which a text that is cut in the middle of a word may grow."""
+BATCH_TOKENS = 8192
+"""Tokens of the trees that are judged at once; more only where one tree has more."""
 
 
 class LlamaGuardSettings(BaseModel):
@@ -88,6 +92,12 @@ class Hazard:
     def is_verdict(self) -> bool:
         return self.rest <= MOST_LEFT_OVER
 
+    def verdict(self) -> Self:
+        """Itself. Raises LlamaError (L3-GRD-040) where the model gives neither verdict."""
+        if not self.is_verdict:
+            raise UNSURE("guard", rest=f"{self.rest:.3f}", most=MOST_LEFT_OVER)
+        return self
+
 
 class LlamaGuardModel:
     """A guard that is ready to be asked. `taxonomy`: all categories that it knows, by their numbers; `threshold`: the
@@ -99,6 +109,9 @@ class LlamaGuardModel:
     @classmethod
     def load(cls, path: str | os.PathLike[str], taxonomy: Mapping[str, str] | None = None, device: str = "cpu") -> Self:
         """A model of any layout. `taxonomy`: in place of the one that it was taught, or of Llama Guard 3's.
+
+        On a CPU its weights are float32, whatever computes faster: bfloat16 moved p of a guard of 135 million
+        parameters by up to 0.07, which turned decisions near the threshold.
 
         Raises what `Llama.load` raises; CheckpointError and ArtifactError where a guard of ours is damaged, or without
         its manifest.
@@ -117,17 +130,19 @@ class LlamaGuardModel:
 
         Raises LlamaError (L3-GRD-040) where the model gives neither verdict, ConfigError where nothing fits.
         """
-        hazard = self.weigh(turns, enabled)
-        if not hazard.is_verdict:
-            raise UNSURE("guard", rest=f"{hazard.rest:.3f}", most=MOST_LEFT_OVER)
-        return hazard
+        (hazard,) = self.weigh([turns], enabled)
+        return hazard.verdict()
 
-    def weigh(self, turns: Sequence[Turn], enabled: Mapping[str, str] | None = None) -> Hazard:
-        """As `judge`, also where that is no verdict."""
+    def weigh(self, dialogs: Sequence[Sequence[Turn]], enabled: Mapping[str, str] | None = None) -> list[Hazard]:
+        """As `judge`, of several conversations at once, also where that is no verdict. Raises ConfigError where nothing
+        fits."""
         enabled = self.taxonomy if enabled is None else enabled
-        hazards = [self._ask(part, enabled) for part in self._parts(turns, enabled)]
+        parts = [self._parts(turns, enabled) for turns in dialogs]
+        trees = [self._tree(part, enabled) for several in parts for part in several]
+        hazards = (hazard for batch in _batches(trees) for hazard in self._ask(batch, enabled))
         # A window without a verdict leaves the whole text without one.
-        return max(hazards, key=lambda hazard: (not hazard.is_verdict, hazard.p))
+        worst = lambda found: max(found, key=lambda hazard: (not hazard.is_verdict, hazard.p))
+        return [worst([next(hazards) for _ in several]) for several in parts]
 
     def _parts(self, turns: Sequence[Turn], enabled: Mapping[str, str]) -> list[Sequence[Turn]]:
         """The conversation, shortened at its beginning; or the last message in windows, each by itself."""
@@ -166,22 +181,45 @@ class LlamaGuardModel:
     def _answer_tokens(self) -> int:
         return max(map(len, self._answers.values()))
 
-    @torch.no_grad()
-    def _ask(self, turns: Sequence[Turn], enabled: Mapping[str, str]) -> Hazard:
-        answers, numbers = self._answers, list(self.taxonomy)
-        listed = [answers[f"{UNSAFE}\n{number}"] for number in numbers]
+    @cached_property
+    def _listed(self) -> list[np.ndarray]:
+        """The tokens of "unsafe" with each category."""
+        return [self._answers[f"{UNSAFE}\n{number}"] for number in self.taxonomy]
+
+    def _tree(self, turns: Sequence[Turn], enabled: Mapping[str, str]) -> Tree:
+        listed = self._listed
         shared = _shared(listed)
         segments = [Segment(self._prompt(turns, enabled))]
-        segments += [Segment(answers[word], parent=0, is_target=True) for word in (SAFE, UNSAFE)]
+        segments += [Segment(self._answers[word], parent=0, is_target=True) for word in (SAFE, UNSAFE)]
         segments.append(Segment(listed[0][:shared], parent=0))
         segments += [Segment(ids[shared:], parent=3, is_target=True) for ids in listed]
-        batch = Batch.of_trees([Tree(segments)]).to(self.llama.transformer.embed.weight.device)
-        logps_S = batch.sum_by_segment(score(self.llama.transformer, batch).logps_M).double().exp().tolist()
-        safe, unsafe = logps_S[1], logps_S[2]
-        rest = max(0.0, 1 - safe - unsafe)
-        p, shares = unsafe / (safe + unsafe), _shares(logps_S[4:], listed)
-        categories = {number: p * share for number, share in zip(numbers, shares, strict=True) if number in enabled}
-        return Hazard(min(1.0, sum(categories.values())), categories, rest)
+        return Tree(segments)
+
+    @torch.no_grad()
+    def _ask(self, trees: Sequence[Tree], enabled: Mapping[str, str]) -> Iterator[Hazard]:
+        batch = Batch.of_trees(trees).to(self.llama.transformer.embed.weight.device)
+        logps_S = batch.sum_by_segment(score(self.llama.transformer, batch).logps_M)
+        for p_S in logps_S.double().exp().view(len(trees), -1).tolist():
+            safe, unsafe = p_S[1], p_S[2]
+            rest = max(0.0, 1 - safe - unsafe)
+            p, shares = unsafe / (safe + unsafe), _shares(p_S[4:], self._listed)
+            by_number = zip(self.taxonomy, shares, strict=True)
+            categories = {number: p * share for number, share in by_number if number in enabled}
+            yield Hazard(min(1.0, sum(categories.values())), categories, rest)
+
+
+def _batches(trees: Sequence[Tree]) -> Iterator[list[Tree]]:
+    batch: list[Tree] = []
+    room = BATCH_TOKENS
+    for tree in trees:
+        tokens = sum(len(segment.tokens) for segment in tree.segments)
+        if batch and tokens > room:
+            yield batch
+            batch, room = [], BATCH_TOKENS
+        batch.append(tree)
+        room -= tokens
+    if batch:
+        yield batch
 
 
 def _shares(found: Sequence[float], answers: Sequence[np.ndarray]) -> list[float]:

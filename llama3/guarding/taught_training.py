@@ -17,7 +17,6 @@ from llama3.guarding.prompt_rows import place_of
 from llama3.guarding.taught_frame import LLAMA_GUARD_3, SAFE, UNSAFE
 from llama3.guarding.taught_model import SETTINGS_FILE, THRESHOLD, Hazard, LlamaGuardModel, LlamaGuardSettings
 from llama3.guarding.taught_rows import HELD_OUT_FILE, GuardRowsOptions, HazardRow, read_hazard_rows
-from llama3.inference.llama import Llama
 from llama3.release.markdown import code, number, table, text
 from llama3.tasks.rows import write_rows
 
@@ -35,6 +34,8 @@ NO_LEVEL = DataError.declare(
 )
 SCORES_FILE = "scores.jsonl"
 """What the guard said of each row that tests: {label, violated, p, categories, rest}, without the texts."""
+JUDGED_AT_ONCE = 64
+"""Rows between two signs of life."""
 
 
 @stage(output="checkpoint")
@@ -44,13 +45,14 @@ def llama_guard(checkpoint: Checkpoint, dialogs: Dialogs, *, options: GuardRowsO
         if file.is_file() and file.name not in (MANIFEST, COMMIT):
             shutil.copyfile(file, out.path / file.name)
     asked, taxonomy = options.asked, dict(options.asked.taxonomy or LLAMA_GUARD_3)
-    guard = LlamaGuardModel(Llama.load(checkpoint.path, device=options.device), taxonomy)
+    guard = LlamaGuardModel.load(checkpoint.path, taxonomy, options.device)
     rows = read_hazard_rows([dialogs.file(HELD_OUT_FILE)], taxonomy)
     with out.progress("held-out rows", len(rows)) as task:
-        judged = []
-        for row in rows:
-            judged.append((row, guard.weigh(row.turns)))
-            task.advance()
+        judged: list[Judged] = []
+        for start in range(0, len(rows), JUDGED_AT_ONCE):
+            several = rows[start : start + JUDGED_AT_ONCE]
+            judged += zip(several, guard.weigh([row.turns for row in several]), strict=True)
+            task.advance(len(several))
     threshold, tested = THRESHOLD, judged
     if asked.fpr is not None:
         calibrating = [place_of(row.group) < asked.held_out / 2 for row in rows]

@@ -161,6 +161,8 @@ class EvaluatorSpec(PluginSpec):
 
     with_policy: bool = False
     """Whether it measures the guards too: only then does its subject have the policy."""
+    with_text: bool = True
+    """Whether it reads the corpus: where no suite does, `llama3 evaluate` makes none, and its subject has none."""
     with_shards: bool = False
     """Whether it asks what the model was trained on: only then does its subject have the token shards."""
 

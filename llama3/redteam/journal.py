@@ -6,22 +6,29 @@ written whole, as one text that is synced, and its last row says so: what a kill
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
-from llama3.artifacts.files import TEMPORARY_MARK, fsync_dir, write_json_atomic
+from llama3.artifacts.begun_lines import BegunErrors, BegunLines, line_of
+from llama3.artifacts.files import TEMPORARY_MARK
 from llama3.errors import ArtifactError
 
 OTHER_BEGUN = ArtifactError.declare(
     "L3-RED-001", "this red team was begun with other {what}", fix="name another --out, or remove this folder"
 )
 NOT_BEGUN = ArtifactError.declare(
-    "L3-RED-002", "this folder was not begun by a red team", why="{why}", fix="name another --out"
+    "L3-RED-002",
+    "this folder was not begun by a red team",
+    why="it holds {holds}, and no {state}",
+    fix="name another --out",
+)
+UNREADABLE = ArtifactError.declare(
+    "L3-RED-015",
+    "what this red team was begun with cannot be read",
+    why="{state} is damaged or gone",
+    fix="name another --out",
 )
 DAMAGED = ArtifactError.declare("L3-RED-003", "this is no attempt of a red team", fix="name another --out")
 BUSY = ArtifactError.declare("L3-RED-004", "another process writes these attempts", fix="wait for it, or stop it")
@@ -46,91 +53,49 @@ def require_ours(folder: Path) -> None:
         return
     for path in sorted(folder.iterdir()):
         if not path.name.startswith(f"{STATE}{TEMPORARY_MARK}") and (path.name != ATTEMPTS or path.stat().st_size):
-            raise NOT_BEGUN(folder, why=f"it holds {path.name}, and no {STATE}")
+            raise NOT_BEGUN(folder, holds=path.name, state=STATE)
 
 
-class Journal:
+class Journal(BegunLines):
     """The attempts in a folder, begun with `made_of` (plain data by name). Opening drops rows behind the last whole
     round. Raises ArtifactError where they are another red team's, damaged, or in use; nothing is changed then."""
 
     def __init__(self, folder: Path, made_of: Mapping[str, Any]) -> None:
         require_ours(folder)
         folder.mkdir(parents=True, exist_ok=True)
+        super().__init__(folder / ATTEMPTS, folder / STATE, made_of, BegunErrors(BUSY, UNREADABLE, OTHER_BEGUN))
         self.folder = folder
-        self.path = folder / ATTEMPTS
         self.rounds: list[list[dict[str, Any]]] = []
-        self._file = self.path.open("a+b")
+        self._round: list[dict[str, Any]] = []
         try:
-            self._lock()
-            self._begin(made_of)
-            self._read()
+            self.read(self._take)
         except BaseException:
-            self._file.close()
+            self.close()
             raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._file.close()
 
     @property
     def attempts(self) -> list[dict[str, Any]]:
         """All of them, in order."""
         return [row for rows in self.rounds for row in rows]
 
-    def append(self, rows: Sequence[dict[str, Any]]) -> None:
+    def add_round(self, rows: Sequence[dict[str, Any]]) -> None:
         """Add a round."""
         marked = [{**row, "last": number == len(rows)} for number, row in enumerate(rows, 1)]
-        self._file.write(b"".join(json.dumps(row, allow_nan=False).encode() + b"\n" for row in marked))
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        self.append(marked)
+        self.sync()
         self.rounds.append(marked)
 
     def drop_round(self) -> None:
         """Forget the last round, which is to be done again."""
         self.rounds.pop()
-        kept = sum(len(json.dumps(row, allow_nan=False).encode()) + 1 for row in self.attempts)
-        self._file.truncate(kept)
-        self._file.seek(kept)
+        self.cut(sum(len(line_of(row)) for row in self.attempts))
 
-    def _lock(self) -> None:
-        """The kernel's lock, which ends with the process."""
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BUSY(self.path) from None
-
-    def _begin(self, made_of: Mapping[str, Any]) -> None:
-        state, plain = self.folder / STATE, json.loads(json.dumps(made_of))
-        if not state.exists():
-            write_json_atomic(state, {"schema_version": 1, "made_of": plain})
-            fsync_dir(self.folder)
-            return
-        try:
-            before = json.loads(state.read_bytes())["made_of"]
-            other = [name for name in plain if before.get(name) != plain[name]]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            raise NOT_BEGUN(self.folder, why=f"{STATE} cannot be read") from None
-        if other:
-            raise OTHER_BEGUN(self.folder, what=other)
-
-    def _read(self) -> None:
-        self._file.seek(0)
-        rows: list[dict[str, Any]] = []
-        whole = read = 0
-        for number, line in enumerate(self._file, 1):
-            if not line.endswith(b"\n"):
-                break
-            read += len(line)
-            rows.append(self._row(line, number))
-            if rows[-1]["last"]:
-                self.rounds.append(rows)
-                rows, whole = [], read
-        self._file.truncate(whole)
-        self._file.seek(whole)
+    def _take(self, line: bytes, number: int) -> bool:
+        self._round.append(self._row(line, number))
+        if is_last := bool(self._round[-1]["last"]):
+            self.rounds.append(self._round)
+            self._round = []
+        return is_last
 
     def _row(self, line: bytes, number: int) -> dict[str, Any]:
         try:

@@ -83,6 +83,8 @@ class RedTeam:
     """What was spent, by whom."""
     exhausted: bool = False
     """Whether it ended because nothing new could be tried."""
+    timed_out: bool = False
+    """Whether it ended because its minutes were over."""
 
     def run(self, journal: Journal, told: Callable[[int], None] = lambda messages: None) -> Archive:
         """Go on from the attempts in the journal until the budget is spent, or nothing new can be tried.
@@ -101,7 +103,10 @@ class RedTeam:
         told(spent(journal))
         target = None
         self.exhausted = bool(journal.rounds and journal.rounds[-1][-1]["exhausted"])
-        while cut is None and not self.exhausted and spent(journal) < self.limits.budget and time.monotonic() < ended:
+        while cut is None and not self.exhausted and spent(journal) < self.limits.budget:
+            if time.monotonic() >= ended:
+                self.timed_out = True
+                break
             target = target or self.target()
             planned = self._planned(journal, archive)
             self.exhausted = len(planned) < self.limits.at_once
@@ -110,7 +115,7 @@ class RedTeam:
                 cut, self.exhausted = self.limits.budget, False
             if not rows:
                 break
-            journal.append([*rows[:-1], {**rows[-1], "cut": cut, "exhausted": self.exhausted}])
+            journal.add_round([*rows[:-1], {**rows[-1], "cut": cut, "exhausted": self.exhausted}])
             for row in rows:
                 archive.add(row)
             told(sum(row["messages"] for row in rows))

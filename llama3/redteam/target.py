@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
@@ -13,7 +14,7 @@ from llama3.evaluation.answers import drawn_of
 from llama3.redteam.attack import Attack
 from llama3.redteam.journal import NO_FORM, NO_ROOM
 from llama3.safety.dialog import OWN, STAGES
-from llama3.safety.engine import PolicyEngine
+from llama3.safety.engine import PolicyEngine, run_here
 from llama3.safety.guard import Turn, Verdict, severity
 from llama3.tokenizer.chat import Message, Role, render
 
@@ -57,29 +58,37 @@ class GuardedModel:
         held = [Held(attack) for attack in attacks]
         for step in range(max((len(attack.steps) for attack in attacks), default=0)):
             live = [one for one in held if step < len(one.attack.steps) and not one.over]
-            for one in live:
-                one.messages += 1
-                self._put(one, one.attack.steps[step])
+            self._guarded(self._put(one, one.attack.steps[step]) for one in live)
             for one in live:
                 one.unanswered = "" if one.over else self._hindered(one.seen)
             asked = [one for one in live if not one.over]
-            for one, answer in zip(asked, self._answers(asked), strict=True):
-                self._take(one, answer)
+            answers = self._answers(asked)
+            self._guarded(self._take(one, answer) for one, answer in zip(asked, answers, strict=True))
         return held
 
-    def _put(self, one: Held, turns: Sequence[Turn]) -> None:
+    def _guarded(self, work: Iterable[Coroutine[Any, Any, None]]) -> None:
+        """What is to be judged of all conversations, side by side: a guard may take several texts at once."""
+
+        async def judged() -> None:
+            await asyncio.gather(*work)
+
+        began = time.monotonic()
+        run_here(judged())
+        self.seconds["guards"] += time.monotonic() - began
+
+    async def _put(self, one: Held, turns: Sequence[Turn]) -> None:
+        one.messages += 1
         for turn in turns:
             one.turns.append(turn)
-            text = turn.content if turn.role == OWN else self._admitted(turn, one)
+            text = turn.content if turn.role == OWN else await self._admitted(turn, one)
             one.seen.append(Turn(turn.role, text))
             if one.over:
                 return
 
-    def _admitted(self, turn: Turn, one: Held) -> str:
+    async def _admitted(self, turn: Turn, one: Held) -> str:
         """What the model sees of a message."""
-        began, stage = time.monotonic(), STAGES.get(turn.role, "input")
-        decision = self.guards.decide(stage, turn.content, one.seen)
-        self.seconds["guards"] += time.monotonic() - began
+        stage = STAGES.get(turn.role, "input")
+        decision = await self.guards.adecide(stage, turn.content, one.seen)
         if decision.blocked:
             one.caught = _stopping(stage, decision.verdicts)
         return decision.text
@@ -101,25 +110,23 @@ class GuardedModel:
             return NO_FORM
         return "" if len(prompt) < self.model.engine.pool.max_tokens else NO_ROOM
 
-    def _take(self, one: Held, answer: str) -> None:
+    async def _take(self, one: Held, answer: str) -> None:
         """The answer as it is passed on, or what stopped it."""
-        began = time.monotonic()
         try:
-            passed = "".join(self.guards.guard_stream([answer], trace=one.seen))
+            passed = await self.guards.ajudge_answer(answer, one.seen)
         except GuardBlocked as error:
-            one.caught = self._blamed(error, answer, one.seen)
+            one.caught = await self._blamed(error, answer, one.seen)
         else:
             one.answer = passed
             one.turns.append(Turn(OWN, passed))
             one.seen.append(Turn(OWN, passed))
-        self.seconds["guards"] += time.monotonic() - began
 
-    def _blamed(self, error: GuardBlocked, answer: str, seen: Sequence[Turn]) -> list[Mapping[str, Any]]:
+    async def _blamed(self, error: GuardBlocked, answer: str, seen: Sequence[Turn]) -> list[Mapping[str, Any]]:
         """The guards that stopped an answer. Where they were shown a part of it, those of the stage that gave a reason
         are named."""
         (problem,) = error.problems
         stage = problem.where.removesuffix(" guard")
-        if found := _stopping(stage, self.guards.decide(stage, answer, seen).verdicts):
+        if found := _stopping(stage, (await self.guards.adecide(stage, answer, seen)).verdicts):
             return found
         names = [name for name in self.guards.guards(stage) if f"{name}: " in problem.why] or [problem.code]
         return [{"guard": f"{stage}/{name}", "action": "block", "status": "ok"} for name in names]

@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any, SupportsFloat, TypeVar
 
@@ -23,13 +24,19 @@ from llama3.safety.decision import Decision
 from llama3.safety.guard import ACTIONS, Action, Guard, GuardInput, Span, Turn, Verdict, severity, trust_of
 from llama3.safety.policy import Leaf, Node, Policy, parse_policy
 from llama3.safety.redaction import marked, without
-from llama3.safety.worker import TURNING_SECONDS, Raised, Worker
+from llama3.safety.worker import AT_ONCE, TURNING_SECONDS, Raised, Worker
 
 NO_GUARD = PluginError.declare(
     "L3-SAF-024",
     "the guard {guard!r} has no {missing}",
     why="a guard has the methods open, check and close, plain or async",
     fix="derive it from llama3.guards.Guard, which has the first and the last",
+)
+BAD_AT_ONCE = PluginError.declare(
+    "L3-SAF-025",
+    "`at_once` of the guard {guard!r} is {value!r}",
+    why="it says about how many texts the guard is asked at once",
+    fix="give a whole number from 1, or leave it out",
 )
 NOT_OPENED = PluginError.declare("L3-SAF-022", "the guard {guard!r} could not be opened", why="{error}")
 
@@ -113,6 +120,19 @@ class PolicyEngine:
         """The synchronous form of `adecide`."""
         return run_here(self.adecide(stage, text, trace, request_id, language=language, tools=tools))
 
+    def judge_all(self, inputs: Iterable[GuardInput]) -> list[Decision]:
+        """The decision of each (see `guard_input`), side by side where their guards judge several texts at once."""
+
+        async def judged() -> list[Decision]:
+            with ExitStack() as stack:
+                for worker in self._workers.values():
+                    stack.enter_context(worker.held())
+                asked = [asyncio.ensure_future(self.ajudge(x)) for x in inputs]
+                await asyncio.sleep(0)  # each asks its first guard
+            return await asyncio.gather(*asked)
+
+        return run_here(judged())
+
     async def adecide(
         self,
         stage: str,
@@ -131,16 +151,7 @@ class PolicyEngine:
 
         Raises LlamaError where `most_waiting` texts of the tenant wait already.
         """
-        at: GuardStage = stage  # type: ignore[assignment]  # one that nobody knows has no guards
-        x = GuardInput(
-            stage=at,
-            text=text,
-            trust=trust_of(at),
-            trace=tuple(trace),
-            language=language,
-            tools=tools or {},
-            request_id=request_id,
-        )
+        x = guard_input(stage, text, trace, request_id, language=language, tools=tools)
         return await self.ajudge(x, tenant)
 
     async def ajudge(self, x: GuardInput, tenant: str = "") -> Decision:
@@ -273,6 +284,9 @@ def _open(leaf: Leaf, worker: Worker) -> None:
     missing = [name for name in ("open", "check", "close") if not hasattr(worker.guard, name)]
     if missing:
         raise NO_GUARD("safety.policy", guard=leaf.guard, missing=" and ".join(missing))
+    at_once = getattr(worker.guard, "at_once", AT_ONCE)
+    if type(at_once) is not int or at_once < 1:
+        raise BAD_AT_ONCE("safety.policy", guard=leaf.guard, value=at_once)
     try:
         result = worker.open(OPENING_SECONDS)
     except TimeoutError:
@@ -356,6 +370,28 @@ def _probability(score: Any) -> float:
     if isinstance(score, bool) or not isinstance(score, SupportsFloat) or not 0 <= (value := float(score)) <= 1:
         raise ValueError(f"the score {score!r} is no probability")
     return value
+
+
+def guard_input(
+    stage: str,
+    text: str,
+    trace: Iterable[Turn] = (),
+    request_id: str = "",
+    *,
+    language: str | None = None,
+    tools: Mapping[str, Mapping[str, Any]] | None = None,
+) -> GuardInput:
+    """A whole text as the guards of a stage see it."""
+    at: GuardStage = stage  # type: ignore[assignment]  # one that nobody knows has no guards
+    return GuardInput(
+        stage=at,
+        text=text,
+        trust=trust_of(at),
+        trace=tuple(trace),
+        language=language,
+        tools=tools or {},
+        request_id=request_id,
+    )
 
 
 def run_here(work: Coroutine[Any, Any, T]) -> T:

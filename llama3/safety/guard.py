@@ -87,8 +87,9 @@ class Guard(Protocol):
     """Built by `factory(options)`. `open` loads once; a failure there refuses to start.
 
     Each method may be plain or `async`. A guard has a thread of its own, in which all of them run: one that blocks it
-    holds up nobody but itself, and one that awaits can judge several texts at once. One that does not come back in its
-    time is left to itself, and another is built and opened in its place.
+    holds up nobody but itself, and one that awaits can judge several texts at once: as many as its attribute `at_once`
+    says, else 32. One that does not come back in its time is left to itself, and another is built and opened in its
+    place.
     """
 
     def open(self) -> Awaitable[None] | None: ...

@@ -16,9 +16,9 @@ import inspect
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, InvalidStateError, wait
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,7 +34,8 @@ BUSY = LlamaError.declare(
 )
 
 AT_ONCE = 32
-"""Checks that are under way at a guard that awaits; one that does not has one."""
+"""Checks that are under way at a guard that awaits and does not say how many (`at_once`); one that does not await has
+one."""
 MOST_ABANDONED = 4
 """Threads of a guard that may hang."""
 TURNING_SECONDS = 0.5
@@ -81,6 +82,12 @@ class Worker:
         self._abandoned: set[GuardThread] = set()
         self._is_closed = False
         self._failure = ""  # why there is no thread
+        self._is_held = False
+
+    @property
+    def at_once(self) -> int:
+        """Checks that may be under way."""
+        return int(getattr(self.guard, "at_once", AT_ONCE))
 
     @property
     def is_down(self) -> bool:
@@ -112,6 +119,19 @@ class Worker:
             return result
         finally:
             self._leave(check)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Begin none of the checks that are submitted meanwhile: then they are begun side by side, however fast this
+        thread is and however fast the guard's."""
+        self._is_held = True
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._is_held = False
+                thread = self._running()
+            thread.soon(self._begin, thread)
 
     def close(self) -> tuple[Future[Any], Future[Any]]:
         """Begin to close the guard. The first is there when its thread turns to that, the second is what it gave."""
@@ -156,9 +176,9 @@ class Worker:
     def _begin(self, thread: GuardThread) -> None:
         """Begin the next check; in the guard's thread."""
         with self._lock:
-            if thread is not self._thread or not thread.is_open or thread.is_beginning:
+            if self._is_held or thread is not self._thread or not thread.is_open or thread.is_beginning:
                 return
-            if not self._queue or max(len(self._under_way), len(thread.overdue)) >= AT_ONCE:
+            if not self._queue or max(len(self._under_way), len(thread.overdue)) >= self.at_once:
                 return
             check = self._queue.pop()
             check.thread = thread
@@ -215,7 +235,7 @@ class Worker:
         turned = thread.call(lambda: None)
         has_turned = bool(wait([turned], TURNING_SECONDS).done)
         with self._lock:
-            if thread is not self._thread or self._is_closed or (has_turned and len(thread.overdue) < AT_ONCE):
+            if thread is not self._thread or self._is_closed or (has_turned and len(thread.overdue) < self.at_once):
                 return
             self._abandoned.add(thread)
             self._under_way.clear()

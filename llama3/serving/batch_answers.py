@@ -5,15 +5,12 @@ Beside it lies what it was begun with, so that answers to other requests, or of 
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import time
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
-from llama3.artifacts.files import write_json_atomic
+from llama3.artifacts.begun_lines import BegunErrors, BegunLines
 from llama3.errors import ArtifactError
 
 NOT_BEGUN = ArtifactError.declare(
@@ -31,7 +28,7 @@ SYNC_SECONDS = 5.0
 """How much of the work may be lost when the machine stops; when only the process does, nothing is."""
 
 
-class Answers:
+class Answers(BegunLines):
     """The answers at `path` to a batch that was `made_of` these contents (hashes by name).
 
     Opening creates the file, or drops a last line that was cut short. Raises ArtifactError where it is another batch's,
@@ -39,79 +36,33 @@ class Answers:
     """
 
     def __init__(self, path: Path, made_of: dict[str, str]) -> None:
-        self.path = path
+        state = path.with_name(f"{path.name}.state.json")
+        super().__init__(path, state, made_of, BegunErrors(BUSY_FILE, NOT_BEGUN, OTHER_BATCH))
         self.ids: set[str] = set()
         """Of the requests that have an answer."""
         self.errors = 0
         """Answers that are errors."""
-        self._file = path.open("a+b")
         self._synced = time.monotonic()
         try:
-            self._lock()
-            self.created = self._begin(made_of)
-            """When the batch was begun, in seconds since 1970."""
-            self._read()
+            self.read(self._take)
         except BaseException:
-            self._file.close()
+            self.close()
             raise
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        with self._file:
-            self._sync()
-
-    def append(self, answer: dict[str, Any]) -> None:
+    def add(self, answer: dict[str, Any]) -> None:
         """Add an answer."""
-        self._file.write(json.dumps(answer, allow_nan=False).encode() + b"\n")
-        self._file.flush()
+        self.append([answer])
         self._count(answer)
         if time.monotonic() - self._synced >= SYNC_SECONDS:
-            self._sync()
+            self.sync()
+            self._synced = time.monotonic()
 
-    def _sync(self) -> None:
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._synced = time.monotonic()
-
-    def _lock(self) -> None:
-        """The kernel's lock, which ends with the process."""
+    def _take(self, line: bytes, number: int) -> bool:
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BUSY_FILE(self.path) from None
-
-    def _begin(self, made_of: dict[str, str]) -> int:
-        state = self.path.with_name(f"{self.path.name}.state.json")
-        if not self._file.tell():
-            created = int(time.time())
-            write_json_atomic(state, {"schema_version": 1, "created": created, "made_of": made_of})
-            return created
-        try:
-            begun = json.loads(state.read_bytes())
-            before, created = begun["made_of"], int(begun["created"])
-        except (OSError, ValueError, KeyError, TypeError):
-            raise NOT_BEGUN(self.path, state=state.name) from None
-        if other := [name for name in made_of if before.get(name) != made_of[name]]:
-            raise OTHER_BATCH(self.path, what=other)
-        return created
-
-    def _read(self) -> None:
-        self._file.seek(0)
-        whole = 0
-        for number, line in enumerate(self._file, 1):
-            if not line.endswith(b"\n"):
-                break
-            try:
-                self._count(json.loads(line))
-            except (ValueError, KeyError, TypeError):
-                raise NO_ANSWER(f"{self.path}:{number}") from None
-            whole += len(line)
-        self._file.truncate(whole)
-        self._file.seek(whole)
+            self._count(json.loads(line))
+        except (ValueError, KeyError, TypeError):
+            raise NO_ANSWER(f"{self.path}:{number}") from None
+        return True
 
     def _count(self, answer: dict[str, Any]) -> None:
         self.ids.add(answer["custom_id"])

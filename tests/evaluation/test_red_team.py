@@ -402,6 +402,18 @@ def test_where_no_attack_has_room_nothing_is_told(command, models, rows, none, t
     assert not (tmp_path / "out" / "report.json").exists()
 
 
+def test_what_the_minutes_leave_is_gone_on_with(redteam, models, none):
+    asked = ("--policy", none, "--at-once", 2)
+    begun, *_ = redteam(models[1], *asked, "--budget", 4, out="begun")
+    folder, report, err = redteam(models[1], *asked, "--budget", 8, "--minutes", 0, out="begun")
+    assert (folder, report["figures"]["attempts"]) == (begun, len(read(begun)))
+    assert "the minutes were over before the budget was spent; the same command goes on" in err
+    _, _, err = redteam(models[1], *asked, "--budget", 8, out="begun")
+    assert "the minutes were over" not in err
+    whole, *_ = redteam(models[1], *asked, "--budget", 8, out="whole")
+    assert made(begun) == made(whole)
+
+
 @pytest.mark.parametrize("change", [{"cut": ...}, {"category": None}, {"messages": None}, {"chain": ["a"]}])
 def test_a_line_that_is_no_attempt_is_told(redteam, command, models, none, rows, change):
     folder, *_ = redteam(models[1], "--policy", none, "--budget", 4)

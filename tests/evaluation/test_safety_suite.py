@@ -134,6 +134,11 @@ def test_tables_page_and_samples(command, config, models, tmp_path):
         "evaluate", models[1], "--suite", "safety", "-c", path, "--guards", "config", "--out", tmp_path / "out"
     )
     assert "nothing to do" in err
+    assert not [*(tmp_path / "out" / "artifacts").glob("curate-*")], "of a suite that reads no text"
+    text = config(evaluation={"tasks": ["safety", "bits_per_byte"], "limit": 16, "max_tokens": 24})
+    code, out, err = command("evaluate", models[1], "-c", text, "--out", tmp_path / "text")
+    assert (code, "bits_per_byte" in out) == (0, True), err
+    assert [*(tmp_path / "text" / "artifacts").glob("curate-*")]
 
 
 def test_own_prompts_and_a_card(command, figures, models, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import json
 import random
@@ -19,6 +20,8 @@ from hypothesis import strategies as st
 from rows_of_guards import HARMLESS, HAZARDS, LLAMA_GUARD, TAXONOMY, base_model, hazard_rows, train, write_jsonl
 
 from llama3.errors import ArtifactError, ConfigError, DataError, LlamaError
+from llama3.evaluation.guard_scores import guard_scores
+from llama3.guarding import taught_model
 from llama3.guarding.asked import LlamaGuardTraining
 from llama3.guarding.taught_frame import JOINER, LLAMA_GUARD_3, framed, hardened, verdict_of
 from llama3.guarding.taught_model import Hazard, LlamaGuardModel, _shares
@@ -26,9 +29,11 @@ from llama3.guarding.taught_rows import HazardRow, read_hazard_rows, varied
 from llama3.guarding.taught_training import calibrated, measured
 from llama3.guards import GuardInput, Turn
 from llama3.model.batch import Batch
+from llama3.model.score import score
 from llama3.plugins.registry import discover
 from llama3.preflight import load_config
 from llama3.safety.engine import PolicyEngine
+from llama3.safety.policy import Leaf, Policy
 from llama3.testing import GuardConformance
 from llama3.testing.toys import toy_llama, toy_tokenizer
 from llama3.tokenizer import Message, Tokenizer, render
@@ -179,6 +184,43 @@ def test_probabilities_are_those_of_separate_passes(llama_guard):
         assert hazard.categories == pytest.approx(expected, abs=1e-4)
 
 
+def test_several_are_judged_as_each_alone(llama_guard, monkeypatch):
+    guard = LlamaGuardModel.load(llama_guard)
+    texts = [f"Please {words} today" for words in (*HAZARDS.values(), *HARMLESS, "burn the house " * 400)]
+    dialogs = [[Turn("user", text)] for text in texts]
+    dialogs += [[Turn("user", text), Turn("assistant", "It is done.")] for text in texts[:3]]
+    alone = [guard.judge(turns) for turns in dialogs]
+    passes = list[int]()
+    monkeypatch.setattr(taught_model, "score", lambda model, batch: passes.append(1) or score(model, batch))
+    for room in (taught_model.BATCH_TOKENS, 1):
+        monkeypatch.setattr(taught_model, "BATCH_TOKENS", room)
+        for one, together in zip(alone, guard.weigh(dialogs), strict=True):
+            assert together.p == pytest.approx(one.p, abs=1e-5)
+            assert together.categories == pytest.approx(one.categories, abs=1e-5)
+    assert len(passes) > 2 + len(dialogs), "one pass for each tree where there is no room for two"
+
+
+def test_texts_that_wait_for_the_guard_are_judged_together(llama_guard, monkeypatch):
+    """As the evaluation of a policy asks."""
+    sizes = list[int]()
+    ask = LlamaGuardModel._ask
+    monkeypatch.setattr(
+        LlamaGuardModel, "_ask", lambda self, trees, on: sizes.append(len(trees)) or ask(self, trees, on)
+    )
+    leaf = Leaf("llama_guard", {"model": str(llama_guard)})
+    texts = [f"Please {words} today, {n}" for words in (*HAZARDS.values(), *HARMLESS) for n in range(4)]
+    scores = guard_scores(Policy({"input": leaf}), [[Turn("user", text)] for text in texts], ["Yes."] * len(texts))
+    assert sizes == [8] * (len(texts) // 8) + [len(texts) % 8] * (len(texts) % 8 > 0), "the same texts, every time"
+    # The same texts of another model are not asked again; those of another guard are.
+    again = guard_scores(Policy({"input": leaf}), [[Turn("user", text)] for text in texts], ["No."] * len(texts))
+    assert (again.said, sum(sizes)) == (scores.said, len(texts))
+    other = Leaf("llama_guard", {"model": str(llama_guard), "categories": {"S1": False}})
+    assert guard_scores(Policy({"input": other}), [[Turn("user", texts[0])]], ["No."]).said != scores.said
+    assert sum(sizes) == len(texts) + 1
+    expected = LlamaGuardModel.load(llama_guard).weigh([[Turn("user", text)] for text in texts])
+    assert [said.p for said in scores.said[0]] == pytest.approx([hazard.p for hazard in expected], abs=1e-5)
+
+
 def test_a_config_names_the_model_within_a_run(llama_guard, tmp_path):
     run = llama_guard.parents[3] / "mine"  # the guard was taught from it
     with pytest.raises(ConfigError, match="L3-CFG-052") as told:
@@ -266,10 +308,10 @@ def test_a_calibrated_guard_blocks_at_its_threshold(llama_guard, tmp_path):
     blocked = [score["p"] >= threshold for score in scores if score["label"] == "safe"]
     assert card["all"]["fpr"] == pytest.approx(sum(blocked) / len(blocked))
     text = GuardInput(stage="input", text="They said burn the house today")
-    verdict = built(made).check(text)
+    verdict = checked(built(made), text)
     assert (verdict.action == "block") == (verdict.p >= threshold)
-    assert built(made, threshold=verdict.p).check(text).action == "block"
-    assert built(made, threshold=min(1.0, verdict.p + 1e-6)).check(text).action == "allow"
+    assert checked(built(made, threshold=verdict.p), text).action == "block"
+    assert checked(built(made, threshold=min(1.0, verdict.p + 1e-6)), text).action == "allow"
 
 
 def test_a_guard_that_errs_on_all_it_should_find_reads_as_useless():
@@ -302,16 +344,20 @@ def built(folder, **options):
     return guard
 
 
+def checked(guard, x):
+    return asyncio.run(guard.check(x))
+
+
 def test_categories_are_switched_off_or_have_thresholds_of_their_own(llama_guard):
     fire = GuardInput(stage="input", text="They said burn the house today")
-    verdict = built(llama_guard).check(fire)
+    verdict = checked(built(llama_guard), fire)
     assert verdict.action == "block"
     assert "S1 Fire" in verdict.reason
-    off = built(llama_guard, categories={"S1": False}).check(fire)
+    off = checked(built(llama_guard, categories={"S1": False}), fire)
     assert off.categories.keys() == {"S2", "S10"}
-    strict = built(llama_guard, categories={"S1": 0.0, "S2": 1.0, "S10": 1.0}).check(fire)
+    strict = checked(built(llama_guard, categories={"S1": 0.0, "S2": 1.0, "S10": 1.0}), fire)
     assert (strict.action, "S1" in strict.reason) == ("block", True)
-    lenient = built(llama_guard, categories=dict.fromkeys(TAXONOMY, 1.0)).check(fire)
+    lenient = checked(built(llama_guard, categories=dict.fromkeys(TAXONOMY, 1.0)), fire)
     assert lenient.action == "allow"
     with pytest.raises(ConfigError, match="L3-GRD-060"):
         built(llama_guard, categories={"S3": False})
@@ -366,7 +412,8 @@ def test_a_gguf_file_says_the_same(llama_guard, llama3, tmp_path):
     assert code == 0, err
     (file,) = (tmp_path / "out").glob("*.gguf")
     turns = [Turn("user", "They said burn the house today")]
-    own, other = LlamaGuardModel.load(llama_guard).judge(turns), LlamaGuardModel.load(file, TAXONOMY).judge(turns)
+    own = LlamaGuardModel.load(llama_guard).judge(turns)
+    other = LlamaGuardModel.load(file, TAXONOMY).judge(turns)
     assert other.p == pytest.approx(own.p, abs=1e-4)
     assert other.categories == pytest.approx(own.categories, abs=1e-4)
 

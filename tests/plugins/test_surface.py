@@ -51,7 +51,7 @@ SURFACE = {
         WordDistribution citation_spans line_repetition normalised_url read_lists
     """,
     "guards": """
-        Action Fence Guard GuardInput LlamaGuardModel Normalised PromptGuardModel ServedModel Span Turn Verdict
+        Action Batcher Fence Guard GuardInput LlamaGuardModel Normalised PromptGuardModel ServedModel Span Turn Verdict
         argument_language code_texts normalise
     """,
     "loggers": """

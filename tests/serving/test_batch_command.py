@@ -191,7 +191,7 @@ def test_a_fault_of_the_engine_stops_it_and_loses_nothing(batch, model, many, tm
 
 def test_few_requests_are_held_at_once(batch, model, many, tmp_path, monkeypatch):
     held, most = [], []
-    read, append = batch_lines.read_lines, Answers.append
+    read, append = batch_lines.read_lines, Answers.add
 
     def counted(path):
         for line in read(path):
@@ -204,7 +204,7 @@ def test_few_requests_are_held_at_once(batch, model, many, tmp_path, monkeypatch
         append(answers, answer)
 
     monkeypatch.setattr(batch_lines, "read_lines", counted)
-    monkeypatch.setattr(Answers, "append", dropped)
+    monkeypatch.setattr(Answers, "add", dropped)
     assert batch(model, many, tmp_path / "answers.jsonl", "--max-batch", 3)[0] == 0
     assert (max(most), held) == (6, [])
 
