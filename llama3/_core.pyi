@@ -38,6 +38,7 @@ __all__ = [
     "html_page_text",
     "line_facts",
     "line_keys",
+    "line_repetition",
     "minhash_keys",
     "minhash_signatures",
     "multiply",
@@ -179,6 +180,11 @@ def text_statistics(data: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64])
 
 def line_facts(data: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """[lines that are not blank, facts]; places are bytes of `data`."""
+
+def line_repetition(
+    data: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64], *, ngram: int
+) -> npt.NDArray[np.float64]:
+    """[lines that are not blank]. ValueError for an ngram of 0."""
 
 def citation_spans(data: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """[citations, 3]: document, start and end in bytes of `data`."""

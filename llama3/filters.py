@@ -17,7 +17,7 @@ from llama3.data.documents import (
     Surveying,
 )
 from llama3.data.lists import Phrases, WordDistribution, read_lists
-from llama3.data.text_lines import LineFacts, citation_spans
+from llama3.data.text_lines import LineFacts, citation_spans, line_repetition
 from llama3.data.text_model import TextModel
 from llama3.data.urls import normalised_url
 
@@ -37,6 +37,7 @@ __all__ = [
     "TextModel",
     "WordDistribution",
     "citation_spans",
+    "line_repetition",
     "normalised_url",
     "read_lists",
 ]

@@ -160,7 +160,7 @@ class Editor:
         """The documents as the filters want them; where two want the same part, the longer one of the first."""
         found: list[Edits] = []
         for name, filter in self._filters.items():
-            edits: Edits = _asked(name, filter, filter.edits, batch)  # type: ignore[attr-defined]
+            edits: Edits = _asked(name, filter, filter.edits, batch)
             self._record(name, edits, batch)
             found.append(edits)
         return batch.edited(Edits.all(found))

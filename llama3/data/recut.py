@@ -94,7 +94,7 @@ def recut(place: Path, filters: Mapping[str, Filter]) -> Cut:
         keep_D = np.ones(len(batch), bool)
         for name, filter in filters.items():
             judgement = _judged(place, name, filter, batch)
-            removed = np.flatnonzero(keep_D & ~judgement.keep_D)
+            removed = np.flatnonzero(keep_D & ~judgement.keep_D).tolist()
             reasons.update(f"filter.{name}.{judgement.reason_D[d]}" for d in removed)
             keep_D &= judgement.keep_D
         keeps.append(keep_D)

@@ -51,3 +51,10 @@ def citation_spans(batch: DocumentBatch) -> tuple[np.ndarray, np.ndarray, np.nda
     data, offsets = batch.buffers
     document, start, end = _core.citation_spans(data, offsets).T
     return document, start - offsets[document], end - offsets[document]
+
+
+def line_repetition(batch: DocumentBatch, ngram: int) -> np.ndarray:
+    """How repetitive each line of `LineFacts.of(batch)` is in itself: the share of its word characters inside runs of
+    `ngram` words that it had before (Rae et al. 2021, appendix A.1.1, for a line in place of a document), float64 [L].
+    """
+    return _core.line_repetition(*batch.buffers, ngram=ngram)

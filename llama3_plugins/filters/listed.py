@@ -48,6 +48,12 @@ FILTERS = (
         summary="a fastText classifier of your own or another's, and an encoder where that is in doubt",
     ),
     FilterSpec(
+        name="repeated_lines",
+        factory="llama3_plugins.filters.repeated_lines:RepeatedLines",
+        options="llama3_plugins.filters.repeated_lines:RepeatedLinesOptions",
+        summary="lines that repeat themselves, as logs do, and documents that are mostly such lines",
+    ),
+    FilterSpec(
         name="token_distribution",
         factory="llama3_plugins.filters.token_distribution:TokenDistribution",
         options="llama3_plugins.filters.token_distribution:TokenDistributionOptions",

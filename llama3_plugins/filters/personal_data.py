@@ -49,7 +49,7 @@ class PersonalData:
         return counts
 
     def judge(self, batch: DocumentBatch) -> Judgement:
-        limits = {kind: Bound(max=0) for kind, policy in self.policy.items() if policy == "drop"}
+        limits: dict[str, Bound] = {kind: Bound(max=0) for kind, policy in self.policy.items() if policy == "drop"}
         return judge_measures("personal_data", limits, batch, of_kind(batch, "prose", "code"))
 
     def edits(self, batch: DocumentBatch) -> Edits:
@@ -60,7 +60,8 @@ class PersonalData:
             rows += [(d, byte[datum.start], byte[datum.end], datum.kind) for datum in found]
         places_E3 = np.array([row[:3] for row in rows], np.int64).reshape(-1, 3)
         kinds = [kind for *_, kind in rows]
-        return Edits(*places_E3.T, kind_E=kinds, text_E=[f"[{kind}]" for kind in kinds])
+        document_E, start_E, end_E = places_E3.T
+        return Edits(document_E, start_E, end_E, kinds, [f"[{kind}]" for kind in kinds])
 
     def _found(self, batch: DocumentBatch, kinds: frozenset[Kind]) -> Iterator[tuple[int, str, list[PersonalDatum]]]:
         """(number, text, what was found) of the documents that show signs."""

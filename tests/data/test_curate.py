@@ -290,7 +290,7 @@ def test_a_source_that_fails_costs_its_shard(
 def test_a_filter_that_fails_stops_the_stage(
     tmp_path: Path, curated: Callable, monkeypatch: pytest.MonkeyPatch, fault: str, said: str
 ) -> None:
-    monkeypatch.setattr("llama3.data.curate._filters", lambda slots: {"theirs": Broken(fault)})
+    monkeypatch.setattr("llama3.data.curate.build_filters", lambda slots: {"theirs": Broken(fault)})
     folder = write(tmp_path / "in", a=prose(1), b=prose(2))
     with pytest.raises(PluginError, match=said):
         curated(sources=[{"name": "files", "path": str(folder)}])

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from llama3.data.documents import DocumentBatch, Filter
 from llama3.data.judging import judged, measured
-from llama3.filters import Editing, LineFacts
+from llama3.filters import Editing, LineFacts, line_repetition
 from llama3.plugins.registry import discover
 
 WORDS = re.compile(r"[a-z0-9]+")
@@ -174,3 +174,38 @@ def test_line_facts_stand_in_their_documents() -> None:
     assert facts.words.tolist() == [2, 1, 1]
     assert facts.terminal.tolist() == [True, False, True]
     assert keeps("fineweb", [prose(1, 40) + "\n" + prose(2, 40)]) == [True]
+
+
+def repetition(line: str, ngram: int) -> float:
+    """By the definition, with tuples of words."""
+    found, seen, chars, at = words(line), set(), 0, 0
+    while at + ngram <= len(found):
+        gram = tuple(found[at : at + ngram])
+        step = ngram if gram in seen else 1
+        chars += len("".join(gram)) * (gram in seen)
+        seen.add(gram)
+        at += step
+    return chars / max(len("".join(found)), 1)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(
+        st.lists(st.sampled_from(["a", "bc", "Def", "\n", " "]), max_size=60).map(" ".join), min_size=1, max_size=3
+    ),
+    st.integers(1, 6),
+)
+def test_repetition_of_lines_is_the_definition(texts: list[str], ngram: int) -> None:
+    lines = [line for text in texts for line in text.split("\n") if line.strip()]
+    assert line_repetition(batch_of(texts), ngram).tolist() == [repetition(line, ngram) for line in lines]
+
+
+def test_lines_that_repeat_themselves_go() -> None:
+    log = " ".join(f"error {n} at line of file main: no such file or directory in main;" for n in range(9))
+    good = prose(1, 60)
+    assert lines_left("repeated_lines", f"{good}\n{log}\nerror error error\n{prose(2, 60)}") == [
+        good,
+        "error error error",
+        prose(2, 60),
+    ]
+    assert keeps("repeated_lines", [f"{prose(1, 200)}\n{log}", log], fraction={"max": 0.6}) == [True, False]

@@ -112,6 +112,10 @@ class TestPersonalData(FilterConformance):
     plugin = "personal_data"
 
 
+class TestRepeatedLines(FilterConformance):
+    plugin = "repeated_lines"
+
+
 class TestTokenDistribution(FilterConformance):
     plugin = "token_distribution"
     options: ClassVar = {"least_words": 10}

@@ -48,7 +48,7 @@ SURFACE = {
     """,
     "filters": """
         FEATURES DocumentBatch Editing Edits Filter Judgement LineFacts ListReading Measuring ModelFilter Phrases
-        Surveying TextModel WordDistribution citation_spans normalised_url read_lists
+        Surveying TextModel WordDistribution citation_spans line_repetition normalised_url read_lists
     """,
     "guards": """
         Action Batcher Fence Guard GuardInput LlamaGuardModel Normalised PromptGuardModel ServedModel Span Turn Verdict

@@ -1,5 +1,5 @@
-//! Python names: `text_statistics`, `TEXT_STATISTICS`, `line_facts`, `LINE_FACTS`, `citation_spans`, `replace_spans`,
-//! `Phrases`, `WordDistribution`.
+//! Python names: `text_statistics`, `TEXT_STATISTICS`, `line_facts`, `LINE_FACTS`, `line_repetition`, `citation_spans`,
+//! `replace_spans`, `Phrases`, `WordDistribution`.
 //!
 //! Documents come in as one UTF-8 buffer and int64 offsets and are never copied; arrays go out.
 
@@ -30,6 +30,23 @@ fn line_facts<'py>(
 ) -> PyResult<Bound<'py, PyArray2<i64>>> {
     let rows = with_batch(py, &data, &offsets, lines::line_facts)?;
     table(py, rows.into_flattened(), lines::NAMES.len())
+}
+
+#[pyfunction]
+#[pyo3(signature = (data, offsets, *, ngram))]
+fn line_repetition<'py>(
+    py: Python<'py>,
+    data: Bytes<'py>,
+    offsets: Offsets<'py>,
+    ngram: usize,
+) -> PyResult<Bound<'py, PyArray1<f64>>> {
+    if ngram == 0 {
+        return Err(refused("ngram must be at least 1"));
+    }
+    let shares = with_batch(py, &data, &offsets, |batch| {
+        lines::line_repetition(batch, ngram)
+    })?;
+    Ok(shares.into_pyarray(py))
 }
 
 #[pyfunction]
@@ -155,6 +172,7 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("LINE_FACTS", PyTuple::new(module.py(), lines::NAMES)?)?;
     module.add_function(wrap_pyfunction!(text_statistics, module)?)?;
     module.add_function(wrap_pyfunction!(line_facts, module)?)?;
+    module.add_function(wrap_pyfunction!(line_repetition, module)?)?;
     module.add_function(wrap_pyfunction!(citation_spans, module)?)?;
     module.add_function(wrap_pyfunction!(replace_spans, module)?)?;
     module.add_class::<Phrases>()?;

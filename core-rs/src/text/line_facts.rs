@@ -1,7 +1,10 @@
 //! What rules for single lines read (Raffel et al. 2020, C4, section 2.2): a row per line that is not blank.
 
 use super::TextBatch;
+use super::counter::Counter;
+use super::repetition::duplicate_share;
 use super::terminal::sentences;
+use super::words::{Word, for_each_word};
 use aho_corasick::{AhoCorasick, MatchKind};
 use rayon::prelude::*;
 use std::borrow::Cow;
@@ -60,6 +63,30 @@ pub fn line_facts(batch: TextBatch<'_>) -> Vec<Row> {
                         .then(|| row(document, start, start + line.len(), stripped, phrases))
                 })
         })
+        .collect()
+}
+
+/// How repetitive each line that is not blank is in itself: the share of its word characters inside runs of `n` words
+/// that it had before.
+#[must_use]
+pub fn line_repetition(batch: TextBatch<'_>, n: usize) -> Vec<f64> {
+    (0..batch.len())
+        .into_par_iter()
+        .map_init(
+            || (vec![], Counter::default()),
+            |(words, counter): &mut (Vec<Word>, Counter), document| -> Vec<f64> {
+                let lines = batch.get(document).split('\n');
+                lines
+                    .filter(|line| !line.trim().is_empty())
+                    .map(|line| {
+                        words.clear();
+                        for_each_word(line, |word| words.push(word));
+                        duplicate_share(words, n, counter)
+                    })
+                    .collect()
+            },
+        )
+        .flatten_iter()
         .collect()
 }
 

@@ -110,6 +110,19 @@ impl Repeats {
     }
 }
 
+/// The share of word characters inside n-grams that were seen before, none counted twice; 0 without words.
+pub fn duplicate_share(words: &[Word], n: usize, counter: &mut Counter) -> f64 {
+    counter.reset(words.len());
+    let (mut chars, mut free_from) = (0, 0);
+    for (at, hash) in ngram_hashes(words, n).enumerate() {
+        if at >= free_from && counter.increment(hash) > 1 {
+            chars += chars_of(&words[at..at + n]);
+            free_from = at + n;
+        }
+    }
+    chars as f64 / chars_of(words).max(1) as f64
+}
+
 fn chars_of(words: &[Word]) -> u64 {
     words.iter().map(|w| u64::from(w.chars)).sum()
 }
@@ -164,7 +177,10 @@ mod tests {
                     prop_assert_eq!(found[n - 2], expected_top(text, n) as u64);
                 }
                 for n in ALL {
-                    prop_assert_eq!(found[n - 2], expected_duplicate(text, n) as u64);
+                    let expected = expected_duplicate(text, n);
+                    prop_assert_eq!(found[n - 2], expected as u64);
+                    let share = expected as f64 / text.concat().len().max(1) as f64;
+                    prop_assert_eq!(duplicate_share(&words, n, &mut counter), share);
                 }
             }
         }
