@@ -39,7 +39,7 @@ OTHER_STREAM = DataError.declare(
 )
 
 STATE_VERSION = 3
-SPARE_FILES = 1024
+SPARE_FILES = 512
 ENDLESS = math.inf
 CORE_ERRORS = (ValueError, OverflowError, OSError)
 

@@ -365,7 +365,7 @@ def test_a_plan_of_more_shards_than_files_may_be_open_is_read(tmp_path):
     plan = TokenPlan(tokenizer=TOKENIZER, vocab_size=300, sources=[SourceEntry(name="all", shards=shards)])
     plan.save(tmp_path)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 60, hard))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/dev/fd")) + 60, hard))
     try:
         rows = TokenLoader(tmp_path, seq_len=8).rows(0, 120)
     finally:

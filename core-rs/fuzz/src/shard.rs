@@ -2,7 +2,7 @@
 //! header, the columns and the tokens are, and a flag for each checksum whether it is made to fit.
 
 use super::bytes::Bytes;
-use llama3_core::loader::{Header, Loader, Phase, Shard, Source, count_ngrams, draw_runs};
+use llama3_core::loader::{Header, Loader, Phase, Shard, Source, View, count_ngrams, draw_runs};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
