@@ -3,8 +3,8 @@
     read -> older versions of pages -> exact duplicates -> near duplicates -> frequent lines -> benchmarks -> filters
     -> held-out split
 
-Documents are staged on disk shard by shard; only ids, band keys and sizes stay in memory. Everything that is
-taken out is logged with its stage, reason and score. Letters: N documents read, B bands.
+Documents are staged on disk shard by shard, where a killed process left off; only ids, band keys and sizes stay in
+memory. Everything that is taken out is logged with its stage, reason and score. Letters: N documents read, B bands.
 """
 
 from __future__ import annotations
@@ -121,7 +121,6 @@ def curate(*, options: CurateOptions, out: StageOutput) -> None:
     shards = _all_shards(_sources(options.sources))
     funnel = Funnel()
     reading = out.scratch / "read"
-    shutil.rmtree(reading, ignore_errors=True)  # of a process that was killed: nothing goes on from it
     try:
         with RejectLog(out.path / REJECTS) as rejects:
             staged = _read(shards, Staged(reading, _near(options.minhash)), funnel, rejects, out)

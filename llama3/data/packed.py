@@ -9,12 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from llama3 import _core
-from llama3.data.packing import Packing, best_fit, cut_by_concatenation
+from llama3.data.packing import FILL_ID, Packing, best_fit, cut_by_concatenation
 from llama3.data.plan import SourceEntry
 from llama3.data.shards import SourceWriter
 
-FILL_ID = 0
-"""The identity of what fills a row."""
 BATCH_TOKENS = 1 << 20
 
 

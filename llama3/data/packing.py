@@ -17,6 +17,9 @@ from itertools import pairwise
 
 import numpy as np
 
+FILL_ID = 0
+"""The identity of what fills a row."""
+
 
 @dataclass(frozen=True)
 class Packing:

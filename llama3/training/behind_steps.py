@@ -16,7 +16,7 @@ from llama3.artifacts.logbook import EVENTS
 from llama3.data.corpus import DOCUMENTS, batches, open_parquet
 from llama3.data.inspecting import CORPUS_IN_RUN
 from llama3.data.loader import TokenRows
-from llama3.data.packed import FILL_ID
+from llama3.data.packing import FILL_ID
 from llama3.data.plan import IN_RUN, TokenPlan
 from llama3.errors import ArtifactError, ConfigError, DataError
 from llama3.model.batch import Batch

@@ -18,8 +18,7 @@ from llama3.artifacts.progress import Display
 from llama3.artifacts.run import RunDir
 from llama3.config.schema import Config
 from llama3.data import TokenLoader, shards
-from llama3.data.packed import FILL_ID
-from llama3.data.packing import best_fit, cut_by_concatenation
+from llama3.data.packing import FILL_ID, best_fit, cut_by_concatenation
 from llama3.model.batch import Batch
 from llama3.tokenizer import Tokenizer
 
