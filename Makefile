@@ -139,7 +139,16 @@ bench-threads: $(VENV)/.installed-test ## how OpenMP threads that wait affect tr
 drill: $(VENV)/.installed-test ## 60 random faults against a run that restarts itself (about fifteen minutes)
 	$(BIN)/python benchmarks/fault_drill.py
 
-bench-loader: $(VENV)/.installed-test ## token loading beside a NumPy memmap and torch's DataLoader
+# What they need to read local files; torch and NumPy are the project's.
+LOADER_PEERS := .loader-peers
+
+$(LOADER_PEERS)/.installed:
+	$(BIN)/python -m pip install -q --no-deps --upgrade --target $(@D) litdata==0.2.76 lightning-utilities boto3 botocore \
+	  jmespath s3transfer python-dateutil six obstore tifffile torchvision mosaicml-streaming==0.13.0 python-snappy cramjam \
+	  Brotli zstd xxhash catalogue
+	touch $@
+
+bench-loader: $(VENV)/.installed-test $(LOADER_PEERS)/.installed ## token loading beside litdata, MosaicML streaming, torch
 	$(BIN)/python benchmarks/loader.py
 
 bench-memorisation: $(VENV)/.installed-test ## n-grams found in token shards beside Python dictionaries: tokens a second, memory

@@ -1,9 +1,15 @@
-"""Token loading: shuffled rows of int64 tokens, ours beside a NumPy memmap gather and torch's DataLoader.
+"""Token loading: shuffled rows, ours beside a NumPy memmap gather, torch's DataLoader, litdata's TokensLoader and
+MosaicML streaming.
 
-All read the same windows in the same order from the same tokens (checked first). Ours does more in its time: it
-computes the order, verifies checksums, and finds the document starts of every row; the peers are handed the order.
-The tokens are in the page cache. Figures are million tokens per second: of wall time, and of this process's CPU time
-(which leaves out what a DataLoader's worker spends), as medians of the rounds.
+NumPy and torch are handed our order and must give our batches. litdata and streaming have an order of their own and
+must give the same rows over a pass; both hold the tokens as 32-bit numbers, in rows of the length that is read. Ours
+does more in its time than any: it computes the order, verifies checksums, finds the document starts of every row and
+widens to the 64 bits that an embedding takes. The tokens are in the page cache. Figures are million tokens per
+second: of wall time, and of this process's CPU time (which leaves out what a DataLoader's worker spends), as medians
+of the rounds.
+
+Then a plan of 10^12 tokens, whose shards are names of one file: seconds from the path of the plan to the first batch,
+and from a state to the batch after it.
 """
 
 from __future__ import annotations
@@ -11,6 +17,7 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -28,6 +35,9 @@ from llama3.data.plan import ShardEntry, SourceEntry, TokenPlan
 
 VOCAB = 128_256
 ROWS = 16
+PEERS = Path(__file__).parent.parent / ".loader-peers"
+TRILLION = 10**12
+SHARD = 1 << 27
 
 
 def make_tokens(folder: Path, count: int) -> tuple[TokenPlan, np.ndarray]:
@@ -79,7 +89,69 @@ def our_stream(loader: TokenLoader) -> Iterator[torch.Tensor]:
         yield torch.from_numpy(rows.tokens)
 
 
-def measure(plan: TokenPlan, raw: np.ndarray, seq_len: int, rounds: int) -> list[dict[str, object]]:
+def litdata_rows(raw: np.ndarray, seq_len: int, folder: Path) -> Dataset:
+    """The tokens as litdata keeps them, read in its shuffled order."""
+    from litdata.streaming.cache import Cache
+    from litdata.streaming.dataset import StreamingDataset
+    from litdata.streaming.item_loader import TokensLoader
+
+    cache = Cache(str(folder), chunk_bytes="64MB", item_loader=TokensLoader(seq_len))
+    for number, row in enumerate(raw[: len(raw) // seq_len * seq_len].reshape(-1, seq_len)):
+        cache[number] = torch.from_numpy(row.astype(np.int32))
+    cache.done()
+    cache.merge()
+    return StreamingDataset(str(folder), item_loader=TokensLoader(seq_len), shuffle=True)
+
+
+def streaming_rows(raw: np.ndarray, seq_len: int, folder: Path) -> Dataset:
+    """The tokens as MosaicML streaming keeps them, read in its shuffled order."""
+    from streaming.base import MDSWriter, StreamingDataset
+
+    with MDSWriter(out=str(folder), columns={"tokens": f"ndarray:uint32:{seq_len}"}, size_limit="64mb") as writer:
+        for row in raw[: len(raw) // seq_len * seq_len].reshape(-1, seq_len):
+            writer.write({"tokens": row})
+    return StreamingDataset(local=str(folder), shuffle=True, batch_size=ROWS)
+
+
+def identities(batches: Iterator[object]) -> list[str]:
+    """What rows are among the batches, in no order."""
+    rows = (batch["tokens"] if isinstance(batch, dict) else batch for batch in batches)
+    return sorted(_core.blake3_bytes(row.astype("<u4").tobytes()) for batch in rows for row in batch.numpy())
+
+
+def trillion(folder: Path) -> list[dict[str, object]]:
+    """Seconds to the first batch and after a resume, of a plan of 10^12 tokens."""
+    writer = _core.ShardWriter(str(folder / "0.tok"), vocab_size=VOCAB, tokenizer_hash="0" * 64)
+    part = np.zeros(1 << 20, np.uint32)
+    for number in range(SHARD // len(part)):
+        writer.append(
+            part, np.arange(0, len(part) + 1, 1 << 10, dtype=np.uint64), np.arange(1 << 10, dtype=np.uint64) + number
+        )
+    tokens, documents, root = writer.finish()
+    names = [f"{number}.tok" for number in range(-(-TRILLION // SHARD))]
+    for name in names[1:]:
+        os.link(folder / "0.tok", folder / name)
+    shards = [ShardEntry(path=name, tokens=tokens, documents=documents, root=root) for name in names]
+    TokenPlan(tokenizer="0" * 64, vocab_size=VOCAB, sources=[SourceEntry(name="all", shards=shards)]).save(folder)
+
+    def first() -> None:
+        next(TokenLoader(folder, seq_len=8192).batches(ROWS))
+
+    loader = TokenLoader(folder, seq_len=8192)
+    state = loader.state_dict()
+
+    def resumed(row: int) -> None:
+        loader.load_state_dict({**state, "next_row": row})
+        next(loader.batches(ROWS))
+
+    steps = {f"resume at step {step:,}": lambda step=step: resumed(step * ROWS) for step in (0, 1000, 10**6, 10**9)}
+    timings = interleaved({"first batch": first, **steps}, rounds=9)
+    return [{"what": name, "s": timing.median, "spread": timing.spread} for name, timing in timings.items()]
+
+
+def measure(
+    plan: TokenPlan, raw: np.ndarray, seq_len: int, rounds: int, peers: dict[str, Dataset]
+) -> list[dict[str, object]]:
     loader = TokenLoader(plan, seq_len=seq_len)
     batches = loader.epoch_rows["all"] // ROWS
     order = np.array([loader.place(row).window for row in range(batches * ROWS)])
@@ -94,6 +166,10 @@ def measure(plan: TokenPlan, raw: np.ndarray, seq_len: int, rounds: int) -> list
     for name, source in sources.items():
         for mine, theirs in zip(islice(our_batches(loader), batches), source(), strict=False):
             assert torch.equal(mine, theirs), f"{name} reads other tokens"
+    for name, dataset in peers.items():
+        sources[name] = lambda dataset=dataset: iter(DataLoader(dataset, ROWS))
+        ours = identities(islice(our_batches(loader), batches))
+        assert identities(sources[name]()) == ours, f"{name} reads other rows"
     cpu_seconds: dict[str, list[float]] = {name: [] for name in sources}
 
     def read_all(name: str) -> None:
@@ -118,16 +194,27 @@ def measure(plan: TokenPlan, raw: np.ndarray, seq_len: int, rounds: int) -> list
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tokens", type=int, default=32_000_000)
+    parser.add_argument("--tokens", type=int, default=256 * ROWS * 8192, help="a multiple of a batch")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     torch.set_num_threads(1)
+    sys.path.append(str(PEERS))  # last: what is installed for the project stays
     with tempfile.TemporaryDirectory(dir=os.environ.get("BENCH_DIR")) as folder:
         plan, raw = make_tokens(Path(folder), options.tokens)
-        rows = [row for seq_len in (2048, 8192) for row in measure(plan, raw, seq_len, options.rounds)]
+        rows = []
+        for seq_len in (2048, 8192):
+            peers = {
+                "litdata TokensLoader": litdata_rows(raw, seq_len, Path(folder, f"litdata-{seq_len}")),
+                "MosaicML streaming": streaming_rows(raw, seq_len, Path(folder, f"streaming-{seq_len}")),
+            }
+            rows += measure(plan, raw, seq_len, options.rounds, peers)
     print(table(rows))
-    facts = {"tokens": options.tokens, "rounds": options.rounds, "versions": versions("llama3", "numpy", "torch")}
-    print(write_results("loader", {**facts, "rows": rows}))
+    with tempfile.TemporaryDirectory(dir=os.environ.get("BENCH_DIR")) as folder:
+        large = trillion(Path(folder))
+    print(table(large))
+    known = versions("llama3", "numpy", "torch", "litdata", "mosaicml-streaming")
+    facts = {"tokens": options.tokens, "rounds": options.rounds, "versions": known}
+    print(write_results("loader", {**facts, "rows": rows, "trillion": large}))
 
 
 if __name__ == "__main__":

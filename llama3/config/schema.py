@@ -95,11 +95,21 @@ class DataSection(Section):
         default_factory=dict,
         description="class of each source, such as {web: general, proofs: reasoning}; its sources share its weight",
     )
+    packing: Literal["concatenate", "best_fit"] = Field(
+        "concatenate",
+        description="documents in rows of pretrain.seq_len: one after the other, or laid so that few are cut",
+    )
     held_out: float = Field(0.01, gt=0, lt=0.5, description="share of documents kept for evaluation")
     synthetic: SyntheticSection | None = Field(
         None, description="text that a model makes of the sources, before curation; default: none"
     )
     canaries: CanarySection | None = Field(None, description="made-up secrets in the shards; default: none")
+
+    @model_validator(mode="after")
+    def _packed_from_text(self) -> Self:
+        if self.packing != "concatenate" and self.tokens is not None:
+            raise ValueError("`packing` is of documents that are text: token files keep the order that they have")
+        return self
 
 
 class TokenizerSection(Section):

@@ -3,8 +3,8 @@
     read -> older versions of pages -> exact duplicates -> near duplicates -> frequent lines -> benchmarks -> filters
     -> held-out split
 
-Documents are staged on disk shard by shard; only ids, band keys and sizes stay in memory. Everything that is
-taken out is logged with its stage, reason and score. Letters: N documents read, B bands.
+Documents are staged on disk shard by shard, where a killed process left off; only ids, band keys and sizes stay in
+memory. Everything that is taken out is logged with its stage, reason and score. Letters: N documents read, B bands.
 """
 
 from __future__ import annotations
@@ -126,7 +126,6 @@ def curate(synthetic: Texts | None = None, *, options: CurateOptions, out: Stage
     shards = all_shards([*build_sources(options.sources), *(() if synthetic is None else (MadeTexts(synthetic),))])
     funnel = Funnel()
     reading = out.scratch / "read"
-    shutil.rmtree(reading, ignore_errors=True)  # of a process that was killed: nothing goes on from it
     try:
         with RejectLog(out.path / REJECTS) as rejects:
             staged = _read(shards, Staged(reading, near), funnel, rejects, out)

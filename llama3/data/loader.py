@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import resource
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -38,6 +39,7 @@ OTHER_STREAM = DataError.declare(
 )
 
 STATE_VERSION = 3
+SPARE_FILES = 512
 ENDLESS = math.inf
 CORE_ERRORS = (ValueError, OverflowError, OSError)
 
@@ -150,12 +152,17 @@ class TokenLoader:
             (phase.from_row, phase.seq_len, self.plan.weights(max(phase.seq_len, 1), phase.mix))
             for phase in phases or [RowPhase(0, seq_len)]
         ]
+        _allow_files(sum(len(paths) for _, paths in sources))
         try:
             self._core = _core.TokenLoader(sources, order, seed, window)
         except CORE_ERRORS as error:
             raise explained(error) from error
         self._order = _core.blake3_bytes(canonical_json(order if window == 1 else [order, window]))
         self._check_shards()
+
+    @cached_property
+    def _plan_hash(self) -> str:
+        return self.plan.hash
 
     def _check_shards(self) -> None:
         found = [root for roots in self._core.roots() for root in roots]
@@ -283,7 +290,7 @@ class TokenLoader:
         rows that is skipped."""
         return {
             "version": STATE_VERSION,
-            "plan_hash": self.plan.hash,
+            "plan_hash": self._plan_hash,
             "seed": self.seed,
             "order": self._order,
             "next_row": self.next_row,
@@ -312,6 +319,17 @@ class TokenLoader:
         assert isinstance(row, int)
         assert isinstance(skipped, list)
         self.next_row, self._skipped = row, _merged([(start, stop) for start, stop in skipped])
+
+
+def _allow_files(count: int) -> None:
+    """Lets the process hold `count` shards open beside what it holds, as far as the system allows: systems allow 1024
+    files at first, and a plan of a trillion tokens has thousands of shards."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count + SPARE_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(
+            resource.RLIMIT_NOFILE, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard)
+        )
 
 
 def _is_row(value: object) -> bool:

@@ -1,7 +1,8 @@
 """The stage `shard`: a corpus in tokens, as `.tok` shards per source and the plan to read them by.
 
 Every document of the train split becomes BOS, its tokens, EOS; with `data.canaries` those come first in the largest
-source (llama3.data.canaries). Finished shards wait in scratch until all are
+source (llama3.data.canaries); with `data.packing: best_fit` documents are laid so that rows cut few of them
+(llama3.data.packing). Finished shards wait in scratch until all are
 there, so that a killed run does not tokenise them again.
 """
 
@@ -34,7 +35,8 @@ SHARD_TOKENS = 1 << 27
 
 
 class ShardOptions(BaseModel):
-    """The weight of each source or class; none: by its size. The canaries that are put in; of what seed."""
+    """The weight of each source or class; none: by its size. The canaries that are put in; of what seed. Tokens of the
+    rows that documents are packed into; none: as they come."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -42,14 +44,15 @@ class ShardOptions(BaseModel):
     classes: dict[str, str] = {}
     canaries: CanarySection | None = None
     seed: int = 0
+    pack: int | None = None
 
     @classmethod
     def of(cls, config: Config) -> Self:
         """From the whole config."""
         data = config.data
-        return cls(
-            mix=data.mix, classes=data.classes, canaries=data.canaries, seed=config.run.seed if data.canaries else 0
-        )
+        seed = config.run.seed if data.canaries else 0
+        pack = config.pretrain.seq_len if data.packing == "best_fit" else None
+        return cls(mix=data.mix, classes=data.classes, canaries=data.canaries, seed=seed, pack=pack)
 
 
 @stage(output="shards")
@@ -72,13 +75,40 @@ def shard(corpus: CorpusArtifact, tokenizer: Artifact, *, options: ShardOptions,
                 writers[name].write(documents)
             task.advance(len(batch))
     sources = [entry for entry in (writer.close() for writer in writers.values()) if entry is not None]
+    folder, fill = out.scratch, 0
+    if options.pack is not None:
+        folder = out.scratch / "packed"
+        sources, fill = _packed(sources, options.pack, vocabulary, out.scratch, folder, out)
     for source in sources:
         for entry in source.shards:
-            os.rename(out.scratch / entry.path, out.path / entry.path)
+            os.rename(folder / entry.path, out.path / entry.path)
     plan = TokenPlan(tokenizer=vocabulary.hash, vocab_size=vocabulary.vocab_size, sources=sources)
     plan = plan.with_mix(options.mix, options.classes)
     plan.save(out.path)
-    _measure(plan, train, out)
+    _measure(plan, train, fill, out)
+
+
+def _packed(
+    sources: list[SourceEntry], row: int, vocabulary: Tokenizer, found: Path, folder: Path, out: StageOutput
+) -> tuple[list[SourceEntry], int]:
+    """The sources in rows of `row` tokens, and how many tokens fill them up."""
+    from llama3.data.packed import write_packed
+
+    folder.mkdir(exist_ok=True)
+    packed = [
+        write_packed(source, found, row, vocabulary.eos_id, SourceWriter(source.name, number, vocabulary, folder))
+        for number, source in enumerate(sources)
+    ]
+    out.metrics["packing"] = {
+        some.entry.name: {
+            "documents": some.documents,
+            "cut": some.cut,
+            "cut_before": some.cut_before,
+            "fill": some.fill,
+        }
+        for some in packed
+    }
+    return [some.entry for some in packed], sum(some.fill for some in packed)
 
 
 def _put_in_canaries(
@@ -187,8 +217,8 @@ class SourceWriter:
             (self._folder / entry.path).unlink(missing_ok=True)
 
 
-def _measure(plan: TokenPlan, train: Mapping[str, Mapping[str, int]], out: StageOutput) -> None:
-    """Tokens per source (BOS and EOS counted) and bytes of text per text token (not counted)."""
+def _measure(plan: TokenPlan, train: Mapping[str, Mapping[str, int]], fill: int, out: StageOutput) -> None:
+    """Tokens per source (BOS, EOS and `fill` counted) and bytes of text per text token (not counted)."""
     sources = {
         source.name: {
             "documents": train[source.name]["documents"],
@@ -197,7 +227,7 @@ def _measure(plan: TokenPlan, train: Mapping[str, Mapping[str, int]], out: Stage
         }
         for source in plan.sources
     }
-    text_tokens = sum(counts["tokens"] - 2 * counts["documents"] for counts in sources.values())
+    text_tokens = sum(counts["tokens"] - 2 * counts["documents"] for counts in sources.values()) - fill
     out.metrics["sources"] = sources
     out.metrics["tokens"] = sum(counts["tokens"] for counts in sources.values())
     out.metrics["bytes_per_token"] = sum(counts["bytes"] for counts in sources.values()) / max(text_tokens, 1)

@@ -5,6 +5,8 @@ Letters: N documents staged, B bands, D documents of a batch.
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from llama3 import _core
+from llama3.artifacts.files import fsync_file
 from llama3.data.columns import printable
 from llama3.data.dedup import Deduplicator
 from llama3.data.documents import SCHEMA, DocumentBatch, Reject, ShardRef
@@ -21,6 +24,7 @@ from llama3.data.urls import date_key, normalised_url
 ROWS = 4096
 GROUP_BYTES = 16 << 20
 """Text of a row group, above which the next document begins another."""
+FACTS = ".npz"
 STAGED = pa.schema([*SCHEMA, ("shard", pa.string()), ("position", pa.int64())])
 
 
@@ -45,30 +49,22 @@ class Staged:
         return len(self._ids)
 
     def add(self, found: Iterator[DocumentBatch], shard: ShardRef) -> list[Reject]:
-        """Stages a whole shard and returns its rejects; where reading fails nothing of it is staged."""
-        file = self.folder / f"{len(self.files):06}.parquet"
-        facts: list[tuple[list[str], list[str], np.ndarray, np.ndarray, np.ndarray | None]] = []
-        rejects: list[Reject] = []
-        position = 0
-        with pq.ParquetWriter(file, STAGED, compression="zstd", compression_level=1) as writer:
-            for batch in (piece for read in found for piece in _pieces(read)):
-                rejects.extend(batch.rejects)
-                place = np.arange(position, position + len(batch))
-                position += len(batch)
-                batch = batch.with_column(
-                    "shard", pa.array([printable(f"{shard.location}#{shard.part}")] * len(batch), pa.string())
-                )
-                writer.write_batch(batch.with_column("position", pa.array(place)).records.select(STAGED.names), ROWS)
-                keys = self.near.keys(*batch.buffers) if self.near is not None else None
-                facts.append((batch.column("source"), batch.column("id"), batch.bytes_D, _pages(batch), keys))
+        """Stages a whole shard and returns its rejects; where reading fails nothing of it is staged. A shard that a
+        killed process staged in this folder is not read again."""
+        facts_of = (shard.source, shard.location, shard.part, shard.bytes, shard.stamp)
+        name = _core.blake3_bytes(repr(facts_of).encode("utf-8", "surrogateescape"))
+        file = self.folder / f"{len(self.files):06}-{name}.parquet"  # sources of other options may read one shard
+        if not file.exists():
+            stage_shard(found, shard, file, self.near)
+        known = pq.read_table(file, columns=["id", "source"])
+        with np.load(file.with_suffix(FACTS)) as facts:
+            self._bytes.append(facts["bytes_D"])
+            self._pages.append(facts["pages_D3"])
+            self._keys.append(facts["keys_DB"])
+            rejects = [Reject(*row) for row in json.loads(facts["rejects"].tobytes())]
         self.files.append(file)
-        for sources, ids, sizes, pages, keys in facts:
-            self._sources.extend(sources)
-            self._ids.extend(ids)
-            self._bytes.append(sizes)
-            self._pages.append(pages)
-            if keys is not None:
-                self._keys.append(keys)
+        self._sources.extend(known.column("source").to_pylist())
+        self._ids.extend(known.column("id").to_pylist())
         return rejects
 
     @property
@@ -117,6 +113,49 @@ class Staged:
         wanted_N[rows] = True
         chunks = [batch.records.column("text") for _, batch in self.documents(wanted_N)]
         return pa.chunked_array(chunks, pa.large_string()).combine_chunks()
+
+
+def stage_shard(found: Iterator[DocumentBatch], shard: ShardRef, file: Path, near: Deduplicator | None) -> None:
+    """Writes the documents of a shard to `file`, and beside it what the next steps need of them: whole, or nothing that
+    counts, for `file` gets its name last."""
+    begun = file.with_suffix(".begun")
+    try:
+        facts = _write_shard(found, shard, begun, near)
+        np.savez(file.with_suffix(FACTS), **facts)
+        for path in (file.with_suffix(FACTS), begun):
+            fsync_file(path)
+        os.rename(begun, file)
+    finally:
+        begun.unlink(missing_ok=True)
+
+
+def _write_shard(
+    found: Iterator[DocumentBatch], shard: ShardRef, file: Path, near: Deduplicator | None
+) -> dict[str, np.ndarray]:
+    """Writes the documents; what `Staged` holds of them, and their rejects as JSON."""
+    sizes, pages = [np.empty(0, np.int64)], [np.empty((0, 3), np.uint64)]
+    keys = [np.empty((0, near.bands if near is not None else 0), np.uint64)]
+    rejects: list[tuple[str, str, str, str, str, float]] = []
+    position = 0
+    with pq.ParquetWriter(file, STAGED, compression="zstd", compression_level=1) as writer:
+        for batch in (piece for read in found for piece in _pieces(read)):
+            rejects += [(r.where, r.reason, r.detail, r.source, r.id, float(r.score)) for r in batch.rejects]
+            place = np.arange(position, position + len(batch))
+            position += len(batch)
+            batch = batch.with_column(
+                "shard", pa.array([printable(f"{shard.location}#{shard.part}")] * len(batch), pa.string())
+            )
+            writer.write_batch(batch.with_column("position", pa.array(place)).records.select(STAGED.names), ROWS)
+            sizes.append(batch.bytes_D)
+            pages.append(_pages(batch))
+            if near is not None:
+                keys.append(near.keys(*batch.buffers))
+    return {
+        "bytes_D": np.concatenate(sizes),
+        "pages_D3": np.concatenate(pages),
+        "keys_DB": np.concatenate(keys),
+        "rejects": np.frombuffer(json.dumps(rejects).encode(), np.uint8),
+    }
 
 
 def _pages(batch: DocumentBatch) -> np.ndarray:

@@ -15,6 +15,7 @@ from llama3.artifacts.lock import RunLock
 from llama3.artifacts.logbook import EVENTS
 from llama3.data.corpus import CORPUS_IN_RUN, DOCUMENTS, batches, open_parquet
 from llama3.data.loader import TokenRows
+from llama3.data.packing import FILL_ID
 from llama3.data.plan import IN_RUN, TokenPlan
 from llama3.errors import ArtifactError, ConfigError, DataError
 from llama3.model.batch import Batch
@@ -110,6 +111,8 @@ class StepReader:
         place, bounds = self.dataset.loader.place(row), read.cu_seqlens[n]
         parts = []
         for number, start, stop in zip(read.doc_ids[read.splits[n] :], bounds[:-1], bounds[1:], strict=False):
+            if number == FILL_ID:
+                continue
             identity, address = addresses.get(int(number), (f"{int(number):016x}", ""))
             text = self._text(read.tokens[n, start:stop], characters)
             parts.append({"id": identity, "url": address, "start": int(start), "tokens": int(stop - start),

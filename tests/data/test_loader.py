@@ -7,6 +7,7 @@ import json
 import math
 import os
 import random
+import resource
 from collections import Counter
 from itertools import islice
 
@@ -15,11 +16,11 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from token_plans import make_plan, oracle_row
+from token_plans import TOKENIZER, make_plan, oracle_row, write_shard
 
 from llama3.data import TokenLoader
 from llama3.data.loader import RowPhase
-from llama3.data.plan import TokenPlan
+from llama3.data.plan import SourceEntry, TokenPlan
 from llama3.errors import ConfigError, DataError
 from llama3.model.batch import Batch
 
@@ -120,38 +121,44 @@ def test_seed_and_plan_decide_the_order(plan):
 def stream_hash(loader: TokenLoader, batches: int, batch: int) -> str:
     digest = hashlib.sha256()
     for rows in islice(loader.batches(batch), batches):
-        digest.update(rows.tokens.tobytes() + rows.bounds.tobytes())
+        digest.update(rows.tokens.tobytes() + rows.bounds.tobytes() + rows.doc_ids.tobytes())
     return digest.hexdigest()
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(st.data())
 def test_killed_anywhere_and_resumed_on_any_world_size_the_stream_is_the_same(plan, data):
-    """The state goes through JSON; each life reads a while on its own number of ranks, prefetches more,
-    and dies.
+    """The state goes through JSON; each life reads a while on its own number of ranks and threads, prefetches more, and
+    dies.
     """
-    batch, steps = data.draw(st.sampled_from([4, 5, 6])), 12
+    batch, steps = data.draw(st.sampled_from([8, 9, 13])), 12
     expected = stream_hash(TokenLoader(plan, seq_len=16, seed=9), steps, batch)
     digest, step = hashlib.sha256(), 0
     state = json.dumps(TokenLoader(plan, seq_len=16, seed=9).state_dict())
     while step < steps:
-        world = data.draw(st.sampled_from([1, 2, 3, 4]))
+        world = data.draw(st.sampled_from([1, 2, 3, 4, 8]))
         life = min(steps - step, data.draw(st.integers(1, 5)))
+        ahead = {"threads": data.draw(st.integers(1, 4)), "prefetch": data.draw(st.integers(1, 5))}
         ranks = [TokenLoader(plan, seq_len=16, seed=9) for _ in range(world)]
         for loader in ranks:
             loader.load_state_dict(json.loads(state))
-        streams = [loader.batches(batch, rank=r, world=world, threads=2) for r, loader in enumerate(ranks)]
+        streams = [loader.batches(batch, rank=r, world=world, **ahead) for r, loader in enumerate(ranks)]
         for _ in range(life):
             shares = [next(stream) for stream in streams]
             tokens = np.empty((batch, 16), np.int64)
             bounds: list[np.ndarray] = [np.empty(0)] * batch
+            documents: list[np.ndarray] = [np.empty(0)] * batch
             for r, rows in enumerate(shares):
                 tokens[r::world] = rows.tokens
                 bounds[r::world] = rows.cu_seqlens
-            digest.update(tokens.tobytes() + np.concatenate(bounds).tobytes())
+                documents[r::world] = np.split(rows.doc_ids, rows.splits[1:-1])
+            digest.update(tokens.tobytes() + np.concatenate(bounds).tobytes() + np.concatenate(documents).tobytes())
             step += 1
         states = {json.dumps(loader.state_dict()) for loader in ranks}
         (state,) = states
+        assert len(state) < 1024
     assert digest.hexdigest() == expected
 
 
@@ -349,6 +356,32 @@ def test_a_shard_that_is_cut_while_it_is_open_is_damage(tmp_path):
         loader.rows(0, 500)
     with pytest.raises(DataError, match=r"was cut from \d+ to 4096 bytes"):
         list(islice(stream, 500))
+
+
+def test_a_plan_of_more_shards_than_files_may_be_open_is_read(tmp_path):
+    """Of a process that may hold a few files more than it does, all of which are read, each once."""
+    documents = {n: [(n, [n % 300] * 8)] for n in range(120)}
+    shards = [write_shard(tmp_path / f"{n}.tok", batch, 300) for n, batch in documents.items()]
+    plan = TokenPlan(tokenizer=TOKENIZER, vocab_size=300, sources=[SourceEntry(name="all", shards=shards)])
+    plan.save(tmp_path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/dev/fd")) + 60, hard))
+    try:
+        rows = TokenLoader(tmp_path, seq_len=8).rows(0, 120)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert sorted(rows.doc_ids.tolist()) == sorted(documents)
+
+
+def test_a_shard_that_is_another_when_it_is_first_read_is_damage(tmp_path):
+    """Opening a plan reads frames alone."""
+    plan, _ = make_plan(tmp_path, sources=1)
+    loader = TokenLoader(plan, seq_len=8)
+    for name in ("0-0.tok", "0-1.tok"):
+        (tmp_path / name).unlink()
+        write_shard(tmp_path / name, [(7, [1] * 5000)], 300)
+    with pytest.raises(DataError, match=r"was changed while it was open.*L3-DAT-203"):
+        loader.rows(0, 1)
 
 
 LENGTHS = st.lists(st.tuples(st.integers(1, 6), st.integers(1, 60)), min_size=1, max_size=5)

@@ -2,7 +2,7 @@
 //! header, the columns and the tokens are, and a flag for each checksum whether it is made to fit.
 
 use super::bytes::Bytes;
-use llama3_core::loader::{Header, Loader, Phase, Shard, Source, count_ngrams, draw_runs};
+use llama3_core::loader::{Header, Loader, Phase, Shard, Source, View, count_ngrams, draw_runs};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -41,6 +41,16 @@ fn read(path: &Path) {
     };
     let header = shard.header().clone();
     let _ = shard.verify();
+    if let Ok(content) = shard.view() {
+        look(content, &header);
+    }
+    let shards = [shard];
+    ngrams(&shards);
+    let [shard] = shards;
+    rows(shard);
+}
+
+fn look(content: View<'_>, header: &Header) {
     let mut tokens = vec![];
     let edges = [0, 1, header.tokens / 2, header.tokens, u64::MAX];
     for (start, end) in edges
@@ -48,7 +58,7 @@ fn read(path: &Path) {
         .flat_map(|&a| edges.iter().map(move |&b| (a, b)))
     {
         tokens.clear();
-        if shard.read(start..end, &mut tokens).is_ok() {
+        if content.read(start..end, &mut tokens).is_ok() {
             assert_eq!(tokens.len() as u64, end - start);
             assert!(
                 tokens
@@ -57,15 +67,11 @@ fn read(path: &Path) {
             );
         }
         let _ = (
-            shard.doc_end(start),
-            shard.doc_id(start),
-            shard.document_at(start),
+            content.doc_end(start),
+            content.doc_id(start),
+            content.document_at(start),
         );
     }
-    let shards = [shard];
-    ngrams(&shards);
-    let [shard] = shards;
-    rows(shard);
 }
 
 /// What is drawn from a shard is counted there, at least once for each place.

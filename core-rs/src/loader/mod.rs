@@ -24,7 +24,7 @@ pub use order::{Loader, Phase, Place, Source};
 pub use permutation::Permutation;
 pub use ring::{Batches, Prefetcher};
 pub use rows::Rows;
-pub use shard::Shard;
+pub use shard::{Shard, View};
 pub use writer::ShardWriter;
 
 use std::io;

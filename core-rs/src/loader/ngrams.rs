@@ -135,8 +135,9 @@ impl<'a> Index<'a> {
         let starts_end = end.min(from.saturating_add(block));
         let to = end.min(starts_end.saturating_add(self.n as u64 - 1));
         tokens.clear();
-        shard.read(from..to, tokens)?;
-        let mut document = shard.document_at(from)?;
+        let content = shard.view()?;
+        content.read(from..to, tokens)?;
+        let mut document = content.document_at(from)?;
         let mut at = from;
         while at < starts_end {
             let after = document_end(shard, document, at)?.min(to);
@@ -194,7 +195,7 @@ fn hash(tokens: impl Iterator<Item = u32>) -> u64 {
 
 /// Where document `d` ends, which begins at `at` or before and holds it.
 fn document_end(shard: &Shard, d: u64, at: u64) -> Result<u64> {
-    let end = shard.doc_end(d)?;
+    let end = shard.view()?.doc_end(d)?;
     if end > at && end <= shard.header().tokens {
         return Ok(end);
     }
@@ -254,7 +255,9 @@ pub fn draw_runs(
         while let Some(place) = places.next_if(|&place| place < passed + room) {
             let start = document.start + edge + (place - passed);
             tokens.clear();
-            shards[number].read(start..start + length as u64, &mut tokens)?;
+            shards[number]
+                .view()?
+                .read(start..start + length as u64, &mut tokens)?;
             drawn.shards.push(number as i64);
             drawn.starts.push(start);
             drawn

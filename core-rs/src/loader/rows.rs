@@ -73,13 +73,14 @@ impl Loader {
             // A window lies inside the source, so there is a next shard as long as it is not full.
             let shard = &source.shards()[index];
             let to = shard.header().tokens.min(from + rows.seq_len - filled);
-            shard.read(from..to, &mut rows.tokens)?;
-            let mut document = shard.document_at(from)?;
+            let content = shard.view()?;
+            content.read(from..to, &mut rows.tokens)?;
+            let mut document = content.document_at(from)?;
             let mut at = from;
             while at < to {
                 rows.bounds.push((filled + at - from) as i32); // below seq_len, which fits
-                rows.doc_ids.push(shard.doc_id(document)?);
-                let end = shard.doc_end(document)?;
+                rows.doc_ids.push(content.doc_id(document)?);
+                let end = content.doc_end(document)?;
                 if end <= at {
                     return Err(LoaderError::damaged(
                         shard.path(),

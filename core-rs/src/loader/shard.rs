@@ -1,62 +1,68 @@
-//! Reads a `.tok` shard through a memory map. Each block is hashed when it is first touched.
+//! Reads a `.tok` shard through a memory map, which is made when a token is first asked for. Each block is hashed when it
+//! is first touched.
 
-use super::format::{HASH_BYTES, HEADER_BYTES, Header, Layout};
+use super::format::{FOOTER_BYTES, HASH_BYTES, HEADER_BYTES, Header, Layout};
 use super::{LoaderError, Result};
 use memmap2::Mmap;
 use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// An open shard. Cheap to open (header, footer and the hash table are checked); safe to share between threads.
+/// A shard whose frame is sound. A plan of a trillion tokens has thousands, so that opening reads header and footer
+/// alone, and holds no file. Safe to share between threads.
 pub struct Shard {
     path: PathBuf,
-    file: File,
-    map: Mmap,
     header: Header,
     layout: Layout,
+    mapped: OnceLock<Mapped>,
+}
+
+struct Mapped {
+    file: File,
+    map: Mmap,
     verified: Vec<AtomicBool>,
 }
 
+/// The content of a shard, whose file was as long as it should be when this was asked for: hold it no longer than one
+/// request.
+#[derive(Clone, Copy)]
+pub struct View<'a> {
+    shard: &'a Shard,
+    mapped: &'a Mapped,
+}
+
 impl Shard {
-    /// Opens a shard and checks its frame.
+    /// Checks a shard's size, header and footer.
     ///
     /// # Errors
-    /// `Io`; `Damaged` naming the region when header, size, hash table or footer are not as written.
+    /// `Io`; `Damaged` naming the region that is not as written.
     pub fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(LoaderError::io(path))?;
-        // SAFETY: a shard is written beside its name, fsynced and renamed, and never changed after; no writer of
-        // this crate opens an existing file. `check_size` finds that another truncated it before the map is touched;
-        // only truncation within that moment is outside the contract.
-        let map = unsafe { Mmap::map(&file) }.map_err(LoaderError::io(path))?;
-        let (header, layout) = Header::decode(&map, path)?;
-        let damaged = |offset: u64, what: String| Err(LoaderError::damaged(path, offset, what));
-        if map.len() as u64 != layout.file_bytes {
-            let what = format!(
-                "the file has {} bytes, its header says {}",
-                map.len(),
-                layout.file_bytes
-            );
-            return damaged(layout.file_bytes.min(map.len() as u64), what);
+        let io = || LoaderError::io(path);
+        let mut file = File::open(path).map_err(io())?;
+        let size = file.metadata().map_err(io())?.len();
+        let mut page = vec![0; HEADER_BYTES.min(size) as usize];
+        file.read_exact(&mut page).map_err(io())?;
+        let (header, layout) = Header::decode(&page, path)?;
+        if size != layout.file_bytes {
+            let said = layout.file_bytes;
+            let what = format!("the file has {size} bytes, its header says {said}");
+            return Err(LoaderError::damaged(path, said.min(size), what));
         }
-        // Below, offsets of the layout lie inside the map, which has exactly `file_bytes` bytes.
-        let blocks = (layout.hashes - HEADER_BYTES).div_ceil(header.block_bytes);
-        let (table, padding) = map[layout.hashes as usize..layout.footer as usize]
-            .split_at((blocks * HASH_BYTES) as usize);
-        if *blake3::hash(table).as_bytes() != header.root || padding.iter().any(|&byte| byte != 0) {
-            return damaged(layout.hashes, "the table of checksums is damaged".into());
+        let mut footer = [0; FOOTER_BYTES as usize];
+        file.seek(SeekFrom::Start(layout.footer)).map_err(io())?;
+        file.read_exact(&mut footer).map_err(io())?;
+        if footer[..] != Header::footer(&page, &layout) {
+            let what = "the footer is damaged";
+            return Err(LoaderError::damaged(path, layout.footer, what));
         }
-        if map[layout.footer as usize..] != Header::footer(&map[..HEADER_BYTES as usize], &layout) {
-            return damaged(layout.footer, "the footer is damaged".into());
-        }
-        let verified = (0..blocks).map(|_| AtomicBool::new(false)).collect();
         Ok(Self {
             path: path.to_path_buf(),
-            file,
-            map,
             header,
             layout,
-            verified,
+            mapped: OnceLock::new(),
         })
     }
 
@@ -75,21 +81,85 @@ impl Shard {
     /// # Errors
     /// `Damaged` naming the first bad block.
     pub fn verify(&self) -> Result<()> {
-        (0..self.verified.len()).try_for_each(|block| self.verify_block(block))
+        let view = self.view()?;
+        (0..view.mapped.verified.len()).try_for_each(|block| view.verify_block(block))
     }
 
+    /// The content; the first time, the file is mapped and its table of checksums checked.
+    ///
+    /// # Errors
+    /// `Io`; `Damaged` where the file was cut, or is no longer the one that was opened.
+    pub fn view(&self) -> Result<View<'_>> {
+        let mapped = match self.mapped.get() {
+            Some(mapped) => mapped,
+            None => {
+                let mapped = self.map()?;
+                self.mapped.get_or_init(|| mapped) // another thread may have been first: the same file
+            }
+        };
+        let view = View {
+            shard: self,
+            mapped,
+        };
+        view.check_size()?;
+        Ok(view)
+    }
+
+    fn map(&self) -> Result<Mapped> {
+        let file = File::open(&self.path).map_err(LoaderError::io(&self.path))?;
+        self.check_size(&file)?;
+        // SAFETY: a shard is written beside its name, fsynced and renamed, and never changed after; no writer of
+        // this crate opens an existing file. `check_size` finds that another truncated it before the map is touched;
+        // only truncation within that moment is outside the contract.
+        let map = unsafe { Mmap::map(&file) }.map_err(LoaderError::io(&self.path))?;
+        let damaged = |offset: u64, what: &str| Err(LoaderError::damaged(&self.path, offset, what));
+        if map[..HEADER_BYTES as usize] != self.header.encode(&self.layout) {
+            return damaged(0, "the file was changed while it was open");
+        }
+        // Offsets of the layout lie inside the map, which has at least `file_bytes` bytes.
+        let blocks = (self.layout.hashes - HEADER_BYTES).div_ceil(self.header.block_bytes);
+        let (table, padding) = map[self.layout.hashes as usize..self.layout.footer as usize]
+            .split_at((blocks * HASH_BYTES) as usize);
+        if *blake3::hash(table).as_bytes() != self.header.root
+            || padding.iter().any(|&byte| byte != 0)
+        {
+            return damaged(self.layout.hashes, "the table of checksums is damaged");
+        }
+        let verified = (0..blocks).map(|_| AtomicBool::new(false)).collect();
+        Ok(Mapped {
+            file,
+            map,
+            verified,
+        })
+    }
+
+    /// A map reaches past the end of a file that was cut: reading there would end the process without a word.
+    fn check_size(&self, file: &File) -> Result<()> {
+        let found = file.metadata().map_err(LoaderError::io(&self.path))?.len();
+        if found >= self.layout.file_bytes {
+            return Ok(());
+        }
+        let what = format!(
+            "the file was cut from {} to {found} bytes while it was open",
+            self.layout.file_bytes
+        );
+        Err(LoaderError::damaged(&self.path, found, what))
+    }
+}
+
+impl<'a> View<'a> {
     /// Appends the tokens `range` to `out`.
     ///
     /// # Errors
     /// `Invalid` when the range lies outside the shard; `Damaged`.
     pub fn read(&self, range: Range<u64>, out: &mut Vec<i64>) -> Result<()> {
-        if range.start > range.end || range.end > self.header.tokens {
-            let (path, tokens) = (self.path.display(), self.header.tokens);
+        if range.start > range.end || range.end > self.shard.header.tokens {
+            let (path, tokens) = (self.shard.path.display(), self.shard.header.tokens);
             return Err(LoaderError::Invalid(format!(
                 "{path}: no tokens {range:?} among {tokens}"
             )));
         }
-        let width = u64::from(self.header.width);
+        let width = u64::from(self.shard.header.width);
         let bytes =
             self.bytes(HEADER_BYTES + range.start * width..HEADER_BYTES + range.end * width)?;
         if width == 2 {
@@ -105,7 +175,7 @@ impl Shard {
     /// # Errors
     /// `Invalid` when there is no such document; `Damaged`.
     pub fn doc_end(&self, d: u64) -> Result<u64> {
-        self.column(self.layout.doc_ends, d)
+        self.column(self.shard.layout.doc_ends, d)
     }
 
     /// First 8 bytes of the identity of document `d`.
@@ -113,7 +183,7 @@ impl Shard {
     /// # Errors
     /// `Invalid` when there is no such document; `Damaged`.
     pub fn doc_id(&self, d: u64) -> Result<u64> {
-        self.column(self.layout.doc_ids, d)
+        self.column(self.shard.layout.doc_ids, d)
     }
 
     /// The document that holds token `index`, by binary search.
@@ -121,7 +191,7 @@ impl Shard {
     /// # Errors
     /// `Invalid` when there is no such token; `Damaged`.
     pub fn document_at(&self, index: u64) -> Result<u64> {
-        let (mut low, mut high) = (0, self.header.documents);
+        let (mut low, mut high) = (0, self.shard.header.documents);
         while low < high {
             let middle = low + (high - low) / 2;
             if self.doc_end(middle)? <= index {
@@ -130,8 +200,8 @@ impl Shard {
                 high = middle;
             }
         }
-        if low == self.header.documents {
-            let path = self.path.display();
+        if low == self.shard.header.documents {
+            let path = self.shard.path.display();
             return Err(LoaderError::Invalid(format!(
                 "{path}: no document holds token {index}"
             )));
@@ -140,8 +210,8 @@ impl Shard {
     }
 
     fn column(&self, base: u64, d: u64) -> Result<u64> {
-        if d >= self.header.documents {
-            let (path, documents) = (self.path.display(), self.header.documents);
+        if d >= self.shard.header.documents {
+            let (path, documents) = (self.shard.path.display(), self.shard.header.documents);
             return Err(LoaderError::Invalid(format!(
                 "{path}: no document {d} among {documents}"
             )));
@@ -153,75 +223,62 @@ impl Shard {
     }
 
     /// Bytes of the hashed region, verified. `range` lies inside it by the callers' checks.
-    fn bytes(&self, range: Range<u64>) -> Result<&[u8]> {
+    fn bytes(&self, range: Range<u64>) -> Result<&'a [u8]> {
         if range.is_empty() {
             return Ok(&[]);
         }
-        self.check_size()?;
-        let shift = self.header.block_bytes.trailing_zeros(); // a power of two: a division costs as much as a read
+        let shift = self.shard.header.block_bytes.trailing_zeros(); // a power of two: a division costs as much as a read
         let first = (range.start - HEADER_BYTES) >> shift;
         let last = (range.end - 1 - HEADER_BYTES) >> shift;
         for block in first as usize..=last as usize {
-            if !self.verified[block].load(Ordering::Acquire) {
+            if !self.mapped.verified[block].load(Ordering::Acquire) {
                 self.verify_block(block)?;
             }
         }
-        Ok(&self.map[range.start as usize..range.end as usize])
+        Ok(&self.mapped.map[range.start as usize..range.end as usize])
     }
 
-    /// A map reaches past the end of a file that was cut: reading there would end the process without a word.
     fn check_size(&self) -> Result<()> {
-        let found = self
-            .file
-            .metadata()
-            .map_err(LoaderError::io(&self.path))?
-            .len();
-        if found >= self.layout.file_bytes {
-            return Ok(());
-        }
-        let what = format!(
-            "the file was cut from {} to {found} bytes while it was open",
-            self.layout.file_bytes
-        );
-        Err(LoaderError::damaged(&self.path, found, what))
+        self.shard.check_size(&self.mapped.file)
     }
 
     fn verify_block(&self, block: usize) -> Result<()> {
         self.check_size()?;
-        let start = HEADER_BYTES + block as u64 * self.header.block_bytes;
-        let end = (start + self.header.block_bytes).min(self.layout.hashes);
-        let bytes = &self.map[start as usize..end as usize];
-        let expected = self.layout.hashes as usize + block * HASH_BYTES as usize;
-        if blake3::hash(bytes).as_bytes()[..] != self.map[expected..expected + HASH_BYTES as usize]
+        let start = HEADER_BYTES + block as u64 * self.shard.header.block_bytes;
+        let end = (start + self.shard.header.block_bytes).min(self.shard.layout.hashes);
+        let bytes = &self.mapped.map[start as usize..end as usize];
+        let expected = self.shard.layout.hashes as usize + block * HASH_BYTES as usize;
+        if blake3::hash(bytes).as_bytes()[..]
+            != self.mapped.map[expected..expected + HASH_BYTES as usize]
         {
             return Err(LoaderError::damaged(
-                &self.path,
+                &self.shard.path,
                 start,
                 "the content does not match its checksum",
             ));
         }
         self.check_vocabulary(start, end)?;
-        self.verified[block].store(true, Ordering::Release);
+        self.mapped.verified[block].store(true, Ordering::Release);
         Ok(())
     }
 
     /// A hash proves that the file is as it was written, not that its writer was ours: an id outside the
     /// vocabulary would be an access outside the embedding table.
     fn check_vocabulary(&self, start: u64, end: u64) -> Result<()> {
-        let bytes =
-            &self.map[start as usize..end.clamp(start, self.layout.tokens_end.max(start)) as usize];
-        let highest = if self.header.width == 2 {
+        let bytes = &self.mapped.map
+            [start as usize..end.clamp(start, self.shard.layout.tokens_end.max(start)) as usize];
+        let highest = if self.shard.header.width == 2 {
             words(bytes).map(u16::from_le_bytes).max().map(u32::from)
         } else {
             words(bytes).map(u32::from_le_bytes).max()
         };
         match highest {
-            Some(id) if id >= self.header.vocab_size => {
+            Some(id) if id >= self.shard.header.vocab_size => {
                 let what = format!(
                     "token {id} is outside the vocabulary of {}",
-                    self.header.vocab_size
+                    self.shard.header.vocab_size
                 );
-                Err(LoaderError::damaged(&self.path, start, what))
+                Err(LoaderError::damaged(&self.shard.path, start, what))
             }
             _ => Ok(()),
         }

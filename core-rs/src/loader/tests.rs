@@ -391,18 +391,19 @@ fn documents_are_found_again() {
     writer.append(&[3, 4], &[0, 2], &[9]).unwrap();
     writer.finish().unwrap();
     let shard = Shard::open(&path).unwrap();
+    let content = shard.view().unwrap();
     let mut tokens = Vec::new();
-    shard.read(0..5, &mut tokens).unwrap();
+    content.read(0..5, &mut tokens).unwrap();
     assert_eq!(tokens, [9, 1, 2, 3, 4]);
-    let found: Vec<u64> = (0..5).map(|at| shard.document_at(at).unwrap()).collect();
+    let found: Vec<u64> = (0..5).map(|at| content.document_at(at).unwrap()).collect();
     assert_eq!(found, [0, 1, 1, 2, 2]);
     assert_eq!(
-        (shard.doc_id(2).unwrap(), shard.doc_end(1).unwrap()),
+        (content.doc_id(2).unwrap(), content.doc_end(1).unwrap()),
         (9, 3)
     );
-    assert!(shard.document_at(5).is_err());
-    assert!(shard.doc_id(3).is_err());
-    assert!(shard.read(4..6, &mut tokens).is_err());
+    assert!(content.document_at(5).is_err());
+    assert!(content.doc_id(3).is_err());
+    assert!(content.read(4..6, &mut tokens).is_err());
 }
 
 #[test]

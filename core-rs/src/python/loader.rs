@@ -178,15 +178,16 @@ impl PyShard {
         py: Python<'py>,
         index: u64,
     ) -> PyResult<(u64, Bound<'py, PyArray1<i64>>)> {
-        let end = self.inner.doc_end(index)?;
+        let content = self.inner.view()?;
+        let end = content.doc_end(index)?;
         let start = if index == 0 {
             0
         } else {
-            self.inner.doc_end(index - 1)?
+            content.doc_end(index - 1)?
         };
         let mut tokens = Vec::new();
-        py.detach(|| self.inner.read(start..end, &mut tokens))?;
-        Ok((self.inner.doc_id(index)?, tokens.into_pyarray(py)))
+        py.detach(|| content.read(start..end, &mut tokens))?;
+        Ok((content.doc_id(index)?, tokens.into_pyarray(py)))
     }
 }
 
