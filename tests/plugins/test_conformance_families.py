@@ -20,7 +20,6 @@ from llama3.tasks import Custom, Task
 from llama3.testing import (
     EvaluatorConformance,
     ExporterConformance,
-    FilterConformance,
     LoggerConformance,
     ParallelConformance,
     RewardConformance,
@@ -56,9 +55,6 @@ def files(tmp_path_factory):
         parameter.data.normal_(0, 0.1)
     save_model(model, folder / "scorer")
     toy_tokenizer().save(folder / "scorer")
-    (folder / "words.txt").write_text("the\nof\n")
-    TestDirtyWords.options = {"lists": {"en": str(folder / "words.txt")}}
-    TestUrlLists.options = {"words": str(folder / "words.txt")}
     TestFiles.options = {"path": str(folder / "notes")}
     TestJsonl.options = {"path": str(folder / "rows.jsonl")}
     TestJsonlTasks.options = {"path": str(folder / "tasks.jsonl")}
@@ -92,37 +88,8 @@ class TestRewardModel(RewardConformance):
     plugin = "reward_model"
 
 
-class TestC4(FilterConformance):
-    plugin = "c4"
-
-
-class TestDirtyWords(FilterConformance):
-    plugin = "dirty_words"
-
-
-class TestFineWeb(FilterConformance):
-    plugin = "fineweb"
-
-
 class TestGopher(FilterConformance):
     plugin = "gopher"
-
-
-class TestPersonalData(FilterConformance):
-    plugin = "personal_data"
-
-
-class TestRepeatedLines(FilterConformance):
-    plugin = "repeated_lines"
-
-
-class TestTokenDistribution(FilterConformance):
-    plugin = "token_distribution"
-    options: ClassVar = {"least_words": 10}
-
-
-class TestUrlLists(FilterConformance):
-    plugin = "url_lists"
 
 
 class TestFiles(SourceConformance):
