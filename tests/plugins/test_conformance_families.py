@@ -20,6 +20,7 @@ from llama3.tasks import Custom, Task
 from llama3.testing import (
     EvaluatorConformance,
     ExporterConformance,
+    FilterConformance,
     LoggerConformance,
     ParallelConformance,
     RewardConformance,
