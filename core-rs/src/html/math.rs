@@ -106,8 +106,11 @@ impl<'t> Pieces<'t> {
 
     /// The next formula of the rest: where it begins and ends, signs included, and whether it stands alone.
     fn formula(&self) -> Option<(usize, usize, bool)> {
+        if self.closes == [None, None] {
+            return None;
+        }
         let mut at = 0;
-        while self.closes != [None, None] {
+        loop {
             at += self.rest[at..].find('\\')?;
             let here = &self.rest[at..];
             if let Some(kind) = SIGNS.iter().position(|(open, _)| here.starts_with(open)) {
@@ -126,7 +129,6 @@ impl<'t> Pieces<'t> {
             // Whatever follows a backslash belongs to it: `\\(` opens nothing.
             at += 1 + here[1..].chars().next().map_or(0, char::len_utf8);
         }
-        None
     }
 }
 
