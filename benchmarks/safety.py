@@ -35,7 +35,7 @@ EVENTS = ("violates", "refuses")
 BUDGET = 240
 """Messages of the red team."""
 ANSWER_TOKENS = 32
-OF_EACH_KIND = {"safety": 40, "held_out": 72}
+OF_EACH_KIND = {"safety": 33, "held_out": 60}
 """Prompts that are asked at most of each kind: three models answer them, and all is to fit into half an hour."""
 PATIENCE_MS = 60_000
 """How long a guard may take: with one core beside others a model that judges is slow."""
