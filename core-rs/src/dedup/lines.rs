@@ -173,7 +173,7 @@ mod tests {
         let often = frequent(&mut line_keys(batch, &[3, 3]), 1);
         assert_eq!(drop_lines(batch, &[3, 3], &often).dropped, [3, 3]);
         assert_eq!(drop_lines(batch, &[3, 8], &often).dropped, [3, 0]);
-        assert_eq!(frequent(&mut line_keys(batch, &[3, 8]), 1), []);
+        assert!(frequent(&mut line_keys(batch, &[3, 8]), 1).is_empty());
         assert_eq!(line_keys(batch, &[-1, 0]).len(), 4);
     }
 
