@@ -89,7 +89,7 @@ def survey(filters: Mapping[str, Filter], batches: Iterator[DocumentBatch]) -> N
         return
     for batch in batches:
         for name, filter in surveying.items():
-            _asked(name, filter, filter.survey, batch)  # type: ignore[attr-defined]
+            _asked(name, filter, filter.survey, batch)
 
 
 def recorded(filters: Mapping[str, Filter]) -> list[str]:
