@@ -35,6 +35,8 @@ EVENTS = ("violates", "refuses")
 BUDGET = 240
 """Messages of the red team."""
 ANSWER_TOKENS = 32
+OF_EACH_KIND = {"safety": 33, "held_out": 60}
+"""Prompts that are asked at most of each kind: three models answer them, and all is to fit into half an hour."""
 PATIENCE_MS = 60_000
 """How long a guard may take: with one core beside others a model that judges is slow."""
 GUARDS = {"prompt_guard": "prompt-guard/artifacts/prompt_guard", "llama_guard": "llama-guard/artifacts/llama_guard"}
@@ -154,7 +156,7 @@ def run_of(folder: Path, model: Path, share: float) -> dict[str, Any]:
     if finds.read_text("utf-8").strip():
         prompts.append(str(finds))
     judges = {event: {"card": str(card_of(folder, event))} for event in EVENTS}
-    limit = {"limit": max(8, round(66 * share)), "max_tokens": ANSWER_TOKENS}
+    limit = lambda most: {"limit": max(8, round(most * share)), "max_tokens": ANSWER_TOKENS}
     return {
         "extends": "safety",
         "run": {"dir": str(folder), "name": "model"},
@@ -162,9 +164,9 @@ def run_of(folder: Path, model: Path, share: float) -> dict[str, Any]:
         "post_training": {"safety": {"prompts": prompts, "limit": max(16, round(320 * share))}},
         "evaluation": {
             "tasks": [
-                {"name": "safety", **limit, **judges},
-                {"name": "safety", "suite": "held_out", "path": str(folder / "held_out.jsonl"), **limit, "limit": 1000,
-                 **judges},
+                {"name": "safety", **limit(OF_EACH_KIND["safety"]), **judges},
+                {"name": "safety", "suite": "held_out", "path": str(folder / "held_out.jsonl"),
+                 **limit(OF_EACH_KIND["held_out"]), **judges},
                 {"name": "refusals", "limit": max(8, round(96 * share))},
                 {"name": "harmless", "limit": max(8, round(96 * share))},
                 {"name": "bits_per_byte", "suite": "text", "max_bytes": 60000, "document_bytes": 3000},

@@ -24,8 +24,10 @@ from typer.core import TyperCommand, TyperGroup
 from llama3 import __version__
 from llama3.cli import (
     audit,
+    audit_reward,
     batch,
     chat,
+    compare,
     config,
     convert,
     cost,
@@ -159,6 +161,8 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("judge")(judge.judge)
 app.command("redteam")(redteam.redteam)
 app.command("audit")(audit.audit)
+app.command("audit-reward")(audit_reward.audit_reward)
+app.command("compare")(compare.compare)
 app.command("lineage")(lineage.lineage)
 app.command("ledger")(ledger.ledger)
 app.command("merge")(merge.merge)

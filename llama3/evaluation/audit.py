@@ -126,7 +126,7 @@ def audit(before: Report, after: Report, *, options: AuditOptions, out: StageOut
     paired change is positive where the model got better: in points for rates, as a share for costs. `families` has the
     change of each family of the suite, where there are several: {NAME: {n, change, paired_low, paired_high}}.
     """
-    faults = list(_different_conditions(before, after))
+    faults = list(different_conditions(before, after))
     suites: dict[str, dict[str, Any]] = {}
     examples: dict[str, list[dict[str, Any]]] = {}
     gates: dict[str, Any] = {}
@@ -390,7 +390,7 @@ def changed(before: Suite, after: Suite, count: int = EXAMPLES) -> list[dict[str
     ]
 
 
-def _different_conditions(before: Artifact, after: Artifact) -> Iterator[str]:
+def different_conditions(before: Artifact, after: Artifact) -> Iterator[str]:
     """What was not the same in the two evaluations, so that their difference says nothing of the models."""
     for when, artifact in (("before", before), ("after", after)):
         if artifact.manifest.stage != evaluate.name:
@@ -414,8 +414,8 @@ def table(figures: Mapping[str, Any]) -> list[tuple[str, str, str, str, str, str
     gates = [
         (
             row["title"],
-            _shown(row["before"], "higher"),
-            _shown(row["after"], "higher"),
+            shown_rate(row["before"], "higher"),
+            shown_rate(row["after"], "higher"),
             "-",
             f"<= {row['at_most']:.1%}",
             "passed" if row["passed"] is True else f"FAILED: {row['why']}",
@@ -425,8 +425,8 @@ def table(figures: Mapping[str, Any]) -> list[tuple[str, str, str, str, str, str
     return [
         (
             f"{name}, {row['scored']}" if row.get("scored") else name,
-            _shown(row["before"], row["better"]),
-            _shown(row["after"], row["better"]),
+            shown_rate(row["before"], row["better"]),
+            shown_rate(row["after"], row["better"]),
             "-" if row["paired_low"] is None else f"[{row['paired_low']:+.1%}, {row['paired_high']:+.1%}]",
             f"{-row['margin']:.1%}",
             "passed" if row["passed"] is True else f"FAILED: {row['why']}",
@@ -438,7 +438,8 @@ def table(figures: Mapping[str, Any]) -> list[tuple[str, str, str, str, str, str
 TABLE_HEAD = ("suite", "before", "after", "change", "margin", "verdict")
 
 
-def _shown(rate: Mapping[str, Any] | None, better: str) -> str:
+def shown_rate(rate: Mapping[str, Any] | None, better: str) -> str:
+    """A figure with its interval, of shares in percent."""
     if rate is None:
         return "-"
     if better == "lower":

@@ -144,6 +144,25 @@ def rate_chart(rates: Mapping[str, Rate]) -> str:
     return _svg(parts, f"pass rates with 95 % intervals: {told}")
 
 
+def change_chart(changes: Mapping[str, tuple[float, float, float]]) -> str:
+    """Changes with their intervals (low, change, high), a row each, beside the line of no change."""
+    row, start, height = 30, 150, 30 * len(changes) + BOTTOM
+    values = ticks(
+        min(0.0, *(low for low, _, _ in changes.values())), max(0.0, *(high for *_, high in changes.values()))
+    )
+    at = _scale(values[0], values[-1], start, WIDTH - RIGHT)
+    parts = [_line(at(0), 0, at(0), height - BOTTOM, "axis")]
+    parts += [_text(at(v), height - BOTTOM + 17, f"{100 * v:+.3g} %" if v else "0") for v in values]
+    for index, (name, (low, change, high)) in enumerate(changes.items()):
+        y = row * index + row / 2
+        parts.append(_text(start - 8, y + 4, name, anchor="end"))
+        parts.append(_line(at(low), y, at(high), y, "error"))
+        parts += [_line(at(v), y - 5, at(v), y + 5, "error") for v in (low, high)]
+        parts.append(f'<circle class="point c0" cx="{at(change):.1f}" cy="{y:.1f}" r="4"/>')
+    told = ", ".join(f"{name} {change:+.1%} [{low:+.1%}, {high:+.1%}]" for name, (low, change, high) in changes.items())
+    return _svg(parts, f"changes with 95 % intervals: {told}", height=height)
+
+
 def histogram_chart(edges: Sequence[float], counts: Mapping[str, Sequence[int]], x_label: str) -> str:
     """Bars side by side: the share of each group's values in each bin. `edges` are one more than the bins."""
     groups = {name: row for name, row in counts.items() if sum(row)}

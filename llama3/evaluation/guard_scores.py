@@ -8,15 +8,16 @@ T texts of a stage.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from llama3.config.slot_types import Slot
 from llama3.plugins.registry import discover
-from llama3.plugins.specs import GuardStage
+from llama3.plugins.specs import GuardSpec, GuardStage
 from llama3.safety.answers import ANSWER_STAGES, TEXT_STAGES
 from llama3.safety.dialog import OWN, STAGES
 from llama3.safety.engine import PolicyEngine, guard_input
@@ -24,6 +25,7 @@ from llama3.safety.fences import CodeFences
 from llama3.safety.guard import Turn
 from llama3.safety.policy import Leaf, Policy
 from llama3.safety.replay import REVIEW, StoredVerdict, bare, composed, has_failed, rank
+from llama3.tasks.named_files import named_files
 
 ENTRY: tuple[GuardStage, ...] = ("input", "tool_result")
 """Stages of what others wrote."""
@@ -102,23 +104,48 @@ class GuardScores:
 
 
 def guard_scores(policy: Policy, dialogs: Sequence[Sequence[Turn]], answers: Sequence[str]) -> GuardScores:
-    """Ask every guard of the policy about every text. Raises as opening a guard does."""
+    """Ask every guard of the policy about every text, once about each. Raises as opening a guard does."""
     texts = _texts(policy, dialogs, answers)
-    said: dict[int, list[StoredVerdict]] = {}
-    registry = discover()
-    with ExitStack() as stack:
-        for number, (stage, leaf) in enumerate(policy.leaves()):
-            if stage in texts:
-                alone = Policy({stage: bare(leaf)})
-                engine = PolicyEngine(alone, lambda name, options: registry.build("guards", name, options))
-                stack.enter_context(engine)
-                inputs = (guard_input(stage, text, trace, language=code) for _, text, trace, code in texts[stage])
-                said[number] = [StoredVerdict.of(decision.verdicts[0]) for decision in engine.judge_all(inputs)]
+    said = {n: _said(stage, leaf, texts[stage]) for n, (stage, leaf) in enumerate(policy.leaves()) if stage in texts}
     row_T = {stage: np.array([row for row, *_ in found], np.int64) for stage, found in texts.items()}
     return GuardScores(policy, row_T, said, len(dialogs))
 
 
 Text = tuple[int, str, Sequence[Turn], str | None]
+Question = tuple[str, str, tuple[Turn, ...], str | None]
+"""Stage, text, what stands before it, and the language of code."""
+_HEARD: dict[str, dict[Question, StoredVerdict]] = {}
+"""What guards that are models said in this process, by their options and the content of their models: the models of a
+run are asked the same prompts, and a guard that is a model is slow."""
+MOST_HEARD = 200_000
+
+
+def _said(stage: GuardStage, leaf: Leaf, texts: Sequence[Text]) -> list[StoredVerdict]:
+    """What a leaf's guard says of each text of its stage."""
+    registry = discover()
+    heard = _heard(leaf)
+    questions: list[Question] = [(stage, text, tuple(trace), language) for _, text, trace, language in texts]
+    missing = [question for question in dict.fromkeys(questions) if question not in heard]
+    with PolicyEngine(
+        Policy({stage: bare(leaf)}), lambda name, options: registry.build("guards", name, options)
+    ) as engine:
+        asked = (guard_input(at, text, trace, language=language) for at, text, trace, language in missing)
+        found = [StoredVerdict.of(decision.verdicts[0]) for decision in engine.judge_all(asked)]
+    said = {**heard, **dict(zip(missing, found, strict=True))}
+    heard |= {question: verdict for question, verdict in said.items() if verdict.status == "ok"}
+    return [said[question] for question in questions]
+
+
+def _heard(leaf: Leaf) -> dict[Question, StoredVerdict]:
+    """What is known of a guard already; of one that is no model, or may say otherwise, nothing is kept."""
+    spec = discover().spec("guards", leaf.guard)
+    if not (isinstance(spec, GuardSpec) and spec.models and spec.deterministic):
+        return {}
+    if sum(map(len, _HEARD.values())) > MOST_HEARD:
+        _HEARD.clear()
+    options = dict(leaf.options)
+    content = named_files([Slot(**{"name": leaf.guard, **options})])
+    return _HEARD.setdefault(json.dumps([leaf.guard, options, content], sort_keys=True, default=str), {})
 
 
 def _texts(policy: Policy, dialogs: Sequence[Sequence[Turn]], answers: Sequence[str]) -> dict[str, list[Text]]:

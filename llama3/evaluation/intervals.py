@@ -178,6 +178,13 @@ def are_trials(scores_N: np.ndarray, weights_N: np.ndarray) -> bool:
     return bool((weights_N == 1).all() and np.isin(scores_N, (0.0, 1.0)).all())
 
 
+def way(low: float, high: float) -> str:
+    """What the interval of a change lets one say, positive where it got better."""
+    if low <= 0 <= high:
+        return "not told apart"
+    return "better" if low > 0 else "worse"
+
+
 def enough_trials(margin: float) -> int:
     """The fewest trials that can exclude a loss of `margin`.
 

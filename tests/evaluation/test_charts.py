@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from llama3.evaluation.charts import (
     Offered,
+    change_chart,
     fit_chart,
     funnel_chart,
     histogram_chart,
@@ -87,3 +88,20 @@ def test_histogram_bars_are_shares_of_the_height(counts, other, low, width):
     for bar in bars:
         assert 0 <= float(bar.attrib["y"]) <= 260
         assert 0 <= float(bar.attrib["height"]) <= 260
+
+
+@given(
+    st.dictionaries(st.text(min_size=1, max_size=9), st.lists(finite, min_size=3, max_size=3), min_size=1, max_size=9)
+)
+def test_changes_stay_inside_the_picture_beside_the_line_of_none(changes):
+    drawn = {name: tuple(sorted(ends)) for name, ends in changes.items()}
+    try:
+        svg = ET.fromstring(change_chart(drawn))
+    except ET.ParseError:  # a name with characters that XML does not have
+        return
+    places = [float(mark.attrib["cx"]) for mark in svg.findall("circle")]
+    assert len(places) == len(changes)
+    assert all(150 <= place <= 480 for place in places)
+    (none, *_) = svg.findall("line")
+    for (_, change, _), place in zip(drawn.values(), places, strict=True):
+        assert (place - float(none.attrib["x1"])) * change >= -0.2 * abs(change)

@@ -208,9 +208,15 @@ def test_texts_that_wait_for_the_guard_are_judged_together(llama_guard, monkeypa
         LlamaGuardModel, "_ask", lambda self, trees, on: sizes.append(len(trees)) or ask(self, trees, on)
     )
     leaf = Leaf("llama_guard", {"model": str(llama_guard)})
-    texts = [f"Please {words} today" for words in (*HAZARDS.values(), *HARMLESS)] * 4
+    texts = [f"Please {words} today, {n}" for words in (*HAZARDS.values(), *HARMLESS) for n in range(4)]
     scores = guard_scores(Policy({"input": leaf}), [[Turn("user", text)] for text in texts], ["Yes."] * len(texts))
     assert sizes == [8] * (len(texts) // 8) + [len(texts) % 8] * (len(texts) % 8 > 0), "the same texts, every time"
+    # The same texts of another model are not asked again; those of another guard are.
+    again = guard_scores(Policy({"input": leaf}), [[Turn("user", text)] for text in texts], ["No."] * len(texts))
+    assert (again.said, sum(sizes)) == (scores.said, len(texts))
+    other = Leaf("llama_guard", {"model": str(llama_guard), "categories": {"S1": False}})
+    assert guard_scores(Policy({"input": other}), [[Turn("user", texts[0])]], ["No."]).said != scores.said
+    assert sum(sizes) == len(texts) + 1
     expected = LlamaGuardModel.load(llama_guard).weigh([[Turn("user", text)] for text in texts])
     assert [said.p for said in scores.said[0]] == pytest.approx([hazard.p for hazard in expected], abs=1e-5)
 

@@ -1,0 +1,125 @@
+"""`llama3 audit-reward`: is a reward calibrated, and does it love what people do not?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from llama3.cli.generate import DeviceOption
+from llama3.cli.options import PluginOptions, given_options, plugin_name
+from llama3.cli.output import JsonOption, note, print_json, print_table, say
+from llama3.errors import ConfigError, GateFailed
+
+if TYPE_CHECKING:
+    from llama3.config.slot_types import Slot
+
+REWARD_FAILED = GateFailed.declare(
+    "L3-RWA-010",
+    "the audit of the reward failed",
+    why="{why}",
+    fix="train it on more pairs, and on pairs in which people prefer the answer with less of it; or widen the limit",
+)
+NO_REWARDS = ConfigError.declare(
+    "L3-RWA-011",
+    "this run trained no reward model",
+    why="it has no artifact reward, reward-1, ...",
+    fix="name the folder of a reward model, a run with post_training.reward, or a plugin of the family rewards",
+)
+
+
+def audit_reward(
+    reward: Annotated[
+        str, typer.Argument(help="A reward model's folder, a run that trained some (all rounds), or a reward's name.")
+    ],
+    rows: Annotated[Path, typer.Argument(metavar="ROWS", help="Held-out pairs, with strength, category, lang or not.")],
+    overrides: PluginOptions = None,
+    least_accuracy: Annotated[float, typer.Option(min=0, max=1, help="Lower end of its interval, at least.")] = 0.5,
+    most_ece: Annotated[float | None, typer.Option(min=0, max=1, help="Calibration error, at most.")] = None,
+    most_excess: Annotated[
+        float, typer.Option(min=0, max=1, help="How much more (or less) often than people it takes a feature, at most.")
+    ] = 0.1,
+    device: DeviceOption = "auto",
+    json: JsonOption = False,
+) -> None:
+    """Audit a reward on pairs that people ranked: accuracy, calibration, what it loves more than people do, and what
+    changed between rounds. Exit code 5 where the (last) reward misses a limit."""
+    from llama3.evaluation.preferred_rows import read_pairs
+    from llama3.evaluation.reward_audit import RewardLimits, audited, drift, margins
+    from llama3.tasks.rewards import build_rewards
+
+    pairs = read_pairs(rows)
+    slots = _slots(reward, given_options(overrides))
+    limits = RewardLimits(least_accuracy, most_ece, most_excess)
+    built = {name: next(iter(build_rewards([slot], device).values())) for name, slot in slots.items()}
+    margins_by = {name: margins(one, pairs) for name, one in built.items()}
+    figures = {name: audited(margin_P, pairs, limits) for name, margin_P in margins_by.items()}
+    *earlier, last = figures
+    moved = {name: drift(margins_by[name], margins_by[last]).to_json() for name in earlier}
+    found = {"rewards": figures, "drift": moved, "passed": figures[last]["passed"], "why": figures[last]["why"]}
+    if json:
+        print_json(found)
+    else:
+        _show(found)
+    if not found["passed"]:
+        raise REWARD_FAILED(last, why="; ".join(found["why"]))
+
+
+def _slots(reward: str, options: Mapping[str, Any]) -> dict[str, Slot]:
+    """What is audited, by name, the last one last."""
+    from llama3.artifacts.run import RunDir
+    from llama3.config.slot_types import Slot
+    from llama3.posttraining.sampling import reward_of
+
+    folder = Path(reward)
+    if not folder.is_dir():
+        return {reward: Slot.model_validate({"name": plugin_name("rewards", reward), **options})}
+    if not (folder / "config.yaml").is_file():
+        return {folder.name: reward_of(folder)}
+    keys = [key for key in RunDir(folder).current() if key == "reward" or key.startswith("reward-")]
+    if not keys:
+        raise NO_REWARDS(folder)
+    rounds = sorted(keys, key=lambda key: int(key.partition("-")[2] or 0))
+    return {key: reward_of(folder / "artifacts" / key) for key in rounds}
+
+
+def _show(found: Mapping[str, Any]) -> None:
+    print_table(list(_figures(found["rewards"])), ("REWARD", "FIGURE", "VALUE"))
+    *_, (last, told) = found["rewards"].items()
+    if features := list(_features(told)):
+        say(f"\n{last}: how often the answer with more of a feature is taken")
+        print_table(features, ("FEATURE", "REWARD", "PEOPLE", "EXCESS", "PAIRS"))
+    for name, moved in found["drift"].items():
+        note(f"{name} to {last}: margins correlate {moved['correlation']:.3f}, {moved['turned']:.1%} of pairs turned")
+    say(f"audit: {'passed' if found['passed'] else 'FAILED'}")
+
+
+def _figures(rewards: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    for name, told in rewards.items():
+        yield name, "scored", f"{told['scored']} of {told['pairs']} pairs"
+        if not told["scored"]:
+            continue
+        yield name, "accuracy", _share(told["accuracy"])
+        for column, groups in told["by"].items():
+            yield from ((name, f"  {column} {group}", _share(rate)) for group, rate in groups.items())
+        for figure in ("brier", "ece"):
+            yield name, figure, "{rate:.3f} [{low:.3f}, {high:.3f}] (n = {n})".format(**told[figure])
+        if told["temperature"] is not None:
+            yield name, "temperature", f"{told['temperature']:.2f}"
+
+
+def _features(told: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+    for name, row in told.get("features", {}).items():
+        if row["excess"] is None:
+            yield name, "-", "-", "-", f"{row['n']} (few)"
+        else:
+            ends = f"{row['excess']:+.1%} [{row['low']:+.1%}, {row['high']:+.1%}]"
+            yield name, f"{row['reward']:.1%}", f"{row['people']:.1%}", ends, str(row["n"])
+
+
+def _share(rate: Mapping[str, Any]) -> str:
+    from llama3.evaluation.safety_tables import shown
+
+    return shown(rate)
