@@ -32,6 +32,12 @@ NOTHING_THERE = ConfigError.declare(
     "L3-DAT-249", "there is nothing here", why="{near}", fix="give a folder or a file of text, or a config"
 )
 
+NO_SUCH_PART = ConfigError.declare(
+    "L3-DAT-270",
+    "there is no part {rank} of {world}",
+    fix="give --world, how many parts there are, and --rank, which of them this is, from 0 on",
+)
+
 app = typer.Typer(no_args_is_help=True, help="Curate, deduplicate, tokenise, convert and look at training data.")
 
 TextArgument = Annotated[
@@ -57,9 +63,17 @@ def curate(
     overrides: SetOption = None,
     out: OutOption = None,
     reader: ReaderOption = None,
+    rank: Annotated[int | None, typer.Option(help="Read only this part of the shards, from 0 on.")] = None,
+    world: Annotated[int | None, typer.Option(help="How many parts there are.")] = None,
     json: JsonOption = False,
 ) -> None:
-    """Read, deduplicate and filter text: the first stage of a run, alone."""
+    """Read, deduplicate and filter text: the first stage of a run, alone. With --rank and --world only the reading of a
+    part, as a task of a job array; the same command without them then makes the corpus."""
+    if rank is not None or world is not None:
+        if rank is None or world is None or not 0 <= rank < world:
+            raise NO_SUCH_PART("data curate", rank=rank, world=world)
+        _read_part(_loaded(text, overrides or [], out, reader), out, rank, world, json=json)
+        return
     _show(_curated(_loaded(text, overrides or [], out, reader), out), json=json)
 
 
@@ -143,6 +157,17 @@ def _curated(loaded: Loaded, out: Path | None) -> Artifact:
         if page := make.show_corpus(corpus):
             note(f"report: {page}")
     return corpus
+
+
+def _read_part(loaded: Loaded, out: Path | None, rank: int, world: int, *, json: bool) -> None:
+    from llama3.data.curate import CurateOptions, read_part
+
+    run = out or Path(loaded.config.run.dir) / loaded.config.run.name
+    there, shards = read_part(CurateOptions.of(loaded.config), run, rank, world)
+    if json:
+        print_json({"path": str(run), "rank": rank, "world": world, "shards": shards, "read": there})
+        return
+    note(f"part {rank} of {world}: {there} of {shards} shards read")
 
 
 def _show(corpus: Artifact, *, json: bool) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -19,8 +20,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field
 
-from llama3 import _core
+from llama3 import __version__, _core
 from llama3.artifacts import StageOutput, Texts, stage
+from llama3.artifacts.files import canonical_json
 from llama3.config.curation import DecontaminationSection, LineDedupSection, MinHashSection, RemovalAlarmSection
 from llama3.config.schema import Config, DataSection
 from llama3.config.slot_types import FilterSlot, Slot, SourceSlot
@@ -35,7 +37,7 @@ from llama3.data.earlier import Earlier
 from llama3.data.judging import Editor, build_filters, judged, measured, models_of, recorded, stamps, survey, unwanted
 from llama3.data.ledger import Funnel, Losses, RejectLog, removal_alarms, told_alarm
 from llama3.data.made import MadeTexts
-from llama3.data.staging import STAGED, Staged
+from llama3.data.staging import STAGED, Staged, stage_shard, staged_file
 from llama3.data.thinning import Thinning
 from llama3.errors import ConfigError, DataError, LlamaError, Problem
 from llama3.plugins.registry import discover
@@ -125,7 +127,8 @@ def curate(synthetic: Texts | None = None, *, options: CurateOptions, out: Stage
     cleaning = Cleaning(options.decontaminate)
     shards = all_shards([*build_sources(options.sources), *(() if synthetic is None else (MadeTexts(synthetic),))])
     funnel = Funnel()
-    reading = out.scratch / "read"
+    parts = None if out.logs is None else parts_folder(out.logs, options)
+    reading = parts if parts is not None and parts.is_dir() else out.scratch / "read"
     try:
         with RejectLog(out.path / REJECTS) as rejects:
             staged = _read(shards, Staged(reading, near), funnel, rejects, out)
@@ -144,7 +147,7 @@ def curate(synthetic: Texts | None = None, *, options: CurateOptions, out: Stage
             out.metrics["rejects"] = rejects.counts
         write_samples(out.path, staged)
     finally:
-        shutil.rmtree(reading, ignore_errors=True)  # a full disk is not kept full
+        shutil.rmtree(out.scratch / "read", ignore_errors=True)  # a full disk is not kept full
     out.metrics["lines"] = {"frequent": thinning.frequent, "dropped": thinning.dropped}
     out.metrics["decontamination"] = cleaning.report()
     out.metrics["without_model"] = [name for name, model in models_of(filters).items() if not model]
@@ -153,6 +156,9 @@ def curate(synthetic: Texts | None = None, *, options: CurateOptions, out: Stage
     _ring(removal_alarms(funnel.stages, rejects.counts, options.alarm.most), options.alarm, out)
     if not funnel.documents("train"):
         raise NOTHING_LEFT("curate", lost=_counted(rejects))
+    shutil.rmtree(reading, ignore_errors=True)
+    if parts is not None and reading == parts and not any(parts.parent.iterdir()):
+        parts.parent.rmdir()
 
 
 def _ring(alarms: list[dict[str, Any]], options: RemovalAlarmSection, out: StageOutput) -> None:
@@ -165,6 +171,34 @@ def _ring(alarms: list[dict[str, Any]], options: RemovalAlarmSection, out: Stage
             REMOVES_TOO_MUCH.problem(f"source {alarm['source']!r}", stage=alarm["stage"], told=told_alarm(alarm))
             for alarm in alarms
         )
+
+
+# -- parts -----------------------------------------------------------------------------------------
+
+
+def parts_folder(run: Path, options: CurateOptions) -> Path:
+    """Where processes put what they read for a corpus with these options: beside the run, in which only one works."""
+    facts = [__version__, options.model_dump(mode="json")]
+    return run.with_name(f"{run.name}.parts") / _core.blake3_bytes(canonical_json(facts))
+
+
+def read_part(options: CurateOptions, run: Path, rank: int, world: int) -> tuple[int, int]:
+    """Reads every `world`-th shard from the `rank`-th on beside the run directory, where `curate` goes on from it and
+    reads what is lacking: (shards that are there now, shards of this part). The parts may be of any number, be killed
+    and be done twice; the corpus is the same to the byte. What cannot be read is left to `curate`, which tells."""
+    near, folder = _near(options.minhash), parts_folder(run.absolute(), options)
+    folder.mkdir(parents=True, exist_ok=True)
+    mine = list(enumerate(_all_shards(_sources(options.sources))))[rank::world]
+    there = 0
+    for number, (source, shard) in mine:
+        file = staged_file(folder, number, shard)
+        try:
+            if not file.exists():
+                stage_shard(_guarded(source, shard), shard, file, near)
+        except DataError:
+            continue
+        there += 1
+    return there, len(mine)
 
 
 # -- reading ---------------------------------------------------------------------------------------

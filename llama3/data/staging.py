@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,6 +40,7 @@ class Staged:
         self.folder, self.near = folder, near
         folder.mkdir(parents=True, exist_ok=True)
         self.files: list[Path] = []
+        self._asked = 0
         self._sources: list[str] = []
         self._ids: list[str] = []
         self._bytes: list[np.ndarray] = []
@@ -51,9 +53,8 @@ class Staged:
     def add(self, found: Iterator[DocumentBatch], shard: ShardRef) -> list[Reject]:
         """Stages a whole shard and returns its rejects; where reading fails nothing of it is staged. A shard that a
         killed process staged in this folder is not read again."""
-        facts_of = (shard.source, shard.location, shard.part, shard.bytes, shard.stamp)
-        name = _core.blake3_bytes(repr(facts_of).encode("utf-8", "surrogateescape"))
-        file = self.folder / f"{len(self.files):06}-{name}.parquet"  # sources of other options may read one shard
+        file = staged_file(self.folder, self._asked, shard)
+        self._asked += 1
         if not file.exists():
             stage_shard(found, shard, file, self.near)
         known = pq.read_table(file, columns=["id", "source"])
@@ -115,18 +116,26 @@ class Staged:
         return pa.chunked_array(chunks, pa.large_string()).combine_chunks()
 
 
+def staged_file(folder: Path, number: int, shard: ShardRef) -> Path:
+    """Where the shard that is read as the `number`-th lies: its name tells its content."""
+    facts = (shard.source, shard.location, shard.part, shard.bytes, shard.stamp)
+    return folder / f"{number:06}-{_core.blake3_bytes(repr(facts).encode('utf-8', 'surrogateescape'))}.parquet"
+
+
 def stage_shard(found: Iterator[DocumentBatch], shard: ShardRef, file: Path, near: Deduplicator | None) -> None:
-    """Writes the documents of a shard to `file`, and beside it what the next steps need of them: whole, or nothing that
-    counts, for `file` gets its name last."""
-    begun = file.with_suffix(".begun")
+    """Writes the documents of a shard to `file`, and beside it what the next steps need of them. Whole, or nothing that
+    counts, for `file` gets its name last; a shard depends on itself alone, so any process may do it, or two at once.
+    """
+    begun = file.with_suffix(f".{uuid.uuid4().hex}")
+    facts = begun.with_suffix(f"{begun.suffix}{FACTS}")
     try:
-        facts = _write_shard(found, shard, begun, near)
-        np.savez(file.with_suffix(FACTS), **facts)
-        for path in (file.with_suffix(FACTS), begun):
+        np.savez(facts, **_write_shard(found, shard, begun, near))
+        for path, name in ((facts, file.with_suffix(FACTS)), (begun, file)):
             fsync_file(path)
-        os.rename(begun, file)
+            os.rename(path, name)
     finally:
-        begun.unlink(missing_ok=True)
+        for path in (begun, facts):
+            path.unlink(missing_ok=True)
 
 
 def _write_shard(

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from data_texts import prose
 
+from llama3.artifacts import Artifact
 from llama3.artifacts.progress import Display
 from llama3.artifacts.run import RunDir
+from llama3.cli import main
 from llama3.config.schema import Config
 from llama3.data import staging
 from llama3.data.curate import CurateOptions, curate
@@ -20,13 +22,18 @@ SHARDS = 8
 
 
 @pytest.fixture(scope="module")
-def options(tmp_path_factory) -> CurateOptions:
-    """Files of several records each, one of them torn: rejects are part of what is gone on from."""
-    texts = tmp_path_factory.mktemp("texts")
+def texts(tmp_path_factory) -> Path:
+    """Files of several records each, half of them with a torn one: rejects are part of what is gone on from."""
+    folder = tmp_path_factory.mktemp("texts")
     for number in range(SHARDS):
         lines = [f'{{"text": "{prose(10 * number + line, 90)}"}}' for line in range(6)]
         lines[2] = '{"text": torn' if number % 2 else lines[2]
-        (texts / f"{number}.jsonl").write_text("\n".join(lines))
+        (folder / f"{number}.jsonl").write_text("\n".join(lines))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def options(texts) -> CurateOptions:
     sources = [{"name": "jsonl", "path": str(texts), "source": "texts"}]
     return CurateOptions.of(Config.model_validate({"data": {"sources": sources, "held_out": 0.1}}))
 
@@ -66,6 +73,44 @@ def test_a_shard_is_read_once_however_often_the_stage_is_killed(options, tmp_pat
     monkeypatch.setattr(staging, "_write_shard", lambda *given: count.append(given) or read(*given))
     assert made(tmp_path / "killed", options) == expected
     assert len(count) == SHARDS - sum(kills)
+
+
+def command(texts: Path, out: Path, *options: str) -> None:
+    with pytest.raises(SystemExit) as done:
+        main(["data", "curate", str(texts), "--out", str(out), "--set", "data.held_out=0.1", *options])
+    assert not done.value.code
+
+
+def hash_of(out: Path) -> str:
+    return Artifact(out / "artifacts" / "curate").hash
+
+
+@pytest.mark.parametrize(("world", "ranks"), [(2, [1, 0]), (3, [2, 0, 1, 2]), (8, [7, 0, 3]), (11, range(11))])
+def test_a_job_array_of_any_size_makes_the_corpus_of_one_process(texts, tmp_path, monkeypatch, world, ranks):
+    """In any order, one part twice, some never: those are read by the last command."""
+    command(texts, tmp_path / "whole")
+    for rank in ranks:
+        command(texts, tmp_path / "parts", "--rank", str(rank), "--world", str(world))
+    read, count = staging._write_shard, []
+    monkeypatch.setattr(staging, "_write_shard", lambda *given: count.append(given) or read(*given))
+    command(texts, tmp_path / "parts")
+    assert len(count) == SHARDS - sum(number % world in set(ranks) for number in range(SHARDS))
+    whole, parts = (path / "artifacts" / "curate" for path in (tmp_path / "whole", tmp_path / "parts"))
+    assert hash_of(tmp_path / "whole") == hash_of(tmp_path / "parts")
+    names = sorted(path.name for path in whole.iterdir() if path.suffix == ".parquet")
+    assert len(names) == 3
+    for name in names:
+        assert (whole / name).read_bytes() == (parts / name).read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["parts", "whole"], "what was read is gone"
+
+
+@pytest.mark.parametrize("part", [["--rank", "0"], ["--world", "2"], ["--rank", "2", "--world", "2"]])
+def test_a_part_that_cannot_be_is_refused(texts, tmp_path, capsys, part):
+    with pytest.raises(SystemExit) as done:
+        main(["data", "curate", str(texts), "--out", str(tmp_path / "out"), *part])
+    assert done.value.code
+    assert "L3-DAT-270" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_is_read_again_is_what_was_held(options, tmp_path):
