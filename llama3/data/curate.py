@@ -188,13 +188,13 @@ def read_part(options: CurateOptions, run: Path, rank: int, world: int) -> tuple
     and be done twice; the corpus is the same to the byte. What cannot be read is left to `curate`, which tells."""
     near, folder = _near(options.minhash), parts_folder(run.absolute(), options)
     folder.mkdir(parents=True, exist_ok=True)
-    mine = list(enumerate(_all_shards(_sources(options.sources))))[rank::world]
+    mine = list(enumerate(all_shards(build_sources(options.sources))))[rank::world]
     there = 0
     for number, (source, shard) in mine:
         file = staged_file(folder, number, shard)
         try:
             if not file.exists():
-                stage_shard(_guarded(source, shard), shard, file, near)
+                stage_shard(guarded(source, shard), shard, file, near)
         except DataError:
             continue
         there += 1
