@@ -17,7 +17,7 @@ from llama3.safety.normalise import Normalised, normalise
 if TYPE_CHECKING:
     from llama3.evaluation.served_judge import ServedModel
     from llama3.guarding.prompt_model import PromptGuardModel
-    from llama3.guarding.taught_model import LlamaGuardModel
+    from llama3.guarding.taught_model import Hazard, LlamaGuardModel
 
 __all__ = [
     "Action",
@@ -25,6 +25,7 @@ __all__ = [
     "Fence",
     "Guard",
     "GuardInput",
+    "Hazard",
     "LlamaGuardModel",
     "Normalised",
     "PromptGuardModel",
@@ -40,6 +41,7 @@ __all__ = [
 _HOMES = {
     "ServedModel": "llama3.evaluation.served_judge",
     "PromptGuardModel": "llama3.guarding.prompt_model",
+    "Hazard": "llama3.guarding.taught_model",
     "LlamaGuardModel": "llama3.guarding.taught_model",
 }
 

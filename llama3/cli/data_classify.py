@@ -76,7 +76,7 @@ def label(
     from collections import Counter
 
     from llama3.classifying.labelling import label_documents
-    from llama3.data.inspecting import corpus_at
+    from llama3.data.corpus import corpus_at
     from llama3.evaluation.served_judge import ServedModel
 
     answers = _two("--words", words)
@@ -111,7 +111,7 @@ def part(
 ) -> None:
     """Part a corpus by what a classifier takes its documents for: sources, each with a weight of its own."""
     from llama3.classifying.parting import part_corpus
-    from llama3.data.inspecting import corpus_at
+    from llama3.data.corpus import corpus_at
     from llama3.data.text_model import TextModel
 
     _show_parts(out, part_corpus(corpus_at(corpus), TextModel(model), out, least), json=json)
@@ -131,7 +131,7 @@ def rank(
 ) -> None:
     """Keep the best documents of each language by a classifier, so that none is measured by another's best."""
     from llama3.classifying.parting import rank_corpus
-    from llama3.data.inspecting import corpus_at
+    from llama3.data.corpus import corpus_at
     from llama3.data.text_model import TextModel
 
     told = TextModel(languages, 1000) if languages else None

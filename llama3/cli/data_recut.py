@@ -24,7 +24,7 @@ def recut(
     json: JsonOption = False,
 ) -> None:
     """Judge documents again by other limits, from what is recorded of them: no text is read to decide."""
-    from llama3.data.inspecting import corpus_at
+    from llama3.data.corpus import corpus_at
     from llama3.data.judging import build_filters
     from llama3.data.recut import recut as cut_again
     from llama3.data.recut import write_cut

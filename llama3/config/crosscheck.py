@@ -319,7 +319,7 @@ def _labels(config: Config, registry: Registry, place: Place) -> Iterator[Proble
         return
     known = read if synthetic is None else read | {SYNTHETIC}
     mixed = known | set(classes.values())
-    named = [(("data", "classes", name), name, known) for name in classes]
+    named: list[tuple[Path, str, set[str]]] = [(("data", "classes", name), name, known) for name in classes]
     named += [((*path, name), name, mixed) for path, mix in _mixes(config) for name in mix]
     made_of = [] if synthetic is None else synthetic.sources
     named += [(("data", "synthetic", "sources", i), name, read) for i, name in enumerate(made_of)]

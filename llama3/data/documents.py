@@ -280,6 +280,7 @@ class ModelFilter(Filter, Protocol):
     document, and the corpus says that it judged nothing."""
 
 
+@runtime_checkable
 class Surveying(Protocol):
     """A filter that looks at all documents before it judges the first."""
 

@@ -120,7 +120,7 @@ run are asked the same prompts, and a guard that is a model is slow."""
 MOST_HEARD = 200_000
 
 
-def _said(stage: GuardStage, leaf: Leaf, texts: Sequence[Text]) -> list[StoredVerdict]:
+def _said(stage: str, leaf: Leaf, texts: Sequence[Text]) -> list[StoredVerdict]:
     """What a leaf's guard says of each text of its stage."""
     registry = discover()
     heard = _heard(leaf)

@@ -207,9 +207,9 @@ def drift(before_P: np.ndarray, after_P: np.ndarray) -> Drift:
     before_P, after_P = before_P[both_P], after_P[both_P]
     if len(before_P) < 2:
         return Drift(math.nan, math.nan, len(before_P))
-    ranks = [_ranks(values_P) for values_P in (before_P, after_P)]
+    ranks = np.stack([_ranks(before_P), _ranks(after_P)])
     with np.errstate(divide="ignore", invalid="ignore"):
-        correlation = float(np.corrcoef(*ranks)[0, 1])
+        correlation = float(np.corrcoef(ranks)[0, 1])
     return Drift(correlation, float((np.sign(before_P) != np.sign(after_P)).mean()), len(before_P))
 
 

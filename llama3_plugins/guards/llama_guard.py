@@ -7,10 +7,14 @@ is not in the prompt, the others keep their numbers, and what the model finds of
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from llama3.errors import ConfigError
 from llama3.guards import Batcher, GuardInput, LlamaGuardModel, Turn, Verdict
 from llama3_plugins.guards.options import LlamaGuardOptions
+
+if TYPE_CHECKING:
+    from llama3.guards import Hazard
 
 UNKNOWN_CATEGORY = ConfigError.declare(
     "L3-GRD-060", "the guard knows no category {name!r}", fix="use some of {known}, or give a taxonomy that has it"
@@ -45,7 +49,7 @@ class LlamaGuard:
         if not self._enabled:
             raise ALL_OFF("guard llama_guard")
         # Texts that wait are judged together: what all prompts begin with is computed once.
-        self._batcher = Batcher(lambda dialogs: self._model.weigh(dialogs, self._enabled))
+        self._batcher: Batcher[Sequence[Turn], Hazard] = Batcher(self._weigh)
         self._own = {
             number: float(level)
             for number, level in chosen.items()
@@ -54,6 +58,9 @@ class LlamaGuard:
 
     def close(self) -> None:
         """Nothing to release."""
+
+    def _weigh(self, dialogs: Sequence[Sequence[Turn]]) -> Sequence[Hazard]:
+        return self._model.weigh(dialogs, self._enabled)
 
     async def check(self, x: GuardInput) -> Verdict:
         if not x.text.strip():

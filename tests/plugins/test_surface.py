@@ -51,8 +51,8 @@ SURFACE = {
         Surveying TextModel WordDistribution citation_spans line_repetition normalised_url read_lists
     """,
     "guards": """
-        Action Batcher Fence Guard GuardInput LlamaGuardModel Normalised PromptGuardModel ServedModel Span Turn Verdict
-        argument_language code_texts normalise
+        Action Batcher Fence Guard GuardInput Hazard LlamaGuardModel Normalised PromptGuardModel ServedModel Span Turn
+        Verdict argument_language code_texts normalise
     """,
     "loggers": """
         Logger Sample append_json_line key_now
