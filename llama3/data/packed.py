@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,16 +11,16 @@ import numpy as np
 from llama3 import _core
 from llama3.data.packing import FILL_ID, Packing, best_fit, cut_by_concatenation
 from llama3.data.plan import SourceEntry
-from llama3.data.shards import SourceWriter
 
 BATCH_TOKENS = 1 << 20
+Write = Callable[[np.ndarray, np.ndarray, np.ndarray], None]
+"""Takes documents as `SourceWriter.write_tokens` does."""
 
 
 @dataclass(frozen=True)
 class PackedSource:
-    """A source in rows, and what became of its documents."""
+    """What became of the documents of a source."""
 
-    entry: SourceEntry
     documents: int
     cut: int
     """Documents that lie in more than one piece: those longer than a row."""
@@ -50,18 +50,16 @@ class _Documents:
         return self._last[1:]
 
 
-def write_packed(source: SourceEntry, folder: Path, row: int, fill: int, writer: SourceWriter) -> PackedSource:
-    """Writes the documents of the shards in `folder` with `writer`, packed into rows of `row` tokens; the token `fill`
-    stands where a row has room left. Holds 8 bytes per document and some rows. Raises what a damaged shard raises."""
+def write_packed(source: SourceEntry, folder: Path, row: int, fill: int, write: Write) -> PackedSource:
+    """Gives `write` the documents of the shards in `folder`, packed into rows of `row` tokens; the token `fill` stands
+    where a row has room left. Holds 8 bytes per document and some rows. Raises what a damaged shard raises."""
     documents = _Documents([folder / shard.path for shard in source.shards])
     length_D = np.array([len(documents[number][1]) for number in range(len(documents))], np.int64)
     packing = best_fit(length_D, row)
     for ids, starts, doc_ids in _batches(packing, documents, fill):
-        writer.write_tokens(ids, starts, doc_ids)
-    entry = writer.close()
-    assert entry is not None  # a source has documents
+        write(ids, starts, doc_ids)
     room = int(packing.room_R.sum())
-    return PackedSource(entry, len(documents), packing.cut, cut_by_concatenation(length_D, row), room)
+    return PackedSource(len(documents), packing.cut, cut_by_concatenation(length_D, row), room)
 
 
 def _batches(packing: Packing, documents: _Documents, fill: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:

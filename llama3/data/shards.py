@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Self
 
@@ -24,6 +25,7 @@ from llama3.config.schema import Config
 from llama3.data.canaries import canary_batches, make_canaries, write_canaries
 from llama3.data.corpus import Corpus
 from llama3.data.documents import DocumentBatch
+from llama3.data.packed import write_packed
 from llama3.data.plan import ShardEntry, SourceEntry, TokenPlan
 from llama3.errors import DataError
 from llama3.tokenizer import Tokenizer
@@ -92,23 +94,15 @@ def _packed(
     sources: list[SourceEntry], row: int, vocabulary: Tokenizer, found: Path, folder: Path, out: StageOutput
 ) -> tuple[list[SourceEntry], int]:
     """The sources in rows of `row` tokens, and how many tokens fill them up."""
-    from llama3.data.packed import write_packed
-
     folder.mkdir(exist_ok=True)
-    packed = [
-        write_packed(source, found, row, vocabulary.eos_id, SourceWriter(source.name, number, vocabulary, folder))
-        for number, source in enumerate(sources)
-    ]
-    out.metrics["packing"] = {
-        some.entry.name: {
-            "documents": some.documents,
-            "cut": some.cut,
-            "cut_before": some.cut_before,
-            "fill": some.fill,
-        }
-        for some in packed
-    }
-    return [some.entry for some in packed], sum(some.fill for some in packed)
+    entries: list[SourceEntry] = []
+    told: dict[str, dict[str, int]] = {}
+    for number, source in enumerate(sources):
+        writer = SourceWriter(source.name, number, vocabulary, folder)
+        told[source.name] = asdict(write_packed(source, found, row, vocabulary.eos_id, writer.write_tokens))
+        entries += [entry for entry in [writer.close()] if entry is not None]
+    out.metrics["packing"] = told
+    return entries, sum(some["fill"] for some in told.values())
 
 
 def _put_in_canaries(

@@ -129,7 +129,7 @@ def stage_shard(found: Iterator[DocumentBatch], shard: ShardRef, file: Path, nea
     begun = file.with_suffix(f".{uuid.uuid4().hex}")
     facts = begun.with_suffix(f"{begun.suffix}{FACTS}")
     try:
-        np.savez(facts, allow_pickle=False, **_write_shard(found, shard, begun, near))
+        np.savez(facts, **_write_shard(found, shard, begun, near))  # type: ignore[arg-type]  # no name is an option
         for path, name in ((facts, file.with_suffix(FACTS)), (begun, file)):
             fsync_file(path)
             os.rename(path, name)

@@ -199,7 +199,7 @@ def test_a_source_that_gives_all_at_once_is_cut(tmp_path: Path, monkeypatch: pyt
     batch = DocumentBatch.of(texts, source="s", urls=[""] * 50)
     staged = Staged(tmp_path, None)
     staged.add(iter([batch, batch]), ShardRef("s", "x"))
-    assert pq.ParquetFile(tmp_path / "000000.parquet").num_row_groups >= 20
+    assert pq.ParquetFile(staged.files[0]).num_row_groups >= 20
     back = [text for _, piece in staged.documents(np.ones(100, bool)) for text in piece.texts]
     assert back == texts * 2
 
