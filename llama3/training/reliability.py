@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import torch
 from torch import nn
 
-from llama3.config.schema import ReliabilitySection
+from llama3.config.reliability import ReliabilitySection
 from llama3.errors import LlamaError
 from llama3.training.causes import cause_of
 from llama3.training.flight import FLIGHT

@@ -279,7 +279,7 @@ def test_a_source_that_fails_costs_its_shard(
     folder = write(tmp_path / "in", a=prose(7))
     good = discover().build("sources", "files", {"path": str(folder)})
     built = {"files": good, "theirs": Broken(fault)}
-    monkeypatch.setattr("llama3.data.curate._sources", lambda slots: [built[slot.name] for slot in slots])
+    monkeypatch.setattr("llama3.data.curate.build_sources", lambda slots: [built[slot.name] for slot in slots])
     corpus, out = curated(sources=["theirs", "files"])
     assert texts_of(corpus) == [prose(7)]
     assert out.metrics["quarantined_shards"] == 1

@@ -19,7 +19,8 @@ from training_toys import CONFIG, Counting, options, schedule
 
 from llama3.artifacts import stage
 from llama3.artifacts.run import RunDir
-from llama3.config.schema import ParallelismSection, ReliabilitySection
+from llama3.config.reliability import ReliabilitySection
+from llama3.config.schema import ParallelismSection
 from llama3.errors import LlamaError
 from llama3.model.batch import Batch
 from llama3.plugins.registry import discover
