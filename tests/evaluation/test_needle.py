@@ -103,11 +103,13 @@ def test_the_limit_leaves_cells_out_and_the_seed_says_which(tokenizer, corpus):
 
 
 def test_no_line_of_the_haystack_answers(tokenizer, corpus):
-    held_out = SimpleNamespace(documents=lambda split: [SimpleNamespace(texts=["Paris is in France.\nA river.\n"])])
+    held_out = SimpleNamespace(
+        documents=lambda split, source=None: [SimpleNamespace(texts=["Paris is in France.\nA river.\n"])]
+    )
     read = subject(tokenizer, held_out)
     assert tokenizer.decode(haystack(read, 12)).startswith("A river.\nA")
     with pytest.raises(DataError, match="L3-CTX-021"):
-        haystack(subject(tokenizer, SimpleNamespace(documents=lambda split: [])), 12)
+        haystack(subject(tokenizer, SimpleNamespace(documents=lambda split, source=None: [])), 12)
 
 
 def test_what_has_no_room_is_refused(tokenizer, corpus):

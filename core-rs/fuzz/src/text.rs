@@ -2,7 +2,8 @@
 
 use super::bytes::{Bytes, lossy};
 use llama3_core::text::TextBatch;
-use llama3_core::text::statistics::{NAMES, analyse, ngram_hashes};
+use llama3_core::text::repetition::ngram_hashes;
+use llama3_core::text::statistics::{NAMES, analyse};
 use llama3_core::text::words::{Word, for_each_word};
 use llama3_core::tokenizer::Rule;
 use llama3_core::tokenizer::formats::pipeline::{parse_rule, write_rule};
