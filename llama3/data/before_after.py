@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
-from llama3.data.corpus import DOCUMENTS, batches, open_parquet
+from llama3.data.corpus import DOCUMENTS, EDITED, batches, open_parquet
 from llama3.data.sampling import DrawnRows, draw_removed
 from llama3.data.staging import Staged
 
@@ -25,11 +26,13 @@ CHANGED = "changed"
 Row = dict[str, Any]
 
 
-def write_samples(place: Path, staged: Staged) -> None:
+def write_samples(place: Path, staged: Staged, private: Collection[str] = ()) -> None:
     """Draws from the corpus at `place`, whose documents still are staged, and writes `samples.jsonl`: rows of {what,
     source, id, score, detail, before}, with `after` where a part of the document stayed, and with `other` where it went
-    for another document, which has that text."""
-    rows = [*_removed(place), *_changed(place)]
+    for another document, which has that text. What the filters `private` took out or changed is not among them."""
+    hidden = {f"filter.{name}." for name in private}
+    rows = [row for row in _removed(place) if not row["what"].startswith(tuple(hidden))]
+    rows += _changed(place, _edited_by(place, private))
     wanted = {row["id"] for row in rows} | {row["of"] for row in rows if row["of"]}
     before = _staged_texts(staged, wanted)
     after = _corpus_texts(place, {row["id"] for row in rows if row["stays"]})
@@ -62,12 +65,23 @@ def _removed(place: Path) -> Iterator[Row]:
                 }
 
 
-def _changed(place: Path) -> Iterator[Row]:
-    """Documents that lost lines and stayed."""
+def _edited_by(place: Path, filters: Collection[str]) -> set[str]:
+    """Documents that some filters replaced parts of."""
+    if not filters or not (place / EDITED).is_file():
+        return set()
+    edits = open_parquet(place / EDITED).read(["id", "filter"])
+    chosen = pc.is_in(edits.column("filter"), pa.array(sorted(filters), pa.string()))
+    return set(edits.filter(chosen).column("id").to_pylist())
+
+
+def _changed(place: Path, hidden: Collection[str]) -> Iterator[Row]:
+    """Documents that lost lines and stayed, but these."""
     drawing = DrawnRows(COUNT, SEED)
     for records in batches(open_parquet(place / DOCUMENTS), columns=["id", "source", "lines_dropped"]):
         for row in records.filter(pc.greater(records.column("lines_dropped"), 0)).to_pylist():
             lost = f"{row['lines_dropped']} frequent lines went"
+            if row["id"] in hidden:
+                continue
             found = {"source": row["source"], "id": row["id"], "score": None, "detail": lost, "of": "", "stays": True}
             drawing.offer(row["id"], lambda found=found: found)  # type: ignore[misc]
     yield from ({"what": CHANGED, **row} for row in drawing.rows)

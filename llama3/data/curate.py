@@ -34,7 +34,18 @@ from llama3.data.decontaminate import Cleaning, benchmark_hashes
 from llama3.data.dedup import Deduplicator, Duplicates
 from llama3.data.documents import SCHEMA, DocumentBatch, Filter, Reject, ShardRef, Source
 from llama3.data.earlier import Earlier
-from llama3.data.judging import Editor, build_filters, judged, measured, models_of, recorded, stamps, survey, unwanted
+from llama3.data.judging import (
+    Editor,
+    build_filters,
+    judged,
+    measured,
+    models_of,
+    private_of,
+    recorded,
+    stamps,
+    survey,
+    unwanted,
+)
 from llama3.data.ledger import Funnel, Losses, RejectLog, removal_alarms, told_alarm
 from llama3.data.made import MadeTexts
 from llama3.data.staging import STAGED, Staged, stage_shard, staged_file
@@ -145,7 +156,7 @@ def curate(synthetic: Texts | None = None, *, options: CurateOptions, out: Stage
             if near is not None:
                 write_run(out.path / BANDS, staged.keys(written, options.by_language), _parameters(options, near))
             out.metrics["rejects"] = rejects.counts
-        write_samples(out.path, staged)
+        write_samples(out.path, staged, private_of(filters))
     finally:
         shutil.rmtree(out.scratch / "read", ignore_errors=True)  # a full disk is not kept full
     out.metrics["lines"] = {"frequent": thinning.frequent, "dropped": thinning.dropped}

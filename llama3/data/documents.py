@@ -263,7 +263,8 @@ class Judgement:
 
 @runtime_checkable
 class Filter(Protocol):
-    """Scores documents and says which to keep."""
+    """Scores documents and says which to keep. Where it has an attribute `private` that is true, what it finds is shown
+    to nobody: the samples of a corpus leave out the documents that it took out or changed."""
 
     features: frozenset[str]
     """The FEATURES it reads: they are recorded beside its score."""

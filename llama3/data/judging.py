@@ -69,6 +69,11 @@ def stamps(filters: Mapping[str, Filter]) -> list[tuple[str, str]]:
     return lists + list(models_of(filters).items())
 
 
+def private_of(filters: Mapping[str, Filter]) -> frozenset[str]:
+    """The filters whose finds are shown to nobody."""
+    return frozenset(name for name, filter in filters.items() if getattr(filter, "private", False))
+
+
 def models_of(filters: Mapping[str, Filter]) -> dict[str, str]:
     """The hash of the model of each filter that judges by one, "" where it has none."""
     return {name: filter.model_hash for name, filter in filters.items() if isinstance(filter, ModelFilter)}

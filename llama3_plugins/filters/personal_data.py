@@ -35,6 +35,7 @@ class PersonalDataOptions(BaseModel):
 class PersonalData:
     """Counts personal data by kind, and masks it in documents that stay."""
 
+    private = True
     features = frozenset(f"{kind}_signs" for kind in KINDS)
     measures = tuple(KINDS)
 

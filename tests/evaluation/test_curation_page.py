@@ -99,6 +99,26 @@ def test_samples_show_what_changed(config, tmp_path, capsys):
     assert (tmp_path / "again/artifacts/curate/samples.jsonl").read_bytes() == again
 
 
+def test_personal_data_is_in_no_sample(config, tmp_path, capsys):
+    """Neither of documents that went for it, nor of those in which it was masked and that lost a line too."""
+    rows = [json.loads(line) for line in (tmp_path / "web.jsonl").read_text().splitlines()[:10]]
+    for n, row in enumerate(rows[:6]):
+        row["text"] = row["text"].replace(f"\n{MENU}", f" write to ann{n}@example.org.\n{MENU}")
+    rows += [{"text": f"{text(60 + n)} pay with 4111 1111 1111 1111 today."} for n in range(3)]
+    (tmp_path / "web.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    filters = "data.filters=[{name: personal_data, email: mask, card: drop}]"
+    assert run("curate", config, "--set", filters, "--set", "data.decontaminate={benchmarks: {}}") == 0
+    place = tmp_path / "run" / "artifacts" / "curate"
+    assert any(
+        "personal_data" in row["reason"] or "card" in row["reason"] for row in Corpus(place).rejects().to_pylist()
+    )
+    samples = read_samples(place)
+    assert {row["what"] for row in samples} == {"changed"}, "documents without any are shown"
+    for told in ((place / "samples.jsonl").read_text(), (tmp_path / "run" / "report.html").read_text()):
+        assert "4111" not in told
+        assert "@example.org" not in told
+
+
 def test_the_report_of_a_whole_run_stays(config, tmp_path):
     assert run("curate", config) == 0
     page = tmp_path / "run" / "report.html"
