@@ -145,6 +145,8 @@ def _heard(leaf: Leaf) -> dict[Question, StoredVerdict]:
         _HEARD.clear()
     options = dict(leaf.options)
     content = named_files([Slot(**{"name": leaf.guard, **options})])
+    if not {options[name] for name in spec.models if options.get(name)} <= content.keys():
+        return {}  # another model might lie there the next time
     return _HEARD.setdefault(json.dumps([leaf.guard, options, content], sort_keys=True, default=str), {})
 
 

@@ -217,6 +217,11 @@ def test_texts_that_wait_for_the_guard_are_judged_together(llama_guard, monkeypa
     other = Leaf("llama_guard", {"model": str(llama_guard), "categories": {"S1": False}})
     assert guard_scores(Policy({"input": other}), [[Turn("user", texts[0])]], ["No."]).said != scores.said
     assert sum(sizes) == len(texts) + 1
+    # Nor is anything kept of a model whose content cannot be told: another might lie there the next time.
+    monkeypatch.setattr("llama3.evaluation.guard_scores.named_files", lambda slots: {})
+    for asked in (2, 3):
+        guard_scores(Policy({"input": leaf}), [[Turn("user", texts[0])]], ["No."])
+        assert sum(sizes) == len(texts) + asked
     expected = LlamaGuardModel.load(llama_guard).weigh([[Turn("user", text)] for text in texts])
     assert [said.p for said in scores.said[0]] == pytest.approx([hazard.p for hazard in expected], abs=1e-5)
 
