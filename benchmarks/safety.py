@@ -40,6 +40,7 @@ OF_EACH_KIND = {"safety": 33, "held_out": 60}
 PATIENCE_MS = 60_000
 """How long a guard may take: with one core beside others a model that judges is slow."""
 GUARDS = {"prompt_guard": "prompt-guard/artifacts/prompt_guard", "llama_guard": "llama-guard/artifacts/llama_guard"}
+TOLD_OF_ATTACKS = ("attempts", "messages", "outcomes", "all", "by_style", "guards")
 GATE_CLOSED = 5
 """What `llama3 run` exits with where an audit found something lost. The figures are there all the same."""
 SUITES = {"safety": "the prompts that come with llama3", "held_out": "held-out prompts of public lists"}
@@ -196,7 +197,7 @@ def told(report: Mapping[str, Any]) -> dict[str, Any]:
         changes = report["safety"]["suites"][suite]
         found[suite] = {
             "chain": chain_of(changes),
-            "changes": changes,
+            "changes": {key: changes[key] for key in ("against", "models", "changes")},
             "evaluations": {
                 model: {key: rows[suite][key] for key in ("systems", "changes", "rows", "judges", "prompts")}
                 for model, rows in report["evaluations"].items()
@@ -255,6 +256,7 @@ def main() -> None:
     show(report)
     if share < 1:
         return
+    attacked = json.loads((folder / "redteam" / "report.json").read_text("utf-8"))["figures"]
     results = {
         "versions": common.versions("torch", "llama3"),
         "command": "make safety",
@@ -262,7 +264,7 @@ def main() -> None:
         "minutes": round(sum(walk.seconds.values()) / 60, 1),
         "texts": rows,
         "guards": {name: Artifact(folder / place).metrics for name, place in GUARDS.items()},
-        "red_team": json.loads((folder / "redteam" / "report.json").read_text("utf-8"))["figures"],
+        "red_team": {name: attacked[name] for name in TOLD_OF_ATTACKS},
         "suites": told(report),
         "audit": report["audit"] and {"passed": report["audit"]["passed"], "verdict": report["verdict"]},
     }
