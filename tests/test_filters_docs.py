@@ -13,7 +13,7 @@ from pathlib import Path
 
 from test_data_docs import executed
 
-from llama3.filters import ListReading, Measuring
+from llama3.filters import FileReading, Measuring
 from llama3.plugins.loader import BUILT_IN
 from llama3.plugins.registry import discover
 
@@ -35,8 +35,8 @@ def test_only_prose_and_code_are_judged_as_told(tmp_path):
     (tmp_path / "list").write_text("a\n")
     urls = discover().build("filters", "url_lists", {"hosts": str(tmp_path / "list")})
     assert isinstance(urls, Measuring)
-    assert isinstance(urls, ListReading)
-    assert not isinstance(discover().build("filters", "gopher", {}), Measuring | ListReading)
+    assert isinstance(urls, FileReading)
+    assert not isinstance(discover().build("filters", "gopher", {}), Measuring | FileReading)
 
 
 if __name__ == "__main__":

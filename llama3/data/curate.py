@@ -39,12 +39,12 @@ from llama3.data.judging import (
     build_filters,
     judged,
     measured,
-    models_of,
     private_of,
     recorded,
     stamps,
     survey,
     unwanted,
+    without_model,
 )
 from llama3.data.ledger import Funnel, Losses, RejectLog, removal_alarms, told_alarm
 from llama3.data.made import MadeTexts
@@ -161,7 +161,7 @@ def curate(synthetic: Texts | None = None, *, options: CurateOptions, out: Stage
         shutil.rmtree(out.scratch / "read", ignore_errors=True)  # a full disk is not kept full
     out.metrics["lines"] = {"frequent": thinning.frequent, "dropped": thinning.dropped}
     out.metrics["decontamination"] = cleaning.report()
-    out.metrics["without_model"] = [name for name, model in models_of(filters).items() if not model]
+    out.metrics["without_model"] = without_model(filters)
     out.metrics["funnel"] = funnel.stages
     funnel.write(out.path / FUNNEL)
     _ring(removal_alarms(funnel.stages, rejects.counts, options.alarm.most), options.alarm, out)

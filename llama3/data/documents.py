@@ -274,11 +274,10 @@ class Filter(Protocol):
 
 @runtime_checkable
 class ModelFilter(Filter, Protocol):
-    """A filter that judges by a model. Optional."""
+    """A filter that judges by a model, whose content `stamp` tells (see `FileReading`). Optional."""
 
-    model_hash: str
-    """Of the model's content: another content is another corpus. "" where there is no model: then it keeps every
-    document, and the corpus says that it judged nothing."""
+    has_model: bool
+    """Where it has none it keeps every document, and the corpus says that it judged nothing."""
 
 
 @runtime_checkable
@@ -312,8 +311,8 @@ class Editing(Protocol):
 
 
 @runtime_checkable
-class ListReading(Protocol):
-    """A filter that has read files: other contents make another corpus."""
+class FileReading(Protocol):
+    """A filter that has read files, such as lists or a model: other contents make another corpus."""
 
     stamp: str
     """Hash of what it has read."""

@@ -20,9 +20,9 @@ from llama3.data.documents import (
     DocumentBatch,
     Editing,
     Edits,
+    FileReading,
     Filter,
     Judgement,
-    ListReading,
     Measuring,
     ModelFilter,
     Reject,
@@ -64,9 +64,8 @@ def build_filters(slots: Sequence[Slot]) -> dict[str, Filter]:
 
 
 def stamps(filters: Mapping[str, Filter]) -> list[tuple[str, str]]:
-    """What filters have read of files, and the models that they judge by, by hash."""
-    lists = [(name, filter.stamp) for name, filter in filters.items() if isinstance(filter, ListReading)]
-    return lists + list(models_of(filters).items())
+    """What filters have read of files, by hash."""
+    return [(name, filter.stamp) for name, filter in filters.items() if isinstance(filter, FileReading)]
 
 
 def private_of(filters: Mapping[str, Filter]) -> frozenset[str]:
@@ -74,9 +73,9 @@ def private_of(filters: Mapping[str, Filter]) -> frozenset[str]:
     return frozenset(name for name, filter in filters.items() if getattr(filter, "private", False))
 
 
-def models_of(filters: Mapping[str, Filter]) -> dict[str, str]:
-    """The hash of the model of each filter that judges by one, "" where it has none."""
-    return {name: filter.model_hash for name, filter in filters.items() if isinstance(filter, ModelFilter)}
+def without_model(filters: Mapping[str, Filter]) -> list[str]:
+    """The filters that should judge by a model and have none."""
+    return [name for name, filter in filters.items() if isinstance(filter, ModelFilter) and not filter.has_model]
 
 
 def _asked(name: str, filter: Filter, ask: Any, batch: DocumentBatch) -> Any:

@@ -20,7 +20,7 @@ import numpy as np
 from llama3.artifacts import Artifact
 from llama3.errors import DataError, Problem
 from llama3.evaluation.audit import read_suites
-from llama3.evaluation.intervals import TAIL
+from llama3.evaluation.intervals import TAIL, way
 from llama3.scaling.isoflop import Noise
 
 NOT_PAIRED = DataError.declare(
@@ -142,12 +142,5 @@ def gain_rows(suites: Mapping[str, PairedScores], arm: int, reference: int, seed
             "reference": float(figures[reference]),
             "gain": gain,
             "interval": ends,
-            "verdict": verdict(ends),
+            "verdict": way(*ends),
         }
-
-
-def verdict(ends: tuple[float, float]) -> str:
-    """What an interval of a gain lets one say."""
-    if ends[0] <= 0 <= ends[1]:
-        return "not told apart"
-    return "better" if ends[0] > 0 else "worse"

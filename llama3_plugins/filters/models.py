@@ -72,7 +72,7 @@ class Language:
     def __init__(self, options: LanguageOptions) -> None:
         self.options = options
         self.model = TextModel(options.model, options.characters) if options.model else None
-        self.model_hash = self.model.hash if self.model else ""
+        self.has_model, self.stamp = self.model is not None, self.model.hash if self.model else ""
         if self.model:
             self.model.require(options.keep)
 
@@ -108,14 +108,14 @@ class Quality:
     def __init__(self, options: QualityOptions) -> None:
         self.options = options
         self.model = TextModel(options.model, options.characters) if options.model else None
-        self.model_hash = self.model.hash if self.model else ""
+        self.has_model, self.stamp = self.model is not None, self.model.hash if self.model else ""
         self.encoder: Encoder | None = None
         if self.model:
             self.model.require([options.label])
             if options.encoder:
                 label = options.encoder_label or options.label
                 self.encoder = Encoder(options.encoder, label, options.encoder_tokens)
-                self.model_hash += self.encoder.hash
+                self.stamp += self.encoder.hash
 
     def measure(self, batch: DocumentBatch) -> Mapping[str, np.ndarray]:
         p_D = np.ones(len(batch))

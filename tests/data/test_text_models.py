@@ -296,7 +296,9 @@ def test_another_model_is_another_corpus(trained, tmp_path):
     whole[-1] ^= 1
     model.write_bytes(whole)
     assert CurateOptions.of(config).found != before
-    assert isinstance(Quality(QualityOptions()), ModelFilter)
+    bare = Quality(QualityOptions())
+    assert isinstance(bare, ModelFilter)
+    assert not bare.has_model
 
 
 @given(st.lists(st.integers(1, 512), max_size=200))
@@ -354,7 +356,7 @@ def test_the_encoder_decides_where_the_fast_model_is_in_doubt_and_nowhere_else(t
             logits = filter.encoder.model(**filter.encoder.tokenizer(text, return_tensors="pt")).logits[0].double()
         alone.append(float(logits.softmax(-1)[1]))
     assert judged.score_D[doubt_D] == pytest.approx(alone, abs=1e-5), "as one by one, without padding"
-    assert filter.model_hash != Quality(QualityOptions(model=str(trained))).model_hash
+    assert filter.stamp != Quality(QualityOptions(model=str(trained))).stamp
     with pytest.raises(LlamaError, match="the encoder has no label 'good'"):
         Quality(options.model_copy(update={"encoder_label": "good"}))
     with pytest.raises(LlamaError, match="there is no sequence classifier here"):

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from llama3.artifacts import Artifact
 from llama3.cli import app as cli
 from llama3.data.plan import ShardEntry, SourceEntry, TokenPlan
+from llama3.evaluation.intervals import way
 from llama3.preflight import load_config
 from llama3.scaling.mix_search import chosen, snippet
-from llama3.scaling.paired import PairedScores, draw, gain_rows, luck, verdict
+from llama3.scaling.paired import PairedScores, draw, gain_rows, luck
 from llama3.scaling.shares import drawn_mixes, epochs_of, mix_key, shares_of
 
 VOCABULARIES = {
@@ -199,7 +200,7 @@ def test_a_probe_anneals_one_model_with_and_without_the_source(llama3, folder):
     for row in rows.values():
         assert row["interval"][0] <= row["gain"] <= row["interval"][1]
         assert row["gain"] == pytest.approx(row["reference"] - row["value"])
-        assert row["verdict"] == verdict(tuple(row["interval"]))
+        assert row["verdict"] == way(*row["interval"])
     assert rows["bits_per_byte sums"]["gain"] > 0, "the only arm that saw them"
     code, out, err = llama3(*PROBE)
     assert code == 0
@@ -345,7 +346,7 @@ def test_what_is_better_of_shares_and_costs():
     assert (cost["verdict"], rate["verdict"]) == ("better", "worse")
     assert cost["gain"] == pytest.approx(-rate["gain"])
     assert draw({"x": costs}, {"x": 1.0}, 0).best()[1] == 1
-    assert verdict((-0.1, 0.1)) == "not told apart"
+    assert way(-0.1, 0.1) == "not told apart"
 
 
 def test_a_mix_that_is_not_told_apart_is_not_chosen():
