@@ -55,7 +55,7 @@ def test_threads_and_orders_of_shards_change_no_byte(
             _core.set_num_threads(threads)
             source = Shuffled(plain, seed)
             assert source.shards() != plain.shards()
-            monkeypatch.setattr("llama3.data.curate.build_sources", lambda slots, source=source: [source])
+            monkeypatch.setattr("llama3.data.curating.build_sources", lambda slots, source=source: [source])
             found.add(CurateOptions.of(Config.model_validate({"data": section})).found)
             corpus, out = curated(**section)
             made.append((out.metrics, {file.name: file.read_bytes() for file in sorted(corpus.path.iterdir())}))
