@@ -120,7 +120,7 @@ def lost_input(metrics: Mapping[str, Any]) -> list[str]:
         first, count = loss["examples"][0], loss["count"]
         whole = loss["reason"] == "shard_quarantined"
         what = f"{count} of {metrics['shards']} shards" if whole else f"{count} x {loss['reason']}"
-        more = f", and {count - 1} more (rejects.parquet names all)" if count > 1 else ""
+        more = f", and {count - 1} more (the table rejects names all)" if count > 1 else ""
         detail = f": {first['detail']}" if first["detail"] and not whole else ""
         where = first["detail"] if whole else f"{first['where']}{detail}"
         lines.append(f"source {loss['source']!r}: not read: {what}: {where}{more}")

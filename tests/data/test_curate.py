@@ -191,8 +191,10 @@ def test_standard_library(curated: Callable, stdlib_section: dict[str, object]) 
 def test_two_runs_are_equal_to_the_byte(curated: Callable, stdlib_section: dict[str, object]) -> None:
     (first, out1), (second, out2) = curated(**stdlib_section), curated(**stdlib_section)
     assert out1.metrics == out2.metrics
-    for file in sorted(first.path.iterdir()):
-        assert file.read_bytes() == (second.path / file.name).read_bytes(), file.name
+    files = [path.relative_to(first.path) for path in sorted(first.path.rglob("*")) if path.is_file()]
+    assert len(files) > 6
+    for file in files:
+        assert (first.path / file).read_bytes() == (second.path / file).read_bytes(), file
     json.dumps(out1.metrics)
 
 
