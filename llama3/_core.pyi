@@ -14,6 +14,7 @@ __all__ = [
     "Bpe",
     "BpeStream",
     "BpeTrainer",
+    "DuplicateGroups",
     "KvPool",
     "Phrases",
     "Shard",
@@ -142,6 +143,16 @@ def minhash_keys(
 def duplicate_groups(keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
     """Per document the first one that shared keys tie it to, over any number of others; -1 where it shares none."""
 
+class DuplicateGroups:
+    """The same of more keys than memory holds: 5 bytes per document. ValueError for a document that is not below
+    `documents`."""
+
+    def __new__(cls, documents: int) -> Self: ...
+    def add(self, keys: npt.NDArray[np.uint64], documents: npt.NDArray[np.uint32]) -> None:
+        """Keys of one band and the document of each; equal ones in one call."""
+    def groups(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """The documents that share keys, ascending, and of each the first one that it is tied to."""
+
 def near_duplicates(
     data: npt.NDArray[np.uint8],
     offsets: npt.NDArray[np.int64],
@@ -213,6 +224,9 @@ class WordDistribution:
     @property
     def total(self) -> int: ...
     def add(self, data: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64]) -> None: ...
+    def counts(self) -> npt.NDArray[np.uint64]: ...
+    def add_counts(self, counts: npt.NDArray[np.uint64]) -> None:
+        """ValueError where there are not 2^bits."""
     def divergence(self, data: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]: ...
 
 # -- HTML (core-rs/src/python/html.rs) ---------------------------------------------------------

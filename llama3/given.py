@@ -7,7 +7,8 @@ from collections.abc import Mapping
 
 from llama3.artifacts import Artifact
 from llama3.config import Config
-from llama3.data.curate import CurateOptions, curate
+from llama3.data.curate import curate
+from llama3.data.curating import CurateOptions
 from llama3.data.holding_out import enough_for_one, held_out_documents
 from llama3.data.imported import sharded
 from llama3.data.ledger import lost_input

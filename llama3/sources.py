@@ -5,7 +5,6 @@ protocols.
 from __future__ import annotations
 
 from llama3.data.columns import is_text, plain
-from llama3.data.corpus import open_parquet
 from llama3.data.documents import DocumentBatch, Kind, Reject, ShardFile, ShardRef, Source
 from llama3.data.html import main_text, read_page
 from llama3.data.reading import (
@@ -22,6 +21,7 @@ from llama3.data.reading import (
     shard_of,
     shards_of,
 )
+from llama3.data.tables import open_parquet
 
 __all__ = [
     "BATCH_BYTES",

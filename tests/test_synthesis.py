@@ -188,7 +188,7 @@ def test_killed_at_any_moment_it_ends_as_if_it_had_not_been(config, server, tmp_
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
     assert exit_code("data", "curate", config) == 0, capsys.readouterr().err
-    for name in ("synthetic/rows.jsonl", "curate/documents.parquet"):
+    for name in ("synthetic/rows.jsonl", "curate/documents/000000.parquet"):
         assert (tmp_path / "run/artifacts" / name).read_bytes() == (tmp_path / "whole/artifacts" / name).read_bytes()
     assert len(server.seen) <= 48 + 3 * 3, "at most what was under way is asked again"
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from llama3.data.curate import split_of
+from llama3.data.corpus import split_of
 from llama3.errors import DataError, Problem
 from llama3.foreign import json_lines
 

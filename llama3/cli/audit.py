@@ -59,7 +59,8 @@ def compare(loaded: Loaded, before: str, after: str, folder: Path) -> Artifact:
     Where none of a few documents happens to be held out, none is chosen to be, as a run would: one document shows
     nothing in an audit, and suites of tasks need none.
     """
-    from llama3.data.curate import CurateOptions, curate
+    from llama3.data.curate import curate
+    from llama3.data.curating import CurateOptions
     from llama3.data.ledger import lost_input
     from llama3.evaluation.audit import AuditOptions, audit
     from llama3.evaluation.stages import EvaluateOptions, OutsideModel, evaluate

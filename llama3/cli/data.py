@@ -34,8 +34,8 @@ NOTHING_THERE = ConfigError.declare(
 
 NO_SUCH_PART = ConfigError.declare(
     "L3-DAT-270",
-    "there is no part {rank} of {world}",
-    fix="give --world, how many parts there are, and --rank, which of them this is, from 0 on",
+    "there is no share {rank} of {world}",
+    fix="give --world, how many shares there are, and --rank, which of them this is, from 0 on",
 )
 
 app = typer.Typer(no_args_is_help=True, help="Curate, deduplicate, tokenise, convert and look at training data.")
@@ -63,16 +63,16 @@ def curate(
     overrides: SetOption = None,
     out: OutOption = None,
     reader: ReaderOption = None,
-    rank: Annotated[int | None, typer.Option(help="Read only this part of the shards, from 0 on.")] = None,
-    world: Annotated[int | None, typer.Option(help="How many parts there are.")] = None,
+    rank: Annotated[int | None, typer.Option(help="Do only this share of the work, from 0 on.")] = None,
+    world: Annotated[int | None, typer.Option(help="How many shares there are.")] = None,
     json: JsonOption = False,
 ) -> None:
-    """Read, deduplicate and filter text: the first stage of a run, alone. With --rank and --world only the reading of a
-    part, as a task of a job array; the same command without them then makes the corpus."""
+    """Read, deduplicate and filter text: the first stage of a run, alone. With --rank and --world a share of the work,
+    as a task of a job array; the same command without them then makes the corpus."""
     if rank is not None or world is not None:
         if rank is None or world is None or not 0 <= rank < world:
             raise NO_SUCH_PART("data curate", rank=rank, world=world)
-        _read_part(_loaded(text, overrides or [], out, reader), out, rank, world, json=json)
+        _take_share(_loaded(text, overrides or [], out, reader), out, rank, world, json=json)
         return
     _show(_curated(_loaded(text, overrides or [], out, reader), out), json=json)
 
@@ -140,8 +140,8 @@ def _reader_of(place: Path) -> str:
 
 def _curated(loaded: Loaded, out: Path | None) -> Artifact:
     """The corpus, made now or found."""
-    from llama3.data.curate import CurateOptions
     from llama3.data.curate import curate as stage
+    from llama3.data.curating import CurateOptions
     from llama3.data.ledger import lost_input
 
     for line in loaded.notes:
@@ -159,15 +159,21 @@ def _curated(loaded: Loaded, out: Path | None) -> Artifact:
     return corpus
 
 
-def _read_part(loaded: Loaded, out: Path | None, rank: int, world: int, *, json: bool) -> None:
-    from llama3.data.curate import CurateOptions, read_part
+def _take_share(loaded: Loaded, out: Path | None, rank: int, world: int, *, json: bool) -> None:
+    from llama3.data.curate import parts_folder, take_share
+    from llama3.data.curating import CurateOptions, Curation, Step
 
     run = out or Path(loaded.config.run.dir) / loaded.config.run.name
-    there, shards = read_part(CurateOptions.of(loaded.config), run, rank, world)
+    options = CurateOptions.of(loaded.config)
+    last: Step = "write" if loaded.config.data.synthetic is None else "read"  # a run makes what is read then, too
+    share = take_share(Curation(options, parts_folder(run.absolute(), options)), rank, world, last)
     if json:
-        print_json({"path": str(run), "rank": rank, "world": world, "shards": shards, "read": there})
+        print_json({"path": str(run), "rank": rank, "world": world, "done": share.done, "waits_in": share.waits_in})
         return
-    note(f"part {rank} of {world}: {there} of {shards} shards read")
+    done = ", ".join(f"{step} {own} of {every}" for step, (own, every) in share.done.items())
+    note(f"share {rank} of {world}: {done}")
+    if share.waits_in:
+        note(f"the rest waits for what other shares {share.waits_in}: then give this command again")
 
 
 def _show(corpus: Artifact, *, json: bool) -> None:

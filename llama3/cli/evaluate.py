@@ -84,7 +84,8 @@ def _chosen(config: Config, names: list[str], model: str | None) -> Config:
 
 def measured(loaded: Loaded, config: Config, model: str, folder: Path) -> Artifact:
     """The evaluation of a model in a run directory, found where it was made before."""
-    from llama3.data.curate import CurateOptions, curate
+    from llama3.data.curate import curate
+    from llama3.data.curating import CurateOptions
     from llama3.data.ledger import lost_input
     from llama3.evaluation.stages import EvaluateOptions, OutsideModel, specs_of
     from llama3.evaluation.stages import evaluate as evaluate_stage

@@ -3,8 +3,7 @@
 A run begins with a line of JSON, padded to `HEAD` bytes: what made the keys, and how many documents there are. Then
 come the keys of every band, ascending (uint64 [B, N]), and the document of each (uint32 [B, N]). A run never changes.
 
-Letters: N documents of the run, B bands, D documents of the new corpus, F documents of the run that share a key with
-one of those.
+Letters: N documents of the run, B bands.
 """
 
 from __future__ import annotations
@@ -78,21 +77,22 @@ class BandRun:
         self._keys_BN = body[:keys].view(np.uint64).reshape(shape)
         self._documents_BN = body[keys:].view(np.uint32).reshape(shape)
 
-    def meet(self, keys_DB: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The documents that share a key with one of D others: their numbers, ascending (int64 [F]), and keys (uint64
-        [F, B]); where a band has no such key, one that nothing else has."""
-        bands = keys_DB.shape[1]
-        met = [self._met(band, np.unique(keys_DB[:, band])) for band in range(bands)]
-        rows_F = np.unique(np.concatenate([documents for documents, _ in met]))
-        odd = np.uint64(0x9E37_79B9_7F4A_7C15)
-        places_FB = rows_F[:, None] * bands + np.arange(1, bands + 1)
-        keys_FB = places_FB.astype(np.uint64) * odd
-        for band, (documents, keys) in enumerate(met):
-            keys_FB[np.searchsorted(rows_F, documents), band] = keys
-        return rows_F, keys_FB
+    def table(self) -> np.ndarray:
+        """The keys by document, uint64 [N, B]."""
+        keys_NB = np.empty(self._keys_BN.shape[::-1], np.uint64)
+        for band, (keys_N, documents_N) in enumerate(zip(self._keys_BN, self._documents_BN, strict=True)):
+            keys_NB[documents_N, band] = keys_N
+        return keys_NB
 
-    def _met(self, band: int, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Documents and their keys, of the band's keys that are wanted (ascending)."""
+    def between(self, band: int, low: int, high: int) -> tuple[np.ndarray, np.ndarray]:
+        """The keys of a band from `low` on and below `high`, ascending (uint64), and the document of each (uint32)."""
+        keys_N = self._keys_BN[band]
+        start = np.searchsorted(keys_N, np.uint64(low))
+        stop = self.documents if high >= 2**64 else np.searchsorted(keys_N, np.uint64(high))
+        return keys_N[start:stop], self._documents_BN[band, start:stop]
+
+    def met(self, band: int, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The documents (int64) that have one of these keys of a band (ascending, different), and which each has."""
         keys_N, documents_N = self._keys_BN[band], self._documents_BN[band]
         start = np.searchsorted(keys_N, wanted, "left")
         count = np.minimum(np.searchsorted(keys_N, wanted, "right") - start, MOST_MET)

@@ -12,9 +12,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from llama3.data.corpus import DOCUMENTS, EDITED, batches, open_parquet
+from llama3.data.corpus import DOCUMENTS, EDITED
+from llama3.data.deciding import Staged
+from llama3.data.documents import id_bytes
+from llama3.data.earlier import halves, places_of
 from llama3.data.sampling import DrawnRows, draw_removed
-from llama3.data.staging import Staged
+from llama3.data.tables import Table
 
 SAMPLES = "samples.jsonl"
 COUNT, SEED = 3, 1
@@ -22,6 +25,7 @@ COUNT, SEED = 3, 1
 CHARACTERS, LEAD = 1200, 200
 """Of a text, and those of them that stand before the first change."""
 CHANGED = "changed"
+ID_DIGITS = 32
 
 Row = dict[str, Any]
 
@@ -67,9 +71,9 @@ def _removed(place: Path) -> Iterator[Row]:
 
 def _edited_by(place: Path, filters: Collection[str]) -> set[str]:
     """Documents that some filters replaced parts of."""
-    if not filters or not (place / EDITED).is_file():
+    if not filters or not (place / EDITED).is_dir():
         return set()
-    edits = open_parquet(place / EDITED).read(["id", "filter"])
+    edits = Table(place / EDITED).read(["id", "filter"])
     chosen = pc.is_in(edits.column("filter"), pa.array(sorted(filters), pa.string()))
     return set(edits.filter(chosen).column("id").to_pylist())
 
@@ -77,7 +81,7 @@ def _edited_by(place: Path, filters: Collection[str]) -> set[str]:
 def _changed(place: Path, hidden: Collection[str]) -> Iterator[Row]:
     """Documents that lost lines and stayed, but these."""
     drawing = DrawnRows(COUNT, SEED)
-    for records in batches(open_parquet(place / DOCUMENTS), columns=["id", "source", "lines_dropped"]):
+    for records in Table(place / DOCUMENTS).batches(columns=["id", "source", "lines_dropped"]):
         for row in records.filter(pc.greater(records.column("lines_dropped"), 0)).to_pylist():
             lost = f"{row['lines_dropped']} frequent lines went"
             if row["id"] in hidden:
@@ -89,23 +93,27 @@ def _changed(place: Path, hidden: Collection[str]) -> Iterator[Row]:
 
 def _staged_texts(staged: Staged, ids: Collection[str]) -> dict[str, str]:
     """The texts of these documents as they were read."""
-    first: dict[str, int] = {}
-    for n, id in enumerate(staged.ids):
-        if id in ids:
-            first.setdefault(id, n)
-    numbers = np.array(sorted(first.values()), np.int64)
-    texts = staged.texts(numbers).to_pylist() if len(numbers) else []
-    return {staged.ids[n]: text for n, text in zip(numbers.tolist(), texts, strict=True)}
+    wanted = sorted(id for id in ids if len(id) == ID_DIGITS)  # what an earlier corpus has is not staged
+    wanted_E2 = halves(id_bytes(wanted))
+    first: dict[int, int] = {}
+    for start, portion in zip(staged.starts.tolist(), staged.portions, strict=False):
+        place_D = places_of(halves(portion.facts("ids_D16")[0]), wanted_E2)
+        for row in np.flatnonzero(place_D >= 0).tolist():
+            first.setdefault(int(place_D[row]), start + row)
+    by_number = sorted(first.items(), key=lambda item: item[1])
+    texts = staged.texts(np.array([number for _, number in by_number], np.int64)).to_pylist()
+    return {wanted[place]: text for (place, _), text in zip(by_number, texts, strict=True)}
 
 
 def _corpus_texts(place: Path, ids: set[str]) -> dict[str, str]:
     """The texts of these documents as they stayed."""
-    file, found = open_parquet(place / DOCUMENTS), dict[str, str]()
-    for group in range(file.num_row_groups):
-        here = file.read_row_group(group, ["id"]).column("id").to_pylist()
-        if not ids.isdisjoint(here):
-            texts = file.read_row_group(group, ["text"]).column("text")
-            found |= {id: texts[n].as_py() for n, id in enumerate(here) if id in ids}
+    found: dict[str, str] = {}
+    for file in Table(place / DOCUMENTS).parts() if ids else ():
+        for group in range(file.num_row_groups):
+            here = file.read_row_group(group, ["id"]).column("id").to_pylist()
+            if not ids.isdisjoint(here):
+                texts = file.read_row_group(group, ["text"]).column("text")
+                found |= {id: texts[n].as_py() for n, id in enumerate(here) if id in ids}
     return found
 
 

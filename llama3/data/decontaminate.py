@@ -11,6 +11,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
+from copy import copy
 from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
@@ -164,18 +165,45 @@ class Cleaning:
         self.finder = Decontaminator(examples, ngram=section.ngram, threshold=section.threshold, thresholds=own)
         if examples and self.finder.examples.too_short_E.all():
             raise ALL_SHORT("data.decontaminate", count=len(self.finder.examples), ngram=section.ngram)
+        self._sizes = {name: len(texts) for name, texts in examples.items()}
+        self._open_books()
+
+    def _open_books(self) -> None:
         self._left_G = self.finder.examples.found_in([])
-        self._found: dict[str, set[int]] = {name: set() for name in examples}
+        self._found: dict[str, set[int]] = {name: set() for name in self._sizes}
         self._rows: dict[str, dict[str, Any]] = {
             name: {
-                "examples": len(texts),
+                "examples": size,
                 "too_short": self.finder.too_short(name),
                 "documents": 0,
                 "action": self.action,
                 "samples": [],
             }
-            for name, texts in examples.items()
+            for name, size in self._sizes.items()
         }
+
+    def with_new_books(self) -> Cleaning:
+        """The same, with nothing found yet."""
+        other = copy(self)
+        other._open_books()
+        return other
+
+    def books(self) -> dict[str, Any]:
+        """What was found so far, as JSON, for `join`."""
+        rows = {
+            name: {"documents": row["documents"], "samples": row["samples"], "found": sorted(self._found[name])}
+            for name, row in self._rows.items()
+        }
+        return {"rows": rows, "left": np.flatnonzero(self._left_G).tolist()}
+
+    def join(self, books: Mapping[str, Any]) -> None:
+        """Takes up what was found in documents that come later."""
+        self._left_G[books["left"]] = True
+        for name, row in books["rows"].items():
+            self._found[name].update(row["found"])
+            self._rows[name]["documents"] += row["documents"]
+            samples = self._rows[name]["samples"]
+            samples += row["samples"][: MOST_SAMPLES - len(samples)]
 
     @property
     def active(self) -> bool:

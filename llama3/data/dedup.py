@@ -6,7 +6,7 @@ Letters: D documents, B bands.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -97,6 +97,48 @@ class Duplicates:
         return int(np.bincount(self.cluster_D).max(initial=0))
 
 
+@dataclass(frozen=True)
+class Candidates:
+    """Documents that share a band with another: their numbers, ascending, and of each the first one that shared bands
+    tie it to, and the bytes of its text."""
+
+    rows: np.ndarray
+    group: np.ndarray
+    bytes: np.ndarray
+
+
+@dataclass(frozen=True)
+class Settled:
+    """Documents that go, ascending, and of each the one that it duplicates, which stays, with the exact Jaccard
+    similarity of both; exact comparisons made, and buckets that were full."""
+
+    removed: np.ndarray
+    by: np.ndarray
+    similarity: np.ndarray
+    comparisons: int
+    full_buckets: int
+
+    @classmethod
+    def all(cls, some: Sequence[Settled]) -> Settled:
+        """Those of several portions."""
+        removed = np.concatenate([np.empty(0, np.int64), *(one.removed for one in some)])
+        by = np.concatenate([np.empty(0, np.int64), *(one.by for one in some)])
+        similarity = np.concatenate([np.empty(0), *(one.similarity for one in some)])
+        order = np.argsort(removed)
+        counts = (sum(one.comparisons for one in some), sum(one.full_buckets for one in some))
+        return cls(removed[order], by[order], similarity[order], *counts)
+
+    @property
+    def unsupported_removals(self) -> int:
+        """Documents removed on account of one that is gone itself. 0 by construction; counted, not assumed."""
+        return int(np.isin(self.by, self.removed).sum())
+
+    @property
+    def largest_cluster(self) -> int:
+        """Documents of the largest cluster, 1 where nothing went: a template gone wild shows here."""
+        return int(np.unique(self.by, return_counts=True)[1].max(initial=0)) + 1
+
+
 class Deduplicator:
     """Near-duplicate texts, two documents being duplicates when the Jaccard similarity of their word n-grams is at
     least `threshold`. Candidates are found with 1 - (1 - J^rows)^bands; no false positive survives verification.
@@ -150,7 +192,19 @@ class Deduplicator:
             self.add(texts)
         keys_DB = np.concatenate([np.empty((0, self.bands), np.uint64), *self._keys])
         chunks = pa.chunked_array(self._texts, pa.large_string())
-        return self.settle(keys_DB, lambda rows: chunks.take(pa.array(rows)).combine_chunks())
+        group_D = _core.duplicate_groups(keys_DB)
+        rows = np.flatnonzero(group_D >= 0)
+        bytes_D = np.concatenate([np.empty(0, np.int64), *(np.diff(text_buffers(text)[1]) for text in self._texts)])
+        found = self.settle(
+            Candidates(rows, group_D[rows], bytes_D[rows]),
+            lambda some: chunks.take(pa.array(some)).combine_chunks(),
+            lambda some: keys_DB[some],
+        )
+        duplicate_of_D = np.full(len(keys_DB), -1, np.int64)
+        similarity_D = np.zeros(len(keys_DB))
+        duplicate_of_D[found.removed], similarity_D[found.removed] = found.by, found.similarity
+        keep_D = duplicate_of_D < 0
+        return Duplicates(keep_D, duplicate_of_D, similarity_D, len(rows), found.comparisons, found.full_buckets)
 
     def keys(self, data: np.ndarray, offsets: np.ndarray) -> np.ndarray:
         """Band keys of documents in one buffer, uint64 [D, B]."""
@@ -158,35 +212,28 @@ class Deduplicator:
 
     def settle(
         self,
-        keys_DB: np.ndarray,
-        fetch: Callable[[np.ndarray], pa.Array],
-        bytes_D: np.ndarray | None = None,
+        candidates: Candidates,
+        texts: Callable[[np.ndarray], pa.Array],
+        keys: Callable[[np.ndarray], np.ndarray],
         fixed: int = 0,
-    ) -> Duplicates:
-        """Verifies and decides. The first `fixed` documents stay, whatever they resemble.
+    ) -> Settled:
+        """Verifies and decides. Documents whose numbers are below `fixed` stay, whatever they resemble.
 
-        `fetch` returns the text of the documents with the given numbers (ascending int64): only of candidates, and with
-        their sizes `bytes_D` only of some at a time, so that a corpus need not be in memory."""
-        group_D = _core.duplicate_groups(keys_DB)
-        duplicate_of_D = np.full(len(keys_DB), -1, np.int64)
-        similarity_D = np.zeros(len(keys_DB))
-        comparisons = full_buckets = 0
-        for rows in _some_at_a_time(group_D, bytes_D):
-            text = text_column(fetch(rows))
-            duplicate_of, similarity, compared, full = _core.near_duplicates(
-                *text_buffers(text),
-                keys_DB[rows],
+        `texts` and `keys` (uint64 [some, B]) return those of the documents with the given numbers, ascending: only of
+        candidates, and only of some at a time, so that a corpus need not be in memory."""
+        settled: list[Settled] = []
+        for rows in _some_at_a_time(candidates):
+            duplicate_of, similarity, comparisons, full_buckets = _core.near_duplicates(
+                *text_buffers(text_column(texts(rows))),
+                np.ascontiguousarray(keys(rows)),
                 ngram=self.ngram,
                 threshold=self.threshold,
                 fixed=int(np.searchsorted(rows, fixed)),
             )
-            removed = duplicate_of >= 0
-            duplicate_of_D[rows[removed]] = rows[duplicate_of[removed]]
-            similarity_D[rows] = similarity
-            comparisons += compared
-            full_buckets += full
-        candidates = int((group_D >= 0).sum())
-        return Duplicates(duplicate_of_D < 0, duplicate_of_D, similarity_D, candidates, comparisons, full_buckets)
+            gone = duplicate_of >= 0
+            found = rows[gone], rows[duplicate_of[gone]], similarity[gone]
+            settled.append(Settled(*found, comparisons, full_buckets))
+        return Settled.all(settled)
 
 
 MOST_HASHES = 1 << 16
@@ -199,21 +246,20 @@ def _in_bounds(threshold: object, ngram: object, bands: object, rows: object) ->
     return numbers and bands != 0 and rows != 0 and 0 < threshold <= 1  # type: ignore[operator]
 
 
-def _some_at_a_time(group_D: np.ndarray, bytes_D: np.ndarray | None) -> Iterator[np.ndarray]:
+def _some_at_a_time(candidates: Candidates) -> Iterator[np.ndarray]:
     """The candidates in ascending portions of whole groups, with about CANDIDATE_BYTES of text each."""
-    rows = np.flatnonzero(group_D >= 0)
-    if bytes_D is None or int(bytes_D[rows].sum()) <= CANDIDATE_BYTES:
+    rows, group, sizes = candidates.rows, candidates.group, candidates.bytes
+    if int(sizes.sum()) <= CANDIDATE_BYTES:
         if len(rows):
             yield rows
         return
-    by_group = rows[np.argsort(group_D[rows], kind="stable")]
-    starts = np.flatnonzero(np.diff(group_D[by_group], prepend=-1))
-    sizes = np.add.reduceat(bytes_D[by_group], starts)
-    portion: list[np.ndarray] = []
+    order = np.argsort(group, kind="stable")
+    by_group = rows[order]
+    starts = np.flatnonzero(np.diff(group[order], prepend=-1))
     filled = begun = 0
-    for start, size in zip(starts.tolist(), sizes.tolist(), strict=True):
+    for start, size in zip(starts.tolist(), np.add.reduceat(sizes[order], starts).tolist(), strict=True):
         if filled and filled + size > CANDIDATE_BYTES:
-            portion.append(by_group[begun:start])
+            yield np.sort(by_group[begun:start])
             begun, filled = start, 0
         filled += size
-    yield from map(np.sort, [*portion, by_group[begun:]])
+    yield np.sort(by_group[begun:])

@@ -5,7 +5,7 @@ Letters: D documents of a batch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol, runtime_checkable
 
@@ -203,6 +203,14 @@ def hex_ids(ids: np.ndarray) -> list[str]:
     return [digits[at : at + 32] for at in range(0, len(digits), 32)]
 
 
+def id_bytes(ids: Iterable[str]) -> np.ndarray:
+    """D strings of 32 hex digits as uint8 [D, 16]. Raises ValueError for others."""
+    listed = list(ids)
+    if any(len(id) != 32 for id in listed):
+        raise ValueError("an id is not 32 hex digits")
+    return np.frombuffer(bytes.fromhex("".join(listed)), np.uint8).reshape(-1, 16)
+
+
 @dataclass(frozen=True, slots=True)
 class ShardFile:
     """A file as it was when the shards were listed."""
@@ -237,7 +245,8 @@ class ShardRef:
 
 @runtime_checkable
 class Source(Protocol):
-    """Reads raw documents. The same shards, in the same order, give the same documents every time."""
+    """Reads raw documents. The same shard gives the same documents every time; several may be read at once, on threads
+    or in other processes."""
 
     def shards(self) -> list[ShardRef]:
         """All pieces, in order. Raises ConfigError, naming the path, where there is nothing to read."""
@@ -282,10 +291,33 @@ class ModelFilter(Filter, Protocol):
 
 @runtime_checkable
 class Surveying(Protocol):
-    """A filter that looks at all documents before it judges the first."""
+    """A filter that looks at all documents before it judges the first. They are shown to several copies of it, in any
+    order, each document to one of them; then every copy is given what all have found."""
 
     def survey(self, batch: DocumentBatch) -> None:
-        """Is given every document that is left after deduplication, frequent lines included, in order."""
+        """Is given documents that are left after deduplication, frequent lines included."""
+        ...
+
+    def surveyed(self) -> Mapping[str, np.ndarray]:
+        """What this copy has found in the documents that it was shown, for `join`."""
+        ...
+
+    def join(self, surveyed: Mapping[str, np.ndarray]) -> None:
+        """Takes up what another copy has found. The order in which copies are joined must not matter."""
+        ...
+
+
+@runtime_checkable
+class Labelling(Protocol):
+    """A filter that measures documents before duplicates are looked for, and then tells in which language each is. What
+    it measures there is not measured again."""
+
+    measures: tuple[str, ...]
+
+    def measure(self, batch: DocumentBatch) -> Mapping[str, np.ndarray]: ...
+
+    def languages(self, batch: DocumentBatch) -> Sequence[str]:
+        """The language of each document, by what was measured of it (in `batch.features`)."""
         ...
 
 

@@ -6,17 +6,18 @@ with one of those.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from llama3.artifacts.artifact import Artifact
 from llama3.data.bands import BandParameters, BandRun
-from llama3.data.corpus import BANDS, DOCUMENTS, batches, corpus_at, open_parquet
+from llama3.data.corpus import BANDS, DOCUMENTS, corpus_at
+from llama3.data.documents import id_bytes
+from llama3.data.tables import Table
 from llama3.errors import ConfigError, LlamaError, Problem
 
 NO_RUN = ConfigError.declare(
@@ -33,11 +34,16 @@ OTHER_RUN = ConfigError.declare(
 )
 
 
+Pieces = Callable[[int], Iterable[np.ndarray]]
+"""Keys of a band (uint64), in any number of pieces."""
+
+
 @dataclass(frozen=True)
 class Met:
     """Documents of earlier corpora that may be near duplicates of new ones: their keys, and where they are."""
 
     keys_FB: np.ndarray
+    """Where a document shares no key of a band, one that nothing else has."""
     rows: list[np.ndarray]
     """Of each corpus, ascending; F together."""
 
@@ -51,12 +57,13 @@ class Earlier:
     def __init__(self, paths: Sequence[str], parameters: BandParameters | None) -> None:
         problems: list[Problem] = []
         self.corpora: list[Artifact] = []
-        self.runs: list[BandRun] = []
+        self._runs: list[list[tuple[int, Path]]] = []
+        """Of each corpus the runs, and the number of each one's first document."""
         for path in paths:
             try:
                 corpus = Artifact(corpus_at(Path(path))).expect("corpus")
                 self.corpora.append(corpus)
-                self.runs += [] if parameters is None else [_run(corpus, parameters)]
+                self._runs.append([] if parameters is None else list(_runs(corpus, parameters)))
             except LlamaError as error:
                 problems += error.problems
         if problems:
@@ -67,81 +74,113 @@ class Earlier:
         """Identity of each corpus."""
         return [corpus.hash for corpus in self.corpora]
 
-    def known(self, ids: Iterable[str]) -> dict[str, str]:
-        """Of these ids those that a corpus has, with the identity of the first that has it."""
-        wanted = set(ids)
-        found: dict[str, str] = {}
-        for corpus in self.corpora:
-            for records in batches(open_parquet(corpus.path / DOCUMENTS), columns=["id"]):
-                for id in wanted.intersection(records.column("id").to_pylist()):
-                    found.setdefault(id, _told(corpus))
-        return found
+    def known(self, wanted_D2: np.ndarray) -> np.ndarray:
+        """int64 [D]: of each id (`halves`, ascending, none twice) the first corpus that has it, -1 where none has."""
+        found_D = np.full(len(wanted_D2), -1, np.int64)
+        for number, corpus in enumerate(self.corpora):
+            for records in Table(corpus.path / DOCUMENTS).batches(columns=["id"]):
+                here = places_of(halves(id_bytes(records.column("id").to_pylist())), wanted_D2)
+                here = here[here >= 0]
+                found_D[here[found_D[here] < 0]] = number
+        return found_D
 
-    def meet(self, keys_DB: np.ndarray) -> Met:
-        """What shares a key with one of D new documents."""
-        met = [run.meet(keys_DB) for run in self.runs]
-        return Met(
-            np.concatenate([np.empty((0, keys_DB.shape[1]), np.uint64), *(keys for _, keys in met)]),
-            [rows for rows, _ in met],
-        )
+    def meet(self, bands: int, keys: Pieces) -> Met:
+        """What shares a key of a band with new documents."""
+        if not self.corpora:
+            return Met(np.empty((0, bands), np.uint64), [])
+        found: list[list[tuple[int, np.ndarray, np.ndarray]]] = [[] for _ in self.corpora]
+        for band in range(bands):
+            for piece in keys(band):
+                wanted = np.unique(piece)
+                for here, runs in zip(found, self._runs, strict=True):
+                    for start, path in runs:
+                        documents, shared = BandRun(path).met(band, wanted)
+                        here.append((band, documents + start, shared))
+        rows = [_unique(documents for _, documents, _ in here) for here in found]
+        starts = np.cumsum([0, *map(len, rows)])
+        # Odd multiples of an odd number: no two are alike, and hashes are not likely to be among them.
+        places_FB = np.arange(1, starts[-1] * bands + 1, dtype=np.uint64).reshape(-1, bands)
+        keys_FB = places_FB * np.uint64(0x9E37_79B9_7F4A_7C15)
+        for start, own, here in zip(starts[:-1].tolist(), rows, found, strict=True):
+            for band, documents, shared in here:
+                keys_FB[start + np.searchsorted(own, documents), band] = shared
+        return Met(keys_FB, rows)
 
-    def bytes(self, met: Met) -> np.ndarray:
-        """int64 [F]: about how much text each of those documents has: the mean of its row group."""
-        pairs = zip(self.corpora, met.rows, strict=True)
-        sizes = [_mean_sizes(open_parquet(corpus.path / DOCUMENTS), rows) for corpus, rows in pairs]
+    def bytes(self, met: Met, chosen: np.ndarray) -> np.ndarray:
+        """int64: about how much text some of those documents have (numbers of F, ascending): the mean of their row
+        groups."""
+        pairs = zip(self.corpora, self._own(met, chosen), strict=True)
+        sizes = [_mean_sizes(Table(corpus.path / DOCUMENTS), rows) for corpus, rows in pairs]
         return np.concatenate([np.empty(0, np.int64), *sizes])
 
     def texts(self, met: Met, chosen: np.ndarray) -> pa.Array:
-        """The text of some of those documents (numbers of F, ascending), as their corpora hold it."""
+        """The text of some of those documents, as their corpora hold it."""
         return pa.concat_arrays([pa.array([], pa.large_string()), *self._columns("text", met, chosen)])
 
     def names(self, met: Met, chosen: np.ndarray) -> list[str]:
         """ "id in corpus" of some of those documents, the corpus by its identity."""
-        columns = self._columns("id", met, chosen)
-        corpora = zip(self.corpora, columns, strict=True)
-        return [f"{id} in {_told(corpus)}" for corpus, column in corpora for id in column.to_pylist()]
+        corpora = zip(self.corpora, self._columns("id", met, chosen), strict=True)
+        return [f"{id} in {told(corpus.hash)}" for corpus, column in corpora for id in column.to_pylist()]
 
     def _columns(self, name: str, met: Met, chosen: np.ndarray) -> list[pa.Array]:
         """Of each corpus the column at those of the chosen documents that are its own."""
+        pairs = zip(self.corpora, self._own(met, chosen), strict=True)
+        return [Table(corpus.path / DOCUMENTS).at(name, rows) for corpus, rows in pairs]
+
+    def _own(self, met: Met, chosen: np.ndarray) -> Iterator[np.ndarray]:
+        """Of each corpus the rows of those of the chosen documents that are its own."""
         ends = np.cumsum([0, *map(len, met.rows)])
-        columns = []
-        for corpus, rows, start, end in zip(self.corpora, met.rows, ends[:-1], ends[1:], strict=True):
-            here = chosen[(chosen >= start) & (chosen < end)] - start
-            columns.append(_at(open_parquet(corpus.path / DOCUMENTS), name, rows[here]))
-        return columns
+        for rows, start, end in zip(met.rows, ends[:-1], ends[1:], strict=True):
+            yield rows[chosen[(chosen >= start) & (chosen < end)] - start]
 
 
-def _told(corpus: Artifact) -> str:
-    return f"corpus {corpus.hash[:12]}"
+def halves(ids_D16: np.ndarray) -> np.ndarray:
+    """Ids (uint8 [D, 16]) as numbers that sort as they do: uint64 [D, 2], the high half first."""
+    return np.ascontiguousarray(ids_D16).view(">u8").astype(np.uint64)
 
 
-def _run(corpus: Artifact, parameters: BandParameters) -> BandRun:
-    if not (corpus.location / BANDS).is_file():
+def places_of(ids_D2: np.ndarray, among_E2: np.ndarray) -> np.ndarray:
+    """int64 [D]: where each id stands among others (ascending, none twice), -1 where it does not."""
+    place_D = np.searchsorted(among_E2[:, 0], ids_D2[:, 0])
+    found_D = np.full(len(ids_D2), -1, np.int64)
+    open_D = np.arange(len(ids_D2))
+    while len(open_D):  # once, but for different ids of one high half
+        open_D = open_D[place_D[open_D] < len(among_E2)]
+        open_D = open_D[among_E2[place_D[open_D], 0] == ids_D2[open_D, 0]]
+        same = among_E2[place_D[open_D], 1] == ids_D2[open_D, 1]
+        found_D[open_D[same]] = place_D[open_D[same]]
+        open_D = open_D[~same]
+        place_D[open_D] += 1
+    return found_D
+
+
+def told(corpus_hash: str) -> str:
+    """A corpus, for people."""
+    return f"corpus {corpus_hash[:12]}"
+
+
+def _unique(documents: Iterable[np.ndarray]) -> np.ndarray:
+    return np.unique(np.concatenate([np.empty(0, np.int64), *documents]))
+
+
+def _runs(corpus: Artifact, parameters: BandParameters) -> Iterator[tuple[int, Path]]:
+    """The runs of a corpus, one for each of its parts."""
+    start = 0
+    files = sorted((corpus.location / BANDS).glob("*.run"))
+    if not files:
         raise NO_RUN(corpus.location)
-    run = BandRun(corpus.location / BANDS)
-    if differences := run.parameters.differences(parameters):
-        raise OTHER_RUN(corpus.location, differences=differences)
-    return run
+    for path in files:
+        run = BandRun(path)
+        if differences := run.parameters.differences(parameters):
+            raise OTHER_RUN(corpus.location, differences=differences)
+        yield start, path
+        start += run.documents
 
 
-def _mean_sizes(file: pq.ParquetFile, rows: np.ndarray) -> np.ndarray:
+def _mean_sizes(table: Table, rows: np.ndarray) -> np.ndarray:
     """int64: of each row the mean bytes of a text in its row group."""
-    groups = [file.metadata.row_group(group) for group in range(file.num_row_groups)]
+    groups = [file.metadata.row_group(group) for file in table.parts() for group in range(file.num_row_groups)]
     ends = np.cumsum([group.num_rows for group in groups])
-    text = file.schema_arrow.get_field_index("text")
+    text = table.schema.get_field_index("text")
     means = [group.column(text).total_uncompressed_size // max(group.num_rows, 1) for group in groups]
     return np.array(means, np.int64)[np.searchsorted(ends, rows, "right")]
-
-
-def _at(file: pq.ParquetFile, name: str, rows: np.ndarray) -> pa.Array:
-    """A column at some rows (ascending); row groups that hold none of them are not read."""
-    parts = [pa.array([], file.schema_arrow.field(name).type)]
-    start = 0
-    for group in range(file.num_row_groups):
-        end = start + file.metadata.row_group(group).num_rows
-        here = rows[np.searchsorted(rows, start) : np.searchsorted(rows, end)] - start
-        if len(here):
-            column = file.read_row_group(group, columns=[name]).column(name)
-            parts.append(column.take(pa.array(here)).combine_chunks())
-        start = end
-    return pa.concat_arrays(parts)

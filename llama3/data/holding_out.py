@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 
 from llama3.artifacts import Artifact
-from llama3.data.corpus import Corpus
-from llama3.data.curate import place_of
+from llama3.data.corpus import Corpus, place_of
 from llama3.errors import DataError
 
 NOTHING_HELD_OUT = DataError.declare(

@@ -17,11 +17,12 @@ import pyarrow.compute as pc
 from llama3 import _core
 from llama3.artifacts.artifact import MANIFEST, Artifact
 from llama3.config.token_files import TokenFormat
-from llama3.data.corpus import CORPUS_IN_RUN, DOCUMENTS, FUNNEL, REJECTS, Corpus, batches, open_parquet
+from llama3.data.corpus import CORPUS_IN_RUN, DOCUMENTS, FUNNEL, REJECTS, Corpus
 from llama3.data.imported import ORIGINS, token_files
 from llama3.data.loader import CORE_ERRORS, DAMAGED, OTHER_SHARD
 from llama3.data.plan import IN_RUN as SHARDS_IN_RUN
 from llama3.data.plan import PLAN, SourceEntry, TokenPlan
+from llama3.data.tables import Table
 from llama3.errors import ConfigError, LlamaError, Problem
 from llama3.tokenizer import Tokenizer
 
@@ -56,7 +57,7 @@ def inspect(path: Path, tokenizer: Tokenizer | None = None) -> Inspected:
     """
     found = Inspected()
     for place in (path, path / CORPUS_IN_RUN):
-        if (place / DOCUMENTS).is_file():
+        if (place / DOCUMENTS).is_dir():
             found.add("corpus", lambda place=place: corpus_figures(place))  # type: ignore[misc]
     for place in (path, path / SHARDS_IN_RUN):
         if (place / PLAN).is_file():
@@ -93,7 +94,7 @@ def corpus_figures(place: Path) -> dict[str, Any]:
     verified = _checked(place)
     corpus = Corpus(place)
     languages, kinds = Counter[str](), Counter[str]()
-    for records in batches(open_parquet(place / DOCUMENTS), columns=["language", "kind"]):
+    for records in Table(place / DOCUMENTS).batches(columns=["language", "kind"]):
         languages.update(records.column("language").to_pylist())
         kinds.update(records.column("kind").to_pylist())
     return {
@@ -104,7 +105,7 @@ def corpus_figures(place: Path) -> dict[str, Any]:
         "languages": dict(languages.most_common()),
         "kinds": dict(kinds.most_common()),
         "funnel": corpus.funnel if (place / FUNNEL).is_file() else {},
-        "removed": _removed(place) if (place / REJECTS).is_file() else {},
+        "removed": _removed(place) if (place / REJECTS).is_dir() else {},
     }
 
 
@@ -119,7 +120,7 @@ def _by_source(corpus: Corpus) -> dict[str, dict[str, dict[str, int]]]:
 def _removed(place: Path) -> dict[str, int]:
     """ "stage.reason" to how many."""
     counts = Counter[str]()
-    for records in batches(open_parquet(place / REJECTS), columns=["stage", "reason"]):
+    for records in Table(place / REJECTS).batches(columns=["stage", "reason"]):
         names = pc.binary_join_element_wise(records.column("stage"), records.column("reason"), pa.scalar("."))
         counts.update(names.to_pylist())
     return dict(counts.most_common())

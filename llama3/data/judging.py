@@ -6,6 +6,7 @@ Letters: D documents of a batch, E parts that are replaced.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -23,6 +24,7 @@ from llama3.data.documents import (
     FileReading,
     Filter,
     Judgement,
+    Labelling,
     Measuring,
     ModelFilter,
     Reject,
@@ -39,6 +41,12 @@ FILTER_FAILED = PluginError.declare("L3-DAT-106", "{filter} failed", why="{error
 ODD_JUDGEMENT = PluginError.declare("L3-DAT-107", "{filter} judged {judged} of {count} documents")
 ODD_MEASURES = PluginError.declare(
     "L3-DAT-262", "{filter} measured {found}", why="it declares {declared}, one each of {count} documents"
+)
+
+NOT_JOINED = PluginError.declare(
+    "L3-DAT-271",
+    "{filter} has `survey`, but not `surveyed` and `join`",
+    fix="what copies of a filter find in parts of a corpus must be added up: see llama3.filters.Surveying",
 )
 
 EDITS = pa.schema(
@@ -78,7 +86,7 @@ def without_model(filters: Mapping[str, Filter]) -> list[str]:
     return [name for name, filter in filters.items() if isinstance(filter, ModelFilter) and not filter.has_model]
 
 
-def _asked(name: str, filter: Filter, ask: Any, batch: DocumentBatch) -> Any:
+def asked_of(name: str, filter: object, ask: Any, batch: DocumentBatch) -> Any:
     """What a filter answers; one that fails stops the stage, because what it would let through is unknown."""
     try:
         return ask(batch)
@@ -86,14 +94,29 @@ def _asked(name: str, filter: Filter, ask: Any, batch: DocumentBatch) -> Any:
         raise FILTER_FAILED(f"filter {name!r}", filter=type(filter).__name__, error=describe(error)) from error
 
 
-def survey(filters: Mapping[str, Filter], batches: Iterator[DocumentBatch]) -> None:
-    """Shows all documents to the filters that look at all of them first; reads none where there is no such filter."""
-    surveying = {name: filter for name, filter in filters.items() if isinstance(filter, Surveying)}
-    if not surveying:
-        return
-    for batch in batches:
-        for name, filter in surveying.items():
-            _asked(name, filter, filter.survey, batch)
+def surveying(filters: Mapping[str, Filter]) -> dict[str, Surveying]:
+    """The filters that look at all documents first. Raises PluginError (L3-DAT-271) for one whose copies cannot be
+    joined."""
+    for name, filter in filters.items():
+        if hasattr(filter, "survey") and not isinstance(filter, Surveying):
+            raise NOT_JOINED(f"filter {name!r}", filter=type(filter).__name__)
+    return {name: filter for name, filter in filters.items() if isinstance(filter, Surveying)}
+
+
+def survey(filters: Mapping[str, Surveying], batch: DocumentBatch) -> None:
+    """Shows documents to filters that look at all of them first."""
+    for name, filter in filters.items():
+        asked_of(name, filter, filter.survey, batch)
+
+
+def labelled(filters: Mapping[str, Labelling], batch: DocumentBatch) -> DocumentBatch:
+    """The batch with the languages that filters tell, and with what they measured of it."""
+    for name, filter in filters.items():
+        batch = with_measures({name: filter}, batch)
+        languages = pa.array(asked_of(name, filter, filter.languages, batch), pa.string())
+        place = batch.records.schema.get_field_index("language")
+        batch = replace(batch, records=batch.records.set_column(place, "language", languages))
+    return batch
 
 
 def recorded(filters: Mapping[str, Filter]) -> list[str]:
@@ -109,12 +132,16 @@ def measured(filters: Mapping[str, Filter], batch: DocumentBatch) -> DocumentBat
     return with_measures(filters, batch.with_features())
 
 
-def with_measures(filters: Mapping[str, Filter], batch: DocumentBatch) -> DocumentBatch:
+def with_measures(filters: Mapping[str, Any], batch: DocumentBatch) -> DocumentBatch:
     """The batch with what the filters measure beside the features it has."""
     for name, filter in filters.items():
         if not isinstance(filter, Measuring):
             continue
-        columns = _asked(name, filter, filter.measure, batch)
+        names = [f"{name}.{column}" for column in filter.measures]
+        if set(names) <= set(batch.records.schema.names):  # it was measured when it was read
+            batch = batch.with_measures({column: np.asarray(batch.records.column(column)) for column in names})
+            continue
+        columns = asked_of(name, filter, filter.measure, batch)
         if set(columns) != set(filter.measures) or {len(values) for values in columns.values()} - {len(batch)}:
             found = {column: len(values) for column, values in columns.items()}
             where, declared = f"filter {name!r}", sorted(filter.measures)
@@ -126,7 +153,7 @@ def with_measures(filters: Mapping[str, Filter], batch: DocumentBatch) -> Docume
 
 def judged(name: str, filter: Filter, batch: DocumentBatch) -> Judgement:
     """The filter's judgement of every document."""
-    judgement: Judgement = _asked(name, filter, filter.judge, batch)
+    judgement: Judgement = asked_of(name, filter, filter.judge, batch)
     sizes = {len(values) for values in (judgement.score_D, judgement.keep_D, judgement.reason_D)}
     if sizes != {len(batch)}:
         found = sorted(sizes)
@@ -141,12 +168,16 @@ def unwanted(batch: DocumentBatch, removed_D: np.ndarray, judgement: Judgement) 
         yield Reject("", judgement.reason_D[d], "", sources[d], ids[d], float(judgement.score_D[d]))
 
 
-class Editor:
-    """Replaces what filters say in documents that stay, and writes down what; the file is made only if some may."""
+def editing(filters: Mapping[str, Filter]) -> dict[str, Editing]:
+    """The filters that replace parts of documents."""
+    return {name: filter for name, filter in filters.items() if isinstance(filter, Editing)}
 
-    def __init__(self, filters: Mapping[str, Filter], path: Path) -> None:
-        self._filters = {name: filter for name, filter in filters.items() if isinstance(filter, Editing)}
-        self._writer = pq.ParquetWriter(path, EDITS, compression="zstd") if self._filters else None
+
+class Editor:
+    """Replaces what filters say in documents that stay, and writes down what; into no file where none may."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._writer = pq.ParquetWriter(path, EDITS, compression="zstd") if path is not None else None
         self.counts: dict[str, int] = {}
 
     def __enter__(self) -> Editor:
@@ -160,14 +191,11 @@ class Editor:
     def active(self) -> bool:
         return self._writer is not None
 
-    def edit(self, batch: DocumentBatch) -> DocumentBatch:
+    def edit(self, batch: DocumentBatch, edits: Mapping[str, Edits]) -> DocumentBatch:
         """The documents as the filters want them; where two want the same part, the longer one of the first."""
-        found: list[Edits] = []
-        for name, filter in self._filters.items():
-            edits: Edits = _asked(name, filter, filter.edits, batch)
-            self._record(name, edits, batch)
-            found.append(edits)
-        return batch.edited(Edits.all(found))
+        for name, some in edits.items():
+            self._record(name, some, batch)
+        return batch.edited(Edits.all(list(edits.values())))
 
     def _record(self, name: str, edits: Edits, batch: DocumentBatch) -> None:
         if self._writer is None or not len(edits):

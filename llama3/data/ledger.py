@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import islice, pairwise
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -34,21 +33,27 @@ REJECT_SCHEMA = pa.schema(
 class RejectLog:
     """Writes the reject log as it grows; memory is bounded."""
 
+    ROWS = 4096
+
     def __init__(self, path: Path) -> None:
         self.counts: dict[str, int] = {}
         self._writer = pq.ParquetWriter(path, REJECT_SCHEMA, compression="zstd")
+        self._rows: list[dict[str, Any]] = []
 
     def __enter__(self) -> RejectLog:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._writer.close()
+        try:
+            if error is None:
+                self._write()
+        finally:
+            self._writer.close()
 
     def add(self, stage: str, rejects: Iterable[Reject]) -> None:
         """Logs what `stage` took out, and counts it as "stage.reason"."""
-        remaining = iter(rejects)
-        while some := list(islice(remaining, 4096)):
-            rows = [
+        for reject in rejects:
+            self._rows.append(
                 {
                     "id": reject.id,
                     "source": reject.source,
@@ -58,11 +63,16 @@ class RejectLog:
                     "where": printable(reject.where),
                     "detail": printable(reject.detail),
                 }
-                for reject in some
-            ]
-            self._writer.write_table(pa.Table.from_pylist(rows, schema=REJECT_SCHEMA))
-            for key, count in Counter(f"{stage}.{reject.reason}" for reject in some).items():
-                self.counts[key] = self.counts.get(key, 0) + count
+            )
+            key = f"{stage}.{reject.reason}"
+            self.counts[key] = self.counts.get(key, 0) + 1
+            if len(self._rows) >= self.ROWS:
+                self._write()
+
+    def _write(self) -> None:
+        if self._rows:
+            self._writer.write_table(pa.Table.from_pylist(self._rows, schema=REJECT_SCHEMA))
+            self._rows.clear()
 
 
 class Losses:
@@ -88,6 +98,13 @@ class Losses:
                     {"where": printable(reject.where), "detail": printable(reject.detail)[: self.MOST_DETAIL]}
                 )
 
+    def join(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Takes up the rows of another part of the input, which comes later."""
+        for more in rows:
+            row = self._rows.setdefault((more["source"], more["reason"]), {**more, "count": 0, "examples": []})
+            row["count"] += more["count"]
+            row["examples"] += more["examples"][: self.EXAMPLES - len(row["examples"])]
+
     @property
     def rows(self) -> list[dict[str, Any]]:
         """Whole shards first, then by source and reason."""
@@ -103,7 +120,7 @@ def lost_input(metrics: Mapping[str, Any]) -> list[str]:
         first, count = loss["examples"][0], loss["count"]
         whole = loss["reason"] == "shard_quarantined"
         what = f"{count} of {metrics['shards']} shards" if whole else f"{count} x {loss['reason']}"
-        more = f", and {count - 1} more (rejects.parquet names all)" if count > 1 else ""
+        more = f", and {count - 1} more (the table rejects names all)" if count > 1 else ""
         detail = f": {first['detail']}" if first["detail"] and not whole else ""
         where = first["detail"] if whole else f"{first['where']}{detail}"
         lines.append(f"source {loss['source']!r}: not read: {what}: {where}{more}")
@@ -169,6 +186,19 @@ class Funnel:
             cell = by_source.setdefault(source, {"documents": 0, "bytes": 0})
             cell["documents"] += int(here.sum())
             cell["bytes"] += int(bytes_N[here].sum())
+
+    def join(self, stages: Mapping[str, Mapping[str, Mapping[str, int]]]) -> None:
+        """Adds what was counted of other documents."""
+        for stage, by_source in stages.items():
+            own = self.stages.setdefault(stage, {})
+            for source, cell in by_source.items():
+                mine = own.setdefault(source, {"documents": 0, "bytes": 0})
+                for unit, count in cell.items():
+                    mine[unit] += count
+
+    def in_order(self, stages: Sequence[str]) -> None:
+        """Sorts the stages, and in each the sources."""
+        self.stages = {stage: dict(sorted(self.stages[stage].items())) for stage in stages if stage in self.stages}
 
     def documents(self, stage: str) -> int:
         """Documents left after a stage."""

@@ -54,6 +54,14 @@ class WordDistribution:
         """Counts the words of all documents."""
         self._core.add(*batch.buffers)
 
+    def counts(self) -> np.ndarray:
+        """uint64 [2^bits]: how often a word of each bucket occurred."""
+        return self._core.counts()
+
+    def add_counts(self, counts: np.ndarray) -> None:
+        """Adds what was counted elsewhere, in as many buckets."""
+        self._core.add_counts(counts)
+
     def divergence(self, batch: DocumentBatch) -> np.ndarray:
         """Bits per word by which each document's words differ from the corpus (Kullback-Leibler), float64 [D].
 

@@ -5,6 +5,7 @@ Letters: N documents that were judged.
 
 from __future__ import annotations
 
+import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -16,10 +17,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from llama3.artifacts.files import fsync_tree, publish, temporary_beside
-from llama3.data.corpus import DOCUMENTS, OF_DOCUMENT, SCORES, batches, open_parquet
+from llama3.artifacts.files import fsync_tree, publish, temporary_beside, write_json_atomic
+from llama3.data.corpus import DOCUMENTS, OF_DOCUMENT, SCORES, STAMPS
 from llama3.data.documents import SCHEMA, DocumentBatch, Filter, Judgement
-from llama3.data.judging import judged, recorded
+from llama3.data.judging import judged, recorded, stamps
+from llama3.data.tables import Table, batches, part_name
 from llama3.errors import DataError, PluginError
 
 READS_TEXT = DataError.declare(
@@ -32,6 +34,12 @@ NOT_RECORDED = DataError.declare(
     "L3-DAT-263",
     "filter {filter!r} reads what is not recorded here: {missing}",
     fix="curate with this filter once, with limits as wide as you like",
+)
+CHANGED_FILES = DataError.declare(
+    "L3-DAT-274",
+    "filter {filter!r} has read other lists or another model than when the scores were made",
+    why="what is recorded does not tell what the new ones would find",
+    fix="curate again, or give it the files of then",
 )
 IN_THE_WAY = DataError.declare("L3-DAT-264", "is there already", fix="give --out a new folder")
 
@@ -77,11 +85,14 @@ class Cut:
 
 
 def recut(place: Path, filters: Mapping[str, Filter]) -> Cut:
-    """Judges all documents of the corpus in this folder again. Raises DataError (L3-DAT-263) with all filters that read
-    what is not recorded."""
-    file = open_parquet(place / SCORES)
-    names = file.schema_arrow.names
-    problems = []
+    """Judges all documents of the corpus in this folder again. Raises DataError with all filters that read what is not
+    recorded (L3-DAT-263), or other files than then (L3-DAT-274)."""
+    table = Table(place / SCORES)
+    names = table.schema.names
+    then = stamps_of(place)
+    problems = [
+        CHANGED_FILES.problem(place, filter=name) for name, stamp in stamps(filters) if stamp != then.get(name, "")
+    ]
     for name, filter in filters.items():
         if missing := sorted({*recorded({name: filter}), "kind", "language"} - set(names)):
             problems.append(NOT_RECORDED.problem(place, filter=name, missing=missing))
@@ -89,7 +100,7 @@ def recut(place: Path, filters: Mapping[str, Filter]) -> Cut:
         raise DataError.of(problems)
     keeps: list[np.ndarray] = []
     reasons = Counter[str]()
-    for records in batches(file):
+    for records in table.batches():
         batch = _without_text(records, recorded(filters))
         keep_D = np.ones(len(batch), bool)
         for name, filter in filters.items():
@@ -98,7 +109,13 @@ def recut(place: Path, filters: Mapping[str, Filter]) -> Cut:
             reasons.update(f"filter.{name}.{judgement.reason_D[d]}" for d in removed)
             keep_D &= judgement.keep_D
         keeps.append(keep_D)
-    return Cut(file.read(), np.concatenate([np.empty(0, bool), *keeps]), dict(reasons.most_common()))
+    return Cut(table.read(), np.concatenate([np.empty(0, bool), *keeps]), dict(reasons.most_common()))
+
+
+def stamps_of(place: Path) -> dict[str, str]:
+    """What each filter of a corpus had read of files, by hash."""
+    file = place / STAMPS
+    return dict(json.loads(file.read_bytes())) if file.is_file() else {}
 
 
 def _judged(place: Path, name: str, filter: Filter, batch: DocumentBatch) -> Judgement:
@@ -127,18 +144,22 @@ def write_cut(place: Path, cut: Cut, out: str | os.PathLike[str]) -> int:
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = temporary_beside(target)
     partial.mkdir()
-    documents = open_parquet(place / DOCUMENTS)
+    documents = Table(place / DOCUMENTS)
     stays = iter(zip(cut.scores.column("id").to_pylist(), cut.keep_N.tolist(), strict=True))
     written = 0
-    with pq.ParquetWriter(partial / DOCUMENTS, documents.schema_arrow, compression="zstd") as writer:
-        for records in batches(documents, 4096):
-            # The documents are some of the judged ones, in the same order.
-            keep = [next(keep for id, keep in stays if id == wanted) for wanted in records.column("id").to_pylist()]
-            writer.write_batch(records.filter(pa.array(keep, pa.bool_())))
-            written += sum(keep)
+    for table in (DOCUMENTS, SCORES):
+        (partial / table).mkdir()
+    for number, part in enumerate(documents.parts()):
+        with pq.ParquetWriter(partial / DOCUMENTS / part_name(number), documents.schema, compression="zstd") as writer:
+            for records in batches(part, 4096):
+                # The documents are some of the judged ones, in the same order.
+                keep = [next(keep for id, keep in stays if id == wanted) for wanted in records.column("id").to_pylist()]
+                writer.write_batch(records.filter(pa.array(keep, pa.bool_())))
+                written += sum(keep)
     kept = pa.array(cut.kept_N & cut.keep_N)
     scores = cut.scores.set_column(cut.scores.schema.get_field_index("kept"), "kept", kept)
-    pq.write_table(scores, partial / SCORES, compression="zstd")
+    pq.write_table(scores, partial / SCORES / part_name(0), compression="zstd")
+    write_json_atomic(partial / STAMPS, stamps_of(place))
     fsync_tree(partial)
     publish(partial, target)
     return written

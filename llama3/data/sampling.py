@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from llama3 import _core
-from llama3.data.corpus import REJECTS, Corpus, batches, open_parquet
+from llama3.data.corpus import REJECTS, Corpus
+from llama3.data.tables import Table
 
 Row = dict[str, Any]
 SHOWN = 400
@@ -65,7 +66,7 @@ def draw_removed(place: Path, count: int, seed: int) -> dict[str, list[Row]]:
     the log cannot be read.
     """
     drawings: dict[str, DrawnRows] = {}
-    for records in batches(open_parquet(place / REJECTS)):
+    for records in Table(place / REJECTS).batches():
         for row in records.to_pylist():
             drawing = drawings.setdefault(f"{row['stage']}.{row['reason']}", DrawnRows(count, seed))
             drawing.offer(f"{row['id']} {row['where']}", lambda row=row: row)  # type: ignore[misc]

@@ -1,170 +1,241 @@
-"""The documents of a curation on their way: text on disk, a file per shard; ids, sizes and band keys in memory.
+"""The first step of a curation, `read shard -> keys`: the documents of a shard on disk, in portions, and beside them
+what the next steps need to know.
 
-Letters: N documents staged, B bands, D documents of a batch.
+A shard has a folder. Each portion in it is committed by itself (llama3.data.commits), so that a shard that was killed
+half way goes on after its last portion; the shard counts when its own record is written. A shard depends on itself
+alone: any process may read it, or two at once.
+
+Letters: D documents of a portion, B bands.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from llama3 import _core
-from llama3.artifacts.files import fsync_file
+from llama3.data.bands import BandParameters, BandRun, write_run
 from llama3.data.columns import printable
+from llama3.data.commits import Begun, Commit, committed
 from llama3.data.dedup import Deduplicator
-from llama3.data.documents import SCHEMA, DocumentBatch, Reject, ShardRef
+from llama3.data.documents import SCHEMA, DocumentBatch, Labelling, Reject, ShardRef, id_bytes
+from llama3.data.judging import labelled
+from llama3.data.ledger import Losses
 from llama3.data.urls import date_key, normalised_url
+from llama3.errors import DataError
 
 ROWS = 4096
 GROUP_BYTES = 16 << 20
 """Text of a row group, above which the next document begins another."""
-FACTS = ".npz"
+PORTION_BYTES = 32 << 20
+"""Text of a portion, above which the next row group begins another."""
+TEXT, FACTS, KEYS = ".parquet", ".npz", ".run"
+SHARD = "shard"
+"""The record of a shard that is read to its end."""
+QUARANTINED = "quarantined"
+"""The portion of one that cannot be: it holds the reason alone."""
 STAGED = pa.schema([*SCHEMA, ("shard", pa.string()), ("position", pa.int64())])
 
 
-class Staged:
-    """Documents on disk, a file per shard, and what the next steps need of them in memory.
+@dataclass(frozen=True)
+class Reading:
+    """How documents are read: what makes their band keys (None: none are wanted), and the filters that tell their
+    languages."""
 
-    Documents are numbered in the order in which they were added; 16 bytes of id, 24 of address, date and language, and
-    8 per band are kept of each.
-    """
-
-    def __init__(self, folder: Path, near: Deduplicator | None) -> None:
-        self.folder, self.near = folder, near
-        folder.mkdir(parents=True, exist_ok=True)
-        self.files: list[Path] = []
-        self._asked = 0
-        self._sources: list[str] = []
-        self._ids: list[str] = []
-        self._bytes: list[np.ndarray] = []
-        self._keys: list[np.ndarray] = []
-        self._pages: list[np.ndarray] = []
-
-    def __len__(self) -> int:
-        return len(self._ids)
-
-    def add(self, found: Iterator[DocumentBatch], shard: ShardRef) -> list[Reject]:
-        """Stages a whole shard and returns its rejects; where reading fails nothing of it is staged. A shard that a
-        killed process staged in this folder is not read again."""
-        file = staged_file(self.folder, self._asked, shard)
-        self._asked += 1
-        if not file.exists():
-            stage_shard(found, shard, file, self.near)
-        known = pq.read_table(file, columns=["id", "source"])
-        with np.load(file.with_suffix(FACTS)) as facts:
-            self._bytes.append(facts["bytes_D"])
-            self._pages.append(facts["pages_D3"])
-            self._keys.append(facts["keys_DB"])
-            rejects = [Reject(*row) for row in json.loads(facts["rejects"].tobytes())]
-        self.files.append(file)
-        self._sources.extend(known.column("source").to_pylist())
-        self._ids.extend(known.column("id").to_pylist())
-        return rejects
+    near: Deduplicator | None = None
+    by_language: bool = False
+    labelling: Mapping[str, Labelling] | None = None
 
     @property
-    def ids(self) -> list[str]:
-        return self._ids
+    def parameters(self) -> BandParameters | None:
+        """What band keys are made with."""
+        if self.near is None:
+            return None
+        return BandParameters(self.near.ngram, self.near.bands, self.near.rows, self.by_language)
 
     @property
-    def sources(self) -> list[str]:
-        return self._sources
-
-    @property
-    def bytes_N(self) -> np.ndarray:
-        return np.concatenate([np.empty(0, np.int64), *self._bytes])
-
-    @property
-    def pages_N3(self) -> np.ndarray:
-        """uint64 [N, 3]: of each document a hash of its address (llama3.data.urls; 0: it has none), its date's number
-        and a hash of its language."""
-        return np.concatenate([np.empty((0, 3), np.uint64), *self._pages])
-
-    def keys(self, rows: np.ndarray, by_language: bool) -> np.ndarray:
-        """uint64 [D, B]: band keys of the documents with these numbers; by language, those of two share none."""
-        keys_DB = np.concatenate(self._keys)[rows]
-        if by_language:
-            keys_DB ^= self.pages_N3[rows, 2:]
-        return keys_DB
-
-    def documents(self, keep_N: np.ndarray) -> Iterator[tuple[np.ndarray, DocumentBatch]]:
-        """The documents where the mask is true, in order, with their numbers."""
-        at = 0
-        for path in self.files:
-            file = pq.ParquetFile(path)
-            for group in range(file.num_row_groups):
-                end = at + file.metadata.row_group(group).num_rows
-                # A group of which nothing is wanted is not read.
-                for records in file.iter_batches(ROWS, row_groups=[group]) if keep_N[at:end].any() else ():
-                    keep_D = keep_N[at : at + records.num_rows]
-                    if keep_D.any():
-                        yield at + np.flatnonzero(keep_D), DocumentBatch(records).take(keep_D)
-                    at += records.num_rows
-                at = end
-
-    def texts(self, rows: np.ndarray) -> pa.Array:
-        """The text of the documents with these (ascending) numbers."""
-        wanted_N = np.zeros(len(self), bool)
-        wanted_N[rows] = True
-        chunks = [batch.records.column("text") for _, batch in self.documents(wanted_N)]
-        return pa.chunked_array(chunks, pa.large_string()).combine_chunks()
+    def schema(self) -> pa.Schema:
+        """Of staged documents: STAGED, and what was measured of them already."""
+        names = [f"{name}.{column}" for name, filter in (self.labelling or {}).items() for column in filter.measures]
+        return pa.schema([*STAGED, *((name, pa.float64()) for name in names)])
 
 
-def staged_file(folder: Path, number: int, shard: ShardRef) -> Path:
+class Portion:
+    """Documents of a shard on disk: their text, facts and band keys. Opening reads none of it."""
+
+    def __init__(self, commit: Commit) -> None:
+        self.commit = commit
+        self.documents: int = commit["documents"]
+        self.sources: list[str] = commit["sources"]
+
+    def facts(self, *names: str) -> list[np.ndarray]:
+        """Columns of facts: `bytes_D` int64, `ids_D16` uint8, `source_D` (a place in `sources`), and `pages_D3` uint64:
+        a hash of each one's address (llama3.data.urls; 0: it has none), its date's number, a hash of its language."""
+        with np.load(self.commit.files[FACTS]) as facts:
+            return [facts[name] for name in names]
+
+    def rejects(self) -> list[Reject]:
+        """What was met on the way to these documents and is none."""
+        (rows,) = self.facts("rejects")
+        return [Reject(*row) for row in json.loads(rows.tobytes())]
+
+    def run(self) -> BandRun:
+        """Band keys, sorted."""
+        return BandRun(self.commit.files[KEYS])
+
+    def text(self) -> pq.ParquetFile:
+        return pq.ParquetFile(self.commit.files[TEXT])
+
+    def batches(self, keep_D: np.ndarray) -> Iterator[tuple[np.ndarray, DocumentBatch]]:
+        """The documents where the mask is true, in order, with their numbers in this portion."""
+        file, at = self.text(), 0
+        for group in range(file.num_row_groups):
+            end = at + file.metadata.row_group(group).num_rows
+            # A group of which nothing is wanted is not read.
+            for records in file.iter_batches(ROWS, row_groups=[group]) if keep_D[at:end].any() else ():
+                keep = keep_D[at : at + records.num_rows]
+                if keep.any():
+                    yield at + np.flatnonzero(keep), DocumentBatch(records).take(keep)
+                at += records.num_rows
+            at = end
+
+
+@dataclass(frozen=True)
+class StagedShard:
+    """A shard that was read, or could not be: then `quarantined` tells why, and its only portion has no document."""
+
+    portions: list[Portion]
+    losses: list[dict[str, Any]]
+    quarantined: str
+    hash: str
+
+
+def shard_folder(folder: Path, number: int, shard: ShardRef) -> Path:
     """Where the shard that is read as the `number`-th lies: its name tells its content."""
     facts = (shard.source, shard.location, shard.part, shard.bytes, shard.stamp)
-    return folder / f"{number:06}-{_core.blake3_bytes(repr(facts).encode('utf-8', 'surrogateescape'))}.parquet"
+    return folder / f"{number:06}-{_core.blake3_bytes(repr(facts).encode('utf-8', 'surrogateescape'))}"
 
 
-def stage_shard(found: Iterator[DocumentBatch], shard: ShardRef, file: Path, near: Deduplicator | None) -> None:
-    """Writes the documents of a shard to `file`, and beside it what the next steps need of them. Whole, or nothing that
-    counts, for `file` gets its name last; a shard depends on itself alone, so any process may do it, or two at once.
-    """
-    begun = file.with_suffix(f".{uuid.uuid4().hex}")
-    facts = begun.with_suffix(f"{begun.suffix}{FACTS}")
+def staged_shard(folder: Path, *, check: bool = True) -> StagedShard | None:
+    """The shard in this folder, where it was read to its end and nothing of it is damaged."""
+    whole = committed(folder, SHARD)
+    if whole is None:
+        return None
+    commits = [committed(folder, name, check=check) for name in whole["portions"]]
+    portions = [Portion(commit) for commit in commits if commit is not None]
+    if len(portions) < len(commits):
+        return None
+    content = (whole["quarantined"], [portion.commit.hash for portion in portions])
+    return StagedShard(portions, whole["losses"], whole["quarantined"], _core.blake3_bytes(repr(content).encode()))
+
+
+def stage_shard(
+    found: Iterator[DocumentBatch], shard: ShardRef, folder: Path, reading: Reading, pool: Executor, threads: int = 1
+) -> None:
+    """Reads a shard to its end, after the portions that are there. Whole, or it is quarantined: then the record says
+    why, and none of its documents is used. Holds `threads` + 1 portions; they are made on the threads of `pool`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    losses, why = Losses(), ""
+    losses.add(shard.unread)
+    making: list[Future[None]] = []
+    names: list[str] = []
     try:
-        np.savez(facts, **_write_shard(found, shard, begun, near))  # type: ignore[arg-type]  # no name is an option
-        for path, name in ((facts, file.with_suffix(FACTS)), (begun, file)):
-            fsync_file(path)
-            os.rename(path, name)
+        for number, (position, pieces) in enumerate(_portions(found)):
+            rejects = [r for piece in pieces for r in piece.rejects]
+            losses.add(rejects)
+            names.append(f"{number:06}")
+            if committed(folder, names[-1]) is None:
+                known = rejects if number else [*shard.unread, *rejects]
+                making.append(pool.submit(_make, folder, names[-1], position, pieces, known, shard, reading))
+            while len(making) > threads:
+                making.pop(0).result()
+        for made in making:
+            made.result()
+    except DataError as error:
+        names, why, losses = [QUARANTINED], str(error), Losses()
+        rejects = [*shard.unread, Reject(place_of(shard), "shard_quarantined", why, shard.source)]
+        losses.add(rejects)
+        _make(folder, QUARANTINED, 0, [], rejects, shard, reading)
     finally:
-        for path in (begun, facts):
-            path.unlink(missing_ok=True)
+        for made in making:
+            made.cancel()
+    with Begun(folder, SHARD) as begun:
+        begun.commit({"portions": names, "losses": losses.rows, "quarantined": why})
 
 
-def _write_shard(
-    found: Iterator[DocumentBatch], shard: ShardRef, file: Path, near: Deduplicator | None
-) -> dict[str, np.ndarray]:
-    """Writes the documents; what `Staged` holds of them, and their rejects as JSON."""
+def place_of(shard: ShardRef) -> str:
+    """Where it lies, for people."""
+    return printable(f"{shard.location}#{shard.part}")
+
+
+def _portions(found: Iterator[DocumentBatch]) -> Iterator[tuple[int, list[DocumentBatch]]]:
+    """(the number of its first document, its pieces) of every portion; there is one at least. A function of what is
+    found alone."""
+    pieces: list[DocumentBatch] = []
+    first = at = size = 0
+    for piece in (piece for batch in found for piece in _pieces(batch)):
+        if pieces and size >= PORTION_BYTES:
+            yield first, pieces
+            pieces, first, size = [], at, 0
+        pieces.append(piece)
+        at += len(piece)
+        size += int(piece.bytes_D.sum())
+    yield first, pieces
+
+
+def _make(
+    folder: Path,
+    name: str,
+    position: int,
+    pieces: Sequence[DocumentBatch],
+    rejects: Sequence[Reject],
+    shard: ShardRef,
+    reading: Reading,
+) -> None:
+    """Writes a portion."""
     sizes, pages = [np.empty(0, np.int64)], [np.empty((0, 3), np.uint64)]
-    keys = [np.empty((0, near.bands if near is not None else 0), np.uint64)]
-    rejects: list[tuple[str, str, str, str, str, float]] = []
-    position = 0
-    with pq.ParquetWriter(file, STAGED, compression="zstd", compression_level=1) as writer:
-        for batch in (piece for read in found for piece in _pieces(read)):
-            rejects += [(r.where, r.reason, r.detail, r.source, r.id, float(r.score)) for r in batch.rejects]
-            place = np.arange(position, position + len(batch))
-            position += len(batch)
-            batch = batch.with_column(
-                "shard", pa.array([printable(f"{shard.location}#{shard.part}")] * len(batch), pa.string())
+    ids, labels = [np.empty((0, 16), np.uint8)], list[str]()
+    keys = [np.empty((0, reading.near.bands if reading.near is not None else 0), np.uint64)]
+    with Begun(folder, name) as begun:
+        with pq.ParquetWriter(begun.file(TEXT), reading.schema, compression="zstd", compression_level=1) as writer:
+            for batch in pieces:
+                batch = labelled(reading.labelling or {}, batch)
+                columns = {name: batch.records.column(name) for name in SCHEMA.names}
+                columns |= {"shard": pa.array([place_of(shard)] * len(batch), pa.string())}
+                columns |= {"position": pa.array(np.arange(position, position + len(batch)))}
+                columns |= {name: pa.array(values) for name, values in batch.features.items()}
+                position += len(batch)
+                writer.write_batch(pa.record_batch(columns, schema=reading.schema), ROWS)
+                sizes.append(batch.bytes_D)
+                pages.append(_pages(batch))
+                ids.append(id_bytes(batch.column("id")))
+                labels += batch.column("source")
+                if reading.near is not None:
+                    found = reading.near.keys(*batch.buffers)
+                    keys.append(found ^ pages[-1][:, 2:] if reading.by_language else found)
+        sources = sorted(set(labels))
+        places = {label: place for place, label in enumerate(sources)}
+        rows = [(r.where, r.reason, r.detail, r.source, r.id, float(r.score)) for r in rejects]
+        with begun.file(FACTS).open("wb") as file:
+            np.savez(
+                file,
+                bytes_D=np.concatenate(sizes),
+                ids_D16=np.concatenate(ids),
+                source_D=np.array([places[label] for label in labels], np.uint16),
+                pages_D3=np.concatenate(pages),
+                rejects=np.frombuffer(json.dumps(rows).encode(), np.uint8),
             )
-            writer.write_batch(batch.with_column("position", pa.array(place)).records.select(STAGED.names), ROWS)
-            sizes.append(batch.bytes_D)
-            pages.append(_pages(batch))
-            if near is not None:
-                keys.append(near.keys(*batch.buffers))
-    return {
-        "bytes_D": np.concatenate(sizes),
-        "pages_D3": np.concatenate(pages),
-        "keys_DB": np.concatenate(keys),
-        "rejects": np.frombuffer(json.dumps(rejects).encode(), np.uint8),
-    }
+        if reading.parameters is not None:
+            write_run(begun.file(KEYS), np.concatenate(keys), reading.parameters)
+        begun.commit({"documents": len(labels), "sources": sources})
 
 
 def _pages(batch: DocumentBatch) -> np.ndarray:

@@ -13,8 +13,9 @@ from markupsafe import Markup
 
 from llama3.artifacts import Artifact
 from llama3.data.before_after import read_samples
-from llama3.data.corpus import DOCUMENTS, SPLITS, batches, open_parquet
+from llama3.data.corpus import DOCUMENTS, SPLITS
 from llama3.data.ledger import lost_input
+from llama3.data.tables import Table
 from llama3.evaluation.charts import funnel_chart
 from llama3.evaluation.templates import style, template
 
@@ -65,7 +66,7 @@ def _left(stage: str, cells: Mapping[str, Mapping[str, int]], read: Mapping[str,
 def _shares(corpus: Artifact) -> dict[str, list[dict[str, Any]]]:
     """Of each column its values with how many documents have them, most first; the rarest as one."""
     counts = {name: Counter[str]() for name in SHARES}
-    for records in batches(open_parquet(corpus.path / DOCUMENTS), columns=list(SHARES)):
+    for records in Table(corpus.path / DOCUMENTS).batches(columns=list(SHARES)):
         for name, found in counts.items():
             found.update(records.column(name).to_pylist())
     return {name: _rows(found) for name, found in counts.items() if found}

@@ -21,7 +21,7 @@ from llama3.artifacts.files import append_json_line, read_json_lines
 from llama3.config.schema import Config
 from llama3.config.slot_types import SourceSlot
 from llama3.config.synthesis import SyntheticSection, Writing
-from llama3.data.curate import all_shards, build_sources, guarded
+from llama3.data.curating import all_shards, build_sources, guarded
 from llama3.data.documents import ShardRef, Source
 from llama3.data.made import ROWS
 from llama3.data.sampling import DrawnRows

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from llama3.data.documents import FEATURES, DocumentBatch, Editing, Filter, Judgement, Kind
-from llama3.data.judging import survey, with_measures
+from llama3.data.judging import survey, surveying, with_measures
 from llama3.testing.conformance import Conformance
 from llama3.testing.toy_texts import CODE, PROSE
 
@@ -69,7 +69,8 @@ class FilterConformance(Conformance):
 
     def _measured(self, filter_: Filter, batch: DocumentBatch) -> DocumentBatch:
         """The batch with what the filter measures, once it has seen all documents."""
-        survey({self.plugin: filter_}, iter([self._documents()]))
+        looking = surveying({self.plugin: filter_})
+        survey(looking, self._documents())
         return with_measures({self.plugin: filter_}, batch)
 
     def _judge(self, batch: DocumentBatch) -> Judgement:

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from llama3.data.corpus import DOCUMENTS, Corpus
 from llama3.data.documents import DocumentBatch
+from llama3.data.tables import part_name
 
 _WORDS = ("river", "stone", "bridge", "town", "the", "a", "walks", "falls", "under", "over", "and", "with", "winter")
 
@@ -52,5 +53,6 @@ def toy_corpus(folder: Path) -> Corpus:
     }
     for name, values in columns.items():
         records = records.append_column(name, values)
-    pq.write_table(pa.Table.from_batches([records]), folder / DOCUMENTS)
+    (folder / DOCUMENTS).mkdir()
+    pq.write_table(pa.Table.from_batches([records]), folder / DOCUMENTS / part_name(0))
     return Corpus(folder)

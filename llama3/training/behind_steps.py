@@ -13,10 +13,11 @@ import numpy as np
 from llama3.artifacts.files import read_json_lines
 from llama3.artifacts.lock import RunLock
 from llama3.artifacts.logbook import EVENTS
-from llama3.data.corpus import CORPUS_IN_RUN, DOCUMENTS, batches, open_parquet
+from llama3.data.corpus import CORPUS_IN_RUN, DOCUMENTS
 from llama3.data.loader import TokenRows
 from llama3.data.packing import FILL_ID
 from llama3.data.plan import IN_RUN, TokenPlan
+from llama3.data.tables import Table
 from llama3.errors import ArtifactError, ConfigError, DataError
 from llama3.model.batch import Batch
 from llama3.tokenizer import Tokenizer
@@ -136,11 +137,11 @@ class StepReader:
 
     def _addresses(self, numbers: set[int]) -> dict[int, tuple[str, str]]:
         """Id and address of documents, where the run has a corpus that knows them."""
-        file = self.run / CORPUS_IN_RUN / DOCUMENTS
-        if not file.is_file():
+        folder = self.run / CORPUS_IN_RUN / DOCUMENTS
+        if not folder.is_dir():
             return {}
         found = {}
-        for records in batches(open_parquet(file), columns=["id", "url"]):
+        for records in Table(folder).batches(columns=["id", "url"]):
             rows = zip(records.column("id").to_pylist(), records.column("url").to_pylist(), strict=True)
             found.update({n: (id, url) for id, url in rows if (n := int(id[:16], 16)) in numbers})
         return found

@@ -7,7 +7,7 @@ keeps every document, and the corpus says that it judged nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Self
 
 import numpy as np
@@ -64,7 +64,8 @@ class QualityOptions(ModelOptions):
 
 class Language:
     """Keeps documents whose likeliest language is among the wanted ones, and likely enough. `label` is the place of
-    that language among the model's, -1 of a document that the model was not asked about; `p` is its probability."""
+    that language among the model's, -1 of a document that the model was not asked about; `p` is its probability. They
+    are measured as documents are read, so that duplicates can be looked for inside each language (`languages`)."""
 
     features: frozenset[str] = frozenset()
     measures = ("label", "p")
@@ -84,6 +85,17 @@ class Language:
             found_DL = self.model.probabilities(_chosen(batch, asked_D))
             label_D[asked_D], p_D[asked_D] = found_DL.argmax(1), found_DL.max(1)
         return {"label": label_D, "p": p_D}
+
+    def languages(self, batch: DocumentBatch) -> Sequence[str]:
+        """The likeliest one of documents whose source does not tell; the source's word stands for the others."""
+        told = batch.column("language")
+        if self.model is None:
+            return told
+        labels = batch.features["language.label"].astype(int).tolist()
+        return [
+            self.model.labels[label] if language == UNKNOWN and label >= 0 else language
+            for language, label in zip(told, labels, strict=True)
+        ]
 
     def judge(self, batch: DocumentBatch) -> Judgement:
         if self.model is None:

@@ -40,6 +40,22 @@ class TokenDistribution:
                 self.seen[key] = WordDistribution(self.options.bits)
             self.seen[key].add(batch.take(here_D))
 
+    def surveyed(self) -> Mapping[str, np.ndarray]:
+        """Of every kind and language the buckets in which there are words, and how many: few, beside 2^bits."""
+        found = {}
+        for (kind, language), seen in self.seen.items():
+            counts = seen.counts()
+            buckets = np.flatnonzero(counts)
+            found[f"{kind} {language}"] = np.stack([buckets.astype(np.uint64), counts[buckets]])
+        return found
+
+    def join(self, surveyed: Mapping[str, np.ndarray]) -> None:
+        for name, (buckets, few) in surveyed.items():
+            kind, _, language = name.partition(" ")
+            counts = np.zeros(1 << self.options.bits, np.uint64)
+            counts[buckets.astype(np.int64)] = few
+            self.seen.setdefault((kind, language), WordDistribution(self.options.bits)).add_counts(counts)
+
     def measure(self, batch: DocumentBatch) -> Mapping[str, np.ndarray]:
         """0 where too few words are known to compare with."""
         divergence_D = np.zeros(len(batch))

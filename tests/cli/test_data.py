@@ -165,14 +165,14 @@ def test_inspect_tells_what_is_in_a_corpus(llama3, ask, corpus):
 
 
 def test_inspect_names_what_is_damaged(llama3, corpus):
-    file = corpus / "artifacts" / "curate" / "scores.parquet"
+    file = corpus / "artifacts" / "curate" / "scores" / "000000.parquet"
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 1
     file.write_bytes(bytes(data))
     code, printed, told = llama3("data", "inspect", corpus, "--json")
     assert code == 1
     assert not json.loads(printed)["ok"]
-    assert "scores.parquet" in told
+    assert "scores/000000.parquet" in told
     refused(llama3, "L3-DAT-230", "inspect", corpus.parent / "tokenizer-that-is-not")
 
 

@@ -17,6 +17,7 @@ import zstandard
 
 from llama3.data.corpus import DOCUMENTS, Corpus
 from llama3.data.sampling import draw_removed
+from llama3.data.tables import part_name
 from llama3.tokenizer import Tokenizer
 
 WORDS = ["the", "sea", "of", "ships", "and", "to", "that", "with", "be", "have", "wind", "over", "water", "sing"]
@@ -122,7 +123,7 @@ def test_a_damaged_file_may_keep_what_stands_before_the_break(ask, config, tmp_p
 @pytest.mark.parametrize("place", [0.01, 0.3, 0.7, 0.99])
 def test_a_flipped_bit_of_a_corpus_is_found_and_the_corpus_made_again(llama3, ask, config, tmp_path, place):
     made = ask("curate", config)
-    file = Path(made["path"]) / DOCUMENTS
+    file = Path(made["path"]) / DOCUMENTS / part_name(0)
     whole = file.read_bytes()
     flipped = bytearray(whole)
     flipped[int(len(flipped) * place)] ^= 1
@@ -131,7 +132,7 @@ def test_a_flipped_bit_of_a_corpus_is_found_and_the_corpus_made_again(llama3, as
     assert code == 1
     assert DOCUMENTS in told
     again = ask("curate", config)
-    assert (Path(again["path"]) / DOCUMENTS).read_bytes() == whole
+    assert (Path(again["path"]) / DOCUMENTS / part_name(0)).read_bytes() == whole
     assert any((tmp_path / "run" / "damaged").iterdir()), "the damaged one is kept for whoever wants to look"
 
 
@@ -161,7 +162,7 @@ def test_a_full_disk_is_told_with_its_place_and_costs_nothing(ask, config, tmp_p
     assert not list(run.rglob("*.parquet"))
     made = ask("curate", config)
     assert made["path"] == ask("curate", config)["path"]
-    assert pq.read_metadata(Path(made["path"]) / DOCUMENTS).num_rows == len(Corpus(made["path"]))
+    assert pq.read_metadata(Path(made["path"]) / DOCUMENTS / part_name(0)).num_rows == len(Corpus(made["path"]))
     Tokenizer.train([text(n) for n in range(12)], 290, 16).save(tmp_path / "tokenizer")
     ask("shard", run, "--tokenizer", tmp_path / "tokenizer", "--out", run)
     told = full_disk(4096, "shard", run, "--to", "megatron", "--out", exported)

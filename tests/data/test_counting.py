@@ -17,23 +17,30 @@ from hypothesis import strategies as st
 from llama3 import _core
 from llama3.config.curation import LineDedupSection
 from llama3.data.corpus import Corpus
-from llama3.data.counting import KeyCounter
-from llama3.data.documents import DocumentBatch, ShardRef
-from llama3.data.staging import Staged
-from llama3.data.thinning import Thinning
+from llama3.data.counting import frequent_keys, keys_in, sorted_run
+from llama3.data.documents import DocumentBatch
+from llama3.data.thinning import LineBuckets
 
 keys = st.lists(st.sampled_from([0, 1, 2**32, 2**63 - 1, 2**63, 2**64 - 2, 2**64 - 1]) | st.integers(0, 2**64 - 1))
+
+
+def written(folder: Path, parts: list[list[np.ndarray]], most: int) -> list[Path]:
+    """The runs of some parts."""
+    paths = [folder / f"{number}.lines" for number in range(len(parts))]
+    for path, part in zip(paths, parts, strict=True):
+        sorted_run(part, most).tofile(path)
+    return paths
 
 
 @settings(max_examples=150, deadline=None)
 @given(st.lists(keys, max_size=12), st.integers(1, 4), st.integers(1, 30))
 def test_equals_counting_in_memory(batches: list[list[int]], most: int, held: int) -> None:
     with TemporaryDirectory() as folder:
-        counter = KeyCounter(Path(folder), most, held)
-        for batch in batches:
-            counter.add(np.array(batch, np.uint64))
+        runs = written(Path(folder), [[np.array(batch, np.uint64)] for batch in batches], most)
         counts = Counter(key for batch in batches for key in batch)
-        assert counter.frequent().tolist() == sorted(key for key, count in counts.items() if count > most)
+        expected = sorted(key for key, count in counts.items() if count > most)
+        assert frequent_keys(runs, most, Path(folder) / "often", held) == len(expected)
+        assert keys_in(Path(folder) / "often").tolist() == expected
 
 
 def test_what_is_held_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,12 +54,12 @@ def test_what_is_held_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr("llama3.data.counting._core", SimpleNamespace(frequent_keys=counted))
     draw = np.random.default_rng(1)
-    counter = KeyCounter(tmp_path, 6, held=10_000)
-    for _ in range(100):
-        some = draw.integers(0, 2**64 - 1, 3000, np.uint64)
-        some[:1500] = 7
-        counter.add(some)
-    assert counter.frequent().tolist() == [7]
+    some = [draw.integers(0, 2**64 - 1, 3000, np.uint64) for _ in range(100)]
+    for keys in some:
+        keys[:1500] = 7
+    runs = written(tmp_path, [some[n : n + 4] for n in range(0, 100, 4)], 6)
+    assert frequent_keys(runs, 6, tmp_path / "often", held=10_000) == 1
+    assert keys_in(tmp_path / "often").tolist() == [7]
     assert len(seen) > 10
     assert max(seen) < 20_000
 
@@ -93,26 +100,28 @@ document = st.tuples(
 def test_equals_brute_force(
     documents: list[tuple[str, str, str]], most: int, bucket: int, by_language: bool, held: int
 ) -> None:
-    """Bit for bit, whatever is in memory at a time."""
+    """Bit for bit, whatever is in memory at a time, and however the documents are shared out among parts."""
     texts, languages, kinds = zip(*documents, strict=True)
     options = LineDedupSection(max_count=most, bucket_documents=bucket)
-    with TemporaryDirectory() as folder:
-        staged = Staged(Path(folder), None)
-        at = len(documents) // 2
-        for part in (slice(0, at), slice(at, None)):
-            some = DocumentBatch.of(
-                list(texts[part]), source="s", urls=["u"] * len(texts[part]), language=languages[part], kind=kinds[part]
-            )
-            staged.add(iter([some]), ShardRef("s", "here"))
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("llama3.data.thinning.HELD", held)
-            thinning = Thinning(staged, np.ones(len(documents), bool), options, by_language)
-        found = [text for batch in thinning.documents() for text in batch.texts]
-        expected = brute_force(documents, options, by_language)
-        assert found == expected
-        assert thinning.dropped == sum(len(text.splitlines()) for text in texts) - sum(
-            len(text.splitlines()) for text in expected
+    at = len(documents) // 2
+    batches = [
+        DocumentBatch.of(
+            list(texts[part]), source="s", urls=["u"] * len(texts[part]), language=languages[part], kind=kinds[part]
         )
+        for part in (slice(0, at), slice(at, None))
+    ]
+    with TemporaryDirectory() as folder:
+        keys = [[LineBuckets(options, by_language, before).keys(b)] for before, b in zip((0, at), batches, strict=True)]
+        often = Path(folder) / "often"
+        frequent_keys(written(Path(folder), keys, most), most, often, held)
+        found = [
+            LineBuckets(options, by_language, before).thinned(batch, keys_in(often))
+            for before, batch in zip((0, at), batches, strict=True)
+        ]
+    expected = brute_force(documents, options, by_language)
+    assert [text for batch in found for text in batch.texts] == expected
+    dropped = sum(sum(batch.column("lines_dropped")) for batch in found)
+    assert dropped == sum(len(text.splitlines()) for text in texts) - sum(len(text.splitlines()) for text in expected)
 
 
 def test_memory_changes_nothing_in_a_corpus(tmp_path: Path, curated: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,7 +133,10 @@ def test_memory_changes_nothing_in_a_corpus(tmp_path: Path, curated: Callable, m
     section = {"sources": [{"name": "files", "path": str(folder)}], "filters": []}
     (whole, out), read = curated(**section), lambda corpus: [t for batch in corpus.documents(None) for t in batch.texts]
     assert out.metrics["lines"] == {"frequent": 7, "dropped": 90}
-    monkeypatch.setattr("llama3.data.thinning.HELD", 7)
+    monkeypatch.setattr("llama3.data.staging.PORTION_BYTES", 500)
+    monkeypatch.setattr("llama3.data.deciding.PORTION_BYTES", 500)
+    monkeypatch.setattr("llama3.data.staging.GROUP_BYTES", 200)
+    monkeypatch.setattr("llama3.data.counting.HELD", 7)
     parts, other = curated(**section)
     assert isinstance(parts, Corpus)
     assert read(parts) == read(whole)

@@ -13,7 +13,8 @@ import pytest
 from data_texts import prose
 
 from llama3.config.schema import Config
-from llama3.data.curate import CurateOptions, split_of
+from llama3.data.corpus import split_of
+from llama3.data.curate import CurateOptions
 from llama3.data.documents import DocumentBatch, Judgement, ShardRef
 from llama3.errors import ConfigError, DataError, PluginError
 from llama3.plugins.registry import discover
@@ -190,8 +191,10 @@ def test_standard_library(curated: Callable, stdlib_section: dict[str, object]) 
 def test_two_runs_are_equal_to_the_byte(curated: Callable, stdlib_section: dict[str, object]) -> None:
     (first, out1), (second, out2) = curated(**stdlib_section), curated(**stdlib_section)
     assert out1.metrics == out2.metrics
-    for file in sorted(first.path.iterdir()):
-        assert file.read_bytes() == (second.path / file.name).read_bytes(), file.name
+    files = [path.relative_to(first.path) for path in sorted(first.path.rglob("*")) if path.is_file()]
+    assert len(files) > 6
+    for file in files:
+        assert (first.path / file).read_bytes() == (second.path / file).read_bytes(), file
     json.dumps(out1.metrics)
 
 
@@ -279,7 +282,7 @@ def test_a_source_that_fails_costs_its_shard(
     folder = write(tmp_path / "in", a=prose(7))
     good = discover().build("sources", "files", {"path": str(folder)})
     built = {"files": good, "theirs": Broken(fault)}
-    monkeypatch.setattr("llama3.data.curate.build_sources", lambda slots: [built[slot.name] for slot in slots])
+    monkeypatch.setattr("llama3.data.curating.build_sources", lambda slots: [built[slot.name] for slot in slots])
     corpus, out = curated(sources=["theirs", "files"])
     assert texts_of(corpus) == [prose(7)]
     assert out.metrics["quarantined_shards"] == 1
@@ -290,7 +293,7 @@ def test_a_source_that_fails_costs_its_shard(
 def test_a_filter_that_fails_stops_the_stage(
     tmp_path: Path, curated: Callable, monkeypatch: pytest.MonkeyPatch, fault: str, said: str
 ) -> None:
-    monkeypatch.setattr("llama3.data.curate.build_filters", lambda slots: {"theirs": Broken(fault)})
+    monkeypatch.setattr("llama3.data.curating.build_filters", lambda slots: {"theirs": Broken(fault)})
     folder = write(tmp_path / "in", a=prose(1), b=prose(2))
     with pytest.raises(PluginError, match=said):
         curated(sources=[{"name": "files", "path": str(folder)}])

@@ -22,7 +22,7 @@ from llama3 import _core
 from llama3.config.schema import Config
 from llama3.data import Deduplicator
 from llama3.data.curate import CurateOptions
-from llama3.data.dedup import recall
+from llama3.data.dedup import Candidates, recall
 from llama3.data.documents import text_buffers
 from llama3.errors import ConfigError, DataError
 
@@ -350,12 +350,20 @@ def test_candidates_are_settled_in_portions(monkeypatch: pytest.MonkeyPatch) -> 
         return column.take(pa.array(rows))
 
     finder = Deduplicator()
-    parts = finder.settle(finder.keys(*buffers(texts)), fetch, sizes)
+    keys = finder.keys(*buffers(texts))
+    ties = _core.DuplicateGroups(len(texts))
+    for band in range(finder.bands):
+        ties.add(np.ascontiguousarray(keys[:, band]), np.arange(len(texts), dtype=np.uint32))
+    rows, group = ties.groups()
+    assert len(rows) == whole.candidates
+    parts = finder.settle(Candidates(rows, group, sizes[rows]), fetch, lambda rows: keys[rows])
     assert len(fetched) > 3
     assert max(fetched) <= 20_000
-    np.testing.assert_array_equal(parts.duplicate_of_D, whole.duplicate_of_D)
-    np.testing.assert_array_equal(parts.similarity_D, whole.similarity_D)
-    assert (parts.candidates, parts.comparisons) == (whole.candidates, whole.comparisons)
+    np.testing.assert_array_equal(parts.removed, np.flatnonzero(~whole.keep_D))
+    np.testing.assert_array_equal(parts.by, whole.duplicate_of_D[parts.removed])
+    np.testing.assert_array_equal(parts.similarity, whole.similarity_D[parts.removed])
+    assert parts.comparisons == whole.comparisons
+    assert (parts.unsupported_removals, parts.largest_cluster) == (0, whole.largest_cluster)
 
 
 def test_arguments_are_checked() -> None:

@@ -20,6 +20,7 @@ from llama3.cli.app import main
 from llama3.data import Deduplicator
 from llama3.data.bands import HEAD, MOST_MET, BandParameters, BandRun, write_run
 from llama3.data.corpus import BANDS, Corpus, corpus_at
+from llama3.data.dedup import Candidates
 from llama3.errors import DataError
 
 
@@ -102,7 +103,7 @@ def test_what_is_not_a_run_made_the_same_way_is_refused(tmp_path: Path, run: Cal
     # Exact duplicates need no keys.
     run("dedup", more, "--out", tmp_path / "exact", "--against", places[2], "--set", "data.minhash.enabled=false")
     assert texts_of(tmp_path / "exact") == [prose(50, 90)]
-    bands = corpus_at(places[0]) / BANDS
+    bands = corpus_at(places[0]) / BANDS / "000000.run"
     bands.write_bytes(bands.read_bytes()[:-1])
     assert "L3-" in run("dedup", more, "--out", tmp_path / "out", *against[:2], code=1)
 
@@ -128,16 +129,21 @@ def test_a_run_meets_what_shares_a_key(old: list[tuple[int, ...]], new: list[tup
     with TemporaryDirectory() as folder:
         path = Path(folder) / BANDS
         write_run(path, np.array(old, np.uint64).reshape(-1, 3), BandParameters(5, 3, 8, False))
-        rows, found = BandRun(path).meet(np.array(new, np.uint64).reshape(-1, 3))
-    shared = [[any(row[band] == other[band] for other in new) for band in range(3)] for row in old]
-    assert rows.tolist() == [n for n, bands in enumerate(shared) if any(bands)]
-    for n, row in zip(rows.tolist(), found.tolist(), strict=True):
-        assert [key == theirs for key, theirs in zip(row, old[n], strict=True)] == shared[n]
+        run = BandRun(path)
+        assert run.table().tolist() == [list(row) for row in old]
+        for band in range(3):
+            documents, shared = run.met(band, np.unique(np.array(new, np.uint64).reshape(-1, 3)[:, band]))
+            expected = {(n, row[band]) for n, row in enumerate(old) if any(row[band] == other[band] for other in new)}
+            assert set(zip(documents.tolist(), shared.tolist(), strict=True)) == expected
+            assert len(documents) == len(expected)
+            low, high = run.between(band, 0, 3), run.between(band, 3, 2**64)
+            assert sorted(n for _, some in (low, high) for n in some.tolist()) == list(range(len(old)))
+            assert all(key < 3 for key in low[0].tolist())
 
 
 def test_a_crowded_key_meets_the_first_documents(tmp_path: Path) -> None:
     write_run(tmp_path / BANDS, np.full((100, 2), 9, np.uint64), BandParameters(5, 2, 8, False))
-    rows, _ = BandRun(tmp_path / BANDS).meet(np.array([[9, 1]], np.uint64))
+    rows, _ = BandRun(tmp_path / BANDS).met(0, np.array([9], np.uint64))
     assert rows.tolist() == list(range(MOST_MET))
 
 
@@ -165,8 +171,10 @@ def test_fixed_documents_stay(seed: int, fixed: int) -> None:
     finder = Deduplicator()
     finder.add(texts)
     column = finder._texts[0]
-    found = finder.settle(finder._keys[0], lambda rows: column.take(rows), fixed=fixed)
-    assert found.keep_D[:fixed].all()
+    keys, every = finder._keys[0], np.arange(len(texts))
+    candidates = Candidates(every, np.zeros(len(texts), np.int64), np.ones(len(texts), np.int64))
+    found = finder.settle(candidates, lambda rows: column.take(rows), lambda rows: keys[rows], fixed)
+    assert not len(found.removed) or found.removed[0] >= fixed
     assert found.unsupported_removals == 0
     if not fixed:
-        assert found.keep_D.tolist() == Deduplicator().find(texts).keep_D.tolist()
+        assert found.removed.tolist() == np.flatnonzero(~Deduplicator().find(texts).keep_D).tolist()

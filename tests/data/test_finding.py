@@ -247,7 +247,7 @@ class Theirs:
 
 
 def test_odd_metadata_and_layouts_cost_nothing(curated: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llama3.data.curate.build_sources", lambda slots: [Theirs()])
+    monkeypatch.setattr("llama3.data.curating.build_sources", lambda slots: [Theirs()])
     corpus, out = curated(sources=["theirs"])
     (batch,) = corpus.documents(None)
     assert batch.texts == [prose(1), prose(2)]

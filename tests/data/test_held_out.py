@@ -7,8 +7,8 @@ from data_texts import prose
 from test_curate import texts_of, write
 
 from llama3.config.schema import Config
-from llama3.data.corpus import Corpus
-from llama3.data.curate import CurateOptions, curate, split_of
+from llama3.data.corpus import Corpus, split_of
+from llama3.data.curate import CurateOptions, curate
 from llama3.data.holding_out import enough_for_one, held_out_documents
 from llama3.errors import DataError
 from llama3.given import curated

@@ -20,11 +20,12 @@ from llama3 import _core
 from llama3.cli import app as cli
 from llama3.config.schema import Config
 from llama3.config.slot_types import Slot
-from llama3.data.corpus import Corpus, open_parquet
+from llama3.data.corpus import Corpus
 from llama3.data.curate import CurateOptions
 from llama3.data.documents import DocumentBatch, Edits, Filter
 from llama3.data.judging import build_filters, measured
 from llama3.data.recut import recut, write_cut
+from llama3.data.tables import Table
 from llama3.errors import ConfigError, DataError
 from llama3.filters import Phrases, WordDistribution
 from llama3_plugins.guards.personal_data import KINDS, personal_data
@@ -264,7 +265,7 @@ def test_personal_data_is_dropped_masked_or_kept(tmp_path: Path, curated: Callab
     scores = corpus.scores().to_pydict()
     counts = {kind: scores[f"personal_data.{kind}"] for kind in KINDS}
     assert [counts["email"], counts["ip"], counts["card"]] == [[2, 0, 0, 0], [0, 0, 1, 0], [0, 1, 0, 0]]
-    spans = open_parquet(corpus.path / "edits.parquet").read().to_pylist()
+    spans = Table(corpus.path / "edits").read().to_pylist()
     by_id = dict(zip(scores["id"], texts, strict=True))
     found = [by_id[span["id"]].encode()[span["start"] : span["end"]].decode() for span in spans]
     assert found == ["ann@example.org", "bob@example.org", "+49 30 1234567"]

@@ -15,16 +15,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from data_texts import prose
+from staged_texts import staged
 
 from llama3.artifacts.run import RunDir
 from llama3.config.schema import Config
-from llama3.data import curate as curate_module
 from llama3.data import staging
 from llama3.data.corpus import Corpus
 from llama3.data.curate import CurateOptions, curate
-from llama3.data.documents import DocumentBatch, Reject, ShardRef
+from llama3.data.documents import DocumentBatch, Reject
 from llama3.data.ledger import Losses, lost_input
-from llama3.data.staging import Staged
+from llama3.data.writing import PartWriter
 from llama3.errors import ArtifactError, DataError
 
 
@@ -197,10 +197,9 @@ def test_a_source_that_gives_all_at_once_is_cut(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(staging, "GROUP_BYTES", 10_000)
     texts = [prose(n, 300) for n in range(50)]
     batch = DocumentBatch.of(texts, source="s", urls=[""] * 50)
-    staged = Staged(tmp_path, None)
-    staged.add(iter([batch, batch]), ShardRef("s", "x"))
-    assert pq.ParquetFile(staged.files[0]).num_row_groups >= 20
-    back = [text for _, piece in staged.documents(np.ones(100, bool)) for text in piece.texts]
+    (portion,) = staged(tmp_path, 0, [batch, batch]).portions
+    assert portion.text().num_row_groups >= 20
+    back = [text for _, piece in portion.batches(np.ones(100, bool)) for text in piece.texts]
     assert back == texts * 2
 
 
@@ -213,7 +212,7 @@ def test_a_curation_that_fails_keeps_nothing(tmp_path: Path, monkeypatch: pytest
 
     with RunDir(tmp_path / "run") as run:
         with monkeypatch.context() as patch:
-            patch.setattr(curate_module, "_judge_and_write", full)
+            patch.setattr(PartWriter, "write", full)
             with pytest.raises(ArtifactError, match="L3-RUN-003"):
                 run.execute(curate, {}, options)
         assert [path for path in run.scratch.rglob("*") if path.is_file()] == []

@@ -55,10 +55,11 @@ def test_threads_and_orders_of_shards_change_no_byte(
             _core.set_num_threads(threads)
             source = Shuffled(plain, seed)
             assert source.shards() != plain.shards()
-            monkeypatch.setattr("llama3.data.curate.build_sources", lambda slots, source=source: [source])
+            monkeypatch.setattr("llama3.data.curating.build_sources", lambda slots, source=source: [source])
             found.add(CurateOptions.of(Config.model_validate({"data": section})).found)
             corpus, out = curated(**section)
-            made.append((out.metrics, {file.name: file.read_bytes() for file in sorted(corpus.path.iterdir())}))
+            files = [file for file in corpus.path.rglob("*") if file.is_file()]
+            made.append((out.metrics, {str(file.relative_to(corpus.path)): file.read_bytes() for file in files}))
     finally:
         _core.set_num_threads(before)
     assert made[0][0]["rejects"]["near.near_duplicate"] > 20

@@ -2,7 +2,7 @@
 //!
 //! Near duplicates go through four steps: [`shingle`] hashes every run of n words, [`minhash`] condenses them to
 //! one key per band, [`banding`] groups documents that share a key, [`cluster`] verifies them by exact Jaccard
-//! similarity and decides which stay. [`lines`] counts and drops frequent lines, [`identity`] names documents.
+//! similarity and decides which stay; [`ties`] groups what memory does not hold. [`lines`] counts and drops frequent lines, [`identity`] names documents.
 
 pub mod banding;
 pub mod cluster;
@@ -10,3 +10,4 @@ pub mod identity;
 pub mod lines;
 pub mod minhash;
 pub mod shingle;
+pub mod ties;

@@ -1,10 +1,11 @@
 //! Python names: `text_ids`, `minhash_signatures`, `minhash_keys`, `duplicate_groups`, `near_duplicates`, `line_keys`,
-//! `frequent_keys`, `drop_lines`.
+//! `frequent_keys`, `drop_lines`, `DuplicateGroups`.
 //!
 //! Documents come in as one UTF-8 buffer and int64 offsets and are never copied; arrays go out.
 
 use crate::dedup::cluster::Question;
 use crate::dedup::minhash::MinHash;
+use crate::dedup::ties::Ties;
 use crate::dedup::{cluster, identity, lines};
 use crate::text::TextBatch;
 use crate::threads;
@@ -245,6 +246,51 @@ fn drop_lines<'py>(
     ))
 }
 
+#[pyclass(module = "llama3._core")]
+struct DuplicateGroups {
+    ties: Ties,
+}
+
+type Groups<'py> = (Bound<'py, PyArray1<i64>>, Bound<'py, PyArray1<i64>>);
+
+#[pymethods]
+impl DuplicateGroups {
+    #[new]
+    fn new(documents: u32) -> Self {
+        Self {
+            ties: Ties::new(documents as usize),
+        }
+    }
+
+    fn add<'py>(
+        &mut self,
+        py: Python<'py>,
+        keys: PyReadonlyArray1<'py, u64>,
+        documents: PyReadonlyArray1<'py, u32>,
+    ) -> PyResult<()> {
+        let (keys, documents) = (keys.as_slice()?, documents.as_slice()?);
+        let all = self.ties.documents();
+        if keys.len() != documents.len()
+            || documents.iter().any(|&document| document as usize >= all)
+        {
+            return Err(refused(format!(
+                "{} keys of {} documents, each below {all}",
+                keys.len(),
+                documents.len()
+            )));
+        }
+        let ties = &mut self.ties;
+        py.detach(|| threads::install(|| ties.add(keys, documents)));
+        Ok(())
+    }
+
+    fn groups<'py>(&mut self, py: Python<'py>) -> Groups<'py> {
+        let ties = &mut self.ties;
+        let (documents, roots) = py.detach(|| ties.groups());
+        (documents.into_pyarray(py), roots.into_pyarray(py))
+    }
+}
+
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(text_ids, module)?)?;
     module.add_function(wrap_pyfunction!(minhash_signatures, module)?)?;
@@ -254,5 +300,6 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(line_keys, module)?)?;
     module.add_function(wrap_pyfunction!(frequent_keys, module)?)?;
     module.add_function(wrap_pyfunction!(drop_lines, module)?)?;
+    module.add_class::<DuplicateGroups>()?;
     Ok(())
 }

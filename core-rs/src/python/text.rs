@@ -8,7 +8,7 @@ use crate::text::distribution::Distribution;
 use crate::text::edits::{Edit, replace};
 use crate::text::phrases::Phrases as PhraseList;
 use crate::text::{line_facts as lines, statistics};
-use numpy::{IntoPyArray, PyArray1, PyArray2, PyReadonlyArray2};
+use numpy::{IntoPyArray, PyArray1, PyArray2, PyReadonlyArray1, PyReadonlyArray2};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
@@ -149,6 +149,22 @@ impl WordDistribution {
 
     fn add<'py>(&self, py: Python<'py>, data: Bytes<'py>, offsets: Offsets<'py>) -> PyResult<()> {
         with_batch(py, &data, &offsets, |batch| self.distribution.add(batch))
+    }
+
+    fn counts<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<u64>> {
+        self.distribution.counts().into_pyarray(py)
+    }
+
+    fn add_counts(&self, counts: PyReadonlyArray1<'_, u64>) -> PyResult<()> {
+        let (counts, buckets) = (counts.as_slice()?, self.distribution.buckets());
+        if counts.len() != buckets {
+            return Err(refused(format!(
+                "{} counts for {buckets} buckets",
+                counts.len()
+            )));
+        }
+        self.distribution.add_counts(counts);
+        Ok(())
     }
 
     fn divergence<'py>(

@@ -31,6 +31,11 @@ impl Distribution {
         hash as usize & (self.counts.len() - 1)
     }
 
+    #[must_use]
+    pub fn buckets(&self) -> usize {
+        self.counts.len()
+    }
+
     /// Words seen so far.
     #[must_use]
     pub fn total(&self) -> u64 {
@@ -47,6 +52,22 @@ impl Distribution {
                 self.counts[self.bucket(word.hash)].fetch_add(1, Ordering::Relaxed);
             });
         });
+    }
+
+    /// What was counted, by bucket: to be added to what another process has counted.
+    #[must_use]
+    pub fn counts(&self) -> Vec<u64> {
+        self.counts
+            .iter()
+            .map(|count| count.load(Ordering::Relaxed))
+            .collect()
+    }
+
+    /// Adds counts of as many buckets.
+    pub fn add_counts(&self, counts: &[u64]) {
+        for (own, more) in self.counts.iter().zip(counts) {
+            own.fetch_add(*more, Ordering::Relaxed);
+        }
     }
 
     /// Bits per word by which each document differs: the sum over its buckets, in the order in which they first occur,
@@ -93,6 +114,18 @@ mod tests {
         let found = distribution.divergence(batch)[0];
         // Both words in one bucket: p = 1, q = 4.5 / 5; in two: p = 1 / 2, q = 2.5 / 5.
         assert!(found == 0.0 || found == (1.0f64 / (4.5 / 5.0)).log2());
+        let joined = Distribution::new(1);
+        joined.add(batch);
+        joined.add_counts(&distribution.counts());
+        assert_eq!(joined.total(), 8);
+        assert_eq!(
+            joined.counts(),
+            distribution
+                .counts()
+                .iter()
+                .map(|n| 2 * n)
+                .collect::<Vec<_>>()
+        );
         let empty = [0i64, 0];
         let none = TextBatch::new(b"", &empty).unwrap();
         assert_eq!(distribution.divergence(none), [0.0]);

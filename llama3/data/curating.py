@@ -1,0 +1,337 @@
+"""A curation in pieces: what it reads, and its three steps, `read shard -> keys`, `decide -> keep`, `write shard`.
+
+The pieces lie in one folder, each committed by itself (llama3.data.commits), so that it does not matter who makes them:
+the threads of one process, the tasks of a job array or those of Ray. A piece is made of others that are finished and of
+nothing else, so the corpus is the same to the byte. Its layout:
+
+read-<hash>/        a folder for every shard, of what is wanted of it (llama3.data.staging)
+decided-<hash>/     of all that was read: what stays of every portion, and the parts (llama3.data.deciding)
+counted-<hash>/     what is frequent in each part, and in all (llama3.data.writing)
+written-<hash>/     the tables of each part
+"""
+
+from __future__ import annotations
+
+import fcntl
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from llama3 import _core
+from llama3.config.curation import DecontaminationSection, LineDedupSection, MinHashSection, RemovalAlarmSection
+from llama3.config.schema import Config, DataSection
+from llama3.config.slot_types import FilterSlot, Slot, SourceSlot
+from llama3.data.bands import BandParameters
+from llama3.data.commits import Commit, committed
+from llama3.data.deciding import Deciding, KeepDecision, Part, Staged, decision_at
+from llama3.data.decontaminate import Cleaning, benchmark_hashes
+from llama3.data.dedup import Deduplicator
+from llama3.data.documents import SCHEMA, DocumentBatch, Filter, Labelling, ShardRef, Source, id_bytes
+from llama3.data.earlier import Earlier
+from llama3.data.judging import build_filters, editing, stamps, surveying
+from llama3.data.opinions import opinion
+from llama3.data.staging import Reading, StagedShard, shard_folder, stage_shard, staged_shard
+from llama3.data.writing import COUNTED, Material, PartWriter, add_up, count_part, join_surveys, needs_counting
+from llama3.errors import ConfigError, DataError, LlamaError, Problem
+from llama3.plugins.registry import discover
+from llama3.plugins.targets import describe
+
+ODD_DOCUMENTS = DataError.declare(
+    "L3-DAT-103", "{source} gave documents without {missing}", fix="make batches with DocumentBatch.of"
+)
+SOURCE_FAILED = DataError.declare("L3-DAT-104", "{source} failed", why="{error}")
+ODD_IDS = DataError.declare(
+    "L3-DAT-272",
+    "{source} gave documents with other ids than ours",
+    why="{error}",
+    fix="make batches with DocumentBatch.of",
+)
+
+MOST_THREADS = 4
+"""Of one process: each holds a portion and its own copies of the filters. What they call uses all cores."""
+Step = Literal["read", "count", "write"]
+STEPS: tuple[Step, ...] = ("read", "count", "write")
+
+
+class CurateOptions(BaseModel):
+    """The options of the stage together with what they point at, so that other contents make a new corpus."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    sources: list[SourceSlot]
+    filters: list[FilterSlot]
+    urls: bool
+    exact: bool
+    minhash: MinHashSection
+    against: list[str]
+    by_language: bool
+    lines: LineDedupSection
+    decontaminate: DecontaminationSection
+    alarm: RemovalAlarmSection
+    held_out: float
+    found: str = Field(description="hash of the names and contents of everything that is read")
+
+    @classmethod
+    def of(cls, config: Config) -> Self:
+        """From the whole config and what its sources hold. Raises ConfigError as `curate` does, before any work."""
+        section = config.data
+        earlier = Earlier(section.against, parameters_of(section, deduplicator(section.minhash)))
+        shards = [shard for _, shard in all_shards(build_sources(section.sources))]
+        facts = [(shard.source, shard.location, shard.part, shard.bytes, shard.stamp) for shard in shards]
+        benchmarks = benchmark_hashes(section.decontaminate)
+        found = (facts, benchmarks, earlier.hashes, *stamps(build_filters(section.filters)))
+        return cls(
+            sources=section.sources,
+            filters=section.filters,
+            urls=section.urls,
+            exact=section.exact,
+            minhash=section.minhash,
+            against=section.against,
+            by_language=section.by_language,
+            lines=section.lines,
+            decontaminate=section.decontaminate,
+            alarm=section.alarm,
+            held_out=section.held_out,
+            found=_core.blake3_bytes(repr(found).encode("utf-8", "surrogateescape")),
+        )
+
+
+# -- what is read ----------------------------------------------------------------------------------
+
+
+def build_sources(slots: Sequence[Slot]) -> list[Source]:
+    """The sources that a config names."""
+    return [discover().build("sources", slot.name, slot.options) for slot in slots]
+
+
+def all_shards(sources: list[Source]) -> list[tuple[Source, ShardRef]]:
+    """Every shard of every source, of each by place, in whatever order it lists them. Raises ConfigError with the
+    problems of all."""
+    shards: list[tuple[Source, ShardRef]] = []
+    problems: list[Problem] = []
+    for source in sources:
+        try:
+            listed = sorted(source.shards(), key=lambda shard: (shard.location, shard.part))
+            shards.extend((source, shard) for shard in listed)
+        except ConfigError as error:
+            problems.extend(error.problems)
+    if problems:
+        raise ConfigError.of(problems)
+    return shards
+
+
+def deduplicator(options: MinHashSection) -> Deduplicator | None:
+    """What finds near duplicates; None where they are not looked for."""
+    if not options.enabled:
+        return None
+    return Deduplicator(threshold=options.threshold, ngram=options.ngram, bands=options.bands, rows=options.rows)
+
+
+def parameters_of(options: CurateOptions | DataSection, near: Deduplicator | None) -> BandParameters | None:
+    """What band keys are made with."""
+    return None if near is None else BandParameters(near.ngram, near.bands, near.rows, options.by_language)
+
+
+def guarded(source: Source, shard: ShardRef) -> Iterator[DocumentBatch]:
+    """The shard's batches; whatever goes wrong inside the source becomes a DataError of this shard."""
+    try:
+        for batch in source.read(shard):
+            missing = sorted(set(SCHEMA.names) - set(batch.records.schema.names))
+            if missing:
+                raise ODD_DOCUMENTS(shard.location, source=type(source).__name__, missing=missing)
+            yield _in_our_types(shard, source, batch)
+    except LlamaError:
+        raise
+    except Exception as error:
+        raise SOURCE_FAILED(shard.location, source=type(source).__name__, error=describe(error)) from error
+
+
+def _in_our_types(shard: ShardRef, source: Source, batch: DocumentBatch) -> DocumentBatch:
+    """The batch with the columns of SCHEMA as SCHEMA says, whatever layout the source chose for them."""
+    records = batch.records.select(SCHEMA.names)
+    try:
+        id_bytes(records.column("id").to_pylist())
+    except (ValueError, TypeError) as error:
+        raise ODD_IDS(shard.location, source=type(source).__name__, error=error) from error
+    return batch if records.schema.equals(SCHEMA) else replace(batch, records=records.cast(SCHEMA))
+
+
+# -- the pieces ------------------------------------------------------------------------------------
+
+
+class Curation:
+    """The pieces of one curation in a folder, and how each is made. Opening lists what is read, and reads no text.
+
+    `more`: sources beside those of the options. Raises ConfigError as `CurateOptions.of` does."""
+
+    def __init__(self, options: CurateOptions, folder: Path, more: Sequence[Source] = ()) -> None:
+        self.options, self.folder = options, folder
+        self.near = deduplicator(options.minhash)
+        self.parameters = parameters_of(options, self.near)
+        self.earlier = Earlier(options.against, self.parameters)
+        self.shards = all_shards([*build_sources(options.sources), *more])
+        self.threads = max(1, min(MOST_THREADS, _core.num_threads()))
+        self._checked: set[int] = set()
+        self._own = threading.local()
+        folder.mkdir(parents=True, exist_ok=True)
+
+    # read shard -> keys
+
+    def shard(self, number: int) -> StagedShard | None:
+        """What was read of a shard; its content is checked once."""
+        _, shard = self.shards[number]
+        found = staged_shard(shard_folder(self.folder / "read", number, shard), check=number not in self._checked)
+        if found is not None:
+            self._checked.add(number)
+        return found
+
+    def read(self, number: int, pool: Executor | None = None) -> StagedShard:
+        """Reads a shard, where that is not done. One that could not be read is tried again: it may be the disk."""
+        found = self.shard(number)
+        if found is not None and not found.quarantined:
+            return found
+        source, shard = self.shards[number]
+        folder = shard_folder(self.folder / "read", number, shard)
+        if pool is None:
+            with ThreadPoolExecutor(self.threads) as own:
+                stage_shard(guarded(source, shard), shard, folder, self._reading, own, self.threads)
+        else:
+            stage_shard(guarded(source, shard), shard, folder, self._reading, pool, self.threads)
+        made = self.shard(number)
+        assert made is not None
+        return made
+
+    @cached_property
+    def _reading(self) -> Reading:
+        labelling = {name: filter for name, filter in self._filters().items() if isinstance(filter, Labelling)}
+        return Reading(self.near, self.options.by_language, labelling)
+
+    def staged(self) -> Staged | None:
+        """All documents that were read; None while a shard is missing."""
+        found: list[StagedShard] = []
+        for number in range(len(self.shards)):
+            shard = self.shard(number)
+            if shard is None:
+                return None
+            found.append(shard)
+        return Staged([portion for shard in found for portion in shard.portions])
+
+    # decide -> keep
+
+    def decision(self, staged: Staged) -> KeepDecision:
+        """What stays, decided now or before. One process decides; others wait for it."""
+        folder = self._of("decided", staged)
+        with _alone(folder):
+            if (known := decision_at(folder)) is not None:
+                return known
+            deciding = Deciding(staged, self.near, self.earlier)
+            if self.options.urls:
+                deciding.older_versions()
+            if self.options.exact:
+                deciding.exact_duplicates()
+            if self.near is not None:
+                deciding.near_duplicates()
+            deciding.write(folder)
+        made = decision_at(folder)
+        assert made is not None
+        return made
+
+    def material(self, staged: Staged, decision: KeepDecision) -> Material:
+        """What the next steps work on."""
+        return Material(staged, decision, self.options.lines, self.options.by_language)
+
+    # write shard
+
+    def counts(self, material: Material) -> bool:
+        """Whether anything must be counted before the first part is written."""
+        return needs_counting(material, self._filters())
+
+    @property
+    def edits(self) -> bool:
+        """Whether a filter may replace parts of documents."""
+        return bool(editing(self._filters()))
+
+    def counted_part(self, material: Material, part: Part) -> Commit | None:
+        """What was counted in a part, where that is done."""
+        return committed(self._of("counted", material.staged), f"{part.number:06}")
+
+    def count(self, material: Material, part: Part) -> None:
+        """Counts in a part, where that is not done."""
+        if self.counted_part(material, part) is None:
+            count_part(material, part, self._looking(), self._of("counted", material.staged))
+
+    def counted(self, material: Material) -> Commit | None:
+        """What is frequent in all parts, added up now or before; None where nothing need be counted."""
+        if not self.counts(material):
+            return None
+        folder = self._of("counted", material.staged)
+        with _alone(folder):
+            if (known := committed(folder, COUNTED)) is not None:
+                return known
+            parts = [self.counted_part(material, part) for part in material.decision.parts]
+            return add_up(material, [part for part in parts if part], self._looking(), folder)
+
+    def written_part(self, material: Material, part: Part) -> Commit | None:
+        """A part, where it is written."""
+        return committed(self._of("written", material.staged), f"{part.number:06}")
+
+    def write(self, material: Material, part: Part, counted: Commit | None) -> None:
+        """Writes a part, where that is not done."""
+        if self.written_part(material, part) is None:
+            self._writer(material, counted).write(part, self._of("written", material.staged))
+
+    # helpers
+
+    def _of(self, step: str, staged: Staged) -> Path:
+        return self.folder / f"{step}-{staged.hash[:16]}"
+
+    def _filters(self) -> dict[str, Filter]:
+        """Filters of this thread, for they need not be safe to share."""
+        if not hasattr(self._own, "filters"):
+            self._own.filters = build_filters(self.options.filters)
+        filters: dict[str, Filter] = self._own.filters
+        return filters
+
+    def _looking(self) -> dict[str, Filter]:
+        """New copies of the filters that look at all documents first, which have seen none."""
+        names = surveying(self._filters())
+        return build_filters([slot for slot in self.options.filters if slot.name in names])
+
+    def _writer(self, material: Material, counted: Commit | None) -> PartWriter:
+        """What writes parts on this thread."""
+        if not hasattr(self._own, "writer"):
+            filters = build_filters(self.options.filters)
+            if counted is not None:
+                join_surveys(filters, counted)
+            self._own.writer = PartWriter(
+                material,
+                self.cleaning,
+                filters,
+                lambda batch: opinion(filters, batch),
+                counted,
+                self.options.held_out,
+                self.parameters,
+            )
+        writer: PartWriter = self._own.writer
+        return writer
+
+    @cached_property
+    def cleaning(self) -> Cleaning:
+        """Finds benchmarks. Books are kept in copies of it."""
+        return Cleaning(self.options.decontaminate)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One process at a time, on every machine that shares the folder and knows locks."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
