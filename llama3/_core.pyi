@@ -7,7 +7,8 @@ import numpy.typing as npt
 
 __all__ = [
     "HAS_SIMD",
-    "LINE_FACTS",
+    "LINE_FLAGS",
+    "LINE_NUMBERS",
     "LLAMA3_PATTERN",
     "QWEN2_PATTERN",
     "TEXT_STATISTICS",
@@ -25,6 +26,7 @@ __all__ = [
     "TokenizerError",
     "WordDistribution",
     "__version__",
+    "analyse",
     "blake3_bytes",
     "blake3_file",
     "citation_spans",
@@ -37,7 +39,6 @@ __all__ = [
     "frequent_keys",
     "html_main_text",
     "html_page_text",
-    "line_facts",
     "line_keys",
     "line_repetition",
     "minhash_keys",
@@ -52,7 +53,6 @@ __all__ = [
     "set_num_threads",
     "summarize_scores",
     "text_ids",
-    "text_statistics",
 ]
 
 __version__: str
@@ -184,13 +184,14 @@ def drop_lines(
 # Documents come as above.
 
 TEXT_STATISTICS: tuple[str, ...]
-LINE_FACTS: tuple[str, ...]
+LINE_NUMBERS: tuple[str, ...]
+LINE_FLAGS: tuple[str, ...]
 
-def text_statistics(data: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """[D, statistics]"""
-
-def line_facts(data: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """[lines that are not blank, facts]; places are bytes of `data`."""
+def analyse(
+    data: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.float64], list[npt.NDArray[np.int64]], list[npt.NDArray[np.bool_]]]:
+    """Statistics [D, names]; of the lines that are not blank a column for each number and each flag. Their places are
+    bytes of their document."""
 
 def line_repetition(
     data: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64], *, ngram: int

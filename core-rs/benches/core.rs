@@ -6,7 +6,7 @@ use llama3_core::dedup::{cluster, lines, minhash::MinHash};
 use llama3_core::loader::{Loader, Phase, Shard, ShardWriter, Source};
 use llama3_core::paging::KvPool;
 use llama3_core::text::TextBatch;
-use llama3_core::text::statistics::analyse;
+use llama3_core::text::analysis::Analysis;
 use llama3_core::threads::set_num_threads;
 use llama3_core::tokenizer::{Allowed, Options, Tokenizer, Trainer, Utf8Stream};
 use std::fs;
@@ -146,7 +146,7 @@ fn statistics(bencher: Bencher) {
     let batch = batch();
     bencher
         .counter(size())
-        .bench_local(|| analyse(black_box(batch)));
+        .bench_local(|| Analysis::of(black_box(batch)));
 }
 
 #[divan::bench]

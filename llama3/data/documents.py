@@ -56,6 +56,8 @@ class DocumentBatch:
     """Records that the source could not read, met on the way to these documents."""
     features: Mapping[str, np.ndarray] = field(default_factory=dict)
     """Name (of FEATURES) to float64 [D]."""
+    lines: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """Columns of the lines that are not blank, as `LineFacts` shows them; none before the analysis pass."""
 
     @classmethod
     def of(
@@ -113,16 +115,21 @@ class DocumentBatch:
         return self.records.column(name).to_pylist()
 
     def take(self, keep_D: np.ndarray) -> DocumentBatch:
-        """The documents where the mask is true, features with them."""
+        """The documents where the mask is true, with all that is known of them."""
         features = {name: values[keep_D] for name, values in self.features.items()}
-        return replace(self, records=self.records.filter(pa.array(keep_D)), features=features)
+        lines = dict(self.lines)
+        if lines:
+            kept_L = keep_D[lines["document"]]
+            lines = {name: column[kept_L] for name, column in lines.items()}
+            lines["document"] = (np.cumsum(keep_D) - 1)[lines["document"]]
+        return replace(self, records=self.records.filter(pa.array(keep_D)), features=features, lines=lines)
 
     def with_text(self, data: np.ndarray, offsets: np.ndarray) -> DocumentBatch:
         """The same documents with other text (uint8 bytes, int64 offsets); ids stay those of the original."""
         buffers = [None, pa.py_buffer(offsets), pa.py_buffer(data)]
         text = pa.Array.from_buffers(pa.large_string(), len(offsets) - 1, buffers)
         place = self.records.schema.get_field_index("text")
-        return replace(self, records=self.records.set_column(place, "text", text), features={})
+        return replace(self, records=self.records.set_column(place, "text", text), features={}, lines={})
 
     def edited(self, edits: Edits) -> DocumentBatch:
         """The same documents with parts of their text replaced; of parts that overlap the first is, then the longest.
@@ -143,9 +150,10 @@ class DocumentBatch:
         return replace(self, features={**self.features, **columns})
 
     def with_features(self) -> DocumentBatch:
-        """The same documents with all FEATURES, from one pass over the text."""
-        table = _core.text_statistics(*self.buffers)
-        return replace(self, features=dict(zip(FEATURES, table.T, strict=True)))
+        """The same documents with all FEATURES and lines, from one pass over the text."""
+        table, numbers, flags = _core.analyse(*self.buffers)
+        lines = dict(zip((*_core.LINE_NUMBERS, *_core.LINE_FLAGS), (*numbers, *flags), strict=True))
+        return replace(self, features=dict(zip(FEATURES, table.T, strict=True)), lines=lines)
 
 
 @dataclass(frozen=True)

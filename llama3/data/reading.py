@@ -15,7 +15,7 @@ from typing import BinaryIO
 from pydantic import BaseModel, ConfigDict, Field
 
 from llama3 import _core
-from llama3.data.columns import HALF_A_PAIR, SURROGATE, printable
+from llama3.data.columns import HALF_A_PAIR, SURROGATE, printable, text_column
 from llama3.data.documents import DocumentBatch, Kind, Reject, ShardFile, ShardRef
 from llama3.data.finding import Found, find, has_magic
 from llama3.errors import ConfigError, DataError
@@ -95,7 +95,7 @@ class Collector:
             columns = [list(column) for column in zip(*self._rows, strict=True)] or [[]] * 6
             texts, urls, languages, kinds, origins, dates = columns
             yield DocumentBatch.of(
-                texts,
+                text_column(texts),
                 source=self.source,
                 urls=urls,
                 language=languages,

@@ -37,13 +37,8 @@ class LineFacts:
 
     @classmethod
     def of(cls, batch: DocumentBatch) -> LineFacts:
-        """From one pass over the text."""
-        data, offsets = batch.buffers
-        facts = dict(zip(_core.LINE_FACTS, _core.line_facts(data, offsets).T, strict=True))
-        first = offsets[facts["document"]]
-        numbers = {"document", "start", "end", "words", "longest_word", "sentences"}
-        columns = {name: column if name in numbers else column.astype(bool) for name, column in facts.items()}
-        return cls(**columns | {"start": facts["start"] - first, "end": facts["end"] - first})
+        """What the analysis pass found; where the batch has not been through it, it is now."""
+        return cls(**(batch.lines or batch.with_features().lines))
 
 
 def citation_spans(batch: DocumentBatch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

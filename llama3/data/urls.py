@@ -11,12 +11,19 @@ _TRACKING = re.compile(
 _ESCAPE = re.compile(r"%([0-9A-Fa-f]{2})")
 _UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 _PORTS = {"http": 80, "https": 443}
+_PLAIN = re.compile(r"(?i:https?)://([A-Za-z0-9.-]*[A-Za-z0-9-])((?:/(?!\.)[A-Za-z0-9._~-]*)*)")
 _DATE = re.compile(r"(\d{4})-?(\d{2})(?:-?(\d{2})(?:[T ]?(\d{2}):?(\d{2})(?::?(\d{2}))?)?)?")
 
 
 def normalised_url(url: str) -> str:
     """The address without what does not tell pages apart: scheme, user, default port, case of the host, fragment,
     tracking parameters and their order, needless escapes, `.` and `..`. "" where it is no http(s) address of a host."""
+    if plain := _PLAIN.fullmatch(url):
+        return plain[1].lower() + (plain[2] or "/")  # what comes of it below: most addresses are so
+    return _taken_apart(url)
+
+
+def _taken_apart(url: str) -> str:
     if url.lstrip()[:4].lower() != "http":
         return ""
     try:

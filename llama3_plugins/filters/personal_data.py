@@ -1,7 +1,8 @@
 """Personal data and secrets in documents: dropped, masked or kept, by kind; every span is written down. What counts is
 what the guard `pii` finds (llama3_plugins.guards.personal_data).
 
-Only documents that show signs of a kind are searched for it. Letters: D documents of a batch.
+Only documents that show signs of a kind are searched for it, and only those where it was found are searched again to
+mask it. Letters: D documents of a batch.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class PersonalData:
 
     def measure(self, batch: DocumentBatch) -> Mapping[str, np.ndarray]:
         counts: dict[str, np.ndarray] = {kind: np.zeros(len(batch)) for kind in KINDS}
-        for d, _, found in self._found(batch, frozenset(KINDS)):
+        for d, _, found in self._found(batch, {kind: batch.features[f"{kind}_signs"] > 0 for kind in KINDS}):
             for datum in found:
                 counts[datum.kind][d] += 1
         return counts
@@ -54,9 +55,10 @@ class PersonalData:
         return judge_measures("personal_data", limits, batch, of_kind(batch, "prose", "code"))
 
     def edits(self, batch: DocumentBatch) -> Edits:
-        masked = frozenset(kind for kind, policy in self.policy.items() if policy == "mask")
+        masked = [kind for kind, policy in self.policy.items() if policy == "mask"]
+        counted = {kind: batch.features[f"personal_data.{kind}"] > 0 for kind in masked}
         rows: list[tuple[int, int, int, str]] = []
-        for d, text, found in self._found(batch, masked):
+        for d, text, found in self._found(batch, counted):
             byte = _bytes_before(text)
             rows += [(d, byte[datum.start], byte[datum.end], datum.kind) for datum in found]
         places_E3 = np.array([row[:3] for row in rows], np.int64).reshape(-1, 3)
@@ -64,14 +66,15 @@ class PersonalData:
         document_E, start_E, end_E = places_E3.T
         return Edits(document_E, start_E, end_E, kinds, [f"[{kind}]" for kind in kinds])
 
-    def _found(self, batch: DocumentBatch, kinds: frozenset[Kind]) -> Iterator[tuple[int, str, list[PersonalDatum]]]:
-        """(number, text, what was found) of the documents that show signs."""
-        signs = {kind: batch.features[f"{kind}_signs"] > 0 for kind in kinds}
-        any_D = np.logical_or.reduce([np.zeros(len(batch), bool), *signs.values()]) & of_kind(batch, "prose", "code")
+    def _found(
+        self, batch: DocumentBatch, may_have: Mapping[Kind, np.ndarray]
+    ) -> Iterator[tuple[int, str, list[PersonalDatum]]]:
+        """(number, text, what was found) of the documents that may have something; each is searched for that alone."""
+        any_D = np.logical_or.reduce([np.zeros(len(batch), bool), *may_have.values()])
         texts = batch.records.column("text")
-        for d in map(int, np.flatnonzero(any_D)):
+        for d in map(int, np.flatnonzero(any_D & of_kind(batch, "prose", "code"))):
             text: str = texts[d].as_py()
-            found = _each_once(personal_data(text, frozenset(kind for kind in kinds if signs[kind][d])))
+            found = _each_once(personal_data(text, frozenset(kind for kind, has_D in may_have.items() if has_D[d])))
             if found:
                 yield d, text, found
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 import ipaddress
 import re
 import unicodedata
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, get_args
 
-from llama3.guards import Normalised
 from llama3_plugins.guards.secrets import secrets_in
 
 Kind = Literal["email", "phone", "card", "iban", "ip", "secret"]
@@ -37,30 +37,49 @@ def personal_data(text: str, kinds: frozenset[Kind] = frozenset(KINDS)) -> Itera
     for kind in KINDS:
         if kind in kinds:
             for start, end, grows in _FIND[kind](folded.text):
-                yield PersonalDatum(kind, *folded.original_span(start, end), grows)
+                yield PersonalDatum(kind, folded.origin(start), folded.origin(end - 1) + 1, grows)
 
 
-def fold(text: str) -> Normalised:
+@dataclass(frozen=True, slots=True)
+class Folded:
+    """A text in plain signs."""
+
+    text: str
+    odd: tuple[tuple[int, int, int], ...] = ()
+    """Characters that became none or several, ascending: (where in `text`, how many, where in the text as written)."""
+
+    def origin(self, place: int) -> int:
+        """The place in the text as written of the character that gave the one at `place`."""
+        number = bisect_right(self.odd, place, key=lambda odd: odd[0])
+        if not number:
+            return place
+        first, count, origin = self.odd[number - 1]
+        return origin + max(0, place - first - count + 1)
+
+
+def fold(text: str) -> Folded:
     """The text in plain signs: compatibility forms, digits of other scripts, dashes and spaces; invisible ones go.
 
     Unlike `llama3.guards.normalise` it joins no spaced letters: the digits of an address are such.
     """
     if text.isascii():
-        return Normalised(text, tuple(range(len(text))))
-    pieces: list[str] = []
-    origin: list[int] = []
-    at = 0
-    for found in _NOT_ASCII.finditer(text):
-        index = found.start()
-        plain = _plain(found[0])
-        pieces += (text[at:index], plain)
-        origin += range(at, index)
-        origin += [index] * len(plain)
-        at = index + 1
-    return Normalised("".join([*pieces, text[at:]]), (*origin, *range(at, len(text))))
+        return Folded(text)
+    odd: list[tuple[int, int, int]] = []
+    shift = 0
+
+    def plain(found: re.Match[str]) -> str:
+        nonlocal shift
+        pieces = [_plain(character) for character in found[0]]
+        for place, piece in enumerate(pieces, found.start()):
+            if len(piece) != 1:
+                odd.append((place + shift, len(piece), place))
+                shift += len(piece) - 1
+        return "".join(pieces)
+
+    return Folded(_NOT_ASCII.sub(plain, text), tuple(odd))
 
 
-_NOT_ASCII = re.compile(r"[^\x00-\x7f]")
+_NOT_ASCII = re.compile(r"[^\x00-\x7f]+")
 
 
 @lru_cache(maxsize=1 << 16)
@@ -108,13 +127,29 @@ _FILE_TYPES = frozenset(
 )
 
 
+_EMAIL_REACH = (65, 160)
+"""Characters before an @ and behind it that an address may have, and what stands around it."""
+
+
 def _emails(text: str) -> Finds:
-    for match in _EMAIL.finditer(text):
+    for match in _around_ats(text):
         labels = match[2].lower().split(".")
         is_version = len(labels) > 2 and labels[0].isdigit() and labels[1].isdigit()
         is_remote = match[1] == "git" and text[match.end() : match.end() + 1] in (":", "/")
         if labels[-1] not in _FILE_TYPES and not is_version and not is_remote:
             yield match.start(), match.end(), False
+
+
+def _around_ats(text: str) -> Iterator[re.Match[str]]:
+    """All matches of _EMAIL, in order. It is tried around every @ only: nearly all texts have few or none."""
+    before, behind = _EMAIL_REACH
+    end, at = 0, text.find("@")
+    while at >= 0:
+        match = _EMAIL.search(text, max(end, at - before), at + behind)
+        if match and match.end(1) == at:
+            yield match
+            end = match.end()
+        at = text.find("@", at + 1)
 
 
 _CODES = (  # of countries

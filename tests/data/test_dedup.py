@@ -187,7 +187,7 @@ def test_threads_change_nothing() -> None:
             _core.set_num_threads(threads)
             found = Deduplicator().find(texts)
             keys = _core.line_keys(*buffers(texts), np.zeros(len(texts), np.int64))
-            results.append((found.duplicate_of_D, found.similarity_D, keys, _core.text_statistics(*buffers(texts))))
+            results.append((found.duplicate_of_D, found.similarity_D, keys, _core.analyse(*buffers(texts))[0]))
     finally:
         _core.set_num_threads(before)
     for other in results[1:]:
@@ -386,7 +386,7 @@ def test_arguments_are_checked() -> None:
         with pytest.raises(ValueError, match="offset"):
             _core.text_ids(data, wrong)
     with pytest.raises(ValueError, match="document 1 is not valid UTF-8"):
-        _core.text_statistics(np.frombuffer(b"ok\xff", np.uint8), np.array([0, 2, 3]))
+        _core.analyse(np.frombuffer(b"ok\xff", np.uint8), np.array([0, 2, 3]))
     with pytest.raises(ValueError, match="2 documents but 1 rows"):
         _core.near_duplicates(data, offsets, keys[:1], ngram=5, threshold=0.8)
     with pytest.raises(ValueError, match="threshold"):

@@ -28,7 +28,7 @@ from llama3.data.recut import recut, write_cut
 from llama3.data.tables import Table
 from llama3.errors import ConfigError, DataError
 from llama3.filters import Phrases, WordDistribution
-from llama3_plugins.guards.personal_data import KINDS, personal_data
+from llama3_plugins.guards.personal_data import _EMAIL, KINDS, _around_ats, fold, personal_data
 
 
 def batch_of(texts: list[str], **columns: Any) -> DocumentBatch:
@@ -239,6 +239,22 @@ def test_whatever_is_found_in_noise_has_a_sign(text: str) -> None:
         assert features[f"{kind}_signs"][0] > 0, (kind, text)
 
 
+@settings(max_examples=300, deadline=None)
+@given(st.text(st.sampled_from("a1é…ﬁ㎏\u00ad\u200b٣– \u00a0漢Å")))
+def test_folded_signs_know_their_places(text: str) -> None:
+    plain = [(sign, place) for place, character in enumerate(text) for sign in fold(character).text]
+    folded = fold(text)
+    assert folded.text == "".join(sign for sign, _ in plain)
+    assert [folded.origin(place) for place in range(len(plain))] == [place for _, place in plain]
+
+
+@settings(max_examples=600, deadline=None)
+@given(st.lists(st.sampled_from(["a", "b.c", "@", "@x.org", ".", "org", "-", " ", "é", "a" * 30, "a.b" * 25, "%"])))
+def test_addresses_are_found_around_their_signs(pieces: list[str]) -> None:
+    text = "".join(pieces)
+    assert [match.span() for match in _around_ats(text)] == [match.span() for match in _EMAIL.finditer(text)]
+
+
 def test_ordinary_prose_shows_no_sign() -> None:
     features = batch_of([prose(n) for n in range(50)]).with_features().features
     assert {kind: int(features[f"{kind}_signs"].sum()) for kind in KINDS} == dict.fromkeys(KINDS, 0)
@@ -310,13 +326,15 @@ def test_places_inside_characters_are_refused() -> None:
 def test_results_are_those_of_any_number_of_threads() -> None:
     batch = batch_of([prose(n, 300) + "\n" + PIECES[n % len(PIECES)] for n in range(64)])
     results = []
-    for threads in (1, 4):
+    for threads in (1, 2, 4):
         _core.set_num_threads(threads)
         distribution = WordDistribution(8)
         distribution.add(batch)
-        results.append((_core.line_facts(*batch.buffers).tolist(), distribution.divergence(batch).tolist()))
+        rows, numbers, flags = _core.analyse(*batch.buffers)
+        lines = [column.tolist() for column in (*numbers, *flags)]
+        results.append((rows.tolist(), lines, distribution.divergence(batch).tolist()))
     _core.set_num_threads(0)
-    assert results[0] == results[1]
+    assert results[0] == results[1] == results[2]
 
 
 def test_a_filter_that_measures_something_else_is_named() -> None:

@@ -7,9 +7,11 @@ import os
 import re
 import sys
 from collections.abc import Iterator
+from dataclasses import fields
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from data_texts import prose
 from hypothesis import HealthCheck, given, settings
@@ -174,6 +176,17 @@ def test_line_facts_stand_in_their_documents() -> None:
     assert facts.words.tolist() == [2, 1, 1]
     assert facts.terminal.tolist() == [True, False, True]
     assert keeps("fineweb", [prose(1, 40) + "\n" + prose(2, 40)]) == [True]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(texts, st.booleans()), min_size=1, max_size=6))
+def test_lines_go_with_their_documents(documents: list[tuple[str, bool]]) -> None:
+    batch = batch_of([text for text, _ in documents]).with_features()
+    keep_D = np.array([keep for _, keep in documents])
+    found, expected = (LineFacts.of(some) for some in (batch.take(keep_D), batch_of(batch.take(keep_D).texts)))
+    for column in fields(LineFacts):
+        assert getattr(found, column.name).tolist() == getattr(expected, column.name).tolist()
+    assert LineFacts.of(batch.with_text(*batch_of([""] * len(batch)).buffers)).document.tolist() == []
 
 
 def repetition(line: str, ngram: int) -> float:

@@ -103,7 +103,7 @@ def statistics(text: str) -> dict[str, float]:
 
 
 def analysed(texts: list[str]) -> np.ndarray:
-    return _core.text_statistics(*text_buffers(pa.array(texts, pa.large_string())))
+    return _core.analyse(*text_buffers(pa.array(texts, pa.large_string())))[0]
 
 
 pieces = ["the ", "of", "a b ", "cat", "Dog ", "x1 ", "\n", "\n\n", "- ", "# ", "...", "... \n", ". ", "42", "--"]

@@ -11,7 +11,7 @@ from data_texts import prose
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama3.data.urls import date_key, normalised_url
+from llama3.data.urls import _taken_apart, date_key, normalised_url
 
 
 @pytest.mark.parametrize(
@@ -61,6 +61,16 @@ def test_any_text_is_taken_and_a_normal_form_stays(anything: str, tail: str) -> 
     found = normalised_url(f"https://a.example/{tail}")
     assert found.startswith("a.example/")
     assert normalised_url(f"https://{found}") == found
+
+
+@given(
+    st.sampled_from(["http://", "HTTPS://", "https://a."]),
+    st.text(alphabet="aZ.-:@/%?~_9é ", max_size=12),
+    st.text(alphabet="aZ./~_-%;", max_size=12),
+)
+def test_plain_addresses_are_those_that_were_taken_apart(scheme: str, host: str, path: str) -> None:
+    url = f"{scheme}{host}/{path}"
+    assert normalised_url(url) == _taken_apart(url)
 
 
 def test_dates_are_in_order() -> None:

@@ -64,7 +64,8 @@ fn by_line(batch: TextBatch, documents: &[String], most: usize) {
     keys.iter()
         .for_each(|&key| *counts.entry(key).or_default() += 1);
     let frequent = lines::frequent(&mut keys, most);
-    let often = |line: &str| lines::line_key(line).is_some_and(|key| counts[&key] > most);
+    let often =
+        |line: &str| lines::line_key(line, &mut vec![]).is_some_and(|key| counts[&key] > most);
     let thinned = lines::drop_lines(batch, &bucket, &frequent);
     let kept: String = documents
         .iter()

@@ -2,8 +2,9 @@
 
 use super::bytes::{Bytes, lossy};
 use llama3_core::text::TextBatch;
+use llama3_core::text::analysis::Analysis;
 use llama3_core::text::repetition::ngram_hashes;
-use llama3_core::text::statistics::{NAMES, analyse};
+use llama3_core::text::statistics::NAMES;
 use llama3_core::text::words::{Word, for_each_word};
 use llama3_core::tokenizer::Rule;
 use llama3_core::tokenizer::formats::pipeline::{parse_rule, write_rule};
@@ -26,7 +27,7 @@ pub fn text(data: &[u8]) {
         let Ok(batch) = TextBatch::new(rest, offsets) else {
             continue;
         };
-        for row in analyse(batch) {
+        for row in Analysis::of(batch).rows {
             assert_eq!(row.len(), NAMES.len());
             assert!(row.iter().all(|value| value.is_finite()));
         }

@@ -2,47 +2,87 @@
 //! normal form, and every line that occurs too often in a bucket of documents is dropped, all its occurrences.
 
 use crate::text::TextBatch;
-use crate::text::hash::{Hash64, spread};
+use crate::text::hash::{hash_bytes, spread};
 use rayon::prelude::*;
 use std::borrow::Cow;
 use unicode_normalization::UnicodeNormalization;
 use unicode_properties::{GeneralCategory, GeneralCategoryGroup, UnicodeGeneralCategory};
 
 /// The key of a line: lower case, digits as 0, without punctuation, accents and control characters, runs of
-/// whitespace as one space. `None` for lines of which nothing is left (blank, or a rule of dashes).
+/// whitespace as one space. `None` for lines of which nothing is left (blank, or a rule of dashes). `form` is scratch
+/// memory.
 #[must_use]
-pub fn line_key(line: &str) -> Option<u64> {
-    let mut hash = Hash64::default();
-    let mut gap = false;
-    let mut push = |c: char| {
-        if c.is_whitespace() {
-            gap = true;
-        } else if let Some(c) = normal_form(c) {
-            if std::mem::take(&mut gap) && !hash.is_empty() {
-                hash.push(b' ');
-            }
-            hash.push_char(c);
-        }
-    };
-    if line.is_ascii() {
-        line.bytes()
-            .for_each(|byte| push(char::from(byte.to_ascii_lowercase())));
-    } else {
-        line.chars()
-            .flat_map(char::to_lowercase)
-            .nfd()
-            .for_each(push);
+pub fn line_key(line: &str, form: &mut Vec<u8>) -> Option<u64> {
+    form.clear();
+    let mut rest = line;
+    while !rest.is_empty() {
+        // Signs of ASCII begin anew in every Unicode form, so that what stands between them may be taken by itself.
+        let (ascii, behind) = rest.split_at(ascii_length(rest));
+        push_ascii_form(ascii.as_bytes(), form);
+        let others = behind.bytes().take_while(|byte| !byte.is_ascii()).count();
+        push_form(&behind[..others], form);
+        rest = &behind[others..];
     }
-    (!hash.is_empty()).then(|| hash.finish())
+    form.truncate(form.len() - usize::from(form.last() == Some(&b' ')));
+    (!form.is_empty()).then(|| hash_bytes(form))
 }
+
+/// Bytes of ASCII that a text begins with.
+fn ascii_length(text: &str) -> usize {
+    const LEAP: usize = 16;
+    let leaps = text.as_bytes().chunks_exact(LEAP);
+    let leapt = LEAP * leaps.take_while(|leap| leap.is_ascii()).count();
+    let steps = text.as_bytes()[leapt..].iter();
+    leapt + steps.take_while(|byte| byte.is_ascii()).count()
+}
+
+/// Adds the form of a part of a line. A space is added at once and taken away again where nothing follows.
+fn push_form(part: &str, form: &mut Vec<u8>) {
+    for c in part.chars().flat_map(char::to_lowercase).nfd() {
+        if c.is_whitespace() {
+            if form.last().is_some_and(|&last| last != b' ') {
+                form.push(b' ');
+            }
+        } else if let Some(c) = normal_form(c) {
+            form.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
+        }
+    }
+}
+
+/// As [`push_form`] for ASCII. Every byte is written, and stays where the place for the next one moves on.
+fn push_ascii_form(part: &[u8], form: &mut Vec<u8>) {
+    let (mut length, mut behind_space) = (form.len(), form.last().is_none_or(|&last| last == b' '));
+    form.resize(length + part.len(), 0);
+    for &byte in part {
+        let plain = ASCII_FORM[usize::from(byte & 0x7f)];
+        let is_space = plain == b' ';
+        form[length] = plain;
+        length += usize::from(plain != 0 && !(is_space && behind_space));
+        behind_space = if plain == 0 { behind_space } else { is_space };
+    }
+    form.truncate(length);
+}
+
+/// What a byte of ASCII becomes; 0 where it goes.
+static ASCII_FORM: [u8; 128] = {
+    let mut table = [0u8; 128];
+    let mut byte = 0u8;
+    while byte < 128 {
+        table[byte as usize] = match byte {
+            b'\t'..=b'\r' | b' ' => b' ',
+            b'0'..=b'9' => b'0',
+            _ if byte.is_ascii_control() || is_ascii_punctuation(byte) => 0,
+            _ => byte.to_ascii_lowercase(),
+        };
+        byte += 1;
+    }
+    table
+};
 
 fn normal_form(c: char) -> Option<char> {
     if c.is_ascii() {
-        return match c {
-            '0'..='9' => Some('0'),
-            _ if c.is_ascii_control() || is_ascii_punctuation(c) => None,
-            _ => Some(c),
-        };
+        let form = ASCII_FORM[c as usize];
+        return (form != 0).then_some(char::from(form));
     }
     match c.general_category() {
         GeneralCategory::DecimalNumber => Some('0'),
@@ -55,23 +95,40 @@ fn normal_form(c: char) -> Option<char> {
 }
 
 /// Unicode's punctuation within ASCII, which counts `$+<=>^`|~` as symbols.
-fn is_ascii_punctuation(c: char) -> bool {
-    c.is_ascii_punctuation() && !matches!(c, '$' | '+' | '<' | '=' | '>' | '^' | '`' | '|' | '~')
+const fn is_ascii_punctuation(c: u8) -> bool {
+    c.is_ascii_punctuation()
+        && !matches!(
+            c,
+            b'$' | b'+' | b'<' | b'=' | b'>' | b'^' | b'`' | b'|' | b'~'
+        )
 }
 
 /// The keys of the lines of a bucket of documents, so that one count serves all buckets.
-fn key_in(bucket: u64, line: &str) -> Option<u64> {
-    line_key(line).map(|key| key ^ spread(bucket))
+fn key_in(bucket: u64, line: &str, form: &mut Vec<u8>) -> Option<u64> {
+    line_key(line, form).map(|key| key ^ spread(bucket))
 }
 
 /// The keys of all lines that have one, document after document; of documents whose bucket is negative none.
 #[must_use]
 pub fn line_keys(batch: TextBatch<'_>, buckets: &[i64]) -> Vec<u64> {
-    (0..batch.len())
+    let mut parts: Vec<Vec<u64>> = (0..batch.len())
         .into_par_iter()
-        .filter_map(|i| Some((batch.get(i), u64::try_from(buckets[i]).ok()?)))
-        .flat_map_iter(|(text, bucket)| text.lines().filter_map(move |line| key_in(bucket, line)))
-        .collect()
+        .fold(
+            || (vec![], vec![]),
+            |(mut keys, mut form), document| {
+                if let Ok(bucket) = u64::try_from(buckets[document]) {
+                    let lines = batch.get(document).lines();
+                    keys.extend(lines.filter_map(|line| key_in(bucket, line, &mut form)));
+                }
+                (keys, form)
+            },
+        )
+        .map(|(keys, _)| keys)
+        .collect();
+    if parts.len() == 1 {
+        return parts.remove(0);
+    }
+    parts.concat()
 }
 
 /// The keys that occur more than `max_count` times, ascending. Sorts `keys` in place.
@@ -95,30 +152,18 @@ pub struct Thinned {
 /// Drops the lines of documents that are frequent in their bucket; documents whose bucket is negative stay as they are.
 #[must_use]
 pub fn drop_lines(batch: TextBatch<'_>, buckets: &[i64], frequent: &[u64]) -> Thinned {
-    let thinned = |text: &str, bucket: u64| {
-        let is_dropped = |line: &str| {
-            key_in(bucket, line).is_some_and(|key| frequent.binary_search(&key).is_ok())
-        };
-        let mut kept = String::with_capacity(text.len());
-        let mut dropped = 0;
-        for line in text.split_inclusive('\n') {
-            if is_dropped(line) {
-                dropped += 1
-            } else {
-                kept.push_str(line)
-            }
-        }
-        (Cow::Owned(kept), dropped)
-    };
     let texts: Vec<(Cow<'_, str>, i64)> = (0..batch.len())
         .into_par_iter()
-        .map(|i| match u64::try_from(buckets[i]) {
-            Ok(bucket) => thinned(batch.get(i), bucket),
-            Err(_) => (Cow::Borrowed(batch.get(i)), 0),
+        .map_init(Vec::new, |form, document| {
+            let text = batch.get(document);
+            match u64::try_from(buckets[document]) {
+                Ok(bucket) if !frequent.is_empty() => thinned(text, bucket, frequent, form),
+                _ => (Cow::Borrowed(text), 0),
+            }
         })
         .collect();
     let mut out = Thinned {
-        data: vec![],
+        data: Vec::with_capacity(texts.iter().map(|(text, _)| text.len()).sum()),
         offsets: vec![0],
         dropped: vec![],
     };
@@ -130,10 +175,33 @@ pub fn drop_lines(batch: TextBatch<'_>, buckets: &[i64], frequent: &[u64]) -> Th
     out
 }
 
+/// The text without its frequent lines, and how many they are.
+fn thinned<'t>(
+    text: &'t str,
+    bucket: u64,
+    frequent: &[u64],
+    form: &mut Vec<u8>,
+) -> (Cow<'t, str>, i64) {
+    let mut kept = String::new();
+    let (mut dropped, mut from, mut end) = (0, 0, 0);
+    for line in text.split_inclusive('\n') {
+        end += line.len();
+        let key = key_in(bucket, line, form);
+        if key.is_some_and(|key| frequent.binary_search(&key).is_ok()) {
+            kept.push_str(&text[from..end - line.len()]);
+            (from, dropped) = (end, dropped + 1);
+        }
+    }
+    if dropped == 0 {
+        return (Cow::Borrowed(text), 0);
+    }
+    kept.push_str(&text[from..]);
+    (Cow::Owned(kept), dropped)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::text::hash::hash_bytes;
     use proptest::prelude::*;
 
     #[test]
@@ -146,13 +214,13 @@ mod tests {
             ("٣ x", "0 x"),
         ] {
             assert_eq!(
-                line_key(line),
+                line_key(line, &mut vec![]),
                 Some(hash_bytes(form.as_bytes())),
                 "{line:?}"
             );
         }
         for blank in ["", " \t\r\n", "-----", "«…»"] {
-            assert_eq!(line_key(blank), None);
+            assert_eq!(line_key(blank, &mut vec![]), None);
         }
     }
 
@@ -184,6 +252,27 @@ mod tests {
             keys.iter().for_each(|key| *counts.entry(*key).or_insert(0usize) += 1);
             let expected: Vec<u64> = counts.into_iter().filter(|&(_, n)| n > max).map(|(key, _)| key).collect();
             prop_assert_eq!(frequent(&mut keys.clone(), max), expected);
+        }
+
+        /// Against the whole line in one Unicode form, character by character.
+        #[test]
+        fn parts_have_the_form_of_the_whole(
+            line in "([\\x00-\\x7f]{0,30}|[ -~]{0,3}|é|e\u{301}|\u{1d158}\u{65}\u{1d165}|\u{2003}|—|漢٣|Ǆ|\\PC){0,12}"
+        ) {
+            let mut whole = String::new();
+            let mut gap = false;
+            for c in line.chars().flat_map(char::to_lowercase).nfd() {
+                if c.is_whitespace() {
+                    gap = true;
+                } else if let Some(c) = normal_form(c) {
+                    if std::mem::take(&mut gap) && !whole.is_empty() {
+                        whole.push(' ');
+                    }
+                    whole.push(c);
+                }
+            }
+            let key = (!whole.is_empty()).then(|| hash_bytes(whole.as_bytes()));
+            prop_assert_eq!(line_key(&line, &mut vec![7]), key);
         }
 
         #[test]

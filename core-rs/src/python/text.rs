@@ -1,9 +1,10 @@
-//! Python names: `text_statistics`, `TEXT_STATISTICS`, `line_facts`, `LINE_FACTS`, `line_repetition`, `citation_spans`,
+//! Python names: `analyse`, `TEXT_STATISTICS`, `LINE_NUMBERS`, `LINE_FLAGS`, `line_repetition`, `citation_spans`,
 //! `replace_spans`, `Phrases`, `WordDistribution`.
 //!
 //! Documents come in as one UTF-8 buffer and int64 offsets and are never copied; arrays go out.
 
 use super::dedup::{Bytes, Offsets, refused, table, with_batch};
+use crate::text::analysis::Analysis;
 use crate::text::distribution::Distribution;
 use crate::text::edits::{Edit, replace};
 use crate::text::phrases::Phrases as PhraseList;
@@ -12,24 +13,23 @@ use numpy::{IntoPyArray, PyArray1, PyArray2, PyReadonlyArray1, PyReadonlyArray2}
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
-#[pyfunction]
-fn text_statistics<'py>(
-    py: Python<'py>,
-    data: Bytes<'py>,
-    offsets: Offsets<'py>,
-) -> PyResult<Bound<'py, PyArray2<f64>>> {
-    let rows = with_batch(py, &data, &offsets, statistics::analyse)?;
-    table(py, rows.into_flattened(), statistics::NAMES.len())
-}
+type Analysed<'py> = (
+    Bound<'py, PyArray2<f64>>,
+    Vec<Bound<'py, PyArray1<i64>>>,
+    Vec<Bound<'py, PyArray1<bool>>>,
+);
 
 #[pyfunction]
-fn line_facts<'py>(
+fn analyse<'py>(
     py: Python<'py>,
     data: Bytes<'py>,
     offsets: Offsets<'py>,
-) -> PyResult<Bound<'py, PyArray2<i64>>> {
-    let rows = with_batch(py, &data, &offsets, lines::line_facts)?;
-    table(py, rows.into_flattened(), lines::NAMES.len())
+) -> PyResult<Analysed<'py>> {
+    let Analysis { rows, lines } = with_batch(py, &data, &offsets, Analysis::of)?;
+    let rows = table(py, rows.into_flattened(), statistics::NAMES.len())?;
+    let numbers = lines.numbers.map(|column| column.into_pyarray(py));
+    let flags = lines.flags.map(|column| column.into_pyarray(py));
+    Ok((rows, numbers.into(), flags.into()))
 }
 
 #[pyfunction]
@@ -185,9 +185,9 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
         "TEXT_STATISTICS",
         PyTuple::new(module.py(), statistics::NAMES)?,
     )?;
-    module.add("LINE_FACTS", PyTuple::new(module.py(), lines::NAMES)?)?;
-    module.add_function(wrap_pyfunction!(text_statistics, module)?)?;
-    module.add_function(wrap_pyfunction!(line_facts, module)?)?;
+    module.add("LINE_NUMBERS", PyTuple::new(module.py(), lines::NUMBERS)?)?;
+    module.add("LINE_FLAGS", PyTuple::new(module.py(), lines::FLAGS)?)?;
+    module.add_function(wrap_pyfunction!(analyse, module)?)?;
     module.add_function(wrap_pyfunction!(line_repetition, module)?)?;
     module.add_function(wrap_pyfunction!(citation_spans, module)?)?;
     module.add_function(wrap_pyfunction!(replace_spans, module)?)?;

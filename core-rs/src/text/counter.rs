@@ -1,17 +1,15 @@
-//! Counts of 64-bit keys in a table that is reused from document to document without clearing its memory.
+//! Counts of 64-bit keys in a table whose memory is reused from document to document.
 
-/// Open addressing with linear probing; a slot is live when its round is the current one.
+/// Open addressing with linear probing; a slot whose count is 0 is free.
 #[derive(Debug, Default)]
 pub struct Counter {
     slots: Vec<Slot>,
-    round: u32,
     mask: usize,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Slot {
     key: u64,
-    round: u32,
     count: u32,
     first: u32,
 }
@@ -19,13 +17,13 @@ struct Slot {
 impl Counter {
     /// Forgets all counts and makes room for at most `keys` different keys.
     pub fn reset(&mut self, keys: usize) {
+        // A small document uses, and clears, only the front of a table that a large one has grown.
         let size = (keys.max(4) * 2).next_power_of_two();
-        self.round = self.round.wrapping_add(1);
-        if size > self.slots.len() || self.round == 0 {
-            self.slots = vec![Slot::default(); size.max(self.slots.len())];
-            self.round = 1;
+        let known = self.slots.len().min(size);
+        self.slots[..known].fill(Slot::default());
+        if size > known {
+            self.slots.resize(size, Slot::default());
         }
-        // A small document uses only the front of a table that a large one has grown.
         self.mask = size - 1;
     }
 
@@ -41,10 +39,9 @@ impl Counter {
         let mut at = key as usize & self.mask;
         loop {
             let slot = &mut self.slots[at];
-            if slot.round != self.round {
+            if slot.count == 0 {
                 *slot = Slot {
                     key,
-                    round: self.round,
                     count: 1,
                     first: place,
                 };
@@ -63,7 +60,7 @@ impl Counter {
     #[must_use]
     pub fn count(&self, key: u64) -> u32 {
         let mut at = key as usize & self.mask;
-        while let Some(slot) = self.slots.get(at).filter(|slot| slot.round == self.round) {
+        while let Some(slot) = self.slots.get(at).filter(|slot| slot.count > 0) {
             if slot.key == key {
                 return slot.count;
             }

@@ -1,11 +1,13 @@
 //! One analysis pass per document: words, lines, character classes, repetition statistics.
 
+pub mod analysis;
 pub mod ascii;
 pub mod counter;
 pub mod distribution;
 pub mod edits;
 pub mod hash;
 pub mod line_facts;
+pub mod marks;
 pub mod phrases;
 pub mod repetition;
 pub mod signs;

@@ -1,7 +1,7 @@
 //! How much of a document its repeated n-grams of words cover (Rae et al. 2021, appendix A.1.1).
 //!
-//! A run of n words can occur twice only where its first n - 1 words do. So each length looks only at the places where
-//! the length before found repeats, which in ordinary text are few.
+//! A run of n words can occur twice only where both its first and its last n - 1 words do. So each length looks only at
+//! the places where the length before found repeats, which in ordinary text are few.
 
 use super::counter::Counter;
 use super::hash::spread;
@@ -38,11 +38,9 @@ pub struct Repeats {
 }
 
 impl Repeats {
-    /// Word characters by length of n-gram, 2 to 10. Up to 4: those that the most covering repeated n-gram accounts for
-    /// (count x length, overlaps counted). From 5: those inside n-grams that were seen before, none counted twice:
-    /// after a repeated n-gram the search goes on behind it.
-    pub fn of(&mut self, words: &[Word], counter: &mut Counter) -> [u64; COUNT] {
-        let mut chars = [0; COUNT];
+    /// Looks for the words that repeat; how many different ones there are. Until `counter` is used for something else
+    /// it knows of the [`spread`] hash of every word how often it occurs.
+    pub fn begin(&mut self, words: &[Word], counter: &mut Counter) -> u64 {
         self.prefixes.clear();
         self.prefixes.push(0);
         let mut prefix = 0u64;
@@ -52,11 +50,21 @@ impl Repeats {
         }));
         self.places.clear();
         self.places.extend(0..words.len() as u32);
+        self.keep_repeated(1, counter)
+    }
+
+    /// Word characters by length of n-gram, 2 to 10. Up to 4: those that the most covering repeated n-gram accounts for
+    /// (count x length, overlaps counted). From 5: those inside n-grams that were seen before, none counted twice:
+    /// after a repeated n-gram the search goes on behind it. Goes on from [`begin`](Self::begin), with the same words.
+    pub fn coverage(&mut self, words: &[Word], counter: &mut Counter) -> [u64; COUNT] {
+        let mut chars = [0; COUNT];
         for n in TOP {
+            self.lengthen();
             self.keep_repeated(n, counter);
             chars[n - 2] = self.top(words, n, counter);
         }
         for n in ALL {
+            self.lengthen();
             self.keep_repeated(n, counter);
             chars[n - 2] = self.duplicate(words, n, counter);
         }
@@ -69,24 +77,37 @@ impl Repeats {
         spread(self.prefixes[at + n].wrapping_sub(self.prefixes[at].wrapping_mul(power)))
     }
 
+    /// Leaves only the places behind which another one stands: runs that are one word longer may repeat only there.
+    fn lengthen(&mut self) {
+        let mut kept = 0;
+        for i in 1..self.places.len() {
+            self.places[kept] = self.places[i - 1];
+            kept += usize::from(self.places[i - 1] + 1 == self.places[i]);
+        }
+        self.places.truncate(kept);
+    }
+
     /// Leaves only the places whose run of `n` words occurs at another of them too; the counts stay in `counter`.
-    fn keep_repeated(&mut self, n: usize, counter: &mut Counter) {
-        let last = self.prefixes.len().saturating_sub(n);
-        self.places.retain(|&at| (at as usize) < last);
+    /// How many different runs there were.
+    fn keep_repeated(&mut self, n: usize, counter: &mut Counter) -> u64 {
         counter.reset(self.places.len());
         self.repeated.clear();
         self.repeated.resize(self.places.len(), false);
+        let mut different = 0;
         for i in 0..self.places.len() {
             let hash = self.hash(self.places[i] as usize, n);
             let (times, first) = counter.increment_at(hash, i as u32);
             if times > 1 {
                 self.repeated[i] = true;
                 self.repeated[first as usize] = true;
+            } else {
+                different += 1;
             }
         }
         let mut repeated = self.repeated.iter();
         self.places
             .retain(|_| *repeated.next().expect("one per place"));
+        different
     }
 
     fn top(&self, words: &[Word], n: usize, counter: &Counter) -> u64 {
@@ -172,7 +193,13 @@ mod tests {
                     .iter()
                     .map(|w| Word { hash: hash_bytes(w.as_bytes()), chars: w.len() as u32 })
                     .collect();
-                let found = repeats.of(&words, &mut counter);
+                let different: std::collections::HashSet<&String> = text.iter().collect();
+                prop_assert_eq!(repeats.begin(&words, &mut counter), different.len() as u64);
+                for word in ["a", "bb", "zzz"] {
+                    let times = text.iter().filter(|w| *w == word).count();
+                    prop_assert_eq!(counter.count(spread(hash_bytes(word.as_bytes()))) as usize, times);
+                }
+                let found = repeats.coverage(&words, &mut counter);
                 for n in TOP {
                     prop_assert_eq!(found[n - 2], expected_top(text, n) as u64);
                 }

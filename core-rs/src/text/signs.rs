@@ -1,59 +1,45 @@
 //! Signs of personal data: whatever a careful search would find has one, so that the search need not look at texts that
 //! have none. Signs are plentiful on purpose; what they stand for is for the search to tell.
 
+use super::marks::Marks;
+use std::ops::Range;
 use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfkc_quick};
 use unicode_properties::{GeneralCategory, UnicodeGeneralCategory};
 
-const TOKEN: u8 = 1; // letters, digits and + / _ -
-const DIGIT: u8 = 2;
-const MARK: u8 = 4; // + / _ -
+/// Memory that one thread reuses for texts that are not ASCII.
+#[derive(Debug, Default)]
+pub struct Folded {
+    text: String,
+    marks: Marks,
+}
 
-static CLASS: [u8; 256] = {
-    let mut table = [0; 256];
-    let mut byte = 0u8;
-    while byte < 128 {
-        table[byte as usize] = match byte {
-            b'0'..=b'9' => TOKEN | DIGIT,
-            b'a'..=b'z' | b'A'..=b'Z' => TOKEN,
-            b'+' | b'/' | b'_' | b'-' => TOKEN | MARK,
-            _ => 0,
-        };
-        byte += 1;
+/// Signs of e-mail addresses, phone numbers, payment cards, bank accounts (IBAN), IP addresses and secrets in a text
+/// whose marks are known. Time linear in the text.
+pub fn signs(text: &str, marks: &Marks, folded: &mut Folded) -> [u64; 6] {
+    if marks.is_ascii {
+        return signs_in(text.as_bytes(), marks);
     }
-    table
-};
+    fold(text, marks, &mut folded.text);
+    folded.marks.scan(&folded.text);
+    signs_in(folded.text.as_bytes(), &folded.marks)
+}
 
-/// Signs of e-mail addresses, phone numbers, payment cards, bank accounts (IBAN), IP addresses and secrets.
-/// `folded` is scratch memory. Time linear in the text.
-pub fn signs(text: &str, folded: &mut String) -> [u64; 6] {
-    let bytes = if text.is_ascii() {
-        text.as_bytes()
-    } else {
-        fold(text, folded);
-        folded.as_bytes()
-    };
-    let (mut emails, mut phones, mut cards, mut ibans, mut ips, mut secrets) = (0, 0, 0, 0, 0, 0);
-    let (mut at, mut run_end) = (0, 0);
-    while at < bytes.len() {
-        let (mut end, mut seen) = (at, 0);
-        while end < bytes.len() && CLASS[usize::from(bytes[end])] & TOKEN != 0 {
-            seen |= CLASS[usize::from(bytes[end])];
-            end += 1;
-        }
-        if end == at {
-            match bytes[at] {
-                b'@' => emails += u64::from(is_email(bytes, at)),
-                b':' => secrets += u64::from(is_login(&bytes[at..])),
-                _ => {}
-            }
-            at += 1;
-            continue;
-        }
-        let token = &bytes[at..end];
+fn signs_in(bytes: &[u8], marks: &Marks) -> [u64; 6] {
+    let count = |found: usize| found as u64;
+    let emails = marks.places(|block| block.at);
+    let emails = count(emails.filter(|&at| is_email(bytes, at)).count());
+    let logins = marks.places(|block| block.colon);
+    let mut secrets = count(logins.filter(|&at| is_login(&bytes[at..])).count());
+    let (mut phones, mut cards, mut ibans, mut ips) = (0, 0, 0, 0);
+    let mut run_end = 0;
+    // Letters, digits and + / _ -
+    for place in marks.runs(|block| block.letter | block.digit | block.joint) {
+        let Range { start: at, end } = place;
+        let token = &bytes[place.clone()];
         secrets += u64::from(is_named(token, &bytes[end..]));
-        if seen == TOKEN && token.len() < 12 {
+        let has_digit = marks.any(place.clone(), |block| block.digit);
+        if token.len() < 12 && !has_digit && !marks.any(place, |block| block.joint) {
             secrets += u64::from(token == b"SG");
-            at = end;
             continue;
         }
         secrets += u64::from(is_random(token) || token.ends_with(b"-----BEGIN"));
@@ -62,7 +48,7 @@ pub fn signs(text: &str, folded: &mut String) -> [u64; 6] {
             ips += u64::from(is_long_address(&bytes[start..]));
             secrets += u64::from(is_prefixed(&bytes[start..end], &bytes[end..]));
         }
-        if seen & DIGIT != 0 {
+        if has_digit {
             for digit in at..end {
                 if digit >= run_end && bytes[digit].is_ascii_digit() {
                     let run = Numbers::at(bytes, digit);
@@ -73,14 +59,13 @@ pub fn signs(text: &str, folded: &mut String) -> [u64; 6] {
                 }
             }
         }
-        at = end;
     }
     [emails, phones, cards, ibans, ips, secrets]
 }
 
 /// Where something may begin inside a token: at its start and behind a mark.
 fn starts(bytes: &[u8], at: usize, end: usize) -> impl Iterator<Item = usize> + '_ {
-    (at..end).filter(move |&i| i == at || CLASS[usize::from(bytes[i - 1])] & MARK != 0)
+    (at..end).filter(move |&i| i == at || matches!(bytes[i - 1], b'+' | b'/' | b'_' | b'-'))
 }
 
 fn is_wordy(byte: Option<&u8>) -> bool {
@@ -264,13 +249,17 @@ fn is_prefixed(token: &[u8], rest: &[u8]) -> bool {
 
 /// `key: value` and the like, by the name.
 fn is_named(token: &[u8], rest: &[u8]) -> bool {
-    let names: &[&[u8]] = match token[token.len() - 1].to_ascii_lowercase() {
-        b'y' => &[b"key"],
-        b'n' => &[b"token"],
-        b't' => &[b"secret"],
-        b'd' => &[b"password", b"passwd", b"pwd"],
-        b'l' => &[b"credential"],
-        b's' => &[b"credentials"],
+    let [.., before, last] = token else {
+        return false;
+    };
+    let names: &[&[u8]] = match [before.to_ascii_lowercase(), last.to_ascii_lowercase()] {
+        [b'e', b'y'] => &[b"key"],
+        [b'e', b'n'] => &[b"token"],
+        [b'e', b't'] => &[b"secret"],
+        [b'r', b'd'] => &[b"password"],
+        [b'w', b'd'] => &[b"passwd", b"pwd"],
+        [b'a', b'l'] => &[b"credential"],
+        [b'l', b's'] => &[b"credentials"],
         _ => return false,
     };
     let ends_with = |name: &&[u8]| {
@@ -293,12 +282,17 @@ fn is_named(token: &[u8], rest: &[u8]) -> bool {
 }
 
 /// The text in plain signs: compatibility forms, digits of other scripts (as 0), dashes and spaces; invisible ones go.
-fn fold(text: &str, folded: &mut String) {
+fn fold(text: &str, marks: &Marks, folded: &mut String) {
     folded.clear();
-    for c in text.chars() {
+    let mut from = 0;
+    for start in marks.places(|block| block.high & !block.follows) {
+        folded.push_str(&text[from..start]);
+        let Some(c) = text[start..].chars().next() else {
+            break;
+        };
+        from = start + c.len_utf8();
         // Letters without another form: most of what is not ASCII.
-        if c.is_ascii()
-            || matches!(c, '\u{3041}'..='\u{3096}' | '\u{3400}'..='\u{9fff}' | '\u{ac00}'..='\u{d7a3}')
+        if matches!(c, '\u{3041}'..='\u{3096}' | '\u{3400}'..='\u{9fff}' | '\u{ac00}'..='\u{d7a3}')
         {
             folded.push(c);
         } else if c.general_category() == GeneralCategory::DecimalNumber {
@@ -311,6 +305,7 @@ fn fold(text: &str, folded: &mut String) {
                 .for_each(|plain| push_plain(plain, folded));
         }
     }
+    folded.push_str(&text[from..]);
 }
 
 fn push_plain(c: char, folded: &mut String) {
@@ -349,7 +344,13 @@ mod tests {
             ("the key is here, a monkey.", [0, 0, 0, 0, 0, 1]),
         ];
         for (text, expected) in cases {
-            assert_eq!(signs(text, &mut String::new()), expected, "{text}");
+            let mut marks = Marks::default();
+            marks.read(text);
+            assert_eq!(
+                signs(text, &marks, &mut Folded::default()),
+                expected,
+                "{text}"
+            );
         }
     }
 }

@@ -4,16 +4,16 @@
 //! Li et al. 2023 (StarCoder), section 3; lines as written follow Penedo et al. 2024 (FineWeb), section 3.6.
 //! Fractions are 0 where their denominator is 0.
 
-use super::TextBatch;
 use super::counter::Counter;
-use super::hash::hash_bytes;
+use super::hash::{hash_bytes, spread};
+use super::marks::Marks;
 use super::repetition::Repeats;
-use super::signs::signs;
+use super::signs::{Folded, signs};
 use super::terminal::is_terminal;
 use super::words::{Word, for_each_word};
-use rayon::prelude::*;
+use std::ops::Range;
 
-/// The columns of [`analyse`], in order.
+/// The columns of a [`Row`], in order.
 pub const NAMES: [&str; 43] = [
     "chars",
     "words",
@@ -69,8 +69,9 @@ const STOP_WORDS: [&str; 8] = ["the", "be", "to", "of", "and", "that", "have", "
 pub struct Scratch {
     words: Vec<Word>,
     counter: Counter,
+    written: Counter,
     repeats: Repeats,
-    folded: String,
+    folded: Folded,
     stop_words: [u64; STOP_WORDS.len()],
 }
 
@@ -79,51 +80,42 @@ impl Default for Scratch {
         Self {
             words: vec![],
             counter: Counter::default(),
+            written: Counter::default(),
             repeats: Repeats::default(),
-            folded: String::new(),
-            stop_words: STOP_WORDS.map(|w| hash_bytes(w.as_bytes())),
+            folded: Folded::default(),
+            stop_words: STOP_WORDS.map(|w| spread(hash_bytes(w.as_bytes()))),
         }
     }
 }
 
-/// One row per document, columns as in [`NAMES`].
+/// The numbers of one text, whose marks are read.
 #[must_use]
-pub fn analyse(batch: TextBatch<'_>) -> Vec<Row> {
-    (0..batch.len())
-        .into_par_iter()
-        .map_init(Scratch::default, |scratch, i| {
-            analyse_one(batch.get(i), scratch)
-        })
-        .collect()
-}
-
-#[must_use]
-pub fn analyse_one(text: &str, scratch: &mut Scratch) -> Row {
+pub fn statistics(text: &str, marks: &Marks, scratch: &mut Scratch) -> Row {
     let mut row = Vec::with_capacity(NAMES.len());
-    let characters = Characters::of(text);
-    let lines = Blocks::of(text.lines(), &mut scratch.counter);
-    let paragraphs = Blocks::of(Paragraphs { text }, &mut scratch.counter);
+    let characters = Characters::of(marks);
+    let newlines = marks.count(|block| block.newline);
+    let lines = Lines::of(
+        text,
+        marks,
+        newlines,
+        &mut scratch.counter,
+        &mut scratch.written,
+    );
+    let paragraphs = paragraphs(text, marks, newlines, &mut scratch.counter);
     scratch.words.clear();
     for_each_word(text, |word| scratch.words.push(word));
     let words = scratch.words.as_slice();
     let word_chars: u64 = words.iter().map(|w| u64::from(w.chars)).sum();
     let longest = words.iter().map(|w| w.chars).max().unwrap_or(0);
-    scratch.counter.reset(words.len());
-    let distinct = words
-        .iter()
-        .filter(|w| scratch.counter.increment(w.hash) == 1)
-        .count() as u64;
-    let stop_words = scratch
-        .stop_words
-        .iter()
-        .filter(|&&stop| words.iter().any(|w| w.hash == stop))
-        .count();
+    let distinct = scratch.repeats.begin(words, &mut scratch.counter);
+    let known = |&&stop: &&u64| scratch.counter.count(stop) > 0;
+    let stop_words = scratch.stop_words.iter().filter(known).count();
 
     let count = words.len() as u64;
     row.extend([
         characters.all as f64,
         count as f64,
-        lines.count as f64,
+        lines.stripped.count as f64,
         paragraphs.count as f64,
     ]);
     row.push(ratio(word_chars, count));
@@ -134,43 +126,37 @@ pub fn analyse_one(text: &str, scratch: &mut Scratch) -> Row {
         stop_words as f64,
     ]);
     row.extend([
-        ratio(lines.bullets, lines.count),
-        ratio(lines.ellipses, lines.count),
+        ratio(lines.bullets, lines.stripped.count),
+        ratio(lines.ellipses, lines.stripped.count),
     ]);
     row.extend([
-        characters.longest_line as f64,
-        ratio(
-            characters.all - characters.newlines,
-            characters.newlines + 1,
-        ),
+        lines.longest as f64,
+        ratio(characters.all - newlines, newlines + 1),
     ]);
     row.extend(
         [characters.alpha, characters.digits, characters.spaces].map(|n| ratio(n, characters.all)),
     );
     row.push(ratio(characters.alpha + characters.digits, characters.all));
-    row.extend([
-        ratio(lines.repeated, lines.count),
-        ratio(lines.repeated_chars, lines.chars),
-    ]);
-    row.extend([
-        ratio(paragraphs.repeated, paragraphs.count),
-        ratio(paragraphs.repeated_chars, paragraphs.chars),
-    ]);
-    let repeats = scratch.repeats.of(words, &mut scratch.counter);
+    for blocks in [&lines.stripped, &paragraphs] {
+        row.extend([
+            ratio(blocks.repeated, blocks.count),
+            ratio(blocks.repeated_chars, blocks.chars),
+        ]);
+    }
+    let repeats = scratch.repeats.coverage(words, &mut scratch.counter);
     row.extend(repeats.map(|chars| ratio(chars, word_chars)));
     row.extend([
         ratio(distinct, count),
         f64::from(longest),
         characters.tokens as f64,
     ]);
-    let written = WrittenLines::of(text, &mut scratch.counter);
     row.extend([
-        ratio(written.terminal, written.count),
-        ratio(written.short, written.count),
-        ratio(written.repeated_chars, characters.all - characters.newlines),
-        ratio(characters.newlines, count),
+        ratio(lines.terminal, lines.written.count),
+        ratio(lines.short, lines.written.count),
+        ratio(lines.written.repeated_chars, characters.all - newlines),
+        ratio(newlines, count),
     ]);
-    row.extend(signs(text, &mut scratch.folded).map(|count| count as f64));
+    row.extend(signs(text, marks, &mut scratch.folded).map(|count| count as f64));
     row.try_into().expect("one value per name")
 }
 
@@ -183,139 +169,129 @@ fn ratio(part: u64, whole: u64) -> f64 {
 }
 
 /// Characters by class. A token is what whitespace separates: unlike a word it may be all punctuation.
-#[derive(Default)]
+#[derive(Debug, Default, PartialEq)]
 struct Characters {
     all: u64,
     alpha: u64,
     digits: u64,
     spaces: u64,
-    newlines: u64,
     hashes: u64,
     ellipses: u64,
     tokens: u64,
     alpha_tokens: u64,
-    longest_line: u64,
 }
 
 impl Characters {
-    fn of(text: &str) -> Self {
-        if text.is_ascii() {
-            Self::among(text.bytes().map(char::from))
-        } else {
-            Self::among(text.chars())
+    fn of(marks: &Marks) -> Self {
+        let (tokens, alpha_tokens) = marks.token_counts();
+        Self {
+            all: marks.chars(),
+            alpha: marks.count(|block| block.letter),
+            digits: marks.count(|block| block.digit),
+            spaces: marks.count(|block| block.space & !block.follows),
+            hashes: marks.count(|block| block.hash),
+            ellipses: marks.ellipses(),
+            tokens,
+            alpha_tokens,
         }
-    }
-
-    fn among(chars: impl Iterator<Item = char>) -> Self {
-        let mut seen = Self::default();
-        let (mut in_token, mut token_has_alpha, mut line, mut dots) = (false, false, 0u64, 0u32);
-        for c in chars {
-            seen.all += 1;
-            line = if c == '\n' { 0 } else { line + 1 };
-            seen.longest_line = seen.longest_line.max(line);
-            dots = if c == '.' { dots + 1 } else { 0 };
-            if dots == 3 || c == '…' {
-                seen.ellipses += 1;
-            }
-            if c.is_whitespace() {
-                seen.spaces += 1;
-                seen.newlines += u64::from(c == '\n');
-                in_token = false;
-                continue;
-            }
-            seen.tokens += u64::from(!in_token);
-            token_has_alpha &= in_token;
-            in_token = true;
-            seen.hashes += u64::from(c == '#');
-            if c.is_alphabetic() {
-                seen.alpha += 1;
-                seen.alpha_tokens += u64::from(!token_has_alpha);
-                token_has_alpha = true;
-            } else if c.is_numeric() {
-                seen.digits += 1;
-            }
-        }
-        seen
     }
 }
 
-/// What repeats among the non-blank lines or paragraphs of a document: every occurrence after the first.
-#[derive(Default)]
+/// What repeats among the lines or paragraphs of a document that are not blank: every occurrence after the first.
+#[derive(Debug, Default, PartialEq)]
 struct Blocks {
     count: u64,
     chars: u64,
     repeated: u64,
     repeated_chars: u64,
-    bullets: u64,
-    ellipses: u64,
 }
 
 impl Blocks {
-    fn of<'a>(blocks: impl Iterator<Item = &'a str> + Clone, counter: &mut Counter) -> Self {
-        let mut seen = Self::default();
-        counter.reset(blocks.clone().count());
-        for block in blocks.map(str::trim).filter(|block| !block.is_empty()) {
-            let chars = block.chars().count() as u64;
-            seen.count += 1;
-            seen.chars += chars;
-            if counter.increment(hash_bytes(block.as_bytes())) > 1 {
-                seen.repeated += 1;
-                seen.repeated_chars += chars;
-            }
-            seen.bullets += u64::from(block.starts_with(['•', '-', '*', '‣', '▪', '●', '–']));
-            seen.ellipses += u64::from(block.ends_with("...") || block.ends_with('…'));
+    fn add(&mut self, chars: u64, hash: u64, counter: &mut Counter) {
+        self.count += 1;
+        self.chars += chars;
+        if counter.increment(hash) > 1 {
+            self.repeated += 1;
+            self.repeated_chars += chars;
         }
-        seen
     }
 }
 
-/// Lines that are not blank, with the spaces at their ends, as FineWeb's rules read them.
-#[derive(Default)]
-struct WrittenLines {
-    count: u64,
+/// Lines that are not blank: stripped of spaces, and as FineWeb's rules read them, with the spaces at their ends.
+#[derive(Debug, Default, PartialEq)]
+struct Lines {
+    stripped: Blocks,
+    bullets: u64,
+    ellipses: u64,
+    written: Blocks,
     terminal: u64,
     short: u64,
-    repeated_chars: u64,
+    /// Characters of the longest, blank ones included.
+    longest: u64,
 }
 
-impl WrittenLines {
+impl Lines {
     /// Characters up to which a line is short.
     const SHORT: u64 = 30;
 
-    fn of(text: &str, counter: &mut Counter) -> Self {
+    fn of(
+        text: &str,
+        marks: &Marks,
+        newlines: u64,
+        stripped: &mut Counter,
+        written: &mut Counter,
+    ) -> Self {
         let mut seen = Self::default();
-        let lines = || text.split('\n').filter(|line| !line.trim().is_empty());
-        counter.reset(lines().count());
-        for line in lines() {
-            let chars = line.chars().count() as u64;
-            seen.count += 1;
-            seen.terminal += u64::from(line.ends_with(is_terminal));
-            seen.short += u64::from(chars <= Self::SHORT);
-            if counter.increment(hash_bytes(line.as_bytes())) > 1 {
-                seen.repeated_chars += chars;
+        stripped.reset(newlines as usize + 1);
+        written.reset(newlines as usize + 1);
+        for line in marks.lines() {
+            let chars = marks.chars_in(line.clone());
+            seen.longest = seen.longest.max(chars);
+            let bare = marks.trimmed(line.clone());
+            if bare.is_empty() {
+                continue;
             }
+            let of = |range: Range<usize>| hash_bytes(&text.as_bytes()[range]);
+            let is_bare = bare == line;
+            let bare_chars = if is_bare {
+                chars
+            } else {
+                marks.chars_in(bare.clone())
+            };
+            let (whole, shape) = (&text[line.clone()], &text[bare.clone()]);
+            let hash = of(bare);
+            seen.stripped.add(bare_chars, hash, stripped);
+            let hash = if is_bare { hash } else { of(line) };
+            seen.written.add(chars, hash, written);
+            seen.bullets += u64::from(shape.starts_with(['•', '-', '*', '‣', '▪', '●', '–']));
+            seen.ellipses += u64::from(shape.ends_with("...") || shape.ends_with('…'));
+            seen.terminal += u64::from(whole.ends_with(is_terminal));
+            seen.short += u64::from(chars <= Self::SHORT);
         }
         seen
     }
 }
 
 /// Paragraphs: what empty lines separate.
-#[derive(Clone)]
-struct Paragraphs<'a> {
-    text: &'a str,
-}
-
-impl<'a> Iterator for Paragraphs<'a> {
-    type Item = &'a str;
-
-    fn next(&mut self) -> Option<&'a str> {
-        if self.text.is_empty() {
-            return None;
+fn paragraphs(text: &str, marks: &Marks, newlines: u64, counter: &mut Counter) -> Blocks {
+    let mut seen = Blocks::default();
+    counter.reset(newlines as usize / 2 + 1);
+    let mut take = |paragraph: Range<usize>| {
+        let bare = marks.trimmed(paragraph);
+        if !bare.is_empty() {
+            let hash = hash_bytes(&text.as_bytes()[bare.clone()]);
+            seen.add(marks.chars_in(bare), hash, counter);
         }
-        let (paragraph, rest) = self.text.split_once("\n\n").unwrap_or((self.text, ""));
-        self.text = rest;
-        Some(paragraph)
+    };
+    let mut start = 0;
+    for newline in marks.places(|block| block.newline) {
+        if newline >= start && text.as_bytes().get(newline + 1) == Some(&b'\n') {
+            take(start..newline);
+            start = newline + 2;
+        }
     }
+    take(start..text.len());
+    seen
 }
 
 #[cfg(test)]
@@ -323,8 +299,67 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn row(text: &str, scratch: &mut Scratch) -> Row {
+        let mut marks = Marks::default();
+        marks.read(text);
+        statistics(text, &marks, scratch)
+    }
+
     fn value(text: &str, name: &str) -> f64 {
-        analyse_one(text, &mut Scratch::default())[NAMES.iter().position(|n| *n == name).unwrap()]
+        row(text, &mut Scratch::default())[NAMES.iter().position(|n| *n == name).unwrap()]
+    }
+
+    /// Character by character.
+    fn characters(text: &str) -> Characters {
+        let dots = |(at, _): &(usize, char)| {
+            let run = text[..*at].chars().rev().take_while(|&c| c == '.').count();
+            run == 2 && text[*at..].starts_with('.')
+        };
+        let count = |is: fn(&char) -> bool| text.chars().filter(is).count() as u64;
+        let tokens = || text.split_whitespace();
+        Characters {
+            all: count(|_| true),
+            alpha: count(|c| c.is_alphabetic()),
+            digits: count(|c| c.is_numeric() && !c.is_alphabetic()),
+            spaces: count(|c| c.is_whitespace()),
+            hashes: count(|&c| c == '#'),
+            ellipses: count(|&c| c == '…') + text.char_indices().filter(dots).count() as u64,
+            tokens: tokens().count() as u64,
+            alpha_tokens: tokens().filter(|t| t.contains(char::is_alphabetic)).count() as u64,
+        }
+    }
+
+    fn blocks<'a>(blocks: impl Iterator<Item = &'a str>) -> Blocks {
+        let mut seen = std::collections::HashSet::new();
+        let mut found = Blocks::default();
+        for block in blocks.filter(|block| !block.trim().is_empty()) {
+            let chars = block.chars().count() as u64;
+            let repeated = u64::from(!seen.insert(block));
+            found.count += 1;
+            found.chars += chars;
+            found.repeated += repeated;
+            found.repeated_chars += repeated * chars;
+        }
+        found
+    }
+
+    /// Line by line.
+    fn lines(text: &str) -> Lines {
+        let inked = || text.split('\n').filter(|line| !line.trim().is_empty());
+        let count = |is: fn(&str) -> bool| inked().filter(|line| is(line)).count() as u64;
+        Lines {
+            stripped: blocks(inked().map(str::trim)),
+            bullets: count(|line| "•-*‣▪●–".contains(line.trim().chars().next().unwrap())),
+            ellipses: count(|line| line.trim().ends_with("...") || line.trim().ends_with('…')),
+            written: blocks(inked()),
+            terminal: count(|line| is_terminal(line.chars().last().unwrap())),
+            short: count(|line| line.chars().count() <= 30),
+            longest: text
+                .split('\n')
+                .map(|line| line.chars().count())
+                .max()
+                .unwrap() as u64,
+        }
     }
 
     #[test]
@@ -360,21 +395,31 @@ mod tests {
         assert_eq!(value("# a b....", "ellipses_per_word"), 0.5);
         assert_eq!(value("abc\nde\n", "mean_line_length"), 5.0 / 3.0);
         assert_eq!(value("abc\nde\n", "max_line_length"), 3.0);
-        assert!(
-            analyse_one("", &mut Scratch::default())
-                .iter()
-                .all(|&x| x == 0.0)
-        );
+        assert!(row("", &mut Scratch::default()).iter().all(|&x| x == 0.0));
     }
 
     proptest! {
         #[test]
+        fn counts_are_those_of_single_characters(
+            parts in prop::collection::vec("[ab \\n.#1é漢…\\r\u{2003}•-]{0,30}|[a-z.]{30,70}|\\.{2,5}|\\n\\n|ab\\n", 0..12)
+        ) {
+            let text = parts.concat();
+            let mut marks = Marks::default();
+            marks.read(&text);
+            let newlines = marks.count(|block| block.newline);
+            let (mut a, mut b) = (Counter::default(), Counter::default());
+            prop_assert_eq!(Characters::of(&marks), characters(&text));
+            prop_assert_eq!(Lines::of(&text, &marks, newlines, &mut a, &mut b), lines(&text));
+            prop_assert_eq!(paragraphs(&text, &marks, newlines, &mut a), blocks(text.split("\n\n").map(str::trim)));
+        }
+
+        #[test]
         fn a_reused_scratch_changes_nothing(texts in prop::collection::vec("[ab \\n.#1é漢]{0,60}", 1..8)) {
             let mut scratch = Scratch::default();
             for text in &texts {
-                let row = analyse_one(text, &mut scratch);
-                prop_assert_eq!(row, analyse_one(text, &mut Scratch::default()));
-                prop_assert!(row.iter().all(|x| x.is_finite() && *x >= 0.0));
+                let found = row(text, &mut scratch);
+                prop_assert_eq!(found, row(text, &mut Scratch::default()));
+                prop_assert!(found.iter().all(|x| x.is_finite() && *x >= 0.0));
             }
         }
     }

@@ -1,5 +1,7 @@
 //! What ends a sentence, by Unicode's property Sentence_Terminal (UAX #29), and the Khmer signs that do too.
 
+use std::ops::Range;
+
 /// Whether a sentence may end with this character.
 #[must_use]
 pub fn is_terminal(c: char) -> bool {
@@ -59,6 +61,53 @@ fn sentences_of(line: impl Iterator<Item = char>) -> u64 {
         }
     }
     count + u64::from(open)
+}
+
+/// As [`sentences`] for a part of a text that is ASCII. `stops` are the places of . ! ? in it, ascending.
+pub fn ascii_sentences(
+    bytes: &[u8],
+    part: Range<usize>,
+    stops: impl Iterator<Item = usize>,
+) -> u64 {
+    const CLOSES: u8 = 1;
+    const SPACE: u8 = 2;
+    static CLASS: [u8; 128] = {
+        let mut table = [0; 128];
+        let mut closes: &[u8] = b".!?\"')]}";
+        while let [byte, rest @ ..] = closes {
+            table[*byte as usize] = CLOSES;
+            closes = rest;
+        }
+        let mut spaces: &[u8] = b"\t\n\x0b\x0c\r ";
+        while let [byte, rest @ ..] = spaces {
+            table[*byte as usize] = SPACE;
+            spaces = rest;
+        }
+        table
+    };
+    let class = |at: usize| CLASS[usize::from(bytes[at] & 0x7f)];
+    let (mut count, mut seen, mut behind) = (0, part.start, part.start);
+    // Moves `seen` to what a sentence is made of, if that stands before `until`.
+    let is_open = |seen: &mut usize, until: usize| {
+        while *seen < until && class(*seen) != 0 {
+            *seen += 1;
+        }
+        *seen < until
+    };
+    for stop in stops {
+        if stop < behind {
+            continue;
+        }
+        behind = stop + 1;
+        while behind < part.end && class(behind) == CLOSES {
+            behind += 1;
+        }
+        if behind < part.end && class(behind) == SPACE && is_open(&mut seen, stop) {
+            count += 1;
+            seen = behind;
+        }
+    }
+    count + u64::from(is_open(&mut seen, part.end))
 }
 
 fn is_closing(c: char) -> bool {
