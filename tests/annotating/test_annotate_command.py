@@ -221,7 +221,10 @@ def models(tmp_path_factory):
 
 def test_two_models_answer_a_file_of_prompts_and_dialogs_go_on(models, tmp_path):
     file = tmp_path / "prompts.jsonl"
-    rows = [{"prompt": "the river"}, {"prompt": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "go"}]}]
+    rows = [
+        {"prompt": "the river"},
+        {"prompt": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "go"}]},
+    ]
     file.write_text("".join(json.dumps(row) + "\n" for row in [*rows, rows[0]]))
     folder = tmp_path / "prompts.annotations"
     options = ("--model", models[0], "--model", models[1], "--max-tokens", 5)

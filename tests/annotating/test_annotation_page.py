@@ -37,7 +37,10 @@ def page(browser, site, request):
     page.set_default_timeout(20_000)
     wrong = []
     page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.on("console", lambda line: wrong.append(line.text) if line.type == "error" and "4" not in line.text else None)
+    page.on(
+        "console",
+        lambda line: wrong.append(line.text) if line.type == "error" and "status of 4" not in line.text else None,
+    )
     page.on("dialog", lambda dialog: (wrong.append(dialog.message), dialog.dismiss()))
     page.on("request", lambda asked: None if asked.url.startswith((site.url, "data:")) else wrong.append(asked.url))
     yield page
