@@ -145,6 +145,10 @@ def test_rows_tell_where_they_come_from_and_are_curated(config, server, tmp_path
     assert {origins[d["origin"]] for d in made.values()} == {"train", "held_out"}
     assert all(d["split"] == origins[d["origin"]] for d in made.values()), "none leaks over the split"
     assert {seed for _, seed in server.seen} == {5}
+    checked = rows_of(run, "to_check")
+    assert len(checked) == 5, "a tenth of 48"
+    assert all({**row, "asked": ""} in [{**made, "asked": ""} for made in rows] for row in checked)
+    assert {row["asked"] for row in checked} <= {prompt for prompt, _ in server.seen}
     page = " ".join((run / "report.html").read_text().split())
     assert "turner-1 made " in page
     assert re.search(

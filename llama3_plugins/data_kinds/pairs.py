@@ -93,9 +93,8 @@ class Pairs(DataKind[PairExample]):
     """
 
     required = (("chosen", "rejected"), ("prompt", "ranking"))
-    optional = frozenset(
-        {"edited", "messages", "prompt_id", "score_chosen", "score_rejected", "margin", "strength", "category", "lang"}
-    )
+    optional = frozenset({"edited", "messages", "prompt_id", "score_chosen", "score_rejected"})
+    aside = frozenset({"margin", "strength", "category", "lang"})
 
     @property
     def stored(self) -> Mapping[str, Writer]:
