@@ -33,6 +33,8 @@ ODD_NUMBER = DataError.declare(
     fix="put the lines back, or count `number` from 0 for each item",
 )
 
+ANNOTATIONS = "annotations"
+"""The folder of a run that they lie in."""
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 READS: dict[str, tuple[Callable[[Row, str], Any], Callable[[Row, str], Annotation]]] = {
     "pairs": (pair_item, pair_line),

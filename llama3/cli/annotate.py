@@ -66,11 +66,13 @@ def annotate(
     json: JsonOption = False,
 ) -> None:
     """Open a page on which people compare two answers of a run, edit the better one, and check synthetic text. What
-    they say is written at once to RUN/annotations (of a file: beside it, FILE.annotations), for --figures and --export.
+    they say is written at once to RUN/annotations (of prompts.jsonl: to prompts.annotations), for --figures and --export.
     """
+    from llama3.annotating.folder import ANNOTATIONS
+
     if figures and export is not None:
         raise TWO_JOBS("annotate", options="--figures and --export")
-    folder = source / "annotations" if source.is_dir() else source.with_suffix(".annotations")
+    folder = source / ANNOTATIONS if source.is_dir() else source.with_suffix(f".{ANNOTATIONS}")
     if (figures or export is not None) and not folder.is_dir():
         raise NOT_BEGUN(folder)
     if figures:

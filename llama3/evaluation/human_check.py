@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from llama3.annotating.folder import read_judgements
+from llama3.annotating.folder import ANNOTATIONS, read_judgements
 from llama3.annotating.items import run_at, texts_of_run
 from llama3.annotating.judgements import KEEP
 from llama3.data.sampling import CHECKED_SHARE
@@ -28,7 +28,7 @@ def human_check(run: Path) -> dict[str, dict[str, Any]]:
     """By artifact of synthetic text in a run: its texts, those of the sample that were checked, and the share of wrong
     ones with Wilson's interval. Raises ArtifactError for what is no run, DataError where a file of judgements is
     broken."""
-    verdicts = read_judgements(run / "annotations", "check")
+    verdicts = read_judgements(run / ANNOTATIONS, "check")
     return {
         source: _figures(count, {item.id for item in items}, verdicts)
         for source, (count, items) in texts_of_run(run_at(run)).items()
