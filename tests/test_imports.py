@@ -27,6 +27,7 @@ ORDER = [
     "inference",
     "training",
     "tasks",
+    "annotating",
     "posttraining",
     "evaluation",
     "alignment",

@@ -23,6 +23,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pages import write_model
 
+from llama3.annotating.folder import ANNOTATIONS, Opened
+from llama3.annotating.items import texts_of_run
+from llama3.annotating.judgements import Annotation
+from llama3.artifacts.run import RunDir
 from llama3.cli import main
 from llama3.config.synthesis import CollapseSection
 from llama3.data.corpus import Corpus
@@ -145,6 +149,10 @@ def test_rows_tell_where_they_come_from_and_are_curated(config, server, tmp_path
     assert {origins[d["origin"]] for d in made.values()} == {"train", "held_out"}
     assert all(d["split"] == origins[d["origin"]] for d in made.values()), "none leaks over the split"
     assert {seed for _, seed in server.seen} == {5}
+    checked = rows_of(run, "to_check")
+    assert len(checked) == 5, "a tenth of 48"
+    assert all({**row, "asked": ""} in [{**made, "asked": ""} for made in rows] for row in checked)
+    assert {row["asked"] for row in checked} <= {prompt for prompt, _ in server.seen}
     page = " ".join((run / "report.html").read_text().split())
     assert "turner-1 made " in page
     assert re.search(
@@ -153,6 +161,14 @@ def test_rows_tell_where_they_come_from_and_are_curated(config, server, tmp_path
     asked_before = len(server.seen)
     assert exit_code("data", "curate", config) == 0
     assert len(server.seen) == asked_before, "found, not made again"
+    (_, sample), folder = texts_of_run(RunDir(run))["synthetic"], run / ANNOTATIONS
+    folder.mkdir()
+    annotations = Opened(folder, "check", ["ada"], sample)
+    annotations.say("ada", Annotation(sample[0].id, 0, "reject", "now", reason="not true"))
+    annotations.close()
+    assert exit_code("data", "curate", config) == 0
+    page = " ".join((run / "report.html").read_text().split())
+    assert "People checked 1 of the 5 texts of synthetic that are to be checked, 2.1 % of all: 1 of them are wrong" in page
 
 
 def test_what_was_answered_is_not_asked_again(config, server, tmp_path, capsys):

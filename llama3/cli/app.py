@@ -23,6 +23,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from llama3 import __version__
 from llama3.cli import (
+    annotate,
     audit,
     audit_reward,
     batch,
@@ -160,6 +161,7 @@ app.command("batch")(batch.batch)
 app.command("evaluate")(evaluate.evaluate)
 app.command("judge")(judge.judge)
 app.command("redteam")(redteam.redteam)
+app.command("annotate")(annotate.annotate)
 app.command("audit")(audit.audit)
 app.command("audit-reward")(audit_reward.audit_reward)
 app.command("compare")(compare.compare)

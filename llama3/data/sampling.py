@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ from llama3.data.tables import Table
 Row = dict[str, Any]
 SHOWN = 400
 """Characters of a text."""
+CHECKED = "to_check.jsonl"
+"""Of synthetic text: what people check, with what was asked."""
+CHECKED_SHARE = 0.1
 
 
 class DrawnRows:
@@ -38,6 +42,14 @@ class DrawnRows:
     def rows(self) -> list[Row]:
         """Lowest place first."""
         return [row for _, _, row in sorted(self._heap, key=lambda item: (-item[0], -item[1]))]
+
+
+def drawn_to_check(rows: Sequence[Row], name: Callable[[Row], str]) -> list[Row]:
+    """The tenth of synthetic rows that people check, at least one: those whose names have the lowest hashes."""
+    drawing = DrawnRows(math.ceil(CHECKED_SHARE * len(rows)), 0)
+    for row in rows:
+        drawing.offer(name(row), lambda row=row: row)  # type: ignore[misc]
+    return drawing.rows
 
 
 def draw_kept(place: Path, count: int, seed: int, *, source: str | None = None, characters: int = SHOWN) -> list[Row]:

@@ -11,12 +11,14 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from llama3.annotating.folder import ANNOTATIONS
 from llama3.artifacts import Artifact
 from llama3.data.before_after import read_samples
 from llama3.data.corpus import DOCUMENTS, SPLITS
 from llama3.data.ledger import lost_input
 from llama3.data.tables import Table
 from llama3.evaluation.charts import funnel_chart
+from llama3.evaluation.human_check import human_check
 from llama3.evaluation.templates import style, template
 
 SHARES = ("source", "language", "kind")
@@ -27,7 +29,8 @@ MOST_VALUES = 30
 
 def curation_figures(corpus: Artifact, synthetic: Artifact | None = None) -> dict[str, Any]:
     """Documents and bytes after every step, all and by source; what went and why; the shares of sources, languages and
-    kinds; samples of texts; what is known of synthetic text. Raises DataError where the corpus cannot be read."""
+    kinds; samples of texts; what is known of synthetic text, and what people found in it. Raises DataError where the
+    corpus or a file of annotations cannot be read."""
     metrics = corpus.metrics
     funnel: Mapping[str, Any] = metrics["funnel"]
     stages = [_left(stage, cells, funnel["read"]) for stage, cells in funnel.items()]
@@ -45,9 +48,15 @@ def curation_figures(corpus: Artifact, synthetic: Artifact | None = None) -> dic
             for reason, count in sorted(rejects.items(), key=lambda item: (-item[1], item[0]))
         ],
         "shares": _shares(corpus),
-        "synthetic": {} if synthetic is None else dict(synthetic.metrics),
+        "synthetic": {} if synthetic is None else {**synthetic.metrics, "checked": _checked(synthetic)},
         "samples": read_samples(corpus.path),
     }
+
+
+def _checked(synthetic: Artifact) -> dict[str, Any]:
+    """What people found in the synthetic text of this run, and in its dialogs, where they looked."""
+    run = synthetic.location.parents[1]
+    return human_check(run) if (run / ANNOTATIONS).is_dir() else {}
 
 
 def _left(stage: str, cells: Mapping[str, Mapping[str, int]], read: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:

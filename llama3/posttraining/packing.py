@@ -29,11 +29,23 @@ def pack_answers(
     )
 
 
-def pack_rankings(rows: Sequence[tuple[np.ndarray, Sequence[AnswerTokens]]]) -> Batch:
+def pack_rankings(
+    rows: Sequence[tuple[np.ndarray, Sequence[AnswerTokens]]], per_tree: Mapping[str, Sequence[float]] | None = None
+) -> Batch:
     """One tree per prompt with all its answers, best first. Only the last token of an answer is a target: where a score
-    head reads the answer, and all that the output matrix need see. Column: per_segment["place"] (0 is best)."""
+    head reads the answer, and all that the output matrix need see.
+
+    Columns: per_segment["place"] (0 is best), and those of `per_tree`, which have a value per row.
+    """
+    columns = per_tree or {}
     return Batch.of_trees(
-        [Tree([Segment(prompt), *(_whole(i, answer) for i, answer in enumerate(answers))]) for prompt, answers in rows]
+        [
+            Tree(
+                [Segment(prompt), *(_whole(i, answer) for i, answer in enumerate(answers))],
+                {name: column[row] for name, column in columns.items()},
+            )
+            for row, (prompt, answers) in enumerate(rows)
+        ]
     )
 
 

@@ -111,6 +111,7 @@ class Sampled:
             {
                 "id": self.task.id,
                 "family": self.task.family,
+                **({"context": [*map(dict, self.task.context)]} if self.task.context else {}),
                 "prompt": self.task.prompt,
                 "answer": sample.text,
                 "reward": None if math.isnan(sample.reward) else sample.reward,

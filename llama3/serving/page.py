@@ -26,13 +26,16 @@ async def page(request: Request) -> Response:
 
 @cache
 def _page() -> tuple[str, str]:
-    """The page, and what a browser may do with it: run this script and this style, and ask this server."""
     html = (files("llama3.serving") / "chat.html").read_text(encoding="utf-8")
-    policy = (
-        "default-src 'none'; connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; "
+    return html, content_policy(html, connect="'self'", forms="'none'")
+
+
+def content_policy(html: str, *, connect: str, forms: str) -> str:
+    """What a browser may do with a page: run its first script and its first style, and ask and send forms to these."""
+    return (
+        f"default-src 'none'; connect-src {connect}; img-src data:; base-uri 'none'; form-action {forms}; "
         f"frame-ancestors 'none'; script-src {_hash_of('script', html)}; style-src {_hash_of('style', html)}"
     )
-    return html, policy
 
 
 def _hash_of(tag: str, html: str) -> str:

@@ -63,12 +63,13 @@ def require_ports(host: str, port: int, metrics_port: int | None) -> None:
     with ExitStack() as held:  # all at once, so that two are not one
         for option, place, number in wanted:
             try:
-                held.enter_context(_listener(place, number))
+                held.enter_context(listener(place, number))
             except OSError as error:
                 raise NO_PORT(f"{place}:{number}", error=error.strerror or error, option=option) from None
 
 
-def _listener(host: str, port: int) -> socket.socket:
+def listener(host: str, port: int) -> socket.socket:
+    """A socket that listens there. Raises OSError."""
     return socket.create_server(
         (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=BACKLOG
     )
@@ -142,9 +143,9 @@ class HttpServer(uvicorn.Server):
         self._loop, self._grace_is_over = asyncio.get_running_loop(), asyncio.Event()
         state = self.config.app.state  # type: ignore[union-attr]
         state.most_connections = most_connections()
-        sockets = [_listener(self.config.host, self.config.port)]
+        sockets = [listener(self.config.host, self.config.port)]
         if self._metrics_port is not None:
-            inside = _listener(LOOPBACK[0], self._metrics_port)
+            inside = listener(LOOPBACK[0], self._metrics_port)
             sockets.append(inside)
             state.metrics_port = inside.getsockname()[1]
             self.metrics_url = f"http://{LOOPBACK[0]}:{inside.getsockname()[1]}/metrics"

@@ -24,7 +24,7 @@ from llama3.config.synthesis import SyntheticSection, Writing
 from llama3.data.curating import all_shards, build_sources, guarded
 from llama3.data.documents import ShardRef, Source
 from llama3.data.made import ROWS
-from llama3.data.sampling import DrawnRows
+from llama3.data.sampling import CHECKED, DrawnRows, drawn_to_check
 from llama3.errors import DataError
 from llama3.model.device import device_of
 from llama3.synthesis.collapse import collapse_figures, collapse_signs
@@ -94,8 +94,9 @@ class SynthesisOptions(BaseModel):
 
 @stage(output="texts")
 def synthesise(*, options: SynthesisOptions, out: StageOutput) -> None:
-    """Writes rows.jsonl (text with its provenance; read by llama3.data.made) and rejected.jsonl (answers that are none,
-    with the reason). Memory holds the documents that are drawn and all answers.
+    """Writes rows.jsonl (text with its provenance; read by llama3.data.made), to_check.jsonl (the tenth of it that
+    people check, with what was asked) and rejected.jsonl (answers that are none, with the reason). Memory holds the
+    documents that are drawn and all answers.
 
     Raises DataError where there is nothing to make text of (L3-SYN-002), where no answer could be used (L3-SYN-001),
     and where the text collapses and that stops the run (L3-SYN-003).
@@ -116,7 +117,9 @@ def synthesise(*, options: SynthesisOptions, out: StageOutput) -> None:
     reasons = dict(sorted(Counter(f"{row['task']}.{row['reason']}" for row in rejected).items()))
     if not rows:
         raise NOTHING_MADE("synthesise", count=len(requests), reasons=reasons)
-    for name, written in ((ROWS, rows), (REJECTED, rejected)):
+    prompts = {request.row["url"]: request.prompt for request in requests}
+    checked = [{**row, "asked": prompts[row["url"]]} for row in drawn_to_check(rows, lambda row: str(row["url"]))]
+    for name, written in ((ROWS, rows), (CHECKED, checked), (REJECTED, rejected)):
         with (out.path / name).open("w", encoding="utf-8") as file:
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in written)
     _keep_books(rows, requests, read_bytes, options, out)

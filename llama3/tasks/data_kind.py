@@ -70,6 +70,8 @@ class DataKind(Generic[E]):
     """Columns that a row must have: all of one of these."""
     optional: ClassVar[frozenset[str] | None] = frozenset()
     """Columns that it may have beside them; None: any."""
+    aside: ClassVar[frozenset[str]] = frozenset()
+    """More such columns, by which no row is taken for one of this kind: other kinds may have them too."""
 
     @property
     def stored(self) -> Mapping[str, Writer]:

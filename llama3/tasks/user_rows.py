@@ -113,7 +113,7 @@ def _check_spelling(name: str, kinds: Kinds, columns: frozenset[str], where: str
 
 def _check_columns(name: str, kind: DataKind[Any], columns: frozenset[str], where: str) -> None:
     """Raises DataError where columns are missing or too many."""
-    if kind.optional is not None and (unknown := sorted(columns - kind.columns)):
+    if kind.optional is not None and (unknown := sorted(columns - kind.columns - kind.aside)):
         raise ODD_COLUMN(where, columns=unknown, kind=name, near=did_you_mean(unknown[0], kind.columns))
     if missing := sorted(kind.missing(columns)):
         raise MISSING_COLUMN(where, kind=name, columns=missing)

@@ -19,9 +19,10 @@ class RewardModel(Algorithm):
         mean over (better, worse) of  -log sigmoid(s(better) - s(worse) - margin) + centering * (s(better) + s(worse))^2
 
     The score s is read at an answer's end token. A ranking edited > chosen > rejected gives three pairs, averaged per
-    prompt, so that a prompt with more answers does not weigh more. As in the paper there is no margin by default, and
-    all answers of a prompt stand in one row; they do not see each other, so their order does not matter. `centering`
-    (Eisenstein et al. 2023) keeps scores around 0, which a preference alone leaves open.
+    prompt, so that a prompt with more answers does not weigh more. As in the paper there is no margin by default; a
+    row's own one (Llama 2, equation 2) is added where the worse answer is the last of its ranking. All answers of a
+    prompt stand in one row; they do not see each other, so their order does not matter. `centering` (Eisenstein et al.
+    2023) keeps scores around 0, which a preference alone leaves open.
 
     Legend: S segments, P pairs of answers to one prompt.
     """
@@ -30,12 +31,14 @@ class RewardModel(Algorithm):
         self.options = options
 
     def collate(self, examples: Sequence[PairExample]) -> Batch:
-        return pack_rankings([(pair.prompt, pair.ranking) for pair in examples])
+        return pack_rankings(
+            [(pair.prompt, pair.ranking) for pair in examples], {"margin": [pair.margin for pair in examples]}
+        )
 
     def loss(self, scored: Scored, batch: Batch) -> dict[str, Term]:
         better, worse, share_P = _pairs(batch)
         better_P, worse_P = scored.score_S[better], scored.score_S[worse]
-        preference = -F.logsigmoid(better_P - worse_P - self.options.margin)
+        preference = -F.logsigmoid(better_P - worse_P - self.options.margin - _margins(batch, worse))
         terms = {"preference": Term((share_P * preference).sum(), per="tree")}
         if self.options.centering:
             centre = (share_P * (better_P + worse_P) ** 2).sum()
@@ -62,3 +65,11 @@ def _pairs(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     better, worse = answers[better], answers[worse]
     share_P = 1.0 / torch.bincount(batch.tree_S[better], minlength=batch.num_trees)[batch.tree_S[better]]
     return better, worse, share_P
+
+
+def _margins(batch: Batch, worse_P: Tensor) -> Tensor:
+    """The margin of its row for each pair whose worse answer is the last one, else 0."""
+    tree_P = batch.tree_S[worse_P]
+    answers_R = torch.bincount(batch.tree_S[batch.parents_S >= 0], minlength=batch.num_trees)
+    is_last_P = batch.per_segment["place"][worse_P] == answers_R[tree_P] - 1
+    return batch.per_tree["margin"][tree_P] * is_last_P

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,9 @@ NO_PROMPT = DataError.declare(
     fix="add the column prompt",
 )
 ODD_SCORE = DataError.declare("L3-OWN-025", "{column} is {score}", fix="give a number, or remove the column")
+ODD_MARGIN = DataError.declare(
+    "L3-OWN-029", "the margin is {margin}", fix="give a number, 0 or above, or remove the column"
+)
 OTHER_ORDER = DataError.declare(
     "L3-OWN-026",
     "the rejected answer has the higher score ({rejected} against {chosen})",
@@ -65,6 +69,8 @@ class PairExample:
     edited: AnswerTokens | None = None
     worse: tuple[AnswerTokens, ...] = ()
     """Those that a longer ranking puts below, best first."""
+    margin: float = 0.0
+    """By which the score of the last answer must lie below the others'."""
 
     @property
     def ranking(self) -> tuple[AnswerTokens, ...]:
@@ -80,32 +86,36 @@ class PairExample:
 class Pairs(DataKind[PairExample]):
     """Rows `{chosen, rejected}`, perhaps with `prompt` and `edited`, or `{prompt, ranking}`, best first; the file has
     `{id, messages, chosen, rejected, edited}` or `{id, messages, ranking}`. Whole dialogs may stand in `chosen` and
-    `rejected` beside the prompt, and their scores, which must not say the contrary.
+    `rejected` beside the prompt, and their scores, which must not say the contrary. `margin` is TRL's, for reward
+    models; `strength`, `category` and `lang` group pairs where a reward is audited.
 
     [prompt] <- [chosen], [rejected]: the prompt is computed once; child(0) is chosen, child(1) rejected.
     """
 
     required = (("chosen", "rejected"), ("prompt", "ranking"))
     optional = frozenset({"edited", "messages", "prompt_id", "score_chosen", "score_rejected"})
+    aside = frozenset({"margin", "strength", "category", "lang"})
 
     @property
     def stored(self) -> Mapping[str, Writer]:
         return {"pairs": _pair_rows, "labels": _label_rows, "prompts": task_rows}
 
     def parse(self, row: Row, where: str) -> UserRow:
+        margin = _margin(row, where)
         if "ranking" in row:
-            return _distinct(read_prompt(row, where), _ranking(row, where), where, edited=False)
+            return _distinct(read_prompt(row, where), _ranking(row, where), where, edited=False, margin=margin)
         _check_copies(row, where)
         prompt, better, worse = _sides(row, where)
         answers = [read_answer(better, where, "chosen"), read_answer(worse, where, "rejected")]
         edited = row.get("edited") is not None
         if edited:
             answers.insert(0, read_answer(row["edited"], where, "edited"))
-        return _distinct(prompt, answers, where, edited=edited)
+        return _distinct(prompt, answers, where, edited=edited, margin=margin)
 
     def example(self, tokenizer: Tokenizer, row: Row, where: str) -> PairExample:
         edited, ranking = row.get("edited"), row.get("ranking") or [row["chosen"], row["rejected"]]
-        return pair_example(tokenizer, row["messages"], *ranking, where=where, edited=edited)
+        pair = pair_example(tokenizer, row["messages"], *ranking, where=where, edited=edited)
+        return replace(pair, margin=float(row.get("margin", 0.0)))
 
     def collate(self, examples: Sequence[PairExample]) -> Batch:
         """One tree per pair, chosen before rejected; of a longer ranking each answer with the next one. Column:
@@ -155,25 +165,38 @@ def _ranking(row: Row, where: str) -> list[str]:
     return [read_answer(answer, where, f"ranking[{i}]") for i, answer in enumerate(ranking)]
 
 
-def _distinct(prompt: tuple[Message, ...], answers: Sequence[str], where: str, *, edited: bool) -> UserRow:
+def _margin(row: Row, where: str) -> float | None:
+    """Of a row that says how much better the better answers are than the last one. Raises DataError."""
+    margin = row.get("margin")
+    if margin is None:
+        return None
+    if isinstance(margin, bool) or not isinstance(margin, int | float) or not 0 <= margin < math.inf:
+        raise ODD_MARGIN(where, margin=repr(margin))
+    return float(margin)
+
+
+def _distinct(
+    prompt: tuple[Message, ...], answers: Sequence[str], where: str, *, edited: bool, margin: float | None
+) -> UserRow:
     if len(set(answers)) < len(answers):
         raise SAME_ANSWERS(where)
-    return UserRow(prompt, tuple(answers), {"edited": edited})
+    return UserRow(prompt, tuple(answers), {"edited": edited} | ({} if margin is None else {"margin": margin}))
 
 
 def _pair_rows(rows: Sequence[UserRow], stem: str) -> Iterator[dict[str, Any]]:
     """A pair, with its edit, or a whole ranking."""
     for row in rows:
-        prompt = list(row.prompt)
+        asked = {"id": row.id, "messages": list(row.prompt)}
+        margin = {"margin": row.columns["margin"]} if "margin" in row.columns else {}
         if row.columns["edited"]:
             edited, chosen, rejected = row.answers
-            yield {"id": row.id, "messages": prompt, "chosen": chosen, "rejected": rejected, "edited": edited}
+            yield {**asked, "chosen": chosen, "rejected": rejected, "edited": edited, **margin}
             continue
         if len(row.answers) > 2:
-            yield {"id": row.id, "messages": prompt, "ranking": list(row.answers)}
+            yield {**asked, "ranking": list(row.answers), **margin}
             continue
         chosen, rejected = row.answers
-        yield {"id": row.id, "messages": prompt, "chosen": chosen, "rejected": rejected}
+        yield {**asked, "chosen": chosen, "rejected": rejected, **margin}
 
 
 def _label_rows(rows: Sequence[UserRow], stem: str) -> Iterator[dict[str, Any]]:

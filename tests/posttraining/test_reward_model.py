@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -70,6 +71,32 @@ def test_pairs_equal_trl_in_value_gradient_and_metrics(margin, centering):
     torch.testing.assert_close(grad, torch.autograd.grad(expected, score_R3)[0], atol=1e-6, rtol=0)
     for name, value in metrics.items():
         assert value == pytest.approx(trainer._metrics["train"][name][-1], abs=1e-6), name
+
+
+def test_margins_of_rows_equal_trl():
+    from trl import RewardTrainer
+
+    pairs = [replace(pair, margin=margin) for pair, margin in zip(examples(3), (0.0, 1 / 3, 1.0), strict=True)]
+    score_R3 = torch.randn(3, 3, generator=torch.Generator().manual_seed(0))
+    loss, _ = our_loss(score_R3.flatten(), pairs)
+    trainer = SimpleNamespace(
+        model=SimpleNamespace(training=False),
+        args=SimpleNamespace(center_rewards_coefficient=None),
+        accelerator=SimpleNamespace(gather_for_metrics=lambda x: x, gather=lambda x: x),
+        _metrics={"eval": defaultdict(list)}, _total_train_tokens=0, _tp_size=1,
+    )  # fmt: skip
+    logits = torch.cat([score_R3[:, 1], score_R3[:, 2]])[:, None]
+    inputs = {"attention_mask": torch.ones(6, 3), "margin": torch.tensor([0.0, 1 / 3, 1.0])}
+    expected = RewardTrainer.compute_loss(trainer, lambda **_: SimpleNamespace(logits=logits), inputs)
+    assert loss.item() == pytest.approx(expected.item(), abs=1e-6)
+
+
+def test_a_margin_lies_above_the_last_answer_of_a_ranking():
+    score_S = torch.tensor([0.0, 2.0, 1.0, -1.0])
+    (triple,) = (replace(pair, margin=0.5) for pair in examples(1, edited=1))
+    loss, _ = our_loss(score_S, [triple])
+    expected = -F.logsigmoid(torch.tensor([2.0 - 1.0, 2.0 + 1.0 - 0.5, 1.0 + 1.0 - 0.5])).mean()
+    assert loss.item() == pytest.approx(expected.item(), abs=1e-6)
 
 
 def test_a_ranking_counts_as_one_prompt():

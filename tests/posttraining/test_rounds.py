@@ -8,6 +8,7 @@ import pytest
 import torch
 from tiny import put, put_checkpoint, tiny_model
 
+from llama3.annotating.items import pairs_of_run
 from llama3.checkpoints.load import load_model
 from llama3.config.schema import Config, PreferSection, RejectSection, SFTSection
 from llama3.config.slot_types import Slot
@@ -63,9 +64,11 @@ def rows(artifact, name):
 
 def test_a_whole_round_raises_the_pass_rate(run, tokenizer):
     base = put_checkpoint(run, tiny_model(tokenizer), tokenizer)
-    dialogs = run.execute(reject, {"checkpoint": base}, RejectOptions(**sampling(), demonstrations=400))
+    dialogs = run.execute(reject, {"checkpoint": base}, RejectOptions(**sampling(), demonstrations=400), key="reject-1")
     tuned = run.execute(sft, {"checkpoint": base, "dialogs": dialogs}, sft_options())
-    pairs = run.execute(preferences, {"checkpoint": tuned}, PreferencesOptions(**sampling(prompts=48)))
+    pairs = run.execute(
+        preferences, {"checkpoint": tuned}, PreferencesOptions(**sampling(prompts=48)), key="preferences-1"
+    )
     options = PreferOptions(
         prefer=PreferSection(lr=1e-4, batch=8, **FAST), algorithm=Slot(name="dpo"), rewards=REWARDS, seed=1
     )
@@ -78,6 +81,12 @@ def test_a_whole_round_raises_the_pass_rate(run, tokenizer):
     counts = pairs.metrics
     assert counts["pairs"] + sum(counts["skipped"].values()) == counts["prompts"]
     assert dialogs.metrics["dialogs"]["demonstration"] == 400
+
+    compared = pairs_of_run(run, 0)
+    sampled = {row["prompt"] for made in (dialogs, pairs) for row in rows(made, "samples.jsonl")}
+    assert len(compared) > 32, "people may compare the answers to most prompts"
+    assert {item.messages[-1]["content"] for item in compared} <= sampled
+    assert {answer.model for item in compared for answer in item.answers} <= {"base", "sft"}
     assert len(rows(dialogs, "samples.jsonl")) == 16 * 4
     assert preferred.metrics["steps"] == -(-counts["pairs"] // 8)
     parts = [list(load_model(folder.path).parameters()) for folder in (final, tuned, preferred)]
