@@ -1,8 +1,8 @@
 """Cleaning rules (paper 4.2.3): signs of a tone that a model must not learn as a habit.
 
-One apology is fine, a model that always apologises is not. So a sign is no fault of a dialog: it may be shown by a share
-of all dialogs, and what is beyond that share goes, the worst dialogs first. English, with the commonest apologies and
-openings of German, French and Spanish.
+One apology is fine, a model that always apologises is not. So a sign is no fault of a dialog: it may be shown by a
+share of all dialogs, and what is beyond that share goes, the worst dialogs first. English, with the commonest apologies
+and openings of German, French and Spanish.
 """
 
 from __future__ import annotations
@@ -65,10 +65,14 @@ def _too_many(pattern: re.Pattern[str], words: int) -> Callable[[str, str], bool
     return found
 
 
+def _begins_with(pattern: re.Pattern[str]) -> Callable[[str, str], bool]:
+    return lambda answer, question: pattern.match(plain(answer)) is not None
+
+
 SIGNS: dict[Sign, tuple[str, Callable[[str, str], bool]]] = {
     "apology": ("an apology in an answer that is no refusal", _apologises),
-    "as_an_ai": ('an answer that begins with what the model is, "As an AI"', lambda a, q: bool(AS_AN_AI.search(plain(a)))),
-    "opening": ('an answer that begins with "Certainly!", "Great question"', lambda a, q: bool(OPENING.search(plain(a)))),
+    "as_an_ai": ('an answer that begins with what the model is, "As an AI"', _begins_with(AS_AN_AI)),
+    "opening": ('an answer that begins with "Certainly!", "Great question"', _begins_with(OPENING)),
     "preaching": ("more than one of the phrases by which refusals preach", _preaches),
     "emoji": ("more than one emoji, and more than one in 50 words", _too_many(EMOJI, WORDS_PER_EMOJI)),
     "exclamation": (

@@ -50,7 +50,7 @@ INTENTS_PROMPT = (
     "'ask for a proof' or 'correct grammar', one a line, the most specific ones first. Write only the tags."
 )
 DIFFICULTY_PROMPT = (
-    "How hard is it to answer the user well? 1: easy, anybody can; 2: medium, it needs several steps or some knowledge; "
+    "How hard is it to answer the user well? 1: easy, anybody can; 2: medium, it needs several steps or knowledge; "
     "3: hard, it needs an expert. Answer with the number, nothing else."
 )
 

@@ -2,8 +2,8 @@
 
     all -> of high quality -> no near duplicates -> no tone too frequent -> as often as their source says
 
-What is better, by quality times difficulty, stays; of equals the one whose digest is smaller. So which dialogs stay does
-not depend on the order in which they stand.
+What is better, by quality times difficulty, stays; of equals the one whose digest is smaller. So which dialogs stay
+does not depend on the order in which they stand.
 """
 
 from __future__ import annotations

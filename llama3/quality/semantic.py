@@ -3,8 +3,8 @@ similarity to all kept before it in its cluster is below a threshold.
 
 Whether two dialogs are that similar is decided in double precision by one formula (`cosine`). Products of matrices, in
 whichever precision this machine multiplies faster in, only find the pairs that may be: their error has a bound, and no
-pair within it of the threshold is left out. So precision, blocks, threads and libraries change nothing, and a plain loop
-over all pairs of a cluster finds the same, bit for bit.
+pair within it of the threshold is left out. So precision, blocks, threads and libraries change nothing, and a plain
+loop over all pairs of a cluster finds the same, bit for bit.
 
 Legend: N dialogs, D width of an embedding, K clusters, B rows of a block.
 """
