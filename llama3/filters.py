@@ -17,6 +17,7 @@ from llama3.data.documents import (
     ModelFilter,
     Surveying,
 )
+from llama3.data.encoders import encoder_hash, load_encoder, token_batches
 from llama3.data.lists import Phrases, WordDistribution, read_lists
 from llama3.data.text_lines import LineFacts, citation_spans, line_repetition
 from llama3.data.text_model import TextModel
@@ -39,7 +40,10 @@ __all__ = [
     "TextModel",
     "WordDistribution",
     "citation_spans",
+    "encoder_hash",
     "line_repetition",
+    "load_encoder",
     "normalised_url",
     "read_lists",
+    "token_batches",
 ]

@@ -86,6 +86,7 @@ def load_config(
         source_problems,
         data_problems,
         safety_problems,
+        quality_control_problems,
         launched_problems,
     )
     return load(source, overrides, checks=checks, completed=add_own_suite)
@@ -321,3 +322,11 @@ def safety_problems(loaded: Loaded) -> Iterator[Problem]:
     for problem in safety_data_problems(loaded.config):
         own = problem.where.startswith("post_training.")
         yield replace(problem, where=loaded.place(problem.where)) if own else problem
+
+
+def quality_control_problems(loaded: Loaded) -> Iterator[Problem]:
+    """The labeller and the encoder of `post_training.quality` must be there, and dialogs to choose from."""
+    from llama3.quality.checks import quality_problems
+
+    for problem in quality_problems(loaded.config):
+        yield replace(problem, where=loaded.place(problem.where))

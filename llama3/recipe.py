@@ -31,6 +31,7 @@ from llama3.posttraining.average import AverageOptions, average
 from llama3.posttraining.finetune import PreferOptions, RewardOptions, SFTOptions, prefer, reward, sft
 from llama3.posttraining.preferences import PreferencesOptions, preferences
 from llama3.posttraining.reject import RejectOptions, reject
+from llama3.quality_rounds import chosen
 from llama3.release.cast import CastOptions, cast
 from llama3.release.quantize import QuantizeOptions, quantize
 from llama3.release.release import ReleaseOptions, release
@@ -179,7 +180,7 @@ def in_rounds(make: Executor, config: Config, base: Artifact) -> Trained:
     for n in range(1, config.post_training.rounds + 1):
         safety = about_safety(make, config, n, trained.final)
         dialogs = make(reject, f"reject-{n}", RejectOptions.of(config, n), checkpoint=trained.final)
-        dialogs = with_safety(make, config, f"-{n}", dialogs, safety)
+        dialogs = chosen(make, config, f"-{n}", dialogs, safety, trained.final)
         tuned = finetune(make, config, f"-{n}", checkpoint=base, dialogs=dialogs)
         pairs = make(preferences, f"preferences-{n}", PreferencesOptions.of(config, n), checkpoint=tuned)
         pairs = with_safety(make, config, f"-{n}", pairs, safety)
@@ -191,7 +192,7 @@ def in_rounds(make: Executor, config: Config, base: Artifact) -> Trained:
 
 def on_own_rows(make: Executor, config: Config, base: Artifact, given: Artifact) -> Trained:
     """The user's own rows: dialogs are finetuned on, pairs, labels and prompts go to the preference stage."""
-    given = with_safety(make, config, "", given, about_safety(make, config, 1, base))
+    given = chosen(make, config, "", given, about_safety(make, config, 1, base), base)
     if given.type == "dialogs":
         tuned = final = finetune(make, config, "", checkpoint=base, dialogs=given)
     else:

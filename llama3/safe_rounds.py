@@ -14,14 +14,17 @@ from llama3.errors import LlamaError
 from llama3.evaluation.judge_choice import JudgeStack
 from llama3.evaluation.judges import EVENTS, JudgedAnswer
 from llama3.execution import Executor
+from llama3.quality.checks import try_labeller
 from llama3.safety.guard import Turn
 
 
 def try_judges(config: Config, device: str) -> None:
-    """Have the judges of `post_training.safety` judge one answer, before work that they could end starts.
+    """Have the judges of `post_training.safety` judge one answer, and the labeller of `post_training.quality` one
+    dialog, before work that they could end starts.
 
     Raises as `JudgeStack.build` and asking a judge do, with the key of the judge that cannot.
     """
+    try_labeller(config, device)
     section = config.post_training.safety
     if section is None:
         return

@@ -19,6 +19,7 @@ from pydantic import (
 
 from llama3.config.canaries import CanarySection
 from llama3.config.curation import DecontaminationSection, LineDedupSection, MinHashSection, RemovalAlarmSection
+from llama3.config.data_quality import QualitySection
 from llama3.config.mixes import Mix
 from llama3.config.precision import SamplingPrecision, TrainingPrecision
 from llama3.config.reliability import ReliabilitySection
@@ -420,6 +421,9 @@ class PostTrainingSection(Section):
     reward: RewardSection | None = Field(None, description="train a reward model, which joins the rewards; none: don't")
     safety: SafetyDataSection | None = Field(
         None, description="dialogs and pairs of safety prompts that join those of a round: {borderline: 1, share: 0.3}"
+    )
+    quality: QualitySection | None = Field(
+        None, description="which dialogs are finetuned on: {}; none: all that passed"
     )
     average: list[float] = Field(
         default_factory=lambda: [0.5, 0.5],

@@ -125,8 +125,12 @@ def judge_prompt(exchange: JudgedAnswer, question: str, words: tuple[str, str]) 
 
 def conversation_prompt(turns: Sequence[Turn], frame: str, question: str, words: tuple[str, str]) -> str:
     """As `judge_prompt`, of a conversation that may end with anybody."""
+    return framed(turns, frame, f"{question} Say {words[0]!r} or {words[1]!r}, nothing else.")
+
+
+def framed(turns: Sequence[Turn], frame: str, told: str) -> str:
+    """A conversation between our marks, and what a model is told of it before and after."""
     lines = [f"{turn.role.capitalize()}: {_unmarked(turn.content)}" for turn in turns]
-    told = f"{question} Say {words[0]!r} or {words[1]!r}, nothing else."
     return "\n\n".join([frame, OPENS, *lines, CLOSES, told])
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from llama3.artifacts import Artifact
 from llama3.evaluation.curation_page import curation_figures
+from llama3.evaluation.dialogs_page import dialog_figures
 from llama3.evaluation.gain import contamination_gains
 from llama3.evaluation.page import render_html
 from llama3.evaluation.reward_histograms import reward_histograms, stored_samples
@@ -86,6 +87,7 @@ def build_report(
         "funnel": _funnel(corpus.metrics["funnel"]),
         "losses": corpus.metrics.get("losses", []),
         "curation": curation_figures(corpus, artifacts.get("synthetic")),
+        "dialogs": dialog_figures(artifacts),
         "without_model": corpus.metrics.get("without_model", []),
         "loss": curves(rows, "loss"),
         "rollouts": _of_answers(rows, drawn, "stage"),

@@ -29,9 +29,8 @@ from llama3.data.ledger import lost_input
 from llama3.data.recut import recut
 from llama3.data.text_model import PREFIX, TextModel, as_line
 from llama3.errors import DataError, LlamaError
-from llama3.filters import DocumentBatch, ModelFilter
+from llama3.filters import DocumentBatch, ModelFilter, token_batches
 from llama3.preflight import load_config
-from llama3_plugins.filters.encoder import batches
 from llama3_plugins.filters.models import Language, LanguageOptions, Quality, QualityOptions
 
 GOOD = ["ship", "sea", "wind", "harbour", "captain", "letter", "morning", "island"]
@@ -303,7 +302,7 @@ def test_another_model_is_another_corpus(trained, tmp_path):
 
 @given(st.lists(st.integers(1, 512), max_size=200))
 def test_batches_hold_every_text_once_and_no_more_than_they_may(lengths):
-    found = batches(lengths)
+    found = token_batches(lengths)
     assert sorted(place for batch in found for place in batch) == list(range(len(lengths)))
     assert all(max(lengths[place] for place in batch) * len(batch) <= 8192 for batch in found)
     flat = [lengths[place] for batch in found for place in batch]

@@ -48,7 +48,8 @@ SURFACE = {
     """,
     "filters": """
         FEATURES DocumentBatch Editing Edits FileReading Filter Judgement LineFacts Measuring ModelFilter Phrases
-        Surveying TextModel WordDistribution citation_spans line_repetition normalised_url read_lists
+        Surveying TextModel WordDistribution citation_spans encoder_hash line_repetition load_encoder normalised_url
+        read_lists token_batches
     """,
     "guards": """
         Action Batcher Fence Guard GuardInput Hazard LlamaGuardModel Normalised PromptGuardModel ServedModel Span Turn

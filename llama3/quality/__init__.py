@@ -1,0 +1,1 @@
+"""Data quality control of dialogs (paper 4.2.3): topic, quality and difficulty, semantic deduplication, cleaning."""

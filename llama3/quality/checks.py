@@ -1,0 +1,69 @@
+"""What `post_training.quality` would stumble over, found before a run starts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from llama3.config.schema import Config
+from llama3.errors import ConfigError, LlamaError, Problem
+from llama3.synthesis.writers import is_served
+from llama3.tasks.user_data import read_lines
+
+NO_MODEL = ConfigError.declare("L3-QUA-003", "there is no model at {path!r}", fix="name a folder or a file that is one")
+NO_ENCODER = ConfigError.declare(
+    "L3-QUA-004",
+    "there is no sentence encoder at {path!r}",
+    fix="name a folder with config.json, a tokenizer and model.safetensors, or leave it out",
+)
+NOT_DIALOGS = ConfigError.declare(
+    "L3-QUA-005", "nothing would be chosen", why="{why}", fix="remove post_training.quality, or {fix}"
+)
+
+
+def quality_problems(config: Config) -> Iterator[Problem]:
+    """A labeller or an encoder that is not there, and a section that has no dialogs to choose from. Torch-free."""
+    section, where = config.post_training.quality, "post_training.quality"
+    if section is None:
+        return
+    yield from _no_dialogs(config, where)
+    if section.labeller is not None:
+        try:
+            if not is_served(section.labeller.model) and not Path(section.labeller.model).exists():
+                yield NO_MODEL.problem(f"{where}.labeller.model", path=section.labeller.model)
+        except LlamaError as error:  # an address that is none
+            yield from (replace(problem, where=f"{where}.labeller.model") for problem in error.problems)
+    encoder = section.dedup.encoder if section.dedup else None
+    if encoder is not None and not (Path(encoder) / "config.json").is_file():
+        yield NO_ENCODER.problem(f"{where}.dedup.encoder", path=encoder)
+
+
+def _no_dialogs(config: Config, where: str) -> Iterator[Problem]:
+    post = config.post_training
+    if post.data is None:
+        if not post.rounds:
+            yield NOT_DIALOGS.problem(where, why="there is no round", fix="set post_training.rounds above 0")
+        return
+    try:
+        kind = read_lines(Path(post.data), most=1)[0].row.kind
+    except LlamaError:
+        return  # told by others
+    if kind != "dialogs":
+        yield NOT_DIALOGS.problem(where, why=f"rows of {kind} are not finetuned on", fix="give dialogs")
+
+
+def try_labeller(config: Config, device: str) -> None:
+    """Have the labeller label one dialog, where there is one. Raises as `Labeller` does, with the key."""
+    from llama3.quality.dialogs import DialogRow
+    from llama3.quality.labels import LABELS, Labeller
+
+    section = config.post_training.quality
+    if section is None or section.labeller is None:
+        return
+    messages = [{"role": "user", "content": "How are you?"}, {"role": "assistant", "content": "I am well."}]
+    try:
+        Labeller(section.labeller, section.topics, device).label(LABELS[-1], [DialogRow({"messages": messages})])
+    except LlamaError as error:
+        where = "post_training.quality.labeller"
+        raise type(error).of([replace(told, where=f"{where}: {told.where}") for told in error.problems]) from error
