@@ -187,6 +187,7 @@ $(VENV)/.installed-test: $(VENV)/.installed-adopt
 	$(BIN)/python -m pip install -q -e '.[test,lint]' 'maturin>=1.9.4,<2'
 	$(BIN)/python -m pip install -q --no-deps 'llama-models==0.3.0'
 	$(BIN)/python -m pip install -q --no-deps --upgrade --target $(VENV)/oracles/trl-1.12.0 'trl==1.12.0'
+	$(BIN)/python -m pip install -q --no-deps --upgrade --target $(VENV)/oracles/verl-0.9.1 'verl==0.9.1'
 	@# Alone: with all that it names it would bring scikit-learn and evaluate, which no test of ours needs.
 	$(BIN)/python -m pip install -q --no-deps --upgrade --target $(VENV)/oracles/lm-eval-0.4.13 'lm-eval==0.4.13'
 	@# The browser of the chat page's tests, where it can be had without asking; elsewhere they are skipped and say so.

@@ -81,7 +81,7 @@ def our_training(turns: Turns, job: str, candidate: str, folder: str, rows: Rows
     from llama3.training.placed import PlacedModel
     from llama3.training.schedule import Schedule
     from llama3_plugins.algorithms.dpo import DPO
-    from llama3_plugins.algorithms.options import DPOOptions
+    from llama3_plugins.algorithms.options import DPOOptions, SFTOptions
     from llama3_plugins.algorithms.sft import SFT
     from llama3_plugins.data_kinds.dialogs import Dialogs
     from llama3_plugins.data_kinds.pairs import PairExample, Pairs
@@ -95,7 +95,7 @@ def our_training(turns: Turns, job: str, candidate: str, folder: str, rows: Rows
         lr=LR, warmup=0, clip=1.0, log_every=1, precision="fp32" if candidate.endswith("fp32") else "bf16", **ADAMW
     )
     if job == "sft":
-        algorithm: Any = SFT()
+        algorithm: Any = SFT(SFTOptions())
         examples: list[Any] = [DialogExample(np.array(row["prompt"]), span(row["chosen"])) for row in rows]
         collate, reference = Dialogs().collate, None
     else:

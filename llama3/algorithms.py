@@ -5,6 +5,7 @@ the protocols.
 from __future__ import annotations
 
 from llama3.inference.completion import FinishReason
+from llama3.inference.sampling import Sampling
 from llama3.model.batch import Batch, Segment, Tree
 from llama3.model.score import Scored, score
 from llama3.posttraining.advantages import gae, group_advantages, kl_estimate, last_M, whiten
@@ -16,6 +17,7 @@ __all__ = [
     "Batch",
     "FinishReason",
     "Plan",
+    "Sampling",
     "Scored",
     "Scorer",
     "Segment",

@@ -27,6 +27,15 @@ from llama3_plugins.sources.endings import ALL_OTHERS, ARCHIVES, JSON_LINES, PAG
 def llama3_algorithms() -> list[AlgorithmSpec]:
     return [
         AlgorithmSpec(
+            name="distillation",
+            factory="llama3_plugins.algorithms.distillation:Distillation",
+            options="llama3_plugins.algorithms.options:DistillationOptions",
+            summary="a teacher's distribution at every token, of given answers and of the student's own",
+            data="dialogs",
+            needs=frozenset({"rollouts", "teacher"}),
+            want=frozenset({"soft_logps"}),
+        ),
+        AlgorithmSpec(
             name="dpo",
             factory="llama3_plugins.algorithms.dpo:DPO",
             options="llama3_plugins.algorithms.options:DPOOptions",
@@ -58,6 +67,15 @@ def llama3_algorithms() -> list[AlgorithmSpec]:
             data="tokens",
         ),
         AlgorithmSpec(
+            name="online_distillation",
+            factory="llama3_plugins.algorithms.distillation:OnlineDistillation",
+            options="llama3_plugins.algorithms.options:OnlineDistillationOptions",
+            summary="a teacher's distribution at every token of the student's own fresh answers",
+            data="prompts",
+            needs=frozenset({"rollouts", "teacher"}),
+            want=frozenset({"soft_logps"}),
+        ),
+        AlgorithmSpec(
             name="online_dpo",
             factory="llama3_plugins.algorithms.online_dpo:OnlineDPO",
             options="llama3_plugins.algorithms.options:OnlineDPOOptions",
@@ -73,6 +91,15 @@ def llama3_algorithms() -> list[AlgorithmSpec]:
             data="prompts",
             needs=frozenset({"rollouts", "reward", "reference", "value"}),
             want=frozenset({"logps", "values"}),
+            want_logged=frozenset({"entropy"}),
+        ),
+        AlgorithmSpec(
+            name="reinforce_pp",
+            factory="llama3_plugins.algorithms.reinforce_pp:ReinforcePP",
+            options="llama3_plugins.algorithms.options:ReinforcePPOptions",
+            summary="REINFORCE++: advantages normalised over the whole step, no critic; with a group baseline or none",
+            data="prompts",
+            needs=frozenset({"rollouts", "reward", "reference"}),
             want_logged=frozenset({"entropy"}),
         ),
         AlgorithmSpec(
@@ -104,6 +131,7 @@ def llama3_algorithms() -> list[AlgorithmSpec]:
         AlgorithmSpec(
             name="sft",
             factory="llama3_plugins.algorithms.sft:SFT",
+            options="llama3_plugins.algorithms.options:SFTOptions",
             summary="supervised finetuning: loss on the answers only",
             data="dialogs",
         ),

@@ -175,7 +175,7 @@ _LEARNERS = (
         frozenset({"rollouts", "reward", "reference", "value", "teacher"}),
         stage="prefer",
     ),
-    _Learner(("post_training", "sft", "algorithm"), "dialogs", frozenset({"teacher"}), stage="sft"),
+    _Learner(("post_training", "sft", "algorithm"), "dialogs", frozenset({"teacher", "rollouts"}), stage="sft"),
     _Learner(
         ("post_training", "reward", "algorithm"),
         "preferences",
@@ -238,7 +238,7 @@ def _sources(config: Config, spec: AlgorithmSpec, registry: Registry, where: str
         yield NOT_SAMPLED.problem(where, name=spec.name, data=spec.data)
     elif "reward" in spec.needs and not post.rewards and post.reward is None:
         yield NO_REWARD.problem(where, name=spec.name, asking=asking)
-    elif "rollouts" in spec.needs and post.data is None:
+    elif "rollouts" in spec.needs and spec.data == "prompts" and post.data is None:
         specs = [_spec(registry, "rewards", slot.name) for slot in post.rewards]
         if not any(reward is None or not isinstance(reward, RewardSpec) or reward.has_tasks for reward in specs):
             names = ", ".join(slot.name for slot in post.rewards) or "the trained reward model"

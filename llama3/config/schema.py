@@ -23,6 +23,7 @@ from llama3.config.data_quality import QualitySection
 from llama3.config.mixes import Mix
 from llama3.config.precision import SamplingPrecision, TrainingPrecision
 from llama3.config.reliability import ReliabilitySection
+from llama3.config.rollouts import OwnAnswersSection
 from llama3.config.safety_data import SafetyDataSection
 from llama3.config.section import Section
 from llama3.config.slot_types import (
@@ -373,6 +374,9 @@ class SFTSection(OptimizerSection):
 
     algorithm: AlgorithmSlot = Slot(name="sft")
     teacher: TeacherSection | None = _TEACHER
+    own_answers: OwnAnswersSection | None = Field(
+        None, description="for algorithms that draw answers: {max_tokens: 64}; default: that of {}"
+    )
     lora: LoRASection | None = _LORA
     epochs: int = Field(2, ge=1, description="passes over the examples")
     batch: int = Field(64, ge=1, le=1 << 24, description="examples per step over all ranks")

@@ -1,7 +1,8 @@
 """`score`: the one log-prob engine. Algorithms, references, rewards and evaluation all read a model through it.
 
 Beside the log-probability of the one token that is there, a target can be compared with a whole distribution, such as a
-teacher's: a soft target, given by the tokens that carry it. `top` gives those of a model.
+teacher's: a soft target, given by the tokens that carry it, by its cross-entropy or token by token. `top` gives those
+of a model.
 
 Only target rows meet the output matrix, in chunks, so that the scores over the vocabulary of a whole batch never
 exist in float32 at once. Log-probabilities and entropies are computed in float32 whatever the precision of the
@@ -37,8 +38,8 @@ NO_HEAD = ConfigError.declare(
 NO_SOFT_TARGETS = DataError.declare(
     "L3-MDL-023",
     "the batch has no soft targets",
-    why="the cross-entropy with them is wanted",
-    fix='add per_target["soft_ids"] and per_target["soft_probs"], both [M, k], in `prepare`',
+    why="per_target lacks {missing}",
+    fix="add it, [M, k], in `prepare`",
 )
 NOT_SO_MANY = ConfigError.declare(
     "L3-MDL-024",
@@ -66,6 +67,7 @@ class Scored:
     values_M: Tensor = None  # type: ignore[assignment]
     score_S: Tensor = None  # type: ignore[assignment]
     soft_M: Tensor = None  # type: ignore[assignment]
+    soft_logps_Mk: Tensor = None  # type: ignore[assignment]
 
 
 def score(
@@ -78,6 +80,7 @@ def score(
     values_M: value head at the token before each target; score_S: score head at each segment's last token
     soft_M: -sum_k p_k log pi(token_k) at each target, the cross-entropy with a soft target p, in nats; it is read from
         per_target["soft_ids"] (int64[M, k]) and per_target["soft_probs"] (float[M, k])
+    soft_logps_Mk: log pi(token_k) itself, of the tokens of per_target["soft_ids"]
 
     Raises ConfigError for a column that does not exist or a head that the model lacks, DataError without soft targets.
     """
@@ -136,12 +139,16 @@ def _heads(
     batch, read_M, read_S = microbatch.batch, *microbatch.read_N.tensor_split([microbatch.batch.num_targets])
     held_M, place_M = rows.held(read_M)
     h_MD = h_TD[place_M]
-    if want & {"logps", "entropy", "soft"}:
-        soft = tuple(column_M[held_M] for column_M in _soft_target(batch)) if "soft" in want else None
+    if want & {"logps", "entropy", "soft", "soft_logps"}:
+        soft_ids_Mk = _soft(batch, "soft_ids")[held_M] if want & {"soft", "soft_logps"} else None
         ids_M, weight_VD = batch.target_ids_M[held_M], model.lm_head.weight
-        found = log_probs(h_MD, weight_VD, ids_M, temperature, "entropy" in want, soft)  # type: ignore[arg-type]
-        columns = dict(zip(("logps", "entropy", "soft"), found, strict=True))
-        out |= {f"{name}_M": column_M for name, column_M in columns.items() if name in want}
+        logps_M, entropy_M, soft_logps_Mk = log_probs(
+            h_MD, weight_VD, ids_M, temperature, "entropy" in want, soft_ids_Mk
+        )
+        columns = {"logps_M": logps_M, "entropy_M": entropy_M, "soft_logps_Mk": soft_logps_Mk}
+        if "soft" in want:
+            columns["soft_M"] = -(_soft(batch, "soft_probs")[held_M].float() * soft_logps_Mk).sum(1)
+        out |= {name: column for name, column in columns.items() if name.rpartition("_")[0] in want}
     if "values" in want:
         out["values_M"] = _scalar(model.value_head, "value_head", h_MD)
     out = {name: rows.joined(column_M, held_M, len(read_M)) for name, column_M in out.items()}
@@ -159,11 +166,10 @@ def _scalar(head: torch.nn.Linear | None, name: str, h: Tensor) -> Tensor:
         return torch.mv(h.float(), head.weight.float()[0])  # no view: FSDP warns of those
 
 
-def _soft_target(batch: Batch) -> tuple[Tensor, Tensor]:
-    columns = batch.per_target
-    if not {"soft_ids", "soft_probs"} <= columns.keys():
-        raise NO_SOFT_TARGETS("score")
-    return columns["soft_ids"], columns["soft_probs"].float()
+def _soft(batch: Batch, name: str) -> Tensor:
+    if name not in batch.per_target:
+        raise NO_SOFT_TARGETS("score", missing=name)
+    return batch.per_target[name]
 
 
 def log_probs(
@@ -172,17 +178,17 @@ def log_probs(
     ids_M: Tensor,
     temperature: float = 1.0,
     with_entropy: bool = False,
-    soft: tuple[Tensor, Tensor] | None = None,
+    soft_ids_Mk: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-probabilities of `ids_M` under softmax(h W' / temperature), the entropies and the cross-entropies with the
-    distributions `soft` (ids_Mk, probs_Mk); zeros where they were not asked for.
+    """Log-probabilities of `ids_M` under softmax(h W' / temperature), the entropies (zeros where they were not asked
+    for) and the log-probabilities of `soft_ids_Mk`.
 
     W may be a DTensor whose rows are cut over ranks: all of them call it, with the same arguments."""
     dtype = compute_dtype(h_MD)
     vocabulary, weight_VD = Vocabulary.of(weight_VD)
-    none_M0 = h_MD.new_empty(len(ids_M), 0, dtype=torch.float32)
-    soft_ids_Mk, soft_probs_Mk = soft or (none_M0.long(), none_M0)
-    given = (ids_M, temperature, with_entropy, soft_ids_Mk, soft_probs_Mk, vocabulary)
+    if soft_ids_Mk is None:
+        soft_ids_Mk = ids_M.new_empty(len(ids_M), 0)
+    given = (ids_M, temperature, with_entropy, soft_ids_Mk, vocabulary)
     return _LogProbs.apply(h_MD.to(dtype), weight_VD, *given)
 
 
@@ -198,31 +204,32 @@ class _LogProbs(torch.autograd.Function):
         temperature: float,
         with_entropy: bool,
         soft_ids_Mk: Tensor,
-        soft_probs_Mk: Tensor,
         vocabulary: Vocabulary,
     ) -> tuple[Tensor, Tensor, Tensor]:
         needs_backward = any(ctx.needs_input_grad)
         ctx.weight_dtype, weight_VD = weight_VD.dtype, weight_VD.to(h_MD.dtype)
         keep = needs_backward and len(h_MD) * vocabulary.size <= KEPT_LOGITS
-        logps_M, entropy_M, soft_M = (h_MD.new_zeros(len(h_MD), dtype=torch.float32) for _ in range(3))
+        logps_M, entropy_M = (h_MD.new_zeros(len(h_MD), dtype=torch.float32) for _ in range(2))
+        soft_logps_Mk = h_MD.new_empty(soft_ids_Mk.shape, dtype=torch.float32)
         kept = [_logits(h_MD, weight_VD, temperature)] if keep else []
         for rows in _chunks(h_MD, vocabulary):
             logits = kept[0][rows] if kept else _logits(h_MD[rows], weight_VD, temperature)
             log_p = vocabulary.log_softmax(logits)
             logps_M[rows] = vocabulary.pick(log_p, ids_M[rows, None]).squeeze(1)
-            soft_M[rows] = -torch.linalg.vecdot(soft_probs_Mk[rows], vocabulary.pick(log_p, soft_ids_Mk[rows]))
+            if soft_ids_Mk.shape[1]:
+                soft_logps_Mk[rows] = vocabulary.pick(log_p, soft_ids_Mk[rows])
             if with_entropy:
                 entropy_M[rows] = vocabulary.sum(-torch.linalg.vecdot(log_p.exp(), log_p))
         if needs_backward:
-            ctx.save_for_backward(h_MD, weight_VD, ids_M, entropy_M, soft_ids_Mk, soft_probs_Mk, *kept)
+            ctx.save_for_backward(h_MD, weight_VD, ids_M, entropy_M, soft_ids_Mk, *kept)
             ctx.temperature, ctx.vocabulary = temperature, vocabulary
             ctx.set_materialize_grads(False)  # None tells that a column was not used, so that it costs nothing
-        return logps_M, entropy_M, soft_M
+        return logps_M, entropy_M, soft_logps_Mk
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        h_MD, weight_VD, ids_M, entropy_M, soft_ids_Mk, soft_probs_Mk, *kept = ctx.saved_tensors
-        grad_logps_M, grad_entropy_M, grad_soft_M = grads
+        h_MD, weight_VD, ids_M, entropy_M, soft_ids_Mk, *kept = ctx.saved_tensors
+        grad_logps_M, grad_entropy_M, grad_soft_Mk = grads
         vocabulary: Vocabulary = ctx.vocabulary
         # Logits that were kept give way to their gradient, of which two products are then made at once.
         in_place = kept if kept and kept[0].dtype == h_MD.dtype else []
@@ -234,9 +241,8 @@ class _LogProbs(torch.autograd.Function):
             slope = torch.zeros_like(entropy_M[rows, None])
             if grad_logps_M is not None:
                 slope = slope - grad_logps_M[rows, None]
-            if grad_soft_M is not None:
-                pull_Mk = grad_soft_M[rows, None] * soft_probs_Mk[rows]
-                slope = slope + pull_Mk.sum(1, keepdim=True)
+            if grad_soft_Mk is not None:
+                slope = slope - grad_soft_Mk[rows].sum(1, keepdim=True)
             if grad_entropy_M is not None:
                 # dH/dz = -p (log p + H)
                 log_p = vocabulary.log_softmax(logits)
@@ -244,8 +250,8 @@ class _LogProbs(torch.autograd.Function):
             grad_logits.mul_(slope)
             if grad_logps_M is not None:
                 vocabulary.add_at(grad_logits, ids_M[rows, None], grad_logps_M[rows, None])
-            if grad_soft_M is not None:
-                vocabulary.add_at(grad_logits, soft_ids_Mk[rows], -pull_Mk)
+            if grad_soft_Mk is not None:
+                vocabulary.add_at(grad_logits, soft_ids_Mk[rows], grad_soft_Mk[rows])
             if ctx.temperature != 1.0:
                 grad_logits.div_(ctx.temperature)
             if in_place:
@@ -262,7 +268,7 @@ class _LogProbs(torch.autograd.Function):
         if grad_weight_VD is None:
             grad_weight_VD = torch.zeros_like(weight_VD)
         # Every part of the vocabulary pulls at the hidden states: what goes back is the whole pull, on all ranks.
-        return vocabulary.sum(grad_h_MD), grad_weight_VD.to(ctx.weight_dtype), *[None] * 6
+        return vocabulary.sum(grad_h_MD), grad_weight_VD.to(ctx.weight_dtype), *[None] * 5
 
 
 @torch.no_grad()

@@ -13,14 +13,26 @@ from torch import Tensor
 from llama3.model.batch import Batch
 from llama3.training.algorithm import Stats
 
+LARGEST_LOGRATIO = 20.0
+"""Beyond which a log ratio is not exponentiated: a token that the policy would never say makes no infinity."""
 
-def kl_estimate(logps_M: Tensor, ref_logps_M: Tensor, estimator: Literal["k1", "k3"]) -> Tensor:
+
+def kl_estimate(logps_M: Tensor, ref_logps_M: Tensor, estimator: Literal["k1", "k2", "k3", "abs"]) -> Tensor:
     """KL(policy || reference) from samples of the policy, per token (http://joschu.net/blog/kl-approx.html).
 
-    k1 is unbiased and may be negative; k3 is unbiased, never negative and has less variance.
+    k1 is unbiased and may be negative; k3 is unbiased, never negative and has less variance. k2 is biased a little, and
+    its gradient is that of the KL; abs is the size of k1.
     """
     logratio_M = ref_logps_M - logps_M
-    return -logratio_M if estimator == "k1" else logratio_M.exp() - 1 - logratio_M
+    match estimator:
+        case "k1":
+            return -logratio_M
+        case "k2":
+            return 0.5 * logratio_M**2
+        case "abs":
+            return logratio_M.abs()
+    near_M = logratio_M.clamp(-LARGEST_LOGRATIO, LARGEST_LOGRATIO)
+    return near_M.exp() - 1 - near_M
 
 
 def whiten(x_M: Tensor, stats: Stats, *, shift_mean: bool = True) -> Tensor:

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from llama3.artifacts import Artifact, Checkpoint, Dialogs, Preferences, StageOutput, stage
 from llama3.checkpoints.adapter import ADAPTER, save_adapter
 from llama3.checkpoints.load import read_config
+from llama3.config.rollouts import OwnAnswersSection
 from llama3.config.schema import (
     Config,
     ParallelismSection,
@@ -74,13 +75,14 @@ NO_ROOM = DataError.declare(
     "L3-FIN-004",
     "none of {count} prompts leaves room for {longest} tokens of answer",
     why="the model was made for {limit} tokens",
-    fix="lower post_training.prefer.max_tokens, or shorten the prompts",
+    fix="lower its max_tokens, or shorten the prompts",
 )
 OTHER_TEACHER = ConfigError.declare(
     "L3-FIN-003",
     "the teacher has another tokenizer than the model that learns",
-    why="its distributions are over other tokens",
-    fix="choose a teacher of the same family",
+    why="{algorithm!r} compares distributions token by token, and the teacher's are over other tokens",
+    fix="choose a teacher of the same family, or learn its answers as text: let it answer in a run of its own, name "
+    "that run's dialogs.jsonl under post_training.data and leave algorithm and teacher out",
 )
 
 
@@ -166,7 +168,7 @@ def sft(
     for bad or missing dialogs, all at once."""
     inputs = {"checkpoint": checkpoint, "dialogs": dialogs} | ({"teacher": teacher} if teacher else {})
     job = Finetuning("sft", inputs, dialogs, options.sft.algorithm, options.sft, options, out)
-    job.run({"teacher": job.teacher})
+    job.run({"teacher": job.teacher, "rollouts": lambda: job.rollouts(None)})
 
 
 @stage(output="checkpoint", every_rank=True)
@@ -195,7 +197,7 @@ def prefer(
 
     def rollouts() -> Rollouts:
         judge = build_reward(options.rewards, reward, options.device) if "reward" in job.spec.needs else None
-        return job.rollouts(options.prefer, judge)
+        return job.rollouts(judge)
 
     job.run(
         {
@@ -268,10 +270,18 @@ class Finetuning:
         )
 
     @property
+    def drawing(self) -> PreferSection | OwnAnswersSection | None:
+        """How answers are drawn; None where the algorithm has none drawn."""
+        if "rollouts" not in self.spec.needs or not self.algorithm.plan.own:
+            return None
+        if isinstance(self.section, SFTSection):
+            return self.section.own_answers or OwnAnswersSection()
+        return self.section if isinstance(self.section, PreferSection) else None
+
+    @property
     def temperature(self) -> float:
         """At which models are scored: that of the answers, where the algorithm has some drawn."""
-        section = self.section
-        return section.temperature if isinstance(section, PreferSection) and "rollouts" in self.spec.needs else 1.0
+        return self.drawing.temperature if self.drawing is not None else 1.0
 
     @property
     def collate(self) -> Collate:
@@ -286,9 +296,11 @@ class Finetuning:
     def parallel(self) -> Parallel:
         return start(self.options.parallelism, self.config, device_of(self.options.device), discover())
 
-    def rollouts(self, section: PreferSection, judge: CombinedReward | None) -> Rollouts:
+    def rollouts(self, judge: CombinedReward | None) -> Rollouts:
         """Draws answers to the prompts from the model as it is trained; `judge`, where the algorithm needs rewards,
         scores them."""
+        section = self.drawing
+        assert section is not None, "asked for only where answers are drawn"
         sampling = Sampling(section.max_tokens, section.temperature, section.top_p, stop_ids=stop_ids(self.tokenizer))
         rewarder = TextRewarder(judge, self.tokenizer, self.rows) if judge is not None else None
         return Rollouts(self.model.generator(section.sampling_precision), sampling, rewarder)
@@ -301,7 +313,7 @@ class Finetuning:
         dataset = Epochs(examples, batch=section.batch, epochs=section.epochs, seed=seed)
         services = build_services(
             self.slot.name,
-            self.spec.needs,
+            self.spec.needs if self.drawing is not None else self.spec.needs - {"rollouts"},
             makers,
             policy=self.scorer(self.model),
             stats=GlobalStats(context),
@@ -372,17 +384,17 @@ class Finetuning:
         the model's."""
         artifact = self.inputs["teacher"]
         if Tokenizer.load(artifact.path).hash != self.tokenizer.hash:
-            raise OTHER_TEACHER(f"stage {self.stage}")
+            raise OTHER_TEACHER(f"stage {self.stage}", algorithm=self.slot.name)
 
         def load() -> Scorer:
             return self.scorer(PlacedModel.loaded(artifact.path, self.parallel).frozen())
 
-        return LazyScorer(load) if "rollouts" in self.spec.needs else self.cached("teacher", artifact, load)
+        return LazyScorer(load) if self.drawing is not None else self.cached("teacher", artifact, load)
 
     def reference(self) -> Scorer:
         """The frozen model; where the answers are given, with their log-probs computed before training and kept across
         kills."""
-        if "rollouts" in self.spec.needs:
+        if self.drawing is not None:
             return LazyScorer(self.frozen)
         examples, reference = self.examples, self.cached("reference", self.inputs["checkpoint"], self.frozen)
         with self.out.progress("reference log-probs", len(examples)) as task:
@@ -401,10 +413,11 @@ class Finetuning:
     def _with_room(self, examples: Sequence[Example]) -> Sequence[Example]:
         """Those that leave the context room for a longest answer, where answers are drawn; the user is told of others.
         Raises DataError where none does."""
-        if "rollouts" not in self.spec.needs or not isinstance(self.section, PreferSection):
+        if self.drawing is None:
             return examples
-        longest, limit = self.section.max_tokens, self.config.max_seq_len
-        kept = [example for example in examples if example.num_tokens + longest <= limit]
+        longest, limit = self.drawing.max_tokens, self.config.max_seq_len
+        asked = (len(getattr(example, "prompt", range(example.num_tokens))) for example in examples)
+        kept = [example for example, length in zip(examples, asked, strict=True) if length + longest <= limit]
         if not kept and examples:
             raise NO_ROOM(f"stage {self.stage}", count=len(examples), longest=longest, limit=limit)
         if left := len(examples) - len(kept):

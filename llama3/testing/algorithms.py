@@ -138,13 +138,13 @@ class AlgorithmConformance(Conformance):
             assert math.isclose(value, cut[name], rel_tol=1e-4, abs_tol=1e-5), f"{name}: {value} and {cut[name]}"
 
     def test_loss_falls_on_a_toy_task(self) -> None:
-        """Where answers are sampled, every step has a loss of its own: there the policy's expected reward must rise."""
+        """Where answers are rewarded, each step has a loss of its own: there the policy's expected reward must rise."""
         algorithm, model, batch = self._prepared()
-        rollouts = "rollouts" in self._spec().needs
+        rewarded = "reward" in self._spec().needs
 
         @torch.no_grad()
         def measure() -> float:
-            if rollouts:
+            if rewarded:
                 return -expected_toy_reward(model, batch)
             return float(self._total(algorithm, score(model, batch, self._want()), batch))
 
@@ -152,7 +152,7 @@ class AlgorithmConformance(Conformance):
         self._train(model, algorithm, self.steps)
         after = measure()
         assert math.isfinite(after)
-        what = "minus the expected reward" if rollouts else "the loss"
+        what = "minus the expected reward" if rewarded else "the loss"
         assert after < before, f"{what} went from {before:.4f} to {after:.4f} in {self.steps} steps"
 
     def test_a_resumed_run_equals_an_uninterrupted_one(self) -> None:
@@ -178,11 +178,15 @@ class AlgorithmConformance(Conformance):
     def _collate(self, algorithm: Algorithm) -> Collate:
         return algorithm.collate or data_kind(self._spec().data).collate
 
+    def _draws(self, algorithm: Algorithm) -> bool:
+        return "rollouts" in self._spec().needs and algorithm.plan.own > 0
+
     def _drawn(self, algorithm: Algorithm, model: Transformer) -> Batch:
         """The toy batch as the loop hands it to `prepare`."""
         batch = self._collate(algorithm)(self.examples())
-        if "rollouts" in self._spec().needs:
-            batch = toy_rollouts(model).draw(batch, algorithm.plan.samples, seed=0)
+        if self._draws(algorithm):
+            numbered = batch.with_(per_tree={"number": torch.arange(batch.num_trees)})
+            batch = toy_rollouts(model).draw(numbered, algorithm.plan.samples, seed=0, own=algorithm.plan.own)
         return batch
 
     def _prepared(self) -> tuple[Algorithm, Transformer, Batch]:
@@ -253,7 +257,7 @@ class AlgorithmConformance(Conformance):
                 want=self._spec().want,
                 want_logged=self._spec().want_logged,
                 services=ToyServices(model),
-                rollouts=toy_rollouts(model) if "rollouts" in self._spec().needs else None,
+                rollouts=toy_rollouts(model) if self._draws(algorithm) else None,
                 store=CheckpointStore(store) if store else None,
             )
 
@@ -311,7 +315,7 @@ def _score_repeated(model: Transformer, batch: Batch, want: Any) -> Scored:
         tokens_T = torch.cat([batch.tokens_T[span] for span in spans])
         mask_T = torch.cat([is_target_T[span] & (part == segment) for part, span in zip(path, spans, strict=True)])
         trees.append(Tree([Segment(tokens_T.numpy(), is_target=mask_T.numpy())]))
-    return score(model, Batch.of_trees(trees), want)
+    return score(model, Batch.of_trees(trees).with_(per_target=batch.per_target), want)
 
 
 def _counts(parts: list[Batch]) -> list[int]:

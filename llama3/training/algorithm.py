@@ -52,6 +52,9 @@ class Plan:
     """Passes over the batch of one step."""
     minibatches: int = 1
     """Optimizer updates per pass."""
+    own: float = 1.0
+    """Share of a step's examples whose answers are drawn, for algorithms that need rollouts and no reward; the others
+    keep the answers that they came with. With 0 nothing is drawn."""
 
 
 class Algorithm(Protocol):

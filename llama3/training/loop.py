@@ -336,7 +336,8 @@ class Trainer:
         batch = self.numbered(batch.to(self.context.device))
         with torch.no_grad():
             if self.rollouts is not None:
-                batch = self.rollouts.draw(batch, self.algorithm.plan.samples, random_seed(self.seed, step))
+                plan = self.algorithm.plan
+                batch = self.rollouts.draw(batch, plan.samples, random_seed(self.seed, step), plan.own)
                 self.require_rewards(batch)
             drawn = batch
             batch = self.algorithm.prepare(drop_unscorable(batch), self.services)  # type: ignore[arg-type]

@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -58,12 +59,20 @@ class Rollouts:
         self.sampling = sampling
         self.watch = RolloutWatch()
 
-    def draw(self, prompts: Batch, samples: int, seed: int) -> Batch:
+    def draw(self, prompts: Batch, samples: int, seed: int, own: float = 1.0) -> Batch:
         """`samples` answers to the root of each tree of `prompts`, whose per_tree columns are kept.
+
+        With `own` below 1 that share of the trees is answered; the others follow as they are, with the columns that
+        both have. Which tree is answered depends on the seed and on its number (per_tree["number"]) only.
 
         All prompts are sampled in one call. Every rank calls it, one without prompts too.
         """
-        ids_R = [segment.tolist() for segment in prompts.tokens_T.split(prompts.lengths_S.tolist())]
+        if own < 1:
+            own_R = _chosen(prompts, seed, own)
+            drawn = self.draw(prompts.select(own_R), samples, seed)
+            return _with_common_columns([drawn, prompts.select(~own_R)])
+        segments = prompts.tokens_T.split(prompts.lengths_S.tolist())
+        ids_R = [segments[root].tolist() for root in prompts.roots_R.tolist()]
         completions = self._generator.generate(ids_R, replace(self.sampling, n=samples, seed=seed))
         drawn = answers_of(ids_R, completions).to(prompts.tokens_T.device).with_(per_tree=prompts.per_tree)
         rewards = self._rewards(drawn)
@@ -91,6 +100,32 @@ def answers_of(prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[
     return batch.with_(
         per_target={"sample_logps": torch.tensor([x for answer in flat for x in answer.logps], dtype=torch.float32)},
         per_segment={"is_answer": is_answer_S, "finish_reason": finish_reason_S},
+    )
+
+
+def _chosen(prompts: Batch, seed: int, share: float) -> Tensor:
+    """Which trees (a mask) are among so large a share of all."""
+    draws = [np.random.default_rng((seed, number)).random() for number in prompts.per_tree["number"].tolist()]
+    return torch.tensor(draws, device=prompts.tokens_T.device) < share
+
+
+def _with_common_columns(batches: Sequence[Batch]) -> Batch:
+    """One batch of all trees, with the columns that all have."""
+
+    def common(kind: str) -> list[str]:
+        return sorted(set.intersection(*(set(getattr(batch, kind)) for batch in batches)))
+
+    targets, segments, trees = common("per_target"), common("per_segment"), common("per_tree")
+    return Batch.concat(
+        [
+            replace(
+                batch,
+                per_target={name: batch.per_target[name] for name in targets},
+                per_segment={name: batch.per_segment[name] for name in segments},
+                per_tree={name: batch.per_tree[name] for name in trees},
+            )
+            for batch in batches
+        ]
     )
 
 

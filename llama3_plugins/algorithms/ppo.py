@@ -22,6 +22,7 @@ from llama3.algorithms import (
     last_M,
     whiten,
 )
+from llama3_plugins.algorithms.clipping import clipped_policy
 from llama3_plugins.algorithms.options import PPOOptions
 
 
@@ -66,8 +67,7 @@ class PPO(Algorithm):
 
     def loss(self, scored: Scored, batch: Batch) -> dict[str, Term]:
         advantages_M, returns_M = batch.per_target["advantages"], batch.per_target["returns"]
-        ratio_M, clipped_M = self._ratios(scored, batch)
-        policy_M = -torch.minimum(advantages_M * ratio_M, advantages_M * clipped_M)
+        policy_M = clipped_policy(advantages_M, self._ratios(scored, batch), self.options.clips)
         value_M = 0.5 * torch.maximum(
             (scored.values_M - returns_M) ** 2, (self._near_old(scored, batch) - returns_M) ** 2
         )
@@ -79,7 +79,8 @@ class PPO(Algorithm):
     def metrics(self, scored: Scored, batch: Batch) -> dict[str, Term]:
         """TRL's names. `objective/...` are sums over an answer's tokens, averaged over the answers of the step."""
         advantages_M, returns_M = batch.per_target["advantages"], batch.per_target["returns"]
-        ratio_M, clipped_M = self._ratios(scored, batch)
+        ratio_M = self._ratios(scored, batch)
+        clipped_M = ratio_M.clamp(1 - self.options.clip, 1 + self.options.clip)
         near_M = self._near_old(scored, batch)
         logratio_M = scored.logps_M - batch.per_target["old_logps"]
         per_token = {
@@ -102,14 +103,16 @@ class PPO(Algorithm):
         self.kl_coef = float(state["kl_coef"])
 
     def _scores(self, batch: Batch) -> Tensor:
-        """The reward of each answer, less the penalty of those that did not end."""
+        """The reward of each answer within its bounds, less the penalty of those that did not end."""
+        reward_S, most = batch.per_segment["reward"], self.options.reward_clip
+        if most is not None:
+            reward_S = reward_S.clamp(-most, most)
         cut_off_S = batch.per_segment["finish_reason"] == FinishReason.LENGTH
-        return batch.per_segment["reward"] - self.options.missing_eos_penalty * cut_off_S
+        return reward_S - self.options.missing_eos_penalty * cut_off_S
 
-    def _ratios(self, scored: Scored, batch: Batch) -> tuple[Tensor, Tensor]:
-        """pi / pi_old of each token, free and clipped."""
-        ratio_M = (scored.logps_M - batch.per_target["old_logps"]).exp()
-        return ratio_M, ratio_M.clamp(1 - self.options.clip, 1 + self.options.clip)
+    def _ratios(self, scored: Scored, batch: Batch) -> Tensor:
+        """pi / pi_old of each token."""
+        return (scored.logps_M - batch.per_target["old_logps"]).exp()
 
     def _near_old(self, scored: Scored, batch: Batch) -> Tensor:
         """The values, kept within `clip_value` of what they were when the answers were drawn."""

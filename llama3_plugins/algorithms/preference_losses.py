@@ -4,6 +4,7 @@ With c and r the log-ratios log pi(y|x) - log ref(y|x) of the chosen and the rej
 n their numbers of tokens, z = beta * (c - r), s the logistic function and e = label_smoothing:
 
     sigmoid        -log s(z)                                               Rafailov et al. 2023, equation 7
+    cdpo           -(1-e) log s(z) - e log s(-z)                           Mitchell 2023, flipped labels
     robust         (-(1-e) log s(z) + e log s(-z)) / (1 - 2e)              Chowdhury et al. 2024, flipped labels
     hinge          relu(1 - z)                                             Zhao et al. 2023 (SLiC)
     ipo            (c/n_c - r/n_r - 1/(2 beta))^2                          Azar et al. 2023, equation 17, per token
@@ -19,7 +20,7 @@ n their numbers of tokens, z = beta * (c - r), s the logistic function and e = l
     discopop       -log s(z) (1-m) + exp(-z) m,  m = s(z / 0.05)           Lu et al. 2024, equation 5
     simpo          -log s(beta (logp_c/n_c - logp_r/n_r) - gamma)          Meng et al. 2024, equation 6; no reference
 
-where cDPO(d) = -(1-e) log s(beta d) - e log s(-beta d). Values equal TRL's. The two `aot` losses couple the pairs of a
+where cDPO(d) is `cdpo` with z = beta d. Values equal TRL's. The two `aot` losses couple the pairs of a
 whole step: which pair meets which follows from the order of their log-ratios, which `partners` finds once per step.
 
 Legend: M targets, S segments, R trees (pairs).
@@ -39,6 +40,8 @@ from llama3.algorithms import Algorithm, Batch, Scored, Services, Stats, Term
 from llama3_plugins.algorithms.options import BATCH_WIDE, LossName, PreferenceOptions
 
 DISCOPOP_TEMPERATURE = 0.05
+LARGEST_EXPONENT = 80.0
+"""Of float32 numbers that are exponentiated, as in TRL."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +70,10 @@ class Pairs:
 
 def sigmoid(pairs: Pairs, options: PreferenceOptions) -> Tensor:
     return -F.logsigmoid(options.beta * _margin(pairs, options))
+
+
+def cdpo(pairs: Pairs, options: PreferenceOptions) -> Tensor:
+    return _smoothed(_margin(pairs, options), options)
 
 
 def robust(pairs: Pairs, options: PreferenceOptions) -> Tensor:
@@ -140,6 +147,7 @@ def simpo(pairs: Pairs, options: PreferenceOptions) -> Tensor:
 
 LOSSES: dict[LossName, Callable[[Pairs, PreferenceOptions], Tensor]] = {
     "sigmoid": sigmoid,
+    "cdpo": cdpo,
     "robust": robust,
     "hinge": hinge,
     "ipo": ipo,
@@ -170,9 +178,11 @@ class PreferenceAlgorithm(Algorithm):
 
     def columns(self, batch: Batch, services: Services) -> Batch:
         """Add what the losses read beside the policy's log-probs."""
+        free = self.options.reference_free
+        zeros_M = torch.zeros(batch.num_targets, device=batch.tokens_T.device)
         batch = batch.with_(
             per_target={
-                "ref_logps": services.reference.logps(batch),
+                "ref_logps": zeros_M if free else services.reference.logps(batch),
                 "weight": self._weight(batch),
                 "nll_share": self._nll_share(batch, services.stats),
             }
@@ -290,5 +300,8 @@ def _divergence(ratio_R: Tensor, options: PreferenceOptions) -> Tensor:
             return 1 - torch.exp(-ratio_R)
         case "js_divergence":
             return math.log(2) + F.logsigmoid(ratio_R)
+        case "alpha_divergence":
+            shifted = options.f_alpha - 1
+            return (torch.exp((shifted * ratio_R).clamp(max=LARGEST_EXPONENT)) - 1) / shifted
         case _:
             return ratio_R

@@ -11,7 +11,7 @@ from llama3.model.score import log_probs, score, top
 from llama3.model.transformer import Transformer
 
 CONFIG = ModelConfig(32, 2, 4, 2, 48, 61)
-EVERYTHING = frozenset({"logps", "entropy", "values", "score", "soft"})
+EVERYTHING = frozenset({"logps", "entropy", "values", "score", "soft", "soft_logps"})
 
 
 def forest() -> Batch:
@@ -108,20 +108,22 @@ def test_soft_cross_entropy_equals_the_dense_one_in_value_and_gradient(monkeypat
     batch = with_soft_targets(forest(), 5)
     weight_M = torch.randn(batch.num_targets, generator=torch.Generator().manual_seed(2))
 
-    def dense(model) -> tuple[torch.Tensor, torch.Tensor]:
+    def dense(model) -> tuple[torch.Tensor, ...]:
         log_p_MV = (model.logits(model.hidden(batch))[batch.source_M] / temperature).log_softmax(-1)
         probs_MV = torch.zeros_like(log_p_MV).scatter(1, batch.per_target["soft_ids"], batch.per_target["soft_probs"])
-        return -(probs_MV * log_p_MV).sum(-1), log_p_MV.gather(1, batch.target_ids_M[:, None]).squeeze(1)
+        soft_logps_Mk = log_p_MV.gather(1, batch.per_target["soft_ids"])
+        logps_M = log_p_MV.gather(1, batch.target_ids_M[:, None]).squeeze(1)
+        return -(probs_MV * log_p_MV).sum(-1), logps_M, soft_logps_Mk
 
-    def ours(model) -> tuple[torch.Tensor, torch.Tensor]:
-        scored = score(model, batch, {"soft", "logps"}, temperature)
-        return scored.soft_M, scored.logps_M
+    def ours(model) -> tuple[torch.Tensor, ...]:
+        scored = score(model, batch, {"soft", "logps", "soft_logps"}, temperature)
+        return scored.soft_M, scored.logps_M, scored.soft_logps_Mk
 
     models = [init_weights(Transformer(CONFIG), 0) for _ in range(2)]
-    (soft_M, logps_M), (expected_M, expected_logps_M) = ours(models[0]), dense(models[1])
-    torch.testing.assert_close(soft_M, expected_M, atol=1e-5, rtol=1e-5)
-    for soft, logps in ((soft_M, logps_M), (expected_M, expected_logps_M)):
-        (weight_M * soft + 0.3 * logps).sum().backward()
+    found, expected = ours(models[0]), dense(models[1])
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    for soft, logps, soft_logps_Mk in (found, expected):
+        (weight_M * soft + 0.3 * logps + (weight_M[:, None] * soft_logps_Mk.exp()).sum(1)).sum().backward()
     for one, other in zip(models[0].parameters(), models[1].parameters(), strict=True):
         torch.testing.assert_close(one.grad, other.grad, atol=1e-5, rtol=1e-4)
 
@@ -136,9 +138,9 @@ def test_no_logits_are_kept_for_a_large_vocabulary(monkeypatch) -> None:
         return x
 
     h_MD, weight_VD = torch.randn(64, 4).requires_grad_(), torch.randn(5000, 4).requires_grad_()
-    soft = torch.zeros(64, 3, dtype=torch.int64), torch.full((64, 3), 0.2)
+    soft_ids_Mk = torch.zeros(64, 3, dtype=torch.int64)
     with torch.autograd.graph.saved_tensors_hooks(seen, lambda x: x):
-        log_probs(h_MD, weight_VD, torch.zeros(64, dtype=torch.int64), soft=soft)[2].sum().backward()
+        log_probs(h_MD, weight_VD, torch.zeros(64, dtype=torch.int64), soft_ids_Mk=soft_ids_Mk)[2].sum().backward()
     assert max(sizes) == weight_VD.numel() < 64 * 5000
 
 

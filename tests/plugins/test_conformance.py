@@ -53,6 +53,35 @@ class TestGRPOInMinibatches(AlgorithmConformance):
     options: ClassVar = {"minibatches": 2, "beta": 0.04, "reduction": "grpo"}
 
 
+class TestGRPOWithAnotherSurrogate(AlgorithmConformance):
+    plugin = "grpo"
+    options: ClassVar = {"minibatches": 2, "surrogate": "sapo", "sampler_correction": "token_truncate"}
+
+
+class TestReinforcePP(AlgorithmConformance):
+    plugin = "reinforce_pp"
+
+
+class TestReinforcePPWithAGroupBaseline(AlgorithmConformance):
+    plugin = "reinforce_pp"
+    options: ClassVar = {"baseline": "group", "minibatches": 2, "kl_estimator": "k2"}
+
+
+class TestDistillation(AlgorithmConformance):
+    plugin = "distillation"
+    options: ClassVar = {"k": 16}
+
+
+class TestDistillationOfSomeOwnAnswers(AlgorithmConformance):
+    plugin = "distillation"
+    options: ClassVar = {"k": 16, "on_policy": 0.5, "divergence": "jsd"}
+
+
+class TestOnlineDistillation(AlgorithmConformance):
+    plugin = "online_distillation"
+    options: ClassVar = {"k": 16, "divergence": "reverse_kl", "samples": 2}
+
+
 class TestPPO(AlgorithmConformance):
     plugin = "ppo"
 

@@ -22,7 +22,7 @@ from llama3.posttraining.examples import AnswerTokens, DialogExample
 from llama3.training.microbatch import count_units
 from llama3.training.placed import PlacedModel
 from llama3_plugins.algorithms.dpo import DPO
-from llama3_plugins.algorithms.options import DPOOptions
+from llama3_plugins.algorithms.options import DPOOptions, SFTOptions
 from llama3_plugins.algorithms.sft import SFT
 from llama3_plugins.data_kinds.dialogs import Dialogs
 from llama3_plugins.data_kinds.pairs import PairExample, Pairs
@@ -63,7 +63,7 @@ def test_sft_equals_transformers_and_trl(model, tmp_path):
     from trl.trainer.utils import add_fused_lm_head
 
     examples = random_dialogs(1)
-    sft = SFT()
+    sft = SFT(SFTOptions())
     loss = loss_of(sft, model, Dialogs().collate(examples)).item()
     inputs = padded([(example.prompt, example.answer) for example in examples])
     del inputs["completion_mask"]
@@ -71,6 +71,36 @@ def test_sft_equals_transformers_and_trl(model, tmp_path):
     assert loss == pytest.approx(theirs(**inputs).loss.item(), abs=1e-5)
     add_fused_lm_head(theirs)
     assert loss == pytest.approx(theirs(**inputs, fused_lm_head=True).loss.item(), abs=1e-5)
+
+
+def test_dft_weighs_tokens_as_trl_does(model, tmp_path):
+    """The statement of TRL's trainer that makes the loss of its fused head's log-probs."""
+    import ast
+    import inspect
+    import textwrap
+
+    from trl import SFTTrainer
+    from trl.trainer.utils import add_fused_lm_head
+
+    examples = random_dialogs(2)
+    inputs = padded([(example.prompt, example.answer) for example in examples])
+    del inputs["completion_mask"]
+    theirs = hf_model(model, tmp_path)
+    add_fused_lm_head(theirs)
+    outputs = theirs(**inputs, fused_lm_head=True)
+    source = ast.parse(textwrap.dedent(inspect.getsource(SFTTrainer.compute_loss)))
+    weighing = next(
+        node for node in ast.walk(source) if isinstance(node, ast.Assign) and "exp().detach()" in ast.unparse(node)
+    )
+    scope = {"per_token_loss": -outputs.log_probs, "outputs": outputs}
+    exec(compile(ast.Module([weighing], []), "<trl>", "exec"), scope)
+    expected = scope["per_token_loss"].sum() / outputs.label_mask.sum()
+    expected.backward()
+    model.zero_grad()
+    loss = loss_of(SFT(SFTOptions(loss="dft")), model, Dialogs().collate(examples))
+    loss.backward()
+    assert loss.item() == pytest.approx(expected.item(), abs=1e-6)
+    torch.testing.assert_close(model.lm_head.weight.grad, theirs.lm_head.weight.grad, atol=1e-6, rtol=1e-4)
 
 
 def test_a_whole_dpo_step_equals_trl(model, reference, tmp_path):
@@ -128,7 +158,7 @@ def chosen_logps_gained(nll_weight: float) -> float:
         pairs.append(PairExample(rng.integers(1, 90, 4), chosen, rejected))
     both = Dialogs().collate([DialogExample(p.prompt, answer) for p in pairs for answer in (p.chosen, p.rejected)])
     dpo = DPO(DPOOptions(beta=1.0, nll_weight=nll_weight))
-    train(model, SFT(), both, steps=25)
+    train(model, SFT(SFTOptions()), both, steps=25)
     batch = prepared(dpo, pairs, PlacedModel(model).scorer().logps)
     start = PlacedModel(model).scorer().logps(batch)
     train(model, dpo, batch, steps=20)
@@ -155,7 +185,7 @@ def gradients(model, loss: torch.Tensor) -> torch.Tensor:
 
 
 def cases(model, reference):
-    sft, dpo = SFT(), DPO(DPOOptions())
+    sft, dpo = SFT(SFTOptions()), DPO(DPOOptions())
     return [
         (sft, Dialogs().collate(random_dialogs(6, 7))),
         (dpo, prepared(dpo, random_pairs(6, 7), PlacedModel(reference).scorer().logps)),

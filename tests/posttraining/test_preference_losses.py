@@ -22,6 +22,7 @@ PLAIN = {"nll_weight": 0.0, "mask_format": False}
 CASES = [
     ({"loss": "sigmoid"}, ["sigmoid"], {}, 0.702053),
     ({"loss": "sigmoid", "nll_weight": 0.2, "nll_reduction": "token_mean"}, ["sigmoid", "sft"], {}, 0.893720),
+    ({"loss": "cdpo", "label_smoothing": 0.1}, ["aot"], {"label_smoothing": 0.1}, 0.700387),
     ({"loss": "robust", "label_smoothing": 0.1}, ["robust"], {"label_smoothing": 0.1}, 0.704137),
     ({"loss": "hinge"}, ["hinge"], {}, 1.016667),
     ({"loss": "ipo"}, ["ipo"], {}, 26.692709),
@@ -40,6 +41,12 @@ CASES = [
     ({"loss": "sigmoid", "f_divergence": "forward_kl"}, ["sigmoid"], {"f_divergence_type": "forward_kl"}, 0.702304),
     ({"loss": "ipo", "f_divergence": "js_divergence"}, ["ipo"], {"f_divergence_type": "js_divergence"}, None),
     ({"f_divergence": "js_divergence"}, ["sigmoid"], {"f_divergence_type": "js_divergence"}, 0.697472),
+    (
+        {"f_divergence": "alpha_divergence"},
+        ["sigmoid"],
+        {"f_divergence_type": "alpha_divergence", "f_alpha_divergence_coef": 0.5},
+        0.702144,
+    ),
 ]  # fmt: skip
 
 
@@ -71,6 +78,8 @@ def our_loss(options, pairs, split: int = 1):
 @pytest.mark.parametrize("seed", [None, 0, 1])
 def test_losses_equal_trl_in_value_gradient_and_metrics(options, names, settings, golden, seed):
     pairs = GOLDEN if seed is None else random_pairs(seed)
+    if options.get("loss") == "cdpo":  # TRL has it in `aot` alone, where pairs keep their order
+        pairs = GOLDEN
     count = len(pairs[0])
     expected, grads, metrics = trl_loss(names, [1.0, 0.2][: len(names)], pairs, **settings)
     for split in (1, 3):
@@ -97,6 +106,15 @@ def test_mixed_losses_are_their_weighted_sum():
     assert loss == pytest.approx(expected, abs=1e-5)
     order = torch.cat([grads[k] for pair in range(6) for k in (pair, pair + 6)])
     torch.testing.assert_close(grad_M, order, atol=1e-6, rtol=1e-5)
+
+
+def test_without_a_reference_all_answers_are_equally_likely_to_it():
+    chosen, rejected, *_ = pairs = random_pairs(7)
+    nothing = [[[0.0] * len(row) for row in rows] for rows in (chosen, rejected)]
+    expected, grads, _ = trl_loss(["sigmoid"], [1.0], (chosen, rejected, *nothing))
+    loss, grad_M, _ = our_loss({"reference_free": True}, pairs)
+    assert loss == pytest.approx(expected, abs=1e-6)
+    torch.testing.assert_close(grad_M, torch.cat([grads[k] for pair in range(6) for k in (pair, pair + 6)]))
 
 
 def test_simpo_equals_trl():
@@ -134,6 +152,7 @@ def test_losses_may_be_named_in_three_ways():
         ({"loss": "exo_pair"}, "exo_pair needs label_smoothing"),
         ({"label_smoothing": 0.1}, "no effect on sigmoid"),
         ({"loss": "aot", "label_smoothing": 0.5}, "less than 0.5"),
+        ({"f_alpha": 0.3}, "no effect on reverse_kl"),
         ({"loss": "bco_pair", "f_divergence": "forward_kl"}, "no effect on bco_pair"),
     ],
 )

@@ -59,14 +59,13 @@ def test_prompts_without_room_are_left_out_and_told(tokenizer, out):
 
 def test_an_algorithm_that_samples_leaves_them_out_too(out):
     job = SimpleNamespace(
-        spec=SimpleNamespace(needs={"rollouts"}), section=PreferSection(max_tokens=10), stage="prefer", out=out,
-        config=SimpleNamespace(max_seq_len=50),
+        drawing=PreferSection(max_tokens=10), stage="prefer", out=out, config=SimpleNamespace(max_seq_len=50),
     )  # fmt: skip
     examples = [SimpleNamespace(num_tokens=n) for n in (40, 41)]
     assert Finetuning._with_room(job, examples) == examples[:1]
     with pytest.raises(DataError, match="L3-FIN-004"):
         Finetuning._with_room(job, examples[1:])
-    job.spec.needs = {"reference"}
+    job.drawing = None
     assert Finetuning._with_room(job, examples) == examples
 
 
