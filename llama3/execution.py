@@ -5,6 +5,7 @@ The recipe says what is made from what; everything about *how* it is executed is
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
@@ -19,7 +20,7 @@ from rich.markup import escape
 
 from llama3 import _core
 from llama3.artifacts import Artifact, PluginUse, Stage
-from llama3.artifacts.files import write_bytes_atomic, write_json_atomic
+from llama3.artifacts.files import canonical_json, write_bytes_atomic, write_json_atomic
 from llama3.artifacts.precision import kept_probe
 from llama3.artifacts.progress import Display, ProgressBar
 from llama3.artifacts.run import RunDir
@@ -56,6 +57,17 @@ class Executor:
         self._loaded = loaded
         self._ranks = Ranks()
         self._observers = discover().observers
+        self._size = ""
+        self._whole: Executor | None = None
+        self._known: dict[str, Artifact] = {}
+
+    def part(self, size: str, loaded: Loaded) -> Executor:
+        """The same execution for one size of a herd: its own config, `made` by its own keys, and artifacts of the run
+        named `size-key`. What the run has made for another size is not made again."""
+        part = copy.copy(self)
+        part.__dict__.pop("config", None)
+        part.made, part._loaded, part._size, part._whole = {}, loaded, size, self
+        return part
 
     @cached_property
     def config(self) -> Config:
@@ -113,13 +125,21 @@ class Executor:
             inputs: artifacts by role; None leaves an optional one out.
         """
         given = {role: artifact for role, artifact in inputs.items() if artifact is not None}
+        request = _request(stage, given, options)
+        if self._whole is None or request not in self._known:
+            self._known[request] = self._execute(stage, f"{self._size}-{key}" if self._size else key, options, given)
+            give_back_freed_memory()
+        self.made[key] = self._known[request]
+        return self.made[key]
+
+    def _execute(self, stage: Stage, name: str, options: BaseModel | None, given: Mapping[str, Artifact]) -> Artifact:
         if self._ranks.leads:
             plugins = plugins_of(options)
-            made = self._ranks.lead(stage, lambda told: self.run.execute(told, given, options, key, plugins))
+            made = self._ranks.lead(stage, lambda told: self.run.execute(told, given, options, name, plugins))
         else:
             made = self._ranks.follow(stage, given, options)
-        self.made[key] = made
-        give_back_freed_memory()
+        if self._whole is not None:
+            self._whole.made[name] = made
         return made
 
     def warn(self, lines: Iterable[str]) -> None:
@@ -134,10 +154,15 @@ class Executor:
         return display.task(description, total)
 
     def publish(self, report: Mapping[str, Any]) -> None:
-        """Write `report.json` and `report.html` into the run directory."""
+        """Write `report.json` and `report.html` into the run directory; of a size of a herd, `report-SIZE.*`."""
+        self.write_report(report, render_html(report))
+
+    def write_report(self, report: Mapping[str, Any], page: str) -> None:
+        """As `publish`, with the page that shows the report."""
         if self._ranks.leads:
-            write_json_atomic(self.run.path / "report.json", dict(report))
-            write_bytes_atomic(self.run.path / "report.html", render_html(report).encode())
+            stem = f"report-{self._size}" if self._size else "report"
+            write_json_atomic(self.run.path / f"{stem}.json", dict(report))
+            write_bytes_atomic(self.run.path / f"{stem}.html", page.encode())
 
     def show_corpus(self, corpus: Artifact) -> Path | None:
         """Write `report.html` of a run that has come no further than its corpus, and return where it is; None where the
@@ -151,7 +176,7 @@ class Executor:
     def withdraw(self, key: str) -> None:
         """Let `key` no longer name what an earlier execution of this run made."""
         if self._ranks.leads:
-            self.run.withdraw(key)
+            self.run.withdraw(f"{self._size}-{key}" if self._size else key)
 
     def _precision(self, work: Work) -> ComputePrecision:
         """What this kind of work is computed in: measured once on rank 0, then kept with the run, so that the same
@@ -159,6 +184,13 @@ class Executor:
         device = device_of(self._loaded.config.run.device)
         found = kept_probe(self.run, work, device).precision if self._ranks.leads else ""
         return cast(ComputePrecision, self._ranks.share(found))
+
+
+def _request(stage: Stage, given: Mapping[str, Artifact], options: BaseModel | None) -> str:
+    """What is asked for, whatever its key: stage, inputs and options."""
+    asked = None if options is None else options.model_dump(mode="json")
+    inputs = sorted((role, artifact.hash) for role, artifact in given.items())
+    return canonical_json([stage.name, inputs, asked]).decode()
 
 
 def plugins_of(options: BaseModel | None) -> list[PluginUse]:

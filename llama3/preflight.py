@@ -19,6 +19,7 @@ from llama3.config.phases import parts_of, start_of
 from llama3.errors import ConfigError, LlamaError, Problem
 from llama3.plugins.registry import discover
 from llama3.plugins.specs import AlgorithmSpec
+from llama3.sized import size_problems
 
 if TYPE_CHECKING:
     from llama3.model.config import ModelConfig
@@ -76,20 +77,10 @@ def load_config(
         return source
     from llama3.evaluation.own_suite import add_own_suite
 
-    checks = (
-        policy_problems,
-        model_problems,
-        context_problems,
-        suite_problems,
-        tokenizer_problems,
-        token_problems,
-        source_problems,
-        data_problems,
-        safety_problems,
-        quality_control_problems,
-        launched_problems,
-    )
-    return load(source, overrides, checks=checks, completed=add_own_suite)
+    def of_sizes(loaded: Loaded) -> Iterator[Problem]:
+        return size_problems(loaded, CHECKS, add_own_suite)
+
+    return load(source, overrides, checks=(*CHECKS, of_sizes), completed=add_own_suite)
 
 
 def ready(loaded: Loaded) -> Loaded:
@@ -330,3 +321,19 @@ def quality_control_problems(loaded: Loaded) -> Iterator[Problem]:
 
     for problem in quality_problems(loaded.config):
         yield replace(problem, where=loaded.place(problem.where))
+
+
+CHECKS = (
+    policy_problems,
+    model_problems,
+    context_problems,
+    suite_problems,
+    tokenizer_problems,
+    token_problems,
+    source_problems,
+    data_problems,
+    safety_problems,
+    quality_control_problems,
+    launched_problems,
+)
+"""Of any config, that of one size too."""

@@ -11,10 +11,16 @@ from llama3.safe_rounds import with_safety
 
 
 def chosen(
-    make: Executor, config: Config, suffix: str, given: Artifact, safety: Artifact | None, model: Artifact
+    make: Executor,
+    config: Config,
+    suffix: str,
+    given: Artifact,
+    safety: Artifact | None,
+    model: Artifact,
+    reward: Artifact | None = None,
 ) -> Artifact:
     """What is learnt of `given`: its dialogs that are worth it (`with_quality`), joined by safety's share."""
-    return with_safety(make, config, suffix, with_quality(make, config, suffix, given, model), safety)
+    return with_safety(make, config, suffix, with_quality(make, config, suffix, given, model, reward), safety)
 
 
 def with_quality(

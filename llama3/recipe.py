@@ -7,7 +7,7 @@ before, else made. So a run that was stopped, killed or had its config changed g
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,18 +15,18 @@ from typing import Any
 
 from llama3.artifacts import Artifact
 from llama3.checkpoints.adopt import AdoptOptions, adopt
-from llama3.checkpoints.load import read_config
 from llama3.config import Config, Loaded
 from llama3.config.schema import TeacherSection
 from llama3.data.vocabulary import TokenizerOptions, tokenizer
-from llama3.errors import GateFailed, Problem
+from llama3.errors import GateFailed
 from llama3.evaluation.audit import AuditOptions, audit, require_auditable, require_passed
-from llama3.evaluation.report import build_report
-from llama3.evaluation.stages import EvaluateOptions, baselines, evaluate
+from llama3.evaluation.stages import EvaluateOptions, evaluate
 from llama3.execution import Executor
-from llama3.given import Searched, curated, find_leaks, own_rows, tokenised
+from llama3.given import curated, own_rows, tokenised
+from llama3.herd import Size, controls, lessons_for, sizes_of, tell_herd
 from llama3.long_context import Base, has_stages, lengthen
 from llama3.model.device import device_of
+from llama3.outcome import Raising, Round, Trained, measure, publish, tell, tell_held_back
 from llama3.posttraining.average import AverageOptions, average
 from llama3.posttraining.finetune import PreferOptions, RewardOptions, SFTOptions, prefer, reward, sft
 from llama3.posttraining.preferences import PreferencesOptions, preferences
@@ -34,9 +34,10 @@ from llama3.posttraining.reject import RejectOptions, reject
 from llama3.quality_rounds import chosen
 from llama3.release.cast import CastOptions, cast
 from llama3.release.quantize import QuantizeOptions, quantize
-from llama3.release.release import ReleaseOptions, release
+from llama3.rounds import ALONE, Lessons, averaged, chosen_policies, pairs_so_far, with_earlier
 from llama3.safe_rounds import about_safety, try_judges, with_safety
 from llama3.safety.carried import try_policy
+from llama3.sized import CONTROL
 from llama3.tasks.rewards import try_rewards
 from llama3.training.pretrain import PretrainOptions, pretrain
 from llama3.training.room import require_room
@@ -52,50 +53,78 @@ class Run:
 
 
 def run(loaded: Loaded) -> Run:
-    """Execute the recipe of a checked config: `improve` where `model.path` names a model, else `raise_model`.
+    """Execute the recipe of a checked config: `raise_herd` where it has sizes, `improve` where `model.path` names a
+    model, else `raise_model`.
 
     Raises `llama3.errors.LlamaError`; what is finished stays on disk, and the same call goes on from there.
     """
-    # What cannot come to an end is refused before any work.
-    require_room(loaded.config, device_of(loaded.config.run.device))
-    try_policy(loaded.config.safety.policy)
-    post = loaded.config.post_training
-    if post.rewards and (post.rounds or post.data):
-        try_rewards(post.rewards, loaded.config.run.device, must_ask=post.data is None)
-    if post.rounds or post.data:
-        try_judges(loaded.config, str(device_of(loaded.config.run.device)))
+    sizes = sizes_of(loaded)
+    for one in sizes.values() or [loaded]:
+        refuse_hopeless(one.config)
     with Executor(loaded) as make:
-        story = improve if loaded.config.model.path else raise_model
-        try:
-            report = story(make, make.config)
-        except GateFailed:
-            make.withdraw("release")  # an earlier one no longer is what this run made
-            raise
-        return Run(make.run.path, report, dict(make.made))
+        raised = raise_herd(make, make.config, sizes) if sizes else raise_one(make, make.config, ALONE)
+        return Run(make.run.path, raised.report, dict(make.made))
 
 
-def raise_model(make: Executor, config: Config) -> dict[str, Any]:
-    """A model from raw text; returns the report."""
+def refuse_hopeless(config: Config) -> None:
+    """What cannot come to an end is refused before any work."""
+    require_room(config, device_of(config.run.device))
+    try_policy(config.safety.policy)
+    post = config.post_training
+    if post.rewards and (post.rounds or post.data):
+        try_rewards(post.rewards, config.run.device, must_ask=post.data is None)
+    if post.rounds or post.data:
+        try_judges(config, str(device_of(config.run.device)))
+
+
+def raise_herd(make: Executor, config: Config, sizes: Mapping[str, Loaded]) -> Raising:
+    """Several sizes, those first that others learn from; each is raised as a model alone, with its lessons."""
+    curated(make, config)  # once for all
+    herd: dict[str, Size] = {}
+    for name, loaded in sizes.items():
+        part = make.part(name, loaded)
+        lessons = lessons_for(part, config.sizes[name], herd)
+        herd[name] = Size(part, raise_one(part, part.config, lessons), lessons)
+        if config.sizes[name].control:
+            alone = make.part(f"{name}{CONTROL}", loaded)
+            unaided = controls(herd[name])
+            twin = in_rounds(alone, alone.config, herd[name].trained.base, unaided)
+            herd[f"{name}{CONTROL}"] = Size(alone, Raising(twin, {}), unaided)
+    return tell_herd(make, config, herd)
+
+
+def raise_one(make: Executor, config: Config, lessons: Lessons) -> Raising:
+    """One model, new or given."""
+    try:
+        return (improve if config.model.path else raise_model)(make, config, lessons)
+    except GateFailed:
+        make.withdraw("release")  # an earlier one no longer is what this run made
+        raise
+
+
+def raise_model(make: Executor, config: Config, lessons: Lessons) -> Raising:
+    """A model from raw text, or from a larger one that was pruned."""
     # Pre-training data (paper 3.1): text in, unique and filtered documents out, then tokens.
     corpus = curated(make, config)
-    vocabulary = make(tokenizer, "tokenizer", TokenizerOptions.of(config), corpus=corpus)
+    vocabulary = lessons.start or make(tokenizer, "tokenizer", TokenizerOptions.of(config), corpus=corpus)
     searched = {"corpus": corpus, "tokenizer": vocabulary}
     given, leaks = own_rows(make, config, searched)
     shards = tokenised(make, config, corpus, vocabulary)
 
     # Pre-training (3.4): next-token prediction, long-context stages, annealed to a learning rate of 0 and averaged.
-    base = make(pretrain, "pretrain", PretrainOptions.of(config), shards=shards, tokenizer=vocabulary)
+    read = {"shards": shards, "tokenizer": vocabulary, "checkpoint": lessons.start}
+    base = make(pretrain, "pretrain", PretrainOptions.of(config), **read)
     if has_stages(config):
         stuck = partial(tell_held_back, make, config, base, searched)
         base = lengthen(make, config, Base(base, corpus, shards, vocabulary), stuck)
 
-    trained = post_train(make, config, base, given)
+    trained = post_train(make, config, base, given, lessons)
     results = measure(make, config, trained, searched, contamination=leaks)
     publish(make, config, trained, results)
-    return tell(make, config, trained, results)
+    return Raising(trained, tell(make, config, trained, results))
 
 
-def improve(make: Executor, config: Config) -> dict[str, Any]:
+def improve(make: Executor, config: Config, lessons: Lessons) -> Raising:
     """A released model made better on the user's tasks, released only if an audit finds nothing lost."""
     base = make(adopt, "adopt", AdoptOptions.of(config))
     # The held-out documents are text that the model must not become worse at.
@@ -113,7 +142,7 @@ def improve(make: Executor, config: Config) -> dict[str, Any]:
         stuck = partial(tell_held_back, make, config, base, searched, before=before)
         longer = lengthen(make, config, Base(base, corpus, shards, base), stuck)
 
-    trained = post_train(make, config, longer, given)
+    trained = post_train(make, config, longer, given, lessons)
     results = measure(make, config, trained, searched, base=before, contamination=leaks)
     audited = make(audit, "audit", AuditOptions.of(config), before=before, after=results.evaluations["final"])
 
@@ -121,44 +150,12 @@ def improve(make: Executor, config: Config) -> dict[str, Any]:
     tell(make, config, trained, results, audited)
     require_passed(audited, trained.final)
     publish(make, config, trained, results, audit=audited, adopted=base)
-    return tell(make, config, trained, results, audited)
+    return Raising(trained, tell(make, config, trained, results, audited))
 
 
-@dataclass(frozen=True, slots=True)
-class Trained:
-    """What training made: one model at its stations, and the data that it learnt from by type."""
-
-    base: Artifact
-    sft: Artifact
-    final: Artifact
-    learnt_from: Mapping[str, Artifact]
-    quantized: Mapping[str, Artifact] = dataclasses.field(default_factory=dict)
-
-    @property
-    def checkpoints(self) -> dict[str, Artifact]:
-        """All of them by name; what no stage changed stands once."""
-        tuned = {} if self.sft in (self.base, self.final) else {"sft": self.sft}
-        return {"base": self.base, **tuned, "final": self.final, **self.quantized}
-
-
-def tell_held_back(
-    make: Executor,
-    config: Config,
-    base: Artifact,
-    searched: Searched,
-    model: Artifact,
-    lost: Sequence[Problem],
-    *,
-    before: Artifact | None = None,
-) -> None:
-    """The report of a run whose `model` did not pass a long-context stage; `before` is the evaluation of its base."""
-    trained = Trained(base, sft=base, final=model, learnt_from={})
-    tell(make, config, trained, measure(make, config, trained, searched, base=before), held_back=lost)
-
-
-def post_train(make: Executor, config: Config, base: Artifact, given: Artifact | None) -> Trained:
+def post_train(make: Executor, config: Config, base: Artifact, given: Artifact | None, lessons: Lessons) -> Trained:
     """Post-training (paper 4) on `given` rows or on the model's own answers, and fewer bits (6) of what it makes."""
-    trained = in_rounds(make, config, base) if given is None else on_own_rows(make, config, base, given)
+    trained = in_rounds(make, config, base, lessons) if given is None else on_own_rows(make, config, base, given)
     final = make(cast, "final", CastOptions.of(config), checkpoint=trained.final)
     tuned = final if trained.sft is trained.final else trained.sft
     quantized = {
@@ -168,25 +165,38 @@ def post_train(make: Executor, config: Config, base: Artifact, given: Artifact |
     return dataclasses.replace(trained, sft=tuned, final=final, quantized=quantized)
 
 
-def in_rounds(make: Executor, config: Config, base: Artifact) -> Trained:
-    """Each round samples from the best model so far and finetunes the base model anew (paper 4, figure 7):
+def in_rounds(make: Executor, config: Config, base: Artifact, lessons: Lessons = ALONE) -> Trained:
+    """Each round samples from the best models so far and finetunes the base model anew (paper 4, figure 7):
 
     final ──> reject ──> sft ──> preferences ──> prefer ──> average ──> final
       │       (dialogs)   │        (pairs)         │           │
-      │           ↑       └──────────↑─────────────┴───────────┘
-      └─> safety ─┴──────────────────┘
+      │           ↑       └──────────↑──────┬──────┴───────────┘
+      └─> safety ─┴──────────────────┘      reward, of the pairs of all rounds
     """
     trained = Trained(base, sft=base, final=base, learnt_from={})
     for n in range(1, config.post_training.rounds + 1):
+        last = trained.rounds[-1] if trained.rounds else None
+        known = {"reward": lessons.judge or (last.judge if last else None)}
         safety = about_safety(make, config, n, trained.final)
-        dialogs = make(reject, f"reject-{n}", RejectOptions.of(config, n), checkpoint=trained.final)
-        dialogs = chosen(make, config, f"-{n}", dialogs, safety, trained.final)
+
+        policies = chosen_policies(make, config, n, trained.final, last)
+        before = {"earlier": last.asked if last else None, **known, **policies}
+        asked = make(reject, f"reject-{n}", RejectOptions.of(config, n), checkpoint=trained.final, **before)
+        dialogs = lessons.join(make, config, n, with_earlier(make, config, n, asked, last))
+        dialogs = chosen(make, config, f"-{n}", dialogs, safety, trained.final, **known)
         tuned = finetune(make, config, f"-{n}", checkpoint=base, dialogs=dialogs)
-        pairs = make(preferences, f"preferences-{n}", PreferencesOptions.of(config, n), checkpoint=tuned)
+
+        options = PreferencesOptions.of(config, n)
+        pairs = make(preferences, f"preferences-{n}", options, checkpoint=tuned, asked=asked, **known)
         pairs = with_safety(make, config, f"-{n}", pairs, safety)
-        preferred = learn_to_prefer(make, config, f"-{n}", checkpoint=tuned, preferences=pairs)
+        all_pairs = pairs_so_far(make, config, n, pairs, last)
+        judge = reward_model(make, config, f"-{n}", checkpoint=base, preferences=all_pairs)
+        preferred = learn_to_prefer(make, config, f"-{n}", checkpoint=tuned, preferences=pairs, reward=judge)
+
         final = mean(make, config, f"average-{n}", base, tuned, preferred)
-        trained = Trained(base, tuned, final, {"dialogs": dialogs, "preferences": pairs})
+        done = Round(asked, dialogs, pairs, all_pairs, judge, tuned, preferred, final)
+        learnt_from = {"dialogs": dialogs, "preferences": pairs}
+        trained = Trained(base, tuned, final, learnt_from, rounds=(*trained.rounds, done))
     return trained
 
 
@@ -196,7 +206,8 @@ def on_own_rows(make: Executor, config: Config, base: Artifact, given: Artifact)
     if given.type == "dialogs":
         tuned = final = finetune(make, config, "", checkpoint=base, dialogs=given)
     else:
-        tuned, final = base, learn_to_prefer(make, config, "", checkpoint=base, preferences=given)
+        judge = reward_model(make, config, "", checkpoint=base, preferences=given)
+        tuned, final = base, learn_to_prefer(make, config, "", checkpoint=base, preferences=given, reward=judge)
     if anchored(config):  # else the mean of one checkpoint is that checkpoint
         final = mean(make, config, "average", base, final, final)
     return Trained(base, tuned, final, {given.type: given})
@@ -204,17 +215,25 @@ def on_own_rows(make: Executor, config: Config, base: Artifact, given: Artifact)
 
 def finetune(make: Executor, config: Config, suffix: str, **inputs: Artifact) -> Artifact:
     """Supervised finetuning."""
-    master = teacher(make, "sft", config.post_training.sft.teacher)
-    return make(sft, f"sft{suffix}", SFTOptions.of(config), **inputs, teacher=master)
+    section = config.post_training.sft
+    master = teacher(make, "sft", section.teacher)
+    options = partial(SFTOptions.of, config)
+    return averaged(make, sft, f"sft{suffix}", section.members, options, **inputs, teacher=master)
 
 
-def learn_to_prefer(make: Executor, config: Config, suffix: str, **inputs: Artifact) -> Artifact:
-    """The preference stage; with `post_training.reward` a model that learns from the same pairs joins its rewards."""
-    judge = None
-    if config.post_training.reward is not None:
-        judge = make(reward, f"reward{suffix}", RewardOptions.of(config), **inputs)
-    master = teacher(make, "prefer", config.post_training.prefer.teacher)
-    return make(prefer, f"prefer{suffix}", PreferOptions.of(config), **inputs, reward=judge, teacher=master)
+def reward_model(make: Executor, config: Config, suffix: str, **inputs: Artifact) -> Artifact | None:
+    """A model that scores answers (4.1.2), where the config asks for one (`post_training.reward`)."""
+    if (section := config.post_training.reward) is None:
+        return None
+    return averaged(make, reward, f"reward{suffix}", section.members, partial(RewardOptions.of, config), **inputs)
+
+
+def learn_to_prefer(make: Executor, config: Config, suffix: str, **inputs: Artifact | None) -> Artifact:
+    """The preference stage (4.1.4)."""
+    section = config.post_training.prefer
+    master = teacher(make, "prefer", section.teacher)
+    options = partial(PreferOptions.of, config)
+    return averaged(make, prefer, f"prefer{suffix}", section.members, options, **inputs, teacher=master)
 
 
 def teacher(make: Executor, learner: str, section: TeacherSection | None) -> Artifact | None:
@@ -230,70 +249,3 @@ def mean(make: Executor, config: Config, key: str, base: Artifact, a: Artifact, 
 def anchored(config: Config) -> bool:
     """Whether the base model takes part in the mean."""
     return len(config.post_training.average) == 3
-
-
-@dataclass(frozen=True, slots=True)
-class Results:
-    """What was measured (paper 5)."""
-
-    evaluations: Mapping[str, Artifact]
-    """Of each checkpoint, by its name."""
-    corpus: Artifact
-    baselines: Artifact
-    contamination: Artifact
-    """How much of the held-out tasks was trained on."""
-
-
-def measure(make: Executor, config: Config, trained: Trained, searched: Searched, **known: Artifact | None) -> Results:
-    """Every checkpoint on held-out text and tasks, and what the figures are worth; but what is `known` already, by the
-    name of the checkpoint or as `contamination`."""
-    corpus, options = searched["corpus"], EvaluateOptions.of(config)
-    evaluations = {
-        name: known.get(name) or make(evaluate, f"evaluate-{name}", options, checkpoint=checkpoint, corpus=corpus)
-        for name, checkpoint in trained.checkpoints.items()
-    }
-    leaks = known.get("contamination") or find_leaks(make, config, trained.learnt_from, searched)
-    return Results(evaluations, corpus, make(baselines, "baselines", corpus=corpus), leaks)
-
-
-def publish(make: Executor, config: Config, trained: Trained, results: Results, **known: Artifact) -> Artifact:
-    """What is given to others: the weights with everything that is known of them."""
-    return make(
-        release,
-        "release",
-        ReleaseOptions.of(config),
-        checkpoint=trained.final,
-        **trained.quantized,
-        evaluation=results.evaluations["final"],
-        contamination=results.contamination,
-        **known,
-    )
-
-
-def tell(
-    make: Executor,
-    config: Config,
-    trained: Trained,
-    results: Results,
-    audited: Artifact | None = None,
-    held_back: Sequence[Problem] = (),
-) -> dict[str, Any]:
-    """Write the report of the run; returns it."""
-    report = build_report(
-        config.run.name,
-        corpus=results.corpus,
-        evaluations=results.evaluations,
-        baselines=results.baselines,
-        contamination=results.contamination,
-        audit=audited,
-        held_back=[f"{problem.where}: {problem.why}" for problem in held_back],
-        quantized=trained.quantized,
-        metrics=make.run.rows_of("metrics", make.made),
-        samples=make.run.rows_of("samples", make.made),
-        seconds=make.run.seconds_of(make.made),
-        model=dataclasses.asdict(read_config(trained.base.path)) | {"parameters": trained.base.metrics["parameters"]},
-        policy=config.safety.policy,
-        artifacts=make.made,
-    )
-    make.publish(report)
-    return report

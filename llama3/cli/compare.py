@@ -38,7 +38,9 @@ def compare(
     runs: Annotated[list[Path], typer.Argument(help="Runs; the first is what the others are compared with.")],
     model: Annotated[
         list[str] | None,
-        typer.Option(help="Which models of each run: base, sft, final, int8 ... Repeatable; default: final."),
+        typer.Option(
+            help="Which models of each run: base, sft, final, int8, small-final-2 ... Repeatable; default: final."
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option(file_okay=False, help="Folder for comparison.json and .html.")] = None,
     json: JsonOption = False,
@@ -75,10 +77,10 @@ def _evaluations(runs: Sequence[Path], models: Sequence[str]) -> dict[str, Artif
             problems.append(NO_RUN.problem(run))
             continue
         there = RunDir(run).current()
-        known = [key.removeprefix(PREFIX) for key in there if key.startswith(PREFIX)]
+        known = {key.replace(PREFIX, "", 1): there[key] for key in there if PREFIX in key}
         for model in models:
             if model in known:
-                found[names[run] if len(models) == 1 else f"{names[run]} {model}"] = there[PREFIX + model]
+                found[names[run] if len(models) == 1 else f"{names[run]} {model}"] = known[model]
             else:
                 why = f"measured are {', '.join(known)}" if known else "none of its models was measured"
                 problems.append(NOT_MEASURED.problem(run, model=model, why=why))

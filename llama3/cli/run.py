@@ -90,6 +90,9 @@ def show(run: Run) -> None:
     from llama3.evaluation.safety_tables import NAMES, is_safety, shown
 
     report = run.report
+    if "herd" in report:
+        show_herd(run)
+        return
     bits = report["bits_per_byte_by_model"] | {name: report["bits_per_byte"][name] for name in ("gzip", "order3")}
     rows = [(f"bits per byte, {name}", f"{value:.3f}") for name, value in bits.items() if value is not None]
     rows += [(f"pass rate, {name}", str(Rate(**rate))) for name, rate in report["pass_rate"].items()]
@@ -107,6 +110,16 @@ def show(run: Run) -> None:
     print_table(rows)
     if report.get("audit"):
         audit.show(report["audit"])
+
+
+def show_herd(run: Run) -> None:
+    """What each step of each size added, and where everything is."""
+    from llama3.evaluation.herd_figures import STEP_HEAD, step_table
+
+    print_table(list(step_table(run.report["herd"])), [title.upper() for title in STEP_HEAD])
+    rows = [("report", str(run.path / "report.html"))]
+    rows += [(f"release, {size}", str(run.path / "artifacts" / f"{size}-release")) for size in run.report["sizes"]]
+    print_table(rows)
 
 
 def show_audit(run: Path) -> None:

@@ -5,7 +5,6 @@ Where a plugin is chosen, its options stay open here (llama3.config.slot_types).
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
@@ -25,7 +24,9 @@ from llama3.config.precision import SamplingPrecision, TrainingPrecision
 from llama3.config.reliability import ReliabilitySection
 from llama3.config.rollouts import OwnAnswersSection
 from llama3.config.safety_data import SafetyDataSection
+from llama3.config.scale_study import ScaleSection
 from llama3.config.section import Section
+from llama3.config.sizes import SizeSection
 from llama3.config.slot_types import (
     AlgorithmSlot,
     AxisSlot,
@@ -344,6 +345,17 @@ class RejectSection(Section):
     rehearsal_tokens: int = Field(
         128, ge=1, description="longest answer to a general prompt; longer ones are cut after a sentence"
     )
+    rising: bool = Field(
+        False,
+        description="ask most of the families that the round before solved now and then: prompts grow with ability",
+    )
+    earlier: bool = Field(False, description="learn the verified answers of earlier rounds too")
+    by_capability: int = Field(
+        0,
+        ge=0,
+        description="training prompts that choose, for each kind of task, which model of the round before is asked; "
+        "0: its last one is",
+    )
 
 
 class LoRASection(Section):
@@ -366,6 +378,7 @@ class TeacherSection(Section):
 
 
 _TEACHER = Field(None, description="for algorithms that need a teacher: {path: FOLDER}")
+_MEMBERS = Field(1, ge=1, le=16, description="models that see the data in another order each and are averaged")
 _LORA = Field(None, description="train adapters instead of all weights: {rank: 16}")
 
 
@@ -373,6 +386,7 @@ class SFTSection(OptimizerSection):
     """Supervised finetuning: loss on the target tokens only (paper 4.1.3)."""
 
     algorithm: AlgorithmSlot = Slot(name="sft")
+    members: int = _MEMBERS
     teacher: TeacherSection | None = _TEACHER
     own_answers: OwnAnswersSection | None = Field(
         None, description="for algorithms that draw answers: {max_tokens: 64}; default: that of {}"
@@ -385,6 +399,7 @@ class SFTSection(OptimizerSection):
 class PreferSection(OptimizerSection):
     """Preference stage: pairs (or prompts) made with the current model, then the chosen algorithm."""
 
+    members: int = _MEMBERS
     teacher: TeacherSection | None = _TEACHER
     lora: LoRASection | None = _LORA
     prompts: int = Field(512, ge=1, description="prompts asked per round, at most")
@@ -403,6 +418,7 @@ class RewardSection(OptimizerSection):
     """A reward model, learnt from the pairs or rankings of the preference data (paper 4.1.2)."""
 
     algorithm: AlgorithmSlot = Slot(name="reward_model")
+    members: int = _MEMBERS
     lora: LoRASection | None = _LORA
     epochs: int = Field(1, ge=1, description="passes over the pairs")
     batch: int = Field(32, ge=1, le=1 << 24, description="pairs per step over all ranks")
@@ -516,55 +532,6 @@ class ReleaseSection(Section):
     )
 
 
-class ScaleSection(Section):
-    """A study of scaling laws (paper 3.2.1): at each budget of compute several small models, the larger the fewer
-    tokens. A run costs 6 x parameters x tokens FLOPs. It has one phase: warm-up, then a cosine to a tenth of its peak;
-    what else a run needs it takes from `pretrain`, and its shape from `model`, made wider and narrower."""
-
-    budgets: list[Annotated[float, Field(gt=0)]] = Field(
-        min_length=3, description="training FLOPs of each run of a budget, rising"
-    )
-    sizes: int = Field(5, ge=3, le=64, description="models per budget, as far as widths differ")
-    tokens_per_parameter: tuple[float, float] = Field(
-        (4.0, 100.0), description="the fewest and the most training tokens per parameter, between which sizes lie"
-    )
-    batches: list[Annotated[int, Field(ge=1, le=1 << 24)]] | None = Field(
-        None, description="rows per step at each budget (default: pretrain.batch)"
-    )
-    lr_power: float = Field(
-        0.12,
-        ge=0,
-        le=1,
-        description="the peak learning rate falls as parameters to this power; pretrain.lr is that of `model`",
-    )
-    seeds: int = Field(1, ge=1, le=64, description="runs of each size, which differ in weights and order of data")
-    epochs: float = Field(1.0, gt=0, description="how often a run may read the corpus")
-    loss: EvaluatorSlot = Field(
-        default_factory=lambda: SuiteSlot(name="bits_per_byte"), description="what gives bits_per_byte, the loss"
-    )
-    benchmark: EvaluatorSlot = Field(
-        default_factory=lambda: SuiteSlot(name="multiple_choice"),
-        description="what is forecast: a suite that gives accuracy, chance and nll_per_character",
-    )
-    trained: list[str] = Field(
-        default_factory=list, description="further models, by their paths, that tell how accuracy follows from NLL"
-    )
-    target: float | None = Field(
-        None, gt=0, description="FLOPs that are forecast (default: ten times the largest budget)"
-    )
-
-    @model_validator(mode="after")
-    def _in_order(self) -> Self:
-        if any(b <= a for a, b in itertools.pairwise(self.budgets)):
-            raise ValueError("the budgets must rise")
-        least, most = self.tokens_per_parameter
-        if not 0 < least < most:
-            raise ValueError("tokens_per_parameter: the fewest must be above 0 and below the most")
-        if self.batches is not None and len(self.batches) != len(self.budgets):
-            raise ValueError(f"{len(self.batches)} batches for {len(self.budgets)} budgets: give one each")
-        return self
-
-
 class Config(Section):
     """A whole run."""
 
@@ -577,6 +544,10 @@ class Config(Section):
     reliability: ReliabilitySection = ReliabilitySection()
     pretrain: PretrainSection = PretrainSection()
     post_training: PostTrainingSection = PostTrainingSection()
+    sizes: dict[str, SizeSection] = Field(
+        default_factory=dict,
+        description="models that this one recipe raises, the teachers of others first; default: one",
+    )
     safety: SafetySection = SafetySection()
     quantization: list[QuantizationSlot] = Field(
         default_factory=lambda: [Slot(name="int8")], description="schemes the final model is quantized with"

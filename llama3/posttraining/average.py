@@ -23,6 +23,7 @@ from llama3.checkpoints.source import WeightSource
 from llama3.checkpoints.weights import write_model
 from llama3.config.schema import Config
 from llama3.errors import CheckpointError, ConfigError
+from llama3.foreign import UnusableFile, read_json
 from llama3.model.build import empty_model
 from llama3.tokenizer import Tokenizer
 
@@ -65,7 +66,21 @@ def average(
     ids = stated_ids(first, tokenizers[0])
     out.metrics["distance"] = round(average_checkpoints(folders, options.weights, out.path, ids), 6)
     write_companions(first, tokenizers[0], out.path)
-    write_json_atomic(out.path / "llama3.json", {"stage": "average", "weights": list(options.weights)})
+    facts = {"stage": "average", "weights": list(options.weights), **_algorithm(folders)}
+    write_json_atomic(out.path / "llama3.json", facts)
+
+
+def _algorithm(folders: Sequence[Path]) -> dict[str, Any]:
+    """What trained the checkpoints, where it is the same of all: a mean of reward models scores as they do."""
+    told = [_facts(folder).get("algorithm") for folder in folders]
+    return {"algorithm": told[0]} if told[0] is not None and all(one == told[0] for one in told) else {}
+
+
+def _facts(folder: Path) -> Mapping[str, Any]:
+    try:
+        return read_json(folder / "llama3.json")
+    except (OSError, UnusableFile):
+        return {}
 
 
 def average_checkpoints(

@@ -99,12 +99,12 @@ class TrainingOptions(BaseModel):
     logging: tuple[Slot, ...] = Field(default=(), exclude=True)
 
     @staticmethod
-    def common(config: Config) -> dict[str, Any]:
-        """The fields of this class, from the whole config."""
+    def common(config: Config, member: int = 0) -> dict[str, Any]:
+        """The fields of this class, from the whole config. Each member sees the data in an order of its own."""
         return {
             "parallelism": config.parallelism,
             "reliability": config.reliability,
-            "seed": config.run.seed,
+            "seed": config.run.seed + MEMBER_SEEDS * member,
             "device": str(device_of(config.run.device)),
             "logging": tuple(config.logging),
         }
@@ -116,9 +116,9 @@ class SFTOptions(TrainingOptions):
     sft: SFTSection
 
     @classmethod
-    def of(cls, config: Config) -> Self:
-        """From the whole config."""
-        return cls(sft=_without_teacher(config.post_training.sft), **cls.common(config))
+    def of(cls, config: Config, member: int = 0) -> Self:
+        """From the whole config; `member` counts the models that are averaged."""
+        return cls(sft=_of_one(config.post_training.sft), **cls.common(config, member))
 
 
 class PreferOptions(TrainingOptions):
@@ -129,11 +129,11 @@ class PreferOptions(TrainingOptions):
     rewards: tuple[RewardSlot, ...]
 
     @classmethod
-    def of(cls, config: Config) -> Self:
-        """From the whole config."""
+    def of(cls, config: Config, member: int = 0) -> Self:
+        """From the whole config; `member` counts the models that are averaged."""
         post = config.post_training
-        prefer = _without_teacher(post.prefer)
-        return cls(prefer=prefer, algorithm=post.algorithm, rewards=tuple(post.rewards), **cls.common(config))
+        prefer = _of_one(post.prefer)
+        return cls(prefer=prefer, algorithm=post.algorithm, rewards=tuple(post.rewards), **cls.common(config, member))
 
 
 class RewardOptions(TrainingOptions):
@@ -142,17 +142,21 @@ class RewardOptions(TrainingOptions):
     reward: RewardSection
 
     @classmethod
-    def of(cls, config: Config) -> Self:
-        """From the whole config, whose `post_training.reward` is given."""
-        return cls(reward=config.post_training.reward or RewardSection(), **cls.common(config))
+    def of(cls, config: Config, member: int = 0) -> Self:
+        """From the whole config, whose `post_training.reward` is given; `member` as for the others."""
+        section = config.post_training.reward or RewardSection()
+        return cls(reward=section.model_copy(update={"members": 1}), **cls.common(config, member))
 
 
+MEMBER_SEEDS = 1_000_003
+"""Between the seeds of models that are averaged, so that no run of another seed has them too."""
 S = TypeVar("S", SFTSection, PreferSection)
 
 
-def _without_teacher(section: S) -> S:
-    """The teacher is an input of the stage: what it is counts, not where it came from."""
-    return section.model_copy(update={"teacher": None})
+def _of_one(section: S) -> S:
+    """Of one run: the teacher is an input of the stage, what it is counts and not where it came from; and how many
+    others are averaged with it changes nothing of it."""
+    return section.model_copy(update={"teacher": None, "members": 1})
 
 
 @stage(output="checkpoint", every_rank=True)

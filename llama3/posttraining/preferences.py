@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Self
 
-from llama3.artifacts import Checkpoint, StageOutput, stage
+from llama3.artifacts import Checkpoint, Dialogs, StageOutput, stage
 from llama3.checkpoints.load import load_model, read_config
 from llama3.config.schema import Config
 from llama3.errors import DataError
@@ -20,6 +20,7 @@ from llama3.model.device import device_of
 from llama3.plugins.registry import discover
 from llama3.plugins.specs import AlgorithmSpec
 from llama3.posttraining.guarded_answers import policy_of_rollouts
+from llama3.posttraining.rising import near_the_edge, pass_rates, widening
 from llama3.posttraining.sampling import (
     Sampled,
     SamplingOptions,
@@ -49,6 +50,8 @@ class PreferencesOptions(SamplingOptions):
     from pairs."""
 
     prompts_only: bool = False
+    rising: bool = False
+    """Whether most is asked of the families that `asked` was neither sure nor helpless at."""
 
     @classmethod
     def of(cls, config: Config, round_number: int) -> Self:
@@ -57,6 +60,7 @@ class PreferencesOptions(SamplingOptions):
         samples_itself = isinstance(algorithm, AlgorithmSpec) and "rollouts" in algorithm.needs
         return cls(
             prompts_only=samples_itself and config.post_training.reward is None,
+            rising=config.post_training.reject.rising,
             **cls.fields_of(config.post_training.prefer),
             rewards=tuple(config.post_training.rewards),
             files=named_files(config.post_training.rewards),
@@ -69,25 +73,33 @@ class PreferencesOptions(SamplingOptions):
 
 @stage(output="preferences")
 def preferences(
-    checkpoint: Checkpoint, reward: Checkpoint | None = None, *, options: PreferencesOptions, out: StageOutput
+    checkpoint: Checkpoint,
+    reward: Checkpoint | None = None,
+    asked: Dialogs | None = None,
+    *,
+    options: PreferencesOptions,
+    out: StageOutput,
 ) -> None:
     """Write preferences.jsonl, labels.jsonl (every answer, passed or not, for algorithms that need no pairs),
     prompts.jsonl (the tasks, for those that sample themselves) and samples.jsonl. With `prompts_only` it samples
-    nothing and writes prompts.jsonl only. `reward` is a checkpoint with a score head that joins the rewards.
+    nothing and writes prompts.jsonl only. `reward` is a checkpoint with a score head that joins the rewards; with
+    `rising` the pass rates of the round's dialogs, `asked`, say what is asked most.
 
     Raises DataError (L3-PRF-001) when no prompt has both a passing and a failing answer.
     """
     folder = checkpoint.path
     config, tokenizer = read_config(folder), Tokenizer.load(folder)
     combined = build_reward(options.rewards, reward, options.device)
-    tasks = draw_tasks(combined, options.prompts, options.seed, out)
+    rates = pass_rates(asked) if options.rising else {}
+    drawn = draw_tasks(combined, options.prompts * widening(rates), options.seed, out)
+    tasks = near_the_edge(drawn, rates, options.prompts)
     write_rows(out.path / "prompts.jsonl", [task.to_json() for task in tasks])
     if options.prompts_only:
         out.metrics |= {"prompts": len(tasks)}
         return
     engine = throughput_engine(load_model(folder, device=options.device), options.precision)
-    asked = with_room(tasks, tokenizer, options.max_tokens, config.max_seq_len, out)
-    sampled = sample_tasks(engine, tokenizer, combined, asked, options, out)
+    fitting = with_room(tasks, tokenizer, options.max_tokens, config.max_seq_len, out)
+    sampled = sample_tasks(engine, tokenizer, combined, fitting, options, out)
     made = [pair for row in sampled if (pair := make_pair(row)) is not None]
     pairs, labels = (
         _that_can_be_learnt(kind, rows, tokenizer, config.max_seq_len)
@@ -116,6 +128,7 @@ def make_pair(row: Sampled) -> dict[str, Any] | None:
     rejected = max(failing, key=lambda sample: sample.mean_logp)
     return {
         "id": row.task.id,
+        "family": row.task.family,
         "messages": task_messages(row.task),
         "chosen": passing[0].text,
         "rejected": rejected.text,

@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from typing import Any, Self
 
-from llama3.artifacts import Checkpoint, StageOutput, stage
+from llama3.artifacts import Checkpoint, Dialogs, Report, StageOutput, stage
 from llama3.checkpoints.load import load_model, read_config
 from llama3.config.schema import Config
 from llama3.errors import DataError
@@ -21,7 +21,9 @@ from llama3.inference.sampling import Sampling
 from llama3.model.device import device_of
 from llama3.posttraining.examples import dialog_example, prompt_ids
 from llama3.posttraining.guarded_answers import AnswerFilter, policy_of_rollouts
+from llama3.posttraining.policies import OWN, by_policy
 from llama3.posttraining.rehearsal import rehearsals
+from llama3.posttraining.rising import near_the_edge, pass_rates, widening
 from llama3.posttraining.sampling import (
     Sampled,
     SamplingOptions,
@@ -62,6 +64,8 @@ class RejectOptions(SamplingOptions):
     demonstrations: int
     rehearsal: int = 0
     rehearsal_tokens: int = 128
+    rising: bool = False
+    """Whether most is asked of the families that `earlier` was neither sure nor helpless at."""
 
     @classmethod
     def of(cls, config: Config, round_number: int) -> Self:
@@ -72,6 +76,7 @@ class RejectOptions(SamplingOptions):
             demonstrations=section.demonstrations,
             rehearsal=section.rehearsal,
             rehearsal_tokens=section.rehearsal_tokens,
+            rising=section.rising,
             rewards=tuple(config.post_training.rewards),
             files=named_files(config.post_training.rewards),
             seed=config.run.seed * 1000 + 2 * round_number,
@@ -83,21 +88,35 @@ class RejectOptions(SamplingOptions):
 
 @stage(output="dialogs")
 def reject(
-    checkpoint: Checkpoint, reward: Checkpoint | None = None, *, options: RejectOptions, out: StageOutput
+    checkpoint: Checkpoint,
+    reward: Checkpoint | None = None,
+    earlier: Dialogs | None = None,
+    chosen: Report | None = None,
+    *,
+    options: RejectOptions,
+    out: StageOutput,
+    **others: Checkpoint,
 ) -> None:
     """Write dialogs.jsonl (what to learn) and samples.jsonl (every answer, the rejected ones too). `reward` is a
-    checkpoint with a score head, such as the stage of that name makes, that joins the rewards of the options.
+    checkpoint with a score head, such as the stage of that name makes, that joins the rewards of the options. `earlier`
+    are the dialogs of the round before; with `rising` their pass rates say what is asked most. Where `chosen` (the
+    stage `policies`) names one of `others` for a kind of task, that one answers it.
 
     Raises DataError (L3-REJ-001) when nothing passed and there are no demonstrations.
     """
     folder = checkpoint.path
     room = read_config(folder).max_seq_len
     tokenizer, combined = Tokenizer.load(folder), build_reward(options.rewards, reward, options.device)
-    tasks = draw_tasks(combined, options.demonstrations + options.prompts, options.seed, out)
-    shown = len(tasks) * options.demonstrations // (options.demonstrations + options.prompts)
-    demonstrations, asked = tasks[:shown], with_room(tasks[shown:], tokenizer, options.max_tokens, room, out)
+    rates = pass_rates(earlier) if options.rising else {}
+    tasks = draw_tasks(combined, options.demonstrations + options.prompts * widening(rates), options.seed, out)
+    shown = len(tasks) * options.demonstrations // (options.demonstrations + options.prompts * widening(rates))
+    edge = near_the_edge(tasks[shown:], rates, options.prompts)
+    demonstrations, asked = tasks[:shown], with_room(edge, tokenizer, options.max_tokens, room, out)
     engine = throughput_engine(load_model(folder, device=options.device), options.precision)
-    sampled = sample_tasks(engine, tokenizer, combined, asked, options, out)
+    sampled: list[Sampled] = []
+    for role, theirs in by_policy(asked, chosen).items():
+        policy = engine if role == OWN else throughput_engine(load_model(others[role].path), options.precision)
+        sampled += sample_tasks(policy, tokenizer, combined, theirs, options, out)
     dialogs = [_dialog(task, task.reference, "demonstration") for task in demonstrations]
     accepted = [(row.task, best) for row in sampled if (best := _accepted(row)) is not None]
     dialogs += [_dialog(task, best, "rejection_sampling") for task, best in accepted]
@@ -166,4 +185,4 @@ def _that_can_be_learnt(
 
 def _dialog(task: Task, answer: str, source: str) -> dict[str, Any]:
     messages = [*task_messages(task), {"role": "assistant", "content": answer}]
-    return {"id": task.id, "source": source, "messages": messages}
+    return {"id": task.id, "source": source, "family": task.family, "messages": messages}

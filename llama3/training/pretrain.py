@@ -124,8 +124,8 @@ def pretrain(
     options: PretrainOptions,
     out: StageOutput,
 ) -> None:
-    """Train a new model on the shards, or `checkpoint` on a part of the phases, and write it with the tokenizer as a
-    checkpoint. `tokenizer` is any artifact that has one.
+    """Train a new model on the shards, or `checkpoint` on all or a part of the phases, and write it with the tokenizer
+    as a checkpoint. `tokenizer` is any artifact that has one.
 
     Raises DataError (L3-TRN-020) where the shards were made with another tokenizer, ConfigError (L3-TRN-021) for
     rows longer than the model's context, and what `llama3.training.loop.train` raises.
@@ -181,9 +181,12 @@ def pretrain(
 
 
 def _config(options: PretrainOptions, vocabulary: Tokenizer, checkpoint: Artifact | None) -> ModelConfig:
-    """Of a new model, or of the checkpoint with the context and the rotary frequencies of the part's first phase."""
-    if checkpoint is None or options.part is None:
+    """Of a new model, or of the checkpoint; of a part, with the context and the rotary frequencies of its first
+    phase."""
+    if checkpoint is None:
         return ModelConfig.from_section(options.model, vocabulary.vocab_size)
+    if options.part is None:
+        return read_config(checkpoint.path)
     phase, config = phases_of(options.pretrain)[options.part.trains], read_config(checkpoint.path)
     given = phase.given
     rope: dict[str, Any] = {}

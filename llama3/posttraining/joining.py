@@ -1,0 +1,65 @@
+"""What a round learns beside its own answers: the stages `earlier` (verified answers of rounds before), `taught` (those
+of a teacher), `paced` (as many examples as another, for a control) and `gathered` (all preferences so far)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from itertools import cycle, islice
+from typing import Any
+
+from llama3.artifacts import Artifact, Dialogs, Preferences, StageOutput, stage
+from llama3.tasks.rows import read_rows, write_rows
+
+DIALOGS, PAIRS = "dialogs.jsonl", "preferences.jsonl"
+VERIFIED = ("rejection_sampling", "teacher")
+"""Sources of answers that a model has drawn and a verifier has passed."""
+
+
+@stage(output="dialogs")
+def earlier(dialogs: Dialogs, before: Dialogs, *, out: StageOutput) -> None:
+    """The rows of `dialogs`, and the verified answers of the round `before` to other prompts."""
+    rows = _rows(dialogs)
+    there = {row["id"] for row in rows}
+    kept = [row for row in _rows(before) if row.get("source") in VERIFIED and row["id"] not in there]
+    _write([*rows, *kept], out, dialogs)
+
+
+@stage(output="dialogs")
+def taught(dialogs: Dialogs, teacher: Dialogs, *, out: StageOutput) -> None:
+    """The rows of `dialogs`, and what the teacher has drawn and a verifier has passed for prompts that they lack: those
+    that the learner itself has no right answer to."""
+    rows = _rows(dialogs)
+    there = {row["id"] for row in rows}
+    more = [row for row in _rows(teacher) if row.get("source") == "rejection_sampling" and row["id"] not in there]
+    _write([*rows, *({**row, "source": "teacher"} for row in more)], out, dialogs)
+
+
+@stage(output="dialogs")
+def paced(dialogs: Dialogs, like: Dialogs, *, out: StageOutput) -> None:
+    """The rows of `dialogs`, again from the first on until there are as many as `like` has: the same number of examples
+    without what made `like` longer."""
+    rows = _rows(dialogs)
+    most = max(len(rows), len(_rows(like)))
+    numbered = ((row, n // len(rows)) for n, row in enumerate(islice(cycle(rows), most)))
+    _write([row if again == 0 else {**row, "id": f"{row['id']}-{again}"} for row, again in numbered], out, dialogs)
+
+
+@stage(output="preferences")
+def gathered(preferences: Preferences, before: Preferences, *, out: StageOutput) -> None:
+    """The pairs of `preferences` and those of the rounds `before`: what a reward model learns from (paper 4.1.2)."""
+    rows = [row for artifact in (before, preferences) for row in read_rows(artifact.file(PAIRS))]
+    write_rows(out.path / PAIRS, rows)
+    out.metrics["pairs"] = len(rows)
+
+
+def _rows(dialogs: Artifact) -> list[dict[str, Any]]:
+    return list(read_rows(dialogs.file(DIALOGS)))
+
+
+def _write(rows: Iterable[Mapping[str, Any]], out: StageOutput, like: Artifact) -> None:
+    """The rows, and what `like` measured of its prompts."""
+    rows = list(rows)
+    write_rows(out.path / DIALOGS, rows)
+    sources = Counter(str(row.get("source", "")) for row in rows)
+    out.metrics |= {"dialogs": dict(sorted(sources.items())), "pass_rate": dict(like.metrics.get("pass_rate", {}))}

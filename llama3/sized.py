@@ -1,0 +1,122 @@
+"""The sizes of a herd as configs of their own: the whole config with what a size has other laid over it.
+
+Torch-free. `order` says who comes before whom; `size_problems` what a config's sizes lack, before any work.
+"""
+
+from __future__ import annotations
+
+import graphlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from llama3.config import Loaded, load
+from llama3.config.loading import Check
+from llama3.config.merge import Layers
+from llama3.config.schema import Config
+from llama3.errors import ConfigError, LlamaError, Problem, did_you_mean
+
+NO_SIZE = ConfigError.declare("L3-HRD-001", "there is no size {name!r}", why="{near}", fix="name one of {sizes}")
+CIRCLE = ConfigError.declare(
+    "L3-HRD-002", "the sizes {names} wait for each other", fix="let one of them learn from none of the others"
+)
+NO_ROUNDS = ConfigError.declare(
+    "L3-HRD-003",
+    "{learner!r} learns from {teacher!r}, and {which!r} has no rounds of its own answers",
+    fix="set post_training.rounds above 0, and no post_training.data",
+)
+NO_JUDGE = ConfigError.declare(
+    "L3-HRD-004", "{name!r} trains no reward model", fix="add `post_training: {{reward: {{}}}}` to it"
+)
+OWN_START = ConfigError.declare(
+    "L3-HRD-005", "a pruned model has the shape that `prune` gives it", fix="take `model` out of this size"
+)
+NOT_A_NAME = ConfigError.declare(
+    "L3-HRD-006", "{name!r} cannot begin the names of a size's artifacts", fix="use letters, digits and -"
+)
+
+Completed = Callable[[Layers], None]
+CONTROL = "-alone"
+"""Ends the name of a size that is raised a second time without its teacher."""
+
+
+def sized(loaded: Loaded, name: str, checks: tuple[Check, ...] = (), completed: Completed = lambda _: None) -> Loaded:
+    """The config of one size. Raises as `llama3.config.load` does, with the place of the size before each problem."""
+    layers, size = _without_sizes(loaded), loaded.config.sizes[name]
+    over: Mapping[str, Any] = size.overrides
+    if size.prune is not None:
+        over = {**over, "model": {"path": None}}
+    layers.add(over, "file", f"sizes.{name}")
+    try:
+        found = load(layers.values, environ={}, checks=checks, completed=completed)
+    except LlamaError as error:
+        place = loaded.place(("sizes", name))
+        moved = [replace(told, where=f"{place}: {told.where.removeprefix('config: ')}") for told in error.problems]
+        raise type(error).of(moved) from error
+    return found
+
+
+def _without_sizes(loaded: Loaded) -> Layers:
+    layers = Layers()
+    layers.add({**loaded.values, "sizes": {}}, "default", "")
+    return layers
+
+
+def order(config: Config) -> list[str]:
+    """The sizes, those that others need before them, else as they are written. Raises ConfigError for a circle."""
+    waits = {name: size.after & config.sizes.keys() for name, size in config.sizes.items()}
+    try:
+        sorter = graphlib.TopologicalSorter(waits)
+        return list(sorter.static_order())
+    except graphlib.CycleError as error:
+        raise CIRCLE("sizes", names=", ".join(map(repr, error.args[1][1:]))) from None
+
+
+def size_problems(loaded: Loaded, checks: tuple[Check, ...], completed: Completed) -> Iterator[Problem]:
+    """What the sizes lack in themselves, and what is wrong with the config of each that is not wrong with all."""
+    if not loaded.config.sizes:
+        return
+    yield from _between(loaded)
+    try:
+        load(_without_sizes(loaded).values, environ={}, checks=checks, completed=completed)
+    except LlamaError:
+        return  # told by others
+    for name in loaded.config.sizes:
+        try:
+            own = sized(loaded, name, checks, completed)
+        except LlamaError as error:
+            yield from error.problems
+        else:
+            yield from _lessons(loaded, name, own.config)
+
+
+def _between(loaded: Loaded) -> Iterator[Problem]:
+    """Sizes that are named and not there, and circles."""
+    sizes = loaded.config.sizes
+    for name, size in sizes.items():
+        if not name.replace("-", "").isalnum() or name.endswith(CONTROL):
+            yield NOT_A_NAME.problem(loaded.place(("sizes", name)), name=name)
+        for other in sorted(size.after - sizes.keys()):
+            near = did_you_mean(other, sizes) or "nothing under `sizes` has this name"
+            yield NO_SIZE.problem(loaded.place(("sizes", name)), name=other, near=near, sizes=", ".join(sizes))
+    try:
+        order(loaded.config)
+    except ConfigError as error:
+        yield from error.problems
+
+
+def _lessons(loaded: Loaded, name: str, own: Config) -> Iterator[Problem]:
+    """Whether a size can learn what it shall from whom it shall."""
+    size, sizes = loaded.config.sizes[name], loaded.config.sizes
+    if size.prune is not None and size.model:
+        yield OWN_START.problem(loaded.place(("sizes", name, "model")))
+    for role in ("teacher", "judge"):
+        other = getattr(size, role)
+        if other not in sizes:
+            continue
+        place, theirs = loaded.place(("sizes", name, role)), sized(loaded, other).config
+        for which, config in ((name, own), (other, theirs)):
+            if not config.post_training.rounds or config.post_training.data is not None:
+                yield NO_ROUNDS.problem(place, learner=name, teacher=other, which=which)
+        if role == "judge" and theirs.post_training.reward is None:
+            yield NO_JUDGE.problem(place, name=other)

@@ -1,0 +1,240 @@
+"""Several sizes from one config, on a few kilobytes: what each has from the others, and what is measured of them."""
+
+import json
+
+import pytest
+import yaml
+from test_recipe import hashes, install_coin, write_config, write_text
+
+import llama3
+from llama3.artifacts.run import RunDir
+from llama3.checkpoints.load import read_config
+from llama3.cli import main
+from llama3.errors import ConfigError
+from llama3.evaluation.comparison import side_by_side
+from llama3.plugins.registry import discover
+from llama3.preflight import load_config
+from llama3.tasks.rows import read_rows
+
+SIZES = {
+    "small": {"prune": {"of": "flagship", "n_layers": 1, "dim": 24, "ffn_dim": 40}, "teacher": "flagship",
+              "judge": "flagship", "control": True, "pretrain": {"steps": 2, "phases": [{}]}},
+    "flagship": {"post_training": {"reward": {"batch": 2, "warmup": 1, "precision": "fp32", "log_every": 1}}},
+    "medium": {"model": {"dim": 16}, "pretrain": {"steps": 3, "phases": [{}]},
+               "post_training": {"algorithm": "grpo", "sft": {"members": 2}}},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def coin(tmp_path_factory):
+    """The coin reward, installed while these tests run."""
+    folder = install_coin(tmp_path_factory.mktemp("site"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(folder))
+        discover.cache_clear()
+        yield
+    discover.cache_clear()
+
+
+def herd_config(folder, sizes=SIZES, **post):
+    """A config of three sizes and two rounds."""
+    path = write_config(folder)
+    config = yaml.safe_load(path.read_text())
+    config["sizes"], config["quantization"] = sizes, []
+    config["post_training"] |= {"rounds": 2} | post
+    config["post_training"]["reject"] |= {"rising": True, "earlier": True, "by_capability": 4}
+    config["evaluation"]["tasks"] = ["pass_rate"]
+    path.write_text(yaml.safe_dump(config, sort_keys=False))
+    return path
+
+
+@pytest.fixture(scope="module")
+def herd(tmp_path_factory):
+    """A finished herd: its config and its run."""
+    folder = tmp_path_factory.mktemp("herd")
+    write_text(folder / "text")
+    return herd_config(folder), llama3.run(herd_config(folder))
+
+
+def test_the_teacher_comes_first_and_every_size_has_a_release(herd):
+    _, run = herd
+    assert list(run.report["herd"]["sizes"]) == ["flagship", "small", "small-alone", "medium"]
+    made = RunDir(run.path).current()
+    assert {"curate", "flagship-release", "small-release", "medium-release"} <= made.keys()
+    assert "small-alone-release" not in made, "a control is measured, not released"
+    assert made.keys() == run.artifacts.keys()
+
+
+def test_what_all_sizes_share_is_made_once(herd):
+    _, run = herd
+    stages = [artifact.manifest.stage for artifact in run.artifacts.values()]
+    assert [stages.count(name) for name in ("curate", "tokenizer", "shard", "baselines")] == [2 - 1, 1, 1, 1]
+
+
+def test_a_size_has_its_own_shape_and_budget(herd):
+    _, run = herd
+    shape = lambda key: read_config(run.artifacts[key].path)
+    assert [shape(f"{size}-final").dim for size in ("flagship", "medium", "small")] == [32, 16, 24]
+    assert (shape("small-final").n_layers, shape("small-final").ffn_dim) == (1, 40)
+    steps = {size: run.artifacts[f"{size}-pretrain"].metrics["steps"] for size in ("flagship", "medium", "small")}
+    assert steps == {"flagship": 11, "medium": 3, "small": 2}
+
+
+def test_the_teachers_verified_answers_are_learnt_where_the_learner_has_none(herd):
+    _, run = herd
+    for n in (1, 2):
+        taught = list(read_rows(run.artifacts[f"small-taught-{n}"].file("dialogs.jsonl")))
+        shown = {
+            row["id"]: row["messages"] for row in read_rows(run.artifacts[f"small-teach-{n}"].file("dialogs.jsonl"))
+        }
+        from_teacher = [row for row in taught if row["source"] == "teacher"]
+        own = {row["id"] for row in taught if row["source"] != "teacher"}
+        assert from_teacher or n == 2
+        assert all(shown[row["id"]] == row["messages"] and row["id"] not in own for row in from_teacher if n == 1)
+
+
+def test_the_control_learns_from_as_many_examples_without_a_teacher(herd):
+    _, run = herd
+    for n in (1, 2):
+        taught = list(read_rows(run.artifacts[f"small-taught-{n}"].file("dialogs.jsonl")))
+        alone = list(read_rows(run.artifacts[f"small-alone-paced-{n}"].file("dialogs.jsonl")))
+        assert len(alone) >= len(taught)
+        assert not any(row["source"] == "teacher" for row in alone)
+        parents = {run.artifacts[f"small{twin}-sft-{n}"].manifest.parents[0].hash for twin in ("", "-alone")}
+        assert len(parents) == 1, "the same base"
+
+
+def test_a_flagships_reward_model_judges_its_siblings(herd):
+    _, run = herd
+    judge = run.artifacts["flagship-reward-2"].hash
+    for key in ("small-reject-1", "small-preferences-1"):
+        assert {"reward": judge}.items() <= {p.role: p.hash for p in run.artifacts[key].manifest.parents}.items()
+    assert "small-reward-1" not in run.artifacts
+
+
+def test_the_reward_model_begins_from_the_base_and_learns_from_all_preferences(herd):
+    _, run = herd
+    parents = lambda key: {p.role: p.hash for p in run.artifacts[key].manifest.parents}
+    pairs = lambda key: len(list(read_rows(run.artifacts[key].file("preferences.jsonl"))))
+    assert parents("flagship-reward-2")["checkpoint"] == run.artifacts["flagship-pretrain"].hash
+    assert parents("flagship-reward-2")["preferences"] == run.artifacts["flagship-gathered-2"].hash
+    assert pairs("flagship-gathered-2") == pairs("flagship-preferences-1") + pairs("flagship-preferences-2")
+    assert parents("flagship-prefer-2")["preferences"] == run.artifacts["flagship-preferences-2"].hash
+    assert parents("flagship-reject-2")["reward"] == run.artifacts["flagship-reward-1"].hash
+
+
+def test_verified_answers_of_earlier_rounds_are_kept(herd):
+    _, run = herd
+    ids = lambda key: {row["id"] for row in read_rows(run.artifacts[key].file("dialogs.jsonl"))}
+    verified = {
+        row["id"]
+        for row in read_rows(run.artifacts["flagship-reject-1"].file("dialogs.jsonl"))
+        if row["source"] == "rejection_sampling"
+    }
+    assert verified | ids("flagship-reject-2") == ids("flagship-earlier-2")
+
+
+def test_each_kind_of_task_is_answered_by_the_model_that_is_best_at_it(herd):
+    _, run = herd
+    found = run.artifacts["flagship-policies-2"].metrics
+    for kind, rates in found["solved"].items():
+        assert rates.keys() == {"checkpoint", "sft", "prefer"}
+        assert rates[found["chosen"][kind]] == max(rates.values())
+    assert run.artifacts["flagship-policies-2"].hash in [
+        p.hash for p in run.artifacts["flagship-reject-2"].manifest.parents
+    ]
+
+
+def test_the_report_tells_every_round_and_what_each_step_added(herd):
+    _, run = herd
+    report = json.loads((run.path / "report.json").read_text())["herd"]
+    stations = {(row["size"], row["round"], row["station"]) for row in report["rounds"]}
+    assert {("small-alone", 2, "final"), ("medium", 1, "sft-mean"), ("flagship", 0, "base")} <= stations
+    steps = {(row["size"], row["round"], row["step"]): row for row in report["steps"]}
+    told = steps["flagship", 2, "preference"]
+    named = {"a": run.artifacts["flagship-evaluate-sft-2"], "b": run.artifacts["flagship-evaluate-prefer-2"]}
+    again = side_by_side(named)["suites"]["pass_rate"]["models"]["b"]
+    assert (told["change"], told["low"], told["high"]) == (again["change"], again["paired_low"], again["paired_high"])
+    assert {step for size, _, step in steps if size == "medium"} >= {"averaging of sft", "round", "averaging"}
+    assert ("small", 2, "teacher") in steps
+    assert ("medium", 1, "teacher") not in steps
+
+
+def test_the_steps_of_a_round_add_up_to_it(herd):
+    _, run = herd
+    for n in (1, 2):
+        rows = {r["step"]: r["change"] for r in run.report["herd"]["steps"] if (r["size"], r["round"]) == ("medium", n)}
+        assert sum(change for step, change in rows.items() if step != "round") == pytest.approx(rows["round"])
+
+
+def test_the_table_of_data_is_what_its_rows_say(herd):
+    _, run = herd
+    table = run.report["herd"]["data"]["flagship"][1]["dialogs"]
+    rows = list(read_rows(run.artifacts["flagship-earlier-2"].file("dialogs.jsonl")))
+    assert table["total"]["examples"] == len(rows)
+    assert sum(row["percent"] for name, row in table.items() if name != "total") == pytest.approx(100, abs=0.1)
+    assert table["total"]["turns"] == 2
+    assert table["total"]["tokens"] == pytest.approx(table["total"]["context"] + table["total"]["answer"], abs=0.02)
+
+
+def test_the_page_shows_every_size_and_no_script(herd):
+    _, run = herd
+    page = (run.path / "report.html").read_text()
+    assert "<script" not in page
+    assert all(size in page for size in run.report["herd"]["sizes"])
+    assert (run.path / "report-small.html").exists()
+
+
+def test_a_second_run_has_nothing_to_do(herd):
+    config, run = herd
+    before = hashes(run.path)
+    llama3.run(config)
+    assert hashes(run.path) == before
+    events = [json.loads(line) for line in (run.path / "events.jsonl").read_text().splitlines()]
+    last = len(events) - 1 - [event["kind"] for event in events][::-1].index("config")
+    assert {event["kind"] for event in events[last + 1 :]} == {"stage_skipped"}
+
+
+def test_a_change_of_one_size_leaves_the_others(herd):
+    config, run = herd
+    before = hashes(run.path)
+    llama3.run(config, ["sizes.medium.pretrain.steps=4"])
+    after = hashes(run.path)
+    llama3.run(config)
+    assert {key.partition("-")[0] for key in before if before[key] != after[key]} == {"medium"}
+
+
+def test_models_of_a_herd_are_compared_by_their_names(herd, capsys):
+    _, run = herd
+    with pytest.raises(SystemExit) as done:
+        main(["compare", str(run.path), "--model", "small-alone-final-2", "--model", "small-final-2", "--json"])
+    assert done.value.code == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["models"] == [
+        "herd small-alone-final-2".replace("herd", run.path.name),
+        f"{run.path.name} small-final-2",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "code", "told"),
+    [
+        ({"small": {"teacher": "flagshp"}, "flagship": {}}, "L3-HRD-001", "flagship"),
+        ({"a": {"teacher": "b"}, "b": {"judge": "a"}}, "L3-HRD-002", "wait for each other"),
+        ({"a": {"judge": "b"}, "b": {}}, "L3-HRD-004", "reward"),
+        ({"a": {"teacher": "b"}, "b": {"post_training": {"rounds": 0}}}, "L3-HRD-003", "'b' has no rounds"),
+        ({"a": {"prune": {"of": "b"}, "model": {"dim": 16}}, "b": {}}, "L3-HRD-005", "prune"),
+        ({"a b": {}}, "L3-HRD-006", "letters"),
+        ({"a": {"pretrain": {"stepz": 3}}}, "L3-CFG-001", "steps"),
+        ({"a": {"post_training": {"algorithm": "ppoo"}}}, "", "ppo"),
+        ({"a": {"control": True}}, "", "name one"),
+    ],
+)
+def test_what_sizes_cannot_be_is_refused_before_any_work(tmp_path, sizes, code, told):
+    write_text(tmp_path / "text", documents=2)
+    with pytest.raises(ConfigError) as refused:
+        load_config(str(herd_config(tmp_path, sizes)))
+    problems = [problem for problem in refused.value.problems if code in ("", problem.code)]
+    assert problems, [problem.code for problem in refused.value.problems]
+    assert any(told in str(problem) for problem in problems)
+    assert any("sizes" in problem.where for problem in problems)
