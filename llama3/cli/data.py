@@ -100,7 +100,7 @@ def dedup(
         "data.synthetic=null",
         "data.lines.enabled=false",
         "data.urls=false",
-        "data.decontaminate={benchmarks: {}}",
+        "data.decontaminate={benchmarks: {}, tasks: false}",
     ]
     only += [f"data.against={dumps(against)}"] if against else []
     only += [] if threshold is None else [f"data.minhash.threshold={threshold}"]

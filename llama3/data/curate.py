@@ -53,6 +53,7 @@ from llama3.data.thinning import Thinning
 from llama3.errors import ConfigError, DataError, LlamaError, Problem
 from llama3.plugins.registry import discover
 from llama3.plugins.targets import describe
+from llama3.tasks.held_out import HeldOutTasks
 
 NOTHING_READ = DataError.declare(
     "L3-DAT-101",
@@ -98,6 +99,7 @@ class CurateOptions(BaseModel):
     decontaminate: DecontaminationSection
     alarm: RemovalAlarmSection
     held_out: float
+    tasks: HeldOutTasks | None = Field(None, description="those that the corpus must not hold")
     found: str = Field(description="hash of the names and contents of everything that is read")
 
     @classmethod
@@ -107,7 +109,8 @@ class CurateOptions(BaseModel):
         earlier = _earlier(section, _near(section.minhash))
         shards = [shard for _, shard in all_shards(build_sources(section.sources))]
         facts = [(shard.source, shard.location, shard.part, shard.bytes, shard.stamp) for shard in shards]
-        benchmarks = benchmark_hashes(section.decontaminate)
+        tasks = HeldOutTasks.of(config) if section.decontaminate.tasks else None
+        benchmarks = benchmark_hashes(section.decontaminate, _texts_of(tasks))
         found = (facts, benchmarks, earlier.hashes, *stamps(build_filters(section.filters)))
         return cls(
             sources=section.sources,
@@ -121,6 +124,7 @@ class CurateOptions(BaseModel):
             decontaminate=section.decontaminate,
             alarm=section.alarm,
             held_out=section.held_out,
+            tasks=tasks,
             found=_core.blake3_bytes(repr(found).encode("utf-8", "surrogateescape")),
         )
 
@@ -135,7 +139,7 @@ def curate(synthetic: Texts | None = None, *, options: CurateOptions, out: Stage
     near = _near(options.minhash)
     earlier = _earlier(options, near)
     filters = build_filters(options.filters)
-    cleaning = Cleaning(options.decontaminate)
+    cleaning = Cleaning(options.decontaminate, _texts_of(options.tasks))
     shards = all_shards([*build_sources(options.sources), *(() if synthetic is None else (MadeTexts(synthetic),))])
     funnel = Funnel()
     parts = None if out.logs is None else parts_folder(out.logs, options)
@@ -170,6 +174,10 @@ def curate(synthetic: Texts | None = None, *, options: CurateOptions, out: Stage
     shutil.rmtree(reading, ignore_errors=True)
     if parts is not None and reading == parts and not any(parts.parent.iterdir()):
         parts.parent.rmdir()
+
+
+def _texts_of(tasks: HeldOutTasks | None) -> list[str]:
+    return [] if tasks is None else [task.prompt for task in tasks.tasks()]
 
 
 def _ring(alarms: list[dict[str, Any]], options: RemovalAlarmSection, out: StageOutput) -> None:
