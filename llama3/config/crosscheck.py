@@ -321,7 +321,7 @@ def _weights(mix: Mapping[str, float], path: Path, place: Place) -> Iterator[Pro
 def _labels(config: Config, registry: Registry, place: Place) -> Iterator[Problem]:
     """Mixes and classes name sources that are there, no name means both, and synthetic text is made of sources."""
     classes, synthetic = config.data.classes, config.data.synthetic
-    read = _labels_of_sources(config, registry)
+    read = labels_of_sources(config, registry)
     if read is None:
         return
     known = read if synthetic is None else read | {SYNTHETIC}
@@ -345,7 +345,7 @@ def _mixes(config: Config) -> Iterator[tuple[Path, Mapping[str, float]]]:
         yield ("pretrain", "phases", i, "mix"), phase.mix
 
 
-def _labels_of_sources(config: Config, registry: Registry) -> set[str] | None:
+def labels_of_sources(config: Config, registry: Registry) -> set[str] | None:
     """Labels of all sources, or None where a source does not tell its labels before it is read."""
     labels: set[str] = set()
     for slot in config.data.sources:

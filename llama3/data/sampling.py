@@ -9,10 +9,14 @@ from typing import Any
 
 from llama3 import _core
 from llama3.data.corpus import REJECTS, Corpus, batches, open_parquet
+from llama3.errors import ConfigError
 
 Row = dict[str, Any]
 SHOWN = 400
 """Characters of a text."""
+NO_SUCH_SOURCE = ConfigError.declare(
+    "L3-DAT-274", "no document of a source {source!r} stayed", fix="give one of {known}"
+)
 
 
 class DrawnRows:
@@ -37,6 +41,14 @@ class DrawnRows:
     def rows(self) -> list[Row]:
         """Lowest place first."""
         return [row for _, _, row in sorted(self._heap, key=lambda item: (-item[0], -item[1]))]
+
+
+def require_source(place: Path, source: str | None) -> None:
+    """Raises ConfigError (L3-DAT-274) for a source of which a corpus holds nothing."""
+    funnel = Corpus(place).funnel
+    known = sorted({name for split in ("train", "held_out") for name in funnel.get(split, {})})
+    if source is not None and source not in known:
+        raise NO_SUCH_SOURCE("--source", source=source, known=", ".join(known))
 
 
 def draw_kept(place: Path, count: int, seed: int, *, source: str | None = None, characters: int = SHOWN) -> list[Row]:

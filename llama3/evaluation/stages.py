@@ -199,7 +199,7 @@ def baselines(corpus: CorpusArtifact, *, out: StageOutput) -> None:
 class ContaminationOptions(HeldOutTasks):
     """The held-out tasks that are looked for, and the contents of the files that their rewards read."""
 
-    files: dict[str, str] = {}
+    files: dict[str, str] = Field(default_factory=dict)
 
     @classmethod
     def of(cls, config: Config) -> Self:

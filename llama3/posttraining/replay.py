@@ -1,5 +1,5 @@
-"""Replay: text that a model was pre-trained on, learnt again among the dialogs that it is finetuned on, so that it keeps
-what it knew of text (Robins 1995; the mix with pre-training gradients of Ouyang et al. 2022, arXiv 2203.02155).
+"""Replay: text that a model was pre-trained on, learnt again among the dialogs of its finetuning, so that it keeps what
+it knew of text (Robins 1995; the mix with pre-training gradients of Ouyang et al. 2022, arXiv 2203.02155).
 
 The text is that of the shards which the model's lineage names. A model that came from elsewhere has none: it rehearses
 with its own answers (rehearsal.py).
