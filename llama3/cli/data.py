@@ -32,11 +32,9 @@ NOTHING_THERE = ConfigError.declare(
     "L3-DAT-249", "there is nothing here", why="{near}", fix="give a folder or a file of text, or a config"
 )
 
-NO_SUCH_PART = ConfigError.declare(
-    "L3-DAT-270",
-    "there is no share {rank} of {world}",
-    fix="give --world, how many shares there are, and --rank, which of them this is, from 0 on",
-)
+SHARE = "give --world, how many shares there are, and --rank, which of them this is, from 0 on"
+NO_SUCH_PART = ConfigError.declare("L3-DAT-270", "there is no share {rank} of {world}", fix=SHARE)
+HALF_A_PART = ConfigError.declare("L3-DAT-281", "{given} is given without {missing}", fix=SHARE)
 
 app = typer.Typer(no_args_is_help=True, help="Curate, deduplicate, tokenise, convert and look at training data.")
 
@@ -70,7 +68,10 @@ def curate(
     """Read, deduplicate and filter text: the first stage of a run, alone. With --rank and --world a share of the work,
     as a task of a job array; the same command without them then makes the corpus."""
     if rank is not None or world is not None:
-        if rank is None or world is None or not 0 <= rank < world:
+        if rank is None or world is None:
+            given, missing = ("--rank", "--world") if world is None else ("--world", "--rank")
+            raise HALF_A_PART("data curate", given=given, missing=missing)
+        if not 0 <= rank < world:
             raise NO_SUCH_PART("data curate", rank=rank, world=world)
         _take_share(_loaded(text, overrides or [], out, reader), out, rank, world, json=json)
         return
@@ -100,7 +101,7 @@ def dedup(
         "data.synthetic=null",
         "data.lines.enabled=false",
         "data.urls=false",
-        "data.decontaminate={benchmarks: {}}",
+        "data.decontaminate={benchmarks: {}, tasks: false}",
     ]
     only += [f"data.against={dumps(against)}"] if against else []
     only += [] if threshold is None else [f"data.minhash.threshold={threshold}"]
@@ -114,7 +115,7 @@ def _loaded(text: str, overrides: list[str], out: Path | None, reader: str | Non
 
     place = Path(text)
     if not place.exists() and text not in presets():
-        near = did_you_mean(text, presets()) or f"and no preset of that name: there are {', '.join(presets())}"
+        near = did_you_mean(text, presets()) or f"no preset has that name either: there are {', '.join(presets())}"
         raise NOTHING_THERE(text, near=near)
     if not place.exists() or (place / "config.yaml").is_file() or place.suffix in (".yaml", ".yml"):
         return ready(load_config(text, overrides))

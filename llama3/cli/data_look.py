@@ -19,7 +19,8 @@ TokenizerOption = Annotated[
 
 def inspect(
     path: Annotated[
-        Path, typer.Argument(help="A corpus, token shards, a run with some, or token files of another tool.")
+        Path,
+        typer.Argument(metavar="PATH", help="A corpus, token shards, a run with some, or token files of another tool."),
     ],
     tokenizer: TokenizerOption = None,
     json: JsonOption = False,
@@ -74,7 +75,7 @@ def _show_tokens(figures: dict[str, Any]) -> None:
 
 
 def sample(
-    path: Annotated[Path, typer.Argument(help="A corpus, or a run that has made one.")],
+    path: Annotated[Path, typer.Argument(metavar="CORPUS|RUN", help="A corpus, or a run that has made one.")],
     count: Annotated[int, typer.Option(min=0, help="Documents that stayed, and documents of every reason.")] = 5,
     seed: Annotated[int, typer.Option(help="Draws them: the same ones for the same seed.")] = 1,
     source: Annotated[str | None, typer.Option(help="Documents that stayed of this source only.")] = None,
@@ -83,9 +84,10 @@ def sample(
 ) -> None:
     """Show documents drawn from a corpus: some that stayed, and some of every reason for which others went."""
     from llama3.data.corpus import corpus_at
-    from llama3.data.sampling import draw_kept, draw_removed
+    from llama3.data.sampling import draw_kept, draw_removed, require_source
 
     place = corpus_at(path)
+    require_source(place, source)
     kept = draw_kept(place, count, seed, source=source, characters=characters)
     removed = draw_removed(place, count, seed)
     if json:

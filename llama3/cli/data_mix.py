@@ -36,7 +36,7 @@ SuitesOption = Annotated[
     typer.Option("--suite", metavar="NAME", help="Measure a suite of evaluation.tasks as well. Repeatable."),
 ]
 SeedsOption = Annotated[
-    int, typer.Option(min=2, max=64, help="Trainings of each mix: their scatter tells what luck is worth.")
+    int, typer.Option(min=2, max=64, help="Trainings of each mix or arm: their scatter tells what luck is worth.")
 ]
 EpochsOption = Annotated[float, typer.Option(min=0.01, help="How often a source may be read, at most.")]
 
@@ -117,6 +117,7 @@ def mix_search(
     from llama3.scaling import mix_pages
     from llama3.scaling.mix_search import PAGE, RANKING, SNIPPET, MixSearch, search_mixes
 
+    _require(loaded.config, dict.fromkeys(wanted, "--target"), [*(suites or []), *([by] if by else [])])
     asked = MixSearch(given, candidates, seeds, wanted, suites or [], by, budget, epochs)
     with Executor(loaded, out) as make:
         corpus = curated(make, make.config)
@@ -155,6 +156,7 @@ def probe(
     from llama3.scaling import mix_pages
     from llama3.scaling.probe import FIGURES, PAGE, SourceProbe, probe_source
 
+    _require(loaded.config, {source: "--source"}, suites or [])
     asked = SourceProbe(source, share, at, steps, seeds, suites or [], epochs)
     with Executor(loaded, out) as make:
         found = probe_source(make, make.config, curated(make, make.config), asked)
@@ -176,6 +178,18 @@ def _ready(config: str, overrides: list[str] | None) -> Any:
     for line in loaded.notes:
         note(f"note: {line}")
     return loaded
+
+
+def _require(config: Config, sources: dict[str, str], suites: list[str]) -> None:
+    """Raises ConfigError for names that are known to be wrong before any text is read."""
+    from llama3.config.crosscheck import labels_of_sources
+    from llama3.config.synthesis import SYNTHETIC
+    from llama3.plugins.registry import discover
+    from llama3.scaling.arms import require_sources, require_suites
+
+    require_suites(config, suites)
+    if (labels := labels_of_sources(config, discover())) is not None:
+        require_sources(sources, sorted(labels | ({SYNTHETIC} if config.data.synthetic else set())))
 
 
 def _proxy(config: str, overrides: list[str], changed: list[str]) -> Config:

@@ -26,6 +26,7 @@ NO_TOKENIZER = ConfigError.declare(
 BOTH_WAYS = ConfigError.declare(
     "L3-DAT-237", "--from and --to together", fix="give one, and the other in a second command on its result"
 )
+IDLE = ConfigError.declare("L3-DAT-275", "{option} plays no part here", why="{why}", fix="take it out")
 SEVERAL = ConfigError.declare("L3-DAT-238", "{count} paths, where one is read", fix="several only go with --from")
 
 FORMATS: tuple[TokenFormat, ...] = ("megatron", "datatrove")
@@ -52,6 +53,10 @@ def shard(
     """Write the documents of a corpus as token shards, or convert such shards from and to files of other tools."""
     if from_ is not None and to is not None:
         raise BOTH_WAYS("data shard")
+    if as_is and from_ is None:
+        raise IDLE("--as-is", option="--as-is", why="it is about token files that are read, with --from")
+    if tokenizer is not None and to is not None:
+        raise IDLE("--tokenizer", option="--tokenizer", why="--to writes the tokens as they are")
     if from_ is None and len(paths) > 1:
         raise SEVERAL("data shard", count=len(paths))
     if to is not None:

@@ -90,12 +90,13 @@ def measured(loaded: Loaded, config: Config, model: str, folder: Path) -> Artifa
     from llama3.evaluation.stages import EvaluateOptions, OutsideModel, specs_of
     from llama3.evaluation.stages import evaluate as evaluate_stage
     from llama3.execution import Executor
+    from llama3.given import synthesised
 
     outside = OutsideModel.at(model)
     with Executor(loaded, folder) as make:
         corpus = None
         if any(spec.with_text for spec in specs_of(config.evaluation.tasks)):
-            corpus = make(curate, "curate", CurateOptions.of(config))
+            corpus = make(curate, "curate", CurateOptions.of(config), synthetic=synthesised(make, config))
             make.warn(lost_input(corpus.metrics))
         key = f"evaluate-{outside.blake3[:12]}"
         return make(evaluate_stage, key, EvaluateOptions.of(config, outside), corpus=corpus)

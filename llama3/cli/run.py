@@ -88,6 +88,7 @@ def show(run: Run) -> None:
     """The figures that matter, and where everything is."""
     from llama3.evaluation.intervals import Rate
     from llama3.evaluation.safety_tables import NAMES, is_safety, shown
+    from llama3.evaluation.step_changes import told_change
 
     report = run.report
     if "herd" in report:
@@ -96,6 +97,11 @@ def show(run: Run) -> None:
     bits = report["bits_per_byte_by_model"] | {name: report["bits_per_byte"][name] for name in ("gzip", "order3")}
     rows = [(f"bits per byte, {name}", f"{value:.3f}") for name, value in bits.items() if value is not None]
     rows += [(f"pass rate, {name}", str(Rate(**rate))) for name, rate in report["pass_rate"].items()]
+    rows += [
+        (f"{row['suite']}, {row['from']} to {row['to']}", told_change(row))
+        for row in ([] if report.get("audit") else report["changes"])
+        if row["change"] is not None and row["to"] == "final"
+    ]
     rows += [
         (f"{suite}, {model}", ", ".join(f"{NAMES[rate]} {shown(row[rate])}" for rate in ("vr", "frr")))
         for model, results in report.get("evaluations", {}).items()

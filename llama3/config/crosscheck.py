@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from llama3.config.partial import found_by
-from llama3.config.phases import base_problems, phase_problems
+from llama3.config.phases import base_problems, parts_of, phase_problems
 from llama3.config.schema import Config, PostTrainingSection
 from llama3.config.slots import choices
 from llama3.config.synthesis import SYNTHETIC
@@ -102,6 +102,12 @@ NO_AVERAGE = ConfigError.declare(
     "{weights!s} are no weights of the sft and the preference checkpoint, and of their base",
     fix="two numbers, such as [0.5, 0.5], or three, such as [0.25, 0.25, 0.5]",
 )
+NO_REPLAY = ConfigError.declare(
+    "L3-CFG-090",
+    "no text can be replayed",
+    why="{why}",
+    fix="set it to 0; post_training.reject.rehearsal guards a model from elsewhere",
+)
 
 Place = Callable[[Path], str]
 S = TypeVar("S", bound=PluginSpec)
@@ -123,6 +129,7 @@ def cross_check(config: Config, registry: Registry, place: Place, environ: Mappi
         lambda: base_problems(config.pretrain, config.model, place),
         lambda: _vocabulary(config, place),
         lambda: _average(config, place),
+        lambda: _replay(config, registry, place),
     ]
     return [problem for check in checks for problem in found_by(check)]
 
@@ -314,7 +321,7 @@ def _weights(mix: Mapping[str, float], path: Path, place: Place) -> Iterator[Pro
 def _labels(config: Config, registry: Registry, place: Place) -> Iterator[Problem]:
     """Mixes and classes name sources that are there, no name means both, and synthetic text is made of sources."""
     classes, synthetic = config.data.classes, config.data.synthetic
-    read = _labels_of_sources(config, registry)
+    read = labels_of_sources(config, registry)
     if read is None:
         return
     known = read if synthetic is None else read | {SYNTHETIC}
@@ -338,7 +345,7 @@ def _mixes(config: Config) -> Iterator[tuple[Path, Mapping[str, float]]]:
         yield ("pretrain", "phases", i, "mix"), phase.mix
 
 
-def _labels_of_sources(config: Config, registry: Registry) -> set[str] | None:
+def labels_of_sources(config: Config, registry: Registry) -> set[str] | None:
     """Labels of all sources, or None where a source does not tell its labels before it is read."""
     labels: set[str] = set()
     for slot in config.data.sources:
@@ -383,3 +390,18 @@ def _average(config: Config, place: Place) -> Iterator[Problem]:
     average = config.post_training.average
     if len(average) not in (2, 3) or min(average) < 0 or not sum(average) > 0:
         yield NO_AVERAGE.problem(place(("post_training", "average")), weights=average)
+
+
+def _replay(config: Config, registry: Registry, place: Place) -> Iterator[Problem]:
+    """Text that is learnt among dialogs is that of this run's pretraining."""
+    section = config.post_training.sft
+    if not section.replay:
+        return
+    spec = _spec(registry, "algorithms", section.algorithm.name)
+    if isinstance(spec, AlgorithmSpec) and spec.data != "dialogs":
+        why = f"{section.algorithm.name!r} learns from {spec.data}, not from dialogs"
+    elif config.model.path is not None and len(parts_of(config.pretrain)) == 1:
+        why = "nobody here knows what the model in model.path was pre-trained on"
+    else:
+        return
+    yield NO_REPLAY.problem(place(("post_training", "sft", "replay")), why=why)

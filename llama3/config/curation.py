@@ -43,6 +43,7 @@ class DecontaminationSection(Section):
     """Benchmarks that are taken out of the corpus (paper 5.1.4)."""
 
     benchmarks: dict[str, BenchmarkSection] = Field(default_factory=dict, description="by the name that reports use")
+    tasks: bool = Field(False, description="also the held-out tasks that this run measures its models on")
     ngram: int = Field(8, ge=1, description="words of the n-grams that are looked for")
     threshold: float = Field(
         0.8, gt=0, le=1, description="share of an example's words in a document's n-grams from which it covers it"

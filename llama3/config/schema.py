@@ -394,6 +394,7 @@ class SFTSection(OptimizerSection):
     lora: LoRASection | None = _LORA
     epochs: int = Field(2, ge=1, description="passes over the examples")
     batch: int = Field(64, ge=1, le=1 << 24, description="examples per step over all ranks")
+    replay: float = Field(0.0, ge=0, le=0.9, description="share of text of the pre-training among the tokens learnt")
 
 
 class PreferSection(OptimizerSection):

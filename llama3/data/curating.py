@@ -42,6 +42,7 @@ from llama3.data.writing import COUNTED, Material, PartWriter, add_up, count_par
 from llama3.errors import ConfigError, DataError, LlamaError, Problem
 from llama3.plugins.registry import discover
 from llama3.plugins.targets import describe
+from llama3.tasks.held_out import HeldOutTasks
 
 ODD_DOCUMENTS = DataError.declare(
     "L3-DAT-103", "{source} gave documents without {missing}", fix="make batches with DocumentBatch.of"
@@ -76,6 +77,7 @@ class CurateOptions(BaseModel):
     decontaminate: DecontaminationSection
     alarm: RemovalAlarmSection
     held_out: float
+    tasks: HeldOutTasks | None = Field(None, description="those that the corpus must not hold")
     found: str = Field(description="hash of the names and contents of everything that is read")
 
     @classmethod
@@ -85,7 +87,8 @@ class CurateOptions(BaseModel):
         earlier = Earlier(section.against, parameters_of(section, deduplicator(section.minhash)))
         shards = [shard for _, shard in all_shards(build_sources(section.sources))]
         facts = [(shard.source, shard.location, shard.part, shard.bytes, shard.stamp) for shard in shards]
-        benchmarks = benchmark_hashes(section.decontaminate)
+        tasks = HeldOutTasks.of(config) if section.decontaminate.tasks else None
+        benchmarks = benchmark_hashes(section.decontaminate, _texts_of(tasks))
         found = (facts, benchmarks, earlier.hashes, *stamps(build_filters(section.filters)))
         return cls(
             sources=section.sources,
@@ -99,8 +102,13 @@ class CurateOptions(BaseModel):
             decontaminate=section.decontaminate,
             alarm=section.alarm,
             held_out=section.held_out,
+            tasks=tasks,
             found=_core.blake3_bytes(repr(found).encode("utf-8", "surrogateescape")),
         )
+
+
+def _texts_of(tasks: HeldOutTasks | None) -> list[str]:
+    return [] if tasks is None else [task.prompt for task in tasks.tasks()]
 
 
 # -- what is read ----------------------------------------------------------------------------------
@@ -325,7 +333,7 @@ class Curation:
     @cached_property
     def cleaning(self) -> Cleaning:
         """Finds benchmarks. Books are kept in copies of it."""
-        return Cleaning(self.options.decontaminate)
+        return Cleaning(self.options.decontaminate, _texts_of(self.options.tasks))
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from itertools import repeat
@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 
 from llama3 import _core
+from llama3.artifacts.files import canonical_json
 from llama3.data.covering import NGRAM, ExampleNgrams
 from llama3.data.documents import DocumentBatch, Reject, text_buffers
 from llama3.data.ledger import RejectLog
@@ -39,6 +40,8 @@ ALL_SHORT = ConfigError.declare(
 )
 
 Action = Literal["drop", "mask"]
+HELD_OUT_TASKS = "held_out_tasks"
+"""What the tasks are called that a run measures its models on."""
 MOST_SAMPLES = 3
 _NO_SPACES = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
@@ -157,10 +160,11 @@ def _outer_first(cut: tuple[int, int]) -> tuple[int, int]:
 class Cleaning:
     """Takes the benchmarks of a config out of the batches of a corpus, and keeps the books of it."""
 
-    def __init__(self, section: DecontaminationSection) -> None:
-        """Raises ConfigError (L3-DAT-120 to 122) naming every benchmark that cannot be used."""
+    def __init__(self, section: DecontaminationSection, tasks: Sequence[str] = ()) -> None:
+        """`tasks` are the texts of one more benchmark, HELD_OUT_TASKS. Raises ConfigError (L3-DAT-120 to 122) naming
+        every benchmark that cannot be used."""
         self.action: Action = section.action
-        examples = read_benchmarks(section.benchmarks)
+        examples = read_benchmarks(section.benchmarks) | ({HELD_OUT_TASKS: list(tasks)} if tasks else {})
         own = {name: one.threshold for name, one in section.benchmarks.items() if one.threshold is not None}
         self.finder = Decontaminator(examples, ngram=section.ngram, threshold=section.threshold, thresholds=own)
         if examples and self.finder.examples.too_short_E.all():
@@ -260,10 +264,12 @@ def _buffers(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
     return data, offsets
 
 
-def benchmark_hashes(section: DecontaminationSection) -> list[str]:
-    """The hash of each benchmark's file, for what a corpus was made from. Raises as `Cleaning` does."""
-    Cleaning(section)
-    return [_core.blake3_file(str(Path(one.path).expanduser())) for one in section.benchmarks.values()]
+def benchmark_hashes(section: DecontaminationSection, tasks: Sequence[str] = ()) -> list[str]:
+    """The hash of each benchmark's file, and of the texts of `tasks`, for what a corpus was made from. Raises as
+    `Cleaning` does."""
+    Cleaning(section, tasks)
+    files = [_core.blake3_file(str(Path(one.path).expanduser())) for one in section.benchmarks.values()]
+    return [*files, *([_core.blake3_bytes(canonical_json(list(tasks)))] if tasks else [])]
 
 
 def read_benchmarks(sections: Mapping[str, BenchmarkSection]) -> dict[str, list[str]]:

@@ -11,6 +11,7 @@ from typing import Any
 from llama3 import _core
 from llama3.data.corpus import REJECTS, Corpus
 from llama3.data.tables import Table
+from llama3.errors import ConfigError
 
 Row = dict[str, Any]
 SHOWN = 400
@@ -18,6 +19,9 @@ SHOWN = 400
 CHECKED = "to_check.jsonl"
 """Of synthetic text: what people check, with what was asked."""
 CHECKED_SHARE = 0.1
+NO_SUCH_SOURCE = ConfigError.declare(
+    "L3-DAT-282", "no document of a source {source!r} stayed", fix="give one of {known}"
+)
 
 
 class DrawnRows:
@@ -50,6 +54,14 @@ def drawn_to_check(rows: Sequence[Row], name: Callable[[Row], str]) -> list[Row]
     for row in rows:
         drawing.offer(name(row), lambda row=row: row)  # type: ignore[misc]
     return drawing.rows
+
+
+def require_source(place: Path, source: str | None) -> None:
+    """Raises ConfigError (L3-DAT-282) for a source of which a corpus holds nothing."""
+    funnel = Corpus(place).funnel
+    known = sorted({name for split in ("train", "held_out") for name in funnel.get(split, {})})
+    if source is not None and source not in known:
+        raise NO_SUCH_SOURCE("--source", source=source, known=", ".join(known))
 
 
 def draw_kept(place: Path, count: int, seed: int, *, source: str | None = None, characters: int = SHOWN) -> list[Row]:

@@ -20,6 +20,8 @@ from llama3.evaluation.audit import TABLE_HEAD, table
 from llama3.evaluation.charts import funnel_chart, heat_chart, histogram_chart, line_chart, rate_chart
 from llama3.evaluation.intervals import Rate
 from llama3.evaluation.safety_page import changes_parts, safety_parts
+from llama3.evaluation.step_changes import TABLE_HEAD as CHANGES_HEAD
+from llama3.evaluation.step_changes import table as changes_table
 from llama3.evaluation.templates import style, template
 
 CURVES = {"reward": "mean reward", "kl": "KL to the reference, nats", "length": "mean length, tokens"}
@@ -50,6 +52,7 @@ def render_html(report: Mapping[str, Any]) -> str:
         curation=report.get("curation", {}),
         losses=list(line_figures(curves["loss"], "loss")),
         audit=[TABLE_HEAD, *table(report["audit"])] if report["audit"] else [],
+        changes=[CHANGES_HEAD, *changes_table(report.get("changes", []))],
         rollouts=list(_rollouts(curves)),
         heat_maps=list(heat_figures(report.get("heat_maps", {}))),
         safety=[*changes_parts(report["safety"].get("suites", {})), *_safety_suites(report.get("evaluations", {}))],

@@ -18,6 +18,7 @@ from llama3.evaluation.page import render_html
 from llama3.evaluation.reward_histograms import reward_histograms, stored_samples
 from llama3.evaluation.safety_changes import safety_changes
 from llama3.evaluation.stages import evaluate
+from llama3.evaluation.step_changes import step_changes
 from llama3.evaluation.verdict import models_of, verdict_of
 
 __all__ = ["build_report", "curves", "render_html", "thin"]
@@ -80,6 +81,7 @@ def build_report(
         "pass_rate": {name: result["pass_rate"] for name, result in passed.items()},
         "pass_rate_by_family": _by_family(passed),
         "evaluations": results,
+        "changes": step_changes(evaluations),
         "contamination": contamination.metrics,
         "contamination_gain": contamination_gains(contamination, evaluations),
         "decontamination": corpus.metrics.get("decontamination", {}),

@@ -23,9 +23,10 @@ from llama3.evaluation.evaluator import HELD_OUT_BYTES, Result, Subject, texts
 from llama3.evaluation.trained_on import shards_of
 from llama3.plugins.registry import discover
 from llama3.plugins.specs import EvaluatorSpec
-from llama3.tasks import Task, prompt_digest
+from llama3.tasks import prompt_digest
+from llama3.tasks.held_out import HeldOutTasks
 from llama3.tasks.named_files import guard_slots, named_files
-from llama3.tasks.rewards import CombinedReward, TaskReward, build_rewards
+from llama3.tasks.rewards import build_rewards
 
 if TYPE_CHECKING:
     from llama3.inference.llama import Llama
@@ -195,46 +196,17 @@ def baselines(corpus: CorpusArtifact, *, out: StageOutput) -> None:
     out.metrics.update(results)
 
 
-class HeldOutTasks(BaseModel):
-    """At most `limit` held-out tasks of some rewards."""
+class ContaminationOptions(HeldOutTasks):
+    """The held-out tasks that are looked for, and the contents of the files that their rewards read."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    rewards: list[RewardSlot]
-    limit: int
-
-
-class ContaminationOptions(BaseModel):
-    """The held-out tasks that are looked for."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    asked: list[HeldOutTasks]
-    seed: int
-    files: dict[str, str] = {}
+    files: dict[str, str] = Field(default_factory=dict)
 
     @classmethod
     def of(cls, config: Config) -> Self:
-        """From the whole config: the tasks that its rewards give to evaluators, and those of suites with rewards of
-        their own."""
-        limit = config.evaluation.limit
-        asked = [HeldOutTasks(rewards=config.post_training.rewards, limit=limit)]
-        for slot in config.evaluation.tasks:
-            if own := slot.options.get("rewards"):
-                asked.append(HeldOutTasks(rewards=own, limit=slot.options.get("limit") or limit))
-        files = named_files(slot for group in asked for slot in group.rewards)
-        return cls(asked=asked, seed=config.run.seed, files=files)
-
-    def tasks(self) -> list[Task]:
-        """All of them, each once."""
-        found: dict[str, Task] = {}
-        for asked in self.asked:
-            built = build_rewards(asked.rewards)
-            asking = {name: reward for name, reward in built.items() if isinstance(reward, TaskReward)}
-            if asking:
-                tasks = CombinedReward(asking).tasks("held_out", asked.limit, self.seed)
-                found |= {task.id: task for task in tasks}
-        return list(found.values())
+        """From the whole config."""
+        sought = HeldOutTasks.of(config)
+        files = named_files(slot for group in sought.asked for slot in group.rewards)
+        return cls(asked=sought.asked, seed=sought.seed, files=files)
 
 
 @stage(output="report")

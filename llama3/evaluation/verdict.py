@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from llama3.artifacts import Artifact
+from llama3.evaluation.step_changes import change_of, told_change
 
 
 def models_of(
@@ -54,7 +55,7 @@ def verdict_of(report: Mapping[str, Any]) -> dict[str, Any]:
         return {"state": "failed", "title": title, "lines": [*stuck, *_warnings(report)]}
     if audit is None:
         title = f"{after.capitalize()}: raised from raw text, so there is no earlier model to hold it against"
-        return {"state": "none", "title": title, "lines": [*_changes(report), *_warnings(report)]}
+        return {"state": "none", "title": title, "lines": [*_changes(report), *_raised(report), *_warnings(report)]}
     lost = [f"{name}: {row['why']}" for name, row in audit["suites"].items() if row["passed"] is not True]
     missed = [f"{row['title']}: {row['why']}" for row in audit.get("gates", {}).values() if row["passed"] is not True]
     if audit["passed"] is True:
@@ -80,17 +81,33 @@ def _changes(report: Mapping[str, Any]) -> Iterator[str]:
         yield f"Bits per byte of held-out text: {bits['base']:.3f} by base, {bits['final']:.3f} by final{told}."
 
 
+def _raised(report: Mapping[str, Any]) -> Iterator[str]:
+    """Of a model raised from raw text: whether it learnt the text, kept it, and what the preference stage added."""
+    bits, gzip = report["bits_per_byte_by_model"], report["bits_per_byte"]["gzip"]
+    base, final = bits.get("base"), bits.get("final")
+    if base:
+        kept = f", final {final / base - 1:+.1%} bits against base" if final else ""
+        yield f"Base {'beats' if base < gzip else 'does not beat'} gzip, which needs {gzip:.3f} bits per byte{kept}."
+    suite = _first_suite(report, "pass_rate")
+    if preferred := change_of(report["changes"], suite, "sft", "final"):
+        yield f"The preference stage, sft to final, on {suite}: {told_change(preferred)}."
+
+
 def _way(report: Mapping[str, Any], metric: str) -> str:
     """Which way the first suite that measured `metric` went, by the interval of its paired change; nothing where no
     audit has one."""
-    measured = report["evaluations"]["base"] if report["audit"] else {}
-    suite = next((name for name, result in measured.items() if metric in result), "")
+    suite = _first_suite(report, metric) if report["audit"] else ""
     row = report["audit"]["suites"].get(suite) if suite else None
     if row is None or row["paired_low"] is None:
         return ""
     if row["paired_low"] > 0:
         return ": better"
     return ": worse" if row["paired_high"] < 0 else ": no difference that these items can tell"
+
+
+def _first_suite(report: Mapping[str, Any], metric: str) -> str:
+    """The first suite that measured `metric` of the base model, or ""."""
+    return next((name for name, result in report["evaluations"]["base"].items() if metric in result), "")
 
 
 def _warnings(report: Mapping[str, Any]) -> Iterator[str]:

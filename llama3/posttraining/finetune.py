@@ -38,6 +38,7 @@ from llama3.plugins.registry import discover
 from llama3.plugins.specs import AlgorithmSpec, Need
 from llama3.posttraining.cached_scorer import CachedScorer
 from llama3.posttraining.datasets import Epochs
+from llama3.posttraining.replay import with_replay
 from llama3.posttraining.sampling import build_reward
 from llama3.posttraining.services import (
     LazyScorer,
@@ -255,8 +256,13 @@ class Finetuning:
 
     @cached_property
     def examples(self) -> list[Example]:
-        """The rows as examples. Raises DataError with the problems of all bad rows."""
-        return self.kind.examples(self.tokenizer, self.rows)
+        """The rows as examples, with text among them where it is replayed. Raises DataError with the problems of all
+        bad rows, ConfigError where the text is not known."""
+        examples, section = self.kind.examples(self.tokenizer, self.rows), self.section
+        if not (isinstance(section, SFTSection) and section.replay):
+            return examples
+        model, context = self.inputs["checkpoint"].path, self.config.max_seq_len
+        return with_replay(examples, section.replay, model, context, self.options.seed)
 
     @cached_property
     def tokenizer(self) -> Tokenizer:

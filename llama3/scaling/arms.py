@@ -45,16 +45,22 @@ def bits_suite(source: str) -> str:
     return f"{BITS} {source}"
 
 
+def require_suites(config: Config, names: Sequence[str]) -> None:
+    """Raises ConfigError (L3-SCL-031) for all names that no suite of `evaluation.tasks` has."""
+    known = sorted(slot.label for slot in config.evaluation.tasks)
+    wrong = [NO_SUITE.problem("--suite", suite=name, known=known) for name in names if name not in known]
+    if wrong:
+        raise ConfigError.of(wrong)
+
+
 def measuring(config: Config, corpus: Artifact, further: Sequence[str]) -> EvaluateOptions:
     """Bits per byte of the held-out documents of each source, and `further` suites of `evaluation.tasks`.
 
     Raises ConfigError (L3-SCL-031) for suites that are not there, DataError (L3-SCL-032) for all sources of which too
     few documents are held out.
     """
+    require_suites(config, further)
     own = {slot.label: slot for slot in config.evaluation.tasks}
-    wrong = [NO_SUITE.problem("--suite", suite=name, known=sorted(own)) for name in further if name not in own]
-    if wrong:
-        raise ConfigError.of(wrong)
     cells = corpus.metrics["funnel"]
     held = cells.get("held_out", {})
     counts = {source: held.get(source, {}).get("documents", 0) for source in sorted(cells["train"])}

@@ -13,10 +13,13 @@ from data_texts import prose
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llama3.config.schema import Config
 from llama3.data import Decontaminator
 from llama3.data.corpus import Corpus
 from llama3.data.covering import ExampleNgrams
+from llama3.data.curate import CurateOptions, curate
 from llama3.errors import ConfigError
+from llama3.tasks.held_out import HeldOutTasks
 
 words = st.lists(st.sampled_from(["a", "B", "c", "ä"]), max_size=25)
 
@@ -222,3 +225,23 @@ def test_another_benchmark_is_another_corpus(folder: Path) -> None:
     path = folder / "sums.jsonl"
     path.write_text(path.read_text().replace('"id": 1', '"id": 7'))
     assert found() != before
+
+
+def test_the_tasks_that_models_are_measured_on_go_where_that_is_asked(folder: Path, new_output: Callable) -> None:
+    asked = {"evaluation": {"limit": 40}, "run": {"seed": 7}}
+    told = [task.prompt for task in HeldOutTasks.of(Config.model_validate(asked)).tasks()]
+    leak = next(prompt for prompt in told if len(prompt.split()) > 10)
+    (folder / "texts/leak.txt").write_text(f"{prose(50)}\n{leak}\n{prose(51)}")
+    for tasks, seed, gone in ((True, 7, 1), (True, 8, 0), (False, 7, 0)):
+        config = {**asked, "run": {"seed": seed}, "data": section(folder, benchmarks={}, tasks=tasks)}
+        options, out = CurateOptions.of(Config.model_validate(config)), new_output()
+        curate(options=options, out=out)
+        assert out.metrics["rejects"].get("decontaminate.held_out_tasks", 0) == gone
+        report = out.metrics["decontamination"]
+        assert report.keys() == ({"held_out_tasks"} if tasks else set())
+        if tasks:
+            assert report["held_out_tasks"]["examples"] == 40
+            assert report["held_out_tasks"]["found"] == gone
+    again = Config.model_validate({**config, "run": {"seed": 7}, "data": section(folder, benchmarks={}, tasks=True)})
+    fewer = again.model_copy(update={"evaluation": again.evaluation.model_copy(update={"limit": 39})})
+    assert CurateOptions.of(fewer) != CurateOptions.of(again), "other tasks are another corpus"

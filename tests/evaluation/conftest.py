@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 
-from llama3.artifacts import Artifact
+from llama3.artifacts import Artifact, Stage
 from llama3.artifacts.run import RunDir
 from llama3.checkpoints.weights import save_model
 from llama3.config import load as load_config
@@ -67,5 +69,46 @@ def random_model(tokenizer, tmp_path_factory):
         save_model(init_weights(Transformer(config), seed), folder)
         tokenizer.save(folder)
         return folder
+
+    return make
+
+
+class Content(BaseModel):
+    """What an evaluation made by hand holds."""
+
+    text: str
+
+
+@pytest.fixture
+def run(tmp_path):
+    with RunDir(tmp_path / "run") as run:
+        yield run
+
+
+@pytest.fixture
+def evaluation(run):
+    """Makes an evaluation by hand: suites by name, each a list of rows, or an error."""
+
+    def make(key, suites, better=("text",), conditions=None, stage="evaluate", plugins=(), figures=None):
+        def write(options, out):
+            results = {
+                name: {"error": rows} if isinstance(rows, str) else {"better": "lower" if name in better else "higher"}
+                for name, rows in suites.items()
+            }
+            for name, more in (figures or {}).items():
+                results[name] |= more
+            lines = [
+                json.dumps({"suite": name, **row})
+                for name, rows in suites.items()
+                if not isinstance(rows, str)
+                for row in rows
+            ]
+            (out.path / "results.json").write_text(json.dumps(results))
+            (out.path / "samples.jsonl").write_text("".join(f"{line}\n" for line in lines))
+            (out.path / "conditions.json").write_text(json.dumps(conditions or {"corpus": "c"}))
+
+        return run.execute(
+            Stage(stage, write, "report"), {}, Content(text=json.dumps([suites, figures])), key=key, plugins=plugins
+        )
 
     return make

@@ -7,10 +7,8 @@ import math
 import random
 
 import pytest
-from pydantic import BaseModel
 
-from llama3.artifacts import PluginUse, Stage
-from llama3.artifacts.run import RunDir
+from llama3.artifacts import PluginUse
 from llama3.cli.run import show, show_audit
 from llama3.config.schema import SafetyGateSection
 from llama3.errors import GateFailed
@@ -18,12 +16,6 @@ from llama3.evaluation.audit import AuditOptions, audit, require_auditable, requ
 from llama3.evaluation.intervals import wilson
 from llama3.evaluation.verdict import verdict_of
 from llama3.recipe import Run
-
-
-class Content(BaseModel):
-    """What an evaluation made by hand holds."""
-
-    text: str
 
 
 def options(suites=("tasks", "text"), **changes):
@@ -41,41 +33,6 @@ def tasks(count=200, right=0.5, seed=0, start=0):
 
 def text(count=20, bits=2.0):
     return [{"id": f"d{i}", "score": bits * (1000 + 10 * i), "weight": 1000 + 10 * i} for i in range(count)]
-
-
-@pytest.fixture
-def run(tmp_path):
-    with RunDir(tmp_path / "run") as run:
-        yield run
-
-
-@pytest.fixture
-def evaluation(run):
-    """Makes an evaluation by hand: suites by name, each a list of rows, or an error."""
-
-    def make(key, suites, better=("text",), conditions=None, stage="evaluate", plugins=(), figures=None):
-        def write(options, out):
-            results = {
-                name: {"error": rows} if isinstance(rows, str) else {"better": "lower" if name in better else "higher"}
-                for name, rows in suites.items()
-            }
-            for name, more in (figures or {}).items():
-                results[name] |= more
-            lines = [
-                json.dumps({"suite": name, **row})
-                for name, rows in suites.items()
-                if not isinstance(rows, str)
-                for row in rows
-            ]
-            (out.path / "results.json").write_text(json.dumps(results))
-            (out.path / "samples.jsonl").write_text("".join(f"{line}\n" for line in lines))
-            (out.path / "conditions.json").write_text(json.dumps(conditions or {"corpus": "c"}))
-
-        return run.execute(
-            Stage(stage, write, "report"), {}, Content(text=json.dumps([suites, figures])), key=key, plugins=plugins
-        )
-
-    return make
 
 
 @pytest.fixture
