@@ -15,7 +15,7 @@ from typing import BinaryIO
 from pydantic import BaseModel, ConfigDict, Field
 
 from llama3 import _core
-from llama3.data.columns import HALF_A_PAIR, SURROGATE, printable, text_column
+from llama3.data.columns import HALF_A_PAIR, printable, text_column
 from llama3.data.documents import DocumentBatch, Kind, Reject, ShardFile, ShardRef
 from llama3.data.finding import Found, find, has_magic
 from llama3.errors import ConfigError, DataError
@@ -75,9 +75,10 @@ class Collector:
         self, text: str, url: str, *, origin: str = "", language: str = "", kind: Kind | None = None, date: str = ""
     ) -> Iterator[DocumentBatch]:
         """Takes a document; yields a batch when one is full."""
-        if not text.isascii() and SURROGATE.search(text):
+        try:
+            size = len(text) if text.isascii() else len(text.encode())
+        except UnicodeEncodeError:
             return self.reject(url, "not_utf8", HALF_A_PAIR)
-        size = len(text) if text.isascii() else len(text.encode())
         if self._bytes and self._bytes + size > BATCH_BYTES:
             yield from self.rest()
         self._rows.append((text, url, language or self.language, kind or self.kind, origin or url, date))

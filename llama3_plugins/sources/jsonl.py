@@ -112,8 +112,11 @@ def _first(file: Any) -> bytes:
 
 
 def _parsed(data: bytes) -> Any:
-    """Numbers are not read: one of ten thousand digits would cost the document that stands beside it."""
-    return json.loads(data, parse_int=_nothing, parse_float=_nothing)
+    return _JSON.decode(data.decode(json.detect_encoding(data), "surrogatepass"))
 
 
 def _nothing(number: str) -> None: ...
+
+
+_JSON = json.JSONDecoder(parse_int=_nothing, parse_float=_nothing)
+"""Numbers are not read: one of ten thousand digits would cost the document that stands beside it."""
