@@ -90,7 +90,9 @@ def _curated(curation: Curation, out: StageOutput) -> None:
         _each(pool, "judge", decision, lambda part: curation.write(material, part, counted), out)
     written = _written(curation, material)
     filters = build_filters(options.filters)
-    tables = [DOCUMENTS, SCORES, REJECTS, *([EDITED] if editing(filters) else ()), *([BANDS] if curation.near is not None else ())]
+    tables = [DOCUMENTS, SCORES, REJECTS]
+    tables += [EDITED] if editing(filters) else []
+    tables += [BANDS] if curation.near is not None else []
     for commit, part in zip(written, decision.parts, strict=True):
         for table in tables:
             name = part_name(part.number) if table != BANDS else f"{part.number:06}.run"
