@@ -164,7 +164,7 @@ def _books(
             for key, count in own.items():
                 total[key] = total.get(key, 0) + count
     judged = [f"filter.{name}" for name in filters]
-    stages = ["read", "url", "exact", "near", "lines", "decontaminate", *judged, "edit", *SPLITS]
+    stages = ["read", "url", "exact", "near", "lines", "decontaminate", "bounds", *judged, "edit", *SPLITS]
     funnel.in_order(stages)
     place = lambda key: next(number for number, stage in enumerate(stages) if key.startswith(f"{stage}."))
     out.metrics["rejects"] = {key: rejects[key] for key in sorted(rejects, key=place)}
