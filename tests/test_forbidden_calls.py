@@ -17,7 +17,7 @@ EXCEPTIONS = {
     ("llama3/tasks/sandbox_worker.py", "exec"): "answers of models run there, fenced in, and nowhere else",
     ("llama3/tasks/sandbox_worker.py", "compile"): "the same",
     ("llama3/tasks/sandbox_worker.py", "__import__"): "modules by names that the worker has in itself",
-    ("llama3/data/staging.py", "np.load"): "arrays that this stage wrote, without pickle",
+    ("llama3/data/arrays.py", "np.load"): "arrays that a curation wrote, without pickle",
     ("llama3/tasks/families/functions.py", "eval"): "a formula that the family has made of its own numbers",
 }
 """(file, call) and why it may stand."""

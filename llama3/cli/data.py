@@ -20,6 +20,7 @@ from llama3.errors import ConfigError, did_you_mean
 if TYPE_CHECKING:
     from llama3.artifacts import Artifact
     from llama3.config import Loaded
+    from llama3.data.curating import CurateOptions, Step
 
 NO_PLACE = ConfigError.declare("L3-DAT-232", "nothing says where the corpus is to be written", fix="give --out DIR")
 NO_TEXT_FILE = ConfigError.declare("L3-DAT-233", "holds no file")
@@ -63,6 +64,10 @@ def curate(
     reader: ReaderOption = None,
     rank: Annotated[int | None, typer.Option(help="Do only this share of the work, from 0 on.")] = None,
     world: Annotated[int | None, typer.Option(help="How many shares there are.")] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Work on a Ray cluster that shares the folder: its address, or local."),
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Read, deduplicate and filter text: the first stage of a run, alone. With --rank and --world a share of the work,
@@ -75,7 +80,10 @@ def curate(
             raise NO_SUCH_PART("data curate", rank=rank, world=world)
         _take_share(_loaded(text, overrides or [], out, reader), out, rank, world, json=json)
         return
-    _show(_curated(_loaded(text, overrides or [], out, reader), out), json=json)
+    loaded = _loaded(text, overrides or [], out, reader)
+    if ray is not None:
+        _on_ray(loaded, out, ray)
+    _show(_curated(loaded, out), json=json)
 
 
 @app.command("dedup")
@@ -161,20 +169,59 @@ def _curated(loaded: Loaded, out: Path | None) -> Artifact:
 
 
 def _take_share(loaded: Loaded, out: Path | None, rank: int, world: int, *, json: bool) -> None:
-    from llama3.data.curate import parts_folder, take_share
-    from llama3.data.curating import CurateOptions, Curation, Step
+    from llama3.data.curate import ShareDone, parts_folder, take_share
+    from llama3.data.curating import CurateOptions, Curation
 
-    run = out or Path(loaded.config.run.dir) / loaded.config.run.name
-    options = CurateOptions.of(loaded.config)
-    last: Step = "write" if loaded.config.data.synthetic is None else "read"  # a run makes what is read then, too
-    share = take_share(Curation(options, parts_folder(run.absolute(), options)), rank, world, last)
+    run, options = _run_of(loaded, out), CurateOptions.of(loaded.config)
+    share = ShareDone({}, "")
+    if not _is_made(run, options):
+        share = take_share(Curation(options, parts_folder(run, options)), rank, world, _last_step(loaded))
     if json:
         print_json({"path": str(run), "rank": rank, "world": world, "done": share.done, "waits_in": share.waits_in})
         return
-    done = ", ".join(f"{step} {own} of {every}" for step, (own, every) in share.done.items())
+    done = ", ".join(f"{step} {own} of {every}" for step, (own, every) in share.done.items()) or "the corpus is there"
     note(f"share {rank} of {world}: {done}")
     if share.waits_in:
         note(f"the rest waits for what other shares {share.waits_in}: then give this command again")
+
+
+def _on_ray(loaded: Loaded, out: Path | None, address: str) -> None:
+    from llama3.data.curate import parts_folder
+    from llama3.data.curating import CurateOptions
+    from llama3.data.on_ray import curate_on_ray
+
+    run, options = _run_of(loaded, out), CurateOptions.of(loaded.config)
+    if _is_made(run, options):
+        return
+
+    def advance(step: Step, done: int, every: int) -> None:
+        if done == every or done % max(1, every // 20) == 0:
+            note(f"{step}: {done} of {every}")
+
+    curate_on_ray(options, parts_folder(run, options), address, advance, _last_step(loaded))
+
+
+def _run_of(loaded: Loaded, out: Path | None) -> Path:
+    """Where the corpus is made."""
+    return (out or Path(loaded.config.run.dir) / loaded.config.run.name).absolute()
+
+
+def _is_made(run: Path, options: CurateOptions) -> bool:
+    """Whether the run has the corpus already."""
+    from llama3 import _core
+    from llama3.artifacts.files import canonical_json
+    from llama3.artifacts.run import RunDir
+    from llama3.data.curate import curate as stage
+
+    made = RunDir(run).current().get(stage.name)
+    return made is not None and made.manifest.config_hash == _core.blake3_bytes(
+        canonical_json(options.model_dump(mode="json"))
+    )
+
+
+def _last_step(loaded: Loaded) -> Step:
+    """The last one that needs no run: text that a model makes is read when that is made."""
+    return "write" if loaded.config.data.synthetic is None else "read"
 
 
 def _show(corpus: Artifact, *, json: bool) -> None:

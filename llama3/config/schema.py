@@ -17,7 +17,13 @@ from pydantic import (
 )
 
 from llama3.config.canaries import CanarySection
-from llama3.config.curation import DecontaminationSection, LineDedupSection, MinHashSection, RemovalAlarmSection
+from llama3.config.curation import (
+    BoundsSection,
+    DecontaminationSection,
+    LineDedupSection,
+    MinHashSection,
+    RemovalAlarmSection,
+)
 from llama3.config.data_quality import QualitySection
 from llama3.config.mixes import Mix
 from llama3.config.precision import SamplingPrecision, TrainingPrecision
@@ -92,6 +98,7 @@ class DataSection(Section):
     )
     lines: LineDedupSection = LineDedupSection()
     decontaminate: DecontaminationSection = DecontaminationSection()
+    bounds: BoundsSection = BoundsSection()
     alarm: RemovalAlarmSection = RemovalAlarmSection()
     tokens: TokensSection | None = Field(None, description="token files of another tool to train on")
     mix: Mix = Field(default_factory=dict, description="weight of each source or class; default: by size")

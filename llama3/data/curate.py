@@ -90,7 +90,9 @@ def _curated(curation: Curation, out: StageOutput) -> None:
         _each(pool, "judge", decision, lambda part: curation.write(material, part, counted), out)
     written = _written(curation, material)
     filters = build_filters(options.filters)
-    tables = [DOCUMENTS, SCORES, REJECTS, *([EDITED] if editing(filters) else ()), *([BANDS] if curation.near is not None else ())]
+    tables = [DOCUMENTS, SCORES, REJECTS]
+    tables += [EDITED] if editing(filters) else []
+    tables += [BANDS] if curation.near is not None else []
     for commit, part in zip(written, decision.parts, strict=True):
         for table in tables:
             name = part_name(part.number) if table != BANDS else f"{part.number:06}.run"
@@ -162,7 +164,7 @@ def _books(
             for key, count in own.items():
                 total[key] = total.get(key, 0) + count
     judged = [f"filter.{name}" for name in filters]
-    stages = ["read", "url", "exact", "near", "lines", "decontaminate", *judged, "edit", *SPLITS]
+    stages = ["read", "url", "exact", "near", "lines", "decontaminate", "bounds", *judged, "edit", *SPLITS]
     funnel.in_order(stages)
     place = lambda key: next(number for number, stage in enumerate(stages) if key.startswith(f"{stage}."))
     out.metrics["rejects"] = {key: rejects[key] for key in sorted(rejects, key=place)}

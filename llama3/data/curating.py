@@ -25,7 +25,13 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from llama3 import _core
-from llama3.config.curation import DecontaminationSection, LineDedupSection, MinHashSection, RemovalAlarmSection
+from llama3.config.curation import (
+    BoundsSection,
+    DecontaminationSection,
+    LineDedupSection,
+    MinHashSection,
+    RemovalAlarmSection,
+)
 from llama3.config.schema import Config, DataSection
 from llama3.config.slot_types import FilterSlot, Slot, SourceSlot
 from llama3.data.bands import BandParameters
@@ -38,7 +44,17 @@ from llama3.data.earlier import Earlier
 from llama3.data.judging import build_filters, editing, stamps, surveying
 from llama3.data.opinions import opinion
 from llama3.data.staging import Reading, StagedShard, shard_folder, stage_shard, staged_shard
-from llama3.data.writing import COUNTED, Material, PartWriter, add_up, count_part, join_surveys, needs_counting
+from llama3.data.watching import WatchedFilters, foreign
+from llama3.data.writing import (
+    COUNTED,
+    Material,
+    PartWriter,
+    add_up,
+    count_part,
+    join_surveys,
+    needs_counting,
+    survey_files,
+)
 from llama3.errors import ConfigError, DataError, LlamaError, Problem
 from llama3.plugins.registry import discover
 from llama3.plugins.targets import describe
@@ -75,6 +91,7 @@ class CurateOptions(BaseModel):
     by_language: bool
     lines: LineDedupSection
     decontaminate: DecontaminationSection
+    bounds: BoundsSection
     alarm: RemovalAlarmSection
     held_out: float
     tasks: HeldOutTasks | None = Field(None, description="those that the corpus must not hold")
@@ -100,6 +117,7 @@ class CurateOptions(BaseModel):
             by_language=section.by_language,
             lines=section.lines,
             decontaminate=section.decontaminate,
+            bounds=section.bounds,
             alarm=section.alarm,
             held_out=section.held_out,
             tasks=tasks,
@@ -318,17 +336,26 @@ class Curation:
             filters = build_filters(self.options.filters)
             if counted is not None:
                 join_surveys(filters, counted)
+            watched = self._watched(counted)
             self._own.writer = PartWriter(
                 material,
                 self.cleaning,
                 filters,
-                lambda batch: opinion(filters, batch),
+                watched.ask if watched is not None else lambda batch: opinion(filters, batch),
                 counted,
                 self.options.held_out,
                 self.parameters,
+                watched is not None,
             )
         writer: PartWriter = self._own.writer
         return writer
+
+    def _watched(self, counted: Commit | None) -> WatchedFilters | None:
+        """The filters in a process of their own, where one is not built in."""
+        if not foreign(self.options.filters):
+            return None
+        surveys = {} if counted is None else survey_files(counted, surveying(self._filters()))
+        return WatchedFilters(self.options.filters, surveys, self.options.bounds)
 
     @cached_property
     def cleaning(self) -> Cleaning:

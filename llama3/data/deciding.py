@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from llama3 import _core
+from llama3.data.arrays import read_arrays, write_arrays
 from llama3.data.commits import Begun, Commit, committed
 from llama3.data.dedup import Candidates, Deduplicator
 from llama3.data.documents import Reject
@@ -116,9 +117,8 @@ class KeepDecision:
         """What was decided of a portion."""
         commit = committed(self.folder, f"{number:06}")
         assert commit is not None, "made with the decision"
-        with np.load(commit.files[".npz"]) as found:
-            step_D, earlier_R, similarity_R = (found[name] for name in ("step_D", "earlier_R", "similarity_R"))
-        return Decided(step_D, commit["of"], earlier_R, similarity_R)
+        found = read_arrays(commit.files[".npz"])
+        return Decided(found["step_D"], commit["of"], found["earlier_R"], found["similarity_R"])
 
 
 def decision_at(folder: Path) -> KeepDecision | None:
@@ -287,8 +287,8 @@ class Deciding:
                 for n, place in zip(of[here].tolist(), places[here].tolist(), strict=True)
             ]
             with Begun(folder, f"{number:06}") as writing:
-                with writing.file(".npz").open("wb") as file:
-                    np.savez(file, step_D=step_D, earlier_R=of[here] < 0, similarity_R=similarity[here])
+                arrays = {"step_D": step_D, "earlier_R": of[here] < 0, "similarity_R": similarity[here]}
+                write_arrays(writing.file(".npz"), arrays)
                 writing.commit({"of": names})
             kept += int((step_D == KEPT).sum())
             filled += int(self.staged.portions[number].facts("bytes_D")[0][step_D == KEPT].sum())

@@ -6,7 +6,7 @@ Letters: D documents of a batch.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -26,6 +26,32 @@ class Opinion:
     """Of the documents that all filters keep, by filter."""
     keep_D: np.ndarray
     """bool: every filter keeps it."""
+    outside: tuple[str, ...] = ()
+    """Why, of each document that was asked about and left out of all this, in a row of "" for the others; empty where
+    none was (llama3.data.watching)."""
+
+    @classmethod
+    def joined(cls, one: Opinion, other: Opinion) -> Opinion:
+        """Of the documents of both, one after the other."""
+        pairs = {name: (judgement, other.judgements[name]) for name, judgement in one.judgements.items()}
+        judgements = {
+            name: Judgement(
+                np.concatenate([a.score_D, b.score_D]), np.concatenate([a.keep_D, b.keep_D]), [*a.reason_D, *b.reason_D]
+            )
+            for name, (a, b) in pairs.items()
+        }
+        kept = int(one.keep_D.sum())
+        moved = {name: replace(edits, document_E=edits.document_E + kept) for name, edits in other.edits.items()}
+        outside = ()
+        if one.outside or other.outside:
+            outside = (*(one.outside or [""] * len(one.keep_D)), *(other.outside or [""] * len(other.keep_D)))
+        return cls(
+            {name: np.concatenate([values, other.columns[name]]) for name, values in one.columns.items()},
+            judgements,
+            {name: Edits.all([edits, moved[name]]) for name, edits in one.edits.items()},
+            np.concatenate([one.keep_D, other.keep_D]),
+            outside,
+        )
 
 
 def opinion(filters: Mapping[str, Filter], batch: DocumentBatch) -> Opinion:

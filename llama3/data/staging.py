@@ -10,7 +10,6 @@ Letters: D documents of a portion, B bands.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from llama3 import _core
+from llama3.data.arrays import as_json, from_json, read_arrays, write_arrays
 from llama3.data.bands import BandParameters, BandRun, write_run
 from llama3.data.columns import printable
 from llama3.data.commits import Begun, Commit, committed
@@ -79,13 +79,13 @@ class Portion:
     def facts(self, *names: str) -> list[np.ndarray]:
         """Columns of facts: `bytes_D` int64, `ids_D16` uint8, `source_D` (a place in `sources`), and `pages_D3` uint64:
         a hash of each one's address (llama3.data.urls; 0: it has none), its date's number, a hash of its language."""
-        with np.load(self.commit.files[FACTS]) as facts:
-            return [facts[name] for name in names]
+        facts = read_arrays(self.commit.files[FACTS], names)
+        return [facts[name] for name in names]
 
     def rejects(self) -> list[Reject]:
         """What was met on the way to these documents and is none."""
         (rows,) = self.facts("rejects")
-        return [Reject(*row) for row in json.loads(rows.tobytes())]
+        return [Reject(*row) for row in from_json(rows)]
 
     def run(self) -> BandRun:
         """Band keys, sorted."""
@@ -224,15 +224,14 @@ def _make(
         sources = sorted(set(labels))
         places = {label: place for place, label in enumerate(sources)}
         rows = [(r.where, r.reason, r.detail, r.source, r.id, float(r.score)) for r in rejects]
-        with begun.file(FACTS).open("wb") as file:
-            np.savez(
-                file,
-                bytes_D=np.concatenate(sizes),
-                ids_D16=np.concatenate(ids),
-                source_D=np.array([places[label] for label in labels], np.uint16),
-                pages_D3=np.concatenate(pages),
-                rejects=np.frombuffer(json.dumps(rows).encode(), np.uint8),
-            )
+        facts: dict[str, np.ndarray] = {
+            "bytes_D": np.concatenate(sizes),
+            "ids_D16": np.concatenate(ids),
+            "source_D": np.array([places[label] for label in labels], np.uint16),
+            "pages_D3": np.concatenate(pages),
+            "rejects": as_json(rows),
+        }
+        write_arrays(begun.file(FACTS), facts)
         if reading.parameters is not None:
             write_run(begun.file(KEYS), np.concatenate(keys), reading.parameters)
         begun.commit({"documents": len(labels), "sources": sources})

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from llama3.config.curation import LineDedupSection
+from llama3.data.arrays import read_arrays, write_arrays
 from llama3.data.bands import BandParameters, write_run
 from llama3.data.commits import Begun, Commit
 from llama3.data.corpus import BANDS, DOCUMENTS, EDITED, OF_DOCUMENT, REJECTS, SCORES, SPLITS, split_of
@@ -75,7 +76,7 @@ def count_part(material: Material, part: Part, filters: Mapping[str, Filter], fo
     with Begun(folder, f"{part.number:06}") as begun:
         sorted_run(keys, material.lines.max_count).tofile(begun.file(LINES))
         for name, filter in looking.items():
-            _save(begun.file(_survey_of(name)), filter.surveyed())
+            write_arrays(begun.file(_survey_of(name)), filter.surveyed())
         begun.commit({})
 
 
@@ -89,24 +90,24 @@ def add_up(material: Material, counts: Iterable[Commit], filters: Mapping[str, F
         runs = [count.files[LINES] for count in counts]
         frequent = frequent_keys(runs, material.lines.max_count, begun.file(LINES))
         for name, filter in looking.items():
-            _save(begun.file(_survey_of(name)), filter.surveyed())
+            write_arrays(begun.file(_survey_of(name)), filter.surveyed())
         return begun.commit({"frequent": frequent})
 
 
 def join_surveys(filters: Mapping[str, Filter], counted: Commit) -> None:
     """Gives filters what was found in documents."""
-    for name, filter in surveying(filters).items():
-        with np.load(counted.files[_survey_of(name)]) as found:
-            filter.join({column: found[column] for column in found.files})
+    looking = surveying(filters)
+    for name, path in survey_files(counted, looking).items():
+        looking[name].join(read_arrays(path))
+
+
+def survey_files(counted: Commit, names: Iterable[str]) -> dict[str, Path]:
+    """By filter, where what was found lies."""
+    return {name: counted.files[_survey_of(name)] for name in names}
 
 
 def _survey_of(name: str) -> str:
     return f".{name}.npz"
-
-
-def _save(path: Path, columns: Mapping[str, np.ndarray]) -> None:
-    with path.open("wb") as file:
-        np.savez(file, **columns)  # type: ignore[arg-type]  # no name is an option
 
 
 # -- writing ---------------------------------------------------------------------------------------
@@ -124,8 +125,9 @@ class PartWriter:
         counted: Commit | None,
         held_out: float,
         parameters: BandParameters | None,
+        watched: bool = False,
     ) -> None:
-        self.material, self.cleaning, self.filters, self.ask = material, cleaning, filters, ask
+        self.material, self.cleaning, self.filters, self.ask, self.watched = material, cleaning, filters, ask, watched
         self.frequent = np.empty(0, np.uint64) if counted is None else keys_in(counted.files[LINES])
         self.held_out, self.parameters = held_out, parameters
         numbers = [*(f"{name}_score" for name in filters), *recorded(filters)]
@@ -209,6 +211,12 @@ class PartWriter:
             batch = cleaning.clean(batch, rejects)
             funnel.count("decontaminate", batch.column("source"), batch.bytes_D)
         found: Opinion = self.ask(batch)
+        if found.outside:
+            reasons = zip(found.outside, batch.column("source"), batch.column("id"), strict=True)
+            rejects.add("bounds", (Reject("", why, "", source, id) for why, source, id in reasons if why))
+            batch = batch.take(np.array([not why for why in found.outside], bool))
+        if self.watched:
+            funnel.count("bounds", batch.column("source"), batch.bytes_D)
         keep_D = np.ones(len(batch), bool)
         columns: dict[str, Any] = dict(found.columns)
         for name, judgement in found.judgements.items():

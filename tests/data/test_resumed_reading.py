@@ -26,14 +26,20 @@ from llama3.data.curating import Curation
 from llama3.data.documents import DocumentBatch, Source
 from llama3.data.tables import UNREADABLE
 
-SHARDS = 8
-LISTS = [{"name": "token_distribution", "least_words": 10}, "gopher", {"name": "personal_data", "email": "mask"}]
+SHARDS = 5
+LISTS = [
+    {"name": "token_distribution", "least_words": 10, "bits": 8},
+    "gopher",
+    {"name": "personal_data", "email": "mask"},
+]
 
 
 @pytest.fixture(scope="module", autouse=True)
 def small_pieces():
-    """A shard has several portions, and the corpus several parts."""
+    """A shard has several portions, and the corpus several parts. A kill loses nothing that was written, forced to disk
+    or not, so nothing is: it takes most of the time."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
         patch.setattr(staging, "GROUP_BYTES", 600)
         patch.setattr(staging, "PORTION_BYTES", 1200)
         patch.setattr(deciding, "PORTION_BYTES", 3000)
@@ -58,7 +64,7 @@ def texts(tmp_path_factory) -> Path:
             rows.append(json.dumps(row))
         rows[2] = '{"text": torn' if number % 2 else json.dumps({"text": prose(1, 90)})
         (folder / f"{number}.jsonl").write_text("\n".join(rows))
-    (folder / "8.jsonl.gz").write_bytes(b"\x1f\x8b no gzip at all")
+    (folder / "9.jsonl.gz").write_bytes(b"\x1f\x8b no gzip at all")
     return folder
 
 
@@ -124,22 +130,22 @@ class Counted:
 def test_what_is_finished_is_made_once_however_often_the_stage_is_killed(options, expected, tmp_path, monkeypatch):
     """Killed at pieces of every step, inside of shards too."""
     steps = set()
-    for more in (0, 5, 20, 8, 34, 6, 4):
+    for more in (0, 5, 14, 24, 5, 3):
         dies_at(more, lambda: made(tmp_path / "killed", options))
         steps |= {path.parent.name[:4] for path in (tmp_path / "killed").rglob("0*.json")}
     finished = {f"{path.parent.name.partition('-')[0]}/{path.stem}" for path in (tmp_path / "killed").rglob("0*.json")}
     assert steps >= {"0000", "deci", "coun"}
     counted = Counted(monkeypatch)
     assert made(tmp_path / "killed", options) == expected
-    assert len(finished) > 40
+    assert len(finished) > 25
     assert finished.isdisjoint(counted.pieces)
     assert list((tmp_path / "killed" / "scratch").iterdir()) == []
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_killed_at_random_moments_nothing_is_lost_and_nothing_is_there_twice(options, expected, tmp_path, seed):
     draw = random.Random(seed)
-    for _ in range(6):
+    for _ in range(5):
         child = os.fork()
         if child == 0:
             made(tmp_path / "run", options)
@@ -180,7 +186,7 @@ def same_bytes(one: Path, other: Path) -> None:
 
 @pytest.mark.parametrize(
     ("world", "rounds"),
-    [(2, [[1, 0]] * 3), (3, [[2, 0, 1, 2], [1, 1], [0]]), (8, [[7, 0, 3]]), (11, [range(11)] * 3)],
+    [(2, [[1, 0]] * 3), (3, [[2, 0, 1, 2], [1, 1], [0]]), (5, [[4, 0, 3]]), (8, [range(8)] * 3)],
 )
 def test_a_job_array_of_any_size_makes_the_corpus_of_one_process(
     texts, options, whole, tmp_path, monkeypatch, world, rounds
@@ -294,7 +300,7 @@ def test_a_shard_that_breaks_off_counts_for_nothing_until_it_can_be_read(options
     """It is tried again by whoever comes to it, for it may be the disk."""
     curation = Curation(options, tmp_path)
     broken = len(curation.shards) - 1
-    assert "8.jsonl.gz" in curation.read(broken).quarantined
+    assert "9.jsonl.gz" in curation.read(broken).quarantined
     before = curation.staged()
     assert before is None, "the others are missing"
     for number in range(broken):

@@ -1,0 +1,65 @@
+"""The process in which filters of others judge documents (llama3.data.watching starts it)."""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO
+
+import pyarrow as pa
+
+from llama3.config.slot_types import Slot
+from llama3.data.arrays import as_json, from_json, packed, read_arrays, unpacked
+from llama3.data.documents import DocumentBatch, Filter
+from llama3.data.judging import build_filters, surveying
+from llama3.data.opinions import opinion
+from llama3.data.watching import message_of, write_frame
+from llama3.errors import LlamaError
+
+
+def main() -> None:
+    """Answers batches until there are no more. What filters print goes to standard error."""
+    replies = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    order = from_json(unpacked(_frame(sys.stdin.buffer))["order"])
+    try:
+        filters = build_filters([Slot.model_validate(slot) for slot in order["slots"]])
+        for name, filter in surveying(filters).items():
+            filter.join(read_arrays(Path(order["surveys"][name])))
+    except LlamaError as error:
+        write_frame(replies, str(error).encode())
+        return
+    write_frame(replies, b"ready")
+    while message := _frame(sys.stdin.buffer):
+        (records,) = pa.ipc.open_stream(message)
+        write_frame(replies, _reply(filters, DocumentBatch(records), order["memory"]))
+
+
+def _reply(filters: Mapping[str, Filter], batch: DocumentBatch, memory: int) -> bytes:
+    _allow(memory)
+    try:
+        return packed(message_of(opinion(filters, batch)))
+    except (LlamaError, MemoryError) as error:
+        lacks = isinstance(error, MemoryError) or isinstance(error.__cause__, MemoryError | pa.ArrowMemoryError)
+        return packed({"facts": as_json({"error": str(error) or "out of memory", "memory": lacks})})
+
+
+def _allow(memory: int) -> None:
+    """So many bytes more than this process has now."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        held = next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmData"))
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        resource.setrlimit(resource.RLIMIT_DATA, (held * 1024 + memory, hard))
+
+
+def _frame(stream: IO[bytes]) -> bytes:
+    """The next message; empty where there is none."""
+    return stream.read(int.from_bytes(stream.read(8), "big"))
+
+
+if __name__ == "__main__":
+    main()

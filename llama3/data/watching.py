@@ -1,0 +1,202 @@
+"""Filters of others under watch: in a process of their own, with bounds of time and memory for each document. One that
+takes too much is found, named and left out, and takes no other with it.
+
+The built-in filters are linear in a document's length and need no watch.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from llama3.config.curation import BoundsSection
+from llama3.config.slot_types import Slot
+from llama3.data.arrays import as_json, from_json, packed, unpacked
+from llama3.data.documents import DocumentBatch, Edits, Judgement
+from llama3.data.opinions import Opinion
+from llama3.errors import DataError, PluginError
+from llama3.plugins.loader import BUILT_IN
+from llama3.plugins.registry import discover
+
+OUT_OF_BOUNDS = DataError.declare(
+    "L3-DAT-278",
+    "document {id} takes filters beyond their bounds: {reason}",
+    fix="raise data.bounds, or leave such documents out with data.bounds.action: quarantine",
+)
+NOT_STARTED = PluginError.declare("L3-DAT-279", "the process for filters under watch did not start", why="{error}")
+FAILED_THERE = PluginError.declare("L3-DAT-280", "a filter under watch failed", why="{error}")
+
+Outside = Literal["too_slow", "too_much_memory", "crashed"]
+START_SECONDS = 120.0
+OF_A_BATCH = 100
+"""A batch may take the seconds of one document, and the hundredth part of them for each."""
+
+
+class Exceeded(Exception):  # noqa: N818
+    """A batch went beyond the bounds."""
+
+
+def foreign(slots: Sequence[Slot]) -> list[str]:
+    """The filters that are not built in."""
+    return [slot.name for slot in slots if discover().offer("filters", slot.name).dist != BUILT_IN]
+
+
+class WatchedFilters:
+    """Asks the filters of these slots in a process that is ended and begun again where a batch takes too much; then its
+    halves are tried. `surveys`: by filter, a file of what was found in all documents."""
+
+    def __init__(self, slots: Sequence[Slot], surveys: Mapping[str, Path], bounds: BoundsSection) -> None:
+        self.bounds = bounds
+        self._order = {
+            "slots": [slot.model_dump(mode="json") for slot in slots],
+            "surveys": {name: str(path) for name, path in surveys.items()},
+            "memory": bounds.memory_mb << 20,
+        }
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def ask(self, batch: DocumentBatch) -> Opinion:
+        """What the filters think of the documents, but for those that take too much. Raises PluginError where a filter
+        fails, DataError (L3-DAT-278) where that shall stop the run."""
+        if not len(batch):
+            return self._asked(batch)
+        try:
+            return self._asked(batch)
+        except Exceeded as why:
+            if len(batch) > 1:
+                half = np.arange(len(batch)) < len(batch) // 2
+                return Opinion.joined(self.ask(batch.take(half)), self.ask(batch.take(~half)))
+            if self.bounds.action == "stop":
+                raise OUT_OF_BOUNDS("data.bounds", id=batch.column("id")[0], reason=str(why)) from why
+            nothing = self._asked(batch.take(np.zeros(1, bool)))
+            return Opinion(nothing.columns, nothing.judgements, nothing.edits, nothing.keep_D, (str(why),))
+
+    def close(self) -> None:
+        """Ends the process."""
+        if self._process is not None:
+            self._process.kill()
+            for stream in (self._process.stdin, self._process.stdout):
+                if stream is not None:
+                    stream.close()
+            self._process.wait()
+            self._process = None
+
+    def __del__(self) -> None:
+        self.close()
+
+    def _asked(self, batch: DocumentBatch) -> Opinion:
+        process = self._process or self._start()
+        assert process.stdin is not None
+        seconds = self.bounds.seconds * (1 + len(batch) / OF_A_BATCH)
+        try:
+            write_frame(process.stdin, records_as_bytes(batch.records))
+            reply = self._read(process, time.monotonic() + seconds)
+        except OSError:
+            reply = b""
+        if reply is None or not reply:
+            self.close()
+            raise Exceeded("too_slow" if reply is None else "crashed")
+        found = unpacked(reply)
+        facts = from_json(found["facts"])
+        if facts["error"] is not None:
+            self.close()
+            if facts["memory"]:
+                raise Exceeded("too_much_memory")
+            raise FAILED_THERE("data.filters", error=facts["error"])
+        return opinion_of(found, facts)
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        path = os.pathsep.join(place for place in sys.path if place)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "llama3.data.watched"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=os.environ | {"PYTHONPATH": path},
+        )
+        assert process.stdin is not None
+        self._process = process
+        try:
+            write_frame(process.stdin, packed({"order": as_json(self._order)}))
+            hello = self._read(process, time.monotonic() + START_SECONDS)
+        except OSError:
+            hello = b""
+        if hello != b"ready":
+            self.close()
+            raise NOT_STARTED("data.filters", error=(hello or b"it ended").decode(errors="replace"))
+        return process
+
+    def _read(self, process: subprocess.Popen[bytes], deadline: float) -> bytes | None:
+        """A frame; None where it is not there in time, empty where the process has ended."""
+        assert process.stdout is not None
+        head = _exactly(process.stdout, 8, deadline)
+        return _exactly(process.stdout, int.from_bytes(head, "big"), deadline) if head else head
+
+
+def _exactly(stream: IO[bytes], count: int, deadline: float) -> bytes | None:
+    pieces: list[bytes] = []
+    while count:
+        if not select.select([stream], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            return None
+        piece = os.read(stream.fileno(), min(count, 1 << 20))
+        if not piece:
+            return b""
+        pieces.append(piece)
+        count -= len(piece)
+    return b"".join(pieces)
+
+
+# -- messages --------------------------------------------------------------------------------------
+
+
+def write_frame(stream: IO[bytes], message: bytes) -> None:
+    """The length in 8 bytes, then the message."""
+    stream.write(len(message).to_bytes(8, "big"))
+    stream.write(message)
+    stream.flush()
+
+
+def records_as_bytes(records: pa.RecordBatch) -> bytes:
+    """In Arrow's format for streams."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, records.schema) as writer:
+        writer.write_batch(records)
+    return bytes(sink.getvalue())
+
+
+def message_of(found: Opinion) -> dict[str, np.ndarray]:
+    """An opinion as arrays."""
+    arrays: dict[str, np.ndarray] = {f"column {name}": values for name, values in found.columns.items()}
+    for name, judgement in found.judgements.items():
+        arrays |= {f"score {name}": judgement.score_D, f"keep {name}": judgement.keep_D}
+    for name, edits in found.edits.items():
+        places = [np.asarray(places, np.int64) for places in (edits.document_E, edits.start_E, edits.end_E)]
+        arrays[f"edits {name}"] = np.stack(places)
+    facts: dict[str, Any] = {
+        "error": None,
+        "columns": list(found.columns),
+        "reasons": {name: list(judgement.reason_D) for name, judgement in found.judgements.items()},
+        "edits": {name: [list(edits.kind_E), list(edits.text_E)] for name, edits in found.edits.items()},
+    }
+    return arrays | {"facts": as_json(facts), "kept": found.keep_D}
+
+
+def opinion_of(arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> Opinion:
+    """The opinion in a message."""
+    judgements = {
+        name: Judgement(arrays[f"score {name}"], arrays[f"keep {name}"], reasons)
+        for name, reasons in facts["reasons"].items()
+    }
+    edits = {}
+    for name, (kinds, texts) in facts["edits"].items():
+        document_E, start_E, end_E = arrays[f"edits {name}"]
+        edits[name] = Edits(document_E, start_E, end_E, kinds, texts)
+    columns = {name: arrays[f"column {name}"] for name in facts["columns"]}
+    return Opinion(columns, judgements, edits, arrays["kept"])
