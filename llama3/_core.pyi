@@ -277,7 +277,7 @@ class Shard:
         """(identity, tokens)."""
 
 _Rows = tuple[
-    npt.NDArray[np.int64], npt.NDArray[np.int32], npt.NDArray[np.uint64], npt.NDArray[np.int64], npt.NDArray[np.int32]
+    npt.NDArray[np.int32], npt.NDArray[np.int32], npt.NDArray[np.uint64], npt.NDArray[np.int64], npt.NDArray[np.int32]
 ]
 
 @final

@@ -64,14 +64,15 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class TokenRows:
-    """N rows of T tokens and their cut into documents. All arrays own their memory; nothing was copied.
+    """N rows of T tokens and their cut into documents.
 
-    `torch.from_numpy(rows.tokens)` shares it. A row's first segment may begin in mid-document: it is a
-    segment all the same, for nothing before it can be attended to.
+    `torch.from_numpy(rows.tokens)` shares their memory, which the loader fills anew only when no array and no tensor of
+    it is left. A row's first segment may begin in mid-document: it is a segment all the same, for nothing before it can
+    be attended to.
     """
 
     tokens: np.ndarray
-    """int64 [N, T]."""
+    """int32 [N, T]: what an embedding takes, and half the memory of int64."""
     source_ids: np.ndarray
     """int32 [N]: index of each row's source in the plan."""
     doc_ids: np.ndarray
@@ -185,7 +186,7 @@ class TokenLoader:
         return sum(self._core.windows())
 
     def __getitem__(self, row: int) -> np.ndarray:
-        """The tokens of a row of the first pass, int64 [T]; what `torch.utils.data.DataLoader` asks for."""
+        """The tokens of a row of the first pass, int32 [T]; what `torch.utils.data.DataLoader` asks for."""
         count = len(self)
         if not -count <= row < count:
             raise IndexError(f"row {row} of {count}")

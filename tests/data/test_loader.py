@@ -8,9 +8,13 @@ import math
 import os
 import random
 import resource
+import subprocess
+import sys
 from collections import Counter
 from itertools import islice
+from pathlib import Path
 
+import killed_loader
 import numpy as np
 import pytest
 import torch
@@ -64,11 +68,24 @@ def test_torch_shares_the_memory(plan):
     rows = TokenLoader(plan, seq_len=32).rows(0, 4)
     tokens = torch.from_numpy(rows.tokens)
     assert tokens.data_ptr() == rows.tokens.ctypes.data
-    assert tokens.dtype == torch.int64
+    assert tokens.dtype == torch.int32
     assert rows.tokens.flags.c_contiguous
     assert rows.tokens.flags.writeable
     embedded = torch.nn.Embedding(300, 4)(tokens)
     assert embedded.shape == (4, 32, 4)
+
+
+def test_memory_is_filled_anew_only_when_nobody_holds_it(plan):
+    loader = TokenLoader(plan, seq_len=32)
+    rows = loader.rows(0, 4)
+    held, place, expected = torch.from_numpy(rows.tokens), rows.tokens.ctypes.data, rows.tokens.copy()
+    del rows
+    others = [loader.rows(4 * n, 4) for n in range(1, 40)]
+    others += list(islice(loader.batches(4, threads=3), 40))
+    assert place not in {other.tokens.ctypes.data for other in others}
+    assert (held.numpy() == expected).all()
+    del held
+    assert loader.rows(4, 4).tokens.ctypes.data == place, "the memory that was left last is the first to be used"
 
 
 def test_each_window_comes_once_per_epoch_in_another_order(plan):
@@ -147,7 +164,7 @@ def test_killed_anywhere_and_resumed_on_any_world_size_the_stream_is_the_same(pl
         streams = [loader.batches(batch, rank=r, world=world, **ahead) for r, loader in enumerate(ranks)]
         for _ in range(life):
             shares = [next(stream) for stream in streams]
-            tokens = np.empty((batch, 16), np.int64)
+            tokens = np.empty((batch, 16), np.int32)
             bounds: list[np.ndarray] = [np.empty(0)] * batch
             documents: list[np.ndarray] = [np.empty(0)] * batch
             for r, rows in enumerate(shares):
@@ -160,6 +177,20 @@ def test_killed_anywhere_and_resumed_on_any_world_size_the_stream_is_the_same(pl
         (state,) = states
         assert len(state) < 1024
     assert digest.hexdigest() == expected
+
+
+def test_killed_by_a_signal_a_hundred_times_the_stream_is_the_same(plan, tmp_path):
+    plan.save(tmp_path)
+    script = Path(killed_loader.__file__)
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, script, plan.folder, tmp_path, "100", "5"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    told = json.loads(done.stdout)
+    assert told["worlds"] == [[world, True] for world in killed_loader.WORLDS], "each rank was killed while it read"
+    assert told["killed"] >= 100
+    assert told["rows"] > 50 * killed_loader.BATCH
+    rows = killed_loader.opened(plan.folder).rows(0, told["rows"])
+    assert told["digest"] == hashlib.sha256(b"".join(killed_loader.digests(rows))).hexdigest()
 
 
 def test_the_state_is_small_and_counts_what_was_delivered(plan):

@@ -21,6 +21,8 @@ pub const VERSION: u32 = 1;
 pub const HEADER_BYTES: u64 = 4096;
 pub const FOOTER_BYTES: u64 = 64;
 pub const HASH_BYTES: u64 = 32;
+/// Token ids are below this: array libraries have no unsigned words of 32 bits to look them up with.
+pub const MOST_VOCABULARY: u32 = 1 << 31;
 /// Bytes that are hashed together.
 pub const BLOCK_BYTES: u64 = 1 << 18;
 
@@ -145,7 +147,8 @@ impl Header {
             tokenizer: array(body, TOKENIZER_AT),
             root: array(body, ROOT_AT),
         };
-        let sane = header.width == width_of(header.vocab_size)
+        let sane = header.vocab_size <= MOST_VOCABULARY
+            && header.width == width_of(header.vocab_size)
             && header.documents >= 1
             && header.documents <= header.tokens
             && header.block_bytes >= 64

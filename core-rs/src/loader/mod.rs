@@ -5,6 +5,7 @@
 //! documents start inside the window (`rows`). So the whole state of a loader is one number, any world size reads the same
 //! rows, and nothing is shuffled in memory or on disk.
 
+mod buffers;
 mod format;
 mod mixture;
 mod ngrams;
@@ -17,6 +18,7 @@ mod shard;
 mod tests;
 mod writer;
 
+pub use buffers::Tokens;
 pub use format::{BLOCK_BYTES, Header};
 pub use mixture::{Mixture, Weights};
 pub use ngrams::{DrawnRuns, count_ngrams, draw_runs};

@@ -130,7 +130,7 @@ impl<'a> Index<'a> {
     }
 
     /// Counts the windows of a shard that start in `block` tokens from `from` on.
-    fn search(&self, shard: &Shard, from: u64, block: u64, tokens: &mut Vec<i64>) -> Result<()> {
+    fn search(&self, shard: &Shard, from: u64, block: u64, tokens: &mut Vec<u32>) -> Result<()> {
         let end = shard.header().tokens;
         let starts_end = end.min(from.saturating_add(block));
         let to = end.min(starts_end.saturating_add(self.n as u64 - 1));
@@ -148,22 +148,21 @@ impl<'a> Index<'a> {
     }
 
     /// Counts the windows of one run of tokens.
-    fn search_run(&self, run: &[i64]) {
+    fn search_run(&self, run: &[u32]) {
         if run.len() < self.n {
             return;
         }
-        let word = |token: i64| token as u32; // a shard's tokens fit
-        let mut hash = hash(run[..self.n].iter().map(|&token| word(token)));
+        let mut hash = hash(run[..self.n].iter().copied());
         self.look_up(hash, &run[..self.n]);
         for (start, window) in run.windows(self.n).enumerate().skip(1) {
-            let gone = u64::from(word(run[start - 1])).wrapping_mul(self.last);
-            let new = u64::from(word(window[self.n - 1]));
+            let gone = u64::from(run[start - 1]).wrapping_mul(self.last);
+            let new = u64::from(window[self.n - 1]);
             hash = hash.wrapping_sub(gone).wrapping_mul(BASE).wrapping_add(new);
             self.look_up(hash, window);
         }
     }
 
-    fn look_up(&self, hash: u64, window: &[i64]) {
+    fn look_up(&self, hash: u64, window: &[u32]) {
         let bit = self.bit(hash);
         if self.filter[bit >> 6] & 1 << (bit & 63) == 0 {
             return;
@@ -173,8 +172,7 @@ impl<'a> Index<'a> {
             if self.hashes[place] != hash {
                 return;
             }
-            let same = |(&a, &b): (&u32, &i64)| i64::from(a) == b;
-            if self.ngrams[place].iter().zip(window).all(same) {
+            if self.ngrams[place] == window {
                 self.found[place].fetch_add(1, Ordering::Relaxed);
                 return;
             }
@@ -249,20 +247,15 @@ pub fn draw_runs(
     places.sort_unstable();
     let mut places = places.into_iter().peekable();
     let mut passed = 0u64;
-    let mut tokens = Vec::with_capacity(length);
     each_document(shards, |number, document| {
         let room = (document.end - document.start).saturating_sub(margins);
         while let Some(place) = places.next_if(|&place| place < passed + room) {
             let start = document.start + edge + (place - passed);
-            tokens.clear();
             shards[number]
                 .view()?
-                .read(start..start + length as u64, &mut tokens)?;
+                .read(start..start + length as u64, &mut drawn.tokens)?;
             drawn.shards.push(number as i64);
             drawn.starts.push(start);
-            drawn
-                .tokens
-                .extend(tokens.iter().map(|&token| token as u32)); // a shard's tokens fit
         }
         passed += room;
         Ok(())

@@ -1,7 +1,9 @@
 //! Which window of which source a row is: a pure function of (plan, seed, row).
 
+use super::buffers::Buffers;
 use super::permutation::{Permutation, mix};
 use super::{LoaderError, Mixture, Result, Shard, Weights};
+use std::sync::Arc;
 
 /// A named source: its shards in order, read as one long row of tokens.
 pub struct Source {
@@ -101,6 +103,7 @@ pub struct Loader {
     /// Tokens per window of each source.
     window_tokens: Vec<u64>,
     seed: u64,
+    buffers: Arc<Buffers>,
 }
 
 /// Rows of one length, through however many changes of the weights.
@@ -186,6 +189,7 @@ impl Loader {
             stretches: Vec::new(),
             window_tokens,
             seed,
+            buffers: Arc::default(),
         };
         for phase in phases {
             loader.extend(phase.from_row, u64::from(phase.seq_len), window > 1);
@@ -239,6 +243,11 @@ impl Loader {
     /// The sources in the plan's order.
     pub fn sources(&self) -> &[Source] {
         &self.sources
+    }
+
+    /// Where the memory of rows comes from.
+    pub(super) fn buffers(&self) -> &Arc<Buffers> {
+        &self.buffers
     }
 
     /// Tokens of the row `row`.

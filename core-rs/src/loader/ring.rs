@@ -4,6 +4,7 @@
 use super::{Loader, LoaderError, Result, Rows};
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
@@ -31,7 +32,7 @@ impl Batches {
         Ok(())
     }
 
-    fn rows(&self, loader: &Loader, b: u64) -> Result<Rows> {
+    fn rows(&self, loader: &Loader, b: u64, stop: &AtomicBool) -> Result<Rows> {
         let first = b
             .checked_mul(self.batch)
             .and_then(|row| row.checked_add(self.start));
@@ -39,11 +40,8 @@ impl Batches {
         let first =
             first.ok_or_else(|| LoaderError::Invalid(format!("batch {b} lies beyond 64 bits")))?;
         let count = (self.batch - self.rank).div_ceil(self.world);
-        loader.rows(
-            first,
-            usize::try_from(count).unwrap_or(usize::MAX),
-            self.world,
-        )
+        let count = usize::try_from(count).unwrap_or(usize::MAX);
+        loader.rows_unless(first, count, self.world, stop)
     }
 }
 
@@ -51,7 +49,10 @@ struct State {
     claimed: u64,
     delivered: u64,
     done: BTreeMap<u64, Result<Rows>>,
-    stop: bool,
+    /// Workers that wait for room.
+    idle: usize,
+    /// Callers that wait for a batch.
+    hungry: usize,
 }
 
 struct Shared {
@@ -59,7 +60,10 @@ struct Shared {
     batches: Batches,
     depth: u64,
     state: Mutex<State>,
-    changed: Condvar,
+    room: Condvar,
+    ready: Condvar,
+    /// Set with the lock held, so that no worker misses it; read without, between two rows.
+    stop: AtomicBool,
 }
 
 impl Shared {
@@ -67,36 +71,45 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn wait<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
-        self.changed
-            .wait(state)
-            .unwrap_or_else(PoisonError::into_inner)
+    fn stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
     }
 
     /// A worker: claims the next batch while there is room, makes it, puts it down.
     fn work(&self) {
         loop {
             let mut state = self.lock();
-            while !state.stop && state.claimed >= state.delivered + self.depth {
-                state = self.wait(state);
+            while !self.stopped() && state.claimed >= state.delivered + self.depth {
+                state.idle += 1;
+                state = wait(&self.room, state);
+                state.idle -= 1;
             }
-            if state.stop {
+            if self.stopped() {
                 return;
             }
             let b = state.claimed;
             state.claimed += 1;
             drop(state);
             // A panic must reach the consumer as an error: it would wait for this batch for ever.
-            let rows = catch_unwind(AssertUnwindSafe(|| self.batches.rows(&self.loader, b)))
-                .unwrap_or_else(|_| {
-                    Err(LoaderError::Invalid(format!(
-                        "batch {b} could not be made (a bug)"
-                    )))
-                });
-            self.lock().done.insert(b, rows);
-            self.changed.notify_all();
+            let rows = catch_unwind(AssertUnwindSafe(|| {
+                self.batches.rows(&self.loader, b, &self.stop)
+            }))
+            .unwrap_or_else(|_| {
+                Err(LoaderError::Invalid(format!(
+                    "batch {b} could not be made (a bug)"
+                )))
+            });
+            let mut state = self.lock();
+            state.done.insert(b, rows);
+            if state.hungry > 0 {
+                self.ready.notify_all();
+            }
         }
     }
+}
+
+fn wait<'a>(signal: &Condvar, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+    signal.wait(state).unwrap_or_else(PoisonError::into_inner)
 }
 
 /// An endless stream of batches, up to `depth` of them made ahead.
@@ -124,9 +137,12 @@ impl Prefetcher {
                 claimed: 0,
                 delivered: 0,
                 done: BTreeMap::new(),
-                stop: false,
+                idle: 0,
+                hungry: 0,
             }),
-            changed: Condvar::new(),
+            room: Condvar::new(),
+            ready: Condvar::new(),
+            stop: AtomicBool::new(false),
         });
         let mut prefetcher = Self {
             shared,
@@ -163,10 +179,14 @@ impl Prefetcher {
             let wanted = state.delivered;
             if let Some(rows) = state.done.remove(&wanted) {
                 state.delivered += 1;
-                self.shared.changed.notify_all();
+                if state.idle > 0 {
+                    self.shared.room.notify_one();
+                }
                 return rows;
             }
-            state = self.shared.wait(state);
+            state.hungry += 1;
+            state = wait(&self.shared.ready, state);
+            state.hungry -= 1;
         }
     }
 }
@@ -178,8 +198,10 @@ impl Drop for Prefetcher {
             std::mem::forget(std::mem::take(&mut self.workers));
             return;
         }
-        self.shared.lock().stop = true;
-        self.shared.changed.notify_all();
+        let state = self.shared.lock();
+        self.shared.stop.store(true, Ordering::Relaxed);
+        drop(state);
+        self.shared.room.notify_all();
         for worker in self.workers.drain(..) {
             let _ = worker.join(); // its panics were caught
         }

@@ -1,12 +1,14 @@
 //! Gathers rows: copies windows out of the shards and finds where documents start inside them.
 
-use super::{Loader, LoaderError, Place, Result};
+use super::buffers::Tokens;
+use super::{Loader, LoaderError, Place, Result, View};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// `n` rows of `seq_len` tokens, and their cut into documents. Rows begin a segment even in mid-document.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Rows {
-    /// `n x seq_len`, row-major; 64-bit because that is what index operations of array libraries take.
-    pub tokens: Vec<i64>,
+    /// `n x seq_len`, row-major; each below 2^31.
+    pub tokens: Tokens,
     /// Per row: 0, each document start inside the row, `seq_len`. Row `r`'s begin at `splits[r] + r`.
     pub bounds: Vec<i32>,
     /// Per segment: first 8 bytes of its document's identity. Row `r`'s are `splits[r]..splits[r + 1]`.
@@ -19,8 +21,11 @@ pub struct Rows {
     pub seq_len: u64,
 }
 
-/// Tokens of one request: 64 GiB.
+/// Tokens of one request: 32 GiB.
 const MOST_TOKENS: usize = 1 << 33;
+
+/// Shards whose length a request remembers to have checked.
+const RECENT: usize = 16;
 
 impl Loader {
     /// The rows `start`, `start + stride`, ..., `count` of them, all of one length.
@@ -29,6 +34,17 @@ impl Loader {
     /// `Invalid` when the request does not fit into memory or 64 bits, or the row length changes between the first row
     /// and the last; `Damaged` naming shard and offset.
     pub fn rows(&self, start: u64, count: usize, stride: u64) -> Result<Rows> {
+        self.rows_unless(start, count, stride, &AtomicBool::new(false))
+    }
+
+    /// As `rows`; given up between two rows when `stop` is set, with an error that nobody waits for.
+    pub(super) fn rows_unless(
+        &self,
+        start: u64,
+        count: usize,
+        stride: u64,
+        stop: &AtomicBool,
+    ) -> Result<Rows> {
         let too_many = || {
             LoaderError::Invalid(format!(
                 "{count} rows from {start} by {stride} are too many"
@@ -48,16 +64,21 @@ impl Loader {
             )));
         }
         let mut rows = Rows {
-            seq_len: self.seq_len(start),
-            ..Rows::default()
+            tokens: self.buffers().take(total).map_err(|_| too_many())?,
+            bounds: Vec::with_capacity(2 * count),
+            doc_ids: Vec::with_capacity(2 * count),
+            splits: Vec::with_capacity(count + 1),
+            source_ids: Vec::with_capacity(count),
+            seq_len: seq_len as u64,
         };
-        rows.tokens
-            .try_reserve_exact(total)
-            .map_err(|_| too_many())?;
         rows.splits.push(0);
+        let mut views = Views::default();
         for r in 0..count as u64 {
+            if stop.load(Ordering::Relaxed) {
+                return Err(LoaderError::Invalid("the stream was ended".into()));
+            }
             let place = self.place(start + stride * r);
-            self.gather(place, &mut rows)?;
+            self.gather(place, &mut rows, &mut views)?;
             rows.source_ids.push(place.source as i32); // at most 4096 sources
             rows.splits.push(rows.doc_ids.len() as i64);
         }
@@ -65,7 +86,7 @@ impl Loader {
     }
 
     /// Appends one window, its bounds and document ids.
-    fn gather(&self, place: Place, rows: &mut Rows) -> Result<()> {
+    fn gather<'a>(&'a self, place: Place, rows: &mut Rows, views: &mut Views<'a>) -> Result<()> {
         let source = &self.sources()[place.source];
         let (mut index, mut from) = source.shard_at(place.window * rows.seq_len);
         let mut filled = 0;
@@ -73,7 +94,7 @@ impl Loader {
             // A window lies inside the source, so there is a next shard as long as it is not full.
             let shard = &source.shards()[index];
             let to = shard.header().tokens.min(from + rows.seq_len - filled);
-            let content = shard.view()?;
+            let content = views.of(self, place.source, index)?;
             content.read(from..to, &mut rows.tokens)?;
             let mut document = content.document_at(from)?;
             let mut at = from;
@@ -96,5 +117,30 @@ impl Loader {
         }
         rows.bounds.push(rows.seq_len as i32);
         Ok(())
+    }
+}
+
+/// The shards that a request has met last: what asks the file system for their length need not ask again.
+#[derive(Default)]
+struct Views<'a> {
+    met: Vec<((usize, usize), View<'a>)>,
+    next: usize,
+}
+
+impl<'a> Views<'a> {
+    /// The content of the shard `index` of a source.
+    fn of(&mut self, loader: &'a Loader, source: usize, index: usize) -> Result<View<'a>> {
+        let key = (source, index);
+        if let Some((_, view)) = self.met.iter().find(|(met, _)| *met == key) {
+            return Ok(*view);
+        }
+        let view = loader.sources()[source].shards()[index].view()?;
+        if self.met.len() < RECENT {
+            self.met.push((key, view));
+        } else {
+            self.met[self.next] = (key, view);
+            self.next = (self.next + 1) % RECENT;
+        }
+        Ok(view)
     }
 }

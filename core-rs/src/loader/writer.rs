@@ -1,6 +1,6 @@
 //! Writes a `.tok` shard: streams tokens beside the target, then columns, hashes and header, fsync, rename.
 
-use super::format::{BLOCK_BYTES, HEADER_BYTES, Header, Layout, width_of};
+use super::format::{BLOCK_BYTES, HEADER_BYTES, Header, Layout, MOST_VOCABULARY, width_of};
 use super::{LoaderError, Result};
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -57,7 +57,7 @@ impl ShardWriter {
     /// Starts a shard at `path`.
     ///
     /// # Errors
-    /// `Io`.
+    /// `Io`; `Invalid` for a vocabulary of more than 2^31.
     pub fn create(path: &Path, vocab_size: u32, tokenizer: [u8; 32]) -> Result<Self> {
         Self::with_block_bytes(path, vocab_size, tokenizer, BLOCK_BYTES)
     }
@@ -68,6 +68,11 @@ impl ShardWriter {
         tokenizer: [u8; 32],
         block_bytes: u64,
     ) -> Result<Self> {
+        if vocab_size > MOST_VOCABULARY {
+            return Err(LoaderError::Invalid(format!(
+                "a vocabulary of {vocab_size} is too large: {MOST_VOCABULARY} is possible"
+            )));
+        }
         let mut name = path.file_name().map_or_else(OsString::new, OsString::from);
         name.push(format!(
             ".tmp-{}-{}",

@@ -1,9 +1,10 @@
 //! Python names: `ShardWriter`, `Shard`, `TokenLoader`, `TokenStream`, `ShardError`, `count_ngrams`, `draw_runs`.
 
 use crate::loader::{
-    self, Batches, Header, Loader, LoaderError, Phase, Prefetcher, Rows, Shard, ShardWriter, Source,
+    self, Batches, Header, Loader, LoaderError, Phase, Prefetcher, Rows, Shard, ShardWriter,
+    Source, Tokens,
 };
-use numpy::ndarray::Array2;
+use numpy::ndarray::{Array2, ArrayView2};
 use numpy::{IntoPyArray, PyArray1, PyArray2, PyReadonlyArray1, PyReadonlyArray2};
 use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
@@ -32,20 +33,38 @@ impl From<LoaderError> for PyErr {
 }
 
 type Arrays<'py> = (
-    Bound<'py, PyArray2<i64>>,
+    Bound<'py, PyArray2<i32>>,
     Bound<'py, PyArray1<i32>>,
     Bound<'py, PyArray1<u64>>,
     Bound<'py, PyArray1<i64>>,
     Bound<'py, PyArray1<i32>>,
 );
 
-/// NumPy arrays that own the vectors' memory: nothing is copied.
-fn arrays(py: Python<'_>, rows: Rows) -> PyResult<Arrays<'_>> {
+/// The tokens of a batch: what a NumPy array of them keeps alive.
+#[pyclass(module = "llama3._core", frozen)]
+struct TokenBuffer {
+    _tokens: Tokens,
+}
+
+/// NumPy arrays of the vectors' memory: nothing is copied.
+fn arrays(py: Python<'_>, mut rows: Rows) -> PyResult<Arrays<'_>> {
     let shape = (rows.source_ids.len(), rows.seq_len as usize);
-    let tokens = Array2::from_shape_vec(shape, rows.tokens)
-        .map_err(|error| PyValueError::new_err(error.to_string()))?;
+    let first = rows.tokens.as_mut_ptr().cast::<i32>().cast_const();
+    debug_assert_eq!(rows.tokens.len(), shape.0 * shape.1);
+    let owner = Bound::new(
+        py,
+        TokenBuffer {
+            _tokens: rows.tokens,
+        },
+    )?;
+    // SAFETY: `first` points to as many words as the shape has, which the buffer holds until it is dropped, and nothing
+    // but the array reads or writes them until then. They are below 2^31: the same number in either sign.
+    let tokens = unsafe {
+        let view = ArrayView2::from_shape_ptr(shape, first);
+        PyArray2::borrow_from_array(&view, owner.into_any())
+    };
     Ok((
-        tokens.into_pyarray(py),
+        tokens,
         rows.bounds.into_pyarray(py),
         rows.doc_ids.into_pyarray(py),
         rows.splits.into_pyarray(py),
@@ -187,6 +206,7 @@ impl PyShard {
         };
         let mut tokens = Vec::new();
         py.detach(|| content.read(start..end, &mut tokens))?;
+        let tokens: Vec<i64> = tokens.into_iter().map(i64::from).collect();
         Ok((content.doc_id(index)?, tokens.into_pyarray(py)))
     }
 }
