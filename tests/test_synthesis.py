@@ -168,7 +168,9 @@ def test_rows_tell_where_they_come_from_and_are_curated(config, server, tmp_path
     annotations.close()
     assert exit_code("data", "curate", config) == 0
     page = " ".join((run / "report.html").read_text().split())
-    assert "People checked 1 of the 5 texts of synthetic that are to be checked, 2.1 % of all: 1 of them are wrong" in page
+    assert (
+        "People checked 1 of the 5 texts of synthetic that are to be checked, 2.1 % of all: 1 of them are wrong" in page
+    )
 
 
 def test_what_was_answered_is_not_asked_again(config, server, tmp_path, capsys):
