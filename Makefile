@@ -91,6 +91,17 @@ fuzz: ## search every reader of foreign bytes in the core for inputs that break 
 bench-dedup: $(VENV)/.installed-test ## deduplication beside datasketch (and rensa, if installed)
 	$(BIN)/python benchmarks/dedup.py
 
+# FAISS and SemHash with what they need; torch and NumPy are the project's. ENCODER: a folder, for real texts.
+SEMANTIC_PEERS := .semantic-peers
+
+$(SEMANTIC_PEERS)/.installed:
+	$(BIN)/python -m pip install -q --no-deps --upgrade --target $(@D) faiss-cpu==1.15.1 semhash==0.5.0 vicinity==0.4.6 \
+	  model2vec==0.10.0 frozendict==2.5.1 pyversity==0.2.0 usearch==2.26.6 numkong==7.8.6 joblib==1.6.0 orjson==3.13.0
+	touch $@
+
+bench-semantic-dedup: $(VENV)/.installed-test $(SEMANTIC_PEERS)/.installed ## semantic deduplication of 100,000 embedded dialogs beside FAISS and SemHash
+	$(BIN)/python benchmarks/semantic_dedup.py --packages $(SEMANTIC_PEERS) --encoder "$(ENCODER)"
+
 CURATE_PAGES ?= /usr/share/doc
 bench-curate: $(VENV)/.installed-test ## curation of the HTML in CURATE_PAGES beside datatrove (if DATATROVE, folders by colon, has it)
 	$(BIN)/python benchmarks/curate.py --pages $(CURATE_PAGES) --packages "$(DATATROVE)"

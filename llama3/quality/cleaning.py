@@ -112,13 +112,11 @@ def beyond_shares(
     while len(gone) > before:
         before = len(gone)
         for sign, share in shares.items():
+            if share == 1:
+                continue
             left = [place for place in order if place not in gone]
             showing = [place for place in left if sign in signs[place]]
-            for place in showing[_most(len(left) - len(showing), share) :]:
+            others = len(left) - len(showing)
+            for place in showing[int(others * share / (1 - share) + 1e-9) :]:
                 gone[place] = sign
     return gone
-
-
-def _most(others: int, share: float) -> int | None:
-    """How many may show a sign beside so many others that do not; None: any number."""
-    return None if share == 1 else int(others * share / (1 - share) + 1e-9)
