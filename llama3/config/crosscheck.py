@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from llama3.config.partial import found_by
 from llama3.config.phases import base_problems, parts_of, phase_problems
+from llama3.config.rollouts import rollout_problems
 from llama3.config.schema import Config, PostTrainingSection
 from llama3.config.slots import choices
 from llama3.config.synthesis import SYNTHETIC
@@ -127,6 +128,7 @@ def cross_check(config: Config, registry: Registry, place: Place, environ: Mappi
         lambda: _suites(config, place),
         lambda: phase_problems(config.pretrain, place),
         lambda: base_problems(config.pretrain, config.model, place),
+        lambda: _rollouts(config, place),
         lambda: _vocabulary(config, place),
         lambda: _average(config, place),
         lambda: _replay(config, registry, place),
@@ -377,6 +379,11 @@ def _suites(config: Config, place: Place) -> Iterator[Problem]:
         if name not in known:
             near = did_you_mean(name, known) or f"suites of evaluation.tasks: {', '.join(sorted(known))}"
             yield NO_SUITE.problem(place(path), name=name, near=near)
+
+
+def _rollouts(config: Config, place: Place) -> Iterator[Problem]:
+    where, sizes = place(("post_training", "rollouts", "where")), config.parallelism.sizes(1)
+    yield from rollout_problems(config.post_training.rollouts, sizes, config.run.device, where)
 
 
 def _vocabulary(config: Config, place: Place) -> Iterator[Problem]:

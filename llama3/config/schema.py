@@ -28,7 +28,7 @@ from llama3.config.data_quality import QualitySection
 from llama3.config.mixes import Mix
 from llama3.config.precision import SamplingPrecision, TrainingPrecision
 from llama3.config.reliability import ReliabilitySection
-from llama3.config.rollouts import OwnAnswersSection
+from llama3.config.rollouts import OwnAnswersSection, RolloutsSection
 from llama3.config.safety_data import SafetyDataSection
 from llama3.config.scale_study import ScaleSection
 from llama3.config.section import Section
@@ -443,6 +443,7 @@ class PostTrainingSection(Section):
     data: str | None = Field(
         None, description="your own rows, a .jsonl in TRL's column names; default: made by the model"
     )
+    rollouts: RolloutsSection = RolloutsSection()
     reject: RejectSection = RejectSection()
     sft: SFTSection = SFTSection()
     prefer: PreferSection = PreferSection()

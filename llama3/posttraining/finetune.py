@@ -11,7 +11,8 @@ what its examples are. So another algorithm, or another kind of data, is a chang
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Self, TypeVar
 
@@ -20,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from llama3.artifacts import Artifact, Checkpoint, Dialogs, Preferences, StageOutput, stage
 from llama3.checkpoints.adapter import ADAPTER, save_adapter
 from llama3.checkpoints.load import read_config
-from llama3.config.rollouts import OwnAnswersSection
+from llama3.config.rollouts import OwnAnswersSection, RolloutsSection
 from llama3.config.schema import (
     Config,
     ParallelismSection,
@@ -52,6 +53,7 @@ from llama3.tasks.rows import read_rows
 from llama3.tokenizer import Tokenizer, stop_ids
 from llama3.training.algorithm import Algorithm, Collate, Scorer
 from llama3.training.checkpoint import CheckpointStore
+from llama3.training.elsewhere import generator
 from llama3.training.loop import train
 from llama3.training.parallel import GlobalStats, Parallel, start
 from llama3.training.placed import ModelScorer, PlacedModel
@@ -88,8 +90,8 @@ OTHER_TEACHER = ConfigError.declare(
 
 
 class TrainingOptions(BaseModel):
-    """What both stages need of the config. How many processes share the work and where it is logged do not change
-    what they make (but rounding)."""
+    """What both stages need of the config. How many processes share the work, which of them draw answers and where it
+    is logged do not change what they make (but rounding)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -97,6 +99,7 @@ class TrainingOptions(BaseModel):
     reliability: ReliabilitySection = Field(ReliabilitySection(), exclude=True)
     seed: int
     device: str = "cpu"
+    rollouts: RolloutsSection = Field(RolloutsSection(), exclude=True)
     logging: tuple[Slot, ...] = Field(default=(), exclude=True)
 
     @staticmethod
@@ -107,6 +110,7 @@ class TrainingOptions(BaseModel):
             "reliability": config.reliability,
             "seed": config.run.seed + MEMBER_SEEDS * member,
             "device": str(device_of(config.run.device)),
+            "rollouts": config.post_training.rollouts,
             "logging": tuple(config.logging),
         }
 
@@ -227,6 +231,8 @@ class Finetuning:
     section: SFTSection | PreferSection | RewardSection
     options: TrainingOptions
     out: StageOutput
+    closing: ExitStack = field(default_factory=ExitStack)
+    """Ends the workers that draw answers."""
 
     @cached_property
     def spec(self) -> AlgorithmSpec:
@@ -313,10 +319,15 @@ class Finetuning:
         assert section is not None, "asked for only where answers are drawn"
         sampling = Sampling(section.max_tokens, section.temperature, section.top_p, stop_ids=stop_ids(self.tokenizer))
         rewarder = TextRewarder(judge, self.tokenizer, self.rows) if judge is not None else None
-        return Rollouts(self.model.generator(section.sampling_precision), sampling, rewarder)
+        drawing = generator(self.model, section.sampling_precision, self.options.rollouts, self.closing)
+        return Rollouts(drawing, sampling, rewarder)
 
     def run(self, makers: Mapping[Need, Callable[[], Any]]) -> None:
         """Train and write the checkpoint."""
+        with self.closing:
+            self._train(makers)
+
+    def _train(self, makers: Mapping[Need, Callable[[], Any]]) -> None:
         examples = self._with_room(self.examples)
         self._refuse_long(examples)
         section, seed, context = self.section, self.options.seed, self.parallel.context

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from llama3.errors import LlamaError, Problem
-from llama3.inference.completion import Completion, FinishReason
+from llama3.inference.completion import Completion
 from llama3.inference.engine import Engine
+from llama3.inference.pieces import completions_of, rows_of
 from llama3.inference.ranks import Leader, follow
 from llama3.inference.sampling import Sampling
 from llama3.inference.shard import RankAxis, Shard
@@ -88,7 +89,7 @@ class ShardedSampler:
         found: dict[str, list[Any]] = {}
         if self._leads:
             try:
-                found["made"] = self._made(prompts, sampling)
+                found["made"] = rows_of(self._made(prompts, sampling))
             except LlamaError as error:
                 found["problems"] = [asdict(problem) for problem in error.problems]
         else:
@@ -98,13 +99,12 @@ class ShardedSampler:
                 found = messages.broadcast(found, torch.distributed.get_global_rank(axis.group, 0), axis.group)
         if "problems" in found:  # all ranks stop together
             raise LlamaError.of(Problem.of_row(row) for row in found["problems"])
-        return [[Completion(ids, logps, FinishReason(reason)) for ids, logps, reason in row] for row in found["made"]]
+        return completions_of(found["made"])
 
-    def _made(self, prompts: list[tuple[int, ...]], sampling: Sampling) -> list[list[Any]]:
+    def _made(self, prompts: list[tuple[int, ...]], sampling: Sampling) -> list[list[Completion]]:
         leader = Leader(self._shard)
         try:
             engine = Engine(self._shard.model, max_batch=MAX_BATCH, ranks=leader)
-            made = engine.generate([list(prompt) for prompt in prompts], sampling)
+            return engine.generate([list(prompt) for prompt in prompts], sampling)
         finally:
             leader.close()
-        return [[[one.ids, one.logps, int(one.finish_reason)] for one in row] for row in made]

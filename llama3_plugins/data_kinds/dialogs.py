@@ -46,7 +46,6 @@ class Dialogs(DataKind[DialogExample]):
     """
 
     required = (("messages",), ("prompt", "completion"))
-    optional = frozenset({"source"})  # a run's own dialogs.jsonl has it
 
     @property
     def stored(self) -> Mapping[str, Writer]:

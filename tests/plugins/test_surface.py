@@ -19,8 +19,8 @@ from llama3.plugins.registry import FAMILIES
 ROOT = Path(__file__).parents[2]
 SURFACE = {
     "algorithms": """
-        Algorithm Batch FinishReason Plan Scored Scorer Segment Services Stats Term Tree ValueModel gae
-        group_advantages kl_estimate last_M pack_answers pack_rankings score whiten
+        Algorithm Batch FinishReason Plan Sampling Scored Scorer Segment Services Stats Term Tree ValueModel
+        gae group_advantages kl_estimate last_M pack_answers pack_rankings score whiten
     """,
     "attackers": """
         CARRIERS DISGUISES Attack AttackRequest Attacker Carrier Llama SafetyPrompt ServedChat Turn Wording bare

@@ -10,6 +10,7 @@ import torch
 from tiny import put, put_checkpoint, tiny_model
 
 from llama3.checkpoints.load import load_model
+from llama3.config.rollouts import RolloutsSection
 from llama3.config.schema import Config, PreferSection
 from llama3.config.slot_types import Slot
 from llama3.errors import DataError
@@ -82,6 +83,23 @@ def options_of(name, **changes):
         logging=(Slot(name="jsonl"),),
         seed=1,
     )
+
+
+def test_answers_of_other_processes_make_the_same_model(run, tokenizer):
+    inputs, made, before = inputs_of(run, tokenizer, 16), {}, torch.get_num_threads()
+    torch.set_num_threads(1)  # as many as the worker has: rounding follows from it
+    try:
+        for where in ("here", "processes"):
+            placing = RolloutsSection(where=where, workers=1, threads=1, piece=3)
+            options = options_of("grpo", epochs=1).model_copy(update={"rollouts": placing})
+            made[where] = run.execute(prefer, inputs, options, key=where)
+    finally:
+        torch.set_num_threads(before)
+    weights = [load_model(artifact.path).state_dict() for artifact in made.values()]
+    assert all(torch.equal(*pair) for pair in zip(weights[0].values(), weights[1].values(), strict=True))
+    drawn = [read_rows(run.path / "samples.jsonl")]
+    answers = [row["answer"] for rows in drawn for row in rows]
+    assert answers[: len(answers) // 2] == answers[len(answers) // 2 :]
 
 
 def lines(run, name, stage="prefer"):
