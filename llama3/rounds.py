@@ -24,6 +24,8 @@ class Lessons:
 
     start: Artifact | None = None
     """A checkpoint that pretraining begins with."""
+    vocabulary: Artifact | None = None
+    """What has its tokenizer."""
     teacher: Artifact | None = None
     """A model whose verified answers are learnt where the learner's own all fail."""
     judge: Artifact | None = None

@@ -60,6 +60,7 @@ ORDER = [
     "long_context",
     "outcome",
     "rounds",
+    "sound_rounds",
     "herd",
     "recipe",
     "cli",

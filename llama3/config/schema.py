@@ -21,6 +21,7 @@ from llama3.config.curation import DecontaminationSection, LineDedupSection, Min
 from llama3.config.mixes import Mix
 from llama3.config.precision import SamplingPrecision, TrainingPrecision
 from llama3.config.reliability import ReliabilitySection
+from llama3.config.round_audit import RoundAuditSection
 from llama3.config.safety_data import SafetyDataSection
 from llama3.config.scale_study import ScaleSection
 from llama3.config.section import Section
@@ -436,6 +437,9 @@ class PostTrainingSection(Section):
     reward: RewardSection | None = Field(None, description="train a reward model, which joins the rewards; none: don't")
     safety: SafetyDataSection | None = Field(
         None, description="dialogs and pairs of safety prompts that join those of a round: {borderline: 1, share: 0.3}"
+    )
+    audit: RoundAuditSection | None = Field(
+        None, description="audits that can end the run after a round: {} for their defaults; none: don't"
     )
     average: list[float] = Field(
         default_factory=lambda: [0.5, 0.5],
