@@ -182,7 +182,7 @@ def in_rounds(make: Executor, config: Config, base: Artifact, lessons: Lessons =
         policies = chosen_policies(make, config, n, trained.final, last)
         before = {"earlier": last.asked if last else None, **known, **policies}
         asked = make(reject, f"reject-{n}", RejectOptions.of(config, n), checkpoint=trained.final, **before)
-        dialogs = lessons.join(make, config, n, with_earlier(make, config, n, asked, last))
+        dialogs = lessons.join(make, config, n, with_earlier(make, config, n, asked, last), last)
         dialogs = with_safety(make, config, f"-{n}", dialogs, safety)
         tuned = finetune(make, config, f"-{n}", checkpoint=base, dialogs=dialogs)
 

@@ -19,7 +19,7 @@ from llama3.tasks.rows import read_rows
 SIZES = {
     "small": {"prune": {"of": "flagship", "n_layers": 1, "dim": 24, "ffn_dim": 40}, "teacher": "flagship",
               "judge": "flagship", "control": True, "pretrain": {"steps": 2, "phases": [{}]}},
-    "flagship": {"post_training": {"reward": {"batch": 2, "warmup": 1, "precision": "fp32", "log_every": 1}}},
+    "flagship": {"post_training": {"reward": {"members": 2, "batch": 2, "warmup": 1, "precision": "fp32"}}},
     "medium": {"model": {"dim": 16}, "pretrain": {"steps": 3, "phases": [{}]},
                "post_training": {"algorithm": "grpo", "sft": {"members": 2}}},
 }  # fmt: skip
@@ -108,7 +108,7 @@ def test_the_control_learns_from_as_many_examples_without_a_teacher(herd):
 
 def test_a_flagships_reward_model_judges_its_siblings(herd):
     _, run = herd
-    judge = run.artifacts["flagship-reward-2"].hash
+    judge = run.artifacts["flagship-reward-2-mean2"].hash
     for key in ("small-reject-1", "small-preferences-1"):
         assert {"reward": judge}.items() <= {p.role: p.hash for p in run.artifacts[key].manifest.parents}.items()
     assert "small-reward-1" not in run.artifacts
@@ -122,7 +122,7 @@ def test_the_reward_model_begins_from_the_base_and_learns_from_all_preferences(h
     assert parents("flagship-reward-2")["preferences"] == run.artifacts["flagship-gathered-2"].hash
     assert pairs("flagship-gathered-2") == pairs("flagship-preferences-1") + pairs("flagship-preferences-2")
     assert parents("flagship-prefer-2")["preferences"] == run.artifacts["flagship-preferences-2"].hash
-    assert parents("flagship-reject-2")["reward"] == run.artifacts["flagship-reward-1"].hash
+    assert parents("flagship-reject-2")["reward"] == run.artifacts["flagship-reward-1-mean2"].hash
 
 
 def test_verified_answers_of_earlier_rounds_are_kept(herd):

@@ -21,6 +21,10 @@ PLANTED = (
     ).replace("@hookimpl", "OPTIONS = 'llama3_plugins.rewards.verifiable:VerifiableOptions'\n\n\n@hookimpl")
     + """
 
+import re  # noqa: E402
+from zlib import crc32  # noqa: E402
+
+
 class Leaky(Coin):
     def tasks(self, split, count, seed):
         return super().tasks("held_out", count, 1)
@@ -33,7 +37,7 @@ class Liar(Coin):
 
 class Easy(Coin):
     def score(self, prompts, answers, examples):
-        return [1.0 if answer else 0.0 for answer in answers]
+        return [float(len(answer) % 7 > 0) for answer in answers]
 
 
 class Longest:
@@ -42,12 +46,12 @@ class Longest:
     def __init__(self, options): ...
 
     def score(self, prompts, answers, examples):
-        return [float(len(answer.split())) for answer in answers]
+        return [float(len(re.findall(r'[^\\W_]+', answer))) for answer in answers]
 
 
 class Dice(Longest):
     def score(self, prompts, answers, examples):
-        return [float(hash(answer) % 7) for answer in answers]
+        return [float(crc32(answer.encode()) % 7) for answer in answers]
 """
 )
 
@@ -77,7 +81,7 @@ def audited_run(folder, text, capfd, *, rewards=("coin",), reject=(), **audit):
     config["quantization"] = []
     config["pretrain"] |= {"steps": 2, "phases": [{}]}
     post = config["post_training"]
-    post |= {"rewards": list(rewards), "audit": {"prompts": 60, "samples": 4, **audit}}
+    post |= {"rewards": list(rewards), "audit": {"prompts": 150, "samples": 4, **audit}}
     post["reject"] |= dict(reject)
     post["prefer"] |= {"prompts": 12, "samples": 4}
     path.write_text(yaml.safe_dump(config))
@@ -114,7 +118,7 @@ def test_mislabelled_preferences_end_the_run(tmp_path, text, capfd):
 
 def test_a_self_fed_round_ends_the_run(tmp_path, text, capfd):
     fed = {"demonstrations": 0, "prompts": 24}
-    code, said, made = audited_run(tmp_path, text, capfd, rewards=["easy"], reject=fed, verifiers=["coin"])
+    code, said, made = audited_run(tmp_path, text, capfd, rewards=["easy"], reject=fed)
     assert code == 5
     assert "self-fed: 100.0 %" in said or "self-fed: 100.0%" in said
     assert made["audit-1"].metrics["collapse"]["own"] == 1

@@ -166,8 +166,12 @@ def right_and_wrong(tried: Sequence[Answered]) -> Iterator[PreferredPair]:
 
 
 def _labels(preferences: Artifact, verifier: CombinedReward) -> dict[str, Any] | None:
-    """Of the pairs that the verifiers can score, those whose rejected answer they hold for better."""
-    if not (preferences.path / PAIRS).exists() or not (preferences.path / "prompts.jsonl").exists():
+    """Of the pairs that the verifiers can score, those whose rejected answer alone they hold for right."""
+    if (
+        verifier.ranks_only
+        or not (preferences.path / PAIRS).exists()
+        or not (preferences.path / "prompts.jsonl").exists()
+    ):
         return None
     tasks = {row["id"]: row for row in read_rows(preferences.file("prompts.jsonl"))}
     rows = [row for row in read_rows(preferences.file(PAIRS)) if row.get("id") in tasks]
@@ -175,10 +179,12 @@ def _labels(preferences: Artifact, verifier: CombinedReward) -> dict[str, Any] |
         return None
     examples = [tasks[row["id"]] for row in rows for _ in range(2)]
     answers = [row[side] for row in rows for side in ("chosen", "rejected")]
-    scores = np.array(verifier.score([task["prompt"] for task in examples], answers, examples).total)
-    margin_P = scores[::2] - scores[1::2]
-    margin_P = margin_P[np.isfinite(margin_P)]
-    return {"mislabelled": wilson(int((margin_P < 0).sum()), len(margin_P)).to_json()} if len(margin_P) else None
+    scores = verifier.score([task["prompt"] for task in examples], answers, examples)
+    known = [not math.isnan(total) for total in scores.total]
+    sides = list(zip(scores.passed[::2], scores.passed[1::2], known[::2], known[1::2], strict=True))
+    judged = [(chosen, rejected) for chosen, rejected, *both in sides if all(both)]
+    wrong = sum(rejected and not chosen for chosen, rejected in judged)
+    return {"mislabelled": wilson(wrong, len(judged)).to_json()} if judged else None
 
 
 def hacking(reward: Reward, before: Sequence[Answered], after: Sequence[Answered], seed: int = 0) -> dict[str, Any]:
