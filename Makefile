@@ -35,6 +35,9 @@ safety: $(VENV)/.installed-test $(ATTACK_LISTS)/.installed ## guards, red team a
 	@echo "$(SMOLLM2_SHA256)  $(SMOLLM2)" | sha256sum --quiet --check
 	$(BIN)/python benchmarks/safety.py $(SMOLLM2) --packages $(ATTACK_LISTS)
 
+herd: $(VENV)/.installed-test ## three sizes, three rounds: what each step adds, on a thousand held-out tasks (about an hour; resumes)
+	$(BIN)/python benchmarks/herd.py
+
 test: $(VENV)/.installed-test ## all tests, Rust and Python
 	cargo test --locked --profile checked -q
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile

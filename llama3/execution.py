@@ -125,11 +125,15 @@ class Executor:
             inputs: artifacts by role; None leaves an optional one out.
         """
         given = {role: artifact for role, artifact in inputs.items() if artifact is not None}
-        request = _request(stage, given, options)
+        request, name = _request(stage, given, options), f"{self._size}-{key}" if self._size else key
         if self._whole is None or request not in self._known:
-            self._known[request] = self._execute(stage, f"{self._size}-{key}" if self._size else key, options, given)
+            self._known[request] = self._execute(stage, name, options, given)
             give_back_freed_memory()
+        elif self._ranks.leads:
+            self.run.name(name, self._known[request])
         self.made[key] = self._known[request]
+        if self._whole is not None:
+            self._whole.made[name] = self.made[key]
         return self.made[key]
 
     def _execute(self, stage: Stage, name: str, options: BaseModel | None, given: Mapping[str, Artifact]) -> Artifact:
@@ -138,8 +142,6 @@ class Executor:
             made = self._ranks.lead(stage, lambda told: self.run.execute(told, given, options, name, plugins))
         else:
             made = self._ranks.follow(stage, given, options)
-        if self._whole is not None:
-            self._whole.made[name] = made
         return made
 
     def warn(self, lines: Iterable[str]) -> None:
@@ -174,9 +176,17 @@ class Executor:
         return page
 
     def withdraw(self, key: str) -> None:
-        """Let `key` no longer name what an earlier execution of this run made."""
+        """Let `key` no longer name what an earlier execution of this run made; nor that of the herd."""
         if self._ranks.leads:
             self.run.withdraw(f"{self._size}-{key}" if self._size else key)
+        if self._whole is not None:
+            self._whole.withdraw(key)
+
+    def take(self, key: str, artifact: Artifact) -> None:
+        """Let `key` name an artifact that this run made under another one."""
+        if self._ranks.leads:
+            self.run.name(key, artifact)
+        self.made[key] = artifact
 
     def _precision(self, work: Work) -> ComputePrecision:
         """What this kind of work is computed in: measured once on rank 0, then kept with the run, so that the same

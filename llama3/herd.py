@@ -42,14 +42,15 @@ def sizes_of(loaded: Loaded) -> dict[str, Loaded]:
 
 def lessons_for(part: Executor, section: SizeSection, herd: Mapping[str, Size]) -> Lessons:
     """What a size has from those that were raised before it."""
-    start = judge = None
+    start = vocabulary = judge = None
     if section.prune is not None:
-        base = herd[section.prune.of].trained.base
-        start = part(prune, "prune", PruneOptions.of(section.prune), checkpoint=base)
+        larger = herd[section.prune.of]
+        start = part(prune, "prune", PruneOptions.of(section.prune), checkpoint=larger.trained.base)
+        vocabulary = larger.part.made.get("tokenizer", start)
     if section.judge is not None:
         judge = herd[section.judge].trained.rounds[-1].judge
     teacher = herd[section.teacher].trained.final if section.teacher is not None else None
-    return Lessons(start, teacher, judge)
+    return Lessons(start, vocabulary, teacher, judge)
 
 
 def controls(size: Size) -> Lessons:
@@ -62,6 +63,8 @@ def tell_herd(make: Executor, config: Config, herd: Mapping[str, Size]) -> Raisi
     """Measure every round of every size, and write the report of the herd."""
     stations = {name: measured(size, make.made["curate"]) for name, size in herd.items()}
     first, *_ = herd.values()
+    for key in ("final", "release"):  # what is meant by the whole run is its first size, of which the others learn
+        make.take(key, first.part.made[key])
     report = {
         "schema": 1,
         "run": config.run.name,

@@ -19,7 +19,7 @@ from llama3.config.phases import parts_of, start_of
 from llama3.errors import ConfigError, LlamaError, Problem
 from llama3.plugins.registry import discover
 from llama3.plugins.specs import AlgorithmSpec
-from llama3.sized import size_problems
+from llama3.sized import size_problems, sized
 
 if TYPE_CHECKING:
     from llama3.model.config import ModelConfig
@@ -87,11 +87,10 @@ def ready(loaded: Loaded) -> Loaded:
     """The last look before work starts: the mesh must match the processes that are running now, and the model the
     mesh. All of it at once."""
     world = _processes() or 1
-    problems = [
-        *world_problems(loaded.config, world, loaded.place),
-        *layout_problems(loaded, world),
-        *(_adopted_contexts(loaded) if loaded.config.model.path else ()),
-    ]
+    problems = [*world_problems(loaded.config, world, loaded.place)]
+    for one in [sized(loaded, name) for name in loaded.config.sizes] or [loaded]:
+        problems += layout_problems(one, world)
+        problems += _adopted_contexts(one) if one.config.model.path else ()
     if problems:
         raise ConfigError.of(problems)
     return loaded

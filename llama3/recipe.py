@@ -38,6 +38,7 @@ from llama3.rounds import ALONE, Lessons, averaged, chosen_policies, pairs_so_fa
 from llama3.safe_rounds import about_safety, try_judges, with_safety
 from llama3.safety.carried import try_policy
 from llama3.sized import CONTROL
+from llama3.sound_rounds import require_sound
 from llama3.tasks.rewards import try_rewards
 from llama3.training.pretrain import PretrainOptions, pretrain
 from llama3.training.room import require_room
@@ -106,7 +107,7 @@ def raise_model(make: Executor, config: Config, lessons: Lessons) -> Raising:
     """A model from raw text, or from a larger one that was pruned."""
     # Pre-training data (paper 3.1): text in, unique and filtered documents out, then tokens.
     corpus = curated(make, config)
-    vocabulary = lessons.start or make(tokenizer, "tokenizer", TokenizerOptions.of(config), corpus=corpus)
+    vocabulary = lessons.vocabulary or make(tokenizer, "tokenizer", TokenizerOptions.of(config), corpus=corpus)
     searched = {"corpus": corpus, "tokenizer": vocabulary}
     given, leaks = own_rows(make, config, searched)
     shards = tokenised(make, config, corpus, vocabulary)
@@ -182,7 +183,7 @@ def in_rounds(make: Executor, config: Config, base: Artifact, lessons: Lessons =
         policies = chosen_policies(make, config, n, trained.final, last)
         before = {"earlier": last.asked if last else None, **known, **policies}
         asked = make(reject, f"reject-{n}", RejectOptions.of(config, n), checkpoint=trained.final, **before)
-        dialogs = lessons.join(make, config, n, with_earlier(make, config, n, asked, last))
+        dialogs = lessons.join(make, config, n, with_earlier(make, config, n, asked, last), last)
         dialogs = chosen(make, config, f"-{n}", dialogs, safety, trained.final, **known)
         tuned = finetune(make, config, f"-{n}", checkpoint=base, dialogs=dialogs)
 
@@ -195,6 +196,7 @@ def in_rounds(make: Executor, config: Config, base: Artifact, lessons: Lessons =
 
         final = mean(make, config, f"average-{n}", base, tuned, preferred)
         done = Round(asked, dialogs, pairs, all_pairs, judge, tuned, preferred, final)
+        require_sound(make, config, n, base, done, trained.rounds)
         learnt_from = {"dialogs": dialogs, "preferences": pairs}
         trained = Trained(base, tuned, final, learnt_from, rounds=(*trained.rounds, done))
     return trained

@@ -24,6 +24,8 @@ class Lessons:
 
     start: Artifact | None = None
     """A checkpoint that pretraining begins with."""
+    vocabulary: Artifact | None = None
+    """What has its tokenizer."""
     teacher: Artifact | None = None
     """A model whose verified answers are learnt where the learner's own all fail."""
     judge: Artifact | None = None
@@ -31,10 +33,11 @@ class Lessons:
     pace: Mapping[int, Artifact] = field(default_factory=dict)
     """By round, dialogs of which there shall be as many: those of the twin that has a teacher."""
 
-    def join(self, make: Executor, config: Config, n: int, dialogs: Artifact) -> Artifact:
+    def join(self, make: Executor, config: Config, n: int, dialogs: Artifact, last: Round | None) -> Artifact:
         """The dialogs of a round with the teacher's answers to its prompts, or as many as the twin has."""
         if self.teacher is not None:
-            shown = make(reject, f"teach-{n}", RejectOptions.of(config, n), checkpoint=self.teacher)
+            rates = last.asked if last else None
+            shown = make(reject, f"teach-{n}", RejectOptions.of(config, n), checkpoint=self.teacher, earlier=rates)
             dialogs = make(taught, f"taught-{n}", dialogs=dialogs, teacher=shown)
         if n in self.pace:
             dialogs = make(paced, f"paced-{n}", dialogs=dialogs, like=self.pace[n])

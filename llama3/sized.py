@@ -5,7 +5,6 @@ Torch-free. `order` says who comes before whom; `size_problems` what a config's 
 
 from __future__ import annotations
 
-import graphlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -63,13 +62,20 @@ def _without_sizes(loaded: Loaded) -> Layers:
 
 
 def order(config: Config) -> list[str]:
-    """The sizes, those that others need before them, else as they are written. Raises ConfigError for a circle."""
-    waits = {name: size.after & config.sizes.keys() for name, size in config.sizes.items()}
-    try:
-        sorter = graphlib.TopologicalSorter(waits)
-        return list(sorter.static_order())
-    except graphlib.CycleError as error:
-        raise CIRCLE("sizes", names=", ".join(map(repr, error.args[1][1:]))) from None
+    """The sizes as they are written, but those that another learns from before it. Raises ConfigError for a circle."""
+    done: list[str] = []
+
+    def visit(name: str, above: tuple[str, ...]) -> None:
+        if name in above:
+            raise CIRCLE("sizes", names=", ".join(map(repr, (*above[above.index(name) :], name))))
+        for other in sorted(config.sizes[name].after & config.sizes.keys()):
+            visit(other, (*above, name))
+        if name not in done:
+            done.append(name)
+
+    for name in config.sizes:
+        visit(name, ())
+    return done
 
 
 def size_problems(loaded: Loaded, checks: tuple[Check, ...], completed: Completed) -> Iterator[Problem]:

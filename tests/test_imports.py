@@ -63,6 +63,7 @@ ORDER = [
     "long_context",
     "outcome",
     "rounds",
+    "sound_rounds",
     "herd",
     "recipe",
     "cli",

@@ -256,6 +256,10 @@ class RunDir:
         self._forget_scratch(key)
         return made
 
+    def name(self, key: str, artifact: Artifact) -> None:
+        """Let `key` name an artifact of this run that was made under another key."""
+        link_atomic(self.artifacts / key, artifact.location.name)
+
     def withdraw(self, key: str) -> None:
         """`key` is no longer what this run made; the artifact that it named stays beside."""
         link = self.artifacts / key

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -29,12 +30,27 @@ NO_REWARDS = ConfigError.declare(
     fix="name the folder of a reward model, a run with post_training.reward, or a plugin of the family rewards",
 )
 
+NO_AUDITS = ConfigError.declare(
+    "L3-RWA-012",
+    "no round of this run was audited",
+    why="it has no artifact audit-1, ...",
+    fix="give held-out pairs, or run it with `post_training: {{audit: {{}}}}`",
+)
+_REWARD = re.compile(r"(.+-)?reward(?:-(\d+))?")
+"""The key of a reward model: of a size or of the one model, and of a round or not."""
+
 
 def audit_reward(
     reward: Annotated[
         str, typer.Argument(help="A reward model's folder, a run that trained some (all rounds), or a reward's name.")
     ],
-    rows: Annotated[Path, typer.Argument(metavar="ROWS", help="Held-out pairs, with strength, category, lang or not.")],
+    rows: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="ROWS",
+            help="Held-out pairs, with strength, category, lang or not; none: what the audits of a run's rounds found.",
+        ),
+    ] = None,
     overrides: PluginOptions = None,
     least_accuracy: Annotated[float, typer.Option(min=0, max=1, help="Lower end of its interval, at least.")] = 0.5,
     most_ece: Annotated[float | None, typer.Option(min=0, max=1, help="Calibration error, at most.")] = None,
@@ -45,7 +61,11 @@ def audit_reward(
     json: JsonOption = False,
 ) -> None:
     """Audit a reward on pairs that people ranked: accuracy, calibration, what it loves more than people do, and what
-    changed between rounds. Exit code 5 where the (last) reward misses a limit."""
+    changed between rounds. Without pairs: what the rounds of a run were found to be (`post_training.audit`), whether
+    their policies hack their rewards too. Exit code 5 where the (last) reward, or a round, misses a limit."""
+    if rows is None:
+        _of_rounds(Path(reward), json)
+        return
     from llama3.evaluation.preferred_rows import read_pairs
     from llama3.evaluation.reward_audit import RewardLimits, audited, drift, margins
     from llama3.tasks.rewards import build_rewards
@@ -67,6 +87,43 @@ def audit_reward(
         raise REWARD_FAILED(last, why="; ".join(found["why"]))
 
 
+def _of_rounds(run: Path, json: bool) -> None:
+    """The stored audits of a run. Raises GateFailed where a round did not pass."""
+    from llama3.artifacts.run import RunDir
+
+    found = {key: made for key, made in RunDir(run).current().items() if made.manifest.stage == "audit_round"}
+    if not found:
+        raise NO_AUDITS(run)
+    told = {key: dict(made.metrics) for key, made in found.items()}
+    if json:
+        print_json(told)
+    else:
+        print_table([row for key, audit in told.items() for row in _policy(key, audit)], ("ROUND", "FIGURE", "VALUE"))
+    if why := {key: audit["why"] for key, audit in told.items() if not audit["passed"]}:
+        raise GateFailed.of([REWARD_FAILED.problem(key, why="; ".join(reasons)) for key, reasons in why.items()])
+
+
+def _policy(key: str, audit: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    if labels := audit["preferences"]:
+        yield key, "mislabelled pairs", _share(labels["mislabelled"])
+    if (judged := audit["reward_model"]) and judged["scored"]:
+        yield key, "accuracy", _share(judged["accuracy"])
+        yield key, "ece", "{rate:.3f} [{low:.3f}, {high:.3f}] (n = {n})".format(**judged["ece"])
+    if policy := audit["policy"]:
+        for name, words in (("reward", "reward, change by the preference step"), ("verified", "right answers, change")):
+            yield key, words, _ends(policy[name])
+        for name, row in policy["features"].items():
+            related = "-" if row["correlation"] is None else f"{row['correlation']:+.2f}"
+            yield key, f"  {name}", f"{row['before']:.2f} to {row['after']:.2f}, correlation with the reward {related}"
+    yield key, "own answers", f"{audit['collapse']['own']:.1%} of the dialogs"
+    yield key, "audit", "passed" if audit["passed"] else "FAILED"
+
+
+def _ends(row: Mapping[str, float | None]) -> str:
+    change, low, high = ("-" if row[name] is None else f"{row[name]:+.3f}" for name in ("change", "low", "high"))
+    return f"{change} [{low}, {high}]"
+
+
 def _slots(reward: str, options: Mapping[str, Any]) -> dict[str, Slot]:
     """What is audited, by name, the last one last."""
     from llama3.artifacts.run import RunDir
@@ -78,10 +135,10 @@ def _slots(reward: str, options: Mapping[str, Any]) -> dict[str, Slot]:
         return {reward: Slot.model_validate({"name": plugin_name("rewards", reward), **options})}
     if not (folder / "config.yaml").is_file():
         return {folder.name: reward_of(folder)}
-    keys = [key for key in RunDir(folder).current() if key == "reward" or key.startswith("reward-")]
+    keys = {key: found for key in RunDir(folder).current() if (found := _REWARD.fullmatch(key))}
     if not keys:
         raise NO_REWARDS(folder)
-    rounds = sorted(keys, key=lambda key: int(key.partition("-")[2] or 0))
+    rounds = sorted(keys, key=lambda key: (keys[key][1] or "", int(keys[key][2] or 0)))
     return {key: reward_of(folder / "artifacts" / key) for key in rounds}
 
 

@@ -29,6 +29,7 @@ from llama3.config.mixes import Mix
 from llama3.config.precision import SamplingPrecision, TrainingPrecision
 from llama3.config.reliability import ReliabilitySection
 from llama3.config.rollouts import OwnAnswersSection, RolloutsSection
+from llama3.config.round_audit import RoundAuditSection
 from llama3.config.safety_data import SafetyDataSection
 from llama3.config.scale_study import ScaleSection
 from llama3.config.section import Section
@@ -453,6 +454,9 @@ class PostTrainingSection(Section):
     )
     quality: QualitySection | None = Field(
         None, description="which dialogs are finetuned on: {}; none: all that passed"
+    )
+    audit: RoundAuditSection | None = Field(
+        None, description="audits that can end the run after a round: {} for their defaults; none: don't"
     )
     average: list[float] = Field(
         default_factory=lambda: [0.5, 0.5],

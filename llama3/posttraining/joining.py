@@ -22,7 +22,7 @@ def earlier(dialogs: Dialogs, before: Dialogs, *, out: StageOutput) -> None:
     rows = _rows(dialogs)
     there = {row["id"] for row in rows}
     kept = [row for row in _rows(before) if row.get("source") in VERIFIED and row["id"] not in there]
-    _write([*rows, *kept], out, dialogs)
+    _write([*rows, *kept], out)
 
 
 @stage(output="dialogs")
@@ -32,7 +32,7 @@ def taught(dialogs: Dialogs, teacher: Dialogs, *, out: StageOutput) -> None:
     rows = _rows(dialogs)
     there = {row["id"] for row in rows}
     more = [row for row in _rows(teacher) if row.get("source") == "rejection_sampling" and row["id"] not in there]
-    _write([*rows, *({**row, "source": "teacher"} for row in more)], out, dialogs)
+    _write([*rows, *({**row, "source": "teacher"} for row in more)], out)
 
 
 @stage(output="dialogs")
@@ -42,7 +42,7 @@ def paced(dialogs: Dialogs, like: Dialogs, *, out: StageOutput) -> None:
     rows = _rows(dialogs)
     most = max(len(rows), len(_rows(like)))
     numbered = ((row, n // len(rows)) for n, row in enumerate(islice(cycle(rows), most)))
-    _write([row if again == 0 else {**row, "id": f"{row['id']}-{again}"} for row, again in numbered], out, dialogs)
+    _write([row if again == 0 else {**row, "id": f"{row['id']}-{again}"} for row, again in numbered], out)
 
 
 @stage(output="preferences")
@@ -57,9 +57,7 @@ def _rows(dialogs: Artifact) -> list[dict[str, Any]]:
     return list(read_rows(dialogs.file(DIALOGS)))
 
 
-def _write(rows: Iterable[Mapping[str, Any]], out: StageOutput, like: Artifact) -> None:
-    """The rows, and what `like` measured of its prompts."""
+def _write(rows: Iterable[Mapping[str, Any]], out: StageOutput) -> None:
     rows = list(rows)
     write_rows(out.path / DIALOGS, rows)
-    sources = Counter(str(row.get("source", "")) for row in rows)
-    out.metrics |= {"dialogs": dict(sorted(sources.items())), "pass_rate": dict(like.metrics.get("pass_rate", {}))}
+    out.metrics["dialogs"] = dict(sorted(Counter(str(row.get("source", "")) for row in rows).items()))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from pathlib import Path
 from typing import Any, Self
 
 from llama3.artifacts import Checkpoint, Dialogs, Report, StageOutput, stage
@@ -16,7 +17,7 @@ from llama3.checkpoints.load import load_model, read_config
 from llama3.config.schema import Config
 from llama3.errors import DataError
 from llama3.inference.completion import Completion, FinishReason, Generator
-from llama3.inference.engine import throughput_engine
+from llama3.inference.engine import Engine, throughput_engine
 from llama3.inference.sampling import Sampling
 from llama3.model.device import device_of
 from llama3.posttraining.examples import dialog_example, prompt_ids
@@ -112,10 +113,10 @@ def reject(
     shown = len(tasks) * options.demonstrations // (options.demonstrations + options.prompts * widening(rates))
     edge = near_the_edge(tasks[shown:], rates, options.prompts)
     demonstrations, asked = tasks[:shown], with_room(edge, tokenizer, options.max_tokens, room, out)
-    engine = throughput_engine(load_model(folder, device=options.device), options.precision)
+    engine = _engine(folder, options)
     sampled: list[Sampled] = []
     for role, theirs in by_policy(asked, chosen).items():
-        policy = engine if role == OWN else throughput_engine(load_model(others[role].path), options.precision)
+        policy = engine if role == OWN else _engine(others[role].path, options)
         sampled += sample_tasks(policy, tokenizer, combined, theirs, options, out)
     dialogs = [_dialog(task, task.reference, "demonstration") for task in demonstrations]
     accepted = [(row.task, best) for row in sampled if (best := _accepted(row)) is not None]
@@ -159,6 +160,10 @@ def whole_sentences(tokenizer: Tokenizer, answer: Completion) -> str:
     if answer.finish_reason is FinishReason.STOP:
         return text
     return text[: max((end.end() for end in SENTENCE_END.finditer(text)), default=0)]
+
+
+def _engine(model: Path, options: RejectOptions) -> Engine:
+    return throughput_engine(load_model(model, device=options.device), options.precision)
 
 
 def _accepted(row: Sampled) -> str | None:

@@ -115,6 +115,7 @@ class Sampled:
                 "prompt": self.task.prompt,
                 "answer": sample.text,
                 "reward": None if math.isnan(sample.reward) else sample.reward,
+                "passed": sample.passed,
                 "mean_logp": round(sample.mean_logp, 6),
                 "finish_reason": sample.finish_reason.label,
             }

@@ -1,0 +1,50 @@
+"""The gate at the end of a round of the recipe: what its audits find ends the run."""
+
+from __future__ import annotations
+
+from llama3.artifacts import Artifact
+from llama3.config import Config
+from llama3.errors import GateFailed
+from llama3.evaluation.contamination import require_clean
+from llama3.evaluation.round_audit import RoundAuditOptions, audit_round
+from llama3.evaluation.stages import ContaminationOptions, contamination
+from llama3.execution import Executor
+from llama3.outcome import Round
+from llama3.posttraining.probe import ProbeOptions, probe
+
+UNSOUND = GateFailed.declare(
+    "L3-RND-001",
+    "a round of post-training is not sound",
+    why="{why}",
+    fix="mend what is named: its prompts, rewards or preferences; or widen its limit under post_training.audit",
+)
+
+
+def require_sound(
+    make: Executor, config: Config, n: int, base: Artifact, done: Round, earlier: tuple[Round, ...]
+) -> None:
+    """Nothing happens where the audits of a round find nothing, or none is asked for (`post_training.audit`).
+
+    Raises GateFailed with all they found: L3-RND-001, and L3-EVL-030 for held-out tasks among what was learnt.
+    """
+    if config.post_training.audit is None:
+        return
+    searched = {"corpus": make.made["curate"], "tokenizer": base}
+    learnt = {"dialogs": done.dialogs, "preferences": done.pairs}
+    require_clean(make(contamination, f"leaks-{n}", ContaminationOptions.of(config), **searched, **learnt))
+    options = ProbeOptions.of(config, n)
+    found = make(
+        audit_round,
+        f"audit-{n}",
+        RoundAuditOptions.of(config),
+        **learnt,
+        before=make(probe, f"probe-sft-{n}", options, checkpoint=done.tuned),
+        after=make(probe, f"probe-prefer-{n}", options, checkpoint=done.preferred),
+        judge=done.judge,
+        earlier=earlier[-1].judge if earlier else None,
+        first=earlier[0].dialogs if earlier else None,
+    )
+    if not found.metrics["passed"]:
+        raise GateFailed.of(
+            [UNSOUND.problem(f"round {n}: {found.location.name}", why=why) for why in found.metrics["why"]]
+        )
