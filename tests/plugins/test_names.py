@@ -37,7 +37,6 @@ OTHER_THINGS = {
     "quality": "a section of the config, and a label of dialogs",
     "recall": "a figure of what is told apart",
     "rejection_sampling": "where a dialog comes from",
-    "reward_model": "a figure of an audit",
     "safety": "a section of the config",
     "sft": "a stage",
     "single": "a part of a chat template",
