@@ -214,7 +214,7 @@ def median(values: list[float]) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--pages", type=Path, default=Path("/usr/share/doc"), help="a folder of HTML")
-    parser.add_argument("--megabytes", type=float, default=8, help="text that both read")
+    parser.add_argument("--megabytes", type=float, default=24, help="text that both read, of which the start is little")
     parser.add_argument(
         "--large", type=int, default=12, help="how often ours alone reads that much, edited, for its memory"
     )

@@ -337,6 +337,21 @@ def test_results_are_those_of_any_number_of_threads() -> None:
     assert results[0] == results[1] == results[2]
 
 
+def test_a_corpus_is_the_same_for_any_number_of_threads(tmp_path: Path, curated: Callable) -> None:
+    texts = [f"{prose(n % 50, 90)}\nMenu\n{PIECES[n % len(PIECES)]} — {prose(n, 40)} [edit]" for n in range(80)]
+    source = written(tmp_path / "a.jsonl", texts)
+    contents = []
+    try:
+        for threads in (1, 2, 4):
+            _core.set_num_threads(threads)
+            _, out = curated(sources=[source], filters=["gopher", "c4", "fineweb", "personal_data"])
+            contents.append({path.name: path.read_bytes() for path in out.path.iterdir()})
+    finally:
+        _core.set_num_threads(0)
+    assert {"documents.parquet", "scores.parquet", "edits.parquet"} <= set(contents[0])
+    assert contents[0] == contents[1] == contents[2]
+
+
 def test_a_filter_that_measures_something_else_is_named() -> None:
     class Odd:
         features: frozenset[str] = frozenset()

@@ -289,12 +289,24 @@ fn bits(mut mask: u64) -> impl Iterator<Item = usize> {
     })
 }
 
+/// Inlined, so that `of_block` is compiled for the instruction set of the caller.
+#[inline(always)]
+fn each_block(bytes: &[u8], blocks: &mut Vec<Block>, of_block: impl Fn(&[u8; BLOCK]) -> Block) {
+    let (whole, rest) = bytes.as_chunks::<BLOCK>();
+    blocks.extend(whole.iter().map(&of_block));
+    if !rest.is_empty() {
+        let mut last = [0; BLOCK];
+        last[..rest.len()].copy_from_slice(rest);
+        blocks.push(of_block(&last));
+    }
+}
+
 /// The plain version, and the oracle of the others.
 fn scan_plain(bytes: &[u8], blocks: &mut Vec<Block>) {
-    blocks.extend(bytes.chunks(BLOCK).map(|chunk| {
+    each_block(bytes, blocks, |block| {
         let mask = |is: fn(u8) -> bool| {
             let bit = |(i, &byte): (usize, &u8)| u64::from(is(byte)) << i;
-            chunk.iter().enumerate().map(bit).sum::<u64>()
+            block.iter().enumerate().map(bit).sum::<u64>()
         };
         Block {
             follows: mask(|byte| byte & 0xc0 == 0x80),
@@ -312,7 +324,7 @@ fn scan_plain(bytes: &[u8], blocks: &mut Vec<Block>) {
             bracket: mask(|byte| byte == b'['),
             curly: mask(|byte| byte == b'{'),
         }
-    }));
+    });
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -362,15 +374,7 @@ fn scan_avx2(bytes: &[u8], blocks: &mut Vec<Block>) {
             curly: equal(b'{'),
         }
     };
-    let (whole, rest) = bytes.as_chunks::<BLOCK>();
-    for block in whole {
-        blocks.push(of_block(block));
-    }
-    if !rest.is_empty() {
-        let mut last = [0; BLOCK];
-        last[..rest.len()].copy_from_slice(rest);
-        blocks.push(of_block(&last));
-    }
+    each_block(bytes, blocks, of_block);
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -408,15 +412,7 @@ fn scan_avx512(bytes: &[u8], blocks: &mut Vec<Block>) {
             curly: equal(b'{'),
         }
     };
-    let (whole, rest) = bytes.as_chunks::<BLOCK>();
-    for block in whole {
-        blocks.push(of_block(block));
-    }
-    if !rest.is_empty() {
-        let mut last = [0; BLOCK];
-        last[..rest.len()].copy_from_slice(rest);
-        blocks.push(of_block(&last));
-    }
+    each_block(bytes, blocks, of_block);
 }
 
 #[cfg(target_arch = "x86_64")]
