@@ -1,4 +1,4 @@
-"""A document whose rules take too long or too much, or crash, is named, counted and left out, and takes no other along."""
+"""A document whose rules take too long or too much, or crash, is named, counted, left out; it takes no other along."""
 
 from __future__ import annotations
 
