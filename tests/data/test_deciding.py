@@ -25,7 +25,9 @@ from llama3.data.documents import DocumentBatch
 from llama3.data.earlier import Earlier
 from llama3.data.staging import FACTS, KEYS, Portion, Reading
 
-row = st.tuples(st.integers(0, 8), st.sampled_from(["", "a", "b", "c"]), st.sampled_from(["", "2023", "2024-05-01"]))
+row = st.tuples(
+    st.integers(0, 8), st.sampled_from(["", "a", "b", "c"]), st.sampled_from(["", "2023-01-02", "2024-05-01"])
+)
 
 
 def newest_and_first(rows: list[tuple[int, str, str]]) -> list[int]:

@@ -47,8 +47,8 @@ SURFACE = {
         write_fbgemm_fp8 write_gguf write_json_atomic write_probe
     """,
     "filters": """
-        FEATURES DocumentBatch Editing Edits FileReading Filter Judgement LineFacts Measuring ModelFilter Phrases
-        Surveying TextModel WordDistribution citation_spans line_repetition normalised_url read_lists
+        FEATURES DocumentBatch Editing Edits FileReading Filter Judgement Labelling LineFacts Measuring ModelFilter
+        Phrases Surveying TextModel WordDistribution citation_spans line_repetition normalised_url read_lists
     """,
     "guards": """
         Action Batcher Fence Guard GuardInput Hazard LlamaGuardModel Normalised PromptGuardModel ServedModel Span Turn
