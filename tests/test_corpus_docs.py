@@ -20,7 +20,7 @@ from llama3.data.ledger import told_benchmarks
 from llama3.errors import DataError
 
 TEXT = (Path(__file__).parents[1] / "docs" / "corpus.md").read_text(encoding="utf-8")
-ARCHIVES, BENCHMARKS, _, ALARM = (
+ARCHIVES, BOUNDS, BENCHMARKS, _, ALARM = (
     yaml.safe_load(block) for block in re.findall(r"^```yaml\n(.*?)^```", TEXT, re.DOTALL | re.M)
 )
 PROGRAM, *_ = re.findall(r"^```python\n(.*?)^```", TEXT, re.DOTALL | re.M)
@@ -75,6 +75,13 @@ def test_every_reason_is_in_the_table():
     given = set(re.findall(r'(?:NoPageError\(|reject\(f"[^"]*@[^"]*", |_broken\(window, start, |else )"(\w+)"', code))
     assert {"no_html", "http_status", "no_length", "broken_header", "wrong_length", "no_type"} <= given
     assert given <= TOLD
+
+
+def test_the_bounds_of_the_page_are_known(run):
+    Path("texts.jsonl").write_text("".join(json.dumps({"text": sentences(n)}) + "\n" for n in range(4)))
+    corpus, _ = run({"data": BOUNDS["data"] | {"filters": []}})
+    assert len(corpus) == 4
+    assert load(BOUNDS).config.data.bounds.memory_mb == 1024
 
 
 def test_benchmarks_are_taken_out_as_the_page_tells(run):

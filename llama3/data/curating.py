@@ -204,7 +204,8 @@ class Curation:
         self.earlier = Earlier(options.against, self.parameters)
         self.shards = all_shards([*build_sources(options.sources), *more])
         self.threads = max(1, min(MOST_THREADS, _core.num_threads()))
-        self._checked: set[int] = set()
+        self._checked: set[tuple[Step, int]] = set()
+        """Pieces whose content was checked, or that were made here: it is not checked again."""
         self._own = threading.local()
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -213,9 +214,10 @@ class Curation:
     def shard(self, number: int) -> StagedShard | None:
         """What was read of a shard; its content is checked once."""
         _, shard = self.shards[number]
-        found = staged_shard(shard_folder(self.folder / "read", number, shard), check=number not in self._checked)
+        check = ("read", number) not in self._checked
+        found = staged_shard(shard_folder(self.folder / "read", number, shard), check=check)
         if found is not None:
-            self._checked.add(number)
+            self._checked.add(("read", number))
         return found
 
     def read(self, number: int, pool: Executor | None = None) -> StagedShard:
@@ -230,6 +232,7 @@ class Curation:
                 stage_shard(guarded(source, shard), shard, folder, self._reading, own, self.threads)
         else:
             stage_shard(guarded(source, shard), shard, folder, self._reading, pool, self.threads)
+        self._checked.add(("read", number))
         made = self.shard(number)
         assert made is not None
         return made
@@ -286,12 +289,14 @@ class Curation:
 
     def counted_part(self, material: Material, part: Part) -> Commit | None:
         """What was counted in a part, where that is done."""
-        return committed(self._of("counted", material.staged), f"{part.number:06}")
+        check = ("count", part.number) not in self._checked
+        return committed(self._of("counted", material.staged), f"{part.number:06}", check=check)
 
     def count(self, material: Material, part: Part) -> None:
         """Counts in a part, where that is not done."""
         if self.counted_part(material, part) is None:
             count_part(material, part, self._looking(), self._of("counted", material.staged))
+        self._checked.add(("count", part.number))
 
     def counted(self, material: Material) -> Commit | None:
         """What is frequent in all parts, added up now or before; None where nothing need be counted."""
@@ -306,12 +311,14 @@ class Curation:
 
     def written_part(self, material: Material, part: Part) -> Commit | None:
         """A part, where it is written."""
-        return committed(self._of("written", material.staged), f"{part.number:06}")
+        check = ("write", part.number) not in self._checked
+        return committed(self._of("written", material.staged), f"{part.number:06}", check=check)
 
     def write(self, material: Material, part: Part, counted: Commit | None) -> None:
         """Writes a part, where that is not done."""
         if self.written_part(material, part) is None:
             self._writer(material, counted).write(part, self._of("written", material.staged))
+        self._checked.add(("write", part.number))
 
     # helpers
 

@@ -28,7 +28,7 @@ from llama3.data.staging import PORTION_BYTES, Portion
 from llama3.data.tables import column_at
 
 HELD = 8 << 20
-"""Ids or keys that are looked at together: they and what is made of them take about 64 bytes each."""
+"""Ids or keys that are looked at together: they and what is made of them take about 90 bytes each."""
 MOST_PORTIONS = 64
 """Of a part, where nearly nothing of them is kept."""
 KEPT, URL, EXACT, NEAR = range(4)

@@ -1,4 +1,4 @@
-"""A document whose rules take too long or too much, or crash, is named, counted and left out, and takes no other along."""
+"""A document whose rules take too long or too much, or crash, is named, counted, left out; it takes no other along."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from llama3.plugins import registry
 
 PLUGIN = """
 import os
-import time
 import numpy as np
 from llama3.filters import Edits, Judgement
 from llama3.plugins import FilterSpec, hookimpl
@@ -42,8 +41,8 @@ class Heavy:
     def judge(self, batch):
         print("noise of a plugin")
         for text in batch.texts:
-            if "sleeps" in text:
-                time.sleep(600)
+            while "turns" in text:
+                pass
             if "swells" in text:
                 np.ones(1 << 28)
             if "dies" in text:
@@ -80,13 +79,13 @@ def section(folder: Path, texts: list[str], **bounds: object) -> dict[str, objec
     return {
         "sources": [{"name": "jsonl", "path": str(folder / "in.jsonl"), "source": "web"}],
         "filters": ["gopher", "heavy"],
-        "bounds": {"seconds": 2, "memory_mb": 1024, **bounds},
+        "bounds": {"seconds": 1, "memory_mb": 1024, **bounds},
     }
 
 
 def test_what_takes_too_much_is_left_out_alone(tmp_path: Path, heavy: None, curated: Callable) -> None:
     texts = [prose(n, 60) for n in range(6)]
-    texts[0] += " it sleeps"
+    texts[0] += " it turns"
     texts[2] += " it swells"
     texts[3] += " it dies"
     texts[4] += " unwanted"

@@ -136,8 +136,16 @@ def test_dirty_words_by_language(tmp_path: Path, curated: Callable) -> None:
     assert scores["kept"] == [True, False, True, False]
 
     before = CurateOptions.of(Config.model_validate({"data": section}))
+    slots = [Slot.model_validate({"name": "dirty_words", "lists": lists, "count": {"max": 9}})]
+    cut = recut(corpus.path, build_filters(slots))
     (tmp_path / "de").write_text("pfui\nigitt\n", encoding="utf-8")
     assert CurateOptions.of(Config.model_validate({"data": section})).found != before.found
+    # The recorded counts are those of the old list.
+    with pytest.raises(DataError, match=r"'dirty_words' has read other lists.*L3-DAT-274"):
+        recut(corpus.path, build_filters(slots))
+    write_cut(corpus.path, cut, tmp_path / "cut")
+    with pytest.raises(DataError, match="L3-DAT-274"):
+        recut(tmp_path / "cut", build_filters(slots))
     (tmp_path / "de").write_text("# none\n", encoding="utf-8")
     (tmp_path / "en").write_bytes(b"\xff")
     with pytest.raises(ConfigError) as error:

@@ -284,6 +284,34 @@ def test_a_corpus_is_cut_by_the_score_and_says_what_judged_nothing(trained, cura
     assert higher.figures()["kept"] == sum(p >= 0.9 for p in p_N)
 
 
+def test_the_language_that_a_model_tells_is_one_for_duplicates(trained, curated, tmp_path, monkeypatch):
+    """Here of a model that calls texts yes and no: nearly the same text stays once in each language, which the corpus
+    then tells; where the source tells one, that stands. The model is asked once about each document."""
+    rng = random.Random(4)
+    start = " ".join(rng.choices(BOTH, k=60))
+    texts = [f"{start} {' '.join(rng.choices(words, k=12))}" for words in (GOOD, BAD)]
+    write_rows(tmp_path / "texts.jsonl", [{"text": text} for text in texts])
+    write_rows(tmp_path / "told.jsonl", [{"text": texts[0].replace(" ", "  ", 1) + " end"}])
+    filters = [{"name": "language", "model": str(trained), "min": 0.0}]
+    section = corpus_config(tmp_path, filters)["data"] | {"minhash": {"threshold": 0.5}}
+    section["sources"] = [
+        {"name": "jsonl", "path": str(tmp_path / name), "language": language}
+        for name, language in (("texts.jsonl", "und"), ("told.jsonl", "de"))
+    ]
+    asked = []
+    of = TextModel.probabilities
+    monkeypatch.setattr(TextModel, "probabilities", lambda self, texts: asked.append(len(texts)) or of(self, texts))
+    apart, out = curated(**section, by_language=True)
+    assert sum(asked) == 2
+    found = [(d["language"], d["text"]) for batch in apart.documents(None) for d in batch.records.to_pylist()]
+    assert found == [("yes", texts[0]), ("no", texts[1]), ("de", texts[0].replace(" ", "  ", 1) + " end")]
+    assert apart.scores().column("language.label").to_pylist()[2] == -1
+    assert out.metrics["rejects"] == {}
+    together, out = curated(**section)
+    assert len(together) == 1
+    assert out.metrics["rejects"] == {"near.near_duplicate": 2}
+
+
 def test_another_model_is_another_corpus(trained, tmp_path):
     write_rows(tmp_path / "texts.jsonl", [{"text": "ship"}])
     model = tmp_path / "model.bin"
