@@ -2,6 +2,7 @@
 
 use super::buffers::Tokens;
 use super::{Loader, LoaderError, Place, Result, View};
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// `n` rows of `seq_len` tokens, and their cut into documents. Rows begin a segment even in mid-document.
@@ -24,8 +25,11 @@ pub struct Rows {
 /// Tokens of one request: 32 GiB.
 const MOST_TOKENS: usize = 1 << 33;
 
+/// Rows of which the system is told before they are read.
+const AHEAD: usize = 16;
+
 /// Shards whose length a request remembers to have checked.
-const RECENT: usize = 16;
+const RECENT: usize = 2 * AHEAD;
 
 impl Loader {
     /// The rows `start`, `start + stride`, ..., `count` of them, all of one length.
@@ -73,16 +77,33 @@ impl Loader {
         };
         rows.splits.push(0);
         let mut views = Views::default();
-        for r in 0..count as u64 {
+        let mut places = VecDeque::with_capacity(AHEAD);
+        let mut coming = (0..count as u64).map(|r| self.place(start + stride * r));
+        loop {
+            for place in coming.by_ref().take(AHEAD - places.len()) {
+                self.expect(place, rows.seq_len, &mut views)?;
+                places.push_back(place);
+            }
+            let Some(place) = places.pop_front() else {
+                break;
+            };
             if stop.load(Ordering::Relaxed) {
                 return Err(LoaderError::Invalid("the stream was ended".into()));
             }
-            let place = self.place(start + stride * r);
             self.gather(place, &mut rows, &mut views)?;
             rows.source_ids.push(place.source as i32); // at most 4096 sources
             rows.splits.push(rows.doc_ids.len() as i64);
         }
         Ok(rows)
+    }
+
+    /// Tells the system which part of the window's first shard is read soon.
+    fn expect<'a>(&'a self, place: Place, seq_len: u64, views: &mut Views<'a>) -> Result<()> {
+        let source = &self.sources()[place.source];
+        let (index, from) = source.shard_at(place.window * seq_len);
+        let count = seq_len.min(source.shards()[index].header().tokens - from);
+        views.of(self, place.source, index)?.expect(from, count);
+        Ok(())
     }
 
     /// Appends one window, its bounds and document ids.

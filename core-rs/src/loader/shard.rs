@@ -6,7 +6,7 @@ use super::{LoaderError, Result};
 use memmap2::Mmap;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,6 +23,8 @@ pub struct Shard {
 struct Mapped {
     file: File,
     map: Mmap,
+    /// Whether the header is the one that was opened and the table of checksums belongs to it.
+    sound: AtomicBool,
     verified: Vec<AtomicBool>,
 }
 
@@ -85,10 +87,10 @@ impl Shard {
         (0..view.mapped.verified.len()).try_for_each(|block| view.verify_block(block))
     }
 
-    /// The content; the first time, the file is mapped and its table of checksums checked.
+    /// The content; the first time, the file is mapped.
     ///
     /// # Errors
-    /// `Io`; `Damaged` where the file was cut, or is no longer the one that was opened.
+    /// `Io`; `Damaged` where the file was cut.
     pub fn view(&self) -> Result<View<'_>> {
         let mapped = match self.mapped.get() {
             Some(mapped) => mapped,
@@ -122,25 +124,34 @@ impl Shard {
         // this crate opens an existing file. `check_size` finds that another truncated it before the map is touched;
         // only truncation within that moment is outside the contract.
         let map = unsafe { Mmap::map(&file) }.map_err(LoaderError::io(&self.path))?;
+        let verified = (0..self.blocks()).map(|_| AtomicBool::new(false)).collect();
+        Ok(Mapped {
+            file,
+            map,
+            sound: AtomicBool::new(false),
+            verified,
+        })
+    }
+
+    fn blocks(&self) -> u64 {
+        (self.layout.hashes - HEADER_BYTES).div_ceil(self.header.block_bytes)
+    }
+
+    /// Checks the table of checksums, and that it is the one of the header that was opened.
+    fn check_table(&self, map: &Mmap) -> Result<()> {
         let damaged = |offset: u64, what: &str| Err(LoaderError::damaged(&self.path, offset, what));
         if map[..HEADER_BYTES as usize] != self.header.encode(&self.layout) {
             return damaged(0, "the file was changed while it was open");
         }
         // Offsets of the layout lie inside the map, which has at least `file_bytes` bytes.
-        let blocks = (self.layout.hashes - HEADER_BYTES).div_ceil(self.header.block_bytes);
         let (table, padding) = map[self.layout.hashes as usize..self.layout.footer as usize]
-            .split_at((blocks * HASH_BYTES) as usize);
+            .split_at((self.blocks() * HASH_BYTES) as usize);
         if *blake3::hash(table).as_bytes() != self.header.root
             || padding.iter().any(|&byte| byte != 0)
         {
             return damaged(self.layout.hashes, "the table of checksums is damaged");
         }
-        let verified = (0..blocks).map(|_| AtomicBool::new(false)).collect();
-        Ok(Mapped {
-            file,
-            map,
-            verified,
-        })
+        Ok(())
     }
 
     /// A map reaches past the end of a file that was cut: reading there would end the process without a word.
@@ -158,6 +169,48 @@ impl Shard {
 }
 
 impl<'a> View<'a> {
+    /// Tells the system what `read` and `document_at` will want first of the `count` tokens from `from` on, where it was
+    /// not read before: many such wishes wait for a disk together, not one after the other.
+    pub fn expect(&self, from: u64, count: u64) {
+        let (header, layout) = (&self.shard.header, &self.shard.layout);
+        let width = u64::from(header.width);
+        let guess = u128::from(from) * u128::from(header.documents) / u128::from(header.tokens);
+        let first = HEADER_BYTES + from * width;
+        self.expect_bytes(first..first + count * width);
+        let column = layout.doc_ends + 8 * guess as u64; // below the number of documents
+        self.expect_bytes(column..column + 8);
+    }
+
+    fn expect_bytes(&self, range: Range<u64>) {
+        let blocks = self.blocks_of(&range);
+        let unread = |block: &usize| !self.mapped.verified[*block].load(Ordering::Relaxed);
+        for block in blocks.filter(unread) {
+            let start = self.block_start(block);
+            let length = self
+                .shard
+                .header
+                .block_bytes
+                .min(self.shard.layout.hashes - start);
+            self.advise(start, length);
+        }
+        if !self.mapped.sound.load(Ordering::Relaxed) {
+            let hashes = self.shard.layout.hashes;
+            self.advise(hashes, self.shard.layout.footer - hashes);
+        }
+    }
+
+    /// A hint: where the system takes none, reading works all the same.
+    fn advise(&self, start: u64, length: u64) {
+        #[cfg(unix)]
+        let _ = self.mapped.map.advise_range(
+            memmap2::Advice::WillNeed,
+            start as usize,
+            length as usize,
+        );
+        #[cfg(not(unix))]
+        let _ = (start, length);
+    }
+
     /// Appends the tokens `range` to `out`.
     ///
     /// # Errors
@@ -252,15 +305,24 @@ impl<'a> View<'a> {
         if range.is_empty() {
             return Ok(&[]);
         }
-        let shift = self.shard.header.block_bytes.trailing_zeros(); // a power of two: a division costs as much as a read
-        let first = (range.start - HEADER_BYTES) >> shift;
-        let last = (range.end - 1 - HEADER_BYTES) >> shift;
-        for block in first as usize..=last as usize {
+        for block in self.blocks_of(&range) {
             if !self.mapped.verified[block].load(Ordering::Acquire) {
                 self.verify_block(block)?;
             }
         }
         Ok(&self.mapped.map[range.start as usize..range.end as usize])
+    }
+
+    /// The blocks that hold a range that is not empty.
+    fn blocks_of(&self, range: &Range<u64>) -> RangeInclusive<usize> {
+        let shift = self.shard.header.block_bytes.trailing_zeros(); // a power of two: a division costs as much as a read
+        let first = (range.start - HEADER_BYTES) >> shift;
+        let last = (range.end - 1 - HEADER_BYTES) >> shift;
+        first as usize..=last as usize
+    }
+
+    fn block_start(&self, block: usize) -> u64 {
+        HEADER_BYTES + block as u64 * self.shard.header.block_bytes
     }
 
     fn check_size(&self) -> Result<()> {
@@ -269,7 +331,11 @@ impl<'a> View<'a> {
 
     fn verify_block(&self, block: usize) -> Result<()> {
         self.check_size()?;
-        let start = HEADER_BYTES + block as u64 * self.shard.header.block_bytes;
+        if !self.mapped.sound.load(Ordering::Acquire) {
+            self.shard.check_table(&self.mapped.map)?;
+            self.mapped.sound.store(true, Ordering::Release);
+        }
+        let start = self.block_start(block);
         let end = (start + self.shard.header.block_bytes).min(self.shard.layout.hashes);
         let bytes = &self.mapped.map[start as usize..end as usize];
         let expected = self.shard.layout.hashes as usize + block * HASH_BYTES as usize;
