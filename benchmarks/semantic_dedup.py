@@ -28,7 +28,7 @@ from llama3.quality.semantic import cosine, near_duplicates
 
 WIDTH, TOPICS, DUPLICATES, THRESHOLD = 384, 2000, 0.2, 0.95
 CHECKED = 3000
-CLUSTERS = (8, 64, 316)
+CLUSTERS = (64, 316)
 REAL = 5000
 Removed = npt.NDArray[np.bool_]
 Rows = npt.NDArray[np.float32]
@@ -161,7 +161,7 @@ def versions() -> dict[str, str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--dialogs", type=int, default=100_000)
-    parser.add_argument("--beside", type=int, default=20_000, help="dialogs on which peers are timed too")
+    parser.add_argument("--beside", type=int, default=10_000, help="dialogs on which peers are timed too")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--packages", default="")
     parser.add_argument("--encoder", default="")

@@ -30,7 +30,7 @@ _CLASSES = {"sequence classifier": "AutoModelForSequenceClassification", "encode
 
 
 def load_encoder(folder: str, what: Literal["sequence classifier", "encoder"]) -> tuple[Any, Any]:
-    """The tokenizer and the model of a folder, from it alone, safetensors only. Raises ConfigError (L3-CLS-040, 41)."""
+    """Tokenizer and model of a folder, from it alone, safetensors only. Raises ConfigError (L3-CLS-040, 041)."""
     try:
         library: Any = importlib.import_module("transformers")
     except ImportError as error:
