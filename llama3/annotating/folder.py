@@ -54,8 +54,7 @@ class Opened(Generic[I]):
         everybody = read_judgements(folder, kind)
         self._items: AnnotationFile[I] = AnnotationFile(folder / f"{kind}.jsonl", read_item)
         self.items: dict[str, I] = {item.id: item for item in self._items.lines}
-        for item in items:
-            self.add(item)
+        self.add(items)
         self._said = {name: AnnotationFile(_file(folder, kind, name), READS[kind][1]) for name in annotators}
         self._latest = {name: {**everybody.get(name, {})} for name in annotators}
         self.others = {name: of for name, of in everybody.items() if name not in annotators}
@@ -63,11 +62,11 @@ class Opened(Generic[I]):
         self._journals: list[AnnotationFile[Any]] = [self._items, *self._said.values()]
         self.cut_short = [journal.path.name for journal in self._journals if journal.cut_short]
 
-    def add(self, item: I) -> None:
-        """Add an item, unless it is there."""
-        if item.id not in self.items:
-            self._items.append({"id": item.id, **item.to_json()})
-            self.items[item.id] = item
+    def add(self, items: Sequence[I]) -> None:
+        """Add those that are not there."""
+        new = {item.id: item for item in items if item.id not in self.items}
+        self._items.append([{"id": name, **item.to_json()} for name, item in new.items()])
+        self.items |= new
 
     def latest(self, name: str) -> Mapping[str, Annotation]:
         """What an annotator last said of each item, in the order of the first judgements."""
@@ -85,7 +84,7 @@ class Opened(Generic[I]):
 
     def say(self, name: str, judgement: Annotation) -> None:
         """Write down a judgement; it is on the disk then."""
-        self._said[name].append(judgement.to_json())
+        self._said[name].append([judgement.to_json()])
         self._latest[name][judgement.item] = judgement
 
     def close(self) -> None:
@@ -120,7 +119,7 @@ def read_judgements(folder: Path, kind: str) -> dict[str, dict[str, Annotation]]
     """What every annotator last said of each item. Raises DataError with what is wrong in any of the files."""
     found: dict[str, dict[str, Annotation]] = {}
     problems: list[Problem] = []
-    items: Mapping[str, Any] = {}
+    items: Mapping[str, Any] | None = None
     try:
         items = read_items(folder, kind)
     except DataError as error:
@@ -128,7 +127,7 @@ def read_judgements(folder: Path, kind: str) -> dict[str, dict[str, Annotation]]
     for path in sorted(folder.glob(f"{kind}-*.jsonl")):
         try:
             said = read_lines(path, lambda row, where: (where, READS[kind][1](row, where)))
-            if items:
+            if items is not None:
                 _check_order(said, items, f"{kind}.jsonl")
             found[path.stem.partition("-")[2]] = {one.item: one for _, one in said}
         except DataError as error:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -60,21 +60,22 @@ class AnnotationFile(Generic[L]):
         self._end_last_line()
         self._size = os.fstat(self._file).st_size
 
-    def append(self, row: Mapping[str, Any]) -> L:
-        """Add a line and wait until it is on the disk. Raises OSError where that fails, and ArtifactError where another
-        program has changed the file: nothing is added then."""
+    def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Add lines and wait until they are on the disk. Raises OSError where that fails, and ArtifactError where
+        another program has changed the file: nothing is added then."""
+        if not rows:
+            return
         self._require_ours()
-        line = json.dumps(row, ensure_ascii=False, allow_nan=False).encode("utf-8", "backslashreplace") + b"\n"
-        found = self._read(dict(row), f"{self.path.name}:{len(self.lines) + 1}")
+        found = [self._read(dict(row), f"{self.path.name}: new") for row in rows]
+        data = b"".join(map(_line_of, rows))
         try:
             with naming(self.path):
-                self._write(line)
+                self._write(data)
         except OSError:
             os.ftruncate(self._file, self._size)
             raise
-        self._size += len(line)
-        self.lines.append(found)
-        return found
+        self._size += len(data)
+        self.lines += found
 
     def close(self) -> None:
         """Let go of the file."""
@@ -111,6 +112,11 @@ class AnnotationFile(Generic[L]):
         os.ftruncate(self._file, len(data) - len(rest))
         os.fsync(self._file)
         self.cut_short = True
+
+
+def _line_of(row: Mapping[str, Any]) -> bytes:
+    """Half of a character has no UTF-8; JSON has an escape for it."""
+    return json.dumps(row, ensure_ascii=False, allow_nan=False).encode("utf-8", "backslashreplace") + b"\n"
 
 
 def is_whole(line: bytes) -> bool:

@@ -66,7 +66,7 @@ def annotate(
     json: JsonOption = False,
 ) -> None:
     """Open a page on which people compare two answers of a run, edit the better one, and check synthetic text. What
-    they say is written at once to RUN/annotations (of prompts.jsonl: to prompts.annotations), for --figures and --export.
+    they say is written at once to RUN/annotations (of prompts.jsonl: to prompts.annotations).
     """
     from llama3.annotating.folder import ANNOTATIONS
 
@@ -153,7 +153,7 @@ def _answer(desk: Any, source: Path, models: TwoModels) -> None:
     for number, (messages, category, follows) in enumerate(asked, 1):
         note(f"answering {number} of {len(asked)}")
         try:
-            desk.pairs.add(models.answer(messages, category, follows))
+            desk.pairs.add([models.answer(messages, category, follows)])
         except (DataError, DoesNotFit) as error:
             note(f"left out: {error}")
 

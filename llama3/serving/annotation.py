@@ -30,11 +30,11 @@ from llama3.annotating.judgements import Annotation
 from llama3.errors import ArtifactError, ConfigError, DataError, LlamaError, Problem
 from llama3.evaluation.templates import style, template
 from llama3.serving.annotation_desk import BAD_FORM, MEANWHILE, NO_SUCH_ITEM, NOBODY, NONE_OF_KIND, Desk, Form, View
-from llama3.serving.app import HEADER_BYTES, LOCAL
-from llama3.serving.connections import Connection, most_connections
+from llama3.serving.app import LOCAL
+from llama3.serving.connections import most_connections
 from llama3.serving.page import content_policy
-from llama3.serving.problems import NO_HOST, NO_METHOD, NO_ROUTE, TOO_LARGE
-from llama3.serving.server import KEEP_ALIVE, LOOPBACK, listener
+from llama3.serving.problems import FAULT, NO_HOST, NO_METHOD, NO_ROUTE, TOO_LARGE
+from llama3.serving.server import LOOPBACK, http_config, listener
 
 NO_ORIGIN = ConfigError.declare(
     "L3-ANN-080", "this does not come from a page of this address", fix="open the page here and save there"
@@ -93,23 +93,7 @@ class AnnotationServer(uvicorn.Server):
 
     def __init__(self, desk: Desk, *, port: int, told: Callable[[str], None]) -> None:
         self._told = told
-        super().__init__(
-            uvicorn.Config(
-                make_annotation_app(desk),
-                host=LOOPBACK[0],
-                port=port,
-                http=Connection,
-                ws="none",
-                lifespan="off",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                proxy_headers=False,
-                h11_max_incomplete_event_size=HEADER_BYTES,
-                timeout_keep_alive=KEEP_ALIVE,
-                timeout_graceful_shutdown=5,
-            )
-        )
+        super().__init__(http_config(make_annotation_app(desk), LOOPBACK[0], port, lifespan="off", closing=5))
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """What is being written is on the disk before anything is answered: there is nothing to wait for."""
@@ -187,7 +171,7 @@ async def _go_on(request: Request, item: PairItem, messages: Messages) -> PairIt
             return there
         assert desk.models is not None
         made = await asyncio.to_thread(desk.models.answer, messages, item.category, item.id)
-        desk.pairs.add(made)
+        desk.pairs.add([made])
         return made
 
 
@@ -283,7 +267,7 @@ async def _no_route(request: Request, error: HTTPException) -> Response:
 
 async def _fault(request: Request, error: Exception) -> Response:
     log.exception("a fault of the pages", exc_info=error)
-    return _problem(request, NOT_SAVED("annotations", error=type(error).__name__))
+    return _problem(request, FAULT())
 
 
 @cache

@@ -90,7 +90,8 @@ class Desk:
 
     def agreement(self) -> View:
         """How far all who ever judged these pairs agree."""
-        everybody = self.pairs.others | {name: self.pairs.latest(name) for name in self.annotators}
+        # Copies: figures are made beside the event loop, which goes on writing judgements.
+        everybody = self.pairs.others | {name: dict(self.pairs.latest(name)) for name in self.annotators}
         return {"page": "agreement", "figures": agreement_figures(places(everybody))}
 
     def pair(self, name: str, item_id: str = "", form: Form | None = None) -> View:

@@ -13,8 +13,10 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
+from typing import Literal
 
 import uvicorn
+from starlette.applications import Starlette
 
 from llama3.errors import ConfigError
 from llama3.plugins.observers import Observers
@@ -75,6 +77,30 @@ def listener(host: str, port: int) -> socket.socket:
     )
 
 
+def http_config(
+    app: Starlette, host: str, port: int, *, lifespan: Literal["on", "off"], closing: int
+) -> uvicorn.Config:
+    """How uvicorn serves an application: limits of the protocol, nothing logged, nobody else's headers believed.
+
+    closing: seconds that connections may take to end
+    """
+    return uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        http=Connection,
+        ws="none",
+        lifespan=lifespan,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        h11_max_incomplete_event_size=HEADER_BYTES,
+        timeout_keep_alive=KEEP_ALIVE,
+        timeout_graceful_shutdown=closing,
+    )
+
+
 class HttpServer(uvicorn.Server):
     """Answers with a model until it is told to stop. `told` is called with the address when it listens.
 
@@ -97,20 +123,8 @@ class HttpServer(uvicorn.Server):
         self.metrics_url: str | None = None
         """Once it listens, where metrics have a port of their own."""
         super().__init__(
-            uvicorn.Config(
-                make_app(served, keys=keys, observers=observers),
-                host=host,
-                port=port,
-                http=Connection,
-                ws="none",
-                lifespan="on",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                proxy_headers=False,
-                h11_max_incomplete_event_size=HEADER_BYTES,
-                timeout_keep_alive=KEEP_ALIVE,
-                timeout_graceful_shutdown=int(CLOSING),
+            http_config(
+                make_app(served, keys=keys, observers=observers), host, port, lifespan="on", closing=int(CLOSING)
             )
         )
 

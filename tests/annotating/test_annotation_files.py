@@ -189,6 +189,21 @@ def test_rows_are_what_most_annotators_say(opened):
     assert list(MARGINS) == list(STRENGTHS)
 
 
+def test_rows_are_written_as_asked(run, opened, capsys):
+    file = run / "preferences.jsonl"
+    code, out, _ = called(capsys, run, "--export", file, "--least", "better", "--margins", "--json")
+    assert (code, json.loads(out)["rows"], json.loads(out)["left_out"]) == (0, 2, {"not judged": 9})
+    assert [json.loads(line)["margin"] for line in file.read_text().splitlines()] == [2 / 3] * 2
+    assert called(capsys, run, "--export", file, "--least", "significantly better")[0] == 0
+    assert file.read_text() == ""
+
+
+def test_judgements_without_their_items_are_refused(run, opened, capsys):
+    (run / "annotations" / "pairs.jsonl").unlink()
+    code, _, told = called(capsys, run, "--figures")
+    assert (code, told.count("L3-ANN-042")) == (1, 2), told
+
+
 def test_a_tenth_of_what_a_model_made_is_checked_and_nothing_else(run):
     found = texts_of_run(RunDir(run))
     assert {key: (count, len(items)) for key, (count, items) in found.items()} == {
