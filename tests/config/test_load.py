@@ -125,15 +125,12 @@ def test_several_ranks_are_enough_to_name_a_strategy(axis, name):
 
 def test_workers_that_draw_answers_go_with_whole_models_on_the_cpu(write):
     """Every problem at once, before anything is loaded."""
-    file = write(
-        "post_training: {rollouts: {where: processes}}\nparallelism: {tp: {name: megatron, size: 2}}\nrun: {device: cuda}\n"
-    )
+    apart = "post_training: {rollouts: {where: processes}}\n"
+    file = write(f"{apart}parallelism: {{tp: {{name: megatron, size: 2}}}}\nrun: {{device: cuda}}\n")
     told = str(refused(file))
     assert all(part in told for part in ("with tp: 2", "on cuda", "L3-ROL-001", "L3-ROL-002"))
     assert load(file, ["post_training.rollouts.where=here"], environ={}).config.post_training.rollouts.workers == 2
-    assert load(
-        write("post_training: {rollouts: {where: processes}}\nparallelism: {dp: {name: single, size: 2}}\n"), environ={}
-    )
+    assert load(write(f"{apart}parallelism: {{dp: {{name: single, size: 2}}}}\n"), environ={})
 
 
 def test_without_ray_its_extra_is_named(write, monkeypatch):
