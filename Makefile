@@ -132,6 +132,9 @@ bench-gpu: $(VENV)/.installed-test ## a GPU: decoding, prompts, FP8 and training
 	$(BIN)/python benchmarks/gpu/serving.py
 	$(BIN)/python benchmarks/gpu/training.py
 
+bench-herd: $(VENV)/.installed-test ## steps of GRPO and PPO, answers included, on a real model beside TRL
+	$(BIN)/python benchmarks/herd_steps.py
+
 bench-posttraining: $(VENV)/.installed-test ## SFT, DPO and sampling of a real model beside TRL and transformers
 	$(BIN)/python benchmarks/posttraining.py
 

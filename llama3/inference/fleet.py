@@ -32,6 +32,7 @@ from llama3.inference.pieces import answer, cut, question, read_answer
 from llama3.inference.sampling import Sampling
 from llama3.inference.shared_model import SharedModel
 from llama3.model.config import ModelConfig
+from llama3.model.transformer import Transformer
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -72,7 +73,7 @@ class Crew(Protocol):
     """Hires workers for a model. `module` is where the weights are to be written before `publish`."""
 
     size: int
-    module: torch.nn.Module
+    module: Transformer
 
     def hire(self) -> Hand: ...
 

@@ -7,6 +7,7 @@ are bytes (a piece, its answers) and an array of bytes (the weights).
 
 from __future__ import annotations
 
+import logging
 import os
 import warnings
 from typing import Any
@@ -62,7 +63,7 @@ class RayCrew:
         self._ray = ray
         self._started = not ray.is_initialized()
         if self._started:
-            ray.init(include_dashboard=False, log_to_driver=False, logging_level="warning")
+            ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
         self.size = size
         self._threads = threads or max(1, torch.get_num_threads() // size)
         self._order = (config.to_hf(), str(dtype).removeprefix("torch."), self._threads)

@@ -62,7 +62,7 @@ def _crew(model: PlacedModel, dtype: torch.dtype, section: RolloutsSection) -> C
 def _bring(model: PlacedModel, crew: Crew) -> None:
     """Write the weights of now. A sharded model's come one at a time, each whole."""
     if not model.is_sharded:
-        refresh(crew.module, model.module)  # type: ignore[arg-type]
+        refresh(crew.module, model.module)
         return
     parameters = dict(crew.module.named_parameters())
     for name, weight in model.weights():

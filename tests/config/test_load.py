@@ -123,6 +123,21 @@ def test_several_ranks_are_enough_to_name_a_strategy(axis, name):
     assert getattr(ParallelismSection.model_validate({axis: {"name": "acme", "size": 2}}), axis).name == "acme"
 
 
+def test_workers_that_draw_answers_go_with_whole_models_on_the_cpu(write):
+    """Every problem at once, before anything is loaded."""
+    apart = "post_training: {rollouts: {where: processes}}\n"
+    file = write(f"{apart}parallelism: {{tp: {{name: megatron, size: 2}}}}\nrun: {{device: cuda}}\n")
+    told = str(refused(file))
+    assert all(part in told for part in ("with tp: 2", "on cuda", "L3-ROL-001", "L3-ROL-002"))
+    assert load(file, ["post_training.rollouts.where=here"], environ={}).config.post_training.rollouts.workers == 2
+    assert load(write(f"{apart}parallelism: {{dp: {{name: single, size: 2}}}}\n"), environ={})
+
+
+def test_without_ray_its_extra_is_named(write, monkeypatch):
+    monkeypatch.setattr("llama3.config.rollouts.find_spec", lambda name: None)
+    assert "llama3[ray]" in str(refused(write("post_training: {rollouts: {where: ray}}\n")))
+
+
 def test_set_reaches_into_lists_and_free_mappings(write):
     file = write("data: {sources: [{name: files, path: a}, stdlib], mix: {files: 1}}\n")
     loaded = load(file, ["data.sources.0.path=b", "data.mix.prose=2", "data.sources.1.path=c"], environ={})

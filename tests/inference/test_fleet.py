@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -15,9 +16,10 @@ import pytest
 import torch
 
 from llama3.config.rollouts import RolloutsSection
-from llama3.errors import ConfigError, LlamaError
+from llama3.errors import ConfigError, DoesNotFit, LlamaError
 from llama3.inference import fleet
 from llama3.inference.sampling import Sampling
+from llama3.inference.shared_model import SharedModel
 from llama3.model.build import init_weights
 from llama3.model.config import ModelConfig
 from llama3.model.transformer import Transformer
@@ -146,9 +148,31 @@ def test_nothing_is_left_in_memory(model, prompts):
         drawing.generate(prompts, SAMPLING)
         pids = [hand._process.pid for hand in drawing._hands]
     assert not any(is_there(pid) for pid in pids)
+    del drawing
+    gc.collect()  # the last that maps the file
     assert not open_before or set(os.listdir("/proc/self/fd")) <= open_before
     shared = Path("/dev/shm")
     assert not shared.is_dir() or not list(shared.glob("llama3-*")), "the file has no name"
+
+
+def test_where_memory_has_no_room_weights_are_temporary_files(monkeypatch):
+    """Many containers have 64 MB of it: a file that is only made long would end the process that writes it."""
+    reserve, refused = os.posix_fallocate, []
+
+    def full(descriptor, start, size):
+        if len(refused) < most:
+            refused.append(size)
+            raise OSError(28, "No space left on device")
+        reserve(descriptor, start, size)
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    most = 1
+    model = SharedModel(CONFIG, torch.float32)
+    assert refused == [len(model.bytes)]
+    model.close()
+    most = 3
+    with pytest.raises(DoesNotFit, match="L3-ROL-006"):
+        SharedModel(CONFIG, torch.float32)
 
 
 def test_workers_end_with_the_process_that_they_draw_for():

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 import pytest
 from forked import run_ranks
 from parity_work import CONFIG, parallel_of
 from torch.distributed.tensor import DTensor
 
+from llama3.config.rollouts import RolloutsSection
 from llama3.errors import LlamaError
 from llama3.inference.sampling import Sampling
+from llama3.training.elsewhere import generator
 from llama3.training.placed import PlacedModel
 
 PROMPTS = [[1, 2, 3], [7], [5, 9, 11, 13], [2] * 30]
@@ -57,3 +61,23 @@ def test_ranks_draw_what_one_process_draws(alone, tmp_path, layout):
                 assert ours == pytest.approx(theirs, abs=1e-4)
         assert 0 < found["held"] < 0.6 * CONFIG.num_params()
         assert found["told"] == alone["told"] != "", "all ranks stop together"
+
+
+def apart(parallelism: dict | None, where: str) -> list:
+    """Answers of this rank's workers, then of its workers while only the first rank asks."""
+    model = PlacedModel.drawn(CONFIG, 0, parallel_of(parallelism))
+    placing = RolloutsSection(where=where, workers=1, threads=1, piece=2)
+    rank = model.context.rank
+    with ExitStack() as closing:
+        drawing = generator(model, "fp32", placing, closing)
+        found = [drawing.generate(prompts, SAMPLING) for prompts in (PROMPTS[rank:], PROMPTS if rank == 0 else [])]
+    return [[[(one.ids, one.logps) for one in row] for row in rows] for rows in found]
+
+
+def test_every_rank_of_fsdp_has_workers_of_its_own(tmp_path):
+    """Each is given the whole model, gathered weight by weight."""
+    ranks = run_ranks(tmp_path / "ranks", 2, apart, {"dp": {"name": "fsdp", "size": 2}}, "processes")
+    ((expected, whole),) = run_ranks(tmp_path / "alone", 1, apart, None, "here")
+    assert ranks[0] == [expected, whole]
+    assert [[ids for ids, _ in row] for row in ranks[1][0]] == [[ids for ids, _ in row] for row in expected[1:]]
+    assert ranks[1][1] == []
