@@ -176,11 +176,9 @@ class Executor:
         return page
 
     def withdraw(self, key: str) -> None:
-        """Let `key` no longer name what an earlier execution of this run made; nor that of the herd."""
+        """Let `key` no longer name what an earlier execution of this run made."""
         if self._ranks.leads:
             self.run.withdraw(f"{self._size}-{key}" if self._size else key)
-        if self._whole is not None:
-            self._whole.withdraw(key)
 
     def take(self, key: str, artifact: Artifact) -> None:
         """Let `key` name an artifact that this run made under another one."""

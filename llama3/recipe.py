@@ -63,7 +63,11 @@ def run(loaded: Loaded) -> Run:
     for one in sizes.values() or [loaded]:
         refuse_hopeless(one.config)
     with Executor(loaded) as make:
-        raised = raise_herd(make, make.config, sizes) if sizes else raise_one(make, make.config, ALONE)
+        try:
+            raised = raise_herd(make, make.config, sizes) if sizes else raise_one(make, make.config, ALONE)
+        except GateFailed:
+            make.withdraw("release")  # an earlier one no longer is what this run made
+            raise
         return Run(make.run.path, raised.report, dict(make.made))
 
 
@@ -99,7 +103,7 @@ def raise_one(make: Executor, config: Config, lessons: Lessons) -> Raising:
     try:
         return (improve if config.model.path else raise_model)(make, config, lessons)
     except GateFailed:
-        make.withdraw("release")  # an earlier one no longer is what this run made
+        make.withdraw("release")  # an earlier one no longer is what this size made
         raise
 
 

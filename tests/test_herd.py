@@ -1,6 +1,7 @@
 """Several sizes from one config, on a few kilobytes: what each has from the others, and what is measured of them."""
 
 import json
+import shutil
 
 import pytest
 import yaml
@@ -195,6 +196,18 @@ def test_a_second_run_has_nothing_to_do(herd):
     events = [json.loads(line) for line in (run.path / "events.jsonl").read_text().splitlines()]
     last = len(events) - 1 - [event["kind"] for event in events][::-1].index("config")
     assert {event["kind"] for event in events[last + 1 :]} == {"stage_skipped"}
+
+
+def test_what_a_kill_took_is_made_again_and_the_rest_is_kept(herd):
+    """Stages that had not been published, in the midst of two sizes."""
+    config, run = herd
+    before = hashes(run.path)
+    for key in ("small-taught-2", "small-sft-2", "small-alone-paced-1", "medium-prefer-1"):
+        shutil.rmtree(run.artifacts[key].location)
+    (run.path / "report.json").unlink()
+    llama3.run(config)
+    assert hashes(run.path) == before
+    assert json.loads((run.path / "report.json").read_text())["herd"] == run.report["herd"]
 
 
 def test_a_change_of_one_size_leaves_the_others(herd):

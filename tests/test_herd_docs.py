@@ -1,5 +1,6 @@
 """docs/herd.md: its config is one, and what it names exists."""
 
+import importlib.util
 import re
 from pathlib import Path
 
@@ -46,3 +47,35 @@ def test_every_key_of_a_round_that_the_page_names_exists():
 def test_make_herd_runs_the_preset():
     assert "benchmarks/herd.py" in (ROOT / "Makefile").read_text("utf-8")
     assert 'llama3.run("herd"' in (ROOT / "benchmarks" / "herd.py").read_text("utf-8")
+
+
+def made_up(**changes):
+    """The figures of a herd that holds every floor, but for `changes` of steps by their names."""
+    sizes = {"big": "dpo", "mid": "grpo", "big-alone": "dpo"}
+    names = ("sft", "preference", "averaging", "round")
+    lows = {"round": 0.01, "preference": 0.005, "averaging": -0.01, "sft": -0.02, "teacher": 0.02} | changes
+    row = lambda size, step: {"suite": "pass_rate", "size": size, "round": 1, "step": step, "change": lows[step] + 0.02,
+                              "low": lows[step], "high": lows[step] + 0.04}  # fmt: skip
+    return {
+        "sizes": {name: {"algorithm": algorithm} for name, algorithm in sizes.items()},
+        "rounds": [{"suite": "pass_rate", "figure": {"n": 1000}}],
+        "steps": [row(size, step) for size in sizes for step in names] + [row("big", "teacher")],
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "missed"),
+    [
+        ({}, []),
+        ({"round": -0.01}, ["big: every round is above the one before", "mid: every round is above the one before"]),
+        ({"preference": 0}, ["dpo: adds something in a round", "grpo or ppo: adds something in a round"]),
+        ({"averaging": -0.05}, ["averaging never loses"]),
+        ({"teacher": -0.001}, ["a teacher is worth more than none"]),
+    ],
+)
+def test_make_herd_names_the_floors_that_are_missed(monkeypatch, change, missed):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    spec = importlib.util.spec_from_file_location("bench_herd", ROOT / "benchmarks" / "herd.py")
+    bench = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(bench)
+    assert [name for name, holds, _ in bench.floors(made_up(**change)) if not holds] == missed
