@@ -86,7 +86,9 @@ def _raised(report: Mapping[str, Any]) -> Iterator[str]:
     bits, gzip = report["bits_per_byte_by_model"], report["bits_per_byte"]["gzip"]
     base, final = bits.get("base"), bits.get("final")
     if base:
-        kept = f", final {final / base - 1:+.1%} bits against base" if final else ""
+        kept = (
+            f"; final needs {abs(final / base - 1):.1%} {'more' if final > base else 'less'} than base" if final else ""
+        )
         yield f"Base {'beats' if base < gzip else 'does not beat'} gzip, which needs {gzip:.3f} bits per byte{kept}."
     suite = _first_suite(report, "pass_rate")
     if preferred := change_of(report["changes"], suite, "sft", "final"):

@@ -24,7 +24,7 @@ NOTHING_KNOWN = ConfigError.declare(
     fix="set post_training.sft.replay to 0; post_training.reject.rehearsal guards a model from elsewhere",
 )
 
-LONGEST = 256
+LONGEST = 128
 """Tokens of a piece. Longer ones would be few among the dialogs, and so would come in some steps only."""
 
 

@@ -291,12 +291,12 @@ def test_the_verdict():
     assert raised["lines"] == [
         "Held-out tasks solved: 1.0 % by base, 60.0 % by final.",
         "Bits per byte of held-out text: 1.500 by base, 2.000 by final.",
-        "Base beats gzip, which needs 1.900 bits per byte, final +33.3% bits against base.",
+        "Base beats gzip, which needs 1.900 bits per byte; final needs 33.3% more than base.",
     ]
     change = {"suite": "tasks", "from": "sft", "to": "final", "better": "higher", "change": 0.033, "paired_low": 0.012,
               "paired_high": 0.054, "way": "better"}  # fmt: skip
     told = of(None, changes=[change], bits_per_byte={"gzip": 1.4})["lines"]
-    assert told[2] == "Base does not beat gzip, which needs 1.400 bits per byte, final +33.3% bits against base."
+    assert told[2] == "Base does not beat gzip, which needs 1.400 bits per byte; final needs 33.3% more than base."
     assert told[3] == "The preference stage, sft to final, on tasks: +3.3 points [+1.2, +5.4]: better."
     suite = {"passed": True, "why": "", "paired_low": None, "paired_high": None}
     assert of({"passed": True, "faults": [], "suites": {"tasks": suite}})["state"] == "passed"
