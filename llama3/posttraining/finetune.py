@@ -261,7 +261,7 @@ class Finetuning:
         return list(read_rows(self.data.file(file)))
 
     @cached_property
-    def examples(self) -> list[Example]:
+    def examples(self) -> Sequence[Example]:
         """The rows as examples, with text among them where it is replayed. Raises DataError with the problems of all
         bad rows, ConfigError where the text is not known."""
         examples, section = self.kind.examples(self.tokenizer, self.rows), self.section
