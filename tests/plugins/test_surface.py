@@ -47,9 +47,9 @@ SURFACE = {
         write_fbgemm_fp8 write_gguf write_json_atomic write_probe
     """,
     "filters": """
-        FEATURES DocumentBatch Editing Edits FileReading Filter Judgement Labelling LineFacts Measuring ModelFilter Phrases
-        Surveying TextModel WordDistribution citation_spans encoder_hash line_repetition load_encoder normalised_url
-        read_lists token_batches
+        FEATURES DocumentBatch Editing Edits FileReading Filter Judgement Labelling LineFacts Measuring ModelFilter
+        Phrases Surveying TextModel WordDistribution citation_spans encoder_hash line_repetition load_encoder
+        normalised_url read_lists token_batches
     """,
     "guards": """
         Action Batcher Fence Guard GuardInput Hazard LlamaGuardModel Normalised PromptGuardModel ServedModel Span Turn
