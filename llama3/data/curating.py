@@ -4,10 +4,10 @@ The pieces lie in one folder, each committed by itself (llama3.data.commits), so
 the threads of one process, the tasks of a job array or those of Ray. A piece is made of others that are finished and of
 nothing else, so the corpus is the same to the byte. Its layout:
 
-read-<hash>/        a folder for every shard, of what is wanted of it (llama3.data.staging)
-decided-<hash>/     of all that was read: what stays of every portion, and the parts (llama3.data.deciding)
-counted-<hash>/     what is frequent in each part, and in all (llama3.data.writing)
-written-<hash>/     the tables of each part
+read/<number>-<hash>/   a folder for every shard, which its content names (llama3.data.staging)
+decided-<hash>/         of all that was read: what stays of every portion, and the parts (llama3.data.deciding)
+counted-<hash>/         what is frequent in each part, and in all (llama3.data.writing)
+written-<hash>/         the tables of each part
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import fcntl
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -372,8 +372,9 @@ class Curation:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """One process at a time, on every machine that shares the folder and knows locks."""
+    """One process at a time, on every machine that shares the folder; where there are no locks several do the same."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        with suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield
