@@ -109,6 +109,9 @@ CURATE_PAGES ?= /usr/share/doc
 bench-curate: $(VENV)/.installed-test ## curation of the HTML in CURATE_PAGES beside datatrove (if DATATROVE, folders by colon, has it)
 	$(BIN)/python benchmarks/curate.py --pages $(CURATE_PAGES) --packages "$(DATATROVE)"
 
+bench-large-pages: $(VENV)/.installed-test ## documents of 50 MB through the whole of curation: CPU seconds, peak memory (ten minutes)
+	$(BIN)/python benchmarks/large_pages.py
+
 bench-pager: $(VENV)/.installed-test ## KV-cache accounting beside vLLM (if VLLM_PATH names one)
 	$(BIN)/python benchmarks/pager.py
 
