@@ -81,7 +81,9 @@ def ours(turns: Turns, job: str, candidate: str, folder: str, rows: Rows) -> Non
 
     def told(_: int, metrics: Any) -> None:
         names = ("loss", "entropy") if job == "grpo" else ("loss/policy", "loss/value")
-        turns.done(loss=[metrics[name] for name in names], tokens=len(rows) * ANSWERS * NEW_TOKENS)
+        weights = (1.0, PPO["vf_coef"] if job == "ppo" else 1.0)  # a term is told with its weight
+        losses = [metrics[name] / weight for name, weight in zip(names, weights, strict=True)]
+        turns.done(loss=losses, tokens=len(rows) * ANSWERS * NEW_TOKENS)
 
     turns.ready()
     train(
