@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
 
+from llama3.artifacts.signals import CancelOnSignal
 from llama3.errors import LlamaError
 from llama3.serving.batch_lines import BatchLine
 from llama3.serving.chat import chat
@@ -26,18 +27,20 @@ async def answer_all(
 
     created: seconds since 1970, the time that answers bear
 
-    Raises LlamaError where the model cannot go on: what a server would answer with a status of 500 and above.
+    Raises LlamaError where the model cannot go on: what a server would answer with a status of 500 and above; and
+    KeyboardInterrupt on Ctrl-C or SIGTERM, with all that was told kept whole.
     """
     left = iter(lines)
-    served.service.start()
-    try:
-        async with asyncio.TaskGroup() as group:
-            for _ in range(at_once):
-                group.create_task(_answer_some(served, left, created, told))
-    except BaseExceptionGroup as errors:
-        raise errors.exceptions[0] from None
-    finally:
-        await asyncio.to_thread(served.service.stop)
+    with CancelOnSignal():
+        served.service.start()
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(at_once):
+                    group.create_task(_answer_some(served, left, created, told))
+        except BaseExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+        finally:
+            await asyncio.to_thread(served.service.stop)
 
 
 async def _answer_some(

@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -21,6 +22,7 @@ from llama3.inference import Llama
 from llama3.inference.decoding import Decoder
 from llama3.serving import batch_lines
 from llama3.serving.batch_answers import Answers
+from llama3.serving.service import Service
 from llama3.testing.toys import toy_llama
 
 CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
@@ -169,6 +171,35 @@ def test_a_batch_that_is_stopped_anywhere_goes_on(batch, model, many, tmp_path):
     done = out.read_bytes()
     code, printed, stderr = batch(model, many, out)
     assert (code, out.read_bytes() == done, "guards" in stderr) == (0, True, False), "there was nothing to do"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_that_comes_as_a_lock_is_taken_stops_it(batch, model, many, tmp_path, monkeypatch, number):
+    class Lock(threading.Condition):
+        taken = 0
+
+        def __enter__(self):
+            held = super().__enter__()
+            if threading.current_thread() is threading.main_thread():
+                Lock.taken += 1
+                if Lock.taken == 30:
+                    signal.raise_signal(number)
+            return held
+
+    actual = Service.__init__
+
+    def made(service, *args, **kwargs):
+        actual(service, *args, **kwargs)
+        service._changed = Lock()
+
+    monkeypatch.setattr(Service, "__init__", made)
+    out = tmp_path / "answers.jsonl"
+    handled = signal.getsignal(number)
+    code, _, stderr = batch(model, many, out, "--max-batch", 4)
+    assert (code, "L3-CLI-001" in stderr, signal.getsignal(number)) == (130, True, handled)
+    assert 0 < len(answers_of(out)) < len(MANY)
+    assert batch(model, many, out)[0] == 0
+    assert answers_of(out).keys() == MANY.keys()
 
 
 def test_a_fault_of_the_engine_stops_it_and_loses_nothing(batch, model, many, tmp_path, monkeypatch):
