@@ -10,7 +10,7 @@ from llama3.evaluation.round_audit import RoundAuditOptions, audit_round
 from llama3.evaluation.stages import ContaminationOptions, contamination
 from llama3.execution import Executor
 from llama3.outcome import Round
-from llama3.posttraining.probe import ProbeOptions, probe
+from llama3.posttraining.probe import RoundProbeOptions, probe
 
 UNSOUND = GateFailed.declare(
     "L3-RND-001",
@@ -32,7 +32,7 @@ def require_sound(
     searched = {"corpus": make.made["curate"], "tokenizer": base}
     learnt = {"dialogs": done.dialogs, "preferences": done.pairs}
     require_clean(make(contamination, f"leaks-{n}", ContaminationOptions.of(config), **searched, **learnt))
-    options = ProbeOptions.of(config, n)
+    options = RoundProbeOptions.of(config, n)
     found = make(
         audit_round,
         f"audit-{n}",

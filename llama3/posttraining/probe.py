@@ -26,7 +26,7 @@ from llama3.tokenizer import Tokenizer
 ANSWERS, TASKS = "samples.jsonl", "tasks.jsonl"
 
 
-class ProbeOptions(SamplingOptions):
+class RoundProbeOptions(SamplingOptions):
     """Sampling as the preference step does it; `verifiers` judge."""
 
     verifiers: tuple[RewardSlot, ...]
@@ -49,7 +49,7 @@ class ProbeOptions(SamplingOptions):
 
 
 @stage(output="report")
-def probe(checkpoint: Checkpoint, *, options: ProbeOptions, out: StageOutput) -> None:
+def probe(checkpoint: Checkpoint, *, options: RoundProbeOptions, out: StageOutput) -> None:
     """Write samples.jsonl (every answer with whether it `passed`) and tasks.jsonl. Raises DataError where the verifiers
     can score none of the answers."""
     folder = checkpoint.path
