@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from llama3.artifacts import PluginUse, Stage
 from llama3.artifacts.run import RunDir
 from llama3.cli.run import show, show_audit
-from llama3.config.schema import SafetyGateSection
+from llama3.config.audits import SafetyGateSection
 from llama3.errors import GateFailed
 from llama3.evaluation.audit import AuditOptions, audit, require_auditable, require_passed, table
 from llama3.evaluation.intervals import wilson
