@@ -160,7 +160,7 @@ def answers(length, passing, n=40):
 @pytest.mark.parametrize(("length", "passing", "caught"), [(20, 1, True), (20, 3, False), (5, 1, False), (5, 2, False)])
 def test_a_policy_hacks_its_reward_where_it_rises_and_right_answers_fall(length, passing, caught):
     policy = hacking(Length(), answers(5, 2), answers(length, passing))
-    told = {"preferences": None, "reward": None, "drift": None, "policy": policy,
+    told = {"preferences": None, "judge": None, "drift": None, "policy": policy,
             "collapse": {"own": 0, "ratios": None, "self_bleu": None}}  # fmt: skip
     why = list(objections(told, RoundAuditSection()))
     assert [one.startswith("reward hacking") for one in why] == [True] * caught
@@ -171,13 +171,13 @@ def test_a_policy_hacks_its_reward_where_it_rises_and_right_answers_fall(length,
 
 def test_what_cannot_be_told_of_a_reward_model_is_an_objection():
     told = {"preferences": None, "drift": {"turned": 0.6, "pairs": 30}, "policy": None}
-    told |= {"reward": {"scored": 10, "why": []}, "collapse": {"own": 0, "ratios": None, "self_bleu": None}}
+    told |= {"judge": {"scored": 10, "why": []}, "collapse": {"own": 0, "ratios": None, "self_bleu": None}}
     few, drifted = objections(told, RoundAuditSection())
     assert few == "reward model: 10 pairs of a right and a wrong answer are too few to audit it"
     assert drifted.startswith("reward drift")
 
 
 def test_own_answers_that_are_all_alike_are_a_collapse():
-    told = {"preferences": None, "reward": None, "drift": None, "policy": None,
+    told = {"preferences": None, "judge": None, "drift": None, "policy": None,
             "collapse": {"own": 0.5, "ratios": {"dialogs": 0.2, "3-grams": 0.9}, "self_bleu": 0.6}}  # fmt: skip
     assert [one.partition(":")[0] for one in objections(told, RoundAuditSection())] == ["collapse", "collapse"]

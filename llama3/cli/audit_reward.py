@@ -106,7 +106,7 @@ def _of_rounds(run: Path, json: bool) -> None:
 def _policy(key: str, audit: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     if labels := audit["preferences"]:
         yield key, "mislabelled pairs", _share(labels["mislabelled"])
-    if (judged := audit["reward"]) and judged["scored"]:
+    if (judged := audit["judge"]) and judged["scored"]:
         yield key, "accuracy", _share(judged["accuracy"])
         yield key, "ece", "{rate:.3f} [{low:.3f}, {high:.3f}] (n = {n})".format(**judged["ece"])
     if policy := audit["policy"]:

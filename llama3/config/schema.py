@@ -5,6 +5,7 @@ Where a plugin is chosen, its options stay open here (llama3.config.slot_types).
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
@@ -16,6 +17,7 @@ from pydantic import (
     model_validator,
 )
 
+from llama3.config.audits import AuditSection
 from llama3.config.canaries import CanarySection
 from llama3.config.curation import (
     BoundsSection,
@@ -31,7 +33,6 @@ from llama3.config.reliability import ReliabilitySection
 from llama3.config.rollouts import OwnAnswersSection, RolloutsSection
 from llama3.config.round_audit import RoundAuditSection
 from llama3.config.safety_data import SafetyDataSection
-from llama3.config.scale_study import ScaleSection
 from llama3.config.section import Section
 from llama3.config.sizes import SizeSection
 from llama3.config.slot_types import (
@@ -491,42 +492,6 @@ class EvaluationSection(Section):
     max_tokens: int = Field(64, ge=1, le=1 << 30, description="longest answer")
 
 
-Margin = Annotated[float, Field(gt=0, lt=1)]
-
-
-class SafetyGateSection(Section):
-    """How often a released model may violate and refuse for nothing, at most; the upper ends of the intervals count."""
-
-    suite: str = Field("safety", description="the suite of `evaluation.tasks` that measures both")
-    vr_at_most: Margin = Field(description="violation rate on adversarial prompts, 0.05 is 5 %")
-    frr_at_most: Margin = Field(description="false-refusal rate on borderline prompts")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _together(cls, values: Any) -> Any:
-        missing = {"vr_at_most", "frr_at_most"} - values.keys() if isinstance(values, Mapping) else ()
-        if len(missing) == 1:
-            raise ValueError(
-                f"{missing.pop()} is missing: a model that refuses everything has a VR of 0, so both count"
-            )
-        return values
-
-
-class AuditSection(Section):
-    """How much worse than the model it was made from a released model may be, on each suite of `evaluation.tasks`.
-
-    A suite passes when the lower end of the 95 % interval of its paired change is above minus its margin.
-    """
-
-    margin: Margin = Field(0.1, description="for rates: the largest loss that passes, 0.1 is ten points")
-    relative_margin: Margin = Field(0.05, description="for costs such as bits per byte: the largest rise, 0.05 is 5 %")
-    margins: dict[str, Margin] = Field(default_factory=dict, description="by suite, in place of the two above")
-    must_improve: list[str] = Field(default_factory=list, description="suites that must be better, interval above 0")
-    safety: SafetyGateSection | None = Field(
-        None, description="limits of violations and false refusals: {vr_at_most: 0.05, frr_at_most: 0.1}"
-    )
-
-
 class ReleaseSection(Section):
     """The release directory."""
 
@@ -543,6 +508,55 @@ class ReleaseSection(Section):
     red_team: str | None = Field(
         None, description="folder that `llama3 redteam --out` wrote; the model card tells what it found and covered"
     )
+
+
+class ScaleSection(Section):
+    """A study of scaling laws (paper 3.2.1): at each budget of compute several small models, the larger the fewer
+    tokens. A run costs 6 x parameters x tokens FLOPs. It has one phase: warm-up, then a cosine to a tenth of its peak;
+    what else a run needs it takes from `pretrain`, and its shape from `model`, made wider and narrower."""
+
+    budgets: list[Annotated[float, Field(gt=0)]] = Field(
+        min_length=3, description="training FLOPs of each run of a budget, rising"
+    )
+    sizes: int = Field(5, ge=3, le=64, description="models per budget, as far as widths differ")
+    tokens_per_parameter: tuple[float, float] = Field(
+        (4.0, 100.0), description="the fewest and the most training tokens per parameter, between which sizes lie"
+    )
+    batches: list[Annotated[int, Field(ge=1, le=1 << 24)]] | None = Field(
+        None, description="rows per step at each budget (default: pretrain.batch)"
+    )
+    lr_power: float = Field(
+        0.12,
+        ge=0,
+        le=1,
+        description="the peak learning rate falls as parameters to this power; pretrain.lr is that of `model`",
+    )
+    seeds: int = Field(1, ge=1, le=64, description="runs of each size, which differ in weights and order of data")
+    epochs: float = Field(1.0, gt=0, description="how often a run may read the corpus")
+    loss: EvaluatorSlot = Field(
+        default_factory=lambda: SuiteSlot(name="bits_per_byte"), description="what gives bits_per_byte, the loss"
+    )
+    benchmark: EvaluatorSlot = Field(
+        default_factory=lambda: SuiteSlot(name="multiple_choice"),
+        description="what is forecast: a suite that gives accuracy, chance and nll_per_character",
+    )
+    trained: list[str] = Field(
+        default_factory=list, description="further models, by their paths, that tell how accuracy follows from NLL"
+    )
+    target: float | None = Field(
+        None, gt=0, description="FLOPs that are forecast (default: ten times the largest budget)"
+    )
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if any(b <= a for a, b in itertools.pairwise(self.budgets)):
+            raise ValueError("the budgets must rise")
+        least, most = self.tokens_per_parameter
+        if not 0 < least < most:
+            raise ValueError("tokens_per_parameter: the fewest must be above 0 and below the most")
+        if self.batches is not None and len(self.batches) != len(self.budgets):
+            raise ValueError(f"{len(self.batches)} batches for {len(self.budgets)} budgets: give one each")
+        return self
 
 
 class Config(Section):

@@ -27,7 +27,8 @@ from pydantic import BaseModel, ConfigDict
 
 from llama3.artifacts import Artifact, Report, StageOutput, stage
 from llama3.artifacts.files import write_json_atomic
-from llama3.config.schema import Config, SafetyGateSection
+from llama3.config.audits import SafetyGateSection
+from llama3.config.schema import Config
 from llama3.errors import GateFailed
 from llama3.evaluation.intervals import (
     ENOUGH_DOCUMENTS,

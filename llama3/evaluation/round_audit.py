@@ -88,7 +88,7 @@ def audit_round(
     options: RoundAuditOptions,
     out: StageOutput,
 ) -> None:
-    """Metrics: `preferences`, `reward`, `drift`, `policy`, `collapse` (null where there is nothing to audit),
+    """Metrics: `preferences`, `judge`, `drift`, `policy`, `collapse` (null where there is nothing to audit),
     `passed` and `why`.
 
     before, after: probes of the models before and after the preference step
@@ -103,7 +103,7 @@ def audit_round(
     ranking = {name: one for name, one in rewards.items() if not verifies(one)}
     told: dict[str, Any] = {
         "preferences": _labels(preferences, build_reward(limits.verifiers or options.rewards, None, device)),
-        "reward": None,
+        "judge": None,
         "drift": None,
         "policy": None,
         "collapse": variety(dialogs, first or dialogs),
@@ -113,11 +113,11 @@ def audit_round(
     if model is not None:
         margin_P = margins(model, pairs)
         asked = RewardLimits(limits.least_accuracy, limits.most_ece, limits.most_excess)
-        told["reward"] = audited(margin_P, pairs, asked)
+        told["judge"] = audited(margin_P, pairs, asked)
         if old is not None:
             told["drift"] = drift(margins(old, pairs), margin_P).to_json()
     elif ranking:
-        told["reward"] = audited(margins(_Total(followed), pairs), pairs, RewardLimits(0, 1, limits.most_excess))
+        told["judge"] = audited(margins(_Total(followed), pairs), pairs, RewardLimits(0, 1, limits.most_excess))
     if followed is not None:
         told["policy"] = hacking(_Total(followed), tried, trained, options.seed)
     why = list(objections(told, limits))
@@ -270,7 +270,7 @@ def _text(row: Mapping[str, Any]) -> str:
 
 def objections(told: Mapping[str, Any], limits: RoundAuditSection) -> Iterator[str]:
     """What is beyond the limits, a sentence each that begins with the failure's name."""
-    labels, judged, moved, policy = (told[name] for name in ("preferences", "reward", "drift", "policy"))
+    labels, judged, moved, policy = (told[name] for name in ("preferences", "judge", "drift", "policy"))
     if labels and labels["mislabelled"]["low"] > limits.most_mislabelled:
         row = labels["mislabelled"]
         yield (

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from llama3.config.schema import SafetyGateSection
+from llama3.config.audits import SafetyGateSection
 from llama3.evaluation.intervals import Rate, wilson
 from llama3.evaluation.rates import JudgeErrors, Outcomes, corrected
 

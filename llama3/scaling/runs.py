@@ -12,8 +12,7 @@ from collections.abc import Callable, Iterator
 
 from pydantic import BaseModel, ConfigDict
 
-from llama3.config.scale_study import ScaleSection
-from llama3.config.schema import Config, ModelSection, PhaseSection, PretrainSection
+from llama3.config.schema import Config, ModelSection, PhaseSection, PretrainSection, ScaleSection
 from llama3.config.yaml import Path
 from llama3.data.plan import TokenPlan
 from llama3.errors import ConfigError, DataError, Problem

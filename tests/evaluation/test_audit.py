@@ -10,7 +10,7 @@ import pytest
 
 from llama3.artifacts import PluginUse
 from llama3.cli.run import show, show_audit
-from llama3.config.schema import SafetyGateSection
+from llama3.config.audits import SafetyGateSection
 from llama3.errors import GateFailed
 from llama3.evaluation.audit import AuditOptions, audit, require_auditable, require_passed, table
 from llama3.evaluation.intervals import wilson

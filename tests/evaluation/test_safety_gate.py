@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llama3.config.schema import SafetyGateSection
+from llama3.config.audits import SafetyGateSection
 from llama3.evaluation.intervals import wilson
 from llama3.evaluation.rates import JudgeErrors
 from llama3.evaluation.safety_gate import gate_rows, unreachable
