@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from llama3.artifacts import Artifact
 from llama3.config import Config
-from llama3.data.curate import CurateOptions, curate
+from llama3.data.curate import curate
 from llama3.data.holding_out import enough_for_one, held_out_documents
 from llama3.data.imported import sharded
 from llama3.data.ledger import lost_input
@@ -16,6 +16,7 @@ from llama3.evaluation.contamination import require_clean
 from llama3.evaluation.stages import ContaminationOptions, contamination
 from llama3.execution import Executor
 from llama3.synthesis.stage import SynthesisOptions, synthesise, told_signs
+from llama3.tasks.held_out import corpus_options
 from llama3.tasks.user_data import UserDataOptions, own_data
 
 Searched = Mapping[str, Artifact]
@@ -27,7 +28,7 @@ def curated(make: Executor, config: Config) -> Artifact:
 
     What of the sources could not be read is told every time: training on less than was given is the user's decision.
     """
-    options, synthetic = CurateOptions.of(config), synthesised(make, config)
+    options, synthetic = corpus_options(config), synthesised(make, config)
     corpus = make(curate, "curate", options, synthetic=synthetic)
     if not held_out_documents(corpus):
         more = options.model_copy(update={"held_out": enough_for_one(corpus)})

@@ -59,17 +59,18 @@ def compare(loaded: Loaded, before: str, after: str, folder: Path) -> Artifact:
     Where none of a few documents happens to be held out, none is chosen to be, as a run would: one document shows
     nothing in an audit, and suites of tasks need none.
     """
-    from llama3.data.curate import CurateOptions, curate
+    from llama3.data.curate import curate
     from llama3.data.ledger import lost_input
     from llama3.evaluation.audit import AuditOptions, audit
     from llama3.evaluation.stages import EvaluateOptions, OutsideModel, evaluate
     from llama3.execution import Executor
     from llama3.given import synthesised
+    from llama3.tasks.held_out import corpus_options
 
     config = loaded.config
     asked = [(model, EvaluateOptions.of(config, model)) for model in map(OutsideModel.at, (before, after))]
     with Executor(loaded, folder) as make:
-        corpus = make(curate, "curate", CurateOptions.of(config), synthetic=synthesised(make, config))
+        corpus = make(curate, "curate", corpus_options(config), synthetic=synthesised(make, config))
         make.warn(lost_input(corpus.metrics))
         # Known by its content: a model is evaluated once, whichever place it takes in this audit and the next.
         old, new = (make(evaluate, f"evaluate-{model.blake3[:12]}", options, corpus=corpus) for model, options in asked)

@@ -141,13 +141,13 @@ def _reader_of(place: Path) -> str:
 
 def _curated(loaded: Loaded, out: Path | None) -> Artifact:
     """The corpus, made now or found."""
-    from llama3.data.curate import CurateOptions
     from llama3.data.curate import curate as stage
     from llama3.data.ledger import lost_input
+    from llama3.tasks.held_out import corpus_options
 
     for line in loaded.notes:
         note(f"note: {line}")
-    options = CurateOptions.of(loaded.config)  # what is missing is told before torch is imported
+    options = corpus_options(loaded.config)  # what is missing is told before torch is imported
 
     from llama3.execution import Executor
     from llama3.given import synthesised
@@ -161,10 +161,11 @@ def _curated(loaded: Loaded, out: Path | None) -> Artifact:
 
 
 def _read_part(loaded: Loaded, out: Path | None, rank: int, world: int, *, json: bool) -> None:
-    from llama3.data.curate import CurateOptions, read_part
+    from llama3.data.curate import read_part
+    from llama3.tasks.held_out import corpus_options
 
     run = out or Path(loaded.config.run.dir) / loaded.config.run.name
-    there, shards = read_part(CurateOptions.of(loaded.config), run, rank, world)
+    there, shards = read_part(corpus_options(loaded.config), run, rank, world)
     if json:
         print_json({"path": str(run), "rank": rank, "world": world, "shards": shards, "read": there})
         return

@@ -84,18 +84,19 @@ def _chosen(config: Config, names: list[str], model: str | None) -> Config:
 
 def measured(loaded: Loaded, config: Config, model: str, folder: Path) -> Artifact:
     """The evaluation of a model in a run directory, found where it was made before."""
-    from llama3.data.curate import CurateOptions, curate
+    from llama3.data.curate import curate
     from llama3.data.ledger import lost_input
     from llama3.evaluation.stages import EvaluateOptions, OutsideModel, specs_of
     from llama3.evaluation.stages import evaluate as evaluate_stage
     from llama3.execution import Executor
     from llama3.given import synthesised
+    from llama3.tasks.held_out import corpus_options
 
     outside = OutsideModel.at(model)
     with Executor(loaded, folder) as make:
         corpus = None
         if any(spec.with_text for spec in specs_of(config.evaluation.tasks)):
-            corpus = make(curate, "curate", CurateOptions.of(config), synthetic=synthesised(make, config))
+            corpus = make(curate, "curate", corpus_options(config), synthetic=synthesised(make, config))
             make.warn(lost_input(corpus.metrics))
         key = f"evaluate-{outside.blake3[:12]}"
         return make(evaluate_stage, key, EvaluateOptions.of(config, outside), corpus=corpus)

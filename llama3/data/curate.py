@@ -53,7 +53,6 @@ from llama3.data.thinning import Thinning
 from llama3.errors import ConfigError, DataError, LlamaError, Problem
 from llama3.plugins.registry import discover
 from llama3.plugins.targets import describe
-from llama3.tasks.held_out import HeldOutTasks
 
 NOTHING_READ = DataError.declare(
     "L3-DAT-101",
@@ -99,18 +98,18 @@ class CurateOptions(BaseModel):
     decontaminate: DecontaminationSection
     alarm: RemovalAlarmSection
     held_out: float
-    tasks: HeldOutTasks | None = Field(None, description="those that the corpus must not hold")
+    tasks: tuple[str, ...] = Field((), description="held-out tasks that the corpus must not hold")
     found: str = Field(description="hash of the names and contents of everything that is read")
 
     @classmethod
-    def of(cls, config: Config) -> Self:
-        """From the whole config and what its sources hold. Raises ConfigError as `curate` does, before any work."""
+    def of(cls, config: Config, tasks: Sequence[str] = ()) -> Self:
+        """From the whole config, what its sources hold, and the `tasks` that are taken out beside its benchmarks (see
+        llama3.tasks.held_out). Raises ConfigError as `curate` does, before any work."""
         section = config.data
         earlier = _earlier(section, _near(section.minhash))
         shards = [shard for _, shard in all_shards(build_sources(section.sources))]
         facts = [(shard.source, shard.location, shard.part, shard.bytes, shard.stamp) for shard in shards]
-        tasks = HeldOutTasks.of(config) if section.decontaminate.tasks else None
-        benchmarks = benchmark_hashes(section.decontaminate, _texts_of(tasks))
+        benchmarks = benchmark_hashes(section.decontaminate, tasks)
         found = (facts, benchmarks, earlier.hashes, *stamps(build_filters(section.filters)))
         return cls(
             sources=section.sources,
@@ -124,7 +123,7 @@ class CurateOptions(BaseModel):
             decontaminate=section.decontaminate,
             alarm=section.alarm,
             held_out=section.held_out,
-            tasks=tasks,
+            tasks=tuple(tasks),
             found=_core.blake3_bytes(repr(found).encode("utf-8", "surrogateescape")),
         )
 
@@ -139,7 +138,7 @@ def curate(synthetic: Texts | None = None, *, options: CurateOptions, out: Stage
     near = _near(options.minhash)
     earlier = _earlier(options, near)
     filters = build_filters(options.filters)
-    cleaning = Cleaning(options.decontaminate, _texts_of(options.tasks))
+    cleaning = Cleaning(options.decontaminate, options.tasks)
     shards = all_shards([*build_sources(options.sources), *(() if synthetic is None else (MadeTexts(synthetic),))])
     funnel = Funnel()
     parts = None if out.logs is None else parts_folder(out.logs, options)
@@ -174,10 +173,6 @@ def curate(synthetic: Texts | None = None, *, options: CurateOptions, out: Stage
     shutil.rmtree(reading, ignore_errors=True)
     if parts is not None and reading == parts and not any(parts.parent.iterdir()):
         parts.parent.rmdir()
-
-
-def _texts_of(tasks: HeldOutTasks | None) -> list[str]:
-    return [] if tasks is None else [task.prompt for task in tasks.tasks()]
 
 
 def _ring(alarms: list[dict[str, Any]], options: RemovalAlarmSection, out: StageOutput) -> None:

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from llama3.config.schema import Config
 from llama3.config.slot_types import RewardSlot
+from llama3.data.curate import CurateOptions
 from llama3.tasks.rewards import CombinedReward, TaskReward, build_rewards
 from llama3.tasks.task import Task
 
@@ -50,3 +51,10 @@ class HeldOutTasks(BaseModel):
                 tasks = CombinedReward(asking).tasks("held_out", asked.limit, self.seed)
                 found |= {task.id: task for task in tasks}
         return list(found.values())
+
+
+def corpus_options(config: Config) -> CurateOptions:
+    """The options of a config's corpus, with the held-out tasks that are taken out of it (`data.decontaminate.tasks`).
+    Raises ConfigError as `CurateOptions.of` does."""
+    asked = HeldOutTasks.of(config).tasks() if config.data.decontaminate.tasks else []
+    return CurateOptions.of(config, [task.prompt for task in asked])

@@ -17,9 +17,9 @@ from llama3.config.schema import Config
 from llama3.data import Decontaminator
 from llama3.data.corpus import Corpus
 from llama3.data.covering import ExampleNgrams
-from llama3.data.curate import CurateOptions, curate
+from llama3.data.curate import curate
 from llama3.errors import ConfigError
-from llama3.tasks.held_out import HeldOutTasks
+from llama3.tasks.held_out import HeldOutTasks, corpus_options
 
 words = st.lists(st.sampled_from(["a", "B", "c", "ä"]), max_size=25)
 
@@ -234,7 +234,7 @@ def test_the_tasks_that_models_are_measured_on_go_where_that_is_asked(folder: Pa
     (folder / "texts/leak.txt").write_text(f"{prose(50)}\n{leak}\n{prose(51)}")
     for tasks, seed, gone in ((True, 7, 1), (True, 8, 0), (False, 7, 0)):
         config = {**asked, "run": {"seed": seed}, "data": section(folder, benchmarks={}, tasks=tasks)}
-        options, out = CurateOptions.of(Config.model_validate(config)), new_output()
+        options, out = corpus_options(Config.model_validate(config)), new_output()
         curate(options=options, out=out)
         assert out.metrics["rejects"].get("decontaminate.held_out_tasks", 0) == gone
         report = out.metrics["decontamination"]
@@ -244,4 +244,4 @@ def test_the_tasks_that_models_are_measured_on_go_where_that_is_asked(folder: Pa
             assert report["held_out_tasks"]["found"] == gone
     again = Config.model_validate({**config, "run": {"seed": 7}, "data": section(folder, benchmarks={}, tasks=True)})
     fewer = again.model_copy(update={"evaluation": again.evaluation.model_copy(update={"limit": 39})})
-    assert CurateOptions.of(fewer) != CurateOptions.of(again), "other tasks are another corpus"
+    assert corpus_options(fewer) != corpus_options(again), "other tasks are another corpus"
