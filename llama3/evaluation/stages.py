@@ -16,11 +16,11 @@ from llama3.config.slot_types import EvaluatorSlot, GuardPolicy, RewardSlot, Slo
 from llama3.data.corpus import Corpus
 from llama3.data.covering import ExampleNgrams
 from llama3.data.plan import TokenPlan
+from llama3.data.trained_on import shards_of
 from llama3.errors import ArtifactError
 from llama3.evaluation.baselines import ORDER, ByteModel, gzip_bits_per_byte
 from llama3.evaluation.contamination import contaminated_share, own_share, trained_texts
 from llama3.evaluation.evaluator import HELD_OUT_BYTES, Result, Subject, texts
-from llama3.evaluation.trained_on import shards_of
 from llama3.plugins.registry import discover
 from llama3.plugins.specs import EvaluatorSpec
 from llama3.tasks import prompt_digest

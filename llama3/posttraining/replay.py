@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from llama3.data.loader import TokenLoader
+from llama3.data.trained_on import shards_of
 from llama3.errors import ConfigError
-from llama3.evaluation.trained_on import shards_of
 from llama3.posttraining.examples import AnswerTokens, DialogExample
 
 NOTHING_KNOWN = ConfigError.declare(

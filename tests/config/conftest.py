@@ -16,7 +16,8 @@ def llama3_sources():
 
 @hookimpl
 def llama3_filters():
-    return [FilterSpec(**at("gopher", None))]
+    names = ("gopher", "c4", "fineweb", "repeated_lines", "token_distribution", "personal_data")
+    return [FilterSpec(**at(name, "Limits")) for name in names]
 
 @hookimpl
 def llama3_parallel_strategies():
@@ -81,6 +82,9 @@ from pydantic import BaseModel, ConfigDict, Field
 class Options(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
+class Limits(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
 class Paths(Options):
     path: str = ""
 
@@ -90,6 +94,7 @@ class Source(Paths):
 class DPO(Options):
     """Direct preference optimization."""
     beta: float = Field(0.1, description="strength of the pull to the reference")
+    nll_weight: float = 0.2
 
 class PPO(Options):
     clip_ratio: float = 0.2
