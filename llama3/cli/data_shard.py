@@ -26,7 +26,7 @@ NO_TOKENIZER = ConfigError.declare(
 BOTH_WAYS = ConfigError.declare(
     "L3-DAT-237", "--from and --to together", fix="give one, and the other in a second command on its result"
 )
-IDLE = ConfigError.declare("L3-DAT-275", "{option} plays no part here", why="{why}", fix="take it out")
+IDLE = ConfigError.declare("L3-DAT-283", "{option} plays no part here", why="{why}", fix="take it out")
 SEVERAL = ConfigError.declare("L3-DAT-238", "{count} paths, where one is read", fix="several only go with --from")
 
 FORMATS: tuple[TokenFormat, ...] = ("megatron", "datatrove")

@@ -34,7 +34,7 @@ NOT_TRAINED = ArtifactError.declare(
     why="those that have: {known}",
     fix="give one of them by --stage",
 )
-NO_RUN = ArtifactError.declare("L3-DAT-276", "there is no run here", fix="give the folder of a run, such as runs/mine")
+NO_RUN = ArtifactError.declare("L3-DAT-284", "there is no run here", fix="give the folder of a run, such as runs/mine")
 NO_SHARDS = ArtifactError.declare("L3-DAT-242", "the shards it was trained on are no longer in the run")
 NO_SUCH_STEP = ConfigError.declare("L3-DAT-243", "the training has the steps 1 to {total}")
 NO_ID = ConfigError.declare("L3-DAT-244", "{given!r} is no id", fix="give at least the first 16 hexadecimal digits")

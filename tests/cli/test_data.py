@@ -143,13 +143,13 @@ def test_what_cannot_be_read_is_refused_before_anything_is_there(llama3, folder,
 def test_an_option_that_plays_no_part_or_names_nothing_is_refused(llama3, ask, folder, vocabulary, tmp_path):
     no = ("--out", tmp_path / "no")
     for half, other in (("--rank", "--world"), ("--world", "--rank")):
-        assert f"{half} is given without {other}" in refused(llama3, "L3-DAT-271", "curate", folder, *no, half, "1")
+        assert f"{half} is given without {other}" in refused(llama3, "L3-DAT-281", "curate", folder, *no, half, "1")
     refused(llama3, "L3-DAT-270", "curate", folder, *no, "--rank", "2", "--world", "2")
-    refused(llama3, "L3-DAT-276", "audit", tmp_path / "nowhere", "--step", "1")
+    refused(llama3, "L3-DAT-284", "audit", tmp_path / "nowhere", "--step", "1")
     ask("dedup", folder, "--out", tmp_path / "run")
-    assert "give one of book" in refused(llama3, "L3-DAT-274", "sample", tmp_path / "run", "--source", "web")
-    refused(llama3, "L3-DAT-275", "shard", tmp_path / "run", *no, "--tokenizer", vocabulary, "--as-is")
-    refused(llama3, "L3-DAT-275", "shard", tmp_path / "run", *no, "--tokenizer", vocabulary, "--to", "megatron")
+    assert "give one of book" in refused(llama3, "L3-DAT-282", "sample", tmp_path / "run", "--source", "web")
+    refused(llama3, "L3-DAT-283", "shard", tmp_path / "run", *no, "--tokenizer", vocabulary, "--as-is")
+    refused(llama3, "L3-DAT-283", "shard", tmp_path / "run", *no, "--tokenizer", vocabulary, "--to", "megatron")
     config = tmp_path / "c.yaml"
     config.write_text(f"data: {{sources: [{{name: files, path: {folder}, source: book}}]}}\n")
     for wrong in (["--source", "web"], ["--source", "book", "--suite", "nope"]):
