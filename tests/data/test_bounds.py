@@ -79,7 +79,7 @@ def section(folder: Path, texts: list[str], **bounds: object) -> dict[str, objec
     return {
         "sources": [{"name": "jsonl", "path": str(folder / "in.jsonl"), "source": "web"}],
         "filters": ["gopher", "heavy"],
-        "bounds": {"seconds": 1, "memory_mb": 1024, **bounds},
+        "bounds": {"seconds": 2, "memory_mb": 1024, **bounds},
     }
 
 
