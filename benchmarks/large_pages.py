@@ -17,7 +17,7 @@ import random
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -103,7 +103,7 @@ def main() -> None:
     parser.add_argument("--shapes", nargs="*", default=[*SHAPES, *LINES])
     options = parser.parse_args()
     base = measure("one paragraph", 1000)
-    rows: list[dict[str, object]] = [{"document": "two small ones", "MB": 0.0, "CPU-s": base[0], "peak MB": base[1]}]
+    rows: list[Mapping[str, object]] = [{"document": "two small ones", "MB": 0.0, "CPU-s": base[0], "peak MB": base[1]}]
     for shape in options.shapes:
         for part in (4, 1):
             megabytes = options.megabytes / part
