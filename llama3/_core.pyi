@@ -143,6 +143,7 @@ def minhash_keys(
 def duplicate_groups(keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
     """Per document the first one that shared keys tie it to, over any number of others; -1 where it shares none."""
 
+@final
 class DuplicateGroups:
     """The same of more keys than memory holds: 5 bytes per document. ValueError for a document that is not below
     `documents`."""
