@@ -81,9 +81,9 @@ def curate(folder: Path, source: str, out: Path) -> tuple[float, float]:
 def check(out: Path, shape: str) -> None:
     """The sound document is in the corpus, the large one there or among the rejects."""
     (corpus,) = (path.resolve() for path in (out / "artifacts").glob("curate"))
-    texts = pq.read_table(corpus / "documents.parquet").column("text").to_pylist()
+    texts = pq.read_table(corpus / "documents").column("text").to_pylist()
     assert SOUND.strip() in texts, f"{shape}: the sound document is not there"
-    rejected = pq.read_table(corpus / "rejects.parquet").num_rows
+    rejected = pq.read_table(corpus / "rejects").num_rows
     assert len(texts) + rejected == 2, f"{shape}: {len(texts)} kept, {rejected} named"
 
 

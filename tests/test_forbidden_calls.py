@@ -18,6 +18,8 @@ EXCEPTIONS = {
     ("llama3/tasks/sandbox_worker.py", "compile"): "the same",
     ("llama3/tasks/sandbox_worker.py", "__import__"): "modules by names that the worker has in itself",
     ("llama3/data/arrays.py", "np.load"): "arrays that a curation wrote, without pickle",
+    ("llama3/quality/embedding.py", "np.load"): "embeddings that the stage itself wrote, without pickle",
+    ("llama3/quality/selecting.py", "np.load"): "the same, mapped",
     ("llama3/tasks/families/functions.py", "eval"): "a formula that the family has made of its own numbers",
 }
 """(file, call) and why it may stand."""
@@ -25,6 +27,7 @@ CLOCKS = {"time.time", "time.time_ns", "datetime.now", "datetime.utcnow", "datet
 """Clocks of the wall. Durations and deadlines are told by `time.monotonic` and the event loop's time."""
 CREATED = {
     "llama3/serving/record.py": "when an answer was made, as OpenAI's clients read it",
+    "llama3/serving/annotation_desk.py": "when somebody said it, as the files of annotations tell",
     "llama3/serving/telemetry.py": "when a request ended, which traces tell by the wall's clock",
     "llama3/serving/served.py": "since when a model is served, the same",
     "llama3/safety/audit.py": "when a decision was made, for whoever reads the log",

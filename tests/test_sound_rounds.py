@@ -1,6 +1,7 @@
 """Planted failures of a round: each ends the run with exit code 5 and its name, and each control passes."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -70,7 +71,9 @@ def text(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(site))
         discover.cache_clear()
+        sys.modules.pop("coin", None)  # of other tests
         yield folder / "text"
+        sys.modules.pop("coin", None)
     discover.cache_clear()
 
 

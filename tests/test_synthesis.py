@@ -246,13 +246,13 @@ def test_what_cannot_be_asked_is_refused(config, server, tmp_path, key, capsys):
 
 def test_evaluations_and_audits_read_the_text_that_a_run_has_read(config, server, knows_nothing, tmp_path, capsys):
     assert exit_code("data", "curate", config) == 0, capsys.readouterr().err
-    corpus = (tmp_path / "run/artifacts/curate/documents.parquet").read_bytes()
+    corpus = (tmp_path / "run/artifacts/curate/documents/000000.parquet").read_bytes()
     more = ["--config", config, "--set", "evaluation={tasks: [bits_per_byte]}", "--json"]
     assert exit_code("evaluate", knows_nothing, *more, "--out", tmp_path / "evaluated") == 0, capsys.readouterr().err
     assert exit_code("audit", knows_nothing, knows_nothing, *more, "--out", tmp_path / "audited") in (0, 5)
     for folder in ("evaluated", "audited"):
         assert len(rows_of(tmp_path / folder)) == 48
-        assert (tmp_path / folder / "artifacts/curate/documents.parquet").read_bytes() == corpus
+        assert (tmp_path / folder / "artifacts/curate/documents/000000.parquet").read_bytes() == corpus
 
 
 def test_only_prose_is_rewritten(config, server, capsys):

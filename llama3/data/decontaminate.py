@@ -167,7 +167,7 @@ class Cleaning:
         examples = read_benchmarks(section.benchmarks) | ({HELD_OUT_TASKS: list(tasks)} if tasks else {})
         own = {name: one.threshold for name, one in section.benchmarks.items() if one.threshold is not None}
         self.finder = Decontaminator(examples, ngram=section.ngram, threshold=section.threshold, thresholds=own)
-        if examples and self.finder.examples.too_short_E.all():
+        if section.benchmarks and self.finder.examples.too_short_E.all():
             raise ALL_SHORT("data.decontaminate", count=len(self.finder.examples), ngram=section.ngram)
         self._sizes = {name: len(texts) for name, texts in examples.items()}
         self._open_books()

@@ -6,6 +6,7 @@ sent twice is written once, and what says something else than another tab did me
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -260,4 +261,5 @@ def _check_form(form: Form, fields: Sequence[str]) -> None:
 
 
 def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+    created = time.time()
+    return datetime.fromtimestamp(created, UTC).isoformat(timespec="seconds")

@@ -68,7 +68,9 @@ def _pairs(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _margins(batch: Batch, worse_P: Tensor) -> Tensor:
-    """The margin of its row for each pair whose worse answer is the last one, else 0."""
+    """The margin of its row for each pair whose worse answer is the last one, else 0; of rows without margins 0."""
+    if "margin" not in batch.per_tree:
+        return torch.zeros(len(worse_P), device=worse_P.device)
     tree_P = batch.tree_S[worse_P]
     answers_R = torch.bincount(batch.tree_S[batch.parents_S >= 0], minlength=batch.num_trees)
     is_last_P = batch.per_segment["place"][worse_P] == answers_R[tree_P] - 1

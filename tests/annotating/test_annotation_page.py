@@ -67,10 +67,12 @@ def test_a_pair_is_judged_by_keys_alone(page, site):
     page.keyboard.press("0")
     page.keyboard.press("Enter")
     page.get_by_text("3 of 11 judged").wait_for()
-    page.keyboard.press("u")
+    with page.expect_navigation():
+        page.keyboard.press("u")
     assert page.get_by_test_id("tie").is_checked()
-    page.keyboard.press("u")
-    page.keyboard.press("u")
+    for _ in range(2):
+        with page.expect_navigation():
+            page.keyboard.press("u")
     assert page.get_by_test_id("right-1").is_checked(), "what was said stands in the form"
     page.keyboard.press("1")
     page.keyboard.press("Enter")

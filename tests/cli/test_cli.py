@@ -257,7 +257,12 @@ def test_plugins_list_and_show(llama3):
 
 def test_a_command_that_is_shown_can_be_pasted(capsys):
     """A run's name may have a space."""
-    report = {"bits_per_byte_by_model": {}, "bits_per_byte": {"gzip": None, "order3": None}, "pass_rate": {}}
+    report = {
+        "bits_per_byte_by_model": {},
+        "bits_per_byte": {"gzip": None, "order3": None},
+        "pass_rate": {},
+        "changes": [],
+    }
     show_run(SimpleNamespace(path=Path("runs/my run"), report=report))
     assert "llama3 chat 'runs/my run'" in capsys.readouterr().out
 

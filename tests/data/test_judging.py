@@ -353,10 +353,10 @@ def test_a_corpus_is_the_same_for_any_number_of_threads(tmp_path: Path, curated:
         for threads in (1, 2, 4):
             _core.set_num_threads(threads)
             _, out = curated(sources=[source], filters=["gopher", "c4", "fineweb", "personal_data"])
-            contents.append({path.name: path.read_bytes() for path in out.path.iterdir()})
+            contents.append({str(p.relative_to(out.path)): p.read_bytes() for p in out.path.rglob("*") if p.is_file()})
     finally:
         _core.set_num_threads(0)
-    assert {"documents.parquet", "scores.parquet", "edits.parquet"} <= set(contents[0])
+    assert {f"{table}/000000.parquet" for table in ("documents", "scores", "edits")} <= set(contents[0])
     assert contents[0] == contents[1] == contents[2]
 
 

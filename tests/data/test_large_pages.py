@@ -52,9 +52,9 @@ def curated(folder: Path, out: Path) -> tuple[list[str], list[tuple[str, str]], 
     process.returncode = os.waitstatus_to_exitcode(status)
     assert process.returncode == 0
     corpus = out / "artifacts" / "curate"
-    rejects = pq.read_table(corpus / "rejects.parquet").to_pylist()
+    rejects = pq.read_table(corpus / "rejects").to_pylist()
     left_out = sorted((row["reason"], row["where"].rpartition(os.sep)[2]) for row in rejects)
-    texts = pq.read_table(corpus / "documents.parquet").column("text").to_pylist()
+    texts = pq.read_table(corpus / "documents").column("text").to_pylist()
     return texts, left_out, used.ru_maxrss << 10
 
 

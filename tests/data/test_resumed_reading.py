@@ -261,12 +261,19 @@ def test_a_full_disk_costs_no_piece_of_a_job_array(options, expected, tmp_path, 
     assert not list(tmp_path.rglob("*.tmp-*"))
 
 
-@pytest.mark.parametrize("part", [["--rank", "0"], ["--world", "2"], ["--rank", "2", "--world", "2"]])
-def test_a_part_that_cannot_be_is_refused(texts, tmp_path, capsys, part):
+@pytest.mark.parametrize(
+    ("part", "error"),
+    [
+        (["--rank", "0"], "L3-DAT-281"),
+        (["--world", "2"], "L3-DAT-281"),
+        (["--rank", "2", "--world", "2"], "L3-DAT-270"),
+    ],
+)
+def test_a_part_that_cannot_be_is_refused(texts, tmp_path, capsys, part, error):
     with pytest.raises(SystemExit) as done:
         main(["data", "curate", str(texts), "--out", str(tmp_path / "out"), *part])
     assert done.value.code
-    assert "L3-DAT-270" in capsys.readouterr().err
+    assert error in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
