@@ -33,6 +33,11 @@ OWN_START = ConfigError.declare(
 NOT_A_NAME = ConfigError.declare(
     "L3-HRD-006", "{name!r} cannot begin the names of a size's artifacts", fix="use letters, digits and -"
 )
+SAME_KEYS = ConfigError.declare(
+    "L3-HRD-007",
+    "artifacts of {name!r} could have the names of those of {other!r}",
+    fix="let no size be called as another one with - and more behind it, nor as it but for capitals",
+)
 
 Completed = Callable[[Layers], None]
 CONTROL = "-alone"
@@ -102,6 +107,9 @@ def _between(loaded: Loaded) -> Iterator[Problem]:
     for name, size in sizes.items():
         if not name.replace("-", "").isalnum() or name.endswith(CONTROL):
             yield NOT_A_NAME.problem(loaded.place(("sizes", name)), name=name)
+        for other in sizes:
+            if name != other and f"{name}-".casefold().startswith(f"{other}-".casefold()):
+                yield SAME_KEYS.problem(loaded.place(("sizes", name)), name=name, other=other)
         for other in sorted(size.after - sizes.keys()):
             near = did_you_mean(other, sizes) or "nothing under `sizes` has this name"
             yield NO_SIZE.problem(loaded.place(("sizes", name)), name=other, near=near, sizes=", ".join(sizes))

@@ -8,6 +8,7 @@ import yaml
 from test_recipe import hashes, install_coin, write_config, write_text
 
 import llama3
+from llama3.annotating.items import pairs_of_run, texts_of_run
 from llama3.artifacts.run import RunDir
 from llama3.checkpoints.load import read_config
 from llama3.cli import main
@@ -219,6 +220,13 @@ def test_a_change_of_one_size_leaves_the_others(herd):
     assert {key.partition("-")[0] for key in before if before[key] != after[key]} == {"medium"}
 
 
+def test_answers_of_all_sizes_can_be_annotated(herd):
+    _, run = herd
+    models = {answer.model for item in pairs_of_run(RunDir(run.path), 0) for answer in item.answers}
+    assert len({model.partition("-")[0] for model in models}) > 1
+    assert {"small-reject-1", "medium-reject-2"} <= texts_of_run(RunDir(run.path)).keys()
+
+
 def test_models_of_a_herd_are_compared_by_their_names(herd, capsys):
     _, run = herd
     with pytest.raises(SystemExit) as done:
@@ -240,6 +248,8 @@ def test_models_of_a_herd_are_compared_by_their_names(herd, capsys):
         ({"a": {"teacher": "b"}, "b": {"post_training": {"rounds": 0}}}, "L3-HRD-003", "'b' has no rounds"),
         ({"a": {"prune": {"of": "b"}, "model": {"dim": 16}}, "b": {}}, "L3-HRD-005", "prune"),
         ({"a b": {}}, "L3-HRD-006", "letters"),
+        ({"a": {}, "a-evaluate": {}}, "L3-HRD-007", "'a-evaluate'"),
+        ({"a": {}, "A": {}}, "L3-HRD-007", "'A'"),
         ({"a": {"pretrain": {"stepz": 3}}}, "", "steps"),
         ({"a": {"post_training": {"algorithm": "ppoo"}}}, "", "ppo"),
         ({"a": {"control": True}}, "", "name one"),

@@ -23,6 +23,9 @@ IN_USE = ArtifactError.declare(
     why="{holder}",
     fix="use the page of that process, or stop it; one process serves any number of annotators",
 )
+NO_ITEMS = ArtifactError.declare(
+    "L3-ANN-044", "the file is missing", why="{judged} judges what it held", fix="put it back from a copy"
+)
 NO_ITEM = DataError.declare(
     "L3-ANN-042", "there is no item {item}", why="the line judges what {items} does not hold", fix="remove the line"
 )
@@ -124,7 +127,10 @@ def read_judgements(folder: Path, kind: str) -> dict[str, dict[str, Annotation]]
         items = read_items(folder, kind)
     except DataError as error:
         problems += error.problems
-    for path in sorted(folder.glob(f"{kind}-*.jsonl")):
+    judged = sorted(folder.glob(f"{kind}-*.jsonl"))
+    if judged and not (folder / f"{kind}.jsonl").exists() and any(path.stat().st_size for path in judged):
+        raise NO_ITEMS(folder / f"{kind}.jsonl", judged=", ".join(path.name for path in judged))
+    for path in judged:
         try:
             said = read_lines(path, lambda row, where: (where, READS[kind][1](row, where)))
             if items is not None:

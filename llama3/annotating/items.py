@@ -38,7 +38,7 @@ OTHER_ITEM = DataError.declare(
 NO_PROMPT = DataError.declare("L3-ANN-034", "the row has no column prompt", fix="write text or messages there")
 NOT_A_USER = DataError.declare("L3-ANN-035", "the prompt ends with the {role}", fix="end it with what a user says")
 
-SAMPLED = re.compile(r"(reject|preferences)-\d+")
+SAMPLED = re.compile(r"(?:.+-)?(?:reject|preferences)-\d+")
 """Artifacts that hold every answer of a round."""
 OWN = "demonstration"
 """Where a dialog comes from that no model wrote."""

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 NO_ANNOTATOR = ConfigError.declare("L3-ANN-090", "nobody is named who annotates", fix="give --as NAME, once for each")
 TWO_JOBS = ConfigError.declare("L3-ANN-091", "{options} do not go together", fix="give one command for each")
+IDLE_OPTION = ConfigError.declare(
+    "L3-ANN-094", "{option} plays no part here", fix="give it with {needs}, or leave it out"
+)
 NOT_BEGUN = ArtifactError.declare(
     "L3-ANN-093", "nobody has annotated this", why="there is no such folder", fix="llama3 annotate RUN --as NAME"
 )
@@ -72,6 +75,10 @@ def annotate(
 
     if figures and export is not None:
         raise TWO_JOBS("annotate", options="--figures and --export")
+    if most_wrong is not None and not figures:
+        raise IDLE_OPTION("annotate", option="--most-wrong", needs="--figures")
+    if margins and export is None:
+        raise IDLE_OPTION("annotate", option="--margins", needs="--export")
     folder = source / ANNOTATIONS if source.is_dir() else source.with_suffix(f".{ANNOTATIONS}")
     if (figures or export is not None) and not folder.is_dir():
         raise NOT_BEGUN(folder)

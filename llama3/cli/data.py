@@ -36,6 +36,9 @@ NOTHING_THERE = ConfigError.declare(
 SHARE = "give --world, how many shares there are, and --rank, which of them this is, from 0 on"
 NO_SUCH_PART = ConfigError.declare("L3-DAT-270", "there is no share {rank} of {world}", fix=SHARE)
 HALF_A_PART = ConfigError.declare("L3-DAT-281", "{given} is given without {missing}", fix=SHARE)
+RAY_SHARES = ConfigError.declare(
+    "L3-DAT-285", "--ray and --rank do not go together", fix="leave out --rank and --world: Ray shares the work out"
+)
 
 app = typer.Typer(no_args_is_help=True, help="Curate, deduplicate, tokenise, convert and look at training data.")
 
@@ -73,6 +76,8 @@ def curate(
     """Read, deduplicate and filter text: the first stage of a run, alone. With --rank and --world a share of the work,
     as a task of a job array; the same command without them then makes the corpus."""
     if rank is not None or world is not None:
+        if ray is not None:
+            raise RAY_SHARES("data curate")
         if rank is None or world is None:
             given, missing = ("--rank", "--world") if world is None else ("--world", "--rank")
             raise HALF_A_PART("data curate", given=given, missing=missing)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import resource
 import sys
+import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
@@ -16,12 +18,13 @@ from llama3.data.arrays import as_json, from_json, packed, read_arrays, unpacked
 from llama3.data.documents import DocumentBatch, Filter
 from llama3.data.judging import build_filters, surveying
 from llama3.data.opinions import opinion
-from llama3.data.watching import message_of, write_frame
+from llama3.data.watching import LOOK_SECONDS, message_of, write_frame
 from llama3.errors import LlamaError
 
 
 def main() -> None:
     """Answers batches until there are no more. What filters print goes to standard error."""
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     order = from_json(unpacked(_frame(sys.stdin.buffer))["order"])
@@ -54,6 +57,13 @@ def _allow(memory: int) -> None:
         held = next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmData"))
         _, hard = resource.getrlimit(resource.RLIMIT_DATA)
         resource.setrlimit(resource.RLIMIT_DATA, (held * 1024 + memory, hard))
+
+
+def _end_with(parent: int) -> None:
+    """A filter that never returns would outlive a run that was killed."""
+    while os.getppid() == parent:
+        time.sleep(LOOK_SECONDS)
+    os._exit(1)
 
 
 def _frame(stream: IO[bytes]) -> bytes:

@@ -113,7 +113,8 @@ class Labeller:
         question, read = self._written[name]
         turns = ([*row.last.turns, Turn("assistant", row.last.answer)] for row in rows)
         prompts = [framed(spoken, FRAME, question) for spoken in turns]
-        return [read(said) for said in self._writer(MOST_TOKENS[name]).write(prompts, seed=0)]
+        said = self._writer(MOST_TOKENS[name]).write(prompts, seed=0)
+        return [read(one.encode("utf-8", "replace").decode()) for one in said]  # no halves of characters
 
     def _points(self, rows: Sequence[DialogRow]) -> list[list[bool] | None]:
         """Of each row whether its answer has each point."""

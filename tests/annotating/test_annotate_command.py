@@ -200,6 +200,8 @@ def test_a_second_process_a_port_in_use_and_no_annotator_are_refused(site, run, 
         ((write_run(tmp_path / "bare", pairs=False, texts=False), "--as", "ada"), "L3-ANN-031", 1),
         ((run, "--as", "ada", "--model", "one"), "L3-ANN-060", 2),
         ((run, "--figures", "--export", "x.jsonl"), "L3-ANN-091", 2),
+        ((run, "--as", "ada", "--most-wrong", "0.1"), "L3-ANN-094", 2),
+        ((run, "--figures", "--margins"), "L3-ANN-094", 2),
         ((tmp_path / "bare", "--figures"), "L3-ANN-093", 1),
     ]:
         found, _, told = called(capsys, *arguments)

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from data_texts import prose
@@ -102,6 +108,37 @@ def test_what_takes_too_much_is_left_out_alone(tmp_path: Path, heavy: None, cura
     assert corpus.funnel["bounds"]["web"]["documents"] == 3
     assert corpus.scores().column("heavy.seen").to_pylist() == [6.0] * 3, "it has seen all documents before"
     assert out.metrics["edits"] == {"heavy.word": 1}
+
+
+def test_the_process_ends_with_the_one_that_started_it(tmp_path: Path, heavy: None, site) -> None:
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "a.txt").write_text(prose(1, 60) + " it turns")
+    run = subprocess.Popen(
+        [sys.executable, "-m", "llama3", "data", "curate", str(tmp_path / "text"), "--out", str(tmp_path / "run"),
+         "--set", "data.filters=[heavy]", "--set", "data.bounds={seconds: 900}"],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(site.path), *sys.path])}, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    child = _waited_for(lambda: _busy_child(run.pid))
+    run.kill()
+    run.wait()
+    _waited_for(lambda: not Path(f"/proc/{child}").exists())
+
+
+def _busy_child(parent: int) -> int:
+    """The process of filters, once it has computed for longer than its start takes; else 0."""
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            fields = path.read_text().rpartition(")")[2].split()
+            watched = "llama3.data.watched" in (path.parent / "cmdline").read_text()
+            if int(fields[1]) == parent and watched and int(fields[11]) > 8 * os.sysconf("SC_CLK_TCK"):
+                return int(path.parent.name)
+    return 0
+
+
+def _waited_for(found: Callable) -> Any:
+    while not (value := found()):
+        time.sleep(0.1)
+    return value
 
 
 def test_the_run_may_stop_there(tmp_path: Path, heavy: None, curated: Callable) -> None:

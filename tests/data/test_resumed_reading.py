@@ -266,6 +266,7 @@ def test_a_full_disk_costs_no_piece_of_a_job_array(options, expected, tmp_path, 
     [
         (["--rank", "0"], "L3-DAT-281"),
         (["--world", "2"], "L3-DAT-281"),
+        (["--rank", "0", "--world", "2", "--ray", "local"], "L3-DAT-285"),
         (["--rank", "2", "--world", "2"], "L3-DAT-270"),
     ],
 )

@@ -23,7 +23,8 @@ from llama3.tasks.user_data import UserDataOptions, own_data
 
 class Answers(BaseHTTPRequestHandler):
     """A labeller that reads what the dialog says: `code` is coding, `hard` is hard, every `wish` an intention, `bad` is
-    no good answer, and of `mumble` it says nothing that can be read."""
+    no good answer, and of `mumble` it says nothing that can be read; of what is
+    `torn` half a character."""
 
     def do_GET(self) -> None:
         self._say({"data": [{"id": "labeller-1"}]})
@@ -45,7 +46,7 @@ class Answers(BaseHTTPRequestHandler):
         if "number of one topic" in prompt:
             said = "6" if "code" in dialog else "11. knowledge"
         elif "intentions" in prompt:
-            said = "\n".join(f"- tag {n}" for n in range(1 + dialog.count("wish")))
+            said = "\n".join(f"- tag {n}" for n in range(1 + dialog.count("wish"))) + "\ud83e" * ("torn" in dialog)
         else:
             said = "3" if "hard" in dialog else "It is easy."
         self._say(

@@ -121,6 +121,12 @@ def test_a_labeller_tells_topic_intentions_difficulty_and_quality(choose, labell
     ]  # fmt: skip
 
 
+def test_half_a_character_of_a_labeller_is_no_fault(choose, labeller):
+    rows = [*labelled(), dialog("Tell of a sail.", "It is torn, and the ship is slow in the wind.", "torn")]
+    chosen = choose(rows, {"labeller": {"model": labeller.url, "parallel": 3}, **NO_DEDUP})
+    assert chosen.decisions["torn"]["intents"] == ["tag 0?"]
+
+
 def test_a_stopped_labelling_goes_on_and_thresholds_ask_nobody_again(choose, labeller):
     section = {"labeller": {"model": labeller.url, "parallel": 1}, "topics": {"a": ["b"]}, **NO_DEDUP}
     rows = dialogs(40)
