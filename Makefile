@@ -35,8 +35,12 @@ safety: $(VENV)/.installed-test $(ATTACK_LISTS)/.installed ## guards, red team a
 	@echo "$(SMOLLM2_SHA256)  $(SMOLLM2)" | sha256sum --quiet --check
 	$(BIN)/python benchmarks/safety.py $(SMOLLM2) --packages $(ATTACK_LISTS)
 
-herd: $(VENV)/.installed-test ## three sizes, three rounds: what each step adds, on a thousand held-out tasks (about an hour; resumes)
+herd: $(VENV)/.installed-test ## three sizes, three rounds: what each step adds, on two thousand held-out tasks (about an hour; resumes)
 	$(BIN)/python benchmarks/herd.py
+
+herd-real: $(VENV)/.installed-test ## a real 135M model for two rounds: what each step adds (about HERDREAL; resumes)
+	@echo "$(SMOLLM2_SHA256)  $(SMOLLM2)" | sha256sum --quiet --check
+	$(BIN)/python benchmarks/herd.py --config benchmarks/herd_real.yaml --set model.path=$(SMOLLM2)
 
 test: $(VENV)/.installed-test ## all tests, Rust and Python
 	cargo test --locked --profile checked -q

@@ -18,9 +18,17 @@ import torch
 from posttraining_worker import ADAMW, LR, Rows, Turns, trl_settings
 
 ANSWERS, NEW_TOKENS = 8, 32
+UNUSED = "<|endoftext|>"
+"""A token that no prompt has."""
 EPOCHS = 2
 """Of PPO, so that the second pass sees what the first has done."""
 PPO = {"kl_coef": 0.05, "lam": 0.95, "vf_coef": 0.1, "clip": 0.2, "clip_value": 0.2}
+
+
+def ppo_options(candidate: str) -> dict[str, float]:
+    """Of given answers no value is learnt: ours has a head on the policy's trunk and TRL a stand-in, which would learn
+    other values, and from them other advantages."""
+    return {**PPO, "vf_coef": 0.0} if "given" in candidate else PPO
 
 
 def reward(ids: list[int]) -> float:
@@ -55,7 +63,7 @@ def ours(turns: Turns, job: str, candidate: str, folder: str, rows: Rows) -> Non
         algorithm: Any = GRPO(GRPOOptions(samples=ANSWERS))
         want, logged = frozenset({"logps"}), frozenset({"entropy"})
     else:
-        algorithm = ppo.PPO(PPOOptions(samples=ANSWERS, epochs=EPOCHS, **PPO))
+        algorithm = ppo.PPO(PPOOptions(samples=ANSWERS, epochs=EPOCHS, **ppo_options(candidate)))
         want, logged = frozenset({"logps", "values"}), frozenset({"entropy"})
     scorer = model.scorer(precision=precision)
     frozen = PlacedModel(load_model(folder)).frozen().scorer(precision=precision) if job == "ppo" else None
@@ -80,9 +88,8 @@ def ours(turns: Turns, job: str, candidate: str, folder: str, rows: Rows) -> Non
         return examples
 
     def told(_: int, metrics: Any) -> None:
-        names = ("loss", "entropy") if job == "grpo" else ("loss/policy", "loss/value")
-        weights = (1.0, PPO["vf_coef"] if job == "ppo" else 1.0)  # a term is told with its weight
-        losses = [metrics[name] / weight for name, weight in zip(names, weights, strict=True)]
+        names = ("loss", "entropy") if job == "grpo" else ("loss/policy",)
+        losses = [metrics[name] for name in names]
         turns.done(loss=losses, tokens=len(rows) * ANSWERS * NEW_TOKENS)
 
     turns.ready()
@@ -115,7 +122,9 @@ def _trl_model(candidate: str, folder: str) -> tuple[Any, Any]:
 
     weights = torch.bfloat16 if "weights" in candidate else torch.float32
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    # TRL's PPO takes every token that equals the padding for padding, and <|im_end|>, which ends each turn of a prompt,
+    # is this model's: with it both sides would learn from other contexts.
+    tokenizer.pad_token = UNUSED
     return AutoModelForCausalLM.from_pretrained(folder, dtype=weights), tokenizer
 
 
@@ -202,7 +211,7 @@ def trl_ppo(turns: Turns, job: str, candidate: str, folder: str, rows: Rows) -> 
 
     model, tokenizer = _trl_model(candidate, folder)
     reference, _ = _trl_model(candidate, folder)
-    longest = max(len(row["prompt"]) for row in rows)
+    longest, options = max(len(row["prompt"]) for row in rows), ppo_options(candidate)
     generate, begun = ppo_trainer.batch_generation, []
     made = torch.tensor([ids for row in rows for ids in row["answers"]])
 
@@ -228,11 +237,11 @@ def trl_ppo(turns: Turns, job: str, candidate: str, folder: str, rows: Rows) -> 
         num_mini_batches=1,
         num_sample_generations=0,
         response_length=NEW_TOKENS,
-        kl_coef=PPO["kl_coef"],
-        lam=PPO["lam"],
-        vf_coef=PPO["vf_coef"],
-        cliprange=PPO["clip"],
-        cliprange_value=PPO["clip_value"],
+        kl_coef=options["kl_coef"],
+        lam=options["lam"],
+        vf_coef=options["vf_coef"],
+        cliprange=options["clip"],
+        cliprange_value=options["clip_value"],
     )
     padded = [[tokenizer.pad_token_id] * (longest - len(row["prompt"])) + row["prompt"] for row in rows]
     trainer: Any = PPOTrainer(
@@ -247,7 +256,7 @@ def trl_ppo(turns: Turns, job: str, candidate: str, folder: str, rows: Rows) -> 
     model.generation_config.eos_token_id = None
     log = trainer.log
     trainer.log = lambda told, *rest, **more: (
-        begun[-1].extend([told["loss/policy_avg"], told["loss/value_avg"]]) if "loss/policy_avg" in told else None,
+        begun[-1].append(told["loss/policy_avg"]) if "loss/policy_avg" in told else None,
         log(told, *rest, **more),
     )
     turns.ready()
