@@ -9,7 +9,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from llama3.making.made import Capability, Made, Turns
+from llama3.making.made import Made, Turns
+from llama3.making.protocol import Capability
 from llama3.making.verdicts import points, verdict
 from llama3.making.voices import Reply
 from llama3.making.workshop import Passage, Workshop

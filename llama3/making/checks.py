@@ -89,8 +89,8 @@ def _models(slot: CapabilitySlot, where: str) -> Iterator[Problem]:
 
 
 def try_capabilities(config: Config) -> None:
-    """Build every recipe, and ask every server for a word, before work that they could end starts. Raises what is wrong,
-    with the key."""
+    """Build every recipe, and ask every server for a word, before work that they could end starts. Raises what is
+    wrong, with the key."""
     for index, slot in enumerate(config.post_training.capabilities):
         where = f"{HERE}[{index}]"
         try:

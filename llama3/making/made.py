@@ -1,13 +1,10 @@
-"""What a capability recipe is, and what it makes. Torch-free."""
+"""What a capability recipe makes. Torch-free."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
-
-if TYPE_CHECKING:
-    from llama3.making.workshop import Workshop
+from typing import Any
 
 Turns = Sequence[Mapping[str, str]]
 """Messages of a dialog, as role (system, user, assistant, tool, ipython) and content."""
@@ -33,14 +30,3 @@ class Made:
     steps: tuple[tuple[str, str], ...] = ()
     """Beginnings of an answer to `messages[:-1]`, the better one first: a reward model of the round learns to tell them
     apart, also where the dialog itself is not kept; the preference stage does not see them."""
-
-
-class Capability(Protocol):
-    """Built by the plugins of the family `capabilities`.
-
-    The same workshop, count and seed give the same dialogs. A recipe has no state and no other means than the workshop:
-    what it asked stays known, so that one that was killed is simply begun again.
-    """
-
-    def dialogs(self, shop: Workshop, count: int, seed: int) -> Iterator[Made]:
-        """`count` dialogs, or as many as there is material for; those that were not verified too, with the reason."""

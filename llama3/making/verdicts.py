@@ -9,8 +9,8 @@ _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 
 
 def verdict(answer: str) -> bool | None:
-    """Whether a judge says yes: the last yes or no of its last line that has one. None where there is none: what a judge
-    did not say clearly is no verdict."""
+    """Whether a judge says yes: the last yes or no of its last line that has one. None where there is none: what a
+    judge did not say clearly is no verdict."""
     for line in reversed(answer.splitlines()):
         if found := _YES_NO.findall(line):
             return str(found[-1]).casefold() == "yes"

@@ -38,8 +38,8 @@ class Passage:
 
 
 class Workshop:
-    """Models to ask, material to begin from, and what verifies. Every answer is written down when it is there, so that a
-    recipe that was killed goes on with the first that is missing."""
+    """Models to ask, material to begin from, and what verifies. Every answer is written down when it is there, so that
+    a recipe that was killed goes on with the first that is missing."""
 
     def __init__(
         self,
@@ -88,8 +88,8 @@ class Workshop:
         language: str | None = None,
         least: int = 1,
     ) -> list[Passage]:
-        """At most `count` documents of the run's corpus, drawn by the seed; of those that are trained on, never held-out
-        ones. `least`: characters that they have."""
+        """At most `count` documents of the run's corpus, drawn by the seed; of those that are trained on, never
+        held-out ones. `least`: characters that they have."""
         if self._corpus is None:
             return []
         drawing = DrawnRows(count, seed)

@@ -126,8 +126,8 @@ class CapabilitySpec(PluginSpec):
     family: ClassVar[str] = "capabilities"
 
     needs: frozenset[Material] = frozenset()
-    """What it cannot do without: tasks of the run's rewards, a reward that ranks answers (`score`), another model as the
-    judge; documents are always there. A config that lacks it is refused before work starts."""
+    """What it cannot do without: tasks of the run's rewards, a reward that ranks answers (`score`), another model as
+    the judge; documents are always there. A config that lacks it is refused before work starts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""The program inside the sandbox: `python -P -s -S sandbox_worker.py`. Standard library only; imports nothing of llama3.
+"""The program inside the sandbox: `python -P -s -S sandbox_worker.py`. Standard library only; nothing of llama3.
 
 It reads one job at a time from stdin, forks, and lets the child run the untrusted code under limits; what the child
 writes into a pipe goes back on stdout. The expected results never enter this process, so there is nothing to print,

@@ -55,7 +55,7 @@ class CapabilityConformance(Conformance):
             assert self._made(talk) == self._made(talk), "the same workshop, count and seed give other dialogs"
 
     def test_nonsense_is_not_kept(self) -> None:
-        """What nobody verified is not learnt: neither of a model that babbles, nor of one that repeats what it hears."""
+        """What nobody verified is not learnt, of a model that babbles, one that repeats what it hears, a silent one."""
         for talk in (_babble, _echo, lambda dialog: ""):
             kept = [made for made in self._made(talk) if made.kept]
             assert not kept, f"kept as {kept[0].reason!r}: {kept[0].messages[-1]['content']!r:.80}"

@@ -1,5 +1,5 @@
-"""Chains of thought with the right result (paper 4.3.3): several are drawn, those whose final answer is wrong go, and of
-the rest those in which the model finds a wrong step itself."""
+"""Chains of thought with the right result (paper 4.3.3): several are drawn, those whose final answer is wrong go, and
+of the rest those in which the model finds a wrong step itself."""
 
 from __future__ import annotations
 
