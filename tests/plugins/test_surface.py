@@ -26,6 +26,10 @@ SURFACE = {
         CARRIERS DISGUISES Attack AttackRequest Attacker Carrier Llama SafetyPrompt ServedChat Turn Wording bare
         disguised drawn_of judge load parse_prompts plant read_prompts
     """,
+    "capabilities": """
+        CallReader Capability FunctionCall Limits Made Passage Ran Reply Script Task Turns Workshop extract extract_code
+        passages points verdict
+    """,
     "data_kinds": """
         OF_EVERY_KIND AnswerTokens Batch Custom DataKind DialogExample Message Row Segment Task Tokenizer Tree UserRow
         Writer answer_example as_prompt dialog_example pack_answers pack_rankings prompt_digest prompt_ids read_answer
