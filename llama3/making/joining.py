@@ -12,7 +12,10 @@ from pydantic import BaseModel, ConfigDict
 
 from llama3.artifacts import Artifact, Dialogs, Preferences, StageOutput, stage
 from llama3.config.schema import Config
+from llama3.config.slot_types import CapabilitySlot
 from llama3.making.stage import DIALOGS, PAIRS, STEPS
+from llama3.plugins.registry import discover
+from llama3.plugins.specs import CapabilitySpec
 from llama3.tasks.rows import read_rows, write_rows
 
 
@@ -26,8 +29,14 @@ class SharesOptions(BaseModel):
     @classmethod
     def of(cls, config: Config) -> Self:
         """From the whole config."""
-        named = config.post_training.capabilities
-        return cls(shares={slot.name: slot.share for slot in named if slot.share is not None})
+        shares = {slot.name: share_of(slot) for slot in config.post_training.capabilities}
+        return cls(shares={name: share for name, share in shares.items() if share is not None})
+
+
+def share_of(slot: CapabilitySlot) -> float | None:
+    """A recipe's largest share of all dialogs: as the config says, else as its spec does."""
+    spec = discover().spec("capabilities", slot.name)
+    return slot.share if slot.share is not None else spec.share if isinstance(spec, CapabilitySpec) else None
 
 
 @stage(output="dialogs")
@@ -57,17 +66,19 @@ def with_steps(preferences: Preferences, *, out: StageOutput, **made: Dialogs) -
 
 
 def within(there: Mapping[str, int], shares: Mapping[str, float], others: int) -> dict[str, int]:
-    """How many rows of each name may join `others`, so that none is more than its share of all that are there then."""
+    """How many rows of each name may join `others`, so that none is more than its share of all that are there then; one
+    of each may always."""
     taken = dict(there)
     while True:
         total = others + sum(taken.values())
-        over = [name for name, share in shares.items() if taken.get(name, 0) > share * total]
+        over = [name for name, share in shares.items() if taken.get(name, 0) > max(1, share * total)]
         if not over:
             return taken
         free = total - sum(taken[name] for name in over)
         left = 1 - sum(shares[name] for name in over)
         for name in over:
-            taken[name] = min(taken[name] - 1, int(shares[name] * free / left)) if left > 0 else taken[name] - 1
+            fits = int(shares[name] * free / left) if left > 0 else taken[name] - 1
+            taken[name] = max(1, min(taken[name] - 1, fits))
 
 
 def _join(preferences: Artifact, made: Mapping[str, Artifact], name: str, out: StageOutput) -> None:

@@ -26,6 +26,7 @@ from llama3.making.voices import LocalVoice, ServedVoice, Voice
 from llama3.making.workshop import Workshop
 from llama3.model.device import device_of
 from llama3.plugins.registry import discover
+from llama3.plugins.specs import CapabilitySpec
 from llama3.posttraining.examples import answer_example, dialog_example
 from llama3.posttraining.guarded_answers import AnswerFilter, policy_of_rollouts
 from llama3.posttraining.sampling import build_reward
@@ -56,6 +57,8 @@ class CapabilityOptions(BaseModel):
     models: dict[str, str] = {}
     """Contents of models on this machine that are asked, by their paths."""
     seed: int
+    last: bool = True
+    """Whether no round follows, for recipes to which that makes a difference."""
     device: str = "cpu"
     precision: AutoPrecision = "auto"
     policy: GuardPolicy = {}
@@ -71,10 +74,16 @@ class CapabilityOptions(BaseModel):
             files=named_files([*post.rewards, slot]),
             models={path: OutsideModel.at(path).blake3 for path in sorted(named)},
             seed=config.run.seed * 1000 + round_number,
+            last=not _last_differs(slot.name) or round_number == post.rounds,
             device=str(device_of(config.run.device)),
             precision=post.reject.precision,
             policy=policy_of_rollouts(config),
         )
+
+
+def _last_differs(name: str) -> bool:
+    spec = discover().spec("capabilities", name)
+    return isinstance(spec, CapabilitySpec) and spec.last_differs
 
 
 @stage(output="dialogs")
@@ -141,6 +150,7 @@ def workshop(
         folder = checkpoint.path if model is None else Path(OutsideModel.at(model).path)
         return LocalVoice.of(folder, options.device, options.precision)
 
+    tokenizer = Tokenizer.load(checkpoint.path)
     rewarded = options.rewards or reward is not None
     return Workshop(
         out,
@@ -151,6 +161,8 @@ def workshop(
         temperature=slot.temperature,
         max_tokens=slot.max_tokens,
         seed=options.seed,
+        tokens=lambda text: len(tokenizer.encode(text)),
+        last=options.last,
     )
 
 

@@ -35,6 +35,8 @@ class Passage:
     language: str
     """A language tag, or the programming language; "und" where it is unknown."""
     kind: Literal["prose", "code", "made"]
+    url: str = ""
+    """Where it was found."""
 
 
 class Workshop:
@@ -52,12 +54,18 @@ class Workshop:
         temperature: float,
         max_tokens: int,
         seed: int,
+        tokens: Callable[[str], int],
+        last: bool = True,
     ) -> None:
         self._out, self._corpus, self._reward, self._seed = out, corpus, reward, seed
         self._voices = {"speaker": speaker, "judge": judge}
         self._opened: dict[str, Voice] = {}
         self.temperature, self.max_tokens = temperature, max_tokens
         """Of `ask`, unless it is told otherwise."""
+        self.last = last
+        """Whether no round follows: told to recipes whose spec says `last_differs`, and true for others."""
+        self.tokens = tokens
+        """How many tokens the round's model reads a text as."""
         self.asked = 0
         """Dialogs that were answered."""
 
@@ -93,7 +101,7 @@ class Workshop:
         if self._corpus is None:
             return []
         drawing = DrawnRows(count, seed)
-        names = ["text", "id", "source", "language", "kind"]
+        names = ["text", "id", "source", "language", "kind", "url"]
         for batch in Corpus(self._corpus).documents("train"):
             for row in batch.records.select(names).to_pylist():
                 fits = kind in (None, row["kind"]) and language in (None, row["language"])

@@ -128,6 +128,11 @@ class CapabilitySpec(PluginSpec):
     needs: frozenset[Material] = frozenset()
     """What it cannot do without: tasks of the run's rewards, a reward that ranks answers (`score`), another model as
     the judge; documents are always there. A config that lacks it is refused before work starts."""
+    share: float | None = None
+    """The share of all dialogs of a round that it has at most, where the config says nothing; None: all that are
+    kept."""
+    last_differs: bool = False
+    """Whether it does something else in the last round (`Workshop.last`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

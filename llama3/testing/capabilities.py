@@ -110,6 +110,7 @@ class ToyShop(Workshop):
             temperature=1.0,
             max_tokens=256,
             seed=SEED,
+            tokens=lambda text: len(text.split()),
         )
 
     def __enter__(self) -> ToyShop:

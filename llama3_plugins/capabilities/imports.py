@@ -17,8 +17,8 @@ class Dependent:
 
 
 def dependents(files: Mapping[str, str]) -> dict[str, list[Dependent]]:
-    """By path of each file the files that import it, sorted. `files`: texts by path from the repository's root. Files that
-    do not parse import nothing."""
+    """By path of each file the files that import it, sorted. `files`: texts by path from the repository's root. Files
+    that do not parse import nothing."""
     modules = {_module(path): path for path in files}
     found: dict[str, dict[str, set[str]]] = {}
     for path, text in files.items():

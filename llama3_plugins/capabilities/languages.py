@@ -1,7 +1,7 @@
 """In which script and in which language a text is, as far as that can be read off it without a model.
 
-The script is that of most letters. Languages that share the Latin script are told apart by their commonest words; a word
-that several have in common counts for each a part. Romanised Hindi is one of them: it is Hindi, and it is not Devanagari.
+The script is that of most letters. Languages that share the Latin script are told apart by their commonest words; a
+word that several have in common counts a part for each. Romanised Hindi is one of them: Hindi that is no Devanagari.
 """
 
 from __future__ import annotations
@@ -27,21 +27,25 @@ NAMES = {
 SCRIPTS = {"hi": "DEVANAGARI", "th": "THAI"}
 """Of the languages that are not written in Latin letters."""
 _COMMON = {
-    "en": "the of and to in is that it was for on are with as his they be at one have this from or had by but what some"
-    " we can out other were all there when your how said an each she which do their if will you about",
-    "de": "der die und in den von zu das mit sich des auf für ist im dem nicht ein eine als auch es an werden aus er hat"
-    " dass sie nach wird bei einer um am sind noch wie einem über einen so zum war haben nur oder aber vor zur bis mehr",
-    "fr": "de la le et les des en un du une que est pour qui dans a par plus pas au sur ne se il ce ou sont avec son aux"
-    " cette ses mais comme on nous vous elle leur être fait je c'est ils à été deux même tout très",
-    "it": "di e il la che in a per è un del non una sono le della con si i da al come dei nel più alla anche gli o ha lo"
-    " ma delle se su degli questo era essere nella dalla suo loro quando perché molto ci",
-    "pt": "de a o que e do da em um para é com não uma os no se na por mais as dos como mas foi ao ele das tem à seu sua"
-    " ou ser quando muito há nos já está eu também só pelo pela até isso ela entre era",
-    "es": "de la que el en y a los se del las un por con no una su para es al lo como más o pero sus le ha me si sin"
-    " sobre este ya entre cuando todo esta ser son dos también fue había era muy años hasta desde está",
-    "hi-Latn": "hai ka ki ke mein ko se aur ek nahi yeh woh bhi hain par kya ho kar tha thi the raha rahi aap main mera"
-    " hum kaise kyun kab kahan kuch bahut kaun liye gaya jab tak apne iska uska chahiye hota hoti karne wala ya toh"
-    " matlab agar lekin unka sakte",
+    "en": "the of and to in is that it was for on are with as his they be at one have this from or had by but"
+    " what some we can out other were all there when your how said an each she which do their if will you"
+    " about",
+    "de": "der die und in den von zu das mit sich des auf für ist im dem nicht ein eine als auch es an werden"
+    " aus er hat dass sie nach wird bei einer um am sind noch wie einem über einen so zum war haben nur"
+    " oder aber vor zur bis mehr",
+    "fr": "de la le et les des en un du une que est pour qui dans a par plus pas au sur ne se il ce ou sont"
+    " avec son aux cette ses mais comme on nous vous elle leur être fait je c'est ils à été deux même tout"
+    " très",
+    "it": "di e il la che in a per è un del non una sono le della con si i da al come dei nel più alla anche"
+    " gli o ha lo ma delle se su degli questo era essere nella dalla suo loro quando perché molto ci",
+    "pt": "de a o que e do da em um para é com não uma os no se na por mais as dos como mas foi ao ele das tem"
+    " à seu sua ou ser quando muito há nos já está eu também só pelo pela até isso ela entre era",
+    "es": "de la que el en y a los se del las un por con no una su para es al lo como más o pero sus le ha me"
+    " si sin sobre este ya entre cuando todo esta ser son dos también fue había era muy años hasta desde"
+    " está",
+    "hi-Latn": "hai ka ki ke mein ko se aur ek nahi yeh woh bhi hain par kya ho kar tha thi the raha rahi aap main"
+    " mera hum kaise kyun kab kahan kuch bahut kaun liye gaya jab tak apne iska uska chahiye hota hoti"
+    " karne wala ya toh matlab agar lekin unka sakte",
 }
 _WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)?")
 _CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`|https?://\S+", re.DOTALL)

@@ -1,5 +1,5 @@
-"""Long context (paper 4.3.4): questions about a part of a long document, its summary, and a repository of which one file
-is missing. What is learnt has the whole document in it.
+"""Long context (paper 4.3.4): questions about a part of a long document, its summary, and a repository of which one
+file is missing. What is learnt has the whole document in it.
 
 Lengths fall into buckets: a document that is long enough for several is cut for the largest. So few of these dialogs
 do, that people are not asked for them: one in a thousand of all that is learnt keeps both, long and short.
@@ -12,60 +12,30 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Literal, get_args
-
-from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from llama3.capabilities import PAIR, Made, Passage, Workshop, asked, judge, passages, verdict
 from llama3_plugins.capabilities.imports import Dependent, defined, dependents
+from llama3_plugins.capabilities.options_more import LongContextOptions
 
-Kind = Literal["questions", "summary", "repository"]
 _ANSWER = "{text}\n\n{question}\nAnswer in as few words as you can."
 _PART = "Sum up the text below in a few sentences, in its language. Write only the summary.\n\nText:\n{text}"
 _WHOLE = (
-    "Below are summaries of the parts of one document, in order. Write one summary of the whole document from them, in its"
-    " language. Write only the summary.\n\n{text}"
+    "Below are summaries of the parts of one document, in order. Write one summary of the whole document from them, in"
+    " its language. Write only the summary.\n\n{text}"
 )
 _FAITHFUL = (
     "Text:\n{text}\n\nSummary:\n{summary}\n\nDoes the text say everything that the summary says? Answer yes or no."
 )
 _SUM_UP = "{text}\n\nSum up the whole text above in one paragraph."
 _WHICH = (
-    "{files}\nOf this repository the file {path} is missing. Which of the files above depend on it? Write their paths, one a"
-    " line, sorted, and nothing else."
+    "{files}\nOf this repository the file {path} is missing. Which of the files above depend on it? Write their paths,"
+    " one a line, sorted, and nothing else."
 )
 _WRITE = "{files}\nOf this repository the file {path} is missing. Write it, so that the files above that need it work."
 _NAME = re.compile(r"(?<=[\w,;] )[^\W\d_a-z][\w-]{2,}|\d[\d.,]*\d|\d")
 """Numbers, and words with a capital that begin no sentence: what a summary must not make up."""
 AROUND = 5
 """Words that one of two equal answers may have more than the other."""
-
-
-class LongContextOptions(BaseModel):
-    """What is made of which documents."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    kinds: list[Kind] = Field(
-        default_factory=lambda: list(get_args(Kind)),
-        min_length=1,
-        description="questions about a chunk, summary of the summaries of all chunks, or a repository without a file",
-    )
-    buckets: list[int] = Field(
-        default_factory=lambda: [16384, 32768, 65536, 131072],
-        min_length=1,
-        description="lengths in tokens of a whole dialog's text, rising; documents below the half of the first are left",
-    )
-    chunk: int = Field(8192, ge=64, description="tokens of the part that the model reads to ask or to sum up")
-    dependents: int = Field(5, ge=1, description="files that must import the one that is taken out of a repository")
-    files: int = Field(5000, ge=2, description="Python files of the corpus among which repositories are looked for")
-
-    @field_validator("buckets")
-    @classmethod
-    def _rise(cls, buckets: list[int]) -> list[int]:
-        if any(low >= high for low, high in zip([0, *buckets], buckets, strict=False)):
-            raise ValueError("the lengths must rise, from above 0")
-        return buckets
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +106,13 @@ class LongContext:
                 yield Made([], False, "lacks_names", category)
 
     def _told(
-        self, shop: Workshop, files: Mapping[str, str], path: str, needed: Sequence[Dependent], number: int, rng: random.Random
+        self,
+        shop: Workshop,
+        files: Mapping[str, str],
+        path: str,
+        needed: Sequence[Dependent],
+        number: int,
+        rng: random.Random,
     ) -> str | None:
         """The repository without a file: those that depend on it, and others until a bucket is full."""
         first = [one.path for one in needed]
@@ -157,7 +133,7 @@ class LongContext:
 
 
 def _asked(shop: Workshop, documents: Sequence[_Document], rng: random.Random) -> Iterator[Made]:
-    """A question about one chunk. It is kept where the model, that sees the chunk alone, gives the same answer again."""
+    """A question about one chunk. It is kept where the judge, who sees the chunk alone, gives the same answer."""
     chunks = [rng.choice(one.chunks) for one in documents]
     written = shop.ask([_user(asked("questions", chunk)) for chunk in chunks])
     pairs = [_pair(reply.text, rng) for (reply,) in written]
@@ -189,11 +165,14 @@ def _agree(one: str, other: str) -> bool:
 
 
 def _summed_up(shop: Workshop, documents: Sequence[_Document], rng: random.Random) -> Iterator[Made]:
-    """A summary of the summaries of all chunks. It is kept where it names no name and no number that the document lacks,
-    and a judge finds all of it in the summaries."""
+    """A summary of the summaries of all chunks. It is kept where it has no name and no number that the document lacks,
+    and the judge finds all of it in the summaries."""
     parts = iter(shop.ask([_user(_PART.format(text=chunk)) for one in documents for chunk in one.chunks]))
     told = ["\n\n".join(next(parts)[0].text.strip() for _ in one.chunks) for one in documents]
-    wholes = [reply.text.strip() if reply.ended else "" for (reply,) in shop.ask([_user(_WHOLE.format(text=text)) for text in told])]
+    wholes = [
+        reply.text.strip() if reply.ended else ""
+        for (reply,) in shop.ask([_user(_WHOLE.format(text=text)) for text in told])
+    ]
     judged = shop.judge([_user(_FAITHFUL.format(text=t, summary=s)) for t, s in zip(told, wholes, strict=True)])
     for document, summary, said in zip(documents, wholes, judged, strict=True):
         reason = _fault(document.text, summary) or ("faithful" if verdict(said) else "not_faithful")

@@ -1,8 +1,9 @@
-"""Multilinguality (paper 4.3.2): answers in the language and the script of the prompt, and reasoning that was translated.
+"""Multilinguality (paper 4.3.2): answers in the language and the script of the prompt, and translated reasoning.
 
-Open questions are asked and answered in a language; the answer is learnt that is written as its question is, and that the
-reward models of the run like best, where there are any. Tasks of the run's rewards are translated, because the language
-of such questions is simple; they are learnt where the answer to the translation passes as that to the original would.
+Open questions are asked and answered in a language; of the answers that are written as their question is that one is
+learnt which the reward models of the run like best, where there are any. Tasks of the run's rewards are translated,
+because the language of such questions is simple; an answer to one is learnt where it passes as one to the original
+would.
 
 Early rounds draw at a random temperature, for variety; the last one draws at 0.6, because a hot model mixes languages.
 """
@@ -14,20 +15,18 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
-
-from llama3.capabilities import Custom, Made, Reply, Task, Workshop, is_garbage
+from llama3.capabilities import Made, Reply, Task, Workshop, is_repetitive
 from llama3_plugins.capabilities.languages import NAMES, Wanted
+from llama3_plugins.capabilities.options_more import MultilingualOptions
 
-Kind = Literal["questions", "reasoning"]
-Language = Literal["de", "fr", "it", "pt", "es", "hi", "hi-Latn", "th"]
 _THEMES = (
     "food", "the weather", "travel", "school", "health", "music", "animals", "work", "sports", "history", "cities",
     "plants", "the sea", "computers", "books", "money",
 )  # fmt: skip
-_WRITE = "Write one question about {theme} that somebody might ask an assistant, in {language}. Write only the question."
+_WRITE = (
+    "Write one question about {theme} that somebody might ask an assistant, in {language}. Write only the question."
+)
 _TRANSLATE = (
     "Translate the text below into {language}. Keep all numbers, names and quoted words as they are. Write only the"
     " translation.\n\n{text}"
@@ -35,24 +34,6 @@ _TRANSLATE = (
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 HOT, LAST = (0.2, 1.0), 0.6
 """Temperatures of answers: of early rounds between these two, and of the last one."""
-
-
-class MultilingualOptions(BaseModel):
-    """Which languages, and what is asked in them."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    languages: list[Language] = Field(
-        default_factory=lambda: list(get_args(Language)),
-        min_length=1,
-        description="tags; hi-Latn is Hindi as it is typed in Latin letters",
-    )
-    kinds: list[Kind] = Field(
-        default_factory=lambda: list(get_args(Kind)),
-        min_length=1,
-        description="open questions, or tasks of the run's rewards in translation",
-    )
-    samples: int = Field(4, ge=1, le=64, description="answers that are drawn to each prompt")
 
 
 class Multilingual:
@@ -66,7 +47,9 @@ class Multilingual:
         preference."""
         kinds, languages = self.options.kinds, self.options.languages
         rng = random.Random(f"multilingual/{seed}")
-        places = [(kinds[place % len(kinds)], languages[place // len(kinds) % len(languages)]) for place in range(count)]
+        places = [
+            (kinds[place % len(kinds)], languages[place // len(kinds) % len(languages)]) for place in range(count)
+        ]
         open_ones = [tag for kind, tag in places if kind == "questions"]
         translated = [tag for kind, tag in places if kind == "reasoning"]
         yield from self._questions(shop, open_ones, rng)
@@ -103,7 +86,7 @@ class Multilingual:
     def _drawn(self, shop: Workshop, prompts: Sequence[str], rng: random.Random) -> list[list[Reply]]:
         """Answers to each prompt, each at a temperature of its own until the last round."""
         asked, samples = [_user(text) for text in prompts], self.options.samples
-        if shop.round >= shop.rounds:
+        if shop.last:
             return shop.ask(asked, samples=samples, temperature=LAST)
         rows = [shop.ask(asked, temperature=round(rng.uniform(*HOT), 2)) for _ in range(samples)]
         return [[one for (one,) in column] for column in zip(*rows, strict=True)]
@@ -111,7 +94,7 @@ class Multilingual:
 
 def _odd(text: str, tag: str, original: str = "") -> str:
     """Why a text is no prompt in this language; "" where it is one."""
-    if is_garbage(text) or "\n\n" in text.strip():
+    if not text or "\n\n" in text or is_repetitive(text):
         return "no_question"
     if fault := Wanted.of_language(tag).fault(text):
         return f"prompt_in_{fault}"
@@ -126,15 +109,13 @@ def _chosen(shop: Workshop, prompt: str, wanted: Wanted, replies: Sequence[Reply
     good = [reply.text.strip() for reply, fault in zip(replies, faults, strict=True) if not fault]
     if not good:
         return Made([*_user(prompt), _said(replies[0].text)], False, faults[0], category)
-    task = Task(prompt, category, prompt, "", Custom("", {}))
-    scores = [-float("inf") if score is None else score for score in shop.score([task] * len(good), good)]
+    scored = shop.score([[*_user(prompt), _said(text)] for text in good])
+    scores = [-float("inf") if score is None else score for score in scored]
     best = good[max(range(len(good)), key=lambda place: (scores[place], -place))]
     return Made([*_user(prompt), _said(best)], True, "same_language", category, _other(replies, faults))
 
 
-def _solved(
-    shop: Workshop, task: Task, prompt: str, wanted: Wanted, replies: Sequence[Reply], category: str
-) -> Made:
+def _solved(shop: Workshop, task: Task, prompt: str, wanted: Wanted, replies: Sequence[Reply], category: str) -> Made:
     """The first answer that is right and in the language."""
     texts = [reply.text.strip() for reply in replies]
     right = shop.passed([replace(task, prompt=prompt)] * len(texts), texts)
@@ -147,7 +128,7 @@ def _solved(
 
 
 def _fault(wanted: Wanted, reply: Reply) -> str:
-    if not reply.ended or not reply.text.strip():
+    if not reply.ended or not reply.text.strip() or is_repetitive(reply.text):
         return "no_answer"
     return wanted.fault(reply.text)
 

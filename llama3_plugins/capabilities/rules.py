@@ -9,7 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["length", "format", "tone", "persona"]
+from llama3_plugins.capabilities.options_more import RuleKind
+
 _FIRST_PERSON = re.compile(r"\b(?:I|me|my|mine|myself)\b|\bI'", re.IGNORECASE)
 _SENTENCE = re.compile(r"[.!?]+(?=\s|$)")
 
@@ -19,7 +20,7 @@ class Rule:
     """A sentence of a system prompt and the check that an answer obeys it. Two rules about one `part` of an answer
     cannot both be obeyed: its `whole`, its `start`, its `end`, its `length`, or its `words`."""
 
-    kind: Kind
+    kind: RuleKind
     part: Literal["whole", "start", "end", "length", "words"]
     told: str
     check: Callable[[str], bool]
@@ -67,7 +68,9 @@ def _opening(rng: random.Random) -> Rule:
 
 def _no_sorry(rng: random.Random) -> Rule:
     told = "Never apologise, and never write an exclamation mark."
-    return Rule("tone", "words", told, lambda text: "!" not in text and not re.search(r"sorry|apolog", text, re.IGNORECASE))
+    return Rule(
+        "tone", "words", told, lambda text: "!" not in text and not re.search(r"sorry|apolog", text, re.IGNORECASE)
+    )
 
 
 def _question(rng: random.Random) -> Rule:
@@ -86,7 +89,7 @@ def _we(rng: random.Random) -> Rule:
 
 
 _WE = re.compile(r"\b(?:we|us|our|ours)\b", re.IGNORECASE)
-MAKERS: dict[Kind, tuple[Callable[[random.Random], Rule], ...]] = {
+MAKERS: dict[RuleKind, tuple[Callable[[random.Random], Rule], ...]] = {
     "length": (_few_words, _sentences),
     "format": (_list, _object, _small, _no_comma),
     "tone": (_opening, _no_sorry, _question),
@@ -94,7 +97,7 @@ MAKERS: dict[Kind, tuple[Callable[[random.Random], Rule], ...]] = {
 }
 
 
-def draw(kinds: list[Kind], most: int, rng: random.Random) -> list[Rule]:
+def draw(kinds: list[RuleKind], most: int, rng: random.Random) -> list[Rule]:
     """One to `most` rules of these kinds that can be obeyed together, of each kind one at most."""
     rules: list[Rule] = []
     for kind in rng.sample(kinds, min(len(kinds), rng.randint(1, most))):

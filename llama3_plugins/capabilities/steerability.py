@@ -10,12 +10,10 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import get_args
-
-from pydantic import BaseModel, ConfigDict, Field
 
 from llama3.capabilities import Made, Reply, Workshop, is_garbage, judge
-from llama3_plugins.capabilities.rules import Kind, Rule, draw
+from llama3_plugins.capabilities.options_more import SteerabilityOptions
+from llama3_plugins.capabilities.rules import Rule, draw
 
 ROLES = (
     ("an assistant that helps a busy family to plan its meals", "You plan the meals of your family."),
@@ -29,25 +27,12 @@ ROLES = (
 )
 """What an assistant is, and who talks to it."""
 _PLAY = (
-    "{situation} You talk to {role}.{before}\nWrite the one thing that you ask {next}. Write one short question and nothing"
-    " else."
+    "{situation} You talk to {role}.{before}\nWrite the one thing that you ask {next}. Write one short question and"
+    " nothing else."
 )
 _AGAIN = "{prompt}\n(Remember: {rules})"
 MOST_WORDS = 40
 """Of what a user asks."""
-
-
-class SteerabilityOptions(BaseModel):
-    """What system prompts ask for, and over how many turns."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    kinds: list[Kind] = Field(
-        default_factory=lambda: list(get_args(Kind)), min_length=1, description="what a system prompt sets"
-    )
-    rules: int = Field(3, ge=1, le=4, description="rules of a system prompt, at most")
-    turns: int = Field(3, ge=1, le=20, description="questions and answers of a dialog")
-    samples: int = Field(4, ge=1, le=64, description="answers that are drawn to each question; the first good one stays")
 
 
 @dataclass(slots=True)
@@ -70,9 +55,7 @@ class _Dialog:
         """What the model is asked that plays the user."""
         said = "".join(f"\n{_WHO[turn['role']]}: {turn['content']}" for turn in self.turns)
         before = f"\nSo far:{said}" if said else ""
-        text = _PLAY.format(
-            situation=self.situation, role=self.role, before=before, next="next" if said else "first"
-        )
+        text = _PLAY.format(situation=self.situation, role=self.role, before=before, next="next" if said else "first")
         return [{"role": "user", "content": text}]
 
     def reminded(self) -> list[dict[str, str]]:
@@ -104,9 +87,7 @@ class Steerability:
         """A dialog is dropped at its first turn to which no sample obeys all rules. An answer to the last question that
         breaks one is the worse answer of a preference."""
         rng = random.Random(f"steerability/{seed}")
-        begun = [
-            _Dialog(*rng.choice(ROLES), draw(self.options.kinds, self.options.rules, rng)) for _ in range(count)
-        ]
+        begun = [_Dialog(*rng.choice(ROLES), draw(self.options.kinds, self.options.rules, rng)) for _ in range(count)]
         for number in range(1, self.options.turns + 1):
             _ask(shop, [one for one in begun if not one.reason])
             self._answer(shop, [one for one in begun if not one.reason], number)

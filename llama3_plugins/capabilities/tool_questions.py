@@ -34,10 +34,12 @@ _EASY = (
 )
 _NUMBER = re.compile(r"-?\d+(?:,\d{3})*(?:\.\d+)?")
 _WORD = re.compile(r"[^\W_]+")
-_WORDS_OF_NUMBERS = dict(enumerate("zero one two three four five six seven eight nine ten eleven twelve".split()))
+_NAMES_OF_NUMBERS = (
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+)  # fmt: skip
 _TOLD = (
-    "{tools}\n\nHere is a call of them:\n{call}\n\nWrite what somebody would ask who wants its result and has never heard"
-    " of functions. Say every value of the call as it stands there. Write one question and nothing else."
+    "{tools}\n\nHere is a call of them:\n{call}\n\nWrite what somebody would ask who wants its result and has never"
+    " heard of functions. Say every value of the call as it stands there. Write one question and nothing else."
 )
 SHORT, MOST_WORDS = 500, 8
 """Characters of a passage that is searched for; words of an answer that stands in it."""
@@ -72,7 +74,7 @@ def says(text: str, expected: str) -> bool:
         wanted = float(expected)
     except ValueError:
         return _plain(expected) in _plain(text)
-    word = _WORDS_OF_NUMBERS.get(int(wanted)) if wanted.is_integer() else None
+    word = _NAMES_OF_NUMBERS[int(wanted)] if wanted in range(len(_NAMES_OF_NUMBERS)) else None
     found = [float(number.replace(",", "")) for number in _NUMBER.findall(text)]
     return wanted in found or (word is not None and f" {word} " in _plain(text))
 
@@ -149,7 +151,9 @@ def _among(rng: random.Random, *needed: Tool) -> tuple[Tool, ...]:
 
 def searches(shop: Workshop, count: int, rng: random.Random) -> Iterator[Question | str]:
     """What stands in a passage of the run's corpus, as the model asks it; a word where it asks nothing of use."""
-    texts = [next(passages(found.text, SHORT)) for found in shop.documents(_WANTED, rng.randrange(1 << 30), kind="prose")]
+    texts = [
+        next(passages(found.text, SHORT)) for found in shop.documents(_WANTED, rng.randrange(1 << 30), kind="prose")
+    ]
     if not texts:
         return
     files = {PASSAGES: json.dumps(texts, ensure_ascii=False)}
@@ -264,5 +268,3 @@ def _values(value: Any) -> Iterator[Any]:
 def hinted(question: Question) -> str:
     """The prompt as it is asked while a trajectory is drawn."""
     return f"{question.prompt}\n({HINTS[question.kind]})" if question.kind in HINTS else question.prompt
-
-

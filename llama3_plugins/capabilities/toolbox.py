@@ -89,7 +89,8 @@ PYTHON = Tool('''def python(code: str) -> str:
         exec(code, {"__name__": "__main__"})
     return said.getvalue()
 ''')
-SEARCH = Tool('''def search(query: str) -> list:
+SEARCH = Tool(
+    '''def search(query: str) -> list:
     """Finds the passages that fit a query best, in the texts of this site."""
     import collections
     import json
@@ -104,7 +105,8 @@ SEARCH = Tool('''def search(query: str) -> list:
     scores = [sum(math.log(1 + len(passages) / held[word]) for word in asked & words) for words in found]
     best = sorted(range(len(passages)), key=lambda place: (-scores[place], place))[:3]
     return [passages[place] for place in best if scores[place] > 0]
-'''.replace("\\\\", "\\"))
+'''.replace("\\\\", "\\")
+)
 CORE = (CALCULATOR, PYTHON, SEARCH)
 
 

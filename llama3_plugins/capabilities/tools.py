@@ -10,33 +10,20 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
-
-from llama3.capabilities import BETWEEN, FunctionCall, Made, Ran, Workshop, told_tools
+from llama3.capabilities import BETWEEN, FunctionCall, Made, Message, Ran, Workshop, with_tools
 from llama3_plugins.capabilities import tool_questions as questions
 from llama3_plugins.capabilities.functions import OWN
+from llama3_plugins.capabilities.options_more import ToolKind, ToolsOptions
 from llama3_plugins.capabilities.tool_questions import Question
 from llama3_plugins.capabilities.toolbox import CORE, Tool, is_nested, read, script, shown
 
-Kind = Literal["calculator", "python", "files", "search", "single", "nested", "parallel", "multi_step", "easy", "off"]
-SYSTEM = ("You are a helpful assistant.", "You answer questions briefly and correctly.", "Help the user with what is asked.")
-
-
-class ToolsOptions(BaseModel):
-    """Which questions are asked, and how long a model may work on one."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    kinds: list[Kind] = Field(
-        default_factory=lambda: list(get_args(Kind)),
-        min_length=1,
-        description="what is asked: for a core tool (calculator, python, files, search), for functions that are told by"
-        " signature and docstring (single, nested, parallel, multi_step), or for no call (easy, off)",
-    )
-    samples: int = Field(2, ge=1, le=64, description="trajectories of each question; the first right one is learnt")
-    steps: int = Field(4, ge=1, le=32, description="messages of the assistant in one trajectory, at most")
+SYSTEM = (
+    "You are a helpful assistant.",
+    "You answer questions briefly and correctly.",
+    "Help the user with what is asked.",
+)
 
 
 @dataclass(slots=True)
@@ -83,7 +70,11 @@ class Tools:
         """`samples` of each question, all a step further at a time."""
         drawn = [[_Trajectory(question) for _ in range(self.options.samples)] for question in asked]
         firsts = shop.ask([_head(one, questions.hinted(one)) for one in asked], samples=self.options.samples)
-        moves = [(one, reply.text, reply.ended) for row, replies in zip(drawn, firsts, strict=True) for one, reply in zip(row, replies, strict=True)]
+        moves = [
+            (one, reply.text, reply.ended)
+            for row, replies in zip(drawn, firsts, strict=True)
+            for one, reply in zip(row, replies, strict=True)
+        ]
         for _ in range(self.options.steps):
             _advance(shop, moves)
             going = [one for row in drawn for one in row if not one.reason]
@@ -96,7 +87,7 @@ class Tools:
         return drawn
 
 
-def _questions(shop: Workshop, kind: Kind, count: int, rng: random.Random) -> Iterator[Question | str]:
+def _questions(shop: Workshop, kind: ToolKind, count: int, rng: random.Random) -> Iterator[Question | str]:
     plain: dict[str, Any] = {
         "calculator": questions.calculations,
         "python": questions.programs,
@@ -114,8 +105,10 @@ def _questions(shop: Workshop, kind: Kind, count: int, rng: random.Random) -> It
 
 def _head(question: Question, asked: str) -> list[dict[str, str]]:
     rng = random.Random(f"system/{question.prompt}")
-    system = told_tools(rng.choice(SYSTEM), [tool.spec for tool in question.active])
-    return [{"role": "system", "content": system}, {"role": "user", "content": asked}]
+    system = [Message("system", rng.choice(SYSTEM))]
+    if question.active:
+        system = with_tools(system, [tool.spec for tool in question.active])
+    return [{"role": "system", "content": system[0].text}, {"role": "user", "content": asked}]
 
 
 def _advance(shop: Workshop, moves: Sequence[tuple[_Trajectory, str, bool]]) -> None:

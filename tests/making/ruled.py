@@ -18,7 +18,7 @@ def call(name: str, **parameters: object) -> str:
 class ToolUser:
     """Calls tools. `planted`: what it writes in place of a first call, for questions that hold the key."""
 
-    def __init__(self, planted: Mapping[str, str] = {}) -> None:  # noqa: B006 - never written to
+    def __init__(self, planted: Mapping[str, str] = {}) -> None:
         self.planted = dict(planted)
         self.meant: dict[str, list[str]] = {}
         """The calls that a question about functions was made of."""
@@ -41,15 +41,19 @@ class ToolUser:
         return self.tools(prompt.split("\n(")[0], results)
 
     def question(self, calls: str) -> str:
-        values = [value for value in re.findall(r"-?\d+\.?\d*|\"[A-Z][a-z]+ [A-Z][a-z]+\"", calls)]
+        values = " and of ".join(re.findall(r"-?\d+\.?\d*|\"[A-Z][a-z]+ [A-Z][a-z]+\"", calls))
         with self.lock:
             number = len(self.meant)
-            text = f"What do I get of {' and of '.join(values)} in the case that is called {'abcdefghijk'[number % 11]}{number}?"
+            text = f"What do I get of {values} in the case that is called {'abcdefghijk'[number % 11]}{number}?"
             self.meant[text] = calls.split("; ")
         return text.replace('"', "")
 
     def tools(self, prompt: str, results: Sequence[str]) -> str:
-        if (numbers := re.findall(r"\d+", prompt)) and prompt.startswith(("What is ", "Compute ")) and "loop" not in prompt:
+        if (
+            (numbers := re.findall(r"\d+", prompt))
+            and prompt.startswith(("What is ", "Compute "))
+            and "loop" not in prompt
+        ):
             a, b = map(int, numbers[:2])
             if "plus" in prompt and "times" not in prompt:
                 return self.sometimes(prompt, str(a + b))
@@ -97,12 +101,17 @@ class Stepwise(ToolUser):
 def table_code(prompt: str) -> str:
     """What computes the answer of a question about an uploaded table, in whatever format."""
     name = re.search(r"the file (\S+)\. ", prompt)[1]
-    region, item = re.search(r"region (\w+)\?", prompt), re.search(r"amounts of (\w+)\?", prompt)
-    word = region[1] if region else item[1] if item and item[1] != "the" else ""
-    rows = f"text = open({name!r}).read()\nimport re\nrows = re.findall(r'[^\\n{{}}]*\\d[^\\n{{}}]*', text) if {name!r}.endswith(('csv', 'tsv', 'txt', 'xml', 'html', 'jsonl')) else re.findall(r'\\{{[^}}]*\\}}', text)\n"
-    pick = f"numbers = [int(re.findall(r'\\d+', row)[-1]) for row in rows if {word!r} in row]\n"
-    count = "max(numbers) - min(numbers)" if "minus" in prompt else "sum(numbers)"
-    return f"{rows}{pick}print({count})"
+    word = re.search(r"(?:region|amounts of) (north|south|east|west|\w+s)\?", prompt)
+    return "\n".join(
+        (
+            "import re",
+            f"text = open({name!r}).read()",
+            "rows = text.split('}') if '}' in text else text.splitlines()",
+            f"rows = [row for row in rows if {(word[1] if word else '')!r} in row and re.search('[0-9]', row)]",
+            "numbers = [int(re.findall('[0-9]+', row)[-1]) for row in rows]",
+            f"print({'max(numbers) - min(numbers)' if 'minus' in prompt else 'sum(numbers)'})",
+        )
+    )
 
 
 EASY = {
@@ -119,11 +128,19 @@ EASY = {
 }
 
 
+DISOBEDIENT = (
+    "Sorry! I am tired, and my friend is too. Give me a moment, please, then I shall tell you all about it. There is"
+    " soup in the kitchen, bread on the table, and a garden behind the house. Once we were young, and the sea was near."
+    " Nobody knew what came next. In the end it was winter."
+)
+"""It breaks every rule that there is."""
+
+
 class Obedient:
     """Obeys the rules of a system prompt, as far as they are known to it, and asks as a user. `breaks`: words of the
     system prompts whose rules it breaks in the turn of this number."""
 
-    def __init__(self, breaks: Mapping[str, int] = {}) -> None:  # noqa: B006 - never written to
+    def __init__(self, breaks: Mapping[str, int] = {}) -> None:
         self.breaks = dict(breaks)
 
     def __call__(self, dialog: Dialog) -> str:
@@ -132,7 +149,7 @@ class Obedient:
             return f"What can we do about the matter number {said.count('They: ') + 1} today?"
         turn = sum(message["role"] == "user" for message in dialog)
         if any(word in system and turn == number for word, number in self.breaks.items()):
-            return "Sorry! I am tired, me and my friend. " * 9
+            return DISOBEDIENT
         return obeying(system, turn)
 
 
@@ -171,7 +188,7 @@ class Polyglot:
     """Asks and answers in several languages. `planted`: by the beginning of a question what is answered to it, in turn
     with what is right."""
 
-    def __init__(self, planted: Mapping[str, str] = {}) -> None:  # noqa: B006 - never written to
+    def __init__(self, planted: Mapping[str, str] = {}) -> None:
         self.planted, self.times, self.lock = dict(planted), Counter[str](), Lock()
 
     def __call__(self, dialog: Dialog) -> str:
@@ -184,7 +201,9 @@ class Polyglot:
             return f"Ist die Zahl {number} gerade, oder ist sie es nicht, und was sagst du dazu?"
         if said.startswith("Ist die Zahl"):
             (number,) = re.findall(r"\d+", said)
-            right = f"Die Zahl {number} ist durch zwei zu teilen oder nicht.\nAnswer: {'no' if int(number) % 2 else 'yes'}"
+            right = (
+                f"Die Zahl {number} ist durch zwei zu teilen oder nicht.\nAnswer: {'no' if int(number) % 2 else 'yes'}"
+            )
             return self.one_of(said, right, self.planted.get("Ist"))
         start = next(start for start in ANSWERS if said.startswith(start))
         return self.one_of(said, ANSWERS[start], self.planted.get(start))

@@ -27,8 +27,9 @@ SURFACE = {
         disguised drawn_of judge load parse_prompts plant read_prompts
     """,
     "capabilities": """
-        CallReader Capability FunctionCall Limits Made Passage Ran Reply Script Task Turns Workshop extract extract_code
-        passages points verdict
+        BETWEEN PAIR CallReader Capability FunctionCall Limits Made Message Passage Ran Reply Script Task Turns Workshop
+        asked extract extract_code is_garbage is_repetitive judge passages points verdict
+        with_tools
     """,
     "data_kinds": """
         OF_EVERY_KIND AnswerTokens Batch Custom DataKind DialogExample Message Row Segment Task Tokenizer Tree UserRow
