@@ -162,6 +162,7 @@ def workshop(
         max_tokens=slot.max_tokens,
         seed=options.seed,
         tokens=lambda text: len(tokenizer.encode(text)),
+        room=read_config(checkpoint.path).max_seq_len,
         last=options.last,
     )
 

@@ -55,6 +55,7 @@ class Workshop:
         max_tokens: int,
         seed: int,
         tokens: Callable[[str], int],
+        room: int,
         last: bool = True,
     ) -> None:
         self._out, self._corpus, self._reward, self._seed = out, corpus, reward, seed
@@ -64,8 +65,8 @@ class Workshop:
         """Of `ask`, unless it is told otherwise."""
         self.last = last
         """Whether no round follows: told to recipes whose spec says `last_differs`, and true for others."""
-        self.tokens = tokens
-        """How many tokens the round's model reads a text as."""
+        self.tokens, self.room = tokens, room
+        """How many tokens the round's model reads a text as, and how many a dialog may have."""
         self.asked = 0
         """Dialogs that were answered."""
 

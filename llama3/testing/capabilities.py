@@ -111,6 +111,7 @@ class ToyShop(Workshop):
             max_tokens=256,
             seed=SEED,
             tokens=lambda text: len(text.split()),
+            room=4096,
         )
 
     def __enter__(self) -> ToyShop:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from llama3.capabilities import PAIR, Made, Passage, Workshop, asked, judge, passages, verdict
-from llama3_plugins.capabilities.imports import Dependent, defined, dependents
+from llama3_plugins.capabilities.imports import defined, dependents
 from llama3_plugins.capabilities.options_more import LongContextOptions
 
 _ANSWER = "{text}\n\n{question}\nAnswer in as few words as you can."
@@ -53,36 +53,41 @@ class LongContext:
 
     def dialogs(self, shop: Workshop, count: int, seed: int) -> Iterator[Made]:
         kinds = self.options.kinds
+        buckets = [bucket for bucket in self.options.buckets if bucket <= shop.room]
+        if not buckets:
+            yield Made([], False, "no_room", "long_context")
+            return
         shares = {kind: len(range(place, count, len(kinds))) for place, kind in enumerate(kinds)}
         for kind, share in shares.items():
             rng = random.Random(f"long_context/{seed}/{kind}")
             if kind == "repository":
-                yield from self._repositories(shop, share, rng)
-            elif documents := self._long(shop, share, rng):
+                yield from self._repositories(shop, buckets, share, rng)
+            elif documents := self._long(shop, buckets, share, rng):
                 yield from (_asked if kind == "questions" else _summed_up)(shop, documents, rng)
 
-    def _long(self, shop: Workshop, count: int, rng: random.Random) -> list[_Document]:
+    def _long(self, shop: Workshop, buckets: Sequence[int], count: int, rng: random.Random) -> list[_Document]:
         """Documents that are long enough, bucket by bucket in turn, each cut for the largest that it fills."""
-        least = self.options.buckets[0] // 2
+        least = buckets[0] // 2
         drawn = shop.documents(8 * count, rng.randrange(1 << 30), kind="prose", least=least)
-        by_bucket: dict[int, list[_Document]] = {bucket: [] for bucket in self.options.buckets}
+        by_bucket: dict[int, list[_Document]] = {bucket: [] for bucket in buckets}
         for one in drawn:
-            if found := self._cut(shop, one.text):
+            if found := self._cut(shop, buckets, one.text):
                 by_bucket[found.bucket].append(found)
         turns = [row[place] for place in range(count) for row in by_bucket.values() if place < len(row)]
         return turns[:count]
 
-    def _cut(self, shop: Workshop, text: str) -> _Document | None:
+    def _cut(self, shop: Workshop, buckets: Sequence[int], text: str) -> _Document | None:
         """A document as it is learnt: whole, or its beginning; None where it is too short for any bucket."""
         tokens = shop.tokens(text)
-        fits = [bucket for bucket in self.options.buckets if tokens > bucket // 2]
+        fits = [bucket for bucket in buckets if tokens > bucket // 2]
         if not fits:
             return None
         signs = len(text) / tokens  # in a token
-        text = next(passages(text, int(fits[-1] * signs))) if tokens > fits[-1] else text
+        most = _for_text(fits[-1])
+        text = next(passages(text, int(most * signs))) if tokens > most else text
         return _Document(text, fits[-1], list(passages(text, int(self.options.chunk * signs))))
 
-    def _repositories(self, shop: Workshop, count: int, rng: random.Random) -> Iterator[Made]:
+    def _repositories(self, shop: Workshop, buckets: Sequence[int], count: int, rng: random.Random) -> Iterator[Made]:
         drawn = shop.documents(self.options.files, rng.randrange(1 << 30), kind="code", language="python")
         found = [
             (files, path, needed)
@@ -92,7 +97,8 @@ class LongContext:
         ]
         rng.shuffle(found)
         for number, (files, path, needed) in enumerate(found[:count]):
-            told = self._told(shop, files, path, needed, number, rng)
+            room = _for_text(buckets[number // 2 % len(buckets)]) - shop.tokens(files[path])
+            told = _told(shop, files, path, [one.path for one in needed], room, rng)
             category = "long_context/repository"
             if told is None:
                 yield Made([], False, "too_long", category)
@@ -105,31 +111,27 @@ class LongContext:
             else:
                 yield Made([], False, "lacks_names", category)
 
-    def _told(
-        self,
-        shop: Workshop,
-        files: Mapping[str, str],
-        path: str,
-        needed: Sequence[Dependent],
-        number: int,
-        rng: random.Random,
-    ) -> str | None:
-        """The repository without a file: those that depend on it, and others until a bucket is full."""
-        first = [one.path for one in needed]
-        others = [name for name in files if name != path and name not in first]
-        rng.shuffle(others)
-        buckets = self.options.buckets
-        room = buckets[number // 2 % len(buckets)] - shop.tokens(files[path])
-        told: dict[str, str] = {}
-        for name in [*first, *others]:
-            text = f"# file: {name}\n{files[name].strip()}\n"
-            room -= shop.tokens(text)
-            if room < 0 and name in first:
-                return None
-            if room < 0:
-                break
-            told[name] = text
-        return "\n".join(told[name] for name in sorted(told))
+
+def _for_text(bucket: int) -> int:
+    """Tokens of a bucket for the text itself; the rest is for the question and the answer."""
+    return bucket - bucket // 16
+
+
+def _told(
+    shop: Workshop, files: Mapping[str, str], path: str, needed: Sequence[str], room: int, rng: random.Random
+) -> str | None:
+    """A repository without a file, in `room` tokens: those that depend on it, and others while there is room. None
+    where there is too little for the first."""
+    others = [name for name in files if name != path and name not in needed]
+    rng.shuffle(others)
+    told: dict[str, str] = {}
+    for name in [*needed, *others]:
+        text = f"# file: {name}\n{files[name].strip()}\n"
+        room -= shop.tokens(text)
+        if room < 0:
+            break
+        told[name] = text
+    return "\n".join(told[name] for name in sorted(told)) if len(told) >= len(needed) else None
 
 
 def _asked(shop: Workshop, documents: Sequence[_Document], rng: random.Random) -> Iterator[Made]:

@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from threading import Lock
+from zlib import crc32
 
 Dialog = Sequence[Mapping[str, str]]
 
@@ -43,8 +44,8 @@ class ToolUser:
     def question(self, calls: str) -> str:
         values = " and of ".join(re.findall(r"-?\d+\.?\d*|\"[A-Z][a-z]+ [A-Z][a-z]+\"", calls))
         with self.lock:
-            number = len(self.meant)
-            text = f"What do I get of {values} in the case that is called {'abcdefghijk'[number % 11]}{number}?"
+            case = "".join("abcdefghij"[int(digit)] for digit in str(crc32(calls.encode())))
+            text = f"What do I get of {values} in the case that is called {case}?"
             self.meant[text] = calls.split("; ")
         return text.replace('"', "")
 
@@ -79,7 +80,13 @@ class ToolUser:
         return f"They are {' and '.join(results)}." if results else "; ".join(calls)
 
     def sometimes(self, prompt: str, answer: str) -> str:
-        """Right, but every second time with a call that nobody needs."""
+        return answer
+
+
+class Restless(ToolUser):
+    """Calls a tool every second time where none is needed."""
+
+    def sometimes(self, prompt: str, answer: str) -> str:
         with self.lock:
             self.times[prompt] += 1
             return answer if self.times[prompt] % 2 else call("calculator", expression=answer)
