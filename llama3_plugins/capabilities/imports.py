@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+from llama3_plugins.capabilities.python_source import parsed
+
 
 @dataclass(frozen=True, slots=True)
 class Dependent:
@@ -32,14 +34,11 @@ def dependents(files: Mapping[str, str]) -> dict[str, list[Dependent]]:
     }
 
 
-def defined(text: str) -> frozenset[str]:
-    """The names that a module binds at its top; none where it does not parse."""
-    try:
-        tree = ast.parse(text)
-    except (SyntaxError, ValueError, RecursionError):
-        return frozenset()
+def bound(text: str) -> frozenset[str]:
+    """The names that a module binds, wherever; none where it does not parse."""
+    tree = parsed(text)
     names: set[str] = set()
-    for node in ast.walk(tree):
+    for node in ast.walk(tree) if isinstance(tree, ast.Module) else ():
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             names.add(node.name)
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
@@ -56,12 +55,8 @@ def _module(path: str) -> tuple[str, ...]:
 
 def _imports(path: str, text: str) -> Iterator[tuple[tuple[str, ...], list[str]]]:
     """Modules that a file imports, as parts of their names from the root, and the names that it takes from each."""
-    try:
-        tree = ast.parse(text)
-    except (SyntaxError, ValueError, RecursionError):
-        return
-    package = PurePosixPath(path).parent.parts
-    for node in ast.walk(tree):
+    tree, package = parsed(text), PurePosixPath(path).parent.parts
+    for node in ast.walk(tree) if isinstance(tree, ast.Module) else ():
         if isinstance(node, ast.Import):
             yield from ((tuple(one.name.split(".")), []) for one in node.names)
         elif isinstance(node, ast.ImportFrom) and node.level <= len(package) + 1:

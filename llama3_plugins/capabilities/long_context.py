@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from llama3.capabilities import PAIR, Made, Passage, Workshop, asked, judge, passages, verdict
-from llama3_plugins.capabilities.imports import defined, dependents
+from llama3_plugins.capabilities.imports import bound, dependents
 from llama3_plugins.capabilities.options_more import LongContextOptions
+from llama3_plugins.capabilities.turns import assistant, fenced, firsts, user
 
 _ANSWER = "{text}\n\n{question}\nAnswer in as few words as you can."
 _PART = "Sum up the text below in a few sentences, in its language. Write only the summary.\n\nText:\n{text}"
@@ -104,10 +105,10 @@ class LongContext:
                 yield Made([], False, "too_long", category)
             elif number % 2 == 0:
                 answer = "\n".join(one.path for one in needed)
-                yield Made(_turns(_WHICH.format(files=told, path=path), answer), True, "imports", category)
-            elif {name for one in needed for name in one.names} <= defined(files[path]):
-                code = f"```python\n{files[path].strip()}\n```"
-                yield Made(_turns(_WRITE.format(files=told, path=path), code), True, "defines_all", category)
+                yield Made([user(_WHICH.format(files=told, path=path)), assistant(answer)], True, "imports", category)
+            elif {name for one in needed for name in one.names} <= bound(files[path]):
+                code = fenced(files[path].strip())
+                yield Made([user(_WRITE.format(files=told, path=path)), assistant(code)], True, "defines_all", category)
             else:
                 yield Made([], False, "lacks_names", category)
 
@@ -137,16 +138,16 @@ def _told(
 def _asked(shop: Workshop, documents: Sequence[_Document], rng: random.Random) -> Iterator[Made]:
     """A question about one chunk. It is kept where the judge, who sees the chunk alone, gives the same answer."""
     chunks = [rng.choice(one.chunks) for one in documents]
-    written = shop.ask([_user(asked("questions", chunk)) for chunk in chunks])
-    pairs = [_pair(reply.text, rng) for (reply,) in written]
+    written = firsts(shop.ask([[user(asked("questions", chunk))] for chunk in chunks]))
+    pairs = [_pair(text, rng) for text in written]
     tried = [(chunk, pair) for chunk, pair in zip(chunks, pairs, strict=True) if pair]
-    again = iter(shop.judge([_user(_ANSWER.format(text=chunk, question=question)) for chunk, (question, _) in tried]))
+    again = iter(shop.judge([[user(_ANSWER.format(text=chunk, question=question))] for chunk, (question, _) in tried]))
     for document, pair in zip(documents, pairs, strict=True):
         if pair is None:
             yield Made([], False, "no_question", "long_context/questions")
             continue
         question, answer = pair
-        dialog = _turns(f"{document.text}\n\n{question}", answer)
+        dialog = [user(f"{document.text}\n\n{question}"), assistant(answer)]
         agrees = _agree(answer, next(again))
         yield Made(dialog, agrees, "same_answer" if agrees else "other_answer", "long_context/questions")
 
@@ -169,16 +170,13 @@ def _agree(one: str, other: str) -> bool:
 def _summed_up(shop: Workshop, documents: Sequence[_Document], rng: random.Random) -> Iterator[Made]:
     """A summary of the summaries of all chunks. It is kept where it has no name and no number that the document lacks,
     and the judge finds all of it in the summaries."""
-    parts = iter(shop.ask([_user(_PART.format(text=chunk)) for one in documents for chunk in one.chunks]))
-    told = ["\n\n".join(next(parts)[0].text.strip() for _ in one.chunks) for one in documents]
-    wholes = [
-        reply.text.strip() if reply.ended else ""
-        for (reply,) in shop.ask([_user(_WHOLE.format(text=text)) for text in told])
-    ]
-    judged = shop.judge([_user(_FAITHFUL.format(text=t, summary=s)) for t, s in zip(told, wholes, strict=True)])
+    parts = iter(firsts(shop.ask([[user(_PART.format(text=chunk))] for one in documents for chunk in one.chunks])))
+    told = ["\n\n".join(next(parts) for _ in one.chunks) for one in documents]
+    wholes = firsts(shop.ask([[user(_WHOLE.format(text=text))] for text in told]))
+    judged = shop.judge([[user(_FAITHFUL.format(text=t, summary=s))] for t, s in zip(told, wholes, strict=True)])
     for document, summary, said in zip(documents, wholes, judged, strict=True):
         reason = _fault(document.text, summary) or ("faithful" if verdict(said) else "not_faithful")
-        dialog = _turns(_SUM_UP.format(text=document.text), summary)
+        dialog = [user(_SUM_UP.format(text=document.text)), assistant(summary)]
         yield Made(dialog, reason == "faithful", reason, "long_context/summary")
 
 
@@ -208,11 +206,3 @@ def _root(paths: Sequence[str]) -> int:
     folders = [PurePosixPath(path).parts[:-1] for path in paths]
     first, last = min(folders), max(folders)
     return next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
-
-
-def _user(text: str) -> list[dict[str, str]]:
-    return [{"role": "user", "content": text}]
-
-
-def _turns(asked: str, answer: str) -> list[dict[str, str]]:
-    return [*_user(asked), {"role": "assistant", "content": answer}]

@@ -19,6 +19,7 @@ from dataclasses import replace
 from llama3.capabilities import Made, Reply, Task, Workshop, is_repetitive
 from llama3_plugins.capabilities.languages import NAMES, Wanted
 from llama3_plugins.capabilities.options_more import MultilingualOptions
+from llama3_plugins.capabilities.turns import assistant, firsts, user
 
 _THEMES = (
     "food", "the weather", "travel", "school", "health", "music", "animals", "work", "sports", "history", "cities",
@@ -57,14 +58,14 @@ class Multilingual:
 
     def _questions(self, shop: Workshop, tags: Sequence[str], rng: random.Random) -> Iterator[Made]:
         asked = [_WRITE.format(theme=rng.choice(_THEMES), language=NAMES[tag]) for tag in tags]
-        written = [reply.text.strip() for (reply,) in shop.ask([_user(text) for text in asked])]
+        written = firsts(shop.ask([[user(text)] for text in asked]))
         faults = [_odd(text, tag) for text, tag in zip(written, tags, strict=True)]
         prompts = [text for text, fault in zip(written, faults, strict=True) if not fault]
         drawn = iter(self._drawn(shop, prompts, rng))
         for text, tag, fault in zip(written, tags, faults, strict=True):
             category = f"multilingual/{tag}"
             if fault:
-                yield Made(_user(text), False, fault, category)
+                yield Made([user(text)], False, fault, category)
             else:
                 yield _chosen(shop, text, Wanted.of_language(tag), next(drawn), category)
 
@@ -72,20 +73,20 @@ class Multilingual:
         tasks = [task for task in shop.tasks(len(tags), rng.randrange(1 << 30)) if not task.context]
         pairs = list(zip(tasks, tags, strict=False))
         asks = [_TRANSLATE.format(language=NAMES[tag], text=task.prompt) for task, tag in pairs]
-        written = [reply.text.strip() for (reply,) in shop.ask([_user(text) for text in asks], temperature=0.0)]
+        written = firsts(shop.ask([[user(text)] for text in asks], temperature=0.0))
         faults = [_odd(text, tag, task.prompt) for text, (task, tag) in zip(written, pairs, strict=True)]
         prompts = [text for text, fault in zip(written, faults, strict=True) if not fault]
         drawn = iter(self._drawn(shop, prompts, rng))
         for text, (task, tag), fault in zip(written, pairs, faults, strict=True):
             category = f"multilingual/{tag}/reasoning"
             if fault:
-                yield Made(_user(text), False, fault, category)
+                yield Made([user(text)], False, fault, category)
             else:
                 yield _solved(shop, task, text, Wanted.of_language(tag), next(drawn), category)
 
     def _drawn(self, shop: Workshop, prompts: Sequence[str], rng: random.Random) -> list[list[Reply]]:
         """Answers to each prompt, each at a temperature of its own until the last round."""
-        asked, samples = [_user(text) for text in prompts], self.options.samples
+        asked, samples = [[user(text)] for text in prompts], self.options.samples
         if shop.last:
             return shop.ask(asked, samples=samples, temperature=LAST)
         rows = [shop.ask(asked, temperature=round(rng.uniform(*HOT), 2)) for _ in range(samples)]
@@ -94,7 +95,7 @@ class Multilingual:
 
 def _odd(text: str, tag: str, original: str = "") -> str:
     """Why a text is no prompt in this language; "" where it is one."""
-    if not text or "\n\n" in text or is_repetitive(text):
+    if not any(map(str.isalpha, text)) or "\n\n" in text or is_repetitive(text):
         return "no_question"
     if fault := Wanted.of_language(tag).fault(text):
         return f"prompt_in_{fault}"
@@ -105,14 +106,14 @@ def _odd(text: str, tag: str, original: str = "") -> str:
 
 def _chosen(shop: Workshop, prompt: str, wanted: Wanted, replies: Sequence[Reply], category: str) -> Made:
     """The answer that the ranking rewards score highest, or the first one."""
-    faults = [_fault(wanted, reply) for reply in replies]
+    faults = [_fault(wanted, reply) if any(map(str.isalpha, reply.text)) else "no_answer" for reply in replies]
     good = [reply.text.strip() for reply, fault in zip(replies, faults, strict=True) if not fault]
     if not good:
-        return Made([*_user(prompt), _said(replies[0].text)], False, faults[0], category)
-    scored = shop.score([[*_user(prompt), _said(text)] for text in good])
+        return Made([user(prompt), assistant(replies[0].text.strip())], False, faults[0], category)
+    scored = shop.score([[user(prompt), assistant(text)] for text in good])
     scores = [-float("inf") if score is None else score for score in scored]
     best = good[max(range(len(good)), key=lambda place: (scores[place], -place))]
-    return Made([*_user(prompt), _said(best)], True, "same_language", category, _other(replies, faults))
+    return Made([user(prompt), assistant(best)], True, "same_language", category, _other(replies, faults))
 
 
 def _solved(shop: Workshop, task: Task, prompt: str, wanted: Wanted, replies: Sequence[Reply], category: str) -> Made:
@@ -122,9 +123,9 @@ def _solved(shop: Workshop, task: Task, prompt: str, wanted: Wanted, replies: Se
     faults = [_fault(wanted, reply) for reply in replies]
     for text, passed, fault in zip(texts, right, faults, strict=True):
         if passed and not fault:
-            return Made([*_user(prompt), _said(text)], True, "right_answer", category, _other(replies, faults))
+            return Made([user(prompt), assistant(text)], True, "right_answer", category, _other(replies, faults))
     reason = next((fault for passed, fault in zip(right, faults, strict=True) if passed), "wrong_answer")
-    return Made([*_user(prompt), _said(texts[0])], False, reason, category)
+    return Made([user(prompt), assistant(texts[0])], False, reason, category)
 
 
 def _fault(wanted: Wanted, reply: Reply) -> str:
@@ -137,11 +138,3 @@ def _other(replies: Sequence[Reply], faults: Sequence[str]) -> str:
     """An answer in another language or script."""
     wrong = (reply.text.strip() for reply, fault in zip(replies, faults, strict=True) if fault not in ("", "no_answer"))
     return next(wrong, "")
-
-
-def _user(text: str) -> list[dict[str, str]]:
-    return [{"role": "user", "content": text}]
-
-
-def _said(text: str) -> dict[str, str]:
-    return {"role": "assistant", "content": text.strip()}

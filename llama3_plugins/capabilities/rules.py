@@ -62,7 +62,7 @@ def _no_comma(rng: random.Random) -> Rule:
 
 
 def _opening(rng: random.Random) -> Rule:
-    word = rng.choice(("Gladly", "Certainly", "My friend", "Good question"))
+    word = rng.choice(("Gladly", "Certainly", "Dear friend", "Good question"))
     return Rule("tone", "start", f'Begin every answer with the words "{word}".', lambda text: text.startswith(word))
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from llama3.capabilities import Made, Reply, Workshop, is_garbage, judge
 from llama3_plugins.capabilities.options_more import SteerabilityOptions
 from llama3_plugins.capabilities.rules import Rule, draw
+from llama3_plugins.capabilities.turns import assistant, firsts, user
 
 ROLES = (
     ("an assistant that helps a busy family to plan its meals", "You plan the meals of your family."),
@@ -56,13 +57,13 @@ class _Dialog:
         said = "".join(f"\n{_WHO[turn['role']]}: {turn['content']}" for turn in self.turns)
         before = f"\nSo far:{said}" if said else ""
         text = _PLAY.format(situation=self.situation, role=self.role, before=before, next="next" if said else "first")
-        return [{"role": "user", "content": text}]
+        return [user(text)]
 
     def reminded(self) -> list[dict[str, str]]:
         """The dialog as it is answered."""
         *before, last = self.turns
         rules = " ".join(rule.told for rule in self.rules)
-        return [self.system, *before, {"role": "user", "content": _AGAIN.format(prompt=last["content"], rules=rules)}]
+        return [self.system, *before, user(_AGAIN.format(prompt=last["content"], rules=rules))]
 
     def fault(self, reply: Reply) -> str:
         """What is wrong with an answer; `breaks_KIND` where it is a rule that it breaks."""
@@ -105,15 +106,15 @@ class Steerability:
                 continue
             broken = (r.text.strip() for r, fault in zip(replies, faults, strict=True) if fault.startswith("breaks_"))
             one.rejected = next(broken, "")
-            one.turns.append({"role": "assistant", "content": good})
+            one.turns.append(assistant(good))
 
 
 def _ask(shop: Workshop, going: Sequence[_Dialog]) -> None:
     """The next question of every dialog, of the model in the place of the user."""
-    for one, (reply,) in zip(going, shop.ask([one.played() for one in going]), strict=True):
-        question = reply.text.strip()
+    questions = firsts(shop.ask([one.played() for one in going]))
+    for one, question in zip(going, questions, strict=True):
         asked_before = any(turn["content"] == question for turn in one.turns)
         if asked_before or judge(question) != "answered" or "\n" in question or len(question.split()) > MOST_WORDS:
             one.reason = "no_question"
         else:
-            one.turns.append({"role": "user", "content": question})
+            one.turns.append(user(question))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import re
@@ -13,6 +14,7 @@ from llama3.capabilities import PAIR, FunctionCall, Workshop, asked, is_garbage,
 from llama3_plugins.capabilities.functions import CHAINS, OWN, a_call, chained
 from llama3_plugins.capabilities.tables import upload
 from llama3_plugins.capabilities.toolbox import CALCULATOR, CORE, PASSAGES, PYTHON, SEARCH, Tool, mined, script
+from llama3_plugins.capabilities.turns import firsts, user
 
 HINTS = {
     "nested": "Use one call whose first argument is itself a call.",
@@ -151,21 +153,20 @@ def _among(rng: random.Random, *needed: Tool) -> tuple[Tool, ...]:
 
 def searches(shop: Workshop, count: int, rng: random.Random) -> Iterator[Question | str]:
     """What stands in a passage of the run's corpus, as the model asks it; a word where it asks nothing of use."""
-    texts = [
-        next(passages(found.text, SHORT)) for found in shop.documents(_WANTED, rng.randrange(1 << 30), kind="prose")
-    ]
+    found = shop.documents(_WANTED, rng.randrange(1 << 30), kind="prose")
+    texts = [first for one in found for first in itertools.islice(passages(one.text, SHORT), 1)]
     if not texts:
         return
     files = {PASSAGES: json.dumps(texts, ensure_ascii=False)}
     chosen = [texts[number % len(texts)] for number in range(count)]
-    written = shop.ask([[{"role": "user", "content": asked("questions", text)}] for text in chosen])
-    for text, (reply,) in zip(chosen, written, strict=True):
-        pairs = [(question.strip(), said.strip().rstrip(".")) for question, said in PAIR.findall(reply.text)]
-        found = [(q, said) for q, said in pairs if _plain(said) in _plain(text) and _short(said)]
-        if not found:
+    written = firsts(shop.ask([[user(asked("questions", text))] for text in chosen]))
+    for text, told in zip(chosen, written, strict=True):
+        pairs = [(question.strip(), said.strip().rstrip(".")) for question, said in PAIR.findall(told)]
+        usable = [(q, said) for q, said in pairs if _plain(said) in _plain(text) and _short(said)]
+        if not usable:
             yield "no_question"
             continue
-        prompt, said = found[0]
+        prompt, said = usable[0]
         yield Question("search", prompt, (said,), _among(rng, SEARCH), results=(said,), files=files)
 
 
@@ -179,15 +180,13 @@ def _short(said: str) -> bool:
 def functions(shop: Workshop, kind: str, count: int, rng: random.Random) -> Iterator[Question | str]:
     """Calls that were run, and what somebody would ask to have them made, as the model says it (paper 4.3.5: the tuples
     of zero-shot tool use). Functions are those of the corpus' Python files that stand alone, and our own."""
-    known = [*_of_corpus(shop, rng), *((tool, a_call(tool, rng)) for tool in OWN)]
-    wanted = [_calls(kind, known, rng) for _ in range(count)]
+    found = _of_corpus(shop, rng) if kind in ("single", "parallel") else []
+    wanted = [_calls(kind, found, rng) for _ in range(count)]
     scripts = [script(call, tools, {}) for tools, calls in wanted for call in calls]
     ran = iter(shop.run_python([one for one in scripts if one is not None]))
-    tells = [[{"role": "user", "content": _told(tools, calls)}] for tools, calls in wanted]
-    replies = shop.ask(tells)
-    for (tools, calls), (reply,) in zip(wanted, replies, strict=True):
+    prompts = firsts(shop.ask([[user(_told(tools, calls))] for tools, calls in wanted]))
+    for (tools, calls), prompt in zip(wanted, prompts, strict=True):
         results = tuple(next(ran).stdout.strip() for _ in calls)
-        prompt = reply.text.strip()
         if not _asks(prompt, tools, calls):
             yield "no_question"
             continue
@@ -222,15 +221,13 @@ def _as_said(value: str) -> str:
 
 
 def _calls(
-    kind: str, known: Sequence[tuple[Tool, FunctionCall]], rng: random.Random
+    kind: str, found: Sequence[tuple[Tool, FunctionCall]], rng: random.Random
 ) -> tuple[tuple[Tool, ...], tuple[FunctionCall, ...]]:
     """Functions and what is called of them: two at once, or one on what the other gives, or one alone."""
-    if kind == "parallel":
-        (one, first), (other, second) = rng.sample(known, 2)
-        return (one, other), (first, second)
-    if kind == "single":
-        tool, call = rng.choice(known)
-        return (tool,), (call,)
+    if kind in ("single", "parallel"):
+        known = [*found, *((tool, a_call(tool, rng)) for tool in OWN)]
+        tools, calls = zip(*rng.sample(known, 2 if kind == "parallel" else 1), strict=True)
+        return tools, calls
     inner, outer = rng.choice(CHAINS)
     return (inner, outer), (chained(a_call(inner, rng), outer),)
 

@@ -15,6 +15,7 @@ from functools import cached_property
 from typing import Any
 
 from llama3.capabilities import CallReader, FunctionCall, Script
+from llama3_plugins.capabilities.python_source import lone_functions, parsed
 
 PASSAGES = "passages.json"
 """The file in which `search` looks."""
@@ -52,6 +53,31 @@ class Tool:
         without = plain[: len(plain) - len(arguments.defaults)]
         without += [one for one, default in zip(named, arguments.kw_defaults, strict=True) if default is None]
         return [one.arg for one in without]
+
+    @property
+    def is_told(self) -> bool:
+        """Whether signature and docstring say all that a caller needs: there is a docstring, parameters have names, and
+        the function has one of its own."""
+        given, hidden = self._node.args, self.name.startswith("_") or hasattr(builtins, self.name)
+        return not (hidden or given.vararg or given.kwarg or given.posonlyargs) and bool(ast.get_docstring(self._node))
+
+    @property
+    def examples(self) -> list[str]:
+        """What the docstring shows at a prompt of Python."""
+        lines = map(str.strip, (ast.get_docstring(self._node) or "").splitlines())
+        return [line.removeprefix(">>> ") for line in lines if line.startswith(">>> ")]
+
+    def bound(self, call: ast.Call) -> dict[str, Any] | None:
+        """The arguments of a call by their names; None where one is no plain value."""
+        names = list(self.parameters)
+        if len(call.args) > len(names) or any(word.arg is None for word in call.keywords):
+            return None
+        try:
+            given = {name: ast.literal_eval(value) for name, value in zip(names, call.args, strict=False)}
+            given |= {str(word.arg): ast.literal_eval(word.value) for word in call.keywords}
+            return given if given == json.loads(json.dumps(given)) else None
+        except (ValueError, TypeError, SyntaxError, RecursionError):
+            return None
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -185,50 +211,15 @@ def shown(value: str) -> str:
 
 
 def mined(code: str) -> Iterator[tuple[Tool, FunctionCall]]:
-    """Functions that stand alone with a docstring in a Python file, each with a call of it whose arguments are plain
+    """Functions with a docstring that stand alone in a Python file, each with a call of it whose arguments are plain
     values: from the examples of docstrings, or from anywhere in the file. Whether either runs is for the sandbox to
     tell."""
-    tree = _parsed(code)
-    found = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef) and _stands_alone(node)}
-    examples = [line[4:] for node in found.values() for line in _examples(node)]
-    places = [tree, *map(_parsed, examples)]
-    done: set[str] = set()
-    for node in (node for place in places for node in ast.walk(place)):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in found.keys() - done:
-            arguments = _bound(found[node.func.id], node)
-            if arguments:
-                done.add(node.func.id)
-                call = FunctionCall(node.func.id, json.dumps(arguments, ensure_ascii=False))
-                yield Tool(ast.unparse(found[node.func.id])), call
-
-
-def _parsed(code: str) -> ast.Module:
-    try:
-        return ast.parse(code)
-    except (SyntaxError, ValueError, RecursionError):
-        return ast.Module([], [])
-
-
-def _stands_alone(node: ast.FunctionDef) -> bool:
-    given = node.args
-    hidden = node.name.startswith("_") or hasattr(builtins, node.name)
-    plain = not (given.vararg or given.kwarg or given.posonlyargs or node.decorator_list or hidden)
-    return plain and bool(ast.get_docstring(node)) and bool(given.args)
-
-
-def _examples(node: ast.FunctionDef) -> Iterator[str]:
-    lines = map(str.strip, (ast.get_docstring(node) or "").splitlines())
-    return (line for line in lines if line.startswith(">>> "))
-
-
-def _bound(function: ast.FunctionDef, call: ast.Call) -> dict[str, Any] | None:
-    """The arguments of a call by their names; None where one is no plain value."""
-    names = [one.arg for one in function.args.args]
-    if len(call.args) > len(names) or any(word.arg is None for word in call.keywords):
-        return None
-    try:
-        given = {name: ast.literal_eval(value) for name, value in zip(names, call.args, strict=False)}
-        given |= {str(word.arg): ast.literal_eval(word.value) for word in call.keywords}
-        return given if given == json.loads(json.dumps(given)) else None
-    except (ValueError, TypeError, SyntaxError, RecursionError):
-        return None
+    tools = [tool for tool in map(Tool, lone_functions(code, shortest=2)) if tool.is_told]
+    found = {tool.name: tool for tool in tools}
+    places = [parsed(line) for line in (code, *(line for tool in tools for line in tool.examples))]
+    for node in (node for tree in places if isinstance(tree, ast.Module) for node in ast.walk(tree)):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in found:
+            tool = found[node.func.id]
+            if arguments := tool.bound(node):
+                del found[tool.name]
+                yield tool, FunctionCall(tool.name, json.dumps(arguments, ensure_ascii=False))

@@ -12,12 +12,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from llama3.capabilities import BETWEEN, FunctionCall, Made, Message, Ran, Workshop, with_tools
+from llama3.capabilities import BETWEEN, FunctionCall, Made, Message, Ran, Reply, Workshop, with_tools
 from llama3_plugins.capabilities import tool_questions as questions
 from llama3_plugins.capabilities.functions import OWN
 from llama3_plugins.capabilities.options_more import ToolKind, ToolsOptions
 from llama3_plugins.capabilities.tool_questions import Question
 from llama3_plugins.capabilities.toolbox import CORE, Tool, is_nested, read, script, shown
+from llama3_plugins.capabilities.turns import assistant, user
 
 SYSTEM = (
     "You are a helpful assistant.",
@@ -69,21 +70,17 @@ class Tools:
     def _trajectories(self, shop: Workshop, asked: Sequence[Question]) -> list[list[_Trajectory]]:
         """`samples` of each question, all a step further at a time."""
         drawn = [[_Trajectory(question) for _ in range(self.options.samples)] for question in asked]
+        going = [one for row in drawn for one in row]
         firsts = shop.ask([_head(one, questions.hinted(one)) for one in asked], samples=self.options.samples)
-        moves = [
-            (one, reply.text, reply.ended)
-            for row, replies in zip(drawn, firsts, strict=True)
-            for one, reply in zip(row, replies, strict=True)
-        ]
-        for _ in range(self.options.steps):
-            _advance(shop, moves)
-            going = [one for row in drawn for one in row if not one.reason]
-            if not going:
-                break
-            replies = shop.ask([one.dialog(questions.hinted(one.question)) for one in going])
-            moves = [(one, reply.text, reply.ended) for one, (reply,) in zip(going, replies, strict=True)]
-        for one in (one for row in drawn for one in row if not one.reason):
-            one.reason = "too_many_steps"
+        said = [reply for replies in firsts for reply in replies]
+        for step in range(self.options.steps):
+            if step:
+                going = [one for one in going if not one.reason]
+                replies = shop.ask([one.dialog(questions.hinted(one.question)) for one in going])
+                said = [reply for (reply,) in replies]
+            _advance(shop, going, said)
+        for one in going:
+            one.reason = one.reason or "too_many_steps"
         return drawn
 
 
@@ -108,22 +105,22 @@ def _head(question: Question, asked: str) -> list[dict[str, str]]:
     system = [Message("system", rng.choice(SYSTEM))]
     if question.active:
         system = with_tools(system, [tool.spec for tool in question.active])
-    return [{"role": "system", "content": system[0].text}, {"role": "user", "content": asked}]
+    return [{"role": "system", "content": system[0].text}, user(asked)]
 
 
-def _advance(shop: Workshop, moves: Sequence[tuple[_Trajectory, str, bool]]) -> None:
+def _advance(shop: Workshop, going: Sequence[_Trajectory], said: Sequence[Reply]) -> None:
     """Take what was said into each trajectory: an answer ends it, calls are run, all of them together."""
     calling: list[tuple[_Trajectory, list[FunctionCall]]] = []
-    for one, text, ended in moves:
+    for one, reply in zip(going, said, strict=True):
         known: Sequence[Tool] = (*CORE, *OWN, *one.question.active)
-        written = read(text, one.question.active, known)
-        one.last = text.strip()
-        if not ended:
+        written = read(reply.text, one.question.active, known)
+        one.last = reply.text.strip()
+        if not reply.ended:
             one.reason = "cut_off"
         elif written.fault:
             one.reason = written.fault
         elif not written.calls:
-            one.turns.append({"role": "assistant", "content": one.last})
+            one.turns.append(assistant(one.last))
             one.reason = _verdict(one)
         elif not one.question.calls:
             one.reason = "needless_call"
@@ -138,7 +135,7 @@ def _advance(shop: Workshop, moves: Sequence[tuple[_Trajectory, str, bool]]) -> 
 
 def _take(one: _Trajectory, calls: list[FunctionCall], outcomes: Sequence[Ran | None]) -> None:
     one.calls.append(calls)
-    one.turns.append({"role": "assistant", "content": BETWEEN.join(map(str, calls))})
+    one.turns.append(assistant(BETWEEN.join(map(str, calls))))
     for outcome in outcomes:
         if outcome is None:
             one.reason = "malformed_call"

@@ -30,6 +30,7 @@ from ruled import (
 from skilled import config_of, made_by, rows_of, served
 from test_capability_runs import exit_code
 
+from llama3.data.corpus import split_of
 from llama3.making.joining import within
 from llama3.testing import CapabilityConformance
 from llama3.tokenizer import Tokenizer
@@ -44,6 +45,7 @@ WORDS = (
     "the of and to that with have ship sea wind harbour captain letter morning island rope storm voyage lantern anchor"
     " sailor compass thunder evening silver river garden window bridge winter summer candle"
 )
+HELD_OUT = 0.3
 LANGUAGES = ["de", "fr", "th", "hi", "hi-Latn"]
 
 
@@ -83,8 +85,8 @@ def raised(tmp_path_factory):
     (folder / "notes").mkdir()
     rng = random.Random(5)
     words = WORDS.split()
-    for n in range(8):
-        text = " ".join(rng.choice(words) for _ in range(60 + 120 * (n % 3)))
+    for n in range(40):
+        text = " ".join(rng.choice(words) for _ in range(90 + 120 * (n % 3)))
         (folder / "notes" / f"{n}.txt").write_text(f"voyage number {n} {text}.")
     write_repository(folder / "repo")
     texts = [path.read_text() for path in sorted((folder / "notes").iterdir())]
@@ -100,22 +102,30 @@ def raised(tmp_path_factory):
         ]
         place = config_of(folder, folder, recipes, rounds=2)
         config = yaml.safe_load(place.read_text())
-        config["data"]["held_out"] = 0.1
         config["data"]["sources"].append({"name": "files", "path": str(folder / "repo"), "source": "repo"})
         place.write_text(yaml.safe_dump(config))
         assert exit_code("run", place) == 0
         yield folder / "s", list(server.seen), marker
 
 
+def trained(names: str, folder: str = "") -> list[str]:
+    """Those of the modules that are not held out."""
+    return [name for name in names.split() if split_of(f"{folder}{name}.py", HELD_OUT) == "train"]
+
+
+CORE_MODULE = trained("units scales lengths", "core/")[0]
+DEPENDENTS = trained("walk ride sail climb swim row fly")[:4]
+
+
 def write_repository(folder: Path) -> None:
-    """Six modules that need one, which one needs from a package of its own."""
+    """Modules that need one of a package, and one that does not."""
     (folder / "core").mkdir(parents=True)
-    (folder / "core" / "__init__.py").write_text("")
-    (folder / "core" / "units.py").write_text("def metres(x):\n    return x\n\n\ndef feet(x):\n    return 3.28 * x\n")
-    (folder / "core" / "maps.py").write_text("from .units import feet\n\nHIGH = feet(1000)\n")
-    for name in ("walk", "ride", "sail", "climb"):
-        (folder / f"{name}.py").write_text(f"from core.units import metres\n\n{name.upper()} = metres({len(name)})\n")
-    (folder / "swim.py").write_text("import math\n\nDEEP = math.pi\n")
+    code = "def metres(x):\n    return x\n\n\ndef feet(x):\n    return 3.28 * x\n"
+    (folder / "core" / f"{CORE_MODULE}.py").write_text(code)
+    for name in DEPENDENTS:
+        text = f"from core.{CORE_MODULE} import metres\n\n{name.upper()} = metres({len(name)})\n"
+        (folder / f"{name}.py").write_text(text)
+    (folder / "alone.py").write_text("import math\n\nDEEP = math.pi\n")
 
 
 def all_made(run: Path, name: str, number: int = 1) -> list[dict]:
@@ -208,12 +218,9 @@ def test_a_repository_without_a_file(raised):
     rows = [row for row in all_made(run, "long_context") if row["family"] == "long_context/repository"]
     (row,) = [row for row in rows if row["kept"]]
     user, assistant = row["messages"]
-    assert "the file core/units.py is missing" in user["content"]
-    assert "# file: core/units.py" not in user["content"]
-    needed = assistant["content"].splitlines()
-    assert needed == sorted(needed)
-    assert set(needed) <= {"core/maps.py", "walk.py", "ride.py", "sail.py", "climb.py"}
-    assert len(needed) >= 3
+    assert f"the file core/{CORE_MODULE}.py is missing" in user["content"]
+    assert f"# file: core/{CORE_MODULE}.py" not in user["content"]
+    assert assistant["content"].splitlines() == sorted(f"{name}.py" for name in DEPENDENTS)
 
 
 def test_long_texts_are_asked_about_as_a_whole(raised):
@@ -289,7 +296,8 @@ def fold(text, width=3):
 
 def twice(x):
     """Twice."""
-    return 2 * x
+    y = 2 * x
+    return y
 
 
 def hidden(x):
@@ -344,7 +352,7 @@ def test_languages_are_told_apart_in_translations_of_others():
                 if len(plain.split()) >= FEW and (told := language_of(plain)):
                     right += told == tag
                     wrong += [(tag, told, plain)] * (told != tag)
-    assert right > 500
+    assert right > 350
     assert len(wrong) < 0.01 * right, wrong
 
 
