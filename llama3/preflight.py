@@ -322,6 +322,14 @@ def quality_control_problems(loaded: Loaded) -> Iterator[Problem]:
         yield replace(problem, where=loaded.place(problem.where))
 
 
+def skill_problems(loaded: Loaded) -> Iterator[Problem]:
+    """What `post_training.capabilities` lacks, and models of it that are not there."""
+    from llama3.making.checks import capability_problems
+
+    for problem in capability_problems(loaded.config):
+        yield replace(problem, where=loaded.place(problem.where))
+
+
 CHECKS = (
     policy_problems,
     model_problems,
@@ -333,6 +341,7 @@ CHECKS = (
     data_problems,
     safety_problems,
     quality_control_problems,
+    skill_problems,
     launched_problems,
 )
 """Of any config, that of one size too."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from llama3.artifacts import Artifact
+from llama3.capability_rounds import practised, with_skill_pairs, with_skill_steps, with_skills
 from llama3.checkpoints.adopt import AdoptOptions, adopt
 from llama3.config import Config, Loaded
 from llama3.config.schema import TeacherSection
@@ -25,6 +26,7 @@ from llama3.execution import Executor
 from llama3.given import curated, own_rows, tokenised
 from llama3.herd import Size, controls, lessons_for, sizes_of, tell_herd
 from llama3.long_context import Base, has_stages, lengthen
+from llama3.making.checks import try_capabilities
 from llama3.model.device import device_of
 from llama3.outcome import Raising, Round, Trained, measure, publish, tell, tell_held_back
 from llama3.posttraining.average import AverageOptions, average
@@ -80,6 +82,7 @@ def refuse_hopeless(config: Config) -> None:
         try_rewards(post.rewards, config.run.device, must_ask=post.data is None)
     if post.rounds or post.data:
         try_judges(config, str(device_of(config.run.device)))
+        try_capabilities(config)
 
 
 def raise_herd(make: Executor, config: Config, sizes: Mapping[str, Loaded]) -> Raising:
@@ -176,7 +179,8 @@ def in_rounds(make: Executor, config: Config, base: Artifact, lessons: Lessons =
     final ──> reject ──> sft ──> preferences ──> prefer ──> average ──> final
       │       (dialogs)   │        (pairs)         │           │
       │           ↑       └──────────↑──────┬──────┴───────────┘
-      └─> safety ─┴──────────────────┘      reward, of the pairs of all rounds
+      ├─> safety ─┤──────────────────┤      reward, of the pairs of all rounds
+      └─> skills ─┴──────────────────┘
     """
     trained = Trained(base, sft=base, final=base, learnt_from={})
     for n in range(1, config.post_training.rounds + 1):
@@ -188,13 +192,16 @@ def in_rounds(make: Executor, config: Config, base: Artifact, lessons: Lessons =
         before = {"earlier": last.asked if last else None, **known, **policies}
         asked = make(reject, f"reject-{n}", RejectOptions.of(config, n), checkpoint=trained.final, **before)
         dialogs = lessons.join(make, config, n, with_earlier(make, config, n, asked, last), last)
+        skills = practised(make, config, n, trained.final, known["reward"])
+        dialogs = with_skills(make, config, n, dialogs, skills)
         dialogs = chosen(make, config, f"-{n}", dialogs, safety, trained.final, **known)
         tuned = finetune(make, config, f"-{n}", checkpoint=base, dialogs=dialogs)
 
         options = PreferencesOptions.of(config, n)
         pairs = make(preferences, f"preferences-{n}", options, checkpoint=tuned, asked=asked, **known)
+        pairs = with_skill_pairs(make, n, pairs, skills)
         pairs = with_safety(make, config, f"-{n}", pairs, safety)
-        all_pairs = pairs_so_far(make, config, n, pairs, last)
+        all_pairs = with_skill_steps(make, config, n, pairs_so_far(make, config, n, pairs, last), skills)
         judge = reward_model(make, config, f"-{n}", checkpoint=base, preferences=all_pairs)
         preferred = learn_to_prefer(make, config, f"-{n}", checkpoint=tuned, preferences=pairs, reward=judge)
 

@@ -6,6 +6,7 @@ from typing import Any
 from llama3.plugins import (
     AlgorithmSpec,
     AttackerSpec,
+    CapabilitySpec,
     DataKindSpec,
     EvaluatorSpec,
     ExporterSpec,
@@ -18,9 +19,16 @@ from llama3.plugins import (
     SourceSpec,
     hookimpl,
 )
+from llama3_plugins.capabilities.listed import CAPABILITIES
+from llama3_plugins.capabilities.listed_more import MORE
 from llama3_plugins.evaluators.listed import EVALUATORS
 from llama3_plugins.filters.listed import FILTERS
 from llama3_plugins.sources.endings import ALL_OTHERS, ARCHIVES, JSON_LINES, PAGES, PARQUET
+
+
+@hookimpl
+def llama3_capabilities() -> list[CapabilitySpec]:
+    return [*CAPABILITIES, *MORE]
 
 
 @hookimpl

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from llama3.config.schema import Config
-from llama3.config.slot_types import AUTO
+from llama3.config.slot_types import AUTO, CapabilitySlot
 from llama3.errors import LlamaError
 from llama3.plugins.registry import Registry, discover
 
@@ -22,6 +22,7 @@ def json_schema() -> dict[str, Any]:
     definitions.pop("Slot", None)
     definitions.pop("AxisSlot", None)
     definitions.pop("SuiteSlot", None)
+    definitions.pop("CapabilitySlot", None)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "llama3 config"}
 
 
@@ -35,6 +36,8 @@ def _plugins(registry: Registry, family: str, definitions: dict[str, Any]) -> di
             properties["size"] = {"type": ["integer", "null"], "minimum": 1}
         if family == "evaluators":
             properties["suite"] = {"type": ["string", "null"], "minLength": 1}
+        if family == "capabilities":
+            properties |= {**CapabilitySlot.model_json_schema()["properties"], **properties}
         summary = ""
         try:
             summary = registry.spec(family, name).summary

@@ -67,6 +67,25 @@ class SuiteSlot(Slot):
         return self.suite or self.name
 
 
+class CapabilitySlot(Slot):
+    """A capability recipe, how much it makes, and which models it asks."""
+
+    prompts: int = Field(100, ge=1, description="dialogs that are tried in each round, at most")
+    share: float | None = Field(
+        None, gt=0, lt=1, description="its share of all dialogs of a round, at most; default: all that are kept"
+    )
+    model: str | None = Field(
+        None, description="who makes the dialogs: a model's path or a server's address; default: the round's model"
+    )
+    served: str | None = Field(None, description="name of that model at its server; default: the first that it lists")
+    judge: str | None = Field(
+        None, description="who judges: a model's path or a server's address; default: who makes the dialogs"
+    )
+    served_judge: str | None = Field(None, description="name of the judge at its server; default: the first one")
+    temperature: float = Field(0.8, ge=0, description="of what is made; judges are asked for their likeliest answer")
+    max_tokens: int = Field(512, ge=1, le=1 << 30, description="longest answer, unless the recipe says otherwise")
+
+
 @dataclass(frozen=True, slots=True)
 class PluginFamily:
     """Marks a slot with the plugin family it chooses from."""
@@ -90,6 +109,7 @@ ParallelSlot = Annotated[AxisSlot, BeforeValidator(AxisSlot.written_out), Plugin
 DataKindSlot = Annotated[Slot, _SHORT, PluginFamily("data_kinds")]
 AlgorithmSlot = Annotated[Slot, _SHORT, PluginFamily("algorithms")]
 RewardSlot = Annotated[Slot, _SHORT, PluginFamily("rewards")]
+CapabilityChoice = Annotated[CapabilitySlot, _SHORT, PluginFamily("capabilities")]
 QuantizationSlot = Annotated[Slot, _SHORT, PluginFamily("quantization")]
 EvaluatorSlot = Annotated[SuiteSlot, _SHORT, PluginFamily("evaluators")]
 GuardSlot = Annotated[Slot, _SHORT, PluginFamily("guards")]

@@ -17,6 +17,7 @@ from llama3.evaluation.gain import contamination_gains
 from llama3.evaluation.page import render_html
 from llama3.evaluation.reward_histograms import reward_histograms, stored_samples
 from llama3.evaluation.safety_changes import safety_changes
+from llama3.evaluation.skills_page import skill_figures
 from llama3.evaluation.stages import evaluate
 from llama3.evaluation.step_changes import step_changes
 from llama3.evaluation.verdict import models_of, verdict_of
@@ -90,6 +91,7 @@ def build_report(
         "losses": corpus.metrics.get("losses", []),
         "curation": curation_figures(corpus, artifacts.get("synthetic")),
         "dialogs": dialog_figures(artifacts),
+        "capabilities": skill_figures(artifacts),
         "without_model": corpus.metrics.get("without_model", []),
         "loss": curves(rows, "loss"),
         "rollouts": _of_answers(rows, drawn, "stage"),

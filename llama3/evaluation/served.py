@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import json
 import logging
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
@@ -50,10 +51,11 @@ class ServedChat:
         self._parts = address_of(url)
         self.name = name or self._first_model()
 
-    def complete(self, prompt: str, **options: Any) -> Any:
-        """The choice that is answered to one message of a user. None where there is none, or where the server refuses
-        this message, which is warned of. `options` are those of the interface (max_tokens, temperature ...)."""
-        body = {"model": self.name, "messages": [{"role": "user", "content": prompt}], **options}
+    def complete(self, prompt: str | Sequence[Mapping[str, str]], **options: Any) -> Any:
+        """The choice that is answered to one message of a user, or to a dialog. None where there is none, or where the
+        server refuses it, which is warned of. `options` are those of the interface (max_tokens, temperature ...)."""
+        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+        body = {"model": self.name, "messages": messages, **options}
         try:
             return self._asked("POST", "/chat/completions", body)["choices"][0]
         except (KeyError, IndexError, TypeError):

@@ -7,6 +7,7 @@ from llama3.plugins.hookspecs import hookimpl
 from llama3.plugins.specs import (
     AlgorithmSpec,
     AttackerSpec,
+    CapabilitySpec,
     CommandSpec,
     DataKindSpec,
     EvaluatorSpec,
@@ -25,6 +26,7 @@ from llama3.plugins.specs import (
 __all__ = [
     "AlgorithmSpec",
     "AttackerSpec",
+    "CapabilitySpec",
     "CommandSpec",
     "DataKindSpec",
     "EvaluatorSpec",

@@ -58,6 +58,12 @@ def llama3_rewards() -> list[specs.RewardSpec]:
 
 
 @hookspec
+def llama3_capabilities() -> list[specs.CapabilitySpec]:
+    """Recipes that make dialogs for one skill, chosen under `post_training.capabilities`. On failure: hard."""
+    raise AssertionError("specification only")
+
+
+@hookspec
 def llama3_quantization_schemes() -> list[specs.QuantizationSpec]:
     """Quantization schemes, chosen under `quantization`. On failure: before weights load."""
     raise AssertionError("specification only")
@@ -148,6 +154,7 @@ REGISTRATION: dict[str, type[specs.PluginSpec]] = {
     "llama3_data_kinds": specs.DataKindSpec,
     "llama3_algorithms": specs.AlgorithmSpec,
     "llama3_rewards": specs.RewardSpec,
+    "llama3_capabilities": specs.CapabilitySpec,
     "llama3_quantization_schemes": specs.QuantizationSpec,
     "llama3_guards": specs.GuardSpec,
     "llama3_attackers": specs.AttackerSpec,

@@ -14,6 +14,7 @@ API_VERSION = 2
 """Of the protocols in this release; a plugin written for another one is refused by name."""
 Need = Literal["rollouts", "reward", "reference", "value", "score_head", "teacher"]
 Want = Literal["logps", "entropy", "values", "score", "soft", "soft_logps"]
+Material = Literal["documents", "tasks", "score", "judge"]
 GuardStage = Literal["input", "tool_result", "output", "tool_call", "code", "stream"]
 
 
@@ -116,6 +117,22 @@ class RewardSpec(PluginSpec):
 
     has_tasks: bool = True
     """Whether it can ask too (`TaskReward`). Only then can a run learn without prompts from elsewhere."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CapabilitySpec(PluginSpec):
+    """Makes and verifies dialogs for one skill: builds a `llama3.capabilities.Capability`."""
+
+    family: ClassVar[str] = "capabilities"
+
+    needs: frozenset[Material] = frozenset()
+    """What it cannot do without: tasks of the run's rewards, a reward that ranks answers (`score`), another model as
+    the judge; documents are always there. A config that lacks it is refused before work starts."""
+    share: float | None = None
+    """The share of all dialogs of a round that it has at most, where the config says nothing; None: all that are
+    kept."""
+    last_differs: bool = False
+    """Whether it does something else in the last round (`Workshop.last`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,9 +1,12 @@
-"""Runs untrusted Python functions and hands back what they return. The other side is sandbox_worker.py.
+"""Runs untrusted Python and hands back what functions return, or what a whole script says. The other side is
+sandbox_worker.py.
 
     outcomes = run_programs([Program("def f(x): return x + 1", "f", calls=((1,), (2,)))])
     outcomes[0].values   # [2, 3]
+    run_scripts([Script("print(1 + 1)")])[0].stdout   # "2\\n"
 
-Worker processes (`python -I -S`, empty environment, empty working directory) fork one child per program: cheap enough
+Worker processes (`python -P -s -S`, an environment that only fixes the order of sets, an empty working directory) fork
+one child per program: cheap enough
 for thousands of answers, and a crash, a loop or a huge allocation ends one child and nothing else. Whoever knows the
 expected values compares them here, outside. What is enforced how:
 
@@ -19,14 +22,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import select
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -39,6 +43,10 @@ NOT_STARTED = DataError.declare("L3-SBX-002", "the sandbox process did not start
 
 _WORKER = Path(__file__).with_name("sandbox_worker.py")
 _START_SECONDS = 60.0
+_ADDRESS = re.compile(r"\b0x[0-9a-f]{6,}\b")
+
+Job = Mapping[str, Any]
+"""A program or a script, in JSON values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +66,35 @@ class Program:
     entry: str
     calls: Sequence[Sequence[Any]]
 
+    @property
+    def job(self) -> dict[str, Any]:
+        """As the worker reads it."""
+        return {"code": self.code, "entry": self.entry, "calls": [list(call) for call in self.calls]}
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A whole program, what it reads from its input, and the texts of files that it can open, by name."""
+
+    code: str
+    stdin: str = ""
+    files: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def job(self) -> dict[str, Any]:
+        """As the worker reads it."""
+        return {"code": self.code, "stdin": self.stdin, "files": dict(self.files)}
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """What a script wrote (the first 4,000 characters), its errors (the last), and its exit status: 0 where it came to
+    its end, 1 after an exception, -1 where it was ended because it used too much, or ended itself."""
+
+    stdout: str
+    stderr: str
+    status: int
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -69,18 +106,36 @@ class Outcome:
 
 def run_programs(programs: Sequence[Program], limits: Limits = Limits(), workers: int | None = None) -> list[Outcome]:
     """Outcomes in the order of `programs`; no program influences another's. Raises DataError without fork (Windows)."""
+    return _run([program.job for program in programs], limits, workers)
+
+
+def run_scripts(scripts: Sequence[Script], limits: Limits = Limits(), workers: int | None = None) -> list[Ran]:
+    """What each script did, in order. Sets have the same order and `random` the same numbers every time, and addresses
+    in what is written are blotted out, so that equal scripts say the same. Raises DataError without fork (Windows)."""
+    return [_ran(outcome, limits) for outcome in _run([script.job for script in scripts], limits, workers)]
+
+
+def _ran(outcome: Outcome, limits: Limits) -> Ran:
+    """Read what the child said of a script; anything malformed is a failure."""
+    if outcome.values is not None and [type(value) for value in outcome.values] == [str, str, int]:
+        said, errors, status = outcome.values
+        return Ran(_ADDRESS.sub("0x...", said), _ADDRESS.sub("0x...", errors), status)
+    return Ran("", f"The program did not come to its end within {limits.cpu_seconds:g} s of computing.\n", -1)
+
+
+def _run(jobs: Sequence[Job], limits: Limits, workers: int | None) -> list[Outcome]:
     if not hasattr(os, "fork"):
         raise NO_FORK("sandbox")
-    if not programs:
+    if not jobs:
         return []
-    workers = min(workers or os.cpu_count() or 1, len(programs))
-    shares = [range(i, len(programs), workers) for i in range(workers)]
+    workers = min(workers or os.cpu_count() or 1, len(jobs))
+    shares = [range(i, len(jobs), workers) for i in range(workers)]
     with ThreadPoolExecutor(workers) as pool:
-        results = pool.map(lambda share: _run_share([programs[i] for i in share], limits), shares)
+        results = pool.map(lambda share: _run_share([jobs[i] for i in share], limits), shares)
     outcomes: dict[int, Outcome] = {}
     for share, result in zip(shares, results, strict=True):
         outcomes.update(zip(share, result, strict=True))
-    return [outcomes[i] for i in range(len(programs))]
+    return [outcomes[i] for i in range(len(jobs))]
 
 
 def isolation() -> Literal["seccomp", "limits"]:
@@ -89,12 +144,12 @@ def isolation() -> Literal["seccomp", "limits"]:
         return worker.isolation
 
 
-def _run_share(programs: Sequence[Program], limits: Limits) -> list[Outcome]:
+def _run_share(jobs: Sequence[Job], limits: Limits) -> list[Outcome]:
     outcomes = []
     worker = _Worker()
     try:
-        for program in programs:
-            reply = worker.ask(program, limits)
+        for job in jobs:
+            reply = worker.ask(job, limits)
             if reply is None:  # it took its worker along (possible without seccomp): the others get a new one
                 worker.close()
                 worker = _Worker()
@@ -123,9 +178,9 @@ class _Worker:
     def __init__(self) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="llama3-sandbox-")
         self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(_WORKER)],
+            [sys.executable, "-P", "-s", "-S", str(_WORKER)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-            cwd=self._folder.name, env={}, start_new_session=True, bufsize=0,
+            cwd=self._folder.name, env={"PYTHONHASHSEED": "0"}, start_new_session=True, bufsize=0,
         )  # fmt: skip
         hello = self._read_frame(time.monotonic() + _START_SECONDS)
         if hello not in (b"seccomp", b"limits"):
@@ -141,15 +196,11 @@ class _Worker:
     ) -> None:
         self.close()
 
-    def ask(self, program: Program, limits: Limits) -> bytes | None:
+    def ask(self, job: Job, limits: Limits) -> bytes | None:
         """The child's reply; None when the worker is gone or hangs."""
         assert self._process.stdin is not None
-        job = {
-            "code": program.code, "entry": program.entry, "calls": [list(call) for call in program.calls],
-            "cpu_seconds": limits.cpu_seconds, "wall_seconds": limits.wall_seconds, "memory_bytes": limits.memory_bytes,
-        }  # fmt: skip
         try:
-            write_frame(self._process.stdin.fileno(), json.dumps(job).encode())
+            write_frame(self._process.stdin.fileno(), json.dumps({**job, **asdict(limits)}).encode())
         except BrokenPipeError:
             return None
         return self._read_frame(time.monotonic() + 2 * limits.wall_seconds + 1)

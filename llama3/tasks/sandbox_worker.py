@@ -1,4 +1,4 @@
-"""The program inside the sandbox: `python -I -S sandbox_worker.py`. Standard library only; imports nothing of llama3.
+"""The program inside the sandbox: `python -P -s -S sandbox_worker.py`. Standard library only; nothing of llama3.
 
 It reads one job at a time from stdin, forks, and lets the child run the untrusted code under limits; what the child
 writes into a pipe goes back on stdout. The expected results never enter this process, so there is nothing to print,
@@ -11,24 +11,33 @@ Elsewhere only the resource limits hold.
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import ctypes
+import io
 import json
+import linecache
 import os
 import platform
+import random
 import resource
 import select
 import signal
 import struct
 import sys
 import time
+import traceback
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
 # Imported before the fork: answers may use these, the child itself can open no file.
 PRELOADED = (
-    "ast", "bisect", "collections", "copy", "datetime", "decimal", "fractions", "functools", "hashlib", "heapq",
-    "itertools", "math", "operator", "random", "re", "statistics", "string", "textwrap", "typing",
+    "abc", "array", "ast", "bisect", "calendar", "cmath", "collections", "contextlib", "copy", "csv", "dataclasses",
+    "datetime", "decimal", "enum", "fractions", "functools", "hashlib", "heapq", "io", "itertools", "json", "math",
+    "numbers", "operator", "random", "re", "statistics", "string", "textwrap", "time", "types", "typing", "unicodedata",
 )  # fmt: skip
+MOST_SAID = 4000
+"""Characters of what a script writes that are kept: the first of its output, the last of its errors."""
 
 # Linux system call numbers: Kernel source, arch/x86/entry/syscalls/syscall_64.tbl and asm-generic/unistd.h.
 AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
@@ -111,6 +120,52 @@ def plain(value: Any) -> Any:
     raise TypeError(f"an answer may not return {kind.__name__}")
 
 
+class Capped(io.StringIO):
+    """Keeps the first characters that are written; the rest is lost, so that endless output fills no memory."""
+
+    def write(self, text: str) -> int:
+        super().write(text[: max(0, 4 * MOST_SAID - self.tell())])
+        return len(text)
+
+
+def opener(files: Mapping[str, str]) -> Any:
+    """What stands for `open` in a script: reads the files that it was given, which are the only ones there."""
+
+    def opened(name: Any, mode: str = "r", *_: Any, **__: Any) -> Any:
+        if str(name) not in files:
+            raise FileNotFoundError(2, "No such file or directory", str(name))
+        if set(mode) - set("rbt"):
+            raise PermissionError(1, "Operation not permitted", str(name))
+        return io.BytesIO(files[str(name)].encode()) if "b" in mode else io.StringIO(files[str(name)])
+
+    return opened
+
+
+def told(error: BaseException) -> str:
+    """An exception as Python prints it, but for lines of code that are not the script's own: they name this machine."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == "main.py"]
+    head = ["Traceback (most recent call last):\n", *traceback.format_list(frames)] if frames else []
+    return "".join([*head, *traceback.format_exception_only(error)])
+
+
+def script(job: dict[str, Any]) -> list[Any]:
+    """Run a whole program as `python main.py` would: [what it wrote, its errors, its exit status]."""
+    said, errors, status = Capped(), Capped(), 0
+    builtins.open = opener(job["files"])
+    linecache.cache["main.py"] = (len(job["code"]), None, job["code"].splitlines(keepends=True), "main.py")
+    sys.stdin, sys.stdout, sys.stderr, sys.argv = io.StringIO(job["stdin"]), said, errors, ["main.py"]
+    random.seed(0)
+    try:
+        exec(compile(job["code"], "main.py", "exec"), {"__name__": "__main__"})
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else int(end.code is not None)
+        errors.write("" if end.code is None or isinstance(end.code, int) else f"{end.code}\n")
+    except BaseException as error:
+        status = 1
+        errors.write(told(error)[-MOST_SAID:])
+    return [said.getvalue()[:MOST_SAID], errors.getvalue()[-MOST_SAID:], status]
+
+
 def child(job: dict[str, Any], pipe: int) -> NoReturn:
     """Run one job and write `{"values": [...]}` or `{"error": ...}` into `pipe`. Never returns."""
     os.setsid()
@@ -119,6 +174,9 @@ def child(job: dict[str, Any], pipe: int) -> NoReturn:
     set_limits(job["cpu_seconds"], job["memory_bytes"])
     drop_system_calls()
     try:
+        if "stdin" in job:
+            os.write(3, json.dumps({"values": script(job)}, ensure_ascii=False).encode("utf-8", "replace"))
+            os._exit(0)
         space: dict[str, Any] = {"__name__": "answer"}
         exec(compile(job["code"], "answer.py", "exec"), space)
         function = space[job["entry"]]

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from llama3.testing.algorithms import AlgorithmConformance
     from llama3.testing.attackers import AttackerConformance
+    from llama3.testing.capabilities import CapabilityConformance
     from llama3.testing.commands import CommandConformance
     from llama3.testing.conformance import Conformance
     from llama3.testing.data_kinds import DataKindConformance
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AlgorithmConformance",
     "AttackerConformance",
+    "CapabilityConformance",
     "CommandConformance",
     "Conformance",
     "DataKindConformance",
@@ -54,6 +56,7 @@ __all__ = [
 _HOMES = {
     "AlgorithmConformance": "llama3.testing.algorithms",
     "AttackerConformance": "llama3.testing.attackers",
+    "CapabilityConformance": "llama3.testing.capabilities",
     "CommandConformance": "llama3.testing.commands",
     "Conformance": "llama3.testing.conformance",
     "DataKindConformance": "llama3.testing.data_kinds",

@@ -26,6 +26,11 @@ SURFACE = {
         CARRIERS DISGUISES Attack AttackRequest Attacker Carrier Llama SafetyPrompt ServedChat Turn Wording bare
         disguised drawn_of judge load parse_prompts plant read_prompts
     """,
+    "capabilities": """
+        BETWEEN PAIR CallReader Capability FunctionCall Limits Made Message Passage Ran Reply Script Task Turns Workshop
+        asked extract extract_code is_garbage is_repetitive judge passages points verdict
+        with_tools
+    """,
     "data_kinds": """
         OF_EVERY_KIND AnswerTokens Batch Custom DataKind DialogExample Message Row Segment Task Tokenizer Tree UserRow
         Writer answer_example as_prompt dialog_example pack_answers pack_rankings prompt_digest prompt_ids read_answer

@@ -1,0 +1,1 @@
+"""Built-in capability recipes: one small file each."""
