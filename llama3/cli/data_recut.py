@@ -29,10 +29,12 @@ def recut(
     from llama3.data.cut_corpus import write_cut
     from llama3.data.judging import build_filters
     from llama3.data.recut import recut as cut_again
+    from llama3.data.watching import try_out
     from llama3.preflight import load_config
 
     place = corpus_at(path)
     filters = load_config(config, overrides or []).config.data.filters
+    try_out(filters)
     corpus = None if out is None else Artifact(place)
     cut = cut_again(place, build_filters(filters))
     figures = cut.figures()
