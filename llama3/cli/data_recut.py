@@ -24,17 +24,22 @@ def recut(
     json: JsonOption = False,
 ) -> None:
     """Judge documents again by other limits, from what is recorded of them: no text is read to decide."""
+    from llama3.artifacts import Artifact
     from llama3.data.corpus import corpus_at
+    from llama3.data.cut_corpus import write_cut
     from llama3.data.judging import build_filters
     from llama3.data.recut import recut as cut_again
-    from llama3.data.recut import write_cut
+    from llama3.data.watching import try_out
     from llama3.preflight import load_config
 
     place = corpus_at(path)
-    cut = cut_again(place, build_filters(load_config(config, overrides or []).config.data.filters))
+    filters = load_config(config, overrides or []).config.data.filters
+    try_out(filters)
+    corpus = None if out is None else Artifact(place)
+    cut = cut_again(place, build_filters(filters))
     figures = cut.figures()
-    if out is not None:
-        figures["written"] = write_cut(place, cut, out)
+    if out is not None and corpus is not None:
+        figures["written"] = write_cut(corpus, cut, filters, out)
     if json:
         print_json(figures)
         return

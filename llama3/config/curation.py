@@ -57,7 +57,9 @@ class BoundsSection(Section):
     """What filters of plugins may take for one document. They judge in a process of their own."""
 
     seconds: float = Field(
-        60.0, gt=0, description="processor time; a batch has as much, and a hundredth of it per document"
+        60.0,
+        gt=0,
+        description="processor time (twice that by the clock); a batch has as much, and a hundredth of it per document",
     )
     memory_mb: int = Field(4096, ge=16, description="memory beyond what the process has before")
     action: Literal["quarantine", "stop"] = Field(

@@ -8,7 +8,8 @@ rejects/        id, source, stage, reason, score, where, detail of everything th
 bands/          `000000.run`: band keys of the documents that stayed, in their order (layout: llama3.data.bands)
 funnel.json     documents and bytes after every stage, by source
 stamps.json     hash of what each filter has read of files
-samples.jsonl   of every reason some documents, as they were read and as they stayed
+samples.jsonl   of every reason some documents, as they were read and as they stayed; a corpus that was cut from another
+                (llama3.data.cut_corpus) has none
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ from llama3.data.earlier import Earlier
 from llama3.data.judging import build_filters, editing, stamps, surveying
 from llama3.data.opinions import opinion
 from llama3.data.staging import Reading, StagedShard, shard_folder, stage_shard, staged_shard
-from llama3.data.watching import WatchedFilters, foreign
+from llama3.data.watching import WatchedFilters, foreign, try_out
 from llama3.data.writing import (
     COUNTED,
     Material,
@@ -102,6 +102,7 @@ class CurateOptions(BaseModel):
         """From the whole config and what its sources hold. Raises ConfigError as `curate` does, before any work."""
         section = config.data
         earlier = Earlier(section.against, parameters_of(section, deduplicator(section.minhash)))
+        try_out(section.filters)
         shards = [shard for _, shard in all_shards(build_sources(section.sources))]
         facts = [(shard.source, shard.location, shard.part, shard.bytes, shard.stamp) for shard in shards]
         tasks = HeldOutTasks.of(config) if section.decontaminate.tasks else None

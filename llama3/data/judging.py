@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from llama3.config.slot_types import Slot
+from llama3.data.columns import HALF_A_PAIR, printable
 from llama3.data.documents import (
     FEATURES,
     DocumentBatch,
@@ -43,6 +44,15 @@ ODD_MEASURES = PluginError.declare(
     "L3-DAT-262", "{filter} measured {found}", why="it declares {declared}, one each of {count} documents"
 )
 
+ODD_ANSWER = PluginError.declare(
+    "L3-DAT-286", "{filter}.{method} returned {found}", why="{error}", fix="return {wanted} (llama3.filters)"
+)
+ODD_EDITS = PluginError.declare(
+    "L3-DAT-287",
+    "an edit of {filters} is no part of its document",
+    why="{error}",
+    fix="give bytes from the start of its text, at the borders of characters (llama3.filters.Edits)",
+)
 NOT_JOINED = PluginError.declare(
     "L3-DAT-271",
     "{filter} has `survey`, but not `surveyed` and `join`",
@@ -86,12 +96,19 @@ def without_model(filters: Mapping[str, Filter]) -> list[str]:
     return [name for name, filter in filters.items() if isinstance(filter, ModelFilter) and not filter.has_model]
 
 
-def asked_of(name: str, filter: object, ask: Any, batch: DocumentBatch) -> Any:
+def asked_of(name: str, filter: object, ask: Any, given: Any) -> Any:
     """What a filter answers; one that fails stops the stage, because what it would let through is unknown."""
     try:
-        return ask(batch)
-    except Exception as error:
+        return ask(given)
+    except (Exception, SystemExit) as error:
         raise FILTER_FAILED(f"filter {name!r}", filter=type(filter).__name__, error=describe(error)) from error
+
+
+def _odd(name: str, filter: object, method: str, answer: object, wanted: str, error: object = "") -> PluginError:
+    found = "None" if answer is None else f"a {type(answer).__name__}"
+    return ODD_ANSWER(
+        f"filter {name!r}", filter=type(filter).__name__, method=method, found=found, wanted=wanted, error=error
+    )
 
 
 def surveying(filters: Mapping[str, Filter]) -> dict[str, Surveying]:
@@ -109,14 +126,38 @@ def survey(filters: Mapping[str, Surveying], batch: DocumentBatch) -> None:
         asked_of(name, filter, filter.survey, batch)
 
 
+def surveyed(name: str, filter: Surveying) -> Mapping[str, np.ndarray]:
+    """What a filter has found in the documents that it was shown."""
+    answer = asked_of(name, filter, lambda _: filter.surveyed(), None)
+    wanted = "a mapping of names to arrays"
+    if not isinstance(answer, Mapping):
+        raise _odd(name, filter, "surveyed", answer, wanted)
+    arrays = {str(key): np.asarray(values) for key, values in answer.items()}
+    if kinds := sorted({str(values.dtype) for values in arrays.values() if values.dtype.hasobject}):
+        raise _odd(name, filter, "surveyed", answer, wanted, f"an array has the type {', '.join(kinds)}")
+    return arrays
+
+
 def labelled(filters: Mapping[str, Labelling], batch: DocumentBatch) -> DocumentBatch:
     """The batch with the languages that filters tell, and with what they measured of it."""
     for name, filter in filters.items():
         batch = with_measures({name: filter}, batch)
-        languages = pa.array(asked_of(name, filter, filter.languages, batch), pa.string())
+        languages = pa.array(_languages(name, filter, batch), pa.string())
         place = batch.records.schema.get_field_index("language")
         batch = replace(batch, records=batch.records.set_column(place, "language", languages))
     return batch
+
+
+def _languages(name: str, filter: Labelling, batch: DocumentBatch) -> list[str]:
+    answer = asked_of(name, filter, filter.languages, batch)
+    wanted = f"a string for each of {len(batch)} documents"
+    try:
+        languages = [printable(language) for language in answer]
+    except (TypeError, AttributeError) as error:
+        raise _odd(name, filter, "languages", answer, wanted, error) from error
+    if len(languages) != len(batch):
+        raise _odd(name, filter, "languages", answer, wanted, f"it has {len(languages)}")
+    return languages
 
 
 def recorded(filters: Mapping[str, Filter]) -> list[str]:
@@ -142,19 +183,32 @@ def with_measures(filters: Mapping[str, Any], batch: DocumentBatch) -> DocumentB
             batch = batch.with_measures({column: np.asarray(batch.records.column(column)) for column in names})
             continue
         columns = asked_of(name, filter, filter.measure, batch)
+        if not isinstance(columns, Mapping):
+            raise _odd(name, filter, "measure", columns, "a mapping of names to arrays")
         if set(columns) != set(filter.measures) or {len(values) for values in columns.values()} - {len(batch)}:
             found = {column: len(values) for column, values in columns.items()}
             where, declared = f"filter {name!r}", sorted(filter.measures)
             raise ODD_MEASURES(where, filter=type(filter).__name__, found=found, declared=declared, count=len(batch))
-        own = {f"{name}.{column}": np.asarray(values, np.float64) for column, values in columns.items()}
+        try:
+            own = {f"{name}.{column}": np.asarray(values, np.float64) for column, values in columns.items()}
+        except (TypeError, ValueError) as error:
+            raise _odd(name, filter, "measure", columns, "numbers", error) from error
         batch = batch.with_measures(own)
     return batch
 
 
 def judged(name: str, filter: Filter, batch: DocumentBatch) -> Judgement:
     """The filter's judgement of every document."""
-    judgement: Judgement = asked_of(name, filter, filter.judge, batch)
-    sizes = {len(values) for values in (judgement.score_D, judgement.keep_D, judgement.reason_D)}
+    answer = asked_of(name, filter, filter.judge, batch)
+    wanted = "a Judgement: a score, whether to keep it and why not (a string) for each document"
+    if not isinstance(answer, Judgement):
+        raise _odd(name, filter, "judge", answer, wanted)
+    try:
+        score_D, keep_D = np.asarray(answer.score_D, np.float64), np.asarray(answer.keep_D, bool)
+        judgement = Judgement(score_D, keep_D, [printable(reason) for reason in answer.reason_D])
+    except (TypeError, ValueError, AttributeError) as error:
+        raise _odd(name, filter, "judge", answer, wanted, error) from error
+    sizes = {score_D.size, keep_D.size, len(judgement.reason_D)}
     if sizes != {len(batch)}:
         found = sorted(sizes)
         raise ODD_JUDGEMENT(f"filter {name!r}", filter=type(filter).__name__, judged=found, count=len(batch))
@@ -166,6 +220,24 @@ def unwanted(batch: DocumentBatch, removed_D: np.ndarray, judgement: Judgement) 
     ids, sources = batch.column("id"), batch.column("source")
     for d in map(int, np.flatnonzero(removed_D)):
         yield Reject("", judgement.reason_D[d], "", sources[d], ids[d], float(judgement.score_D[d]))
+
+
+def edits_of(name: str, filter: Editing, batch: DocumentBatch) -> Edits:
+    """What the filter wants replaced in these documents."""
+    answer = asked_of(name, filter, filter.edits, batch)
+    wanted = "Edits, with whole numbers for places and strings for kinds and texts"
+    if not isinstance(answer, Edits):
+        raise _odd(name, filter, "edits", answer, wanted)
+    try:
+        places = [np.asarray(places, np.int64) for places in (answer.document_E, answer.start_E, answer.end_E)]
+        edits = Edits(*places, [printable(kind) for kind in answer.kind_E], list(answer.text_E))
+        if any(printable(text) != text for text in edits.text_E):
+            raise ValueError(f"of a text {HALF_A_PAIR}")
+    except (TypeError, ValueError, AttributeError) as error:
+        raise _odd(name, filter, "edits", answer, wanted, error) from error
+    if len(sizes := {len(column) for column in (*places, edits.kind_E, edits.text_E)}) > 1:
+        raise _odd(name, filter, "edits", answer, wanted, f"its columns have {sorted(sizes)} rows")
+    return edits
 
 
 def editing(filters: Mapping[str, Filter]) -> dict[str, Editing]:
@@ -193,9 +265,12 @@ class Editor:
 
     def edit(self, batch: DocumentBatch, edits: Mapping[str, Edits]) -> DocumentBatch:
         """The documents as the filters want them; where two want the same part, the longer one of the first."""
-        for name, some in edits.items():
-            self._record(name, some, batch)
-        return batch.edited(Edits.all(list(edits.values())))
+        try:
+            for name, some in edits.items():
+                self._record(name, some, batch)
+            return batch.edited(Edits.all(list(edits.values())))
+        except (ValueError, IndexError, OverflowError) as error:
+            raise ODD_EDITS("data.filters", filters=sorted(edits), error=error) from error
 
     def _record(self, name: str, edits: Edits, batch: DocumentBatch) -> None:
         if self._writer is None or not len(edits):

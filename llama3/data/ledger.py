@@ -64,10 +64,20 @@ class RejectLog:
                     "detail": printable(reject.detail),
                 }
             )
-            key = f"{stage}.{reject.reason}"
-            self.counts[key] = self.counts.get(key, 0) + 1
+            self._count(f"{stage}.{reject.reason}")
             if len(self._rows) >= self.ROWS:
                 self._write()
+
+    def copy(self, records: pa.RecordBatch) -> None:
+        """Takes over rows of another log."""
+        self._write()
+        self._writer.write_batch(records)
+        stages, reasons = (records.column(name).to_pylist() for name in ("stage", "reason"))
+        for stage, reason in zip(stages, reasons, strict=True):
+            self._count(f"{stage}.{reason}")
+
+    def _count(self, key: str) -> None:
+        self.counts[key] = self.counts.get(key, 0) + 1
 
     def _write(self) -> None:
         if self._rows:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from llama3.data.documents import DocumentBatch, Edits, Filter, Judgement
-from llama3.data.judging import asked_of, editing, judged, measured, recorded
+from llama3.data.judging import editing, edits_of, judged, measured, recorded
 
 
 @dataclass(frozen=True)
@@ -64,5 +64,5 @@ def opinion(filters: Mapping[str, Filter], batch: DocumentBatch) -> Opinion:
         keep_D &= judgement.keep_D
     editors = editing(filters)
     kept = batch.take(keep_D) if editors else batch
-    edits: dict[str, Edits] = {name: asked_of(name, filter, filter.edits, kept) for name, filter in editors.items()}
+    edits: dict[str, Edits] = {name: edits_of(name, filter, kept) for name, filter in editors.items()}
     return Opinion(columns, judgements, edits, keep_D)

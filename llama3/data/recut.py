@@ -6,7 +6,6 @@ Letters: N documents that were judged.
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -15,13 +14,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from llama3.artifacts.files import fsync_tree, publish, temporary_beside, write_json_atomic
-from llama3.data.corpus import DOCUMENTS, OF_DOCUMENT, SCORES, STAMPS
+from llama3.data.corpus import OF_DOCUMENT, SCORES, STAMPS
 from llama3.data.documents import SCHEMA, DocumentBatch, Filter, Judgement
 from llama3.data.judging import judged, recorded, stamps
-from llama3.data.tables import Table, batches, part_name
+from llama3.data.tables import Table
 from llama3.errors import DataError, PluginError
 
 READS_TEXT = DataError.declare(
@@ -41,7 +38,6 @@ CHANGED_FILES = DataError.declare(
     why="what is recorded does not tell what the new ones would find",
     fix="curate again, or give it the files of then",
 )
-IN_THE_WAY = DataError.declare("L3-DAT-264", "is there already", fix="give --out a new folder")
 
 
 class NotRecorded(Exception):  # noqa: N818
@@ -66,9 +62,16 @@ class Cut:
     """Which of N documents stay, by new limits and by those before."""
 
     scores: pa.Table
-    keep_N: np.ndarray
-    reasons: dict[str, int]
-    """ "filter.reason" to documents; the first filter that says no has them."""
+    why_N: np.ndarray
+    """int32: 0 where every filter keeps it, else 1 + the place in `reasons` of why the first that says no does so."""
+    score_N: np.ndarray
+    """float64: the score of that filter; NaN where it stays."""
+    reasons: list[tuple[str, str]]
+    """(filter, reason), each once."""
+
+    @property
+    def keep_N(self) -> np.ndarray:
+        return self.why_N == 0
 
     @property
     def kept_N(self) -> np.ndarray:
@@ -81,7 +84,9 @@ class Cut:
         before, now = self.kept_N, self.keep_N
         counts = {"judged": len(now), "kept_before": before.sum(), "kept": now.sum()}
         counts |= {"go": (before & ~now).sum(), "would_come_back": (now & ~before).sum()}
-        return {name: int(count) for name, count in counts.items()} | {"removed": self.reasons}
+        found = np.bincount(self.why_N, minlength=len(self.reasons) + 1)[1:].tolist()
+        told = Counter({f"filter.{name}.{why}": n for (name, why), n in zip(self.reasons, found, strict=True)})
+        return {name: int(count) for name, count in counts.items()} | {"removed": dict(told.most_common())}
 
 
 def recut(place: Path, filters: Mapping[str, Filter]) -> Cut:
@@ -98,18 +103,19 @@ def recut(place: Path, filters: Mapping[str, Filter]) -> Cut:
             problems.append(NOT_RECORDED.problem(place, filter=name, missing=missing))
     if problems:
         raise DataError.of(problems)
-    keeps: list[np.ndarray] = []
-    reasons = Counter[str]()
+    whys, scores = [np.empty(0, np.int32)], [np.empty(0)]
+    places: dict[tuple[str, str], int] = {}
     for records in table.batches():
         batch = _without_text(records, recorded(filters))
-        keep_D = np.ones(len(batch), bool)
+        why_D, score_D = np.zeros(len(batch), np.int32), np.full(len(batch), np.nan)
         for name, filter in filters.items():
             judgement = _judged(place, name, filter, batch)
-            removed = np.flatnonzero(keep_D & ~judgement.keep_D).tolist()
-            reasons.update(f"filter.{name}.{judgement.reason_D[d]}" for d in removed)
-            keep_D &= judgement.keep_D
-        keeps.append(keep_D)
-    return Cut(table.read(), np.concatenate([np.empty(0, bool), *keeps]), dict(reasons.most_common()))
+            removed = np.flatnonzero((why_D == 0) & ~judgement.keep_D)
+            why_D[removed] = [places.setdefault((name, judgement.reason_D[d]), len(places) + 1) for d in removed]
+            score_D[removed] = judgement.score_D[removed]
+        whys.append(why_D)
+        scores.append(score_D)
+    return Cut(table.read(), np.concatenate(whys), np.concatenate(scores), list(places))
 
 
 def stamps_of(place: Path) -> dict[str, str]:
@@ -133,33 +139,3 @@ def _without_text(records: pa.RecordBatch, columns: Iterable[str]) -> DocumentBa
     known = {name: records.column(name) for name in OF_DOCUMENT}
     features = {name: np.asarray(records.column(name)) for name in columns}
     return RecordedBatch(pa.record_batch(empty | known, schema=SCHEMA), features=features)
-
-
-def write_cut(place: Path, cut: Cut, out: str | os.PathLike[str]) -> int:
-    """Writes the documents that stay, and their scores, as a corpus in a new folder; how many. Those that would come
-    back are not in it. Raises DataError (L3-DAT-264) where something is there."""
-    target = Path(out)
-    if target.exists():
-        raise IN_THE_WAY(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = temporary_beside(target)
-    partial.mkdir()
-    documents = Table(place / DOCUMENTS)
-    stays = iter(zip(cut.scores.column("id").to_pylist(), cut.keep_N.tolist(), strict=True))
-    written = 0
-    for table in (DOCUMENTS, SCORES):
-        (partial / table).mkdir()
-    for number, part in enumerate(documents.parts()):
-        with pq.ParquetWriter(partial / DOCUMENTS / part_name(number), documents.schema, compression="zstd") as writer:
-            for records in batches(part, 4096):
-                # The documents are some of the judged ones, in the same order.
-                keep = [next(keep for id, keep in stays if id == wanted) for wanted in records.column("id").to_pylist()]
-                writer.write_batch(records.filter(pa.array(keep, pa.bool_())))
-                written += sum(keep)
-    kept = pa.array(cut.kept_N & cut.keep_N)
-    scores = cut.scores.set_column(cut.scores.schema.get_field_index("kept"), "kept", kept)
-    pq.write_table(scores, partial / SCORES / part_name(0), compression="zstd")
-    write_json_atomic(partial / STAMPS, stamps_of(place))
-    fsync_tree(partial)
-    publish(partial, target)
-    return written

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import sys
@@ -16,10 +17,11 @@ import pyarrow as pa
 from llama3.config.slot_types import Slot
 from llama3.data.arrays import as_json, from_json, packed, read_arrays, unpacked
 from llama3.data.documents import DocumentBatch, Filter
-from llama3.data.judging import build_filters, surveying
+from llama3.data.judging import asked_of, build_filters, surveying
 from llama3.data.opinions import opinion
 from llama3.data.watching import LOOK_SECONDS, message_of, write_frame
 from llama3.errors import LlamaError
+from llama3.plugins.targets import describe
 
 
 def main() -> None:
@@ -28,14 +30,18 @@ def main() -> None:
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     order = from_json(unpacked(_frame(sys.stdin.buffer))["order"])
+    filters: dict[str, Filter] = {}
     try:
-        filters = build_filters([Slot.model_validate(slot) for slot in order["slots"]])
-        for name, filter in surveying(filters).items():
-            filter.join(read_arrays(Path(order["surveys"][name])))
+        for slot in order["slots"]:
+            write_frame(replies, json.dumps({"making": slot["name"]}).encode())
+            filters |= build_filters([Slot.model_validate(slot)])
+        if order["surveys"] is not None:
+            for name, filter in surveying(filters).items():
+                asked_of(name, filter, filter.join, read_arrays(Path(order["surveys"][name])))
     except LlamaError as error:
-        write_frame(replies, str(error).encode())
+        write_frame(replies, json.dumps({"error": str(error)}).encode())
         return
-    write_frame(replies, b"ready")
+    write_frame(replies, json.dumps({"ready": True}).encode())
     while message := _frame(sys.stdin.buffer):
         (records,) = pa.ipc.open_stream(message)
         write_frame(replies, _reply(filters, DocumentBatch(records), order["memory"]))
@@ -45,9 +51,10 @@ def _reply(filters: Mapping[str, Filter], batch: DocumentBatch, memory: int) -> 
     _allow(memory)
     try:
         return packed(message_of(opinion(filters, batch)))
-    except (LlamaError, MemoryError) as error:
+    except Exception as error:
         lacks = isinstance(error, MemoryError) or isinstance(error.__cause__, MemoryError | pa.ArrowMemoryError)
-        return packed({"facts": as_json({"error": str(error) or "out of memory", "memory": lacks})})
+        told = str(error) if isinstance(error, LlamaError) else describe(error)
+        return packed({"facts": as_json({"error": told, "memory": lacks})})
 
 
 def _allow(memory: int) -> None:

@@ -6,12 +6,15 @@ The built-in filters are linear in a document's length and need no watch.
 
 from __future__ import annotations
 
+import json
 import os
 import select
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -33,14 +36,22 @@ OUT_OF_BOUNDS = DataError.declare(
     fix="raise data.bounds, or leave such documents out with data.bounds.action: quarantine",
 )
 NOT_STARTED = PluginError.declare("L3-DAT-279", "the process for filters under watch did not start", why="{error}")
+NOT_MADE = PluginError.declare(
+    "L3-DAT-288",
+    "it is not made after {seconds:g} seconds of work",
+    why="what its factory does then does not end, or takes too long",
+    fix="let the factory end: what takes long, or waits for something, is done before, and read from a file",
+)
 FAILED_THERE = PluginError.declare("L3-DAT-280", "a filter under watch failed", why="{error}")
 
 Outside = Literal["too_slow", "too_much_memory", "crashed"]
 START_SECONDS = 120.0
 OF_A_BATCH = 100
 """A batch may take the seconds of one document, and the hundredth part of them for each."""
-WAITING = 20
-"""So many times as long it may take by the clock: on a busy machine, or where it waits for something."""
+WAITING = 2
+"""So many times as long it may take by the clock, without what its threads wait for a processor."""
+BLIND = 20
+"""So many times as long where that is not told, and on the busiest machine."""
 LOOK_SECONDS = 0.2
 
 
@@ -53,15 +64,27 @@ def foreign(slots: Sequence[Slot]) -> list[str]:
     return [slot.name for slot in slots if discover().offer("filters", slot.name).dist != BUILT_IN]
 
 
+def try_out(slots: Sequence[Slot]) -> None:
+    """Makes the filters that are not built in, in a process of their own: before this process makes them, where nothing
+    would end a factory that never returns. Raises PluginError (L3-DAT-279, 288)."""
+    if names := foreign(slots):
+        _try_out(json.dumps([slot.model_dump(mode="json") for slot in slots if slot.name in names]))
+
+
+@cache
+def _try_out(slots: str) -> None:
+    WatchedFilters([Slot.model_validate(slot) for slot in json.loads(slots)], None, BoundsSection()).start().close()
+
+
 class WatchedFilters:
     """Asks the filters of these slots in a process that is ended and begun again where a batch takes too much; then its
-    halves are tried. `surveys`: by filter, a file of what was found in all documents."""
+    halves are tried. `surveys`: by filter, a file of what was found in all documents; None: they are told nothing."""
 
-    def __init__(self, slots: Sequence[Slot], surveys: Mapping[str, Path], bounds: BoundsSection) -> None:
+    def __init__(self, slots: Sequence[Slot], surveys: Mapping[str, Path] | None, bounds: BoundsSection) -> None:
         self.bounds = bounds
         self._order = {
             "slots": [slot.model_dump(mode="json") for slot in slots],
-            "surveys": {name: str(path) for name, path in surveys.items()},
+            "surveys": None if surveys is None else {name: str(path) for name, path in surveys.items()},
             "memory": bounds.memory_mb << 20,
         }
         self._process: subprocess.Popen[bytes] | None = None
@@ -96,7 +119,8 @@ class WatchedFilters:
         self.close()
 
     def _asked(self, batch: DocumentBatch) -> Opinion:
-        process = self._process or self._start()
+        process = self._process or self.start()._process
+        assert process is not None
         assert process.stdin is not None
         seconds = self.bounds.seconds * (1 + len(batch) / OF_A_BATCH)
         try:
@@ -117,7 +141,8 @@ class WatchedFilters:
             raise FAILED_THERE("data.filters", error=facts["error"])
         return opinion_of(found, facts)
 
-    def _start(self) -> subprocess.Popen[bytes]:
+    def start(self) -> WatchedFilters:
+        """Begins the process, and waits until it has made the filters. Raises PluginError."""
         path = os.pathsep.join(place for place in sys.path if place)
         process = subprocess.Popen(
             [sys.executable, "-m", "llama3.data.watched"],
@@ -127,15 +152,21 @@ class WatchedFilters:
         )
         assert process.stdin is not None
         self._process = process
+        reply: bytes | None = b""
+        making, error = "", "it ended"
         try:
             write_frame(process.stdin, packed({"order": as_json(self._order)}))
-            hello = self._read(process, _Clock(process.pid, START_SECONDS))
+            clock = _Clock(process.pid, START_SECONDS)
+            while reply := self._read(process, clock):
+                said = json.loads(reply)
+                if "ready" in said:
+                    return self
+                making, error = said.get("making", making), said.get("error", error)
         except OSError:
-            hello = b""
-        if hello != b"ready":
-            self.close()
-            raise NOT_STARTED("data.filters", error=(hello or b"it ended").decode(errors="replace"))
-        return process
+            reply = b""
+        self.close()
+        where = f"filter {making!r}" if making else "data.filters"
+        raise NOT_MADE(where, seconds=START_SECONDS) if reply is None else NOT_STARTED(where, error=error)
 
     def _read(self, process: subprocess.Popen[bytes], clock: _Clock) -> bytes | None:
         """A frame; None where it is not there in time, empty where the process has ended."""
@@ -145,23 +176,37 @@ class WatchedFilters:
 
 
 class _Clock:
-    """Processor time of a process from now on, so that a busy machine changes no verdict; where that is not told, and
-    for what waits, time by the clock."""
+    """Time of a process from now on: its processor time, and the time by the clock without what its threads waited for
+    a processor. So a busy machine changes no verdict, and what sleeps is not waited for."""
 
     def __init__(self, pid: int, seconds: float) -> None:
-        self._stat, self._seconds = Path(f"/proc/{pid}/stat"), seconds
-        self._begun, self._latest = self._used(), time.monotonic() + WAITING * seconds
+        self._process, self._seconds = Path(f"/proc/{pid}"), seconds
+        self._begun, self._used_before, self._queued_before = time.monotonic(), self._used(), self._queued()
 
     def _used(self) -> float:
+        """Processor time of all threads; 0 where it is not told."""
         try:
-            fields = self._stat.read_text().rpartition(")")[2].split()
+            fields = (self._process / "stat").read_text().rpartition(")")[2].split()
         except OSError:
             return 0.0
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
+    def _queued(self) -> dict[str, float]:
+        """How long each thread waited for a processor; nothing where it is not told."""
+        queued: dict[str, float] = {}
+        with suppress(OSError):
+            for thread in (self._process / "task").iterdir():
+                with suppress(OSError):
+                    queued[thread.name] = int((thread / "schedstat").read_text().split()[1]) / 1e9
+        return queued
+
     def is_over(self) -> bool:
         """Whether the time is up."""
-        return self._used() - self._begun > self._seconds or time.monotonic() > self._latest
+        elapsed, queued = time.monotonic() - self._begun, self._queued()
+        if self._used() - self._used_before > self._seconds or elapsed > BLIND * self._seconds:
+            return True
+        waited = max((seconds - self._queued_before.get(name, 0.0) for name, seconds in queued.items()), default=None)
+        return waited is not None and elapsed - waited > WAITING * self._seconds
 
 
 def _exactly(stream: IO[bytes], count: int, clock: _Clock) -> bytes | None:

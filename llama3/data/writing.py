@@ -24,7 +24,7 @@ from llama3.data.counting import frequent_keys, keys_in, sorted_run
 from llama3.data.deciding import KEPT, STEPS, KeepDecision, Part, Staged
 from llama3.data.decontaminate import Cleaning
 from llama3.data.documents import DocumentBatch, Filter, Reject
-from llama3.data.judging import Editor, editing, recorded, survey, surveying, unwanted
+from llama3.data.judging import Editor, asked_of, editing, recorded, survey, surveyed, surveying, unwanted
 from llama3.data.ledger import Funnel, RejectLog
 from llama3.data.opinions import Opinion
 from llama3.data.staging import STAGED
@@ -76,7 +76,7 @@ def count_part(material: Material, part: Part, filters: Mapping[str, Filter], fo
     with Begun(folder, f"{part.number:06}") as begun:
         sorted_run(keys, material.lines.max_count).tofile(begun.file(LINES))
         for name, filter in looking.items():
-            write_arrays(begun.file(_survey_of(name)), filter.surveyed())
+            write_arrays(begun.file(_survey_of(name)), surveyed(name, filter))
         begun.commit({})
 
 
@@ -90,7 +90,7 @@ def add_up(material: Material, counts: Iterable[Commit], filters: Mapping[str, F
         runs = [count.files[LINES] for count in counts]
         frequent = frequent_keys(runs, material.lines.max_count, begun.file(LINES))
         for name, filter in looking.items():
-            write_arrays(begun.file(_survey_of(name)), filter.surveyed())
+            write_arrays(begun.file(_survey_of(name)), surveyed(name, filter))
         return begun.commit({"frequent": frequent})
 
 
@@ -98,7 +98,7 @@ def join_surveys(filters: Mapping[str, Filter], counted: Commit) -> None:
     """Gives filters what was found in documents."""
     looking = surveying(filters)
     for name, path in survey_files(counted, looking).items():
-        looking[name].join(read_arrays(path))
+        asked_of(name, looking[name], looking[name].join, read_arrays(path))
 
 
 def survey_files(counted: Commit, names: Iterable[str]) -> dict[str, Path]:

@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from llama3.config.data_quality import QualitySection
 from llama3.config.schema import Config
-from llama3.errors import ConfigError, LlamaError, Problem
+from llama3.errors import ConfigError, LlamaError, Problem, did_you_mean
 from llama3.synthesis.writers import is_served
+from llama3.tasks.data_kind import data_kind
 from llama3.tasks.user_data import read_lines
 
 NO_MODEL = ConfigError.declare("L3-QUA-003", "there is no model at {path!r}", fix="name a folder or a file that is one")
@@ -20,14 +22,21 @@ NO_ENCODER = ConfigError.declare(
 NOT_DIALOGS = ConfigError.declare(
     "L3-QUA-005", "nothing would be chosen", why="{why}", fix="remove post_training.quality, or {fix}"
 )
+NO_SOURCE = ConfigError.declare(
+    "L3-QUA-006", "no dialog is of the source {name!r}", why="{near}", fix="name sources that there are, or none"
+)
+ROUND_SOURCES = ("demonstration", "rehearsal", "rejection_sampling", "teacher")
+"""What the dialogs of a round can be, before those about safety join them (llama3.posttraining)."""
 
 
 def quality_problems(config: Config) -> Iterator[Problem]:
-    """A labeller or an encoder that is not there, and a section that has no dialogs to choose from. Torch-free."""
+    """A labeller, an encoder or sources that are not there, and a section that has no dialogs to choose from.
+    Torch-free."""
     section, where = config.post_training.quality, "post_training.quality"
     if section is None:
         return
     yield from _no_dialogs(config, where)
+    yield from _no_sources(config, section, where)
     if section.labeller is not None:
         try:
             if not is_served(section.labeller.model) and not Path(section.labeller.model).exists():
@@ -51,6 +60,30 @@ def _no_dialogs(config: Config, where: str) -> Iterator[Problem]:
         return  # told by others
     if kind != "dialogs":
         yield NOT_DIALOGS.problem(where, why=f"rows of {kind} are not finetuned on", fix="give dialogs")
+
+
+def _no_sources(config: Config, section: QualitySection, where: str) -> Iterator[Problem]:
+    named = [(f"{where}.epochs.{name}", name) for name in section.epochs]
+    looked_in = section.dedup.sources if section.dedup else []
+    named += [(f"{where}.dedup.sources[{n}]", name) for n, name in enumerate(looked_in)]
+    known = _sources(config) if named else set()
+    for place, name in named:
+        if known and name not in known:
+            near = did_you_mean(name, known) or f"sources: {', '.join(sorted(known))}"
+            yield NO_SOURCE.problem(place, name=name, near=near)
+
+
+def _sources(config: Config) -> set[str]:
+    """Of the dialogs that are chosen from; empty where others tell that there are none."""
+    if config.post_training.data is None:
+        return set(ROUND_SOURCES)
+    path = Path(config.post_training.data)
+    try:
+        rows = [line.row for line in read_lines(path)]
+        writers = [write for name, write in data_kind(rows[0].kind).stored.items() if name == "dialogs"]
+        return {str(row.get("source", "")) for write in writers for row in write(rows, path.stem)}
+    except LlamaError:
+        return set()
 
 
 def try_labeller(config: Config, device: str) -> None:

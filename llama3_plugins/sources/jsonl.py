@@ -1,10 +1,11 @@
 """JSON lines, plain or compressed (.gz, .zst, .bz2, .xz): every line is an object that holds a document.
 
-A `.json` file may also be one array of such objects.
+A `.json` file may also be one array of such objects. Text is UTF-8; a file in UTF-16 or UTF-32 is read as what it is.
 """
 
 from __future__ import annotations
 
+import codecs
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,7 @@ from llama3.sources import (
 )
 from llama3_plugins.sources.endings import JSON_LINES
 from llama3_plugins.sources.packed import BROKEN, Damaged, opened
+from llama3_plugins.sources.recoded import encoding_of, in_utf8, is_utf8
 
 LARGE_ARRAY = DataError.declare(
     "L3-SRC-015", "a JSON array of more than {limit} bytes", fix="write it as JSON lines, or raise max_document_bytes"
@@ -59,12 +61,14 @@ class JsonlSource:
         path = shard.files[0].path
         origin = origin_of(options, path)
         try:
-            with opened(Path(path)) as file:
+            with opened(Path(path)) as stored:
+                encoding = encoding_of(stored)
+                file = stored if is_utf8(encoding) else in_utf8(stored, encoding)
                 is_array = ".json" in Path(path).suffixes and _first(file) == b"["
                 rows = self._array(file, shard.location) if is_array else self._lines(file, shard.location, collector)
                 for number, row in rows:
                     yield from self._document(row, f"{shard.location}:{number}", f"{origin}:{number}", collector)
-        except BROKEN as error:
+        except (*BROKEN, UnicodeDecodeError) as error:  # the latter of a file in UTF-16 that is none
             if options.damaged == "quarantine":
                 raise CUT_OFF(shard.location, error=error) from error
             collector.reject(shard.location, "cut_off", str(error))
@@ -112,7 +116,7 @@ def _first(file: Any) -> bytes:
 
 
 def _parsed(data: bytes) -> Any:
-    return _JSON.decode(data.decode(json.detect_encoding(data), "surrogatepass"))
+    return _JSON.decode(data.removeprefix(codecs.BOM_UTF8).decode("utf-8", "surrogatepass"))
 
 
 def _nothing(number: str) -> None: ...

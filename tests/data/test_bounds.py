@@ -12,14 +12,20 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from data_texts import prose
 
+from llama3.data.documents import DocumentBatch
+from llama3.data.judging import Editor, labelled, surveyed
+from llama3.data.opinions import opinion
 from llama3.errors import DataError, PluginError
+from llama3.filters import Edits, Judgement
 from llama3.plugins import registry
 
-PLUGIN = """
+PLUGIN = r"""
 import os
+import threading
 import numpy as np
 from llama3.filters import Edits, Judgement
 from llama3.plugins import FilterSpec, hookimpl
@@ -51,12 +57,16 @@ class Heavy:
                 pass
             if "swells" in text:
                 np.ones(1 << 28)
+            if "waits" in text:
+                threading.Event().wait()
+            if "nothing" in text:
+                return None
             if "dies" in text:
                 os.abort()
             if "fails" in text:
                 raise ZeroDivisionError("it was the document")
         keep = np.array(["unwanted" not in text for text in batch.texts], bool)
-        return Judgement(np.ones(len(batch)), keep, ["" if k else "unwanted" for k in keep])
+        return Judgement(np.ones(len(batch)), keep, ["" if k else "unwanted \ud83d" for k in keep])
 
     def edits(self, batch):
         places = [d for d, text in enumerate(batch.texts) if text.startswith("Edit")]
@@ -64,9 +74,20 @@ class Heavy:
         return Edits(at, 0 * at, 0 * at + 4, ["word"] * len(places), ["Made"] * len(places))
 
 
+class Asleep(Heavy):
+    def __init__(self):
+        threading.Event().wait()
+
+
+class Leaving(Heavy):
+    def __init__(self):
+        os._exit(0)
+
+
 @hookimpl
 def llama3_filters():
-    return [FilterSpec(name="heavy", factory="acme_heavy:Heavy")]
+    makers = ("Heavy", "Asleep", "Leaving")
+    return [FilterSpec(name=maker.lower(), factory=f"acme_heavy:{maker}") for maker in makers]
 """
 
 
@@ -101,7 +122,7 @@ def test_what_takes_too_much_is_left_out_alone(tmp_path: Path, heavy: None, cura
     assert left == [("Made " + text[5:] if n == 5 else text) for n, text in enumerate(texts) if n not in (0, 2, 3, 4)]
     rejects = out.metrics["rejects"]
     assert rejects == {
-        "bounds.too_slow": 1, "bounds.too_much_memory": 1, "bounds.crashed": 1, "filter.heavy.unwanted": 1,
+        "bounds.too_slow": 1, "bounds.too_much_memory": 1, "bounds.crashed": 1, "filter.heavy.unwanted \\ud83d": 1,
     }  # fmt: skip
     bounds = [row for row in corpus.rejects().to_pylist() if row["stage"] == "bounds"]
     assert {(row["source"], len(row["id"])) for row in bounds} == {("web", 32)}
@@ -146,13 +167,117 @@ def test_the_run_may_stop_there(tmp_path: Path, heavy: None, curated: Callable) 
         curated(**section(tmp_path, [prose(1), prose(2) + " it dies"], action="stop"))
 
 
+def test_what_waits_is_not_waited_for(
+    tmp_path: Path, heavy: None, curated: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What sleeps uses no processor time, and is ended all the same; by the bound of its own, not by that of last
+    resort, with which this would take days."""
+    monkeypatch.setattr("llama3.data.watching.BLIND", 10**6)
+    _, out = curated(**section(tmp_path, [prose(1, 60), prose(2, 60) + " it waits"], seconds=1.5))
+    assert out.metrics["rejects"] == {"bounds.too_slow": 1}
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("asleep", r"(?s)filter 'asleep'.*not made after 4 seconds.*L3-DAT-288"),
+        ("leaving", r"(?s)filter 'leaving'.*it ended.*L3-DAT-279"),
+    ],
+)
+def test_a_factory_that_does_not_end_stops_the_run_before_work(
+    tmp_path: Path, heavy: None, curated: Callable, monkeypatch: pytest.MonkeyPatch, name: str, told: str
+) -> None:
+    monkeypatch.setattr("llama3.data.watching.START_SECONDS", 4.0)
+    with pytest.raises(PluginError, match=told):
+        curated(**section(tmp_path, [prose(1)]) | {"filters": ["gopher", name]})
+
+
+def test_what_no_filter_may_answer_is_told(tmp_path: Path, heavy: None, curated: Callable) -> None:
+    with pytest.raises(PluginError, match=r"Heavy.judge returned None.*L3-DAT-286"):
+        curated(**section(tmp_path, [prose(1), prose(2) + " nothing"]))
+
+
+class Answering:
+    """A filter that answers as it is told."""
+
+    features: frozenset[str] = frozenset()
+    measures = ("a",)
+
+    def __init__(self, **answers: Any) -> None:
+        self.answers = answers
+
+    def measure(self, batch: DocumentBatch) -> Any:
+        return self.answers.get("measure", {"a": [1.0] * len(batch)})
+
+    def judge(self, batch: DocumentBatch) -> Any:
+        return self.answers.get("judge", Judgement(np.ones(len(batch)), np.ones(len(batch), bool), [""] * len(batch)))
+
+    def edits(self, batch: DocumentBatch) -> Any:
+        return self.answers.get("edits", Edits.none())
+
+    def languages(self, batch: DocumentBatch) -> Any:
+        return self.answers["languages"]
+
+    def survey(self, batch: DocumentBatch) -> None: ...
+
+    def surveyed(self) -> Any:
+        return self.answers["surveyed"]
+
+    def join(self, surveyed: Any) -> None: ...
+
+
+NONE, ONE = np.empty(0, np.int64), np.zeros(1, np.int64)
+
+
+@pytest.mark.parametrize(
+    ("answers", "told"),
+    [
+        ({"judge": [1.0]}, "judge returned a list"),
+        ({"judge": Judgement(ONE, ONE, None)}, "judge returned a Judgement.*not iterable"),
+        ({"judge": Judgement(ONE, ONE, [None])}, "judge returned a Judgement"),
+        ({"judge": Judgement(["high"], ONE, [""])}, "judge returned a Judgement.*could not convert"),
+        ({"judge": Judgement(None, ONE, [""])}, "judge returned a Judgement|judged"),
+        ({"judge": Judgement(NONE, NONE, [])}, "judged .0. of 1 documents"),
+        ({"measure": None}, "measure returned None"),
+        ({"measure": {"a": ["x"]}}, "measure returned a dict.*could not convert"),
+        ({"edits": None}, "edits returned None"),
+        ({"edits": Edits(ONE, ONE, ONE, ["k"], [])}, r"edits returned a Edits.*\[0, 1\] rows"),
+        ({"edits": Edits(ONE, ONE, ONE, ["k"], ["\ud83d"])}, "half of a surrogate pair"),
+        ({"edits": Edits(ONE, ONE, ONE, ["k"], [3])}, "edits returned a Edits"),
+    ],
+)
+def test_odd_answers_are_told(answers: dict[str, Any], told: str) -> None:
+    batch = DocumentBatch.of(["é text"], source="s", urls=["u"])
+    with pytest.raises(PluginError, match=rf"(?s){told}.*L3-DAT-(286|107)"):
+        opinion({"odd": Answering(**answers)}, batch)
+
+
+def test_odd_answers_of_those_that_see_documents_before_are_told() -> None:
+    batch = DocumentBatch.of(["a text"], source="s", urls=["u"])
+    for languages in (None, ["en", "de"], [None]):
+        with pytest.raises(PluginError, match="languages returned"):
+            labelled({"odd": Answering(languages=languages)}, batch)
+    assert labelled({"odd": Answering(languages=["\ud83d"])}, batch).column("language") == ["\\ud83d"]
+    for found in (None, {"a": [None, "x"]}):
+        with pytest.raises(PluginError, match="surveyed returned"):
+            surveyed("odd", Answering(surveyed=found))
+
+
+@pytest.mark.parametrize("place", [(0, 0, 1), (0, 5, 99), (0, 3, 2), (1, 0, 1), (0, -2, 2)])
+def test_an_edit_that_is_no_part_of_its_document_is_told(tmp_path: Path, place: tuple[int, ...]) -> None:
+    batch = DocumentBatch.of(["é text"], source="s", urls=["u"])
+    edits = Edits(*(np.array([at]) for at in place), ["k"], ["new"])
+    with Editor(tmp_path / "edits") as editor, pytest.raises(PluginError, match=r"odd.*no part.*L3-DAT-287"):
+        editor.edit(batch, {"odd": edits})
+
+
 def test_a_filter_that_fails_there_stops_the_stage(tmp_path: Path, heavy: None, curated: Callable) -> None:
     with pytest.raises(PluginError, match="it was the document"):
         curated(**section(tmp_path, [prose(1), prose(2) + " it fails"]))
 
 
 def test_built_in_filters_need_no_process(tmp_path: Path, curated: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llama3.data.watching.WatchedFilters._start", lambda self: 1 / 0)
+    monkeypatch.setattr("llama3.data.watching.WatchedFilters.start", lambda self: 1 / 0)
     corpus, out = curated(**section(tmp_path, [prose(1), prose(2)]) | {"filters": ["gopher"]})
     assert len(corpus) == 2
     assert "bounds" not in out.metrics["funnel"]

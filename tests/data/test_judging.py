@@ -17,14 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llama3 import _core
-from llama3.cli import app as cli
 from llama3.config.schema import Config
 from llama3.config.slot_types import Slot
-from llama3.data.corpus import Corpus
 from llama3.data.curate import CurateOptions
 from llama3.data.documents import DocumentBatch, Edits, Filter
 from llama3.data.judging import build_filters, measured
-from llama3.data.recut import recut, write_cut
+from llama3.data.recut import recut
 from llama3.data.tables import Table
 from llama3.errors import ConfigError, DataError
 from llama3.filters import Phrases, WordDistribution
@@ -137,15 +135,12 @@ def test_dirty_words_by_language(tmp_path: Path, curated: Callable) -> None:
 
     before = CurateOptions.of(Config.model_validate({"data": section}))
     slots = [Slot.model_validate({"name": "dirty_words", "lists": lists, "count": {"max": 9}})]
-    cut = recut(corpus.path, build_filters(slots))
+    recut(corpus.path, build_filters(slots))
     (tmp_path / "de").write_text("pfui\nigitt\n", encoding="utf-8")
     assert CurateOptions.of(Config.model_validate({"data": section})).found != before.found
     # The recorded counts are those of the old list.
     with pytest.raises(DataError, match=r"'dirty_words' has read other lists.*L3-DAT-274"):
         recut(corpus.path, build_filters(slots))
-    write_cut(corpus.path, cut, tmp_path / "cut")
-    with pytest.raises(DataError, match="L3-DAT-274"):
-        recut(tmp_path / "cut", build_filters(slots))
     (tmp_path / "de").write_text("# none\n", encoding="utf-8")
     (tmp_path / "en").write_bytes(b"\xff")
     with pytest.raises(ConfigError) as error:
@@ -374,41 +369,3 @@ def test_a_filter_that_measures_something_else_is_named() -> None:
     odd: Filter = Odd()
     with pytest.raises(Exception, match="L3-DAT-262"):
         measured({"odd": odd}, batch_of(["x"]))
-
-
-def test_a_cut_by_other_limits_is_that_of_a_curation(
-    tmp_path: Path, curated: Callable, capsys: pytest.CaptureFixture[str]
-) -> None:
-    texts = [prose(n, 30 + 10 * n) for n in range(20)] + [prose(50, 90) + " ann@example.org"]
-    sources = [written(tmp_path / "a.jsonl", texts)]
-    words = lambda least: {"name": "gopher", "prose": {"words": {"min": least}}}
-    wide, _ = curated(sources=sources, filters=[words(60), {"name": "c4", "sentences": {}}, "personal_data"])
-    strict, out = curated(sources=sources, filters=[words(140), {"name": "c4", "sentences": {"min": 15}}])
-
-    config = tmp_path / "config.yaml"
-    config.write_text(json.dumps({"data": {"filters": [words(140), {"name": "c4", "sentences": {"min": 15}}]}}))
-    with pytest.raises(SystemExit):
-        cli.main(["data", "recut", str(wide.path), str(config), "--out", str(tmp_path / "cut"), "--json"])
-    told = json.loads(capsys.readouterr().out)
-    assert told["removed"] == {name: n for name, n in out.metrics["rejects"].items() if name.startswith("filter.")}
-    cut = Corpus(tmp_path / "cut")
-    ids = [[id for batch in corpus.documents(None) for id in batch.column("id")] for corpus in (cut, strict)]
-    assert ids[0] == ids[1]
-    assert told["written"] == told["kept"] == len(ids[0]) < told["kept_before"] < told["judged"]
-    assert told["go"] == told["kept_before"] - told["kept"]
-
-    looser = recut(wide.path, build_filters([Slot.model_validate(words(40))])).figures()
-    assert (looser["judged"], looser["would_come_back"]) == (21, 2)
-    with pytest.raises(DataError, match="L3-DAT-264"):
-        write_cut(wide.path, recut(wide.path, {}), tmp_path / "cut")
-    with pytest.raises(DataError, match=r"'fineweb' reads what is not recorded here: .*newlines_per_word"):
-        recut(wide.path, build_filters([Slot(name="fineweb")]))
-
-    class Reading:
-        features: frozenset[str] = frozenset()
-
-        def judge(self, batch: DocumentBatch) -> Any:
-            return batch.texts
-
-    with pytest.raises(DataError, match=r"reads the text of documents"):
-        recut(wide.path, {"mine": Reading()})

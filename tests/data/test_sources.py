@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import codecs
 import gzip
 import json
 import sysconfig
@@ -132,6 +133,38 @@ def test_jsonl_plain_and_compressed(tmp_path: Path, suffix: str) -> None:
     (batch,) = source.read(source.shards()[0])
     assert batch.column("date") == ["2023-01-02", ""]
     assert rejects == []
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.json"])
+def test_json_in_other_encodings_is_read_as_what_it_is(tmp_path: Path, encoding: str, name: str) -> None:
+    """Whole, and with the same names and rejects: not the half of its lines that stand at even bytes."""
+    rows = [{"text": f"line {n} \u010a \U0001f600 \u0a00"} for n in range(300)]  # their bytes hold ends of lines
+    listed = [json.dumps(row, ensure_ascii=False) for row in rows]
+    text = (
+        f"[{', '.join(listed)}]"
+        if name == "a.json"
+        else "\n".join([*listed, "{", '{"text": "\\ud83d"}', '{"text": "z"}'])
+    )
+    data = {"utf-16-le": codecs.BOM_UTF16_LE, "utf-16-be": codecs.BOM_UTF16_BE}.get(encoding, b"") + text.encode(
+        encoding
+    )
+    (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith("gz") else data)
+    found, rejects = read(build("jsonl", path=str(tmp_path / name)))
+    expected = [(f"{tmp_path / name}:{n}", row["text"]) for n, row in enumerate(rows, 1)]
+    assert found == (expected if name == "a.json" else [*expected, (f"{tmp_path / name}:303", "z")])
+    told = [(reject.where, reject.reason) for reject in rejects]
+    bad = [] if name == "a.json" else [(301, "broken_json"), (302, "not_utf8")]
+    assert told == [(f"{tmp_path / name}:{line}", reason) for line, reason in bad]
+
+
+def test_json_in_utf16_that_is_none_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes('{"text": "a"}\n{"text": "b"}\n'.encode("utf-16") + b"x")
+    with pytest.raises(DataError, match=r"a\.jsonl.*utf-16.*L3-SRC-010"):
+        read(build("jsonl", path=str(path)))
+    rows, rejects = read(build("jsonl", path=str(path), damaged="keep"))
+    assert ([text for _, text in rows], [reject.reason for reject in rejects]) == (["a", "b"], ["cut_off"])
 
 
 def test_bad_jsonl_records_are_named_by_line(tmp_path: Path) -> None:

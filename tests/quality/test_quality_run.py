@@ -17,6 +17,7 @@ from llama3.config.data_quality import QualitySection
 from llama3.config.schema import Config
 from llama3.errors import DataError
 from llama3.plugins.registry import discover
+from llama3.quality.checks import quality_problems
 from llama3.quality.scoring import ScoreOptions, score_dialogs
 from llama3.quality.selecting import SelectOptions, select_dialogs
 from llama3.tasks.rows import read_rows, write_rows
@@ -290,6 +291,16 @@ def test_a_round_of_the_models_own_answers_is_chosen_from(home, tmp_path):
     assert by_source["demonstration"]["learnt"] == 2 * by_source["demonstration"]["kept"]
 
 
+def test_sources_that_no_round_makes_are_named():
+    section = {"dedup": {"sources": ["rehearsal", "rehersal"]}, "epochs": {"teacher": 1, "demonstrations": 2}}
+    config = Config.model_validate({"post_training": {"quality": section}})
+    told = [f"{problem.where}: {problem.why}" for problem in quality_problems(config)]
+    assert told == [
+        "post_training.quality.epochs.demonstrations: did you mean 'demonstration'?",
+        "post_training.quality.dedup.sources[1]: did you mean 'rehearsal'?",
+    ]
+
+
 @pytest.mark.parametrize(
     ("section", "told"),
     [
@@ -297,6 +308,11 @@ def test_a_round_of_the_models_own_answers_is_chosen_from(home, tmp_path):
         ({"labeller": {"model": "http://[half"}}, "no address of a server"),
         ({"labeller": {"model": "http://127.0.0.1:9/v1"}}, "the labeller at http://127.0.0.1:9/v1 does not answer"),
         ({"dedup": {"encoder": "nowhere"}}, "there is no sentence encoder at 'nowhere'"),
+        (
+            {"dedup": {"sources": ["own_dat"]}},
+            "post_training.quality.dedup.sources[0]: no dialog is of the source 'own_dat'",
+        ),
+        ({"epochs": {"rehearsal": 2}}, "post_training.quality.epochs.rehearsal: no dialog is of the source"),
         ({"dedup": {"threshold": 0}}, "post_training.quality.dedup.threshold"),
         ({"cleaning": {"emojis": 0.1}}, "post_training.quality.cleaning"),
         ({"topics": {"a": ["b"], "c": ["B"]}}, "stands there twice"),
