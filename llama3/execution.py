@@ -6,6 +6,7 @@ The recipe says what is made from what; everything about *how* it is executed is
 from __future__ import annotations
 
 import copy
+import gc
 import os
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
@@ -31,7 +32,7 @@ from llama3.errors import Interrupted, LlamaError, PluginError
 from llama3.evaluation.curation_page import render_curation
 from llama3.evaluation.report import render_html
 from llama3.model.device import device_of
-from llama3.model.memory import give_back_freed_memory
+from llama3.model.memory import give_back_freed_memory, set_apart_what_is_there
 from llama3.model.precision import ComputePrecision
 from llama3.plugins.registry import discover
 from llama3.training.ranks import Ranks
@@ -60,6 +61,7 @@ class Executor:
         self._size = ""
         self._whole: Executor | None = None
         self._known: dict[str, Artifact] = {}
+        self._set_apart = False
 
     def part(self, size: str, loaded: Loaded) -> Executor:
         """The same execution for one size of a herd: its own config, `made` by its own keys, and artifacts of the run
@@ -79,6 +81,7 @@ class Executor:
         threads = self._loaded.config.run.threads or os.cpu_count() or 1
         torch.set_num_threads(threads)
         _core.set_num_threads(threads)
+        self._set_apart = set_apart_what_is_there()
         if self._ranks.leads:
             self.run.__enter__()
         try:
@@ -98,6 +101,8 @@ class Executor:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._set_apart:
+            gc.unfreeze()
         if not self._ranks.leads:
             return
         # Within a stage it is an Interrupted that names the stage; what C code made of a signal is no fault.

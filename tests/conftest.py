@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import importlib.metadata
 import importlib.util
 import os
@@ -33,12 +34,19 @@ settings.load_profile("no_clock")
 
 
 def pytest_collection_finish():
-    """Modules stay: a collection of garbage, of which each stage makes one, need not go through all of them.
-
-    And the first backward pass of a process decides whether autograd has threads, which no fork survives: later, an
+    """The first backward pass of a process decides whether autograd has threads, which no fork survives: later, an
     export that was traced has registered a device that is not there.
+
+    And a worker imports once what torch imports at its first optimizer, else each of its forks would.
     """
     torch.ones(1, requires_grad=True).sum().backward()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        importlib.import_module("torch._dynamo")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _what_is_there_is_no_garbage():
+    """Modules stay: a collection of garbage, of which each stage makes one, need not go through all of them."""
     gc.collect()
     gc.freeze()
 

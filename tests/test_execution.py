@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 
 import pytest
@@ -11,6 +12,7 @@ from llama3.config import load
 from llama3.config.schema import Config
 from llama3.evaluation.stages import ContaminationOptions, EvaluateOptions
 from llama3.execution import Executor, plugins_of
+from llama3.model.memory import set_apart_what_is_there
 from llama3.posttraining.finetune import PreferOptions, SFTOptions
 from llama3.posttraining.reject import RejectOptions
 from llama3.release.quantize import QuantizeOptions
@@ -108,3 +110,19 @@ def test_a_config_that_leaves_nothing_open_measures_nothing(tmp_path):
     with Executor(load(config)) as make:
         assert make.config.pretrain.precision == "fp32"
         assert not (make.run.path / PRECISION_FILE).exists()
+
+
+def test_modules_are_set_apart_from_garbage_while_it_runs(tmp_path):
+    """Each stage looks for garbage; what was there before, and what others set apart, stays as it was."""
+    gc.unfreeze()
+    try:
+        with Executor(load({"run": {"dir": str(tmp_path), "threads": 1}})):
+            assert gc.get_freeze_count() > 10_000
+            assert not set_apart_what_is_there()
+        assert gc.get_freeze_count() == 0
+        gc.freeze()
+        with Executor(load({"run": {"dir": str(tmp_path), "threads": 1}})):
+            pass
+        assert gc.get_freeze_count() > 10_000
+    finally:
+        gc.freeze()

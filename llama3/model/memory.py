@@ -17,3 +17,13 @@ def give_back_freed_memory(generation: int = 2) -> None:
     gc.collect(generation)
     if sys.platform.startswith("linux") and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
         trim(0)
+
+
+def set_apart_what_is_there() -> bool:
+    """Let garbage be looked for among later objects only: modules are many, and stay. Whether this call did it; then
+    `gc.unfreeze` is due when the work is over, so that nothing is set apart for good."""
+    if gc.get_freeze_count():
+        return False
+    gc.collect()
+    gc.freeze()
+    return True
