@@ -15,12 +15,14 @@ from llama3.data.reading import (
     decode,
     listed,
     origin_of,
+    pieces_of,
     read_bytes,
     read_document,
     require_unchanged,
     shard_of,
     shards_of,
 )
+from llama3.data.remembered import remembered
 from llama3.data.tables import open_parquet
 
 __all__ = [
@@ -40,10 +42,12 @@ __all__ = [
     "main_text",
     "open_parquet",
     "origin_of",
+    "pieces_of",
     "plain",
     "read_bytes",
     "read_document",
     "read_page",
+    "remembered",
     "require_unchanged",
     "shard_of",
     "shards_of",

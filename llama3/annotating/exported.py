@@ -6,6 +6,7 @@ clearly as the middle one of them says. With `edited`, the answer that an annota
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Any
 
 from llama3.annotating.items import PairItem
 from llama3.annotating.judgements import SKIP, STRENGTHS, Annotation
+from llama3.data.columns import SURROGATE, printable
 
 MARGINS = {"significantly better": 1.0, "better": 2 / 3, "slightly better": 1 / 3, "marginally better": 0.0}
 """By which the score of the better answer must lie above the other's (Llama 2, 2307.09288, table 27, small). Llama 3
@@ -45,7 +47,11 @@ def exported(
             left_out[f"less clear than {least}"] += 1
             continue
         edits = [one.edited for one in agree if one.edited is not None]
-        rows.append(_row(name, item, chosen, edits, STRENGTHS[level], margins=margins))
+        row = _row(name, item, chosen, edits, STRENGTHS[level], margins=margins)
+        if SURROGATE.search(json.dumps(row, ensure_ascii=False)):
+            left_out[f"half of a surrogate pair, which is no character: {printable(name)}"] += 1
+            continue
+        rows.append(row)
     return Exported(rows, dict(left_out))
 
 

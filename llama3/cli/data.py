@@ -155,12 +155,14 @@ def _reader_of(place: Path) -> str:
 def _curated(loaded: Loaded, out: Path | None) -> Artifact:
     """The corpus, made now or found."""
     from llama3.data.curate import curate as stage
-    from llama3.data.curating import CurateOptions
+    from llama3.data.curate import facts_folder
     from llama3.data.ledger import lost_input
 
     for line in loaded.notes:
         note(f"note: {line}")
-    options = CurateOptions.of(loaded.config)  # what is missing is told before torch is imported
+    facts = facts_folder(_run_of(loaded, out))
+    # What is missing is told before torch is imported.
+    options = _options(loaded, facts if facts.is_dir() else None)
 
     from llama3.execution import Executor
     from llama3.given import synthesised
@@ -174,12 +176,14 @@ def _curated(loaded: Loaded, out: Path | None) -> Artifact:
 
 
 def _take_share(loaded: Loaded, out: Path | None, rank: int, world: int, *, json: bool) -> None:
-    from llama3.data.curate import ShareDone, parts_folder, take_share
-    from llama3.data.curating import CurateOptions, Curation
+    from llama3.data.curate import ShareDone, facts_folder, forget_facts, parts_folder, take_share
+    from llama3.data.curating import Curation
 
-    run, options = _run_of(loaded, out), CurateOptions.of(loaded.config)
-    share = ShareDone({}, "")
-    if not _is_made(run, options):
+    run = _run_of(loaded, out)
+    options, share = _options(loaded, facts_folder(run)), ShareDone({}, "")
+    if _is_made(run, options):
+        forget_facts(facts_folder(run))
+    else:
         share = take_share(Curation(options, parts_folder(run, options)), rank, world, _last_step(loaded))
     if json:
         print_json({"path": str(run), "rank": rank, "world": world, "done": share.done, "waits_in": share.waits_in})
@@ -191,12 +195,13 @@ def _take_share(loaded: Loaded, out: Path | None, rank: int, world: int, *, json
 
 
 def _on_ray(loaded: Loaded, out: Path | None, address: str) -> None:
-    from llama3.data.curate import parts_folder
-    from llama3.data.curating import CurateOptions
+    from llama3.data.curate import facts_folder, forget_facts, parts_folder
     from llama3.data.on_ray import curate_on_ray
 
-    run, options = _run_of(loaded, out), CurateOptions.of(loaded.config)
+    run = _run_of(loaded, out)
+    options = _options(loaded, facts_folder(run))
     if _is_made(run, options):
+        forget_facts(facts_folder(run))
         return
 
     def advance(step: Step, done: int, every: int) -> None:
@@ -204,6 +209,15 @@ def _on_ray(loaded: Loaded, out: Path | None, address: str) -> None:
             note(f"{step}: {done} of {every}")
 
     curate_on_ray(options, parts_folder(run, options), address, advance, _last_step(loaded))
+
+
+def _options(loaded: Loaded, facts: Path | None) -> CurateOptions:
+    """What is asked for; `facts`: where processes put what they have worked out of the input."""
+    from llama3.data.curating import CurateOptions
+    from llama3.data.remembered import shared_facts
+
+    with shared_facts(facts):
+        return CurateOptions.of(loaded.config)
 
 
 def _run_of(loaded: Loaded, out: Path | None) -> Path:

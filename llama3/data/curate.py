@@ -55,6 +55,7 @@ REMOVES_TOO_MUCH = DataError.declare(
 
 
 READERS = 2
+FACTS = "facts"
 
 
 @stage(output="corpus")
@@ -73,8 +74,8 @@ def curate(synthetic: Texts | None = None, *, options: CurateOptions, out: Stage
             shutil.rmtree(out.scratch / "parts", ignore_errors=True)  # a full disk is not kept full
         raise
     shutil.rmtree(folder, ignore_errors=True)
-    if parts is not None and folder == parts and not any(parts.parent.iterdir()):
-        parts.parent.rmdir()
+    if parts is not None and folder == parts:
+        forget_facts(parts.parent / FACTS)
 
 
 def _curated(curation: Curation, out: StageOutput) -> None:
@@ -209,6 +210,17 @@ def parts_folder(run: Path, options: CurateOptions) -> Path:
     """Where processes put their pieces of a corpus with these options: beside the run, in which only one works."""
     facts = [__version__, options.model_dump(mode="json")]
     return run.with_name(f"{run.name}.parts") / _core.blake3_bytes(canonical_json(facts))
+
+
+def facts_folder(run: Path) -> Path:
+    """Where processes put what each would have to work out of the whole input (llama3.data.remembered)."""
+    return run.with_name(f"{run.name}.parts") / FACTS
+
+
+def forget_facts(folder: Path) -> None:
+    """Removes them where no piece of a corpus lies beside them."""
+    if folder.parent.is_dir() and {entry.name for entry in folder.parent.iterdir()} <= {FACTS}:
+        shutil.rmtree(folder.parent, ignore_errors=True)
 
 
 @dataclass(frozen=True)

@@ -249,6 +249,8 @@ class ShardRef:
     """What `read` reads, so that a folder that changes meanwhile does not change the shard."""
     unread: tuple[Reject, ...] = ()
     """What lies there too and is not read, each with the reason."""
+    span: tuple[int, ...] = ()
+    """What of one large file is read, in numbers that its source knows; empty: all (llama3.sources.pieces_of)."""
 
 
 @runtime_checkable

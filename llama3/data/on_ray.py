@@ -16,7 +16,9 @@ from typing import Any
 
 from llama3 import _core
 from llama3.data.commits import Commit
+from llama3.data.curate import FACTS
 from llama3.data.curating import CurateOptions, Curation, Step
+from llama3.data.remembered import shared_facts
 from llama3.data.staging import place_of
 from llama3.data.writing import Material
 from llama3.errors import ConfigError, DataError
@@ -122,7 +124,8 @@ def _make(options: str, folder: str, step: Step, number: int) -> None:
 @cache
 def _curation(options: str, folder: str) -> Curation:
     _core.set_num_threads(1)  # a task has one core
-    return Curation(CurateOptions.model_validate_json(options), Path(folder))
+    with shared_facts(Path(folder).parent / FACTS):
+        return Curation(CurateOptions.model_validate_json(options), Path(folder))
 
 
 @cache

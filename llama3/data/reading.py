@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -18,6 +18,7 @@ from llama3 import _core
 from llama3.data.columns import HALF_A_PAIR, printable, text_column
 from llama3.data.documents import DocumentBatch, Kind, Reject, ShardFile, ShardRef
 from llama3.data.finding import Found, find, has_magic
+from llama3.data.remembered import Seen, remembered, seen
 from llama3.errors import ConfigError, DataError
 
 NOT_FOUND = ConfigError.declare(
@@ -31,6 +32,8 @@ CHANGED = DataError.declare("L3-SRC-014", "changed while it was read", fix="run 
 
 BATCH_BYTES = 8 << 20
 BATCH_DOCUMENTS = 4096
+GROUP_BYTES, GROUP_FILES = 64 << 20, 1024
+"""Of files whose hashes are remembered together: a group ends with the file that brings it here."""
 
 
 class FileOptions(BaseModel):
@@ -172,7 +175,7 @@ def shards_of(
     where all are empty.
     """
     found = files_of(options, suffixes)
-    files = [listed(path, unread_above) for path in found.files]
+    files = listed_all(found.files, unread_above)
     whole = files_per_shard == 1
     shards = []
     for part, at in enumerate(range(0, len(files), files_per_shard)):
@@ -207,28 +210,54 @@ def _size(file: Path) -> int:
 
 def listed(path: Path, unread_above: int | None = None) -> ShardFile:
     """A file with the hash of its content, "" where it cannot be read or is larger than `unread_above`."""
+    return listed_all([path], unread_above)[0]
+
+
+def listed_all(paths: Sequence[Path], unread_above: int | None = None) -> list[ShardFile]:
+    """Files as `listed` tells them. Hashes are worked out once for all processes that share them
+    (llama3.data.remembered)."""
+    marks = [_seen(path) for path in paths]
+    wanted = [n for n, seen in enumerate(marks) if seen and (unread_above is None or seen[0] <= unread_above)]
+    groups: list[list[int]] = []
+    size = 0
+    for n in wanted:
+        if not groups or size >= GROUP_BYTES or len(groups[-1]) >= GROUP_FILES:
+            groups.append([])
+            size = 0
+        groups[-1].append(n)
+        size += marks[n][0]
+    files = [[(str(paths[n]), marks[n]) for n in group] for group in groups]
+    found = remembered("blake3", files, lambda some: [_hash(path) for path, _ in some])
+    hashes = {n: hash for group, own in zip(groups, found, strict=True) for n, hash in zip(group, own, strict=True)}
+    return [
+        ShardFile(str(path), seen[0], hashes.get(n, ""), seen)
+        if seen and hashes.get(n) != ""
+        else ShardFile(str(path), 0, "")
+        for n, (path, seen) in enumerate(zip(paths, marks, strict=True))
+    ]
+
+
+def _seen(path: str | Path) -> Seen:
+    """Empty where it is not there."""
     try:
-        before = _seen(path)
-        large = unread_above is not None and before[0] > unread_above
-        return ShardFile(str(path), before[0], "" if large else _core.blake3_file(str(path)), before)
+        return seen(path)
     except OSError:
-        return ShardFile(str(path), 0, "")
+        return ()
 
 
-def _seen(path: str | Path) -> tuple[int, ...]:
-    stat = os.stat(path)
-    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino
+def _hash(path: str) -> str:
+    try:
+        return _core.blake3_file(path)
+    except OSError:
+        return ""
 
 
 def require_unchanged(shard: ShardRef) -> None:
     """For sources that read a file piece by piece: raises DataError (L3-SRC-014) where it is another than was listed,
     after it was read."""
     for file in shard.files:
-        try:
-            same = file.seen == _seen(file.path) or file.blake3 == _core.blake3_file(file.path)
-        except OSError:
-            same = False
-        if not same:
+        now = _seen(file.path)
+        if not now or (file.seen != now and file.blake3 != _hash(file.path)):
             raise CHANGED(printable(file.path))
 
 
@@ -239,3 +268,22 @@ def shard_of(
     facts = [(printable(file.path), file.bytes, file.blake3) for file in files]
     stamp = _core.blake3_bytes(repr(facts).encode())
     return ShardRef(source, location, part, sum(file.bytes for file in files), stamp, tuple(files), tuple(unread))
+
+
+def pieces_of(shard: ShardRef, spans: Sequence[tuple[int, ...]], bytes_of: Sequence[int]) -> list[ShardRef]:
+    """A shard of one large file in pieces that several processes can read: what of it each is (`ShardRef.span`, in
+    numbers that its source knows), and so many bytes. They are a function of the file alone, so that a corpus does not
+    depend on how many processes read it."""
+    if len(spans) <= 1:
+        return [shard]
+    return [
+        replace(
+            shard,
+            part=part,
+            span=span,
+            bytes=size,
+            stamp=_core.blake3_bytes(repr((shard.stamp, span)).encode()),
+            unread=shard.unread if part == 0 else (),
+        )
+        for part, (span, size) in enumerate(zip(spans, bytes_of, strict=True))
+    ]

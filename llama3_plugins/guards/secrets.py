@@ -21,9 +21,12 @@ _PREFIXED = re.compile(
     r"|npm_[A-Za-z0-9]{36,}|pypi-[\w-]{40,}|dop_v1_[0-9a-f]{40,}|shp(?:at|ca|pa|ss)_[0-9a-fA-F]{32,}"
     r"|\d{8,10}:AA[\w-]{33,}"  # Telegram
     r"|AGE-SECRET-KEY-1[0-9A-Z]{40,}"
-    r"|eyJ[\w-]{10,}\.eyJ[\w-]{10,}(?:\.[\w-]*)?"  # JSON web tokens
     r")"
 )
+_BEFORE_CLAIMS = re.compile(r"(?<![\w-])[\w-]++(?=\.eyJ[\w-]{10})")
+_HEADER = re.compile(r"(?<![A-Za-z0-9_])eyJ(?=[\w-]{10})")
+_CLAIMS = re.compile(r"\.eyJ[\w-]++(?:\.[\w-]*+)?")
+"""Of JSON web tokens. What stands before the second part is looked at once, however often it looks like a beginning."""
 _PRIVATE_KEY = re.compile(
     r"-----BEGIN (?:[A-Z0-9]+ ){0,3}PRIVATE KEY(?: BLOCK)?-----(?:\s{0,3}[A-Za-z-]{2,20}: [^\n]{0,80}\n){0,3}"
     r"(?:[A-Za-z0-9+/=]+|\\[nr]|[\r\n]+[ \t>]*)*+(?:-----END [A-Z0-9 ]{0,40}-----)?"
@@ -50,6 +53,9 @@ def secrets_in(text: str, *, nameless: bool = True) -> Iterator[tuple[int, int, 
     for match in _PREFIXED.finditer(text):
         if not _PLACEHOLDER.search(match[0]):
             yield match.start(), match.end(), not match[0].startswith(("AKIA", "ASIA", "ABIA", "ACCA"))
+    for start, end in _web_tokens(text):
+        if not _PLACEHOLDER.search(text, start, end):
+            yield start, end, True
     for match in _IN_URL.finditer(text):
         if not _PLACEHOLDER.search(match[1]):
             yield *match.span(1), False
@@ -59,6 +65,18 @@ def secrets_in(text: str, *, nameless: bool = True) -> Iterator[tuple[int, int, 
     for match in _RANDOM.finditer(text) if nameless else ():
         if _is_random(match[0]):
             yield match.start(), match.end(), False
+
+
+def _web_tokens(text: str) -> Iterator[tuple[int, int]]:
+    """`eyJ...`, a dot, `eyJ...`, and the signature where it is there."""
+    end = 0
+    for run in _BEFORE_CLAIMS.finditer(text):
+        header = _HEADER.search(text, run.start(), run.end())
+        if header and header.start() >= end:
+            claims = _CLAIMS.match(text, run.end())
+            assert claims is not None  # it was looked ahead at
+            end = claims.end()
+            yield header.start(), end
 
 
 def is_key_like(value: str) -> bool:
@@ -81,6 +99,10 @@ def _is_random(run: str) -> bool:
     return entropy(run) >= 4.3 and not _WORDY.search(run) and not _PLACEHOLDER.search(run)
 
 
+_EXPRESSION = re.compile(r"[A-Za-z_][a-z]*+(?:_[A-Za-z_]*+)?\d?(?:[._-][A-Za-z_]++\d?)*+")
+"""No character can be read in two ways: else each `_` of a name would double the time."""
+
+
 def _is_expression(value: str) -> bool:
     """`config.api_key2` and the like: code that names a key."""
-    return re.fullmatch(r"[A-Za-z_][a-z_]*\d?(?:[._-][A-Za-z_]+\d?)*", value) is not None
+    return _EXPRESSION.fullmatch(value) is not None

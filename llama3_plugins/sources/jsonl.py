@@ -21,16 +21,21 @@ from llama3.sources import (
     ShardRef,
     bounded_lines,
     origin_of,
+    pieces_of,
+    remembered,
     require_unchanged,
     shards_of,
 )
 from llama3_plugins.sources.endings import JSON_LINES
-from llama3_plugins.sources.packed import BROKEN, Damaged, opened
+from llama3_plugins.sources.line_spans import Span, line_spans, span_of
+from llama3_plugins.sources.packed import BROKEN, Damaged, is_packed, opened
 from llama3_plugins.sources.recoded import encoding_of, in_utf8, is_utf8
 
 LARGE_ARRAY = DataError.declare(
     "L3-SRC-015", "a JSON array of more than {limit} bytes", fix="write it as JSON lines, or raise max_document_bytes"
 )
+PIECE = 256 << 20
+"""Bytes of a file above which it is read in several shards, and of each of them."""
 CUT_OFF = DataError.declare("L3-SRC-010", "cannot be read to its end", why="{error}")
 
 
@@ -47,13 +52,20 @@ class JsonlOptions(FileOptions):
 
 
 class JsonlSource:
-    """A shard is a file."""
+    """A shard is a file, or a piece of a large one that is not compressed."""
 
     def __init__(self, options: JsonlOptions) -> None:
         self.options = options
 
     def shards(self) -> list[ShardRef]:
-        return shards_of(self.options, JSON_LINES)
+        return [piece for shard in shards_of(self.options, JSON_LINES) for piece in self._pieces(shard)]
+
+    def _pieces(self, shard: ShardRef) -> list[ShardRef]:
+        (file,) = shard.files
+        if shard.bytes <= PIECE or is_packed(Path(file.path)):
+            return [shard]
+        (spans,) = remembered(f"lines {PIECE}", [[(file.path, file.seen)]], lambda _: _spans(Path(file.path)))
+        return pieces_of(shard, [tuple(span) for span in spans], [end - begin for begin, end, _ in spans])
 
     def read(self, shard: ShardRef) -> Iterator[DocumentBatch]:
         options = self.options
@@ -62,10 +74,7 @@ class JsonlSource:
         origin = origin_of(options, path)
         try:
             with opened(Path(path)) as stored:
-                encoding = encoding_of(stored)
-                file = stored if is_utf8(encoding) else in_utf8(stored, encoding)
-                is_array = ".json" in Path(path).suffixes and _first(file) == b"["
-                rows = self._array(file, shard.location) if is_array else self._lines(file, shard.location, collector)
+                rows = self._rows(stored, shard, collector)
                 for number, row in rows:
                     yield from self._document(row, f"{shard.location}:{number}", f"{origin}:{number}", collector)
         except (*BROKEN, UnicodeDecodeError) as error:  # the latter of a file in UTF-16 that is none
@@ -75,6 +84,17 @@ class JsonlSource:
         require_unchanged(shard)
         yield from collector.rest()
 
+    def _rows(self, stored: BinaryIO, shard: ShardRef, collector: Collector) -> Iterator[tuple[int, Any]]:
+        """(number from 1, value) of every record of a file, or of a piece of it."""
+        if shard.span:
+            begin, end, before = shard.span
+            return self._lines(span_of(stored, (begin, end, before)), shard.location, collector, before)
+        encoding = encoding_of(stored)
+        file = stored if is_utf8(encoding) else in_utf8(stored, encoding)
+        if _is_array(Path(shard.files[0].path), file):
+            return self._array(file, shard.location)
+        return self._lines(file, shard.location, collector)
+
     def _array(self, file: BinaryIO, location: str) -> Iterator[tuple[int, Any]]:
         """(number from 1, value) of a file that is one array."""
         limit = self.options.max_document_bytes
@@ -83,10 +103,10 @@ class JsonlSource:
             raise LARGE_ARRAY(location, limit=limit)
         yield from enumerate(_parsed(data), 1)
 
-    def _lines(self, file: BinaryIO, location: str, collector: Collector) -> Iterator[tuple[int, Any]]:
-        """(number from 1, value) of every line that holds one; the others are rejected."""
+    def _lines(self, file: BinaryIO, location: str, collector: Collector, before: int = 0) -> Iterator[tuple[int, Any]]:
+        """(number from 1, value) of every line that holds one; the others are rejected. `before`: lines before."""
         limit = self.options.max_document_bytes
-        for number, line in bounded_lines(file, limit):
+        for number, line in ((before + n, line) for n, line in bounded_lines(file, limit)):
             where = f"{location}:{number}"
             if line is None:
                 collector.reject(where, "too_large", f"the line has more than {limit} bytes")
@@ -111,8 +131,19 @@ class JsonlSource:
         )
 
 
-def _first(file: Any) -> bytes:
-    return file.peek(1 << 16).lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
+def _is_array(path: Path, file: Any) -> bool:
+    return ".json" in path.suffixes and file.peek(1 << 16).lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"["
+
+
+def _spans(path: Path) -> list[Span]:
+    """The pieces of a large file; none where it cannot be cut."""
+    try:
+        with opened(path) as file:
+            if _is_array(path, file) or not is_utf8(encoding_of(file)):
+                return []
+            return line_spans(file, PIECE)
+    except OSError:
+        return []  # whoever reads it will say what is wrong
 
 
 def _parsed(data: bytes) -> Any:

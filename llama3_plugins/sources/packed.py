@@ -30,6 +30,11 @@ def opened(path: Path) -> Iterator[BinaryIO]:
         yield raw if begin is None else io.BufferedReader(_Frames(raw, begin), 1 << 20)
 
 
+def is_packed(path: Path) -> bool:
+    """Whether it is compressed, by its suffix."""
+    return path.suffix.lower() in _FORMATS
+
+
 class _Frame(Protocol):
     """A decompressor of one frame (zstd) or member (gzip) or stream (bz2, xz)."""
 

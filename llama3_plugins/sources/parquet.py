@@ -20,6 +20,7 @@ from llama3.sources import (
     is_text,
     open_parquet,
     origin_of,
+    pieces_of,
     plain,
     require_unchanged,
     shards_of,
@@ -32,6 +33,8 @@ CUT_OFF = DataError.declare("L3-SRC-012", "cannot be read to its end", why="{err
 NO_TEXT = DataError.declare("L3-SRC-013", "column {column!r} holds {type}, not text")
 
 ROWS = 1024
+PIECE = 256 << 20
+"""Bytes of a file above which it is read in several shards, and of each of them."""
 
 
 class ParquetOptions(FileOptions):
@@ -47,13 +50,22 @@ class ParquetOptions(FileOptions):
 
 
 class ParquetSource:
-    """A shard is a file."""
+    """A shard is a file, or some row groups of a large one."""
 
     def __init__(self, options: ParquetOptions) -> None:
         self.options = options
 
     def shards(self) -> list[ShardRef]:
-        return shards_of(self.options, PARQUET)
+        return [piece for shard in shards_of(self.options, PARQUET) for piece in self._pieces(shard)]
+
+    def _pieces(self, shard: ShardRef) -> list[ShardRef]:
+        if shard.bytes <= PIECE:
+            return [shard]
+        try:
+            spans, sizes = _group_spans(open_parquet(Path(shard.files[0].path)))
+        except DataError:  # whoever reads it will say what is wrong
+            return [shard]
+        return pieces_of(shard, spans, sizes)
 
     def read(self, shard: ShardRef) -> Iterator[DocumentBatch]:
         options = self.options
@@ -66,8 +78,8 @@ class ParquetSource:
             raise NO_COLUMN(shard.location, column=options.text, near=near)
         columns = [name for name in (options.text, options.url, options.date) if name in names]
         origin = origin_of(options, path)
-        first_row = 0
-        for group in range(file.num_row_groups):
+        begin, end, first_row = shard.span or (0, file.num_row_groups, 0)
+        for group in range(begin, end):
             row = first_row
             first_row += file.metadata.row_group(group).num_rows
             try:
@@ -102,6 +114,22 @@ class ParquetSource:
                 )
             elif (text := decode(data, where, collector)) is not None:
                 yield from collector.add(text, urls[i] or where, origin=f"{origin}:{first_row + i}", date=dates[i])
+
+
+def _group_spans(file: pq.ParquetFile) -> tuple[list[tuple[int, ...]], list[int]]:
+    """(first row group, the one after the last, rows before) of pieces of PIECE bytes or one group, and their bytes."""
+    spans: list[tuple[int, ...]] = []
+    sizes: list[int] = []
+    begun = size = rows = before = 0
+    for number in range(file.num_row_groups):
+        group = file.metadata.row_group(number)
+        size += sum(group.column(column).total_compressed_size for column in range(group.num_columns))
+        rows += group.num_rows
+        if size >= PIECE or number + 1 == file.num_row_groups:
+            spans.append((begun, number + 1, before))
+            sizes.append(size)
+            begun, size, before = number + 1, 0, rows
+    return spans, sizes
 
 
 def _rows_at_once(file: pq.ParquetFile) -> int:

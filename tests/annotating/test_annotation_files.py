@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import resource
@@ -195,6 +196,19 @@ def test_rows_are_what_most_annotators_say(opened):
     assert clear.left_out["less clear than better"] == 1
     assert "margin" not in clear.rows[0]
     assert list(MARGINS) == list(STRENGTHS)
+
+
+def test_halves_of_surrogate_pairs_are_named_and_not_exported(opened):
+    """No reader of the file could encode them."""
+    items = opened.items
+    names = list(items)
+    said = everybody(items, [(0, "better", 1, "mine \ud83d"), (1, "better", 0, "mine \U0001f600")])
+    odd = dataclasses.replace(items[names[2]], texts=("\ud83d", "fine"))
+    said["annotator-0"] |= everybody(items, [(2, "better", 0, None)])["annotator-0"]
+    found = exported({**items, names[2]: odd}, said, least="marginally better", margins=False)
+    assert [row["id"] for row in found.rows] == [names[1]]
+    told = "half of a surrogate pair, which is no character: "
+    assert {f"{told}{names[0]}", f"{told}{names[2]}"} < found.left_out.keys()
 
 
 def test_rows_are_written_as_asked(run, opened, capsys):

@@ -310,9 +310,9 @@ def test_sources_that_no_round_makes_are_named():
         ({"dedup": {"encoder": "nowhere"}}, "there is no sentence encoder at 'nowhere'"),
         (
             {"dedup": {"sources": ["own_dat"]}},
-            "post_training.quality.dedup.sources[0]: no dialog is of the source 'own_dat'",
+            "no dialog is of the source 'own_dat'. did you mean 'own_data'?",
         ),
-        ({"epochs": {"rehearsal": 2}}, "post_training.quality.epochs.rehearsal: no dialog is of the source"),
+        ({"epochs": {"rehearsal": 2}}, "no dialog is of the source 'rehearsal'"),
         ({"dedup": {"threshold": 0}}, "post_training.quality.dedup.threshold"),
         ({"cleaning": {"emojis": 0.1}}, "post_training.quality.cleaning"),
         ({"topics": {"a": ["b"], "c": ["B"]}}, "stands there twice"),
