@@ -28,6 +28,9 @@ if not torch.cuda.is_available():
     # Before Triton is imported, which reads it once: kernels for a GPU are interpreted.
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+# Until all tests are collected: modules are no garbage.
+gc.disable()
+
 # How long an example takes says nothing of right and wrong, and machines differ.
 settings.register_profile("no_clock", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("no_clock")
@@ -39,6 +42,7 @@ def pytest_collection_finish():
 
     And a worker imports once what torch imports at its first optimizer, else each of its forks would.
     """
+    gc.enable()
     torch.ones(1, requires_grad=True).sum().backward()
     if "PYTEST_XDIST_WORKER" in os.environ:
         importlib.import_module("torch._dynamo")
@@ -114,3 +118,16 @@ def installed(wheel, tmp_path_factory):
     env.install("--no-deps", "--no-index", wheel)
     env.borrow_packages()
     return env
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A real browser, where one is installed; the pages of a module share it."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    program = shutil.which("chromium-headless-shell")
+    if program is None:
+        pytest.skip("chromium-headless-shell is not installed (apt-get install chromium-headless-shell)")
+    with playwright.sync_playwright() as driver:
+        found = driver.chromium.launch(executable_path=program)
+        yield found
+        found.close()

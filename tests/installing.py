@@ -36,8 +36,8 @@ class Env:
         self.python = path / ("Scripts" if os.name == "nt" else "bin") / "python"
 
     def install(self, *arguments):
-        """`pip install` into it, by the pip of the running environment."""
-        return run([sys.executable, "-m", "pip", "--python", self.python, "install", "-q", *arguments])
+        """`pip install` into it, by the pip of the running environment; modules are compiled when they are imported."""
+        return run([sys.executable, "-m", "pip", "--python", self.python, "install", "-q", "--no-compile", *arguments])
 
     def borrow_packages(self):
         """Let it see torch and everything else of the running environment, without copying gigabytes.

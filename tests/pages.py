@@ -170,6 +170,11 @@ class Page:
                         done.append(Done(command, *call(command.line, done[-1].code if done else 0)))
         return done
 
+    def refresh(self, **generators: Callable[[str], str]) -> None:
+        """Write its generated parts as the code would."""
+        self.path.write_text(refreshed(self.text, **generators), encoding="utf-8")
+        print(f"docs/{self.name}: {len(GENERATED.findall(self.text))} generated parts")
+
     def cases(self) -> pytest.MarkDecorator:
         """A test for each command, by its number."""
         return pytest.mark.parametrize("number", range(len(self.commands)), ids=[c.line for c in self.commands])

@@ -44,5 +44,4 @@ def test_the_tables_are_up_to_date():
 
 
 if __name__ == "__main__":
-    PAGE.path.write_text(refreshed(PAGE.text, signs=signs), encoding="utf-8")
-    print(f"docs/{PAGE.name}: {len(GENERATED.findall(PAGE.text))} tables")
+    PAGE.refresh(signs=signs)

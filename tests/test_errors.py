@@ -10,6 +10,7 @@ import importlib
 import pkgutil
 import re
 from collections import Counter
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -114,7 +115,9 @@ class Source:
         return f"{self.path}:{node.lineno}"
 
 
-SOURCES = [Source(name, path) for name, path in MODULES.items() if name != "llama3.errors"]
+@cache
+def all_sources():
+    return [Source(name, path) for name, path in MODULES.items() if name != "llama3.errors"]
 
 
 def test_problems_are_made_by_declarations_only():
@@ -122,7 +125,7 @@ def test_problems_are_made_by_declarations_only():
     made = {"Problem"} | {name for name in classes() if hasattr(errors, name)}
     found = [
         source.at(call)
-        for source in SOURCES
+        for source in all_sources()
         for call in source.calls()
         if getattr(call.func, "id", getattr(call.func, "attr", "")) in made
     ]
@@ -131,7 +134,7 @@ def test_problems_are_made_by_declarations_only():
 
 def test_every_use_gives_the_fields_of_its_template():
     wrong = []
-    for source in SOURCES:
+    for source in all_sources():
         for call in source.calls():
             if (declared := source.declaration(call)) is None:
                 continue
@@ -148,7 +151,7 @@ def codes_of_the_core():
 def test_every_declaration_is_used():
     used = {
         value.code
-        for source in SOURCES
+        for source in all_sources()
         for node in ast.walk(source.tree)
         if isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Load)
         if isinstance(value := source.value(node), Declaration)
@@ -159,7 +162,7 @@ def test_every_declaration_is_used():
 
 def test_a_code_stands_in_its_declaration_only():
     declared, elsewhere = Counter(), []
-    for source in SOURCES:
+    for source in all_sources():
         own = set()
         for call in source.calls():
             if isinstance(call.func, ast.Attribute) and call.func.attr == "declare":

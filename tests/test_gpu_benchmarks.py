@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import started
 import torch
 
 ROOT = Path(__file__).parents[1]
@@ -16,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 
 def run(script: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, ROOT / "benchmarks" / "gpu" / f"{script}.py", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=250, cwd=ROOT)
+    return started.run(command, cwd=ROOT)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="without a GPU only")

@@ -110,5 +110,4 @@ def test_shown_output_is_compared():
 
 
 if __name__ == "__main__":
-    PAGE.path.write_text(refreshed(PAGE.text, **GENERATORS), encoding="utf-8")
-    print(f"docs/{PAGE.name}: {len(GENERATED.findall(PAGE.text))} tables")
+    PAGE.refresh(**GENERATORS)

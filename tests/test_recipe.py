@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+import started
 import torch
 import yaml
 from peers import answers_as_transformers
@@ -112,7 +113,7 @@ def start(config: Path, command: tuple[str, ...] = ("-m", "llama3", "run")) -> s
     path = os.pathsep.join(part for part in sys.path if part)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
     command = (sys.executable, *command, str(config))
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return started.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -330,7 +331,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_hashes(finished, tmp_pat
     kills = 0
     for _ in range(4):
         process = start(config)
-        time.sleep(rng.uniform(2, 6))
+        time.sleep(rng.uniform(0.3, 3))
         if process.poll() is not None:
             break
         process.send_signal(signal.SIGKILL)
@@ -460,13 +461,9 @@ def test_two_processes_walk_the_same_recipe(finished, tmp_path):
     config = write_config(tmp_path, data__sources=[{"name": "files", "path": str(folder / "text")}])
     path = os.pathsep.join(part for part in sys.path if part)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "llama3"]
-    done = subprocess.run(
+    done = started.run(
         [*command, "run", str(config), "--set", "parallelism.dp=fsdp"],
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
     )
     # A gloo process may abort on its way out, after everything is done: judge by what was written.
     report = tmp_path / "runs" / "small" / "report.json"

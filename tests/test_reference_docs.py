@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import importlib
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import started
 
 from llama3.plugins import specs
 from llama3.plugins.hookspecs import OBSERVERS, REGISTRATION
@@ -22,7 +22,7 @@ MODULES = re.findall(r"^- \[`([\w.]+)`\]", API, re.MULTILINE)
 
 def test_the_pages_are_up_to_date():
     command = [sys.executable, str(ROOT / "docs" / "reference.py"), "--check"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = started.run(command)
     assert done.returncode == 0, f"{done.stdout}run: make docs{done.stderr}"
 
 

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+import started
 from test_recipe import install_coin, write_config, write_text
 from test_torchrun import TORCHRUN, rank_of
 
@@ -84,7 +85,7 @@ def command(config, changes, *more):
 def launch(words):
     path = os.pathsep.join(part for part in sys.path if part)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
-    return subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return started.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def weights(run: Path) -> bytes:
@@ -129,11 +130,10 @@ def test_a_stop_is_passed_on_and_not_undone(calm, tmp_path):
 
 def test_ranks_of_a_launcher_are_not_restarted_from_within(calm, monkeypatch):
     config, changes, _ = calm
-    process = subprocess.run(
+    process = started.run(
         [sys.executable, *command(config, changes, "--restarts", "2")],
         env=os.environ | {"WORLD_SIZE": "1", "PYTHONPATH": os.pathsep.join(part for part in sys.path if part)},
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+    )
     assert process.returncode == 2
     assert "torchrun --max-restarts 2" in process.stderr
 
@@ -183,7 +183,7 @@ time.sleep(60)
 
 
 def test_a_child_ends_with_its_supervisor():
-    with subprocess.Popen([sys.executable, "-c", LEFT], stdout=subprocess.PIPE, text=True) as supervisor:
+    with started.Popen([sys.executable, "-c", LEFT], stdout=subprocess.PIPE, text=True) as supervisor:
         assert supervisor.stdout is not None
         child = int(supervisor.stdout.readline())
         assert Path(f"/proc/{child}").exists()

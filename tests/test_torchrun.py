@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 import pytest
+import started
 from forked import run_ranks
 from test_recipe import install_coin, write_config, write_text
 
@@ -55,7 +56,7 @@ def ready(tmp_path_factory):
 def launch(config: Path, *changes: str, processes: int = 2, program: tuple[str, ...] = ()) -> subprocess.Popen:
     path = os.pathsep.join(part for part in sys.path if part)
     settings = [part for change in changes for part in ("--set", change)]
-    return subprocess.Popen(
+    return started.Popen(
         [*TORCHRUN, str(processes), *(program or ("-m", "llama3")), "run", str(config), *settings],
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path},
         stdout=subprocess.PIPE,

@@ -43,5 +43,4 @@ def test_a_command_does_what_the_page_shows(done, number):
 
 
 if __name__ == "__main__":
-    PAGE.path.write_text(refreshed(PAGE.text), encoding="utf-8")
-    print(f"docs/{PAGE.name}: {len(GENERATED.findall(PAGE.text))} tables")
+    PAGE.refresh()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import subprocess
 import sys
 import tempfile
 import threading
@@ -12,6 +11,7 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 
 import httpx
+import started
 from openai import OpenAI
 
 from llama3.plugins.registry import discover
@@ -72,7 +72,7 @@ def serving(model, *options, stderr=None, **popen):
     given = [] if "--port" in options else ["--port", port]
     command = [sys.executable, "-m", "llama3", "serve", str(model), *map(str, [*given, *options])]
     with tempfile.TemporaryFile("w+b") as file:
-        process = subprocess.Popen(command, stderr=stderr or file, **popen)
+        process = started.Popen(command, stderr=stderr or file, **popen)
 
         def told():
             file.seek(0)

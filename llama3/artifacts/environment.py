@@ -29,12 +29,17 @@ def _git() -> str | None:
     root = Path(llama3.__file__).resolve().parent.parent
     if not (root / ".git").exists():  # installed: a repository around it would be somebody else's
         return None
-    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+        commit, changed = _told(root, "rev-parse", "HEAD"), _told(root, "status", "--porcelain", "--untracked-files=no")
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip() or None
+    return commit + ("-dirty" if changed else "")
+
+
+def _told(root: Path, *arguments: str) -> str:
+    """What git says, without locks: killed half-way, it would leave one behind, and no commit would be possible."""
+    command = ["git", "--no-optional-locks", "-C", str(root), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
 
 
 def describe() -> dict[str, Any]:

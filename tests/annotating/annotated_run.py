@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import httpx
 import pytest
+import started
 
 from llama3.artifacts import Stage
 from llama3.artifacts.run import RunDir
@@ -74,7 +75,7 @@ def annotating(source, *names, options=(), code=0):
     """`llama3 annotate` as a process, with its address and a client that comes from its page."""
     given = [part for name in names for part in ("--as", name)]
     command = [sys.executable, "-m", "llama3", "annotate", str(source), *given, "--port", "0", *map(str, options)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    process = started.Popen(command, stderr=subprocess.PIPE, text=True)
     told = []
     try:
         for line in process.stderr:

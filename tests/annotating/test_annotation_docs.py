@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import started
 from annotated_run import write_run
 from pages import Done, Page, call, commands, write_model
 from test_recipe import write_text
@@ -91,7 +92,7 @@ def follow(port):
 def start(line, port):
     """The process of a command that serves, and what it tells until it does."""
     arguments = [*shlex.split(line)[1:], "--port", port]
-    process = subprocess.Popen([sys.executable, "-m", "llama3", *arguments], stderr=subprocess.PIPE, text=True)
+    process = started.Popen([sys.executable, "-m", "llama3", *arguments], stderr=subprocess.PIPE, text=True)
     told = ""
     for said in process.stderr:
         told += said

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
-
 import pytest
 from annotated_run import MARKUP, annotating, lines, write_run
 
-BROWSER = shutil.which("chromium-headless-shell")
 WIDE, PHONE = {"width": 1280, "height": 800}, {"width": 400, "height": 800}
 NAMES = ("keys", "edits", "clicks", "tabs", "texts", "plain", "phone")
 
@@ -16,17 +13,6 @@ NAMES = ("keys", "edits", "clicks", "tabs", "texts", "plain", "phone")
 def site(tmp_path_factory):
     with annotating(write_run(tmp_path_factory.mktemp("runs") / "run"), *NAMES) as found:
         yield found
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api")
-    if BROWSER is None:
-        pytest.skip("chromium-headless-shell is not installed (apt-get install chromium-headless-shell)")
-    with playwright.sync_playwright() as driver:
-        found = driver.chromium.launch(executable_path=BROWSER)
-        yield found
-        found.close()
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import started
 import zstandard
 
 from llama3.data.corpus import DOCUMENTS, Corpus
@@ -149,7 +149,7 @@ main()
 def full_disk(limit: int, *arguments: object) -> str:
     """What a command tells that cannot write more than `limit` bytes into a file, as the kernel refuses it."""
     command = [sys.executable, "-c", FULL, str(limit), "data", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = started.run(command)
     assert done.returncode == 1, done.stderr
     return " ".join(done.stderr.split())
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+import started
 from exporting import write_checkpoint
 
 from llama3.artifacts.leftovers import owned, remove_leftovers
@@ -42,7 +43,7 @@ def model(tmp_path):
 def writing(model, tmp_path):
     """A process that has written its export into a temporary folder and not yet given it its place."""
     (tmp_path / "place").mkdir()
-    child = subprocess.Popen(
+    child = started.Popen(
         [sys.executable, "-c", WAITING, str(model), str(tmp_path / "place" / "out")], stdout=subprocess.PIPE, text=True
     )
     assert child.stdout.readline() == "written\n"

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import started
 from data_texts import prose
 
 from llama3.data.documents import DocumentBatch
@@ -53,6 +54,8 @@ class Heavy:
     def judge(self, batch):
         print("noise of a plugin")
         for text in batch.texts:
+            if "turns" in text and "TOLD" in os.environ:
+                open(os.environ["TOLD"], "w").close()
             while "turns" in text:
                 pass
             if "swells" in text:
@@ -134,26 +137,27 @@ def test_what_takes_too_much_is_left_out_alone(tmp_path: Path, heavy: None, cura
 def test_the_process_ends_with_the_one_that_started_it(tmp_path: Path, heavy: None, site) -> None:
     (tmp_path / "text").mkdir()
     (tmp_path / "text" / "a.txt").write_text(prose(1, 60) + " it turns")
-    run = subprocess.Popen(
+    run = started.Popen(
         [sys.executable, "-m", "llama3", "data", "curate", str(tmp_path / "text"), "--out", str(tmp_path / "run"),
          "--set", "data.filters=[heavy]", "--set", "data.bounds={seconds: 900}"],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(site.path), *sys.path])}, stderr=subprocess.DEVNULL,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(site.path), *sys.path]), "TOLD": str(tmp_path / "told")},
+        stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    child = _waited_for(lambda: _busy_child(run.pid))
+    _waited_for((tmp_path / "told").exists)
+    child = _child_of_filters(run.pid)
     run.kill()
     run.wait()
     _waited_for(lambda: not Path(f"/proc/{child}").exists())
 
 
-def _busy_child(parent: int) -> int:
-    """The process of filters, once it has computed for longer than its start takes; else 0."""
+def _child_of_filters(parent: int) -> int:
+    """The process of filters, while one of them turns."""
     for path in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):
-            fields = path.read_text().rpartition(")")[2].split()
             watched = "llama3.data.watched" in (path.parent / "cmdline").read_text()
-            if int(fields[1]) == parent and watched and int(fields[11]) > 8 * os.sysconf("SC_CLK_TCK"):
+            if watched and int(path.read_text().rpartition(")")[2].split()[1]) == parent:
                 return int(path.parent.name)
-    return 0
+    raise AssertionError("there is none")
 
 
 def _waited_for(found: Callable) -> Any:

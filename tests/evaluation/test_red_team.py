@@ -13,6 +13,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import started
 import yaml
 from test_audit_models import train
 from web import running
@@ -260,7 +261,7 @@ def test_kill_9_loses_only_the_round_in_flight(redteam, models, policy, rows, tm
     whole, *_ = redteam(models[1], *arguments)
     killed = tmp_path / "killed"
     line = [sys.executable, "-m", "llama3", "redteam", models[1], "--prompts", rows, "--out", killed, *FAST, *arguments]
-    child = subprocess.Popen(list(map(str, line)), env=child_environment(), stdout=subprocess.DEVNULL,
+    child = started.Popen(list(map(str, line)), env=child_environment(), stdout=subprocess.DEVNULL,
                              stderr=subprocess.DEVNULL)  # fmt: skip
     attempts, deadline = killed / "attempts.jsonl", time.monotonic() + 100
     while not (attempts.exists() and attempts.stat().st_size) and time.monotonic() < deadline:

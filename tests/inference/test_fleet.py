@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import started
 import torch
 
 from llama3.config.rollouts import RolloutsSection
@@ -187,7 +188,7 @@ print(drawing._hands[0]._process.pid, flush=True)
 time.sleep(60)
 """
     path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
-    with subprocess.Popen(
+    with started.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": path}
     ) as trainer:
         assert trainer.stdout is not None

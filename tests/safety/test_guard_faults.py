@@ -6,12 +6,12 @@ import asyncio
 import json
 import random
 import re
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import started
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -134,7 +134,7 @@ def test_a_stream_that_is_not_judged_at_its_end_is_found(monkeypatch):
 
 def test_the_benchmark_counts_and_tells(tmp_path):
     command = [sys.executable, "benchmarks/guard_faults.py", "--cases", "60", "--processes", "1", "--no-results"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = started.run(command, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert re.search(r"cases: 60; .*fail open: 0; other wrongs: 0; seed: 1", done.stdout)
 

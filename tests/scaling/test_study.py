@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+import started
 import yaml
 from test_recipe import write_text
 
@@ -148,7 +149,7 @@ def test_a_finished_study_is_shown_by_its_artifact(llama3):
 
 def test_killed_in_the_middle_it_goes_on_and_makes_the_same_bytes(llama3, folder):
     command = [sys.executable, "-m", "llama3", "scale", "my-scale.yaml", "--set", "run.name=killed"]
-    child = subprocess.Popen(command, cwd=folder, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    child = started.Popen(command, cwd=folder, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     place, deadline = folder / "runs" / "killed", time.monotonic() + 250
     while not list(place.glob("scratch/run-5076-9792-*/checkpoints/step-*/COMMIT")):
         assert child.poll() is None, "it ended before it was killed"

@@ -13,6 +13,7 @@ import threading
 import time
 
 import pytest
+import started
 from web import NAME, running
 
 from llama3.checkpoints.weights import save_model
@@ -149,7 +150,7 @@ def test_a_batch_that_is_stopped_anywhere_goes_on(batch, model, many, tmp_path):
     assert batch(model, many, whole, "--max-batch", 4)[0] == 0
     command = [sys.executable, "-m", "llama3", "batch", str(model), str(many), str(out), "--max-batch", "2"]
     for number, code, enough in [(signal.SIGTERM, 130, 5), (signal.SIGKILL, -signal.SIGKILL, 15)]:
-        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        process = started.Popen(command, stderr=subprocess.PIPE, text=True)
         while not out.exists() or out.read_bytes().count(b"\n") < enough:
             assert process.poll() is None, process.stderr.read()
             time.sleep(0.005)

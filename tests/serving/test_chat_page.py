@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 
 import httpx
 import pytest
@@ -14,7 +13,6 @@ from llama3.inference.llama import Llama
 from llama3.safety.engine import PolicyEngine
 from llama3.testing.toys import toy_llama
 
-BROWSER = shutil.which("chromium-headless-shell")
 WIDE, PHONE = {"width": 1280, "height": 800}, {"width": 400, "height": 800}
 
 
@@ -37,17 +35,6 @@ def test_the_page_may_run_only_its_own_script_and_ask_only_its_server(site):
     assert "*" not in policy
     assert "http://" not in found.text
     assert "https://" not in found.text
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api")
-    if BROWSER is None:
-        pytest.skip("chromium-headless-shell is not installed (apt-get install chromium-headless-shell)")
-    with playwright.sync_playwright() as driver:
-        found = driver.chromium.launch(executable_path=BROWSER)
-        yield found
-        found.close()
 
 
 @pytest.fixture(params=[WIDE, PHONE], ids=["wide", "phone"])

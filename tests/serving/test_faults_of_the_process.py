@@ -14,6 +14,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+import started
 from web import serving
 
 from llama3.checkpoints.weights import save_model
@@ -133,8 +134,7 @@ def test_told_to_stop_it_is_not_ready_finishes_and_leaves(model, expected):
 
 @pytest.mark.skipif(shutil.which("prlimit") is None, reason="there is no prlimit")
 def test_with_few_files_and_a_full_disk_for_its_log_it_answers(model, expected, monkeypatch):
-    popen = subprocess.Popen
-    monkeypatch.setattr("web.subprocess.Popen", lambda command, **options: popen(
+    monkeypatch.setattr("web.started.Popen", lambda command, **options: subprocess.Popen(
         ["prlimit", "--nofile=64", *command], **options))  # fmt: skip
     with open("/dev/full", "w") as full, serving(model, stderr=full) as site:
         address = ("127.0.0.1", int(site.url.rpartition(":")[2]))
@@ -162,7 +162,7 @@ def test_new_weights_are_for_the_next_process(model, expected, tmp_path):
             assert (reply.status_code, reply.json()["error"]["code"]) == (404, "L3-SRV-003")
         assert answer(site.url) == expected
     command = [sys.executable, "-m", "llama3", "serve", str(folder), "--port", "0"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = started.run(command)
     assert done.returncode == 1
     assert "L3-" in done.stderr
     assert "answers at" not in done.stderr

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 
 import pytest
+import started
 from web import NAME, idle, running
 
 from llama3.checkpoints.weights import save_model
@@ -48,7 +48,7 @@ def test_a_server_and_a_batch_answer_from_codes(kind, tmp_path):
 
 def test_another_type_is_refused_before_anything_is_loaded(tmp_path):
     command = [sys.executable, "-m", "llama3", "serve", str(tmp_path), "--kv-cache-dtype", "int4"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = started.run(command)
     assert done.returncode == 2
     assert "int4" in done.stderr
     assert "int8" in done.stderr

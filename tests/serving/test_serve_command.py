@@ -11,6 +11,7 @@ import sys
 
 import httpx
 import pytest
+import started
 
 from llama3.checkpoints.weights import save_model
 from llama3.cli import app as cli
@@ -32,7 +33,7 @@ def command(*arguments):
 
 def test_a_model_is_served_until_it_is_told_to_stop(model):
     limits = ("--requests-per-minute", 2, "--tokens-per-minute", 1000, "--metrics-port", 0)
-    process = subprocess.Popen(command(model, "--port", 0, *limits), stderr=subprocess.PIPE, text=True)
+    process = started.Popen(command(model, "--port", 0, *limits), stderr=subprocess.PIPE, text=True)
     try:
         told = []
         for line in process.stderr:
@@ -76,7 +77,7 @@ def test_what_cannot_be_served_is_refused_at_the_start(model, tmp_path):
         ((model, "--api-key-file", tmp_path / "none"), 2, "L3-SRV-020"),
         ((tmp_path,), 1, "L3-GEN-007"),
     ]:
-        done = subprocess.run(command(*arguments), capture_output=True, text=True, timeout=120, check=False)
+        done = started.run(command(*arguments))
         assert (done.returncode, told in done.stderr) == (code, True), done.stderr
 
 

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import started
 
 from llama3.checkpoints.weights import save_model
 from llama3.inference import Llama
@@ -32,7 +33,7 @@ def serve(model, told, *options):
     """The command of the page for another folder, at a port that is free."""
     (command,) = re.findall(rf"^\$ llama3 (serve runs/quickstart {told}.*)$", PAGE, re.MULTILINE)
     arguments = command.replace("runs/quickstart", str(model)).split()
-    return subprocess.Popen(
+    return started.Popen(
         [sys.executable, "-m", "llama3", *arguments, "--port", "0", *options], stderr=subprocess.PIPE, text=True
     )
 
@@ -96,7 +97,7 @@ def test_the_file_of_requests_is_answered_as_printed(model, tmp_path):
     (tmp_path / "prompts.jsonl").write_text(requests)
     arguments = command.removeprefix("$ llama3 ").replace("runs/quickstart", str(model)).split()
     program = [sys.executable, "-m", "llama3", *arguments]
-    done = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True, check=True)
+    done = started.run(program, cwd=tmp_path, check=True)
     assert done.stdout.startswith("\n".join(lines[1:-1])), done.stdout
     answers = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
     asked = [json.loads(line)["custom_id"] for line in requests.splitlines()]

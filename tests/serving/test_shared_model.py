@@ -14,6 +14,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+import started
 from openai import OpenAI
 from web import serving
 
@@ -150,12 +151,9 @@ def test_torchrun_starts_the_processes_of_a_batch(model, alone, tmp_path):
     requests.write_text("".join(json.dumps(line) + "\n" for line in lines))
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "llama3"]
     path = os.pathsep.join(place for place in sys.path if place)
-    done = subprocess.run(
+    done = started.run(
         [*launch, "batch", model, requests, tmp_path / "answers.jsonl", "--tp", "2", "--json"],
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        timeout=240,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert json.loads(done.stdout)["lines"] == 3
@@ -167,7 +165,7 @@ def test_torchrun_starts_the_processes_of_a_batch(model, alone, tmp_path):
 @pytest.mark.slow
 def test_generate_shares_too(model, alone):
     arguments = ["generate", str(model), "the river", "--temperature", "0", "--max-tokens", "10", "--pp", "2"]
-    done = subprocess.run([sys.executable, "-m", "llama3", *arguments], capture_output=True, text=True, timeout=120)
+    done = started.run([sys.executable, "-m", "llama3", *arguments])
     assert done.stdout == alone.generate("the river", max_tokens=10, temperature=0) + "\n", done.stderr
 
 
@@ -176,7 +174,7 @@ def test_ranks_of_a_chat_answer_on_after_ctrl_c(model, alone):
     arguments = ["chat", str(model), "--temperature", "0", "--max-tokens", "900", "--tp", "2"]
     program = [sys.executable, "-u", "-m", "llama3", *arguments]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(program, text=True, start_new_session=True, **pipes) as process:
+    with started.Popen(program, text=True, start_new_session=True, **pipes) as process:
         process.stdin.write("the river\n")
         process.stdin.flush()
         begun = os.read(process.stdout.fileno(), 1).decode()
@@ -223,5 +221,5 @@ def test_a_quantized_model_shares_its_layers_and_not_its_matrices(model, alone, 
     arguments = ["generate", str(folder), "the river", "--temperature", "0", "--max-tokens", "6"]
     expected = Llama.load(folder).generate("the river", max_tokens=6, temperature=0)
     program = [sys.executable, "-m", "llama3", *arguments, "--pp", "2"]
-    done = subprocess.run(program, capture_output=True, text=True, timeout=120)
+    done = started.run(program)
     assert done.stdout == expected + "\n", done.stderr

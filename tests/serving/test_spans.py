@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import httpx
 import pluggy
 import pytest
+import started
 from web import NAME, idle, running
 
 from llama3.checkpoints.weights import save_model
@@ -128,7 +129,7 @@ def test_a_server_sends_its_spans_to_a_collector_that_is_named(tmp_path):
     threading.Thread(target=collector.serve_forever, daemon=True).start()
     environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{collector.server_port}"}
     command = [sys.executable, "-m", "llama3", "serve", str(tmp_path / "tiny"), "--port", "0"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, **environ})
+    process = started.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, **environ})
     try:
         url = next(line.split(" at ")[1].strip() for line in process.stderr if " answers at " in line)
         assert httpx.post(f"{url}/completions", json={**BODY, "model": "tiny"}, timeout=60).status_code == 200

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import started
 
 from llama3.training.checkpoint import CheckpointStore
 
@@ -22,7 +23,7 @@ def child(folder: Path, steps: int, *, world: int = 1, **popen):
     launch = [sys.executable, *(torchrun if world > 1 else []), str(CHILD), str(folder), str(steps)]
     command = [*launch, "fsdp"] if world > 1 else launch
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, **popen)
+    return started.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, **popen)
 
 
 def finish(folder: Path, steps: int, world: int = 1) -> dict:
