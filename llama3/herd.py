@@ -59,6 +59,12 @@ def controls(size: Size) -> Lessons:
     return Lessons(judge=size.lessons.judge, pace={n: size.part.made[f"taught-{n}"] for n in rounds})
 
 
+def unaudited(config: Config) -> Config:
+    """The config of a twin: it is a measure, which nobody uses, and its repeated examples are no sign of a collapse."""
+    post = config.post_training.model_copy(update={"audit": None})
+    return config.model_copy(update={"post_training": post})
+
+
 def tell_herd(make: Executor, config: Config, herd: Mapping[str, Size]) -> Raising:
     """Measure every round of every size, and write the report of the herd."""
     stations = {name: measured(size, make.made["curate"]) for name, size in herd.items()}

@@ -24,7 +24,7 @@ from llama3.evaluation.audit import AuditOptions, audit, require_auditable, requ
 from llama3.evaluation.stages import EvaluateOptions, evaluate
 from llama3.execution import Executor
 from llama3.given import curated, own_rows, tokenised
-from llama3.herd import Size, controls, lessons_for, sizes_of, tell_herd
+from llama3.herd import Size, controls, lessons_for, sizes_of, tell_herd, unaudited
 from llama3.long_context import Base, has_stages, lengthen
 from llama3.making.checks import try_capabilities
 from llama3.model.device import device_of
@@ -96,7 +96,7 @@ def raise_herd(make: Executor, config: Config, sizes: Mapping[str, Loaded]) -> R
         if config.sizes[name].control:
             alone = make.part(f"{name}{CONTROL}", loaded)
             unaided = controls(herd[name])
-            twin = in_rounds(alone, alone.config, herd[name].trained.base, unaided)
+            twin = in_rounds(alone, unaudited(alone.config), herd[name].trained.base, unaided)
             herd[f"{name}{CONTROL}"] = Size(alone, Raising(twin, {}), unaided)
     return tell_herd(make, config, herd)
 

@@ -77,11 +77,12 @@ def text(tmp_path_factory):
     discover.cache_clear()
 
 
-def audited_run(folder, text, capfd, *, rewards=("coin",), reject=(), **audit):
+def audited_run(folder, text, capfd, *, rewards=("coin",), reject=(), sizes=None, **audit):
     """`llama3 run` of one audited round: its exit code, what it said, and the audit."""
     path = write_config(folder, data__sources=[{"name": "files", "path": str(text)}])
     config = yaml.safe_load(path.read_text())
     config["quantization"] = []
+    config["sizes"] = sizes or {}
     config["pretrain"] |= {"steps": 2, "phases": [{}]}
     post = config["post_training"]
     post |= {"rewards": list(rewards), "audit": {"prompts": 150, "samples": 4, **audit}}
@@ -102,6 +103,14 @@ def test_a_sound_round_passes(tmp_path, text, capfd):
         main(["audit-reward", str(tmp_path / "runs" / "small"), "--json"])
     assert told.value.code == 0
     assert json.loads(capfd.readouterr().out)["audit-1"]["passed"] is True
+
+
+def test_sizes_are_audited_and_a_twin_that_only_measures_a_teacher_is_not(tmp_path, text, capfd):
+    sizes = {"flagship": {}, "small": {"teacher": "flagship", "control": True}}
+    code, said, made = audited_run(tmp_path, text, capfd, sizes=sizes)
+    assert code == 0, said
+    assert {"flagship-audit-1", "small-audit-1", "small-alone-prefer-1"} <= made.keys()
+    assert "small-alone-audit-1" not in made
 
 
 def test_a_leak_of_held_out_tasks_ends_the_run(tmp_path, text, capfd):
