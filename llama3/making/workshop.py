@@ -135,10 +135,10 @@ class Workshop:
         examples = [{"context": list(dialog[:-2])} for dialog in dialogs]
         return [None if math.isnan(total) else total for total in self._ranking.score(prompts, answers, examples).total]
 
-    def run_python(self, scripts: Sequence[Script], *, limits: Limits = LIMITS) -> list[Ran]:
+    def run_python(self, scripts: Sequence[Script], *, limits: Limits | None = None) -> list[Ran]:
         """What each script wrote, its errors and its exit status, from the sandbox: no files but the given ones, no
-        network, no processes."""
-        return run_scripts(scripts, limits)
+        network, no processes, and two seconds of computing unless `limits` say otherwise."""
+        return run_scripts(scripts, limits or LIMITS)
 
     # -- inside ----------------------------------------------------------------------------------
 

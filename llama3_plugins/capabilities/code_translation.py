@@ -49,33 +49,34 @@ class CodeTranslation:
         back = [next(iter(blocks(text)), "") for text in firsts(shop.ask(questions))]
         after = results(shop, list(zip(back, calls, strict=True)))
         for place, question in enumerate(asked):
-            reason = _reason(forth[place], back[place], before[place], after[place])
+            reason = _reason(languages[place], forth[place], back[place], before[place], after[place])
             messages = [question, assistant(said[place])]
             yield Made(messages, reason == "round_trip", reason, "code")
 
 
-def _reason(forth: str, back: str, before: list[str] | None, after: list[str] | None) -> str:
+def _reason(language: str, forth: str, back: str, before: list[str] | None, after: list[str] | None) -> str:
     if not forth:
         return "no_code"
     if not tell_apart(before):
         return "no_calls_that_tell"
     if not isinstance(parsed(forth), str):
         return "not_translated"  # it still is Python
-    if not is_balanced(forth):
+    if not is_balanced(forth, language):
         return "unbalanced"
     if faults(back):
         return "no_way_back"
     return "round_trip" if before == after else "does_something_else"
 
 
-def is_balanced(code: str) -> bool:
+def is_balanced(code: str, language: str) -> bool:
     """Whether brackets outside of strings and comments close each other: what a parser of any of these languages asks
     first."""
+    is_rust = language.casefold() == "rust"
     open_ones: list[str] = []
     at, end = 0, len(code)
     while at < end:
         char = code[at]
-        if char in '"`' or (char == "'" and _closes_soon(code, at)):
+        if char in '"`' or (char == "'" and not (is_rust and _is_lifetime(code, at))):
             at = _after_string(code, at)
             continue
         if code.startswith("//", at):
@@ -92,10 +93,9 @@ def is_balanced(code: str) -> bool:
     return not open_ones
 
 
-def _closes_soon(code: str, at: int) -> bool:
-    """Whether an apostrophe begins a string or character: a lifetime of Rust has no other on its line."""
-    line = code[at + 1 : code.find("\n", at) if "\n" in code[at:] else len(code)]
-    return "'" in line
+def _is_lifetime(code: str, at: int) -> bool:
+    """Whether an apostrophe begins the name of a lifetime and not a character, which another one closes at once."""
+    return code[at + 1 : at + 2] != "\\" and code[at + 2 : at + 3] != "'"
 
 
 def _after_string(code: str, at: int) -> int:

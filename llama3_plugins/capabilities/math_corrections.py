@@ -6,6 +6,7 @@ What failed stands in the dialog and is no target: learnt is how a mistake is me
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from llama3.capabilities import Made, Workshop
 from llama3_plugins.capabilities.math_steps import asked, by_result
@@ -38,7 +39,7 @@ class MathCorrections:
             Made(task.messages, False, "no_mistake", "math") for task, row in zip(tasks, wrong, strict=True) if not row
         )
         for (task, chain), found in zip(failed, right, strict=True):
-            before = [*task.messages, {**assistant(chain), "weight": 0}, user(MENDED)]
+            before: list[dict[str, Any]] = [*task.messages, {**assistant(chain), "weight": 0}, user(MENDED)]
             if found:
                 yield Made([*before, assistant(found[0])], True, "corrected", "math")
             else:

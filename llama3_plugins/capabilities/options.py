@@ -70,9 +70,9 @@ class MathSearchOptions(RecipeOptions):
 
     tries: int = Field(4, ge=0, le=64, description="plain answers that must all be wrong: only then is a task searched")
     simulations: int = Field(16, ge=1, le=1024, description="steps that are expanded, at most")
-    width: int = Field(3, ge=1, le=16, description="continuations that are drawn of each step")
+    width: int = Field(4, ge=1, le=16, description="continuations that are drawn of each step")
     deepest: int = Field(12, ge=1, le=100, description="steps of a chain, at most")
-    exploration: float = Field(1.4, ge=0, description="weight of steps that were seldom tried (UCT)")
+    exploration: float = Field(0.5, ge=0, description="weight of steps that were seldom tried (UCT)")
 
 
 class MathPythonOptions(RecipeOptions):

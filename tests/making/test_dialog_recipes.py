@@ -59,11 +59,9 @@ class Everybody:
     def __init__(self, marker: Path) -> None:
         self.tools = Restless(
             {
-                r" times .*[0-4]\?$": call("calculator", expression="7 // 0"),
                 r"^Compute .*[0-2]\)": '{"name": "calculator", "parameters": {"expression": ',
                 r"^Compute .*[3-5]\)": call("calculator", expression="9 ** 9 ** 9 ** 9"),
                 r"below .*[0-3]\?$": call("python", code=f"open({str(marker)!r}, 'w').write('out')"),
-                r"below .*[4-6]\?$": call("abacus", beads=3),
                 "file returns": "It is 12, I think.",
             }
         )
@@ -141,9 +139,8 @@ def test_what_was_planted_is_dropped_by_its_name(raised):
     rows = [row for row in all_made(run, "tools") if not row["kept"]]
     reasons = Counter((row["family"].split("/")[1], row["reason"]) for row in rows)
     wanted = {
-        ("calculator", "call_fails"), ("calculator", "malformed_call"), ("calculator", "call_hangs"),
-        ("python", "call_fails"), ("python", "unknown_function"), ("files", "no_call"), ("easy", "needless_call"),
-        ("off", "not_active"), ("multi_step", "not_multi_step"),
+        ("calculator", "malformed_call"), ("calculator", "call_hangs"), ("python", "call_fails"), ("files", "no_call"),
+        ("easy", "needless_call"), ("off", "not_active"), ("multi_step", "not_multi_step"),
     }  # fmt: skip
     assert not wanted - reasons.keys(), reasons
     assert not marker.exists(), "a call wrote a file outside of the sandbox"
@@ -186,7 +183,9 @@ def test_answers_are_written_as_their_prompts_are(raised):
     kept = {row["family"] for row in rows if row["kept"]}
     assert {f"multilingual/{tag}" for tag in LANGUAGES} <= kept
     assert "multilingual/de/reasoning" in kept
-    assert {row["reason"] for row in rows if not row["kept"]} == {"made_twice"}
+    assert {row["reason"] for row in rows if not row["kept"]} == {
+        "made_twice", "prompt_in_other_language", "prompt_in_other_script",
+    }  # fmt: skip
     pairs = {row["family"]: row for row in rows_of(run, "capability-multilingual-1", "preferences")}
     assert pairs["multilingual/hi-Latn"]["rejected"] == IN_DEVANAGARI
     assert pairs["multilingual/hi-Latn"]["chosen"] == ANSWERS["Pari"]
@@ -262,6 +261,34 @@ def test_only_languages_are_asked_anew_where_a_last_round_is_added():
     }
     assert [found["multilingual", rounds].last for rounds in (2, 3)] == [True, False]
     assert found["tools", 2] == found["tools", 3]
+
+
+@pytest.mark.parametrize(
+    ("first", "reason"),
+    [
+        (call("calculator", expression="7 // 0"), "call_fails"),
+        (call("calculator", lambda_="7"), "call_fails"),
+        (call("calculator", **{"a b": 7}), "malformed_call"),
+        (call("calculator", expression="9 ** 9 ** 9 ** 9"), "call_hangs"),
+        (call("calculator", expression="1 + 1"), "wrong_answer"),
+        (f"{call('calculator', expression='1 + 1')} is what I call.", "malformed_call"),
+        (f"I call {call('calculator', expression='1 + 1')}", "malformed_call"),
+        ('{"name": "calculator", "parameters": {"expression": ', "malformed_call"),
+        (call("abacus", beads=3), "unknown_function"),
+        (call("seats_needed", guests=3, seats_per_table=2), "not_active"),
+        ("It is 12, I think.", "no_call"),
+    ],
+)
+def test_a_call_that_is_none(first, reason):
+    (made,) = made_by("tools", _Calculating({"": first}), 1, kinds=["calculator"], samples=1)
+    assert (made.kept, made.reason) == (False, reason)
+
+
+class _Calculating(ToolUser):
+    """Says whatever a call gave."""
+
+    def tools(self, prompt, results):
+        return f"It is {results[0]}."
 
 
 def test_two_steps_are_learnt_where_two_steps_were_made():
@@ -375,24 +402,19 @@ def test_languages_are_told_apart_in_translations_of_others():
     assert len(wrong) < 0.01 * right, wrong
 
 
-class TestTools(CapabilityConformance):
-    plugin = "tools"
-    options = {"kinds": ["calculator", "search", "off"], "samples": 1}  # noqa: RUF012
-    talk = staticmethod(ToolUser())
+TALKING = {
+    "tools": (ToolUser(), {"kinds": ["calculator", "search", "off"], "samples": 1}),
+    "long_context": (Reader(), {"buckets": [100, 300], "chunk": 64, "files": 20}),
+    "multilingual": (Polyglot(), {"languages": LANGUAGES, "kinds": ["questions"]}),
+    "steerability": (Obedient(), {}),
+}
 
 
-class TestLongContext(CapabilityConformance):
-    plugin = "long_context"
-    options = {"buckets": [100, 300], "chunk": 64}  # noqa: RUF012
-    talk = staticmethod(Reader())
-
-
-class TestMultilingual(CapabilityConformance):
-    plugin = "multilingual"
-    options = {"languages": LANGUAGES, "kinds": ["questions"]}  # noqa: RUF012
-    talk = staticmethod(Polyglot())
-
-
-class TestSteerability(CapabilityConformance):
-    plugin = "steerability"
-    talk = staticmethod(Obedient())
+@pytest.mark.parametrize("recipe", TALKING)
+def test_a_recipe_makes_the_same_of_a_model_that_can_do_it(recipe):
+    talk, options = TALKING[recipe]
+    case = type("Case", (CapabilityConformance,), {"talk": staticmethod(talk)})()
+    case.plugin, case.options = recipe, options
+    case.test_a_model_that_can_do_it_is_learnt_from()
+    case.test_the_same_again()
+    case.test_what_was_answered_is_not_asked_again()
