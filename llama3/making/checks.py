@@ -46,10 +46,10 @@ def capability_problems(config: Config) -> Iterator[Problem]:
     seen: set[str] = set()
     for index, slot in enumerate(post.capabilities):
         if slot.name in seen:
-            yield TWICE.problem(f"{HERE}[{index}]", name=slot.name)
+            yield TWICE.problem(f"{HERE}.{index}", name=slot.name)
         seen.add(slot.name)
-        yield from _lacking(config, slot, f"{HERE}[{index}]")
-        yield from _models(slot, f"{HERE}[{index}]")
+        yield from _lacking(config, slot, f"{HERE}.{index}")
+        yield from _models(slot, f"{HERE}.{index}")
 
 
 def _lacking(config: Config, slot: CapabilitySlot, where: str) -> Iterator[Problem]:
@@ -92,7 +92,7 @@ def try_capabilities(config: Config) -> None:
     """Build every recipe, and ask every server for a word, before work that they could end starts. Raises what is
     wrong, with the key."""
     for index, slot in enumerate(config.post_training.capabilities):
-        where = f"{HERE}[{index}]"
+        where = f"{HERE}.{index}"
         try:
             discover().build("capabilities", slot.name, slot.options)
             for model, served in ((slot.model, slot.served), (slot.judge, slot.served_judge)):

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 
-_YES_NO = re.compile(r"\W*(?:\w+\s*:)?\W*(yes|no)\b(?:\W.*)?", re.IGNORECASE)
-_POINTS = re.compile(r"\W*(?:\w+\s*:)?\W*(\d{1,3})(?:\s*(?:/|of|out of)\s*(\d{1,3}))?(?:\s*points?)?\W*", re.IGNORECASE)
+_YES_NO = re.compile(r"\W*(?:\w+\s*:)?\W*(yes|no)\b(?:\W.*)?", re.I)
+_POINTS = re.compile(r"[^\w-]*(?:\w+\s*:)?[^\w-]*(\d{1,3})(?:\s*(?:/|of|out of)\s*(\d{1,3}))?(?:\s*points?)?\W*", re.I)
 
 
 def verdict(answer: str) -> bool | None:

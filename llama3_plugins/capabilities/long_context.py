@@ -33,8 +33,8 @@ _WHICH = (
     " one a line, sorted, and nothing else."
 )
 _WRITE = "{files}\nOf this repository the file {path} is missing. Write it, so that the files above that need it work."
-_NAME = re.compile(r"(?<=[\w,;] )[^\W\d_a-z][\w-]{2,}|\d[\d.,]*\d|\d")
-"""Numbers, and words with a capital that begin no sentence: what a summary must not make up."""
+_NAME = re.compile(r"(?<=[\w,;] )[^\W\d_][\w-]{2,}|\d[\d.,]*\d|\d")
+"""Numbers, and words that begin no sentence: those with a capital are names, which a summary must not make up."""
 AROUND = 5
 """Words that one of two equal answers may have more than the other."""
 
@@ -186,7 +186,8 @@ def _fault(text: str, summary: str) -> str:
         return "no_summary"
     if len(summary) > len(text) / 4:
         return "not_shorter"
-    return "made_up" if any(name not in text for name in _NAME.findall(summary)) else ""
+    named = (word for word in _NAME.findall(summary) if word[0].isupper() or word[0].isdecimal())
+    return "made_up" if any(word not in text for word in named) else ""
 
 
 def _by_source(documents: Sequence[Passage]) -> Iterator[dict[str, str]]:

@@ -17,7 +17,7 @@ def call(name: str, **parameters: object) -> str:
 
 
 class ToolUser:
-    """Calls tools. `planted`: what it writes in place of a first call, for questions that hold the key."""
+    """Calls tools. `planted`: by patterns of questions what it writes in place of a first call."""
 
     def __init__(self, planted: Mapping[str, str] = {}) -> None:
         self.planted = dict(planted)
@@ -36,8 +36,8 @@ class ToolUser:
         prompt = next(turn["content"] for turn in dialog if turn["role"] == "user")
         results = [turn["content"] for turn in dialog if turn["role"] == "tool"]
         if not results:
-            for key, answer in self.planted.items():
-                if key in prompt:
+            for pattern, answer in self.planted.items():
+                if re.search(pattern, prompt):
                     return answer
         return self.tools(prompt.split("\n(")[0], results)
 

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import StringIO
 from pathlib import Path
 from threading import Thread
 from typing import Any
 
 import yaml
 
+from llama3.capability_rounds import practised
+from llama3.checkpoints.adopt import AdoptOptions, adopt
 from llama3.config.slot_types import CapabilitySlot
+from llama3.execution import Executor
 from llama3.making.made import Made
 from llama3.making.stage import all_made
 from llama3.plugins.registry import discover
+from llama3.preflight import load_config
 from llama3.testing.capabilities import SEED, ToyShop
 
 Rule = Callable[[Sequence[Mapping[str, str]]], str]
@@ -105,3 +110,11 @@ def config_of(home: Path, folder: Path, capabilities: Sequence[Any], **post: Any
 def rows_of(run: Path, key: str, name: str = "dialogs") -> list[dict[str, Any]]:
     """The rows of an artifact of a run."""
     return [json.loads(line) for line in (run / "artifacts" / key / f"{name}.jsonl").read_text().splitlines()]
+
+
+def practise(place: Path) -> tuple[dict[str, Any], str]:
+    """What the recipes of a config make in the first round, without the training around them, and what was told."""
+    told = StringIO()
+    with redirect_stderr(told), Executor(load_config(place)) as make:
+        base = make(adopt, "adopt", AdoptOptions.of(make.config))
+        return dict(practised(make, make.config, 1, base, None)), told.getvalue()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from llama3.tasks import sandbox_worker
-from llama3.tasks.sandbox import Limits, Program, isolation, run_programs
+from llama3.tasks.sandbox import Limits, Program, Script, isolation, run_programs, run_scripts
 
 GOOD = "def f(x):\n    return x + 1"
 LIMITS = Limits(cpu_seconds=0.3, wall_seconds=3.0)
@@ -107,3 +107,56 @@ def test_a_dead_worker_is_replaced(monkeypatch, tmp_path):
     before, values, after = outcomes_around("import os\ndef f(x): os.kill(os.getppid(), 9)")
     assert values is None
     assert before == after == [2, 3]
+
+
+# Whole scripts --------------------------------------------------------------------------------------------------------
+
+SCRIPTS = {
+    "says": (
+        Script("import sys\nprint(sys.stdin.read().upper())\nprint('oh', file=sys.stderr)", "hi"),
+        "HI\n",
+        "oh",
+        0,
+    ),
+    "reads": (
+        Script("import csv\nprint([row['b'] for row in csv.DictReader(open('t.csv'))])", files={"t.csv": "a,b\n1,2\n"}),
+        "['2']\n",
+        "",
+        0,
+    ),
+    "fails": (Script("x = 1\nprint(x / 0)"), "", 'File "main.py", line 2, in <module>', 1),
+    "leaves": (Script("import sys\nsys.exit('enough')"), "", "enough", 1),
+    "is none": (Script("def f(:"), "", "SyntaxError", 1),
+    "looks elsewhere": (Script("open('/etc/passwd')"), "", "FileNotFoundError", 1),
+    "writes": (Script("open('t', 'w')", files={"t": ""}), "", "PermissionError", 1),
+    "never ends": (Script("while True:\n    print('garbage' * 100)"), "", "did not come to its end", -1),
+    "kills itself": (Script("import os\nos._exit(0)"), "", "did not come to its end", -1),
+    "half a character": (Script("print('\\ud800')"), "?\n", "", 0),
+}
+
+
+@pytest.fixture(scope="module")
+def ran():
+    found = run_scripts([script for script, *_ in SCRIPTS.values()], Limits(cpu_seconds=0.3, wall_seconds=20))
+    return dict(zip(SCRIPTS, found, strict=True))
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_script_is_told_of(ran, name):
+    _, said, errors, status = SCRIPTS[name]
+    assert (ran[name].stdout, ran[name].status) == (said, status)
+    assert errors in ran[name].stderr
+    assert "sandbox_worker" not in ran[name].stderr, "no line of ours, which would name this machine"
+
+
+def test_equal_scripts_say_the_same():
+    """Whatever Python leaves open: the order of sets, random numbers, addresses."""
+    script = Script("import random\nprint({'a', 'b', 'c', 'd'}, random.random(), object())")
+    one, other = (run_scripts([script])[0] for _ in range(2))
+    assert one == other
+    assert "object at 0x..." in one.stdout
+
+
+def test_much_output_is_cut():
+    (one,) = run_scripts([Script("import sys\nprint('é' * 100000)\nprint('x' * 100000 + 'end', file=sys.stderr)")])
+    assert (len(one.stdout), len(one.stderr), one.status) == (4000, 4000, 0)
