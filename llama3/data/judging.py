@@ -183,16 +183,14 @@ def with_measures(filters: Mapping[str, Any], batch: DocumentBatch) -> DocumentB
             batch = batch.with_measures({column: np.asarray(batch.records.column(column)) for column in names})
             continue
         columns = asked_of(name, filter, filter.measure, batch)
-        if not isinstance(columns, Mapping):
-            raise _odd(name, filter, "measure", columns, "a mapping of names to arrays")
-        if set(columns) != set(filter.measures) or {len(values) for values in columns.values()} - {len(batch)}:
-            found = {column: len(values) for column, values in columns.items()}
-            where, declared = f"filter {name!r}", sorted(filter.measures)
-            raise ODD_MEASURES(where, filter=type(filter).__name__, found=found, declared=declared, count=len(batch))
         try:
             own = {f"{name}.{column}": np.asarray(values, np.float64) for column, values in columns.items()}
-        except (TypeError, ValueError) as error:
-            raise _odd(name, filter, "measure", columns, "numbers", error) from error
+            found = {column: len(own[f"{name}.{column}"]) for column in columns}
+        except (AttributeError, TypeError, ValueError) as error:
+            raise _odd(name, filter, "measure", columns, "a mapping of names to numbers", error) from error
+        if set(columns) != set(filter.measures) or set(found.values()) - {len(batch)}:
+            where, declared = f"filter {name!r}", sorted(filter.measures)
+            raise ODD_MEASURES(where, filter=type(filter).__name__, found=found, declared=declared, count=len(batch))
         batch = batch.with_measures(own)
     return batch
 
@@ -206,9 +204,9 @@ def judged(name: str, filter: Filter, batch: DocumentBatch) -> Judgement:
     try:
         score_D, keep_D = np.asarray(answer.score_D, np.float64), np.asarray(answer.keep_D, bool)
         judgement = Judgement(score_D, keep_D, [printable(reason) for reason in answer.reason_D])
+        sizes = {len(column) for column in (score_D, keep_D, judgement.reason_D)}
     except (TypeError, ValueError, AttributeError) as error:
         raise _odd(name, filter, "judge", answer, wanted, error) from error
-    sizes = {score_D.size, keep_D.size, len(judgement.reason_D)}
     if sizes != {len(batch)}:
         found = sorted(sizes)
         raise ODD_JUDGEMENT(f"filter {name!r}", filter=type(filter).__name__, judged=found, count=len(batch))

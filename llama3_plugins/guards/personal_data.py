@@ -87,7 +87,12 @@ def _plain(character: str) -> str:
     digit = unicodedata.decimal(character, None)
     if digit is not None:
         return str(digit)
-    return "".join(map(_plain_sign, unicodedata.normalize("NFKC", character)))
+    plain = unicodedata.normalize("NFKC", character)
+    return character if len(plain) > _LONGEST_FORM else "".join(map(_plain_sign, plain))
+
+
+_LONGEST_FORM = 4
+"""Characters that one stands for; a text of those that stand for whole phrases would become eighteen times as long."""
 
 
 def _plain_sign(character: str) -> str:
@@ -143,6 +148,9 @@ def _emails(text: str) -> Finds:
 def _around_ats(text: str) -> Iterator[re.Match[str]]:
     """All matches of _EMAIL, in order. It is tried around every @ only: nearly all texts have few or none."""
     before, behind = _EMAIL_REACH
+    if text.count("@") * (before + behind) > len(text):  # what stands around them is all of it, and more than once
+        yield from _EMAIL.finditer(text)
+        return
     end, at = 0, text.find("@")
     while at >= 0:
         match = _EMAIL.search(text, max(end, at - before), at + behind)
@@ -226,14 +234,18 @@ def _cards(text: str) -> Finds:
 
 
 def _is_card(number: str) -> bool:
-    digits = "".join(filter(str.isdigit, number))
+    digits = number.replace(" ", "").replace("-", "")
     return _ISSUED.fullmatch(digits) is not None and luhn(digits)
 
 
 def luhn(digits: str) -> bool:
     """Whether the last digit is the check digit of those before it."""
-    doubled = [sum(divmod(2 * int(digit), 10)) for digit in digits[-2::-2]]
-    return (sum(doubled) + sum(map(int, digits[-1::-2]))) % 10 == 0
+    doubled = digits[-2::-2].translate(_DOUBLED)
+    return (sum(map(int, doubled)) + sum(map(int, digits[-1::-2]))) % 10 == 0
+
+
+_DOUBLED = str.maketrans("0123456789", "0246813579")
+"""Of twice each digit the sum of digits."""
 
 
 _IBAN = re.compile(r"(?<![A-Za-z0-9])(?=([A-Za-z]{2}\d\d(?:[ -]?[A-Za-z0-9]){11,30}))")

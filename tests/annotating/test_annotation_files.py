@@ -203,7 +203,8 @@ def test_halves_of_surrogate_pairs_are_named_and_not_exported(opened):
     items = opened.items
     names = list(items)
     said = everybody(items, [(0, "better", 1, "mine \ud83d"), (1, "better", 0, "mine \U0001f600")])
-    odd = dataclasses.replace(items[names[2]], texts=("\ud83d", "fine"))
+    answers = items[names[2]].answers
+    odd = dataclasses.replace(items[names[2]], answers=(dataclasses.replace(answers[0], text="\ud83d"), answers[1]))
     said["annotator-0"] |= everybody(items, [(2, "better", 0, None)])["annotator-0"]
     found = exported({**items, names[2]: odd}, said, least="marginally better", margins=False)
     assert [row["id"] for row in found.rows] == [names[1]]
