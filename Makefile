@@ -53,10 +53,14 @@ test-tensorrt: $(VENV)/.installed-test ## build TensorRT-RTX engines without a G
 	$(BIN)/python -m pip install -q -e '.[tensorrt-rtx]'
 	$(BIN)/python -m pytest tests/release/test_tensorrt_export.py tests/test_export_docs.py
 
-lint: $(VENV)/.installed-test ## ruff, mypy, stubs of the extension, rustfmt, clippy
+lint: lint-python lint-rust ## ruff, mypy, stubs of the extension, rustfmt, clippy (make -j2: at once)
+
+lint-python: $(VENV)/.installed-test ## ruff, mypy, stubs of the extension
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m mypy.stubtest llama3._core --ignore-disjoint-bases
+
+lint-rust: ## rustfmt, clippy
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 	cargo clippy --locked --features python -- -D warnings
