@@ -30,6 +30,7 @@ OTHER_THINGS = {
     "language": "a column of documents",
     "llama_guard": "a kind of guard that is trained",
     "model": "a section of the config",
+    "multilingual": "a class of documents",
     "pairs": "a figure of a stage",
     "pass_rate": "a figure of report.json",
     "prompt_guard": "a kind of guard that is trained",
@@ -44,6 +45,7 @@ OTHER_THINGS = {
     "tensor": "an argument of torch's functions",
     "tokens": "a figure of a stage",
     "tool_calls": "a field of OpenAI's messages",
+    "tools": "a field of a request, and what a dialog may call",
     "toxicity": "a kind of guard that is trained",
 }
 """Names of built-in plugins that are words of the core too."""
