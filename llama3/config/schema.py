@@ -29,6 +29,7 @@ from llama3.config.curation import (
 from llama3.config.data_quality import QualitySection
 from llama3.config.mixes import Mix
 from llama3.config.precision import SamplingPrecision, TrainingPrecision
+from llama3.config.reject import RejectSection
 from llama3.config.reliability import ReliabilitySection
 from llama3.config.rollouts import OwnAnswersSection, RolloutsSection
 from llama3.config.round_audit import RoundAuditSection
@@ -336,37 +337,6 @@ class PretrainSection(OptimizerSection):
         return values
 
 
-class RejectSection(Section):
-    """Rejection sampling: K answers per prompt, the best verified one becomes training data (paper 4.2.2)."""
-
-    prompts: int = Field(512, ge=1, description="prompts asked per round, at most")
-    samples: int = Field(10, ge=1, le=64, description="K")
-    temperature: float = Field(1.0, gt=0, description="of sampling")
-    top_p: float = Field(1.0, gt=0, le=1, description="smallest set of tokens with this probability is sampled from")
-    max_tokens: int = Field(64, ge=1, le=1 << 30, description="longest answer")
-    precision: SamplingPrecision = Field(
-        "auto", description="of sampling; auto: what this machine multiplies few rows faster in"
-    )
-    demonstrations: int = Field(0, ge=0, description="worked examples of the reward's own that are mixed in, at most")
-    rehearsal: int = Field(
-        0, ge=0, description="general prompts mixed in with the model's own answers, and a few refusals"
-    )
-    rehearsal_tokens: int = Field(
-        128, ge=1, description="longest answer to a general prompt; longer ones are cut after a sentence"
-    )
-    rising: bool = Field(
-        False,
-        description="ask most of the families that the round before solved now and then: prompts grow with ability",
-    )
-    earlier: bool = Field(False, description="learn the verified answers of earlier rounds too")
-    by_capability: int = Field(
-        0,
-        ge=0,
-        description="training prompts that choose, for each kind of task, which model of the round before is asked; "
-        "0: its last one is",
-    )
-
-
 class LoRASection(Section):
     """Low-rank adapters: the weights stay frozen and serve as the reference (Hu et al. 2021)."""
 
@@ -405,6 +375,9 @@ class SFTSection(OptimizerSection):
     batch: int = Field(64, ge=1, le=1 << 24, description="examples per step over all ranks")
     replay: float = Field(0.0, ge=0, le=0.9, description="share of text of the pre-training among the tokens learnt")
 
+    neftune: float | None = Field(
+        None, gt=0, description="alpha of the noise on embeddings (NEFTune; 5 is usual); none: no noise"
+    )
 
 class PreferSection(OptimizerSection):
     """Preference stage: pairs (or prompts) made with the current model, then the chosen algorithm."""

@@ -333,6 +333,8 @@ class Finetuning:
         section, seed, context = self.section, self.options.seed, self.parallel.context
         dataset = Epochs(examples, batch=section.batch, epochs=section.epochs, seed=seed)
         services = build_services(
+        if isinstance(section, SFTSection) and section.neftune is not None:
+            self.model.module.embedding_noise = section.neftune
             self.slot.name,
             self.spec.needs if self.drawing is not None else self.spec.needs - {"rollouts"},
             makers,
