@@ -34,7 +34,7 @@ from llama3.posttraining.reject import RejectOptions, reject
 from llama3.quality_rounds import chosen
 from llama3.release.cast import CastOptions, cast
 from llama3.release.quantize import QuantizeOptions, quantize
-from llama3.rounds import ALONE, Lessons, averaged, chosen_policies, pairs_so_far, with_earlier
+from llama3.rounds import ALONE, Lessons, averaged, chosen_policies, pairs_so_far, parts_of, with_earlier
 from llama3.safe_rounds import about_safety, try_judges, with_safety
 from llama3.safety.carried import try_policy
 from llama3.sized import CONTROL
@@ -178,6 +178,9 @@ def in_rounds(make: Executor, config: Config, base: Artifact, lessons: Lessons =
       │           ↑       └──────────↑──────┬──────┴───────────┘
       └─> safety ─┴──────────────────┘      reward, of the pairs of all rounds
     """
+
+    A preference stage in parts is the iterated online form of Bai et al. 2022 (arXiv 2204.05862, section 4.5): after
+    each part the policy that it made draws new pairs, which the reward model goes on with before the next one.
     trained = Trained(base, sft=base, final=base, learnt_from={})
     for n in range(1, config.post_training.rounds + 1):
         last = trained.rounds[-1] if trained.rounds else None
@@ -191,17 +194,22 @@ def in_rounds(make: Executor, config: Config, base: Artifact, lessons: Lessons =
         dialogs = chosen(make, config, f"-{n}", dialogs, safety, trained.final, **known)
         tuned = finetune(make, config, f"-{n}", checkpoint=base, dialogs=dialogs)
 
-        options = PreferencesOptions.of(config, n)
-        pairs = make(preferences, f"preferences-{n}", options, checkpoint=tuned, asked=asked, **known)
-        pairs = with_safety(make, config, f"-{n}", pairs, safety)
-        all_pairs = pairs_so_far(make, config, n, pairs, last)
-        judge = reward_model(make, config, f"-{n}", checkpoint=base, preferences=all_pairs)
-        preferred = learn_to_prefer(make, config, f"-{n}", checkpoint=tuned, preferences=pairs, reward=judge)
+        preferred, judge, pairs = tuned, None, list[Artifact]()
+        for part in parts_of(config):
+            suffix, options = part.suffix(n), PreferencesOptions.of(config, n, part)
+            drawn = make(preferences, f"preferences{suffix}", options, checkpoint=preferred, asked=asked, **known)
+            drawn = with_safety(make, config, suffix, drawn, safety)
+            pairs += [pairs_so_far(make, config, f"of-round{suffix}", drawn, pairs[-1] if pairs else None)]
+            all_pairs = pairs_so_far(make, config, f"gathered{suffix}", pairs[-1], last.all_pairs if last else None)
+            learnt = {"checkpoint": judge or base, "preferences": drawn if judge else all_pairs}
+            judge = reward_model(make, config, suffix, **learnt)
+            preferred = learn_to_prefer(make, config, suffix, checkpoint=preferred, preferences=drawn, reward=judge)
 
         final = mean(make, config, f"average-{n}", base, tuned, preferred)
-        done = Round(asked, dialogs, pairs, all_pairs, judge, tuned, preferred, final)
+        done = Round(asked, dialogs, pairs[-1], all_pairs, judge, tuned, preferred, final)
         require_sound(make, config, n, base, done, trained.rounds)
-        learnt_from = {"dialogs": dialogs, "preferences": pairs}
+        require_checked(make, config, n, done)
+        learnt_from = {"dialogs": dialogs, "preferences": pairs[-1]}
         trained = Trained(base, tuned, final, learnt_from, rounds=(*trained.rounds, done))
     return trained
 

@@ -403,6 +403,13 @@ class RewardSection(OptimizerSection):
     algorithm: AlgorithmSlot = Slot(name="reward_model")
     members: int = _MEMBERS
     lora: LoRASection | None = _LORA
+    updates: int = Field(
+        0,
+        ge=0,
+        le=64,
+        description="times in a round that it goes on learning, from answers that the policy gives by then; the "
+        "preference stage has one part more than that",
+    )
     epochs: int = Field(1, ge=1, description="passes over the pairs")
     batch: int = Field(32, ge=1, le=1 << 24, description="pairs per step over all ranks")
 

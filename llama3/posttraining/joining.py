@@ -11,7 +11,7 @@ from typing import Any
 from llama3.artifacts import Artifact, Dialogs, Preferences, StageOutput, stage
 from llama3.tasks.rows import read_rows, write_rows
 
-DIALOGS, PAIRS = "dialogs.jsonl", "preferences.jsonl"
+DIALOGS, PAIRS, PROMPTS = "dialogs.jsonl", "preferences.jsonl", "prompts.jsonl"
 VERIFIED = ("rejection_sampling", "teacher")
 """Sources of answers that a model has drawn and a verifier has passed."""
 
@@ -47,10 +47,14 @@ def paced(dialogs: Dialogs, like: Dialogs, *, out: StageOutput) -> None:
 
 @stage(output="preferences")
 def gathered(preferences: Preferences, before: Preferences, *, out: StageOutput) -> None:
-    """The pairs of `preferences` and those of the rounds `before`: what a reward model learns from (paper 4.1.2)."""
-    rows = [row for artifact in (before, preferences) for row in read_rows(artifact.file(PAIRS))]
+    """The pairs of `preferences` and those `before`: what a reward model learns from (paper 4.1.2); with the prompts
+    that they were drawn to, where both have some."""
+    both = (before, preferences)
+    rows = [row for artifact in both for row in read_rows(artifact.file(PAIRS))]
     write_rows(out.path / PAIRS, rows)
     out.metrics["pairs"] = len(rows)
+    if all((artifact.path / PROMPTS).exists() for artifact in both):
+        write_rows(out.path / PROMPTS, [row for artifact in both for row in read_rows(artifact.file(PROMPTS))])
 
 
 def _rows(dialogs: Artifact) -> list[dict[str, Any]]:
