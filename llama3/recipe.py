@@ -191,7 +191,8 @@ def in_rounds(make: Executor, config: Config, base: Artifact, lessons: Lessons =
         before = {"earlier": last.asked if last else None, **known, **policies}
         asked = make(reject, f"reject-{n}", RejectOptions.of(config, n), checkpoint=trained.final, **before)
         dialogs = lessons.join(make, config, n, with_earlier(make, config, n, asked, last), last)
-        dialogs = chosen(make, config, f"-{n}", dialogs, safety, trained.final, **known)
+        answered = asked if last else None
+        dialogs = chosen(make, config, f"-{n}", dialogs, safety, trained.final, **known, asked=answered)
         tuned = finetune(make, config, f"-{n}", checkpoint=base, dialogs=dialogs)
 
         preferred, judge, pairs = tuned, None, list[Artifact]()

@@ -31,6 +31,7 @@ from llama3.config.mixes import Mix
 from llama3.config.precision import SamplingPrecision, TrainingPrecision
 from llama3.config.reject import RejectSection
 from llama3.config.reliability import ReliabilitySection
+from llama3.config.retune import RetuneSection
 from llama3.config.rollouts import OwnAnswersSection, RolloutsSection
 from llama3.config.round_audit import RoundAuditSection
 from llama3.config.safety_data import SafetyDataSection
@@ -374,10 +375,10 @@ class SFTSection(OptimizerSection):
     epochs: int = Field(2, ge=1, description="passes over the examples")
     batch: int = Field(64, ge=1, le=1 << 24, description="examples per step over all ranks")
     replay: float = Field(0.0, ge=0, le=0.9, description="share of text of the pre-training among the tokens learnt")
-
     neftune: float | None = Field(
         None, gt=0, description="alpha of the noise on embeddings (NEFTune; 5 is usual); none: no noise"
     )
+
 
 class PreferSection(OptimizerSection):
     """Preference stage: pairs (or prompts) made with the current model, then the chosen algorithm."""
@@ -402,7 +403,6 @@ class RewardSection(OptimizerSection):
 
     algorithm: AlgorithmSlot = Slot(name="reward_model")
     members: int = _MEMBERS
-    lora: LoRASection | None = _LORA
     updates: int = Field(
         0,
         ge=0,
@@ -410,6 +410,7 @@ class RewardSection(OptimizerSection):
         description="times in a round that it goes on learning, from answers that the policy gives by then; the "
         "preference stage has one part more than that",
     )
+    lora: LoRASection | None = _LORA
     epochs: int = Field(1, ge=1, description="passes over the pairs")
     batch: int = Field(32, ge=1, le=1 << 24, description="pairs per step over all ranks")
 
@@ -435,6 +436,9 @@ class PostTrainingSection(Section):
     )
     quality: QualitySection | None = Field(
         None, description="which dialogs are finetuned on: {}; none: all that passed"
+    )
+    retune: RetuneSection | None = Field(
+        None, description="learn from round to round more of what the model fails at: {by: [family]}; none: don't"
     )
     audit: RoundAuditSection | None = Field(
         None, description="audits that can end the run after a round: {} for their defaults; none: don't"

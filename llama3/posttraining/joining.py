@@ -18,11 +18,11 @@ VERIFIED = ("rejection_sampling", "teacher")
 
 @stage(output="dialogs")
 def earlier(dialogs: Dialogs, before: Dialogs, *, out: StageOutput) -> None:
-    """The rows of `dialogs`, and the verified answers of the round `before` to other prompts."""
+    """The rows of `dialogs`, and the verified answers of the round `before` to other prompts, each once."""
     rows = _rows(dialogs)
     there = {row["id"] for row in rows}
-    kept = [row for row in _rows(before) if row.get("source") in VERIFIED and row["id"] not in there]
-    _write([*rows, *kept], out)
+    kept = {row["id"]: row for row in _rows(before) if row.get("source") in VERIFIED and row["id"] not in there}
+    _write([*rows, *kept.values()], out)
 
 
 @stage(output="dialogs")
