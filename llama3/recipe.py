@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from llama3.artifacts import Artifact
+from llama3.checked_rounds import require_checked
 from llama3.checkpoints.adopt import AdoptOptions, adopt
 from llama3.config import Config, Loaded
 from llama3.config.schema import TeacherSection
@@ -177,10 +178,10 @@ def in_rounds(make: Executor, config: Config, base: Artifact, lessons: Lessons =
       │       (dialogs)   │        (pairs)         │           │
       │           ↑       └──────────↑──────┬──────┴───────────┘
       └─> safety ─┴──────────────────┘      reward, of the pairs of all rounds
-    """
 
     A preference stage in parts is the iterated online form of Bai et al. 2022 (arXiv 2204.05862, section 4.5): after
     each part the policy that it made draws new pairs, which the reward model goes on with before the next one.
+    """
     trained = Trained(base, sft=base, final=base, learnt_from={})
     for n in range(1, config.post_training.rounds + 1):
         last = trained.rounds[-1] if trained.rounds else None

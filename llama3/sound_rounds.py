@@ -11,6 +11,7 @@ from llama3.evaluation.stages import ContaminationOptions, contamination
 from llama3.execution import Executor
 from llama3.outcome import Round
 from llama3.posttraining.probe import RoundProbeOptions, probe
+from llama3.quality.embedding_entropy import EmbeddingEntropyOptions, embedding_entropy
 
 UNSOUND = GateFailed.declare(
     "L3-RND-001",
@@ -33,6 +34,8 @@ def require_sound(
     learnt = {"dialogs": done.dialogs, "preferences": done.pairs}
     require_clean(make(contamination, f"leaks-{n}", ContaminationOptions.of(config), **searched, **learnt))
     options = RoundProbeOptions.of(config, n)
+    compared = {"dialogs": done.dialogs, "first": earlier[0].dialogs if earlier else done.dialogs}
+    meanings = EmbeddingEntropyOptions.of(config)
     found = make(
         audit_round,
         f"audit-{n}",
@@ -45,6 +48,7 @@ def require_sound(
         first=earlier[0].dialogs if earlier else None,
     )
     if not found.metrics["passed"]:
+        embeddings=make(embedding_entropy, f"meanings-{n}", meanings, checkpoint=base, **compared),
         raise GateFailed.of(
             [UNSOUND.problem(f"round {n}: {found.location.name}", why=why) for why in found.metrics["why"]]
         )
