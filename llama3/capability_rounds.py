@@ -33,15 +33,15 @@ def with_skills(make: Executor, config: Config, n: int, dialogs: Artifact, skill
     return make(with_made, f"skills-{n}", SharesOptions.of(config), dialogs=dialogs, **skills)
 
 
-def with_skill_pairs(make: Executor, n: int, pairs: Artifact, skills: Skills) -> Artifact:
+def with_skill_pairs(make: Executor, suffix: str, pairs: Artifact, skills: Skills) -> Artifact:
     """The preferences of a round, and those of the recipes."""
     if not any(made.metrics["pairs"] for made in skills.values()):
         return pairs
-    return make(with_made_pairs, f"skill-pairs-{n}", preferences=pairs, **skills)
+    return make(with_made_pairs, f"skill-pairs{suffix}", preferences=pairs, **skills)
 
 
-def with_skill_steps(make: Executor, config: Config, n: int, pairs: Artifact, skills: Skills) -> Artifact:
+def with_skill_steps(make: Executor, config: Config, suffix: str, pairs: Artifact, skills: Skills) -> Artifact:
     """All preferences so far, and the steps that the recipes compared, where a reward model learns from them."""
     if config.post_training.reward is None or not any(made.metrics["steps"] for made in skills.values()):
         return pairs
-    return make(with_steps, f"skill-steps-{n}", preferences=pairs, **skills)
+    return make(with_steps, f"skill-steps{suffix}", preferences=pairs, **skills)

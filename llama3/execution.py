@@ -130,7 +130,7 @@ class Executor:
             inputs: artifacts by role; None leaves an optional one out.
         """
         given = {role: artifact for role, artifact in inputs.items() if artifact is not None}
-        request, name = _request(stage, given, options), f"{self._size}-{key}" if self._size else key
+        request, name = _request(stage, given, options), self.name_of(key)
         if self._whole is None or request not in self._known:
             self._known[request] = self._execute(stage, name, options, given)
             give_back_freed_memory()
@@ -140,6 +140,10 @@ class Executor:
         if self._whole is not None:
             self._whole.made[name] = self.made[key]
         return self.made[key]
+
+    def name_of(self, key: str) -> str:
+        """What the artifact of a key is called within the run."""
+        return f"{self._size}-{key}" if self._size else key
 
     def _execute(self, stage: Stage, name: str, options: BaseModel | None, given: Mapping[str, Artifact]) -> Artifact:
         if self._ranks.leads:
@@ -183,7 +187,7 @@ class Executor:
     def withdraw(self, key: str) -> None:
         """Let `key` no longer name what an earlier execution of this run made."""
         if self._ranks.leads:
-            self.run.withdraw(f"{self._size}-{key}" if self._size else key)
+            self.run.withdraw(self.name_of(key))
 
     def take(self, key: str, artifact: Artifact) -> None:
         """Let `key` name an artifact that this run made under another one."""

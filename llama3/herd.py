@@ -129,9 +129,15 @@ def _models(make: Executor, n: int, done: Round) -> dict[str, Artifact]:
 
 
 def data_of(size: Size) -> list[dict[str, Any]]:
-    """By round, the tables of what was learnt from (paper 4.2.1 and 4.2.2), as their manifests hold them."""
+    """By round, the tables of what was learnt from (paper 4.2.1 and 4.2.2), as their manifests hold them, with
+    the percent of each category `before` the mix was re-tuned."""
     make, rows = size.part, []
     for n, done in enumerate(size.trained.rounds, start=1):
         given = {"tokenizer": size.trained.base, "dialogs": done.dialogs, "preferences": done.pairs}
-        rows.append(dict(make(data_table, f"data-{n}", **given).manifest.metrics))
+        found = dict(make(data_table, f"data-{n}", **given).manifest.metrics)
+        if (tuned := make.made.get(f"retuned-{n}")) is not None:
+            found["dialogs"] = {
+                name: row | {"before": tuned.metrics["before"].get(name)} for name, row in found["dialogs"].items()
+            }
+        rows.append(found)
     return rows

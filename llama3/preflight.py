@@ -19,7 +19,7 @@ from llama3.config.phases import parts_of, start_of
 from llama3.errors import ConfigError, LlamaError, Problem
 from llama3.plugins.registry import discover
 from llama3.plugins.specs import AlgorithmSpec
-from llama3.sized import size_problems, sized
+from llama3.sized import pruning_problems, size_problems, sized
 
 if TYPE_CHECKING:
     from llama3.model.config import ModelConfig
@@ -91,6 +91,8 @@ def ready(loaded: Loaded) -> Loaded:
     for one in [sized(loaded, name) for name in loaded.config.sizes] or [loaded]:
         problems += layout_problems(one, world)
         problems += _adopted_contexts(one) if one.config.model.path else ()
+    for name in loaded.config.sizes:
+        problems += pruning_problems(loaded, name, model_config)
     if problems:
         raise ConfigError.of(problems)
     return loaded
@@ -119,7 +121,7 @@ def layout_problems(loaded: Loaded, world: int) -> Iterator[Problem]:
     from llama3.training.parallel import Dims, adapter_problems, build_strategies
 
     try:
-        model, strategies = _model_config(loaded), build_strategies(section, world, discover())
+        model, strategies = model_config(loaded), build_strategies(section, world, discover())
     except LlamaError:
         return  # told by others
     dims = Dims(**sizes)
@@ -131,7 +133,7 @@ def layout_problems(loaded: Loaded, world: int) -> Iterator[Problem]:
             yield from adapter_problems(strategies, dims, loaded.place(("post_training", stage, "lora")))
 
 
-def _model_config(loaded: Loaded) -> ModelConfig:
+def model_config(loaded: Loaded) -> ModelConfig:
     """The shape of the model that a config trains. Of one in model.path it imports torch."""
     from llama3.model.config import ModelConfig
 
@@ -184,16 +186,28 @@ def model_problems(loaded: Loaded) -> Iterator[Problem]:
 
 def _adopted_problems(loaded: Loaded, path: str) -> Iterator[Problem]:
     """A model to adopt must be there, and its shape is its own."""
-    from llama3.checkpoints.layouts import layout_of
-
     section = loaded.config.model
     for name in section.model_dump(exclude_none=True, exclude={"path", "preset"}):
         yield OWN_SHAPE.problem(loaded.place(f"model.{name}"), path=path)
+    yield from _not_there(loaded.place("model.path"), path)
+
+
+def teacher_problems(loaded: Loaded) -> Iterator[Problem]:
+    """Teachers that are named must be there."""
+    post = loaded.config.post_training
+    for stage, teacher in (("sft", post.sft.teacher), ("prefer", post.prefer.teacher)):
+        if teacher is not None:
+            yield from _not_there(loaded.place(("post_training", stage, "teacher", "path")), teacher.path)
+
+
+def _not_there(where: str, path: str) -> Iterator[Problem]:
+    """What keeps a path from being that of a model."""
+    from llama3.checkpoints.layouts import layout_of
+
     try:
         layout_of(path)
     except LlamaError as error:
         for found in error.problems:
-            where = loaded.place("model.path")
             fix = _model_within(path) or found.fix
             yield NO_MODEL.problem(where, path=path, what=found.what, why=found.why, fix=fix)
 
@@ -223,7 +237,7 @@ def suite_problems(loaded: Loaded) -> Iterator[Problem]:
     base = None
     if loaded.config.model.path is None:
         try:
-            base = _model_config(loaded).max_seq_len
+            base = model_config(loaded).max_seq_len
         except LlamaError:
             return  # told by others
     yield from suites_without_room(loaded.config, discover(), loaded.place, base)
@@ -234,7 +248,7 @@ def _adopted_contexts(loaded: Loaded) -> Iterator[Problem]:
     from llama3.evaluation.room import suites_without_room
 
     try:
-        model = _model_config(loaded)
+        model = model_config(loaded)
     except LlamaError:
         return  # told by others
     yield from start_problems(loaded)
@@ -248,7 +262,7 @@ def start_problems(loaded: Loaded) -> Iterator[Problem]:
     if not parts:
         return
     try:
-        model = _model_config(loaded)
+        model = model_config(loaded)
     except LlamaError:
         return  # told by others
     number = parts[0][0].number
@@ -333,6 +347,7 @@ def skill_problems(loaded: Loaded) -> Iterator[Problem]:
 CHECKS = (
     policy_problems,
     model_problems,
+    teacher_problems,
     context_problems,
     suite_problems,
     tokenizer_problems,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from llama3.artifacts import Artifact
 from llama3.config import Config
 from llama3.execution import Executor
+from llama3.quality.retuning import RetuneOptions, retune
 from llama3.quality.scoring import ScoreOptions, score_dialogs, untold
 from llama3.quality.selecting import SelectOptions, select_dialogs, told
 from llama3.safe_rounds import with_safety
@@ -18,9 +19,20 @@ def chosen(
     safety: Artifact | None,
     model: Artifact,
     reward: Artifact | None = None,
+    asked: Artifact | None = None,
 ) -> Artifact:
-    """What is learnt of `given`: its dialogs that are worth it (`with_quality`), joined by safety's share."""
-    return with_safety(make, config, suffix, with_quality(make, config, suffix, given, model, reward), safety)
+    """What is learnt of `given`: its dialogs that are worth it (`with_quality`), as often as the model needs them by
+    what it answered in `asked` (`retuned`), joined by safety's share."""
+    worth = with_quality(make, config, suffix, given, model, reward)
+    return with_safety(make, config, suffix, retuned(make, config, suffix, worth, asked), safety)
+
+
+def retuned(make: Executor, config: Config, suffix: str, given: Artifact, asked: Artifact | None) -> Artifact:
+    """The dialogs of a round in another mix, where `post_training.retune` asks for it and a round came before: then
+    `asked` are the answers of its models."""
+    if config.post_training.retune is None or asked is None:
+        return given
+    return make(retune, f"retuned{suffix}", RetuneOptions.of(config), dialogs=given, asked=asked)
 
 
 def with_quality(

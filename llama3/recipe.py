@@ -15,6 +15,7 @@ from typing import Any
 
 from llama3.artifacts import Artifact
 from llama3.capability_rounds import practised, with_skill_pairs, with_skill_steps, with_skills
+from llama3.checked_rounds import require_checked
 from llama3.checkpoints.adopt import AdoptOptions, adopt
 from llama3.config import Config, Loaded
 from llama3.config.schema import TeacherSection
@@ -36,7 +37,7 @@ from llama3.posttraining.reject import RejectOptions, reject
 from llama3.quality_rounds import chosen
 from llama3.release.cast import CastOptions, cast
 from llama3.release.quantize import QuantizeOptions, quantize
-from llama3.rounds import ALONE, Lessons, averaged, chosen_policies, pairs_so_far, with_earlier
+from llama3.rounds import ALONE, Lessons, averaged, chosen_policies, pairs_so_far, parts_of, with_earlier
 from llama3.safe_rounds import about_safety, try_judges, with_safety
 from llama3.safety.carried import try_policy
 from llama3.sized import CONTROL
@@ -181,6 +182,9 @@ def in_rounds(make: Executor, config: Config, base: Artifact, lessons: Lessons =
       │           ↑       └──────────↑──────┬──────┴───────────┘
       ├─> safety ─┤──────────────────┤      reward, of the pairs of all rounds
       └─> skills ─┴──────────────────┘
+
+    A preference stage in parts is the iterated online form of Bai et al. 2022 (arXiv 2204.05862, section 4.5): after
+    each part the policy that it made draws new pairs, which the reward model goes on with before the next one.
     """
     trained = Trained(base, sft=base, final=base, learnt_from={})
     for n in range(1, config.post_training.rounds + 1):
@@ -194,21 +198,28 @@ def in_rounds(make: Executor, config: Config, base: Artifact, lessons: Lessons =
         dialogs = lessons.join(make, config, n, with_earlier(make, config, n, asked, last), last)
         skills = practised(make, config, n, trained.final, known["reward"])
         dialogs = with_skills(make, config, n, dialogs, skills)
-        dialogs = chosen(make, config, f"-{n}", dialogs, safety, trained.final, **known)
+        answered = asked if last else None
+        dialogs = chosen(make, config, f"-{n}", dialogs, safety, trained.final, **known, asked=answered)
         tuned = finetune(make, config, f"-{n}", checkpoint=base, dialogs=dialogs)
 
-        options = PreferencesOptions.of(config, n)
-        pairs = make(preferences, f"preferences-{n}", options, checkpoint=tuned, asked=asked, **known)
-        pairs = with_skill_pairs(make, n, pairs, skills)
-        pairs = with_safety(make, config, f"-{n}", pairs, safety)
-        all_pairs = with_skill_steps(make, config, n, pairs_so_far(make, config, n, pairs, last), skills)
-        judge = reward_model(make, config, f"-{n}", checkpoint=base, preferences=all_pairs)
-        preferred = learn_to_prefer(make, config, f"-{n}", checkpoint=tuned, preferences=pairs, reward=judge)
+        preferred, judge, pairs = tuned, None, list[Artifact]()
+        for part in parts_of(config):
+            suffix, options = part.suffix(n), PreferencesOptions.of(config, n, part)
+            drawn = make(preferences, f"preferences{suffix}", options, checkpoint=preferred, asked=asked, **known)
+            drawn = with_skill_pairs(make, suffix, drawn, {} if pairs else skills)
+            drawn = with_safety(make, config, suffix, drawn, safety)
+            pairs += [pairs_so_far(make, config, f"of-round{suffix}", drawn, pairs[-1] if pairs else None)]
+            all_pairs = pairs_so_far(make, config, f"gathered{suffix}", pairs[-1], last.all_pairs if last else None)
+            all_pairs = with_skill_steps(make, config, suffix, all_pairs, skills)
+            learnt = {"checkpoint": judge or base, "preferences": drawn if judge else all_pairs}
+            judge = reward_model(make, config, suffix, **learnt)
+            preferred = learn_to_prefer(make, config, suffix, checkpoint=preferred, preferences=drawn, reward=judge)
 
         final = mean(make, config, f"average-{n}", base, tuned, preferred)
-        done = Round(asked, dialogs, pairs, all_pairs, judge, tuned, preferred, final)
+        done = Round(asked, dialogs, pairs[-1], all_pairs, judge, tuned, preferred, final)
         require_sound(make, config, n, base, done, trained.rounds)
-        learnt_from = {"dialogs": dialogs, "preferences": pairs}
+        require_checked(make, config, n, done)
+        learnt_from = {"dialogs": dialogs, "preferences": pairs[-1]}
         trained = Trained(base, tuned, final, learnt_from, rounds=(*trained.rounds, done))
     return trained
 

@@ -15,6 +15,7 @@ from llama3.outcome import Round
 from llama3.posttraining.average import AverageOptions, average
 from llama3.posttraining.joining import earlier, gathered, paced, taught
 from llama3.posttraining.policies import PolicyOptions, policies
+from llama3.posttraining.preferences import RoundPart
 from llama3.posttraining.reject import RejectOptions, reject
 
 
@@ -64,11 +65,19 @@ def with_earlier(make: Executor, config: Config, n: int, dialogs: Artifact, last
     return make(earlier, f"earlier-{n}", dialogs=dialogs, before=last.dialogs)
 
 
-def pairs_so_far(make: Executor, config: Config, n: int, pairs: Artifact, last: Round | None) -> Artifact:
-    """All preferences of the rounds up to this one, where a reward model learns from them."""
-    if last is None or config.post_training.reward is None:
+def parts_of(config: Config) -> list[RoundPart]:
+    """The parts of the preference stage of a round: one, but where the reward model goes on learning in between
+    (`post_training.reward.updates`)."""
+    section = config.post_training.reward
+    count = 1 + (section.updates if section is not None else 0)
+    return [RoundPart(number, count) for number in range(1, count + 1)]
+
+
+def pairs_so_far(make: Executor, config: Config, key: str, pairs: Artifact, before: Artifact | None) -> Artifact:
+    """All preferences up to these, where a reward model learns from them."""
+    if before is None or config.post_training.reward is None:
         return pairs
-    return make(gathered, f"gathered-{n}", preferences=pairs, before=last.all_pairs)
+    return make(gathered, key, preferences=pairs, before=before)
 
 
 def averaged(

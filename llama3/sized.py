@@ -12,8 +12,10 @@ from typing import Any
 from llama3.config import Loaded, load
 from llama3.config.loading import Check
 from llama3.config.merge import Layers
+from llama3.config.partial import PartialConfig
 from llama3.config.schema import Config
 from llama3.errors import ConfigError, LlamaError, Problem, did_you_mean
+from llama3.model.config import ModelConfig
 
 NO_SIZE = ConfigError.declare("L3-HRD-001", "there is no size {name!r}", why="{near}", fix="name one of {sizes}")
 CIRCLE = ConfigError.declare(
@@ -32,6 +34,18 @@ OWN_START = ConfigError.declare(
 )
 NOT_A_NAME = ConfigError.declare(
     "L3-HRD-006", "{name!r} cannot begin the names of a size's artifacts", fix="use letters, digits and -"
+)
+TWIN = ConfigError.declare(
+    "L3-HRD-020",
+    "no size can be called {name!r}",
+    why="so is the twin called that `control` raises of {of!r} without its teacher",
+    fix="choose a name that does not end in -alone",
+)
+OWN_LESSON = ConfigError.declare(
+    "L3-HRD-021", "{name!r} cannot learn from itself", fix="name another size, or take `{role}` out"
+)
+NOT_SMALLER = ConfigError.declare(
+    "L3-HRD-022", "{wanted} is more than the {there} of {of!r}", fix="give at most {there}, or leave it out"
 )
 SAME_KEYS = ConfigError.declare(
     "L3-HRD-007",
@@ -73,7 +87,7 @@ def order(config: Config) -> list[str]:
     def visit(name: str, above: tuple[str, ...]) -> None:
         if name in above:
             raise CIRCLE("sizes", names=", ".join(map(repr, (*above[above.index(name) :], name))))
-        for other in sorted(config.sizes[name].after & config.sizes.keys()):
+        for other in sorted((config.sizes[name].after & config.sizes.keys()) - {name}):
             visit(other, (*above, name))
         if name not in done:
             done.append(name)
@@ -87,7 +101,10 @@ def size_problems(loaded: Loaded, checks: tuple[Check, ...], completed: Complete
     """What the sizes lack in themselves, and what is wrong with the config of each that is not wrong with all."""
     if not loaded.config.sizes:
         return
-    yield from _between(loaded)
+    between = list(_between(loaded))
+    yield from between
+    if between or isinstance(loaded.config, PartialConfig):
+        return  # what is wrong in all sizes is told by others
     try:
         load(_without_sizes(loaded).values, environ={}, checks=checks, completed=completed)
     except LlamaError:
@@ -99,14 +116,20 @@ def size_problems(loaded: Loaded, checks: tuple[Check, ...], completed: Complete
             yield from error.problems
         else:
             yield from _lessons(loaded, name, own.config)
+            yield from pruning_problems(loaded, name)
 
 
 def _between(loaded: Loaded) -> Iterator[Problem]:
     """Sizes that are named and not there, and circles."""
     sizes = loaded.config.sizes
     for name, size in sizes.items():
-        if not name.replace("-", "").isalnum() or name.endswith(CONTROL):
+        if not name.replace("-", "").isalnum():
             yield NOT_A_NAME.problem(loaded.place(("sizes", name)), name=name)
+        elif name.endswith(CONTROL):
+            yield TWIN.problem(loaded.place(("sizes", name)), name=name, of=name.removesuffix(CONTROL))
+        roles = {"teacher": size.teacher, "judge": size.judge, "prune": size.prune and size.prune.of}
+        for role in (role for role, other in roles.items() if other == name):
+            yield OWN_LESSON.problem(loaded.place(("sizes", name, role)), name=name, role=role)
         for other in sizes:
             if name != other and f"{name}-".casefold().startswith(f"{other}-".casefold()):
                 yield SAME_KEYS.problem(loaded.place(("sizes", name)), name=name, other=other)
@@ -134,3 +157,34 @@ def _lessons(loaded: Loaded, name: str, own: Config) -> Iterator[Problem]:
                 yield NO_ROUNDS.problem(place, learner=name, teacher=other, which=which)
         if role == "judge" and theirs.post_training.reward is None:
             yield NO_JUDGE.problem(place, name=other)
+
+
+def pruning_problems(
+    loaded: Loaded, name: str, whole: Callable[[Loaded], ModelConfig | None] | None = None
+) -> Iterator[Problem]:
+    """What a size keeps that the one it is cut out of does not have. `whole` as for `shape_of`; by default that of new
+    models."""
+    section = loaded.config.sizes[name].prune
+    there = shape_of(loaded, section.of, whole or _new_shape) if section is not None else None
+    if section is None or there is None:
+        return
+    for key, wanted in section.model_dump(exclude={"of"}, exclude_none=True).items():
+        if wanted > getattr(there, key):
+            place = loaded.place(("sizes", name, "prune", key))
+            yield NOT_SMALLER.problem(place, wanted=wanted, there=getattr(there, key), of=section.of)
+
+
+def shape_of(loaded: Loaded, name: str, whole: Callable[[Loaded], ModelConfig | None]) -> ModelConfig | None:
+    """The shape of a size's model; of one that is pruned, what is left. `whole` gives that of a config, or None where
+    it is not known."""
+    section = loaded.config.sizes[name].prune
+    if section is None:
+        return whole(sized(loaded, name))
+    larger = shape_of(loaded, section.of, whole)
+    kept = section.model_dump(exclude={"of"}, exclude_none=True)
+    return replace(larger, **kept) if larger is not None else None
+
+
+def _new_shape(size: Loaded) -> ModelConfig | None:
+    model = size.config.model
+    return None if model.path is not None else ModelConfig.from_section(model, size.config.tokenizer.vocab_size)

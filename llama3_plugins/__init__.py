@@ -143,6 +143,15 @@ def llama3_algorithms() -> list[AlgorithmSpec]:
             summary="supervised finetuning: loss on the answers only",
             data="dialogs",
         ),
+        AlgorithmSpec(
+            name="wpo",
+            factory="llama3_plugins.algorithms.wpo:WPO",
+            options="llama3_plugins.algorithms.options:WPOOptions",
+            summary="dpo whose pairs count by how likely the policy would draw them itself",
+            data="pairs",
+            needs=frozenset({"reference"}),
+            want=frozenset({"logps", "collision"}),
+        ),
     ]
 
 

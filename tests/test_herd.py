@@ -248,6 +248,16 @@ def test_models_of_a_herd_are_compared_by_their_names(herd, capsys):
         ({"a": {"teacher": "b"}, "b": {"post_training": {"rounds": 0}}}, "L3-HRD-003", "'b' has no rounds"),
         ({"a": {"prune": {"of": "b"}, "model": {"dim": 16}}, "b": {}}, "L3-HRD-005", "prune"),
         ({"a b": {}}, "L3-HRD-006", "letters"),
+        ({"small-alone": {}, "small": {}}, "L3-HRD-020", "the twin called that `control` raises of 'small'"),
+        ({"a": {"teacher": "a"}}, "L3-HRD-021", "cannot learn from itself"),
+        ({"a": {"prune": {"of": "b", "n_layers": 9}}, "b": {}}, "L3-HRD-022", "9 is more than the 2 of 'b'"),
+        (
+            {"a": {"prune": {"of": "b", "dim": 28}}, "b": {"prune": {"of": "c", "dim": 24}}, "c": {}},
+            "L3-HRD-022",
+            "28 is more than the 24 of 'b'",
+        ),
+        ({"a": {"post_training": {"sft": {"teacher": {"path": "nowhere"}}}}}, "L3-CFG-052", "nowhere"),
+        ({"a": {"data": {"filters": []}}}, "L3-CFG-010", "known here: audit, control, judge, model"),
         ({"a": {}, "a-evaluate": {}}, "L3-HRD-007", "'a-evaluate'"),
         ({"a": {}, "A": {}}, "L3-HRD-007", "'A'"),
         ({"a": {"pretrain": {"stepz": 3}}}, "", "steps"),
@@ -263,3 +273,109 @@ def test_what_sizes_cannot_be_is_refused_before_any_work(tmp_path, sizes, code, 
     assert problems, [problem.code for problem in refused.value.problems]
     assert any(told in str(problem) for problem in problems)
     assert any("sizes" in problem.where for problem in problems)
+
+
+def test_a_wrong_value_is_told_once_and_as_what_it_is(tmp_path):
+    write_text(tmp_path / "text", documents=2)
+    with pytest.raises(LlamaError) as refused:
+        load_config(str(herd_config(tmp_path, rounds="three")))
+    assert [problem.code for problem in refused.value.problems] == ["L3-CFG-011"]
+
+
+@pytest.fixture
+def other(herd, tmp_path):
+    """A copy of the run, whose names a test may change."""
+    _, run = herd
+    shutil.copytree(run.path, tmp_path / "other", symlinks=True)
+    return tmp_path / "other"
+
+
+def call(capsys, *args):
+    with pytest.raises(SystemExit) as done:
+        main([*map(str, args)])
+    told = capsys.readouterr()
+    return done.value.code, told.out, told.err
+
+
+def test_a_herd_stands_beside_a_run_of_one_model(herd, other, capsys):
+    _, run = herd
+    with RunDir(other) as single:
+        made = single.current()
+        single.name("evaluate-final", made["medium-evaluate-final"])
+        for key in made:
+            if "-evaluate-" in key:
+                single.withdraw(key)
+    code, out, err = call(capsys, "compare", run.path, other, "--json")
+    assert code == 0, err
+    assert json.loads(out)["models"] == [run.path.name, "other"]
+    assert (
+        json.loads(out)["suites"]["pass_rate"]["models"][run.path.name]["figure"]
+        == (
+            side_by_side({"a": run.artifacts["flagship-evaluate-final"]})["suites"]["pass_rate"]["models"]["a"][
+                "figure"
+            ]
+        )
+    )
+    code, out, err = call(capsys, "compare", run.path, other, "--model", "small-final", "--model", "final", "--json")
+    assert code == 0, err
+    assert json.loads(out)["models"] == [f"{run.path.name} small-final", f"{run.path.name} final", "other final"]
+    assert "other small-final: not measured, left out" in err
+    code, _, err = call(capsys, "compare", run.path, other, "--model", "small-final")
+    assert (code, "L3-EVL-091" in err) == (1, True)
+
+
+def test_the_reward_models_of_each_size_are_judged_on_their_own(other, tmp_path, capsys):
+    with RunDir(other) as run:
+        made = run.current()
+        run.name("medium-reward-1", made["flagship-reward-1"])
+        run.name("small-alone-reward-2", made["flagship-reward-2"])
+    pairs = tmp_path / "pairs.jsonl"
+    row = {"prompt": "Say one.", "chosen": "alpha beta", "rejected": "gamma"}
+    pairs.write_text("".join(json.dumps(row | {"chosen": f"alpha {n}"}) + "\n" for n in range(4)))
+    code, out, err = call(capsys, "audit-reward", other, pairs, "--least-accuracy", 0, "--most-excess", 1, "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    assert list(found["rewards"]) == ["flagship-reward-1-mean2", "flagship-reward-2-mean2", "medium-reward-1"]
+    assert {name: row["to"] for name, row in found["drift"].items()} == {
+        "flagship-reward-1-mean2": "flagship-reward-2-mean2"
+    }
+    code, _, err = call(capsys, "audit-reward", other, pairs, "--least-accuracy", 1)
+    assert (code, "flagship-reward-2-mean2" in err, "medium-reward-1" in err) == (5, True, True)
+    code, _, err = call(capsys, "audit-reward", other, pairs, "--set", "path=x")
+    assert (code, "L3-RWA-014" in err) == (2, True)
+    code, _, err = call(capsys, "audit-reward", tmp_path / "nowhere", pairs)
+    assert (code, "L3-RWA-013" in err, "there is no such folder" in err) == (2, True, True)
+    pairs.write_text(json.dumps({"prompt": "Say one.", "answer": "one"}) + "\n")
+    code, _, err = call(capsys, "audit-reward", other, pairs)
+    assert (code, "L3-RWA-004" in err, "columns are prompt, answer" in err) == (1, True, True)
+
+
+def test_the_plan_of_a_herd_tells_each_size_and_the_sums(herd, capsys):
+    config, run = herd
+    code, out, err = call(capsys, "plan", config, "--no-probe", "--json")
+    assert code == 0, err
+    told = json.loads(out)
+    sizes = run.report["herd"]["sizes"]
+    assert list(told["sizes"]) == ["flagship", "small", "medium"]
+    for name, found in told["sizes"].items():
+        assert found["model"]["parameters"] == sizes[name]["parameters"]
+        assert (found["herd"]["rounds"], found["herd"]["algorithm"]) == (2, sizes[name]["algorithm"])
+        assert found["steps"] == run.artifacts[f"{name}-pretrain"].metrics["steps"]
+    assert told["sum"]["steps"] == sum(found["steps"] for found in told["sizes"].values())
+    assert told["sum"]["seconds"] == pytest.approx(sum(f["seconds"]["training"] for f in told["sizes"].values()))
+    code, out, err = call(capsys, "plan", config, "--no-probe")
+    assert code == 0, err
+    (row,) = [line for line in out.splitlines() if line.startswith("small ")]
+    assert "flagship, pruned" in row
+    assert "teacher flagship, judge flagship (and a twin without)" in row
+    assert any(line.startswith("sum ") for line in out.splitlines())
+
+
+def test_the_cost_of_a_herd_is_that_of_its_first_size_and_says_where_the_others_are(herd, capsys):
+    _, run = herd
+    code, _, err = call(capsys, "cost", run.path, "--seconds", 0, "--batch", 1, "--context", 16)
+    assert code == 0, err
+    assert "this is the first size of a herd" in err
+    for size in ("small", "medium"):
+        assert str(run.path / "artifacts" / f"{size}-release") in err.replace("\n", "")
+    assert "flagship-release" not in err

@@ -164,11 +164,15 @@ def texts_of_run(run: RunDir) -> dict[str, tuple[int, list[TextItem]]]:
             items = [_text(key, [{"role": "user", "content": row["asked"]}], row["text"]) for row in rows]
             found[key] = sum(artifact.metrics["made"].values()), items
         elif SAMPLED.fullmatch(key) and artifact.type == "dialogs":
-            dialogs = [row for row in read_rows(artifact.file("dialogs.jsonl")) if row.get("source") != OWN]
-            drawn = drawn_to_check(dialogs, lambda row: str(row["id"]))
-            items = [_text(key, row["messages"][:-1], row["messages"][-1]["content"]) for row in drawn]
-            found[key] = len(dialogs), items
+            found[key] = sample_of_dialogs(key, artifact)
     return {key: (count, items) for key, (count, items) in found.items() if items}
+
+
+def sample_of_dialogs(key: str, artifact: Artifact) -> tuple[int, list[TextItem]]:
+    """How many dialogs of an artifact end in an answer of a model, and the sample of them that people check."""
+    dialogs = [row for row in read_rows(artifact.file("dialogs.jsonl")) if row.get("source") != OWN]
+    drawn = drawn_to_check(dialogs, lambda row: str(row["id"]))
+    return len(dialogs), [_text(key, row["messages"][:-1], row["messages"][-1]["content"]) for row in drawn]
 
 
 def read_prompts(path: Path) -> list[tuple[Messages, str]]:

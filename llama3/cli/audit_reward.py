@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -30,14 +30,26 @@ NO_REWARDS = ConfigError.declare(
     fix="name the folder of a reward model, a run with post_training.reward, or a plugin of the family rewards",
 )
 
+NO_FOLDER = ConfigError.declare(
+    "L3-RWA-013", "there is no such folder", fix="name a reward model's folder, a run, or a plugin: {rewards}"
+)
+NOT_A_PLUGIN = ConfigError.declare(
+    "L3-RWA-014",
+    "--set says nothing to {what}",
+    why="its options are those of a plugin that is named",
+    fix="leave out {options}, or name a plugin in place of the folder",
+)
+NO_ROUNDS = ConfigError.declare(
+    "L3-RWA-015", "{reward!r} is no run whose rounds were audited", fix="give held-out pairs after it"
+)
 NO_AUDITS = ConfigError.declare(
     "L3-RWA-012",
     "no round of this run was audited",
     why="it has no artifact audit-1, ...",
     fix="give held-out pairs, or run it with `post_training: {{audit: {{}}}}`",
 )
-_REWARD = re.compile(r"(.+-)?reward(?:-(\d+))?")
-"""The key of a reward model: of a size or of the one model, and of a round or not."""
+_REWARD = re.compile(r"(?:(.+)-)?reward(?:-(\d+))?(?:-mean(\d+))?")
+"""The key of a reward model: of a size or of the one model, of a round or not, and of how many it is the mean."""
 
 
 def audit_reward(
@@ -62,35 +74,46 @@ def audit_reward(
 ) -> None:
     """Audit a reward on pairs that people ranked: accuracy, calibration, what it loves more than people do, and what
     changed between rounds. Without pairs: what the rounds of a run were found to be (`post_training.audit`), whether
-    their policies hack their rewards too. Exit code 5 where the (last) reward, or a round, misses a limit."""
+    their policies hack their rewards too. Each size of a herd is judged on its own. Exit code 5 where the last reward,
+    or a round, misses a limit."""
     if rows is None:
-        _of_rounds(Path(reward), json)
+        _of_rounds(reward, given_options(overrides), json)
         return
     from llama3.evaluation.preferred_rows import read_pairs
     from llama3.evaluation.reward_audit import RewardLimits, audited, drift, margins
     from llama3.tasks.rewards import build_rewards
 
+    sizes = _judges(reward, given_options(overrides))
     pairs = read_pairs(rows)
-    slots = _slots(reward, given_options(overrides))
     limits = RewardLimits(least_accuracy, most_ece, most_excess)
-    built = {name: next(iter(build_rewards([slot], device).values())) for name, slot in slots.items()}
-    margins_by = {name: margins(one, pairs) for name, one in built.items()}
-    figures = {name: audited(margin_P, pairs, limits) for name, margin_P in margins_by.items()}
-    *earlier, last = figures
-    moved = {name: drift(margins_by[name], margins_by[last]).to_json() for name in earlier}
-    found = {"rewards": figures, "drift": moved, "passed": figures[last]["passed"], "why": figures[last]["why"]}
+    figures: dict[str, Any] = {}
+    moved: dict[str, Any] = {}
+    for slots in sizes:
+        built = {name: next(iter(build_rewards([slot], device).values())) for name, slot in slots.items()}
+        margins_by = {name: margins(one, pairs) for name, one in built.items()}
+        figures |= {name: audited(margin_P, pairs, limits) for name, margin_P in margins_by.items()}
+        *earlier, last = margins_by
+        moved |= {name: {"to": last, **drift(margins_by[name], margins_by[last]).to_json()} for name in earlier}
+    ends = [last for *_, last in sizes]
+    why = {last: figures[last]["why"] for last in ends if not figures[last]["passed"]}
+    reasons = [reason for told in why.values() for reason in told]
+    found = {"rewards": figures, "drift": moved, "passed": not why, "why": reasons}
     if json:
         print_json(found)
     else:
-        _show(found)
-    if not found["passed"]:
-        raise REWARD_FAILED(last, why="; ".join(found["why"]))
+        _show(found, ends)
+    if why:
+        raise GateFailed.of([REWARD_FAILED.problem(last, why="; ".join(told)) for last, told in why.items()])
 
 
-def _of_rounds(run: Path, json: bool) -> None:
+def _of_rounds(reward: str, options: Mapping[str, Any], json: bool) -> None:
     """The stored audits of a run. Raises GateFailed where a round did not pass."""
     from llama3.artifacts.run import RunDir
 
+    run = _folder(reward)
+    if run is None:
+        raise NO_ROUNDS("ROWS", reward=reward)
+    _refuse_options(options, "the audits of a run")
     found = {key: made for key, made in RunDir(run).current().items() if made.manifest.stage == "audit_round"}
     if not found:
         raise NO_AUDITS(run)
@@ -124,32 +147,60 @@ def _ends(row: Mapping[str, float | None]) -> str:
     return f"{change} [{low}, {high}]"
 
 
-def _slots(reward: str, options: Mapping[str, Any]) -> dict[str, Slot]:
-    """What is audited, by name, the last one last."""
+def _folder(reward: str) -> Path | None:
+    """The folder that is meant; None for the name of a plugin. Raises ConfigError where a path names no folder."""
+    from llama3.plugins.registry import discover
+
+    folder = Path(reward)
+    if folder.is_dir():
+        return folder
+    if len(folder.parts) > 1 or folder.exists():
+        raise NO_FOLDER(reward, rewards=", ".join(discover().names("rewards")))
+    return None
+
+
+def _refuse_options(options: Mapping[str, Any], what: str) -> None:
+    if options:
+        raise NOT_A_PLUGIN("--set", what=what, options=", ".join(options))
+
+
+def _judges(reward: str, options: Mapping[str, Any]) -> list[dict[str, Slot]]:
+    """What is audited, by name, the last one last: one by one for each size of a herd, but for the twins that measure
+    what a teacher is worth."""
     from llama3.artifacts.run import RunDir
     from llama3.config.slot_types import Slot
     from llama3.posttraining.sampling import reward_of
+    from llama3.sized import CONTROL
 
-    folder = Path(reward)
-    if not folder.is_dir():
-        return {reward: Slot.model_validate({"name": plugin_name("rewards", reward), **options})}
-    if not (folder / "config.yaml").is_file():
-        return {folder.name: reward_of(folder)}
-    keys = {key: found for key in RunDir(folder).current() if (found := _REWARD.fullmatch(key))}
-    if not keys:
+    folder = _folder(reward)
+    if folder is None:
+        return [{reward: Slot.model_validate({"name": plugin_name("rewards", reward), **options})}]
+    is_run = (folder / "config.yaml").is_file()
+    _refuse_options(options, "the reward models of a run" if is_run else "a reward model in a folder")
+    if not is_run:
+        return [{folder.name: reward_of(folder)}]
+    sizes: dict[str, dict[int, tuple[int, str]]] = {}
+    for key in RunDir(folder).current():
+        if (found := _REWARD.fullmatch(key)) and not f"-{found[1] or ''}".endswith(CONTROL):
+            rounds, number = sizes.setdefault(found[1] or "", {}), int(found[2] or 0)
+            rounds[number] = max(rounds.get(number, (0, "")), (int(found[3] or 1), key))  # the mean of the most
+    if not sizes:
         raise NO_REWARDS(folder)
-    rounds = sorted(keys, key=lambda key: (keys[key][1] or "", int(keys[key][2] or 0)))
-    return {key: reward_of(folder / "artifacts" / key) for key in rounds}
+    return [
+        {key: reward_of(folder / "artifacts" / key) for _, (_, key) in sorted(rounds.items())}
+        for _, rounds in sorted(sizes.items())
+    ]
 
 
-def _show(found: Mapping[str, Any]) -> None:
+def _show(found: Mapping[str, Any], ends: Sequence[str]) -> None:
     print_table(list(_figures(found["rewards"])), ("REWARD", "FIGURE", "VALUE"))
-    *_, (last, told) = found["rewards"].items()
-    if features := list(_features(told)):
-        say(f"\n{last}: how often the answer with more of a feature is taken")
-        print_table(features, ("FEATURE", "REWARD", "PEOPLE", "EXCESS", "PAIRS"))
+    for name in ends:
+        if features := list(_features(found["rewards"][name])):
+            say(f"\n{name}: how often the answer with more of a feature is taken")
+            print_table(features, ("FEATURE", "REWARD", "PEOPLE", "EXCESS", "PAIRS"))
     for name, moved in found["drift"].items():
-        note(f"{name} to {last}: margins correlate {moved['correlation']:.3f}, {moved['turned']:.1%} of pairs turned")
+        related = f"margins correlate {moved['correlation']:.3f}"
+        note(f"{name} to {moved['to']}: {related}, {moved['turned']:.1%} of pairs turned")
     say(f"audit: {'passed' if found['passed'] else 'FAILED'}")
 
 

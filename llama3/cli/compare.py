@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json as jsonlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from llama3.cli.output import JsonOption, note, print_json, print_table
-from llama3.errors import ArtifactError, ConfigError, Problem
+from llama3.errors import ArtifactError, ConfigError
 
 if TYPE_CHECKING:
     from llama3.artifacts import Artifact
@@ -39,7 +39,8 @@ def compare(
     model: Annotated[
         list[str] | None,
         typer.Option(
-            help="Which models of each run: base, sft, final, int8, small-final-2 ... Repeatable; default: final."
+            help="Which models of each run: base, sft, final, int8, small-final-2 ... Repeatable; default: final. "
+            "In a herd, base, sft and final are those of its first size unless a size stands before them."
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option(file_okay=False, help="Folder for comparison.json and .html.")] = None,
@@ -66,27 +67,40 @@ def compare(
 
 
 def _evaluations(runs: Sequence[Path], models: Sequence[str]) -> dict[str, Artifact]:
-    """By the name of run and model. Raises ArtifactError with all that is missing."""
+    """By the name of run and model. A model that a run lacks is left out there where others have it, so that runs of
+    different models stand side by side. Raises ArtifactError with all that is missing."""
     from llama3.artifacts.run import RunDir
 
     names = _names(runs)
+    problems = [NO_RUN.problem(run) for run in names if not (run / "config.yaml").is_file()]
+    known = {run: _measured(RunDir(run).current()) for run in names if (run / "config.yaml").is_file()}
     found: dict[str, Artifact] = {}
-    problems: list[Problem] = []
-    for run in dict.fromkeys(runs):
-        if not (run / "config.yaml").is_file():
-            problems.append(NO_RUN.problem(run))
-            continue
-        there = RunDir(run).current()
-        known = {key.replace(PREFIX, "", 1): there[key] for key in there if PREFIX in key}
+    for run, there in known.items():
         for model in models:
-            if model in known:
-                found[names[run] if len(models) == 1 else f"{names[run]} {model}"] = known[model]
-            else:
-                why = f"measured are {', '.join(known)}" if known else "none of its models was measured"
+            name = names[run] if len(models) == 1 else f"{names[run]} {model}"
+            if model in there:
+                found[name] = there[model]
+            elif there.keys().isdisjoint(models) or all(model not in others for others in known.values()):
+                why = f"measured are {', '.join(there)}" if there else "none of its models was measured"
                 problems.append(NOT_MEASURED.problem(run, model=model, why=why))
+            else:
+                note(f"{name}: not measured, left out")
     if problems:
         raise ArtifactError.of(problems)
     return found
+
+
+def _measured(there: Mapping[str, Artifact]) -> dict[str, Artifact]:
+    """The evaluations of a run by model. Those of a herd's first size, whose model is meant by the whole run's `final`,
+    stand without its name too."""
+    known = {key.replace(PREFIX, "", 1): made for key, made in there.items() if PREFIX in key}
+    if FINAL in known or FINAL not in there:
+        return known
+    for key, evaluation in known.items():
+        size = key.removesuffix(FINAL)
+        if size != key and any(parent.hash == there[FINAL].hash for parent in evaluation.manifest.parents):
+            return known | {key.removeprefix(size): made for key, made in known.items() if key.startswith(size)}
+    return known
 
 
 def _names(runs: Sequence[Path]) -> dict[Path, str]:

@@ -97,8 +97,21 @@ def cost(
         print_json(report)
     else:
         show(report)
+        if others := other_sizes(Path(model)):
+            note(f"this is the first size of a herd; ask of the others by their folders: {', '.join(others)}")
     if out is not None:
         note(f"written: {out / 'cost.html'}, {out / 'cost.json'}")
+
+
+def other_sizes(run: Path) -> list[str]:
+    """The releases of a herd's other sizes, where it is a herd."""
+    from llama3.artifacts.run import RunDir
+
+    made = RunDir(run).current() if (run / "config.yaml").is_file() else {}
+    if "release" not in made:
+        return []
+    sizes = {key: found for key, found in made.items() if key.endswith("-release")}
+    return [str(run / "artifacts" / key) for key, found in sizes.items() if found.hash != made["release"].hash]
 
 
 def show(report: Mapping[str, Any]) -> None:

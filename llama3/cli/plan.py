@@ -290,7 +290,10 @@ def explain_layouts(question: PlanQuestion, *, json: bool) -> None:
 
 
 def plan_run(loaded: Loaded, *, probe: bool, json: bool) -> None:
-    """What a run will do. Exit code 3 where this machine does not hold it."""
+    """What a run will do; of a herd what each size will. Exit code 3 where this machine does not hold it."""
+    if loaded.config.sizes:
+        plan_herd(loaded, probe=probe, json=json)
+        return
     from llama3.scaling.run_plan import PHASE_HEAD, RunPlan, lines, phase_rows, report_of
 
     report = report_of(RunPlan.of(loaded), with_probe=probe)
@@ -302,5 +305,24 @@ def plan_run(loaded: Loaded, *, probe: bool, json: bool) -> None:
         print_table(list(phase_rows(report)), PHASE_HEAD)
         say()
         print_table(list(lines(report)))
+    if report["problems"]:
+        raise DoesNotFit.of(Problem.of_row(row) for row in report["problems"])
+
+
+def plan_herd(loaded: Loaded, *, probe: bool, json: bool) -> None:
+    """What each size of a herd will do, and the sums. Exit code 3 where this machine does not hold one."""
+    from llama3.cli.herd_plan import HERD_HEAD, herd_report, herd_rows
+    from llama3.scaling.run_plan import PHASE_HEAD, lines, phase_rows
+
+    report = herd_report(loaded, with_probe=probe)
+    if json:
+        print_json(report)
+    else:
+        print_table(list(herd_rows(report)), HERD_HEAD)
+        for name, found in report["sizes"].items():
+            if found["phases"]:
+                say(f"\n{name}")
+                print_table(list(phase_rows(found)), PHASE_HEAD)
+                print_table(list(lines(found)))
     if report["problems"]:
         raise DoesNotFit.of(Problem.of_row(row) for row in report["problems"])

@@ -110,6 +110,19 @@ NO_REPLAY = ConfigError.declare(
     fix="set it to 0; post_training.reject.rehearsal guards a model from elsewhere",
 )
 
+NO_UPDATES = ConfigError.declare(
+    "L3-PST-200",
+    "the reward model cannot go on learning",
+    why="{why}",
+    fix="take `updates` out{instead}",
+)
+NO_NOISE = ConfigError.declare(
+    "L3-CFG-091",
+    "embeddings get no noise where they are cut over ranks",
+    why="parallelism.{axis} is {ranks}",
+    fix="take neftune out, or share the work by dp or pp alone",
+)
+
 Place = Callable[[Path], str]
 S = TypeVar("S", bound=PluginSpec)
 
@@ -132,6 +145,8 @@ def cross_check(config: Config, registry: Registry, place: Place, environ: Mappi
         lambda: _vocabulary(config, place),
         lambda: _average(config, place),
         lambda: _replay(config, registry, place),
+        lambda: _noise(config, place),
+        lambda: _updates(config, place),
     ]
     return [problem for check in checks for problem in found_by(check)]
 
@@ -412,3 +427,25 @@ def _replay(config: Config, registry: Registry, place: Place) -> Iterator[Proble
     else:
         return
     yield NO_REPLAY.problem(place(("post_training", "sft", "replay")), why=why)
+
+
+def _noise(config: Config, place: Place) -> Iterator[Problem]:
+    """NEFTune draws its noise where all embeddings of a microbatch stand whole."""
+    sizes = config.parallelism.sizes(1)
+    for axis in ("tp", "cp"):
+        if config.post_training.sft.neftune is not None and sizes[axis] > 1:
+            yield NO_NOISE.problem(place(("post_training", "sft", "neftune")), axis=axis, ranks=sizes[axis])
+
+
+def _updates(config: Config, place: Place) -> Iterator[Problem]:
+    """A reward model goes on with pairs that rounds draw, each time with some of their prompts."""
+    post = config.post_training
+    if post.reward is None or not post.reward.updates:
+        return
+    where, parts = place(("post_training", "reward", "updates")), post.reward.updates + 1
+    if post.data is not None or not post.rounds:
+        why = "the preferences are those of post_training.data" if post.data is not None else "there are no rounds"
+        yield NO_UPDATES.problem(where, why=why, instead="")
+    elif post.prefer.prompts < parts:
+        why = f"{post.prefer.prompts} prompts make no {parts} parts"
+        yield NO_UPDATES.problem(where, why=why, instead=", or raise post_training.prefer.prompts")

@@ -12,6 +12,14 @@ from llama3.config.slot_types import RewardSlot
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
+class HumanCheckSection(Section):
+    """What people find in a tenth of the answers that the models of a round gave, by `llama3 annotate`. What is checked
+    when the run comes there, or comes there again, counts."""
+
+    most_wrong: Share = Field(0.1, description="share of checked answers that somebody rejected or edited, at most")
+    required: bool = Field(False, description="end the run as long as the sample is not checked; else it is told")
+
+
 class RoundAuditSection(Section):
     """Audits of every round, on prompts that no stage learns from. A round that misses a limit ends the run (exit code
     5); so does a figure that a limit asks for and that cannot be told."""
@@ -37,6 +45,11 @@ class RoundAuditSection(Section):
     )
     most_own: Share = Field(0.95, description="share of dialogs whose answer is the model's own, at most")
     least_diversity: Share = Field(
-        0.5, description="different answers, 3-grams and their entropy, over those of the first round's worked examples"
+        0.5,
+        description="different answers, 3-grams, their entropy and that of embeddings, over those of the first round's "
+        "worked examples",
     )
     most_self_bleu: Share = Field(0.3, description="self-BLEU of the model's own answers less that of those, at most")
+    human: HumanCheckSection | None = Field(
+        None, description="what people find in a sample of the round's answers can end it: {}; none: nobody is asked"
+    )

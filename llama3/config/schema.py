@@ -28,7 +28,9 @@ from llama3.config.curation import (
 from llama3.config.data_quality import QualitySection
 from llama3.config.mixes import Mix
 from llama3.config.precision import SamplingPrecision, TrainingPrecision
+from llama3.config.reject import RejectSection
 from llama3.config.reliability import ReliabilitySection
+from llama3.config.retune import RetuneSection
 from llama3.config.rollouts import OwnAnswersSection, RolloutsSection
 from llama3.config.round_audit import RoundAuditSection
 from llama3.config.safety_data import SafetyDataSection
@@ -337,37 +339,6 @@ class PretrainSection(OptimizerSection):
         return values
 
 
-class RejectSection(Section):
-    """Rejection sampling: K answers per prompt, the best verified one becomes training data (paper 4.2.2)."""
-
-    prompts: int = Field(512, ge=1, description="prompts asked per round, at most")
-    samples: int = Field(10, ge=1, le=64, description="K")
-    temperature: float = Field(1.0, gt=0, description="of sampling")
-    top_p: float = Field(1.0, gt=0, le=1, description="smallest set of tokens with this probability is sampled from")
-    max_tokens: int = Field(64, ge=1, le=1 << 30, description="longest answer")
-    precision: SamplingPrecision = Field(
-        "auto", description="of sampling; auto: what this machine multiplies few rows faster in"
-    )
-    demonstrations: int = Field(0, ge=0, description="worked examples of the reward's own that are mixed in, at most")
-    rehearsal: int = Field(
-        0, ge=0, description="general prompts mixed in with the model's own answers, and a few refusals"
-    )
-    rehearsal_tokens: int = Field(
-        128, ge=1, description="longest answer to a general prompt; longer ones are cut after a sentence"
-    )
-    rising: bool = Field(
-        False,
-        description="ask most of the families that the round before solved now and then: prompts grow with ability",
-    )
-    earlier: bool = Field(False, description="learn the verified answers of earlier rounds too")
-    by_capability: int = Field(
-        0,
-        ge=0,
-        description="training prompts that choose, for each kind of task, which model of the round before is asked; "
-        "0: its last one is",
-    )
-
-
 class LoRASection(Section):
     """Low-rank adapters: the weights stay frozen and serve as the reference (Hu et al. 2021)."""
 
@@ -405,6 +376,9 @@ class SFTSection(OptimizerSection):
     epochs: int = Field(2, ge=1, description="passes over the examples")
     batch: int = Field(64, ge=1, le=1 << 24, description="examples per step over all ranks")
     replay: float = Field(0.0, ge=0, le=0.9, description="share of text of the pre-training among the tokens learnt")
+    neftune: float | None = Field(
+        None, gt=0, description="alpha of the noise on embeddings (NEFTune; 5 is usual); none: no noise"
+    )
 
 
 class PreferSection(OptimizerSection):
@@ -430,6 +404,13 @@ class RewardSection(OptimizerSection):
 
     algorithm: AlgorithmSlot = Slot(name="reward_model")
     members: int = _MEMBERS
+    updates: int = Field(
+        0,
+        ge=0,
+        le=64,
+        description="times in a round that it goes on learning, from answers that the policy gives by then; the "
+        "preference stage has one part more than that",
+    )
     lora: LoRASection | None = _LORA
     epochs: int = Field(1, ge=1, description="passes over the pairs")
     batch: int = Field(32, ge=1, le=1 << 24, description="pairs per step over all ranks")
@@ -460,6 +441,9 @@ class PostTrainingSection(Section):
     )
     quality: QualitySection | None = Field(
         None, description="which dialogs are finetuned on: {}; none: all that passed"
+    )
+    retune: RetuneSection | None = Field(
+        None, description="learn from round to round more of what the model fails at: {by: [family]}; none: don't"
     )
     audit: RoundAuditSection | None = Field(
         None, description="audits that can end the run after a round: {} for their defaults; none: don't"

@@ -88,13 +88,15 @@ def data_rows(herd: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
         for n, found in enumerate(rounds, start=1):
             for kind, table in found.items():
                 for category, row in table.items():
-                    figures = (f"{row[key]:,.1f}" for key in ("percent", "turns", "tokens", "context", "answer"))
-                    yield size, str(n), kind, category, str(row["examples"]), *figures
+                    figures = (f"{row[key]:,.1f}" for key in COLUMNS)
+                    before = "" if row.get("before") is None else f"{row['before']:,.1f}"
+                    yield size, str(n), kind, category, str(row["examples"]), before, *figures
 
 
+COLUMNS = ("percent", "turns", "tokens", "context", "answer")
 ROUND_HEAD = ("size", "round", "station", "suite", "figure")
 STEP_HEAD = ("size", "round", "step", "suite", "change", "95 % interval", "")
-DATA_HEAD = ("size", "round", "data", "category", "examples", "percent", "turns", "tokens", "context", "answer")
+DATA_HEAD = ("size", "round", "data", "category", "examples", "before", *COLUMNS)
 
 
 def _figure(rate: Mapping[str, Any] | None, better: str) -> str:

@@ -28,9 +28,10 @@ def human_check(run: Path) -> dict[str, dict[str, Any]]:
     """By artifact of synthetic text in a run: its texts, those of the sample that were checked, and the share of wrong
     ones with Wilson's interval. Raises ArtifactError for what is no run, DataError where a file of judgements is
     broken."""
-    verdicts = read_judgements(run / ANNOTATIONS, "check")
+    judged = read_judgements(run / ANNOTATIONS, "check")
+    verdicts = {name: {item: one.verdict for item, one in of.items()} for name, of in judged.items()}
     return {
-        source: _figures(count, {item.id for item in items}, verdicts)
+        source: figures_of(count, {item.id for item in items}, verdicts)
         for source, (count, items) in texts_of_run(run_at(run)).items()
     }
 
@@ -49,18 +50,20 @@ def require_right(figures: Mapping[str, Mapping[str, Any]], most: float) -> None
         raise GateFailed.of(problems)
 
 
-def _figures(count: int, sample: set[str], verdicts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def figures_of(count: int, sample: set[str], verdicts: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
+    """{texts, sample, checked, share_checked, wrong: {rate, low, high, n, count}, annotators} of `count` texts, from
+    what annotators said of items."""
     said: dict[str, list[str]] = {}
     for of in verdicts.values():
-        for item, judgement in of.items():
+        for item, verdict in of.items():
             if item in sample:
-                said.setdefault(item, []).append(judgement.verdict)
+                said.setdefault(item, []).append(verdict)
     wrong = sum(any(verdict != KEEP for verdict in one) for one in said.values())
     return {
         "texts": count,
         "sample": len(sample),
         "checked": len(said),
-        "share_checked": len(said) / count,
+        "share_checked": len(said) / max(1, count),
         "wrong": wilson(wrong, len(said)).to_json() | {"count": wrong},
         "annotators": sorted(name for name, of in verdicts.items() if of.keys() & sample),
     }

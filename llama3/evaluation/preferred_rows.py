@@ -6,6 +6,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,19 @@ from llama3.tasks.user_rows import parse_row
 
 GROUPS = ("strength", "category", "lang")
 """Columns that say what a pair belongs to: how clearly the better answer is better, what the prompt is about."""
+COMPARED = frozenset({"chosen", "rejected", "ranking"})
+"""Columns of which a row of pairs has one at least."""
 MOST_TOLD = 20
 NO_PAIRS = DataError.declare("L3-RWA-001", "there is no pair to audit on", fix="give a .jsonl with chosen and rejected")
 ODD_GROUP = DataError.declare("L3-RWA-002", "{column} is {value!r}", fix="give text or a number, or leave it out")
 NOT_A_USER = DataError.declare(
     "L3-RWA-003", "the prompt does not end with what a user says", fix="end it so, or drop the row"
+)
+NO_ANSWERS = DataError.declare(
+    "L3-RWA-004",
+    "none of {count} rows has two answers to compare",
+    why="columns are {columns}",
+    fix="give pairs (prompt, chosen, rejected) or rankings; tasks, whose answers a verifier checks, are none",
 )
 PAIRS = "pairs"
 
@@ -40,7 +49,11 @@ def read_pairs(path: Path) -> list[PreferredPair]:
     """All pairs of a file; a ranking gives one for every two of its answers. Raises DataError with all problems."""
     pairs: list[PreferredPair] = []
     problems: list[Problem] = []
-    for number, row in rows_of(path):
+    rows = list(rows_of(path))
+    columns = [row.keys() for _, row in rows if not isinstance(row, DataError)]
+    if columns and all(COMPARED.isdisjoint(names) for names in columns):
+        raise NO_ANSWERS(path, count=len(rows), columns=", ".join(dict.fromkeys(chain.from_iterable(columns))))
+    for number, row in rows:
         try:
             if isinstance(row, DataError):
                 raise row

@@ -84,6 +84,7 @@ def audit_round(
     judge: Checkpoint | None = None,
     earlier: Checkpoint | None = None,
     first: Dialogs | None = None,
+    embeddings: Report | None = None,
     *,
     options: RoundAuditOptions,
     out: StageOutput,
@@ -94,6 +95,7 @@ def audit_round(
     before, after: probes of the models before and after the preference step
     judge, earlier: the reward models of this round and of the one before
     first: the dialogs of the first round, whose worked examples variety is compared with
+    embeddings: the entropies of their embeddings (llama3.quality.embedding_entropy)
     """
     limits, device = options.limits, options.device
     tried, trained = answered(before), answered(after)
@@ -106,7 +108,7 @@ def audit_round(
         "judge": None,
         "drift": None,
         "policy": None,
-        "collapse": variety(dialogs, first or dialogs),
+        "collapse": variety(dialogs, first or dialogs, embeddings),
     }
     pairs = list(right_and_wrong(tried))
     followed = model or (CombinedReward(ranking) if ranking else None)
@@ -238,17 +240,15 @@ def _within(of: Any, both: Sequence[tuple[Answered, Answered]], scores: Sequence
     return float(np.corrcoef(feature, reward)[0, 1])
 
 
-def variety(dialogs: Artifact, first: Artifact) -> dict[str, Any]:
-    """{own, answers, ratios: {distinct, entropy, answers}, self_bleu}: the share of the model's own answers, and their
-    variety over that of as many worked examples; null where there are too few."""
+def variety(dialogs: Artifact, first: Artifact, embeddings: Artifact | None = None) -> dict[str, Any]:
+    """{own, answers, ratios: {dialogs, 3-grams, entropy, embeddings}, self_bleu}: the share of the model's own answers,
+    and their variety over that of as many worked examples; null where there are too few."""
     rows = list(read_rows(dialogs.file(DIALOGS)))
-    shown = [row for row in read_rows(first.file(DIALOGS)) if row.get("source") == DEMONSTRATION]
     own = [row for row in rows if row.get("source") in VERIFIED]
     told: dict[str, Any] = {"own": len(own) / max(1, len(rows)), "answers": len(own), "ratios": None, "self_bleu": None}
-    count = min(len(own), len(shown))
-    if count < FEWEST_ANSWERS:
+    texts = own_and_shown(dialogs, first)
+    if not texts[0]:
         return told
-    texts = [[_text(row) for row in _evenly(part, count)] for part in (own, shown)]
     ours, theirs = (diversity(part) for part in texts)
     ratio = lambda a, b: a / b if b else math.nan
     told["ratios"] = {
@@ -256,8 +256,23 @@ def variety(dialogs: Artifact, first: Artifact) -> dict[str, Any]:
         "3-grams": ratio(ours.distinct[2], theirs.distinct[2]),
         "entropy": ratio(ours.entropy, theirs.entropy),
     }
+    if embeddings is not None and embeddings.metrics["own"] is not None:
+        # Of how many texts with nothing in common the embeddings are worth.
+        told["ratios"]["embeddings"] = ratio(*(math.exp(embeddings.metrics[kind]) for kind in ("own", "shown")))
     told["self_bleu"] = ours.self_bleu - theirs.self_bleu
     return told
+
+
+def own_and_shown(dialogs: Artifact, first: Artifact, most: int | None = None) -> tuple[list[str], list[str]]:
+    """As many of the model's own answers in `dialogs` as of the worked examples in `first`, whole dialogs, `most` at
+    most; none where there are too few to tell."""
+    own = [row for row in read_rows(dialogs.file(DIALOGS)) if row.get("source") in VERIFIED]
+    shown = [row for row in read_rows(first.file(DIALOGS)) if row.get("source") == DEMONSTRATION]
+    count = min(len(own), len(shown), *([] if most is None else [most]))
+    if count < FEWEST_ANSWERS:
+        return [], []
+    ours, theirs = ([_text(row) for row in _evenly(part, count)] for part in (own, shown))
+    return ours, theirs
 
 
 def _evenly(rows: Sequence[Any], count: int) -> list[Any]:

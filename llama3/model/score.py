@@ -57,13 +57,14 @@ CHUNK_LOGITS_CUDA = 1 << 28
 
 @dataclass(frozen=True)
 class Scored:
-    """What was asked of the model; the rest is None. Everything float32, gradients flow through all of it.
+    """What was asked of the model; the rest is None. Everything float32, gradients flow through all but `collision_M`.
 
     The types are those that whoever asked gets, so that an algorithm need not check for None what it wants.
     """
 
     logps_M: Tensor = None  # type: ignore[assignment]
     entropy_M: Tensor = None  # type: ignore[assignment]
+    collision_M: Tensor = None  # type: ignore[assignment]
     values_M: Tensor = None  # type: ignore[assignment]
     score_S: Tensor = None  # type: ignore[assignment]
     soft_M: Tensor = None  # type: ignore[assignment]
@@ -77,6 +78,7 @@ def score(
 
     logps_M: log-probability of each target at `temperature`, in nats
     entropy_M: entropy of the distribution each target was drawn from, in nats
+    collision_M: log sum_v pi(v)^2 of that distribution, how likely two draws from it are equal; without gradient
     values_M: value head at the token before each target; score_S: score head at each segment's last token
     soft_M: -sum_k p_k log pi(token_k) at each target, the cross-entropy with a soft target p, in nats; it is read from
         per_target["soft_ids"] (int64[M, k]) and per_target["soft_probs"] (float[M, k])
@@ -139,15 +141,14 @@ def _heads(
     batch, read_M, read_S = microbatch.batch, *microbatch.read_N.tensor_split([microbatch.batch.num_targets])
     held_M, place_M = rows.held(read_M)
     h_MD = h_TD[place_M]
-    if want & {"logps", "entropy", "soft", "soft_logps"}:
+    if want & {"logps", "entropy", "collision", "soft", "soft_logps"}:
         soft_ids_Mk = _soft(batch, "soft_ids")[held_M] if want & {"soft", "soft_logps"} else None
         ids_M, weight_VD = batch.target_ids_M[held_M], model.lm_head.weight
-        logps_M, entropy_M, soft_logps_Mk = log_probs(
-            h_MD, weight_VD, ids_M, temperature, "entropy" in want, soft_ids_Mk
-        )
-        columns = {"logps_M": logps_M, "entropy_M": entropy_M, "soft_logps_Mk": soft_logps_Mk}
+        names = ("logps_M", "entropy_M", "collision_M", "soft_logps_Mk")
+        found = log_probs(h_MD, weight_VD, ids_M, temperature, "entropy" in want, "collision" in want, soft_ids_Mk)
+        columns = dict(zip(names, found, strict=True))
         if "soft" in want:
-            columns["soft_M"] = -(_soft(batch, "soft_probs")[held_M].float() * soft_logps_Mk).sum(1)
+            columns["soft_M"] = -(_soft(batch, "soft_probs")[held_M].float() * columns["soft_logps_Mk"]).sum(1)
         out |= {name: column for name, column in columns.items() if name.rpartition("_")[0] in want}
     if "values" in want:
         out["values_M"] = _scalar(model.value_head, "value_head", h_MD)
@@ -178,17 +179,18 @@ def log_probs(
     ids_M: Tensor,
     temperature: float = 1.0,
     with_entropy: bool = False,
+    with_collision: bool = False,
     soft_ids_Mk: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-probabilities of `ids_M` under softmax(h W' / temperature), the entropies (zeros where they were not asked
-    for) and the log-probabilities of `soft_ids_Mk`.
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Log-probabilities of `ids_M` under softmax(h W' / temperature), the entropies and the log-probabilities of a
+    collision (zeros where they were not asked for), and the log-probabilities of `soft_ids_Mk`.
 
     W may be a DTensor whose rows are cut over ranks: all of them call it, with the same arguments."""
     dtype = compute_dtype(h_MD)
     vocabulary, weight_VD = Vocabulary.of(weight_VD)
     if soft_ids_Mk is None:
         soft_ids_Mk = ids_M.new_empty(len(ids_M), 0)
-    given = (ids_M, temperature, with_entropy, soft_ids_Mk, vocabulary)
+    given = (ids_M, temperature, with_entropy, with_collision, soft_ids_Mk, vocabulary)
     return _LogProbs.apply(h_MD.to(dtype), weight_VD, *given)
 
 
@@ -203,13 +205,14 @@ class _LogProbs(torch.autograd.Function):
         ids_M: Tensor,
         temperature: float,
         with_entropy: bool,
+        with_collision: bool,
         soft_ids_Mk: Tensor,
         vocabulary: Vocabulary,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         needs_backward = any(ctx.needs_input_grad)
         ctx.weight_dtype, weight_VD = weight_VD.dtype, weight_VD.to(h_MD.dtype)
         keep = needs_backward and len(h_MD) * vocabulary.size <= KEPT_LOGITS
-        logps_M, entropy_M = (h_MD.new_zeros(len(h_MD), dtype=torch.float32) for _ in range(2))
+        logps_M, entropy_M, collision_M = (h_MD.new_zeros(len(h_MD), dtype=torch.float32) for _ in range(3))
         soft_logps_Mk = h_MD.new_empty(soft_ids_Mk.shape, dtype=torch.float32)
         kept = [_logits(h_MD, weight_VD, temperature)] if keep else []
         for rows in _chunks(h_MD, vocabulary):
@@ -220,16 +223,19 @@ class _LogProbs(torch.autograd.Function):
                 soft_logps_Mk[rows] = vocabulary.pick(log_p, soft_ids_Mk[rows])
             if with_entropy:
                 entropy_M[rows] = vocabulary.sum(-torch.linalg.vecdot(log_p.exp(), log_p))
+            if with_collision:
+                collision_M[rows] = vocabulary.sum((2 * log_p).exp().sum(1)).log()
+        ctx.mark_non_differentiable(collision_M)
         if needs_backward:
             ctx.save_for_backward(h_MD, weight_VD, ids_M, entropy_M, soft_ids_Mk, *kept)
             ctx.temperature, ctx.vocabulary = temperature, vocabulary
             ctx.set_materialize_grads(False)  # None tells that a column was not used, so that it costs nothing
-        return logps_M, entropy_M, soft_logps_Mk
+        return logps_M, entropy_M, collision_M, soft_logps_Mk
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         h_MD, weight_VD, ids_M, entropy_M, soft_ids_Mk, *kept = ctx.saved_tensors
-        grad_logps_M, grad_entropy_M, grad_soft_Mk = grads
+        grad_logps_M, grad_entropy_M, _, grad_soft_Mk = grads
         vocabulary: Vocabulary = ctx.vocabulary
         # Logits that were kept give way to their gradient, of which two products are then made at once.
         in_place = kept if kept and kept[0].dtype == h_MD.dtype else []
@@ -268,7 +274,7 @@ class _LogProbs(torch.autograd.Function):
         if grad_weight_VD is None:
             grad_weight_VD = torch.zeros_like(weight_VD)
         # Every part of the vocabulary pulls at the hidden states: what goes back is the whole pull, on all ranks.
-        return vocabulary.sum(grad_h_MD), grad_weight_VD.to(ctx.weight_dtype), *[None] * 5
+        return vocabulary.sum(grad_h_MD), grad_weight_VD.to(ctx.weight_dtype), *[None] * 6
 
 
 @torch.no_grad()

@@ -29,6 +29,7 @@ from llama3.model.activations import Recompute
 from llama3.model.attention import Attention, KVCache, forest_attention
 from llama3.model.batch import Batch
 from llama3.model.config import ModelConfig
+from llama3.model.embedding_noise import noisy
 from llama3.model.ops import Linear, rms_norm, rotate, swiglu
 from llama3.model.remat import Rematerialisation
 from llama3.model.rows import ForestRows
@@ -140,6 +141,8 @@ class Transformer(nn.Module):
     """What runs in place of each layer in `forward`, if it was compiled."""
     remat: Rematerialisation | None = None
     """Which blocks a forward with gradient keeps nothing of, and computes again; None: every block keeps all."""
+    embedding_noise: float = 0.0
+    """The alpha of NEFTune: a forward with gradient, in training, adds noise to embeddings that stand here whole."""
 
     def __init__(self, config: ModelConfig, *, value_head: bool = False, score_head: bool = False) -> None:
         super().__init__()
@@ -167,6 +170,8 @@ class Transformer(nn.Module):
         """
         rows = self.rows(batch)
         layers = self.layers.keys() if self.chunks is None else self.chunks[chunk]
+        if x_TD is None and self.embedding_noise and self.training and torch.is_grad_enabled():
+            x_TD = noisy(self.embed(rows.tokens_T), batch, self.embedding_noise)
         x_TD = self._run(rows.tokens_T, rows.positions_T, rows.attention, x_TD, layers, self.compiled)
         if self.norm is None or (self.chunks is not None and chunk < len(self.chunks) - 1):
             return x_TD

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -73,10 +73,14 @@ def keys_at(model: type[BaseModel], loc: Sequence[str | int]) -> set[str]:
     for part in loc:
         if isinstance(part, int):
             continue
+        if here is not None and get_origin(here) is dict:  # sections by a name of the user's own
+            here = inner_model(get_args(here)[1])
+            continue
         fields = getattr(here, "model_fields", {})
         if part not in fields:
             return set()
-        here = inner_model(fields[part].annotation)
+        annotation = fields[part].annotation
+        here = annotation if get_origin(annotation) is dict else inner_model(annotation)
     return set(getattr(here, "model_fields", {}))
 
 

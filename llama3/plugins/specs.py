@@ -13,7 +13,7 @@ Stability = Literal["stable", "experimental"]
 API_VERSION = 2
 """Of the protocols in this release; a plugin written for another one is refused by name."""
 Need = Literal["rollouts", "reward", "reference", "value", "score_head", "teacher"]
-Want = Literal["logps", "entropy", "values", "score", "soft", "soft_logps"]
+Want = Literal["logps", "entropy", "collision", "values", "score", "soft", "soft_logps"]
 Material = Literal["documents", "tasks", "score", "judge"]
 GuardStage = Literal["input", "tool_result", "output", "tool_call", "code", "stream"]
 

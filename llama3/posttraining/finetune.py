@@ -150,7 +150,7 @@ class RewardOptions(TrainingOptions):
     def of(cls, config: Config, member: int = 0) -> Self:
         """From the whole config, whose `post_training.reward` is given; `member` as for the others."""
         section = config.post_training.reward or RewardSection()
-        return cls(reward=section.model_copy(update={"members": 1}), **cls.common(config, member))
+        return cls(reward=section.model_copy(update={"members": 1, "updates": 0}), **cls.common(config, member))
 
 
 MEMBER_SEEDS = 1_000_003
@@ -182,7 +182,8 @@ def sft(
 
 @stage(output="checkpoint", every_rank=True)
 def reward(checkpoint: Checkpoint, preferences: Preferences, *, options: RewardOptions, out: StageOutput) -> None:
-    """Train a reward model, from `checkpoint`, on the pairs or rankings of `preferences`."""
+    """Train a reward model, from `checkpoint`, on the pairs or rankings of `preferences`. One that scores already goes
+    on."""
     inputs = {"checkpoint": checkpoint, "preferences": preferences}
     job = Finetuning("reward", inputs, preferences, options.reward.algorithm, options.reward, options, out)
     job.run({"reference": job.reference, "score_head": lambda: None})
@@ -332,6 +333,8 @@ class Finetuning:
         self._refuse_long(examples)
         section, seed, context = self.section, self.options.seed, self.parallel.context
         dataset = Epochs(examples, batch=section.batch, epochs=section.epochs, seed=seed)
+        if isinstance(section, SFTSection) and section.neftune is not None:
+            self.model.module.embedding_noise = section.neftune
         services = build_services(
             self.slot.name,
             self.spec.needs if self.drawing is not None else self.spec.needs - {"rollouts"},

@@ -11,18 +11,18 @@ from typing import Any
 from llama3.artifacts import Artifact, Dialogs, Preferences, StageOutput, stage
 from llama3.tasks.rows import read_rows, write_rows
 
-DIALOGS, PAIRS = "dialogs.jsonl", "preferences.jsonl"
+DIALOGS, PAIRS, PROMPTS = "dialogs.jsonl", "preferences.jsonl", "prompts.jsonl"
 VERIFIED = ("rejection_sampling", "teacher")
 """Sources of answers that a model has drawn and a verifier has passed."""
 
 
 @stage(output="dialogs")
 def earlier(dialogs: Dialogs, before: Dialogs, *, out: StageOutput) -> None:
-    """The rows of `dialogs`, and the verified answers of the round `before` to other prompts."""
+    """The rows of `dialogs`, and the verified answers of the round `before` to other prompts, each once."""
     rows = _rows(dialogs)
     there = {row["id"] for row in rows}
-    kept = [row for row in _rows(before) if row.get("source") in VERIFIED and row["id"] not in there]
-    _write([*rows, *kept], out)
+    kept = {row["id"]: row for row in _rows(before) if row.get("source") in VERIFIED and row["id"] not in there}
+    _write([*rows, *kept.values()], out)
 
 
 @stage(output="dialogs")
@@ -47,10 +47,14 @@ def paced(dialogs: Dialogs, like: Dialogs, *, out: StageOutput) -> None:
 
 @stage(output="preferences")
 def gathered(preferences: Preferences, before: Preferences, *, out: StageOutput) -> None:
-    """The pairs of `preferences` and those of the rounds `before`: what a reward model learns from (paper 4.1.2)."""
-    rows = [row for artifact in (before, preferences) for row in read_rows(artifact.file(PAIRS))]
+    """The pairs of `preferences` and those `before`: what a reward model learns from (paper 4.1.2); with the prompts
+    that they were drawn to, where both have some."""
+    both = (before, preferences)
+    rows = [row for artifact in both for row in read_rows(artifact.file(PAIRS))]
     write_rows(out.path / PAIRS, rows)
     out.metrics["pairs"] = len(rows)
+    if all((artifact.path / PROMPTS).exists() for artifact in both):
+        write_rows(out.path / PROMPTS, [row for artifact in both for row in read_rows(artifact.file(PROMPTS))])
 
 
 def _rows(dialogs: Artifact) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Self
 
 from llama3.artifacts import Checkpoint, Dialogs, StageOutput, stage
@@ -45,6 +46,25 @@ NO_PAIRS = DataError.declare(
 )
 
 
+PART_SEEDS = 2_000_003
+"""Between the seeds of the parts of a round, so that no run of another seed has them too."""
+
+
+@dataclass(frozen=True, slots=True)
+class RoundPart:
+    """A part of the preference stage of a round: its number, from 1, and of how many."""
+
+    number: int
+    of: int
+
+    def suffix(self, round_number: int) -> str:
+        """Ends the names of its artifacts; the last part has those of the whole round."""
+        return f"-{round_number}" if self.number == self.of else f"-{round_number}-part{self.number}"
+
+
+ONLY = RoundPart(1, 1)
+
+
 class PreferencesOptions(SamplingOptions):
     """Sampling; the pairs follow from it. `prompts_only`: the algorithm samples for itself, and no reward model learns
     from pairs."""
@@ -54,17 +74,19 @@ class PreferencesOptions(SamplingOptions):
     """Whether most is asked of the families that `asked` was neither sure nor helpless at."""
 
     @classmethod
-    def of(cls, config: Config, round_number: int) -> Self:
-        """From the whole config. Rounds count from 1; each draws other tasks, and other ones than `reject`."""
+    def of(cls, config: Config, round_number: int, part: RoundPart = ONLY) -> Self:
+        """From the whole config. Rounds count from 1; each draws other tasks, and other ones than `reject`. A part of
+        a round draws its share of them."""
+        asked = config.post_training.prefer.prompts
         algorithm = discover().spec("algorithms", config.post_training.algorithm.name)
         samples_itself = isinstance(algorithm, AlgorithmSpec) and "rollouts" in algorithm.needs
         return cls(
             prompts_only=samples_itself and config.post_training.reward is None,
             rising=config.post_training.reject.rising,
-            **cls.fields_of(config.post_training.prefer),
+            **cls.fields_of(config.post_training.prefer) | {"prompts": max(1, asked // part.of)},
             rewards=tuple(config.post_training.rewards),
             files=named_files(config.post_training.rewards),
-            seed=config.run.seed * 1000 + 2 * round_number + 1,
+            seed=config.run.seed * 1000 + 2 * round_number + 1 + PART_SEEDS * (part.number - 1),
             device=str(device_of(config.run.device)),
             precision=config.post_training.prefer.sampling_precision,
             policy=policy_of_rollouts(config),

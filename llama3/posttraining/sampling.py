@@ -13,7 +13,8 @@ from pydantic import BaseModel, ConfigDict
 
 from llama3.artifacts import Artifact, StageOutput
 from llama3.config.precision import AutoPrecision
-from llama3.config.schema import PreferSection, RejectSection
+from llama3.config.reject import RejectSection
+from llama3.config.schema import PreferSection
 from llama3.config.slot_types import GuardPolicy, RewardSlot, Slot
 from llama3.errors import CheckpointError, DataError
 from llama3.foreign import Fields, UnusableFile, read_json

@@ -27,11 +27,37 @@ NO_SOURCE = ConfigError.declare(
 )
 ROUND_SOURCES = ("demonstration", "rehearsal", "rejection_sampling", "teacher")
 """What the dialogs of a round can be, before those about safety join them (llama3.posttraining)."""
+NOT_RETUNED = ConfigError.declare(
+    "L3-PST-201", "no mix would be re-tuned", why="{why}", fix="take post_training.retune out{instead}"
+)
+NO_LABELS = ConfigError.declare(
+    "L3-PST-202",
+    "nobody tells the {column} of a dialog",
+    why="post_training.quality names no labeller",
+    fix="add `post_training: {{quality: {{labeller: {{model: PATH}}}}}}`, or leave it out",
+)
+
+
+def retune_problems(config: Config) -> Iterator[Problem]:
+    """A mix that no round follows, and columns that nobody fills. Torch-free."""
+    post, where = config.post_training, "post_training.retune"
+    if post.retune is None:
+        return
+    if post.data is not None:
+        yield NOT_RETUNED.problem(where, why="what is learnt is post_training.data", instead="")
+    elif post.rounds < 2:
+        instead = ", or set post_training.rounds above 1"
+        yield NOT_RETUNED.problem(where, why="no round has one before it", instead=instead)
+    if post.quality is None or post.quality.labeller is None:
+        for place, column in enumerate(post.retune.by):
+            if column != "family":
+                yield NO_LABELS.problem(f"{where}.by.{place}", column=column)
 
 
 def quality_problems(config: Config) -> Iterator[Problem]:
     """A labeller, an encoder or sources that are not there, and a section that has no dialogs to choose from.
     Torch-free."""
+    yield from retune_problems(config)
     section, where = config.post_training.quality, "post_training.quality"
     if section is None:
         return

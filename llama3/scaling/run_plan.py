@@ -84,14 +84,15 @@ class RunPlan:
     local_ranks: int
 
     @classmethod
-    def of(cls, loaded: Loaded, environ: Mapping[str, str] = os.environ) -> RunPlan:
-        """Raises what is wrong with the model or a strategy."""
+    def of(cls, loaded: Loaded, environ: Mapping[str, str] = os.environ, model: ModelConfig | None = None) -> RunPlan:
+        """`model` is the shape where the config does not tell it, of a size that is cut out of another. Raises what is
+        wrong with the model or a strategy."""
         config = loaded.config
         section = config.model
-        if section.path is None:
-            model = ModelConfig.from_section(section, config.tokenizer.vocab_size)
-        else:
-            model = open_weights(section.path).config
+        if model is None:
+            new = section.path is None
+            size = config.tokenizer.vocab_size
+            model = ModelConfig.from_section(section, size) if new else open_weights(section.path).config
         world = _whole(environ, "WORLD_SIZE") or Dims(**config.parallelism.sizes(1)).world
         dims = Dims(**config.parallelism.sizes(world))
         device = device_of(config.run.device)
@@ -418,7 +419,7 @@ def lines(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         by = "by a probe" if seconds["measured_by"] == "probe" else f"by {seconds['measured_by']}"
         told = f"{seconds['measured']:.3g} s measured {by}, the prediction is {seconds['error']:+.0%} off"
     yield "a step takes", f"{seconds['predicted']:.3g} s predicted, {told}"
-    yield "training", f"{report['steps']:,} steps, {report['tokens']:,} tokens, {_duration(seconds['training'])}"
+    yield "training", f"{report['steps']:,} steps, {report['tokens']:,} tokens, {duration(seconds['training'])}"
 
 
 PHASE_HEAD = ("PHASE", "STEPS", "TOKENS", "ROWS", "SEQ LEN", "TOKENS/STEP", "LEARNING RATE", "MIX")
@@ -441,7 +442,8 @@ def phase_rows(report: Mapping[str, Any]) -> Iterator[list[str]]:
         ]
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """For people."""
     for unit, one in (("days", 86400), ("hours", 3600), ("minutes", 60)):
         if seconds >= 2 * one:
             return f"{seconds / one:,.1f} {unit}"

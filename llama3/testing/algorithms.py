@@ -67,12 +67,13 @@ class AlgorithmConformance(Conformance):
 
     def test_gradient_is_that_of_the_loss(self) -> None:
         """By finite differences. Where answers are sampled, what a loss detaches is the policy that drew them: it stays
-        as it was, while the policy that learns moves."""
+        as it was, while the policy that learns moves. So do weights that are made of what has no gradient."""
         algorithm, batch, scored = self._scored()
         batch = _as_double(batch)
         names = [name for name, value in vars(scored).items() if value is not None]
         values = [getattr(scored, name).detach().double().requires_grad_() for name in names]
-        frozen = _Detached() if "rollouts" in self._spec().needs else contextlib.nullcontext()
+        weighs = "rollouts" in self._spec().needs or "collision" in self._want()
+        frozen = _Detached() if weighs else contextlib.nullcontext()
 
         def loss(*inputs: Tensor) -> Tensor:
             with frozen:

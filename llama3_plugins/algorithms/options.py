@@ -84,6 +84,16 @@ class DPOOptions(PreferenceOptions):
     """Pairs are given; the defaults are the paper's (4.1.4)."""
 
 
+class WPOOptions(PreferenceOptions):
+    """As `dpo`; pairs have weights of their own, so that no loss may compare pairs with each other."""
+
+    @model_validator(mode="after")
+    def _each_pair_alone(self) -> Self:
+        if paired := sorted(BATCH_WIDE & self.loss.keys()):
+            raise ValueError(f"{', '.join(paired)} compares pairs with each other, which have no weights then")
+        return self
+
+
 class OnlineDPOOptions(PreferenceOptions):
     """Pairs are made from the policy's own answers; TRL draws two."""
 
@@ -198,10 +208,20 @@ class PPOOptions(BaseModel):
     whiten_rewards: bool = Field(False, description="scale the rewards of a step to unit variance")
     reward_clip: float | None = Field(None, gt=0, description="rewards of answers are kept within +- this; none: any")
     missing_eos_penalty: float = Field(0.0, ge=0, description="taken from the reward of an answer that does not end")
+    score_at: Literal["end", "after_end"] = Field(
+        "end",
+        description="where the reward of an answer stands: on its end token, or on the state after it (TRL's post_eos)",
+    )
 
     @property
     def clips(self) -> Clips:
         return Clips(self.clip, self.clip, self.dual_clip)
+
+    @model_validator(mode="after")
+    def _one_update_of_all_steps(self) -> Self:
+        if self.score_at == "after_end" and self.minibatches > 1:
+            raise ValueError("score_at: after_end takes means over the whole step: minibatches is 1")
+        return self
 
 
 class ReinforcePPOptions(BaseModel):

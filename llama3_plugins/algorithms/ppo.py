@@ -22,6 +22,7 @@ from llama3.algorithms import (
     last_M,
     whiten,
 )
+from llama3_plugins.algorithms.after_end import said, with_step_after_end
 from llama3_plugins.algorithms.clipping import clipped_policy
 from llama3_plugins.algorithms.options import PPOOptions
 
@@ -39,6 +40,9 @@ class PPO(Algorithm):
     and old policy are all those of the distribution that was sampled from, at its temperature (sample with top_p 1:
     a truncated distribution is another one).
 
+    With `score_at: after_end` an answer that ends has one step more, the state after its end token: the reward stands
+    there, and its value is learnt (as in TRL, where it is the first padding token).
+
     Needs prompts, rollouts, a reward, a reference and a value head on the policy's trunk, which starts at zero.
     Legend: M targets (answer tokens), S segments, R trees (prompts).
     """
@@ -49,20 +53,27 @@ class PPO(Algorithm):
         self.kl_coef = options.kl_coef
 
     def prepare(self, batch: Batch, services: Services) -> Batch:
+        if self.options.score_at == "after_end":
+            batch = with_step_after_end(batch, services.sampling.max_tokens)
+        said_M = said(batch)
         old_logps_M, values_M = services.policy.logps(batch), services.value.values(batch)
-        kl_M = kl_estimate(old_logps_M, services.reference.logps(batch), self.options.kl_estimator)
+        kl_M = kl_estimate(old_logps_M, services.reference.logps(batch), self.options.kl_estimator) * said_M
         scores_S = self._scores(batch)
         rewards_M = -self.kl_coef * kl_M + scores_S[batch.segment_M] * last_M(batch)
         if self.options.whiten_rewards:
             rewards_M = whiten(rewards_M, services.stats, shift_mean=False)
         advantages_M = gae(rewards_M, values_M, batch, self.options.gamma, self.options.lam)
+        white_M = whiten(advantages_M[said_M], services.stats)
+        steps, tokens = services.stats.sum(torch.tensor([len(said_M), len(white_M)], device=kl_M.device)).tolist()
         columns = {
             "old_logps": old_logps_M,
             "old_values": values_M,
             "returns": advantages_M + values_M,
-            "advantages": whiten(advantages_M, services.stats),
+            "advantages": torch.zeros_like(advantages_M).masked_scatter(said_M, white_M),
+            # The policy's means are over tokens, those of values over all steps.
+            "policy_share": said_M * (steps / max(tokens, 1)),
         }
-        objective = self._objective(batch, kl_M, old_logps_M, scores_S, services.stats)
+        objective = self._objective(batch, kl_M, old_logps_M * said_M, scores_S, services.stats)
         return batch.with_(per_target=columns, per_tree=objective)
 
     def loss(self, scored: Scored, batch: Batch) -> dict[str, Term]:
@@ -72,7 +83,7 @@ class PPO(Algorithm):
             (scored.values_M - returns_M) ** 2, (self._near_old(scored, batch) - returns_M) ** 2
         )
         return {
-            "policy": Term(policy_M.sum(), per="target"),
+            "policy": Term((policy_M * batch.per_target["policy_share"]).sum(), per="target"),
             "value": Term(value_M.sum(), per="target", weight=self.options.vf_coef),
         }
 
@@ -91,9 +102,11 @@ class PPO(Algorithm):
             "val/ratio": ratio_M,
         }
         of_step = {name: column_R for name, column_R in batch.per_tree.items() if name.startswith("objective/")}
+        share_M = batch.per_target["policy_share"]
+        of_policy = {name: column_M * share_M for name, column_M in per_token.items() if name != "val/clipfrac_avg"}
         return {
             **{name: Term(column_R.sum(), per="tree") for name, column_R in of_step.items()},
-            **{name: Term(column_M.sum(), per="target") for name, column_M in per_token.items()},
+            **{name: Term(column_M.sum(), per="target") for name, column_M in (per_token | of_policy).items()},
         }
 
     def state_dict(self) -> dict[str, Any]:

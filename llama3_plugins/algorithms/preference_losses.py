@@ -193,13 +193,17 @@ class PreferenceAlgorithm(Algorithm):
         return batch.with_(per_tree=partners(pairs, self.options, services.stats))
 
     def loss(self, scored: Scored, batch: Batch) -> dict[str, Term]:
-        pairs = self._pairs(scored.logps_M, batch)
+        pairs, of_pair = self._pairs(scored.logps_M, batch), self.pair_weight(scored, batch)
         terms: dict[str, Term] = {
-            name: Term(LOSSES[name](pairs, self.options).sum(), per="tree", weight=weight)
+            name: Term((of_pair * LOSSES[name](pairs, self.options)).sum(), per="tree", weight=weight)
             for name, weight in self.options.loss.items()
         }
         nll = -(scored.logps_M * batch.per_target["nll_share"]).sum()
         return {**terms, "nll": Term(nll, per="tree", weight=self.options.nll_weight)}
+
+    def pair_weight(self, scored: Scored, batch: Batch) -> Tensor | float:
+        """What the losses of each pair count (R,), but the NLL term."""
+        return 1.0
 
     def metrics(self, scored: Scored, batch: Batch) -> dict[str, Term]:
         """TRL's names, whatever the loss; a tie counts as wrong, so step 0 reads 0 accuracy."""
@@ -218,7 +222,7 @@ class PreferenceAlgorithm(Algorithm):
         weight_M, chosen, rejected = batch.per_target["weight"], batch.child(0), batch.child(1)
         logps_S = batch.sum_by_segment(logps_M * weight_M)
         ref_logps_S = batch.sum_by_segment(batch.per_target["ref_logps"] * weight_M)
-        tokens_S = batch.sum_by_segment(self._counts(batch)).clamp(min=1)
+        tokens_S = batch.sum_by_segment(self.counts(batch)).clamp(min=1)
         return Pairs(
             chosen=logps_S[chosen],
             rejected=logps_S[rejected],
@@ -229,13 +233,13 @@ class PreferenceAlgorithm(Algorithm):
             partners={name: x_R for name, x_R in batch.per_tree.items() if name.startswith("aot_")},
         )
 
-    def _counts(self, batch: Batch) -> Tensor:
+    def counts(self, batch: Batch) -> Tensor:
         """1 for each target that counts in the preference losses, else 0."""
         is_format_M = batch.per_target["is_format"]
         return (~is_format_M if self.options.mask_format else torch.ones_like(is_format_M)).float()
 
     def _weight(self, batch: Batch) -> Tensor:
-        counts_M = self._counts(batch)
+        counts_M = self.counts(batch)
         if self.options.ld_alpha is None:
             return counts_M
         tokens_S = batch.sum_by_segment(counts_M)

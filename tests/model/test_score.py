@@ -11,7 +11,7 @@ from llama3.model.score import log_probs, score, top
 from llama3.model.transformer import Transformer
 
 CONFIG = ModelConfig(32, 2, 4, 2, 48, 61)
-EVERYTHING = frozenset({"logps", "entropy", "values", "score", "soft", "soft_logps"})
+EVERYTHING = frozenset({"logps", "entropy", "collision", "values", "score", "soft", "soft_logps"})
 
 
 def forest() -> Batch:
@@ -48,6 +48,10 @@ def test_log_probs_and_gradients_equal_plain_torch(chunk, kept, temperature, mon
     ]
     for got, expected in zip(*gradients, strict=True):
         torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)
+
+    collision_M = log_probs(h_MD, weight_VD, ids_M, temperature, with_collision=True)[2]
+    torch.testing.assert_close(collision_M, torch.logsumexp(2 * log_p, -1), atol=1e-5, rtol=1e-5)
+    assert not collision_M.requires_grad
 
     only = log_probs(h_MD, weight_VD, ids_M, temperature)[0]
     got = torch.autograd.grad((only * a_M).sum(), [h_MD, weight_VD])
@@ -140,7 +144,7 @@ def test_no_logits_are_kept_for_a_large_vocabulary(monkeypatch) -> None:
     h_MD, weight_VD = torch.randn(64, 4).requires_grad_(), torch.randn(5000, 4).requires_grad_()
     soft_ids_Mk = torch.zeros(64, 3, dtype=torch.int64)
     with torch.autograd.graph.saved_tensors_hooks(seen, lambda x: x):
-        log_probs(h_MD, weight_VD, torch.zeros(64, dtype=torch.int64), soft_ids_Mk=soft_ids_Mk)[2].sum().backward()
+        log_probs(h_MD, weight_VD, torch.zeros(64, dtype=torch.int64), soft_ids_Mk=soft_ids_Mk)[3].sum().backward()
     assert max(sizes) == weight_VD.numel() < 64 * 5000
 
 

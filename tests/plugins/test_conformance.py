@@ -86,6 +86,11 @@ class TestPPO(AlgorithmConformance):
     plugin = "ppo"
 
 
+class TestPPOWithTheScoreAfterTheEnd(AlgorithmConformance):
+    plugin = "ppo"
+    options: ClassVar = {"score_at": "after_end"}
+
+
 class TestRLOO(AlgorithmConformance):
     plugin = "rloo"
     options: ClassVar = {"samples": 4, "minibatches": 2}
@@ -103,6 +108,10 @@ class TestOnlineDPO(AlgorithmConformance):
 
 class TestKTO(AlgorithmConformance):
     plugin = "kto"
+
+
+class TestWPO(AlgorithmConformance):
+    plugin = "wpo"
 
 
 class TestDialogs(DataKindConformance):

@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trl_oracle import CONFIG, hf_model, means, padded, prepared, random_span, total, trl_trainer
 
-from llama3.model.batch import Batch
+from llama3.model.batch import Batch, Segment, Tree
 from llama3.model.build import init_weights
+from llama3.model.embedding_noise import sequence_lengths
 from llama3.model.score import Scored, score
 from llama3.model.transformer import Transformer
 from llama3.posttraining.examples import AnswerTokens, DialogExample
@@ -101,6 +102,43 @@ def test_dft_weighs_tokens_as_trl_does(model, tmp_path):
     loss.backward()
     assert loss.item() == pytest.approx(expected.item(), abs=1e-6)
     torch.testing.assert_close(model.lm_head.weight.grad, theirs.lm_head.weight.grad, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("alpha", [5.0, 40.0])
+def test_noise_on_embeddings_is_that_of_transformers(model, tmp_path, alpha, monkeypatch):
+    """Of a sequence alone, which has no padding: from the same seed the same loss and gradient, in training only."""
+    from transformers.integrations.neftune import activate_neftune
+
+    # So long that all its tokens are computed: the last one, which nothing reads, is left out of short ones.
+    ids = np.random.default_rng(11).integers(1, CONFIG.vocab_size, 60)
+    example = DialogExample(ids[:10], AnswerTokens(ids[10:], np.zeros(50, bool)))
+    inputs = padded([(example.prompt, example.answer)])
+    del inputs["completion_mask"]
+    theirs = hf_model(model, tmp_path)
+    activate_neftune(theirs, alpha)
+    batch, sft = Dialogs().collate([example]), SFT(SFTOptions())
+    silent = loss_of(sft, model, batch).item()
+    monkeypatch.setattr(model, "embedding_noise", alpha)
+    assert loss_of(sft, model.eval(), batch).item() == silent
+    model.train().zero_grad()
+    theirs.train()
+    losses = []
+    for one in (lambda: loss_of(sft, model, batch), lambda: theirs(**inputs).loss):
+        torch.manual_seed(12)
+        losses.append(one())
+        losses[-1].backward()
+    assert losses[0].item() == pytest.approx(losses[1].item(), abs=1e-5)
+    assert abs(losses[0].item() - silent) > 1e-3
+    torch.testing.assert_close(model.lm_head.weight.grad, theirs.lm_head.weight.grad, atol=1e-6, rtol=1e-4)
+    with torch.no_grad():
+        assert loss_of(sft, model, batch).item() == silent, "a reference has none"
+    model.zero_grad()
+
+
+def test_noise_is_by_the_longest_sequence_that_a_token_stands_in():
+    tree = Tree([Segment([1, 2]), Segment([3], 0, True), Segment([4, 5, 6], 0, True), Segment([7], 2, True)])
+    forest = Batch.of_trees([tree, Tree([Segment([8, 9])])])
+    assert sequence_lengths(forest).tolist() == [6, 6, 3, 6, 6, 6, 6, 2, 2]
 
 
 def test_a_whole_dpo_step_equals_trl(model, reference, tmp_path):

@@ -71,6 +71,8 @@ CASES = {
     "answers of many lengths": case_of(1, [3, 7, 1, 5], 7, "end"),
     "k3": case_of(2, [4, 2, 6], 6, "end", kl_estimator="k3", kl_coef=0.3),
     "whitened rewards": case_of(3, [4, 2, 6], 6, "end", whiten_rewards=True),
+    "after the end": case_of(5, [3, 7, 1, 7], 7, "post_eos"),
+    "whitened after the end": case_of(6, [2, 4, 5], 5, "post_eos", whiten_rewards=True, gamma=0.95),
     "discounted": case_of(4, [5, 5], 5, "post_eos", gamma=0.9, lam=0.5, cliprange=0.1, cliprange_value=0.05, vf_coef=1),
 }
 
@@ -85,14 +87,21 @@ def trl():
     return dict(zip(CASES, json.loads(done.stdout), strict=True))
 
 
+def steps_of(case) -> list[int]:
+    """Of each answer, with the one after its end that TRL has where the row is longer."""
+    after = case["score_at"] == "post_eos"
+    return [min(length + after, len(case["logprobs"][0])) for length in case["lengths"]]
+
+
 def packed(rows, lengths) -> torch.Tensor:
     return torch.tensor([x for row, length in zip(rows, lengths, strict=True) for x in row[:length]])
 
 
 def services_of(case):
     """Services that answer with the case's numbers."""
-    column = {name: packed(case[name], case["lengths"]) for name in ROWS}
+    column = {name: packed(case[name], steps_of(case)) for name in ROWS}
     return SimpleNamespace(
+        sampling=SimpleNamespace(max_tokens=len(case["logprobs"][0])),
         policy=SimpleNamespace(logps=lambda b: column["logprobs"]),
         reference=SimpleNamespace(logps=lambda b: column["ref_logprobs"]),
         value=SimpleNamespace(values=lambda b: column["values"]),
@@ -103,8 +112,9 @@ def services_of(case):
 @pytest.mark.parametrize("name", CASES)
 def test_ppo_equals_trl(trl, name):
     case, expected = CASES[name], trl[name]
-    args, lengths = case["args"], case["lengths"]
-    options = {"clip": args["cliprange"], "clip_value": args["cliprange_value"]}
+    args, lengths, said = case["args"], steps_of(case), case["lengths"]
+    options = {"score_at": "after_end" if case["score_at"] == "post_eos" else "end"}
+    options |= {"clip": args["cliprange"], "clip_value": args["cliprange_value"]}
     options |= {name: args[name] for name in ("kl_coef", "kl_estimator", "whiten_rewards", "gamma", "lam", "vf_coef")}
     ppo = PPO(PPOOptions(**options))
     batch = ppo.prepare(batch_of(case), services_of(case))
@@ -123,11 +133,12 @@ def test_ppo_equals_trl(trl, name):
     )
     for ours, theirs in zip((logps_M.grad, values_M.grad), expected["grads"], strict=True):
         torch.testing.assert_close(ours, packed(theirs, lengths), atol=1e-5, rtol=0)
+    assert len(logps_M) == sum(lengths), "a step more where an answer ends before its row"
     metrics = means(ppo.metrics(scored, batch), counts)
     assert metrics["policy/clipfrac_avg"] == pytest.approx(expected["clipfrac"], abs=1e-6)
     assert metrics["val/clipfrac_avg"] == pytest.approx(expected["value_clipfrac"], abs=1e-6)
     assert 0 < expected["clipfrac"] < 1, "the case clips nothing"
-    kl = np.mean([sum(row[:length]) for row, length in zip(expected["kl"], lengths, strict=True)])
+    kl = np.mean([sum(row[:length]) for row, length in zip(expected["kl"], said, strict=True)])
     assert metrics["objective/kl"] == pytest.approx(kl, abs=1e-5)
 
 

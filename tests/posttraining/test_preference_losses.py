@@ -13,8 +13,9 @@ from trl_oracle import GOLDEN, means, packed, pair_examples, prepared, total, tr
 from llama3.model.score import Scored
 from llama3.training.microbatch import count_units
 from llama3_plugins.algorithms.dpo import DPO
-from llama3_plugins.algorithms.options import DPOOptions
+from llama3_plugins.algorithms.options import DPOOptions, WPOOptions
 from llama3_plugins.algorithms.preference_losses import LOSSES
+from llama3_plugins.algorithms.wpo import WPO
 
 PLAIN = {"nll_weight": 0.0, "mask_format": False}
 """TRL has neither in its losses."""
@@ -129,6 +130,34 @@ def test_simpo_equals_trl():
     mean = lambda rows: torch.tensor([np.mean(row) for row in rows])
     losses, *_ = CPOTrainer.cpo_loss(trainer, mean(pairs[0]), mean(pairs[1]))
     assert loss == pytest.approx(losses.mean().item(), abs=1e-5)
+
+
+@pytest.mark.parametrize("loss", ["sigmoid", "ipo", "apo_zero"])
+def test_pairs_are_weighed_as_trl_weighs_them(loss):
+    pairs = random_pairs(8)
+    collisions = [[[x / 9 for x in row] for row in rows] for rows in (pairs[0], pairs[1])]
+    expected, grads, _ = trl_loss([loss], [1.0], pairs, collisions, use_weighting=True)
+    wpo = WPO(WPOOptions(**PLAIN, loss=loss))
+    logps_M, ref_M = packed(*pairs[:2]).requires_grad_(), packed(*pairs[2:])
+    batch = prepared(wpo, pair_examples(pairs), lambda _: ref_M)
+    scored = Scored(logps_M=logps_M, collision_M=packed(*collisions))
+    found = total(wpo.loss(scored, batch), count_units(batch))
+    found.backward()
+    assert found.item() == pytest.approx(expected, rel=1e-5)
+    order = torch.cat([grads[k] for pair in range(6) for k in (pair, pair + 6)])
+    torch.testing.assert_close(logps_M.grad, order, atol=1e-6, rtol=1e-5)
+    assert 0 < means(wpo.metrics(scored, batch), count_units(batch))["pair_weight"] < 1
+
+
+def test_what_the_policy_is_certain_of_has_a_weight_of_one():
+    """And then it is dpo."""
+    pairs = random_pairs(10)
+    wpo, logps_M, ref_M = WPO(WPOOptions(**PLAIN)), packed(*pairs[:2]), packed(*pairs[2:])
+    batch = prepared(wpo, pair_examples(pairs), lambda _: ref_M)
+    loss = total(wpo.loss(Scored(logps_M=logps_M, collision_M=logps_M), batch), count_units(batch)).item()
+    assert loss == pytest.approx(our_loss({}, pairs)[0])
+    with pytest.raises(ValidationError, match="aot compares pairs with each other"):
+        WPOOptions(loss="aot")
 
 
 def test_the_nll_term_is_a_mean_over_answers_by_default():

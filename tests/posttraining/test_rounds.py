@@ -10,7 +10,8 @@ from tiny import put, put_checkpoint, tiny_model
 
 from llama3.annotating.items import pairs_of_run
 from llama3.checkpoints.load import load_model
-from llama3.config.schema import Config, PreferSection, RejectSection, SFTSection
+from llama3.config.reject import RejectSection
+from llama3.config.schema import Config, PreferSection, SFTSection
 from llama3.config.slot_types import Slot
 from llama3.errors import CheckpointError, ConfigError, DataError
 from llama3.plugins import AlgorithmSpec

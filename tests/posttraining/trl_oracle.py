@@ -86,8 +86,9 @@ def trl_trainer(model, **changes) -> SimpleNamespace:
     return SimpleNamespace(model=model, **(settings | changes))
 
 
-def trl_loss(loss_types, weights, pairs=GOLDEN, **settings) -> tuple[float, list[torch.Tensor], dict]:
-    """TRL's own function, unbound, on given log-probs: loss, their gradients (by row), metrics."""
+def trl_loss(loss_types, weights, pairs=GOLDEN, collisions=None, **settings) -> tuple[float, list[torch.Tensor], dict]:
+    """TRL's own function, unbound, on given log-probs: loss, their gradients (by row), metrics. `collisions` of the
+    chosen and of the rejected answers are log sum_v p_v^2 at each token."""
     from trl import DPOTrainer
     from trl.trainer.utils import FusedCausalLMOutput
 
@@ -98,8 +99,9 @@ def trl_loss(loss_types, weights, pairs=GOLDEN, **settings) -> tuple[float, list
     logps, ref_logps = pad(rows).requires_grad_(), pad(ref_rows)
     mask = torch.tensor([[0, *[1] * len(row), *[0] * (width - len(row))] for row in rows])
     zeros = torch.zeros_like(ref_logps)
+    squares = zeros if collisions is None else pad([*collisions[0], *collisions[1]])
     output = lambda log_probs: FusedCausalLMOutput(
-        log_probs=log_probs, entropy=zeros, log_sum_sq_probs=zeros, mean_logits=zeros, is_top1=zeros.bool()
+        log_probs=log_probs, entropy=zeros, log_sum_sq_probs=squares, mean_logits=zeros, is_top1=zeros.bool()
     )
     module = torch.nn.Module()
     module.is_gradient_checkpointing = False
