@@ -30,7 +30,9 @@ def done(tmp_path_factory):
         write_text(Path("notes"))
         texts = [path.read_text() for path in sorted(Path("notes").iterdir())]
         write_model("my-model", Tokenizer.train(texts, 400, 16), max_seq_len=512)
-        yield PAGE.follow()
+        followed = PAGE.follow()
+        PAGE.names["page"] = Path("runs/skills/report.html").read_text()
+        yield followed
         PAGE.names["server"].shutdown()
         PAGE.names["server"].server_close()
 
@@ -38,6 +40,10 @@ def done(tmp_path_factory):
 @PAGE.cases()
 def test_a_command_does_what_the_page_shows(done, number):
     done[number].check()
+
+
+def test_the_report_tells_what_was_made(done):
+    assert "What capability recipes made" in PAGE.names["page"]
 
 
 def test_the_tables_are_up_to_date():

@@ -107,11 +107,6 @@ def config_of(home: Path, folder: Path, capabilities: Sequence[Any], **post: Any
     return place
 
 
-def rows_of(run: Path, key: str, name: str = "dialogs") -> list[dict[str, Any]]:
-    """The rows of an artifact of a run."""
-    return [json.loads(line) for line in (run / "artifacts" / key / f"{name}.jsonl").read_text().splitlines()]
-
-
 def practise(place: Path) -> tuple[dict[str, Any], str]:
     """What the recipes of a config make in the first round, without the training around them, and what was told."""
     told = StringIO()

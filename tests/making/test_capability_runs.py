@@ -1,16 +1,16 @@
-"""Capability recipes as steps of a run: what joins a round, what is told, refused, resumed."""
+"""Capability recipes in a round, without the training around them: what is told, refused, resumed. A whole run is
+followed in tests/test_capabilities_docs.py."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import sys
 import time
 
 import pytest
-from skilled import config_of, practise, rows_of, served
+from skilled import config_of, practise, served
 
 from llama3.cli import main
 from llama3.errors import DataError, LlamaError, PluginError
@@ -35,30 +35,6 @@ def even(dialog) -> str:
         return "no" if number % 10 == 3 else "It is sound.\nyes"
     is_even = (number % 2 == 0) != (number % 10 == 7)
     return f"{number} ends in {number % 10}.\nAnswer: {'yes' if is_even else 'no'}"
-
-
-def last_digit(row) -> str:
-    return row["messages"][0]["content"].split()[1][-1]
-
-
-def test_what_is_verified_joins_the_round_and_is_told(home, tmp_path, capsys):
-    with served(even) as server:
-        place = config_of(home, tmp_path, [{"name": "math_steps", "prompts": 30, "model": server.url}])
-        assert exit_code("run", place) == 0, capsys.readouterr().err
-        kept = rows_of(tmp_path / "s", "capability-math_steps-1")
-        everything = rows_of(tmp_path / "s", "capability-math_steps-1", "made")
-        told = json.loads((tmp_path / "s" / "report.json").read_text())["capabilities"]["capability-math_steps-1"]
-        assert set(map(last_digit, kept)).isdisjoint("37")
-        reasons = {last_digit(row): row["reason"] for row in everything}
-        assert (reasons["3"], reasons["7"]) == ("a_step_is_wrong", "wrong_result")
-        assert told["made"] == 30
-        assert len(kept) == told["kept"] == told["proved"]["verified"]
-        learnt = rows_of(tmp_path / "s", "skills-1")
-        assert [row for row in learnt if row["source"] == "math_steps"] == kept
-        assert "capability-math_steps-1" in (tmp_path / "s" / "report.html").read_text()
-        asked = len(server.seen)
-        assert exit_code("run", place) == 0
-        assert len(server.seen) == asked + 1, "only the word that is asked before work"
 
 
 # Without the training around them -------------------------------------------------------------------------------------

@@ -1,4 +1,5 @@
-"""Steps that a recipe compared train the run's reward model, which then scores the steps of other chains."""
+"""Pairs of recipes join those of a round; steps that one compared train the run's reward model, which then scores the
+steps of other chains."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from tiny import put, put_checkpoint, tiny_model
 
 from llama3.artifacts import StageOutput
 from llama3.config.schema import RewardSection
-from llama3.making.joining import with_steps
+from llama3.making.joining import with_made_pairs, with_steps
 from llama3.making.workshop import Workshop
 from llama3.posttraining.finetune import RewardOptions, reward
 from llama3.posttraining.sampling import build_reward
@@ -23,6 +24,25 @@ def chain(number: int, length: int, slip: int | None) -> str:
 
 def asked(number: int) -> list[dict[str, str]]:
     return [{"role": "user", "content": f"What is {number} + {number + 7}?"}]
+
+
+def test_pairs_join_where_there_are_pairs(run):
+    """Of an algorithm that draws its own answers there are prompts only: these stay as they are."""
+    pair = {"id": "p", "messages": asked(1), "chosen": "9", "rejected": "8"}
+    own = {**pair, "id": "own"}
+
+    def with_pairs(folder) -> None:
+        write_rows(folder / "preferences.jsonl", [pair])
+        write_rows(folder / "prompts.jsonl", [{"id": "t"}])
+
+    recipe = put(run, "dialogs", "recipe", lambda folder: write_rows(folder / "preferences.jsonl", [own]))
+    both = put(run, "preferences", "both", with_pairs)
+    prompts = put(run, "preferences", "prompts", lambda folder: write_rows(folder / "prompts.jsonl", [{"id": "t"}]))
+    joined = run.execute(with_made_pairs, {"preferences": both, "math_steps": recipe})
+    assert list(read_rows(joined.file("preferences.jsonl"))) == [pair, own]
+    assert list(read_rows(joined.file("prompts.jsonl"))) == [{"id": "t"}]
+    alone = run.execute(with_made_pairs, {"preferences": prompts, "math_steps": recipe})
+    assert sorted(path.name for path in alone.path.glob("*.jsonl")) == ["prompts.jsonl"]
 
 
 @pytest.mark.slow
