@@ -72,7 +72,10 @@ class CapabilitySlot(Slot):
 
     prompts: int = Field(100, ge=1, description="dialogs that are tried in each round, at most")
     share: float | None = Field(
-        None, gt=0, lt=1, description="its share of all dialogs of a round, at most; default: all that are kept"
+        None,
+        gt=0,
+        lt=1,
+        description="its share of all dialogs of a round, at most; default: the recipe's own, else all that are kept",
     )
     model: str | None = Field(
         None, description="who makes the dialogs: a model's path or a server's address; default: the round's model"

@@ -14,9 +14,9 @@ MORE = (
         share=0.001,
     ),
     CapabilitySpec(
-        name="multilingual",
-        factory=f"{HERE}.multilingual:Multilingual",
-        options=f"{HERE}.options_more:MultilingualOptions",
+        name="multilinguality",
+        factory=f"{HERE}.multilinguality:Multilinguality",
+        options=f"{HERE}.options_more:MultilingualityOptions",
         summary="questions and translated tasks, answered in the language and the script of the prompt",
         last_differs=True,
     ),
@@ -27,9 +27,9 @@ MORE = (
         summary="rules of a system prompt that hold in every turn of a dialog",
     ),
     CapabilitySpec(
-        name="tools",
-        factory=f"{HERE}.tools:Tools",
-        options=f"{HERE}.options_more:ToolsOptions",
+        name="tool_use",
+        factory=f"{HERE}.tool_use:ToolUse",
+        options=f"{HERE}.options_more:ToolUseOptions",
         summary="calls that ran in the sandbox and led to the right answer, and questions that need none",
     ),
 )

@@ -17,7 +17,7 @@ Asking = Literal["questions", "reasoning"]
 RuleKind = Literal["length", "format", "tone", "persona"]
 
 
-class ToolsOptions(RecipeOptions):
+class ToolUseOptions(RecipeOptions):
     """Which questions are asked, and how long a model may work on one."""
 
     kinds: list[ToolKind] = Field(
@@ -55,7 +55,7 @@ class LongContextOptions(RecipeOptions):
         return buckets
 
 
-class MultilingualOptions(RecipeOptions):
+class MultilingualityOptions(RecipeOptions):
     """Which languages, and what is asked in them."""
 
     languages: list[Language] = Field(

@@ -17,10 +17,13 @@ def call(name: str, **parameters: object) -> str:
 
 
 class ToolUser:
-    """Calls tools. `planted`: by patterns of questions what it writes in place of a first call."""
+    """Calls tools. `planted`: by patterns what it writes in place of a first call, one for each of the first questions
+    that match."""
 
-    def __init__(self, planted: Mapping[str, str] = {}) -> None:
-        self.planted = dict(planted)
+    def __init__(self, planted: Mapping[str, Sequence[str]] = {}) -> None:
+        self.planted = {pattern: list(answers) for pattern, answers in planted.items()}
+        self.fallen: dict[str, str] = {}
+        """What was planted, by the question."""
         self.meant: dict[str, list[str]] = {}
         """The calls that a question about functions was made of."""
         self.times: Counter[str] = Counter()
@@ -36,9 +39,12 @@ class ToolUser:
         prompt = next(turn["content"] for turn in dialog if turn["role"] == "user")
         results = [turn["content"] for turn in dialog if turn["role"] == "tool"]
         if not results:
-            for pattern, answer in self.planted.items():
-                if re.search(pattern, prompt):
-                    return answer
+            with self.lock:
+                for pattern, left in self.planted.items():
+                    if prompt not in self.fallen and left and re.search(pattern, prompt):
+                        self.fallen[prompt] = left.pop(0)
+            if prompt in self.fallen:
+                return self.fallen[prompt]
         return self.tools(prompt.split("\n(")[0], results)
 
     def question(self, calls: str) -> str:

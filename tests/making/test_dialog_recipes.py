@@ -27,7 +27,7 @@ from ruled import (
     call,
     obeying,
 )
-from skilled import config_of, made_by, made_in, rows_of, served
+from skilled import config_of, made_by, made_in, served
 from test_capability_runs import exit_code
 
 from llama3.config import load
@@ -59,10 +59,12 @@ class Everybody:
     def __init__(self, marker: Path) -> None:
         self.tools = Restless(
             {
-                r"^Compute .*[0-2]\)": '{"name": "calculator", "parameters": {"expression": ',
-                r"^Compute .*[3-5]\)": call("calculator", expression="9 ** 9 ** 9 ** 9"),
-                r"below .*[0-3]\?$": call("python", code=f"open({str(marker)!r}, 'w').write('out')"),
-                "file returns": "It is 12, I think.",
+                "^Compute| times ": [
+                    call("calculator", expression="9 ** 9 ** 9 ** 9"),
+                    '{"name": "calculator", "parameters": {"expression": ',
+                ],
+                "squares": [call("python", code=f"open({str(marker)!r}, 'w').write('out')")],
+                "uploaded": ["It is 12, I think."],
             }
         )
         self.obedient = Obedient({"librarian": 3, "gardener": 1})
@@ -97,9 +99,9 @@ def raised(tmp_path_factory):
     with served(Everybody(marker)) as server:
         ours = {"model": server.url}
         recipes = [
-            {"name": "tools", "prompts": 50, **ours},
+            {"name": "tool_use", "prompts": 50, **ours},
             {"name": "long_context", "prompts": 6, "buckets": [800, 1600], "chunk": 300, "dependents": 3, **ours},
-            {"name": "multilingual", "prompts": 20, "languages": LANGUAGES, "samples": 2, **ours},
+            {"name": "multilinguality", "prompts": 20, "languages": LANGUAGES, "samples": 2, **ours},
             {"name": "steerability", "prompts": 30, **ours},
         ]
         place = config_of(folder, folder, recipes)
@@ -130,13 +132,17 @@ def write_repository(folder: Path) -> None:
     (folder / "alone.py").write_text("import math\n\nDEEP = math.pi\n")
 
 
+def rows_of(run: Path, key: str, name: str = "dialogs") -> list[dict]:
+    return [json.loads(line) for line in (run / "artifacts" / key / f"{name}.jsonl").read_text().splitlines()]
+
+
 def all_made(run: Path, name: str) -> list[dict]:
     return rows_of(run, f"capability-{name}-1", "made")
 
 
 def test_what_was_planted_is_dropped_by_its_name(raised):
     run, marker = raised
-    rows = [row for row in all_made(run, "tools") if not row["kept"]]
+    rows = [row for row in all_made(run, "tool_use") if not row["kept"]]
     reasons = Counter((row["family"].split("/")[1], row["reason"]) for row in rows)
     wanted = {
         ("calculator", "malformed_call"), ("calculator", "call_hangs"), ("python", "call_fails"), ("files", "no_call"),
@@ -149,7 +155,7 @@ def test_what_was_planted_is_dropped_by_its_name(raised):
 def test_a_kept_trajectory_is_right(raised):
     """Checked by nobody who made it: Python's own arithmetic, and the tools that the system prompt tells of."""
     run, _ = raised
-    rows = rows_of(run, "capability-tools-1")
+    rows = rows_of(run, "capability-tool_use-1")
     kinds = Counter(row["family"].split("/")[1] for row in rows)
     assert kinds.keys() >= {"calculator", "python", "files", "search", "single", "nested", "parallel", "easy", "off"}
     for row in rows:
@@ -170,7 +176,7 @@ def test_a_kept_trajectory_is_right(raised):
 
 def test_a_needless_call_is_the_worse_answer(raised):
     run, _ = raised
-    pairs = rows_of(run, "capability-tools-1", "preferences")
+    pairs = rows_of(run, "capability-tool_use-1", "preferences")
     assert pairs
     for pair in pairs:
         assert pair["rejected"].startswith('{"name": "calculator"'), pair
@@ -179,17 +185,17 @@ def test_a_needless_call_is_the_worse_answer(raised):
 
 def test_answers_are_written_as_their_prompts_are(raised):
     run, _ = raised
-    rows = all_made(run, "multilingual")
+    rows = all_made(run, "multilinguality")
     kept = {row["family"] for row in rows if row["kept"]}
-    assert {f"multilingual/{tag}" for tag in LANGUAGES} <= kept
-    assert "multilingual/de/reasoning" in kept
+    assert {f"multilinguality/{tag}" for tag in LANGUAGES} <= kept
+    assert "multilinguality/de/reasoning" in kept
     assert {row["reason"] for row in rows if not row["kept"]} == {
         "made_twice", "prompt_in_other_language", "prompt_in_other_script",
     }  # fmt: skip
-    pairs = {row["family"]: row for row in rows_of(run, "capability-multilingual-1", "preferences")}
-    assert pairs["multilingual/hi-Latn"]["rejected"] == IN_DEVANAGARI
-    assert pairs["multilingual/hi-Latn"]["chosen"] == ANSWERS["Pari"]
-    assert pairs["multilingual/fr"]["rejected"] == IN_ENGLISH
+    pairs = {row["family"]: row for row in rows_of(run, "capability-multilinguality-1", "preferences")}
+    assert pairs["multilinguality/hi-Latn"]["rejected"] == IN_DEVANAGARI
+    assert pairs["multilinguality/hi-Latn"]["chosen"] == ANSWERS["Pari"]
+    assert pairs["multilinguality/fr"]["rejected"] == IN_ENGLISH
 
 
 def test_a_rule_that_is_broken_in_the_third_turn_drops_the_dialog(raised):
@@ -232,7 +238,7 @@ def test_long_context_is_a_thousandth_of_the_mix(raised):
     learnt = Counter(row["source"] for row in rows_of(run, "skills-1"))
     assert learnt["long_context"] == 1, "one dialog may always join"
     assert within({"long_context": 9}, {"long_context": 0.001}, 5000)["long_context"] == 5
-    assert learnt["tools"] == len(rows_of(run, "capability-tools-1"))
+    assert learnt["tool_use"] == len(rows_of(run, "capability-tool_use-1"))
 
 
 # -- without a run ----------------------------------------------------------------------------------
@@ -248,19 +254,19 @@ def test_the_last_round_is_cooler(last):
             return answer(dialogs, samples, temperature, max_tokens, seed)
 
         shop.voice.answer = noted
-        assert all(one.kept for one in made_in(shop, "multilingual", 5, languages=LANGUAGES, kinds=["questions"]))
+        assert all(one.kept for one in made_in(shop, "multilinguality", 5, languages=LANGUAGES, kinds=["questions"]))
     assert set(heats) == {0.6} if last else len(set(heats)) == 4 and all(0.2 <= heat <= 1.0 for heat in heats)
 
 
 def test_only_languages_are_asked_anew_where_a_last_round_is_added():
-    slots = {name: CapabilitySlot(name=name) for name in ("multilingual", "tools")}
+    slots = {name: CapabilitySlot(name=name) for name in ("multilinguality", "tool_use")}
     found = {
         (name, rounds): CapabilityOptions.of(load({"post_training": {"rounds": rounds}}).config, slot, 2)
         for name, slot in slots.items()
         for rounds in (2, 3)
     }
-    assert [found["multilingual", rounds].last for rounds in (2, 3)] == [True, False]
-    assert found["tools", 2] == found["tools", 3]
+    assert [found["multilinguality", rounds].last for rounds in (2, 3)] == [True, False]
+    assert found["tool_use", 2] == found["tool_use", 3]
 
 
 @pytest.mark.parametrize(
@@ -280,7 +286,7 @@ def test_only_languages_are_asked_anew_where_a_last_round_is_added():
     ],
 )
 def test_a_call_that_is_none(first, reason):
-    (made,) = made_by("tools", _Calculating({"": first}), 1, kinds=["calculator"], samples=1)
+    (made,) = made_by("tool_use", _Calculating({"": [first]}), 1, kinds=["calculator"], samples=1)
     assert (made.kept, made.reason) == (False, reason)
 
 
@@ -292,10 +298,10 @@ class _Calculating(ToolUser):
 
 
 def test_two_steps_are_learnt_where_two_steps_were_made():
-    made = made_by("tools", Stepwise(), 3, kinds=["multi_step"])
+    made = made_by("tool_use", Stepwise(), 3, kinds=["multi_step"])
     assert {one.reason for one in made} == {"passed"}
     assert [turn["role"] for turn in made[0].messages[2:]] == ["assistant", "tool", "assistant", "tool", "assistant"]
-    assert {one.reason for one in made_by("tools", Stepwise(), 3, kinds=["nested"])} == {"not_nested"}
+    assert {one.reason for one in made_by("tool_use", Stepwise(), 3, kinds=["nested"])} == {"not_nested"}
 
 
 def test_another_answer_from_the_chunk_or_a_name_that_is_not_there():
@@ -403,9 +409,9 @@ def test_languages_are_told_apart_in_translations_of_others():
 
 
 TALKING = {
-    "tools": (ToolUser(), {"kinds": ["calculator", "search", "off"], "samples": 1}),
+    "tool_use": (ToolUser(), {"kinds": ["calculator", "search", "off"], "samples": 1}),
     "long_context": (Reader(), {"buckets": [100, 300], "chunk": 64, "files": 20}),
-    "multilingual": (Polyglot(), {"languages": LANGUAGES, "kinds": ["questions"]}),
+    "multilinguality": (Polyglot(), {"languages": LANGUAGES, "kinds": ["questions"]}),
     "steerability": (Obedient(), {}),
 }
 

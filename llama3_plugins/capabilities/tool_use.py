@@ -15,7 +15,7 @@ from typing import Any
 from llama3.capabilities import BETWEEN, FunctionCall, Made, Message, Ran, Reply, Workshop, with_tools
 from llama3_plugins.capabilities import tool_questions as questions
 from llama3_plugins.capabilities.functions import OWN
-from llama3_plugins.capabilities.options_more import ToolKind, ToolsOptions
+from llama3_plugins.capabilities.options_more import ToolKind, ToolUseOptions
 from llama3_plugins.capabilities.tool_questions import Question
 from llama3_plugins.capabilities.toolbox import CORE, Tool, is_nested, read, script, shown
 from llama3_plugins.capabilities.turns import assistant, user
@@ -46,10 +46,10 @@ class _Trajectory:
         return [*_head(self.question, asked), *self.turns]
 
 
-class Tools:
+class ToolUse:
     """A recipe: dialogs in which tools are called, and such in which they are not."""
 
-    def __init__(self, options: ToolsOptions) -> None:
+    def __init__(self, options: ToolUseOptions) -> None:
         self.options = options
 
     def dialogs(self, shop: Workshop, count: int, seed: int) -> Iterator[Made]:
@@ -59,11 +59,11 @@ class Tools:
         shares = {kind: len(range(place, count, len(kinds))) for place, kind in enumerate(kinds)}
         asked: list[Question] = []
         for kind, share in shares.items():
-            for one in _questions(shop, kind, share, random.Random(f"tools/{seed}/{kind}")):
+            for one in _questions(shop, kind, share, random.Random(f"tool_use/{seed}/{kind}")):
                 if isinstance(one, Question):
                     asked.append(one)
                 else:
-                    yield Made([], False, one, f"tools/{kind}")
+                    yield Made([], False, one, f"tool_use/{kind}")
         for drawn in self._trajectories(shop, asked):
             yield from _told(drawn)
 
@@ -170,7 +170,7 @@ def _verdict(one: _Trajectory) -> str:
 def _told(drawn: Sequence[_Trajectory]) -> Iterator[Made]:
     """What becomes of the trajectories of a question."""
     right = next((one for one in drawn if one.reason == "passed"), None)
-    category = f"tools/{drawn[0].question.kind}"
+    category = f"tool_use/{drawn[0].question.kind}"
     for one in drawn:
         if one.reason != "passed":
             yield Made(one.dialog(one.question.prompt), False, one.reason, category)

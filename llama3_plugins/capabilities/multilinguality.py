@@ -18,7 +18,7 @@ from dataclasses import replace
 
 from llama3.capabilities import Made, Reply, Task, Workshop, is_repetitive
 from llama3_plugins.capabilities.languages import NAMES, Wanted
-from llama3_plugins.capabilities.options_more import MultilingualOptions
+from llama3_plugins.capabilities.options_more import MultilingualityOptions
 from llama3_plugins.capabilities.turns import assistant, firsts, user
 
 _THEMES = (
@@ -37,17 +37,17 @@ HOT, LAST = (0.2, 1.0), 0.6
 """Temperatures of answers: of early rounds between these two, and of the last one."""
 
 
-class Multilingual:
+class Multilinguality:
     """A recipe: questions and tasks in other languages, with answers in the same."""
 
-    def __init__(self, options: MultilingualOptions) -> None:
+    def __init__(self, options: MultilingualityOptions) -> None:
         self.options = options
 
     def dialogs(self, shop: Workshop, count: int, seed: int) -> Iterator[Made]:
         """Of each prompt the best answer that is written as the prompt is. One that is not, is the worse answer of a
         preference."""
         kinds, languages = self.options.kinds, self.options.languages
-        rng = random.Random(f"multilingual/{seed}")
+        rng = random.Random(f"multilinguality/{seed}")
         places = [
             (kinds[place % len(kinds)], languages[place // len(kinds) % len(languages)]) for place in range(count)
         ]
@@ -63,7 +63,7 @@ class Multilingual:
         prompts = [text for text, fault in zip(written, faults, strict=True) if not fault]
         drawn = iter(self._drawn(shop, prompts, rng))
         for text, tag, fault in zip(written, tags, faults, strict=True):
-            category = f"multilingual/{tag}"
+            category = f"multilinguality/{tag}"
             if fault:
                 yield Made([user(text)], False, fault, category)
             else:
@@ -78,7 +78,7 @@ class Multilingual:
         prompts = [text for text, fault in zip(written, faults, strict=True) if not fault]
         drawn = iter(self._drawn(shop, prompts, rng))
         for text, (task, tag), fault in zip(written, pairs, faults, strict=True):
-            category = f"multilingual/{tag}/reasoning"
+            category = f"multilinguality/{tag}/reasoning"
             if fault:
                 yield Made([user(text)], False, fault, category)
             else:
