@@ -90,9 +90,8 @@ class RunPlan:
         config = loaded.config
         section = config.model
         if model is None:
-            new = section.path is None
-            size = config.tokenizer.vocab_size
-            model = ModelConfig.from_section(section, size) if new else open_weights(section.path).config
+            path, size = section.path, config.tokenizer.vocab_size
+            model = ModelConfig.from_section(section, size) if path is None else open_weights(path).config
         world = _whole(environ, "WORLD_SIZE") or Dims(**config.parallelism.sizes(1)).world
         dims = Dims(**config.parallelism.sizes(world))
         device = device_of(config.run.device)
