@@ -38,7 +38,7 @@ OUT_OF_BOUNDS = DataError.declare(
 NOT_STARTED = PluginError.declare("L3-DAT-279", "the process for filters under watch did not start", why="{error}")
 NOT_MADE = PluginError.declare(
     "L3-DAT-288",
-    "it is not made after {seconds:g} seconds of work",
+    "it is not made after {seconds} seconds of work",
     why="what its factory does then does not end, or takes too long",
     fix="let the factory end: what takes long, or waits for something, is done before, and read from a file",
 )
@@ -166,7 +166,7 @@ class WatchedFilters:
             reply = b""
         self.close()
         where = f"filter {making!r}" if making else "data.filters"
-        raise NOT_MADE(where, seconds=START_SECONDS) if reply is None else NOT_STARTED(where, error=error)
+        raise NOT_MADE(where, seconds=f"{START_SECONDS:g}") if reply is None else NOT_STARTED(where, error=error)
 
     def _read(self, process: subprocess.Popen[bytes], clock: _Clock) -> bytes | None:
         """A frame; None where it is not there in time, empty where the process has ended."""
