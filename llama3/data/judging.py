@@ -227,13 +227,16 @@ def edits_of(name: str, filter: Editing, batch: DocumentBatch) -> Edits:
     if not isinstance(answer, Edits):
         raise _odd(name, filter, "edits", answer, wanted)
     try:
-        places = [np.asarray(places, np.int64) for places in (answer.document_E, answer.start_E, answer.end_E)]
-        edits = Edits(*places, [printable(kind) for kind in answer.kind_E], list(answer.text_E))
+        document_E, start_E, end_E = (
+            np.asarray(places, np.int64) for places in (answer.document_E, answer.start_E, answer.end_E)
+        )
+        kinds = [printable(kind) for kind in answer.kind_E]
+        edits = Edits(document_E, start_E, end_E, kinds, list(answer.text_E))
         if any(printable(text) != text for text in edits.text_E):
             raise ValueError(f"of a text {HALF_A_PAIR}")
     except (TypeError, ValueError, AttributeError) as error:
         raise _odd(name, filter, "edits", answer, wanted, error) from error
-    if len(sizes := {len(column) for column in (*places, edits.kind_E, edits.text_E)}) > 1:
+    if len(sizes := {len(column) for column in (document_E, start_E, end_E, kinds, edits.text_E)}) > 1:
         raise _odd(name, filter, "edits", answer, wanted, f"its columns have {sorted(sizes)} rows")
     return edits
 

@@ -110,7 +110,7 @@ def recut(place: Path, filters: Mapping[str, Filter]) -> Cut:
         why_D, score_D = np.zeros(len(batch), np.int32), np.full(len(batch), np.nan)
         for name, filter in filters.items():
             judgement = _judged(place, name, filter, batch)
-            removed = np.flatnonzero((why_D == 0) & ~judgement.keep_D)
+            removed = np.flatnonzero((why_D == 0) & ~judgement.keep_D).tolist()
             why_D[removed] = [places.setdefault((name, judgement.reason_D[d]), len(places) + 1) for d in removed]
             score_D[removed] = judgement.score_D[removed]
         whys.append(why_D)

@@ -89,9 +89,8 @@ def _no_dialogs(config: Config, where: str) -> Iterator[Problem]:
 
 
 def _no_sources(config: Config, section: QualitySection, where: str) -> Iterator[Problem]:
-    named = [(f"{where}.epochs.{name}", name) for name in section.epochs]
     looked_in = section.dedup.sources if section.dedup else []
-    named += [(f"{where}.dedup.sources[{n}]", name) for n, name in enumerate(looked_in)]
+    named = [(f"{where}.dedup.sources[{n}]", name) for n, name in enumerate(looked_in)]
     known = _sources(config) if named else set()
     for place, name in named:
         if known and name not in known:

@@ -34,7 +34,7 @@ def span_of(file: BinaryIO, span: Span) -> BinaryIO:
     """These bytes of a file as a file."""
     begin, end, _ = span
     file.seek(begin)
-    return io.BufferedReader(_Cut(file, end - begin), READ)  # type: ignore[return-value]
+    return io.BufferedReader(_Cut(file, end - begin), READ)
 
 
 class _Cut(io.RawIOBase):

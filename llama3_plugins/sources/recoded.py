@@ -21,7 +21,7 @@ def is_utf8(encoding: str) -> bool:
 
 def in_utf8(file: BinaryIO, encoding: str) -> BinaryIO:
     """The same text in UTF-8, without a byte order mark. Reading raises UnicodeDecodeError where it is none."""
-    return io.BufferedReader(_Recoded(file, encoding), 1 << 16)  # type: ignore[return-value]
+    return io.BufferedReader(_Recoded(file, encoding), 1 << 16)
 
 
 class _Recoded(io.RawIOBase):

@@ -195,10 +195,20 @@ def test_near_duplicates_go_whatever_the_order_of_the_rows(choose):
 
     embeddings = np.load(chosen.scores.file("embeddings.npy"), allow_pickle=False)
     assert np.linalg.norm(embeddings, axis=1) == pytest.approx(np.ones(38), abs=1e-5)
-    assert (
-        choose(alike(), {**section, "dedup": {"threshold": 0.97, "sources": ["others"]}}, "others").metrics["removed"]
-        == {}
-    )
+
+
+@pytest.mark.parametrize(("sources", "count"), [(["a"], 4), (["b"], 4), (["a", "b"], 8), ([], 8)])
+def test_near_duplicates_go_in_the_sources_that_are_named(choose, tmp_path, sources, count):
+    section = {"dedup": {"threshold": 0.97, "sources": sources}, "cleaning": {}}
+    options = SelectOptions.of(Config.model_validate({"post_training": {"quality": section}}))
+    scores = choose(alike(), {"dedup": {"threshold": 0.97}, "cleaning": {}}).scores
+    rows = [{**row, "source": "a" if n % 2 else "b"} for n, row in enumerate(alike())]
+    with RunDir(tmp_path / "run") as run:
+        given = run.execute(Stage("made", lambda out: write_rows(out.path / "dialogs.jsonl", rows), "dialogs"), {})
+        chosen = run.execute(select_dialogs, {"dialogs": given, "scores": scores}, options)
+    assert chosen.metrics["removed"] == {"near_duplicate": count}
+    gone = {row["source"] for row in read_rows(chosen.file("quality/removed.jsonl"))}
+    assert gone == {*(sources or ["a", "b"])}
 
 
 def test_of_near_ones_the_better_and_harder_stays(choose, labeller):
@@ -292,12 +302,12 @@ def test_a_round_of_the_models_own_answers_is_chosen_from(home, tmp_path):
 
 
 def test_sources_that_no_round_makes_are_named():
-    section = {"dedup": {"sources": ["rehearsal", "rehersal"]}, "epochs": {"teacher": 1, "demonstrations": 2}}
+    section = {"dedup": {"sources": ["rehearsal", "rehersal", "teecher"]}}
     config = Config.model_validate({"post_training": {"quality": section}})
     told = [f"{problem.where}: {problem.why}" for problem in quality_problems(config)]
     assert told == [
-        "post_training.quality.epochs.demonstrations: did you mean 'demonstration'?",
         "post_training.quality.dedup.sources[1]: did you mean 'rehearsal'?",
+        "post_training.quality.dedup.sources[2]: did you mean 'teacher'?",
     ]
 
 
@@ -312,7 +322,6 @@ def test_sources_that_no_round_makes_are_named():
             {"dedup": {"sources": ["own_dat"]}},
             "no dialog is of the source 'own_dat'. did you mean 'own_data'?",
         ),
-        ({"epochs": {"rehearsal": 2}}, "no dialog is of the source 'rehearsal'"),
         ({"dedup": {"threshold": 0}}, "post_training.quality.dedup.threshold"),
         ({"cleaning": {"emojis": 0.1}}, "post_training.quality.cleaning"),
         ({"topics": {"a": ["b"], "c": ["B"]}}, "stands there twice"),
