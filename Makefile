@@ -38,7 +38,7 @@ safety: $(VENV)/.installed-test $(ATTACK_LISTS)/.installed ## guards, red team a
 herd: $(VENV)/.installed-test ## three sizes, three rounds: what each step adds, on two thousand held-out tasks (about an hour; resumes)
 	$(BIN)/python benchmarks/herd.py
 
-herd-real: $(VENV)/.installed-test ## a real 135M model for two rounds: what each step adds (about HERDREAL; resumes)
+herd-real: $(VENV)/.installed-test ## a real 135M model for two rounds: what each step adds (most of an hour on one core; resumes)
 	@echo "$(SMOLLM2_SHA256)  $(SMOLLM2)" | sha256sum --quiet --check
 	$(BIN)/python benchmarks/herd.py --config benchmarks/herd_real.yaml --set model.path=$(SMOLLM2)
 

@@ -101,7 +101,7 @@ def _no_sources(config: Config, section: QualitySection, where: str) -> Iterator
 def _sources(config: Config) -> set[str]:
     """Of the dialogs that are chosen from; empty where others tell that there are none."""
     if config.post_training.data is None:
-        return set(ROUND_SOURCES)
+        return {*ROUND_SOURCES, *(slot.name for slot in config.post_training.capabilities)}
     path = Path(config.post_training.data)
     try:
         rows = [line.row for line in read_lines(path)]
