@@ -25,12 +25,16 @@ class SharesOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     shares: dict[str, float]
+    own: tuple[str, ...] = ()
+    """Recipes whose share is their own, which no config named: one dialog of each may always join."""
 
     @classmethod
     def of(cls, config: Config) -> Self:
         """From the whole config."""
-        shares = {slot.name: share_of(slot) for slot in config.post_training.capabilities}
-        return cls(shares={name: share for name, share in shares.items() if share is not None})
+        slots = config.post_training.capabilities
+        shares = {slot.name: share_of(slot) for slot in slots}
+        told = {name: share for name, share in shares.items() if share is not None}
+        return cls(shares=told, own=tuple(slot.name for slot in slots if slot.share is None and slot.name in told))
 
 
 def share_of(slot: CapabilitySlot) -> float | None:
@@ -44,6 +48,7 @@ def with_made(dialogs: Dialogs, *, options: SharesOptions, out: StageOutput, **m
     """The rows of `dialogs` and what each recipe kept, from the first on, as far as its share allows."""
     rows, own = _rows(dialogs), {name: _rows(artifact) for name, artifact in made.items()}
     most = within({name: len(found) for name, found in own.items()}, options.shares, len(rows))
+    most |= {name: max(1, most[name]) for name in options.own if name in most}
     rows += [row for name, found in own.items() for row in found[: most[name]]]
     write_rows(out.path / DIALOGS, rows)
     out.metrics["dialogs"] = dict(sorted(Counter(str(row.get("source", "")) for row in rows).items()))
@@ -66,19 +71,17 @@ def with_steps(preferences: Preferences, *, out: StageOutput, **made: Dialogs) -
 
 
 def within(there: Mapping[str, int], shares: Mapping[str, float], others: int) -> dict[str, int]:
-    """How many rows of each name may join `others`, so that none is more than its share of all that are there then; one
-    of each may always."""
+    """How many rows of each name may join `others`, so that none is more than its share of all that are there then."""
     taken = dict(there)
     while True:
         total = others + sum(taken.values())
-        over = [name for name, share in shares.items() if taken.get(name, 0) > max(1, share * total)]
+        over = [name for name, share in shares.items() if taken.get(name, 0) > share * total]
         if not over:
             return taken
         free = total - sum(taken[name] for name in over)
         left = 1 - sum(shares[name] for name in over)
         for name in over:
-            fits = int(shares[name] * free / left) if left > 0 else taken[name] - 1
-            taken[name] = max(1, min(taken[name] - 1, fits))
+            taken[name] = min(taken[name] - 1, int(shares[name] * free / left)) if left > 0 else taken[name] - 1
 
 
 def _join(preferences: Artifact, made: Mapping[str, Artifact], name: str, out: StageOutput) -> None:
