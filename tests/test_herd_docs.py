@@ -30,6 +30,12 @@ def test_the_preset_is_one_and_asks_enough_tasks():
     assert loaded.config.post_training.rounds == 3
 
 
+def test_the_real_herd_lacks_nothing_but_its_model(tmp_path):
+    with pytest.raises(LlamaError) as refused:
+        load_config(ROOT / "benchmarks" / "herd_real.yaml", [f"model.path={tmp_path / 'none'}"])
+    assert {problem.code for problem in refused.value.problems} == {"L3-CFG-052"}
+
+
 def test_every_key_of_a_size_is_explained():
     for key in SizeSection.model_fields:
         assert f"`{key}`" in PAGE, key
@@ -46,7 +52,9 @@ def test_every_key_of_a_round_that_the_page_names_exists():
 
 def test_make_herd_runs_the_preset():
     assert "benchmarks/herd.py" in (ROOT / "Makefile").read_text("utf-8")
-    assert 'llama3.run("herd"' in (ROOT / "benchmarks" / "herd.py").read_text("utf-8")
+    source = (ROOT / "benchmarks" / "herd.py").read_text("utf-8")
+    assert '"--config", default="herd"' in source
+    assert "llama3.run(options.config" in source
 
 
 def made_up(**changes):
@@ -57,7 +65,10 @@ def made_up(**changes):
     row = lambda size, step: {"suite": "pass_rate", "size": size, "round": 1, "step": step, "change": lows[step] + 0.02,
                               "low": lows[step], "high": lows[step] + 0.04}  # fmt: skip
     return {
-        "sizes": {name: {"algorithm": algorithm} for name, algorithm in sizes.items()},
+        "sizes": {
+            name: {"algorithm": algorithm, "teacher": "mid" if name == "big" else None}
+            for name, algorithm in sizes.items()
+        },
         "rounds": [{"suite": "pass_rate", "figure": {"n": 1000}}],
         "steps": [row(size, step) for size in sizes for step in names] + [row("big", "teacher")],
     }
@@ -73,9 +84,22 @@ def made_up(**changes):
         ({"teacher": -0.001}, ["a teacher is worth more than none"]),
     ],
 )
-def test_make_herd_names_the_floors_that_are_missed(monkeypatch, change, missed):
+def test_make_herd_names_the_floors_that_are_missed(bench, change, missed):
+    assert [name for name, holds, _ in bench.floors(made_up(**change)) if not holds] == missed
+
+
+def test_a_herd_is_not_asked_for_a_step_that_it_does_not_have(bench):
+    herd = made_up()
+    herd["sizes"] = {"big": {"algorithm": "dpo", "teacher": None}}
+    herd["steps"] = [row for row in herd["steps"] if row["step"] != "teacher"]
+    asked = [name for name, _, _ in bench.floors(herd)]
+    assert not any("teacher" in name or "grpo" in name for name in asked)
+
+
+@pytest.fixture
+def bench(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     spec = importlib.util.spec_from_file_location("bench_herd", ROOT / "benchmarks" / "herd.py")
     bench = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(bench)
-    assert [name for name, holds, _ in bench.floors(made_up(**change)) if not holds] == missed
+    return bench
