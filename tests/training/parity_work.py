@@ -187,7 +187,7 @@ def columns(parallelism: dict[str, Any] | None, checkpoint: Path, folder: Path) 
     batch = Batch.concat(Forests("sft").examples(0))
     ids_Mk = torch.from_numpy(rng.integers(0, model.config.vocab_size, (batch.num_targets, 3)))
     batch = batch.with_(per_target={"soft_ids": ids_Mk, "soft_probs": torch.full(ids_Mk.shape, 0.3)})
-    want = frozenset({"logps", "entropy", "values", "score", "soft", "soft_logps"})
+    want = frozenset({"logps", "entropy", "collision", "values", "score", "soft", "soft_logps"})
     found: dict[str, torch.Tensor] = {}
 
     def loss(microbatch: Microbatch, x_TD: torch.Tensor | None) -> torch.Tensor:
