@@ -40,12 +40,13 @@ def pytest_collection_finish():
     """The first backward pass of a process decides whether autograd has threads, which no fork survives: later, an
     export that was traced has registered a device that is not there.
 
-    And a worker imports once what torch imports at its first optimizer, else each of its forks would.
+    And a worker imports once what torch imports at its first optimizer and in each rank, else each of its forks would.
     """
     gc.enable()
     torch.ones(1, requires_grad=True).sum().backward()
     if "PYTEST_XDIST_WORKER" in os.environ:
         importlib.import_module("torch._dynamo")
+        importlib.import_module("torch.distributed.checkpoint")
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -98,6 +98,7 @@ def _nursery() -> tuple[socket.socket, subprocess.Popen]:
 def _import_all() -> None:
     """Modules are no garbage: who looks for some need not go through them."""
     importlib.import_module("torch._dynamo")
+    importlib.import_module("torch.distributed.checkpoint")
     for name in ("llama3", "llama3_plugins"):
         package = importlib.import_module(name)
         for module in pkgutil.walk_packages(package.__path__, f"{name}."):
