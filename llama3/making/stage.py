@@ -109,7 +109,7 @@ def capability(
             unfit = ""
             if made.kept and not 0 < tokens <= room:
                 unfit = "does_not_fit" if tokens else "refused_by_template"
-            elif made.kept and not guard.passes(made.messages[:-1], made.messages[-1]["content"]):
+            elif made.kept and not _passes(guard, made.messages):
                 unfit = "refused_by_guards"
             elif made.kept and row["id"] in seen:
                 unfit = "made_twice"
@@ -198,6 +198,12 @@ def _pair(row: Mapping[str, Any], better: str, worse: str, suffix: str = "") -> 
     asked = messages[:-1] if messages and messages[-1]["role"] == "assistant" else messages
     named = {"id": f"{row['id']}{suffix}", "family": row["family"]}
     return {**named, "messages": asked, "chosen": better, "rejected": worse}
+
+
+def _passes(guard: AnswerFilter, messages: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether everything that would be learnt passes, each answer after what was said before it."""
+    learnt = [n for n, m in enumerate(messages) if m["role"] == "assistant" and m.get("weight") != 0]
+    return all(guard.passes(messages[:place], messages[place]["content"]) for place in learnt)
 
 
 def _tokens(tokenizer: Tokenizer, made: Made, row: Mapping[str, Any]) -> int:

@@ -10,6 +10,7 @@ import sys
 import time
 
 import pytest
+import yaml
 from skilled import config_of, practise, served
 
 from llama3.cli import main
@@ -95,7 +96,7 @@ SAID = [{"role": "user", "content": "Hi."}, {"role": "assistant", "content": "He
 
 @hookimpl
 def llama3_capabilities():
-    return [CapabilitySpec(name=name, factory=f"broken:{name.title()}") for name in ("fails", "odd", "mixed")]
+    return [CapabilitySpec(name=name, factory=f"broken:{name.title()}") for name in ("fails", "odd", "mixed", "tells")]
 
 
 class Fails:
@@ -107,6 +108,13 @@ class Fails:
 class Odd:
     def dialogs(self, shop, count, seed):
         yield Made(SAID[:1], True, "said")
+
+
+class Tells:
+    def dialogs(self, shop, count, seed):
+        for weight in ({}, {"weight": 0}):
+            first = {"role": "assistant", "content": "xyzzy", **weight}
+            yield Made([SAID[0], first, {"role": "user", "content": "Oh."}, SAID[1]], True, "said")
 
 
 class Mixed:
@@ -206,3 +214,16 @@ def test_a_judge_is_read_or_not():
     assert [verdict(text) for text in ("", "nothing", "I say yes", "yesterday", "know")] == [None] * 5
     given = ("3", "Good.\n5/5", "Points: 0", "4 out of 5", "6", "3/4", "-1", "a 3", "")
     assert [points(text, 5) for text in given] == [3, 5, 0, 4, None, None, None, None, None]
+
+
+def test_guards_judge_every_answer_that_would_be_learnt(broken, home, tmp_path):
+    """With `safety.rollouts`: a word in a first answer is refused, unless that one is only seen."""
+    place = config_of(home, tmp_path, ["tells"])
+    config = yaml.safe_load(place.read_text())
+    word = {"name": "regex", "patterns": [{"category": "word", "pattern": "xyzzy"}]}
+    config["safety"] = {"rollouts": True, "policy": {"output": {"guard": word}}}
+    config["post_training"]["algorithm"] = "dpo"
+    place.write_text(yaml.safe_dump(config))
+    made, _ = practise(place)
+    assert made["tells"].metrics["dropped"] == {"refused_by_guards": 1}
+    assert made["tells"].metrics["kept"] == 1
