@@ -21,7 +21,7 @@ NO_ROUND = ConfigError.declare(
 LACKS = ConfigError.declare("L3-CAP-005", "{name!r} needs {need}, and there is none", fix="{fix}")
 NO_MODEL = ConfigError.declare("L3-CAP-006", "there is no model at {path!r}", fix="name a folder or a file that is one")
 ALL_OF_IT = ConfigError.declare(
-    "L3-CAP-007", "the shares sum up to {total:g}", why="nothing is left for the round itself", fix="keep below 1"
+    "L3-CAP-007", "the shares sum up to {total}", why="nothing is left for the round itself", fix="keep below 1"
 )
 FIXES = {
     "tasks": ("tasks", "name a reward that has tasks under post_training.rewards"),
@@ -42,7 +42,7 @@ def capability_problems(config: Config) -> Iterator[Problem]:
             why, fix = ("post_training.data is learnt in place of rounds", "post_training.data")
         yield NO_ROUND.problem(HERE, why=why, fix=fix)
     if (total := sum(slot.share or 0 for slot in post.capabilities)) >= 1:
-        yield ALL_OF_IT.problem(HERE, total=total)
+        yield ALL_OF_IT.problem(HERE, total=f"{total:g}")
     seen: set[str] = set()
     for index, slot in enumerate(post.capabilities):
         if slot.name in seen:
