@@ -67,6 +67,7 @@ ORDER = [
     "outcome",
     "rounds",
     "sound_rounds",
+    "checked_rounds",
     "herd",
     "recipe",
     "cli",
