@@ -54,7 +54,7 @@ GPU_SHARE = 4
 """A GPU's memory is there to be used: on it the cache is one part in so many of what is free."""
 LARGE_BATCH, LARGEST_BATCH, SMALL_MODEL = 128, 512, 20_000_000
 """Answers at once where only their number per second counts. Of a model with few parameters most of a step's time does
-not depend on the batch, so it takes the largest: at two million, 1.5 times the tokens per second of the large one."""
+not depend on the batch, so it takes the largest."""
 PREFILL_TOKENS = 2048
 """Prompt tokens that a step computes, unless `prefill_tokens` is given."""
 

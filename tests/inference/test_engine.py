@@ -20,6 +20,8 @@ from llama3.checkpoints.weights import save_model
 from llama3.config.schema import LoRASection
 from llama3.errors import ConfigError, DoesNotFit, LlamaError
 from llama3.inference import Completion, Engine, FinishReason, Sampling, decoding
+from llama3.inference import engine as engine_module
+from llama3.inference.engine import throughput_engine
 from llama3.model.batch import Batch, Segment, Tree
 from llama3.model.build import empty_model
 from llama3.model.lora import adapters, add_lora
@@ -516,3 +518,16 @@ def make_bfloat16(model: Transformer) -> Transformer:
             layer, _, attribute = name.rpartition(".")
             weight.copy_(getattr(model.get_submodule(layer), attribute))
     return plain.bfloat16()
+
+
+def test_models_with_few_parameters_draw_more_answers_at_once(
+    model: Transformer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts = random_prompts(3, longest=8)
+    wide = throughput_engine(model, "fp32")
+    monkeypatch.setattr(engine_module, "SMALL_MODEL", 1)
+    large = throughput_engine(model, "fp32")
+    assert wide.max_batch > large.max_batch
+    assert [[one.ids for one in row] for row in wide.generate(prompts, GREEDY)] == [
+        [one.ids for one in row] for row in large.generate(prompts, GREEDY)
+    ]
