@@ -1,4 +1,4 @@
-"""What `post_training.quality` would stumble over, found before a run starts."""
+"""What `post_training.quality` and `post_training.retune` would stumble over, found before a run starts."""
 
 from __future__ import annotations
 

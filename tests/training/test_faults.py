@@ -508,7 +508,7 @@ def test_a_hostile_shard_of_a_checkpoint(tmp_path, content):
 
 
 def test_the_command_tells_what_was_lost(inputs, whole, tmp_path):  # noqa: F811
-    assert train(tmp_path, inputs, options(), at_step(8, lambda: os._exit(9))) == 9
+    assert train(tmp_path, inputs, options(), at_step(8, once_saved(tmp_path, 6, lambda: os._exit(9)))) == 9
     ledger.RunLedger(tmp_path / ledger.FOLDER).write("exit", code=9, cause="failed", what="exit code 9")
     assert train(tmp_path, inputs, options()) == 0
     told = CliRunner().invoke(app, ["ledger", str(tmp_path)])
@@ -526,7 +526,7 @@ def test_samples_that_are_not_the_planned_ones_are_an_error(inputs, whole, tmp_p
 
     def written_at_once():
         ledger.EVERY_SECONDS = 0
-        at_step(8, lambda: os._exit(9))()
+        at_step(8, once_saved(tmp_path, 6, lambda: os._exit(9)))()
 
     assert train(tmp_path, inputs, options(), written_at_once) == 9
 
