@@ -20,7 +20,6 @@ from llama3.plugins import (
     hookimpl,
 )
 from llama3_plugins.capabilities.listed import CAPABILITIES
-from llama3_plugins.capabilities.listed_more import MORE
 from llama3_plugins.evaluators.listed import EVALUATORS
 from llama3_plugins.filters.listed import FILTERS
 from llama3_plugins.sources.endings import ALL_OTHERS, ARCHIVES, JSON_LINES, PAGES, PARQUET
@@ -28,7 +27,7 @@ from llama3_plugins.sources.endings import ALL_OTHERS, ARCHIVES, JSON_LINES, PAG
 
 @hookimpl
 def llama3_capabilities() -> list[CapabilitySpec]:
-    return [*CAPABILITIES, *MORE]
+    return list(CAPABILITIES)
 
 
 @hookimpl

@@ -1,4 +1,4 @@
-"""The built-in capability recipes for code, mathematics and facts."""
+"""The built-in capability recipes."""
 
 from __future__ import annotations
 
@@ -42,6 +42,13 @@ CAPABILITIES = (
         needs=frozenset({"documents"}),
     ),
     CapabilitySpec(
+        name="long_context",
+        factory=f"{HERE}.long_context:LongContext",
+        options=f"{HERE}.options:LongContextOptions",
+        summary="questions, summaries and repositories that only who reads all of a long text can answer",
+        share=0.001,
+    ),
+    CapabilitySpec(
         name="math_corrections",
         factory=f"{HERE}.math_corrections:MathCorrections",
         options=f"{HERE}.options:MathCorrectionsOptions",
@@ -75,5 +82,24 @@ CAPABILITIES = (
         options=f"{HERE}.options:MathStepsOptions",
         summary="chains of thought with the right result, each step of which the judge finds right",
         needs=frozenset({"tasks"}),
+    ),
+    CapabilitySpec(
+        name="multilinguality",
+        factory=f"{HERE}.multilinguality:Multilinguality",
+        options=f"{HERE}.options:MultilingualityOptions",
+        summary="questions and translated tasks, answered in the language and the script of the prompt",
+        last_differs=True,
+    ),
+    CapabilitySpec(
+        name="steerability",
+        factory=f"{HERE}.steerability:Steerability",
+        options=f"{HERE}.options:SteerabilityOptions",
+        summary="rules of a system prompt that hold in every turn of a dialog",
+    ),
+    CapabilitySpec(
+        name="tool_use",
+        factory=f"{HERE}.tool_use:ToolUse",
+        options=f"{HERE}.options:ToolUseOptions",
+        summary="calls that ran in the sandbox and led to the right answer, and questions that need none",
     ),
 )

@@ -15,7 +15,7 @@ from pathlib import PurePosixPath
 
 from llama3.capabilities import PAIR, Made, Passage, Workshop, asked, judge, passages, verdict
 from llama3_plugins.capabilities.imports import bound, dependents
-from llama3_plugins.capabilities.options_more import LongContextOptions
+from llama3_plugins.capabilities.options import LongContextOptions
 from llama3_plugins.capabilities.turns import assistant, fenced, firsts, user
 
 _ANSWER = "{text}\n\n{question}\nAnswer in as few words as you can."

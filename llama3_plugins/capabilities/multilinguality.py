@@ -18,7 +18,7 @@ from dataclasses import replace
 
 from llama3.capabilities import Made, Reply, Task, Workshop, is_repetitive
 from llama3_plugins.capabilities.languages import NAMES, Wanted
-from llama3_plugins.capabilities.options_more import MultilingualityOptions
+from llama3_plugins.capabilities.options import MultilingualityOptions
 from llama3_plugins.capabilities.turns import assistant, firsts, user
 
 _THEMES = (

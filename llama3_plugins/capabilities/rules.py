@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from llama3_plugins.capabilities.options_more import RuleKind
+from llama3_plugins.capabilities.options import RuleKind
 
 _FIRST_PERSON = re.compile(r"\b(?:I|me|my|mine|myself)\b|\bI'", re.IGNORECASE)
 _SENTENCE = re.compile(r"[.!?]+(?=\s|$)")

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from llama3.capabilities import Made, Reply, Workshop, is_garbage, judge
-from llama3_plugins.capabilities.options_more import SteerabilityOptions
+from llama3_plugins.capabilities.options import SteerabilityOptions
 from llama3_plugins.capabilities.rules import Rule, draw
 from llama3_plugins.capabilities.turns import assistant, firsts, user
 

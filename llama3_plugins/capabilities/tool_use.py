@@ -15,7 +15,7 @@ from typing import Any
 from llama3.capabilities import BETWEEN, FunctionCall, Made, Message, Ran, Reply, Workshop, with_tools
 from llama3_plugins.capabilities import tool_questions as questions
 from llama3_plugins.capabilities.functions import OWN
-from llama3_plugins.capabilities.options_more import ToolKind, ToolUseOptions
+from llama3_plugins.capabilities.options import ToolKind, ToolUseOptions
 from llama3_plugins.capabilities.tool_questions import Question
 from llama3_plugins.capabilities.toolbox import CORE, Tool, is_nested, read, script, shown
 from llama3_plugins.capabilities.turns import assistant, user
