@@ -12,7 +12,7 @@ import typer
 from llama3.cli.generate import DeviceOption, MaxTokensOption, SeedOption, TemperatureOption
 from llama3.cli.output import JsonOption, note, print_json, print_table, say
 from llama3.cli.serve import NEEDS, PACKAGES
-from llama3.errors import ArtifactError, ConfigError
+from llama3.errors import ArtifactError, ConfigError, LlamaError
 
 if TYPE_CHECKING:
     from llama3.annotating.items import PairItem, TextItem
@@ -25,6 +25,15 @@ IDLE_OPTION = ConfigError.declare(
 )
 NOT_BEGUN = ArtifactError.declare(
     "L3-ANN-093", "nobody has annotated this", why="there is no such folder", fix="llama3 annotate RUN --as NAME"
+)
+NO_PLACE = ConfigError.declare(
+    "L3-ANN-095", "there is no folder {folder}", fix="make it, or name a file in one that is there"
+)
+NOT_OURS = ConfigError.declare(
+    "L3-ANN-096",
+    "{file} is there, and is no export",
+    why="what is there would be lost",
+    fix="name another file: only preferences that this command has written are written anew",
 )
 NEEDS_MODELS = ConfigError.declare(
     "L3-ANN-092", "a file holds prompts without answers", fix="give --model twice: two models answer them"
@@ -171,13 +180,29 @@ def _export(folder: Path, out: Path, least: str, margins: bool, json: bool) -> N
     from llama3.artifacts.files import write_bytes_atomic
     from llama3.cli.output import json_text
 
+    if not out.absolute().parent.is_dir():
+        raise NO_PLACE("--export", folder=out.parent)
+    if not _is_ours(out) or folder.resolve() in out.resolve().parents:
+        raise NOT_OURS("--export", file=out)
     found = exported(read_items(folder, "pairs"), read_judgements(folder, "pairs"), least=least, margins=margins)
     write_bytes_atomic(out, "".join(json_text(row) + "\n" for row in found.rows).encode())
     if json:
         print_json({"file": str(out), "rows": len(found.rows), "left_out": found.left_out})
         return
     say(f"{out}: {len(found.rows)} preferences")
-    print_table([(why, str(count)) for why, count in found.left_out.items()], ("LEFT OUT", "ITEMS"))
+    if found.left_out:
+        print_table([(why, str(count)) for why, count in found.left_out.items()], ("LEFT OUT", "ITEMS"))
+
+
+def _is_ours(out: Path) -> bool:
+    """Whether nothing is lost where preferences are written here: nothing is there, or what an export has written."""
+    from llama3.tasks.rows import read_rows
+
+    try:
+        first = next(iter(read_rows(out)), {}) if out.exists() else None
+    except (LlamaError, OSError, ValueError):
+        return False
+    return first is None or not first or {"chosen", "rejected"} <= first.keys()
 
 
 def _tell(source: Path, folder: Path, most_wrong: float | None, json: bool) -> None:

@@ -28,6 +28,12 @@ NO_QUESTION = ConfigError.declare(
 NO_FOLDER = ConfigError.declare(
     "L3-PLN-016", "there is no folder {folder}", fix="make it, or name a file in one that is there"
 )
+NO_PICTURE = ConfigError.declare(
+    "L3-PLN-018",
+    "{file} is there, and is no picture",
+    why="what is there would be lost",
+    fix="name another file: only an SVG is written anew",
+)
 NO_FORECAST = ConfigError.declare(
     "L3-PLN-014",
     "is not the forecast of a study",
@@ -120,6 +126,8 @@ def plan(
     idle = [] if shape is None else idle_options(context, _SHAPE if explain is None else _EXPLAINED)
     if schedule is not None and not schedule.absolute().parent.is_dir():
         idle.append(NO_FOLDER.problem("--schedule", folder=schedule.parent))
+    if schedule is not None and schedule.exists() and not _is_picture(schedule):
+        idle.append(NO_PICTURE.problem("--schedule", file=schedule))
     question = told_with(
         idle,
         lambda: read_question(
@@ -326,3 +334,12 @@ def plan_herd(loaded: Loaded, *, probe: bool, json: bool) -> None:
                 print_table(list(lines(found)))
     if report["problems"]:
         raise DoesNotFit.of(Problem.of_row(row) for row in report["problems"])
+
+
+def _is_picture(file: Path) -> bool:
+    """Whether it begins as one."""
+    try:
+        with file.open("rb") as there:
+            return there.read(4) == b"<svg"
+    except OSError:
+        return False

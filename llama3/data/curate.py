@@ -38,7 +38,7 @@ NOTHING_READ = DataError.declare(
     "L3-DAT-101",
     "none of {count} shards gave a document",
     why="taken out: {lost}",
-    fix="see the shards named in events.jsonl",
+    fix="mend the sources, or their options (llama3 plugins show NAME): `text` names the field that holds the text",
 )
 NOTHING_LEFT = DataError.declare(
     "L3-DAT-102",
@@ -130,8 +130,7 @@ def _read(curation: Curation, pool: ThreadPoolExecutor, out: StageOutput) -> Sta
     out.metrics["shards"] = len(curation.shards)
     out.metrics["losses"] = losses.rows
     if not documents:
-        lost = {f"read.{row['reason']}": row["count"] for row in losses.rows}
-        raise NOTHING_READ("curate", count=len(curation.shards), lost=_counted(lost))
+        raise NOTHING_READ("curate", count=len(curation.shards), lost="; ".join(map(_told, losses.rows)))
     staged = curation.staged()
     assert staged is not None
     return staged
@@ -185,6 +184,12 @@ def _link(made: Path, target: Path) -> None:
         os.link(made, target)
     except OSError:
         shutil.copyfile(made, target)
+
+
+def _told(loss: dict[str, Any]) -> str:
+    """What was lost for one reason, with the first that it was."""
+    first = loss["examples"][0]
+    return f"read.{loss['reason']} {loss['count']} ({first['where']}: {first['detail']})"
 
 
 def _counted(rejects: dict[str, int]) -> list[str]:

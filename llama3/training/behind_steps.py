@@ -72,7 +72,8 @@ class StepReader:
     def _plan(self, hash: str) -> TokenPlan:
         """The shards it reads, which are not those of the last execution where the config has changed since."""
         place = self.run / IN_RUN
-        for folder in [place, *sorted(place.parent.glob(f"{place.name}-*"))]:
+        sizes = sorted(place.parent.glob(f"*-{place.name}")) + sorted(place.parent.glob(f"*-{place.name}-*"))
+        for folder in [place, *sorted(place.parent.glob(f"{place.name}-*")), *sizes]:
             if folder.is_dir() and (plan := TokenPlan.load(folder)).hash == hash:
                 return plan
         raise NO_SHARDS(self.run)

@@ -34,6 +34,8 @@ from llama3_plugins.sources.recoded import encoding_of, in_utf8, is_utf8
 LARGE_ARRAY = DataError.declare(
     "L3-SRC-015", "a JSON array of more than {limit} bytes", fix="write it as JSON lines, or raise max_document_bytes"
 )
+NAMED = 8
+"""Fields that are told of a row, at most."""
 PIECE = 256 << 20
 """Bytes of a file above which it is read in several shards, and of each of them."""
 CUT_OFF = DataError.declare("L3-SRC-010", "cannot be read to its end", why="{error}")
@@ -121,7 +123,7 @@ class JsonlSource:
     def _document(self, row: Any, where: str, origin: str, collector: Collector) -> Iterator[DocumentBatch]:
         text = row.get(self.options.text) if isinstance(row, dict) else None
         if not isinstance(text, str):
-            return collector.reject(where, "no_text", f"no string under {self.options.text!r}")
+            return collector.reject(where, "no_text", f"no string under {self.options.text!r}{_beside(row)}")
         url, date = row.get(self.options.url), row.get(self.options.date)
         yield from collector.add(
             text,
@@ -129,6 +131,12 @@ class JsonlSource:
             origin=origin,
             date=date if isinstance(date, str) else "",
         )
+
+
+def _beside(row: Any) -> str:
+    """The strings that a row has instead: one of them may be the text."""
+    names = [name for name, value in row.items() if isinstance(value, str)] if isinstance(row, dict) else []
+    return f"; there is one under {', '.join(map(repr, names[:NAMED]))}" if names else ""
 
 
 def _is_array(path: Path, file: Any) -> bool:
