@@ -90,6 +90,11 @@ impl Loader {
             if stop.load(Ordering::Relaxed) {
                 return Err(LoaderError::Invalid("the stream was ended".into()));
             }
+            if let Some(&next) = places.front() {
+                let source = &self.sources()[next.source];
+                let (index, from) = source.shard_at(next.window * rows.seq_len);
+                views.of(self, next.source, index)?.fetch(from);
+            }
             self.gather(place, &mut rows, &mut views)?;
             rows.source_ids.push(place.source as i32); // at most 4096 sources
             rows.splits.push(rows.doc_ids.len() as i64);

@@ -174,11 +174,25 @@ impl<'a> View<'a> {
     pub fn expect(&self, from: u64, count: u64) {
         let (header, layout) = (&self.shard.header, &self.shard.layout);
         let width = u64::from(header.width);
-        let guess = u128::from(from) * u128::from(header.documents) / u128::from(header.tokens);
         let first = HEADER_BYTES + from * width;
         self.expect_bytes(first..first + count * width);
-        let column = layout.doc_ends + 8 * guess as u64; // below the number of documents
+        let column = layout.doc_ends + 8 * share(header.documents, from, header.tokens);
         self.expect_bytes(column..column + 8);
+    }
+
+    /// Lets the processor fetch what `read` and `document_at` will want first of token `from`: while it does, other rows
+    /// are copied.
+    pub fn fetch(&self, from: u64) {
+        let (header, layout) = (&self.shard.header, &self.shard.layout);
+        let guess = 8 * share(header.documents, from, header.tokens);
+        let bytes = &self.mapped.map[..];
+        ahead(
+            bytes,
+            (HEADER_BYTES + from * u64::from(header.width)) as usize,
+            LINES,
+        );
+        ahead(bytes, (layout.doc_ends + guess) as usize, 1);
+        ahead(bytes, (layout.doc_ids + guess) as usize, 1);
     }
 
     fn expect_bytes(&self, range: Range<u64>) {
@@ -226,7 +240,7 @@ impl<'a> View<'a> {
         let bytes =
             self.bytes(HEADER_BYTES + range.start * width..HEADER_BYTES + range.end * width)?;
         for (page, part) in bytes.chunks(PAGE).enumerate() {
-            ahead(bytes, (page + 1) * PAGE);
+            ahead(bytes, (page + 1) * PAGE, LINES);
             if width == 2 {
                 out.extend(words(part).map(|word| u32::from(u16::from_le_bytes(word))));
             } else {
@@ -266,8 +280,7 @@ impl<'a> View<'a> {
             }
             // Documents are of about one length, as a whole: a few guesses find what halving finds in twenty steps.
             let middle = if guess < GUESSES && (before..until).contains(&index) {
-                let share = u128::from(high - low) * u128::from(index - before);
-                low + (share / u128::from(until - before)) as u64 // below `high`
+                low + share(high - low, index - before, until - before)
             } else {
                 low + (high - low) / 2
             };
@@ -379,19 +392,28 @@ impl<'a> View<'a> {
 /// How often the place of a document is guessed before its range is halved.
 const GUESSES: u32 = 6;
 
+/// `part` in `whole` of `count`, below `count` and about right: a quotient of 128 bits costs as much as a read.
+fn share(count: u64, part: u64, whole: u64) -> u64 {
+    let share = count as f64 * (part as f64 / whole as f64);
+    (share as u64).min(count.saturating_sub(1))
+}
+
 /// Bytes that lie together in memory: the processor foresees no more of a map.
 const PAGE: usize = 4096;
 
-/// Lets the processor fetch the bytes from `from` on, of which it then foresees the rest.
-fn ahead(bytes: &[u8], from: usize) {
+/// Lines of 64 bytes that are fetched of what comes next: from there on the processor foresees the rest of a page.
+const LINES: usize = 16;
+
+/// Lets the processor fetch so many lines from `from` on, into the cache that holds more than the nearest one.
+fn ahead(bytes: &[u8], from: usize, lines: usize) {
     #[cfg(target_arch = "x86_64")]
-    for line in bytes.get(from..).unwrap_or(&[]).chunks(64).take(4) {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+    for line in bytes.get(from..).unwrap_or(&[]).chunks(64).take(lines) {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
         // SAFETY: SSE is part of x86_64, and a prefetch reads nothing.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) };
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = (bytes, from);
+    let _ = (bytes, from, lines);
 }
 
 /// Appends whole words of 4 bytes, as they are in memory: what copies bytes is made for the processor at hand.
