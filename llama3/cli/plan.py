@@ -29,7 +29,7 @@ NO_FOLDER = ConfigError.declare(
     "L3-PLN-016", "there is no folder {folder}", fix="make it, or name a file in one that is there"
 )
 NO_PICTURE = ConfigError.declare(
-    "L3-PLN-018",
+    "L3-PLN-019",
     "{file} is there, and is no picture",
     why="what is there would be lost",
     fix="name another file: only an SVG is written anew",

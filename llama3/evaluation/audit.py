@@ -309,6 +309,8 @@ def _change(pairs: _Pairs, cost: bool, seed: int) -> tuple[float, float]:
             low, high = studentised(new - old, pairs.weight, seed)
             low, high = (low, high) if math.isfinite(low) and math.isfinite(high) else _few_changes(pairs)
     if not math.isfinite(low) or not math.isfinite(high):
+        if cost and not old.any():
+            raise _Incomparable("the change is no finite number: it cost nothing before")
         raise _Incomparable(f"{len(old)} items are too few for an interval of this change: evaluate more")
     return low, high
 

@@ -70,10 +70,11 @@ class StepReader:
         self.dataset = dataset_of(self.options, self.plan)
 
     def _plan(self, hash: str) -> TokenPlan:
-        """The shards it reads, which are not those of the last execution where the config has changed since."""
+        """The shards it reads, which are not those of the last execution where the config has changed since; those of a
+        herd's size bear its name."""
         place = self.run / IN_RUN
-        sizes = sorted(place.parent.glob(f"*-{place.name}")) + sorted(place.parent.glob(f"*-{place.name}-*"))
-        for folder in [place, *sorted(place.parent.glob(f"{place.name}-*")), *sizes]:
+        names = (f"{place.name}-*", f"*-{place.name}", f"*-{place.name}-*")
+        for folder in [place, *(found for name in names for found in sorted(place.parent.glob(name)))]:
             if folder.is_dir() and (plan := TokenPlan.load(folder)).hash == hash:
                 return plan
         raise NO_SHARDS(self.run)

@@ -221,6 +221,20 @@ def test_rows_are_written_as_asked(run, opened, capsys):
     assert file.read_text() == ""
 
 
+def test_an_export_writes_over_nothing_else(run, opened, capsys):
+    mine = run / "config.yaml"
+    mine.write_text("run: {name: mine}\n")
+    judged = sorted((run / "annotations").rglob("*.jsonl"))[0]
+    for file, number in ((mine, "L3-ANN-096"), (judged, "L3-ANN-096"), (run / "none" / "x.jsonl", "L3-ANN-095")):
+        before = file.read_bytes() if file.exists() else None
+        code, _, told = called(capsys, run, "--export", file)
+        assert (code, number in told) == (2, True), told
+        assert (file.read_bytes() if file.exists() else None) == before
+    new = run / "annotations" / "new.jsonl"
+    assert called(capsys, run, "--export", new)[0] == 2
+    assert not new.exists()
+
+
 def test_a_tenth_of_what_a_model_made_is_checked_and_nothing_else(run):
     found = texts_of_run(RunDir(run))
     assert {key: (count, len(items)) for key, (count, items) in found.items()} == {

@@ -231,6 +231,10 @@ def test_a_plan_refuses_what_a_run_refuses(llama3, config, layout, code):
 def test_what_is_no_question_is_refused_before_work(llama3, tmp_path):
     code, _, told = llama3("plan", "8b", "--batch-tokens", "nan")
     assert (code, "L3-PLN-002" in told) == (2, True)
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("run: {name: mine}\n")
+    code, _, told = llama3("plan", "8b", "--layout", "1,1,1,1", "--schedule", str(mine))
+    assert (code, "L3-PLN-019" in told, mine.read_text()) == (2, True, "run: {name: mine}\n"), told
     code, _, told = llama3("plan", "8b", "--schedule", str(tmp_path / "nowhere" / "x.svg"))
     assert (code, "L3-PLN-016" in told) == (2, True)
 

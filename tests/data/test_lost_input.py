@@ -90,6 +90,17 @@ def test_a_column_of_nulls_is_no_text_and_no_other_type(tmp_path: Path, curated:
     assert out.metrics["rejects"] == {"read.no_text": 3}
 
 
+def test_where_nothing_is_read_the_first_of_each_reason_is_told(tmp_path: Path, curated: Callable) -> None:
+    (tmp_path / "a.jsonl").write_text(json.dumps({"Body": "a text", "id": "1"}) + "\n{\n")
+    with pytest.raises(DataError) as told:
+        curated(sources=[{"name": "jsonl", "path": str(tmp_path / "a.jsonl")}])
+    (problem,) = told.value.problems
+    assert problem.code == "L3-DAT-101"
+    assert "read.no_text 1 (" in problem.why
+    assert "a.jsonl:1: no string under 'text'; there is one under 'Body', 'id')" in problem.why
+    assert "read.broken_json 1 (" in problem.why
+
+
 def test_losses_are_counted_by_reason_with_examples(tmp_path: Path, curated: Callable) -> None:
     (tmp_path / "a.jsonl").write_bytes(lines([prose(1), prose(2)]) + b"broken\n" * 5)
     (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(lines([prose(n) for n in range(50)]))[:-9])

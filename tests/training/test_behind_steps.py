@@ -77,6 +77,14 @@ def test_a_step_is_shown_with_its_documents_and_proved(died):
         assert ids[0] in [part["id"] for row in reader.behind(step, 0)["rows"] for part in row["parts"]]
 
 
+def test_shards_of_a_size_of_a_herd_are_found(died):
+    (died / "artifacts" / "shard").rename(died / "artifacts" / "big-shard")
+    (died / "artifacts" / "tokenizer").rename(died / "artifacts" / "big-tokenizer")
+    told = StepReader(died, "pretrain").behind(7, 40)
+    assert told["proof"] == "equal"
+    assert any(part["text"] for row in told["rows"] for part in row["parts"])
+
+
 def test_other_tokens_than_those_learnt_are_told(died, monkeypatch):
     reader = StepReader(died, "pretrain")
     monkeypatch.setattr(TokenDataset, "read", lambda self, step: self.loader.rows(step, len(self.rows(step))))
