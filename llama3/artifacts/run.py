@@ -252,13 +252,21 @@ class RunDir:
         else:
             self.event("stage_skipped", stage=stage.name, key=key, hash=made.hash)
             self.display.note(f"[green]✓[/] {key}  [dim]nothing to do ({made.hash[:12]})[/]")
-        link_atomic(self.artifacts / key, target.name)
+        self._point(key, target.name)
         self._forget_scratch(key)
         return made
 
     def name(self, key: str, artifact: Artifact) -> None:
         """Let `key` name an artifact of this run that was made under another key."""
-        link_atomic(self.artifacts / key, artifact.location.name)
+        self._point(key, artifact.location.name)
+
+    def _point(self, key: str, name: str) -> None:
+        """Let `key` be a link to `name`. Where a run was copied without its links, a copy of an artifact lies there: it
+        goes aside."""
+        link = self.artifacts / key
+        if link.is_dir() and not link.is_symlink():
+            self._set_aside(link, key)
+        link_atomic(link, name)
 
     def withdraw(self, key: str) -> None:
         """`key` is no longer what this run made; the artifact that it named stays beside."""

@@ -1,6 +1,7 @@
 """Which files a path names: a file, all below a folder (links are followed), or those that match a pattern.
 
-What is met and left out is counted with the reason, so that nobody trains on less than he thinks.
+What is met and left out is counted with the reason, so that nobody trains on less than he thinks. Folders in which runs
+work are no input: what a run writes would be another one each time.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from llama3.artifacts.lock import LOCK
 from llama3.data.columns import printable
 from llama3.data.documents import Reject
 from llama3.plugins.registry import discover
@@ -122,6 +124,8 @@ class _Search:
             identity = _identity(entry)
         except OSError as error:
             return self._leave(entry.path, "unreadable_folder", os.strerror(error.errno or 0))
+        if _is_own(Path(entry.path)):
+            return None  # and not told: what is told is part of what a corpus was made of
         if identity in above:
             return self._leave(entry.path, "link_cycle", f"a link to {os.path.realpath(entry.path)}")
         self.match(Path(entry.path), parts, (*above, identity))
@@ -147,6 +151,13 @@ class _Search:
         if (path, reason) not in self._seen:
             self._seen.add((path, reason))
             self.found.left_out.append((path, reason, detail))
+
+
+def _is_own(folder: Path) -> bool:
+    """Whether a run works in a folder, or a corpus is made there in parts: what they write would be another input each
+    time."""
+    in_parts = folder.name.endswith(".parts") and (folder / "facts").is_dir()
+    return in_parts or ((folder / LOCK).is_file() and (folder / "artifacts").is_dir())
 
 
 def known_endings() -> list[tuple[str, str]]:

@@ -42,6 +42,12 @@ NOT_MADE = PluginError.declare(
     why="what its factory does then does not end, or takes too long",
     fix="let the factory end: what takes long, or waits for something, is done before, and read from a file",
 )
+ALWAYS_OUT = PluginError.declare(
+    "L3-DAT-289",
+    "they go beyond their bounds without a document: {reason}",
+    why="a document was asked about before ({before}), and then none at all",
+    fix="mend the filter that is no built-in one: it waits, or ends its process, whatever it is given",
+)
 FAILED_THERE = PluginError.declare("L3-DAT-280", "a filter under watch failed", why="{error}")
 
 Outside = Literal["too_slow", "too_much_memory", "crashed"]
@@ -82,6 +88,7 @@ class WatchedFilters:
 
     def __init__(self, slots: Sequence[Slot], surveys: Mapping[str, Path] | None, bounds: BoundsSection) -> None:
         self.bounds = bounds
+        self._foreign = ", ".join(foreign(slots))
         self._order = {
             "slots": [slot.model_dump(mode="json") for slot in slots],
             "surveys": None if surveys is None else {name: str(path) for name, path in surveys.items()},
@@ -93,7 +100,7 @@ class WatchedFilters:
         """What the filters think of the documents, but for those that take too much. Raises PluginError where a filter
         fails, DataError (L3-DAT-278) where that shall stop the run."""
         if not len(batch):
-            return self._asked(batch)
+            return self._nothing(batch, "")
         try:
             return self._asked(batch)
         except Exceeded as why:
@@ -102,8 +109,17 @@ class WatchedFilters:
                 return Opinion.joined(self.ask(batch.take(half)), self.ask(batch.take(~half)))
             if self.bounds.action == "stop":
                 raise OUT_OF_BOUNDS("data.bounds", id=batch.column("id")[0], reason=str(why)) from why
-            nothing = self._asked(batch.take(np.zeros(1, bool)))
+            nothing = self._nothing(batch, str(why))
             return Opinion(nothing.columns, nothing.judgements, nothing.edits, nothing.keep_D, (str(why),))
+
+    def _nothing(self, batch: DocumentBatch, why: str) -> Opinion:
+        """What the filters think of no document. Raises PluginError (L3-DAT-289) where that is too much for them:
+        no document is at fault then."""
+        try:
+            return self._asked(batch.take(np.zeros(len(batch), bool)))
+        except Exceeded as again:
+            where = f"filters under watch ({self._foreign})"
+            raise ALWAYS_OUT(where, reason=str(again), before=why or str(again)) from again
 
     def close(self) -> None:
         """Ends the process."""

@@ -6,6 +6,7 @@ import io
 import json
 import re
 import resource
+import shutil
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,18 @@ def test_equal_requests_are_skipped_and_changed_ones_made_beside(run_dir):
     assert both(run_dir).hash == first.hash, "the first is still there"
     assert run_dir.current()["tokenizer"].hash == first.hash
     assert calls == ["curate", "tokenizer"] * 2
+
+
+def test_a_run_that_was_copied_without_its_links_goes_on(run_dir, tmp_path):
+    first = both(run_dir)
+    run_dir.close()
+    copied = RunDir(shutil.copytree(run_dir.path, tmp_path / "copied"), Display.silent())
+    assert not (copied.artifacts / "tokenizer").is_symlink()
+    with copied:
+        assert both(copied).hash == first.hash
+    assert (copied.artifacts / "tokenizer").is_symlink()
+    assert (copied.damaged / "tokenizer-1" / "manifest.json").is_file(), "what lay there is kept"
+    assert calls == ["curate", "tokenizer"]
 
 
 def test_nothing_is_made_for_damage_that_is_not_there(run_dir):

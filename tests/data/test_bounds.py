@@ -82,6 +82,11 @@ class Asleep(Heavy):
         threading.Event().wait()
 
 
+class Stuck(Heavy):
+    def judge(self, batch):
+        threading.Event().wait()
+
+
 class Leaving(Heavy):
     def __init__(self):
         os._exit(0)
@@ -89,7 +94,7 @@ class Leaving(Heavy):
 
 @hookimpl
 def llama3_filters():
-    makers = ("Heavy", "Asleep", "Leaving")
+    makers = ("Heavy", "Asleep", "Leaving", "Stuck")
     return [FilterSpec(name=maker.lower(), factory=f"acme_heavy:{maker}") for maker in makers]
 """
 
@@ -132,6 +137,12 @@ def test_what_takes_too_much_is_left_out_alone(tmp_path: Path, heavy: None, cura
     assert corpus.funnel["bounds"]["web"]["documents"] == 3
     assert corpus.scores().column("heavy.seen").to_pylist() == [6.0] * 3, "it has seen all documents before"
     assert out.metrics["edits"] == {"heavy.word": 1}
+
+
+def test_a_filter_that_takes_too_much_of_no_document_is_named(tmp_path: Path, heavy: None, curated: Callable) -> None:
+    given = section(tmp_path, [prose(n, 60) for n in range(3)], seconds=0.5) | {"filters": ["stuck"]}
+    with pytest.raises(PluginError, match=r"filters under watch \(stuck\).*L3-DAT-289"):
+        curated(**given)
 
 
 def test_the_process_ends_with_the_one_that_started_it(tmp_path: Path, heavy: None, site) -> None:

@@ -18,6 +18,7 @@ import pytest
 import zstandard
 from data_texts import prose
 
+from llama3.cli import main
 from llama3.config.schema import Config
 from llama3.data import finding
 from llama3.data.curate import CurateOptions
@@ -253,3 +254,22 @@ def test_odd_metadata_and_layouts_cost_nothing(curated: Callable, monkeypatch: p
     assert batch.texts == [prose(1), prose(2)]
     assert batch.column("url") == [r"\ud83d", "u"]
     assert out.metrics["rejects"] == {"read.not_utf8": 1}
+
+
+def test_what_a_run_writes_is_no_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same command again has nothing to do, though its folder lies among the texts."""
+    texts_of = tmp_path / "texts"
+    texts_of.mkdir()
+    for number in range(8):
+        (texts_of / f"{number}.txt").write_text(prose(number))
+    (tmp_path / "c.yaml").write_text(
+        f"data: {{filters: [], sources: [{{name: files, path: {texts_of}, glob: '**/*'}}]}}\n", "utf-8"
+    )
+    printed = []
+    for _ in range(3):
+        with pytest.raises(SystemExit) as done:
+            main(["data", "curate", str(tmp_path / "c.yaml"), "--out", str(texts_of / "w")])
+        assert done.value.code == 0
+        printed.append(capsys.readouterr())
+    assert len(list((texts_of / "w" / "artifacts").glob("curate-*"))) == 1
+    assert "nothing to do" in printed[2].err + printed[2].out
