@@ -90,8 +90,22 @@ def averaged(
 ) -> Artifact:
     """The mean of so many models of one stage that differ in the order of data (paper 4.1.5); of one, itself."""
     mean = make(stage, key, options(0), **inputs)
+    make.warn(learnt_nothing(key, mean, inputs.get("checkpoint")))
     for m in range(1, members):
         model = make(stage, f"{key}-member{m + 1}", options(m), **inputs)
         weights = AverageOptions(weights=(m / (m + 1), 1 / (m + 1)))
         mean = make(average, f"{key}-mean{m + 1}", weights, a=mean, b=model)
     return mean
+
+
+def learnt_nothing(key: str, made: Artifact, begun: Artifact | None) -> list[str]:
+    """A line where a model has the weights that it began with."""
+    before, after = (_weights(model) if model is not None else {} for model in (begun, made))
+    if not after or before != after:
+        return []
+    why = "no answer was better than another, or every update was skipped"
+    return [f"{key} learnt nothing: its weights are those that it began with ({why}; see metrics.jsonl)"]
+
+
+def _weights(model: Artifact) -> dict[str, str]:
+    return {entry.path: entry.blake3 for entry in model.manifest.files if entry.path.endswith(".safetensors")}
