@@ -242,8 +242,8 @@ def compare(name: str, before: Suite | None, after: Suite | None, options: Audit
     try:
         pairs = _paired(before, after)
         rates = ratio(pairs.old, pairs.weight, options.seed), ratio(pairs.new, pairs.weight, options.seed)
-        row.update(zip(("before", "after"), (rate.to_json() for rate in rates), strict=True))
         low, high = _change(pairs, cost, options.seed)
+        row.update(zip(("before", "after"), (rate.to_json() for rate in rates), strict=True))
         row.update(paired_low=low, paired_high=high, families=_families(pairs, cost, options.seed))
         row["why"] = _objection(len(pairs.old), cost, margin, low, high, name in options.must_improve)
         row["why"] = row["why"] or _lost_family(row["families"], margin)

@@ -168,14 +168,12 @@ def test_a_cost_of_nothing_has_no_relative_change(audited):
     assert "finite" in failure(audited(suites, suites), "text")
 
 
-def test_too_few_items_are_told_with_their_figures(audited):
-    """The interval has no finite bound; the figures themselves do."""
+def test_too_few_items_are_told(audited):
+    """The interval has no finite bound, though the change has."""
     few = [{**row, "weight": 1} for row in text()[:2]]
     other = [{**few[0], "score": few[0]["score"] * 0.9}, few[1]]
     made = audited({**GOOD, "text": few}, {**GOOD, "text": other})
     assert "2 items are too few" in failure(made, "text")
-    row = made.metrics["suites"]["text"]
-    assert row["before"]["rate"] > row["after"]["rate"]
 
 
 def test_nothing_evaluated_is_no_pass(audited):
