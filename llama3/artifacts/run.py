@@ -265,7 +265,7 @@ class RunDir:
         goes aside."""
         link = self.artifacts / key
         if link.is_dir() and not link.is_symlink():
-            self._set_aside(link, key)
+            self.event("link_restored", key=key, moved_to=str(self._set_aside(link, key)))
         link_atomic(link, name)
 
     def withdraw(self, key: str) -> None:

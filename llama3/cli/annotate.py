@@ -94,6 +94,7 @@ def annotate(
     if figures:
         _tell(source, folder, most_wrong, json)
     elif export is not None:
+        _require_free(export, source, folder)
         _export(folder, export, least, margins, json)
     else:
         _serve(source, folder, annotators or [], models or [], port, seed,
@@ -180,10 +181,6 @@ def _export(folder: Path, out: Path, least: str, margins: bool, json: bool) -> N
     from llama3.artifacts.files import write_bytes_atomic
     from llama3.cli.output import json_text
 
-    if not out.absolute().parent.is_dir():
-        raise NO_PLACE("--export", folder=out.parent)
-    if not _is_ours(out) or folder.resolve() in out.resolve().parents:
-        raise NOT_OURS("--export", file=out)
     found = exported(read_items(folder, "pairs"), read_judgements(folder, "pairs"), least=least, margins=margins)
     write_bytes_atomic(out, "".join(json_text(row) + "\n" for row in found.rows).encode())
     if json:
@@ -192,6 +189,15 @@ def _export(folder: Path, out: Path, least: str, margins: bool, json: bool) -> N
     say(f"{out}: {len(found.rows)} preferences")
     if found.left_out:
         print_table([(why, str(count)) for why, count in found.left_out.items()], ("LEFT OUT", "ITEMS"))
+
+
+def _require_free(out: Path, source: Path, folder: Path) -> None:
+    """Raises ConfigError (L3-ANN-095, 096) where preferences cannot be written, or would be written over something."""
+    if not out.absolute().parent.is_dir():
+        raise NO_PLACE("--export", folder=out.parent)
+    read = out.resolve() == source.resolve() or folder.resolve() in out.resolve().parents
+    if read or not _is_ours(out):
+        raise NOT_OURS("--export", file=out)
 
 
 def _is_ours(out: Path) -> bool:

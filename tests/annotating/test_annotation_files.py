@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import resource
+import shutil
 
 import pytest
 from annotated_run import PROMPTS, annotating, called, lines, put, samples, say, write_run
@@ -230,6 +231,11 @@ def test_an_export_writes_over_nothing_else(run, opened, capsys):
         code, _, told = called(capsys, run, "--export", file)
         assert (code, number in told) == (2, True), told
         assert (file.read_bytes() if file.exists() else None) == before
+    asked = run.parent / "asked.jsonl"
+    asked.write_text(json.dumps({"prompt": "the river", "chosen": "a", "rejected": "b"}) + "\n")
+    shutil.copytree(run / "annotations", run.parent / "asked.annotations")
+    code, _, told = called(capsys, asked, "--export", asked)
+    assert (code, "L3-ANN-096" in told) == (2, True), told
     new = run / "annotations" / "new.jsonl"
     assert called(capsys, run, "--export", new)[0] == 2
     assert not new.exists()
