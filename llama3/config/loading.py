@@ -41,7 +41,13 @@ from llama3.plugins.options import dotted, problems_of
 from llama3.plugins.registry import discover
 
 EXTENDS_TWICE = ConfigError.declare(
-    "L3-CFG-007", "preset {preset!r} extends another one", why="one level is allowed", fix="copy what you need from it"
+    "L3-CFG-007", "{preset!r} extends another one", why="one level is allowed", fix="copy what you need from it"
+)
+NO_BASE = ConfigError.declare(
+    "L3-CFG-093",
+    "cannot extend {base}",
+    why="there is no file {path}",
+    fix="give a file of YAML, its path seen from the folder of this config, or the name of a preset",
 )
 UNREADABLE = ConfigError.declare(
     "L3-CFG-008",
@@ -111,7 +117,9 @@ def load(
     checks: Iterable[Check] = (),
     completed: Callable[[Layers], None] = lambda _: None,
 ) -> Loaded:
-    """Load and check a preset (by name), a file, a run directory or a plain mapping.
+    """Load and check a preset (by name), a file, a run directory or a plain mapping. A run directory goes on where it
+    is, wherever it was made and whatever it was called then. `extends` names a preset, or a file beside the one that
+    says so.
 
     Args:
         overrides: `section.key=value` each, the value in YAML; they win over everything else. An `Override` says
@@ -150,26 +158,51 @@ def load(
 def _add_source(
     layers: Layers, source: str | os.PathLike[str] | Mapping[str, Any], extending: Sequence[Override]
 ) -> str:
-    """Lay the preset that the source extends, or that the last of the overrides `extending` names in its place, then
-    the source; returns the source's label."""
+    """Lay the preset or the file that the source extends, or that the last of the overrides `extending` names in its
+    place, then the source, then where the source is if it is a run; returns the source's label."""
+    folder = FilePath()
     if isinstance(source, Mapping):
         parsed, kind, label = Parsed(dict(source)), "python", "config"
     else:
         parsed, kind, label = _read(os.fspath(source))
+        folder = FilePath(label).parent if kind == "file" else folder
     data = _mapping(parsed, label)
     base, where = data.get("extends"), _mark(label, parsed, ("extends",))
     for _, text, origin in extending:
-        base, where = parse_value(text, str(origin)), str(origin)
+        base, where, folder = parse_value(text, str(origin)), str(origin), FilePath()
         data = {**data, "extends": base}
     if base is not None:
-        found = preset(str(base), where=where)
-        file = f"{found.name}.yaml"
-        below = parse(found.text, file)
+        below, of, file = _base(str(base), folder, where)
         if "extends" in _mapping(below, file):
             raise EXTENDS_TWICE(where, preset=base)
-        layers.add(below.data, "preset", file, below.marks)
+        layers.add(below.data, of, file, below.marks)
     layers.add(data, kind, label, parsed.marks)  # type: ignore[arg-type]
+    if not isinstance(source, Mapping):
+        _stay(layers, FilePath(source))
     return label
+
+
+def _base(name: str, folder: FilePath, where: str) -> tuple[Parsed, Kind, str]:
+    """What `extends` names: a file, seen from `folder`, where it is written as one, else a preset."""
+    if "/" not in name and not name.endswith((".yaml", ".yml")):
+        found = preset(name, where=where)
+        return parse(found.text, f"{found.name}.yaml"), "preset", f"{found.name}.yaml"
+    path = folder / name
+    if not path.is_file():
+        raise NO_BASE(where, base=name, path=path)
+    return parse(_text(path), str(path)), "file", str(path)
+
+
+def _stay(layers: Layers, folder: FilePath) -> None:
+    """A run that is named by its folder is that folder's, whatever `run` says there since it was moved or renamed."""
+    if not (folder / "origin.json").is_file():
+        return
+    run = layers.values["run"]
+    said = os.path.realpath(os.path.join(str(run.get("dir")), str(run.get("name")))) if isinstance(run, dict) else ""
+    if said == os.path.realpath(folder):
+        return
+    place = folder if folder.name not in ("", "..") else FilePath(os.path.abspath(folder))
+    layers.add({"run": {"dir": str(place.parent), "name": place.name}}, "file", str(folder))
 
 
 def _read(source: str) -> tuple[Parsed, Kind, str]:

@@ -172,6 +172,45 @@ def test_lists_and_free_mappings_are_replaced_sections_merge(write):
     assert loaded.config.evaluation.limit == 400
 
 
+def test_extends_names_a_file_seen_from_the_one_that_says_so(write, tmp_path):
+    (tmp_path / "team").mkdir()
+    write("extends: ./base.yaml\npretrain: {lr: 0.5}\n", "team/mine.yaml")
+    assert "team/mine.yaml:1:1: cannot extend ./base.yaml. there is no file team/base.yaml" in str(
+        refused("team/mine.yaml")
+    )
+    write("pretrain: {steps: 7, lr: 0.1}\nrun: {name: ours}\n", "team/base.yaml")
+    loaded = load("team/mine.yaml", environ={})
+    assert (loaded.config.pretrain.steps, loaded.config.pretrain.lr) == (7, 0.5)
+    assert loaded.place("run.name") == "team/base.yaml:2:7: run.name"
+    assert load({"extends": "team/base.yaml"}, environ={}).config.run.name == "ours"
+    assert load("quickstart", ["extends=team/base.yaml"], environ={}).config.run.name == "quickstart"
+    write("pretrain: {stepz: 7}\n", "team/base.yaml")
+    assert "team/base.yaml:1:12: pretrain.stepz" in str(refused("team/mine.yaml"))
+    write("extends: quickstart\n", "team/base.yaml")
+    assert "one level is allowed" in str(refused("team/mine.yaml"))
+
+
+def test_a_run_goes_on_in_its_own_folder(write, tmp_path, monkeypatch):
+    (tmp_path / "runs" / "old").mkdir(parents=True)
+    write("run: {name: old, dir: runs}\n", "runs/old/config.yaml")
+    write("{}", "runs/old/origin.json")
+
+    def run_of(source, *sets, environ=None):
+        run = load(source, list(sets), environ=environ or {}).config.run
+        return run.dir, run.name
+
+    assert run_of("runs/old") == ("runs", "old")
+    (tmp_path / "runs" / "old").rename(tmp_path / "runs" / "new")
+    assert run_of("runs/new") == run_of("runs/new/") == ("runs", "new")
+    assert load("runs/new", environ={}).place("run.name") == "runs/new: run.name"
+    assert run_of("runs/new", "run.name=other") == ("runs", "other")
+    assert run_of("runs/new", environ={"LLAMA3__RUN__DIR": "elsewhere"}) == ("elsewhere", "new")
+    assert run_of("runs/new/config.yaml") == ("runs", "old")  # a config, from which another run may begin
+    monkeypatch.chdir(tmp_path / "runs" / "new")
+    assert run_of(".") == (str(tmp_path / "runs"), "new")
+    assert run_of("../new") == ("..", "new")
+
+
 def test_the_effective_config_loads_back_equal(write):
     loaded = load("quickstart", ["pretrain.lr=5e-7", "run.name='5e-7'", "post_training.algorithm=grpo"], environ={})
     again = load(write(loaded.to_yaml()), environ={})
