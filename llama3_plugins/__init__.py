@@ -22,7 +22,7 @@ from llama3.plugins import (
 from llama3_plugins.capabilities.listed import CAPABILITIES
 from llama3_plugins.evaluators.listed import EVALUATORS
 from llama3_plugins.filters.listed import FILTERS
-from llama3_plugins.sources.endings import ALL_OTHERS, ARCHIVES, JSON_LINES, PAGES, PARQUET
+from llama3_plugins.sources.endings import ALL_OTHERS, ARCHIVES, JSON_LINES, PAGES, PARQUET, TABLES
 
 
 @hookimpl
@@ -534,6 +534,13 @@ def llama3_rewards() -> list[RewardSpec]:
 @hookimpl
 def llama3_sources() -> list[SourceSpec]:
     return [
+        SourceSpec(
+            name="csv",
+            factory="llama3_plugins.sources.csv_rows:CsvSource",
+            options="llama3_plugins.sources.csv_rows:CsvOptions",
+            summary="comma- or tab-separated values with a header, plain or compressed: every row is a document",
+            endings=TABLES,
+        ),
         SourceSpec(
             name="files",
             factory="llama3_plugins.sources.files:FilesSource",

@@ -2,6 +2,7 @@
 
 PACKED = ("", ".gz", ".zst", ".zstd", ".bz2", ".xz")
 JSON_LINES = tuple(f"{name}{packed}" for name in (".jsonl", ".ndjson", ".json", ".jsonlines") for packed in PACKED)
+TABLES = tuple(f"{name}{packed}" for name in (".csv", ".tsv") for packed in PACKED)
 ARCHIVES = tuple(f"{name}{packed}" for name in (".warc", ".wet", ".warc.wet") for packed in PACKED)
 PARQUET = (".parquet", ".pq")
 PAGES = (".html", ".htm", ".xhtml", ".xht", ".shtml")

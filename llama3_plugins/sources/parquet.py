@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field
 
-from llama3.errors import DataError, did_you_mean
+from llama3.errors import DataError
 from llama3.sources import (
     BATCH_BYTES,
     Collector,
@@ -25,10 +25,10 @@ from llama3.sources import (
     require_unchanged,
     shards_of,
 )
+from llama3_plugins.sources.columns import require_column
 from llama3_plugins.sources.endings import PARQUET
 from llama3_plugins.sources.packed import Damaged
 
-NO_COLUMN = DataError.declare("L3-SRC-011", "no column {column!r}", why="{near}")
 CUT_OFF = DataError.declare("L3-SRC-012", "cannot be read to its end", why="{error}")
 NO_TEXT = DataError.declare("L3-SRC-013", "column {column!r} holds {type}, not text")
 
@@ -73,9 +73,7 @@ class ParquetSource:
         path = Path(shard.files[0].path)
         file = open_parquet(path)
         names = file.schema_arrow.names
-        if options.text not in names:
-            near = did_you_mean(options.text, names) or f"columns: {', '.join(names)}"
-            raise NO_COLUMN(shard.location, column=options.text, near=near)
+        require_column(options.text, names, shard.location)
         columns = [name for name in (options.text, options.url, options.date) if name in names]
         origin = origin_of(options, path)
         begin, end, first_row = shard.span or (0, file.num_row_groups, 0)

@@ -1,5 +1,5 @@
-"""JSON in UTF-16 and UTF-32, read as UTF-8. RFC 4627 tells by the first four bytes which of them a file is in, with or
-without a byte order mark."""
+"""Text in UTF-16 and UTF-32, read as UTF-8. Where it begins in ASCII, as JSON does, its first four bytes tell which of
+them a file is in, with or without a byte order mark (RFC 4627)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 
 
 def encoding_of(file: BinaryIO) -> str:
-    """The name of the encoding of a JSON text that nobody has begun to read."""
+    """The name of the encoding of a text that nobody has begun to read."""
     return json.detect_encoding(file.peek(4)[:4])  # type: ignore[attr-defined]  # all files that are opened here have it
 
 

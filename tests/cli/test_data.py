@@ -103,6 +103,12 @@ def test_curate_is_the_first_stage_of_a_run(llama3, ask, folder, tmp_path):
     made = ask("curate", config)
     assert Path(made["path"]).parent == tmp_path / "mine" / "artifacts"
     assert ask("curate", tmp_path / "mine")["path"] == made["path"], "a run is a config too"
+    (tmp_path / "mine").rename(tmp_path / "moved")
+    again = ask("curate", tmp_path / "moved")
+    assert Path(again["path"]) == tmp_path / "moved" / "artifacts" / Path(made["path"]).name, "found where it is now"
+    assert not (tmp_path / "mine").exists()
+    named = ask("curate", tmp_path / "moved", "--set", "run.name=other")
+    assert Path(named["path"]).parent == tmp_path / "other" / "artifacts"
     told = llama3("data", "curate", config, "--set", "data.exact=false")
     assert "near_duplicate" in told[1]
     assert "exact_duplicate" not in told[1]
@@ -121,6 +127,14 @@ def test_a_folder_is_read_by_its_endings(llama3, ask, folder, tmp_path):
     assert "files, jsonl" in told
     assert not (tmp_path / "no").exists()
     assert len(Corpus(ask("dedup", folder, "--out", tmp_path / "as", "--as", "files")["path"])) == 13
+
+
+def test_rows_of_a_table_are_documents(llama3, ask, tmp_path):
+    (tmp_path / "rows").mkdir()
+    table = "".join(f'{n},"{text(n)}"\n' for n in range(4))
+    (tmp_path / "rows" / "a.csv").write_text(f"id,text\n{table}5\n")
+    made = ask("curate", tmp_path / "rows", "--out", tmp_path / "out", "--set", "data.filters=[]")
+    assert (len(Corpus(made["path"])), made["rejects"]) == (4, {"read.broken_csv": 1})
 
 
 def test_what_cannot_be_read_is_refused_before_anything_is_there(llama3, folder, tmp_path):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import codecs
+import csv
 import gzip
+import io
 import json
 import sysconfig
 from pathlib import Path
@@ -109,6 +111,66 @@ def test_many_files_make_several_shards(tmp_path: Path) -> None:
     source = build("files", path=str(tmp_path))
     assert [shard.part for shard in source.shards()] == [0, 1]
     assert [text for _, text in read(source)[0]] == [f"document {n}" for n in range(1030)]
+
+
+# -- comma-separated values ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.csv.gz"])
+def test_every_row_of_a_table_is_a_document(tmp_path: Path, name: str, encoding: str) -> None:
+    texts = ['said "no", twice\r\nand left\t', "zwei \u00c4pfel", "", prose(1) * 1000]  # the last: above csv's own limit
+    table = io.StringIO(newline="")
+    writer = csv.writer(table, delimiter="\t" if ".tsv" in name else ",")
+    writer.writerow(["url", "label", "text", "date"])
+    writer.writerows(["https://a.example" if n else "", "x", text, "2023-01-02"] for n, text in enumerate(texts))
+    data = table.getvalue().encode(encoding)
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(data) if name.endswith("gz") else data)
+    source = build("csv", path=str(tmp_path))
+    rows, rejects = read(source)
+    assert ([text for _, text in rows], rejects) == (texts, [])
+    assert [url for url, _ in rows] == [f"{path}:2", *["https://a.example"] * 3]
+    (batch,) = source.read(source.shards()[0])
+    assert batch.column("origin") == [f"{name}:{line}" for line in (2, 4, 5, 6)]
+    assert batch.column("date") == ["2023-01-02"] * 4
+
+
+def test_bad_rows_are_named_by_line(tmp_path: Path) -> None:
+    path = tmp_path / "bad.csv"
+    path.write_bytes(
+        b'id;body\n1;good\n2\n\n3;a;b\n4;"quoted" and not\n5;caf\xe9\n6;n\0ul\n7;' + b"x" * 2000 + b'\n8;5" disk\n'
+        b'9;"never\nclosed\n'
+    )
+    rows, rejects = read(build("csv", path=str(path), text="body", separator=";", max_document_bytes=1000))
+    assert rows == [(f"{path}:2", "good"), (f"{path}:10", '5" disk')]
+    assert [(r.where.rsplit(":", 1)[1], r.reason) for r in rejects] == [
+        ("3", "broken_csv"),
+        ("5", "broken_csv"),
+        ("6", "broken_csv"),
+        ("7", "not_utf8"),
+        ("8", "binary"),
+        ("9", "too_large"),
+        ("11", "broken_csv"),
+    ]
+    assert rejects[-1].detail == "unexpected end of data; 2 lines, to line 12"
+
+
+def test_tables_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("id,txt\n1,a\n")
+    with pytest.raises(DataError, match=r"a\.csv: no column 'text'\. did you mean 'txt'\?.*L3-SRC-011"):
+        read(build("csv", path=str(path)))
+    monkeypatch.setattr("llama3_plugins.sources.csv_rows.LONGEST", 1000)
+    path.write_text('text\nfirst\n"' + "x\n" * 1000)
+    with pytest.raises(DataError, match=r"a\.csv: a row of more than 1000 characters.*L3-SRC-022"):
+        read(build("csv", path=str(path), max_document_bytes=100))
+    packed = tmp_path / "a.csv.gz"
+    packed.write_bytes(gzip.compress(b"text\nwhole\n") + gzip.compress(b"text\n" * 10)[:-4])
+    with pytest.raises(DataError, match=r"a\.csv\.gz.*L3-SRC-023"):
+        read(build("csv", path=str(packed)))
+    rows, rejects = read(build("csv", path=str(packed), damaged="keep"))
+    assert (rows[0][1], [reject.reason for reject in rejects]) == ("whole", ["cut_off"])
 
 
 # -- JSON lines ------------------------------------------------------------------------------------
