@@ -243,9 +243,22 @@ def suite_problems(loaded: Loaded) -> Iterator[Problem]:
     yield from suites_without_room(loaded.config, discover(), loaded.place, base)
 
 
+def answer_problems(loaded: Loaded) -> Iterator[Problem]:
+    """Answers of post-training that are as long as the context of a new model; `ready` asks of one in model.path."""
+    from llama3.posttraining.room import answers_without_room
+
+    if loaded.config.model.path is None:
+        try:
+            context = model_config(loaded).max_seq_len
+        except LlamaError:
+            return  # told by others
+        yield from answers_without_room(loaded.config, discover(), loaded.place, context)
+
+
 def _adopted_contexts(loaded: Loaded) -> Iterator[Problem]:
-    """Stages that do not begin where the model in model.path ends, and suites that it has no room for."""
+    """Stages that do not begin where the model in model.path ends, and suites and answers that it has no room for."""
     from llama3.evaluation.room import suites_without_room
+    from llama3.posttraining.room import answers_without_room
 
     try:
         model = model_config(loaded)
@@ -253,6 +266,7 @@ def _adopted_contexts(loaded: Loaded) -> Iterator[Problem]:
         return  # told by others
     yield from start_problems(loaded)
     yield from suites_without_room(loaded.config, discover(), loaded.place, model.max_seq_len)
+    yield from answers_without_room(loaded.config, discover(), loaded.place, model.max_seq_len)
 
 
 def start_problems(loaded: Loaded) -> Iterator[Problem]:
@@ -350,6 +364,7 @@ CHECKS = (
     teacher_problems,
     context_problems,
     suite_problems,
+    answer_problems,
     tokenizer_problems,
     token_problems,
     source_problems,

@@ -33,6 +33,7 @@ from llama3.outcome import Raising, Round, Trained, measure, publish, tell, tell
 from llama3.posttraining.average import AverageOptions, average
 from llama3.posttraining.finetune import PreferOptions, RewardOptions, SFTOptions, prefer, reward, sft
 from llama3.posttraining.preferences import PreferencesOptions, preferences
+from llama3.posttraining.prompt_room import require_prompt_room
 from llama3.posttraining.reject import RejectOptions, reject
 from llama3.quality_rounds import chosen
 from llama3.release.cast import CastOptions, cast
@@ -118,6 +119,7 @@ def raise_model(make: Executor, config: Config, lessons: Lessons) -> Raising:
     vocabulary = lessons.vocabulary or make(tokenizer, "tokenizer", TokenizerOptions.of(config), corpus=corpus)
     searched = {"corpus": corpus, "tokenizer": vocabulary}
     given, leaks = own_rows(make, config, searched)
+    require_prompt_room(config, vocabulary, lessons.start, given)
     shards = tokenised(make, config, corpus, vocabulary)
 
     # Pre-training (3.4): next-token prediction, long-context stages, annealed to a learning rate of 0 and averaged.
@@ -142,6 +144,7 @@ def improve(make: Executor, config: Config, lessons: Lessons) -> Raising:
     # What cannot be released in the end is refused before anything is trained.
     searched = {"corpus": corpus, "tokenizer": base}
     given, leaks = own_rows(make, config, searched)
+    require_prompt_room(config, base, base, given)
     before = make(evaluate, "evaluate-base", EvaluateOptions.of(config), checkpoint=base, corpus=corpus)
     require_auditable(before, AuditOptions.of(config))
 

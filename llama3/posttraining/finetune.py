@@ -289,11 +289,7 @@ class Finetuning:
     @property
     def drawing(self) -> PreferSection | OwnAnswersSection | None:
         """How answers are drawn; None where the algorithm has none drawn."""
-        if "rollouts" not in self.spec.needs or not self.algorithm.plan.own:
-            return None
-        if isinstance(self.section, SFTSection):
-            return self.section.own_answers or OwnAnswersSection()
-        return self.section if isinstance(self.section, PreferSection) else None
+        return drawing_of(self.section, self.spec, self.algorithm)
 
     @property
     def temperature(self) -> float:
@@ -330,7 +326,7 @@ class Finetuning:
 
     def _train(self, makers: Mapping[Need, Callable[[], Any]]) -> None:
         examples = self._with_room(self.examples)
-        self._refuse_long(examples)
+        refuse_long(examples, self.config.max_seq_len)
         section, seed, context = self.section, self.options.seed, self.parallel.context
         dataset = Epochs(examples, batch=section.batch, epochs=section.epochs, seed=seed)
         if isinstance(section, SFTSection) and section.neftune is not None:
@@ -437,13 +433,8 @@ class Finetuning:
     def _with_room(self, examples: Sequence[Example]) -> Sequence[Example]:
         """Those that leave the context room for a longest answer, where answers are drawn; the user is told of others.
         Raises DataError where none does."""
-        if self.drawing is None:
-            return examples
-        longest, limit = self.drawing.max_tokens, self.config.max_seq_len
-        asked = (len(getattr(example, "prompt", range(example.num_tokens))) for example in examples)
-        kept = [example for example, length in zip(examples, asked, strict=True) if length + longest <= limit]
-        if not kept and examples:
-            raise NO_ROOM(f"stage {self.stage}", count=len(examples), longest=longest, limit=limit)
+        longest, limit = self.drawing.max_tokens if self.drawing else None, self.config.max_seq_len
+        kept = fitting(examples, longest, limit, f"stage {self.stage}")
         if left := len(examples) - len(kept):
             self.out.event("prompts_without_room", prompts=left, max_tokens=longest, context=limit)
             self.out.display.note(
@@ -451,8 +442,32 @@ class Finetuning:
             )
         return kept
 
-    def _refuse_long(self, examples: Sequence[Example]) -> None:
-        limit = self.config.max_seq_len
-        long = [index for index, example in enumerate(examples) if example.num_tokens > limit]
-        if long:
-            raise LONG_EXAMPLES(f"example {long[0]}", long=len(long), count=len(examples), limit=limit)
+
+def drawing_of(
+    section: SFTSection | PreferSection | RewardSection, spec: AlgorithmSpec, algorithm: Algorithm
+) -> PreferSection | OwnAnswersSection | None:
+    """How a stage draws answers; None where its algorithm has none drawn."""
+    if "rollouts" not in spec.needs or not algorithm.plan.own:
+        return None
+    if isinstance(section, SFTSection):
+        return section.own_answers or OwnAnswersSection()
+    return section if isinstance(section, PreferSection) else None
+
+
+def fitting(examples: Sequence[Example], longest: int | None, limit: int, where: str) -> Sequence[Example]:
+    """Those whose prompts leave a context of `limit` tokens room for an answer of `longest`; all where none is drawn.
+    Raises DataError where none does."""
+    if longest is None:
+        return examples
+    asked = (len(getattr(example, "prompt", range(example.num_tokens))) for example in examples)
+    kept = [example for example, length in zip(examples, asked, strict=True) if length + longest <= limit]
+    if not kept and examples:
+        raise NO_ROOM(where, count=len(examples), longest=longest, limit=limit)
+    return kept
+
+
+def refuse_long(examples: Sequence[Example], limit: int) -> None:
+    """Raises DataError for examples of more than `limit` tokens."""
+    long = [index for index, example in enumerate(examples) if example.num_tokens > limit]
+    if long:
+        raise LONG_EXAMPLES(f"example {long[0]}", long=len(long), count=len(examples), limit=limit)

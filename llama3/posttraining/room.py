@@ -13,7 +13,7 @@ from llama3.plugins.registry import Registry
 from llama3.plugins.specs import AlgorithmSpec
 
 LONG_ANSWERS = ConfigError.declare(
-    "L3-SMP-006",
+    "L3-SMP-002",
     "answers of {longest} tokens leave no room for a prompt",
     why="the model is made for {context} tokens",
     fix="set it below {context}{instead}",
@@ -25,11 +25,18 @@ def answers_without_room(
 ) -> Iterator[Problem]:
     """Every `max_tokens` of `post_training` that is asked of the model and as long as its context; `context`: that of
     the model before long-context stages."""
-    longest = max([context, *(part[0].seq_len for part in parts_of(config.pretrain)[1:])])
-    instead = "" if config.post_training.data else ", make model.max_seq_len longer, or write post_training: {rounds: 0}"
+    longest = context_in_the_end(config, context)
+    instead = (
+        "" if config.post_training.data else ", make model.max_seq_len longer, or write post_training: {rounds: 0}"
+    )
     for path, asked in _asked(config, registry):
         if asked >= longest:
             yield LONG_ANSWERS.problem(place(path), longest=asked, context=longest, instead=instead)
+
+
+def context_in_the_end(config: Config, context: int) -> int:
+    """The context that the model has after long-context stages; `context`: that before them."""
+    return max([context, *(part[0].seq_len for part in parts_of(config.pretrain)[1:])])
 
 
 def _asked(config: Config, registry: Registry) -> Iterator[tuple[Path, int]]:

@@ -119,7 +119,12 @@ def test_many_files_make_several_shards(tmp_path: Path) -> None:
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 @pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.csv.gz"])
 def test_every_row_of_a_table_is_a_document(tmp_path: Path, name: str, encoding: str) -> None:
-    texts = ['said "no", twice\r\nand left\t', "zwei \u00c4pfel", "", prose(1) * 1000]  # the last: above csv's own limit
+    texts = [
+        'said "no", twice\r\nand left\t',
+        "zwei \u00c4pfel",
+        "",
+        prose(1) * 1000,
+    ]  # the last: above csv's own limit
     table = io.StringIO(newline="")
     writer = csv.writer(table, delimiter="\t" if ".tsv" in name else ",")
     writer.writerow(["url", "label", "text", "date"])
