@@ -17,6 +17,7 @@ from llama3.evaluation.contamination import require_clean
 from llama3.evaluation.stages import ContaminationOptions, contamination
 from llama3.execution import Executor
 from llama3.synthesis.stage import SynthesisOptions, synthesise, told_signs
+from llama3.tasks.contradictions import told_contradictions
 from llama3.tasks.user_data import UserDataOptions, own_data
 
 Searched = Mapping[str, Artifact]
@@ -57,11 +58,12 @@ def tokenised(make: Executor, config: Config, corpus: Artifact, tokenizer: Artif
 
 def own_rows(make: Executor, config: Config, searched: Searched) -> tuple[Artifact, Artifact] | tuple[None, None]:
     """The user's own rows, if any (`post_training.data`), and the report of held-out tasks in them. Rows that hold one
-    are refused."""
+    are refused; rows that teach the contrary of each other are told of every time."""
     if config.post_training.data is None:
         return None, None
     options = UserDataOptions.of(config)
     given = make(own_data(options), "own_data", options)
+    make.warn(told_contradictions(given.metrics.get("contradictions", {}), config.post_training.data))
     leaks = find_leaks(make, config, {given.type: given}, searched)
     require_clean(leaks)
     return given, leaks

@@ -21,6 +21,7 @@ from llama3.tasks import (
     prompt_digest,
     split_of_prompt,
 )
+from llama3.tasks.contradictions import contradictions, told_contradictions
 from llama3.tasks.extraction import extract, extract_code
 from llama3.tasks.rewards import Example, Reward, TaskReward
 from llama3.tasks.sandbox import Limits, Program, run_programs
@@ -52,6 +53,7 @@ __all__ = [
     "UnitTests",
     "answer_example",
     "by_split",
+    "contradictions",
     "cut",
     "device_of",
     "dialog_example",
@@ -65,6 +67,7 @@ __all__ = [
     "run_programs",
     "score",
     "split_of_prompt",
+    "told_contradictions",
 ]
 
 _HOMES = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,6 +21,7 @@ from llama3.errors import ConfigError, did_you_mean
 if TYPE_CHECKING:
     from llama3.artifacts import Artifact
     from llama3.config import Loaded
+    from llama3.config.merge import Override
     from llama3.data.curating import CurateOptions, Step
 
 NO_PLACE = ConfigError.declare("L3-DAT-232", "nothing says where the corpus is to be written", fix="give --out DIR")
@@ -109,6 +111,8 @@ def dedup(
     json: JsonOption = False,
 ) -> None:
     """Remove exact and near duplicates of text, and nothing else: no filter, no frequent lines."""
+    from llama3.config.merge import Origin
+
     only = [
         "data.filters=[]",
         "data.synthetic=null",
@@ -116,12 +120,15 @@ def dedup(
         "data.urls=false",
         "data.decontaminate={benchmarks: {}, tasks: false}",
     ]
-    only += [f"data.against={dumps(against)}"] if against else []
-    only += [] if threshold is None else [f"data.minhash.threshold={threshold}"]
-    _show(_curated(_loaded(text, [*only, *(overrides or [])], out, reader), out), json=json)
+    named: list[Override] = []
+    if against:
+        named.append((["data", "against"], dumps(against), Origin("set", "--against")))
+    if threshold is not None:
+        named.append((["data", "minhash", "threshold"], str(threshold), Origin("set", "--threshold")))
+    _show(_curated(_loaded(text, [*only, *named, *(overrides or [])], out, reader), out), json=json)
 
 
-def _loaded(text: str, overrides: list[str], out: Path | None, reader: str | None) -> Loaded:
+def _loaded(text: str, overrides: Sequence[str | Override], out: Path | None, reader: str | None) -> Loaded:
     """The config that was given, or one that reads the text that was. Raises ConfigError."""
     from llama3.config.presets import presets
     from llama3.preflight import load_config, ready

@@ -13,8 +13,20 @@ from llama3.errors import LlamaError
 
 TokenizerOption = Annotated[
     Path | None,
-    typer.Option(metavar="FILE|DIR", help="The tokenizer that made the tokens."),
+    typer.Option(metavar="FILE|DIR|RUN", help="The tokenizer that made the tokens, or a run that has it."),
 ]
+
+
+def tokenizer_at(path: Path) -> Path:
+    """The tokenizer itself, or that of the run in a folder. Imports torch for a run that has none but its model's."""
+    if (path / "tokenizer.json").is_file() or not (path / "artifacts").is_dir():
+        return path
+    for key in ("tokenizer", "adopt"):
+        if (found := path / "artifacts" / key).is_dir():
+            return found
+    from llama3.inference.llama import find_model
+
+    return find_model(path)
 
 
 def inspect(
@@ -29,7 +41,7 @@ def inspect(
     from llama3.data.inspecting import inspect as look
     from llama3.tokenizer import Tokenizer
 
-    found = look(path, None if tokenizer is None else Tokenizer.load(tokenizer))
+    found = look(path, None if tokenizer is None else Tokenizer.load(tokenizer_at(tokenizer)))
     if json:
         problems = [asdict(problem) for problem in found.problems]
         print_json({"ok": not problems, "problems": problems, **found.parts})

@@ -4,6 +4,7 @@ source is worth."""
 from __future__ import annotations
 
 import json as json_
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -115,10 +116,12 @@ def mix_search(
     from llama3.execution import Executor
     from llama3.given import curated
     from llama3.scaling import mix_pages
-    from llama3.scaling.mix_search import PAGE, RANKING, SNIPPET, MixSearch, search_mixes
+    from llama3.scaling.mix_search import PAGE, RANKING, SNIPPET, MixSearch, require_searchable, search_mixes
 
-    _require(loaded.config, dict.fromkeys(wanted, "--target"), [*(suites or []), *([by] if by else [])])
     asked = MixSearch(given, candidates, seeds, wanted, suites or [], by, budget, epochs)
+    require_searchable(loaded.config, asked)
+    mixed = {name: "--mix" for mix in given for name in mix}
+    _require(loaded.config, _names(suites, "--suite") | _names(by and [by], "--by"), _names(wanted, "--target"), mixed)
     with Executor(loaded, out) as make:
         corpus = curated(make, make.config)
         found = search_mixes(make, make.config, _settled(make.config, small), corpus, asked)
@@ -154,10 +157,10 @@ def probe(
     from llama3.execution import Executor
     from llama3.given import curated
     from llama3.scaling import mix_pages
-    from llama3.scaling.probe import FIGURES, PAGE, SourceProbe, probe_source
+    from llama3.scaling.probe import FIGURES, PAGE, SourceProbe, probe_source, require_probe
 
-    _require(loaded.config, {source: "--source"}, suites or [])
     asked = SourceProbe(source, share, at, steps, seeds, suites or [], epochs)
+    require_probe(loaded.config, asked, _require(loaded.config, _names(suites, "--suite"), {source: "--source"}))
     with Executor(loaded, out) as make:
         found = probe_source(make, make.config, curated(make, make.config), asked)
     told = _read(found, FIGURES)
@@ -180,28 +183,51 @@ def _ready(config: str, overrides: list[str] | None) -> Any:
     return loaded
 
 
-def _require(config: Config, sources: dict[str, str], suites: list[str]) -> None:
-    """Raises ConfigError for names that are known to be wrong before any text is read."""
+def _names(names: Iterable[str] | None, option: str) -> dict[str, str]:
+    """Where each of them was given."""
+    return dict.fromkeys(names or (), option)
+
+
+def _require(
+    config: Config, suites: dict[str, str], sources: dict[str, str], mixed: dict[str, str] | None = None
+) -> set[str] | None:
+    """The labels of all sources, None where they are known only when text was read. Raises ConfigError for names, by
+    the option that gave them, that are known to be wrong before that; those `mixed` may be of classes too."""
     from llama3.config.crosscheck import labels_of_sources
     from llama3.config.synthesis import SYNTHETIC
     from llama3.plugins.registry import discover
     from llama3.scaling.arms import require_sources, require_suites
 
     require_suites(config, suites)
-    if (labels := labels_of_sources(config, discover())) is not None:
-        require_sources(sources, sorted(labels | ({SYNTHETIC} if config.data.synthetic else set())))
+    read = labels_of_sources(config, discover())
+    if read is None:
+        return None
+    labels = read | ({SYNTHETIC} if config.data.synthetic else set())
+    require_sources(sources, sorted(labels))
+    require_sources(mixed or {}, sorted(labels | set(config.data.classes.values())))
+    return labels
 
 
 def _proxy(config: str, overrides: list[str], changed: list[str]) -> Config:
     """The config of the small models. Raises ConfigError for keys that are the run's."""
+    from llama3.config.merge import Origin, set_overrides
     from llama3.preflight import load_config
 
-    keys = [text.partition("=")[0] for text in changed]
-    wrong = [key for key in keys if key.split(".")[0] not in PROXY_SECTIONS or key.startswith("model.path")]
+    rows = [
+        (keys, text, Origin("set", f"--proxy {given}"))
+        for given, (keys, text, _) in zip(changed, set_overrides(changed), strict=True)
+    ]
+    wrong = [
+        given
+        for given, (keys, _, _) in zip(changed, rows, strict=True)
+        if keys[:1] and (keys[0] not in PROXY_SECTIONS or keys[:2] == ["model", "path"])
+    ]
     if wrong:
         sections = " and ".join(PROXY_SECTIONS)
-        raise ConfigError.of(NOT_A_PROXY.problem("--proxy", key=key, sections=sections) for key in wrong)
-    return load_config(config, [*overrides, *changed]).config
+        raise ConfigError.of(
+            NOT_A_PROXY.problem("--proxy", key=given.partition("=")[0], sections=sections) for given in wrong
+        )
+    return load_config(config, [*overrides, *rows]).config
 
 
 def _settled(config: Config, proxy: Config) -> Config:

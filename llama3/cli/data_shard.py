@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llama3.cli.data_look import TokenizerOption
+from llama3.cli.data_look import TokenizerOption, tokenizer_at
 from llama3.cli.output import JsonOption, note, print_json, print_table
 from llama3.errors import ConfigError, did_you_mean
 
@@ -104,6 +104,7 @@ def _imported(paths: list[Path], format: TokenFormat, out: Path, tokenizer: Path
 
     if tokenizer is None:
         raise NO_TOKENIZER("--tokenizer")
+    tokenizer = tokenizer_at(tokenizer)
     vocabulary = Tokenizer.load(tokenizer)
     options = ImportOptions.of(paths, format, vocabulary, complete=complete)
     with RunDir(out) as run:
@@ -122,6 +123,7 @@ def _sharded(path: Path, out: Path, tokenizer: Path | None) -> Artifact:
     theirs = path / "artifacts" / "tokenizer"
     if tokenizer is None and not theirs.is_dir():
         raise NO_TOKENIZER(path)
+    tokenizer = None if tokenizer is None else tokenizer_at(tokenizer)
     vocabulary = None if tokenizer is None else Tokenizer.load(tokenizer)
     with RunDir(out) as run:
         known = Artifact(theirs) if tokenizer is None else _tokenizer(run, tokenizer, vocabulary)

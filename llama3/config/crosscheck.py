@@ -14,6 +14,7 @@ from llama3.config.partial import found_by
 from llama3.config.phases import base_problems, parts_of, phase_problems
 from llama3.config.rollouts import rollout_problems
 from llama3.config.schema import Config, PostTrainingSection
+from llama3.config.slot_types import Slot
 from llama3.config.slots import choices
 from llama3.config.synthesis import SYNTHETIC
 from llama3.config.yaml import Path
@@ -366,17 +367,22 @@ def labels_of_sources(config: Config, registry: Registry) -> set[str] | None:
     """Labels of all sources, or None where a source does not tell its labels before it is read."""
     labels: set[str] = set()
     for slot in config.data.sources:
-        try:
-            options = registry.options("sources", slot.name, slot.options)
-            spec = registry.spec("sources", slot.name)
-        except LlamaError:
-            return None  # pass 2 has reported it
-        own = getattr(options, "source", None)
-        given = {own} if isinstance(own, str) else set(spec.labels) if isinstance(spec, SourceSpec) else set()
+        given = labels_of(slot, registry)
         if not given:
             return None
         labels |= given
     return labels
+
+
+def labels_of(slot: Slot, registry: Registry) -> set[str]:
+    """The labels that a source promises; none where it does not tell them, or where pass 2 has reported it."""
+    try:
+        options = registry.options("sources", slot.name, slot.options)
+        spec = registry.spec("sources", slot.name)
+    except LlamaError:
+        return set()
+    own = getattr(options, "source", None)
+    return {own} if isinstance(own, str) else set(spec.labels) if isinstance(spec, SourceSpec) else set()
 
 
 def _suites(config: Config, place: Place) -> Iterator[Problem]:

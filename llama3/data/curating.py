@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import fcntl
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -25,6 +25,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from llama3 import _core
+from llama3.config.crosscheck import labels_of
 from llama3.config.curation import (
     BoundsSection,
     DecontaminationSection,
@@ -69,6 +70,12 @@ ODD_IDS = DataError.declare(
     "{source} gave documents with other ids than ours",
     why="{error}",
     fix="make batches with DocumentBatch.of",
+)
+OTHER_LABELS = DataError.declare(
+    "L3-DAT-289",
+    "{source} gave documents with labels that it does not promise: {labels}",
+    why="it promises {promised}, by which mixes are checked before any work",
+    fix="name all of them under labels in its SourceSpec",
 )
 
 MOST_THREADS = 4
@@ -166,14 +173,20 @@ def parameters_of(options: CurateOptions | DataSection, near: Deduplicator | Non
     return None if near is None else BandParameters(near.ngram, near.bands, near.rows, options.by_language)
 
 
-def guarded(source: Source, shard: ShardRef) -> Iterator[DocumentBatch]:
-    """The shard's batches; whatever goes wrong inside the source becomes a DataError of this shard."""
+def guarded(source: Source, shard: ShardRef, promised: Collection[str] = ()) -> Iterator[DocumentBatch]:
+    """The shard's batches; whatever goes wrong inside the source, labels that it has not `promised` among it, becomes
+    a DataError of this shard."""
     try:
         for batch in source.read(shard):
             missing = sorted(set(SCHEMA.names) - set(batch.records.schema.names))
             if missing:
                 raise ODD_DOCUMENTS(shard.location, source=type(source).__name__, missing=missing)
-            yield _in_our_types(shard, source, batch)
+            batch = _in_our_types(shard, source, batch)
+            labels = set(batch.records.column("source").unique().to_pylist())
+            if promised and not labels <= set(promised):
+                others, known = sorted(labels - set(promised)), sorted(promised)
+                raise OTHER_LABELS(shard.location, source=type(source).__name__, labels=others, promised=known)
+            yield batch
     except LlamaError:
         raise
     except Exception as error:
@@ -203,7 +216,10 @@ class Curation:
         self.near = deduplicator(options.minhash)
         self.parameters = parameters_of(options, self.near)
         self.earlier = Earlier(options.against, self.parameters)
-        self.shards = all_shards([*build_sources(options.sources), *more])
+        sources = build_sources(options.sources)
+        self.shards = all_shards([*sources, *more])
+        labels = [labels_of(slot, discover()) for slot in options.sources]
+        self._promised = {id(source): of for source, of in zip(sources, labels, strict=True)}
         self.threads = max(1, min(MOST_THREADS, _core.num_threads()))
         self._checked: set[tuple[Step, int]] = set()
         """Pieces whose content was checked, or that were made here: it is not checked again."""
@@ -227,12 +243,13 @@ class Curation:
         if found is not None and not found.quarantined:
             return found
         source, shard = self.shards[number]
+        documents = guarded(source, shard, self._promised.get(id(source), ()))
         folder = shard_folder(self.folder / "read", number, shard)
         if pool is None:
             with ThreadPoolExecutor(self.threads) as own:
-                stage_shard(guarded(source, shard), shard, folder, self._reading, own, self.threads)
+                stage_shard(documents, shard, folder, self._reading, own, self.threads)
         else:
-            stage_shard(guarded(source, shard), shard, folder, self._reading, pool, self.threads)
+            stage_shard(documents, shard, folder, self._reading, pool, self.threads)
         self._checked.add(("read", number))
         made = self.shard(number)
         assert made is not None

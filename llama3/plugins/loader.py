@@ -19,7 +19,7 @@ import pluggy
 
 from llama3.errors import did_you_mean
 from llama3.plugins import hookspecs
-from llama3.plugins.specs import PluginSpec
+from llama3.plugins.specs import PluginSpec, SourceSpec
 from llama3.plugins.targets import TARGET, describe, fix_for
 
 GROUP = "llama3.plugins"
@@ -198,4 +198,15 @@ def _checked(hook: str, kind: type[PluginSpec], result: Any) -> list[PluginSpec]
         for target in (spec.factory, spec.options):
             if target is not None and not (isinstance(target, str) and TARGET.fullmatch(target)):
                 raise _ContractError(f"{hook}: {spec.name}: bad target {target!r}", 'write "package.module:Class"')
+        if isinstance(spec, SourceSpec):
+            _check_labels(f"{hook}: {spec.name}", spec.labels)
     return list(result)
+
+
+def _check_labels(where: str, labels: Any) -> None:
+    """A mix names labels: each is text. One string is no list of them, though it has items."""
+    texts = isinstance(labels, list | tuple) and all(
+        isinstance(label, str) and label.strip() and label.isprintable() for label in labels
+    )
+    if not texts or len(set(labels)) < len(labels):
+        raise _ContractError(f"{where}: bad labels {labels!r}", 'write different names: labels=("web", "code")')

@@ -22,7 +22,7 @@ FEW_HELD_OUT = DataError.declare(
     why="models are compared by the bits per byte of each source",
     fix="raise data.held_out, give the source more documents, or merge it with another under one name",
 )
-NO_SUCH_SOURCE = ConfigError.declare("L3-SCL-033", "no source {source!r}", fix="the sources are {known}")
+NO_SUCH_SOURCE = ConfigError.declare("L3-SCL-033", "no source {source!r}", fix="there are {known}")
 TOO_OFTEN = ConfigError.declare(
     "L3-SCL-034",
     "{source!r} would be read {epochs} times",
@@ -45,10 +45,11 @@ def bits_suite(source: str) -> str:
     return f"{BITS} {source}"
 
 
-def require_suites(config: Config, names: Sequence[str]) -> None:
-    """Raises ConfigError (L3-SCL-031) for all names that no suite of `evaluation.tasks` has."""
+def require_suites(config: Config, names: Mapping[str, str]) -> None:
+    """Raises ConfigError (L3-SCL-031) for all names, by where they were given, that no suite of `evaluation.tasks`
+    has."""
     known = sorted(slot.label for slot in config.evaluation.tasks)
-    wrong = [NO_SUITE.problem("--suite", suite=name, known=known) for name in names if name not in known]
+    wrong = [NO_SUITE.problem(place, suite=name, known=known) for name, place in names.items() if name not in known]
     if wrong:
         raise ConfigError.of(wrong)
 
@@ -56,10 +57,8 @@ def require_suites(config: Config, names: Sequence[str]) -> None:
 def measuring(config: Config, corpus: Artifact, further: Sequence[str]) -> EvaluateOptions:
     """Bits per byte of the held-out documents of each source, and `further` suites of `evaluation.tasks`.
 
-    Raises ConfigError (L3-SCL-031) for suites that are not there, DataError (L3-SCL-032) for all sources of which too
-    few documents are held out.
+    Raises DataError (L3-SCL-032) for all sources of which too few documents are held out.
     """
-    require_suites(config, further)
     own = {slot.label: slot for slot in config.evaluation.tasks}
     cells = corpus.metrics["funnel"]
     held = cells.get("held_out", {})

@@ -92,14 +92,20 @@ class RankingOptions(BaseModel):
     seed: int
 
 
+def require_searchable(config: Config, asked: MixSearch) -> None:
+    """Raises ConfigError for what no corpus could mend: a model that is finished, and nothing to compare with."""
+    if config.model.path is not None:
+        raise FINISHED("model.path", path=config.model.path)
+    if not asked.given and not asked.drawn:
+        raise ONE_MIX("mix-search", why="none more was asked for")
+
+
 def search_mixes(make: Make, config: Config, proxy: Config, corpus: Artifact, asked: MixSearch) -> Artifact:
     """The ranking. `config` is the run, `proxy` the same with the model and the training of the small ones.
 
-    Raises ConfigError and DataError, before anything is trained, for sources and suites that are not there, mixes that
-    read a source too often, and a budget that does not pay for them.
+    Raises ConfigError and DataError, before anything is trained, for sources that are not there, mixes that read a
+    source too often, and a budget that does not pay for them.
     """
-    if config.model.path is not None:
-        raise FINISHED("model.path", path=config.model.path)
     vocabulary = make(tokenizer, "tokenizer", TokenizerOptions.of(config), corpus=corpus)
     shards = sharded(make, config, corpus, vocabulary)
     inputs, plan = {"shards": shards, "tokenizer": vocabulary}, TokenPlan.load(shards.path)
@@ -129,8 +135,9 @@ def search_mixes(make: Make, config: Config, proxy: Config, corpus: Artifact, as
 
 def chosen_mixes(plan: TokenPlan, config: Config, size: Mapping[str, float], asked: MixSearch) -> dict[str, Mix]:
     """The arms by name: the run's own mix, those that were given, and drawn ones, each once."""
-    given = [shares_of(mix) for mix in asked.given]
-    require_sources({name: "--mix" for mix in given for name in mix}, [source.name for source in plan.sources])
+    known = {*(source.name for source in plan.sources), *plan.classes.values()}
+    require_sources({name: "--mix" for mix in asked.given for name in mix}, sorted(known))
+    given = [own_mix(plan.with_mix(mix), config.pretrain.seq_len) for mix in asked.given]
     own, tokens = own_mix(plan, config.pretrain.seq_len), run_tokens(config.pretrain)
     mixes = {mix_key(mix): mix for mix in [own, *given]}
     names = [OWN, *(f"given-{number}" for number in range(1, len(mixes)))]

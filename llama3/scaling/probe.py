@@ -9,7 +9,7 @@ arms begin at its weights with a new optimizer. Seeds differ in the order of dat
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,6 +74,17 @@ class ProbeOptions(BaseModel):
     epochs: float
     seeds: int
     seed: int
+
+
+def require_probe(config: Config, asked: SourceProbe, labels: Collection[str] | None) -> None:
+    """Raises ConfigError for what no corpus could mend: a share of the steps that is none or all of them, and a run of
+    this source alone. `labels`: of all sources; None where nobody knows them yet."""
+    _before(config, asked.at, {})
+    mix, classes = config.data.mix, config.data.classes
+    weighed = {name for name, weight in mix.items() if weight > 0}
+    read = {label for label in labels or () if not mix or weighed & {label, classes.get(label)}}
+    if read == {asked.source}:
+        raise NOTHING_ELSE("--source", source=asked.source)
 
 
 def probe_source(make: Make, config: Config, corpus: Artifact, asked: SourceProbe) -> Artifact:

@@ -23,6 +23,7 @@ from llama3.errors import ConfigError, DataError, LlamaError, Problem
 from llama3.plugins.registry import discover
 from llama3.plugins.specs import AlgorithmSpec
 from llama3.tasks import FILE_HELD_OUT_ONE_IN, Split, prompt_digest, split_of_prompt
+from llama3.tasks.contradictions import contradictions
 from llama3.tasks.data_kind import UserRow, data_kind, data_kind_spec, written_kinds
 from llama3.tasks.rows import write_rows
 from llama3.tasks.user_files import UNREADABLE, rows_of
@@ -129,7 +130,8 @@ def _write(options: UserDataOptions, out: StageOutput) -> None:
     repeated = sorted({line.number for line in lines} - {line.number for line in unique})
     out.event("own_data_read", rows=len(lines), repeated_lines=repeated[:MOST_PROBLEMS])
     out.metrics |= {"kind": kind, "rows": len(lines), "train": len(train), "held_out": len(held_out),
-                    "repeated": len(lines) - len(unique)}  # fmt: skip
+                    "repeated": len(lines) - len(unique),
+                    "contradictions": contradictions(line.row for line in splits["train"])}  # fmt: skip
 
 
 def own_data_problems(config: Config) -> list[Problem]:

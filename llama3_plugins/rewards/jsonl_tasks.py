@@ -16,10 +16,12 @@ that reads `post_training.data` chooses alike: given the same file, it does not 
 
 from __future__ import annotations
 
+import logging
 import random
 import re
 from collections.abc import Mapping, Sequence
 from decimal import Decimal, InvalidOperation
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -35,9 +37,11 @@ from llama3.rewards import (
     Split,
     Task,
     by_split,
+    contradictions,
     extract,
     read_lines,
     run_programs,
+    told_contradictions,
 )
 from llama3_plugins.data_kinds.prompts import REWARD, task_of
 
@@ -82,6 +86,8 @@ class JsonlTasks:
         problems = [problem for line in lines if (problem := _problem(line, path, self.check)) is not None]
         if problems:
             raise DataError.of(problems)
+        for words in told_contradictions(contradictions(line.row for line in lines), str(path)):
+            _tell(words)
         self._tasks = {split: _distinct(rows, path.stem) for split, rows in by_split(lines, path).items()}
 
     def tasks(self, split: Split, count: int, seed: int) -> list[Task]:
@@ -108,6 +114,12 @@ class JsonlTasks:
         for i, outcome in zip(matched, run_programs(list(matched.values()), _LIMITS), strict=True):
             scores[i] = float(outcome.values == [True])
         return scores
+
+
+@cache
+def _tell(words: str) -> None:
+    """Once in a process, in which a run builds the reward for every stage."""
+    logging.getLogger(__name__).warning(words)
 
 
 def _distinct(lines: Sequence[Line], stem: str) -> list[Task]:

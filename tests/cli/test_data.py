@@ -137,6 +137,13 @@ def test_rows_of_a_table_are_documents(llama3, ask, tmp_path):
     assert (len(Corpus(made["path"])), made["rejects"]) == (4, {"read.broken_csv": 1})
 
 
+def test_a_wrong_value_is_told_under_the_option_that_gave_it(llama3, folder, tmp_path):
+    told = refused(llama3, "L3-", "dedup", folder, "--out", tmp_path / "out", "--threshold", 7)
+    assert "--threshold: data.minhash.threshold" in told
+    told = refused(llama3, "L3-", "dedup", folder, "--out", tmp_path / "out", "--against", tmp_path / "nowhere")
+    assert "--set" not in told
+
+
 def test_what_cannot_be_read_is_refused_before_anything_is_there(llama3, folder, tmp_path):
     empty = tmp_path / "empty"
     empty.mkdir()
@@ -253,6 +260,16 @@ def test_a_corpus_becomes_shards_and_they_other_files_and_those_shards_again(ask
         assert shards["verified"]
         assert shards["origins"]["format"] == format
         assert Artifact(back["path"]).type == "shards"
+
+
+def test_a_run_is_a_tokenizer_too(ask, corpus, vocabulary, tmp_path):
+    made = ask("shard", corpus, "--tokenizer", vocabulary, "--out", tmp_path / "first")
+    again = ask("shard", corpus, "--tokenizer", tmp_path / "first", "--out", tmp_path / "second")
+    assert documents(Path(again["path"])) == documents(Path(made["path"]))
+    ask("shard", tmp_path / "first", "--to", "megatron", "--out", tmp_path / "megatron")
+    back = ask("shard", tmp_path / "megatron", "--from", "megatron", "--tokenizer", tmp_path / "first", "--out",
+               tmp_path / "third")  # fmt: skip
+    assert documents(Path(back["path"])) == documents(Path(made["path"]))
 
 
 def test_inspect_finds_a_flipped_bit_in_a_shard(llama3, ask, corpus, vocabulary, tmp_path):

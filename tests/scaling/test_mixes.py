@@ -52,7 +52,7 @@ CONFIG = {
     "tokenizer": {"vocab_size": 300, "num_special": 12},
     "model": {"dim": 16, "n_layers": 1, "n_heads": 2, "n_kv_heads": 2, "ffn_dim": 32, "max_seq_len": 32},
     "pretrain": {"steps": 40, "batch": 4, "seq_len": 32, "lr": 1e-2, "warmup": 4, "precision": "fp32"},
-    "post_training": {"reject": {"precision": "fp32"}, "prefer": {"sampling_precision": "fp32"}},
+    "post_training": {"rounds": 0},
     "evaluation": {"tasks": [{"name": "bits_per_byte"}, {"name": "multiple_choice", "context": 40, "answer": 12}]},
     "logging": [],
 }
@@ -166,12 +166,6 @@ def test_a_budget_pays_for_so_many_mixes(llama3, folder):
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        (["--mix", "tale=1"], "no source 'tale'"),
-        (["--mix", "tales=x"], "are no shares of sources"),
-        (["--mix", "tales=0"], "one of them above 0"),
-        (["--target", "nobody=1"], "no source 'nobody'"),
-        (["--suite", "nothing"], "no suite 'nothing'"),
-        (["--proxy", "data.held_out=0.3"], "data.held_out cannot be another for the small models"),
         (["--mix", "sums=1,code=1", "--epochs", "0.1"], "would be read"),
     ],
 )
@@ -179,6 +173,46 @@ def test_what_cannot_be_searched_is_refused_before_training(llama3, folder, chan
     code, _, err = llama3(*SEARCH, *changed, "--out", folder / "refused")
     assert (code, words in err) == (2, True), err
     assert not list((folder / "refused").glob("artifacts/mix-*"))
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        (["--mix", "tale=1"], "--mix: no source 'tale'. Fix: there are ['code', 'sums', 'tales']"),
+        (["--mix", "general=1"], "--mix: no source 'general'"),
+        (["--by", "nothing"], "--by: no suite 'nothing'"),
+        (["--proxy", "pretrain.stepz=20"], "--proxy pretrain.stepz=20: pretrain.stepz: unknown key"),
+        (["--set", "model={path: .}"], "model.path"),
+        (["--mix", "tales=x"], "are no shares of sources"),
+        (["--mix", "tales=0"], "one of them above 0"),
+        (["--target", "nobody=1"], "no source 'nobody'"),
+        (["--suite", "nothing"], "--suite: no suite 'nothing'"),
+        (["--proxy", "data.held_out=0.3"], "data.held_out cannot be another for the small models"),
+    ],
+)
+def test_what_is_wrong_in_itself_is_refused_before_any_work(llama3, folder, changed, words):
+    code, _, err = llama3(*SEARCH, *changed, "--out", folder / "nothing")
+    assert (code, words in err) == (2, True), err
+    assert not (folder / "nothing").exists()
+
+
+def test_nothing_to_compare_with_is_refused_before_any_work(llama3, folder):
+    code, _, err = llama3("mix-search", "mixes.yaml", "--candidates", "0", "--out", folder / "nothing")
+    assert (code, "there is one mix" in err) == (2, True), err
+    assert not (folder / "nothing").exists()
+
+
+def test_a_mix_to_try_may_name_classes(llama3, folder):
+    classes = ["--set", "data.classes={tales: prose, sums: prose}"]
+    code, out, err = llama3(*SEARCH[:2], "--mix", "prose=1,code=1", "--candidates", "0", "--seeds", "2",
+                            "--proxy", "pretrain.steps=5", *classes, "--json")  # fmt: skip
+    assert code == 0, err
+    plan = TokenPlan.load(folder / "runs" / "mixes")
+    rows = {row["name"]: row["mix"] for row in json.loads(out)["mixes"]}
+    sizes = {source.name: source.tokens for source in plan.sources}
+    both = sizes["tales"] + sizes["sums"]
+    wanted = {"code": 0.5, "tales": 0.5 * sizes["tales"] / both, "sums": 0.5 * sizes["sums"] / both}
+    assert rows["given-1"] == pytest.approx(wanted)
 
 
 def test_a_probe_anneals_one_model_with_and_without_the_source(llama3, folder):
@@ -236,8 +270,10 @@ def test_a_finished_model_is_probed(llama3, folder):
     ],
 )
 def test_a_probe_that_tells_nothing_is_refused(llama3, folder, changed, words):
-    code, _, err = llama3(*PROBE, *changed)
+    code, _, err = llama3(*PROBE, *changed, "--out", folder / "untold")
     assert (code, words in err) == (2, True), err
+    if "--epochs" not in changed:  # for which the source must be read
+        assert not (folder / "untold").exists()
 
 
 def test_the_mix_is_a_schedule_over_tokens_of_classes(llama3, folder):

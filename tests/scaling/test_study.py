@@ -34,7 +34,7 @@ CONFIG = {
     "tokenizer": {"vocab_size": 300, "num_special": 12},
     "model": {"dim": 32, "n_layers": 2, "n_heads": 8, "n_kv_heads": 8, "ffn_dim": 64, "max_seq_len": 64},
     "pretrain": {"seq_len": 64, "lr": 1e-2, "warmup": 5, "precision": "fp32", "checkpoint_every": 20},
-    "post_training": {"reject": {"precision": "fp32"}, "prefer": {"sampling_precision": "fp32"}},
+    "post_training": {"rounds": 0},
     "evaluation": {"limit": 40},
     "logging": [],
     "scale": {
