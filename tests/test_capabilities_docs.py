@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from llama3.plugins.registry import discover
 from llama3.tokenizer import Tokenizer
 
 PAGE = Page("capabilities.md")
+PORT = "18347"
+"""Of the page's server, which somebody else may hold here: another stands for it."""
 
 
 def recipes(_: str) -> str:
@@ -30,6 +33,10 @@ def done(tmp_path_factory):
         write_text(Path("notes"))
         texts = [path.read_text() for path in sorted(Path("notes").iterdir())]
         write_model("my-model", Tokenizer.train(texts, 400, 16), max_seq_len=512)
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = str(free.getsockname()[1])
+        blocks = [(language, block.replace(PORT, port)) for language, block in PAGE.all_blocks]
+        patch.setattr(PAGE, "all_blocks", blocks)
         followed = PAGE.follow()
         PAGE.names["page"] = Path("runs/skills/report.html").read_text()
         yield followed

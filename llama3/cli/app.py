@@ -6,6 +6,7 @@ Exit codes: 0 ok, 1 the run failed, 2 usage or config, 3 will not fit, 4 plugin 
 
 from __future__ import annotations
 
+import io
 import logging
 import signal
 import sys
@@ -53,7 +54,7 @@ from llama3.cli import (
     show,
     tokens,
 )
-from llama3.cli.output import Told, finish, note, print_json, say
+from llama3.cli.output import NOT_PRINTED, Told, finish, note, print_json, require_stdout, say
 from llama3.errors import ConfigError, Interrupted, LlamaError, did_you_mean
 from llama3.plugins.loader import Offer
 from llama3.plugins.targets import tried_to_exit
@@ -216,7 +217,10 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
 
 def _run(arguments: list[str], *, debug: bool, as_json: bool) -> int:
     """The exit code."""
+    asks = not {"-h", "--help"}.isdisjoint(arguments)
     try:
+        if asks:
+            require_stdout()
         code = app(arguments, prog_name="llama3", standalone_mode=False)
         finish()
         return int(code or 0)
@@ -228,12 +232,16 @@ def _run(arguments: list[str], *, debug: bool, as_json: bool) -> int:
     except ClickException as error:
         told: LlamaError = USAGE(error=error.format_message())
         if not as_json:
-            error.show()
+            shown = io.StringIO()
+            error.show(file=shown)
+            note(shown.getvalue().rstrip())
     except (Exception, KeyboardInterrupt) as error:
         if debug:
             note("".join(traceback.format_exception(error)))
         # What C code that a signal broke off made of it is no fault of the program.
         told = INTERRUPTED() if Signals.seen and not isinstance(error, LlamaError) else told_of(error)
+        if asks and isinstance(error, OSError):  # typer prints its help itself
+            told = NOT_PRINTED("standard output", error=error)
         for problem in told.problems:
             note(f"error: {problem}")
     if as_json and not Told.data:

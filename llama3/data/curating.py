@@ -72,7 +72,7 @@ ODD_IDS = DataError.declare(
     fix="make batches with DocumentBatch.of",
 )
 OTHER_LABELS = DataError.declare(
-    "L3-DAT-289",
+    "L3-DAT-298",
     "{source} gave documents with labels that it does not promise: {labels}",
     why="it promises {promised}, by which mixes are checked before any work",
     fix="name all of them under labels in its SourceSpec",

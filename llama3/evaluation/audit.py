@@ -122,8 +122,9 @@ def audit(before: Report, after: Report, *, options: AuditOptions, out: StageOut
     """Compare the evaluations `before` and `after`: `audit.json`, and its figures as metrics.
 
     {passed, faults: [why nothing can be compared], models: {before, after}, gates: {vr, frr} of `audit.safety` where it
-    is there, suites: {NAME: {better, scored, before: {rate, low,
-    high, n}, after, paired_low, paired_high, margin, families, passed, why}}}; a figure that is not known is null. The
+    is there, suites: {NAME: {better, scored, comparable, before: {rate,
+    low, high, n}, after, paired_low, paired_high, margin, families, passed, why}}}; a figure that is not known is null, as are
+    both ends of a change that is not `comparable`: what was measured of too few items is told all the same. The
     paired change is positive where the model got better: in points for rates, as a share for costs. `families` has the
     change of each family of the suite, where there are several: {NAME: {n, change, paired_low, paired_high}}.
     """
@@ -230,6 +231,7 @@ def compare(name: str, before: Suite | None, after: Suite | None, options: Audit
     row: dict[str, Any] = {
         "better": "lower" if cost else "higher",
         "scored": getattr(after, "scored", ""),
+        "comparable": False,
         "before": None,
         "after": None,
         "paired_low": None,
@@ -242,9 +244,9 @@ def compare(name: str, before: Suite | None, after: Suite | None, options: Audit
     try:
         pairs = _paired(before, after)
         rates = ratio(pairs.old, pairs.weight, options.seed), ratio(pairs.new, pairs.weight, options.seed)
-        low, high = _change(pairs, cost, options.seed)
         row.update(zip(("before", "after"), (rate.to_json() for rate in rates), strict=True))
-        row.update(paired_low=low, paired_high=high, families=_families(pairs, cost, options.seed))
+        low, high = _change(pairs, cost, options.seed)
+        row.update(comparable=True, paired_low=low, paired_high=high, families=_families(pairs, cost, options.seed))
         row["why"] = _objection(len(pairs.old), cost, margin, low, high, name in options.must_improve)
         row["why"] = row["why"] or _lost_family(row["families"], margin)
     except _Incomparable as error:

@@ -57,7 +57,7 @@ def _against(row: Mapping[str, Any], alone: Mapping[str, Any], *, is_first: bool
     }
     if is_first or not alone["after"]:
         return told
-    if fault or not row["after"]:
+    if fault or not row["comparable"]:
         return {**told, "why": fault or row["why"]}
     old, new = row["before"]["rate"], row["after"]["rate"]
     change = new - old if row["better"] == "higher" else (old - new) / old if old else 0.0

@@ -127,11 +127,12 @@ def _write(options: UserDataOptions, out: StageOutput) -> None:
     for name, write in data_kind(kind).stored.items():
         write_rows(out.path / data_kind_spec(name).file, list(write(rows, path.stem)))
     write_rows(out.path / "held_out.jsonl", held_out)
+    contrary = contradictions(line.row for line in splits["train"])
     repeated = sorted({line.number for line in lines} - {line.number for line in unique})
     out.event("own_data_read", rows=len(lines), repeated_lines=repeated[:MOST_PROBLEMS])
     out.metrics |= {"kind": kind, "rows": len(lines), "train": len(train), "held_out": len(held_out),
                     "repeated": len(lines) - len(unique),
-                    "contradictions": contradictions(line.row for line in splits["train"])}  # fmt: skip
+                    **({"contradictions": contrary} if contrary else {})}  # fmt: skip
 
 
 def own_data_problems(config: Config) -> list[Problem]:

@@ -214,6 +214,32 @@ def test_output_that_finds_no_room_is_named():
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
+@pytest.mark.parametrize(
+    ("args", "streams", "code"),
+    [
+        (["--help"], ["stdout"], 1),
+        (["data", "curate", "--help"], ["stdout"], 1),
+        (["config", "list", "--json"], ["stdout"], 1),
+        (["--help"], ["stderr"], 0),
+        (["nonsense"], ["stderr"], 2),
+        (["run", "nowhere.yaml"], ["stderr"], 2),
+        (["nonsense"], ["stdout", "stderr"], 2),
+        (["run", "nowhere.yaml", "--json"], ["stdout", "stderr"], 2),
+    ],
+    ids=str,
+)
+def test_a_full_disk_behind_a_stream_changes_no_exit_code_but_of_what_is_lost(args, streams, code):
+    with open("/dev/full", "w") as full:
+        given = {name: full if name in streams else subprocess.PIPE for name in ("stdout", "stderr")}
+        program = [*PROGRAM[:3], *args]
+        done = subprocess.run(program, **given, text=True, timeout=60)
+    assert done.returncode == code
+    if done.stderr is not None:
+        assert done.stderr.startswith("error: standard output: ")
+        assert done.stderr.endswith("[L3-CLI-005]\n")
+
+
 def test_a_console_whose_reader_is_gone_is_quiet():
     class Gone(io.StringIO):
         def write(self, text):

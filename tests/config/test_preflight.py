@@ -48,6 +48,30 @@ def test_stages_refuse_through_their_own_readers(write, text, expected):
     assert expected in str(caught.value)
 
 
+def test_every_answer_as_long_as_the_context_is_refused_at_once(write):
+    text = """
+model: {preset: tiny, max_seq_len: 64}
+pretrain: {seq_len: 64}
+post_training:
+  reject: {max_tokens: 64}
+  prefer: {max_tokens: 63}
+  safety: {prompts: x.jsonl, max_tokens: 100}
+"""
+    with pytest.raises(ConfigError) as caught:
+        load_config(write(text))
+    told = [problem for problem in caught.value.problems if problem.code == "L3-SMP-002"]
+    assert [problem.where for problem in told] == [
+        "run.yaml:5:12: post_training.reject.max_tokens",
+        "run.yaml:7:31: post_training.safety.max_tokens",
+    ]
+    assert "answers of 100 tokens leave no room for a prompt. the model is made for 64 tokens" in str(told[1])
+    with pytest.raises(ConfigError) as caught:
+        load_config(write(text), ["post_training.rounds=0", "post_training.data=rows.jsonl"])
+    assert [problem.where for problem in caught.value.problems if problem.code == "L3-SMP-002"] == [told[1].where]
+    short = "model: {preset: tiny, max_seq_len: 64}\npretrain: {seq_len: 64}\npost_training: {rounds: 0}\n"
+    assert load_config(write(short)).config.model.max_seq_len == 64
+
+
 def test_a_mesh_without_its_processes_is_refused_when_a_run_starts_not_before(write, monkeypatch):
     file = write("parallelism: {dp: {name: single, size: 2}}")
     loaded = load_config(file)

@@ -174,6 +174,13 @@ def test_too_few_items_are_told(audited):
     other = [{**few[0], "score": few[0]["score"] * 0.9}, few[1]]
     made = audited({**GOOD, "text": few}, {**GOOD, "text": other})
     assert "2 items are too few" in failure(made, "text")
+    row = made.metrics["suites"]["text"]
+    assert (row["comparable"], row["paired_low"], row["paired_high"]) == (False, None, None)
+    figures = [sum(item["score"] for item in items) / 2 for items in (few, other)]
+    assert [row[when]["rate"] for when in ("before", "after")] == pytest.approx(figures), "told all the same"
+    (told,) = [line for line in table(made.metrics) if line[0] == "text"]
+    assert told[1].startswith(f"{figures[0]:.3f} [")
+    assert told[3] == "-"
 
 
 def test_nothing_evaluated_is_no_pass(audited):
