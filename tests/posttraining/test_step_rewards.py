@@ -3,7 +3,6 @@ steps of other chains."""
 
 from __future__ import annotations
 
-import pytest
 from tiny import put, put_checkpoint, tiny_model
 
 from llama3.artifacts import StageOutput
@@ -45,7 +44,6 @@ def test_pairs_join_where_there_are_pairs(run):
     assert sorted(path.name for path in alone.path.glob("*.jsonl")) == ["prompts.jsonl"]
 
 
-@pytest.mark.slow
 def test_errors_of_steps_are_detected_in_chains_that_were_not_learnt(run, tokenizer, tmp_path):
     base = put_checkpoint(run, tiny_model(tokenizer), tokenizer)
     pairs = [
@@ -63,7 +61,7 @@ def test_errors_of_steps_are_detected_in_chains_that_were_not_learnt(run, tokeni
 
     shop = Workshop(
         StageOutput(tmp_path, tmp_path), speaker=lambda: None, judge=lambda: None, corpus=None,
-        reward=build_reward((), model, "cpu"), temperature=1.0, max_tokens=8, seed=1,
+        reward=build_reward((), model, "cpu"), temperature=1.0, max_tokens=8, seed=1, tokens=len, room=512,
     )  # fmt: skip
     right = 0
     for n in range(200, 224):
