@@ -32,12 +32,12 @@ from llama3_plugins.sources.packed import BROKEN, Damaged, opened
 from llama3_plugins.sources.recoded import encoding_of, in_utf8, is_utf8
 
 LONG_ROW = DataError.declare(
-    "L3-SRC-022",
+    "L3-SRC-032",
     "a row of more than {limit} characters",
     why="a quote that opens a field and never closes makes the rest of the file one row",
     fix="close the quote, or double it where it is part of the text",
 )
-CUT_OFF = DataError.declare("L3-SRC-023", "cannot be read to its end", why="{error}")
+CUT_OFF = DataError.declare("L3-SRC-033", "cannot be read to its end", why="{error}")
 
 LONGEST = 64 << 20
 """Characters of a row, where documents may not be longer."""

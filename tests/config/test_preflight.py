@@ -55,14 +55,14 @@ pretrain: {seq_len: 64}
 post_training:
   reject: {max_tokens: 64}
   prefer: {max_tokens: 63}
-  safety: {prompts: x.jsonl, max_tokens: 100}
+  safety: {prompts: [x.jsonl], max_tokens: 100}
 """
     with pytest.raises(ConfigError) as caught:
         load_config(write(text))
     told = [problem for problem in caught.value.problems if problem.code == "L3-SMP-002"]
     assert [problem.where for problem in told] == [
         "run.yaml:5:12: post_training.reject.max_tokens",
-        "run.yaml:7:31: post_training.safety.max_tokens",
+        "run.yaml:7:33: post_training.safety.max_tokens",
     ]
     assert "answers of 100 tokens leave no room for a prompt. the model is made for 64 tokens" in str(told[1])
     with pytest.raises(ConfigError) as caught:

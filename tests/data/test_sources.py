@@ -168,11 +168,11 @@ def test_tables_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         read(build("csv", path=str(path)))
     monkeypatch.setattr("llama3_plugins.sources.csv_rows.LONGEST", 1000)
     path.write_text('text\nfirst\n"' + "x\n" * 1000)
-    with pytest.raises(DataError, match=r"a\.csv: a row of more than 1000 characters.*L3-SRC-022"):
+    with pytest.raises(DataError, match=r"a\.csv: a row of more than 1000 characters.*L3-SRC-032"):
         read(build("csv", path=str(path), max_document_bytes=100))
     packed = tmp_path / "a.csv.gz"
     packed.write_bytes(gzip.compress(b"text\nwhole\n") + gzip.compress(b"text\n" * 10)[:-4])
-    with pytest.raises(DataError, match=r"a\.csv\.gz.*L3-SRC-023"):
+    with pytest.raises(DataError, match=r"a\.csv\.gz.*L3-SRC-033"):
         read(build("csv", path=str(packed)))
     rows, rejects = read(build("csv", path=str(packed), damaged="keep"))
     assert (rows[0][1], [reject.reason for reject in rejects]) == ("whole", ["cut_off"])
