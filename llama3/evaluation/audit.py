@@ -122,10 +122,10 @@ def audit(before: Report, after: Report, *, options: AuditOptions, out: StageOut
     """Compare the evaluations `before` and `after`: `audit.json`, and its figures as metrics.
 
     {passed, faults: [why nothing can be compared], models: {before, after}, gates: {vr, frr} of `audit.safety` where it
-    is there, suites: {NAME: {better, scored, comparable, before: {rate,
-    low, high, n}, after, paired_low, paired_high, margin, families, passed, why}}}; a figure that is not known is null, as are
-    both ends of a change that is not `comparable`: what was measured of too few items is told all the same. The
-    paired change is positive where the model got better: in points for rates, as a share for costs. `families` has the
+    is there, suites: {NAME: {better, scored, comparable, before: {rate, low, high, n}, after, paired_low, paired_high,
+    margin, families, passed, why}}}; a figure that is not known is null, as are both ends of a change that is not
+    `comparable`: what was measured is told all the same. The paired
+    change is positive where the model got better: in points for rates, as a share for costs. `families` has the
     change of each family of the suite, where there are several: {NAME: {n, change, paired_low, paired_high}}.
     """
     faults = list(different_conditions(before, after))
