@@ -78,9 +78,9 @@ def load_config(
     from llama3.evaluation.own_suite import add_own_suite
 
     def of_sizes(loaded: Loaded) -> Iterator[Problem]:
-        return size_problems(loaded, CHECKS, add_own_suite)
+        return size_problems(loaded, CHECKS, add_own_suite, OF_SHAPE)
 
-    return load(source, overrides, checks=(*CHECKS, of_sizes), completed=add_own_suite)
+    return load(source, overrides, checks=(*CHECKS, *OF_SHAPE, of_sizes), completed=add_own_suite)
 
 
 def ready(loaded: Loaded) -> Loaded:
@@ -247,7 +247,7 @@ def answer_problems(loaded: Loaded) -> Iterator[Problem]:
     """Answers of post-training that are as long as the context of a new model; `ready` asks of one in model.path."""
     from llama3.posttraining.room import answers_without_room
 
-    if loaded.config.model.path is None:
+    if loaded.config.model.path is None and not loaded.config.sizes:
         try:
             context = model_config(loaded).max_seq_len
         except LlamaError:
@@ -364,7 +364,6 @@ CHECKS = (
     teacher_problems,
     context_problems,
     suite_problems,
-    answer_problems,
     tokenizer_problems,
     token_problems,
     source_problems,
@@ -375,3 +374,5 @@ CHECKS = (
     launched_problems,
 )
 """Of any config, that of one size too."""
+OF_SHAPE = (answer_problems,)
+"""Of a config whose model is that of its own section: not of what sizes have in common, nor of one that is pruned."""

@@ -97,8 +97,11 @@ def order(config: Config) -> list[str]:
     return done
 
 
-def size_problems(loaded: Loaded, checks: tuple[Check, ...], completed: Completed) -> Iterator[Problem]:
-    """What the sizes lack in themselves, and what is wrong with the config of each that is not wrong with all."""
+def size_problems(
+    loaded: Loaded, checks: tuple[Check, ...], completed: Completed, of_shape: tuple[Check, ...] = ()
+) -> Iterator[Problem]:
+    """What the sizes lack in themselves, and what is wrong with the config of each that is not wrong with all.
+    `of_shape`: checks of sizes that have a shape of their own, which one that is pruned does not say."""
     if not loaded.config.sizes:
         return
     between = list(_between(loaded))
@@ -111,7 +114,8 @@ def size_problems(loaded: Loaded, checks: tuple[Check, ...], completed: Complete
         return  # told by others
     for name in loaded.config.sizes:
         try:
-            own = sized(loaded, name, checks, completed)
+            of_its_own = () if loaded.config.sizes[name].prune else of_shape
+            own = sized(loaded, name, (*checks, *of_its_own), completed)
         except LlamaError as error:
             yield from error.problems
         else:

@@ -62,7 +62,7 @@ post_training:
     told = [problem for problem in caught.value.problems if problem.code == "L3-SMP-002"]
     assert [problem.where for problem in told] == [
         "run.yaml:5:12: post_training.reject.max_tokens",
-        "run.yaml:7:33: post_training.safety.max_tokens",
+        "run.yaml:7:32: post_training.safety.max_tokens",
     ]
     assert "answers of 100 tokens leave no room for a prompt. the model is made for 64 tokens" in str(told[1])
     with pytest.raises(ConfigError) as caught:
@@ -70,6 +70,20 @@ post_training:
     assert [problem.where for problem in caught.value.problems if problem.code == "L3-SMP-002"] == [told[1].where]
     short = "model: {preset: tiny, max_seq_len: 64}\npretrain: {seq_len: 64}\npost_training: {rounds: 0}\n"
     assert load_config(write(short)).config.model.max_seq_len == 64
+
+
+def test_answers_are_held_against_the_context_of_each_size(write):
+    sizes = """
+post_training: {reject: {max_tokens: 2000}}
+sizes:
+  large: {model: {preset: tiny, max_seq_len: 4096}}
+  cut: {prune: {of: large, n_layers: 2}}
+"""
+    assert load_config(write(sizes)).config.sizes.keys() == {"large", "cut"}
+    with pytest.raises(ConfigError) as caught:
+        load_config(write(sizes + "  small: {model: {preset: tiny}}\n"))
+    (told,) = caught.value.problems
+    assert (told.code, "small" in told.where, "made for 1024 tokens" in told.why) == ("L3-SMP-002", True, True)
 
 
 def test_a_mesh_without_its_processes_is_refused_when_a_run_starts_not_before(write, monkeypatch):

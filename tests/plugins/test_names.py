@@ -18,6 +18,7 @@ OTHER_THINGS = {
     "bits_per_byte": "a figure of report.json",
     "canaries": "a section of the config and a figure of a stage",
     "compressed_tensors": "a layout of weights",
+    "csv": "a module of Python that answers may use",
     "dialogs": "a type of artifact",
     "fbgemm_fp8": "a layout of weights",
     "files": "a key of manifests",

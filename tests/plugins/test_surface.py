@@ -74,8 +74,9 @@ SURFACE = {
     """,
     "rewards": """
         Check Custom DialogExample Exact Example Limits Line NotEnoughTasks Program Reward Split Task TaskReward
-        Tokenizer UnitTests answer_example by_split cut device_of dialog_example extract extract_code families
-        load_model pack_rankings prompt_digest read_lines run_programs score split_of_prompt
+        Tokenizer UnitTests answer_example by_split contradictions cut device_of dialog_example extract extract_code
+        families load_model pack_rankings prompt_digest read_lines run_programs score split_of_prompt
+        told_contradictions
     """,
     "sources": """
         BATCH_BYTES Collector DocumentBatch FileOptions Kind Reject ShardFile ShardRef Source bounded_lines
