@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from llama3.checkpoints.quantized import Parts, QuantizationScheme, empty_parts
+from llama3.checkpoints.quantized import empty_parts
+from llama3.checkpoints.scheme import Parts, QuantizationScheme
 from llama3.config.serving import KvDtype
 from llama3.cost.gpus import FactorType
 from llama3.errors import LlamaError, PluginError

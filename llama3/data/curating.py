@@ -55,9 +55,9 @@ from llama3.data.writing import (
     needs_counting,
     survey_files,
 )
-from llama3.errors import ConfigError, DataError, LlamaError, Problem
+from llama3.errors import ConfigError, DataError, Problem
+from llama3.plugins.asking import ODD_RESULT, asking, called, what
 from llama3.plugins.registry import discover
-from llama3.plugins.targets import describe
 from llama3.tasks.held_out import HeldOutTasks
 
 ODD_DOCUMENTS = DataError.declare(
@@ -145,13 +145,22 @@ def all_shards(sources: list[Source]) -> list[tuple[Source, ShardRef]]:
     problems: list[Problem] = []
     for source in sources:
         try:
-            listed = sorted(source.shards(), key=lambda shard: (shard.location, shard.part))
-            shards.extend((source, shard) for shard in listed)
+            shards.extend((source, shard) for shard in _listed(source))
         except ConfigError as error:
             problems.extend(error.problems)
     if problems:
         raise ConfigError.of(problems)
     return shards
+
+
+def _listed(source: Source) -> list[ShardRef]:
+    """The shards of one source by place. Raises PluginError where it fails, or lists something else."""
+    where = f"source {called(source)}"
+    with asking(where, "shards"):
+        shards = list(source.shards())
+        if odd := [what(shard) for shard in shards if not isinstance(shard, ShardRef)]:
+            raise ODD_RESULT(where, method="shards", fault=f"of one shard {odd[0]}, not a ShardRef")
+        return sorted(shards, key=lambda shard: (shard.location, shard.part))
 
 
 def deduplicator(options: MinHashSection) -> Deduplicator | None:
@@ -168,16 +177,16 @@ def parameters_of(options: CurateOptions | DataSection, near: Deduplicator | Non
 
 def guarded(source: Source, shard: ShardRef) -> Iterator[DocumentBatch]:
     """The shard's batches; whatever goes wrong inside the source becomes a DataError of this shard."""
-    try:
+
+    def failed(error: str) -> DataError:
+        return SOURCE_FAILED(shard.location, source=type(source).__name__, error=error)
+
+    with asking(shard.location, "read", failed):
         for batch in source.read(shard):
             missing = sorted(set(SCHEMA.names) - set(batch.records.schema.names))
             if missing:
                 raise ODD_DOCUMENTS(shard.location, source=type(source).__name__, missing=missing)
             yield _in_our_types(shard, source, batch)
-    except LlamaError:
-        raise
-    except Exception as error:
-        raise SOURCE_FAILED(shard.location, source=type(source).__name__, error=describe(error)) from error
 
 
 def _in_our_types(shard: ShardRef, source: Source, batch: DocumentBatch) -> DocumentBatch:

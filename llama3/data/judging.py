@@ -32,8 +32,8 @@ from llama3.data.documents import (
     Surveying,
 )
 from llama3.errors import ConfigError, PluginError
+from llama3.plugins.asking import asking
 from llama3.plugins.registry import discover
-from llama3.plugins.targets import describe
 
 SAME_FILTER = ConfigError.declare(
     "L3-DAT-105", "filter {name!r} is listed twice", fix="write its limits into one entry"
@@ -98,10 +98,12 @@ def without_model(filters: Mapping[str, Filter]) -> list[str]:
 
 def asked_of(name: str, filter: object, ask: Any, given: Any) -> Any:
     """What a filter answers; one that fails stops the stage, because what it would let through is unknown."""
-    try:
+
+    def failed(error: str) -> PluginError:
+        return FILTER_FAILED(f"filter {name!r}", filter=type(filter).__name__, error=error)
+
+    with asking(f"filter {name!r}", "", failed, spares=lambda error: False):
         return ask(given)
-    except (Exception, SystemExit) as error:
-        raise FILTER_FAILED(f"filter {name!r}", filter=type(filter).__name__, error=describe(error)) from error
 
 
 def _odd(name: str, filter: object, method: str, answer: object, wanted: str, error: object = "") -> PluginError:

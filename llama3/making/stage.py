@@ -18,13 +18,14 @@ from llama3.checkpoints.load import read_config
 from llama3.config.precision import AutoPrecision
 from llama3.config.schema import Config
 from llama3.config.slot_types import CapabilityChoice, CapabilitySlot, GuardPolicy, RewardSlot
-from llama3.errors import DataError, LlamaError, PluginError
+from llama3.errors import DataError, PluginError
 from llama3.evaluation.served import ServedChat
 from llama3.evaluation.stages import OutsideModel
 from llama3.making.made import Made
 from llama3.making.voices import LocalVoice, ServedVoice, Voice
 from llama3.making.workshop import Workshop
 from llama3.model.device import device_of
+from llama3.plugins.asking import asking
 from llama3.plugins.registry import discover
 from llama3.plugins.specs import CapabilitySpec
 from llama3.posttraining.examples import answer_example, dialog_example
@@ -170,15 +171,11 @@ def workshop(
 def all_made(recipe: Any, slot: CapabilitySlot, shop: Workshop, seed: int) -> Iterator[Made]:
     """What a recipe makes, checked. Raises PluginError."""
     where = f"capabilities.{slot.name}"
-    try:
+    with asking(where, "dialogs", lambda error: FAILED(where, error=error)):
         for made in recipe.dialogs(shop, slot.prompts, seed):
             if fault := _fault(made):
                 raise NOT_MADE(where, what=fault)
             yield made
-    except LlamaError:
-        raise
-    except Exception as error:  # of anybody's plugin
-        raise FAILED(where, error=f"{type(error).__name__}: {error}") from error
 
 
 def _fault(made: Any) -> str:
