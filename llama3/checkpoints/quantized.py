@@ -44,7 +44,7 @@ OTHER_TARGETS = PluginError.declare(
     "L3-QNT-001", "quantized other matrices than its targets, such as {name!r}", fix="return parts for every target"
 )
 OTHER_SHAPE = PluginError.declare(
-    "L3-QNT-006", "the scheme makes a matrix of the shape {shape} to one of {found}", fix="mend the scheme"
+    "L3-QNT-008", "the scheme makes a matrix of the shape {shape} to one of {found}", fix="mend the scheme"
 )
 OTHER_PARTS = CheckpointError.declare(
     "L3-QNT-002", "its parts {parts} are not those of scheme {scheme!r}", why="{error}"

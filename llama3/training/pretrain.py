@@ -28,6 +28,7 @@ from llama3.model.config import ModelConfig, RopeScaling
 from llama3.model.device import device_of
 from llama3.plugins.registry import discover
 from llama3.plugins.specs import AlgorithmSpec
+from llama3.tasks.data_kind import data_kind
 from llama3.tokenizer import Tokenizer
 from llama3.training.asked_algorithm import build_algorithm
 from llama3.training.averaging import snapshot_steps
@@ -159,7 +160,7 @@ def pretrain(
             options=section,
             schedule=schedule,
             seed=options.seed,
-            collate=algorithm.collate or registry.build("data_kinds", spec.data).collate,
+            collate=algorithm.collate or data_kind(spec.data).collate,
             want=spec.want,
             want_logged=spec.want_logged,
             store=store,
