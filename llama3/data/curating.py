@@ -217,6 +217,8 @@ class Curation:
         self._checked: set[tuple[Step, int]] = set()
         """Pieces whose content was checked, or that were made here: it is not checked again."""
         self._own = threading.local()
+        self.ending = threading.Event()
+        """Set where it is broken off: filters under watch are asked no further."""
         folder.mkdir(parents=True, exist_ok=True)
 
     # read shard -> keys
@@ -372,7 +374,7 @@ class Curation:
         if not foreign(self.options.filters):
             return None
         surveys = {} if counted is None else survey_files(counted, surveying(self._filters()))
-        return WatchedFilters(self.options.filters, surveys, self.options.bounds)
+        return WatchedFilters(self.options.filters, surveys, self.options.bounds, self.ending)
 
     @cached_property
     def cleaning(self) -> Cleaning:

@@ -68,6 +68,8 @@ EDITS = pa.schema(
         ("end", pa.int64()),
     ]
 )
+LONGEST_REASON = 200
+"""Characters of a filter's reason that are kept."""
 Result = TypeVar("Result")
 
 
@@ -170,11 +172,6 @@ def recorded(filters: Mapping[str, Filter]) -> list[str]:
     return features + own
 
 
-def measured(filters: Mapping[str, Filter], batch: DocumentBatch) -> DocumentBatch:
-    """The batch with all FEATURES and with what the filters measure."""
-    return with_measures(filters, batch.with_features())
-
-
 def with_measures(filters: Mapping[str, Any], batch: DocumentBatch) -> DocumentBatch:
     """The batch with what the filters measure beside the features it has."""
     for name, filter in filters.items():
@@ -205,7 +202,7 @@ def judged(name: str, filter: Filter, batch: DocumentBatch) -> Judgement:
         raise _odd(name, filter, "judge", answer, wanted)
     try:
         score_D, keep_D = np.asarray(answer.score_D, np.float64), np.asarray(answer.keep_D, bool)
-        judgement = Judgement(score_D, keep_D, [printable(reason) for reason in answer.reason_D])
+        judgement = Judgement(score_D, keep_D, [printable(reason)[:LONGEST_REASON] for reason in answer.reason_D])
         sizes = {len(column) for column in (score_D, keep_D, judgement.reason_D)}
     except (TypeError, ValueError, AttributeError) as error:
         raise _odd(name, filter, "judge", answer, wanted, error) from error
