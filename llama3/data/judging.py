@@ -32,7 +32,7 @@ from llama3.data.documents import (
     Surveying,
 )
 from llama3.errors import ConfigError, PluginError
-from llama3.plugins.asking import asking
+from llama3.plugins.asking import ODD_RESULT, asking, what
 from llama3.plugins.registry import discover
 
 SAME_FILTER = ConfigError.declare(
@@ -74,12 +74,19 @@ Result = TypeVar("Result")
 
 
 def build_filters(slots: Sequence[Slot]) -> dict[str, Filter]:
-    """The filters by name. Raises ConfigError for one that is listed twice or has wrong options."""
+    """The filters by name. Raises ConfigError for one that is listed twice or has wrong options, PluginError
+    for one that is not made."""
     filters: dict[str, Filter] = {}
     for slot in slots:
         if slot.name in filters:
             raise SAME_FILTER("data.filters", name=slot.name)
-        filters[slot.name] = discover().build("filters", slot.name, slot.options)
+        filter: Filter = discover().build("filters", slot.name, slot.options)
+        where = f"filter {slot.name!r}"
+        with asking(where, "features"):
+            odd = [what(feature) for feature in filter.features if not isinstance(feature, str)]
+        if odd:
+            raise ODD_RESULT(where, method="features", fault=f"of one name {odd[0]}, not text")
+        filters[slot.name] = filter
     return filters
 
 

@@ -6,6 +6,7 @@ rest. Its dialogs are a function of the models, the corpus, the options and the 
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -187,6 +188,17 @@ def _fault(made: Any) -> str:
             return f"the message {message!r:.60}"
     if not made.reason:
         return "one without a reason"
+    if odd := [name for name in ("reason", "category", "rejected") if not isinstance(getattr(made, name), str)]:
+        return f"one whose {odd[0]} is no text"
+    if not all(len(step) == 2 and all(isinstance(answer, str) for answer in step) for step in made.steps):
+        return "one whose steps are not pairs of texts"
+    told = [[dict(message) for message in made.messages], made.reason, made.category, made.rejected, made.steps]
+    try:
+        json.dumps(told, ensure_ascii=False, allow_nan=False).encode()
+    except UnicodeEncodeError:
+        return "one with half of a surrogate pair, which no file can hold"
+    except (TypeError, ValueError) as error:
+        return f"one that is not of JSON values: {error}"
     if made.kept and (not made.messages or made.messages[-1]["role"] != "assistant"):
         return "one that is kept and does not end with the assistant"
     return "" if made.messages or not made.steps else "steps of no dialog"
