@@ -96,7 +96,8 @@ SAID = [{"role": "user", "content": "Hi."}, {"role": "assistant", "content": "He
 
 @hookimpl
 def llama3_capabilities():
-    return [CapabilitySpec(name=name, factory=f"broken:{name.title()}") for name in ("fails", "odd", "mixed", "tells", "half", "number")]
+    names = ("fails", "odd", "mixed", "tells", "half", "number")
+    return [CapabilitySpec(name=name, factory=f"broken:{name.title()}") for name in names]
 
 
 class Fails:

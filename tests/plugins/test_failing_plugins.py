@@ -12,10 +12,14 @@ import torch
 import yaml
 from model_files import random_model
 
+from llama3.alignment.holding_out import kept_prompts
 from llama3.checkpoints.weights import save_model
 from llama3.cli import main
+from llama3.config.slot_types import Slot
+from llama3.errors import PluginError
 from llama3.model.config import ModelConfig
 from llama3.plugins.registry import discover
+from llama3.tasks.rewards import CombinedReward
 from llama3.testing.toys import toy_tokenizer
 
 PLUGIN = '''
@@ -25,11 +29,13 @@ from pydantic import BaseModel, Field
 
 from llama3.algorithms import Plan, Term
 from llama3.plugins import (
-    AlgorithmSpec, AttackerSpec, CommandSpec, DataKindSpec, ExporterSpec, QuantizationSpec, SourceSpec, hookimpl,
+    AlgorithmSpec, AttackerSpec, CommandSpec, DataKindSpec, EvaluatorSpec, ExporterSpec, FilterSpec, LoggerSpec,
+    ParallelSpec, PresetSpec, QuantizationSpec, RewardSpec, SourceSpec, hookimpl,
 )
 from llama3_plugins.algorithms.next_token import NextToken
 from llama3_plugins.data_kinds.tokens import Tokens
 from llama3_plugins.exporters.hf import HfExporter, HfOptions
+from llama3_plugins.parallelism.single import Single
 from llama3_plugins.quantization.int8 import Int8
 from llama3_plugins.sources.files import FilesOptions, FilesSource
 
@@ -57,6 +63,11 @@ def source(options): return failing(FilesSource(FilesOptions(path=options.path))
 def scheme(options): return failing(Int8(), options)
 def exporter(options): return failing(HfExporter(HfOptions()), options)
 def attacker(options): return failing(type("Attacker", (), {"styles": ("plain",)})(), options)
+
+def strategy(options): return failing(Single(), options)
+def plain(options):
+    return failing(type("Plain", (), {"features": 7} if options.method == "features" else {})(), options)
+
 
 command = typer.Typer()
 
@@ -101,9 +112,40 @@ def llama3_attackers():
 
 
 @hookimpl
+def llama3_parallel_strategies():
+    return [ParallelSpec(name="odd", factory="acme_odd:strategy", axis="dp", **OPTIONS)]
+
+
+@hookimpl
+def llama3_evaluators():
+    return [EvaluatorSpec(name="odd", factory="acme_odd:plain", keeps_prompts=True, **OPTIONS)]
+
+
+@hookimpl
+def llama3_filters():
+    return [FilterSpec(name="odd", factory="acme_odd:plain", **OPTIONS)]
+
+
+@hookimpl
+def llama3_rewards():
+    return [RewardSpec(name="odd", factory="acme_odd:plain", **OPTIONS)]
+
+
+@hookimpl
+def llama3_loggers():
+    return [LoggerSpec(name="odd", factory="acme_odd:plain", **OPTIONS)]
+
+
+@hookimpl
+def llama3_presets():
+    return [PresetSpec(name="odd", factory="acme_odd_presets")]
+
+
+@hookimpl
 def llama3_commands():
     return [CommandSpec(name="fails", factory="acme_odd:command")]
 '''
+LAST = {"name": "odd", "method": "state_dict", "gives": "None"}
 CONFIG = ModelConfig(128, 2, 4, 2, 256, toy_tokenizer().vocab_size, max_seq_len=64)
 RUN = {
     "tokenizer": {"vocab_size": 300, "num_special": 16},
@@ -140,13 +182,17 @@ def called(site, place: Path, capsys) -> Callable[..., tuple[int, str]]:
     discover.cache_clear()
 
 
-def run(place: Path, **pretrain: object) -> list[object]:
+def run(place: Path, sections: dict[str, object] | None = None, **pretrain: object) -> list[object]:
     source = {"name": "files", "path": str(place / "text")}
-    config = RUN | {
-        "run": {"name": "odd", "dir": str(place / "runs"), "threads": 1},
-        "data": {"sources": [pretrain.pop("source", source)], "filters": [], "held_out": 0.2},
-        "pretrain": RUN["pretrain"] | pretrain,
-    }
+    config = (
+        RUN
+        | {
+            "run": {"name": "odd", "dir": str(place / "runs"), "threads": 1},
+            "data": {"sources": [pretrain.pop("source", source)], "filters": [], "held_out": 0.2},
+            "pretrain": RUN["pretrain"] | pretrain,
+        }
+        | (sections or {})
+    )
     (place / "odd.yaml").write_text(yaml.safe_dump(config))
     return ["run", place / "odd.yaml"]
 
@@ -233,6 +279,48 @@ def test_the_seeds_of_an_attacker(called, place: Path, tmp_path: Path, gives: st
     ]
     code, told = called("redteam", place / "model", "--out", tmp_path / "out", *odd)
     assert (code, "attacker odd: " in told, "`seeds`" in told) == (4, True, True), told
+
+
+@pytest.mark.parametrize(
+    ("method", "gives"),
+    [("check", ""), ("check", "None"), ("apply", ""), ("runner", ""), ("replicas", ""), ("sum_gradients", "")],
+)
+def test_a_strategy(called, place: Path, method: str, gives: str) -> None:
+    odd = {"parallelism": {"dp": {"name": "odd", "method": method, "gives": gives}}}
+    code, told = called(*run(place, odd))
+    assert (code, "parallelism.dp: " in told, "single:Single" in told, method in told) == (4, True, True, True), told
+
+
+@pytest.mark.parametrize("gives", ["", "None", "[1]"])
+def test_the_prompts_that_an_evaluator_keeps(called, gives: str) -> None:
+    suite = Slot.model_validate({"name": "odd", "method": "kept_prompts", "gives": gives})
+    with pytest.raises(PluginError, match=r"evaluators\.odd: .*`kept_prompts`"):
+        kept_prompts([suite])
+
+
+def test_a_filter_without_sound_features(called, place: Path) -> None:
+    odd = {"filters": [{"name": "odd", "method": "features", "gives": ""}]}
+    sources = {"sources": [{"name": "files", "path": str(place / "text")}]}
+    code, told = called(*run(place, {"data": sources | odd}))
+    assert (code, "filter 'odd'" in told, "`features`" in told) == (4, True, True), told
+
+
+@pytest.mark.parametrize("gives", ["", "None", "['x']"])
+def test_a_reward(called, place: Path, gives: str) -> None:
+    reward = discover().build("rewards", "odd", {"method": "score", "gives": gives})
+    with pytest.raises(PluginError, match=r"rewards\.odd: "):
+        CombinedReward({"odd": reward}).score(["a"], ["b"], [{}])
+
+
+def test_a_logger_is_switched_off(called, place: Path) -> None:
+    code, told = called(*run(place, {"logging": [{"name": "odd", "method": "log", "gives": ""}]}, algorithm=LAST))
+    assert "logger 'odd' failed in open()" in told
+    assert (code, "algorithms.odd" in told) == (4, True), "training went on to what ends it"
+
+
+def test_a_package_of_presets_is_left_out(called, site) -> None:
+    (site.path / "acme_odd_presets.py").write_text("raise ValueError('odd')")
+    assert called("config", "list")[0] == 0
 
 
 def test_a_command(called) -> None:
