@@ -3,7 +3,6 @@ is told as its own."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from llama3.checkpoints.weights import non_finite
 from llama3.errors import PluginError, Problem
 from llama3.model.config import ModelConfig
-from llama3.plugins.asking import asked, what
+from llama3.plugins.asking import asked, json_fault, what
 from llama3.plugins.registry import discover
 
 Parts = Mapping[str, Tensor]
@@ -59,7 +58,7 @@ def build_scheme(name: str, options: Mapping[str, Any], device: str | None = Non
         "quantize": _quantize_fault,
         "make_linear": _linear_fault,
         "dequantize": _weight_fault,
-        "metadata": _metadata_fault,
+        "metadata": json_fault,
     }
     scheme: QuantizationScheme = asked(f"quantization.{name}", discover().build("quantization", name, options), faults)
     if device is not None and (problems := scheme.supports(device)):
@@ -115,13 +114,3 @@ def _weight_fault(weight: object, parts: Mapping[str, Tensor]) -> str:
     if not isinstance(weight, Tensor) or weight.dim() != 2:
         return f"{what(weight)}, not a matrix"
     return _number_fault("the matrix", weight)
-
-
-def _metadata_fault(metadata: object) -> str:
-    if not isinstance(metadata, dict):
-        return f"{what(metadata)}, not a dict"
-    try:
-        json.dumps(metadata)
-    except (TypeError, ValueError) as error:
-        return f"it is not of JSON values: {error}"
-    return ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar, cast
@@ -92,6 +93,17 @@ def called(plugin: object) -> str:
 def what(found: object) -> str:
     """A result in words, for a fault."""
     return "it is None" if found is None else f"it is a {type(found).__name__}"
+
+
+def json_fault(found: object, *_: object) -> str:
+    """Why a result is no dict of JSON values; "" where it is one."""
+    if not isinstance(found, dict):
+        return f"{what(found)}, not a dict"
+    try:
+        json.dumps(found)
+    except (TypeError, ValueError) as error:
+        return f"it is not of JSON values: {error}"
+    return ""
 
 
 def failure_of(error: BaseException, offers: list[Offer]) -> PluginError | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from llama3.config.slot_types import Slot
 from llama3.model.batch import Batch
-from llama3.plugins.asking import ODD_RESULT, Fault, asked, what
+from llama3.plugins.asking import ODD_RESULT, Fault, asked, json_fault, what
 from llama3.plugins.registry import discover
 from llama3.training.algorithm import Algorithm, Plan, Term
 from llama3.training.causes import is_told_elsewhere
@@ -35,7 +34,7 @@ def asked_algorithm(name: str, algorithm: Algorithm) -> Algorithm:
         "collate": batch_fault,
         "loss": loss_fault,
         "metrics": terms_fault,
-        "state_dict": state_fault,
+        "state_dict": json_fault,
     }
     return asked(where, algorithm, faults, spares=is_told_elsewhere)
 
@@ -88,15 +87,4 @@ def loss_fault(terms: object, scored: object, batch: Batch) -> str:
     has_graph = any(term.sum.requires_grad for term in terms.values())
     if torch.is_grad_enabled() and batch.num_targets and not has_graph:
         return f"{', '.join(terms)}: without a graph to what was scored, so that nothing is learnt"
-    return ""
-
-
-def state_fault(state: object) -> str:
-    """Why a state cannot be kept."""
-    if not isinstance(state, dict):
-        return f"{what(state)}, not a dict"
-    try:
-        json.dumps(state)
-    except (TypeError, ValueError) as error:
-        return f"it is not of JSON values: {error}"
     return ""
