@@ -115,8 +115,7 @@ PYTHON = Tool('''def python(code: str) -> str:
         exec(code, {"__name__": "__main__"})
     return said.getvalue()
 ''')
-SEARCH = Tool(
-    '''def search(query: str) -> list:
+SEARCH = Tool('''def search(query: str) -> list:
     """Finds the passages that fit a query best, in the texts of this site."""
     import collections
     import json
@@ -125,14 +124,13 @@ SEARCH = Tool(
 
     with open("passages.json") as file:
         passages = json.load(file)
-    found = [set(re.findall(r"\\\\w+", text.casefold())) for text in passages]
+    found = [set(re.findall(r"\\w+", text.casefold())) for text in passages]
     held = collections.Counter(word for words in found for word in words)
-    asked = set(re.findall(r"\\\\w+", query.casefold()))
+    asked = set(re.findall(r"\\w+", query.casefold()))
     scores = [sum(math.log(1 + len(passages) / held[word]) for word in asked & words) for words in found]
     best = sorted(range(len(passages)), key=lambda place: (-scores[place], place))[:3]
     return [passages[place] for place in best if scores[place] > 0]
-'''.replace("\\\\", "\\")
-)
+''')
 CORE = (CALCULATOR, PYTHON, SEARCH)
 
 
