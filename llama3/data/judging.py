@@ -5,7 +5,7 @@ Letters: D documents of a batch, E parts that are replaced.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -177,6 +177,18 @@ def recorded(filters: Mapping[str, Filter]) -> list[str]:
     own = [f"{name}.{column}" for name, filter in filters.items() if isinstance(filter, Measuring)
            for column in filter.measures]  # fmt: skip
     return features + own
+
+
+def measured(
+    filters: Mapping[str, Filter], batch: DocumentBatch, asked: Callable[[str], object] = str
+) -> DocumentBatch:
+    """The batch with all FEATURES and with what the filters measure. `asked` hears each filter's name before that is
+    asked."""
+    batch = batch.with_features()
+    for name, filter in filters.items():
+        asked(name)
+        batch = with_measures({name: filter}, batch)
+    return batch
 
 
 def with_measures(filters: Mapping[str, Any], batch: DocumentBatch) -> DocumentBatch:

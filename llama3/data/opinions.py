@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from llama3.data.documents import DocumentBatch, Edits, Filter, Judgement
-from llama3.data.judging import editing, edits_of, judged, recorded, with_measures
+from llama3.data.judging import editing, edits_of, judged, measured, recorded
 
 
 @dataclass(frozen=True)
@@ -56,10 +56,7 @@ class Opinion:
 
 def opinion(filters: Mapping[str, Filter], batch: DocumentBatch, asked: Callable[[str], object] = str) -> Opinion:
     """Every filter scores every document. `asked` hears the name of each filter before that is asked."""
-    batch = batch.with_features()
-    for name, filter in filters.items():
-        asked(name)
-        batch = with_measures({name: filter}, batch)
+    batch = measured(filters, batch, asked)
     columns = {name: batch.features[name] for name in recorded(filters)}
     judgements = {}
     for name, filter in filters.items():
