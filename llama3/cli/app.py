@@ -293,7 +293,7 @@ def told_of(error: BaseException) -> LlamaError:
         return error
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED()
-    from llama3.artifacts.files import is_disk_full
+    from llama3.full_disk import is_disk_full
     from llama3.plugins.asking import failure_of
     from llama3.plugins.registry import discover
 

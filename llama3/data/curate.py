@@ -21,7 +21,7 @@ from typing import Any
 
 from llama3 import __version__, _core
 from llama3.artifacts import StageOutput, Texts, stage
-from llama3.artifacts.files import canonical_json, is_disk_full, write_json_atomic
+from llama3.artifacts.files import canonical_json, write_json_atomic
 from llama3.config.curation import RemovalAlarmSection
 from llama3.data.before_after import write_samples
 from llama3.data.commits import Commit
@@ -35,6 +35,7 @@ from llama3.data.staging import place_of
 from llama3.data.tables import part_name
 from llama3.data.writing import Material
 from llama3.errors import DataError
+from llama3.full_disk import is_disk_full
 
 NOTHING_READ = DataError.declare(
     "L3-DAT-101",

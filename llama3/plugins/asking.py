@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
-from llama3.artifacts.files import is_disk_full
 from llama3.errors import LlamaError, PluginError
+from llama3.full_disk import is_disk_full
 from llama3.plugins.loader import BUILT_IN, Offer
 from llama3.plugins.targets import describe
 

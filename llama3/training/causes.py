@@ -9,8 +9,8 @@ from __future__ import annotations
 import signal
 from dataclasses import dataclass
 
-from llama3.artifacts.files import is_disk_full
 from llama3.errors import Interrupted, LlamaError
+from llama3.full_disk import is_disk_full
 from llama3.training.recovery import BIT_FLIP, SPIKE
 
 HANG_EXIT = 6
