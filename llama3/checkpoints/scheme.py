@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from llama3.checkpoints.weights import non_finite
 from llama3.errors import PluginError, Problem
 from llama3.model.config import ModelConfig
-from llama3.plugins.asking import asked, json_fault, what
+from llama3.plugins.asking import Fault, asked, json_fault, what
 from llama3.plugins.registry import discover
 
 Parts = Mapping[str, Tensor]
@@ -52,7 +52,7 @@ class QuantizationScheme(Protocol):
 def build_scheme(name: str, options: Mapping[str, Any], device: str | None = None) -> QuantizationScheme:
     """The scheme called `name`, each of whose calls raises PluginError (L3-PLG-042, 043) where it fails or returns what
     cannot be stored. Raises PluginError where it cannot run on the type of `device`, if one is given."""
-    faults = {
+    faults: dict[str, Fault] = {
         "supports": _supports_fault,
         "targets": _targets_fault,
         "quantize": _quantize_fault,
