@@ -4,7 +4,7 @@ version of the protocols.
 
 from __future__ import annotations
 
-from llama3.checkpoints.quantized import Parts, QuantizationScheme
+from llama3.checkpoints.scheme import Parts, QuantizationScheme
 from llama3.errors import Problem
 from llama3.model.config import ModelConfig
 from llama3.model.ops import Matrix, is_for_core, multiply, product_dtype

@@ -12,6 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 ORDER = [
     "errors",
+    "full_disk",
     "fair_queue",
     "foreign",
     "_core",

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from llama3.config.slot_types import Slot
 from llama3.evaluation.evaluator import KeepsPrompts
 from llama3.evaluation.safety_rows import SafetyPrompt
+from llama3.plugins.asking import ODD_RESULT, asking, what
 from llama3.plugins.registry import discover
 from llama3.plugins.specs import EvaluatorSpec
 
@@ -24,11 +25,16 @@ def keeps_prompts(suite: Slot) -> bool:
 
 
 def kept_prompts(suites: Iterable[Slot]) -> list[SafetyPrompt]:
-    """All prompts that the evaluators of such suites ask and nothing may learn."""
+    """All prompts that the evaluators of such suites ask and nothing may learn. Raises PluginError where one fails."""
     found: list[SafetyPrompt] = []
     for suite in suites:
         evaluator: KeepsPrompts = discover().build("evaluators", suite.name, suite.options)
-        found += evaluator.kept_prompts()
+        where = f"evaluators.{suite.name}"
+        with asking(where, "kept_prompts"):
+            rows = list(evaluator.kept_prompts())
+        if odd := [what(row) for row in rows if not isinstance(row, SafetyPrompt)]:
+            raise ODD_RESULT(where, method="kept_prompts", fault=f"of one row {odd[0]}, not a SafetyPrompt")
+        found += rows
     return found
 
 

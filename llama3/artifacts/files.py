@@ -186,32 +186,3 @@ def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
                 value = json.loads(line)
                 if isinstance(value, dict):
                     yield value
-
-
-_FULL = re.compile(
-    r"No space left on device|Disk quota exceeded|File too large \(os error|\d+ requested and \d+ written"
-)
-
-
-def why_full(error: BaseException | None) -> str:
-    """What is full, of an error that `is_disk_full`, in words."""
-    while error is not None:
-        if (isinstance(error, OSError) and error.errno == errno.EFBIG) or os.strerror(errno.EFBIG) in str(error):
-            return "a file would be larger than this process may write (ulimit -f)"
-        error = error.__cause__ or error.__context__
-    return "no space left on the device"
-
-
-def is_disk_full(error: BaseException | None) -> bool:
-    """Whether an error, or one that it was raised from, says that the disk, the quota or the file limit is
-    full.
-    """
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            return True
-        if _FULL.search(str(error)):  # libraries that lose the number (Arrow, safetensors, NumPy)
-            return True
-        error = error.__cause__ or error.__context__
-    return False

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from llama3.artifacts.files import atomic_directory, is_disk_full, temporary_beside, why_full
+from llama3.artifacts.files import atomic_directory, temporary_beside
 from llama3.artifacts.leftovers import owned, remove_leftovers
 from llama3.errors import ArtifactError, ConfigError, LlamaError
+from llama3.full_disk import is_disk_full, why_full
 
 NOT_NEW = ConfigError.declare("L3-CNV-001", "is {found}", fix="give a new directory; nothing is ever overwritten")
 

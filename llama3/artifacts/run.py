@@ -46,13 +46,11 @@ from llama3.artifacts.files import (
     canonical_json,
     fsync_dir,
     fsync_tree,
-    is_disk_full,
     link_atomic,
     publish,
     read_json_lines,
     sweep,
     temporary_beside,
-    why_full,
     write_bytes_atomic,
     write_json_atomic,
 )
@@ -61,6 +59,7 @@ from llama3.artifacts.progress import Display
 from llama3.artifacts.signals import StopSignals
 from llama3.artifacts.stages import Stage, StageOutput
 from llama3.errors import ArtifactError, Interrupted
+from llama3.full_disk import is_disk_full, why_full
 from llama3.plugins.targets import tried_to_exit
 
 NOT_WRITABLE = ArtifactError.declare(

@@ -1,5 +1,5 @@
-"""Quantized models: the protocol of a scheme, and what is common to all schemes: replacing a model's matrices,
-measuring the error, and keeping the result as safetensors.
+"""Quantized models: what is common to all schemes (llama3.checkpoints.scheme): replacing a model's matrices, measuring
+the error, and keeping the result as safetensors.
 
 A quantized checkpoint is a directory like any other, but its tensors carry this project's own names, its matrices are
 stored in the scheme's parts (`layers.0.ffn.down.codes`, ...), and `config.json` names the scheme under
@@ -10,11 +10,11 @@ instead of filling the gaps with random weights.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from llama3.artifacts.files import write_json_atomic
 from llama3.checkpoints.hf import HfWeights, Tensors, parse_config
 from llama3.checkpoints.layouts import CONFIG_FILE
+from llama3.checkpoints.scheme import Parts, QuantizationScheme, build_scheme
 from llama3.checkpoints.source import common_dtype
 from llama3.checkpoints.weights import (
     TENSOR_MISSING,
@@ -31,16 +32,19 @@ from llama3.checkpoints.weights import (
     refuse_odd_names,
     write_tensors,
 )
-from llama3.errors import CheckpointError, PluginError, Problem
+from llama3.errors import CheckpointError, PluginError
 from llama3.foreign import Fields
 from llama3.model.build import HEADS, assign, empty_model
 from llama3.model.config import ModelConfig
 from llama3.model.shards import Part
 from llama3.model.transformer import Transformer
-from llama3.plugins.registry import discover
+from llama3.plugins.asking import called
 
 OTHER_TARGETS = PluginError.declare(
     "L3-QNT-001", "quantized other matrices than its targets, such as {name!r}", fix="return parts for every target"
+)
+OTHER_SHAPE = PluginError.declare(
+    "L3-QNT-008", "the scheme makes a matrix of the shape {shape} to one of {found}", fix="mend the scheme"
 )
 OTHER_PARTS = CheckpointError.declare(
     "L3-QNT-002", "its parts {parts} are not those of scheme {scheme!r}", why="{error}"
@@ -62,38 +66,6 @@ NOTE = (
     "`llama3 convert THIS_FOLDER OUT --to hf` writes a model that it loads, `--to compressed-tensors` a quantized one."
 )
 """The first entry of config.json, for who opens it and wonders."""
-Parts = Mapping[str, Tensor]
-"""What a scheme stores of one matrix, by the names of its choice ("codes", "scale")."""
-
-
-class QuantizationScheme(Protocol):
-    """A way to keep matrices in fewer bits. Plugins of the family `quantization` build one."""
-
-    def supports(self, device: str) -> Sequence[Problem]:
-        """Why the scheme cannot run on a device type ("cpu", "cuda"); empty where it can."""
-        ...
-
-    def targets(self, config: ModelConfig) -> Sequence[str]:
-        """Names of the linear modules of a `Transformer` that are quantized, such as "layers.0.ffn.down"."""
-        ...
-
-    def quantize(self, weights: Mapping[str, Tensor], calibration: Mapping[str, Tensor] | None) -> dict[str, Parts]:
-        """Each target's weight [rows, columns] in float32 -> its parts. `calibration` holds sample inputs [tokens,
-        columns] of each target where the caller has some. Weights of the device "meta", which have no storage, give
-        parts of the same types and shapes: `llama3 cost` asks so what the scheme stores."""
-        ...
-
-    def make_linear(self, parts: Parts) -> nn.Module:
-        """A module that computes x W' and whose buffers are exactly `parts`."""
-        ...
-
-    def dequantize(self, parts: Parts) -> Tensor:
-        """The weight [rows, columns] that `parts` stand for, in float32."""
-        ...
-
-    def metadata(self) -> dict[str, Any]:
-        """What else a loader must know (the options): they build an equal scheme. JSON values."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +89,10 @@ def quantize_model(
     quantized = _parts_of(weights, scheme, calibration)
     errors = []
     for name, parts in quantized.items():
-        difference = weights[name] - scheme.dequantize(parts)
+        found = scheme.dequantize(parts)
+        if found.shape != weights[name].shape:
+            raise OTHER_SHAPE(f"{called(scheme)}: {name}", found=list(found.shape), shape=list(weights[name].shape))
+        difference = weights[name] - found
         errors.append(
             TensorError(
                 name=name,
@@ -156,7 +131,7 @@ def save_quantized(
         for key, value in model.state_dict().items()
         if not (model.config.tied and key == "lm_head.weight")
     }
-    refuse_non_finite(tensors, "the quantized model")
+    refuse_non_finite(tensors, f"the model that {name!r} quantized")
     write_tensors(tensors, folder)
     quantization = {"scheme": name, "options": scheme.metadata()}
     raw = {
@@ -178,9 +153,7 @@ def load_quantized(
     Raises CheckpointError for damage, PluginError where the scheme is not installed or cannot run on the device.
     """
     config = parse_config(raw, folder)
-    name, scheme = _scheme(raw, folder)
-    if problems := scheme.supports(torch.device(device).type):
-        raise PluginError.of(problems)
+    name, scheme = _scheme(raw, folder, torch.device(device).type)
     tensors = Tensors(folder)
     state = {key: tensors.get(key) for key in tensors.shapes}
     refuse_non_finite(state, str(folder))
@@ -191,8 +164,8 @@ def load_quantized(
         parts = {key.removeprefix(prefix): state[key] for key in state if key.startswith(prefix)}
         try:
             model.set_submodule(target, scheme.make_linear(parts))
-        except (KeyError, RuntimeError, TypeError, ValueError) as error:
-            raise OTHER_PARTS(f"{folder}: {target}", parts=sorted(parts), scheme=name, error=error) from error
+        except PluginError as error:
+            raise _other_parts(f"{folder}: {target}", parts, name, error) from error
     tied = {"lm_head.weight"} if config.tied else set()
     refuse_odd_names(model.state_dict().keys() - tied, state.keys(), folder)
     kept = tuple(f"{target}." for target in targets)
@@ -264,8 +237,8 @@ class QuantizedWeights(HfWeights):
         parts = self._parts(target)
         try:
             return self._quantization.dequantize(parts)
-        except (KeyError, RuntimeError, TypeError, ValueError) as error:
-            raise OTHER_PARTS(f"{self.path}: {target}", parts=sorted(parts), scheme=self.scheme, error=error) from error
+        except PluginError as error:
+            raise _other_parts(f"{self.path}: {target}", parts, self.scheme, error) from error
 
     def _parts(self, target: str) -> dict[str, Tensor]:
         prefix = f"{target}."
@@ -277,20 +250,25 @@ class QuantizedWeights(HfWeights):
         return self._tensors.get(name)
 
 
-def _scheme(raw: Mapping[str, Any], folder: Path) -> tuple[str, QuantizationScheme]:
-    """The plugin that config.json names."""
+def _other_parts(where: str, parts: Parts, scheme: str, error: PluginError) -> CheckpointError:
+    """What was read is likelier at fault than the scheme that it was written by."""
+    return OTHER_PARTS(where, parts=sorted(parts), scheme=scheme, error=error.problems[0].why)
+
+
+def _scheme(raw: Mapping[str, Any], folder: Path, device: str | None = None) -> tuple[str, QuantizationScheme]:
+    """The plugin that config.json names. Raises PluginError where it cannot run on the device, if one is given."""
     fields = Fields(raw)
     quantization = fields.object("quantization")
     name, options = quantization.text("scheme"), quantization.object("options")
     if fields.faults or name is None or "options" not in quantization:
         error = "; ".join(fields.faults) or "one of the two is missing"
         raise NO_SCHEME(folder / CONFIG_FILE, error=error)
-    return name, discover().build("quantization", name, dict(options.raw))
+    return name, build_scheme(name, dict(options.raw), device)
 
 
 def _weights(model: Transformer, scheme: QuantizationScheme) -> dict[str, Tensor]:
     """The scheme's targets in float32."""
-    return {name: _linear(model, name).weight.detach().float() for name in scheme.targets(model.config)}
+    return {name: _linear(model, name, called(scheme)).weight.detach().float() for name in scheme.targets(model.config)}
 
 
 def _parts_of(
@@ -299,15 +277,15 @@ def _parts_of(
     quantized = scheme.quantize(weights, calibration)
     if quantized.keys() != weights.keys():
         odd = sorted(quantized.keys() ^ weights.keys())[0]
-        raise OTHER_TARGETS(type(scheme).__name__, name=odd)
+        raise OTHER_TARGETS(called(scheme), name=odd)
     return quantized
 
 
-def _linear(model: Transformer, name: str) -> nn.Linear:
+def _linear(model: Transformer, name: str, scheme: str) -> nn.Linear:
     try:
         module = model.get_submodule(name)
     except AttributeError:
         module = None
     if not isinstance(module, nn.Linear) or name == "lm_head":
-        raise NO_MATRIX("targets", name=name)
+        raise NO_MATRIX(f"{scheme}: targets", name=name)
     return module

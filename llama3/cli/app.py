@@ -301,10 +301,14 @@ def told_of(error: BaseException) -> LlamaError:
         return error
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED()
+    from llama3.full_disk import is_disk_full
+    from llama3.plugins.asking import failure_of
+    from llama3.plugins.registry import discover
+
+    if not is_disk_full(error) and (failure := failure_of(error, discover(strict=False).offers)) is not None:
+        return failure
     if isinstance(error, OSError) and error.errno is not None:
         return SYSTEM(error.filename or "", error=error)
-    from llama3.artifacts.files import is_disk_full
-
     if is_disk_full(error):
         return DISK_FULL()
     if isinstance(error, ModuleNotFoundError) and error.name == "torch":

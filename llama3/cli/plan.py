@@ -237,9 +237,11 @@ def draw(one: Predicted, file: Path, *, quiet: bool) -> str | None:
     from llama3.artifacts.files import write_bytes_atomic
     from llama3.scaling.drawing import placed, svg, text, waiting
     from llama3.scaling.plan_table import layout_text
+    from llama3.training.parallel import turned
 
     options = one.way.options.get("pp")
-    turns = [] if options is None else one.work.strategy("pp", options).turns(one.dims, one.way.step)
+    strategy = None if options is None else one.work.strategy("pp", options)
+    turns = [] if strategy is None else turned("pp", strategy, one.dims, one.way.step)
     if not turns:
         note(f"{layout_text(one.dims)} has no pipeline to draw")
         return None

@@ -15,6 +15,7 @@ from llama3.cli.generate import DeviceOption, MaxTokensOption, ModelArgument, Se
 from llama3.cli.options import PluginOptions, given_options, plugin_name
 from llama3.cli.output import JsonOption, note, print_json, print_table, say
 from llama3.errors import ConfigError, PluginError, did_you_mean
+from llama3.plugins.asking import ODD_RESULT, asking, what
 
 if TYPE_CHECKING:
     from llama3.attackers import Attacker, SafetyPrompt
@@ -107,7 +108,7 @@ def redteam(
     section, guarding = _judge_section(judge), _policy(model, config, policy)
     writer: Attacker = discover().build("attackers", name, options)
     styles = _styles(name, writer, style)
-    rows = _rows(writer, prompts)
+    rows = _rows(name, writer, prompts)
     where = device_of(device)
     limits = RedTeamLimits(budget, seed, at_once, section.threshold, minutes)
     with ExitStack() as stack:
@@ -202,7 +203,10 @@ def _guards(policy: Mapping[str, Any]) -> PolicyEngine:
 
 def _styles(name: str, attacker: Attacker, wanted: Sequence[str] | None) -> list[str]:
     """The styles that are tried. Raises ConfigError for one that the attacker does not have."""
-    known = list(attacker.styles)
+    with asking(f"attacker {name}", "styles"):
+        known = list(attacker.styles)
+    if odd := [what(style) for style in known if not isinstance(style, str)]:
+        raise ODD_RESULT(f"attacker {name}", method="styles", fault=f"of one style {odd[0]}, not text")
     if not known:
         raise NO_STYLES(f"attacker {name}")
     for style in wanted or ():
@@ -212,11 +216,17 @@ def _styles(name: str, attacker: Attacker, wanted: Sequence[str] | None) -> list
     return [style for style in known if not wanted or style in wanted]
 
 
-def _rows(attacker: Attacker, prompts: Path | None) -> list[SafetyPrompt]:
+def _rows(name: str, attacker: Attacker, prompts: Path | None) -> list[SafetyPrompt]:
     """Seeds and their twins. Raises DataError for a bad file, and ConfigError where there is nothing to begin with."""
-    from llama3.attackers import read_prompts
+    from llama3.attackers import SafetyPrompt, read_prompts
 
-    rows = list(attacker.seeds()) if prompts is None else read_prompts(prompts)
+    if prompts is not None:
+        rows = read_prompts(prompts)
+    else:
+        with asking(f"attacker {name}", "seeds"):
+            rows = list(attacker.seeds())
+        if odd := [what(row) for row in rows if not isinstance(row, SafetyPrompt)]:
+            raise ODD_RESULT(f"attacker {name}", method="seeds", fault=f"of one row {odd[0]}, not a SafetyPrompt")
     if not any(row.kind == "adversarial" for row in rows):
         raise NO_SEEDS(prompts or "--prompts")
     return rows

@@ -6,7 +6,7 @@ import importlib.resources
 from dataclasses import dataclass
 from importlib.resources.abc import Traversable
 
-from llama3.errors import ConfigError, LlamaError, did_you_mean
+from llama3.errors import ConfigError, did_you_mean
 from llama3.plugins.registry import discover
 
 NO_PRESET = ConfigError.declare("L3-CFG-004", "no preset {name!r}", why="{near}", fix="llama3 config list")
@@ -44,7 +44,7 @@ def presets() -> dict[str, Preset]:
             continue
         try:
             extra = _in_package(offer.spec.factory, offer.dist)
-        except (ImportError, OSError, LlamaError):
+        except (Exception, SystemExit):  # of anybody's package
             continue
         found.update({f"{offer.dist}:{preset.name}": preset for preset in extra})
     return dict(sorted(found.items()))

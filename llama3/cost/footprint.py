@@ -13,15 +13,17 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from llama3.checkpoints.quantized import Parts, QuantizationScheme, empty_parts
+from llama3.checkpoints.quantized import empty_parts
+from llama3.checkpoints.scheme import Parts, QuantizationScheme
 from llama3.config.serving import KvDtype
 from llama3.cost.gpus import FactorType
-from llama3.errors import LlamaError, PluginError
+from llama3.errors import PluginError
 from llama3.inference.kv_codes import codes_of
 from llama3.inference.paged_cache import PagedCache
 from llama3.model.build import empty_model
 from llama3.model.config import ModelConfig
 from llama3.model.precision import DTYPES, ComputePrecision
+from llama3.plugins.asking import FAILED, ODD_RESULT, called
 
 NO_SIZE = PluginError.declare(
     "L3-CST-003",
@@ -75,10 +77,11 @@ def quantized(
     """
     try:
         parts = empty_parts(scheme, config)
-    except LlamaError:
-        raise
-    except Exception as error:
-        raise NO_SIZE(name, scheme=type(scheme).__name__, error=f"{type(error).__name__}: {error}") from error
+    except PluginError as error:
+        problem = error.problems[0]
+        if problem.code not in (FAILED.code, ODD_RESULT.code):
+            raise
+        raise NO_SIZE(name, scheme=called(scheme), error=problem.why) from error
     codes = {matrix: max(stored.values(), key=lambda part: part.nbytes) for matrix, stored in parts.items()}
     factors = {matrix: _FACTORS[x.dtype] for matrix, x in codes.items() if inputs and x.dtype in _FACTORS}
     return _footprint(config, name, "bf16", parts, factors, kv_dtype)

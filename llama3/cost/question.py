@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from llama3.checkpoints.formats import open_weights
-from llama3.checkpoints.quantized import QuantizationScheme, QuantizedWeights
+from llama3.checkpoints.quantized import QuantizedWeights
+from llama3.checkpoints.scheme import QuantizationScheme, build_scheme
 from llama3.config.serving import KvDtype
 from llama3.cost.footprint import Footprint, plain, quantized
 from llama3.cost.gpus import HERE, Gpu, find_gpu
 from llama3.cost.layout import ALONE, GpuLayout, read_layouts
-from llama3.errors import ConfigError, LlamaError, PluginError, Problem, did_you_mean
+from llama3.errors import ConfigError, LlamaError, Problem, did_you_mean
 from llama3.inference.llama import find_model
 from llama3.model.config import PRESETS, ModelConfig, named_shape, shape_names
 from llama3.model.device import device_of
@@ -265,9 +266,7 @@ def _format(model: Model, name: str, options: Mapping[str, Any], device: str, kv
         return Format(plain(model.config, cast(ComputePrecision, name), kv_dtype))
     spec = discover().spec("quantization", name)
     assert isinstance(spec, QuantizationSpec)
-    scheme: QuantizationScheme = discover().build("quantization", name, options or model.options)
-    if problems := scheme.supports(device):
-        raise PluginError.of(problems)
+    scheme = build_scheme(name, options or model.options, device)
     taken = quantized(model.config, name, scheme, inputs=spec.activation_bits is not None, kv_dtype=kv_dtype)
     if not taken.quantized:
         raise NOTHING("--quantization", scheme=name, layers=model.config.n_layers)

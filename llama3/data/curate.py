@@ -11,15 +11,17 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterable
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from llama3 import __version__, _core
 from llama3.artifacts import StageOutput, Texts, stage
-from llama3.artifacts.files import canonical_json, is_disk_full, write_json_atomic
+from llama3.artifacts.files import canonical_json, write_json_atomic
 from llama3.config.curation import RemovalAlarmSection
 from llama3.data.before_after import write_samples
 from llama3.data.commits import Commit
@@ -27,12 +29,13 @@ from llama3.data.corpus import BANDS, DOCUMENTS, EDITED, FUNNEL, REJECTS, SCORES
 from llama3.data.curating import CurateOptions, Curation, Step
 from llama3.data.deciding import KeepDecision, Part, Staged
 from llama3.data.judging import build_filters, editing, private_of, stamps, without_model
-from llama3.data.ledger import Funnel, Losses, removal_alarms, told_alarm
+from llama3.data.ledger import Funnel, Losses, count_reason, removal_alarms, told_alarm
 from llama3.data.made import MadeTexts
 from llama3.data.staging import place_of
 from llama3.data.tables import part_name
 from llama3.data.writing import Material
 from llama3.errors import DataError
+from llama3.full_disk import is_disk_full
 
 NOTHING_READ = DataError.declare(
     "L3-DAT-101",
@@ -80,7 +83,7 @@ def curate(synthetic: Texts | None = None, *, options: CurateOptions, out: Stage
 
 def _curated(curation: Curation, out: StageOutput) -> None:
     options = curation.options
-    with ThreadPoolExecutor(curation.threads) as pool:
+    with ThreadPoolExecutor(curation.threads) as pool, _set_where_it_ends_early(curation.ending):
         staged = _read(curation, pool, out)
         decision = curation.decision(staged)
         material = curation.material(staged, decision)
@@ -108,6 +111,16 @@ def _curated(curation: Curation, out: StageOutput) -> None:
     _ring(removal_alarms(books.stages, out.metrics["rejects"], options.alarm.most), options.alarm, out)
     if not books.documents("train"):
         raise NOTHING_LEFT("curate", lost=_counted(out.metrics["rejects"]))
+
+
+@contextmanager
+def _set_where_it_ends_early(ending: threading.Event) -> Iterator[None]:
+    """Nobody waits for the answers of filters any more, so that what is broken off ends at once."""
+    try:
+        yield
+    except BaseException:
+        ending.set()
+        raise
 
 
 def _read(curation: Curation, pool: ThreadPoolExecutor, out: StageOutput) -> Staged:
@@ -160,13 +173,16 @@ def _books(
     for commit in written:
         funnel.join(commit["funnel"])
         curation.cleaning.join(commit["cleaning"])
-        for total, own in ((rejects, commit["rejects"]), (edits, commit["edits"])):
-            for key, count in own.items():
-                total[key] = total.get(key, 0) + count
+        for key, count in commit["edits"].items():
+            edits[key] = edits.get(key, 0) + count
     judged = [f"filter.{name}" for name in filters]
     stages = ["read", "url", "exact", "near", "lines", "decontaminate", "bounds", *judged, "edit", *SPLITS]
     funnel.in_order(stages)
     place = lambda key: next(number for number, stage in enumerate(stages) if key.startswith(f"{stage}."))
+    for commit in written:
+        for key, count in commit["rejects"].items():
+            stage = stages[place(key)]
+            count_reason(rejects, stage, key.removeprefix(f"{stage}."), count)
     out.metrics["rejects"] = {key: rejects[key] for key in sorted(rejects, key=place)}
     out.metrics["funnel"] = funnel.stages
     if decision.near is not None:

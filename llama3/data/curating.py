@@ -56,9 +56,9 @@ from llama3.data.writing import (
     needs_counting,
     survey_files,
 )
-from llama3.errors import ConfigError, DataError, LlamaError, Problem
+from llama3.errors import ConfigError, DataError, Problem
+from llama3.plugins.asking import ODD_RESULT, asking, called, what
 from llama3.plugins.registry import discover
-from llama3.plugins.targets import describe
 from llama3.tasks.held_out import HeldOutTasks
 
 ODD_DOCUMENTS = DataError.declare(
@@ -152,13 +152,22 @@ def all_shards(sources: list[Source]) -> list[tuple[Source, ShardRef]]:
     problems: list[Problem] = []
     for source in sources:
         try:
-            listed = sorted(source.shards(), key=lambda shard: (shard.location, shard.part))
-            shards.extend((source, shard) for shard in listed)
+            shards.extend((source, shard) for shard in _listed(source))
         except ConfigError as error:
             problems.extend(error.problems)
     if problems:
         raise ConfigError.of(problems)
     return shards
+
+
+def _listed(source: Source) -> list[ShardRef]:
+    """The shards of one source by place. Raises PluginError where it fails, or lists something else."""
+    where = f"source {called(source)}"
+    with asking(where, "shards"):
+        shards = list(source.shards())
+        if odd := [what(shard) for shard in shards if not isinstance(shard, ShardRef)]:
+            raise ODD_RESULT(where, method="shards", fault=f"of one shard {odd[0]}, not a ShardRef")
+        return sorted(shards, key=lambda shard: (shard.location, shard.part))
 
 
 def deduplicator(options: MinHashSection) -> Deduplicator | None:
@@ -176,7 +185,11 @@ def parameters_of(options: CurateOptions | DataSection, near: Deduplicator | Non
 def guarded(source: Source, shard: ShardRef, promised: Collection[str] = ()) -> Iterator[DocumentBatch]:
     """The shard's batches; whatever goes wrong inside the source, labels that it has not `promised` among it, becomes
     a DataError of this shard."""
-    try:
+
+    def failed(error: str) -> DataError:
+        return SOURCE_FAILED(shard.location, source=type(source).__name__, error=error)
+
+    with asking(shard.location, "read", failed):
         for batch in source.read(shard):
             missing = sorted(set(SCHEMA.names) - set(batch.records.schema.names))
             if missing:
@@ -187,10 +200,6 @@ def guarded(source: Source, shard: ShardRef, promised: Collection[str] = ()) -> 
                 others, known = sorted(labels - set(promised)), sorted(promised)
                 raise OTHER_LABELS(shard.location, source=type(source).__name__, labels=others, promised=known)
             yield batch
-    except LlamaError:
-        raise
-    except Exception as error:
-        raise SOURCE_FAILED(shard.location, source=type(source).__name__, error=describe(error)) from error
 
 
 def _in_our_types(shard: ShardRef, source: Source, batch: DocumentBatch) -> DocumentBatch:
@@ -224,6 +233,8 @@ class Curation:
         self._checked: set[tuple[Step, int]] = set()
         """Pieces whose content was checked, or that were made here: it is not checked again."""
         self._own = threading.local()
+        self.ending = threading.Event()
+        """Set where it is broken off: filters under watch are asked no further."""
         folder.mkdir(parents=True, exist_ok=True)
 
     # read shard -> keys
@@ -380,7 +391,7 @@ class Curation:
         if not foreign(self.options.filters):
             return None
         surveys = {} if counted is None else survey_files(counted, surveying(self._filters()))
-        return WatchedFilters(self.options.filters, surveys, self.options.bounds)
+        return WatchedFilters(self.options.filters, surveys, self.options.bounds, self.ending)
 
     @cached_property
     def cleaning(self) -> Cleaning:

@@ -5,7 +5,7 @@ Letters: D documents of a batch, E parts that are replaced.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -32,8 +32,8 @@ from llama3.data.documents import (
     Surveying,
 )
 from llama3.errors import ConfigError, PluginError
+from llama3.plugins.asking import ODD_RESULT, asking, what
 from llama3.plugins.registry import discover
-from llama3.plugins.targets import describe
 
 SAME_FILTER = ConfigError.declare(
     "L3-DAT-105", "filter {name!r} is listed twice", fix="write its limits into one entry"
@@ -68,16 +68,25 @@ EDITS = pa.schema(
         ("end", pa.int64()),
     ]
 )
+LONGEST_REASON = 200
+"""Characters of a filter's reason that are kept."""
 Result = TypeVar("Result")
 
 
 def build_filters(slots: Sequence[Slot]) -> dict[str, Filter]:
-    """The filters by name. Raises ConfigError for one that is listed twice or has wrong options."""
+    """The filters by name. Raises ConfigError for one that is listed twice or has wrong options, PluginError
+    for one that is not made."""
     filters: dict[str, Filter] = {}
     for slot in slots:
         if slot.name in filters:
             raise SAME_FILTER("data.filters", name=slot.name)
-        filters[slot.name] = discover().build("filters", slot.name, slot.options)
+        filter: Filter = discover().build("filters", slot.name, slot.options)
+        where = f"filter {slot.name!r}"
+        with asking(where, "features"):
+            odd = [what(feature) for feature in filter.features if not isinstance(feature, str)]
+        if odd:
+            raise ODD_RESULT(where, method="features", fault=f"of one name {odd[0]}, not text")
+        filters[slot.name] = filter
     return filters
 
 
@@ -98,10 +107,12 @@ def without_model(filters: Mapping[str, Filter]) -> list[str]:
 
 def asked_of(name: str, filter: object, ask: Any, given: Any) -> Any:
     """What a filter answers; one that fails stops the stage, because what it would let through is unknown."""
-    try:
+
+    def failed(error: str) -> PluginError:
+        return FILTER_FAILED(f"filter {name!r}", filter=type(filter).__name__, error=error)
+
+    with asking(f"filter {name!r}", "", failed, spares=lambda error: False):
         return ask(given)
-    except (Exception, SystemExit) as error:
-        raise FILTER_FAILED(f"filter {name!r}", filter=type(filter).__name__, error=describe(error)) from error
 
 
 def _odd(name: str, filter: object, method: str, answer: object, wanted: str, error: object = "") -> PluginError:
@@ -168,9 +179,16 @@ def recorded(filters: Mapping[str, Filter]) -> list[str]:
     return features + own
 
 
-def measured(filters: Mapping[str, Filter], batch: DocumentBatch) -> DocumentBatch:
-    """The batch with all FEATURES and with what the filters measure."""
-    return with_measures(filters, batch.with_features())
+def measured(
+    filters: Mapping[str, Filter], batch: DocumentBatch, asked: Callable[[str], object] = str
+) -> DocumentBatch:
+    """The batch with all FEATURES and with what the filters measure. `asked` hears each filter's name before that is
+    asked."""
+    batch = batch.with_features()
+    for name, filter in filters.items():
+        asked(name)
+        batch = with_measures({name: filter}, batch)
+    return batch
 
 
 def with_measures(filters: Mapping[str, Any], batch: DocumentBatch) -> DocumentBatch:
@@ -203,7 +221,7 @@ def judged(name: str, filter: Filter, batch: DocumentBatch) -> Judgement:
         raise _odd(name, filter, "judge", answer, wanted)
     try:
         score_D, keep_D = np.asarray(answer.score_D, np.float64), np.asarray(answer.keep_D, bool)
-        judgement = Judgement(score_D, keep_D, [printable(reason) for reason in answer.reason_D])
+        judgement = Judgement(score_D, keep_D, [printable(reason)[:LONGEST_REASON] for reason in answer.reason_D])
         sizes = {len(column) for column in (score_D, keep_D, judgement.reason_D)}
     except (TypeError, ValueError, AttributeError) as error:
         raise _odd(name, filter, "judge", answer, wanted, error) from error

@@ -30,6 +30,19 @@ REJECT_SCHEMA = pa.schema(
 )
 
 
+MOST_REASONS = 100
+"""Of one stage that are counted by name: a filter may give a reason of its own for every document."""
+OTHER_REASONS = "other_reasons"
+
+
+def count_reason(counts: dict[str, int], stage: str, reason: str, number: int = 1) -> None:
+    """Adds to how many `stage` took out for a reason, by "stage.reason"."""
+    key = f"{stage}.{reason}"
+    if key not in counts and sum(known.startswith(f"{stage}.") for known in counts) >= MOST_REASONS:
+        key = f"{stage}.{OTHER_REASONS}"
+    counts[key] = counts.get(key, 0) + number
+
+
 class RejectLog:
     """Writes the reject log as it grows; memory is bounded."""
 
@@ -64,7 +77,7 @@ class RejectLog:
                     "detail": printable(reject.detail),
                 }
             )
-            self._count(f"{stage}.{reject.reason}")
+            count_reason(self.counts, stage, reject.reason)
             if len(self._rows) >= self.ROWS:
                 self._write()
 
@@ -74,10 +87,7 @@ class RejectLog:
         self._writer.write_batch(records)
         stages, reasons = (records.column(name).to_pylist() for name in ("stage", "reason"))
         for stage, reason in zip(stages, reasons, strict=True):
-            self._count(f"{stage}.{reason}")
-
-    def _count(self, key: str) -> None:
-        self.counts[key] = self.counts.get(key, 0) + 1
+            count_reason(self.counts, stage, reason)
 
     def _write(self) -> None:
         if self._rows:

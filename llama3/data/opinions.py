@@ -5,7 +5,7 @@ Letters: D documents of a batch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -54,15 +54,21 @@ class Opinion:
         )
 
 
-def opinion(filters: Mapping[str, Filter], batch: DocumentBatch) -> Opinion:
-    """Every filter scores every document."""
-    batch = measured(filters, batch)
+def opinion(filters: Mapping[str, Filter], batch: DocumentBatch, asked: Callable[[str], object] = str) -> Opinion:
+    """Every filter scores every document. `asked` hears the name of each filter before that is asked."""
+    batch = measured(filters, batch, asked)
     columns = {name: batch.features[name] for name in recorded(filters)}
-    judgements = {name: judged(name, filter, batch) for name, filter in filters.items()}
+    judgements = {}
+    for name, filter in filters.items():
+        asked(name)
+        judgements[name] = judged(name, filter, batch)
     keep_D = np.ones(len(batch), bool)
     for judgement in judgements.values():
         keep_D &= judgement.keep_D
     editors = editing(filters)
     kept = batch.take(keep_D) if editors else batch
-    edits: dict[str, Edits] = {name: edits_of(name, filter, kept) for name, filter in editors.items()}
+    edits: dict[str, Edits] = {}
+    for name, editor in editors.items():
+        asked(name)
+        edits[name] = edits_of(name, editor, kept)
     return Opinion(columns, judgements, edits, keep_D)

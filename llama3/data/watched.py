@@ -19,7 +19,7 @@ from llama3.data.arrays import as_json, from_json, packed, read_arrays, unpacked
 from llama3.data.documents import DocumentBatch, Filter
 from llama3.data.judging import asked_of, build_filters, surveying
 from llama3.data.opinions import opinion
-from llama3.data.watching import LOOK_SECONDS, message_of, write_frame
+from llama3.data.watching import ASKING, LOOK_SECONDS, message_of, write_frame
 from llama3.errors import LlamaError
 from llama3.plugins.targets import describe
 
@@ -44,13 +44,14 @@ def main() -> None:
     write_frame(replies, json.dumps({"ready": True}).encode())
     while message := _frame(sys.stdin.buffer):
         (records,) = pa.ipc.open_stream(message)
-        write_frame(replies, _reply(filters, DocumentBatch(records), order["memory"]))
+        write_frame(replies, _reply(filters, DocumentBatch(records), order["memory"], replies))
 
 
-def _reply(filters: Mapping[str, Filter], batch: DocumentBatch, memory: int) -> bytes:
+def _reply(filters: Mapping[str, Filter], batch: DocumentBatch, memory: int, replies: IO[bytes]) -> bytes:
+    """The opinion of a batch. Before it each filter's name is told when that is asked."""
     _allow(memory)
     try:
-        return packed(message_of(opinion(filters, batch)))
+        return packed(message_of(opinion(filters, batch, lambda name: write_frame(replies, ASKING + name.encode()))))
     except Exception as error:
         lacks = isinstance(error, MemoryError) or isinstance(error.__cause__, MemoryError | pa.ArrowMemoryError)
         told = str(error) if isinstance(error, LlamaError) else describe(error)

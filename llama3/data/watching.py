@@ -11,12 +11,14 @@ import os
 import select
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import CancelledError
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
@@ -50,7 +52,8 @@ ALWAYS_OUT = PluginError.declare(
 )
 FAILED_THERE = PluginError.declare("L3-DAT-280", "a filter under watch failed", why="{error}")
 
-Outside = Literal["too_slow", "too_much_memory", "crashed"]
+ASKING = b"asking "
+"""Begins a message with the name of the filter that is asked next."""
 START_SECONDS = 120.0
 OF_A_BATCH = 100
 """A batch may take the seconds of one document, and the hundredth part of them for each."""
@@ -84,10 +87,17 @@ def _try_out(slots: str) -> None:
 
 class WatchedFilters:
     """Asks the filters of these slots in a process that is ended and begun again where a batch takes too much; then its
-    halves are tried. `surveys`: by filter, a file of what was found in all documents; None: they are told nothing."""
+    halves are tried. `surveys`: by filter, a file of what was found in all documents; None: they are told nothing.
+    Where `ending` is set, nothing is waited for any longer: CancelledError is raised."""
 
-    def __init__(self, slots: Sequence[Slot], surveys: Mapping[str, Path] | None, bounds: BoundsSection) -> None:
-        self.bounds = bounds
+    def __init__(
+        self,
+        slots: Sequence[Slot],
+        surveys: Mapping[str, Path] | None,
+        bounds: BoundsSection,
+        ending: threading.Event | None = None,
+    ) -> None:
+        self.bounds, self._ending = bounds, ending or threading.Event()
         self._foreign = ", ".join(foreign(slots))
         self._order = {
             "slots": [slot.model_dump(mode="json") for slot in slots],
@@ -138,22 +148,24 @@ class WatchedFilters:
         process = self._process or self.start()._process
         assert process is not None
         assert process.stdin is not None
+        asking = ""
         seconds = self.bounds.seconds * (1 + len(batch) / OF_A_BATCH)
         try:
-            clock = _Clock(process.pid, seconds)
+            clock = _Clock(process.pid, seconds, self._ending)
             write_frame(process.stdin, records_as_bytes(batch.records))
-            reply = self._read(process, clock)
+            while (reply := self._read(process, clock)) and reply.startswith(ASKING):
+                asking = f"{reply.removeprefix(ASKING).decode()}."
         except OSError:
             reply = b""
         if reply is None or not reply:
             self.close()
-            raise Exceeded("too_slow" if reply is None else "crashed")
+            raise Exceeded(asking + ("too_slow" if reply is None else "crashed"))
         found = unpacked(reply)
         facts = from_json(found["facts"])
         if facts["error"] is not None:
             self.close()
             if facts["memory"]:
-                raise Exceeded("too_much_memory")
+                raise Exceeded(f"{asking}too_much_memory")
             raise FAILED_THERE("data.filters", error=facts["error"])
         return opinion_of(found, facts)
 
@@ -172,7 +184,7 @@ class WatchedFilters:
         making, error = "", "it ended"
         try:
             write_frame(process.stdin, packed({"order": as_json(self._order)}))
-            clock = _Clock(process.pid, START_SECONDS)
+            clock = _Clock(process.pid, START_SECONDS, self._ending)
             while reply := self._read(process, clock):
                 said = json.loads(reply)
                 if "ready" in said:
@@ -195,7 +207,8 @@ class _Clock:
     """Time of a process from now on: its processor time, and the time by the clock without what its threads waited for
     a processor. So a busy machine changes no verdict, and what sleeps is not waited for."""
 
-    def __init__(self, pid: int, seconds: float) -> None:
+    def __init__(self, pid: int, seconds: float, ending: threading.Event) -> None:
+        self._ending = ending
         self._process, self._seconds = Path(f"/proc/{pid}"), seconds
         self._begun, self._used_before, self._queued_before = time.monotonic(), self._used(), self._queued()
 
@@ -217,7 +230,9 @@ class _Clock:
         return queued
 
     def is_over(self) -> bool:
-        """Whether the time is up."""
+        """Whether the time is up. Raises CancelledError where nobody waits any longer."""
+        if self._ending.is_set():
+            raise CancelledError
         elapsed, queued = time.monotonic() - self._begun, self._queued()
         if self._used() - self._used_before > self._seconds or elapsed > BLIND * self._seconds:
             return True

@@ -6,6 +6,7 @@ rest. Its dialogs are a function of the models, the corpus, the options and the 
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,13 +19,14 @@ from llama3.checkpoints.load import read_config
 from llama3.config.precision import AutoPrecision
 from llama3.config.schema import Config
 from llama3.config.slot_types import CapabilityChoice, CapabilitySlot, GuardPolicy, RewardSlot
-from llama3.errors import DataError, LlamaError, PluginError
+from llama3.errors import DataError, PluginError
 from llama3.evaluation.served import ServedChat
 from llama3.evaluation.stages import OutsideModel
 from llama3.making.made import Made
 from llama3.making.voices import LocalVoice, ServedVoice, Voice
 from llama3.making.workshop import Workshop
 from llama3.model.device import device_of
+from llama3.plugins.asking import asking
 from llama3.plugins.registry import discover
 from llama3.plugins.specs import CapabilitySpec
 from llama3.posttraining.examples import answer_example, dialog_example
@@ -170,15 +172,11 @@ def workshop(
 def all_made(recipe: Any, slot: CapabilitySlot, shop: Workshop, seed: int) -> Iterator[Made]:
     """What a recipe makes, checked. Raises PluginError."""
     where = f"capabilities.{slot.name}"
-    try:
+    with asking(where, "dialogs", lambda error: FAILED(where, error=error)):
         for made in recipe.dialogs(shop, slot.prompts, seed):
             if fault := _fault(made):
                 raise NOT_MADE(where, what=fault)
             yield made
-    except LlamaError:
-        raise
-    except Exception as error:  # of anybody's plugin
-        raise FAILED(where, error=f"{type(error).__name__}: {error}") from error
 
 
 def _fault(made: Any) -> str:
@@ -190,6 +188,17 @@ def _fault(made: Any) -> str:
             return f"the message {message!r:.60}"
     if not made.reason:
         return "one without a reason"
+    if odd := [name for name in ("reason", "category", "rejected") if not isinstance(getattr(made, name), str)]:
+        return f"one whose {odd[0]} is no text"
+    if not all(len(step) == 2 and all(isinstance(answer, str) for answer in step) for step in made.steps):
+        return "one whose steps are not pairs of texts"
+    told = [[dict(message) for message in made.messages], made.reason, made.category, made.rejected, made.steps]
+    try:
+        json.dumps(told, ensure_ascii=False, allow_nan=False).encode()
+    except UnicodeEncodeError:
+        return "one with half of a surrogate pair, which no file can hold"
+    except (TypeError, ValueError) as error:
+        return f"one that is not of JSON values: {error}"
     if made.kept and (not made.messages or made.messages[-1]["role"] != "assistant"):
         return "one that is kept and does not end with the assistant"
     return "" if made.messages or not made.steps else "steps of no dialog"

@@ -52,6 +52,7 @@ from llama3.tasks.rewards import CombinedReward
 from llama3.tasks.rows import read_rows
 from llama3.tokenizer import Tokenizer, stop_ids
 from llama3.training.algorithm import Algorithm, Collate, Scorer
+from llama3.training.asked_algorithm import build_algorithm
 from llama3.training.checkpoint import CheckpointStore
 from llama3.training.elsewhere import generator
 from llama3.training.loop import train
@@ -243,8 +244,7 @@ class Finetuning:
 
     @cached_property
     def algorithm(self) -> Algorithm:
-        algorithm: Algorithm = discover().build("algorithms", self.slot.name, self.slot.options)
-        return algorithm
+        return build_algorithm(self.slot)
 
     @cached_property
     def kind(self) -> DataKind[Any]:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from llama3.errors import PluginError
 from llama3.evaluation.judges import Judge, JudgedAnswer
 from llama3.evaluation.safety_rows import SafetyPrompt
-from llama3.plugins.targets import describe
+from llama3.plugins.asking import asking
 from llama3.redteam.archive import Archive, Cell, Chosen, parent_of
 from llama3.redteam.attack import (
     Attack,
@@ -171,13 +171,12 @@ class RedTeam:
 
     def _written(self, requests: Sequence[AttackRequest]) -> list[Attack | None]:
         began = time.monotonic()
-        try:
+        where = f"attacker {self.name}"
+        with asking(where, "write", lambda error: ATTACKER_FAILED(where, error=error), spares=lambda error: False):
             attacks = self.attacker.write(requests)
-        except (Exception, SystemExit) as error:
-            raise ATTACKER_FAILED(f"attacker {self.name}", error=describe(error)) from error
         self.seconds["attacker"] += time.monotonic() - began
         if faults := list(faults_of(attacks, len(requests))):
-            raise BAD_ATTACK(f"attacker {self.name}", what=faults[0])
+            raise BAD_ATTACK(where, what=faults[0])
         return attacks
 
     def _fitting(self, attacks: Sequence[Attack | None], left: int) -> Iterator[Attack | None]:

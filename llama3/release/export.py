@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from llama3.artifacts.new_directory import new_directory, require_new
 from llama3.checkpoints.companions import carry_policy
 from llama3.checkpoints.license import copy_terms
 from llama3.errors import GateFailed
+from llama3.plugins.asking import asked, what
 from llama3.plugins.registry import discover
 from llama3.release.exporter import Exporter, ExportManifest, VerifyReport
 
@@ -32,8 +34,8 @@ def export(
 ) -> tuple[ExportManifest, VerifyReport]:
     """Write the model at `checkpoint`, of any layout, into the new directory `folder` by the exporter called `name`.
 
-    Raises ConfigError where `folder` holds something, PluginError where the exporter lacks a package, GateFailed where
-    what was written does not compute the same; then nothing appears.
+    Raises ConfigError where `folder` holds something, PluginError where the exporter lacks a package or fails,
+    GateFailed where what was written does not compute the same; then nothing appears.
     """
     require_new(folder)
     exporter = discover().build("exporters", name, options)
@@ -48,6 +50,7 @@ def write_and_verify(
     exporter: Exporter, name: str, checkpoint: Path, folder: Path
 ) -> tuple[ExportManifest, VerifyReport]:
     """Export into an empty directory, read back and compare. Raises GateFailed."""
+    exporter = asked(f"exporters.{name}", exporter, {"export": _made_fault, "verify": _report_fault})
     made = exporter.export(checkpoint, folder)
     report = exporter.verify(folder)
     if not report.difference <= report.tolerance:  # NaN too
@@ -56,3 +59,14 @@ def write_and_verify(
     if not report.passed:
         raise OTHER_TOKENS(folder, name=name, runtime=report.runtime, same=report.same_tokens, tokens=report.tokens)
     return made, report
+
+
+def _made_fault(made: object, *_: object) -> str:
+    return "" if isinstance(made, ExportManifest) else f"{what(made)}, not an ExportManifest"
+
+
+def _report_fault(report: object, *_: object) -> str:
+    if not isinstance(report, VerifyReport):
+        return f"{what(report)}, not a VerifyReport"
+    numbers = all(isinstance(number, Real) for number in (report.difference, report.tolerance))
+    return "" if numbers else f"its difference and tolerance are no numbers: {report}"

@@ -16,10 +16,11 @@ from llama3.checkpoints.companions import stated_ids, write_companions
 from llama3.checkpoints.convert import open_model, write_terms
 from llama3.checkpoints.formats import is_quantized
 from llama3.checkpoints.load import load_model
-from llama3.checkpoints.quantized import QuantizationScheme, TensorError, quantize_model, save_quantized
+from llama3.checkpoints.quantized import TensorError, quantize_model, save_quantized
+from llama3.checkpoints.scheme import QuantizationScheme, build_scheme
 from llama3.config.schema import Config
 from llama3.config.slot_types import QuantizationSlot, Slot
-from llama3.errors import CheckpointError, GateFailed, PluginError
+from llama3.errors import CheckpointError, GateFailed
 from llama3.model.transformer import Transformer
 from llama3.plugins.registry import discover
 from llama3.release.probe import compare, make_probe
@@ -75,10 +76,7 @@ def quantize(checkpoint: Checkpoint, *, options: QuantizeOptions, out: StageOutp
 
 def scheme_on(device: str, slot: Slot) -> QuantizationScheme:
     """The scheme that a slot names. Raises PluginError where it cannot run on a device type."""
-    scheme: QuantizationScheme = discover().build("quantization", slot.name, slot.options)
-    if problems := scheme.supports(device):
-        raise PluginError.of(problems)
-    return scheme
+    return build_scheme(slot.name, slot.options, device)
 
 
 def write_quantized(

@@ -17,7 +17,8 @@ from llama3.checkpoints.companions import carry_policy
 from llama3.checkpoints.convert import facts_of
 from llama3.checkpoints.formats import load_tokenizer, open_weights
 from llama3.checkpoints.load import load_model
-from llama3.checkpoints.quantized import QuantizationScheme, TensorError, quantize_model
+from llama3.checkpoints.quantized import TensorError, quantize_model
+from llama3.checkpoints.scheme import QuantizationScheme
 from llama3.config.slot_types import Slot
 from llama3.errors import ConfigError
 from llama3.inference.llama import Llama, find_model

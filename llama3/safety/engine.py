@@ -13,6 +13,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, C
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import replace
+from threading import Timer
 from typing import Any, SupportsFloat, TypeVar
 
 from llama3.errors import LlamaError, PluginError
@@ -44,6 +45,9 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 OPENING_SECONDS = 600.0
 """How long a guard may take to load what it needs, which may be a large model."""
+TELLING_SECONDS = 20.0
+"""After which it is told which guard is waited for."""
+SLOW_TO_OPEN = "the guard %s is not open after %g s; it is waited for, for %g s at most"
 CLOSING_SECONDS = 5.0
 """How long a guard may take to release what it holds."""
 
@@ -287,11 +291,16 @@ def _open(leaf: Leaf, worker: Worker) -> None:
     at_once = getattr(worker.guard, "at_once", AT_ONCE)
     if type(at_once) is not int or at_once < 1:
         raise BAD_AT_ONCE("safety.policy", guard=leaf.guard, value=at_once)
+    telling = Timer(TELLING_SECONDS, log.warning, (SLOW_TO_OPEN, leaf.guard, TELLING_SECONDS, OPENING_SECONDS))
+    telling.daemon = True
+    telling.start()
     try:
         result = worker.open(OPENING_SECONDS)
     except TimeoutError:
         why = f"it takes longer than {OPENING_SECONDS:g} s"
         raise NOT_OPENED("safety.policy", guard=leaf.guard, error=why) from None
+    finally:
+        telling.cancel()
     if isinstance(result, Raised):
         if isinstance(result.error, LlamaError):
             raise result.error

@@ -18,7 +18,7 @@ from llama3.errors import ConfigError, DoesNotFit, Problem
 from llama3.model.config import ModelConfig
 from llama3.plugins.registry import Registry
 from llama3.training.estimate import Cost, Recompute, StepShape
-from llama3.training.parallel import Dims, ParallelStrategy, checked, estimated
+from llama3.training.parallel import Dims, ParallelStrategy, checked, estimated, offers
 
 UNEVEN_BATCH = ConfigError.declare(
     "L3-PLN-010",
@@ -126,7 +126,7 @@ def ways_of(work: Workload, dims: Dims) -> Iterator[Way]:
     strategy refuses are left out."""
     own = work.batch // dims.dp
     axes = used_axes(dims)
-    offered = [work.strategy(axis, {}).choices(work.model, dims) for axis in axes]
+    offered = [offers(axis, work.strategy(axis, {}), work.model, dims) for axis in axes]
     for chosen in product(*offered):
         options = dict(zip(axes, chosen, strict=True))
         if any(checked(axis, work.strategy(axis, given), work.model, dims) for axis, given in options.items()):

@@ -39,6 +39,7 @@ from llama3.plugins.registry import discover
 from llama3.scaling.layouts import RECOMPUTE
 from llama3.scaling.memory import RankBytes, rank_bytes
 from llama3.scaling.step_time import ON_GPU, Efficiency, step_time
+from llama3.training.asked_algorithm import build_algorithm
 from llama3.training.estimate import Cost, StepShape, combined
 from llama3.training.loop import train
 from llama3.training.parallel import Dims, Parallel, ParallelContext, build_strategies, checked, estimated
@@ -231,8 +232,7 @@ class RunPlan:
             update={"microbatch_tokens": self.step.tokens, "log_every": 10_000, "checkpoint_every": 10_000}
         )
         model = PlacedModel.drawn(self.model, 0, Parallel(ParallelContext(self.device)))
-        registry = discover()
-        algorithm = registry.build("algorithms", section.algorithm.name, section.algorithm.options)
+        algorithm = build_algorithm(section.algorithm)
         clock = _Clock()
         rows = max(1, self.step.tokens // self.step.seq_len)
         data = _Random(self.model.vocab_size, rows, min(self.step.seq_len, self.step.tokens), clock)

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
 from llama3.errors import DataError
+from llama3.plugins.asking import asked, what
 from llama3.plugins.registry import discover
 from llama3.plugins.specs import DataKindSpec
 from llama3.tasks.task import Split
@@ -126,8 +128,23 @@ class DataKind(Generic[E]):
 
 def data_kind(name: str) -> DataKind[Any]:
     """The kind called `name`. Raises PluginError."""
-    kind: DataKind[Any] = discover().build("data_kinds", name)
-    return kind
+    faults = {"parse": _parse_fault, "example": _example_fault, "collate": _collate_fault}
+    return asked(f"data_kinds.{name}", discover().build("data_kinds", name), faults)
+
+
+def _parse_fault(row: object, *_: Any) -> str:
+    return "" if isinstance(row, UserRow) else f"{what(row)}, not a UserRow"
+
+
+def _example_fault(example: object, *_: Any) -> str:
+    counts = isinstance(getattr(example, "num_tokens", None), Integral)
+    return "" if counts else f"{what(example)}, whose `num_tokens` is no whole number"
+
+
+def _collate_fault(batch: object, *_: Any) -> str:
+    from llama3.model.batch import Batch  # whoever has collated has torch
+
+    return "" if isinstance(batch, Batch) else f"{what(batch)}, not a Batch"
 
 
 def data_kind_spec(name: str) -> DataKindSpec:

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from llama3.config.slot_types import Slot
-from llama3.errors import DataError, LlamaError, PluginError
+from llama3.errors import DataError, PluginError
+from llama3.plugins.asking import asking
 from llama3.plugins.registry import discover
 from llama3.tasks import NotEnoughTasks, Split, Task
 
@@ -177,17 +178,13 @@ def _asked(
     where: str, reward: Reward, prompts: Sequence[str], answers: Sequence[str], examples: Sequence[Example]
 ) -> list[float]:
     """The scores of one reward, NaN for None. Raises PluginError."""
-    try:
+    with asking(where, "score", lambda error: FAILED(where, error=error)):
         found: Any = reward.score(prompts, answers, examples)
         if hasattr(found, "tolist"):
             found = found.tolist()
         if found is None or isinstance(found, str | bytes | Mapping | set) or not isinstance(found, Iterable):
             raise NO_SCORES(where, what="nothing" if found is None else f"a {type(found).__name__}")
         scores = list(itertools.islice(found, len(answers) + 1))
-    except LlamaError:
-        raise
-    except Exception as error:  # of anybody's plugin
-        raise FAILED(where, error=f"{type(error).__name__}: {error}") from error
     if len(scores) != len(answers):
         more = "more than " if len(scores) > len(answers) else ""
         raise OTHER_NUMBER(where, scores=f"{more}{min(len(scores), len(answers))}", answers=len(answers))
@@ -214,14 +211,11 @@ def _number(where: str, score: Any) -> float:
 def _at_most(where: str, source: TaskReward, split: Split, count: int, seed: int) -> list[Task]:
     """`count` tasks, or all there are. Raises PluginError."""
     try:
-        found: Any = source.tasks(split, count, seed)
-        tasks = list(itertools.islice(found, count))
+        with asking(where, "tasks", lambda error: FAILED(where, error=error)):
+            found: Any = source.tasks(split, count, seed)
+            tasks = list(itertools.islice(found, count))
     except NotEnoughTasks as error:
         return _at_most(where, source, split, error.available, seed) if 0 < error.available < count else []
-    except LlamaError:
-        raise
-    except Exception as error:  # of anybody's plugin
-        raise FAILED(where, error=f"{type(error).__name__}: {error}") from error
     if odd := [type(task).__name__ for task in tasks if not isinstance(task, Task)]:
         raise NO_TASKS(where, what=odd[0])
     return tasks

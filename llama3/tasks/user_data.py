@@ -20,6 +20,7 @@ from llama3.artifacts import Stage, StageOutput, stage
 from llama3.config.schema import Config, PostTrainingSection
 from llama3.config.slot_types import DataKindSlot, Slot
 from llama3.errors import ConfigError, DataError, LlamaError, Problem
+from llama3.plugins.asking import asking
 from llama3.plugins.registry import discover
 from llama3.plugins.specs import AlgorithmSpec
 from llama3.tasks import FILE_HELD_OUT_ONE_IN, Split, prompt_digest, split_of_prompt
@@ -125,7 +126,9 @@ def _write(options: UserDataOptions, out: StageOutput) -> None:
     kind = train[0].row.kind
     rows = _with_ids(path.stem, train)
     for name, write in data_kind(kind).stored.items():
-        write_rows(out.path / data_kind_spec(name).file, list(write(rows, path.stem)))
+        with asking(f"data_kinds.{kind}", f"stored[{name!r}]"):
+            written = list(write(rows, path.stem))
+        write_rows(out.path / data_kind_spec(name).file, written)
     write_rows(out.path / "held_out.jsonl", held_out)
     contrary = contradictions(line.row for line in splits["train"])
     repeated = sorted({line.number for line in lines} - {line.number for line in unique})

@@ -9,8 +9,8 @@ from __future__ import annotations
 import signal
 from dataclasses import dataclass
 
-from llama3.artifacts.files import is_disk_full
-from llama3.errors import Interrupted
+from llama3.errors import Interrupted, LlamaError
+from llama3.full_disk import is_disk_full
 from llama3.training.recovery import BIT_FLIP, SPIKE
 
 HANG_EXIT = 6
@@ -74,6 +74,11 @@ def cause_of(error: BaseException) -> str:
     if kind.startswith("Dist") or any(part in said for part in _PEER_GONE):
         return "lost a rank"
     return "failed"
+
+
+def is_told_elsewhere(error: BaseException) -> bool:
+    """Whether an error in a plugin's call is told by itself, or came to it: of a device, the network, another rank."""
+    return isinstance(error, LlamaError) or cause_of(error) not in ("failed", "out of memory")
 
 
 def cause_of_exit(code: int, *, oom_killed: bool = False) -> str:

@@ -42,6 +42,7 @@ from llama3.model.shards import local
 from llama3.plugins.specs import Want
 from llama3.training.agreement import refuse_together
 from llama3.training.algorithm import Algorithm, Collate, Dataset, Services, Term
+from llama3.training.asked_algorithm import terms_fault
 from llama3.training.averaging import WeightAverage
 from llama3.training.checkpoint import CheckpointStore, check_identity
 from llama3.training.interrupt import StopRequest
@@ -84,7 +85,7 @@ NO_REWARDS = DataError.declare(
 )
 NO_TERM = PluginError.declare(
     "L3-TRN-003",
-    "{names}: a {type} in place of a Term",
+    "{fault}",
     why="losses and metrics are sums with their unit, so that they do not depend on how a step is cut",
     fix='return Term(x_M.sum(), per="target"), or per segment or tree; see docs/plugins.md',
 )
@@ -587,8 +588,8 @@ class Trainer:
 
 def shares(terms: Mapping[str, Term], counts: Sequence[float]) -> dict[str, Tensor]:
     """Each term over the update's count of its unit. Raises PluginError for what is no term."""
-    if wrong := sorted(name for name, term in terms.items() if not isinstance(term, Term)):
-        raise NO_TERM("algorithm", names=wrong, type=type(terms[wrong[0]]).__name__)
+    if fault := terms_fault(terms):
+        raise NO_TERM("algorithm", fault=fault)
     return {name: term.sum * (term.weight / max(counts[UNITS.index(term.per)], 1.0)) for name, term in terms.items()}
 
 

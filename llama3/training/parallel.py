@@ -25,13 +25,15 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor
 
 from llama3.config.schema import Axis, ParallelismSection
-from llama3.errors import ConfigError, DoesNotFit, LlamaError, PluginError, Problem
+from llama3.errors import ConfigError, DoesNotFit, PluginError, Problem
 from llama3.model.compilation import compile_blocks, is_compiled
 from llama3.model.remat import Rematerialisation, budget_of
 from llama3.model.score import Microbatch
 from llama3.model.shards import local
 from llama3.model.transformer import Transformer
+from llama3.plugins.asking import asking, called
 from llama3.training import messages, replicas
+from llama3.training.causes import is_told_elsewhere
 from llama3.training.estimate import Cost, PipelineTurn, StepShape
 from llama3.training.flight import FLIGHT
 from llama3.training.joining import join
@@ -336,13 +338,17 @@ class Parallel:
         return -int(most)
 
     def runner(self, model: Transformer) -> Runner:
-        runners = (strategy.runner(model, self.context) for strategy in self._strategies.values())
-        return next((runner for runner in runners if runner is not None), MicrobatchRunner(model))
+        for axis, strategy in self._strategies.items():
+            with naming(axis, strategy, "runner"):
+                if (runner := strategy.runner(model, self.context)) is not None:
+                    return runner
+        return MicrobatchRunner(model)
 
     def sum_gradients(self, model: nn.Module) -> None:
         """End the backward passes of an update: every gradient becomes that of all ranks. dp is first, pp last."""
-        for strategy in reversed(self._strategies.values()):
-            strategy.sum_gradients(model, self.context)
+        for axis, strategy in reversed(self._strategies.items()):
+            with naming(axis, strategy, "sum_gradients"):
+                strategy.sum_gradients(model, self.context)
         sum_over_cp(model.parameters(), self.context)
 
     def adapter_problems(self, where: str) -> list[Problem]:
@@ -430,17 +436,34 @@ def estimated(axis: Axis, strategy: ParallelStrategy, model: ModelConfig, dims: 
         return found
 
 
+def offers(axis: Axis, strategy: ParallelStrategy, model: ModelConfig, dims: Dims) -> list[dict[str, Any]]:
+    """The options that a strategy would have compared. Raises PluginError where it does not answer as it should."""
+    with naming(axis, strategy, "choices"):
+        found = strategy.choices(model, dims)
+        if not isinstance(found, list) or not all(isinstance(options, dict) for options in found):
+            raise TypeError(f"it returned {found!r}, not a list of options")
+        return found
+
+
+def turned(axis: Axis, strategy: ParallelStrategy, dims: Dims, step: StepShape) -> list[list[PipelineTurn]]:
+    """The schedule of a strategy's ranks. Raises PluginError where it does not answer as it should."""
+    with naming(axis, strategy, "turns"):
+        found = strategy.turns(dims, step)
+        if not isinstance(found, list) or not all(isinstance(rank, list) for rank in found):
+            raise TypeError(f"it returned {found!r}, not the turns of each rank")
+        return found
+
+
 @contextmanager
 def naming(axis: Axis, strategy: ParallelStrategy, method: str) -> Iterator[None]:
     """Tells a fault of a strategy as that strategy's. Raises PluginError in its place."""
-    try:
+    where = f"parallelism.{axis}"
+
+    def failed(error: str) -> PluginError:
+        return FAULTY(where, strategy=called(strategy), method=method, error=error)
+
+    with asking(where, method, failed, spares=is_told_elsewhere):
         yield
-    except LlamaError:
-        raise
-    except Exception as error:
-        told = f"{type(error).__name__}: {error}"
-        name = f"{type(strategy).__module__}:{type(strategy).__name__}"
-        raise FAULTY(f"parallelism.{axis}", strategy=name, method=method, error=told) from error
 
 
 @cache

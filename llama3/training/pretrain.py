@@ -28,8 +28,9 @@ from llama3.model.config import ModelConfig, RopeScaling
 from llama3.model.device import device_of
 from llama3.plugins.registry import discover
 from llama3.plugins.specs import AlgorithmSpec
+from llama3.tasks.data_kind import data_kind
 from llama3.tokenizer import Tokenizer
-from llama3.training.algorithm import Algorithm
+from llama3.training.asked_algorithm import build_algorithm
 from llama3.training.averaging import snapshot_steps
 from llama3.training.checkpoint import CheckpointStore
 from llama3.training.loop import train
@@ -138,7 +139,7 @@ def pretrain(
     registry = discover()
     spec = registry.spec("algorithms", section.algorithm.name)
     assert isinstance(spec, AlgorithmSpec)
-    algorithm: Algorithm = registry.build("algorithms", section.algorithm.name, section.algorithm.options)
+    algorithm = build_algorithm(section.algorithm)
     parallel = start(options.parallelism, config, device_of(options.device), registry)
     store = CheckpointStore(out.scratch / "checkpoints")
     if checkpoint is not None:
@@ -159,7 +160,7 @@ def pretrain(
             options=section,
             schedule=schedule,
             seed=options.seed,
-            collate=algorithm.collate or registry.build("data_kinds", spec.data).collate,
+            collate=algorithm.collate or data_kind(spec.data).collate,
             want=spec.want,
             want_logged=spec.want_logged,
             store=store,

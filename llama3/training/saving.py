@@ -25,8 +25,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from llama3.artifacts.files import canonical_json, is_disk_full
+from llama3.artifacts.files import canonical_json
 from llama3.errors import CheckpointError, Problem
+from llama3.full_disk import is_disk_full
 from llama3.model.shards import local
 from llama3.training import messages
 from llama3.training.agreement import problems_of_all

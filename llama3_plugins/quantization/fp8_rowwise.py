@@ -45,7 +45,7 @@ bfloat16 rounds."""
 
 
 class Fp8Rowwise:
-    """The scheme (`llama3.checkpoints.quantized.QuantizationScheme`). It needs no calibration."""
+    """The scheme (`llama3.checkpoints.scheme.QuantizationScheme`). It needs no calibration."""
 
     def __init__(self, options: Fp8RowwiseOptions) -> None:
         self.options = options

@@ -35,7 +35,7 @@ SMALLEST = 1e-6
 
 
 class Int4:
-    """The scheme (`llama3.checkpoints.quantized.QuantizationScheme`). It needs no calibration."""
+    """The scheme (`llama3.checkpoints.scheme.QuantizationScheme`). It needs no calibration."""
 
     def __init__(self, options: Int4Options) -> None:
         self.group = options.group

@@ -20,7 +20,7 @@ from llama3_plugins.quantization.matrices import CodedRows, in_layers, int8_rows
 
 
 class Int8:
-    """The scheme (`llama3.checkpoints.quantized.QuantizationScheme`). It has no options and needs no calibration."""
+    """The scheme (`llama3.checkpoints.scheme.QuantizationScheme`). It has no options and needs no calibration."""
 
     def supports(self, device: str) -> Sequence[Problem]:
         return ()

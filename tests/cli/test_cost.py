@@ -184,7 +184,7 @@ def test_a_third_partys_scheme_is_counted_as_it_stores(site, llama3, ask):
         assert report["formats"]["odd"]["resident"] == plain - 16 * (4096 * 14336 - 2 * 8 * 4096)
         code, _, told = llama3("cost", "llama-3.1-8b", "--gpu", "h100", "--quantization", "stubborn")
         assert code == 4
-        assert "stubborn: Stubborn does not tell what it stores" in told
+        assert "stubborn: quantization.stubborn does not tell what it stores" in told
         assert "[L3-CST-003]" in told
     finally:
         discover.cache_clear()

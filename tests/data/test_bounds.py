@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -18,7 +19,8 @@ import started
 from data_texts import prose
 
 from llama3.data.documents import DocumentBatch
-from llama3.data.judging import Editor, labelled, surveyed
+from llama3.data.judging import LONGEST_REASON, Editor, labelled, surveyed
+from llama3.data.ledger import MOST_REASONS
 from llama3.data.opinions import opinion
 from llama3.errors import DataError, PluginError
 from llama3.filters import Edits, Judgement
@@ -69,7 +71,11 @@ class Heavy:
             if "fails" in text:
                 raise ZeroDivisionError("it was the document")
         keep = np.array(["unwanted" not in text for text in batch.texts], bool)
-        return Judgement(np.ones(len(batch)), keep, ["" if k else "unwanted \ud83d" for k in keep])
+        why = ["" if k else "unwanted \ud83d" for k in keep]
+        for d, text in enumerate(batch.texts):
+            if "it talks" in text:
+                keep[d], why[d] = False, text * 1000
+        return Judgement(np.ones(len(batch)), keep, why)
 
     def edits(self, batch):
         places = [d for d, text in enumerate(batch.texts) if text.startswith("Edit")]
@@ -130,7 +136,8 @@ def test_what_takes_too_much_is_left_out_alone(tmp_path: Path, heavy: None, cura
     assert left == [("Made " + text[5:] if n == 5 else text) for n, text in enumerate(texts) if n not in (0, 2, 3, 4)]
     rejects = out.metrics["rejects"]
     assert rejects == {
-        "bounds.too_slow": 1, "bounds.too_much_memory": 1, "bounds.crashed": 1, "filter.heavy.unwanted \\ud83d": 1,
+        "bounds.heavy.too_slow": 1, "bounds.heavy.too_much_memory": 1, "bounds.heavy.crashed": 1,
+        "filter.heavy.unwanted \\ud83d": 1,
     }  # fmt: skip
     bounds = [row for row in corpus.rejects().to_pylist() if row["stage"] == "bounds"]
     assert {(row["source"], len(row["id"])) for row in bounds} == {("web", 32)}
@@ -161,6 +168,33 @@ def test_the_process_ends_with_the_one_that_started_it(tmp_path: Path, heavy: No
     _waited_for(lambda: not Path(f"/proc/{child}").exists())
 
 
+def test_a_run_that_is_stopped_does_not_wait_for_a_filter(tmp_path: Path, heavy: None, site) -> None:
+    (tmp_path / "text").mkdir()
+    for n in range(40):
+        (tmp_path / "text" / f"{n}.txt").write_text(prose(n, 60) + " it turns" * (n == 39))
+    command = [sys.executable, "-m", "llama3", "data", "curate", str(tmp_path / "text"), "--out", str(tmp_path / "run"),
+               "--set", "data.filters=[heavy]", "--set", "data.bounds={seconds: 1000000}"]  # fmt: skip
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(site.path), *sys.path])}
+    run = started.Popen(command, env=environment | {"TOLD": str(tmp_path / "told")}, stderr=subprocess.PIPE, text=True)
+    _waited_for((tmp_path / "told").exists)
+    child = _child_of_filters(run.pid)
+    run.send_signal(signal.SIGTERM)
+    told = run.communicate()[1]
+    assert (run.returncode, "Traceback" in told) == (130, False), told
+    _waited_for(lambda: not Path(f"/proc/{child}").exists())
+
+
+def test_reasons_are_bounded(tmp_path: Path, heavy: None, curated: Callable) -> None:
+    """A filter may say something else of every document, and any amount of it."""
+    texts = [prose(n, 60) + (" it talks" if n else "") for n in range(MOST_REASONS + 20)]
+    corpus, out = curated(**section(tmp_path, texts) | {"filters": ["heavy"]})
+    rejects = out.metrics["rejects"]
+    assert rejects["filter.heavy.other_reasons"] == 19
+    assert len(rejects) == MOST_REASONS + 1
+    reasons = [row["reason"] for row in corpus.rejects().to_pylist()]
+    assert sorted(map(len, reasons)) == [LONGEST_REASON] * (MOST_REASONS + 19)
+
+
 def _child_of_filters(parent: int) -> int:
     """The process of filters, while one of them turns."""
     for path in Path("/proc").glob("[0-9]*/stat"):
@@ -189,7 +223,7 @@ def test_what_waits_is_not_waited_for(
     resort, with which this would take days."""
     monkeypatch.setattr("llama3.data.watching.BLIND", 10**6)
     _, out = curated(**section(tmp_path, [prose(1, 60), prose(2, 60) + " it waits"], seconds=1.5))
-    assert out.metrics["rejects"] == {"bounds.too_slow": 1}
+    assert out.metrics["rejects"] == {"bounds.heavy.too_slow": 1}
 
 
 @pytest.mark.parametrize(

@@ -96,7 +96,8 @@ SAID = [{"role": "user", "content": "Hi."}, {"role": "assistant", "content": "He
 
 @hookimpl
 def llama3_capabilities():
-    return [CapabilitySpec(name=name, factory=f"broken:{name.title()}") for name in ("fails", "odd", "mixed", "tells")]
+    names = ("fails", "odd", "mixed", "tells", "half", "number")
+    return [CapabilitySpec(name=name, factory=f"broken:{name.title()}") for name in names]
 
 
 class Fails:
@@ -108,6 +109,16 @@ class Fails:
 class Odd:
     def dialogs(self, shop, count, seed):
         yield Made(SAID[:1], True, "said")
+
+
+class Half:
+    def dialogs(self, shop, count, seed):
+        yield Made([SAID[0], {**SAID[1], "content": "\\ud83d"}], True, "said")
+
+
+class Number:
+    def dialogs(self, shop, count, seed):
+        yield Made(SAID, True, 7)
 
 
 class Tells:
@@ -141,6 +152,10 @@ def test_what_a_recipe_makes_is_checked(broken, home, tmp_path):
         practise(config_of(home, tmp_path, ["fails"]))
     with pytest.raises(PluginError, match=r"does not end with the assistant.*L3-CAP-002"):
         practise(config_of(home, tmp_path, ["odd"]))
+    with pytest.raises(PluginError, match=r"capabilities.half: .*half of a surrogate pair.*L3-CAP-002"):
+        practise(config_of(home, tmp_path, ["half"]))
+    with pytest.raises(PluginError, match=r"capabilities.number: .*reason is no text.*L3-CAP-002"):
+        practise(config_of(home, tmp_path, ["number"]))
     made, _ = practise(config_of(home, tmp_path, ["mixed"]))
     artifact = made["mixed"]
     metrics = artifact.metrics

@@ -145,8 +145,9 @@ def test_a_guard_that_cannot_open_refuses_to_start():
         pass
 
 
-def test_a_guard_that_hangs_as_it_opens_is_named_and_those_before_it_are_closed(monkeypatch):
-    monkeypatch.setattr("llama3.safety.engine.OPENING_SECONDS", 0.05)
+def test_a_guard_that_hangs_as_it_opens_is_named_and_those_before_it_are_closed(monkeypatch, caplog):
+    monkeypatch.setattr("llama3.safety.engine.OPENING_SECONDS", 1.0)
+    monkeypatch.setattr("llama3.safety.engine.TELLING_SECONDS", 0.05)
     events = []
 
     class Opening(Scripted):
@@ -158,8 +159,9 @@ def test_a_guard_that_hangs_as_it_opens_is_named_and_those_before_it_are_closed(
             events.append(f"close {self.behaviour}")
 
     guarded = PolicyEngine({"input": {"any": ["allow", "hang", "flag"]}}, lambda name, _: Opening(name))
-    with pytest.raises(PluginError, match=r"'hang' could not be opened.*longer than 0.05 s"):
+    with pytest.raises(PluginError, match=r"'hang' could not be opened.*longer than 1 s"):
         guarded.open()
+    assert "guard hang is not open after 0.05 s" in caplog.text
     assert events == ["open allow", "close allow"]
 
 

@@ -1,0 +1,329 @@
+"""A third party's plugin that fails, or answers as none can use it, is named, whatever its kind; the program is not
+blamed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from model_files import random_model
+
+from llama3.alignment.holding_out import kept_prompts
+from llama3.checkpoints.weights import save_model
+from llama3.cli import main
+from llama3.config.slot_types import Slot
+from llama3.errors import PluginError
+from llama3.model.config import ModelConfig
+from llama3.plugins.registry import discover
+from llama3.tasks.rewards import CombinedReward
+from llama3.testing.toys import toy_tokenizer
+
+PLUGIN = '''
+import torch
+import typer
+from pydantic import BaseModel, Field
+
+from llama3.algorithms import Plan, Term
+from llama3.plugins import (
+    AlgorithmSpec, AttackerSpec, CommandSpec, DataKindSpec, EvaluatorSpec, ExporterSpec, FilterSpec, LoggerSpec,
+    ParallelSpec, PresetSpec, QuantizationSpec, RewardSpec, SourceSpec, hookimpl,
+)
+from llama3_plugins.algorithms.next_token import NextToken
+from llama3_plugins.data_kinds.tokens import Tokens
+from llama3_plugins.exporters.hf import HfExporter, HfOptions
+from llama3_plugins.parallelism.single import Single
+from llama3_plugins.quantization.int8 import Int8
+from llama3_plugins.sources.files import FilesOptions, FilesSource
+
+
+class Odd(BaseModel):
+    method: str = Field(description="which method fails")
+    gives: str = Field(description="what it gives; nothing: it raises")
+    path: str | None = Field(None, description="of a source")
+
+
+def failing(sound, options):
+    """A sound plugin, one method of which fails."""
+    def fail(*given, **named):
+        if not options.gives:
+            raise ZeroDivisionError("it was the plugin")
+        answer = getattr(type(sound), options.method, None)
+        return eval(options.gives, globals() | {"given": given, "sound": lambda: answer(sound, *given, **named)})
+    setattr(sound, options.method, eval(options.gives) if options.method == "plan" else fail)
+    return sound
+
+
+def algorithm(options): return failing(NextToken(), options)
+def kind(): return failing(Tokens(), Odd(method="collate", gives="None"))
+def source(options): return failing(FilesSource(FilesOptions(path=options.path)), options)
+def scheme(options): return failing(Int8(), options)
+def exporter(options): return failing(HfExporter(HfOptions()), options)
+def attacker(options): return failing(type("Attacker", (), {"styles": ("plain",)})(), options)
+
+def strategy(options): return failing(Single(), options)
+def plain(options):
+    return failing(type("Plain", (), {"features": 7} if options.method == "features" else {})(), options)
+
+
+command = typer.Typer()
+
+
+@command.command()
+def fails():
+    {}["it was the plugin"]
+
+
+OPTIONS = {"options": "acme_odd:Odd"}
+
+
+@hookimpl
+def llama3_algorithms():
+    return [AlgorithmSpec(name="odd", factory="acme_odd:algorithm", data="tokens", **OPTIONS),
+            AlgorithmSpec(name="odd_data", factory="llama3_plugins.algorithms.next_token:NextToken", data="odd_kind")]
+
+
+@hookimpl
+def llama3_data_kinds():
+    return [DataKindSpec(name="odd_kind", factory="acme_odd:kind", artifact="shards", file="plan.json")]
+
+
+@hookimpl
+def llama3_sources():
+    return [SourceSpec(name="odd", factory="acme_odd:source", labels=("odd",), **OPTIONS)]
+
+
+@hookimpl
+def llama3_quantization_schemes():
+    return [QuantizationSpec(name="odd", factory="acme_odd:scheme", **OPTIONS)]
+
+
+@hookimpl
+def llama3_exporters():
+    return [ExporterSpec(name="odd", factory="acme_odd:exporter", **OPTIONS)]
+
+
+@hookimpl
+def llama3_attackers():
+    return [AttackerSpec(name="odd", factory="acme_odd:attacker", **OPTIONS)]
+
+
+@hookimpl
+def llama3_parallel_strategies():
+    return [ParallelSpec(name="odd", factory="acme_odd:strategy", axis="dp", **OPTIONS)]
+
+
+@hookimpl
+def llama3_evaluators():
+    return [EvaluatorSpec(name="odd", factory="acme_odd:plain", keeps_prompts=True, **OPTIONS)]
+
+
+@hookimpl
+def llama3_filters():
+    return [FilterSpec(name="odd", factory="acme_odd:plain", **OPTIONS)]
+
+
+@hookimpl
+def llama3_rewards():
+    return [RewardSpec(name="odd", factory="acme_odd:plain", **OPTIONS)]
+
+
+@hookimpl
+def llama3_loggers():
+    return [LoggerSpec(name="odd", factory="acme_odd:plain", **OPTIONS)]
+
+
+@hookimpl
+def llama3_presets():
+    return [PresetSpec(name="odd", factory="acme_odd_presets")]
+
+
+@hookimpl
+def llama3_commands():
+    return [CommandSpec(name="fails", factory="acme_odd:command")]
+'''
+LAST = {"name": "odd", "method": "state_dict", "gives": "None"}
+CONFIG = ModelConfig(128, 2, 4, 2, 256, toy_tokenizer().vocab_size, max_seq_len=64)
+RUN = {
+    "tokenizer": {"vocab_size": 300, "num_special": 16},
+    "model": {"preset": "tiny", "dim": 32, "n_layers": 1, "n_heads": 2, "n_kv_heads": 1, "ffn_dim": 32,
+              "max_seq_len": 64},
+    "pretrain": {"steps": 2, "batch": 2, "seq_len": 32, "precision": "fp32", "warmup": 0, "log_every": 1},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """Text, a model, and the run whose first stages all share."""
+    folder = tmp_path_factory.mktemp("failing")
+    (folder / "text").mkdir()
+    for n in range(8):
+        (folder / "text" / f"{n}.txt").write_text(" ".join(f"word{n * i % 97} is here" for i in range(300)))
+    save_model(random_model(CONFIG), folder / "model", dtype=torch.bfloat16)
+    toy_tokenizer().save(folder / "model")
+    return folder
+
+
+@pytest.fixture
+def called(site, place: Path, capsys) -> Callable[..., tuple[int, str]]:
+    """Runs a command beside the plugin: its exit code, and what it says."""
+    site.add("acme-odd", PLUGIN, module="acme_odd")
+    discover.cache_clear()
+
+    def call(*words: object) -> tuple[int, str]:
+        with pytest.raises(SystemExit) as caught:
+            main(list(map(str, words)))
+        return int(caught.value.code or 0), capsys.readouterr().err
+
+    yield call
+    discover.cache_clear()
+
+
+def run(place: Path, sections: dict[str, object] | None = None, **pretrain: object) -> list[object]:
+    source = {"name": "files", "path": str(place / "text")}
+    config = (
+        RUN
+        | {
+            "run": {"name": "odd", "dir": str(place / "runs"), "threads": 1},
+            "data": {"sources": [pretrain.pop("source", source)], "filters": [], "held_out": 0.2},
+            "pretrain": RUN["pretrain"] | pretrain,
+        }
+        | (sections or {})
+    )
+    (place / "odd.yaml").write_text(yaml.safe_dump(config))
+    return ["run", place / "odd.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("method", "gives", "said"),
+    [
+        ("loss", "", "ZeroDivisionError: it was the plugin"),
+        ("loss", "None", "it is None"),
+        ("loss", "{}", "it has no Term"),
+        ("loss", "{'l': given[0].logps_M.sum()}", "l: a Tensor in place of a Term"),
+        ("loss", "{'l': Term(given[0].logps_M, per='target')}", "of no dimension"),
+        ("loss", "{'l': Term(given[0].logps_M.sum(), per='word')}", "per 'word'"),
+        ("loss", "{'l': Term(given[0].logps_M.sum().detach(), per='target')}", "l: without a graph"),
+        ("prepare", "", "it was the plugin"),
+        ("prepare", "None", "not a Batch"),
+        ("metrics", "", "it was the plugin"),
+        ("metrics", "[1]", "it is a list"),
+        ("state_dict", "{'a': torch.zeros(1)}", "not of JSON values"),
+        ("plan", "Plan(epochs=0)", "its epochs"),
+    ],
+)
+def test_an_algorithm(called, place: Path, method: str, gives: str, said: str) -> None:
+    code, told = called(*run(place, algorithm={"name": "odd", "method": method, "gives": gives}))
+    assert (code, "algorithms.odd" in told, f"`{method}`" in told, said in told) == (4, True, True, True), told
+
+
+def test_a_kind_of_data(called, place: Path) -> None:
+    code, told = called(*run(place, algorithm="odd_data"))
+    assert (code, "data_kinds.odd_kind: " in told, "`collate`" in told) == (4, True, True), told
+
+
+@pytest.mark.parametrize("gives", ["", "None", "[1]", "(1 / 0 for _ in range(1))"])
+def test_the_shards_of_a_source(called, place: Path, gives: str) -> None:
+    source = {"name": "odd", "path": str(place / "text"), "method": "shards", "gives": gives}
+    code, told = called(*run(place, source=source))
+    assert (code, "source llama3_plugins.sources" in told, "`shards`" in told) == (4, True, True), told
+
+
+@pytest.mark.parametrize(
+    ("method", "gives", "said"),
+    [
+        ("targets", "", "it was the plugin"),
+        ("targets", "None", "not a list of names"),
+        ("supports", "None", "not a list of Problems"),
+        ("quantize", "", "it was the plugin"),
+        ("quantize", "None", "not the parts"),
+        ("quantize", "{}", "quantized other matrices"),
+        ("quantize", "{n: {k: v * float('nan') if v.is_floating_point() else v for k, v in p.items()} "
+                     "for n, p in sound().items()}", "holds NaN"),
+        ("make_linear", "None", "not a module"),
+        ("make_linear", "torch.nn.Linear(2, 2)", "its buffers"),
+        ("dequantize", "sound()[1:]", "of the shape"),
+        ("dequantize", "sound() * float('inf')", "holds NaN or infinity"),
+        ("metadata", "None", "not a dict"),
+    ],
+)  # fmt: skip
+def test_a_quantization_scheme(called, place: Path, tmp_path: Path, method: str, gives: str, said: str) -> None:
+    odd = ["--scheme", "odd", "--set", f"method={method}", "--set", f"gives={json.dumps(gives)}", "--prompts", "0"]
+    code, told = called("quantize", place / "model", tmp_path / "out", *odd)
+    assert (code, "quantization.odd" in told, said in told) == (4, True, True), told
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("method", "gives"), [("export", ""), ("export", "None"), ("verify", ""), ("verify", "1")])
+def test_an_exporter(called, place: Path, tmp_path: Path, method: str, gives: str) -> None:
+    odd = ["--to", "odd", "--set", f"method={method}", "--set", f"gives={json.dumps(gives)}"]
+    code, told = called("export", place / "model", tmp_path / "out", *odd)
+    assert (code, "exporters.odd: " in told, f"`{method}`" in told) == (4, True, True), told
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("gives", ["", "None", "[1]"])
+def test_the_seeds_of_an_attacker(called, place: Path, tmp_path: Path, gives: str) -> None:
+    odd = [
+        "--attacker",
+        "odd",
+        "--set",
+        "method=seeds",
+        "--set",
+        f"gives={json.dumps(gives)}",
+        "--judge",
+        "guard=regex",
+    ]
+    code, told = called("redteam", place / "model", "--out", tmp_path / "out", *odd)
+    assert (code, "attacker odd: " in told, "`seeds`" in told) == (4, True, True), told
+
+
+@pytest.mark.parametrize(
+    ("method", "gives"),
+    [("check", ""), ("check", "None"), ("apply", ""), ("runner", ""), ("replicas", ""), ("sum_gradients", "")],
+)
+def test_a_strategy(called, place: Path, method: str, gives: str) -> None:
+    odd = {"parallelism": {"dp": {"name": "odd", "method": method, "gives": gives}}}
+    code, told = called(*run(place, odd))
+    assert (code, "parallelism.dp: " in told, "single:Single" in told, method in told) == (4, True, True, True), told
+
+
+@pytest.mark.parametrize("gives", ["", "None", "[1]"])
+def test_the_prompts_that_an_evaluator_keeps(called, gives: str) -> None:
+    suite = Slot.model_validate({"name": "odd", "method": "kept_prompts", "gives": gives})
+    with pytest.raises(PluginError, match=r"evaluators\.odd: .*`kept_prompts`"):
+        kept_prompts([suite])
+
+
+def test_a_filter_without_sound_features(called, place: Path) -> None:
+    odd = {"filters": [{"name": "odd", "method": "features", "gives": ""}]}
+    sources = {"sources": [{"name": "files", "path": str(place / "text")}]}
+    code, told = called(*run(place, {"data": sources | odd}))
+    assert (code, "filter 'odd'" in told, "`features`" in told) == (4, True, True), told
+
+
+@pytest.mark.parametrize("gives", ["", "None", "['x']"])
+def test_a_reward(called, place: Path, gives: str) -> None:
+    reward = discover().build("rewards", "odd", {"method": "score", "gives": gives})
+    with pytest.raises(PluginError, match=r"rewards\.odd: "):
+        CombinedReward({"odd": reward}).score(["a"], ["b"], [{}])
+
+
+def test_a_logger_is_switched_off(called, place: Path) -> None:
+    code, told = called(*run(place, {"logging": [{"name": "odd", "method": "log", "gives": ""}]}, algorithm=LAST))
+    assert "logger 'odd' failed in open()" in told
+    assert (code, "algorithms.odd" in told) == (4, True), "training went on to what ends it"
+
+
+def test_a_package_of_presets_is_left_out(called, site) -> None:
+    (site.path / "acme_odd_presets.py").write_text("raise ValueError('odd')")
+    assert called("config", "list")[0] == 0
+
+
+def test_a_command(called) -> None:
+    code, told = called("fails")
+    assert code == 4
+    assert "plugin acme-odd:fails: it failed: KeyError. 'it was the plugin'" in told
