@@ -281,8 +281,8 @@ def test_a_part_that_cannot_be_is_refused(texts, tmp_path, capsys, part, error):
 # -- inside a shard ----------------------------------------------------------------------------------
 
 
-def batches(count: int) -> list[DocumentBatch]:
-    return [DocumentBatch.of([prose(n, 90)], source="s", urls=[f"u{n}"]) for n in range(count)]
+def batches(count: int, source: str = "s") -> list[DocumentBatch]:
+    return [DocumentBatch.of([prose(n, 90)], source=source, urls=[f"u{n}"]) for n in range(count)]
 
 
 def test_a_shard_goes_on_after_its_last_portion(tmp_path, monkeypatch):
@@ -315,7 +315,7 @@ def test_a_shard_that_breaks_off_counts_for_nothing_until_it_can_be_read(options
         curation.read(number)
     first = curation.staged()
     source: Source = curation.shards[broken][0]
-    monkeypatch.setattr(type(source), "read", lambda self, shard: iter(batches(3)))
+    monkeypatch.setattr(type(source), "read", lambda self, shard: iter(batches(3, "texts")))
     assert curation.read(broken).quarantined == ""
     again = curation.staged()
     assert len(again) == len(first) + 3

@@ -152,6 +152,7 @@ RUN = {
     "model": {"preset": "tiny", "dim": 32, "n_layers": 1, "n_heads": 2, "n_kv_heads": 1, "ffn_dim": 32,
               "max_seq_len": 64},
     "pretrain": {"steps": 2, "batch": 2, "seq_len": 32, "precision": "fp32", "warmup": 0, "log_every": 1},
+    "post_training": {"rounds": 0},
 }  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from trl_oracle import total
 
 from llama3.config.schema import OptimizerSection, SFTSection
 from llama3.config.slot_types import Slot
-from llama3.errors import ConfigError
+from llama3.errors import ConfigError, PluginError
 from llama3.model.score import score
 from llama3.plugins.registry import discover
 from llama3.posttraining.finetune import SFTOptions, sft
@@ -133,7 +133,7 @@ def test_a_killed_run_asks_the_teacher_only_for_what_it_has_not_said(run, tokeni
         return top(self, batch, k)
 
     monkeypatch.setattr(ModelScorer, "top", dies)
-    with pytest.raises(RuntimeError, match="killed"):
+    with pytest.raises(PluginError, match="killed"):
         stage(teacher, "resumed")
     assert stage(teacher, "resumed").hash == whole.hash
     assert asked == [8, 8, 8, 8], "three steps of an epoch; the third is asked for again"

@@ -13,7 +13,7 @@ from llama3.checkpoints.load import load_model
 from llama3.config.rollouts import RolloutsSection
 from llama3.config.schema import Config, PreferSection
 from llama3.config.slot_types import Slot
-from llama3.errors import DataError
+from llama3.errors import DataError, PluginError
 from llama3.inference import Engine, Sampling
 from llama3.posttraining import finetune
 from llama3.posttraining.finetune import prefer
@@ -161,7 +161,7 @@ def test_a_killed_run_repeats_the_uninterrupted_one(run, tokenizer, name, change
         return prepare(self, batch, services)
 
     monkeypatch.setattr(CLASSES[name], "prepare", dies)
-    with pytest.raises(RuntimeError, match="killed"):
+    with pytest.raises(PluginError, match="killed"):
         run.execute(prefer, inputs, options, key="resumed")
     resumed = run.execute(prefer, inputs, options, key="resumed")
     assert len(calls) == 6 + 2, "steps 1 to 4 of 6 were in the checkpoint"

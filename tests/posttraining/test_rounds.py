@@ -13,7 +13,7 @@ from llama3.checkpoints.load import load_model
 from llama3.config.reject import RejectSection
 from llama3.config.schema import Config, PreferSection, SFTSection
 from llama3.config.slot_types import Slot
-from llama3.errors import CheckpointError, ConfigError, DataError
+from llama3.errors import CheckpointError, ConfigError, DataError, PluginError
 from llama3.plugins import AlgorithmSpec
 from llama3.plugins.registry import Registry
 from llama3.posttraining.average import AverageOptions, average, weighted_mean
@@ -128,7 +128,7 @@ def test_a_killed_stage_goes_on_from_its_checkpoint(run, tokenizer, monkeypatch)
 
     monkeypatch.setattr(SFT, "loss", dies)
     resumed_key = "resumed"
-    with pytest.raises(RuntimeError, match="killed"):
+    with pytest.raises(PluginError, match="killed"):
         run.execute(sft, inputs, sft_options(batch=16, epochs=4), key=resumed_key)
     resumed = run.execute(sft, inputs, sft_options(batch=16, epochs=4), key=resumed_key)
     assert resumed.hash == whole.hash

@@ -15,7 +15,7 @@ from trl_oracle import means, total
 from llama3.algorithms import Batch
 from llama3.config.schema import OwnAnswersSection, PreferSection, SFTSection
 from llama3.config.slot_types import Slot
-from llama3.errors import ConfigError
+from llama3.errors import ConfigError, PluginError
 from llama3.model.score import score
 from llama3.posttraining.finetune import PreferOptions, SFTOptions, prefer, sft
 from llama3.tasks.families import tasks
@@ -192,7 +192,7 @@ def test_a_killed_run_draws_the_same_answers_again(run, parts, monkeypatch):
         return top(self, batch, k)
 
     monkeypatch.setattr(ModelScorer, "top", dies)
-    with pytest.raises(RuntimeError, match="killed"):
+    with pytest.raises(PluginError, match="killed"):
         finetuned(run, parts, "resumed", on_policy=0.5)
     assert finetuned(run, parts, "resumed", on_policy=0.5).hash == whole.hash
 
