@@ -77,6 +77,14 @@ def _without_stop(text: str) -> str:
     return text if text.endswith("..") else text.rstrip(" .,;:")
 
 
+def said_by(error: BaseException) -> str:
+    """What an error says; "" where it cannot be written, as anybody's class may do."""
+    try:
+        return str(error)
+    except Exception:
+        return ""
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """ "did you mean 'a' or 'b'?" with at most three near names, or an empty string.
 

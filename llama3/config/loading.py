@@ -41,7 +41,10 @@ from llama3.plugins.options import dotted, problems_of
 from llama3.plugins.registry import discover
 
 EXTENDS_TWICE = ConfigError.declare(
-    "L3-CFG-007", "{preset!r} extends another one", why="one level is allowed", fix="copy what you need from it"
+    "L3-CFG-007",
+    "{preset!r} extends another one",
+    why="a file builds on a preset, or on a file that builds on one more",
+    fix="copy what you need from it",
 )
 NO_BASE = ConfigError.declare(
     "L3-CFG-093",
@@ -119,7 +122,7 @@ def load(
 ) -> Loaded:
     """Load and check a preset (by name), a file, a run directory or a plain mapping. A run directory goes on where it
     is, wherever it was made and whatever it was called then. `extends` names a preset, or a file beside the one that
-    says so.
+    says so, and that file another one.
 
     Args:
         overrides: `section.key=value` each, the value in YAML; they win over everything else. An `Override` says
@@ -173,8 +176,14 @@ def _add_source(
         data = {**data, "extends": base}
     if base is not None:
         below, of, file = _base(str(base), folder, where)
-        if "extends" in _mapping(below, file):
-            raise EXTENDS_TWICE(where, preset=base)
+        if (lowest := _mapping(below, file).get("extends")) is not None:
+            if of == "preset":
+                raise EXTENDS_TWICE(where, preset=base)
+            place = _mark(file, below, ("extends",))
+            lowest_parsed, kind_of, lowest_file = _base(str(lowest), FilePath(file).parent, place)
+            if "extends" in _mapping(lowest_parsed, lowest_file):
+                raise EXTENDS_TWICE(place, preset=lowest)
+            layers.add(lowest_parsed.data, kind_of, lowest_file, lowest_parsed.marks)
         layers.add(below.data, of, file, below.marks)
     layers.add(data, kind, label, parsed.marks)  # type: ignore[arg-type]
     if not isinstance(source, Mapping):

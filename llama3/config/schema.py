@@ -502,7 +502,9 @@ class ReleaseSection(Section):
 class Config(Section):
     """A whole run."""
 
-    extends: str | None = Field(None, description="preset or file beside this one that it builds on (one level)")
+    extends: str | None = Field(
+        None, description="preset or file beside this one that it builds on; such a file may build on another"
+    )
     run: RunSection = RunSection()
     data: DataSection = DataSection()
     tokenizer: TokenizerSection = TokenizerSection()

@@ -47,7 +47,7 @@ NOTHING_LEFT = DataError.declare(
     "L3-DAT-102",
     "no document is left for training",
     why="taken out: {lost}",
-    fix="read more text, or loosen the filters",
+    fix="read more text, loosen the filters, or leave data.against out where nothing is new",
 )
 REMOVES_TOO_MUCH = DataError.declare(
     "L3-DAT-123",

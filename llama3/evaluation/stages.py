@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field
+from rich.markup import escape
 
 from llama3.artifacts import Artifact, Checkpoint, CorpusArtifact, Dialogs, Preferences, StageOutput, stage
 from llama3.config.schema import Config
@@ -21,8 +22,10 @@ from llama3.errors import ArtifactError
 from llama3.evaluation.baselines import ORDER, ByteModel, gzip_bits_per_byte
 from llama3.evaluation.contamination import contaminated_share, own_share, trained_texts
 from llama3.evaluation.evaluator import HELD_OUT_BYTES, Result, Subject, texts
+from llama3.full_disk import is_disk_full
 from llama3.plugins.registry import discover
 from llama3.plugins.specs import EvaluatorSpec
+from llama3.plugins.targets import describe
 from llama3.tasks import prompt_digest
 from llama3.tasks.held_out import HeldOutTasks
 from llama3.tasks.named_files import guard_slots, named_files
@@ -158,8 +161,11 @@ def measure(
                 told = {**result.metrics, **_ways(result), **_about(slot)}
                 metrics = json.loads(json.dumps(told, allow_nan=False))
             except (Exception, SystemExit) as error:  # of anybody's plugin
-                results[slot.label] = {"error": f"{type(error).__name__}: {error}", **_about(slot)}
-                out.event("evaluator_failed", suite=slot.label, error=str(error))
+                if is_disk_full(error) or type(error).__name__ == "OutOfMemoryError":
+                    raise
+                results[slot.label] = {"error": describe(error), **_about(slot)}
+                out.event("evaluator_failed", suite=slot.label, error=describe(error))
+                out.display.note(f"[yellow]![/] suite {escape(slot.label)} failed: {escape(describe(error))}")
                 continue
             results[slot.label] = metrics
             samples.writelines(f"{line}\n" for line in lines)

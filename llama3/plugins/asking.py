@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
-from llama3.errors import LlamaError, PluginError
+from llama3.errors import LlamaError, PluginError, said_by
 from llama3.full_disk import is_disk_full
 from llama3.plugins.loader import BUILT_IN, Offer
-from llama3.plugins.targets import describe
+from llama3.plugins.targets import LONGEST, describe
 
 FAILED = PluginError.declare(
     "L3-PLG-042", "`{method}` failed", why="{error}", fix="tell the plugin's author, or choose another"
@@ -47,7 +47,9 @@ def asking(
     """
     try:
         yield
-    except (Exception, SystemExit) as error:
+    except (KeyboardInterrupt, GeneratorExit):  # the latter of who reads no further
+        raise
+    except BaseException as error:  # of anybody's library: some end tasks, or panic, so
         if type(error).__name__ == "OutOfMemoryError" or spares(error) or is_disk_full(error):
             raise
         told = describe(error)
@@ -67,13 +69,17 @@ class _Asked:
         self._where, self._plugin, self._faults, self._spares = where, plugin, faults, spares
 
     def __getattr__(self, name: str) -> Any:
-        if name in self._faults and not hasattr(type(self._plugin), name) and not hasattr(self._plugin, name):
+        if name in _Asked.__slots__ or (name.startswith("__") and name.endswith("__")):
+            raise AttributeError(name)  # of one that is being copied, and has nothing yet
+        with asking(self._where, name, spares=self._spares):
+            lacks = name in self._faults and not hasattr(type(self._plugin), name) and not hasattr(self._plugin, name)
+        if lacks:
             raise ODD_RESULT(self._where, method=name, fault="it has none")
         with asking(self._where, name, spares=lambda error: isinstance(error, AttributeError) or self._spares(error)):
             found = getattr(self._plugin, name)
         return functools.partial(self._call, name, found) if callable(found) else found
 
-    def _call(self, name: str, method: Callable[..., Any], *given: Any, **named: Any) -> Any:
+    def _call(self, name: str, method: Callable[..., Any], /, *given: Any, **named: Any) -> Any:
         fault = self._faults.get(name)
         with asking(self._where, name, spares=self._spares):
             result = method(*given, **named)
@@ -100,16 +106,20 @@ def json_fault(found: object, *_: object) -> str:
     if not isinstance(found, dict):
         return f"{what(found)}, not a dict"
     try:
-        json.dumps(found)
+        json.dumps(found, allow_nan=False)
     except (TypeError, ValueError) as error:
         return f"it is not of JSON values: {error}"
     return ""
 
 
 def failure_of(error: BaseException, offers: list[Offer]) -> PluginError | None:
-    """The failure of a third party's plugin where its code, and not ours, was the last that ran; else None."""
-    owners = {offer.spec.factory.partition(":")[0].partition(".")[0]: offer.qualified
-              for offer in offers if offer.dist != BUILT_IN}  # fmt: skip
+    """The failure of a third party's plugin where its code, and not ours, was the last that ran; else None. A package
+    that has several is named itself."""
+    owners: dict[str, str] = {}
+    for offer in offers:
+        package = offer.spec.factory.partition(":")[0].partition(".")[0]
+        if offer.dist != BUILT_IN:
+            owners[package] = offer.qualified if package not in owners else offer.dist
     last, trace = "", error.__traceback__
     while trace is not None:
         package = str(trace.tb_frame.f_globals.get("__name__", "")).partition(".")[0]
@@ -117,4 +127,6 @@ def failure_of(error: BaseException, offers: list[Offer]) -> PluginError | None:
         trace = trace.tb_next
     if last not in owners:
         return None
-    return IN_PLUGIN(f"plugin {owners[last]}", kind=type(error).__name__, error=" ".join(str(error).split()))
+    return IN_PLUGIN(
+        f"plugin {owners[last]}", kind=type(error).__name__, error=" ".join(said_by(error)[:LONGEST].split())
+    )

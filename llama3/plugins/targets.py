@@ -6,7 +6,7 @@ import importlib
 import re
 from typing import Any
 
-from llama3.errors import PluginError, without_credentials
+from llama3.errors import PluginError, said_by, without_credentials
 
 NOT_A_TARGET = PluginError.declare(
     "L3-PLG-001", "not a target", why='expected the form "package.module:Class"', fix="correct the plugin's spec"
@@ -56,9 +56,14 @@ def tried_to_exit(error: SystemExit) -> PluginError:
     return EXITED(where, error=describe(error))
 
 
+LONGEST = 2000
+"""Characters of an error that are told."""
+
+
 def describe(error: BaseException) -> str:
     """`ValueError: what it said`, in one line."""
-    text = without_credentials(" ".join(str(error).split()))
+    text = without_credentials(" ".join(said_by(error)[: 2 * LONGEST].split()))
+    text = text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 

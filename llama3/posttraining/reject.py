@@ -125,6 +125,10 @@ def reject(
         raise NONE_PASSED("reject", count=len(sampled) * options.samples)
     dialogs += rehearse(engine, tokenizer, options, out)
     dialogs, unfit = _that_can_be_learnt(dialogs, tokenizer, room)
+    if unfit:
+        out.event("dialogs_unfit", dialogs=unfit, context=room)
+        told = f"{unfit:,} of {len(dialogs) + unfit:,} dialogs do not fit into {room:,} tokens or the chat template"
+        out.display.note(f"[yellow]![/] {told}: left out")
     write_rows(out.path / "dialogs.jsonl", dialogs)
     write_rows(out.path / "samples.jsonl", [line for row in sampled for line in row.rows()])
     sources = Counter(dialog["source"] for dialog in dialogs)

@@ -61,8 +61,13 @@ def write_and_verify(
     return made, report
 
 
-def _made_fault(made: object, *_: object) -> str:
-    return "" if isinstance(made, ExportManifest) else f"{what(made)}, not an ExportManifest"
+def _made_fault(made: object, checkpoint: Path, folder: Path) -> str:
+    if not isinstance(made, ExportManifest):
+        return f"{what(made)}, not an ExportManifest"
+    root = folder.resolve()
+    places = {file: (root / file).resolve() for file in made.files}
+    lost = [file for file, place in places.items() if not (place.is_relative_to(root) and place.is_file())]
+    return f"there is no file {lost[0]!r} in its folder" if lost else ""
 
 
 def _report_fault(report: object, *_: object) -> str:

@@ -128,7 +128,12 @@ class DataKind(Generic[E]):
 
 def data_kind(name: str) -> DataKind[Any]:
     """The kind called `name`. Raises PluginError."""
-    faults = {"parse": _parse_fault, "example": _example_fault, "collate": _collate_fault}
+    faults = {
+        "parse": _parse_fault,
+        "example": _example_fault,
+        "examples": _examples_fault,
+        "collate": _collate_fault,
+    }
     return asked(f"data_kinds.{name}", discover().build("data_kinds", name), faults)
 
 
@@ -139,6 +144,12 @@ def _parse_fault(row: object, *_: Any) -> str:
 def _example_fault(example: object, *_: Any) -> str:
     counts = isinstance(getattr(example, "num_tokens", None), Integral)
     return "" if counts else f"{what(example)}, whose `num_tokens` is no whole number"
+
+
+def _examples_fault(examples: object, *_: Any) -> str:
+    if not isinstance(examples, Sequence):
+        return f"{what(examples)}, not a list of examples"
+    return next((fault for example in examples if (fault := _example_fault(example))), "")
 
 
 def _collate_fault(batch: object, *_: Any) -> str:

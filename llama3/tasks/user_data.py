@@ -125,7 +125,9 @@ def _write(options: UserDataOptions, out: StageOutput) -> None:
         raise ALL_HELD_OUT(path, rows=len(unique))
     kind = train[0].row.kind
     rows = _with_ids(path.stem, train)
-    for name, write in data_kind(kind).stored.items():
+    with asking(f"data_kinds.{kind}", "stored"):
+        writers = dict(data_kind(kind).stored)
+    for name, write in writers.items():
         with asking(f"data_kinds.{kind}", f"stored[{name!r}]"):
             written = list(write(rows, path.stem))
         write_rows(out.path / data_kind_spec(name).file, written)
@@ -227,7 +229,7 @@ def by_split(lines: Sequence[Line], path: Path) -> dict[Split, list[Line]]:
         if len(both) == 2
     ]
     if problems:
-        raise DataError.of(problems[:MOST_PROBLEMS])
+        raise DataError.of([*problems[:MOST_PROBLEMS], *_rest(path, len(problems) - MOST_PROBLEMS)])
     return sides
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from llama3.config.slot_types import Slot
 from llama3.model.batch import Batch
-from llama3.plugins.asking import ODD_RESULT, Fault, asked, json_fault, what
+from llama3.plugins.asking import ODD_RESULT, Fault, asked, asking, json_fault, what
 from llama3.plugins.registry import discover
 from llama3.training.algorithm import Algorithm, Plan, Term
 from llama3.training.causes import is_told_elsewhere
@@ -27,7 +27,9 @@ def asked_algorithm(name: str, algorithm: Algorithm) -> Algorithm:
     """`algorithm`, each of whose calls raises PluginError (L3-PLG-042, 043) where it fails or returns what the loop
     cannot use. What a device or another rank does to it passes: a run goes on after that."""
     where = f"algorithms.{name}"
-    if fault := plan_fault(getattr(algorithm, "plan", None)):
+    with asking(where, "plan", spares=is_told_elsewhere):
+        plan = getattr(algorithm, "plan", None)
+    if fault := plan_fault(plan):
         raise ODD_RESULT(where, method="plan", fault=fault)
     faults: dict[str, Fault] = {
         "prepare": batch_fault,

@@ -6,10 +6,12 @@ in the message of an exception; what leaves no witness is called so.
 
 from __future__ import annotations
 
+import os
+import re
 import signal
 from dataclasses import dataclass
 
-from llama3.errors import Interrupted, LlamaError
+from llama3.errors import Interrupted, LlamaError, said_by
 from llama3.full_disk import is_disk_full
 from llama3.training.recovery import BIT_FLIP, SPIKE
 
@@ -49,12 +51,13 @@ CAUSES = {
     )
 }
 
+_ECC = re.compile(r"\bECC\b")
 _PEER_GONE = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out waiting", "NCCL")
 
 
 def cause_of(error: BaseException) -> str:
     """The name of the cause that an exception stands for."""
-    kind, said = type(error).__name__, str(error)
+    kind, said = type(error).__name__, said_by(error)
     if isinstance(error, KeyboardInterrupt | Interrupted):
         return "stopped"
     if BIT_FLIP.code in said:
@@ -67,7 +70,7 @@ def cause_of(error: BaseException) -> str:
         return "out of memory"
     if kind == "OutOfMemoryError":
         return "GPU out of memory"
-    if "ECC" in said:
+    if _ECC.search(said):
         return "GPU memory"
     if "CUDA error" in said:
         return "GPU"
@@ -77,8 +80,16 @@ def cause_of(error: BaseException) -> str:
 
 
 def is_told_elsewhere(error: BaseException) -> bool:
-    """Whether an error in a plugin's call is told by itself, or came to it: of a device, the network, another rank."""
-    return isinstance(error, LlamaError) or cause_of(error) not in ("failed", "out of memory")
+    """Whether an error in a plugin's call is told by itself, or came to it: of a device, or another rank, where there
+    is one."""
+    if isinstance(error, LlamaError):
+        return True
+    ordinary = ("failed", "out of memory", *(() if _has_peers() else ("lost a rank",)))
+    return cause_of(error) not in ordinary
+
+
+def _has_peers() -> bool:
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def cause_of_exit(code: int, *, oom_killed: bool = False) -> str:

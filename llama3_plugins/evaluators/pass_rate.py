@@ -5,12 +5,23 @@ from __future__ import annotations
 import math
 import statistics
 
-from llama3.evaluators import CombinedReward, Rate, Result, Subject, build_rewards, replies, require_scorable, wilson
+from llama3.evaluators import (
+    CombinedReward,
+    Rate,
+    Result,
+    Subject,
+    build_rewards,
+    have_room,
+    replies,
+    require_scorable,
+    wilson,
+)
 from llama3_plugins.evaluators.options import PassRateOptions
 
 
 class PassRate:
-    """Result: `pass_rate` over all tasks and `by_family`, each {rate, low, high, n}; `mean_reward`; `not_scorable`.
+    """Result: `pass_rate` over all tasks and `by_family`, each {rate, low, high, n}; `mean_reward`; `not_scorable`;
+    `without_room` where prompts do not fit into the model's context: they are not asked, and count as not right.
 
     One sample per task: `score` is 1 (right) or 0, `reward` what the rewards said. An answer that cannot be scored is
     not right.
@@ -23,7 +34,8 @@ class PassRate:
     def run(self, subject: Subject, limit: int, seed: int) -> Result:
         reward = CombinedReward(subject.rewards if self.rewards is None else self.rewards)
         tasks = reward.tasks("held_out", self.options.limit or limit, seed)
-        texts = replies(subject, [task.messages for task in tasks], self.options.max_tokens)
+        asked = [task.messages for task in tasks]
+        texts, fits = replies(subject, asked, self.options.max_tokens), have_room(subject, asked)
         scores = reward.score([task.prompt for task in tasks], texts, [task.to_json() for task in tasks])
         require_scorable(scores)
         total, passed = scores.total, scores.passed
@@ -42,6 +54,7 @@ class PassRate:
             "by_family": {family: rate.to_json() for family, rate in by_family.items()},
             "mean_reward": statistics.fmean(score for score in total if not math.isnan(score)),
             "not_scorable": scores.not_scorable,
+            **({"without_room": fits.count(False)} if False in fits else {}),
         }
         return Result(metrics, samples)
 

@@ -26,7 +26,7 @@ from llama3.sources import (
     require_unchanged,
     shards_of,
 )
-from llama3_plugins.sources.columns import require_column
+from llama3_plugins.sources.columns import require_columns
 from llama3_plugins.sources.endings import TABLES
 from llama3_plugins.sources.packed import BROKEN, Damaged, opened
 from llama3_plugins.sources.recoded import encoding_of, in_utf8, is_utf8
@@ -91,7 +91,7 @@ class CsvSource:
         options = self.options
         rows = self._rows(file, location, collector)
         _, names = next(rows, (0, []))
-        require_column(options.text, names, location)
+        require_columns(options, names, location)
         for line, row in rows:
             where = f"{location}:{line}"
             if len(row) != len(names):
@@ -112,6 +112,7 @@ class CsvSource:
         lines = _Lines(file, max(LONGEST, options.max_document_bytes), location)
         separator = options.separator or ("\t" if ".tsv" in Path(location.lower()).suffixes else ",")
         reader = csv.reader(lines, delimiter=separator, strict=True)
+        is_after_break = False
         while True:
             begun, lines.left = reader.line_num + 1, lines.limit
             try:
@@ -120,10 +121,15 @@ class CsvSource:
                 count = reader.line_num - begun + 1
                 told = f"{error}" if count == 1 else f"{error}; {count} lines, to line {reader.line_num}"
                 collector.reject(f"{location}:{begun}", "broken_csv", told, count)
+                is_after_break = True
                 continue
             if row is None:
                 return
-            if row:
+            # A row that breaks within a quoted field ends where nobody can tell; its quote still closes somewhere.
+            is_after_break = is_after_break and any('"' in field for field in row)
+            if is_after_break:
+                collector.reject(f"{location}:{begun}", "broken_csv", "may be the rest of the row before it")
+            elif row:
                 yield begun, row
 
 

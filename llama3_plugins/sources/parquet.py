@@ -25,7 +25,7 @@ from llama3.sources import (
     require_unchanged,
     shards_of,
 )
-from llama3_plugins.sources.columns import require_column
+from llama3_plugins.sources.columns import require_columns
 from llama3_plugins.sources.endings import PARQUET
 from llama3_plugins.sources.packed import Damaged
 
@@ -73,7 +73,7 @@ class ParquetSource:
         path = Path(shard.files[0].path)
         file = open_parquet(path)
         names = file.schema_arrow.names
-        require_column(options.text, names, shard.location)
+        require_columns(options, names, shard.location)
         columns = [name for name in (options.text, options.url, options.date) if name in names]
         origin = origin_of(options, path)
         begin, end, first_row = shard.span or (0, file.num_row_groups, 0)

@@ -186,8 +186,12 @@ def test_extends_names_a_file_seen_from_the_one_that_says_so(write, tmp_path):
     assert load("quickstart", ["extends=team/base.yaml"], environ={}).config.run.name == "quickstart"
     write("pretrain: {stepz: 7}\n", "team/base.yaml")
     assert "team/base.yaml:1:12: pretrain.stepz" in str(refused("team/mine.yaml"))
-    write("extends: quickstart\n", "team/base.yaml")
-    assert "one level is allowed" in str(refused("team/mine.yaml"))
+    write("extends: quickstart\npretrain: {batch: 3}\n", "team/base.yaml")
+    below = load("team/mine.yaml", environ={}).config
+    assert (below.run.name, below.pretrain.batch, below.pretrain.lr) == ("quickstart", 3, 0.5)
+    write("extends: lowest.yaml\n", "team/base.yaml")
+    write("extends: quickstart\n", "team/lowest.yaml")
+    assert "'lowest.yaml' extends another one" in str(refused("team/mine.yaml"))
 
 
 def test_a_run_goes_on_in_its_own_folder(write, tmp_path, monkeypatch):
@@ -263,7 +267,7 @@ def test_extends_goes_one_level(write, site, built_ins):
     built_ins()
     assert load("acme:small", environ={}).config.run.name == "quickstart"
     assert load(write("extends: acme:flat\n"), environ={}).config.pretrain.steps == 9
-    assert "one level is allowed" in str(refused(write("extends: acme:small\n")))
+    assert "'acme:small' extends another one" in str(refused(write("extends: acme:small\n")))
 
 
 @pytest.mark.parametrize(

@@ -161,6 +161,31 @@ def test_bad_rows_are_named_by_line(tmp_path: Path) -> None:
     assert rejects[-1].detail == "unexpected end of data; 2 lines, to line 12"
 
 
+def test_the_rest_of_a_broken_row_is_no_document(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text('text,url\n"A \\"b\\" c\nhe said",http://q/1\nwhole,http://q/2\n')
+    rows, rejects = read(build("csv", path=str(path)))
+    assert rows == [("http://q/2", "whole")]
+    assert [(r.where.rsplit(":", 1)[1], r.detail) for r in rejects][-1] == ("3", "may be the rest of the row before it")
+
+
+@pytest.mark.parametrize(
+    ("header", "options", "said"),
+    [
+        ("text,url,text", {}, "2 columns are called 'text'"),
+        ("text,link", {"url": "lnk"}, "no column 'lnk'. did you mean 'link'?"),
+        ("Text;url", {}, "it may be separated by ';' (separator)"),
+        (" ", {}, "there is no header"),
+    ],
+)
+def test_headers_that_leave_a_doubt(tmp_path: Path, header: str, options: dict[str, str], said: str) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(f"{header}\na,b,c\n")
+    with pytest.raises(DataError) as caught:
+        read(build("csv", path=str(path), **options))
+    assert said in str(caught.value)
+
+
 def test_tables_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.csv"
     path.write_text("id,txt\n1,a\n")

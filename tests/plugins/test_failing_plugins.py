@@ -3,9 +3,11 @@ blamed."""
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,6 +20,7 @@ from llama3.cli import main
 from llama3.config.slot_types import Slot
 from llama3.errors import PluginError
 from llama3.model.config import ModelConfig
+from llama3.plugins.asking import asked
 from llama3.plugins.registry import discover
 from llama3.tasks.rewards import CombinedReward
 from llama3.testing.toys import toy_tokenizer
@@ -57,6 +60,7 @@ def failing(sound, options):
     return sound
 
 
+def throw(error): raise error
 def algorithm(options): return failing(NextToken(), options)
 def kind(): return failing(Tokens(), Odd(method="collate", gives="None"))
 def source(options): return failing(FilesSource(FilesOptions(path=options.path)), options)
@@ -213,6 +217,10 @@ def run(place: Path, sections: dict[str, object] | None = None, **pretrain: obje
         ("metrics", "", "it was the plugin"),
         ("metrics", "[1]", "it is a list"),
         ("state_dict", "{'a': torch.zeros(1)}", "not of JSON values"),
+        ("state_dict", "{'a': float('nan')}", "not of JSON values"),
+        ("loss", "throw(ConnectionResetError('the teacher is gone'))", "the teacher is gone"),
+        ("loss", "throw(type('Strange', (BaseException,), {})('odd'))", "Strange: odd"),
+        ("loss", "throw(type('Mute', (ValueError,), {'__str__': lambda self: 1 / 0})())", "Mute"),
         ("plan", "Plan(epochs=0)", "its epochs"),
     ],
 )
@@ -299,6 +307,25 @@ def test_the_prompts_that_an_evaluator_keeps(called, gives: str) -> None:
         kept_prompts([suite])
 
 
+def test_an_evaluator_that_fails_is_told(called, place: Path) -> None:
+    suites = {"tasks": [{"name": "bits_per_byte"}, {"name": "odd", "method": "run", "gives": ""}]}
+    code, told = called(*run(place, {"evaluation": suites, "quantization": []}))
+    assert (code, "suite odd failed: ZeroDivisionError: it was the plugin" in told) == (0, True), told
+
+
+def test_a_proxy_can_be_copied() -> None:
+    proxy = asked("algorithms.odd", SimpleNamespace(add=lambda name, method: name + method), {})
+    assert copy.copy(proxy).add(name=1, method=2) == 3
+
+
+def test_an_exporter_cannot_list_what_it_has_not_written(called, place: Path, tmp_path: Path) -> None:
+    for file in ("none.bin", "../../../../etc/passwd"):
+        gives = f"__import__('dataclasses').replace(sound(), files=({file!r},))"
+        odd = ["--to", "odd", "--set", "method=export", "--set", f"gives={json.dumps(gives)}"]
+        code, told = called("export", place / "model", tmp_path / "out", *odd)
+        assert (code, "exporters.odd: " in told, f"there is no file {file!r}" in told) == (4, True, True), told
+
+
 def test_a_filter_without_sound_features(called, place: Path) -> None:
     odd = {"filters": [{"name": "odd", "method": "features", "gives": ""}]}
     sources = {"sources": [{"name": "files", "path": str(place / "text")}]}
@@ -327,4 +354,4 @@ def test_a_package_of_presets_is_left_out(called, site) -> None:
 def test_a_command(called) -> None:
     code, told = called("fails")
     assert code == 4
-    assert "plugin acme-odd:fails: it failed: KeyError. 'it was the plugin'" in told
+    assert "plugin acme-odd: it failed: KeyError. 'it was the plugin'" in told

@@ -112,6 +112,19 @@ def test_equal_requests_give_equal_artifacts(run, tokenizer, tmp_path):
     assert hashes[0] == hashes[1]
 
 
+def test_worked_examples_that_do_not_fit_are_told(run, tokenizer, tmp_path, capfd):
+    base = put_checkpoint(run, tiny_model(tokenizer), tokenizer)
+    rows = [{"prompt": f"Say it {n} times.", "answer": "yes " * (300 if n % 2 else 1)} for n in range(60)]
+    (tmp_path / "tasks.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    rewards = [Slot(name="jsonl_tasks", path=str(tmp_path / "tasks.jsonl"))]
+    found = run.execute(
+        reject, {"checkpoint": base}, RejectOptions(**sampling(prompts=2, rewards=rewards), demonstrations=30)
+    )
+    unfit = found.metrics["unfit"]
+    assert 0 < unfit < 30
+    assert f"{unfit} of {unfit + sum(found.metrics['dialogs'].values())} dialogs do not fit" in capfd.readouterr().err
+
+
 def test_a_killed_stage_goes_on_from_its_checkpoint(run, tokenizer, monkeypatch):
     base = put_checkpoint(run, tiny_model(tokenizer), tokenizer)
     dialogs = run.execute(reject, {"checkpoint": base}, RejectOptions(**sampling(prompts=2), demonstrations=100))

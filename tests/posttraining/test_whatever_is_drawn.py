@@ -23,6 +23,8 @@ from llama3.posttraining.sampling import Sample, Sampled, _best_of_each, with_ro
 from llama3.tasks import Custom, Task
 from llama3.tasks.rewards import Scores
 from llama3.tokenizer import Tokenizer
+from llama3_plugins.evaluators.options import PassRateOptions
+from llama3_plugins.evaluators.pass_rate import PassRate
 
 
 @pytest.fixture
@@ -81,6 +83,24 @@ def test_an_evaluation_gives_a_long_prompt_what_room_there_is(tokenizer):
     assert texts[2] == ["", ""]
     alone = drawn(subject, asked[:1], max_tokens=None, temperature=0.0, samples=2)
     assert texts[0] == alone[0]
+
+
+def test_a_pass_rate_tells_how_many_prompts_were_never_asked(tokenizer):
+    config = ModelConfig(
+        dim=16, n_layers=1, n_heads=2, n_kv_heads=1, ffn_dim=32, vocab_size=tokenizer.vocab_size, max_seq_len=64
+    )
+    model = Llama(init_weights(Transformer(config), 0), tokenizer)
+    tasks = [task("hi"), task("ab " * 100)]
+    reward = SimpleNamespace(
+        tasks=lambda split, count, seed: tasks,
+        score=lambda prompts, answers, examples: [float(bool(a)) for a in answers],
+    )
+    subject = SimpleNamespace(model=model, max_tokens=8, rewards={"r": reward})
+    found = PassRate(PassRateOptions()).run(subject, 2, 0)
+    assert found.metrics["without_room"] == 1
+    assert [row["score"] for row in found.samples][1] == 0.0
+    tasks[1] = task("ho")
+    assert "without_room" not in PassRate(PassRateOptions()).run(subject, 2, 0).metrics
 
 
 def test_an_empty_answer_is_not_learnt(tokenizer):
