@@ -175,20 +175,22 @@ def _add_source(
         base, where, folder = parse_value(text, str(origin)), str(origin), FilePath()
         data = {**data, "extends": base}
     if base is not None:
-        below, of, file = _base(str(base), folder, where)
-        if (lowest := _mapping(below, file).get("extends")) is not None:
-            if of == "preset":
-                raise EXTENDS_TWICE(where, preset=base)
-            place = _mark(file, below, ("extends",))
-            lowest_parsed, kind_of, lowest_file = _base(str(lowest), FilePath(file).parent, place)
-            if "extends" in _mapping(lowest_parsed, lowest_file):
-                raise EXTENDS_TWICE(place, preset=lowest)
-            layers.add(lowest_parsed.data, kind_of, lowest_file, lowest_parsed.marks)
-        layers.add(below.data, of, file, below.marks)
+        _lay_base(layers, str(base), folder, where)
     layers.add(data, kind, label, parsed.marks)  # type: ignore[arg-type]
     if not isinstance(source, Mapping):
         _stay(layers, FilePath(source))
     return label
+
+
+def _lay_base(layers: Layers, name: str, folder: FilePath, where: str, *, is_last: bool = False) -> None:
+    """Lay what `extends` names, and below it what that extends, if it is a file. `is_last`: nothing may be below."""
+    base, kind, file = _base(name, folder, where)
+    below = _mapping(base, file).get("extends")
+    if below is not None:
+        if is_last or kind == "preset":
+            raise EXTENDS_TWICE(where, preset=name)
+        _lay_base(layers, str(below), FilePath(file).parent, _mark(file, base, ("extends",)), is_last=True)
+    layers.add(base.data, kind, file, base.marks)
 
 
 def _base(name: str, folder: FilePath, where: str) -> tuple[Parsed, Kind, str]:

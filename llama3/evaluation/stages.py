@@ -22,7 +22,7 @@ from llama3.errors import ArtifactError
 from llama3.evaluation.baselines import ORDER, ByteModel, gzip_bits_per_byte
 from llama3.evaluation.contamination import contaminated_share, own_share, trained_texts
 from llama3.evaluation.evaluator import HELD_OUT_BYTES, Result, Subject, texts
-from llama3.full_disk import is_disk_full
+from llama3.plugins.asking import is_of_the_machine
 from llama3.plugins.registry import discover
 from llama3.plugins.specs import EvaluatorSpec
 from llama3.plugins.targets import describe
@@ -161,7 +161,7 @@ def measure(
                 told = {**result.metrics, **_ways(result), **_about(slot)}
                 metrics = json.loads(json.dumps(told, allow_nan=False))
             except (Exception, SystemExit) as error:  # of anybody's plugin
-                if is_disk_full(error) or type(error).__name__ == "OutOfMemoryError":
+                if is_of_the_machine(error):
                     raise
                 results[slot.label] = {"error": describe(error), **_about(slot)}
                 out.event("evaluator_failed", suite=slot.label, error=describe(error))

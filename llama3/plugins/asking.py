@@ -33,6 +33,11 @@ def is_told_already(error: BaseException) -> bool:
     return isinstance(error, LlamaError)
 
 
+def is_of_the_machine(error: BaseException) -> bool:
+    """Whether a device's memory or a disk is full, which is no plugin's fault."""
+    return type(error).__name__ == "OutOfMemoryError" or is_disk_full(error)
+
+
 @contextmanager
 def asking(
     where: str,
@@ -50,7 +55,7 @@ def asking(
     except (KeyboardInterrupt, GeneratorExit):  # the latter of who reads no further
         raise
     except BaseException as error:  # of anybody's library: some end tasks, or panic, so
-        if type(error).__name__ == "OutOfMemoryError" or spares(error) or is_disk_full(error):
+        if spares(error) or is_of_the_machine(error):
             raise
         told = describe(error)
         raise (FAILED(where, method=method, error=told) if failed is None else failed(told)) from error

@@ -3,8 +3,6 @@ anything is trained, not when their turn comes."""
 
 from __future__ import annotations
 
-from typing import Any
-
 from llama3.artifacts import Artifact
 from llama3.checkpoints.load import read_config
 from llama3.config.schema import Config, PreferSection, SFTSection
@@ -21,6 +19,7 @@ from llama3.tasks.data_kind import data_kind, data_kind_spec
 from llama3.tasks.rewards import CombinedReward, build_rewards
 from llama3.tasks.rows import read_rows
 from llama3.tokenizer import Tokenizer
+from llama3.training.asked_algorithm import build_algorithm
 
 
 def require_prompt_room(config: Config, vocabulary: Artifact, start: Artifact | None, given: Artifact | None) -> None:
@@ -73,8 +72,7 @@ def _require_rows(config: Config, given: Artifact, tokenizer: Tokenizer, context
     file = given.path / data_kind_spec(spec.data).file
     if not file.exists():
         return  # told by the stage
-    algorithm: Any = discover().build("algorithms", slot.name, slot.options)
     examples = data_kind(spec.data).examples(tokenizer, list(read_rows(file)))
-    drawing = drawing_of(section, spec, algorithm)
+    drawing = drawing_of(section, spec, build_algorithm(slot))
     kept = fitting(examples, drawing.max_tokens if drawing else None, context, config.post_training.data or "")
     refuse_long(kept, context)

@@ -6,7 +6,6 @@ in the message of an exception; what leaves no witness is called so.
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 from dataclasses import dataclass
@@ -80,16 +79,11 @@ def cause_of(error: BaseException) -> str:
 
 
 def is_told_elsewhere(error: BaseException) -> bool:
-    """Whether an error in a plugin's call is told by itself, or came to it: of a device, or another rank, where there
-    is one."""
+    """Whether an error in a plugin's call is told by itself, or came to it: of a device, or another rank. Python's own
+    ConnectionError is of whom the plugin itself has asked: torch.distributed raises others."""
     if isinstance(error, LlamaError):
         return True
-    ordinary = ("failed", "out of memory", *(() if _has_peers() else ("lost a rank",)))
-    return cause_of(error) not in ordinary
-
-
-def _has_peers() -> bool:
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return not isinstance(error, ConnectionError) and cause_of(error) not in ("failed", "out of memory")
 
 
 def cause_of_exit(code: int, *, oom_killed: bool = False) -> str:
