@@ -544,6 +544,13 @@ mod tests {
     }
 
     #[test]
+    fn every_nan_is_narrowed_to_one() {
+        for bits in [0x7f80_0001, 0x7fff_ffff, 0xff80_0001, 0xffff_8000, u32::MAX] {
+            assert_eq!(Bf16::narrow(f32::from_bits(bits)), 0x7fc0);
+        }
+    }
+
+    #[test]
     fn the_number_of_threads_does_not_show() {
         let x: Vec<f32> = (0..3 * 600).map(|i| (i % 17) as f32 - 8.3).collect();
         let w: Vec<f32> = (0..500 * 600).map(|i| (i % 29) as f32 - 14.1).collect();
