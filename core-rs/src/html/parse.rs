@@ -272,7 +272,10 @@ impl Reader {
                 _ if self.guard().raw.borrow().is_some() => self.raw(rest),
                 Opening::Start => self.start_tag(rest),
                 Opening::End => self.end_tag(rest),
-                Opening::Nothing => 3,
+                Opening::Nothing => {
+                    self.end_text();
+                    3
+                }
                 Opening::Cdata if self.guard().in_foreign() => self.cdata(rest),
                 Opening::Cdata | Opening::Comment => {
                     inside = true;
@@ -282,6 +285,11 @@ impl Reader {
             };
             inside = inside && self.guard().tokens.get() == before;
         }
+    }
+
+    /// Lets the tokenizer finish what may go on in what it is fed next: a lone `<`, the first letters of `&amp;`.
+    fn end_text(&self) {
+        self.feed("</>"); // means nothing
     }
 
     /// Feeds everything before the next `<`.
@@ -325,17 +333,18 @@ impl Reader {
         if !ours || end == rest.len() {
             return self.up_to_next(rest);
         }
-        // Only the tokenizer knows whether this is text (inside `<!-- <script>`); either way the text is the same.
+        // Only the tokenizer knows whether this is text (inside `<!-- <script>`).
         self.feed(&rest[..end]);
         self.feed(">");
         if self.guard().raw.borrow().is_some() {
-            end
+            end + usize::from(rest[end..].starts_with('>'))
         } else {
             Attributes::scan(rest.as_bytes()).end
         }
     }
 
     fn cdata(&self, rest: &str) -> usize {
+        self.end_text();
         let text = &rest["<![CDATA[".len()..];
         let end = text.find("]]>").unwrap_or(text.len());
         let token = Token::CharacterTokens(StrTendril::from_slice(

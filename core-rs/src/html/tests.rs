@@ -21,7 +21,7 @@ fn work_of(page: &str) -> usize {
     WORK.get()
 }
 
-const PIECES: [&str; 26] = [
+const PIECES: [&str; 30] = [
     "<p>",
     "</p>",
     "<div>",
@@ -48,6 +48,10 @@ const PIECES: [&str; 26] = [
     "<pre>",
     "<!--",
     "-->",
+    "<",
+    "</>",
+    "&am",
+    "p;",
 ];
 
 fn soup() -> impl Strategy<Value = String> {
@@ -79,6 +83,25 @@ proptest! {
     fn reading_in_pieces_changes_nothing(page in soup()) {
         prop_assert_eq!(main_text(&page), super::layout::Layout::of(&parse::parse_in_one_piece(&page)).text());
     }
+}
+
+#[test]
+fn what_is_not_fed_ends_the_text_before_it() {
+    let pages = [
+        "<</>/&",
+        "<</>b>c",
+        "a&am</>p;",
+        "<svg><text>a<<![CDATA[x]]>y",
+        "<svg><text>a&<![CDATA[x]]>y",
+        "<svg><text>a&am<![CDATA[x]]>p;",
+        "<math><mi>a<</mi><<![CDATA[x]]></math>",
+        "<math><mi><script><!--<script></script>",
+    ];
+    for page in pages {
+        let whole = super::layout::Layout::of(&parse::parse_in_one_piece(page)).text();
+        assert_eq!(main_text(page), whole, "{page}");
+    }
+    assert_eq!(main_text("<</>/&"), "</&");
 }
 
 fn deepest(page: &str) -> usize {
