@@ -120,6 +120,11 @@ def test_never_fails_on_malformed_markup(page: str) -> None:
     assert "\x00" not in main_text(page)
 
 
+def test_an_empty_end_tag_takes_no_text_with_it() -> None:
+    assert main_text("<p>if a <</>b> then c</p>") == "if a <b> then c"
+    assert main_text("<p>a&am</>p;</p>") == "a&amp;"
+
+
 def test_deep_nesting_and_long_pages_are_linear() -> None:
     assert main_text("<div>" * 20_000 + "deep" + "</div>" * 20_000) == "deep"
     assert len(main_text("<p>word</p>" * 50_000)) == 50_000 * 6 - 2

@@ -333,7 +333,8 @@ impl Reader {
         if !ours || end == rest.len() {
             return self.up_to_next(rest);
         }
-        // Only the tokenizer knows whether this is text (inside `<!-- <script>`).
+        // Only the tokenizer knows whether this is text (inside `<!-- <script>`). An end tag with attributes, which
+        // mean nothing, then has a `>` too many.
         self.feed(&rest[..end]);
         self.feed(">");
         if self.guard().raw.borrow().is_some() {

@@ -544,7 +544,7 @@ mod tests {
     }
 
     #[test]
-    fn every_nan_is_narrowed_to_one() {
+    fn the_lowest_and_highest_nans_are_narrowed_to_one() {
         for bits in [0x7f80_0001, 0x7fff_ffff, 0xff80_0001, 0xffff_8000, u32::MAX] {
             assert_eq!(Bf16::narrow(f32::from_bits(bits)), 0x7fc0);
         }

@@ -56,7 +56,7 @@ impl Number for Bf16 {
     fn narrow(value: f32) -> Self {
         const QUIET_NAN: Bf16 = 0x7fc0;
         let bits = value.to_bits();
-        // The highest NaNs leave the range.
+        // The highest NaNs would overflow; they are replaced below.
         let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
         if value.is_nan() {
             QUIET_NAN
