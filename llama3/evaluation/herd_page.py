@@ -32,7 +32,7 @@ def render_herd(report: Mapping[str, Any]) -> str:
     )
     page = _template().render(
         style=style(), run=report["run"], sizes=herd["sizes"], pages=list(report["sizes"]), tables=tables,
-        changes=list(_changes(herd)),
+        changes=list(_changes(herd)), failed=herd.get("failed", []),
     )  # fmt: skip
     return page.encode("utf-8", "replace").decode()
 
