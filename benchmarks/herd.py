@@ -17,6 +17,7 @@ from typing import Any
 import common
 
 import llama3
+from llama3.evaluation.comparison import change_cells
 from llama3.evaluation.herd_figures import STEP_HEAD, step_table
 from llama3.sized import CONTROL
 
@@ -55,10 +56,9 @@ def of(steps: Sequence[Row], step: str, size: str) -> list[Row]:
 
 
 def told(rows: Sequence[Row]) -> str:
-    """Changes with their intervals."""
-    return "; ".join(
-        f"{row['size']} {row['round']}: {row['change']:+.1%} [{row['low']:+.1%}, {row['high']:+.1%}]" for row in rows
-    )
+    """Changes of shares with their intervals."""
+    cells = ((row, change_cells(row["change"], row["low"], row["high"], "higher")) for row in rows)
+    return "; ".join(f"{row['size']} {row['round']}: {change} {ends}" for row, (change, ends) in cells)
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ from llama3.config.sizes import SizeSection
 from llama3.evaluation.data_table import data_table
 from llama3.evaluation.herd_figures import Stations, station_rows, steps_of, taught_steps
 from llama3.evaluation.herd_page import render_herd
+from llama3.evaluation.kept_suites import told_failures
 from llama3.evaluation.stages import EvaluateOptions, evaluate
 from llama3.execution import Executor
 from llama3.outcome import Raising, Round, Trained
@@ -85,6 +86,7 @@ def tell_herd(make: Executor, config: Config, herd: Mapping[str, Size]) -> Raisi
                 for row in taught_steps(name, found, alone)
             ],
             "data": {name: data_of(size) for name, size in herd.items()},
+            "failed": list(told_failures(_results(make.made))),
         },
         "sizes": {name: dict(size.raised.report) for name, size in herd.items() if size.raised.report},
         "seconds": make.run.seconds_of(make.made),
@@ -92,6 +94,12 @@ def tell_herd(make: Executor, config: Config, herd: Mapping[str, Size]) -> Raisi
     }
     make.write_report(report, render_herd(report))
     return Raising(first.trained, report)
+
+
+def _results(made: Mapping[str, Artifact]) -> dict[str, Mapping[str, Any]]:
+    """Of every evaluation, by the name of its model: small-final-2."""
+    measured = {key: artifact for key, artifact in made.items() if artifact.manifest.stage == evaluate.name}
+    return {key.replace("evaluate-", "", 1): artifact.metrics for key, artifact in measured.items()}
 
 
 def _about(name: str, size: Size, config: Config) -> dict[str, Any]:

@@ -227,6 +227,15 @@ def test_answers_of_all_sizes_can_be_annotated(herd):
     assert {"small-reject-1", "medium-reject-2"} <= texts_of_run(RunDir(run.path)).keys()
 
 
+def test_the_tables_of_a_herd_tell_points(herd):
+    _, run = herd
+    page = (run.path / "report.html").read_text()
+    for row in run.report["herd"]["steps"]:
+        assert row["better"] == "higher"
+        if row["change"] is not None:
+            assert f"<td>{100 * row['change']:+.1f} pt</td>" in page
+
+
 def test_models_of_a_herd_are_compared_by_their_names(herd, capsys):
     _, run = herd
     with pytest.raises(SystemExit) as done:

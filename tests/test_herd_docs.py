@@ -88,6 +88,11 @@ def test_make_herd_names_the_floors_that_are_missed(bench, change, missed):
     assert [name for name, holds, _ in bench.floors(made_up(**change)) if not holds] == missed
 
 
+def test_make_herd_tells_changes_in_points(bench):
+    found = {name: told for name, _, told in bench.floors(made_up())}
+    assert found["a teacher is worth more than none"] == "big 1: +4.0 pt [+2.0, +6.0]"
+
+
 def test_a_herd_is_not_asked_for_a_step_that_it_does_not_have(bench):
     herd = made_up()
     herd["sizes"] = {"big": {"algorithm": "dpo", "teacher": None}}

@@ -22,6 +22,13 @@ from llama3.errors import ArtifactError, printable
 NO_ARTIFACTS = ArtifactError.declare(
     "L3-ART-010", "this run has no artifacts", why="no stage has finished yet", fix="run it first"
 )
+UNLINKED = ArtifactError.declare(
+    "L3-ART-015",
+    "this run does not tell which of its artifacts are current",
+    why="the links to them are gone: it was copied without them, as cp -L does",
+    fix="copy it with cp -a, or let `llama3 run {path}` link what is there; one artifact can be asked about as it is, "
+    "such as {example}",
+)
 
 State = Literal["ok", "damaged", "missing"]
 
@@ -88,7 +95,7 @@ def trace(path: str | Path, *, search: Iterable[str | Path] = (), verify: bool =
     For a run directory there is one tree per current artifact that no other current one was made from, the release
     first. Parents are looked for beside each artifact and in the `search` directories.
     `verify` hashes every payload on the way; otherwise sizes are checked. Raises ArtifactError
-    (L3-ART-001, -010) when there is nothing to trace.
+    (L3-ART-001, -010, -015) when there is nothing to trace.
     """
     starts = _starts(Path(path).resolve())
     folders = {start.parent for start in starts} | {Path(place).resolve() for place in search}
@@ -106,7 +113,8 @@ def _starts(path: Path) -> list[Path]:
     if folder.is_dir():
         links = sorted(link for link in folder.iterdir() if link.is_symlink() and link.is_dir())
         if not links:
-            raise NO_ARTIFACTS(path)
+            there = sorted(manifest.parent for manifest in folder.glob(f"*/{MANIFEST}"))
+            raise UNLINKED(path, path=path, example=there[-1]) if there else NO_ARTIFACTS(path)
         return [link.resolve() for link in links]
     inside = next((parent for parent in (path, *path.parents) if (parent / MANIFEST).is_file()), None)
     return [Artifact(path).location if inside is None else inside]

@@ -70,16 +70,19 @@ def _placed_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def seconds_of(folder: Path, made: Mapping[str, Artifact]) -> dict[str, float]:
-    """How long each artifact in `made` took by key, attempts that were stopped included. What is not known is left
-    out."""
+    """How long each artifact in `made` took by key, attempts that were stopped included, and that of the artifact whose
+    place it took because parts of it had failed. What is not known is left out."""
     names = {key: artifact.location.name for key, artifact in made.items()}
     spent: dict[str, float] = {}
     total: dict[str, float] = {}
+    earlier: dict[str, float] = {}
     for event in read_json_lines(folder / EVENTS):
+        if event.get("kind") == "stage_start" and event.get("after") in total:
+            earlier[str(event.get("artifact"))] = total[event["after"]]
         if event.get("kind") not in ENDED:
             continue
         name = event.get("artifact") or names.get(event.get("key", ""), "")
         spent[name] = spent.get(name, 0.0) + float(event.get("seconds") or 0.0)
         if event["kind"] == "stage_done":
-            total[name] = spent.pop(name)
+            total[name] = spent.pop(name) + earlier.pop(name, 0.0)
     return {key: round(total[name], 3) for key, name in names.items() if name in total}

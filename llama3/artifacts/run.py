@@ -4,8 +4,9 @@
       config.yaml origin.json plugins.json env.json    what was asked, and with what
       precision.json                                   what the machine computes faster in, where that was left open
       events.jsonl metrics.jsonl samples.jsonl         append-only, readable mid-run
-      artifacts/<key>-<request>/                       finished artifacts; artifacts/<key> links to the
-      current one scratch/<key>-<request>/                         of unfinished stages, kept for the next try
+      artifacts/<key>-<request>/                       finished artifacts; artifacts/<key> links to the current one
+      artifacts/<key>-<request>-<n>/                   one of which a part had failed, made again (see `stages.stage`)
+      scratch/<key>-<request>/                         of unfinished stages, kept for the next try
       reliability/                                     what interrupted training (llama3.training.ledger)
       damaged/                                         artifacts that failed verification, moved aside, if any
       report.html report.json
@@ -222,10 +223,10 @@ class RunDir:
         """The stage's artifact: an existing one whose request is equal and whose bytes verify, or a new one.
 
         `key` names it within the run (default: the stage's name; a round gives its number). A damaged
-        artifact is moved to damaged/ and made again. Raises what the stage raises; ArtifactError when the
-        disk is full; Interrupted on Ctrl-C or SIGTERM. In all cases
-        nothing unfinished becomes visible, finished artifacts and the stage's scratch stay, and the same
-        call goes on from there.
+        artifact is moved to damaged/ and made again. One that lacks parts (`Stage.failures`) is made again beside
+        itself, and stays current where the same parts fail again. Raises what the stage raises; ArtifactError
+        when the disk is full; Interrupted on Ctrl-C or SIGTERM. In all cases nothing unfinished becomes visible,
+        finished artifacts and the stage's scratch stay, and the same call goes on from there.
         """
         self.open()
         stage.check(inputs)
@@ -238,20 +239,22 @@ class RunDir:
             plugins=list(plugins),
         )
         key = key or stage.name
-        target = self.artifacts / f"{key}-{request.hash[:12]}"
-        made = self._reuse(target, request)
-        if made is None:
+        name = f"{key}-{request.hash[:12]}"
+        made = self._newest(name, request)
+        lacks = {} if made is None else stage.failures(made.metrics)
+        if made is None or lacks:
 
-            def run(out: StageOutput) -> None:
+            def run(out: StageOutput) -> Artifact | None:
+                """The artifact that is there, where the same parts failed again."""
                 stage.run(inputs, options, out)
-                write_manifest(out.path, request, environment.code(), out.metrics)
+                manifest = write_manifest(out.path, request, environment.code(), out.metrics)
+                return made if lacks and stage.failures(manifest.metrics) == lacks else None
 
-            self._make(key, target, run)
-            made = Artifact(target)
+            made = self._make(key, name, run, made, list(lacks))
         else:
             self.event("stage_skipped", stage=stage.name, key=key, hash=made.hash)
             self.display.note(f"[green]✓[/] {key}  [dim]nothing to do ({made.hash[:12]})[/]")
-        self._point(key, target.name)
+        self._point(key, made.location.name)
         self._forget_scratch(key)
         return made
 
@@ -274,6 +277,17 @@ class RunDir:
             link.unlink()
             fsync_dir(self.artifacts)
             self.event("withdrawn", key=key)
+
+    def _newest(self, name: str, request: StageRequest) -> Artifact | None:
+        """The artifact that answers `request`: of several, each made again for what the one before lacked, the last."""
+        found = (self._reuse(self.artifacts / each, request) for each in reversed(self._attempts(name)))
+        return next((artifact for artifact in found if artifact is not None), None)
+
+    def _attempts(self, name: str) -> list[str]:
+        """`name` itself and NAME-2, NAME-3 ..., as far as they are there."""
+        numbered = [(entry, entry.removeprefix(f"{name}-")) for entry in os.listdir(self.artifacts)]
+        again = {int(number): entry for entry, number in numbered if number != entry and number.isdecimal()}
+        return [name, *(again[number] for number in sorted(again))]
 
     def _reuse(self, target: Path, request: StageRequest) -> Artifact | None:
         """The artifact at `target` if it answers `request` and every byte verifies; a damaged one goes
@@ -318,30 +332,54 @@ class RunDir:
         fsync_dir(path.parent)
         return aside
 
-    def _make(self, key: str, target: Path, run: Callable[[StageOutput], None]) -> None:
-        """Run a stage into a temporary directory and publish it as `target`."""
+    def _make(
+        self,
+        key: str,
+        name: str,
+        run: Callable[[StageOutput], Artifact | None],
+        earlier: Artifact | None,
+        again: Sequence[str],
+    ) -> Artifact:
+        """Run a stage into a temporary directory and publish it, unless `run` tells of one that stays: as `name`, or
+        beside `earlier`, of which the parts `again` failed."""
+        target = self.artifacts / (name if earlier is None else self._free(name))
         temporary = temporary_beside(target)
-        scratch = self.scratch / target.name
+        scratch = self.scratch / name
         scratch.mkdir(exist_ok=True)
         started = time.monotonic()
         try:
             # The handler stands before the stage is announced: whoever reads of its start may stop it.
             with self.signals:
-                self.event("stage_start", key=key, **logbook.begun(self.path, target.name))
-                self.display.note(f"[cyan]▸[/] {key}")
+                after = {} if earlier is None else {"after": earlier.location.name, "again": again}
+                self.event("stage_start", key=key, **logbook.begun(self.path, target.name), **after)
+                self.display.note(
+                    f"[cyan]▸[/] {key}" + (f"  [dim]again: {escape(', '.join(again))}[/]" if again else "")
+                )
                 temporary.mkdir()
-                run(self._output(key, temporary, scratch))
-                fsync_tree(temporary)
-                publish(temporary, target)
+                kept = run(self._output(key, temporary, scratch, earlier))
+                if kept is None:
+                    fsync_tree(temporary)
+                    publish(temporary, target)
         except BaseException as error:
             shutil.rmtree(temporary, ignore_errors=True)
             self._fail(key, error, artifact=target.name, seconds=round(time.monotonic() - started, 3))
             raise
         seconds = round(time.monotonic() - started, 3)
-        self.event("stage_done", key=key, artifact=target.name, seconds=seconds)
-        self.display.note(f"[green]✓[/] {key}  [dim]{seconds:.1f} s[/]")
+        if kept is None:
+            self.event("stage_done", key=key, artifact=target.name, seconds=seconds)
+            self.display.note(f"[green]✓[/] {key}  [dim]{seconds:.1f} s[/]")
+        else:
+            shutil.rmtree(temporary, ignore_errors=True)
+            self.event("stage_unmended", key=key, hash=kept.hash, seconds=seconds)
+            self.display.note(f"[yellow]![/] {key}  [dim]failed as before ({kept.hash[:12]}), {seconds:.1f} s[/]")
         if self.signals.seen:  # something swallowed the exception that a signal had raised
             raise STOPPED_AFTER(self.path, key=key)
+        return kept or Artifact(target)
+
+    def _free(self, name: str) -> str:
+        """The name of the next attempt."""
+        _, _, number = self._attempts(name)[-1].removeprefix(name).partition("-")
+        return f"{name}-{int(number or 1) + 1}"
 
     def _forget_scratch(self, key: str) -> None:
         """Remove the stage's in-stage checkpoints, also those of a process killed right after it
@@ -352,11 +390,11 @@ class RunDir:
             if own.fullmatch(leftover.name):
                 shutil.rmtree(leftover, ignore_errors=True)
 
-    def _output(self, key: str, temporary: Path, scratch: Path) -> StageOutput:
+    def _output(self, key: str, temporary: Path, scratch: Path, earlier: Artifact | None) -> StageOutput:
         def record(kind: str, **fields: Any) -> None:
             self.event(kind, key=key, **fields)
 
-        return StageOutput(temporary, scratch, self.path, record=record, display=self.display)
+        return StageOutput(temporary, scratch, self.path, record=record, display=self.display, earlier=earlier)
 
     def _fail(self, key: str, error: BaseException, **facts: Any) -> None:
         """Record a stage's failure; turn a full disk and an interrupt into errors that say what to do."""

@@ -47,12 +47,21 @@ TokenizerArtifact = Annotated[Artifact, OfType("tokenizer")]
 # `Corpus` and `Tokenizer` are what reads the artifacts of these types.
 
 
+Failures = Callable[[Mapping[str, Any]], Mapping[str, str]]
+"""Of an artifact's metrics, the parts that could not be made, each with why."""
+
+
+def _none(metrics: Mapping[str, Any]) -> Mapping[str, str]:
+    return {}
+
+
 @dataclass(frozen=True, slots=True)
 class Stage:
     """What a stage is called, makes and reads. Calling it calls its function.
 
     `required` and `optional` map roles to types of artifacts (None: any); with `others` it takes artifacts in further
-    roles. `every_rank`: under `torchrun` all processes call it together, else the first one alone.
+    roles. `every_rank`: under `torchrun` all processes call it together, else the first one alone. `failures` tells, by
+    the metrics of an artifact, which parts it lacks (see `stage`).
     """
 
     name: str
@@ -62,6 +71,7 @@ class Stage:
     optional: Mapping[str, str | None] = field(default_factory=dict)
     others: bool = False
     every_rank: bool = False
+    failures: Failures = _none
 
     def __post_init__(self) -> None:
         known = {*self.required.values(), *self.optional.values()} - {None}
@@ -87,8 +97,14 @@ class Stage:
                 artifact.expect(kind)
 
 
-def stage(*, output: str, every_rank: bool = False) -> Callable[[Callable[..., None]], Stage]:
+def stage(
+    *, output: str, every_rank: bool = False, failures: Failures = _none
+) -> Callable[[Callable[..., None]], Stage]:
     """Declare a stage: it has the name of its function and makes an artifact of the type `output`.
+
+    One whose artifact may lack parts tells which by `failures`. Such an artifact is used like any other, and made
+    again the next time that it is asked for: what failed may have been passing. The stage then finds it in
+    `StageOutput.earlier`, to take over what it has. The new one takes its place unless its failures are the same.
 
     Raises ValueError for a type that no artifact has.
     """
@@ -104,7 +120,7 @@ def stage(*, output: str, every_rank: bool = False) -> Callable[[Callable[..., N
             elif name not in ("options", "out"):
                 roles = required if parameter.default is parameter.empty else optional
                 roles[name] = next(_types(hints[name]), None)
-        return Stage(function.__name__, function, output, required, optional, others, every_rank)
+        return Stage(function.__name__, function, output, required, optional, others, every_rank, failures)
 
     return declare
 
@@ -134,6 +150,8 @@ class StageOutput:
     metrics: dict[str, Any] = field(default_factory=dict)
     record: Callable[..., None] = lambda kind, **fields: None
     display: Display = field(default_factory=Display.silent)
+    earlier: Artifact | None = None
+    """The artifact of this very request that is made again, because parts of it failed (see `stage`)."""
 
     def event(self, kind: str, **fields: Any) -> None:
         """Write one line to the run's events.jsonl."""

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from llama3.artifacts.files import write_json_atomic
 from llama3.checkpoints.hf import HfWeights, Tensors, parse_config
 from llama3.checkpoints.layouts import CONFIG_FILE
-from llama3.checkpoints.scheme import Parts, QuantizationScheme, build_scheme
+from llama3.checkpoints.scheme import Parts, QuantizationScheme, build_scheme, try_linear
 from llama3.checkpoints.source import common_dtype
 from llama3.checkpoints.weights import (
     TENSOR_MISSING,
@@ -148,9 +148,10 @@ def save_quantized(
 def load_quantized(
     folder: Path, raw: Mapping[str, Any], *, dtype: torch.dtype, device: torch.device | str
 ) -> Transformer:
-    """Read what `save_quantized` wrote. The scheme is found by name among the installed plugins.
+    """Read what `save_quantized` wrote. The scheme is found by name among the installed plugins, and its first matrix
+    multiplied once.
 
-    Raises CheckpointError for damage, PluginError where the scheme is not installed or cannot run on the device.
+    Raises CheckpointError for damage, PluginError where the scheme is not installed, cannot run on the device or fails.
     """
     config = parse_config(raw, folder)
     name, scheme = _scheme(raw, folder, torch.device(device).type)
@@ -159,6 +160,7 @@ def load_quantized(
     refuse_non_finite(state, str(folder))
     model = empty_model(config, state)
     targets = scheme.targets(config)
+    shapes = [_linear(model, target, called(scheme)).weight.shape for target in targets]
     for target in targets:
         prefix = f"{target}."
         parts = {key.removeprefix(prefix): state[key] for key in state if key.startswith(prefix)}
@@ -174,6 +176,9 @@ def load_quantized(
         assign(model, state)
     except RuntimeError as error:
         raise DO_NOT_FIT(folder, error=error) from error
+    for target, (rows, columns) in zip(targets[:1], shapes[:1], strict=True):
+        row_1D = torch.zeros(1, columns, dtype=dtype, device=device)
+        try_linear(f"{called(scheme)}: {target}", model.get_submodule(target), row_1D, rows)
     return model.requires_grad_(False)
 
 

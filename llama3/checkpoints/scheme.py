@@ -66,6 +66,21 @@ def build_scheme(name: str, options: Mapping[str, Any], device: str | None = Non
     return scheme
 
 
+@torch.no_grad()
+def try_linear(where: str, module: nn.Module, row_1D: Tensor, rows: int) -> None:
+    """Multiply a row [1, columns] by what a scheme made of a matrix [rows, columns]: once where a model is loaded, for
+    nothing watches the products of its steps. Raises PluginError (L3-PLG-042, 043), naming the scheme as `where`
+    does, where it fails or gives no row of as many numbers."""
+
+    def fault(found: object, *_: object) -> str:
+        if not isinstance(found, Tensor):
+            return f"{what(found)}, not a tensor"
+        shape = list(found.shape)
+        return "" if shape == [1, rows] else f"of {list(row_1D.shape)} it makes {shape}, not {[1, rows]}"
+
+    asked(where, module, {"forward": fault}).forward(row_1D)
+
+
 def _supports_fault(problems: object, *_: Any) -> str:
     is_row = isinstance(problems, Sequence) and all(isinstance(problem, Problem) for problem in problems)
     return "" if is_row else f"{what(problems)}, not a list of Problems"

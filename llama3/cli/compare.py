@@ -61,7 +61,10 @@ def compare(
         print_json(found)
         return
     print_table(list(comparison_rows(found)), [title.upper() for title in TABLE_HEAD])
-    note(f"changes are against {found['models'][0]}: positive where a model is better, with 95 % intervals")
+    note(
+        f"changes are against {found['models'][0]}: positive where a model is better, in points (pt) of shares and "
+        "percent of costs, with 95 % intervals"
+    )
     if out is not None:
         note(f"details: {out / 'comparison.json'}, {out / 'comparison.html'}")
 

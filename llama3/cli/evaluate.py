@@ -16,7 +16,12 @@ if TYPE_CHECKING:
     from llama3.artifacts import Artifact
     from llama3.config import Config, Loaded
 
-SUITE_RAISED = LlamaError.declare("L3-EVL-058", "the suite could not be measured", why="{error}")
+SUITE_RAISED = LlamaError.declare(
+    "L3-EVL-058",
+    "the suite could not be measured",
+    why="{error}",
+    fix="mend that, and give the same command again: it measures what failed",
+)
 
 
 def evaluate(

@@ -39,8 +39,9 @@ from llama3.evaluation.intervals import (
     ratio,
     studentised,
 )
+from llama3.evaluation.kept_suites import RESULTS, SAMPLES
 from llama3.evaluation.safety_gate import gate_rows, unreachable
-from llama3.evaluation.stages import CONDITIONS, RESULTS, SAMPLES, SCORE_BETTER, SCORED, evaluate
+from llama3.evaluation.stages import CONDITIONS, SCORE_BETTER, SCORED, evaluate
 
 NO_AUDIT = GateFailed.declare("L3-AUD-001", "an audit is needed, this was made by the stage {stage!r}")
 OTHER_MODEL = GateFailed.declare(
@@ -60,7 +61,8 @@ NOT_AUDITABLE = GateFailed.declare(
     "L3-AUD-005",
     "no audit could pass, so this model is not trained on",
     why="{why}",
-    fix="evaluate more items (evaluation.limit, more held-out rows), mend the evaluator, or widen audit.margins",
+    fix="evaluate more items (evaluation.limit, more held-out rows), or widen audit.margins; the same command measures "
+    "a suite that failed again",
 )
 NOT_MET = GateFailed.declare(
     "L3-AUD-006",

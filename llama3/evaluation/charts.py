@@ -144,22 +144,26 @@ def rate_chart(rates: Mapping[str, Rate]) -> str:
     return _svg(parts, f"pass rates with 95 % intervals: {told}")
 
 
-def change_chart(changes: Mapping[str, tuple[float, float, float]]) -> str:
-    """Changes with their intervals (low, change, high), a row each, beside the line of no change."""
+def change_chart(changes: Mapping[str, tuple[float, float, float]], unit: str) -> str:
+    """Changes with their intervals (low, change, high), a row each, beside the line of no change. `unit` is that of a
+    hundredth: % or points (pt)."""
     row, start, height = 30, 150, 30 * len(changes) + BOTTOM
     values = ticks(
         min(0.0, *(low for low, _, _ in changes.values())), max(0.0, *(high for *_, high in changes.values()))
     )
     at = _scale(values[0], values[-1], start, WIDTH - RIGHT)
     parts = [_line(at(0), 0, at(0), height - BOTTOM, "axis")]
-    parts += [_text(at(v), height - BOTTOM + 17, f"{100 * v:+.3g} %" if v else "0") for v in values]
+    parts += [_text(at(v), height - BOTTOM + 17, f"{100 * v:+.3g} {unit}" if v else "0") for v in values]
     for index, (name, (low, change, high)) in enumerate(changes.items()):
         y = row * index + row / 2
         parts.append(_text(start - 8, y + 4, name, anchor="end"))
         parts.append(_line(at(low), y, at(high), y, "error"))
         parts += [_line(at(v), y - 5, at(v), y + 5, "error") for v in (low, high)]
         parts.append(f'<circle class="point c0" cx="{at(change):.1f}" cy="{y:.1f}" r="4"/>')
-    told = ", ".join(f"{name} {change:+.1%} [{low:+.1%}, {high:+.1%}]" for name, (low, change, high) in changes.items())
+    told = ", ".join(
+        f"{name} {100 * change:+.1f} {unit} [{100 * low:+.1f}, {100 * high:+.1f}]"
+        for name, (low, change, high) in changes.items()
+    )
     return _svg(parts, f"changes with 95 % intervals: {told}", height=height)
 
 

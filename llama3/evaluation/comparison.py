@@ -75,5 +75,15 @@ def comparison_rows(found: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
             if row["change"] is None:
                 yield title, name, figure, "-", "-", row["why"]
             else:
-                ends = f"[{row['paired_low']:+.1%}, {row['paired_high']:+.1%}]"
-                yield title, name, figure, f"{row['change']:+.1%}", ends, row["way"]
+                ends = row["paired_low"], row["paired_high"]
+                yield title, name, figure, *change_cells(row["change"], *ends, suite["better"]), row["way"]
+
+
+def unit_of(better: str) -> str:
+    """What a change is told in: points (pt) of shares, percent of what it was of costs."""
+    return "%" if better == "lower" else "pt"
+
+
+def change_cells(change: float, low: float, high: float, better: str) -> tuple[str, str]:
+    """A change and its interval for people: `+3.3 pt` and `[+1.2, +5.4]`."""
+    return f"{100 * change:+.1f} {unit_of(better)}", f"[{100 * low:+.1f}, {100 * high:+.1f}]"

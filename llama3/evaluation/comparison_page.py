@@ -10,7 +10,7 @@ import jinja2
 from markupsafe import Markup
 
 from llama3.evaluation.charts import change_chart, line_chart
-from llama3.evaluation.comparison import TABLE_HEAD, comparison_rows
+from llama3.evaluation.comparison import TABLE_HEAD, comparison_rows, unit_of
 from llama3.evaluation.page import CURVES, Figure
 from llama3.evaluation.templates import style, template
 
@@ -35,7 +35,7 @@ def _changes(found: Mapping[str, Any]) -> Iterator[Figure]:
         known = {name: row for name, row in suite["models"].items() if row["change"] is not None}
         drawn = {name: (row["paired_low"], row["change"], row["paired_high"]) for name, row in known.items()}
         if drawn:
-            yield Figure(label, Markup(change_chart(drawn)), "")
+            yield Figure(label, Markup(change_chart(drawn, unit_of(suite["better"]))), "")
 
 
 def _curves(curves: Mapping[str, Mapping[str, Any]]) -> Iterator[Figure]:

@@ -60,8 +60,8 @@ class Result:
 
 
 class Evaluator(Protocol):
-    """Built by `factory(options)`. An exception fails this evaluator's task only. Options whose items are of chosen
-    lengths say so (`AsksAtLengths`)."""
+    """Built by `factory(options)`. An exception fails this evaluator's task only, which the same command measures
+    again. Options whose items are of chosen lengths say so (`AsksAtLengths`)."""
 
     def run(self, subject: Subject, limit: int, seed: int) -> Result:
         """Measure `subject` on at most `limit` held-out items chosen by `seed`."""

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from llama3.artifacts import Artifact
-from llama3.evaluation.comparison import side_by_side
+from llama3.evaluation.comparison import change_cells, side_by_side
 
 Stations = list[dict[str, Artifact]]
 """Evaluations by round, 0 being the base, and station: sft, sft-mean, prefer, prefer-mean, final."""
@@ -38,7 +38,7 @@ def station_rows(size: str, stations: Stations) -> Iterator[dict[str, Any]]:
 
 
 def steps_of(size: str, stations: Stations) -> Iterator[dict[str, Any]]:
-    """{size, round, step, suite, change, low, high, way, why} of every step of every round."""
+    """{size, round, step, suite, better, change, low, high, way, why} of every step of every round."""
     for n, found in enumerate(stations[1:], start=1):
         for step, after, before in STEPS:
             started = _station(found, before) if before else stations[n - 1]["final"]
@@ -61,7 +61,7 @@ def _station(found: Mapping[str, Artifact], name: str) -> Artifact:
 def _change(size: str, n: int, step: str, before: Artifact, after: Artifact) -> Iterator[dict[str, Any]]:
     for suite, row in side_by_side({"before": before, "after": after})["suites"].items():
         told = row["models"]["after"]
-        place = {"size": size, "round": n, "step": step, "suite": suite}
+        place = {"size": size, "round": n, "step": step, "suite": suite, "better": row["better"]}
         figures = {"change": told["change"], "low": told["paired_low"], "high": told["paired_high"]}
         yield {**place, **figures, "way": told["way"], "why": told["why"]}
 
@@ -78,7 +78,7 @@ def step_table(herd: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
     for row in herd["steps"]:
         change, ends = "-", row["why"]
         if row["change"] is not None:
-            change, ends = f"{row['change']:+.1%}", f"[{row['low']:+.1%}, {row['high']:+.1%}]"
+            change, ends = change_cells(row["change"], row["low"], row["high"], row["better"])
         yield row["size"], str(row["round"]), row["step"], row["suite"], change, ends, row["way"]
 
 

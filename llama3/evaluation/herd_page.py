@@ -10,6 +10,7 @@ import jinja2
 from markupsafe import Markup
 
 from llama3.evaluation.charts import change_chart
+from llama3.evaluation.comparison import unit_of
 from llama3.evaluation.herd_figures import (
     DATA_HEAD,
     ROUND_HEAD,
@@ -32,7 +33,7 @@ def render_herd(report: Mapping[str, Any]) -> str:
     )
     page = _template().render(
         style=style(), run=report["run"], sizes=herd["sizes"], pages=list(report["sizes"]), tables=tables,
-        changes=list(_changes(herd)),
+        changes=list(_changes(herd)), failed=herd.get("failed", []),
     )  # fmt: skip
     return page.encode("utf-8", "replace").decode()
 
@@ -40,13 +41,13 @@ def render_herd(report: Mapping[str, Any]) -> str:
 def _changes(herd: Mapping[str, Any]) -> Iterator[Figure]:
     """What the steps of each size added, suite by suite."""
     known = [row for row in herd["steps"] if row["change"] is not None]
-    for size, suite in dict.fromkeys((row["size"], row["suite"]) for row in known):
+    for size, suite, better in dict.fromkeys((row["size"], row["suite"], row["better"]) for row in known):
         drawn = {
             f"{row['round']} {row['step']}": (row["low"], row["change"], row["high"])
             for row in known
             if (row["size"], row["suite"]) == (size, suite)
         }
-        yield Figure(f"{size}: {suite}", Markup(change_chart(drawn)), "")
+        yield Figure(f"{size}: {suite}", Markup(change_chart(drawn, unit_of(better))), "")
 
 
 @cache

@@ -22,6 +22,7 @@ from llama3.errors import ArtifactError
 from llama3.evaluation.baselines import ORDER, ByteModel, gzip_bits_per_byte
 from llama3.evaluation.contamination import contaminated_share, own_share, trained_texts
 from llama3.evaluation.evaluator import HELD_OUT_BYTES, Result, Subject, texts
+from llama3.evaluation.kept_suites import RESULTS, SAMPLES, MeasuredSuite, failures, keep, kept
 from llama3.plugins.asking import is_of_the_machine
 from llama3.plugins.registry import discover
 from llama3.plugins.specs import EvaluatorSpec
@@ -36,8 +37,8 @@ if TYPE_CHECKING:
 
 NO_MODEL = ArtifactError.declare("L3-EVL-031", "neither a checkpoint nor a path is given")
 
-RESULTS, SAMPLES, CONDITIONS = "results.json", "samples.jsonl", "conditions.json"
-"""Files of an evaluation: figures by suite, one row per suite and item, and what it was measured with."""
+CONDITIONS = "conditions.json"
+"""File of an evaluation: what it was measured with."""
 SAFETY_MARK = "safety_evaluator"
 """Stands in the results of a suite that is about safety (`EvaluatorSpec.about_safety`), with its evaluator's name."""
 SCORE_BETTER, SCORED = "score_better", "scored"
@@ -108,7 +109,7 @@ def specs_of(suites: Sequence[Slot]) -> list[EvaluatorSpec]:
     return [spec for spec in specs if isinstance(spec, EvaluatorSpec)]
 
 
-@stage(output="report")
+@stage(output="report", failures=failures)
 def evaluate(
     corpus: CorpusArtifact | None = None,
     checkpoint: Checkpoint | None = None,
@@ -137,7 +138,7 @@ def measure(
     `shards` are what it was pre-trained on, where that is known.
 
     An evaluator that fails, or that measures something which is no finite number, spoils its own suite only: its
-    result is {"error": ...}.
+    result is {"error": ...}. What an earlier attempt at the same request has measured is taken over (`kept`).
     """
     registry = discover()
     if options.context is not None:
@@ -152,28 +153,40 @@ def measure(
         shards=shards,
     )
     results: dict[str, Any] = {}
+    there = kept(out)
     with (out.path / SAMPLES).open("w", encoding="utf-8") as samples:
-        for slot in options.tasks:
-            evaluator = registry.build("evaluators", slot.name, slot.options)
-            try:
-                result = evaluator.run(subject, options.limit, options.seed)
-                lines = [json.dumps({"suite": slot.label, **row}, allow_nan=False) for row in result.samples]
-                told = {**result.metrics, **_ways(result), **_about(slot)}
-                metrics = json.loads(json.dumps(told, allow_nan=False))
-            except (Exception, SystemExit) as error:  # of anybody's plugin
-                if is_of_the_machine(error):
-                    raise
-                results[slot.label] = {"error": describe(error), **_about(slot)}
-                out.event("evaluator_failed", suite=slot.label, error=describe(error))
-                out.display.note(f"[yellow]![/] suite {escape(slot.label)} failed: {escape(describe(error))}")
-                continue
-            results[slot.label] = metrics
-            samples.writelines(f"{line}\n" for line in lines)
-            registry.observers.notify("llama3_eval_done", task=slot.label, result=metrics)
+        for number, slot in enumerate(options.tasks):
+            if (found := there.get(slot.label)) is None:
+                evaluator = registry.build("evaluators", slot.name, slot.options)
+                try:
+                    found = _measured(slot, evaluator.run(subject, options.limit, options.seed))
+                except (Exception, SystemExit) as error:  # of anybody's plugin
+                    if is_of_the_machine(error):
+                        raise
+                    results[slot.label] = {"error": describe(error), **_about(slot)}
+                    _tell(slot.label, describe(error), out)
+                    continue
+                keep(found, out.scratch / f"suite-{number}.json")
+                registry.observers.notify("llama3_eval_done", task=slot.label, result=found.figures)
+            results[slot.label] = found.figures
+            samples.writelines(f"{row}\n" for row in found.rows)
     (out.path / RESULTS).write_text(json.dumps(results, indent=1), encoding="utf-8")
     asked = {"corpus": corpus and corpus.hash, **options.model_dump(mode="json", exclude={"model"})}
     (out.path / CONDITIONS).write_text(json.dumps(asked, indent=1), encoding="utf-8")
     out.metrics.update(results)
+
+
+def _measured(slot: EvaluatorSlot, result: Result) -> MeasuredSuite:
+    """What an evaluator found. Raises TypeError and ValueError for what is no JSON value or no finite number."""
+    rows = [json.dumps({"suite": slot.label, **row}, allow_nan=False) for row in result.samples]
+    told = {**result.metrics, **_ways(result), **_about(slot)}
+    return MeasuredSuite(slot.label, json.loads(json.dumps(told, allow_nan=False)), rows)
+
+
+def _tell(suite: str, error: str, out: StageOutput) -> None:
+    out.event("evaluator_failed", suite=suite, error=error)
+    again = "[dim](the same command measures it again)[/]"
+    out.display.note(f"[yellow]![/] suite {escape(suite)} failed: {escape(error)} {again}")
 
 
 def _ways(result: Result) -> dict[str, str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from llama3.artifacts import Artifact
 from llama3.evaluation.audit import shown_rate
-from llama3.evaluation.comparison import side_by_side
+from llama3.evaluation.comparison import change_cells, side_by_side
 
 STATIONS = ("base", "sft", "final")
 """What a model is called after pretraining, after supervised finetuning and in the end."""
@@ -63,5 +63,5 @@ def table(changes: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, ...]]:
         if row["change"] is None:
             yield suite, step, *figures, "-", "-", row["why"]
             continue
-        ends = f"[{row['paired_low']:+.1%}, {row['paired_high']:+.1%}]"
-        yield suite, step, *figures, f"{row['change']:+.1%}", ends, row["way"]
+        cells = change_cells(row["change"], row["paired_low"], row["paired_high"], row["better"])
+        yield suite, step, *figures, *cells, row["way"]

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from llama3.artifacts import Artifact
+from llama3.evaluation.kept_suites import told_failures
 from llama3.evaluation.step_changes import change_of, told_change
 
 
@@ -114,6 +115,7 @@ def _first_suite(report: Mapping[str, Any], metric: str) -> str:
 
 def _warnings(report: Mapping[str, Any]) -> Iterator[str]:
     """What makes the figures worth less than they seem."""
+    yield from told_failures(report.get("evaluations", {}))
     for role, found in report["contamination"].items():
         if role != "text" and found.get("contaminated"):
             yield f"{found['contaminated']} of {found['n']} held-out tasks stand in the training {role}."

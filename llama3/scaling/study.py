@@ -22,7 +22,8 @@ from llama3.data.imported import sharded
 from llama3.data.plan import TokenPlan
 from llama3.data.vocabulary import TokenizerOptions, tokenizer
 from llama3.errors import DataError
-from llama3.evaluation.stages import RESULTS, EvaluateOptions, OutsideModel, evaluate
+from llama3.evaluation.kept_suites import RESULTS
+from llama3.evaluation.stages import EvaluateOptions, OutsideModel, evaluate
 from llama3.scaling.analysis import analyse
 from llama3.scaling.fits import FITS, PAGE, RUNS
 from llama3.scaling.forecast import BenchmarkScore

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 
@@ -119,3 +120,18 @@ def test_the_summary_names_what_is_damaged_and_missing(tmp_path):
     corpus.location.rename(tmp_path / "elsewhere")
     rows = dict(summary(trace(last.location)))
     assert rows["state"] == f"1 damaged, 1 missing: {model.location.name}, {corpus.hash[:12]}"
+
+
+def test_a_copy_without_links_is_told_what_to_do(run, tmp_path, capsys):
+    copy = shutil.copytree(run.path, tmp_path / "copy")
+    with pytest.raises(SystemExit) as ended:
+        main(["lineage", str(copy)])
+    told = capsys.readouterr().err
+    assert (ended.value.code, "L3-ART-015" in told) == (1, True)
+    example = told.partition("such as ")[2].split()[0]
+    with pytest.raises(SystemExit) as ended:
+        main(["lineage", example, "--verify"])
+    assert not ended.value.code
+    with RunDir(copy) as again:
+        again.execute(curate, {}, plugins=[PluginUse(family="sources", name="files", dist="d", version="1")])
+    assert [tree.manifest.stage for tree in trace(copy)] == ["curate"], "the same command links it again"

@@ -96,7 +96,7 @@ def test_histogram_bars_are_shares_of_the_height(counts, other, low, width):
 def test_changes_stay_inside_the_picture_beside_the_line_of_none(changes):
     drawn = {name: tuple(sorted(ends)) for name, ends in changes.items()}
     try:
-        svg = ET.fromstring(change_chart(drawn))
+        svg = ET.fromstring(change_chart(drawn, "pt"))
     except ET.ParseError:  # a name with characters that XML does not have
         return
     places = [float(mark.attrib["cx"]) for mark in svg.findall("circle")]

@@ -84,6 +84,9 @@ def test_what_was_measured_otherwise_is_shown_and_not_compared(runs, capsys):
     assert "different corpus" in row
     (row,) = [line for line in lines if line.startswith("bits_per_byte") and " long " in line]
     assert row.rstrip().endswith("better")
+    assert re.search(r" \+\d+\.\d %  +\[\+\d+\.\d, \+\d+\.\d\] ", row), "of costs in percent"
+    (row,) = [line for line in lines if line.startswith("harmless") and " long " in line]
+    assert re.search(r" [+-]\d+\.\d pt  +\[[+-]\d+\.\d, [+-]\d+\.\d\] ", row), "of shares in points"
 
 
 def test_models_of_one_run_are_compared_too(runs, capsys, tmp_path):

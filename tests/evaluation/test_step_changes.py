@@ -31,7 +31,10 @@ def test_every_step_and_the_whole_way_have_paired_intervals(evaluation) -> None:
     assert kept is not None
     assert abs(kept["change"] + 0.04) < 1e-9, "costs change relatively, and a rise is a loss"
     assert told_change(kept) == "-4.0 % [-4.0, -4.0]: worse"
-    assert all(len(row) == len(TABLE_HEAD) for row in table(rows))
+    shown = list(table(rows))
+    assert all(len(row) == len(TABLE_HEAD) for row in shown)
+    assert {row[0]: row[4] for row in shown if row[1] == "base to final"} == {"tasks": "+60.0 pt", "text": "-4.0 %"}
+    assert shown[-1][5] == "[-4.0, -4.0]"
 
 
 def test_what_cannot_be_compared_says_why(evaluation) -> None:

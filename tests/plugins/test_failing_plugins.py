@@ -39,7 +39,7 @@ from llama3_plugins.algorithms.next_token import NextToken
 from llama3_plugins.data_kinds.tokens import Tokens
 from llama3_plugins.exporters.hf import HfExporter, HfOptions
 from llama3_plugins.parallelism.single import Single
-from llama3_plugins.quantization.int8 import Int8
+from llama3_plugins.quantization.int8 import Int8, Int8Linear
 from llama3_plugins.sources.files import FilesOptions, FilesSource
 
 
@@ -60,11 +60,26 @@ def failing(sound, options):
     return sound
 
 
+class BrokenLinear(Int8Linear):
+    def forward(self, x): {}["it was the plugin"]
+
+
+class OddLinear(Int8Linear):
+    def forward(self, x): return None
+
+
+class SmallLinear(Int8Linear):
+    def forward(self, x): return super().forward(x)[..., :1]
+
+
 def throw(error): raise error
 def algorithm(options): return failing(NextToken(), options)
 def kind(): return failing(Tokens(), Odd(method="collate", gives="None"))
 def source(options): return failing(FilesSource(FilesOptions(path=options.path)), options)
-def scheme(options): return failing(Int8(), options)
+def scheme(options):
+    sound = Int8()
+    sound.metadata = options.model_dump
+    return failing(sound, options)
 def exporter(options): return failing(HfExporter(HfOptions()), options)
 def attacker(options): return failing(type("Attacker", (), {"styles": ("plain",)})(), options)
 
@@ -254,6 +269,9 @@ def test_the_shards_of_a_source(called, place: Path, gives: str) -> None:
                      "for n, p in sound().items()}", "holds NaN"),
         ("make_linear", "None", "not a module"),
         ("make_linear", "torch.nn.Linear(2, 2)", "its buffers"),
+        ("make_linear", "BrokenLinear(**given[0])", "KeyError"),
+        ("make_linear", "OddLinear(**given[0])", "it is None"),
+        ("make_linear", "SmallLinear(**given[0])", "it makes [1, 1], not [1, 256]"),
         ("dequantize", "sound()[1:]", "of the shape"),
         ("dequantize", "sound() * float('inf')", "holds NaN or infinity"),
         ("metadata", "None", "not a dict"),
