@@ -325,6 +325,34 @@ def test_a_long_line_is_skipped_in_pieces(tmp_path: Path) -> None:
     assert [len(line or b"") for _, line in lines] == [5, 100 << 20, 4]
 
 
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.json", "a.csv", "a.parquet", "a.wet"])
+def test_a_nul_character_is_no_text_in_any_kind_of_file(tmp_path: Path, name: str) -> None:
+    """However a file writes it: it does not pass for text where JSON spells it out."""
+    path = tmp_path / name
+    kind = {"txt": "files", "wet": "warc", "json": "jsonl"}.get(path.suffix[1:], path.suffix[1:])
+    row = {"text": "a\0b"}
+    if name == "a.parquet":
+        pq.write_table(pa.table({"text": [row["text"]]}), path)
+    else:
+        content = {
+            "a.jsonl": json.dumps(row),
+            "a.json": json.dumps([row]),
+            "a.csv": "text\na\0b\n",
+            "a.wet": "WARC/1.0\r\nWARC-Type: conversion\r\nContent-Type: text/plain\r\nContent-Length: 3\r\n\r\n"
+            "a\0b\r\n\r\n",
+        }
+        path.write_text(content.get(name, row["text"]))
+    rows, rejects = read(build(kind, path=str(path)))
+    assert rows == []
+    assert [(reject.where.partition(str(path))[1], reject.reason) for reject in rejects] == [(str(path), "binary")]
+    assert "NUL" in rejects[0].detail
+
+
+def test_a_nul_character_of_a_page_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "a.html").write_text(f"<p>har\0bour {prose(1)}</p>")
+    assert read(build("html", path=str(tmp_path))) == ([(str(tmp_path / "a.html"), f"harbour {prose(1)}")], [])
+
+
 # -- Parquet ---------------------------------------------------------------------------------------
 
 
