@@ -277,7 +277,7 @@ class Judgement:
     """What a filter thinks of D documents. Scores are kept, so that thresholds can be changed without a scan."""
 
     score_D: np.ndarray
-    """float64 [D]."""
+    """float64 [D], none NaN."""
     keep_D: np.ndarray
     """bool [D]."""
     reason_D: Sequence[str]

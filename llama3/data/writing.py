@@ -98,7 +98,7 @@ def join_surveys(filters: Mapping[str, Filter], counted: Commit) -> None:
     """Gives filters what was found in documents."""
     looking = surveying(filters)
     for name, path in survey_files(counted, looking).items():
-        asked_of(name, looking[name], looking[name].join, read_arrays(path))
+        asked_of(name, looking[name], "join", read_arrays(path))
 
 
 def survey_files(counted: Commit, names: Iterable[str]) -> dict[str, Path]:
