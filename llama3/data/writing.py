@@ -137,6 +137,8 @@ class PartWriter:
     def write(self, part: Part, folder: Path) -> None:
         """Commits the tables of a part, its band keys, and its share of the books."""
         funnel, cleaning = Funnel(), self.cleaning.with_new_books()
+        for split in SPLITS:  # where nothing is left too
+            funnel.count(split, [], np.empty(0))
         dropped, of_table = 0, -1
         table = np.empty((0, self.parameters.bands if self.parameters else 0), np.uint64)
         keys = [table]
