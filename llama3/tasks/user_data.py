@@ -248,3 +248,13 @@ def _with_ids(stem: str, lines: Sequence[Line]) -> list[UserRow]:
     if None not in own and len(set(own)) == len(own):
         return [line.row for line in lines]
     return [replace(line.row, id=f"{stem}-{line.number}") for line in lines]
+
+
+def place_of(path: Path, id: str) -> str:
+    """File and line of the row of which the stage wrote one with this id, for people: kinds that make several rows of
+    one number them behind its id. The id in place of the line where no row has it."""
+    lines = by_split(_without_duplicates(read_lines(path)), path)["train"]
+    for line, row in zip(lines, _with_ids(path.stem, lines), strict=True):
+        if id == row.id or id.rpartition(".")[0] == row.id:
+            return f"{path.name}:{line.number}"
+    return f"{path.name}: row {id}"
