@@ -2,11 +2,11 @@
 MosaicML streaming.
 
 NumPy and torch are handed our order and must give our batches. litdata and streaming have an order of their own and
-must give the same rows over a pass; both hold the tokens as 32-bit numbers, in rows of the length that is read. So
-does ours, which hands them out as they are; NumPy and torch widen to 64 bits. Ours does more in its time than any: it
-computes the order, verifies checksums and finds the document starts of every row. The tokens are in the page cache.
-Figures are million tokens per second: of wall time, and of this process's CPU time (which leaves out what a worker of
-DataLoader spends), as medians of the rounds.
+must give the same rows over a pass; both hold the tokens as 32-bit numbers, in rows of the length that is read. Ours
+holds as many bits a token as the vocabulary needs and hands out 32; NumPy and torch widen to 64. Ours does more in its
+time than any: it computes the order, verifies checksums and finds the document starts of every row. The tokens are in
+the page cache. Figures are million tokens per second: of wall time, and of this process's CPU time (which leaves out
+what a worker of DataLoader spends), as medians of the rounds.
 
 Then a plan of 10^12 tokens, whose shards are names of one file: seconds from the path of the plan to the first batch,
 and from a state to the batch after it: at the same steps again and again, at steps whose shards were never touched,

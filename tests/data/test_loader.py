@@ -242,13 +242,13 @@ def test_the_stream_does_not_hang_in_a_forked_child(plan):
 def sections(path) -> dict[str, range]:
     """Byte ranges of a shard's regions, from its header."""
     header = path.read_bytes()[:4096]
-    width, tokens = int.from_bytes(header[12:16], "little"), int.from_bytes(header[24:32], "little")
+    bits, tokens = int.from_bytes(header[12:16], "little"), int.from_bytes(header[24:32], "little")
     ends, ids, hashes, size = (int.from_bytes(header[at : at + 8], "little") for at in (48, 56, 64, 72))
     return {
         "header": range(0, 144),
         "header padding": range(144, 4064),
         "header hash": range(4064, 4096),
-        "tokens": range(4096, 4096 + tokens * width),
+        "tokens": range(4096, 4096 + -(-tokens * bits // 8)),
         "document ends": range(ends, ids),
         "document ids": range(ids, hashes),
         "hashes": range(hashes, size - 64),

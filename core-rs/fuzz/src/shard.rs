@@ -129,11 +129,14 @@ fn rows(shard: Shard) {
 /// A file with the counts, columns and tokens that the input names.
 fn built(input: &mut Bytes) -> Vec<u8> {
     let vocab_size = [0, 1, 3, 300, 1 << 16, (1 << 16) + 1, u32::MAX][input.below(7)];
-    let width =
-        [if vocab_size <= 1 << 16 { 2 } else { 4 }, 2, 4, 1][input.below(16) & 3 & input.below(4)];
+    let packed = vocab_size.saturating_sub(1).max(1).ilog2() + 1;
+    let words = if vocab_size <= 1 << 16 { 16 } else { 32 };
+    let (version, bits) =
+        [(2, packed), (1, words), (2, 32), (1, 8)][input.below(16) & 3 & input.below(4)];
     let huge = input.below(16) == 15;
     let header = Header {
-        width,
+        version,
+        bits,
         vocab_size,
         tokens: if huge {
             input.long()

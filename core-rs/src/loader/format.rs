@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! 0                header (4096 bytes), its own blake3 in the last 32
-//! 4096             tokens, raw little-endian u16 or u32
+//! 4096             tokens, `bits` each (see `bits`)
 //! doc_ends         u64 per document: index of the token after its last
 //! doc_ids          u64 per document: first 8 bytes of its identity
 //! hashes           blake3 (32 bytes) of each block of [4096, hashes)
@@ -11,13 +11,18 @@
 //! Every section starts at a multiple of 64 bytes. The sections' places follow from the counts, so a header has no
 //! freedom to point anywhere. Blocks are small (256 KiB) because rows are read in random order and a block is
 //! hashed when its first row is: large blocks would make the first steps read far more than they need.
+//!
+//! Version 1 had words of 2 or 4 bytes, which are ids of 16 or 32 bits: such files are read, and no more written.
 
+use super::bits::bits_of;
 use super::{LoaderError, Result};
 use std::path::Path;
 
 pub const MAGIC: &[u8; 8] = b"L3TOKENS";
 pub const END_MAGIC: &[u8; 8] = b"L3TOKEND";
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
+/// The version whose tokens are whole words.
+const WORDS: u32 = 1;
 pub const HEADER_BYTES: u64 = 4096;
 pub const FOOTER_BYTES: u64 = 64;
 pub const HASH_BYTES: u64 = 32;
@@ -33,8 +38,9 @@ const SELF_HASH_AT: usize = HEADER_BYTES as usize - 32;
 /// What a shard says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Header {
-    /// Bytes per token: 2 where the vocabulary allows it, else 4.
-    pub width: u32,
+    pub version: u32,
+    /// Bits per token.
+    pub bits: u32,
     /// Every token is below this.
     pub vocab_size: u32,
     pub tokens: u64,
@@ -58,11 +64,6 @@ pub struct Layout {
     pub file_bytes: u64,
 }
 
-/// Bytes per token for a vocabulary.
-pub fn width_of(vocab_size: u32) -> u32 {
-    if vocab_size <= 1 << 16 { 2 } else { 4 }
-}
-
 /// The next multiple of 64, if it fits.
 pub fn align(offset: u64) -> Option<u64> {
     offset.checked_next_multiple_of(64)
@@ -71,9 +72,9 @@ pub fn align(offset: u64) -> Option<u64> {
 impl Header {
     /// Places of the sections; None where the counts overflow 64 bits.
     pub fn layout(&self) -> Option<Layout> {
-        let tokens_bytes = self.tokens.checked_mul(u64::from(self.width))?;
+        let tokens_bits = self.tokens.checked_mul(u64::from(self.bits))?;
         let column = self.documents.checked_mul(8)?;
-        let tokens_end = HEADER_BYTES.checked_add(tokens_bytes)?;
+        let tokens_end = HEADER_BYTES + tokens_bits.div_ceil(8);
         let doc_ends = align(tokens_end)?;
         let doc_ids = align(doc_ends.checked_add(column)?)?;
         let hashes = align(doc_ids.checked_add(column)?)?;
@@ -93,7 +94,8 @@ impl Header {
     pub fn encode(&self, layout: &Layout) -> Vec<u8> {
         let mut page = Vec::with_capacity(HEADER_BYTES as usize);
         page.extend(MAGIC);
-        for value in [VERSION, self.width, self.vocab_size, 0] {
+        let unit = if self.version == WORDS { 8 } else { 1 };
+        for value in [self.version, self.bits / unit, self.vocab_size, 0] {
             page.extend(value.to_le_bytes());
         }
         for value in [self.tokens, self.documents, self.block_bytes] {
@@ -132,14 +134,19 @@ impl Header {
         }
         let word = |at: usize| u32::from_le_bytes(array(body, at));
         let long = |at: usize| u64::from_le_bytes(array(body, at));
-        if word(8) != VERSION {
+        let version = word(8);
+        if !(WORDS..=VERSION).contains(&version) {
             return Err(damaged(&format!(
-                "shard version {} is not known here (only {VERSION})",
-                word(8)
+                "shard version {version} is not known here ({WORDS} to {VERSION} are)"
             )));
         }
         let header = Self {
-            width: word(12),
+            version,
+            bits: if version == WORDS {
+                word(12).saturating_mul(8)
+            } else {
+                word(12)
+            },
             vocab_size: word(16),
             tokens: long(24),
             documents: long(32),
@@ -148,7 +155,7 @@ impl Header {
             root: array(body, ROOT_AT),
         };
         let sane = header.vocab_size <= MOST_VOCABULARY
-            && header.width == width_of(header.vocab_size)
+            && header.bits == bits_in(version, header.vocab_size)
             && header.documents >= 1
             && header.documents <= header.tokens
             && header.block_bytes >= 64
@@ -175,6 +182,15 @@ impl Header {
         footer.extend(blake3::hash(page).as_bytes());
         footer.resize(FOOTER_BYTES as usize, 0);
         footer
+    }
+}
+
+/// Bits per token that a version gives a vocabulary.
+fn bits_in(version: u32, vocab_size: u32) -> u32 {
+    match version {
+        WORDS if vocab_size <= 1 << 16 => 16,
+        WORDS => 32,
+        _ => bits_of(vocab_size),
     }
 }
 

@@ -5,6 +5,7 @@
 //! documents start inside the window (`rows`). So the whole state of a loader is one number, any world size reads the same
 //! rows, and nothing is shuffled in memory or on disk.
 
+mod bits;
 mod buffers;
 mod format;
 mod mixture;

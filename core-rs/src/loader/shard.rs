@@ -1,6 +1,7 @@
 //! Reads a `.tok` shard through a memory map, which is made when a token is first asked for. Each block is hashed when it
 //! is first touched.
 
+use super::bits::{self, unpack};
 use super::format::{FOOTER_BYTES, HASH_BYTES, HEADER_BYTES, Header, Layout};
 use super::{LoaderError, Result};
 use memmap2::Mmap;
@@ -78,13 +79,20 @@ impl Shard {
         &self.path
     }
 
-    /// Checks every block now.
+    /// Checks every block and every token now.
     ///
     /// # Errors
-    /// `Damaged` naming the first bad block.
+    /// `Damaged` naming the first bad block, or a token outside the vocabulary.
     pub fn verify(&self) -> Result<()> {
         let view = self.view()?;
-        (0..view.mapped.verified.len()).try_for_each(|block| view.verify_block(block))
+        (0..view.mapped.verified.len()).try_for_each(|block| view.verify_block(block))?;
+        let mut tokens = Vec::new();
+        for from in (0..self.header.tokens).step_by(TOGETHER) {
+            tokens.clear();
+            let until = self.header.tokens.min(from + TOGETHER as u64);
+            view.read(from..until, &mut tokens)?;
+        }
+        Ok(())
     }
 
     /// The content; the first time, the file is mapped.
@@ -173,9 +181,7 @@ impl<'a> View<'a> {
     /// not read before: many such wishes wait for a disk together, not one after the other.
     pub fn expect(&self, from: u64, count: u64) {
         let (header, layout) = (&self.shard.header, &self.shard.layout);
-        let width = u64::from(header.width);
-        let first = HEADER_BYTES + from * width;
-        self.expect_bytes(first..first + count * width);
+        self.expect_bytes(self.token_bytes(from..from + count));
         let column = layout.doc_ends + 8 * share(header.documents, from, header.tokens);
         self.expect_bytes(column..column + 8);
     }
@@ -186,13 +192,19 @@ impl<'a> View<'a> {
         let (header, layout) = (&self.shard.header, &self.shard.layout);
         let guess = 8 * share(header.documents, from, header.tokens);
         let bytes = &self.mapped.map[..];
-        ahead(
+        bits::fetch(
             bytes,
-            (HEADER_BYTES + from * u64::from(header.width)) as usize,
-            LINES,
+            self.token_bytes(from..from).start as usize,
+            bits::AHEAD,
         );
-        ahead(bytes, (layout.doc_ends + guess) as usize, 1);
-        ahead(bytes, (layout.doc_ids + guess) as usize, 1);
+        bits::fetch(bytes, (layout.doc_ends + guess) as usize, 8);
+        bits::fetch(bytes, (layout.doc_ids + guess) as usize, 8);
+    }
+
+    /// Bytes of the file that hold the tokens `range`.
+    fn token_bytes(&self, range: Range<u64>) -> Range<u64> {
+        let bits = u64::from(self.shard.header.bits);
+        HEADER_BYTES + range.start * bits / 8..HEADER_BYTES + (range.end * bits).div_ceil(8)
     }
 
     fn expect_bytes(&self, range: Range<u64>) {
@@ -236,16 +248,17 @@ impl<'a> View<'a> {
                 "{path}: no tokens {range:?} among {tokens}"
             )));
         }
-        let width = u64::from(self.shard.header.width);
-        let bytes =
-            self.bytes(HEADER_BYTES + range.start * width..HEADER_BYTES + range.end * width)?;
-        for (page, part) in bytes.chunks(PAGE).enumerate() {
-            ahead(bytes, (page + 1) * PAGE, LINES);
-            if width == 2 {
-                out.extend(words(part).map(|word| u32::from(u16::from_le_bytes(word))));
-            } else {
-                append(part, out);
-            }
+        let (bits, vocab_size) = (self.shard.header.bits, self.shard.header.vocab_size);
+        let place = self.token_bytes(range.clone());
+        let bytes = self.bytes(place.clone())?;
+        let first = (range.start * u64::from(bits) % 8) as usize;
+        let count = (range.end - range.start) as usize; // as many bits lie in the map
+        let highest = unpack(bytes, first, bits, count, out);
+        // A hash proves that the file is as it was written, not that its writer was ours: an id outside the vocabulary
+        // would be an access outside the embedding table.
+        if highest >= vocab_size && count > 0 {
+            let what = format!("token {highest} is outside the vocabulary of {vocab_size}");
+            return Err(LoaderError::damaged(&self.shard.path, place.start, what));
         }
         Ok(())
     }
@@ -361,33 +374,13 @@ impl<'a> View<'a> {
                 "the content does not match its checksum",
             ));
         }
-        self.check_vocabulary(start, end)?;
         self.mapped.verified[block].store(true, Ordering::Release);
         Ok(())
     }
-
-    /// A hash proves that the file is as it was written, not that its writer was ours: an id outside the
-    /// vocabulary would be an access outside the embedding table.
-    fn check_vocabulary(&self, start: u64, end: u64) -> Result<()> {
-        let bytes = &self.mapped.map
-            [start as usize..end.clamp(start, self.shard.layout.tokens_end.max(start)) as usize];
-        let highest = if self.shard.header.width == 2 {
-            words(bytes).map(u16::from_le_bytes).max().map(u32::from)
-        } else {
-            words(bytes).map(u32::from_le_bytes).max()
-        };
-        match highest {
-            Some(id) if id >= self.shard.header.vocab_size => {
-                let what = format!(
-                    "token {id} is outside the vocabulary of {}",
-                    self.shard.header.vocab_size
-                );
-                Err(LoaderError::damaged(&self.shard.path, start, what))
-            }
-            _ => Ok(()),
-        }
-    }
 }
+
+/// Tokens that a check of a whole shard reads at once.
+const TOGETHER: usize = 1 << 16;
 
 /// How often the place of a document is guessed before its range is halved.
 const GUESSES: u32 = 6;
@@ -396,48 +389,4 @@ const GUESSES: u32 = 6;
 fn share(count: u64, part: u64, whole: u64) -> u64 {
     let share = count as f64 * (part as f64 / whole as f64);
     (share as u64).min(count.saturating_sub(1))
-}
-
-/// Bytes that lie together in memory: the processor foresees no more of a map.
-const PAGE: usize = 4096;
-
-/// Lines of 64 bytes that are fetched of what comes next: from there on the processor foresees the rest of a page.
-const LINES: usize = 16;
-
-/// Lets the processor fetch so many lines from `from` on, into the cache that holds more than the nearest one.
-fn ahead(bytes: &[u8], from: usize, lines: usize) {
-    #[cfg(target_arch = "x86_64")]
-    for line in bytes.get(from..).unwrap_or(&[]).chunks(64).take(lines) {
-        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-        // SAFETY: SSE is part of x86_64, and a prefetch reads nothing.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) };
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = (bytes, from, lines);
-}
-
-/// Appends whole words of 4 bytes, as they are in memory: what copies bytes is made for the processor at hand.
-fn append(bytes: &[u8], out: &mut Vec<u32>) {
-    let (from, count) = (out.len(), bytes.len() / 4);
-    out.reserve(count);
-    // SAFETY: there is room for `count` words from `from` on, and as many bytes in the slice, which cannot overlap; every
-    // pattern of bits is a word.
-    unsafe {
-        let to = out.as_mut_ptr().add(from).cast::<u8>();
-        std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, 4 * count);
-        out.set_len(from + count);
-    }
-    #[cfg(target_endian = "big")]
-    for word in &mut out[from..] {
-        *word = word.swap_bytes();
-    }
-}
-
-/// Whole words of `N` bytes.
-fn words<const N: usize>(bytes: &[u8]) -> impl Iterator<Item = [u8; N]> + '_ {
-    bytes.chunks_exact(N).map(|chunk| {
-        let mut word = [0; N];
-        word.copy_from_slice(chunk);
-        word
-    })
 }

@@ -295,7 +295,7 @@ fn a_shard_with_valid_hashes_but_foreign_ids_is_refused() {
     let path = folder.0.join("a.tok");
     write(&path, 300, &vec![(1, vec![299, 5])], 64);
     let mut bytes = fs::read(&path).unwrap();
-    bytes[4096..4098].copy_from_slice(&300u16.to_le_bytes());
+    bytes[4096..4098].copy_from_slice(&(300u16 | 5 << 9).to_le_bytes()); // 9 bits a token
     // Forge: new block hash, root, header hash, footer.
     let (mut header, layout) = Header::decode(&fs::read(&path).unwrap(), &path).unwrap();
     let hashes = layout.hashes as usize;
@@ -317,6 +317,55 @@ fn a_shard_with_valid_hashes_but_foreign_ids_is_refused() {
         error.contains("token 300 is outside the vocabulary of 300"),
         "{error}"
     );
+}
+
+/// A file of version 1 with one document.
+fn words(path: &Path, vocab_size: u32, bits: u32, tokens: &[u32]) {
+    let count = tokens.len() as u64;
+    let header = Header {
+        version: 1,
+        bits,
+        vocab_size,
+        tokens: count,
+        documents: 1,
+        block_bytes: BLOCK_BYTES,
+        tokenizer: [7; 32],
+        root: [0; 32],
+    };
+    let layout = header.layout().unwrap();
+    let mut body: Vec<u8> = tokens
+        .iter()
+        .flat_map(|token| token.to_le_bytes()[..bits as usize / 8].to_vec())
+        .collect();
+    body.resize(layout.doc_ends as usize - 4096, 0);
+    body.extend(count.to_le_bytes());
+    body.resize(layout.doc_ids as usize - 4096, 0);
+    body.extend(9u64.to_le_bytes());
+    body.resize(layout.hashes as usize - 4096, 0);
+    let table = blake3::hash(&body);
+    let root = *blake3::hash(table.as_bytes()).as_bytes();
+    let page = Header { root, ..header }.encode(&layout);
+    let footer = Header::footer(&page, &layout);
+    let mut hashes = table.as_bytes().to_vec();
+    hashes.resize((layout.footer - layout.hashes) as usize, 0);
+    fs::write(path, [page, body, hashes, footer].concat()).unwrap();
+}
+
+#[test]
+fn a_shard_of_whole_words_is_still_read() {
+    let folder = Folder::new();
+    let path = folder.0.join("a.tok");
+    for (vocab_size, bits, other) in [(300, 16, 32), (1 << 16, 16, 32), (128_256, 32, 16)] {
+        let tokens: Vec<u32> = (0..100).map(|i| i * 7919 % vocab_size).collect();
+        words(&path, vocab_size, bits, &tokens);
+        let shard = Shard::open(&path).unwrap();
+        shard.verify().unwrap();
+        let mut found = vec![];
+        shard.view().unwrap().read(3..100, &mut found).unwrap();
+        assert_eq!(found, tokens[3..]);
+        words(&path, vocab_size, other, &tokens);
+        assert!(Shard::open(&path).is_err(), "{vocab_size} in {other} bits");
+    }
 }
 
 #[test]
@@ -347,7 +396,7 @@ fn a_header_that_contradicts_itself_is_refused() {
             ..good.clone()
         },
         Header {
-            width: 3,
+            bits: 3,
             ..good.clone()
         },
     ];
@@ -451,7 +500,7 @@ fn damage_met_while_streaming_is_an_error_of_that_batch() {
     let path = folder.0.join("a.tok");
     write(&path, 300, &vec![(1, vec![1; 64])], 64);
     let mut bytes = fs::read(&path).unwrap();
-    bytes[4096 + 64] ^= 1; // second block: tokens 32..64
+    bytes[4096 + 64] ^= 1; // second block: tokens 57..64 of 9 bits
     fs::write(&path, &bytes).unwrap();
     let source = Source::new("a", vec![Shard::open(&path).unwrap()]).unwrap();
     let loader = Arc::new(Loader::new(vec![source], &always(32, vec![1.0]), 1).unwrap());

@@ -1,6 +1,7 @@
 //! Writes a `.tok` shard: streams tokens beside the target, then columns, hashes and header, fsync, rename.
 
-use super::format::{BLOCK_BYTES, HEADER_BYTES, Header, Layout, MOST_VOCABULARY, width_of};
+use super::bits::{Packer, bits_of};
+use super::format::{BLOCK_BYTES, HEADER_BYTES, Header, Layout, MOST_VOCABULARY, VERSION};
 use super::{LoaderError, Result};
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -16,6 +17,7 @@ pub struct ShardWriter {
     temporary: PathBuf,
     file: BufWriter<File>,
     header: Header,
+    packer: Packer,
     doc_ends: Vec<u64>,
     doc_ids: Vec<u64>,
     blocks: BlockHasher,
@@ -85,7 +87,8 @@ impl ShardWriter {
             File::create_new(&temporary).map_err(LoaderError::io(path))?,
         );
         let header = Header {
-            width: width_of(vocab_size),
+            version: VERSION,
+            bits: bits_of(vocab_size),
             vocab_size,
             tokens: 0,
             documents: 0,
@@ -100,6 +103,7 @@ impl ShardWriter {
             temporary,
             file,
             header,
+            packer: Packer::default(),
             doc_ends: Vec::new(),
             doc_ids: Vec::new(),
             blocks: BlockHasher {
@@ -135,17 +139,9 @@ impl ShardWriter {
         for (bounds, &id) in starts.windows(2).zip(doc_ids) {
             let document = &ids[bounds[0] as usize..bounds[1] as usize]; // checked above
             bytes.clear();
-            if self.header.width == 2 {
-                bytes.extend(
-                    document
-                        .iter()
-                        .flat_map(|&token| (token as u16).to_le_bytes()),
-                );
-            } else {
-                bytes.extend(document.iter().flat_map(|token| token.to_le_bytes()));
-            }
+            self.packer.pack(document, self.header.bits, &mut bytes);
             self.put(&bytes)?;
-            self.header.tokens += bytes.len() as u64 / u64::from(self.header.width);
+            self.header.tokens += document.len() as u64;
             self.header.documents += 1;
             self.doc_ends.push(self.header.tokens);
             self.doc_ids.push(id);
@@ -198,6 +194,9 @@ impl ShardWriter {
         }
         let layout = self.header.layout();
         let layout = layout.ok_or_else(|| LoaderError::Invalid("the shard is too large".into()))?;
+        let mut rest = Vec::new();
+        self.packer.finish(&mut rest);
+        self.put(&rest)?;
         self.pad(layout.tokens_end, layout.doc_ends)?;
         let column = 8 * self.header.documents;
         for (values, end, next) in [
