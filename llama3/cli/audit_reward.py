@@ -48,6 +48,8 @@ NO_AUDITS = ConfigError.declare(
     why="it has no artifact audit-1, ...",
     fix="give held-out pairs, or run it with `post_training: {{audit: {{}}}}`",
 )
+MOST_NAMED = 10
+"""Prompts with contradictions whose rows are named."""
 _REWARD = re.compile(r"(?:(.+)-)?reward(?:-(\d+))?(?:-mean(\d+))?")
 """The key of a reward model: of a size or of the one model, of a round or not, and of how many it is the mean."""
 
@@ -79,7 +81,7 @@ def audit_reward(
     if rows is None:
         _of_rounds(reward, given_options(overrides), json)
         return
-    from llama3.evaluation.preferred_rows import read_pairs
+    from llama3.evaluation.preferred_rows import contrary_rows, read_pairs
     from llama3.evaluation.reward_audit import RewardLimits, audited, drift, margins
     from llama3.tasks.rewards import build_rewards
 
@@ -97,11 +99,13 @@ def audit_reward(
     ends = [last for *_, last in sizes]
     why = {last: figures[last]["why"] for last in ends if not figures[last]["passed"]}
     reasons = [reason for told in why.values() for reason in told]
-    found = {"rewards": figures, "drift": moved, "passed": not why, "why": reasons}
+    contrary = contrary_rows(pairs)
+    found = {"rewards": figures, "drift": moved, "contradictions": contrary, "passed": not why, "why": reasons}
     if json:
         print_json(found)
     else:
         _show(found, ends)
+        _tell_contrary(contrary, rows.name)
     if why:
         raise GateFailed.of([REWARD_FAILED.problem(last, why="; ".join(told)) for last, told in why.items()])
 
@@ -202,6 +206,15 @@ def _show(found: Mapping[str, Any], ends: Sequence[str]) -> None:
         related = f"margins correlate {moved['correlation']:.3f}"
         note(f"{name} to {moved['to']}: {related}, {moved['turned']:.1%} of pairs turned")
     say(f"audit: {'passed' if found['passed'] else 'FAILED'}")
+
+
+def _tell_contrary(contrary: Sequence[tuple[str, str]], rows: str) -> None:
+    """No reward can be right about them all."""
+    from llama3.tasks.contradictions import told_contradictions
+
+    for told in told_contradictions({"orders": len(contrary)} if contrary else {}, rows):
+        named = "; ".join(f"{one} and {other}" for one, other in contrary[:MOST_NAMED])
+        note(f"{told}: {named}{'; ...' if len(contrary) > MOST_NAMED else ''}")
 
 
 def _figures(rewards: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:

@@ -251,6 +251,7 @@ def _last_step(loaded: Loaded) -> Step:
 
 
 def _show(corpus: Artifact, *, json: bool) -> None:
+    from llama3.data.corpus import SPLITS
     from llama3.data.ledger import told_benchmarks
 
     figures: dict[str, Any] = corpus.metrics
@@ -268,6 +269,8 @@ def _show(corpus: Artifact, *, json: bool) -> None:
     if found := told_benchmarks(figures):
         say()
         say("\n".join(found))
+    if not any(figures["funnel"][split] for split in SPLITS):
+        note("nothing is new: earlier corpora hold every document")
     note(f"corpus: {corpus.location}")
 
 

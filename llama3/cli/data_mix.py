@@ -4,13 +4,14 @@ source is worth."""
 from __future__ import annotations
 
 import json as json_
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from llama3.cli.output import ConfigArgument, JsonOption, SetOption, note, print_json, print_table, say
+from llama3.config.mixes import MIX_PRESETS
 from llama3.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from llama3.config import Config
 
 BAD_SHARES = ConfigError.declare(
-    "L3-SCL-039", "{given!r} are no shares of sources", why="{why}", fix="write web=0.6,code=0.4"
+    "L3-SCL-039", "{given!r} are no shares of sources", why="{why}", fix="write web=0.6,code=0.4{presets}"
 )
 NOT_A_PROXY = ConfigError.declare(
     "L3-SCL-040",
@@ -89,7 +90,7 @@ def mix_search(
     ] = None,
     mixes: Annotated[
         list[str] | None,
-        typer.Option("--mix", metavar="SHARES", help="A mix to try, such as web=0.6,code=0.4. Repeatable."),
+        typer.Option("--mix", metavar="SHARES", help="A mix to try, such as web=0.6,code=0.4 or llama3. Repeatable."),
     ] = None,
     candidates: Annotated[int, typer.Option(min=0, help="Mixes that are drawn around the run's own.")] = 8,
     seeds: SeedsOption = 3,
@@ -109,7 +110,7 @@ def mix_search(
     json: JsonOption = False,
 ) -> None:
     """Train small models on mixes of the run's sources, rank the mixes with intervals, and write the best. Resumes."""
-    given = [_shares("--mix", text) for text in mixes or []]
+    given = [_shares("--mix", text, MIX_PRESETS) for text in mixes or []]
     wanted = _shares("--target", target) if target else {}
     loaded = _ready(config, overrides)
     small = _proxy(config, overrides or [], proxy or [])
@@ -238,18 +239,27 @@ def _settled(config: Config, proxy: Config) -> Config:
     return config.model_copy(update={"model": proxy.model, "pretrain": pretrain})
 
 
-def _shares(option: str, text: str) -> dict[str, float]:
-    """Weights by source out of `web=0.6,code=0.4`. Raises ConfigError (L3-SCL-039)."""
-    found: dict[str, float] = {}
-    try:
-        for part in text.split(","):
-            name, _, weight = part.rpartition("=")
-            found[name.strip()] = float(weight)
-    except ValueError as error:
-        raise BAD_SHARES(option, given=text, why=str(error)) from None
-    if "" in found or not all(0 <= weight < float("inf") for weight in found.values()) or not any(found.values()):
-        raise BAD_SHARES(option, given=text, why="each source has a weight of 0 or more, one of them above 0")
-    return found
+def _shares(option: str, text: str, presets: Mapping[str, Mapping[str, float]] | None = None) -> dict[str, float]:
+    """Weights by source out of `web=0.6,code=0.4`, or those of a preset. Raises ConfigError (L3-SCL-039)."""
+    if presets and text in presets:
+        return dict(presets[text])
+
+    def bad(why: str) -> ConfigError:
+        return BAD_SHARES(option, given=text, why=why, presets=f", or {' or '.join(presets)}" if presets else "")
+
+    names, weights = [], []
+    for part in text.split(","):
+        name, _, weight = part.rpartition("=")
+        names.append(name.strip())
+        try:
+            weights.append(float(weight))
+        except ValueError as error:
+            raise bad(str(error)) from None
+    if "" in names or not all(0 <= weight < float("inf") for weight in weights) or not any(weights):
+        raise bad("each source has a weight of 0 or more, one of them above 0")
+    if doubles := sorted({name for name in names if names.count(name) > 1}):
+        raise bad(f"named more than once: {', '.join(doubles)}")
+    return dict(zip(names, weights, strict=True))
 
 
 def _read(artifact: Artifact, name: str) -> dict[str, Any]:

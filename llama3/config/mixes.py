@@ -11,8 +11,11 @@ LLAMA3_MIX: Mapping[str, float] = {"general": 50, "reasoning": 25, "code": 17, "
 """Percent of tokens of Llama 3's classes of text (paper 3.1.2)."""
 
 
+MIX_PRESETS: Mapping[str, Mapping[str, float]] = {"llama3": LLAMA3_MIX}
+
+
 def _preset_mix(value: Any) -> Any:
-    return dict(LLAMA3_MIX) if value == "llama3" else value
+    return dict(MIX_PRESETS[value]) if isinstance(value, str) and value in MIX_PRESETS else value
 
 
 Mix = Annotated[

@@ -17,6 +17,7 @@ NOT_TEXTS = DataError.declare(
     "L3-DAT-111", "{given} given where texts are wanted", fix="give a list of strings, or one Arrow column of text"
 )
 HALF_A_PAIR = "it holds half of a surrogate pair, which is no character"
+HAS_NUL = "it holds a NUL character"
 NOT_A_TEXT = DataError.declare("L3-DAT-112", "text {number} is no text", why="{error}")
 
 

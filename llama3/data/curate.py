@@ -47,7 +47,7 @@ NOTHING_LEFT = DataError.declare(
     "L3-DAT-102",
     "no document is left for training",
     why="taken out: {lost}",
-    fix="read more text, loosen the filters, or leave data.against out where nothing is new",
+    fix="read more text, or loosen the filters",
 )
 REMOVES_TOO_MUCH = DataError.declare(
     "L3-DAT-123",
@@ -66,7 +66,7 @@ def curate(synthetic: Texts | None = None, *, options: CurateOptions, out: Stage
     """Reads `options.sources` and `synthetic` text, writes the corpus (layout: llama3.data.corpus).
 
     Raises ConfigError, before any work, naming every source that is missing or empty, and DataError where nothing
-    could be read or nothing is left for training.
+    could be read or nothing is left for training, unless earlier corpora hold all of it: then the corpus is empty.
     """
     parts = None if out.logs is None else parts_folder(out.logs, options)
     folder = parts if parts is not None and parts.is_dir() else out.scratch / "parts"
@@ -109,7 +109,7 @@ def _curated(curation: Curation, out: StageOutput) -> None:
     write_json_atomic(out.path / STAMPS, dict(stamps(filters)))
     write_samples(out.path, staged, private_of(filters))
     _ring(removal_alarms(books.stages, out.metrics["rejects"], options.alarm.most), options.alarm, out)
-    if not books.documents("train"):
+    if decision.kept and not books.documents("train"):
         raise NOTHING_LEFT("curate", lost=_counted(out.metrics["rejects"]))
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from llama3 import _core
-from llama3.data.columns import HALF_A_PAIR, SURROGATE, printable, text_column
+from llama3.data.columns import HALF_A_PAIR, HAS_NUL, SURROGATE, printable, text_column
 
 Kind = Literal["prose", "code", "made"]
 """Rules for found text fit one of the first two; what a program made on purpose is judged by none of them."""
@@ -72,8 +72,8 @@ class DocumentBatch:
         origins: Sequence[str] | None = None,
         rejects: Sequence[Reject] = (),
     ) -> DocumentBatch:
-        """A batch with ids; without `origins` each document is its own. A text that holds half of a surrogate pair is
-        rejected; in the other columns such characters are written out."""
+        """A batch with ids; without `origins` each document is its own. Of a list of texts, one that holds half of a
+        surrogate pair or a NUL character is rejected; in the other columns such halves are written out."""
 
         def spread(value: str | Sequence[str]) -> list[str]:
             return [printable(value)] * count if isinstance(value, str) else list(map(printable, value))
@@ -83,7 +83,7 @@ class DocumentBatch:
         given = [spread(column) for column in (source, urls, language, dates or "", kind, origins or "")]
         rejects = list(rejects)
         if broken := _broken(texts):
-            rejects += [Reject(given[1][n], "not_utf8", HALF_A_PAIR, given[0][n]) for n in sorted(broken)]
+            rejects += [Reject(given[1][n], *why, given[0][n]) for n, why in broken.items()]
             texts = [text for n, text in enumerate(texts) if n not in broken]
             given = [[value for n, value in enumerate(column) if n not in broken] for column in given]
         text = text_column(texts)
@@ -189,11 +189,15 @@ class Edits:
         return cls(document_E, start_E, end_E, kinds, texts)
 
 
-def _broken(texts: Sequence[str] | pa.Array) -> set[int]:
-    """Numbers of the texts that cannot be encoded."""
-    if isinstance(texts, pa.Array | pa.ChunkedArray):
-        return set()
-    return {n for n, text in enumerate(texts) if not text.isascii() and SURROGATE.search(text)}
+def _broken(texts: Sequence[str] | pa.Array) -> dict[int, tuple[str, str]]:
+    """Numbers of the texts that are none, each with a reason and what it means."""
+    broken: dict[int, tuple[str, str]] = {}
+    for n, text in enumerate(() if isinstance(texts, pa.Array | pa.ChunkedArray) else texts):
+        if not text.isascii() and SURROGATE.search(text):
+            broken[n] = "not_utf8", HALF_A_PAIR
+        elif "\0" in text:
+            broken[n] = "binary", HAS_NUL
+    return broken
 
 
 def text_buffers(text: pa.Array) -> tuple[np.ndarray, np.ndarray]:
@@ -273,7 +277,7 @@ class Judgement:
     """What a filter thinks of D documents. Scores are kept, so that thresholds can be changed without a scan."""
 
     score_D: np.ndarray
-    """float64 [D]."""
+    """float64 [D], none NaN."""
     keep_D: np.ndarray
     """bool [D]."""
     reason_D: Sequence[str]

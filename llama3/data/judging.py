@@ -31,7 +31,7 @@ from llama3.data.documents import (
     Reject,
     Surveying,
 )
-from llama3.errors import ConfigError, PluginError
+from llama3.errors import ConfigError, PluginError, did_you_mean
 from llama3.plugins.asking import ODD_RESULT, asking, what
 from llama3.plugins.registry import discover
 
@@ -75,7 +75,7 @@ Result = TypeVar("Result")
 
 def build_filters(slots: Sequence[Slot]) -> dict[str, Filter]:
     """The filters by name. Raises ConfigError for one that is listed twice or has wrong options, PluginError
-    for one that is not made."""
+    for one that is not made or asks for a feature that is none of FEATURES."""
     filters: dict[str, Filter] = {}
     for slot in slots:
         if slot.name in filters:
@@ -84,10 +84,17 @@ def build_filters(slots: Sequence[Slot]) -> dict[str, Filter]:
         where = f"filter {slot.name!r}"
         with asking(where, "features"):
             odd = [what(feature) for feature in filter.features if not isinstance(feature, str)]
+            unknown = sorted(set(filter.features) - {*FEATURES}) if not odd else []
         if odd:
             raise ODD_RESULT(where, method="features", fault=f"of one name {odd[0]}, not text")
+        if unknown:
+            raise ODD_RESULT(where, method="features", fault="; ".join(map(_no_feature, unknown)))
         filters[slot.name] = filter
     return filters
+
+
+def _no_feature(name: str) -> str:
+    return f"there is no feature {name!r} ({did_you_mean(name, FEATURES) or 'see llama3.filters.FEATURES'})"
 
 
 def stamps(filters: Mapping[str, Filter]) -> list[tuple[str, str]]:
@@ -105,14 +112,15 @@ def without_model(filters: Mapping[str, Filter]) -> list[str]:
     return [name for name, filter in filters.items() if isinstance(filter, ModelFilter) and not filter.has_model]
 
 
-def asked_of(name: str, filter: object, ask: Any, given: Any) -> Any:
-    """What a filter answers; one that fails stops the stage, because what it would let through is unknown."""
+def asked_of(name: str, filter: object, method: str, *given: Any) -> Any:
+    """What a method of a filter answers; one that fails stops the stage, because what it would let through is
+    unknown."""
 
     def failed(error: str) -> PluginError:
         return FILTER_FAILED(f"filter {name!r}", filter=type(filter).__name__, error=error)
 
-    with asking(f"filter {name!r}", "", failed, spares=lambda error: False):
-        return ask(given)
+    with asking(f"filter {name!r}", method, failed, spares=lambda error: False):
+        return getattr(filter, method)(*given)
 
 
 def _odd(name: str, filter: object, method: str, answer: object, wanted: str, error: object = "") -> PluginError:
@@ -134,16 +142,19 @@ def surveying(filters: Mapping[str, Filter]) -> dict[str, Surveying]:
 def survey(filters: Mapping[str, Surveying], batch: DocumentBatch) -> None:
     """Shows documents to filters that look at all of them first."""
     for name, filter in filters.items():
-        asked_of(name, filter, filter.survey, batch)
+        asked_of(name, filter, "survey", batch)
 
 
 def surveyed(name: str, filter: Surveying) -> Mapping[str, np.ndarray]:
     """What a filter has found in the documents that it was shown."""
-    answer = asked_of(name, filter, lambda _: filter.surveyed(), None)
+    answer = asked_of(name, filter, "surveyed")
     wanted = "a mapping of names to arrays"
     if not isinstance(answer, Mapping):
         raise _odd(name, filter, "surveyed", answer, wanted)
-    arrays = {str(key): np.asarray(values) for key, values in answer.items()}
+    try:
+        arrays = {str(key): np.asarray(values) for key, values in answer.items()}
+    except (TypeError, ValueError) as error:
+        raise _odd(name, filter, "surveyed", answer, wanted, error) from error
     if kinds := sorted({str(values.dtype) for values in arrays.values() if values.dtype.hasobject}):
         raise _odd(name, filter, "surveyed", answer, wanted, f"an array has the type {', '.join(kinds)}")
     return arrays
@@ -160,7 +171,7 @@ def labelled(filters: Mapping[str, Labelling], batch: DocumentBatch) -> Document
 
 
 def _languages(name: str, filter: Labelling, batch: DocumentBatch) -> list[str]:
-    answer = asked_of(name, filter, filter.languages, batch)
+    answer = asked_of(name, filter, "languages", batch)
     wanted = f"a string for each of {len(batch)} documents"
     try:
         languages = [printable(language) for language in answer]
@@ -200,7 +211,7 @@ def with_measures(filters: Mapping[str, Any], batch: DocumentBatch) -> DocumentB
         if set(names) <= set(batch.records.schema.names):  # it was measured when it was read
             batch = batch.with_measures({column: np.asarray(batch.records.column(column)) for column in names})
             continue
-        columns = asked_of(name, filter, filter.measure, batch)
+        columns = asked_of(name, filter, "measure", batch)
         try:
             own = {f"{name}.{column}": np.asarray(values, np.float64) for column, values in columns.items()}
             found = {column: len(own[f"{name}.{column}"]) for column in columns}
@@ -215,7 +226,7 @@ def with_measures(filters: Mapping[str, Any], batch: DocumentBatch) -> DocumentB
 
 def judged(name: str, filter: Filter, batch: DocumentBatch) -> Judgement:
     """The filter's judgement of every document."""
-    answer = asked_of(name, filter, filter.judge, batch)
+    answer = asked_of(name, filter, "judge", batch)
     wanted = "a Judgement: a score, whether to keep it and why not (a string) for each document"
     if not isinstance(answer, Judgement):
         raise _odd(name, filter, "judge", answer, wanted)
@@ -228,6 +239,10 @@ def judged(name: str, filter: Filter, batch: DocumentBatch) -> Judgement:
     if sizes != {len(batch)}:
         found = sorted(sizes)
         raise ODD_JUDGEMENT(f"filter {name!r}", filter=type(filter).__name__, judged=found, count=len(batch))
+    if (without_D := np.isnan(score_D)).any():
+        id = batch.column("id")[int(np.argmax(without_D))]
+        fault = f"{int(without_D.sum())} of {len(batch)} scores are NaN, the first that of document {id}"
+        raise ODD_RESULT(f"filter {name!r}", method="judge", fault=fault)
     return judgement
 
 
@@ -240,7 +255,7 @@ def unwanted(batch: DocumentBatch, removed_D: np.ndarray, judgement: Judgement) 
 
 def edits_of(name: str, filter: Editing, batch: DocumentBatch) -> Edits:
     """What the filter wants replaced in these documents."""
-    answer = asked_of(name, filter, filter.edits, batch)
+    answer = asked_of(name, filter, "edits", batch)
     wanted = "Edits, with whole numbers for places and strings for kinds and texts"
     if not isinstance(answer, Edits):
         raise _odd(name, filter, "edits", answer, wanted)

@@ -1,7 +1,7 @@
 """What sources share: finding files, and reading them with bounds. For authors of source plugins.
 
 Policy for bad records: they become a `Reject` with a reason and never stop the run. Text must be UTF-8 (a byte
-order mark is dropped); a NUL byte means binary; what is larger than the limit is not read.
+order mark is dropped); a NUL character means binary, however it is written; what is larger than the limit is not read.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import BinaryIO
 from pydantic import BaseModel, ConfigDict, Field
 
 from llama3 import _core
-from llama3.data.columns import HALF_A_PAIR, printable, text_column
+from llama3.data.columns import HALF_A_PAIR, HAS_NUL, printable, text_column
 from llama3.data.documents import DocumentBatch, Kind, Reject, ShardFile, ShardRef
 from llama3.data.finding import Found, find, has_magic
 from llama3.data.remembered import Seen, remembered, seen
@@ -77,11 +77,13 @@ class Collector:
     def add(
         self, text: str, url: str, *, origin: str = "", language: str = "", kind: Kind | None = None, date: str = ""
     ) -> Iterator[DocumentBatch]:
-        """Takes a document; yields a batch when one is full."""
+        """Takes a document, or rejects what is no text; yields a batch when one is full."""
         try:
             size = len(text) if text.isascii() else len(text.encode())
         except UnicodeEncodeError:
             return self.reject(url, "not_utf8", HALF_A_PAIR)
+        if "\0" in text:
+            return self.reject(url, "binary", HAS_NUL)
         if self._bytes and self._bytes + size > BATCH_BYTES:
             yield from self.rest()
         self._rows.append((text, url, language or self.language, kind or self.kind, origin or url, date))

@@ -30,7 +30,11 @@ from llama3.data.plan import ShardEntry, SourceEntry, TokenPlan
 from llama3.errors import DataError
 from llama3.tokenizer import Tokenizer
 
-NO_DOCUMENT = DataError.declare("L3-DAT-207", "the corpus has no document to train on")
+NO_DOCUMENT = DataError.declare(
+    "L3-DAT-207",
+    "the corpus has no document to train on",
+    fix="read more text, or leave data.against out where nothing is new",
+)
 
 SHARD_TOKENS = 1 << 27
 """A shard is closed after the batch of documents that brings it here."""

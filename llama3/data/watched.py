@@ -37,7 +37,7 @@ def main() -> None:
             filters |= build_filters([Slot.model_validate(slot)])
         if order["surveys"] is not None:
             for name, filter in surveying(filters).items():
-                asked_of(name, filter, filter.join, read_arrays(Path(order["surveys"][name])))
+                asked_of(name, filter, "join", read_arrays(Path(order["surveys"][name])))
     except LlamaError as error:
         write_frame(replies, json.dumps({"error": str(error)}).encode())
         return

@@ -98,7 +98,7 @@ def join_surveys(filters: Mapping[str, Filter], counted: Commit) -> None:
     """Gives filters what was found in documents."""
     looking = surveying(filters)
     for name, path in survey_files(counted, looking).items():
-        asked_of(name, looking[name], looking[name].join, read_arrays(path))
+        asked_of(name, looking[name], "join", read_arrays(path))
 
 
 def survey_files(counted: Commit, names: Iterable[str]) -> dict[str, Path]:
@@ -137,6 +137,8 @@ class PartWriter:
     def write(self, part: Part, folder: Path) -> None:
         """Commits the tables of a part, its band keys, and its share of the books."""
         funnel, cleaning = Funnel(), self.cleaning.with_new_books()
+        for split in SPLITS:  # where nothing is left too
+            funnel.count(split, [], np.empty(0))
         dropped, of_table = 0, -1
         table = np.empty((0, self.parameters.bands if self.parameters else 0), np.uint64)
         keys = [table]

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -36,13 +36,14 @@ PAIRS = "pairs"
 
 @dataclass(frozen=True, slots=True)
 class PreferredPair:
-    """A prompt, the better and the worse answer, and its groups by column."""
+    """A prompt, the better and the worse answer, its groups by column, and where its row stands."""
 
     context: tuple[Message, ...]
     prompt: str
     better: str
     worse: str
     groups: Mapping[str, str] = field(default_factory=dict)
+    where: str = ""
 
 
 def read_pairs(path: Path) -> list[PreferredPair]:
@@ -75,7 +76,20 @@ def _pairs(row: Mapping[str, Any], where: str) -> Iterator[PreferredPair]:
     if last["role"] != "user":
         raise NOT_A_USER(where)
     for better, worse in itertools.combinations(parsed.answers, 2):
-        yield PreferredPair(tuple(context), str(last["content"]), better, worse, groups)
+        yield PreferredPair(tuple(context), str(last["content"]), better, worse, groups, where)
+
+
+def contrary_rows(pairs: Sequence[PreferredPair]) -> list[tuple[str, str]]:
+    """For each prompt of which two answers are better than each other, both ways, where the first two rows of them
+    stand."""
+    first: dict[tuple[object, str, str], str] = {}
+    found: dict[object, tuple[str, str]] = {}
+    for pair in pairs:
+        asked = (*((message["role"], message["content"]) for message in pair.context), pair.prompt)
+        first.setdefault((asked, pair.better, pair.worse), pair.where)
+        if other := first.get((asked, pair.worse, pair.better)):
+            found.setdefault(asked, (other, pair.where))
+    return list(found.values())
 
 
 def _group(value: object, column: str, where: str) -> str:

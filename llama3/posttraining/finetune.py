@@ -466,8 +466,10 @@ def fitting(examples: Sequence[Example], longest: int | None, limit: int, where:
     return kept
 
 
-def refuse_long(examples: Sequence[Example], limit: int) -> None:
-    """Raises DataError for examples of more than `limit` tokens."""
-    long = [index for index, example in enumerate(examples) if example.num_tokens > limit]
+def refuse_long(
+    examples: Sequence[Example], limit: int, where: Callable[[int], str] = lambda number: f"example {number}"
+) -> None:
+    """Raises DataError for examples of more than `limit` tokens; `where` tells the place of one by its number."""
+    long = [number for number, example in enumerate(examples) if example.num_tokens > limit]
     if long:
-        raise LONG_EXAMPLES(f"example {long[0]}", long=len(long), count=len(examples), limit=limit)
+        raise LONG_EXAMPLES(where(long[0]), long=len(long), count=len(examples), limit=limit)

@@ -146,9 +146,11 @@ def _example_fault(example: object, *_: Any) -> str:
     return "" if counts else f"{what(example)}, whose `num_tokens` is no whole number"
 
 
-def _examples_fault(examples: object, *_: Any) -> str:
+def _examples_fault(examples: object, tokenizer: Tokenizer, rows: Sequence[Row]) -> str:
     if not isinstance(examples, Sequence):
         return f"{what(examples)}, not a list of examples"
+    if len(examples) != len(rows):
+        return f"it has {len(examples)} examples of {len(rows)} rows"
     return next((fault for example in examples if (fault := _example_fault(example))), "")
 
 

@@ -20,7 +20,7 @@ from llama3.artifacts import Stage, StageOutput, stage
 from llama3.config.schema import Config, PostTrainingSection
 from llama3.config.slot_types import DataKindSlot, Slot
 from llama3.errors import ConfigError, DataError, LlamaError, Problem
-from llama3.plugins.asking import asking
+from llama3.plugins.asking import ODD_RESULT, asking, json_fault
 from llama3.plugins.registry import discover
 from llama3.plugins.specs import AlgorithmSpec
 from llama3.tasks import FILE_HELD_OUT_ONE_IN, Split, prompt_digest, split_of_prompt
@@ -130,6 +130,8 @@ def _write(options: UserDataOptions, out: StageOutput) -> None:
     for name, write in writers.items():
         with asking(f"data_kinds.{kind}", f"stored[{name!r}]"):
             written = list(write(rows, path.stem))
+        if odd := next((fault for row in written if (fault := json_fault(row))), ""):
+            raise ODD_RESULT(f"data_kinds.{kind}", method=f"stored[{name!r}]", fault=f"of one row {odd}")
         write_rows(out.path / data_kind_spec(name).file, written)
     write_rows(out.path / "held_out.jsonl", held_out)
     contrary = contradictions(line.row for line in splits["train"])
@@ -248,3 +250,13 @@ def _with_ids(stem: str, lines: Sequence[Line]) -> list[UserRow]:
     if None not in own and len(set(own)) == len(own):
         return [line.row for line in lines]
     return [replace(line.row, id=f"{stem}-{line.number}") for line in lines]
+
+
+def place_of(path: Path, id: str) -> str:
+    """File and line of the row of which the stage wrote one with this id, for people: kinds that make several rows of
+    one number them behind its id. The id in place of the line where no row has it."""
+    lines = by_split(_without_duplicates(read_lines(path)), path)["train"]
+    for line, row in zip(lines, _with_ids(path.stem, lines), strict=True):
+        if id == row.id or id.rpartition(".")[0] == row.id:
+            return f"{path.name}:{line.number}"
+    return f"{path.name}: row {id}"

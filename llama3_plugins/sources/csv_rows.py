@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from llama3.errors import DataError
 from llama3.sources import (
@@ -35,7 +36,7 @@ LONG_ROW = DataError.declare(
     "L3-SRC-032",
     "a row of more than {limit} characters",
     why="a quote that opens a field and never closes makes the rest of the file one row",
-    fix="close the quote, or double it where it is part of the text",
+    fix="close the quote, double it where it is part of the text, or say that quotes mean nothing (quote: null)",
 )
 CUT_OFF = DataError.declare("L3-SRC-033", "cannot be read to its end", why="{error}")
 
@@ -55,9 +56,29 @@ class CsvOptions(FileOptions):
     separator: str | None = Field(
         None, min_length=1, max_length=1, description="what stands between fields; default: a tab in .tsv, else a comma"
     )
+    quote: str | None = Field(
+        '"',
+        min_length=1,
+        max_length=1,
+        description="what stands around fields that hold separators; null: nothing does",
+    )
+    escape: str | None = Field(
+        None,
+        min_length=1,
+        max_length=1,
+        description="what stands before a quote or separator that is part of the text; default: quotes are doubled",
+    )
     damaged: Damaged = Field(
         "quarantine", description="a file that breaks off: quarantine it, or keep the documents before the break"
     )
+
+    @model_validator(mode="after")
+    def _tells_signs_apart(self) -> CsvOptions:
+        separators = [self.separator] if self.separator else [",", "\t"]
+        signs = [*separators, *filter(None, (self.quote, self.escape))]
+        if len(set(signs)) < len(signs) or {"\r", "\n"} & set(signs):
+            raise ValueError("separator, quote and escape must differ from each other and from ends of lines")
+        return self
 
 
 class CsvSource:
@@ -111,22 +132,30 @@ class CsvSource:
         options = self.options
         lines = _Lines(file, max(LONGEST, options.max_document_bytes), location)
         separator = options.separator or ("\t" if ".tsv" in Path(location.lower()).suffixes else ",")
-        reader = csv.reader(lines, delimiter=separator, strict=True)
+        reader = csv.reader(
+            lines,
+            delimiter=separator,
+            quotechar=options.quote,
+            quoting=csv.QUOTE_MINIMAL if options.quote else csv.QUOTE_NONE,
+            escapechar=options.escape,
+            strict=True,
+        )
         is_after_break = False
         while True:
-            begun, lines.left = reader.line_num + 1, lines.limit
+            begun = lines.begin_row()
             try:
                 row = next(reader, None)
             except csv.Error as error:
-                count = reader.line_num - begun + 1
-                told = f"{error}" if count == 1 else f"{error}; {count} lines, to line {reader.line_num}"
+                _pass_over(lines, separator, options)
+                count = lines.number - begun + 1
+                told = f"{error}" if count == 1 else f"{error}; {count} lines, to line {lines.number}"
                 collector.reject(f"{location}:{begun}", "broken_csv", told, count)
                 is_after_break = True
                 continue
             if row is None:
                 return
-            # A row that breaks within a quoted field ends where nobody can tell; its quote still closes somewhere.
-            is_after_break = is_after_break and any('"' in field for field in row)
+            # The count of quotes may mislead where a row breaks; its last quote still closes somewhere.
+            is_after_break = is_after_break and any(options.quote in field for field in row if options.quote)
             if is_after_break:
                 collector.reject(f"{location}:{begun}", "broken_csv", "may be the rest of the row before it")
             elif row:
@@ -137,17 +166,44 @@ class _Lines:
     """The lines of a file with their ends. Raises DataError where one row has more than `limit` characters of them."""
 
     def __init__(self, file: TextIO, limit: int, location: str) -> None:
-        self.limit = self.left = limit
+        self.limit, self._left = limit, limit
         self._file, self._location = file, location
+        self.number = 0
+        """Of the last line, from 1."""
+        self.row: list[str] = []
+        """The lines of a row so far."""
+
+    def begin_row(self) -> int:
+        """The number of its first line."""
+        self._left, self.row = self.limit, []
+        return self.number + 1
 
     def __iter__(self) -> _Lines:
         return self
 
     def __next__(self) -> str:
-        line = self._file.readline(self.left + 1)
-        if len(line) > self.left:
+        line = self._file.readline(self._left + 1)
+        if len(line) > self._left:
             raise LONG_ROW(self._location, limit=self.limit)
-        self.left -= len(line)
         if not line:
             raise StopIteration
+        self._left -= len(line)
+        self.number += 1
+        self.row.append(line)
         return line
+
+
+def _pass_over(lines: _Lines, separator: str, options: CsvOptions) -> None:
+    """Reads the rest of a row that broke. It goes on where its quotes are odd in number and the last of them closes no
+    field, for then the next lines are still inside of one."""
+    count, is_closing = 0, True
+    text = "".join(lines.row)
+    while options.quote and text:
+        plain = re.sub(f"{re.escape(options.escape)}.", "", text, flags=re.DOTALL) if options.escape else text
+        _, quote, after = plain.rpartition(options.quote)
+        if quote:
+            count += plain.count(quote)
+            is_closing = not after or after[0] in f"{separator}\r\n"
+        if count % 2 == 0 or is_closing:
+            return
+        text = next(lines, "")

@@ -22,6 +22,7 @@ from llama3.data.bands import HEAD, MOST_MET, BandParameters, BandRun, write_run
 from llama3.data.corpus import BANDS, Corpus, corpus_at
 from llama3.data.dedup import Candidates
 from llama3.errors import DataError
+from llama3.testing.toys import toy_tokenizer
 
 
 @pytest.fixture
@@ -83,6 +84,36 @@ def test_two_runs_keep_what_one_keeps(tmp_path: Path, run: Callable[..., str]) -
     write(tmp_path / "again", [prose(91, 200), *second, *first])
     run("dedup", tmp_path / "again", "--out", tmp_path / "d", "--against", tmp_path / "a", "--against", tmp_path / "b")
     assert texts_of(tmp_path / "d") == [prose(91, 200)]
+
+
+def test_nothing_new_is_an_empty_corpus(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is told, can be looked at and compared with, and nothing is trained on it."""
+    texts = write(tmp_path / "texts", [prose(n) for n in range(4)])
+
+    def call(*words: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as caught:
+            main(list(map(str, words)))
+        return int(caught.value.code or 0), *capsys.readouterr()
+
+    first, second, third = (tmp_path / name for name in "abc")
+    assert call("data", "dedup", texts, "--out", first)[0] == 0
+    dedup = ["data", "dedup", texts, "--json", "--against", first]
+    code, out, err = call(*dedup, "--out", second)
+    metrics = json.loads(out)
+    assert (code, metrics["rejects"]) == (0, {"exact.in_earlier_corpus": 4})
+    assert (metrics["funnel"]["train"], metrics["funnel"]["held_out"], texts_of(second)) == ({}, {}, [])
+    code, out, err = call(*dedup[:3], "--against", first, "--out", second)
+    assert (code, "nothing is new" in err, "train" in out) == (0, True, True), err
+    assert call("data", "inspect", second)[0] == call("data", "sample", second)[0] == 0
+    assert call(*dedup, "--against", second, "--out", third)[0] == 0
+    toy_tokenizer().save(tmp_path / "tokenizer")
+    shards = ("data", "shard", second, "--tokenizer", tmp_path / "tokenizer", "--out", second)
+    config = {"run": {"dir": str(tmp_path), "name": "run"}, "data": {"against": [str(first)]}}
+    config["data"]["sources"] = [{"name": "files", "path": str(texts)}]  # type: ignore[assignment]
+    (tmp_path / "c.yaml").write_text(json.dumps(config))
+    for words in (shards, ("run", tmp_path / "c.yaml")):
+        code, _, err = call(*words)
+        assert (code, "L3-DAT-207" in err, "leave data.against out" in err) == (1, True, True), err
 
 
 def test_what_is_not_a_run_made_the_same_way_is_refused(tmp_path: Path, run: Callable[..., str]) -> None:

@@ -240,8 +240,8 @@ class Theirs:
         return [ShardRef("theirs", "a\udce9")]
 
     def read(self, shard: ShardRef) -> Iterator[DocumentBatch]:
-        texts, urls = [prose(1), "half \ud800 a pair", prose(2)], ["\ud83d", "\ud83e", "u"]
-        batch = DocumentBatch.of(texts, source="theirs", urls=urls, dates=["\udc80"] * 3)
+        texts, urls = [prose(1), "half \ud800 a pair", prose(2), "a \0 character"], ["\ud83d", "\ud83e", "u", "v"]
+        batch = DocumentBatch.of(texts, source="theirs", urls=urls, dates=["\udc80"] * 4)
         plain = [pa.string() if field.name == "text" else field.type for field in batch.records.schema]
         schema = pa.schema([pa.field(f.name, kind) for f, kind in zip(batch.records.schema, plain, strict=True)])
         yield DocumentBatch(batch.records.cast(schema), batch.rejects)
@@ -253,7 +253,7 @@ def test_odd_metadata_and_layouts_cost_nothing(curated: Callable, monkeypatch: p
     (batch,) = corpus.documents(None)
     assert batch.texts == [prose(1), prose(2)]
     assert batch.column("url") == [r"\ud83d", "u"]
-    assert out.metrics["rejects"] == {"read.not_utf8": 1}
+    assert out.metrics["rejects"] == {"read.not_utf8": 1, "read.binary": 1}
 
 
 def test_what_a_run_writes_is_no_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

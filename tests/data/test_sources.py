@@ -163,10 +163,42 @@ def test_bad_rows_are_named_by_line(tmp_path: Path) -> None:
 
 def test_the_rest_of_a_broken_row_is_no_document(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
-    path.write_text('text,url\n"A \\"b\\" c\nhe said",http://q/1\nwhole,http://q/2\n')
+    path.write_text('text,url\n"A \\"b\\" "c\nhe said",http://q/1\nwhole,http://q/2\n')
     rows, rejects = read(build("csv", path=str(path)))
     assert rows == [("http://q/2", "whole")]
     assert [(r.where.rsplit(":", 1)[1], r.detail) for r in rejects][-1] == ("3", "may be the rest of the row before it")
+
+
+def test_a_row_that_breaks_goes_whole(tmp_path: Path) -> None:
+    """Lines in the middle of it would pass for rows: they have as many fields."""
+    path = tmp_path / "a.csv"
+    path.write_text(
+        'text,url\n"He said "no" to\nthe first, and the\nsecond "ship" of\nthe third, and left",http://q/1\n'
+        'whole,http://q/2\n"of 5" width",http://q/3\nwhole again,http://q/4\n"two, ""twice""",http://q/5\n'
+        '"so" it ends,http://q/6\nlast,http://q/7\n'
+    )
+    rows, rejects = read(build("csv", path=str(path)))
+    assert [url.rpartition("/")[2] for url, _ in rows] == ["2", "4", "5", "7"]
+    assert [(r.where.rpartition(":")[2], r.score) for r in rejects] == [("2", 4), ("7", 1), ("10", 1)]
+    assert rejects[0].detail.endswith("4 lines, to line 5")
+
+
+def test_tables_quoted_in_another_way(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("text,url\n'it\\'s, and\n\"more\"',u1\nin the ''end'',u2\n")
+    rows, rejects = read(build("csv", path=str(path), quote="'", escape="\\"))
+    assert (rows, [r.detail for r in rejects]) == ([("u1", 'it\'s, and\n"more"'), ("u2", "in the ''end''")], [])
+    path.write_text('text,url\n"the 5" disk\\, "old,u1\n')
+    assert read(build("csv", path=str(path), quote=None, escape="\\")) == ([("u1", '"the 5" disk, "old')], [])
+
+
+@pytest.mark.parametrize(
+    "options", [{"quote": ","}, {"separator": ";", "escape": ";"}, {"escape": "\n"}, {"quote": ""}]
+)
+def test_signs_of_a_table_that_are_the_same(tmp_path: Path, options: dict[str, str]) -> None:
+    (tmp_path / "a.csv").write_text("text\na\n")
+    with pytest.raises(ConfigError, match=r"differ from each other|at least 1 character"):
+        build("csv", path=str(tmp_path), **options)
 
 
 @pytest.mark.parametrize(
@@ -323,6 +355,34 @@ def test_a_long_line_is_skipped_in_pieces(tmp_path: Path) -> None:
     with path.open("rb") as file:
         lines = list(bounded_lines(file, 128 << 20))
     assert [len(line or b"") for _, line in lines] == [5, 100 << 20, 4]
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.json", "a.csv", "a.parquet", "a.wet"])
+def test_a_nul_character_is_no_text_in_any_kind_of_file(tmp_path: Path, name: str) -> None:
+    """However a file writes it: it does not pass for text where JSON spells it out."""
+    path = tmp_path / name
+    kind = {"txt": "files", "wet": "warc", "json": "jsonl"}.get(path.suffix[1:], path.suffix[1:])
+    row = {"text": "a\0b"}
+    if name == "a.parquet":
+        pq.write_table(pa.table({"text": [row["text"]]}), path)
+    else:
+        content = {
+            "a.jsonl": json.dumps(row),
+            "a.json": json.dumps([row]),
+            "a.csv": "text\na\0b\n",
+            "a.wet": "WARC/1.0\r\nWARC-Type: conversion\r\nContent-Type: text/plain\r\nContent-Length: 3\r\n\r\n"
+            "a\0b\r\n\r\n",
+        }
+        path.write_text(content.get(name, row["text"]))
+    rows, rejects = read(build(kind, path=str(path)))
+    assert rows == []
+    assert [(reject.where.partition(str(path))[1], reject.reason) for reject in rejects] == [(str(path), "binary")]
+    assert "NUL" in rejects[0].detail
+
+
+def test_a_nul_character_of_a_page_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "a.html").write_text(f"<p>har\0bour {prose(1)}</p>")
+    assert read(build("html", path=str(tmp_path))) == ([(str(tmp_path / "a.html"), f"harbour {prose(1)}")], [])
 
 
 # -- Parquet ---------------------------------------------------------------------------------------

@@ -18,6 +18,9 @@ from llama3.alignment.holding_out import kept_prompts
 from llama3.checkpoints.weights import save_model
 from llama3.cli import main
 from llama3.config.slot_types import Slot
+from llama3.data.documents import DocumentBatch, Filter
+from llama3.data.judging import asked_of, build_filters, labelled, survey, surveyed, surveying
+from llama3.data.opinions import opinion
 from llama3.errors import PluginError
 from llama3.model.config import ModelConfig
 from llama3.plugins.asking import asked
@@ -31,6 +34,7 @@ import typer
 from pydantic import BaseModel, Field
 
 from llama3.algorithms import Plan, Term
+from llama3.filters import Edits, Judgement
 from llama3.plugins import (
     AlgorithmSpec, AttackerSpec, CommandSpec, DataKindSpec, EvaluatorSpec, ExporterSpec, FilterSpec, LoggerSpec,
     ParallelSpec, PresetSpec, QuantizationSpec, RewardSpec, SourceSpec, hookimpl,
@@ -47,6 +51,7 @@ class Odd(BaseModel):
     method: str = Field(description="which method fails")
     gives: str = Field(description="what it gives; nothing: it raises")
     path: str | None = Field(None, description="of a source")
+    features: list[str] = Field([], description="of a filter")
 
 
 def failing(sound, options):
@@ -84,8 +89,22 @@ def exporter(options): return failing(HfExporter(HfOptions()), options)
 def attacker(options): return failing(type("Attacker", (), {"styles": ("plain",)})(), options)
 
 def strategy(options): return failing(Single(), options)
+class Looking:
+    """A filter that surveys, tells languages, and has nothing against a document."""
+    measures, stamp, features, private, has_model = ("length",), "1", frozenset(), False, True
+    def survey(self, batch): ...
+    def surveyed(self): return {}
+    def join(self, surveyed): ...
+    def measure(self, batch): return {"length": [1.0] * len(batch)}
+    def languages(self, batch): return ["en"] * len(batch)
+    def judge(self, batch): return Judgement([1.0] * len(batch), [True] * len(batch), [""] * len(batch))
+    def edits(self, batch): return Edits.none()
+
+
+def looking(options): return failing(Looking(), options)
 def plain(options):
-    return failing(type("Plain", (), {"features": 7} if options.method == "features" else {})(), options)
+    asks = 7 if options.method == "features" else frozenset(options.features)
+    return failing(type("Plain", (), {"features": asks})(), options)
 
 
 command = typer.Typer()
@@ -142,7 +161,8 @@ def llama3_evaluators():
 
 @hookimpl
 def llama3_filters():
-    return [FilterSpec(name="odd", factory="acme_odd:plain", **OPTIONS)]
+    return [FilterSpec(name="odd", factory="acme_odd:plain", **OPTIONS),
+            FilterSpec(name="looking", factory="acme_odd:looking", **OPTIONS)]
 
 
 @hookimpl
@@ -349,6 +369,47 @@ def test_a_filter_without_sound_features(called, place: Path) -> None:
     sources = {"sources": [{"name": "files", "path": str(place / "text")}]}
     code, told = called(*run(place, {"data": sources | odd}))
     assert (code, "filter 'odd'" in told, "`features`" in told) == (4, True, True), told
+
+
+def test_a_filter_that_asks_for_unknown_features(called, place: Path) -> None:
+    odd = {"name": "odd", "method": "none", "gives": "", "features": ["wrods", "xyzzy"]}
+    code, told = called("data", "curate", place / "text", "--out", place / "asks", "--set", f"data.filters=[{odd}]")
+    words = ("filter 'odd'", "'wrods' (did you mean 'words'?)", "'xyzzy' (see llama3.filters.FEATURES)", "L3-PLG-043")
+    assert (code, [word in told for word in words]) == (4, [True] * 4), told
+    assert not (place / "asks" / "artifacts").exists(), "refused before work"
+
+
+def test_a_filter_that_scores_with_nan(called, place: Path) -> None:
+    gives = "Judgement([float('nan')] * len(given[0]), [True] * len(given[0]), [''] * len(given[0]))"
+    odd = {"name": "odd", "method": "judge", "gives": gives}
+    code, told = called("data", "curate", place / "text", "--out", place / "nan", "--set", f"data.filters=[{odd}]")
+    words = ("filter 'odd'", "8 of 8 scores are NaN", "`judge`", "L3-PLG-043")
+    assert (code, [word in told for word in words]) == (4, [True] * 4), told
+
+
+def test_every_method_of_a_filter(called) -> None:
+    """Those of filters that look at all documents first, and those that tell languages, as any other."""
+    batch = DocumentBatch.of(["a text"], source="s", urls=["u"])
+    for method in ("survey", "surveyed", "join", "measure", "languages", "judge", "edits"):
+        filters = looking_filter(method, "")
+        with pytest.raises(PluginError, match=r"filter 'looking': .*it was the plugin.*L3-DAT-106"):
+            looks_at_all(filters, labelled(filters, batch))
+    for gives in ("None", "{'odd': [[1], [2, 3]]}", "{'odd': [object()]}"):
+        with pytest.raises(PluginError, match=r"filter 'looking': .*\.surveyed returned .*L3-DAT-286"):
+            looks_at_all(looking_filter("surveyed", gives), batch)
+
+
+def looking_filter(method: str, gives: str) -> dict[str, Filter]:
+    return build_filters([Slot.model_validate({"name": "looking", "method": method, "gives": gives})])
+
+
+def looks_at_all(filters: dict[str, Filter], batch: DocumentBatch) -> None:
+    """All that a curation asks of filters, but for languages."""
+    looking = surveying(filters)
+    survey(looking, batch)
+    for name, filter in looking.items():
+        asked_of(name, filter, "join", surveyed(name, filter))
+    opinion(filters, batch)
 
 
 @pytest.mark.parametrize("gives", ["", "None", "['x']"])

@@ -4,6 +4,7 @@ of each other are told of."""
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -76,12 +77,14 @@ def test_given_rows_that_are_too_long_are_refused_first_and_contradictions_told(
     pairs += [{"prompt": "Say 9.", "chosen": "no", "rejected": "never"}]
     write_rows("pairs.jsonl", [{**row, "split": "train"} for row in pairs])
     told = refused(ADOPTED, "post_training.data=pairs.jsonl")
-    assert "34 of 34 examples have over 64 tokens" in told or "33 of 34 examples have over 64 tokens" in told
+    assert re.search(r"pairs\.jsonl:1: 3[34] of 34 examples have over 64 tokens", told)
     assert "! pairs.jsonl: answers to 3 prompts are better than each other, both ways" in told
     assert "evaluate-base" not in RunDir("runs/room").current()
 
     rows = [{"prompt": "Say yes.", "completion": "Yes.", "label": n % 2 == 0, "split": "train"} for n in range(2)]
+    rows += [rows[0]]
     rows += [{"prompt": f"Say {n}.", "completion": "no " * 60, "label": True, "split": "train"} for n in range(9)]
     write_rows("labels.jsonl", rows)
     told = refused(ADOPTED, "post_training.data=labels.jsonl", "post_training.algorithm=kto")
+    assert "labels.jsonl:4: 9 of 11 examples have over 64 tokens" in told, "line 3 is one that occurs twice"
     assert "! labels.jsonl: answers to 1 prompts are labelled both good and bad" in told

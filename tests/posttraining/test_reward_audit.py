@@ -122,6 +122,24 @@ def test_a_reward_that_knows_nothing_fails_by_its_accuracy(command, rows):
     assert (code, "no pair could be scored" in err) == (5, True), err
 
 
+def test_preferences_that_contradict_each_other_are_counted_and_named(command, tmp_path):
+    rows = [{"prompt": f"Say {n}.", "chosen": "yes", "rejected": "no"} for n in range(12)]
+    rows += [{"prompt": f"Say {n}.", "ranking": ["no", "or", "yes"]} for n in range(11)]
+    rows += [{"prompt": [{"role": "system", "content": "Deny."}, {"role": "user", "content": "Say 11."}],
+              "chosen": "no", "rejected": "yes"}, {"prompt": "Say 0.", "chosen": "yes", "rejected": "or"}]  # fmt: skip
+    path = tmp_path / "two.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    code, _, err = command("fair", path, "--least-accuracy", 0)
+    told = "two.jsonl: answers to 11 prompts are better than each other, both ways: two.jsonl:1 and two.jsonl:13; "
+    assert (code, told in " ".join(err.split()), err.count(" and two.jsonl:"), "; ..." in err) == (0, True, 10, True), (
+        err
+    )
+    found = json.loads(command("fair", path, "--least-accuracy", 0, "--json")[1])["contradictions"]
+    assert found == [[f"two.jsonl:{n}", f"two.jsonl:{n + 12}"] for n in range(1, 12)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows[:12]))
+    assert "both ways" not in "".join(map(str, command("fair", path, "--least-accuracy", 0)))
+
+
 def test_bad_rows_and_rewards_are_told(command, rows, tmp_path):
     bad = tmp_path / "bad.jsonl"
     bad.write_text('{"prompt": "a", "chosen": "b"}\n{"prompt": "a", "chosen": "b", "rejected": "c", "strength": [1]}\n')

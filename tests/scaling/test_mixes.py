@@ -185,6 +185,12 @@ def test_what_cannot_be_searched_is_refused_before_training(llama3, folder, chan
         (["--set", "model={path: .}"], "model.path"),
         (["--mix", "tales=x"], "are no shares of sources"),
         (["--mix", "tales=0"], "one of them above 0"),
+        (["--mix", "tales=1,code=1,tales=3"], "named more than once: tales. Fix: write web=0.6,code=0.4, or llama3"),
+        (["--target", "tales=1,tales=1"], "named more than once: tales. Fix: write web=0.6,code=0.4 [L3-SCL-039]"),
+        (
+            ["--mix", "llama3", "--set", "data.classes={tales: general, code: code, sums: reasoning}"],
+            "--mix: no source 'multilingual'",
+        ),
         (["--target", "nobody=1"], "no source 'nobody'"),
         (["--suite", "nothing"], "--suite: no suite 'nothing'"),
         (["--proxy", "data.held_out=0.3"], "data.held_out cannot be another for the small models"),

@@ -158,6 +158,25 @@ def test_its_rows_are_checked_before_the_run(run, capsys):
     assert not folder.exists()
 
 
+@pytest.mark.parametrize(
+    ("gives", "said"),
+    [
+        ("None", "`stored['step_labels']` cannot be used. of one row it is None, not a dict"),
+        ("{'id': row.id, 'steps': {1}}", "`stored['step_labels']` cannot be used. of one row it is not of JSON values"),
+        (
+            "{'id': row.id, 'odd': 1}",
+            "`stored['step_labels']` cannot be used. row 1 (mine-1): the field 'steps' is missing",
+        ),
+    ],
+)
+def test_rows_that_it_writes_and_are_none_are_its_fault(steps, run, capsys, gives, said):
+    kind = KIND.replace("yield {", f"yield {gives}\n            continue\n            yield {{")
+    (steps.path / "steps_kind.py").write_text(kind)
+    code, _ = run([{"split": "train", **row} for row in ROWS])
+    told = capsys.readouterr().err
+    assert (code, "data_kinds.step_labels" in told, said in told) == (4, True, True), told
+
+
 def test_its_held_out_tasks_are_looked_for_in_its_rows(run, capsys):
     """The gate that no release passes reads every kind of data."""
     from llama3_plugins.rewards.verifiable import Verifiable, VerifiableOptions
