@@ -38,6 +38,14 @@ OTHER_STREAM = DataError.declare(
     fix="resume with the shards, mix, seed and row lengths it was saved with, or start anew",
 )
 
+NOT_A_ROW = DataError.declare(
+    "L3-DAT-299",
+    "no row is {given!r} tokens long",
+    why="{why}",
+    fix="give a seq_len of 1 to {most:,}",
+)
+NOT_A_SEED = DataError.declare("L3-DAT-300", "{given!r} is no seed", fix="give a number of 0 to 2^64 - 1")
+
 STATE_VERSION = 3
 SPARE_FILES = 512
 ENDLESS = math.inf
@@ -140,18 +148,22 @@ class TokenLoader:
         of its own; then what rows are does not depend on phases after the next.
 
         Raises DataError: L3-DAT-201 for a plan that cannot be read, L3-DAT-203 for a missing or damaged
-        shard, L3-DAT-204 for rows or a mix that the shards cannot fill, L3-DAT-205 for a shard that is not
-        the plan's.
+        shard, L3-DAT-204 for a mix that the shards cannot fill, L3-DAT-205 for a shard that is not the plan's,
+        L3-DAT-299 for rows that no source fills, L3-DAT-300 for a seed that is none.
         """
         self.plan = plan if isinstance(plan, TokenPlan) else TokenPlan.load(plan)
         self.seed = seed
+        self._given = {"seq_len": seq_len, "phases": tuple(phases), "seed": seed, "window": window}
         self.next_row = 0
         """The first row that `batches` has not handed out."""
         self._skipped: list[tuple[int, int]] = []
         sources = [(source.name, self.plan.paths(source)) for source in self.plan.sources]
+        phases = phases or [RowPhase(0, seq_len)]
+        _require_rows(self.plan, phases)
+        if not _is_row(seed) or seed >= 1 << 64:
+            raise NOT_A_SEED("seed", given=seed)
         order = [
-            (phase.from_row, phase.seq_len, self.plan.weights(max(phase.seq_len, 1), phase.mix))
-            for phase in phases or [RowPhase(0, seq_len)]
+            (phase.from_row, phase.seq_len, self.plan.weights(max(phase.seq_len, 1), phase.mix)) for phase in phases
         ]
         _allow_files(sum(len(paths) for _, paths in sources))
         try:
@@ -179,7 +191,13 @@ class TokenLoader:
             raise DataError.of(problems)
 
     def __repr__(self) -> str:
-        return f"TokenLoader({len(self)} rows of {', '.join(self.sources)}; next_row={self.next_row})"
+        left_out = f"; shorter than a row: {', '.join(self.left_out)}" if self.left_out else ""
+        read = ", ".join(name for name, rows in self.epoch_rows.items() if rows)
+        return f"TokenLoader({len(self)} rows of {read}{left_out}; next_row={self.next_row})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """What a worker of `torch.utils.data.DataLoader` gets where it is started anew: it opens the shards itself."""
+        return _opened_again, (self.plan, self._given, self.next_row, self._skipped)
 
     def __len__(self) -> int:
         """Rows of one pass: as many as all sources have. With a mix, some sources are read oftener in it."""
@@ -200,6 +218,11 @@ class TokenLoader:
     def sources(self) -> list[str]:
         """Names of the sources; `TokenRows.source_ids` index this."""
         return [source.name for source in self.plan.sources]
+
+    @property
+    def left_out(self) -> list[str]:
+        """The sources that are never read because they have fewer tokens than a row."""
+        return [name for name, rows in self.epoch_rows.items() if not rows]
 
     @property
     def epoch_rows(self) -> dict[str, int]:
@@ -320,6 +343,24 @@ class TokenLoader:
         assert isinstance(row, int)
         assert isinstance(skipped, list)
         self.next_row, self._skipped = row, _merged([(start, stop) for start, stop in skipped])
+
+
+def _require_rows(plan: TokenPlan, phases: Sequence[RowPhase]) -> None:
+    """Raises DataError (L3-DAT-299) for a length of which no source has a row."""
+    most = max(source.tokens for source in plan.sources)
+    for phase in phases:
+        if not _is_row(phase.seq_len) or phase.seq_len < 1:
+            raise NOT_A_ROW("seq_len", given=phase.seq_len, why="a row has at least one token", most=most)
+        if phase.seq_len > most and not (phase.mix or plan.mix):  # with a mix, its sources are told by name
+            raise NOT_A_ROW("seq_len", given=phase.seq_len, why=f"the longest source has {most:,} tokens", most=most)
+
+
+def _opened_again(
+    plan: TokenPlan, given: Mapping[str, Any], next_row: int, skipped: list[tuple[int, int]]
+) -> TokenLoader:
+    loader = TokenLoader(plan, **given)
+    loader.next_row, loader._skipped = next_row, skipped
+    return loader
 
 
 def _allow_files(count: int) -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any, Self, overload
 
 from pydantic import BaseModel, ConfigDict, Field
+from rich.markup import escape
 
 from llama3.artifacts import Artifact, Checkpoint, Shards, StageOutput, stage
 from llama3.checkpoints.load import read_config
@@ -150,13 +151,16 @@ def pretrain(
         model = PlacedModel.drawn(config, options.seed, parallel)
     schedule = Schedule.of(section).since(phases_of(section)[part.trains].first_step)
     first, last = phases[0].first_step, phases[-1]
+    dataset = dataset_of(options, plan)
     if model.context.is_main:
+        for name in dataset.loader.left_out:
+            out.display.note(f"[yellow]![/] source {escape(name)} has fewer tokens than a row: it is not read")
         out.event(READS, artifact=out.scratch.name, plan=plan.hash, options=options.model_dump(mode="json"))
     with reporting("pretrain", options.logging, out, schedule.total, model.context) as reporter:
         progress = train(
             model,
             algorithm,
-            dataset_of(options, plan),
+            dataset,
             options=section,
             schedule=schedule,
             seed=options.seed,

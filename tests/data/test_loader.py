@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import pickle
 import random
 import resource
 import subprocess
@@ -319,9 +320,12 @@ def test_impossible_requests_are_refused(plan):
         plan.with_mix({"source-0": 0.0})
     with pytest.raises(DataError, match=r"less than one row.*L3-DAT-204"):
         TokenLoader(plan.with_mix({"source-0": 1.0}), seq_len=100_000)
-    for seq_len in (0, -1, 2**31, 2**40):
-        with pytest.raises(DataError, match="L3-DAT-204"):
+    for seq_len in (0, -1, 2**31, 2**40, 2.0):
+        with pytest.raises(DataError, match=r"seq_len.*of 1 to [\d,]+ \[L3-DAT-299"):
             TokenLoader(plan, seq_len=seq_len)
+    for seed in (-1, 2**64, 0.5):
+        with pytest.raises(DataError, match="L3-DAT-300"):
+            TokenLoader(plan, seq_len=8, seed=seed)
     loader = TokenLoader(plan, seq_len=8)
     for request in ((-1, 1, 1), (0, -1, 1), (0, 2**60, 1), (2**64 - 1, 2, 1), (0, 2, 2**63)):
         with pytest.raises(DataError, match="L3-DAT-204"):
@@ -360,6 +364,26 @@ def test_length_items_and_iteration_are_one_pass(plan_and_content):
     batches = list(torch.utils.data.DataLoader(loader, batch_size=4))
     assert torch.cat(batches).tolist() == [row.tolist() for row in rows]
     assert f"{len(loader)} rows" in repr(loader)
+
+
+def test_workers_that_are_started_anew_read_the_same_rows(plan):
+    loader = TokenLoader(plan, seq_len=8, seed=3)
+    loader.skip(range(4, 8))
+    next(loader.batches(2))
+    batches = torch.utils.data.DataLoader(loader, batch_size=4, num_workers=1, multiprocessing_context="forkserver")
+    assert torch.cat(list(batches)).tolist() == [row.tolist() for row in loader]
+    again = pickle.loads(pickle.dumps(loader))
+    assert again.state_dict() == loader.state_dict()
+    assert next(again.batches(4)).tokens.tolist() == next(loader.batches(4)).tokens.tolist()
+
+
+def test_a_source_that_fills_no_row_is_told(tmp_path):
+    plan, _ = make_plan(tmp_path)
+    shortest = min(plan.sources, key=lambda source: source.tokens)
+    loader = TokenLoader(plan, seq_len=shortest.tokens + 1)
+    assert shortest.name in loader.left_out
+    assert f"shorter than a row: {', '.join(loader.left_out)}" in repr(loader)
+    assert not TokenLoader(plan, seq_len=shortest.tokens).left_out
 
 
 @pytest.mark.parametrize("given", [5, None, ["a", "b"], np.arange(9)], ids=lambda value: type(value).__name__)

@@ -224,6 +224,17 @@ def test_rows_beyond_the_context_are_refused(inputs, tmp_path):
         RunDir(tmp_path).execute(pretrain, inputs, PretrainOptions.of(config(seq_len=2048)))
 
 
+def test_a_source_that_fills_no_row_is_told(inputs, tmp_path, capsys):
+    plan = TokenPlan.load(inputs["shards"].path)
+    short, long = sorted(plan.sources, key=lambda source: source.tokens)
+    assert short.tokens < long.tokens
+    options = PretrainOptions.of(config(seq_len=short.tokens + 1, steps=1, batch=1, phases=[]))
+    RunDir(tmp_path).execute(pretrain, inputs, options)
+    told = capsys.readouterr().err
+    assert f"source {short.name} has fewer tokens than a row: it is not read" in told
+    assert f"source {long.name}" not in told
+
+
 def test_a_world_of_another_size_is_refused(inputs, tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "3")
     two = Config.model_validate(config().model_dump() | {"parallelism": {"dp": {"name": "fsdp", "size": 2}}})
