@@ -228,7 +228,7 @@ def test_a_source_that_fills_no_row_is_told(inputs, tmp_path, capsys):
     plan = TokenPlan.load(inputs["shards"].path)
     short, long = sorted(plan.sources, key=lambda source: source.tokens)
     assert short.tokens < long.tokens
-    options = PretrainOptions.of(config(seq_len=short.tokens + 1, steps=1, batch=1, phases=[]))
+    options = PretrainOptions.of(config(seq_len=short.tokens + 1, steps=1, batch=1, phases=[{}]))
     RunDir(tmp_path).execute(pretrain, inputs, options)
     told = capsys.readouterr().err
     assert f"source {short.name} has fewer tokens than a row: it is not read" in told
