@@ -409,3 +409,15 @@ def test_the_mix_of_a_herd_is_told_of_each_size_from_the_artifacts_of_its_run(he
     }
     code, out, err = call(capsys, *args)
     assert [line for line in out.splitlines() if line.endswith(":")] == ["flagship:", "small:", "medium:"], err
+
+
+def test_the_first_size_of_a_herd_is_meant_where_no_training_is_named(herd, capsys):
+    _, run = herd
+    told = [call(capsys, "data", "audit", run.path, "--step", 1, "--json", *more)
+            for more in ((), ("--stage", "flagship-pretrain"))]  # fmt: skip
+    assert told[0][0] == 0, told[0][2]
+    assert told[0] == told[1]
+    code, _, err = call(capsys, "data", "skip", run.path, "--steps", "1")
+    assert (code, "L3-DAT-245" in err) == (1, True), err
+    code, _, err = call(capsys, "audit-reward", run.path)
+    assert (code, "flagship-audit-1" in err) == (2, True), err

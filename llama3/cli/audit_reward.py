@@ -45,7 +45,7 @@ NO_ROUNDS = ConfigError.declare(
 NO_AUDITS = ConfigError.declare(
     "L3-RWA-012",
     "no round of this run was audited",
-    why="it has no artifact audit-1, ...",
+    why="it has no artifact {key}, ...",
     fix="give held-out pairs, or run it with `post_training: {{audit: {{}}}}`",
 )
 MOST_NAMED = 10
@@ -120,7 +120,8 @@ def _of_rounds(reward: str, options: Mapping[str, Any], json: bool) -> None:
     _refuse_options(options, "the audits of a run")
     found = {key: made for key, made in RunDir(run).current().items() if made.manifest.stage == "audit_round"}
     if not found:
-        raise NO_AUDITS(run)
+        sizes = (key.removesuffix("curate") for key in RunDir(run).current() if key.endswith("-curate"))
+        raise NO_AUDITS(run, key=f"{next(sizes, '')}audit-1")
     told = {key: dict(made.metrics) for key, made in found.items()}
     if json:
         print_json(told)
