@@ -16,7 +16,7 @@ REMEDIES = (
     ("it loves", "train it on pairs in which people prefer the answer with less of it; or widen most_excess"),
     ("it avoids", "train it on pairs in which people prefer the answer with more of it; or widen most_excess"),
     ("accuracy", "train it on more pairs, or on pairs that are labelled better; or lower least_accuracy"),
-    ("calibration", "train it on more pairs, or for fewer epochs; or raise most_ece"),
+    ("not calibrated", "train it on more pairs, or for fewer epochs; or raise most_ece"),
     ("reward drift", "train the reward model on the pairs of all rounds; or raise post_training.audit.most_drift"),
     (
         "reward hacking",
