@@ -6,6 +6,7 @@ from llama3.artifacts import Artifact
 from llama3.config import Config
 from llama3.errors import GateFailed
 from llama3.evaluation.contamination import require_clean
+from llama3.evaluation.mending import remedy
 from llama3.evaluation.round_audit import RoundAuditOptions, audit_round
 from llama3.evaluation.stages import ContaminationOptions, contamination
 from llama3.execution import Executor
@@ -17,7 +18,7 @@ UNSOUND = GateFailed.declare(
     "L3-RND-001",
     "a round of post-training is not sound",
     why="{why}",
-    fix="mend what is named: its prompts, rewards or preferences; or widen its limit under post_training.audit",
+    fix="{fix}",
 )
 
 
@@ -52,5 +53,8 @@ def require_sound(
     )
     if not found.metrics["passed"]:
         raise GateFailed.of(
-            [UNSOUND.problem(f"round {n}: {found.location.name}", why=why) for why in found.metrics["why"]]
+            [
+                UNSOUND.problem(f"round {n}: {found.location.name}", why=why, fix=remedy(why))
+                for why in found.metrics["why"]
+            ]
         )

@@ -388,3 +388,36 @@ def test_the_cost_of_a_herd_is_that_of_its_first_size_and_says_where_the_others_
     for size in ("small", "medium"):
         assert str(run.path / "artifacts" / f"{size}-release") in err.replace("\n", "")
     assert "flagship-release" not in err
+
+
+def test_the_mix_of_a_herd_is_told_of_each_size_from_the_artifacts_of_its_run(herd, other, capsys):
+    config, run = herd
+    args = ("data", "mix", config, "--set", "sizes.medium.pretrain.steps=5", "--out", other)
+    code, out, err = call(capsys, *args, "--json")
+    assert code == 0, err
+    told = json.loads(out)["sizes"]
+    assert list(told) == ["flagship", "small", "medium"]
+    read = {name: sum(row["tokens"] for row in found["phases"]) for name, found in told.items()}
+    steps = {"flagship": 8, "small": 2, "medium": 5}
+    assert {name: tokens / read["medium"] for name, tokens in read.items()} == {
+        name: pytest.approx(count / 5, rel=0.01) for name, count in steps.items()
+    }
+    made = RunDir(other).current()
+    assert not {"tokenizer", "shard"} & made.keys()
+    assert {key: artifact.hash for key, artifact in made.items()} == {
+        key: artifact.hash for key, artifact in RunDir(run.path).current().items()
+    }
+    code, out, err = call(capsys, *args)
+    assert [line for line in out.splitlines() if line.endswith(":")] == ["flagship:", "small:", "medium:"], err
+
+
+def test_the_first_size_of_a_herd_is_meant_where_no_training_is_named(herd, capsys):
+    _, run = herd
+    told = [call(capsys, "data", "audit", run.path, "--step", 1, "--json", *more)
+            for more in ((), ("--stage", "flagship-pretrain"))]  # fmt: skip
+    assert told[0][0] == 0, told[0][2]
+    assert told[0] == told[1]
+    code, _, err = call(capsys, "data", "skip", run.path, "--steps", "1")
+    assert (code, "L3-DAT-245" in err) == (1, True), err
+    code, _, err = call(capsys, "audit-reward", run.path)
+    assert (code, "flagship-audit-1" in err) == (2, True), err

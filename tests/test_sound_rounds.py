@@ -11,6 +11,7 @@ from test_recipe import COIN, write_config, write_text
 from llama3.artifacts.run import RunDir
 from llama3.cli import main
 from llama3.config.round_audit import RoundAuditSection
+from llama3.evaluation.mending import remedy
 from llama3.evaluation.round_audit import Answered, hacking, objections
 from llama3.plugins.registry import discover
 
@@ -193,3 +194,15 @@ def test_own_answers_that_are_all_alike_are_a_collapse():
     told = {"preferences": None, "judge": None, "drift": None, "policy": None,
             "collapse": {"own": 0.5, "ratios": {"dialogs": 0.2, "3-grams": 0.9}, "self_bleu": 0.6}}  # fmt: skip
     assert [one.partition(":")[0] for one in objections(told, RoundAuditSection())] == ["collapse", "collapse"]
+
+
+def test_each_failure_has_its_own_remedy():
+    judged = {"scored": 10, "why": [], "answers": {"right": 590, "n": 600}}
+    told = {"preferences": None, "drift": None, "policy": None, "judge": judged,
+            "collapse": {"own": 0, "ratios": None, "self_bleu": None}}  # fmt: skip
+    (few,) = objections(told, RoundAuditSection())
+    assert few.endswith("590 of 600 answers were right")
+    assert "harder tasks" in remedy(few)
+    assert "widen" not in remedy(few)
+    assert remedy("reward model: it is not calibrated: ECE 0.9 [0.8, 1.0]").startswith("train it on more pairs")
+    assert "less of it" in remedy("reward model: it loves length: ...")

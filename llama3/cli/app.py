@@ -127,6 +127,8 @@ class Commands(TyperGroup):
         except SystemExit as error:
             if ctx.meta.get(OF_PLUGIN):
                 raise typer.Exit(_exit_code(error)) from error
+            if isinstance(error.__context__, BrokenPipeError):  # of the printer of help, whose reader went away
+                raise typer.Exit from error
             raise tried_to_exit(error) from error
         except KeyboardInterrupt as error:
             raise INTERRUPTED() from error

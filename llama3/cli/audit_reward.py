@@ -13,6 +13,7 @@ from llama3.cli.generate import DeviceOption
 from llama3.cli.options import PluginOptions, given_options, plugin_name
 from llama3.cli.output import JsonOption, note, print_json, print_table, say
 from llama3.errors import ConfigError, GateFailed
+from llama3.evaluation.mending import remedies
 
 if TYPE_CHECKING:
     from llama3.config.slot_types import Slot
@@ -21,7 +22,7 @@ REWARD_FAILED = GateFailed.declare(
     "L3-RWA-010",
     "the audit of the reward failed",
     why="{why}",
-    fix="train it on more pairs, and on pairs in which people prefer the answer with less of it; or widen the limit",
+    fix="{fix}",
 )
 NO_REWARDS = ConfigError.declare(
     "L3-RWA-011",
@@ -45,7 +46,7 @@ NO_ROUNDS = ConfigError.declare(
 NO_AUDITS = ConfigError.declare(
     "L3-RWA-012",
     "no round of this run was audited",
-    why="it has no artifact audit-1, ...",
+    why="it has no artifact {key}, ...",
     fix="give held-out pairs, or run it with `post_training: {{audit: {{}}}}`",
 )
 MOST_NAMED = 10
@@ -107,7 +108,9 @@ def audit_reward(
         _show(found, ends)
         _tell_contrary(contrary, rows.name)
     if why:
-        raise GateFailed.of([REWARD_FAILED.problem(last, why="; ".join(told)) for last, told in why.items()])
+        raise GateFailed.of(
+            [REWARD_FAILED.problem(last, why="; ".join(told), fix=remedies(told)) for last, told in why.items()]
+        )
 
 
 def _of_rounds(reward: str, options: Mapping[str, Any], json: bool) -> None:
@@ -120,14 +123,17 @@ def _of_rounds(reward: str, options: Mapping[str, Any], json: bool) -> None:
     _refuse_options(options, "the audits of a run")
     found = {key: made for key, made in RunDir(run).current().items() if made.manifest.stage == "audit_round"}
     if not found:
-        raise NO_AUDITS(run)
+        sizes = (key.removesuffix("curate") for key in RunDir(run).current() if key.endswith("-curate"))
+        raise NO_AUDITS(run, key=f"{next(sizes, '')}audit-1")
     told = {key: dict(made.metrics) for key, made in found.items()}
     if json:
         print_json(told)
     else:
         print_table([row for key, audit in told.items() for row in _policy(key, audit)], ("ROUND", "FIGURE", "VALUE"))
     if why := {key: audit["why"] for key, audit in told.items() if not audit["passed"]}:
-        raise GateFailed.of([REWARD_FAILED.problem(key, why="; ".join(reasons)) for key, reasons in why.items()])
+        raise GateFailed.of(
+            [REWARD_FAILED.problem(key, why="; ".join(reasons), fix=remedies(reasons)) for key, reasons in why.items()]
+        )
 
 
 def _policy(key: str, audit: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:

@@ -13,7 +13,12 @@ from llama3.errors import ConfigError
 
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a run that has begun to train.")]
 StageOption = Annotated[
-    str, typer.Option("--stage", metavar="KEY", help="Which training of the run: the name of its artifact.")
+    str | None,
+    typer.Option(
+        "--stage",
+        metavar="KEY",
+        help="Which training of the run: its artifact. Default: pretrain; in a herd of its first size.",
+    ),
 ]
 NO_STEP = ConfigError.declare("L3-DAT-239", "neither a step nor a document is named", fix="give --step or --document")
 BOTH = ConfigError.declare("L3-DAT-248", "both a step and a document are named", fix="give --step or --document")
@@ -26,7 +31,7 @@ def audit(
     document: Annotated[
         str | None, typer.Option(metavar="ID", help="A document, by its id: which steps read it? Reads all of them.")
     ] = None,
-    stage: StageOption = "pretrain",
+    stage: StageOption = None,
     characters: Annotated[int, typer.Option(min=0, help="So much of the text of each part.")] = 80,
     json: JsonOption = False,
 ) -> None:
@@ -81,7 +86,7 @@ def skip(
     run: RunArgument,
     steps: Annotated[str, typer.Option(metavar="N|N-M", help="Steps, counted from 1, whose data is left out.")],
     why: Annotated[str, typer.Option(help="Is written down with it.")] = "asked for by hand",
-    stage: StageOption = "pretrain",
+    stage: StageOption = None,
     json: JsonOption = False,
 ) -> None:
     """Leave out the data of some steps when the run goes on: from a checkpoint before them, on any number of ranks."""

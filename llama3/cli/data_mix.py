@@ -16,7 +16,9 @@ from llama3.errors import ConfigError
 
 if TYPE_CHECKING:
     from llama3.artifacts import Artifact
-    from llama3.config import Config
+    from llama3.config import Config, Loaded
+    from llama3.data.plan import TokenPlan
+    from llama3.execution import Executor
 
 BAD_SHARES = ConfigError.declare(
     "L3-SCL-039", "{given!r} are no shares of sources", why="{why}", fix="write web=0.6,code=0.4{presets}"
@@ -46,25 +48,48 @@ EpochsOption = Annotated[float, typer.Option(min=0.01, help="How often a source 
 def mix(config: ConfigArgument, overrides: SetOption = None, out: OutOption = None, json: JsonOption = False) -> None:
     """Show which share of each phase every source has, and how often it is read: the mix as a schedule over tokens."""
     loaded = _ready(config, overrides)
-    from llama3.checkpoints.adopt import AdoptOptions, adopt
-    from llama3.data.plan import TokenPlan
-    from llama3.data.vocabulary import TokenizerOptions, tokenizer
     from llama3.execution import Executor
-    from llama3.given import curated, tokenised
     from llama3.scaling.mix_schedule import schedule_rows
 
     with Executor(loaded, out) as make:
-        corpus = curated(make, loaded.config)
-        if loaded.config.model.path is not None:
-            vocabulary = make(adopt, "adopt", AdoptOptions.of(loaded.config))
-        else:
-            vocabulary = make(tokenizer, "tokenizer", TokenizerOptions.of(loaded.config), corpus=corpus)
-        plan = TokenPlan.load(tokenised(make, loaded.config, corpus, vocabulary).path)
-    rows = schedule_rows(plan, loaded.config.pretrain)
+        plans = {name: schedule_rows(plan, own.pretrain) for name, (own, plan) in _plans(make, loaded).items()}
     if json:
-        print_json({"phases": rows})
+        phases = {name: {"phases": rows} for name, rows in plans.items()}
+        print_json({"sizes": phases} if loaded.config.sizes else phases[""])
         return
-    cells = [
+    for name, rows in plans.items():
+        if name:
+            say(f"{name}:")
+        print_table(_schedule(rows), ("PHASE", "FROM TOKEN", "SOURCE", "SHARE", "TOKENS", "TIMES READ BY THEN"))
+
+
+def _plans(make: Executor, loaded: Loaded) -> dict[str, tuple[Config, TokenPlan]]:
+    """The config and the tokens of each size of a herd, those of the one model by the name ""; made as a run makes
+    them, by the keys of each size. A pruned size has the tokenizer of the one that it is cut from."""
+    from llama3.checkpoints.adopt import AdoptOptions, adopt
+    from llama3.data.plan import TokenPlan
+    from llama3.data.vocabulary import TokenizerOptions, tokenizer
+    from llama3.given import curated, tokenised
+    from llama3.herd import sizes_of
+
+    curated(make, loaded.config)  # once for all
+    vocabularies: dict[str, Artifact] = {}
+    plans: dict[str, tuple[Config, TokenPlan]] = {}
+    for name, size in (sizes_of(loaded) or {"": loaded}).items():
+        part, own = make.part(name, size) if name else make, size.config
+        corpus, prune = curated(part, own), loaded.config.sizes[name].prune if name else None
+        if prune is not None:
+            vocabularies[name] = vocabularies[prune.of]
+        elif own.model.path is not None:
+            vocabularies[name] = part(adopt, "adopt", AdoptOptions.of(own))
+        else:
+            vocabularies[name] = part(tokenizer, "tokenizer", TokenizerOptions.of(own), corpus=corpus)
+        plans[name] = own, TokenPlan.load(tokenised(part, own, corpus, vocabularies[name]).path)
+    return plans
+
+
+def _schedule(rows: Iterable[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    return [
         (
             str(row["phase"]),
             f"{row['from_token']:,}",
@@ -75,7 +100,6 @@ def mix(config: ConfigArgument, overrides: SetOption = None, out: OutOption = No
         )
         for row in rows
     ]
-    print_table(cells, ("PHASE", "FROM TOKEN", "SOURCE", "SHARE", "TOKENS", "TIMES READ BY THEN"))
 
 
 def mix_search(

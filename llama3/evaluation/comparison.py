@@ -85,5 +85,14 @@ def unit_of(better: str) -> str:
 
 
 def change_cells(change: float, low: float, high: float, better: str) -> tuple[str, str]:
-    """A change and its interval for people: `+3.3 pt` and `[+1.2, +5.4]`."""
-    return f"{100 * change:+.1f} {unit_of(better)}", f"[{100 * low:+.1f}, {100 * high:+.1f}]"
+    """A change and its interval for people: `+3.3 pt` and `[+1.2, +5.4]`; with a second digit where the first does not
+    show that the interval excludes 0."""
+    digits = _digits(low, high)
+    change, low, high = (100 * value for value in (change, low, high))
+    return f"{change:+.{digits}f} {unit_of(better)}", f"[{low:+.{digits}f}, {high:+.{digits}f}]"
+
+
+def _digits(low: float, high: float) -> int:
+    nearest = low if low > 0 else high
+    hidden = (low > 0 or high < 0) and round(100 * nearest, 1) == 0
+    return 2 if hidden else 1

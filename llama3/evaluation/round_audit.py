@@ -120,6 +120,9 @@ def audit_round(
             told["drift"] = drift(margins(old, pairs), margin_P).to_json()
     elif ranking:
         told["judge"] = audited(margins(_Total(followed), pairs), pairs, RewardLimits(0, 1, limits.most_excess))
+    if told["judge"] is not None:
+        passed = [right for one in tried for right in one.passed]
+        told["judge"]["answers"] = {"right": sum(passed), "n": len(passed)}
     if followed is not None:
         told["policy"] = hacking(_Total(followed), tried, trained, options.seed)
     why = list(objections(told, limits))
@@ -293,7 +296,10 @@ def objections(told: Mapping[str, Any], limits: RoundAuditSection) -> Iterator[s
             f"{row['n']} pairs [{row['low']:.1%}, {row['high']:.1%}]"
         )
     if judged and judged["scored"] < FEWEST:
-        yield f"reward model: {judged['scored']} pairs of a right and a wrong answer are too few to audit it"
+        yield (
+            f"reward model: {judged['scored']} pairs of a right and a wrong answer are too few to audit it"
+            f"{_answers(judged.get('answers'))}"
+        )
     elif judged:
         yield from (f"reward model: {why}" for why in judged["why"])
     if moved and moved["turned"] > limits.most_drift:
@@ -306,6 +312,10 @@ def objections(told: Mapping[str, Any], limits: RoundAuditSection) -> Iterator[s
             f"{policy['verified']['high']:+.1%}]{_grown(policy['features'])}"
         )
     yield from _collapsed(told["collapse"], limits)
+
+
+def _answers(found: Mapping[str, int] | None) -> str:
+    return f": {found['right']} of {found['n']} answers were right" if found else ""
 
 
 def _grown(features: Mapping[str, Mapping[str, float]]) -> str:

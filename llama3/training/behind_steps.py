@@ -3,7 +3,7 @@ run's own record."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -52,15 +52,25 @@ NO_CHECKPOINT = DataError.declare(
 )
 
 
+def _pretraining(keys: Iterable[str]) -> str:
+    """Of trainings in the order in which they began."""
+    known = list(keys)
+    of_sizes = (key for key in known if key.endswith("-pretrain"))
+    return "pretrain" if "pretrain" in known else next(of_sizes, "pretrain")
+
+
 class StepReader:
     """The data of one training of a run, finished or not. The run may be at work."""
 
-    def __init__(self, run: Path, key: str) -> None:
-        """Raises ArtifactError (L3-DAT-241, 242) where nothing is known of it."""
-        self.run, self.key = run, key
+    def __init__(self, run: Path, key: str | None = None) -> None:
+        """`key` names the training; None: the pretraining, in a herd of the size that is raised first.
+
+        Raises ArtifactError (L3-DAT-241, 242) where nothing is known of it."""
         rows = {row.get("key"): row for row in read_json_lines(run / EVENTS) if row.get("kind") == READS}
         if not run.is_dir():
             raise NO_RUN(run)
+        key = key or _pretraining(map(str, rows))
+        self.run, self.key = run, key
         if key not in rows:
             raise NOT_TRAINED(run, key=key, known=sorted(map(str, rows)) or ["none"])
         told = rows[key]

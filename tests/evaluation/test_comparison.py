@@ -11,6 +11,7 @@ import yaml
 from llama3.artifacts.run import RunDir
 from llama3.cli import app as cli
 from llama3.evaluation.audit import read_suites
+from llama3.evaluation.comparison import change_cells
 
 WORDS = ["alpha", "beta", "gamma", "count", "value", "index", "total", "first", "last", "read", "write", "item"]
 
@@ -112,3 +113,16 @@ def test_what_is_missing_is_told_at_once(runs, capsys, tmp_path):
     assert call("compare", runs / "short") == 2
     assert "L3-EVL-092" in capsys.readouterr().err
     assert call("compare", runs / "short", runs / "short") == 2
+
+
+@pytest.mark.parametrize(
+    ("ends", "cells"),
+    [
+        ((0.0004, 0.0002, 0.0006), ("+0.04 pt", "[+0.02, +0.06]")),
+        ((-0.0004, -0.0006, -0.0002), ("-0.04 pt", "[-0.06, -0.02]")),
+        ((0.0004, -0.0002, 0.0006), ("+0.0 pt", "[-0.0, +0.1]")),
+        ((0.033, 0.012, 0.054), ("+3.3 pt", "[+1.2, +5.4]")),
+    ],
+)
+def test_a_change_that_excludes_0_shows_that_it_does(ends, cells):
+    assert change_cells(*ends, "higher") == cells
