@@ -416,6 +416,6 @@ def test_the_first_size_of_a_herd_is_meant_where_no_training_is_named(herd, caps
     assert told[0][0] == 0, told[0][2]
     assert told[0] == told[1]
     code, _, err = call(capsys, "data", "skip", run.path, "--steps", "1")
-    assert (code, "L3-DAT-245" in err) == (1, True), err
+    assert (code, "L3-DAT-245" in err) == (2, True), err
     code, _, err = call(capsys, "audit-reward", run.path)
     assert (code, "flagship-audit-1" in err) == (2, True), err
