@@ -274,3 +274,13 @@ def test_odd_files_of_a_run_are_told_of_as_unfinished(llama3, tmp_path, content)
     code, out, _ = llama3("runs", "list", "--dir", str(tmp_path), "--json")
     assert code == 0
     assert json.loads(out)["runs"][0]["name"] == "odd"
+
+
+def test_help_whose_reader_went_away_ends_quietly():
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = subprocess.run([sys.executable, "-m", "llama3", "run", "--help"], stdout=writer, stderr=subprocess.PIPE)
+    finally:
+        os.close(writer)
+    assert (done.returncode, done.stderr) == (0, b"")
