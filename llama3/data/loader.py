@@ -42,7 +42,7 @@ NOT_A_ROW = DataError.declare(
     "L3-DAT-299",
     "no row is {given!r} tokens long",
     why="{why}",
-    fix="give a seq_len of 1 to {most:,}",
+    fix="give a seq_len of 1 to {most}",
 )
 NOT_A_SEED = DataError.declare("L3-DAT-300", "{given!r} is no seed", fix="give a number of 0 to 2^64 - 1")
 
@@ -350,9 +350,11 @@ def _require_rows(plan: TokenPlan, phases: Sequence[RowPhase]) -> None:
     most = max(source.tokens for source in plan.sources)
     for phase in phases:
         if not _is_row(phase.seq_len) or phase.seq_len < 1:
-            raise NOT_A_ROW("seq_len", given=phase.seq_len, why="a row has at least one token", most=most)
+            raise NOT_A_ROW("seq_len", given=phase.seq_len, why="a row has at least one token", most=f"{most:,}")
         if phase.seq_len > most and not (phase.mix or plan.mix):  # with a mix, its sources are told by name
-            raise NOT_A_ROW("seq_len", given=phase.seq_len, why=f"the longest source has {most:,} tokens", most=most)
+            raise NOT_A_ROW(
+                "seq_len", given=phase.seq_len, why=f"the longest source has {most:,} tokens", most=f"{most:,}"
+            )
 
 
 def _opened_again(

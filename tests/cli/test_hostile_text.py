@@ -93,6 +93,7 @@ def test_hostile_text_is_counted_and_named_and_nothing_is_twice(ask, config):
     assert "ship" in kept
     assert "three short words" in kept
     assert made["rejects"] == {
+        "read.binary": 1,
         "read.broken_json": 1,
         "read.no_text": 1,
         "read.not_text": 1,
