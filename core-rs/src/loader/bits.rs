@@ -136,7 +136,7 @@ fn unpack_eights(
     }
 }
 
-/// Lets the processor fetch `AHEAD` bytes from `from` on.
+/// Lets the processor fetch `count` bytes from `from` on.
 pub fn fetch(bytes: &[u8], from: usize, count: usize) {
     #[cfg(target_arch = "x86_64")]
     for line in bytes

@@ -38,6 +38,7 @@ const SELF_HASH_AT: usize = HEADER_BYTES as usize - 32;
 /// What a shard says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Header {
+    /// 1 or 2.
     pub version: u32,
     /// Bits per token.
     pub bits: u32,
