@@ -42,6 +42,8 @@ def problems_of(
             continue
         got = "" if isinstance(item["input"], dict | list) else f"got {_brief(item['input'])}"
         message = _sentence(item["msg"])
+        if item["input"] is None and (keys := keys_at(model, item["loc"])):
+            message = f"this section cannot be null: leave it out, or give it of {', '.join(sorted(keys))}"
         if is_alternative:  # one mistake, told by pydantic once for each type that the value might have been of
             told = alternatives.setdefault(loc, [])
             told.append(message)

@@ -46,6 +46,12 @@ def test_every_mistake_of_the_schema_at_once_with_place_and_near_names(write):
     assert len(text.splitlines()) == 6
 
 
+def test_a_section_that_cannot_be_null_says_what_it_has(write):
+    text = str(refused(write("data: {decontaminate: null}\npost_training: {audit: null}\n")))
+    assert "data.decontaminate: this section cannot be null: leave it out, or give it of action, " in text
+    assert len(text.splitlines()) == 1
+
+
 def test_the_anneal_section_is_refused_with_the_phase_to_write(write):
     error = refused(write("pretrain:\n  anneal: {steps: 150, average_last: 2}\n"))
     assert "pretrain: the anneal is a phase like others: write `phases: [{}, {steps: 150," in str(error)
