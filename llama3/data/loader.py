@@ -327,6 +327,8 @@ class TokenLoader:
 
         Iterators that `batches` returned before go on from where they were.
         """
+        if not isinstance(state, Mapping):
+            raise OTHER_STREAM("loader state", differences=f"it is a {type(state).__name__}")
         mine = self.state_dict()
         differences = [
             f"{name} is {mine[name]!r} here, {state.get(name)!r} in the state"
@@ -334,7 +336,7 @@ class TokenLoader:
             if state.get(name) != mine[name]
         ]
         row, skipped = state.get("next_row"), state.get("skipped")
-        if not _is_row(row):
+        if not (_is_row(row) and isinstance(row, int) and row < 1 << 64):
             differences.append(f"next_row is {row!r}")
         if not (isinstance(skipped, list) and all(map(_is_gap, skipped))):
             differences.append(f"skipped is {skipped!r}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -177,7 +177,10 @@ def measure(
 
 
 def _measured(slot: EvaluatorSlot, result: Result) -> MeasuredSuite:
-    """What an evaluator found. Raises TypeError and ValueError for what is no JSON value or no finite number."""
+    """What an evaluator found. Raises TypeError and ValueError for what is no JSON value or no finite number, and for
+    a figure of which reports expect another kind."""
+    if isinstance(result.metrics.get("bits_per_byte"), Mapping):
+        raise TypeError("the figure bits_per_byte is a mapping, where reports expect a number")
     rows = [json.dumps({"suite": slot.label, **row}, allow_nan=False) for row in result.samples]
     told = {**result.metrics, **_ways(result), **_about(slot)}
     return MeasuredSuite(slot.label, json.loads(json.dumps(told, allow_nan=False)), rows)

@@ -214,7 +214,15 @@ def test_a_state_of_another_stream_is_refused(plan):
     for other in others:
         with pytest.raises(DataError, match="L3-DAT-206"):
             other.load_state_dict(state)
-    for broken in ({}, {**state, "next_row": -1}, {**state, "next_row": None}, {**state, "version": 1}):
+    for broken in (
+        None,
+        [],
+        {},
+        {**state, "next_row": -1},
+        {**state, "next_row": 2**64},
+        {**state, "next_row": None},
+        {**state, "version": 1},
+    ):
         with pytest.raises(DataError, match="L3-DAT-206"):
             TokenLoader(plan, seq_len=16, seed=1).load_state_dict(broken)
 

@@ -316,10 +316,20 @@ class Broken:
             raise KeyError("nothing here")
         if self.how == "exits":
             sys.exit(0)
+        if self.how == "kind":
+            return Result({"bits_per_byte": {"rate": 1.0}}, [])
         return Result({"figure": 1.0}, [{"id": "a", "score": math.nan}])
 
 
-@pytest.mark.parametrize(("how", "error"), [("raises", "KeyError"), ("exits", "SystemExit: 0"), ("nan", "ValueError")])
+@pytest.mark.parametrize(
+    ("how", "error"),
+    [
+        ("raises", "KeyError"),
+        ("exits", "SystemExit: 0"),
+        ("nan", "ValueError"),
+        ("kind", "TypeError: the figure bits_per_byte is a mapping"),
+    ],
+)
 def test_an_evaluator_that_fails_spoils_its_own_suite(evaluated, monkeypatch, how, error):
     build = Registry.build
 
