@@ -5,8 +5,8 @@ from __future__ import annotations
 from llama3.artifacts import Artifact
 from llama3.config import Config
 from llama3.errors import GateFailed
+from llama3.evaluation.audit_remedies import remedy
 from llama3.evaluation.contamination import require_clean
-from llama3.evaluation.mending import remedy
 from llama3.evaluation.round_audit import RoundAuditOptions, audit_round
 from llama3.evaluation.stages import ContaminationOptions, contamination
 from llama3.execution import Executor

@@ -11,7 +11,7 @@ from test_recipe import COIN, write_config, write_text
 from llama3.artifacts.run import RunDir
 from llama3.cli import main
 from llama3.config.round_audit import RoundAuditSection
-from llama3.evaluation.mending import remedy
+from llama3.evaluation.audit_remedies import remedy
 from llama3.evaluation.round_audit import Answered, hacking, objections
 from llama3.plugins.registry import discover
 

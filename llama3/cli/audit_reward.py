@@ -13,7 +13,7 @@ from llama3.cli.generate import DeviceOption
 from llama3.cli.options import PluginOptions, given_options, plugin_name
 from llama3.cli.output import JsonOption, note, print_json, print_table, say
 from llama3.errors import ConfigError, GateFailed
-from llama3.evaluation.mending import remedies
+from llama3.evaluation.audit_remedies import remedies
 
 if TYPE_CHECKING:
     from llama3.config.slot_types import Slot

@@ -136,23 +136,6 @@ fn unpack_eights(
     }
 }
 
-/// Lets the processor fetch `count` bytes from `from` on.
-pub fn fetch(bytes: &[u8], from: usize, count: usize) {
-    #[cfg(target_arch = "x86_64")]
-    for line in bytes
-        .get(from..)
-        .unwrap_or(&[])
-        .chunks(64)
-        .take(count.div_ceil(64))
-    {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: SSE is part of x86_64, and a prefetch reads nothing.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = (bytes, from, count);
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,7 +1,7 @@
 //! Reads a `.tok` shard through a memory map, which is made when a token is first asked for. Each block is hashed when it
 //! is first touched.
 
-use super::bits::{self, unpack};
+use super::bits::{AHEAD, unpack};
 use super::format::{FOOTER_BYTES, HASH_BYTES, HEADER_BYTES, Header, Layout};
 use super::{LoaderError, Result};
 use memmap2::Mmap;
@@ -192,13 +192,9 @@ impl<'a> View<'a> {
         let (header, layout) = (&self.shard.header, &self.shard.layout);
         let guess = 8 * share(header.documents, from, header.tokens);
         let bytes = &self.mapped.map[..];
-        bits::fetch(
-            bytes,
-            self.token_bytes(from..from).start as usize,
-            bits::AHEAD,
-        );
-        bits::fetch(bytes, (layout.doc_ends + guess) as usize, 8);
-        bits::fetch(bytes, (layout.doc_ids + guess) as usize, 8);
+        fetch(bytes, self.token_bytes(from..from).start as usize, AHEAD);
+        fetch(bytes, (layout.doc_ends + guess) as usize, 8);
+        fetch(bytes, (layout.doc_ids + guess) as usize, 8);
     }
 
     /// Bytes of the file that hold the tokens `range`.
@@ -389,4 +385,21 @@ const GUESSES: u32 = 6;
 fn share(count: u64, part: u64, whole: u64) -> u64 {
     let share = count as f64 * (part as f64 / whole as f64);
     (share as u64).min(count.saturating_sub(1))
+}
+
+/// Lets the processor fetch `count` bytes from `from` on.
+fn fetch(bytes: &[u8], from: usize, count: usize) {
+    #[cfg(target_arch = "x86_64")]
+    for line in bytes
+        .get(from..)
+        .unwrap_or(&[])
+        .chunks(64)
+        .take(count.div_ceil(64))
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: SSE is part of x86_64, and a prefetch reads nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (bytes, from, count);
 }
