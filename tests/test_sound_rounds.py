@@ -125,6 +125,7 @@ def test_mislabelled_preferences_end_the_run(tmp_path, text, capfd):
     code, said, made = audited_run(tmp_path, text, capfd, rewards=["liar"], verifiers=["coin"])
     assert code == 5
     assert "mislabelled preferences" in said
+    assert "raise post_training.audit.most_mislabelled" in said
     assert made["audit-1"].metrics["preferences"]["mislabelled"]["rate"] == 1
     assert "release" not in made
 
@@ -134,6 +135,7 @@ def test_a_self_fed_round_ends_the_run(tmp_path, text, capfd):
     code, said, made = audited_run(tmp_path, text, capfd, rewards=["easy"], reject=fed)
     assert code == 5
     assert "self-fed: 100.0 %" in said or "self-fed: 100.0%" in said
+    assert "raise post_training.audit.most_own" in said
     assert made["audit-1"].metrics["collapse"]["own"] == 1
 
 
@@ -148,6 +150,7 @@ def test_a_reward_that_loves_length_ends_the_run(tmp_path, text, capfd):
     told = capfd.readouterr()
     assert "correlation with the reward" in told.out
     assert "it loves length" in told.err
+    assert "prefer the answer with less of it" in told.err
 
 
 def test_a_reward_that_loves_nothing_passes(tmp_path, text, capfd, monkeypatch):
@@ -204,5 +207,3 @@ def test_each_failure_has_its_own_remedy():
     assert few.endswith("590 of 600 answers were right")
     assert "harder tasks" in remedy(few)
     assert "widen" not in remedy(few)
-    assert remedy("reward model: it is not calibrated: ECE 0.9 [0.8, 1.0]").startswith("train it on more pairs")
-    assert "less of it" in remedy("reward model: it loves length: ...")

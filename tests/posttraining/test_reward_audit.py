@@ -109,6 +109,7 @@ def test_a_love_of_length_is_named_and_a_fair_reward_passes(command, rows):
     code, out, err = command("longer", rows)
     assert code == 5
     assert "it loves length" in err
+    assert "prefer the answer with less of it" in err
     assert "audit: FAILED" in out
     (length,) = [line.split() for line in out.splitlines() if line.startswith("length")]
     assert float(length[1].rstrip("%")) > 95
@@ -118,6 +119,8 @@ def test_a_love_of_length_is_named_and_a_fair_reward_passes(command, rows):
 def test_a_reward_that_knows_nothing_fails_by_its_accuracy(command, rows):
     code, _, err = command("drawn", rows)
     assert (code, "an accuracy below 50.0% is not excluded" in err) == (5, True), err
+    assert "or lower least_accuracy" in err
+    assert "less of it" not in err
     code, _, err = command("none_", rows)
     assert (code, "no pair could be scored" in err) == (5, True), err
 
