@@ -22,8 +22,9 @@ from llama3.tasks.data_kind import data_kind
 from llama3.testing.conformance import Conformance
 from llama3.testing.toys import ToyData, ToyServices, expected_toy_reward, toy_examples, toy_model, toy_rollouts
 from llama3.training.algorithm import Algorithm, Collate
+from llama3.training.asked_algorithm import shares
 from llama3.training.checkpoint import CheckpointStore
-from llama3.training.loop import shares, train
+from llama3.training.loop import train
 from llama3.training.microbatch import UNITS, count_units
 from llama3.training.placed import PlacedModel
 from llama3.training.schedule import Schedule

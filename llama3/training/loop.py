@@ -33,7 +33,7 @@ import torch
 from torch import Tensor
 
 from llama3.config.schema import OptimizerSection
-from llama3.errors import CheckpointError, ConfigError, DataError, Interrupted, LlamaError, PluginError
+from llama3.errors import CheckpointError, ConfigError, DataError, Interrupted, LlamaError
 from llama3.model.batch import Batch
 from llama3.model.memory import give_back_freed_memory
 from llama3.model.precision import autocast
@@ -41,15 +41,15 @@ from llama3.model.score import Microbatch, score_stage
 from llama3.model.shards import local
 from llama3.plugins.specs import Want
 from llama3.training.agreement import refuse_together
-from llama3.training.algorithm import Algorithm, Collate, Dataset, Services, Term
-from llama3.training.asked_algorithm import terms_fault
+from llama3.training.algorithm import Algorithm, Collate, Dataset, Services
+from llama3.training.asked_algorithm import nothing_learnt, shares
 from llama3.training.averaging import WeightAverage
 from llama3.training.checkpoint import CheckpointStore, check_identity
 from llama3.training.interrupt import StopRequest
 from llama3.training.ledger import data_step
 from llama3.training.meter import Meter
 from llama3.training.metrics import Reporter, Throughput
-from llama3.training.microbatch import UNITS, count_units, cut, drop_unscorable
+from llama3.training.microbatch import count_units, cut, drop_unscorable
 from llama3.training.optimizer import build_optimizer, clip_gradients, set_lr
 from llama3.training.parts import Groups, StoredTensors
 from llama3.training.placed import PlacedModel
@@ -83,12 +83,6 @@ NO_REWARDS = DataError.declare(
     why="a reward answers None (or NaN) for tasks that are not its own",
     fix="name the reward that the tasks come from under post_training.rewards",
 )
-NO_TERM = PluginError.declare(
-    "L3-TRN-003",
-    "{fault}",
-    why="losses and metrics are sums with their unit, so that they do not depend on how a step is cut",
-    fix='return Term(x_M.sum(), per="target"), or per segment or tree; see docs/plugins.md',
-)
 
 log = logging.getLogger(__name__)
 
@@ -104,6 +98,8 @@ class Progress:
     """Finished steps."""
     tokens: int = 0
     """Tokens seen, over all ranks."""
+    learnt: int = 0
+    """Updates made."""
     skipped: int = 0
     """Updates left out: a gradient that was not finite, or nothing to train on."""
     bad_in_a_row: int = 0
@@ -152,8 +148,9 @@ def train(
     checkpoint by itself.
 
     Raises Interrupted after saving on Ctrl-C or SIGTERM, LlamaError (L3-TRN-002) when gradients stay non-finite and
-    (L3-TRN-051, 053) when going back does not help or is not possible, CheckpointError where checkpoints are damaged,
-    of another run, or cannot be written.
+    (L3-TRN-005; PluginError, L3-TRN-006, of a third party's algorithm) when none ever was finite, (L3-TRN-051, 053)
+    when going back does not help or is not possible, CheckpointError where checkpoints are damaged, of another run, or
+    cannot be written.
     """
     trainer = Trainer(
         model,
@@ -319,6 +316,8 @@ class Trainer:
             for minibatch in self.minibatches(batch, epoch)
         ]
         self.progress.step += 1
+        if self.progress.step == self.schedule.total:
+            self.require_learnt()
         if self.progress.step in self.snapshots:
             self.average.add(self.module)
         if logged:
@@ -408,11 +407,13 @@ class Trainer:
         if not math.isfinite(norm):
             self.progress.bad_in_a_row += 1
             if self.progress.bad_in_a_row >= MAX_BAD_UPDATES:
+                self.require_learnt()
                 raise self.diverged(norm)
             return self.skip(f"the gradient norm is {norm}")
         self.progress.bad_in_a_row = 0
         self.integrity.check()
         self.optimizer.step()
+        self.progress.learnt += 1
         self.integrity.mark(self.progress.step)
         return metrics
 
@@ -443,6 +444,11 @@ class Trainer:
         self.reliability.unlearnt("skipped", step + 1, data_step(step, self.progress.left_out), why, self.dataset)
         log.warning("step %d: %s; update skipped (%d so far)", self.progress.step + 1, why, self.progress.skipped)
         return {}
+
+    def require_learnt(self) -> None:
+        """Raises LlamaError where not one gradient was finite: what would be kept is what training began with."""
+        if not self.progress.learnt and self.progress.bad_in_a_row:
+            raise nothing_learnt(self.reporter.stage, self.algorithm, self.progress.bad_in_a_row)
 
     def diverged(self, norm: float) -> Exception:
         """The end of training; where spikes are left out, an order to leave out the data of these steps."""
@@ -584,13 +590,6 @@ class Trainer:
     def interrupt(self) -> NoReturn:
         saved = "is saved" if self.store is not None else "was not saved: this run keeps no checkpoints"
         raise STOPPED(self.reporter.stage, step=self.progress.step, total=self.schedule.total, saved=saved)
-
-
-def shares(terms: Mapping[str, Term], counts: Sequence[float]) -> dict[str, Tensor]:
-    """Each term over the update's count of its unit. Raises PluginError for what is no term."""
-    if fault := terms_fault(terms):
-        raise NO_TERM("algorithm", fault=fault)
-    return {name: term.sum * (term.weight / max(counts[UNITS.index(term.per)], 1.0)) for name, term in terms.items()}
 
 
 def random_seed(*numbers: int) -> int:

@@ -1,15 +1,18 @@
-"""A preference stage whose answers are all as bad as each other says that it learnt nothing."""
+"""A stage that learns nothing: told where no answer is better than another, refused where no gradient is finite."""
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 from pages import write_model
 from test_recipe import write_text
 
+from llama3.artifacts.run import RunDir
 from llama3.cli import main
+from llama3.plugins.registry import discover
 from llama3.tokenizer import Tokenizer
 
 CONFIG = """
@@ -30,14 +33,44 @@ logging: [jsonl]
 """
 
 
-def test_a_stage_that_changes_no_weight_is_told(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
+NEVER = """
+from llama3.algorithms import Algorithm, Plan, Term
+from llama3.plugins import AlgorithmSpec, hookimpl
+
+
+class Never(Algorithm):
+    plan = Plan(samples=2)
+
+    def prepare(self, batch, services):
+        return batch
+
+    def loss(self, scored, batch):
+        return {"never": Term(scored.logps_M.sum() * float("nan"), per="target")}
+
+
+@hookimpl
+def llama3_algorithms():
+    return [
+        AlgorithmSpec(name="never", factory="acme_never:Never", data="dialogs"),
+        AlgorithmSpec(name="never_draws", factory="acme_never:Never", data="prompts",
+                      needs=frozenset({"rollouts", "reward"})),
+    ]
+"""
+
+
+def write_config(config):
+    """A model, its text and tasks whose answers it cannot guess, and a config."""
     write_text(Path("notes"))
     texts = [path.read_text() for path in sorted(Path("notes").iterdir())]
     write_model("my-model", Tokenizer.train(texts, 400, 16), max_seq_len=512)
     rows = [{"prompt": f"Is {n} even?", "answer": "zyxwvutsrqponmlkjihgfedcba"} for n in range(120)]
     Path("tasks.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    Path("none.yaml").write_text(CONFIG)
+    Path("none.yaml").write_text(config)
+
+
+def test_a_stage_that_changes_no_weight_is_told(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_config(CONFIG)
     for _ in range(2):
         with pytest.raises(SystemExit) as done:
             main(["run", "none.yaml"])
@@ -45,3 +78,29 @@ def test_a_stage_that_changes_no_weight_is_told(tmp_path, monkeypatch, capsys):
         assert done.value.code == 0, told
         assert " ".join(told.split()).count("prefer-1 learnt nothing: its weights are those that it began with") == 1
         assert "sft-1 learnt nothing" not in told
+
+
+@pytest.fixture
+def never(site):
+    site.add("acme-never", NEVER, module="acme_never")
+    discover.cache_clear()
+    yield
+    discover.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("stage", "key", "name"),
+    [("sft", "post_training.sft.algorithm", "never"), ("prefer", "post_training.algorithm", "never_draws")],
+)
+def test_an_algorithm_without_a_finite_gradient_fails_its_stage(never, tmp_path, monkeypatch, capsys, stage, key, name):
+    monkeypatch.chdir(tmp_path)
+    write_config(CONFIG)
+    for _ in range(2):
+        with pytest.raises(SystemExit) as done:
+            main(["run", "none.yaml", "--set", f"{key}={name}"])
+        told = " ".join("".join(capsys.readouterr()).split())
+        assert done.value.code == 4, told
+        assert re.search(rf"algorithms\.{name}: none of \d updates of stage {stage} had a finite gradient", told), told
+        assert "L3-TRN-006" in told
+    assert f"{stage}-1" not in RunDir(Path("runs/none")).current()
+    assert not list(Path("runs/none").rglob("release"))

@@ -257,6 +257,15 @@ def test_training_stops_when_nothing_is_finite_any_more(tmp_path):
     assert store.load().step == 8  # the last that was due; its weights are those of step 5
 
 
+@pytest.mark.parametrize(("steps", "told"), [(3, 3), (20, MAX_BAD_UPDATES)])
+def test_training_that_has_no_finite_gradient_at_all_fails(tmp_path, steps, told):
+    store = CheckpointStore(tmp_path)
+    with pytest.raises(LlamaError, match=rf"none of {told} updates by .*Breaking had a finite gradient.*L3-TRN-005"):
+        run(toy_model(), steps=steps, store=store, algorithm=Breaking(lambda call: True))
+    assert (store.load() is None) == (steps == 3), "a last step that is refused is not saved"
+    run(toy_model(), steps=3, algorithm=Breaking(lambda call: call > 1))
+
+
 def test_scattered_bad_updates_do_not_stop_training():
     progress, _ = run(toy_model(), steps=12, algorithm=Breaking(lambda call: call % MAX_BAD_UPDATES == 0))
     assert progress.skipped == 2
