@@ -40,7 +40,7 @@ from llama3.plugins.specs import AlgorithmSpec, Need
 from llama3.posttraining.cached_scorer import CachedScorer
 from llama3.posttraining.datasets import Epochs
 from llama3.posttraining.replay import with_replay
-from llama3.posttraining.sampling import build_reward
+from llama3.posttraining.sampling import build_reward, tell_silent
 from llama3.posttraining.services import (
     LazyScorer,
     TextRewarder,
@@ -235,6 +235,8 @@ class Finetuning:
     out: StageOutput
     closing: ExitStack = field(default_factory=ExitStack)
     """Ends the workers that draw answers."""
+    judge: CombinedReward | None = None
+    """Scores the answers that are drawn."""
 
     @cached_property
     def spec(self) -> AlgorithmSpec:
@@ -315,6 +317,7 @@ class Finetuning:
         section = self.drawing
         assert section is not None, "asked for only where answers are drawn"
         sampling = Sampling(section.max_tokens, section.temperature, section.top_p, stop_ids=stop_ids(self.tokenizer))
+        self.judge = judge
         rewarder = TextRewarder(judge, self.tokenizer, self.rows) if judge is not None else None
         drawing = generator(self.model, section.sampling_precision, self.options.rollouts, self.closing)
         return Rollouts(drawing, sampling, rewarder)
@@ -358,6 +361,9 @@ class Finetuning:
                 reporter=reporter,
                 reliability=Reliability.of(self.options.reliability, self.out, context),
             )
+        if self.judge is not None:
+            (asked,) = context.reduce([self.judge.asked], "sum")
+            tell_silent(asked, context.sum_by_name(self.judge.no_opinion), self.out)
         self._merge_adapter()
         facts = {"stage": self.stage, "algorithm": self.slot.model_dump(), "examples": len(examples)}
         # The value head belongs to the training: what others load is the policy.

@@ -30,6 +30,7 @@ from llama3.posttraining.sampling import (
     sample_tasks,
     sampling_metrics,
     task_messages,
+    tell_silent,
     with_room,
 )
 from llama3.tasks.data_kind import data_kind
@@ -122,6 +123,7 @@ def preferences(
     engine = throughput_engine(load_model(folder, device=options.device), options.precision)
     fitting = with_room(tasks, tokenizer, options.max_tokens, config.max_seq_len, out)
     sampled = sample_tasks(engine, tokenizer, combined, fitting, options, out)
+    tell_silent(combined.asked, combined.no_opinion, out)
     made = [pair for row in sampled if (pair := make_pair(row)) is not None]
     pairs, labels = (
         _that_can_be_learnt(kind, rows, tokenizer, config.max_seq_len)

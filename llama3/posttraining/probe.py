@@ -17,6 +17,7 @@ from llama3.posttraining.sampling import (
     draw_tasks,
     sample_tasks,
     sampling_metrics,
+    tell_silent,
     with_room,
 )
 from llama3.tasks.named_files import named_files
@@ -59,6 +60,7 @@ def probe(checkpoint: Checkpoint, *, options: RoundProbeOptions, out: StageOutpu
     engine = throughput_engine(load_model(folder, device=options.device), options.precision)
     verifier = build_reward(options.verifiers, None, options.device)
     sampled = sample_tasks(engine, tokenizer, verifier, asked, options, out)
+    tell_silent(verifier.asked, verifier.no_opinion, out)
     write_rows(out.path / ANSWERS, [line for row in sampled for line in row.rows()])
     write_rows(out.path / TASKS, [row.task.to_json() for row in sampled])
     out.metrics |= sampling_metrics(sampled, options)

@@ -33,6 +33,7 @@ from llama3.posttraining.sampling import (
     sample_tasks,
     sampling_metrics,
     task_messages,
+    tell_silent,
     with_room,
 )
 from llama3.posttraining.services import answer_text, chunks
@@ -118,6 +119,7 @@ def reject(
     for role, theirs in by_policy(asked, chosen).items():
         policy = engine if role == OWN else _engine(others[role].path, options)
         sampled += sample_tasks(policy, tokenizer, combined, theirs, options, out)
+    tell_silent(combined.asked, combined.no_opinion, out)
     dialogs = [_dialog(task, task.reference, "demonstration") for task in demonstrations]
     accepted = [(row.task, best) for row in sampled if (best := _accepted(row)) is not None]
     dialogs += [_dialog(task, best, "rejection_sampling") for task, best in accepted]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
+from rich.markup import escape
 
 from llama3.artifacts import Artifact, StageOutput
 from llama3.config.precision import AutoPrecision
@@ -200,7 +201,20 @@ def sample_tasks(
             progress.advance(len(chunk), **_shown(sampled))
     if options.policy:
         out.metrics["refused_by_guards"] = guard.refused
+    if unscored := {name: count for name, count in sorted(reward.no_opinion.items()) if count}:
+        out.metrics["no_opinion"] = unscored
     return sampled
+
+
+def tell_silent(asked: float, no_opinion: Mapping[str, float], out: StageOutput) -> None:
+    """Warn of rewards that could score not one of the answers `asked` of a stage."""
+    silent = sorted(name for name, count in no_opinion.items() if asked and count == asked)
+    if silent:
+        out.event("rewards_without_opinion", rewards=silent, answers=int(asked))
+        out.display.note(
+            f"[yellow]![/] rewards {escape(', '.join(silent))} scored none of {int(asked):,} answers (None or NaN): "
+            "they changed nothing"
+        )
 
 
 def _best_of_each(scores: Scores, texts: Sequence[Sequence[str]]) -> list[bool]:

@@ -1,7 +1,7 @@
 """What a reward plugin is, and how several are combined. Torch-free.
 
 A reward scores answers in text. `None` (or NaN) means "not scorable": such an answer is never treated as a zero; it is
-left out and counted.
+left out and counted, for each reward too.
 """
 
 from __future__ import annotations
@@ -122,12 +122,18 @@ class CombinedReward:
         if not rewards:
             raise NO_REWARD("rewards")
         self.rewards = dict(rewards)
+        self.asked = 0
+        """Answers that it was asked of."""
+        self.no_opinion: Counter[str] = Counter()
+        """How many of them a reward could not score."""
 
     def score(self, prompts: Sequence[str], answers: Sequence[str], examples: Sequence[Example]) -> Scores:
         """Ask every reward. Raises PluginError where one fails, or does not return a score for each answer."""
         parts: dict[str, list[float]] = {}
         for name, reward in self.rewards.items():
             parts[name] = _asked(f"rewards.{name}", reward, prompts, answers, examples)
+            self.no_opinion[name] += sum(map(math.isnan, parts[name]))
+        self.asked += len(answers)
         verified = {name: column for name, column in parts.items() if verifies(self.rewards[name])}
         total, verdict = _means(parts), _means(verified or parts)
         return Scores(total, parts, [mean >= PASS for mean in verdict])

@@ -1,4 +1,5 @@
-"""A stage that learns nothing: told where no answer is better than another, refused where no gradient is finite."""
+"""A stage that learns nothing: told where no answer is better than another, refused where no gradient is finite. And a
+reward that says nothing."""
 
 from __future__ import annotations
 
@@ -33,9 +34,9 @@ logging: [jsonl]
 """
 
 
-NEVER = """
+PLUGIN = """
 from llama3.algorithms import Algorithm, Plan, Term
-from llama3.plugins import AlgorithmSpec, hookimpl
+from llama3.plugins import AlgorithmSpec, RewardSpec, hookimpl
 
 
 class Never(Algorithm):
@@ -55,6 +56,16 @@ def llama3_algorithms():
         AlgorithmSpec(name="never_draws", factory="acme_never:Never", data="prompts",
                       needs=frozenset({"rollouts", "reward"})),
     ]
+
+
+class Mute:
+    def score(self, prompts, answers, examples):
+        return [(None, float("nan"))[len(answer) % 2] for answer in answers]
+
+
+@hookimpl
+def llama3_rewards():
+    return [RewardSpec(name="mute", factory="acme_never:Mute")]
 """
 
 
@@ -68,31 +79,40 @@ def write_config(config):
     Path("none.yaml").write_text(config)
 
 
-def test_a_stage_that_changes_no_weight_is_told(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    write_config(CONFIG)
-    for _ in range(2):
-        with pytest.raises(SystemExit) as done:
-            main(["run", "none.yaml"])
-        told = "".join(capsys.readouterr())
-        assert done.value.code == 0, told
-        assert " ".join(told.split()).count("prefer-1 learnt nothing: its weights are those that it began with") == 1
-        assert "sft-1 learnt nothing" not in told
-
-
 @pytest.fixture
-def never(site):
-    site.add("acme-never", NEVER, module="acme_never")
+def plugin(site):
+    site.add("acme-never", PLUGIN, module="acme_never")
     discover.cache_clear()
     yield
     discover.cache_clear()
+
+
+def test_a_stage_that_changes_no_weight_is_told_and_so_is_a_reward_without_opinion(
+    plugin, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    write_config(CONFIG.replace("tasks.jsonl}", "tasks.jsonl}, mute"))
+    for times in (2, 0):
+        with pytest.raises(SystemExit) as done:
+            main(["run", "none.yaml"])
+        told = " ".join("".join(capsys.readouterr()).split())
+        assert done.value.code == 0, told
+        assert told.count("prefer-1 learnt nothing: its weights are those that it began with") == 1
+        assert "sft-1 learnt nothing" not in told
+        assert len(re.findall(r"rewards mute scored none of \d+ answers \(None or NaN\)", told)) == times, told
+    run = RunDir(Path("runs/none"))
+    assert run.current()["reject-1"].metrics["no_opinion"] == {"mute": 8}
+    silent = [row for row in run.rows("events") if row["kind"] == "rewards_without_opinion"]
+    assert [row["rewards"] for row in silent] == [["mute"]] * 2
 
 
 @pytest.mark.parametrize(
     ("stage", "key", "name"),
     [("sft", "post_training.sft.algorithm", "never"), ("prefer", "post_training.algorithm", "never_draws")],
 )
-def test_an_algorithm_without_a_finite_gradient_fails_its_stage(never, tmp_path, monkeypatch, capsys, stage, key, name):
+def test_an_algorithm_without_a_finite_gradient_fails_its_stage(
+    plugin, tmp_path, monkeypatch, capsys, stage, key, name
+):
     monkeypatch.chdir(tmp_path)
     write_config(CONFIG)
     for _ in range(2):
