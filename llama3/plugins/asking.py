@@ -11,6 +11,7 @@ from typing import Any, TypeVar, cast
 from llama3.errors import LlamaError, PluginError, said_by
 from llama3.full_disk import is_disk_full
 from llama3.plugins.loader import BUILT_IN, Offer
+from llama3.plugins.staying import staying
 from llama3.plugins.targets import LONGEST, describe
 
 FAILED = PluginError.declare(
@@ -48,10 +49,11 @@ def asking(
     """Tells what a plugin raises meanwhile as a failure of that plugin, which `where` names.
 
     `failed` makes the error of what was raised, in words; it is L3-PLG-042 otherwise. What `spares` says passes as it
-    is, and so do a device's memory that is full, a full disk, and Ctrl-C.
+    is, and so do a device's memory that is full, a full disk, and Ctrl-C. The working directory stays (`staying`).
     """
     try:
-        yield
+        with staying():
+            yield
     except (KeyboardInterrupt, GeneratorExit):  # the latter of who reads no further
         raise
     except BaseException as error:  # of anybody's library: some end tasks, or panic, so

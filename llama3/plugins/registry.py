@@ -20,6 +20,7 @@ from llama3.plugins.loader import BUILT_IN, Broken, Discovery, Offer, load_plugi
 from llama3.plugins.observers import Observers
 from llama3.plugins.options import Loc, problems_of
 from llama3.plugins.specs import API_VERSION, PluginSpec
+from llama3.plugins.staying import staying
 from llama3.plugins.targets import describe, fix_for, resolve, tried_to_exit
 
 NO_SUCH_FAMILY = PluginError.declare("L3-PLG-010", "no such family", why="{near}")
@@ -206,14 +207,15 @@ class Registry:
         offer = self.offer(family, name)
         checked = self.options(family, name, options)
         owner = f"{offer.qualified} {offer.version}"
-        factory = resolve(offer.spec.factory, owner=owner)
-        try:
-            return factory() if checked is None else factory(checked)
-        except LlamaError:
-            raise
-        except (Exception, SystemExit) as error:
-            fix = fix_for(error, offer.dist if offer.dist != BUILT_IN else "")
-            raise FACTORY_FAILED(owner, target=offer.spec.factory, error=describe(error), fix=fix) from error
+        with staying():
+            factory = resolve(offer.spec.factory, owner=owner)
+            try:
+                return factory() if checked is None else factory(checked)
+            except LlamaError:
+                raise
+            except (Exception, SystemExit) as error:
+                fix = fix_for(error, offer.dist if offer.dist != BUILT_IN else "")
+                raise FACTORY_FAILED(owner, target=offer.spec.factory, error=describe(error), fix=fix) from error
 
     def fingerprint(self) -> str:
         """Hash of (family, name, dist, version) of all plugins: equal on every rank, kept with a run."""

@@ -183,9 +183,9 @@ def try_rewards(slots: Sequence[Slot], device: str = "auto", *, must_ask: bool =
 def _asked(
     where: str, reward: Reward, prompts: Sequence[str], answers: Sequence[str], examples: Sequence[Example]
 ) -> list[float]:
-    """The scores of one reward, NaN for None. Raises PluginError."""
+    """The scores of one reward, NaN for None; what it does to its lists is not seen. Raises PluginError."""
     with asking(where, "score", lambda error: FAILED(where, error=error)):
-        found: Any = reward.score(prompts, answers, examples)
+        found: Any = reward.score(list(prompts), list(answers), [dict(example) for example in examples])
         if hasattr(found, "tolist"):
             found = found.tolist()
         if found is None or isinstance(found, str | bytes | Mapping | set) or not isinstance(found, Iterable):

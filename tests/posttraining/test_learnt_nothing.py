@@ -1,5 +1,5 @@
 """A stage that learns nothing: told where no answer is better than another, refused where no gradient is finite. And a
-reward that says nothing."""
+reward that says nothing, and plugins that leave the working directory and empty what they are given."""
 
 from __future__ import annotations
 
@@ -34,9 +34,12 @@ logging: [jsonl]
 """
 
 
-PLUGIN = """
+PLUGIN = '''
+import os
+
 from llama3.algorithms import Algorithm, Plan, Term
-from llama3.plugins import AlgorithmSpec, RewardSpec, hookimpl
+from llama3.filters import Judgement
+from llama3.plugins import AlgorithmSpec, FilterSpec, RewardSpec, hookimpl
 
 
 class Never(Algorithm):
@@ -63,10 +66,37 @@ class Mute:
         return [(None, float("nan"))[len(answer) % 2] for answer in answers]
 
 
+class Wanderer:
+    """Leaves the folder, and what it is given, as nobody should."""
+    features = frozenset()
+
+    def __init__(self):
+        os.chdir("/")
+
+    def score(self, prompts, answers, examples):
+        scores = [0.0] * len(answers)
+        for row in examples:
+            row.clear()
+        for given in (prompts, answers, examples):
+            given.clear()
+        os.chdir("/")
+        return scores
+
+    def judge(self, batch):
+        os.chdir("/")
+        return Judgement([1.0] * len(batch), [True] * len(batch), [""] * len(batch))
+
+
 @hookimpl
 def llama3_rewards():
-    return [RewardSpec(name="mute", factory="acme_never:Mute")]
-"""
+    return [RewardSpec(name="mute", factory="acme_never:Mute"),
+            RewardSpec(name="wander", factory="acme_never:Wanderer")]
+
+
+@hookimpl
+def llama3_filters():
+    return [FilterSpec(name="wander", factory="acme_never:Wanderer")]
+'''
 
 
 def write_config(config):
@@ -91,7 +121,8 @@ def test_a_stage_that_changes_no_weight_is_told_and_so_is_a_reward_without_opini
     plugin, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
-    write_config(CONFIG.replace("tasks.jsonl}", "tasks.jsonl}, mute"))
+    config = CONFIG.replace("rewards: [", "rewards: [wander, mute, ").replace("filters: []", "filters: [wander]")
+    write_config(config)
     for times in (2, 0):
         with pytest.raises(SystemExit) as done:
             main(["run", "none.yaml"])
@@ -100,6 +131,7 @@ def test_a_stage_that_changes_no_weight_is_told_and_so_is_a_reward_without_opini
         assert told.count("prefer-1 learnt nothing: its weights are those that it began with") == 1
         assert "sft-1 learnt nothing" not in told
         assert len(re.findall(r"rewards mute scored none of \d+ answers \(None or NaN\)", told)) == times, told
+    assert Path.cwd() == tmp_path
     run = RunDir(Path("runs/none"))
     assert run.current()["reject-1"].metrics["no_opinion"] == {"mute": 8}
     silent = [row for row in run.rows("events") if row["kind"] == "rewards_without_opinion"]
