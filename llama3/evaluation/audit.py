@@ -41,7 +41,7 @@ from llama3.evaluation.intervals import (
 )
 from llama3.evaluation.kept_suites import RESULTS, SAMPLES
 from llama3.evaluation.safety_gate import gate_rows, unreachable
-from llama3.evaluation.stages import CONDITIONS, SCORE_BETTER, SCORED, evaluate
+from llama3.evaluation.stages import CONDITIONS, SCORE_BETTER, SCORED, UNPAIRED, evaluate
 
 NO_AUDIT = GateFailed.declare("L3-AUD-001", "an audit is needed, this was made by the stage {stage!r}")
 OTHER_MODEL = GateFailed.declare(
@@ -198,7 +198,7 @@ def require_auditable(evaluation: Artifact, options: AuditOptions) -> None:
 
 
 def read_suites(evaluation: Artifact) -> dict[str, Suite]:
-    """The suites of an evaluation by name. Two rows of one item are a fault of their suite."""
+    """The suites of an evaluation by name. Rows that no other model's compare with are a fault of their suite."""
     results = json.loads(evaluation.file(RESULTS).read_text(encoding="utf-8"))
     rows: dict[str, dict[str, Mapping[str, Any]]] = {name: {} for name in results}
     twice: dict[str, str] = {}
@@ -212,7 +212,7 @@ def read_suites(evaluation: Artifact) -> dict[str, Suite]:
         name: Suite(
             better=results.get(name, {}).get(SCORE_BETTER) or results.get(name, {}).get("better", ""),
             rows=of_suite,
-            error=results.get(name, {}).get("error", "") or twice.get(name, ""),
+            error=results.get(name, {}).get("error") or results.get(name, {}).get(UNPAIRED) or twice.get(name, ""),
             scored=results.get(name, {}).get(SCORED, ""),
         )
         for name, of_suite in rows.items()

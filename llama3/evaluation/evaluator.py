@@ -42,7 +42,8 @@ class Result:
 
     An audit compares two models item by item (llama3.evaluation.audit). It needs of every row `id` (the same item has
     the same id for every model) and `score` (a number); a row's `weight` (default 1) is the item's size. The suite's
-    figure is sum(score) / sum(weight): a share of successes, or bits over bytes.
+    figure is sum(score) / sum(weight): a share of successes, or bits over bytes. A suite with other rows is told of and
+    compares no models; one whose result is of another kind has failed.
 
     A report draws the metric `heat_map`, where there is one: {lengths, depths, shares}, the share that was found (null:
     not asked) in a row of all depths for each length. Rows of a suite that a gate of long-context stages asks have the

@@ -7,7 +7,7 @@ are public: they are added to, never changed.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from llama3.artifacts import Artifact
@@ -61,7 +61,7 @@ def build_report(
     rows = list(metrics)
     drawn = [*stored_samples(artifacts), *samples]
     results = {name: artifact.metrics for name, artifact in evaluations.items()}
-    tasks = {name: _first_with("pass_rate", result) for name, result in results.items()}
+    tasks = {name: next(_with_pass_rate(result), "") for name, result in results.items()}
     passed = {name: results[name][suite] for name, suite in tasks.items() if suite}
     language = {
         name: result.get(_first_with("bits_per_byte", result), {}).get("bits_per_byte")
@@ -148,6 +148,18 @@ def _first_with(metric: str, results: Mapping[str, Mapping[str, Any]]) -> str:
     return next((suite for suite, result in results.items() if metric in result), "")
 
 
+def _with_pass_rate(results: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """The suites that tell a pass rate as the built-in one does; a third party's may mean another thing by the name."""
+    for suite, result in results.items():
+        families = result.get("by_family")
+        if isinstance(families, Mapping) and all(map(_is_rate, (result.get("pass_rate"), *families.values()))):
+            yield suite
+
+
+def _is_rate(figure: Any) -> bool:
+    return isinstance(figure, Mapping) and figure.keys() == {"rate", "low", "high", "n"}
+
+
 def _by_family(passed: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     families = sorted({family for result in passed.values() for family in result["by_family"]})
     return {
@@ -167,7 +179,7 @@ def _examples(evaluations: Mapping[str, Artifact], suites: Mapping[str, str]) ->
     for name, artifact in evaluations.items():
         with artifact.file("samples.jsonl").open(encoding="utf-8") as file:
             for row in map(json.loads, file):
-                if row["suite"] != suites[name]:
+                if row["suite"] != suites[name] or not row.keys() >= {"id", "family", "prompt", "answer"}:
                     continue
                 asked = {"family": row["family"], "prompt": row["prompt"], "expected": row.get("reference")}
                 example = shown.setdefault(row["id"], {**asked, "answers": {}, "scores": {}})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -23,9 +23,11 @@ from llama3.evaluation.baselines import ORDER, ByteModel, gzip_bits_per_byte
 from llama3.evaluation.contamination import contaminated_share, own_share, trained_texts
 from llama3.evaluation.evaluator import HELD_OUT_BYTES, Result, Subject, texts
 from llama3.evaluation.kept_suites import RESULTS, SAMPLES, MeasuredSuite, failures, keep, kept
+from llama3.evaluation.odd_results import require_result, unpaired
 from llama3.plugins.asking import is_of_the_machine
 from llama3.plugins.registry import discover
 from llama3.plugins.specs import EvaluatorSpec
+from llama3.plugins.staying import staying
 from llama3.plugins.targets import describe
 from llama3.tasks import prompt_digest
 from llama3.tasks.held_out import HeldOutTasks
@@ -43,6 +45,8 @@ SAFETY_MARK = "safety_evaluator"
 """Stands in the results of a suite that is about safety (`EvaluatorSpec.about_safety`), with its evaluator's name."""
 SCORE_BETTER, SCORED = "score_better", "scored"
 """Stand in the results of a suite whose figure is not the share of its scores (`Result.rate_better`)."""
+UNPAIRED = "unpaired"
+"""Stands in the results of a suite whose items cannot be compared with those of another model, with the reason."""
 COVERAGE = "coverage.jsonl"
 """File of a contamination report: of each task its id, the share of its tokens that the training text covers, and that
 of the longest covered run."""
@@ -137,7 +141,7 @@ def measure(
     """Run every evaluator on a model: results by suite, samples by item, and the conditions that make two comparable.
     `shards` are what it was pre-trained on, where that is known.
 
-    An evaluator that fails, or that measures something which is no finite number, spoils its own suite only: its
+    An evaluator that fails, or that returns what cannot be kept (`require_result`), spoils its own suite only: its
     result is {"error": ...}. What an earlier attempt at the same request has measured is taken over (`kept`).
     """
     registry = discover()
@@ -159,7 +163,9 @@ def measure(
             if (found := there.get(slot.label)) is None:
                 evaluator = registry.build("evaluators", slot.name, slot.options)
                 try:
-                    found = _measured(slot, evaluator.run(subject, options.limit, options.seed))
+                    with staying():
+                        result = evaluator.run(subject, options.limit, options.seed)
+                    found = _measured(slot, result, out)
                 except (Exception, SystemExit) as error:  # of anybody's plugin
                     if is_of_the_machine(error):
                         raise
@@ -176,20 +182,27 @@ def measure(
     out.metrics.update(results)
 
 
-def _measured(slot: EvaluatorSlot, result: Result) -> MeasuredSuite:
-    """What an evaluator found. Raises TypeError and ValueError for what is no JSON value or no finite number, and for
-    a figure of which reports expect another kind."""
-    if isinstance(result.metrics.get("bits_per_byte"), Mapping):
-        raise TypeError("the figure bits_per_byte is a mapping, where reports expect a number")
-    rows = [json.dumps({"suite": slot.label, **row}, allow_nan=False) for row in result.samples]
+def _measured(slot: EvaluatorSlot, result: Result, out: StageOutput) -> MeasuredSuite:
+    """What an evaluator found; the user is told where no two models can be compared by it. Raises PluginError for what
+    cannot be kept."""
+    require_result(slot.name, slot.label, result)
     told = {**result.metrics, **_ways(result), **_about(slot)}
-    return MeasuredSuite(slot.label, json.loads(json.dumps(told, allow_nan=False)), rows)
+    if why := unpaired(result.samples):
+        told[UNPAIRED] = why
+        out.event("suite_unpaired", suite=slot.label, evaluator=slot.name, why=why)
+        fix = "an item needs an id, the same for every model, and a score that is a number"
+        _note(f"suite {slot.label} (evaluators.{slot.name}) compares no two models: {why}; {fix}", out)
+    rows = [json.dumps({"suite": slot.label, **row}) for row in result.samples]
+    return MeasuredSuite(slot.label, json.loads(json.dumps(told)), rows)
 
 
 def _tell(suite: str, error: str, out: StageOutput) -> None:
     out.event("evaluator_failed", suite=suite, error=error)
-    again = "[dim](the same command measures it again)[/]"
-    out.display.note(f"[yellow]![/] suite {escape(suite)} failed: {escape(error)} {again}")
+    _note(f"suite {suite} failed: {error}", out, "[dim](the same command measures it again)[/]")
+
+
+def _note(text: str, out: StageOutput, more: str = "") -> None:
+    out.display.note(f"[yellow]![/] {escape(text)} {more}".rstrip())
 
 
 def _ways(result: Result) -> dict[str, str]:

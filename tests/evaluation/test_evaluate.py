@@ -326,8 +326,8 @@ class Broken:
     [
         ("raises", "KeyError"),
         ("exits", "SystemExit: 0"),
-        ("nan", "ValueError"),
-        ("kind", "TypeError: the figure bits_per_byte is a mapping"),
+        ("nan", "PluginError: evaluators.bits_per_byte: returned what JSON cannot hold"),
+        ("kind", "PluginError: evaluators.bits_per_byte: returned the figure bits_per_byte as a mapping"),
     ],
 )
 def test_an_evaluator_that_fails_spoils_its_own_suite(evaluated, monkeypatch, how, error):

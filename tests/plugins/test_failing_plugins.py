@@ -34,6 +34,7 @@ import typer
 from pydantic import BaseModel, Field
 
 from llama3.algorithms import Plan, Term
+from llama3.evaluators import Result
 from llama3.filters import Edits, Judgement
 from llama3.plugins import (
     AlgorithmSpec, AttackerSpec, CommandSpec, DataKindSpec, EvaluatorSpec, ExporterSpec, FilterSpec, LoggerSpec,
@@ -349,6 +350,44 @@ def test_an_evaluator_that_fails_is_told(called, place: Path) -> None:
     suites = {"tasks": [{"name": "bits_per_byte"}, {"name": "odd", "method": "run", "gives": ""}]}
     code, told = called(*run(place, {"evaluation": suites, "quantization": []}))
     assert (code, "suite odd failed: ZeroDivisionError: it was the plugin" in told) == (0, True), told
+
+
+ROWS = "Result({'pass_rate': 0.5, 'by_family': {'a': 1}}, samples=%s)"
+UNSOUND = {
+    "None": "returned nothing",
+    "{'share': 0.5}": "returned a dict in place of a Result",
+    "Result([1])": "returned metrics that are a list",
+    "Result({}, {'a': 1})": "returned samples that are a dict",
+    "Result({}, [7])": "returned a sample of type int",
+    "Result({}, better='up')": "returned better 'up'",
+    "Result({'share': float('nan')})": "returned what JSON cannot hold",
+    "Result({'share': object()})": "returned what JSON cannot hold",
+}
+UNPAIRED = {
+    "[{'score': 1.0}] * 4": "4 of 4 items have no id",
+    "[{'id': 'a', 'score': n} for n in range(4)]": "3 of 4 items have the id of another",
+    "[{'id': str(n), 'score': '1'} for n in range(4)]": "4 of 4 items have no number as score",
+}
+
+
+def test_what_an_evaluator_returns(called, place: Path) -> None:
+    """Each is named with its suite and what to mend; the rest of the run goes on."""
+    told_of = UNSOUND | {ROWS % rows: why for rows, why in UNPAIRED.items()}
+    odd = [{"name": "odd", "suite": f"suite{n}", "method": "run", "gives": gives} for n, gives in enumerate(told_of)]
+    suites = {"tasks": [{"name": "bits_per_byte"}, *odd]}
+    code, told = called(*run(place, {"evaluation": suites, "quantization": []}))
+    assert code == 0, told
+    for number, (gives, why) in enumerate(told_of.items()):
+        failed = f"suite suite{number} failed: PluginError: evaluators.odd: {why}"
+        alone = f"suite suite{number} (evaluators.odd) compares no two models: {why}; an item needs an id"
+        assert (failed if gives in UNSOUND else alone) in told, told
+    report = json.loads((place / "runs" / "odd" / "report.json").read_text())
+    for number, (gives, why) in enumerate(told_of.items()):
+        if gives not in UNSOUND:
+            assert report["evaluations"]["base"][f"suite{number}"]["unpaired"] == why
+            changes = [row["why"] for row in report["changes"] if row["suite"] == f"suite{number}"]
+            assert changes
+            assert all(why in change for change in changes)
 
 
 def test_a_proxy_can_be_copied() -> None:
