@@ -17,8 +17,8 @@ from typing import Any
 import common
 
 import llama3
-from llama3.evaluation.comparison import change_cells
 from llama3.evaluation.herd_figures import STEP_HEAD, step_table
+from llama3.evaluation.told_changes import change_cells
 from llama3.sized import CONTROL
 
 SUITE = "pass_rate"

@@ -184,7 +184,7 @@ def test_what_no_audit_could_pass_is_refused_before_training(home):
         llama3.run(config, ["audit.margins={coins: 0.05}", "audit.must_improve=[text]"])
     (problem,) = caught.value.problems
     assert (problem.code, problem.where) == ("L3-AUD-005", "suite coins")
-    assert problem.why == "30 items cannot exclude a loss of 5.0%: at least 72 are needed"
+    assert problem.why == "30 items cannot exclude a loss of 5.0 pt: at least 72 are needed"
     made = {link.name for link in (home / "runs" / "few" / "artifacts").iterdir() if link.is_symlink()}
     assert made == {"adopt", "curate", "evaluate-base"}
 

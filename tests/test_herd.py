@@ -233,7 +233,9 @@ def test_the_tables_of_a_herd_tell_points(herd):
     for row in run.report["herd"]["steps"]:
         assert row["better"] == "higher"
         if row["change"] is not None:
-            assert f"<td>{100 * row['change']:+.1f} pt</td>" in page
+            items = {told["figure"]["n"] for told in run.report["herd"]["rounds"] if told["suite"] == row["suite"]}
+            assert items == {row["n"]}
+            assert f"<td>{row['n']}</td><td>{100 * row['change']:+.1f} pt</td>" in page
 
 
 def test_models_of_a_herd_are_compared_by_their_names(herd, capsys):

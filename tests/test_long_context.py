@@ -160,7 +160,7 @@ def test_short_context_scores_that_are_lost_hold_a_model_back(home, capsys):
     assert run(config, f"pretrain.phases=[{{}}, {stage}]") == GateFailed.exit_code
     said = capsys.readouterr().err
     assert "extend-1-1: context of 128 tokens: the short-context scores have not recovered" in said
-    assert "suite bits_per_byte: a loss of more than the margin of 1.0% is not excluded" in said
+    assert "suite bits_per_byte: a loss of more than the margin of 1.0 % is not excluded" in said
 
 
 def test_a_released_model_is_extended_and_its_own_pretraining_is_not_done_again(home, held_back):

@@ -42,6 +42,7 @@ from llama3.evaluation.intervals import (
 from llama3.evaluation.kept_suites import RESULTS, SAMPLES
 from llama3.evaluation.safety_gate import gate_rows, unreachable
 from llama3.evaluation.stages import CONDITIONS, SCORE_BETTER, SCORED, UNPAIRED, evaluate
+from llama3.evaluation.told_changes import told_interval, told_size
 
 NO_AUDIT = GateFailed.declare("L3-AUD-001", "an audit is needed, this was made by the stage {stage!r}")
 OTHER_MODEL = GateFailed.declare(
@@ -249,8 +250,8 @@ def compare(name: str, before: Suite | None, after: Suite | None, options: Audit
         row.update(zip(("before", "after"), (rate.to_json() for rate in rates), strict=True))
         low, high = _change(pairs, cost, options.seed)
         row.update(comparable=True, paired_low=low, paired_high=high, families=_families(pairs, cost, options.seed))
-        row["why"] = _objection(len(pairs.old), cost, margin, low, high, name in options.must_improve)
-        row["why"] = row["why"] or _lost_family(row["families"], margin)
+        row["why"] = _objection(len(pairs.old), row["better"], margin, low, high, name in options.must_improve)
+        row["why"] = row["why"] or _lost_family(row["families"], margin, row["better"])
     except _Incomparable as error:
         row["why"] = str(error)
     row["passed"] = not row["why"]
@@ -347,7 +348,7 @@ def _family(pairs: _Pairs, cost: bool, seed: int) -> dict[str, Any]:
     return {"n": len(pairs.old), "change": change, "paired_low": low, "paired_high": high}
 
 
-def _lost_family(families: Mapping[str, Mapping[str, Any]], margin: float) -> str:
+def _lost_family(families: Mapping[str, Mapping[str, Any]], margin: float, better: str) -> str:
     """Which family showed a loss of more than the margin, or nothing."""
     lost = {
         name: row
@@ -355,20 +356,21 @@ def _lost_family(families: Mapping[str, Mapping[str, Any]], margin: float) -> st
         if row["paired_high"] is not None and row["paired_high"] < 0 and row["change"] < -margin
     }
     return "; ".join(
-        f"the family {name} lost {-row['change']:.1%} (n = {row['n']}), more than the margin of {margin:.1%}: "
-        f"95 % interval of the change [{row['paired_low']:+.1%}, {row['paired_high']:+.1%}]"
+        f"the family {name} lost {told_size(-row['change'], better)} (n = {row['n']}), more than the margin of "
+        f"{told_size(margin, better)}: 95 % interval of the change "
+        f"{told_interval(row['paired_low'], row['paired_high'], better)}"
         for name, row in lost.items()
     )
 
 
-def _objection(n: int, cost: bool, margin: float, low: float, high: float, must_improve: bool) -> str:
+def _objection(n: int, better: str, margin: float, low: float, high: float, must_improve: bool) -> str:
     """Why the suite fails, or nothing."""
-    needed = ENOUGH_DOCUMENTS if cost else enough_trials(margin)
+    needed, most = ENOUGH_DOCUMENTS if better == "lower" else enough_trials(margin), told_size(margin, better)
     if n < needed:
-        return f"{n} items cannot exclude a loss of {margin:.1%}: at least {needed} are needed"
-    interval = f"95 % interval of the change [{low:+.1%}, {high:+.1%}]"
+        return f"{n} items cannot exclude a loss of {most}: at least {needed} are needed"
+    interval = f"95 % interval of the change {told_interval(low, high, better)}"
     if not low > -margin:
-        return f"a loss of more than the margin of {margin:.1%} is not excluded: {interval}"
+        return f"a loss of more than the margin of {most} is not excluded: {interval}"
     if must_improve and not low > 0:
         return f"it must improve, which was not shown: {interval}"
     return ""
@@ -434,8 +436,8 @@ def table(figures: Mapping[str, Any]) -> list[tuple[str, str, str, str, str, str
             f"{name}, {row['scored']}" if row.get("scored") else name,
             shown_rate(row["before"], row["better"]),
             shown_rate(row["after"], row["better"]),
-            "-" if row["paired_low"] is None else f"[{row['paired_low']:+.1%}, {row['paired_high']:+.1%}]",
-            f"{-row['margin']:.1%}",
+            "-" if row["paired_low"] is None else told_interval(row["paired_low"], row["paired_high"], row["better"]),
+            told_size(-row["margin"], row["better"]),
             "passed" if row["passed"] is True else f"FAILED: {row['why']}",
         )
         for name, row in figures["suites"].items()

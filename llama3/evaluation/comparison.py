@@ -12,6 +12,7 @@ from typing import Any
 from llama3.artifacts import Artifact
 from llama3.evaluation.audit import AuditOptions, Suite, compare, different_conditions, read_suites, shown_rate
 from llama3.evaluation.intervals import way
+from llama3.evaluation.told_changes import change_cells
 
 _ANY = AuditOptions(suites=[], margin=0.5, relative_margin=0.5, margins={}, must_improve=[], seed=0)
 """Of an audit, whose verdicts play no part here."""
@@ -77,22 +78,3 @@ def comparison_rows(found: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
             else:
                 ends = row["paired_low"], row["paired_high"]
                 yield title, name, figure, *change_cells(row["change"], *ends, suite["better"]), row["way"]
-
-
-def unit_of(better: str) -> str:
-    """What a change is told in: points (pt) of shares, percent of what it was of costs."""
-    return "%" if better == "lower" else "pt"
-
-
-def change_cells(change: float, low: float, high: float, better: str) -> tuple[str, str]:
-    """A change and its interval for people: `+3.3 pt` and `[+1.2, +5.4]`; with a second digit where the first does not
-    show that the interval excludes 0."""
-    digits = _digits(low, high)
-    change, low, high = (100 * value for value in (change, low, high))
-    return f"{change:+.{digits}f} {unit_of(better)}", f"[{low:+.{digits}f}, {high:+.{digits}f}]"
-
-
-def _digits(low: float, high: float) -> int:
-    nearest = low if low > 0 else high
-    hidden = (low > 0 or high < 0) and round(100 * nearest, 1) == 0
-    return 2 if hidden else 1

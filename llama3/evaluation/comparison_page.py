@@ -10,9 +10,10 @@ import jinja2
 from markupsafe import Markup
 
 from llama3.evaluation.charts import change_chart, line_chart
-from llama3.evaluation.comparison import TABLE_HEAD, comparison_rows, unit_of
+from llama3.evaluation.comparison import TABLE_HEAD, comparison_rows
 from llama3.evaluation.page import CURVES, Figure
 from llama3.evaluation.templates import style, template
+from llama3.evaluation.told_changes import unit_of
 
 LOSS = "loss"
 

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from llama3.artifacts import Artifact
-from llama3.evaluation.comparison import change_cells, side_by_side
+from llama3.evaluation.comparison import side_by_side
+from llama3.evaluation.told_changes import change_cells
 
 Stations = list[dict[str, Artifact]]
 """Evaluations by round, 0 being the base, and station: sft, sft-mean, prefer, prefer-mean, final."""
@@ -38,7 +39,8 @@ def station_rows(size: str, stations: Stations) -> Iterator[dict[str, Any]]:
 
 
 def steps_of(size: str, stations: Stations) -> Iterator[dict[str, Any]]:
-    """{size, round, step, suite, better, change, low, high, way, why} of every step of every round."""
+    """{size, round, step, suite, better, n, change, low, high, way, why} of every step of every round; `n` items were
+    answered before and after."""
     for n, found in enumerate(stations[1:], start=1):
         for step, after, before in STEPS:
             started = _station(found, before) if before else stations[n - 1]["final"]
@@ -62,6 +64,7 @@ def _change(size: str, n: int, step: str, before: Artifact, after: Artifact) -> 
     for suite, row in side_by_side({"before": before, "after": after})["suites"].items():
         told = row["models"]["after"]
         place = {"size": size, "round": n, "step": step, "suite": suite, "better": row["better"]}
+        place["n"] = None if told["change"] is None else told["figure"]["n"]
         figures = {"change": told["change"], "low": told["paired_low"], "high": told["paired_high"]}
         yield {**place, **figures, "way": told["way"], "why": told["why"]}
 
@@ -79,7 +82,8 @@ def step_table(herd: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
         change, ends = "-", row["why"]
         if row["change"] is not None:
             change, ends = change_cells(row["change"], row["low"], row["high"], row["better"])
-        yield row["size"], str(row["round"]), row["step"], row["suite"], change, ends, row["way"]
+        items = "-" if row["n"] is None else f"{row['n']:,}"
+        yield row["size"], str(row["round"]), row["step"], row["suite"], items, change, ends, row["way"]
 
 
 def data_rows(herd: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
@@ -95,7 +99,7 @@ def data_rows(herd: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
 
 COLUMNS = ("percent", "turns", "tokens", "context", "answer")
 ROUND_HEAD = ("size", "round", "station", "suite", "figure")
-STEP_HEAD = ("size", "round", "step", "suite", "change", "95 % interval", "")
+STEP_HEAD = ("size", "round", "step", "suite", "n", "change", "95 % interval", "")
 DATA_HEAD = ("size", "round", "data", "category", "examples", "before", *COLUMNS)
 
 

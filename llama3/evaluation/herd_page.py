@@ -10,7 +10,6 @@ import jinja2
 from markupsafe import Markup
 
 from llama3.evaluation.charts import change_chart
-from llama3.evaluation.comparison import unit_of
 from llama3.evaluation.herd_figures import (
     DATA_HEAD,
     ROUND_HEAD,
@@ -21,6 +20,7 @@ from llama3.evaluation.herd_figures import (
 )
 from llama3.evaluation.page import Figure
 from llama3.evaluation.templates import style, template
+from llama3.evaluation.told_changes import unit_of
 
 
 def render_herd(report: Mapping[str, Any]) -> str:

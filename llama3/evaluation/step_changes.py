@@ -8,7 +8,8 @@ from typing import Any
 
 from llama3.artifacts import Artifact
 from llama3.evaluation.audit import shown_rate
-from llama3.evaluation.comparison import change_cells, side_by_side
+from llama3.evaluation.comparison import side_by_side
+from llama3.evaluation.told_changes import change_cells
 
 STATIONS = ("base", "sft", "final")
 """What a model is called after pretraining, after supervised finetuning and in the end."""
@@ -49,9 +50,12 @@ def change_of(changes: Sequence[Mapping[str, Any]], suite: str, old: str, new: s
 
 def told_change(row: Mapping[str, Any]) -> str:
     """`+3.3 points [+1.2, +5.4]: better` of shares; of costs by how many percent the model got better."""
-    unit = " %" if row["better"] == "lower" else " points"
-    low, high = 100 * row["paired_low"], 100 * row["paired_high"]
-    return f"{100 * row['change']:+.1f}{unit} [{low:+.1f}, {high:+.1f}]: {row['way']}"
+    change, ends = _cells(row)
+    return f"{change.replace('pt', 'points')} {ends}: {row['way']}"
+
+
+def _cells(row: Mapping[str, Any]) -> tuple[str, str]:
+    return change_cells(row["change"], row["paired_low"], row["paired_high"], row["better"])
 
 
 def table(changes: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, ...]]:
@@ -63,5 +67,4 @@ def table(changes: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, ...]]:
         if row["change"] is None:
             yield suite, step, *figures, "-", "-", row["why"]
             continue
-        cells = change_cells(row["change"], row["paired_low"], row["paired_high"], row["better"])
-        yield suite, step, *figures, *cells, row["way"]
+        yield suite, step, *figures, *_cells(row), row["way"]

@@ -11,7 +11,8 @@ import yaml
 from llama3.artifacts.run import RunDir
 from llama3.cli import app as cli
 from llama3.evaluation.audit import read_suites
-from llama3.evaluation.comparison import change_cells
+from llama3.evaluation.step_changes import told_change
+from llama3.evaluation.told_changes import change_cells
 
 WORDS = ["alpha", "beta", "gamma", "count", "value", "index", "total", "first", "last", "read", "write", "item"]
 
@@ -126,3 +127,5 @@ def test_what_is_missing_is_told_at_once(runs, capsys, tmp_path):
 )
 def test_a_change_that_excludes_0_shows_that_it_does(ends, cells):
     assert change_cells(*ends, "higher") == cells
+    row = dict(zip(("change", "paired_low", "paired_high"), ends, strict=True)) | {"better": "higher", "way": "-"}
+    assert told_change(row) == f"{cells[0].removesuffix('pt')}points {cells[1]}: -"

@@ -100,7 +100,7 @@ def test_the_page_shows_the_audit_with_its_examples():
     page = render_html(REPORT)
     assert "Audit: FAILED" in page
     assert "50.0 % [40.4, 59.6] (n = 100)" in page
-    assert "[-40.0%, -20.0%]" in page
+    assert "<td>[-40.0, -20.0] pt</td>" in page
     assert "FAILED: a &lt;loss&gt;" in page
     assert "<pre>&lt;b&gt;fish</pre>" in page
     assert "rewards of prefer (2 answers without one)" in page
