@@ -65,7 +65,9 @@ class SemanticDedupSection(Section):
 class QualitySection(Section):
     """Data quality control (paper 4.2.3): which of the dialogs of a round, or of your own, are finetuned on."""
 
-    labeller: LabellerSection | None = Field(None, description="a model that labels: {model: PATH or URL}; none: don't")
+    labeller: LabellerSection | None = Field(
+        None, description="a model that labels: {model: PATH or URL}; null: no label is asked for"
+    )
     topics: dict[str, Annotated[list[str], Field(min_length=1)]] = Field(
         default_factory=lambda: TOPICS, min_length=1, description="topics in two levels that the labeller chooses from"
     )

@@ -51,5 +51,5 @@ class RoundAuditSection(Section):
     )
     most_self_bleu: Share = Field(0.3, description="self-BLEU of the model's own answers less that of those, at most")
     human: HumanCheckSection | None = Field(
-        None, description="what people find in a sample of the round's answers can end it: {}; none: nobody is asked"
+        None, description="what people find in a sample of the round's answers can end it: {}; null: nobody is asked"
     )

@@ -243,7 +243,7 @@ class OptimizerSection(Section):
         None,
         gt=0,
         description="a logged loss above the median by so many median deviations makes training go back and leave out "
-        "the data of these steps; none: never",
+        "the data of these steps; null: never",
     )
 
 
@@ -377,7 +377,7 @@ class SFTSection(OptimizerSection):
     batch: int = Field(64, ge=1, le=1 << 24, description="examples per step over all ranks")
     replay: float = Field(0.0, ge=0, le=0.9, description="share of text of the pre-training among the tokens learnt")
     neftune: float | None = Field(
-        None, gt=0, description="alpha of the noise on embeddings (NEFTune; 5 is usual); none: no noise"
+        None, gt=0, description="alpha of the noise on embeddings (NEFTune; 5 is usual); null: no noise"
     )
 
 
@@ -435,18 +435,21 @@ class PostTrainingSection(Section):
     )
     sft: SFTSection = SFTSection()
     prefer: PreferSection = PreferSection()
-    reward: RewardSection | None = Field(None, description="train a reward model, which joins the rewards; none: don't")
+    reward: RewardSection | None = Field(
+        None, description="train a reward model, which joins the rewards: {} for its defaults; null: there is none"
+    )
     safety: SafetyDataSection | None = Field(
         None, description="dialogs and pairs of safety prompts that join those of a round: {borderline: 1, share: 0.3}"
     )
     quality: QualitySection | None = Field(
-        None, description="which dialogs are finetuned on: {}; none: all that passed"
+        None, description="which dialogs are finetuned on: {}; null: all that passed"
     )
     retune: RetuneSection | None = Field(
-        None, description="learn from round to round more of what the model fails at: {by: [family]}; none: don't"
+        None,
+        description="learn from round to round more of what the model fails at: {by: [family]}; null: all alike",
     )
     audit: RoundAuditSection | None = Field(
-        None, description="audits that can end the run after a round: {} for their defaults; none: don't"
+        None, description="audits that can end the run after a round: {} for their defaults; null: no audits"
     )
     average: list[float] = Field(
         default_factory=lambda: [0.5, 0.5],

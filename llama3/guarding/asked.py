@@ -104,7 +104,7 @@ class LlamaGuardTraining(Section):
     taxonomy: dict[str, str] | None = Field(None, description="categories by number: {S1: Violent Crimes}")
     held_out: float = Field(0.2, gt=0, lt=1, description="share of the rows held out; with fpr half of it calibrates")
     fpr: float | None = Field(
-        None, gt=0, lt=1, description="share of safe texts that may be blocked, which chooses the threshold; none: 0.5"
+        None, gt=0, lt=1, description="share of safe texts that may be blocked, which chooses the threshold; null: 0.5"
     )
     augment: AugmentSection = Field(AugmentSection(), description="how rows are varied")
     train: TaughtSection = Field(TaughtSection(), description=_TRAIN)

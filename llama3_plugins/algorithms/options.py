@@ -49,7 +49,7 @@ class PreferenceOptions(BaseModel):
     f_alpha: float = Field(F_ALPHA, gt=0, lt=1, description="alpha of alpha_divergence; towards 1 it is the reverse KL")
     reference_free: bool = Field(False, description="take a reference that finds all answers equally likely")
     ld_alpha: float | None = Field(
-        None, ge=0, le=1, description="weight of the tokens beyond the shorter answer's length (LD-DPO); none: 1"
+        None, ge=0, le=1, description="weight of the tokens beyond the shorter answer's length (LD-DPO); null: 1"
     )
     nll_weight: float = Field(0.2, ge=0, description="weight of the chosen answer's negative log-likelihood")
     nll_reduction: Literal["sequence_mean", "token_mean"] = Field(
@@ -107,7 +107,7 @@ class RejectionSamplingOptions(BaseModel):
 
     samples: int = Field(10, ge=1, le=64, description="answers drawn per prompt (K)")
     threshold: float | None = Field(
-        1.0, description="least reward of an answer that is learnt; none: the best of every prompt is"
+        1.0, description="least reward of an answer that is learnt; null: the best of every prompt is"
     )
 
 
@@ -184,7 +184,7 @@ class Clips:
     dual: float | None = None
 
 
-_DUAL_CLIP = Field(None, gt=1, description="ratio up to which a bad token counts (3 is usual); none: any")
+_DUAL_CLIP = Field(None, gt=1, description="ratio up to which a bad token counts (3 is usual); null: any")
 
 
 class PPOOptions(BaseModel):
@@ -206,7 +206,7 @@ class PPOOptions(BaseModel):
     kl_target: float | None = Field(None, gt=0, description="adapt kl_coef towards this KL per answer, in nats")
     kl_horizon: int = Field(10_000, ge=1, description="answers over which kl_coef adapts")
     whiten_rewards: bool = Field(False, description="scale the rewards of a step to unit variance")
-    reward_clip: float | None = Field(None, gt=0, description="rewards of answers are kept within +- this; none: any")
+    reward_clip: float | None = Field(None, gt=0, description="rewards of answers are kept within +- this; null: any")
     missing_eos_penalty: float = Field(0.0, ge=0, description="taken from the reward of an answer that does not end")
     score_at: Literal["end", "after_end"] = Field(
         "end",

@@ -28,14 +28,14 @@ class ModelOptions(BaseModel):
 
     model: str | None = Field(
         None,
-        description="a fastText .bin or .ftz, or a folder of `llama3 data classify train`; none: nothing is judged",
+        description="a fastText .bin or .ftz, or a folder of `llama3 data classify train`; null: nothing is judged",
     )
 
 
 class LanguageOptions(ModelOptions):
     """Which languages are kept. Written for models such as lid.176.bin, whose labels are language tags."""
 
-    keep: list[str] = Field(default_factory=list, description="labels that are kept; none: all")
+    keep: list[str] = Field(default_factory=list, description="labels that are kept; empty: all")
     min: float = Field(0.65, ge=0, le=1, description="probability of the likeliest label, at least")
     characters: int = Field(1000, ge=1, description="of a document are read")
     told: bool = Field(False, description="judge documents too whose source tells their language")

@@ -22,7 +22,7 @@ class ArgumentRule(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     argument: str = Field(min_length=1, description="its name, at any depth of the arguments")
-    tool: str | None = Field(None, description="of this tool only; none: of all")
+    tool: str | None = Field(None, description="of this tool only; null: of all")
     pattern: str | None = Field(None, description="a regular expression that matches all of the text")
     longest: int | None = Field(None, ge=0, description="characters at most")
     one_of: tuple[Any, ...] | None = Field(None, description="the values that it may have")

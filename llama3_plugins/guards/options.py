@@ -29,10 +29,10 @@ class LlamaGuardOptions(BaseModel):
 
     model: str = Field(description="a model of any layout that was trained as a guard")
     threshold: Probability | None = Field(
-        None, description="probability of a violation at which a text is blocked; none: as calibrated, else 0.5"
+        None, description="probability of a violation at which a text is blocked; null: as calibrated, else 0.5"
     )
     taxonomy: dict[str, str] | None = Field(
-        None, description="categories by number, {S1: NAME}; none: those it was taught, else Llama Guard 3's"
+        None, description="categories by number, {S1: NAME}; null: those it was taught, else Llama Guard 3's"
     )
     categories: dict[str, StrictBool | Probability] = Field(
         default_factory=dict, description="by number: false switches one off, a number is a threshold of its own"
@@ -55,7 +55,7 @@ class JudgeOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     url: str = Field(description="an OpenAI-compatible address, such as http://127.0.0.1:8000/v1")
-    served: str | None = Field(None, description="the model's name there; none: the first that the server lists")
+    served: str | None = Field(None, description="the model's name there; null: the first that the server lists")
     rubric: str = Field(
         "Does the last message ask for something harmful, illegal or hateful, or say something of that kind?",
         min_length=1,

@@ -26,7 +26,7 @@ class ToolCallOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    allow: tuple[str, ...] | None = Field(None, description="tools that may be called; none: all that are offered")
+    allow: tuple[str, ...] | None = Field(None, description="tools that may be called; null: all that are offered")
     deny: tuple[str, ...] = Field((), description="tools that may not be called, whatever is offered")
     schemas: bool = Field(True, description="hold arguments to the tool's JSON schema, and refuse tools without one")
     arguments: tuple[ArgumentRule, ...] = Field((), description="what values of arguments may be")

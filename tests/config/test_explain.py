@@ -18,6 +18,10 @@ def test_every_key_of_the_schema_is_described():
     keys = list(all_keys())
     assert len(keys) > 80
     assert [key.key for key in keys if not key.doc] == []
+    assert [key.key for key in keys if "none: " in key.doc] == [], "a config says null"
+    for key in ("reward", "retune", "audit", "quality.labeller"):
+        found = explain(f"post_training.{key}")
+        assert (found.default, "; null: " in found.doc) == (None, True)
 
 
 def test_a_value_with_its_origin(write):
