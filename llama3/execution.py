@@ -35,6 +35,7 @@ from llama3.model.device import device_of
 from llama3.model.memory import give_back_freed_memory, set_apart_what_is_there
 from llama3.model.precision import ComputePrecision
 from llama3.plugins.registry import discover
+from llama3.plugins.targets import is_stop
 from llama3.training.ranks import Ranks
 
 STOPPED_BETWEEN = Interrupted.declare(
@@ -106,9 +107,7 @@ class Executor:
         if not self._ranks.leads:
             return
         # Within a stage it is an Interrupted that names the stage; what C code made of a signal is no fault.
-        between = isinstance(error, KeyboardInterrupt) or (
-            error is not None and self.run.signals.seen and not isinstance(error, LlamaError)
-        )
+        between = is_stop(error) or (error is not None and self.run.signals.seen and not isinstance(error, LlamaError))
         stopped = between or isinstance(error, Interrupted)
         status = "ok" if error is None else "interrupted" if stopped else "failed"
         why = None if error is None else str(error)

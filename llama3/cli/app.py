@@ -57,7 +57,7 @@ from llama3.cli import (
 from llama3.cli.output import NOT_PRINTED, Told, finish, note, only_data_on_stdout, print_json, require_stdout, say
 from llama3.errors import ConfigError, Interrupted, LlamaError, did_you_mean
 from llama3.plugins.loader import Offer
-from llama3.plugins.targets import tried_to_exit
+from llama3.plugins.targets import is_stop, tried_to_exit
 
 INTERRUPTED = Interrupted.declare(
     "L3-CLI-001",
@@ -133,7 +133,7 @@ class Commands(TyperGroup):
                 raise typer.Exit from error
             raise tried_to_exit(error) from error
         except KeyboardInterrupt as error:
-            raise INTERRUPTED() from error
+            raise (INTERRUPTED() if is_stop(error) else tried_to_exit(error)) from error
 
 
 def _exit_code(error: SystemExit) -> int:
@@ -308,7 +308,7 @@ def told_of(error: BaseException) -> LlamaError:
     if isinstance(error, LlamaError):
         return error
     if isinstance(error, KeyboardInterrupt):
-        return INTERRUPTED()
+        return INTERRUPTED() if is_stop(error) else tried_to_exit(error)
     from llama3.full_disk import is_disk_full
     from llama3.plugins.asking import failure_of
     from llama3.plugins.registry import discover

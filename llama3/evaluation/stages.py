@@ -26,7 +26,7 @@ from llama3.evaluation.kept_suites import RESULTS, SAMPLES, MeasuredSuite, failu
 from llama3.plugins.asking import is_of_the_machine
 from llama3.plugins.registry import discover
 from llama3.plugins.specs import EvaluatorSpec
-from llama3.plugins.targets import describe
+from llama3.plugins.targets import describe, is_stop
 from llama3.tasks import prompt_digest
 from llama3.tasks.held_out import HeldOutTasks
 from llama3.tasks.named_files import guard_slots, named_files
@@ -160,8 +160,8 @@ def measure(
                 evaluator = registry.build("evaluators", slot.name, slot.options)
                 try:
                     found = _measured(slot, evaluator.run(subject, options.limit, options.seed))
-                except (Exception, SystemExit) as error:  # of anybody's plugin
-                    if is_of_the_machine(error):
+                except BaseException as error:  # of anybody's plugin
+                    if is_of_the_machine(error) or is_stop(error):
                         raise
                     results[slot.label] = {"error": describe(error), **_about(slot)}
                     _tell(slot.label, describe(error), out)
