@@ -286,6 +286,13 @@ def test_an_error_that_it_raises_on_purpose(called, place: Path, kind: str, code
     assert "error: algorithms.odd: `prepare`: mine.jsonl: no rows [ACME-DAT-001]" in told
 
 
+def test_an_error_of_a_filter_is_a_failure_on_purpose_or_not(called) -> None:
+    filters = looking_filter("judge", "throw(DataError(Problem('ACME-DAT-001', 'mine.jsonl', 'no rows')))")
+    with pytest.raises(PluginError, match=r"Looking\.judge failed. DataError: mine\.jsonl: no rows") as told:
+        opinion(filters, DocumentBatch.of(["a text"], source="s", urls=["u"]))
+    assert told.value.exit_code == 4
+
+
 def test_an_observer_that_raises_what_ctrl_c_does_is_switched_off(called, place: Path, site) -> None:
     site.add("acme-late", LATE, module="acme_late")
     discover.cache_clear()
