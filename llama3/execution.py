@@ -17,7 +17,6 @@ from typing import Any, cast
 
 import torch
 from pydantic import BaseModel
-from rich.markup import escape
 
 from llama3 import _core
 from llama3.artifacts import Artifact, PluginUse, Stage
@@ -153,10 +152,10 @@ class Executor:
         return made
 
     def warn(self, lines: Iterable[str]) -> None:
-        """Tell the person watching, whether the stage that it concerns ran now or before."""
+        """Tell the person watching, each line once, whether the stage that it concerns ran now or before."""
         if self._ranks.leads:
             for line in lines:
-                self.run.display.note(f"[yellow]![/] {escape(line)}")
+                self.run.display.warn(line)
 
     def progress(self, description: str, total: int) -> AbstractContextManager[ProgressBar]:
         """Show how far a loop over stages is, on the rank that leads."""
