@@ -154,7 +154,8 @@ def decode_file(data: bytes, where: str, collector: Collector) -> str | None:
     try:
         return data.decode(json.detect_encoding(data[:4]))
     except UnicodeDecodeError as error:
-        return collector.reject(where, "not_text", str(error))
+        collector.reject(where, "not_text", str(error))
+        return None
 
 
 def decode(data: bytes, where: str, collector: Collector) -> str | None:

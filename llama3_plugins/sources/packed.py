@@ -51,9 +51,11 @@ def read_unpacked(file: ShardFile, collector: Collector, max_bytes: int) -> byte
     try:
         data = io.BufferedReader(_Frames(io.BytesIO(data), begin)).read(max_bytes + 1)
     except BROKEN as error:
-        return collector.reject(file.path, "cut_off", str(error))
+        collector.reject(file.path, "cut_off", str(error))
+        return None
     if len(data) > max_bytes:
-        return collector.reject(file.path, "too_large", f"it unpacks to more than {max_bytes} bytes")
+        collector.reject(file.path, "too_large", f"it unpacks to more than {max_bytes} bytes")
+        return None
     return data
 
 
