@@ -154,7 +154,7 @@ def decode_file(data: bytes, where: str, collector: Collector) -> str | None:
     try:
         return data.decode(json.detect_encoding(data[:4]))
     except UnicodeDecodeError as error:
-        collector.reject(where, "not_text", str(error))
+        collector.reject(where, "not_utf8", str(error))
         return None
 
 

@@ -130,7 +130,7 @@ def test_packed_files_that_are_broken_or_large_cost_themselves_alone(tmp_path: P
     (batch,) = (batch for shard in source.shards() for batch in source.read(shard))
     assert (batch.texts, batch.column("language")) == (["x = 1"], ["python"])
     found = {Path(reject.where).name: reject.reason for reject in batch.rejects}
-    assert found == {"a.txt.gz": "cut_off", "b.txt.gz": "too_large", "c.txt": "not_text", "d.txt": "binary"}
+    assert found == {"a.txt.gz": "cut_off", "b.txt.gz": "too_large", "c.txt": "not_utf8", "d.txt": "binary"}
 
 
 @pytest.mark.parametrize("name", ["jsonl", "csv", "parquet"])
