@@ -18,7 +18,7 @@ from __future__ import annotations
 import re
 import string
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
 CODE = re.compile(r"[A-Z][A-Z0-9]*-[A-Z][A-Z0-9]*-\d{3}")
@@ -124,10 +124,27 @@ class LlamaError(Exception):
     """Base of all errors that this project raises on purpose. `exit_code` is what the CLI returns."""
 
     exit_code: ClassVar[int] = 1
+    named_plugin = False
 
     def __init__(self, problems: Problem | Iterable[Problem]) -> None:
+        """Raises TypeError for anything else, such as a text: an error is declared, under a code that stays."""
         self.problems = [problems] if isinstance(problems, Problem) else list(problems)
+        if not all(isinstance(problem, Problem) for problem in self.problems):
+            kind = type(self).__name__
+            raise TypeError(f"{kind} takes Problems, not {problems!r}; declare it: {kind}.declare(CODE, WHAT)")
         super().__init__("\n".join(map(str, self.problems)))
+
+    def name_plugin(self, plugin: str) -> None:
+        """Puts `plugin`, which has raised this, before every place. Who is named first stays."""
+        if self.named_plugin:
+            return
+        self.named_plugin = True
+        self.problems = [replace(one, where=f"{plugin}: {one.where}".rstrip(": ")) for one in self.problems]
+        self.args = ("\n".join(map(str, self.problems)),)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """As it is: what it is made of tells less."""
+        return _again, (type(self), self.args, self.__dict__)
 
     @classmethod
     def declare(cls, code: str, what: str, *, why: str = "", fix: str = "") -> Declaration[Self]:
@@ -150,6 +167,12 @@ class LlamaError(Exception):
         found = list(problems)
         classes = {DECLARED[problem.code].error if problem.code in DECLARED else cls for problem in found}
         return classes.pop()(found) if len(classes) == 1 else cls(found)
+
+
+def _again(kind: type[LlamaError], args: tuple[str, ...], state: dict[str, Any]) -> LlamaError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(state)
+    return error
 
 
 E = TypeVar("E", bound=LlamaError, covariant=True)

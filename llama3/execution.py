@@ -17,7 +17,6 @@ from typing import Any, cast
 
 import torch
 from pydantic import BaseModel
-from rich.markup import escape
 
 from llama3 import _core
 from llama3.artifacts import Artifact, PluginUse, Stage
@@ -35,6 +34,7 @@ from llama3.model.device import device_of
 from llama3.model.memory import give_back_freed_memory, set_apart_what_is_there
 from llama3.model.precision import ComputePrecision
 from llama3.plugins.registry import discover
+from llama3.plugins.targets import is_stop
 from llama3.training.ranks import Ranks
 
 STOPPED_BETWEEN = Interrupted.declare(
@@ -106,9 +106,7 @@ class Executor:
         if not self._ranks.leads:
             return
         # Within a stage it is an Interrupted that names the stage; what C code made of a signal is no fault.
-        between = isinstance(error, KeyboardInterrupt) or (
-            error is not None and self.run.signals.seen and not isinstance(error, LlamaError)
-        )
+        between = is_stop(error) or (error is not None and self.run.signals.seen and not isinstance(error, LlamaError))
         stopped = between or isinstance(error, Interrupted)
         status = "ok" if error is None else "interrupted" if stopped else "failed"
         why = None if error is None else str(error)
@@ -154,10 +152,10 @@ class Executor:
         return made
 
     def warn(self, lines: Iterable[str]) -> None:
-        """Tell the person watching, whether the stage that it concerns ran now or before."""
+        """Tell the person watching, each line once, whether the stage that it concerns ran now or before."""
         if self._ranks.leads:
             for line in lines:
-                self.run.display.note(f"[yellow]![/] {escape(line)}")
+                self.run.display.warn(line)
 
     def progress(self, description: str, total: int) -> AbstractContextManager[ProgressBar]:
         """Show how far a loop over stages is, on the rank that leads."""

@@ -6,6 +6,7 @@ Refresh the page with: python tests/test_errors.py
 from __future__ import annotations
 
 import ast
+import copy
 import importlib
 import pkgutil
 import re
@@ -21,6 +22,7 @@ import llama3
 import llama3_plugins
 from llama3 import errors
 from llama3.errors import ConfigError, DataError, Declaration, LlamaError, PluginError, Problem, did_you_mean
+from llama3.tasks.task import NotEnoughTasks
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "errors.md"
@@ -299,6 +301,21 @@ def test_problems_together_are_of_the_class_that_they_were_declared_with(registr
     assert type(ConfigError.of([data.problem(), more.problem()])) is DataError
     assert type(ConfigError.of([data.problem(), plugin.problem()])) is ConfigError
     assert type(PluginError.of([Problem("ACME-AAA-006", "", "never declared")])) is PluginError
+
+
+@pytest.mark.parametrize("problems", ["of no rows", ["of", "no"], [Problem("ACME-X-001", "a", "b"), "c"]])
+def test_an_error_of_something_else_than_problems_is_refused(problems):
+    with pytest.raises(TypeError, match=r"DataError takes Problems, not .*DataError\.declare\(CODE, WHAT\)"):
+        DataError(problems)
+
+
+def test_a_copy_of_an_error_says_the_same():
+    error = NotEnoughTasks("tasks", "train", 3, 5)
+    error.name_plugin("rewards.acme")
+    error.name_plugin("another")
+    again = copy.copy(error)
+    assert (type(again), str(again), again.available) == (NotEnoughTasks, str(error), 3)
+    assert str(again).startswith("rewards.acme: tasks: ")
 
 
 def test_an_error_of_the_core_is_the_declared_one():

@@ -20,6 +20,7 @@ from pathlib import Path
 import pages
 import pytest
 
+from llama3 import errors
 from llama3.plugins.registry import discover
 from llama3.scaffold.package import new_package
 
@@ -166,6 +167,12 @@ def test_names_of_the_page_exist():
         assert hasattr(importlib.import_module(module), name), f"{module}.{name}"
     for target in re.findall(r"\]\((?:hooks\.md)#(\w+)\)", TEXT):
         assert f"### `{target}`" in (ROOT / "docs" / "hooks.md").read_text(encoding="utf-8")
+
+
+def test_classes_of_errors_have_the_exit_codes_of_the_page():
+    told = re.findall(r"\b(\w+Error|DoesNotFit|GateFailed) (\d)\b", TEXT)
+    assert len(told) == 5
+    assert told == [(name, str(getattr(errors, name).exit_code)) for name, _ in told]
 
 
 if __name__ == "__main__":

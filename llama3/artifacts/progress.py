@@ -44,6 +44,7 @@ class Display:
         self.console = console or PatientConsole(stderr=True)
         self._bars: Progress | None = None
         self._open = 0
+        self._warned: set[str] = set()
 
     @classmethod
     def silent(cls) -> Display:
@@ -54,6 +55,12 @@ class Display:
         """One line for the person watching (rich markup). Nothing that goes wrong here stops the work."""
         with suppress(OSError):
             self.console.print(printable(text), highlight=False, soft_wrap=True)
+
+    def warn(self, line: str) -> None:
+        """A line of plain text that the person watching should not miss, once: several stages may have it to tell."""
+        if line not in self._warned:
+            self._warned.add(line)
+            self.note(f"[yellow]![/] {escape(line)}")
 
     @contextmanager
     def task(self, description: str, total: int | None = None, unit: Unit = "") -> Iterator[ProgressBar]:

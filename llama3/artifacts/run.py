@@ -61,7 +61,7 @@ from llama3.artifacts.signals import StopSignals
 from llama3.artifacts.stages import Stage, StageOutput
 from llama3.errors import ArtifactError, Interrupted
 from llama3.full_disk import is_disk_full, why_full
-from llama3.plugins.targets import tried_to_exit
+from llama3.plugins.targets import is_stop, tried_to_exit
 
 NOT_WRITABLE = ArtifactError.declare(
     "L3-RUN-002",
@@ -398,12 +398,12 @@ class RunDir:
 
     def _fail(self, key: str, error: BaseException, **facts: Any) -> None:
         """Record a stage's failure; turn a full disk and an interrupt into errors that say what to do."""
-        stopped = isinstance(error, (KeyboardInterrupt, Interrupted)) or self.signals.seen
+        stopped = is_stop(error) or isinstance(error, Interrupted) or self.signals.seen
         kind = "stage_interrupted" if stopped else "stage_failed"
         self.event(kind, key=key, error=type(error).__name__, what=str(error), **facts)
         if stopped and not isinstance(error, Interrupted):
             raise STOPPED(self.path, key=key) from error
-        if isinstance(error, SystemExit):
+        if isinstance(error, SystemExit | KeyboardInterrupt):
             raise tried_to_exit(error) from error
         if is_disk_full(error):
             free = shutil.disk_usage(self.path).free // 2**20

@@ -54,10 +54,10 @@ from llama3.cli import (
     show,
     tokens,
 )
-from llama3.cli.output import NOT_PRINTED, Told, finish, note, print_json, require_stdout, say
+from llama3.cli.output import NOT_PRINTED, Told, finish, note, only_data_on_stdout, print_json, require_stdout, say
 from llama3.errors import ConfigError, Interrupted, LlamaError, did_you_mean
 from llama3.plugins.loader import Offer
-from llama3.plugins.targets import tried_to_exit
+from llama3.plugins.targets import is_stop, tried_to_exit
 
 INTERRUPTED = Interrupted.declare(
     "L3-CLI-001",
@@ -103,6 +103,8 @@ class Commands(TyperGroup):
         """For running: the plugin's own command, or near names over both kinds."""
         name = args[0]
         if name in self.commands:
+            if "--json" in args and not _asks_for_help(args):
+                ctx.with_resource(only_data_on_stdout())
             return super().resolve_command(ctx, args)
         offer = _plugin_commands().get(name)
         if offer is None:
@@ -131,11 +133,15 @@ class Commands(TyperGroup):
                 raise typer.Exit from error
             raise tried_to_exit(error) from error
         except KeyboardInterrupt as error:
-            raise INTERRUPTED() from error
+            raise (INTERRUPTED() if is_stop(error) else tried_to_exit(error)) from error
 
 
 def _exit_code(error: SystemExit) -> int:
     return error.code if isinstance(error.code, int) else int(error.code is not None)
+
+
+def _asks_for_help(arguments: Sequence[str]) -> bool:
+    return not {"-h", "--help"}.isdisjoint(arguments)
 
 
 def _plugin_commands() -> dict[str, Offer]:
@@ -219,7 +225,7 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
 
 def _run(arguments: list[str], *, debug: bool, as_json: bool) -> int:
     """The exit code."""
-    asks = not {"-h", "--help"}.isdisjoint(arguments)
+    asks = _asks_for_help(arguments)
     try:
         if asks:
             require_stdout()
@@ -302,7 +308,7 @@ def told_of(error: BaseException) -> LlamaError:
     if isinstance(error, LlamaError):
         return error
     if isinstance(error, KeyboardInterrupt):
-        return INTERRUPTED()
+        return INTERRUPTED() if is_stop(error) else tried_to_exit(error)
     from llama3.full_disk import is_disk_full
     from llama3.plugins.asking import failure_of
     from llama3.plugins.registry import discover

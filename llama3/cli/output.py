@@ -11,9 +11,9 @@ import re
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
-from typing import Annotated, Any, Literal
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
+from typing import Annotated, Any, Literal, TextIO
 
 import typer
 
@@ -49,7 +49,7 @@ _OUTSIDE_JSON = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u20
 
 def require_stdout() -> None:
     """Raises LlamaError where standard output is closed, before work whose result nobody would see."""
-    if sys.stdout is None:
+    if data_stream() is None:
         raise NOT_PRINTED("standard output", error="it is closed")
 
 
@@ -89,7 +89,8 @@ def print_table(rows: Iterable[Sequence[str]], columns: Sequence[str] = ()) -> N
         return
     widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]) - 1)]
     indent = sum(widths) + 2 * len(widths)
-    on_terminal = sys.stdout is not None and sys.stdout.isatty()
+    stdout = data_stream()
+    on_terminal = stdout is not None and stdout.isatty()
     room = shutil.get_terminal_size().columns - indent if on_terminal else 0
     for row in cells:
         start = "".join(cell.ljust(width + 2) for cell, width in zip(row, widths, strict=False))
@@ -99,15 +100,55 @@ def print_table(rows: Iterable[Sequence[str]], columns: Sequence[str] = ()) -> N
 
 
 class Told:
-    """Whether anything was told on stdout since the program began: one document is printed there, or none."""
+    """What the printer knows of stdout."""
 
     data = False
+    """Whether anything was told there since the program began: one document is printed, or none."""
+    apart: TextIO | None = None
+    """Where data goes within `only_data_on_stdout`."""
+
+
+def data_stream() -> TextIO | None:
+    """What data is written to; None where it is closed."""
+    return Told.apart or sys.stdout
+
+
+@contextmanager
+def only_data_on_stdout() -> Iterator[None]:
+    """Within, whatever else is printed on stdout goes to stderr: by plugins, by libraries in C, by processes that
+    they start."""
+    if Told.apart is not None or sys.stdout is None:
+        yield
+        return
+    with ExitStack() as stack:
+        aside = sys.stderr or stack.enter_context(open(os.devnull, "w"))
+        stack.callback(setattr, Told, "apart", None)
+        Told.apart = stack.enter_context(_moved(sys.stdout, aside))
+        stack.enter_context(redirect_stdout(aside))
+        yield
+
+
+@contextmanager
+def _moved(stdout: TextIO, aside: TextIO) -> Iterator[TextIO]:
+    """A stream to where `stdout` leads, whose descriptor leads `aside` meanwhile."""
+    stdout.flush()
+    try:
+        number, other = stdout.fileno(), aside.fileno()
+    except (OSError, ValueError):  # of no descriptor, as in a notebook
+        yield stdout
+        return
+    with open(os.dup(number), "w", encoding=stdout.encoding, errors=stdout.errors) as apart:
+        os.dup2(other, number)
+        try:
+            yield apart
+        finally:
+            os.dup2(apart.fileno(), number)
 
 
 def _write(name: Stream, text: str) -> None:
     if name == "stdout":
         require_stdout()
-    stream = getattr(sys, name)
+    stream = _stream(name)
     if stream is None:  # closed before the program began: nobody is there to be told
         return
     Told.data |= name == "stdout" and bool(text)
@@ -121,7 +162,7 @@ def _write(name: Stream, text: str) -> None:
 def finish() -> None:
     """Write what is still held. Raises LlamaError where that is not possible."""
     for name in ("stdout", "stderr"):
-        stream = getattr(sys, name)
+        stream = _stream(name)
         try:
             if stream is not None:
                 stream.flush()
@@ -129,9 +170,13 @@ def finish() -> None:
             _give_up(name, error)
 
 
+def _stream(name: Stream) -> Any:
+    return data_stream() if name == "stdout" else sys.stderr
+
+
 def _give_up(name: Stream, error: OSError) -> None:
     """From now on what is told there goes nowhere. A reader who went away wants no more, which is no failure."""
     with suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), getattr(sys, name).fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), _stream(name).fileno())
     if name == "stdout" and error.errno != errno.EPIPE:
         raise NOT_PRINTED("standard output", error=error) from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,7 +9,7 @@ import typer
 
 from llama3.cli import completion
 from llama3.cli.options import PluginOptions, given_options
-from llama3.cli.output import JsonOption, note, print_json, print_table, say
+from llama3.cli.output import JsonOption, note, only_data_on_stdout, print_json, print_table, say
 from llama3.errors import ConfigError, PluginError, did_you_mean
 
 if TYPE_CHECKING:
@@ -108,8 +107,6 @@ def check(
 
     What cannot be checked is skipped with the reason; a plugin that was named must be checked.
     """
-    from contextlib import redirect_stdout
-
     from llama3.plugins.registry import discover
     from llama3.testing.check import check_offer
 
@@ -118,7 +115,7 @@ def check(
     options = given_options(overrides)
     registry = discover(strict=False)
     offers = registry.offers if name is None else _find(registry, name)
-    with redirect_stdout(sys.stderr):  # what plugins print is not data
+    with only_data_on_stdout():
         results = {f"{o.spec.family}/{o.qualified}": check_offer(registry, o, options) for o in offers}
     broken: list[Broken] = [] if name is not None else list(registry.broken)
     bad = ("failed",) if name is None else ("failed", "skipped")

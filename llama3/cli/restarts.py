@@ -24,7 +24,7 @@ import time
 from pathlib import Path
 from typing import IO
 
-from llama3.cli.output import note, say
+from llama3.cli.output import data_stream, note, require_stdout, say
 from llama3.errors import (
     ConfigError,
     DoesNotFit,
@@ -67,6 +67,7 @@ def supervise(run: Path, restarts: int, frozen: float = 0.0) -> int | None:
     The children's stdout is told when it is over, of the last one only. SIGTERM and Ctrl-C are passed on, once each.
     Raises LlamaError (L3-RUN-021, 022) when it gives up.
     """
+    require_stdout()
     _prepare()
     stood, ends = None, 0
     for restart in range(restarts + 1):
@@ -104,14 +105,16 @@ def _prepare() -> None:
 
 def _fork(stdout: IO[str]) -> int | None:
     """None in the child, whose stdout goes into a file; in the parent the child's number."""
-    sys.stdout.flush()
+    data = data_stream()
+    assert data is not None
+    data.flush()
     sys.stderr.flush()
     supervisor = os.getpid()
     if child := os.fork():
         return child
     os.setpgid(0, 0)  # a terminal's Ctrl-C reaches it through the parent, once
     _stop_with(supervisor)
-    os.dup2(stdout.fileno(), sys.stdout.fileno())
+    os.dup2(stdout.fileno(), data.fileno())
     return None
 
 

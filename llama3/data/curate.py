@@ -41,7 +41,7 @@ NOTHING_READ = DataError.declare(
     "L3-DAT-101",
     "none of {count} shards gave a document",
     why="taken out: {lost}",
-    fix="mend the sources, or their options (llama3 plugins show NAME): `text` names the field that holds the text",
+    fix="{fix}",
 )
 NOTHING_LEFT = DataError.declare(
     "L3-DAT-102",
@@ -57,6 +57,20 @@ REMOVES_TOO_MUCH = DataError.declare(
 )
 
 
+MENDS = {
+    "no_text": "`text` of a source of rows names the field that holds the text",
+    "other_ending": "choose the source that reads files of that ending",
+    "hidden": "name what begins with a dot in `path` or `glob`",
+    "too_large": "raise max_document_bytes of the source",
+    "not_utf8": "write the files in UTF-8",
+    "not_text": "write the files in UTF-8",
+    "binary": "give text, not what a program has packed",
+    "unreadable": "make the files readable",
+    "unreadable_folder": "make the folders readable",
+    "changed": "give the command again when nobody writes to the files",
+}
+"""What to do where nothing was read, by the reason."""
+MEND = "mend the sources, or their options (llama3 plugins show NAME)"
 READERS = 2
 FACTS = "facts"
 
@@ -143,7 +157,8 @@ def _read(curation: Curation, pool: ThreadPoolExecutor, out: StageOutput) -> Sta
     out.metrics["shards"] = len(curation.shards)
     out.metrics["losses"] = losses.rows
     if not documents:
-        raise NOTHING_READ("curate", count=len(curation.shards), lost="; ".join(map(_told, losses.rows)))
+        fix = "; ".join(dict.fromkeys(MENDS.get(loss["reason"], MEND) for loss in losses.rows)) or MEND
+        raise NOTHING_READ("curate", count=len(curation.shards), lost="; ".join(map(_told, losses.rows)), fix=fix)
     staged = curation.staged()
     assert staged is not None
     return staged

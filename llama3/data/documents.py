@@ -277,11 +277,11 @@ class Judgement:
     """What a filter thinks of D documents. Scores are kept, so that thresholds can be changed without a scan."""
 
     score_D: np.ndarray
-    """float64 [D], none NaN."""
+    """float64 [D], all finite."""
     keep_D: np.ndarray
     """bool [D]."""
     reason_D: Sequence[str]
-    """Why not, for documents that are not kept; "" for the others."""
+    """Why not, for documents that are not kept, in a word at least; "" for the others."""
 
 
 @runtime_checkable

@@ -38,10 +38,10 @@ from llama3.plugins.registry import discover
 SAME_FILTER = ConfigError.declare(
     "L3-DAT-105", "filter {name!r} is listed twice", fix="write its limits into one entry"
 )
-FILTER_FAILED = PluginError.declare("L3-DAT-106", "{filter} failed", why="{error}")
-ODD_JUDGEMENT = PluginError.declare("L3-DAT-107", "{filter} judged {judged} of {count} documents")
+FILTER_FAILED = PluginError.declare("L3-DAT-106", "{filter}.{method} failed", why="{error}")
+ODD_JUDGEMENT = PluginError.declare("L3-DAT-107", "{filter}.judge gave columns of {rows} rows, of {count} documents")
 ODD_MEASURES = PluginError.declare(
-    "L3-DAT-262", "{filter} measured {found}", why="it declares {declared}, one each of {count} documents"
+    "L3-DAT-262", "{filter}.measure gave {found}", why="it declares {declared}, one each of {count} documents"
 )
 
 ODD_ANSWER = PluginError.declare(
@@ -49,7 +49,7 @@ ODD_ANSWER = PluginError.declare(
 )
 ODD_EDITS = PluginError.declare(
     "L3-DAT-287",
-    "an edit of {filters} is no part of its document",
+    "`edits` of {filters} gave one that is no part of its document",
     why="{error}",
     fix="give bytes from the start of its text, at the borders of characters (llama3.filters.Edits)",
 )
@@ -68,6 +68,8 @@ EDITS = pa.schema(
         ("end", pa.int64()),
     ]
 )
+NUMBERS = "biuf"
+"""Kinds of arrays (numpy's letters) that are of real numbers."""
 LONGEST_REASON = 200
 """Characters of a filter's reason that are kept."""
 Result = TypeVar("Result")
@@ -117,7 +119,7 @@ def asked_of(name: str, filter: object, method: str, *given: Any) -> Any:
     unknown."""
 
     def failed(error: str) -> PluginError:
-        return FILTER_FAILED(f"filter {name!r}", filter=type(filter).__name__, error=error)
+        return FILTER_FAILED(f"filter {name!r}", filter=type(filter).__name__, method=method, error=error)
 
     with asking(f"filter {name!r}", method, failed, spares=lambda error: False):
         return getattr(filter, method)(*given)
@@ -213,8 +215,9 @@ def with_measures(filters: Mapping[str, Any], batch: DocumentBatch) -> DocumentB
             continue
         columns = asked_of(name, filter, "measure", batch)
         try:
-            own = {f"{name}.{column}": np.asarray(values, np.float64) for column, values in columns.items()}
-            found = {column: len(own[f"{name}.{column}"]) for column in columns}
+            given = {column: _column(column, values, NUMBERS) for column, values in columns.items()}
+            own = {f"{name}.{column}": values.astype(np.float64) for column, values in given.items()}
+            found = {column: len(values) for column, values in given.items()}
         except (AttributeError, TypeError, ValueError) as error:
             raise _odd(name, filter, "measure", columns, "a mapping of names to numbers", error) from error
         if set(columns) != set(filter.measures) or set(found.values()) - {len(batch)}:
@@ -227,23 +230,36 @@ def with_measures(filters: Mapping[str, Any], batch: DocumentBatch) -> DocumentB
 def judged(name: str, filter: Filter, batch: DocumentBatch) -> Judgement:
     """The filter's judgement of every document."""
     answer = asked_of(name, filter, "judge", batch)
-    wanted = "a Judgement: a score, whether to keep it and why not (a string) for each document"
+    wanted = "a Judgement: for each document a finite score, True to keep it or False, and why not (a string)"
     if not isinstance(answer, Judgement):
         raise _odd(name, filter, "judge", answer, wanted)
     try:
-        score_D, keep_D = np.asarray(answer.score_D, np.float64), np.asarray(answer.keep_D, bool)
-        judgement = Judgement(score_D, keep_D, [printable(reason)[:LONGEST_REASON] for reason in answer.reason_D])
-        sizes = {len(column) for column in (score_D, keep_D, judgement.reason_D)}
+        score_D = _column("score_D", answer.score_D, NUMBERS).astype(np.float64)
+        keep_D = _column("keep_D", answer.keep_D, "b").astype(bool)
+        reason_D = [printable(reason)[:LONGEST_REASON] for reason in answer.reason_D]
     except (TypeError, ValueError, AttributeError) as error:
         raise _odd(name, filter, "judge", answer, wanted, error) from error
-    if sizes != {len(batch)}:
+    if (sizes := {len(column) for column in (score_D, keep_D, reason_D)}) != {len(batch)}:
         found = sorted(sizes)
-        raise ODD_JUDGEMENT(f"filter {name!r}", filter=type(filter).__name__, judged=found, count=len(batch))
-    if (without_D := np.isnan(score_D)).any():
-        id = batch.column("id")[int(np.argmax(without_D))]
-        fault = f"{int(without_D.sum())} of {len(batch)} scores are NaN, the first that of document {id}"
-        raise ODD_RESULT(f"filter {name!r}", method="judge", fault=fault)
-    return judgement
+        raise ODD_JUDGEMENT(f"filter {name!r}", filter=type(filter).__name__, rows=found, count=len(batch))
+    unsaid_D = ~keep_D & (np.asarray(reason_D, object) == "")
+    for odd_D, are in (
+        (~np.isfinite(score_D), "scores are NaN or infinite"),
+        (unsaid_D, "documents are not kept and have no reason"),
+    ):
+        if odd_D.any():
+            id = batch.column("id")[int(np.argmax(odd_D))]
+            fault = f"{int(odd_D.sum())} of {len(batch)} {are}, the first of document {id}"
+            raise ODD_RESULT(f"filter {name!r}", method="judge", fault=fault)
+    return Judgement(score_D, keep_D, reason_D)
+
+
+def _column(name: str, values: Any, kinds: str) -> np.ndarray:
+    """One value for each document. Raises ValueError where it has more axes, or values of another of numpy's kinds."""
+    column = np.asarray(values)
+    if column.ndim != 1 or (len(column) and column.dtype.kind not in kinds):
+        raise ValueError(f"{name} is an array of {column.dtype} of the shape {list(column.shape)}")
+    return column
 
 
 def unwanted(batch: DocumentBatch, removed_D: np.ndarray, judgement: Judgement) -> Iterator[Reject]:

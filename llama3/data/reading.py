@@ -1,11 +1,14 @@
 """What sources share: finding files, and reading them with bounds. For authors of source plugins.
 
 Policy for bad records: they become a `Reject` with a reason and never stop the run. Text must be UTF-8 (a byte
-order mark is dropped); a NUL character means binary, however it is written; what is larger than the limit is not read.
+order mark is dropped), a file may be in UTF-16 or UTF-32 too; a NUL character means binary, however it is written; what
+is larger than the limit is not read.
 """
 
 from __future__ import annotations
 
+import codecs
+import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -30,6 +33,8 @@ NO_MATCH = ConfigError.declare(
 ALL_EMPTY = ConfigError.declare("L3-SRC-002", "all {count} files are empty")
 CHANGED = DataError.declare("L3-SRC-014", "changed while it was read", fix="run again when nobody writes to it")
 
+MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)
+"""What a text begins with that is not in UTF-8. That of UTF-32-LE begins as that of UTF-16-LE does."""
 BATCH_BYTES = 8 << 20
 BATCH_DOCUMENTS = 4096
 GROUP_BYTES, GROUP_FILES = 64 << 20, 1024
@@ -119,9 +124,9 @@ class Collector:
 
 
 def read_document(file: ShardFile, collector: Collector, max_bytes: int) -> str | None:
-    """The text of a UTF-8 file, or None after its rejection was logged."""
+    """The text of a file (`decode_file`), or None after its rejection was logged."""
     data = read_bytes(file, collector, max_bytes)
-    return None if data is None else decode(data, file.path, collector)
+    return None if data is None else decode_file(data, file.path, collector)
 
 
 def read_bytes(file: ShardFile, collector: Collector, max_bytes: int) -> bytes | None:
@@ -139,6 +144,18 @@ def read_bytes(file: ShardFile, collector: Collector, max_bytes: int) -> bytes |
         collector.reject(file.path, "changed", "its content is another than when the run began")
         return None
     return data
+
+
+def decode_file(data: bytes, where: str, collector: Collector) -> str | None:
+    """The text of a whole file, which is in UTF-8, or in UTF-16 or UTF-32 and begins with a byte order mark; None after
+    its rejection was logged."""
+    if not data.startswith(MARKS):
+        return decode(data, where, collector)
+    try:
+        return data.decode(json.detect_encoding(data[:4]))
+    except UnicodeDecodeError as error:
+        collector.reject(where, "not_utf8", str(error))
+        return None
 
 
 def decode(data: bytes, where: str, collector: Collector) -> str | None:

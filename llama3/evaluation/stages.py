@@ -28,7 +28,7 @@ from llama3.plugins.asking import is_of_the_machine
 from llama3.plugins.registry import discover
 from llama3.plugins.specs import EvaluatorSpec
 from llama3.plugins.staying import staying
-from llama3.plugins.targets import describe
+from llama3.plugins.targets import describe, is_stop
 from llama3.tasks import prompt_digest
 from llama3.tasks.held_out import HeldOutTasks
 from llama3.tasks.named_files import guard_slots, named_files
@@ -166,8 +166,8 @@ def measure(
                     with staying():
                         result = evaluator.run(subject, options.limit, options.seed)
                     found = _measured(slot, result, out)
-                except (Exception, SystemExit) as error:  # of anybody's plugin
-                    if is_of_the_machine(error):
+                except BaseException as error:  # of anybody's plugin
+                    if is_of_the_machine(error) or is_stop(error):
                         raise
                     results[slot.label] = {"error": describe(error), **_about(slot)}
                     _tell(slot.label, describe(error), out)

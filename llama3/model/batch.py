@@ -44,7 +44,9 @@ BAD_TARGETS = DataError.declare(
 UNPREDICTED = DataError.declare(
     "L3-BAT-006", "the first token of a root is a target, but nothing predicts it", fix="leave it out"
 )
-OTHER_ROWS = DataError.declare("L3-BAT-007", "{shape} where {size} rows are needed", fix="give one value each")
+OTHER_ROWS = DataError.declare(
+    "L3-BAT-007", "{shape} where a tensor of {size} rows is needed", fix="give one value each"
+)
 NO_CHILD = DataError.declare(
     "L3-BAT-010",
     "{without} of {trees} trees have no child number {k}",
@@ -475,12 +477,17 @@ def _problems(batch: Batch) -> list[Problem]:
             return [BAD_TARGETS.problem("targets_M")]
         if bool(torch.isin(targets_M, starts_S1[:-1][parents_S < 0].long()).any()):
             return [UNPREDICTED.problem("targets_M")]
-    sizes = {"per_target": len(targets_M), "per_segment": len(parents_S), "per_tree": batch.num_trees}
+    return column_problems(batch)
+
+
+def column_problems(batch: Batch) -> list[Problem]:
+    """The columns that have not one value each for the targets, the segments or the trees."""
+    sizes = {"per_target": batch.num_targets, "per_segment": batch.num_segments, "per_tree": batch.num_trees}
     return [
-        OTHER_ROWS.problem(f"{kind}[{name!r}]", shape=tuple(column.shape), size=size)
+        OTHER_ROWS.problem(f"{kind}[{name!r}]", shape=tuple(column.shape) if is_tensor else type(column), size=size)
         for kind, size in sizes.items()
         for name, column in getattr(batch, kind).items()
-        if column.dim() == 0 or len(column) != size
+        if not (is_tensor := isinstance(column, Tensor)) or column.dim() == 0 or len(column) != size
     ]
 
 

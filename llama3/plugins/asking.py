@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
-from llama3.errors import LlamaError, PluginError, said_by
+from llama3.errors import Interrupted, LlamaError, PluginError, said_by
 from llama3.full_disk import is_disk_full
 from llama3.plugins.loader import BUILT_IN, Offer
 from llama3.plugins.staying import staying
-from llama3.plugins.targets import LONGEST, describe
+from llama3.plugins.targets import LONGEST, OURS, describe, is_stop, raised_by_ours
 
 FAILED = PluginError.declare(
     "L3-PLG-042", "`{method}` failed", why="{error}", fix="tell the plugin's author, or choose another"
@@ -22,7 +22,7 @@ IN_PLUGIN = PluginError.declare(
     "L3-PLG-044", "it failed: {kind}", why="{error}", fix="see where with --debug, and tell the plugin's author"
 )
 
-OURS = ("llama3", "llama3_plugins")
+ENDS = (KeyboardInterrupt, GeneratorExit, Interrupted)
 T = TypeVar("T")
 Spares = Callable[[BaseException], bool]
 Fault = Callable[..., str]
@@ -49,18 +49,28 @@ def asking(
     """Tells what a plugin raises meanwhile as a failure of that plugin, which `where` names.
 
     `failed` makes the error of what was raised, in words; it is L3-PLG-042 otherwise. What `spares` says passes as it
-    is, and so do a device's memory that is full, a full disk, and Ctrl-C. The working directory stays (`staying`).
+    is, and so do a device's memory that is full, a full disk, and Ctrl-C. An error of this project's classes that the
+    plugin itself raises passes too, with its name and the method before the place, but for one that says that the user
+    has stopped. The working directory stays (`staying`).
     """
     try:
         with staying():
             yield
-    except (KeyboardInterrupt, GeneratorExit):  # the latter of who reads no further
-        raise
     except BaseException as error:  # of anybody's library: some end tasks, or panic, so
-        if spares(error) or is_of_the_machine(error):
+        own = not raised_by_ours(error)
+        if _is_end(error, own):
+            raise
+        if not isinstance(error, ENDS) and (spares(error) or is_of_the_machine(error)):
+            if own and isinstance(error, LlamaError):
+                error.name_plugin(f"{where}: `{method}`")
             raise
         told = describe(error)
         raise (FAILED(where, method=method, error=told) if failed is None else failed(told)) from error
+
+
+def _is_end(error: BaseException, own: bool) -> bool:
+    """Whether the user stopped, or whoever reads what a plugin gives reads no further; a plugin does neither."""
+    return is_stop(error) if isinstance(error, KeyboardInterrupt) else isinstance(error, ENDS) and not own
 
 
 def asked(where: str, plugin: T, faults: Mapping[str, Fault], spares: Spares = is_told_already) -> T:

@@ -28,7 +28,7 @@ def llama3_sources() -> list[specs.SourceSpec]:
 
 @hookspec
 def llama3_filters() -> list[specs.FilterSpec]:
-    """Document filters, chosen under `data.filters`. On failure: the shard stops, the reason is kept."""
+    """Document filters, chosen under `data.filters`. On failure: the command ends (exit code 4)."""
     raise AssertionError("specification only")
 
 

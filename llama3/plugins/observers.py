@@ -9,7 +9,7 @@ from typing import Any
 import pluggy
 
 from llama3.plugins.hookspecs import OBSERVERS
-from llama3.plugins.targets import describe
+from llama3.plugins.targets import describe, is_stop
 
 log = logging.getLogger(__name__)
 
@@ -35,8 +35,8 @@ class Observers:
             try:
                 wanted = {name: copy.deepcopy(facts[name]) for name in implementation.argnames}
                 implementation.function(**wanted)
-            except (Exception, SystemExit) as error:
-                if self._strict:
+            except BaseException as error:  # of anybody's plugin
+                if self._strict or is_stop(error):
                     raise
                 self._off.add(implementation.plugin_name)
                 name = implementation.plugin_name

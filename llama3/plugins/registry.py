@@ -21,7 +21,7 @@ from llama3.plugins.observers import Observers
 from llama3.plugins.options import Loc, problems_of
 from llama3.plugins.specs import API_VERSION, PluginSpec
 from llama3.plugins.staying import staying
-from llama3.plugins.targets import describe, fix_for, resolve, tried_to_exit
+from llama3.plugins.targets import describe, fix_for, raised_by_ours, resolve, tried_to_exit
 
 NO_SUCH_FAMILY = PluginError.declare("L3-PLG-010", "no such family", why="{near}")
 UNKNOWN = PluginError.declare(
@@ -211,7 +211,9 @@ class Registry:
             factory = resolve(offer.spec.factory, owner=owner)
             try:
                 return factory() if checked is None else factory(checked)
-            except LlamaError:
+            except LlamaError as error:
+                if not raised_by_ours(error):
+                    error.name_plugin(owner)
                 raise
             except (Exception, SystemExit) as error:
                 fix = fix_for(error, offer.dist if offer.dist != BUILT_IN else "")

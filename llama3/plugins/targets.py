@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import re
+import signal
+from types import TracebackType
 from typing import Any
 
 from llama3.errors import PluginError, said_by, without_credentials
@@ -21,6 +23,8 @@ EXITED = PluginError.declare(
     fix="tell its author, or choose another",
 )
 
+OURS = ("llama3", "llama3_plugins")
+"""Packages of this project."""
 TARGET = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*(:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*)?")
 """A module, or a module and an attribute of it."""
 
@@ -47,13 +51,41 @@ def resolve(target: str, *, owner: str = "") -> Any:
     return found
 
 
-def tried_to_exit(error: SystemExit) -> PluginError:
-    """The failure of a plugin that called `sys.exit`, at the place where it did: nothing of ours does within a run."""
+def tried_to_exit(error: BaseException) -> PluginError:
+    """The failure of a plugin that called `sys.exit`, or raised what Ctrl-C does, at the place where it did: nothing of
+    ours does within a run."""
+    trace = _last(error)
+    where = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace is not None else "a plugin"
+    return EXITED(where, error=describe(error))
+
+
+def raised_by_ours(error: BaseException) -> bool:
+    """Whether the code that raised an error, the last that ran, is of this project."""
+    trace = _last(error)
+    module = "" if trace is None else str(trace.tb_frame.f_globals.get("__name__", ""))
+    return module.partition(".")[0] in OURS
+
+
+def is_stop(error: BaseException | None) -> bool:
+    """Whether an error is what Ctrl-C or SIGTERM raised, or was raised on the way out of it.
+
+    Our handlers raise it: one that other code has raised is that code's own. Where Python's handler stands, which
+    leaves no trace, nobody can tell.
+    """
+    if isinstance(error, KeyboardInterrupt) and signal.getsignal(signal.SIGINT) in (signal.default_int_handler, None):
+        return True
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt) and raised_by_ours(error):
+            return True
+        error = error.__context__
+    return False
+
+
+def _last(error: BaseException) -> TracebackType | None:
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
-    where = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace is not None else "a plugin"
-    return EXITED(where, error=describe(error))
+    return trace
 
 
 LONGEST = 2000

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from llama3.config.slot_types import Slot
 from llama3.errors import LlamaError, PluginError
-from llama3.model.batch import Batch
+from llama3.model.batch import Batch, column_problems
 from llama3.plugins.asking import ODD_RESULT, Fault, asked, asking, called, json_fault, what
 from llama3.plugins.loader import BUILT_IN
 from llama3.plugins.registry import discover
@@ -75,8 +75,10 @@ def plan_fault(plan: object) -> str:
 
 
 def batch_fault(found: object, *_: Any) -> str:
-    """Why something is no batch."""
-    return "" if isinstance(found, Batch) else f"{what(found)}, not a Batch"
+    """Why something is no batch, wherever it lies: one on a GPU is not checked when it is made."""
+    if not isinstance(found, Batch):
+        return f"{what(found)}, not a Batch"
+    return "; ".join(f"{problem.where}: {problem.what}" for problem in column_problems(found))
 
 
 def terms_fault(terms: object, *_: Any) -> str:

@@ -29,6 +29,8 @@ class Cause:
     planned: bool = False
 
 
+OF_BATCHES = "L3-BAT-"
+"""How the codes begin that tell of a batch which cannot be put together."""
 CAUSES = {
     cause.name: cause
     for cause in (
@@ -80,9 +82,10 @@ def cause_of(error: BaseException) -> str:
 
 def is_told_elsewhere(error: BaseException) -> bool:
     """Whether an error in a plugin's call is told by itself, or came to it: of a device, or another rank. Python's own
-    ConnectionError is of whom the plugin itself has asked: torch.distributed raises others."""
+    ConnectionError is of whom the plugin itself has asked: torch.distributed raises others. A batch that is none is
+    whose it is that put it together."""
     if isinstance(error, LlamaError):
-        return True
+        return not any(problem.code.startswith(OF_BATCHES) for problem in error.problems)
     return not isinstance(error, ConnectionError) and cause_of(error) not in ("failed", "out of memory")
 
 

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from llama3.plugins.targets import is_stop
+
 if TYPE_CHECKING:
     from llama3.plugins.observers import Observers
 
@@ -61,7 +63,9 @@ class Loggers:
             name, logger = entry
             try:
                 getattr(logger, method)(*args)
-            except (Exception, SystemExit) as error:  # whatever a third party raises: training matters more
+            except BaseException as error:  # whatever a third party raises: training matters more
+                if is_stop(error):
+                    raise
                 self._loggers.remove(entry)
                 log.warning("logger %r failed in %s() and is off from now on: %r", name, method, error)
 

@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any, Self, overload
 
 from pydantic import BaseModel, ConfigDict, Field
-from rich.markup import escape
 
 from llama3.artifacts import Artifact, Checkpoint, Shards, StageOutput, stage
 from llama3.checkpoints.load import read_config
@@ -154,7 +153,7 @@ def pretrain(
     dataset = dataset_of(options, plan)
     if model.context.is_main:
         for name in dataset.loader.left_out:
-            out.display.note(f"[yellow]![/] source {escape(name)} has fewer tokens than a row: it is not read")
+            out.display.warn(f"source {name} has fewer tokens than a row: it is not read")
         out.event(READS, artifact=out.scratch.name, plan=plan.hash, options=options.model_dump(mode="json"))
     with reporting("pretrain", options.logging, out, schedule.total, model.context) as reporter:
         progress = train(

@@ -5,5 +5,5 @@ JSON_LINES = tuple(f"{name}{packed}" for name in (".jsonl", ".ndjson", ".json", 
 TABLES = tuple(f"{name}{packed}" for name in (".csv", ".tsv") for packed in PACKED)
 ARCHIVES = tuple(f"{name}{packed}" for name in (".warc", ".wet", ".warc.wet") for packed in PACKED)
 PARQUET = (".parquet", ".pq")
-PAGES = (".html", ".htm", ".xhtml", ".xht", ".shtml")
+PAGES = tuple(f"{name}{packed}" for name in (".html", ".htm", ".xhtml", ".xht", ".shtml") for packed in PACKED)
 ALL_OTHERS = ("",)

@@ -1,13 +1,13 @@
-"""Text files: every file is a document."""
+"""Text files, plain or compressed: every file is a document."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from pydantic import Field
 
-from llama3.sources import Collector, DocumentBatch, FileOptions, Kind, ShardRef, origin_of, read_document, shards_of
+from llama3.sources import Collector, DocumentBatch, FileOptions, Kind, ShardRef, decode_file, origin_of, shards_of
+from llama3_plugins.sources.packed import read_unpacked, unpacked_name
 
 FILES_PER_SHARD = 1024
 CODE = {
@@ -39,9 +39,10 @@ class FilesSource:
         options = self.options
         collector = Collector(options.source, options.language, options.kind)
         for file in shard.files:
-            text = read_document(file, collector, options.max_document_bytes)
+            data = read_unpacked(file, collector, options.max_document_bytes)
+            text = None if data is None else decode_file(data, file.path, collector)
             if text is not None:
-                language = CODE.get(Path(file.path).suffix.lower()) if options.detect_code else None
+                language = CODE.get(unpacked_name(file.path).suffix.lower()) if options.detect_code else None
                 kind: Kind = "code" if language else options.kind
                 origin = origin_of(options, file.path)
                 yield from collector.add(

@@ -1,4 +1,4 @@
-"""HTML pages: the main text without navigation, with code, formulas and alternative texts kept."""
+"""HTML pages, plain or compressed: the main text without navigation, with code, formulas and alternative texts kept."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from llama3.sources import (
     FileOptions,
     ShardRef,
     origin_of,
-    read_bytes,
     read_page,
     shards_of,
 )
 from llama3_plugins.sources.endings import PAGES
 from llama3_plugins.sources.extractors import Extractor, library_extractor
+from llama3_plugins.sources.packed import read_unpacked
 
 FILES_PER_SHARD = 256
 MOST_UNDECODABLE = 0.01
@@ -53,7 +53,7 @@ class HtmlSource:
         options = self.options
         collector = Collector(options.source, options.language, options.kind)
         for file in shard.files:
-            data = read_bytes(file, collector, options.max_document_bytes)
+            data = read_unpacked(file, collector, options.max_document_bytes)
             text = "" if data is None else page_text(data, file.path, collector, self._library)
             if text:
                 yield from collector.add(text, file.path, origin=origin_of(options, file.path))

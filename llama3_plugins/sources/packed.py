@@ -14,6 +14,8 @@ from typing import Any, BinaryIO, Literal, Protocol
 
 import zstandard
 
+from llama3.sources import Collector, ShardFile, read_bytes
+
 BROKEN = (OSError, EOFError, zlib.error, zstandard.ZstdError, lzma.LZMAError)
 """What reading raises where a file is damaged, cut off or cannot be read."""
 
@@ -33,6 +35,28 @@ def opened(path: Path) -> Iterator[BinaryIO]:
 def is_packed(path: Path) -> bool:
     """Whether it is compressed, by its suffix."""
     return path.suffix.lower() in _FORMATS
+
+
+def unpacked_name(path: str) -> Path:
+    """The name of what a file holds: without the ending that says how it is compressed."""
+    return Path(path).with_suffix("") if is_packed(Path(path)) else Path(path)
+
+
+def read_unpacked(file: ShardFile, collector: Collector, max_bytes: int) -> bytes | None:
+    """What a file holds, decompressed by its suffix, or None after its rejection was logged."""
+    data = read_bytes(file, collector, max_bytes)
+    begin = _FORMATS.get(Path(file.path).suffix.lower())
+    if data is None or begin is None:
+        return data
+    try:
+        data = io.BufferedReader(_Frames(io.BytesIO(data), begin)).read(max_bytes + 1)
+    except BROKEN as error:
+        collector.reject(file.path, "cut_off", str(error))
+        return None
+    if len(data) > max_bytes:
+        collector.reject(file.path, "too_large", f"it unpacks to more than {max_bytes} bytes")
+        return None
+    return data
 
 
 class _Frame(Protocol):

@@ -61,7 +61,7 @@ def fake(monkeypatch, error):
             1,
             "error: a fault of the program: ValueError. odd thing. Fix: see where with --debug",
         ),
-        (KeyboardInterrupt(), 130, ""),
+        (KeyboardInterrupt(), 4, "tried to end the program (KeyboardInterrupt)"),
     ],
 )
 def test_exit_codes_and_messages(llama3, monkeypatch, error, code, text):

@@ -142,7 +142,7 @@ def test_what_ends_the_program_in_a_command_is_a_plugins_failure(llama3, monkeyp
 
 def test_an_interrupt_says_that_it_stopped(llama3, monkeypatch):
     def stop(*args, **kwargs):
-        raise KeyboardInterrupt
+        signal.raise_signal(signal.SIGTERM)
 
     monkeypatch.setattr("llama3.artifacts.lineage.trace", stop)
     code, _, err = llama3("lineage", "x")

@@ -275,21 +275,30 @@ class Answering:
     def join(self, surveyed: Any) -> None: ...
 
 
-NONE, ONE = np.empty(0, np.int64), np.zeros(1, np.int64)
+NONE, ONE, KEPT = np.empty(0, np.int64), np.zeros(1, np.int64), np.ones(1, bool)
 
 
 @pytest.mark.parametrize(
     ("answers", "told"),
     [
         ({"judge": [1.0]}, "judge returned a list"),
-        ({"judge": Judgement(ONE, ONE, None)}, "judge returned a Judgement.*not iterable"),
-        ({"judge": Judgement(ONE, ONE, [None])}, "judge returned a Judgement"),
-        ({"judge": Judgement(["high"], ONE, [""])}, "judge returned a Judgement.*could not convert"),
-        ({"judge": Judgement(None, ONE, [""])}, "judge returned a Judgement.*unsized"),
-        ({"judge": Judgement(NONE, NONE, [])}, "judged 0 of 1 documents"),
+        ({"judge": Judgement(ONE, KEPT, None)}, "judge returned a Judgement.*not iterable"),
+        ({"judge": Judgement(ONE, KEPT, [None])}, "judge returned a Judgement"),
+        ({"judge": Judgement(["1"], KEPT, [""])}, "judge returned a Judgement.*score_D is an array of <U1"),
+        ({"judge": Judgement([1j], KEPT, [""])}, "judge returned a Judgement.*score_D is an array of complex128"),
+        ({"judge": Judgement(None, KEPT, [""])}, "judge returned a Judgement.*score_D is an array of object"),
+        ({"judge": Judgement([[1, 2]], KEPT, [""])}, r"score_D is an array of int64 of the shape \[1, 2\]"),
+        ({"judge": Judgement(ONE, ONE, [""])}, "keep_D is an array of int64.*a Judgement: for each document"),
+        ({"judge": Judgement(ONE, ["no"], [""])}, "keep_D is an array of <U2"),
+        ({"judge": Judgement(ONE, [[True]], [""])}, r"keep_D is an array of bool of the shape \[1, 1\]"),
+        ({"judge": Judgement(NONE, NONE, [])}, "judge gave columns of 0 rows, of 1 documents"),
+        ({"judge": Judgement([np.inf], KEPT, [""])}, "`judge`.*1 of 1 scores are NaN or infinite"),
+        ({"judge": Judgement(ONE, ~KEPT, [""])}, "`judge`.*1 of 1 documents are not kept and have no reason"),
         ({"measure": None}, "measure returned None"),
-        ({"measure": {"a": 1.0}}, "measure returned a dict.*unsized"),
-        ({"measure": {"a": ["x"]}}, "measure returned a dict.*could not convert"),
+        ({"measure": {"a": 1.0}}, r"measure returned a dict.*a is an array of float64 of the shape \[\]"),
+        ({"measure": {"a": [[1.0]]}}, r"measure returned a dict.*a is an array of float64 of the shape \[1, 1\]"),
+        ({"measure": {"a": ["x"]}}, "measure returned a dict.*a is an array of <U1"),
+        ({"measure": {"b": ONE}}, r"measure gave \{'b': 1\}"),
         ({"edits": None}, "edits returned None"),
         ({"edits": Edits(ONE, ONE, ONE, ["k"], [])}, r"edits returned a Edits.*\[0, 1\] rows"),
         ({"edits": Edits(ONE, ONE, ONE, ["k"], ["\ud83d"])}, "half of a surrogate pair"),
@@ -298,7 +307,7 @@ NONE, ONE = np.empty(0, np.int64), np.zeros(1, np.int64)
 )
 def test_odd_answers_are_told(answers: dict[str, Any], told: str) -> None:
     batch = DocumentBatch.of(["é text"], source="s", urls=["u"])
-    with pytest.raises(PluginError, match=rf"(?s){told}.*L3-DAT-(286|107)"):
+    with pytest.raises(PluginError, match=rf"(?s)filter 'odd'.*{told}.*L3-(DAT-(286|107|262)|PLG-043)"):
         opinion({"odd": Answering(**answers)}, batch)
 
 

@@ -99,6 +99,25 @@ def test_where_nothing_is_read_the_first_of_each_reason_is_told(tmp_path: Path, 
     assert "read.no_text 1 (" in problem.why
     assert "a.jsonl:1: no string under 'text'; there is one under 'Body', 'id')" in problem.why
     assert "read.broken_json 1 (" in problem.why
+    mend = "mend the sources, or their options (llama3 plugins show NAME)"
+    assert problem.fix == f"{mend}; `text` of a source of rows names the field that holds the text"
+
+
+@pytest.mark.parametrize(
+    ("data", "advice"),
+    [
+        (b"x" * 99, "raise max_document_bytes of the source"),
+        (b"caf\xe9", "write the files in UTF-8"),
+        (b"a\0b", "give text, not what a program has packed"),
+    ],
+)
+def test_where_nothing_is_read_the_advice_follows_the_reason(
+    tmp_path: Path, curated: Callable, data: bytes, advice: str
+) -> None:
+    (tmp_path / "a.txt").write_bytes(data)
+    with pytest.raises(DataError) as told:
+        curated(sources=[{"name": "files", "path": str(tmp_path), "max_document_bytes": 64}])
+    assert [(problem.code, problem.fix) for problem in told.value.problems] == [("L3-DAT-101", advice)]
 
 
 def test_losses_are_counted_by_reason_with_examples(tmp_path: Path, curated: Callable) -> None:

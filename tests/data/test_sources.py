@@ -8,6 +8,7 @@ import csv
 import gzip
 import io
 import json
+import lzma
 import sysconfig
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import pytest
 import zstandard
 from data_texts import prose
 
-from llama3.data.documents import DocumentBatch, Reject, Source
+from llama3.data.documents import SCHEMA, DocumentBatch, Reject, Source
 from llama3.data.reading import bounded_lines
 from llama3.errors import ConfigError, DataError
 from llama3.plugins.registry import discover
@@ -103,6 +104,49 @@ def test_origins_of_other_kinds_of_file(tmp_path: Path, name: str) -> None:
     }
     (batch,) = source.read(source.shards()[0])
     assert batch.column("origin") == rows[name]
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.txt.gz", "a.md.zst", "a.html", "a.html.gz", "a.HTM.XZ"])
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-be"])
+def test_files_and_pages_are_read_in_any_packing_and_as_what_they_are(tmp_path: Path, name: str, encoding: str) -> None:
+    pack = {".gz": gzip.compress, ".zst": zstandard.compress, ".xz": lzma.compress}
+    text = f"\u00c4 {prose(1)} \u0a00"
+    page = f"<html><body><nav><a href='/'>Home</a></nav><main><p>{text}</p></main></body></html>"
+    data = (page if "htm" in name.lower() else text).encode(encoding)
+    data = codecs.BOM_UTF16_BE + data if encoding == "utf-16-be" else data
+    (tmp_path / name).write_bytes(pack.get(Path(name).suffix.lower(), bytes)(data))
+    rows, rejects = read(build("html" if "htm" in name.lower() else "files", path=str(tmp_path)))
+    assert [found.strip() for _, found in rows] == [text]
+    assert rejects == []
+
+
+def test_packed_files_that_are_broken_or_large_cost_themselves_alone(tmp_path: Path) -> None:
+    (tmp_path / "a.txt.gz").write_bytes(gzip.compress(prose(1).encode())[:-9])
+    (tmp_path / "b.txt.gz").write_bytes(gzip.compress(b"x" * 100_000))
+    (tmp_path / "c.txt").write_bytes("half a ".encode("utf-16") + b"p")
+    (tmp_path / "d.txt").write_bytes("a\0b".encode("utf-16"))
+    (tmp_path / "m.py.gz").write_bytes(gzip.compress(b"x = 1"))
+    source = build("files", path=str(tmp_path), max_document_bytes=4096)
+    (batch,) = (batch for shard in source.shards() for batch in source.read(shard))
+    assert (batch.texts, batch.column("language")) == (["x = 1"], ["python"])
+    found = {Path(reject.where).name: reject.reason for reject in batch.rejects}
+    assert found == {"a.txt.gz": "cut_off", "b.txt.gz": "too_large", "c.txt": "not_utf8", "d.txt": "binary"}
+
+
+@pytest.mark.parametrize("name", ["jsonl", "csv", "parquet"])
+def test_other_columns_of_a_row_stay_behind(tmp_path: Path, name: str) -> None:
+    row = {"id": "mine", "label": "odd", "text": prose(1), "url": "http://a/1", "date": "2024-02-03"}
+    table = io.StringIO()
+    csv.writer(table).writerows([row, row.values()])
+    (tmp_path / "a.csv").write_text(table.getvalue())
+    (tmp_path / "a.jsonl").write_text(json.dumps(row))
+    pq.write_table(pa.table({key: [value] for key, value in row.items()}), tmp_path / "a.parquet")
+    source = build(name, path=str(tmp_path))
+    (batch,) = source.read(source.shards()[0])
+    (found,) = batch.records.to_pylist()
+    assert found.keys() == set(SCHEMA.names)
+    assert {key: found[key] for key in ("text", "url", "date")} == {key: row[key] for key in ("text", "url", "date")}
+    assert not {"mine", "odd"} & set(found.values())
 
 
 def test_many_files_make_several_shards(tmp_path: Path) -> None:

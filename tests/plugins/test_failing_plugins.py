@@ -34,6 +34,7 @@ import typer
 from pydantic import BaseModel, Field
 
 from llama3.algorithms import Plan, Term
+from llama3.errors import ConfigError, DataError, DoesNotFit, Interrupted, Problem
 from llama3.evaluators import Result
 from llama3.filters import Edits, Judgement
 from llama3.plugins import (
@@ -185,6 +186,12 @@ def llama3_presets():
 def llama3_commands():
     return [CommandSpec(name="fails", factory="acme_odd:command")]
 '''
+LATE = """
+from llama3.plugins import hookimpl
+
+@hookimpl
+def llama3_step_end(stage, step, metrics): raise KeyboardInterrupt
+"""
 LAST = {"name": "odd", "method": "state_dict", "gives": "None"}
 CONFIG = ModelConfig(128, 2, 4, 2, 256, toy_tokenizer().vocab_size, max_seq_len=64)
 RUN = {
@@ -254,6 +261,12 @@ def run(place: Path, sections: dict[str, object] | None = None, **pretrain: obje
         ("metrics", "[1]", "it is a list"),
         ("state_dict", "{'a': torch.zeros(1)}", "not of JSON values"),
         ("state_dict", "{'a': float('nan')}", "not of JSON values"),
+        ("prepare", "sound().with_(per_target={'x': torch.zeros(3)})", "per_target['x']: (3,) where a tensor of"),
+        ("prepare", "sound().with_(per_tree={'x': [1]})", "per_tree['x']: <class 'list'> where a tensor of"),
+        ("loss", "throw(KeyboardInterrupt())", "KeyboardInterrupt"),
+        ("loss", "throw(GeneratorExit())", "GeneratorExit"),
+        ("loss", "throw(Interrupted(Problem('ACME-X-001', 'here', 'stopped')))", "Interrupted: here: stopped"),
+        ("loss", "throw(DataError('of no rows'))", "TypeError: DataError takes Problems, not 'of no rows'"),
         ("loss", "throw(ConnectionResetError('the teacher is gone'))", "the teacher is gone"),
         ("loss", "throw(type('Strange', (BaseException,), {})('odd'))", "Strange: odd"),
         ("loss", "throw(type('Mute', (ValueError,), {'__str__': lambda self: 1 / 0})())", "Mute"),
@@ -263,6 +276,30 @@ def run(place: Path, sections: dict[str, object] | None = None, **pretrain: obje
 def test_an_algorithm(called, place: Path, method: str, gives: str, said: str) -> None:
     code, told = called(*run(place, algorithm={"name": "odd", "method": method, "gives": gives}))
     assert (code, "algorithms.odd" in told, f"`{method}`" in told, said in told) == (4, True, True, True), told
+
+
+@pytest.mark.parametrize(("kind", "code"), [("DataError", 1), ("ConfigError", 2), ("DoesNotFit", 3)])
+def test_an_error_that_it_raises_on_purpose(called, place: Path, kind: str, code: int) -> None:
+    """It keeps its class, hence the exit code, and says whose it is."""
+    gives = f"throw({kind}(Problem('ACME-DAT-001', 'mine.jsonl', 'no rows')))"
+    ended, told = called(*run(place, algorithm={"name": "odd", "method": "prepare", "gives": gives}))
+    assert ended == code, told
+    assert "error: algorithms.odd: `prepare`: mine.jsonl: no rows [ACME-DAT-001]" in told
+
+
+def test_an_error_of_a_filter_is_a_failure_on_purpose_or_not(called) -> None:
+    filters = looking_filter("judge", "throw(DataError(Problem('ACME-DAT-001', 'mine.jsonl', 'no rows')))")
+    with pytest.raises(PluginError, match=r"Looking\.judge failed. DataError: mine\.jsonl: no rows") as told:
+        opinion(filters, DocumentBatch.of(["a text"], source="s", urls=["u"]))
+    assert told.value.exit_code == 4
+
+
+def test_an_observer_that_raises_what_ctrl_c_does_is_switched_off(called, place: Path, site) -> None:
+    site.add("acme-late", LATE, module="acme_late")
+    discover.cache_clear()
+    code, told = called(*run(place, algorithm=LAST))
+    assert "plugin acme-late:main: llama3_step_end failed and is switched off: KeyboardInterrupt" in told
+    assert (code, "algorithms.odd" in told) == (4, True), "training went on to what ends it"
 
 
 def test_a_kind_of_data(called, place: Path) -> None:
@@ -275,6 +312,13 @@ def test_the_shards_of_a_source(called, place: Path, gives: str) -> None:
     source = {"name": "odd", "path": str(place / "text"), "method": "shards", "gives": gives}
     code, told = called(*run(place, source=source))
     assert (code, "source llama3_plugins.sources" in told, "`shards`" in told) == (4, True, True), told
+
+
+def test_a_signal_that_comes_while_it_works_is_the_users(called, place: Path) -> None:
+    gives = "__import__('signal').raise_signal(15)"
+    source = {"name": "odd", "path": str(place / "text"), "method": "shards", "gives": gives}
+    code, told = called(*run(place, source=source))
+    assert (code, "stopped between two stages" in told) == (130, True), told
 
 
 @pytest.mark.parametrize(
@@ -422,7 +466,7 @@ def test_a_filter_that_scores_with_nan(called, place: Path) -> None:
     gives = "Judgement([float('nan')] * len(given[0]), [True] * len(given[0]), [''] * len(given[0]))"
     odd = {"name": "odd", "method": "judge", "gives": gives}
     code, told = called("data", "curate", place / "text", "--out", place / "nan", "--set", f"data.filters=[{odd}]")
-    words = ("filter 'odd'", "8 of 8 scores are NaN", "`judge`", "L3-PLG-043")
+    words = ("filter 'odd'", "8 of 8 scores are NaN or infinite", "`judge`", "L3-PLG-043")
     assert (code, [word in told for word in words]) == (4, [True] * 4), told
 
 
@@ -431,7 +475,7 @@ def test_every_method_of_a_filter(called) -> None:
     batch = DocumentBatch.of(["a text"], source="s", urls=["u"])
     for method in ("survey", "surveyed", "join", "measure", "languages", "judge", "edits"):
         filters = looking_filter(method, "")
-        with pytest.raises(PluginError, match=r"filter 'looking': .*it was the plugin.*L3-DAT-106"):
+        with pytest.raises(PluginError, match=rf"filter 'looking': .*\.{method} failed.*it was the plugin.*L3-DAT-106"):
             looks_at_all(filters, labelled(filters, batch))
     for gives in ("None", "{'odd': [[1], [2, 3]]}", "{'odd': [object()]}"):
         with pytest.raises(PluginError, match=r"filter 'looking': .*\.surveyed returned .*L3-DAT-286"):
@@ -458,9 +502,11 @@ def test_a_reward(called, place: Path, gives: str) -> None:
         CombinedReward({"odd": reward}).score(["a"], ["b"], [{}])
 
 
-def test_a_logger_is_switched_off(called, place: Path) -> None:
-    code, told = called(*run(place, {"logging": [{"name": "odd", "method": "log", "gives": ""}]}, algorithm=LAST))
-    assert "logger 'odd' failed in open()" in told
+@pytest.mark.parametrize("error", ["ZeroDivisionError", "KeyboardInterrupt"])
+def test_a_logger_is_switched_off(called, place: Path, error: str) -> None:
+    odd = {"name": "odd", "method": "open", "gives": f"throw({error}())"}
+    code, told = called(*run(place, {"logging": [odd]}, algorithm=LAST))
+    assert f"logger 'odd' failed in open() and is off from now on: {error}" in told
     assert (code, "algorithms.odd" in told) == (4, True), "training went on to what ends it"
 
 

@@ -80,8 +80,8 @@ SURFACE = {
     """,
     "sources": """
         BATCH_BYTES Collector DocumentBatch FileOptions Kind Reject ShardFile ShardRef Source bounded_lines
-        decode is_text listed main_text open_parquet origin_of pieces_of plain read_bytes read_document read_page
-        remembered require_unchanged shard_of shards_of
+        decode decode_file is_text listed main_text open_parquet origin_of pieces_of plain read_bytes read_document
+        read_page remembered require_unchanged shard_of shards_of
     """,
 }
 FOR_ALL = ("llama3.errors", "llama3.plugins", "llama3.testing", "llama3.testing.toys")
