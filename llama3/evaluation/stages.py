@@ -191,18 +191,15 @@ def _measured(slot: EvaluatorSlot, result: Result, out: StageOutput) -> Measured
         told[UNPAIRED] = why
         out.event("suite_unpaired", suite=slot.label, evaluator=slot.name, why=why)
         fix = "an item needs an id, the same for every model, and a score that is a number"
-        _note(f"suite {slot.label} (evaluators.{slot.name}) compares no two models: {why}; {fix}", out)
+        out.display.warn(f"suite {slot.label} (evaluators.{slot.name}) compares no two models: {why}; {fix}")
     rows = [json.dumps({"suite": slot.label, **row}) for row in result.samples]
     return MeasuredSuite(slot.label, json.loads(json.dumps(told)), rows)
 
 
 def _tell(suite: str, error: str, out: StageOutput) -> None:
     out.event("evaluator_failed", suite=suite, error=error)
-    _note(f"suite {suite} failed: {error}", out, "[dim](the same command measures it again)[/]")
-
-
-def _note(text: str, out: StageOutput, more: str = "") -> None:
-    out.display.note(f"[yellow]![/] {escape(text)} {more}".rstrip())
+    again = "[dim](the same command measures it again)[/]"
+    out.display.note(f"[yellow]![/] suite {escape(suite)} failed: {escape(error)} {again}")
 
 
 def _ways(result: Result) -> dict[str, str]:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
-from rich.markup import escape
 
 from llama3.artifacts import Artifact, StageOutput
 from llama3.config.precision import AutoPrecision
@@ -211,10 +210,8 @@ def tell_silent(asked: float, no_opinion: Mapping[str, float], out: StageOutput)
     silent = sorted(name for name, count in no_opinion.items() if asked and count == asked)
     if silent:
         out.event("rewards_without_opinion", rewards=silent, answers=int(asked))
-        out.display.note(
-            f"[yellow]![/] rewards {escape(', '.join(silent))} scored none of {int(asked):,} answers (None or NaN): "
-            "they changed nothing"
-        )
+        told = f"rewards {', '.join(silent)} scored none of {int(asked):,} answers (None or NaN): they changed nothing"
+        out.display.warn(told)
 
 
 def _best_of_each(scores: Scores, texts: Sequence[Sequence[str]]) -> list[bool]:

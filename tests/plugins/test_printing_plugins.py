@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import started
 import yaml
+from test_recipe import write_text
 
 from llama3.cli import main
 from llama3.plugins.registry import discover
@@ -59,9 +60,7 @@ def talker(site):
 
 
 def test_what_a_plugin_prints_is_no_data(talker, tmp_path: Path) -> None:
-    (tmp_path / "text").mkdir()
-    for n in range(8):
-        (tmp_path / "text" / f"{n}.txt").write_text(" ".join(f"word{n * i % 97} is here" for i in range(300)))
+    write_text(tmp_path / "text")
     config = {
         "run": {"name": "talks", "dir": str(tmp_path), "threads": 1},
         "data": {"sources": [{"name": "files", "path": str(tmp_path / "text")}], "filters": [], "held_out": 0.2},
