@@ -36,6 +36,12 @@ settings.register_profile("no_clock", deadline=None, suppress_health_check=[Heal
 settings.load_profile("no_clock")
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers():
+    """Of `-n auto`: three workers on two cores, since many tests wait for servers and processes."""
+    return len(os.sched_getaffinity(0)) * 3 // 2
+
+
 def pytest_collection_finish():
     """The first backward pass of a process decides whether autograd has threads, which no fork survives: later, an
     export that was traced has registered a device that is not there.

@@ -125,7 +125,7 @@ def test_a_family_that_was_lost_is_not_hidden_by_gains():
     found = compare("s", suite(before, families=families), suite(after, families=families), options(must_improve=["s"]))
     assert found["paired_low"] > 0
     assert not found["passed"]
-    assert "the family f0 lost 100.0%" in found["why"]
+    assert "the family f0 lost 100.0 pt" in found["why"]
     assert found["families"].keys() == set(families)
     assert found["families"]["f0"]["change"] == -1
 
@@ -149,5 +149,5 @@ def test_a_family_of_documents_counts_too():
     after = [*np.linspace(1180, 1220, 20), *np.linspace(960, 980, 100)]
     found = compare("s", suite(before, "lower", families=families), suite(after, "lower", families=families), options())
     assert found["paired_low"] > -0.05
-    assert "the family code lost 20.0%" in found["why"]
+    assert "the family code lost 20.0 %" in found["why"]
     assert enough_trials(0.1) == 36
