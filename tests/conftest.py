@@ -39,7 +39,8 @@ settings.load_profile("no_clock")
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers():
     """Of `-n auto`: three workers on two cores, since many tests wait for servers and processes."""
-    return len(os.sched_getaffinity(0)) * 3 // 2
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return cores * 3 // 2
 
 
 def pytest_collection_finish():
