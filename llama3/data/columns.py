@@ -18,6 +18,14 @@ NOT_TEXTS = DataError.declare(
 )
 HALF_A_PAIR = "it holds half of a surrogate pair, which is no character"
 HAS_NUL = "it holds a NUL character"
+VISIBLE = re.compile(
+    "[^\\s\x00-\x1f\x7f-\x9f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e"
+    "\u2060-\u206f\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"
+    "\U000e0000-\U000e0fff]"
+)
+"""A character that can be seen: no space, no control character, and none of those that Unicode lets be drawn as nothing
+(Default_Ignorable_Code_Point) or as an empty cell."""
+NOTHING_VISIBLE = "it holds no character that can be seen"
 NOT_A_TEXT = DataError.declare("L3-DAT-112", "text {number} is no text", why="{error}")
 
 

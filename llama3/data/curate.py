@@ -158,7 +158,8 @@ def _read(curation: Curation, pool: ThreadPoolExecutor, out: StageOutput) -> Sta
     out.metrics["losses"] = losses.rows
     if not documents:
         fix = "; ".join(dict.fromkeys(MENDS.get(loss["reason"], MEND) for loss in losses.rows)) or MEND
-        raise NOTHING_READ("curate", count=len(curation.shards), lost="; ".join(map(_told, losses.rows)), fix=fix)
+        lost = "; ".join(map(_told, losses.rows)) or "nothing: they are empty"
+        raise NOTHING_READ("curate", count=len(curation.shards), lost=lost, fix=fix)
     staged = curation.staged()
     assert staged is not None
     return staged

@@ -64,7 +64,7 @@ from llama3.tasks.held_out import HeldOutTasks
 ODD_DOCUMENTS = DataError.declare(
     "L3-DAT-103", "{source} gave documents without {missing}", fix="make batches with DocumentBatch.of"
 )
-SOURCE_FAILED = DataError.declare("L3-DAT-104", "{source} failed", why="{error}")
+SOURCE_FAILED = DataError.declare("L3-DAT-104", "source {source}: `read` failed", why="{error}")
 ODD_IDS = DataError.declare(
     "L3-DAT-272",
     "{source} gave documents with other ids than ours",
@@ -78,6 +78,8 @@ OTHER_LABELS = DataError.declare(
     fix="name all of them under labels in its SourceSpec",
 )
 
+END = object()
+"""Comes after the last batch of a source, which may give anything before."""
 MOST_THREADS = 4
 """Of one process: each holds a portion and its own copies of the filters. What they call uses all cores."""
 Step = Literal["read", "count", "write"]
@@ -187,19 +189,34 @@ def guarded(source: Source, shard: ShardRef, promised: Collection[str] = ()) -> 
     a DataError of this shard."""
 
     def failed(error: str) -> DataError:
-        return SOURCE_FAILED(shard.location, source=type(source).__name__, error=error)
+        return SOURCE_FAILED(shard.location, source=called(source), error=error)
 
-    with asking(shard.location, "read", failed):
-        for batch in source.read(shard):
-            missing = sorted(set(SCHEMA.names) - set(batch.records.schema.names))
-            if missing:
-                raise ODD_DOCUMENTS(shard.location, source=type(source).__name__, missing=missing)
-            batch = _in_our_types(shard, source, batch)
-            labels = set(batch.records.column("source").unique().to_pylist())
-            if promised and not labels <= set(promised):
-                others, known = sorted(labels - set(promised)), sorted(promised)
-                raise OTHER_LABELS(shard.location, source=type(source).__name__, labels=others, promised=known)
-            yield batch
+    where = f"source {called(source)}"
+    with asking(where, "read", failed):
+        batches = iter(source.read(shard))
+    while True:
+        with asking(where, "read", failed):
+            batch = next(batches, END)
+            if batch is END:
+                return
+            batch = _checked(shard, source, batch, promised)
+        yield batch
+
+
+def _checked(shard: ShardRef, source: Source, batch: object, promised: Collection[str]) -> DocumentBatch:
+    """What a source gave, as documents of ours. Raises DataError where it is something else."""
+    name = called(source)
+    if not isinstance(batch, DocumentBatch):
+        raise SOURCE_FAILED(shard.location, source=name, error=f"it gave a {type(batch).__name__}, not a DocumentBatch")
+    if missing := sorted(set(SCHEMA.names) - set(batch.records.schema.names)):
+        raise ODD_DOCUMENTS(shard.location, source=name, missing=missing)
+    batch = _in_our_types(shard, source, batch)
+    labels = set(batch.records.column("source").unique().to_pylist())
+    if promised and not labels <= set(promised):
+        raise OTHER_LABELS(
+            shard.location, source=name, labels=sorted(labels - set(promised)), promised=sorted(promised)
+        )
+    return batch
 
 
 def _in_our_types(shard: ShardRef, source: Source, batch: DocumentBatch) -> DocumentBatch:
@@ -208,7 +225,7 @@ def _in_our_types(shard: ShardRef, source: Source, batch: DocumentBatch) -> Docu
     try:
         id_bytes(records.column("id").to_pylist())
     except (ValueError, TypeError) as error:
-        raise ODD_IDS(shard.location, source=type(source).__name__, error=error) from error
+        raise ODD_IDS(shard.location, source=called(source), error=error) from error
     return batch if records.schema.equals(SCHEMA) else replace(batch, records=records.cast(SCHEMA))
 
 

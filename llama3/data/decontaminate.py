@@ -288,12 +288,16 @@ def _examples(name: str, section: BenchmarkSection, problems: list[Problem]) -> 
     except (OSError, ValueError) as error:
         problems.append(UNREADABLE.problem(where, name=name, error=error))
         return texts
+    bad: dict[str, list[int]] = {}
     for number, line in enumerate(lines, 1):
         if line.strip():
             try:
                 texts.append(_example(json.loads(line), section.keys))
             except (ValueError, RecursionError) as error:
-                problems.append(NO_TEXT.problem(where, name=name, number=number, error=error))
+                bad.setdefault(str(error), []).append(number)
+    for told, numbers in bad.items():  # a wrong key is wrong in every row, and told once
+        more = f" (and so it is with {len(numbers) - 1} more rows)" if len(numbers) > 1 else ""
+        problems.append(NO_TEXT.problem(where, name=name, number=numbers[0], error=told + more))
     if not texts and not problems:
         problems.append(UNREADABLE.problem(where, name=name, error="it has no rows"))
     return texts

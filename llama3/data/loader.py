@@ -204,14 +204,16 @@ class TokenLoader:
         return sum(self._core.windows())
 
     def __getitem__(self, row: int) -> np.ndarray:
-        """The tokens of a row of the first pass, int32 [T]; what `torch.utils.data.DataLoader` asks for."""
+        """The tokens of a row of the first pass, int32 [T]; what `torch.utils.data.DataLoader` asks for. Where its
+        documents begin is told by `rows`."""
         count = len(self)
         if not -count <= row < count:
             raise IndexError(f"row {row} of {count}")
         return self.rows(row % count, 1).tokens[0]
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        """The rows of one pass. `batches` goes on for ever, makes rows ahead, and can be resumed."""
+        """The tokens of the rows of one pass. `batches` goes on for ever, makes rows ahead with their cut into
+        documents, and can be resumed."""
         return (self[row] for row in range(len(self)))
 
     @property
@@ -231,6 +233,7 @@ class TokenLoader:
 
     def place(self, row: int) -> Place:
         """Where row `row` comes from."""
+        _require_numbers(row=row)
         try:
             source, epoch, window = self._core.place(row)
         except CORE_ERRORS as error:
@@ -243,6 +246,7 @@ class TokenLoader:
         Rank r of a world of w takes `rows(step * batch + r, batch // w, w)`. Raises DataError (L3-DAT-203)
         naming the shard and the place in it when its content is damaged.
         """
+        _require_numbers(start=start, count=count, stride=stride)
         try:
             return _rows(self._core.rows(start, count, stride))
         except CORE_ERRORS as error:
@@ -376,6 +380,13 @@ def _allow_files(count: int) -> None:
         resource.setrlimit(
             resource.RLIMIT_NOFILE, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard)
         )
+
+
+def _require_numbers(**given: int) -> None:
+    """Raises DataError that names the number which the core cannot take: one below 0 or beyond 64 bits."""
+    for name, value in given.items():
+        if not 0 <= value < 1 << 64:
+            raise NO_SUCH_ROWS("token stream", error=f"{name} is {value}, not a number of 0 to 2^64 - 1")
 
 
 def _is_row(value: object) -> bool:

@@ -18,7 +18,7 @@ from typing import BinaryIO
 from pydantic import BaseModel, ConfigDict, Field
 
 from llama3 import _core
-from llama3.data.columns import HALF_A_PAIR, HAS_NUL, printable, text_column
+from llama3.data.columns import HALF_A_PAIR, HAS_NUL, NOTHING_VISIBLE, VISIBLE, printable, text_column
 from llama3.data.documents import DocumentBatch, Kind, Reject, ShardFile, ShardRef
 from llama3.data.finding import Found, find, has_magic
 from llama3.data.remembered import Seen, remembered, seen
@@ -89,6 +89,9 @@ class Collector:
             return self.reject(url, "not_utf8", HALF_A_PAIR)
         if "\0" in text:
             return self.reject(url, "binary", HAS_NUL)
+        # Nearly every text begins with a character of ASCII that is visible, which is seen sooner.
+        if not "!" <= text[:1] <= "~" and not VISIBLE.search(text):
+            return self.reject(url, "no_text", NOTHING_VISIBLE)
         if self._bytes and self._bytes + size > BATCH_BYTES:
             yield from self.rest()
         self._rows.append((text, url, language or self.language, kind or self.kind, origin or url, date))

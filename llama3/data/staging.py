@@ -29,6 +29,7 @@ from llama3.data.dedup import Deduplicator
 from llama3.data.documents import SCHEMA, DocumentBatch, Labelling, Reject, ShardRef, id_bytes
 from llama3.data.judging import labelled
 from llama3.data.ledger import Losses
+from llama3.data.tables import ParquetPart, open_parquet
 from llama3.data.urls import date_key, normalised_url
 from llama3.errors import DataError
 
@@ -91,8 +92,8 @@ class Portion:
         """Band keys, sorted."""
         return BandRun(self.commit.files[KEYS])
 
-    def text(self) -> pq.ParquetFile:
-        return pq.ParquetFile(self.commit.files[TEXT])
+    def text(self) -> ParquetPart:
+        return open_parquet(self.commit.files[TEXT])
 
     def batches(self, keep_D: np.ndarray) -> Iterator[tuple[np.ndarray, DocumentBatch]]:
         """The documents where the mask is true, in order, with their numbers in this portion."""

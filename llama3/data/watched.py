@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import signal
 import sys
 import threading
 import time
@@ -26,6 +27,8 @@ from llama3.plugins.targets import describe
 
 def main() -> None:
     """Answers batches until there are no more. What filters print goes to standard error."""
+    # Ctrl-C in a terminal reaches this process too: whoever asks is told and ends it. So what filters raise is theirs.
+    signal.signal(signal.SIGINT, lambda number, frame: None)
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
@@ -38,8 +41,8 @@ def main() -> None:
         if order["surveys"] is not None:
             for name, filter in surveying(filters).items():
                 asked_of(name, filter, "join", read_arrays(Path(order["surveys"][name])))
-    except LlamaError as error:
-        write_frame(replies, json.dumps({"error": str(error)}).encode())
+    except BaseException as error:  # of anybody's filter
+        write_frame(replies, json.dumps({"error": _told(error)}).encode())
         return
     write_frame(replies, json.dumps({"ready": True}).encode())
     while message := _frame(sys.stdin.buffer):
@@ -52,10 +55,13 @@ def _reply(filters: Mapping[str, Filter], batch: DocumentBatch, memory: int, rep
     _allow(memory)
     try:
         return packed(message_of(opinion(filters, batch, lambda name: write_frame(replies, ASKING + name.encode()))))
-    except Exception as error:
+    except BaseException as error:  # of anybody's filter
         lacks = isinstance(error, MemoryError) or isinstance(error.__cause__, MemoryError | pa.ArrowMemoryError)
-        told = str(error) if isinstance(error, LlamaError) else describe(error)
-        return packed({"facts": as_json({"error": told, "memory": lacks})})
+        return packed({"facts": as_json({"error": _told(error), "memory": lacks})})
+
+
+def _told(error: BaseException) -> str:
+    return str(error) if isinstance(error, LlamaError) else describe(error)
 
 
 def _allow(memory: int) -> None:

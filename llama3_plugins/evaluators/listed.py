@@ -77,6 +77,7 @@ EVALUATORS = (
         options="llama3_plugins.evaluators.options:PassAtKOptions",
         summary="chance that one of k drawn answers to a held-out task is right",
         with_text=False,
+        with_tasks=True,
     ),
     EvaluatorSpec(
         name="pass_rate",
@@ -84,6 +85,7 @@ EVALUATORS = (
         options="llama3_plugins.evaluators.options:PassRateOptions",
         summary="share of held-out tasks solved, with a 95 % interval",
         with_text=False,
+        with_tasks=True,
     ),
     EvaluatorSpec(
         name="preference_accuracy",

@@ -12,7 +12,7 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from pydantic import Field, model_validator
 
@@ -28,8 +28,9 @@ from llama3.sources import (
     shards_of,
 )
 from llama3_plugins.sources.columns import require_columns
+from llama3_plugins.sources.csv_steps import InStep, Row, Signs
 from llama3_plugins.sources.endings import TABLES
-from llama3_plugins.sources.packed import BROKEN, Damaged, opened
+from llama3_plugins.sources.packed import BROKEN, Damaged, opened, reason_of
 from llama3_plugins.sources.recoded import encoding_of, in_utf8, is_utf8
 
 LONG_ROW = DataError.declare(
@@ -39,6 +40,9 @@ LONG_ROW = DataError.declare(
     fix="close the quote, double it where it is part of the text, or say that quotes mean nothing (quote: null)",
 )
 CUT_OFF = DataError.declare("L3-SRC-033", "cannot be read to its end", why="{error}")
+BROKEN_HEADER = DataError.declare(
+    "L3-SRC-035", "the header is broken", why="{error}", fix="mend the quotes of the first row"
+)
 
 LONGEST = 64 << 20
 """Characters of a row, where documents may not be longer."""
@@ -69,7 +73,8 @@ class CsvOptions(FileOptions):
         description="what stands before a quote or separator that is part of the text; default: quotes are doubled",
     )
     damaged: Damaged = Field(
-        "quarantine", description="a file that breaks off: quarantine it, or keep the documents before the break"
+        "quarantine",
+        description="a file that is cut off or damaged: quarantine it, or keep the documents that are sure",
     )
 
     @model_validator(mode="after")
@@ -95,7 +100,7 @@ class CsvSource:
         collector = Collector(options.source, options.language, options.kind)
         path = shard.files[0].path
         try:
-            with opened(Path(path)) as stored:
+            with opened(Path(path), options.damaged) as stored:
                 encoding = encoding_of(stored)
                 file = stored if is_utf8(encoding) else in_utf8(stored, encoding)
                 # What is no UTF-8 costs its row and not the file.
@@ -104,62 +109,68 @@ class CsvSource:
         except (*BROKEN, UnicodeDecodeError) as error:  # the latter of a file in UTF-16 that is none
             if options.damaged == "quarantine":
                 raise CUT_OFF(shard.location, error=error) from error
-            collector.reject(shard.location, "cut_off", str(error))
+            collector.reject(shard.location, reason_of(error), str(error))
         require_unchanged(shard)
         yield from collector.rest()
 
     def _documents(self, file: TextIO, location: str, origin: str, collector: Collector) -> Iterator[DocumentBatch]:
         options = self.options
-        rows = self._rows(file, location, collector)
-        _, names = next(rows, (0, []))
-        require_columns(options, names, location)
-        for line, row in rows:
-            where = f"{location}:{line}"
-            if len(row) != len(names):
-                collector.reject(where, "broken_csv", f"{len(row)} fields; the header has {len(names)}")
+        separator = options.separator or ("\t" if ".tsv" in Path(location.lower()).suffixes else ",")
+        lines = _Lines(file, max(LONGEST, options.max_document_bytes), location)
+        rows = self._rows(lines, Signs(separator, options.quote, options.escape), location)
+        names = next(rows, Row(0, [], [])).fields
+        for row in rows:
+            where = f"{location}:{row.number}"
+            if row.broken:
+                collector.reject(where, "broken_csv", row.broken, len(row.lines))
                 continue
-            fields = dict(zip(names, row, strict=True))
+            fields = dict(zip(names, row.fields, strict=True))
             data = fields[options.text].encode("utf-8", "surrogateescape")
             if len(data) > options.max_document_bytes:
                 told = f"{len(data)} bytes; the limit is {options.max_document_bytes}"
                 collector.reject(where, "too_large", told, len(data))
             elif (text := decode(data, where, collector)) is not None:
                 url, date = fields.get(options.url, ""), fields.get(options.date, "")
-                yield from collector.add(text, url or where, origin=f"{origin}:{line}", date=date)
+                yield from collector.add(text, url or where, origin=f"{origin}:{row.number}", date=date)
 
-    def _rows(self, file: TextIO, location: str, collector: Collector) -> Iterator[tuple[int, list[str]]]:
-        """(line on which it begins, from 1; fields) of every row that has some; what is no row is rejected."""
-        options = self.options
-        lines = _Lines(file, max(LONGEST, options.max_document_bytes), location)
-        separator = options.separator or ("\t" if ".tsv" in Path(location.lower()).suffixes else ",")
-        reader = csv.reader(
-            lines,
-            delimiter=separator,
-            quotechar=options.quote,
-            quoting=csv.QUOTE_MINIMAL if options.quote else csv.QUOTE_NONE,
-            escapechar=options.escape,
-            strict=True,
-        )
-        is_after_break = False
+    def _rows(self, lines: _Lines, signs: Signs, location: str) -> Iterator[Row]:
+        """The header, and every row behind it that has fields, or that is broken."""
+        reader = signs.reader(lines)
+        steps: InStep | None = None
         while True:
-            begun = lines.begin_row()
             try:
-                row = next(reader, None)
-            except csv.Error as error:
-                _pass_over(lines, separator, options)
-                count = lines.number - begun + 1
-                told = f"{error}" if count == 1 else f"{error}; {count} lines, to line {lines.number}"
-                collector.reject(f"{location}:{begun}", "broken_csv", told, count)
-                is_after_break = True
-                continue
+                row = _next_row(reader, lines)
+            except BROKEN:  # the file is cut off there, and what was read may be kept
+                yield from steps.rest() if steps is not None else ()
+                raise
             if row is None:
-                return
-            # The count of quotes may mislead where a row breaks; its last quote still closes somewhere.
-            is_after_break = is_after_break and any(options.quote in field for field in row if options.quote)
-            if is_after_break:
-                collector.reject(f"{location}:{begun}", "broken_csv", "may be the rest of the row before it")
-            elif row:
-                yield begun, row
+                break
+            if steps is not None:
+                yield from steps.take(row, lambda row=row: _pass_over(row, lines, signs))  # type: ignore[misc]
+            elif row.broken:
+                raise BROKEN_HEADER(f"{location}:{row.number}", error=row.broken)
+            else:
+                require_columns(self.options, row.fields, location)
+                steps = InStep(signs, len(row.fields), lines.give_back)
+                yield row
+        if steps is None:
+            require_columns(self.options, [], location)
+        else:
+            yield from steps.rest()
+
+
+def _next_row(reader: Any, lines: _Lines) -> Row | None:
+    """The next row that has fields, or that is broken."""
+    while True:
+        number = lines.begin_row()
+        try:
+            fields = next(reader, None)
+        except csv.Error as error:
+            return Row(number, lines.row, [], str(error))
+        if fields is None:
+            return None
+        if fields:
+            return Row(number, lines.row, fields)
 
 
 class _Lines:
@@ -172,17 +183,23 @@ class _Lines:
         """Of the last line, from 1."""
         self.row: list[str] = []
         """The lines of a row so far."""
+        self._back: list[str] = []
 
     def begin_row(self) -> int:
         """The number of its first line."""
         self._left, self.row = self.limit, []
         return self.number + 1
 
+    def give_back(self, lines: list[str]) -> None:
+        """Lines that were read last are read again."""
+        self._back = lines + self._back
+        self.number -= len(lines)
+
     def __iter__(self) -> _Lines:
         return self
 
     def __next__(self) -> str:
-        line = self._file.readline(self._left + 1)
+        line = self._back.pop(0) if self._back else self._file.readline(self._left + 1)
         if len(line) > self._left:
             raise LONG_ROW(self._location, limit=self.limit)
         if not line:
@@ -193,17 +210,21 @@ class _Lines:
         return line
 
 
-def _pass_over(lines: _Lines, separator: str, options: CsvOptions) -> None:
-    """Reads the rest of a row that broke. It goes on where its quotes are odd in number and the last of them closes no
-    field, for then the next lines are still inside of one."""
+def _pass_over(row: Row, lines: _Lines, signs: Signs) -> None:
+    """Reads the rest of a row whose quotes broke. It goes on where they are odd in number and the last of them closes
+    no field, for then the next lines are still inside of one."""
+    if row.fields or not row.broken:
+        return
     count, is_closing = 0, True
-    text = "".join(lines.row)
-    while options.quote and text:
-        plain = re.sub(f"{re.escape(options.escape)}.", "", text, flags=re.DOTALL) if options.escape else text
-        _, quote, after = plain.rpartition(options.quote)
+    text = "".join(row.lines)
+    while signs.quote and text:
+        plain = re.sub(f"{re.escape(signs.escape)}.", "", text, flags=re.DOTALL) if signs.escape else text
+        _, quote, after = plain.rpartition(signs.quote)
         if quote:
             count += plain.count(quote)
-            is_closing = not after or after[0] in f"{separator}\r\n"
+            is_closing = not after or after[0] in f"{signs.separator}\r\n"
         if count % 2 == 0 or is_closing:
-            return
+            break
         text = next(lines, "")
+    if len(row.lines) > 1:
+        row.broken += f"; {len(row.lines)} lines, to line {lines.number}"

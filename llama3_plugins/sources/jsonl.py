@@ -28,7 +28,7 @@ from llama3.sources import (
 )
 from llama3_plugins.sources.endings import JSON_LINES
 from llama3_plugins.sources.line_spans import Span, line_spans, span_of
-from llama3_plugins.sources.packed import BROKEN, Damaged, is_packed, opened
+from llama3_plugins.sources.packed import BROKEN, Damaged, is_packed, opened, reason_of
 from llama3_plugins.sources.recoded import encoding_of, in_utf8, is_utf8
 
 LARGE_ARRAY = DataError.declare(
@@ -49,7 +49,8 @@ class JsonlOptions(FileOptions):
     url: str = Field("url", description="key of the document's address; default: file:line")
     date: str = Field("date", description="key of the document's date")
     damaged: Damaged = Field(
-        "quarantine", description="a file that breaks off: quarantine it, or keep the documents before the break"
+        "quarantine",
+        description="a file that is cut off or damaged: quarantine it, or keep the documents that are sure",
     )
 
 
@@ -75,14 +76,14 @@ class JsonlSource:
         path = shard.files[0].path
         origin = origin_of(options, path)
         try:
-            with opened(Path(path)) as stored:
+            with opened(Path(path), options.damaged) as stored:
                 rows = self._rows(stored, shard, collector)
                 for number, row in rows:
                     yield from self._document(row, f"{shard.location}:{number}", f"{origin}:{number}", collector)
         except (*BROKEN, UnicodeDecodeError) as error:  # the latter of a file in UTF-16 that is none
             if options.damaged == "quarantine":
                 raise CUT_OFF(shard.location, error=error) from error
-            collector.reject(shard.location, "cut_off", str(error))
+            collector.reject(shard.location, reason_of(error), str(error))
         require_unchanged(shard)
         yield from collector.rest()
 

@@ -80,15 +80,20 @@ class ParquetSource:
         for group in range(begin, end):
             row = first_row
             first_row += file.metadata.row_group(group).num_rows
-            try:
-                for records in file.iter_batches(_rows_at_once(file), row_groups=[group], columns=columns):
-                    yield from self._documents(records, shard.location, origin, row, collector)
-                    row += records.num_rows
-            except (OSError, pa.ArrowException) as error:
-                if options.damaged == "quarantine":
-                    raise CUT_OFF(shard.location, error=error) from error
-                told = f"row group {group}, rows {row} to {first_row - 1}: {error}"
-                collector.reject(shard.location, "cut_off", told, first_row - row)
+            records = file.iter_batches(_rows_at_once(file), row_groups=[group], columns=columns)
+            while True:
+                try:
+                    some = next(records, None)
+                except DataError as error:
+                    if options.damaged == "quarantine":
+                        raise CUT_OFF(shard.location, error=error.__cause__) from error
+                    told = f"row group {group}, rows {row} to {first_row - 1}: {error.__cause__}"
+                    collector.reject(shard.location, "cut_off", told, first_row - row)
+                    break
+                if some is None:
+                    break
+                yield from self._documents(some, shard.location, origin, row, collector)
+                row += some.num_rows
         require_unchanged(shard)
         yield from collector.rest()
 

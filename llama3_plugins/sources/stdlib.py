@@ -84,7 +84,7 @@ class StdlibSource:
         prose = Collector("prose", "en", "prose")
         for file in shard.files:
             text = read_document(file, code, MAX_MODULE_BYTES)
-            if text is None:
+            if not text:  # a package's __init__ may be empty, which is no loss
                 continue
             name = self._name(Path(file.path))
             yield from code.add(text, f"stdlib:{name}")

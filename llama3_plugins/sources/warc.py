@@ -138,7 +138,10 @@ class WarcSource:
             return page_text(in_utf8(data, payload.charset), named, collector, self._library)
         if media != "text/plain":
             raise NoPageError("no_html", f"of type {media}" if media else "of no told type")
-        return decode(in_utf8(data, payload.charset), named, collector) or ""
+        text = decode(in_utf8(data, payload.charset), named, collector)
+        if text == "":
+            raise NoPageError("no_text", "it is empty")
+        return text or ""
 
 
 def in_utf8(data: bytes, charset: str) -> bytes:

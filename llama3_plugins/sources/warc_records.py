@@ -217,7 +217,9 @@ def _record(window: _Window, limit: int, start: int) -> WarcRecord | BrokenRecor
     length = _length(header)
     if length is None:
         window.drop_to_record()
-        return _broken(window, start, "no_length", f"{named}its header has no Content-Length", where)
+        value = header.get("content-length")
+        told = "its header has no Content-Length" if value is None else f"its Content-Length is {value[:40]!r}"
+        return _broken(window, start, "no_length", named + told, where)
     if length > limit:
         passed = window.drop_to_record(length)
         told = f"{length} bytes; the limit is {limit}" if passed == length else f"of {length} bytes {passed} are there"

@@ -137,6 +137,15 @@ def test_rows_of_a_table_are_documents(llama3, ask, tmp_path):
     assert (len(Corpus(made["path"])), made["rejects"]) == (4, {"read.broken_csv": 1})
 
 
+def test_a_line_of_a_broken_row_is_no_document_of_another(ask, tmp_path):
+    whole = "".join(f'"{text(n)}",v{n}\n' for n in range(4))
+    broken = '"unclosed,u2\n"first line\nmiddle line\nlast line of the third row",u3\n'
+    (tmp_path / "a.csv").write_text(f"text,url\n{broken}{whole}")
+    made = ask("curate", tmp_path / "a.csv", "--out", tmp_path / "out", "--set", "data.filters=[]")
+    (batch,) = Corpus(made["path"]).documents(None)
+    assert batch.column("url") == [f"v{n}" for n in range(4)]
+
+
 def test_a_wrong_value_is_told_under_the_option_that_gave_it(llama3, folder, tmp_path):
     told = refused(llama3, "L3-", "dedup", folder, "--out", tmp_path / "out", "--threshold", 7)
     assert "--threshold: data.minhash.threshold" in told

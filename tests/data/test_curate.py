@@ -275,7 +275,9 @@ class Broken:
         return Judgement(np.zeros(1), np.ones(1, bool), [""])
 
 
-@pytest.mark.parametrize(("fault", "said"), [("raises", "Broken failed. KeyError"), ("columns", "without kind")])
+@pytest.mark.parametrize(
+    ("fault", "said"), [("raises", "test_curate:Broken: `read` failed. KeyError"), ("columns", "without kind")]
+)
 def test_a_source_that_fails_costs_its_shard(
     tmp_path: Path, curated: Callable, monkeypatch: pytest.MonkeyPatch, fault: str, said: str
 ) -> None:

@@ -402,9 +402,17 @@ def test_what_is_no_plan_is_refused(given):
 
 def test_rows_that_cannot_be_are_refused(plan):
     loader = TokenLoader(plan, seq_len=8)
-    for wrong in (lambda: loader.place(-1), lambda: loader.rows(-1, 1), lambda: loader.rows(0, 10**12)):
-        with pytest.raises(DataError, match="L3-DAT-204"):
+    for wrong, told in (
+        (lambda: loader.place(-1), "row is -1"),
+        (lambda: loader.rows(-1, 1), "start is -1"),
+        (lambda: loader.rows(0, -2), "count is -2"),
+        (lambda: loader.rows(0, 1, -1), "stride is -1"),
+        (lambda: loader.rows(2**70, 1), f"start is {2**70}"),
+        (lambda: loader.rows(0, 10**12), "rows from 0"),
+    ):
+        with pytest.raises(DataError, match=rf"{told}.*L3-DAT-204"):
             wrong()
+    assert len(loader.rows(np.int64(1), np.int32(2))) == 2
 
 
 def test_a_shard_that_is_cut_while_it_is_open_is_damage(tmp_path):

@@ -103,6 +103,12 @@ def test_where_nothing_is_read_the_first_of_each_reason_is_told(tmp_path: Path, 
     assert problem.fix == f"{mend}; `text` of a source of rows names the field that holds the text"
 
 
+def test_tables_without_rows_are_told_as_empty(tmp_path: Path, curated: Callable) -> None:
+    pq.write_table(pa.table({"text": pa.array([], pa.string())}), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"none of 1 shards gave a document\. taken out: nothing: they are empty"):
+        curated(sources=[{"name": "parquet", "path": str(tmp_path)}])
+
+
 @pytest.mark.parametrize(
     ("data", "advice"),
     [

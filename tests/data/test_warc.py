@@ -213,6 +213,18 @@ def test_a_broken_record_costs_no_other(tmp_path: Path, reason: str, bad: bytes,
     assert len(rejects) == 3 or (reason == "broken_header" and not packed and len(rejects) >= 2)
 
 
+@pytest.mark.parametrize("length", ["-5", "1" + "0" * 30, "many"])
+def test_a_length_that_is_none_is_told_as_what_it_is(tmp_path: Path, length: str) -> None:
+    path = tmp_path / "a.warc"
+    bad = record(http(page(9)), "http://bad/", length=77).replace(
+        b"Content-Length: 77", f"Content-Length: {length}".encode()
+    )
+    path.write_bytes(good(1) + bad + good(2))
+    rows, (reject,) = read(path)
+    assert (len(rows), reject.reason) == (2, "no_length")
+    assert f"its Content-Length is '{length}'" in reject.detail
+
+
 @pytest.mark.parametrize("damage", ["flip", "cut", "cut_trailer", "noise", "zeros"])
 def test_a_damaged_member_costs_no_other(tmp_path: Path, damage: str) -> None:
     members = [gzip.compress(good(n)) for n in range(9)]
