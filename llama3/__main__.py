@@ -2,6 +2,7 @@
 
 import signal
 import sys
+from collections import namedtuple
 
 # Until `main` has handlers of its own: torchrun may be told to stop before its ranks have begun.
 signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -9,6 +10,7 @@ try:
     from llama3.cli import main
 except KeyboardInterrupt:
     print("error: interrupted", file=sys.stderr)
+    namedtuple("Forgotten", ())  # as in llama3.cli.ending
     sys.exit(130)
 
 main()

@@ -63,7 +63,8 @@ def own_rows(make: Executor, config: Config, searched: Searched) -> tuple[Artifa
         return None, None
     options = UserDataOptions.of(config)
     given = make(own_data(options), "own_data", options)
-    make.warn(told_contradictions(given.metrics.get("contradictions", {}), config.post_training.data))
+    contrary = told_contradictions(given.metrics.get("contradictions", {}), config.post_training.data)
+    make.warn([f"{told}, among the {given.metrics['train']:,} rows that are trained on" for told in contrary])
     leaks = find_leaks(make, config, {given.type: given}, searched)
     require_clean(leaks)
     return given, leaks

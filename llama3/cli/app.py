@@ -54,6 +54,7 @@ from llama3.cli import (
     show,
     tokens,
 )
+from llama3.cli.ending import end_in_time, watch_exits
 from llama3.cli.output import NOT_PRINTED, Told, finish, note, only_data_on_stdout, print_json, require_stdout, say
 from llama3.errors import ConfigError, Interrupted, LlamaError, did_you_mean
 from llama3.plugins.loader import Offer
@@ -218,8 +219,12 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     if debug:
         arguments.remove("--debug")
     Told.data = False
+    if args is None:
+        watch_exits()
     with _prepared():
         code = _run(arguments, debug=debug, as_json=as_json)
+    if args is None:
+        end_in_time(code)
     sys.exit(code)
 
 

@@ -234,7 +234,7 @@ def _figures(rewards: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
         for figure in ("brier", "ece"):
             yield name, figure, "{rate:.3f} [{low:.3f}, {high:.3f}] (n = {n})".format(**told[figure])
         if told["temperature"] is not None:
-            yield name, "temperature", f"{told['temperature']:.2f}"
+            yield name, "temperature", f"{told['temperature']:.3g}"
 
 
 def _features(told: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:

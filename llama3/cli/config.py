@@ -131,18 +131,21 @@ def _print_explanation(found: Explanation, *, with_value: bool) -> None:
     say(f"  {found.doc}")
     if found.key and found.type != "section":
         say(f"  default: {_text(found.default)}")
-    if with_value and found.key and found.type != "section":
+    if with_value and found.off:
+        say(f"  value:   none: {found.off} is null, so this section is off; the default counts once it is set")
+    elif with_value and found.key and found.type != "section":
         say(f"  value:   {_text(found.value)}  ({found.origin})")
     if found.plugins:
         say("plugins:")
         print_table([(f"  {name}", summary) for name, summary in found.plugins.items()])
     if found.children:
-        say("options:" if found.plugins else "keys:")
+        off = ", with their defaults" if found.children[0].off else ""
+        say("options:" if found.plugins else f"keys{off}:")
         print_table([_key_row(child) for child in found.children])
 
 
 def _key_row(child: Explanation) -> tuple[str, str, str, str]:
-    value = "" if child.type == "section" else _text(child.value)
+    value = "" if child.type == "section" else _text(child.default if child.off else child.value)
     return f"  {child.key.split('.')[-1]}", child.type, value, child.doc
 
 

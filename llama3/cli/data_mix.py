@@ -144,9 +144,9 @@ def mix_search(
     from llama3.scaling.mix_search import PAGE, RANKING, SNIPPET, MixSearch, require_searchable, search_mixes
 
     asked = MixSearch(given, candidates, seeds, wanted, suites or [], by, budget, epochs)
-    require_searchable(loaded.config, asked)
     mixed = {name: "--mix" for mix in given for name in mix}
-    _require(loaded.config, _names(suites, "--suite") | _names(by and [by], "--by"), _names(wanted, "--target"), mixed)
+    named = _names(suites, "--suite") | _names(by and [by], "--by")
+    require_searchable(loaded.config, asked, _require(loaded.config, named, _names(wanted, "--target"), mixed))
     with Executor(loaded, out) as make:
         corpus = curated(make, make.config)
         found = search_mixes(make, make.config, _settled(make.config, small), corpus, asked)

@@ -23,6 +23,13 @@ SUITE_RAISED = LlamaError.declare(
     fix="mend that, and give the same command again: it measures what failed",
 )
 
+NOT_MEASURED = LlamaError.declare(
+    "L3-EVL-085",
+    "the suite was not measured",
+    why="{why}",
+    fix="name a reward that has tasks under post_training.rewards, or `rewards` in the suite",
+)
+
 
 def evaluate(
     model: ModelPath,
@@ -52,6 +59,11 @@ def evaluate(
     _publish(model, made, folder)
     problems = [
         SUITE_RAISED.problem(f"suite {name}", error=row["error"]) for name, row in results.items() if "error" in row
+    ]
+    problems += [
+        NOT_MEASURED.problem(f"suite {name}", why=results[name]["not_measured"])
+        for name in suite or ()  # asked for by name
+        if "not_measured" in results.get(name, {})
     ]
     if json:
         print_json({"ok": not problems, "model": model, "suites": results})

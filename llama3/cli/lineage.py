@@ -14,7 +14,7 @@ def lineage(
     verify: Annotated[bool, typer.Option("--verify", help="Hash every payload on the way.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """Show what something was made from. Exit code 1 where a part of it is damaged."""
+    """Show what something was made from. Exit code 1 where a part of it is damaged; --verify reads contents."""
     from llama3.artifacts.lineage import render, summary, trace
 
     trees = trace(path, verify=verify)

@@ -24,6 +24,7 @@ import time
 from pathlib import Path
 from typing import IO
 
+from llama3.cli.ending import watch_exits_here
 from llama3.cli.output import data_stream, note, require_stdout, say
 from llama3.errors import (
     ConfigError,
@@ -112,6 +113,7 @@ def _fork(stdout: IO[str]) -> int | None:
     supervisor = os.getpid()
     if child := os.fork():
         return child
+    watch_exits_here()
     os.setpgid(0, 0)  # a terminal's Ctrl-C reaches it through the parent, once
     _stop_with(supervisor)
     os.dup2(stdout.fileno(), data.fileno())

@@ -12,7 +12,7 @@ from llama3.errors import Interrupted, LlamaError, PluginError, said_by
 from llama3.full_disk import is_disk_full
 from llama3.plugins.loader import BUILT_IN, Offer
 from llama3.plugins.staying import staying
-from llama3.plugins.targets import LONGEST, OURS, describe, is_stop, raised_by_ours
+from llama3.plugins.targets import LONGEST, OURS, is_stop, raised_by_ours, with_place
 
 FAILED = PluginError.declare(
     "L3-PLG-042", "`{method}` failed", why="{error}", fix="tell the plugin's author, or choose another"
@@ -64,7 +64,7 @@ def asking(
             if own and isinstance(error, LlamaError):
                 error.name_plugin(f"{where}: `{method}`")
             raise
-        told = describe(error)
+        told = with_place(error)
         raise (FAILED(where, method=method, error=told) if failed is None else failed(told)) from error
 
 
@@ -130,20 +130,25 @@ def json_fault(found: object, *_: object) -> str:
 
 
 def failure_of(error: BaseException, offers: list[Offer]) -> PluginError | None:
-    """The failure of a third party's plugin where its code, and not ours, was the last that ran; else None. A package
-    that has several is named itself."""
-    owners: dict[str, str] = {}
-    for offer in offers:
-        package = offer.spec.factory.partition(":")[0].partition(".")[0]
-        if offer.dist != BUILT_IN:
-            owners[package] = offer.qualified if package not in owners else offer.dist
+    """The failure of a third party's plugin where its code, and not ours, was the last that ran; else None."""
+    known = owners(offers)
     last, trace = "", error.__traceback__
     while trace is not None:
         package = str(trace.tb_frame.f_globals.get("__name__", "")).partition(".")[0]
-        last = package if package in owners or package in OURS else last
+        last = package if package in known or package in OURS else last
         trace = trace.tb_next
-    if last not in owners:
+    if last not in known:
         return None
     return IN_PLUGIN(
-        f"plugin {owners[last]}", kind=type(error).__name__, error=" ".join(said_by(error)[:LONGEST].split())
+        f"plugin {known[last]}", kind=type(error).__name__, error=" ".join(said_by(error)[:LONGEST].split())
     )
+
+
+def owners(offers: list[Offer]) -> dict[str, str]:
+    """By Python package the plugin of a third party that it has; its distribution where it has several."""
+    found: dict[str, str] = {}
+    for offer in offers:
+        package = offer.spec.factory.partition(":")[0].partition(".")[0]
+        if offer.dist != BUILT_IN:
+            found[package] = offer.qualified if package not in found else offer.dist
+    return found

@@ -20,7 +20,7 @@ import pluggy
 from llama3.errors import did_you_mean
 from llama3.plugins import hookspecs
 from llama3.plugins.specs import PluginSpec, SourceSpec
-from llama3.plugins.targets import TARGET, describe, fix_for
+from llama3.plugins.targets import TARGET, describe, fix_for, is_stop
 
 GROUP = "llama3.plugins"
 BUILT_IN = "llama3"
@@ -133,7 +133,9 @@ def _load_one(found: Discovery, dist: str, version: str, entry: importlib.metada
         found.manager.register(plugin, name)
         phase = "hook"
         specs = _collect(found.manager, plugin)
-    except (Exception, SystemExit) as error:
+    except BaseException as error:  # of anybody's plugin
+        if is_stop(error):
+            raise
         # Only what this entry registered: the name or the object may belong to an earlier, sound one.
         if plugin is not None and found.manager.get_plugin(name) is plugin and name not in before:
             found.manager.unregister(plugin, name)

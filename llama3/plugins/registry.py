@@ -21,7 +21,7 @@ from llama3.plugins.observers import Observers
 from llama3.plugins.options import Loc, problems_of
 from llama3.plugins.specs import API_VERSION, PluginSpec
 from llama3.plugins.staying import staying
-from llama3.plugins.targets import describe, fix_for, raised_by_ours, resolve, tried_to_exit
+from llama3.plugins.targets import fix_for, is_stop, raised_by_ours, resolve, tried_to_exit, with_place
 
 NO_SUCH_FAMILY = PluginError.declare("L3-PLG-010", "no such family", why="{near}")
 UNKNOWN = PluginError.declare(
@@ -215,9 +215,11 @@ class Registry:
                 if not raised_by_ours(error):
                     error.name_plugin(owner)
                 raise
-            except (Exception, SystemExit) as error:
+            except BaseException as error:  # of anybody's plugin
+                if is_stop(error):
+                    raise
                 fix = fix_for(error, offer.dist if offer.dist != BUILT_IN else "")
-                raise FACTORY_FAILED(owner, target=offer.spec.factory, error=describe(error), fix=fix) from error
+                raise FACTORY_FAILED(owner, target=offer.spec.factory, error=with_place(error), fix=fix) from error
 
     def fingerprint(self) -> str:
         """Hash of (family, name, dist, version) of all plugins: equal on every rank, kept with a run."""

@@ -180,6 +180,9 @@ class EvaluatorSpec(PluginSpec):
     """Whether it measures the guards too: only then does its subject have the policy."""
     with_text: bool = True
     """Whether it reads the corpus: where no suite does, `llama3 evaluate` makes none, and its subject has none."""
+    with_tasks: bool = False
+    """Whether it asks held-out tasks of the rewards: where none of them has any, and its options name no `rewards`, its
+    suites are not measured."""
     with_shards: bool = False
     """Whether it asks what the model was trained on: only then does its subject have the token shards."""
 

@@ -1,8 +1,10 @@
-"""Wherever a plugin goes, the program stays where it was started: a config's relative paths are read there."""
+"""Wherever a plugin goes, the program stays where it was started: a config's relative paths are read there. Its streams
+and its recursion limit stay too."""
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -12,7 +14,9 @@ _homes: list[str] = []
 
 @contextmanager
 def staying() -> Iterator[None]:
-    """Puts the working directory back where a plugin that is asked meanwhile changes it (`os.chdir`)."""
+    """Puts back what a plugin that is asked meanwhile takes away: the working directory (`os.chdir`), standard output
+    or error (`sys.stdout = None`), a part of the recursion limit. It may wrap a stream, and raise the limit."""
+    limit, stdout, stderr = sys.getrecursionlimit(), sys.stdout, sys.stderr
     try:
         home = _homes[0]
     except IndexError:
@@ -21,6 +25,9 @@ def staying() -> Iterator[None]:
     try:
         yield
     finally:
+        if sys.getrecursionlimit() < limit:
+            sys.setrecursionlimit(limit)
+        sys.stdout, sys.stderr = sys.stdout or stdout, sys.stderr or stderr
         _homes.pop()
         if _here() != home:
             with suppress(OSError):  # it was removed

@@ -41,8 +41,10 @@ def resolve(target: str, *, owner: str = "") -> Any:
         raise NOT_A_TARGET(where)
     try:
         found: Any = importlib.import_module(module_name)
-    except (Exception, SystemExit) as error:
-        raise IMPORT_FAILED(where, error=describe(error), fix=fix_for(error)) from error
+    except BaseException as error:  # of anybody's module
+        if is_stop(error):
+            raise
+        raise IMPORT_FAILED(where, error=with_place(error), fix=fix_for(error)) from error
     for part in attribute.split(".") if attribute else ():
         try:
             found = getattr(found, part)
@@ -54,9 +56,19 @@ def resolve(target: str, *, owner: str = "") -> Any:
 def tried_to_exit(error: BaseException) -> PluginError:
     """The failure of a plugin that called `sys.exit`, or raised what Ctrl-C does, at the place where it did: nothing of
     ours does within a run."""
+    return EXITED(_place(error) or "a plugin", error=describe(error))
+
+
+def with_place(error: BaseException) -> str:
+    """`describe`, and of what would have ended the program the place: it says little itself."""
+    told, place = describe(error), _place(error)
+    return f"{told} at {place}" if place and not isinstance(error, Exception) else told
+
+
+def _place(error: BaseException) -> str:
+    """file:line of the code that raised it."""
     trace = _last(error)
-    where = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace is not None else "a plugin"
-    return EXITED(where, error=describe(error))
+    return "" if trace is None else f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
 
 
 def raised_by_ours(error: BaseException) -> bool:

@@ -30,9 +30,9 @@ NO_PROMPTS = DataError.declare(
 TOO_LARGE = PluginError.declare(
     "L3-RWD-004", "returned the score {score}", why="training cannot compute with it", fix="return scores within 1e12"
 )
-FAILED = PluginError.declare("L3-RWD-008", "failed", why="{error}", fix="mend the plugin")
+FAILED = PluginError.declare("L3-RWD-008", "`{method}` failed", why="{error}", fix="mend the plugin")
 NO_SCORES = PluginError.declare(
-    "L3-RWD-009", "returned {what}", fix="return a list with one number, or None, for each answer"
+    "L3-RWD-009", "`score` returned {what}", fix="return a list with one number, or None, for each answer"
 )
 NO_TASKS = PluginError.declare("L3-RWD-010", "a {what} among its tasks", fix="return a list of llama3.rewards.Task")
 NOT_SCORABLE = DataError.declare(
@@ -184,7 +184,7 @@ def _asked(
     where: str, reward: Reward, prompts: Sequence[str], answers: Sequence[str], examples: Sequence[Example]
 ) -> list[float]:
     """The scores of one reward, NaN for None; what it does to its lists is not seen. Raises PluginError."""
-    with asking(where, "score", lambda error: FAILED(where, error=error)):
+    with asking(where, "score", lambda error: FAILED(where, method="score", error=error)):
         found: Any = reward.score(list(prompts), list(answers), [dict(example) for example in examples])
         if hasattr(found, "tolist"):
             found = found.tolist()
@@ -217,7 +217,7 @@ def _number(where: str, score: Any) -> float:
 def _at_most(where: str, source: TaskReward, split: Split, count: int, seed: int) -> list[Task]:
     """`count` tasks, or all there are. Raises PluginError."""
     try:
-        with asking(where, "tasks", lambda error: FAILED(where, error=error)):
+        with asking(where, "tasks", lambda error: FAILED(where, method="tasks", error=error)):
             found: Any = source.tasks(split, count, seed)
             tasks = list(itertools.islice(found, count))
     except NotEnoughTasks as error:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from llama3.errors import LlamaError
 from llama3.plugins.loader import Offer
 from llama3.plugins.registry import LACKS_MODULE, Registry
-from llama3.plugins.targets import describe, resolve
+from llama3.plugins.targets import describe, is_stop, resolve
 from llama3.testing import conformance_of
 from llama3.testing.conformance import run_python
 
@@ -103,7 +103,9 @@ def _conformance(offer: Offer, options: Mapping[str, Any]) -> Iterator[Check]:
         name = method.removeprefix("test_").replace("_", " ")
         try:
             getattr(case, method)()
-        except (Exception, SystemExit) as error:
+        except BaseException as error:  # of anybody's plugin
+            if is_stop(error):
+                raise
             yield Check(name, "failed", describe(error).removeprefix("AssertionError: "))
         else:
             yield Check(name, "ok")

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -33,6 +36,18 @@ TOOLS = {"weather": {"type": "object", "properties": {"city": {"type": "string"}
 
 def _failing(verdict: Verdict, fault: Fault, name: str, options: object) -> FaultyGuard:
     return FaultyGuard(lambda x: verdict, fault)
+
+
+@contextmanager
+def _untold() -> Iterator[None]:
+    """What the engine warns of faults that are injected here, under the plugin's name, is no word about the plugin."""
+    log = logging.getLogger(PolicyEngine.__module__)
+    none = logging.Filter("none")  # lets records of a logger "none" pass, and no others
+    log.addFilter(none)
+    try:
+        yield
+    finally:
+        log.removeFilter(none)
 
 
 class GuardConformance(Conformance):
@@ -82,7 +97,7 @@ class GuardConformance(Conformance):
         verdict = self._verdict(stage, text)
         for name, fault in FAULTS.items():
             leaf = {"guard": self.plugin, "timeout_ms": FAULT_MS if name in SLOW_FAULTS else 60_000}
-            with PolicyEngine({stage: leaf}, partial(_failing, verdict, fault)) as engine:
+            with _untold(), PolicyEngine({stage: leaf}, partial(_failing, verdict, fault)) as engine:
                 decision = engine.decide(stage, text, tools=TOOLS)
                 let_go()
             assert decision.blocked, f"passed where it {name}"

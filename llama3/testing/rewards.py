@@ -20,7 +20,7 @@ SPLITS: tuple[Split, ...] = ("train", "held_out")
 
 
 class RewardConformance(Conformance):
-    """Checks of a reward on toy prompts and, where it has some, on tasks of its own.
+    """Checks of a reward on toy prompts, or where it has some on tasks of its own.
 
     A reward that reads columns of the user's rows names some rows under `examples`: with none that it can score there
     is nothing to check.
@@ -87,8 +87,14 @@ class RewardConformance(Conformance):
     # -- helpers ---------------------------------------------------------------------------------
 
     def _toys(self) -> tuple[list[str], list[str], list[dict[str, Any]]]:
-        rows = [(dict(example), answer) for example in self.examples for answer in ANSWERS]
+        rows = [(copy.deepcopy(example), answer) for example in self._examples() for answer in ANSWERS]
         return [str(row.get("prompt", "")) for row, _ in rows], [answer for _, answer in rows], [row for row, _ in rows]
+
+    def _examples(self) -> list[dict[str, Any]]:
+        """The rows that a subclass names; those of its own tasks otherwise, and toys for a reward that has none."""
+        named = self.examples is not RewardConformance.examples
+        own = [] if named else [task.to_json() for task in self._all_tasks()]
+        return own or [dict(example) for example in self.examples]
 
     def _worked(self) -> tuple[list[str], list[str], list[dict[str, Any]]]:
         tasks = self._all_tasks()

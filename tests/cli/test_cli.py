@@ -111,6 +111,9 @@ def test_config_commands(llama3, tmp_path, monkeypatch):
     code, out, _ = llama3("config", "explain", "pretrain.steps", "--json")
     assert json.loads(out)["default"] == 1000
     assert llama3("config", "explain", "pretrian")[0] == 2
+    code, out, _ = llama3("config", "explain", "post_training.audit.most_drift", "--set", "run.seed=1")
+    assert (code, "post_training.audit is null, so this section is off" in out) == (0, True), out
+    assert "default: 0.5" in out
     code, out, _ = llama3("config", "schema")
     assert json.loads(out)["title"] == "llama3 config"
 
@@ -392,6 +395,30 @@ def test_a_guard_of_plain_functions_passes_its_checks(llama3, site):
     site.add("plain-guard", PLAIN)
     code, out, err = llama3("plugins", "check", "guards/plain")
     assert code == 0, out + err
+    assert "failed to close" not in err
+
+
+STOPPING = """
+from llama3.plugins import RewardSpec, hookimpl
+
+
+@hookimpl
+def llama3_rewards():
+    return [RewardSpec(name="stopping", factory="stopping_reward:Stopping", has_tasks=False)]
+
+
+class Stopping:
+    verifies = False
+
+    def score(self, prompts, answers, examples):
+        raise KeyboardInterrupt
+"""
+
+
+def test_a_reward_that_raises_what_ctrl_c_does_fails_its_checks(llama3, site):
+    site.add("stopping-reward", STOPPING)
+    code, out, _ = llama3("plugins", "check", "stopping")
+    assert (code, "failed" in out, "KeyboardInterrupt" in out) == (4, True, True), out
 
 
 def test_a_plugin_that_was_only_written_is_to_be_installed(llama3, tmp_path, monkeypatch):

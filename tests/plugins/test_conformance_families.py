@@ -503,7 +503,8 @@ class Adds(JsonlLogger):
 
 class Elsewhere(JsonlLogger):
     def open(self, directory, stage):
-        self._directory, self._stage = Path(), stage
+        super().open(directory, stage)
+        self._directory = Path()
 
 
 class NeedsLoss(JsonlLogger):

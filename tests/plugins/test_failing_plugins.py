@@ -410,6 +410,7 @@ UNSOUND = {
 UNPAIRED = {
     "[{'score': 1.0}] * 4": "4 of 4 items have no id",
     "[{'id': 'a', 'score': n} for n in range(4)]": "3 of 4 items have the id of another",
+    "[]": "it returned no items",
     "[{'id': str(n), 'score': '1'} for n in range(4)]": "4 of 4 items have no number as score",
 }
 

@@ -61,7 +61,7 @@ SURFACE = {
         Verdict argument_language code_texts normalise
     """,
     "loggers": """
-        Logger Sample append_json_line key_now
+        Logger Sample append_json_line artifact_now key_now
     """,
     "parallelism": """
         Attention Batch Columns Cost CutRows Dims ForestRows Group HandedOver Kept LoRALinear Loss Member Microbatch
