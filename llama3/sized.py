@@ -106,20 +106,22 @@ def size_problems(
         return
     between = list(_between(loaded))
     yield from between
-    if between or isinstance(loaded.config, PartialConfig):
-        return  # what is wrong in all sizes is told by others
+    if isinstance(loaded.config, PartialConfig):
+        return
+    of_all: set[tuple[str, str, str]] = set()  # told by others
     try:
         load(_without_sizes(loaded).values, environ={}, checks=checks, completed=completed)
-    except LlamaError:
-        return  # told by others
-    for name in loaded.config.sizes:
+    except LlamaError as error:
+        of_all = {(told.code, told.what, told.why) for told in error.problems}
+    sound: dict[str, Config] = {}
+    for name, size in loaded.config.sizes.items():
         try:
-            of_its_own = () if loaded.config.sizes[name].prune else of_shape
-            own = sized(loaded, name, (*checks, *of_its_own), completed)
+            sound[name] = sized(loaded, name, (*checks, *(() if size.prune else of_shape)), completed).config
         except LlamaError as error:
-            yield from error.problems
-        else:
-            yield from _lessons(loaded, name, own.config)
+            yield from (told for told in error.problems if (told.code, told.what, told.why) not in of_all)
+    for name in sound:
+        yield from _lessons(loaded, name, sound)
+        if not between and len(sound) == len(loaded.config.sizes):  # a shape may hang on any other
             yield from pruning_problems(loaded, name)
 
 
@@ -143,20 +145,20 @@ def _between(loaded: Loaded) -> Iterator[Problem]:
     try:
         order(loaded.config)
     except ConfigError as error:
-        yield from error.problems
+        yield from (replace(told, where=loaded.place(("sizes",))) for told in error.problems)
 
 
-def _lessons(loaded: Loaded, name: str, own: Config) -> Iterator[Problem]:
-    """Whether a size can learn what it shall from whom it shall."""
-    size, sizes = loaded.config.sizes[name], loaded.config.sizes
+def _lessons(loaded: Loaded, name: str, sound: Mapping[str, Config]) -> Iterator[Problem]:
+    """Whether a size can learn what it shall from whom it shall. `sound`: the configs of the sizes that load."""
+    size = loaded.config.sizes[name]
     if size.prune is not None and size.model:
         yield OWN_START.problem(loaded.place(("sizes", name, "model")))
     for role in ("teacher", "judge"):
         other = getattr(size, role)
-        if other not in sizes:
+        if other not in sound or other == name:
             continue
-        place, theirs = loaded.place(("sizes", name, role)), sized(loaded, other).config
-        for which, config in ((name, own), (other, theirs)):
+        place, theirs = loaded.place(("sizes", name, role)), sound[other]
+        for which, config in ((name, sound[name]), (other, theirs)):
             if not config.post_training.rounds or config.post_training.data is not None:
                 yield NO_ROUNDS.problem(place, learner=name, teacher=other, which=which)
         if role == "judge" and theirs.post_training.reward is None:

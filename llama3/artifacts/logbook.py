@@ -1,7 +1,8 @@
 """Whose lines are whose in the logs of a run, and how long each artifact took.
 
-`metrics.jsonl` and `samples.jsonl` only grow, and their lines name the kind of stage: those of six rounds, and those of
-an earlier config, look alike. So every `stage_start` in `events.jsonl` notes where the logs ended when it began.
+`metrics.jsonl` and `samples.jsonl` only grow. What a logger writes need not say more than the kind of stage: lines of
+six rounds, and those of an earlier config, then look alike. So every `stage_start` in `events.jsonl` notes where the
+logs ended when it began.
 """
 
 from __future__ import annotations
@@ -32,8 +33,18 @@ def begun(folder: Path, artifact: str) -> dict[str, Any]:
 
 def key_now(folder: Path) -> str | None:
     """The key of the artifact that is being made in a run directory; None where no start was noted."""
+    return _last_start(folder).get("key")
+
+
+def artifact_now(folder: Path) -> str | None:
+    """The directory under `artifacts` that is being made in a run directory: its key with the hash of the request, so
+    that an earlier config's is another one. None where no start was noted."""
+    return _last_start(folder).get("artifact")
+
+
+def _last_start(folder: Path) -> dict[str, Any]:
     starts = [event for event in read_json_lines(folder / EVENTS) if event.get("kind") == "stage_start"]
-    return starts[-1].get("key") if starts else None
+    return starts[-1] if starts else {}
 
 
 def rows_of(folder: Path, name: str, made: Mapping[str, Artifact]) -> Iterator[dict[str, Any]]:

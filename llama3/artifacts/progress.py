@@ -60,7 +60,7 @@ class Display:
         """A line of plain text that the person watching should not miss, once: several stages may have it to tell."""
         if line not in self._warned:
             self._warned.add(line)
-            self.note(f"[yellow]![/] {escape(line)}")
+            self.note(f"[yellow]![/] {escape(printable(line, lines=False))}")  # it may name somebody's file
 
     @contextmanager
     def task(self, description: str, total: int | None = None, unit: Unit = "") -> Iterator[ProgressBar]:

@@ -13,10 +13,11 @@ from typing import Any, TypeVar
 from llama3.config.partial import found_by
 from llama3.config.phases import base_problems, parts_of, phase_problems
 from llama3.config.rollouts import rollout_problems
-from llama3.config.schema import Config, PostTrainingSection
+from llama3.config.schema import Config
 from llama3.config.slot_types import Slot
 from llama3.config.slots import choices
 from llama3.config.synthesis import SYNTHETIC
+from llama3.config.task_rewards import asking_line, have_tasks, task_problems
 from llama3.config.yaml import Path
 from llama3.errors import ConfigError, LlamaError, Problem, did_you_mean
 from llama3.plugins.registry import Registry
@@ -27,7 +28,6 @@ from llama3.plugins.specs import (
     ParallelSpec,
     PluginSpec,
     QuantizationSpec,
-    RewardSpec,
     SourceSpec,
 )
 
@@ -142,6 +142,7 @@ def cross_check(config: Config, registry: Registry, place: Place, environ: Mappi
         lambda: _suites(config, place),
         lambda: phase_problems(config.pretrain, place),
         lambda: base_problems(config.pretrain, config.model, place),
+        lambda: task_problems(config, registry, place),
         lambda: _rollouts(config, place),
         lambda: _vocabulary(config, place),
         lambda: _average(config, place),
@@ -258,16 +259,19 @@ def _sources(config: Config, spec: AlgorithmSpec, registry: Registry, where: str
     """Data that no round makes must be given; an algorithm that samples needs something that scores, and prompts."""
     post = config.post_training
     kind = _spec(registry, "data_kinds", spec.data)
-    asking = f"`post_training: {{rewards: [{', '.join(slot.name for slot in PostTrainingSection().rewards)}]}}`"
+    asking = asking_line()
     if isinstance(kind, DataKindSpec) and kind.artifact != "shards" and not kind.sampled and post.data is None:
         yield NOT_SAMPLED.problem(where, name=spec.name, data=spec.data)
     elif "reward" in spec.needs and not post.rewards and post.reward is None:
         yield NO_REWARD.problem(where, name=spec.name, asking=asking)
-    elif "rollouts" in spec.needs and spec.data == "prompts" and post.data is None:
-        specs = [_spec(registry, "rewards", slot.name) for slot in post.rewards]
-        if not any(reward is None or not isinstance(reward, RewardSpec) or reward.has_tasks for reward in specs):
-            names = ", ".join(slot.name for slot in post.rewards) or "the trained reward model"
-            yield NO_PROMPTS.problem(where, name=spec.name, rewards=names, asking=asking)
+    elif (
+        "rollouts" in spec.needs
+        and spec.data == "prompts"
+        and post.data is None
+        and not have_tasks(post.rewards, registry)
+    ):
+        names = ", ".join(slot.name for slot in post.rewards) or "the trained reward model"
+        yield NO_PROMPTS.problem(where, name=spec.name, rewards=names, asking=asking)
 
 
 def _mesh(config: Config, registry: Registry, place: Place, environ: Mapping[str, str]) -> Iterator[Problem]:

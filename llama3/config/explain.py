@@ -28,7 +28,8 @@ NO_KEYS = ConfigError.declare("L3-CFG-042", "{above} is a value and has no keys"
 
 @dataclass(frozen=True)
 class Explanation:
-    """One key. `children` are the keys below it; `plugins` (name -> summary) what may be chosen there."""
+    """One key. `children` are the keys below it; `plugins` (name -> summary) what may be chosen there; `off` the
+    section above it that is null in this config, so that the key has no value."""
 
     key: str
     type: str
@@ -38,6 +39,7 @@ class Explanation:
     origin: str = "default"
     children: list[Explanation] = field(default_factory=list)
     plugins: dict[str, str] = field(default_factory=dict)
+    off: str = ""
 
 
 def explain(key: str, loaded: Loaded | None = None) -> Explanation:
@@ -48,21 +50,28 @@ def explain(key: str, loaded: Loaded | None = None) -> Explanation:
     model: type[BaseModel] = Config
     info: FieldInfo | None = None
     parts = [part for part in key.split(".") if part]
+    named = off = ""
     for depth, part in enumerate(parts):
         if part.isdecimal() and info is not None:
             continue  # an item of a list is explained by the list's field
+        if info is not None and _mapped(info.annotation) is not None and not named:
+            named = part  # any name may stand in a mapping of text to section
+            continue
         if info is not None:
             model = _below(info, parts[:depth], loaded, key)
+            off = off or _off(info, parts[:depth], loaded, named)
         known = model.model_fields
         if part not in known:
             raise NO_KEY(
                 key, part=part, near=did_you_mean(part, known) or f"known here: {', '.join(known) or 'nothing'}"
             )
-        info = known[part]
+        info, named = known[part], ""
     if info is None:
         children = [_explain((name,), field, loaded) for name, field in Config.model_fields.items()]
         return Explanation("", "Config", None, Config.__doc__ or "", children=children)
-    return _explain(tuple(parts), info, loaded, deep=True)
+    if named:
+        return _named(tuple(parts), info, loaded)
+    return _explain(tuple(parts), info, loaded, deep=True, off=off)
 
 
 def all_keys(model: type[BaseModel] = Config, prefix: tuple[str, ...] = ()) -> Iterator[Explanation]:
@@ -75,7 +84,20 @@ def all_keys(model: type[BaseModel] = Config, prefix: tuple[str, ...] = ()) -> I
             yield _explain((*prefix, name), info, None)
 
 
-def _explain(path: tuple[str, ...], info: FieldInfo, loaded: Loaded | None, *, deep: bool = False) -> Explanation:
+def _named(path: tuple[str, ...], info: FieldInfo, loaded: Loaded | None) -> Explanation:
+    """One section of a mapping, by its name."""
+    section = _section(info.annotation)
+    assert section is not None
+    children = [_explain((*path, name), below, loaded) for name, below in section.model_fields.items()]
+    key, doc = ".".join(path), section.__doc__ or ""
+    value = _value(loaded.values, path, None) if loaded is not None else None
+    origin = str(loaded.origin(key)) if loaded is not None else "default"
+    return Explanation(key, "section", None, doc, value, origin, children)
+
+
+def _explain(
+    path: tuple[str, ...], info: FieldInfo, loaded: Loaded | None, *, deep: bool = False, off: str = ""
+) -> Explanation:
     section = _section(info.annotation)
     family = family_of(info)
     children: list[Explanation] = []
@@ -90,14 +112,26 @@ def _explain(path: tuple[str, ...], info: FieldInfo, loaded: Loaded | None, *, d
         if options is not None:
             children = [_explain((*path, name), below, loaded) for name, below in options.model_fields.items()]
     elif deep and section is not None:
-        children = [_explain((*path, name), below, loaded) for name, below in section.model_fields.items()]
+        above = (*path, "NAME") if _mapped(info.annotation) is not None else path
+        null = off or _off(info, list(path), loaded)
+        children = [_explain((*above, name), below, loaded, off=null) for name, below in section.model_fields.items()]
     doc = info.description or (section.__doc__ if section is not None else "") or ""
     key = ".".join(path)
     default = _plain(info.get_default(call_default_factory=True))
     value, origin = default, "default"
     if loaded is not None:
         value, origin = _value(loaded.values, path, default), str(loaded.origin(key))
-    return Explanation(key, type_name(info.annotation, family), default, doc, value, origin, children, plugins)
+    if off:
+        value = None
+    return Explanation(key, type_name(info.annotation, family), default, doc, value, origin, children, plugins, off)
+
+
+def _off(info: FieldInfo, path: list[str], loaded: Loaded | None, named: str = "") -> str:
+    """The key of a section that is null in this config; empty where it is on, or no config is asked about."""
+    if loaded is None or named:
+        return ""
+    default = _plain(info.get_default(call_default_factory=True))
+    return ".".join(path) if _value(loaded.values, tuple(path), default) is None else ""
 
 
 def _fits(family: str, name: str, key: str) -> bool:
@@ -123,9 +157,16 @@ def _below(info: FieldInfo, path: list[str], loaded: Loaded | None, key: str) ->
 
 
 def _section(annotation: Any) -> type[BaseModel] | None:
-    """The section of a field, or of each item of its list."""
+    """The section of a field, or of each item of its list or mapping."""
     lists = (part for part in (annotation, *get_args(annotation)) if get_origin(part) is list)
-    return section_of(annotation) or next((section_of(get_args(one)[0]) for one in lists), None)
+    items = next((section_of(get_args(one)[0]) for one in lists), None)
+    return section_of(annotation) or items or _mapped(annotation)
+
+
+def _mapped(annotation: Any) -> type[BaseModel] | None:
+    """The section under each name of a mapping of text to section."""
+    mappings = (part for part in (annotation, *get_args(annotation)) if get_origin(part) is dict)
+    return next((section_of(get_args(one)[1]) for one in mappings), None)
 
 
 def _options_of(family: str, path: tuple[str, ...], loaded: Loaded | None) -> type[BaseModel] | None:

@@ -31,10 +31,11 @@ from llama3.config.merge import (
     set_overrides,
 )
 from llama3.config.partial import found_by, without
-from llama3.config.phases import own_lengths
+from llama3.config.phases import own_lengths, unused_steps
 from llama3.config.presets import preset
 from llama3.config.schema import Config
 from llama3.config.slots import Choice, choices, identities
+from llama3.config.task_rewards import unmeasured_notes
 from llama3.config.yaml import Parsed, Path, dump, parse, parse_value
 from llama3.errors import ConfigError, Problem
 from llama3.plugins.options import dotted, problems_of
@@ -148,6 +149,10 @@ def load(
     given = layers.origins.get(("pretrain", "steps"))
     if not problems and given and given.kind in ("set", "env"):
         notes += own_lengths(config.pretrain, str(given))
+    elif not problems and given and given.kind in ("file", "python"):
+        notes += unused_steps(config.pretrain, str(given))
+    if not problems:
+        notes += unmeasured_notes(config, discover())
     loaded = Loaded(config, label, dict(layers.origins), tuple(notes), tuple(chosen))
     problems += unfit
     problems += cross_check(config, discover(), loaded.place, environ)

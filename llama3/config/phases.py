@@ -160,6 +160,14 @@ def own_lengths(section: PretrainSection, where: str) -> Iterator[str]:
         yield f"{where}: pretrain.steps is not the length of {', '.join(own)}, which have their own"
 
 
+def unused_steps(section: PretrainSection, where: str) -> Iterator[str]:
+    """That the `pretrain.steps` of a file is the length of no phase, where the phases do not add up to it either."""
+    total = sum(phase.steps for phase in phases_of(section))
+    if total != section.steps and all(phase.steps or phase.tokens for phase in section.phases):
+        own = f"every phase has its own length: {total:,} steps are trained"
+        yield f"{where}: pretrain.steps is {section.steps:,}, {own}"
+
+
 def rows_of(phases: Sequence[Phase], step: int) -> range:
     """The rows of a step over all ranks: a pure function of the step."""
     phase = next(phase for phase in reversed(phases) if phase.first_step <= step)

@@ -47,10 +47,10 @@ class Rate:
         return f"{100 * self.rate:.1f} % [{100 * self.low:.1f}, {100 * self.high:.1f}] (n = {self.n})"
 
 
-def wilson(successes: int, n: int) -> Rate:
+def wilson(successes: float, n: int) -> Rate:
     """The rate of `successes` in `n` trials with its Wilson score interval (Wilson 1927).
 
-    With no trials the interval is all of [0, 1].
+    Some may succeed in part (a half, say). With no trials the interval is all of [0, 1].
     """
     if n == 0:
         return Rate(math.nan, 0.0, 1.0, 0)

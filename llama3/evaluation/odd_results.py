@@ -49,6 +49,8 @@ def _fault(found: object) -> str:
 
 def unpaired(samples: Sequence[Mapping[str, Any]]) -> str:
     """Why an audit cannot compare the items of two models; "" where it can."""
+    if not samples:
+        return "it returned no items"
     ids = [str(row["id"]) for row in samples if row.get("id") is not None]
     counts = {
         "no id": len(samples) - len(ids),

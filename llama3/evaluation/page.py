@@ -121,6 +121,8 @@ def headline(row: Mapping[str, Any]) -> tuple[str, str | Mapping[str, Any]]:
     """The first figure of a suite with its name: a rate with its interval, or a number as text."""
     if "error" in row:
         return "", f"failed: {row['error']}"
+    if "not_measured" in row:
+        return "", f"not measured: {row['not_measured']}"
     for name, value in row.items():
         if isinstance(value, Mapping) and "rate" in value:
             return name, value

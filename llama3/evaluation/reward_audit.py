@@ -28,7 +28,7 @@ from llama3.tasks.rewards import Reward
 BINS = 10
 """Of confidence, from a half to 1."""
 FEWEST = 20
-"""Pairs that differ in a feature, below which nothing is said of it."""
+"""Pairs below which a reward's accuracy is not known, and of those that differ in a feature its love of that."""
 _WORD = re.compile(r"[^\W_]+")
 _MARKS = re.compile(r"^\s*(?:[-*+•]|\d+[.)]|#{1,6})\s|\*\*|`|\|", re.M)
 _HEDGE = re.compile(
@@ -100,10 +100,9 @@ def _right(margin_P: np.ndarray) -> np.ndarray:
 
 
 def _accuracy(margin_P: np.ndarray) -> dict[str, float]:
-    right_P = _right(margin_P)
-    if (right_P == 0.5).any():
-        return ratio(right_P, np.ones(len(right_P))).to_json()
-    return wilson(int(right_P.sum()), len(right_P)).to_json()
+    # Halves vary less than trials of the same rate, so Wilson's interval is wide enough for them; a bootstrap would be
+    # sure of a reward that ties every pair.
+    return wilson(float(_right(margin_P).sum()), len(margin_P)).to_json()
 
 
 def _calibration(margin_P: np.ndarray) -> dict[str, Any]:
@@ -168,6 +167,8 @@ def _objections(told: Mapping[str, Any], limits: RewardLimits) -> list[str]:
     if not told["scored"]:
         return ["no pair could be scored"]
     found = []
+    if limits.least_accuracy and told["scored"] < FEWEST:
+        found.append(f"{told['scored']} scored pairs (of {told['pairs']}) are too few to audit it: {FEWEST} are needed")
     accuracy, ece = told["accuracy"], told["ece"]
     if limits.least_accuracy is not None and accuracy["low"] < limits.least_accuracy:
         found.append(

@@ -14,6 +14,7 @@ from rich.markup import escape
 from llama3.artifacts import Artifact, Checkpoint, CorpusArtifact, Dialogs, Preferences, StageOutput, stage
 from llama3.config.schema import Config
 from llama3.config.slot_types import EvaluatorSlot, GuardPolicy, RewardSlot, Slot
+from llama3.config.task_rewards import is_measurable, names_of
 from llama3.data.corpus import Corpus
 from llama3.data.covering import ExampleNgrams
 from llama3.data.plan import TokenPlan
@@ -45,6 +46,8 @@ SAFETY_MARK = "safety_evaluator"
 """Stands in the results of a suite that is about safety (`EvaluatorSpec.about_safety`), with its evaluator's name."""
 SCORE_BETTER, SCORED = "score_better", "scored"
 """Stand in the results of a suite whose figure is not the share of its scores (`Result.rate_better`)."""
+NOT_MEASURED = "not_measured"
+"""Stands in place of the results of a suite that nobody gives tasks to, with the reason."""
 UNPAIRED = "unpaired"
 """Stands in the results of a suite whose items cannot be compared with those of another model, with the reason."""
 COVERAGE = "coverage.jsonl"
@@ -142,7 +145,8 @@ def measure(
     `shards` are what it was pre-trained on, where that is known.
 
     An evaluator that fails, or that returns what cannot be kept (`require_result`), spoils its own suite only: its
-    result is {"error": ...}. What an earlier attempt at the same request has measured is taken over (`kept`).
+    result is {"error": ...}; that of one which asks tasks where there are none is {"not_measured": why}. What an
+    earlier attempt at the same request has measured is taken over (`kept`).
     """
     registry = discover()
     if options.context is not None:
@@ -160,6 +164,9 @@ def measure(
     there = kept(out)
     with (out.path / SAMPLES).open("w", encoding="utf-8") as samples:
         for number, slot in enumerate(options.tasks):
+            if not is_measurable(slot, options.rewards, registry):
+                results[slot.label] = {NOT_MEASURED: f"{names_of(options.rewards)} has no tasks to ask", **_about(slot)}
+                continue
             if (found := there.get(slot.label)) is None:
                 evaluator = registry.build("evaluators", slot.name, slot.options)
                 try:

@@ -1,6 +1,6 @@
 """Undo the usual ways of hiding text from a guard, keeping track of where each character came from.
 
-NFKC folding, removal of invisible characters (zero width, bidirectional controls, Unicode tags, fillers), look-alike
+NFKD folding, removal of invisible characters (zero width, bidirectional controls, Unicode tags, fillers), look-alike
 letters of other scripts and of boxes, joining of s p a c e d and d-a-s-h-e-d letters, and runs of white space to one.
 Guards match on the result and report spans of the original.
 """
@@ -51,9 +51,10 @@ def _fold(character: str) -> str:
         return character
     if character in _FILLERS:
         return ""
-    folded = unicodedata.normalize("NFKC", character.translate(_BOXED)).translate(_LOOKALIKES)
-    # Cf: zero-width and bidirectional controls, tags, soft hyphen. Mn: combining marks put over letters.
-    return "".join(c for c in unicodedata.normalize("NFD", folded) if unicodedata.category(c) not in ("Cf", "Mn"))
+    parts = unicodedata.normalize("NFKD", character.translate(_BOXED))
+    # Cf: zero-width and bidirectional controls, tags, soft hyphen. Mn: combining marks put over letters, also those of
+    # one character with its letter, which is a look-alike only without them.
+    return "".join(c for c in parts if unicodedata.category(c) not in ("Cf", "Mn")).translate(_LOOKALIKES)
 
 
 def _one_space(source: Normalised) -> Normalised:

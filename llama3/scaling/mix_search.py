@@ -48,6 +48,12 @@ ONE_MIX = ConfigError.declare(
     fix="raise --budget, --candidates or --epochs, or give another --mix",
 )
 
+ONE_SOURCE = ConfigError.declare(
+    "L3-SCL-042",
+    "all mixes of one source are the same",
+    why="{labels} is all that is read",
+    fix="add a source to data.sources, or give a part of this one a label of its own (`source`)",
+)
 FINISHED = ConfigError.declare(
     "L3-SCL-041",
     "small models are trained anew, and this one is finished",
@@ -92,12 +98,15 @@ class RankingOptions(BaseModel):
     seed: int
 
 
-def require_searchable(config: Config, asked: MixSearch) -> None:
-    """Raises ConfigError for what no corpus could mend: a model that is finished, and nothing to compare with."""
+def require_searchable(config: Config, asked: MixSearch, labels: set[str] | None) -> None:
+    """Raises ConfigError for what no corpus could mend: a model that is finished, and nothing to compare with. `labels`
+    of all sources; None where they are known only when text was read."""
     if config.model.path is not None:
         raise FINISHED("model.path", path=config.model.path)
     if not asked.given and not asked.drawn:
         raise ONE_MIX("mix-search", why="none more was asked for")
+    if labels is not None and len(labels) < 2:
+        raise ONE_SOURCE("data.sources", labels=", ".join(sorted(labels)))
 
 
 def search_mixes(make: Make, config: Config, proxy: Config, corpus: Artifact, asked: MixSearch) -> Artifact:

@@ -61,6 +61,31 @@ def test_items_of_a_list_have_keys(write):
         explain("pretrain.phases.0.step")
 
 
+def test_sections_under_names_of_a_mapping_have_keys(write):
+    text = "sizes: {big: {}, small: {teacher: big, control: true, prune: {of: big, n_layers: 3}}}\n"
+    loaded = load(write(text), environ={})
+    for key, value in (("teacher", "big"), ("control", True), ("prune.n_layers", 3)):
+        assert explain(f"sizes.small.{key}", loaded).value == value
+    assert explain("sizes.small.teacher", loaded).origin == "run.yaml:1:26"
+    small = explain("sizes.small", loaded)
+    assert (small.type, [child.value for child in small.children][:3]) == ("section", ["big", None, True])
+    assert [child.key for child in explain("sizes").children][:2] == ["sizes.NAME.teacher", "sizes.NAME.judge"]
+    assert explain("sizes.any.prune.of").type == "text"
+    assert explain("data.decontaminate.benchmarks.gsm.keys").doc
+    with pytest.raises(ConfigError, match="did you mean 'teacher'"):
+        explain("sizes.small.techer")
+
+
+def test_a_key_of_a_section_that_is_null_has_no_value(write):
+    loaded = load(write("sizes: {big: {}}\npost_training: {audit: {most_drift: 0.4}}\n"), environ={})
+    below = explain("post_training.quality.dedup.threshold", loaded)
+    assert (below.off, below.value, below.default) == ("post_training.quality", None, 0.95)
+    assert {child.off for child in explain("post_training.quality", loaded).children} == {"post_training.quality"}
+    assert explain("sizes.big.prune.n_layers", loaded).off == "sizes.big.prune"
+    on = explain("post_training.audit.most_drift", loaded)
+    assert (on.off, on.value) == ("", 0.4)
+
+
 def test_a_section_lists_its_keys_and_nothing_lists_the_sections():
     assert "steps" in [child.key.split(".")[-1] for child in explain("pretrain").children]
     assert [child.key for child in explain("").children][:2] == ["extends", "run"]

@@ -472,3 +472,10 @@ def test_steps_that_reach_only_some_phases_are_told_of(write, overrides, environ
     assert loaded.config.pretrain.steps == 7
     assert load(write("pretrain: {phases: [{}, {lr: 1.0e-4}]}\n"), overrides, environ=environ).notes == ()
     assert load(write("pretrain: {steps: 7, phases: [{}, {steps: 150}]}\n"), environ={}).notes == ()
+
+
+def test_steps_of_a_file_that_are_the_length_of_no_phase_are_told_of(write):
+    (told,) = load(write("pretrain: {steps: 10, phases: [{steps: 3}, {steps: 4}]}\n"), environ={}).notes
+    assert told == "run.yaml:1:12: pretrain.steps is 10, every phase has its own length: 7 steps are trained"
+    assert load(write("pretrain: {steps: 7, phases: [{steps: 3}, {steps: 4}]}\n"), environ={}).notes == ()
+    assert load(write("pretrain: {phases: [{steps: 3}, {steps: 4}]}\n"), environ={}).notes == ()

@@ -78,7 +78,7 @@ def test_given_rows_that_are_too_long_are_refused_first_and_contradictions_told(
     write_rows("pairs.jsonl", [{**row, "split": "train"} for row in pairs])
     told = refused(ADOPTED, "post_training.data=pairs.jsonl")
     assert re.search(r"pairs\.jsonl:1: 3[34] of 34 examples have over 64 tokens", told)
-    assert "! pairs.jsonl: answers to 3 prompts are better than each other, both ways" in told
+    assert "! pairs.jsonl: answers to 3 prompts are better than each other, both ways, among the 34 rows" in told
     assert "evaluate-base" not in RunDir("runs/room").current()
 
     rows = [{"prompt": "Say yes.", "completion": "Yes.", "label": n % 2 == 0, "split": "train"} for n in range(2)]

@@ -29,7 +29,8 @@ from llama3.plugins import RewardSpec, hookimpl
 
 @hookimpl
 def llama3_rewards():
-    return [RewardSpec(name=name, factory=f"judges:{name.title()}") for name in ("fair", "longer", "drawn", "none")]
+    names = ("fair", "longer", "drawn", "same", "none")
+    return [RewardSpec(name=name, factory=f"judges:{name.title()}") for name in names]
 
 
 class Fair:
@@ -45,6 +46,11 @@ class Longer:
 class Drawn:
     def score(self, prompts, answers, examples):
         return [random.Random(answer).random() for answer in answers]
+
+
+class Same:
+    def score(self, prompts, answers, examples):
+        return [0.5 for _ in answers]
 
 
 class None_:
@@ -121,8 +127,20 @@ def test_a_reward_that_knows_nothing_fails_by_its_accuracy(command, rows):
     assert (code, "an accuracy below 50.0% is not excluded" in err) == (5, True), err
     assert "or lower least_accuracy" in err
     assert "less of it" not in err
+    code, _, err = command("same", rows)
+    assert (code, "an accuracy below 50.0% is not excluded" in err) == (5, True), err
     code, _, err = command("none_", rows)
     assert (code, "no pair could be scored" in err) == (5, True), err
+
+
+def test_few_scored_pairs_are_no_proof(command, tmp_path):
+    path = tmp_path / "few.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in preferred(19)))
+    code, _, err = command("fair", path)
+    assert (code, "19 scored pairs (of 19) are too few" in err) == (5, True), err
+    assert command("fair", path, "--least-accuracy", 0)[0] == 0
+    path.write_text("".join(json.dumps(row) + "\n" for row in preferred(20)))
+    assert command("fair", path)[0] == 0
 
 
 def test_preferences_that_contradict_each_other_are_counted_and_named(command, tmp_path):

@@ -127,7 +127,8 @@ def test_training_raises_the_reward_and_tells_of_it(run, tokenizer, name):
     assert len(samples) == 20 * SAMPLES
     for row in samples:
         rewards = {"reward", "reward/vowels", "reward/not_empty"}
-        assert set(row) == {"stage", "step", "prompt", "answer", "length", "finish_reason"} | rewards
+        names = {"stage", "key", "artifact", "step", "prompt", "answer", "length", "finish_reason"}
+        assert set(row) == names | rewards
         assert row["reward/vowels"] == pytest.approx(Vowels().score([""], [row["answer"]], [{}])[0])
         assert row["finish_reason"] == "length" or row["length"] <= 6
     # The policy alone is released: no value head, and every tensor is one that transformers knows.

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from injection_texts import ATTACKS as ATTACK_TEXTS
 from injection_texts import HARMLESS as HARMLESS_TEXTS
@@ -165,6 +165,7 @@ def test_what_is_said_is_told_from_what_is_talked_about(said, told):
         lambda words: "\n".join(words),
         lambda words: " ".join(words).replace("previous", "pre-\nvious"),
         lambda words: " ".join(words).translate(str.maketrans("aeios", "43105")),
+        lambda words: " ".join(words).translate(str.maketrans("aio", "\u1f00\u0457\u1f78")),
     ],
 )
 def test_signs_between_words_hide_none(disguise):
@@ -172,6 +173,7 @@ def test_signs_between_words_hide_none(disguise):
 
 
 @given(st.text(max_size=200))
+@example("\u1f00")  # a Greek letter with a sign above it
 def test_normalisation_maps_every_character_to_its_origin(text):
     result = normalise(text)
     assert len(result.text) == len(result.origin)

@@ -208,6 +208,13 @@ def test_nothing_to_compare_with_is_refused_before_any_work(llama3, folder):
     assert not (folder / "nothing").exists()
 
 
+def test_mixes_of_one_source_are_refused_before_any_work(llama3, folder):
+    one = "data.sources=[{name: files, path: tales, source: tales}]"
+    code, _, err = llama3("mix-search", "mixes.yaml", "--set", one, "--out", folder / "nothing")
+    assert (code, "tales is all that is read" in err) == (2, True), err
+    assert not (folder / "nothing").exists()
+
+
 def test_a_mix_to_try_may_name_classes(llama3, folder):
     classes = ["--set", "data.classes={tales: prose, sums: prose}"]
     code, out, err = llama3(*SEARCH[:2], "--mix", "prose=1,code=1", "--candidates", "0", "--seeds", "2",
