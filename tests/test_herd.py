@@ -9,6 +9,7 @@ from test_recipe import hashes, install_coin, write_config, write_text
 
 import llama3
 from llama3.annotating.items import pairs_of_run, texts_of_run
+from llama3.artifacts.logbook import rows_of
 from llama3.artifacts.run import RunDir
 from llama3.checkpoints.load import read_config
 from llama3.cli import main
@@ -56,6 +57,23 @@ def herd(tmp_path_factory):
     folder = tmp_path_factory.mktemp("herd")
     write_text(folder / "text")
     return herd_config(folder), llama3.run(herd_config(folder))
+
+
+def test_every_row_of_the_logs_says_whose_it_is(herd):
+    _, made = herd
+    run = made.path
+    for name in ("metrics", "samples"):
+        log = run / f"{name}.jsonl"
+        rows = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+        assert all((run / "artifacts" / row["artifact"]).is_dir() for row in rows)
+        assert all(row["artifact"].startswith(f"{row['key']}-") for row in rows)
+        told = [row["key"] for row in rows_of(run, name, made.artifacts)]
+        assert told == [row["key"] for row in rows], "as the report has it, which goes by the places of rows"
+    steps = [(row["key"], row["step"]) for row in map(json.loads, (run / "metrics.jsonl").open())]
+    assert len(steps) == len(set(steps))
+    assert {"small-sft-1", "small-sft-2", "small-alone-sft-1", "flagship-sft-2", "medium-prefer-1"} <= dict(
+        steps
+    ).keys()
 
 
 def test_the_teacher_comes_first_and_every_size_has_a_release(herd):
@@ -283,7 +301,23 @@ def test_what_sizes_cannot_be_is_refused_before_any_work(tmp_path, sizes, code, 
     problems = [problem for problem in refused.value.problems if code in ("", problem.code)]
     assert problems, [problem.code for problem in refused.value.problems]
     assert any(told in str(problem) for problem in problems)
-    assert any("sizes" in problem.where for problem in problems)
+    assert any("small.yaml:" in problem.where and "sizes" in problem.where for problem in problems)
+
+
+def test_all_that_is_wrong_with_sizes_is_told_at_once(tmp_path, capsys):
+    write_text(tmp_path / "text", documents=2)
+    sizes = {
+        "big": {},
+        "medium": {"pretrain": {"steps": -4, "stepz": 3}, "teacher": "bigg"},
+        "small": {"judge": "big", "post_training": {"rounds": 1}},
+    }
+    code, _, told = call(capsys, "config", "validate", herd_config(tmp_path, sizes, rounds=2))
+    assert code == 2
+    assert [told.count(f"[{wanted}]") for wanted in ("L3-HRD-001", "L3-CFG-011", "L3-HRD-004")] == [1, 1, 1], told
+    assert "sizes.medium: pretrain.stepz: unknown key" in told
+    # What all sizes have from the rest of the config is told once, without a size.
+    code, _, told = call(capsys, "config", "validate", herd_config(tmp_path, sizes, algorithm="ppoo"))
+    assert (code, told.count("'ppoo'"), told.count("got -4")) == (2, 1, 1), told
 
 
 def test_a_wrong_value_is_told_once_and_as_what_it_is(tmp_path):

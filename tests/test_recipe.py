@@ -389,9 +389,8 @@ def test_killed_between_stages_and_inside_one_it_ends_with_the_same_hashes(finis
 
 def test_ctrl_c_keeps_what_is_finished(finished, tmp_path):
     folder, _ = finished
-    config = write_config(
-        tmp_path, data__sources=[{"name": "files", "path": str(folder / "text")}], pretrain__steps=100000
-    )
+    source = {"name": "files", "path": str(folder / "text")}
+    config = write_config(tmp_path, data__sources=[source], pretrain__phases=[{"steps": 100_000}])
     process = start(config)
     deadline = time.monotonic() + 120
     metrics = tmp_path / "runs" / "small" / "metrics.jsonl"
