@@ -18,7 +18,7 @@ from llama3.cli.output import note
 from llama3.errors import PluginError
 from llama3.plugins.asking import owners
 from llama3.plugins.loader import Offer
-from llama3.plugins.targets import EXITED, OURS
+from llama3.plugins.targets import EXITED, OURS, package_of
 
 TELL_AFTER, END_AFTER = 2.0, 30.0
 """Seconds for which threads are waited for when all is done: before they are told, and before they are ended."""
@@ -35,7 +35,7 @@ def watch_exits() -> None:
 
     def exit_told(status: int) -> NoReturn:
         caller = sys._getframe(1)
-        if os.getpid() == process and _package(caller) not in OURS:
+        if os.getpid() == process and package_of(caller) not in OURS:
             place = f"{caller.f_code.co_filename}:{caller.f_lineno}"
             note(f"error: {EXITED(place, error=f'os._exit({status})')}")
             status = PluginError.exit_code
@@ -93,11 +93,7 @@ def _of(frame: FrameType | None, known: dict[str, str]) -> str:
     """The plugin whose code a thread runs, or the line where it is."""
     place = f" at {frame.f_code.co_filename}:{frame.f_lineno}" if frame is not None else ""
     while frame is not None:
-        if (package := _package(frame)) in known:
+        if (package := package_of(frame)) in known:
             return f" of plugin {known[package]}{place}"
         frame = frame.f_back
     return place
-
-
-def _package(frame: FrameType) -> str:
-    return str(frame.f_globals.get("__name__", "")).partition(".")[0]

@@ -12,7 +12,7 @@ from llama3.errors import Interrupted, LlamaError, PluginError, said_by
 from llama3.full_disk import is_disk_full
 from llama3.plugins.loader import BUILT_IN, Offer
 from llama3.plugins.staying import staying
-from llama3.plugins.targets import LONGEST, OURS, is_stop, raised_by_ours, with_place
+from llama3.plugins.targets import LONGEST, OURS, is_stop, package_of, raised_by_ours, with_place
 
 FAILED = PluginError.declare(
     "L3-PLG-042", "`{method}` failed", why="{error}", fix="tell the plugin's author, or choose another"
@@ -134,7 +134,7 @@ def failure_of(error: BaseException, offers: list[Offer]) -> PluginError | None:
     known = owners(offers)
     last, trace = "", error.__traceback__
     while trace is not None:
-        package = str(trace.tb_frame.f_globals.get("__name__", "")).partition(".")[0]
+        package = package_of(trace.tb_frame)
         last = package if package in known or package in OURS else last
         trace = trace.tb_next
     if last not in known:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 import signal
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any
 
 from llama3.errors import PluginError, said_by, without_credentials
@@ -71,11 +71,15 @@ def _place(error: BaseException) -> str:
     return "" if trace is None else f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
 
 
+def package_of(frame: FrameType) -> str:
+    """The top package whose code a frame runs."""
+    return str(frame.f_globals.get("__name__", "")).partition(".")[0]
+
+
 def raised_by_ours(error: BaseException) -> bool:
     """Whether the code that raised an error, the last that ran, is of this project."""
     trace = _last(error)
-    module = "" if trace is None else str(trace.tb_frame.f_globals.get("__name__", ""))
-    return module.partition(".")[0] in OURS
+    return trace is not None and package_of(trace.tb_frame) in OURS
 
 
 def is_stop(error: BaseException | None) -> bool:
